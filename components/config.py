@@ -1,0 +1,234 @@
+"""Configuration: frozen pydantic models, unknown keys refused, one sentence under each field, dotted names everywhere.
+
+A field that cannot change a result (device, threads, workers, addresses, limits, verbosity) is declared with
+`execution(...)` and never enters an artifact key. A union of entries is declared with `union_of(registry)`: pydantic
+validates it by its `kind`, and the JSON schema says `anyOf` (Prefect's form draws that as tabs, and `oneOf` as raw JSON).
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from components.errors import ConfigError, UnknownNameError
+from components.registry import Registry, nearest
+
+
+def _any_of(schema: Any) -> None:
+    """Rewrites `oneOf` with a discriminator to plain `anyOf`, through the whole schema, in place."""
+    if isinstance(schema, dict):
+        if "oneOf" in schema:
+            schema["anyOf"] = schema.pop("oneOf")
+            schema.pop("discriminator", None)
+        for value in schema.values():
+            _any_of(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            _any_of(value)
+
+
+class Config(BaseModel):
+    """One section of an experiment: frozen, strict about unknown keys, hashable by its canonical form."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> Any:
+        schema = handler(core_schema)
+        _any_of(schema)
+        return schema
+
+    @classmethod
+    def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The JSON schema with unions as `anyOf`."""
+        schema = super().model_json_schema(*args, **kwargs)
+        _any_of(schema)
+        return schema
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+def execution(default: Any, **kwargs: Any) -> Any:
+    """A field that says how to run, not what to compute: it never enters an artifact key."""
+    return Field(default=default, json_schema_extra={"execution": True}, **kwargs)
+
+
+def _is_execution(field: FieldInfo) -> bool:
+    extra = field.json_schema_extra
+    return isinstance(extra, Mapping) and bool(extra.get("execution"))
+
+
+def union_of(registry: Registry[Any]) -> Any:
+    """The type 'the config of any entry of this registry', discriminated by `kind`.
+
+    Each entry carries its config class as `entry.config`, with a field `kind: Literal["<file name>"]`.
+    """
+    configs = [entry.config for _, entry in registry.items()]
+    if len(configs) == 1:
+        return configs[0]
+    return Annotated[functools.reduce(operator.or_, configs), Field(discriminator="kind")]
+
+
+def names_of(registry: Registry[Any]) -> Any:
+    """The type 'a name in this registry', drawn as a select."""
+    return Literal[tuple(registry.names())]  # type: ignore[valid-type]
+
+
+def flatten(config: BaseModel | Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested config -> {dotted name: leaf}. Lists are leaves; an empty mapping is a leaf."""
+    mapping = config.model_dump(mode="json") if isinstance(config, BaseModel) else config
+    flat: dict[str, Any] = {}
+    for name, value in mapping.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def canonical(config: BaseModel) -> dict[str, Any]:
+    """The result-bearing fields that differ from their defaults, nested; `kind` is always kept.
+
+    This is what enters an artifact key: adding a field with a default rekeys nothing.
+    """
+    kept: dict[str, Any] = {}
+    for name, field in type(config).model_fields.items():
+        if _is_execution(field):
+            continue
+        value = getattr(config, name)
+        default = field.get_default(call_default_factory=True)
+        if isinstance(value, BaseModel):
+            inner = canonical(value)
+            if inner or type(value) is not type(default):
+                kept[name] = inner
+        elif name == "kind" or value != default:
+            kept[name] = config.model_dump(mode="json")[name]
+    return kept
+
+
+def parse(text: str) -> Any:
+    """One value from a command line: YAML, so that 1e-3, true, null and [a, b] mean what they look like."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    if isinstance(value, str):
+        try:
+            return float(value)  # YAML 1.1 reads 1e-3 as text
+        except ValueError:
+            return value
+    return value
+
+
+def assignments(arguments: list[str]) -> dict[str, Any]:
+    """`["train.dictionary.k=64"]` -> {"train.dictionary.k": 64}.
+
+    Raises:
+        ConfigError: an argument without `=`.
+    """
+    overrides = {}
+    for argument in arguments:
+        name, equals, text = argument.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"wanted name=value, got {argument!r}; for example train.dictionary.k=64")
+        overrides[name] = parse(text)
+    return overrides
+
+
+def override(config: ConfigT, overrides: Mapping[str, Any]) -> ConfigT:
+    """A new config with dotted names replaced. Setting a `kind` resets its section to the new kind's defaults.
+
+    Raises:
+        UnknownNameError: a dotted name that is not in the config (the nearest names are listed).
+        ConfigError: a value of the wrong type or out of range, with its dotted name.
+    """
+    nested = config.model_dump(mode="json")
+    kinds_first = sorted(overrides.items(), key=lambda item: not item[0].endswith(".kind"))
+    for dotted, value in kinds_first:
+        *sections, last = dotted.split(".")
+        section: dict[str, Any] = nested
+        for depth, part in enumerate(sections):
+            if not isinstance(section.get(part), dict):
+                raise _unknown(config, dotted, ".".join(sections[: depth + 1]))
+            section = section[part]
+        if last == "kind" and section.get("kind") != value:
+            section.clear()
+        section[last] = value
+    try:
+        return type(config).model_validate(nested)
+    except ValidationError as error:
+        raise explain(config, error) from None
+
+
+def load(kind: type[ConfigT], nested: Mapping[str, Any]) -> ConfigT:
+    """A config from nested plain data (a YAML file), with errors by dotted name.
+
+    Raises:
+        UnknownNameError: a key that the config does not have.
+        ConfigError: a value of the wrong type or out of range.
+    """
+    try:
+        return kind.model_validate(nested)
+    except ValidationError as error:
+        raise explain(kind(), error) from None
+
+
+def _unknown(config: BaseModel, dotted: str, at: str) -> UnknownNameError:
+    return UnknownNameError(f"no parameter {dotted!r} (nothing at {at!r}); {_nearest_parameters(config, dotted)}")
+
+
+def _nearest_parameters(config: BaseModel, dotted: str) -> str:
+    head = dotted.rpartition(".")[0]
+    known = list(flatten(config))
+    siblings = [name for name in known if head and name.startswith(f"{head}.")]
+    return nearest(dotted, siblings or known)
+
+
+def explain(config: BaseModel, error: ValidationError) -> ConfigError:
+    """One pydantic error list as one sentence for each fault, each with its dotted name."""
+    sentences = []
+    unknown = False
+    for fault in error.errors():
+        path = [str(part) for part in fault["loc"]]
+        dotted = ".".join(_without_tags(config, path))
+        if fault["type"] == "extra_forbidden":
+            unknown = True
+            sentences.append(f"no parameter {dotted!r}; {_nearest_parameters(config, dotted)}")
+        else:
+            sentences.append(f"{dotted}: {fault['msg']}, got {fault.get('input')!r}")
+    return (UnknownNameError if unknown else ConfigError)("; ".join(sentences))
+
+
+def _without_tags(config: BaseModel, path: list[str]) -> list[str]:
+    """Drops the union tags that pydantic writes into locations (train.dictionary.topk.k -> train.dictionary.k)."""
+    kept: list[str] = []
+    model: Any = type(config)
+    for part in path:
+        fields = getattr(model, "model_fields", None)
+        if fields is not None and part in fields:
+            kept.append(part)
+            model = fields[part].annotation
+            continue
+        members = {
+            get_args(m.model_fields["kind"].annotation)[0]: m for m in _members(model) if "kind" in m.model_fields
+        }
+        if part in members:
+            model = members[part]
+            continue
+        kept.append(part)
+    return kept
+
+
+def _members(annotation: Any) -> list[Any]:
+    if hasattr(annotation, "model_fields"):
+        return [annotation]
+    if get_origin(annotation) is Annotated:
+        return _members(get_args(annotation)[0])
+    return [member for part in get_args(annotation) for member in _members(part)]

@@ -1,0 +1,82 @@
+"""Every error Latentflow raises on purpose.
+
+A message says what was wanted, what came, where, and what to do.
+
+    LatentflowError
+    ├── ConfigError                a choice that cannot be honoured (also a ValueError)
+    │   └── UnknownNameError       no entry of that name; lists the known names and the nearest
+    ├── InputError                 what was handed in cannot be used (also a ValueError)
+    │   ├── CorpusError            documents that are empty, not text, or too short
+    │   ├── ModelError             a model that cannot be found, loaded or understood
+    │   ├── HookPointError         a place in the model that does not exist
+    │   ├── CapabilityError        the model cannot do what was asked (loss, generation, gradients)
+    │   └── DictionaryError        a dictionary that does not fit the activations it is given
+    ├── StoreError                 the artifact store cannot do what was asked
+    │   ├── DamagedArtifactError   bytes differ from what the manifest promises
+    │   ├── MissingArtifactError   an artifact that was named is not in the store
+    │   ├── NoSpaceError           the disk cannot hold what would be written
+    │   └── ReadOnlyStoreError     the store's folder cannot be written
+    └── ServiceError               an outside service did not answer as it should
+"""
+
+from __future__ import annotations
+
+
+class LatentflowError(Exception):
+    """The root: catch this to catch every error raised on purpose."""
+
+
+class ConfigError(LatentflowError, ValueError):
+    """A choice that cannot be honoured."""
+
+
+class UnknownNameError(ConfigError):
+    """No entry of that name in a registry, a config or a model."""
+
+
+class InputError(LatentflowError, ValueError):
+    """What was handed in cannot be used."""
+
+
+class CorpusError(InputError):
+    """Documents that are empty, not text, or shorter than one context."""
+
+
+class ModelError(InputError):
+    """A model that cannot be found, loaded or understood."""
+
+
+class HookPointError(InputError):
+    """A place in the model that does not exist."""
+
+
+class CapabilityError(InputError):
+    """The model cannot do what was asked of it."""
+
+
+class DictionaryError(InputError):
+    """A dictionary that does not fit the activations it is given."""
+
+
+class StoreError(LatentflowError):
+    """The artifact store cannot do what was asked."""
+
+
+class DamagedArtifactError(StoreError):
+    """Bytes on disk differ from what the manifest promises."""
+
+
+class MissingArtifactError(StoreError):
+    """An artifact that was named is not in the store."""
+
+
+class NoSpaceError(StoreError):
+    """The disk cannot hold what would be written."""
+
+
+class ReadOnlyStoreError(StoreError):
+    """The store's folder cannot be written."""
+
+
+class ServiceError(LatentflowError):
+    """An outside service did not answer as it should."""

@@ -1,0 +1,431 @@
+"""One notion of done: a content-addressed store of artifacts.
+
+    key = blake2b(canonical JSON of [stage, version, entry versions, result-bearing config, keys of the inputs])
+
+`ensure` returns the artifact if its manifest is there and verifies, else makes it in `<key>.partial/` under an
+operating-system lock (a second process waits and then finds it done; a run that was killed leaves its partial folder
+for the next holder to continue). `manifest.json` is written last, then the folder is renamed: an artifact that has its
+final name is complete. The store knows nothing of Prefect, MLflow or DVC.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import resource
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from filelock import FileLock
+
+from components.config import Config, canonical
+from components.errors import DamagedArtifactError, MissingArtifactError, NoSpaceError, ReadOnlyStoreError, StoreError
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+_verified: dict[tuple[str, int, int, int], str] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """What a stage yields while it works; the flow decides what to log, show or save.
+
+    Attributes:
+        done: units finished so far.
+        total: units in all (0 when unknown).
+        unit: what is counted ("tokens", "steps", "concepts").
+        message: a short sentence, or "".
+        metrics: numbers at this moment, by name ("loss", "fvu", "tokens_per_second").
+    """
+
+    done: int
+    total: int
+    unit: str
+    message: str = ""
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+Facts = dict[str, Any]
+Work = Generator[Progress, None, Facts]
+
+
+@runtime_checkable
+class Input(Protocol):
+    """Anything with a content key that a stage may read: an artifact, or a model reference."""
+
+    @property
+    def stage(self) -> str: ...
+
+    @property
+    def key(self) -> str: ...
+
+
+Inputs = Mapping[str, Any]
+"""Inputs of a stage by role: an `Input`, or None for an optional input that is absent."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One step of the chain, named by a verb that it carries everywhere.
+
+    Attributes:
+        name: the verb ("capture").
+        version: a number beside the code; raise it when results change.
+        make: `make(folder, config, inputs, execution)` writes the artifact's files into `folder` (which may hold what
+            an interrupted run left there), yields `Progress`, and returns the facts for the manifest.
+        entries: the registered entries that a config uses, as {"architecture.topk": version}.
+    """
+
+    name: str
+    version: int
+    make: Callable[[Path, Any, Inputs, Any], Work]
+    entries: Callable[[Any], Mapping[str, int]] = lambda config: {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Artifact:
+    """A finished artifact: a folder of files whose digests are in its manifest."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def stage(self) -> str:
+        """The stage that made it."""
+        return self.manifest["stage"]
+
+    @property
+    def key(self) -> str:
+        """Its content key."""
+        return self.manifest["key"]
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What was found while making it (shapes, counts, seconds)."""
+        return self.manifest["facts"]
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The config section it was made with, every field."""
+        return self.manifest["config"]
+
+    @property
+    def files(self) -> list[str]:
+        """Relative names of all files, sorted."""
+        return sorted(self.manifest["files"])
+
+    def path(self, name: str) -> Path:
+        """The path of one file, its bytes verified against the manifest (once for each state of the file).
+
+        Raises:
+            MissingArtifactError: the artifact has no such file.
+            DamagedArtifactError: the bytes differ from the manifest.
+        """
+        if name not in self.manifest["files"]:
+            raise MissingArtifactError(
+                f"artifact {self.stage}/{self.key} has no file {name!r}; it has {', '.join(self.files) or 'none'}"
+            )
+        path = self.folder / name
+        wanted = self.manifest["files"][name]
+        found = digest(path) if path.exists() else "no file"
+        if found != wanted["digest"]:
+            raise DamagedArtifactError(
+                f"{path} is damaged: wanted digest {wanted['digest']} and {wanted['bytes']} bytes, found {found}; "
+                f"delete the folder {self.folder} and run again, and it is remade"
+            )
+        return path
+
+    def reference(self) -> dict[str, str]:
+        """What tasks pass to one another: stage and key."""
+        return {"stage": self.stage, "key": self.key}
+
+
+def digest(path: Path) -> str:
+    """blake2b-128 of a file, remembered while size, time and inode stay the same."""
+    status = path.stat()
+    state = (str(path), status.st_size, status.st_mtime_ns, status.st_ino)
+    if state not in _verified:
+        with path.open("rb") as file:
+            _verified[state] = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    return _verified[state]
+
+
+def key_of(stage: Stage, config: Config, inputs: Inputs) -> str:
+    """The content key of what `stage` makes from `config` and `inputs` (24 hexadecimal digits)."""
+    content = [
+        stage.name,
+        stage.version,
+        dict(sorted(stage.entries(config).items())),
+        canonical(config),
+        {role: given.key for role, given in sorted(inputs.items()) if given is not None},
+    ]
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+class Store:
+    """A folder of artifacts: `<root>/<stage>/<key>/`.
+
+    Raises:
+        ReadOnlyStoreError: on `ensure`, when the folder cannot be written.
+    """
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root).absolute()
+
+    def folder(self, stage: str, key: str) -> Path:
+        """Where an artifact lies, made or not."""
+        return self.root / stage / key
+
+    def find(self, stage: str, key: str) -> Artifact | None:
+        """The artifact if it is complete: manifest present, every file there with its size. Digests are checked on reading."""
+        folder = self.folder(stage, key)
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text())
+        except FileNotFoundError:
+            return None
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            log.warning("the manifest in %s is not readable; the artifact is remade", folder)
+            return None
+        if manifest.get("format", 0) > FORMAT:
+            raise StoreError(
+                f"artifact {stage}/{key} has format {manifest['format']}, this version reads up to {FORMAT}; "
+                "update Latentflow or use another store"
+            )
+        for name, wanted in manifest["files"].items():
+            path = folder / name
+            if not path.exists() or path.stat().st_size != wanted["bytes"]:
+                log.warning("%s is missing or truncated; artifact %s/%s is remade", path, stage, key)
+                return None
+        return Artifact(folder, manifest)
+
+    def get(self, stage: str, key: str) -> Artifact:
+        """The artifact of that key.
+
+        Raises:
+            MissingArtifactError: it is not in the store.
+        """
+        found = self.find(stage, key)
+        if found is None:
+            raise MissingArtifactError(
+                f"no artifact {stage}/{key} in {self.root}; run the stage again, or `dvc pull` if it was published"
+            )
+        return found
+
+    def artifacts(self, stage: str | None = None) -> Iterator[Artifact]:
+        """Every complete artifact, of one stage or of all."""
+        for manifest in sorted(self.root.glob(f"{stage or '*'}/*/{MANIFEST}")):
+            folder = manifest.parent
+            if "." not in folder.name and (found := self.find(folder.parent.name, folder.name)):
+                yield found
+
+    def ensure(
+        self,
+        stage: Stage,
+        config: Config,
+        inputs: Inputs,
+        settings: Any = None,
+        report: Callable[[Progress], None] = lambda progress: None,
+    ) -> tuple[Artifact, bool]:
+        """The artifact of (stage, config, inputs) and whether it was already there.
+
+        Args:
+            stage: what to make.
+            config: the stage's section.
+            inputs: by role; None marks an optional input that is absent.
+            settings: execution settings, handed to `make` and kept out of the key.
+            report: called with every `Progress`.
+
+        Raises:
+            NoSpaceError: the disk filled up; what was written so far stays for the next run to continue.
+            ReadOnlyStoreError: the store cannot be written.
+        """
+        made = self.ensure_many(stage, {"": (config, inputs)}, settings, report)
+        return made[""]
+
+    def ensure_many(
+        self,
+        stage: Stage,
+        wanted: Mapping[str, tuple[Config, Inputs]],
+        settings: Any = None,
+        report: Callable[[Progress], None] = lambda progress: None,
+        make_many: Callable[
+            [Mapping[str, tuple[Path, Any, Inputs]], Any], Generator[Progress, None, Mapping[str, Facts]]
+        ]
+        | None = None,
+    ) -> dict[str, tuple[Artifact, bool]]:
+        """Several artifacts of one stage, those missing made in one pass when `make_many` is given, else one by one.
+
+        Args:
+            stage: what to make.
+            wanted: label -> (config, inputs).
+            settings: execution settings.
+            report: called with every `Progress`.
+            make_many: label -> (folder, config, inputs) for all that are missing; returns the facts by label.
+        """
+        keys = {label: key_of(stage, config, inputs) for label, (config, inputs) in wanted.items()}
+        done = {label: found for label, key in keys.items() if (found := self.find(stage.name, key))}
+        result = {label: (artifact, True) for label, artifact in done.items()}
+        missing = sorted(set(wanted) - set(done), key=lambda label: keys[label])
+        if not missing:
+            return result
+        with contextlib.ExitStack() as locks, self._readable_errors(stage.name):
+            for key in sorted({keys[label] for label in missing}):
+                locks.enter_context(self._lock(stage.name, key))
+            for label in list(missing):  # another process may have finished while this one waited
+                if found := self.find(stage.name, keys[label]):
+                    result[label] = (found, True)
+                    missing.remove(label)
+            groups: Sequence[list[str]] = [missing] if make_many and missing else [[label] for label in missing]
+            for group in groups:
+                started = time.time()
+                folders = {label: self._partial(stage.name, keys[label]) for label in group}
+                if make_many:
+                    work = make_many({label: (folders[label], *wanted[label]) for label in group}, settings)
+                    facts = _drain(work, report)
+                else:
+                    config, inputs = wanted[group[0]]
+                    facts = {group[0]: _drain(stage.make(folders[group[0]], config, inputs, settings), report)}
+                for label in group:
+                    config, inputs = wanted[label]
+                    seconds = round(time.time() - started, 3)
+                    artifact = self._finish(stage, keys[label], folders[label], config, inputs, facts[label], seconds)
+                    result[label] = (artifact, False)
+        return result
+
+    def delete(self, stage: str, key: str) -> None:
+        """Removes one artifact and anything partial of that key."""
+        for folder in (self.folder(stage, key), self.folder(stage, f"{key}.partial")):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def closure(self, artifacts: Sequence[Artifact]) -> dict[tuple[str, str], Artifact]:
+        """These artifacts and every artifact they were made from, by (stage, key)."""
+        found: dict[tuple[str, str], Artifact] = {}
+        waiting = list(artifacts)
+        while waiting:
+            artifact = waiting.pop()
+            if (artifact.stage, artifact.key) in found:
+                continue
+            found[artifact.stage, artifact.key] = artifact
+            for given in artifact.manifest["inputs"].values():
+                if (self.folder(given["stage"], given["key"]) / MANIFEST).exists():
+                    waiting.append(self.get(given["stage"], given["key"]))
+        return found
+
+    def _partial(self, stage: str, key: str) -> Path:
+        folder = self.folder(stage, f"{key}.partial")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _lock(self, stage: str, key: str) -> FileLock:
+        locks = self.root / ".locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        return FileLock(locks / f"{stage}-{key}.lock")
+
+    def _finish(
+        self, stage: Stage, key: str, partial: Path, config: Config, inputs: Inputs, facts: Facts, seconds: float
+    ) -> Artifact:
+        files = {}
+        for path in sorted(partial.rglob("*")):
+            name = path.relative_to(partial).as_posix()
+            if path.is_dir() or name == MANIFEST or name.startswith("."):
+                continue
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+            files[name] = {"bytes": path.stat().st_size, "digest": digest(path)}
+        for hidden in partial.glob(".*"):  # checkpoints and other working files end with the work
+            shutil.rmtree(hidden) if hidden.is_dir() else hidden.unlink()
+        manifest = {
+            "format": FORMAT,
+            "stage": stage.name,
+            "key": key,
+            "version": stage.version,
+            "entries": dict(stage.entries(config)),
+            "config": config.model_dump(mode="json"),
+            "inputs": {
+                role: {"stage": given.stage, "key": given.key} for role, given in inputs.items() if given is not None
+            },
+            "facts": facts,
+            "files": files,
+            "made": {
+                "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "seconds": seconds,
+                "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                "git_commit": git_commit(),
+                "versions": versions(),
+            },
+        }
+        temporary = partial / f"{MANIFEST}.writing"
+        with temporary.open("w") as file:
+            json.dump(manifest, file, indent=1, allow_nan=False)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(partial / MANIFEST)
+        final = self.folder(stage.name, key)
+        if final.exists():  # found incomplete above: a truncated or damaged artifact makes room for the new one
+            shutil.rmtree(final)
+        partial.rename(final)
+        return Artifact(final, manifest)
+
+    @contextlib.contextmanager
+    def _readable_errors(self, stage: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise NoSpaceError(
+                    f"the disk holding {self.root} is full while making {stage}; what was written stays and the next "
+                    f"run continues it: free space or set execution.store to another disk"
+                ) from error
+            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+                raise ReadOnlyStoreError(
+                    f"the store {self.root} cannot be written while making {stage} ({error.strerror}); make it "
+                    f"writable or set execution.store to another folder"
+                ) from error
+            raise
+
+
+def _drain(work: Generator[Progress, None, Any], report: Callable[[Progress], None]) -> Any:
+    while True:
+        try:
+            report(next(work))
+        except StopIteration as end:
+            return end.value
+
+
+@cache
+def git_commit() -> str | None:
+    """The commit this code runs from, with '+' when the tree differs from it; None outside a repository."""
+    here = Path(__file__).parent
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True).stdout
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.strip() + ("+" if dirty.stdout.strip() else "")
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of the libraries that can change a number."""
+    names = ("torch", "transformers", "numpy", "polars", "scikit-learn", "safetensors", "tokenizers")
+    found = {}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

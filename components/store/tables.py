@@ -1,0 +1,365 @@
+"""Every table of the product: its columns with type and unit, its key, and the one way to write and to scan it.
+
+Polars only, no torch: dashboards read through this file. Absent is null with a `reason`, never a default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from components.store.artifact import Artifact, Store
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A declared table.
+
+    Attributes:
+        name: file stem inside an artifact.
+        stage: the stage whose artifacts hold it.
+        about: one sentence.
+        columns: name -> (type, what it says and in which unit).
+        key: the columns that identify a row.
+    """
+
+    name: str
+    stage: str
+    about: str
+    columns: Mapping[str, tuple[Any, str]]
+    key: tuple[str, ...]
+
+    @property
+    def schema(self) -> pl.Schema:
+        """Column names and types, in order."""
+        return pl.Schema({name: kind for name, (kind, _) in self.columns.items()})
+
+    @property
+    def file(self) -> str:
+        """File name inside an artifact."""
+        return f"{self.name}.parquet"
+
+    def frame(self, rows: Iterable[Mapping[str, Any]] | pl.DataFrame) -> pl.DataFrame:
+        """Rows as a frame of exactly this schema; columns that rows leave out are null.
+
+        Raises:
+            AssertionError: a column that is not declared, or a key that is not unique.
+        """
+        frame = (
+            rows
+            if isinstance(rows, pl.DataFrame)
+            else pl.DataFrame(list(rows), schema_overrides=self.schema, infer_schema_length=None)
+        )
+        unknown = set(frame.columns) - set(self.columns)
+        assert not unknown, f"table {self.name} has no columns {sorted(unknown)}"
+        missing = [
+            pl.lit(None, dtype=kind).alias(name) for name, kind in self.schema.items() if name not in frame.columns
+        ]
+        frame = frame.with_columns(missing).select(pl.col(name).cast(kind) for name, kind in self.schema.items())
+        if self.key and frame.height:
+            repeated = frame.height - frame.select(self.key).n_unique()
+            assert repeated == 0, f"table {self.name}: {repeated} rows repeat the key {self.key}"
+        return frame
+
+    def write(self, folder: Path, rows: Iterable[Mapping[str, Any]] | pl.DataFrame) -> pl.DataFrame:
+        """Writes `<folder>/<name>.parquet` whole or not at all, and returns the frame."""
+        frame = self.frame(rows)
+        temporary = folder / f".{self.file}.writing"
+        frame.write_parquet(temporary, compression="zstd")
+        temporary.rename(folder / self.file)
+        return frame
+
+    def scan(self, artifact: Artifact) -> pl.LazyFrame:
+        """The table of one artifact, lazily, its bytes verified."""
+        return pl.scan_parquet(artifact.path(self.file))
+
+    def read(self, artifact: Artifact) -> pl.DataFrame:
+        """The table of one artifact."""
+        return self.scan(artifact).collect()
+
+    def scan_all(self, store: Store) -> pl.LazyFrame:
+        """The table over every artifact of its stage, with the column `artifact` (key) in front."""
+        found = [a for a in store.artifacts(None if self.stage == "*" else self.stage) if self.file in a.files]
+        frames = [
+            self.scan(a).select(pl.lit(a.key).alias("artifact"), pl.lit(a.stage).alias("stage"), pl.all())
+            for a in found
+        ]
+        if not frames:
+            return pl.LazyFrame(schema={"artifact": pl.String, "stage": pl.String, **self.schema})
+        return pl.concat(frames)
+
+
+_CONCEPT = {
+    "concept": (pl.String, "name, as in the concepts table"),
+    "concept_kind": (pl.String, "surface (readable off the token), contextual, or document"),
+}
+
+DOCUMENTS = Table(
+    "documents",
+    "read",
+    "One row for each document.",
+    {
+        "document": (pl.Int32, "number, unique over all splits"),
+        "split": (pl.String, "the one split it belongs to"),
+        "source": (pl.String, "where it came from: file and line, or seed and index"),
+        "digest": (pl.String, "blake2b-64 of the text"),
+        "n_tokens": (pl.Int32, "tokens kept, special tokens not counted"),
+        "text": (pl.String, "the text"),
+    },
+    ("document",),
+)
+CONCEPTS = Table(
+    "concepts",
+    "read",
+    "The inventory of labelled concepts.",
+    {
+        **_CONCEPT,
+        "unit": (pl.String, "token, or document (read off mean-pooled codes)"),
+        "family": (pl.String, "the family it belongs to"),
+        "description": (pl.String, "one sentence"),
+    },
+    ("concept",),
+)
+LABELS = Table(
+    "labels",
+    "read",
+    "Where a concept is present; what is not listed is absent. Labelled splits only.",
+    {
+        "concept": (pl.String, "name, as in the concepts table"),
+        "document": (pl.Int32, "document number"),
+        "token": (pl.Int32, "position of the token in its document; null when the whole document is meant"),
+        "value": (pl.Float32, "1 for present; other values for graded concepts"),
+    },
+    ("concept", "document", "token"),
+)
+PAIRS = Table(
+    "pairs",
+    "read",
+    "Minimal pairs: two texts that differ in one concept.",
+    {
+        "concept": (pl.String, "the concept that differs"),
+        "pair": (pl.Int32, "number within the concept"),
+        "split": (pl.String, "split"),
+        "positive": (pl.String, "the text with the concept"),
+        "negative": (pl.String, "the text without it"),
+    },
+    ("concept", "pair"),
+)
+PROMPTS = Table(
+    "prompts",
+    "read",
+    "Openings that name no topic, for steered generation.",
+    {
+        "prompt": (pl.Int32, "number, unique over splits"),
+        "split": (pl.String, "validate or test"),
+        "text": (pl.String, "the opening"),
+    },
+    ("prompt",),
+)
+CURVE = Table(
+    "curve",
+    "train",
+    "Training curves in long form.",
+    {
+        "step": (pl.Int64, "optimiser step"),
+        "tokens": (pl.Int64, "tokens seen"),
+        "name": (
+            pl.String,
+            "what is measured: loss, loss.reconstruction, loss.auxk, fvu, l0, dead_share, learning_rate",
+        ),
+        "value": (pl.Float64, "its value"),
+    },
+    ("step", "name"),
+)
+LATENTS = Table(
+    "latents",
+    "encode",
+    "Statistics of each latent over the encoded tokens of one split.",
+    {
+        "latent": (pl.Int32, "index in the dictionary"),
+        "split": (pl.String, "the split that was read"),
+        "n_active": (pl.Int64, "tokens on which it is active"),
+        "density": (pl.Float64, "n_active over tokens"),
+        "maximum": (pl.Float32, "largest activation, in units of the activations"),
+        "mean_active": (pl.Float32, "mean activation where active"),
+        "histogram": (pl.List(pl.Int64), "20 equal bins from 0 to the maximum, active tokens only"),
+        "decoder_norm": (pl.Float32, "norm of the decoder direction"),
+        "promoted": (
+            pl.List(pl.String),
+            "ten tokens whose logits the decoder direction raises most; null without a model",
+        ),
+        "promoted_logits": (pl.List(pl.Float32), "by how much, for a unit step along the direction"),
+        "suppressed": (pl.List(pl.String), "ten tokens whose logits it lowers most"),
+        "suppressed_logits": (pl.List(pl.Float32), "by how much"),
+    },
+    ("latent", "split"),
+)
+POOLED = Table(
+    "pooled",
+    "encode",
+    "Mean code of each document, non-zero entries only.",
+    {
+        "split": (pl.String, "split"),
+        "document": (pl.Int32, "document number"),
+        "latent": (pl.Int32, "latent"),
+        "mean": (pl.Float32, "mean activation over the document's tokens"),
+    },
+    ("document", "latent"),
+)
+CONTEXTS = Table(
+    "contexts",
+    "interpret",
+    "Windows of text chosen for each latent, with its activation on every token.",
+    {
+        "latent": (pl.Int32, "latent"),
+        "window": (pl.Int32, "number within the latent"),
+        "split": (pl.String, "explain, calibrate or test"),
+        "role": (pl.String, "top, quantile, or silent (verified: never active inside)"),
+        "quantile": (pl.Int8, "interval of activation, 0 the strongest; null for silent windows"),
+        "document": (pl.Int32, "document number"),
+        "start": (pl.Int32, "position in the document of the first token"),
+        "tokens": (pl.List(pl.String), "the tokens as text"),
+        "activations": (pl.List(pl.Float32), "the latent's activation on each token"),
+        "maximum": (pl.Float32, "largest of them"),
+    },
+    ("latent", "window"),
+)
+EXPLANATIONS = Table(
+    "explanations",
+    "interpret",
+    "What an explainer says of a latent.",
+    {
+        "latent": (pl.Int32, "latent"),
+        "explainer": (pl.String, "who wrote it"),
+        "explanation": (pl.String, "at most 200 characters; null when none could be written"),
+        "reason": (pl.String, "why it is null"),
+    },
+    ("latent", "explainer"),
+)
+EXPLANATION_SCORES = Table(
+    "explanation_scores",
+    "interpret",
+    "How well a predictor that sees only the explanation foretells the latent on the test split.",
+    {
+        "latent": (pl.Int32, "latent"),
+        "explainer": (pl.String, "who wrote the explanation; a control names itself here: shuffled, probe"),
+        "scorer": (pl.String, "what is measured"),
+        "predictor": (pl.String, "who reads the explanation"),
+        "value": (pl.Float64, "the score; chance where it failed, with the reason"),
+        "low": (pl.Float64, "95% interval over windows, lower end"),
+        "high": (pl.Float64, "upper end"),
+        "n": (pl.Int64, "windows"),
+        "n_failed": (pl.Int64, "windows or answers that failed, counted in n"),
+        "reason": (pl.String, "what failed"),
+    },
+    ("latent", "explainer", "scorer", "predictor"),
+)
+STRENGTHS = Table(
+    "strengths",
+    "steer",
+    "The strength at which a direction costs a KL budget on neutral text.",
+    {
+        "concept": (pl.String, "concept; null for directions that belong to none"),
+        "method": (pl.String, "steering method"),
+        "replicate": (pl.Int32, "number of the direction among equals"),
+        "latent": (pl.Int32, "the latent used, where one is"),
+        "sign": (pl.Int8, "sign of the direction"),
+        "kl_budget": (pl.Float64, "nats a token"),
+        "coefficient": (pl.Float64, "in units of the mean activation norm at the hook point"),
+        "kl": (pl.Float64, "nats a token measured at that strength"),
+        "select_score": (pl.Float64, "what the unit scored on the select split; null where none was selected"),
+        "reason": (pl.String, "why there is none"),
+    },
+    ("concept", "method", "replicate", "kl_budget"),
+)
+GENERATIONS = Table(
+    "generations",
+    "steer",
+    "Every steered and unsteered continuation with what the judges said.",
+    {
+        "concept": (pl.String, "the concept it is judged for"),
+        "method": (pl.String, "steering method; unsteered for plain text"),
+        "replicate": (pl.Int32, "number of the direction among equals"),
+        "kl_budget": (pl.Float64, "nats a token; null for unsteered"),
+        "split": (pl.String, "validate or test"),
+        "prompt": (pl.Int32, "prompt number"),
+        "sample": (pl.Int32, "number of the sample"),
+        "text": (pl.String, "the continuation; null when generation failed"),
+        "n_tokens": (pl.Int32, "tokens in it"),
+        "concept_probability": (pl.Float64, "of the concept judge"),
+        "uplift": (pl.Float64, "concept probability minus that of the unsteered text of the same prompt and sample"),
+        "nll": (pl.Float64, "nats a token under the unsteered model"),
+        "fluency": (pl.Float64, "0 to 1: 1 inside the two-sided band"),
+        "reason": (pl.String, "what failed"),
+    },
+    ("concept", "method", "replicate", "kl_budget", "prompt", "sample"),
+)
+CONCEPTS_FOUND = Table(
+    "concepts_found",
+    "evaluate",
+    "The best unit for each concept, chosen on select and scored once on test.",
+    {
+        **_CONCEPT,
+        "unit_kind": (pl.String, "latent, neuron, untrained or probe"),
+        "unit": (pl.Int32, "index of the unit; null for the probe"),
+        "sign": (pl.Int8, "sign with which the unit is read"),
+        "n_positive": (pl.Int64, "tokens or documents of the test split with the concept"),
+        "n": (pl.Int64, "tokens or documents of the test split"),
+        "gate": (pl.Boolean, "whether the probe reaches the threshold on validate"),
+        "select_ap": (pl.Float64, "average precision on select"),
+        "validate_ap": (pl.Float64, "average precision on validate"),
+        "ap": (pl.Float64, "average precision on test, natural density"),
+        "auroc": (pl.Float64, "AUROC on test"),
+        "found": (pl.Boolean, "gate passed and ap at least the threshold"),
+        "reason": (pl.String, "why a value is null"),
+    },
+    ("concept", "unit_kind"),
+)
+_SCORE_COLUMNS: dict[str, tuple[Any, str]] = {
+    "name": (pl.String, "dotted: stage, then what was measured"),
+    "value": (pl.Float64, "the estimate; null with a reason"),
+    "low": (pl.Float64, "95% interval, lower end"),
+    "high": (pl.Float64, "95% interval, upper end"),
+    "n": (pl.Int64, "replicates that the estimate rests on, failures included"),
+    "unit_of_replication": (pl.String, "what one replicate is: token, document, latent, concept"),
+    "n_seeds": (pl.Int32, "training seeds behind it"),
+    "n_failed": (pl.Int64, "replicates that failed, counted in n"),
+    "baseline": (pl.Float64, "what a named trivial or competing method gets"),
+    "baseline_name": (pl.String, "its name"),
+    "better": (pl.String, "higher, lower, or neither"),
+    "dictionary": (pl.String, "architecture and size, as topk-1536-k16"),
+    "hook_point": (pl.String, "canonical hook point"),
+    "concept_kind": (pl.String, "all, surface, contextual or document; null where no concept is meant"),
+    "split": (pl.String, "the split it was measured on"),
+    "reason": (pl.String, "why the value is null, or a caveat"),
+}
+SCORES = Table(
+    "scores",
+    "*",
+    "Every score of one stage.",
+    _SCORE_COLUMNS,
+    ("name", "concept_kind", "split", "dictionary", "hook_point"),
+)
+REPORT = Table(
+    "report",
+    "report",
+    "Every score of one experiment, with the artifact it came from.",
+    {
+        **_SCORE_COLUMNS,
+        "stage": (pl.String, "the stage that measured it"),
+        "artifact": (pl.String, "that artifact's key"),
+    },
+    ("name", "concept_kind", "split", "dictionary", "hook_point"),
+)
+
+TABLES = {
+    table.name: table
+    for table in (
+        DOCUMENTS, CONCEPTS, LABELS, PAIRS, PROMPTS, CURVE, LATENTS, POOLED, CONTEXTS, EXPLANATIONS, EXPLANATION_SCORES,
+        STRENGTHS, GENERATIONS, CONCEPTS_FOUND, SCORES, REPORT,
+    )
+}  # fmt: skip
