@@ -1,0 +1,272 @@
+"""Intervals, tests and measures of ranking: pure functions of arrays for every stage.
+
+What an empty input gives is the same everywhere: no value (None) and n = 0, never a zero. A single replicate has a
+value and no interval. Resampling takes a numpy generator (components.seeds). Sources stand at each function.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+import scipy.stats
+from jaxtyping import Bool, Float, Int, Real, Shaped
+
+Alternative = Literal["two-sided", "greater", "less"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """An estimate with its interval.
+
+    Attributes:
+        value: the estimate; None when there was nothing to estimate from.
+        low: lower end; None when fewer than two replicates came.
+        high: upper end, likewise.
+        n: replicates that the estimate rests on.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+    def excludes(self, level: float) -> bool:
+        """Whether the whole interval lies on one side of `level`; an absent interval excludes nothing."""
+        return self.low is not None and self.high is not None and (self.low > level or self.high < level)
+
+
+def bootstrap_mean(
+    values: Real[np.ndarray, " replicate"],
+    generator: np.random.Generator,
+    *,
+    confidence: float = 0.95,
+    n_resamples: int = 2000,
+) -> Interval:
+    """Mean with the percentile bootstrap interval over replicates.
+
+    Source: Efron & Tibshirani, An Introduction to the Bootstrap (1993), section 13.3.
+    """
+    return cluster_bootstrap(
+        values, None, np.arange(len(values)), generator, confidence=confidence, n_resamples=n_resamples
+    )
+
+
+def cluster_bootstrap(
+    numerator: Real[np.ndarray, " row"],
+    denominator: Real[np.ndarray, " row"] | None,
+    cluster: Int[np.ndarray, " row"],
+    generator: np.random.Generator,
+    *,
+    confidence: float = 0.95,
+    n_resamples: int = 2000,
+) -> Interval:
+    """Ratio of sums (a mean when `denominator` is None), with an interval from resampling whole clusters.
+
+    Rows of one document are not independent: the documents are what is resampled, so `n` counts clusters.
+
+    Source: Davison & Hinkley, Bootstrap Methods and their Application (1997), section 3.8.
+    """
+    if len(numerator) == 0:
+        return Interval(None, None, None, 0)
+    names, member = np.unique(cluster, return_inverse=True)
+    over = np.bincount(member, weights=numerator.astype(np.float64))
+    under = np.bincount(member, weights=None if denominator is None else denominator.astype(np.float64)).astype(float)
+    assert np.isfinite(over).all() and np.isfinite(under).all(), "failures enter as chance, not as NaN"
+    if under.sum() == 0:
+        return Interval(None, None, None, len(names))
+    value, n = float(over.sum() / under.sum()), len(names)
+    if n < 2:
+        return Interval(value, None, None, n)
+    draws, at_once = [], max(1, 2**22 // n)  # bounded memory: 4 million indices at a time
+    for start in range(0, n_resamples, at_once):
+        chosen = generator.integers(0, n, (min(at_once, n_resamples - start), n))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            draws.append(over[chosen].sum(1) / under[chosen].sum(1))
+    tail = (1 - confidence) / 2
+    kept = np.concatenate(draws)
+    low, high = np.quantile(kept[np.isfinite(kept)], [tail, 1 - tail])
+    return Interval(value, float(low), float(high), n)
+
+
+def t_interval(values: Real[np.ndarray, " replicate"], confidence: float = 0.95) -> Interval:
+    """Mean with Student's interval: for few replicates, such as training seeds."""
+    n = len(values)
+    if n == 0:
+        return Interval(None, None, None, 0)
+    mean = float(np.mean(values))
+    if n == 1:
+        return Interval(mean, None, None, 1)
+    reach = scipy.stats.t.ppf((1 + confidence) / 2, n - 1) * np.std(values, ddof=1) / np.sqrt(n)
+    return Interval(mean, float(mean - reach), float(mean + reach), n)
+
+
+def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
+    """A share with Wilson's score interval, which stays inside 0 to 1 and has width even at 0 and n.
+
+    Source: Wilson (1927), JASA 22, 209-212.
+    """
+    assert 0 <= successes <= n
+    if n == 0:
+        return Interval(None, None, None, 0)
+    share, z2 = successes / n, scipy.stats.norm.ppf((1 + confidence) / 2) ** 2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    reach = np.sqrt(z2 * share * (1 - share) / n + z2**2 / (4 * n * n)) / (1 + z2 / n)
+    low = 0.0 if successes == 0 else float(centre - reach)  # exact at the ends, where rounding would miss
+    high = 1.0 if successes == n else float(centre + reach)
+    return Interval(share, low, high, n)
+
+
+def sign_flip_test(
+    differences: Real[np.ndarray, " pair"],
+    generator: np.random.Generator,
+    alternative: Alternative = "two-sided",
+    n_flips: int = 10_000,
+) -> float | None:
+    """p-value of 'paired differences are symmetric about 0', by flipping signs; None without pairs.
+
+    Exact (all 2^n flips) when that is at most `n_flips`, else drawn, the observed one counted in.
+    """
+    n = len(differences)
+    if n == 0:
+        return None
+    values = differences.astype(np.float64)
+    if 2**n <= n_flips:
+        signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+        return _tail_share(float(values.sum()), signs @ values, alternative)
+    at_once = max(1, 2**22 // n)
+    null = [
+        (1 - 2 * generator.integers(0, 2, (min(at_once, n_flips - start), n))) @ values
+        for start in range(0, n_flips, at_once)
+    ]
+    return permutation_p(float(values.sum()), np.concatenate(null), alternative)
+
+
+def permutation_p(
+    observed: float, null: Real[np.ndarray, " draw"], alternative: Alternative = "greater"
+) -> float | None:
+    """p-value of a statistic against draws from its null, never 0: (1 + as extreme) / (1 + draws).
+
+    Source: Phipson & Smyth (2010), Stat. Appl. Genet. Mol. Biol. 9, article 39.
+    """
+    if len(null) == 0:
+        return None
+    return (1 + _tail_share(observed, null, alternative) * len(null)) / (1 + len(null))
+
+
+def holm(p: Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
+    """p-values adjusted for all tests together (family-wise), in the given order.
+
+    Source: Holm (1979), Scand. J. Statist. 6, 65-70.
+    """
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty(len(p), dtype=np.float64)
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return adjusted
+
+
+def auroc(scores: Real[np.ndarray, " row"], labels: Shaped[np.ndarray, " row"]) -> float | None:
+    """Chance that a positive outranks a negative, ties half; None unless both classes are there."""
+    return _auroc(*_tied(scores, labels))
+
+
+def average_precision(scores: Real[np.ndarray, " row"], labels: Shaped[np.ndarray, " row"]) -> float | None:
+    """Sum over distinct thresholds of (gain in recall) times precision; None without a positive.
+
+    Rows of equal score enter together, so their order cannot matter. Equal to scikit-learn's average_precision_score.
+    """
+    return _average_precision(*_tied(scores, labels))
+
+
+def average_precision_sparse(
+    values: Real[np.ndarray, " entry"], labels: Shaped[np.ndarray, " entry"], n_positive: int, n_rows: int
+) -> float | None:
+    """`average_precision` of a score that is 0 on every row but those listed.
+
+    Args:
+        values: the scores that are listed, of either sign.
+        labels: whether the row of each listed score is positive.
+        n_positive: positive rows in all, listed or not.
+        n_rows: rows in all.
+    """
+    return _average_precision(*_tied_sparse(values, labels, n_positive, n_rows))
+
+
+def auroc_sparse(
+    values: Real[np.ndarray, " entry"], labels: Shaped[np.ndarray, " entry"], n_positive: int, n_rows: int
+) -> float | None:
+    """`auroc` of a score that is 0 on every row but those listed; arguments as in `average_precision_sparse`."""
+    return _auroc(*_tied_sparse(values, labels, n_positive, n_rows))
+
+
+def expected_calibration_error(
+    probabilities: Real[np.ndarray, " row"], outcomes: Shaped[np.ndarray, " row"], n_bins: int = 10
+) -> float | None:
+    """Mean gap between stated probability and share of outcomes over bins of equal width, weighted by rows.
+
+    Source: Guo et al. (2017), arXiv:1706.04599, equation 5.
+    """
+    n = len(probabilities)
+    if n == 0:
+        return None
+    inside = np.minimum((probabilities * n_bins).astype(np.int64), n_bins - 1)
+    stated = np.bincount(inside, weights=probabilities.astype(np.float64), minlength=n_bins)
+    came = np.bincount(inside, weights=outcomes.astype(np.float64), minlength=n_bins)
+    return float(np.abs(stated - came).sum() / n)
+
+
+Counts = Int[np.ndarray, " level"]
+
+
+def _tied(scores: Real[np.ndarray, " row"], labels: Shaped[np.ndarray, " row"]) -> tuple[Counts, Counts]:
+    """Positives and rows at each distinct score, highest first."""
+    if len(scores) == 0:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    order = np.argsort(scores)[::-1]
+    ranked = scores[order]
+    assert not np.isnan(ranked[0]), "scores are numbers"  # NaN sorts last, so first here
+    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
+    positives = np.cumsum(labels[order].astype(bool), dtype=np.int64)[last]
+    return np.diff(positives, prepend=0), np.diff(last + 1, prepend=0)
+
+
+def _tied_sparse(
+    values: Real[np.ndarray, " entry"], labels: Shaped[np.ndarray, " entry"], n_positive: int, n_rows: int
+) -> tuple[Counts, Counts]:
+    assert len(values) <= n_rows
+    above, below = values > 0, values < 0
+    at_zero = n_rows - int(above.sum()) - int(below.sum())
+    positive_at_zero = n_positive - int(labels[above | below].astype(bool).sum())
+    (p_above, n_above), (p_below, n_below) = _tied(values[above], labels[above]), _tied(values[below], labels[below])
+    middle = [at_zero] if at_zero else []
+    return (
+        np.concatenate([p_above, np.array([positive_at_zero] if at_zero else [], np.int64), p_below]),
+        np.concatenate([n_above, np.array(middle, np.int64), n_below]),
+    )
+
+
+def _average_precision(positives: Counts, rows: Counts) -> float | None:
+    if positives.sum() == 0:
+        return None
+    precision = np.cumsum(positives) / np.cumsum(rows)
+    return float((positives * precision).sum() / positives.sum())
+
+
+def _auroc(positives: Counts, rows: Counts) -> float | None:
+    negatives = rows - positives
+    if positives.sum() == 0 or negatives.sum() == 0:
+        return None
+    beaten = negatives.sum() - np.cumsum(negatives) + negatives / 2
+    return float((positives * beaten).sum() / (float(positives.sum()) * float(negatives.sum())))
+
+
+def _tail_share(observed: float, null: Real[np.ndarray, " draw"], alternative: Alternative) -> float:
+    slack = 1e-9 * max(1.0, abs(observed))  # equal sums in another order still count as equal
+    extreme: Bool[np.ndarray, " draw"] = {
+        "greater": null >= observed - slack,
+        "less": null <= observed + slack,
+        "two-sided": np.abs(null) >= abs(observed) - slack,
+    }[alternative]
+    return float(extreme.mean())

@@ -1,0 +1,156 @@
+"""Every measure against scikit-learn, scipy, a hand calculation, or its nominal coverage."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from components.statistics import (
+    Interval,
+    auroc,
+    auroc_sparse,
+    average_precision,
+    average_precision_sparse,
+    bootstrap_mean,
+    cluster_bootstrap,
+    expected_calibration_error,
+    holm,
+    permutation_p,
+    sign_flip_test,
+    t_interval,
+    wilson,
+)
+
+ranked = st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=60).filter(
+    lambda rows: 0 < sum(label for _, label in rows) < len(rows)
+)
+
+
+def arrays(rows: list[tuple[int, bool]]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([score for score, _ in rows], np.float32), np.array([label for _, label in rows])
+
+
+@given(ranked)
+def test_average_precision_with_ties_equals_scikit_learn(rows: list[tuple[int, bool]]) -> None:
+    scores, labels = arrays(rows)
+    assert average_precision(scores, labels) == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
+
+
+@given(ranked)
+def test_auroc_with_ties_equals_scikit_learn(rows: list[tuple[int, bool]]) -> None:
+    scores, labels = arrays(rows)
+    assert auroc(scores, labels) == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+
+
+@given(ranked, st.randoms())
+def test_a_sparse_score_gives_what_the_dense_one_gives(rows: list[tuple[int, bool]], random) -> None:
+    scores, labels = arrays(rows)
+    listed = (scores != 0) | np.array([random.random() < 0.3 for _ in rows])  # some listed scores may be 0
+    sparse = (scores[listed], labels[listed], int(labels.sum()), len(rows))
+    assert average_precision_sparse(*sparse) == pytest.approx(average_precision(scores, labels), abs=1e-12)
+    assert auroc_sparse(*sparse) == pytest.approx(auroc(scores, labels), abs=1e-12)
+
+
+def test_measures_of_ranking_are_absent_not_zero_without_both_classes() -> None:
+    scores = np.array([0.1, 0.2])
+    none, every = np.array([False, False]), np.array([True, True])
+    assert average_precision(scores, none) is None
+    assert auroc(scores, none) is None and auroc(scores, every) is None
+    assert average_precision(np.zeros(0), np.zeros(0, bool)) is None
+    assert average_precision_sparse(np.zeros(0), np.zeros(0, bool), 0, 10) is None
+
+
+def test_an_order_of_wide_integers_does_not_wrap_around() -> None:
+    assert auroc(np.array([-(2**40), 2**40]), np.array([0, 1])) == 1.0
+
+
+def test_an_empty_input_has_no_value_and_one_replicate_no_interval() -> None:
+    generator = np.random.default_rng(0)
+    assert bootstrap_mean(np.zeros(0), generator) == Interval(None, None, None, 0)
+    assert t_interval(np.zeros(0)) == Interval(None, None, None, 0)
+    assert wilson(0, 0) == Interval(None, None, None, 0)
+    assert bootstrap_mean(np.array([2.0]), generator) == Interval(2.0, None, None, 1)
+    assert t_interval(np.array([2.0])) == Interval(2.0, None, None, 1)
+    assert sign_flip_test(np.zeros(0), generator) is None
+    assert permutation_p(1.0, np.zeros(0)) is None
+    assert expected_calibration_error(np.zeros(0), np.zeros(0)) is None
+
+
+def test_an_absent_interval_excludes_nothing() -> None:
+    assert not Interval(1.0, None, None, 1).excludes(0.0)
+    assert Interval(1.0, 0.5, 1.5, 9).excludes(0.0) and not Interval(1.0, -0.5, 1.5, 9).excludes(0.0)
+
+
+def test_the_bootstrap_covers_the_mean_about_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(1)
+    hits = 0
+    for _ in range(200):
+        found = bootstrap_mean(generator.exponential(1.0, 60), generator, n_resamples=400)
+        hits += found.low <= 1.0 <= found.high
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+def test_the_cluster_bootstrap_is_a_ratio_of_sums_over_whole_clusters() -> None:
+    generator = np.random.default_rng(2)
+    cluster = np.repeat(np.arange(30), 50)
+    numerator = np.repeat(generator.normal(size=30), 50)  # rows of a cluster agree: 30 replicates, not 1500
+    denominator = np.full(1500, 2.0)
+    found = cluster_bootstrap(numerator, denominator, cluster, generator)
+    naive = bootstrap_mean(numerator, generator)
+    assert found.n == 30
+    assert found.value == pytest.approx(numerator.sum() / denominator.sum())
+    assert (found.high - found.low) * 2 > 4 * (naive.high - naive.low)
+
+
+def test_a_ratio_over_nothing_is_absent() -> None:
+    found = cluster_bootstrap(np.ones(4), np.zeros(4), np.arange(4), np.random.default_rng(0))
+    assert found == Interval(None, None, None, 4)
+
+
+def test_the_t_interval_equals_scipy() -> None:
+    values = np.array([0.1, 0.4, 0.35, 0.8])
+    low, high = scipy.stats.t.interval(0.95, 3, values.mean(), scipy.stats.sem(values))
+    found = t_interval(values)
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 10), (3, 10), (10, 10), (977, 1000)])
+def test_wilson_equals_scipy(successes: int, n: int) -> None:
+    wanted = scipy.stats.binomtest(successes, n).proportion_ci(0.95, method="wilson")
+    found = wilson(successes, n)
+    assert (found.low, found.high) == (pytest.approx(wanted.low, abs=1e-12), pytest.approx(wanted.high, abs=1e-12))
+
+
+def test_the_sign_flip_test_is_exact_for_few_pairs() -> None:
+    generator = np.random.default_rng(0)
+    assert sign_flip_test(np.array([1.0, 2.0, 3.0]), generator) == pytest.approx(2 / 8)
+    assert sign_flip_test(np.array([1.0, 2.0, 3.0]), generator, "greater") == pytest.approx(1 / 8)
+    assert sign_flip_test(np.array([1.0, 2.0, 3.0]), generator, "less") == 1.0
+    assert sign_flip_test(np.array([0.1, 0.2, -0.3]), generator) == 1.0
+
+
+def test_the_drawn_sign_flip_test_agrees_with_the_exact_one() -> None:
+    values = np.random.default_rng(3).normal(0.4, 1.0, 13)
+    exact = sign_flip_test(values, np.random.default_rng(0))
+    drawn = sign_flip_test(values, np.random.default_rng(0), n_flips=8000)
+    assert drawn == pytest.approx(exact, abs=0.02)
+
+
+def test_a_permutation_p_value_is_never_zero() -> None:
+    assert permutation_p(9.0, np.zeros(99)) == pytest.approx(0.01)
+    assert permutation_p(0.0, np.array([-1.0, 0.0, 1.0])) == pytest.approx(3 / 4)
+    assert permutation_p(-2.0, np.array([-1.0, 0.0, 3.0]), "two-sided") == pytest.approx(2 / 4)
+
+
+def test_holm_by_hand() -> None:
+    np.testing.assert_allclose(holm(np.array([0.04, 0.01, 0.03, 0.5])), [0.09, 0.04, 0.09, 0.5])
+    assert holm(np.zeros(0)).shape == (0,)
+
+
+def test_calibration_error_by_hand() -> None:
+    stated, came = np.array([0.05, 0.15, 0.95, 1.0]), np.array([0, 1, 1, 1])
+    assert expected_calibration_error(stated, came) == pytest.approx((0.05 + 0.85 + 0.05) / 4)
