@@ -149,9 +149,12 @@ def override(config: ConfigT, overrides: Mapping[str, Any]) -> ConfigT:
         UnknownNameError: a dotted name that is not in the config (the nearest names are listed).
         ConfigError: a value of the wrong type or out of range, with its dotted name.
     """
+    kinds = {dotted: value for dotted, value in overrides.items() if dotted.endswith(".kind")}
+    if kinds and len(kinds) < len(overrides):  # kinds first: the rest is then read against the new kinds' fields
+        rest = {dotted: value for dotted, value in overrides.items() if dotted not in kinds}
+        return override(override(config, kinds), rest)
     nested = config.model_dump(mode="json")
-    kinds_first = sorted(overrides.items(), key=lambda item: not item[0].endswith(".kind"))
-    for dotted, value in kinds_first:
+    for dotted, value in overrides.items():
         *sections, last = dotted.split(".")
         section: dict[str, Any] = nested
         for depth, part in enumerate(sections):

@@ -1,0 +1,47 @@
+# Two commands: `make demo` runs the whole chain on the embedded world, `make test` passes the tests.
+# Each sets itself up; nothing needs to be installed by hand but Python 3.11 to 3.13, pip and git.
+PY ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_EXTRA ?=
+
+.PHONY: setup demo up test test-kill check lock clean
+
+$(VENV)/.ok: pyproject.toml constraints.txt
+	$(PY) -c 'import sys; assert (3,11) <= sys.version_info[:2] <= (3,13), "Latentflow needs Python 3.11 to 3.13"'
+	$(PY) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt $(PIP_EXTRA) torch
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt $(PIP_EXTRA) -e '.[test]'
+	@touch $@
+
+setup: $(VENV)/.ok
+
+demo: setup
+	$(BIN)/latentflow experiment
+	@echo "Next: make up   (Prefect, MLflow and Streamlit on this very run)"
+
+up: setup
+	$(BIN)/latentflow up
+
+test: setup
+	$(BIN)/python -m pytest -m "not kill"
+
+test-kill: setup
+	$(BIN)/python -m pytest -m kill
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+lock:
+	rm -rf .venv-lock
+	$(PY) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install -q torch==2.13.0
+	.venv-lock/bin/python -m pip install -q -e '.[test]'
+	.venv-lock/bin/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools | sed 's/+cpu//' > constraints.txt
+	rm -rf .venv-lock
+
+clean:
+	rm -rf data/artifacts data/state .pytest_cache .ruff_cache

@@ -1,0 +1,53 @@
+"""The one declaration of every parameter: a section for each stage, the same dotted names everywhere.
+
+`train.dictionary.k` is a field of the Prefect form, an argument of the command line, a line of `params.yaml`, a
+parameter in MLflow and an entry of the manifest.
+"""
+
+from __future__ import annotations
+
+from components.capture.capture import CAPTURE, CaptureConfig
+from components.config import Config, execution
+from components.corpus.read import READ, ReadConfig
+from components.device import Execution
+from components.dictionary.encode import ENCODE, EncodeConfig
+from components.dictionary.train import TRAIN, TrainConfig
+from components.evaluation.evaluate import EVALUATE, EvaluateConfig
+from components.interpretation.interpret import INTERPRET, InterpretConfig
+from components.model.language_model import ModelConfig
+from components.steering.steer import STEER, SteerConfig
+from components.store.artifact import Stage
+from components.store.report import REPORT, ReportConfig
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage for stage in (READ, CAPTURE, TRAIN, ENCODE, INTERPRET, STEER, EVALUATE, REPORT)
+}
+
+
+class ExperimentConfig(Config):
+    """One experiment: a chain of stages over one model."""
+
+    name: str = execution("demo", min_length=1, max_length=60)
+    """What the run is called in Prefect and MLflow."""
+    dictionary: str = execution("")
+    """Use this trained dictionary instead of training one: name@alias in the MLflow registry, or an artifact key."""
+    model: ModelConfig = ModelConfig()
+    """The language model that is looked into."""
+    read: ReadConfig = ReadConfig()
+    """Documents, splits, labels and prompts."""
+    capture: CaptureConfig = CaptureConfig()
+    """Activations at hook points."""
+    train: TrainConfig = TrainConfig()
+    """The dictionary."""
+    encode: EncodeConfig = EncodeConfig()
+    """Sparse codes and the statistics of latents."""
+    interpret: InterpretConfig = InterpretConfig()
+    """Explanations and their scores."""
+    steer: SteerConfig = SteerConfig()
+    """Steering methods, budgets and judges."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """What is measured of the dictionary."""
+    report: ReportConfig = ReportConfig()
+    """The table at the end."""
+    execution: Execution = Execution()
+    """How to run; changes no result."""

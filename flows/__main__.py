@@ -1,0 +1,248 @@
+"""The command line: `latentflow <stage|experiment> a.b=c ...`, and what goes with it.
+
+Every parameter is given by its dotted name, the same as in `params.yaml`, in Prefect's form and in MLflow.
+Heavy imports wait until a command needs them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from components.errors import LatentflowError
+
+app = typer.Typer(
+    help="Latentflow: from text to sparse dictionaries, explanations and steering scores, with baselines and intervals.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[name=value]...", help="for example train.dictionary.k=64")
+]
+Params = Annotated[
+    Path | None, typer.Option("--params", help="parameter file; params.yaml when it is here", show_default=False)
+]
+Plain = Annotated[bool, typer.Option("--plain", help="run the components alone, without Prefect and MLflow")]
+Ref = Annotated[
+    Path | None, typer.Option("--ref", help="write a pointer file (stage, key, parents) for DVC", show_default=False)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="machine-readable output")]
+
+STAGES = {
+    "read": "Documents into packed contexts, splits, labels and prompts.",
+    "capture": "Activations of the model at the hook points, on every split.",
+    "train": "A sparse dictionary of those activations.",
+    "encode": "Sparse codes of the dictionary and the statistics of its latents.",
+    "interpret": "An explanation of each sampled latent, and how well it foretells the latent.",
+    "steer": "Steered text at equal KL cost, judged against honest baselines.",
+    "evaluate": "What the dictionary keeps, loses and finds.",
+}
+
+
+def _run(name: str, overrides: list[str] | None, params: Path | None, plain: bool) -> Any:
+    """One flow by name, or the same chain of components; returns the artifact."""
+    from flows import stack
+
+    if plain:
+        from flows.parameters import resolve
+        from flows.steps import Chain
+
+        with Chain(resolve(overrides or [], params), plain=True) as chain:
+            return getattr(chain, "report" if name == "experiment" else name)()
+    with stack.prefect_server():  # starts while the heavy imports below run
+        from flows.parameters import resolve
+
+        config = resolve(overrides or [], params)
+        import importlib
+
+        from components.store.artifact import Store
+
+        flow = getattr(importlib.import_module(f"flows.{name}"), name)
+        stack.wait_for_prefect()
+        reference = flow(config)
+        return Store(config.execution.store).get(**reference)
+
+
+def _stage_command(name: str, about: str) -> Callable[..., None]:
+    def command(overrides: Overrides = None, params: Params = None, plain: Plain = False, ref: Ref = None) -> None:
+        artifact = _run(name, overrides, params, plain)
+        if ref:
+            from flows.steps import write_reference
+
+            write_reference(ref, artifact)
+        console.print(f"{artifact.stage}/{artifact.key}", highlight=False)
+
+    command.__doc__ = about
+    return command
+
+
+for _name, _about in STAGES.items():
+    app.command(_name, rich_help_panel="Stages")(_stage_command(_name, _about))
+
+
+@app.command(rich_help_panel="Runs")
+def experiment(overrides: Overrides = None, params: Params = None, plain: Plain = False) -> None:
+    """The whole chain, from text to the report; what is already made is found, not made again."""
+    from flows.report import show
+
+    show(_run("experiment", overrides, params, plain), console)
+
+
+@app.command(rich_help_panel="Runs")
+def report(
+    overrides: Overrides = None,
+    params: Params = None,
+    plain: Plain = False,
+    ref: Ref = None,
+    as_json: AsJson = False,
+    metrics: Annotated[
+        Path | None, typer.Option(help="write the scores as a DVC metrics file", show_default=False)
+    ] = None,
+    plots: Annotated[
+        Path | None, typer.Option(help="write the training curves as a DVC plots file", show_default=False)
+    ] = None,
+) -> None:
+    """The table of an experiment: every score with n, failures, interval, baseline and direction."""
+    from components.store.tables import REPORT
+    from flows import pipeline
+    from flows.report import rows, show
+
+    artifact = _run("report", overrides, params, plain or as_json)
+    if ref:
+        from flows.steps import write_reference
+
+        write_reference(ref, artifact)
+    if metrics:
+        pipeline.write_metrics(metrics, artifact)
+    if plots:
+        pipeline.write_plots(plots, artifact)
+    if as_json:
+        sys.stdout.write(json.dumps(rows(REPORT.read(artifact)), indent=1) + "\n")
+    else:
+        show(artifact, console)
+
+
+@app.command(rich_help_panel="Runs")
+def pretrain(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[name=value]...", help="for example tokens=1e6")
+    ] = None,
+    to: Annotated[Path, typer.Option(help="folder that gets the model and its tokenizer")] = Path("data/scratch/model"),
+) -> None:
+    """Trains the embedded world's language model and writes it as a Hugging Face folder."""
+    from flows.pretrain import run
+
+    console.print(f"model written to {run(overrides or [], to)}", highlight=False)
+
+
+@app.command(rich_help_panel="Look")
+def params(overrides: Overrides = None, path: Params = None) -> None:
+    """Prints every parameter with its value, as YAML; `latentflow params > params.yaml` pins them."""
+    import yaml
+
+    from flows.parameters import resolve
+
+    nested = resolve(overrides or [], path).model_dump(mode="json")
+    sys.stdout.write(yaml.safe_dump(nested, sort_keys=False, allow_unicode=True))
+
+
+@app.command(rich_help_panel="Look")
+def runs(limit: Annotated[int, typer.Option(help="how many")] = 20, as_json: AsJson = False) -> None:
+    """The latest experiments in MLflow, with their headline numbers."""
+    from flows import tracking
+
+    _show(tracking.runs(limit), as_json)
+
+
+@app.command(rich_help_panel="Look")
+def sql(
+    query: Annotated[
+        str, typer.Argument(help="for example \"select name, value from scores where name like 'evaluate.%'\"")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Queries all runs' tables with SQL, lazily; without a query, lists the tables and their columns."""
+    from components.store.artifact import Store
+    from flows import queries
+
+    store = Store(os.environ["LATENTFLOW_STORE"])
+    _show(queries.run(store, query) if query else queries.describe(), as_json)
+
+
+@app.command(rich_help_panel="Run the stack")
+def up() -> None:
+    """Prefect, MLflow, Streamlit and the deployments on this folder's state, until Ctrl-C."""
+    from flows import stack
+
+    raise typer.Exit(stack.up())
+
+
+@app.command(rich_help_panel="Run the stack")
+def status() -> None:
+    """Which servers of the stack answer."""
+    from flows import environment, stack
+
+    for tool, answers in stack.status().items():
+        console.print(
+            f"{tool:<10} {environment.address(tool)}  {'up' if answers else 'not answering'}", highlight=False
+        )
+
+
+@app.command(rich_help_panel="Share")
+def publish(
+    key: Annotated[str, typer.Argument(help="key of a report artifact; the latest when left out")] = "",
+) -> None:
+    """Puts a run's whole closure of artifacts under DVC, ready for `dvc push`."""
+    from components.store.artifact import Store
+    from flows import pipeline
+
+    for line in pipeline.publish(Store(os.environ["LATENTFLOW_STORE"]), key):
+        console.print(line, highlight=False)
+
+
+def _show(frame: Any, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(frame.write_json() + "\n")
+        return
+    from rich.table import Table
+
+    table = Table(header_style="bold")
+    for column in frame.columns:
+        table.add_column(column)
+    for row in frame.head(1000).iter_rows():
+        table.add_row(
+            *("" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value) for value in row)
+        )
+    console.print(table)
+    if frame.height > 1000:
+        console.print(f"the first 1000 of {frame.height} rows; --json gives all", highlight=False)
+
+
+def main() -> None:
+    """Runs the command line; an error raised on purpose is one sentence and status 2, never a traceback."""
+    handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False, markup=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    for name in ("components", "flows"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    try:
+        app()
+    except LatentflowError as error:
+        Console(stderr=True).print(f"[red]{type(error).__name__}:[/] {error}", highlight=False)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""The whole chain: read, capture, train, encode, interpret, steer, evaluate, report."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from components.experiment import ExperimentConfig
+from flows.report import publish
+from flows.steps import Chain, Reference
+
+
+@flow(name="experiment", flow_run_name="{config.name}")
+def experiment(config: ExperimentConfig) -> Reference:
+    """From text to steering scores, one stage after another; what is already made is found, not made again."""
+    with Chain(config) as chain:
+        chain.read()
+        chain.capture()
+        chain.train()
+        chain.untrained()
+        chain.encode()
+        chain.encode_untrained()
+        chain.evaluate()
+        chain.interpret()
+        chain.steer()
+        artifact = chain.report()
+        publish(artifact)
+        return artifact.reference()

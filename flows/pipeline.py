@@ -1,0 +1,70 @@
+"""What DVC needs: the report as a metrics file, the curves as a plots file, and a run's artifacts under DVC.
+
+`dvc.yaml` calls the same command line as everybody; its outputs are small pointer files under `data/refs/`.
+`publish` adds the closure of a run (every artifact it was made from) to DVC, so that `dvc push`, a fresh clone,
+`dvc pull` and `make demo` recompute nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+
+from components.errors import ServiceError
+from components.store.artifact import Artifact, Store
+from components.store.tables import CURVE, REPORT
+
+
+def write_metrics(path: Path, report: Artifact) -> None:
+    """The report's values by dotted name, nested, as DVC compares them."""
+    nested: dict = {}
+    for row in REPORT.read(report).filter(pl.col("value").is_not_null()).iter_rows(named=True):
+        kind = row["concept_kind"]
+        parts = [*row["name"].split("."), *([] if kind in (None, "all") else [kind])]
+        here = nested
+        for part in parts[:-1]:
+            here = here.setdefault(part, {})
+            if not isinstance(here, dict):
+                break
+        if isinstance(here, dict):
+            existing = here.get(parts[-1])
+            if isinstance(existing, dict):
+                existing["value"] = row["value"]
+            else:
+                here[parts[-1]] = row["value"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(nested, indent=1, sort_keys=True) + "\n")
+
+
+def write_plots(path: Path, report: Artifact) -> None:
+    """The training curves in wide form, one row for each step."""
+    given = report.manifest["inputs"]["train"]
+    curve = CURVE.read(Store(report.folder.parent.parent).get(**given))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    curve.pivot("name", index=["step", "tokens"], values="value").sort("step").write_csv(path)
+
+
+def publish(store: Store, key: str = "") -> Iterator[str]:
+    """Adds every artifact that a report rests on to DVC; yields what was done.
+
+    Raises:
+        ServiceError: there is no report, or DVC refused.
+    """
+    reports = (
+        [store.get("report", key)] if key else sorted(store.artifacts("report"), key=lambda a: a.manifest["made"]["at"])
+    )
+    if not reports:
+        raise ServiceError(f"no report in {store.root} to publish; `latentflow experiment` makes one")
+    closure = store.closure([reports[-1]])
+    folders = [artifact.folder.relative_to(Path.cwd()).as_posix() for artifact in closure.values()]
+    added = subprocess.run([sys.executable, "-m", "dvc", "add", *folders], capture_output=True, text=True, check=False)
+    if added.returncode:
+        raise ServiceError(f"DVC could not add the artifacts: {added.stderr.strip()[-500:]}")
+    size = sum(file["bytes"] for artifact in closure.values() for file in artifact.manifest["files"].values())
+    yield f"report {reports[-1].key}: {len(closure)} artifacts, {size / 1e6:.0f} MB, under DVC"
+    yield "next: git add data/artifacts && git commit && dvc push"

@@ -1,0 +1,32 @@
+"""A dictionary as an MLflow model, from code: no pickle, only safetensors and JSON beside this file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+
+
+class DictionaryModel(mlflow.pyfunc.PythonModel):
+    """`predict(activations)` -> reconstructions; `dictionary` is the loaded dictionary itself."""
+
+    def load_context(self, context: Any) -> None:
+        """Loads the dictionary from the logged files."""
+        from components.dictionary.contract import Dictionary
+
+        weights, config = Path(context.artifacts["weights"]), Path(context.artifacts["config"])
+        assert weights.parent == config.parent
+        self.dictionary = Dictionary.load(weights.parent)
+
+    def predict(self, context: Any, model_input: Any, params: Any = None) -> np.ndarray:
+        """Activations [token, d_in] -> reconstructions [token, d_in]."""
+        import torch
+
+        x = torch.as_tensor(np.asarray(model_input, dtype=np.float32))
+        with torch.no_grad():
+            return self.dictionary.decode(self.dictionary.encode(x)).numpy()
+
+
+mlflow.models.set_model(DictionaryModel())

@@ -1,0 +1,69 @@
+"""Every score of an experiment in one table: in the terminal, as a Prefect artifact, in MLflow, as JSON."""
+
+from __future__ import annotations
+
+import polars as pl
+from prefect import flow
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from rich.console import Console
+from rich.table import Table
+
+from components.experiment import ExperimentConfig
+from components.store import report as reports
+from components.store.artifact import Artifact
+from components.store.tables import REPORT
+from flows import environment
+from flows.steps import Chain, Reference
+
+
+@flow(name="report", flow_run_name="{config.name}")
+def report(config: ExperimentConfig) -> Reference:
+    """Every score of an experiment in one table."""
+    with Chain(config) as chain:
+        artifact = chain.report()
+        publish(artifact)
+        return artifact.reference()
+
+
+def publish(artifact: Artifact) -> None:
+    """The table as a markdown artifact of this flow run, with links to the other two windows."""
+    create_markdown_artifact(
+        reports.markdown(REPORT.read(artifact)), key="report", description=f"report {artifact.key}"
+    )
+    address = f"{environment.address('streamlit')}/?report={artifact.key}"
+    create_link_artifact(address, key="dashboard", link_text="Read this run in Streamlit")
+
+
+def show(artifact: Artifact, console: Console) -> None:
+    """The table in the terminal, headline rows first, and below it what came out against us."""
+    frame = REPORT.read(artifact)
+    table = Table(title=f"report {artifact.key}", title_justify="left", header_style="bold", expand=False)
+    for column in ("score", "kind", "value", "95% interval", "n", "failed", "baseline", "better"):
+        table.add_column(column, justify="left" if column in ("score", "kind", "baseline", "better") else "right")
+    for row in reports.headline(frame).iter_rows(named=True):
+        table.add_row(*_cells(row))
+    console.print(table)
+    for sentence in reports.against_us(frame):
+        console.print(f"[yellow]against us:[/] {sentence}", highlight=False)
+
+
+def _cells(row: dict) -> list[str]:
+    value = "-" if row["value"] is None else f"{row['value']:.4g}"
+    interval = "-" if row["low"] is None else f"{row['low']:.3g} .. {row['high']:.3g}"
+    baseline = "" if row["baseline"] is None else f"{row['baseline']:.3g} ({row['baseline_name']})"
+    n = f"{row['n']} {row['unit_of_replication']}s" if row["n"] is not None else "-"
+    return [
+        row["name"],
+        row["concept_kind"] or "",
+        value,
+        interval,
+        n,
+        str(row["n_failed"] or 0),
+        baseline,
+        row["better"] or "",
+    ]
+
+
+def rows(frame: pl.DataFrame) -> list[dict]:
+    """The report as plain rows, for `--json`."""
+    return frame.to_dicts()

@@ -1,0 +1,243 @@
+"""The one bridge: a component call as a Prefect task around `ensure`, shown as Cached on a hit.
+
+A `Chain` is one experiment's stages, each made once and whatever it needs made first, so every flow is one sentence.
+Tasks hand each other references (stage and key), never tensors or frames. Without Prefect (`plain`) the same calls run
+directly: DVC and tests use that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from components.model.language_model import ModelReference
+from prefect import task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed, State
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as RichProgress
+
+from components.config import Config
+from components.experiment import STAGES, ExperimentConfig
+from components.store.artifact import Artifact, Progress, Store
+from flows.tracking import Tracker, resolve_dictionary
+
+log = logging.getLogger(__name__)
+
+Reference = dict[str, str]
+SECONDS_BETWEEN_UPDATES = 2.0
+
+
+class Chain:
+    """The stages of one experiment, lazily: asking for one makes what it needs, and nothing twice.
+
+    Args:
+        config: the experiment.
+        plain: run the components directly, without Prefect and MLflow.
+    """
+
+    def __init__(self, config: ExperimentConfig, plain: bool = False) -> None:
+        self.config = config
+        self.plain = plain
+        self.store = Store(config.execution.store)
+        self.tracker = None if plain else Tracker(config)
+        self._made: dict[str, Artifact] = {}
+        if config.execution.threads:
+            torch.set_num_threads(config.execution.threads)
+
+    def __enter__(self) -> Chain:
+        if self.tracker:
+            self.tracker.open()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if self.tracker:
+            self.tracker.close(failed=error is not None)
+
+    def read(self) -> Artifact:
+        """Documents, packed contexts, labels, prompts."""
+        return self._step("read", self.config.read, model=self._model())
+
+    def capture(self) -> Artifact:
+        """Activations at the hook points."""
+        return self._step("capture", self.config.capture, model=self._model(), corpus=self.read())
+
+    def train(self) -> Artifact:
+        """The dictionary: trained here, or the one that `dictionary` names."""
+        if self.config.dictionary:
+            key = resolve_dictionary(self.config.dictionary)
+            return self._made.setdefault("train", self.store.get("train", key))
+        return self._step("train", self.config.train, activations=self.capture())
+
+    def untrained(self) -> Artifact:
+        """A dictionary of equal size that saw no activation but those that set its bias and scale."""
+        config = self.config.train.model_copy(update={"tokens": 0})
+        return self._step("train", config, label="train untrained", activations=self.capture())
+
+    def encode(self) -> Artifact:
+        """Codes of the trained dictionary."""
+        return self._step(
+            "encode", self.config.encode, activations=self.capture(), dictionary=self.train(), model=self._model()
+        )
+
+    def encode_untrained(self) -> Artifact:
+        """Codes of the untrained dictionary, the control of every unit-by-unit score."""
+        given = {"activations": self.capture(), "dictionary": self.untrained(), "model": self._model()}
+        return self._step("encode", self.config.encode, label="encode untrained", **given)
+
+    def interpret(self) -> Artifact:
+        """Explanations and their scores."""
+        given = {"corpus": self.read(), "activations": self.capture(), "codes": self.encode()}
+        return self._step("interpret", self.config.interpret, **given)
+
+    def steer(self) -> Artifact:
+        """Steered text and its scores."""
+        given = {"model": self._model(), "corpus": self.read(), "activations": self.capture()}
+        return self._step("steer", self.config.steer, **given, dictionary=self.train(), codes=self.encode())
+
+    def evaluate(self) -> Artifact:
+        """Reconstruction, loss recovered, concepts found."""
+        given = {"model": self._model(), "corpus": self.read(), "activations": self.capture()}
+        return self._step(
+            "evaluate",
+            self.config.evaluate,
+            **given,
+            dictionary=self.train(),
+            codes=self.encode(),
+            untrained=self.encode_untrained(),
+        )
+
+    def report(self) -> Artifact:
+        """Every score in one table."""
+        scored = {"evaluate": self.evaluate(), "interpret": self.interpret(), "steer": self.steer()}
+        return self._step("report", self.config.report, train=self.train(), encode=self.encode(), **scored)
+
+    def _model(self) -> ModelReference:
+        return ModelReference(self.config.model)
+
+    def _step(self, stage: str, config: Config, label: str = "", **inputs: Artifact | ModelReference) -> Artifact:
+        label = label or stage
+        if label in self._made:
+            return self._made[label]
+        references = {role: {"stage": given.stage, "key": given.key} for role, given in inputs.items()}
+        started = time.time()
+        arguments = (label, stage, config, references, self.config)
+        if self.plain:
+            artifact, hit = _ensure(*arguments, report=_bar(label))
+        else:
+            state: State[Reference] = make.with_options(task_run_name=label)(*arguments, return_state=True)
+            reference = state.result()
+            hit = state.name == "Cached"
+            artifact = self.store.get(reference["stage"], reference["key"])
+        self._made[label] = artifact
+        if self.tracker:
+            self.tracker.stage(label, artifact, hit, seconds=time.time() - started)
+        return artifact
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def make(
+    label: str, stage: str, config: Config, inputs: Mapping[str, Reference], experiment: ExperimentConfig
+) -> State[Reference]:
+    """One stage. The store decides whether it is done; Prefect shows it."""
+    artifact, hit = _ensure(label, stage, config, inputs, experiment, report=_bar(label, progress_artifact=True))
+    if hit:
+        return Completed(name="Cached", message=f"artifact {artifact.key} present", data=artifact.reference())
+    seconds = artifact.manifest["made"]["seconds"]
+    return Completed(message=f"artifact {artifact.key} made in {seconds:.0f} s", data=artifact.reference())
+
+
+def _ensure(
+    label: str,
+    stage: str,
+    config: Config,
+    inputs: Mapping[str, Reference],
+    experiment: ExperimentConfig,
+    report: Callable[[], contextlib.AbstractContextManager[Callable[[Progress], None]]],
+) -> tuple[Artifact, bool]:
+    store = Store(experiment.execution.store)
+    given = {
+        role: ModelReference(experiment.model) if role == "model" else store.get(**reference)
+        for role, reference in inputs.items()
+    }
+    with report() as show:
+        artifact, hit = store.ensure(STAGES[stage], config, given, experiment.execution, show)
+    console.print(_line(label, artifact, hit), highlight=False)
+    return artifact, hit
+
+
+console = Console(stderr=True)
+
+
+def _line(label: str, artifact: Artifact, hit: bool) -> str:
+    made = artifact.manifest["made"]
+    size = sum(file["bytes"] for file in artifact.manifest["files"].values()) / 1e6
+    how = "[cyan]cached[/]" if hit else f"[green]{made['seconds']:.1f} s[/]"
+    return f"  {label:<18} {artifact.key}  {size:8.1f} MB  {how}"
+
+
+def _bar(
+    label: str, progress_artifact: bool = False
+) -> Callable[[], contextlib.AbstractContextManager[Callable[[Progress], None]]]:
+    """A reporter of progress: a rich bar in a terminal, a Prefect progress artifact in the UI, a log line otherwise."""
+
+    @contextlib.contextmanager
+    def reporter() -> Iterator[Callable[[Progress], None]]:
+        columns = (
+            TextColumn("  {task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+        )
+        bar = RichProgress(
+            *columns, TimeElapsedColumn(), console=console, transient=True, disable=not sys.stderr.isatty()
+        )
+        shown = bar.add_task(label, total=None, unit="")
+        live: dict[str, Any] = {"at": 0.0, "id": None, "message": ""}
+
+        def show(progress: Progress) -> None:
+            numbers = " ".join(f"{name} {value:.4g}" for name, value in progress.metrics.items())
+            description = " ".join(part for part in (label, progress.message, numbers) if part)
+            bar.update(
+                shown,
+                completed=progress.done,
+                total=progress.total or None,
+                unit=progress.unit,
+                description=description,
+            )
+            if progress.message and progress.message != live["message"]:
+                live["message"] = progress.message
+                log.info("%s: %s", label, progress.message)
+            now = time.monotonic()
+            if progress_artifact and progress.total and now - live["at"] >= SECONDS_BETWEEN_UPDATES:
+                live["at"] = now
+                share = min(100.0, 100.0 * progress.done / progress.total)
+                if live["id"] is None:
+                    key = f"{label.replace(' ', '-')}-progress"
+                    live["id"] = create_progress_artifact(share, key=key, description=description)
+                else:
+                    update_progress_artifact(live["id"], share, description=description)
+
+        with bar:
+            yield show
+        if live["id"] is not None:
+            update_progress_artifact(live["id"], 100.0, description=label)
+
+    return reporter
+
+
+def write_reference(path: Path, artifact: Artifact) -> None:
+    """A pointer file for DVC: stage, key and the parents' keys; no digests, which differ by machine."""
+    import json
+
+    parents = {role: given["key"] for role, given in artifact.manifest["inputs"].items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**artifact.reference(), "parents": parents}, indent=1) + "\n")
