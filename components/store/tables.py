@@ -160,6 +160,16 @@ PROMPTS = Table(
     },
     ("prompt",),
 )
+VOCABULARY = Table(
+    "vocabulary",
+    "read",
+    "The text of every token of the tokenizer.",
+    {
+        "token": (pl.Int32, "token id"),
+        "text": (pl.String, "the token as text, with its space where it has one"),
+    },
+    ("token",),
+)
 CURVE = Table(
     "curve",
     "train",
@@ -220,6 +230,10 @@ CONTEXTS = Table(
         "split": (pl.String, "explain, calibrate or test"),
         "role": (pl.String, "top, quantile, or silent (verified: never active inside)"),
         "quantile": (pl.Int8, "interval of activation, 0 the strongest; null for silent windows"),
+        "stratum": (
+            pl.String,
+            "of silent windows: random, or same_token (holds the token that the latent fires on most); null else",
+        ),
         "document": (pl.Int32, "document number"),
         "start": (pl.Int32, "position in the document of the first token"),
         "tokens": (pl.List(pl.String), "the tokens as text"),
@@ -359,7 +373,7 @@ REPORT = Table(
 TABLES = {
     table.name: table
     for table in (
-        DOCUMENTS, CONCEPTS, LABELS, PAIRS, PROMPTS, CURVE, LATENTS, POOLED, CONTEXTS, EXPLANATIONS, EXPLANATION_SCORES,
-        STRENGTHS, GENERATIONS, CONCEPTS_FOUND, SCORES, REPORT,
+        DOCUMENTS, CONCEPTS, LABELS, PAIRS, PROMPTS, VOCABULARY, CURVE, LATENTS, POOLED, CONTEXTS, EXPLANATIONS,
+        EXPLANATION_SCORES, STRENGTHS, GENERATIONS, CONCEPTS_FOUND, SCORES, REPORT,
     )
 }  # fmt: skip
