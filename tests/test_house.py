@@ -1,0 +1,112 @@
+"""The rules of the house, kept true by the machine: names, imports, pins, privacy."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PACKAGES = ("components", "flows", "dashboards")
+SOURCES = sorted(path for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py"))
+TABLES = {
+    "components/world/families",
+    "components/corpus/corpora",
+    "components/dictionary/architectures",
+    "components/interpretation/explainers",
+    "components/interpretation/scorers",
+    "components/interpretation/predictors",
+    "components/steering/methods",
+    "components/steering/judges",
+    "components/evaluation/evaluations",
+}
+ONE_DOOR = {
+    "transformers": {"components/model/language_model.py", "components/model/text_encoder.py", "components/world"},
+    "prefect": {"flows"},
+    "mlflow": {"flows/tracking.py", "flows/pyfunc.py", "dashboards/runs.py"},
+    "streamlit": {"dashboards"},
+    "dvc": {"flows/pipeline.py"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, wherever in the file."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def name(path: Path) -> str:
+    return path.relative_to(REPOSITORY).as_posix()
+
+
+@pytest.mark.parametrize("library", ONE_DOOR)
+def test_a_foreign_library_has_one_door(library: str) -> None:
+    doors = ONE_DOOR[library]
+    users = {name(path) for path in SOURCES if any(m == library or m.startswith(f"{library}.") for m in imports(path))}
+    assert {user for user in users if not any(user == door or user.startswith(f"{door}/") for door in doors)} == set()
+
+
+@pytest.mark.parametrize("folder", sorted(TABLES))
+def test_entries_of_a_table_do_not_import_their_siblings(folder: str) -> None:
+    package = folder.replace("/", ".")
+    entries = [path for path in (REPOSITORY / folder).glob("*.py") if path.name != "__init__.py"]
+    assert entries, f"{folder} has no entry"
+    for path in entries:
+        assert not {module for module in imports(path) if module.startswith(f"{package}.")}, name(path)
+
+
+def test_no_file_is_called_after_nothing() -> None:
+    forbidden = {"utils", "helpers", "common", "core", "base", "misc"}
+    assert {name(path) for path in SOURCES if path.stem in forbidden or path.parent.name in forbidden} == set()
+
+
+def test_nothing_reads_or_writes_pickle() -> None:
+    words = re.compile(r"\bimport pickle\b|\btorch\.load\(|\btorch\.save\(|\bjoblib\.|allow_pickle=True")
+    assert {name(path) for path in SOURCES if words.search(path.read_text())} == set()
+
+
+def test_no_host_of_a_package_registry_and_no_path_of_a_machine_is_committed() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=False).stdout
+    words = re.compile(r"pypi\.org|pythonhosted|registry\.npmjs|/work/|/opt/pypi|file:///" + r"home")
+    for file in listed.split():
+        path = REPOSITORY / file
+        if path.suffix in {".py", ".md", ".toml", ".yaml", ".txt", ".json"} and path != Path(__file__) and path.exists():
+            assert not words.search(path.read_text(errors="ignore")), file
+
+
+def test_every_dependency_is_pinned() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    pinned = {re.split(r"[=\[ ]", line)[0].lower() for line in (REPOSITORY / "constraints.txt").read_text().split("\n")}
+    assert {re.split(r"[<>=\[ ]", need)[0].lower() for need in wanted} - pinned == set()
+    assert "+cpu" not in (REPOSITORY / "constraints.txt").read_text()
+
+
+def test_the_prefect_server_can_be_created_with_the_pinned_versions() -> None:
+    code = "from prefect.server.api.server import create_app; create_app()"
+    made = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+
+
+def test_dashboards_do_not_import_torch() -> None:
+    code = (
+        "import sys, importlib; import dashboards.runs, dashboards.charts; "
+        "sys.exit('torch' in sys.modules or 'prefect' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=REPOSITORY, check=False).returncode == 0
+
+
+def test_every_folder_has_its_phrase_in_the_readme() -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+    folders = {path.parent.name for path in SOURCES} | {"tests", "benchmarks", "examples", "docs", "data"}
+    assert {folder for folder in folders if f"{folder}/" not in readme} == set()
