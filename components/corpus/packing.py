@@ -1,0 +1,127 @@
+"""Documents into contexts of one length: `[bos] document [eos] document [eos] ... pad`.
+
+Notable: a document that fits into a context is never cut, and few positions are wasted, because a document goes into
+the fullest of a bounded number of open contexts that still holds it (best fit, Johnson 1974, with bounded space). A longer
+document is cut into pieces that start contexts of their own. The end token is left out where a document ends exactly at
+the end of its context. Padding is always at the end, so a causal model sees nothing of it.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from jaxtyping import Int32
+
+Grid = Int32[np.ndarray, "context position"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Packed:
+    """Contexts as three arrays of one shape.
+
+    Attributes:
+        token: token ids.
+        document: document number; -1 on padding and special tokens.
+        position: position of the token inside its document; -1 likewise.
+    """
+
+    token: Grid
+    document: Grid
+    position: Grid
+
+    def __len__(self) -> int:
+        return len(self.token)
+
+
+@dataclasses.dataclass(order=True)
+class _Open:
+    room: int
+    number: int
+    pieces: list[tuple[int, int, np.ndarray]] = dataclasses.field(compare=False)
+    """Document, position of its first token, ids."""
+
+
+class Packer:
+    """Packs documents as they come, with bounded memory: at most `n_open` unfinished contexts.
+
+    Args:
+        bos: first token of every context; None for none.
+        eos: token after every document; None for none.
+        pad: token for what stays empty.
+        context_length: tokens in a context, special tokens and padding included.
+        n_open: unfinished contexts to choose from.
+    """
+
+    def __init__(self, bos: int | None, eos: int | None, pad: int, context_length: int, n_open: int = 64) -> None:
+        self.bos, self.eos, self.pad, self.context_length, self.n_open = bos, eos, pad, context_length, n_open
+        self.capacity = context_length - (bos is not None)
+        assert self.capacity > 0, "a context holds at least one token beside the first"
+        self._open: list[_Open] = []  # by room, fullest first; equal room by age
+        self._closed: list[_Open] = []
+        self._opened = 0
+
+    def add(self, document: int, ids: Sequence[int] | np.ndarray) -> None:
+        """Places one document."""
+        tokens = np.asarray(ids, dtype=np.int32)
+        for start in range(0, len(tokens), self.capacity):
+            piece = tokens[start : start + self.capacity]
+            fits = bisect.bisect_left(self._open, len(piece), key=lambda context: context.room)
+            if start + len(piece) < len(tokens) or fits == len(self._open):
+                context = _Open(self.capacity, self._opened, [])
+                self._opened += 1
+            else:
+                context = self._open.pop(fits)
+            context.pieces.append((document, start, piece))
+            ends = self.eos is not None and start + len(piece) == len(tokens)
+            context.room = max(0, context.room - len(piece) - ends)
+            bisect.insort(self._open, context)
+            if not context.room or len(self._open) > self.n_open:
+                self._closed.append(self._open.pop(0))
+
+    def take(self) -> Packed:
+        """The contexts finished since the last call."""
+        done, self._closed = self._closed, []
+        shape = (len(done), self.context_length)
+        token = np.full(shape, self.pad, np.int32)
+        document, position = np.full(shape, -1, np.int32), np.full(shape, -1, np.int32)
+        for row, context in enumerate(done):
+            at = 0
+            if self.bos is not None:
+                token[row, 0] = self.bos
+                at = 1
+            for number, start, piece in context.pieces:
+                end = at + len(piece)
+                token[row, at:end] = piece
+                document[row, at:end] = number
+                position[row, at:end] = np.arange(start, start + len(piece))
+                if self.eos is not None and end < self.context_length:
+                    token[row, end] = self.eos
+                at = end + (self.eos is not None)
+        return Packed(token, document, position)
+
+    def finish(self) -> Packed:
+        """Closes every open context, oldest first, and returns what was not yet taken."""
+        self._closed += sorted(self._open, key=lambda context: context.number)
+        self._open = []
+        return self.take()
+
+
+def pack(
+    documents: Iterable[Sequence[int] | np.ndarray], *, bos: int | None, eos: int | None, pad: int, context_length: int
+) -> Packed:
+    """Packs token ids of documents, numbered in their order.
+
+    Args:
+        documents: token ids of each document, without special tokens.
+        bos: first token of every context; None for none.
+        eos: token after every document; None for none.
+        pad: token for what stays empty.
+        context_length: tokens in a context.
+    """
+    packer = Packer(bos, eos, pad, context_length)
+    for number, ids in enumerate(documents):
+        packer.add(number, ids)
+    return packer.finish()
