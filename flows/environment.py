@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import yaml
+
 ALWAYS = {
     "DO_NOT_TRACK": "true",  # MLflow knows only this spelling
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -23,6 +25,15 @@ ALWAYS = {
 def state() -> Path:
     """The folder that holds every server's state (absolute)."""
     return Path(os.environ.get("LATENTFLOW_STATE", "data/state")).absolute()
+
+
+def store(params: Path = Path("params.yaml")) -> Path:
+    """The artifact store of this folder's parameters (absolute), without importing anything heavy."""
+    try:
+        nested = yaml.safe_load(params.read_text())
+        return Path(nested["execution"]["store"]).absolute()
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return Path("data/artifacts").absolute()
 
 
 def port(tool: str) -> int:
@@ -51,7 +62,7 @@ def defaults() -> dict[str, str]:
         "PREFECT_CLI_PROMPT": "false",
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "LATENTFLOW_STORE": str(Path("data/artifacts").absolute()),
+        "LATENTFLOW_STORE": str(store()),
         "TOKENIZERS_PARALLELISM": "false",
         "OMP_WAIT_POLICY": "PASSIVE",  # two spinning threads fall to a fifth of their speed beside other work
     }
