@@ -34,7 +34,7 @@ class Table:
     key: tuple[str, ...]
 
     @property
-    def schema(self) -> pl.Schema:
+    def schema(self) -> Mapping[str, Any]:
         """Column names and types, in order."""
         return pl.Schema({name: kind for name, (kind, _) in self.columns.items()})
 
