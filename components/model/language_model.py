@@ -1,0 +1,483 @@
+"""The one door to transformers: any causal language model, with activations read and edited at named hook points.
+
+A pass stops at the last hook point it needs (a private exception, raised by the hook and caught here), takes no
+gradients unless asked, and leaves no hook behind whatever happens inside. Padding may lie left or right of a row:
+positions are counted over real tokens and given to the model explicitly. Code that comes with a model is never run
+(`trust_remote_code` is never set) and weights are safetensors only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from components import device
+from components.config import Config, execution
+from components.errors import CapabilityError, HookPointError, ModelError
+from components.model.hook_point import HookPoint, attach, blocks, find
+from components.model.intervention import Edit, Places
+from components.registry import nearest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CONTENT = ("config.json", "model*.safetensors", "model.safetensors.index.json", "tokenizer*", "special_tokens_map.json",
+           "added_tokens.json", "vocab.*", "merges.txt", "spiece.model")  # fmt: skip
+
+
+class ModelConfig(Config):
+    """Which language model is examined."""
+
+    path: str = "data/demo"
+    """A local folder in Hugging Face form, or a Hugging Face hub id such as EleutherAI/pythia-70m."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id; its default branch when absent."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of weights and activations."""
+    online: bool = execution(False)
+    """Whether a hub id that is not on this machine may be downloaded."""
+
+
+class ModelReference:
+    """A model as an input of stages: its key without loading it, and the model itself when asked.
+
+    Attributes:
+        config: which model.
+        stage: what kind of input this is.
+    """
+
+    stage = "model"
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.config = config
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        """The local folder that holds the model's files; downloads them when `online` allows it.
+
+        Raises:
+            ModelError: no such folder, and no such model on the hub or no leave to ask there.
+        """
+        path = self.config.path
+        for folder in (Path(path), REPOSITORY / path):
+            if (folder / "config.json").is_file():
+                return folder
+        return _from_hub(self.config)
+
+    @property
+    def key(self) -> str:
+        """Digest of config, weights and tokenizer files and of the dtype (24 hexadecimal digits): same bytes, same key."""
+        names = sorted({found for pattern in CONTENT for found in self.folder.glob(pattern)})
+        content = [[path.name, _digest(path, *_state(path))] for path in names]
+        text = json.dumps([self.stage, self.config.dtype, content])
+        return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+    def tokenizer(self) -> Any:
+        """The model's tokenizer.
+
+        Raises:
+            ModelError: the folder holds none.
+        """
+        found = _tokenizer(self.folder)
+        if found is None:
+            raise ModelError(f"{self.folder} holds no tokenizer (tokenizer.json); add the files of the model's own one")
+        return found
+
+    def load(self, settings: device.Execution | None = None) -> LanguageModel:
+        """The model on its device, ready for inference.
+
+        Raises:
+            ModelError: the files are not those of a model that transformers knows, or weights are missing.
+        """
+        network = _network(self.folder, getattr(torch, self.config.dtype))
+        where = device.resolve((settings or device.Execution()).device)
+        return LanguageModel(network.to(where), _tokenizer(self.folder))
+
+
+class LanguageModel:
+    """A language model whose activations can be read and edited.
+
+    Attributes:
+        network: the transformers module, in evaluation mode, its weights frozen.
+        tokenizer: its tokenizer; None where the model has none.
+        capabilities: what it can do: causal_loss, generation, gradients.
+        n_layers: number of blocks.
+        d_model: width of the residual stream.
+        vocab_size: number of token ids.
+    """
+
+    def __init__(self, network: nn.Module, tokenizer: Any = None) -> None:
+        self.network: Any = network.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        config = self.network.config.get_text_config()
+        self.n_layers: int = config.num_hidden_layers
+        self.d_model: int = config.hidden_size
+        self.vocab_size: int = config.vocab_size
+        causal = self.network.get_output_embeddings() is not None
+        generates = causal and self.network.can_generate()
+        self.capabilities: frozenset[str] = frozenset(
+            ["gradients"] + ["causal_loss"] * causal + ["generation"] * generates
+        )
+        self._places: Places | None = None
+        self._widths: dict[str, int] = {}
+        self._hook_points: dict[str, HookPoint] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.network.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return self.network.dtype
+
+    @property
+    def eos(self) -> frozenset[int]:
+        """Token ids that end a text: the tokenizer's, else the configuration's."""
+        found = getattr(self.tokenizer, "eos_token_id", None)
+        if found is None:
+            found = self.network.config.get_text_config().eos_token_id
+        return frozenset([] if found is None else [found] if isinstance(found, int) else found)
+
+    def require(self, capability: str) -> None:
+        """Says that the model must be able to do this.
+
+        Raises:
+            CapabilityError: it cannot.
+        """
+        if capability not in self.capabilities:
+            raise CapabilityError(
+                f"this needs a model with the capability {capability}; {type(self.network).__name__} has "
+                f"{', '.join(sorted(self.capabilities))}: use a causal language model with its head"
+            )
+
+    def hook_point(self, name: str) -> HookPoint:
+        """The hook point of that name (canonical, `module:<path>:<side>`, or a TransformerLens name).
+
+        Raises:
+            HookPointError: no such place; what there is and the nearest names are listed.
+        """
+        if name not in self._hook_points:
+            self._hook_points[name] = find(self.network, self.n_layers, name)
+        return self._hook_points[name]
+
+    def width(self, name: str) -> int:
+        """Width of the activations at a hook point (found by running one token)."""
+        if name not in self._widths:
+            tokens = torch.zeros(1, 1, dtype=torch.long)
+            self._widths[name] = next(iter(self.read(tokens, [name]).values())).shape[-1]
+        return self._widths[name]
+
+    def read(
+        self,
+        tokens: Int[Tensor, "b t"],
+        hook_points: Sequence[str],
+        attention_mask: Tensor | None = None,
+        edits: Sequence[Edit] = (),
+    ) -> dict[str, Tensor]:
+        """Activations [b, t, d] by hook point, in one pass that stops at the last of them.
+
+        Args:
+            tokens: token ids.
+            hook_points: names; the result has the same names.
+            attention_mask: [b, t], 1 for real tokens; None when nothing is padding, or only right of the real tokens
+                (causal attention never looks there).
+            edits: applied in the same pass; what is read at an edited hook point is the edited activation.
+
+        Raises:
+            HookPointError: an unknown hook point, or one that the pass never reaches.
+        """
+        points = {name: self.hook_point(name) for name in hook_points}
+        found: dict[str, Tensor] = {}
+
+        def keep(name: str, x: Tensor) -> Tensor:
+            found.setdefault(name, x)
+            if len(found) == len(points):
+                raise _Stop
+            return x
+
+        with torch.no_grad(), self.edited(*edits), contextlib.ExitStack() as stack, contextlib.suppress(_Stop):
+            for name, point in points.items():
+                stack.callback(attach(self.network, point, functools.partial(keep, name)).remove)
+            self._pass(tokens, attention_mask)
+        if missing := sorted(set(points) - set(found)):
+            raise HookPointError(f"the pass never came to {', '.join(missing)}; name a module that the model calls")
+        return {name: found[name] for name in points}
+
+    def logits(
+        self,
+        tokens: Int[Tensor, "b t"],
+        attention_mask: Tensor | None = None,
+        edits: Sequence[Edit] = (),
+    ) -> Float[Tensor, "b t V"]:
+        """Next-token logits at every position, float32.
+
+        Raises:
+            CapabilityError: the model has no head.
+        """
+        self.require("causal_loss")
+        with torch.no_grad(), self.edited(*edits):
+            return self._pass(tokens, attention_mask).logits.float()
+
+    def losses(
+        self,
+        tokens: Int[Tensor, "b t"],
+        attention_mask: Tensor | None = None,
+        edits: Sequence[Edit] = (),
+    ) -> Float[Tensor, "b t-1"]:
+        """Cross-entropy of each next token in nats; entry i belongs to token i + 1.
+
+        It is 0 where either token is padding: sum, and divide once by the number of real pairs.
+        """
+        logits = self.logits(tokens, attention_mask, edits)
+        targets = tokens[:, 1:].to(self.device)
+        loss = nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), targets.long(), reduction="none")
+        if attention_mask is None:
+            return loss
+        real = attention_mask.to(self.device).bool()
+        return loss * (real[:, 1:] & real[:, :-1])
+
+    def gradients(
+        self,
+        tokens: Int[Tensor, "b t"],
+        hook_points: Sequence[str],
+        objective: Callable[[Tensor], Tensor],
+        attention_mask: Tensor | None = None,
+        edits: Sequence[Edit] = (),
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Activations and the gradient of `objective(logits)` (a scalar) with respect to them, in one full pass."""
+        self.require("gradients")
+        self.require("causal_loss")
+        points = {name: self.hook_point(name) for name in hook_points}
+        found: dict[str, Tensor] = {}
+
+        def keep(name: str, x: Tensor) -> Tensor:
+            found[name] = x if x.requires_grad else x.detach().requires_grad_()
+            return found[name]
+
+        with torch.enable_grad(), self.edited(*edits), contextlib.ExitStack() as stack:
+            for name, point in points.items():
+                stack.callback(attach(self.network, point, functools.partial(keep, name)).remove)
+            value = objective(self._pass(tokens, attention_mask).logits.float())
+            gradients = torch.autograd.grad(value, [found[name] for name in points])
+        return {name: found[name].detach() for name in points}, dict(zip(points, gradients, strict=True))
+
+    def resume(
+        self,
+        tokens: Int[Tensor, "b t"],
+        layer: int,
+        residual: Float[Tensor, "b t d"],
+        attention_mask: Tensor | None = None,
+        edits: Sequence[Edit] = (),
+    ) -> Float[Tensor, "b t V"]:
+        """The logits when block `layer` receives this residual stream (`layer = n_layers`: when the final norm does).
+
+        Earlier blocks are stood in for by modules that do nothing, for the length of this call, so a pass that was cut
+        at `resid_pre.<layer>` goes on from there at the price of the blocks that are left.
+        """
+        self.require("causal_loss")
+        _, listed = blocks(self.network, self.n_layers)
+        kept = list(listed[:layer])
+        residual = residual.to(self.device, self.dtype)
+        try:
+            for number in range(layer):
+                listed[number] = _Given(residual)
+            with torch.no_grad(), self.edited(*edits), contextlib.ExitStack() as stack:
+                if layer == 0:
+                    stack.callback(attach(self.network, self.hook_point("resid_pre.0"), lambda x: residual).remove)
+                return self._pass(tokens, attention_mask).logits.float()
+        finally:
+            for number, block in enumerate(kept):
+                listed[number] = block
+
+    def step(
+        self, tokens: Int[Tensor, "b t"], attention_mask: Tensor | None, prompt: Tensor, cache: Any = None
+    ) -> tuple[Float[Tensor, "b V"], Any]:
+        """Logits after the last of `tokens`, which follow what the cache holds, and the cache with them added.
+
+        Args:
+            tokens: the next tokens of every row.
+            attention_mask: over the cached and the new tokens; None when nothing is padding.
+            prompt: number of given tokens in each row.
+            cache: what the previous step returned.
+        """
+        self.require("generation")
+        kwargs = {"use_cache": True, "past_key_values": cache}
+        if "logits_to_keep" in inspect.signature(self.network.forward).parameters:
+            kwargs["logits_to_keep"] = 1
+        with torch.no_grad():
+            output = self._pass(tokens, attention_mask, prompt, **kwargs)
+        return output.logits[:, -1].float(), output.past_key_values
+
+    @contextlib.contextmanager
+    def edited(self, *edits: Edit) -> Iterator[None]:
+        """Applies edits to every pass made inside; afterwards, and after any exception, the model is as before."""
+        with contextlib.ExitStack() as stack:
+            for edit in edits:
+                point = self.hook_point(edit.hook_point)
+                stack.callback(attach(self.network, point, functools.partial(self._edit, edit)).remove)
+            yield
+
+    def direction_logits(self, vectors: Float[Tensor, "n d"]) -> Float[Tensor, "n V"]:
+        """What a step along each direction adds to the logits, by the unembedding alone (no final norm, no bias)."""
+        self.require("causal_loss")
+        weight = self.network.get_output_embeddings().weight
+        return (vectors.to(weight.device, weight.dtype) @ weight.T).float()
+
+    def _edit(self, edit: Edit, x: Tensor) -> Tensor:
+        assert self._places is not None, "an edit met a pass that was not started by this class"
+        mask = self._places.chosen(edit.positions)
+        if x.ndim != 3 or x.shape[1] != mask.shape[1]:
+            raise HookPointError(
+                f"an edit at {edit.hook_point} wants activations [row, token, width], and there are {list(x.shape)}"
+            )
+        new = edit.function(x, mask)
+        if new.shape[1:] != x.shape[1:]:
+            raise HookPointError(
+                f"the edit at {edit.hook_point} got activations {list(x.shape)} and returned {list(new.shape)}; "
+                "it must keep their shape"
+            )
+        return torch.where(mask, new.to(x.dtype), x)
+
+    def _pass(self, tokens: Tensor, mask: Tensor | None, prompt: Tensor | None = None, **kwargs: Any) -> Any:
+        """One forward pass. The mask covers cached tokens too; `tokens` are its last columns."""
+        n_tokens = tokens.shape[1]
+        tokens = tokens.to(self.device, torch.long, non_blocking=True)
+        if mask is None:
+            cached = 0 if kwargs.get("past_key_values") is None else kwargs["past_key_values"].get_seq_length()
+            position = torch.arange(cached, cached + n_tokens, device=self.device).expand(len(tokens), -1)
+        else:
+            right = prompt is None and not mask.is_cuda and bool((mask[:, 1:] <= mask[:, :-1]).all())
+            real = mask.to(self.device, non_blocking=True).bool()
+            position = torch.where(real, real.long().cumsum(1) - 1, -1)[:, -n_tokens:]
+            if not right:  # padding on the right alone is never looked at, and a pass without a mask is faster
+                kwargs |= {"attention_mask": real.long(), "position_ids": position.clamp(min=0)}
+        given = position.max(dim=1).values + 1 if prompt is None else prompt
+        before, self._places = self._places, Places(position, given.to(self.device))
+        try:
+            return self.network(input_ids=tokens, **{"use_cache": False} | kwargs)
+        finally:
+            self._places = before
+
+
+class _Stop(Exception):
+    """The last hook point that was wanted has been read."""
+
+
+class _Given(nn.Module):
+    """Stands in for a block that need not run."""
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__()
+        self.x = x
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        return self.x
+
+
+def _state(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+@functools.cache
+def _digest(path: Path, size: int, modified: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Transformers without progress bars and advice, while inside."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _network(folder: Path, dtype: torch.dtype) -> Any:
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+    with _quiet():
+        try:
+            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+            named = (config.architectures or [""])[0]
+            kind = AutoModelForCausalLM if "CausalLM" in named or "LMHead" in named else AutoModel
+            loaded: Any = kind.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+        except Exception as error:  # transformers raises many kinds here, and all mean the same to a user
+            raise ModelError(
+                f"{folder} could not be loaded as a language model: {type(error).__name__}: "
+                f"{str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}; wanted config.json of "
+                "a type that transformers knows and model.safetensors (code that comes with a model is never run)"
+            ) from error
+    network, info = loaded
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(
+            f"{folder} lacks {len(missing)} weights that its config.json asks for ({', '.join(missing[:3])} ...); "
+            "use the files of one and the same model"
+        )
+    return network
+
+
+def _tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        return None
+    with _quiet():
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def _from_hub(config: ModelConfig) -> Path:
+    from huggingface_hub import constants, snapshot_download
+
+    beside = Path(config.path).parent if Path(config.path).parent.is_dir() else REPOSITORY / "data"
+    known = [str(found.parent) for found in beside.glob("*/config.json")]
+    known += [
+        found.name.removeprefix("models--").replace("--", "/")
+        for found in Path(constants.HF_HUB_CACHE).glob("models--*")
+    ]
+    where = f"no folder {config.path!r} with a config.json"
+    hub_id = len(Path(config.path).parts) <= 2 and not config.path.startswith((".", "/"))
+    if not hub_id:
+        raise ModelError(f"{where}; {nearest(config.path, known)}")
+    try:
+        with _quiet():
+            found = snapshot_download(
+                config.path,
+                revision=config.revision,
+                allow_patterns=list(CONTENT),
+                local_files_only=not config.online,
+            )
+    except Exception as error:
+        tried = (
+            f"the hub did not give it: {type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            if config.online
+            else "no copy of such a hub model on this machine, and model.online is false, so nothing is downloaded; "
+            "set model.online=true to permit it"
+        )
+        raise ModelError(f"{where}, and {tried}; {nearest(config.path, known)}") from error
+    return Path(found)
