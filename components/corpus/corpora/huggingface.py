@@ -1,0 +1,102 @@
+"""A data set in a local folder as the `datasets` library saves it (`save_to_disk`): arrow files beside a state.json.
+
+Read with pyarrow alone. A folder of several splits (`dataset_dict.json`) is read one split at a time (`subset`); class
+labels written as numbers come back as their names, which the arrow schema carries.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow
+
+from components.config import Config
+from components.corpus.annotations import ColumnLabels
+from components.corpus.contract import ConceptEntry, Corpus, Document, corpora
+from components.corpus.files import place
+from components.errors import CorpusError
+from components.registry import nearest
+
+
+class HuggingFaceConfig(Config):
+    """A Hugging Face data set saved in a local folder."""
+
+    kind: Literal["huggingface"] = "huggingface"
+    """A saved Hugging Face data set."""
+    path: str = ""
+    """The folder that `save_to_disk` wrote."""
+    subset: str = "train"
+    """Which part is read where the folder holds several."""
+    text_column: str = "text"
+    """The column that holds the text."""
+    label_columns: list[str] = []
+    """Columns that hold labels of the document: true or false, a number, a category, or a class label."""
+
+
+@corpora
+class HuggingFace(Corpus):
+    """One document for each row."""
+
+    config = HuggingFaceConfig
+
+    def __init__(self, config: HuggingFaceConfig) -> None:
+        self.settings = config
+        self._columns = ColumnLabels(config.text_column, config.label_columns)
+
+    def files(self) -> Sequence[Path]:
+        """The arrow files, in the order that state.json gives them.
+
+        Raises:
+            CorpusError: the folder is not one that `save_to_disk` wrote, or has no such part.
+        """
+        folder = Path(self.settings.path).expanduser()
+        if (folder / "dataset_dict.json").is_file():
+            parts = json.loads((folder / "dataset_dict.json").read_text())["splits"]
+            if self.settings.subset not in parts:
+                raise CorpusError(f"{folder}: no part {self.settings.subset!r}; {nearest(self.settings.subset, parts)}")
+            folder /= self.settings.subset
+        state = folder / "state.json"
+        if not self.settings.path or not state.is_file():
+            raise CorpusError(
+                f"read.corpus.path: wanted a folder written by datasets' save_to_disk, "
+                f"but there is no state.json in {self.settings.path!r}; for parquet files use kind parquet"
+            )
+        return [folder / part["filename"] for part in json.loads(state.read_text())["_data_files"]]
+
+    def concepts(self) -> Sequence[ConceptEntry]:
+        """The concepts of the label columns met so far."""
+        return self._columns.concepts()
+
+    def documents(self, split: str, seed: int, labels: bool = True) -> Iterator[Document]:
+        """Every row's document, in the order of the files."""
+        files = self.files()
+        for path in files:
+            try:
+                with pyarrow.memory_map(str(path)) as source, pyarrow.ipc.open_stream(source) as stream:
+                    self._columns.check(stream.schema.names, str(path))
+                    names = _class_names(stream.schema)
+                    number = 0
+                    for batch in stream:
+                        for row in batch.select(list(self._columns.columns)).to_pylist():
+                            where = f"{path}, row {number}"
+                            for column, classes in names.items():
+                                if isinstance(row.get(column), int):  # -1 stands for 'no label'
+                                    row[column] = classes[row[column]] if row[column] >= 0 else None
+                            text = self._columns.text(row, where)
+                            yield Document(text, place(path, number, files), self._columns.labels(row, where))
+                            number += 1
+            except (pyarrow.ArrowInvalid, OSError) as error:
+                raise CorpusError(f"{path}: not readable as arrow ({error}); save the data set again") from None
+
+
+def _class_names(schema: pyarrow.Schema) -> dict[str, list[str]]:
+    described: dict[str, Any] = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    features = described.get("info", {}).get("features", {})
+    return {
+        column: feature["names"]
+        for column, feature in features.items()
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+    }
