@@ -1,0 +1,94 @@
+"""ReLU with an L1 penalty weighted by the decoder's norms (the April 2024 form).
+
+Source: Anthropic, "Update on how we train SAEs" (Transformer Circuits, April 2024); SAELens `standard_sae.py` and
+dictionary_learning `StandardTrainerAprilUpdate` compared.
+
+    z = ReLU((x - b_dec) W_enc.T + b_enc)        x^ = z W_dec + b_dec
+    loss = mean over tokens of ||x - x^||^2  +  s(t) l1 mean over tokens of sum_f z_f ||d_f||
+
+s rises from 0 to 1 over the first `l1_warm_up` of training, the gradient flows through ||d_f||, decoder rows are free
+(they start at norm 0.1). With activations of mean norm sqrt(d_in) the coefficient 5 is a good beginning. Deviation from
+the update: b_dec is subtracted from the input and starts at the geometric median, as in the other architectures. Codes
+are dense while training (they start half full), so the step uses dense products; they leave `codes` sparse.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, final
+
+import torch
+from jaxtyping import Float
+from pydantic import Field, NonNegativeFloat, PositiveInt
+from torch import Tensor, nn
+
+from components.config import Config
+from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, Recipe, architectures
+from components.dictionary.initial import geometric_median, random_directions
+from components.dictionary.kernels.dense import centred_linear
+from components.dictionary.kernels.sparse import decode_codes
+from components.dictionary.losses import squared_error, weighted_l1
+from components.store.shards import Codes
+
+
+class ReluConfig(Config):
+    """A ReLU dictionary with an L1 penalty."""
+
+    kind: Literal["relu"] = "relu"
+    """Latents are made sparse by an L1 penalty."""
+    d_sae: PositiveInt = 1536
+    """Number of latents."""
+    l1: NonNegativeFloat = 5.0
+    """Weight of the penalty, for activations of mean norm sqrt(d_in)."""
+    l1_warm_up: float = Field(default=0.05, ge=0, le=1)
+    """Share of training over which the penalty rises to its weight; without it latents die early."""
+
+
+@architectures
+@final
+class Relu(Dictionary):
+    """See the module."""
+
+    version = 1
+    config: ClassVar[type[Config]] = ReluConfig
+    options: ReluConfig
+
+    def __init__(self, options, reads, reconstructs, widths) -> None:
+        super().__init__(options, reads, reconstructs, widths)
+        self.W_enc = nn.Parameter(torch.zeros(self.d_sae, self.d_in))
+        self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
+        self.W_dec = nn.Parameter(torch.zeros(self.d_sae, self.d_in))
+        self.b_dec = nn.Parameter(torch.zeros(self.d_in))
+
+    @property
+    def name(self) -> str:
+        return f"relu-{self.d_sae}-l{self.options.l1:g}"
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(lr=5e-5)
+
+    def start(self, sample: Batch, generator: torch.Generator) -> None:
+        self.b_dec.copy_(geometric_median(sample[self.hook_point]))
+        self.W_dec.copy_(0.1 * random_directions(self.d_sae, self.d_in, generator))
+        self.W_enc.copy_(self.W_dec)
+
+    def outcome(self, batch: Batch, moment: Moment) -> Outcome:
+        x = batch[self.hook_point]
+        z = centred_linear(x, self.W_enc, self.b_enc, self.b_dec).relu()
+        x_hat = torch.addmm(self.b_dec, z, self.W_dec)
+        rising = min(1.0, moment.step / max(1.0, self.options.l1_warm_up * moment.steps))
+        losses = {
+            "reconstruction": squared_error(x, x_hat),
+            "l1": self.options.l1 * rising * weighted_l1(z, self.W_dec),
+        }
+        return Outcome(losses, {self.hook_point: x_hat}, (z.detach() > 0).sum(0).to(x.dtype))
+
+    def codes(self, batch: Batch) -> Codes:
+        z = centred_linear(batch[self.hook_point], self.W_enc, self.b_enc, self.b_dec).relu()
+        return Codes.from_dense(z)
+
+    def rebuild(self, codes: Codes) -> Batch:
+        return {self.hook_point: decode_codes(codes, self.W_dec) + self.b_dec}
+
+    def directions(self, name: str) -> Float[Tensor, "d_sae width"]:
+        return self.W_dec

@@ -1,0 +1,354 @@
+"""What a dictionary promises: it reads activations by name, writes sparse codes, and reconstructs activations by name.
+
+A name is a hook point (`resid_post.3`) or the gradient of the model's loss there (`gradient:resid_post.3`); a batch maps
+names to rows. An autoencoder reads and reconstructs one name; a transcoder reconstructs another than it reads; a
+crosscoder reads and reconstructs several. What lies under `scales` is the only normalisation: one number for each name,
+estimated once from a sample so that the mean norm becomes sqrt(width), kept in the artifact, applied on the way in and
+undone on the way out. Architectures see scaled rows only; everybody else sees activations and codes in their units.
+
+An architecture is one file in `architectures/`: a final class marked with `@architectures`, its config beside it.
+
+    def start        first values of the parameters, from a sample
+    def outcome      one training batch -> named loss terms, reconstruction, which latents fired
+    def codes        rows -> codes                 def rebuild      codes -> rows
+    def finish       after the last batch; a factorisation without loss terms takes its statistics here
+
+A fine-tuning splice reads `Outcome.reconstruction` (its graph is alive) and returns further loss terms; a second
+dictionary on the error of a frozen one is given a stream whose batches carry `error:<hook point>`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+import torch
+from jaxtyping import Bool, Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from components.config import Config, load
+from components.errors import DictionaryError
+from components.registry import Registry
+from components.store.artifact import Artifact
+from components.store.shards import Codes
+
+FORMAT = 1
+WEIGHTS, DESCRIPTION = "dictionary.safetensors", "dictionary.json"
+_ENTRIES_AT_ONCE = 1 << 24  # rows x d_sae of one encoder product: 64 MiB in float32
+
+Batch = Mapping[str, Tensor]
+"""Rows of activations by name, [token, width], the same tokens under every name."""
+
+architectures: Registry[type[Dictionary]] = Registry("architecture", "components.dictionary.architectures")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How an architecture wants to be optimised.
+
+    Attributes:
+        lr: learning rate, where the training config names none.
+        betas: Adam's decay rates.
+        eps: Adam's epsilon (6.25e-10: OpenAI's, for gradients as small as those of seldom latents).
+        unit_rows: parameters whose rows keep norm 1: the gradient loses its part along the row, the row is renormalised.
+    """
+
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 6.25e-10
+    unit_rows: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """Where training stands when a batch comes.
+
+    Attributes:
+        step: updates made so far.
+        steps: updates in all.
+        dead: latents that have been silent for the configured number of tokens.
+        generator: for architectures that draw; a fresh stream for each step.
+    """
+
+    step: int
+    steps: int
+    dead: Bool[Tensor, " d_sae"]
+    generator: torch.Generator
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What one training batch gives.
+
+    Attributes:
+        losses: named terms, coefficients applied; training descends on their sum. Empty: nothing to descend on.
+        reconstruction: scaled rows by name, differentiable.
+        fired: tokens of the batch on which each latent is active.
+    """
+
+    losses: Mapping[str, Float[Tensor, ""]]
+    reconstruction: Batch
+    fired: Float[Tensor, " d_sae"]
+
+
+def autoencoder(options: Any, hook_point: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names read and reconstructed by a dictionary of one hook point."""
+    return (hook_point,), (hook_point,)
+
+
+class Dictionary(nn.Module, ABC):
+    """A dictionary of latents. Everything concrete here is final, except the empty hook `finish`.
+
+    Attributes:
+        kind: name of the architecture, set by the registry.
+        version: number beside the architecture's code.
+        config: class of the architecture's options; has `kind` and `d_sae`.
+        wiring: (options, hook point) -> names read, names reconstructed.
+        options: this dictionary's options.
+        reads: names of what `encode` needs.
+        reconstructs: names of what `decode` gives; codes are in the units of the first.
+        widths: name -> width.
+        scales: name -> the number its rows are multiplied by.
+    """
+
+    like: Tensor
+
+    kind: ClassVar[str]
+    version: ClassVar[int] = 1
+    config: ClassVar[type[Config]]
+    wiring: ClassVar[Callable[[Any, str], tuple[tuple[str, ...], tuple[str, ...]]]] = staticmethod(autoencoder)
+
+    def __init__(self, options: Any, reads: tuple[str, ...], reconstructs: tuple[str, ...], widths: Mapping[str, int]):
+        super().__init__()
+        self.options = options
+        self.reads, self.reconstructs = tuple(reads), tuple(reconstructs)
+        self.widths = {name: widths[name] for name in (*self.reads, *self.reconstructs)}
+        self.scales = dict.fromkeys(self.widths, 1.0)
+        self.d_in: int = self.widths[self.reads[0]]
+        self.d_sae: int = options.d_sae
+        self.register_buffer("like", torch.zeros(()), persistent=False)  # tells dtype and device, whatever else there is
+
+    # What an architecture writes.
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Architecture, size and sparsity in a word, as `topk-1536-k32`."""
+
+    @property
+    @abstractmethod
+    def recipe(self) -> Recipe:
+        """How it wants to be optimised."""
+
+    @abstractmethod
+    def start(self, sample: Batch, generator: torch.Generator) -> None:
+        """Sets the parameters to their first values, from a sample of scaled rows."""
+
+    @abstractmethod
+    def outcome(self, batch: Batch, moment: Moment) -> Outcome:
+        """Loss terms and reconstruction of scaled rows."""
+
+    @abstractmethod
+    def codes(self, batch: Batch) -> Codes:
+        """Codes of scaled rows, in scaled units."""
+
+    @abstractmethod
+    def rebuild(self, codes: Codes) -> Batch:
+        """Scaled rows by name, from codes in scaled units."""
+
+    @abstractmethod
+    def directions(self, name: str) -> Float[Tensor, "d_sae width"]:
+        """Decoder directions towards one reconstructed name, in scaled units."""
+
+    def finish(self) -> None:  # noqa: B027 (a hook; most architectures have nothing to do)
+        """Called once after the last batch."""
+
+    # What everybody calls.
+
+    @property
+    @final
+    def scale(self) -> float:
+        """The activation scale of what is read (of the first name where there are several)."""
+        return self.scales[self.reads[0]]
+
+    @property
+    @final
+    def hook_point(self) -> str:
+        """The first name read."""
+        return self.reads[0]
+
+    @final
+    def begin(self, sample: Batch, generator: torch.Generator) -> None:
+        """Estimates the scales from a sample of rows, then sets the first values of the parameters.
+
+        Raises:
+            DictionaryError: activations that are all zero or do not vary.
+        """
+        for name in self.widths:
+            self.scales[name] = _scale(name, sample)
+        with torch.no_grad():
+            self.start(self.scaled(sample), generator)
+
+    @final
+    def loss(self, batch: Batch, moment: Moment) -> Outcome:
+        """Named loss terms of a batch of activations."""
+        return self.outcome(self.scaled(batch), moment)
+
+    @final
+    @torch.no_grad()
+    def encode(self, x: Tensor | Batch) -> Codes:
+        """Codes of activations: a latent's value is its length along its decoder direction, in activation units.
+
+        The encoder's product is made for a bounded number of rows at a time.
+
+        Args:
+            x: rows [token, d_in], or rows by name where several are read.
+
+        Raises:
+            DictionaryError: rows of another width, or a name that is missing.
+        """
+        batch = {self.reads[0]: x} if isinstance(x, Tensor) else x
+        n_rows = batch[self.reads[0]].shape[0] if self.reads[0] in batch else 0
+        at_once = max(1, _ENTRIES_AT_ONCE // self.d_sae)
+        parts = [
+            self.codes(self.scaled({name: rows[start : start + at_once] for name, rows in batch.items()}, self.reads))
+            for start in range(0, max(1, n_rows), at_once)
+        ]
+        codes = Codes.cat(parts)
+        return dataclasses.replace(codes, values=codes.values / self.scales[self.reconstructs[0]])
+
+    @final
+    @torch.no_grad()
+    def decode(self, codes: Codes, name: str | None = None) -> Float[Tensor, "token width"]:
+        """Activations that the codes stand for, towards `name` (by default the first that is reconstructed).
+
+        Raises:
+            DictionaryError: codes of a dictionary of another size.
+        """
+        if codes.d_sae != self.d_sae:
+            raise DictionaryError(
+                f"dictionary {self.name} has {self.d_sae} latents, got codes over {codes.d_sae}; "
+                "decode with the dictionary that encoded them"
+            )
+        name = name or self.reconstructs[0]
+        scaled = dataclasses.replace(codes, values=codes.values * self.scales[self.reconstructs[0]])
+        return self.rebuild(scaled)[name] / self.scales[name]
+
+    @final
+    @torch.no_grad()
+    def decoder_directions(self, name: str | None = None) -> Float[Tensor, "d_sae width"]:
+        """What one unit of each latent adds to the reconstruction, in activation units."""
+        name = name or self.reconstructs[0]
+        return self.directions(name) * (self.scales[self.reconstructs[0]] / self.scales[name])
+
+    @final
+    def scaled(self, batch: Batch, names: tuple[str, ...] | None = None) -> dict[str, Tensor]:
+        """Rows in this dictionary's dtype, on its device, times the scale, for these names (by default all).
+
+        Raises:
+            DictionaryError: rows of another width, or a name that is missing.
+        """
+        scaled = {}
+        for name in names or tuple(self.widths):
+            if name not in batch:
+                raise DictionaryError(
+                    f"dictionary {self.name} reads {name}, got activations at {', '.join(batch) or 'no hook point'}; "
+                    "capture that hook point too"
+                )
+            width = batch[name].shape[-1]
+            if width != self.widths[name]:
+                raise DictionaryError(
+                    f"dictionary {self.name} was trained at {name} with d_in {self.widths[name]}, got activations of "
+                    f"width {width}; use activations of the model it was trained on, or train one on these"
+                )
+            scaled[name] = batch[name].to(self.like.device, self.like.dtype) * self.scales[name]
+        return scaled
+
+    @final
+    def save(self, folder: Path) -> None:
+        """Writes `dictionary.safetensors`, then `dictionary.json`, each whole or not at all."""
+        description = {
+            "format": FORMAT,
+            "architecture": self.kind,
+            "version": self.version,
+            "options": self.options.model_dump(mode="json"),
+            "reads": self.reads,
+            "reconstructs": self.reconstructs,
+            "widths": self.widths,
+            "scales": self.scales,
+            "d_in": self.d_in,
+            "d_sae": self.d_sae,
+            "dtype": str(self.like.dtype).removeprefix("torch."),
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        save_file(tensors, folder / f".{WEIGHTS}.writing")
+        (folder / f".{WEIGHTS}.writing").rename(folder / WEIGHTS)
+        (folder / f".{DESCRIPTION}.writing").write_text(json.dumps(description, indent=1, allow_nan=False))
+        (folder / f".{DESCRIPTION}.writing").rename(folder / DESCRIPTION)
+
+    @staticmethod
+    @final
+    def load(source: Path | str | Artifact, device: torch.device | str = "cpu") -> Dictionary:
+        """The dictionary in a folder or in an artifact of `train` (its bytes verified).
+
+        Raises:
+            DictionaryError: no dictionary there, a newer format, or tensors that are missing or misshapen.
+        """
+        folder = source.folder if isinstance(source, Artifact) else Path(source)
+        path = source.path if isinstance(source, Artifact) else folder.joinpath
+        try:
+            description = json.loads(path(DESCRIPTION).read_text())
+            tensors = load_file(path(WEIGHTS), device=str(device))
+        except (FileNotFoundError, json.JSONDecodeError, SafetensorError) as error:
+            raise DictionaryError(
+                f"no dictionary in {folder}: wanted {DESCRIPTION} and {WEIGHTS} ({error}); give the folder that "
+                "`Dictionary.save` or the train stage wrote, or import a peer's file first"
+            ) from error
+        if description["format"] > FORMAT:
+            raise DictionaryError(f"{folder} has format {description['format']}, this version reads up to {FORMAT}")
+        architecture = architectures[description["architecture"]]
+        dictionary = architecture(
+            load(architecture.config, description["options"]),
+            tuple(description["reads"]),
+            tuple(description["reconstructs"]),
+            description["widths"],
+        )
+        dictionary.scales = description["scales"]
+        wanted = {name: tuple(tensor.shape) for name, tensor in dictionary.state_dict().items()}
+        found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        if wanted != found:
+            raise DictionaryError(f"{folder / WEIGHTS}: wanted tensors of shapes {wanted}, found {found}")
+        dictionary.to(device, getattr(torch, description["dtype"])).load_state_dict(tensors)
+        return dictionary
+
+
+def untrained(
+    options: Any, hook_point: str, widths: Mapping[str, int], sample: Batch, generator: torch.Generator
+) -> Dictionary:
+    """A dictionary of these options with its scales and first values, on the sample's device; nothing learnt yet."""
+    architecture = architectures[options.kind]
+    reads, reconstructs = architecture.wiring(options, hook_point)
+    dictionary = architecture(options, reads, reconstructs, widths).to(next(iter(sample.values())).device)
+    dictionary.begin(sample, generator)
+    return dictionary
+
+
+def _scale(name: str, sample: Batch) -> float:
+    """sqrt(width) over the mean norm; gradients take the inverse scale of their hook point, by the chain rule."""
+    hook_point = name.rpartition("gradient:")[2]
+    rows = sample[hook_point].float()
+    if not (rows != rows[0]).any():
+        raise DictionaryError(
+            f"the {len(rows)} activations sampled at {hook_point} are all equal: nothing to learn; capture other text "
+            "or another hook point"
+        )
+    scale = math.sqrt(rows.shape[1]) / rows.norm(dim=1).mean().item()
+    return scale if hook_point == name else 1 / scale

@@ -1,0 +1,188 @@
+"""The stage `encode`: activations and a dictionary -> sparse codes, statistics of every latent, codes pooled by document.
+
+Activations are read once, a batch at a time, and nothing dense outlives the encoder's product. Statistics come from the
+sparse shards: one pass for counts, sums and maxima, one for the histograms, whose bins need the maximum. Row i of the
+codes of a split is row i of its activations. A killed run continues at the shard.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from pydantic import PositiveInt
+from safetensors.torch import load_file
+from torch import Tensor
+
+from components.config import Config, execution
+from components.device import Execution, resolve
+from components.dictionary.contract import Dictionary
+from components.dictionary.stream import Stream
+from components.errors import DictionaryError
+from components.store.artifact import Inputs, Progress, Stage, Work
+from components.store.shards import ActivationShards, Codes, shard_rows, write_codes
+from components.store.tables import LATENTS, POOLED
+
+log = logging.getLogger(__name__)
+
+SHARD_ROWS = 65_536
+BINS = 20
+PROMOTED = 10
+RESIDUAL_WRITERS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
+
+
+class EncodeConfig(Config):
+    """Encoding captured activations with a trained dictionary."""
+
+    splits: tuple[str, ...] = ("select", "explain", "calibrate", "validate", "test")
+    """Splits to encode, each captured before."""
+    batch: PositiveInt = execution(4096)
+    """Tokens encoded at a time."""
+
+
+@dataclasses.dataclass
+class _Statistics:
+    """Sums over the codes of one split, latent by latent."""
+
+    n_active: np.ndarray
+    total: np.ndarray
+    maximum: np.ndarray
+    histogram: np.ndarray
+
+
+def make(folder: Path, config: EncodeConfig, inputs: Inputs, settings: Execution | None) -> Work:
+    """Writes `<split>/<NNNNN>.safetensors`, `latents.parquet` and `pooled.parquet`.
+
+    Raises:
+        DictionaryError: the dictionary's hook point was not captured, or with another width.
+    """
+    settings = settings or Execution()
+    shards = ActivationShards(inputs["activations"])
+    trained = inputs["dictionary"]
+    dictionary = Dictionary.load(trained, resolve(settings.device))
+    name = trained.facts["name"]
+    for read in dictionary.reads:
+        if read not in shards.hook_points:
+            raise DictionaryError(
+                f"dictionary {name} reads {read}, but these activations were captured at "
+                f"{', '.join(shards.hook_points)}; add it to capture.hook_points"
+            )
+    streams = {split: Stream(shards, split, dictionary.reads, seed=0) for split in config.splits}
+    n_rows = {split: stream.n_rows for split, stream in streams.items()}
+    done = 0
+    for split, stream in streams.items():
+        for number, rows in enumerate(torch.arange(stream.n_rows).split(SHARD_ROWS)):
+            if shard_rows(folder, split, number) != len(rows):
+                parts = [dictionary.encode(stream.rows(index)).to("cpu") for index in rows.split(config.batch)]
+                write_codes(folder, split, number, Codes.cat(parts))
+            done += len(rows)
+            yield Progress(done, sum(n_rows.values()), "tokens", f"encoding {split}")
+
+    latents, pooled = [], []
+    promoted = _promoted(dictionary, inputs.get("model"), settings)
+    norms = dictionary.decoder_directions().norm(dim=1).cpu()
+    n_active: dict[str, np.ndarray] = {}
+    for split in config.splits:
+        statistics = _statistics(folder, split, dictionary.d_sae)
+        n_active[split] = statistics.n_active
+        latents.append(_latents(split, n_rows[split], statistics, norms, promoted))
+        pooled.append(_pooled(folder, split, shards.provenance(split)["document"], dictionary.d_sae))
+        yield Progress(done, done, "tokens", f"statistics of {split}")
+    LATENTS.write(folder, pl.concat(latents))
+    POOLED.write(folder, pl.concat(pooled))
+    return {
+        "name": name,
+        "architecture": dictionary.kind,
+        "hook_point": dictionary.hook_point,
+        "d_in": dictionary.d_in,
+        "d_sae": dictionary.d_sae,
+        "rows": n_rows,
+        "l0": {split: float(counts.sum() / n_rows[split]) for split, counts in n_active.items()},
+        "dead_latents": {split: int((counts == 0).sum()) for split, counts in n_active.items()},
+        "dead_latents_everywhere": int((sum(n_active.values()) == 0).sum()),
+    }
+
+
+def _read(folder: Path, split: str, d_sae: int) -> Iterator[Codes]:
+    for path in sorted((folder / split).glob("[0-9]*.safetensors")):
+        yield Codes(**load_file(path), d_sae=d_sae)
+
+
+def _statistics(folder: Path, split: str, d_sae: int) -> _Statistics:
+    n_active, total = np.zeros(d_sae, np.int64), np.zeros(d_sae)
+    maximum = torch.zeros(d_sae)
+    for codes in _read(folder, split, d_sae):
+        latents = codes.indices.long()
+        n_active += np.bincount(latents, minlength=d_sae)
+        total += np.bincount(latents, codes.values, minlength=d_sae)
+        maximum.scatter_reduce_(0, latents, codes.values, "amax")
+    histogram = np.zeros(d_sae * BINS, np.int64)
+    width = maximum.clamp_min(torch.finfo(torch.float32).tiny) / BINS
+    for codes in _read(folder, split, d_sae):
+        latents = codes.indices.long()
+        bins = (codes.values / width[latents]).long().clamp(0, BINS - 1)
+        histogram += np.bincount(latents * BINS + bins, minlength=d_sae * BINS)
+    return _Statistics(n_active, total, maximum.numpy(), histogram.reshape(d_sae, BINS))
+
+
+def _latents(
+    split: str, n_rows: int, found: _Statistics, norms: Tensor, promoted: Mapping[str, Any] | None
+) -> pl.DataFrame:
+    active = found.n_active > 0
+    columns = {
+        "latent": np.arange(len(active)),
+        "n_active": found.n_active,
+        "density": found.n_active / n_rows,
+        "maximum": pl.Series(found.maximum).set(pl.Series(~active), None),
+        "mean_active": pl.Series(found.total / np.maximum(1, found.n_active)).set(pl.Series(~active), None),
+        "histogram": found.histogram.tolist(),
+        "decoder_norm": norms.numpy(),
+    }
+    frame = pl.DataFrame(columns | dict(promoted or {})).with_columns(pl.lit(split).alias("split"))
+    return LATENTS.frame(frame)
+
+
+def _pooled(folder: Path, split: str, document: Tensor, d_sae: int) -> pl.DataFrame:
+    """Sums by (document, latent), shard by shard, over the number of the document's rows."""
+    sums, start = [], 0
+    for codes in _read(folder, split, d_sae):
+        of = document[start : start + codes.n_rows]
+        start += codes.n_rows
+        entries = {"document": of[codes.row_index()].numpy(), "latent": codes.indices.numpy()}
+        frame = pl.DataFrame(entries | {"sum": codes.values.double().numpy()})
+        sums.append(frame.group_by("document", "latent").agg(pl.col("sum").sum()))
+    counts = pl.DataFrame({"document": document.numpy()}).group_by("document").len()
+    pooled = pl.concat(sums).filter(pl.col("document") >= 0).group_by("document", "latent").agg(pl.col("sum").sum())
+    pooled = pooled.join(counts, on="document").sort("document", "latent")
+    return POOLED.frame(
+        pooled.select("document", "latent", mean=pl.col("sum") / pl.col("len"), split=pl.lit(split))
+    )
+
+
+def _promoted(dictionary: Dictionary, model: Any, settings: Execution) -> dict[str, list[Any]] | None:
+    """What each decoder direction does to the logits; None where that means nothing: no model, no logits, or a hook point
+    that does not write to the residual stream.
+    """
+    if model is None or dictionary.reconstructs[0].partition(".")[0] not in RESIDUAL_WRITERS:
+        return None
+    loaded = model.load(settings)
+    if "causal_loss" not in loaded.capabilities:
+        return None
+    directions = dictionary.decoder_directions()
+    columns: dict[str, list[Any]] = {"promoted": [], "promoted_logits": [], "suppressed": [], "suppressed_logits": []}
+    for part in directions.split(256):
+        logits = loaded.direction_logits(part).cpu()
+        for name, largest in (("promoted", True), ("suppressed", False)):
+            values, tokens = logits.topk(min(PROMOTED, logits.shape[1]), dim=1, largest=largest)
+            columns[name] += [[loaded.tokenizer.decode([token]) for token in row] for row in tokens.tolist()]
+            columns[f"{name}_logits"] += values.tolist()
+    return columns
+
+
+ENCODE = Stage("encode", version=1, make=make)

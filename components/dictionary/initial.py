@@ -1,0 +1,34 @@
+"""First values that architectures share: a robust centre for the decoder bias, random directions for the decoder."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def geometric_median(
+    rows: Float[Tensor, "row d"], iterations: int = 100, tolerance: float = 1e-5
+) -> Float[Tensor, " d"]:
+    """The point with the least sum of distances to the rows: a centre that a few huge activations do not move.
+
+    Weiszfeld's iteration in float64 from the mean; it stops when a step is shorter than `tolerance` times the mean
+    distance.
+    """
+    rows = rows.double()
+    median = rows.mean(0)
+    for _ in range(iterations):
+        distances = (rows - median).norm(dim=1).clamp_min(1e-12)
+        weights = 1 / distances
+        moved = (weights @ rows) / weights.sum()
+        done = (moved - median).norm() <= tolerance * distances.mean()
+        median = moved
+        if done:
+            break
+    return median
+
+
+def random_directions(n: int, d: int, generator: torch.Generator) -> Float[Tensor, "n d"]:
+    """n directions drawn uniformly from the unit sphere; drawn on the CPU, so the same on every device."""
+    directions = torch.randn(n, d, generator=generator)
+    return directions / directions.norm(dim=1, keepdim=True)

@@ -1,0 +1,114 @@
+"""Shuffled rows of one split without end. What comes at a position is a function of (seed, position) alone.
+
+So a resumed run needs one number to continue with the very same batches. Blocks of neighbouring rows are permuted over
+the whole split, then a window of many blocks is gathered (each page of the disk is touched once an epoch) and its rows
+are permuted in memory: indices move, data do not. A split that fits one window is shuffled completely.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from components.dictionary.contract import Batch
+from components.errors import DictionaryError
+from components.seeds import torch_generator
+from components.store.shards import ActivationShards, shard_rows
+
+BLOCK = 256
+_WINDOW_BYTES = 1 << 27
+
+
+class Stream:
+    """Batches of one split by name.
+
+    Attributes:
+        n_rows: rows of one epoch.
+    """
+
+    def __init__(
+        self, shards: ActivationShards, split: str, names: Sequence[str], seed: int, device: torch.device | str = "cpu"
+    ) -> None:
+        self.shards, self.split, self.names, self.seed = shards, split, tuple(dict.fromkeys(names)), seed
+        self.device = torch.device(device)
+        self.n_rows = shards.n_rows(split)
+        if not self.n_rows:
+            raise DictionaryError(f"split {split!r} holds no activations; capture more text for it")
+        row_bytes = sum(rows.element_size() * rows.shape[1] for rows in self.rows(torch.zeros(1).long()).values())
+        self._window = max(BLOCK, _WINDOW_BYTES // row_bytes // BLOCK * BLOCK)
+
+    def rows(self, index: Int64[Tensor, " row"]) -> dict[str, Tensor]:
+        """The rows of these numbers, by name, in the stored dtype.
+
+        Raises:
+            DictionaryError: NaN or infinity among them; names the shard and the row.
+        """
+        batch = {name: self.shards.rows(self.split, name, index) for name in self.names}
+        for name, rows in batch.items():
+            finite = rows.isfinite().all(dim=1)
+            if not finite.all():
+                self._refuse(name, int(index[~finite].min()))
+        return batch
+
+    def sample(self, n: int) -> dict[str, Tensor]:
+        """n different rows, or all where there are fewer."""
+        order = torch.randperm(self.n_rows, generator=torch_generator(self.seed, "sample"))
+        return self.rows(order[:n].sort().values)
+
+    def in_order(self, batch_size: int) -> Iterator[Batch]:
+        """One pass, rows in order; the last batch may be smaller."""
+        for index in torch.arange(self.n_rows).split(batch_size):
+            yield self.rows(index)
+
+    def batches(self, batch_size: int, position: int = 0) -> Iterator[Batch]:
+        """Batches without end, beginning at a row position; a batch may span epochs."""
+        waiting: list[Batch] = []
+        held = 0
+        for window in self._windows(position):
+            waiting.append(window)
+            held += _length(window)
+            if held < batch_size:
+                continue
+            merged = {name: self._moved(torch.cat([part[name].cpu() for part in waiting])) for name in self.names}
+            whole = held - held % batch_size
+            for start in range(0, whole, batch_size):
+                yield {name: rows[start : start + batch_size] for name, rows in merged.items()}
+            waiting = [{name: rows[whole:] for name, rows in merged.items()}]
+            held -= whole
+
+    def _windows(self, position: int) -> Iterator[Batch]:
+        first, skip = divmod(position, self.n_rows)
+        for epoch in itertools.count(first):
+            blocks = torch.arange(self.n_rows).split(BLOCK)
+            drawn = torch.randperm(len(blocks), generator=torch_generator(self.seed, "blocks", epoch))
+            order = torch.cat([blocks[number] for number in drawn.tolist()])
+            for number, window in enumerate(order.split(self._window)):
+                if skip >= len(window):
+                    skip -= len(window)
+                    continue
+                shuffle = torch.randperm(len(window), generator=torch_generator(self.seed, "rows", epoch, number))
+                yield self.rows(window[shuffle[skip:]])
+                skip = 0
+
+    def _moved(self, rows: Tensor) -> Tensor:
+        """A whole window at once, from pinned memory, so that no batch waits for the device."""
+        if self.device.type != "cuda":
+            return rows.to(self.device)
+        return rows.pin_memory().to(self.device, non_blocking=True)
+
+    def _refuse(self, name: str, row: int) -> None:
+        number, inside = 0, row
+        while (length := shard_rows(self.shards.artifact.folder, self.split, number)) is not None and inside >= length:
+            number, inside = number + 1, inside - length
+        raise DictionaryError(
+            f"activations at {name} hold NaN or infinity: row {inside} of shard {self.split}/{number:05}.safetensors "
+            f"(row {row} of the split); capture again in a wider dtype or leave that document out"
+        )
+
+
+def _length(batch: Batch) -> int:
+    return len(next(iter(batch.values())))

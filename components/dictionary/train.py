@@ -1,0 +1,333 @@
+"""The stage `train`: a stream of activations -> a dictionary.
+
+    sample -> scale, first values -> [ batch -> loss terms -> gradient -> project, clip, Adam, renormalise ] -> held-out FVU
+
+Every learner reads the same batches from one stream, so several dictionaries can learn from it side by side. Resuming is
+exact: the checkpoint holds weights, Adam's moments, counters of silent tokens, running sums and the curve; batches and
+random draws are functions of (seed, step). On the CPU an interrupted and resumed run gives the same bits as an
+uninterrupted one with the same number of threads.
+
+Source: step order and constants of Gao et al. 2024 (arXiv:2406.04093) and the peers compared in the architectures'
+docstrings. Deviations: warm-up is a share of training rather than 1000 steps, because runs here may be shorter than
+that; the learning rate falls to zero over the last fifth.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from components.config import Config, execution, union_of
+from components.device import Execution, resolve
+from components.dictionary.architectures.topk import TopKConfig
+from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, architectures, untrained
+from components.dictionary.stream import Stream
+from components.errors import DictionaryError
+from components.seeds import torch_generator
+from components.store.artifact import Facts, Inputs, Progress, Stage, Work
+from components.store.shards import ActivationShards
+from components.store.tables import CURVE
+
+log = logging.getLogger(__name__)
+
+SAMPLE_ROWS = 32_768
+HELD_OUT_ROWS_IN_CURVE = 2048
+_CHECKPOINT = "state.safetensors"
+
+Splice = Callable[[Batch, Mapping[str, Tensor]], Mapping[str, Tensor]]
+"""(activations, their reconstruction in activation units) -> further named loss terms, through a model for instance."""
+
+
+class TrainConfig(Config):
+    """Training one dictionary on captured activations."""
+
+    dictionary: union_of(architectures) = TopKConfig()  # type: ignore[valid-type]
+    """Architecture, size and sparsity."""
+    tokens: NonNegativeInt = 4_000_000
+    """Tokens to learn from, rounded up to whole batches; more than were captured means several epochs, 0 leaves the dictionary untrained."""
+    batch_size: PositiveInt = 4096
+    """Tokens in one update."""
+    lr: PositiveFloat | None = None
+    """Learning rate at its height; null takes the architecture's own."""
+    warm_up: float = Field(default=0.05, ge=0, le=1)
+    """Share of the updates over which the learning rate rises from zero."""
+    decay: float = Field(default=0.2, ge=0, le=1)
+    """Share of the updates, at the end, over which the learning rate falls to zero."""
+    clip: PositiveFloat = 1.0
+    """Largest norm of the gradient."""
+    dead_after: PositiveInt = 200_000
+    """Tokens of silence after which a latent counts as dead; the field's 10 million suits runs of billions of tokens, and here it would be longer than the run."""
+    hook_point: str = ""
+    """Which captured hook point to learn; empty takes the first."""
+    split: str = "train"
+    """The split to learn from."""
+    held_out: str = "validate"
+    """The split on which the result is measured."""
+    log_every: PositiveInt = 50
+    """Updates between two points of the curves."""
+    seed: int = 0
+    """Seed of the first values and of the order of tokens."""
+    checkpoint_every: PositiveInt = execution(200)
+    """Updates between two checkpoints, from which an interrupted run continues."""
+
+
+class Learner:
+    """One dictionary in training: its optimiser, its schedules, its counters of silent tokens."""
+
+    def __init__(self, dictionary: Dictionary, config: TrainConfig, splice: Splice | None = None) -> None:
+        self.dictionary, self.config, self.splice = dictionary, config, splice
+        self.recipe = dictionary.recipe
+        self.steps = math.ceil(config.tokens / config.batch_size)
+        self.step = 0
+        self.peak = config.lr or self.recipe.lr
+        self.learnt = {name: weights for name, weights in dictionary.named_parameters() if weights.requires_grad}
+        self.optimiser = torch.optim.Adam(
+            [{"params": list(self.learnt.values())}],
+            lr=self.peak,
+            betas=self.recipe.betas,
+            eps=self.recipe.eps,
+            fused=True,
+        )
+        self.silent = torch.zeros(dictionary.d_sae, dtype=torch.int64, device=dictionary.like.device)
+        self.sums: dict[str, Tensor] = {}
+        self.curve: list[tuple[int, int, str, float]] = []
+
+    def learn(self, batch: Batch) -> None:
+        """One update. Nothing here waits for the device."""
+        n_tokens = len(next(iter(batch.values())))
+        moment = Moment(
+            self.step,
+            self.steps,
+            self.silent >= self.config.dead_after,
+            torch_generator(self.config.seed, "step", self.step),
+        )
+        outcome = self.dictionary.loss(batch, moment)
+        losses = dict(outcome.losses) | self._spliced(batch, outcome)
+        if losses:
+            self._descend(torch.stack(list(losses.values())).sum())
+        self.silent = torch.where(outcome.fired > 0, 0, self.silent + n_tokens)
+        self.step += 1
+        self._add({f"loss.{name}": term for name, term in losses.items()} | {"l0": outcome.fired.sum() / n_tokens})
+
+    def metrics(self) -> dict[str, float]:
+        """Means since the last call, and where the counters stand."""
+        means = {name: (total / self._since()).item() for name, total in sorted(self.sums.items())}
+        self.sums.clear()
+        return {
+            "loss": sum(value for name, value in means.items() if name.startswith("loss.")),
+            **means,
+            "dead_share": (self.silent >= self.config.dead_after).double().mean().item(),
+            "learning_rate": self.rate(self.step - 1),
+        }
+
+    def rate(self, step: int) -> float:
+        """Learning rate of the update after `step` updates: linear up, level, linear down to zero."""
+        rising = (step + 1) / max(1.0, self.config.warm_up * self.steps)
+        falling = (self.steps - step) / max(1.0, self.config.decay * self.steps)
+        return self.peak * min(1.0, rising, falling)
+
+    def save(self, path: Path) -> None:
+        """Everything that the next update depends on, in one file, whole or not at all."""
+        tensors = {f"weights.{name}": tensor for name, tensor in self.dictionary.state_dict().items()}
+        for name, parameter in self.learnt.items():
+            for moment, tensor in self.optimiser.state.get(parameter, {}).items():
+                tensors[f"adam.{moment}.{name}"] = tensor
+        tensors |= {"silent": self.silent} | {f"sums.{name}": total for name, total in self.sums.items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.writing")
+        metadata = {"step": str(self.step), "curve": json.dumps(self.curve)}
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+        temporary.rename(path)
+
+    def resume(self, path: Path) -> None:
+        """Continues where `save` stood."""
+        with safe_open(path, framework="pt") as file:
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
+            metadata = file.metadata()
+        device = self.silent.device
+        under = lambda prefix: {  # noqa: E731
+            name.removeprefix(prefix): tensor.clone() for name, tensor in stored.items() if name.startswith(prefix)
+        }
+        self.dictionary.load_state_dict(under("weights."))
+        for moment in ("step", "exp_avg", "exp_avg_sq"):
+            for name, tensor in under(f"adam.{moment}.").items():
+                self.optimiser.state[self.learnt[name]][moment] = tensor.to(device)
+        self.silent = stored["silent"].to(device)
+        self.sums = {name: tensor.to(device) for name, tensor in under("sums.").items()}
+        self.step = int(metadata["step"])
+        self.curve = [tuple(point) for point in json.loads(metadata["curve"])]
+
+    def _spliced(self, batch: Batch, outcome: Outcome) -> dict[str, Tensor]:
+        if self.splice is None:
+            return {}
+        scales = self.dictionary.scales
+        return dict(self.splice(batch, {name: rows / scales[name] for name, rows in outcome.reconstruction.items()}))
+
+    def _descend(self, loss: Tensor) -> None:
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        constrained = [self.dictionary.get_parameter(name) for name in self.recipe.unit_rows]
+        with torch.no_grad():
+            for rows in constrained:  # of the gradient keep what turns a row, not what stretches it
+                assert rows.grad is not None
+                rows.grad.sub_(rows * (rows.grad * rows).sum(1, keepdim=True))
+            torch.nn.utils.clip_grad_norm_(self.learnt.values(), self.config.clip)
+            for group in self.optimiser.param_groups:
+                group["lr"] = self.rate(self.step)
+            self.optimiser.step()
+            for rows in constrained:
+                rows.div_(rows.norm(dim=1, keepdim=True))
+
+    def _add(self, values: Mapping[str, Tensor]) -> None:
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0) + value.detach().double()
+
+    def _since(self) -> int:
+        """Updates since the last point of the curve."""
+        return (self.step - 1) % self.config.log_every + 1
+
+
+def fit(
+    learners: Mapping[str, Learner], stream: Stream, held_out: Batch, checkpoints: Mapping[str, Path]
+) -> Iterator[tuple[str, dict[str, float]]]:
+    """Trains every learner on one stream of batches; yields (label, metrics) at each point of its curve.
+
+    All learners stand at the same step and share batch size and number of steps. A dictionary learns the same here as
+    alone.
+    """
+    first = next(iter(learners.values()))
+    assert len({(learner.step, learner.steps, learner.config.batch_size) for learner in learners.values()}) == 1
+    batches = stream.batches(first.config.batch_size, first.step * first.config.batch_size)
+    while first.step < first.steps:
+        batch = next(batches)
+        for learner in learners.values():
+            learner.learn(batch)
+        for label, learner in learners.items():
+            if learner.step % learner.config.log_every == 0 or learner.step == learner.steps:
+                metrics = learner.metrics() | {"fvu": evaluate(learner.dictionary, [held_out])["fvu"]}
+                tokens = learner.step * learner.config.batch_size
+                learner.curve += [(learner.step, tokens, name, value) for name, value in metrics.items()]
+                yield label, metrics
+            if learner.step % learner.config.checkpoint_every == 0:
+                learner.save(checkpoints[label])
+    for learner in learners.values():
+        learner.dictionary.finish()
+
+
+@torch.no_grad()
+def evaluate(dictionary: Dictionary, batches: Iterable[Batch]) -> dict[str, Any]:
+    """How well a dictionary reconstructs held-out activations (the first name it reconstructs).
+
+    fvu: sum of squared errors over sum of squared deviations from the mean of all rows, each summed over the whole set
+    in float64 and divided once. l0: mean number of active latents. dead_share: share of
+    latents active on none of the rows.
+
+    Raises:
+        DictionaryError: no rows, or rows that do not vary.
+    """
+    name = dictionary.reconstructs[0]
+    n, active = 0, 0
+    error = squares = 0.0
+    centre: Tensor | None = None
+    total = torch.zeros(dictionary.widths[name], dtype=torch.float64)
+    seen = torch.zeros(dictionary.d_sae, dtype=torch.bool)
+    for batch in batches:
+        codes = dictionary.encode(batch)
+        x = batch[name].cpu().double()
+        centre = x.mean(0) if centre is None else centre  # deviations from near the mean: no cancellation
+        error += (x - dictionary.decode(codes).cpu()).square().sum().item()
+        squares += (x - centre).square().sum().item()
+        total += (x - centre).sum(0)
+        n, active = n + len(x), active + codes.nnz
+        seen[codes.indices.cpu().long()] = True
+    variance = squares - total.square().sum().item() / max(1, n)
+    if variance <= 0:
+        raise DictionaryError(
+            f"the {n} held-out activations at {name} do not vary, so no share of their variance can be measured; "
+            "capture more text for that split"
+        )
+    return {
+        "fvu": error / variance,
+        "l0": active / n,
+        "dead_share": 1 - seen.double().mean().item(),
+        "rows": n,
+    }
+
+
+def make(folder: Path, config: TrainConfig, inputs: Inputs, settings: Execution | None) -> Work:
+    """Writes `dictionary.safetensors`, `dictionary.json` and `curve.parquet`; the facts hold the held-out measures."""
+    device = resolve((settings or Execution()).device)
+    shards = ActivationShards(inputs["activations"])
+    hook_point = config.hook_point or shards.hook_points[0]
+    reads, reconstructs = architectures[config.dictionary.kind].wiring(config.dictionary, hook_point)
+    names = tuple(dict.fromkeys((*reads, *reconstructs)))
+    widths = {name: shards.d_in(name) for name in names}
+    stream = Stream(shards, config.split, names, config.seed, device)
+    held_out = Stream(shards, config.held_out, names, config.seed)
+
+    sample = {name: rows.to(device) for name, rows in stream.sample(SAMPLE_ROWS).items()}
+    generator = torch_generator(config.seed, "dictionary")
+    dictionary = untrained(config.dictionary, hook_point, widths, sample, generator)
+    del sample
+    learner = Learner(dictionary, config)
+    checkpoint = folder / ".checkpoint" / _CHECKPOINT
+    if checkpoint.exists():
+        learner.resume(checkpoint)
+        log.info("continuing %s at update %d of %d", dictionary.name, learner.step, learner.steps)
+
+    started, begun = time.perf_counter(), learner.step
+    seconds = 0.0
+    for _, metrics in fit({"": learner}, stream, held_out.sample(HELD_OUT_ROWS_IN_CURVE), {"": checkpoint}):
+        seconds = time.perf_counter() - started
+        speed = (learner.step - begun) * config.batch_size / seconds
+        done, total = learner.step * config.batch_size, learner.steps * config.batch_size
+        yield Progress(done, total, "tokens", dictionary.name, metrics | {"tokens_per_second": speed})
+
+    total = learner.steps * config.batch_size
+    yield Progress(total, total, "tokens", f"measuring {dictionary.name} on {config.held_out}")
+    measured = evaluate(dictionary, held_out.in_order(config.batch_size))
+    dictionary.save(folder)
+    CURVE.write(folder, [dict(zip(("step", "tokens", "name", "value"), row, strict=True)) for row in learner.curve])
+    return _facts(dictionary, learner, measured, seconds, (learner.step - begun) * config.batch_size)
+
+
+def _facts(dictionary: Dictionary, learner: Learner, measured: Mapping[str, Any], seconds: float, tokens: int) -> Facts:
+    return {
+        "name": dictionary.name if learner.steps else f"{dictionary.name}-untrained",
+        "architecture": dictionary.kind,
+        "hook_point": dictionary.hook_point,
+        "reads": list(dictionary.reads),
+        "reconstructs": list(dictionary.reconstructs),
+        "d_in": dictionary.d_in,
+        "d_sae": dictionary.d_sae,
+        "scale": dictionary.scale,
+        "dtype": str(dictionary.like.dtype).removeprefix("torch."),
+        "tokens": learner.steps * learner.config.batch_size,
+        "steps": learner.steps,
+        "n_seeds": 1,
+        "held_out": learner.config.held_out,
+        "held_out_rows": measured["rows"],
+        "fvu": measured["fvu"],
+        "l0": measured["l0"],
+        "dead_share": measured["dead_share"],
+        "tokens_per_second": tokens / seconds if seconds else None,
+    }
+
+
+def _entries(config: TrainConfig) -> dict[str, int]:
+    kind = config.dictionary.kind
+    return {f"architecture.{kind}": architectures.version(kind)}
+
+
+TRAIN = Stage("train", version=1, make=make, entries=_entries)
