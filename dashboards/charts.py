@@ -1,0 +1,225 @@
+"""Pure functions: DataFrame -> chart. Colours of Okabe and Ito's palette, dark enough for white, light enough for black;
+colour never speaks alone (axis labels and shapes say the same), and every interval is drawn where there is one.
+"""
+
+from __future__ import annotations
+
+import math
+
+import altair as alt
+import polars as pl
+
+from dashboards.views import KINDS, UNITS
+
+BLUE, ORANGE, GREY, GREEN, PURPLE, RED = "#2b83ba", "#e08a00", "#8f8f8f", "#00a37a", "#c2669b", "#d95f02"
+UNIT_COLOURS = dict(zip(UNITS, (BLUE, ORANGE, GREY, GREEN), strict=True))
+CURVE_TITLES = {
+    "fvu": "Variance unexplained (FVU)",
+    "l0": "Active latents a token (L0)",
+    "dead_share": "Dead latents, share",
+    "loss": "Loss",
+    "learning_rate": "Learning rate",
+}
+ROW, FRAME = 22, 110
+"""Pixels for one row of a chart, and for its axis, legend and margins."""
+
+
+def curve(panel: pl.DataFrame, name: str) -> alt.Chart:
+    """One measure against tokens seen; logarithmic where it spans more than a factor of twenty above zero."""
+    low, high = panel["value"].min(), panel["value"].max()
+    wide = name != "learning_rate" and low is not None and low > 0 and high / low > 20  # type: ignore[operator]
+    one = panel["name"].n_unique() == 1
+    return (
+        alt.Chart(
+            panel.with_columns(pl.col("name").str.strip_prefix(f"{name}.")).select(
+                "step", "name", "value", pl.col("tokens") / 1e6
+            )
+        )
+        .mark_line(strokeWidth=2)
+        .encode(
+            x=alt.X("tokens:Q", title="million tokens seen", axis=alt.Axis(tickCount=5)),
+            y=alt.Y(
+                "value:Q",
+                title=None,
+                scale=alt.Scale(type="log" if wide else "linear", zero=not wide, nice=True),
+                axis=alt.Axis(values=_decades(low, high)) if wide else alt.Axis(tickCount=4),  # type: ignore[arg-type]
+            ),
+            color=alt.value(BLUE)
+            if one
+            else alt.Color(
+                "name:N",
+                title=None,
+                legend=alt.Legend(orient="top-right"),
+                scale=alt.Scale(range=[BLUE, ORANGE, GREEN, PURPLE, GREY]),
+            ),
+            strokeDash=alt.value([1, 0]) if one else alt.StrokeDash("name:N", title=None),
+            tooltip=["name:N", alt.Tooltip("tokens:Q", format=".3f"), "step:Q", alt.Tooltip("value:Q", format=".4g")],
+        )
+        .properties(height=240, title=CURVE_TITLES.get(name, name))
+    )
+
+
+def concepts(found: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
+    """Concepts found, by kind of concept, one bar for each kind of unit, with intervals."""
+    share = all(value <= 1 for value in found["value"])
+    kinds = [kind for kind in KINDS if kind in set(found["concept_kind"])]
+    base = alt.Chart(found).encode(
+        x=alt.X("concept_kind:N", sort=kinds, title=None, axis=alt.Axis(labelAngle=0, labelFontSize=13)),
+        xOffset=alt.XOffset("unit_kind:N", sort=list(UNITS)),
+        tooltip=["concept_kind:N", "unit_kind:N", _figure("value"), _figure("low"), _figure("high"), "n:Q"],
+    )
+    bars = base.mark_bar(cornerRadiusEnd=2).encode(
+        y=alt.Y(
+            "value:Q",
+            title="share of concepts found" if share else "concepts found",
+            scale=alt.Scale(domain=[0, 1]) if share else alt.Undefined,
+            axis=alt.Axis(format="%", tickCount=5) if share else alt.Axis(tickCount=5),
+        ),
+        color=alt.Color(
+            "unit_kind:N",
+            title=None,
+            sort=list(UNITS),
+            scale=alt.Scale(domain=list(UNITS), range=list(UNIT_COLOURS.values())),
+            legend=alt.Legend(orient="top"),
+        ),
+    )
+    return alt.layer(bars, _interval(base, "y")).properties(height=340)
+
+
+def uplift(frame: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
+    """Steering by concept: a point with interval for each method, a bar from zero for the largest random direction."""
+    order = frame["concept"].unique(maintain_order=True).to_list()
+    methods = sorted(frame["method"].unique())
+    y = alt.Y("concept:N", sort=order, title=None, axis=alt.Axis(labelLimit=220, labelOverlap=False))
+    offset = alt.YOffset("method:N", sort=methods)
+    base = alt.Chart(frame).encode(
+        y=y,
+        yOffset=offset,
+        tooltip=[
+            "concept:N", "concept_kind:N", "method:N", _figure("mean"), _figure("low"), _figure("high"), "n_prompts:Q",
+            "n:Q", "n_failed:Q", _figure("largest_random"),
+        ],
+    )  # fmt: skip
+    floor = (
+        alt.Chart(frame.unique("concept", maintain_order=True))
+        .mark_bar(color=GREY, opacity=0.45, height=ROW - 8)
+        .encode(y=y, x=alt.X("largest_random:Q"), tooltip=["concept:N", _figure("largest_random"), "n_random:Q"])
+    )
+    colours = alt.Color("method:N", title=None, scale=alt.Scale(domain=methods, range=[BLUE, ORANGE, GREEN, PURPLE]))
+    points = base.mark_point(filled=True, size=70, opacity=1).encode(
+        x=alt.X("mean:Q", title="rise of the judged concept probability over unsteered text"),
+        color=colours.legend(orient="top"),
+        shape=alt.Shape("method:N", title=None),
+    )
+    rules = base.mark_rule(strokeWidth=1.5).encode(x="low:Q", x2="high:Q", color=colours)
+    return alt.layer(floor, rules, points).properties(height=(ROW + 4) * len(order) + FRAME)
+
+
+def scores(frame: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
+    """Scores of one latent: who wrote the explanation on one axis, the value with its interval on the other.
+
+    Args:
+        frame: explainer, scorer, role (explanation, floor or ceiling), value, low, high, n.
+    """
+    roles = {"explanation": BLUE, "floor": GREY, "ceiling": GREEN}
+    y = alt.Y("row:N", sort=frame["row"].to_list(), title=None, axis=alt.Axis(labelLimit=240, labelOverlap=False))
+    base = alt.Chart(frame).encode(
+        y=y,
+        tooltip=["explainer:N", "scorer:N", "predictor:N", _figure("value"), _figure("low"), _figure("high"), "n:Q"],
+        color=alt.Color(
+            "role:N",
+            title=None,
+            scale=alt.Scale(domain=list(roles), range=list(roles.values())),
+            legend=None,
+        ),
+    )
+    rules = base.mark_rule(strokeWidth=2).encode(x="low:Q", x2="high:Q")
+    points = base.mark_point(filled=True, size=80, opacity=1).encode(
+        x=alt.X("value:Q", title="score", scale=alt.Scale(zero=False, nice=True)),
+        shape=alt.Shape(
+            "role:N", legend=None, scale=alt.Scale(domain=list(roles), range=["circle", "square", "diamond"])
+        ),
+    )
+    return alt.layer(rules, points).properties(height=ROW * frame.height + FRAME)
+
+
+def histogram(bins: pl.DataFrame, maximum: float) -> alt.Chart:
+    """How strongly a latent fires where it fires; counts on a scale that shows one token beside ten thousand."""
+    return (
+        alt.Chart(bins)
+        .mark_bar(color=ORANGE)
+        .encode(
+            x=alt.X("from:Q", bin="binned", title="activation", scale=alt.Scale(domain=[0, maximum])),
+            x2="to:Q",
+            y=alt.Y(
+                "tokens:Q", title="tokens", scale=alt.Scale(type="symlog"), axis=alt.Axis(tickCount=4, format="~s")
+            ),
+            tooltip=[_figure("from"), _figure("to"), "tokens:Q"],
+        )
+        .properties(height=220)
+    )
+
+
+def logits(frame: pl.DataFrame, side: str) -> alt.Chart:
+    """The tokens that a step along the decoder direction makes likelier, or less likely."""
+    shown = frame.filter(pl.col("side") == side).sort("rank")
+    return (
+        alt.Chart(shown.with_columns(pl.format("{} {}", pl.col("rank") + 1, "token").alias("row")))
+        .mark_bar(color=GREEN if side == "promoted" else PURPLE, cornerRadiusEnd=2)
+        .encode(
+            x=alt.X("logit:Q", title=None, axis=alt.Axis(tickCount=3)),
+            y=alt.Y(
+                "row:N",
+                title=None,
+                sort=alt.EncodingSortField("rank"),
+                axis=alt.Axis(
+                    labelExpr="slice(datum.label, indexof(datum.label, ' ') + 1)", labelLimit=110, labelOverlap=False
+                ),
+            ),
+            tooltip=["token:N", _figure("logit")],
+        )
+        .properties(height=ROW * max(1, shown.height) + 50)
+    )
+
+
+def distribution(frame: pl.DataFrame) -> alt.Chart:
+    """Scores of all latents by role, as steps, so that explanation, floor and ceiling can be seen apart.
+
+    Args:
+        frame: role, from, to, latents (counts already made).
+    """
+    roles = {"explanation": BLUE, "floor": GREY, "ceiling": GREEN}
+    present = [role for role in roles if role in set(frame["role"])]
+    return (
+        alt.Chart(frame)
+        .mark_line(interpolate="step-after", strokeWidth=2)
+        .encode(
+            x=alt.X("from:Q", title="score of a latent"),
+            y=alt.Y("latents:Q", title="latents"),
+            color=alt.Color(
+                "role:N",
+                title=None,
+                scale=alt.Scale(domain=present, range=[roles[role] for role in present]),
+                legend=alt.Legend(orient="top"),
+            ),
+            strokeDash=alt.StrokeDash(
+                "role:N", title=None, scale=alt.Scale(domain=present, range=[[1, 0], [6, 3], [2, 2]])
+            ),
+            tooltip=["role:N", _figure("from"), _figure("to"), "latents:Q"],
+        )
+        .properties(height=300)
+    )
+
+
+def _interval(base: alt.Chart, axis: str) -> alt.Chart:
+    """Thin rules from low to high over the marks of `base`."""
+    return base.mark_rule(strokeWidth=1.5, color="#808080").encode(**{axis: "low:Q", f"{axis}2": "high:Q"})
+
+
+def _figure(name: str) -> alt.Tooltip:
+    return alt.Tooltip(f"{name}:Q", format=".4g")
+
+
+def _decades(low: float, high: float) -> list[float]:
+    """The powers of ten around an interval: the only lines a logarithmic axis needs."""
+    return [10.0**power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]

@@ -1,0 +1,72 @@
+"""How well do the explanations foretell their latents?"""
+
+from __future__ import annotations
+
+import polars as pl
+import streamlit as st
+
+from components.store.tables import EXPLANATION_SCORES, EXPLANATIONS, REPORT
+from dashboards import charts, runs, selection, views
+from dashboards.runs import Experiment
+
+ROWS = 500
+
+
+def page(shown: Experiment) -> None:
+    """Explanations against floor and ceiling, then every explanation with its score."""
+    st.title("Explanations")
+    interpret = shown.artifacts.get("interpret")
+    if interpret is None:
+        st.info("The interpret artifact of this experiment is not in this store. `latentflow interpret` makes it.")
+        return
+    scores, said = runs.table(EXPLANATION_SCORES, interpret), runs.table(EXPLANATIONS, interpret)
+    report = views.scores(runs.table(REPORT, shown.report).filter(pl.col("name").str.starts_with("interpret.")), True)
+    scorers = scores["scorer"].unique().sort().to_list()
+    if not scorers:
+        st.info("No explanation was scored in this experiment.")
+        return
+    scorer = st.segmented_control("Scorer", scorers, default=scorers[0]) or scorers[0]
+    left, right = st.columns(2, gap="large")
+    with left:
+        st.subheader("All latents", anchor="distribution")
+        st.altair_chart(charts.distribution(views.distribution(scores, scorer)), width="stretch")
+        st.caption("Latents by score. Floor: another latent's explanation (shuffled). Ceiling: a probe.")
+    with right:
+        st.subheader("Means", anchor="means")
+        st.dataframe(
+            report.select("measure", "value", "95% interval", "baseline", "baseline is", "n", "failed"), hide_index=True
+        )
+    _list(said, scores, scorer)
+
+
+def _list(said: pl.DataFrame, scores: pl.DataFrame, scorer: str) -> None:
+    st.subheader("Every explanation", anchor="list")
+    worst = st.toggle("worst first")
+    frame = views.explained(said, scores, scorer).sort("score", descending=not worst, nulls_last=True)
+    unexplained = frame["explanation"].null_count()
+    rows = frame.head(ROWS)
+    picked = st.dataframe(
+        rows,
+        hide_index=True,
+        on_select="rerun",
+        selection_mode="single-row",
+        key=f"explanations {scorer} {worst}",
+        column_config={
+            "explanation": st.column_config.TextColumn(width="large"),
+            **{
+                name: st.column_config.NumberColumn(format="%.3f")
+                for name in ("score", "low", "high", "floor", "ceiling")
+            },
+        },
+    )
+    st.caption(
+        f"{min(frame.height, ROWS):,} of {frame.height:,}; {unexplained:,} without an explanation, each with its reason. "
+        "Click the box at the left of a row to open that latent."
+    )
+    if picked.selection.rows:
+        selection.choose("latent", int(rows["latent"][picked.selection.rows[0]]))
+        st.switch_page("pages/latents.py")
+
+
+if shown := selection.experiment():
+    page(shown)

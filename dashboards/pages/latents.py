@@ -1,0 +1,271 @@
+"""What does each latent mean, and how well do we know?"""
+
+from __future__ import annotations
+
+import polars as pl
+import streamlit as st
+
+from components.store.artifact import Artifact
+from components.store.tables import CONCEPTS_FOUND, CONTEXTS, EXPLANATION_SCORES, EXPLANATIONS, LATENTS
+from dashboards import charts, runs, selection, tokens, views
+from dashboards.runs import Experiment
+
+ROWS = 100
+SORTS = {
+    "density, highest first": ("density", True),
+    "density, lowest first": ("density", False),
+    "largest activation": ("maximum", True),
+    "explanation score, highest first": ("score", True),
+    "explanation score, lowest first": ("score", False),
+    "number": ("latent", False),
+}
+
+
+def page(shown: Experiment) -> None:
+    """A list to search, and below it the latent that was picked."""
+    st.title("Latents")
+    if "encode" not in shown.artifacts:
+        st.info("The encode artifact of this experiment is not in this store. `latentflow encode` makes it.")
+        return
+    listing = _list(shown)
+    asked = selection.chosen("latent")
+    if asked is None and listing.height:
+        asked = str(listing["latent"][0])
+    if asked is not None:
+        _latent(shown, asked)
+
+
+def _list(shown: Experiment) -> pl.DataFrame:
+    frame = listing(shown)
+    search, sort, density, least, turn = st.columns([3, 2.2, 2, 1.2, 1.2])
+    text = search.text_input("Search", placeholder="words of the explanation, a concept, a promoted token", key="words")
+    order, descending = SORTS[sort.selectbox("Sort by", list(SORTS))]
+    steps = ["0", "1e-6", "1e-5", "1e-4", "1e-3", "1e-2", "1e-1", "1"]
+    low, high = density.select_slider(
+        "Density, share of tokens", steps, value=("0", "1"), help="On how many tokens a latent is active."
+    )
+    minimum = least.number_input("Activation ≥", 0.0, value=0.0, help="The latent's largest activation.")
+    found = views.narrowed(
+        frame, text=text, density=(float(low), float(high)), minimum=minimum, sort=order, descending=descending
+    )
+    if found.is_empty():
+        st.info(f"None of the {frame.height:,} latents passes these filters.")
+        return found
+    pages = -(-found.height // ROWS)
+    number = int(turn.number_input(f"Page, of {pages:,}", 1, pages, 1))
+    rows = found.slice((number - 1) * ROWS, ROWS)
+    key = f"rows {text} {order} {descending} {low} {high} {minimum} {number} {shown.key}"
+    st.dataframe(
+        rows.select(
+            "latent",
+            pl.col("explanation", "concept").fill_null(views.NOTHING),
+            "score",
+            "density",
+            "maximum",
+            "promoted",
+        ),
+        hide_index=True,
+        column_order=["latent", "explanation", "score", "density", "maximum", "promoted", "concept"],
+        height=min(300, 38 + 35 * rows.height),
+        key=key,
+        on_select=lambda: _pick(key, rows),
+        selection_mode="single-row",
+        column_config={
+            "latent": st.column_config.NumberColumn(pinned=True, width="small", format="%d"),
+            "explanation": st.column_config.TextColumn(width="large"),
+            "score": st.column_config.NumberColumn(
+                format="%.3f", help="score of the explanation, mean over predictors"
+            ),
+            "density": st.column_config.NumberColumn(format="%.3g", help="share of tokens on which it is active"),
+            "maximum": st.column_config.NumberColumn("max", format="%.3g", help="largest activation"),
+            "promoted": st.column_config.ListColumn("promotes", help="tokens whose logits it raises most"),
+            "concept": st.column_config.TextColumn("best latent for", help="concepts that it was chosen for on select"),
+        },
+    )
+    st.caption(
+        f"{found.height:,} of {frame.height:,} latents"
+        f", rows {(number - 1) * ROWS + 1:,} to {(number - 1) * ROWS + rows.height:,}"
+        + ". Click the box at the left of a row to open that latent."
+    )
+    return rows
+
+
+def listing(shown: Experiment) -> pl.DataFrame:
+    """The list of every latent of the experiment, joined once for each report."""
+    return _listing(shown.key, shown)
+
+
+@st.cache_resource(max_entries=8, show_spinner="Reading the latents …")
+def _listing(key: str, _shown: Experiment) -> pl.DataFrame:
+    latents = runs.table(LATENTS, _shown.artifacts["encode"])
+    interpret, evaluate = _shown.artifacts.get("interpret"), _shown.artifacts.get("evaluate")
+    said = runs.table(EXPLANATIONS, interpret) if interpret else None
+    scores = runs.table(EXPLANATION_SCORES, interpret) if interpret else None
+    found = runs.table(CONCEPTS_FOUND, evaluate) if evaluate else None
+    explainer = said["explainer"][0] if said is not None and said.height else None
+    scorers = scores["scorer"].unique().sort().to_list() if scores is not None else []
+    return views.latent_list(
+        latents,
+        said,
+        scores,
+        found,
+        split=split_of(latents),
+        explainer=explainer,
+        scorer="detection" if "detection" in scorers else (scorers or [None])[0],
+    )
+
+
+def split_of(latents: pl.DataFrame) -> str:
+    """The split whose statistics are shown: test where it was read, else the last one."""
+    splits = latents["split"].unique().sort().to_list()
+    return "test" if "test" in splits or not splits else splits[-1]
+
+
+def _pick(key: str, rows: pl.DataFrame) -> None:
+    chosen = st.session_state[key].selection.rows
+    if chosen:
+        selection.choose("latent", int(rows["latent"][chosen[0]]))
+
+
+def _latent(shown: Experiment, asked: str) -> None:
+    statistics = runs.table(LATENTS, shown.artifacts["encode"])
+    statistics = statistics.filter(pl.col("split") == split_of(statistics)).sort("latent")
+    mine = statistics.filter(pl.col("latent") == (int(asked) if asked.isdecimal() and len(asked) < 10 else -1))
+    if mine.is_empty():
+        top = statistics["latent"].max()
+        st.warning(
+            f"No latent `{''.join(c for c in asked[:20] if c.isalnum())}` in this dictionary; it has 0 to {top}."
+        )
+        return
+    row = mine.row(0, named=True)
+    interpret, evaluate = shown.artifacts.get("interpret"), shown.artifacts.get("evaluate")
+    st.divider()
+    _head(row, interpret, top=statistics["latent"][-1])
+    left, right = st.columns([1.45, 1], gap="large")
+    with left:
+        _contexts(row, interpret)
+    with right:
+        _meaning(row, interpret)
+        _concepts(row, evaluate)
+        _shape(row)
+
+
+def _head(row: dict, interpret: Artifact | None, top: int) -> None:
+    number = row["latent"]
+    title, before, after = st.columns([8, 1, 1], vertical_alignment="bottom")
+    title.header(f"Latent {number}", anchor="latent")
+    before.button(
+        "← prev", on_click=selection.choose, args=("latent", number - 1), disabled=number <= 0, width="stretch"
+    )
+    after.button(
+        "next →", on_click=selection.choose, args=("latent", number + 1), disabled=number >= top, width="stretch"
+    )
+    if interpret:
+        for said in runs.table(EXPLANATIONS, interpret).filter(pl.col("latent") == number).iter_rows(named=True):
+            text = said["explanation"] or f"no explanation: {said['reason'] or 'no reason was given'}"
+            st.html(
+                f'<div style="font-size:1.15rem">{tokens.escape(text)} '
+                f'<span style="opacity:.6;font-size:.8rem">explainer: {tokens.escape(said["explainer"])}</span></div>'
+            )
+    every = f"1 in {1 / row['density']:,.0f}" if row["density"] else "none"
+    figures = (
+        (
+            "Active on, tokens",
+            every,
+            f"density {views.number(row['density'])}; {row['n_active']:,} tokens of {row['split']}",
+        ),
+        ("Largest activation", views.number(row["maximum"]), "in units of the activations at the hook point"),
+        ("Mean where active", views.number(row["mean_active"]), "in units of the activations at the hook point"),
+        ("Decoder norm", views.number(row["decoder_norm"]), "norm of the decoder direction"),
+    )
+    for column, (label, value, about) in zip(st.columns(4), figures, strict=True):
+        column.metric(label, value, help=about)
+
+
+def _contexts(row: dict, interpret: Artifact | None) -> None:
+    st.subheader("Where it fires", anchor="contexts")
+    if interpret is None or CONTEXTS.file not in interpret.files:
+        st.info("The interpret artifact of this experiment is not in this store. `latentflow interpret` makes it.")
+        return
+    contexts = runs.contexts_of(interpret, row["latent"])
+    if contexts.is_empty():
+        st.info("No context was chosen for this latent" + (": it is never active." if not row["n_active"] else "."))
+        return
+    largest = max([row["maximum"] or 0.0, *contexts["maximum"]])
+    most = st.segmented_control("Windows of each interval", [3, 5, 10, "all"], default=3, key="windows") or 3
+    st.html(tokens.legend(largest))
+    for title, windows in views.intervals(contexts):
+        st.markdown(f"**{title}**")
+        st.html(tokens.windows(windows if most == "all" else windows.head(int(most)), largest))
+
+
+def _meaning(row: dict, interpret: Artifact | None) -> None:
+    st.subheader("How well the explanation foretells it", anchor="scores")
+    if interpret is None:
+        st.info("No scores here: `latentflow interpret` makes them.")
+        return
+    scores = views.scores_of(runs.table(EXPLANATION_SCORES, interpret), row["latent"])
+    if scores.is_empty():
+        st.info("This latent was not scored.")
+        return
+    st.altair_chart(charts.scores(scores), width="stretch")
+    failed = scores.filter(pl.col("reason").is_not_null())
+    st.caption(
+        "95% intervals over windows of the test split. Floor: another latent's explanation (shuffled). Ceiling: a probe."
+        + "".join(
+            f" {r['row']}: {r['n_failed']} of {r['n']} failed ({r['reason']})." for r in failed.iter_rows(named=True)
+        )
+    )
+
+
+def _concepts(row: dict, evaluate: Artifact | None) -> None:
+    st.subheader("Concepts it is the best latent for", anchor="concepts")
+    if evaluate is None:
+        st.info("No ground truth here: `latentflow evaluate` makes it.")
+        return
+    mine = views.concepts_of(runs.table(CONCEPTS_FOUND, evaluate), row["latent"])
+    if mine.is_empty():
+        st.caption("None: on select, other latents were better for every labelled concept.")
+        return
+    precision = ("AP on select", "AP on test", "AUROC", *views.UNITS[1:])
+    st.dataframe(
+        mine,
+        hide_index=True,
+        column_order=[
+            "concept",
+            "AP on test",
+            *views.UNITS[1:],
+            "found",
+            "AUROC",
+            "AP on select",
+            "concept_kind",
+            "sign",
+            "n_positive",
+            "n",
+        ],
+        column_config={name: st.column_config.NumberColumn(format="%.3f") for name in precision},
+    )
+    st.caption(
+        "Average precision at natural density; neuron, untrained and probe: what the best of those reaches on test."
+    )
+
+
+def _shape(row: dict) -> None:
+    st.subheader("How strongly", anchor="histogram")
+    bins = views.histogram(row)
+    if bins.is_empty():
+        st.caption("Never active, so there is no histogram.")
+    else:
+        st.altair_chart(charts.histogram(bins, row["maximum"]), width="stretch")
+    st.subheader("What it says next", anchor="logits")
+    logits = views.logits(row)
+    if logits.is_empty():
+        st.caption("No logits: the dictionary was encoded without a model.")
+        return
+    for column, side in zip(st.columns(2), ("promoted", "suppressed"), strict=True):
+        column.caption(f"{side}, logit for a unit step")
+        column.altair_chart(charts.logits(logits, side), width="stretch")
+
+
+if shown := selection.experiment():
+    page(shown)

@@ -1,0 +1,179 @@
+"""What was run, and what came out?"""
+
+from __future__ import annotations
+
+import polars as pl
+import streamlit as st
+
+from components.store.tables import CONCEPTS_FOUND, CURVE, GENERATIONS, REPORT
+from dashboards import charts, runs, views
+from dashboards.runs import Experiment
+from dashboards.selection import experiment
+
+TALL = 8
+"""Concepts beyond which the steering chart scrolls."""
+
+
+def page(shown: Experiment) -> None:
+    """The experiment from the headline numbers down to the bytes."""
+    report = runs.table(REPORT, shown.report)
+    _title(shown)
+    _headlines(report)
+    _against(shown)
+    with st.container(border=True):
+        _table(report)
+    left, right = st.columns(2)
+    with left, st.container(border=True):
+        _concepts(report)
+    with right, st.container(border=True):
+        _steering(shown)
+    _curves(shown)
+    _lineage(shown)
+
+
+def _title(shown: Experiment) -> None:
+    train = shown.artifacts.get("train")
+    facts = train.facts if train else {}
+    st.title(facts.get("name", "Experiment"))
+    said = [
+        f"at `{facts['hook_point']}`" if "hook_point" in facts else "",
+        f"{facts['d_sae']:,} latents of {facts['d_in']} dimensions" if "d_sae" in facts and "d_in" in facts else "",
+        f"trained on {facts['tokens'] / 1e6:.2g} million tokens" if facts.get("tokens") else "",
+        f"report `{shown.key}` of {shown.report.manifest['made']['at'].replace('T', ' ').rstrip('Z')} UTC",
+    ]
+    links = [f"[open in {name}]({address})" for name, address in runs.tracked(shown.key).items()]
+    st.markdown(" · ".join(part for part in [*said, *links] if part))
+    if shown.missing:
+        st.warning(
+            f"Not in this store: the {', '.join(shown.missing)} artifact of this experiment. `dvc pull` fetches what was "
+            "published; `latentflow experiment` makes it again."
+        )
+
+
+def _headlines(report: pl.DataFrame) -> None:
+    cards = views.headlines(report)
+    for start in range(0, len(cards), 4):
+        for column, row in zip(st.columns(4), cards[start : start + 4], strict=False):
+            value, interval = views.estimate(row["value"], row["low"], row["high"])
+            with column.container(border=True, height="stretch"):
+                st.metric(row["measure"].label, value, help=f"{row['measure'].label}. {row['measure'].about}")
+                st.caption(_beside(row, interval))
+
+
+def _beside(row: dict, interval: str) -> str:
+    parts = [f"95%: {interval}" if row["low"] is not None else "", row["measure"].unit]
+    parts = [" · ".join(part for part in parts if part)]
+    if row["baseline"] is not None:
+        parts.append(f"{row['baseline_name']}: {views.number(row['baseline'])}")
+    if row["n"] is not None:
+        failed = f", {row['n_failed']} failed" if row["n_failed"] else ""
+        kind = (
+            f", {row['concept_kind']} kinds"
+            if row["concept_kind"] == "all"
+            else f", {row['concept_kind']}"
+            if row["concept_kind"]
+            else ""
+        )
+        parts.append(f"n = {row['n']:,} {row['unit_of_replication'] or 'replicate'}s{kind}{failed}")
+    if row["value"] is None:
+        parts.append(row["reason"] or "not measured")
+    return "  \n".join(parts)
+
+
+def _against(shown: Experiment) -> None:
+    sentences = shown.report.facts.get("against_us") or []
+    if sentences:
+        with st.expander(f"What came out against us ({len(sentences)})"):
+            st.markdown("\n".join(f"- {sentence}" for sentence in sentences))
+
+
+def _table(report: pl.DataFrame) -> None:
+    head, switch = st.columns([4, 1], vertical_alignment="center")
+    head.subheader("Every score", anchor="scores")
+    everything = switch.toggle("all rows", help="Also the rows that the short table leaves out.")
+    frame = views.scores(report, everything)
+    st.dataframe(
+        frame,
+        hide_index=True,
+        height=min(560, 38 + 35 * frame.height),
+        column_config={
+            "measure": st.column_config.TextColumn(pinned=True, width="medium"),
+            "n": st.column_config.NumberColumn(format="localized", help="replicates, failures included"),
+            "of": st.column_config.TextColumn(help="what one replicate is"),
+            "seeds": st.column_config.NumberColumn(help="training seeds"),
+            "name": st.column_config.TextColumn(help="the name in MLflow, DVC and `latentflow report --json`"),
+        },
+    )
+
+
+def _concepts(report: pl.DataFrame) -> None:
+    st.subheader("Concepts found", anchor="concepts")
+    found = views.concepts_by_kind(report)
+    if found.is_empty():
+        st.info("This report has no score `evaluate.concepts_found`.")
+        return
+    st.altair_chart(charts.concepts(found), width="stretch")
+    st.caption(
+        "Of the concepts that a probe decodes: found when the unit that is best on select reaches the average precision "
+        "asked for on test. Latents of the dictionary, raw neurons, latents of an untrained dictionary of equal size, "
+        "and the full probe. Bars with 95% intervals."
+    )
+
+
+def _steering(shown: Experiment) -> None:
+    st.subheader("Steering by concept", anchor="steering")
+    if "steer" not in shown.artifacts:
+        st.info("No steer artifact here. `latentflow steer` makes it.")
+        return
+    generations = runs.table(GENERATIONS, shown.artifacts["steer"])
+    budgets = generations["kl_budget"].drop_nulls().unique().sort().to_list()
+    if not budgets:
+        st.info("No steered text in this experiment.")
+        return
+    kinds = {}
+    if "evaluate" in shown.artifacts:
+        kinds = dict(
+            runs.table(CONCEPTS_FOUND, shown.artifacts["evaluate"]).select("concept", "concept_kind").iter_rows()
+        )
+    budget = budgets[0]
+    if len(budgets) > 1:
+        budget = st.segmented_control("KL budget, nats a token", budgets, default=budget) or budget
+    frame = views.uplift(generations, budget, kinds)
+    with st.container(height=340 if frame["concept"].n_unique() > TALL else "content", border=False):
+        st.altair_chart(charts.uplift(frame), width="stretch")
+    st.caption(
+        f"Test prompts, KL {budget} nats a token on neutral text; mean and 95% interval over prompts. The grey bar is "
+        f"the largest of {frame['n_random'].max() or 'the'} random directions. "
+        f"{frame['n_failed'].sum()} of {frame['n'].sum():,} continuations failed."
+    )
+
+
+def _curves(shown: Experiment) -> None:
+    with st.container(border=True):
+        st.subheader("Training", anchor="training")
+        if "train" not in shown.artifacts or CURVE.file not in shown.artifacts["train"].files:
+            st.info("No training curve here: the dictionary was made elsewhere, or its artifact is not in this store.")
+            return
+        panels = views.panels(runs.table(CURVE, shown.artifacts["train"]))
+        columns = st.columns(3)
+        for position, (name, panel) in enumerate(panels.items()):
+            columns[position % 3].altair_chart(charts.curve(panel, name), width="stretch")
+
+
+def _lineage(shown: Experiment) -> None:
+    with st.expander("Lineage: the artifacts behind these numbers"):
+        st.dataframe(
+            views.lineage([artifact.manifest for artifact in shown.closure]),
+            hide_index=True,
+            column_config={
+                "MB": st.column_config.NumberColumn(format="%.1f"),
+                "seconds": st.column_config.NumberColumn(format="%.1f"),
+            },
+        )
+    with st.expander("Configuration: every parameter under its dotted name"):
+        configs = {stage: artifact.config for stage, artifact in reversed([*shown.artifacts.items()])}
+        st.dataframe(views.parameters(configs), hide_index=True)
+
+
+if shown := experiment():
+    page(shown)

@@ -1,0 +1,178 @@
+"""Which experiments and artifacts exist, and which MLflow run belongs to them: the only file that reads MLflow.
+
+An experiment is one `report` artifact; its manifest leads to every artifact it rests on. Addresses come from the
+environment: LATENTFLOW_STORE, MLFLOW_TRACKING_URI, LATENTFLOW_MLFLOW_URL, LATENTFLOW_PREFECT_URL. Whatever is read is
+remembered by artifact key: an artifact never changes, so neither does what was read from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import streamlit as st
+
+from components.store.artifact import Artifact, Store
+from components.store.tables import CONTEXTS, GENERATIONS, TABLES, Table
+
+log = logging.getLogger(__name__)
+
+UNTRAINED = "untrained"
+REPORT_TAG = "report"
+FLOW_RUN_TAG = "prefect.flow_run"
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """One finished experiment.
+
+    Attributes:
+        report: its report artifact.
+        artifacts: stage -> the artifact of this experiment; the untrained control is left out.
+        missing: stages whose artifact is named by a manifest but is not in the store.
+        closure: every artifact behind it, the untrained control included.
+    """
+
+    report: Artifact
+    artifacts: Mapping[str, Artifact]
+    missing: tuple[str, ...]
+    closure: tuple[Artifact, ...]
+
+    @property
+    def key(self) -> str:
+        """The report's key: what deep links carry."""
+        return self.report.key
+
+    @property
+    def title(self) -> str:
+        """Which dictionary, when, where in the model, which key."""
+        facts = self.artifacts["train"].facts if "train" in self.artifacts else {}
+        made = self.report.manifest["made"]["at"].replace("T", " ")[:16]
+        parts = (facts.get("name"), made, facts.get("hook_point"), self.key[:6])
+        return " · ".join(str(part) for part in parts if part)
+
+
+def store() -> Store:
+    """The store that the pages show."""
+    return Store(os.environ.get("LATENTFLOW_STORE") or "data/artifacts")
+
+
+def mlflow_url() -> str:
+    """Where a browser finds MLflow."""
+    return os.environ.get("LATENTFLOW_MLFLOW_URL") or "http://127.0.0.1:5001"
+
+
+def prefect_url() -> str:
+    """Where a browser finds Prefect."""
+    return os.environ.get("LATENTFLOW_PREFECT_URL") or "http://127.0.0.1:4200"
+
+
+def experiments() -> list[Experiment]:
+    """Every experiment with a report, newest first."""
+    return _experiments(str(store().root))
+
+
+def table(wanted: Table, artifact: Artifact) -> pl.DataFrame:
+    """One table of one artifact; treat it as read-only.
+
+    Raises:
+        MissingArtifactError: the artifact, or the file in it, is gone.
+        DamagedArtifactError: its bytes differ from the manifest.
+    """
+    return _table(str(artifact.folder.parent.parent), artifact.stage, artifact.key, wanted.name)
+
+
+def contexts_of(artifact: Artifact, latent: int) -> pl.DataFrame:
+    """The windows of text of one latent, read without loading the others'."""
+    return _rows(str(artifact.folder.parent.parent), artifact.stage, artifact.key, CONTEXTS.name, "latent", latent)
+
+
+def generations_of(artifact: Artifact, concept: str) -> pl.DataFrame:
+    """Every continuation judged for one concept."""
+    return _rows(str(artifact.folder.parent.parent), artifact.stage, artifact.key, GENERATIONS.name, "concept", concept)
+
+
+def tracked(report_key: str) -> dict[str, str]:
+    """Links from a report to what tracked it: {"MLflow": address, "Prefect": address}, as far as they are known."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('data/state/mlflow.db').absolute()}"
+    run = _mlflow_run(uri, report_key)
+    links = {}
+    if run:
+        links["MLflow"] = f"{mlflow_url()}/#/experiments/{run['experiment_id']}/runs/{run['run_id']}"
+        if run["flow_run_id"]:
+            links["Prefect"] = f"{prefect_url()}/runs/flow-run/{run['flow_run_id']}"
+    return links
+
+
+@st.cache_resource(ttl=5, max_entries=4, show_spinner=False)
+def _experiments(root: str) -> list[Experiment]:
+    shown = Store(root)
+    reports = sorted(shown.artifacts("report"), key=_made, reverse=True)
+    return [_experiment(shown, report) for report in reports]
+
+
+def _made(artifact: Artifact) -> tuple[str, float]:
+    return artifact.manifest["made"]["at"], artifact.folder.stat().st_mtime
+
+
+def _experiment(shown: Store, report: Artifact) -> Experiment:
+    """Walks the manifests breadth first, so the artifact nearest to the report stands for its stage."""
+    artifacts: dict[str, Artifact] = {report.stage: report}
+    missing: list[str] = []
+    waiting = [(role, given) for role, given in report.manifest["inputs"].items()]
+    seen = set()
+    while waiting:
+        role, given = waiting.pop(0)
+        if role.startswith(UNTRAINED) or (given["stage"], given["key"]) in seen:
+            continue
+        seen.add((given["stage"], given["key"]))
+        found = shown.find(given["stage"], given["key"])
+        if found is None:
+            if given["stage"] != "model":
+                missing.append(given["stage"])
+            continue
+        artifacts.setdefault(found.stage, found)
+        waiting.extend(found.manifest["inputs"].items())
+    lost = tuple(stage for stage in dict.fromkeys(missing) if stage not in artifacts)
+    return Experiment(report, artifacts, lost, tuple(shown.closure([report]).values()))
+
+
+@st.cache_resource(max_entries=64, show_spinner="Reading the table …")
+def _table(root: str, stage: str, key: str, name: str) -> pl.DataFrame:
+    return TABLES[name].read(Store(root).get(stage, key))
+
+
+@st.cache_resource(max_entries=256, show_spinner=False)
+def _rows(root: str, stage: str, key: str, name: str, column: str, value: Any) -> pl.DataFrame:
+    return TABLES[name].scan(Store(root).get(stage, key)).filter(pl.col(column) == value).collect()
+
+
+@st.cache_data(ttl=30, max_entries=64, show_spinner=False)
+def _mlflow_run(uri: str, report_key: str) -> dict[str, str] | None:
+    database = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and not database.exists():
+        return None  # asking MLflow would create the file
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    try:
+        client = MlflowClient(uri)
+        where = [experiment.experiment_id for experiment in client.search_experiments()]
+        runs = client.search_runs(where, f"tags.`{REPORT_TAG}` = '{report_key}'", max_results=1)
+    except MlflowException as error:
+        log.warning("MLflow at %s cannot be read, so pages show no link to it: %s", uri, error)
+        return None
+    if not runs:
+        return None
+    return {
+        "experiment_id": runs[0].info.experiment_id,
+        "run_id": runs[0].info.run_id,
+        "flow_run_id": runs[0].data.tags.get(FLOW_RUN_TAG, ""),
+    }

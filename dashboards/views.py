@@ -1,0 +1,482 @@
+"""From the tables of an artifact to what a page draws: pure functions over frames, no files and no widgets."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from components.store.report import KINDS, headline
+from components.store.tables import REPORT
+from dashboards.tokens import visible
+
+UNITS = ("latent", "neuron", "untrained", "probe")
+RANDOM = "random"
+UNSTEERED = "unsteered"
+NOTHING = "–"
+SILENT = {
+    "random": "Silent · drawn at random, verified never active inside",
+    "same_token": "Silent · holds the token it fires on most, and yet never active inside",
+    None: "Silent · verified never active inside",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """How a score is spoken of.
+
+    Attributes:
+        pattern: regular expression for the dotted name.
+        label: what a reader calls it; groups of the pattern may be used.
+        unit: of value and interval; "" where the label says it.
+        about: one sentence.
+    """
+
+    pattern: str
+    label: str
+    unit: str
+    about: str
+
+
+MEASURES = (
+    Measure(r"evaluate\.fvu", "Variance unexplained (FVU)", "share", "Squared error over variance, held-out text."),
+    Measure(
+        r"evaluate\.loss_recovered\.(\w+?)_ablation",
+        r"Loss recovered, \1 ablation",
+        "share",
+        "How much of the loss that ablating the hook point costs the reconstruction gives back; ratio of sums.",
+    ),
+    Measure(
+        r"evaluate\.cross_entropy_rise",
+        "Rise of cross-entropy",
+        "nats a token",
+        "What the model loses when it reads the reconstruction instead of its own activations.",
+    ),
+    Measure(r"evaluate\.l0", "Active latents (L0)", "latents a token", "Mean number of active latents on a token."),
+    Measure(r"evaluate\.dead_share", "Dead latents", "share", "Latents that no token activated."),
+    Measure(
+        r"evaluate\.concepts_found\.(\w+)",
+        r"Concepts found: \1",
+        "",
+        "Concepts whose best unit, chosen on select, reaches the average precision asked for on test, scored once.",
+    ),
+    Measure(
+        r"interpret\.(\w+)\.(\w+)",
+        r"Explained, \2: \1",
+        "",
+        "How well a predictor that sees only the explanation foretells the latent; the floor is another's explanation.",
+    ),
+    Measure(
+        r"steer\.(\w+)\.kl_([\d.]+)",
+        r"Steered, KL \2: \1",
+        "rise of probability",
+        "Rise of the judged concept probability over unsteered text, at a strength that costs that many nats a token.",
+    ),
+)
+HEADLINES = (
+    "evaluate.fvu",
+    "evaluate.loss_recovered.mean_ablation",
+    "evaluate.cross_entropy_rise",
+    "evaluate.l0",
+    "evaluate.concepts_found.latent",
+    "evaluate.concepts_found.probe",
+    "interpret.",
+    "steer.",
+)
+
+
+def measure(name: str) -> Measure:
+    """What is known of a score by its dotted name; a score nobody described keeps its name."""
+    for known in MEASURES:
+        if match := re.fullmatch(known.pattern, name):
+            return dataclasses.replace(known, label=match.expand(known.label).replace("_", " "))
+    return Measure(re.escape(name), name, "", "")
+
+
+def number(value: float | None, decimals: int | None = None) -> str:
+    """A number to read: three significant digits unless decimals are given, a true minus sign, a dash when absent."""
+    if value is None or math.isnan(value):
+        return NOTHING
+    if decimals is not None:
+        text = f"{value:,.{decimals}f}"
+    elif value == 0 or 1e-3 <= abs(value) < 1000:
+        text = f"{value:.3g}"
+    elif abs(value) >= 1000:
+        text = f"{value:,.0f}"
+    else:
+        text = f"{value:.1e}"
+    return (text.lstrip("-") if float(text.replace(",", "")) == 0 else text).replace("-", "−")
+
+
+def estimate(value: float | None, low: float | None, high: float | None) -> tuple[str, str]:
+    """A value and its interval with as many decimals as the interval's width bears."""
+    if value is None or low is None or high is None or not high > low:
+        return number(value), NOTHING if low is None or high is None else f"{number(low)} to {number(high)}"
+    decimals = min(6, max(0, 1 - math.floor(math.log10(high - low))))
+    return number(value, decimals), f"{number(low, decimals)} to {number(high, decimals)}"
+
+
+def scores(report: pl.DataFrame, everything: bool = False) -> pl.DataFrame:
+    """The report as a reader's table, in the terminal's order; numbers as text with the decimals they bear.
+
+    Args:
+        report: the REPORT table.
+        everything: also the rows that the short table leaves out, at its end.
+    """
+    short = headline(report)
+    shown = pl.concat([short, report.join(short, on=REPORT.key, how="anti", nulls_equal=True)]) if everything else short
+    rows = []
+    for row in shown.iter_rows(named=True):
+        known = measure(row["name"])
+        value, interval = estimate(row["value"], row["low"], row["high"])
+        rows.append(
+            {
+                "measure": known.label,
+                "concepts": row["concept_kind"] or NOTHING,
+                "value": value,
+                "95% interval": interval,
+                "unit": known.unit or NOTHING,
+                "better": row["better"] or NOTHING,
+                "baseline": number(row["baseline"]),
+                "baseline is": row["baseline_name"] or NOTHING,
+                "n": row["n"],
+                "of": row["unit_of_replication"] or NOTHING,
+                "failed": row["n_failed"],
+                "seeds": row["n_seeds"],
+                "split": row["split"] or NOTHING,
+                "note": row["reason"] or "",
+                "dictionary": row["dictionary"] or NOTHING,
+                "hook point": row["hook_point"] or NOTHING,
+                "name": row["name"],
+                "artifact": f"{row['stage']}/{row['artifact']}",
+            }
+        )
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def headlines(report: pl.DataFrame) -> list[dict[str, Any]]:
+    """The few rows that say how the experiment came out, each with its `Measure` as "measure"."""
+    chosen = []
+    for wanted in HEADLINES:
+        rows = [
+            row
+            for row in report.iter_rows(named=True)
+            if (row["name"].startswith(wanted) if wanted.endswith(".") else row["name"] == wanted)
+        ]
+        rows.sort(key=lambda row: (_kind_rank(row["concept_kind"]), row["name"]))
+        chosen += [row | {"measure": measure(row["name"])} for row in rows[:1]]
+    return chosen
+
+
+def _kind_rank(kind: str | None) -> int:
+    return KINDS.index(kind) + 1 if kind in KINDS else 0 if kind is None else len(KINDS) + 1
+
+
+def concepts_by_kind(report: pl.DataFrame) -> pl.DataFrame:
+    """Concepts found: one row for each kind of concept and kind of unit, with the interval."""
+    prefix = "evaluate.concepts_found."
+    return (
+        report.filter(pl.col("name").str.starts_with(prefix), pl.col("value").is_not_null())
+        .with_columns(
+            pl.col("name").str.strip_prefix(prefix).alias("unit_kind"), pl.col("concept_kind").fill_null("all")
+        )
+        .filter(pl.col("unit_kind").is_in(UNITS))
+        .select("concept_kind", "unit_kind", "value", "low", "high", "n")
+    )
+
+
+def panels(curve: pl.DataFrame, points: int = 400) -> dict[str, pl.DataFrame]:
+    """Training curves by what they measure (`loss` holds `loss.reconstruction` too), thinned to `points` each."""
+    first = ("fvu", "l0", "dead_share", "loss", "learning_rate")
+    found: dict[str, pl.DataFrame] = {}
+    for (name,), series in curve.sort("step").group_by("name", maintain_order=True):
+        every = max(1, math.ceil(series.height / points))
+        kept = series.with_row_index("row").filter((pl.col("row") % every == 0) | (pl.col("row") == series.height - 1))
+        panel = str(name).split(".")[0]
+        found[panel] = pl.concat([found[panel], kept.drop("row")]) if panel in found else kept.drop("row")
+    return dict(sorted(found.items(), key=lambda item: first.index(item[0]) if item[0] in first else len(first)))
+
+
+def uplift(generations: pl.DataFrame, budget: float, kinds: Mapping[str, str], split: str = "test") -> pl.DataFrame:
+    """Mean uplift by concept and method at one budget, with the largest random direction beside it.
+
+    The interval is mean +- 1.96 standard errors over prompts (samples of one prompt averaged first). Failed
+    continuations have no uplift: they are counted in n and n_failed, not in the mean.
+
+    Returns:
+        concept, concept_kind, method, mean, low, high, n_prompts, n, n_failed, largest_random (mean of the random
+        direction with the largest mean), n_random.
+    """
+    judged = generations.filter(pl.col("split") == split, (pl.col("kl_budget") - budget).abs() < 1e-9)
+    each = ["concept", "method", "replicate"]
+    by_prompt = judged.group_by(*each, "prompt").agg(
+        pl.col("uplift").mean(), pl.len().alias("n"), pl.col("uplift").null_count().alias("n_failed")
+    )
+    means = by_prompt.group_by(each).agg(
+        pl.col("uplift").mean().alias("mean"),
+        (pl.col("uplift").std() / pl.col("uplift").count().sqrt()).alias("error"),
+        pl.col("uplift").count().cast(pl.Int64).alias("n_prompts"),
+        pl.col("n").sum().cast(pl.Int64),
+        pl.col("n_failed").sum().cast(pl.Int64),
+    )
+    is_random = pl.col("method").str.starts_with(RANDOM)
+    largest = (
+        means.filter(is_random)
+        .group_by("concept")
+        .agg(pl.col("mean").max().alias("largest_random"), pl.len().cast(pl.Int64).alias("n_random"))
+    )
+    return (
+        means.filter(~is_random, pl.col("method") != UNSTEERED, pl.col("mean").is_not_null())
+        .sort("replicate")
+        .unique(["concept", "method"], keep="first", maintain_order=True)
+        .join(largest, on="concept", how="left")
+        .with_columns(
+            (pl.col("mean") - 1.96 * pl.col("error")).alias("low"),
+            (pl.col("mean") + 1.96 * pl.col("error")).alias("high"),
+            pl.col("concept").replace_strict(kinds, default="unknown", return_dtype=pl.String).alias("concept_kind"),
+        )
+        .sort("mean", descending=True)
+        .select(
+            "concept", "concept_kind", "method", "mean", "low", "high", "n_prompts", "n", "n_failed",
+            "largest_random", "n_random",
+        )
+    )  # fmt: skip
+
+
+def latent_list(
+    latents: pl.DataFrame,
+    explanations: pl.DataFrame | None = None,
+    explanation_scores: pl.DataFrame | None = None,
+    concepts_found: pl.DataFrame | None = None,
+    *,
+    split: str,
+    explainer: str | None = None,
+    scorer: str | None = None,
+) -> pl.DataFrame:
+    """One row for each latent: statistics, what is said of it, how well, and the concepts it is the best latent for."""
+    frame = latents.filter(pl.col("split") == split).select(
+        "latent",
+        "density",
+        "maximum",
+        "mean_active",
+        pl.col("promoted").list.head(4).list.eval(pl.element().map_elements(visible, return_dtype=pl.String)),
+    )
+    if explanations is not None:
+        said = explanations.filter(pl.col("explainer") == explainer).select("latent", "explanation")
+        frame = frame.join(said, on="latent", how="left")
+    else:
+        frame = frame.with_columns(pl.lit(None, dtype=pl.String).alias("explanation"))
+    if explanation_scores is not None:
+        of = explanation_scores.filter(pl.col("explainer") == explainer, pl.col("scorer") == scorer)
+        frame = frame.join(of.group_by("latent").agg(pl.col("value").mean().alias("score")), on="latent", how="left")
+    else:
+        frame = frame.with_columns(pl.lit(None, dtype=pl.Float64).alias("score"))
+    if concepts_found is not None:
+        best = concepts_found.filter(pl.col("unit_kind") == "latent", pl.col("gate")).sort("ap", descending=True)
+        best = best.group_by(pl.col("unit").alias("latent"), maintain_order=True).agg(pl.col("concept"))
+        frame = frame.join(best.with_columns(pl.col("concept").list.join(", ")), on="latent", how="left")
+    else:
+        frame = frame.with_columns(pl.lit(None, dtype=pl.String).alias("concept"))
+    words = [pl.col("explanation"), pl.col("concept"), pl.col("promoted").list.join(" ")]
+    return frame.with_columns(pl.concat_str(words, separator="\n", ignore_nulls=True).str.to_lowercase().alias("words"))
+
+
+def narrowed(
+    frame: pl.DataFrame,
+    *,
+    text: str = "",
+    density: tuple[float, float] | None = None,
+    minimum: float = 0.0,
+    sort: str = "density",
+    descending: bool = True,
+) -> pl.DataFrame:
+    """The latents whose words contain every word of `text`, inside a range of density, with at least that maximum."""
+    for word in text.lower().split():
+        frame = frame.filter(pl.col("words").str.contains(word, literal=True))
+    if density:
+        frame = frame.filter(pl.col("density").is_between(*density))
+    if minimum > 0:
+        frame = frame.filter(pl.col("maximum") >= minimum)
+    return frame.sort(sort, "latent", descending=[descending, False], nulls_last=True)
+
+
+def intervals(contexts: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
+    """Windows of one latent by interval of activation, strongest first, the verified silent ones last."""
+    groups = []
+    ordered = contexts.sort("maximum", "window", descending=[True, False])
+    kinds = ordered.select("role", "quantile", "stratum").unique(maintain_order=True)
+    for role, quantile, stratum in kinds.sort(_role_rank(), "quantile", "stratum").iter_rows():
+        same = {"role": role, "quantile": quantile, "stratum": stratum}
+        rows = ordered.filter(
+            pl.col(name).eq_missing(pl.lit(value, dtype=ordered.schema[name])) for name, value in same.items()
+        )
+        low, high = number(rows["maximum"][-1]), number(rows["maximum"][0])
+        reach = f"largest activation {low}" + (f" to {high}" if high != low else "")
+        titles = {
+            "top": f"Strongest · {reach}",
+            "quantile": f"Interval {quantile} · {reach}",
+            "silent": SILENT.get(stratum),
+        }
+        groups.append((f"{titles.get(role) or SILENT[None]} · {_count(rows.height, 'window')}", rows))
+    return groups
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")
+
+
+def _role_rank() -> pl.Expr:
+    return pl.col("role").replace_strict({"top": 0, "quantile": 1, "silent": 2}, default=3, return_dtype=pl.Int8)
+
+
+def histogram(latent: Mapping[str, Any]) -> pl.DataFrame:
+    """The bins of one latent's activations: from, to, tokens; empty bins left out, and no rows for a dead latent."""
+    counts = latent["histogram"] or []
+    width = (latent["maximum"] or 0.0) / max(1, len(counts))
+    bins = [{"from": i * width, "to": (i + 1) * width, "tokens": count} for i, count in enumerate(counts) if count]
+    return pl.DataFrame(bins, schema={"from": pl.Float64, "to": pl.Float64, "tokens": pl.Int64})
+
+
+def logits(latent: Mapping[str, Any]) -> pl.DataFrame:
+    """The tokens whose logits a step along the decoder direction raises and lowers most: token, logit, side, rank."""
+    rows = [
+        {"token": visible(token), "logit": value, "side": side, "rank": rank}
+        for side in ("promoted", "suppressed")
+        for rank, (token, value) in enumerate(
+            zip(latent[side] or (), latent[f"{side}_logits"] or (), strict=False)  # equal length, or both null
+        )
+    ]
+    return pl.DataFrame(rows, schema={"token": pl.String, "logit": pl.Float64, "side": pl.String, "rank": pl.Int64})
+
+
+def concepts_of(concepts_found: pl.DataFrame, latent: int) -> pl.DataFrame:
+    """The concepts for which this latent was chosen on select, beside what the other kinds of unit reach on test."""
+    mine = concepts_found.filter(pl.col("unit_kind") == "latent", pl.col("unit") == latent)
+    others = concepts_found.filter(pl.col("unit_kind") != "latent", pl.col("concept").is_in(mine["concept"].to_list()))
+    wide = mine.select(
+        "concept", "concept_kind", "sign", "found", "gate", "n_positive", "n",
+        pl.col("select_ap").alias("AP on select"), pl.col("ap").alias("AP on test"), pl.col("auroc").alias("AUROC"),
+    )  # fmt: skip
+    for unit in UNITS[1:]:
+        of = others.filter(pl.col("unit_kind") == unit).select("concept", pl.col("ap").alias(unit))
+        wide = wide.join(of, on="concept", how="left")
+    return wide.sort("AP on test", descending=True, nulls_last=True)
+
+
+def parameters(configs: Mapping[str, Mapping[str, Any]]) -> pl.DataFrame:
+    """Every parameter under its dotted name, the stage's name in front: parameter, value."""
+    rows: list[dict[str, str]] = []
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, Mapping) and value:
+            for name, inner in value.items():
+                walk(f"{prefix}.{name}", inner)
+        else:
+            rows.append({"parameter": prefix, "value": value if isinstance(value, str) else json.dumps(value)})
+
+    for stage, config in configs.items():
+        walk(stage, config)
+    return pl.DataFrame(rows, schema={"parameter": pl.String, "value": pl.String})
+
+
+def lineage(manifests: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    """The artifacts behind a report, in the order they were made: stage, key, inputs, size, seconds, when, commit."""
+    rows = [
+        {
+            "stage": manifest["stage"],
+            "key": manifest["key"],
+            "made from": ", ".join(
+                f"{role}: {given['stage']}/{given['key'][:8]}" for role, given in manifest["inputs"].items()
+            ),
+            "MB": sum(file["bytes"] for file in manifest["files"].values()) / 1e6,
+            "seconds": manifest["made"]["seconds"],
+            "made at (UTC)": manifest["made"]["at"].replace("T", " ").rstrip("Z"),
+            "commit": (manifest["made"]["git_commit"] or NOTHING)[:10],
+        }
+        for manifest in manifests
+    ]
+    kinds = {"MB": pl.Float64, "seconds": pl.Float64}
+    names = ("stage", "key", "made from", "MB", "seconds", "made at (UTC)", "commit")
+    frame = pl.DataFrame(rows, schema={name: kinds.get(name, pl.String) for name in names})
+    return frame.sort("made at (UTC)", maintain_order=True)
+
+
+def side_by_side(generations: pl.DataFrame, method: str, budget: float, split: str = "test") -> pl.DataFrame:
+    """Steered beside unsteered text of the same prompt and sample, largest uplift first, failures last."""
+    plain_text = generations.filter(pl.col("method") == UNSTEERED, pl.col("split") == split)
+    steered = generations.filter(
+        pl.col("method") == method, pl.col("split") == split, (pl.col("kl_budget") - budget).abs() < 1e-9
+    )
+    before = plain_text.select("prompt", "sample", pl.col("text").alias("unsteered"))
+    return (
+        steered.join(before.unique(["prompt", "sample"]), on=["prompt", "sample"], how="left")
+        .sort("uplift", "prompt", "sample", descending=[True, False, False], nulls_last=True)
+        .select(
+            "prompt", "sample", "replicate", "unsteered", pl.col("text").alias("steered"), "concept_probability",
+            "uplift", "fluency", "nll", "reason",
+        )
+    )  # fmt: skip
+
+
+def role(explainer: str) -> str:
+    """What a row of the explanation scores is to the reader: floor (shuffled), ceiling (probe) or explanation."""
+    return {"shuffled": "floor", "probe": "ceiling"}.get(explainer.split(".", maxsplit=1)[0], "explanation")
+
+
+def scores_of(explanation_scores: pl.DataFrame, latent: int) -> pl.DataFrame:
+    """The scores of one latent with `role` and a title for each row, explanation first, then floor and ceiling."""
+    roles = ("explanation", "floor", "ceiling")
+    return (
+        explanation_scores.filter(pl.col("latent") == latent)
+        .with_columns(
+            pl.col("explainer").map_elements(role, return_dtype=pl.String).alias("role"),
+            pl.format("{} · {}", "scorer", "explainer").alias("row"),
+        )
+        .sort("scorer", pl.col("role").replace_strict({r: i for i, r in enumerate(roles)}, return_dtype=pl.Int8), "row")
+    )
+
+
+def distribution(explanation_scores: pl.DataFrame, scorer: str, bins: int = 30) -> pl.DataFrame:
+    """How many latents score in each of `bins` equal intervals, for explanations, floor and ceiling: role, from, to, latents."""
+    of = explanation_scores.filter(pl.col("scorer") == scorer, pl.col("value").is_not_null())
+    if of.is_empty():
+        return pl.DataFrame(schema={"role": pl.String, "from": pl.Float64, "to": pl.Float64, "latents": pl.Int64})
+    low, high = float(of["value"].min()), float(of["value"].max())  # type: ignore[arg-type]
+    width = (high - low) / bins or 1.0
+    rows = []
+    for (writer,), frame in of.group_by("explainer", maintain_order=True):
+        place = ((frame["value"] - low) / width).floor().clip(0, bins - 1).cast(pl.Int64)
+        counts = dict(place.value_counts().iter_rows())
+        rows += [
+            {
+                "role": role(str(writer)),
+                "from": low + i * width,
+                "to": low + (i + 1) * width,
+                "latents": counts.get(i, 0),
+            }
+            for i in range(bins)
+        ]
+    frame = pl.DataFrame(rows)
+    return frame.group_by("role", "from", "to", maintain_order=True).agg(pl.col("latents").sum())
+
+
+def explained(explanations: pl.DataFrame, explanation_scores: pl.DataFrame, scorer: str) -> pl.DataFrame:
+    """Every explanation with its score, interval, floor and ceiling under one scorer (means over predictors)."""
+    of = explanation_scores.filter(pl.col("scorer") == scorer).with_columns(
+        pl.col("explainer").map_elements(role, return_dtype=pl.String).alias("role")
+    )
+    means = of.group_by("latent", "role", "explainer").agg(pl.col("value", "low", "high").mean())
+    frame = explanations.join(
+        means.filter(pl.col("role") == "explanation").drop("role").rename({"value": "score"}),
+        on=["latent", "explainer"],
+        how="left",
+    )
+    for name in ("floor", "ceiling"):
+        control = means.filter(pl.col("role") == name).group_by("latent").agg(pl.col("value").mean().alias(name))
+        frame = frame.join(control, on="latent", how="left")
+    return frame.select("latent", "explanation", "score", "low", "high", "floor", "ceiling", "explainer", "reason")

@@ -1,0 +1,305 @@
+"""An experiment made of invented numbers: every table a page reads, written through the real store and schemas."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from components.config import Config
+from components.seeds import numpy_generator
+from components.store import tables
+from components.store.artifact import Artifact, Progress, Stage, Store
+
+TOPICS = ("harbour", "kitchen", "garden", "market", "library", "station")
+KINDS = {**dict.fromkeys(TOPICS, "document"), "word: seven": "surface", "word: Monday": "surface",
+         "bank: river": "contextual", "bank: money": "contextual", "she is meant": "contextual"}  # fmt: skip
+STORY = [
+    "Mary",
+    "walked",
+    "to",
+    "the",
+    "{}",
+    ".",
+    "The",
+    "<b>sailor</b>",
+    "waited",
+    "there",
+    ",",
+    "and",
+    "&",
+    "she",
+    "said",
+    ":",
+    "it",
+    "was",
+    "late",
+    ".",
+]
+
+
+class InventedConfig(Config):
+    """What the invented stages are asked for."""
+
+    name: str = "toy"
+    """A label."""
+    seed: int = 0
+    """The seed."""
+    dictionary: dict[str, Any] = {"kind": "topk", "d_sae": 64, "k": 16}
+    """A nested section, as real stages have."""
+
+
+class Invented(NamedTuple):
+    """An invented experiment: its report, and every artifact behind it by stage."""
+
+    report: Artifact
+    artifacts: dict[str, Artifact]
+
+
+Write = Callable[[Path, np.random.Generator], None]
+
+
+def make(store: Store, stage: str, inputs: Mapping[str, Any], facts: Mapping[str, Any], write: Write, **config: Any):
+    """One artifact of invented content, made by the real `ensure`."""
+
+    def work(folder: Path, chosen: InventedConfig, given: Any, settings: Any) -> Iterator[Progress]:
+        write(folder, numpy_generator(chosen.seed, stage))
+        yield Progress(1, 1, "tables")
+        return dict(facts)
+
+    return store.ensure(Stage(stage, 1, work), InventedConfig(**config), inputs)[0]
+
+
+def curve(folder: Path, random: np.random.Generator) -> None:
+    steps = np.arange(0, 600, 10)
+    fading = np.exp(-steps / 120)
+    series = {
+        "loss": 0.01 + fading,
+        "loss.reconstruction": 0.009 + 0.9 * fading,
+        "loss.auxk": 0.001 + 0.1 * fading,
+        "fvu": 0.008 + 0.6 * fading,
+        "l0": 16 + 0 * fading,
+        "dead_share": 0.2 * (1 - fading),
+        "learning_rate": 1e-3 * np.minimum(1, steps / 100 + 0.01),
+    }
+    rows = [
+        {"step": int(s), "tokens": int(s) * 4096, "name": name, "value": float(v) * math.exp(random.normal(0, 0.03))}
+        for name, values in series.items()
+        for s, v in zip(steps, values, strict=True)
+    ]
+    tables.CURVE.write(folder, rows)
+
+
+def latents(d_sae: int) -> Write:
+    def write(folder: Path, random: np.random.Generator) -> None:
+        rows = []
+        for latent in range(d_sae):
+            dead = latent % 16 == 5
+            active = 0 if dead else int(10 ** random.uniform(0.5, 4))
+            top = float(random.gamma(4, 2))
+            rows.append(
+                {
+                    "latent": latent,
+                    "split": "test",
+                    "n_active": active,
+                    "density": active / 100_000,
+                    "maximum": 0.0 if dead else top,
+                    "mean_active": None if dead else top / 3,
+                    "histogram": [0] * 20 if dead else [int(active * 0.6**i) for i in range(20)],
+                    "decoder_norm": 1.0,
+                    "promoted": [f" {TOPICS[(latent + i) % 6]}{i}" for i in range(10)],
+                    "promoted_logits": [1.5 - 0.1 * i for i in range(10)],
+                    "suppressed": [f" {TOPICS[(latent - i) % 6]}{i}" for i in range(10)],
+                    "suppressed_logits": [-1.2 + 0.1 * i for i in range(10)],
+                }
+            )
+        tables.LATENTS.write(folder, rows)
+
+    return write
+
+
+def interpretation(d_sae: int) -> Write:
+    def write(folder: Path, random: np.random.Generator) -> None:
+        windows, said, scores = [], [], []
+        for latent in range(d_sae):
+            if latent % 16 == 5:
+                said.append({"latent": latent, "explainer": "tokens", "reason": "no context: the latent is dead"})
+                continue
+            topic = TOPICS[latent % 6]
+            said.append({"latent": latent, "explainer": "tokens", "explanation": f"the word '{topic}' after 'the'"})
+            text = [word.format(topic) for word in STORY]
+            for window in range(14):
+                role = "top" if window < 4 else "quantile" if window < 12 else "silent"
+                interval = None if role == "silent" else 0 if role == "top" else (window - 4) // 2
+                level = 0.0 if interval is None else 8.0 * 0.6**interval
+                values = [0.0] * len(text)
+                if level:
+                    values[4], values[5] = level, level / 4
+                windows.append(
+                    {
+                        "latent": latent,
+                        "window": window,
+                        "split": ("explain", "test")[window % 2],
+                        "role": role,
+                        "quantile": interval,
+                        "document": window,
+                        "start": 3,
+                        "tokens": text,
+                        "activations": values,
+                        "maximum": level,
+                    }
+                )
+            for writer, centre in (("tokens", 0.8), ("shuffled", 0.5), ("probe", 0.95)):
+                for scorer in ("detection", "simulation"):
+                    value = float(np.clip(centre + random.normal(0, 0.05), 0, 1))
+                    scores.append(
+                        {
+                            "latent": latent,
+                            "explainer": writer,
+                            "scorer": scorer,
+                            "predictor": "lexical",
+                            "value": value,
+                            "low": value - 0.04,
+                            "high": value + 0.04,
+                            "n": 40,
+                            "n_failed": 0,
+                        }
+                    )
+        tables.CONTEXTS.write(folder, windows)
+        tables.EXPLANATIONS.write(folder, said)
+        tables.EXPLANATION_SCORES.write(folder, scores)
+
+    return write
+
+
+def steering(folder: Path, random: np.random.Generator) -> None:
+    strengths, generations = [], []
+    methods = {"add_direction": 0.42, "mean_difference": 0.5, "random_direction": 0.02}
+    for concept in TOPICS:
+        plain = {"concept": concept, "replicate": 0, "split": "test", "n_tokens": 12, "nll": 1.3, "fluency": 0.95}
+        for prompt in range(6):
+            generations.append(
+                plain | {"method": "unsteered", "prompt": prompt, "sample": 0, "text": "They met at noon .",
+                         "concept_probability": 0.1, "uplift": 0.0}
+            )  # fmt: skip
+        for method, uplift in methods.items():
+            for replicate in range(5 if method == "random_direction" else 1):
+                strengths.append(
+                    {"concept": concept, "method": method, "replicate": replicate, "sign": 1, "kl_budget": 0.1,
+                     "latent": TOPICS.index(concept) if method == "add_direction" else None,
+                     "coefficient": 0.8, "kl": 0.1, "select_score": 0.7}
+                )  # fmt: skip
+                for prompt in range(6):
+                    failed = method == "add_direction" and prompt == 5
+                    up = None if failed else float(np.clip(uplift + random.normal(0, 0.08), -0.1, 0.9))
+                    generations.append(
+                        plain
+                        | {
+                            "method": method,
+                            "replicate": replicate,
+                            "kl_budget": 0.1,
+                            "prompt": prompt,
+                            "sample": 0,
+                            "text": None if failed else f"They went to the {concept} <i>at</i> noon .",
+                            "uplift": up,
+                            "concept_probability": None if up is None else 0.1 + up,
+                            "reason": "no text before the end token" if failed else None,
+                        }
+                    )
+    tables.STRENGTHS.write(folder, strengths)
+    tables.GENERATIONS.write(folder, generations)
+
+
+def found(folder: Path, random: np.random.Generator) -> None:
+    rows = []
+    for number, (concept, kind) in enumerate(KINDS.items()):
+        for unit_kind, centre in (("latent", 0.82), ("neuron", 0.55), ("untrained", 0.5), ("probe", 0.96)):
+            ap = float(np.clip(centre + random.normal(0, 0.08), 0, 1))
+            rows.append(
+                {"concept": concept, "concept_kind": kind, "unit_kind": unit_kind, "sign": 1, "n_positive": 120,
+                 "unit": None if unit_kind == "probe" else number, "n": 4000, "gate": True, "select_ap": ap,
+                 "validate_ap": ap, "ap": ap, "auroc": min(1.0, ap + 0.1), "found": ap >= 0.8}
+            )  # fmt: skip
+    tables.CONCEPTS_FOUND.write(folder, rows)
+
+
+def report_rows(keys: Mapping[str, str], name: str) -> list[dict[str, Any]]:
+    base = {"dictionary": name, "hook_point": "resid_post.2", "split": "test", "n_seeds": 1, "n_failed": 0}
+    token = base | {"stage": "evaluate", "artifact": keys["evaluate"], "unit_of_replication": "document", "n": 900}
+    rows = [
+        token | {"name": "evaluate.dead_share", "value": 0.0625, "n": 64, "unit_of_replication": "latent",
+                 "better": "lower", "low": 0.02, "high": 0.13},
+        token | {"name": "evaluate.fvu", "value": 0.00871, "low": 0.0081, "high": 0.0093, "better": "lower",
+                 "baseline": 1.0, "baseline_name": "mean activation"},
+        token | {"name": "evaluate.l0", "value": 16.0, "low": 16.0, "high": 16.0, "better": "neither"},
+        token | {"name": "evaluate.loss_recovered.mean_ablation", "value": 0.9992, "low": 0.9990, "high": 0.9994,
+                 "better": "higher", "baseline": 0.0, "baseline_name": "mean ablation"},
+        token | {"name": "evaluate.cross_entropy_rise", "value": 0.0042, "low": 0.0031, "high": 0.0053,
+                 "better": "lower", "baseline": 6.5, "baseline_name": "mean ablation"},
+    ]  # fmt: skip
+    shares = {"latent": 0.62, "neuron": 0.31, "untrained": 0.24, "probe": 1.0}
+    for unit, share in shares.items():
+        for kind in ("all", "surface", "contextual", "document"):
+            value = share * {"all": 0.9, "surface": 1.0, "contextual": 0.7, "document": 0.95}[kind]
+            rows.append(
+                token
+                | {"name": f"evaluate.concepts_found.{unit}", "concept_kind": kind, "value": value,
+                   "low": max(0, value - 0.1), "high": min(1, value + 0.1), "n": 11, "unit_of_replication": "concept",
+                   "better": "higher", "baseline": None if unit == "neuron" else 0.28,
+                   "baseline_name": None if unit == "neuron" else "neuron"}
+            )  # fmt: skip
+    for scorer, value in (("detection", 0.81), ("simulation", 0.78)):
+        rows.append(
+            base
+            | {"stage": "interpret", "artifact": keys["interpret"], "name": f"interpret.tokens.{scorer}",
+               "value": value, "low": value - 0.01, "high": value + 0.01, "n": 64, "n_failed": 4, "better": "higher",
+               "unit_of_replication": "latent", "baseline": 0.5, "baseline_name": "shuffled"}
+        )  # fmt: skip
+    for method, value in (("add_direction", 0.41), ("mean_difference", 0.5)):
+        rows.append(
+            base
+            | {"stage": "steer", "artifact": keys["steer"], "name": f"steer.{method}.kl_0.1", "value": value,
+               "low": value - 0.06, "high": value + 0.06, "n": 6, "unit_of_replication": "concept",
+               "concept_kind": "document", "better": "higher", "baseline": 0.09, "baseline_name": "largest of 5 random"}
+        )  # fmt: skip
+    return rows
+
+
+def write_experiment(store: Store, *, d_sae: int = 64, seed: int = 0, name: str = "topk-64-k16") -> Invented:
+    """Writes a whole invented experiment and returns it."""
+
+    def nothing(folder: Path, random: np.random.Generator) -> None:
+        return None
+
+    made: dict[str, Artifact] = {}
+    made["read"] = make(store, "read", {}, {"n_concepts": len(KINDS)}, nothing, seed=seed)
+    made["capture"] = make(store, "capture", {"corpus": made["read"]}, {"dtype": "float32"}, nothing, seed=seed)
+    facts = {"name": name, "hook_point": "resid_post.2", "d_in": 32, "d_sae": d_sae, "tokens": 2_400_000, "fvu": 0.009}
+    given = {"activations": made["capture"]}
+    untrained = make(store, "train", given, facts | {"name": "untrained"}, curve, seed=seed, name="untrained")
+    made["train"] = make(store, "train", given, facts, curve, seed=seed)
+    bare = make(store, "encode", given | {"dictionary": untrained}, facts, latents(d_sae), seed=seed, name="untrained")
+    made["encode"] = make(store, "encode", given | {"dictionary": made["train"]}, facts, latents(d_sae), seed=seed)
+    given = {"corpus": made["read"], "activations": made["capture"], "codes": made["encode"]}
+    made["interpret"] = make(store, "interpret", given, {}, interpretation(d_sae), seed=seed)
+    given["dictionary"] = made["train"]
+    made["steer"] = make(store, "steer", given, {}, steering, seed=seed)
+    made["evaluate"] = make(store, "evaluate", {"untrained": bare, **given}, {}, found, seed=seed)
+    keys = {stage: artifact.key for stage, artifact in made.items()}
+
+    def rows(folder: Path, random: np.random.Generator) -> None:
+        tables.REPORT.write(folder, report_rows(keys, name))
+
+    parts = {stage: made[stage] for stage in ("train", "encode", "interpret", "steer", "evaluate")}
+    made["report"] = make(store, "report", parts, {}, rows, seed=seed)
+    return Invented(made["report"], made)
+
+
+@pytest.fixture
+def experiment(store: Store) -> Invented:
+    """One invented experiment in the store of this test."""
+    return write_experiment(store)

@@ -1,0 +1,106 @@
+"""Charts are pure: what they encode is read back from the Vega-Lite specification, which altair validates."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from components.store import tables
+from dashboards import charts, views
+
+
+def curve(name: str, values: list[float]) -> pl.DataFrame:
+    rows = [{"step": i, "tokens": i * 1_000_000, "name": name, "value": v} for i, v in enumerate(values)]
+    return tables.CURVE.frame(rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "scale"),
+    [
+        ("fvu", [1.0, 0.01], "log"),
+        ("fvu", [0.02, 0.01], "linear"),
+        ("loss", [1.0, 0.0], "linear"),
+        ("learning_rate", [1e-5, 1e-3], "linear"),
+    ],
+)
+def test_a_curve_is_logarithmic_only_where_it_spans_decades_above_zero(
+    name: str, values: list[float], scale: str
+) -> None:
+    spec = charts.curve(curve(name, values), name).to_dict()
+    assert spec["encoding"]["y"]["scale"]["type"] == scale
+
+
+def test_a_curve_is_drawn_against_millions_of_tokens() -> None:
+    spec = charts.curve(curve("fvu", [1.0, 0.5, 0.4]), "fvu").to_dict()
+    assert [row["tokens"] for row in next(iter(spec["datasets"].values()))] == [0.0, 1.0, 2.0]
+    assert spec["encoding"]["x"]["title"] == "million tokens seen"
+
+
+def found(scale: float = 1.0) -> pl.DataFrame:
+    rows = [
+        {"concept_kind": kind, "unit_kind": unit, "value": 0.5 * scale, "low": 0.4 * scale, "high": 0.6 * scale, "n": 9}
+        for kind in ("all", "document")
+        for unit in views.UNITS
+    ]
+    return pl.DataFrame(rows)
+
+
+def test_concepts_found_have_a_bar_and_an_interval_for_each_unit() -> None:
+    bars, rules = charts.concepts(found()).to_dict()["layer"]
+    assert bars["encoding"]["y"]["title"] == "share of concepts found"
+    assert bars["encoding"]["xOffset"]["sort"] == ["latent", "neuron", "untrained", "probe"]
+    assert (rules["encoding"]["y"]["field"], rules["encoding"]["y2"]["field"]) == ("low", "high")
+
+
+def test_counts_of_concepts_are_not_shown_as_shares() -> None:
+    assert charts.concepts(found(scale=40)).to_dict()["layer"][0]["encoding"]["y"]["title"] == "concepts found"
+
+
+def test_uplift_shows_the_largest_random_direction_once_for_each_concept() -> None:
+    rows = [
+        {"concept": c, "concept_kind": "document", "method": m, "mean": 0.4, "low": 0.3, "high": 0.5, "n_prompts": 9, "n": 9,
+         "n_failed": 0, "largest_random": 0.1, "n_random": 5}
+        for c in ("sea", "garden") for m in ("add_direction", "mean_difference")
+    ]  # fmt: skip
+    spec = charts.uplift(pl.DataFrame(rows)).to_dict()
+    floor, rules, points = spec["layer"]
+    assert len(spec["datasets"][floor["data"]["name"]]) == 2
+    assert rules["encoding"]["x"]["field"] == "low"
+    assert points["encoding"]["y"]["sort"] == ["sea", "garden"]
+    assert points["encoding"]["shape"]["field"] == "method"  # colour never speaks alone
+
+
+def test_scores_of_a_latent_differ_by_colour_and_shape() -> None:
+    rows = [
+        {
+            "latent": 1,
+            "explainer": who,
+            "scorer": "detection",
+            "predictor": "lexical",
+            "value": 0.5,
+            "low": 0.4,
+            "high": 0.6,
+        }
+        for who in ("tokens", "shuffled", "probe")
+    ]
+    spec = charts.scores(views.scores_of(tables.EXPLANATION_SCORES.frame(rows), 1)).to_dict()
+    points = spec["layer"][1]["encoding"]
+    assert points["color"]["field"] == points["shape"]["field"] == "role"
+
+
+def test_a_histogram_reaches_to_the_maximum() -> None:
+    bins = views.histogram({"histogram": [5, 1, 0, 0], "maximum": 8.0})
+    spec = charts.histogram(bins, 8.0).to_dict()
+    assert spec["encoding"]["x"]["scale"]["domain"] == [0, 8.0]
+
+
+def test_logits_of_equal_tokens_keep_a_row_each() -> None:
+    row = {"promoted": [" a", "a"], "promoted_logits": [2.0, 1.0], "suppressed": [], "suppressed_logits": []}
+    spec = charts.logits(views.logits(row), "promoted").to_dict()
+    assert [bar["row"] for bar in next(iter(spec["datasets"].values()))] == ["1 a", "2 a"]
+
+
+def test_a_distribution_names_only_the_roles_it_has() -> None:
+    frame = pl.DataFrame({"role": ["floor", "explanation"], "from": [0.0, 0.0], "to": [1.0, 1.0], "latents": [3, 4]})
+    spec = charts.distribution(frame).to_dict()
+    assert spec["encoding"]["color"]["scale"]["domain"] == ["explanation", "floor"]

@@ -1,0 +1,321 @@
+from __future__ import annotations
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.store import tables
+from dashboards import views
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (float("nan"), "–"),
+        (0.0, "0"),
+        (0.00871, "0.00871"),
+        (-0.5, "−0.5"),
+        (1536, "1,536"),
+        (0.00004, "4.0e−05"),
+        (16.0, "16"),
+    ],
+)
+def test_a_number_reads_well(value: float | None, text: str) -> None:
+    assert views.number(value) == text
+
+
+def test_a_negative_zero_has_no_sign() -> None:
+    assert views.number(-0.001, 2) == "0.00"
+
+
+def test_decimals_follow_the_width_of_the_interval() -> None:
+    assert views.estimate(0.87123, 0.861, 0.882) == ("0.871", "0.861 to 0.882")
+    assert views.estimate(0.999213, 0.99904, 0.99941) == ("0.99921", "0.99904 to 0.99941")
+
+
+def test_a_value_without_an_interval_says_so() -> None:
+    assert views.estimate(0.5, None, None) == ("0.5", "–")
+    assert views.estimate(None, None, None) == ("–", "–")
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-9, 1e3))
+def test_a_written_interval_is_within_a_twentieth_of_its_width(value: float, half: float) -> None:
+    _, text = views.estimate(value, value - half, value + half)
+    low, high = (float(part.replace("−", "-").replace(",", "")) for part in text.split(" to "))
+    slack = max(0.1 * half, 1e-6)
+    assert abs(low - (value - half)) <= slack
+    assert abs(high - (value + half)) <= slack
+
+
+def test_known_scores_have_a_label_a_unit_and_a_sentence() -> None:
+    for name, label in {
+        "evaluate.fvu": "Variance unexplained (FVU)",
+        "evaluate.loss_recovered.mean_ablation": "Loss recovered, mean ablation",
+        "evaluate.concepts_found.latent": "Concepts found: latent",
+        "steer.add_direction.kl_0.1": "Steered, KL 0.1: add direction",
+        "interpret.tokens.detection": "Explained, detection: tokens",
+    }.items():
+        assert views.measure(name).label == label
+        assert views.measure(name).about
+
+
+def test_an_unknown_score_keeps_its_name() -> None:
+    assert views.measure("evaluate.something.new").label == "evaluate.something.new"
+
+
+SCORE = {"stage": "evaluate", "artifact": "abc", "dictionary": "d", "hook_point": "h", "split": "test"}
+
+
+def report(*rows: dict) -> pl.DataFrame:
+    return tables.REPORT.frame([SCORE | row for row in rows])
+
+
+def test_headlines_come_in_their_own_order_and_prefer_the_row_of_all_kinds() -> None:
+    frame = report(
+        {"name": "evaluate.concepts_found.latent", "concept_kind": "surface", "value": 0.1},
+        {"name": "evaluate.concepts_found.latent", "concept_kind": "all", "value": 0.2},
+        {"name": "evaluate.fvu", "value": 0.3},
+        {"name": "evaluate.obscure", "value": 0.4},
+    )
+    assert [row["value"] for row in views.headlines(frame)] == [0.3, 0.2]
+
+
+def test_the_table_of_scores_keeps_absent_values_with_their_reason() -> None:
+    row = views.scores(report({"name": "evaluate.fvu", "reason": "no tokens"})).row(0, named=True)
+    assert row["value"] == "–"
+    assert row["note"] == "no tokens"
+    assert row["artifact"] == "evaluate/abc"
+
+
+def test_all_rows_add_what_the_short_table_leaves_out() -> None:
+    frame = report(
+        {"name": "evaluate.concepts_auroc.latent", "concept_kind": "surface", "value": 0.1},
+        {"name": "evaluate.fvu", "value": 0.3},
+    )
+    assert views.scores(frame)["name"].to_list() == ["evaluate.fvu"]
+    assert views.scores(frame, everything=True)["name"].to_list() == ["evaluate.fvu", "evaluate.concepts_auroc.latent"]
+
+
+def test_curves_are_thinned_but_keep_their_last_point() -> None:
+    steps = range(0, 1003)
+    curve = tables.CURVE.frame([{"step": s, "tokens": s, "name": "fvu", "value": float(s)} for s in steps])
+    panel = views.panels(curve, points=100)["fvu"]
+    assert panel.height <= 102
+    assert panel["step"][-1] == 1002
+
+
+def test_terms_of_the_loss_share_a_panel() -> None:
+    names = ("learning_rate", "loss", "loss.auxk", "fvu")
+    curve = tables.CURVE.frame([{"step": 1, "tokens": 1, "name": name, "value": 1.0} for name in names])
+    panels = views.panels(curve)
+    assert list(panels) == ["fvu", "loss", "learning_rate"]
+    assert panels["loss"].height == 2
+
+
+def generation(method: str, replicate: int, prompt: int, uplift: float | None, sample: int = 0) -> dict:
+    budget = None if method == "unsteered" else 0.1
+    return {"concept": "garden", "method": method, "replicate": replicate, "kl_budget": budget, "split": "test",
+            "prompt": prompt, "sample": sample, "uplift": uplift, "text": f"{method} {prompt}"}  # fmt: skip
+
+
+def test_uplift_is_the_mean_over_prompts_beside_the_largest_random_direction() -> None:
+    frame = tables.GENERATIONS.frame(
+        [
+            generation("unsteered", 0, 0, 0.0),
+            generation("add_direction", 0, 0, 0.2),
+            generation("add_direction", 0, 0, 0.4, sample=1),
+            generation("add_direction", 0, 1, 0.5),
+            generation("add_direction", 0, 2, None),
+            generation("random_direction", 0, 0, -0.1),
+            generation("random_direction", 1, 0, 0.1),
+        ]
+    )
+    rows = views.uplift(frame, 0.1, {"garden": "document"})
+    assert rows.height == 1
+    row = rows.row(0, named=True)
+    assert row["mean"] == pytest.approx(0.4)  # prompts 0.3 and 0.5; the failed one has no uplift
+    assert row["high"] - row["mean"] == pytest.approx(1.96 * 0.1)  # deviation 0.1414 over the root of two prompts
+    assert (row["n"], row["n_failed"], row["n_prompts"]) == (4, 1, 2)
+    assert row["largest_random"] == pytest.approx(0.1)
+    assert (row["n_random"], row["concept_kind"]) == (2, "document")
+
+
+def test_texts_are_paired_by_prompt_and_sample_and_failures_come_last() -> None:
+    frame = tables.GENERATIONS.frame(
+        [
+            generation("unsteered", 0, 0, 0.0),
+            generation("unsteered", 0, 1, 0.0),
+            generation("add_direction", 0, 0, None),
+            generation("add_direction", 0, 1, 0.5),
+        ]
+    )
+    pairs = views.side_by_side(frame, "add_direction", 0.1)
+    assert pairs["unsteered"].to_list() == ["unsteered 1", "unsteered 0"]
+    assert pairs["uplift"].to_list() == [0.5, None]
+
+
+def latents(n: int = 4) -> pl.DataFrame:
+    return tables.LATENTS.frame(
+        [
+            {"latent": i, "split": split, "density": i / 10, "maximum": float(i), "promoted": [f" word{i}", " the"]}
+            for i in range(n)
+            for split in ("test", "explain")
+        ]
+    )
+
+
+def listed() -> pl.DataFrame:
+    said = tables.EXPLANATIONS.frame(
+        [
+            {"latent": 1, "explainer": "tokens", "explanation": "Gardens in spring"},
+            {"latent": 1, "explainer": "other", "explanation": "nothing"},
+            {"latent": 2, "explainer": "tokens", "reason": "no contexts"},
+        ]
+    )
+    scores = tables.EXPLANATION_SCORES.frame(
+        [
+            {"latent": 1, "explainer": who, "scorer": "detection", "predictor": "lexical", "value": value}
+            for who, value in (("tokens", 0.9), ("shuffled", 0.5))
+        ]
+    )
+    found = tables.CONCEPTS_FOUND.frame(
+        [
+            {"concept": c, "unit_kind": kind, "unit": 3, "gate": True, "ap": 0.9}
+            for c in ("harbour", "sea")
+            for kind in ("latent", "neuron")
+        ]
+    )
+    return views.latent_list(latents(), said, scores, found, split="test", explainer="tokens", scorer="detection")
+
+
+def test_the_list_has_one_row_for_each_latent_and_nulls_where_nothing_is_known() -> None:
+    frame = listed().sort("latent")
+    assert frame["latent"].to_list() == [0, 1, 2, 3]
+    assert frame["explanation"].to_list() == [None, "Gardens in spring", None, None]
+    assert frame["score"].to_list() == [None, 0.9, None, None]
+    assert frame["concept"].to_list() == [None, None, None, "harbour, sea"]
+
+
+def test_the_list_needs_nothing_but_statistics() -> None:
+    assert views.latent_list(latents(), split="test").height == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"), [("SPRING garden", [1]), ("word3", [3]), ("sea", [3]), ("(", []), ("", [3, 2, 1, 0])]
+)
+def test_search_wants_every_word_and_takes_signs_literally(text: str, kept: list[int]) -> None:
+    assert views.narrowed(listed(), text=text)["latent"].to_list() == kept
+
+
+def test_filters_and_sorting_put_unknown_scores_last() -> None:
+    assert views.narrowed(listed(), density=(0.1, 0.25))["latent"].to_list() == [2, 1]
+    assert views.narrowed(listed(), minimum=2.5)["latent"].to_list() == [3]
+    for descending in (True, False):
+        assert views.narrowed(listed(), sort="score", descending=descending)["latent"].to_list() == [1, 0, 2, 3]
+
+
+def window(number: int, role: str, quantile: int | None, maximum: float, stratum: str | None = None) -> dict:
+    return {"latent": 1, "window": number, "role": role, "quantile": quantile, "maximum": maximum, "stratum": stratum}
+
+
+def test_windows_come_by_interval_strongest_first_and_silent_last() -> None:
+    frame = tables.CONTEXTS.frame(
+        [
+            window(0, "silent", None, 0.0, "random"),
+            window(1, "quantile", 1, 2.0),
+            window(2, "quantile", 0, 5.0),
+            window(3, "quantile", 0, 6.0),
+            window(4, "top", 0, 9.0),
+            window(5, "silent", None, 0.0, "same_token"),
+        ]
+    )
+    groups = views.intervals(frame)
+    assert [title for title, _ in groups] == [
+        "Strongest · largest activation 9 · 1 window",
+        "Interval 0 · largest activation 5 to 6 · 2 windows",
+        "Interval 1 · largest activation 2 · 1 window",
+        "Silent · drawn at random, verified never active inside · 1 window",
+        "Silent · holds the token it fires on most, and yet never active inside · 1 window",
+    ]
+    assert groups[1][1]["window"].to_list() == [3, 2]
+
+
+def test_a_histogram_spans_zero_to_the_maximum_and_leaves_empty_bins_out() -> None:
+    bins = views.histogram({"histogram": [3, 0, 1, 0], "maximum": 8.0})
+    assert bins.rows() == [(0.0, 2.0, 3), (4.0, 6.0, 1)]
+    assert views.histogram({"histogram": None, "maximum": None}).is_empty()
+
+
+def test_logits_name_their_side_and_may_be_absent() -> None:
+    row = {"promoted": [" a"], "promoted_logits": [1.0], "suppressed": ["b"], "suppressed_logits": [-1.0]}
+    assert views.logits(row).rows() == [("a", 1.0, "promoted", 0), ("b", -1.0, "suppressed", 0)]
+    assert views.logits(dict.fromkeys(row)).is_empty()
+
+
+def test_scores_of_a_latent_show_explanation_then_floor_then_ceiling() -> None:
+    frame = tables.EXPLANATION_SCORES.frame(
+        [
+            {"latent": latent, "explainer": who, "scorer": "detection", "predictor": "lexical", "value": 0.5}
+            for latent in (1, 2)
+            for who in ("probe", "shuffled", "tokens")
+        ]
+    )
+    shown = views.scores_of(frame, 1)
+    assert shown["role"].to_list() == ["explanation", "floor", "ceiling"]
+    assert shown["row"].to_list() == ["detection · tokens", "detection · shuffled", "detection · probe"]
+
+
+def test_the_distribution_counts_every_scored_latent_once() -> None:
+    frame = tables.EXPLANATION_SCORES.frame(
+        [
+            {"latent": i, "explainer": "tokens", "scorer": "detection", "predictor": "lexical", "value": v}
+            for i, v in enumerate((0.1, 0.5, 0.5, 1.0, None))
+        ]
+    )
+    bins = views.distribution(frame, "detection", bins=3)
+    assert bins["latents"].to_list() == [1, 2, 1]
+    assert views.distribution(frame, "simulation").is_empty()
+
+
+def test_the_concepts_of_a_latent_stand_beside_the_other_units() -> None:
+    frame = tables.CONCEPTS_FOUND.frame(
+        [
+            {"concept": "sea", "unit_kind": kind, "unit": 3, "ap": ap, "found": True, "gate": True}
+            for kind, ap in (("latent", 0.9), ("neuron", 0.4), ("probe", 1.0))
+        ]
+    )
+    row = views.concepts_of(frame, 3).row(0, named=True)
+    assert (row["AP on test"], row["neuron"], row["untrained"], row["probe"]) == (0.9, 0.4, None, 1.0)
+    assert views.concepts_of(frame, 4).is_empty()
+
+
+def test_explanations_keep_those_that_failed_with_their_reason() -> None:
+    said = tables.EXPLANATIONS.frame(
+        [
+            {"latent": 1, "explainer": "tokens", "explanation": "x"},
+            {"latent": 2, "explainer": "tokens", "reason": "dead"},
+        ]
+    )
+    scores = tables.EXPLANATION_SCORES.frame(
+        [
+            {"latent": 1, "explainer": who, "scorer": "detection", "predictor": "lexical", "value": value}
+            for who, value in (("tokens", 0.9), ("shuffled", 0.5), ("probe", 1.0))
+        ]
+    )
+    frame = views.explained(said, scores, "detection")
+    assert frame.select("latent", "score", "floor", "ceiling", "reason").rows() == [
+        (1, 0.9, 0.5, 1.0, None),
+        (2, None, None, None, "dead"),
+    ]
+
+
+def test_parameters_have_dotted_names_and_values_as_json() -> None:
+    frame = views.parameters({"train": {"dictionary": {"kind": "topk", "k": 16}, "empty": {}, "on": True}})
+    assert frame.rows() == [
+        ("train.dictionary.kind", "topk"),
+        ("train.dictionary.k", "16"),
+        ("train.empty", "{}"),
+        ("train.on", "true"),
+    ]
