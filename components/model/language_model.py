@@ -112,6 +112,7 @@ class LanguageModel:
         n_layers: number of blocks.
         d_model: width of the residual stream.
         vocab_size: number of token ids.
+        context_length: most positions that it was built for; None where its configuration does not say.
     """
 
     def __init__(self, network: nn.Module, tokenizer: Any = None) -> None:
@@ -121,6 +122,7 @@ class LanguageModel:
         self.n_layers: int = config.num_hidden_layers
         self.d_model: int = config.hidden_size
         self.vocab_size: int = config.vocab_size
+        self.context_length: int | None = getattr(config, "max_position_embeddings", None)
         causal = self.network.get_output_embeddings() is not None
         generates = causal and self.network.can_generate()
         self.capabilities: frozenset[str] = frozenset(
@@ -291,9 +293,10 @@ class LanguageModel:
         try:
             for number in range(layer):
                 listed[number] = _Given(residual)
-            with torch.no_grad(), self.edited(*edits), contextlib.ExitStack() as stack:
+            with torch.no_grad(), contextlib.ExitStack() as stack:
                 if layer == 0:
                     stack.callback(attach(self.network, self.hook_point("resid_pre.0"), lambda x: residual).remove)
+                stack.enter_context(self.edited(*edits))  # edits see the residual that was given
                 return self._pass(tokens, attention_mask).logits.float()
         finally:
             for number, block in enumerate(kept):
