@@ -13,6 +13,7 @@ scikit-learn's `average_precision_score`.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -45,7 +46,7 @@ def precision_of_codes(codes: sp.csc_matrix, labels: sp.csr_matrix) -> Iterator[
     positives, n_rows = _count(labels), len(np.asarray(labels.indptr)) - 1
     with np.errstate(invalid="ignore"):  # nothing over nothing is NaN, on purpose
         at_the_end = positives / n_rows  # precision once every silent row is counted too
-        for first, last in zip(start[:-1], start[1:], strict=True):
+        for first, last in itertools.pairwise(start):
             order = first + np.argsort(-values[first:last], kind="stable")
             sums, found = _precision_sums(labels[rows[order]].tocsc(), _rows_at_or_above(values[order]))
             yield (sums + (positives - found) * at_the_end) / positives

@@ -1,0 +1,164 @@
+"""What an evaluation promises: it reads a subject and returns scores; whatever it could not measure it says why.
+
+A file in `evaluations/` holds one evaluation, registered with `@evaluations`. The subject is everything that is known
+of one dictionary: the dictionary, its codes, the activations and text they come from, the model, and, where there is
+one, an untrained dictionary of equal size. Choices are made on select and validate; test is read to report.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from components.config import Config
+from components.device import Execution
+from components.dictionary.contract import Dictionary
+from components.registry import Registry
+from components.statistics import Interval
+from components.store.artifact import Artifact, Progress
+from components.store.shards import ActivationShards, CodeShards
+
+TEST = "test"
+ABSENT = Interval(None, None, None, 0)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Control:
+    """An untrained dictionary of equal size.
+
+    Attributes:
+        codes: its codes of the same activations.
+        dictionary: itself; None when only its codes are at hand.
+    """
+
+    codes: CodeShards
+    dictionary: Dictionary | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Subject:
+    """What is evaluated, and all it came from.
+
+    Attributes:
+        name: of the dictionary, as topk-1536-k16.
+        n_seeds: training seeds behind it.
+        dictionary: the dictionary.
+        codes: its codes.
+        activations: what was encoded; row i of a split is row i of its codes.
+        corpus: the artifact of `read`: contexts, labels, the inventory of concepts.
+        model: reference to the model, loaded by whoever needs it.
+        untrained: the control; None when none was given.
+        folder: where tables go.
+        seed: for everything that draws.
+        execution: where to run.
+    """
+
+    name: str
+    n_seeds: int
+    dictionary: Dictionary
+    codes: CodeShards
+    activations: ActivationShards
+    corpus: Artifact
+    model: Any
+    untrained: Control | None
+    folder: Path
+    seed: int
+    execution: Execution
+
+    @property
+    def hook_point(self) -> str:
+        """Where the dictionary reads."""
+        return self.dictionary.hook_point
+
+    def n_rows(self, split: str) -> int:
+        """Tokens of a split; 0 where the capture has no such split."""
+        return self.activations.n_rows(split) if split in self.activations.splits else 0
+
+    def mean(self, split: str, hook_point: str) -> Float64[Tensor, " d_in"]:
+        """Mean activation over a split, in one pass with bounded memory."""
+        total = torch.zeros(self.activations.d_in(hook_point), dtype=torch.float64)
+        for _, batch in self.activations.batches(split, [hook_point], 8192):
+            total += batch[hook_point].double().sum(0)
+        return total / self.n_rows(split)
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """One row of the scores table, as an evaluation states it.
+
+    Attributes:
+        name: what was measured, after `evaluate.`.
+        interval: value, 95% interval and n.
+        unit_of_replication: what one replicate is.
+        better: which direction is better.
+        baseline: what a named trivial or competing method gets.
+        baseline_name: its name.
+        concept_kind: all or a kind; None where no concept is meant.
+        hook_point: where it was measured; None for where the dictionary reads.
+        n_failed: replicates that failed, counted in n.
+        reason: why the value is absent, or a caveat.
+    """
+
+    name: str
+    interval: Interval
+    unit_of_replication: str
+    better: Literal["higher", "lower", "neither"]
+    baseline: float | None = None
+    baseline_name: str | None = None
+    concept_kind: str | None = None
+    hook_point: str | None = None
+    n_failed: int = 0
+    reason: str | None = None
+
+    def row(self, subject: Subject) -> dict[str, Any]:
+        """As a row of the scores table."""
+        value, low, high = self.interval.value, self.interval.low, self.interval.high
+        assert value is not None or self.reason, f"{self.name}: an absent value needs its reason"
+        assert all(x is None or math.isfinite(x) for x in (value, low, high, self.baseline)), f"{self.name}: {self}"
+        return {
+            "name": f"evaluate.{self.name}",
+            "value": value,
+            "low": low,
+            "high": high,
+            "n": self.interval.n,
+            "unit_of_replication": self.unit_of_replication,
+            "n_seeds": subject.n_seeds,
+            "n_failed": self.n_failed,
+            "baseline": self.baseline,
+            "baseline_name": None if self.baseline is None else self.baseline_name,
+            "better": self.better,
+            "dictionary": subject.name,
+            "hook_point": self.hook_point or subject.hook_point,
+            "concept_kind": self.concept_kind,
+            "split": TEST,
+            "reason": self.reason,
+        }
+
+
+Measuring = Generator[Progress, None, list[Score]]
+
+
+class Evaluation(ABC):
+    """Measures one side of a dictionary."""
+
+    kind: ClassVar[str]
+    version: ClassVar[int] = 1
+    config: ClassVar[type[Config]]
+
+    def __init__(self, config: Any) -> None:
+        self.settings = config
+
+    @abstractmethod
+    def measure(self, subject: Subject) -> Measuring:
+        """Yields progress, writes tables of its own into the subject's folder, returns the scores."""
+
+
+evaluations: Registry[type[Evaluation]] = Registry("evaluation", "components.evaluation.evaluations")
