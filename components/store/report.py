@@ -21,6 +21,8 @@ from components.store.artifact import Facts, Inputs, Progress, Stage, Work
 
 STAGES = ("evaluate", "interpret", "steer")
 KINDS = ("all", "surface", "contextual", "document")
+FIRST = ("evaluate.fvu", "evaluate.loss_recovered", "evaluate.cross_entropy", "evaluate.l0", "evaluate.dead_share")
+"""What the table begins with."""
 DETAIL = ("evaluate.concepts_auroc.", "evaluate.concepts_ap.")
 """Rows that the full table holds and the headline leaves out."""
 RIVALS = {
@@ -72,7 +74,7 @@ REPORT = Stage("report", version=1, make=make)
 
 
 def headline(frame: pl.DataFrame) -> pl.DataFrame:
-    """The rows of the short table, in reading order: evaluate, interpret, steer; within a name all kinds, then each."""
+    """The rows of the short table, in reading order: what is kept, found, explained, steered; all kinds, then each."""
     kept = frame.filter(
         ~(
             pl.any_horizontal(pl.col("name").str.starts_with(prefix) for prefix in DETAIL)
@@ -83,7 +85,10 @@ def headline(frame: pl.DataFrame) -> pl.DataFrame:
     order = {"stage": STAGES, "concept_kind": KINDS}
     ranks = {name: pl.col(name).replace_strict(_ranks(known), default=len(known)) for name, known in order.items()}
     numbered = kept.with_row_index("row")
-    return numbered.sort(ranks["stage"], first_seen, ranks["concept_kind"], maintain_order=True).drop("row")
+    leading = pl.coalesce(
+        *(pl.when(pl.col("name").str.starts_with(name)).then(rank) for rank, name in enumerate(FIRST)), len(FIRST)
+    )
+    return numbered.sort(ranks["stage"], leading, first_seen, ranks["concept_kind"], maintain_order=True).drop("row")
 
 
 def markdown(frame: pl.DataFrame) -> str:

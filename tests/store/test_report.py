@@ -73,10 +73,14 @@ def test_headline_reads_in_order_and_leaves_out_detail_only() -> None:
         score("evaluate.concepts_found.latent", 0.2, concept_kind="all"),
         score("evaluate.concepts_ap.latent", 0.3, concept_kind="document"),
         score("evaluate.concepts_ap.latent", 0.3, concept_kind="all"),
+        score("evaluate.l0", 16.0),
+        score("evaluate.fvu", 0.1),
         score("interpret.offline.detection", None, stage="interpret", reason="no latents"),
     )
     rows = [(row["name"], row["concept_kind"]) for row in headline(found).to_dicts()]
     assert rows == [
+        ("evaluate.fvu", None),
+        ("evaluate.l0", None),
         ("evaluate.concepts_found.latent", "all"),
         ("evaluate.concepts_found.latent", "document"),
         ("evaluate.concepts_ap.latent", "all"),
