@@ -296,6 +296,11 @@ def shard_rows(folder: Path, split: str, number: int) -> int | None:
         return None
 
 
+def read_shard(folder: Path, split: str, number: int) -> dict[str, Tensor]:
+    """The tensors of one shard of an artifact that is being made, memory-mapped."""
+    return _mapped(_path(folder, split, number))
+
+
 def _offsets(counts: Tensor) -> Tensor:
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)]).long()
 

@@ -1,0 +1,275 @@
+"""Capture: runs the model over packed contexts and writes the activations at several hook points in one pass.
+
+The pass stops behind the last hook point. Whole contexts go in, kept tokens come out, in context order. The loop only
+queues work: on CUDA tokens and activations travel through pinned memory without a wait, and a single thread behind the
+loop picks the kept rows, counts norms and writes shards, so that writing overlaps the forward pass. A shard that an
+interrupted run finished is not computed again, and what comes out is the same. Before anything is written a forecast
+says bytes, seconds and memory, and a capture that the disk cannot hold is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from safetensors.torch import load_file
+from torch import Tensor
+
+from components.config import Config, execution
+from components.device import Execution
+from components.errors import CorpusError, InputError, NoSpaceError
+from components.model.language_model import LanguageModel
+from components.registry import nearest
+from components.store.artifact import Artifact, Progress, Stage, Work
+from components.store.shards import PROVENANCE, read_shard, shard_rows, write_activations
+
+log = logging.getLogger(__name__)
+
+SPARE = 64 * 2**20  # bytes left free on the disk
+
+
+class CaptureConfig(Config):
+    """Which activations are kept."""
+
+    hook_points: tuple[str, ...] = ("resid_post.1",)
+    """Places in the model, canonical or TransformerLens names; all are read in one pass."""
+    splits: tuple[str, ...] = ("train", "select", "explain", "calibrate", "validate", "test")
+    """Splits of the corpus that are captured."""
+    tokens: dict[str, NonNegativeInt] = {}
+    """At most about this many tokens of a split, in whole contexts; a split that is not named, or 0, is taken whole."""
+    dtype: Literal["model", "float32", "float16", "bfloat16"] = "model"
+    """Type on disk; `model` keeps that of the model."""
+    drop_special: bool = True
+    """Leaves out special tokens (begin and end of a text), whose activations are outliers; padding never counts."""
+    drop_outlier_norms: PositiveFloat | None = None
+    """Leaves out tokens whose norm exceeds this many times the median norm at any hook point; absent keeps all."""
+    contexts_per_shard: PositiveInt = 512
+    """Contexts in one shard: the step in which an interrupted capture resumes."""
+    batch_size: PositiveInt = execution(32)
+    """Contexts in one forward pass."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Split:
+    """The contexts of one split that are captured, [context, column], and which of their tokens are kept."""
+
+    name: str
+    token: Tensor
+    document: Tensor
+    position: Tensor
+    kept: Bool[Tensor, "context column"]
+
+
+def make(folder: Path, config: CaptureConfig, inputs: Mapping[str, Any], settings: Execution | None) -> Work:
+    """Writes the shards of every split; yields the forecast first, then tokens done and tokens a second.
+
+    Raises:
+        HookPointError: an unknown hook point.
+        CorpusError: a split that the corpus lacks, or one without a token to keep.
+        InputError: contexts that do not fit the model.
+        NoSpaceError: the disk cannot hold what would be written.
+    """
+    model: LanguageModel = inputs["model"].load(settings)
+    points = list(dict.fromkeys(model.hook_point(name).name for name in config.hook_points))
+    dtype = model.dtype if config.dtype == "model" else getattr(torch, config.dtype)
+    splits = [_split(inputs["corpus"], name, config, model) for name in config.splits]
+    work = [
+        (split, number, slice(number * config.contexts_per_shard, (number + 1) * config.contexts_per_shard))
+        for split in splits
+        for number in range(-(-len(split.token) // config.contexts_per_shard))
+    ]
+    missing = [(s, number, part) for s, number, part in work if not _is_there(folder, s, number, part, config)]
+    n_tokens = sum(int(split.kept[part].sum()) for split, _, part in missing)
+    widths = [model.width(name) for name in points]
+    n_bytes = n_tokens * (sum(widths) * dtype.itemsize + 4 * len(PROVENANCE))
+    _refuse_what_does_not_fit(folder, n_bytes, n_tokens)
+    speed, limits = _probe(model, splits[0], points, config, dtype) if missing else (1.0, {})
+    shard_bytes = config.contexts_per_shard * splits[0].token.shape[1] * sum(widths) * model.dtype.itemsize
+    message = (
+        f"{n_tokens:,} tokens at {len(points)} hook points: {n_bytes / 2**20:,.0f} MiB on disk, about "
+        f"{n_tokens / speed:,.0f} s at {speed:,.0f} tokens a second, about {3 * shard_bytes / 2**20:,.0f} MiB of "
+        f"memory beside the model; {len(work) - len(missing)} of {len(work)} shards are there already"
+    )
+    log.info("capture: %s", message)
+    yield Progress(0, n_tokens, "tokens", message, {"bytes": n_bytes, "seconds": n_tokens / speed})
+
+    started, done, told = time.perf_counter(), 0, time.perf_counter()
+    with ThreadPoolExecutor(1) as behind:
+        writing: Future[None] | None = None
+        for split, number, part in missing:
+            batches = []
+            for rows in torch.arange(len(split.token))[part].split(config.batch_size):
+                batches.append(_queue(model, split.token[rows], points, dtype))
+                done += int(split.kept[rows].sum())
+                if time.perf_counter() - told > 1:
+                    told = time.perf_counter()
+                    yield Progress(done, n_tokens, "tokens", "", {"tokens_per_second": done / (told - started)})
+            if writing is not None:
+                writing.result()  # at most one shard waits to be written; its error is raised here
+            writing = behind.submit(_write, folder, split, number, part, batches, limits)
+        if writing is not None:
+            writing.result()
+    seconds = time.perf_counter() - started
+    speed = done / seconds if done else None
+    yield Progress(done, n_tokens, "tokens", "", {"tokens_per_second": speed} if speed else {})
+    return _facts(folder, work, points, widths, dtype) | {"tokens_per_second": speed, "model": inputs["model"].key}
+
+
+CAPTURE = Stage("capture", version=1, make=make)
+
+
+def _split(corpus: Artifact, name: str, config: CaptureConfig, model: LanguageModel) -> _Split:
+    file = f"contexts/{name}.safetensors"
+    if file not in corpus.files:
+        has = [found.split("/")[1].removesuffix(".safetensors") for found in corpus.files if "contexts/" in found]
+        raise CorpusError(f"the corpus {corpus.stage}/{corpus.key} has no split {name!r}; {nearest(name, has)}")
+    tensors = load_file(corpus.path(file))
+    token, document, position = (tensors[column] for column in ("token", "document", "position"))
+    if model.context_length is not None and token.shape[1] > model.context_length:
+        raise InputError(
+            f"contexts of {token.shape[1]} tokens do not fit the model's {model.context_length} positions; "
+            "set read.context_length to at most that"
+        )
+    if token.numel() and int(token.max()) >= model.vocab_size:
+        raise InputError(
+            f"split {name!r} holds token {int(token.max())}, and the model knows ids below {model.vocab_size}; "
+            "read the corpus with this model's tokenizer"
+        )
+    kept = document >= 0
+    if not config.drop_special:
+        kept = _real(token, document, model.eos)
+    limit = config.tokens.get(name, 0)
+    if limit and len(kept):
+        enough = kept.sum(1).cumsum(0) >= limit
+        n = int(enough.int().argmax()) + 1 if enough.any() else len(kept)
+        token, document, position, kept = token[:n], document[:n], position[:n], kept[:n]
+    if not kept.any():
+        raise CorpusError(f"split {name!r} of the corpus {corpus.stage}/{corpus.key} has no token to capture")
+    if model.device.type == "cuda":
+        token = token.pin_memory()
+    return _Split(name, token, document, position, kept)
+
+
+def _real(token: Tensor, document: Tensor, eos: frozenset[int]) -> Tensor:
+    """Everything up to the last document's token and the end token behind it: what is not padding."""
+    columns = torch.arange(token.shape[1])
+    last = torch.where(document >= 0, columns, -1).max(dim=1, keepdim=True).values
+    ended = torch.isin(token, torch.tensor(sorted(eos), dtype=token.dtype)) & (columns == last + 1)
+    return ((columns <= last) | ended) & (last >= 0)
+
+
+def _is_there(folder: Path, split: _Split, number: int, part: slice, config: CaptureConfig) -> bool:
+    rows = shard_rows(folder, split.name, number)
+    wanted = int(split.kept[part].sum())
+    return rows == wanted or (rows is not None and config.drop_outlier_norms is not None and rows <= wanted)
+
+
+def _refuse_what_does_not_fit(folder: Path, n_bytes: int, n_tokens: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if n_bytes + SPARE > free:
+        raise NoSpaceError(
+            f"capture would write {n_bytes / 2**20:,.0f} MiB ({n_tokens:,} tokens), and the disk of {folder} has "
+            f"{free / 2**20:,.0f} MiB free; lower capture.tokens, take fewer hook points or capture.dtype=float16, "
+            "or set execution.store to another disk"
+        )
+
+
+def _probe(
+    model: LanguageModel, split: _Split, points: Sequence[str], config: CaptureConfig, dtype: torch.dtype
+) -> tuple[float, dict[str, float]]:
+    """Tokens a second of a short run, and by hook point the norm above which a token is left out (if any is)."""
+    n = 64 if config.drop_outlier_norms else min(16, config.batch_size)
+    norms: dict[str, list[Tensor]] = {name: [] for name in points}
+    _ready(_queue(model, split.token[:n], points, dtype))
+    started = time.perf_counter()
+    for rows in torch.arange(min(n, len(split.token))).split(config.batch_size):
+        for name, x in _ready(_queue(model, split.token[rows], points, dtype)).items():
+            norms[name].append(x[split.kept[rows]].float().norm(dim=1))
+    speed = int(split.kept[:n].sum()) / (time.perf_counter() - started)
+    if config.drop_outlier_norms is None:
+        return speed, {}
+    return speed, {name: config.drop_outlier_norms * float(torch.cat(found).median()) for name, found in norms.items()}
+
+
+_Queued = tuple[dict[str, Tensor], Any]
+
+
+def _queue(model: LanguageModel, token: Tensor, points: Sequence[str], dtype: torch.dtype) -> _Queued:
+    """Starts one forward pass and the way of its activations to the host; nothing here waits for a GPU.
+
+    No mask: padding is on the right, where causal attention never looks.
+    """
+    found = {name: x.to(dtype) for name, x in model.read(token, points).items()}
+    if model.device.type != "cuda":
+        return found, None
+    host = {name: torch.empty(x.shape, dtype=dtype, pin_memory=True) for name, x in found.items()}
+    for name, x in found.items():
+        host[name].copy_(x, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record()
+    return host, arrived
+
+
+def _ready(queued: _Queued) -> dict[str, Tensor]:
+    found, arrived = queued
+    if arrived is not None:
+        arrived.synchronize()
+    return found
+
+
+def _write(
+    folder: Path, split: _Split, number: int, part: slice, batches: Sequence[_Queued], limits: Mapping[str, float]
+) -> None:
+    """Picks the kept rows of one shard and writes them."""
+    kept = split.kept[part]
+    found = [_ready(batch) for batch in batches]
+    flat = kept.flatten().nonzero()[:, 0]
+    activations = {name: torch.cat([batch[name].flatten(0, 1) for batch in found])[flat] for name in found[0]}
+    context, offset = flat // kept.shape[1] + part.start, flat % kept.shape[1]
+    provenance = {name: getattr(split, name)[context, offset] for name in ("token", "document", "position")}
+    provenance |= {"context": context, "offset": offset}
+    if limits:
+        small = torch.stack([x.float().norm(dim=1) <= limits[name] for name, x in activations.items()]).all(dim=0)
+        activations = {name: x[small] for name, x in activations.items()}
+        provenance = {name: column[small] for name, column in provenance.items()}
+    write_activations(folder, split.name, number, activations, provenance)
+
+
+def _facts(
+    folder: Path,
+    work: Sequence[tuple[_Split, int, slice]],
+    points: Sequence[str],
+    widths: Sequence[int],
+    dtype: torch.dtype,
+) -> dict[str, Any]:
+    """Counts and mean norms, read off the shards as they lie there, so that a resumed capture says the same."""
+    splits = {split.name: {"rows": 0, "contexts": len(split.token), "dropped": 0} for split, _, _ in work}
+    normed = "train" if "train" in splits else next(iter(splits))
+    sums = dict.fromkeys(points, 0.0)
+    for split, number, part in work:
+        rows = shard_rows(folder, split.name, number)
+        assert rows is not None, f"shard {number} of {split.name} is not there"
+        splits[split.name]["rows"] += rows
+        splits[split.name]["dropped"] += int(split.kept[part].sum()) - rows
+        if split.name == normed:
+            shard = read_shard(folder, split.name, number)
+            for name in points:
+                sums[name] += float(shard[f"x.{name}"].float().norm(dim=1).sum(dtype=torch.float64))
+    rows = splits[normed]["rows"]
+    return {
+        "hook_points": {
+            name: {"d_in": width, "mean_norm": sums[name] / rows if rows else None}
+            for name, width in zip(points, widths, strict=True)
+        },
+        "splits": splits,
+        "dtype": str(dtype).removeprefix("torch."),
+    }
