@@ -179,14 +179,19 @@ class World:
             made += 1
 
     def prompts(self, n: int, seed: int = 0, split: Split = "test") -> list[str]:
-        """`n` different openings that name neither a topic nor a valence: the weekday and the characters."""
+        """`n` different openings that name neither a topic nor a valence: the weekday and the characters.
+
+        An opening belongs to the one split that a hash of its text names, so splits never share one.
+        """
         rng = numpy_generator(seed, "world", "prompts", split)
         found: dict[str, None] = {}
         while len(found) < n:
             telling = Telling(Draw(rng), self._doubles, {})
             for name in OPENING[:2]:
                 self.families[name].begin(telling)
-            found[spell(telling.words)] = None
+            text = spell(telling.words)
+            if SPLITS[derive(0, "world", "prompt", text) % len(SPLITS)] == split:
+                found[text] = None
         return list(found)
 
 

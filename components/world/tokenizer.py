@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PAD, UNKNOWN, BOS, EOS = "<pad>", "<unk>", "<bos>", "<eos>"
 
 
-def build_tokenizer(world: World | None = None, context_length: int = 256) -> PreTrainedTokenizerFast:
+def build_tokenizer(world: World | None = None) -> PreTrainedTokenizerFast:
     """The tokenizer of a world's vocabulary; it adds no special tokens by itself (packing does)."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -40,6 +40,5 @@ def build_tokenizer(world: World | None = None, context_length: int = 256) -> Pr
         unk_token=UNKNOWN,
         bos_token=BOS,
         eos_token=EOS,
-        model_max_length=context_length,
         clean_up_tokenization_spaces=False,
     )
