@@ -19,6 +19,8 @@ UNITS = ("latent", "neuron", "untrained", "probe")
 RANDOM = "random"
 UNSTEERED = "unsteered"
 NOTHING = "–"
+VISIBLE = pl.element().str.replace("^[Ġ▁]", "").str.replace_all("[\nĊ]", "↵").str.strip_chars(" ").replace("", "␣")
+"""`tokens.visible` over a whole column at once."""
 SILENT = {
     "random": "Silent · drawn at random, verified never active inside",
     "same_token": "Silent · holds the token it fires on most, and yet never active inside",
@@ -264,7 +266,7 @@ def latent_list(
         "density",
         "maximum",
         "mean_active",
-        pl.col("promoted").list.head(4).list.eval(pl.element().map_elements(visible, return_dtype=pl.String)),
+        pl.col("promoted").list.head(4).list.eval(VISIBLE),
     )
     if explanations is not None:
         said = explanations.filter(pl.col("explainer") == explainer).select("latent", "explanation")

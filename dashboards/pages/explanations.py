@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import polars as pl
 import streamlit as st
 
 from components.store.tables import EXPLANATION_SCORES, EXPLANATIONS, REPORT
 from dashboards import charts, runs, selection, views
+from dashboards.app import show
 from dashboards.runs import Experiment
 
 ROWS = 500
@@ -65,8 +68,7 @@ def _list(said: pl.DataFrame, scores: pl.DataFrame, scorer: str) -> None:
     )
     if picked.selection.rows:
         selection.choose("latent", int(rows["latent"][picked.selection.rows[0]]))
-        st.switch_page("pages/latents.py")
+        st.switch_page(Path(__file__).with_name("latents.py"))
 
 
-if shown := selection.experiment():
-    page(shown)
+show(page)

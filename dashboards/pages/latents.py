@@ -8,6 +8,7 @@ import streamlit as st
 from components.store.artifact import Artifact
 from components.store.tables import CONCEPTS_FOUND, CONTEXTS, EXPLANATION_SCORES, EXPLANATIONS, LATENTS
 from dashboards import charts, runs, selection, tokens, views
+from dashboards.app import show
 from dashboards.runs import Experiment
 
 ROWS = 100
@@ -267,5 +268,4 @@ def _shape(row: dict) -> None:
         column.altair_chart(charts.logits(logits, side), width="stretch")
 
 
-if shown := selection.experiment():
-    page(shown)
+show(page)

@@ -7,8 +7,8 @@ import streamlit as st
 
 from components.store.tables import CONCEPTS_FOUND, CURVE, GENERATIONS, REPORT
 from dashboards import charts, runs, views
+from dashboards.app import show
 from dashboards.runs import Experiment
-from dashboards.selection import experiment
 
 TALL = 8
 """Concepts beyond which the steering chart scrolls."""
@@ -175,5 +175,4 @@ def _lineage(shown: Experiment) -> None:
         st.dataframe(views.parameters(configs), hide_index=True)
 
 
-if shown := experiment():
-    page(shown)
+show(page)

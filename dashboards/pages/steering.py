@@ -7,6 +7,7 @@ import streamlit as st
 
 from components.store.tables import CONCEPTS_FOUND, GENERATIONS, REPORT, STRENGTHS
 from dashboards import charts, runs, selection, tokens, views
+from dashboards.app import show
 from dashboards.runs import Experiment
 
 PAIRS = 20
@@ -74,5 +75,4 @@ def _texts(generations: pl.DataFrame, strengths: pl.DataFrame, frame: pl.DataFra
     st.html(tokens.pairs(pairs))
 
 
-if shown := selection.experiment():
-    page(shown)
+show(page)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -269,7 +270,7 @@ def report_rows(keys: Mapping[str, str], name: str) -> list[dict[str, Any]]:
     return rows
 
 
-def write_experiment(store: Store, *, d_sae: int = 64, seed: int = 0, name: str = "topk-64-k16") -> Invented:
+def written(store: Store, *, d_sae: int = 64, seed: int = 0, name: str = "topk-64-k16") -> Invented:
     """Writes a whole invented experiment and returns it."""
 
     def nothing(folder: Path, random: np.random.Generator) -> None:
@@ -299,7 +300,21 @@ def write_experiment(store: Store, *, d_sae: int = 64, seed: int = 0, name: str 
     return Invented(made["report"], made)
 
 
+@pytest.fixture(scope="session")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Invented:
+    """One invented experiment that tests read and leave as it is."""
+    return written(Store(tmp_path_factory.mktemp("dashboards") / "artifacts"))
+
+
 @pytest.fixture
-def experiment(store: Store) -> Invented:
-    """One invented experiment in the store of this test."""
-    return write_experiment(store)
+def own_experiment(experiment: Invented, store: Store) -> Invented:
+    """A copy of it in this test's own store, to be damaged."""
+    shutil.copytree(experiment.report.folder.parent.parent, store.root)
+    artifacts = {stage: store.get(stage, artifact.key) for stage, artifact in experiment.artifacts.items()}
+    return Invented(artifacts["report"], artifacts)
+
+
+@pytest.fixture
+def write_experiment() -> Callable[..., Invented]:
+    """Writes invented experiments: `write_experiment(store, d_sae=64, seed=0, name="topk-64-k16")`."""
+    return written

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.store import tables
-from dashboards import views
+from dashboards import tokens, views
 
 
 @pytest.mark.parametrize(
@@ -200,6 +200,13 @@ def test_the_list_has_one_row_for_each_latent_and_nulls_where_nothing_is_known()
 
 def test_the_list_needs_nothing_but_statistics() -> None:
     assert views.latent_list(latents(), split="test").height == 4
+
+
+@given(st.lists(st.one_of(st.sampled_from([" a", "Ġb", "▁", " ", "\n", "Ċ", ""]), st.text(max_size=3)), max_size=4))
+def test_a_column_of_tokens_is_made_visible_as_each_token_is(words: list[str]) -> None:
+    frame = tables.LATENTS.frame([{"latent": 0, "split": "test", "promoted": words}])
+    shown = views.latent_list(frame, split="test")["promoted"].to_list()[0]
+    assert shown == [tokens.visible(word) for word in words]
 
 
 @pytest.mark.parametrize(
