@@ -1,0 +1,92 @@
+"""Candidates at their strengths, and which of them the validate prompts choose.
+
+A method may propose several steerings for a concept; the one with the largest mean uplift on validate prompts is used
+(failures count as none; on a tie the better on select). Controls are not chosen among: each is reported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+
+import polars as pl
+
+from components.steering.contract import Candidate
+from components.steering.protocol import Job, Prompt
+from components.steering.scores import concept_means
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Steered:
+    """One candidate at one budget.
+
+    Attributes:
+        method: its method.
+        candidate: what is steered.
+        budget: nats a token.
+        strength: in units of the mean activation norm; None where there is none, with the reason.
+        kl: measured at that strength.
+        reason: why there is no strength.
+    """
+
+    method: str
+    candidate: Candidate
+    budget: float
+    strength: float | None = None
+    kl: float | None = None
+    reason: str | None = None
+
+    def jobs(self, prompts: Sequence[Prompt], n_samples: int) -> list[Job]:
+        """Every prompt and sample under this steering; none where it has no strength."""
+        if self.strength is None:
+            return []
+        given = (self.candidate.steering, self.strength)
+        return [Job(prompt, sample, *given) for prompt in prompts for sample in range(n_samples)]
+
+    def row(self) -> dict[str, object]:
+        """Its row of the strengths table."""
+        return {
+            "concept": self.candidate.concept,
+            "method": self.method,
+            "replicate": self.candidate.replicate,
+            "latent": self.candidate.latent,
+            "sign": self.candidate.sign if self.candidate.steering else None,
+            "kl_budget": self.budget,
+            "coefficient": self.strength,
+            "kl": self.kl,
+            "select_score": self.candidate.select_score,
+            "reason": self.reason,
+        }
+
+
+def contested(steered: Sequence[Steered], controls: Collection[str]) -> list[Steered]:
+    """Those with a rival: another candidate of the same method, concept and budget that has a strength."""
+    return [s for group in _rivals(steered, controls).values() if len(group) > 1 for s in group]
+
+
+def choose(validated: pl.DataFrame, steered: Sequence[Steered], controls: Collection[str]) -> list[Steered]:
+    """One for each concept, method and budget, and every control.
+
+    Args:
+        validated: generations of validate prompts, and of no others.
+        steered: all that have, or lack, a strength.
+        controls: methods whose steerings are all kept.
+    """
+    assert (validated["split"] == "validate").all(), "only validate prompts choose"
+    keys = ("concept", "method", "replicate", "kl_budget")
+    uplift = {tuple(r[k] for k in keys): r["uplift"] for r in concept_means(validated, "validate").to_dicts()}
+
+    def merit(s: Steered) -> tuple[float, int]:
+        key = (s.candidate.concept, s.method, s.candidate.replicate, s.budget)
+        return uplift.get(key, 0.0), -s.candidate.replicate
+
+    kept = [s for s in steered if s.method in controls and s.strength is not None]
+    return kept + [max(group, key=merit) for group in _rivals(steered, controls).values()]
+
+
+def _rivals(steered: Sequence[Steered], controls: Collection[str]) -> Mapping[tuple, list[Steered]]:
+    groups: dict[tuple, list[Steered]] = {}
+    for s in steered:
+        if s.method not in controls and s.strength is not None:
+            groups.setdefault((s.method, s.candidate.concept, s.budget), []).append(s)
+    return groups

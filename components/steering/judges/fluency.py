@@ -1,0 +1,65 @@
+"""Fluency: 1 while the unsteered model finds the text as likely as text can be expected to be, decaying outside.
+
+The measure is the loss of the continuation under the unsteered model (nats a token, the prompt as context). The band
+has two sides, because repetition lowers the loss and "lower is better" could be gamed: from the 1% quantile of
+unsteered continuations to the 95% quantile of real passages that have the concept (all passages where too few have
+it), since text on a concept is rightly less expected after a neutral prompt. Outside, exp(-distance / interquartile
+range of the unsteered continuations).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+from pydantic import Field, PositiveInt
+
+from components.config import Config
+from components.steering.contract import Continuation, Judge, Material, judges
+
+
+class FluencyConfig(Config):
+    """Settings of the fluency judge."""
+
+    kind: Literal["fluency"] = "fluency"
+    """The judge."""
+
+    lower_quantile: float = Field(0.01, ge=0, le=1)
+    """Quantile of unsteered continuations at which the band begins."""
+    upper_quantile: float = Field(0.95, ge=0, le=1)
+    """Quantile of real passages at which it ends."""
+    min_passages: PositiveInt = 20
+    """A concept with fewer measured passages takes the quantile of all passages."""
+
+
+@judges
+class Fluency(Judge):
+    """A two-sided band of loss under the unsteered model.
+
+    Attributes:
+        lower: where the band begins, nats a token.
+        upper: where it ends, for each concept.
+        scale: interquartile range of unsteered continuations.
+    """
+
+    config = FluencyConfig
+    column = "fluency"
+
+    def __init__(self, config: FluencyConfig, material: Material) -> None:
+        plain = np.array([c.nll for c in material.unsteered if c.nll is not None])
+        measured = np.isfinite(material.judge.nll)
+        real, labels = material.judge.nll[measured], material.judge.labels[measured]
+        assert len(plain) and len(real), "the protocol measures unsteered continuations and real passages"
+        self.lower = float(np.quantile(plain, config.lower_quantile))
+        enough = labels.sum(0) >= config.min_passages
+        limits = [np.quantile(real[has] if ok else real, config.upper_quantile) for has, ok in zip(labels.T, enough, strict=True)]
+        self.upper = np.maximum(np.array(limits, dtype=np.float64), self.lower)
+        self.scale = max(float(np.subtract(*np.quantile(plain, [0.75, 0.25]))), 1e-3)
+
+    def scores(self, continuations: Sequence[Continuation]) -> Float[np.ndarray, "text concept"]:
+        """The score from the recorded loss; NaN where there is no text."""
+        nll = np.array([np.nan if c.nll is None else c.nll for c in continuations])[:, None]
+        outside = np.maximum(np.maximum(self.lower - nll, nll - self.upper), 0.0)
+        return np.exp(-outside / self.scale)

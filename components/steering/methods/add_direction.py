@@ -1,0 +1,100 @@
+"""Adds the decoder direction of the latent that ranks the concept's tokens best on the select split.
+
+The latent's rank is its average precision over all tokens at natural density (over documents, by mean code, for document
+concepts), rows of equal code tied; its direction is taken with sign +, since codes are positive. The few best become
+candidates, and the validate prompts choose among them: the latent that reads a concept best is not always the one that
+writes it (Arad et al. 2025, arXiv:2505.20063, input and output scores).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+import scipy.sparse
+from jaxtyping import Float
+from pydantic import PositiveInt
+
+from components.config import Config
+from components.steering.contract import AddVector, Candidate, Evidence, SteeringMethod, methods
+
+
+class AddDirectionConfig(Config):
+    """Settings of add_direction."""
+
+    kind: Literal["add_direction"] = "add_direction"
+    """The method."""
+
+    n_candidates: PositiveInt = 3
+    """Latents for each concept, best on select first, among which the validate prompts choose."""
+
+
+@methods
+class AddDirection(SteeringMethod):
+    """Decoder directions of the dictionary's latents."""
+
+    config = AddDirectionConfig
+
+    @property
+    def at_most(self) -> int:
+        """Latents a concept."""
+        return self.settings.n_candidates
+
+    def candidates(self, evidence: Evidence) -> Iterator[Candidate]:
+        """The best few latents of each concept."""
+        if evidence.codes is None or evidence.decoder is None:
+            yield from (Candidate(c.name, 0, None, reason="no dictionary at this hook point") for c in evidence.concepts)
+            return
+        n_documents = evidence.document_labels.shape[0]
+        by_token = latent_precisions(evidence.codes.tocsc(), evidence.labels)
+        by_document = latent_precisions(pooled(evidence.codes, evidence.document, n_documents), evidence.document_labels)
+        for column, concept in enumerate(evidence.concepts):
+            precision = (by_document if concept.unit == "document" else by_token)[:, column]
+            ranked = np.argsort(-np.nan_to_num(precision, nan=-1.0), kind="stable")[: self.settings.n_candidates]
+            if np.isnan(precision).all():
+                yield Candidate(concept.name, 0, None, reason=f"no {concept.unit} of the select split has the concept")
+                continue
+            for replicate, latent in enumerate(ranked.tolist()):
+                steering = AddVector.along(evidence.hook_point, evidence.decoder[latent], evidence.unit)
+                reason = None if steering else f"the decoder direction of latent {latent} has no length"
+                score = float(precision[latent])
+                yield Candidate(concept.name, replicate, steering, latent, 1, score, reason)
+
+
+def pooled(codes: scipy.sparse.csr_matrix, document: np.ndarray, n_documents: int) -> scipy.sparse.csc_matrix:
+    """Mean code of each document [document, d_sae]; zero for a document without tokens."""
+    n = codes.shape[0]
+    member = scipy.sparse.csr_matrix((np.ones(n), (document, np.arange(n))), shape=(n_documents, n))
+    tokens = np.maximum(np.asarray(member.sum(1)).ravel(), 1)
+    return (scipy.sparse.diags(1 / tokens) @ member @ codes).tocsc()
+
+
+def latent_precisions(
+    codes: scipy.sparse.csc_matrix, labels: scipy.sparse.csc_matrix
+) -> Float[np.ndarray, "d_sae concept"]:
+    """Average precision of every latent (its code as score, silent rows tied at 0) for every concept.
+
+    Equals `components.statistics.average_precision_sparse` for each pair, with one sort a latent; NaN for a concept
+    without positives. Bounded by one latent's active rows x concepts.
+    """
+    n_rows, n_concepts = labels.shape
+    positives = np.asarray((labels != 0).sum(0)).ravel().astype(np.float64)
+    by_row = labels.tocsr().astype(bool)
+    precisions = np.full((codes.shape[1], n_concepts), np.nan)
+    present = positives > 0
+    if not present.any():
+        return precisions
+    by_row, positives = by_row[:, present], positives[present]
+    for latent in range(codes.shape[1]):
+        entries = slice(codes.indptr[latent], codes.indptr[latent + 1])
+        values = codes.data[entries]
+        order = np.argsort(-values, kind="stable")
+        ranked = values[order]
+        last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True)[: len(ranked)])  # ends of tied groups
+        found = np.cumsum(by_row[codes.indices[entries][order]].toarray(), axis=0, dtype=np.int32)[last]
+        gained = np.diff(found, axis=0, prepend=np.zeros((1, len(positives)), np.int32))
+        at_zero = positives - (found[-1] if len(found) else 0)
+        area = (gained * (found / (last + 1)[:, None])).sum(0) + at_zero * positives / n_rows
+        precisions[latent, present] = area / positives
+    return precisions

@@ -1,0 +1,198 @@
+"""How steering is measured, the same for every method: real passages, plain and steered continuations, strengths.
+
+Common random numbers: the seed of a continuation depends on its prompt and sample only, so every method, and plain
+text, meets the same luck; at strength 0 a steered continuation is the plain one. A strength is the coefficient (in
+units of the mean activation norm) at which the edit, applied to every token, costs a given KL on neutral text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Generator, Iterator, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from components.model.divergence import kl_per_token, strengths_for_budgets
+from components.model.generation import generate
+from components.model.language_model import LanguageModel
+from components.seeds import derive
+from components.steering.contract import AddVector, Continuation, Steering
+from components.steering.passages import contexts
+from components.store.artifact import Artifact
+
+LOGITS_AT_ONCE = 2**26
+"""Entries of one tensor of logits, at most (256 MiB)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """An opening.
+
+    Attributes:
+        number: in the prompts table.
+        tokens: token ids, the first one of a context included.
+    """
+
+    number: int
+    tokens: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Job:
+    """One continuation to be written.
+
+    Attributes:
+        prompt: what is given.
+        sample: number of the sample.
+        steering: None for plain text.
+        strength: in units of the mean activation norm.
+    """
+
+    prompt: Prompt
+    sample: int = 0
+    steering: Steering | None = None
+    strength: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Writer:
+    """Writes continuations and measures them under the unsteered model, in batches of mixed steerings.
+
+    Attributes:
+        model: the model.
+        max_new_tokens: longest continuation.
+        temperature: of sampling.
+        seed: of sampling.
+        batch_size: rows at a time.
+    """
+
+    model: LanguageModel
+    max_new_tokens: int
+    temperature: float
+    seed: int
+    batch_size: int
+
+    def write(self, jobs: Sequence[Job]) -> Generator[int, None, list[Continuation]]:
+        """The continuations in the order of the jobs; yields the number of jobs done in each batch."""
+        done: dict[int, Continuation] = {}
+        for batch in _batches(jobs, self.batch_size):
+            done.update(zip(batch, self._write([jobs[i] for i in batch]), strict=True))
+            yield len(batch)
+        return [done[i] for i in range(len(jobs))]
+
+    def losses(
+        self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]
+    ) -> Float[np.ndarray, " row"]:
+        """Nats a token of what was written after each prompt, under the unsteered model; NaN for nothing."""
+        rows = [[*prompt, *new] for prompt, new in zip(prompts, written, strict=True)]
+        width = max(map(len, rows))
+        at_once = max(1, LOGITS_AT_ONCE // (width * self.model.vocab_size))
+        found = []
+        for start in range(0, len(rows), at_once):
+            part = rows[start : start + at_once]
+            tokens = torch.tensor([row + [0] * (width - len(row)) for row in part])
+            loss = self.model.losses(tokens).double().cpu()
+            for i, row in enumerate(part):
+                n_prompt = len(prompts[start + i])
+                found.append(float(loss[i, n_prompt - 1 : len(row) - 1].mean()) if len(row) > n_prompt else math.nan)
+        return np.array(found, dtype=np.float64)
+
+    def _write(self, jobs: Sequence[Job]) -> list[Continuation]:
+        first, prompts = jobs[0].steering, [job.prompt.tokens for job in jobs]
+        strengths = torch.tensor([job.strength for job in jobs])
+        written = generate(
+            self.model,
+            prompts,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            seeds=[derive(self.seed, "generate", job.prompt.number, job.sample) for job in jobs],
+            edits=[type(first).edit([job.steering for job in jobs if job.steering], strengths)] if first else [],
+        )
+        texts = self.model.tokenizer.batch_decode(written, skip_special_tokens=True)
+        losses = self.losses(prompts, written)
+        return [continuation(*each) for each in zip(texts, map(len, written), losses.tolist(), strict=True)]
+
+
+def continuation(text: str, n_tokens: int, nll: float) -> Continuation:
+    """What was written, or why that is nothing."""
+    if not text.strip():
+        return Continuation(None, n_tokens, None, "the model ended at once" if n_tokens == 0 else "only white space")
+    if not math.isfinite(nll):
+        return Continuation(None, n_tokens, None, "its loss under the unsteered model is not finite")
+    return Continuation(text, n_tokens, nll)
+
+
+def _batches(jobs: Sequence[Job], size: int) -> Iterator[list[int]]:
+    """Numbers of jobs that share a class of steering, a hook point and, nearly, a length of prompt."""
+    groups: dict[tuple, list[int]] = {}
+    for i, job in enumerate(jobs):
+        groups.setdefault((type(job.steering), getattr(job.steering, "hook_point", None)), []).append(i)
+    for group in groups.values():
+        group.sort(key=lambda i: len(jobs[i].prompt.tokens))
+        yield from (group[start : start + size] for start in range(0, len(group), size))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Neutral:
+    """Text on which side effects are measured.
+
+    Attributes:
+        tokens: beginnings of contexts.
+        mask: tokens of documents (no special tokens, no padding): those whose predictions count.
+    """
+
+    tokens: Int[Tensor, "context position"]
+    mask: Bool[Tensor, "context position"]
+
+    @classmethod
+    def read(cls, corpus: Artifact, n_tokens: int, length: int) -> Neutral:
+        """About `n_tokens` tokens of the neutral split, the first `length` of each context."""
+        parts = contexts(corpus, "neutral")
+        n = max(1, min(len(parts["token"]), round(n_tokens / length)))
+        return cls(parts["token"][:n, :length].long(), parts["document"][:n, :length] >= 0)
+
+
+def calibrate(
+    model: LanguageModel, steerings: Sequence[Steering], neutral: Neutral, budgets: Sequence[float], batch: int = 32
+) -> Generator[int, None, Float[np.ndarray, "steering budget 2"]]:
+    """Strength and measured KL of each steering at each budget; NaN where no strength costs it.
+
+    Yields the number of steerings done. Added vectors take the fast way, which runs only the blocks behind the hook
+    point; any other steering is bisected whole.
+    """
+    found = np.full((len(steerings), len(budgets), 2), np.nan)
+    vectors = [i for i, steering in enumerate(steerings) if isinstance(steering, AddVector)]
+    for start in range(0, len(vectors), batch):
+        part = vectors[start : start + batch]
+        rows = [s for s in (steerings[i] for i in part) if isinstance(s, AddVector)]
+        assert all(row.hook_point == rows[0].hook_point and row.unit == rows[0].unit for row in rows)
+        directions = torch.stack([row.vector for row in rows])
+        strengths, kl = strengths_for_budgets(
+            model, rows[0].hook_point, directions, neutral.tokens, neutral.mask, budgets, rows[0].unit
+        )
+        found[part] = torch.stack([strengths, kl], dim=-1).numpy()
+        yield len(part)
+    for i in sorted(set(range(len(steerings))) - set(vectors)):
+        for j, budget in enumerate(budgets):
+            found[i, j] = _bisect(model, steerings[i], neutral, budget)
+        yield 1
+    return found
+
+
+def _bisect(
+    model: LanguageModel, steering: Steering, neutral: Neutral, budget: float, tolerance: float = 0.03
+) -> tuple[float, float]:
+    """Doubles, or halves, until the budget is bracketed, then halves the bracket in the logarithm."""
+    low, high, strength = 0.0, math.inf, 0.5
+    for _ in range(24):
+        edit = type(steering).edit([steering] * len(neutral.tokens), torch.full((len(neutral.tokens),), strength))
+        kl = float(kl_per_token(model, neutral.tokens, neutral.mask, [edit]).sum() / neutral.mask.sum())
+        if abs(kl - budget) <= tolerance * budget:
+            return strength, kl
+        low, high = (strength, high) if kl < budget else (low, strength)
+        strength = 2 * low if math.isinf(high) else math.sqrt(low * high) if low else high / 2
+    return math.nan, math.nan

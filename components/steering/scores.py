@@ -1,0 +1,227 @@
+"""Scores of steering, from the generations table alone: uplift on test prompts beside the largest of the controls.
+
+Uplift is the concept judge's probability minus that of plain text of the same prompt and sample; a generation that
+failed counts as no uplift and is counted. The replicate is the concept: prompts and samples are averaged inside it, and
+intervals are over concept means (Student's below 30 concepts, where the percentile bootstrap covers too little; the
+bootstrap from 30 on). A concept's own interval is over prompts. The baseline takes, for every concept, the largest
+uplift that any control direction reaches on it, which favours the baseline.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+
+from components.seeds import numpy_generator
+from components.statistics import Interval, bootstrap_mean, t_interval, wilson
+from components.steering.contract import Concept
+
+KINDS = ("all", "document", "contextual", "surface")
+UNSTEERED = "unsteered"
+ENOUGH_FOR_BOOTSTRAP = 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What the scores are about.
+
+    Attributes:
+        concepts: every candidate concept.
+        refused: those that the gate kept out, with the reason.
+        methods: names of the methods that have directions of their own for each concept.
+        controls: names of those whose directions belong to no concept.
+        budgets: KL budgets, nats a token.
+        n_controls: control directions in all.
+        unsteered: why (concept, method, budget) has no steering, where it has none.
+        seed: of the bootstrap.
+        columns: what every row says (dictionary, hook_point, n_seeds).
+    """
+
+    concepts: Sequence[Concept]
+    refused: Mapping[str, str]
+    methods: Sequence[str]
+    controls: Sequence[str]
+    budgets: Sequence[float]
+    n_controls: int
+    unsteered: Mapping[tuple[str, str, float], str]
+    seed: int
+    columns: Mapping[str, Any]
+
+    def passed(self, kind: str) -> list[Concept]:
+        """Concepts of a kind (or all) that the gate let through."""
+        return [c for c in self.concepts if kind in ("all", c.kind) and c.name not in self.refused]
+
+
+def score_rows(generations: pl.DataFrame, comparison: Comparison) -> Iterator[dict[str, Any]]:
+    """Rows of the scores table; a kind of concept that is not in the inventory has none."""
+    means = concept_means(generations)
+    of_plain = generations.filter(pl.col("method") == UNSTEERED, pl.col("split") == "test")
+    plain = dict(of_plain.group_by("concept").agg(pl.col("fluency").fill_null(0.0).mean()).iter_rows())
+    kinds = [kind for kind in KINDS if kind == "all" or any(c.kind == kind for c in comparison.concepts)]
+    yield from (_gate(comparison, kind) for kind in kinds)
+    for budget in comparison.budgets:
+        largest = _largest(means, comparison, budget)
+        for method in comparison.methods:
+            of_method = means.filter(pl.col("method") == method, pl.col("kl_budget") == budget)
+            for kind in kinds:
+                yield from _method(of_method, comparison, method, budget, kind, largest, plain)
+        for control in comparison.controls:
+            of_control = means.filter(pl.col("method") == control, pl.col("kl_budget") == budget)
+            averaged = of_control.group_by("concept").agg(pl.col("uplift", "fluency", "n", "n_failed").mean())
+            for kind in kinds:
+                yield _control(averaged, comparison, control, budget, kind)
+        for method in comparison.methods:
+            for concept in comparison.passed("all"):
+                yield _concept(generations, comparison, method, budget, concept, largest.get(concept.name))
+
+
+def concept_means(generations: pl.DataFrame, split: str = "test") -> pl.DataFrame:
+    """Mean uplift and fluency of each (concept, method, replicate, kl_budget) on one split, failures as 0, counted."""
+    return (
+        generations.filter(pl.col("split") == split, pl.col("kl_budget").is_not_null())
+        .group_by("concept", "method", "replicate", "kl_budget")
+        .agg(
+            pl.col("uplift").fill_null(0.0).mean(),
+            pl.col("fluency").fill_null(0.0).mean(),
+            pl.len().alias("n"),
+            pl.col("uplift").is_null().sum().alias("n_failed"),
+        )
+        .sort("concept", "method", "replicate", "kl_budget")
+    )
+
+
+def _largest(means: pl.DataFrame, comparison: Comparison, budget: float) -> dict[str, float]:
+    """For each concept the largest mean uplift of any control direction."""
+    controls = means.filter(pl.col("method").is_in(list(comparison.controls)), pl.col("kl_budget") == budget)
+    return dict(controls.group_by("concept").agg(pl.col("uplift").max()).iter_rows())
+
+
+def _method(
+    means: pl.DataFrame,
+    comparison: Comparison,
+    method: str,
+    budget: float,
+    kind: str,
+    largest: Mapping[str, float],
+    plain: Mapping[str, float],
+) -> Iterator[dict[str, Any]]:
+    """Uplift, share of concepts above every control, and fluency."""
+    concepts, name = comparison.passed(kind), f"steer.{method}.kl_{budget:g}"
+    found = {row["concept"]: row for row in means.to_dicts()}
+    uplift, fluency = (
+        np.array([found[c.name][column] if c.name in found else 0.0 for c in concepts], dtype=np.float64)
+        for column in ("uplift", "fluency")
+    )
+    about = {
+        "concept_kind": kind,
+        "n_failed": sum(c.name not in found for c in concepts),
+        "reason": _caveat([found[c.name] for c in concepts if c.name in found], concepts, comparison),
+    }
+    floor = np.array([largest[c.name] for c in concepts if c.name in largest], dtype=np.float64)
+    controlled = len(floor) == len(concepts) > 0
+    baseline = (float(floor.mean()), f"largest of {comparison.n_controls} Gaussian directions") if controlled else None
+    yield _row(comparison, name, _over_concepts(uplift, comparison, name, kind), **about, baseline=baseline)
+    share = wilson(int((uplift > floor).sum()), len(concepts)) if controlled else Interval(None, None, None, 0)
+    equals = 1 + comparison.n_controls
+    chance = (1 / equals, f"chance of being the largest of {equals} equals") if controlled else None
+    absent = "no control direction to compare with" if concepts and not controlled else about["reason"]
+    yield _row(comparison, f"{name}.share_above_random", share, **{**about, "reason": absent}, baseline=chance)
+    unsteered = [plain[c.name] for c in concepts if c.name in plain]
+    beside = (float(np.mean(unsteered)), "unsteered text") if unsteered else None
+    interval = _over_concepts(fluency, comparison, f"{name}.fluency", kind)
+    yield _row(comparison, f"{name}.fluency", interval, **about, baseline=beside)
+
+
+def _control(means: pl.DataFrame, comparison: Comparison, control: str, budget: float, kind: str) -> dict[str, Any]:
+    """Mean uplift of a control's directions, over concepts."""
+    concepts, name = comparison.passed(kind), f"steer.{control}.kl_{budget:g}"
+    found = {row["concept"]: row for row in means.to_dicts()}
+    uplift = np.array([found[c.name]["uplift"] for c in concepts if c.name in found], dtype=np.float64)
+    reason = _caveat(list(found.values()), concepts, comparison) if len(uplift) else "no direction of it has a strength"
+    interval = _over_concepts(uplift, comparison, name, kind)
+    about = {"concept_kind": kind, "n_failed": 0, "better": "neither", "reason": reason}
+    return _row(comparison, name, interval, baseline=(0.0, "unsteered"), **about)
+
+
+def _concept(
+    generations: pl.DataFrame, comparison: Comparison, method: str, budget: float, concept: Concept, floor: float | None
+) -> dict[str, Any]:
+    """One concept's uplift, with an interval over prompts."""
+    own = generations.filter(
+        pl.col("concept") == concept.name,
+        pl.col("method") == method,
+        pl.col("kl_budget") == budget,
+        pl.col("split") == "test",
+    )
+    by_prompt = own.group_by("prompt").agg(
+        pl.col("uplift").fill_null(0.0).mean(), pl.col("uplift").is_null().all().alias("failed")
+    )
+    uplift, n_failed = by_prompt.sort("prompt")["uplift"].to_numpy(), int(by_prompt["failed"].sum())
+    name = f"steer.{method}.kl_{budget:g}.{concept.name}"
+    about = {"concept_kind": concept.kind, "n_failed": n_failed, "unit_of_replication": "prompt"}
+    baseline = None if floor is None else (floor, f"largest of {comparison.n_controls} Gaussian directions")
+    reason = comparison.unsteered.get((concept.name, method, budget)) if own.is_empty() else None
+    return _row(comparison, name, _interval(uplift, comparison, name), baseline=baseline, reason=reason, **about)
+
+
+def _gate(comparison: Comparison, kind: str) -> dict[str, Any]:
+    """The share of candidate concepts that a probe decodes and the concept judge judges."""
+    concepts = [c for c in comparison.concepts if kind in ("all", c.kind)]
+    passed = len(comparison.passed(kind))
+    about = {"concept_kind": kind, "n_failed": 0, "split": "validate", "better": "neither"}
+    return _row(comparison, "steer.gate.passed", wilson(passed, len(concepts)), reason=_refusals(comparison, concepts), **about)
+
+
+def _over_concepts(values: Float[np.ndarray, " concept"], comparison: Comparison, name: str, kind: str) -> Interval:
+    return _interval(values, comparison, f"{name}.{kind}")
+
+
+def _interval(values: Float[np.ndarray, " replicate"], comparison: Comparison, name: str) -> Interval:
+    if len(values) < ENOUGH_FOR_BOOTSTRAP:
+        return t_interval(values)
+    return bootstrap_mean(values, numpy_generator(comparison.seed, "interval", name))
+
+
+def _row(
+    comparison: Comparison, name: str, interval: Interval, *, baseline: tuple[float, str] | None = None, **about: Any
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        **dataclasses.asdict(interval),
+        "unit_of_replication": "concept",
+        "baseline": baseline[0] if baseline else None,
+        "baseline_name": baseline[1] if baseline else None,
+        "better": "higher",
+        "split": "test",
+        **comparison.columns,
+        **about,
+    }
+
+
+def _refusals(comparison: Comparison, concepts: Sequence[Concept]) -> str | None:
+    """How many concepts the gate kept out, by its first words."""
+    counted = Counter(comparison.refused[c.name].partition(":")[0] for c in concepts if c.name in comparison.refused)
+    if not counted:
+        return None
+    told = ", ".join(f"{n} by the {who}" for who, n in sorted(counted.items()))
+    return f"{sum(counted.values())} of {len(concepts)} concepts did not pass the gate ({told})"
+
+
+def _caveat(means: Sequence[Mapping[str, Any]], concepts: Sequence[Concept], comparison: Comparison) -> str | None:
+    """What a reader of the row must know: refusals, concepts without a direction, failed generations."""
+    if not concepts:
+        return "no concept passed the gate"
+    told = []
+    if len(means) < len(concepts):
+        told.append(f"{len(concepts) - len(means)} of {len(concepts)} concepts had no usable direction and count as 0")
+    if failed := sum(row["n_failed"] for row in means):
+        told.append(f"{failed:g} of {sum(row['n'] for row in means):g} generations failed and count as 0")
+    if len(concepts) < 2:
+        told.append("one concept gives no interval")
+    return "; ".join(told) or None

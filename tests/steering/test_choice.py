@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import polars as pl
+import pytest
+import torch
+
+from components.steering.choice import Steered, choose, contested
+from components.steering.contract import AddVector, Candidate
+from components.steering.protocol import Prompt
+from components.store import tables
+
+DIRECTION = AddVector("resid_post.0", torch.tensor([1.0, 0.0]), 1.0)
+
+
+def steered(method: str, concept: str | None, replicate: int, strength: float | None = 1.0) -> Steered:
+    reason = None if strength else "nothing"
+    return Steered(method, Candidate(concept, replicate, DIRECTION), 0.1, strength, 0.1 if strength else None, reason)
+
+
+def generations(rows: list[tuple[str, str, int, int, float | None]], split: str = "validate") -> pl.DataFrame:
+    names = ("concept", "method", "replicate", "prompt", "uplift")
+    shared = {"split": split, "kl_budget": 0.1, "sample": 0}
+    return tables.GENERATIONS.frame([dict(zip(names, row, strict=True)) | shared for row in rows])
+
+
+def test_the_largest_uplift_on_validate_prompts_wins() -> None:
+    rivals = [steered("m", "c", 0), steered("m", "c", 1)]
+    seen = generations([("c", "m", 0, 0, 0.1), ("c", "m", 0, 1, 0.2), ("c", "m", 1, 0, 0.3), ("c", "m", 1, 1, 0.1)])
+    assert choose(seen, rivals, []) == [rivals[1]]
+
+
+def test_a_failed_generation_counts_as_no_uplift() -> None:
+    rivals = [steered("m", "c", 0), steered("m", "c", 1)]
+    seen = generations([("c", "m", 0, 0, 0.2), ("c", "m", 0, 1, 0.2), ("c", "m", 1, 0, 0.3), ("c", "m", 1, 1, None)])
+    assert choose(seen, rivals, []) == [rivals[0]]
+
+
+def test_a_tie_goes_to_the_better_on_select() -> None:
+    rivals = [steered("m", "c", 1), steered("m", "c", 0)]
+    assert choose(generations([]), rivals, []) == [rivals[1]]
+
+
+def test_only_candidates_with_a_rival_are_contested() -> None:
+    alone, pair = steered("m", "a", 0), [steered("m", "b", 0), steered("m", "b", 1)]
+    broken = [steered("m", "c", 0), steered("m", "c", 1, None)]
+    controls = [steered("r", None, 0), steered("r", None, 1)]
+    everything = [alone, *pair, *broken, *controls]
+    assert contested(everything, ["r"]) == pair
+    assert set(choose(generations([]), everything, ["r"])) == {alone, pair[0], broken[0], *controls}
+
+
+def test_generations_of_the_test_split_are_refused() -> None:
+    with pytest.raises(AssertionError, match="only validate prompts choose"):
+        choose(generations([("c", "m", 0, 0, 0.1)], split="test"), [steered("m", "c", 0)], [])
+
+
+def test_a_candidate_without_strength_has_no_jobs_and_a_row_with_the_reason() -> None:
+    absent = steered("m", "c", 0, None)
+    assert absent.jobs([Prompt(0, (1, 2))], 2) == []
+    assert tables.STRENGTHS.frame([absent.row()])["reason"].to_list() == ["nothing"]
+    assert [(job.prompt.number, job.sample) for job in steered("m", "c", 0).jobs([Prompt(3, (1,))], 2)] == [(3, 0), (3, 1)]

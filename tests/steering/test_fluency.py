@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from components.steering.contract import Continuation, Material, Passages
+from components.steering.judges.fluency import Fluency, FluencyConfig
+
+
+def text(nll: float | None) -> Continuation:
+    return Continuation(None, 0, None, "the model ended at once") if nll is None else Continuation("a dog", 2, nll)
+
+
+def material(real: np.ndarray, labels: np.ndarray) -> Material:
+    none = Passages([], np.zeros((0, labels.shape[1]), bool), np.zeros(0))
+    judge = Passages(["a"] * len(real), labels, real)
+    plain = [text(nll) for nll in np.linspace(1, 2, 101)]
+    return Material(["one", "few"], judge, none, none, plain, 0)
+
+
+@pytest.fixture
+def judge() -> Fluency:
+    """Plain text costs 1 to 2 nats; real text of the first concept 3, other real text 2 (and one not measured)."""
+    labels = np.zeros((101, 2), bool)
+    labels[:30, 0] = labels[:5, 1] = True
+    return Fluency(FluencyConfig(), material(np.r_[np.full(30, 3.0), np.full(70, 2.0), np.nan], labels))
+
+
+def test_inside_the_band_is_one(judge: Fluency) -> None:
+    assert judge.scores([text(1.5), text(judge.lower), text(2.9)])[:, 0].tolist() == [1, 1, 1]
+
+
+def test_the_band_has_two_sides(judge: Fluency) -> None:
+    below, above = judge.scores([text(judge.lower - judge.scale), text(3 + judge.scale)])[:, 0]
+    assert below == pytest.approx(np.exp(-1))
+    assert above == pytest.approx(np.exp(-1))
+
+
+def test_the_band_ends_where_real_text_of_the_concept_does(judge: Fluency) -> None:
+    assert judge.lower == pytest.approx(1.01)
+    assert judge.upper[0] == pytest.approx(3.0)
+    everything = np.r_[np.full(30, 3.0), np.full(70, 2.0)]
+    assert judge.upper[1] == pytest.approx(np.quantile(everything, 0.95)), "five passages are too few"
+
+
+def test_no_text_has_no_score(judge: Fluency) -> None:
+    assert np.isnan(judge.scores([text(None)])).all()
+
+
+def test_the_further_outside_the_less_fluent(judge: Fluency) -> None:
+    scores = judge.scores([text(nll) for nll in (3.0, 3.5, 4.0, 8.0)])[:, 0]
+    assert (np.diff(scores) < 0).all()

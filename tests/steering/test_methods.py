@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import scipy.sparse
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.statistics import average_precision
+from components.steering.contract import AddVector, Concept, Evidence
+from components.steering.methods.add_direction import AddDirection, AddDirectionConfig, latent_precisions, pooled
+from components.steering.methods.mean_difference import MeanDifference, MeanDifferenceConfig
+from components.steering.methods.random_direction import RandomDirection, RandomDirectionConfig
+
+D, N = 6, 200
+
+
+def evidence(seed: int = 0, **changes: object) -> Evidence:
+    """Tokens in 20 documents; concept `mark` shifts coordinate 2, concept `doc` (of documents) coordinate 4."""
+    rng = np.random.default_rng(seed)
+    document = np.repeat(np.arange(20), 10)
+    mark, doc = rng.random(N) < 0.2, (np.arange(20) % 2 == 0)
+    x = rng.normal(size=(N, D))
+    x[mark, 2] += 5
+    x[doc[document], 4] += 5
+    codes = scipy.sparse.csr_matrix(np.maximum(x - 1, 0))
+    given = Evidence(
+        concepts=[Concept("mark", "surface", "token"), Concept("doc", "document", "document")],
+        hook_point="resid_post.0",
+        unit=2.0,
+        labels=scipy.sparse.csc_matrix(np.stack([mark, doc[document]], axis=1)),
+        document=document,
+        document_labels=scipy.sparse.csc_matrix(np.stack([np.zeros(20, bool), doc], axis=1)),
+        batches=lambda: ((start, torch.from_numpy(x[start : start + 64])) for start in range(0, N, 64)),
+        codes=codes,
+        decoder=torch.eye(D) * 3,
+        d_in=D,
+        seed=0,
+    )
+    return dataclasses.replace(given, **changes)
+
+
+def test_add_direction_takes_the_latent_that_ranks_the_concept_best_first() -> None:
+    found = list(AddDirection(AddDirectionConfig(n_candidates=2)).candidates(evidence()))
+    assert [(c.concept, c.replicate) for c in found] == [("mark", 0), ("mark", 1), ("doc", 0), ("doc", 1)]
+    assert found[0].latent == 2
+    assert found[2].latent == 4
+    assert found[0].select_score > found[1].select_score
+    assert all(c.sign == 1 for c in found)
+    assert isinstance(found[0].steering, AddVector)
+    torch.testing.assert_close(found[0].steering.vector, torch.eye(D)[2])
+
+
+def test_document_concepts_are_ranked_over_documents() -> None:
+    given = evidence()
+    best = next(c for c in AddDirection(AddDirectionConfig()).candidates(given) if c.concept == "doc")
+    mean = np.array([given.codes[given.document == d].mean(0) for d in range(20)])[:, 0, 4]
+    assert best.select_score == pytest.approx(average_precision(mean, np.arange(20) % 2 == 0))
+
+
+def test_a_latent_without_a_direction_and_a_concept_without_tokens_say_so() -> None:
+    bare = evidence(decoder=torch.zeros(D, D), labels=scipy.sparse.csc_matrix((N, 2), dtype=bool))
+    found = {c.concept: c for c in AddDirection(AddDirectionConfig(n_candidates=1)).candidates(bare)}
+    assert found["mark"].reason == "no token of the select split has the concept"
+    assert found["doc"].reason == "the decoder direction of latent 4 has no length"
+    assert found["mark"].steering is None and found["doc"].steering is None
+
+
+def test_add_direction_without_a_dictionary_gives_a_reason_for_each_concept() -> None:
+    found = list(AddDirection(AddDirectionConfig()).candidates(evidence(codes=None)))
+    assert [c.reason for c in found] == ["no dictionary at this hook point"] * 2
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31), st.integers(2, 40), st.floats(0.05, 0.9))
+def test_precisions_of_latents_equal_those_of_one_at_a_time(seed: int, n: int, density: float) -> None:
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(0, 4, (n, 5)) * (rng.random((n, 5)) < density)  # integers: many ties
+    labels = rng.random((n, 3)) < 0.3
+    found = latent_precisions(scipy.sparse.csc_matrix(codes.astype(float)), scipy.sparse.csc_matrix(labels))
+    for latent in range(5):
+        for concept in range(3):
+            wanted = average_precision(codes[:, latent].astype(float), labels[:, concept])
+            assert found[latent, concept] == pytest.approx(np.nan if wanted is None else wanted, nan_ok=True)
+
+
+def test_pooled_codes_are_means_over_the_tokens_of_a_document() -> None:
+    codes = scipy.sparse.csr_matrix(np.array([[1.0, 0], [3, 0], [0, 4]]))
+    np.testing.assert_allclose(pooled(codes, np.array([0, 0, 2]), 3).toarray(), [[2, 0], [0, 0], [0, 4]])
+
+
+def test_mean_difference_is_the_difference_of_the_two_means() -> None:
+    given = evidence()
+    found = {c.concept: c for c in MeanDifference(MeanDifferenceConfig()).candidates(given)}
+    x = torch.cat([block for _, block in given.batches()])
+    for column, concept in enumerate(("mark", "doc")):
+        inside = torch.from_numpy(given.labels[:, column].toarray().ravel())
+        wanted = torch.nn.functional.normalize(x[inside].mean(0) - x[~inside].mean(0), dim=0).float()
+        torch.testing.assert_close(found[concept].steering.vector, wanted)
+
+
+@pytest.mark.parametrize("value, which", [(False, "no"), (True, "every")])
+def test_mean_difference_needs_tokens_on_both_sides(value: bool, which: str) -> None:
+    labels = scipy.sparse.csc_matrix(np.full((N, 2), value))
+    found = list(MeanDifference(MeanDifferenceConfig()).candidates(evidence(labels=labels)))
+    assert [c.reason for c in found] == [f"{which} token of the select split has the concept"] * 2
+
+
+def test_equal_means_have_no_direction() -> None:
+    flat = evidence(batches=lambda: iter([(0, torch.ones(N, D))]))
+    assert {c.reason for c in MeanDifference(MeanDifferenceConfig()).candidates(flat)} == {"the two means are equal"}
+
+
+def test_random_directions_are_the_same_for_every_run_and_belong_to_no_concept() -> None:
+    method = RandomDirection(RandomDirectionConfig(n_directions=4))
+    first, again = list(method.candidates(evidence())), list(method.candidates(evidence(seed=1)))
+    assert [c.concept for c in first] == [None] * 4
+    assert [c.replicate for c in first] == [0, 1, 2, 3]
+    vectors = torch.stack([c.steering.vector for c in first])
+    torch.testing.assert_close(vectors, torch.stack([c.steering.vector for c in again]))
+    assert (vectors @ vectors.T).fill_diagonal_(0).abs().max() < 0.999
+    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(4))
+    longer = RandomDirection(RandomDirectionConfig(n_directions=6)).candidates(evidence())
+    torch.testing.assert_close(torch.stack([c.steering.vector for c in longer])[:4], vectors)

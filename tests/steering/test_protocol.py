@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Generator, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from components.model.divergence import kl_per_token
+from components.model.intervention import Edit
+from components.steering.contract import AddVector, Steering
+from components.steering.protocol import Job, Neutral, Prompt, Writer, calibrate, continuation
+from tests.steering.conftest import Bench
+from tests.steering.world import HOOK
+
+T = TypeVar("T")
+
+
+def finish(work: Generator[int, None, T]) -> tuple[T, list[int]]:
+    yielded = []
+    while True:
+        try:
+            yielded.append(next(work))
+        except StopIteration as end:
+            return end.value, yielded
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Clamp(Steering):
+    """A steering that is no vector added: sets the projection on a direction to the strength."""
+
+    hook_point: str
+    direction: Tensor
+
+    @classmethod
+    def edit(cls, rows: Sequence[Steering], strengths: Float[Tensor, " row"]) -> Edit:
+        directions = torch.stack([row.direction for row in rows])  # type: ignore[attr-defined]
+
+        def function(x: Tensor, mask: Tensor) -> Tensor:
+            along = (x * directions[:, None]).sum(-1, keepdim=True)
+            wanted = torch.where(strengths[:, None, None] == 0, along, strengths[:, None, None])
+            return x + (wanted - along) * directions[:, None]
+
+        return Edit(rows[0].hook_point, function)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"": self.direction}
+
+
+@pytest.fixture
+def writer(bench: Bench) -> Writer:
+    return Writer(bench.model, 16, 1.0, 0, 7)
+
+
+PROMPTS = [Prompt(0, (1, 4)), Prompt(1, (1, 4, 11)), Prompt(2, (1, 16, 17))]
+
+
+def random(bench: Bench, seed: int) -> AddVector:
+    vector = torch.randn(bench.model.d_model, generator=torch.Generator().manual_seed(seed))
+    found = AddVector.along(HOOK, vector, 5.0)
+    assert found is not None
+    return found
+
+
+def jobs(bench: Bench, strength: float) -> list[Job]:
+    kinds: list[Any] = [None, random(bench, 1), random(bench, 2), Clamp(HOOK, random(bench, 1).vector)]
+    return [Job(prompt, sample, kind, strength) for kind in kinds for prompt in PROMPTS for sample in range(2)]
+
+
+def test_strength_zero_writes_exactly_the_unsteered_text(bench: Bench, writer: Writer) -> None:
+    written, _ = finish(writer.write(jobs(bench, 0.0)))
+    plain = [text.text for text in written[:6]]
+    assert all(text is not None for text in plain)
+    assert [text.text for text in written] == plain * 4
+
+
+def test_strong_steering_writes_other_text_from_the_same_luck(bench: Bench, writer: Writer) -> None:
+    written, _ = finish(writer.write(jobs(bench, 4.0)))
+    assert all(written[i].text != written[6 + i].text for i in range(6))
+    again, _ = finish(writer.write(jobs(bench, 4.0)))
+    assert written == again
+
+
+def test_batches_do_not_change_what_a_row_says_and_are_reported(bench: Bench, writer: Writer) -> None:
+    everything = jobs(bench, 1.0)
+    small, counted = finish(writer.write(everything))
+    large, _ = finish(dataclasses.replace(writer, batch_size=1000).write(list(reversed(everything))))
+    assert [text.text for text in small] == [text.text for text in reversed(large)]
+    assert sum(counted) == len(everything)
+    assert max(counted) <= 7
+
+
+def test_another_seed_writes_other_text(bench: Bench, writer: Writer) -> None:
+    plain = [Job(prompt, sample) for prompt in PROMPTS for sample in range(2)]
+    one, other = finish(writer.write(plain))[0], finish(dataclasses.replace(writer, seed=1).write(plain))[0]
+    assert [text.text for text in one] != [text.text for text in other]
+    assert one[0].text != one[1].text, "samples of one prompt differ"
+
+
+def test_the_loss_is_that_of_the_continuation_alone_under_the_unsteered_model(bench: Bench, writer: Writer) -> None:
+    prompts, new = [[1, 4], [1, 4, 11, 6]], [[6, 10, 27], [12]]
+    found = writer.losses(prompts, new)
+    for i in range(2):
+        tokens = torch.tensor([prompts[i] + new[i]])
+        wanted = bench.model.losses(tokens)[0, len(prompts[i]) - 1 :].mean()
+        assert found[i] == pytest.approx(float(wanted), abs=1e-5)
+    assert np.isnan(writer.losses([[1, 4], [1]], [[], [4]])).tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    "given, reason",
+    [
+        (("", 0, float("nan")), "the model ended at once"),
+        (("  ", 3, 1.0), "only white space"),
+        (("a dog", 2, float("inf")), "its loss under the unsteered model is not finite"),
+    ],
+)
+def test_no_usable_text_is_null_with_a_reason(given: tuple[str, int, float], reason: str) -> None:
+    found = continuation(*given)
+    assert (found.text, found.nll, found.reason) == (None, None, reason)
+
+
+def test_strengths_meet_every_budget_within_five_percent(bench: Bench) -> None:
+    neutral = Neutral.read(bench.corpus, 300, 24)
+    steerings = [random(bench, seed) for seed in range(5)]
+    found, counted = finish(calibrate(bench.model, steerings, neutral, [0.05, 0.2], batch=2))
+    assert counted == [2, 2, 1]
+    for steering, strengths in zip(steerings, found, strict=True):
+        for budget, (strength, kl) in zip([0.05, 0.2], strengths.tolist(), strict=True):
+            rows = torch.full((len(neutral.tokens),), strength)
+            edit = AddVector.edit([steering] * len(rows), rows)
+            measured = kl_per_token(bench.model, neutral.tokens, neutral.mask, [edit]).sum() / neutral.mask.sum()
+            assert float(measured) == pytest.approx(budget, rel=0.05)
+            assert kl == pytest.approx(float(measured), rel=1e-3)
+
+
+def test_a_steering_that_is_no_vector_is_set_to_the_budget_too(bench: Bench) -> None:
+    neutral = Neutral.read(bench.corpus, 300, 24)
+    mixed = [Clamp(HOOK, random(bench, 1).vector), random(bench, 1)]
+    found, counted = finish(calibrate(bench.model, mixed, neutral, [0.3]))
+    assert sum(counted) == 2
+    np.testing.assert_allclose(found[:, 0, 1], 0.3, rtol=0.05)
+
+
+def test_a_budget_out_of_reach_has_no_strength(bench: Bench) -> None:
+    neutral = Neutral.read(bench.corpus, 300, 24)
+    idle = Clamp(HOOK, torch.zeros(bench.model.d_model))
+    found, _ = finish(calibrate(bench.model, [idle], neutral, [0.1]))
+    assert np.isnan(found).all()
+
+
+def test_neutral_text_counts_tokens_of_documents_only(bench: Bench) -> None:
+    neutral = Neutral.read(bench.corpus, 100, 25)
+    assert neutral.tokens.shape == (4, 25)
+    assert not neutral.mask[:, 0].any(), "the first token of a context belongs to no document"
+    assert neutral.mask[:, 1:20].all()

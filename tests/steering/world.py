@@ -1,0 +1,154 @@
+"""A world small enough to train a model on within seconds: short texts of two topics, with every table of a corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from components.corpus.packing import pack
+from components.dictionary.architectures.topk import TopK, TopKConfig
+from components.model.language_model import LanguageModel, ModelConfig, ModelReference
+from components.store import tables
+from components.store.artifact import Artifact, Store
+from components.store.shards import write_codes
+from tests import toys
+
+HOOK = "resid_post.0"
+LENGTH = 33
+SPLITS = {"select": 90, "judge": 240, "calibrate": 60, "validate": 90, "neutral": 24}
+NOUNS = {"animal": ["cat", "dog", "bird"], "royal": ["king", "queen", "house"]}
+VERBS = ["ran", "sat", "saw", "ate"]
+OPENINGS = ["the", "a", "then the", "and then", "it was", "he saw", "she saw the", "and it", "it", "he", "she", "then"]
+PROMPTS = {
+    "validate": [f"{o} {w}" for o in OPENINGS[:6] for w in ("big", "small")],
+    "test": [f"{o} {w}" for o in OPENINGS[6:] for w in ("big", "small")],
+}
+CONCEPTS = [
+    ("topic.animal", "document", "document", "topics"),
+    ("topic.royal", "document", "document", "topics"),
+    ("topic.noise", "document", "document", "topics"),
+    ("word.cat", "surface", "token", "words"),
+    ("word.king", "surface", "token", "words"),
+    ("word.tree", "surface", "token", "words"),
+    ("animal@verb", "contextual", "token", "contexts"),
+]
+
+
+def story(rng: np.random.Generator) -> tuple[str, list[str]]:
+    """A topic and a text of it: an opening that names none, then sentences whose nouns are the topic's, mostly."""
+    topic = str(rng.choice(list(NOUNS)))
+    words = str(rng.choice(OPENINGS)).split() + [str(rng.choice(["big", "small"]))]
+    while len(words) < 24:
+        other = rng.random() < 0.1
+        noun = rng.choice(NOUNS["royal" if other == (topic == "animal") else "animal"])
+        words += ["the", str(noun), str(rng.choice(VERBS)), "."]
+    return topic, words
+
+
+def labels(topic: str, words: list[str], rng: np.random.Generator) -> list[tuple[str, int | None]]:
+    """(concept, token or None)."""
+    found: list[tuple[str, int | None]] = [(f"topic.{topic}", None)]
+    if rng.random() < 0.5:
+        found.append(("topic.noise", None))  # a label that nothing in the text tells
+    for at, word in enumerate(words):
+        if f"word.{word}" in ("word.cat", "word.king"):
+            found.append((f"word.{word}", at))
+        if topic == "animal" and word in VERBS:
+            found.append(("animal@verb", at))
+    return found
+
+
+def corpus(store: Store, openings: Mapping[str, list[str]], seed: int = 0, drop: str = "") -> Artifact:
+    """An artifact of `read`; `drop` leaves out the contexts of one split."""
+    tokenizer = toys.tokenizer()
+    documents, rows, contexts, n = [], [], {}, 0
+    for split, count in SPLITS.items():
+        rng, ids = np.random.default_rng([seed, len(split), count]), []
+        for number in range(n, n + count):
+            topic, words = story(rng)
+            text = " ".join(words)
+            ids.append(tokenizer(text)["input_ids"])
+            documents.append({"document": number, "split": split, "source": "toy", "digest": text, "n_tokens": len(words), "text": text})
+            rows += [{"concept": c, "document": number, "token": t, "value": 1.0} for c, t in labels(topic, words, rng)]
+        packed = pack(ids, bos=1, eos=2, pad=0, context_length=LENGTH)
+        contexts[split] = {
+            "token": torch.from_numpy(packed.token),
+            "document": torch.from_numpy(np.where(packed.document < 0, -1, packed.document + n)).int(),
+            "position": torch.from_numpy(packed.position),
+        }
+        n += count
+    prompts = [{"split": split, "text": text} for split, texts in openings.items() for text in texts]
+
+    def write(folder: Path) -> None:
+        names = ("concept", "concept_kind", "unit", "family")
+        tables.CONCEPTS.write(folder, [dict(zip(names, c, strict=True)) | {"description": c[0]} for c in CONCEPTS])
+        tables.DOCUMENTS.write(folder, documents)
+        tables.LABELS.write(folder, rows)
+        tables.PROMPTS.write(folder, [{"prompt": i, **prompt} for i, prompt in enumerate(prompts)])
+        (folder / "contexts").mkdir()
+        for split, parts in contexts.items():
+            if split != drop:
+                save_file(parts, folder / "contexts" / f"{split}.safetensors")
+
+    return toys.artifact(store, "read", write, {"context_length": LENGTH}, seed)
+
+
+def trained_model(folder: Path, steps: int = 90) -> ModelReference:
+    """A tiny Llama trained on stories, as a folder."""
+    network = toys.tiny_network("llama", hidden_size=32, initializer_range=0.05, num_hidden_layers=2)
+    tokenizer, rng = toys.tokenizer(), np.random.default_rng(5)
+    ids = [tokenizer(" ".join(story(rng)[1]))["input_ids"] for _ in range(16 * steps)]
+    packed = torch.from_numpy(pack(ids, bos=1, eos=2, pad=0, context_length=LENGTH).token).long()
+    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-2, betas=(0.9, 0.95))
+    network.train()
+    for tokens in packed.split(16)[:steps]:
+        logits = network(input_ids=tokens).logits[:, :-1].flatten(0, 1)
+        loss = torch.nn.functional.cross_entropy(logits, tokens[:, 1:].flatten())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    network.eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return ModelReference(ModelConfig(path=str(folder)))
+
+
+def captured(store: Store, read: Artifact, model: LanguageModel, seed: int = 0) -> Artifact:
+    """An artifact of `capture` for select and validate; there is no test split in it at all."""
+    from safetensors.torch import load_file
+
+    splits, provenance = {}, {}
+    for split in ("select", "validate"):
+        parts = load_file(read.path(f"contexts/{split}.safetensors"))
+        kept = parts["document"] >= 0
+        splits[split] = {HOOK: model.read(parts["token"], [HOOK])[HOOK][kept]}
+        provenance[split] = {name: parts[name][kept] for name in ("token", "document", "position")}
+    return toys.activations(store, splits, provenance, rows_per_shard=1000, seed=seed)
+
+
+def planted(store: Store, capture: Artifact, directions: torch.Tensor, d_sae: int = 24) -> tuple[Artifact, Artifact]:
+    """A dictionary whose first latents are these directions, the others Gaussian, and its codes."""
+    from components.store.shards import ActivationShards
+
+    shards = ActivationShards(capture)
+    d = shards.d_in(HOOK)
+    x = shards.rows("select", HOOK, torch.arange(shards.n_rows("select")))
+    dictionary = TopK(TopKConfig(d_sae=d_sae, k=6), (HOOK,), (HOOK,), {HOOK: d})
+    rows = torch.randn(d_sae, d, generator=torch.Generator().manual_seed(3))
+    rows[: len(directions)] = directions
+    rows = rows / rows.norm(dim=1, keepdim=True)
+    with torch.no_grad():
+        dictionary.W_enc.copy_(rows)
+        dictionary.W_dec.copy_(rows)
+        dictionary.b_dec.copy_(x.mean(0))
+    facts = {"name": dictionary.name, "n_seeds": 1, "hook_point": HOOK}
+    trained = toys.artifact(store, "train", dictionary.save, facts)
+
+    def write(folder: Path) -> None:
+        write_codes(folder, "select", 0, dictionary.encode(x))
+
+    encoded = toys.artifact(store, "encode", write, {"d_sae": d_sae, "name": dictionary.name, "hook_point": HOOK})
+    return trained, encoded
