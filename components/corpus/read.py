@@ -165,8 +165,9 @@ def make(folder: Path, config: ReadConfig, inputs: Inputs, settings: Any) -> Wor
         if split.name == "neutral":
             openings.extend(document.text for document in kept)
         if labelled and kept:
-            named = [document._replace(labels=[*document.labels, *words.labels(document.text)]) for document in kept]
-            rows, lost = align(named if config.word_lists else kept, encodings, codes)
+            if config.word_lists:
+                kept = [document._replace(labels=[*document.labels, *words.labels(document.text)]) for document in kept]
+            rows, lost = align(kept, encodings, codes)
             n_lost += lost
             names = pl.Series(list(codes), dtype=pl.String)
             labels.add(rows.with_columns(names.gather(rows["concept"]).alias("concept"), pl.col("document") + first))
@@ -370,7 +371,11 @@ def _vocabulary(encoder: Any) -> list[dict[str, Any]]:
     before = next((token for token in range(size) if encoder.decode([token]).strip().isalpha()), 0)
     alone = encoder.decode([before], skip_special_tokens=False)
     both = encoder.decode_batch([[before, token] for token in range(size)], skip_special_tokens=False)
+    added = encoder.get_added_tokens_decoder()
     return [
-        {"token": token, "text": text.removeprefix(alone) if "�" not in text else encoder.id_to_token(token)}
+        {
+            "token": token,  # parts of a character, and special tokens, read as they are written in the tokenizer
+            "text": encoder.id_to_token(token) if "�" in text or token in added else text.removeprefix(alone),
+        }
         for token, text in enumerate(both)
     ]
