@@ -4,7 +4,7 @@ The bare pass is the network itself with later blocks, final norm and head taken
 over the same contexts, turn by turn, so that whatever else the machine does falls on both; the ratio is the median over
 the turns. To reach: 0.90 or more.
 
-    python -m benchmarks.capture [--json] [--turns 7] [--tokens 150000] [--device auto]
+    python -m benchmarks.capture [--json] [--turns 7] [--tokens 150000] [--only demo] [--device auto]
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class _Contexts(Config):
 def _random_model(folder: Path, layout: str, **shape: int) -> ModelReference:
     config = transformers.AutoConfig.for_model(layout, **shape)
     network = transformers.AutoModelForCausalLM.from_config(config)
+    transformers.utils.logging.disable_progress_bar()
     network.save_pretrained(folder)
     return ModelReference(ModelConfig(path=str(folder)))
 
@@ -151,6 +152,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--tokens", type=int, default=150_000, help="tokens a turn for the small model")
+    parser.add_argument("--only", default="", help="measure only models whose name contains this")
     parser.add_argument("--device", default="auto")
     given = parser.parse_args()
     settings = device.Execution(device=given.device)
@@ -158,6 +160,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         results = []
         for name, (reference, block) in _models(Path(folder)).items():
+            if given.only not in name:
+                continue
             n_tokens = given.tokens if "GPT-2" not in name else given.tokens // 15
             results.append(measure(name, reference, block, n_tokens, given.turns, settings))
     machine = {

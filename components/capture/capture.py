@@ -231,10 +231,16 @@ def _write(
 ) -> None:
     """Picks the kept rows of one shard and writes them."""
     kept = split.kept[part]
-    found = [_ready(batch) for batch in batches]
-    flat = kept.flatten().nonzero()[:, 0]
-    activations = {name: torch.cat([batch[name].flatten(0, 1) for batch in found])[flat] for name in found[0]}
-    context, offset = flat // kept.shape[1] + part.start, flat % kept.shape[1]
+    n_rows, context_at, row = int(kept.sum()), 0, 0
+    activations: dict[str, Tensor] = {}
+    for batch in batches:
+        for name, x in _ready(batch).items():
+            into = activations.setdefault(name, x.new_empty(n_rows, x.shape[-1]))
+            inside = kept[context_at : context_at + len(x)].flatten().nonzero()[:, 0]
+            torch.index_select(x.flatten(0, 1), 0, inside, out=into[row : row + len(inside)])
+        context_at, row = context_at + len(x), row + len(inside)
+    context, offset = kept.nonzero(as_tuple=True)
+    context = context + part.start
     provenance = {name: getattr(split, name)[context, offset] for name in ("token", "document", "position")}
     provenance |= {"context": context, "offset": offset}
     if limits:
