@@ -41,7 +41,7 @@ def curve(panel: pl.DataFrame, name: str) -> alt.Chart:
             y=alt.Y(
                 "value:Q",
                 title=None,
-                scale=alt.Scale(type="log" if wide else "linear", zero=not wide, nice=True),
+                scale=alt.Scale(type="log") if wide else alt.Scale(type="linear", zero=True),
                 axis=alt.Axis(values=_decades(low, high)) if wide else alt.Axis(tickCount=4),  # type: ignore[arg-type]
             ),
             color=alt.value(BLUE)
@@ -96,14 +96,14 @@ def uplift(frame: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
         y=y,
         yOffset=offset,
         tooltip=[
-            "concept:N", "concept_kind:N", "method:N", _figure("mean"), _figure("low"), _figure("high"), "n_prompts:Q",
-            "n:Q", "n_failed:Q", _figure("largest_random"),
+            "concept:N", "concept_kind:N", "method:N", _figure("mean"), _figure("low"), _figure("high"), "n:Q",
+            "n_failed:Q", _figure("largest_random"), "control:N",
         ],
     )  # fmt: skip
     floor = (
         alt.Chart(frame.unique("concept", maintain_order=True))
         .mark_bar(color=GREY, opacity=0.45, height=ROW - 8)
-        .encode(y=y, x=alt.X("largest_random:Q"), tooltip=["concept:N", _figure("largest_random"), "n_random:Q"])
+        .encode(y=y, x=alt.X("largest_random:Q"), tooltip=["concept:N", _figure("largest_random"), "control:N"])
     )
     colours = alt.Color("method:N", title=None, scale=alt.Scale(domain=methods, range=[BLUE, ORANGE, GREEN, PURPLE]))
     points = base.mark_point(filled=True, size=70, opacity=1).encode(

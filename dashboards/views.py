@@ -17,6 +17,15 @@ from dashboards.tokens import visible
 
 UNITS = ("latent", "neuron", "untrained", "probe")
 RANDOM = "random"
+ROLES = ("explanation", "floor", "ceiling")
+ROLE = (
+    pl.col("explainer")
+    .str.split(".")
+    .list.first()
+    .replace_strict({"shuffled": "floor", "probe": "ceiling"}, default="explanation", return_dtype=pl.String)
+    .alias("role")
+)
+"""What a row of the explanation scores is to the reader: another latent's explanation is the floor, a probe the ceiling."""
 UNSTEERED = "unsteered"
 NOTHING = "–"
 VISIBLE = pl.element().str.replace("^[Ġ▁]", "").str.replace_all("[\nĊ]", "↵").str.strip_chars(" ").replace("", "␣")
@@ -45,10 +54,13 @@ class Measure:
     about: str
 
 
+_UNITS = "Concepts whose best unit, chosen on select, reaches the average precision asked for on test, scored once."
+_STEER = r"steer\.(\w+)\.kl_(\d+(?:\.\d+)?)"
+_WHO = r"interpret\.([\w.]+?)"
 MEASURES = (
     Measure(r"evaluate\.fvu", "Variance unexplained (FVU)", "share", "Squared error over variance, held-out text."),
     Measure(
-        r"evaluate\.loss_recovered\.(\w+?)_ablation",
+        r"evaluate\.loss_recovered\.(\w+?)(_ablation)?",
         r"Loss recovered, \1 ablation",
         "share",
         "How much of the loss that ablating the hook point costs the reconstruction gives back; ratio of sums.",
@@ -59,37 +71,53 @@ MEASURES = (
         "nats a token",
         "What the model loses when it reads the reconstruction instead of its own activations.",
     ),
+    Measure(r"evaluate\.cross_entropy\.(\w+)", r"Cross-entropy, \1", "nats a token", "Loss of the model on test text."),
     Measure(r"evaluate\.l0", "Active latents (L0)", "latents a token", "Mean number of active latents on a token."),
     Measure(r"evaluate\.dead_share", "Dead latents", "share", "Latents that no token activated."),
+    Measure(r"evaluate\.concepts_gated", "Concepts a probe decodes", "share", "The gate of every score by concept."),
+    Measure(r"evaluate\.concepts_found\.(\w+)", r"Concepts found: \1", "share", _UNITS),
+    Measure(r"evaluate\.concepts_ap\.(\w+)", r"Mean AP over concepts: \1", "AP", "Natural density, gated concepts."),
+    Measure(r"evaluate\.concepts_auroc\.(\w+)", r"Mean AUROC over concepts: \1", "AUROC", "Gated concepts."),
+    Measure(_WHO + r"\.(\w+)\.over_floor", r"Over the floor, \2: \1", "difference", "Score minus that of the floor."),
     Measure(
-        r"evaluate\.concepts_found\.(\w+)",
-        r"Concepts found: \1",
-        "",
-        "Concepts whose best unit, chosen on select, reaches the average precision asked for on test, scored once.",
+        _WHO + r"\.detection",
+        r"Explained, detection: \1",
+        "AUROC",
+        "Chance that an active window is given more than a silent one by a predictor that sees only the explanation.",
     ),
     Measure(
-        r"interpret\.(\w+)\.(\w+)",
-        r"Explained, \2: \1",
-        "",
-        "How well a predictor that sees only the explanation foretells the latent; the floor is another's explanation.",
+        _WHO + r"\.simulation",
+        r"Explained, simulation: \1",
+        "Pearson r",
+        "Expected against true activation, token by token, by a predictor that sees only the explanation.",
     ),
     Measure(
-        r"steer\.(\w+)\.kl_([\d.]+)",
-        r"Steered, KL \2: \1",
-        "rise of probability",
-        "Rise of the judged concept probability over unsteered text, at a strength that costs that many nats a token.",
+        r"interpret\.(\w+)_share", r"Latents \1 in interpretation", "share", "Latents that could not be explained."
     ),
+    Measure(_WHO + r"\.(\w+)", r"Explained, \2: \1", "", "What a predictor foretells that sees only the explanation."),
+    Measure(
+        r"steer\.gate\.passed", "Concepts that can be judged", "share", "A probe decodes and the judge judges them."
+    ),
+    Measure(_STEER, r"Steered, KL \2: \1", "rise of probability", "Judged concept probability over unsteered text's."),
+    Measure(
+        _STEER + r"\.share_above_random", r"Above every random, KL \2: \1", "share", "Concepts that beat all controls."
+    ),
+    Measure(_STEER + r"\.fluency", r"Fluency, KL \2: \1", "0 to 1", "1 inside the band of unsteered loss, both sides."),
+    Measure(_STEER + r"\.(.+)", r"Steered to \3, KL \2: \1", "rise of probability", "One concept, over test prompts."),
 )
+"""The first that matches the whole name holds."""
 HEADLINES = (
-    "evaluate.fvu",
-    "evaluate.loss_recovered.mean_ablation",
-    "evaluate.cross_entropy_rise",
-    "evaluate.l0",
-    "evaluate.concepts_found.latent",
-    "evaluate.concepts_found.probe",
-    "interpret.",
-    "steer.",
+    r"evaluate\.fvu",
+    r"evaluate\.loss_recovered\.mean(_ablation)?",
+    r"evaluate\.cross_entropy_rise",
+    r"evaluate\.l0",
+    r"evaluate\.concepts_found\.latent",
+    r"evaluate\.concepts_found\.neuron",
+    r"interpret\.(?!shuffled|probe)\w+\.detection",
+    r"steer\.add_direction\.kl_\d+(\.\d+)?",
 )
+"""Regular expressions of the scores that say how an experiment came out."""
+CONCEPT_ROW = r"^steer\.(\w+)\.kl_(\d+(?:\.\d+)?)\.(.+)$"
 
 
 def measure(name: str) -> Measure:
@@ -130,7 +158,7 @@ def scores(report: pl.DataFrame, everything: bool = False) -> pl.DataFrame:
         report: the REPORT table.
         everything: also the rows that the short table leaves out, at its end.
     """
-    short = headline(report)
+    short = headline(report).filter(~_is_concept_row().fill_null(False))
     shown = pl.concat([short, report.join(short, on=REPORT.key, how="anti", nulls_equal=True)]) if everything else short
     rows = []
     for row in shown.iter_rows(named=True):
@@ -165,11 +193,7 @@ def headlines(report: pl.DataFrame) -> list[dict[str, Any]]:
     """The few rows that say how the experiment came out, each with its `Measure` as "measure"."""
     chosen = []
     for wanted in HEADLINES:
-        rows = [
-            row
-            for row in report.iter_rows(named=True)
-            if (row["name"].startswith(wanted) if wanted.endswith(".") else row["name"] == wanted)
-        ]
+        rows = [row for row in report.iter_rows(named=True) if re.fullmatch(wanted, row["name"])]
         rows.sort(key=lambda row: (_kind_rank(row["concept_kind"]), row["name"]))
         chosen += [row | {"measure": measure(row["name"])} for row in rows[:1]]
     return chosen
@@ -204,50 +228,35 @@ def panels(curve: pl.DataFrame, points: int = 400) -> dict[str, pl.DataFrame]:
     return dict(sorted(found.items(), key=lambda item: first.index(item[0]) if item[0] in first else len(first)))
 
 
-def uplift(generations: pl.DataFrame, budget: float, kinds: Mapping[str, str], split: str = "test") -> pl.DataFrame:
-    """Mean uplift by concept and method at one budget, with the largest random direction beside it.
-
-    The interval is mean +- 1.96 standard errors over prompts (samples of one prompt averaged first). Failed
-    continuations have no uplift: they are counted in n and n_failed, not in the mean.
+def uplift(report: pl.DataFrame) -> pl.DataFrame:
+    """Steering by concept, method and KL budget as the report has it, with the largest control direction beside it.
 
     Returns:
-        concept, concept_kind, method, mean, low, high, n_prompts, n, n_failed, largest_random (mean of the random
-        direction with the largest mean), n_random.
+        concept, concept_kind, method, budget, mean, low, high (over prompts), n, n_failed, largest_random, control
+        (what that control is); by concept in falling order of its best method.
     """
-    judged = generations.filter(pl.col("split") == split, (pl.col("kl_budget") - budget).abs() < 1e-9)
-    each = ["concept", "method", "replicate"]
-    by_prompt = judged.group_by(*each, "prompt").agg(
-        pl.col("uplift").mean(), pl.len().alias("n"), pl.col("uplift").null_count().alias("n_failed")
-    )
-    means = by_prompt.group_by(each).agg(
-        pl.col("uplift").mean().alias("mean"),
-        (pl.col("uplift").std() / pl.col("uplift").count().sqrt()).alias("error"),
-        pl.col("uplift").count().cast(pl.Int64).alias("n_prompts"),
-        pl.col("n").sum().cast(pl.Int64),
-        pl.col("n_failed").sum().cast(pl.Int64),
-    )
-    is_random = pl.col("method").str.starts_with(RANDOM)
-    largest = (
-        means.filter(is_random)
-        .group_by("concept")
-        .agg(pl.col("mean").max().alias("largest_random"), pl.len().cast(pl.Int64).alias("n_random"))
-    )
+    name = pl.col("name").str.extract_groups(CONCEPT_ROW)
     return (
-        means.filter(~is_random, pl.col("method") != UNSTEERED, pl.col("mean").is_not_null())
-        .sort("replicate")
-        .unique(["concept", "method"], keep="first", maintain_order=True)
-        .join(largest, on="concept", how="left")
-        .with_columns(
-            (pl.col("mean") - 1.96 * pl.col("error")).alias("low"),
-            (pl.col("mean") + 1.96 * pl.col("error")).alias("high"),
-            pl.col("concept").replace_strict(kinds, default="unknown", return_dtype=pl.String).alias("concept_kind"),
-        )
-        .sort("mean", descending=True)
+        report.filter(_is_concept_row(), pl.col("value").is_not_null())
         .select(
-            "concept", "concept_kind", "method", "mean", "low", "high", "n_prompts", "n", "n_failed",
-            "largest_random", "n_random",
+            name.struct[2].alias("concept"),
+            "concept_kind",
+            name.struct[0].alias("method"),
+            name.struct[1].cast(pl.Float64).alias("budget"),
+            pl.col("value").alias("mean"),
+            "low",
+            "high",
+            "n",
+            "n_failed",
+            pl.col("baseline").alias("largest_random"),
+            pl.col("baseline_name").alias("control"),
         )
-    )  # fmt: skip
+        .sort(pl.col("mean").max().over("concept", "budget"), "concept", "method", descending=[True, False, False])
+    )
+
+
+def _is_concept_row() -> pl.Expr:
+    return pl.col("name").str.contains(CONCEPT_ROW) & (pl.col("unit_of_replication") == "prompt")
 
 
 def latent_list(
@@ -425,21 +434,19 @@ def side_by_side(generations: pl.DataFrame, method: str, budget: float, split: s
     )  # fmt: skip
 
 
-def role(explainer: str) -> str:
-    """What a row of the explanation scores is to the reader: floor (shuffled), ceiling (probe) or explanation."""
-    return {"shuffled": "floor", "probe": "ceiling"}.get(explainer.split(".", maxsplit=1)[0], "explanation")
-
-
 def scores_of(explanation_scores: pl.DataFrame, latent: int) -> pl.DataFrame:
     """The scores of one latent with `role` and a title for each row, explanation first, then floor and ceiling."""
-    roles = ("explanation", "floor", "ceiling")
     return (
         explanation_scores.filter(pl.col("latent") == latent)
         .with_columns(
-            pl.col("explainer").map_elements(role, return_dtype=pl.String).alias("role"),
+            ROLE,
             pl.format("{} · {}", "scorer", "explainer").alias("row"),
         )
-        .sort("scorer", pl.col("role").replace_strict({r: i for i, r in enumerate(roles)}, return_dtype=pl.Int8), "row")
+        .sort(
+            "scorer",
+            pl.col("role").replace_strict({role: rank for rank, role in enumerate(ROLES)}, return_dtype=pl.Int8),
+            "row",
+        )
     )
 
 
@@ -451,27 +458,19 @@ def distribution(explanation_scores: pl.DataFrame, scorer: str, bins: int = 30) 
     low, high = float(of["value"].min()), float(of["value"].max())  # type: ignore[arg-type]
     width = (high - low) / bins or 1.0
     rows = []
-    for (writer,), frame in of.group_by("explainer", maintain_order=True):
+    for (role,), frame in of.with_columns(ROLE).group_by("role", maintain_order=True):
         place = ((frame["value"] - low) / width).floor().clip(0, bins - 1).cast(pl.Int64)
         counts = dict(place.value_counts().iter_rows())
         rows += [
-            {
-                "role": role(str(writer)),
-                "from": low + i * width,
-                "to": low + (i + 1) * width,
-                "latents": counts.get(i, 0),
-            }
+            {"role": role, "from": low + i * width, "to": low + (i + 1) * width, "latents": counts.get(i, 0)}
             for i in range(bins)
         ]
-    frame = pl.DataFrame(rows)
-    return frame.group_by("role", "from", "to", maintain_order=True).agg(pl.col("latents").sum())
+    return pl.DataFrame(rows)
 
 
 def explained(explanations: pl.DataFrame, explanation_scores: pl.DataFrame, scorer: str) -> pl.DataFrame:
     """Every explanation with its score, interval, floor and ceiling under one scorer (means over predictors)."""
-    of = explanation_scores.filter(pl.col("scorer") == scorer).with_columns(
-        pl.col("explainer").map_elements(role, return_dtype=pl.String).alias("role")
-    )
+    of = explanation_scores.filter(pl.col("scorer") == scorer).with_columns(ROLE)
     means = of.group_by("latent", "role", "explainer").agg(pl.col("value", "low", "high").mean())
     frame = explanations.join(
         means.filter(pl.col("role") == "explanation").drop("role").rename({"value": "score"}),

@@ -13,11 +13,11 @@ from dashboards.runs import Experiment
 
 ROWS = 100
 SORTS = {
+    "explanation score, best first": ("score", True),
+    "explanation score, worst first": ("score", False),
     "density, highest first": ("density", True),
     "density, lowest first": ("density", False),
     "largest activation": ("maximum", True),
-    "explanation score, highest first": ("score", True),
-    "explanation score, lowest first": ("score", False),
     "number": ("latent", False),
 }
 
@@ -190,7 +190,9 @@ def _contexts(row: dict, interpret: Artifact | None) -> None:
         return
     contexts = runs.contexts_of(interpret, row["latent"])
     if contexts.is_empty():
-        st.info("No context was chosen for this latent" + (": it is never active." if not row["n_active"] else "."))
+        n = runs.table(EXPLANATIONS, interpret)["latent"].n_unique()
+        dead = "it is never active" if not row["n_active"] else f"interpret looked at a sample of {n:,} latents"
+        st.info(f"No windows of text were chosen for this latent: {dead}.")
         return
     largest = max([row["maximum"] or 0.0, *contexts["maximum"]])
     most = st.segmented_control("Windows of each interval", [3, 5, 10, "all"], default=3, key="windows") or 3
@@ -207,12 +209,13 @@ def _meaning(row: dict, interpret: Artifact | None) -> None:
         return
     scores = views.scores_of(runs.table(EXPLANATION_SCORES, interpret), row["latent"])
     if scores.is_empty():
-        st.info("This latent was not scored.")
+        st.caption("This latent was not scored.")
         return
     st.altair_chart(charts.scores(scores), width="stretch")
     failed = scores.filter(pl.col("reason").is_not_null())
     st.caption(
-        "95% intervals over windows of the test split. Floor: another latent's explanation (shuffled). Ceiling: a probe."
+        "Windows of the test split, 95% intervals. Detection: AUROC, chance 0.5. Simulation: Pearson r, chance 0. Grey "
+        "square, the floor: another latent's explanation (shuffled). Green diamond, the ceiling: a probe."
         + "".join(
             f" {r['row']}: {r['n_failed']} of {r['n']} failed ({r['reason']})." for r in failed.iter_rows(named=True)
         )

@@ -5,13 +5,10 @@ from __future__ import annotations
 import polars as pl
 import streamlit as st
 
-from components.store.tables import CONCEPTS_FOUND, CURVE, GENERATIONS, REPORT
-from dashboards import charts, runs, views
+from components.store.tables import CURVE, REPORT
+from dashboards import charts, panels, runs, views
 from dashboards.app import show
 from dashboards.runs import Experiment
-
-TALL = 8
-"""Concepts beyond which the steering chart scrolls."""
 
 
 def page(shown: Experiment) -> None:
@@ -26,7 +23,7 @@ def page(shown: Experiment) -> None:
     with left, st.container(border=True):
         _concepts(report)
     with right, st.container(border=True):
-        _steering(shown)
+        _steering(report)
     _curves(shown)
     _lineage(shown)
 
@@ -120,32 +117,9 @@ def _concepts(report: pl.DataFrame) -> None:
     )
 
 
-def _steering(shown: Experiment) -> None:
+def _steering(report: pl.DataFrame) -> None:
     st.subheader("Steering by concept", anchor="steering")
-    if "steer" not in shown.artifacts:
-        st.info("No steer artifact here. `latentflow steer` makes it.")
-        return
-    generations = runs.table(GENERATIONS, shown.artifacts["steer"])
-    budgets = generations["kl_budget"].drop_nulls().unique().sort().to_list()
-    if not budgets:
-        st.info("No steered text in this experiment.")
-        return
-    kinds = {}
-    if "evaluate" in shown.artifacts:
-        kinds = dict(
-            runs.table(CONCEPTS_FOUND, shown.artifacts["evaluate"]).select("concept", "concept_kind").iter_rows()
-        )
-    budget = budgets[0]
-    if len(budgets) > 1:
-        budget = st.segmented_control("KL budget, nats a token", budgets, default=budget) or budget
-    frame = views.uplift(generations, budget, kinds)
-    with st.container(height=340 if frame["concept"].n_unique() > TALL else "content", border=False):
-        st.altair_chart(charts.uplift(frame), width="stretch")
-    st.caption(
-        f"Test prompts, KL {budget} nats a token on neutral text; mean and 95% interval over prompts. The grey bar is "
-        f"the largest of {frame['n_random'].max() or 'the'} random directions. "
-        f"{frame['n_failed'].sum()} of {frame['n'].sum():,} continuations failed."
-    )
+    panels.steering_by_concept(report)
 
 
 def _curves(shown: Experiment) -> None:

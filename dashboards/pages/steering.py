@@ -5,8 +5,8 @@ from __future__ import annotations
 import polars as pl
 import streamlit as st
 
-from components.store.tables import CONCEPTS_FOUND, GENERATIONS, REPORT, STRENGTHS
-from dashboards import charts, runs, selection, tokens, views
+from components.store.tables import GENERATIONS, REPORT, STRENGTHS
+from dashboards import panels, runs, selection, tokens, views
 from dashboards.app import show
 from dashboards.runs import Experiment
 
@@ -20,37 +20,24 @@ def page(shown: Experiment) -> None:
     if steer is None:
         st.info("The steer artifact of this experiment is not in this store. `latentflow steer` makes it.")
         return
-    generations, strengths = runs.table(GENERATIONS, steer), runs.table(STRENGTHS, steer)
-    budgets = generations["kl_budget"].drop_nulls().unique().sort().to_list()
-    if not budgets:
-        st.info("No steered text in this experiment.")
-        return
-    kinds = {}
-    if "evaluate" in shown.artifacts:
-        kinds = dict(
-            runs.table(CONCEPTS_FOUND, shown.artifacts["evaluate"]).select("concept", "concept_kind").iter_rows()
-        )
-    budget = st.segmented_control("KL budget, nats a token", budgets, default=budgets[0]) or budgets[0]
-    frame = views.uplift(generations, budget, kinds)
+    report = runs.table(REPORT, shown.report)
     left, right = st.columns([1.3, 1], gap="large")
     with left:
         st.subheader("By concept", anchor="concepts")
-        st.altair_chart(charts.uplift(frame), width="stretch")
-        st.caption("Test prompts; mean and 95% interval over prompts. Grey: the largest of the random directions.")
+        frame = panels.steering_by_concept(report)
     with right:
-        st.subheader("Means", anchor="means")
-        rows = runs.table(REPORT, shown.report).filter(pl.col("name").str.starts_with("steer."))
+        st.subheader("Means over concepts", anchor="means")
         columns = ["measure", "concepts", "value", "95% interval", "baseline", "baseline is", "n", "failed"]
-        st.dataframe(views.scores(rows, True).select(columns), hide_index=True)
-    _texts(generations, strengths, frame, budget)
+        st.dataframe(
+            views.scores(report.filter(pl.col("name").str.starts_with("steer."))).select(columns), hide_index=True
+        )
+    if not frame.is_empty():
+        _texts(runs.table(GENERATIONS, steer), runs.table(STRENGTHS, steer), frame)
 
 
-def _texts(generations: pl.DataFrame, strengths: pl.DataFrame, frame: pl.DataFrame, budget: float) -> None:
+def _texts(generations: pl.DataFrame, strengths: pl.DataFrame, frame: pl.DataFrame) -> None:
     st.subheader("Texts side by side", anchor="texts")
-    concepts = frame["concept"].unique(maintain_order=True).to_list()
-    if not concepts:
-        st.info("No concept was steered on the test prompts at this budget.")
-        return
+    concepts, budget = frame["concept"].unique(maintain_order=True).to_list(), frame["budget"][0]
     asked = selection.chosen("concept")
     st.session_state["concept"] = asked if asked in concepts else concepts[0]
     left, right = st.columns(2)

@@ -17,7 +17,7 @@ from components.store import tables
 from components.store.artifact import Artifact, Progress, Stage, Store
 
 TOPICS = ("harbour", "kitchen", "garden", "market", "library", "station")
-KINDS = {**dict.fromkeys(TOPICS, "document"), "word: seven": "surface", "word: Monday": "surface",
+KINDS = {**{f"topic.{topic}": "document" for topic in TOPICS}, "word: seven": "surface", "word: Monday": "surface",
          "bank: river": "contextual", "bank: money": "contextual", "she is meant": "contextual"}  # fmt: skip
 STORY = [
     "Mary",
@@ -128,10 +128,10 @@ def interpretation(d_sae: int) -> Write:
         windows, said, scores = [], [], []
         for latent in range(d_sae):
             if latent % 16 == 5:
-                said.append({"latent": latent, "explainer": "tokens", "reason": "no context: the latent is dead"})
+                said.append({"latent": latent, "explainer": "log_odds", "reason": "no context: the latent is dead"})
                 continue
             topic = TOPICS[latent % 6]
-            said.append({"latent": latent, "explainer": "tokens", "explanation": f"the word '{topic}' after 'the'"})
+            said.append({"latent": latent, "explainer": "log_odds", "explanation": f"the word '{topic}' after 'the'"})
             text = [word.format(topic) for word in STORY]
             for window in range(14):
                 role = "top" if window < 4 else "quantile" if window < 12 else "silent"
@@ -154,7 +154,7 @@ def interpretation(d_sae: int) -> Write:
                         "maximum": level,
                     }
                 )
-            for writer, centre in (("tokens", 0.8), ("shuffled", 0.5), ("probe", 0.95)):
+            for writer, centre in (("log_odds", 0.8), ("shuffled", 0.5), ("probe", 0.95)):
                 for scorer in ("detection", "simulation"):
                     value = float(np.clip(centre + random.normal(0, 0.05), 0, 1))
                     scores.append(
@@ -181,7 +181,14 @@ def steering(folder: Path, random: np.random.Generator) -> None:
     strengths, generations = [], []
     methods = {"add_direction": 0.42, "mean_difference": 0.5, "random_direction": 0.02}
     for concept in TOPICS:
-        plain = {"concept": concept, "replicate": 0, "split": "test", "n_tokens": 12, "nll": 1.3, "fluency": 0.95}
+        plain = {
+            "concept": f"topic.{concept}",
+            "replicate": 0,
+            "split": "test",
+            "n_tokens": 12,
+            "nll": 1.3,
+            "fluency": 0.95,
+        }
         for prompt in range(6):
             generations.append(
                 plain | {"method": "unsteered", "prompt": prompt, "sample": 0, "text": "They met at noon .",
@@ -190,7 +197,7 @@ def steering(folder: Path, random: np.random.Generator) -> None:
         for method, uplift in methods.items():
             for replicate in range(5 if method == "random_direction" else 1):
                 strengths.append(
-                    {"concept": concept, "method": method, "replicate": replicate, "sign": 1, "kl_budget": 0.1,
+                    {"concept": f"topic.{concept}", "method": method, "replicate": replicate, "sign": 1, "kl_budget": 0.1,
                      "latent": TOPICS.index(concept) if method == "add_direction" else None,
                      "coefficient": 0.8, "kl": 0.1, "select_score": 0.7}
                 )  # fmt: skip
@@ -256,7 +263,7 @@ def report_rows(keys: Mapping[str, str], name: str) -> list[dict[str, Any]]:
     for scorer, value in (("detection", 0.81), ("simulation", 0.78)):
         rows.append(
             base
-            | {"stage": "interpret", "artifact": keys["interpret"], "name": f"interpret.tokens.{scorer}",
+            | {"stage": "interpret", "artifact": keys["interpret"], "name": f"interpret.log_odds.{scorer}",
                "value": value, "low": value - 0.01, "high": value + 0.01, "n": 64, "n_failed": 4, "better": "higher",
                "unit_of_replication": "latent", "baseline": 0.5, "baseline_name": "shuffled"}
         )  # fmt: skip
@@ -267,6 +274,14 @@ def report_rows(keys: Mapping[str, str], name: str) -> list[dict[str, Any]]:
                "low": value - 0.06, "high": value + 0.06, "n": 6, "unit_of_replication": "concept",
                "concept_kind": "document", "better": "higher", "baseline": 0.09, "baseline_name": "largest of 5 random"}
         )  # fmt: skip
+        for number, concept in enumerate(TOPICS):
+            rows.append(
+                base
+                | {"stage": "steer", "artifact": keys["steer"], "name": f"steer.{method}.kl_0.1.topic.{concept}",
+                   "value": value - 0.05 * number, "low": value - 0.05 * number - 0.1, "n_failed": number == 0,
+                   "high": value - 0.05 * number + 0.1, "n": 6, "unit_of_replication": "prompt", "better": "higher",
+                   "concept_kind": "document", "baseline": 0.09, "baseline_name": "largest of 5 Gaussian directions"}
+            )  # fmt: skip
     return rows
 
 

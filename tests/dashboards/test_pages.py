@@ -99,7 +99,7 @@ def test_a_latent_opens_from_a_link_with_its_tokens_escaped(open_page: Open, exp
     assert "&lt;b&gt;sailor&lt;/b&gt;" in said
     assert "<b>sailor" not in said
     concepts = app.dataframe[1].value
-    assert concepts["concept"].tolist() == ["garden"]
+    assert concepts["concept"].tolist() == ["topic.garden"]
     assert {"AP on test", "neuron", "untrained", "probe"} <= set(concepts.columns)
 
 

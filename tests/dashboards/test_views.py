@@ -55,7 +55,13 @@ def test_known_scores_have_a_label_a_unit_and_a_sentence() -> None:
         "evaluate.loss_recovered.mean_ablation": "Loss recovered, mean ablation",
         "evaluate.concepts_found.latent": "Concepts found: latent",
         "steer.add_direction.kl_0.1": "Steered, KL 0.1: add direction",
-        "interpret.tokens.detection": "Explained, detection: tokens",
+        "interpret.log_odds.detection": "Explained, detection: log odds",
+        "interpret.shuffled.other.simulation": "Explained, simulation: shuffled.other",
+        "interpret.log_odds.detection.over_floor": "Over the floor, detection: log odds",
+        "interpret.dead_share": "Latents dead in interpretation",
+        "steer.gate.passed": "Concepts that can be judged",
+        "steer.add_direction.kl_0.1.share_above_random": "Above every random, KL 0.1: add direction",
+        "evaluate.concepts_auroc.probe": "Mean AUROC over concepts: probe",
     }.items():
         assert views.measure(name).label == label
         assert views.measure(name).about
@@ -78,8 +84,13 @@ def test_headlines_come_in_their_own_order_and_prefer_the_row_of_all_kinds() -> 
         {"name": "evaluate.concepts_found.latent", "concept_kind": "all", "value": 0.2},
         {"name": "evaluate.fvu", "value": 0.3},
         {"name": "evaluate.obscure", "value": 0.4},
+        {"name": "interpret.dead_share", "value": 0.5},
+        {"name": "interpret.shuffled.detection", "value": 0.6},
+        {"name": "interpret.log_odds.detection", "value": 0.7},
+        {"name": "steer.add_direction.kl_0.1.fluency", "value": 0.8},
+        {"name": "steer.add_direction.kl_0.1", "value": 0.9},
     )
-    assert [row["value"] for row in views.headlines(frame)] == [0.3, 0.2]
+    assert [row["value"] for row in views.headlines(frame)] == [0.3, 0.2, 0.7, 0.9]
 
 
 def test_the_table_of_scores_keeps_absent_values_with_their_reason() -> None:
@@ -120,26 +131,32 @@ def generation(method: str, replicate: int, prompt: int, uplift: float | None, s
             "prompt": prompt, "sample": sample, "uplift": uplift, "text": f"{method} {prompt}"}  # fmt: skip
 
 
-def test_uplift_is_the_mean_over_prompts_beside_the_largest_random_direction() -> None:
-    frame = tables.GENERATIONS.frame(
-        [
-            generation("unsteered", 0, 0, 0.0),
-            generation("add_direction", 0, 0, 0.2),
-            generation("add_direction", 0, 0, 0.4, sample=1),
-            generation("add_direction", 0, 1, 0.5),
-            generation("add_direction", 0, 2, None),
-            generation("random_direction", 0, 0, -0.1),
-            generation("random_direction", 1, 0, 0.1),
-        ]
+def steered(concept: str, method: str, value: float | None, unit: str = "prompt") -> dict:
+    return {"name": f"steer.{method}.kl_0.1.{concept}", "value": value, "low": 0.0, "high": 1.0, "n": 9, "n_failed": 0,
+            "unit_of_replication": unit, "concept_kind": "document", "baseline": 0.1, "baseline_name": "random"}  # fmt: skip
+
+
+def test_uplift_reads_concept_method_and_budget_from_the_names_of_the_scores() -> None:
+    frame = report(
+        steered("topic.sea", "add_direction", 0.2),
+        steered("topic.sea@verb", "add_direction", 0.3),
+        steered("topic.sea", "mean_difference", 0.4),
+        steered("word.of", "add_direction", None),
+        steered("fluency", "add_direction", 0.9, unit="concept"),
+        {"name": "steer.add_direction.kl_0.1", "value": 0.25, "unit_of_replication": "concept"},
     )
-    rows = views.uplift(frame, 0.1, {"garden": "document"})
-    assert rows.height == 1
-    row = rows.row(0, named=True)
-    assert row["mean"] == pytest.approx(0.4)  # prompts 0.3 and 0.5; the failed one has no uplift
-    assert row["high"] - row["mean"] == pytest.approx(1.96 * 0.1)  # deviation 0.1414 over the root of two prompts
-    assert (row["n"], row["n_failed"], row["n_prompts"]) == (4, 1, 2)
-    assert row["largest_random"] == pytest.approx(0.1)
-    assert (row["n_random"], row["concept_kind"]) == (2, "document")
+    shown = views.uplift(frame).select("concept", "method", "budget", "mean", "largest_random")
+    assert shown.rows() == [
+        ("topic.sea", "add_direction", 0.1, 0.2, 0.1),
+        ("topic.sea", "mean_difference", 0.1, 0.4, 0.1),
+        ("topic.sea@verb", "add_direction", 0.1, 0.3, 0.1),
+    ]
+
+
+def test_the_short_table_leaves_single_concepts_to_the_chart() -> None:
+    frame = report(steered("topic.sea", "add_direction", 0.2), steered("fluency", "add_direction", 0.9, unit="concept"))
+    assert views.scores(frame)["measure"].to_list() == ["Fluency, KL 0.1: add direction"]
+    assert "Steered to topic.sea, KL 0.1: add direction" in views.scores(frame, everything=True)["measure"].to_list()
 
 
 def test_texts_are_paired_by_prompt_and_sample_and_failures_come_last() -> None:
