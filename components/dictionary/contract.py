@@ -133,7 +133,9 @@ class Dictionary(nn.Module, ABC):
         self.scales = dict.fromkeys(self.widths, 1.0)
         self.d_in: int = self.widths[self.reads[0]]
         self.d_sae: int = options.d_sae
-        self.register_buffer("like", torch.zeros(()), persistent=False)  # tells dtype and device, whatever else there is
+        self.register_buffer(
+            "like", torch.zeros(()), persistent=False
+        )  # tells dtype and device, whatever else there is
 
     # What an architecture writes.
 
@@ -167,7 +169,7 @@ class Dictionary(nn.Module, ABC):
     def directions(self, name: str) -> Float[Tensor, "d_sae width"]:
         """Decoder directions towards one reconstructed name, in scaled units."""
 
-    def finish(self) -> None:  # noqa: B027 (a hook; most architectures have nothing to do)
+    def finish(self) -> None:
         """Called once after the last batch."""
 
     # What everybody calls.

@@ -105,7 +105,7 @@ def make(folder: Path, config: EncodeConfig, inputs: Inputs, settings: Execution
         "rows": n_rows,
         "l0": {split: float(counts.sum() / n_rows[split]) for split, counts in n_active.items()},
         "dead_latents": {split: int((counts == 0).sum()) for split, counts in n_active.items()},
-        "dead_latents_everywhere": int((sum(n_active.values()) == 0).sum()),
+        "dead_latents_everywhere": int((np.sum(list(n_active.values()), axis=0) == 0).sum()),
     }
 
 
@@ -160,9 +160,7 @@ def _pooled(folder: Path, split: str, document: Tensor, d_sae: int) -> pl.DataFr
     counts = pl.DataFrame({"document": document.numpy()}).group_by("document").len()
     pooled = pl.concat(sums).filter(pl.col("document") >= 0).group_by("document", "latent").agg(pl.col("sum").sum())
     pooled = pooled.join(counts, on="document").sort("document", "latent")
-    return POOLED.frame(
-        pooled.select("document", "latent", mean=pl.col("sum") / pl.col("len"), split=pl.lit(split))
-    )
+    return POOLED.frame(pooled.select("document", "latent", mean=pl.col("sum") / pl.col("len"), split=pl.lit(split)))
 
 
 def _promoted(dictionary: Dictionary, model: Any, settings: Execution) -> dict[str, list[Any]] | None:

@@ -20,9 +20,7 @@ def fvu(x: Float[Tensor, "token d"], reconstruction: Float[Tensor, "token d"]) -
     return (x - reconstruction).square().sum() / (x - x.mean(0)).square().sum()
 
 
-def weighted_l1(
-    values: Float[Tensor, "token d_sae"], directions: Float[Tensor, "d_sae d"]
-) -> Float[Tensor, ""]:
+def weighted_l1(values: Float[Tensor, "token d_sae"], directions: Float[Tensor, "d_sae d"]) -> Float[Tensor, ""]:
     """Sum over latents of value times norm of the decoder direction, mean over tokens.
 
     The gradient flows through the norm too, so codes cannot shrink by growing the decoder.

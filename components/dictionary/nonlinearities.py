@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-
 GROUP = 8
 
 

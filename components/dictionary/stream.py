@@ -36,8 +36,6 @@ class Stream:
         self.shards, self.split, self.names, self.seed = shards, split, tuple(dict.fromkeys(names)), seed
         self.device = torch.device(device)
         self.n_rows = shards.n_rows(split)
-        if not self.n_rows:
-            raise DictionaryError(f"split {split!r} holds no activations; capture more text for it")
         row_bytes = sum(rows.element_size() * rows.shape[1] for rows in self.rows(torch.zeros(1).long()).values())
         self._window = max(BLOCK, _WINDOW_BYTES // row_bytes // BLOCK * BLOCK)
 

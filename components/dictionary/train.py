@@ -101,6 +101,7 @@ class Learner:
         )
         self.silent = torch.zeros(dictionary.d_sae, dtype=torch.int64, device=dictionary.like.device)
         self.sums: dict[str, Tensor] = {}
+        self.since = 0  # updates that the sums run over
         self.curve: list[tuple[int, int, str, float]] = []
 
     def learn(self, batch: Batch) -> None:
@@ -117,13 +118,14 @@ class Learner:
         if losses:
             self._descend(torch.stack(list(losses.values())).sum())
         self.silent = torch.where(outcome.fired > 0, 0, self.silent + n_tokens)
-        self.step += 1
+        self.step, self.since = self.step + 1, self.since + 1
         self._add({f"loss.{name}": term for name, term in losses.items()} | {"l0": outcome.fired.sum() / n_tokens})
 
     def metrics(self) -> dict[str, float]:
         """Means since the last call, and where the counters stand."""
-        means = {name: (total / self._since()).item() for name, total in sorted(self.sums.items())}
+        means = {name: (total / self.since).item() for name, total in sorted(self.sums.items())}
         self.sums.clear()
+        self.since = 0
         return {
             "loss": sum(value for name, value in means.items() if name.startswith("loss.")),
             **means,
@@ -146,7 +148,7 @@ class Learner:
         tensors |= {"silent": self.silent} | {f"sums.{name}": total for name, total in self.sums.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.writing")
-        metadata = {"step": str(self.step), "curve": json.dumps(self.curve)}
+        metadata = {"step": str(self.step), "since": str(self.since), "curve": json.dumps(self.curve)}
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
         temporary.rename(path)
 
@@ -165,7 +167,7 @@ class Learner:
                 self.optimiser.state[self.learnt[name]][moment] = tensor.to(device)
         self.silent = stored["silent"].to(device)
         self.sums = {name: tensor.to(device) for name, tensor in under("sums.").items()}
-        self.step = int(metadata["step"])
+        self.step, self.since = int(metadata["step"]), int(metadata["since"])
         self.curve = [tuple(point) for point in json.loads(metadata["curve"])]
 
     def _spliced(self, batch: Batch, outcome: Outcome) -> dict[str, Tensor]:
@@ -192,10 +194,6 @@ class Learner:
     def _add(self, values: Mapping[str, Tensor]) -> None:
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0) + value.detach().double()
-
-    def _since(self) -> int:
-        """Updates since the last point of the curve."""
-        return (self.step - 1) % self.config.log_every + 1
 
 
 def fit(

@@ -61,18 +61,22 @@ class Relu(Dictionary):
 
     @property
     def name(self) -> str:
+        """As `relu-1536-l5`."""
         return f"relu-{self.d_sae}-l{self.options.l1:g}"
 
     @property
     def recipe(self) -> Recipe:
+        """SAELens's learning rate; decoder rows are free."""
         return Recipe(lr=5e-5)
 
     def start(self, sample: Batch, generator: torch.Generator) -> None:
+        """Bias at the geometric median, random directions of norm 0.1, the encoder their transpose."""
         self.b_dec.copy_(geometric_median(sample[self.hook_point]))
         self.W_dec.copy_(0.1 * random_directions(self.d_sae, self.d_in, generator))
         self.W_enc.copy_(self.W_dec)
 
     def outcome(self, batch: Batch, moment: Moment) -> Outcome:
+        """The loss in the module's docstring."""
         x = batch[self.hook_point]
         z = centred_linear(x, self.W_enc, self.b_enc, self.b_dec).relu()
         x_hat = torch.addmm(self.b_dec, z, self.W_dec)
@@ -84,11 +88,14 @@ class Relu(Dictionary):
         return Outcome(losses, {self.hook_point: x_hat}, (z.detach() > 0).sum(0).to(x.dtype))
 
     def codes(self, batch: Batch) -> Codes:
+        """All pre-activations above zero."""
         z = centred_linear(batch[self.hook_point], self.W_enc, self.b_enc, self.b_dec).relu()
         return Codes.from_dense(z)
 
     def rebuild(self, codes: Codes) -> Batch:
+        """z W_dec + b_dec."""
         return {self.hook_point: decode_codes(codes, self.W_dec) + self.b_dec}
 
     def directions(self, name: str) -> Float[Tensor, "d_sae width"]:
+        """Rows of any norm."""
         return self.W_dec

@@ -68,18 +68,22 @@ class TopK(Dictionary):
 
     @property
     def name(self) -> str:
+        """As `topk-1536-k32`."""
         return f"topk-{self.d_sae}-k{self.options.k}"
 
     @property
     def recipe(self) -> Recipe:
+        """sparsify's and dictionary_learning's learning rate: 2e-4 at 2^14 latents, as the root of their number."""
         return Recipe(lr=2e-4 / (self.d_sae / 2**14) ** 0.5, unit_rows=("W_dec",))
 
     def start(self, sample: Batch, generator: torch.Generator) -> None:
+        """Bias at the geometric median, random directions of norm 1, the encoder their transpose."""
         self.b_dec.copy_(geometric_median(sample[self.hook_point]))
         self.W_dec.copy_(random_directions(self.d_sae, self.d_in, generator))
         self.W_enc.copy_(self.W_dec)
 
     def outcome(self, batch: Batch, moment: Moment) -> Outcome:
+        """The loss in the module's docstring."""
         x = batch[self.hook_point]
         encoder = (self.W_enc, self.b_enc, self.b_dec)
         centred, pre = preactivations(x, *encoder)
@@ -104,12 +108,15 @@ class TopK(Dictionary):
         return Outcome(losses, {self.hook_point: x_hat}, fired)
 
     def codes(self, batch: Batch) -> Codes:
+        """The k largest pre-activations, those above zero."""
         _, pre = preactivations(batch[self.hook_point], self.W_enc, self.b_enc, self.b_dec)
         indices = largest(pre, self.options.k)
         return Codes.from_topk(pre.gather(1, indices).relu(), indices, self.d_sae)
 
     def rebuild(self, codes: Codes) -> Batch:
+        """z W_dec + b_dec."""
         return {self.hook_point: decode_codes(codes, self.W_dec) + self.b_dec}
 
     def directions(self, name: str) -> Float[Tensor, "d_sae width"]:
+        """Rows of norm 1."""
         return self.W_dec

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn.functional import embedding_bag, pad
+from torch.nn.functional import embedding_bag
 
 from components.store.shards import Codes
 
@@ -31,7 +31,7 @@ class Pattern:
     """Which latents each token uses, with the three products over them.
 
     Attributes:
-        indices: latents of each token; one may stand twice in a row.
+        indices: latents of each token, k at most d_sae; one may stand twice in a row.
         d_sae: number of latents.
     """
 
@@ -42,28 +42,21 @@ class Pattern:
     @cached_property
     def _transposed(self) -> tuple[Tensor, Tensor, Tensor]:
         """Order of the entries by latent (tokens ascending inside), their tokens, and where each latent begins."""
-        flat = self.indices.reshape(-1)
-        order = flat.int().sort(stable=True).indices
-        offsets = pad(torch.bincount(flat, minlength=self.d_sae).cumsum(0), (1, 0))
-        return order, order // self.indices.shape[1], offsets
+        latents, order = self.indices.reshape(-1).int().sort(stable=True)
+        bounds = torch.arange(self.d_sae + 1, dtype=torch.int32, device=latents.device)
+        return order, order // self.indices.shape[1], torch.searchsorted(latents, bounds)
 
-    def to_tokens(
-        self, values: Float[Tensor, "token k"], table: Float[Tensor, "d_sae d"]
-    ) -> Float[Tensor, "token d"]:
+    def to_tokens(self, values: Float[Tensor, "token k"], table: Float[Tensor, "d_sae d"]) -> Float[Tensor, "token d"]:
         """For each token, the sum of its latents' rows of the table, weighted: values @ table."""
         return embedding_bag(self.indices, table, mode="sum", per_sample_weights=values)
 
-    def to_latents(
-        self, values: Float[Tensor, "token k"], table: Float[Tensor, "token d"]
-    ) -> Float[Tensor, "d_sae d"]:
+    def to_latents(self, values: Float[Tensor, "token k"], table: Float[Tensor, "token d"]) -> Float[Tensor, "d_sae d"]:
         """For each latent, the sum of its tokens' rows of the table, weighted: values.T @ table."""
         order, tokens, offsets = self._transposed
         weights = values.reshape(-1)[order]
         return embedding_bag(tokens, table, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)
 
-    def between(
-        self, tokens: Float[Tensor, "token d"], latents: Float[Tensor, "d_sae d"]
-    ) -> Float[Tensor, "token k"]:
+    def between(self, tokens: Float[Tensor, "token d"], latents: Float[Tensor, "d_sae d"]) -> Float[Tensor, "token k"]:
         """For each token and each of its latents, the inner product of their rows: (tokens @ latents.T) where used."""
         n, k = self.indices.shape
         rows = torch.arange(0, n * k + 1, k, dtype=torch.int32, device=self.indices.device)

@@ -1,0 +1,154 @@
+"""Laws for every registered architecture. A new file in the table is held to them with no edit here.
+
+`OPTIONS` only says how sparse an entry has to be for the planted data; an entry that is not listed takes its defaults.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+
+from components.device import Execution
+from components.dictionary.contract import Dictionary, Moment, architectures, untrained
+from components.dictionary.train import Learner, TrainConfig, evaluate, make
+from tests import toys
+from tests.planted import HOOK, directions, recovered, rows
+
+D_IN, D_SAE = 24, 64
+OPTIONS = {"topk": {"k": 3}, "relu": {"l1": 2.0}}
+PLANTED = directions(d=D_IN)
+X, HELD_OUT = rows(6000, PLANTED), rows(500, PLANTED, seed=9)
+
+
+def options(kind):
+    return architectures[kind].config(d_sae=D_SAE, **OPTIONS.get(kind, {}))
+
+
+def begun(kind, seed=0):
+    return untrained(options(kind), HOOK, {HOOK: D_IN}, {HOOK: X}, torch.Generator().manual_seed(seed))
+
+
+def config(kind, **changes):
+    defaults = {"tokens": 100_000, "batch_size": 250, "lr": 1e-2, "dead_after": 5000}
+    return TrainConfig(dictionary=options(kind), **(defaults | changes))
+
+
+@functools.cache
+def trained(kind):
+    """One trained dictionary and its loss at the beginning and at the end, for all the laws."""
+    learner = Learner(begun(kind), config(kind))
+    losses = []
+    for step in range(learner.steps):
+        learner.learn({HOOK: X[torch.arange(step * 250, step * 250 + 250) % len(X)]})
+        if step in (4, learner.steps - 1):
+            losses.append(learner.metrics()["loss.reconstruction"])
+    learner.dictionary.finish()
+    return learner.dictionary, *losses
+
+
+pytestmark = pytest.mark.parametrize("kind", architectures.names())
+
+
+def test_its_name_is_its_files_and_its_configs(kind):
+    assert architectures[kind].kind == kind == options(kind).kind
+    assert begun(kind).name.startswith(f"{kind}-{D_SAE}")
+    assert architectures.version(kind) >= 1
+
+
+def test_every_option_has_its_sentence(kind):
+    fields = architectures[kind].config.model_fields
+    assert all(field.description and len(field.description) > 10 for field in fields.values())
+
+
+def test_shapes(kind):
+    dictionary = begun(kind)
+    codes = dictionary.encode(HELD_OUT)
+    assert (codes.n_rows, codes.d_sae) == (500, D_SAE)
+    assert dictionary.decode(codes).shape == HELD_OUT.shape
+    assert dictionary.decoder_directions().shape == (D_SAE, D_IN)
+    outcome = dictionary.loss({HOOK: X[:50]}, Moment(0, 10, torch.zeros(D_SAE).bool(), torch.Generator()))
+    assert "reconstruction" in outcome.losses and all(term.shape == () for term in outcome.losses.values())
+    assert outcome.fired.shape == (D_SAE,) and outcome.reconstruction[HOOK].shape == (50, D_IN)
+
+
+def test_training_and_encoding_agree_on_codes_and_reconstruction(kind):
+    dictionary, *_ = trained(kind)
+    moment = Moment(10**6, 10**6, torch.zeros(D_SAE).bool(), torch.Generator())
+    outcome = dictionary.loss({HOOK: HELD_OUT}, moment)
+    codes = dictionary.encode(HELD_OUT)
+    rebuilt = outcome.reconstruction[HOOK].detach() / dictionary.scale
+    torch.testing.assert_close(dictionary.decode(codes), rebuilt, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(outcome.fired, (codes.dense() != 0).sum(0).float())
+
+
+def test_decoding_is_linear_in_the_codes(kind):
+    dictionary, *_ = trained(kind)
+    codes = dictionary.encode(HELD_OUT[:20])
+    empty = dictionary.encode(HELD_OUT[:20]).rows(0, 0)
+    assert dictionary.decode(empty).shape == (0, D_IN)
+    differences = dictionary.decode(codes).diff(dim=0)
+    torch.testing.assert_close(
+        differences, codes.dense().diff(dim=0) @ dictionary.decoder_directions(), atol=1e-4, rtol=1e-4
+    )
+
+
+def test_one_row_encodes_as_in_a_batch(kind):
+    dictionary, *_ = trained(kind)
+    batch = dictionary.encode(HELD_OUT[:30]).dense()
+    alone = torch.cat([dictionary.encode(row[None]).dense() for row in HELD_OUT[:30]])
+    torch.testing.assert_close(alone, batch, atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_saved_is_what_is_loaded(kind, tmp_path):
+    dictionary, *_ = trained(kind)
+    dictionary.save(tmp_path)
+    loaded = Dictionary.load(tmp_path)
+    assert type(loaded) is type(dictionary) and loaded.options == dictionary.options
+    assert (loaded.scales, loaded.reads, loaded.name) == (dictionary.scales, dictionary.reads, dictionary.name)
+    before, after = dictionary.encode(HELD_OUT), loaded.encode(HELD_OUT)
+    assert torch.equal(before.values, after.values) and torch.equal(before.indices, after.indices)
+    assert torch.equal(dictionary.decode(before), loaded.decode(after))
+
+
+def test_the_same_seed_gives_the_same_dictionary_and_another_seed_another(kind):
+    first, again, other = begun(kind), begun(kind), begun(kind, seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values(), strict=True))
+    assert any(
+        not torch.equal(a, b) for a, b in zip(first.state_dict().values(), other.state_dict().values(), strict=True)
+    )
+
+
+def test_the_loss_falls(kind):
+    _, before, after = trained(kind)
+    assert after < 0.7 * before
+
+
+def test_held_out_variance_is_explained_with_few_latents(kind):
+    found = evaluate(trained(kind)[0], [{HOOK: HELD_OUT}])
+    assert found["fvu"] < 0.25 and found["l0"] < 6
+
+
+def test_most_planted_directions_are_recovered(kind):
+    dictionary, *_ = trained(kind)
+    cosines = recovered(PLANTED, dictionary.decoder_directions())
+    assert (cosines > 0.9).float().mean() > 0.8
+    assert recovered(PLANTED, begun(kind).decoder_directions()).max() < 0.9  # nothing is given away
+
+
+def test_resumed_equals_uninterrupted_bit_for_bit(kind, store, tmp_path):
+    activations = toys.activations(store, {"train": {HOOK: X[:600]}, "validate": {HOOK: HELD_OUT[:100]}}, None, 250)
+    plan = config(kind, tokens=2000, batch_size=100, log_every=5, checkpoint_every=4, dead_after=300)
+    written = []
+    for name, stop in (("whole", 99), ("cut", 2)):
+        (tmp_path / name).mkdir()
+        work = make(tmp_path / name, plan, {"activations": activations}, Execution(device="cpu"))
+        for _, _ in zip(work, range(stop), strict=False):
+            pass
+        work.close()
+        for _ in make(tmp_path / name, plan, {"activations": activations}, Execution(device="cpu")):
+            pass
+        files = ("dictionary.safetensors", "dictionary.json", "curve.parquet")
+        written.append([(tmp_path / name / file).read_bytes() for file in files])
+    assert written[0] == written[1]

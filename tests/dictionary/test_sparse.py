@@ -1,0 +1,108 @@
+"""The sparse kernels equal dense products, and their hand-written gradients equal autograd through dense ones."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.dictionary.kernels.dense import centred_linear
+from components.dictionary.kernels.sparse import Pattern, decode, decode_codes, preactivations, select
+from components.store.shards import Codes
+
+
+def drawn(seed, *shape):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def spread(values, indices, d_sae):
+    """The dense matrix of a pattern; a latent that stands twice in a row counts twice."""
+    dense = values.new_zeros(len(values), d_sae)
+    return dense.scatter_add(1, indices, values)
+
+
+shapes = st.tuples(st.integers(1, 6), st.integers(1, 4), st.integers(1, 7), st.integers(1, 5), st.integers(0, 2**20))
+
+
+@given(shapes)
+@settings(max_examples=40, deadline=None)
+def test_the_three_products_equal_dense_ones_with_repeated_latents(shape):
+    n, k, more, d, seed = shape
+    d_sae = k + more
+    indices = torch.randint(0, d_sae, (n, k), generator=torch.Generator().manual_seed(seed))
+    values, table, tokens = drawn(seed, n, k), drawn(seed + 1, d_sae, d), drawn(seed + 2, n, d)
+    pattern = Pattern(indices, d_sae)
+    dense = spread(values, indices, d_sae)
+    torch.testing.assert_close(pattern.to_tokens(values, table), dense @ table)
+    torch.testing.assert_close(pattern.to_latents(values, tokens), dense.T @ tokens)
+    torch.testing.assert_close(pattern.between(tokens, table), (tokens @ table.T).gather(1, indices))
+
+
+@pytest.fixture
+def case():
+    n, d_sae, d = 6, 9, 4
+    names = {"x": (n, d), "W_enc": (d_sae, d), "b_enc": (d_sae,), "W_dec": (d_sae, d), "b_dec": (d,)}
+    return {name: drawn(seed, *shape) for seed, (name, shape) in enumerate(names.items())}
+
+
+def reconstruct(x, W_enc, b_enc, W_dec, b_dec, k=3):
+    """The step of a TopK dictionary by the sparse kernels."""
+    centred, pre = preactivations(x, W_enc, b_enc, b_dec)
+    pattern = Pattern(pre.topk(k).indices, len(W_enc))
+    z = select(centred, pre, pattern, W_enc, b_enc, b_dec).relu()
+    return decode(z, pattern, W_dec) + b_dec
+
+
+def reconstruct_densely(x, W_enc, b_enc, W_dec, b_dec, k=3):
+    pre = (x - b_dec) @ W_enc.T + b_enc
+    kept = torch.zeros_like(pre).scatter(1, pre.topk(k).indices, 1.0)
+    return (pre * kept).relu() @ W_dec + b_dec
+
+
+def test_gradients_of_the_sparse_step_pass_gradcheck(case):
+    x = case.pop("x")
+    parameters = [tensor.requires_grad_() for tensor in case.values()]
+    assert torch.autograd.gradcheck(lambda *given: reconstruct(x, *given), parameters)
+
+
+def test_values_and_gradients_equal_dense_autograd(case):
+    x = case.pop("x")
+    found, wanted = ([t.clone().requires_grad_() for t in case.values()] for _ in range(2))
+    ours, dense = reconstruct(x, *found), reconstruct_densely(x, *wanted)
+    torch.testing.assert_close(ours, dense)
+    weights = drawn(99, *ours.shape)
+    (ours * weights).sum().backward()
+    (dense * weights).sum().backward()
+    for mine, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad)
+
+
+def test_a_frozen_decoder_costs_and_receives_no_gradient(case):
+    indices = torch.tensor([[0, 2]] * 6)
+    values = drawn(5, 6, 2).requires_grad_()
+    decode(values, Pattern(indices, 9), case["W_dec"]).sum().backward()
+    torch.testing.assert_close(values.grad, case["W_dec"].sum(1)[indices])
+    assert case["W_dec"].grad is None
+
+
+def test_the_dense_encoder_passes_gradcheck_and_equals_the_plain_expression(case):
+    x, W_enc, b_enc, b_dec = case["x"], case["W_enc"], case["b_enc"], case["b_dec"]
+    torch.testing.assert_close(centred_linear(x, W_enc, b_enc, b_dec), (x - b_dec) @ W_enc.T + b_enc)
+    parameters = [tensor.requires_grad_() for tensor in (W_enc, b_enc, b_dec)]
+    assert torch.autograd.gradcheck(lambda *given: centred_linear(x, *given), parameters)
+
+
+def test_codes_of_any_length_decode_as_the_dense_matrix_and_empty_rows_give_zero():
+    dense = torch.tensor([[0.0, 2.0, 0.0], [0.0, 0.0, 0.0], [1.0, -1.0, 3.0]])
+    W_dec = drawn(0, 3, 5).float()
+    torch.testing.assert_close(decode_codes(Codes.from_dense(dense), W_dec), dense @ W_dec)
+    assert decode_codes(Codes.from_dense(dense[1:2]), W_dec).tolist() == [[0.0] * 5]
+    assert decode_codes(Codes.from_dense(dense[:0]), W_dec).shape == (0, 5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and this machine has none")
+def test_the_step_on_cuda_equals_the_cpu(case):
+    moved = {name: tensor.float().cuda() for name, tensor in case.items()}
+    on_cpu = reconstruct(**{name: tensor.float() for name, tensor in case.items()})
+    torch.testing.assert_close(reconstruct(**moved).cpu(), on_cpu, atol=1e-5, rtol=1e-5)

@@ -1,0 +1,253 @@
+"""The train stage: what it writes, how it continues, what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import polars as pl
+import pytest
+import torch
+from torch.nn.functional import cosine_similarity
+
+from components.device import Execution
+from components.dictionary.architectures.relu import ReluConfig
+from components.dictionary.architectures.topk import TopKConfig
+from components.dictionary.contract import Dictionary, untrained
+from components.dictionary.stream import Stream
+from components.dictionary.train import TRAIN, Learner, TrainConfig, evaluate, fit, make
+from components.errors import DictionaryError, InputError
+from components.store.shards import ActivationShards
+from components.store.tables import CURVE
+from tests import toys
+from tests.planted import HOOK, directions, rows
+
+PLANTED = directions()
+SPLITS = {"train": {HOOK: rows(1500, PLANTED)}, "validate": {HOOK: rows(300, PLANTED, seed=2)}}
+CONFIG = TrainConfig(
+    dictionary=TopKConfig(d_sae=48, k=3),
+    tokens=8000,
+    batch_size=200,
+    lr=3e-3,
+    dead_after=600,
+    log_every=10,
+    checkpoint_every=7,
+)
+
+
+@pytest.fixture
+def activations(store):
+    return toys.activations(store, SPLITS, rows_per_shard=400)
+
+
+def begun(options=CONFIG.dictionary, seed=0):
+    x = SPLITS["train"]
+    return untrained(options, HOOK, {HOOK: 24}, x, torch.Generator().manual_seed(seed))
+
+
+def run_in(folder, config, activations, until=None):
+    """Runs the stage in a folder; stops (as a kill would, after a yield) once `until` tokens are done."""
+    folder.mkdir(exist_ok=True)
+    work = make(folder, config, {"activations": activations}, Execution(device="cpu"))
+    while True:
+        try:
+            progress = next(work)
+        except StopIteration as end:
+            return end.value
+        if until and progress.done >= until:
+            work.close()
+            return None
+
+
+def test_the_artifact_holds_weights_description_and_curve_and_facts_measured_on_held_out_documents(store, activations):
+    reports = []
+    made, _ = store.ensure(TRAIN, CONFIG, {"activations": activations}, Execution(device="cpu"), reports.append)
+    assert made.files == ["curve.parquet", "dictionary.json", "dictionary.safetensors"]
+    facts = made.facts
+    assert facts["name"] == "topk-48-k3" and facts["hook_point"] == HOOK and facts["n_seeds"] == 1
+    assert (facts["d_in"], facts["d_sae"], facts["tokens"], facts["steps"]) == (24, 48, 8000, 40)
+    assert facts["held_out_rows"] == 300 and facts["l0"] <= 3
+    dictionary = Dictionary.load(made)
+    x = SPLITS["validate"][HOOK].double()
+    residual = x - dictionary.decode(dictionary.encode(x))
+    by_hand = residual.square().sum() / (x - x.mean(0)).square().sum()
+    assert facts["fvu"] == pytest.approx(by_hand.item(), rel=1e-4)
+    assert facts["scale"] == dictionary.scale
+    curve = CURVE.read(made)
+    assert curve["step"].unique().sort().to_list() == [10, 20, 30, 40]
+    assert {"loss", "loss.reconstruction", "fvu", "l0", "dead_share", "learning_rate"} <= set(curve["name"])
+    assert (curve["tokens"] == curve["step"] * 200).all()
+    assert reports[0].unit == "tokens" and reports[0].done == 2000 and reports[0].total == 8000
+    assert reports[0].metrics["tokens_per_second"] > 0
+    json.dumps(dict(facts), allow_nan=False)
+
+
+def test_what_cannot_change_the_result_is_not_in_the_key(store, activations):
+    first, _ = store.ensure(TRAIN, CONFIG, {"activations": activations})
+    again, cached = store.ensure(TRAIN, CONFIG.model_copy(update={"checkpoint_every": 3}), {"activations": activations})
+    assert cached and again.key == first.key
+
+
+@pytest.mark.parametrize("until", [2000, 4000, 6000])
+@pytest.mark.parametrize("options", [TopKConfig(d_sae=48, k=2), ReluConfig(d_sae=48)], ids=["topk", "relu"])
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, activations, options, until):
+    config = CONFIG.model_copy(update={"dictionary": options})
+    run_in(tmp_path / "whole", config, activations)
+    assert run_in(tmp_path / "cut", config, activations, until=until) is None
+    assert sorted(path.name for path in (tmp_path / "cut" / ".checkpoint").iterdir()) == ["state.safetensors"]
+    assert not (tmp_path / "cut" / "dictionary.safetensors").exists()
+    run_in(tmp_path / "cut", config, activations)
+    for file in ("dictionary.safetensors", "dictionary.json"):
+        assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    curves = [pl.read_parquet(tmp_path / name / "curve.parquet") for name in ("whole", "cut")]
+    assert curves[0].equals(curves[1])
+
+
+def test_a_resumed_run_does_not_repeat_what_was_done(tmp_path, activations):
+    run_in(tmp_path / "cut", CONFIG, activations, until=6000)
+    work = make(tmp_path / "cut", CONFIG, {"activations": activations}, Execution(device="cpu"))
+    assert next(work).done == 6000 - 2 * 200 + 400  # the checkpoint at update 28, then the point at 30
+    work.close()
+
+
+def test_seeds_give_different_dictionaries_and_the_same_seed_the_same(tmp_path, activations):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run_in(tmp_path / name, CONFIG.model_copy(update={"seed": seed}), activations)
+    a, b, c = ((tmp_path / name / "dictionary.safetensors").read_bytes() for name in "abc")
+    assert a == b != c
+
+
+def test_no_tokens_leave_an_untrained_dictionary_with_scale_and_bias_set(store, activations):
+    made, _ = store.ensure(TRAIN, CONFIG.model_copy(update={"tokens": 0}), {"activations": activations})
+    dictionary = Dictionary.load(made)
+    assert made.facts["name"] == "topk-48-k3-untrained" and made.facts["steps"] == 0
+    assert dictionary.scale != 1 and dictionary.b_dec.norm() > 0
+    assert torch.equal(dictionary.W_enc, dictionary.W_dec)
+    assert CURVE.read(made).height == 0
+    trained, _ = store.ensure(TRAIN, CONFIG, {"activations": activations})
+    assert trained.facts["fvu"] < 0.8 * made.facts["fvu"]
+
+
+def test_more_tokens_than_rows_means_several_epochs(store, activations):
+    made, _ = store.ensure(TRAIN, CONFIG.model_copy(update={"tokens": 4001}), {"activations": activations})
+    assert made.facts["tokens"] == 4200 and made.facts["steps"] == 21
+
+
+def test_several_dictionaries_from_one_stream_equal_those_trained_alone(tmp_path, activations):
+    shards = ActivationShards(activations)
+    options = {"a": TopKConfig(d_sae=48, k=3), "b": ReluConfig(d_sae=32)}
+    configs = {label: CONFIG.model_copy(update={"dictionary": chosen}) for label, chosen in options.items()}
+    held_out = {HOOK: SPLITS["validate"][HOOK]}
+
+    def train(labels):
+        learners = {label: Learner(begun(options[label]), configs[label]) for label in labels}
+        checkpoints = {label: tmp_path / label / "state.safetensors" for label in labels}
+        points = list(fit(learners, Stream(shards, "train", [HOOK], 0), held_out, checkpoints))
+        assert len(points) == 4 * len(labels)
+        return {label: learner.dictionary.state_dict() for label, learner in learners.items()}
+
+    together = train(["a", "b"])
+    for label in options:
+        alone = train([label])[label]
+        assert all(torch.equal(alone[name], tensor) for name, tensor in together[label].items())
+
+
+# The update.
+
+
+def test_decoder_rows_keep_norm_one_and_the_gradient_loses_its_parallel_part():
+    learner = Learner(begun(), CONFIG)
+    before = learner.dictionary.W_dec.detach().clone()
+    learner.learn({HOOK: SPLITS["train"][HOOK][:200]})
+    after, gradient = learner.dictionary.W_dec.detach(), learner.dictionary.W_dec.grad
+    torch.testing.assert_close(after.norm(dim=1), torch.ones(48))
+    assert not torch.equal(before, after)
+    along = cosine_similarity(gradient, before, dim=1)[gradient.norm(dim=1) > 0]
+    assert along.abs().max() < 1e-4
+
+
+def test_rows_that_no_architecture_constrains_are_free():
+    learner = Learner(begun(ReluConfig(d_sae=48)), CONFIG)
+    for _ in range(5):
+        learner.learn({HOOK: SPLITS["train"][HOOK][:200]})
+    assert learner.dictionary.W_dec.norm(dim=1).std() > 1e-4
+
+
+def test_the_gradient_is_clipped_over_all_parameters_together():
+    learner = Learner(begun(ReluConfig(d_sae=48)), CONFIG.model_copy(update={"clip": 0.01}))
+    learner.learn({HOOK: SPLITS["train"][HOOK][:200]})
+    total = sum(parameter.grad.square().sum() for parameter in learner.dictionary.parameters()) ** 0.5
+    assert total.item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_the_learning_rate_rises_stays_and_falls_to_zero():
+    learner = Learner(begun(), CONFIG.model_copy(update={"tokens": 20_000, "warm_up": 0.1, "decay": 0.2, "lr": 1.0}))
+    rates = [learner.rate(step) for step in range(100)]
+    assert rates[:3] == pytest.approx([0.1, 0.2, 0.3]) and rates[9:80] == [1.0] * 71
+    assert rates[80:83] == pytest.approx([1.0, 0.95, 0.9]) and rates[99] == pytest.approx(0.05)
+    assert Learner(begun(), CONFIG.model_copy(update={"lr": None})).peak == pytest.approx(2e-4 * (2**14 / 48) ** 0.5)
+
+
+def test_silence_is_counted_in_tokens():
+    learner = Learner(begun(), CONFIG.model_copy(update={"dead_after": 500}))
+    with torch.no_grad():
+        learner.dictionary.b_enc[:12] = -100.0
+    for n_tokens, dead in ((200, 0.0), (299, 0.0), (1, 0.25)):
+        learner.learn({HOOK: SPLITS["train"][HOOK][:n_tokens]})
+        assert (learner.silent[:12] >= 200).all()
+        assert learner.metrics()["dead_share"] >= dead
+        assert (learner.metrics()["dead_share"] == 0) == (dead == 0)
+
+
+def test_fvu_is_a_ratio_of_sums_whatever_the_batches():
+    dictionary, x = begun(), SPLITS["validate"][HOOK] + 100.0
+    whole = evaluate(dictionary, [{HOOK: x}])
+    pieces = evaluate(dictionary, [{HOOK: part} for part in x.split(7)])
+    assert pieces["fvu"] == pytest.approx(whole["fvu"], rel=1e-5)
+    assert (pieces["rows"], pieces["dead_share"]) == (300, whole["dead_share"])
+
+
+# Errors.
+
+
+def test_held_out_activations_that_do_not_vary_are_refused():
+    with pytest.raises(DictionaryError, match=r"the 5 held-out activations at resid_post\.1 do not vary"):
+        evaluate(begun(), [{HOOK: torch.ones(5, 24)}])
+
+
+def test_an_unknown_hook_point_or_split_lists_the_known(store, activations):
+    with pytest.raises(InputError, match=r"no hook point 'resid_post\.2'; known: resid_post\.1"):
+        store.ensure(TRAIN, CONFIG.model_copy(update={"hook_point": "resid_post.2"}), {"activations": activations})
+    with pytest.raises(InputError, match=r"no split 'valid'; known: train, validate"):
+        store.ensure(TRAIN, CONFIG.model_copy(update={"held_out": "valid"}), {"activations": activations})
+
+
+def test_nan_stops_the_run_naming_shard_and_row_and_keeps_the_last_checkpoint(tmp_path, activations, monkeypatch):
+    run_in(tmp_path / "run", CONFIG, activations, until=4000)
+    kept = (tmp_path / "run" / ".checkpoint" / "state.safetensors").read_bytes()
+    plain = ActivationShards.rows
+
+    def rotten(self, split, hook_point, index):
+        found = plain(self, split, hook_point, index)
+        if split == "train" and (index.diff() < 0).any():  # the sample at the start is read in order
+            found[index == 801] = float("nan")
+        return found
+
+    monkeypatch.setattr(ActivationShards, "rows", rotten)
+    with pytest.raises(DictionaryError, match=r"row 1 of shard train/00002\.safetensors \(row 801 of the split\)"):
+        run_in(tmp_path / "run", CONFIG, activations)
+    assert (tmp_path / "run" / ".checkpoint" / "state.safetensors").read_bytes() == kept
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and this machine has none")
+def test_training_on_cuda_agrees_with_the_cpu(tmp_path, activations):
+    facts = {}
+    for device in ("cpu", "cuda"):
+        (tmp_path / device).mkdir()
+        work = make(tmp_path / device, CONFIG, {"activations": activations}, Execution(device=device))
+        while True:
+            try:
+                next(work)
+            except StopIteration as end:
+                facts[device] = end.value
+                break
+    assert facts["cuda"]["fvu"] == pytest.approx(facts["cpu"]["fvu"], rel=0.02)
