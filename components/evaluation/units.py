@@ -129,7 +129,7 @@ def _best(
         for index, ap in enumerate(by_sign):
             better = ~np.isnan(ap) & ~(ap <= best)  # NaN, the start, is beaten by everything
             best[better], unit[better], sign[better] = ap[better], number, 1 - 2 * index
-        if number % 64 == 63 or number + 1 == n_units:
+        if number % 16 == 15 or number + 1 == n_units:
             yield Progress(number + 1, n_units, "units", f"choosing among {kind} units on select")
     return Choice(unit, sign, best)
 

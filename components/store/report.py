@@ -24,7 +24,9 @@ KINDS = ("all", "surface", "contextual", "document")
 FIRST = ("evaluate.fvu", "evaluate.loss_recovered", "evaluate.cross_entropy", "evaluate.l0", "evaluate.dead_share")
 """What the table begins with."""
 DETAIL = ("evaluate.concepts_auroc.", "evaluate.concepts_ap.")
-"""Rows that the full table holds and the headline leaves out."""
+"""Scores of which the headline shows all concepts together; the full table holds each kind."""
+SINGLE = (pl.col("stage") == "steer") & (pl.col("unit_of_replication").fill_null("") == "prompt")
+"""Rows of single concepts: in the full table only."""
 RIVALS = {
     "neuron": "raw neurons",
     "untrained": "the untrained dictionary",
@@ -75,12 +77,8 @@ REPORT = Stage("report", version=1, make=make)
 
 def headline(frame: pl.DataFrame) -> pl.DataFrame:
     """The rows of the short table, in reading order: what is kept, found, explained, steered; all kinds, then each."""
-    kept = frame.filter(
-        ~(
-            pl.any_horizontal(pl.col("name").str.starts_with(prefix) for prefix in DETAIL)
-            & (pl.col("concept_kind").fill_null("all") != "all")
-        )
-    )
+    by_kind = pl.any_horizontal(pl.col("name").str.starts_with(prefix) for prefix in DETAIL)
+    kept = frame.filter(~SINGLE & ~(by_kind & (pl.col("concept_kind").fill_null("all") != "all")))
     first_seen = pl.col("row").min().over("name")
     order = {"stage": STAGES, "concept_kind": KINDS}
     ranks = {name: pl.col(name).replace_strict(_ranks(known), default=len(known)) for name, known in order.items()}
@@ -115,9 +113,10 @@ def against_us(frame: pl.DataFrame) -> list[str]:
 
     A rival is a row of the same name but for the part that says who was measured (`concepts_found.neuron` beside
     `concepts_found.latent`), of the same kind, split, dictionary and hook point; the sentence says whether the
-    difference lies within our interval. Rows of rivals and ceilings are no scores of ours.
+    difference lies within our interval. Rows of rivals and ceilings are no scores of ours. Single concepts are counted
+    and named, not told one by one.
     """
-    rows = frame.to_dicts()
+    rows = headline(frame).to_dicts()
     rivals: dict[tuple, list[tuple[str, dict[str, Any]]]] = {}
     for row in rows:
         if (who := _part(row["name"], RIVALS)) and row["value"] is not None:
@@ -133,10 +132,28 @@ def against_us(frame: pl.DataFrame) -> list[str]:
                 f"{where} our interval {_interval(row)}" if row["low"] is not None else "our value has no interval"
             )
             sentences.append(
-                f"{_title(row)}: {who} get {_number(theirs)}, ours {_number(row['value'])} "
+                f"{_title(row)}: {who} {_number(theirs)}, ours {_number(row['value'])} "
                 f"({row['better']} is better, over {_replicates(row)}; {interval})"
             )
-    return sentences
+    return sentences + _single_concepts(frame, [row["name"] for row in rows])
+
+
+def _single_concepts(frame: pl.DataFrame, names: list[str]) -> list[str]:
+    """For each score, on how many single concepts its baseline does better beyond the interval, and on which."""
+    counted: dict[tuple[str, str], tuple[int, list[str]]] = {}
+    for row in frame.filter(SINGLE, pl.col("value").is_not_null(), pl.col("baseline").is_not_null()).to_dicts():
+        if _part(row["name"], (*RIVALS, *CEILINGS)):
+            continue
+        score = max((name for name in names if row["name"].startswith(f"{name}.")), key=len, default="")
+        n, beaten = counted.get((score, row["baseline_name"]), (0, []))
+        if _better(row, row["baseline"]) and _outside(row, row["baseline"]):
+            beaten = [*beaten, row["name"].removeprefix(f"{score}.")]
+        counted[score, row["baseline_name"]] = n + 1, beaten
+    return [
+        f"{score}: on {len(beaten)} of {n} single concepts the {who} does better, outside our interval: {', '.join(beaten)}"
+        for (score, who), (n, beaten) in counted.items()
+        if beaten
+    ]
 
 
 def _beaten_by(row: Mapping[str, Any], rivals: Mapping[tuple, list]) -> Iterator[tuple[str, float]]:

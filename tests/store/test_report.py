@@ -105,7 +105,7 @@ def test_a_baseline_beyond_the_interval_is_said() -> None:
     ours = {"low": 0.1, "high": 0.3, "baseline_name": "raw neurons"}
     row = score("evaluate.concepts_found.latent", 0.2, baseline=0.4, concept_kind="contextual", **ours)
     assert against_us(frame(row)) == [
-        "evaluate.concepts_found.latent (contextual): raw neurons get 0.4, ours 0.2 "
+        "evaluate.concepts_found.latent (contextual): raw neurons 0.4, ours 0.2 "
         "(higher is better, over 10 documents; outside our interval 0.1 to 0.3)"
     ]
     assert against_us(frame({**row, "baseline": 0.25})) == []
@@ -117,7 +117,7 @@ def test_a_rival_row_that_wins_is_said_even_within_the_interval_and_only_once() 
     ours = score("evaluate.concepts_found.latent", 0.2, low=0.1, high=0.3, concept_kind="all")
     theirs = score("evaluate.concepts_found.untrained", 0.25, concept_kind="all")
     (sentence,) = against_us(frame(ours, theirs))
-    assert "the untrained dictionary get 0.25, ours 0.2" in sentence and "within our interval" in sentence
+    assert "the untrained dictionary 0.25, ours 0.2" in sentence and "within our interval" in sentence
     assert against_us(frame(ours, {**theirs, "concept_kind": "document"})) == []
     neurons = score("evaluate.concepts_found.neuron", 0.4, concept_kind="all")
     (sentence,) = against_us(frame({**ours, "baseline": 0.4, "baseline_name": "raw neurons"}, neurons))
@@ -129,6 +129,18 @@ def test_a_ceiling_and_a_losing_rival_are_not_against_us() -> None:
     rows.append(score("evaluate.concepts_found.probe", 1.0))
     rows[1] |= {"baseline": 1.0, "baseline_name": "linear probe", "low": 0.3, "high": 0.5}
     assert against_us(frame(*rows)) == []
+
+
+def test_single_concepts_are_left_to_the_full_table_and_counted_in_one_sentence() -> None:
+    whole = score("steer.add_direction.kl_0.1", 0.4, stage="steer", unit_of_replication="concept")
+    place = {"stage": "steer", "unit_of_replication": "prompt", "baseline_name": "largest of 5 Gaussian directions"}
+    single = {name: score(f"{whole['name']}.{name}", 0.2, low=0.1, high=0.3, **place) for name in ("sea", "war", "tea")}
+    single["sea"]["baseline"], single["war"]["baseline"], single["tea"]["baseline"] = 0.5, 0.25, 0.0
+    found = frame(whole, *single.values())
+    assert headline(found)["name"].to_list() == [whole["name"]]
+    assert against_us(found) == [
+        "steer.add_direction.kl_0.1: on 1 of 3 single concepts the largest of 5 Gaussian directions does better, outside our interval: sea"
+    ]
 
 
 def test_an_empty_table_has_an_empty_headline_and_nothing_against_us() -> None:
