@@ -28,7 +28,7 @@ from flows import environment
 
 log = logging.getLogger(__name__)
 
-SECONDS_TO_START = 120
+SECONDS_TO_START = 240
 HEALTH = {"prefect": "/api/health", "mlflow": "/health", "streamlit": "/_stcore/health"}
 COLOURS = {"prefect": 34, "mlflow": 36, "streamlit": 35, "serve": 32}
 
