@@ -107,7 +107,7 @@ def make(folder: Path, config: CaptureConfig, inputs: Mapping[str, Any], setting
         writing: Future[None] | None = None
         for split, number, part in missing:
             batches = []
-            for rows in torch.arange(len(split.token))[part].split(config.batch_size):
+            for rows in _batches(part, len(split.token), config.batch_size):
                 batches.append(_queue(model, split.token[rows], points, dtype))
                 done += int(split.kept[rows].sum())
                 if time.perf_counter() - told > 1:
@@ -191,13 +191,18 @@ def _probe(
     norms: dict[str, list[Tensor]] = {name: [] for name in points}
     _ready(_queue(model, split.token[:n], points, dtype))
     started = time.perf_counter()
-    for rows in torch.arange(min(n, len(split.token))).split(config.batch_size):
+    for rows in _batches(slice(0, n), len(split.token), config.batch_size):
         for name, x in _ready(_queue(model, split.token[rows], points, dtype)).items():
             norms[name].append(x[split.kept[rows]].float().norm(dim=1))
     speed = int(split.kept[:n].sum()) / (time.perf_counter() - started)
     if config.drop_outlier_norms is None:
         return speed, {}
     return speed, {name: config.drop_outlier_norms * float(torch.cat(found).median()) for name, found in norms.items()}
+
+
+def _batches(part: slice, n: int, batch_size: int) -> list[slice]:
+    stop = min(part.stop, n)
+    return [slice(first, min(first + batch_size, stop)) for first in range(part.start, stop, batch_size)]
 
 
 _Queued = tuple[dict[str, Tensor], Any]

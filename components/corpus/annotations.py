@@ -77,7 +77,7 @@ class ColumnLabels:
         found = []
         for column in self.label_columns:
             value = row[column]
-            if value is None:
+            if value is None or value != value:  # noqa: PLR0124 - a number that is none (NaN) says nothing
                 continue
             if isinstance(value, bool | int | float):
                 self._meet(column, column, "")

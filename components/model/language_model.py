@@ -128,6 +128,7 @@ class LanguageModel:
         self.capabilities: frozenset[str] = frozenset(
             ["gradients"] + ["causal_loss"] * causal + ["generation"] * generates
         )
+        self._keeps_last_logits = "logits_to_keep" in inspect.signature(self.network.forward).parameters
         self._places: Places | None = None
         self._widths: dict[str, int] = {}
         self._hook_points: dict[str, HookPoint] = {}
@@ -315,7 +316,7 @@ class LanguageModel:
         """
         self.require("generation")
         kwargs = {"use_cache": True, "past_key_values": cache}
-        if "logits_to_keep" in inspect.signature(self.network.forward).parameters:
+        if self._keeps_last_logits:
             kwargs["logits_to_keep"] = 1
         with torch.no_grad():
             output = self._pass(tokens, attention_mask, prompt, **kwargs)
@@ -354,7 +355,7 @@ class LanguageModel:
     def _pass(self, tokens: Tensor, mask: Tensor | None, prompt: Tensor | None = None, **kwargs: Any) -> Any:
         """One forward pass. The mask covers cached tokens too; `tokens` are its last columns."""
         n_tokens = tokens.shape[1]
-        tokens = tokens.to(self.device, torch.long, non_blocking=True)
+        tokens = tokens.to(self.device, non_blocking=True).long()
         if mask is None:
             cached = 0 if kwargs.get("past_key_values") is None else kwargs["past_key_values"].get_seq_length()
             position = torch.arange(cached, cached + n_tokens, device=self.device).expand(len(tokens), -1)
@@ -367,7 +368,9 @@ class LanguageModel:
         given = position.max(dim=1).values + 1 if prompt is None else prompt
         before, self._places = self._places, Places(position, given.to(self.device))
         try:
-            return self.network(input_ids=tokens, **{"use_cache": False} | kwargs)
+            # without a cache transformers looks into the positions, and on a GPU that look would wait for all queued work
+            kwargs.setdefault("use_cache", mask is None and self.device.type == "cuda")
+            return self.network(input_ids=tokens, **kwargs)
         finally:
             self._places = before
 

@@ -143,7 +143,8 @@ def _control(means: pl.DataFrame, comparison: Comparison, control: str, budget: 
     concepts, name = comparison.passed(kind), f"steer.{control}.kl_{budget:g}"
     found = {row["concept"]: row for row in means.to_dicts()}
     uplift = np.array([found[c.name]["uplift"] for c in concepts if c.name in found], dtype=np.float64)
-    reason = _caveat(list(found.values()), concepts, comparison) if len(uplift) else "no direction of it has a strength"
+    absent = concepts and not len(uplift)
+    reason = "no direction of it has a strength" if absent else _caveat(list(found.values()), concepts, comparison)
     interval = _over_concepts(uplift, comparison, name, kind)
     about = {"concept_kind": kind, "n_failed": 0, "better": "neither", "reason": reason}
     return _row(comparison, name, interval, baseline=(0.0, "unsteered"), **about)

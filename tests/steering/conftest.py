@@ -15,6 +15,9 @@ from components.store.artifact import Artifact, Store
 from components.store.shards import ActivationShards
 from tests.steering import world
 
+PLANTED = ("topic.animal", "topic.royal", "topic.land", "topic.home", "word.cat", "word.king")
+"""Concepts whose difference of means is a latent of the dictionary: the first ones, in this order."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
@@ -48,7 +51,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     shards = ActivationShards(activations)
     split = Split(corpus, shards, "select", world.HOOK, concepts)
     x, planted = split.tokens().double(), []
-    for concept in ("topic.animal", "topic.royal", "word.cat", "word.king"):
+    for concept in PLANTED:
         inside = torch.from_numpy(split.labels[:, [c.name for c in concepts].index(concept)].toarray().ravel())
         planted.append(x[inside].mean(0) - x[~inside].mean(0))
     directions = torch.nn.functional.normalize(torch.stack(planted), dim=1).float()

@@ -1,4 +1,4 @@
-"""A world small enough to train a model on within seconds: short texts of two topics, with every table of a corpus."""
+"""A world small enough to train a model on within seconds: short texts of four topics, with every table of a corpus."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from components.corpus.packing import pack
 from components.dictionary.architectures.topk import TopK, TopKConfig
 from components.model.language_model import LanguageModel, ModelConfig, ModelReference
 from components.store import tables
 from components.store.artifact import Artifact, Store
-from components.store.shards import write_codes
+from components.store.shards import ActivationShards, write_codes
 from tests import toys
 
 HOOK = "resid_post.0"
 LENGTH = 33
 SPLITS = {"select": 90, "judge": 240, "calibrate": 60, "validate": 90, "neutral": 24}
-NOUNS = {"animal": ["cat", "dog", "bird"], "royal": ["king", "queen", "house"]}
+NOUNS = {"animal": ["cat", "dog"], "royal": ["king", "queen"], "land": ["tree", "river"], "home": ["house", "bird"]}
 VERBS = ["ran", "sat", "saw", "ate"]
 OPENINGS = ["the", "a", "then the", "and then", "it was", "he saw", "she saw the", "and it", "it", "he", "she", "then"]
 PROMPTS = {
@@ -30,10 +30,12 @@ PROMPTS = {
 CONCEPTS = [
     ("topic.animal", "document", "document", "topics"),
     ("topic.royal", "document", "document", "topics"),
+    ("topic.land", "document", "document", "topics"),
+    ("topic.home", "document", "document", "topics"),
     ("topic.noise", "document", "document", "topics"),
     ("word.cat", "surface", "token", "words"),
     ("word.king", "surface", "token", "words"),
-    ("word.tree", "surface", "token", "words"),
+    ("word.blue", "surface", "token", "words"),
     ("animal@verb", "contextual", "token", "contexts"),
 ]
 
@@ -43,8 +45,8 @@ def story(rng: np.random.Generator) -> tuple[str, list[str]]:
     topic = str(rng.choice(list(NOUNS)))
     words = str(rng.choice(OPENINGS)).split() + [str(rng.choice(["big", "small"]))]
     while len(words) < 24:
-        other = rng.random() < 0.1
-        noun = rng.choice(NOUNS["royal" if other == (topic == "animal") else "animal"])
+        other = rng.random() < 0.15
+        noun = rng.choice(NOUNS[str(rng.choice(list(NOUNS))) if other else topic])
         words += ["the", str(noun), str(rng.choice(VERBS)), "."]
     return topic, words
 
@@ -62,18 +64,21 @@ def labels(topic: str, words: list[str], rng: np.random.Generator) -> list[tuple
     return found
 
 
-def corpus(store: Store, openings: Mapping[str, list[str]], seed: int = 0, drop: str = "") -> Artifact:
-    """An artifact of `read`; `drop` leaves out the contexts of one split."""
+def corpus(store: Store, openings: Mapping[str, list[str]], number: int = 0, drop: str = "") -> Artifact:
+    """An artifact of `read`, always of the same documents; `number` tells apart several; `drop` leaves out a split."""
     tokenizer = toys.tokenizer()
     documents, rows, contexts, n = [], [], {}, 0
     for split, count in SPLITS.items():
-        rng, ids = np.random.default_rng([seed, len(split), count]), []
-        for number in range(n, n + count):
+        rng, ids = np.random.default_rng([len(split), count]), []
+        for document in range(n, n + count):
             topic, words = story(rng)
             text = " ".join(words)
             ids.append(tokenizer(text)["input_ids"])
-            documents.append({"document": number, "split": split, "source": "toy", "digest": text, "n_tokens": len(words), "text": text})
-            rows += [{"concept": c, "document": number, "token": t, "value": 1.0} for c, t in labels(topic, words, rng)]
+            about = {"document": document, "split": split, "source": "toy", "digest": text}
+            documents.append(about | {"n_tokens": len(words), "text": text})
+            rows += [
+                {"concept": c, "document": document, "token": t, "value": 1.0} for c, t in labels(topic, words, rng)
+            ]
         packed = pack(ids, bos=1, eos=2, pad=0, context_length=LENGTH)
         contexts[split] = {
             "token": torch.from_numpy(packed.token),
@@ -94,7 +99,7 @@ def corpus(store: Store, openings: Mapping[str, list[str]], seed: int = 0, drop:
             if split != drop:
                 save_file(parts, folder / "contexts" / f"{split}.safetensors")
 
-    return toys.artifact(store, "read", write, {"context_length": LENGTH}, seed)
+    return toys.artifact(store, "read", write, {"context_length": LENGTH}, number)
 
 
 def trained_model(folder: Path, steps: int = 90) -> ModelReference:
@@ -116,23 +121,19 @@ def trained_model(folder: Path, steps: int = 90) -> ModelReference:
     return ModelReference(ModelConfig(path=str(folder)))
 
 
-def captured(store: Store, read: Artifact, model: LanguageModel, seed: int = 0) -> Artifact:
+def captured(store: Store, read: Artifact, model: LanguageModel) -> Artifact:
     """An artifact of `capture` for select and validate; there is no test split in it at all."""
-    from safetensors.torch import load_file
-
     splits, provenance = {}, {}
     for split in ("select", "validate"):
         parts = load_file(read.path(f"contexts/{split}.safetensors"))
         kept = parts["document"] >= 0
         splits[split] = {HOOK: model.read(parts["token"], [HOOK])[HOOK][kept]}
         provenance[split] = {name: parts[name][kept] for name in ("token", "document", "position")}
-    return toys.activations(store, splits, provenance, rows_per_shard=1000, seed=seed)
+    return toys.activations(store, splits, provenance, rows_per_shard=1000)
 
 
 def planted(store: Store, capture: Artifact, directions: torch.Tensor, d_sae: int = 24) -> tuple[Artifact, Artifact]:
     """A dictionary whose first latents are these directions, the others Gaussian, and its codes."""
-    from components.store.shards import ActivationShards
-
     shards = ActivationShards(capture)
     d = shards.d_in(HOOK)
     x = shards.rows("select", HOOK, torch.arange(shards.n_rows("select")))

@@ -1,0 +1,267 @@
+"""What interpretation promises: explainers write a string, predictors see only that string, scorers compare.
+
+What each may know is fixed by types. An explainer gets `Evidence`: windows of the explain split, with activations. A
+predictor gets `Question`s: a string, and windows of bare text. A scorer compares its answers with the activations of
+the test split. So no weight, no activation and no test text can leak into a score.
+
+All three work on streams and answer in order, so that an entry behind a model or an endpoint may batch as it likes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+
+from components.config import Config
+from components.device import Execution
+from components.registry import Registry
+from components.store.artifact import Inputs
+
+LONGEST = 200
+"""Characters of an explanation, at most."""
+
+Unit = Literal["windows", "tokens"]
+"""What an answer is given for: one number for each window, or one for each token."""
+
+
+class Vocabulary:
+    """Token ids as text. A *word* is a token's text without surrounding space, so that ' sea' and 'sea' are one.
+
+    Attributes:
+        texts: the text of each token id.
+        words: the distinct words.
+        word_of: the word of each token id, and -1 at the end: `word_of[-1]` is what padding is.
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.texts = list(texts)
+        self._ids: dict[str, int] = {}
+        of = [self._ids.setdefault(text.strip() or text, len(self._ids)) for text in self.texts]
+        self.words = list(self._ids)
+        self.word_of: Int[np.ndarray, " token_and_padding"] = np.array([*of, -1], dtype=np.int64)
+
+    def find(self, word: str) -> int:
+        """The number of a word, or -2, which no token has, where the vocabulary lacks it."""
+        return self._ids.get(word, -2)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Texts:
+    """Windows of text and nothing else: all that a predictor sees beside the explanation.
+
+    Attributes:
+        tokens: token ids, padded with -1 at the end.
+        vocabulary: their text.
+    """
+
+    tokens: Int[np.ndarray, "window token"]
+    vocabulary: Vocabulary
+
+    @property
+    def present(self) -> Bool[np.ndarray, "window token"]:
+        """Where there is a token, not padding."""
+        return self.tokens >= 0
+
+    @functools.cached_property
+    def words(self) -> Int[np.ndarray, "window token"]:
+        """The word at each token; -1 for padding."""
+        return self.vocabulary.word_of[self.tokens]
+
+    @functools.cached_property
+    def left(self) -> Int[np.ndarray, "window token"]:
+        """The word before each token; -1 for the first, whose left neighbour the window does not show."""
+        return np.pad(self.words, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
+
+    def strings(self) -> list[list[str]]:
+        """Each window as the texts of its tokens."""
+        return [[self.vocabulary.texts[token] for token in row if token >= 0] for row in self.tokens.tolist()]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Windows:
+    """Windows of one split chosen for one latent, with its activation on every token.
+
+    Attributes:
+        texts: what stands there.
+        activations: in units of the activations; 0 where silent and in padding.
+        document: the document of each window.
+        start: position in the document of its first token.
+        role: top, quantile, or silent (verified: no activation inside).
+        quantile: interval of activation, 0 the strongest; -1 for silent windows.
+        stratum: random or same_token for silent windows; "" for the others.
+    """
+
+    texts: Texts
+    activations: Float[np.ndarray, "window token"]
+    document: Int[np.ndarray, " window"]
+    start: Int[np.ndarray, " window"]
+    role: Shaped[np.ndarray, " window"]
+    quantile: Int[np.ndarray, " window"]
+    stratum: Shaped[np.ndarray, " window"]
+
+    def __len__(self) -> int:
+        return len(self.role)
+
+    @property
+    def active(self) -> Bool[np.ndarray, " window"]:
+        """Whether the latent is active inside."""
+        return self.role != "silent"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LatentRecord:
+    """One sampled latent with its windows, by documents of three splits.
+
+    Attributes:
+        latent: index in the dictionary.
+        density: share of tokens on which it is active.
+        decile: tenth of the alive latents by density, 0 the rarest.
+        explain: what explainers see.
+        calibrate: for thresholds.
+        test: what scores are measured on.
+        reason: why it was skipped (too few windows); None when it was not.
+    """
+
+    latent: int
+    density: float
+    decile: int
+    explain: Windows
+    calibrate: Windows
+    test: Windows
+    reason: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evidence:
+    """All an explainer may know of a latent.
+
+    Attributes:
+        latent: index in the dictionary.
+        windows: of the explain split.
+    """
+
+    latent: int
+    windows: Windows
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """What an explainer says; at most `LONGEST` characters.
+
+    Attributes:
+        text: None when nothing could be written.
+        reason: why not.
+    """
+
+    text: str | None
+    reason: str | None = None
+
+    def __post_init__(self) -> None:
+        assert (self.text is None) == (self.reason is not None), "an explanation is a text, or null with a reason"
+        assert self.text is None or len(self.text) <= LONGEST, f"longer than {LONGEST} characters: {self.text}"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Question:
+    """What a predictor is asked: where does a latent so explained fire?
+
+    Attributes:
+        explanation: the string.
+        texts: the windows.
+    """
+
+    explanation: str
+    texts: Texts
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Answer:
+    """Expected activation, on any scale.
+
+    Attributes:
+        values: for each window, or for each token of each window; NaN where there is no answer; None for none at all.
+        reason: what failed.
+    """
+
+    values: Float[np.ndarray, " window"] | Float[np.ndarray, "window token"] | None
+    reason: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """One latent's score by one scorer.
+
+    Attributes:
+        value: the score; chance where it failed.
+        low: 95% interval over windows, lower end; None without one.
+        high: upper end.
+        n: windows.
+        n_failed: windows that failed, counted in n at chance.
+        reason: what failed.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    n_failed: int = 0
+    reason: str | None = None
+
+
+class _Entry(ABC):
+    kind: ClassVar[str]
+    version: ClassVar[int] = 1
+    config: ClassVar[type[Config]]
+
+    def __init__(self, config: Config, inputs: Inputs, execution: Execution) -> None:
+        """`config` is of the entry's own class; `inputs` are those of the stage, by role."""
+        self.settings = config
+        self.inputs = inputs
+        self.execution = execution
+
+
+class Explainer(_Entry):
+    """Writes explanations. A file in `explainers/` holds one, registered with `@explainers`."""
+
+    @abstractmethod
+    def explain(self, evidence: Iterable[Evidence]) -> Iterator[Explanation]:
+        """One explanation for each evidence, in order."""
+
+
+class Predictor(_Entry):
+    """Reads explanations. A file in `predictors/` holds one, registered with `@predictors`."""
+
+    gives: ClassVar[frozenset[Unit]]
+    """What it can give numbers for."""
+
+    @abstractmethod
+    def predict(self, questions: Iterable[Question], unit: Unit) -> Iterator[Answer]:
+        """One answer for each question, in order, for windows or for tokens."""
+
+
+class Scorer(_Entry):
+    """Says how well answers foretell the latent. A file in `scorers/` holds one, registered with `@scorers`."""
+
+    needs: ClassVar[Unit]
+    """What it asks a predictor for."""
+    chance: ClassVar[float]
+    """What knowing nothing gets: the value of every failure."""
+
+    @abstractmethod
+    def windows(self, record: LatentRecord) -> Windows:
+        """The windows it asks about."""
+
+    @abstractmethod
+    def score(self, answer: Answer, windows: Windows, generator: np.random.Generator) -> Score:
+        """One latent's score; `answer.values` is not None. `generator` is for intervals."""
+
+
+explainers: Registry[type[Explainer]] = Registry("explainer", "components.interpretation.explainers")
+predictors: Registry[type[Predictor]] = Registry("predictor", "components.interpretation.predictors")
+scorers: Registry[type[Scorer]] = Registry("scorer", "components.interpretation.scorers")

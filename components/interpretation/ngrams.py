@@ -1,0 +1,75 @@
+"""What stands at, before and earlier than each token of a window, as integer keys: the features of offline methods.
+
+A key names a condition on a token, of one of five shapes; `incidences` lists for a shape every (token, condition) that
+holds. Counting, probing and choosing words all start from these lists, so none of them loops over tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from components.interpretation.contract import Texts
+from components.interpretation.phrase import Term
+
+Shape = Literal["word", "left", "pair", "near", "word_near"]
+SHAPES: tuple[Shape, ...] = ("word", "left", "pair", "near", "word_near")
+
+
+class Incidences(NamedTuple):
+    """Which conditions hold where.
+
+    Attributes:
+        token: number of the token, counting windows row by row, padding included.
+        key: number of the condition, unique within its shape.
+    """
+
+    token: Int[np.ndarray, " incidence"]
+    key: Int[np.ndarray, " incidence"]
+
+
+def incidences(texts: Texts, shape: Shape) -> Incidences:
+    """Every (token, condition) of one shape that holds in these windows."""
+    words, left, n = texts.words, texts.left, len(texts.vocabulary.words)
+    if shape in ("word", "left", "pair"):
+        key = {"word": words, "left": left, "pair": left * n + words}[shape]
+        token = np.flatnonzero((words >= 0) & ((left >= 0) | (shape == "word")))
+        return Incidences(token, key.ravel()[token])
+    window, at, earlier = _earlier(words, strictly=shape == "word_near")
+    key = words[window, earlier] if shape == "near" else words[window, at] * n + words[window, earlier]
+    return Incidences(window * words.shape[1] + at, key)
+
+
+def term(key: int, shape: Shape, texts: Texts) -> Term:
+    """The condition as words."""
+    names, n = texts.vocabulary.words, len(texts.vocabulary.words)
+    first, second = divmod(key, n)
+    match shape:
+        case "word":
+            return Term(word=names[key])
+        case "left":
+            return Term(left=names[key])
+        case "near":
+            return Term(near=names[key])
+        case "pair":
+            return Term(word=names[second], left=names[first])
+        case "word_near":
+            return Term(word=names[first], near=names[second])
+
+
+def _earlier(
+    words: Int[np.ndarray, "window token"], strictly: bool
+) -> tuple[Int[np.ndarray, " pair"], Int[np.ndarray, " pair"], Int[np.ndarray, " pair"]]:
+    """(window, token, first occurrence of a word at or before it): each distinct earlier word once."""
+    width = words.shape[1]
+    order = np.argsort(words, axis=1, kind="stable")
+    ranked = np.take_along_axis(words, order, 1)
+    fresh = np.ones(words.shape, bool)
+    fresh[:, 1:] = ranked[:, 1:] != ranked[:, :-1]
+    first = np.zeros(words.shape, bool)
+    np.put_along_axis(first, order, fresh, 1)
+    at, earlier = np.tril_indices(width, -1 if strictly else 0)
+    window, pair = np.nonzero((first & (words >= 0))[:, earlier] & (words >= 0)[:, at])
+    return window, at[pair], earlier[pair]

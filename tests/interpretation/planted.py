@@ -1,0 +1,120 @@
+"""A corpus of random words and latents that were planted in it, as real artifacts.
+
+Words are drawn at random (Zipf), so nothing but the rule of a latent tells where it is active.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+
+from components.seeds import numpy_generator
+from components.store import tables
+from components.store.artifact import Artifact, Store
+from components.store.shards import Codes, write_codes
+from tests import toys
+
+N_WORDS = 300
+SPLITS = {"explain": 300, "calibrate": 120, "test": 300}
+"""Documents by split."""
+SETS = 24
+"""Latents 0 to 23 fire on three words each, of their own."""
+BIGRAM, AFTER, SENSE, RARE, DEAD, EVERYWHERE = 24, 25, 26, 27, 28, 29
+D_SAE = 30
+WORDS = [f"{a}{b}{c}" for a in "bdfgklmnpr" for b in ("ar", "el", "io", "on", "us") for c in ("da", "ket", "lo", "ma", "nic", "ter")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Planted:
+    """Artifacts by role, and what was planted."""
+
+    inputs: dict[str, Artifact]
+    phrases: dict[int, str]
+    tokens: dict[str, np.ndarray]
+    documents: dict[str, np.ndarray]
+
+
+def set_words(latent: int) -> list[int]:
+    return [20 + 3 * latent, 21 + 3 * latent, 22 + 3 * latent]
+
+
+def rules(token: np.ndarray, position: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Activations [row, latent] by the planted rules."""
+    n = len(token)
+    before = np.where(position > 0, np.roll(token, 1), -1)
+    x = np.zeros((n, D_SAE), np.float32)
+    for latent in range(SETS):
+        x[:, latent] = np.isin(token, set_words(latent))
+    x[:, BIGRAM] = (token == 5) & (before == 4)
+    x[:, AFTER] = before == 7
+    seen = np.zeros(n, bool)
+    for row in range(n):
+        seen[row] = (position[row] > 0 and seen[row - 1]) or token[row] == 12
+    x[:, SENSE] = (token == 3) & seen
+    x[np.flatnonzero(token == 200)[:3], RARE] = 1
+    x[:, EVERYWHERE] = random.random(n) < 0.5
+    return x * random.uniform(1, 2, x.shape).astype(np.float32)
+
+
+PHRASES = {latent: "the words " + " and ".join(f'"{WORDS[w]}"' for w in set_words(latent)) for latent in range(SETS)} | {
+    BIGRAM: f'the word "{WORDS[5]}" after "{WORDS[4]}"',
+    AFTER: f'after "{WORDS[7]}"',
+    SENSE: f'the word "{WORDS[3]}" in text with "{WORDS[12]}"',
+}  # fmt: skip
+
+
+def plant(store: Store, seed: int = 0) -> Planted:
+    """Three splits of random text with planted latents."""
+    random = numpy_generator(seed, "planted")
+    chances = 1 / (np.arange(N_WORDS) + 8)
+    chances /= chances.sum()
+    provenance, codes, document = {}, {}, 0
+    for split, n_documents in SPLITS.items():
+        lengths = random.integers(30, 90, n_documents)
+        ends = np.cumsum(lengths)
+        n = int(ends[-1])
+        starts = np.repeat(ends - lengths, lengths)
+        token = random.choice(N_WORDS, n, p=chances)
+        for row in np.flatnonzero(random.random(n - 1) < 0.01):  # planted pairs, which chance would seldom give
+            token[row : row + 2] = 4, 5
+        position = np.arange(n) - starts
+        number = np.repeat(np.arange(document, document + n_documents), lengths)
+        document += n_documents
+        context = (number - number[0]) // 2
+        offset = np.arange(n) - np.repeat(np.flatnonzero(np.diff(context, prepend=-1)), np.bincount(context))
+        columns = {"token": token, "document": number, "position": position, "context": context, "offset": offset}
+        provenance[split] = {name: torch.from_numpy(column) for name, column in columns.items()}
+        codes[split] = Codes.from_dense(torch.from_numpy(rules(token, position, random)))
+
+    def write_read(folder: Path) -> None:
+        rows = [{"token": i, "text": f" {word}"} for i, word in enumerate(WORDS[:N_WORDS])]
+        tables.VOCABULARY.write(folder, rows)
+
+    def write_encode(folder: Path) -> None:
+        rows = []
+        for split, found in codes.items():
+            half = found.n_rows // 2
+            write_codes(folder, split, 0, found.rows(0, half))
+            write_codes(folder, split, 1, found.rows(half, found.n_rows))
+            n_active = np.bincount(found.indices.numpy(), minlength=D_SAE)
+            rows.append(
+                pl.DataFrame({"latent": np.arange(D_SAE), "n_active": n_active, "density": n_active / found.n_rows})
+                .with_columns(split=pl.lit(split))
+                .pipe(tables.LATENTS.frame)
+            )
+        tables.LATENTS.write(folder, pl.concat(rows))
+
+    facts = {"name": f"planted-{D_SAE}", "hook_point": "resid_post.0", "d_sae": D_SAE}
+    x = {split: {"resid_post.0": torch.zeros(found.n_rows, 1)} for split, found in codes.items()}
+    inputs = {
+        "corpus": toys.artifact(store, "read", write_read, {}, seed),
+        "activations": toys.activations(store, x, provenance, rows_per_shard=5000, seed=seed),
+        "codes": toys.artifact(store, "encode", write_encode, facts, seed),
+    }
+    tokens = {split: columns["token"].numpy() for split, columns in provenance.items()}
+    documents = {split: columns["document"].numpy() for split, columns in provenance.items()}
+    return Planted(inputs, PHRASES, tokens, documents)

@@ -1,0 +1,225 @@
+"""The whole stage on a trained tiny model with planted directions, and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from safetensors.torch import load_file
+
+from components.config import canonical, load
+from components.device import Execution
+from components.errors import ConfigError, InputError, UnknownNameError
+from components.steering.steer import STEER, SteerConfig, pick_concepts
+from components.store import tables
+from components.store.artifact import Artifact, Progress, key_of
+from tests.steering import world
+from tests.steering.conftest import PLANTED, Bench
+
+CONFIG = SteerConfig(
+    max_new_tokens=12,
+    kl_budgets=[0.5],
+    neutral_tokens=300,
+    neutral_length=25,
+    band_texts=48,
+    min_probe_precision=0.7,
+    method_settings={"add_direction": {"n_candidates": 2}},
+)
+CPU = Execution(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def ran(bench: Bench) -> tuple[Artifact, list[Progress]]:
+    seen: list[Progress] = []
+    return bench.store.ensure(STEER, CONFIG, bench.inputs, CPU, seen.append)[0], seen
+
+
+def score(artifact: Artifact, name: str, kind: str = "all") -> dict[str, Any]:
+    found = tables.SCORES.read(artifact).filter(pl.col("name") == name, pl.col("concept_kind") == kind)
+    assert found.height == 1, name
+    return found.to_dicts()[0]
+
+
+def test_steering_along_a_planted_direction_raises_the_concept_and_random_directions_do_not(
+    ran: tuple[Artifact, list[Progress]],
+) -> None:
+    for method in ("add_direction", "mean_difference"):
+        row = score(ran[0], f"steer.{method}.kl_0.5", "document")
+        assert row["value"] > row["baseline"] + 0.1, method
+        assert row["n"] == 4
+    assert abs(score(ran[0], "steer.random_direction.kl_0.5")["value"]) < 0.15
+
+
+def test_the_planted_latents_are_found_on_select(ran: tuple[Artifact, list[Progress]]) -> None:
+    best = tables.STRENGTHS.read(ran[0]).filter(pl.col("method") == "add_direction", pl.col("replicate") == 0)
+    latent = dict(best.select("concept", "latent").iter_rows())
+    assert [latent[concept] for concept in PLANTED[:5]] == [0, 1, 2, 3, 4]
+
+
+def test_concepts_that_fail_the_gate_are_left_out_and_counted(ran: tuple[Artifact, list[Progress]]) -> None:
+    gate = score(ran[0], "steer.gate.passed")
+    assert gate["n"] == len(world.CONCEPTS)
+    strengths = tables.STRENGTHS.read(ran[0])
+    for concept in ("topic.noise", "word.blue"):
+        rows = strengths.filter(pl.col("concept") == concept)
+        assert rows["method"].to_list() == ["add_direction", "mean_difference"]
+        assert rows["coefficient"].null_count() == 2
+        assert rows["reason"].str.starts_with("gate, probe: ").all()
+        assert tables.GENERATIONS.read(ran[0]).filter(pl.col("concept") == concept).is_empty()
+    assert gate["value"] == pytest.approx(ran[0].facts["passed"] / len(world.CONCEPTS))
+
+
+def test_every_strength_costs_its_budget(ran: tuple[Artifact, list[Progress]]) -> None:
+    strengths = tables.STRENGTHS.read(ran[0]).filter(pl.col("coefficient").is_not_null())
+    assert strengths.height > 10
+    assert (strengths["kl"] / strengths["kl_budget"]).is_between(0.95, 1.05).all()
+    assert (strengths["coefficient"] > 0).all()
+
+
+def test_only_validate_prompts_are_written_for_rivals_and_only_the_chosen_reaches_test(
+    ran: tuple[Artifact, list[Progress]],
+) -> None:
+    latents = tables.GENERATIONS.read(ran[0]).filter(pl.col("method") == "add_direction")
+    by_split = latents.group_by("concept", "split").agg(pl.col("replicate").n_unique())
+    assert set(by_split.filter(pl.col("split") == "validate")["replicate"]) == {2}
+    assert set(by_split.filter(pl.col("split") == "test")["replicate"]) == {1}
+    means = latents.filter(pl.col("split") == "validate").group_by("concept", "replicate").agg(pl.col("uplift").mean())
+    best = means.sort("uplift").group_by("concept").last()
+    used = latents.filter(pl.col("split") == "test").select("concept", "replicate").unique()
+    assert used.join(best, on=["concept", "replicate"]).height == best.height
+
+
+def test_no_test_prompt_and_no_test_activation_has_a_say_in_any_choice(bench: Bench, ran: Any, tmp_path: Path) -> None:
+    assert "test" not in bench.activations.facts["splits"], "the stage ran without activations of the test split"
+    other = {"validate": world.PROMPTS["validate"], "test": ["one two three", "red tree under"]}
+    corpus = world.corpus(bench.store, other, number=1)
+    again = bench.store.ensure(STEER, CONFIG, bench.inputs | {"corpus": corpus}, CPU)[0]
+    assert tables.STRENGTHS.read(again).equals(tables.STRENGTHS.read(ran[0]))
+    key = ["concept", "method", "replicate"]
+    used = [tables.GENERATIONS.read(a).filter(pl.col("split") == "test").select(key).unique().sort(key) for a in (again, ran[0])]
+    assert used[0].equals(used[1])
+
+
+def test_uplift_is_measured_against_the_plain_text_of_the_same_prompt_and_sample(ran: Any) -> None:
+    rows = tables.GENERATIONS.read(ran[0])
+    plain = rows.filter(pl.col("method") == "unsteered").select("concept", "prompt", "sample", p0="concept_probability")
+    joined = rows.join(plain, on=["concept", "prompt", "sample"], how="left")
+    assert joined["p0"].null_count() == 0
+    np.testing.assert_allclose(joined["uplift"], joined["concept_probability"] - joined["p0"], atol=1e-6)
+    assert (joined.filter(pl.col("method") == "unsteered")["uplift"] == 0).all()
+
+
+def test_every_kind_of_score_is_there(ran: tuple[Artifact, list[Progress]]) -> None:
+    frame = tables.SCORES.read(ran[0])
+    names = set(frame["name"])
+    for method in ("add_direction", "mean_difference"):
+        for end in ("", ".share_above_random", ".fluency", ".topic.animal"):
+            assert f"steer.{method}.kl_0.5{end}" in names
+    assert frame["dictionary"].unique().to_list() == ["topk-24-k6"]
+    assert frame["hook_point"].unique().to_list() == [world.HOOK]
+    assert frame.filter(pl.col("value").is_null() & pl.col("reason").is_null()).is_empty()
+    row = score(ran[0], "steer.add_direction.kl_0.5.topic.animal", "document")
+    assert (row["n"], row["unit_of_replication"]) == (len(world.PROMPTS["test"]), "prompt")
+    assert row["baseline_name"] == "largest of 5 Gaussian directions"
+
+
+def test_directions_are_kept_with_norm_one(ran: tuple[Artifact, list[Progress]]) -> None:
+    kept = load_file(ran[0].path("directions.safetensors"))
+    assert {f"random_direction/{i}" for i in range(5)} < set(kept)
+    assert {"add_direction/topic.animal/0", "add_direction/topic.animal/1", "mean_difference/topic.animal/0"} < set(kept)
+    assert all(abs(float(v.norm()) - 1) < 1e-5 for v in kept.values())
+
+
+def test_the_forecast_comes_before_any_work_and_progress_runs_to_the_end(ran: tuple[Artifact, list[Progress]]) -> None:
+    first, *_, last = ran[1]
+    assert first.done == 0
+    assert first.message.startswith(f"at most {first.total:,} tokens for {len(world.CONCEPTS)} concepts: strengths of ")
+    done = [progress.done for progress in ran[1]]
+    assert done == sorted(done)
+    assert 0 < last.done <= last.total
+    assert {progress.unit for progress in ran[1]} == {"tokens"}
+
+
+def test_the_same_inputs_give_the_same_text_whatever_the_batch(bench: Bench, ran: Any, tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"batch_size": 50})
+    assert key_of(STEER, config, bench.inputs) == ran[0].key, "the batch size is no choice"
+    work = STEER.make(tmp_path, config, bench.inputs, CPU)
+    for _ in work:
+        pass
+    again = pl.read_parquet(tmp_path / "generations.parquet")
+    assert again["text"].equals(tables.GENERATIONS.read(ran[0])["text"])
+
+
+def test_a_corpus_without_a_split_or_without_prompts_says_what_to_set(bench: Bench) -> None:
+    def run(corpus: Artifact) -> None:
+        for _ in STEER.make(Path("."), CONFIG, bench.inputs | {"corpus": corpus}, CPU):
+            pass
+
+    bare = world.corpus(bench.store, world.PROMPTS, number=2, drop="judge")
+    with pytest.raises(InputError, match="steering needs the split 'judge'.*set read.splits.judge above 0"):
+        run(bare)
+    mute = world.corpus(bench.store, {"validate": ["the"], "test": []}, number=3)
+    with pytest.raises(InputError, match="steering needs prompts of the split 'test'.*set read.prompts_test above 0"):
+        run(mute)
+
+
+INVENTORY = pl.DataFrame(
+    [("topic.a", "document", "document", "topics"), ("topic.b", "document", "document", "topics")]
+    + [(f"word.{i}", "surface", "token", "words") for i in range(6)]
+    + [("day", "contextual", "token", "days")],
+    schema=["concept", "concept_kind", "unit", "family"],
+    orient="row",
+)
+
+
+def test_document_concepts_are_all_taken_and_others_up_to_a_number_in_each_family() -> None:
+    picked = [c.name for c in pick_concepts(INVENTORY, SteerConfig(max_concepts_per_family=2))]
+    assert picked[:2] == ["topic.a", "topic.b"]
+    assert picked[-1] == "day"
+    assert len(picked) == 5
+    assert picked == [c.name for c in pick_concepts(INVENTORY.reverse(), SteerConfig(max_concepts_per_family=2))][::-1]
+
+
+def test_a_new_concept_displaces_at_most_one_of_its_family() -> None:
+    config = SteerConfig(max_concepts_per_family=3)
+    before = {c.name for c in pick_concepts(INVENTORY.filter(pl.col("concept") != "word.5"), config)}
+    after = {c.name for c in pick_concepts(INVENTORY, config)}
+    assert len(before - after) <= 1
+
+
+def test_concepts_are_picked_by_pattern() -> None:
+    picked = [c.name for c in pick_concepts(INVENTORY, SteerConfig(concepts=["topic.*", "word.3"]))]
+    assert picked == ["topic.a", "topic.b", "word.3"]
+
+
+def test_a_pattern_without_a_match_lists_what_there_is() -> None:
+    with pytest.raises(InputError, match=r"steer.concepts wants topix.a, and of 9 .* none matches; .*'topic.a'"):
+        pick_concepts(INVENTORY, SteerConfig(concepts=["topix.a"]))
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"methods": ["add_direction", "add_direction"]}, "a steering method is listed twice"),
+        ({"method_settings": {"add_directoin": {}}}, "settings for add_directoin; steering methods listed"),
+        ({"judges": ["fluency"]}, "uplift is what the judge 'concept' says; judges listed: fluency"),
+        ({"kl_budgets": [0.1, 0.1]}, "a KL budget is listed twice"),
+        ({"judge_settings": {"concept": {"min_aurok": 1}}}, "min_aurok"),
+    ],
+)
+def test_a_config_that_cannot_be_honoured_says_why(given: dict[str, Any], message: str) -> None:
+    with pytest.raises((ConfigError, UnknownNameError), match=message):
+        load(SteerConfig, given)
+
+
+def test_the_key_knows_the_versions_of_methods_and_judges() -> None:
+    assert dict(STEER.entries(SteerConfig(methods=["mean_difference"], judges=["concept"]))) == {
+        "steering method.mean_difference": 1,
+        "judge.concept": 1,
+    }
+    assert canonical(SteerConfig()) == {}
+
