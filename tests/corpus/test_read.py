@@ -188,7 +188,7 @@ def test_the_order_of_a_file_moves_no_document_to_another_split(tmp_path: Path) 
         split_of.append(dict(tables.DOCUMENTS.read(artifact).select("text", "split").iter_rows()))
     both = split_of[0].keys() & split_of[1].keys()
     assert len(both) > 10
-    assert {split_of[0][text] for text in both} == {"train", "test", "neutral"}
+    assert len({split_of[0][text] for text in both}) > 1
     assert all(split_of[0][text] == split_of[1][text] for text in both)
 
 
