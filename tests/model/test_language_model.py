@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from components.device import Execution
 from components.errors import CapabilityError, ConfigError, HookPointError, ModelError
 from components.model.intervention import add
-from components.model.language_model import ModelConfig, ModelReference
+from components.model.language_model import LanguageModel, ModelConfig, ModelReference
 from tests import toys
 
 TOKENS = torch.tensor([[1, 4, 6, 12, 15, 4], [1, 5, 8, 13, 16, 20]])
@@ -212,3 +212,18 @@ def test_the_logits_of_an_independent_forward_pass(shared, name):
     torch.testing.assert_close(
         model.logits(tokens.reshape(1, -1)).squeeze(), logits.squeeze().float(), atol=5e-5, rtol=0
     )
+
+
+@pytest.mark.parametrize("layout", toys.LAYOUTS)
+def test_what_is_done_to_keep_a_gpu_busy_changes_no_number(layout):
+    network = toys.tiny_network(layout)
+    torch.testing.assert_close(network(TOKENS, use_cache=True).logits, network(TOKENS, use_cache=False).logits)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("layout", toys.LAYOUTS)
+def test_cuda_agrees_with_the_cpu(layout):
+    network = toys.tiny_network(layout)
+    wanted = LanguageModel(network).logits(TOKENS)
+    ours = LanguageModel(network.to("cuda")).logits(TOKENS)
+    torch.testing.assert_close(ours.cpu(), wanted, atol=1e-3, rtol=1e-3)
