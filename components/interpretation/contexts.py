@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 import scipy.sparse
 from jaxtyping import Bool, Float, Int
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from components.config import Config
 from components.errors import InputError
@@ -52,6 +52,12 @@ class ContextsConfig(Config):
     """Of two windows that share more than this part of their three-token sequences, one is dropped."""
     rows: PositiveInt = 1_000_000
     """Tokens of each split that are read, at most: bounds memory."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> ContextsConfig:
+        if self.shortest > self.width:
+            raise ValueError(f"shortest ({self.shortest}) is more than width ({self.width})")
+        return self
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -299,7 +305,9 @@ class _Group(NamedTuple):
     wanted: int
 
 
-def _active(codes: CodeShards, split: str, latents: Int[np.ndarray, " latent"], limit: int) -> list[tuple]:
+def _active(
+    codes: CodeShards, split: str, latents: Int[np.ndarray, " latent"], limit: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Rows and activations of each latent, from one pass over the codes."""
     number_of = np.full(codes.d_sae, -1)
     number_of[latents] = np.arange(len(latents))

@@ -21,6 +21,7 @@ from components.interpretation.contract import Answer, Explanation, LatentRecord
 from components.interpretation.ngrams import Shape, incidences
 
 LOCAL: tuple[Shape, ...] = ("word", "left", "pair")
+LOCAL_AND_NEAR: tuple[Shape, ...] = ("word", "left", "pair", "near")
 
 
 def shuffled(
@@ -62,7 +63,7 @@ class Probe:
     @classmethod
     def fit(cls, record: LatentRecord) -> Probe:
         """On the explain windows, with or without earlier words: whichever follows the calibrate windows better."""
-        fitted = [cls._fit(record.explain, shapes) for shapes in (LOCAL, (*LOCAL, "near"))]
+        fitted = [cls._fit(record.explain, shapes) for shapes in (LOCAL, LOCAL_AND_NEAR)]
         return max(fitted, key=lambda probe: probe._fit_of(record.calibrate))
 
     def answer(self, texts: Texts, unit: Unit) -> Answer:

@@ -23,9 +23,14 @@ SPLITS = {"explain": 300, "calibrate": 120, "test": 300}
 """Documents by split."""
 SETS = 24
 """Latents 0 to 23 fire on three words each, of their own."""
-BIGRAM, AFTER, SENSE, RARE, DEAD, EVERYWHERE = 24, 25, 26, 27, 28, 29
-D_SAE = 30
-WORDS = [f"{a}{b}{c}" for a in "bdfgklmnpr" for b in ("ar", "el", "io", "on", "us") for c in ("da", "ket", "lo", "ma", "nic", "ter")]
+BIGRAM, AFTER, SENSE, RARE, DEAD, EVERYWHERE, NOISE = 24, 25, 26, 27, 28, 29, 30
+D_SAE = 31
+WORDS = [
+    f"{a}{b}{c}"
+    for a in "bdfgklmnpr"
+    for b in ("ar", "el", "io", "on", "us")
+    for c in ("da", "ket", "lo", "ma", "nic", "ter")
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,10 +56,10 @@ def rules(token: np.ndarray, position: np.ndarray, random: np.random.Generator) 
         x[:, latent] = np.isin(token, set_words(latent))
     x[:, BIGRAM] = (token == 5) & (before == 4)
     x[:, AFTER] = before == 7
-    seen = np.zeros(n, bool)
-    for row in range(n):
-        seen[row] = (position[row] > 0 and seen[row - 1]) or token[row] == 12
-    x[:, SENSE] = (token == 3) & seen
+    for back in range(1, 7):
+        x[:, SENSE] += (token == 3) & (np.roll(token, back) == 12) & (position >= back)
+    x[:, SENSE] = x[:, SENSE] > 0
+    x[:, NOISE] = random.random(n) < 0.02
     x[np.flatnonzero(token == 200)[:3], RARE] = 1
     x[:, EVERYWHERE] = random.random(n) < 0.5
     return x * random.uniform(1, 2, x.shape).astype(np.float32)
@@ -81,6 +86,8 @@ def plant(store: Store, seed: int = 0) -> Planted:
         token = random.choice(N_WORDS, n, p=chances)
         for row in np.flatnonzero(random.random(n - 1) < 0.01):  # planted pairs, which chance would seldom give
             token[row : row + 2] = 4, 5
+        for row in np.flatnonzero(random.random(n - 4) < 0.01):
+            token[row : row + 4 : 3] = 12, 3
         position = np.arange(n) - starts
         number = np.repeat(np.arange(document, document + n_documents), lengths)
         document += n_documents

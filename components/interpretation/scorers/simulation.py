@@ -44,7 +44,7 @@ class Simulation(Scorer):
         assert isinstance(self.settings, SimulationConfig)
         present = windows.texts.present
         assert answer.values is not None and answer.values.shape == present.shape
-        unanswered = (np.isnan(answer.values) & present).any(1)
+        unanswered = np.any(np.isnan(answer.values) & present, axis=1)
         answered = present & ~unanswered[:, None]
         n, n_failed = len(windows), int(unanswered.sum())
         fill = answer.values[answered].mean() if answered.any() else 0.0
