@@ -15,11 +15,11 @@ import streamlit as st
 from components.errors import LatentflowError
 from dashboards import runs, selection
 
+# Section -> name of the page (its file and its address) -> title. A comment: Streamlit would print a string.
 PAGES = {
     "What came out": {"overview": "Overview", "latents": "Latents"},
     "How well": {"explanations": "Explanations", "steering": "Steering"},
 }
-"""Section -> name of the page (its file and its address) -> title; the first is the page at the bare address."""
 STYLE = "<style>.stMainBlockContainer {padding-top: 3.2rem}</style>"
 
 

@@ -59,7 +59,7 @@ def windows(frame: pl.DataFrame, largest: float) -> str:
             f'<span style="flex:0 0 3.2rem;text-align:right;opacity:.75;font-variant-numeric:tabular-nums">'
             f"{row['maximum']:.3g}</span>"
             f'<span style="flex:1;line-height:1.6;white-space:pre-wrap">{text}</span>'
-            f'<span style="flex:0 0 auto;opacity:.6;font-size:.85em">{escape(row["split"] or "")} · document '
+            f'<span style="flex:0 0 auto;opacity:.6;font-size:.85em">{escape(row["split"] or "")} · doc '
             f"{row['document']}</span></div>"
         )
     return "".join(rows)

@@ -267,8 +267,9 @@ def _shape(row: dict) -> None:
         st.caption("No logits: the dictionary was encoded without a model.")
         return
     for column, side in zip(st.columns(2), ("promoted", "suppressed"), strict=True):
-        column.caption(f"{side}, logit for a unit step")
+        column.caption(side)
         column.altair_chart(charts.logits(logits, side), width="stretch")
+    st.caption("Logit that a unit step along the decoder direction adds, final norm left out.")
 
 
 show(page)

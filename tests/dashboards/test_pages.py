@@ -46,6 +46,7 @@ def test_an_empty_store_names_the_command_that_fills_it(open_page: Open, store: 
     app = open_page(page, store)
     assert not app.exception
     assert "`make demo`" in app.info[0].value
+    assert not app.markdown  # a string left alone in a page would be printed
 
 
 @pytest.mark.parametrize("page", PAGES)

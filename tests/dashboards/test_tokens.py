@@ -58,7 +58,7 @@ def test_windows_show_value_split_and_document() -> None:
     }
     html = tokens.windows(tables.CONTEXTS.frame([row]), 5.0)
     assert "2.5" in html
-    assert "test · document 7" in html
+    assert "test · doc 7" in html
 
 
 def test_a_failed_text_is_told_with_its_reason_and_nothing_is_markup() -> None:
