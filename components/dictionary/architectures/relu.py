@@ -30,7 +30,7 @@ from components.dictionary.losses import squared_error, weighted_l1
 from components.store.shards import Codes
 
 
-class ReluConfig(Config):
+class ReluConfig(Config, title="relu"):
     """A ReLU dictionary with an L1 penalty."""
 
     kind: Literal["relu"] = "relu"

@@ -31,7 +31,7 @@ from components.dictionary.nonlinearities import largest, largest_of
 from components.store.shards import Codes
 
 
-class TopKConfig(Config):
+class TopKConfig(Config, title="topk"):
     """A TopK dictionary."""
 
     kind: Literal["topk"] = "topk"
