@@ -28,15 +28,14 @@ def write_metrics(path: Path, report: Artifact) -> None:
         parts = [*row["name"].split("."), *([] if kind in (None, "all") else [kind])]
         here = nested
         for part in parts[:-1]:
-            here = here.setdefault(part, {})
-            if not isinstance(here, dict):
-                break
-        if isinstance(here, dict):
-            existing = here.get(parts[-1])
-            if isinstance(existing, dict):
-                existing["value"] = row["value"]
-            else:
-                here[parts[-1]] = row["value"]
+            child = here.get(part)
+            if not isinstance(child, dict):  # a score that has scores below it keeps its own as `value`
+                child = here[part] = {} if child is None else {"value": child}
+            here = child
+        if isinstance(here.get(parts[-1]), dict):
+            here[parts[-1]]["value"] = row["value"]
+        else:
+            here[parts[-1]] = row["value"]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(nested, indent=1, sort_keys=True) + "\n")
 

@@ -10,7 +10,7 @@ from components.store.tables import TABLES
 
 
 def run(store: Store, query: str) -> pl.DataFrame:
-    """The answer to a query over the tables of `components/store/tables.py`; each has the columns `artifact` and `stage`.
+    """The answer to a query over the tables of `components/store/tables.py`; each has the column `origin` (stage/key).
 
     Raises:
         ConfigError: the query is not understood, or names a table or column that does not exist.

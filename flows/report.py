@@ -16,6 +16,9 @@ from flows import environment
 from flows.steps import Chain, Reference
 
 
+WIDTH = 150
+
+
 @flow(name="report", flow_run_name="{config.name}")
 def report(config: ExperimentConfig) -> Reference:
     """Every score of an experiment in one table."""
@@ -37,6 +40,8 @@ def publish(artifact: Artifact) -> None:
 def show(artifact: Artifact, console: Console) -> None:
     """The table in the terminal, headline rows first, and below it what came out against us."""
     frame = REPORT.read(artifact)
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
     table = Table(title=f"report {artifact.key}", title_justify="left", header_style="bold", expand=False)
     for column in ("score", "kind", "value", "95% interval", "n", "failed", "baseline", "better"):
         table.add_column(column, justify="left" if column in ("score", "kind", "baseline", "better") else "right")

@@ -82,15 +82,10 @@ class Table:
         return self.scan(artifact).collect()
 
     def scan_all(self, store: Store) -> pl.LazyFrame:
-        """The table over every artifact of its stage, with the column `artifact` (key) in front."""
+        """The table over every artifact that holds it, with the column `origin` (stage/key) in front."""
         found = [a for a in store.artifacts(None if self.stage == "*" else self.stage) if self.file in a.files]
-        frames = [
-            self.scan(a).select(pl.lit(a.key).alias("artifact"), pl.lit(a.stage).alias("stage"), pl.all())
-            for a in found
-        ]
-        if not frames:
-            return pl.LazyFrame(schema={"artifact": pl.String, "stage": pl.String, **self.schema})
-        return pl.concat(frames)
+        frames = [self.scan(a).select(pl.lit(f"{a.stage}/{a.key}").alias("origin"), pl.all()) for a in found]
+        return pl.concat(frames) if frames else pl.LazyFrame(schema={"origin": pl.String, **self.schema})
 
 
 _CONCEPT = {

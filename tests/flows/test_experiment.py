@@ -1,0 +1,115 @@
+"""The chain through Prefect, the store and MLflow: made once, found afterwards, remade only where something is gone."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import polars as pl
+import pytest
+from mlflow import MlflowClient
+
+from components.config import override
+from components.errors import UnknownNameError
+from components.experiment import ExperimentConfig
+from components.store.artifact import Store
+from components.store.tables import REPORT
+from flows.steps import Chain
+from flows.tracking import resolve_dictionary
+
+pytestmark = [pytest.mark.flow, pytest.mark.timeout(600)]
+
+
+def made(store: Store) -> dict[str, str]:
+    return {
+        f"{a.stage}/{a.key}": a.manifest["made"]["at"] + str(a.manifest["made"]["seconds"]) for a in store.artifacts()
+    }
+
+
+def test_the_report_holds_scores_of_every_scored_stage(config: ExperimentConfig, first: dict[str, str]) -> None:
+    frame = REPORT.read(Store(config.execution.store).get(**first))
+    assert set(frame["stage"]) == {"evaluate", "interpret", "steer"}
+    assert frame["n"].null_count() == 0
+    assert frame.filter(pl.col("value").is_null() & pl.col("reason").is_null()).height == 0
+
+
+def test_a_second_run_finds_every_stage_and_shows_them_as_cached(
+    config: ExperimentConfig, first: dict[str, str]
+) -> None:
+    from prefect.client.orchestration import get_client
+
+    from flows.experiment import experiment
+
+    store = Store(config.execution.store)
+    before = made(store)
+    assert experiment(config) == first
+    assert made(store) == before
+
+    async def names() -> list[str]:
+        async with get_client() as client:
+            return [run.state_name for run in await client.read_task_runs() if run.state_name]
+
+    assert asyncio.run(names()).count("Cached") >= len(before)
+
+
+def test_the_command_line_without_prefect_finds_the_same_artifacts(
+    config: ExperimentConfig, first: dict[str, str]
+) -> None:
+    with Chain(config, plain=True) as chain:
+        assert chain.report().reference() == first
+
+
+def test_deleting_one_artifact_remakes_only_what_follows(config: ExperimentConfig, first: dict[str, str]) -> None:
+    store = Store(config.execution.store)
+    report = store.get(**first)
+    frame = REPORT.read(report)
+    gone = report.manifest["inputs"]["interpret"]
+    before = made(store)
+    store.delete(**gone)
+    with Chain(config, plain=True) as chain:
+        again = chain.report()
+    after = made(store)
+    assert {key for key in after if after[key] != before.get(key)} == {f"interpret/{gone['key']}"}
+    assert REPORT.read(again).equals(frame)
+
+
+def test_mlflow_has_a_parent_run_with_parameters_and_a_nested_run_for_each_stage(
+    config: ExperimentConfig, first: dict[str, str]
+) -> None:
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name("latentflow")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    parent = parents[-1]
+    assert parent.data.params["train.dictionary.k"] == "8"
+    assert parent.data.tags["report"] == first["key"]
+    assert "evaluate.fvu" in parent.data.metrics
+    nested = {run.data.tags["stage"] for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id}
+    assert nested == {"read", "capture", "train", "encode", "interpret", "steer", "evaluate", "report"}
+    evaluate = next(run for run in runs if run.data.tags.get("stage") == "evaluate")
+    keys = {given.dataset.digest for given in evaluate.inputs.dataset_inputs}
+    assert {evaluate.data.tags["input.codes"], evaluate.data.tags["input.dictionary"]} <= keys
+
+
+def test_the_registered_dictionary_loads_without_pickle_and_can_be_named(
+    config: ExperimentConfig, first: dict[str, str]
+) -> None:
+    import mlflow
+    import numpy as np
+
+    store = Store(config.execution.store)
+    trained = store.get(**store.get(**first).manifest["inputs"]["train"])
+    name = f"{trained.facts['name']}@champion"
+    assert resolve_dictionary(name) == trained.key
+    with Chain(override(config, {"dictionary": name}), plain=True) as chain:
+        assert chain.train().key == trained.key
+    model = mlflow.pyfunc.load_model(f"models:/{name}")
+    x = np.random.default_rng(0).normal(size=(4, trained.facts["d_in"])).astype(np.float32)
+    assert model.predict(x).shape == x.shape
+    files = [path.name for path in Path(mlflow.artifacts.download_artifacts(f"models:/{name}")).rglob("*")]
+    assert not [file for file in files if file.endswith((".pkl", ".pt", ".bin"))]
+    with pytest.raises(
+        UnknownNameError, match=rf"no dictionary 'nosuch@champion'.*known: {trained.facts['name']}@champion"
+    ):
+        resolve_dictionary("nosuch@champion")

@@ -1,0 +1,69 @@
+"""What DVC sees: stages with the same names and sections, metrics by dotted name, pointer files without digests."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import yaml
+
+from components.config import Config
+from components.experiment import STAGES, ExperimentConfig
+from components.store.artifact import Facts, Inputs, Stage, Store, Work
+from components.store.tables import REPORT
+from flows import pipeline, queries
+from flows.steps import write_reference
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+class Nothing(Config):
+    """A stage without choices."""
+
+
+def report(store: Store) -> Store:
+    def make(folder: Path, config: Nothing, inputs: Inputs, settings: None) -> Work:
+        rows = [
+            {"name": "evaluate.fvu", "value": 0.25, "n": 1},
+            {"name": "evaluate.found", "concept_kind": "all", "value": 0.5, "n": 1},
+            {"name": "evaluate.found", "concept_kind": "surface", "value": 0.75, "n": 1},
+            {"name": "steer.x", "value": None, "reason": "no concept passed", "n": 0},
+        ]
+        REPORT.write(folder, rows)
+        facts: Facts = {}
+        return facts
+        yield
+
+    store.ensure(Stage("report", 1, make), Nothing(), {})
+    return store
+
+
+def test_dvc_stages_are_the_stages_and_their_sections() -> None:
+    stages = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
+    assert set(stages) == set(STAGES)
+    for name, stage in stages.items():
+        assert f"flows {name} --plain --ref data/refs/{name}.json" in stage["cmd"]
+        assert set(stage["params"]) <= set(ExperimentConfig.model_fields)
+        assert name in stage["params"]
+
+
+def test_metrics_are_nested_by_dotted_name_and_leave_out_what_was_not_measured(store: Store, tmp_path: Path) -> None:
+    artifact = next(report(store).artifacts("report"))
+    pipeline.write_metrics(tmp_path / "metrics.json", artifact)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics == {"evaluate": {"fvu": 0.25, "found": {"value": 0.5, "surface": 0.75}}}
+
+
+def test_a_pointer_file_holds_keys_and_no_digest(store: Store, tmp_path: Path) -> None:
+    artifact = next(report(store).artifacts("report"))
+    write_reference(tmp_path / "refs" / "report.json", artifact)
+    assert json.loads((tmp_path / "refs" / "report.json").read_text()) == {
+        "stage": "report",
+        "key": artifact.key,
+        "parents": {},
+    }
+
+
+def test_sql_reads_every_runs_tables(store: Store) -> None:
+    found = queries.run(report(store), "select name, value from report where value > 0.3 order by value")
+    assert found.rows() == [("evaluate.found", 0.5), ("evaluate.found", 0.75)]
