@@ -17,7 +17,9 @@ def reference(path: Path = Path("params.yaml")) -> ExperimentConfig:
     if not path.exists():
         return ExperimentConfig()
     try:
-        nested: Any = yaml.safe_load(path.read_text()) or {}  # empty: `latentflow params > params.yaml` is being written
+        nested: Any = (
+            yaml.safe_load(path.read_text()) or {}
+        )  # empty: `latentflow params > params.yaml` is being written
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {error}") from None
     if not isinstance(nested, dict):

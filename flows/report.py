@@ -15,7 +15,6 @@ from components.store.tables import REPORT
 from flows import environment
 from flows.steps import Chain, Reference
 
-
 WIDTH = 150
 
 
@@ -43,30 +42,28 @@ def show(artifact: Artifact, console: Console) -> None:
     if not console.is_terminal:
         console = Console(width=WIDTH)
     table = Table(title=f"report {artifact.key}", title_justify="left", header_style="bold", expand=False)
-    for column in ("score", "kind", "value", "95% interval", "n", "failed", "baseline", "better"):
-        table.add_column(column, justify="left" if column in ("score", "kind", "baseline", "better") else "right")
+    for column in ("score", "kind", "value", "95% interval", "n", "failed", "baseline", ""):
+        right = column in ("value", "95% interval", "n", "failed")
+        table.add_column(column, justify="right" if right else "left", no_wrap=column != "baseline")
+    stage = None
     for row in reports.headline(frame).iter_rows(named=True):
+        if row["stage"] != stage and stage is not None:
+            table.add_section()
+        stage = row["stage"]
         table.add_row(*_cells(row))
     console.print(table)
+    console.print("↑ higher is better, ↓ lower is better; every row: latentflow report --json", highlight=False)
     for sentence in reports.against_us(frame):
         console.print(f"[yellow]against us:[/] {sentence}", highlight=False)
 
 
 def _cells(row: dict) -> list[str]:
     value = "-" if row["value"] is None else f"{row['value']:.4g}"
-    interval = "-" if row["low"] is None else f"{row['low']:.3g} .. {row['high']:.3g}"
-    baseline = "" if row["baseline"] is None else f"{row['baseline']:.3g} ({row['baseline_name']})"
+    interval = "-" if row["low"] is None else f"{row['low']:.3g} to {row['high']:.3g}"
+    baseline = "" if row["baseline"] is None else f"{row['baseline']:.3g} {row['baseline_name']}"
     n = f"{row['n']} {row['unit_of_replication']}s" if row["n"] is not None else "-"
-    return [
-        row["name"],
-        row["concept_kind"] or "",
-        value,
-        interval,
-        n,
-        str(row["n_failed"] or 0),
-        baseline,
-        row["better"] or "",
-    ]
+    arrow = {"higher": "↑", "lower": "↓"}.get(row["better"], "")
+    return [row["name"], row["concept_kind"] or "", value, interval, n, str(row["n_failed"] or 0), baseline, arrow]
 
 
 def rows(frame: pl.DataFrame) -> list[dict]:

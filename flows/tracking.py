@@ -11,6 +11,7 @@ import contextlib
 import logging
 import math
 import time
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -140,9 +141,8 @@ class Tracker:
         if found:
             self.client.set_registered_model_alias(name, "champion", found[0].version)
             return
-        files = {Path(file).stem: str(artifact.path(file)) for file in artifact.files if file.startswith("dictionary.")}
-        del files
-        with _run_as(run):
+        with _run_as(run), warnings.catch_warnings():  # on signatures from type hints: arrays have none there
+            warnings.simplefilter("ignore", UserWarning)
             model = mlflow.pyfunc.log_model(
                 name="dictionary",
                 python_model=str(Path(__file__).parent / "pyfunc.py"),
