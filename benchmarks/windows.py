@@ -42,12 +42,17 @@ class Windows:
         self.foreign: set[str] = set()
         self.errors: list[str] = []
         page.on("request", self._request)
-        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        page.on("console", self._console)
 
     def _request(self, request: object) -> None:
         host = urlparse(request.url).hostname  # type: ignore[attr-defined]
         if host not in (None, "127.0.0.1", "localhost", ""):
             self.foreign.add(host)
+
+    def _console(self, message: object) -> None:
+        if message.type == "error":  # type: ignore[attr-defined]
+            where = message.location.get("url", "")  # type: ignore[attr-defined]
+            self.errors.append(f"{message.text} {where}".strip())  # type: ignore[attr-defined]
 
     def picture(self, name: str, full: bool = False) -> None:
         self.images.mkdir(parents=True, exist_ok=True)
@@ -158,7 +163,8 @@ def main() -> None:
                 query = f"?report={newest.data.tags['report']}&embed_options={theme}_theme"
                 windows.go(f"{environment.address('streamlit')}/{path}{query}", "[data-testid=stAppViewContainer]", 90)
                 page.wait_for_selector("h1, h2", timeout=90_000)
-                page.wait_for_timeout(5000)
+                page.wait_for_selector("[data-testid=stStatusWidget]", state="detached", timeout=90_000)
+                page.wait_for_timeout(6000)
                 windows.picture(f"streamlit-{name}" if theme == "light" else f"streamlit-{name}-dark")
         browser.close()
     result["foreign_hosts"] = sorted(windows.foreign)
