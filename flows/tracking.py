@@ -245,9 +245,9 @@ def _experiment(client: MlflowClient) -> str:
     if found:
         return found.experiment_id
     with contextlib.suppress(MlflowException):  # two runs at once: the other one made it
-        return client.create_experiment(
-            EXPERIMENT, artifact_location=(environment.state() / "mlflow-artifacts").as_uri()
-        )
+        location = (environment.state() / "mlflow-artifacts").as_uri()
+        kind = {"mlflow.experimentKind": "custom_model_development"}  # opens as runs to compare, not as chats to trace
+        return client.create_experiment(EXPERIMENT, artifact_location=location, tags=kind)
     again = client.get_experiment_by_name(EXPERIMENT)
     assert again is not None
     return again.experiment_id
