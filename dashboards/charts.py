@@ -107,7 +107,7 @@ def uplift(frame: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     )
     colours = alt.Color("method:N", title=None, scale=alt.Scale(domain=methods, range=[BLUE, ORANGE, GREEN, PURPLE]))
     points = base.mark_point(filled=True, size=70, opacity=1).encode(
-        x=alt.X("mean:Q", title="rise of the judged concept probability", axis=alt.Axis(tickCount=5)),
+        x=alt.X("mean:Q", title="rise of the judged concept probability", axis=alt.Axis(tickCount=5, orient="top")),
         color=colours.legend(orient="top"),
         shape=alt.Shape("method:N", title=None),
     )

@@ -20,9 +20,9 @@ def steering_by_concept(report: pl.DataFrame) -> pl.DataFrame:
         return frame
     budgets = frame["budget"].unique().sort().to_list()
     kinds = [kind for kind in KINDS if kind in set(frame["concept_kind"])]
-    left, right = st.columns(2)
+    left, right = st.columns([1, 2])
     budget = left.segmented_control("KL budget, nats a token", budgets, default=budgets[0], key="budget") or budgets[0]
-    picked = right.segmented_control("Concepts", kinds, default=kinds, selection_mode="multi", key="kinds") or kinds
+    picked = right.pills("Concepts", kinds, default=kinds, selection_mode="multi", key="kinds") or kinds
     shown = frame.filter(pl.col("budget") == budget, pl.col("concept_kind").is_in(picked))
     n = shown["concept"].n_unique()
     with st.container(height=360 if n > TALL else "content", border=False):

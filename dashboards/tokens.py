@@ -29,14 +29,16 @@ def visible(token: str) -> str:
 
 
 def span(token: str, activation: float, largest: float, peak: bool = False) -> str:
-    """One token, shaded by activation / largest, its value as tooltip."""
-    text = escape(plain(token))
+    """One token, shaded by activation / largest, its value as tooltip; the space before it stays plain."""
+    shown = plain(token)
     if activation <= 0 or largest <= 0:
-        return text
+        return escape(shown)
+    word = shown.lstrip(" ") or shown
+    lead, text = shown[: len(shown) - len(word)], escape(word)
     depth = _DEEPEST * min(1.0, activation / largest)
     mark = ";font-weight:600;text-decoration:underline;text-underline-offset:3px" if peak else ""
     style = f"background:rgba({_HUE},{depth:.2f});border-radius:3px;padding:1px 0{mark}"
-    return f'<span title="{activation:.3g}" style="{style}">{text}</span>'
+    return f'{lead}<span title="{activation:.3g}" style="{style}">{text}</span>'
 
 
 def line(tokens: Sequence[str], activations: Sequence[float], largest: float) -> str:
@@ -83,9 +85,14 @@ def pairs(frame: pl.DataFrame) -> str:
     head = "".join(f'<th style="{cell}">{title}</th>' for title in ("uplift", "fluency", "unsteered", "steered"))
     body = ""
     for row in frame.iter_rows(named=True):
-        uplift = "failed" if row["uplift"] is None else f"{row['uplift']:+.2f}".replace("-", "−")
+        uplift = "failed" if row["uplift"] is None else _signed(row["uplift"])
         fluency = "–" if row["fluency"] is None else f"{row['fluency']:.2f}"
         steered = escape(row["steered"] or f"no text: {row['reason'] or 'no reason was given'}")
         cells = (uplift, fluency, escape(row["unsteered"] or "–"), steered)
         body += "<tr>" + "".join(f'<td style="{cell}">{text}</td>' for text in cells) + "</tr>"
     return f'<table style="width:100%;border-collapse:collapse;line-height:1.5"><tr>{head}</tr>{body}</table>'
+
+
+def _signed(value: float) -> str:
+    text = f"{value:+.2f}"
+    return "0.00" if float(text) == 0 else text.replace("-", "−")

@@ -83,10 +83,11 @@ def _list(shown: Experiment) -> pl.DataFrame:
             "concept": st.column_config.TextColumn("best latent for", help="concepts that it was chosen for on select"),
         },
     )
+    explained = frame["explanation"].count()
     st.caption(
-        f"{found.height:,} of {frame.height:,} latents"
-        f", rows {(number - 1) * ROWS + 1:,} to {(number - 1) * ROWS + rows.height:,}"
-        + ". Click the box at the left of a row to open that latent."
+        f"{found.height:,} of {frame.height:,} latents, rows {(number - 1) * ROWS + 1:,} to "
+        f"{(number - 1) * ROWS + rows.height:,}; {explained:,} of all have an explanation. Click the box at the left of "
+        "a row to open that latent."
     )
     return rows
 

@@ -42,8 +42,8 @@ def _title(shown: Experiment) -> None:
     st.markdown(" · ".join(part for part in [*said, *links] if part))
     if shown.missing:
         st.warning(
-            f"Not in this store: the {', '.join(shown.missing)} artifact of this experiment. `dvc pull` fetches what was "
-            "published; `latentflow experiment` makes it again."
+            f"Not in this store, though this experiment rests on it: {', '.join(shown.missing)}. `dvc pull` fetches what "
+            "was published; `latentflow experiment` makes it again."
         )
 
 

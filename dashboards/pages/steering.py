@@ -58,8 +58,9 @@ def _texts(generations: pl.DataFrame, strengths: pl.DataFrame, frame: pl.DataFra
             f"strength {views.number(row['coefficient'])} of the mean activation norm · KL "
             f"{views.number(row['kl'])} nats a token{latent}" + (f" · {row['reason']}" if row["reason"] else "")
         )
-    pairs = views.side_by_side(of, method, budget).head(PAIRS)
-    st.html(tokens.pairs(pairs))
+    pairs = views.side_by_side(of, method, budget)
+    st.html(tokens.pairs(pairs.head(PAIRS)))
+    st.caption(f"{min(PAIRS, pairs.height)} of {pairs.height} test continuations, largest uplift first, failures last.")
 
 
 show(page)

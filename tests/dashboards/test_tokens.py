@@ -31,7 +31,7 @@ def test_depth_follows_the_activation_and_zero_is_plain() -> None:
 def test_only_the_strongest_token_of_a_line_is_underlined() -> None:
     html = tokens.line([" a", " b", " c"], [1.0, 3.0, 2.0], 3.0)
     assert html.count("underline;") == 1
-    assert html.index("underline;") < html.index(" b<")
+    assert html.index("underline;") < html.index(">b<")
     assert "underline" not in tokens.line([" a"], [0.0], 3.0)
 
 
@@ -70,3 +70,13 @@ def test_a_failed_text_is_told_with_its_reason_and_nothing_is_markup() -> None:
     assert "no text: out of &lt;time&gt;" in html
     assert "<i>" not in html
     assert "−0.25" in html
+
+
+def test_the_space_before_a_token_is_not_shaded() -> None:
+    assert tokens.span(" sea", 1.0, 1.0).startswith(" <span")
+    assert tokens.span("  ", 1.0, 1.0).endswith(">  </span>")
+
+
+def test_an_uplift_of_nothing_has_no_sign() -> None:
+    row = {"unsteered": "a", "steered": "b", "uplift": -0.001, "fluency": 1.0, "reason": None}
+    assert ">0.00<" in tokens.pairs(pl.DataFrame([row]))
