@@ -21,6 +21,7 @@ import torch
 from scipy import sparse
 from sklearn.metrics import roc_auc_score
 
+from components.concept.probe import fit_probe
 from components.world.contract import Story
 from components.world.families.characters import PRONOUNS
 from components.world.families.counting import NUMBERS
@@ -102,10 +103,11 @@ def _run(model: Any, tokenizer: Any, documents: list[list[int]]) -> tuple[list[n
     return [np.concatenate(layer) for layer in activations], best, logits
 
 
-def grammar_of_words(reading: Reading, tokenizer: Any) -> dict[str, tuple[int, int]]:
+def grammar_of_words(reading: Reading, tokenizer: Any, world: World) -> dict[str, tuple[int, int]]:
     """(right, n) of each agreement that the text decides, at the tokens where it shows.
 
-    Pronouns: the right form against those of the other gender. Everything else: the most likely token of the vocabulary.
+    Pronouns: the right form against those of the other gender. Valence: the word's whole class against its counterpart.
+    Everything else: the most likely token of the vocabulary.
     """
     right: Counter[str] = Counter()
     n: Counter[str] = Counter()
@@ -119,6 +121,10 @@ def grammar_of_words(reading: Reading, tokenizer: Any) -> dict[str, tuple[int, i
             rivals[word] = tuple(rival_rest[:2])
         rivals[rest[2]] = (rival_rest[2],)
     words_of = {number: word for word, number in ids.items()}
+    members: dict[str, list[int]] = defaultdict(list)
+    for word, name in world.class_of.items():
+        members[name].append(ids[word])
+    opposite = {"positive": "negative", "negative": "positive"}
 
     def count(name: str, correct: bool) -> None:
         right[name] += correct
@@ -132,6 +138,13 @@ def grammar_of_words(reading: Reading, tokenizer: Any) -> dict[str, tuple[int, i
         for at, word in enumerate(words):
             correct = bool(best[at] == tokens[at])
             before = words[max(0, at - 4) : at]
+            group, _, valence = world.class_of[word].rpartition(".")
+            if valence in opposite and group != "frame" and any(w in words[:at] for w in ("looked", "seemed")):
+                mass = [
+                    np.exp(logits[at][members[f"{group}.{v}"]].astype(float)).sum()
+                    for v in (valence, opposite[valence])
+                ]
+                count("valence of qualities, manners, feelings, sayings", bool(mass[0] > mass[1]))
             if word in rivals:
                 correct = all(logits[at][ids[word]] > logits[at][ids[rival]] for rival in rivals[word])
                 if not two:
@@ -163,37 +176,6 @@ def _declared(words: list[str], at: int) -> bool:
     return colon > 0 and "." not in words[colon:at] and words[colon - 1] != "aloud"
 
 
-def fit_probe(x: np.ndarray, labels: sparse.csc_matrix, epochs: int) -> Any:
-    """Multi-label logistic regression on standardised activations: AdamW, decaying steps, one weight row a concept."""
-    generator = torch.Generator().manual_seed(SEED)
-    mean, deviation = x.mean(0), x.std(0) + 1e-6
-    inputs = torch.from_numpy((x - mean) / deviation)
-    targets = labels.tocsr()
-    density = np.asarray(labels.mean(0)).ravel()
-    linear = torch.nn.Linear(x.shape[1], labels.shape[1])
-    torch.nn.init.zeros_(linear.weight)
-    with torch.no_grad():
-        linear.bias.copy_(torch.from_numpy(np.log((density + 1e-6) / (1 - density + 1e-6))))
-    size = min(2048, max(64, len(x) // 40))
-    steps = epochs * -(-len(x) // size)
-    optimiser = torch.optim.AdamW(linear.parameters(), lr=0.02, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.03, total_steps=steps, pct_start=0.1)
-    for _ in range(epochs):
-        for rows in torch.randperm(len(x), generator=generator).split(size):
-            wanted = torch.from_numpy(targets[rows.numpy()].toarray()).float()
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(linear(inputs[rows]), wanted, reduction="sum")
-            (loss / len(rows)).backward()
-            optimiser.step()
-            schedule.step()
-            optimiser.zero_grad(set_to_none=True)
-
-    @torch.no_grad()
-    def scores(rows: np.ndarray) -> np.ndarray:
-        return linear(torch.from_numpy((rows - mean) / deviation)).numpy()
-
-    return scores
-
-
 def precision_both_ways(values: np.ndarray, positives: list[np.ndarray]) -> np.ndarray:
     """Average precision of one column of scores for every concept, as it is and negated: [2, concept].
 
@@ -212,12 +194,12 @@ def precision_both_ways(values: np.ndarray, positives: list[np.ndarray]) -> np.n
 
 
 def concepts_found(
-    select_x: np.ndarray, select_y: sparse.csc_matrix, x: np.ndarray, y: sparse.csc_matrix, epochs: int
+    select_x: np.ndarray, select_y: sparse.csc_matrix, x: np.ndarray, y: sparse.csc_matrix
 ) -> dict[str, np.ndarray]:
     """Average precision (and the probe's AUROC) on the validate stream of probe and best coordinate, by concept."""
     on_select = [select_y.indices[a:b] for a, b in zip(select_y.indptr, select_y.indptr[1:], strict=False)]
     positives = [y.indices[a:b] for a, b in zip(y.indptr, y.indptr[1:], strict=False)]
-    probe = fit_probe(select_x, select_y, epochs)(x)
+    probe = fit_probe(torch.from_numpy(select_x), select_y).scores(torch.from_numpy(x)).numpy()
     n_concepts = y.shape[1]
     probe_ap = np.array([precision_both_ways(probe[:, c], [positives[c]])[0, 0] for c in range(n_concepts)])
     chosen = np.stack([precision_both_ways(select_x[:, d], on_select) for d in range(x.shape[1])])  # [d, 2, concept]
@@ -257,7 +239,9 @@ def measure(model: Any, tokenizer: Any, world: World, n_stories: int) -> dict[st
         "gap": loss - entropy,
         "n_tokens": n_tokens,
         "words_per_story": words / n_stories,
-        "agreement": {name: {"right": r, "n": n} for name, (r, n) in grammar_of_words(validate, tokenizer).items()},
+        "agreement": {
+            name: {"right": r, "n": n} for name, (r, n) in grammar_of_words(validate, tokenizer, world).items()
+        },
         "hook_points": {},
         "concepts": {},
     }
@@ -268,11 +252,11 @@ def measure(model: Any, tokenizer: Any, world: World, n_stories: int) -> dict[st
     result["d_model"] = validate.activations[0].shape[1]
     for n in range(len(validate.activations)):
         tokens = concepts_found(
-            select.activations[n], select.token_labels, validate.activations[n], validate.token_labels, epochs=20
+            select.activations[n], select.token_labels, validate.activations[n], validate.token_labels
         )
         documents = concepts_found(
             pooled(select.activations[n], select), select.document_labels,
-            pooled(validate.activations[n], validate), validate.document_labels, epochs=150,
+            pooled(validate.activations[n], validate), validate.document_labels,
         )  # fmt: skip
         ap = {name: np.where(unit == "token", tokens[name], documents[name]) for name in tokens}
         found: dict[str, Any] = {}
@@ -317,6 +301,11 @@ def groups(result: dict[str, Any], hook_point: str) -> list[tuple[str, str, int,
         row[1] += ap["probe"] >= THRESHOLD
         row[2] += ap["coordinate"] >= THRESHOLD
     return [(*key, *row) for key, row in sorted(rows.items())]
+
+
+def missed(result: dict[str, Any], hook_point: str) -> list[str]:
+    """Groups of concepts of which the probe finds less than half."""
+    return [group for _, group, n, probe, _ in groups(result, hook_point) if probe < n / 2]
 
 
 def best_hook_point(result: dict[str, Any]) -> str:
@@ -387,6 +376,28 @@ def document(result: dict[str, Any], provenance: dict[str, Any], world: World) -
         "|---|---|---|---|---|",
     ]
     lines += [f"| {kind} | {group} | {n} | {p} | {c} |" for kind, group, n, p, c in groups(result, best)]
+    all_here = at["all"]
+    lines += [
+        "",
+        f"At `{best}` the probe finds {all_here['probe']} of {all_here['concepts']} concepts and the best coordinate "
+        f"{all_here['coordinate']}. Concepts that the probe does not find stay in the inventory and out of later scores.",
+        "Groups of which it finds less than half: "
+        + (", ".join(f"`{group}`" for group in missed(result, best)) or "none")
+        + ".",
+        "",
+        "## What had to be learnt about the world itself",
+        "",
+        "- A version in which a story's valence chose only among adjectives and feelings was not learnt at all in 4 million",
+        "  tokens (right class of adjective 48%, probe AUROC 0.47), although the loss looked good: both classes stood in the",
+        "  same places, and their embeddings had a cosine of 0.99. Manner, verbs of seeming and saying, and connectives now",
+        "  follow the valence too; it is learnt within the first million tokens.",
+        "- With embeddings drawn at 0.04 the words of one class fell together before topics were learnt, and the loss stood",
+        "  at 1.40 nats from 1 to 3 million tokens. Drawn at 0.5, with the final norm at the inverse, it passed 1.25 at 1.2",
+        "  million.",
+        "- Weekdays are learnt because every story states a day together with its neighbour or its number in the week.",
+        "- Options of equal wording must be one option with a weight: listed twice they inflate the derivation's entropy (by",
+        "  about 0.04 nats a token in a first version) and flatter the model.",
+    ]
     return "\n".join(lines) + "\n"
 
 

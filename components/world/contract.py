@@ -107,6 +107,25 @@ class Character:
     reflexive: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Mood:
+    """How a story goes, and the words that agree with it.
+
+    Beside qualities and adverbs these are structural words (how a thing looks, what joins two clauses): two classes of
+    words that stand in equal places equally often give a model no first step by which to tell them apart, and it then
+    learns nothing of the valence at all.
+    """
+
+    valence: str
+    adjectives: tuple[str, ...]
+    adverbs: tuple[str, ...]
+    looked: str
+    because: str
+    so: str
+    luckily: str
+    said: tuple[str, ...]
+
+
 class Draw:
     """Random choices with their cost: each takes one number from the stream and adds to `nats`."""
 
@@ -175,22 +194,19 @@ class Telling:
         doubles: the two-sense words that belong to the topic.
         main, other: its characters; `other` has the opposite gender, or is None.
         role: which of the topic's roles the main character has.
-        valence: "positive" or "negative".
-        adjectives: the qualities that agree with it.
+        mood: how it goes.
         day: number of the weekday the story stands at.
     """
 
     __slots__ = (
-        "adjectives", "day", "doubles", "doubles_of", "draw", "events", "force", "main", "other", "role", "topic",
-        "valence", "words",
+        "day", "doubles", "doubles_of", "draw", "events", "force", "main", "mood", "other", "role", "topic", "words",
     )  # fmt: skip
 
     topic: Topic
     main: Character
     other: Character | None
     role: int
-    valence: str
-    adjectives: tuple[str, ...]
+    mood: Mood
     day: int
 
     def __init__(self, draw: Draw, doubles_of: Mapping[str, tuple[str, ...]], force: Mapping[str, Any]) -> None:
@@ -230,25 +246,30 @@ class Telling:
         return self.draw.one(words)
 
     def adjective(self) -> str:
-        """A quality that agrees with the story's valence."""
-        return self.draw.one(self.adjectives)
+        """A quality that agrees with the story's mood."""
+        return self.draw.one(self.mood.adjectives)
 
     def determine(self) -> None:
-        """Says which one is meant, and one time in three what it is like: words that every topic shares."""
-        self.say(self.draw.one(DETERMINERS))
-        if self.draw.chance(0.33):
-            self.say(self.draw.one(QUALITIES))
+        """Says which one is meant, and half of the time what it is like."""
+        self.say(self.draw.weighted(DETERMINERS))
+        if self.draw.chance(0.5):
+            self.say(self.draw.one(QUALITIES) if self.draw.chance(0.6) else self.adjective())
 
     def manner(self) -> None:
-        """Says, half of the time, how something is done: words that every topic shares."""
+        """Says, half of the time, how something is done."""
         if self.draw.chance(0.5):
-            self.say(self.draw.one(ADVERBS))
+            self.say(self.draw.one(ADVERBS) if self.draw.chance(0.6) else self.draw.one(self.mood.adverbs))
 
     def stop(self) -> None:
-        """Ends the sentence, one time in three after saying when or how: words that every topic shares."""
-        if self.draw.chance(0.33):
+        """Ends the sentence, two times in five after saying when or how: words that every topic shares."""
+        if self.draw.chance(0.4):
             self.say(*self.draw.one(CIRCUMSTANCES))
         self.say(".")
+
+    def agree(self, who: Character, form: str) -> None:
+        """Says a pronoun that agrees with the sentence's subject."""
+        self.mark("agree", who.gender)
+        self.say(form)
 
     def someone(self) -> Character:
         """The main character, or, where there are two, now and then the other one."""
@@ -260,17 +281,17 @@ class Telling:
         """Says a subject (pronoun, name, or for the main character 'the' and the role) and returns who it is."""
         who = self.someone()
         self.mark("subject", who.gender)
-        form = self.draw.one(FORMS)
+        form = self.draw.weighted(MAIN_FORMS if who is self.main else OTHER_FORMS)
         if form == "name":
             self.say(who.name)
-        elif form == "role" and who is self.main:
+        elif form == "role":
             self.say("The" if capital else "the", self.topic.roles[self.role])
         else:
             self.say(who.subject.capitalize() if capital else who.subject)
         return who
 
 
-DETERMINERS = ("the", "the", "this", "that")
+DETERMINERS = Weighted([(2, "the"), (1, "this"), (1, "that")])
 ADVERBS = (
     "slowly", "quickly", "quietly", "carefully", "suddenly", "again", "often", "soon", "finally", "also", "almost", "never",
     "always", "simply", "secretly", "eagerly", "gently", "patiently", "boldly", "calmly", "barely", "politely", "twice",
@@ -278,12 +299,15 @@ ADVERBS = (
 )  # fmt: skip
 QUALITIES = (
     "old", "big", "small", "red", "blue", "green", "heavy", "light", "long", "round", "strange", "famous", "gray", "plain",
+    "yellow", "narrow", "wide", "modern", "foreign", "wet",
 )  # fmt: skip
 CIRCUMSTANCES = (
     ("at", "noon"), ("at", "night"), ("before", "dinner"), ("for", "hours"), ("by", "accident"), ("on", "purpose"),
     ("in", "silence"), ("with", "care"), ("without", "help"), ("by", "chance"), ("in", "secret"), ("until", "midnight"),
+    ("under", "pressure"), ("after", "sunset"), ("during", "breakfast"), ("within", "minutes"),
 )  # fmt: skip
-FORMS = ("pronoun", "pronoun", "name", "role")
+MAIN_FORMS = Weighted([(2, "pronoun"), (1, "name"), (1, "role")])
+OTHER_FORMS = Weighted([(3, "pronoun"), (1, "name")])
 Sentence = Callable[[Telling], None]
 Found = Iterator[tuple[str, int | None]]
 

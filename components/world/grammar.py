@@ -33,7 +33,7 @@ NO_SPACE_BEFORE = frozenset(".,:?!”")
 class WorldConfig(Config):
     """The knobs of the grammar."""
 
-    more: float = Field(default=0.62, gt=0, lt=1)
+    more: float = Field(default=0.6, gt=0, lt=1)
     """Probability that a day has a further sentence: one minus the hazard."""
 
 

@@ -44,8 +44,8 @@ def test_a_story_is_the_same_again_from_its_seed_with_or_without_labels(world):
 
 def test_the_streams_of_splits_and_seeds_are_disjoint(world):
     streams = [(split, seed) for split in SPLITS for seed in (0, 1)]
-    texts = [{s.text for s in itertools.islice(world.stories(*stream), 150)} for stream in streams]
-    assert sum(map(len, texts)) == len(set().union(*texts)) == 150 * len(streams)
+    texts = [{s.text for s in itertools.islice(world.stories(*stream), 40)} for stream in streams]
+    assert sum(map(len, texts)) == len(set().union(*texts)) == 40 * len(streams)
 
 
 def test_stories_can_be_started_anywhere(world):
@@ -188,8 +188,5 @@ def test_topic_words_stay_in_their_topic_and_qualities_in_their_valence(told, wo
             concept.split(".")[1] for concept in present if concept.startswith("topic.")
         }
         valence = next(c.split(".")[1] for c in present if c.startswith("sentiment."))
-        assert {
-            world.class_of[word].split(".")[1]
-            for word in words
-            if world.class_of[word].split(".")[0] in ("adjective", "feeling", "reaction", "outcome", "liking")
-        } == {valence}
+        moods = {world.class_of[word].rpartition(".")[2] for word in words} & {"positive", "negative"}
+        assert moods == {valence}

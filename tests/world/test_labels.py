@@ -27,7 +27,7 @@ def world() -> World:
 
 @pytest.fixture(scope="module")
 def stories(world):
-    return list(itertools.islice(world.stories("validate", 4, labels=True), 700))
+    return list(itertools.islice(world.stories("validate", 4, labels=True), 500))
 
 
 def test_every_label_lies_on_exactly_one_token(world, stories):
@@ -57,6 +57,24 @@ def test_labels_of_words_lie_on_those_words(world, stories):
                 assert story.text[label.start : label.end].lower() in ("the", "this", "that")
 
 
+def test_labels_that_look_ahead_stand_right_before_what_they_foretell(world, stories):
+    tokenizer = build_tokenizer(world)
+    pronouns = {"subject.female@verb": {"her", "him", "herself"}, "subject.male@verb": {"his", "her", "himself"}}
+    checked = 0
+    for story in stories[:100]:
+        encoded = tokenizer(story.text, return_offsets_mapping=True)
+        words = tokenizer.convert_ids_to_tokens(encoded["input_ids"])
+        after = dict(zip(encoded["offset_mapping"], words[1:], strict=False))
+        for label in story.labels:
+            if label.concept.startswith("day."):
+                assert f"day.{after[label.start, label.end]}@before" == label.concept
+                checked += 1
+            elif label.concept in pronouns:
+                assert after[label.start, label.end] in pronouns[label.concept]
+                checked += 1
+    assert checked > 200
+
+
 def test_the_sense_is_the_topics(stories):
     for story in stories[:100]:
         topic = next(
@@ -70,7 +88,7 @@ def test_every_concept_occurs_at_natural_density(world, stories):
     seen = Counter(label.concept for story in stories for label in story.labels)
     assert set(seen) == {concept.concept for concept in world.concepts()}
     rarest, times = seen.most_common()[-1]
-    assert times >= 5, f"{rarest} occurs {times} times in {len(stories)} stories"
+    assert times >= 3, f"{rarest} occurs {times} times in {len(stories)} stories"
 
 
 def test_the_inventory_outnumbers_the_residual_dimensions_twice(world):
@@ -96,9 +114,9 @@ def test_each_file_of_the_families_is_one_entry_of_its_name(world):
 def test_texts_of_a_pair_are_told_alike_and_differ_in_their_concept(world):
     tokenizer = build_tokenizer(world)
     topic_of = {word: topic.name for topic in TOPICS for word in topic.words}
-    pairs = list(world.pairs(2, seed=1))
+    pairs = list(world.pairs(1, seed=1))
     counts = Counter(pair.concept for pair in pairs)
-    assert set(counts.values()) == {2}
+    assert set(counts.values()) == {1}
     assert len(counts) == len(TOPICS) + 2 + 2 + 2 * len(DOUBLES)
     for pair in pairs:
         positive, negative = (tokenizer.tokenize(text) for text in (pair.positive, pair.negative))
@@ -114,8 +132,7 @@ def test_texts_of_a_pair_are_told_alike_and_differ_in_their_concept(world):
             classes = {world.class_of[word].split(".")[0] for word in words}
             assert classes <= {"name", "pronoun"}
         else:
-            classes = {world.class_of[word].split(".")[0] for word in words}
-            assert classes <= {"adjective", "feeling", "reaction", "outcome", "liking"}
+            assert {world.class_of[word].rpartition(".")[2] for word in words} == {"positive", "negative"}
         if family == "sense":
             word = rest.split(".")[0]
             assert [a == word for a in positive] == [b == word for b in negative]
@@ -134,12 +151,12 @@ def test_prompts_name_no_topic_and_no_valence(world):
     assert len(set(prompts)) == 100
     for prompt in prompts:
         for word in tokenizer.tokenize(prompt):
-            head = world.class_of[word].split(".")[0]
-            assert head not in ("topic", "double", "adjective", "feeling", "reaction", "outcome", "liking"), prompt
+            head, _, tail = world.class_of[word].partition(".")
+            assert head not in ("topic", "double") and tail not in ("positive", "negative"), prompt
         assert tokenizer.unk_token not in tokenizer.tokenize(prompt)
 
 
 def test_prompts_of_splits_are_disjoint(world):
-    validate, test = world.prompts(200, split="validate"), world.prompts(200, split="test")
-    assert validate == world.prompts(200, split="validate")
-    assert not set(validate) & (set(test) | set(world.prompts(200, seed=1, split="test")))
+    validate, test = world.prompts(60, split="validate"), world.prompts(60, split="test")
+    assert validate == world.prompts(60, split="validate")
+    assert not set(validate) & (set(test) | set(world.prompts(60, seed=1, split="test")))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from components.world.contract import Character, Family, Found, Telling, families, spans
+from components.world.contract import Character, Family, Found, Telling, families
 
 NAMES = {
     "female": (
@@ -53,8 +53,9 @@ PLANS = (
     ("woke", "early"), ("had", "a", "plan"), ("left", "the", "house"), ("was", "ready"), ("made", "some", "tea"),
     ("read", "a", "letter"),
 )  # fmt: skip
+HELPED = ("helped", "thanked", "met", "followed")
 BELONGINGS = ("bag", "coat", "book", "lunch", "umbrella", "diary")
-ON = {"stop": "a full stop", "comma": "a comma", "the": "a determiner", "quote": "a closing quotation mark"}
+ON = {"stop": "a full stop", "comma": "a comma", "quote": "a closing quotation mark"}
 
 
 @families
@@ -65,11 +66,11 @@ class Characters(Family):
         **{f"name.{gender}": names for gender, names in NAMES.items()},
         "pronoun.female": ("she", "She", "her", "herself"),
         "pronoun.male": ("he", "He", "him", "his", "himself"),
-        "helping": ("helped", "thanked", "met", "followed"),
+        "helping": HELPED,
         "belonging": BELONGINGS,
         "function": (
             "woke", "early", "had", "a", "plan", "left", "the", "house", "was", "ready", "there", "too", ".",
-            "gave", "opened", "looked", "after", "trusted", "made", "some", "tea", "read", "letter", "At", "last", "went", "home", "the",
+            "gave", "opened", "cared", "for", "trusted", "made", "some", "tea", "read", "letter", "At", "last", "went", "home", "the",
         ),
     }  # fmt: skip
     surface = {
@@ -79,7 +80,7 @@ class Characters(Family):
     }
     contextual = {
         **{f"main.{g}@{on}": f"{text}, in a story with a {g} main character" for g in NAMES for on, text in ON.items()},
-        **{f"subject.{g}@stop": f"the full stop of a sentence whose subject is {g}" for g in NAMES},
+        **{f"subject.{g}@verb": f"the word before a pronoun that a {g} subject decides" for g in NAMES},
     }
     document = {
         **{f"main.{gender}": f"a story with a {gender} main character" for gender in NAMES},
@@ -108,7 +109,7 @@ class Characters(Family):
         telling.say("went", "home", ".")
 
     def labels(self, telling: Telling, class_of: Mapping[str, str]) -> Found:
-        """The main character's gender on punctuation and determiners, and the subject's at the end of its sentence."""
+        """The main character's gender on punctuation, and the subject's where a pronoun is about to agree with it."""
         gender = telling.main.gender
         yield f"main.{gender}", None
         if telling.other is not None:
@@ -116,11 +117,11 @@ class Characters(Family):
         on = {".": "stop", ",": "comma", "”": "quote"}
         first = next(at for what, at, _ in telling.events if what == "main")
         for at in range(first + 1, len(telling.words)):
-            word = telling.words[at]
-            if place := on.get(word) or ("the" if class_of[word] == "determiner" else None):
+            if place := on.get(telling.words[at]):
                 yield f"main.{gender}@{place}", at
-        for start, _, who in spans(telling, "subject"):
-            yield f"subject.{who}@stop", telling.words.index(".", start)
+        for what, at, who in telling.events:
+            if what == "agree":
+                yield f"subject.{who}@verb", at - 1
 
 
 def help_or_trust(telling: Telling) -> None:
@@ -128,29 +129,39 @@ def help_or_trust(telling: Telling) -> None:
     who = telling.subject()
     telling.manner()
     if telling.other is None:
-        telling.say("trusted", who.reflexive, ".")
+        telling.say("trusted")
+        telling.agree(who, who.reflexive)
     else:
-        verb = telling.draw.one(("helped", "thanked", "met", "followed"))
-        telling.say(verb, (telling.main if who is telling.other else telling.other).object, ".")
+        telling.say(telling.draw.one(HELPED))
+        telling.agree(who, _but(telling, who).object)
+    telling.stop()
 
 
 def give(telling: Telling) -> None:
-    """'She gave him the net.' with two characters, 'She looked after her net.' with one."""
+    """'She gave him the net.' with two characters, 'She cared for her net.' with one."""
     who = telling.subject()
     telling.manner()
     if telling.other is None:
-        telling.say("looked", "after", who.possessive, telling.thing())
-        telling.stop()
+        telling.say("cared", "for")
+        telling.agree(who, who.possessive)
     else:
-        telling.say("gave", (telling.main if who is telling.other else telling.other).object)
+        telling.say("gave")
+        telling.agree(who, _but(telling, who).object)
         telling.determine()
-        telling.say(telling.thing())
-        telling.stop()
+    telling.say(telling.thing())
+    telling.stop()
 
 
 def belongings(telling: Telling) -> None:
     """'She opened her bag.'"""
     who = telling.subject()
     telling.manner()
-    telling.say("opened", who.possessive, telling.draw.one(BELONGINGS))
+    telling.say("opened")
+    telling.agree(who, who.possessive)
+    telling.say(telling.draw.one(BELONGINGS))
     telling.stop()
+
+
+def _but(telling: Telling, who: Character) -> Character:
+    assert telling.other is not None
+    return telling.main if who is telling.other else telling.other

@@ -64,8 +64,8 @@ class Senses(Family):
 
 
 def is_like(telling: Telling) -> None:
-    """'The bank was lovely.'"""
-    telling.say("The", telling.double(), "was", telling.adjective(), ".")
+    """'The bank looked lovely.'"""
+    telling.say("The", telling.double(), telling.mood.looked, telling.adjective(), ".")
 
 
 def meet(telling: Telling) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from components.world.contract import Family, Found, Telling, families
 
 LIKING = {"positive": ("love", "like", "enjoy", "adore"), "negative": ("hate", "dislike", "fear", "loathe")}
-SAID = ("said", "whispered", "shouted")
 
 
 @families
@@ -16,12 +15,10 @@ class Speech(Family):
 
     classes = {
         "quote": ("“", "”"),
-        "saying": (*SAID, "asked"),
         **{f"liking.{valence}": words for valence, words in LIKING.items()},
-        "function": ("I", "the", ",", ".", "Where", "is", "my", "?", "This", "!", "the"),
+        "function": ("asked", "I", "the", ",", ".", "Where", "is", "my", "?", "This", "!", "the"),
     }
     surface = {
-        "class.saying": (*SAID, "asked"),
         "class.quote": ("“", "”"),
         **{f"class.liking.{valence}": words for valence, words in LIKING.items()},
     }
@@ -59,12 +56,12 @@ class Speech(Family):
 
 def like(telling: Telling) -> None:
     """'“I love the compass,” she said.'"""
-    telling.say("“", "I", telling.draw.one(LIKING[telling.valence]))
+    telling.say("“", "I", telling.draw.one(LIKING[telling.mood.valence]))
     telling.determine()
     telling.say(telling.thing(), ",", "”")
     telling.subject(capital=False)
     telling.manner()
-    telling.say(telling.draw.one(SAID))
+    telling.say(telling.draw.one(telling.mood.said))
     telling.stop()
 
 
@@ -81,5 +78,5 @@ def praise(telling: Telling) -> None:
     telling.say("“", "This", telling.draw.one(telling.topic.places), "is", telling.adjective(), "!", "”")
     telling.subject(capital=False)
     telling.manner()
-    telling.say(telling.draw.one(SAID))
+    telling.say(telling.draw.one(telling.mood.said))
     telling.stop()

@@ -1,8 +1,8 @@
 """Twenty-four topics, each with its own people, things, places, actions and events.
 
 The topic is settled in the opening and holds for the whole document; it shows on its own words and must be remembered
-on the words that every topic shares. Contextual concepts: the topic on a determiner, on a shared adjective, on a shared
-verb (none of which says it), and on the word after one of the topic's own.
+on the words that every topic shares. Contextual concepts: the topic on a determiner, on an adjective, on an adverb, none
+of which says it.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ NEUTRAL = {
     "determiner": "the",
     "adverb": "adverb",
     "quality": "adjective",
-    "verb.shared": "verb",
+    "manner.positive": "adverb",
+    "manner.negative": "adverb",
     "adjective.positive": "adjective",
     "adjective.negative": "adjective",
 }
 ON = {
     "the": "a determiner",
     "adverb": "an adverb",
-    "verb": "a verb shared by all topics",
     "adjective": "an adjective shared by all topics",
 }
 
@@ -87,14 +87,12 @@ class Topics(Family):
     }
     contextual = {
         **{f"topic.{t.name}@{on}": f"{text}, in a story about {t.name}" for t in TOPICS for on, text in ON.items()},
-        **{f"after.{t.name}": f"the token after one of the words of {t.name}" for t in TOPICS},
     }
     document = {f"topic.{topic.name}": f"a story about {topic.name}" for topic in TOPICS}
 
     def __init__(self) -> None:
         self.by_name = {topic.name: topic for topic in TOPICS}
         self.sentences = ((0.11, act), (0.14, handle), (0.1, happen), (0.08, put), (0.07, go))
-        self.topic_of = {word: topic.name for topic in TOPICS for word in topic.words}
 
     def begin(self, telling: Telling) -> None:
         """'Anna was the new sailor at the harbor.'"""
@@ -111,11 +109,8 @@ class Topics(Family):
         yield f"topic.{name}", None
         told = next(at for what, at, _ in telling.events if what == "told")
         for at in range(told + 1, len(telling.words)):
-            word = telling.words[at]
-            if on := NEUTRAL.get(class_of[word]):
+            if on := NEUTRAL.get(class_of[telling.words[at]]):
                 yield f"topic.{name}@{on}", at
-            if telling.words[at - 1] in self.topic_of:
-                yield f"after.{name}", at
 
 
 def act(telling: Telling) -> None:
@@ -167,5 +162,7 @@ def go(telling: Telling) -> None:
     who = telling.subject()
     telling.manner()
     telling.say("went", "to", "the", telling.draw.one(telling.topic.places), "and")
-    telling.say(telling.draw.one(telling.topic.verbs), who.possessive, telling.thing())
+    telling.say(telling.draw.one(telling.topic.verbs))
+    telling.agree(who, who.possessive)
+    telling.say(telling.thing())
     telling.stop()

@@ -30,7 +30,7 @@ class Weekdays(Family):
     }  # fmt: skip
     surface = {**{f"word.{day}": (day,) for day in DAYS}, "class.weekday": DAYS, "class.ordinal": ORDINALS}
     contextual = {
-        **{f"day.{day}@stop": f"a full stop while the story stands at {day}" for day in DAYS},
+        **{f"day.{day}@before": f"the word before the story says {day}, which its earlier days decide" for day in DAYS},
         **{f"part.{part}@stop": f"a full stop in the {part} day's part of the story" for part in PARTS},
     }
 
@@ -41,7 +41,6 @@ class Weekdays(Family):
         """'It was Tuesday, the day before Wednesday.'"""
         telling.day = telling.draw.one(range(7))
         telling.say("It", "was", DAYS[telling.day])
-        telling.mark("day", telling.day)
         telling.mark("part", 0)
         telling.say(",", "the")
         form = telling.draw.one(("before", "after", "ordinal"))
@@ -49,30 +48,43 @@ class Weekdays(Family):
             telling.say(ORDINALS[telling.day], "day", "of", "the", "week", ".")
         else:
             neighbour = telling.day + (1 if form == "before" else -1)
-            telling.say("day", form, DAYS[neighbour % 7], ".")
+            telling.say("day", form)
+            _say_day(telling, neighbour)
+            telling.say(".")
 
     def turn(self, telling: Telling, part: int) -> None:
         """'The next day was Wednesday.', and for the third day 'The last day was Thursday.'"""
         telling.day = (telling.day + 1) % 7
-        telling.say("The", PARTS[part], "day", "was", DAYS[telling.day])
-        telling.mark("day", telling.day)
+        telling.say("The", PARTS[part], "day", "was")
+        _say_day(telling, telling.day)
         telling.mark("part", part)
         telling.say(".")
 
     def labels(self, telling: Telling, class_of: Mapping[str, str]) -> Found:
-        """The day and the part the story stands at, on full stops."""
-        for what, name in (("day", DAYS), ("part", PARTS)):
-            for start, end, value in spans(telling, what):
-                for at in range(start, end):
-                    if telling.words[at] == ".":
-                        yield f"{what}.{name[value]}@stop", at
+        """The part the story stands at on full stops, and the day that is about to be said."""
+        for start, end, part in spans(telling, "part"):
+            for at in range(start, end):
+                if telling.words[at] == ".":
+                    yield f"part.{PARTS[part]}@stop", at
+        for what, at, day in telling.events:
+            if what == "day":
+                yield f"day.{DAYS[day]}@before", at - 1
+
+
+def _say_day(telling: Telling, day: int) -> None:
+    telling.mark("day", day % 7)
+    telling.say(DAYS[day % 7])
 
 
 def still(telling: Telling) -> None:
     """'It was still Tuesday.'"""
-    telling.say("It", "was", "still", DAYS[telling.day], ".")
+    telling.say("It", "was", "still")
+    _say_day(telling, telling.day)
+    telling.say(".")
 
 
 def yesterday(telling: Telling) -> None:
     """'Yesterday had been Monday.'"""
-    telling.say("Yesterday", "had", "been", DAYS[telling.day - 1], ".")
+    telling.say("Yesterday", "had", "been")
+    _say_day(telling, telling.day - 1)
+    telling.say(".")
