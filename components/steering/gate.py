@@ -18,6 +18,7 @@ from torch import Tensor
 from components.concept.labels import document_labels
 from components.concept.probe import fit_probe
 from components.dictionary.contract import Dictionary
+from components.errors import InputError
 from components.statistics import average_precision
 from components.steering.contract import Concept, Evidence
 from components.steering.passages import row_labels
@@ -90,9 +91,24 @@ def probe_refusals(select: Split, validate: Split, min_precision: float, seed: i
 
 
 def evidence(
-    select: Split, keep: Sequence[int], hook_point: str, unit: float, dictionary: Dictionary, codes: CodeShards, seed: int
+    select: Split,
+    keep: Sequence[int],
+    hook_point: str,
+    unit: float,
+    dictionary: Dictionary,
+    codes: CodeShards,
+    seed: int,
 ) -> Evidence:
-    """What methods may know of the concepts in these columns."""
+    """What methods may know of the concepts in these columns.
+
+    Raises:
+        InputError: codes of other activations.
+    """
+    if codes.n_rows("select") != len(select.document):
+        raise InputError(
+            f"artifact {codes.artifact.stage}/{codes.artifact.key} has codes of {codes.n_rows('select'):,} select tokens, "
+            f"and {len(select.document):,} were captured; encode these activations"
+        )
     return Evidence(
         concepts=[select.concepts[column] for column in keep],
         hook_point=hook_point,

@@ -56,9 +56,7 @@ class Ledger:
             for concept in self.judged:
                 self._enter(UNSTEERED, 0, None, split, concept, job, text, i, scores)
 
-    def add_steered(
-        self, split: str, jobs: Sequence[tuple[Steered, Job]], texts: Sequence[Continuation]
-    ) -> None:
+    def add_steered(self, split: str, jobs: Sequence[tuple[Steered, Job]], texts: Sequence[Continuation]) -> None:
         """Enters steered text, judged for its concept, or for every concept where it belongs to none."""
         scores = self._scores(texts)
         for i, ((steered, job), text) in enumerate(zip(jobs, texts, strict=True)):

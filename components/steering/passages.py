@@ -60,7 +60,7 @@ def cut(corpus: Artifact, split: str, concepts: Sequence[Concept], opening: int,
     indices = np.concatenate(inside) if inside else np.zeros(0, np.int64)
     offsets = np.cumsum([0, *map(len, inside)])
     member = scipy.sparse.csr_matrix((np.ones(len(indices)), indices, offsets), shape=(len(spans), len(document)))
-    labels = np.asarray((member @ rows.astype(np.float64)).todense()) > 0
+    labels = scipy.sparse.csr_matrix(member @ rows.astype(np.float64)).toarray() > 0
     return Cut([token[a:b].tolist() for a, b in spans], labels, openings)
 
 
@@ -74,7 +74,7 @@ def row_labels(
     row = np.searchsorted(numbers, provenance["document"].cpu().numpy())
     both = scipy.sparse.hstack([tokens, documents.tocsr()[row]], format="csc")
     column = {name: i for i, name in enumerate([*names, *whole_names])}
-    return both[:, [column[c.name] for c in concepts]].astype(bool)
+    return scipy.sparse.csc_matrix(both.tocsc()[:, [column[c.name] for c in concepts]], dtype=bool)
 
 
 def contexts(corpus: Artifact, split: str) -> dict[str, Tensor]:

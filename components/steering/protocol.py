@@ -84,9 +84,7 @@ class Writer:
             yield len(batch)
         return [done[i] for i in range(len(jobs))]
 
-    def losses(
-        self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]
-    ) -> Float[np.ndarray, " row"]:
+    def losses(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> Float[np.ndarray, " row"]:
         """Nats a token of what was written after each prompt, under the unsteered model; NaN for nothing."""
         rows = [[*prompt, *new] for prompt, new in zip(prompts, written, strict=True)]
         width = max(map(len, rows))

@@ -49,7 +49,7 @@ class Comparison:
     controls: Sequence[str]
     budgets: Sequence[float]
     n_controls: int
-    unsteered: Mapping[tuple[str, str, float], str]
+    unsteered: Mapping[tuple[str | None, str, float], str]
     seed: int
     columns: Mapping[str, Any]
 
@@ -176,7 +176,9 @@ def _gate(comparison: Comparison, kind: str) -> dict[str, Any]:
     concepts = [c for c in comparison.concepts if kind in ("all", c.kind)]
     passed = len(comparison.passed(kind))
     about = {"concept_kind": kind, "n_failed": 0, "split": "validate", "better": "neither"}
-    return _row(comparison, "steer.gate.passed", wilson(passed, len(concepts)), reason=_refusals(comparison, concepts), **about)
+    return _row(
+        comparison, "steer.gate.passed", wilson(passed, len(concepts)), reason=_refusals(comparison, concepts), **about
+    )
 
 
 def _over_concepts(values: Float[np.ndarray, " concept"], comparison: Comparison, name: str, kind: str) -> Interval:

@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from components.config import Config, execution, load, names_of
 from components.device import Execution
 from components.dictionary.contract import Dictionary
-from components.errors import ConfigError, InputError
+from components.errors import ConfigError, DictionaryError, InputError
 from components.model.language_model import LanguageModel
 from components.registry import Registry, nearest
 from components.seeds import derive
@@ -128,12 +128,18 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
 
     Raises:
         InputError: a corpus without prompts, without a split or without the concepts that are needed, or activations
-            that were not captured where the dictionary writes.
+            that were not captured where the dictionary writes, or codes of other activations.
+        DictionaryError: activations of another width.
         CapabilityError: the model does not generate.
     """
     corpus, trained, shards = inputs["corpus"], inputs["dictionary"], ActivationShards(inputs["activations"])
     dictionary = Dictionary.load(trained)
     hook_point = dictionary.reconstructs[0]
+    if dictionary.widths[hook_point] != shards.d_in(hook_point):
+        raise DictionaryError(
+            f"dictionary {dictionary.name} writes {dictionary.widths[hook_point]} coordinates at {hook_point}, and the "
+            f"activations have {shards.d_in(hook_point)}; use activations of the model it was trained on"
+        )
     unit = shards.mean_norm(hook_point)
     concepts = pick_concepts(tables.CONCEPTS.read(corpus), config)
     model: LanguageModel = inputs["model"].load(settings)
@@ -205,7 +211,6 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
         "unit": unit,
         "directions": sum(candidate.steering is not None for _, candidate in proposed),
         "generations": meter.written,
-        "generations_failed": generations.filter(pl.col("text").is_null()).height,
         "tokens": meter.done,
     }
 
@@ -297,7 +302,9 @@ def _material(
 
 
 def _at_strengths(
-    proposed: Sequence[tuple[str, Candidate]], measured: Float[np.ndarray, "steering budget 2"], budgets: Sequence[float]
+    proposed: Sequence[tuple[str, Candidate]],
+    measured: Float[np.ndarray, "steering budget 2"],
+    budgets: Sequence[float],
 ) -> list[Steered]:
     rows, found = iter(measured.tolist()), []
     for method, candidate in proposed:

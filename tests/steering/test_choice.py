@@ -58,4 +58,7 @@ def test_a_candidate_without_strength_has_no_jobs_and_a_row_with_the_reason() ->
     absent = steered("m", "c", 0, None)
     assert absent.jobs([Prompt(0, (1, 2))], 2) == []
     assert tables.STRENGTHS.frame([absent.row()])["reason"].to_list() == ["nothing"]
-    assert [(job.prompt.number, job.sample) for job in steered("m", "c", 0).jobs([Prompt(3, (1,))], 2)] == [(3, 0), (3, 1)]
+    assert [(job.prompt.number, job.sample) for job in steered("m", "c", 0).jobs([Prompt(3, (1,))], 2)] == [
+        (3, 0),
+        (3, 1),
+    ]

@@ -11,7 +11,7 @@ from components.steering.judges.fluency import Fluency, FluencyConfig
 from components.steering.protocol import Job, Prompt, Writer, continuation
 from components.steering.steer import SteerConfig, _material
 from tests.steering.conftest import Bench
-from tests.steering.test_protocol import finish
+from tests.steering.world import finish
 
 GOOD = "the cat ran . the dog sat . the dog saw . the cat ate ."
 NOUN = "cat"

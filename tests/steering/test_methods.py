@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 import scipy.sparse
@@ -10,37 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.statistics import average_precision
-from components.steering.contract import AddVector, Concept, Evidence
+from components.steering.contract import AddVector
 from components.steering.methods.add_direction import AddDirection, AddDirectionConfig, latent_precisions, pooled
 from components.steering.methods.mean_difference import MeanDifference, MeanDifferenceConfig
 from components.steering.methods.random_direction import RandomDirection, RandomDirectionConfig
-
-D, N = 6, 200
-
-
-def evidence(seed: int = 0, **changes: object) -> Evidence:
-    """Tokens in 20 documents; concept `mark` shifts coordinate 2, concept `doc` (of documents) coordinate 4."""
-    rng = np.random.default_rng(seed)
-    document = np.repeat(np.arange(20), 10)
-    mark, doc = rng.random(N) < 0.2, (np.arange(20) % 2 == 0)
-    x = rng.normal(size=(N, D))
-    x[mark, 2] += 5
-    x[doc[document], 4] += 5
-    codes = scipy.sparse.csr_matrix(np.maximum(x - 1, 0))
-    given = Evidence(
-        concepts=[Concept("mark", "surface", "token"), Concept("doc", "document", "document")],
-        hook_point="resid_post.0",
-        unit=2.0,
-        labels=scipy.sparse.csc_matrix(np.stack([mark, doc[document]], axis=1)),
-        document=document,
-        document_labels=scipy.sparse.csc_matrix(np.stack([np.zeros(20, bool), doc], axis=1)),
-        batches=lambda: ((start, torch.from_numpy(x[start : start + 64])) for start in range(0, N, 64)),
-        codes=codes,
-        decoder=torch.eye(D) * 3,
-        d_in=D,
-        seed=0,
-    )
-    return dataclasses.replace(given, **changes)
+from tests.steering.world import WIDTH, evidence
 
 
 def test_add_direction_takes_the_latent_that_ranks_the_concept_best_first() -> None:
@@ -51,7 +23,7 @@ def test_add_direction_takes_the_latent_that_ranks_the_concept_best_first() -> N
     assert found[0].select_score > found[1].select_score
     assert all(c.sign == 1 for c in found)
     assert isinstance(found[0].steering, AddVector)
-    torch.testing.assert_close(found[0].steering.vector, torch.eye(D)[2])
+    torch.testing.assert_close(found[0].steering.vector, torch.eye(WIDTH)[2])
 
 
 def test_document_concepts_are_ranked_over_documents() -> None:
@@ -62,7 +34,7 @@ def test_document_concepts_are_ranked_over_documents() -> None:
 
 
 def test_a_latent_without_a_direction_and_a_concept_without_tokens_say_so() -> None:
-    bare = evidence(decoder=torch.zeros(D, D), labels=scipy.sparse.csc_matrix((N, 2), dtype=bool))
+    bare = evidence(decoder=torch.zeros(WIDTH, WIDTH), labels=scipy.sparse.csc_matrix((200, 2), dtype=bool))
     found = {c.concept: c for c in AddDirection(AddDirectionConfig(n_candidates=1)).candidates(bare)}
     assert found["mark"].reason == "no token of the select split has the concept"
     assert found["doc"].reason == "the decoder direction of latent 4 has no length"
@@ -104,13 +76,13 @@ def test_mean_difference_is_the_difference_of_the_two_means() -> None:
 
 @pytest.mark.parametrize("value, which", [(False, "no"), (True, "every")])
 def test_mean_difference_needs_tokens_on_both_sides(value: bool, which: str) -> None:
-    labels = scipy.sparse.csc_matrix(np.full((N, 2), value))
+    labels = scipy.sparse.csc_matrix(np.full((200, 2), value))
     found = list(MeanDifference(MeanDifferenceConfig()).candidates(evidence(labels=labels)))
     assert [c.reason for c in found] == [f"{which} token of the select split has the concept"] * 2
 
 
 def test_equal_means_have_no_direction() -> None:
-    flat = evidence(batches=lambda: iter([(0, torch.ones(N, D))]))
+    flat = evidence(batches=lambda: iter([(0, torch.ones(200, WIDTH))]))
     assert {c.reason for c in MeanDifference(MeanDifferenceConfig()).candidates(flat)} == {"the two means are equal"}
 
 

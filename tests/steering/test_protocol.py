@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,18 +15,7 @@ from components.model.intervention import Edit
 from components.steering.contract import AddVector, Steering
 from components.steering.protocol import Job, Neutral, Prompt, Writer, calibrate, continuation
 from tests.steering.conftest import Bench
-from tests.steering.world import HOOK
-
-T = TypeVar("T")
-
-
-def finish(work: Generator[int, None, T]) -> tuple[T, list[int]]:
-    yielded = []
-    while True:
-        try:
-            yielded.append(next(work))
-        except StopIteration as end:
-            return end.value, yielded
+from tests.steering.world import HOOK, finish
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -15,7 +15,9 @@ CONCEPTS = [Concept(f"topic.{i}", "document", "document") for i in range(3)] + [
 UPLIFT = {"topic.0": 0.6, "topic.1": 0.2, "word.a": 0.1}
 
 
-def rows(method: str, concept: str, replicate: int, values: list[float | None], fluency: float = 1.0) -> list[dict[str, Any]]:
+def rows(
+    method: str, concept: str, replicate: int, values: list[float | None], fluency: float = 1.0
+) -> list[dict[str, Any]]:
     return [
         {
             "concept": concept,
@@ -53,7 +55,9 @@ def generations() -> pl.DataFrame:
     found = []
     for concept, uplift in UPLIFT.items():
         found += rows("m", concept, 0, [uplift - 0.1, uplift + 0.1], 0.8)
-        found += rows("r", concept, 0, [0.0, 0.0]) + rows("r", concept, 1, [0.2, 0.1] if concept == "word.a" else [-0.1, 0.1])
+        found += rows("r", concept, 0, [0.0, 0.0]) + rows(
+            "r", concept, 1, [0.2, 0.1] if concept == "word.a" else [-0.1, 0.1]
+        )
         found += rows("unsteered", concept, 0, [0.0, 0.0], 0.9)
     return tables.GENERATIONS.frame(found)
 
@@ -66,7 +70,9 @@ def scores(generations: pl.DataFrame, about: Comparison) -> dict[tuple[str, str]
 def test_uplift_is_a_mean_over_concepts_with_students_interval(generations: pl.DataFrame) -> None:
     row = scores(generations, comparison())["steer.m.kl_0.1", "all"]
     wanted = t_interval(np.array(list(UPLIFT.values())))
-    assert (row["value"], row["low"], row["high"], row["n"]) == pytest.approx((wanted.value, wanted.low, wanted.high, 3))
+    assert (row["value"], row["low"], row["high"], row["n"]) == pytest.approx(
+        (wanted.value, wanted.low, wanted.high, 3)
+    )
     assert row["unit_of_replication"] == "concept"
     assert (row["split"], row["better"], row["dictionary"]) == ("test", "higher", "topk-8-k2")
 
@@ -95,7 +101,11 @@ def test_the_share_above_random_counts_concepts(generations: pl.DataFrame) -> No
 
 def test_fluency_stands_beside_that_of_unsteered_text(generations: pl.DataFrame) -> None:
     row = scores(generations, comparison())["steer.m.kl_0.1.fluency", "all"]
-    assert (row["value"], row["baseline"], row["baseline_name"]) == (pytest.approx(0.8), pytest.approx(0.9), "unsteered text")
+    assert (row["value"], row["baseline"], row["baseline_name"]) == (
+        pytest.approx(0.8),
+        pytest.approx(0.9),
+        "unsteered text",
+    )
 
 
 def test_the_control_has_its_own_row(generations: pl.DataFrame) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +99,10 @@ def test_no_test_prompt_and_no_test_activation_has_a_say_in_any_choice(bench: Be
     again = bench.store.ensure(STEER, CONFIG, bench.inputs | {"corpus": corpus}, CPU)[0]
     assert tables.STRENGTHS.read(again).equals(tables.STRENGTHS.read(ran[0]))
     key = ["concept", "method", "replicate"]
-    used = [tables.GENERATIONS.read(a).filter(pl.col("split") == "test").select(key).unique().sort(key) for a in (again, ran[0])]
+    used = [
+        tables.GENERATIONS.read(a).filter(pl.col("split") == "test").select(key).unique().sort(key)
+        for a in (again, ran[0])
+    ]
     assert used[0].equals(used[1])
 
 
@@ -130,7 +132,9 @@ def test_every_kind_of_score_is_there(ran: tuple[Artifact, list[Progress]]) -> N
 def test_directions_are_kept_with_norm_one(ran: tuple[Artifact, list[Progress]]) -> None:
     kept = load_file(ran[0].path("directions.safetensors"))
     assert {f"random_direction/{i}" for i in range(5)} < set(kept)
-    assert {"add_direction/topic.animal/0", "add_direction/topic.animal/1", "mean_difference/topic.animal/0"} < set(kept)
+    assert {"add_direction/topic.animal/0", "add_direction/topic.animal/1", "mean_difference/topic.animal/0"} < set(
+        kept
+    )
     assert all(abs(float(v.norm()) - 1) < 1e-5 for v in kept.values())
 
 
@@ -222,4 +226,3 @@ def test_the_key_knows_the_versions_of_methods_and_judges() -> None:
         "judge.concept": 1,
     }
     assert canonical(SteerConfig()) == {}
-

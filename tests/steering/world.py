@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Generator, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
+import scipy.sparse
 import torch
 from safetensors.torch import load_file, save_file
 
 from components.corpus.packing import pack
 from components.dictionary.architectures.topk import TopK, TopKConfig
 from components.model.language_model import LanguageModel, ModelConfig, ModelReference
+from components.steering.contract import Concept, Evidence
 from components.store import tables
 from components.store.artifact import Artifact, Store
 from components.store.shards import ActivationShards, write_codes
 from tests import toys
 
+T = TypeVar("T")
 HOOK = "resid_post.0"
 LENGTH = 33
 SPLITS = {"select": 90, "judge": 240, "calibrate": 60, "validate": 90, "neutral": 24}
@@ -43,7 +48,7 @@ CONCEPTS = [
 def story(rng: np.random.Generator) -> tuple[str, list[str]]:
     """A topic and a text of it: an opening that names none, then sentences whose nouns are the topic's, mostly."""
     topic = str(rng.choice(list(NOUNS)))
-    words = str(rng.choice(OPENINGS)).split() + [str(rng.choice(["big", "small"]))]
+    words = [*str(rng.choice(OPENINGS)).split(), str(rng.choice(["big", "small"]))]
     while len(words) < 24:
         other = rng.random() < 0.15
         noun = rng.choice(NOUNS[str(rng.choice(list(NOUNS))) if other else topic])
@@ -153,3 +158,41 @@ def planted(store: Store, capture: Artifact, directions: torch.Tensor, d_sae: in
 
     encoded = toys.artifact(store, "encode", write, {"d_sae": d_sae, "name": dictionary.name, "hook_point": HOOK})
     return trained, encoded
+
+
+WIDTH = 6
+
+
+def evidence(seed: int = 0, **changes: object) -> Evidence:
+    """Tokens in 20 documents; concept `mark` shifts coordinate 2, concept `doc` (of documents) coordinate 4."""
+    rng = np.random.default_rng(seed)
+    document = np.repeat(np.arange(20), 10)
+    mark, doc = rng.random(200) < 0.2, (np.arange(20) % 2 == 0)
+    x = rng.normal(size=(200, WIDTH))
+    x[mark, 2] += 5
+    x[doc[document], 4] += 5
+    codes = scipy.sparse.csr_matrix(np.maximum(x - 1, 0))
+    given = Evidence(
+        concepts=[Concept("mark", "surface", "token"), Concept("doc", "document", "document")],
+        hook_point="resid_post.0",
+        unit=2.0,
+        labels=scipy.sparse.csc_matrix(np.stack([mark, doc[document]], axis=1)),
+        document=document,
+        document_labels=scipy.sparse.csc_matrix(np.stack([np.zeros(20, bool), doc], axis=1)),
+        batches=lambda: ((start, torch.from_numpy(x[start : start + 64])) for start in range(0, 200, 64)),
+        codes=codes,
+        decoder=torch.eye(WIDTH) * 3,
+        d_in=WIDTH,
+        seed=0,
+    )
+    return dataclasses.replace(given, **changes)
+
+
+def finish(work: Generator[Any, None, T]) -> tuple[T, list[Any]]:
+    """What a generator returns, and what it yielded."""
+    yielded = []
+    while True:
+        try:
+            yielded.append(next(work))
+        except StopIteration as end:
+            return end.value, yielded

@@ -54,7 +54,10 @@ class Fluency(Judge):
         assert len(plain) and len(real), "the protocol measures unsteered continuations and real passages"
         self.lower = float(np.quantile(plain, config.lower_quantile))
         enough = labels.sum(0) >= config.min_passages
-        limits = [np.quantile(real[has] if ok else real, config.upper_quantile) for has, ok in zip(labels.T, enough, strict=True)]
+        limits = [
+            np.quantile(real[has] if ok else real, config.upper_quantile)
+            for has, ok in zip(labels.T, enough, strict=True)
+        ]
         self.upper = np.maximum(np.array(limits, dtype=np.float64), self.lower)
         self.scale = max(float(np.subtract(*np.quantile(plain, [0.75, 0.25]))), 1e-3)
 

@@ -44,11 +44,15 @@ class AddDirection(SteeringMethod):
     def candidates(self, evidence: Evidence) -> Iterator[Candidate]:
         """The best few latents of each concept."""
         if evidence.codes is None or evidence.decoder is None:
-            yield from (Candidate(c.name, 0, None, reason="no dictionary at this hook point") for c in evidence.concepts)
+            yield from (
+                Candidate(c.name, 0, None, reason="no dictionary at this hook point") for c in evidence.concepts
+            )
             return
-        n_documents = evidence.document_labels.shape[0]
-        by_token = latent_precisions(evidence.codes.tocsc(), evidence.labels)
-        by_document = latent_precisions(pooled(evidence.codes, evidence.document, n_documents), evidence.document_labels)
+        n_documents = evidence.document_labels.get_shape()[0]
+        by_token = latent_precisions(scipy.sparse.csc_matrix(evidence.codes), evidence.labels)
+        by_document = latent_precisions(
+            pooled(evidence.codes, evidence.document, n_documents), evidence.document_labels
+        )
         for column, concept in enumerate(evidence.concepts):
             precision = (by_document if concept.unit == "document" else by_token)[:, column]
             ranked = np.argsort(-np.nan_to_num(precision, nan=-1.0), kind="stable")[: self.settings.n_candidates]
@@ -64,7 +68,7 @@ class AddDirection(SteeringMethod):
 
 def pooled(codes: scipy.sparse.csr_matrix, document: np.ndarray, n_documents: int) -> scipy.sparse.csc_matrix:
     """Mean code of each document [document, d_sae]; zero for a document without tokens."""
-    n = codes.shape[0]
+    n = codes.get_shape()[0]
     member = scipy.sparse.csr_matrix((np.ones(n), (document, np.arange(n))), shape=(n_documents, n))
     tokens = np.maximum(np.asarray(member.sum(1)).ravel(), 1)
     return (scipy.sparse.diags(1 / tokens) @ member @ codes).tocsc()
@@ -78,23 +82,23 @@ def latent_precisions(
     Equals `components.statistics.average_precision_sparse` for each pair, with one sort a latent; NaN for a concept
     without positives. Bounded by one latent's active rows x concepts.
     """
-    n_rows, n_concepts = labels.shape
-    positives = np.asarray((labels != 0).sum(0)).ravel().astype(np.float64)
-    by_row = labels.tocsr().astype(bool)
-    precisions = np.full((codes.shape[1], n_concepts), np.nan)
+    n_rows, n_concepts = labels.get_shape()
+    positives = np.asarray(labels.astype(np.float64).sum(0)).ravel()
+    by_row = scipy.sparse.csr_matrix(labels, dtype=bool)
+    precisions = np.full((codes.get_shape()[1], n_concepts), np.nan)
     present = positives > 0
     if not present.any():
         return precisions
     by_row, positives = by_row[:, present], positives[present]
-    for latent in range(codes.shape[1]):
+    for latent in range(codes.get_shape()[1]):
         entries = slice(codes.indptr[latent], codes.indptr[latent + 1])
-        values = codes.data[entries]
+        values = np.asarray(codes.data)[entries]
         order = np.argsort(-values, kind="stable")
         ranked = values[order]
         last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True)[: len(ranked)])  # ends of tied groups
-        found = np.cumsum(by_row[codes.indices[entries][order]].toarray(), axis=0, dtype=np.int32)[last]
-        gained = np.diff(found, axis=0, prepend=np.zeros((1, len(positives)), np.int32))
-        at_zero = positives - (found[-1] if len(found) else 0)
+        found = np.cumsum(by_row[np.asarray(codes.indices)[entries][order]].toarray(), axis=0, dtype=np.int32)[last]
+        gained = found - np.concatenate([np.zeros_like(found[:1]), found[:-1]])
+        at_zero = positives - found[-1:].sum(0)
         area = (gained * (found / (last + 1)[:, None])).sum(0) + at_zero * positives / n_rows
         precisions[latent, present] = area / positives
     return precisions

@@ -38,7 +38,7 @@ class MeanDifference(SteeringMethod):
 
     def candidates(self, evidence: Evidence) -> Iterator[Candidate]:
         """One direction for each concept."""
-        n_rows, n_concepts = evidence.labels.shape
+        n_rows, n_concepts = evidence.labels.get_shape()
         labels = evidence.labels.tocsr().astype(np.float64)
         inside, total = np.zeros((n_concepts, evidence.d_in)), np.zeros(evidence.d_in)
         for start, x in evidence.batches():
