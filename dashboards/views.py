@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import re
@@ -13,6 +12,7 @@ import polars as pl
 
 from components.store.report import KINDS, headline
 from components.store.tables import REPORT
+from dashboards.measures import HEADLINES, NOTHING, estimate, measure, number
 from dashboards.tokens import visible
 
 UNITS = ("latent", "neuron", "untrained", "probe")
@@ -27,7 +27,6 @@ ROLE = (
 )
 """What a row of the explanation scores is to the reader: another latent's explanation is the floor, a probe the ceiling."""
 UNSTEERED = "unsteered"
-NOTHING = "–"
 VISIBLE = pl.element().str.replace("^[Ġ▁]", "").str.replace_all("[\nĊ]", "↵").str.strip_chars(" ").replace("", "␣")
 """`tokens.visible` over a whole column at once."""
 SILENT = {
@@ -35,120 +34,7 @@ SILENT = {
     "same_token": "Silent · holds the token it fires on most, and yet never active inside",
     None: "Silent · verified never active inside",
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Measure:
-    """How a score is spoken of.
-
-    Attributes:
-        pattern: regular expression for the dotted name.
-        label: what a reader calls it; groups of the pattern may be used.
-        unit: of value and interval; "" where the label says it.
-        about: one sentence.
-    """
-
-    pattern: str
-    label: str
-    unit: str
-    about: str
-
-
-_UNITS = "Concepts whose best unit, chosen on select, reaches the average precision asked for on test, scored once."
-_STEER = r"steer\.(\w+)\.kl_(\d+(?:\.\d+)?)"
-_WHO = r"interpret\.([\w.]+?)"
-MEASURES = (
-    Measure(r"evaluate\.fvu", "Variance unexplained (FVU)", "share", "Squared error over variance, held-out text."),
-    Measure(
-        r"evaluate\.loss_recovered\.(\w+?)(_ablation)?",
-        r"Loss recovered, \1 ablation",
-        "share",
-        "How much of the loss that ablating the hook point costs the reconstruction gives back; ratio of sums.",
-    ),
-    Measure(
-        r"evaluate\.cross_entropy_rise",
-        "Rise of cross-entropy",
-        "nats a token",
-        "What the model loses when it reads the reconstruction instead of its own activations.",
-    ),
-    Measure(r"evaluate\.cross_entropy\.(\w+)", r"Cross-entropy, \1", "nats a token", "Loss of the model on test text."),
-    Measure(r"evaluate\.l0", "Active latents (L0)", "latents a token", "Mean number of active latents on a token."),
-    Measure(r"evaluate\.dead_share", "Dead latents", "share", "Latents that no token activated."),
-    Measure(r"evaluate\.concepts_gated", "Concepts a probe decodes", "share", "The gate of every score by concept."),
-    Measure(r"evaluate\.concepts_found\.(\w+)", r"Concepts found: \1", "share", _UNITS),
-    Measure(r"evaluate\.concepts_ap\.(\w+)", r"Mean AP over concepts: \1", "AP", "Natural density, gated concepts."),
-    Measure(r"evaluate\.concepts_auroc\.(\w+)", r"Mean AUROC over concepts: \1", "AUROC", "Gated concepts."),
-    Measure(_WHO + r"\.(\w+)\.over_floor", r"Over the floor, \2: \1", "difference", "Score minus that of the floor."),
-    Measure(
-        _WHO + r"\.detection",
-        r"Explained, detection: \1",
-        "AUROC",
-        "Chance that an active window is given more than a silent one by a predictor that sees only the explanation.",
-    ),
-    Measure(
-        _WHO + r"\.simulation",
-        r"Explained, simulation: \1",
-        "Pearson r",
-        "Expected against true activation, token by token, by a predictor that sees only the explanation.",
-    ),
-    Measure(
-        r"interpret\.(\w+)_share", r"Latents \1 in interpretation", "share", "Latents that could not be explained."
-    ),
-    Measure(_WHO + r"\.(\w+)", r"Explained, \2: \1", "", "What a predictor foretells that sees only the explanation."),
-    Measure(
-        r"steer\.gate\.passed", "Concepts that can be judged", "share", "A probe decodes and the judge judges them."
-    ),
-    Measure(_STEER, r"Steered, KL \2: \1", "rise of probability", "Judged concept probability over unsteered text's."),
-    Measure(
-        _STEER + r"\.share_above_random", r"Above every random, KL \2: \1", "share", "Concepts that beat all controls."
-    ),
-    Measure(_STEER + r"\.fluency", r"Fluency, KL \2: \1", "0 to 1", "1 inside the band of unsteered loss, both sides."),
-    Measure(_STEER + r"\.(.+)", r"Steered to \3, KL \2: \1", "rise of probability", "One concept, over test prompts."),
-)
-"""The first that matches the whole name holds."""
-HEADLINES = (
-    r"evaluate\.fvu",
-    r"evaluate\.loss_recovered\.mean(_ablation)?",
-    r"evaluate\.cross_entropy_rise",
-    r"evaluate\.l0",
-    r"evaluate\.concepts_found\.latent",
-    r"evaluate\.concepts_found\.neuron",
-    r"interpret\.(?!shuffled|probe)\w+\.detection",
-    r"steer\.add_direction\.kl_\d+(\.\d+)?",
-)
-"""Regular expressions of the scores that say how an experiment came out."""
 CONCEPT_ROW = r"^steer\.(\w+)\.kl_(\d+(?:\.\d+)?)\.(.+)$"
-
-
-def measure(name: str) -> Measure:
-    """What is known of a score by its dotted name; a score nobody described keeps its name."""
-    for known in MEASURES:
-        if match := re.fullmatch(known.pattern, name):
-            return dataclasses.replace(known, label=match.expand(known.label).replace("_", " "))
-    return Measure(re.escape(name), name, "", "")
-
-
-def number(value: float | None, decimals: int | None = None) -> str:
-    """A number to read: three significant digits unless decimals are given, a true minus sign, a dash when absent."""
-    if value is None or math.isnan(value):
-        return NOTHING
-    if decimals is not None:
-        text = f"{value:,.{decimals}f}"
-    elif value == 0 or 1e-3 <= abs(value) < 1000:
-        text = f"{value:.3g}"
-    elif abs(value) >= 1000:
-        text = f"{value:,.0f}"
-    else:
-        text = f"{value:.1e}"
-    return (text.lstrip("-") if float(text.replace(",", "")) == 0 else text).replace("-", "−")
-
-
-def estimate(value: float | None, low: float | None, high: float | None) -> tuple[str, str]:
-    """A value and its interval with as many decimals as the interval's width bears."""
-    if value is None or low is None or high is None or not high > low:
-        return number(value), NOTHING if low is None or high is None else f"{number(low)} to {number(high)}"
-    decimals = min(6, max(0, 1 - math.floor(math.log10(high - low))))
-    return number(value, decimals), f"{number(low, decimals)} to {number(high, decimals)}"
 
 
 def scores(report: pl.DataFrame, everything: bool = False) -> pl.DataFrame:

@@ -7,7 +7,7 @@ import streamlit as st
 
 from components.store.artifact import Artifact
 from components.store.tables import CONCEPTS_FOUND, CONTEXTS, EXPLANATION_SCORES, EXPLANATIONS, LATENTS
-from dashboards import charts, runs, selection, tokens, views
+from dashboards import charts, measures, runs, selection, tokens, views
 from dashboards.app import show
 from dashboards.runs import Experiment
 
@@ -59,7 +59,7 @@ def _list(shown: Experiment) -> pl.DataFrame:
     st.dataframe(
         rows.select(
             "latent",
-            pl.col("explanation", "concept").fill_null(views.NOTHING),
+            pl.col("explanation", "concept").fill_null(measures.NOTHING),
             "score",
             "density",
             "maximum",
@@ -174,11 +174,11 @@ def _head(row: dict, interpret: Artifact | None, top: int) -> None:
         (
             "Active on, tokens",
             every,
-            f"density {views.number(row['density'])}; {row['n_active']:,} tokens of {row['split']}",
+            f"density {measures.number(row['density'])}; {row['n_active']:,} tokens of {row['split']}",
         ),
-        ("Largest activation", views.number(row["maximum"]), "in units of the activations at the hook point"),
-        ("Mean where active", views.number(row["mean_active"]), "in units of the activations at the hook point"),
-        ("Decoder norm", views.number(row["decoder_norm"]), "norm of the decoder direction"),
+        ("Largest activation", measures.number(row["maximum"]), "in units of the activations at the hook point"),
+        ("Mean where active", measures.number(row["mean_active"]), "in units of the activations at the hook point"),
+        ("Decoder norm", measures.number(row["decoder_norm"]), "norm of the decoder direction"),
     )
     for column, (label, value, about) in zip(st.columns(4), figures, strict=True):
         column.metric(label, value, help=about)

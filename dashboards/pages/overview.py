@@ -6,7 +6,7 @@ import polars as pl
 import streamlit as st
 
 from components.store.tables import CURVE, REPORT
-from dashboards import charts, panels, runs, views
+from dashboards import charts, measures, panels, runs, views
 from dashboards.app import show
 from dashboards.runs import Experiment
 
@@ -51,7 +51,7 @@ def _headlines(report: pl.DataFrame) -> None:
     cards = views.headlines(report)
     for start in range(0, len(cards), 4):
         for column, row in zip(st.columns(4), cards[start : start + 4], strict=False):
-            value, interval = views.estimate(row["value"], row["low"], row["high"])
+            value, interval = measures.estimate(row["value"], row["low"], row["high"])
             with column.container(border=True, height="stretch"):
                 st.metric(row["measure"].label, value, help=f"{row['measure'].label}. {row['measure'].about}")
                 st.caption(_beside(row, interval))
@@ -61,7 +61,7 @@ def _beside(row: dict, interval: str) -> str:
     parts = [f"95%: {interval}" if row["low"] is not None else "", row["measure"].unit]
     parts = [" · ".join(part for part in parts if part)]
     if row["baseline"] is not None:
-        parts.append(f"{row['baseline_name']}: {views.number(row['baseline'])}")
+        parts.append(f"{row['baseline_name']}: {measures.number(row['baseline'])}")
     if row["n"] is not None:
         failed = f", {row['n_failed']} failed" if row["n_failed"] else ""
         kind = (

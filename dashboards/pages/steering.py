@@ -6,7 +6,7 @@ import polars as pl
 import streamlit as st
 
 from components.store.tables import GENERATIONS, REPORT, STRENGTHS
-from dashboards import panels, runs, selection, tokens, views
+from dashboards import measures, panels, runs, selection, tokens, views
 from dashboards.app import show
 from dashboards.runs import Experiment
 
@@ -55,8 +55,8 @@ def _texts(generations: pl.DataFrame, strengths: pl.DataFrame, frame: pl.DataFra
     for row in used.head(1).iter_rows(named=True):
         latent = f" · latent {row['latent']}" if row["latent"] is not None else ""
         st.caption(
-            f"strength {views.number(row['coefficient'])} of the mean activation norm · KL "
-            f"{views.number(row['kl'])} nats a token{latent}" + (f" · {row['reason']}" if row["reason"] else "")
+            f"strength {measures.number(row['coefficient'])} of the mean activation norm · KL "
+            f"{measures.number(row['kl'])} nats a token{latent}" + (f" · {row['reason']}" if row["reason"] else "")
         )
     pairs = views.side_by_side(of, method, budget)
     st.html(tokens.pairs(pairs.head(PAIRS)))

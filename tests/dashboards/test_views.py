@@ -8,69 +8,6 @@ from hypothesis import strategies as st
 from components.store import tables
 from dashboards import tokens, views
 
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (None, "–"),
-        (float("nan"), "–"),
-        (0.0, "0"),
-        (0.00871, "0.00871"),
-        (-0.5, "−0.5"),
-        (1536, "1,536"),
-        (0.00004, "4.0e−05"),
-        (16.0, "16"),
-    ],
-)
-def test_a_number_reads_well(value: float | None, text: str) -> None:
-    assert views.number(value) == text
-
-
-def test_a_negative_zero_has_no_sign() -> None:
-    assert views.number(-0.001, 2) == "0.00"
-
-
-def test_decimals_follow_the_width_of_the_interval() -> None:
-    assert views.estimate(0.87123, 0.861, 0.882) == ("0.871", "0.861 to 0.882")
-    assert views.estimate(0.999213, 0.99904, 0.99941) == ("0.99921", "0.99904 to 0.99941")
-
-
-def test_a_value_without_an_interval_says_so() -> None:
-    assert views.estimate(0.5, None, None) == ("0.5", "–")
-    assert views.estimate(None, None, None) == ("–", "–")
-
-
-@given(st.floats(-1e6, 1e6), st.floats(1e-9, 1e3))
-def test_a_written_interval_is_within_a_twentieth_of_its_width(value: float, half: float) -> None:
-    _, text = views.estimate(value, value - half, value + half)
-    low, high = (float(part.replace("−", "-").replace(",", "")) for part in text.split(" to "))
-    slack = max(0.1 * half, 1e-6)
-    assert abs(low - (value - half)) <= slack
-    assert abs(high - (value + half)) <= slack
-
-
-def test_known_scores_have_a_label_a_unit_and_a_sentence() -> None:
-    for name, label in {
-        "evaluate.fvu": "Variance unexplained (FVU)",
-        "evaluate.loss_recovered.mean_ablation": "Loss recovered, mean ablation",
-        "evaluate.concepts_found.latent": "Concepts found: latent",
-        "steer.add_direction.kl_0.1": "Steered, KL 0.1: add direction",
-        "interpret.log_odds.detection": "Explained, detection: log odds",
-        "interpret.shuffled.other.simulation": "Explained, simulation: shuffled.other",
-        "interpret.log_odds.detection.over_floor": "Over the floor, detection: log odds",
-        "interpret.dead_share": "Latents dead in interpretation",
-        "steer.gate.passed": "Concepts that can be judged",
-        "steer.add_direction.kl_0.1.share_above_random": "Above every random, KL 0.1: add direction",
-        "evaluate.concepts_auroc.probe": "Mean AUROC over concepts: probe",
-    }.items():
-        assert views.measure(name).label == label
-        assert views.measure(name).about
-
-
-def test_an_unknown_score_keeps_its_name() -> None:
-    assert views.measure("evaluate.something.new").label == "evaluate.something.new"
-
-
 SCORE = {"stage": "evaluate", "artifact": "abc", "dictionary": "d", "hook_point": "h", "split": "test"}
 
 
