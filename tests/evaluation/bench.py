@@ -94,7 +94,11 @@ def corpus(
 
 
 def capture(
-    store: Store, grids: Mapping[str, Mapping[str, Tensor]], x: Mapping[str, Tensor], seed: int = 0
+    store: Store,
+    grids: Mapping[str, Mapping[str, Tensor]],
+    x: Mapping[str, Tensor],
+    seed: int = 0,
+    hook_point: str = HOOK_POINT,
 ) -> Artifact:
     """An artifact of capture: x[split] holds one row for each token of a document."""
     provenance = {}
@@ -104,7 +108,7 @@ def capture(
         provenance[split] = {name: column[inside] for name, column in grid.items()}
         provenance[split] |= {"context": place[:, 0], "offset": place[:, 1]}
     return toys.activations(
-        store, {split: {HOOK_POINT: rows} for split, rows in x.items()}, provenance, rows_per_shard=31, seed=seed
+        store, {split: {hook_point: rows} for split, rows in x.items()}, provenance, rows_per_shard=31, seed=seed
     )
 
 
@@ -146,6 +150,7 @@ def subject(
     labels: Mapping[str, Any] | None = None,
     model: LanguageModel | None = None,
     seed: int = 0,
+    hook_point: str = HOOK_POINT,
 ) -> Subject:
     """The subject; codes are those of the dictionary unless they are given."""
     found = found or {split: dictionary.encode(rows) for split, rows in x.items()}
@@ -155,7 +160,7 @@ def subject(
         n_seeds=1,
         dictionary=dictionary,
         codes=codes(store, found, 2 * seed),
-        activations=ActivationShards(capture(store, grids, x, seed)),
+        activations=ActivationShards(capture(store, grids, x, seed, hook_point)),
         corpus=corpus(store, grids, concepts, labels, seed),
         model=Held(model),
         untrained=control or None,

@@ -65,6 +65,23 @@ def test_sums_run_over_the_documents_next_tokens_and_are_divided_once(store, tmp
     assert rise.n == bench.N_CONTEXTS and rise.low < rise.value < rise.high
 
 
+@pytest.mark.parametrize("hook_point", ["resid_pre.1", "mlp_out.0", "resid_post.2", "module:model.layers.1:output"])
+def test_any_hook_point_gives_what_whole_passes_with_an_edit_give(store, tmp_path, hook_point):
+    model, half = toys.tiny_model(), torch.full((bench.D_IN,), 0.5)
+    grids = {split: bench.contexts(model, number) for number, split in enumerate(bench.SPLITS)}
+    x = {s: model.read(g["token"].long(), [hook_point])[hook_point][g["document"] >= 0] for s, g in grids.items()}
+    given = bench.subject(
+        store, tmp_path, bench.linear(half, hook_point=hook_point), grids=grids, x=x, model=model, hook_point=hook_point
+    )
+    rise = measured(given)["cross_entropy_rise"].interval.value
+    tokens, inside = grids["test"]["token"].long(), grids["test"]["document"] >= 0
+    counted = inside[:, :-1] & inside[:, 1:] & (grids["test"]["position"][:, 1:] > 0)
+    edit = Edit(hook_point, lambda activation, mask: torch.where(inside[..., None], activation / 2, activation))
+    whole = model.losses(tokens, edits=[edit]) - model.losses(tokens)
+    assert rise == pytest.approx((whole * counted).sum().item() / counted.sum().item(), rel=1e-3)
+    assert rise != 0
+
+
 def test_batches_do_not_change_the_result(store, tmp_path):
     given = bench.of_model(store, tmp_path, bench.linear(torch.linspace(0, 1, bench.D_IN)))
     one_by_one, whole = (measured(given, LossRecovered(LossRecoveredConfig(batch_tokens=size))) for size in (1, 10_000))

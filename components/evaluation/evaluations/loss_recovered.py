@@ -16,13 +16,14 @@ dictionary of equal size, spliced the same way. Source: SAEBench, section on the
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from pydantic import PositiveInt
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from components.config import Config, execution
 from components.dictionary.contract import Dictionary
@@ -53,7 +54,7 @@ class LossRecovered(Evaluation):
     config = LossRecoveredConfig
 
     def measure(self, subject: Subject) -> Measuring:
-        """Five forward passes a context and hook point: clean, spliced, ablated twice, the untrained one spliced."""
+        """For each hook point the pass goes on from it five times: clean, ablated twice, spliced, the untrained spliced."""
         hook_points = [name for name in subject.dictionary.reconstructs if not name.startswith("gradient:")]
         contexts = _contexts(subject, self.settings.tokens)
         model = subject.model.load(subject.execution)
@@ -78,12 +79,30 @@ class LossRecovered(Evaluation):
         for start in range(0, len(document), at_once):
             rows = slice(start, start + at_once)
             tokens, kept = contexts["token"][rows].long(), inside[rows]
-            x = model.read(tokens, subject.dictionary.reads)
+            x, logits = _split_pass(model, tokens, hook_point, subject.dictionary.reads)
             for how, edit in _edits(subject, hook_point, mean, x, kept):
-                losses = model.losses(tokens, edits=edit) * counts[rows].to(model.device)
+                predicted, targets = logits(edit)[:, :-1].transpose(1, 2), tokens[:, 1:].to(model.device)
+                losses = cross_entropy(predicted, targets, reduction="none") * counts[rows].to(model.device)
                 sums.setdefault(how, []).append(losses.double().sum(1).cpu())
             yield Progress(min(rows.stop, len(document)), len(document), "contexts", "loss recovered")
         return {how: torch.cat(parts).numpy() for how, parts in sums.items()}, counts.sum(1).numpy()
+
+
+def _split_pass(
+    model: LanguageModel, tokens: Tensor, hook_point: str, reads: Sequence[str]
+) -> tuple[dict[str, Tensor], Callable[[tuple[Edit, ...]], Tensor]]:
+    """What the dictionary reads, and the rest of the pass: logits under edits at the hook point.
+
+    All passes are the same up to the block that holds the hook point, so that part is made once.
+    """
+    point = model.hook_point(hook_point)
+    if point.layer is None:  # a module named by its path: nobody knows what comes before it
+        return model.read(tokens, reads), lambda edits: model.logits(tokens, edits=edits)
+    behind = point.name.startswith("resid_post")
+    start = point.name if behind else f"resid_pre.{point.layer}"
+    found = model.read(tokens, tuple(dict.fromkeys((*reads, start))))
+    layer, residual = point.layer + behind, found[start]
+    return {name: found[name] for name in reads}, lambda edits: model.resume(tokens, layer, residual, edits=edits)
 
 
 def _edits(
