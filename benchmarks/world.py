@@ -391,12 +391,12 @@ def document(result: dict[str, Any], provenance: dict[str, Any], world: World) -
         "  tokens (right class of adjective 48%, probe AUROC 0.47), although the loss looked good: both classes stood in the",
         "  same places, and their embeddings had a cosine of 0.99. Manner, verbs of seeming and saying, and connectives now",
         "  follow the valence too; it is learnt within the first million tokens.",
-        "- With embeddings drawn at 0.04 the words of one class fell together before topics were learnt, and the loss stood",
-        "  at 1.40 nats from 1 to 3 million tokens. Drawn at 0.5, with the final norm at the inverse, it passed 1.25 at 1.2",
-        "  million.",
+        "- With embeddings drawn at 0.04 the words of one class fell together before topics were learnt, and the loss stayed",
+        "  at about 1.4 nats until the run was stopped at 3 million tokens. Drawn at 0.5, with the final norm at the inverse,",
+        "  it fell below 1.25 before 1.3 million.",
         "- Weekdays are learnt because every story states a day together with its neighbour or its number in the week.",
         "- Options of equal wording must be one option with a weight: listed twice they inflate the derivation's entropy (by",
-        "  about 0.04 nats a token in a first version) and flatter the model.",
+        "  an estimated 0.04 nats a token in a first version) and flatter the model.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -27,7 +27,7 @@ def world() -> World:
 
 @pytest.fixture(scope="module")
 def stories(world):
-    return list(itertools.islice(world.stories("validate", 4, labels=True), 500))
+    return list(itertools.islice(world.stories("validate", 4, labels=True), 400))
 
 
 def test_every_label_lies_on_exactly_one_token(world, stories):
@@ -88,7 +88,7 @@ def test_every_concept_occurs_at_natural_density(world, stories):
     seen = Counter(label.concept for story in stories for label in story.labels)
     assert set(seen) == {concept.concept for concept in world.concepts()}
     rarest, times = seen.most_common()[-1]
-    assert times >= 3, f"{rarest} occurs {times} times in {len(stories)} stories"
+    assert times >= 2, f"{rarest} occurs {times} times in {len(stories)} stories"
 
 
 def test_the_inventory_outnumbers_the_residual_dimensions_twice(world):
