@@ -20,8 +20,12 @@ from sklearn.linear_model import Ridge
 from components.interpretation.contract import Answer, Explanation, LatentRecord, Texts, Unit, Windows
 from components.interpretation.ngrams import Shape, incidences
 
-LOCAL: tuple[Shape, ...] = ("word", "left", "pair")
-LOCAL_AND_NEAR: tuple[Shape, ...] = ("word", "left", "pair", "near")
+DESIGNS: tuple[tuple[Shape, ...], ...] = (
+    ("word", "left", "pair"),
+    ("word", "left", "pair", "near"),
+    ("word", "left", "pair", "word_near"),
+)
+"""What the probe may look at: the token and its left neighbour, or earlier words too, or the two together."""
 
 
 def shuffled(
@@ -62,8 +66,8 @@ class Probe:
 
     @classmethod
     def fit(cls, record: LatentRecord) -> Probe:
-        """On the explain windows, with or without earlier words: whichever follows the calibrate windows better."""
-        fitted = [cls._fit(record.explain, shapes) for shapes in (LOCAL, LOCAL_AND_NEAR)]
+        """On the explain windows; of the designs the one that follows the calibrate windows best."""
+        fitted = [cls._fit(record.explain, shapes) for shapes in DESIGNS]
         return max(fitted, key=lambda probe: probe._fit_of(record.calibrate))
 
     def answer(self, texts: Texts, unit: Unit) -> Answer:
@@ -71,8 +75,8 @@ class Probe:
         expected = np.zeros(texts.tokens.size)
         for shape, known in self.keys.items():
             token, key = incidences(texts, shape)
-            at = np.minimum(np.searchsorted(known, key), len(known) - 1)
-            met = known[at] == key
+            at = np.searchsorted(known, key)
+            met = np.append(known, -1)[at] == key
             expected += np.bincount(token[met], self.weights[shape][at[met]], minlength=len(expected))
         expected = expected.reshape(texts.tokens.shape)
         return Answer(expected if unit == "tokens" else np.where(texts.present, expected, -np.inf).max(1))
@@ -82,6 +86,11 @@ class Probe:
         keys, columns = {}, []
         for shape in shapes:
             token, key = incidences(windows.texts, shape)
+            if shape == "word_near":  # thousands, of which most are met once: too many to fit and to trust
+                met, of, times = np.unique(key, return_inverse=True, return_counts=True)
+                active = np.bincount(of, weights=windows.activations.ravel()[token] > 0, minlength=len(met)) > 0
+                kept = (active & (times >= 3))[of]
+                token, key = token[kept], key[kept]
             keys[shape], column = np.unique(key, return_inverse=True)
             size = (windows.texts.tokens.size, len(keys[shape]))
             columns.append(scipy.sparse.csr_matrix((np.ones(len(token)), (token, column)), shape=size))

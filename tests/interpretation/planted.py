@@ -6,7 +6,9 @@ Words are drawn at random (Zipf), so nothing but the rule of a latent tells wher
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -18,19 +20,29 @@ from components.store.artifact import Artifact, Store
 from components.store.shards import Codes, write_codes
 from tests import toys
 
+T = TypeVar("T")
 N_WORDS = 300
 SPLITS = {"explain": 300, "calibrate": 120, "test": 300}
 """Documents by split."""
-SETS = 24
-"""Latents 0 to 23 fire on three words each, of their own."""
-BIGRAM, AFTER, SENSE, RARE, DEAD, EVERYWHERE, NOISE = 24, 25, 26, 27, 28, 29, 30
-D_SAE = 31
+SETS = 12
+"""Latents 0 to 11 fire on three words each, of their own."""
+BIGRAM, AFTER, SENSE, RARE, DEAD, EVERYWHERE, NOISE = range(SETS, SETS + 7)
+D_SAE = SETS + 7
 WORDS = [
     f"{a}{b}{c}"
     for a in "bdfgklmnpr"
     for b in ("ar", "el", "io", "on", "us")
     for c in ("da", "ket", "lo", "ma", "nic", "ter")
 ]
+
+
+def finished(work: Generator[Any, None, T]) -> T:
+    """What a generator returns, once it has been run to its end."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value
 
 
 @dataclasses.dataclass(frozen=True)

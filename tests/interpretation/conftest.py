@@ -1,0 +1,40 @@
+"""One planted corpus and one interpretation of it, shared by the tests of this folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from components.interpretation.contexts import ContextsConfig, choose, sample_latents
+from components.interpretation.contract import LatentRecord, Vocabulary
+from components.interpretation.interpret import INTERPRET, InterpretConfig
+from components.store import tables
+from components.store.artifact import Artifact, Store
+from components.store.shards import ActivationShards, CodeShards
+from tests.interpretation.planted import D_SAE, WORDS, Planted, finished, plant
+
+
+@pytest.fixture(scope="session")
+def planted_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return Store(Path(tmp_path_factory.mktemp("planted")))
+
+
+@pytest.fixture(scope="session")
+def planted(planted_store: Store) -> Planted:
+    return plant(planted_store)
+
+
+@pytest.fixture(scope="session")
+def interpreted(planted_store: Store, planted: Planted) -> Artifact:
+    return planted_store.ensure(INTERPRET, InterpretConfig(), planted.inputs)[0]
+
+
+@pytest.fixture(scope="session")
+def records(planted: Planted) -> dict[int, LatentRecord]:
+    """Every sampled latent with its windows, by latent."""
+    codes, activations = CodeShards(planted.inputs["codes"]), ActivationShards(planted.inputs["activations"])
+    sample = sample_latents(tables.LATENTS.read(planted.inputs["codes"]), D_SAE, 100, 0)
+    vocabulary = Vocabulary([f" {word}" for word in WORDS])
+    chosen = finished(choose(codes, activations, sample, vocabulary, ContextsConfig(), 0))
+    return {record.latent: record for record in chosen}

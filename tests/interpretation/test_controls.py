@@ -1,0 +1,83 @@
+"""Controls: shuffled explanations come from elsewhere in the same decile; the probe learns what there is to learn."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.device import Execution
+from components.interpretation.contract import Explanation, LatentRecord
+from components.interpretation.controls import Probe, shuffled
+from components.interpretation.scorers.detection import Detection, DetectionConfig
+from components.interpretation.scorers.simulation import Simulation, SimulationConfig
+from tests.interpretation.planted import AFTER, BIGRAM, NOISE, PHRASES, SENSE
+from tests.interpretation.windows_of import windows_of
+
+EMPTY = windows_of(["a"], [[1.0]])
+
+
+def records_of(deciles: list[int]) -> list[LatentRecord]:
+    return [LatentRecord(latent, 0.1, decile, EMPTY, EMPTY, EMPTY) for latent, decile in enumerate(deciles)]
+
+
+def explanations_of(said: list[bool]) -> list[Explanation]:
+    return [Explanation(str(n)) if text else Explanation(None, "none") for n, text in enumerate(said)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=2, max_size=30), st.integers(0, 9))
+def test_nobody_is_read_with_their_own_explanation(rows: list[tuple[int, bool]], seed: int) -> None:
+    deciles, said = [decile for decile, _ in rows], [text for _, text in rows]
+    given_to = shuffled(records_of(deciles), explanations_of(said), np.random.default_rng(seed))
+    for number, explanation in enumerate(given_to):
+        others = [n for n, text in enumerate(said) if text and n != number]
+        if not others:
+            assert explanation == Explanation(None, "no other latent has an explanation")
+            continue
+        donor = int(explanation.text or -1)
+        assert donor in others
+        if any(deciles[n] == deciles[number] for n in others):
+            assert deciles[donor] == deciles[number]
+
+
+def test_inside_a_decile_every_explanation_is_used_once() -> None:
+    given_to = shuffled(records_of([0] * 9), explanations_of([True] * 9), np.random.default_rng(0))
+    assert sorted(int(explanation.text or -1) for explanation in given_to) == list(range(9))
+
+
+@pytest.mark.parametrize("latent", [0, BIGRAM, AFTER, SENSE])
+def test_the_probe_finds_a_planted_rule(latent: int, records: dict[int, LatentRecord]) -> None:
+    record = records[latent]
+    probe = Probe.fit(record)
+    random = np.random.default_rng(0)
+    detection = Detection(DetectionConfig(), {}, Execution())
+    simulation = Simulation(SimulationConfig(), {}, Execution())
+    assert detection.score(probe.answer(record.test.texts, "windows"), record.test, random).value > 0.9
+    assert simulation.score(probe.answer(record.test.texts, "tokens"), record.test, random).value > 0.75
+
+
+def test_the_probe_finds_no_rule_where_there_is_none(records: dict[int, LatentRecord]) -> None:
+    record = records[NOISE]
+    answer = Probe.fit(record).answer(record.test.texts, "windows")
+    scorer = Detection(DetectionConfig(), {}, Execution())
+    assert 0.3 < scorer.score(answer, record.test, np.random.default_rng(0)).value < 0.7
+
+
+def test_the_probe_takes_earlier_words_only_where_they_carry_over(records: dict[int, LatentRecord]) -> None:
+    assert "near" not in Probe.fit(records[BIGRAM]).keys
+
+
+def test_the_probe_never_sees_the_test_activations(records: dict[int, LatentRecord]) -> None:
+    record = records[0]
+    blind = dataclasses.replace(record.test, activations=np.zeros_like(record.test.activations))
+    first = Probe.fit(record).answer(record.test.texts, "tokens").values
+    second = Probe.fit(dataclasses.replace(record, test=blind)).answer(record.test.texts, "tokens").values
+    assert first is not None and second is not None
+    np.testing.assert_array_equal(first, second)
+
+
+def test_the_planted_phrases_are_all_in_the_sample(records: dict[int, LatentRecord]) -> None:
+    assert set(PHRASES) <= set(records)

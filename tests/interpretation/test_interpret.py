@@ -1,0 +1,165 @@
+"""The stage: planted latents are told from shuffled ones, and whoever fails stays in the count."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from components.config import load, override
+from components.device import Execution
+from components.errors import ConfigError, InputError, UnknownNameError
+from components.interpretation.contract import Explanation, LatentRecord
+from components.interpretation.controls import shuffled
+from components.interpretation.interpret import INTERPRET, InterpretConfig
+from components.interpretation.predictors.lexical import Lexical, LexicalConfig
+from components.interpretation.protocol import score
+from components.interpretation.scorers.detection import Detection, DetectionConfig
+from components.store import tables
+from components.store.artifact import Artifact, Store, key_of
+from tests import toys
+from tests.interpretation.planted import D_SAE, EVERYWHERE, NOISE, PHRASES, RARE, SENSE, Planted, finished
+
+
+def scores_of(interpreted: Artifact) -> dict[str, dict]:
+    return {row["name"]: row for row in tables.SCORES.read(interpreted).iter_rows(named=True)}
+
+
+def test_the_right_strings_detect_planted_latents_and_shuffled_strings_do_not(records: dict[int, LatentRecord]) -> None:
+    chosen = [records[latent] for latent in PHRASES]
+    right = [Explanation(phrase) for phrase in PHRASES.values()]
+    wrong = shuffled(chosen, right, np.random.default_rng(0))
+    detection, lexical = Detection(DetectionConfig(), {}, Execution()), Lexical(LexicalConfig(), {}, Execution())
+    found = finished(score("right", chosen, right, detection, lexical, 0))
+    for latent, each in zip(PHRASES, found, strict=True):
+        assert each.value > (0.9 if latent == SENSE else 0.95)  # the word that decides may stand before the window
+    floor = finished(score("wrong", chosen, wrong, detection, lexical, 0))
+    assert 0.45 < np.mean([each.value for each in floor]) < 0.55
+
+
+def test_the_explainer_detects_every_planted_latent(interpreted: Artifact) -> None:
+    frame = tables.EXPLANATION_SCORES.read(interpreted).filter(pl.col("latent").is_in(list(PHRASES)))
+    detection = frame.filter((pl.col("scorer") == "detection") & (pl.col("explainer") == "log_odds"))
+    assert detection.height == len(PHRASES)
+    assert detection.filter(pl.col("latent") != SENSE)["value"].min() > 0.95
+    assert detection["value"].min() > 0.9
+    floor = frame.filter((pl.col("scorer") == "detection") & (pl.col("explainer") == "shuffled"))
+    assert 0.45 < floor["value"].mean() < 0.55
+
+
+def test_a_latent_of_pure_noise_is_not_detected(interpreted: Artifact) -> None:
+    frame = tables.EXPLANATION_SCORES.read(interpreted).filter(pl.col("latent") == NOISE)
+    for row in frame.filter(pl.col("scorer") == "detection").iter_rows(named=True):
+        assert 0.3 < row["value"] < 0.7, row["explainer"]
+
+
+def test_every_score_stands_beside_its_floor_and_the_probe(interpreted: Artifact) -> None:
+    found = scores_of(interpreted)
+    for scorer, chance in (("detection", 0.5), ("simulation", 0.0)):
+        explained, floor = found[f"interpret.log_odds.{scorer}"], found[f"interpret.shuffled.{scorer}"]
+        assert explained["baseline"] == floor["value"]
+        assert explained["baseline_name"] == "shuffled explanations"
+        assert (floor["baseline"], floor["baseline_name"]) == (chance, "chance")
+        assert found[f"interpret.probe.{scorer}"]["value"] > 0.8
+        over = found[f"interpret.log_odds.{scorer}.over_floor"]
+        assert over["value"] == pytest.approx(explained["value"] - floor["value"])
+        assert over["low"] > 0.3
+    for row in found.values():
+        assert row["low"] <= row["value"] <= row["high"]
+        assert (row["dictionary"], row["hook_point"]) == (f"planted-{D_SAE}", "resid_post.0")
+        assert (row["split"], row["unit_of_replication"], row["n_seeds"]) == ("test", "latent", 1)
+        assert row["concept_kind"] is None
+
+
+def test_skipped_latents_stay_in_the_count_at_chance(interpreted: Artifact) -> None:
+    found = scores_of(interpreted)
+    assert (found["interpret.log_odds.detection"]["n"], found["interpret.log_odds.detection"]["n_failed"]) == (18, 2)
+    assert found["interpret.log_odds.detection"]["reason"] == "2 of 18 latents stand at chance"
+    assert found["interpret.skipped_share"]["value"] == pytest.approx(2 / 18)
+    assert found["interpret.dead_share"]["value"] == pytest.approx(1 / D_SAE)
+    frame = tables.EXPLANATION_SCORES.read(interpreted)
+    mean = frame.filter((pl.col("scorer") == "detection") & (pl.col("explainer") == "log_odds"))["value"].mean()
+    assert found["interpret.log_odds.detection"]["value"] == pytest.approx(mean)
+    failed = frame.filter(pl.col("latent").is_in([RARE, EVERYWHERE]))
+    assert set(failed.filter(pl.col("scorer") == "detection")["value"]) == {0.5}
+    assert set(failed.filter(pl.col("scorer") == "simulation")["value"]) == {0.0}
+    assert (failed["n_failed"] == failed["n"]).all()
+    assert failed["low"].null_count() == failed.height
+    said = tables.EXPLANATIONS.read(interpreted).filter(pl.col("latent") == RARE).row(0, named=True)
+    assert said["explanation"] is None
+    assert said["reason"] == "3 active windows in the explain split, wanted at least 10"
+
+
+def test_the_contexts_table_holds_windows_as_text(interpreted: Artifact) -> None:
+    frame = tables.CONTEXTS.read(interpreted)
+    assert set(frame["split"]) == {"explain", "calibrate", "test"}
+    assert frame.filter(pl.col("role") == "silent")["maximum"].max() == 0
+    assert frame.filter(pl.col("role") != "silent")["maximum"].min() > 0
+    assert frame.filter(pl.col("role") == "silent")["quantile"].null_count() == (frame["role"] == "silent").sum()
+    assert frame.filter(pl.col("role") != "silent")["stratum"].null_count() == (frame["role"] != "silent").sum()
+    assert (frame["tokens"].list.len() == frame["activations"].list.len()).all()
+    assert (frame["activations"].list.max() == frame["maximum"]).all()
+    assert frame["tokens"].list.first().str.starts_with(" ").all()
+
+
+def test_facts_count_what_was_done(interpreted: Artifact) -> None:
+    facts = interpreted.facts
+    assert (facts["latents"], facts["skipped"], facts["dead"]) == (18, 2, 1)
+    assert facts["explained"] == {"log_odds": 16}
+    assert facts["windows"] == tables.CONTEXTS.read(interpreted).height
+
+
+def test_the_same_inputs_give_the_same_bytes(planted: Planted, tmp_path: Path) -> None:
+    config = InterpretConfig(latents=4)
+    once, again = (Store(tmp_path / name).ensure(INTERPRET, config, planted.inputs)[0] for name in ("a", "b"))
+    assert once.manifest["files"] == again.manifest["files"]
+    assert once.key == again.key
+
+
+def test_a_dictionary_without_an_alive_latent_gives_nulls_with_a_reason(planted: Planted, tmp_path: Path) -> None:
+    def write(folder: Path) -> None:
+        source = planted.inputs["codes"]
+        for name in source.files:
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(source.path(name).read_bytes())
+        tables.LATENTS.write(folder, tables.LATENTS.read(source).with_columns(n_active=0))
+
+    store = Store(tmp_path)
+    dead = toys.artifact(store, "encode", write, planted.inputs["codes"].facts)
+    found = scores_of(store.ensure(INTERPRET, InterpretConfig(), {**planted.inputs, "codes": dead})[0])
+    row = found["interpret.log_odds.detection"]
+    assert (row["value"], row["n"], row["reason"]) == (None, 0, "no latent is alive")
+    assert found["interpret.dead_share"]["value"] == 1.0
+
+
+def test_a_corpus_without_a_vocabulary_is_refused(planted: Planted, tmp_path: Path) -> None:
+    bare = toys.artifact(Store(tmp_path), "read", lambda folder: None, {})
+    with pytest.raises(InputError, match="needs the vocabulary of the corpus; artifact read/"):
+        Store(tmp_path).ensure(INTERPRET, InterpretConfig(), {**planted.inputs, "corpus": bare})
+
+
+def test_settings_are_found_by_the_name_of_the_entry(planted: Planted) -> None:
+    config = override(InterpretConfig(), {"explainer_settings.log_odds.terms": 1})
+    assert key_of(INTERPRET, config, planted.inputs) != key_of(INTERPRET, InterpretConfig(), planted.inputs)
+    with pytest.raises(UnknownNameError, match=r"no parameter 'explainer_settings\.log_odds\.term'.*did you mean"):
+        override(InterpretConfig(), {"explainer_settings.log_odds.term": 1})
+
+
+def test_an_unknown_or_repeated_entry_is_refused() -> None:
+    with pytest.raises(ConfigError, match=re.escape("scorers.0: Input should be")):
+        load(InterpretConfig, {"scorers": ["detecton"]})
+    with pytest.raises(ConfigError, match="each entry once, not detection, detection"):
+        load(InterpretConfig, {"scorers": ["detection", "detection"]})
+    with pytest.raises(ConfigError, match="explainers: List should have at least 1 item"):
+        load(InterpretConfig, {"explainers": []})
+
+
+def test_versions_of_the_entries_used_are_part_of_the_key() -> None:
+    assert INTERPRET.entries(InterpretConfig(scorers=["simulation"])) == {
+        "explainer.log_odds": 1,
+        "predictor.lexical": 1,
+        "scorer.simulation": 1,
+    }

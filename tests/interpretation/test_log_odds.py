@@ -1,0 +1,63 @@
+"""The log-odds explainer names what stands out, from explain windows alone, or says why it cannot."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from components.device import Execution
+from components.interpretation.contract import LONGEST, Evidence, Explanation, LatentRecord
+from components.interpretation.explainers.log_odds import LogOdds, LogOddsConfig, _z
+from components.interpretation.phrase import read
+from tests.interpretation.planted import NOISE, PHRASES
+from tests.interpretation.windows_of import windows_of
+
+
+def explain(lines: list[str], activations: list[list[float]], **settings: float) -> Explanation:
+    explainer = LogOdds(LogOddsConfig(**settings), {}, Execution())
+    return next(explainer.explain([Evidence(0, windows_of(lines, activations))]))
+
+
+def test_z_is_the_one_worked_out_by_hand() -> None:
+    # 3 of 4 active and 1 of 4 other tokens: odds 3.5/1.5 and 1.5/3.5.
+    found = _z(np.array([3.0, 0.0]), np.array([1.0, 0.0]), 4, 4)
+    assert found[0] == pytest.approx(2 * np.log(3.5 / 1.5) / np.sqrt(2 / 3.5 + 2 / 1.5))
+    assert found[1] == 0.0
+
+
+@pytest.mark.parametrize("latent", PHRASES)
+def test_the_planted_words_are_found(latent: int, records: dict[int, LatentRecord]) -> None:
+    explainer = LogOdds(LogOddsConfig(), {}, Execution())
+    found = next(explainer.explain([Evidence(latent, records[latent].explain)]))
+    assert found.text is not None
+    assert set(read(PHRASES[latent])) <= set(read(found.text))
+
+
+def test_explanations_are_short_whatever_is_asked(records: dict[int, LatentRecord]) -> None:
+    explainer = LogOdds(LogOddsConfig(terms=100, gain=0, z=0, documents=1), {}, Execution())
+    found = next(explainer.explain([Evidence(NOISE, records[NOISE].explain)]))
+    assert found.text is not None
+    assert LONGEST / 2 < len(found.text) <= LONGEST
+
+
+def test_words_that_cannot_be_shown_give_no_explanation() -> None:
+    found = explain(["a \ufffd b"] * 9 + ["a c b"] * 9, [[0, 1, 0]] * 9 + [[]] * 9, documents=1)
+    assert found.text is None or "\ufffd" not in found.text
+    found = explain(["\ufffd"] * 9 + ["c"] * 9, [[1]] * 9 + [[]] * 9)
+    assert found == Explanation(None, "no readable word stands out where it is active")
+
+
+def test_words_that_do_not_follow_the_activation_are_no_explanation() -> None:
+    random = np.random.default_rng(0)
+    lines = [" ".join(random.choice(list("abcdef"), 20)) for _ in range(60)]
+    activations = [(random.random(20) * (random.random(20) < 0.3)).tolist() for _ in range(30)] + [[]] * 30
+    found = explain(lines, activations, least=0.9)
+    assert found.text is None
+    assert found.reason is not None
+    assert found.reason.startswith("no words follow its activation: the best reach a correlation of 0.")
+
+
+def test_a_word_of_one_document_is_no_evidence() -> None:
+    lines, activations = ["a x"] + ["b c"] * 20, [[0, 9]] + [[1, 0]] * 10 + [[]] * 10
+    found = explain(lines, activations)
+    assert found.text is None or '"x"' not in found.text

@@ -1,0 +1,71 @@
+"""Simulation: Pearson r over all tokens put end to end, by hand; what is not defined is 0 and says why."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from components.device import Execution
+from components.interpretation.contract import Answer, Score, Windows
+from components.interpretation.scorers.simulation import Simulation, SimulationConfig
+from tests.interpretation.windows_of import windows_of
+
+NAN = float("nan")
+WINDOWS = windows_of(["a b", "c d", "e"], [[1, 0], [0, 2], []])
+
+
+def score(values: list[list[float]], windows: Windows = WINDOWS) -> Score:
+    scorer = Simulation(SimulationConfig(), {}, Execution())
+    return scorer.score(Answer(np.array(values, dtype=np.float64)), windows, np.random.default_rng(0))
+
+
+def test_r_is_over_all_tokens_and_not_a_mean_over_windows() -> None:
+    found = score([[1, 0], [0, 1], [1, 99]])  # 99 stands in padding and counts for nothing
+    x, y = np.array([1, 0, 0, 1, 1]), np.array([1, 0, 0, 2, 0])
+    # By hand: means 0.6 and 0.6, covariance sum 1.2, squares 1.2 and 3.2.
+    assert found.value == pytest.approx(1.2 / np.sqrt(1.2 * 3.2))
+    assert found.value == pytest.approx(np.corrcoef(x, y)[0, 1])
+    assert (found.n, found.n_failed, found.reason) == (3, 0, None)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_scale_and_offset_of_the_answer_do_not_matter(scale: float) -> None:
+    assert score([[scale + 5, 5], [5, 2 * scale + 5], [5, 5]]).value == pytest.approx(1, abs=1e-6)
+
+
+def test_a_constant_answer_is_zero_and_says_so() -> None:
+    found = score([[1, 1], [1, 1], [1, 0]])
+    assert (found.value, found.low, found.high) == (0.0, None, None)
+    assert found.n_failed == found.n == 3
+    assert found.reason == "the prediction is constant over the test tokens"
+
+
+def test_a_constant_activation_is_zero_and_says_so() -> None:
+    windows = windows_of(["a b", "c d"], [[1, 1], [1, 1]])
+    assert score([[1, 0], [0, 1]], windows).reason == "the activation is constant over the test tokens"
+
+
+def test_a_window_without_an_answer_counts_and_tells_nothing() -> None:
+    found = score([[1, 0], [NAN, 1], [0, 0]])
+    mean = 1 / 3
+    x, y = np.array([1, 0, mean, mean, 0]), np.array([1, 0, 0, 2, 0])
+    assert found.value == pytest.approx(np.corrcoef(x, y)[0, 1])
+    assert found.n_failed == 1
+
+
+def test_no_answer_at_all_is_zero() -> None:
+    assert score([[NAN, NAN]] * 3).value == 0.0
+
+
+def test_the_interval_resamples_windows() -> None:
+    random = np.random.default_rng(1)
+    y = random.random((80, 6))
+    windows = windows_of(["a b c d e f"] * 80, y.tolist())
+    x = y + random.normal(0, 0.3, y.shape)
+    found = score(x.tolist(), windows)
+    draws = []
+    for _ in range(400):
+        chosen = random.integers(0, 80, 80)
+        draws.append(np.corrcoef(x[chosen].ravel(), y[chosen].ravel())[0, 1])
+    assert found.low == pytest.approx(np.quantile(draws, 0.025), abs=0.02)
+    assert found.high == pytest.approx(np.quantile(draws, 0.975), abs=0.02)
