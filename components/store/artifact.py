@@ -18,6 +18,7 @@ import importlib.metadata
 import json
 import logging
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -67,10 +68,14 @@ class Input(Protocol):
     """Anything with a content key that a stage may read: an artifact, or a model reference."""
 
     @property
-    def stage(self) -> str: ...
+    def stage(self) -> str:
+        """The stage that made it, or what kind of input it is."""
+        ...
 
     @property
-    def key(self) -> str: ...
+    def key(self) -> str:
+        """Its content key."""
+        ...
 
 
 Inputs = Mapping[str, Any]
@@ -195,7 +200,7 @@ class Store:
         folder = self.folder(stage, key)
         try:
             manifest = json.loads((folder / MANIFEST).read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (json.JSONDecodeError, UnicodeDecodeError):
             log.warning("the manifest in %s is not readable; the artifact is remade", folder)
@@ -368,7 +373,7 @@ class Store:
                 "versions": versions(),
             },
         }
-        temporary = partial / f"{MANIFEST}.writing"
+        temporary = partial / f".{MANIFEST}.writing"
         with temporary.open("w") as file:
             json.dump(manifest, file, indent=1, allow_nan=False)
             file.flush()
@@ -384,18 +389,28 @@ class Store:
     def _readable_errors(self, stage: str) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
+        except Exception as error:  # polars and safetensors report a full disk with errors of their own
+            number, name = _error_number(error), getattr(error, "filename", None)
+            where = self.root if name is None else Path(str(name)).absolute()
+            if not (where.is_relative_to(self.root) or self.root.is_relative_to(where)):
+                raise  # a file of the user's, not of the store
+            if number == errno.ENOSPC:
                 raise NoSpaceError(
                     f"the disk holding {self.root} is full while making {stage}; what was written stays and the next "
                     f"run continues it: free space or set execution.store to another disk"
                 ) from error
-            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            if number in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR):
                 raise ReadOnlyStoreError(
-                    f"the store {self.root} cannot be written while making {stage} ({error.strerror}); make it "
+                    f"the store {self.root} cannot be written while making {stage} ({os.strerror(number)}); make it "
                     f"writable or set execution.store to another folder"
                 ) from error
             raise
+
+
+def _error_number(error: Exception) -> int | None:
+    """The operating system's number of an error, also where a Rust library only wrote it into its message."""
+    written = re.search(r"\(os error (\d+)\)", str(error))
+    return getattr(error, "errno", None) or (int(written.group(1)) if written else None)
 
 
 def _drain(work: Generator[Progress, None, Any], report: Callable[[Progress], None]) -> Any:
