@@ -20,7 +20,7 @@ class DictionaryModel(mlflow.pyfunc.PythonModel):
         assert weights.parent == config.parent
         self.dictionary = Dictionary.load(weights.parent)
 
-    def predict(self, context: Any, model_input: Any, params: Any = None) -> np.ndarray:
+    def predict(self, context, model_input, params=None):  # noqa: ANN001, ANN201 (MLflow reads hints as a schema)
         """Activations [token, d_in] -> reconstructions [token, d_in]."""
         import torch
 

@@ -135,7 +135,7 @@ class Tracker:
             self.client.log_inputs(run, inputs)
 
     def _register(self, run: str, artifact: Artifact) -> None:
-        """The dictionary in the registry, once for each artifact: name as in its facts, alias `latest_run`."""
+        """The dictionary in the registry, once for each artifact: name as in its facts, alias `champion` on the latest."""
         name = str(artifact.facts["name"])
         found = self.client.search_model_versions(f"name = '{name}' and tags.artifact = '{artifact.key}'")
         if found:
