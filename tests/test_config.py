@@ -1,0 +1,221 @@
+"""One declaration, one dotted name: what is accepted, what is refused and with which words, what enters a key."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import Field, PositiveInt
+
+from components.config import (
+    Config,
+    assignments,
+    canonical,
+    execution,
+    flatten,
+    load,
+    names_of,
+    override,
+    parse,
+    union_of,
+)
+from components.corpus.contract import corpora
+from components.errors import ConfigError, UnknownNameError
+
+
+class CircleConfig(Config):
+    """A circle."""
+
+    kind: Literal["circle"] = "circle"
+    """A circle."""
+    radius: PositiveInt = 3
+    """From the middle to the rim."""
+    colour: str = "red"
+    """Of the rim."""
+
+
+class SquareConfig(Config):
+    """A square."""
+
+    kind: Literal["square"] = "square"
+    """A square."""
+    side: PositiveInt = 2
+    """Of one side."""
+    colour: str = "blue"
+    """Of the rim."""
+
+
+class PaperConfig(Config):
+    """What is drawn on."""
+
+    width: int = Field(10, ge=1, le=99)
+    """In millimetres."""
+    tags: dict[str, int] = {}
+    """Names and numbers."""
+
+
+class DrawingConfig(Config):
+    """A drawing."""
+
+    shape: Annotated[CircleConfig | SquareConfig, Field(discriminator="kind")] = CircleConfig()
+    """What is drawn."""
+    paper: PaperConfig = PaperConfig()
+    """What on."""
+    order: list[str] = ["a"]
+    """In which order."""
+    threads: int = execution(1)
+    """How many at once."""
+
+
+DRAWING = DrawingConfig()
+
+
+def test_a_config_is_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        DRAWING.threads = 2  # type: ignore[misc]
+
+
+def test_flat_names_are_dotted_and_lists_and_empty_mappings_are_leaves() -> None:
+    assert flatten(DRAWING) == {
+        "shape.kind": "circle", "shape.radius": 3, "shape.colour": "red",
+        "paper.width": 10, "paper.tags": {}, "order": ["a"], "threads": 1,
+    }  # fmt: skip
+
+
+# ---- overrides ----
+
+
+def test_an_override_replaces_one_leaf_and_leaves_the_given_config_alone() -> None:
+    changed = override(DRAWING, {"paper.width": 20, "shape.radius": 5})
+    assert (changed.paper.width, changed.shape) == (20, CircleConfig(radius=5))
+    assert DRAWING.paper.width == 10
+    assert override(DRAWING, {}) == DRAWING
+
+
+def test_another_kind_resets_its_section_and_the_same_kind_does_not() -> None:
+    painted = override(DRAWING, {"shape.colour": "green", "shape.radius": 9})
+    assert override(painted, {"shape.kind": "square"}).shape == SquareConfig()
+    assert override(painted, {"shape.kind": "circle"}).shape == painted.shape
+
+
+@pytest.mark.parametrize("order", [["shape.kind", "shape.side"], ["shape.side", "shape.kind"]])
+def test_a_kind_and_its_fields_may_come_in_any_order(order: list[str]) -> None:
+    values = {"shape.kind": "square", "shape.side": 7}
+    assert override(DRAWING, {name: values[name] for name in order}).shape == SquareConfig(side=7)
+
+
+def test_a_field_of_another_kind_is_refused_with_the_names_of_this_kind() -> None:
+    with pytest.raises(
+        UnknownNameError, match=r"no parameter 'shape.radius'; known: shape.colour, shape.kind, shape.side"
+    ):
+        override(DRAWING, {"shape.kind": "square", "shape.radius": 3})
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("paper.widht", r"no parameter 'paper.widht'; known: paper.tags, paper.width; did you mean 'paper.width'\?"),
+        ("papers.width", r"no parameter 'papers.width' \(nothing at 'papers'\); known: .*did you mean 'paper.width'\?"),
+        ("order.first", r"no parameter 'order.first' \(nothing at 'order'\)"),
+        ("thread", r"no parameter 'thread'; known: .*did you mean 'threads'\?"),
+    ],
+)
+def test_an_unknown_name_is_told_with_the_nearest(name: str, message: str) -> None:
+    with pytest.raises(UnknownNameError, match=message):
+        override(DRAWING, {name: 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("paper.width", 0, r"^paper.width: Input should be greater than or equal to 1, got 0$"),
+        ("paper.width", "wide", r"^paper.width: Input should be a valid integer.*, got 'wide'$"),
+        ("shape.radius", -1, r"^shape.radius: Input should be greater than 0, got -1$"),
+        ("shape.kind", "triangle", r"shape: Input tag 'triangle' .* 'circle', 'square'"),
+    ],
+)
+def test_a_value_out_of_range_is_told_by_its_dotted_name(name: str, value: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        override(DRAWING, {name: value})
+
+
+def test_every_fault_is_told_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"shape.radius: .*; paper.width: "):
+        override(DRAWING, {"paper.width": 0, "shape.radius": 0})
+
+
+def test_a_file_of_parameters_is_read_with_the_same_errors() -> None:
+    assert load(DrawingConfig, {"shape": {"kind": "square"}}).shape == SquareConfig()
+    with pytest.raises(UnknownNameError, match=r"no parameter 'paper.hight'; known: paper.tags, paper.width"):
+        load(DrawingConfig, {"paper": {"hight": 3}})
+
+
+# ---- the command line ----
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1", 1), ("1e-3", 0.001), ("-2.5E4", -25000.0), ("true", True), ("null", None), ("[a, 2]", ["a", 2]),
+        ("{a: 1}", {"a": 1}), ("relu", "relu"), ("resid_post.2", "resid_post.2"), ("a: b: c", "a: b: c"), ("", None),
+    ],
+)  # fmt: skip
+def test_a_value_means_what_it_looks_like(text: str, value: object) -> None:
+    assert parse(text) == value
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False) | st.integers() | st.booleans() | st.none())
+def test_what_python_writes_of_a_plain_value_is_read_back(value: object) -> None:
+    assert parse(json.dumps(value)) == value
+
+
+def test_arguments_are_names_and_values() -> None:
+    assert assignments(["a.b=1", "c=x=y", "d="]) == {"a.b": 1, "c": "x=y", "d": None}
+    for wrong in ("width", "=3"):
+        with pytest.raises(ConfigError, match=rf"wanted name=value, got '{wrong}'; for example train.dictionary.k=64"):
+            assignments([wrong])
+
+
+# ---- keys and schemas ----
+
+
+def test_only_choices_that_differ_from_their_defaults_enter_a_key() -> None:
+    assert canonical(DRAWING) == {"shape": {"kind": "circle"}}
+    assert canonical(override(DRAWING, {"paper.width": 20, "threads": 8})) == {
+        "shape": {"kind": "circle"},
+        "paper": {"width": 20},
+    }
+
+
+def test_another_kind_enters_a_key_even_with_all_its_defaults() -> None:
+    assert canonical(override(DRAWING, {"shape.kind": "square"})) == {"shape": {"kind": "square"}}
+
+
+def test_a_list_enters_a_key_whole_and_a_default_written_out_does_not() -> None:
+    assert canonical(override(DRAWING, {"order": ["b", "a"]}))["order"] == ["b", "a"]
+    assert canonical(override(DRAWING, {"order": ["a"]})) == canonical(DRAWING)
+
+
+def test_unions_are_any_of_everywhere_so_that_forms_draw_them() -> None:
+    schema = json.dumps(DrawingConfig.model_json_schema())
+    assert "anyOf" in schema and "oneOf" not in schema and "discriminator" not in schema
+
+
+def test_every_field_has_its_sentence_in_the_schema() -> None:
+    definitions = DrawingConfig.model_json_schema()["$defs"] | {"": DrawingConfig.model_json_schema()}
+    assert all(field["description"] for one in definitions.values() for field in one["properties"].values())
+
+
+def test_entries_of_a_registry_are_the_members_of_its_union_and_its_names() -> None:
+    class HolderConfig(Config):
+        corpus: union_of(corpora) = corpora["text"].config()
+        names: list[names_of(corpora)] = []
+
+    assert override(HolderConfig(), {"corpus.kind": "jsonl"}).corpus.kind == "jsonl"
+    with pytest.raises(ConfigError, match=r"corpus: Input tag 'csv' .*'jsonl'.*'parquet'"):
+        override(HolderConfig(), {"corpus.kind": "csv"})
+    with pytest.raises(ConfigError, match="names.0: Input should be 'huggingface', 'jsonl'"):
+        override(HolderConfig(), {"names": ["csv"]})
