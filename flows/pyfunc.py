@@ -12,6 +12,8 @@ import numpy as np
 class DictionaryModel(mlflow.pyfunc.PythonModel):
     """`predict(activations)` -> reconstructions; `dictionary` is the loaded dictionary itself."""
 
+    _skip_type_hint_validation = True  # arrays have no schema in MLflow, which would warn about that
+
     def load_context(self, context: Any) -> None:
         """Loads the dictionary from the logged files."""
         from components.dictionary.contract import Dictionary
@@ -20,7 +22,7 @@ class DictionaryModel(mlflow.pyfunc.PythonModel):
         assert weights.parent == config.parent
         self.dictionary = Dictionary.load(weights.parent)
 
-    def predict(self, context, model_input, params=None):  # noqa: ANN001, ANN201 (MLflow reads hints as a schema)
+    def predict(self, context, model_input, params=None):  # unannotated: MLflow reads hints as a schema
         """Activations [token, d_in] -> reconstructions [token, d_in]."""
         import torch
 

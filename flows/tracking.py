@@ -11,7 +11,6 @@ import contextlib
 import logging
 import math
 import time
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -141,8 +140,7 @@ class Tracker:
         if found:
             self.client.set_registered_model_alias(name, "champion", found[0].version)
             return
-        with _run_as(run), warnings.catch_warnings():  # on signatures from type hints: arrays have none there
-            warnings.simplefilter("ignore", UserWarning)
+        with _run_as(run):
             model = mlflow.pyfunc.log_model(
                 name="dictionary",
                 python_model=str(Path(__file__).parent / "pyfunc.py"),
