@@ -19,6 +19,8 @@ from components.model.language_model import LanguageModel, ModelConfig, ModelRef
 from components.store.artifact import Artifact, Progress, Stage, Store
 from components.store.shards import PROVENANCE, write_activations
 
+transformers.utils.logging.disable_progress_bar()
+
 
 def artifact(store: Store, stage: str, write: Any, facts: Mapping[str, Any], seed: int = 0) -> Artifact:
     """A real artifact of any stage: `write(folder)` writes its files. `seed` tells apart artifacts of one stage."""

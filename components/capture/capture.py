@@ -35,6 +35,7 @@ from components.store.shards import PROVENANCE, read_shard, shard_rows, write_ac
 log = logging.getLogger(__name__)
 
 SPARE = 64 * 2**20  # bytes left free on the disk
+MEDIAN_CONTEXTS = 64  # contexts whose median norm says what an outlier is
 
 
 class CaptureConfig(Config):
@@ -51,7 +52,8 @@ class CaptureConfig(Config):
     drop_special: bool = True
     """Leaves out special tokens (begin and end of a text), whose activations are outliers; padding never counts."""
     drop_outlier_norms: PositiveFloat | None = None
-    """Leaves out tokens whose norm exceeds this many times the median norm at any hook point; absent keeps all."""
+    """Leaves out tokens whose norm at any hook point exceeds this many times the median there (over the first 64 contexts
+    of the first split); absent keeps all."""
     contexts_per_shard: PositiveInt = 512
     """Contexts in one shard: the step in which an interrupted capture resumes."""
     batch_size: PositiveInt = execution(32)
@@ -187,7 +189,7 @@ def _probe(
     model: LanguageModel, split: _Split, points: Sequence[str], config: CaptureConfig, dtype: torch.dtype
 ) -> tuple[float, dict[str, float]]:
     """Tokens a second of a short run, and by hook point the norm above which a token is left out (if any is)."""
-    n = 64 if config.drop_outlier_norms else min(16, config.batch_size)
+    n = MEDIAN_CONTEXTS if config.drop_outlier_norms else min(16, config.batch_size)
     norms: dict[str, list[Tensor]] = {name: [] for name in points}
     _ready(_queue(model, split.token[:n], points, dtype))
     started = time.perf_counter()

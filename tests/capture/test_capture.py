@@ -83,6 +83,14 @@ def test_every_kept_token_has_the_activations_of_a_plain_pass(store, model):
     assert artifact.facts["splits"]["test"]["contexts"] == N
 
 
+def test_the_numbers_are_those_of_version_1(store, model):
+    """When this fails and the change is meant, raise the version of the stage with the numbers."""
+    facts = capture(store, model).facts
+    assert CAPTURE.version == 1 and facts["splits"]["train"] == {"rows": 59, "contexts": 11, "dropped": 0}
+    norms = {name: fact["mean_norm"] for name, fact in facts["hook_points"].items()}
+    assert norms == pytest.approx({"resid_post.1": 6.731889, "mlp_hidden.0": 3.061127}, rel=1e-4)
+
+
 def test_batching_and_sharding_change_no_number(store, model):
     wanted = ActivationShards(capture(store, model))
     other = ActivationShards(capture(store, model, contexts_per_shard=100, batch_size=7))
