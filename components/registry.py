@@ -20,7 +20,6 @@ from typing import Any, Generic, TypeVar
 
 from components.errors import UnknownNameError
 
-
 T = TypeVar("T")
 
 

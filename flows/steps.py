@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from components.model.language_model import ModelReference
 from prefect import task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
@@ -27,6 +26,7 @@ from rich.progress import Progress as RichProgress
 
 from components.config import Config
 from components.experiment import STAGES, ExperimentConfig
+from components.model.language_model import ModelReference
 from components.store.artifact import Artifact, Progress, Store
 from flows.tracking import Tracker, resolve_dictionary
 
@@ -133,7 +133,7 @@ class Chain:
         if self.plain:
             artifact, hit = _ensure(*arguments, report=_bar(label))
         else:
-            state: State[Reference] = make.with_options(task_run_name=label)(*arguments, return_state=True)
+            state: Any = make.with_options(task_run_name=label)(*arguments, return_state=True)
             reference = state.result()
             hit = state.name == "Cached"
             artifact = self.store.get(reference["stage"], reference["key"])

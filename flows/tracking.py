@@ -11,7 +11,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -262,7 +262,7 @@ def _prefect_tags() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _run_as(run: str) -> Iterable[None]:
+def _run_as(run: str) -> Iterator[None]:
     """The fluent interface (log_model needs it) on an existing run, left unfinished for the client to end."""
     mlflow.set_experiment(EXPERIMENT)
     with mlflow.start_run(run_id=run):
@@ -270,7 +270,7 @@ def _run_as(run: str) -> Iterable[None]:
 
 
 @contextlib.contextmanager
-def _forgiving(what: str) -> Iterable[None]:
+def _forgiving(what: str) -> Iterator[None]:
     """MLflow owns numbers, not results: its failure is a warning, and the artifacts hold everything."""
     try:
         yield

@@ -80,7 +80,11 @@ def test_no_host_of_a_package_registry_and_no_path_of_a_machine_is_committed() -
     words = re.compile(r"pypi\.org|pythonhosted|registry\.npmjs|/work/|/opt/pypi|file:///" + r"home")
     for file in listed.split():
         path = REPOSITORY / file
-        if path.suffix in {".py", ".md", ".toml", ".yaml", ".txt", ".json"} and path != Path(__file__) and path.exists():
+        if (
+            path.suffix in {".py", ".md", ".toml", ".yaml", ".txt", ".json"}
+            and path != Path(__file__)
+            and path.exists()
+        ):
             assert not words.search(path.read_text(errors="ignore")), file
 
 
