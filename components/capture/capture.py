@@ -41,7 +41,7 @@ MEDIAN_CONTEXTS = 64  # contexts whose median norm says what an outlier is
 class CaptureConfig(Config):
     """Which activations are kept."""
 
-    hook_points: tuple[str, ...] = ("resid_post.1",)
+    hook_points: tuple[str, ...] = ("resid_post.2",)
     """Places in the model, canonical or TransformerLens names; all are read in one pass."""
     splits: tuple[str, ...] = ("train", "select", "explain", "calibrate", "validate", "test")
     """Splits of the corpus that are captured."""

@@ -82,7 +82,7 @@ class ReadConfig(Config):
     """Minimal pairs for each concept, in each of the splits select, validate and test."""
     prompts_validate: NonNegativeInt = 8
     """Openings for steered generation that choose."""
-    prompts_test: NonNegativeInt = 16
+    prompts_test: NonNegativeInt = 24
     """Openings for steered generation that are reported."""
     seed: int = 0
     """Of the stories and of the division into splits."""

@@ -26,7 +26,7 @@ class AddDirectionConfig(Config):
     kind: Literal["add_direction"] = "add_direction"
     """The method."""
 
-    n_candidates: PositiveInt = 3
+    n_candidates: PositiveInt = 8
     """Latents for each concept, best on select first, among which the validate prompts choose."""
 
 
@@ -93,7 +93,7 @@ def latent_precisions(
     for latent in range(codes.get_shape()[1]):
         entries = slice(codes.indptr[latent], codes.indptr[latent + 1])
         values = np.asarray(codes.data)[entries]
-        order = np.argsort(-values, kind="stable")
+        order = np.argsort(values)[::-1]
         ranked = values[order]
         last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True)[: len(ranked)])  # ends of tied groups
         found = np.cumsum(by_row[np.asarray(codes.indices)[entries][order]].toarray(), axis=0, dtype=np.int32)[last]
