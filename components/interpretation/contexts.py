@@ -69,12 +69,14 @@ class Sample:
         density: share of tokens on which each is active.
         decile: tenth of the alive latents by density, 0 the rarest.
         n_dead: latents of the dictionary that are never active; none of them is sampled.
+        split: where density and death were read.
     """
 
     latents: Int[np.ndarray, " latent"]
     density: Float[np.ndarray, " latent"]
     decile: Int[np.ndarray, " latent"]
     n_dead: int
+    split: str
 
 
 def sample_latents(statistics: pl.DataFrame, d_sae: int, n: int, seed: int) -> Sample:
@@ -87,7 +89,7 @@ def sample_latents(statistics: pl.DataFrame, d_sae: int, n: int, seed: int) -> S
         seed: of the stage.
     """
     splits = statistics["split"].unique().sort().to_list()
-    split = "explain" if "explain" in splits else next(iter(splits), None)
+    split = "explain" if "explain" in splits else next(iter(splits), "")
     alive = statistics.filter((pl.col("split") == split) & (pl.col("n_active") > 0)).sort("density", "latent")
     generator = numpy_generator(seed, "latents")
     strata = np.array_split(np.arange(alive.height), max(1, min(n, alive.height)))
@@ -96,7 +98,7 @@ def sample_latents(statistics: pl.DataFrame, d_sae: int, n: int, seed: int) -> S
     order = np.argsort(latents)
     density = alive["density"].to_numpy().astype(np.float64)[index]
     decile = index * TENTHS // max(1, alive.height)
-    return Sample(latents[order], density[order], decile[order], d_sae - alive.height)
+    return Sample(latents[order], density[order], decile[order], d_sae - alive.height, split)
 
 
 def choose(

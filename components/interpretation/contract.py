@@ -164,7 +164,7 @@ class Explanation:
 
     def __post_init__(self) -> None:
         assert (self.text is None) == (self.reason is not None), "an explanation is a text, or null with a reason"
-        assert self.text is None or len(self.text) <= LONGEST, f"longer than {LONGEST} characters: {self.text}"
+        assert self.text is None or 0 < len(self.text) <= LONGEST, f"not 1 to {LONGEST} characters: {self.text!r}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -199,20 +199,14 @@ def _means(scored: Scored, config: InterpretConfig) -> Iterator[dict[str, Any]]:
 
 
 def _shares(records: Sequence[LatentRecord], sample: Sample, d_sae: int) -> Iterator[dict[str, Any]]:
-    counted = {"dead": (sample.n_dead, d_sae), "skipped": (_n_skipped(records), len(records))}
-    about = {"dead": "never active on the explain split, not sampled", "skipped": "too few windows, at chance"}
-    for kind, (n_found, n) in counted.items():
+    """Who is not explained: of the dictionary the dead, of the sample those with too few windows."""
+    for name, split, n_found, n, reason in (
+        ("dead", sample.split, sample.n_dead, d_sae, "never active on this split; none is sampled"),
+        ("skipped", "test", _n_skipped(records), len(records), "too few windows on explain or test; at chance"),
+    ):
         share = wilson(n_found, n)
-        yield {
-            "name": f"interpret.{kind}_share",
-            "value": share.value,
-            "low": share.low,
-            "high": share.high,
-            "n": n,
-            "n_failed": 0,
-            "better": "lower",
-            "reason": about[kind],
-        }
+        ends = {"value": share.value, "low": share.low, "high": share.high, "n": n, "n_failed": 0}
+        yield ends | {"name": f"interpret.{name}_share", "split": split, "better": "lower", "reason": reason}
 
 
 def _n_skipped(records: Sequence[LatentRecord]) -> int:

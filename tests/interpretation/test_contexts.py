@@ -30,7 +30,7 @@ def splits(record: LatentRecord) -> dict[str, Windows]:
 
 def only(latent: int) -> Sample:
     """A sample of one latent."""
-    return Sample(np.array([latent]), np.array([0.1]), np.array([0]), 0)
+    return Sample(np.array([latent]), np.array([0.1]), np.array([0]), 0, "explain")
 
 
 def cut(lengths: list[int], **settings: int) -> Tiling:

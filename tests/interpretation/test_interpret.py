@@ -12,9 +12,9 @@ import pytest
 from components.config import load, override
 from components.device import Execution
 from components.errors import ConfigError, InputError, UnknownNameError
-from components.interpretation.contract import Explanation, LatentRecord
+from components.interpretation.contract import Explanation, LatentRecord, Score
 from components.interpretation.controls import shuffled
-from components.interpretation.interpret import INTERPRET, InterpretConfig
+from components.interpretation.interpret import INTERPRET, InterpretConfig, _means
 from components.interpretation.predictors.lexical import Lexical, LexicalConfig
 from components.interpretation.protocol import score
 from components.interpretation.scorers.detection import Detection, DetectionConfig
@@ -70,7 +70,8 @@ def test_every_score_stands_beside_its_floor_and_the_probe(interpreted: Artifact
     for row in found.values():
         assert row["low"] <= row["value"] <= row["high"]
         assert (row["dictionary"], row["hook_point"]) == (f"planted-{D_SAE}", "resid_post.0")
-        assert (row["split"], row["unit_of_replication"], row["n_seeds"]) == ("test", "latent", 1)
+        assert (row["unit_of_replication"], row["n_seeds"]) == ("latent", 1)
+        assert row["split"] == ("explain" if row["name"] == "interpret.dead_share" else "test")
         assert row["concept_kind"] is None
 
 
@@ -155,6 +156,23 @@ def test_an_unknown_or_repeated_entry_is_refused() -> None:
         load(InterpretConfig, {"scorers": ["detection", "detection"]})
     with pytest.raises(ConfigError, match="explainers: List should have at least 1 item"):
         load(InterpretConfig, {"explainers": []})
+
+
+def test_a_second_explainer_has_its_own_floor() -> None:
+    config = InterpretConfig.model_construct(
+        explainers=["log_odds", "other"], scorers=["detection"], predictors=["lexical"], seed=0
+    )
+    values = {"log_odds": 0.8, "shuffled": 0.5, "other": 0.9, "shuffled.other": 0.6, "probe": 1.0}
+    scored = {
+        (name, "detection", None if name == "probe" else "lexical"): [Score(value, None, None, 10)] * 3
+        for name, value in values.items()
+    }
+    rows = {row["name"]: row for row in _means(scored, config)}
+    assert rows["interpret.other.detection"]["baseline"] == pytest.approx(0.6)
+    assert rows["interpret.other.detection.over_floor"]["value"] == pytest.approx(0.3)
+    assert rows["interpret.log_odds.detection.over_floor"]["value"] == pytest.approx(0.3)
+    assert rows["interpret.probe.detection"]["baseline"] == pytest.approx(0.5)
+    assert rows["interpret.shuffled.other.detection"]["baseline_name"] == "chance"
 
 
 def test_versions_of_the_entries_used_are_part_of_the_key() -> None:

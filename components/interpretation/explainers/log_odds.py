@@ -38,7 +38,7 @@ class LogOddsConfig(Config):
     """The z of the log-odds that a candidate reaches."""
     documents: PositiveInt = 2
     """Documents in which a candidate meets an active token, at least."""
-    gain: float = Field(default=0.005, ge=0)
+    gain: float = Field(default=0.01, ge=0)
     """What a further term adds to the correlation with the activation, at least."""
     least: float = Field(default=0.1, ge=0, le=1)
     """Correlation of the phrase with the activation, at least; below it there is no explanation."""
