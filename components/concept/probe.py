@@ -2,7 +2,7 @@
 
 Notable: the optimiser works in whitened coordinates and starts from linear discriminant analysis (Fisher 1936; one
 covariance for all concepts), because what a model knows of context lies in directions of little variance, where plain
-gradient descent on activations never arrives. Three or four epochs of Adam then finish what the shared covariance got
+gradient descent on activations never arrives. A few epochs of Adam then finish what the shared covariance got
 wrong. Classes are not rebalanced: scores are read by average precision at natural density. The weights are folded back,
 so a probe is a matrix and a bias on raw activations.
 """
@@ -62,9 +62,9 @@ def fit_probe(
     labels: scipy.sparse.csc_matrix,
     concepts: Sequence[str] = (),
     *,
-    epochs: int = 4,
+    epochs: int = 8,
     batch: int = 4096,
-    learning_rate: float = 0.5,
+    learning_rate: float = 0.25,
     decay: float | None = None,
     seed: int = 0,
 ) -> Probe:
