@@ -67,7 +67,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Artifact]:
     every = WorldCorpus.pairs
     with pytest.MonkeyPatch.context() as patch:  # of the hundred kinds of pairs a few will do
         patch.setattr(WorldCorpus, "pairs", lambda *args: islice(every(*args), 4))
-        yield read(Store(tmp_path_factory.mktemp("store")), of_world(pairs=2), WORLD)
+        yield read(
+            Store(tmp_path_factory.mktemp("store")), of_world(pairs=2, prompts_validate=8, prompts_test=16), WORLD
+        )
 
 
 def test_every_split_gets_its_tokens_and_no_document_is_in_two(world: Artifact) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from itertools import islice
 
+from components.corpus.contract import text_digest
 from components.corpus.corpora.world import WorldCorpus, WorldCorpusConfig
+from components.corpus.packing import pack
+from components.world.pretrain import pack_stories, story_digest
 
 CORPUS = WorldCorpus(WorldCorpusConfig())
 
@@ -36,3 +39,19 @@ def test_pairs_and_prompts_come_as_asked() -> None:
     assert len({pair.concept for pair in pairs}) == 5
     assert all(pair.positive != pair.negative for pair in pairs)
     assert len(set(CORPUS.prompts(5, "test", 0))) == 5
+
+
+def test_a_story_has_the_digest_under_which_pretraining_lists_it() -> None:
+    text = next(CORPUS.documents("test", 0, labels=False)).text
+    assert text_digest(text) == story_digest(text)
+
+
+def test_contexts_read_as_those_of_pretraining() -> None:
+    documents = [[5, 6, 7], [8, 9], [3], [4] * 5, [7, 7]]
+    ours = pack(documents, bos=1, eos=2, pad=0, context_length=8).token.tolist()
+    theirs = pack_stories(documents, 8, 1, 2, 0).tolist()
+    for contexts in (ours, theirs):
+        told = [context[1:] for context in contexts if context[0] == 1]
+        assert len(told) == len(contexts)
+        pieces = [piece for context in told for piece in "".join(map(str, context)).rstrip("0").split("2") if piece]
+        assert sorted(pieces) == sorted("".join(map(str, document)) for document in documents)
