@@ -67,3 +67,13 @@ def test_a_pointer_file_holds_keys_and_no_digest(store: Store, tmp_path: Path) -
 def test_sql_reads_every_runs_tables(store: Store) -> None:
     found = queries.run(report(store), "select name, value from report where value > 0.3 order by value")
     assert found.rows() == [("evaluate.found", 0.5), ("evaluate.found", 0.75)]
+
+
+def test_git_ignores_artifacts_and_neither_git_nor_dvc_ignores_what_publishes_them() -> None:
+    from dvc.scm import Git
+
+    scm = Git(str(REPOSITORY))
+    stage = REPOSITORY / "data" / "artifacts" / "read"
+    assert scm.is_ignored(f"{stage / 'abc'}/")
+    assert not scm.is_ignored(f"{stage}/")  # DVC walks past a folder that is ignored, and the pins in it
+    assert not scm.is_ignored(str(stage / "abc.dvc"))
