@@ -24,10 +24,10 @@ up: setup
 	$(BIN)/latentflow up
 
 test: setup
-	$(BIN)/python -m pytest -m "not kill"
+	$(BIN)/python -m pytest
 
 test-kill: setup
-	$(BIN)/python -m pytest -m kill
+	$(BIN)/python benchmarks/kill.py
 
 check: setup
 	$(BIN)/ruff check .

@@ -3,7 +3,7 @@
 An undisturbed run in one folder; in another, `latentflow experiment` is killed (SIGKILL to its whole group) at ten random
 moments and run again to the end. Both must end with the same artifact keys and the same table.
 
-    python benchmarks/kill.py [--kills 10] [--params examples/small.yaml] [--json]
+    python benchmarks/kill.py [--kills 10] [--params examples/tiny.yaml] [--json]
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def table(folder: Path) -> tuple[list[str], list[dict]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--params", default="examples/small.yaml")
+    parser.add_argument("--params", default="examples/tiny.yaml")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()

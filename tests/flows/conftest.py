@@ -8,26 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from components.config import load
+from components.config import override
 from components.experiment import ExperimentConfig
+from flows.parameters import reference
 
-TINY = {
-    "name": "tiny",
-    "read": {
-        "splits": {
-            "train": 16000, "select": 16000, "explain": 10000, "calibrate": 8000, "judge": 16000,
-            "validate": 12000, "neutral": 3000, "test": 12000,
-        },
-        "prompts_validate": 2, "prompts_test": 2, "pairs": 1,
-    },
-    "train": {"dictionary": {"kind": "topk", "d_sae": 128, "k": 8}, "tokens": 20000, "batch_size": 1024, "dead_after": 8000},
-    "interpret": {"latents": 5},
-    "steer": {
-        "concepts": ["topic.sport", "topic.garden", "topic.kitchen"], "max_concepts_per_family": 1,
-        "validate_prompts": 2, "test_prompts": 2, "max_new_tokens": 8, "neutral_tokens": 128, "band_texts": 32,
-    },
-    "evaluate": {"settings": {"loss_recovered": {"tokens": 3000}}},
-}  # fmt: skip
+TINY = Path(__file__).resolve().parents[2] / "examples" / "tiny.yaml"
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +22,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def config(room: Path) -> ExperimentConfig:
-    return load(ExperimentConfig, {**TINY, "execution": {"store": str(room / "artifacts")}})
+    return override(reference(TINY), {"execution.store": str(room / "artifacts")})
 
 
 @pytest.fixture(scope="session")
