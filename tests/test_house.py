@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGES = ("components", "flows", "dashboards")
@@ -88,11 +89,13 @@ def test_no_host_of_a_package_registry_and_no_path_of_a_machine_is_committed() -
             assert not words.search(path.read_text(errors="ignore")), file
 
 
-def test_every_dependency_is_pinned() -> None:
+def test_every_dependency_is_pinned_inside_its_range() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["test"]]
-    pinned = {re.split(r"[=\[ ]", line)[0].lower() for line in (REPOSITORY / "constraints.txt").read_text().split("\n")}
-    assert {re.split(r"[<>=\[ ]", need)[0].lower() for need in wanted} - pinned == set()
+    pinned = dict(line.split("==") for line in (REPOSITORY / "constraints.txt").read_text().split() if "==" in line)
+    pinned = {package.lower(): version for package, version in pinned.items()}
+    for need in map(Requirement, [*project["dependencies"], *project["optional-dependencies"]["test"]]):
+        assert need.name.lower() in pinned, need
+        assert need.specifier.contains(pinned[need.name.lower()], prereleases=True), (need, pinned[need.name.lower()])
     assert "+cpu" not in (REPOSITORY / "constraints.txt").read_text()
 
 
