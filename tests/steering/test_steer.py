@@ -8,14 +8,18 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from components.config import canonical, load
 from components.device import Execution
-from components.errors import ConfigError, InputError, UnknownNameError
+from components.dictionary.architectures.topk import TopK, TopKConfig
+from components.errors import ConfigError, DictionaryError, InputError, UnknownNameError
 from components.steering.steer import STEER, SteerConfig, pick_concepts
 from components.store import tables
 from components.store.artifact import Artifact, Progress, key_of
+from components.store.shards import Codes, write_codes
+from tests import toys
 from tests.steering import world
 from tests.steering.conftest import PLANTED, Bench
 
@@ -169,6 +173,24 @@ def test_a_corpus_without_a_split_or_without_prompts_says_what_to_set(bench: Ben
     mute = world.corpus(bench.store, {"validate": ["the"], "test": []}, number=3)
     with pytest.raises(InputError, match="steering needs prompts of the split 'test'.*set read.prompts_test above 0"):
         run(mute)
+
+
+def test_a_dictionary_or_codes_of_other_activations_are_refused(bench: Bench) -> None:
+    def run(**changes: Artifact) -> None:
+        for _ in STEER.make(Path("."), CONFIG, bench.inputs | changes, CPU):
+            pass
+
+    narrow = TopK(TopKConfig(d_sae=4, k=1), (world.HOOK,), (world.HOOK,), {world.HOOK: 8})
+    trained = toys.artifact(bench.store, "train", narrow.save, {"name": narrow.name}, 1)
+    with pytest.raises(DictionaryError, match=r"topk-4-k1 writes 8 coordinates at resid_post.0, and .* have 32"):
+        run(dictionary=trained)
+
+    def write(folder: Path) -> None:
+        write_codes(folder, "select", 0, Codes.from_dense(torch.ones(3, 24)))
+
+    few = toys.artifact(bench.store, "encode", write, {"d_sae": 24}, 1)
+    with pytest.raises(InputError, match=r"has codes of 3 select tokens, and [\d,]+ were captured; encode these"):
+        run(codes=few)
 
 
 INVENTORY = pl.DataFrame(

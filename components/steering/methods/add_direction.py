@@ -25,7 +25,6 @@ class AddDirectionConfig(Config):
 
     kind: Literal["add_direction"] = "add_direction"
     """The method."""
-
     n_candidates: PositiveInt = 8
     """Latents for each concept, best on select first, among which the validate prompts choose."""
 

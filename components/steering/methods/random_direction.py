@@ -22,7 +22,6 @@ class RandomDirectionConfig(Config):
 
     kind: Literal["random_direction"] = "random_direction"
     """The method."""
-
     n_directions: PositiveInt = 5
     """Directions drawn; the largest uplift among them is the baseline of every method."""
 

@@ -1,0 +1,68 @@
+"""Numbers of steering. Where one moves on purpose, raise the version of the stage or entry beside it."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+import torch
+
+from components.steering.contract import AddVector, Candidate, judges, methods
+from components.steering.protocol import Job, Neutral, Prompt, Writer, calibrate
+from components.steering.steer import STEER, SteerConfig, pick_concepts
+from tests import toys
+from tests.contracts.test_steering import TEXTS, judge
+from tests.steering.world import evidence, finish
+
+VERSIONS = {
+    "steer": 1,
+    "add_direction": 1,
+    "mean_difference": 1,
+    "random_direction": 1,
+    "concept": 1,
+    "fluency": 1,
+}
+PROPOSED = {
+    "add_direction": [0.0, 0.0, 1.0],
+    "mean_difference": [0.039117, 0.040946, 0.990866],
+    "random_direction": [0.335180, 0.133801, 0.751404],
+}
+RANKED = [2, 1, 5]
+JUDGED = {"concept": [0.932772, 0.029683], "fluency": [1.0, 0.0]}
+STRENGTH = 0.620610
+WRITTEN = ["small ? small two small", "big bird red queen saw"]
+PICKED = ["word.1", "word.3", "word.7", "word.10"]
+
+
+def proposed(name: str) -> list[Candidate]:
+    return list(methods[name](methods[name].config()).candidates(evidence()))
+
+
+def test_results_move_only_with_a_version() -> None:
+    versions = {"steer": STEER.version}
+    for registry in (methods, judges):
+        versions |= {name: registry.version(name) for name in registry.names() if name in VERSIONS}
+    assert versions == VERSIONS
+    for name, vector in PROPOSED.items():
+        steering = proposed(name)[0].steering
+        assert isinstance(steering, AddVector)
+        assert steering.vector[:3].tolist() == pytest.approx(vector, abs=1e-4)
+    assert [candidate.latent for candidate in proposed("add_direction") if candidate.concept == "mark"][:3] == RANKED
+    for name, scores in JUDGED.items():
+        assert judge(name).scores(TEXTS)[[0, 2], 0].tolist() == pytest.approx(scores, abs=1e-3)
+
+
+def test_text_and_strengths_move_only_with_a_version() -> None:
+    model, vector = toys.tiny_model("llama"), torch.nn.functional.normalize(torch.arange(1.0, 17.0), dim=0)
+    steering = AddVector("resid_post.1", vector, 4.0)
+    tokens = torch.arange(60).reshape(4, 15) % 29 + 4
+    strengths, _ = finish(calibrate(model, [steering], Neutral(tokens, torch.ones_like(tokens) > 0), [0.1]))
+    assert float(strengths[0, 0, 0]) == pytest.approx(STRENGTH, rel=0.02)
+    jobs = [Job(Prompt(0, (1, 4, 6)), sample, steering, 1.0) for sample in range(2)]
+    written, _ = finish(Writer(model, 6, 1.0, 0, 8).write(jobs))
+    assert [text.text for text in written] == WRITTEN
+
+
+def test_the_concepts_picked_move_only_with_a_version() -> None:
+    shared = {"concept_kind": "surface", "unit": "token", "family": "words"}
+    inventory = pl.DataFrame([{"concept": f"word.{i}", **shared} for i in range(12)])
+    assert [concept.name for concept in pick_concepts(inventory, SteerConfig())] == PICKED
