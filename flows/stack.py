@@ -158,8 +158,11 @@ def up() -> int:
                     return 1
         return 0
     finally:
-        for tool in reversed(list(children)):
-            _stop_group(children[tool].pid)
+        for child in children.values():  # all are told at once, then each gets its time
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGINT)
+        for child in children.values():
+            _stop_group(child.pid)
         _say("stack", "down")
 
 
