@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from components.world.pretrain import PRETRAIN, PretrainConfig, export
-
 from components.config import assignments, override
 from components.device import Execution
 from components.store.artifact import Store
+from components.world.pretrain import PRETRAIN, PretrainConfig, export
 from flows.steps import _bar
 
 
