@@ -8,6 +8,7 @@ directly: DVC and tests use that.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import sys
 import time
@@ -25,6 +26,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 
 from components.config import Config
+from components.dictionary.train import control
+from components.errors import ModelError
 from components.experiment import STAGES, ExperimentConfig
 from components.model.language_model import ModelReference
 from components.store.artifact import Artifact, Progress, Store
@@ -64,11 +67,11 @@ class Chain:
 
     def read(self) -> Artifact:
         """Documents, packed contexts, labels, prompts."""
-        return self._step("read", self.config.read, model=self._model())
+        return self._step("read", self.config.read, model=self._model)
 
     def capture(self) -> Artifact:
         """Activations at the hook points."""
-        return self._step("capture", self.config.capture, model=self._model(), corpus=self.read())
+        return self._step("capture", self.config.capture, model=self._model, corpus=self.read())
 
     def train(self) -> Artifact:
         """The dictionary: trained here, or the one that `dictionary` names."""
@@ -78,19 +81,19 @@ class Chain:
         return self._step("train", self.config.train, activations=self.capture())
 
     def untrained(self) -> Artifact:
-        """A dictionary of equal size that saw no activation but those that set its bias and scale."""
-        config = self.config.train.model_copy(update={"tokens": 0})
+        """A dictionary of equal size and sparsity that saw no activation but those that set its bias and scale."""
+        config = control(self.config.train, self.train().facts)
         return self._step("train", config, label="train untrained", activations=self.capture())
 
     def encode(self) -> Artifact:
         """Codes of the trained dictionary."""
         return self._step(
-            "encode", self.config.encode, activations=self.capture(), dictionary=self.train(), model=self._model()
+            "encode", self.config.encode, activations=self.capture(), dictionary=self.train(), model=self._model
         )
 
     def encode_untrained(self) -> Artifact:
         """Codes of the untrained dictionary, the control of every unit-by-unit score."""
-        given = {"activations": self.capture(), "dictionary": self.untrained(), "model": self._model()}
+        given = {"activations": self.capture(), "dictionary": self.untrained(), "model": self._model}
         return self._step("encode", self.config.encode, label="encode untrained", **given)
 
     def interpret(self) -> Artifact:
@@ -100,12 +103,12 @@ class Chain:
 
     def steer(self) -> Artifact:
         """Steered text and its scores."""
-        given = {"model": self._model(), "corpus": self.read(), "activations": self.capture()}
+        given = {"model": self._model, "corpus": self.read(), "activations": self.capture()}
         return self._step("steer", self.config.steer, **given, dictionary=self.train(), codes=self.encode())
 
     def evaluate(self) -> Artifact:
         """Reconstruction, loss recovered, concepts found."""
-        given = {"model": self._model(), "corpus": self.read(), "activations": self.capture()}
+        given = {"model": self._model, "corpus": self.read(), "activations": self.capture()}
         return self._step(
             "evaluate",
             self.config.evaluate,
@@ -120,6 +123,7 @@ class Chain:
         scored = {"evaluate": self.evaluate(), "interpret": self.interpret(), "steer": self.steer()}
         return self._step("report", self.config.report, train=self.train(), encode=self.encode(), **scored)
 
+    @functools.cached_property
     def _model(self) -> ModelReference:
         return ModelReference(self.config.model)
 
@@ -165,13 +169,23 @@ def _ensure(
 ) -> tuple[Artifact, bool]:
     store = Store(experiment.execution.store)
     given = {
-        role: ModelReference(experiment.model) if role == "model" else store.get(**reference)
+        role: _model(experiment, reference) if role == "model" else store.get(**reference)
         for role, reference in inputs.items()
     }
     with report() as show:
         artifact, hit = store.ensure(STAGES[stage], config, given, experiment.execution, show)
     console.print(_line(label, artifact, hit), highlight=False)
     return artifact, hit
+
+
+def _model(experiment: ExperimentConfig, reference: Reference) -> ModelReference:
+    found = ModelReference(experiment.model)
+    if found.key != reference["key"]:
+        raise ModelError(
+            f"the files of model {experiment.model.path} changed while the experiment ran (key {reference['key']} then, "
+            f"{found.key} now); run again, and what does not rest on the model is found"
+        )
+    return found
 
 
 console = Console(stderr=True)

@@ -82,6 +82,28 @@ class TrainConfig(Config):
     """Updates between two checkpoints, from which an interrupted run continues."""
 
 
+def control(config: TrainConfig, trained: Facts) -> TrainConfig:
+    """The untrained dictionary that stands beside a trained one of any architecture.
+
+    TopK with random directions and as many active latents as the trained one has on held-out text: equal in size and in
+    sparsity, so what remains between the two is what was learnt. (First values of another architecture would not do: a
+    `relu` one starts half active.)
+
+    Args:
+        config: how the trained one was trained: seed and splits are taken over, what only training reads is not.
+        trained: its facts: `d_sae`, `l0`, `hook_point`.
+    """
+    k = min(max(1, round(trained["l0"])), trained["d_sae"])
+    return TrainConfig(
+        dictionary=TopKConfig(d_sae=trained["d_sae"], k=k),
+        tokens=0,
+        hook_point=trained["hook_point"],
+        split=config.split,
+        held_out=config.held_out,
+        seed=config.seed,
+    )
+
+
 class Learner:
     """One dictionary in training: its optimiser, its schedules, its counters of silent tokens."""
 

@@ -72,9 +72,12 @@ class ModelReference:
                 return folder
         return _from_hub(self.config)
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
-        """Digest of config, weights and tokenizer files and of the dtype (24 hexadecimal digits): same bytes, same key."""
+        """Digest of config, weights and tokenizer files and of the dtype (24 hexadecimal digits): same bytes, same key.
+
+        Read once, so that whatever one reference makes carries one key, though the files change meanwhile.
+        """
         names = sorted({found for pattern in CONTENT for found in self.folder.glob(pattern)})
         content = [[path.name, _digest(path, *_state(path))] for path in names]
         text = json.dumps([self.stage, self.config.dtype, content])

@@ -14,7 +14,7 @@ from components.dictionary.architectures.relu import ReluConfig
 from components.dictionary.architectures.topk import TopKConfig
 from components.dictionary.contract import Dictionary, untrained
 from components.dictionary.stream import Stream
-from components.dictionary.train import TRAIN, Learner, TrainConfig, evaluate, fit, make
+from components.dictionary.train import TRAIN, Learner, TrainConfig, control, evaluate, fit, make
 from components.errors import DictionaryError, InputError
 from components.store.shards import ActivationShards
 from components.store.tables import CURVE
@@ -125,6 +125,17 @@ def test_no_tokens_leave_an_untrained_dictionary_with_scale_and_bias_set(store, 
     assert CURVE.read(made).height == 0
     trained, _ = store.ensure(TRAIN, CONFIG, {"activations": activations})
     assert trained.facts["fvu"] < 0.8 * made.facts["fvu"]
+
+
+def test_the_control_of_any_architecture_is_as_wide_and_as_sparse_and_learnt_nothing(store, activations):
+    config = CONFIG.model_copy(update={"dictionary": ReluConfig(d_sae=48, l1=8.0), "lr": 3e-3})
+    trained, _ = store.ensure(TRAIN, config, {"activations": activations})
+    assert 1 < trained.facts["l0"] < 20
+    made, _ = store.ensure(TRAIN, control(config, trained.facts), {"activations": activations})
+    assert (made.facts["d_sae"], made.facts["steps"]) == (48, 0)
+    assert made.facts["l0"] == pytest.approx(trained.facts["l0"], abs=0.5)
+    other = config.model_copy(update={"lr": 1e-3, "batch_size": 100, "log_every": 3})
+    assert control(other, trained.facts) == control(config, trained.facts)
 
 
 def test_more_tokens_than_rows_means_several_epochs(store, activations):

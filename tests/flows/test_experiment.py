@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -10,8 +12,9 @@ import pytest
 from mlflow import MlflowClient
 
 from components.config import override
-from components.errors import UnknownNameError
+from components.errors import ModelError, UnknownNameError
 from components.experiment import ExperimentConfig
+from components.model.language_model import REPOSITORY
 from components.store.artifact import Store
 from components.store.tables import REPORT
 from flows.steps import Chain
@@ -71,6 +74,26 @@ def test_deleting_one_artifact_remakes_only_what_follows(config: ExperimentConfi
     after = made(store)
     assert {key for key in after if after[key] != before.get(key)} == {f"interpret/{gone['key']}"}
     assert REPORT.read(again).equals(frame)
+
+
+def test_a_model_that_changes_while_the_experiment_runs_is_refused(config: ExperimentConfig, tmp_path: Path) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(REPOSITORY / config.model.path, copy)
+    changing = override(config, {"model.path": str(copy), "execution.store": str(tmp_path / "artifacts")})
+    with Chain(changing, plain=True) as chain:
+        chain.read()
+        described = json.loads((copy / "config.json").read_text())
+        (copy / "config.json").write_text(json.dumps(described, indent=4))
+        with pytest.raises(ModelError, match=r"the files of model .* changed while the experiment ran .* run again"):
+            chain.capture()
+
+
+def test_a_named_dictionary_brings_a_control_of_its_own_size(config: ExperimentConfig, first: dict[str, str]) -> None:
+    store = Store(config.execution.store)
+    trained = store.get(**store.get(**first).manifest["inputs"]["train"])
+    other = override(config, {"dictionary": trained.key, "train.dictionary.d_sae": "96"})
+    with Chain(other, plain=True) as chain:
+        assert chain.untrained().facts["d_sae"] == trained.facts["d_sae"] == 128
 
 
 def test_mlflow_has_a_parent_run_with_parameters_and_a_nested_run_for_each_stage(

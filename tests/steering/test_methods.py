@@ -4,12 +4,10 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from components.statistics import average_precision
 from components.steering.contract import AddVector
-from components.steering.methods.add_direction import AddDirection, AddDirectionConfig, latent_precisions, pooled
+from components.steering.methods.add_direction import AddDirection, AddDirectionConfig, pooled
 from components.steering.methods.mean_difference import MeanDifference, MeanDifferenceConfig
 from components.steering.methods.random_direction import RandomDirection, RandomDirectionConfig
 from tests.steering.world import WIDTH, evidence
@@ -44,19 +42,6 @@ def test_a_latent_without_a_direction_and_a_concept_without_tokens_say_so() -> N
 def test_add_direction_without_a_dictionary_gives_a_reason_for_each_concept() -> None:
     found = list(AddDirection(AddDirectionConfig()).candidates(evidence(codes=None)))
     assert [c.reason for c in found] == ["no dictionary at this hook point"] * 2
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 2**31), st.integers(2, 40), st.floats(0.05, 0.9))
-def test_precisions_of_latents_equal_those_of_one_at_a_time(seed: int, n: int, density: float) -> None:
-    rng = np.random.default_rng(seed)
-    codes = rng.integers(0, 4, (n, 5)) * (rng.random((n, 5)) < density)  # integers: many ties
-    labels = rng.random((n, 3)) < 0.3
-    found = latent_precisions(scipy.sparse.csc_matrix(codes.astype(float)), scipy.sparse.csc_matrix(labels))
-    for latent in range(5):
-        for concept in range(3):
-            wanted = average_precision(codes[:, latent].astype(float), labels[:, concept])
-            assert found[latent, concept] == pytest.approx(np.nan if wanted is None else wanted, nan_ok=True)
 
 
 def test_pooled_codes_are_means_over_the_tokens_of_a_document() -> None:

@@ -16,6 +16,7 @@ import scipy.sparse
 from jaxtyping import Float
 from pydantic import PositiveInt
 
+from components.concept.ranking import precision_of_codes
 from components.config import Config
 from components.steering.contract import AddVector, Candidate, Evidence, SteeringMethod, methods
 
@@ -48,10 +49,8 @@ class AddDirection(SteeringMethod):
             )
             return
         n_documents = evidence.document_labels.get_shape()[0]
-        by_token = latent_precisions(scipy.sparse.csc_matrix(evidence.codes), evidence.labels)
-        by_document = latent_precisions(
-            pooled(evidence.codes, evidence.document, n_documents), evidence.document_labels
-        )
+        by_token = _precisions(evidence.codes, evidence.labels)
+        by_document = _precisions(pooled(evidence.codes, evidence.document, n_documents), evidence.document_labels)
         for column, concept in enumerate(evidence.concepts):
             precision = (by_document if concept.unit == "document" else by_token)[:, column]
             ranked = np.argsort(-np.nan_to_num(precision, nan=-1.0), kind="stable")[: self.settings.n_candidates]
@@ -65,39 +64,13 @@ class AddDirection(SteeringMethod):
                 yield Candidate(concept.name, replicate, steering, latent, 1, score, reason)
 
 
+def _precisions(codes: scipy.sparse.spmatrix, labels: scipy.sparse.spmatrix) -> Float[np.ndarray, "d_sae concept"]:
+    return np.stack(list(precision_of_codes(scipy.sparse.csc_matrix(codes), scipy.sparse.csr_matrix(labels))))
+
+
 def pooled(codes: scipy.sparse.csr_matrix, document: np.ndarray, n_documents: int) -> scipy.sparse.csc_matrix:
     """Mean code of each document [document, d_sae]; zero for a document without tokens."""
     n = codes.get_shape()[0]
     member = scipy.sparse.csr_matrix((np.ones(n), (document, np.arange(n))), shape=(n_documents, n))
     tokens = np.maximum(np.asarray(member.sum(1)).ravel(), 1)
     return (scipy.sparse.diags(1 / tokens) @ member @ codes).tocsc()
-
-
-def latent_precisions(
-    codes: scipy.sparse.csc_matrix, labels: scipy.sparse.csc_matrix
-) -> Float[np.ndarray, "d_sae concept"]:
-    """Average precision of every latent (its code as score, silent rows tied at 0) for every concept.
-
-    Equals `components.statistics.average_precision_sparse` for each pair, with one sort a latent; NaN for a concept
-    without positives. Bounded by one latent's active rows x concepts.
-    """
-    n_rows, n_concepts = labels.get_shape()
-    positives = np.asarray(labels.astype(np.float64).sum(0)).ravel()
-    by_row = scipy.sparse.csr_matrix(labels, dtype=bool)
-    precisions = np.full((codes.get_shape()[1], n_concepts), np.nan)
-    present = positives > 0
-    if not present.any():
-        return precisions
-    by_row, positives = by_row[:, present], positives[present]
-    for latent in range(codes.get_shape()[1]):
-        entries = slice(codes.indptr[latent], codes.indptr[latent + 1])
-        values = np.asarray(codes.data)[entries]
-        order = np.argsort(values)[::-1]
-        ranked = values[order]
-        last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True)[: len(ranked)])  # ends of tied groups
-        found = np.cumsum(by_row[np.asarray(codes.indices)[entries][order]].toarray(), axis=0, dtype=np.int32)[last]
-        gained = found - np.concatenate([np.zeros_like(found[:1]), found[:-1]])
-        at_zero = positives - found[-1:].sum(0)
-        area = (gained * (found / (last + 1)[:, None])).sum(0) + at_zero * positives / n_rows
-        precisions[latent, present] = area / positives
-    return precisions

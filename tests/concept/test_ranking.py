@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from components.evaluation.ranking import Ranking, precision_of_codes, precision_of_coordinates, ranking
+from components.concept.ranking import Ranking, precision_of_codes, precision_of_coordinates, ranking
 
 
 def worlds(levels: int):
