@@ -80,9 +80,9 @@ class ReadConfig(Config):
     """Concepts of your own: a name, and its words or a file with one word on each line."""
     pairs: NonNegativeInt = 4
     """Minimal pairs for each concept, in each of the splits select, validate and test."""
-    prompts_validate: NonNegativeInt = 8
+    prompts_validate: NonNegativeInt = 24
     """Openings for steered generation that choose."""
-    prompts_test: NonNegativeInt = 24
+    prompts_test: NonNegativeInt = 48
     """Openings for steered generation that are reported."""
     seed: int = 0
     """Of the stories and of the division into splits."""
@@ -234,7 +234,7 @@ def _entries(config: ReadConfig) -> Mapping[str, int]:
     return found | ({"corpus.bytes": content_number(files)} if files else {})
 
 
-READ = Stage("read", version=1, make=make, entries=_entries)
+READ = Stage("read", version=2, make=make, entries=_entries)
 
 
 def _encoder(tokenizer: Any) -> Any:

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float, Float32, Int
 
 from components.concept.labels import document_labels, token_labels
-from components.evaluation.contract import Subject
 from components.concept.ranking import Ranking, precision_of_codes, precision_of_coordinates, ranking
+from components.evaluation.contract import Subject
 from components.statistics import auroc_sparse, average_precision_sparse
 from components.store.artifact import Progress
 

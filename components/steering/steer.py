@@ -80,9 +80,9 @@ class SteerConfig(Config):
     """Concepts of tokens taken from each family, drawn by the seed; concepts of documents are all taken."""
     min_probe_precision: float = Field(0.8, ge=0, le=1)
     """The gate: average precision at natural density that a probe must reach on validate."""
-    validate_prompts: PositiveInt = 16
+    validate_prompts: PositiveInt = 24
     """Prompts, at most, that choose among the candidates of a method."""
-    test_prompts: PositiveInt = 24
+    test_prompts: PositiveInt = 48
     """Prompts, at most, that are reported."""
     n_samples: PositiveInt = 1
     """Continuations of each prompt."""
@@ -219,7 +219,7 @@ def _entries(config: SteerConfig) -> Mapping[str, int]:
     return {f"{table.noun}.{name}": table.version(name) for table, names, _ in _tables(config) for name in names}
 
 
-STEER = Stage("steer", version=1, make=make, entries=_entries)
+STEER = Stage("steer", version=2, make=make, entries=_entries)
 
 
 def pick_concepts(inventory: pl.DataFrame, config: SteerConfig) -> list[Concept]:

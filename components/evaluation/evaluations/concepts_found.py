@@ -24,10 +24,10 @@ import torch
 from pydantic import Field, PositiveInt
 
 from components.concept.probe import Probe, fit_probe
+from components.concept.ranking import Ranking, ranking
 from components.config import Config
 from components.device import resolve
 from components.evaluation.contract import ABSENT, TEST, Evaluation, Measuring, Score, Subject, evaluations
-from components.concept.ranking import Ranking, ranking
 from components.evaluation.units import LATENT, NEURON, UNTRAINED, Choice, Readings, choose, readings, score
 from components.seeds import derive, numpy_generator
 from components.statistics import bootstrap_mean, wilson
