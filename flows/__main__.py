@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.text import Text
 
 from components.errors import LatentflowError
 
@@ -240,7 +241,8 @@ def main() -> None:
     try:
         app()
     except LatentflowError as error:
-        Console(stderr=True).print(f"[red]{type(error).__name__}:[/] {error}", highlight=False)
+        told = Text.assemble((f"{type(error).__name__}: ", "red"), str(error))  # an error's text is no markup
+        Console(stderr=True).print(told, soft_wrap=True)
         sys.exit(2)
 
 

@@ -52,14 +52,20 @@ def publish(store: Store, key: str = "") -> Iterator[str]:
     """Adds every artifact that a report rests on to DVC; yields what was done.
 
     Raises:
-        ServiceError: there is no report, or DVC refused.
+        ServiceError: there is no report, an artifact behind it is gone, the store lies outside this folder, or DVC
+            refused.
     """
+    if not store.root.is_relative_to(Path.cwd()):
+        raise ServiceError(
+            f"DVC publishes what lies in the repository, and the store is {store.root}, outside {Path.cwd()}; run from "
+            "the repository with execution.store inside it"
+        )
     reports = (
         [store.get("report", key)] if key else sorted(store.artifacts("report"), key=lambda a: a.manifest["made"]["at"])
     )
     if not reports:
         raise ServiceError(f"no report in {store.root} to publish; `latentflow experiment` makes one")
-    closure = store.closure([reports[-1]])
+    closure = store.closure([reports[-1]], whole=True)
     folders = [artifact.folder.relative_to(Path.cwd()).as_posix() for artifact in closure.values()]
     added = subprocess.run([sys.executable, "-m", "dvc", "add", *folders], capture_output=True, text=True, check=False)
     if added.returncode:

@@ -135,7 +135,7 @@ class Chain:
         started = time.time()
         arguments = (label, stage, config, references, self.config)
         if self.plain:
-            artifact, hit = _ensure(*arguments, report=_bar(label))
+            artifact, hit = _ensure(*arguments, report=progress_bar(label))
         else:
             state: Any = make.with_options(task_run_name=label)(*arguments, return_state=True)
             reference = state.result()
@@ -152,7 +152,9 @@ def make(
     label: str, stage: str, config: Config, inputs: Mapping[str, Reference], experiment: ExperimentConfig
 ) -> State[Reference]:
     """One stage. The store decides whether it is done; Prefect shows it."""
-    artifact, hit = _ensure(label, stage, config, inputs, experiment, report=_bar(label, progress_artifact=True))
+    artifact, hit = _ensure(
+        label, stage, config, inputs, experiment, report=progress_bar(label, progress_artifact=True)
+    )
     if hit:
         return Completed(name="Cached", message=f"artifact {artifact.key} present", data=artifact.reference())
     seconds = artifact.manifest["made"]["seconds"]
@@ -198,7 +200,7 @@ def _line(label: str, artifact: Artifact, hit: bool) -> str:
     return f"  {label:<18} {artifact.key}  {size:8.1f} MB  {how}"
 
 
-def _bar(
+def progress_bar(
     label: str, progress_artifact: bool = False
 ) -> Callable[[], contextlib.AbstractContextManager[Callable[[Progress], None]]]:
     """A reporter of progress: a rich bar in a terminal, a Prefect progress artifact in the UI, a log line otherwise."""

@@ -10,7 +10,6 @@ says bytes, seconds and memory, and a capture that the disk cannot hold is refus
 from __future__ import annotations
 
 import dataclasses
-import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -20,19 +19,17 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from safetensors.torch import load_file
 from torch import Tensor
 
 from components.config import Config, execution
 from components.device import Execution
-from components.errors import CorpusError, InputError, NoSpaceError
+from components.errors import ConfigError, CorpusError, InputError, NoSpaceError
 from components.model.language_model import LanguageModel
 from components.registry import nearest
 from components.store.artifact import Artifact, Progress, Stage, Work
 from components.store.shards import PROVENANCE, read_shard, shard_rows, write_activations
-
-log = logging.getLogger(__name__)
 
 SPARE = 64 * 2**20  # bytes left free on the disk
 MEDIAN_CONTEXTS = 64  # contexts whose median norm says what an outlier is
@@ -41,9 +38,9 @@ MEDIAN_CONTEXTS = 64  # contexts whose median norm says what an outlier is
 class CaptureConfig(Config):
     """Which activations are kept."""
 
-    hook_points: tuple[str, ...] = ("resid_post.2",)
+    hook_points: tuple[str, ...] = Field(("resid_post.2",), min_length=1)
     """Places in the model, canonical or TransformerLens names; all are read in one pass."""
-    splits: tuple[str, ...] = ("train", "select", "explain", "calibrate", "validate", "test")
+    splits: tuple[str, ...] = Field(("train", "select", "explain", "calibrate", "validate", "test"), min_length=1)
     """Splits of the corpus that are captured."""
     tokens: dict[str, NonNegativeInt] = {}
     """At most about this many tokens of a split, in whole contexts; a split that is not named, or 0, is taken whole."""
@@ -58,6 +55,13 @@ class CaptureConfig(Config):
     """Contexts in one shard: the step in which an interrupted capture resumes."""
     batch_size: PositiveInt = execution(32)
     """Contexts in one forward pass."""
+
+    @model_validator(mode="after")
+    def _once(self) -> CaptureConfig:
+        for name, listed in (("hook_points", self.hook_points), ("splits", self.splits)):
+            if len(set(listed)) < len(listed):
+                raise ConfigError(f"capture.{name} lists something twice: {', '.join(listed)}; name each once")
+        return self
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +105,6 @@ def make(folder: Path, config: CaptureConfig, inputs: Mapping[str, Any], setting
         f"{n_tokens / speed:,.0f} s at {speed:,.0f} tokens a second, about {3 * shard_bytes / 2**20:,.0f} MiB of "
         f"memory beside the model; {len(work) - len(missing)} of {len(work)} shards are there already"
     )
-    log.info("capture: %s", message)
     yield Progress(0, n_tokens, "tokens", message, {"bytes": n_bytes, "seconds": n_tokens / speed})
 
     started, done, told = time.perf_counter(), 0, time.perf_counter()

@@ -22,6 +22,8 @@ from sklearn.linear_model import LogisticRegression
 
 from components.statistics import auroc, expected_calibration_error
 
+VERSION = 1
+"""Of the fit; part of the key of every stage that judges with it."""
 TOKENS = r"\w+|[^\w\s]"
 INVERSE_PENALTY = 3.0
 MINIMUM = 5

@@ -23,6 +23,9 @@ from torch import Tensor
 
 from components.seeds import torch_generator
 
+VERSION = 1
+"""Of the fit; part of the key of every stage that gates by a probe."""
+
 
 class Probe:
     """Log-odds of concepts, linear in activations.
@@ -66,9 +69,10 @@ def fit_probe(
     batch: int = 4096,
     learning_rate: float = 0.25,
     decay: float | None = None,
-    seed: int = 0,
 ) -> Probe:
     """Fits one logistic regression for each column of `labels`, all together.
+
+    The order of rows is the same in every fit: whichever stage asks whether a probe decodes a concept hears the same.
 
     Args:
         x: activations, of any float type, on any device; the probe stays there.
@@ -78,7 +82,6 @@ def fit_probe(
         batch: rows in a step.
         learning_rate: of Adam in whitened coordinates, falling to 0 along a cosine.
         decay: penalty on half the squared weights in whitened coordinates; one row's worth (1 / rows) when None.
-        seed: of the order of rows.
     """
     assert labels.get_shape()[0] == x.shape[0], "one row of labels for each row of activations"
     n_rows, device = x.shape[0], x.device
@@ -87,7 +90,7 @@ def fit_probe(
     mean, whiten = _whitening(x)
     weight, bias = _discriminant(x, mean, whiten, rows)
     first, second = [torch.zeros_like(p) for p in (weight, bias)], [torch.zeros_like(p) for p in (weight, bias)]
-    generator = torch_generator(seed, "probe")
+    generator = torch_generator(0, "probe")
     steps = max(epochs * math.ceil(n_rows / batch), 300 if n_rows else 0)
     order = torch.empty(0, dtype=torch.long)
     for step in range(1, steps + 1):

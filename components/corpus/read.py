@@ -135,7 +135,7 @@ def make(folder: Path, config: ReadConfig, inputs: Inputs, settings: Any) -> Wor
     documents, labels = RowSpool(tables.DOCUMENTS, folder), RowSpool(tables.LABELS, folder)
     codes: dict[str, int] = {}
     dropped: Counter[str] = Counter(empty=0, repeated=0, pretraining=0)
-    n_lost, openings = 0, []
+    n_lost, openings = 0, {"validate": [], "test": []}
     trained_on = _pretraining(model)
     seen: set[int] = set()
 
@@ -162,8 +162,8 @@ def make(folder: Path, config: ReadConfig, inputs: Inputs, settings: Any) -> Wor
         split.documents += len(kept)
         split.contexts.add(split.packer.take())
         documents.add(_document_rows(kept, encodings, split.name, first))
-        if split.name == "neutral":
-            openings.extend(document.text for document in kept)
+        if split.name in openings:
+            openings[split.name] += [" ".join(document.text.split()[:OPENING_WORDS]) for document in kept]
         if labelled and kept:
             if config.word_lists:
                 kept = [document._replace(labels=[*document.labels, *words.labels(document.text)]) for document in kept]
@@ -351,14 +351,13 @@ def _pairs(corpus: Corpus, config: ReadConfig) -> list[dict[str, Any]]:
     return rows
 
 
-def _prompts(corpus: Corpus, config: ReadConfig, openings: list[str]) -> list[dict[str, Any]]:
-    """Prompts of both splits, no text in two; a corpus without any gives first words of its neutral documents."""
+def _prompts(corpus: Corpus, config: ReadConfig, openings: Mapping[str, list[str]]) -> list[dict[str, Any]]:
+    """Prompts of both splits, no text in two; a corpus without any gives first words of the split's documents."""
     wanted = {"validate": config.prompts_validate, "test": config.prompts_test}
     met: dict[str, str] = {}
-    spare = iter([" ".join(text.split()[:OPENING_WORDS]) for text in openings])
     for split, n in wanted.items():
         n_met = len(met)
-        for text in corpus.prompts(sum(wanted.values()), split, config.seed) or spare:
+        for text in corpus.prompts(sum(wanted.values()), split, config.seed) or openings[split]:
             if len(met) == n_met + n:
                 break
             met.setdefault(text, split)

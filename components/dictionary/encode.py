@@ -102,6 +102,7 @@ def make(folder: Path, config: EncodeConfig, inputs: Inputs, settings: Execution
         "hook_point": dictionary.hook_point,
         "d_in": dictionary.d_in,
         "d_sae": dictionary.d_sae,
+        "n_seeds": trained.facts.get("n_seeds", 1),
         "rows": n_rows,
         "l0": {split: float(counts.sum() / n_rows[split]) for split, counts in n_active.items()},
         "dead_latents": {split: int((counts == 0).sum()) for split, counts in n_active.items()},

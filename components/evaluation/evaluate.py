@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, create_model
 
+from components.concept import probe
 from components.config import Config, names_of
 from components.device import Execution, resolve
 from components.dictionary.contract import Dictionary
@@ -85,7 +86,8 @@ def _control(codes: Artifact, execution: Execution) -> Control:
 
 
 def _entries(config: EvaluateConfig) -> dict[str, int]:
-    return {f"evaluation.{name}": evaluations.version(name) for name in config.evaluations}
+    entries = {f"evaluation.{name}": evaluations.version(name) for name in config.evaluations}
+    return entries | {"probe": probe.VERSION}
 
 
 EVALUATE = Stage("evaluate", version=1, make=make, entries=_entries)

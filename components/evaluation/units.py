@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Float32, Int
 
 from components.concept.labels import document_labels, token_labels
+from components.concept.pooling import pooling
 from components.concept.ranking import Ranking, precision_of_codes, precision_of_coordinates, ranking
 from components.evaluation.contract import Subject
 from components.statistics import auroc_sparse, average_precision_sparse
@@ -80,7 +81,7 @@ def readings(subject: Subject, split: str, unit: str, concepts: Sequence[str], l
         labels, _ = token_labels(subject.corpus, provenance, split, concepts)
     else:
         numbers, labels, _ = document_labels(subject.corpus, split, concepts)
-        pool, present = _pooling(provenance["document"].numpy())
+        pool, present = pooling(provenance["document"].numpy())
         labels = sp.csc_matrix(labels[np.searchsorted(numbers, present)])
         x, codes = (pool @ x).astype(np.float32), {kind: pool @ found for kind, found in codes.items()}
     return Readings(x, {kind: sp.csc_matrix(found) for kind, found in codes.items()}, labels)
@@ -132,11 +133,3 @@ def _best(
         if number % 16 == 15 or number + 1 == n_units:
             yield Progress(number + 1, n_units, "units", f"choosing among {kind} units on select")
     return Choice(unit, sign, best)
-
-
-def _pooling(document: Int[np.ndarray, " row"]) -> tuple[sp.csr_matrix, Int[np.ndarray, " document"]]:
-    """[document, row] with 1 / tokens of the document, and the documents' numbers, ascending."""
-    rows = np.flatnonzero(document >= 0)
-    present, member, counts = np.unique(document[rows], return_inverse=True, return_counts=True)
-    shape = (len(present), len(document))
-    return sp.csr_matrix(((1 / counts)[member].astype(np.float32), (member, rows)), shape=shape), present

@@ -140,7 +140,7 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
 
     name, hook_point = encoded.facts["name"], encoded.facts["hook_point"]
     common = {"dictionary": name, "hook_point": hook_point, "split": "test"}
-    common |= {"unit_of_replication": "latent", "n_seeds": 1}
+    common |= {"unit_of_replication": "latent", "n_seeds": encoded.facts.get("n_seeds", 1)}
     rows = [*_means(scored, config), *_shares(records, sample, codes.d_sae)]
     tables.SCORES.write(folder, [common | row for row in rows])
     return {

@@ -10,7 +10,7 @@ only the blocks behind it, for many directions at a time.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int
@@ -45,7 +45,7 @@ def strengths_for_budgets(
     maximum: float = 64.0,
     rounds: int = 10,
 ) -> tuple[Float64[Tensor, "n budget"], Float64[Tensor, "n budget"]]:
-    """The coefficient at which adding each direction everywhere costs each KL budget.
+    """The coefficient at which adding each direction everywhere costs each KL budget, within 3 times the tolerance.
 
     Args:
         model: the model.
@@ -60,28 +60,10 @@ def strengths_for_budgets(
         rounds: largest number of measurements for each direction and budget.
 
     Returns:
-        Coefficients, and the KL measured at them. Both nan where the budget lies beyond the largest coefficient.
+        Coefficients, and the KL measured at them. Both nan where the budget lies beyond the largest coefficient, or
+        where no measurement came near it.
     """
-    layer, entry = _entry(model, hook_point)
-    residual = model.read(tokens, [f"resid_pre.{layer}"])[f"resid_pre.{layer}"]
-    plain = model.resume(tokens, layer, residual).log_softmax(dim=-1)
-    weight = mask.to(model.device) / mask.sum()
-    vectors = directions.to(model.device, model.dtype) * unit
-    bytes_each = plain.numel() * 4
-    together = max(1, (2**25 if model.device.type == "cpu" else 2**30) // bytes_each)
-
-    def measure(of: Tensor, coefficients: Tensor) -> Tensor:
-        """Mean KL of direction `of[i]` at `coefficients[i]`."""
-        found = []
-        for chunk, strength in zip(of.split(together), coefficients.split(together), strict=True):
-            n, b = len(chunk), len(tokens)
-            steps = vectors[chunk] * strength.to(vectors)[:, None]
-            edit = add(entry, steps.repeat_interleave(b, dim=0))
-            logits = model.resume(tokens.repeat(n, 1), layer, residual.repeat(n, 1, 1), edits=[edit])
-            divergence = _divergence(plain, logits.unflatten(0, (n, b)))
-            found.append((divergence * weight).sum(dim=(1, 2)))
-        return torch.cat(found).double().cpu()
-
+    measure = _ruler(model, hook_point, directions * unit, tokens, mask)
     n, wanted = len(directions), torch.tensor(list(budgets), dtype=torch.float64)
     coefficient = torch.full((n, 1), 0.5, dtype=torch.float64)  # every measurement so far, nan where there was none
     kl = measure(torch.arange(n), coefficient[:, 0])[:, None]
@@ -95,11 +77,47 @@ def strengths_for_budgets(
         coefficient, kl = torch.cat([coefficient, proposed], dim=1), torch.cat([kl, measured], dim=1)
     distance = (kl[:, :, None].clamp(min=1e-12) / wanted).log().abs().nan_to_num(torch.inf)  # [n, measurement, budget]
     nearest = distance.argmin(dim=1)
-    beyond = ~(kl[:, :, None] >= wanted * (1 - tolerance)).any(dim=1)
+    missed = distance.min(dim=1).values > math.log1p(3 * tolerance)
     return (
-        coefficient.gather(1, nearest).masked_fill(beyond, torch.nan),
-        kl.gather(1, nearest).masked_fill(beyond, torch.nan),
+        coefficient.gather(1, nearest).masked_fill(missed, torch.nan),
+        kl.gather(1, nearest).masked_fill(missed, torch.nan),
     )
+
+
+def kl_of_directions(
+    model: LanguageModel,
+    hook_point: str,
+    vectors: Float[Tensor, "n d"],
+    tokens: Int[Tensor, "b t"],
+    mask: Bool[Tensor, "b t"],
+) -> Float64[Tensor, " n"]:
+    """Mean nats a token that adding each vector everywhere costs on this text; arguments as above."""
+    return _ruler(model, hook_point, vectors, tokens, mask)(torch.arange(len(vectors)), torch.ones(len(vectors)))
+
+
+def _ruler(
+    model: LanguageModel, hook_point: str, vectors: Tensor, tokens: Tensor, mask: Tensor
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """(numbers of vectors, coefficients) -> mean KL of each; the blocks before the hook point are run once, here."""
+    layer, entry = _entry(model, hook_point)
+    residual = model.read(tokens, [f"resid_pre.{layer}"])[f"resid_pre.{layer}"]
+    plain = model.resume(tokens, layer, residual).log_softmax(dim=-1)
+    weight = mask.to(model.device) / mask.sum()
+    vectors = vectors.to(model.device, model.dtype)
+    together = max(1, (2**25 if model.device.type == "cpu" else 2**30) // (plain.numel() * 4))
+
+    def measure(of: Tensor, coefficients: Tensor) -> Tensor:
+        found = []
+        for chunk, strength in zip(of.split(together), coefficients.split(together), strict=True):
+            n, b = len(chunk), len(tokens)
+            steps = vectors[chunk] * strength.to(vectors)[:, None]
+            edit = add(entry, steps.repeat_interleave(b, dim=0))
+            logits = model.resume(tokens.repeat(n, 1), layer, residual.repeat(n, 1, 1), edits=[edit])
+            divergence = _divergence(plain, logits.unflatten(0, (n, b)))
+            found.append((divergence * weight).sum(dim=(1, 2)))
+        return torch.cat(found).double().cpu()
+
+    return measure
 
 
 def _propose(

@@ -30,7 +30,8 @@ from components.registry import nearest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONTENT = ("config.json", "model*.safetensors", "model.safetensors.index.json", "tokenizer*", "special_tokens_map.json",
-           "added_tokens.json", "vocab.*", "merges.txt", "spiece.model")  # fmt: skip
+           "added_tokens.json", "vocab.*", "merges.txt", "spiece.model", "pretrain_documents.safetensors")  # fmt: skip
+"""What a model's key is the digest of: also the list of what it was trained on, by which reading leaves documents out."""
 
 
 class ModelConfig(Config):
@@ -425,7 +426,7 @@ def _network(folder: Path, dtype: torch.dtype) -> Any:
 
     with _quiet():
         try:
-            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             named = (config.architectures or [""])[0]
             kind = AutoModelForCausalLM if "CausalLM" in named or "LMHead" in named else AutoModel
             loaded: Any = kind.from_pretrained(
@@ -434,12 +435,12 @@ def _network(folder: Path, dtype: torch.dtype) -> Any:
                 dtype=dtype,
                 local_files_only=True,
                 use_safetensors=True,
+                trust_remote_code=False,
                 output_loading_info=True,
             )
         except Exception as error:  # transformers raises many kinds here, and all mean the same to a user
             raise ModelError(
-                f"{folder} could not be loaded as a language model: {type(error).__name__}: "
-                f"{str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}; wanted config.json of "
+                f"{folder} could not be loaded as a language model: {_first_line(error)}; wanted config.json of "
                 "a type that transformers knows and model.safetensors (code that comes with a model is never run)"
             ) from error
     network, info = loaded
@@ -457,7 +458,18 @@ def _tokenizer(folder: Path) -> Any:
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         return None
     with _quiet():
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        try:
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # as above
+            raise ModelError(
+                f"the tokenizer in {folder} could not be loaded: {_first_line(error)}; wanted the tokenizer.json that "
+                "transformers saves (code that comes with a model is never run)"
+            ) from error
+
+
+def _first_line(error: Exception) -> str:
+    told = str(error).strip()
+    return f"{type(error).__name__}: {told.splitlines()[0] if told else 'no message'}"
 
 
 def _from_hub(config: ModelConfig) -> Path:
@@ -483,7 +495,7 @@ def _from_hub(config: ModelConfig) -> Path:
             )
     except Exception as error:
         tried = (
-            f"the hub did not give it: {type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            f"the hub did not give it: {_first_line(error)}"
             if config.online
             else "no copy of such a hub model on this machine, and model.online is false, so nothing is downloaded; "
             "set model.online=true to permit it"

@@ -25,7 +25,8 @@ class Steered:
         candidate: what is steered.
         budget: nats a token.
         strength: in units of the mean activation norm; None where there is none, with the reason.
-        kl: measured at that strength.
+        kl: measured at that strength, on the text it was set on.
+        kl_elsewhere: measured on other text, once it was chosen.
         reason: why there is no strength.
     """
 
@@ -34,6 +35,7 @@ class Steered:
     budget: float
     strength: float | None = None
     kl: float | None = None
+    kl_elsewhere: float | None = None
     reason: str | None = None
 
     def jobs(self, prompts: Sequence[Prompt], n_samples: int) -> list[Job]:
@@ -54,6 +56,7 @@ class Steered:
             "kl_budget": self.budget,
             "coefficient": self.strength,
             "kl": self.kl,
+            "kl_elsewhere": self.kl_elsewhere,
             "select_score": self.candidate.select_score,
             "reason": self.reason,
         }

@@ -70,7 +70,7 @@ class Split:
         return (total / torch.bincount(member, minlength=n)[:, None]).float()
 
 
-def probe_refusals(select: Split, validate: Split, min_precision: float, seed: int) -> dict[str, str]:
+def probe_refusals(select: Split, validate: Split, min_precision: float) -> dict[str, str]:
     """Concept -> why a probe does not decode it, for those that it does not."""
     refused = {}
     for unit in ("token", "document"):
@@ -78,7 +78,7 @@ def probe_refusals(select: Split, validate: Split, min_precision: float, seed: i
         if not columns:
             continue
         (x, labels), (x_validate, truth) = (_read(split, unit, columns) for split in (select, validate))
-        scores = fit_probe(x, labels, seed=seed).scores(x_validate).cpu().numpy()
+        scores = fit_probe(x, labels).scores(x_validate).cpu().numpy()
         for j, column in enumerate(columns):
             found = average_precision(scores[:, j], truth[:, j].toarray().ravel())
             if found is None or labels[:, j].nnz == 0:

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from components.model.divergence import kl_per_token, strengths_for_budgets
+from components.model.divergence import kl_of_directions, kl_per_token, strengths_for_budgets
 from components.model.generation import generate
 from components.model.language_model import LanguageModel
 from components.seeds import derive
@@ -147,11 +147,17 @@ class Neutral:
     mask: Bool[Tensor, "context position"]
 
     @classmethod
-    def read(cls, corpus: Artifact, n_tokens: int, length: int) -> Neutral:
-        """About `n_tokens` tokens of the neutral split, the first `length` of each context."""
+    def read(cls, corpus: Artifact, n_tokens: int, length: int) -> tuple[Neutral, Neutral]:
+        """The first `length` tokens of each context of the neutral split: about `n_tokens` to set strengths on, and up
+        to four times as many, of other documents, to measure them on. The second is empty where the split has no more.
+        """
         parts = contexts(corpus, "neutral")
-        n = max(1, min(len(parts["token"]), round(n_tokens / length)))
-        return cls(parts["token"][:n, :length].long(), parts["document"][:n, :length] >= 0)
+        tokens, document = parts["token"][:, :length].long(), parts["document"][:, :length]
+        n = max(1, min(len(tokens), round(n_tokens / length)))
+        met = torch.isin(document, document[:n]) & (document >= 0)
+        others = (torch.arange(len(tokens)) >= n) & ~met.any(dim=1)
+        mask = document >= 0
+        return cls(tokens[:n], mask[:n]), cls(tokens[others][: 4 * n], mask[others][: 4 * n])
 
 
 def calibrate(
@@ -181,14 +187,46 @@ def calibrate(
     return found
 
 
+def costs(
+    model: LanguageModel, steerings: Sequence[tuple[Steering, float]], neutral: Neutral, batch: int = 32
+) -> Generator[int, None, Float[np.ndarray, " steering"]]:
+    """Mean KL in nats a token of each (steering, strength) on this text; NaN where it has no token.
+
+    Yields the number of steerings done.
+    """
+    found = np.full(len(steerings), np.nan)
+    if not neutral.mask.any():
+        return found
+    groups: dict[str | None, list[int]] = {}
+    for i, (steering, _) in enumerate(steerings):
+        groups.setdefault(steering.hook_point if isinstance(steering, AddVector) else None, []).append(i)
+    for hook_point, group in groups.items():
+        for start in range(0, len(group), batch if hook_point else 1):
+            part = group[start : start + (batch if hook_point else 1)]
+            if hook_point:
+                rows = [(s, strength) for s, strength in (steerings[i] for i in part) if isinstance(s, AddVector)]
+                vectors = torch.stack([strength * s.unit * s.vector for s, strength in rows])
+                measured = kl_of_directions(model, hook_point, vectors, neutral.tokens, neutral.mask)
+                found[part] = measured.numpy()
+            else:
+                found[part] = _cost(model, *steerings[part[0]], neutral)
+            yield len(part)
+    return found
+
+
+def _cost(model: LanguageModel, steering: Steering, strength: float, neutral: Neutral) -> float:
+    rows = len(neutral.tokens)
+    edit = type(steering).edit([steering] * rows, torch.full((rows,), strength))
+    return float(kl_per_token(model, neutral.tokens, neutral.mask, [edit]).sum() / neutral.mask.sum())
+
+
 def _bisect(
     model: LanguageModel, steering: Steering, neutral: Neutral, budget: float, tolerance: float = 0.03
 ) -> tuple[float, float]:
     """Doubles, or halves, until the budget is bracketed, then halves the bracket in the logarithm."""
     low, high, strength = 0.0, math.inf, 0.5
     for _ in range(24):
-        edit = type(steering).edit([steering] * len(neutral.tokens), torch.full((len(neutral.tokens),), strength))
-        kl = float(kl_per_token(model, neutral.tokens, neutral.mask, [edit]).sum() / neutral.mask.sum())
+        kl = _cost(model, steering, strength, neutral)
         if abs(kl - budget) <= tolerance * budget:
             return strength, kl
         low, high = (strength, high) if kl < budget else (low, strength)

@@ -37,10 +37,10 @@ class Comparison:
         methods: names of the methods that have directions of their own for each concept.
         controls: names of those whose directions belong to no concept.
         budgets: KL budgets, nats a token.
-        n_controls: control directions in all.
         unsteered: why (concept, method, budget) has no steering, where it has none.
         seed: of the bootstrap.
         columns: what every row says (dictionary, hook_point, n_seeds).
+        limit: that not all concepts of the corpus are candidates, where that is so.
     """
 
     concepts: Sequence[Concept]
@@ -48,29 +48,37 @@ class Comparison:
     methods: Sequence[str]
     controls: Sequence[str]
     budgets: Sequence[float]
-    n_controls: int
     unsteered: Mapping[tuple[str | None, str, float], str]
     seed: int
     columns: Mapping[str, Any]
+    limit: str | None = None
 
     def passed(self, kind: str) -> list[Concept]:
         """Concepts of a kind (or all) that the gate let through."""
         return [c for c in self.concepts if kind in ("all", c.kind) and c.name not in self.refused]
 
 
-def score_rows(generations: pl.DataFrame, comparison: Comparison) -> Iterator[dict[str, Any]]:
-    """Rows of the scores table; a kind of concept that is not in the inventory has none."""
+def score_rows(generations: pl.DataFrame, strengths: pl.DataFrame, comparison: Comparison) -> Iterator[dict[str, Any]]:
+    """Rows of the scores table; a kind of concept that is not in the inventory has none.
+
+    Args:
+        generations: the GENERATIONS table.
+        strengths: the STRENGTHS table.
+        comparison: what the scores are about.
+    """
     means = concept_means(generations)
     of_plain = generations.filter(pl.col("method") == UNSTEERED, pl.col("split") == "test")
     plain = dict(of_plain.group_by("concept").agg(pl.col("fluency").fill_null(0.0).mean()).iter_rows())
     kinds = [kind for kind in KINDS if kind == "all" or any(c.kind == kind for c in comparison.concepts)]
     yield from (_gate(comparison, kind) for kind in kinds)
     for budget in comparison.budgets:
-        largest = _largest(means, comparison, budget)
+        controls = means.filter(pl.col("method").is_in(list(comparison.controls)), pl.col("kl_budget") == budget)
+        floor = _Floor.of(controls)
         for method in comparison.methods:
             of_method = means.filter(pl.col("method") == method, pl.col("kl_budget") == budget)
             for kind in kinds:
-                yield from _method(of_method, comparison, method, budget, kind, largest, plain)
+                yield from _method(of_method, comparison, method, budget, kind, floor, plain)
+                yield _cost(strengths, comparison, method, budget, kind)
         for control in comparison.controls:
             of_control = means.filter(pl.col("method") == control, pl.col("kl_budget") == budget)
             averaged = of_control.group_by("concept").agg(pl.col("uplift", "fluency", "n", "n_failed").mean())
@@ -78,7 +86,14 @@ def score_rows(generations: pl.DataFrame, comparison: Comparison) -> Iterator[di
                 yield _control(averaged, comparison, control, budget, kind)
         for method in comparison.methods:
             for concept in comparison.passed("all"):
-                yield _concept(generations, comparison, method, budget, concept, largest.get(concept.name))
+                yield _concept(generations, comparison, method, budget, concept, floor)
+
+
+def absent_row(columns: Mapping[str, Any], reason: str) -> dict[str, Any]:
+    """The one row of a steering that could not begin."""
+    nothing = dataclasses.asdict(Interval(None, None, None, 0))
+    about = {"unit_of_replication": "concept", "better": "neither", "split": "validate", "concept_kind": "all"}
+    return {"name": "steer.gate.passed", **nothing, **about, "n_failed": 0, "reason": reason, **columns}
 
 
 def concept_means(generations: pl.DataFrame, split: str = "test") -> pl.DataFrame:
@@ -96,10 +111,26 @@ def concept_means(generations: pl.DataFrame, split: str = "test") -> pl.DataFram
     )
 
 
-def _largest(means: pl.DataFrame, comparison: Comparison, budget: float) -> dict[str, float]:
-    """For each concept the largest mean uplift of any control direction."""
-    controls = means.filter(pl.col("method").is_in(list(comparison.controls)), pl.col("kl_budget") == budget)
-    return dict(controls.group_by("concept").agg(pl.col("uplift").max()).iter_rows())
+@dataclasses.dataclass(frozen=True)
+class _Floor:
+    """What controls reach at one budget.
+
+    Attributes:
+        largest: for each concept the largest mean uplift of any control direction.
+        n: control directions that have a strength.
+    """
+
+    largest: Mapping[str, float]
+    n: int
+
+    @classmethod
+    def of(cls, controls: pl.DataFrame) -> _Floor:
+        largest = dict(controls.group_by("concept").agg(pl.col("uplift").max()).iter_rows())
+        return cls(largest, controls.select("method", "replicate").unique().height)
+
+    @property
+    def name(self) -> str:
+        return f"largest of {self.n} Gaussian directions"
 
 
 def _method(
@@ -108,7 +139,7 @@ def _method(
     method: str,
     budget: float,
     kind: str,
-    largest: Mapping[str, float],
+    floor: _Floor,
     plain: Mapping[str, float],
 ) -> Iterator[dict[str, Any]]:
     """Uplift, share of concepts above every control, and fluency."""
@@ -118,17 +149,21 @@ def _method(
         np.array([found[c.name][column] if c.name in found else 0.0 for c in concepts], dtype=np.float64)
         for column in ("uplift", "fluency")
     )
+    worked = np.array(
+        [c.name in found and found[c.name]["n_failed"] < found[c.name]["n"] for c in concepts], dtype=bool
+    )
     about = {
         "concept_kind": kind,
-        "n_failed": sum(c.name not in found for c in concepts),
+        "n_failed": int((~worked).sum()),
         "reason": _caveat([found[c.name] for c in concepts if c.name in found], concepts, comparison),
     }
-    floor = np.array([largest[c.name] for c in concepts if c.name in largest], dtype=np.float64)
-    controlled = len(floor) == len(concepts) > 0
-    baseline = (float(floor.mean()), f"largest of {comparison.n_controls} Gaussian directions") if controlled else None
+    largest = np.array([floor.largest[c.name] for c in concepts if c.name in floor.largest], dtype=np.float64)
+    controlled = len(largest) == len(concepts) > 0
+    baseline = (float(largest.mean()), floor.name) if controlled else None
     yield _row(comparison, name, _over_concepts(uplift, comparison, name, kind), **about, baseline=baseline)
-    share = wilson(int((uplift > floor).sum()), len(concepts)) if controlled else Interval(None, None, None, 0)
-    equals = 1 + comparison.n_controls
+    above = int((worked & (uplift > largest)).sum()) if controlled else 0  # what failed is above nothing
+    share = wilson(above, len(concepts)) if controlled else Interval(None, None, None, 0)
+    equals = 1 + floor.n
     chance = (1 / equals, f"chance of being the largest of {equals} equals") if controlled else None
     absent = "no control direction to compare with" if concepts and not controlled else about["reason"]
     yield _row(comparison, f"{name}.share_above_random", share, **{**about, "reason": absent}, baseline=chance)
@@ -150,8 +185,25 @@ def _control(means: pl.DataFrame, comparison: Comparison, control: str, budget: 
     return _row(comparison, name, interval, baseline=(0.0, "unsteered"), **about)
 
 
+def _cost(strengths: pl.DataFrame, comparison: Comparison, method: str, budget: float, kind: str) -> dict[str, Any]:
+    """What the chosen steerings cost on neutral text on which nothing was set, beside what they were to cost."""
+    concepts, name = comparison.passed(kind), f"steer.{method}.kl_{budget:g}.cost"
+    own = strengths.filter(
+        pl.col("method") == method,
+        pl.col("kl_budget") == budget,
+        pl.col("concept").is_in([c.name for c in concepts]),
+        pl.col("kl_elsewhere").is_not_null(),
+    )
+    measured = own.sort("concept")["kl_elsewhere"].to_numpy()
+    why = "no neutral text is left to measure it on" if concepts else "no concept passed the gate"
+    absent = None if len(measured) else why
+    about = {"concept_kind": kind, "n_failed": len(concepts) - len(measured), "better": "neither", "split": "neutral"}
+    interval = _over_concepts(measured, comparison, name, kind)
+    return _row(comparison, name, interval, baseline=(budget, "KL budget"), reason=absent, **about)
+
+
 def _concept(
-    generations: pl.DataFrame, comparison: Comparison, method: str, budget: float, concept: Concept, floor: float | None
+    generations: pl.DataFrame, comparison: Comparison, method: str, budget: float, concept: Concept, floor: _Floor
 ) -> dict[str, Any]:
     """One concept's uplift, with an interval over prompts."""
     own = generations.filter(
@@ -166,7 +218,7 @@ def _concept(
     uplift, n_failed = by_prompt.sort("prompt")["uplift"].to_numpy(), int(by_prompt["failed"].sum())
     name = f"steer.{method}.kl_{budget:g}.{concept.name}"
     about = {"concept_kind": concept.kind, "n_failed": n_failed, "unit_of_replication": "prompt"}
-    baseline = None if floor is None else (floor, f"largest of {comparison.n_controls} Gaussian directions")
+    baseline = (floor.largest[concept.name], floor.name) if concept.name in floor.largest else None
     reason = comparison.unsteered.get((concept.name, method, budget)) if own.is_empty() else None
     return _row(comparison, name, _interval(uplift, comparison, name), baseline=baseline, reason=reason, **about)
 
@@ -176,9 +228,8 @@ def _gate(comparison: Comparison, kind: str) -> dict[str, Any]:
     concepts = [c for c in comparison.concepts if kind in ("all", c.kind)]
     passed = len(comparison.passed(kind))
     about = {"concept_kind": kind, "n_failed": 0, "split": "validate", "better": "neither"}
-    return _row(
-        comparison, "steer.gate.passed", wilson(passed, len(concepts)), reason=_refusals(comparison, concepts), **about
-    )
+    reason = "; ".join(told for told in (_refusals(comparison, concepts), comparison.limit) if told) or None
+    return _row(comparison, "steer.gate.passed", wilson(passed, len(concepts)), reason=reason, **about)
 
 
 def _over_concepts(values: Float[np.ndarray, " concept"], comparison: Comparison, name: str, kind: str) -> Interval:

@@ -4,12 +4,14 @@ In order, and nothing later reaches back: the select split gives directions; the
 validate passages) keeps concepts; neutral text sets strengths; validate prompts choose among a method's candidates;
 then, once, test prompts are written and scored.
 
-Rows of `scores.parquet`: `steer.<method>.kl_<budget>` (uplift), `.share_above_random`, `.fluency`, and
-`steer.<method>.kl_<budget>.<concept>` for each concept; `steer.gate.passed`.
+Rows of `scores.parquet`: `steer.<method>.kl_<budget>` (uplift), `.share_above_random`, `.fluency`, `.cost` (KL on
+neutral text other than that on which strengths were set), and `steer.<method>.kl_<budget>.<concept>` for each concept;
+`steer.gate.passed`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import itertools
 import math
@@ -25,6 +27,7 @@ from jaxtyping import Float
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from safetensors.torch import save_file
 
+from components.concept import classifier, probe
 from components.config import Config, execution, load, names_of
 from components.device import Execution
 from components.dictionary.contract import Dictionary
@@ -46,8 +49,8 @@ from components.steering.contract import (
 from components.steering.gate import Split, evidence, probe_refusals
 from components.steering.ledger import Ledger
 from components.steering.passages import cut
-from components.steering.protocol import Job, Neutral, Prompt, Writer, calibrate
-from components.steering.scores import Comparison, score_rows
+from components.steering.protocol import Job, Neutral, Prompt, Writer, calibrate, costs
+from components.steering.scores import Comparison, absent_row, score_rows
 from components.store import tables
 from components.store.artifact import Artifact, Inputs, Progress, Stage, Work
 from components.store.shards import ActivationShards, CodeShards
@@ -90,8 +93,8 @@ class SteerConfig(Config):
     """Longest continuation."""
     temperature: float = Field(1.0, ge=0)
     """Of sampling; 0 takes the likeliest token."""
-    neutral_tokens: PositiveInt = 1024
-    """Tokens of neutral text on which the KL is measured."""
+    neutral_tokens: PositiveInt = 2048
+    """Tokens of neutral text on which strengths are set; what they cost is then measured on other neutral text."""
     neutral_length: PositiveInt = 64
     """Tokens taken from the beginning of each neutral context."""
     band_texts: PositiveInt = 256
@@ -120,6 +123,9 @@ class SteerConfig(Config):
 def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution) -> Work:
     """Writes strengths, generations, scores and directions.safetensors.
 
+    A corpus without any concept, and a model that does not generate, leave empty tables and a score that is absent with
+    the reason: the rest of an experiment has its report.
+
     Args:
         folder: where to.
         config: the section `steer`.
@@ -130,7 +136,6 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
         InputError: a corpus without prompts, without a split or without the concepts that are needed, or activations
             that were not captured where the dictionary writes, or codes of other activations.
         DictionaryError: activations of another width.
-        CapabilityError: the model does not generate.
     """
     corpus, trained, shards = inputs["corpus"], inputs["dictionary"], ActivationShards(inputs["activations"])
     dictionary = Dictionary.load(trained)
@@ -141,9 +146,13 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
             f"activations have {shards.d_in(hook_point)}; use activations of the model it was trained on"
         )
     unit = shards.mean_norm(hook_point)
-    concepts = pick_concepts(tables.CONCEPTS.read(corpus), config)
+    inventory = tables.CONCEPTS.read(corpus)
+    if inventory.is_empty():
+        return (yield from _nothing(folder, trained, hook_point, "the corpus labels no concept, so none can be judged"))
+    concepts = pick_concepts(inventory, config)
     model: LanguageModel = inputs["model"].load(settings)
-    model.require("generation")
+    if "generation" not in model.capabilities:
+        return (yield from _nothing(folder, trained, hook_point, "the model does not generate text"))
     prompts = {split: _prompts(corpus, model, split, config) for split in ("validate", "test")}
     writer = Writer(model, config.max_new_tokens, config.temperature, config.seed, config.batch_size)
     entries: dict[str, SteeringMethod] = {n: _entry(methods, n, config.method_settings) for n in config.methods}
@@ -157,7 +166,7 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     material = _material(corpus, concepts, writer, prompts["validate"], plain, config)
     panel = {name: _entry(judges, name, config.judge_settings, material) for name in config.judges}
     select, validate = (Split(corpus, shards, split, hook_point, concepts) for split in ("select", "validate"))
-    refused = probe_refusals(select, validate, config.min_probe_precision, config.seed)
+    refused = probe_refusals(select, validate, config.min_probe_precision)
     for name, judge in panel.items():
         refused = {concept: f"{name} judge: {why}" for concept, why in judge.refusals().items()} | refused
     kept = [column for column, concept in enumerate(concepts) if concept.name not in refused]
@@ -167,7 +176,7 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     known = evidence(select, kept, hook_point, unit, dictionary, CodeShards(inputs["codes"]), config.seed)
     controls = [name for name, method in entries.items() if method.control]
     proposed = [(name, candidate) for name, method in entries.items() if kept for candidate in method.candidates(known)]
-    neutral = Neutral.read(corpus, config.neutral_tokens, config.neutral_length)
+    neutral, elsewhere = Neutral.read(corpus, config.neutral_tokens, config.neutral_length)
     work = calibrate(model, [c.steering for _, c in proposed if c.steering], neutral, config.kl_budgets)
     measured = yield from meter.run(work, "strengths", meter.calibration)
     steered = _at_strengths(proposed, measured, config.kl_budgets)
@@ -181,6 +190,10 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     texts = yield from meter.run(writer.write([job for _, job in jobs]), "validate prompts", meter.continuation)
     ledger.add_steered("validate", jobs, texts)
     final = choose(ledger.frame(), steered, controls)
+    given = [(s.candidate.steering, s.strength) for s in final if s.candidate.steering and s.strength is not None]
+    cost = yield from meter.run(costs(model, given, elsewhere), "costs on other text", elsewhere.tokens.numel())
+    measured_at = {id(s): float(kl) for s, kl in zip(final, cost, strict=True) if math.isfinite(kl)}
+    steered = [dataclasses.replace(s, kl_elsewhere=measured_at.get(id(s))) for s in steered]
     unsteered = [Job(prompt, sample) for prompt in prompts["test"] for sample in range(config.n_samples)]
     texts = yield from meter.run(writer.write(unsteered), "unsteered text", meter.continuation)
     ledger.add_plain("test", unsteered, texts)
@@ -189,7 +202,7 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     ledger.add_steered("test", jobs, texts)
 
     generations = tables.GENERATIONS.write(folder, ledger.frame())
-    tables.STRENGTHS.write(folder, [*(s.row() for s in steered), *_refused_rows(refused, entries, config)])
+    strengths = tables.STRENGTHS.write(folder, [*(s.row() for s in steered), *_refused_rows(refused, entries, config)])
     _save_directions(folder, proposed)
     facts = {"dictionary": trained.facts["name"], "hook_point": hook_point}
     comparison = Comparison(
@@ -198,12 +211,12 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
         methods=[name for name in entries if name not in controls],
         controls=controls,
         budgets=config.kl_budgets,
-        n_controls=sum(name in controls for name, _ in proposed),
         unsteered={(s.candidate.concept, s.method, s.budget): s.reason for s in steered if s.reason},
+        limit=_limit(config, inventory, concepts),
         seed=config.seed,
         columns=facts | {"n_seeds": trained.facts.get("n_seeds", 1)},
     )
-    tables.SCORES.write(folder, list(score_rows(generations, comparison)))
+    tables.SCORES.write(folder, list(score_rows(generations, strengths, comparison)))
     return facts | {
         "concepts": len(concepts),
         "passed": len(kept),
@@ -215,8 +228,30 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     }
 
 
+def _nothing(folder: Path, trained: Artifact, hook_point: str, reason: str) -> Work:
+    """Empty tables, and one score that is absent for this reason."""
+    yield Progress(0, 0, "tokens", f"nothing to steer: {reason}")
+    tables.GENERATIONS.write(folder, [])
+    tables.STRENGTHS.write(folder, [])
+    _save_directions(folder, [])
+    facts = {"dictionary": trained.facts["name"], "hook_point": hook_point}
+    tables.SCORES.write(folder, [absent_row(facts | {"n_seeds": trained.facts.get("n_seeds", 1)}, reason)])
+    return facts | {"concepts": 0, "passed": 0, "prompts": {}, "directions": 0, "generations": 0, "tokens": 0}
+
+
+def _limit(config: SteerConfig, inventory: pl.DataFrame, concepts: Sequence[Concept]) -> str | None:
+    """That not every concept was tried, where that is so."""
+    if len(concepts) == inventory.height:
+        return None
+    return (
+        f"{len(concepts)} of {inventory.height} concepts were tried: all of documents that match, and of each family at "
+        f"most {config.max_concepts_per_family} others, drawn (steer.max_concepts_per_family)"
+    )
+
+
 def _entries(config: SteerConfig) -> Mapping[str, int]:
-    return {f"{table.noun}.{name}": table.version(name) for table, names, _ in _tables(config) for name in names}
+    entries = {f"{table.noun}.{name}": table.version(name) for table, names, _ in _tables(config) for name in names}
+    return entries | {"probe": probe.VERSION, "classifier": classifier.VERSION}
 
 
 STEER = Stage("steer", version=2, make=make, entries=_entries)

@@ -28,7 +28,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from components.config import Config, canonical
 from components.errors import DamagedArtifactError, MissingArtifactError, NoSpaceError, ReadOnlyStoreError, StoreError
@@ -289,7 +289,7 @@ class Store:
             return result
         with contextlib.ExitStack() as locks, self._readable_errors(stage.name):
             for key in sorted({keys[label] for label in missing}):
-                locks.enter_context(self._lock(stage.name, key))
+                self._enter(locks, stage.name, key)
             for label in list(missing):  # another process may have finished while this one waited
                 if found := self.find(stage.name, keys[label]):
                     result[label] = (found, True)
@@ -316,8 +316,12 @@ class Store:
         for folder in (self.folder(stage, key), self.folder(stage, f"{key}.partial")):
             shutil.rmtree(folder, ignore_errors=True)
 
-    def closure(self, artifacts: Sequence[Artifact]) -> dict[tuple[str, str], Artifact]:
-        """These artifacts and every artifact they were made from, by (stage, key)."""
+    def closure(self, artifacts: Sequence[Artifact], whole: bool = False) -> dict[tuple[str, str], Artifact]:
+        """These artifacts and every artifact they were made from, by (stage, key).
+
+        Raises:
+            MissingArtifactError: `whole` was asked for, and one of them is not in the store.
+        """
         found: dict[tuple[str, str], Artifact] = {}
         waiting = list(artifacts)
         while waiting:
@@ -326,8 +330,12 @@ class Store:
                 continue
             found[artifact.stage, artifact.key] = artifact
             for given in artifact.manifest["inputs"].values():
-                if (self.folder(given["stage"], given["key"]) / MANIFEST).exists():
+                if given["stage"] == "model":
+                    continue  # its files are the user's, not the store's
+                if whole:
                     waiting.append(self.get(given["stage"], given["key"]))
+                elif parent := self.find(given["stage"], given["key"]):
+                    waiting.append(parent)
         return found
 
     def _partial(self, stage: str, key: str) -> Path:
@@ -335,10 +343,16 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def _lock(self, stage: str, key: str) -> FileLock:
-        locks = self.root / ".locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        return FileLock(locks / f"{stage}-{key}.lock")
+    def _enter(self, locks: contextlib.ExitStack, stage: str, key: str) -> None:
+        """Takes the lock of one key; says so when another run holds it, and waits."""
+        folder = self.root / ".locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f"{stage}-{key}.lock")
+        try:
+            locks.enter_context(lock.acquire(timeout=0))
+        except Timeout:
+            log.info("another run is making %s/%s; waiting for it", stage, key)
+            locks.enter_context(lock)
 
     def _finish(
         self, stage: Stage, key: str, partial: Path, config: Config, inputs: Inputs, facts: Facts, seconds: float
@@ -351,8 +365,6 @@ class Store:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
             files[name] = {"bytes": path.stat().st_size, "digest": digest(path)}
-        for hidden in partial.glob(".*"):  # checkpoints and other working files end with the work
-            shutil.rmtree(hidden) if hidden.is_dir() else hidden.unlink()
         manifest = {
             "format": FORMAT,
             "stage": stage.name,
@@ -383,6 +395,8 @@ class Store:
         if final.exists():  # found incomplete above: a truncated or damaged artifact makes room for the new one
             shutil.rmtree(final)
         partial.rename(final)
+        for hidden in final.glob(".*"):  # checkpoints and other working files end with the work, and not before it
+            shutil.rmtree(hidden, ignore_errors=True) if hidden.is_dir() else hidden.unlink(missing_ok=True)
         return Artifact(final, manifest)
 
     @contextlib.contextmanager

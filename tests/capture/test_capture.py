@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import save_file
 
 from components.capture.capture import CAPTURE, CaptureConfig, make
@@ -183,13 +184,12 @@ def finish(work, messages=None):
             return end.value
 
 
-def test_the_forecast_comes_first_and_is_what_is_written(store, model, tmp_path, caplog):
+def test_the_forecast_comes_first_and_is_what_is_written(store, model, tmp_path):
     messages = []
-    with caplog.at_level("INFO"):
-        finish(make(tmp_path, config(), {"model": model, "corpus": corpus(store)}, CPU), messages)
+    finish(make(tmp_path, config(), {"model": model, "corpus": corpus(store)}, CPU), messages)
     tensors = sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors"))
     assert messages[0].done == 0 and messages[0].metrics["bytes"] == pytest.approx(tensors, abs=8 * 1000)
-    assert "tokens at 2 hook points: 0 MiB on disk, about" in messages[0].message and messages[0].message in caplog.text
+    assert "tokens at 2 hook points: 0 MiB on disk, about" in messages[0].message
     assert messages[-1].done == messages[-1].total == messages[0].total and messages[-1].unit == "tokens"
     assert messages[-1].metrics["tokens_per_second"] > 0
 
@@ -229,6 +229,14 @@ def test_inputs_that_do_not_fit_are_refused(store, model):
         store.ensure(CAPTURE, config(splits=("train",)), {"model": model, "corpus": strange}, CPU)
     with pytest.raises(CorpusError, match="split 'test' of the corpus .* has no token to capture"):
         store.ensure(CAPTURE, config(splits=("test",)), {"model": model, "corpus": strange}, CPU)
+
+
+@pytest.mark.parametrize("name", ["hook_points", "splits"])
+def test_nothing_to_capture_and_the_same_thing_twice_are_refused(name):
+    with pytest.raises(ValidationError, match=f"capture.{name} lists something twice: train, train; name each once"):
+        CaptureConfig(**{name: ("train", "train")})
+    with pytest.raises(ValidationError, match="at least 1 item"):
+        CaptureConfig(**{name: ()})
 
 
 def test_the_configuration_is_reached_by_dotted_names():

@@ -10,8 +10,10 @@ import scipy.sparse
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from components.concept.probe import Probe, fit_probe
+from components.concept.probe import VERSION, Probe, fit_probe
 from components.statistics import average_precision
+
+PRECISIONS = [0.9622, 0.8587, 0.7164]
 
 
 def problem(n: int = 4000, d: int = 24, seed: int = 0) -> tuple[torch.Tensor, scipy.sparse.csc_matrix, torch.Tensor]:
@@ -59,9 +61,11 @@ def test_scores_are_log_odds() -> None:
     np.testing.assert_allclose(stated.numpy(), y_test.toarray().mean(0), atol=0.02)
 
 
-def test_one_seed_gives_one_probe() -> None:
+def test_whoever_fits_gets_the_same_probe_for_a_concept_whatever_other_concepts_are_fitted_with_it() -> None:
     x, y, _ = problem(500)
-    assert torch.equal(fit_probe(x, y, seed=3).weight, fit_probe(x, y, seed=3).weight)
+    together = fit_probe(x, y)
+    assert torch.equal(together.weight, fit_probe(x, y).weight)
+    torch.testing.assert_close(fit_probe(x, y[:, [1]]).weight[0], together.weight[1], rtol=1e-3, atol=1e-4)
 
 
 def test_activations_of_half_precision_are_read() -> None:
@@ -86,3 +90,10 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     assert again.concepts == ("a", "b", "c.d")
     assert torch.equal(again.scores(x), probe.scores(x))
     assert [path.name for path in tmp_path.iterdir()] == ["probe.safetensors"]
+
+
+def test_results_move_only_with_a_version() -> None:
+    (x, y, _), (x_test, y_test, _) = problem(), problem(seed=1)
+    scores = fit_probe(x, y).scores(x_test).numpy()
+    found = [average_precision(scores[:, i], y_test[:, i].toarray().ravel()) for i in range(3)]
+    assert (VERSION, found) == (1, pytest.approx(PRECISIONS, abs=2e-3)), "raise probe.VERSION when the fit changes"

@@ -217,12 +217,19 @@ def test_a_users_columns_and_words_become_labels(store: Store, tmp_path: Path) -
         assert bool(at) == bool(n_words)
 
 
-def test_a_corpus_without_prompts_lends_the_first_words_of_its_neutral_documents(store: Store, tmp_path: Path) -> None:
-    artifact = read(store, of_file(jsonl(tmp_path / "a.jsonl", lines(300)), prompts_test=2, prompts_validate=2), BYTES)
+def test_a_corpus_without_prompts_lends_first_words_of_documents_of_their_own_split(
+    store: Store, tmp_path: Path
+) -> None:
+    config = of_file(
+        jsonl(tmp_path / "a.jsonl", lines(300)), prompts_test=2, prompts_validate=2, **{"splits.validate": 60}
+    )
+    artifact = read(store, config, BYTES)
     prompts = tables.PROMPTS.read(artifact)
     assert prompts["split"].to_list() == ["validate"] * 2 + ["test"] * 2
-    neutral = tables.DOCUMENTS.read(artifact).filter(split="neutral")["text"].to_list()
-    assert all(any(text.startswith(prompt) for text in neutral) for prompt in prompts["text"])
+    for split in ("validate", "test"):
+        texts = tables.DOCUMENTS.read(artifact).filter(split=split)["text"].to_list()
+        own = prompts.filter(split=split)["text"]
+        assert all(any(text.startswith(prompt) for text in texts) for prompt in own)
 
 
 def test_changed_bytes_under_the_same_name_are_read_again(store: Store, tmp_path: Path) -> None:

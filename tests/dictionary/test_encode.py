@@ -25,6 +25,7 @@ SPLITS = {
     "test": {HOOK: rows(30, PLANTED, seed=4)},
 }
 DOCUMENTS = {"select": torch.arange(45) // 6, "test": 100 + torch.arange(30) % 4}  # in test they are interleaved
+GOLDEN = [90, 8.607996, 78.791687]
 CONFIG = EncodeConfig(splits=("select", "test"), batch=8)
 
 
@@ -179,3 +180,10 @@ def test_a_split_that_was_not_captured_lists_those_that_were(store, activations)
     inputs = {"activations": activations, "dictionary": trained(store)}
     with pytest.raises(InputError, match="no split 'judge'; known: select, test, train"):
         store.ensure(ENCODE, EncodeConfig(splits=("judge",)), inputs)
+
+
+def test_results_move_only_with_a_version(encoded):
+    """Raise the version of ENCODE when what it writes of the same activations and dictionary changes."""
+    latents = LATENTS.read(encoded).filter(pl.col("split") == "test")
+    found = [latents["n_active"].sum(), latents["maximum"].max(), POOLED.read(encoded)["mean"].sum()]
+    assert (ENCODE.version, found) == (1, pytest.approx(GOLDEN, rel=1e-4))

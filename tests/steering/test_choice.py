@@ -14,7 +14,8 @@ DIRECTION = AddVector("resid_post.0", torch.tensor([1.0, 0.0]), 1.0)
 
 def steered(method: str, concept: str | None, replicate: int, strength: float | None = 1.0) -> Steered:
     reason = None if strength else "nothing"
-    return Steered(method, Candidate(concept, replicate, DIRECTION), 0.1, strength, 0.1 if strength else None, reason)
+    kl = 0.1 if strength else None
+    return Steered(method, Candidate(concept, replicate, DIRECTION), 0.1, strength, kl, reason=reason)
 
 
 def generations(rows: list[tuple[str, str, int, int, float | None]], split: str = "validate") -> pl.DataFrame:

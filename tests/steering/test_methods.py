@@ -7,7 +7,7 @@ import torch
 
 from components.statistics import average_precision
 from components.steering.contract import AddVector
-from components.steering.methods.add_direction import AddDirection, AddDirectionConfig, pooled
+from components.steering.methods.add_direction import AddDirection, AddDirectionConfig
 from components.steering.methods.mean_difference import MeanDifference, MeanDifferenceConfig
 from components.steering.methods.random_direction import RandomDirection, RandomDirectionConfig
 from tests.steering.world import WIDTH, evidence
@@ -42,11 +42,6 @@ def test_a_latent_without_a_direction_and_a_concept_without_tokens_say_so() -> N
 def test_add_direction_without_a_dictionary_gives_a_reason_for_each_concept() -> None:
     found = list(AddDirection(AddDirectionConfig()).candidates(evidence(codes=None)))
     assert [c.reason for c in found] == ["no dictionary at this hook point"] * 2
-
-
-def test_pooled_codes_are_means_over_the_tokens_of_a_document() -> None:
-    codes = scipy.sparse.csr_matrix(np.array([[1.0, 0], [3, 0], [0, 4]]))
-    np.testing.assert_allclose(pooled(codes, np.array([0, 0, 2]), 3).toarray(), [[2, 0], [0, 0], [0, 4]])
 
 
 def test_mean_difference_is_the_difference_of_the_two_means() -> None:

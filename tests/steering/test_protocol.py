@@ -13,7 +13,8 @@ from torch import Tensor
 from components.model.divergence import kl_per_token
 from components.model.intervention import Edit
 from components.steering.contract import AddVector, Steering
-from components.steering.protocol import Job, Neutral, Prompt, Writer, calibrate, continuation
+from components.steering.passages import contexts
+from components.steering.protocol import Job, Neutral, Prompt, Writer, calibrate, continuation, costs
 from tests.steering.conftest import Bench
 from tests.steering.world import HOOK, finish
 
@@ -114,7 +115,7 @@ def test_no_usable_text_is_null_with_a_reason(given: tuple[str, int, float], rea
 
 
 def test_strengths_meet_every_budget_within_five_percent(bench: Bench) -> None:
-    neutral = Neutral.read(bench.corpus, 300, 24)
+    neutral, _ = Neutral.read(bench.corpus, 300, 24)
     steerings = [random(bench, seed) for seed in range(5)]
     found, counted = finish(calibrate(bench.model, steerings, neutral, [0.05, 0.2], batch=2))
     assert counted == [2, 2, 1]
@@ -128,7 +129,7 @@ def test_strengths_meet_every_budget_within_five_percent(bench: Bench) -> None:
 
 
 def test_a_steering_that_is_no_vector_is_set_to_the_budget_too(bench: Bench) -> None:
-    neutral = Neutral.read(bench.corpus, 300, 24)
+    neutral, _ = Neutral.read(bench.corpus, 300, 24)
     mixed = [Clamp(HOOK, random(bench, 1).vector), random(bench, 1)]
     found, counted = finish(calibrate(bench.model, mixed, neutral, [0.3]))
     assert sum(counted) == 2
@@ -136,14 +137,38 @@ def test_a_steering_that_is_no_vector_is_set_to_the_budget_too(bench: Bench) -> 
 
 
 def test_a_budget_out_of_reach_has_no_strength(bench: Bench) -> None:
-    neutral = Neutral.read(bench.corpus, 300, 24)
+    neutral, _ = Neutral.read(bench.corpus, 300, 24)
     idle = Clamp(HOOK, torch.zeros(bench.model.d_model))
     found, _ = finish(calibrate(bench.model, [idle], neutral, [0.1]))
     assert np.isnan(found).all()
 
 
+def test_costs_are_those_of_a_full_pass_for_vectors_and_for_any_other_steering(bench: Bench) -> None:
+    neutral, _ = Neutral.read(bench.corpus, 300, 24)
+    vector, clamp = random(bench, 1), Clamp(HOOK, random(bench, 1).vector)
+    found, counted = finish(costs(bench.model, [(vector, 0.5), (clamp, 0.3), (vector, 1.0)], neutral))
+    assert sum(counted) == 3
+    for (steering, strength), cost in zip([(vector, 0.5), (clamp, 0.3), (vector, 1.0)], found, strict=True):
+        rows = torch.full((len(neutral.tokens),), strength)
+        edit = type(steering).edit([steering] * len(rows), rows)
+        measured = kl_per_token(bench.model, neutral.tokens, neutral.mask, [edit]).sum() / neutral.mask.sum()
+        assert cost == pytest.approx(float(measured), rel=1e-3)
+    nothing = Neutral(neutral.tokens[:0], neutral.mask[:0])
+    assert np.isnan(finish(costs(bench.model, [(vector, 0.5)], nothing))[0]).all()
+
+
+def test_costs_are_measured_on_other_documents_than_strengths_are_set_on(bench: Bench) -> None:
+    setting, elsewhere = Neutral.read(bench.corpus, 100, 25)
+    assert len(elsewhere.tokens) > 0
+    parts = contexts(bench.corpus, "neutral")
+    document, token = parts["document"], parts["token"][:, :25].long()
+    at = [int((token == row).all(1).nonzero()[0]) for row in elsewhere.tokens]
+    met = set(document[: len(setting.tokens), :25].flatten().tolist()) - {-1}
+    assert met.isdisjoint(set(document[at, :25].flatten().tolist()))
+
+
 def test_neutral_text_counts_tokens_of_documents_only(bench: Bench) -> None:
-    neutral = Neutral.read(bench.corpus, 100, 25)
+    neutral, _ = Neutral.read(bench.corpus, 100, 25)
     assert neutral.tokens.shape == (4, 25)
     assert not neutral.mask[:, 0].any(), "the first token of a context belongs to no document"
     assert neutral.mask[:, 1:20].all()

@@ -41,7 +41,6 @@ def comparison(**changes: Any) -> Comparison:
         "methods": ["m"],
         "controls": ["r"],
         "budgets": [0.1],
-        "n_controls": 2,
         "unsteered": {},
         "seed": 0,
         "columns": {"dictionary": "topk-8-k2", "hook_point": "resid_post.0", "n_seeds": 1},
@@ -62,8 +61,15 @@ def generations() -> pl.DataFrame:
     return tables.GENERATIONS.frame(found)
 
 
-def scores(generations: pl.DataFrame, about: Comparison) -> dict[tuple[str, str], dict[str, Any]]:
-    frame = tables.SCORES.frame(list(score_rows(generations, about)))
+def strengths(costs: dict[str, float | None]) -> pl.DataFrame:
+    shared = {"method": "m", "replicate": 0, "kl_budget": 0.1, "coefficient": 0.5, "kl": 0.1}
+    return tables.STRENGTHS.frame([{"concept": c, "kl_elsewhere": kl, **shared} for c, kl in costs.items()])
+
+
+def scores(
+    generations: pl.DataFrame, about: Comparison, costs: dict[str, float | None] | None = None
+) -> dict[tuple[str, str], dict[str, Any]]:
+    frame = tables.SCORES.frame(list(score_rows(generations, strengths(costs or {}), about)))
     return {(row["name"], row["concept_kind"]): row for row in frame.to_dicts()}
 
 
@@ -154,9 +160,42 @@ def test_a_concept_without_a_direction_counts_as_no_uplift(generations: pl.DataF
     assert (own["value"], own["n"], own["reason"]) == (None, 0, "the two means are equal")
 
 
+def test_what_failed_is_above_nothing_though_every_control_lowers_the_concept(generations: pl.DataFrame) -> None:
+    lowering = generations.filter(~((pl.col("concept") == "topic.0") & (pl.col("method") == "m"))).with_columns(
+        uplift=pl.when(pl.col("method") == "r")
+        .then(-0.05)
+        .when((pl.col("method") == "m") & (pl.col("concept") == "topic.1"))
+        .then(None)
+        .otherwise(pl.col("uplift"))
+    )
+    row = scores(lowering, comparison())["steer.m.kl_0.1.share_above_random", "all"]
+    assert (row["value"], row["n"], row["n_failed"]) == (pytest.approx(1 / 3), 3, 2)
+
+
+def test_a_control_without_a_strength_is_not_named_among_the_equals(generations: pl.DataFrame) -> None:
+    one = generations.filter(~((pl.col("method") == "r") & (pl.col("replicate") == 1)))
+    found = scores(one, comparison())
+    assert found["steer.m.kl_0.1", "all"]["baseline_name"] == "largest of 1 Gaussian directions"
+    assert found["steer.m.kl_0.1.share_above_random", "all"]["baseline"] == pytest.approx(1 / 2)
+
+
+def test_the_cost_is_measured_where_no_strength_was_set_and_stands_beside_the_budget(generations: pl.DataFrame) -> None:
+    found = scores(generations, comparison(), {"topic.0": 0.08, "topic.1": 0.12, "word.a": None})
+    row = found["steer.m.kl_0.1.cost", "all"]
+    assert (row["value"], row["n"], row["n_failed"]) == (pytest.approx(0.1), 2, 1)
+    assert (row["baseline"], row["baseline_name"], row["split"]) == (0.1, "KL budget", "neutral")
+    none = scores(generations, comparison())["steer.m.kl_0.1.cost", "all"]
+    assert (none["value"], none["reason"]) == (None, "no neutral text is left to measure it on")
+
+
+def test_the_gate_says_that_not_every_concept_was_tried(generations: pl.DataFrame) -> None:
+    row = scores(generations, comparison(limit="4 of 90 concepts were tried"))["steer.gate.passed", "all"]
+    assert row["reason"].endswith("(1 by the probe); 4 of 90 concepts were tried")
+
+
 def test_without_a_control_there_is_no_baseline_and_no_share(generations: pl.DataFrame) -> None:
     alone = generations.filter(pl.col("method") != "r")
-    found = scores(alone, comparison(controls=[], n_controls=0))
+    found = scores(alone, comparison(controls=[]))
     assert found["steer.m.kl_0.1", "all"]["baseline"] is None
     share = found["steer.m.kl_0.1.share_above_random", "all"]
     assert (share["value"], share["reason"]) == (None, "no control direction to compare with")

@@ -17,7 +17,7 @@ from components.dictionary.architectures.topk import TopK, TopKConfig
 from components.errors import ConfigError, DictionaryError, InputError, UnknownNameError
 from components.steering.steer import STEER, SteerConfig, pick_concepts
 from components.store import tables
-from components.store.artifact import Artifact, Progress, key_of
+from components.store.artifact import Artifact, Progress, Store, key_of
 from components.store.shards import Codes, write_codes
 from tests import toys
 from tests.steering import world
@@ -74,6 +74,31 @@ def test_concepts_that_fail_the_gate_are_left_out_and_counted(ran: tuple[Artifac
         assert rows["reason"].str.starts_with("gate, probe: ").all()
         assert tables.GENERATIONS.read(ran[0]).filter(pl.col("concept") == concept).is_empty()
     assert gate["value"] == pytest.approx(ran[0].facts["passed"] / len(world.CONCEPTS))
+
+
+def test_what_was_chosen_is_measured_on_other_neutral_text_and_nothing_else_is(
+    ran: tuple[Artifact, list[Progress]],
+) -> None:
+    strengths = tables.STRENGTHS.read(ran[0]).filter(pl.col("coefficient").is_not_null())
+    chosen = strengths.filter(pl.col("kl_elsewhere").is_not_null())
+    own = chosen.filter(pl.col("method") != "random_direction")
+    assert own.height == own.select("concept", "method").n_unique() == 2 * ran[0].facts["passed"]
+    assert (chosen["kl_elsewhere"] > 0.1).all() and (chosen["kl_elsewhere"] < 2).all()
+    assert (chosen["kl_elsewhere"] != chosen["kl"]).all()
+    cost = score(ran[0], "steer.mean_difference.kl_0.5.cost")
+    assert (cost["baseline"], cost["n_failed"]) == (0.5, 0)
+
+
+def test_a_corpus_without_concepts_leaves_one_absent_score_with_the_reason(bench: Bench, tmp_path: Path) -> None:
+    unlabelled = toys.artifact(Store(tmp_path / "store"), "read", lambda folder: tables.CONCEPTS.write(folder, []), {})
+    inputs = bench.inputs | {"corpus": unlabelled}
+    work = STEER.make(tmp_path, CONFIG, inputs, CPU)
+    said = [progress.message for progress in work]
+    assert said == ["nothing to steer: the corpus labels no concept, so none can be judged"]
+    (row,) = pl.read_parquet(tmp_path / "scores.parquet").to_dicts()
+    assert (row["name"], row["value"], row["n"]) == ("steer.gate.passed", None, 0)
+    assert row["reason"] == "the corpus labels no concept, so none can be judged"
+    assert pl.read_parquet(tmp_path / "generations.parquet").is_empty()
 
 
 def test_every_strength_costs_its_budget(ran: tuple[Artifact, list[Progress]]) -> None:
@@ -246,5 +271,7 @@ def test_the_key_knows_the_versions_of_methods_and_judges() -> None:
     assert dict(STEER.entries(SteerConfig(methods=["mean_difference"], judges=["concept"]))) == {
         "steering method.mean_difference": 1,
         "judge.concept": 1,
+        "probe": 1,
+        "classifier": 1,
     }
     assert canonical(SteerConfig()) == {}

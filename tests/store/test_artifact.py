@@ -134,6 +134,27 @@ def test_the_closure_is_everything_an_artifact_was_made_from(store: Store) -> No
     assert set(store.closure([third])) == {("text", one.key) for one in (first, second, third)}
 
 
+def test_a_whole_closure_with_a_gap_is_refused(store: Store) -> None:
+    first = store.ensure(TEXT, TextConfig(), {})[0]
+    second = store.ensure(TEXT, TextConfig(text="b"), {"source": first})[0]
+    store.delete("text", first.key)
+    assert set(store.closure([second])) == {("text", second.key)}
+    with pytest.raises(MissingArtifactError, match=f"no artifact text/{first.key} in .*; run the stage again"):
+        store.closure([second], whole=True)
+
+
+def test_a_run_that_waits_for_another_says_so(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    wanted = key(TextConfig(text="slow"))
+    (store.root / ".locks").mkdir(parents=True)
+    hold = "import filelock, sys, time; filelock.FileLock(sys.argv[1]).acquire(); print(flush=True); time.sleep(0.5)"
+    path = store.root / ".locks" / f"text-{wanted}.lock"
+    with subprocess.Popen([sys.executable, "-c", hold, path], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline()
+        with caplog.at_level("INFO"):
+            store.ensure(TEXT, TextConfig(text="slow"), {})
+    assert f"another run is making text/{wanted}; waiting for it" in caplog.text
+
+
 def test_several_artifacts_are_made_in_one_pass_and_only_those_missing(store: Store) -> None:
     store.ensure(TEXT, TextConfig(text="a"), {})
     passes = []

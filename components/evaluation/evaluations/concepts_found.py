@@ -14,7 +14,6 @@ null with its reason; it counts in n, and as failed.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Generator
 from typing import Any
 
@@ -29,7 +28,7 @@ from components.config import Config
 from components.device import resolve
 from components.evaluation.contract import ABSENT, TEST, Evaluation, Measuring, Score, Subject, evaluations
 from components.evaluation.units import LATENT, NEURON, UNTRAINED, Choice, Readings, choose, readings, score
-from components.seeds import derive, numpy_generator
+from components.seeds import numpy_generator
 from components.statistics import bootstrap_mean, wilson
 from components.store.artifact import Progress
 from components.store.tables import CONCEPTS, CONCEPTS_FOUND
@@ -87,7 +86,7 @@ class ConceptsFound(Evaluation):
         chosen = yield from choose(given)
         fitted = given.n_positive > 0
         x = torch.from_numpy(given.x).to(resolve(subject.execution.device))
-        probe = fit_probe(x, given.labels, names, seed=derive(subject.seed, "concepts_found", unit))
+        probe = fit_probe(x, given.labels, names)
         del x
         rankings, n_positive = {}, {SELECT: given.n_positive}
         for step, split in enumerate((VALIDATE, TEST), 1):
@@ -174,7 +173,7 @@ def _score(subject: Subject, measure: str, unit: str, kind: str, gated: pl.DataF
         interval = wilson(int(values[unit].sum()), n)
     else:
         draw = numpy_generator(subject.seed, "concepts_found", measure, unit, kind)
-        interval = dataclasses.replace(bootstrap_mean(own.drop_nulls().to_numpy(), draw), n=n)
+        interval = bootstrap_mean(own.drop_nulls().to_numpy(), draw)  # n counts what has a value; n_failed, the rest
     rival, rival_name = BASELINES[unit]
     return Score(
         f"concepts_{measure}.{unit}",

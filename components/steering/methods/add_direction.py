@@ -16,6 +16,7 @@ import scipy.sparse
 from jaxtyping import Float
 from pydantic import PositiveInt
 
+from components.concept.pooling import pooling
 from components.concept.ranking import precision_of_codes
 from components.config import Config
 from components.steering.contract import AddVector, Candidate, Evidence, SteeringMethod, methods
@@ -48,9 +49,9 @@ class AddDirection(SteeringMethod):
                 Candidate(c.name, 0, None, reason="no dictionary at this hook point") for c in evidence.concepts
             )
             return
-        n_documents = evidence.document_labels.get_shape()[0]
         by_token = _precisions(evidence.codes, evidence.labels)
-        by_document = _precisions(pooled(evidence.codes, evidence.document, n_documents), evidence.document_labels)
+        pool, _ = pooling(evidence.document)
+        by_document = _precisions(pool @ evidence.codes, evidence.document_labels)
         for column, concept in enumerate(evidence.concepts):
             precision = (by_document if concept.unit == "document" else by_token)[:, column]
             ranked = np.argsort(-np.nan_to_num(precision, nan=-1.0), kind="stable")[: self.settings.n_candidates]
@@ -66,11 +67,3 @@ class AddDirection(SteeringMethod):
 
 def _precisions(codes: scipy.sparse.spmatrix, labels: scipy.sparse.spmatrix) -> Float[np.ndarray, "d_sae concept"]:
     return np.stack(list(precision_of_codes(scipy.sparse.csc_matrix(codes), scipy.sparse.csr_matrix(labels))))
-
-
-def pooled(codes: scipy.sparse.csr_matrix, document: np.ndarray, n_documents: int) -> scipy.sparse.csc_matrix:
-    """Mean code of each document [document, d_sae]; zero for a document without tokens."""
-    n = codes.get_shape()[0]
-    member = scipy.sparse.csr_matrix((np.ones(n), (document, np.arange(n))), shape=(n_documents, n))
-    tokens = np.maximum(np.asarray(member.sum(1)).ravel(), 1)
-    return (scipy.sparse.diags(1 / tokens) @ member @ codes).tocsc()
