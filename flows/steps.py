@@ -26,9 +26,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 
 from components.config import Config
-from components.dictionary.train import control
+from components.dictionary.train import TrainConfig, control
 from components.errors import ModelError
 from components.experiment import STAGES, ExperimentConfig
+from components.model.hook_point import translate
 from components.model.language_model import ModelReference
 from components.store.artifact import Artifact, Progress, Store
 from flows.tracking import Tracker, resolve_dictionary
@@ -78,11 +79,11 @@ class Chain:
         if self.config.dictionary:
             key = resolve_dictionary(self.config.dictionary)
             return self._made.setdefault("train", self.store.get("train", key))
-        return self._step("train", self.config.train, activations=self.capture())
+        return self._step("train", self._training, activations=self.capture())
 
     def untrained(self) -> Artifact:
         """A dictionary of equal size and sparsity that saw no activation but those that set its bias and scale."""
-        config = control(self.config.train, self.train().facts)
+        config = control(self._training, self.train().facts)
         return self._step("train", config, label="train untrained", activations=self.capture())
 
     def encode(self) -> Artifact:
@@ -122,6 +123,11 @@ class Chain:
         """Every score in one table."""
         scored = {"evaluate": self.evaluate(), "interpret": self.interpret(), "steer": self.steer()}
         return self._step("report", self.config.report, train=self.train(), encode=self.encode(), **scored)
+
+    @property
+    def _training(self) -> TrainConfig:
+        """Its hook point under the canonical name: the dictionary side knows no model, and no other library's names."""
+        return self.config.train.model_copy(update={"hook_point": translate(self.config.train.hook_point)})
 
     @functools.cached_property
     def _model(self) -> ModelReference:

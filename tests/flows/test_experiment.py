@@ -34,6 +34,8 @@ def test_the_report_holds_scores_of_every_scored_stage(config: ExperimentConfig,
     assert set(frame["stage"]) == {"evaluate", "interpret", "steer"}
     assert frame["n"].null_count() == 0
     assert frame.filter(pl.col("value").is_null() & pl.col("reason").is_null()).height == 0
+    steered = frame.filter(pl.col("name").str.contains(r"^steer\.(add_direction|mean_difference)\.kl_0\.1$"))
+    assert steered["value"].null_count() == 0 and (steered["n"] > 0).all(), "steering was tried, not skipped"
 
 
 def test_a_second_run_finds_every_stage_and_shows_them_as_cached(

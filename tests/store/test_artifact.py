@@ -146,7 +146,7 @@ def test_a_whole_closure_with_a_gap_is_refused(store: Store) -> None:
 def test_a_run_that_waits_for_another_says_so(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     wanted = key(TextConfig(text="slow"))
     (store.root / ".locks").mkdir(parents=True)
-    hold = "import filelock, sys, time; filelock.FileLock(sys.argv[1]).acquire(); print(flush=True); time.sleep(0.5)"
+    hold = "import filelock, sys, time; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(flush=True); time.sleep(0.5)"
     path = store.root / ".locks" / f"text-{wanted}.lock"
     with subprocess.Popen([sys.executable, "-c", hold, path], stdout=subprocess.PIPE) as other:
         assert other.stdout is not None and other.stdout.readline()
