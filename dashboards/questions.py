@@ -94,7 +94,7 @@ def _follow(name: str, draw: Callable[[Mapping[str, Any], Mapping[str, Any]], No
 def _standing(question: live.Question) -> str:
     if question.state == "waiting" and question.position:
         return f"waiting; {question.position} before it"
-    return question.message or "waiting"
+    return (question.message or "waiting") + ("" if question.share is None else f" · {question.share:.0%}")
 
 
 def _cancel(current: Asked) -> None:

@@ -19,10 +19,12 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import uvicorn
+import yaml
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -41,8 +43,9 @@ from flows import environment, stack
 from flows.queue import Cancelled, Queue, QueueFull, Ticket, TimedOut
 
 if TYPE_CHECKING:
+    from components.device import Execution
     from components.dictionary.contract import Dictionary
-    from components.model.language_model import LanguageModel
+    from components.model.language_model import LanguageModel, ModelConfig
     from components.steering.contract import AddVector, Continuation
     from components.steering.protocol import Neutral
 
@@ -114,12 +117,14 @@ class Read(Wire):
     """The context that each token was read in: a token sees nothing of earlier contexts."""
     context_length: int
     """Tokens in one context."""
+    n_unknown: int
+    """Tokens that stand for what the model's tokenizer has no word for."""
     activations: dict[int, list[float]]
     """Chosen latent -> its activation on every token."""
     strongest: list[Activity]
     """The latents with the largest activations anywhere in the text."""
     strongest_by_token: list[list[tuple[int, float]]]
-    """For every token the latents strongest on it, with their activations; empty where no top was wanted."""
+    """For every token the latents strongest on it, with their activations; empty where latents were chosen."""
     hook_point: str
     """Where the dictionary reads."""
     seconds: float
@@ -362,11 +367,8 @@ class Worker:
         from components.dictionary.contract import Dictionary
         from components.model.language_model import ModelConfig, locate
         from components.steering.protocol import Neutral
-        from components.steering.steer import SteerConfig
         from components.store.tables import VOCABULARY
-        from flows.parameters import reference
 
-        parameters = reference()
         key = sources.capture.manifest["inputs"]["model"]["key"]
         if held and held.model_key == key:
             model = held.model
@@ -374,17 +376,37 @@ class Worker:
             del held
             gc.collect()
             recorded = sources.capture.facts.get("model_config")
-            places = [*([ModelConfig(**recorded)] if recorded else []), parameters.model, ModelConfig()]
-            model = locate(key, places).load(parameters.execution)
+            chosen, settings = _machine()
+            places = [*([ModelConfig(**recorded)] if recorded else []), chosen, ModelConfig()]
+            model = locate(key, places).load(settings)
         ticket.check()
         dictionary = Dictionary.load(sources.train, model.device)
         neutral = None
         if "contexts/neutral.safetensors" in sources.corpus.files:
-            chosen = SteerConfig() if sources.steer is None else SteerConfig(**sources.steer.config)
-            neutral = Neutral.read(sources.corpus, chosen.neutral_tokens, chosen.neutral_length)
+            neutral = Neutral.read(sources.corpus, *_neutral_size(sources.steer))
         vocabulary = VOCABULARY.read(sources.corpus)["text"].to_list()
         self.bench = Bench(sources, model, key, dictionary, vocabulary, neutral)
         return self.bench
+
+
+def _machine() -> tuple[ModelConfig, Execution]:
+    """Which model, and on which device, by params.yaml; the other sections would import every stage."""
+    from components.config import load
+    from components.device import Execution
+    from components.model.language_model import ModelConfig
+
+    path = Path("params.yaml")
+    nested = yaml.safe_load(path.read_text()) or {} if path.exists() else {}
+    return load(ModelConfig, nested.get("model", {})), load(Execution, nested.get("execution", {}))
+
+
+def _neutral_size(steer: Artifact | None) -> tuple[int, int]:
+    """Tokens of neutral text and their number in each context: those of the stage, else its defaults."""
+    if steer is not None:
+        return steer.config["neutral_tokens"], steer.config["neutral_length"]
+    from components.steering.steer import SteerConfig
+
+    return SteerConfig().neutral_tokens, SteerConfig().neutral_length
 
 
 def _read(bench: Bench, ticket: Ticket, asked: ReadQuestion, started: float) -> Read:
@@ -396,14 +418,16 @@ def _read(bench: Bench, ticket: Ticket, asked: ReadQuestion, started: float) -> 
     ticket.begin("reading the text")
     dtype = getattr(torch, bench.sources.capture.facts["dtype"])
     reading = read_text(bench.model, bench.dictionary, asked.text, length, dtype)
+    unknown = bench.model.tokenizer.unk_token_id
     top = asked.top if asked.top is not None else 0 if asked.latents else 10
     return Read(
         tokens=[bench.vocabulary[token] for token in reading.token.tolist()],
         contexts=reading.context.tolist(),
         context_length=length,
+        n_unknown=int((reading.token == unknown).sum() if unknown is not None else 0),
         activations={latent: reading.activations(latent).tolist() for latent in asked.latents},
         strongest=[Activity(**active._asdict()) for active in reading.strongest(top)],
-        strongest_by_token=reading.strongest_by_token(top) if top else [],
+        strongest_by_token=reading.strongest_by_token(top) if top and not asked.latents else [],
         hook_point=bench.dictionary.hook_point,
         seconds=time.monotonic() - started,
     )
@@ -420,7 +444,7 @@ def _steer(bench: Bench, ticket: Ticket, asked: SteerQuestion, started: float) -
     else:
         assert asked.kl_budget is not None
         strength = trial.at_budget(bench.model, steering, asked.kl_budget, bench.neutral)
-    ticket.begin("writing, passes of the model", 2 * asked.max_new_tokens + 2)
+    ticket.begin("writing", 2 * asked.max_new_tokens + 2)
     writer = Writer(bench.model, asked.max_new_tokens, asked.temperature, asked.seed, batch_size=8)
     prompt = Prompt.of(bench.model, asked.prompt_number, asked.prompt)
     made = trial.write(writer, prompt, steering, strength.coefficient, asked.samples)
@@ -469,6 +493,7 @@ def application(store: Store, **limits: Any) -> FastAPI:
 
     # the interactive documentation would be fetched from a foreign host
     app = FastAPI(title="Latentflow live worker", docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.state.worker = worker
 
     @app.middleware("http")
     async def guard(request: Request, call_next: Any) -> Any:
@@ -633,6 +658,7 @@ def main() -> None:
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=2,
+        ws="none",
     )
 
 

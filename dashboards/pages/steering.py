@@ -6,7 +6,7 @@ import polars as pl
 import streamlit as st
 
 from components.store.tables import GENERATIONS, REPORT, STRENGTHS
-from dashboards import measures, panels, runs, selection, tokens, views
+from dashboards import measures, panels, playground, runs, selection, tokens, views
 from dashboards.app import show
 from dashboards.runs import Experiment
 
@@ -33,6 +33,7 @@ def page(shown: Experiment) -> None:
         )
     if not frame.is_empty():
         _texts(runs.table(GENERATIONS, steer), runs.table(STRENGTHS, steer), frame)
+    playground.section(shown)
 
 
 def _texts(generations: pl.DataFrame, strengths: pl.DataFrame, frame: pl.DataFrame) -> None:
