@@ -16,7 +16,7 @@ import httpx
 
 from components.errors import ServiceError
 
-Path = Literal["read", "steer"]
+Kind = Literal["read", "steer"]
 
 
 class LiveError(ServiceError):
@@ -66,13 +66,13 @@ def url() -> str:
     return os.environ.get("LATENTFLOW_LIVE_URL") or "http://127.0.0.1:8600"
 
 
-def ask(path: Path, experiment: str, **question: Any) -> Question:
+def ask(kind: Kind, experiment: str, **question: Any) -> Question:
     """Puts a question into the worker's queue.
 
     Raises:
         LiveError: it was refused, or the worker is down.
     """
-    return _question(_call("POST", f"/{path}", json={"experiment": experiment, **question}))
+    return _question(_call("POST", f"/{kind}", json={"experiment": experiment, **question}))
 
 
 def look(number: str, wait: float = 0.0) -> Question:

@@ -12,7 +12,8 @@ from typing import Any
 import polars as pl
 import streamlit as st
 
-from dashboards import measures, questions, selection, tokens
+from components.store.tables import EXPLANATIONS
+from dashboards import measures, questions, runs, selection, tokens
 from dashboards.runs import Experiment
 
 NAME = "own text"
@@ -21,13 +22,12 @@ TALL = 1500
 """Tokens beyond which the text scrolls in a box of its own."""
 
 
-def section(shown: Experiment, row: Mapping[str, Any], listing: pl.DataFrame) -> None:
+def section(shown: Experiment, row: Mapping[str, Any]) -> None:
     """The field for a text, and below it the heat map of one latent on it.
 
     Args:
         shown: the experiment.
         row: the latent's row of the latents table.
-        listing: every latent with its explanation.
     """
     st.subheader("Your own text", anchor="own-text")
     with st.form(NAME, border=False):
@@ -44,7 +44,7 @@ def section(shown: Experiment, row: Mapping[str, Any], listing: pl.DataFrame) ->
         _ask(text, wanted)
     elif before and {name: before.about[name] for name in wanted} != wanted:
         _ask(before.about["text"], wanted)
-    questions.show(NAME, lambda answer, about: _draw(answer, row, listing))
+    questions.show(NAME, lambda answer, about: _draw(answer, row, shown))
 
 
 def _ask(text: str, about: Mapping[str, Any]) -> None:
@@ -52,7 +52,7 @@ def _ask(text: str, about: Mapping[str, Any]) -> None:
     questions.ask(NAME, "read", about["experiment"], {**about, "text": text}, **question)
 
 
-def _draw(answer: Mapping[str, Any], row: Mapping[str, Any], listing: pl.DataFrame) -> None:
+def _draw(answer: Mapping[str, Any], row: Mapping[str, Any], shown: Experiment) -> None:
     values = answer["activations"].get(str(row["latent"]))
     if values is None:
         return  # the answer for another latent, shown for the moment until the new one is there
@@ -79,19 +79,18 @@ def _draw(answer: Mapping[str, Any], row: Mapping[str, Any], listing: pl.DataFra
         )
     st.caption(said)
     with st.expander(f"The {len(answer['strongest'])} latents most active on this text"):
-        _strongest(answer, listing)
+        _strongest(answer, shown)
 
 
-def _strongest(answer: Mapping[str, Any], listing: pl.DataFrame) -> None:
+def _strongest(answer: Mapping[str, Any], shown: Experiment) -> None:
     rows = pl.DataFrame(answer["strongest"], schema={"latent": pl.Int32, "maximum": pl.Float64, "token": pl.Int64,
                                                      "n_active": pl.Int64})  # fmt: skip
     words = pl.Series([tokens.visible(answer["tokens"][number]) for number in rows["token"]], dtype=pl.String)
-    rows = rows.with_columns(words.alias("on the token")).join(
-        listing.select("latent", pl.col("explanation").fill_null(measures.NOTHING)),
-        on="latent",
-        how="left",
-        maintain_order="left",
-    )
+    rows = rows.with_columns(words.alias("on the token"), explanation=pl.lit(measures.NOTHING))
+    if interpret := shown.artifacts.get("interpret"):
+        said = runs.table(EXPLANATIONS, interpret).select("latent", "explanation").unique("latent", keep="first")
+        rows = rows.drop("explanation").join(said, on="latent", how="left", maintain_order="left")
+        rows = rows.with_columns(pl.col("explanation").fill_null(measures.NOTHING))
     key = f"strongest {answer['hook_point']} {rows['latent'].to_list()}"
     st.dataframe(
         rows,

@@ -27,11 +27,13 @@ class Asked:
         about: what the page wants to remember of it.
         question: where it stands; None where it was never taken.
         refusal: a sentence, where it was not taken or was lost.
+        cancelled: whether it was taken back; work ends at the next pass of the model.
     """
 
     about: Mapping[str, Any]
     question: live.Question | None = None
     refusal: str | None = None
+    cancelled: bool = False
 
 
 def asked(name: str) -> Asked | None:
@@ -46,12 +48,12 @@ def forget(name: str) -> None:
         _cancel(before)
 
 
-def ask(name: str, path: live.Path, experiment: str, about: Mapping[str, Any], **question: Any) -> None:
+def ask(name: str, kind: live.Kind, experiment: str, about: Mapping[str, Any], **question: Any) -> None:
     """Asks; a question of this part that still runs is cancelled."""
     forget(name)
     new = Asked(about)
     try:
-        new.question = live.ask(path, experiment, **question)
+        new.question = live.ask(kind, experiment, **question)
         new.question = live.look(new.question.id, PATIENCE)
     except live.LiveError as error:
         new.refusal = str(error)
@@ -87,8 +89,15 @@ def _follow(name: str, draw: Callable[[Mapping[str, Any], Mapping[str, Any]], No
         (st.info if question.kind == "cancelled" else st.warning)(_plain(question.problem or "There is no answer."))
     else:
         said, button = st.columns([5, 1], vertical_alignment="center")
-        said.progress(question.share or 0.0, _standing(question))
-        button.button("Cancel", key=f"cancel {name}", on_click=_cancel, args=(current,), width="stretch")
+        said.progress(question.share or 0.0, "being cancelled" if current.cancelled else _standing(question))
+        button.button(
+            "Cancel",
+            key=f"cancel {name}",
+            on_click=_cancel,
+            args=(current,),
+            disabled=current.cancelled,
+            width="stretch",
+        )
 
 
 def _standing(question: live.Question) -> str:
@@ -101,6 +110,7 @@ def _cancel(current: Asked) -> None:
     assert current.question is not None
     try:
         live.cancel(current.question.id)
+        current.cancelled = True
     except live.LiveError as error:
         current.refusal = str(error)
 

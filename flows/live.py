@@ -294,6 +294,10 @@ class Sources:
         report = store.find("report", key) if key.isalnum() else None
         if report is not None:
             given = {reference["stage"]: reference for reference in report.manifest["inputs"].values()}
+            if missing := [stage for stage in ("train", "encode") if stage not in given]:
+                raise MissingArtifactError(
+                    f"report {key} names no {missing[0]} artifact; `latentflow report` makes one"
+                )
             train, encode = (store.get(**given[stage]) for stage in ("train", "encode"))
             steer = store.find(**given["steer"]) if "steer" in given else None
             captured = encode.manifest["inputs"]["activations"]
@@ -364,6 +368,8 @@ class Worker:
             return held
         ticket.begin("loading the model and the dictionary")
         self.bench = None
+        import torch
+
         from components.dictionary.contract import Dictionary
         from components.model.language_model import ModelConfig, locate
         from components.steering.protocol import Neutral
@@ -377,6 +383,8 @@ class Worker:
             gc.collect()
             recorded = sources.capture.facts.get("model_config")
             chosen, settings = _machine()
+            if settings.threads:
+                torch.set_num_threads(settings.threads)
             places = [*([ModelConfig(**recorded)] if recorded else []), chosen, ModelConfig()]
             model = locate(key, places).load(settings)
         ticket.check()
@@ -404,9 +412,11 @@ def _neutral_size(steer: Artifact | None) -> tuple[int, int]:
     """Tokens of neutral text and their number in each context: those of the stage, else its defaults."""
     if steer is not None:
         return steer.config["neutral_tokens"], steer.config["neutral_length"]
+    from components.config import load
     from components.steering.steer import SteerConfig
 
-    return SteerConfig().neutral_tokens, SteerConfig().neutral_length
+    usual = load(SteerConfig, {})
+    return usual.neutral_tokens, usual.neutral_length
 
 
 def _read(bench: Bench, ticket: Ticket, asked: ReadQuestion, started: float) -> Read:

@@ -145,7 +145,7 @@ def _latent(shown: Experiment, asked: str) -> None:
     _head(row, interpret, top=statistics["latent"][-1])
     left, right = st.columns([1.45, 1], gap="large")
     with left:
-        own_text.section(shown, row, listing(shown))
+        own_text.section(shown, row)
         _contexts(row, interpret)
     with right:
         _meaning(row, interpret)
