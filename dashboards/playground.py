@@ -30,14 +30,16 @@ def section(shown: Experiment) -> None:
         "Written live: the same prompt from the same seed, with the direction added at every token and without. The KL "
         "is what that costs on neutral text."
     )
-    steer = shown.artifacts["steer"]
-    strengths = runs.table(STRENGTHS, steer)
+    steer = shown.artifacts.get("steer")
+    kept = pl.DataFrame(schema=STRENGTHS.schema) if steer is None else runs.table(STRENGTHS, steer)
+    kept = kept.filter(pl.col("coefficient").is_not_null())
     left, right = st.columns([1, 2.4], gap="large")
-    kind = left.segmented_control("Steer with", [LATENTS, VECTOR], default=LATENTS, key="steer with") or LATENTS
-    direction, problem = _latents(shown, right) if kind == LATENTS else _vector(strengths, right)
-    strength = _strength(strengths)
+    kinds = [LATENTS] if kept.is_empty() else [LATENTS, VECTOR]
+    kind = left.segmented_control("Steer with", kinds, default=LATENTS, key="steer with") or LATENTS
+    direction, problem = _latents(shown, right) if kind == LATENTS else (_vector(kept, right), None)
+    strength = _strength(kept)
     prompt, number = _prompt(shown)
-    sampling, fault = _sampling(steer.config)
+    sampling, fault = _sampling(steer.config if steer else {})
     write, _ = st.columns([1, 4])
     if write.button("Write", type="primary", key="write", width="stretch"):
         questions.forget(NAME)
@@ -98,11 +100,8 @@ def _explained(shown: Experiment) -> dict[int, str]:
     return {row["latent"]: f"{row['latent']} · {row['explanation'][:80]}" for row in rows.iter_rows(named=True)}
 
 
-def _vector(strengths: pl.DataFrame, where: Any) -> tuple[dict[str, Any], str | None]:
-    """The kept direction that was picked, or why there is none."""
-    kept = strengths.filter(pl.col("coefficient").is_not_null())
-    if kept.is_empty():
-        return {}, "The steer stage kept no direction in this experiment: none had a strength."
+def _vector(kept: pl.DataFrame, where: Any) -> dict[str, Any]:
+    """The kept direction that was picked."""
     first, second = where.columns(2)
     method = first.selectbox(
         "Vector of", kept["method"].unique().sort().to_list(), format_func=_spoken, key="vector of"
@@ -112,21 +111,21 @@ def _vector(strengths: pl.DataFrame, where: Any) -> tuple[dict[str, Any], str | 
     if not concepts:
         numbers = of["replicate"].unique().sort().to_list()
         number = second.selectbox("Direction", numbers, key="direction", help="Of a control: it belongs to no concept.")
-        return {"vector": {"method": method, "replicate": number}}, None
+        return {"vector": {"method": method, "replicate": number}}
     asked = selection.chosen("concept")
     index = concepts.index(asked) if asked in concepts else 0
     concept = second.selectbox("For the concept", concepts, index=index, key="for the concept")
-    return {"vector": {"method": method, "concept": concept}}, None
+    return {"vector": {"method": method, "concept": concept}}
 
 
-def _strength(strengths: pl.DataFrame) -> dict[str, float]:
+def _strength(kept: pl.DataFrame) -> dict[str, float]:
     left, right = st.columns([1, 2.4], gap="large")
     right, _ = right.columns(2)
     kind = left.segmented_control("Strength as", [BUDGET, COEFFICIENT], default=BUDGET, key="strength as") or BUDGET
     if kind == COEFFICIENT:
         about = "In units of the mean activation norm at the hook point; negative steers away."
         return {"coefficient": right.number_input("Coefficient", -16.0, 16.0, 0.5, 0.1, key="coefficient", help=about)}
-    usual = float(strengths["kl_budget"].drop_nulls().min() or 0.1)  # type: ignore[arg-type]
+    usual = float(kept["kl_budget"].min() or 0.1)  # type: ignore[arg-type]
     about = "The coefficient is found that costs this much on neutral text."
     budget = right.number_input("Nats a token", 0.001, 10.0, usual, 0.05, format="%.3f", key="nats", help=about)
     return {"kl_budget": budget}

@@ -19,6 +19,7 @@ def page(shown: Experiment) -> None:
     steer = shown.artifacts.get("steer")
     if steer is None:
         st.info("The steer artifact of this experiment is not in this store. `latentflow steer` makes it.")
+        playground.section(shown)
         return
     report = runs.table(REPORT, shown.report)
     left, right = st.columns([1.3, 1], gap="large")

@@ -11,6 +11,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from components.store.tables import GENERATIONS
@@ -208,6 +209,23 @@ def test_a_methods_vector_at_the_stages_budget_writes_the_text_of_the_stage(
     plain, steered = texts.split("Steered · mean difference, topic.royal")
     assert written["unsteered"] in plain and written["mean_difference"] in steered
     assert written["mean_difference"] not in plain
+
+
+def test_without_a_steer_artifact_latents_can_still_be_tried(
+    address: str, open_page: Callable[..., AppTest], tiny_experiment: Tiny
+) -> None:
+    folder = tiny_experiment.artifacts["steer"].folder
+    folder.rename(folder.with_name("away"))
+    st.cache_resource.clear()  # pages remember for seconds which artifacts there are
+    try:
+        app = open_page("steering", latent=3)
+        assert "`latentflow steer` makes it" in said(app)
+        assert app.segmented_control(key="steer with").options == ["latents"]
+        app = until_answered(press(app, "Write"))
+        assert "Steered · latent 3" in html(app)
+    finally:
+        folder.with_name("away").rename(folder)
+        st.cache_resource.clear()
 
 
 def test_a_slow_answer_blocks_nothing_and_can_be_cancelled(

@@ -33,8 +33,9 @@ LONG = {"coefficient": 0.3, "latents": [{"latent": 1}], "prompt": "the cat", "ma
 @pytest.fixture(scope="module")
 def strict(tiny_experiment: Tiny) -> Iterator[Live]:
     """A worker with narrow limits, its model loaded."""
-    with serving(tiny_experiment.store, waiting=2, seconds=2.0, unasked=0.8) as live:
+    with serving(tiny_experiment.store, waiting=2) as live:
         live.answered("/read", experiment=tiny_experiment.report, text="the cat ran .")
+        live.worker.queue._seconds, live.worker.queue._unasked = 4.0, 1.5  # once loading is over
         yield live
 
 
@@ -222,7 +223,7 @@ def test_a_waiting_question_is_cancelled_at_once(live_worker: Live, tiny_experim
 
 
 def test_a_question_nobody_asks_about_any_more_does_not_block_the_queue(strict: Live, tiny_experiment: Tiny) -> None:
-    with strict.slow():
+    with strict.slow(0.1):
         lost = strict.asked("/steer", experiment=tiny_experiment.report, **LONG)  # whoever asked is killed now
         assert strict.answered("/read", experiment=tiny_experiment.report, text="the king")["tokens"]
         found = strict.look(lost)
@@ -233,7 +234,7 @@ def test_a_question_that_takes_too_long_is_ended(strict: Live, tiny_experiment: 
     with strict.slow(0.1):
         found = strict.ended(strict.asked("/steer", experiment=tiny_experiment.report, **LONG))
     assert (found["state"], found["problem"]["kind"]) == ("failed", "timed_out")
-    assert "longer than 2 s" in found["problem"]["error"]
+    assert "longer than 4 s" in found["problem"]["error"]
 
 
 def test_a_full_queue_says_busy(strict: Live, tiny_experiment: Tiny) -> None:
