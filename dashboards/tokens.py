@@ -6,8 +6,9 @@ than keeps the text at a contrast of 4.5 : 1 in light and dark; the strongest to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 import polars as pl
 
@@ -67,6 +68,17 @@ def windows(frame: pl.DataFrame, largest: float) -> str:
     return "".join(rows)
 
 
+def passage(tokens: Sequence[str], activations: Sequence[float], contexts: Sequence[int], largest: float) -> str:
+    """A whole text; a rule stands where a new context begins, which sees nothing of what is above."""
+    starts = [i for i in range(len(contexts)) if i == 0 or contexts[i] != contexts[i - 1]]
+    parts = [
+        f'<div style="white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.75">'
+        f"{line(tokens[first:last], activations[first:last], largest).lstrip(' ')}</div>"
+        for first, last in zip(starts, [*starts[1:], len(contexts)], strict=True)
+    ]
+    return '<hr style="margin:.5rem 0;border:0;border-top:1px dashed rgba(128,128,128,.5)">'.join(parts)
+
+
 def legend(largest: float) -> str:
     """What the shades mean."""
     steps = "".join(
@@ -91,6 +103,28 @@ def pairs(frame: pl.DataFrame) -> str:
         cells = (uplift, fluency, escape(row["unsteered"] or "–"), steered)
         body += "<tr>" + "".join(f'<td style="{cell}">{text}</td>' for text in cells) + "</tr>"
     return f'<table style="width:100%;border-collapse:collapse;line-height:1.5"><tr>{head}</tr>{body}</table>'
+
+
+def written(prompt: str, columns: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> str:
+    """Continuations of one prompt side by side: (title, samples with text, n_tokens, nll, reason) for each column."""
+    opening = f'<div style="opacity:.6;white-space:pre-wrap">{escape(prompt) or "<i>no prompt</i>"}</div>'
+    body = ""
+    for title, samples in columns:
+        texts = ""
+        for sample in samples:
+            text = sample["text"]
+            loss = "" if sample["nll"] is None else f" · {sample['nll']:.2f} nats a token under the plain model"
+            said = (
+                f"<i>no text: {escape(sample['reason'] or 'no reason was given')}</i>" if text is None else escape(text)
+            )
+            texts += (
+                f'<div style="padding:.55rem 0;border-top:1px solid rgba(128,128,128,.25)">{opening}'
+                f'<div style="white-space:pre-wrap;overflow-wrap:anywhere">{said}</div>'
+                f'<div style="opacity:.65;font-size:.8em">{sample["n_tokens"]} tokens{loss}</div></div>'
+            )
+        body += f'<div><div style="font-weight:600;padding-bottom:.3rem">{escape(title)}</div>{texts}</div>'
+    grid = "display:grid;grid-template-columns:repeat(auto-fit,minmax(18rem,1fr));gap:0 2.5rem;line-height:1.6"
+    return f'<div style="{grid}">{body}</div>'
 
 
 def _signed(value: float) -> str:

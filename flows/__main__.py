@@ -185,7 +185,7 @@ def sql(
 
 @app.command(rich_help_panel="Run the stack")
 def up() -> None:
-    """Prefect, MLflow, Streamlit and the deployments on this folder's state, until Ctrl-C."""
+    """Prefect, MLflow, Streamlit, the live worker and the deployments on this folder's state, until Ctrl-C."""
     from flows import stack
 
     raise typer.Exit(stack.up())

@@ -37,8 +37,8 @@ def store(params: Path = Path("params.yaml")) -> Path:
 
 
 def port(tool: str) -> int:
-    """The port of `prefect`, `mlflow` or `streamlit`; MLflow's own 5000 is taken by AirPlay on macOS, so 5001."""
-    defaults = {"prefect": 4200, "mlflow": 5001, "streamlit": 8501}
+    """The port of `prefect`, `mlflow`, `streamlit` or `live`; MLflow's own 5000 is taken by AirPlay on macOS, so 5001."""
+    defaults = {"prefect": 4200, "mlflow": 5001, "streamlit": 8501, "live": 8600}
     return int(os.environ.get(f"LATENTFLOW_{tool.upper()}_PORT", defaults[tool]))
 
 

@@ -1,6 +1,6 @@
-"""Brings the whole stack up and down: Prefect, MLflow, Streamlit and the served deployments, on one state folder.
+"""Brings the whole stack up and down: Prefect, MLflow, Streamlit, the live worker, the deployments, on one state folder.
 
-`up` starts the three servers together, waits for each one's health, then serves the deployments; logs carry their
+`up` starts the four servers together, waits for each one's health, then serves the deployments; logs carry their
 process's name; Ctrl-C, SIGTERM or the death of a child stops everything. `prefect_server` gives a command line run a
 server: the one that is up, or one of its own that ends with its last user.
 """
@@ -29,8 +29,8 @@ from flows import environment
 log = logging.getLogger(__name__)
 
 SECONDS_TO_START = 240
-HEALTH = {"prefect": "/api/health", "mlflow": "/health", "streamlit": "/_stcore/health"}
-COLOURS = {"prefect": 34, "mlflow": 36, "streamlit": 35, "serve": 32}
+HEALTH = {"prefect": "/api/health", "mlflow": "/health", "streamlit": "/_stcore/health", "live": "/health"}
+COLOURS = {"prefect": 34, "mlflow": 36, "streamlit": 35, "live": 33, "serve": 32}
 
 
 def healthy(tool: str, address: str | None = None) -> bool:
@@ -68,6 +68,7 @@ def command(tool: str) -> list[str]:
             *(python, "-m", "streamlit", "run", str(Path("dashboards/app.py").absolute()), "--server.port", port),
             *("--server.address", "127.0.0.1", "--server.headless", "true", "--browser.gatherUsageStats", "false"),
         ],
+        "live": [python, "-m", "flows.live", "--host", "127.0.0.1"],
         "serve": [python, "-m", "flows.stack"],
     }[tool]
 
@@ -143,6 +144,7 @@ def up() -> int:
     os.environ["PREFECT_API_URL"] = f"{environment.address('prefect')}/api"
     os.environ["LATENTFLOW_PREFECT_URL"] = environment.address("prefect")
     os.environ["LATENTFLOW_MLFLOW_URL"] = environment.address("mlflow")
+    os.environ["LATENTFLOW_LIVE_URL"] = environment.address("live")
     try:
         for tool in HEALTH:
             children[tool] = _start(tool)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.update(
     {
@@ -39,3 +41,20 @@ def shared() -> Path:
 def store(tmp_path: Path) -> Store:
     """An empty artifact store."""
     return Store(tmp_path / "artifacts")
+
+
+@pytest.fixture(scope="session")
+def tiny_experiment(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A whole experiment of a tiny trained model, made by the real stages (`tests.workers.Tiny`)."""
+    from tests.workers import made
+
+    return made(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def live_worker(tiny_experiment: Any) -> Iterator[Any]:
+    """A real live worker over that experiment (`tests.workers.Live`)."""
+    from tests.workers import serving
+
+    with serving(tiny_experiment.store) as live:
+        yield live

@@ -126,7 +126,8 @@ def make(folder: Path, config: CaptureConfig, inputs: Mapping[str, Any], setting
     seconds = time.perf_counter() - started
     speed = done / seconds if done else None
     yield Progress(done, n_tokens, "tokens", "", {"tokens_per_second": speed} if speed else {})
-    return _facts(folder, work, points, widths, dtype) | {"tokens_per_second": speed, "model": inputs["model"].key}
+    found = {"model": inputs["model"].key, "model_config": inputs["model"].config.model_dump(mode="json")}
+    return _facts(folder, work, points, widths, dtype) | found | {"tokens_per_second": speed}
 
 
 CAPTURE = Stage("capture", version=1, make=make)

@@ -119,7 +119,7 @@ def make(folder: Path, config: ReadConfig, inputs: Inputs, settings: Any) -> Wor
     started, model = time.monotonic(), inputs["model"]
     tokenizer = model.tokenizer()
     corpus, words = corpora[config.corpus.kind](config.corpus), WordLists(config.word_lists)
-    encoder = _encoder(tokenizer)
+    encoder = encoder_of(tokenizer)
     bos, eos, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
     pad = pad if pad is not None else eos if eos is not None else 0
     splits = {
@@ -237,7 +237,7 @@ def _entries(config: ReadConfig) -> Mapping[str, int]:
 READ = Stage("read", version=2, make=make, entries=_entries)
 
 
-def _encoder(tokenizer: Any) -> Any:
+def encoder_of(tokenizer: Any) -> Any:
     """A copy of the fast tokenizer that neither cuts nor pads.
 
     Raises:

@@ -106,6 +106,25 @@ class ModelReference:
         return LanguageModel(network.to(where), _tokenizer(self.folder))
 
 
+def locate(key: str, places: Sequence[ModelConfig]) -> ModelReference:
+    """The model of that key among these places: artifacts name a model by its bytes, which may have moved since.
+
+    Raises:
+        ModelError: it lies at none of them; each is listed with what lies there.
+    """
+    looked: dict[str, str] = {}
+    for place in places:
+        reference = ModelReference(place)
+        try:
+            if reference.key == key:
+                return reference
+            looked.setdefault(f"{place.path} ({place.dtype})", f"model {reference.key}")
+        except ModelError:
+            looked.setdefault(f"{place.path} ({place.dtype})", "no model")
+    listed = "; ".join(f"{where}: {what}" for where, what in looked.items())
+    raise ModelError(f"wanted model {key}, and found {listed}; set model.path (and model.dtype) to where it lies now")
+
+
 class LanguageModel:
     """A language model whose activations can be read and edited.
 
@@ -134,6 +153,7 @@ class LanguageModel:
         )
         self._keeps_last_logits = "logits_to_keep" in inspect.signature(self.network.forward).parameters
         self._places: Places | None = None
+        self._before_pass: Callable[[], None] | None = None
         self._widths: dict[str, int] = {}
         self._hook_points: dict[str, HookPoint] = {}
 
@@ -335,6 +355,18 @@ class LanguageModel:
                 stack.callback(attach(self.network, point, functools.partial(self._edit, edit)).remove)
             yield
 
+    @contextlib.contextmanager
+    def watched(self, before_pass: Callable[[], None]) -> Iterator[None]:
+        """Calls `before_pass` before every pass made inside: it may count, and what it raises ends the work there.
+
+        Generation makes one pass for each token, so this is how work on a model is stopped between two tokens.
+        """
+        outer, self._before_pass = self._before_pass, before_pass
+        try:
+            yield
+        finally:
+            self._before_pass = outer
+
     def direction_logits(self, vectors: Float[Tensor, "n d"]) -> Float[Tensor, "n V"]:
         """What a step along each direction adds to the logits, by the unembedding alone (no final norm, no bias)."""
         self.require("causal_loss")
@@ -358,6 +390,8 @@ class LanguageModel:
 
     def _pass(self, tokens: Tensor, mask: Tensor | None, prompt: Tensor | None = None, **kwargs: Any) -> Any:
         """One forward pass. The mask covers cached tokens too; `tokens` are its last columns."""
+        if self._before_pass is not None:
+            self._before_pass()
         n_tokens = tokens.shape[1]
         tokens = tokens.to(self.device, non_blocking=True).long()
         if mask is None:

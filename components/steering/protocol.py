@@ -40,6 +40,13 @@ class Prompt:
     number: int
     tokens: tuple[int, ...]
 
+    @classmethod
+    def of(cls, model: LanguageModel, number: int, text: str) -> Prompt:
+        """The text behind the model's first token, where it has one."""
+        bos = model.tokenizer.bos_token_id
+        head = () if bos is None else (bos,)
+        return cls(number, (*head, *model.tokenizer(text, add_special_tokens=False)["input_ids"]))
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Job:

@@ -302,13 +302,8 @@ def _prompts(corpus: Artifact, model: LanguageModel, split: str, config: SteerCo
             f"steering needs prompts of the split {split!r}, and artifact {corpus.stage}/{corpus.key} has none; "
             f"set read.prompts_{split} above 0"
         )
-    bos = model.tokenizer.bos_token_id
-    head = () if bos is None else (bos,)
     n = config.validate_prompts if split == "validate" else config.test_prompts
-    return [
-        Prompt(row["prompt"], (*head, *model.tokenizer(row["text"], add_special_tokens=False)["input_ids"]))
-        for row in table.head(n).to_dicts()
-    ]
+    return [Prompt.of(model, row["prompt"], row["text"]) for row in table.head(n).to_dicts()]
 
 
 def _material(

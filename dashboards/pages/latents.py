@@ -7,7 +7,7 @@ import streamlit as st
 
 from components.store.artifact import Artifact
 from components.store.tables import CONCEPTS_FOUND, CONTEXTS, EXPLANATION_SCORES, EXPLANATIONS, LATENTS
-from dashboards import charts, measures, runs, selection, tokens, views
+from dashboards import charts, measures, own_text, runs, selection, tokens, views
 from dashboards.app import show
 from dashboards.runs import Experiment
 
@@ -145,6 +145,7 @@ def _latent(shown: Experiment, asked: str) -> None:
     _head(row, interpret, top=statistics["latent"][-1])
     left, right = st.columns([1.45, 1], gap="large")
     with left:
+        own_text.section(shown, row)
         _contexts(row, interpret)
     with right:
         _meaning(row, interpret)

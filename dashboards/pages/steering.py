@@ -6,7 +6,7 @@ import polars as pl
 import streamlit as st
 
 from components.store.tables import GENERATIONS, REPORT, STRENGTHS
-from dashboards import measures, panels, runs, selection, tokens, views
+from dashboards import measures, panels, playground, runs, selection, tokens, views
 from dashboards.app import show
 from dashboards.runs import Experiment
 
@@ -19,6 +19,7 @@ def page(shown: Experiment) -> None:
     steer = shown.artifacts.get("steer")
     if steer is None:
         st.info("The steer artifact of this experiment is not in this store. `latentflow steer` makes it.")
+        playground.section(shown)
         return
     report = runs.table(REPORT, shown.report)
     left, right = st.columns([1.3, 1], gap="large")
@@ -33,6 +34,7 @@ def page(shown: Experiment) -> None:
         )
     if not frame.is_empty():
         _texts(runs.table(GENERATIONS, steer), runs.table(STRENGTHS, steer), frame)
+    playground.section(shown)
 
 
 def _texts(generations: pl.DataFrame, strengths: pl.DataFrame, frame: pl.DataFrame) -> None:

@@ -120,7 +120,7 @@ def test_an_unknown_latent_in_a_link_is_a_sentence(open_page: Open, experiment: 
 
 def test_the_buttons_step_through_the_latents_and_the_address_follows(open_page: Open, experiment: Any) -> None:
     app = open_page("latents", experiment, latent=0)
-    previous, following = app.button
+    previous, following, *_ = app.button
     assert previous.disabled
     following.click().run()
     assert app.header[0].value == "Latent 1"

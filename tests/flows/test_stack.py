@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from typing import Any
 
 import pytest
 
@@ -42,3 +43,11 @@ def test_a_server_that_is_not_there_is_not_healthy(monkeypatch: pytest.MonkeyPat
         port = free.getsockname()[1]
     monkeypatch.setenv("LATENTFLOW_STREAMLIT_PORT", str(port))
     assert not stack.healthy("streamlit")
+
+
+def test_the_live_worker_is_a_child_of_the_stack(live_worker: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LATENTFLOW_LIVE_PORT", raising=False)
+    assert environment.address("live") == "http://127.0.0.1:8600"
+    monkeypatch.setenv("LATENTFLOW_LIVE_PORT", live_worker.url.rpartition(":")[2])
+    assert stack.status()["live"]
+    assert stack.command("live")[1:3] == ["-m", "flows.live"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ from safetensors.torch import load_file
 
 from components.device import Execution
 from components.errors import CapabilityError, ConfigError, HookPointError, ModelError
+from components.model.generation import generate
 from components.model.intervention import add
-from components.model.language_model import LanguageModel, ModelConfig, ModelReference
+from components.model.language_model import LanguageModel, ModelConfig, ModelReference, locate
 from tests import toys
 
 TOKENS = torch.tensor([[1, 4, 6, 12, 15, 4], [1, 5, 8, 13, 16, 20]])
@@ -228,3 +230,27 @@ def test_cuda_agrees_with_the_cpu(layout):
     wanted = LanguageModel(network).logits(TOKENS)
     ours = LanguageModel(network.to("cuda")).logits(TOKENS)
     torch.testing.assert_close(ours.cpu(), wanted, atol=1e-3, rtol=1e-3)
+
+
+def test_a_watched_model_tells_of_every_pass_and_stops_where_it_is_told() -> None:
+    model, seen = toys.tiny_model(), []
+
+    def before_pass() -> None:
+        seen.append(len(seen))
+        if len(seen) == 4:
+            raise KeyError("enough")
+
+    with model.watched(before_pass), pytest.raises(KeyError, match="enough"):
+        generate(model, [[1, 5]], max_new_tokens=9, temperature=0, seeds=[0])
+    assert seen == [0, 1, 2, 3]
+    model.logits(torch.tensor([[1, 5]]))
+    assert len(seen) == 4, "outside it is not watched"
+
+
+def test_a_model_is_located_by_its_bytes(tmp_path: Path) -> None:
+    reference = toys.tiny_reference(tmp_path / "here")
+    other = toys.tiny_reference(tmp_path / "other", seed=1)
+    places = [ModelConfig(path=str(tmp_path / "gone")), other.config, reference.config]
+    assert locate(reference.key, places).folder == tmp_path / "here"
+    with pytest.raises(ModelError, match=rf"gone \(float32\): no model; .*other \(float32\): model {other.key}"):
+        locate(reference.key, places[:2])

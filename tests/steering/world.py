@@ -99,6 +99,7 @@ def corpus(store: Store, openings: Mapping[str, list[str]], number: int = 0, dro
         tables.DOCUMENTS.write(folder, documents)
         tables.LABELS.write(folder, rows)
         tables.PROMPTS.write(folder, [{"prompt": i, **prompt} for i, prompt in enumerate(prompts)])
+        tables.VOCABULARY.write(folder, [{"token": i, "text": f" {word}"} for i, word in enumerate(toys.WORDS)])
         (folder / "contexts").mkdir()
         for split, parts in contexts.items():
             if split != drop:
