@@ -31,9 +31,8 @@ def run(where: Path, *command: str, port: int) -> str:
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("LATENTFLOW_", "PREFECT_", "MLFLOW_"))}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # dvc.yaml says `python`
     own = {"LATENTFLOW_PREFECT_PORT": str(port), "PYTHONPATH": str(where), "COLUMNS": "200", "PATH": path}
-    done = subprocess.run(
-        command, cwd=where, env={**inherited, **own}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    given = {"cwd": where, "env": {**inherited, **own}, "text": True}
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, **given)
     if done.returncode:
         sys.exit(f"{' '.join(command)} in {where} ended with status {done.returncode}:\n{done.stdout[-3000:]}")
     return done.stdout

@@ -391,7 +391,7 @@ class Worker:
         dictionary = Dictionary.load(sources.train, model.device)
         neutral = None
         if "contexts/neutral.safetensors" in sources.corpus.files:
-            neutral = Neutral.read(sources.corpus, *_neutral_size(sources.steer))
+            neutral, _ = Neutral.read(sources.corpus, *_neutral_size(sources.steer))
         vocabulary = VOCABULARY.read(sources.corpus)["text"].to_list()
         self.bench = Bench(sources, model, key, dictionary, vocabulary, neutral)
         return self.bench

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from typing import TypeVar
 
 import polars as pl
 import torch
@@ -17,14 +18,14 @@ from safetensors import safe_open
 
 from components.dictionary.contract import Dictionary
 from components.errors import InputError, UnknownNameError
-from components.model.divergence import kl_per_token
 from components.model.language_model import LanguageModel
 from components.registry import nearest
 from components.steering.contract import AddVector, Continuation, Steering
-from components.steering.protocol import LOGITS_AT_ONCE, Job, Neutral, Prompt, Writer, calibrate
+from components.steering.protocol import Job, Neutral, Prompt, Writer, calibrate, costs
 from components.store import tables
 from components.store.artifact import Artifact
 
+Result = TypeVar("Result")
 DIRECTIONS = "directions.safetensors"
 
 
@@ -113,12 +114,8 @@ def at_coefficient(model: LanguageModel, steering: Steering, coefficient: float,
     """The strength, with its mean KL over all neutral tokens, divided once; no KL without neutral text."""
     if neutral is None:
         return Strength(coefficient, None)
-    at_once = max(1, LOGITS_AT_ONCE // (neutral.tokens.shape[1] * model.vocab_size))
-    total = 0.0
-    for tokens, mask in zip(neutral.tokens.split(at_once), neutral.mask.split(at_once), strict=True):
-        edit = type(steering).edit([steering] * len(tokens), torch.full((len(tokens),), coefficient))
-        total += float(kl_per_token(model, tokens, mask, [edit]).sum(dtype=torch.float64))
-    return Strength(coefficient, total / int(neutral.mask.sum()))
+    found = _end_of(costs(model, [(steering, coefficient)], neutral))
+    return Strength(coefficient, float(found[0]))
 
 
 def at_budget(model: LanguageModel, steering: Steering, budget: float, neutral: Neutral | None) -> Strength:
@@ -129,13 +126,7 @@ def at_budget(model: LanguageModel, steering: Steering, budget: float, neutral: 
     """
     if neutral is None:
         raise InputError("the corpus of this experiment has no neutral text to measure a KL on; give a coefficient")
-    work = calibrate(model, [steering], neutral, [budget])
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            coefficient, kl = (float(number) for number in end.value[0, 0])
-            break
+    coefficient, kl = _end_of(calibrate(model, [steering], neutral, [budget]))[0, 0].tolist()
     if not math.isfinite(coefficient):
         raise InputError(
             f"no strength that was tried costs {budget:g} nats a token; ask for less, or give a coefficient"
@@ -147,12 +138,16 @@ def write(writer: Writer, prompt: Prompt, steering: Steering, coefficient: float
     """Steered and plain continuations of a prompt; sample i of both has the seed of sample i in the stage."""
     steered = [Job(prompt, sample, steering, coefficient) for sample in range(n_samples)]
     plain = [Job(prompt, sample) for sample in range(n_samples)]
-    work = writer.write([*steered, *plain])
+    written = _end_of(writer.write([*steered, *plain]))
+    return Trial(written[:n_samples], written[n_samples:])
+
+
+def _end_of(work: Generator[int, None, Result]) -> Result:
     while True:
         try:
             next(work)
         except StopIteration as end:
-            return Trial(end.value[:n_samples], end.value[n_samples:])
+            return end.value
 
 
 def _chosen(steer: Artifact, method: str, concept: str | None) -> int:
