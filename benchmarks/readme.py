@@ -28,8 +28,10 @@ PLAIN = {
     "interpret.log_odds.simulation": "explanation, simulation r",
     "steer.add_direction.kl_0.1": "steering by a latent, uplift",
     "steer.add_direction.kl_0.1.share_above_random": "steering by a latent, share above the largest Gaussian",
+    "steer.add_direction.kl_0.1.cost": "steering by a latent, KL on other neutral text, nats a token",
     "steer.mean_difference.kl_0.1": "steering by mean difference, uplift",
     "steer.mean_difference.kl_0.1.share_above_random": "steering by mean difference, share above the largest Gaussian",
+    "steer.mean_difference.kl_0.1.cost": "steering by mean difference, KL on other neutral text, nats a token",
 }
 UNITS = {"latent": "latents", "untrained": "untrained dictionary", "neuron": "raw neurons", "probe": "linear probe"}
 
