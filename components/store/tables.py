@@ -203,6 +203,18 @@ LATENTS = Table(
     },
     ("latent", "split"),
 )
+NEIGHBOURS = Table(
+    "neighbours",
+    "encode",
+    "The latents whose decoder directions lie nearest to each latent's.",
+    {
+        "latent": (pl.Int32, "latent"),
+        "rank": (pl.Int8, "0 for the nearest"),
+        "neighbour": (pl.Int32, "the other latent"),
+        "cosine": (pl.Float32, "cosine of the two decoder directions, -1 to 1"),
+    },
+    ("latent", "rank"),
+)
 POOLED = Table(
     "pooled",
     "encode",
@@ -368,7 +380,7 @@ REPORT = Table(
 TABLES = {
     table.name: table
     for table in (
-        DOCUMENTS, CONCEPTS, LABELS, PAIRS, PROMPTS, VOCABULARY, CURVE, LATENTS, POOLED, CONTEXTS, EXPLANATIONS,
+        DOCUMENTS, CONCEPTS, LABELS, PAIRS, PROMPTS, VOCABULARY, CURVE, LATENTS, NEIGHBOURS, POOLED, CONTEXTS, EXPLANATIONS,
         EXPLANATION_SCORES, STRENGTHS, GENERATIONS, CONCEPTS_FOUND, SCORES, REPORT,
     )
 }  # fmt: skip
