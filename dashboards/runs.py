@@ -18,7 +18,7 @@ import polars as pl
 import streamlit as st
 
 from components.store.artifact import Artifact, Store
-from components.store.tables import CONTEXTS, GENERATIONS, TABLES, Table
+from components.store.tables import TABLES, Table
 
 log = logging.getLogger(__name__)
 
@@ -87,14 +87,27 @@ def table(wanted: Table, artifact: Artifact) -> pl.DataFrame:
     return _table(str(artifact.folder.parent.parent), artifact.stage, artifact.key, wanted.name)
 
 
-def contexts_of(artifact: Artifact, latent: int) -> pl.DataFrame:
-    """The windows of text of one latent, read without loading the others'."""
-    return _rows(str(artifact.folder.parent.parent), artifact.stage, artifact.key, CONTEXTS.name, "latent", latent)
+def scan(wanted: Table, artifact: Artifact) -> pl.LazyFrame:
+    """One table of one artifact, lazily, for what needs few columns or rows of a large one.
+
+    Raises:
+        MissingArtifactError: the artifact, or the file in it, is gone.
+        DamagedArtifactError: its bytes differ from the manifest.
+    """
+    return wanted.scan(Store(artifact.folder.parent.parent).get(artifact.stage, artifact.key))
 
 
-def generations_of(artifact: Artifact, concept: str) -> pl.DataFrame:
-    """Every continuation judged for one concept."""
-    return _rows(str(artifact.folder.parent.parent), artifact.stage, artifact.key, GENERATIONS.name, "concept", concept)
+def rows(wanted: Table, artifact: Artifact, **where: Any) -> pl.DataFrame:
+    """The rows of a table whose columns have these values, read without loading the others."""
+    given = tuple(sorted(where.items()))
+    return _rows(str(artifact.folder.parent.parent), artifact.stage, artifact.key, wanted.name, given)
+
+
+def distinct(wanted: Table, artifact: Artifact, column: str) -> list[Any]:
+    """The values of one column, sorted; [] where the artifact does not hold the table."""
+    if wanted.file not in artifact.files:
+        return []
+    return _distinct(str(artifact.folder.parent.parent), artifact.stage, artifact.key, wanted.name, column)
 
 
 def tracked(report_key: str) -> dict[str, str]:
@@ -148,8 +161,15 @@ def _table(root: str, stage: str, key: str, name: str) -> pl.DataFrame:
 
 
 @st.cache_resource(max_entries=256, show_spinner=False)
-def _rows(root: str, stage: str, key: str, name: str, column: str, value: Any) -> pl.DataFrame:
-    return TABLES[name].scan(Store(root).get(stage, key)).filter(pl.col(column) == value).collect()
+def _rows(root: str, stage: str, key: str, name: str, where: tuple[tuple[str, Any], ...]) -> pl.DataFrame:
+    found = TABLES[name].scan(Store(root).get(stage, key))
+    return found.filter(*(pl.col(column) == value for column, value in where)).collect()
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def _distinct(root: str, stage: str, key: str, name: str, column: str) -> list[Any]:
+    found = TABLES[name].scan(Store(root).get(stage, key)).select(pl.col(column).drop_nulls().unique().sort())
+    return found.collect().to_series().to_list()
 
 
 @st.cache_data(ttl=30, max_entries=64, show_spinner=False)

@@ -146,60 +146,124 @@ def _is_concept_row() -> pl.Expr:
 
 
 def latent_list(
-    latents: pl.DataFrame,
-    explanations: pl.DataFrame | None = None,
-    explanation_scores: pl.DataFrame | None = None,
-    concepts_found: pl.DataFrame | None = None,
+    latents: pl.DataFrame | pl.LazyFrame,
+    explanations: pl.DataFrame | pl.LazyFrame | None = None,
+    explanation_scores: pl.DataFrame | pl.LazyFrame | None = None,
+    concepts_found: pl.DataFrame | pl.LazyFrame | None = None,
     *,
     split: str,
     explainer: str | None = None,
     scorer: str | None = None,
 ) -> pl.DataFrame:
-    """One row for each latent: statistics, what is said of it, how well, and the concepts it is the best latent for."""
-    frame = latents.filter(pl.col("split") == split).select(
-        "latent",
-        "density",
-        "maximum",
-        "mean_active",
-        pl.col("promoted").list.head(4).list.eval(VISIBLE),
+    """One row for each latent: statistics, what is said of it, how well, and the concepts it is the best latent for.
+
+    Frames may be lazy scans: only what the list shows is read.
+    """
+    shown = pl.col("promoted").list.eval(VISIBLE)
+    frame = (
+        latents.lazy()
+        .filter(pl.col("split") == split)
+        .select(
+            *("latent", "density", "maximum", "mean_active"),
+            shown.list.head(4).alias("promoted"),
+            _sought(shown).alias("promotes"),
+        )
     )
     if explanations is not None:
-        said = explanations.filter(pl.col("explainer") == explainer).select("latent", "explanation")
+        said = explanations.lazy().filter(pl.col("explainer") == explainer).select("latent", "explanation")
         frame = frame.join(said, on="latent", how="left")
     else:
         frame = frame.with_columns(pl.lit(None, dtype=pl.String).alias("explanation"))
     if explanation_scores is not None:
-        of = explanation_scores.filter(pl.col("explainer") == explainer, pl.col("scorer") == scorer)
+        of = explanation_scores.lazy().filter(pl.col("explainer") == explainer, pl.col("scorer") == scorer)
         frame = frame.join(of.group_by("latent").agg(pl.col("value").mean().alias("score")), on="latent", how="left")
     else:
         frame = frame.with_columns(pl.lit(None, dtype=pl.Float64).alias("score"))
     if concepts_found is not None:
-        best = concepts_found.filter(pl.col("unit_kind") == "latent", pl.col("gate")).sort("ap", descending=True)
-        best = best.group_by(pl.col("unit").alias("latent"), maintain_order=True).agg(pl.col("concept"))
-        frame = frame.join(best.with_columns(pl.col("concept").list.join(", ")), on="latent", how="left")
+        best = concepts_found.lazy().filter(pl.col("unit_kind") == "latent", pl.col("gate"))
+        best = best.sort("ap", "concept", descending=[True, False]).group_by(
+            pl.col("unit").alias("latent"), maintain_order=True
+        )
+        concepts = best.agg(pl.col("concept")).with_columns(pl.col("concept").list.join(", "))
+        frame = frame.join(concepts, on="latent", how="left")
     else:
         frame = frame.with_columns(pl.lit(None, dtype=pl.String).alias("concept"))
-    words = [pl.col("explanation"), pl.col("concept"), pl.col("promoted").list.join(" ")]
-    return frame.with_columns(pl.concat_str(words, separator="\n", ignore_nulls=True).str.to_lowercase().alias("words"))
+    words = pl.concat_str(["explanation", "concept"], separator="\n", ignore_nulls=True)
+    return frame.with_columns(words.str.to_lowercase().alias("words")).collect()
+
+
+def peak_tokens(contexts: pl.DataFrame | pl.LazyFrame) -> pl.DataFrame:
+    """Of each latent the tokens on which its strongest windows peak, as `narrowed` searches them: latent, fires_on."""
+    strongest = contexts.lazy().filter(pl.col("role") == "top")
+    peak = pl.col("tokens").list.get(pl.col("activations").list.arg_max(), null_on_oob=True)
+    return (
+        strongest.select("latent", peak.alias("token"))
+        .unique()
+        .group_by("latent")
+        .agg(pl.col("token").drop_nulls())
+        .select("latent", _sought(pl.col("token").list.eval(VISIBLE)).alias("fires_on"))
+        .collect()
+    )
+
+
+def _sought(tokens: pl.Expr) -> pl.Expr:
+    """A list of tokens as one text in which a whole token is found as the token between two line breaks."""
+    return "\n" + tokens.list.join("\n").str.to_lowercase() + "\n"
 
 
 def narrowed(
     frame: pl.DataFrame,
     *,
     text: str = "",
+    token: str = "",
+    peaks: pl.DataFrame | None = None,
     density: tuple[float, float] | None = None,
     minimum: float = 0.0,
     sort: str = "density",
     descending: bool = True,
 ) -> pl.DataFrame:
-    """The latents whose words contain every word of `text`, inside a range of density, with at least that maximum."""
+    """The latents whose words contain every word of `text`, inside a range of density, with at least that maximum.
+
+    Args:
+        frame: `latent_list`.
+        text: words of the explanation or of a concept.
+        token: a whole token that they promote, or (with `peaks`) fire on most.
+        peaks: `peak_tokens`.
+        density: lowest and highest share of tokens, both included.
+        minimum: of the largest activation.
+        sort: a column of the list; absent values come last in either direction.
+        descending: the largest first.
+    """
+    found = frame.lazy()
     for word in text.lower().split():
-        frame = frame.filter(pl.col("words").str.contains(word, literal=True))
+        found = found.filter(pl.col("words").str.contains(word, literal=True))
+    if wanted := token.strip().lower():
+        within = pl.col("promotes").str.contains(f"\n{wanted}\n", literal=True).fill_null(False)
+        if peaks is not None:
+            fires = peaks.filter(pl.col("fires_on").str.contains(f"\n{wanted}\n", literal=True))
+            within |= pl.col("latent").is_in(fires["latent"].implode())
+        found = found.filter(within)
     if density:
-        frame = frame.filter(pl.col("density").is_between(*density))
+        found = found.filter(pl.col("density").is_between(*density))
     if minimum > 0:
-        frame = frame.filter(pl.col("maximum") >= minimum)
-    return frame.sort(sort, "latent", descending=[descending, False], nulls_last=True)
+        found = found.filter(pl.col("maximum") >= minimum)
+    return found.sort(sort, "latent", descending=[descending, False], nulls_last=True).collect()
+
+
+def page_of(frame: pl.DataFrame, number: int, rows: int = 100) -> pl.DataFrame:
+    """One page of a frame, counted from 1, from the end when negative."""
+    start = (number - 1) * rows if number > 0 else max(0, -(-frame.height // rows) + number) * rows
+    return frame.slice(start, rows)
+
+
+def neighbours(near: pl.DataFrame, listing: pl.DataFrame) -> pl.DataFrame:
+    """The nearest latents of one with what is known of them: latent, cosine, explanation, density, promoted."""
+    known = listing.select(pl.col("latent").alias("neighbour"), "explanation", "density", "promoted")
+    return (
+        near.sort("rank")
+        .join(known, on="neighbour", how="left", maintain_order="left")
+        .select(pl.col("neighbour").alias("latent"), "cosine", "explanation", "density", "promoted")
+    )
 
 
 def intervals(contexts: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:

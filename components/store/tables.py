@@ -14,6 +14,9 @@ import polars as pl
 
 from components.store.artifact import Artifact, Store
 
+GROUP = 16_384
+"""Rows of a parquet row group: a page that asks for one latent of 100,000 decodes one group, not the file."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Table:
@@ -69,7 +72,7 @@ class Table:
         """Writes `<folder>/<name>.parquet` whole or not at all, and returns the frame."""
         frame = self.frame(rows)
         temporary = folder / f".{self.file}.writing"
-        frame.write_parquet(temporary, compression="zstd")
+        frame.write_parquet(temporary, compression="zstd", row_group_size=GROUP)
         temporary.rename(folder / self.file)
         return frame
 

@@ -119,6 +119,12 @@ def latents(d_sae: int) -> Write:
                 }
             )
         tables.LATENTS.write(folder, rows)
+        near = [
+            {"latent": latent, "rank": rank, "neighbour": (latent + rank + 1) % d_sae, "cosine": 0.9 - 0.1 * rank}
+            for latent in range(d_sae)
+            for rank in range(5)
+        ]
+        tables.NEIGHBOURS.write(folder, near)
 
     return write
 

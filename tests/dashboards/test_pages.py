@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -99,7 +100,9 @@ def test_a_latent_opens_from_a_link_with_its_tokens_escaped(open_page: Open, exp
     assert "Silent" in said
     assert "&lt;b&gt;sailor&lt;/b&gt;" in said
     assert "<b>sailor" not in said
-    concepts = app.dataframe[1].value
+    near, concepts = app.dataframe[1].value, app.dataframe[2].value
+    assert near["latent"].tolist() == [3, 4, 5, 6, 7]
+    assert near["explanation"].tolist()[0] == "the word 'market' after 'the'"
     assert concepts["concept"].tolist() == ["topic.garden"]
     assert {"AP on test", "neuron", "untrained", "probe"} <= set(concepts.columns)
 
@@ -133,6 +136,29 @@ def test_searching_narrows_the_list(open_page: Open, experiment: Any) -> None:
     assert "None of the 64 latents" in app.info[0].value
     app.text_input[0].set_value("word: seven").run()
     assert app.dataframe[0].value["latent"].tolist() == [6]
+
+
+def test_a_search_has_a_deep_link(open_page: Open, experiment: Any) -> None:
+    app = open_page("latents", experiment, words="harbour", sort="number")
+    assert app.dataframe[0].value["latent"].tolist()[:2] == [0, 6]
+    assert app.text_input(key="words").value == "harbour"
+
+
+def test_a_token_finds_latents_that_promote_it_and_latents_that_fire_on_it(open_page: Open, experiment: Any) -> None:
+    promoted = open_page("latents", experiment, token="harbour3").dataframe[0].value["latent"]
+    assert set(promoted) == set(range(3, 64, 6))
+    fired = open_page("latents", experiment, token="harbour").dataframe[0].value["latent"]
+    assert set(fired) == {n for n in range(0, 64, 6) if n % 16 != 5}
+
+
+def test_codes_without_neighbours_say_how_to_get_them(open_page: Open, own_experiment: Any) -> None:
+    manifest = own_experiment.artifacts["encode"].folder / "manifest.json"
+    content = json.loads(manifest.read_text())
+    del content["files"]["neighbours.parquet"]
+    manifest.write_text(json.dumps(content))
+    app = open_page("latents", own_experiment)
+    assert not app.exception
+    assert "encoded before neighbours were kept" in words(app)
 
 
 def test_no_page_of_the_list_holds_more_than_a_hundred_rows(

@@ -164,7 +164,7 @@ def test_a_column_of_tokens_is_made_visible_as_each_token_is(words: list[str]) -
 
 
 @pytest.mark.parametrize(
-    ("text", "kept"), [("SPRING garden", [1]), ("word3", [3]), ("sea", [3]), ("(", []), ("", [3, 2, 1, 0])]
+    ("text", "kept"), [("SPRING garden", [1]), ("harbour", [3]), ("sea", [3]), ("(", []), ("", [3, 2, 1, 0])]
 )
 def test_search_wants_every_word_and_takes_signs_literally(text: str, kept: list[int]) -> None:
     assert views.narrowed(listed(), text=text)["latent"].to_list() == kept
@@ -175,6 +175,59 @@ def test_filters_and_sorting_put_unknown_scores_last() -> None:
     assert views.narrowed(listed(), minimum=2.5)["latent"].to_list() == [3]
     for descending in (True, False):
         assert views.narrowed(listed(), sort="score", descending=descending)["latent"].to_list() == [1, 0, 2, 3]
+
+
+PEAKS = pl.DataFrame({"latent": [0], "fires_on": ["\nword3\nof\n"]})
+
+
+@pytest.mark.parametrize(
+    ("token", "peaks", "kept"),
+    [
+        ("word3", None, [3]),
+        (" WORD3 ", PEAKS, [3, 0]),
+        ("of", PEAKS, [0]),
+        ("wor", PEAKS, []),
+        (".", PEAKS, []),
+        ("", PEAKS, [3, 2, 1, 0]),
+    ],
+)
+def test_a_token_is_found_whole_where_it_is_promoted_or_fired_on(
+    token: str, peaks: pl.DataFrame | None, kept: list[int]
+) -> None:
+    assert views.narrowed(listed(), token=token, peaks=peaks)["latent"].to_list() == kept
+
+
+def test_peaks_are_the_tokens_under_the_largest_activation_of_the_strongest_windows() -> None:
+    rows = [
+        {"latent": 1, "window": n, "role": role, "tokens": [" The", "Ġsea", "."], "activations": values}
+        for n, (role, values) in enumerate(
+            [("top", [0.0, 2.0, 1.0]), ("top", [3.0, 2.0, 1.0]), ("silent", [0, 0, 9.0])]
+        )
+    ]
+    found = views.peak_tokens(tables.CONTEXTS.frame(rows))
+    assert found["latent"].to_list() == [1]
+    assert set(found["fires_on"][0].strip("\n").split("\n")) == {"the", "sea"}
+
+
+def test_pages_of_a_frame_are_counted_from_one_or_from_the_end() -> None:
+    frame = pl.DataFrame({"n": range(25)})
+    assert views.page_of(frame, 1, 10)["n"].to_list() == list(range(10))
+    assert (
+        views.page_of(frame, 3, 10)["n"].to_list()
+        == views.page_of(frame, -1, 10)["n"].to_list()
+        == [20, 21, 22, 23, 24]
+    )
+    assert views.page_of(frame.head(0), -1, 10).is_empty()
+
+
+def test_neighbours_keep_their_order_and_bring_what_is_known_of_them() -> None:
+    near = tables.NEIGHBOURS.frame(
+        [{"latent": 0, "rank": rank, "neighbour": n, "cosine": c} for rank, n, c in ((1, 1, 0.5), (0, 2, 0.9))]
+    )
+    assert views.neighbours(near, listed()).select("latent", "cosine", "explanation").rows() == [
+        (2, pytest.approx(0.9), None),
+        (1, pytest.approx(0.5), "Gardens in spring"),
+    ]
 
 
 def window(number: int, role: str, quantile: int | None, maximum: float, stratum: str | None = None) -> dict:
