@@ -206,12 +206,11 @@ def measure(store: Store, latents: int) -> dict[str, Any]:
         "last page by number": {"sort": "latent", "descending": False, "page": -1},
     }
     figures["filter_and_sort_ms"], sent = {}, []
-    for name, how in asked.items():
-        how = dict(how)
-        page = how.pop("page", 1)
-        peaks = lists.peaks(shown) if how.get("token") else None
+    for name, given in asked.items():
+        how = {key: value for key, value in given.items() if key != "page"}
+        page, near = given.get("page", 1), lists.peaks(shown) if "token" in given else None
 
-        def work(how: dict[str, Any] = how, page: int = page, peaks: Any = peaks) -> Any:
+        def work(how: dict[str, Any] = how, page: int = page, peaks: Any = near) -> Any:
             return views.page_of(views.narrowed(listing.frame, peaks=peaks, **how), page)
 
         figures["filter_and_sort_ms"][name], rows = timed(work)
@@ -263,7 +262,7 @@ def browse(store: Store) -> dict[str, Any]:
                 page.wait_for_selector("h2:has-text('Latent 42')", timeout=60_000)
                 page.wait_for_selector("[data-testid=stDataFrame] canvas", timeout=60_000)
                 figures["first_view_s"].append(round(time.perf_counter() - started, 2))
-                figures["websocket_mb"] = round(received[0] / 1e6, 2)
+                figures["websocket_mb"] = round(sum(frames) / 1e6, 2)
                 started = time.perf_counter()
                 page.get_by_label("Search").fill("harbour")
                 page.get_by_label("Search").press("Enter")

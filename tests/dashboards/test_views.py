@@ -201,7 +201,7 @@ def test_peaks_are_the_tokens_under_the_largest_activation_of_the_strongest_wind
     rows = [
         {"latent": 1, "window": n, "role": role, "tokens": [" The", "Ġsea", "."], "activations": values}
         for n, (role, values) in enumerate(
-            [("top", [0.0, 2.0, 1.0]), ("top", [3.0, 2.0, 1.0]), ("silent", [0, 0, 9.0])]
+            [("top", [0.0, 2.0, 1.0]), ("top", [3.0, 2.0, 1.0]), ("silent", [0.0, 0.0, 9.0])]
         )
     ]
     found = views.peak_tokens(tables.CONTEXTS.frame(rows))
