@@ -193,7 +193,7 @@ def measure(store: Store, latents: int) -> dict[str, Any]:
     figures["first_list_ms"] = round(1000 * (time.perf_counter() - started), 1)
     figures["list_mb"] = round(listing.frame.estimated_size() / 1e6, 1)
     started = time.perf_counter()
-    lists.peaks(shown)
+    lists.tokens(shown)
     figures["first_token_search_ms"] = round(1000 * (time.perf_counter() - started), 1)
 
     asked: Mapping[str, dict[str, Any]] = {
@@ -208,10 +208,10 @@ def measure(store: Store, latents: int) -> dict[str, Any]:
     figures["filter_and_sort_ms"], sent = {}, []
     for name, given in asked.items():
         how = {key: value for key, value in given.items() if key != "page"}
-        page, near = given.get("page", 1), lists.peaks(shown) if "token" in given else None
+        page, near = given.get("page", 1), lists.tokens(shown) if "token" in given else None
 
-        def work(how: dict[str, Any] = how, page: int = page, peaks: Any = near) -> Any:
-            return views.page_of(views.narrowed(listing.frame, peaks=peaks, **how), page)
+        def work(how: dict[str, Any] = how, page: int = page, index: Any = near) -> Any:
+            return views.page_of(views.narrowed(listing.frame, index=index, **how), page)
 
         figures["filter_and_sort_ms"][name], rows = timed(work)
         sent.append(rows.height)
@@ -252,11 +252,8 @@ def browse(store: Store) -> dict[str, Any]:
             figures: dict[str, Any] = {"first_view_s": []}
             for _ in range(3):  # the first of them finds a server that has read nothing yet
                 page = browser.new_page(viewport={"width": 1366, "height": 768})
-                received = [0]
-                page.on(
-                    "websocket",
-                    lambda s: s.on("framereceived", lambda f: received.__setitem__(0, received[0] + len(f))),
-                )
+                frames: list[int] = []
+                page.on("websocket", lambda s, to=frames: s.on("framereceived", lambda f: to.append(len(f))))
                 started = time.perf_counter()
                 page.goto(f"{address}/latents?latent=42")
                 page.wait_for_selector("h2:has-text('Latent 42')", timeout=60_000)
@@ -264,8 +261,8 @@ def browse(store: Store) -> dict[str, Any]:
                 figures["first_view_s"].append(round(time.perf_counter() - started, 2))
                 figures["websocket_mb"] = round(sum(frames) / 1e6, 2)
                 started = time.perf_counter()
-                page.get_by_label("Search").fill("harbour")
-                page.get_by_label("Search").press("Enter")
+                page.get_by_placeholder("explanation or concept").fill("harbour")
+                page.get_by_placeholder("explanation or concept").press("Enter")
                 page.wait_for_function("!document.body.innerText.includes('100,000 of 100,000')", timeout=60_000)
                 figures["search_s"] = round(time.perf_counter() - started, 2)
                 page.close()

@@ -51,12 +51,9 @@ def split_of(encode: Artifact) -> str:
     return "test" if "test" in splits or not splits else splits[-1]
 
 
-def peaks(shown: Experiment) -> pl.DataFrame | None:
-    """The tokens on which each latent fires most (`views.peak_tokens`); None where no windows were chosen."""
-    interpret = shown.artifacts.get("interpret")
-    if interpret is None or CONTEXTS.file not in interpret.files:
-        return None
-    return _peaks(interpret.key, interpret)
+def tokens(shown: Experiment) -> pl.DataFrame:
+    """The tokens that each latent promotes, and those on which it fires most where windows were chosen."""
+    return _tokens(shown.key, shown)
 
 
 @st.cache_resource(max_entries=8, show_spinner="Reading the latents …")
@@ -80,6 +77,10 @@ def _read(key: str, _shown: Experiment) -> Listing:
     return Listing(frame, split, explainer, scorer, frame["explanation"].count())
 
 
-@st.cache_resource(max_entries=4, show_spinner="Reading where the latents fire …")
-def _peaks(key: str, _interpret: Artifact) -> pl.DataFrame:
-    return views.peak_tokens(runs.scan(CONTEXTS, _interpret))
+@st.cache_resource(max_entries=4, show_spinner="Reading what the latents fire on and promote …")
+def _tokens(key: str, _shown: Experiment) -> pl.DataFrame:
+    encode, interpret = _shown.artifacts["encode"], _shown.artifacts.get("interpret")
+    found = [views.promoted_tokens(runs.scan(LATENTS, encode), split_of(encode))]
+    if interpret is not None and CONTEXTS.file in interpret.files:
+        found.append(views.peak_tokens(runs.scan(CONTEXTS, interpret)))
+    return pl.concat(found)

@@ -1,8 +1,7 @@
 """Which experiments and artifacts exist, and which MLflow run belongs to them: the only file that reads MLflow.
 
 An experiment is one `report` artifact; its manifest leads to every artifact it rests on. Addresses come from the
-environment: LATENTFLOW_STORE, MLFLOW_TRACKING_URI, LATENTFLOW_MLFLOW_URL, LATENTFLOW_PREFECT_URL. Whatever is read is
-remembered by artifact key: an artifact never changes, so neither does what was read from it.
+environment: LATENTFLOW_STORE, MLFLOW_TRACKING_URI, LATENTFLOW_MLFLOW_URL. Whatever is read is remembered by artifact key: an artifact never changes, so neither does what was read from it.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import streamlit as st
 
 from components.store.artifact import Artifact, Store
 from components.store.tables import TABLES, Table
+from dashboards import workflow
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,21 @@ class Experiment:
         return self.report.key
 
     @property
+    def control(self) -> Artifact | None:
+        """The codes of the untrained dictionary of equal size; None where the experiment made none."""
+        evaluate = self.artifacts.get("evaluate")
+        given = (evaluate.manifest["inputs"] if evaluate else {}).get(UNTRAINED)
+        found = {(artifact.stage, artifact.key): artifact for artifact in self.closure}
+        return found.get((given["stage"], given["key"])) if given else None
+
+    @property
+    def label(self) -> str:
+        """Which dictionary and which report, short enough for a column or a legend."""
+        return (
+            f"{self.artifacts['train'].facts['name'] if 'train' in self.artifacts else 'experiment'} · {self.key[:6]}"
+        )
+
+    @property
     def title(self) -> str:
         """Which dictionary, when, where in the model, which key."""
         facts = self.artifacts["train"].facts if "train" in self.artifacts else {}
@@ -65,11 +80,6 @@ def store() -> Store:
 def mlflow_url() -> str:
     """Where a browser finds MLflow."""
     return os.environ.get("LATENTFLOW_MLFLOW_URL") or "http://127.0.0.1:5001"
-
-
-def prefect_url() -> str:
-    """Where a browser finds Prefect."""
-    return os.environ.get("LATENTFLOW_PREFECT_URL") or "http://127.0.0.1:4200"
 
 
 def experiments() -> list[Experiment]:
@@ -118,7 +128,7 @@ def tracked(report_key: str) -> dict[str, str]:
     if run:
         links["MLflow"] = f"{mlflow_url()}/#/experiments/{run['experiment_id']}/runs/{run['run_id']}"
         if run["flow_run_id"]:
-            links["Prefect"] = f"{prefect_url()}/runs/flow-run/{run['flow_run_id']}"
+            links["Prefect"] = f"{workflow.url()}/runs/flow-run/{run['flow_run_id']}"
     return links
 
 

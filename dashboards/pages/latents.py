@@ -82,7 +82,7 @@ def _list(shown: Experiment) -> pl.DataFrame:
         known.frame,
         text=text,
         token=token,
-        peaks=listing.peaks(shown) if token.strip() else None,
+        index=listing.tokens(shown) if token.strip() else None,
         density=(float(low), float(high)),
         minimum=minimum,
         sort=order,
@@ -96,14 +96,7 @@ def _list(shown: Experiment) -> pl.DataFrame:
     rows = views.page_of(found, number, ROWS)
     key = f"rows {text} {token} {order} {descending} {low} {high} {minimum} {number} {shown.key}"
     st.dataframe(
-        rows.select(
-            "latent",
-            pl.col("explanation", "concept").fill_null(measures.NOTHING),
-            "score",
-            "density",
-            "maximum",
-            "promoted",
-        ),
+        views.readable(rows.select("latent", "explanation", "concept", "score", "density", "maximum", "promoted")),
         hide_index=True,
         column_order=["latent", "explanation", "score", "density", "maximum", "promoted", "concept"],
         height=min(300, 38 + 35 * rows.height),
@@ -215,12 +208,13 @@ def _neighbours(shown: Experiment, row: dict) -> None:
     rows = views.neighbours(near, listing.read(shown).frame)
     key = f"neighbours {row['latent']} {shown.key}"
     st.dataframe(
-        rows.with_columns(pl.col("explanation").fill_null(measures.NOTHING)),
+        views.readable(rows),
         hide_index=True,
         key=key,
         on_select=lambda: _pick(key, rows),
         selection_mode="single-row",
-        column_config=COLUMNS,
+        column_order=["latent", "cosine", "promoted", "explanation", "density"],
+        column_config=COLUMNS | {"explanation": st.column_config.TextColumn(width="medium")},
     )
     st.caption("The decoder directions that lie nearest, by cosine. Click the box at the left of a row to open it.")
 

@@ -15,7 +15,7 @@ from streamlit.testing.v1 import AppTest
 from components.store.artifact import Store
 
 APP = Path(__file__).resolve().parents[2] / "dashboards" / "app.py"
-PAGES = ("overview", "latents", "explanations", "steering")
+PAGES = ("overview", "compare", "training", "latents", "explanations", "steering", "lineage")
 Open = Callable[..., AppTest]
 
 
@@ -23,6 +23,7 @@ Open = Callable[..., AppTest]
 def open_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Open:
     """Opens a page of the application on a store, with a query as the address would have it."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setenv("LATENTFLOW_PREFECT_URL", "http://127.0.0.1:9")  # nobody answers there
 
     def opened(page: str, shown: Any, **query: Any) -> AppTest:
         root = shown.root if isinstance(shown, Store) else shown.report.folder.parent.parent
@@ -63,8 +64,9 @@ def test_the_overview_says_what_came_out_with_intervals_and_baselines(open_page:
     app = open_page("overview", experiment)
     fvu = app.metric[0]
     assert (fvu.label, fvu.value) == ("Variance unexplained (FVU)", "0.0087")
-    assert "95%: 0.0081 to 0.0093" in app.caption[0].value
-    assert "mean activation: 1" in app.caption[0].value
+    assert "is not known: Prefect does not answer" in app.caption[0].value
+    assert "95%: 0.0081 to 0.0093" in app.caption[1].value
+    assert "mean activation: 1" in app.caption[1].value
     assert "evaluate.concepts_found.probe" in app.dataframe[0].value["name"].tolist()
     assert f"report `{experiment.report.key}`" in words(app)
 

@@ -159,7 +159,7 @@ def test_the_list_needs_nothing_but_statistics() -> None:
 @given(st.lists(st.one_of(st.sampled_from([" a", "Ġb", "▁", " ", "\n", "Ċ", ""]), st.text(max_size=3)), max_size=4))
 def test_a_column_of_tokens_is_made_visible_as_each_token_is(words: list[str]) -> None:
     frame = tables.LATENTS.frame([{"latent": 0, "split": "test", "promoted": words}])
-    shown = views.latent_list(frame, split="test")["promoted"].to_list()[0]
+    shown = views.readable(views.latent_list(frame, split="test"))["promoted"].to_list()[0]
     assert shown == [tokens.visible(word) for word in words]
 
 
@@ -177,24 +177,24 @@ def test_filters_and_sorting_put_unknown_scores_last() -> None:
         assert views.narrowed(listed(), sort="score", descending=descending)["latent"].to_list() == [1, 0, 2, 3]
 
 
-PEAKS = pl.DataFrame({"latent": [0], "fires_on": ["\nword3\nof\n"]})
+PEAKS = pl.DataFrame({"latent": pl.Series([0], dtype=pl.Int32), "tokens": ["\nword3\nof\n"]})
 
 
 @pytest.mark.parametrize(
-    ("token", "peaks", "kept"),
+    ("token", "peaked", "kept"),
     [
-        ("word3", None, [3]),
-        (" WORD3 ", PEAKS, [3, 0]),
-        ("of", PEAKS, [0]),
-        ("wor", PEAKS, []),
-        (".", PEAKS, []),
-        ("", PEAKS, [3, 2, 1, 0]),
+        ("word3", False, [3]),
+        (" WORD3 ", True, [3, 0]),
+        ("of", True, [0]),
+        ("wor", True, []),
+        (".", True, []),
+        ("", True, [3, 2, 1, 0]),
     ],
 )
-def test_a_token_is_found_whole_where_it_is_promoted_or_fired_on(
-    token: str, peaks: pl.DataFrame | None, kept: list[int]
-) -> None:
-    assert views.narrowed(listed(), token=token, peaks=peaks)["latent"].to_list() == kept
+def test_a_token_is_found_whole_where_it_is_promoted_or_fired_on(token: str, peaked: bool, kept: list[int]) -> None:
+    promoted = views.promoted_tokens(latents(), "test")
+    index = pl.concat([promoted, PEAKS]) if peaked else promoted
+    assert views.narrowed(listed(), token=token, index=index)["latent"].to_list() == kept
 
 
 def test_peaks_are_the_tokens_under_the_largest_activation_of_the_strongest_windows() -> None:
@@ -206,7 +206,7 @@ def test_peaks_are_the_tokens_under_the_largest_activation_of_the_strongest_wind
     ]
     found = views.peak_tokens(tables.CONTEXTS.frame(rows))
     assert found["latent"].to_list() == [1]
-    assert set(found["fires_on"][0].strip("\n").split("\n")) == {"the", "sea"}
+    assert set(found["tokens"][0].strip("\n").split("\n")) == {"the", "sea"}
 
 
 def test_pages_of_a_frame_are_counted_from_one_or_from_the_end() -> None:
