@@ -16,6 +16,7 @@ from typing import Any
 import polars as pl
 import streamlit as st
 
+from components.errors import StoreError
 from components.store.artifact import Artifact, Store
 from components.store.tables import TABLES, Table
 from dashboards import workflow
@@ -104,7 +105,7 @@ def scan(wanted: Table, artifact: Artifact) -> pl.LazyFrame:
         MissingArtifactError: the artifact, or the file in it, is gone.
         DamagedArtifactError: its bytes differ from the manifest.
     """
-    return wanted.scan(Store(artifact.folder.parent.parent).get(artifact.stage, artifact.key))
+    return _scan(str(artifact.folder.parent.parent), artifact.stage, artifact.key, wanted.name)
 
 
 def rows(wanted: Table, artifact: Artifact, **where: Any) -> pl.DataFrame:
@@ -167,18 +168,30 @@ def _experiment(shown: Store, report: Artifact) -> Experiment:
 
 @st.cache_resource(max_entries=64, show_spinner="Reading the table …")
 def _table(root: str, stage: str, key: str, name: str) -> pl.DataFrame:
-    return TABLES[name].read(Store(root).get(stage, key))
+    return _scan(root, stage, key, name).collect()
+
+
+def _scan(root: str, stage: str, key: str, name: str) -> pl.LazyFrame:
+    """The table, when it has every column that this version knows of."""
+    frame = TABLES[name].scan(Store(root).get(stage, key))
+    absent = [column for column in TABLES[name].columns if column not in frame.collect_schema().names()]
+    if absent:
+        raise StoreError(
+            f"the table {name} of {stage}/{key} cannot be read as this version expects it: it has no column "
+            f"{', '.join(absent[:3])}; run the stage again, or read the store with the version that wrote it"
+        )
+    return frame
 
 
 @st.cache_resource(max_entries=256, show_spinner=False)
 def _rows(root: str, stage: str, key: str, name: str, where: tuple[tuple[str, Any], ...]) -> pl.DataFrame:
-    found = TABLES[name].scan(Store(root).get(stage, key))
+    found = _scan(root, stage, key, name)
     return found.filter(*(pl.col(column) == value for column, value in where)).collect()
 
 
 @st.cache_data(max_entries=256, show_spinner=False)
 def _distinct(root: str, stage: str, key: str, name: str, column: str) -> list[Any]:
-    found = TABLES[name].scan(Store(root).get(stage, key)).select(pl.col(column).drop_nulls().unique().sort())
+    found = _scan(root, stage, key, name).select(pl.col(column).drop_nulls().unique().sort())
     return found.collect().to_series().to_list()
 
 

@@ -34,6 +34,13 @@ SILENT = {
     "same_token": "Silent · holds the token it fires on most, and yet never active inside",
     None: "Silent · verified never active inside",
 }
+SCORE_COLUMNS = (
+    dict.fromkeys(
+        ("measure", "concepts", "value", "95% interval", "unit", "better", "baseline", "baseline is"), pl.String
+    )
+    | {"n": pl.Int64, "of": pl.String, "failed": pl.Int64, "seeds": pl.Int32}
+    | dict.fromkeys(("split", "note", "dictionary", "hook point", "name", "artifact"), pl.String)
+)
 CONCEPT_ROW = r"^steer\.(\w+)\.kl_(\d+(?:\.\d+)?)\.(.+)$"
 
 
@@ -72,7 +79,7 @@ def scores(report: pl.DataFrame, everything: bool = False) -> pl.DataFrame:
                 "artifact": f"{row['stage']}/{row['artifact']}",
             }
         )
-    return pl.DataFrame(rows, infer_schema_length=None)
+    return pl.DataFrame(rows, schema=SCORE_COLUMNS)
 
 
 def headlines(report: pl.DataFrame) -> list[dict[str, Any]]:
@@ -455,7 +462,7 @@ def side_by_run(scores: pl.DataFrame) -> pl.DataFrame:
         cells = rows.setdefault((row["name"], row["concept_kind"]), {"measure": label})
         cells["concepts"] = row["concept_kind"] or NOTHING
         cells["better"] = row["better"] or NOTHING
-        cells[row["run"]] = value if interval == NOTHING else f"{value} ({interval})"
+        cells[row["run"]] = value if NOTHING in (value, interval) else f"{value} ({interval})"
     labels = scores["run"].unique(maintain_order=True).to_list()
     columns = ("measure", "concepts", "better", *labels)
     return pl.DataFrame(

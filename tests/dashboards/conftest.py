@@ -339,3 +339,18 @@ def own_experiment(experiment: Invented, store: Store) -> Invented:
 def write_experiment() -> Callable[..., Invented]:
     """Writes invented experiments: `write_experiment(store, d_sae=64, seed=0, name="topk-64-k16")`."""
     return written
+
+
+@pytest.fixture
+def write_report() -> Callable[..., Artifact]:
+    """Writes another report of an invented experiment: `write_report(experiment, rows=[])`."""
+
+    def written(of: Invented, rows: list[dict[str, Any]]) -> Artifact:
+        def write(folder: Path, random: np.random.Generator) -> None:
+            tables.REPORT.write(folder, rows)
+
+        store = Store(of.report.folder.parent.parent)
+        parts = {stage: of.artifacts[stage] for stage in ("train", "encode", "interpret", "steer", "evaluate")}
+        return make(store, "report", parts, {}, write, seed=99)
+
+    return written

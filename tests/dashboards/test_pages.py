@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from components.store.artifact import Store
+from components.store.artifact import Store, digest
 
 APP = Path(__file__).resolve().parents[2] / "dashboards" / "app.py"
 PAGES = ("overview", "compare", "training", "latents", "explanations", "steering", "lineage")
@@ -196,6 +197,8 @@ def test_pages_are_reached_through_the_application_and_remember_the_latent(
         ("interpret", "latents", "latentflow interpret"),
         ("steer", "steering", "latentflow steer"),
         ("steer", "overview", "latentflow experiment"),
+        ("train", "training", "latentflow train"),
+        ("encode", "training", "latentflow encode"),
     ],
 )
 def test_a_missing_artifact_names_the_command(
@@ -222,3 +225,89 @@ def test_an_artifact_that_vanishes_while_shown_is_a_sentence(open_page: Open, ow
     app.run()
     assert not app.exception
     assert "`latentflow steer`" in words(app)
+
+
+def test_runs_are_compared_with_intervals_and_what_was_set_differently(
+    open_page: Open, own_experiment: Any, write_experiment: Callable[..., Any]
+) -> None:
+    store = Store(own_experiment.report.folder.parent.parent)
+    write_experiment(store, seed=2, name="newer")
+    app = open_page("compare", store)
+    assert len(app.multiselect(key="compared").value) == 2
+    headlines, scores, differ = (table.value for table in app.dataframe)
+    assert headlines["Variance unexplained (FVU)"].tolist() == [0.00871, 0.00871]
+    assert scores.iloc[0]["measure"] == "Variance unexplained (FVU), share"
+    assert "0.0087 (0.0081 to 0.0093)" in scores.iloc[0].tolist()
+    assert "train.seed" in differ["parameter"].tolist()
+    one = own_experiment.report.key
+    linked = open_page("compare", store, compare=f"{one},nosuch")
+    assert linked.multiselect(key="compared").value == [one]
+    assert "Not in this store: 1 of the reports" in linked.warning[0].value
+    assert "train.dictionary.k=16" in words(linked)
+
+
+def test_a_run_without_any_result_is_a_sentence_on_every_page(
+    open_page: Open, own_experiment: Any, write_report: Callable[..., Any]
+) -> None:
+    bare = write_report(own_experiment, rows=[])
+    for page in PAGES:
+        app = open_page(page, own_experiment, report=bare.key, compare=bare.key)
+        assert not app.exception, page
+        assert not app.error, page
+    assert "This run has no score" in words(open_page("overview", own_experiment, report=bare.key))
+    assert "Without any score, so left out" in words(open_page("compare", own_experiment, compare=bare.key))
+    assert "This run has no score" in words(open_page("lineage", own_experiment, report=bare.key))
+
+
+def test_a_number_leads_to_the_artifact_that_measured_it_and_its_files(open_page: Open, experiment: Any) -> None:
+    app = open_page("lineage", experiment)
+    assert app.header[0].value == f"report {experiment.report.key[:8]}"
+    app.selectbox(key=f"number {experiment.report.key}").set_value(0).run()
+    evaluate = experiment.artifacts["evaluate"]
+    assert app.query_params["artifact"] == f"evaluate/{evaluate.key}"
+    assert app.header[0].value == f"evaluate {evaluate.key[:8]}"
+    said = words(app)
+    assert evaluate.key in said and "95% interval 0.0081 to 0.0093" in said
+    files = next(table.value for table in app.dataframe if "digest" in table.value.columns)
+    assert files["digest"].tolist() == [file["digest"] for file in evaluate.manifest["files"].values()]
+
+
+def test_an_unknown_artifact_in_a_link_is_a_sentence(open_page: Open, experiment: Any) -> None:
+    app = open_page("lineage", experiment, artifact="train/<b>no")
+    assert not app.exception
+    assert "No artifact `train/bno` behind this report" in app.warning[0].value
+    assert app.header[0].value == f"report {experiment.report.key[:8]}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_store_from_a_newer_version_is_a_sentence(open_page: Open, own_experiment: Any, page: str) -> None:
+    manifest = own_experiment.report.folder / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 99', 1))
+    app = open_page(page, own_experiment)
+    assert not app.exception
+    assert "has format 99, this version reads up to 1; update Latentflow" in app.error[0].value
+
+
+@pytest.mark.parametrize("page", ["overview", "latents", "steering", "explanations", "training"])
+def test_a_table_of_another_version_is_a_sentence(open_page: Open, own_experiment: Any, page: str) -> None:
+    tables = {"overview": ("report", "report"), "latents": ("encode", "latents"), "steering": ("steer", "strengths"),
+              "explanations": ("interpret", "explanation_scores"), "training": ("encode", "latents")}  # fmt: skip
+    stage, table = tables[page]
+    artifact = own_experiment.artifacts[stage]
+    path = artifact.folder / f"{table}.parquet"
+    pl.DataFrame({"another": [1]}).write_parquet(path)
+    manifest = json.loads((artifact.folder / "manifest.json").read_text())
+    manifest["files"][path.name] = {"bytes": path.stat().st_size, "digest": digest(path)}
+    (artifact.folder / "manifest.json").write_text(json.dumps(manifest))
+    app = open_page(page, own_experiment)
+    assert not app.exception
+    assert "cannot be read as this version expects it" in app.error[0].value
+
+
+def test_without_prefect_the_runs_page_says_how_to_start_it_even_on_an_empty_store(
+    open_page: Open, store: Store
+) -> None:
+    app = open_page("runs", store)
+    assert not app.exception
+    assert "Prefect does not answer at http://127.0.0.1:9" in app.info[0].value
+    assert "`make up` starts it" in app.info[0].value
