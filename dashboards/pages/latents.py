@@ -137,11 +137,11 @@ def _latent(shown: Experiment, asked: str) -> None:
     left, right = st.columns([1.45, 1], gap="large")
     with left:
         _contexts(row, interpret)
-        _neighbours(shown, row)
     with right:
         _meaning(row, interpret)
         _concepts(row, evaluate)
         _shape(row)
+        _neighbours(shown, row)
 
 
 def _head(row: dict, interpret: Artifact | None, top: int) -> None:

@@ -143,12 +143,18 @@ def _form(deployments: list[workflow.Deployment]) -> None:
         st.error(_plain(str(error)))
         lines = None
     given = answers | (lines or {})
-    overrides = {name: value for name, value in given.items() if _differs(deployment, name, value)}
+    served = deployment.parameters.get("config") or {}
+    unless = {
+        name: parameters.value_of(served if name.endswith(".kind") else values, name, known[name].default)
+        for name in given
+        if name in known
+    }
+    overrides = {name: value for name, value in given.items() if name not in unless or unless[name] != value}
     command = " ".join([f"latentflow {flow}", *(f"{name}={_shell(value)}" for name, value in overrides.items())])
     st.caption("The same from the command line:")
     st.code(command, language="bash", wrap_lines=True)
     if st.button("Start the run", type="primary", disabled=lines is None):
-        config = parameters.changed(deployment.parameters.get("config") or {}, given)
+        config = parameters.changed(served, given)
         try:
             identity = workflow.start(deployment, {**deployment.parameters, "config": config})
         except ServiceError as error:
@@ -196,11 +202,6 @@ def _ask(field: Field, values: dict[str, Any], flow: str) -> dict[str, Any]:
     except yaml.YAMLError:
         st.error("This is not YAML.")
         return {}
-
-
-def _differs(deployment: workflow.Deployment, name: str, value: Any) -> bool:
-    nothing = object()
-    return parameters.value_of(deployment.parameters.get("config") or {}, name, nothing) != value
 
 
 def _shell(value: Any) -> str:

@@ -15,7 +15,7 @@ from dashboards.runs import Experiment
 PAIRS = 20
 CURVES = (
     ("Uplift, rise of concept probability", "uplift"),
-    ("Concepts above every random one, share", "share_above_random"),
+    ("Above every random one, share", "share_above_random"),
     ("Fluency, 0 to 1", "fluency"),
 )
 

@@ -103,7 +103,7 @@ def test_a_latent_opens_from_a_link_with_its_tokens_escaped(open_page: Open, exp
     assert "Silent" in said
     assert "&lt;b&gt;sailor&lt;/b&gt;" in said
     assert "<b>sailor" not in said
-    near, concepts = app.dataframe[1].value, app.dataframe[2].value
+    concepts, near = app.dataframe[1].value, app.dataframe[2].value
     assert near["latent"].tolist() == [3, 4, 5, 6, 7]
     assert near["explanation"].tolist()[0] == "the word 'market' after 'the'"
     assert concepts["concept"].tolist() == ["topic.garden"]
