@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from components.store.tables import REPORT
 from dashboards import charts, measures, panels, runs, views
@@ -14,13 +15,13 @@ from dashboards.runs import Experiment
 def page(shown: Experiment) -> None:
     """The experiment from the headline numbers down to every score and parameter."""
     report = runs.table(REPORT, shown.report)
-    _title(shown)
+    links = _title(shown)
     if report.is_empty():
         st.info(
             "This run has no score: no stage that measures anything was part of it. `latentflow experiment` runs all."
         )
         _further(shown)
-        return
+        return _links(links, shown)
     _headlines(report)
     _against(shown)
     with st.container(border=True):
@@ -31,9 +32,10 @@ def page(shown: Experiment) -> None:
     with right, st.container(border=True):
         _steering(report)
     _further(shown)
+    _links(links, shown)
 
 
-def _title(shown: Experiment) -> None:
+def _title(shown: Experiment) -> DeltaGenerator:
     train = shown.artifacts.get("train")
     facts = train.facts if train else {}
     st.title(facts.get("name", "Experiment"))
@@ -43,13 +45,20 @@ def _title(shown: Experiment) -> None:
         f"trained on {facts['tokens'] / 1e6:.2g} million tokens" if facts.get("tokens") else "",
         f"report `{shown.key}` of {shown.report.manifest['made']['at'].replace('T', ' ').rstrip('Z')} UTC",
     ]
-    links = [f"[open in {name}]({address})" for name, address in runs.tracked(shown.key).items()]
-    st.markdown(" · ".join(part for part in [*said, *links] if part))
+    st.markdown(" · ".join(part for part in said if part))
+    links = st.empty()
     if shown.missing:
         st.warning(
             f"Not in this store, though this experiment rests on it: {', '.join(shown.missing)}. `dvc pull` fetches what "
             "was published; `latentflow experiment` makes it again."
         )
+    return links
+
+
+def _links(place: DeltaGenerator, shown: Experiment) -> None:
+    """Where the other two windows show this run; last, for the first question to MLflow loads its library."""
+    if links := [f"[open in {name}]({address})" for name, address in runs.tracked(shown.key).items()]:
+        place.markdown(" · ".join(links))
 
 
 def _headlines(report: pl.DataFrame) -> None:
