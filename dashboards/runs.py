@@ -127,7 +127,9 @@ def tracked(report_key: str) -> dict[str, str]:
     run = _mlflow_run(uri, report_key)
     links = {}
     if run:
-        links["MLflow"] = f"{mlflow_url()}/#/experiments/{run['experiment_id']}/runs/{run['run_id']}"
+        place = f"{mlflow_url()}/#/experiments/{run['experiment_id']}/runs"
+        links["MLflow"] = f"{place}/{run['run_id']}"
+        links["MLflow, beside all other runs"] = f"{place}?viewStateShareKey=headlines"
         if run["flow_run_id"]:
             links["Prefect"] = f"{workflow.url()}/runs/flow-run/{run['flow_run_id']}"
     return links

@@ -102,7 +102,7 @@ def steering(scores: pl.DataFrame) -> Figure | None:
 def _rows(shown: pl.DataFrame, colour_of, label: str) -> Figure | None:
     if shown.is_empty():
         return None
-    figure = _figure(7, 0.9 + 0.32 * shown.height)
+    figure = _figure(7, 1.2 + 0.36 * shown.height)
     axes = figure.subplots()
     for place, row in enumerate(shown.iter_rows(named=True)):
         error = _errors({0: row})
@@ -111,8 +111,9 @@ def _rows(shown: pl.DataFrame, colour_of, label: str) -> Figure | None:
         if row["baseline"] is not None:
             axes.plot([row["baseline"]], [place], marker="|", markersize=12, color="#555555", linestyle="none")
     axes.set_yticks(range(shown.height), [name.split(".", 1)[1] for name in shown["name"]], fontsize=9)
-    axes.invert_yaxis()
-    axes.set_xlabel(f"{label}; bars: 95% intervals; upright strokes: baselines")
+    axes.set_ylim(shown.height - 0.4, -0.6)  # the first on top
+    axes.set_xlabel(label)
+    axes.set_title("bars: 95% intervals; upright strokes: baselines", fontsize=8, loc="right")
     axes.axvline(0, color="#cccccc", linewidth=1, zorder=0)
     return figure
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import logging
 import math
 import os
@@ -51,6 +52,10 @@ HEADLINES = {
     "concepts_found_untrained": "evaluate.concepts_found.untrained",
 }
 """What a parent run's metrics are called: short, and the same for ever, so that old and new runs sort together."""
+VIEW = "mlflow.sharedViewState.headlines"
+"""MLflow's tag for a shared view of the list of runs; its address ends in `?viewStateShareKey=headlines`."""
+COLUMNS = ("loss_recovered", "l0", "fvu", "concepts_found", "explanation_detection", "steering_add_direction")
+"""The headlines that the shared view has as columns."""
 ABOUT = (
     "Each parent run is one experiment, its stages are nested below it. The parent holds the headline scores under short "
     "names (loss_recovered, l0, fvu, concepts_found, explanation_detection, steering_add_direction, ...): add them as "
@@ -169,7 +174,7 @@ class Tracker:
         named = [str(name) for name in artifact.facts.get("dictionaries", [])]
         address = f"{environment.address('streamlit')}/?report={artifact.key}"
         tags = {"report": artifact.key, "dictionary": ", ".join(named), "dashboard": address}
-        note = _note(values, address, _prefect_tags().get("prefect.url"))
+        note = _note(values, address, _prefect_tags().get("prefect.url"), self.experiment or "0")
         tags["mlflow.note.content"] = note
         self.client.log_batch(
             self.parent, metrics=_metrics(values), tags=[RunTag(name, value) for name, value in tags.items()]
@@ -377,12 +382,15 @@ def _is_number(value: Any) -> bool:
 def _experiment(client: MlflowClient) -> str:
     found = client.get_experiment_by_name(EXPERIMENT)
     if found:
+        if VIEW not in found.tags:  # made by an older version
+            client.set_experiment_tag(found.experiment_id, VIEW, _view())
         return found.experiment_id
     with contextlib.suppress(MlflowException):  # two runs at once: the other one made it
         location = (environment.state() / "mlflow-artifacts").as_uri()
         kind = {
             "mlflow.experimentKind": "custom_model_development",  # opens as runs to compare, not as chats to trace
             "mlflow.note.content": ABOUT,
+            VIEW: _view(),
         }
         return client.create_experiment(EXPERIMENT, artifact_location=location, tags=kind)
     again = client.get_experiment_by_name(EXPERIMENT)
@@ -407,8 +415,32 @@ def _environment() -> dict[str, Any]:
     }
 
 
-def _note(values: Mapping[str, float], dashboard: str, prefect: str | None) -> str:
-    links = [f"[read it in Streamlit]({dashboard})", *([f"[the flow run in Prefect]({prefect})"] if prefect else [])]
+def _view() -> str:
+    """The list of finished experiments, best loss recovered first, the headlines as columns, as MLflow's page keeps it."""
+    columns = ["attributes.`Created`", "tags.`dictionary`", *(f"metrics.`{name}`" for name in COLUMNS)]
+    state = {
+        "searchFilter": "tags.report != ''",
+        "orderByKey": "metrics.`loss_recovered`",
+        "orderByAsc": False,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "modelVersionFilter": "All Runs",
+        "datasetsFilter": [],
+        "selectedColumns": columns,
+        **{name: {} for name in ("runsExpanded", "groupsExpanded", "globalLineChartConfig")},
+        **{name: [] for name in ("runsPinned", "runsHidden", "compareRunCharts", "compareRunSections")},
+        "groupBy": None,
+    }
+    return json.dumps(state)
+
+
+def _note(values: Mapping[str, float], dashboard: str, prefect: str | None, experiment: str) -> str:
+    view = f"{environment.address('mlflow')}/#/experiments/{experiment}/runs?viewStateShareKey=headlines"
+    links = [
+        f"[read it in Streamlit]({dashboard})",
+        f"[compare all runs]({view})",
+        *([f"[the flow run in Prefect]({prefect})"] if prefect else []),
+    ]
     rows = [f"| {name} | {value:.4g} |" for name, value in values.items()]
     return "\n".join([" · ".join(links), "", "| headline | value |", "|---|---:|", *rows])
 

@@ -106,6 +106,7 @@ def test_links_lead_to_the_run_that_carries_the_report(experiment: Any, monkeypa
     monkeypatch.setenv("LATENTFLOW_MLFLOW_URL", "http://127.0.0.1:77")
     assert runs.tracked(experiment.report.key) == {
         "MLflow": "http://127.0.0.1:77/#/experiments/4/runs/r1",
+        "MLflow, beside all other runs": "http://127.0.0.1:77/#/experiments/4/runs?viewStateShareKey=headlines",
         "Prefect": "http://127.0.0.1:4200/runs/flow-run/f1",
     }
     assert runs.tracked("another") == {}

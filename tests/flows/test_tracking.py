@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 
 from components.experiment import ExperimentConfig
 from components.store.artifact import Store
-from components.store.tables import REPORT, SCORES
+from components.store.tables import CURVE, LATENTS, REPORT, SCORES
 from flows import figures, tracking
 from flows.tracking import Tracker, headlines
 
@@ -26,6 +26,16 @@ def runs_of(client: MlflowClient, name: str = tracking.EXPERIMENT) -> list[Run]:
     experiment = client.get_experiment_by_name(name)
     assert experiment is not None
     return list(client.search_runs([experiment.experiment_id], max_results=1000))
+
+
+def measured_steering(report: pl.DataFrame) -> list[dict[str, Any]]:
+    """Means over all concepts that have a value: on a barely trained model none may pass the gate."""
+    of = report.filter(
+        pl.col("name").str.contains(r"^steer\.\w+\.kl_[\d.]+$"),
+        pl.col("value").is_not_null(),
+        pl.col("concept_kind") == "all",
+    )
+    return of.to_dicts()
 
 
 @pytest.fixture
@@ -40,7 +50,8 @@ def test_runs_can_be_sorted_by_headlines_without_opening_one(
 ) -> None:
     report = REPORT.read(Store(config.execution.store).get(**first))
     assert parent.data.metrics.keys() >= {"loss_recovered", "l0", "fvu", "concepts_found", "explanation_detection"}
-    assert {f"steering_{method}" for method in config.steer.methods} <= parent.data.metrics.keys()
+    steered = {f"steering_{row['name'].split('.')[1]}" for row in measured_steering(report)}
+    assert {name for name in parent.data.metrics if name.startswith("steering_")} == steered
     (fvu,) = report.filter(pl.col("name") == "evaluate.fvu")["value"]
     assert parent.data.metrics["fvu"] == pytest.approx(fvu)
     assert not [name for name in parent.data.metrics if name.startswith(("evaluate.", "interpret.", "steer."))]
@@ -52,6 +63,21 @@ def test_runs_can_be_sorted_by_headlines_without_opening_one(
     assert parent.data.tags["dashboard"].endswith(f"/?report={first['key']}")
 
 
+def test_a_shared_view_lists_the_experiments_with_their_headlines_as_columns(parent: Run) -> None:
+    experiment = MlflowClient().get_experiment(parent.info.experiment_id)
+    view = json.loads(experiment.tags[tracking.VIEW])
+    assert {name.split("`")[1] for name in view["selectedColumns"] if name.startswith("metrics")} <= {
+        *tracking.HEADLINES,
+        *parent.data.metrics,
+        "steering_add_direction",
+    }
+    found = MlflowClient().search_runs(
+        [parent.info.experiment_id], view["searchFilter"], order_by=[f"{view['orderByKey']} DESC"]
+    )
+    assert parent.info.run_id in [run.info.run_id for run in found]
+    assert all("mlflow.parentRunId" not in run.data.tags for run in found)
+
+
 def test_every_score_is_on_the_nested_report_run(first: dict[str, str], parent: Run) -> None:
     nested = [run for run in runs_of(MlflowClient()) if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     (report,) = [run for run in nested if run.data.tags["stage"] == "report"]
@@ -59,12 +85,14 @@ def test_every_score_is_on_the_nested_report_run(first: dict[str, str], parent: 
     assert all(run.info.status == "FINISHED" for run in nested)
 
 
-def test_charts_report_and_environment_are_artifacts_that_open_without_a_network(parent: Run, tmp_path: Path) -> None:
+def test_charts_report_and_environment_are_artifacts_that_open_without_a_network(
+    config: ExperimentConfig, first: dict[str, str], parent: Run, tmp_path: Path
+) -> None:
     client = MlflowClient()
     charts = {file.path: file.file_size for file in client.list_artifacts(parent.info.run_id, "charts")}
-    assert set(charts) == {
-        f"charts/{name}.png" for name in ("training", "densities", "concepts_found", "explanations", "steering")
-    }
+    wanted = {f"charts/{name}.png" for name in ("training", "densities", "concepts_found", "explanations")}
+    report = REPORT.read(Store(config.execution.store).get(**first))
+    assert set(charts) == wanted | ({"charts/steering.png"} if measured_steering(report) else set())
     assert all(size > 5000 for size in charts.values())
     assert {file.path for file in client.list_artifacts(parent.info.run_id, "report")} >= {"report/report.md"}
     environment = json.loads(
@@ -158,3 +186,27 @@ def test_nothing_measured_is_no_picture(draw: Any) -> None:
         {"name": name, "reason": "none"} for name in ("evaluate.concepts_found.latent", "interpret.a.b", "steer.a.kl_1")
     ]
     assert draw(SCORES.frame(nothing)) is None
+
+
+def test_pictures_hold_a_mark_for_each_score_that_was_measured() -> None:
+    base = {"low": 0.1, "high": 0.4, "n": 5, "unit_of_replication": "concept", "concept_kind": "all", "baseline": 0.05}
+    steered = [
+        base | {"name": f"steer.{method}.kl_0.1", "value": 0.3} for method in ("add_direction", "random_direction")
+    ]
+    steered.append(
+        base | {"name": "steer.add_direction.kl_0.1.topic.sea", "value": 1.0, "unit_of_replication": "prompt"}
+    )
+    figure = figures.steering(SCORES.frame(steered))
+    assert figure is not None
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
+        "add_direction.kl_0.1",
+        "random_direction.kl_0.1",
+    ]
+    found = [base | {"name": f"evaluate.concepts_found.{unit}", "value": 0.3} for unit in ("latent", "probe")]
+    figure = figures.concepts(SCORES.frame(found))
+    assert figure is not None and len(figure.axes[0].patches) == 2
+    latents = LATENTS.frame([{"latent": n, "split": "test", "density": d} for n, d in enumerate([0, 0.01, 0.011, 1.0])])
+    figure = figures.densities(latents, "test")
+    assert figure is not None and sum(bar.get_height() for bar in figure.axes[0].patches) == 3
+    assert figures.densities(latents.head(1), "test") is None
+    assert figures.training(CURVE.frame([])) is None
