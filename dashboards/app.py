@@ -7,20 +7,23 @@ when a deep link is the first thing a new server sees, so the frame is drawn by 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import streamlit as st
+from polars.exceptions import PolarsError
 
 from components.errors import LatentflowError
-from dashboards import runs, selection
+from dashboards import runs, selection, workflow
 
 # Section -> name of the page (its file and its address) -> title. A comment: Streamlit would print a string.
 PAGES = {
-    "What came out": {"overview": "Overview", "latents": "Latents"},
-    "How well": {"explanations": "Explanations", "steering": "Steering"},
+    "What came out": {"overview": "Overview", "compare": "Compare"},
+    "What it means": {"latents": "Latents", "explanations": "Explanations", "steering": "Steering"},
+    "How it was made": {"training": "Training", "lineage": "Lineage", "runs": "Runs"},
 }
-STYLE = "<style>.stMainBlockContainer {padding-top: 3.2rem}</style>"
+STYLE = "<style>.stMainBlockContainer {padding: 3.2rem 2.6rem 4rem}</style>"
 
 
 def navigation() -> None:
@@ -28,21 +31,52 @@ def navigation() -> None:
     _pages().run()
 
 
-def show(page: Callable[[runs.Experiment], None]) -> None:
-    """Draws one page for the chosen experiment; what goes wrong is a sentence on the page, never a traceback."""
+def show(page: Callable[[runs.Experiment], None], always: Callable[[], None] | None = None) -> None:
+    """Draws one page for the chosen experiment; what goes wrong is a sentence on the page, never a traceback.
+
+    Args:
+        page: draws what belongs to the experiment; left out while there is none.
+        always: draws, above it, what needs no experiment.
+    """
+    _frame(lambda: _with_experiment(page, always))
+
+
+def show_alone(page: Callable[[], None]) -> None:
+    """Draws a page that belongs to no one experiment, in the same frame."""
+    _frame(page)
+
+
+def _with_experiment(page: Callable[[runs.Experiment], None], always: Callable[[], None] | None) -> None:
+    if always:
+        always()
+    selection.pick_experiment()
+    if shown := selection.experiment():
+        page(shown)
+
+
+def _frame(draw: Callable[[], None]) -> None:
     if "navigated" not in st.session_state:
         _pages()
     st.html(STYLE)
     try:
-        selection.pick_experiment()
-        if shown := selection.experiment():
-            page(shown)
+        draw()
+    except PolarsError as error:  # a table of another version: a column is not there, or of another type
+        first = (str(error).splitlines() or [""])[0]
+        st.error(
+            f"A table of this artifact cannot be read as this version expects it ({_plain(first)}). Run the stage again, "
+            "or read the store with the version that wrote it."
+        )
     except (LatentflowError, FileNotFoundError) as error:
-        st.error(str(error).replace("*", r"\*"))
+        st.error(_plain(str(error)))
     st.sidebar.caption(
-        f"[Prefect]({runs.prefect_url()}) runs it · [MLflow]({runs.mlflow_url()}) holds its numbers · "
+        f"[Prefect]({workflow.url()}) runs it · [MLflow]({runs.mlflow_url()}) holds its numbers · "
         "both are up with `make up`"
     )
+
+
+def _plain(sentence: str) -> str:
+    """A sentence of unknown origin as markdown: nothing in it is emphasis, a link or mathematics."""
+    return re.sub(r"([*_\[\]<>$~])", r"\\\1", sentence)
 
 
 def _pages():

@@ -49,7 +49,7 @@ def curve(panel: pl.DataFrame, name: str) -> alt.Chart:
             else alt.Color(
                 "name:N",
                 title=None,
-                legend=alt.Legend(orient="top-right"),
+                legend=alt.Legend(orient="bottom", symbolType="stroke"),
                 scale=alt.Scale(range=[BLUE, ORANGE, GREEN, PURPLE, GREY]),
             ),
             strokeDash=alt.value([1, 0]) if one else alt.StrokeDash("name:N", title=None),
@@ -223,3 +223,141 @@ def _figure(name: str) -> alt.Tooltip:
 def _decades(low: float, high: float) -> list[float]:
     """The powers of ten around an interval: the only lines a logarithmic axis needs."""
     return [10.0**power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
+
+
+SERIES = (BLUE, ORANGE, GREEN, PURPLE, GREY, RED)
+"""Colours of things that have no colour of their own, in order."""
+NAMED = 6
+"""Points beyond which names on a chart would cover one another."""
+
+
+def frontier(points: pl.DataFrame, title: str, percent: bool = False) -> alt.LayerChart | alt.FacetChart:
+    """One measure against L0: a point with both intervals for each run, runs of one architecture joined by a line.
+
+    Args:
+        points: `views.frontier`.
+        title: of the measure, with its unit.
+        percent: whether the measure is a share that reads best as percent.
+    """
+    kinds = sorted(points["architecture"].unique())
+    low, high = points["l0"].min(), points["l0"].max()
+    wide = low is not None and low > 0 and high / low > 8  # type: ignore[operator]
+    colour = alt.Color(
+        "architecture:N",
+        title=None,
+        scale=alt.Scale(domain=kinds, range=list(SERIES)),
+        legend=alt.Legend(orient="top") if len(kinds) > 1 else None,
+    )
+    base = alt.Chart(points).encode(
+        color=colour,
+        tooltip=["run:N", "hook_point:N", _figure("l0"), _figure("value"), _figure("low"), _figure("high"), "n:Q"],
+    )
+    x = alt.X(
+        "l0:Q",
+        title="L0, active latents a token",
+        scale=alt.Scale(type="log", nice=True) if wide else alt.Scale(zero=False, padding=20),
+        axis=alt.Axis(tickCount=5),
+    )
+    y = alt.Y(
+        "value:Q",
+        title=None,
+        scale=alt.Scale(zero=False, padding=10),
+        axis=alt.Axis(tickCount=5, **({"format": "~%"} if percent else {})),
+    )
+    lines = (
+        alt.Chart(points)
+        .mark_line(strokeWidth=1, strokeDash=[3, 3], opacity=0.6)
+        .encode(x=x, y=y, color=colour, detail="hook_point:N")
+    )
+    up = base.mark_rule(strokeWidth=1.5).encode(x=x, y=alt.Y("low:Q"), y2="high:Q")
+    across = base.mark_rule(strokeWidth=1.5).encode(y=y, x=alt.X("l0_low:Q"), x2="l0_high:Q")
+    marks = base.mark_point(filled=True, size=80, opacity=1).encode(
+        x=x, y=y, shape=alt.Shape("architecture:N", title=None, legend=None)
+    )
+    names = alt.Chart(points).mark_text(dy=-12, fontSize=11, color=GREY).encode(x=x, y=y, text=alt.Text("dictionary:N"))
+    return alt.layer(lines, across, up, marks, *([names] if points.height <= NAMED else [])).properties(
+        height=260, title=title
+    )
+
+
+def densities(frame: pl.DataFrame) -> alt.Chart:
+    """How many latents are active on which share of tokens, as steps; trained beside untrained.
+
+    Args:
+        frame: dictionary (whose latents), from, to, latents.
+    """
+    names = frame["dictionary"].unique(maintain_order=True).to_list()
+    return (
+        alt.Chart(frame)
+        .mark_line(interpolate="step-after", strokeWidth=2, point=alt.OverlayMarkDef(size=14))
+        .encode(
+            x=alt.X(
+                "from:Q",
+                title="density, share of tokens on which a latent is active",
+                scale=alt.Scale(type="log"),
+                axis=alt.Axis(format=".0e", values=_decades(float(frame["from"].min()), float(frame["to"].max()))),  # type: ignore[arg-type]
+            ),
+            y=alt.Y("latents:Q", title="latents", axis=alt.Axis(tickCount=5)),
+            color=alt.Color(
+                "dictionary:N",
+                title=None,
+                scale=alt.Scale(domain=names, range=[BLUE, GREY]),
+                legend=alt.Legend(orient="top", symbolType="stroke"),
+            ),
+            strokeDash=alt.StrokeDash(
+                "dictionary:N", title=None, scale=alt.Scale(domain=names, range=[[1, 0], [6, 3]])
+            ),
+            tooltip=[
+                "dictionary:N",
+                alt.Tooltip("from:Q", format=".2e"),
+                alt.Tooltip("to:Q", format=".2e"),
+                "latents:Q",
+            ],
+        )
+        .properties(height=280)
+    )
+
+
+def budgets(frame: pl.DataFrame, title: str) -> alt.LayerChart | alt.FacetChart:
+    """One measure of steering over KL budgets, a line with intervals for each method.
+
+    Args:
+        frame: `views.budgets`, of one measure and one kind of concept.
+        title: of the measure, with its unit.
+    """
+    methods = sorted(frame["method"].unique())
+    several = frame["budget"].n_unique() > 1
+    colour = alt.Color(
+        "method:N",
+        title=None,
+        scale=alt.Scale(domain=methods, range=list(SERIES)),
+        legend=alt.Legend(orient="bottom", labelLimit=160, columns=2),
+    )
+    base = alt.Chart(frame).encode(
+        color=colour,
+        tooltip=[
+            *("method:N", "budget:Q", _figure("value"), _figure("low"), _figure("high")),
+            *("n:Q", "n_failed:Q", _figure("baseline"), "baseline_name:N"),
+        ],
+    )
+    values = frame["budget"].unique().sort().to_list()
+    x = (
+        alt.X(
+            "budget:Q",
+            title="KL budget, nats a token",
+            scale=alt.Scale(type="log", padding=12),
+            axis=alt.Axis(values=values, format="~g"),
+        )
+        if several
+        else alt.X("budget:N", title="KL budget, nats a token", axis=alt.Axis(labelAngle=0))
+    )
+    y = alt.Y("value:Q", title=None, axis=alt.Axis(tickCount=5))
+    offset = {} if several else {"xOffset": alt.XOffset("method:N", sort=methods)}
+    rules = base.mark_rule(strokeWidth=1.5).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", **offset)
+    points = base.mark_point(filled=True, size=70, opacity=1).encode(
+        x=x, y=y, shape=alt.Shape("method:N", title=None, scale=alt.Scale(domain=methods)), **offset
+    )
+    layers = [rules, points]
+    if several:
+        layers.insert(0, base.mark_line(strokeWidth=1.5).encode(x=x, y=y))
+    return alt.layer(*layers).properties(height=300, title=title)

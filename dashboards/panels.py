@@ -5,11 +5,35 @@ from __future__ import annotations
 import polars as pl
 import streamlit as st
 
+from components.errors import ServiceError
 from components.store.report import KINDS
-from dashboards import charts, views
+from dashboards import charts, views, workflow
 
 TALL = 10
 """Concepts beyond which a chart by concept scrolls."""
+
+
+@st.fragment(run_every=5)
+def running() -> None:
+    """What Prefect runs at this moment, asked for again every five seconds."""
+    try:
+        now = workflow.unfinished()
+    except ServiceError as error:
+        st.caption(f"What is running now is not known: {error}.")
+        return
+    if not now:
+        st.caption("Nothing is running now. [Start a run](runs)")
+        return
+    lines = []
+    for run in now[:5]:
+        moving = workflow.progress(run.id) if run.state == "RUNNING" else None
+        share = f" · {moving[0]:.0f}%" if moving else ""
+        name = "".join(letter for letter in run.name if letter.isalnum() or letter in " -.,=")
+        lines.append(
+            f"**{run.state_name}** · {name} · {run.flow}{share} · {views.readable_seconds(run.seconds)} · "
+            f"[follow](runs?run={run.id})"
+        )
+    st.info("  \n".join(lines) + (f"  \nand {len(now) - 5} more" if len(now) > 5 else ""))
 
 
 def steering_by_concept(report: pl.DataFrame) -> pl.DataFrame:

@@ -1,8 +1,7 @@
 """Which experiments and artifacts exist, and which MLflow run belongs to them: the only file that reads MLflow.
 
 An experiment is one `report` artifact; its manifest leads to every artifact it rests on. Addresses come from the
-environment: LATENTFLOW_STORE, MLFLOW_TRACKING_URI, LATENTFLOW_MLFLOW_URL, LATENTFLOW_PREFECT_URL. Whatever is read is
-remembered by artifact key: an artifact never changes, so neither does what was read from it.
+environment: LATENTFLOW_STORE, MLFLOW_TRACKING_URI, LATENTFLOW_MLFLOW_URL. Whatever is read is remembered by artifact key: an artifact never changes, so neither does what was read from it.
 """
 
 from __future__ import annotations
@@ -17,8 +16,10 @@ from typing import Any
 import polars as pl
 import streamlit as st
 
+from components.errors import StoreError
 from components.store.artifact import Artifact, Store
-from components.store.tables import CONTEXTS, GENERATIONS, TABLES, Table
+from components.store.tables import TABLES, Table
+from dashboards import workflow
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,21 @@ class Experiment:
         return self.report.key
 
     @property
+    def control(self) -> Artifact | None:
+        """The codes of the untrained dictionary of equal size; None where the experiment made none."""
+        evaluate = self.artifacts.get("evaluate")
+        given = (evaluate.manifest["inputs"] if evaluate else {}).get(UNTRAINED)
+        found = {(artifact.stage, artifact.key): artifact for artifact in self.closure}
+        return found.get((given["stage"], given["key"])) if given else None
+
+    @property
+    def label(self) -> str:
+        """Which dictionary and which report, short enough for a column or a legend."""
+        return (
+            f"{self.artifacts['train'].facts['name'] if 'train' in self.artifacts else 'experiment'} · {self.key[:6]}"
+        )
+
+    @property
     def title(self) -> str:
         """Which dictionary, when, where in the model, which key."""
         facts = self.artifacts["train"].facts if "train" in self.artifacts else {}
@@ -67,11 +83,6 @@ def mlflow_url() -> str:
     return os.environ.get("LATENTFLOW_MLFLOW_URL") or "http://127.0.0.1:5001"
 
 
-def prefect_url() -> str:
-    """Where a browser finds Prefect."""
-    return os.environ.get("LATENTFLOW_PREFECT_URL") or "http://127.0.0.1:4200"
-
-
 def experiments() -> list[Experiment]:
     """Every experiment with a report, newest first."""
     return _experiments(str(store().root))
@@ -87,14 +98,27 @@ def table(wanted: Table, artifact: Artifact) -> pl.DataFrame:
     return _table(str(artifact.folder.parent.parent), artifact.stage, artifact.key, wanted.name)
 
 
-def contexts_of(artifact: Artifact, latent: int) -> pl.DataFrame:
-    """The windows of text of one latent, read without loading the others'."""
-    return _rows(str(artifact.folder.parent.parent), artifact.stage, artifact.key, CONTEXTS.name, "latent", latent)
+def scan(wanted: Table, artifact: Artifact) -> pl.LazyFrame:
+    """One table of one artifact, lazily, for what needs few columns or rows of a large one.
+
+    Raises:
+        MissingArtifactError: the artifact, or the file in it, is gone.
+        DamagedArtifactError: its bytes differ from the manifest.
+    """
+    return _scan(str(artifact.folder.parent.parent), artifact.stage, artifact.key, wanted.name)
 
 
-def generations_of(artifact: Artifact, concept: str) -> pl.DataFrame:
-    """Every continuation judged for one concept."""
-    return _rows(str(artifact.folder.parent.parent), artifact.stage, artifact.key, GENERATIONS.name, "concept", concept)
+def rows(wanted: Table, artifact: Artifact, **where: Any) -> pl.DataFrame:
+    """The rows of a table whose columns have these values, read without loading the others."""
+    given = tuple(sorted(where.items()))
+    return _rows(str(artifact.folder.parent.parent), artifact.stage, artifact.key, wanted.name, given)
+
+
+def distinct(wanted: Table, artifact: Artifact, column: str) -> list[Any]:
+    """The values of one column, sorted; [] where the artifact does not hold the table."""
+    if wanted.file not in artifact.files:
+        return []
+    return _distinct(str(artifact.folder.parent.parent), artifact.stage, artifact.key, wanted.name, column)
 
 
 def tracked(report_key: str) -> dict[str, str]:
@@ -103,9 +127,11 @@ def tracked(report_key: str) -> dict[str, str]:
     run = _mlflow_run(uri, report_key)
     links = {}
     if run:
-        links["MLflow"] = f"{mlflow_url()}/#/experiments/{run['experiment_id']}/runs/{run['run_id']}"
+        place = f"{mlflow_url()}/#/experiments/{run['experiment_id']}/runs"
+        links["MLflow"] = f"{place}/{run['run_id']}"
+        links["MLflow, beside all other runs"] = f"{place}?viewStateShareKey=headlines"
         if run["flow_run_id"]:
-            links["Prefect"] = f"{prefect_url()}/runs/flow-run/{run['flow_run_id']}"
+            links["Prefect"] = f"{workflow.url()}/runs/flow-run/{run['flow_run_id']}"
     return links
 
 
@@ -144,12 +170,31 @@ def _experiment(shown: Store, report: Artifact) -> Experiment:
 
 @st.cache_resource(max_entries=64, show_spinner="Reading the table …")
 def _table(root: str, stage: str, key: str, name: str) -> pl.DataFrame:
-    return TABLES[name].read(Store(root).get(stage, key))
+    return _scan(root, stage, key, name).collect()
+
+
+def _scan(root: str, stage: str, key: str, name: str) -> pl.LazyFrame:
+    """The table, when it has every column that this version knows of."""
+    frame = TABLES[name].scan(Store(root).get(stage, key))
+    absent = [column for column in TABLES[name].columns if column not in frame.collect_schema().names()]
+    if absent:
+        raise StoreError(
+            f"the table {name} of {stage}/{key} cannot be read as this version expects it: it has no column "
+            f"{', '.join(absent[:3])}; run the stage again, or read the store with the version that wrote it"
+        )
+    return frame
 
 
 @st.cache_resource(max_entries=256, show_spinner=False)
-def _rows(root: str, stage: str, key: str, name: str, column: str, value: Any) -> pl.DataFrame:
-    return TABLES[name].scan(Store(root).get(stage, key)).filter(pl.col(column) == value).collect()
+def _rows(root: str, stage: str, key: str, name: str, where: tuple[tuple[str, Any], ...]) -> pl.DataFrame:
+    found = _scan(root, stage, key, name)
+    return found.filter(*(pl.col(column) == value for column, value in where)).collect()
+
+
+@st.cache_data(max_entries=256, show_spinner=False)
+def _distinct(root: str, stage: str, key: str, name: str, column: str) -> list[Any]:
+    found = _scan(root, stage, key, name).select(pl.col(column).drop_nulls().unique().sort())
+    return found.collect().to_series().to_list()
 
 
 @st.cache_data(ttl=30, max_entries=64, show_spinner=False)

@@ -34,6 +34,13 @@ SILENT = {
     "same_token": "Silent · holds the token it fires on most, and yet never active inside",
     None: "Silent · verified never active inside",
 }
+SCORE_COLUMNS = (
+    dict.fromkeys(
+        ("measure", "concepts", "value", "95% interval", "unit", "better", "baseline", "baseline is"), pl.String
+    )
+    | {"n": pl.Int64, "of": pl.String, "failed": pl.Int64, "seeds": pl.Int32}
+    | dict.fromkeys(("split", "note", "dictionary", "hook point", "name", "artifact"), pl.String)
+)
 CONCEPT_ROW = r"^steer\.(\w+)\.kl_(\d+(?:\.\d+)?)\.(.+)$"
 
 
@@ -72,7 +79,7 @@ def scores(report: pl.DataFrame, everything: bool = False) -> pl.DataFrame:
                 "artifact": f"{row['stage']}/{row['artifact']}",
             }
         )
-    return pl.DataFrame(rows, infer_schema_length=None)
+    return pl.DataFrame(rows, schema=SCORE_COLUMNS)
 
 
 def headlines(report: pl.DataFrame) -> list[dict[str, Any]]:
@@ -146,60 +153,127 @@ def _is_concept_row() -> pl.Expr:
 
 
 def latent_list(
-    latents: pl.DataFrame,
-    explanations: pl.DataFrame | None = None,
-    explanation_scores: pl.DataFrame | None = None,
-    concepts_found: pl.DataFrame | None = None,
+    latents: pl.DataFrame | pl.LazyFrame,
+    explanations: pl.DataFrame | pl.LazyFrame | None = None,
+    explanation_scores: pl.DataFrame | pl.LazyFrame | None = None,
+    concepts_found: pl.DataFrame | pl.LazyFrame | None = None,
     *,
     split: str,
     explainer: str | None = None,
     scorer: str | None = None,
 ) -> pl.DataFrame:
-    """One row for each latent: statistics, what is said of it, how well, and the concepts it is the best latent for."""
-    frame = latents.filter(pl.col("split") == split).select(
-        "latent",
-        "density",
-        "maximum",
-        "mean_active",
-        pl.col("promoted").list.head(4).list.eval(VISIBLE),
-    )
+    """One row for each latent: statistics, what is said of it, how well, and the concepts it is the best latent for.
+
+    Frames may be lazy scans: only what the list shows is read. Promoted tokens stay as the tokenizer has them; the rows
+    that are drawn get them from `readable`.
+    """
+    columns = ("latent", "density", "maximum", "mean_active", pl.col("promoted").list.head(4))
+    frame = latents.lazy().filter(pl.col("split") == split).select(*columns)
     if explanations is not None:
-        said = explanations.filter(pl.col("explainer") == explainer).select("latent", "explanation")
+        said = explanations.lazy().filter(pl.col("explainer") == explainer).select("latent", "explanation")
         frame = frame.join(said, on="latent", how="left")
     else:
         frame = frame.with_columns(pl.lit(None, dtype=pl.String).alias("explanation"))
     if explanation_scores is not None:
-        of = explanation_scores.filter(pl.col("explainer") == explainer, pl.col("scorer") == scorer)
+        of = explanation_scores.lazy().filter(pl.col("explainer") == explainer, pl.col("scorer") == scorer)
         frame = frame.join(of.group_by("latent").agg(pl.col("value").mean().alias("score")), on="latent", how="left")
     else:
         frame = frame.with_columns(pl.lit(None, dtype=pl.Float64).alias("score"))
     if concepts_found is not None:
-        best = concepts_found.filter(pl.col("unit_kind") == "latent", pl.col("gate")).sort("ap", descending=True)
-        best = best.group_by(pl.col("unit").alias("latent"), maintain_order=True).agg(pl.col("concept"))
-        frame = frame.join(best.with_columns(pl.col("concept").list.join(", ")), on="latent", how="left")
+        best = concepts_found.lazy().filter(pl.col("unit_kind") == "latent", pl.col("gate"))
+        best = best.sort("ap", "concept", descending=[True, False]).group_by(
+            pl.col("unit").alias("latent"), maintain_order=True
+        )
+        concepts = best.agg(pl.col("concept")).with_columns(pl.col("concept").list.join(", "))
+        frame = frame.join(concepts, on="latent", how="left")
     else:
         frame = frame.with_columns(pl.lit(None, dtype=pl.String).alias("concept"))
-    words = [pl.col("explanation"), pl.col("concept"), pl.col("promoted").list.join(" ")]
-    return frame.with_columns(pl.concat_str(words, separator="\n", ignore_nulls=True).str.to_lowercase().alias("words"))
+    words = pl.concat_str(["explanation", "concept"], separator="\n", ignore_nulls=True)
+    return frame.with_columns(words.str.to_lowercase().alias("words")).collect()
+
+
+def readable(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows of a list with its tokens as a reader sees them, and a dash where nothing is said."""
+    return rows.with_columns(pl.col("promoted").list.eval(VISIBLE), pl.col("explanation", "concept").fill_null(NOTHING))
+
+
+def promoted_tokens(latents: pl.DataFrame | pl.LazyFrame, split: str) -> pl.DataFrame:
+    """Of each latent the tokens whose logits it raises most, as `narrowed` searches them: latent, tokens."""
+    shown = pl.col("promoted").list.eval(VISIBLE)
+    of = latents.lazy().filter(pl.col("split") == split, pl.col("promoted").is_not_null())
+    return of.select("latent", _sought(shown).alias("tokens")).collect()
+
+
+def peak_tokens(contexts: pl.DataFrame | pl.LazyFrame) -> pl.DataFrame:
+    """Of each latent the tokens on which its strongest windows peak, as `narrowed` searches them: latent, tokens."""
+    strongest = contexts.lazy().filter(pl.col("role") == "top")
+    peak = pl.col("tokens").list.get(pl.col("activations").list.arg_max(), null_on_oob=True)
+    return (
+        strongest.select("latent", peak.alias("token"))
+        .unique()
+        .group_by("latent")
+        .agg(pl.col("token").drop_nulls())
+        .select("latent", _sought(pl.col("token").list.eval(VISIBLE)).alias("tokens"))
+        .collect()
+    )
+
+
+def _sought(tokens: pl.Expr) -> pl.Expr:
+    """A list of tokens as one text in which a whole token is found as the token between two line breaks."""
+    return "\n" + tokens.list.join("\n").str.to_lowercase() + "\n"
 
 
 def narrowed(
     frame: pl.DataFrame,
     *,
     text: str = "",
+    token: str = "",
+    index: pl.DataFrame | None = None,
     density: tuple[float, float] | None = None,
     minimum: float = 0.0,
     sort: str = "density",
     descending: bool = True,
 ) -> pl.DataFrame:
-    """The latents whose words contain every word of `text`, inside a range of density, with at least that maximum."""
+    """The latents whose words contain every word of `text`, inside a range of density, with at least that maximum.
+
+    Args:
+        frame: `latent_list`.
+        text: words of the explanation or of a concept.
+        token: a whole token of the index.
+        index: `promoted_tokens`, `peak_tokens`, or both; wanted where a token is.
+        density: lowest and highest share of tokens, both included.
+        minimum: of the largest activation.
+        sort: a column of the list; absent values come last in either direction.
+        descending: the largest first.
+    """
+    found = frame.lazy()
     for word in text.lower().split():
-        frame = frame.filter(pl.col("words").str.contains(word, literal=True))
+        found = found.filter(pl.col("words").str.contains(word, literal=True))
+    if wanted := token.strip().lower():
+        assert index is not None
+        holds = index.filter(pl.col("tokens").str.contains(f"\n{wanted}\n", literal=True))
+        found = found.filter(pl.col("latent").is_in(holds["latent"].unique().implode()))
     if density:
-        frame = frame.filter(pl.col("density").is_between(*density))
+        found = found.filter(pl.col("density").is_between(*density))
     if minimum > 0:
-        frame = frame.filter(pl.col("maximum") >= minimum)
-    return frame.sort(sort, "latent", descending=[descending, False], nulls_last=True)
+        found = found.filter(pl.col("maximum") >= minimum)
+    return found.sort(sort, "latent", descending=[descending, False], nulls_last=True).collect()
+
+
+def page_of(frame: pl.DataFrame, number: int, rows: int = 100) -> pl.DataFrame:
+    """One page of a frame, counted from 1, from the end when negative."""
+    start = (number - 1) * rows if number > 0 else max(0, -(-frame.height // rows) + number) * rows
+    return frame.slice(start, rows)
+
+
+def neighbours(near: pl.DataFrame, listing: pl.DataFrame) -> pl.DataFrame:
+    """The nearest latents of one with what is known of them: latent, cosine, explanation, density, promoted."""
+    known = listing.select(pl.col("latent").alias("neighbour"), "explanation", "concept", "density", "promoted")
+    return (
+        near.sort("rank")
+        .join(known, on="neighbour", how="left", maintain_order="left")
+        .select(pl.col("neighbour").alias("latent"), "cosine", "explanation", "concept", "density", "promoted")
+    )
 
 
 def intervals(contexts: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
@@ -367,3 +441,241 @@ def explained(explanations: pl.DataFrame, explanation_scores: pl.DataFrame, scor
         control = means.filter(pl.col("role") == name).group_by("latent").agg(pl.col("value").mean().alias(name))
         frame = frame.join(control, on="latent", how="left")
     return frame.select("latent", "explanation", "score", "low", "high", "floor", "ceiling", "explainer", "reason")
+
+
+def compared(reports: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    """The scores of several experiments in one long frame, `run` (its label) in front; single concepts left out."""
+    frames = [
+        headline(report).filter(~_is_concept_row().fill_null(False)).select(pl.lit(run).alias("run"), pl.all())
+        for run, report in reports.items()
+    ]
+    return pl.concat(frames) if frames else pl.DataFrame(schema={"run": pl.String, **REPORT.schema})
+
+
+def side_by_run(scores: pl.DataFrame) -> pl.DataFrame:
+    """One row for each measure, one column for each run: value and 95% interval as text, a dash where not measured."""
+    rows: dict[tuple[str, str | None], dict[str, str]] = {}
+    for row in scores.iter_rows(named=True):
+        known = measure(row["name"])
+        label = known.label + (f", {known.unit}" if known.unit else "")
+        value, interval = estimate(row["value"], row["low"], row["high"])
+        cells = rows.setdefault((row["name"], row["concept_kind"]), {"measure": label})
+        cells["concepts"] = row["concept_kind"] or NOTHING
+        cells["better"] = row["better"] or NOTHING
+        cells[row["run"]] = value if NOTHING in (value, interval) else f"{value} ({interval})"
+    labels = scores["run"].unique(maintain_order=True).to_list()
+    columns = ("measure", "concepts", "better", *labels)
+    return pl.DataFrame(
+        [{name: cells.get(name, NOTHING) for name in columns} for cells in rows.values()],
+        schema={name: pl.String for name in columns},
+    )
+
+
+def run_list(scores: pl.DataFrame) -> pl.DataFrame:
+    """One row for each run and the headline measures as numbers, so that a click on a column sorts the runs."""
+    rows: dict[str, dict[str, Any]] = {}
+    for run in scores["run"].unique(maintain_order=True).to_list():
+        rows[run] = {"run": run}
+        for row in headlines(scores.filter(pl.col("run") == run).drop("run")):
+            rows[run][row["measure"].label] = row["value"]
+    return pl.DataFrame(list(rows.values()), infer_schema_length=None)
+
+
+def frontier(scores: pl.DataFrame, name: str, concept_kind: str | None = None) -> pl.DataFrame:
+    """One measure against L0, with both intervals, for every run that measured both.
+
+    Returns:
+        run, dictionary, architecture, hook_point, l0, l0_low, l0_high, value, low, high, n; sorted by L0.
+    """
+    key = ["run", "dictionary", "hook_point", "split"]
+    l0 = scores.filter(pl.col("name") == "evaluate.l0", pl.col("value").is_not_null()).select(
+        *key, pl.col("value").alias("l0"), pl.col("low").alias("l0_low"), pl.col("high").alias("l0_high")
+    )
+    kind = pl.col("concept_kind").eq_missing(pl.lit(concept_kind, dtype=pl.String))
+    return (
+        scores.filter(pl.col("name") == name, kind, pl.col("value").is_not_null())
+        .select(*key, "value", "low", "high", "n")
+        .join(l0, on=key, nulls_equal=True)
+        .with_columns(pl.col("dictionary").fill_null("").str.split("-").list.first().alias("architecture"))
+        .sort("l0", "run")
+    )
+
+
+def differences(configs: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> pl.DataFrame:
+    """The parameters that are not the same in every run: parameter, then a column for each run.
+
+    Args:
+        configs: run -> stage -> config.
+    """
+    frames = [parameters(stages).rename({"value": run}) for run, stages in configs.items()]
+    if not frames:
+        return pl.DataFrame(schema={"parameter": pl.String})
+    wide = frames[0]
+    for frame in frames[1:]:
+        wide = wide.join(frame, on="parameter", how="full", coalesce=True)
+    wide = wide.with_columns(pl.exclude("parameter").fill_null(NOTHING))
+    differ = pl.concat_list(pl.exclude("parameter")).list.n_unique() > 1
+    return wide.filter(differ).sort("parameter")
+
+
+def densities(latents: pl.DataFrame | pl.LazyFrame, split: str, per_decade: int = 5) -> pl.DataFrame:
+    """How many latents are active on which share of tokens, in logarithmic bins; dead latents are in none of them.
+
+    Returns:
+        from, to (shares of tokens), latents.
+    """
+    alive = latents.lazy().filter(pl.col("split") == split, pl.col("density") > 0)
+    place = (pl.col("density").log10() * per_decade).floor().cast(pl.Int32)
+    counts = alive.group_by(place.alias("bin")).len("latents").sort("bin").collect()
+    edge = pl.col("bin").cast(pl.Float64) / per_decade
+    return counts.select(
+        pl.lit(10.0).pow(edge).alias("from"), pl.lit(10.0).pow(edge + 1 / per_decade).alias("to"), "latents"
+    )
+
+
+def dead(facts: Mapping[str, Any]) -> pl.DataFrame:
+    """Dead latents split by split, from the facts of an encode artifact: split, tokens, dead, share, L0."""
+    d_sae, rows = facts.get("d_sae") or 0, facts.get("rows") or {}
+    counted = facts.get("dead_latents") or {}
+    return pl.DataFrame(
+        [
+            {
+                "split": split,
+                "tokens": n,
+                "dead latents": counted.get(split),
+                "share": counted[split] / d_sae if d_sae and split in counted else None,
+                "L0": (facts.get("l0") or {}).get(split),
+            }
+            for split, n in rows.items()
+        ],
+        schema={
+            "split": pl.String,
+            "tokens": pl.Int64,
+            "dead latents": pl.Int64,
+            "share": pl.Float64,
+            "L0": pl.Float64,
+        },
+    )
+
+
+def budgets(report: pl.DataFrame) -> pl.DataFrame:
+    """Steering over KL budgets, means over concepts: method, budget, concept_kind, what, value, low, high, n, n_failed.
+
+    `what` is uplift, fluency or share above random; the baseline beside uplift is the largest random direction.
+    """
+    name = pl.col("name").str.extract_groups(r"^steer\.(\w+)\.kl_(\d+(?:\.\d+)?)(?:\.(fluency|share_above_random))?$")
+    return (
+        report.filter(pl.col("unit_of_replication").fill_null("") != "prompt", pl.col("value").is_not_null())
+        .select(
+            name.struct[0].alias("method"),
+            name.struct[1].cast(pl.Float64).alias("budget"),
+            pl.col("concept_kind").fill_null("all"),
+            name.struct[2].replace("", None).fill_null("uplift").alias("what"),
+            *("value", "low", "high", "n", "n_failed", "baseline", "baseline_name"),
+        )
+        .filter(pl.col("method").is_not_null())
+        .sort("what", "method", "budget")
+    )
+
+
+def trail(manifests: Sequence[Mapping[str, Any]], stage: str, key: str) -> set[tuple[str, str]]:
+    """Everything an artifact rests on, itself included: (stage, key), whether or not it is in the store."""
+    known = {(manifest["stage"], manifest["key"]): manifest for manifest in manifests}
+    found, waiting = set(), [(stage, key)]
+    while waiting:
+        place = waiting.pop()
+        if place in found:
+            continue
+        found.add(place)
+        if place in known:
+            waiting += [(given["stage"], given["key"]) for given in known[place]["inputs"].values()]
+    return found
+
+
+def graph(
+    manifests: Sequence[Mapping[str, Any]], chosen: tuple[str, str], address: str, dark: bool, untrained: set[str]
+) -> str:
+    """The artifacts behind a report as a graph in the DOT language, what the chosen one rests on drawn strongly.
+
+    Args:
+        manifests: of every artifact.
+        chosen: (stage, key).
+        address: of a node's page; `{stage}/{key}` is put behind it.
+        dark: whether the page's theme is dark.
+        untrained: keys of the control's artifacts.
+    """
+    text, faint, fill, edge = (
+        ("#fafafa", "#8a8f98", "#17456b", "#c8ccd2") if dark else ("#1a1c20", "#8a8f98", "#cfe5f5", "#3b3f45")
+    )
+    strong = trail(manifests, *chosen)
+    known = {(manifest["stage"], manifest["key"]): manifest for manifest in manifests}
+    outside = {
+        (given["stage"], given["key"])
+        for manifest in manifests
+        for given in manifest["inputs"].values()
+        if (given["stage"], given["key"]) not in known
+    }
+    lines = [
+        "digraph { rankdir=LR; bgcolor=transparent; nodesep=0.18; ranksep=0.35;",
+        'node [shape=box, style="rounded,filled", fontname="sans-serif", fontsize=11, margin="0.14,0.07"];',
+        "edge [arrowsize=0.6];",
+    ]
+    for (stage, key), manifest in known.items():
+        made = manifest["made"]
+        size = sum(file["bytes"] for file in manifest["files"].values())
+        on = (stage, key) in strong
+        what = f"{stage} (untrained)" if key in untrained else stage
+        label = f"{what}\\n{key[:8]}\\n{readable_seconds(made['seconds'])}, {readable_bytes(size)}"
+        colour, words = (edge, text) if on else (faint, faint)
+        width = 2.4 if (stage, key) == chosen else 1.2 if on else 0.7
+        lines.append(
+            f'"{stage}/{key}" [label="{label}", color="{colour}", fontcolor="{words}", penwidth={width}, '
+            f'fillcolor="{fill if (stage, key) == chosen else "transparent"}", tooltip="{stage}/{key}", '
+            f'URL="{address}{stage}/{key}", target="_self"];'
+        )
+    for stage, key in sorted(outside):
+        note = "given, not made here" if stage == "model" else "not in this store"
+        lines.append(
+            f'"{stage}/{key}" [label="{stage}\\n{key[:8]}\\n{note}", style="rounded,dashed", color="{faint}", '
+            f'fontcolor="{text if (stage, key) in strong else faint}", tooltip="{stage}/{key}"];'
+        )
+    for (stage, key), manifest in known.items():
+        for given in {(each["stage"], each["key"]) for each in manifest["inputs"].values()}:
+            on = (stage, key) in strong and given in strong
+            lines.append(
+                f'"{given[0]}/{given[1]}" -> "{stage}/{key}" [color="{edge if on else faint}", '
+                f"penwidth={1.4 if on else 0.5}];"
+            )
+    return "\n".join([*lines, "}"])
+
+
+def files(manifest: Mapping[str, Any]) -> pl.DataFrame:
+    """The files of an artifact: file, bytes, digest (blake2b as the manifest has it)."""
+    rows = [
+        {"file": name, "MB": file["bytes"] / 1e6, "digest": file["digest"]} for name, file in manifest["files"].items()
+    ]
+    return pl.DataFrame(rows, schema={"file": pl.String, "MB": pl.Float64, "digest": pl.String})
+
+
+def flat(facts: Mapping[str, Any]) -> pl.DataFrame:
+    """Nested facts under dotted names: fact, value."""
+    return parameters({"": facts}).select(pl.col("parameter").str.strip_prefix(".").alias("fact"), pl.col("value"))
+
+
+def readable_bytes(n: float) -> str:
+    """A size with its unit: "4.1 MB"."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000 or unit == "GB":
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1000
+    raise AssertionError
+
+
+def readable_seconds(seconds: float) -> str:
+    """A duration with its unit: "0.4 s", "2 min 5 s", "3 h 12 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"

@@ -1,6 +1,7 @@
 """The only file that writes MLflow: a parent run for an experiment, a nested run for each stage, the registry.
 
-MLflow gets parameters under their dotted names, metrics in batches, the artifact key and the parents' keys. Curves are
+MLflow gets parameters under their dotted names, metrics in batches, the artifact key and the parents' keys. The parent
+run holds the few scores by which runs are compared, under short names, the charts and the report. Curves are
 thinned (the full series is the parquet file in the store). A dictionary is logged without pickle: models-from-code
 beside safetensors and JSON.
 """
@@ -8,10 +9,14 @@ beside safetensors and JSON.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 import logging
 import math
+import os
+import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +25,14 @@ import polars as pl
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from components.config import flatten
 from components.errors import ConfigError, UnknownNameError
 from components.experiment import ExperimentConfig
 from components.registry import nearest
-from components.store.artifact import Artifact, git_commit
-from components.store.tables import CURVE, REPORT, SCORES
+from components.store.artifact import Artifact, git_commit, versions
+from components.store.tables import CURVE, LATENTS, REPORT, SCORES
 from flows import environment
 
 log = logging.getLogger(__name__)
@@ -34,73 +40,175 @@ log = logging.getLogger(__name__)
 EXPERIMENT = "latentflow"
 POINTS = 200
 BATCH = 1000
-ADDRESSES = ("model.path",)
+SECONDS_BETWEEN_SAMPLES = 5
+HEADLINES = {
+    "loss_recovered": "evaluate.loss_recovered.mean_ablation",
+    "l0": "evaluate.l0",
+    "fvu": "evaluate.fvu",
+    "cross_entropy_rise": "evaluate.cross_entropy_rise",
+    "dead_share": "evaluate.dead_share",
+    "concepts_found": "evaluate.concepts_found.latent",
+    "concepts_found_neuron": "evaluate.concepts_found.neuron",
+    "concepts_found_untrained": "evaluate.concepts_found.untrained",
+}
+"""What a parent run's metrics are called: short, and the same for ever, so that old and new runs sort together."""
+VIEW = "mlflow.sharedViewState.headlines"
+"""MLflow's tag for a shared view of the list of runs; its address ends in `?viewStateShareKey=headlines`."""
+COLUMNS = ("loss_recovered", "l0", "fvu", "concepts_found", "explanation_detection", "steering_add_direction")
+"""The headlines that the shared view has as columns."""
+ABOUT = (
+    "Each parent run is one experiment, its stages are nested below it. The parent holds the headline scores under short "
+    "names (loss_recovered, l0, fvu, concepts_found, explanation_detection, steering_add_direction, ...): add them as "
+    "columns and sort. Every score with its dotted name is on the nested runs, and with interval, n and baseline in "
+    "report/ of the parent."
+)
 
 
 class Tracker:
-    """One experiment's runs in MLflow. A tracking server that does not answer costs the numbers, never the run."""
+    """One experiment's runs in MLflow.
+
+    A tracking server that does not answer costs nothing: what could not be recorded waits, and is recorded at the next
+    stage or at the end; only a server that is still away then costs the numbers, and the artifacts hold everything.
+    """
 
     def __init__(self, config: ExperimentConfig) -> None:
         self.config = config
         self.client = MlflowClient()
         self.parent: str | None = None
         self.experiment: str | None = None
+        self._waiting: list[_Record] = []
+        self._monitor: Any = None
+        self._started = int(time.time() * 1000)
 
     def open(self) -> None:
-        """Starts the parent run with every parameter."""
+        """Starts the parent run with every parameter, and the sampling of system metrics."""
         with _forgiving("start the run"):
-            self.experiment = _experiment(self.client)
-            tags = {"mlflow.runName": self.config.name, "git_commit": git_commit() or "unknown", **_prefect_tags()}
-            run = self.client.create_run(self.experiment, tags=tags, run_name=self.config.name)
-            self.parent = run.info.run_id
-            parameters = [Param(name, str(value)[:6000]) for name, value in flatten(self.config).items()]
-            for start in range(0, len(parameters), 100):
-                self.client.log_batch(self.parent, params=parameters[start : start + 100])
+            self._open()
 
     def close(self, failed: bool) -> None:
-        """Ends the parent run."""
+        """Ends the parent run, after what was still waiting."""
+        self._record_waiting()
+        if self._monitor:
+            with _forgiving("record the last system metrics"):
+                self._monitor.finish()
         if self.parent:
             with _forgiving("end the run"):
                 self.client.set_terminated(self.parent, "FAILED" if failed else "FINISHED")
 
     def stage(self, label: str, artifact: Artifact, hit: bool, seconds: float) -> None:
-        """A nested run for one stage: its facts and scores, its curve, its key and its parents' keys."""
-        if self.parent is None:
+        """A nested run for one stage: its facts and scores, its curve, its chart, its key and its parents' keys."""
+        now = int(time.time() * 1000)
+        self._waiting.append(_Record(label, artifact, hit, seconds, ended=now))
+        self._record_waiting()
+
+    def _record_waiting(self) -> None:
+        while self._waiting:
+            with _forgiving(f"record {self._waiting[0].label}"):
+                if self.parent is None:
+                    self._open()
+                self._record(self._waiting[0])
+                self._waiting.pop(0)
+                continue
             return
-        with _forgiving(f"record {label}"):
+
+    def _open(self) -> None:
+        self.experiment = _experiment(self.client)
+        commit = git_commit() or "unknown"
+        tags = {
+            "mlflow.runName": self.config.name,
+            "mlflow.source.type": "LOCAL",
+            "mlflow.source.name": "latentflow",
+            "mlflow.source.git.commit": commit.removesuffix("+"),
+            "git_commit": commit,
+            **_prefect_tags(),
+        }
+        run = self.client.create_run(self.experiment, self._started, tags=tags, run_name=self.config.name)
+        parameters = [Param(name, str(value)[:6000]) for name, value in flatten(self.config).items()]
+        for start in range(0, len(parameters), 100):
+            self.client.log_batch(run.info.run_id, params=parameters[start : start + 100])
+        self.client.log_dict(run.info.run_id, _environment(), "environment.json")
+        self.parent = run.info.run_id
+        self._monitor = SystemMetricsMonitor(self.parent, sampling_interval=SECONDS_BETWEEN_SAMPLES)
+        self._monitor.start()
+
+    def _record(self, record: _Record) -> None:
+        assert self.parent is not None
+        label, artifact = record.label, record.artifact
+        if record.run is None:
             parents = {f"input.{role}": given["key"] for role, given in artifact.manifest["inputs"].items()}
             tags = {
                 "mlflow.parentRunId": self.parent,
                 "stage": artifact.stage,
                 "artifact": artifact.key,
-                "cached": str(hit).lower(),
+                "cached": str(record.hit).lower(),
                 **parents,
             }
-            run = self.client.create_run(self.experiment or "0", tags=tags, run_name=label).info.run_id
-            parameters = [
-                Param(name, str(value)[:6000]) for name, value in flatten(artifact.config, f"{artifact.stage}.").items()
-            ]
-            facts = {f"{artifact.stage}.{name}": value for name, value in flatten(artifact.facts).items()}
-            metrics = {name: float(value) for name, value in facts.items() if _is_number(value)}
-            metrics[f"{artifact.stage}.seconds"] = seconds
-            scores = _scores(artifact)
-            self.client.log_batch(run, params=parameters[:100], metrics=_metrics(metrics | scores), tags=[])
-            if artifact.stage == "train" and not hit:
-                self._curve(run, artifact)
-            self._datasets(run, artifact)
-            self.client.log_text(run, (artifact.folder / "manifest.json").read_text(), "manifest.json")
-            if label == "train":
-                self._register(run, artifact)
-            if artifact.stage == "report":
-                self._report(artifact, scores)
-            self.client.set_terminated(run, "FINISHED")
+            started = record.ended - int(1000 * record.seconds)
+            run = self.client.create_run(self.experiment or "0", started, tags=tags, run_name=label)
+            record.run = run.info.run_id
+        parameters = [
+            Param(name, str(value)[:6000]) for name, value in flatten(artifact.config, f"{artifact.stage}.").items()
+        ]
+        facts = {f"{artifact.stage}.{name}": value for name, value in flatten(artifact.facts).items()}
+        metrics = {name: float(value) for name, value in facts.items() if _is_number(value)}
+        metrics[f"{artifact.stage}.seconds"] = record.seconds
+        scores = _scores(artifact)
+        self.client.log_batch(record.run, params=parameters[:100], metrics=_metrics(metrics | scores), tags=[])
+        if artifact.stage == "train" and not record.hit:
+            self._curve(record.run, artifact)
+        self._datasets(record.run, artifact)
+        self.client.log_text(record.run, (artifact.folder / "manifest.json").read_text(), "manifest.json")
+        if label == artifact.stage:  # the untrained control is a number in the table, not a picture
+            self._chart(artifact)
+        if label == "train":
+            self._register(record.run, artifact)
+        if artifact.stage == "report":
+            self._report(artifact)
+        self.client.set_terminated(record.run, "FINISHED", record.ended)
 
-    def _report(self, artifact: Artifact, scores: dict[str, float]) -> None:
-        """The report's table and headline numbers on the parent run, where a reviewer sorts and compares."""
+    def _report(self, artifact: Artifact) -> None:
+        """The report's table and the headlines on the parent run, where a reviewer sorts and compares."""
         assert self.parent is not None
-        self.client.log_batch(self.parent, metrics=_metrics(scores), tags=[RunTag("report", artifact.key)])
+        frame = REPORT.read(artifact)
+        values = headlines(frame, self.config)
+        named = [str(name) for name in artifact.facts.get("dictionaries", [])]
+        address = f"{environment.address('streamlit')}/?report={artifact.key}"
+        tags = {"report": artifact.key, "dictionary": ", ".join(named), "dashboard": address}
+        note = _note(values, address, _prefect_tags().get("prefect.url"), self.experiment or "0")
+        tags["mlflow.note.content"] = note
+        self.client.log_batch(
+            self.parent, metrics=_metrics(values), tags=[RunTag(name, value) for name, value in tags.items()]
+        )
         for name in artifact.files:
             self.client.log_artifact(self.parent, str(artifact.path(name)), "report")
+        for name in named:
+            self._describe(name, artifact, values)
+
+    def _describe(self, name: str, report: Artifact, values: Mapping[str, float]) -> None:
+        """The headlines as tags of the registered dictionary that this report is about."""
+        key = (report.manifest["inputs"].get("train") or {}).get("key")
+        for version in self.client.search_model_versions(f"name = '{name}' and tags.artifact = '{key}'"):
+            for score, value in values.items():
+                self.client.set_model_version_tag(name, version.version, score, f"{value:.4g}")
+            self.client.set_model_version_tag(name, version.version, "report", report.key)
+
+    def _chart(self, artifact: Artifact) -> None:
+        """The picture of one stage, on the parent run."""
+        assert self.parent is not None
+        from flows import figures  # matplotlib, half a second
+
+        draw = {
+            "train": ("training", CURVE, figures.training),
+            "encode": ("densities", LATENTS, lambda frame: figures.densities(frame, _last(frame))),
+            "evaluate": ("concepts_found", SCORES, figures.concepts),
+            "interpret": ("explanations", SCORES, figures.explanations),
+            "steer": ("steering", SCORES, figures.steering),
+        }
+        if artifact.stage not in draw:
+            return
+        name, table, figure_of = draw[artifact.stage]
+        if table.file in artifact.files and (figure := figure_of(table.read(artifact))) is not None:
+            self.client.log_figure(self.parent, figure, f"charts/{name}.png")
 
     def _curve(self, run: str, artifact: Artifact) -> None:
         if CURVE.file not in artifact.files:
@@ -157,8 +265,41 @@ class Tracker:
             model.model_uri,
             run_id=run,
             tags={"artifact": artifact.key, "hook_point": str(artifact.facts["hook_point"])},
+            description=f"{name} at {artifact.facts['hook_point']}; weights in safetensors, loaded from code, no pickle",
         )
         self.client.set_registered_model_alias(name, "champion", version.version)
+
+
+@dataclasses.dataclass
+class _Record:
+    """One stage to be recorded, and the run that a first attempt may have begun."""
+
+    label: str
+    artifact: Artifact
+    hit: bool
+    seconds: float
+    ended: int
+    run: str | None = None
+
+
+def headlines(report: pl.DataFrame, config: ExperimentConfig) -> dict[str, float]:
+    """The few scores by which runs are sorted and compared, under short names that stay: HEADLINES, then
+    `explanation_<scorer>` of the first explainer and `steering_<method>` at the first KL budget, over all concepts.
+
+    Scores that were not measured are left out.
+    """
+    whole = report.filter(
+        pl.col("value").is_not_null(),
+        pl.col("concept_kind").fill_null("all") == "all",
+        pl.col("unit_of_replication").fill_null("") != "prompt",
+    )
+    measured = dict(zip(whole["name"], whole["value"], strict=True))
+    names = dict(HEADLINES)
+    for scorer in config.interpret.scorers:
+        names[f"explanation_{scorer}"] = f"interpret.{config.interpret.explainers[0]}.{scorer}"
+    for method in config.steer.methods:
+        names[f"steering_{method}"] = f"steer.{method}.kl_{config.steer.kl_budgets[0]:g}"
+    return {short: measured[name] for short, name in names.items() if name in measured}
 
 
 def resolve_dictionary(name: str) -> str:
@@ -185,6 +326,10 @@ def resolve_dictionary(name: str) -> str:
     return key
 
 
+LISTED = ("loss_recovered", "l0", "fvu", "concepts_found")
+"""The headlines that a terminal has room for."""
+
+
 def runs(limit: int = 20) -> pl.DataFrame:
     """The latest experiments: name, when, status, report key and headline numbers."""
     client = MlflowClient()
@@ -193,11 +338,7 @@ def runs(limit: int = 20) -> pl.DataFrame:
         return pl.DataFrame(schema={"run": pl.String})
     rows = []
     for run in client.search_runs([found.experiment_id], "tags.git_commit != ''", max_results=limit):
-        headline = {
-            name.removeprefix("evaluate."): value
-            for name, value in run.data.metrics.items()
-            if name in ("evaluate.fvu", "evaluate.l0", "evaluate.loss_recovered.mean_ablation")
-        }
+        headline = {name: value for name, value in run.data.metrics.items() if name in LISTED}
         at = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.info.start_time / 1000))
         rows.append(
             {
@@ -241,14 +382,73 @@ def _is_number(value: Any) -> bool:
 def _experiment(client: MlflowClient) -> str:
     found = client.get_experiment_by_name(EXPERIMENT)
     if found:
+        if VIEW not in found.tags:  # made by an older version
+            client.set_experiment_tag(found.experiment_id, VIEW, _view())
         return found.experiment_id
     with contextlib.suppress(MlflowException):  # two runs at once: the other one made it
         location = (environment.state() / "mlflow-artifacts").as_uri()
-        kind = {"mlflow.experimentKind": "custom_model_development"}  # opens as runs to compare, not as chats to trace
+        kind = {
+            "mlflow.experimentKind": "custom_model_development",  # opens as runs to compare, not as chats to trace
+            "mlflow.note.content": ABOUT,
+            VIEW: _view(),
+        }
         return client.create_experiment(EXPERIMENT, artifact_location=location, tags=kind)
     again = client.get_experiment_by_name(EXPERIMENT)
     assert again is not None
     return again.experiment_id
+
+
+def _environment() -> dict[str, Any]:
+    """Where a run runs: what can change its speed or, across machines, its last digits."""
+    import psutil
+    import torch
+
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "gpus": gpus,
+        "git_commit": git_commit(),
+        "versions": {**versions(), "mlflow": mlflow.__version__},
+    }
+
+
+def _view() -> str:
+    """The list of finished experiments, best loss recovered first, the headlines as columns, as MLflow's page keeps it."""
+    columns = ["attributes.`Created`", "tags.`dictionary`", *(f"metrics.`{name}`" for name in COLUMNS)]
+    state = {
+        "searchFilter": "tags.report != ''",
+        "orderByKey": "metrics.`loss_recovered`",
+        "orderByAsc": False,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "modelVersionFilter": "All Runs",
+        "datasetsFilter": [],
+        "selectedColumns": columns,
+        **{name: {} for name in ("runsExpanded", "groupsExpanded", "globalLineChartConfig")},
+        **{name: [] for name in ("runsPinned", "runsHidden", "compareRunCharts", "compareRunSections")},
+        "groupBy": None,
+    }
+    return json.dumps(state)
+
+
+def _note(values: Mapping[str, float], dashboard: str, prefect: str | None, experiment: str) -> str:
+    view = f"{environment.address('mlflow')}/#/experiments/{experiment}/runs?viewStateShareKey=headlines"
+    links = [
+        f"[read it in Streamlit]({dashboard})",
+        f"[compare all runs]({view})",
+        *([f"[the flow run in Prefect]({prefect})"] if prefect else []),
+    ]
+    rows = [f"| {name} | {value:.4g} |" for name, value in values.items()]
+    return "\n".join([" · ".join(links), "", "| headline | value |", "|---|---:|", *rows])
+
+
+def _last(latents: pl.DataFrame) -> str:
+    """The split whose densities are drawn: test where it was read, else the last."""
+    splits = latents["split"].unique().sort().to_list()
+    return "test" if "test" in splits or not splits else splits[-1]
 
 
 def _prefect_tags() -> dict[str, str]:

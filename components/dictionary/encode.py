@@ -2,7 +2,8 @@
 
 Activations are read once, a batch at a time, and nothing dense outlives the encoder's product. Statistics come from the
 sparse shards: one pass for counts, sums and maxima, one for the histograms, whose bins need the maximum. Row i of the
-codes of a split is row i of its activations. A killed run continues at the shard.
+codes of a split is row i of its activations. Neighbours by decoder cosine are found a block of rows at a time, so that no
+table of d_sae x d_sae ever exists. A killed run continues at the shard.
 """
 
 from __future__ import annotations
@@ -27,13 +28,16 @@ from components.dictionary.stream import Stream
 from components.errors import DictionaryError
 from components.store.artifact import Inputs, Progress, Stage, Work
 from components.store.shards import ActivationShards, Codes, shard_rows, write_codes
-from components.store.tables import LATENTS, POOLED
+from components.store.tables import LATENTS, NEIGHBOURS, POOLED
 
 log = logging.getLogger(__name__)
 
 SHARD_ROWS = 65_536
 BINS = 20
 PROMOTED = 10
+NEAREST = 10
+COSINES = 1 << 24
+"""Cosines held at a time while neighbours are looked for: 64 MiB."""
 RESIDUAL_WRITERS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 
 
@@ -57,7 +61,7 @@ class _Statistics:
 
 
 def make(folder: Path, config: EncodeConfig, inputs: Inputs, settings: Execution | None) -> Work:
-    """Writes `<split>/<NNNNN>.safetensors`, `latents.parquet` and `pooled.parquet`.
+    """Writes `<split>/<NNNNN>.safetensors`, `latents.parquet`, `neighbours.parquet` and `pooled.parquet`.
 
     Raises:
         DictionaryError: the dictionary's hook point was not captured, or with another width.
@@ -86,7 +90,8 @@ def make(folder: Path, config: EncodeConfig, inputs: Inputs, settings: Execution
 
     latents, pooled = [], []
     promoted = _promoted(dictionary, inputs.get("model"), settings)
-    norms = dictionary.decoder_directions().norm(dim=1).cpu()
+    directions = dictionary.decoder_directions()
+    norms = directions.norm(dim=1).cpu()
     n_active: dict[str, np.ndarray] = {}
     for split in config.splits:
         statistics = _statistics(folder, split, dictionary.d_sae)
@@ -95,6 +100,11 @@ def make(folder: Path, config: EncodeConfig, inputs: Inputs, settings: Execution
         pooled.append(_pooled(folder, split, shards.provenance(split)["document"], dictionary.d_sae))
         yield Progress(done, done, "tokens", f"statistics of {split}")
     LATENTS.write(folder, pl.concat(latents))
+    near = []
+    for start, part in _neighbours(directions):
+        near.append(part)
+        yield Progress(start, dictionary.d_sae, "latents", "neighbours")
+    NEIGHBOURS.write(folder, pl.concat(near))
     POOLED.write(folder, pl.concat(pooled))
     return {
         "name": name,
@@ -164,6 +174,26 @@ def _pooled(folder: Path, split: str, document: Tensor, d_sae: int) -> pl.DataFr
     return POOLED.frame(pooled.select("document", "latent", mean=pl.col("sum") / pl.col("len"), split=pl.lit(split)))
 
 
+def _neighbours(directions: Tensor) -> Iterator[tuple[int, pl.DataFrame]]:
+    """(latents done, rows of the table), block by block; a latent is no neighbour of its own."""
+    unit = torch.nn.functional.normalize(directions, dim=1)
+    d_sae = len(unit)
+    nearest = min(NEAREST, d_sae - 1)
+    for start in range(0, d_sae, block := max(1, COSINES // d_sae)):
+        cosines = unit[start : start + block] @ unit.T
+        rows = torch.arange(len(cosines), device=unit.device)
+        cosines[rows, start + rows] = -torch.inf
+        values, found = cosines.topk(nearest, dim=1)
+        n = len(rows)
+        columns = {
+            "latent": np.repeat(np.arange(start, start + n), nearest),
+            "rank": np.tile(np.arange(nearest), n),
+            "neighbour": found.flatten().cpu().numpy(),
+            "cosine": values.flatten().clamp(-1, 1).cpu().numpy(),
+        }
+        yield start + n, NEIGHBOURS.frame(pl.DataFrame(columns))
+
+
 def _promoted(dictionary: Dictionary, model: Any, settings: Execution) -> dict[str, list[Any]] | None:
     """What each decoder direction does to the logits; None where that means nothing: no model, no logits, or a hook point
     that does not write to the residual stream.
@@ -184,4 +214,4 @@ def _promoted(dictionary: Dictionary, model: Any, settings: Execution) -> dict[s
     return columns
 
 
-ENCODE = Stage("encode", version=1, make=make)
+ENCODE = Stage("encode", version=2, make=make)

@@ -14,6 +14,9 @@ import polars as pl
 
 from components.store.artifact import Artifact, Store
 
+GROUP = 16_384
+"""Rows of a parquet row group: a page that asks for one latent of 100,000 decodes one group, not the file."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Table:
@@ -69,7 +72,7 @@ class Table:
         """Writes `<folder>/<name>.parquet` whole or not at all, and returns the frame."""
         frame = self.frame(rows)
         temporary = folder / f".{self.file}.writing"
-        frame.write_parquet(temporary, compression="zstd")
+        frame.write_parquet(temporary, compression="zstd", row_group_size=GROUP)
         temporary.rename(folder / self.file)
         return frame
 
@@ -202,6 +205,18 @@ LATENTS = Table(
         "suppressed_logits": (pl.List(pl.Float32), "by how much"),
     },
     ("latent", "split"),
+)
+NEIGHBOURS = Table(
+    "neighbours",
+    "encode",
+    "The latents whose decoder directions lie nearest to each latent's.",
+    {
+        "latent": (pl.Int32, "latent"),
+        "rank": (pl.Int8, "0 for the nearest"),
+        "neighbour": (pl.Int32, "the other latent"),
+        "cosine": (pl.Float32, "cosine of the two decoder directions, -1 to 1"),
+    },
+    ("latent", "rank"),
 )
 POOLED = Table(
     "pooled",
@@ -369,7 +384,7 @@ REPORT = Table(
 TABLES = {
     table.name: table
     for table in (
-        DOCUMENTS, CONCEPTS, LABELS, PAIRS, PROMPTS, VOCABULARY, CURVE, LATENTS, POOLED, CONTEXTS, EXPLANATIONS,
+        DOCUMENTS, CONCEPTS, LABELS, PAIRS, PROMPTS, VOCABULARY, CURVE, LATENTS, NEIGHBOURS, POOLED, CONTEXTS, EXPLANATIONS,
         EXPLANATION_SCORES, STRENGTHS, GENERATIONS, CONCEPTS_FOUND, SCORES, REPORT,
     )
 }  # fmt: skip

@@ -49,7 +49,7 @@ def _list(said: pl.DataFrame, scores: pl.DataFrame, scorer: str) -> None:
     unexplained = frame["explanation"].null_count()
     rows = frame.head(ROWS)
     picked = st.dataframe(
-        rows,
+        rows.with_columns(pl.col("explanation", "reason").fill_null("")),
         hide_index=True,
         on_select="rerun",
         selection_mode="single-row",

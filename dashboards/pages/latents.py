@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import polars as pl
 import streamlit as st
 
 from components.store.artifact import Artifact
-from components.store.tables import CONCEPTS_FOUND, CONTEXTS, EXPLANATION_SCORES, EXPLANATIONS, LATENTS
-from dashboards import charts, measures, own_text, runs, selection, tokens, views
+from components.store.tables import CONCEPTS_FOUND, CONTEXTS, EXPLANATION_SCORES, EXPLANATIONS, LATENTS, NEIGHBOURS
+from dashboards import charts, listing, measures, own_text, runs, selection, tokens, views
 from dashboards.app import show
 from dashboards.runs import Experiment
 
 ROWS = 100
 SORTS = {
-    "explanation score, best first": ("score", True),
-    "explanation score, worst first": ("score", False),
+    "score, best first": ("score", True),
+    "score, worst first": ("score", False),
     "density, highest first": ("density", True),
     "density, lowest first": ("density", False),
     "largest activation": ("maximum", True),
     "number": ("latent", False),
+}
+DENSITIES = ["0", "1e-6", "1e-5", "1e-4", "1e-3", "1e-2", "1e-1", "1"]
+COLUMNS: dict[str, Any] = {
+    "latent": st.column_config.NumberColumn(pinned=True, width="small", format="%d"),
+    "explanation": st.column_config.TextColumn(width="large"),
+    "score": st.column_config.NumberColumn(format="%.3f", help="score of the explanation, mean over predictors"),
+    "cosine": st.column_config.NumberColumn(format="%.3f", help="of the two decoder directions, -1 to 1"),
+    "density": st.column_config.NumberColumn(format="%.3g", help="share of tokens on which it is active"),
+    "maximum": st.column_config.NumberColumn(
+        "max", format="%.3g", help="largest activation, in units of the activations at the hook point"
+    ),
+    "promoted": st.column_config.ListColumn("promotes", help="tokens whose logits it raises most"),
+    "concept": st.column_config.TextColumn("best latent for", help="concepts that it was chosen for on select"),
 }
 
 
@@ -28,99 +43,75 @@ def page(shown: Experiment) -> None:
     if "encode" not in shown.artifacts:
         st.info("The encode artifact of this experiment is not in this store. `latentflow encode` makes it.")
         return
-    listing = _list(shown)
+    rows = _list(shown)
     asked = selection.chosen("latent")
-    if asked is None and listing.height:
-        asked = str(listing["latent"][0])
+    if asked is None and rows.height:
+        asked = str(rows["latent"][0])
     if asked is not None:
         _latent(shown, asked)
 
 
 def _list(shown: Experiment) -> pl.DataFrame:
-    frame = listing(shown)
-    search, sort, density, least, turn = st.columns([3, 2.2, 2, 1.2, 1.2])
-    text = search.text_input("Search", placeholder="words of the explanation, a concept, a promoted token", key="words")
-    order, descending = SORTS[sort.selectbox("Sort by", list(SORTS))]
-    steps = ["0", "1e-6", "1e-5", "1e-4", "1e-3", "1e-2", "1e-1", "1"]
+    known = listing.read(shown)
+    words, which, sort, density, least, turn = st.columns([2.6, 1.5, 2.1, 2, 1.3, 1.1])
+    text = words.text_input(
+        "Search",
+        placeholder="explanation or concept",
+        key="words",
+        bind="query-params",
+        help="Every word must be there.",
+    )
+    token = which.text_input(
+        "Token",
+        placeholder="a whole token",
+        key="token",
+        bind="query-params",
+        help="Latents that promote this token, or whose strongest windows peak on it.",
+    )
+    order, descending = SORTS[sort.selectbox("Sort by", list(SORTS), key="sort", bind="query-params")]
     low, high = density.select_slider(
-        "Density, share of tokens", steps, value=("0", "1"), help="On how many tokens a latent is active."
+        "Density, share of tokens",
+        DENSITIES,
+        value=("0", "1"),
+        key="density",
+        bind="query-params",
+        help="On how many tokens a latent is active.",
     )
     minimum = least.number_input("Activation ≥", 0.0, value=0.0, help="The latent's largest activation.")
     found = views.narrowed(
-        frame, text=text, density=(float(low), float(high)), minimum=minimum, sort=order, descending=descending
+        known.frame,
+        text=text,
+        token=token,
+        index=listing.tokens(shown) if token.strip() else None,
+        density=(float(low), float(high)),
+        minimum=minimum,
+        sort=order,
+        descending=descending,
     )
     if found.is_empty():
-        st.info(f"None of the {frame.height:,} latents passes these filters.")
+        st.info(f"None of the {known.frame.height:,} latents passes these filters.")
         return found
     pages = -(-found.height // ROWS)
     number = int(turn.number_input(f"Page, of {pages:,}", 1, pages, 1))
-    rows = found.slice((number - 1) * ROWS, ROWS)
-    key = f"rows {text} {order} {descending} {low} {high} {minimum} {number} {shown.key}"
+    rows = views.page_of(found, number, ROWS)
+    key = f"rows {text} {token} {order} {descending} {low} {high} {minimum} {number} {shown.key}"
     st.dataframe(
-        rows.select(
-            "latent",
-            pl.col("explanation", "concept").fill_null(measures.NOTHING),
-            "score",
-            "density",
-            "maximum",
-            "promoted",
-        ),
+        views.readable(rows.select("latent", "explanation", "concept", "score", "density", "maximum", "promoted")),
         hide_index=True,
         column_order=["latent", "explanation", "score", "density", "maximum", "promoted", "concept"],
         height=min(300, 38 + 35 * rows.height),
         key=key,
         on_select=lambda: _pick(key, rows),
         selection_mode="single-row",
-        column_config={
-            "latent": st.column_config.NumberColumn(pinned=True, width="small", format="%d"),
-            "explanation": st.column_config.TextColumn(width="large"),
-            "score": st.column_config.NumberColumn(
-                format="%.3f", help="score of the explanation, mean over predictors"
-            ),
-            "density": st.column_config.NumberColumn(format="%.3g", help="share of tokens on which it is active"),
-            "maximum": st.column_config.NumberColumn("max", format="%.3g", help="largest activation"),
-            "promoted": st.column_config.ListColumn("promotes", help="tokens whose logits it raises most"),
-            "concept": st.column_config.TextColumn("best latent for", help="concepts that it was chosen for on select"),
-        },
+        column_config=COLUMNS,
     )
-    explained = frame["explanation"].count()
+    scored = f", score: {known.scorer} of {known.explainer}" if known.scorer else ""
     st.caption(
-        f"{found.height:,} of {frame.height:,} latents, rows {(number - 1) * ROWS + 1:,} to "
-        f"{(number - 1) * ROWS + rows.height:,}; {explained:,} of all have an explanation. Click the box at the left of "
-        "a row to open that latent."
+        f"{found.height:,} of {known.frame.height:,} latents, rows {(number - 1) * ROWS + 1:,} to "
+        f"{(number - 1) * ROWS + rows.height:,}; {known.explained:,} of all have an explanation{scored}; statistics of "
+        f"{known.split}. Click the box at the left of a row to open that latent."
     )
     return rows
-
-
-def listing(shown: Experiment) -> pl.DataFrame:
-    """The list of every latent of the experiment, joined once for each report."""
-    return _listing(shown.key, shown)
-
-
-@st.cache_resource(max_entries=8, show_spinner="Reading the latents …")
-def _listing(key: str, _shown: Experiment) -> pl.DataFrame:
-    latents = runs.table(LATENTS, _shown.artifacts["encode"])
-    interpret, evaluate = _shown.artifacts.get("interpret"), _shown.artifacts.get("evaluate")
-    said = runs.table(EXPLANATIONS, interpret) if interpret else None
-    scores = runs.table(EXPLANATION_SCORES, interpret) if interpret else None
-    found = runs.table(CONCEPTS_FOUND, evaluate) if evaluate else None
-    explainer = said["explainer"][0] if said is not None and said.height else None
-    scorers = scores["scorer"].unique().sort().to_list() if scores is not None else []
-    return views.latent_list(
-        latents,
-        said,
-        scores,
-        found,
-        split=split_of(latents),
-        explainer=explainer,
-        scorer="detection" if "detection" in scorers else (scorers or [None])[0],
-    )
-
-
-def split_of(latents: pl.DataFrame) -> str:
-    """The split whose statistics are shown: test where it was read, else the last one."""
-    splits = latents["split"].unique().sort().to_list()
-    return "test" if "test" in splits or not splits else splits[-1]
 
 
 def _pick(key: str, rows: pl.DataFrame) -> None:
@@ -130,11 +121,11 @@ def _pick(key: str, rows: pl.DataFrame) -> None:
 
 
 def _latent(shown: Experiment, asked: str) -> None:
-    statistics = runs.table(LATENTS, shown.artifacts["encode"])
-    statistics = statistics.filter(pl.col("split") == split_of(statistics)).sort("latent")
-    mine = statistics.filter(pl.col("latent") == (int(asked) if asked.isdecimal() and len(asked) < 10 else -1))
+    encode = shown.artifacts["encode"]
+    top = listing.read(shown).frame.height - 1
+    number = int(asked) if asked.isdecimal() and len(asked) < 10 else -1
+    mine = runs.rows(LATENTS, encode, latent=number, split=listing.split_of(encode))
     if mine.is_empty():
-        top = statistics["latent"].max()
         st.warning(
             f"No latent `{''.join(c for c in asked[:20] if c.isalnum())}` in this dictionary; it has 0 to {top}."
         )
@@ -142,7 +133,7 @@ def _latent(shown: Experiment, asked: str) -> None:
     row = mine.row(0, named=True)
     interpret, evaluate = shown.artifacts.get("interpret"), shown.artifacts.get("evaluate")
     st.divider()
-    _head(row, interpret, top=statistics["latent"][-1])
+    _head(row, interpret, top)
     left, right = st.columns([1.45, 1], gap="large")
     with left:
         own_text.section(shown, row)
@@ -151,6 +142,7 @@ def _latent(shown: Experiment, asked: str) -> None:
         _meaning(row, interpret)
         _concepts(row, evaluate)
         _shape(row)
+        _neighbours(shown, row)
 
 
 def _head(row: dict, interpret: Artifact | None, top: int) -> None:
@@ -164,7 +156,7 @@ def _head(row: dict, interpret: Artifact | None, top: int) -> None:
         "next →", on_click=selection.choose, args=("latent", number + 1), disabled=number >= top, width="stretch"
     )
     if interpret:
-        for said in runs.table(EXPLANATIONS, interpret).filter(pl.col("latent") == number).iter_rows(named=True):
+        for said in runs.rows(EXPLANATIONS, interpret, latent=number).iter_rows(named=True):
             text = said["explanation"] or f"no explanation: {said['reason'] or 'no reason was given'}"
             st.html(
                 f'<div style="font-size:1.15rem">{tokens.escape(text)} '
@@ -190,9 +182,9 @@ def _contexts(row: dict, interpret: Artifact | None) -> None:
     if interpret is None or CONTEXTS.file not in interpret.files:
         st.info("The interpret artifact of this experiment is not in this store. `latentflow interpret` makes it.")
         return
-    contexts = runs.contexts_of(interpret, row["latent"])
+    contexts = runs.rows(CONTEXTS, interpret, latent=row["latent"])
     if contexts.is_empty():
-        n = runs.table(EXPLANATIONS, interpret)["latent"].n_unique()
+        n = len(runs.distinct(EXPLANATIONS, interpret, "latent"))
         dead = "it is never active" if not row["n_active"] else f"interpret looked at a sample of {n:,} latents"
         st.info(f"No windows of text were chosen for this latent: {dead}.")
         return
@@ -204,12 +196,36 @@ def _contexts(row: dict, interpret: Artifact | None) -> None:
         st.html(tokens.windows(windows if most == "all" else windows.head(int(most)), largest))
 
 
+def _neighbours(shown: Experiment, row: dict) -> None:
+    st.subheader("Its neighbours", anchor="neighbours")
+    encode = shown.artifacts["encode"]
+    if NEIGHBOURS.file not in encode.files:
+        st.caption("These codes were encoded before neighbours were kept; `latentflow experiment` encodes them again.")
+        return
+    near = runs.rows(NEIGHBOURS, encode, latent=row["latent"])
+    if near.is_empty():
+        st.caption("A dictionary of one latent has no neighbours.")
+        return
+    rows = views.neighbours(near, listing.read(shown).frame)
+    key = f"neighbours {row['latent']} {shown.key}"
+    st.dataframe(
+        views.readable(rows),
+        hide_index=True,
+        key=key,
+        on_select=lambda: _pick(key, rows),
+        selection_mode="single-row",
+        column_order=["latent", "cosine", "promoted", "explanation", "density"],
+        column_config=COLUMNS | {"explanation": st.column_config.TextColumn(width="medium")},
+    )
+    st.caption("The decoder directions that lie nearest, by cosine. Click the box at the left of a row to open it.")
+
+
 def _meaning(row: dict, interpret: Artifact | None) -> None:
     st.subheader("How well the explanation foretells it", anchor="scores")
     if interpret is None:
         st.info("No scores here: `latentflow interpret` makes them.")
         return
-    scores = views.scores_of(runs.table(EXPLANATION_SCORES, interpret), row["latent"])
+    scores = views.scores_of(runs.rows(EXPLANATION_SCORES, interpret, latent=row["latent"]), row["latent"])
     if scores.is_empty():
         st.caption("This latent was not scored.")
         return

@@ -1,20 +1,27 @@
-"""What was run, and what came out?"""
+"""What was run, what came out, and what is running now?"""
 
 from __future__ import annotations
 
 import polars as pl
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
-from components.store.tables import CURVE, REPORT
+from components.store.tables import REPORT
 from dashboards import charts, measures, panels, runs, views
 from dashboards.app import show
 from dashboards.runs import Experiment
 
 
 def page(shown: Experiment) -> None:
-    """The experiment from the headline numbers down to the bytes."""
+    """The experiment from the headline numbers down to every score and parameter."""
     report = runs.table(REPORT, shown.report)
-    _title(shown)
+    links = _title(shown)
+    if report.is_empty():
+        st.info(
+            "This run has no score: no stage that measures anything was part of it. `latentflow experiment` runs all."
+        )
+        _further(shown)
+        return _links(links, shown)
     _headlines(report)
     _against(shown)
     with st.container(border=True):
@@ -24,11 +31,11 @@ def page(shown: Experiment) -> None:
         _concepts(report)
     with right, st.container(border=True):
         _steering(report)
-    _curves(shown)
-    _lineage(shown)
+    _further(shown)
+    _links(links, shown)
 
 
-def _title(shown: Experiment) -> None:
+def _title(shown: Experiment) -> DeltaGenerator:
     train = shown.artifacts.get("train")
     facts = train.facts if train else {}
     st.title(facts.get("name", "Experiment"))
@@ -38,13 +45,20 @@ def _title(shown: Experiment) -> None:
         f"trained on {facts['tokens'] / 1e6:.2g} million tokens" if facts.get("tokens") else "",
         f"report `{shown.key}` of {shown.report.manifest['made']['at'].replace('T', ' ').rstrip('Z')} UTC",
     ]
-    links = [f"[open in {name}]({address})" for name, address in runs.tracked(shown.key).items()]
-    st.markdown(" · ".join(part for part in [*said, *links] if part))
+    st.markdown(" · ".join(part for part in said if part))
+    links = st.empty()
     if shown.missing:
         st.warning(
             f"Not in this store, though this experiment rests on it: {', '.join(shown.missing)}. `dvc pull` fetches what "
             "was published; `latentflow experiment` makes it again."
         )
+    return links
+
+
+def _links(place: DeltaGenerator, shown: Experiment) -> None:
+    """Where the other two windows show this run; last, for the first question to MLflow loads its library."""
+    if links := [f"[open in {name}]({address})" for name, address in runs.tracked(shown.key).items()]:
+        place.markdown(" · ".join(links))
 
 
 def _headlines(report: pl.DataFrame) -> None:
@@ -122,31 +136,15 @@ def _steering(report: pl.DataFrame) -> None:
     panels.steering_by_concept(report)
 
 
-def _curves(shown: Experiment) -> None:
-    with st.container(border=True):
-        st.subheader("Training", anchor="training")
-        if "train" not in shown.artifacts or CURVE.file not in shown.artifacts["train"].files:
-            st.info("No training curve here: the dictionary was made elsewhere, or its artifact is not in this store.")
-            return
-        panels = views.panels(runs.table(CURVE, shown.artifacts["train"]))
-        columns = st.columns(3)
-        for position, (name, panel) in enumerate(panels.items()):
-            columns[position % 3].altair_chart(charts.curve(panel, name), width="stretch")
-
-
-def _lineage(shown: Experiment) -> None:
-    with st.expander("Lineage: the artifacts behind these numbers"):
-        st.dataframe(
-            views.lineage([artifact.manifest for artifact in shown.closure]),
-            hide_index=True,
-            column_config={
-                "MB": st.column_config.NumberColumn(format="%.1f"),
-                "seconds": st.column_config.NumberColumn(format="%.1f"),
-            },
-        )
+def _further(shown: Experiment) -> None:
+    address = f"?report={shown.key}"
+    st.markdown(
+        f"[Training: curves, dead latents, densities](training{address}) · [Latents](latents{address}) · "
+        f"[Compare with other runs](compare{address}) · [Lineage: from a number to the bytes](lineage{address})"
+    )
     with st.expander("Configuration: every parameter under its dotted name"):
         configs = {stage: artifact.config for stage, artifact in reversed([*shown.artifacts.items()])}
         st.dataframe(views.parameters(configs), hide_index=True)
 
 
-show(page)
+show(page, always=panels.running)

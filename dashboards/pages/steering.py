@@ -5,12 +5,19 @@ from __future__ import annotations
 import polars as pl
 import streamlit as st
 
+from components.store.artifact import Artifact
+from components.store.report import KINDS
 from components.store.tables import GENERATIONS, REPORT, STRENGTHS
-from dashboards import measures, panels, playground, runs, selection, tokens, views
+from dashboards import charts, measures, panels, playground, runs, selection, tokens, views
 from dashboards.app import show
 from dashboards.runs import Experiment
 
 PAIRS = 20
+CURVES = (
+    ("Uplift, rise of concept probability", "uplift"),
+    ("Above every random one, share", "share_above_random"),
+    ("Fluency, 0 to 1", "fluency"),
+)
 
 
 def page(shown: Experiment) -> None:
@@ -22,6 +29,7 @@ def page(shown: Experiment) -> None:
         playground.section(shown)
         return
     report = runs.table(REPORT, shown.report)
+    _budgets(report)
     left, right = st.columns([1.3, 1], gap="large")
     with left:
         st.subheader("By concept", anchor="concepts")
@@ -33,11 +41,33 @@ def page(shown: Experiment) -> None:
             views.scores(report.filter(pl.col("name").str.starts_with("steer."))).select(columns), hide_index=True
         )
     if not frame.is_empty():
-        _texts(runs.table(GENERATIONS, steer), runs.table(STRENGTHS, steer), frame)
+        _texts(steer, frame)
     playground.section(shown)
 
 
-def _texts(generations: pl.DataFrame, strengths: pl.DataFrame, frame: pl.DataFrame) -> None:
+def _budgets(report: pl.DataFrame) -> None:
+    frame = views.budgets(report)
+    if frame.is_empty():
+        return
+    st.subheader("Over KL budgets", anchor="budgets")
+    kinds = [kind for kind in KINDS if kind in set(frame["concept_kind"])]
+    kind = st.segmented_control("Concepts of the kind", kinds, default=kinds[0], key="kind") or kinds[0]
+    of = frame.filter(pl.col("concept_kind") == kind)
+    measured = [(title, what) for title, what in CURVES if what in set(of["what"])]
+    for column, (title, what) in zip(st.columns(len(CURVES)), measured, strict=False):
+        column.altair_chart(charts.budgets(of.filter(pl.col("what") == what), title), width="stretch")
+    single = of["budget"].n_unique() == 1
+    st.caption(
+        "Means over concepts on test prompts, 95% intervals."
+        + (
+            " One budget was steered at; more make curves: `latentflow steer steer.kl_budgets='[0.03, 0.1, 0.3]'`."
+            if single
+            else ""
+        )
+    )
+
+
+def _texts(steer: Artifact, frame: pl.DataFrame) -> None:
     st.subheader("Texts side by side", anchor="texts")
     concepts, budget = frame["concept"].unique(maintain_order=True).to_list(), frame["budget"][0]
     asked = selection.chosen("concept")
@@ -46,10 +76,10 @@ def _texts(generations: pl.DataFrame, strengths: pl.DataFrame, frame: pl.DataFra
     concept = left.selectbox(
         "Concept", concepts, key="concept", on_change=lambda: selection.choose("concept", st.session_state["concept"])
     )
-    of = generations.filter(pl.col("concept") == concept)
+    of = runs.rows(GENERATIONS, steer, concept=concept)
     methods = sorted(set(of["method"]) - {views.UNSTEERED})
     method = str(right.selectbox("Method", methods))
-    used = strengths.filter(
+    used = runs.table(STRENGTHS, steer).filter(
         pl.col("concept").eq_missing(concept) | pl.col("concept").is_null(),
         pl.col("method") == method,
         (pl.col("kl_budget") - budget).abs() < 1e-9,

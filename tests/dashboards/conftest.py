@@ -119,6 +119,12 @@ def latents(d_sae: int) -> Write:
                 }
             )
         tables.LATENTS.write(folder, rows)
+        near = [
+            {"latent": latent, "rank": rank, "neighbour": (latent + rank + 1) % d_sae, "cosine": 0.9 - 0.1 * rank}
+            for latent in range(d_sae)
+            for rank in range(5)
+        ]
+        tables.NEIGHBOURS.write(folder, near)
 
     return write
 
@@ -332,4 +338,19 @@ def own_experiment(experiment: Invented, store: Store) -> Invented:
 @pytest.fixture
 def write_experiment() -> Callable[..., Invented]:
     """Writes invented experiments: `write_experiment(store, d_sae=64, seed=0, name="topk-64-k16")`."""
+    return written
+
+
+@pytest.fixture
+def write_report() -> Callable[..., Artifact]:
+    """Writes another report of an invented experiment: `write_report(experiment, rows=[])`."""
+
+    def written(of: Invented, rows: list[dict[str, Any]]) -> Artifact:
+        def write(folder: Path, random: np.random.Generator) -> None:
+            tables.REPORT.write(folder, rows)
+
+        store = Store(of.report.folder.parent.parent)
+        parts = {stage: of.artifacts[stage] for stage in ("train", "encode", "interpret", "steer", "evaluate")}
+        return make(store, "report", parts, {}, write, seed=99)
+
     return written

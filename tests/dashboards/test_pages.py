@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from components.store.artifact import Store
+from components.store.artifact import Store, digest
 
 APP = Path(__file__).resolve().parents[2] / "dashboards" / "app.py"
-PAGES = ("overview", "latents", "explanations", "steering")
+PAGES = ("overview", "compare", "training", "latents", "explanations", "steering", "lineage")
 Open = Callable[..., AppTest]
 
 
@@ -22,6 +24,7 @@ Open = Callable[..., AppTest]
 def open_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Open:
     """Opens a page of the application on a store, with a query as the address would have it."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setenv("LATENTFLOW_PREFECT_URL", "http://127.0.0.1:9")  # nobody answers there
 
     def opened(page: str, shown: Any, **query: Any) -> AppTest:
         root = shown.root if isinstance(shown, Store) else shown.report.folder.parent.parent
@@ -62,8 +65,9 @@ def test_the_overview_says_what_came_out_with_intervals_and_baselines(open_page:
     app = open_page("overview", experiment)
     fvu = app.metric[0]
     assert (fvu.label, fvu.value) == ("Variance unexplained (FVU)", "0.0087")
-    assert "95%: 0.0081 to 0.0093" in app.caption[0].value
-    assert "mean activation: 1" in app.caption[0].value
+    assert "is not known: Prefect does not answer" in app.caption[0].value
+    assert "95%: 0.0081 to 0.0093" in app.caption[1].value
+    assert "mean activation: 1" in app.caption[1].value
     assert "evaluate.concepts_found.probe" in app.dataframe[0].value["name"].tolist()
     assert f"report `{experiment.report.key}`" in words(app)
 
@@ -99,7 +103,9 @@ def test_a_latent_opens_from_a_link_with_its_tokens_escaped(open_page: Open, exp
     assert "Silent" in said
     assert "&lt;b&gt;sailor&lt;/b&gt;" in said
     assert "<b>sailor" not in said
-    concepts = app.dataframe[1].value
+    concepts, near = app.dataframe[1].value, app.dataframe[2].value
+    assert near["latent"].tolist() == [3, 4, 5, 6, 7]
+    assert near["explanation"].tolist()[0] == "the word 'market' after 'the'"
     assert concepts["concept"].tolist() == ["topic.garden"]
     assert {"AP on test", "neuron", "untrained", "probe"} <= set(concepts.columns)
 
@@ -135,6 +141,29 @@ def test_searching_narrows_the_list(open_page: Open, experiment: Any) -> None:
     assert app.dataframe[0].value["latent"].tolist() == [6]
 
 
+def test_a_search_has_a_deep_link(open_page: Open, experiment: Any) -> None:
+    app = open_page("latents", experiment, words="harbour", sort="number")
+    assert app.dataframe[0].value["latent"].tolist()[:2] == [0, 6]
+    assert app.text_input(key="words").value == "harbour"
+
+
+def test_a_token_finds_latents_that_promote_it_and_latents_that_fire_on_it(open_page: Open, experiment: Any) -> None:
+    promoted = open_page("latents", experiment, token="harbour3").dataframe[0].value["latent"]
+    assert set(promoted) == set(range(3, 64, 6))
+    fired = open_page("latents", experiment, token="harbour").dataframe[0].value["latent"]
+    assert set(fired) == {n for n in range(0, 64, 6) if n % 16 != 5}
+
+
+def test_codes_without_neighbours_say_how_to_get_them(open_page: Open, own_experiment: Any) -> None:
+    manifest = own_experiment.artifacts["encode"].folder / "manifest.json"
+    content = json.loads(manifest.read_text())
+    del content["files"]["neighbours.parquet"]
+    manifest.write_text(json.dumps(content))
+    app = open_page("latents", own_experiment)
+    assert not app.exception
+    assert "encoded before neighbours were kept" in words(app)
+
+
 def test_no_page_of_the_list_holds_more_than_a_hundred_rows(
     open_page: Open, store: Store, write_experiment: Callable[..., Any]
 ) -> None:
@@ -168,6 +197,8 @@ def test_pages_are_reached_through_the_application_and_remember_the_latent(
         ("interpret", "latents", "latentflow interpret"),
         ("steer", "steering", "latentflow steer"),
         ("steer", "overview", "latentflow experiment"),
+        ("train", "training", "latentflow train"),
+        ("encode", "training", "latentflow encode"),
     ],
 )
 def test_a_missing_artifact_names_the_command(
@@ -194,3 +225,89 @@ def test_an_artifact_that_vanishes_while_shown_is_a_sentence(open_page: Open, ow
     app.run()
     assert not app.exception
     assert "`latentflow steer`" in words(app)
+
+
+def test_runs_are_compared_with_intervals_and_what_was_set_differently(
+    open_page: Open, own_experiment: Any, write_experiment: Callable[..., Any]
+) -> None:
+    store = Store(own_experiment.report.folder.parent.parent)
+    write_experiment(store, seed=2, name="newer")
+    app = open_page("compare", store)
+    assert len(app.multiselect(key="compared").value) == 2
+    headlines, scores, differ = (table.value for table in app.dataframe)
+    assert headlines["Variance unexplained (FVU)"].tolist() == [0.00871, 0.00871]
+    assert scores.iloc[0]["measure"] == "Variance unexplained (FVU), share"
+    assert "0.0087 (0.0081 to 0.0093)" in scores.iloc[0].tolist()
+    assert "train.seed" in differ["parameter"].tolist()
+    one = own_experiment.report.key
+    linked = open_page("compare", store, compare=f"{one},nosuch")
+    assert linked.multiselect(key="compared").value == [one]
+    assert "Not in this store: 1 of the reports" in linked.warning[0].value
+    assert "train.dictionary.k=16" in words(linked)
+
+
+def test_a_run_without_any_result_is_a_sentence_on_every_page(
+    open_page: Open, own_experiment: Any, write_report: Callable[..., Any]
+) -> None:
+    bare = write_report(own_experiment, rows=[])
+    for page in PAGES:
+        app = open_page(page, own_experiment, report=bare.key, compare=bare.key)
+        assert not app.exception, page
+        assert not app.error, page
+    assert "This run has no score" in words(open_page("overview", own_experiment, report=bare.key))
+    assert "Without any score, so left out" in words(open_page("compare", own_experiment, compare=bare.key))
+    assert "This run has no score" in words(open_page("lineage", own_experiment, report=bare.key))
+
+
+def test_a_number_leads_to_the_artifact_that_measured_it_and_its_files(open_page: Open, experiment: Any) -> None:
+    app = open_page("lineage", experiment)
+    assert app.header[0].value == f"report {experiment.report.key[:8]}"
+    app.selectbox(key=f"number {experiment.report.key}").set_value(0).run()
+    evaluate = experiment.artifacts["evaluate"]
+    assert app.query_params["artifact"] == f"evaluate/{evaluate.key}"
+    assert app.header[0].value == f"evaluate {evaluate.key[:8]}"
+    said = words(app)
+    assert evaluate.key in said and "95% interval 0.0081 to 0.0093" in said
+    files = next(table.value for table in app.dataframe if "digest" in table.value.columns)
+    assert files["digest"].tolist() == [file["digest"] for file in evaluate.manifest["files"].values()]
+
+
+def test_an_unknown_artifact_in_a_link_is_a_sentence(open_page: Open, experiment: Any) -> None:
+    app = open_page("lineage", experiment, artifact="train/<b>no")
+    assert not app.exception
+    assert "No artifact `train/bno` behind this report" in app.warning[0].value
+    assert app.header[0].value == f"report {experiment.report.key[:8]}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_store_from_a_newer_version_is_a_sentence(open_page: Open, own_experiment: Any, page: str) -> None:
+    manifest = own_experiment.report.folder / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 99', 1))
+    app = open_page(page, own_experiment)
+    assert not app.exception
+    assert "has format 99, this version reads up to 1; update Latentflow" in app.error[0].value
+
+
+@pytest.mark.parametrize("page", ["overview", "latents", "steering", "explanations", "training"])
+def test_a_table_of_another_version_is_a_sentence(open_page: Open, own_experiment: Any, page: str) -> None:
+    tables = {"overview": ("report", "report"), "latents": ("encode", "latents"), "steering": ("steer", "strengths"),
+              "explanations": ("interpret", "explanation_scores"), "training": ("encode", "latents")}  # fmt: skip
+    stage, table = tables[page]
+    artifact = own_experiment.artifacts[stage]
+    path = artifact.folder / f"{table}.parquet"
+    pl.DataFrame({"another": [1]}).write_parquet(path)
+    manifest = json.loads((artifact.folder / "manifest.json").read_text())
+    manifest["files"][path.name] = {"bytes": path.stat().st_size, "digest": digest(path)}
+    (artifact.folder / "manifest.json").write_text(json.dumps(manifest))
+    app = open_page(page, own_experiment)
+    assert not app.exception
+    assert "cannot be read as this version expects it" in app.error[0].value
+
+
+def test_without_prefect_the_runs_page_says_how_to_start_it_even_on_an_empty_store(
+    open_page: Open, store: Store
+) -> None:
+    app = open_page("runs", store)
+    assert not app.exception
+    assert "Prefect does not answer at http://127.0.0.1:9" in app.info[0].value
+    assert "`make up` starts it" in app.info[0].value

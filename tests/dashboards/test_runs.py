@@ -44,8 +44,18 @@ def test_a_table_is_read_once_for_each_artifact(experiment: Any) -> None:
     assert runs.table(tables.LATENTS, artifact) is runs.table(tables.LATENTS, artifact)
 
 
-def test_contexts_of_one_latent_are_read_alone(experiment: Any) -> None:
-    assert set(runs.contexts_of(experiment.artifacts["interpret"], 3)["latent"]) == {3}
+def test_rows_are_those_with_the_values_asked_for(experiment: Any) -> None:
+    interpret = experiment.artifacts["interpret"]
+    assert set(runs.rows(tables.CONTEXTS, interpret, latent=3)["latent"]) == {3}
+    assert runs.rows(tables.EXPLANATION_SCORES, interpret, latent=3, scorer="detection").height == 3
+
+
+def test_values_of_a_column_are_listed_once_and_a_table_that_is_not_there_has_none(experiment: Any) -> None:
+    assert runs.distinct(tables.EXPLANATION_SCORES, experiment.artifacts["interpret"], "scorer") == [
+        "detection",
+        "simulation",
+    ]
+    assert runs.distinct(tables.EXPLANATIONS, experiment.artifacts["encode"], "explainer") == []
 
 
 def test_without_tracking_there_are_no_links_and_no_file_is_made(experiment: Any, tmp_path: Path) -> None:
@@ -96,6 +106,7 @@ def test_links_lead_to_the_run_that_carries_the_report(experiment: Any, monkeypa
     monkeypatch.setenv("LATENTFLOW_MLFLOW_URL", "http://127.0.0.1:77")
     assert runs.tracked(experiment.report.key) == {
         "MLflow": "http://127.0.0.1:77/#/experiments/4/runs/r1",
+        "MLflow, beside all other runs": "http://127.0.0.1:77/#/experiments/4/runs?viewStateShareKey=headlines",
         "Prefect": "http://127.0.0.1:4200/runs/flow-run/f1",
     }
     assert runs.tracked("another") == {}

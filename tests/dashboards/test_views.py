@@ -159,12 +159,12 @@ def test_the_list_needs_nothing_but_statistics() -> None:
 @given(st.lists(st.one_of(st.sampled_from([" a", "Ġb", "▁", " ", "\n", "Ċ", ""]), st.text(max_size=3)), max_size=4))
 def test_a_column_of_tokens_is_made_visible_as_each_token_is(words: list[str]) -> None:
     frame = tables.LATENTS.frame([{"latent": 0, "split": "test", "promoted": words}])
-    shown = views.latent_list(frame, split="test")["promoted"].to_list()[0]
+    shown = views.readable(views.latent_list(frame, split="test"))["promoted"].to_list()[0]
     assert shown == [tokens.visible(word) for word in words]
 
 
 @pytest.mark.parametrize(
-    ("text", "kept"), [("SPRING garden", [1]), ("word3", [3]), ("sea", [3]), ("(", []), ("", [3, 2, 1, 0])]
+    ("text", "kept"), [("SPRING garden", [1]), ("harbour", [3]), ("sea", [3]), ("(", []), ("", [3, 2, 1, 0])]
 )
 def test_search_wants_every_word_and_takes_signs_literally(text: str, kept: list[int]) -> None:
     assert views.narrowed(listed(), text=text)["latent"].to_list() == kept
@@ -175,6 +175,59 @@ def test_filters_and_sorting_put_unknown_scores_last() -> None:
     assert views.narrowed(listed(), minimum=2.5)["latent"].to_list() == [3]
     for descending in (True, False):
         assert views.narrowed(listed(), sort="score", descending=descending)["latent"].to_list() == [1, 0, 2, 3]
+
+
+PEAKS = pl.DataFrame({"latent": pl.Series([0], dtype=pl.Int32), "tokens": ["\nword3\nof\n"]})
+
+
+@pytest.mark.parametrize(
+    ("token", "peaked", "kept"),
+    [
+        ("word3", False, [3]),
+        (" WORD3 ", True, [3, 0]),
+        ("of", True, [0]),
+        ("wor", True, []),
+        (".", True, []),
+        ("", True, [3, 2, 1, 0]),
+    ],
+)
+def test_a_token_is_found_whole_where_it_is_promoted_or_fired_on(token: str, peaked: bool, kept: list[int]) -> None:
+    promoted = views.promoted_tokens(latents(), "test")
+    index = pl.concat([promoted, PEAKS]) if peaked else promoted
+    assert views.narrowed(listed(), token=token, index=index)["latent"].to_list() == kept
+
+
+def test_peaks_are_the_tokens_under_the_largest_activation_of_the_strongest_windows() -> None:
+    rows = [
+        {"latent": 1, "window": n, "role": role, "tokens": [" The", "Ġsea", "."], "activations": values}
+        for n, (role, values) in enumerate(
+            [("top", [0.0, 2.0, 1.0]), ("top", [3.0, 2.0, 1.0]), ("silent", [0.0, 0.0, 9.0])]
+        )
+    ]
+    found = views.peak_tokens(tables.CONTEXTS.frame(rows))
+    assert found["latent"].to_list() == [1]
+    assert set(found["tokens"][0].strip("\n").split("\n")) == {"the", "sea"}
+
+
+def test_pages_of_a_frame_are_counted_from_one_or_from_the_end() -> None:
+    frame = pl.DataFrame({"n": range(25)})
+    assert views.page_of(frame, 1, 10)["n"].to_list() == list(range(10))
+    assert (
+        views.page_of(frame, 3, 10)["n"].to_list()
+        == views.page_of(frame, -1, 10)["n"].to_list()
+        == [20, 21, 22, 23, 24]
+    )
+    assert views.page_of(frame.head(0), -1, 10).is_empty()
+
+
+def test_neighbours_keep_their_order_and_bring_what_is_known_of_them() -> None:
+    near = tables.NEIGHBOURS.frame(
+        [{"latent": 0, "rank": rank, "neighbour": n, "cosine": c} for rank, n, c in ((1, 1, 0.5), (0, 2, 0.9))]
+    )
+    assert views.neighbours(near, listed()).select("latent", "cosine", "explanation").rows() == [
+        (2, pytest.approx(0.9), None),
+        (1, pytest.approx(0.5), "Gardens in spring"),
+    ]
 
 
 def window(number: int, role: str, quantile: int | None, maximum: float, stratum: str | None = None) -> dict:
@@ -280,3 +333,120 @@ def test_parameters_have_dotted_names_and_values_as_json() -> None:
         ("train.empty", "{}"),
         ("train.on", "true"),
     ]
+
+
+def scored(l0: float, fvu: float | None, dictionary: str = "topk-8-k2") -> pl.DataFrame:
+    base = {"unit_of_replication": "document", "n": 9, "better": "lower", "dictionary": dictionary}
+    return report(
+        base | {"name": "evaluate.l0", "value": l0, "low": l0, "high": l0},
+        base | {"name": "evaluate.fvu", "value": fvu, "low": 0.1, "high": 0.3, "reason": None if fvu else "no text"},
+        {"name": "steer.add_direction.kl_0.1.topic.sea", "value": 1.0, "unit_of_replication": "prompt"},
+    )
+
+
+def test_runs_stand_side_by_side_with_intervals_and_a_dash_where_nothing_was_measured() -> None:
+    scores = views.compared({"a": scored(2, 0.2), "b": scored(4, None)})
+    assert "steer.add_direction.kl_0.1.topic.sea" not in scores["name"].to_list()
+    beside = views.side_by_run(scores)
+    assert beside.columns == ["measure", "concepts", "better", "a", "b"]
+    fvu = beside.filter(pl.col("measure").str.contains("FVU")).row(0, named=True)
+    assert (fvu["a"], fvu["b"]) == ("0.20 (0.10 to 0.30)", "–")
+
+
+def test_the_list_of_runs_holds_numbers_to_sort_by() -> None:
+    listed_runs = views.run_list(views.compared({"a": scored(2, 0.2), "b": scored(4, None)}))
+    assert listed_runs["run"].to_list() == ["a", "b"]
+    assert listed_runs["Variance unexplained (FVU)"].to_list() == [0.2, None]
+
+
+def test_a_frontier_holds_runs_that_measured_both_in_order_of_sparsity() -> None:
+    runs = {"c": scored(8, 0.1), "a": scored(2, 0.3, "relu-8"), "b": scored(4, None)}
+    points = views.frontier(views.compared(runs), "evaluate.fvu")
+    assert points.select("run", "l0", "value", "architecture").rows() == [("a", 2, 0.3, "relu"), ("c", 8, 0.1, "topk")]
+    assert views.frontier(views.compared(runs), "evaluate.nothing").is_empty()
+    assert views.compared({}).is_empty()
+
+
+def test_only_parameters_that_differ_are_listed() -> None:
+    one = {"train": {"dictionary": {"k": 16}, "seed": 0}}
+    other = {"train": {"dictionary": {"k": 32}, "seed": 0}, "steer": {"seed": 1}}
+    assert views.differences({"a": one, "b": other}).rows() == [
+        ("steer.seed", "–", "1"),
+        ("train.dictionary.k", "16", "32"),
+    ]
+    assert views.differences({"a": one, "b": one}).is_empty()
+
+
+def test_densities_are_binned_by_their_logarithm_and_leave_out_the_dead() -> None:
+    frame = tables.LATENTS.frame(
+        [{"latent": i, "split": "test", "density": d} for i, d in enumerate([0.0, 0.011, 0.012, 0.11, 1.0])]
+    )
+    binned = views.densities(frame, "test", per_decade=1)
+    assert binned["latents"].to_list() == [2, 1, 1]
+    assert binned["from"].to_list() == pytest.approx([0.01, 0.1, 1.0])
+    assert binned["to"].to_list() == pytest.approx([0.1, 1.0, 10.0])
+
+
+def test_dead_latents_are_told_by_split() -> None:
+    facts = {"d_sae": 8, "rows": {"select": 10, "test": 20}, "dead_latents": {"test": 2}, "l0": {"test": 3.0}}
+    assert views.dead(facts).rows() == [("select", 10, None, None, None), ("test", 20, 2, 0.25, 3.0)]
+    assert views.dead({}).is_empty()
+
+
+def test_steering_over_budgets_reads_measure_and_budget_from_the_names() -> None:
+    base = {"unit_of_replication": "concept", "concept_kind": "all", "n": 3}
+    frame = report(
+        base | {"name": "steer.add_direction.kl_0.1", "value": 0.2},
+        base | {"name": "steer.add_direction.kl_0.03", "value": 0.1},
+        base | {"name": "steer.add_direction.kl_0.1.fluency", "value": 0.9},
+        base | {"name": "steer.gate.passed", "value": 1.0},
+        steered("topic.sea", "add_direction", 0.5),
+    )
+    assert views.budgets(frame).select("what", "method", "budget", "value").rows() == [
+        ("fluency", "add_direction", 0.1, 0.9),
+        ("uplift", "add_direction", 0.03, 0.1),
+        ("uplift", "add_direction", 0.1, 0.2),
+    ]
+
+
+def manifest(stage: str, key: str, *inputs: tuple[str, str]) -> dict:
+    return {
+        "stage": stage,
+        "key": key,
+        "inputs": {f"role{n}": {"stage": s, "key": k} for n, (s, k) in enumerate(inputs)},
+        "files": {"a": {"bytes": 2_500_000, "digest": "d"}},
+        "made": {"seconds": 75.0, "at": "2026-01-01T00:00:00Z", "git_commit": None},
+    }
+
+
+CHAIN = [
+    manifest("read", "r1", ("model", "m1")),
+    manifest("capture", "c1", ("read", "r1")),
+    manifest("train", "t1", ("capture", "c1")),
+    manifest("steer", "s1", ("capture", "c1"), ("read", "gone")),
+]
+
+
+def test_a_trail_is_everything_an_artifact_rests_on() -> None:
+    assert views.trail(CHAIN, "train", "t1") == {("train", "t1"), ("capture", "c1"), ("read", "r1"), ("model", "m1")}
+
+
+def test_the_graph_has_a_linked_box_for_each_artifact_and_says_what_is_not_here() -> None:
+    dot = views.graph(CHAIN, ("train", "t1"), "lineage?report=x&artifact=", dark=False, untrained={"t1"})
+    assert 'URL="lineage?report=x&artifact=capture/c1"' in dot
+    assert "train (untrained)\\nt1\\n1 min 15 s, 2.5 MB" in dot
+    assert "read\\ngone\\nnot in this store" in dot
+    assert "model\\nm1\\ngiven, not made here" in dot
+    assert dot.count("->") == 5
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.44, "0.4 s"), (12.4, "12 s"), (125, "2 min 5 s"), (11_520, "3 h 12 min")]
+)
+def test_durations_have_units(seconds: float, said: str) -> None:
+    assert views.readable_seconds(seconds) == said
+
+
+@pytest.mark.parametrize(("n", "said"), [(12, "12 B"), (4_100_000, "4.1 MB"), (5e12, "5000.0 GB")])
+def test_sizes_have_units(n: float, said: str) -> None:
+    assert views.readable_bytes(n) == said

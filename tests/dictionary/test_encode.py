@@ -14,7 +14,7 @@ from components.dictionary.contract import Dictionary, untrained
 from components.dictionary.encode import ENCODE, EncodeConfig, make
 from components.errors import DictionaryError, InputError
 from components.store.shards import CodeShards
-from components.store.tables import LATENTS, POOLED
+from components.store.tables import LATENTS, NEIGHBOURS, POOLED
 from tests import toys
 from tests.planted import HOOK, directions, rows
 
@@ -144,6 +144,30 @@ def test_a_hook_point_that_does_not_write_to_the_residual_stream_promotes_nothin
     inputs = {"activations": activations, "dictionary": trained(store, hidden), "model": reference}
     made, _ = store.ensure(ENCODE, EncodeConfig(splits=("test",)), inputs)
     assert LATENTS.read(made)["promoted"].null_count() == 24
+
+
+@pytest.mark.parametrize("at_a_time", [1 << 24, 50])
+def test_neighbours_are_the_largest_cosines_of_decoder_directions_whatever_the_block(
+    store, activations, monkeypatch, at_a_time
+):
+    monkeypatch.setattr(module, "COSINES", at_a_time)  # 50 over 24 latents: blocks of two rows
+    dictionary = trained(store)
+    made, _ = store.ensure(ENCODE, CONFIG, {"activations": activations, "dictionary": dictionary})
+    table = NEIGHBOURS.read(made)
+    unit = torch.nn.functional.normalize(Dictionary.load(dictionary).decoder_directions(), dim=1)
+    cosines = (unit @ unit.T).fill_diagonal_(-2)
+    assert table.height == 240
+    for latent in range(24):
+        found = table.filter(pl.col("latent") == latent).sort("rank")
+        wanted = cosines[latent].sort(descending=True)
+        assert latent not in found["neighbour"]
+        assert found["neighbour"].to_list() == wanted.indices[:10].tolist()
+        torch.testing.assert_close(torch.tensor(found["cosine"]), wanted.values[:10])
+
+
+def test_a_dictionary_of_one_latent_has_no_neighbours(store):
+    (part,) = [part for _, part in module._neighbours(torch.ones(1, 4))]
+    assert part.height == 0 and part.columns == list(NEIGHBOURS.columns)
 
 
 def test_an_interrupted_run_continues_at_the_shard(tmp_path, store, activations, monkeypatch, encoded):

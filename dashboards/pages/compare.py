@@ -1,0 +1,118 @@
+"""Which run is better, at what sparsity, and is the difference larger than its intervals?"""
+
+from __future__ import annotations
+
+import polars as pl
+import streamlit as st
+
+from components.store.tables import REPORT
+from dashboards import charts, runs, selection, views
+from dashboards.app import show
+from dashboards.runs import Experiment
+
+AT_FIRST, AT_MOST = 6, 12
+FRONTIERS = (
+    ("FVU, share (lower is better)", "evaluate.fvu", None),
+    ("Loss recovered, mean ablation, share", "evaluate.loss_recovered.mean_ablation", None),
+    ("Concepts found, share of all", "evaluate.concepts_found.latent", "all"),
+)
+
+
+def page(shown: Experiment) -> None:
+    """Runs to pick, then frontiers, then every score beside each other, then what was set differently."""
+    st.title("Compare")
+    picked = _pick(shown)
+    if not picked:
+        st.info("Pick at least one run.")
+        return
+    reports = {each.label: runs.table(REPORT, each.report) for each in picked}
+    without = [label for label, report in reports.items() if report.is_empty()]
+    if without:
+        st.warning(f"Without any score, so left out: {', '.join(without)}.")
+    scores = views.compared({label: report for label, report in reports.items() if not report.is_empty()})
+    if scores.is_empty():
+        st.info("None of these runs has a score. `latentflow experiment` measures everything.")
+        return
+    if len(picked) == 1:
+        st.caption(
+            "Only one run to show. Another sparsity makes a second point: `latentflow experiment train.dictionary.k=16`, "
+            "or start it on the page Runs."
+        )
+    _frontiers(scores)
+    _tables(scores)
+    _configurations(picked)
+
+
+def _pick(shown: Experiment) -> list[Experiment]:
+    known = {each.key: each for each in runs.experiments()}
+    asked = [key for key in (selection.chosen("compare") or "").split(",") if key]
+    lost = [key for key in asked if key not in known]
+    if lost:
+        st.warning(
+            f"Not in this store: {len(lost)} of the reports in this address. `dvc pull` fetches what was published."
+        )
+    newest = list(dict.fromkeys([shown.key, *known]))[:AT_FIRST]
+    st.session_state["compared"] = [key for key in asked if key in known][:AT_MOST] or newest
+    keys = st.multiselect(
+        "Runs",
+        list(known),
+        format_func=lambda key: known[key].title,
+        key="compared",
+        max_selections=AT_MOST,
+        on_change=lambda: selection.choose("compare", ",".join(st.session_state["compared"])),
+        help="The address of this page names them: copy it to share the comparison.",
+    )
+    return [known[key] for key in keys]
+
+
+def _frontiers(scores: pl.DataFrame) -> None:
+    st.subheader("Frontiers", anchor="frontiers")
+    drawn = 0
+    for column, (title, name, kind) in zip(st.columns(3), FRONTIERS, strict=True):
+        points = views.frontier(scores, name, kind)
+        if points.is_empty():
+            column.caption(f"{title}: not measured together with L0.")
+            continue
+        drawn += 1
+        column.altair_chart(charts.frontier(points, title, percent=kind == "all"), width="stretch")
+    if drawn:
+        st.caption(
+            "Test split; bars are 95% intervals in both directions; point at a mark for its run, n and hook point."
+        )
+
+
+def _tables(scores: pl.DataFrame) -> None:
+    st.subheader("Headlines", anchor="headlines")
+    table = views.run_list(scores)
+    st.dataframe(
+        table,
+        hide_index=True,
+        column_config={
+            "run": st.column_config.TextColumn(pinned=True),
+            **{name: st.column_config.NumberColumn(format="%.4g") for name in table.columns if name != "run"},
+        },
+    )
+    st.caption("Click the head of a column to sort the runs by it. Intervals are in the table below.")
+    st.subheader("Every score with its 95% interval", anchor="scores")
+    beside = views.side_by_run(scores)
+    st.dataframe(
+        beside,
+        hide_index=True,
+        height=min(560, 38 + 35 * beside.height),
+        column_config={"measure": st.column_config.TextColumn(pinned=True, width=330)},
+    )
+
+
+def _configurations(picked: list[Experiment]) -> None:
+    if len(picked) < 2:
+        return
+    st.subheader("What was set differently", anchor="differences")
+    configs = {each.label: {stage: artifact.config for stage, artifact in each.artifacts.items()} for each in picked}
+    differ = views.differences(configs)
+    if differ.is_empty():
+        st.caption("Nothing: the same parameters in every stage. The code, the model or the corpus differs.")
+        return
+    st.dataframe(differ, hide_index=True)
+
+
+show(page)

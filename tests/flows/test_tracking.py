@@ -1,0 +1,212 @@
+"""What a reviewer finds in MLflow: short headlines to sort by, charts, environment, system metrics; and no loss in an outage."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from components.experiment import ExperimentConfig
+from components.store.artifact import Store
+from components.store.tables import CURVE, LATENTS, REPORT, SCORES
+from flows import figures, tracking
+from flows.tracking import Tracker, headlines
+
+pytestmark = [pytest.mark.flow, pytest.mark.timeout(600)]
+
+
+def runs_of(client: MlflowClient, name: str = tracking.EXPERIMENT) -> list[Run]:
+    experiment = client.get_experiment_by_name(name)
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id], max_results=1000))
+
+
+def measured_steering(report: pl.DataFrame) -> list[dict[str, Any]]:
+    """Means over all concepts that have a value: on a barely trained model none may pass the gate."""
+    of = report.filter(
+        pl.col("name").str.contains(r"^steer\.\w+\.kl_[\d.]+$"),
+        pl.col("value").is_not_null(),
+        pl.col("concept_kind") == "all",
+    )
+    return of.to_dicts()
+
+
+@pytest.fixture
+def parent(first: dict[str, str]) -> Run:
+    """The first experiment's parent run."""
+    tagged = [run for run in runs_of(MlflowClient()) if run.data.tags.get("report") == first["key"]]
+    return [run for run in tagged if "mlflow.parentRunId" not in run.data.tags][-1]
+
+
+def test_runs_can_be_sorted_by_headlines_without_opening_one(
+    config: ExperimentConfig, first: dict[str, str], parent: Run
+) -> None:
+    report = REPORT.read(Store(config.execution.store).get(**first))
+    assert parent.data.metrics.keys() >= {"loss_recovered", "l0", "fvu", "concepts_found", "explanation_detection"}
+    steered = {f"steering_{row['name'].split('.')[1]}" for row in measured_steering(report)}
+    assert {name for name in parent.data.metrics if name.startswith("steering_")} == steered
+    (fvu,) = report.filter(pl.col("name") == "evaluate.fvu")["value"]
+    assert parent.data.metrics["fvu"] == pytest.approx(fvu)
+    assert not [name for name in parent.data.metrics if name.startswith(("evaluate.", "interpret.", "steer."))]
+    ordered = MlflowClient().search_runs(
+        [parent.info.experiment_id], "metrics.loss_recovered > -9", order_by=["metrics.l0 ASC"]
+    )
+    assert parent.info.run_id in [run.info.run_id for run in ordered]
+    assert "| loss_recovered |" in parent.data.tags["mlflow.note.content"]
+    assert parent.data.tags["dashboard"].endswith(f"/?report={first['key']}")
+
+
+def test_a_shared_view_lists_the_experiments_with_their_headlines_as_columns(parent: Run) -> None:
+    experiment = MlflowClient().get_experiment(parent.info.experiment_id)
+    view = json.loads(experiment.tags[tracking.VIEW])
+    assert {name.split("`")[1] for name in view["selectedColumns"] if name.startswith("metrics")} <= {
+        *tracking.HEADLINES,
+        *parent.data.metrics,
+        "steering_add_direction",
+    }
+    found = MlflowClient().search_runs(
+        [parent.info.experiment_id], view["searchFilter"], order_by=[f"{view['orderByKey']} DESC"]
+    )
+    assert parent.info.run_id in [run.info.run_id for run in found]
+    assert all("mlflow.parentRunId" not in run.data.tags for run in found)
+
+
+def test_every_score_is_on_the_nested_report_run(first: dict[str, str], parent: Run) -> None:
+    nested = [run for run in runs_of(MlflowClient()) if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    (report,) = [run for run in nested if run.data.tags["stage"] == "report"]
+    assert "evaluate.loss_recovered.mean_ablation" in report.data.metrics
+    assert all(run.info.status == "FINISHED" for run in nested)
+
+
+def test_charts_report_and_environment_are_artifacts_that_open_without_a_network(
+    config: ExperimentConfig, first: dict[str, str], parent: Run, tmp_path: Path
+) -> None:
+    client = MlflowClient()
+    charts = {file.path: file.file_size for file in client.list_artifacts(parent.info.run_id, "charts")}
+    wanted = {f"charts/{name}.png" for name in ("training", "densities", "concepts_found", "explanations")}
+    report = REPORT.read(Store(config.execution.store).get(**first))
+    assert set(charts) == wanted | ({"charts/steering.png"} if measured_steering(report) else set())
+    assert all(size > 5000 for size in charts.values())
+    assert {file.path for file in client.list_artifacts(parent.info.run_id, "report")} >= {"report/report.md"}
+    environment = json.loads(
+        Path(client.download_artifacts(parent.info.run_id, "environment.json", str(tmp_path))).read_text()
+    )
+    assert environment["versions"]["torch"] and environment["cores"] > 0
+    assert parent.data.tags["mlflow.source.git.commit"] == (environment["git_commit"] or "unknown").removesuffix("+")
+
+
+def test_system_metrics_are_sampled_on_the_parent_run(parent: Run) -> None:
+    assert "system/cpu_utilization_percentage" in parent.data.metrics
+    assert "system/system_memory_usage_megabytes" in parent.data.metrics
+
+
+def test_the_registered_dictionary_carries_the_headlines(
+    config: ExperimentConfig, first: dict[str, str], parent: Run
+) -> None:
+    (name,) = Store(config.execution.store).get(**first).facts["dictionaries"]
+    version = MlflowClient().get_model_version_by_alias(name, "champion")
+    assert float(version.tags["loss_recovered"]) == pytest.approx(parent.data.metrics["loss_recovered"], rel=1e-3)
+    assert version.tags["report"] == first["key"]
+    assert "no pickle" in version.description
+
+
+def test_what_mlflow_missed_while_it_was_away_is_recorded_when_it_is_back(
+    config: ExperimentConfig, first: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow is away when the run starts and through two stages, then back: nothing is missing and nothing is twice."""
+    store = Store(config.execution.store)
+    report = store.get(**first)
+    stages = {role: store.get(**report.manifest["inputs"][role]) for role in ("train", "evaluate", "interpret")}
+    tracker = Tracker(config.model_copy(update={"name": "outage"}))
+    away = True
+    real = tracker.client.log_batch
+
+    def log_batch(*arguments: Any, **options: Any) -> Any:
+        if away:
+            raise MlflowException("no connection")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(tracker.client, "log_batch", log_batch)
+    tracker.open()
+    for label, artifact in list(stages.items())[:2]:
+        tracker.stage(label, artifact, hit=True, seconds=1.0)
+    away = False
+    tracker.stage("interpret", stages["interpret"], hit=True, seconds=1.0)
+    tracker.stage("report", report, hit=True, seconds=1.0)
+    tracker.close(failed=False)
+    assert tracker.parent is not None
+    nested = [run for run in runs_of(tracker.client) if run.data.tags.get("mlflow.parentRunId") == tracker.parent]
+    assert sorted(run.data.tags["stage"] for run in nested) == ["evaluate", "interpret", "report", "train"]
+    run = tracker.client.get_run(tracker.parent)
+    assert run.info.status == "FINISHED" and "fvu" in run.data.metrics
+
+
+def test_a_server_that_never_answers_costs_the_numbers_only(
+    config: ExperimentConfig, first: dict[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = Tracker(config)
+
+    def refuse(*arguments: Any, **options: Any) -> Any:
+        raise MlflowException("no connection")
+
+    monkeypatch.setattr(tracker.client, "get_experiment_by_name", refuse)
+    started = time.monotonic()
+    tracker.open()
+    tracker.stage("report", Store(config.execution.store).get(**first), hit=True, seconds=1.0)
+    tracker.close(failed=False)
+    assert time.monotonic() - started < 10
+    assert "MLflow could not record report (no connection); the artifacts in the store are complete" in caplog.text
+
+
+SCORE = {"dictionary": "d", "hook_point": "h", "split": "test", "stage": "evaluate", "artifact": "a", "n": 3}
+
+
+def test_headlines_are_over_all_concepts_and_leave_out_what_was_not_measured() -> None:
+    rows = [
+        {"name": "evaluate.concepts_found.latent", "concept_kind": "surface", "value": 0.1},
+        {"name": "evaluate.concepts_found.latent", "concept_kind": "all", "value": 0.2},
+        {"name": "evaluate.fvu", "value": None, "reason": "no tokens"},
+        {"name": "steer.add_direction.kl_0.1", "concept_kind": "all", "value": 0.3, "unit_of_replication": "concept"},
+    ]
+    found = headlines(REPORT.frame([SCORE | row for row in rows]), ExperimentConfig())
+    assert found == {"concepts_found": 0.2, "steering_add_direction": 0.3}
+
+
+@pytest.mark.parametrize("draw", [figures.concepts, figures.explanations, figures.steering])
+def test_nothing_measured_is_no_picture(draw: Any) -> None:
+    assert draw(SCORES.frame([])) is None
+    nothing = [
+        {"name": name, "reason": "none"} for name in ("evaluate.concepts_found.latent", "interpret.a.b", "steer.a.kl_1")
+    ]
+    assert draw(SCORES.frame(nothing)) is None
+
+
+def test_pictures_hold_a_mark_for_each_score_that_was_measured() -> None:
+    base = {"low": 0.1, "high": 0.4, "n": 5, "unit_of_replication": "concept", "concept_kind": "all", "baseline": 0.05}
+    steered = [
+        base | {"name": f"steer.{method}.kl_0.1", "value": 0.3} for method in ("add_direction", "random_direction")
+    ]
+    steered.append(
+        base | {"name": "steer.add_direction.kl_0.1.topic.sea", "value": 1.0, "unit_of_replication": "prompt"}
+    )
+    figure = figures.steering(SCORES.frame(steered))
+    assert figure is not None
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
+        "add_direction.kl_0.1",
+        "random_direction.kl_0.1",
+    ]
+    found = [base | {"name": f"evaluate.concepts_found.{unit}", "value": 0.3} for unit in ("latent", "probe")]
+    figure = figures.concepts(SCORES.frame(found))
+    assert figure is not None and len(figure.axes[0].patches) == 2
+    latents = LATENTS.frame([{"latent": n, "split": "test", "density": d} for n, d in enumerate([0, 0.01, 0.011, 1.0])])
+    figure = figures.densities(latents, "test")
+    assert figure is not None and sum(bar.get_height() for bar in figure.axes[0].patches) == 3
+    assert figures.densities(latents.head(1), "test") is None
+    assert figures.training(CURVE.frame([])) is None
