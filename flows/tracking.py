@@ -20,6 +20,7 @@ import polars as pl
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from components.config import flatten
 from components.errors import ConfigError, UnknownNameError
@@ -38,62 +39,99 @@ ADDRESSES = ("model.path",)
 
 
 class Tracker:
-    """One experiment's runs in MLflow. A tracking server that does not answer costs the numbers, never the run."""
+    """One experiment's runs in MLflow. A tracking server that does not answer costs the numbers, never the run.
+
+    What it could not take is kept and offered again after each further stage and at the end. If it is still away then,
+    running the same command again records everything: the stages are found in the store.
+    """
 
     def __init__(self, config: ExperimentConfig) -> None:
         self.config = config
         self.client = MlflowClient()
         self.parent: str | None = None
         self.experiment: str | None = None
+        self._missed: list[tuple[str, Artifact, bool, float]] = []
+        self._runs: dict[str, str] = {}
+
+    @property
+    def page(self) -> str | None:
+        """The path of the parent run's page in MLflow, when it has one."""
+        return f"#/experiments/{self.experiment}/runs/{self.parent}" if self.parent else None
 
     def open(self) -> None:
         """Starts the parent run with every parameter."""
         with _forgiving("start the run"):
             self.experiment = _experiment(self.client)
-            tags = {"mlflow.runName": self.config.name, "git_commit": git_commit() or "unknown", **_prefect_tags()}
-            run = self.client.create_run(self.experiment, tags=tags, run_name=self.config.name)
-            self.parent = run.info.run_id
+            if self.parent is None:
+                tags = {"mlflow.runName": self.config.name, "git_commit": git_commit() or "unknown", **_prefect_tags()}
+                self.parent = self.client.create_run(self.experiment, tags=tags, run_name=self.config.name).info.run_id
             parameters = [Param(name, str(value)[:6000]) for name, value in flatten(self.config).items()]
             for start in range(0, len(parameters), 100):
                 self.client.log_batch(self.parent, params=parameters[start : start + 100])
 
-    def close(self, failed: bool) -> None:
-        """Ends the parent run."""
+    def close(self, status: str) -> None:
+        """Ends the parent run as FINISHED, FAILED or KILLED, after what MLflow has missed so far."""
+        if self._missed:
+            self._catch_up()
         if self.parent:
             with _forgiving("end the run"):
-                self.client.set_terminated(self.parent, "FAILED" if failed else "FINISHED")
+                self.client.set_terminated(self.parent, status)
+        if self._missed or not self.parent:
+            missed = ", ".join(label for label, *_ in self._missed) or "this run"
+            log.warning(
+                "MLflow has no record of %s; the store has everything. Once MLflow answers again, run the same command: "
+                "it finds what is made and records it",
+                missed,
+            )
 
     def stage(self, label: str, artifact: Artifact, hit: bool, seconds: float) -> None:
         """A nested run for one stage: its facts and scores, its curve, its key and its parents' keys."""
+        self._missed.append((label, artifact, hit, seconds))
+        self._catch_up()
+
+    def _catch_up(self) -> None:
         if self.parent is None:
-            return
-        with _forgiving(f"record {label}"):
-            parents = {f"input.{role}": given["key"] for role, given in artifact.manifest["inputs"].items()}
-            tags = {
-                "mlflow.parentRunId": self.parent,
-                "stage": artifact.stage,
-                "artifact": artifact.key,
-                "cached": str(hit).lower(),
-                **parents,
-            }
-            run = self.client.create_run(self.experiment or "0", tags=tags, run_name=label).info.run_id
-            parameters = [
-                Param(name, str(value)[:6000]) for name, value in flatten(artifact.config, f"{artifact.stage}.").items()
-            ]
-            facts = {f"{artifact.stage}.{name}": value for name, value in flatten(artifact.facts).items()}
-            metrics = {name: float(value) for name, value in facts.items() if _is_number(value)}
-            metrics[f"{artifact.stage}.seconds"] = seconds
-            scores = _scores(artifact)
-            self.client.log_batch(run, params=parameters[:100], metrics=_metrics(metrics | scores), tags=[])
-            if artifact.stage == "train" and not hit:
-                self._curve(run, artifact)
-            self._datasets(run, artifact)
-            self.client.log_text(run, (artifact.folder / "manifest.json").read_text(), "manifest.json")
-            if label == "train":
-                self._register(run, artifact)
-            if artifact.stage == "report":
-                self._report(artifact, scores)
-            self.client.set_terminated(run, "FINISHED")
+            self.open()
+        while self._missed and self.parent:
+            label, *rest = self._missed[0]
+            recorded = False
+            with _forgiving(f"record {label}"):
+                self._record(label, *rest)
+                recorded = True
+            if not recorded:
+                return
+            self._missed.pop(0)
+
+    def _record(self, label: str, artifact: Artifact, hit: bool, seconds: float) -> None:
+        """Again after a failure, the same nested run takes what it missed."""
+        parents = {f"input.{role}": given["key"] for role, given in artifact.manifest["inputs"].items()}
+        tags = {
+            "mlflow.parentRunId": str(self.parent),
+            "stage": artifact.stage,
+            "artifact": artifact.key,
+            "cached": str(hit).lower(),
+            **parents,
+        }
+        if label not in self._runs:
+            self._runs[label] = self.client.create_run(self.experiment or "0", tags=tags, run_name=label).info.run_id
+        run = self._runs[label]
+        parameters = [
+            Param(name, str(value)[:6000]) for name, value in flatten(artifact.config, f"{artifact.stage}.").items()
+        ]
+        facts = {f"{artifact.stage}.{name}": value for name, value in flatten(artifact.facts).items()}
+        metrics = {name: float(value) for name, value in facts.items() if _is_number(value)}
+        metrics[f"{artifact.stage}.seconds"] = seconds
+        scores = _scores(artifact)
+        self.client.log_batch(run, params=parameters[:100], metrics=_metrics(metrics | scores), tags=[])
+        if artifact.stage == "train" and not hit:
+            self._curve(run, artifact)
+        self._datasets(run, artifact)
+        self.client.log_text(run, (artifact.folder / "manifest.json").read_text(), "manifest.json")
+        if label == "train":
+            self._register(run, artifact)
+        if artifact.stage == "report":
+            self._report(artifact, scores)
+        self.client.set_terminated(run, "FINISHED")
 
     def _report(self, artifact: Artifact, scores: dict[str, float]) -> None:
         """The report's table and headline numbers on the parent run, where a reviewer sorts and compares."""
@@ -274,5 +312,5 @@ def _forgiving(what: str) -> Iterator[None]:
     """MLflow owns numbers, not results: its failure is a warning, and the artifacts hold everything."""
     try:
         yield
-    except (MlflowException, OSError) as error:
+    except (MlflowException, SQLAlchemyError, OSError) as error:
         log.warning("MLflow could not %s (%s); the artifacts in the store are complete", what, error)
