@@ -62,9 +62,18 @@ def entrypoint(name: str) -> str:
 
 async def serve(described: dict[str, Any]) -> None:
     """Serves until told to stop, as many runs at once as there are device slots."""
+    import prefect.runner.runner
+    from prefect import Flow
     from prefect.deployments.runner import RunnerDeployment
     from prefect.runner import Runner
     from prefect.utilities.callables import ParameterSchema
+
+    async def without_hooks(flow_run: Any, **_: Any) -> Flow:
+        return Flow(fn=lambda: None, name="without hooks")
+
+    # When a run is cancelled or crashes the runner imports its flow, in this process, to look for hooks. There are none,
+    # and the import (torch) would cost the cancelling several seconds and this process half a gigabyte.
+    prefect.runner.runner.load_flow_from_flow_run = without_hooks
 
     runner = Runner(name="latentflow", limit=described["limit"], pause_on_shutdown=False)
     for given in described["deployments"]:

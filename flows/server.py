@@ -224,17 +224,22 @@ def run_lock(flow_run: str) -> FileLock:
 def reap() -> list[str]:
     """Sets runs to Crashed that were unfinished when this server started and whose process is gone; their names.
 
-    Runs of a work pool are left to their workers, which may be on another machine.
+    Their runs in MLflow end as well, and those of runs that were cancelled too fast to say so. Runs of a work pool are
+    left to their workers, which may be on another machine.
     """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, TaskRunFilter
+    from prefect.client.schemas.sorting import FlowRunSort
     from prefect.states import Crashed
+
+    from flows import tracking
 
     found = own()
     if found is None:
         return []
     before = datetime.fromtimestamp(found["created"], timezone.utc)
     unfinished = FlowRunFilter.model_validate({"state": {"type": {"any_": UNFINISHED}}})
+    cancelled = FlowRunFilter.model_validate({"state": {"type": {"any_": ("CANCELLED", "CRASHED")}}})
     names = []
     with get_client(sync_client=True) as client:
         for run in client.read_flow_runs(flow_run_filter=unfinished, limit=200):
@@ -259,6 +264,8 @@ def reap() -> list[str]:
                 client.set_task_run_state(task.id, Crashed(message=message), force=True)
             client.set_flow_run_state(run.id, Crashed(message=message), force=True)
             names.append(run.name)
+        ended = client.read_flow_runs(flow_run_filter=cancelled, sort=FlowRunSort.START_TIME_DESC, limit=50)
+    tracking.reap({str(run.id) for run in ended})
     if names:
         log.warning("runs left unfinished by a process that is gone are now Crashed: %s", ", ".join(names))
     return names

@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 EXPERIMENT = "latentflow"
 POINTS = 200
 BATCH = 1000
+SECONDS_TO_END = 2.0
 ADDRESSES = ("model.path",)
 
 
@@ -70,12 +72,19 @@ class Tracker:
                 self.client.log_batch(self.parent, params=parameters[start : start + 100])
 
     def close(self, status: str) -> None:
-        """Ends the parent run as FINISHED, FAILED or KILLED, after what MLflow has missed so far."""
+        """Ends the parent run as FINISHED, FAILED or KILLED, after what MLflow has missed so far.
+
+        Who was killed has no time: the signal may have left a transaction of this process open, which would lock it out
+        of the database for half a minute. What is not written then, `reap` writes later.
+        """
+        if status == "KILLED":
+            ending = threading.Thread(target=self._end, args=(status,), daemon=True)
+            ending.start()
+            ending.join(SECONDS_TO_END)
+            return
         if self._missed:
             self._catch_up()
-        if self.parent:
-            with _forgiving("end the run"):
-                self.client.set_terminated(self.parent, status)
+        self._end(status)
         if self._missed or not self.parent:
             missed = ", ".join(label for label, *_ in self._missed) or "this run"
             log.warning(
@@ -83,6 +92,11 @@ class Tracker:
                 "it finds what is made and records it",
                 missed,
             )
+
+    def _end(self, status: str) -> None:
+        if self.parent:
+            with _forgiving("end the run"):
+                self.client.set_terminated(self.parent, status)
 
     def stage(self, label: str, artifact: Artifact, hit: bool, seconds: float) -> None:
         """A nested run for one stage: its facts and scores, its curve, its key and its parents' keys."""
@@ -199,6 +213,19 @@ class Tracker:
         self.client.set_registered_model_alias(name, "champion", version.version)
 
 
+def reap(flow_runs: Collection[str]) -> None:
+    """Ends, as KILLED, the runs that these flow runs left running."""
+    with _forgiving("end runs whose process is gone"):
+        client = MlflowClient()
+        found = client.get_experiment_by_name(EXPERIMENT)
+        if found is None:
+            return
+        for run in client.search_runs([found.experiment_id], "attributes.status = 'RUNNING'"):
+            parent = client.get_run(run.data.tags["mlflow.parentRunId"]) if "mlflow.parentRunId" in run.data.tags else run
+            if parent.data.tags.get("prefect.flow_run") in flow_runs:
+                client.set_terminated(run.info.run_id, "KILLED")
+
+
 def resolve_dictionary(name: str) -> str:
     """The artifact key of a dictionary given as name@alias (MLflow registry) or as a key.
 
@@ -313,4 +340,5 @@ def _forgiving(what: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        log.warning("MLflow could not %s (%s); the artifacts in the store are complete", what, error)
+        short = str(error).strip().split("\n", maxsplit=1)[0]
+        log.warning("MLflow could not %s (%s); the artifacts in the store are complete", what, short)
