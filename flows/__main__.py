@@ -64,6 +64,7 @@ def _run(name: str, overrides: list[str] | None, params: Path | None, plain: boo
             return getattr(chain, "report" if name == "experiment" else name)()
     from flows.server import prefect_server
 
+    assert "prefect" not in sys.modules, "Prefect reads its address when it is imported: import flows below"
     with prefect_server() as server:  # starts while the heavy imports below run
         from flows.parameters import resolve
 
@@ -99,9 +100,10 @@ for _name, _about in STAGES.items():
 @app.command(rich_help_panel="Runs")
 def experiment(overrides: Overrides = None, params: Params = None, plain: Plain = False) -> None:
     """The whole chain, from text to the report; what is already made is found, not made again."""
+    artifact = _run("experiment", overrides, params, plain)
     from flows.report import show
 
-    show(_run("experiment", overrides, params, plain), console)
+    show(artifact, console)
 
 
 @app.command(rich_help_panel="Runs")
@@ -119,11 +121,11 @@ def report(
     ] = None,
 ) -> None:
     """The table of an experiment: every score with n, failures, interval, baseline and direction."""
+    artifact = _run("report", overrides, params, plain or as_json)
     from components.store.tables import REPORT
     from flows import pipeline
     from flows.report import rows, show
 
-    artifact = _run("report", overrides, params, plain or as_json)
     if ref:
         from flows.steps import write_reference
 
@@ -257,7 +259,7 @@ def _quiet_engine() -> None:
 
     Prefect's record of the run keeps the whole traceback.
     """
-    for handler in logging.getLogger("prefect").handlers:
+    for handler in (*logging.getLogger("prefect").handlers, *logging.getLogger().handlers):
         handler.addFilter(lambda record: not record.name.startswith(("prefect.flow_runs", "prefect.task_runs")))
 
 

@@ -137,12 +137,20 @@ def prefect_server() -> Iterator[Server]:
     try:
         yield server
     finally:
+        _flush_logs()
         done.set()
         watch.join()
         mine.unlink(missing_ok=True)
         stop_own()
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+def _flush_logs() -> None:
+    """The last lines of a run reach its server before that goes."""
+    if handlers := sys.modules.get("prefect.logging.handlers"):
+        with contextlib.suppress(Exception):
+            handlers.APILogWorker.drain_all(timeout=5)
 
 
 def stop_own() -> None:
