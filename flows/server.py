@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 SECONDS_TO_START = 240
 FORMAT = 1
 UNFINISHED = ("RUNNING", "PENDING", "CANCELLING")
+_started: list[subprocess.Popen[bytes]] = []
 
 
 def command() -> list[str]:
@@ -90,7 +91,7 @@ class Server:
         self.started = started
 
     def wait(self) -> None:
-        """Blocks until it answers; if this run started it, runs that a dead machine left unfinished are reaped.
+        """Blocks until it answers; then runs that a dead process left unfinished are reaped.
 
         Raises:
             ServiceError: it did not answer in time.
@@ -103,8 +104,7 @@ class Server:
                     f"its log is {folder() / 'server.log'}"
                 )
             time.sleep(0.2)
-        if self.started:
-            reap()
+        reap(served=self.started)
 
 
 @contextlib.contextmanager
@@ -160,6 +160,8 @@ def stop_own() -> None:
         if found and found["owner"] == "run" and not users():
             processes.stop_all([found["pid"]])
             (folder() / "server.json").unlink(missing_ok=True)
+    for server in [server for server in _started if server.poll() is not None]:
+        _started.remove(server)
 
 
 def _port() -> int:
@@ -181,6 +183,7 @@ def _start() -> None:
             start_new_session=True,
             env={**os.environ, **switches()},
         )
+    _started.append(server)
     record(server.pid, "run")
 
 
@@ -229,8 +232,11 @@ def run_lock(flow_run: str) -> FileLock:
     return FileLock(locks / f"{flow_run}.lock")
 
 
-def reap() -> list[str]:
-    """Sets runs to Crashed that were unfinished when this server started and whose process is gone; their names.
+def reap(served: bool = True) -> list[str]:
+    """Sets runs to Crashed that were unfinished before and whose process is gone; their names.
+
+    Before is when the server started. While a stack serves (`served` is false) its runs are its runner's to watch, and one
+    that was just started has no process yet: then only runs of a command line count, and before is when this process began.
 
     Their runs in MLflow end as well, and those of runs that were cancelled too fast to say so. Runs of a work pool are
     left to their workers, which may be on another machine.
@@ -243,15 +249,18 @@ def reap() -> list[str]:
     from flows import tracking
 
     found = own()
-    if found is None:
+    if found is None:  # somebody else's server: PREFECT_API_URL
         return []
-    before = datetime.fromtimestamp(found["created"], timezone.utc)
+    since = found["created"] if served else processes.identity()["created"]
+    before = datetime.fromtimestamp(since, timezone.utc)
     unfinished = FlowRunFilter.model_validate({"state": {"type": {"any_": UNFINISHED}}})
     cancelled = FlowRunFilter.model_validate({"state": {"type": {"any_": ("CANCELLED", "CRASHED")}}})
     names = []
     with get_client(sync_client=True) as client:
         for run in client.read_flow_runs(flow_run_filter=unfinished, limit=200):
-            if run.work_pool_name or (run.state and run.state.timestamp and run.state.timestamp > before):
+            if run.work_pool_name or (run.deployment_id and not served):
+                continue
+            if run.state and run.state.timestamp and run.state.timestamp > before:
                 continue
             held = run_lock(str(run.id))
             try:
