@@ -113,7 +113,9 @@ def defaults() -> dict[str, str]:
         "LATENTFLOW_DEVICE_LOCKS": str(Path(tempfile.gettempdir()) / "latentflow-devices"),
         "TOKENIZERS_PARALLELISM": "false",
         "OMP_WAIT_POLICY": "PASSIVE",  # two spinning threads fall to a fifth of their speed beside other work
-        **dict.fromkeys(("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"), os.environ.get("LATENTFLOW_AUTH", "")),
+        **dict.fromkeys(
+            ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"), os.environ.get("LATENTFLOW_AUTH", "")
+        ),
     }
 
 

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -252,7 +252,7 @@ def reap(served: bool = True) -> list[str]:
     if found is None:  # somebody else's server: PREFECT_API_URL
         return []
     since = found["created"] if served else processes.identity()["created"]
-    before = datetime.fromtimestamp(since, timezone.utc)
+    before = datetime.fromtimestamp(since, UTC)
     unfinished = FlowRunFilter.model_validate({"state": {"type": {"any_": UNFINISHED}}})
     cancelled = FlowRunFilter.model_validate({"state": {"type": {"any_": ("CANCELLED", "CRASHED")}}})
     names = []

@@ -148,7 +148,11 @@ def down() -> str:
     if found is None:
         left = stop_leftovers()
         where = f"state folder {environment.state()}"
-        return f"the stack of {where} had lost its supervisor; {left} processes stopped" if left else f"no stack runs on {where}"
+        return (
+            f"the stack of {where} had lost its supervisor; {left} processes stopped"
+            if left
+            else f"no stack runs on {where}"
+        )
     os.kill(found["pid"], signal.SIGTERM)
     end = time.monotonic() + SECONDS_TO_STOP
     while processes.lives(found) and time.monotonic() < end:
@@ -171,7 +175,11 @@ def status() -> list[dict[str, Any]]:
         address = who.get("address", "") if alive else environment.address(child.name) if child.health else ""
         if not alive:
             taken = bool(child.health) and not processes.is_free(environment.port(child.name), environment.host())
-            state = f"not running; its port is held by {processes.holder(environment.port(child.name))}" if taken else "not running"
+            state = (
+                f"not running; its port is held by {processes.holder(environment.port(child.name))}"
+                if taken
+                else "not running"
+            )
         elif not (processes.answers(address + child.health) if child.health else child.ready()):
             state = "not answering"
         else:
@@ -327,8 +335,10 @@ def _refuse_host(host: str, public: bool) -> None:
     login = environment.login()
     if environment.is_loopback(host) or public:
         return
-    asks = "Prefect and MLflow ask for the name and password of LATENTFLOW_AUTH" if login else (
-        "set LATENTFLOW_AUTH=name:password and Prefect and MLflow ask for it"
+    asks = (
+        "Prefect and MLflow ask for the name and password of LATENTFLOW_AUTH"
+        if login
+        else ("set LATENTFLOW_AUTH=name:password and Prefect and MLflow ask for it")
     )
     raise ServiceError(
         f"{host} can be reached from other machines, and whoever reaches these pages can run code here. Put "

@@ -41,7 +41,7 @@ Reference = dict[str, str]
 SECONDS_BETWEEN_UPDATES = 2.0
 COMPUTES = frozenset({"capture", "train", "encode", "interpret", "steer", "evaluate"})
 OVER_A_NETWORK = (httpx.TransportError, ConnectionError, TimeoutError)
-SECONDS_BEFORE_A_RETRY = [5, 30]
+SECONDS_BEFORE_A_RETRY = [5.0, 30.0]
 
 
 class Chain:

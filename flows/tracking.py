@@ -107,10 +107,10 @@ class Tracker:
         if self.parent is None:
             self.open()
         while self._missed and self.parent:
-            label, *rest = self._missed[0]
+            label, artifact, hit, seconds = self._missed[0]
             recorded = False
             with _forgiving(f"record {label}"):
-                self._record(label, *rest)
+                self._record(label, artifact, hit, seconds)
                 recorded = True
             if not recorded:
                 return
@@ -221,7 +221,9 @@ def reap(flow_runs: Collection[str]) -> None:
         if found is None:
             return
         for run in client.search_runs([found.experiment_id], "attributes.status = 'RUNNING'"):
-            parent = client.get_run(run.data.tags["mlflow.parentRunId"]) if "mlflow.parentRunId" in run.data.tags else run
+            parent = (
+                client.get_run(run.data.tags["mlflow.parentRunId"]) if "mlflow.parentRunId" in run.data.tags else run
+            )
             if parent.data.tags.get("prefect.flow_run") in flow_runs:
                 client.set_terminated(run.info.run_id, "KILLED")
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,8 @@ from components.experiment import ExperimentConfig
 from flows import environment, server
 
 log = logging.getLogger(__name__)
+
+SECONDS_TO_STOP = 3.0
 
 
 def choices(config: ExperimentConfig) -> dict[str, str]:
@@ -63,6 +68,8 @@ def introduced(config: ExperimentConfig, mlflow_page: str | None) -> Iterator[No
     with contextlib.suppress(Timeout):
         held.acquire(timeout=0)
     try:
+        if run.deployment_id:
+            _stop_soon_when_cancelled()
         with _forgiving("tag the flow run"), get_client(sync_client=True) as client:
             client.update_flow_run(run.id, tags=set(run.tags) | tags(config))
         if mlflow_page:
@@ -72,6 +79,26 @@ def introduced(config: ExperimentConfig, mlflow_page: str | None) -> Iterator[No
     finally:
         held.release()
         Path(held.lock_file).unlink(missing_ok=True)
+
+
+def _stop_soon_when_cancelled() -> None:
+    """A cancelled run has a few seconds to say so in its own words, then its process ends as it is.
+
+    Whatever the store holds under its final name is complete at any moment, so there is nothing to wait for.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    told: Any = signal.getsignal(signal.SIGTERM)
+    if not callable(told):
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        end = threading.Timer(SECONDS_TO_STOP, os._exit, (128 + number,))
+        end.daemon = True
+        end.start()
+        told(number, frame)
+
+    signal.signal(signal.SIGTERM, stop)
 
 
 def link(key: str, address: str, text: str) -> None:

@@ -41,18 +41,17 @@ class Room:
 
     def start(self, *arguments: str, log: str = "log") -> subprocess.Popen[str]:
         """`latentflow` with these arguments, its output in a file of the folder."""
-        output = (self.folder / log).open("w")
-        return subprocess.Popen(
-            [sys.executable, "-m", "flows", *arguments],
-            cwd=REPOSITORY,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            text=True,
-            start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
+        with (self.folder / log).open("w") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", "flows", *arguments],
+                cwd=REPOSITORY,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                text=True,
+                start_new_session=True,
+            )
 
     def run(self, *arguments: str, seconds: float = 200) -> tuple[int, str]:
         """The same, to its end: status and output."""
@@ -62,6 +61,7 @@ class Room:
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
         return process.returncode, self.text("run.log")
 
     def text(self, log: str = "log") -> str:
@@ -118,7 +118,9 @@ class Room:
     def close(self) -> None:
         """Stops whatever is left of this folder."""
         self.run("down", seconds=60)
-        for record in (self.folder / "state" / "prefect" / "server.json", *(self.folder / "state" / "prefect" / "users").glob("*")):
+        for record in (
+            self.folder / "state" / "prefect" / "server.json",
+            *(self.folder / "state" / "prefect" / "users").glob("*"),
+        ):
             if found := processes.read_record(record):
                 processes.stop_all([found["pid"]])
-

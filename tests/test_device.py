@@ -50,9 +50,7 @@ def start(devices: list[str], turns: int, seconds: float) -> subprocess.Popen[st
 
 def overlaps(turns: list[list]) -> list[tuple[list, list]]:
     ordered = sorted(turns, key=lambda turn: turn[2])
-    return [
-        (a, b) for i, a in enumerate(ordered) for b in ordered[i + 1 :] if a[:2] == b[:2] and b[2] < a[3]
-    ]
+    return [(a, b) for i, a in enumerate(ordered) for b in ordered[i + 1 :] if a[:2] == b[:2] and b[2] < a[3]]
 
 
 @pytest.mark.parametrize("devices", [["cpu:0"], ["cpu:0", "cpu:1"]])

@@ -109,7 +109,9 @@ def test_a_state_folder_of_a_newer_version_is_refused(state: Path) -> None:
     written = json.loads((state / "versions.json").read_text())
     server.refuse_newer_state()
     (state / "versions.json").write_text(json.dumps(written | {"prefect": "99.1"}))
-    with pytest.raises(ServiceError, match=r"was written by a newer version \(prefect 99\.1, here 3\..*LATENTFLOW_STATE"):
+    with pytest.raises(
+        ServiceError, match=r"was written by a newer version \(prefect 99\.1, here 3\..*LATENTFLOW_STATE"
+    ):
         server.refuse_newer_state()
     (state / "versions.json").write_text(json.dumps(written | {"format": 99}))
     with pytest.raises(ServiceError, match=r"was written by a newer version \(format 99, here 1"):
