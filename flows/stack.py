@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import os
 import secrets
 import shutil
@@ -133,6 +134,10 @@ def up(host: str = "", public: bool = False) -> int:
     if host:
         os.environ["LATENTFLOW_HOST"] = host
     _refuse_host(environment.host(), public)
+    if environment.login() and importlib.util.find_spec("flask_wtf") is None:
+        raise ServiceError(
+            "LATENTFLOW_AUTH: MLflow's login needs the package flask-wtf: pip install 'latentflow[auth]'"
+        )
     server.refuse_newer_state()
     with _only_stack():
         stop_leftovers()
