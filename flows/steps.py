@@ -70,10 +70,12 @@ class Chain:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        with self._open:
+        try:
             if self.tracker:
                 stopped = error is not None and not isinstance(error, Exception)
                 self.tracker.close("FINISHED" if error is None else "KILLED" if stopped else "FAILED")
+        finally:
+            self._open.__exit__(kind, error, trace)
 
     def read(self) -> Artifact:
         """Documents, packed contexts, labels, prompts."""

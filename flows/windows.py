@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from filelock import FileLock, Timeout
 from prefect.artifacts import create_link_artifact
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
+from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
 
 from components.experiment import ExperimentConfig
@@ -68,37 +68,30 @@ def introduced(config: ExperimentConfig, mlflow_page: str | None) -> Iterator[No
     with contextlib.suppress(Timeout):
         held.acquire(timeout=0)
     try:
-        if run.deployment_id:
-            _stop_soon_when_cancelled()
         with _forgiving("tag the flow run"), get_client(sync_client=True) as client:
             client.update_flow_run(run.id, tags=set(run.tags) | tags(config))
         if mlflow_page:
             link("mlflow", f"{environment.address('mlflow')}/{mlflow_page}", "This run's numbers in MLflow")
         link("streamlit", environment.address("streamlit"), "What is running and what came out, in Streamlit")
         yield
+    except TerminationSignal:
+        if run.deployment_id:
+            _end_soon()
+        raise
     finally:
         held.release()
         Path(held.lock_file).unlink(missing_ok=True)
 
 
-def _stop_soon_when_cancelled() -> None:
-    """A cancelled run has a few seconds to say so in its own words, then its process ends as it is.
+def _end_soon() -> None:
+    """The process of a served run that is being stopped has a few seconds left, then it ends as it is.
 
-    Whatever the store holds under its final name is complete at any moment, so there is nothing to wait for.
+    Whatever the store holds under its final name is complete at any moment, so there is nothing to wait for. Status 0:
+    the runner would call any other a crash, and this run is cancelled.
     """
-    if threading.current_thread() is not threading.main_thread():
-        return
-    told: Any = signal.getsignal(signal.SIGTERM)
-    if not callable(told):
-        return
-
-    def stop(number: int, frame: Any) -> None:
-        end = threading.Timer(SECONDS_TO_STOP, os._exit, (128 + number,))
-        end.daemon = True
-        end.start()
-        told(number, frame)
-
-    signal.signal(signal.SIGTERM, stop)
+    end = threading.Timer(SECONDS_TO_STOP, os._exit, (0,))
+    end.daemon = True
+    end.start()
 
 
 def link(key: str, address: str, text: str) -> None:
