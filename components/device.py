@@ -1,8 +1,33 @@
-"""Where tensors live: `auto` is CUDA when there is one, else the CPU. The only place that asks."""
+"""Where tensors live, and whose turn it is there. The only place that asks for CUDA.
+
+`resolve` turns a name into a torch device: `auto` is CUDA when there is one, else the CPU.
+
+`hold` gives one task a *slot* on a device for as long as it computes. The guard is a lock of the operating system, one
+file for each slot in a folder that every clone and user of this machine shares: the system frees it the moment its process
+ends, however it ends, so no slot outlives a process. `execution.devices` lists the slots; a device that is listed twice
+has two. Empty, each CUDA device is one slot wherever `execution.device` means CUDA, and the CPU has none. `cpu:0` and
+`cpu:1` are slots too, both on the CPU: the same bookkeeping on a machine without GPUs.
+
+Tasks of a flow run share its process, and a process reads CUDA_VISIBLE_DEVICES once, when CUDA starts. So within the
+process a slot is the torch device of that index; CUDA_VISIBLE_DEVICES is set, after CUDA has started, for whatever
+process the task starts. Locks are named after the physical device (the entry of CUDA_VISIBLE_DEVICES that this process
+was given), so `cuda:0` under CUDA_VISIBLE_DEVICES=3 and `cuda:3` without it are the same slot.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
 
 from components.config import Config, execution
 from components.errors import ConfigError
@@ -10,12 +35,17 @@ from components.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
+SECONDS_BETWEEN_TRIES = 0.2
+SECONDS_BETWEEN_WORDS = 30.0
+
 
 class Execution(Config):
     """How to run: nothing here can change a result, so nothing here enters an artifact key."""
 
     device: str = execution("auto")
     """auto, cpu, cuda, or cuda:<number>."""
+    devices: list[str] = execution([])
+    """Slots that tasks take turns on, for example [cuda:0, cuda:1]; empty: every CUDA device, where `device` is CUDA."""
     threads: int = execution(0, ge=0)
     """CPU threads for torch; 0 takes every core."""
     store: str = execution("data/artifacts")
@@ -40,3 +70,154 @@ def resolve(name: str = "auto") -> torch.device:
         return torch.device(name)
     except RuntimeError:
         raise ConfigError(f"execution.device: wanted auto, cpu, cuda or cuda:<number>, got {name!r}") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """One task's place on a device.
+
+    Attributes:
+        name: the device as it was listed ("cuda:1", "cpu:0").
+        number: which of several slots on that device, from 0.
+    """
+
+    name: str
+    number: int = 0
+
+    @property
+    def device(self) -> str:
+        """What torch is told: all CPU slots are the one CPU."""
+        return "cpu" if self.name.startswith("cpu") else self.name
+
+    @property
+    def visible(self) -> str:
+        """The entry of CUDA_VISIBLE_DEVICES that stands for this device ("" on the CPU)."""
+        if not self.name.startswith("cuda"):
+            return ""
+        index = int(self.name.partition(":")[2])
+        given = [part.strip() for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.strip()]
+        return given[index] if index < len(given) else str(index)
+
+    @property
+    def label(self) -> str:
+        """Its name on this machine: the physical device, and the slot's number where there are several."""
+        device = f"cuda-{self.visible}" if self.visible else self.name.replace(":", "-")
+        return f"{device}-{self.number}" if self.number else device
+
+
+def slots(settings: Execution) -> list[Slot]:
+    """The slots that these settings offer; none where tasks need not take turns.
+
+    Raises:
+        ConfigError: a name that is no device, or a CUDA device that this machine does not have.
+    """
+    names = [f"{name}:0" if name in ("cpu", "cuda") else name for name in settings.devices]
+    if not names:
+        where = resolve(settings.device)
+        if where.type != "cuda":
+            return []
+        names = [f"cuda:{i}" for i in ([where.index] if where.index is not None else range(_cuda_devices()))]
+    for name in names:
+        if not re.fullmatch(r"(cpu|cuda):\d+", name):
+            raise ConfigError(f"execution.devices: wanted names such as cuda:0 or cpu:0, got {name!r}")
+        resolve(name)
+        if name.startswith("cuda") and int(name.partition(":")[2]) >= _cuda_devices():
+            raise ConfigError(f"execution.devices: no {name} here, this machine has {_cuda_devices()} CUDA device(s)")
+    return [Slot(name, names[:place].count(name)) for place, name in enumerate(names)]
+
+
+@contextlib.contextmanager
+def hold(
+    settings: Execution, waiting: Callable[[str], None] = lambda sentence: None
+) -> Iterator[tuple[Execution, Slot | None]]:
+    """A free slot for as long as the block runs, and the settings that compute on it; no slot where none is needed.
+
+    Args:
+        settings: how to run.
+        waiting: told in a sentence, now and then, who holds the slots while none is free.
+    """
+    offered = slots(settings)
+    if not offered:
+        yield settings, None
+        return
+    slot, lock = _acquire(offered, waiting)
+    try:
+        with _alone(slot):
+            yield settings.model_copy(update={"device": slot.device}), slot
+    finally:
+        _holder_file(slot).unlink(missing_ok=True)
+        lock.release()
+
+
+def is_held(slot: Slot) -> bool:
+    """Whether some process of this machine holds the slot now."""
+    lock = _lock(slot)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def _acquire(offered: list[Slot], waiting: Callable[[str], None]) -> tuple[Slot, FileLock]:
+    said = float("-inf")
+    while True:
+        for slot in offered:
+            lock = _lock(slot)
+            with contextlib.suppress(Timeout):
+                lock.acquire(timeout=0)
+                _holder_file(slot).write_text(json.dumps({"pid": os.getpid(), "since": time.time()}))
+                return slot, lock
+        if time.monotonic() - said > SECONDS_BETWEEN_WORDS:
+            said = time.monotonic()
+            waiting(f"waiting for a device: {', '.join(_held_by(slot) for slot in offered)}")
+        time.sleep(SECONDS_BETWEEN_TRIES)
+
+
+def _held_by(slot: Slot) -> str:
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        found = json.loads(_holder_file(slot).read_text())
+        return f"{slot.name} held by process {found['pid']} for {time.time() - found['since']:.0f} s"
+    return f"{slot.name} held"
+
+
+def _lock(slot: Slot) -> FileLock:
+    folder = _folder()
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):
+            folder.chmod(0o1777)  # every user of this machine takes turns on its devices
+    return FileLock(folder / f"{slot.label}.lock", mode=0o666)
+
+
+def _holder_file(slot: Slot) -> Path:
+    return _folder() / f"{slot.label}.holder"
+
+
+def _folder() -> Path:
+    return Path(os.environ.get("LATENTFLOW_DEVICE_LOCKS") or Path(tempfile.gettempdir()) / "latentflow-devices")
+
+
+def _cuda_devices() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+@contextlib.contextmanager
+def _alone(slot: Slot) -> Iterator[None]:
+    """The slot's device is torch's current one, and the only one that processes started in the block see."""
+    if not slot.visible:
+        yield
+        return
+    import torch
+
+    torch.cuda.init()  # from here on this process no longer reads the variable
+    visible, before = slot.visible, os.environ.get("CUDA_VISIBLE_DEVICES")
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible
+    try:
+        with torch.cuda.device(slot.device):
+            yield
+    finally:
+        os.environ.pop("CUDA_VISIBLE_DEVICES") if before is None else os.environ.update(CUDA_VISIBLE_DEVICES=before)

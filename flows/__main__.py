@@ -6,13 +6,14 @@ Heavy imports wait until a command needs them.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -55,15 +56,16 @@ STAGES = {
 
 def _run(name: str, overrides: list[str] | None, params: Path | None, plain: bool) -> Any:
     """One flow by name, or the same chain of components; returns the artifact."""
-    from flows import stack
-
     if plain:
         from flows.parameters import resolve
         from flows.steps import Chain
 
         with Chain(resolve(overrides or [], params), plain=True) as chain:
             return getattr(chain, "report" if name == "experiment" else name)()
-    with stack.prefect_server():  # starts while the heavy imports below run
+    from flows.server import prefect_server
+
+    assert "prefect" not in sys.modules, "Prefect reads its address when it is imported: import flows below"
+    with prefect_server() as server:  # starts while the heavy imports below run
         from flows.parameters import resolve
 
         config = resolve(overrides or [], params)
@@ -72,7 +74,8 @@ def _run(name: str, overrides: list[str] | None, params: Path | None, plain: boo
         from components.store.artifact import Store
 
         flow = getattr(importlib.import_module(f"flows.{name}"), name)
-        stack.wait_for_prefect()
+        server.wait()
+        _quiet_engine()
         reference = flow(config)
         return Store(config.execution.store).get(**reference)
 
@@ -97,9 +100,10 @@ for _name, _about in STAGES.items():
 @app.command(rich_help_panel="Runs")
 def experiment(overrides: Overrides = None, params: Params = None, plain: Plain = False) -> None:
     """The whole chain, from text to the report; what is already made is found, not made again."""
+    artifact = _run("experiment", overrides, params, plain)
     from flows.report import show
 
-    show(_run("experiment", overrides, params, plain), console)
+    show(artifact, console)
 
 
 @app.command(rich_help_panel="Runs")
@@ -117,11 +121,11 @@ def report(
     ] = None,
 ) -> None:
     """The table of an experiment: every score with n, failures, interval, baseline and direction."""
+    artifact = _run("report", overrides, params, plain or as_json)
     from components.store.tables import REPORT
     from flows import pipeline
     from flows.report import rows, show
 
-    artifact = _run("report", overrides, params, plain or as_json)
     if ref:
         from flows.steps import write_reference
 
@@ -184,22 +188,40 @@ def sql(
 
 
 @app.command(rich_help_panel="Run the stack")
-def up() -> None:
-    """Prefect, MLflow, Streamlit, the live worker and the deployments on this folder's state, until Ctrl-C."""
+def up(
+    host: Annotated[
+        str, typer.Option(help="address to bind to; anything but this machine's own needs --public", show_default=False)
+    ] = "",
+    public: Annotated[bool, typer.Option("--public", help="let other machines reach the three windows")] = False,
+) -> None:
+    """Prefect, MLflow, Streamlit, the live worker and the deployments on this folder's state, until Ctrl-C or `latentflow down`."""
     from flows import stack
 
-    raise typer.Exit(stack.up())
+    raise typer.Exit(stack.up(host, public))
 
 
 @app.command(rich_help_panel="Run the stack")
-def status() -> None:
-    """Which servers of the stack answer."""
-    from flows import environment, stack
+def down() -> None:
+    """Stops the stack of this folder's state."""
+    from flows import stack
 
-    for tool, answers in stack.status().items():
-        console.print(
-            f"{tool:<10} {environment.address(tool)}  {'up' if answers else 'not answering'}", highlight=False
-        )
+    console.print(stack.down(), highlight=False)
+
+
+@app.command(rich_help_panel="Run the stack")
+def status(as_json: AsJson = False) -> None:
+    """Which processes of the stack run, where, with how much memory; exit status 1 when any does not."""
+    from flows import stack
+
+    rows = stack.status()
+    if as_json:
+        sys.stdout.write(json.dumps(rows, indent=1) + "\n")
+    else:
+        for row in rows:
+            memory = f"{row['memory_mb']:>5.0f} MB" if row["memory_mb"] is not None else " " * 8
+            line = f"{row['name']:<10} {row['address']:<24} {memory}  {row['state']}"
+            console.print(line, highlight=False, soft_wrap=True)
+    raise typer.Exit(0 if all(row["state"] == "up" for row in rows) else 1)
 
 
 @app.command(rich_help_panel="Share")
@@ -232,6 +254,15 @@ def _show(frame: Any, as_json: bool) -> None:
         console.print(f"the first 1000 of {frame.height} rows; --json gives all", highlight=False)
 
 
+def _quiet_engine() -> None:
+    """Keeps the engine's own account of a failure out of the terminal: the error itself is said once, by `main`.
+
+    Prefect's record of the run keeps the whole traceback.
+    """
+    for handler in (*logging.getLogger("prefect").handlers, *logging.getLogger().handlers):
+        handler.addFilter(lambda record: not record.name.startswith(("prefect.flow_runs", "prefect.task_runs")))
+
+
 def main() -> None:
     """Runs the command line; an error raised on purpose is one sentence and status 2, never a traceback."""
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False, markup=False)
@@ -241,9 +272,26 @@ def main() -> None:
     try:
         app()
     except LatentflowError as error:
-        told = Text.assemble((f"{type(error).__name__}: ", "red"), str(error))  # an error's text is no markup
-        Console(stderr=True).print(told, soft_wrap=True)
-        sys.exit(2)
+        _fail(f"{type(error).__name__}:", str(error))
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        _fail("Disk:", f"{error.strerror}{where}; {DISK[error.errno]}, then run the same command: what is made is kept")
+
+
+DISK = {
+    errno.ENOSPC: "free space, or set LATENTFLOW_STATE and execution.store to another disk",
+    errno.EDQUOT: "free space, or set LATENTFLOW_STATE and execution.store to another disk",
+    errno.EROFS: "make it writable, or set LATENTFLOW_STATE and execution.store to another folder",
+    errno.EACCES: "make it writable, or set LATENTFLOW_STATE and execution.store to another folder",
+}
+
+
+def _fail(kind: str, sentence: str) -> NoReturn:
+    told = Text.assemble((f"{kind} ", "red"), sentence)  # an error's text is no markup
+    Console(stderr=True).print(told, soft_wrap=True)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

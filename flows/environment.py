@@ -6,10 +6,14 @@ state under one folder, the classic Prefect interface. A variable that is alread
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import tempfile
 from pathlib import Path
 
 import yaml
+
+from components.errors import ConfigError
 
 ALWAYS = {
     "DO_NOT_TRACK": "true",  # MLflow knows only this spelling
@@ -20,6 +24,7 @@ ALWAYS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "STREAMLIT_BROWSER_GATHER_USAGE_STATS": "false",
 }
+PORTS = {"prefect": 4200, "mlflow": 5001, "streamlit": 8501, "live": 8600}
 
 
 def state() -> Path:
@@ -37,14 +42,50 @@ def store(params: Path = Path("params.yaml")) -> Path:
 
 
 def port(tool: str) -> int:
-    """The port of `prefect`, `mlflow`, `streamlit` or `live`; MLflow's own 5000 is taken by AirPlay on macOS, so 5001."""
-    defaults = {"prefect": 4200, "mlflow": 5001, "streamlit": 8501, "live": 8600}
-    return int(os.environ.get(f"LATENTFLOW_{tool.upper()}_PORT", defaults[tool]))
+    """The port of `prefect`, `mlflow`, `streamlit` or `live`, from LATENTFLOW_<TOOL>_PORT; MLflow's own 5000 is AirPlay's, so 5001.
+
+    Raises:
+        ConfigError: the variable holds no port number.
+    """
+    variable = f"LATENTFLOW_{tool.upper()}_PORT"
+    given = os.environ.get(variable, str(PORTS[tool]))
+    if not given.isdecimal() or not 0 < int(given) < 65536:
+        raise ConfigError(f"{variable}: wanted a port from 1 to 65535, got {given!r}")
+    return int(given)
+
+
+def host() -> str:
+    """The address that servers bind to: loopback unless `latentflow up --host` says otherwise."""
+    return os.environ.get("LATENTFLOW_HOST", "127.0.0.1")
+
+
+def is_loopback(name: str) -> bool:
+    """Whether only this machine can reach a server bound to `name`."""
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost"
 
 
 def address(tool: str) -> str:
-    """The loopback address of a tool's server."""
-    return f"http://127.0.0.1:{port(tool)}"
+    """The address at which this machine reaches a tool's server."""
+    name = "127.0.0.1" if host() in ("0.0.0.0", "::") else host()
+    return f"http://{f'[{name}]' if ':' in name else name}:{port(tool)}"
+
+
+def login() -> tuple[str, str] | None:
+    """Name and password from LATENTFLOW_AUTH (`name:password`), with which Prefect and MLflow then ask for them.
+
+    Raises:
+        ConfigError: it is not `name:password`, or shorter than MLflow accepts.
+    """
+    given = os.environ.get("LATENTFLOW_AUTH")
+    if not given:
+        return None
+    name, colon, password = given.partition(":")
+    if not (name and colon and len(password) >= 12):
+        raise ConfigError("LATENTFLOW_AUTH: wanted name:password with a password of at least 12 characters")
+    return name, password
 
 
 def defaults() -> dict[str, str]:
@@ -54,19 +95,27 @@ def defaults() -> dict[str, str]:
         "PREFECT_HOME": str(folder / "prefect"),
         "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder / 'prefect' / 'prefect.db'}",
         "PREFECT_SERVER_UI_V2_ENABLED": "false",  # the new interface asks a foreign host from the browser
-        "PREFECT_SERVER_UI_API_URL": f"{address('prefect')}/api",
         "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        # leases in memory die with the server and leave their slots held
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        "PREFECT_CLIENT_MAX_RETRIES": "6",  # a minute: long enough for a server that is started again
         "PREFECT_LOGGING_LEVEL": "WARNING",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "PREFECT_CLI_PROMPT": "false",
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # MLflow is asked again after the next stage; no stage waits minutes
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "LATENTFLOW_STORE": str(store()),
+        "LATENTFLOW_DEVICE_LOCKS": str(Path(tempfile.gettempdir()) / "latentflow-devices"),
         "TOKENIZERS_PARALLELISM": "false",
         "OMP_WAIT_POLICY": "PASSIVE",  # two spinning threads fall to a fifth of their speed beside other work
+        **dict.fromkeys(
+            ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"), os.environ.get("LATENTFLOW_AUTH", "")
+        ),
     }
 
 
@@ -74,5 +123,6 @@ def apply() -> None:
     """Writes the table into this process's environment, for it and for its children."""
     os.environ.update(ALWAYS)
     for name, value in defaults().items():
-        os.environ.setdefault(name, value)
+        if value:
+            os.environ.setdefault(name, value)
     state().mkdir(parents=True, exist_ok=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from prefect import flow
 
 from components.experiment import ExperimentConfig
+from flows import windows
 from flows.report import publish
 from flows.steps import Chain, Reference
 
 
-@flow(name="experiment", flow_run_name="{config.name}")
+@flow(name="experiment", flow_run_name=windows.name)
 def experiment(config: ExperimentConfig) -> Reference:
     """From text to steering scores, one stage after another; what is already made is found, not made again."""
     with Chain(config) as chain:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 from prefect import flow
-from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.artifacts import create_markdown_artifact
 from rich.console import Console
 from rich.table import Table
 
@@ -12,13 +12,13 @@ from components.experiment import ExperimentConfig
 from components.store import report as reports
 from components.store.artifact import Artifact
 from components.store.tables import REPORT
-from flows import environment
+from flows import environment, windows
 from flows.steps import Chain, Reference
 
 WIDTH = 150
 
 
-@flow(name="report", flow_run_name="{config.name}")
+@flow(name="report", flow_run_name=windows.name)
 def report(config: ExperimentConfig) -> Reference:
     """Every score of an experiment in one table."""
     with Chain(config) as chain:
@@ -33,7 +33,7 @@ def publish(artifact: Artifact) -> None:
         reports.markdown(REPORT.read(artifact)), key="report", description=f"report {artifact.key}"
     )
     address = f"{environment.address('streamlit')}/?report={artifact.key}"
-    create_link_artifact(address, key="dashboard", link_text="Read this run in Streamlit")
+    windows.link("dashboard", address, "Read this run in Streamlit")
 
 
 def show(artifact: Artifact, console: Console) -> None:

@@ -1,273 +1,382 @@
 """Brings the whole stack up and down: Prefect, MLflow, Streamlit, the live worker, the deployments, on one state folder.
 
-`up` starts the four servers together, waits for each one's health, then serves the deployments; logs carry their
-process's name; Ctrl-C, SIGTERM or the death of a child stops everything. `prefect_server` gives a command line run a
-server: the one that is up, or one of its own that ends with its last user.
+`CHILDREN` lists the processes: each starts when those it names in `after` are ready, and is ready by its health page. `up`
+holds the state folder's lock while it runs, so there is one stack for each folder; logs carry their process's name; Ctrl-C, SIGTERM, `latentflow down`
+or the death of a child stops everything, all told at once and then more firmly. `stack.json` in the state folder names
+the processes: what a killed supervisor left behind is found there and stopped by the next `up` or `down`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
+import dataclasses
+import importlib.util
 import os
+import secrets
+import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
+from filelock import FileLock, Timeout
 
 from components.errors import ServiceError
-from flows import environment
-
-log = logging.getLogger(__name__)
+from flows import environment, processes, server
 
 SECONDS_TO_START = 240
-HEALTH = {"prefect": "/api/health", "mlflow": "/health", "streamlit": "/_stcore/health", "live": "/health"}
-COLOURS = {"prefect": 34, "mlflow": 36, "streamlit": 35, "live": 33, "serve": 32}
+SECONDS_TO_STOP = 25
 
 
-def healthy(tool: str, address: str | None = None) -> bool:
-    """Whether the tool's server answers its health page."""
-    try:
-        with urllib.request.urlopen(f"{address or environment.address(tool)}{HEALTH[tool]}", timeout=2) as answer:
-            return answer.status == 200
-    except (urllib.error.URLError, OSError):
-        return False
+@dataclasses.dataclass(frozen=True)
+class Child:
+    """One process of the stack.
+
+    Attributes:
+        name: the tool, as in LATENTFLOW_<NAME>_PORT.
+        command: what runs it.
+        health: the page that answers when it is ready; None for a process without a port.
+        ready: whether a process without a port is ready.
+        after: the children that must be ready before it starts.
+        switches: variables of its own.
+        title: what its address is for.
+        colour: of its name in the log (ANSI).
+    """
+
+    name: str
+    command: Callable[[], list[str]]
+    health: str | None = None
+    ready: Callable[[], bool] = lambda: True
+    after: tuple[str, ...] = ()
+    switches: Callable[[], dict[str, str]] = dict
+    title: str = ""
+    colour: int = 32
+
+    def is_ready(self) -> bool:
+        """Whether it does its work."""
+        return processes.answers(environment.address(self.name) + self.health) if self.health else self.ready()
 
 
-def command(tool: str) -> list[str]:
-    """The command that runs one process of the stack, on loopback."""
-    python, state = sys.executable, environment.state()
-    port = str(environment.port(tool)) if tool in HEALTH else ""
+def _mlflow() -> list[str]:
+    state = environment.state()
+    return [
+        *(sys.executable, "-m", "mlflow", "server", "--host", environment.host()),
+        *("--port", str(environment.port("mlflow")), "--workers", "1"),
+        *("--backend-store-uri", f"sqlite:///{state / 'mlflow.db'}"),
+        *("--artifacts-destination", (state / "mlflow-artifacts").as_uri()),
+        *(("--app-name", "basic-auth") if environment.login() else ()),
+    ]
+
+
+def _mlflow_switches() -> dict[str, str]:
+    """MLflow's own login, where LATENTFLOW_AUTH asks for one: its user table is made anew from the variable at each start."""
+    login = environment.login()
+    if login is None:
+        return {}
+    state = environment.state()
+    (state / "mlflow-auth.db").unlink(missing_ok=True)
+    settings = state / "mlflow-auth.ini"
+    settings.write_text(
+        "[mlflow]\n"
+        "default_permission = NO_PERMISSIONS\n"
+        f"database_uri = sqlite:///{state / 'mlflow-auth.db'}\n"
+        f"admin_username = {login[0]}\n"
+        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+    )
     return {
-        "prefect": [
-            python,
-            "-m",
-            "prefect",
-            "server",
-            "start",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            port,
-            "--analytics-off",
-        ],
-        "mlflow": [
-            *(python, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port, "--workers", "1"),
-            *("--backend-store-uri", f"sqlite:///{state / 'mlflow.db'}"),
-            *("--artifacts-destination", (state / "mlflow-artifacts").as_uri()),
-        ],
-        "streamlit": [
-            *(python, "-m", "streamlit", "run", str(Path("dashboards/app.py").absolute()), "--server.port", port),
-            *("--server.address", "127.0.0.1", "--server.headless", "true", "--browser.gatherUsageStats", "false"),
-        ],
-        "live": [python, "-m", "flows.live", "--host", "127.0.0.1"],
-        "serve": [python, "-m", "flows.stack"],
-    }[tool]
+        "MLFLOW_AUTH_CONFIG_PATH": str(settings),
+        "MLFLOW_AUTH_ADMIN_PASSWORD": login[1],
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32),
+    }
+
+
+def _streamlit() -> list[str]:
+    page = Path(__file__).resolve().parents[1] / "dashboards" / "app.py"
+    return [
+        *(sys.executable, "-m", "streamlit", "run", str(page), "--server.port", str(environment.port("streamlit"))),
+        *("--server.address", environment.host(), "--server.headless", "true"),
+        *("--browser.gatherUsageStats", "false"),
+    ]
+
+
+def _deployments_are_served() -> bool:
+    return (environment.state() / "prefect" / "serving").exists()
+
+
+CHILDREN = (
+    Child("prefect", server.command, "/api/health", switches=server.switches, title="trigger", colour=34),
+    Child("mlflow", _mlflow, "/health", switches=_mlflow_switches, title="review", colour=36),
+    Child("streamlit", _streamlit, "/_stcore/health", title="read", colour=35),
+    Child("live", lambda: [sys.executable, "-m", "flows.live", "--host", "127.0.0.1"], "/health", title="", colour=33),
+    Child(
+        "serve",
+        lambda: [sys.executable, "-m", "flows.deployments"],
+        ready=_deployments_are_served,
+    ),
+)
+
+
+def up(host: str = "", public: bool = False) -> int:
+    """Runs the stack until it is told to stop; the exit status says whether it ended as asked.
+
+    Args:
+        host: the address that servers bind to; 127.0.0.1 when empty.
+        public: leave to bind where other machines can reach it.
+
+    Raises:
+        ServiceError: a public host without leave, a port in use, a stack or a run that holds this state folder, a state
+            folder of a newer version, or a child that does not start.
+    """
+    if host:
+        os.environ["LATENTFLOW_HOST"] = host
+    _refuse_host(environment.host(), public)
+    if environment.login() and importlib.util.find_spec("flask_wtf") is None:
+        raise ServiceError(
+            "LATENTFLOW_AUTH: MLflow's login needs the package flask-wtf: pip install 'latentflow[auth]'"
+        )
+    server.refuse_newer_state()
+    with _only_stack():
+        stop_leftovers()
+        for child in CHILDREN:
+            if child.health:
+                processes.refuse_port(child.name)
+        return _Stack().run()
+
+
+def down() -> str:
+    """Stops the stack of this state folder; what happened, in a sentence."""
+    found = processes.read_record(_record())
+    if found is None:
+        left = stop_leftovers()
+        where = f"state folder {environment.state()}"
+        return (
+            f"the stack of {where} had lost its supervisor; {left} processes stopped"
+            if left
+            else f"no stack runs on {where}"
+        )
+    os.kill(found["pid"], signal.SIGTERM)
+    end = time.monotonic() + SECONDS_TO_STOP
+    while processes.lives(found) and time.monotonic() < end:
+        time.sleep(0.1)
+    if processes.lives(found):
+        os.kill(found["pid"], signal.SIGKILL)
+        stop_leftovers()
+        return f"the stack (process {found['pid']}) did not stop within {SECONDS_TO_STOP} s and was killed"
+    return f"the stack (process {found['pid']}) is down"
+
+
+def status() -> list[dict[str, Any]]:
+    """One row for each process of the stack: name, state, address, pid, memory in MB."""
+    found = processes.read_any(_record()) or {}
+    supervisor = processes.lives(found)
+    rows = []
+    for child in CHILDREN:
+        who = found.get("children", {}).get(child.name, {})
+        alive = processes.lives(who)
+        address = who.get("address", "") if alive else environment.address(child.name) if child.health else ""
+        if not alive:
+            taken = bool(child.health) and not processes.is_free(environment.port(child.name), environment.host())
+            state = (
+                f"not running; its port is held by {processes.holder(environment.port(child.name))}"
+                if taken
+                else "not running"
+            )
+        elif not (processes.answers(address + child.health) if child.health else child.ready()):
+            state = "not answering"
+        else:
+            state = "up" if supervisor else "up, but its supervisor is gone: latentflow down stops it"
+        rows.append(
+            {
+                "name": child.name,
+                "state": state,
+                "address": address,
+                "pid": who.get("pid") if alive else None,
+                "memory_mb": _memory(who["pid"]) if alive else None,
+            }
+        )
+    return rows
+
+
+def stop_leftovers() -> int:
+    """Stops the children of a supervisor that was killed; how many there were."""
+    found = processes.read_any(_record()) or {}
+    if processes.lives(found):
+        return 0
+    left = [who["pid"] for who in found.get("children", {}).values() if processes.lives(who)]
+    processes.stop_all(left)
+    _record().unlink(missing_ok=True)
+    return len(left)
+
+
+class _Stack:
+    """The children of one `up`, from the first start to the last stop."""
+
+    def __init__(self) -> None:
+        self.children: dict[str, subprocess.Popen[str]] = {}
+        self.stopping = threading.Event()
+
+    def run(self) -> int:
+        started = time.monotonic()
+        for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(name, lambda *_: self.stopping.set())
+        os.environ["PREFECT_API_URL"] = f"{environment.address('prefect')}/api"
+        for child in CHILDREN:
+            if child.health:
+                os.environ[f"LATENTFLOW_{child.name.upper()}_URL"] = environment.address(child.name)
+        try:
+            self._start_all()
+            if not self.stopping.is_set():
+                self._announce(time.monotonic() - started)
+            while not self.stopping.wait(0.5):
+                for name, process in self.children.items():
+                    if (code := process.poll()) is not None:
+                        _say("stack", f"{name} ended with status {code}; stopping the others")
+                        return 1
+            return 0
+        finally:
+            processes.stop_all([process.pid for process in self.children.values()])
+            (server.folder() / "server.json").unlink(missing_ok=True)
+            (server.folder() / "serving").unlink(missing_ok=True)
+            _record().unlink(missing_ok=True)
+            _say("stack", "down")
+
+    def _start_all(self) -> None:
+        (server.folder() / "serving").unlink(missing_ok=True)
+        waiting = {child.name: child for child in CHILDREN}
+        ready: set[str] = set()
+        end = time.monotonic() + SECONDS_TO_START
+        while waiting and not self.stopping.is_set():
+            for name, child in list(waiting.items()):
+                if name not in self.children:
+                    if set(child.after) <= ready:
+                        self._start(child)
+                    continue
+                if (code := self.children[name].poll()) is not None:
+                    raise ServiceError(f"{name} ended with status {code} while starting; its last lines are above")
+                if child.is_ready():
+                    ready.add(name)
+                    del waiting[name]
+            if time.monotonic() > end:
+                raise ServiceError(f"{', '.join(sorted(waiting))} was not ready within {SECONDS_TO_START} s")
+            time.sleep(0.1)
+
+    def _start(self, child: Child) -> None:
+        def begin() -> subprocess.Popen[str]:
+            return subprocess.Popen(
+                child.command(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+                env={**os.environ, **child.switches()},
+            )
+
+        if child.name == "prefect":
+            with _the_only_server():
+                process = begin()
+                server.record(process.pid, "up")
+        else:
+            process = begin()
+        self.children[child.name] = process
+        threading.Thread(target=_relay, args=(child, process), daemon=True).start()
+        self._write_record()
+
+    def _write_record(self) -> None:
+        children = {}
+        for child in CHILDREN:
+            if child.name in self.children:
+                with contextlib.suppress(psutil.Error):
+                    children[child.name] = processes.identity(self.children[child.name].pid)
+                    children[child.name]["address"] = environment.address(child.name) if child.health else ""
+        processes.write_record(_record(), {**processes.identity(), "children": children})
+
+    def _announce(self, seconds: float) -> None:
+        for child in CHILDREN:
+            if child.title:
+                _say("stack", f"{child.name:<10} {environment.address(child.name):<24} {child.title}")
+        _say("stack", f"up after {seconds:.0f} s; Ctrl-C or `latentflow down` stops everything")
 
 
 @contextlib.contextmanager
-def prefect_server() -> Iterator[str]:
-    """The address of a Prefect API for this run: the server that is up, or one that stops with its last user."""
-    if address := os.environ.get("PREFECT_API_URL"):
-        yield address
-        return
-    users = environment.state() / "prefect" / "users"
-    users.mkdir(parents=True, exist_ok=True)
-    mine = users / str(os.getpid())
-    mine.touch()
-    if not healthy("prefect"):
-        _refuse_port("prefect")
-        with (environment.state() / "prefect" / "server.log").open("w") as output:
-            server = subprocess.Popen(
-                command("prefect"), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-            )
-        (users.parent / "server.pid").write_text(str(server.pid))
-    os.environ["PREFECT_API_URL"] = f"{environment.address('prefect')}/api"
+def _only_stack() -> Iterator[None]:
+    held = FileLock(environment.state() / "stack.lock")
     try:
-        yield os.environ["PREFECT_API_URL"]
+        held.acquire(timeout=0)
+    except Timeout:
+        found = processes.read_record(_record())
+        who = f"process {found['pid']}" if found else "another process"
+        raise ServiceError(
+            f"a stack already runs on state folder {environment.state()} ({who}); `latentflow status` shows it, "
+            "`latentflow down` stops it, and LATENTFLOW_STATE names another folder for a second one"
+        ) from None
+    try:
+        yield
     finally:
-        os.environ.pop("PREFECT_API_URL", None)
-        mine.unlink(missing_ok=True)
-        stop_own_server()
+        held.release()
 
 
-def wait_for_prefect() -> None:
-    """Blocks until the Prefect server answers.
-
-    Raises:
-        ServiceError: it did not within two minutes.
-    """
-    address = os.environ["PREFECT_API_URL"].removesuffix("/api")
-    end = time.monotonic() + SECONDS_TO_START
-    while not healthy("prefect", address):
-        if time.monotonic() > end:
-            logs = environment.state() / "prefect" / "server.log"
+@contextlib.contextmanager
+def _the_only_server() -> Iterator[None]:
+    """No other Prefect server on this state folder; leases that nobody can hold any more are gone."""
+    server.stop_own()
+    with server.lock():
+        if found := server.own():
+            runs = ", ".join(map(str, server.users())) or "none"
             raise ServiceError(
-                f"no Prefect server answered at {address} within {SECONDS_TO_START} s; its log is {logs}"
+                f"a run on state folder {environment.state()} uses a Prefect server of its own (process {found['pid']}, "
+                f"runs: {runs}); wait until the run ends or stop it, then start the stack"
             )
-        time.sleep(0.2)
+        shutil.rmtree(server.folder() / "concurrency_leases", ignore_errors=True)
+        yield
 
 
-def stop_own_server() -> None:
-    """Stops the server that a command line run started, when no other run uses it."""
-    folder = environment.state() / "prefect"
-    for user in (folder / "users").glob("*"):
-        if psutil.pid_exists(int(user.name)):
-            return
-        user.unlink(missing_ok=True)
-    with contextlib.suppress(FileNotFoundError, psutil.NoSuchProcess, ValueError):
-        pid = int((folder / "server.pid").read_text())
-        process = psutil.Process(pid)
-        if "prefect" in " ".join(process.cmdline()):
-            _stop_group(pid)
-    (folder / "server.pid").unlink(missing_ok=True)
-
-
-def up() -> int:
-    """Runs the stack until it is told to stop; the exit status says whether it ended as asked."""
-    stop_own_server()
-    for tool in HEALTH:
-        _refuse_port(tool)
-    started = time.monotonic()
-    children: dict[str, subprocess.Popen[str]] = {}
-    stopping = threading.Event()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, lambda *_: stopping.set())
-    os.environ["PREFECT_API_URL"] = f"{environment.address('prefect')}/api"
-    os.environ["LATENTFLOW_PREFECT_URL"] = environment.address("prefect")
-    os.environ["LATENTFLOW_MLFLOW_URL"] = environment.address("mlflow")
-    os.environ["LATENTFLOW_LIVE_URL"] = environment.address("live")
-    try:
-        for tool in HEALTH:
-            children[tool] = _start(tool)
-        _until_healthy(children, stopping)
-        if not stopping.is_set():
-            children["serve"] = _start("serve")
-            addresses = "   ".join(f"{tool} {environment.address(tool)}" for tool in HEALTH)
-            _say("stack", f"up after {time.monotonic() - started:.0f} s: {addresses}   (Ctrl-C stops everything)")
-        while not stopping.wait(0.5):
-            for tool, child in children.items():
-                if (code := child.poll()) is not None:
-                    _say("stack", f"{tool} ended with status {code}; stopping the others")
-                    return 1
-        return 0
-    finally:
-        for child in children.values():  # all are told at once, then each gets its time
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGINT)
-        for child in children.values():
-            _stop_group(child.pid)
-        _say("stack", "down")
-
-
-def status() -> dict[str, bool]:
-    """Which servers answer."""
-    return {tool: healthy(tool) for tool in HEALTH}
-
-
-def serve() -> None:
-    """Serves the experiment and every stage as deployments, their forms filled with the reference parameters."""
-    import prefect
-
-    from flows import capture, encode, evaluate, experiment, interpret, read, report, steer, train
-    from flows.parameters import reference
-
-    config = {"config": reference().model_dump(mode="json")}
-    flows = [experiment.experiment, read.read, capture.capture, train.train, encode.encode]
-    flows += [interpret.interpret, steer.steer, evaluate.evaluate, report.report]
-    deployments = [flow.to_deployment(name="local", parameters=config, tags=["latentflow"]) for flow in flows]
-    prefect.serve(*deployments, limit=1, print_starting_message=False)
-
-
-def _refuse_port(tool: str) -> None:
-    """Raises ServiceError when the tool's port is taken, naming who holds it."""
-    port = environment.port(tool)
-    with contextlib.closing(socket.socket()) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-            return
-        except OSError:
-            holder = _holder(port)
-    variable = f"LATENTFLOW_{tool.upper()}_PORT"
-    raise ServiceError(f"port {port}, wanted for {tool}, is held by {holder}; stop it or set {variable} to a free port")
-
-
-def _holder(port: int) -> str:
-    with contextlib.suppress(psutil.AccessDenied, psutil.NoSuchProcess):
-        for connection in psutil.net_connections("tcp"):
-            if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN:
-                if connection.pid is None:
-                    break
-                return f"process {connection.pid} ({' '.join(psutil.Process(connection.pid).cmdline())[:80]})"
-    return "a process of another user"
-
-
-def _start(tool: str) -> subprocess.Popen[str]:
-    child = subprocess.Popen(
-        command(tool),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
+def _refuse_host(host: str, public: bool) -> None:
+    login = environment.login()
+    if environment.is_loopback(host) or public:
+        return
+    asks = (
+        "Prefect and MLflow ask for the name and password of LATENTFLOW_AUTH"
+        if login
+        else ("set LATENTFLOW_AUTH=name:password and Prefect and MLflow ask for it")
     )
-    threading.Thread(target=_relay, args=(tool, child), daemon=True).start()
-    return child
+    raise ServiceError(
+        f"{host} can be reached from other machines, and whoever reaches these pages can run code here. Put "
+        f"authentication in front: {asks}; Streamlit has no password of its own and needs a proxy that has (or an ssh "
+        "tunnel to 127.0.0.1, which needs none of this; docs/stack.md). Then say --public"
+    )
 
 
-def _relay(tool: str, child: subprocess.Popen[str]) -> None:
-    assert child.stdout is not None
-    for line in child.stdout:
+def _record() -> Path:
+    return environment.state() / "stack.json"
+
+
+def _memory(pid: int) -> float:
+    """Resident memory of a process and its descendants, in MB."""
+    total = 0
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        for one in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                total += one.memory_info().rss
+    return round(total / 1e6)
+
+
+def _relay(child: Child, process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
         if line.strip():
-            _say(tool, line.rstrip())
+            _say(child.name, line.rstrip(), child.colour)
 
 
-def _say(tool: str, line: str) -> None:
-    name = f"\x1b[{COLOURS.get(tool, 1)}m{tool:<9}\x1b[0m" if sys.stdout.isatty() else f"{tool:<9}"
-    sys.stdout.write(f"{name} {line}\n")
-    sys.stdout.flush()
-
-
-def _until_healthy(children: dict[str, subprocess.Popen[str]], stopping: threading.Event) -> None:
-    waiting = set(children)
-    end = time.monotonic() + SECONDS_TO_START
-    while waiting and not stopping.is_set():
-        for tool in sorted(waiting):
-            if children[tool].poll() is not None:
-                raise ServiceError(
-                    f"{tool} ended with status {children[tool].returncode} while starting; its last lines are above"
-                )
-            if healthy(tool):
-                waiting.discard(tool)
-        if time.monotonic() > end:
-            raise ServiceError(f"{', '.join(sorted(waiting))} did not answer within {SECONDS_TO_START} s")
-        time.sleep(0.2)
-
-
-def _stop_group(pid: int) -> None:
-    """SIGINT, then SIGTERM, then SIGKILL to a process's own group, each with its time."""
-    for name, seconds in ((signal.SIGINT, 8), (signal.SIGTERM, 4), (signal.SIGKILL, 2)):
-        try:
-            os.killpg(pid, name)
-        except ProcessLookupError:
-            return
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)
-            if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-                return
-            time.sleep(0.1)
-
-
-if __name__ == "__main__":
-    serve()
+def _say(name: str, line: str, colour: int = 1) -> None:
+    shown = f"\x1b[{colour}m{name:<9}\x1b[0m" if sys.stdout.isatty() else f"{name:<9}"
+    with contextlib.suppress(OSError):  # the terminal may be gone; the stack still stops in order
+        sys.stdout.write(f"{shown} {line}\n")
+        sys.stdout.flush()

@@ -2,7 +2,8 @@
 
 A `Chain` is one experiment's stages, each made once and whatever it needs made first, so every flow is one sentence.
 Tasks hand each other references (stage and key), never tensors or frames. Without Prefect (`plain`) the same calls run
-directly: DVC and tests use that.
+directly: DVC and tests use that. A stage that computes holds one device slot while it does; what is already made needs
+none. Only a task that touches a network is tried again: the same work on the same machine fails the same way.
 """
 
 from __future__ import annotations
@@ -16,28 +17,35 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import torch
-from prefect import task
+from prefect import Task, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import TaskRun
 from prefect.states import Completed, State
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
 from components.config import Config
+from components.device import Execution
 from components.dictionary.train import TrainConfig, control
 from components.errors import ModelError
 from components.experiment import STAGES, ExperimentConfig
 from components.model.hook_point import translate
-from components.model.language_model import ModelReference
-from components.store.artifact import Artifact, Progress, Store
+from components.model.language_model import ModelConfig, ModelReference
+from components.store.artifact import Artifact, Progress, Store, key_of
+from flows import slots, windows
 from flows.tracking import Tracker, resolve_dictionary
 
 log = logging.getLogger(__name__)
 
 Reference = dict[str, str]
 SECONDS_BETWEEN_UPDATES = 2.0
+COMPUTES = frozenset({"capture", "train", "encode", "interpret", "steer", "evaluate"})
+OVER_A_NETWORK = (httpx.TransportError, ConnectionError, TimeoutError)
+SECONDS_BEFORE_A_RETRY = [5.0, 30.0]
 
 
 class Chain:
@@ -54,17 +62,23 @@ class Chain:
         self.store = Store(config.execution.store)
         self.tracker = None if plain else Tracker(config)
         self._made: dict[str, Artifact] = {}
+        self._open = contextlib.ExitStack()
         if config.execution.threads:
             torch.set_num_threads(config.execution.threads)
 
     def __enter__(self) -> Chain:
         if self.tracker:
             self.tracker.open()
+            self._open.enter_context(windows.introduced(self.config, self.tracker.page))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        if self.tracker:
-            self.tracker.close(failed=error is not None)
+        try:
+            if self.tracker:
+                stopped = error is not None and not isinstance(error, Exception)
+                self.tracker.close("FINISHED" if error is None else "KILLED" if stopped else "FAILED")
+        finally:
+            self._open.__exit__(kind, error, trace)
 
     def read(self) -> Artifact:
         """Documents, packed contexts, labels, prompts."""
@@ -131,6 +145,8 @@ class Chain:
 
     @functools.cached_property
     def _model(self) -> ModelReference:
+        if self.config.model.online and not self.plain:
+            fetch(self.config.model)
         return ModelReference(self.config.model)
 
     def _step(self, stage: str, config: Config, label: str = "", **inputs: Artifact | ModelReference) -> Artifact:
@@ -141,7 +157,7 @@ class Chain:
         started = time.time()
         arguments = (label, stage, config, references, self.config)
         if self.plain:
-            artifact, hit = _ensure(*arguments, report=progress_bar(label))
+            artifact, hit = _ensure(*arguments, report=progress_bar(label), plain=True)
         else:
             state: Any = make.with_options(task_run_name=label)(*arguments, return_state=True)
             reference = state.result()
@@ -151,6 +167,28 @@ class Chain:
         if self.tracker:
             self.tracker.stage(label, artifact, hit, seconds=time.time() - started)
         return artifact
+
+
+def failed_over_a_network(task: Task, run: TaskRun, state: State) -> bool:
+    """Whether a task failed because something far away did not answer, at whatever depth of causes."""
+    error = state.result(raise_on_failure=False)
+    while isinstance(error, BaseException):
+        if isinstance(error, OVER_A_NETWORK):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@task(
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=len(SECONDS_BEFORE_A_RETRY),
+    retry_delay_seconds=SECONDS_BEFORE_A_RETRY,
+    retry_condition_fn=failed_over_a_network,
+)
+def fetch(config: ModelConfig) -> str:
+    """The model's files, downloaded where they are not on this machine: the one task that touches a network."""
+    return str(ModelReference(config).folder)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
@@ -174,6 +212,7 @@ def _ensure(
     inputs: Mapping[str, Reference],
     experiment: ExperimentConfig,
     report: Callable[[], contextlib.AbstractContextManager[Callable[[Progress], None]]],
+    plain: bool = False,
 ) -> tuple[Artifact, bool]:
     store = Store(experiment.execution.store)
     given = {
@@ -181,7 +220,12 @@ def _ensure(
         for role, reference in inputs.items()
     }
     with report() as show:
-        artifact, hit = store.ensure(STAGES[stage], config, given, experiment.execution, show)
+        there = store.find(stage, key_of(STAGES[stage], config, given))
+        turn: contextlib.AbstractContextManager[Execution] = contextlib.nullcontext(experiment.execution)
+        if stage in COMPUTES and not there:
+            turn = slots.hold(experiment.execution, lambda words: show(Progress(0, 0, "", message=words)), plain)
+        with turn as settings:
+            artifact, hit = store.ensure(STAGES[stage], config, given, settings, show)
     console.print(_line(label, artifact, hit), highlight=False)
     return artifact, hit
 
@@ -241,17 +285,22 @@ def progress_bar(
             now = time.monotonic()
             if progress_artifact and progress.total and now - live["at"] >= SECONDS_BETWEEN_UPDATES:
                 live["at"] = now
-                share = min(100.0, 100.0 * progress.done / progress.total)
+                publish(min(100.0, 100.0 * progress.done / progress.total), description)
+
+        def publish(share: float, description: str) -> None:
+            try:
                 if live["id"] is None:
                     key = f"{label.replace(' ', '-')}-progress"
                     live["id"] = create_progress_artifact(share, key=key, description=description)
                 else:
                     update_progress_artifact(live["id"], share, description=description)
+            except Exception as error:  # a server that is away costs a bar in a window, not the stage
+                log.warning("Prefect did not take the progress of %s (%s)", label, error)
 
         with bar:
             yield show
         if live["id"] is not None:
-            update_progress_artifact(live["id"], 100.0, description=label)
+            publish(100.0, label)
 
     return reporter
 

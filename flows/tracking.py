@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import math
 import os
 import platform
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import polars as pl
+from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
@@ -40,6 +43,8 @@ log = logging.getLogger(__name__)
 EXPERIMENT = "latentflow"
 POINTS = 200
 BATCH = 1000
+PARAMETERS_AT_ONCE = 100
+SECONDS_TO_END = 2.0
 SECONDS_BETWEEN_SAMPLES = 5
 HEADLINES = {
     "loss_recovered": "evaluate.loss_recovered.mean_ablation",
@@ -68,12 +73,12 @@ class Tracker:
     """One experiment's runs in MLflow.
 
     A tracking server that does not answer costs nothing: what could not be recorded waits, and is recorded at the next
-    stage or at the end; only a server that is still away then costs the numbers, and the artifacts hold everything.
+    stage or at the end. If it is still away then, running the same command again records everything: the stages are
+    found in the store.
     """
 
     def __init__(self, config: ExperimentConfig) -> None:
         self.config = config
-        self.client = MlflowClient()
         self.parent: str | None = None
         self.experiment: str | None = None
         self._waiting: list[_Record] = []
@@ -85,15 +90,38 @@ class Tracker:
         with _forgiving("start the run"):
             self._open()
 
-    def close(self, failed: bool) -> None:
-        """Ends the parent run, after what was still waiting."""
+    @property
+    def page(self) -> str | None:
+        """The path of the parent run's page in MLflow, when it has one."""
+        return f"#/experiments/{self.experiment}/runs/{self.parent}" if self.parent else None
+
+    def close(self, status: str) -> None:
+        """Ends the parent run as FINISHED, FAILED or KILLED, after what was still waiting.
+
+        Who was killed has no time: the signal may have left a transaction of this process open, which would lock it out
+        of the database for half a minute. What is not written then, `reap` writes later.
+        """
+        if status == "KILLED":
+            ending = threading.Thread(target=self._end, args=(status,), daemon=True)
+            ending.start()
+            ending.join(SECONDS_TO_END)
+            return
         self._record_waiting()
         if self._monitor:
             with _forgiving("record the last system metrics"):
                 self._monitor.finish()
+        self._end(status)
+        if self._waiting or not self.parent:
+            log.warning(
+                "MLflow has no record of %s; the store has everything. Once MLflow answers again, run the same command: "
+                "it finds what is made and records it",
+                ", ".join(record.label for record in self._waiting) or "this run",
+            )
+
+    def _end(self, status: str) -> None:
         if self.parent:
             with _forgiving("end the run"):
-                self.client.set_terminated(self.parent, "FAILED" if failed else "FINISHED")
+                self.client.set_terminated(self.parent, status)
 
     def stage(self, label: str, artifact: Artifact, hit: bool, seconds: float) -> None:
         """A nested run for one stage: its facts and scores, its curve, its chart, its key and its parents' keys."""
@@ -111,6 +139,14 @@ class Tracker:
                 continue
             return
 
+    @functools.cached_property
+    def client(self) -> MlflowClient:
+        """The client; the first one on a state folder makes the database, while others wait."""
+        with FileLock(environment.state() / "mlflow.lock"):
+            client = MlflowClient()
+            client.search_experiments(max_results=1)
+        return client
+
     def _open(self) -> None:
         self.experiment = _experiment(self.client)
         commit = git_commit() or "unknown"
@@ -124,8 +160,7 @@ class Tracker:
         }
         run = self.client.create_run(self.experiment, self._started, tags=tags, run_name=self.config.name)
         parameters = [Param(name, str(value)[:6000]) for name, value in flatten(self.config).items()]
-        for start in range(0, len(parameters), 100):
-            self.client.log_batch(run.info.run_id, params=parameters[start : start + 100])
+        self._log(run.info.run_id, {}, parameters)
         self.client.log_dict(run.info.run_id, _environment(), "environment.json")
         self.parent = run.info.run_id
         self._monitor = SystemMetricsMonitor(self.parent, sampling_interval=SECONDS_BETWEEN_SAMPLES)
@@ -153,7 +188,7 @@ class Tracker:
         metrics = {name: float(value) for name, value in facts.items() if _is_number(value)}
         metrics[f"{artifact.stage}.seconds"] = record.seconds
         scores = _scores(artifact)
-        self.client.log_batch(record.run, params=parameters[:100], metrics=_metrics(metrics | scores), tags=[])
+        self._log(record.run, metrics | scores, parameters)
         if artifact.stage == "train" and not record.hit:
             self._curve(record.run, artifact)
         self._datasets(record.run, artifact)
@@ -165,6 +200,14 @@ class Tracker:
         if artifact.stage == "report":
             self._report(artifact)
         self.client.set_terminated(record.run, "FINISHED", record.ended)
+
+    def _log(self, run: str, values: Mapping[str, float], parameters: Sequence[Param] = ()) -> None:
+        """Any number of them, in batches that MLflow takes."""
+        for start in range(0, len(parameters), PARAMETERS_AT_ONCE):
+            self.client.log_batch(run, params=parameters[start : start + PARAMETERS_AT_ONCE])
+        metrics = _metrics(values)
+        for start in range(0, len(metrics), BATCH):
+            self.client.log_batch(run, metrics=metrics[start : start + BATCH])
 
     def _report(self, artifact: Artifact) -> None:
         """The report's table and the headlines on the parent run, where a reviewer sorts and compares."""
@@ -302,6 +345,21 @@ def headlines(report: pl.DataFrame, config: ExperimentConfig) -> dict[str, float
     return {short: measured[name] for short, name in names.items() if name in measured}
 
 
+def reap(flow_runs: Collection[str]) -> None:
+    """Ends, as KILLED, the runs that these flow runs left running."""
+    with _forgiving("end runs whose process is gone"):
+        client = MlflowClient()
+        found = client.get_experiment_by_name(EXPERIMENT)
+        if found is None:
+            return
+        for run in client.search_runs([found.experiment_id], "attributes.status = 'RUNNING'"):
+            parent = (
+                client.get_run(run.data.tags["mlflow.parentRunId"]) if "mlflow.parentRunId" in run.data.tags else run
+            )
+            if parent.data.tags.get("prefect.flow_run") in flow_runs:
+                client.set_terminated(run.info.run_id, "KILLED")
+
+
 def resolve_dictionary(name: str) -> str:
     """The artifact key of a dictionary given as name@alias (MLflow registry) or as a key.
 
@@ -366,9 +424,9 @@ def _scores(artifact: Artifact) -> dict[str, float]:
     return flat
 
 
-def _metrics(values: dict[str, float]) -> list[Metric]:
+def _metrics(values: Mapping[str, float]) -> list[Metric]:
     now = int(time.time() * 1000)
-    return [Metric(_safe(name), value, now, 0) for name, value in list(values.items())[:BATCH] if math.isfinite(value)]
+    return [Metric(_safe(name), value, now, 0) for name, value in values.items() if math.isfinite(value)]
 
 
 def _safe(name: str) -> str:
@@ -474,5 +532,6 @@ def _forgiving(what: str) -> Iterator[None]:
     """MLflow owns numbers, not results: its failure is a warning, and the artifacts hold everything."""
     try:
         yield
-    except (MlflowException, OSError) as error:
-        log.warning("MLflow could not %s (%s); the artifacts in the store are complete", what, error)
+    except Exception as error:  # whatever it is, a database's or a client's: a run does not end by it
+        short = str(error).strip().split("\n", maxsplit=1)[0]
+        log.warning("MLflow could not %s (%s); the artifacts in the store are complete", what, short)

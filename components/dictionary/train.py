@@ -82,7 +82,7 @@ class TrainConfig(Config):
     """Updates between two checkpoints, from which an interrupted run continues."""
 
 
-def control(config: TrainConfig, trained: Facts) -> TrainConfig:
+def control(config: TrainConfig, trained: Mapping[str, Any]) -> TrainConfig:
     """The untrained dictionary that stands beside a trained one of any architecture.
 
     TopK with random directions and as many active latents as the trained one has on held-out text: equal in size and in

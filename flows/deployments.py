@@ -1,0 +1,110 @@
+"""Serves the experiment and every stage as deployments, their forms filled with the reference parameters.
+
+Two processes, for memory's sake. One, short-lived, imports the flows (and with them torch), clears away what a dead
+machine left (its runs are Crashed, its device slots free), prints what is to be served, and ends. The other holds Prefect
+alone; each run it starts is a process of its own that imports what it needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from flows import environment, processes, server
+
+FLOWS = ("experiment", "read", "capture", "train", "encode", "interpret", "steer", "evaluate", "report")
+NAME = "local"
+
+
+def ready() -> Path:
+    """The file that is there while the deployments are served."""
+    return server.folder() / "serving"
+
+
+def describe() -> dict[str, Any]:
+    """What is served: each flow's entrypoint, form (JSON schema) and reference parameters, and how many runs at once."""
+    import importlib
+
+    from prefect.utilities.callables import parameter_schema
+
+    from components import device
+    from flows.parameters import reference
+
+    config = reference()
+    deployments = []
+    for name in FLOWS:
+        flow = getattr(importlib.import_module(f"flows.{name}"), name)
+        deployments.append(
+            {
+                "flow_name": flow.name,
+                "entrypoint": entrypoint(name),
+                "description": flow.description,
+                "version": flow.version,
+                "schema": parameter_schema(flow).model_dump(mode="json"),
+            }
+        )
+    return {
+        "parameters": {"config": config.model_dump(mode="json")},
+        "limit": max(1, len(device.slots(config.execution))),
+        "deployments": deployments,
+    }
+
+
+def entrypoint(name: str) -> str:
+    """Where a worker or the runner finds a flow, from the root of the repository; prefect.yaml has the same."""
+    return f"flows/{name}.py:{name}"
+
+
+async def serve(described: dict[str, Any]) -> None:
+    """Serves until told to stop, as many runs at once as there are device slots."""
+    import prefect.runner.runner
+    from prefect import Flow
+    from prefect.deployments.runner import RunnerDeployment
+    from prefect.runner import Runner
+    from prefect.utilities.callables import ParameterSchema
+
+    async def without_hooks(flow_run: Any, **_: Any) -> Flow:
+        return Flow(fn=lambda: None, name="without hooks")
+
+    # When a run is cancelled or crashes the runner imports its flow, in this process, to look for hooks. There are none,
+    # and the import (torch) would cost the cancelling several seconds and this process half a gigabyte.
+    prefect.runner.runner.load_flow_from_flow_run = without_hooks
+
+    runner = Runner(name="latentflow", limit=described["limit"], pause_on_shutdown=False)
+    for given in described["deployments"]:
+        schema = given.pop("schema")
+        deployment = RunnerDeployment(name=NAME, parameters=described["parameters"], tags=["latentflow"], **given)
+        deployment._parameter_openapi_schema = ParameterSchema.model_validate(schema)  # else the flow is imported here
+        deployment._path = str(Path.cwd())
+        await runner.aadd_deployment(deployment)
+    ready().touch()
+    try:
+        await runner.start()
+    finally:
+        ready().unlink(missing_ok=True)
+
+
+def _prepare() -> None:
+    from flows.parameters import reference
+    from flows.slots import reset
+
+    described = describe()
+    while not processes.answers(f"{environment.address('prefect')}/api/health"):  # imports ran while it started
+        time.sleep(0.2)
+    server.reap()
+    reset(reference().execution)
+    sys.stdout.write(json.dumps(described))
+
+
+if __name__ == "__main__":
+    if "--describe" in sys.argv:
+        _prepare()
+    else:
+        command = [sys.executable, "-m", "flows.deployments", "--describe"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        asyncio.run(serve(json.loads(done.stdout)))
