@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import textwrap
 import threading
 import time
 from collections.abc import Collection, Iterator
@@ -37,14 +38,16 @@ EXPERIMENT = "latentflow"
 POINTS = 200
 BATCH = 1000
 SECONDS_TO_END = 2.0
+SECONDS_TO_COME_BACK = 90.0
 ADDRESSES = ("model.path",)
 
 
 class Tracker:
     """One experiment's runs in MLflow. A tracking server that does not answer costs the numbers, never the run.
 
-    What it could not take is kept and offered again after each further stage and at the end. If it is still away then,
-    running the same command again records everything: the stages are found in the store.
+    What it could not take is kept and offered again after each further stage, and at the end for a minute and a half if it
+    had answered before. If it is still away then, running the same command again records everything: the stages are found
+    in the store.
     """
 
     def __init__(self, config: ExperimentConfig) -> None:
@@ -82,8 +85,13 @@ class Tracker:
             ending.start()
             ending.join(SECONDS_TO_END)
             return
-        if self._missed:
+        end = time.monotonic() + SECONDS_TO_COME_BACK
+        while self._missed:
             self._catch_up()
+            if not self._missed or self.parent is None or time.monotonic() > end:
+                break
+            log.info("waiting for MLflow to come back, at most %.0f s more", end - time.monotonic())
+            time.sleep(5)
         self._end(status)
         if self._missed or not self.parent:
             missed = ", ".join(label for label, *_ in self._missed) or "this run"
@@ -342,5 +350,5 @@ def _forgiving(what: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        short = str(error).strip().split("\n", maxsplit=1)[0]
+        short = textwrap.shorten(str(error), 160)
         log.warning("MLflow could not %s (%s); the artifacts in the store are complete", what, short)
