@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -263,6 +264,7 @@ def mlflow_lost(bench: Bench) -> Outcome:
     room.until(evaluating(room))
     began = time.monotonic()
     processes.stop_all([server.pid], ((signal.SIGKILL, 5.0),))
+    server.wait()
     time.sleep(bench.away)
     still = process.poll() is None
     server = mlflow_server(room, port)
@@ -270,6 +272,7 @@ def mlflow_lost(bench: Bench) -> Outcome:
     recorded = recorded_stages(port)
     seconds = time.monotonic() - began
     processes.stop_all([server.pid])
+    server.wait()
     room.close()
     warned = "MLflow could not" in room.text()
     everything = {"read", "capture", "train", "encode", "evaluate", "interpret", "steer", "report"} <= recorded
@@ -409,6 +412,9 @@ def main() -> None:
             outcomes.append(FAULTS[name](bench))
         except CannotTry as reason:
             outcomes.append(Outcome(name, f"not tried: {reason}", "–", 0.0))
+        except Exception as error:  # the others are still worth knowing
+            traceback.print_exc()
+            outcomes.append(Outcome(name, f"the fault could not be made: {type(error).__name__}", "unknown", 0.0))
         print(json.dumps(outcomes[-1]._asdict()) if arguments.json else outcomes[-1], file=sys.stderr, flush=True)
     if list(arguments.only) == list(FAULTS):
         arguments.write.write_text(page(outcomes))

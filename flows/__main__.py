@@ -269,6 +269,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     for name in ("components", "flows"):
         logging.getLogger(name).setLevel(logging.INFO)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # each try of a server that is away; the last one is said
     try:
         app()
     except LatentflowError as error:

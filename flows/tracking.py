@@ -16,6 +16,7 @@ import logging
 import math
 import os
 import platform
+import textwrap
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -45,6 +46,8 @@ POINTS = 200
 BATCH = 1000
 PARAMETERS_AT_ONCE = 100
 SECONDS_TO_END = 2.0
+SECONDS_TO_COME_BACK = 90.0
+SECONDS_BETWEEN_TRIES = 5.0
 SECONDS_BETWEEN_SAMPLES = 5
 HEADLINES = {
     "loss_recovered": "evaluate.loss_recovered.mean_ablation",
@@ -73,8 +76,8 @@ class Tracker:
     """One experiment's runs in MLflow.
 
     A tracking server that does not answer costs nothing: what could not be recorded waits, and is recorded at the next
-    stage or at the end. If it is still away then, running the same command again records everything: the stages are
-    found in the store.
+    stage, and at the end for a minute and a half if it had answered before. If it is still away then, running the same
+    command again records everything: the stages are found in the store.
     """
 
     def __init__(self, config: ExperimentConfig) -> None:
@@ -106,7 +109,12 @@ class Tracker:
             ending.start()
             ending.join(SECONDS_TO_END)
             return
+        end = time.monotonic() + SECONDS_TO_COME_BACK
         self._record_waiting()
+        while self._waiting and self.parent and time.monotonic() < end:  # it had answered, so it may come back
+            log.info("waiting for MLflow to come back, at most %.0f s more", end - time.monotonic())
+            time.sleep(SECONDS_BETWEEN_TRIES)
+            self._record_waiting()
         if self._monitor:
             with _forgiving("record the last system metrics"):
                 self._monitor.finish()
@@ -533,5 +541,5 @@ def _forgiving(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # whatever it is, a database's or a client's: a run does not end by it
-        short = str(error).strip().split("\n", maxsplit=1)[0]
-        log.warning("MLflow could not %s (%s); the artifacts in the store are complete", what, short)
+        told = textwrap.shorten(str(error), 160)
+        log.warning("MLflow could not %s (%s); the artifacts in the store are complete", what, told)

@@ -91,7 +91,11 @@ class Room:
         address = f"http://127.0.0.1:{self.ports['prefect']}/api/{path}"
         login = self.environment.get("PREFECT_API_AUTH_STRING")
         options = {"timeout": 30, "auth": tuple(login.split(":")) if login else None}
-        answer = httpx.get(address, **options) if body is None else httpx.post(address, json=body, **options)
+        for _ in range(20):  # 503 is SQLite that was locked for a moment; Prefect's own client asks again too
+            answer = httpx.get(address, **options) if body is None else httpx.post(address, json=body, **options)
+            if answer.status_code != 503:
+                break
+            time.sleep(0.5)
         answer.raise_for_status()
         return answer.json()
 
