@@ -33,6 +33,7 @@ from components.store.tables import CURVE, REPORT, SCORES
 from flows import environment
 
 log = logging.getLogger(__name__)
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # its traceback beside our sentence
 
 EXPERIMENT = "latentflow"
 POINTS = 200
@@ -350,5 +351,8 @@ def _forgiving(what: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        short = textwrap.shorten(str(error), 160)
+        cause: BaseException = error
+        while inner := cause.__cause__ or cause.__context__:
+            cause = inner
+        short = textwrap.shorten(str(cause), 160)
         log.warning("MLflow could not %s (%s); the artifacts in the store are complete", what, short)
