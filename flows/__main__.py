@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.text import Text
 
-from components.errors import LatentflowError
+from components.errors import LatentflowError, ServiceError
 
 app = typer.Typer(
     help="Latentflow: from text to sparse dictionaries, explanations and steering scores, with baselines and intervals.",
@@ -71,12 +71,20 @@ def _run(name: str, overrides: list[str] | None, params: Path | None, plain: boo
         config = resolve(overrides or [], params)
         import importlib
 
+        import httpx
+
         from components.store.artifact import Store
 
         flow = getattr(importlib.import_module(f"flows.{name}"), name)
         server.wait()
         _quiet_engine()
-        reference = flow(config)
+        try:
+            reference = flow(config)
+        except httpx.HTTPError as error:
+            raise ServiceError(
+                f"the Prefect server at {server.address} did not answer as it should ({error}); its log is "
+                f"{os.environ['PREFECT_HOME']}/server.log. What is made is kept: when the cause is gone, run the same command"
+            ) from error
         return Store(config.execution.store).get(**reference)
 
 

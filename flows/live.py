@@ -39,7 +39,7 @@ from components.errors import (
     UnknownNameError,
 )
 from components.store.artifact import Artifact, Store
-from flows import environment, stack
+from flows import environment, processes
 from flows.queue import Cancelled, Queue, QueueFull, Ticket, TimedOut
 
 if TYPE_CHECKING:
@@ -660,7 +660,7 @@ def main() -> None:
     parser.add_argument("--host", choices=LOOPBACK, default="127.0.0.1", help="only this machine may ask")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    stack._refuse_port("live")
+    processes.refuse_port("live")
     uvicorn.run(
         application(Store(os.environ["LATENTFLOW_STORE"])),
         host=arguments.host,

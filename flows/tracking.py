@@ -40,6 +40,7 @@ from components.store.tables import CURVE, LATENTS, REPORT, SCORES
 from flows import environment
 
 log = logging.getLogger(__name__)
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # its traceback beside our sentence
 
 EXPERIMENT = "latentflow"
 POINTS = 200
@@ -204,7 +205,8 @@ class Tracker:
         if label == artifact.stage:  # the untrained control is a number in the table, not a picture
             self._chart(artifact)
         if label == "train":
-            self._register(record.run, artifact)
+            with _forgiving("register the dictionary"):  # a refusal must not keep every later stage waiting
+                self._register(record.run, artifact)
         if artifact.stage == "report":
             self._report(artifact)
         self.client.set_terminated(record.run, "FINISHED", record.ended)
@@ -315,6 +317,7 @@ class Tracker:
             name,
             model.model_uri,
             run_id=run,
+            model_id=model.model_id,  # a server takes no `models:/` source without it
             tags={"artifact": artifact.key, "hook_point": str(artifact.facts["hook_point"])},
             description=f"{name} at {artifact.facts['hook_point']}; weights in safetensors, loaded from code, no pickle",
         )
@@ -541,5 +544,8 @@ def _forgiving(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # whatever it is, a database's or a client's: a run does not end by it
-        told = textwrap.shorten(str(error), 160)
+        cause: BaseException = error
+        while inner := cause.__cause__ or cause.__context__:
+            cause = inner
+        told = textwrap.shorten(str(cause), 160)
         log.warning("MLflow could not %s (%s); the artifacts in the store are complete", what, told)

@@ -140,7 +140,7 @@ def test_what_mlflow_missed_while_it_was_away_is_recorded_when_it_is_back(
     away = False
     tracker.stage("interpret", stages["interpret"], hit=True, seconds=1.0)
     tracker.stage("report", report, hit=True, seconds=1.0)
-    tracker.close(failed=False)
+    tracker.close("FINISHED")
     assert tracker.parent is not None
     nested = [run for run in runs_of(tracker.client) if run.data.tags.get("mlflow.parentRunId") == tracker.parent]
     assert sorted(run.data.tags["stage"] for run in nested) == ["evaluate", "interpret", "report", "train"]
@@ -160,7 +160,7 @@ def test_a_server_that_never_answers_costs_the_numbers_only(
     started = time.monotonic()
     tracker.open()
     tracker.stage("report", Store(config.execution.store).get(**first), hit=True, seconds=1.0)
-    tracker.close(failed=False)
+    tracker.close("FINISHED")
     assert time.monotonic() - started < 10
     assert "MLflow could not record report (no connection); the artifacts in the store are complete" in caplog.text
 
