@@ -106,5 +106,10 @@ if __name__ == "__main__":
         _prepare()
     else:
         command = [sys.executable, "-m", "flows.deployments", "--describe"]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        asyncio.run(serve(json.loads(done.stdout)))
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as describing:
+            import prefect.runner  # noqa: F401, both processes import at once
+
+            described, _ = describing.communicate()
+        if describing.returncode:
+            sys.exit(describing.returncode)
+        asyncio.run(serve(json.loads(described)))

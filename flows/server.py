@@ -246,8 +246,6 @@ def reap(served: bool = True) -> list[str]:
     from prefect.client.schemas.sorting import FlowRunSort
     from prefect.states import Crashed
 
-    from flows import tracking
-
     found = own()
     if found is None:  # somebody else's server: PREFECT_API_URL
         return []
@@ -282,7 +280,10 @@ def reap(served: bool = True) -> list[str]:
             client.set_flow_run_state(run.id, Crashed(message=message), force=True)
             names.append(run.name)
         ended = client.read_flow_runs(flow_run_filter=cancelled, sort=FlowRunSort.START_TIME_DESC, limit=50)
-    tracking.reap({str(run.id) for run in ended})
+    if ended:
+        from flows import tracking
+
+        tracking.reap({str(run.id) for run in ended})
     if names:
         log.warning("runs left unfinished by a process that is gone are now Crashed: %s", ", ".join(names))
     return names
