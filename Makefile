@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_EXTRA ?=
 
-.PHONY: setup demo up test test-kill check lock clean
+.PHONY: setup demo up test test-faults test-kill check lock clean
 
 $(VENV)/.ok: pyproject.toml constraints.txt
 	$(PY) -c 'import sys; assert (3,11) <= sys.version_info[:2] <= (3,13), "Latentflow needs Python 3.11 to 3.13"'
@@ -25,6 +25,9 @@ up: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+test-faults: setup
+	$(BIN)/python -m pytest -m faults
 
 test-kill: setup
 	$(BIN)/python benchmarks/kill.py

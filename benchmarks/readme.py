@@ -68,6 +68,8 @@ def result(report: Artifact) -> str:
             what = plain + (f" ({kind} concepts)" if kind else "")
             baseline = "" if row["baseline"] is None else f"{number(row['baseline'])} {row['baseline_name']}"
             lines.append(f"| {what} | {interval(row)} | {row['n']} {row['unit_of_replication']}s | {baseline} |")
+    gate = rows["steer.gate.passed", "all"]
+    lines += ["", f"Steering: {gate['reason']}; of these {round(gate['value'] * gate['n'])} are steered and judged."]
     lines += [
         "",
         "Concepts found: of those that a linear probe decodes, the share for which the unit chosen on one split reaches an",
