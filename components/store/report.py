@@ -8,6 +8,7 @@ functions of that table, so the terminal, Prefect, MLflow and the pages say the 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -163,7 +164,7 @@ def _beaten_by(row: Mapping[str, Any], rivals: Mapping[tuple, list]) -> Iterator
         yield row["baseline_name"] or "the baseline", baseline
     for part in row["name"].split("."):
         for who, rival in rivals.get(_place(row, part), []):
-            told = baseline is not None and rival["value"] == baseline and _outside(row, baseline)
+            told = baseline is not None and math.isclose(rival["value"], baseline) and _outside(row, baseline)
             if _better(row, rival["value"]) and not told:
                 yield RIVALS[who], rival["value"]
 
