@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_EXTRA ?=
 
-.PHONY: setup demo up test test-faults test-kill check lock clean
+.PHONY: setup demo up test test-faults test-browser test-kill check lock clean
 
 $(VENV)/.ok: pyproject.toml constraints.txt
 	$(PY) -c 'import sys; assert (3,11) <= sys.version_info[:2] <= (3,13), "Latentflow needs Python 3.11 to 3.13"'
@@ -28,6 +28,11 @@ test: setup
 
 test-faults: setup
 	$(BIN)/python -m pytest -m faults
+
+test-browser: setup
+	@command -v "$${CHROMIUM:-chromium}" >/dev/null || \
+		echo "No Chromium here, so this test will skip: apt-get install chromium (Debian), or set CHROMIUM to its path."
+	$(BIN)/python -m pytest -m browser -rs
 
 test-kill: setup
 	$(BIN)/python benchmarks/kill.py

@@ -153,6 +153,12 @@ class Windows:
         """Sends the form."""
         self.page.get_by_role("button", name=re.compile("^submit$", re.I)).first.click()
 
+    def artifact(self, key: str) -> None:
+        """Opens the page of an artifact from the page of its flow run."""
+        self.page.get_by_role("tab", name="Artifacts").or_(self.page.get_by_text("Artifacts", exact=True)).first.click()
+        self.page.locator(f"a:text-is('{key}')").first.click()
+        self.page.wait_for_url("**/artifacts/**")
+
     # Streamlit
 
     def read(self, query: str = "") -> None:

@@ -99,6 +99,11 @@ class Room:
         answer.raise_for_status()
         return answer.json()
 
+    def fill_form(self, deployment: str, config: dict[str, Any]) -> None:
+        """Gives a deployment other parameters to start from."""
+        address = f"http://127.0.0.1:{self.ports['prefect']}/api/deployments/{deployment}"
+        httpx.patch(address, json={"parameters": {"config": config}}, timeout=30).raise_for_status()
+
     def trigger(self, flow: str, **sections: Any) -> str:
         """Starts a run of a served deployment on the tiny experiment; its id."""
         wanted = {"flows": {"name": {"any_": [flow]}}}
