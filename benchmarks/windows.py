@@ -45,6 +45,7 @@ QUIET = "[data-testid=stApp][data-test-script-state=notRunning][data-test-connec
 # Errors in the console that are nobody's fault here -> why. Everything else is one.
 ALLOWED: Mapping[str, str] = {
     r"404.*/favicon\.ico": "a browser asks every server for it; MLflow and Prefect name their own in the page",
+    r"404.*/ico/undefined\.svg": "Prefect's icon in the tab is named after the run's state, asked for before that is known",
     r"404.*/ajax-api/2\.0/mlflow/users/current": "MLflow's page asks who is logged in; without a login there is nobody",
     rf"404.*/({'|'.join(PAGES)})/_stcore/(health|host-config)": "on a deep link Streamlit's page first looks for its "
     "server below the link's own path, then where it is",
@@ -130,8 +131,7 @@ class Windows:
     def field(self, name: str) -> Locator:
         """One property of the form by its dotted name, `config` left out."""
         found: Locator = self.page.locator("body")
-        for part in ("config", *name.split(".")):
-            title = part.replace("_", " ").title()
+        for title in ("config", *(part.replace("_", " ").title() for part in name.split("."))):
             own = "normalize-space((.//span[contains(@class, 'schema-form-property__label')])[1])"
             found = found.locator(
                 "xpath=.//*[contains(concat(' ', @class, ' '), ' schema-form-property ')]"
@@ -155,8 +155,9 @@ class Windows:
 
     def artifact(self, key: str) -> None:
         """Opens the page of an artifact from the page of its flow run."""
-        self.page.get_by_role("tab", name="Artifacts").or_(self.page.get_by_text("Artifacts", exact=True)).first.click()
-        self.page.locator(f"a:text-is('{key}')").first.click()
+        self.page.get_by_text("Artifacts", exact=True).first.click()
+        cards = self.page.locator("a[href*='/artifacts/artifact/']")
+        cards.filter(has=self.page.get_by_text(key, exact=True)).first.click()
         self.page.wait_for_url("**/artifacts/**")
 
     # Streamlit
