@@ -417,7 +417,7 @@ def main() -> None:
             outcomes.append(Outcome(name, f"the fault could not be made: {type(error).__name__}", "unknown", 0.0))
         print(json.dumps(outcomes[-1]._asdict()) if arguments.json else outcomes[-1], file=sys.stderr, flush=True)
     if list(arguments.only) == list(FAULTS):
-        arguments.write.write_text(page(outcomes))
+        arguments.write.write_text(page(outcomes).replace(f"{folder}/", ""))
     if arguments.json:
         print(json.dumps([outcome._asdict() for outcome in outcomes], indent=1))
     shutil.rmtree(folder, ignore_errors=True)

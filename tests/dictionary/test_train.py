@@ -128,7 +128,7 @@ def test_no_tokens_leave_an_untrained_dictionary_with_scale_and_bias_set(store, 
 
 
 def test_the_control_of_any_architecture_is_as_wide_and_as_sparse_and_learnt_nothing(store, activations):
-    config = CONFIG.model_copy(update={"dictionary": ReluConfig(d_sae=48, l1=8.0), "lr": 3e-3})
+    config = CONFIG.model_copy(update={"dictionary": ReluConfig(d_sae=48, l1=3.0), "lr": 3e-3})
     trained, _ = store.ensure(TRAIN, config, {"activations": activations})
     assert 1 < trained.facts["l0"] < 20
     made, _ = store.ensure(TRAIN, control(config, trained.facts), {"activations": activations})

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from components.concept.probe import VERSION
 from components.config import Config, canonical, flatten, override
 from components.device import Execution
 from components.errors import ConfigError, UnknownNameError
@@ -113,7 +114,8 @@ def test_settings_have_dotted_names_and_only_choices_enter_the_key(inputs):
     assert canonical(stricter) == {"settings": {"concepts_found": {"ap_threshold": 0.9}}} and canonical(smaller) == {}
     key = key_of(EVALUATE, config, inputs)
     assert key_of(EVALUATE, smaller, inputs) == key != key_of(EVALUATE, stricter, inputs)
-    assert EVALUATE.entries(config) == {f"evaluation.{name}": evaluations.version(name) for name in evaluations}
+    entries = {f"evaluation.{name}": evaluations.version(name) for name in evaluations}
+    assert EVALUATE.entries(config) == entries | {"probe": VERSION}
 
 
 def test_unknown_evaluations_and_settings_are_refused():
