@@ -68,7 +68,7 @@ class Windows:
         self.errors: list[str] = []
         self.forgiven: list[str] = []
         self.context = context
-        context.on("request", lambda request: self._heard(request))
+        context.on("request", self._heard)
         context.on("page", lambda page: page.on("websocket", self._heard))
         context.on("console", self._console)
         context.on("weberror", lambda error: self.errors.append(f"uncaught: {error.error}"))
