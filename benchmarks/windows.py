@@ -143,9 +143,10 @@ class Windows:
         """Types a value into a field of the form."""
         self.field(name).locator("input, textarea").first.fill(str(value))
 
-    def choose_kind(self, name: str, kind: str) -> None:
-        """Switches a union of the form to another kind."""
-        switch = self.field(name).get_by_text(re.compile(f"^{kind}$")).first
+    def choose_kind(self, kind: str) -> None:
+        """Switches the union of the form that has this kind to it: one tab for each."""
+        tabs = self.page.locator("button, [role=tab], a")
+        switch = tabs.filter(has_text=re.compile(rf"^\s*{kind}\w*\s*$", re.I)).first
         switch.scroll_into_view_if_needed()
         switch.click()
 
@@ -226,7 +227,7 @@ def start_from_form(windows: Windows, kind: str) -> str:
     before = {run["id"] for run in api("flow_runs/filter", {"limit": 200})}
     windows.form(deployment())
     windows.picture("prefect-form")
-    windows.choose_kind("train.dictionary", kind)
+    windows.choose_kind(kind)
     page.wait_for_timeout(800)
     windows.picture("prefect-form-kind")
     windows.submit()
