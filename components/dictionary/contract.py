@@ -25,7 +25,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from jaxtyping import Bool, Float
@@ -111,6 +111,10 @@ class Dictionary(nn.Module, ABC):
         version: number beside the architecture's code.
         config: class of the architecture's options; has `kind` and `d_sae`.
         wiring: (options, hook point) -> names read, names reconstructed.
+        learns: from gradients of its loss terms, from statistics of the batches (taken in `outcome`, used in `finish`), or
+            nothing: a baseline whose first values are its last.
+        trains_as_it_encodes: whether a training batch gets the codes that `encode` gives; not so where the tokens of a
+            batch share a budget of latents.
         options: this dictionary's options.
         reads: names of what `encode` needs.
         reconstructs: names of what `decode` gives; codes are in the units of the first.
@@ -124,6 +128,8 @@ class Dictionary(nn.Module, ABC):
     version: ClassVar[int] = 1
     config: ClassVar[type[Config]]
     wiring: ClassVar[Callable[[Any, str], tuple[tuple[str, ...], tuple[str, ...]]]] = staticmethod(autoencoder)
+    learns: ClassVar[Literal["gradients", "statistics", "nothing"]] = "gradients"
+    trains_as_it_encodes: ClassVar[bool] = True
 
     def __init__(self, options: Any, reads: tuple[str, ...], reconstructs: tuple[str, ...], widths: Mapping[str, int]):
         super().__init__()
