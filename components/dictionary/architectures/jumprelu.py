@@ -60,7 +60,7 @@ class JumpReluConfig(Config, title="jumprelu"):
     """Weight of the penalty beside the fraction of variance unexplained."""
     warm_up: float = Field(default=0.1, ge=0, le=1)
     """Share of training over which the penalty rises to its weight."""
-    bandwidth: PositiveFloat = 2.0
+    bandwidth: PositiveFloat = 1.0
     """Width of the rectangle around a threshold that tells it how to move, for activations of mean norm sqrt(d_in)."""
     start_l0: PositiveFloat = 1.0
     """Thresholds start where a token uses this many times `target_l0` latents."""
@@ -94,8 +94,8 @@ class JumpRelu(Dictionary):
 
     @property
     def recipe(self) -> Recipe:
-        """dictionary_learning's learning rate and decay rates: no momentum, as the estimates' gradients jump."""
-        return Recipe(lr=7e-5, betas=(0.0, 0.999), unit_rows=("W_dec",))
+        """The learning rate of `topk`, so that all are compared at one; the paper's decay rates: no momentum."""
+        return Recipe(lr=2e-4 / (self.d_sae / 2**14) ** 0.5, betas=(0.0, 0.999), unit_rows=("W_dec",))
 
     def start(self, sample: Batch, generator: torch.Generator) -> None:
         """Bias at the geometric median, random directions, the encoder their transpose, one threshold for all."""
