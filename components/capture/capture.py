@@ -96,13 +96,14 @@ def make(folder: Path, config: CaptureConfig, inputs: Mapping[str, Any], setting
     missing = [(s, number, part) for s, number, part in work if not _is_there(folder, s, number, part, config)]
     n_tokens = sum(int(split.kept[part].sum()) for split, _, part in missing)
     widths = [model.width(name) for name in points]
-    n_bytes = n_tokens * (sum(widths) * dtype.itemsize + 4 * len(PROVENANCE))
+    n_bytes = n_tokens * row_bytes(widths, dtype)
     _refuse_what_does_not_fit(folder, n_bytes, n_tokens)
     speed, limits = _probe(model, splits[0], points, config, dtype) if missing else (1.0, {})
-    shard_bytes = config.contexts_per_shard * splits[0].token.shape[1] * sum(widths) * model.dtype.itemsize
+    longest = max(len(split.token) for split in splits)
+    memory = memory_bytes(config, longest, splits[0].token.shape[1], widths, model.dtype)
     message = (
         f"{n_tokens:,} tokens at {len(points)} hook points: {n_bytes / 2**20:,.0f} MiB on disk, about "
-        f"{n_tokens / speed:,.0f} s at {speed:,.0f} tokens a second, about {3 * shard_bytes / 2**20:,.0f} MiB of "
+        f"{n_tokens / speed:,.0f} s at {speed:,.0f} tokens a second, about {memory / 2**20:,.0f} MiB of "
         f"memory beside the model; {len(work) - len(missing)} of {len(work)} shards are there already"
     )
     yield Progress(0, n_tokens, "tokens", message, {"bytes": n_bytes, "seconds": n_tokens / speed})
@@ -131,6 +132,34 @@ def make(folder: Path, config: CaptureConfig, inputs: Mapping[str, Any], setting
 
 
 CAPTURE = Stage("capture", version=1, make=make)
+
+
+def row_bytes(widths: Sequence[int], dtype: torch.dtype) -> int:
+    """Bytes on disk of one token: its activations at every hook point, and where it stood."""
+    return sum(widths) * dtype.itemsize + 4 * len(PROVENANCE)
+
+
+def memory_bytes(
+    config: CaptureConfig, n_contexts: int, context_length: int, widths: Sequence[int], dtype: torch.dtype
+) -> int:
+    """Bytes of memory beside the model: a shard that is being read, one that is being picked, one that is being written.
+
+    Args:
+        config: the section.
+        n_contexts: contexts of the longest split.
+        context_length: tokens in one of them.
+        widths: of the hook points.
+        dtype: of the model.
+    """
+    return 3 * min(config.contexts_per_shard, n_contexts) * context_length * sum(widths) * dtype.itemsize
+
+
+def speed(model: LanguageModel, config: CaptureConfig, points: Sequence[str], context_length: int) -> float:
+    """Tokens a second of a short run on random tokens."""
+    token = torch.randint(model.vocab_size, (max(16, config.batch_size), context_length), dtype=torch.int32)
+    kept = torch.ones_like(token, dtype=torch.bool)
+    split = _Split("", token, torch.zeros_like(token), torch.zeros_like(token), kept)
+    return _probe(model, split, points, config, model.dtype)[0]
 
 
 def _split(corpus: Artifact, name: str, config: CaptureConfig, model: LanguageModel) -> _Split:

@@ -115,6 +115,8 @@ class Dictionary(nn.Module, ABC):
             nothing: a baseline whose first values are its last.
         trains_as_it_encodes: whether a training batch gets the codes that `encode` gives; not so where the tokens of a
             batch share a budget of latents.
+        dense: tensors of shape (batch, d_sae) that an update holds at its peak, the pre-activations among them; what
+            memory is foretold from.
         options: this dictionary's options.
         reads: names of what `encode` needs.
         reconstructs: names of what `decode` gives; codes are in the units of the first.
@@ -130,6 +132,7 @@ class Dictionary(nn.Module, ABC):
     wiring: ClassVar[Callable[[Any, str], tuple[tuple[str, ...], tuple[str, ...]]]] = staticmethod(autoencoder)
     learns: ClassVar[Literal["gradients", "statistics", "nothing"]] = "gradients"
     trains_as_it_encodes: ClassVar[bool] = True
+    dense: ClassVar[int] = 5
 
     def __init__(self, options: Any, reads: tuple[str, ...], reconstructs: tuple[str, ...], widths: Mapping[str, int]):
         super().__init__()
