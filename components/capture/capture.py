@@ -10,6 +10,7 @@ says bytes, seconds and memory, and a capture that the disk cannot hold is refus
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -290,6 +291,14 @@ def _write(
     write_activations(folder, split.name, number, activations, provenance)
 
 
+def _refuse_what_is_not_finite(name: str, x: Tensor, shard: str) -> None:
+    row = int((~x.isfinite().all(dim=1)).int().argmax())
+    raise InputError(
+        f"activations at {name} hold NaN or infinity: row {row} of shard {shard}, in {str(x.dtype).removeprefix('torch.')}; "
+        "capture in a wider dtype (capture.dtype=float32, or model.dtype=float32 where the model itself overflows)"
+    )
+
+
 def _facts(
     folder: Path,
     work: Sequence[tuple[_Split, int, slice]],
@@ -310,6 +319,8 @@ def _facts(
             shard = read_shard(folder, split.name, number)
             for name in points:
                 sums[name] += float(shard[f"x.{name}"].float().norm(dim=1).sum(dtype=torch.float64))
+                if not math.isfinite(sums[name]):
+                    _refuse_what_is_not_finite(name, shard[f"x.{name}"], f"{split.name}/{number:05}.safetensors")
     rows = splits[normed]["rows"]
     return {
         "hook_points": {

@@ -81,12 +81,10 @@ def _narrower(config: CaptureConfig, forecast: Forecast) -> list[str]:
 
 
 def _fewer(config: CaptureConfig, forecast: Forecast) -> list[dict[str, int]]:
-    """The largest split is cut, in steps of two significant digits."""
-    largest = max(config.splits, key=lambda name: forecast.facts["splits"][name]["rows"])
-    rows = forecast.facts["splits"][largest]["rows"]
-    return [
-        {**config.tokens, largest: n} for share in range(99, 0, -1) if (n := rows * share // 100 // 1000 * 1000) > 0
-    ]
+    """Every split is cut to the same number of tokens, where it has more."""
+    rows = {name: forecast.facts["splits"][name]["rows"] for name in config.splits}
+    cuts = sorted({largest * share // 100 for largest in rows.values() for share in range(1, 100)} - {0}, reverse=True)
+    return [{**config.tokens, **{name: cut for name, n in rows.items() if n > cut}} for cut in cuts]
 
 
 CAPTURE_FORETELLER = Foreteller(

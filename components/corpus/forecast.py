@@ -12,7 +12,7 @@ from components.corpus.annotations import WordLists
 from components.corpus.contract import corpora
 from components.corpus.read import ReadConfig, make
 from components.device import Execution
-from components.store.forecast import Forecast, Foreteller, Timing, watch
+from components.store.forecast import Forecast, Foreteller, Timing, lower, watch
 
 PROBE_TOKENS = 12_000
 COLUMNS = 3  # token, document and position of every place in a context, int32
@@ -42,7 +42,7 @@ def formula(config: ReadConfig, inputs: Mapping[str, Any], settings: Execution) 
         "contexts": 4 * COLUMNS * config.context_length * sum(contexts.values()),
         "text and labels": TEXT * n_tokens,
     }
-    return Forecast({"documents": MEMORY + 16 * n_tokens}, disk, facts=facts)
+    return Forecast({"documents": MEMORY + 2 * n_tokens}, disk, facts=facts)
 
 
 def probe(config: ReadConfig, inputs: Mapping[str, Any], settings: Execution, seconds: float) -> Timing:
@@ -69,4 +69,5 @@ def probe(config: ReadConfig, inputs: Mapping[str, Any], settings: Execution, se
     )
 
 
-READ_FORETELLER = Foreteller(formula, probe)
+LESS = lower("splits.train")
+READ_FORETELLER = Foreteller(formula, probe, for_memory=(LESS,), for_disk=(LESS,))

@@ -275,13 +275,13 @@ def stand_in_activations(
     store: Store, rows: Mapping[str, Batch], provenance: Mapping[str, Any] | None = None
 ) -> Artifact:
     """An artifact of capture with these rows; by default every 120 of them are one document."""
-    columns: dict[str, Any] = {}
+    columns: dict[str, dict[str, Any]] = {}
     for number, (split, batch) in enumerate(rows.items()):
         n = len(next(iter(batch.values())))
         at = torch.arange(n)
         document = at // 120 + number * (n // 120 + 1)
         plain = {"token": at % 97, "document": document, "position": at % 120, "context": document, "offset": at % 120}
-        columns[split] = plain | (provenance or {})
+        columns[split] = {**plain, **(provenance or {})}
 
     def write(folder: Path) -> None:
         for split, batch in rows.items():

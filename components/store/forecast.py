@@ -155,8 +155,8 @@ def fitting(
     needs: list[tuple[Callable[[Forecast], int], int, Sequence[Knob], type[Exception], str, str]] = [
         (lambda f: f.memory_bytes, memory, foreteller.for_memory, NoMemoryError, f"of memory on {where}", "memory"),
         (
-            lambda f: f.disk_bytes + f.scratch_bytes + SPARE,
-            disk,
+            lambda f: f.disk_bytes + f.scratch_bytes,
+            disk - SPARE,
             foreteller.for_disk,
             NoSpaceError,
             f"of disk in {settings.store}",
