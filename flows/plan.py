@@ -91,7 +91,7 @@ class Plan(Chain):
             return found
         forecast = NOTHING
         if stage in FORETELLERS:
-            forecast = fitting(label, FORETELLERS[stage], config, inputs, self.config.execution, self._free)
+            forecast = fitting(stage, FORETELLERS[stage], config, inputs, self.config.execution, self._free, label)
             self._free -= forecast.disk_bytes
             self._waiting.append((len(self.steps), config, inputs))
         self.steps.append(Step(label, stage, key, False, forecast))

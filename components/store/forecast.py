@@ -134,17 +134,24 @@ def lower(name: str) -> Knob:
 
 
 def fitting(
-    stage: str, foreteller: Foreteller, config: Config, inputs: Mapping[str, Any], settings: Execution, disk: int
+    stage: str,
+    foreteller: Foreteller,
+    config: Config,
+    inputs: Mapping[str, Any],
+    settings: Execution,
+    disk: int,
+    label: str = "",
 ) -> Forecast:
     """The forecast of a stage that fits.
 
     Args:
-        stage: its name, for the error.
+        stage: its name, that of its section.
         foreteller: its forecast.
         config: its section.
         inputs: made or foretold.
         settings: where it would run.
         disk: bytes that are free for it.
+        label: what the error calls it, where there are several of its kind.
 
     Raises:
         NoMemoryError: memory cannot hold it; names the nearest setting that fits.
@@ -181,7 +188,7 @@ def fitting(
             else "no setting of this stage makes it fit; use a larger machine"
         )
         raise error(
-            f"{stage} wants {size(wanted(forecast))} {of} ({listed}), and there is {size(max(0, there_is))}; {advice}"
+            f"{label or stage} wants {size(wanted(forecast))} {of} ({listed}), and there is {size(max(0, there_is))}; {advice}"
         )
     return forecast
 
