@@ -344,6 +344,22 @@ CONCEPTS_FOUND = Table(
     },
     ("concept", "unit_kind"),
 )
+ABSORPTION = Table(
+    "absorption",
+    "evaluate",
+    "For each token concept that the gate passes, how often another latent carries it while its own are silent.",
+    {
+        **_CONCEPT,
+        "main": (pl.List(pl.Int32), "the main latents, chosen on select, the best first"),
+        "main_f1": (pl.Float64, "F1 of any main latent being active, on test"),
+        "n": (pl.Int64, "tokens of test that have the concept and that the probe recognises"),
+        "n_silent": (pl.Int64, "of those, tokens on which no main latent is active"),
+        "n_absorbed": (pl.Int64, "of those, tokens on which another latent carries the concept"),
+        "rate": (pl.Float64, "n_absorbed over n"),
+        "reason": (pl.String, "why the rate is null"),
+    },
+    ("concept",),
+)
 _SCORE_COLUMNS: dict[str, tuple[Any, str]] = {
     "name": (pl.String, "dotted: stage, then what was measured"),
     "value": (pl.Float64, "the estimate; null with a reason"),
@@ -385,6 +401,6 @@ TABLES = {
     table.name: table
     for table in (
         DOCUMENTS, CONCEPTS, LABELS, PAIRS, PROMPTS, VOCABULARY, CURVE, LATENTS, NEIGHBOURS, POOLED, CONTEXTS, EXPLANATIONS,
-        EXPLANATION_SCORES, STRENGTHS, GENERATIONS, CONCEPTS_FOUND, SCORES, REPORT,
+        EXPLANATION_SCORES, STRENGTHS, GENERATIONS, CONCEPTS_FOUND, ABSORPTION, SCORES, REPORT,
     )
 }  # fmt: skip
