@@ -118,7 +118,7 @@ class Learner:
     def __init__(self, dictionary: Dictionary, config: TrainConfig, splice: Splice | None = None) -> None:
         self.dictionary, self.config, self.splice = dictionary, config, splice
         self.recipe = dictionary.recipe
-        self.steps = math.ceil(config.tokens / config.batch_size)
+        self.steps = math.ceil(config.tokens / config.batch_size) if dictionary.learns != "nothing" else 0
         self.step = 0
         self.peak = config.lr or self.recipe.lr
         self.learnt = {name: weights for name, weights in dictionary.named_parameters() if weights.requires_grad}
@@ -231,32 +231,42 @@ def fit(
 ) -> Iterator[tuple[str, dict[str, float]]]:
     """Trains every learner on one stream of batches; yields (label, metrics) at each point of its curve.
 
-    The learners share batch size and number of steps. A dictionary learns the same here as alone. A kill may fall between
-    two checkpoints of one step: whoever is behind then catches up first, and no batch is learnt twice.
+    The learners share batch size and number of steps; those with nothing to learn look on. A dictionary learns the same here
+    as alone. A kill may fall between two checkpoints of one step: whoever is behind then catches up first, and no batch is
+    learnt twice. A factorisation has no measures before its end: its curve is one point.
     """
-    batch_size, steps = _shared({(learner.config.batch_size, learner.steps) for learner in learners.values()})
-    step = min(learner.step for learner in learners.values())
+    learning = {label: learner for label, learner in learners.items() if learner.steps}
+    agreed = {(learner.config.batch_size, learner.steps) for learner in learning.values()}
+    assert len(agreed) <= 1, f"learners of one stream agree on batch size and steps, got {agreed}"
+    batch_size, steps = next(iter(agreed), (1, 0))
+    step = min((learner.step for learner in learning.values()), default=0)
     batches = stream.batches(batch_size, step * batch_size)
     for now in range(step, steps):
         batch = next(batches)
-        turn = {label: learner for label, learner in learners.items() if learner.step == now}
+        turn = {label: learner for label, learner in learning.items() if learner.step == now}
         for learner in turn.values():
             learner.learn(batch)
         for label, learner in turn.items():
             if learner.step % learner.config.log_every == 0 or learner.step == learner.steps:
-                metrics = learner.metrics() | {"fvu": evaluate(learner.dictionary, [held_out])["fvu"]}
-                tokens = learner.step * batch_size
-                learner.curve += [(learner.step, tokens, name, value) for name, value in metrics.items()]
-                yield label, metrics
+                yield label, {} if learner.dictionary.learns == "statistics" else _point(learner, held_out)
             if learner.step % learner.config.checkpoint_every == 0:
                 learner.save(checkpoints[label])
-    for learner in learners.values():
+    for label, learner in learners.items():
         learner.dictionary.finish()
+        if learner.steps and learner.dictionary.learns == "statistics":
+            yield label, _point(learner, held_out)
 
 
-def _shared(found: set[Any]) -> Any:
-    assert len(found) == 1, f"learners of one stream agree, got {found}"
-    return next(iter(found))
+def _point(learner: Learner, held_out: Batch) -> dict[str, float]:
+    """Measures for the curve, which they are added to."""
+    found = evaluate(learner.dictionary, [held_out])
+    if learner.dictionary.learns == "statistics":
+        metrics = {name: found[name] for name in ("fvu", "l0", "dead_share")}
+    else:
+        metrics = learner.metrics() | {"fvu": found["fvu"]}
+    tokens = learner.step * learner.config.batch_size
+    learner.curve += [(learner.step, tokens, name, value) for name, value in metrics.items()]
+    return metrics
 
 
 @torch.no_grad()
@@ -380,7 +390,7 @@ def _make_group(
 
 def _facts(dictionary: Dictionary, learner: Learner, measured: Mapping[str, Any], seconds: float, tokens: int) -> Facts:
     return {
-        "name": dictionary.name if learner.steps else f"{dictionary.name}-untrained",
+        "name": dictionary.name if learner.steps or dictionary.learns == "nothing" else f"{dictionary.name}-untrained",
         "architecture": dictionary.kind,
         "hook_point": dictionary.hook_point,
         "reads": list(dictionary.reads),
