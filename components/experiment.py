@@ -12,16 +12,21 @@ from components.corpus.read import READ, ReadConfig
 from components.device import Execution
 from components.dictionary.encode import ENCODE, EncodeConfig
 from components.dictionary.train import TRAIN, TrainConfig
+from components.evaluation.compare import COMPARE
 from components.evaluation.evaluate import EVALUATE, EvaluateConfig
+from components.evaluation.gate import GATE
 from components.interpretation.interpret import INTERPRET, InterpretConfig
 from components.model.language_model import ModelConfig
 from components.steering.steer import STEER, SteerConfig
 from components.store.artifact import Stage
 from components.store.report import REPORT, ReportConfig
+from components.sweep import SweepConfig
 
 STAGES: dict[str, Stage] = {
     stage.name: stage for stage in (READ, CAPTURE, TRAIN, ENCODE, INTERPRET, STEER, EVALUATE, REPORT)
 }
+BESIDE: dict[str, Stage] = {stage.name: stage for stage in (GATE, COMPARE)}
+"""Stages outside the chain of one experiment: what many dictionaries share, and where they meet."""
 
 
 class ExperimentConfig(Config):
@@ -49,5 +54,7 @@ class ExperimentConfig(Config):
     """What is measured of the dictionary."""
     report: ReportConfig = ReportConfig()
     """The table at the end."""
+    sweep: SweepConfig = SweepConfig()
+    """Which dictionaries `latentflow sweep` trains beside one another."""
     execution: Execution = Execution()
     """How to run; changes no result."""

@@ -50,6 +50,7 @@ class Relu(Dictionary):
 
     version = 1
     config: ClassVar[type[Config]] = ReluConfig
+    sparsity = "l1"
     options: ReluConfig
 
     def __init__(self, options, reads, reconstructs, widths) -> None:
