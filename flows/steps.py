@@ -28,6 +28,7 @@ from prefect.states import Completed, State
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
+from rich.text import Text
 
 from components.config import Config
 from components.device import Execution
@@ -42,6 +43,10 @@ from flows import slots, windows
 from flows.tracking import Tracker, resolve_dictionary
 
 log = logging.getLogger(__name__)
+record = logging.getLogger(
+    "flows.run"
+)  # for the run's page in Prefect alone: a terminal has the same lines from `console`
+record.propagate = False
 
 Reference = dict[str, str]
 Wanted = tuple[Config, Mapping[str, Reference]]
@@ -276,7 +281,9 @@ def ensure_many(
         with turn as settings:
             made = store.ensure_many(_stage(stage), given, settings, show, together)
     for name, (artifact, hit) in made.items():
-        console.print(_line(name, artifact, hit), highlight=False)
+        line = _line(name, artifact, hit)
+        console.print(line, highlight=False)
+        record.info(Text.from_markup(line).plain.strip())
     return made
 
 
