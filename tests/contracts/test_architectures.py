@@ -12,7 +12,10 @@ import torch
 
 from components.device import Execution
 from components.dictionary.contract import Dictionary, Moment, architectures, untrained
-from components.dictionary.train import Learner, TrainConfig, evaluate, make
+from components.dictionary.encode import ENCODE, EncodeConfig
+from components.dictionary.train import TRAIN, Learner, TrainConfig, evaluate, make
+from components.store.shards import CodeShards
+from components.store.tables import LATENTS
 from tests import toys
 from tests.planted import HOOK, directions, recovered, rows
 
@@ -182,3 +185,19 @@ def test_resumed_equals_uninterrupted_bit_for_bit(kind, store, tmp_path):
         files = ("dictionary.safetensors", "dictionary.json", "curve.parquet")
         written.append([(tmp_path / name / file).read_bytes() for file in files])
     assert written[0] == written[1]
+
+
+def test_the_stages_train_and_encode_take_it(kind, store):
+    activations = toys.activations(store, {"train": {HOOK: X[:600]}, "validate": {HOOK: HELD_OUT[:100]}}, None, 250)
+    made, _ = store.ensure(TRAIN, config(kind, tokens=900, batch_size=100, log_every=5), {"activations": activations})
+    dictionary, learns = Dictionary.load(made), architectures[kind].learns
+    assert made.facts["name"] == dictionary.name and made.facts["d_sae"] == dictionary.d_sae
+    assert made.facts["tokens"] == (0 if learns == "nothing" else 900)
+    encoded, _ = store.ensure(
+        ENCODE, EncodeConfig(splits=("validate",)), {"activations": activations, "dictionary": made}
+    )
+    codes = CodeShards(encoded).codes("validate")
+    assert torch.equal(codes.dense(), dictionary.encode(HELD_OUT[:100]).dense())
+    latents = LATENTS.read(encoded)
+    assert latents.height == dictionary.d_sae and (latents["maximum"].drop_nulls() > 0).all()
+    assert encoded.facts["l0"]["validate"] == pytest.approx(made.facts["l0"])
