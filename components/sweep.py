@@ -78,7 +78,9 @@ class Cell:
         """Label, size, sparsity and seed in a word, as `topk-1536-k=32-seed0`."""
         size = getattr(self.config.dictionary, "d_sae", None)
         sparsity = f"{self.sparsity_name}={self.sparsity:g}" if self.sparsity_name else None
-        return "-".join(str(part) for part in (self.label, size, sparsity, f"seed{self.config.seed}") if part is not None)
+        return "-".join(
+            str(part) for part in (self.label, size, sparsity, f"seed{self.config.seed}") if part is not None
+        )
 
 
 def cells(train: TrainConfig, sweep: SweepConfig) -> list[Cell]:

@@ -34,8 +34,8 @@ from components.config import Config
 from components.device import Execution
 from components.dictionary.train import TrainConfig, control, make_many
 from components.errors import ModelError
-from components.experiment import BESIDE, STAGES, ExperimentConfig
 from components.evaluation.gate import GateConfig
+from components.experiment import BESIDE, STAGES, ExperimentConfig
 from components.model.hook_point import translate
 from components.model.language_model import ModelConfig, ModelReference
 from components.store.artifact import Artifact, Progress, Stage, Store, key_of
@@ -217,9 +217,7 @@ def make(
     label: str, stage: str, config: Config, inputs: Mapping[str, Reference], experiment: ExperimentConfig
 ) -> State[Reference]:
     """One stage. The store decides whether it is done; Prefect shows it."""
-    artifact, hit = ensure(
-        label, stage, config, inputs, experiment, report=progress_bar(label, progress_artifact=True)
-    )
+    artifact, hit = ensure(label, stage, config, inputs, experiment, report=progress_bar(label, progress_artifact=True))
     if hit:
         return Completed(name="Cached", message=f"artifact {artifact.key} present", data=artifact.reference())
     seconds = artifact.manifest["made"]["seconds"]

@@ -71,9 +71,7 @@ def compare(chain: Chain) -> Artifact:
         raise ConfigError(f"no dictionary of this sweep could be made: {'; '.join(refused.values())}")
     for name, reason in refused.items():
         log.warning("left out of the comparison: %s (%s)", name, reason)
-    comparison = CompareConfig(
-        cells=tuple(_compared(todo[name]) for name in names), at_l0=tuple(config.sweep.at_l0)
-    )
+    comparison = CompareConfig(cells=tuple(_compared(todo[name]) for name in names), at_l0=tuple(config.sweep.at_l0))
     inputs = {f"train.{number}": trained[name] for number, name in enumerate(names)}
     inputs |= {f"evaluate.{number}": evaluated[name] for number, name in enumerate(names)}
     return chain.step("compare", comparison, **inputs)
@@ -128,7 +126,9 @@ def seconds_an_update(cell: Cell, d_in: int, execution: Execution) -> float:
     generator = torch.Generator().manual_seed(0)
     rows = {name: torch.randn(cell.config.batch_size, d_in, generator=generator).to(where) for name in names}
     options = cell.config.dictionary
-    learner = Learner(untrained(options, cell.config.hook_point, dict.fromkeys(names, d_in), rows, generator), cell.config)
+    learner = Learner(
+        untrained(options, cell.config.hook_point, dict.fromkeys(names, d_in), rows, generator), cell.config
+    )
     if not learner.steps:
         return 0.0
     started = 0.0

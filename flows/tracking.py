@@ -35,8 +35,8 @@ from components.config import flatten
 from components.errors import ConfigError, UnknownNameError
 from components.experiment import ExperimentConfig
 from components.registry import nearest
-from components.store.artifact import Artifact, git_commit, versions
 from components.store import frontiers
+from components.store.artifact import Artifact, git_commit, versions
 from components.store.tables import COMPARISON, CURVE, LATENTS, REPORT, SCORES
 from flows import environment
 
@@ -254,7 +254,10 @@ class Tracker:
                 self.client.log_figure(self.parent, figure, f"charts/frontier_{short}.png")
         for name in artifact.files:
             self.client.log_artifact(self.parent, str(artifact.path(name)), "compare")
-        tags = {"compare": artifact.key, "dashboard": f"{environment.address('streamlit')}/compare?sweep={artifact.key}"}
+        tags = {
+            "compare": artifact.key,
+            "dashboard": f"{environment.address('streamlit')}/compare?sweep={artifact.key}",
+        }
         counted = {"dictionaries": artifact.facts["n_dictionaries"], "seeds": artifact.facts["n_seeds"]}
         tags_written = [RunTag(name, value) for name, value in tags.items()]
         self.client.log_batch(self.parent, metrics=_metrics(counted), tags=tags_written)

@@ -140,9 +140,15 @@ def at_l0(cells: pl.DataFrame, level: float) -> pl.DataFrame:
             known = seed.drop_nulls("value")
             values.append(interpolate(known["l0"].to_list(), known["value"].to_list(), level))
             ranges += known["l0"].to_list()
-        row = dict(zip((*curve, *MEASURE), key, strict=True)) | {"better": part["better"][0], "at_l0": level, "l0": level}
+        row = dict(zip((*curve, *MEASURE), key, strict=True)) | {
+            "better": part["better"][0],
+            "at_l0": level,
+            "l0": level,
+        }
         span = f"the curves run from L0 {min(ranges):.3g} to {max(ranges):.3g}" if ranges else "no value on any curve"
-        rows.append(row | _interval(pl.Series(values, dtype=pl.Float64), [f"{span}; nothing is extrapolated"], row["name"]))
+        rows.append(
+            row | _interval(pl.Series(values, dtype=pl.Float64), [f"{span}; nothing is extrapolated"], row["name"])
+        )
     return COMPARISON.frame(pl.DataFrame(rows, schema_overrides=dict(COMPARISON.schema), infer_schema_length=None))
 
 

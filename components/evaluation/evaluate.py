@@ -37,7 +37,9 @@ else:
 class EvaluateConfig(Config):
     """What is measured of a dictionary."""
 
-    evaluations: list[EvaluationName] = Field(default=["concepts_found", "loss_recovered", "reconstruction"], min_length=1)
+    evaluations: list[EvaluationName] = Field(
+        default=["concepts_found", "loss_recovered", "reconstruction"], min_length=1
+    )
     """What to measure; a sweep measures everything."""
     settings: EvaluationSettings = EvaluationSettings()
     """Settings of each evaluation, by its name."""
@@ -69,7 +71,10 @@ def make(folder: Path, config: EvaluateConfig, inputs: Inputs, settings: Executi
 
 def _subject(folder: Path, config: EvaluateConfig, inputs: Inputs, execution: Execution) -> Subject:
     trained, untrained, gated = inputs["dictionary"], inputs.get("untrained"), inputs.get("gate")
-    dictionary, activations = Dictionary.load(trained, resolve(execution.device)), ActivationShards(inputs["activations"])
+    dictionary, activations = (
+        Dictionary.load(trained, resolve(execution.device)),
+        ActivationShards(inputs["activations"]),
+    )
     return Subject(
         name=trained.facts["name"],
         n_seeds=trained.facts.get("n_seeds", 1),

@@ -96,7 +96,9 @@ def passed(gate: Gate, threshold: float, unit: str | None = None) -> pl.DataFram
 
 def missing(activations: ActivationShards) -> list[str]:
     """Splits that choosing, gating and scoring need and the capture lacks."""
-    return [split for split in (SELECT, VALIDATE, TEST) if split not in activations.splits or not activations.n_rows(split)]
+    return [
+        split for split in (SELECT, VALIDATE, TEST) if split not in activations.splits or not activations.n_rows(split)
+    ]
 
 
 def measure(

@@ -83,7 +83,9 @@ def readings(subject: Subject, split: str, unit: str, concepts: Sequence[str], l
     wanted = split, unit, tuple(concepts), limit
     if wanted not in kept:
         shards = {LATENT: subject.codes} | ({UNTRAINED: subject.untrained.codes} if subject.untrained else {})
-        kept[wanted] = read(subject.activations, subject.corpus, subject.hook_point, split, unit, concepts, limit, shards)
+        kept[wanted] = read(
+            subject.activations, subject.corpus, subject.hook_point, split, unit, concepts, limit, shards
+        )
     return kept[wanted]
 
 

@@ -33,7 +33,9 @@ def headline(comparison: pl.DataFrame) -> pl.DataFrame:
     the width of the interval as text."""
     rows = whole(comparison).filter(pl.col("is_baseline") | pl.col("at_l0").is_not_null())
     rows = rows.with_columns(pl.col("name").replace_strict(MEASURES).alias("measure"), _said())
-    wide = rows.pivot("measure", index=["label", "d_sae", "is_baseline", "l0"], values="said", aggregate_function="first")
+    wide = rows.pivot(
+        "measure", index=["label", "d_sae", "is_baseline", "l0"], values="said", aggregate_function="first"
+    )
     order = [name for name in MEASURES.values() if name in wide.columns]
     return wide.sort("is_baseline", "l0", "label").select("label", "d_sae", pl.col("l0").round(1).alias("L0"), *order)
 

@@ -51,7 +51,9 @@ def test_between_two_points_a_curve_is_straight_in_log_l0_and_beyond_them_it_is_
     assert interpolate(l0, values, 32) == 0.2
     assert interpolate(list(reversed(l0)), list(reversed(values)), 16) == pytest.approx(0.3)
     assert interpolate(l0, values, 7.9) is None and interpolate(l0, values, 65) is None
-    assert interpolate([16], [0.3], 16) == 0.3 and interpolate([16], [0.3], 17) is None and interpolate([], [], 1) is None
+    assert (
+        interpolate([16], [0.3], 16) == 0.3 and interpolate([16], [0.3], 17) is None and interpolate([], [], 1) is None
+    )
 
 
 def test_at_a_matched_l0_each_seed_is_read_off_its_own_curve_and_the_interval_is_over_seeds():
@@ -83,7 +85,9 @@ def test_a_setting_has_its_mean_over_seeds_and_a_baseline_no_interval_and_no_mat
 
 
 def test_a_score_that_one_seed_lacks_counts_it_as_failed():
-    row = over_seeds(cells([("a", 1, 0, 8, 0.4), ("a", 1, 1, 8, None)])).filter(pl.col("name") == FVU).row(0, named=True)
+    row = (
+        over_seeds(cells([("a", 1, 0, 8, 0.4), ("a", 1, 1, 8, None)])).filter(pl.col("name") == FVU).row(0, named=True)
+    )
     assert row["value"] == 0.4 and (row["n"], row["n_failed"], row["reason"]) == (2, 1, "it broke")
 
 
@@ -107,7 +111,14 @@ def swept(store):
             trained, _ = store.ensure(TRAIN, config, {"activations": activations}, Execution(device="cpu"))
             scores = [
                 {"name": L0, "value": float(k), "better": "neither", "hook_point": HOOK, "n": 5, "split": "test"},
-                {"name": FVU, "value": 1 / k + seed / 10, "better": "lower", "hook_point": HOOK, "n": 5, "split": "test"},
+                {
+                    "name": FVU,
+                    "value": 1 / k + seed / 10,
+                    "better": "lower",
+                    "hook_point": HOOK,
+                    "n": 5,
+                    "split": "test",
+                },
             ]
             inputs[f"train.{len(found)}"] = trained
             inputs[f"evaluate.{len(found)}"] = toys.artifact(

@@ -43,7 +43,11 @@ CANDIDATES = 10
 GROWTH = 0.03
 LEAST_COSINE = 0.025
 LEAST_SHARE = 0.4
-MEASURES = {"absorption": ("rate", "lower"), "absorption.silent": ("silent", "lower"), "absorption.main_f1": ("f1", "higher")}
+MEASURES = {
+    "absorption": ("rate", "lower"),
+    "absorption.silent": ("silent", "lower"),
+    "absorption.main_f1": ("f1", "higher"),
+}
 
 
 class AbsorptionConfig(Config):
