@@ -15,8 +15,10 @@ from components.device import Execution
 from components.dictionary.encode import ENCODE, EncodeConfig
 from components.dictionary.forecast import ENCODE_FORETELLER, TRAIN_FORETELLER
 from components.dictionary.train import TRAIN, TrainConfig
+from components.evaluation.compare import COMPARE
 from components.evaluation.evaluate import EVALUATE, EvaluateConfig
 from components.evaluation.forecast import EVALUATE_FORETELLER
+from components.evaluation.gate import GATE
 from components.interpretation.forecast import INTERPRET_FORETELLER
 from components.interpretation.interpret import INTERPRET, InterpretConfig
 from components.model.language_model import ModelConfig
@@ -25,10 +27,13 @@ from components.steering.steer import STEER, SteerConfig
 from components.store.artifact import Stage
 from components.store.forecast import Foreteller
 from components.store.report import REPORT, ReportConfig
+from components.sweep import SweepConfig
 
 STAGES: dict[str, Stage] = {
     stage.name: stage for stage in (READ, CAPTURE, TRAIN, ENCODE, INTERPRET, STEER, EVALUATE, REPORT)
 }
+BESIDE: dict[str, Stage] = {stage.name: stage for stage in (GATE, COMPARE)}
+"""Stages outside the chain of one experiment: what many dictionaries share, and where they meet."""
 
 FORETELLERS: dict[str, Foreteller] = {
     READ.name: READ_FORETELLER,
@@ -67,5 +72,7 @@ class ExperimentConfig(Config):
     """What is measured of the dictionary."""
     report: ReportConfig = ReportConfig()
     """The table at the end."""
+    sweep: SweepConfig = SweepConfig()
+    """Which dictionaries `latentflow sweep` trains beside one another."""
     execution: Execution = Execution()
     """How to run; changes no result."""

@@ -88,6 +88,11 @@ def experiments() -> list[Experiment]:
     return _experiments(str(store().root))
 
 
+def sweeps() -> list[Artifact]:
+    """The comparison of every sweep, newest first."""
+    return sorted(store().artifacts("compare"), key=_made, reverse=True)
+
+
 def table(wanted: Table, artifact: Artifact) -> pl.DataFrame:
     """One table of one artifact; treat it as read-only.
 

@@ -61,6 +61,10 @@ def _run(name: str, overrides: list[str] | None, params: Path | None, plain: boo
         from flows.steps import Chain
 
         with Chain(resolve(overrides or [], params), plain=True) as chain:
+            if name == "sweep":
+                from flows.sweep import compare
+
+                return compare(chain)
             return getattr(chain, "report" if name == "experiment" else name)()
     from flows.server import prefect_server
 
@@ -159,6 +163,23 @@ def report(
         sys.stdout.write(json.dumps(rows(REPORT.read(artifact)), indent=1) + "\n")
     else:
         show(artifact, console)
+
+
+@app.command(rich_help_panel="Runs")
+def sweep(
+    overrides: Overrides = None,
+    params: Params = None,
+    plain: Plain = False,
+    yes: Annotated[bool, typer.Option("--yes", help="train them however many they are")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Architectures x widths x sparsities x seeds at equal tokens: one table, with intervals over seeds at matched L0."""
+    artifact = _run("sweep", [*(overrides or []), *(["sweep.yes=true"] if yes else [])], params, plain)
+    from components.store import frontiers
+    from components.store.tables import COMPARISON
+
+    _show(frontiers.headline(COMPARISON.read(artifact)), as_json)
+    Console(stderr=True).print(f"{artifact.stage}/{artifact.key}", highlight=False)
 
 
 @app.command(rich_help_panel="Runs")

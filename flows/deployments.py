@@ -17,7 +17,7 @@ from typing import Any
 
 from flows import environment, processes, server
 
-FLOWS = ("experiment", "read", "capture", "train", "encode", "interpret", "steer", "evaluate", "report")
+FLOWS = ("experiment", "read", "capture", "train", "encode", "interpret", "steer", "evaluate", "report", "sweep")
 NAME = "local"
 
 

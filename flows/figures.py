@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 
+from components.store import frontiers
 from components.store.report import KINDS
 
 BLUE, ORANGE, GREY, GREEN, PURPLE = "#2b83ba", "#e08a00", "#8f8f8f", "#00a37a", "#c2669b"
@@ -56,6 +57,29 @@ def densities(latents: pl.DataFrame, split: str) -> Figure | None:
     axes.set_xscale("log")
     axes.set_xlabel(f"density, share of tokens of {split}")
     axes.set_ylabel("latents")
+    return figure
+
+
+def frontier(comparison: pl.DataFrame, name: str) -> Figure | None:
+    """One measure against L0 for every label of a sweep, intervals over seeds."""
+    rows = frontiers.points(comparison, name)
+    if rows.is_empty():
+        return None
+    figure = _figure(7)
+    axes = figure.subplots()
+    for number, ((label, d_sae, single), part) in enumerate(
+        rows.group_by(["label", "d_sae", "is_baseline"], maintain_order=True)
+    ):
+        value, low, high = (part[column].fill_null(part["value"]).to_numpy() for column in ("value", "low", "high"))
+        axes.errorbar(
+            part["l0"].to_numpy(), value, yerr=[value - low, high - value], label=f"{label} {d_sae}", capsize=2,
+            color=frontiers.COLOURS[number % len(frontiers.COLOURS)], marker="D" if single else "o",
+            linestyle="" if single else "-",
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_xlabel("active latents a token (L0)")
+    axes.set_title(frontiers.MEASURES[name], fontsize=10)
+    axes.legend(fontsize=7)
     return figure
 
 

@@ -78,7 +78,7 @@ class Plan(Chain):
             self.steps[place] = dataclasses.replace(step, timing=timing)
         self._waiting.clear()
 
-    def _step(self, stage: str, config: Config, label: str = "", **inputs: Any) -> Any:
+    def step(self, stage: str, config: Config, label: str = "", **inputs: Any) -> Any:
         label = label or stage
         if label in self._made:
             return self._made[label]

@@ -12,6 +12,7 @@ import contextlib
 import functools
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -31,12 +32,13 @@ from rich.text import Text
 
 from components.config import Config
 from components.device import Execution
-from components.dictionary.train import TrainConfig, control
+from components.dictionary.train import TrainConfig, control, make_many
 from components.errors import ModelError
-from components.experiment import STAGES, ExperimentConfig
+from components.evaluation.gate import GateConfig
+from components.experiment import BESIDE, STAGES, ExperimentConfig
 from components.model.hook_point import translate
 from components.model.language_model import ModelConfig, ModelReference
-from components.store.artifact import Artifact, Progress, Store, key_of
+from components.store.artifact import Artifact, Progress, Stage, Store, key_of
 from flows import slots, windows
 from flows.tracking import Tracker, resolve_dictionary
 
@@ -47,8 +49,10 @@ record = logging.getLogger(
 record.propagate = False
 
 Reference = dict[str, str]
+Wanted = tuple[Config, Mapping[str, Reference]]
+"""A stage's section, and references to its inputs by role."""
 SECONDS_BETWEEN_UPDATES = 2.0
-COMPUTES = frozenset({"capture", "train", "encode", "interpret", "steer", "evaluate"})
+COMPUTES = frozenset({"capture", "train", "gate", "encode", "interpret", "steer", "evaluate"})
 OVER_A_NETWORK = (httpx.TransportError, ConnectionError, TimeoutError)
 SECONDS_BEFORE_A_RETRY = [5.0, 30.0]
 
@@ -87,49 +91,49 @@ class Chain:
 
     def read(self) -> Artifact:
         """Documents, packed contexts, labels, prompts."""
-        return self._step("read", self.config.read, model=self._model)
+        return self.step("read", self.config.read, model=self.model)
 
     def capture(self) -> Artifact:
         """Activations at the hook points."""
-        return self._step("capture", self.config.capture, model=self._model, corpus=self.read())
+        return self.step("capture", self.config.capture, model=self.model, corpus=self.read())
 
     def train(self) -> Artifact:
         """The dictionary: trained here, or the one that `dictionary` names."""
         if self.config.dictionary:
             key = resolve_dictionary(self.config.dictionary)
             return self._made.setdefault("train", self.store.get("train", key))
-        return self._step("train", self._training, activations=self.capture())
+        return self.step("train", self.training, activations=self.capture())
 
     def untrained(self) -> Artifact:
         """A dictionary of equal size and sparsity that saw no activation but those that set its bias and scale."""
-        config = control(self._training, self.train().facts)
-        return self._step("train", config, label="train untrained", activations=self.capture())
+        config = control(self.training, self.train().facts)
+        return self.step("train", config, label="train untrained", activations=self.capture())
 
     def encode(self) -> Artifact:
         """Codes of the trained dictionary."""
-        return self._step(
-            "encode", self.config.encode, activations=self.capture(), dictionary=self.train(), model=self._model
+        return self.step(
+            "encode", self.config.encode, activations=self.capture(), dictionary=self.train(), model=self.model
         )
 
     def encode_untrained(self) -> Artifact:
         """Codes of the untrained dictionary, the control of every unit-by-unit score."""
-        given = {"activations": self.capture(), "dictionary": self.untrained(), "model": self._model}
-        return self._step("encode", self.config.encode, label="encode untrained", **given)
+        given = {"activations": self.capture(), "dictionary": self.untrained(), "model": self.model}
+        return self.step("encode", self.config.encode, label="encode untrained", **given)
 
     def interpret(self) -> Artifact:
         """Explanations and their scores."""
         given = {"corpus": self.read(), "activations": self.capture(), "codes": self.encode()}
-        return self._step("interpret", self.config.interpret, **given)
+        return self.step("interpret", self.config.interpret, **given)
 
     def steer(self) -> Artifact:
         """Steered text and its scores."""
-        given = {"model": self._model, "corpus": self.read(), "activations": self.capture()}
-        return self._step("steer", self.config.steer, **given, dictionary=self.train(), codes=self.encode())
+        given = {"model": self.model, "corpus": self.read(), "activations": self.capture()}
+        return self.step("steer", self.config.steer, **given, dictionary=self.train(), codes=self.encode())
 
     def evaluate(self) -> Artifact:
         """Reconstruction, loss recovered, concepts found."""
-        given = {"model": self._model, "corpus": self.read(), "activations": self.capture()}
-        return self._step(
+        given = {"model": self.model, "corpus": self.read(), "activations": self.capture()}
+        return self.step(
             "evaluate",
             self.config.evaluate,
             **given,
@@ -138,23 +142,31 @@ class Chain:
             untrained=self.encode_untrained(),
         )
 
+    def gate(self) -> Artifact:
+        """Which concepts the activations hold, whatever the dictionary."""
+        tokens = self.config.evaluate.settings.concepts_found.tokens
+        config = GateConfig(hook_point=self.training.hook_point, tokens=tokens)
+        return self.step("gate", config, activations=self.capture(), corpus=self.read())
+
     def report(self) -> Artifact:
         """Every score in one table."""
         scored = {"evaluate": self.evaluate(), "interpret": self.interpret(), "steer": self.steer()}
-        return self._step("report", self.config.report, train=self.train(), encode=self.encode(), **scored)
+        return self.step("report", self.config.report, train=self.train(), encode=self.encode(), **scored)
 
     @property
-    def _training(self) -> TrainConfig:
-        """Its hook point under the canonical name: the dictionary side knows no model, and no other library's names."""
+    def training(self) -> TrainConfig:
+        """How it is trained; the hook point by its canonical name, since the dictionary side knows no other library's."""
         return self.config.train.model_copy(update={"hook_point": translate(self.config.train.hook_point)})
 
     @functools.cached_property
-    def _model(self) -> ModelReference:
+    def model(self) -> ModelReference:
+        """The language model, its files fetched first where they may be."""
         if self.config.model.online and not self.plain:
             fetch(self.config.model)
         return ModelReference(self.config.model)
 
-    def _step(self, stage: str, config: Config, label: str = "", **inputs: Artifact | ModelReference) -> Artifact:
+    def step(self, stage: str, config: Config, label: str = "", **inputs: Artifact | ModelReference) -> Artifact:
+        """One artifact of one stage, made or found, and recorded; nothing twice under one label."""
         label = label or stage
         if label in self._made:
             return self._made[label]
@@ -162,16 +174,20 @@ class Chain:
         started = time.time()
         arguments = (label, stage, config, references, self.config)
         if self.plain:
-            artifact, hit = _ensure(*arguments, report=progress_bar(label), plain=True)
+            artifact, hit = ensure(*arguments, report=progress_bar(label), plain=True)
         else:
             state: Any = make.with_options(task_run_name=label)(*arguments, return_state=True)
             reference = state.result()
             hit = state.name == "Cached"
             artifact = self.store.get(reference["stage"], reference["key"])
+        self.made(label, artifact, hit, time.time() - started)
+        return artifact
+
+    def made(self, label: str, artifact: Artifact, hit: bool, seconds: float) -> None:
+        """Keeps and records what a task made."""
         self._made[label] = artifact
         if self.tracker:
-            self.tracker.stage(label, artifact, hit, seconds=time.time() - started)
-        return artifact
+            self.tracker.stage(label, artifact, hit, seconds=seconds)
 
 
 def failed_over_a_network(task: Task, run: TaskRun, state: State) -> bool:
@@ -201,16 +217,27 @@ def make(
     label: str, stage: str, config: Config, inputs: Mapping[str, Reference], experiment: ExperimentConfig
 ) -> State[Reference]:
     """One stage. The store decides whether it is done; Prefect shows it."""
-    artifact, hit = _ensure(
-        label, stage, config, inputs, experiment, report=progress_bar(label, progress_artifact=True)
-    )
+    artifact, hit = ensure(label, stage, config, inputs, experiment, report=progress_bar(label, progress_artifact=True))
     if hit:
         return Completed(name="Cached", message=f"artifact {artifact.key} present", data=artifact.reference())
     seconds = artifact.manifest["made"]["seconds"]
     return Completed(message=f"artifact {artifact.key} made in {seconds:.0f} s", data=artifact.reference())
 
 
-def _ensure(
+@task(cache_policy=NO_CACHE, persist_result=False)
+def make_together(
+    label: str, stage: str, wanted: Mapping[str, Wanted], experiment: ExperimentConfig
+) -> State[dict[str, Reference]]:
+    """Several artifacts of one stage in one pass, on one device slot."""
+    made = ensure_many(label, stage, wanted, experiment, report=progress_bar(label, progress_artifact=True))
+    data = {name: artifact.reference() for name, (artifact, _) in made.items()}
+    if all(hit for _, hit in made.values()):
+        return Completed(name="Cached", message=f"{len(made)} artifacts present", data=data)
+    new = [artifact.manifest["made"]["seconds"] for artifact, hit in made.values() if not hit]
+    return Completed(message=f"{len(new)} of {len(made)} artifacts made in {sum(new):.0f} s", data=data)
+
+
+def ensure(
     label: str,
     stage: str,
     config: Config,
@@ -219,22 +246,47 @@ def _ensure(
     report: Callable[[], contextlib.AbstractContextManager[Callable[[Progress], None]]],
     plain: bool = False,
 ) -> tuple[Artifact, bool]:
+    """One artifact and whether it was there; what is not there is made on a device slot."""
+    return ensure_many(label, stage, {label: (config, inputs)}, experiment, report, plain)[label]
+
+
+def ensure_many(
+    label: str,
+    stage: str,
+    wanted: Mapping[str, Wanted],
+    experiment: ExperimentConfig,
+    report: Callable[[], contextlib.AbstractContextManager[Callable[[Progress], None]]],
+    plain: bool = False,
+) -> dict[str, tuple[Artifact, bool]]:
+    """`ensure` for several artifacts of one stage by name, all on one device slot; dictionaries learn side by side."""
     store = Store(experiment.execution.store)
     given = {
-        role: _model(experiment, reference) if role == "model" else store.get(**reference)
-        for role, reference in inputs.items()
+        name: (
+            config,
+            {
+                role: _model(experiment, reference) if role == "model" else store.get(**reference)
+                for role, reference in inputs.items()
+            },
+        )
+        for name, (config, inputs) in wanted.items()
     }
     with report() as show:
-        there = store.find(stage, key_of(STAGES[stage], config, given))
+        there = all(store.find(stage, key_of(_stage(stage), *each)) for each in given.values())
         turn: contextlib.AbstractContextManager[Execution] = contextlib.nullcontext(experiment.execution)
         if stage in COMPUTES and not there:
             turn = slots.hold(experiment.execution, lambda words: show(Progress(0, 0, "", message=words)), plain)
+        together = make_many if stage == "train" and len(wanted) > 1 else None
         with turn as settings:
-            artifact, hit = store.ensure(STAGES[stage], config, given, settings, show)
-    line = _line(label, artifact, hit)
-    console.print(line, highlight=False)
-    record.info(Text.from_markup(line).plain.strip())
-    return artifact, hit
+            made = store.ensure_many(_stage(stage), given, settings, show, together)
+    for name, (artifact, hit) in made.items():
+        line = _line(name, artifact, hit)
+        console.print(line, highlight=False)
+        record.info(Text.from_markup(line).plain.strip())
+    return made
+
+
+def _stage(name: str) -> Stage:
+    return STAGES.get(name) or BESIDE[name]
 
 
 def _model(experiment: ExperimentConfig, reference: Reference) -> ModelReference:
@@ -248,6 +300,7 @@ def _model(experiment: ExperimentConfig, reference: Reference) -> ModelReference
 
 
 console = Console(stderr=True)
+_drawing = threading.Lock()
 
 
 def _line(label: str, artifact: Artifact, hit: bool) -> str:
@@ -270,8 +323,13 @@ def progress_bar(
             MofNCompleteColumn(),
             TextColumn("{task.fields[unit]}"),
         )
+        alone = _drawing.acquire(blocking=False)  # a terminal shows one bar at a time; tasks side by side log instead
         bar = RichProgress(
-            *columns, TimeElapsedColumn(), console=console, transient=True, disable=not sys.stderr.isatty()
+            *columns,
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not (alone and sys.stderr.isatty()),
         )
         shown = bar.add_task(label, total=None, unit="")
         live: dict[str, Any] = {"at": 0.0, "id": None, "message": ""}
@@ -304,8 +362,12 @@ def progress_bar(
             except Exception as error:  # a server that is away costs a bar in a window, not the stage
                 log.warning("Prefect did not take the progress of %s (%s)", label, error)
 
-        with bar:
-            yield show
+        try:
+            with bar:
+                yield show
+        finally:
+            if alone:
+                _drawing.release()
         if live["id"] is not None:
             publish(100.0, label)
 

@@ -35,8 +35,9 @@ from components.config import flatten
 from components.errors import ConfigError, UnknownNameError
 from components.experiment import ExperimentConfig
 from components.registry import nearest
+from components.store import frontiers
 from components.store.artifact import Artifact, git_commit, versions
-from components.store.tables import CURVE, LATENTS, REPORT, SCORES
+from components.store.tables import COMPARISON, CURVE, LATENTS, REPORT, SCORES
 from flows import environment
 
 log = logging.getLogger(__name__)
@@ -209,6 +210,8 @@ class Tracker:
                 self._register(record.run, artifact)
         if artifact.stage == "report":
             self._report(artifact)
+        if artifact.stage == "compare":
+            self._comparison(artifact)
         self.client.set_terminated(record.run, "FINISHED", record.ended)
 
     def _log(self, run: str, values: Mapping[str, float], parameters: Sequence[Param] = ()) -> None:
@@ -236,6 +239,28 @@ class Tracker:
             self.client.log_artifact(self.parent, str(artifact.path(name)), "report")
         for name in named:
             self._describe(name, artifact, values)
+
+    def _comparison(self, artifact: Artifact) -> None:
+        """A sweep's table on the parent run, its frontiers as altair charts (MLflow shows the same as pictures)."""
+        assert self.parent is not None
+        from flows import figures
+
+        frame = COMPARISON.read(artifact)
+        for name in frontiers.FRONTIERS:
+            short = name.removeprefix("evaluate.").replace(".", "_")
+            if (chart := frontiers.frontier(frame, name)) is not None:
+                self.client.log_dict(self.parent, chart.to_dict(), f"charts/frontier_{short}.vl.json")
+            if (figure := figures.frontier(frame, name)) is not None:
+                self.client.log_figure(self.parent, figure, f"charts/frontier_{short}.png")
+        for name in artifact.files:
+            self.client.log_artifact(self.parent, str(artifact.path(name)), "compare")
+        tags = {
+            "compare": artifact.key,
+            "dashboard": f"{environment.address('streamlit')}/compare?sweep={artifact.key}",
+        }
+        counted = {"dictionaries": artifact.facts["n_dictionaries"], "seeds": artifact.facts["n_seeds"]}
+        tags_written = [RunTag(name, value) for name, value in tags.items()]
+        self.client.log_batch(self.parent, metrics=_metrics(counted), tags=tags_written)
 
     def _describe(self, name: str, report: Artifact, values: Mapping[str, float]) -> None:
         """The headlines as tags of the registered dictionary that this report is about."""

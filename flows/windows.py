@@ -26,7 +26,7 @@ SECONDS_TO_STOP = 3.0
 
 
 def choices(config: ExperimentConfig) -> dict[str, str]:
-    """What tells one run from another, in a word each: model, hook point, dictionary."""
+    """What tells one run from another, in a word each: model, hook point, dictionary (or how many kinds of them)."""
     dictionary = config.train.dictionary
     size = [str(getattr(dictionary, name)) for name in ("d_sae",) if hasattr(dictionary, name)]
     sparsity = [f"k{getattr(dictionary, name)}" for name in ("k",) if hasattr(dictionary, name)]
@@ -34,8 +34,12 @@ def choices(config: ExperimentConfig) -> dict[str, str]:
     return {
         "model": Path(config.model.path).name or config.model.path,
         "hook_point": config.train.hook_point or ",".join(config.capture.hook_points),
-        "dictionary": config.dictionary or trained,
+        "dictionary": (_kinds(config) if flow_run.flow_name == "sweep" else config.dictionary) or trained,
     }
+
+
+def _kinds(config: ExperimentConfig) -> str:
+    return ",".join(config.sweep.dictionaries) or "every architecture"
 
 
 def name() -> str:

@@ -116,6 +116,7 @@ class Dictionary(nn.Module, ABC):
             nothing: a baseline whose first values are its last.
         trains_as_it_encodes: whether a training batch gets the codes that `encode` gives; not so where the tokens of a
             batch share a budget of latents.
+        sparsity: the option that sets how sparse the codes are, for sweeps; without such an option it has one sparsity.
         baseline: whether it stands beside the others for comparison and isn't expected to find directions.
         dense: tensors of shape (batch, d_sae) that an update holds at its peak, the pre-activations among them; what
             memory is foretold from.
@@ -134,6 +135,7 @@ class Dictionary(nn.Module, ABC):
     wiring: ClassVar[Callable[[Any, str], tuple[tuple[str, ...], tuple[str, ...]]]] = staticmethod(autoencoder)
     learns: ClassVar[Literal["gradients", "statistics", "nothing"]] = "gradients"
     trains_as_it_encodes: ClassVar[bool] = True
+    sparsity: ClassVar[str] = "k"
     baseline: ClassVar[bool] = False
     dense: ClassVar[int] = 5
 

@@ -27,7 +27,7 @@ from components.dictionary.contract import Dictionary
 from components.dictionary.stream import Stream
 from components.errors import DictionaryError
 from components.store.artifact import Inputs, Progress, Stage, Work
-from components.store.shards import ActivationShards, Codes, shard_rows, write_codes
+from components.store.shards import ActivationShards, Codes, CodeShards, shard_rows, write_codes
 from components.store.tables import LATENTS, NEIGHBOURS, POOLED
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,38 @@ class _Statistics:
     total: np.ndarray
     maximum: np.ndarray
     histogram: np.ndarray
+
+
+class Encoding:
+    """Codes of captured activations, made when first asked for and kept in memory; read like `CodeShards`.
+
+    For a dictionary that is measured once and whose codes nobody reads again.
+    """
+
+    def __init__(self, dictionary: Dictionary, activations: ActivationShards, batch: int = 4096) -> None:
+        self.dictionary, self.activations, self.batch = dictionary, activations, batch
+        self.d_sae: int = dictionary.d_sae
+        self._made: dict[str, Codes] = {}
+
+    def n_rows(self, split: str) -> int:
+        """Rows (tokens) of one split."""
+        return self.activations.n_rows(split)
+
+    def iterate(self, split: str) -> Iterator[Codes]:
+        """The codes of a split, rows in order."""
+        yield self.codes(split)
+
+    def codes(self, split: str) -> Codes:
+        """All codes of a split."""
+        if split not in self._made:
+            stream = Stream(self.activations, split, self.dictionary.reads, seed=0)
+            parts = [self.dictionary.encode(batch).to("cpu") for batch in stream.in_order(self.batch)]
+            self._made[split] = Codes.cat(parts)
+        return self._made[split]
+
+
+Encoded = CodeShards | Encoding
+"""Codes of every split, on disk or in memory."""
 
 
 def make(folder: Path, config: EncodeConfig, inputs: Inputs, settings: Execution | None) -> Work:

@@ -2,10 +2,16 @@
 
     sample -> scale, first values -> [ batch -> loss terms -> gradient -> project, clip, Adam, renormalise ] -> held-out FVU
 
-Every learner reads the same batches from one stream, so several dictionaries can learn from it side by side. Resuming is
-exact: the checkpoint holds weights, Adam's moments, counters of silent tokens, running sums and the curve; batches and
+Every learner reads the same batches from one stream, so several dictionaries can learn from it side by side: `make_many`
+reads each batch once for all configs that agree on the stream, and each dictionary has the same bits as trained alone.
+(Their encoder products are not stacked into one: on a CPU that was measured to be no faster, see docs/sweep.md.) Resuming
+is exact: the checkpoint holds weights, Adam's moments, counters of silent tokens, running sums and the curve; batches and
 random draws are functions of (seed, step). On the CPU an interrupted and resumed run gives the same bits as an
 uninterrupted one with the same number of threads.
+
+A seed replicates everything that is drawn: the first values, the sample that sets scale and bias, and the order of
+tokens. Where `order` is given, the last two follow it, and dictionaries of different seeds can share a stream; their
+spread is then that of the first values alone.
 
 Source: step order and constants of Gao et al. 2024 (arXiv:2406.04093) and the peers compared in the architectures'
 docstrings. Deviations: warm-up is a share of training rather than 1000 steps, because runs here may be shorter than
@@ -18,7 +24,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +38,7 @@ from components.config import Config, execution, union_of
 from components.device import Execution, resolve
 from components.dictionary.architectures.topk import TopKConfig
 from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, architectures, untrained
+from components.dictionary.kernels.rows import norm, normalise_, project_
 from components.dictionary.stream import Stream
 from components.errors import DictionaryError
 from components.seeds import torch_generator
@@ -77,7 +84,9 @@ class TrainConfig(Config):
     log_every: PositiveInt = 50
     """Updates between two points of the curves."""
     seed: int = 0
-    """Seed of the first values and of the order of tokens."""
+    """Seed of the first values and, unless `order` is given, of the order of tokens."""
+    order: int | None = None
+    """Seed of the order of tokens and of the sample that sets the scale; null takes `seed`. Dictionaries of one order share a stream."""
     checkpoint_every: PositiveInt = execution(200)
     """Updates between two checkpoints, from which an interrupted run continues."""
 
@@ -204,19 +213,22 @@ class Learner:
         return dict(self.splice(batch, {name: rows / scales[name] for name, rows in outcome.reconstruction.items()}))
 
     def _descend(self, loss: Tensor) -> None:
+        """Gradient, projection, clip, Adam, renormalisation: five passes over the weights, the clip inside Adam's."""
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         constrained = [self.dictionary.get_parameter(name) for name in self.recipe.unit_rows]
         with torch.no_grad():
-            for rows in constrained:  # of the gradient keep what turns a row, not what stretches it
-                assert rows.grad is not None
-                rows.grad.sub_(rows * (rows.grad * rows).sum(1, keepdim=True))
-            torch.nn.utils.clip_grad_norm_(self.learnt.values(), self.config.clip)
+            for directions in constrained:
+                assert directions.grad is not None
+                project_(directions.grad, directions)
+            gradients = [weights.grad for weights in self.learnt.values() if weights.grad is not None]
+            # The fused optimiser divides gradients by this as it reads them (meant for a GradScaler).
+            self.optimiser.grad_scale = (norm(gradients) / self.config.clip).clamp(min=1).float()
             for group in self.optimiser.param_groups:
                 group["lr"] = self.rate(self.step)
             self.optimiser.step()
-            for rows in constrained:
-                rows.div_(rows.norm(dim=1, keepdim=True))
+            for directions in constrained:
+                normalise_(directions)
 
     def _add(self, values: Mapping[str, Tensor]) -> None:
         for name, value in values.items():
@@ -228,22 +240,26 @@ def fit(
 ) -> Iterator[tuple[str, dict[str, float]]]:
     """Trains every learner on one stream of batches; yields (label, metrics) at each point of its curve.
 
-    All learners stand at the same step and share batch size and number of steps; those with nothing to learn look on. A
-    dictionary learns the same here as alone. A factorisation has no measures before its end: its curve is one point.
+    The learners share batch size and number of steps; those with nothing to learn look on. A dictionary learns the same here
+    as alone. A kill may fall between two checkpoints of one step: whoever is behind then catches up first, and no batch is
+    learnt twice. A factorisation has no measures before its end: its curve is one point.
 
     Raises:
         DictionaryError: a loss or a weight became NaN or infinite. It is looked for at the points of the curve and before
             each checkpoint, never in between, so that no update waits for the device; a checkpoint that is there is sound.
     """
     learning = {label: learner for label, learner in learners.items() if learner.steps}
-    first = next(iter((learning or learners).values()))
-    assert len({(learner.step, learner.steps, learner.config.batch_size) for learner in learning.values()}) <= 1
-    batches = stream.batches(first.config.batch_size, first.step * first.config.batch_size)
-    while first.step < first.steps:
+    agreed = {(learner.config.batch_size, learner.steps) for learner in learning.values()}
+    assert len(agreed) <= 1, f"learners of one stream agree on batch size and steps, got {agreed}"
+    batch_size, steps = next(iter(agreed), (1, 0))
+    step = min((learner.step for learner in learning.values()), default=0)
+    batches = stream.batches(batch_size, step * batch_size)
+    for now in range(step, steps):
         batch = next(batches)
-        for learner in learning.values():
+        turn = {label: learner for label, learner in learning.items() if learner.step == now}
+        for learner in turn.values():
             learner.learn(batch)
-        for label, learner in learning.items():
+        for label, learner in turn.items():
             if learner.step % learner.config.log_every == 0 or learner.step == learner.steps:
                 yield label, {} if learner.dictionary.learns == "statistics" else _point(learner, held_out)
             if learner.step % learner.config.checkpoint_every == 0:
@@ -352,41 +368,83 @@ def evaluate(dictionary: Dictionary, batches: Iterable[Batch]) -> dict[str, Any]
 
 def make(folder: Path, config: TrainConfig, inputs: Inputs, settings: Execution | None) -> Work:
     """Writes `dictionary.safetensors`, `dictionary.json` and `curve.parquet`; the facts hold the held-out measures."""
-    device = resolve((settings or Execution()).device)
+    made = yield from make_many({"": (folder, config, inputs)}, settings)
+    return made[""]
+
+
+def stream_of(config: TrainConfig) -> tuple[Any, ...]:
+    """What two configs must have in common to learn from one stream of the same activations."""
+    reads, reconstructs = architectures[config.dictionary.kind].wiring(config.dictionary, config.hook_point)
+    names = tuple(dict.fromkeys((*reads, *reconstructs)))
+    order = config.seed if config.order is None else config.order
+    steps = math.ceil(config.tokens / config.batch_size)
+    return names, config.split, config.held_out, order, config.batch_size, steps
+
+
+def make_many(
+    wanted: Mapping[str, tuple[Path, TrainConfig, Inputs]], settings: Execution | None
+) -> Generator[Progress, None, dict[str, Facts]]:
+    """`make` for several dictionaries: those that share a stream learn side by side, and each batch is read once.
+
+    Every dictionary gets the bits that it would have alone (with the same number of threads), in a folder of its own.
+
+    Args:
+        wanted: label -> (folder, config, inputs).
+        settings: where to run.
+    """
+    groups: dict[Any, list[str]] = {}
+    for label, (_, config, inputs) in wanted.items():
+        groups.setdefault((inputs["activations"].key, stream_of(config)), []).append(label)
+    facts: dict[str, Facts] = {}
+    for labels in groups.values():
+        facts |= yield from _make_group({label: wanted[label] for label in labels}, settings or Execution())
+    return facts
+
+
+def _make_group(
+    wanted: Mapping[str, tuple[Path, TrainConfig, Inputs]], settings: Execution
+) -> Generator[Progress, None, dict[str, Facts]]:
+    _, config, inputs = next(iter(wanted.values()))
+    device = resolve(settings.device)
     shards = ActivationShards(inputs["activations"])
     hook_point = config.hook_point or shards.hook_points[0]
-    reads, reconstructs = architectures[config.dictionary.kind].wiring(config.dictionary, hook_point)
-    names = tuple(dict.fromkeys((*reads, *reconstructs)))
+    names, split, held_out_split, order, batch_size, _ = stream_of(config.model_copy(update={"hook_point": hook_point}))
     widths = {name: shards.d_in(name) for name in names}
-    stream = Stream(shards, config.split, names, config.seed, device)
-    held_out = Stream(shards, config.held_out, names, config.seed)
-    for caution in cautions(config, stream.n_rows):
+    stream = Stream(shards, split, names, order, device)
+    held_out = Stream(shards, held_out_split, names, order)
+    for caution in {caution for _, own, _ in wanted.values() for caution in cautions(own, stream.n_rows)}:
         log.warning("%s", caution)
 
+    learners, checkpoints = {}, {}
     sample = {name: rows.to(device) for name, rows in stream.sample(SAMPLE_ROWS).items()}
-    generator = torch_generator(config.seed, "dictionary")
-    dictionary = untrained(config.dictionary, hook_point, widths, sample, generator)
+    for label, (folder, own, _) in wanted.items():
+        dictionary = untrained(own.dictionary, hook_point, widths, sample, torch_generator(own.seed, "dictionary"))
+        learners[label] = learner = Learner(dictionary, own)
+        checkpoints[label] = folder / ".checkpoint" / _CHECKPOINT
+        if checkpoints[label].exists():
+            learner.resume(checkpoints[label])
+            log.info("continuing %s at update %d of %d", dictionary.name, learner.step, learner.steps)
     del sample
-    learner = Learner(dictionary, config)
-    checkpoint = folder / ".checkpoint" / _CHECKPOINT
-    if checkpoint.exists():
-        learner.resume(checkpoint)
-        log.info("continuing %s at update %d of %d", dictionary.name, learner.step, learner.steps)
 
-    started, begun = time.perf_counter(), learner.step
+    started, begun = time.perf_counter(), {label: learner.step for label, learner in learners.items()}
     seconds = 0.0
-    for _, metrics in fit({"": learner}, stream, held_out.sample(HELD_OUT_ROWS_IN_CURVE), {"": checkpoint}):
-        seconds = time.perf_counter() - started
-        speed = (learner.step - begun) * config.batch_size / seconds
-        done, total = learner.step * config.batch_size, learner.steps * config.batch_size
-        yield Progress(done, total, "tokens", dictionary.name, metrics | {"tokens_per_second": speed})
+    for label, metrics in fit(learners, stream, held_out.sample(HELD_OUT_ROWS_IN_CURVE), checkpoints):
+        learner, seconds = learners[label], time.perf_counter() - started
+        speed = (learner.step - begun[label]) * batch_size / seconds
+        done, total = learner.step * batch_size, learner.steps * batch_size
+        yield Progress(done, total, "tokens", learner.dictionary.name, metrics | {"tokens_per_second": speed})
 
-    total = learner.steps * config.batch_size
-    yield Progress(total, total, "tokens", f"measuring {dictionary.name} on {config.held_out}")
-    measured = evaluate(dictionary, held_out.in_order(config.batch_size))
-    dictionary.save(folder)
-    CURVE.write(folder, [dict(zip(("step", "tokens", "name", "value"), row, strict=True)) for row in learner.curve])
-    return _facts(dictionary, learner, measured, seconds, (learner.step - begun) * config.batch_size)
+    facts = {}
+    for label, learner in learners.items():
+        dictionary, folder = learner.dictionary, wanted[label][0]
+        total = learner.steps * batch_size
+        yield Progress(total, total, "tokens", f"measuring {dictionary.name} on {held_out_split}")
+        measured = evaluate(dictionary, held_out.in_order(batch_size))
+        dictionary.save(folder)
+        CURVE.write(folder, [dict(zip(("step", "tokens", "name", "value"), row, strict=True)) for row in learner.curve])
+        learnt = (learner.step - begun[label]) * batch_size
+        facts[label] = _facts(dictionary, learner, measured, seconds, learnt) | {"trained_together": len(learners)}
+    return facts
 
 
 def _facts(dictionary: Dictionary, learner: Learner, measured: Mapping[str, Any], seconds: float, tokens: int) -> Facts:

@@ -10,17 +10,20 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import polars as pl
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from components.concept.probe import Probe
 from components.config import Config
 from components.device import Execution
 from components.dictionary.contract import Dictionary
+from components.dictionary.encode import Encoded
 from components.registry import Registry
 from components.statistics import Interval
 from components.store.artifact import Artifact, Progress
@@ -44,6 +47,21 @@ class Control:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Gate:
+    """What the activations themselves hold of the concepts, whatever the dictionary.
+
+    Attributes:
+        tokens: of each split that were read, at most.
+        found: rows of the table concepts_found for neurons and probe, without a threshold.
+        probes: unit (token, document) -> the probes of its concepts.
+    """
+
+    tokens: int
+    found: pl.DataFrame
+    probes: Mapping[str, Probe]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Subject:
     """What is evaluated, and all it came from.
 
@@ -59,12 +77,13 @@ class Subject:
         folder: where tables go.
         seed: for everything that draws.
         execution: where to run.
+        gate: what the activations hold of the concepts, measured once for all dictionaries; None when it was not given.
     """
 
     name: str
     n_seeds: int
     dictionary: Dictionary
-    codes: CodeShards
+    codes: Encoded
     activations: ActivationShards
     corpus: Artifact
     model: Any
@@ -72,6 +91,7 @@ class Subject:
     folder: Path
     seed: int
     execution: Execution
+    gate: Gate | None = None
 
     @property
     def hook_point(self) -> str:

@@ -11,6 +11,8 @@ from components.concept import probe
 from components.config import Config, names_of
 from components.device import Execution, resolve
 from components.dictionary.contract import Dictionary
+from components.dictionary.encode import Encoding
+from components.evaluation import gate
 from components.evaluation.contract import Control, Subject, evaluations
 from components.store.artifact import Artifact, Facts, Inputs, Stage, Store, Work
 from components.store.shards import ActivationShards, CodeShards
@@ -35,8 +37,10 @@ else:
 class EvaluateConfig(Config):
     """What is measured of a dictionary."""
 
-    evaluations: list[EvaluationName] = Field(default=evaluations.names(), min_length=1)
-    """What to measure."""
+    evaluations: list[EvaluationName] = Field(
+        default=["concepts_found", "loss_recovered", "reconstruction"], min_length=1
+    )
+    """What to measure; a sweep measures everything."""
     settings: EvaluationSettings = EvaluationSettings()
     """Settings of each evaluation, by its name."""
     seed: int = 0
@@ -44,7 +48,11 @@ class EvaluateConfig(Config):
 
 
 def make(folder: Path, config: EvaluateConfig, inputs: Inputs, settings: Execution | None) -> Work:
-    """Writes scores.parquet, and the tables of the evaluations that have their own."""
+    """Writes scores.parquet, and the tables of the evaluations that have their own.
+
+    Optional inputs: `codes` (absent: encoded here and kept in memory), `untrained` (codes of the control), `gate` (absent:
+    measured here where an evaluation asks for it).
+    """
     subject = _subject(folder, config, inputs, settings or Execution())
     rows = []
     for name in dict.fromkeys(config.evaluations):
@@ -62,19 +70,24 @@ def make(folder: Path, config: EvaluateConfig, inputs: Inputs, settings: Executi
 
 
 def _subject(folder: Path, config: EvaluateConfig, inputs: Inputs, execution: Execution) -> Subject:
-    trained, untrained = inputs["dictionary"], inputs.get("untrained")
+    trained, untrained, gated = inputs["dictionary"], inputs.get("untrained"), inputs.get("gate")
+    dictionary, activations = (
+        Dictionary.load(trained, resolve(execution.device)),
+        ActivationShards(inputs["activations"]),
+    )
     return Subject(
         name=trained.facts["name"],
         n_seeds=trained.facts.get("n_seeds", 1),
-        dictionary=Dictionary.load(trained, resolve(execution.device)),
-        codes=CodeShards(inputs["codes"]),
-        activations=ActivationShards(inputs["activations"]),
+        dictionary=dictionary,
+        codes=CodeShards(codes) if (codes := inputs.get("codes")) else Encoding(dictionary, activations),
+        activations=activations,
         corpus=inputs["corpus"],
         model=inputs["model"],
         untrained=None if untrained is None else _control(untrained, execution),
         folder=folder,
         seed=config.seed,
         execution=execution,
+        gate=None if gated is None else gate.load(gated),
     )
 
 

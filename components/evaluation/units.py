@@ -8,7 +8,9 @@ sign +, as codes are positive; raw coordinates with either sign.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import scipy.sparse as sp
@@ -18,9 +20,11 @@ from jaxtyping import Float, Float32, Int
 from components.concept.labels import document_labels, token_labels
 from components.concept.pooling import pooling
 from components.concept.ranking import Ranking, precision_of_codes, precision_of_coordinates, ranking
+from components.dictionary.encode import Encoded
 from components.evaluation.contract import Subject
 from components.statistics import auroc_sparse, average_precision_sparse
-from components.store.artifact import Progress
+from components.store.artifact import Artifact, Progress
+from components.store.shards import ActivationShards
 
 LATENT, NEURON, UNTRAINED = "latent", "neuron", "untrained"
 
@@ -30,19 +34,19 @@ class Readings:
     """One split as the concepts of one unit (tokens or documents) see it.
 
     Attributes:
-        x: raw activations, or their mean over each document.
+        x: raw activations, or their mean over each document; None where nobody reads them.
         codes: latent -> [row, d_sae], and untrained -> the same of the control.
         labels: [row, concept], every stored entry a positive.
     """
 
-    x: Float32[np.ndarray, "row d_in"]
+    x: Float32[np.ndarray, "row d_in"] | None
     codes: dict[str, sp.csc_matrix]
     labels: sp.csc_matrix
 
     @property
     def n(self) -> int:
         """Number of tokens or documents."""
-        return len(self.x)
+        return self.labels.get_shape()[0]
 
     @property
     def n_positive(self) -> Int[np.ndarray, " concept"]:
@@ -71,19 +75,46 @@ class Choice:
 
 
 def readings(subject: Subject, split: str, unit: str, concepts: Sequence[str], limit: int) -> Readings:
-    """The first `limit` tokens of a split, or the documents that they belong to."""
-    n = min(limit, subject.n_rows(split))
-    provenance = {name: column[:n] for name, column in subject.activations.provenance(split).items()}
-    x = subject.activations.rows(split, subject.hook_point, torch.arange(n)).float().numpy()
-    shards = {LATENT: subject.codes} | ({UNTRAINED: subject.untrained.codes} if subject.untrained else {})
-    codes = {kind: found.codes(split).rows(0, n).matrix() for kind, found in shards.items()}
+    """The first `limit` tokens of a split, or the documents that they belong to, through the subject's dictionary.
+
+    Kept as long as the subject is, since several evaluations read the same.
+    """
+    kept = _kept.setdefault(subject, {})
+    wanted = split, unit, tuple(concepts), limit
+    if wanted not in kept:
+        shards = {LATENT: subject.codes} | ({UNTRAINED: subject.untrained.codes} if subject.untrained else {})
+        kept[wanted] = read(
+            subject.activations, subject.corpus, subject.hook_point, split, unit, concepts, limit, shards
+        )
+    return kept[wanted]
+
+
+_kept: WeakKeyDictionary[Subject, dict[Any, Readings]] = WeakKeyDictionary()
+
+
+def read(
+    activations: ActivationShards,
+    corpus: Artifact,
+    hook_point: str,
+    split: str,
+    unit: str,
+    concepts: Sequence[str],
+    limit: int,
+    shards: Mapping[str, Encoded] | None = None,
+) -> Readings:
+    """The first `limit` tokens of a split, or the documents that they belong to: codes of each kind, or raw where none are given."""
+    n = min(limit, activations.n_rows(split))
+    provenance = {name: column[:n] for name, column in activations.provenance(split).items()}
+    x = None if shards else activations.rows(split, hook_point, torch.arange(n)).float().numpy()
+    codes = {kind: found.codes(split).rows(0, n).matrix() for kind, found in (shards or {}).items()}
     if unit == "token":
-        labels, _ = token_labels(subject.corpus, provenance, split, concepts)
+        labels, _ = token_labels(corpus, provenance, split, concepts)
     else:
-        numbers, labels, _ = document_labels(subject.corpus, split, concepts)
+        numbers, labels, _ = document_labels(corpus, split, concepts)
         pool, present = pooling(provenance["document"].numpy())
         labels = sp.csc_matrix(labels[np.searchsorted(numbers, present)])
-        x, codes = (pool @ x).astype(np.float32), {kind: pool @ found for kind, found in codes.items()}
+        x = None if x is None else (pool @ x).astype(np.float32)
+        codes = {kind: pool @ found for kind, found in codes.items()}
     return Readings(x, {kind: sp.csc_matrix(found) for kind, found in codes.items()}, labels)
 
 
@@ -94,8 +125,9 @@ def choose(given: Readings) -> Generator[Progress, None, dict[str, Choice]]:
     for kind, codes in given.codes.items():
         precisions = (ap[None] for ap in precision_of_codes(codes, by_row))
         found[kind] = yield from _best(kind, precisions, codes.get_shape()[1], n_concepts)
-    precisions = precision_of_coordinates(given.x, by_row)
-    found[NEURON] = yield from _best(NEURON, precisions, given.x.shape[1], n_concepts)
+    if given.x is not None:
+        precisions = precision_of_coordinates(given.x, by_row)
+        found[NEURON] = yield from _best(NEURON, precisions, given.x.shape[1], n_concepts)
     return found
 
 
@@ -110,6 +142,7 @@ def score(given: Readings, kind: str, choice: Choice) -> list[Ranking]:
 def _one(given: Readings, kind: str, unit: int, sign: int, concept: int) -> Ranking:
     positive = given.positive(concept)
     if kind == NEURON:
+        assert given.x is not None, "raw coordinates are read off activations"
         return ranking(sign * given.x[:, unit], positive)
     start = np.asarray(given.codes[kind].indptr)
     here = slice(start[unit], start[unit + 1])

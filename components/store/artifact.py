@@ -279,16 +279,18 @@ class Store:
             wanted: label -> (config, inputs).
             settings: execution settings.
             report: called with every `Progress`.
-            make_many: label -> (folder, config, inputs) for all that are missing; returns the facts by label.
+            make_many: label -> (folder, config, inputs) for all that are missing; returns the facts by label. The time
+                that they took together is divided among them.
         """
         keys = {label: key_of(stage, config, inputs) for label, (config, inputs) in wanted.items()}
         done = {label: found for label, key in keys.items() if (found := self.find(stage.name, key))}
         result = {label: (artifact, True) for label, artifact in done.items()}
-        missing = sorted(set(wanted) - set(done), key=lambda label: keys[label])
+        twins = {keys[label]: label for label in reversed(list(wanted)) if label not in done}  # equal keys: one is made
+        missing = [twins[key] for key in sorted(twins)]
         if not missing:
             return result
         with contextlib.ExitStack() as locks, self._readable_errors(stage.name):
-            for key in sorted({keys[label] for label in missing}):
+            for key in sorted(twins):
                 self._enter(locks, stage.name, key)
             for label in list(missing):  # another process may have finished while this one waited
                 if found := self.find(stage.name, keys[label]):
@@ -304,12 +306,12 @@ class Store:
                 else:
                     config, inputs = wanted[group[0]]
                     facts = {group[0]: _drain(stage.make(folders[group[0]], config, inputs, settings), report)}
+                seconds = round((time.time() - started) / len(group), 3)
                 for label in group:
                     config, inputs = wanted[label]
-                    seconds = round(time.time() - started, 3)
                     artifact = self._finish(stage, keys[label], folders[label], config, inputs, facts[label], seconds)
                     result[label] = (artifact, False)
-        return result
+        return {label: result[label] if label in result else result[twins[keys[label]]] for label in wanted}
 
     def delete(self, stage: str, key: str) -> None:
         """Removes one artifact and anything partial of that key."""

@@ -344,6 +344,22 @@ CONCEPTS_FOUND = Table(
     },
     ("concept", "unit_kind"),
 )
+ABSORPTION = Table(
+    "absorption",
+    "evaluate",
+    "For each token concept that the gate passes, how often another latent carries it while its own are silent.",
+    {
+        **_CONCEPT,
+        "main": (pl.List(pl.Int32), "the main latents, chosen on select, the best first"),
+        "main_f1": (pl.Float64, "F1 of any main latent being active, on test"),
+        "n": (pl.Int64, "tokens of test that have the concept and that the probe recognises"),
+        "n_silent": (pl.Int64, "of those, tokens on which no main latent is active"),
+        "n_absorbed": (pl.Int64, "of those, tokens on which another latent carries the concept"),
+        "rate": (pl.Float64, "n_absorbed over n"),
+        "reason": (pl.String, "why the rate is null"),
+    },
+    ("concept",),
+)
 _SCORE_COLUMNS: dict[str, tuple[Any, str]] = {
     "name": (pl.String, "dotted: stage, then what was measured"),
     "value": (pl.Float64, "the estimate; null with a reason"),
@@ -380,11 +396,61 @@ REPORT = Table(
     },
     ("name", "concept_kind", "split", "dictionary", "hook_point"),
 )
+_SETTING: dict[str, tuple[Any, str]] = {
+    "label": (pl.String, "what the sweep calls the dictionary"),
+    "architecture": (pl.String, "its architecture"),
+    "is_baseline": (pl.Boolean, "whether it is run once, for comparison"),
+    "d_sae": (pl.Int32, "number of latents"),
+    "sparsity_name": (pl.String, "the option that sets its sparsity; null where it has none"),
+    "sparsity": (pl.Float64, "its value; null at a matched L0"),
+}
+CELLS = Table(
+    "cells",
+    "compare",
+    "Every score of every dictionary of a sweep.",
+    {
+        **_SETTING,
+        "seed": (pl.Int64, "training seed"),
+        "name": (pl.String, "dotted: stage, then what was measured"),
+        "concept_kind": (pl.String, "all, surface, contextual or document; null where no concept is meant"),
+        "hook_point": (pl.String, "canonical hook point"),
+        "value": (pl.Float64, "the score; null with a reason"),
+        "low": (pl.Float64, "95% interval over the replicates of this one dictionary, lower end"),
+        "high": (pl.Float64, "upper end"),
+        "n": (pl.Int64, "those replicates"),
+        "better": (pl.String, "higher, lower, or neither"),
+        "train": (pl.String, "key of the dictionary's artifact"),
+        "evaluate": (pl.String, "key of its evaluation"),
+        "reason": (pl.String, "why the value is null, or a caveat"),
+    },
+    ("label", "d_sae", "sparsity", "seed", "name", "concept_kind", "hook_point"),
+)
+COMPARISON = Table(
+    "comparison",
+    "compare",
+    "Scores over seeds: of every setting of a sweep, and of every curve at matched L0.",
+    {
+        **_SETTING,
+        "at_l0": (pl.Float64, "the L0 that the curve was read at; null for a setting's own row"),
+        "l0": (pl.Float64, "mean L0 on test over the seeds"),
+        "name": (pl.String, "dotted: stage, then what was measured"),
+        "concept_kind": (pl.String, "all, surface, contextual or document; null where no concept is meant"),
+        "hook_point": (pl.String, "canonical hook point"),
+        "value": (pl.Float64, "mean over seeds; null with a reason"),
+        "low": (pl.Float64, "95% Student interval over seeds, lower end; null for one seed"),
+        "high": (pl.Float64, "upper end"),
+        "n": (pl.Int64, "seeds, failures included"),
+        "n_failed": (pl.Int64, "seeds without a value, or whose curve does not reach that L0"),
+        "better": (pl.String, "higher, lower, or neither"),
+        "reason": (pl.String, "why the value is null, or a caveat"),
+    },
+    ("label", "d_sae", "sparsity", "at_l0", "name", "concept_kind", "hook_point"),
+)
 
 TABLES = {
     table.name: table
     for table in (
         DOCUMENTS, CONCEPTS, LABELS, PAIRS, PROMPTS, VOCABULARY, CURVE, LATENTS, NEIGHBOURS, POOLED, CONTEXTS, EXPLANATIONS,
-        EXPLANATION_SCORES, STRENGTHS, GENERATIONS, CONCEPTS_FOUND, SCORES, REPORT,
+        EXPLANATION_SCORES, STRENGTHS, GENERATIONS, CONCEPTS_FOUND, ABSORPTION, SCORES, REPORT, CELLS, COMPARISON,
     )
 }  # fmt: skip

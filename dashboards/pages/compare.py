@@ -1,11 +1,13 @@
-"""Which run is better, at what sparsity, and is the difference larger than its intervals?"""
+"""Which dictionary, or which run, is better, at what sparsity, and is the difference larger than its intervals?"""
 
 from __future__ import annotations
 
 import polars as pl
 import streamlit as st
 
-from components.store.tables import REPORT
+from components.store import frontiers
+from components.store.artifact import Artifact
+from components.store.tables import COMPARISON, REPORT
 from dashboards import charts, runs, selection, views
 from dashboards.app import show
 from dashboards.runs import Experiment
@@ -20,7 +22,7 @@ FRONTIERS = (
 
 def page(shown: Experiment) -> None:
     """Runs to pick, then frontiers, then every score beside each other, then what was set differently."""
-    st.title("Compare")
+    st.header("Runs", anchor="runs")
     picked = _pick(shown)
     if not picked:
         st.info("Pick at least one run.")
@@ -41,6 +43,54 @@ def page(shown: Experiment) -> None:
     _frontiers(scores)
     _tables(scores)
     _configurations(picked)
+
+
+def sweeps() -> None:
+    """The newest sweep, or the one in the address: frontiers, scores at matched L0, who is best, every score."""
+    st.title("Compare")
+    known = {artifact.key: artifact for artifact in runs.sweeps()}
+    if not known:
+        st.caption("No sweep in this store. `latentflow sweep --params examples/sweep.yaml` compares architectures.")
+        return
+    st.header("Sweeps", anchor="sweeps")
+    asked = selection.chosen("sweep")
+    if asked and asked not in known:
+        st.warning("That sweep is not in this store; the newest is shown.")
+    keys = list(known)
+    key = st.selectbox(
+        "Sweep",
+        keys,
+        index=keys.index(asked) if asked in known else 0,
+        format_func=lambda key: _titled(known[key]),
+        key="swept",
+        on_change=lambda: selection.choose("sweep", st.session_state["swept"]),
+    )
+    comparison = runs.table(COMPARISON, known[key])
+    for column, name in zip(st.columns(len(frontiers.FRONTIERS)), frontiers.FRONTIERS, strict=True):
+        if chart := frontiers.frontier(comparison, name):
+            column.altair_chart(chart, width="stretch")
+        else:
+            column.caption(f"{frontiers.MEASURES[name]}: not measured together with L0.")
+    st.caption("Test split; bars are 95% intervals over seeds. Curves join the sparsities of one label.")
+    st.subheader("At matched L0", anchor="matched")
+    st.dataframe(frontiers.headline(comparison), hide_index=True)
+    st.caption(
+        "Mean over seeds ± half the 95% interval, read off each curve between its sparsities; empty where a curve does not "
+        "reach that L0 or nothing was measured. Baselines stand at their own L0."
+    )
+    best = frontiers.best(comparison)
+    if not best.is_empty():
+        st.subheader("Who does best", anchor="best")
+        st.dataframe(best, hide_index=True)
+        st.caption("apart: the intervals of the best and the next do not meet. Without it the order may be chance.")
+    with st.expander("Every score over seeds, with reasons for what is absent"):
+        st.dataframe(comparison, hide_index=True)
+
+
+def _titled(sweep: Artifact) -> str:
+    made = sweep.manifest["made"]["at"].replace("T", " ")[:16]
+    facts = sweep.facts
+    return f"{facts['n_dictionaries']} dictionaries: {', '.join(facts['labels'])} · {made} · {sweep.key[:6]}"
 
 
 def _pick(shown: Experiment) -> list[Experiment]:
@@ -115,4 +165,4 @@ def _configurations(picked: list[Experiment]) -> None:
     st.dataframe(differ, hide_index=True)
 
 
-show(page)
+show(page, sweeps)

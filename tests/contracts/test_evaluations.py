@@ -35,6 +35,13 @@ GOLDEN = {  # at the version of each entry: when a number moves on purpose, rais
         "concepts_ap.neuron.all": 0.705625,
         "concepts_auroc.latent.all": 0.197101,
     },
+    ("absorption", 1): {"absorption.all": 0.0, "absorption.silent.all": 0.030769, "absorption.main_f1.all": 0.885906},
+    ("description_length", 1): {"description_length": 62.569580},
+    ("sparse_probing", 1): {
+        "sparse_probing.k1.all": 0.706482,
+        "sparse_probing.k2.all": 0.696154,
+        "sparse_probing.k5.all": 0.689481,
+    },
 }
 
 

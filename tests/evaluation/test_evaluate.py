@@ -114,7 +114,7 @@ def test_settings_have_dotted_names_and_only_choices_enter_the_key(inputs):
     assert canonical(stricter) == {"settings": {"concepts_found": {"ap_threshold": 0.9}}} and canonical(smaller) == {}
     key = key_of(EVALUATE, config, inputs)
     assert key_of(EVALUATE, smaller, inputs) == key != key_of(EVALUATE, stricter, inputs)
-    entries = {f"evaluation.{name}": evaluations.version(name) for name in evaluations}
+    entries = {f"evaluation.{name}": evaluations.version(name) for name in config.evaluations}
     assert EVALUATE.entries(config) == entries | {"probe": VERSION}
 
 

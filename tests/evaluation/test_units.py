@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from components.evaluation.units import LATENT, NEURON, UNTRAINED, Choice, Readings, choose, readings, score
+from components.evaluation.units import LATENT, NEURON, UNTRAINED, Choice, Readings, choose, read, readings, score
 from components.store.shards import Codes
 from tests.evaluation import bench
 
@@ -64,7 +64,8 @@ def test_documents_are_read_by_their_means_for_codes_and_coordinates_alike(store
         concepts=concepts, labels=labels, untrained=control,
     )  # fmt: skip
     documents = readings(subject, "test", "document", ["late"], 100)
-    assert documents.x.tolist() == [[2.0], [0], [2.5]] and documents.n == 3
+    raw = read(subject.activations, subject.corpus, subject.hook_point, "test", "document", ["late"], 100)
+    assert raw.x is not None and raw.x.tolist() == [[2.0], [0], [2.5]] and documents.x is None and documents.n == 3
     assert documents.codes[LATENT].toarray().tolist() == [[2.0, 0], [0, 0], [2.5, 0]]
     assert documents.codes[UNTRAINED].toarray().tolist() == [[2.0], [0], [2.5]]
     assert documents.positive(0).tolist() == [2]

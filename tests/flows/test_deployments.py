@@ -15,8 +15,8 @@ from flows import deployments
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def test_the_experiment_and_every_stage_are_served() -> None:
-    assert set(deployments.FLOWS) == {"experiment", *STAGES}
+def test_the_experiment_the_sweep_and_every_stage_are_served() -> None:
+    assert set(deployments.FLOWS) == {"experiment", "sweep", *STAGES}
 
 
 def test_prefect_yaml_deploys_the_same_entrypoints_to_a_process_pool() -> None:

@@ -55,6 +55,7 @@ class Relu(Dictionary):
 
     version = 2
     config: ClassVar[type[Config]] = ReluConfig
+    sparsity = "l1"
     options: ReluConfig
 
     def __init__(self, options, reads, reconstructs, widths) -> None:

@@ -17,24 +17,18 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any
 
-import numpy as np
 import polars as pl
-import torch
 from pydantic import Field, PositiveInt
 
-from components.concept.probe import Probe, fit_probe
-from components.concept.ranking import Ranking, ranking
 from components.config import Config
-from components.device import resolve
 from components.evaluation.contract import ABSENT, TEST, Evaluation, Measuring, Score, Subject, evaluations
-from components.evaluation.units import LATENT, NEURON, UNTRAINED, Choice, Readings, choose, readings, score
+from components.evaluation.gate import PROBE, SELECT, VALIDATE, gate_of, missing, scored, unit_of
+from components.evaluation.units import LATENT, NEURON, UNTRAINED, choose, readings, score
 from components.seeds import numpy_generator
 from components.statistics import bootstrap_mean, wilson
 from components.store.artifact import Progress
 from components.store.tables import CONCEPTS, CONCEPTS_FOUND
 
-SELECT, VALIDATE = "select", "validate"
-PROBE = "probe"
 BASELINES = {
     LATENT: (NEURON, "raw neurons"),
     UNTRAINED: (NEURON, "raw neurons"),
@@ -44,7 +38,6 @@ BASELINES = {
 KINDS = ("surface", "contextual", "document")
 MEASURES = ("found", "ap", "auroc")
 UNGATED = "no concept passed the gate"
-AT_ONCE = 32
 
 
 class ConceptsFoundConfig(Config):
@@ -64,86 +57,55 @@ class ConceptsFound(Evaluation):
 
     def measure(self, subject: Subject) -> Measuring:
         """Writes the table of every concept and unit, and returns shares and means over the gated concepts."""
+        gate = yield from gate_of(subject, self.settings.tokens)
+        rows = gate.found.to_dicts()
         inventory = CONCEPTS.read(subject.corpus)
-        missing = [split for split in (SELECT, VALIDATE, TEST) if not subject.n_rows(split)]
-        rows: list[dict[str, Any]] = []
-        for unit in () if missing else ("token", "document"):
-            concepts = inventory.filter(pl.col("unit") == unit)
-            if concepts.height:
-                rows += yield from self._of(subject, unit, concepts)
+        for unit in gate.probes:
+            rows += yield from self._of(subject, unit, inventory.filter(pl.col("unit") == unit))
+        passed = {row["concept"]: self._reaches(row["validate_ap"]) for row in rows if row["unit_kind"] == PROBE}
+        for row in rows:
+            row["gate"] = passed[row["concept"]]
+            row["found"] = self._reaches(row["ap"]) if row["gate"] else row["gate"]
         frame = CONCEPTS_FOUND.write(subject.folder, rows)
         if not rows:
-            reason = f"the capture has no {missing[0]} split" if missing else "the corpus labels no concept"
+            lacking = missing(subject.activations)
+            reason = f"the capture has no {lacking[0]} split" if lacking else "the corpus labels no concept"
             return [Score("concepts_found.latent", ABSENT, "concept", "higher", concept_kind="all", reason=reason)]
         return _scores(subject, frame)
 
     def _of(
         self, subject: Subject, unit: str, concepts: pl.DataFrame
     ) -> Generator[Progress, None, list[dict[str, Any]]]:
-        """Rows of the table for the concepts of one unit: select chooses and fits, validate gates, test is scored."""
+        """Rows of the latents for the concepts of one unit: select chooses, validate and test are scored."""
         names, limit = concepts["concept"].to_list(), self.settings.tokens
         given = readings(subject, SELECT, unit, names, limit)
         chosen = yield from choose(given)
-        fitted = given.n_positive > 0
-        x = torch.from_numpy(given.x).to(resolve(subject.execution.device))
-        probe = fit_probe(x, given.labels, names)
-        del x
         rankings, n_positive = {}, {SELECT: given.n_positive}
         for step, split in enumerate((VALIDATE, TEST), 1):
             given = readings(subject, split, unit, names, limit)
             rankings[split] = {kind: score(given, kind, choice) for kind, choice in chosen.items()}
-            rankings[split][PROBE] = _read(probe, given, fitted)
             n_positive[split] = given.n_positive
             yield Progress(step, 2, "splits", f"scoring {len(names)} {unit} concepts on {split}")
         rows = []
         for column, concept in enumerate(concepts.iter_rows(named=True)):
-            gate = _reaches(rankings[VALIDATE][PROBE][column].ap, self.settings.ap_threshold)
             lacking = [split for split, count in n_positive.items() if not count[column]]
-            shared = {
-                "concept": concept["concept"],
-                "concept_kind": concept["concept_kind"],
-                "n_positive": int(n_positive[TEST][column]),
-                "n": given.n,
-                "gate": gate,
-            }
-            for kind in rankings[TEST]:
-                validate, test = rankings[VALIDATE][kind][column], rankings[TEST][kind][column]
-                found = _reaches(test.ap, self.settings.ap_threshold)
-                absent = f"no {unit} of {' and '.join(lacking)} has it" if lacking else None
+            for kind, choice in chosen.items():
                 rows.append(
                     {
-                        **shared,
-                        **_chosen(chosen.get(kind), column),
+                        "concept": concept["concept"],
+                        "concept_kind": concept["concept_kind"],
+                        "n_positive": int(n_positive[TEST][column]),
+                        "n": given.n,
                         "unit_kind": kind,
-                        "validate_ap": validate.ap,
-                        "ap": test.ap,
-                        "auroc": test.auroc,
-                        "found": found if gate else gate,
-                        "reason": absent or (None if kind in chosen else f"fitted on {SELECT}, so not scored there"),
+                        **unit_of(choice, column),
+                        **scored(rankings[VALIDATE][kind][column], rankings[TEST][kind][column]),
+                        "reason": f"no {unit} of {' and '.join(lacking)} has it" if lacking else None,
                     }
                 )
         return rows
 
-
-def _reaches(ap: float | None, threshold: float) -> bool | None:
-    return None if ap is None else ap >= threshold
-
-
-def _chosen(choice: Choice | None, concept: int) -> dict[str, Any]:
-    if choice is None or choice.unit[concept] < 0:
-        return {}
-    columns = {"unit": choice.unit, "sign": choice.sign, "select_ap": choice.ap}
-    return {name: values[concept].item() for name, values in columns.items()}
-
-
-def _read(probe: Probe, given: Readings, fitted: np.ndarray) -> list[Ranking]:
-    """How the probe ranks each concept that it could be fitted on; a few concepts at a time, so memory is bounded."""
-    found, x = [], torch.from_numpy(given.x)
-    for start in range(0, len(fitted), AT_ONCE):
-        few = slice(start, start + AT_ONCE)
-        scores = Probe(probe.weight[few], probe.bias[few]).scores(x).cpu().T.contiguous().numpy()
-        found += [ranking(column, given.positive(start + i)) for i, column in enumerate(scores)]
-    return [ranks if has else Ranking(None, None) for ranks, has in zip(found, fitted.tolist(), strict=True)]
+    def _reaches(self, ap: float | None) -> bool | None:
+        return None if ap is None else ap >= self.settings.ap_threshold
 
 
 def _scores(subject: Subject, frame: pl.DataFrame) -> list[Score]:

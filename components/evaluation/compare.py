@@ -1,0 +1,202 @@
+"""The stage `compare`: the scores of a sweep's dictionaries -> one table with intervals over seeds, at matched L0.
+
+Equal coefficients are not equal sparsities, so architectures are compared at equal L0: for each seed the scores of one
+label and width are a curve over the L0 that its dictionaries have on test, read at the wanted L0 by straight lines in
+log L0 between neighbouring points. Nothing is extrapolated: a curve that does not reach an L0 has no value there, with
+the range that it covers as the reason. Intervals are Student's over seeds.
+
+Seed stability is measured here, where several seeds meet: latents of two dictionaries are matched one to one so that the
+summed cosine of their decoder directions is largest (Hungarian method), and a dictionary's stability is the mean matched
+cosine with each other seed of its setting. Every latent counts, dead ones too. Stabilities of a setting share pairs, so
+the interval over seeds is too narrow; the table says so. Source: Paulo & Belrose 2025 (arXiv:2501.16615).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from scipy.optimize import linear_sum_assignment
+
+from components.config import Config
+from components.device import Execution
+from components.dictionary.contract import Dictionary
+from components.statistics import Interval, t_interval
+from components.store.artifact import Artifact, Inputs, Progress, Stage, Work
+from components.store.tables import CELLS, COMPARISON, SCORES
+
+L0 = "evaluate.l0"
+STABILITY = "compare.stability"
+SHARED_PAIRS = "seeds share pairs: the interval is too narrow"
+MOST_MATCHED = 16_384
+"""Latents up to which dictionaries are matched; beyond, the table of cosines alone is a gibibyte."""
+SETTING = ("label", "architecture", "is_baseline", "d_sae", "sparsity_name", "sparsity")
+MEASURE = ("name", "concept_kind", "hook_point")
+
+
+class Compared(Config):
+    """One dictionary of the comparison; its artifacts are the inputs train.<number> and evaluate.<number>."""
+
+    label: str
+    """What the sweep calls it."""
+    sparsity_name: str | None = None
+    """The option that sets its sparsity."""
+    sparsity: float | None = None
+    """That option's value."""
+    seed: int = 0
+    """Its training seed."""
+    is_baseline: bool = False
+    """Whether it was run once."""
+
+
+class CompareConfig(Config):
+    """Which dictionaries stand beside one another."""
+
+    cells: tuple[Compared, ...] = ()
+    """The dictionaries."""
+    at_l0: tuple[float, ...] = (16.0, 32.0, 64.0)
+    """Numbers of active latents a token at which curves are read."""
+
+
+def make(folder: Path, config: CompareConfig, inputs: Inputs, settings: Execution | None) -> Work:
+    """Writes cells.parquet and comparison.parquet."""
+    rows: list[dict[str, Any]] = []
+    for number, cell in enumerate(config.cells):
+        rows += _rows(cell, inputs[f"train.{number}"], inputs[f"evaluate.{number}"])
+    done = 0
+    same = _same_setting(config.cells, inputs)
+    for numbers in same:
+        trained = {number: inputs[f"train.{number}"] for number in numbers}
+        for number, (value, reason) in stabilities(trained).items():
+            cell, artifact = config.cells[number], trained[number]
+            row = {"name": STABILITY, "hook_point": artifact.facts["hook_point"], "value": value, "reason": reason}
+            row |= {"n": len(numbers) - 1 if value is not None else 0, "better": "higher"}
+            rows.append(_setting(cell, artifact) | row | _keys(artifact, inputs[f"evaluate.{number}"]))
+        done += len(numbers)
+        yield Progress(done, len(config.cells), "dictionaries", "matching seeds")
+    cells = CELLS.write(folder, rows)
+    frame = COMPARISON.write(folder, pl.concat([over_seeds(cells), *(at_l0(cells, level) for level in config.at_l0)]))
+    return {
+        "labels": cells["label"].unique(maintain_order=True).to_list(),
+        "n_dictionaries": len(config.cells),
+        "n_seeds": cells["seed"].n_unique(),
+        "n_scores": frame.height,
+    }
+
+
+COMPARE = Stage("compare", version=1, make=make)
+
+
+def stabilities(trained: Mapping[int, Artifact]) -> dict[int, tuple[float | None, str | None]]:
+    """For each dictionary of one setting its mean matched cosine with each other; or why there is none."""
+    if len(trained) < 2:
+        return dict.fromkeys(trained, (None, "one seed only"))
+    sizes = {artifact.facts["d_sae"] for artifact in trained.values()}
+    if max(sizes) > MOST_MATCHED:
+        return dict.fromkeys(trained, (None, f"{max(sizes)} latents are more than are matched ({MOST_MATCHED})"))
+    directions = {number: Dictionary.load(artifact).decoder_directions() for number, artifact in trained.items()}
+    numbers, found = list(directions), {number: [] for number in directions}
+    for i, one in enumerate(numbers):
+        for other in numbers[i + 1 :]:
+            cosine = matched_cosine(directions[one], directions[other])
+            found[one].append(cosine)
+            found[other].append(cosine)
+    return {number: (float(np.mean(cosines)), None) for number, cosines in found.items()}
+
+
+def matched_cosine(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Mean cosine of rows matched one to one, so that it is largest; a zero row has cosine 0 with all."""
+    normal = torch.nn.functional.normalize
+    cosine = (normal(one.double(), dim=1) @ normal(other.double(), dim=1).T).cpu().numpy()
+    return float(cosine[linear_sum_assignment(cosine, maximize=True)].mean())
+
+
+def over_seeds(cells: pl.DataFrame) -> pl.DataFrame:
+    """Mean and interval over seeds of every score of every setting."""
+    l0 = cells.filter(pl.col("name") == L0).group_by(SETTING).agg(pl.col("value").mean().alias("l0"))
+    rows = []
+    for key, part in cells.group_by([*SETTING, *MEASURE], maintain_order=True):
+        reasons = part["reason"].drop_nulls().unique(maintain_order=True).to_list()
+        row = dict(zip((*SETTING, *MEASURE), key, strict=True)) | {"better": part["better"][0]}
+        rows.append(row | _interval(part["value"], reasons, row["name"]))
+    frame = pl.DataFrame(rows, schema_overrides=dict(COMPARISON.schema), infer_schema_length=None)
+    return COMPARISON.frame(frame.join(l0, on=SETTING, how="left", nulls_equal=True))
+
+
+def at_l0(cells: pl.DataFrame, level: float) -> pl.DataFrame:
+    """Mean and interval over seeds of every score of every curve at one L0."""
+    curve = [name for name in SETTING if name != "sparsity"]
+    own = cells.filter(pl.col("name") == L0).select(*SETTING, "seed", l0=pl.col("value"))
+    points = cells.filter(~pl.col("is_baseline"), pl.col("name") != L0)
+    points = points.join(own, on=[*SETTING, "seed"], how="inner", nulls_equal=True)
+    rows = []
+    for key, part in points.group_by([*curve, *MEASURE], maintain_order=True):
+        values, ranges = [], []
+        for _, seed in part.group_by("seed", maintain_order=True):
+            known = seed.drop_nulls("value")
+            values.append(interpolate(known["l0"].to_list(), known["value"].to_list(), level))
+            ranges += known["l0"].to_list()
+        row = dict(zip((*curve, *MEASURE), key, strict=True)) | {
+            "better": part["better"][0],
+            "at_l0": level,
+            "l0": level,
+        }
+        span = f"the curves run from L0 {min(ranges):.3g} to {max(ranges):.3g}" if ranges else "no value on any curve"
+        rows.append(
+            row | _interval(pl.Series(values, dtype=pl.Float64), [f"{span}; nothing is extrapolated"], row["name"])
+        )
+    return COMPARISON.frame(pl.DataFrame(rows, schema_overrides=dict(COMPARISON.schema), infer_schema_length=None))
+
+
+def interpolate(l0: Sequence[float], values: Sequence[float], level: float) -> float | None:
+    """The value at an L0, on straight lines in log L0 between neighbouring points; None outside them."""
+    points = sorted((at, value) for at, value in zip(l0, values, strict=True) if at > 0)
+    for at, value in points:
+        if at == level:
+            return value
+    for (low, below), (high, above) in zip(points, points[1:], strict=False):
+        if low < level < high:
+            share = np.log(level / low) / np.log(high / low)
+            return float(below + share * (above - below))
+    return None
+
+
+def _interval(values: pl.Series, reasons: Iterable[str], name: str) -> dict[str, Any]:
+    known = values.drop_nulls()
+    found: Interval = t_interval(known.to_numpy())
+    why = "; ".join(reasons) or None
+    caveat = SHARED_PAIRS if name == STABILITY and found.low is not None else None
+    return {
+        "value": found.value,
+        "low": found.low,
+        "high": found.high,
+        "n": len(values),
+        "n_failed": len(values) - len(known),
+        "reason": (why or "no value") if len(known) < len(values) else caveat,
+    }
+
+
+def _rows(cell: Compared, trained: Artifact, evaluated: Artifact) -> Iterable[dict[str, Any]]:
+    shared = _setting(cell, trained) | _keys(trained, evaluated)
+    columns = [*MEASURE, "value", "low", "high", "n", "better", "reason"]
+    return [shared | row for row in SCORES.read(evaluated).select(columns).to_dicts()]
+
+
+def _setting(cell: Compared, trained: Artifact) -> dict[str, Any]:
+    facts = {"architecture": trained.facts["architecture"], "d_sae": trained.facts["d_sae"]}
+    return cell.model_dump() | facts
+
+
+def _keys(trained: Artifact, evaluated: Artifact) -> dict[str, str]:
+    return {"train": trained.key, "evaluate": evaluated.key}
+
+
+def _same_setting(cells: Sequence[Compared], inputs: Inputs) -> list[list[int]]:
+    groups: dict[Any, list[int]] = {}
+    for number, cell in enumerate(cells):
+        groups.setdefault((cell.label, cell.sparsity, inputs[f"train.{number}"].facts["d_sae"]), []).append(number)
+    return list(groups.values())

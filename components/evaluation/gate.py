@@ -1,0 +1,173 @@
+"""The stage `gate`: which concepts the activations hold at all, once for every dictionary of the same activations.
+
+For each labelled concept a linear probe of all coordinates, fitted on select, and the best raw coordinate, chosen on
+select; both are scored on validate (the gate is read there) and on test. None of it depends on a dictionary, and it costs
+more than measuring one: `evaluate` takes this artifact as its input `gate`, or does the same itself without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import polars as pl
+import torch
+from pydantic import PositiveInt
+
+from components.concept import probe
+from components.concept.probe import Probe, fit_probe
+from components.concept.ranking import Ranking, ranking
+from components.config import Config
+from components.device import Execution, resolve
+from components.errors import InputError
+from components.evaluation.contract import TEST, Gate, Subject
+from components.evaluation.units import Choice, Readings, choose, read, score
+from components.store.artifact import Artifact, Inputs, Progress, Stage, Work
+from components.store.shards import ActivationShards
+from components.store.tables import CONCEPTS, CONCEPTS_FOUND
+
+SELECT, VALIDATE = "select", "validate"
+UNITS = ("token", "document")
+PROBE = "probe"
+AT_ONCE = 32
+
+
+class GateConfig(Config):
+    """What the activations hold of the labelled concepts."""
+
+    hook_point: str = ""
+    """Which captured hook point to read; empty takes the first."""
+    tokens: PositiveInt = 200_000
+    """Tokens of each split that are read; all when it has fewer."""
+
+
+def make(folder: Path, config: GateConfig, inputs: Inputs, settings: Execution | None) -> Work:
+    """Writes `concepts_found.parquet` (neurons and probe, without a threshold) and `probe.<unit>.safetensors`."""
+    activations = ActivationShards(inputs["activations"])
+    hook_point = config.hook_point or activations.hook_points[0]
+    device = str(resolve((settings or Execution()).device))
+    gate = yield from measure(activations, inputs["corpus"], hook_point, config.tokens, device)
+    CONCEPTS_FOUND.write(folder, gate.found)
+    for unit, fitted in gate.probes.items():
+        fitted.save(folder / _file(unit))
+    return {"hook_point": hook_point, "tokens": config.tokens, "n_concepts": gate.found["concept"].n_unique()}
+
+
+GATE = Stage("gate", version=1, make=make, entries=lambda config: {"probe": probe.VERSION})
+
+
+def load(artifact: Artifact) -> Gate:
+    """What the stage wrote."""
+    probes = {unit: Probe.load(artifact.path(_file(unit))) for unit in UNITS if _file(unit) in artifact.files}
+    return Gate(artifact.facts["tokens"], CONCEPTS_FOUND.read(artifact), probes)
+
+
+def gate_of(subject: Subject, tokens: int) -> Generator[Progress, None, Gate]:
+    """The subject's gate; measured here when it was not given, and kept as long as the subject is.
+
+    Raises:
+        InputError: it was measured on another number of tokens.
+    """
+    own = _measured.setdefault(subject, {})
+    found = subject.gate or own.get(tokens)
+    if found is None:
+        device = str(resolve(subject.execution.device))
+        found = yield from measure(subject.activations, subject.corpus, subject.hook_point, tokens, device)
+        own[tokens] = found
+    if found.tokens != tokens:
+        raise InputError(
+            f"the gate was measured on {found.tokens} tokens of each split, this evaluation reads {tokens}: give both the "
+            "same number (`tokens` under evaluate.settings, for every evaluation that reads labels)"
+        )
+    return found
+
+
+_measured: WeakKeyDictionary[Subject, dict[int, Gate]] = WeakKeyDictionary()
+
+
+def passed(gate: Gate, threshold: float, unit: str | None = None) -> pl.DataFrame:
+    """The probe's rows of the concepts that it decodes on validate, of one unit or of both."""
+    rows = gate.found.filter(pl.col("unit_kind") == PROBE, pl.col("validate_ap") >= threshold)
+    return rows if unit is None else rows.filter(pl.col("concept").is_in(gate.probes[unit].concepts))
+
+
+def missing(activations: ActivationShards) -> list[str]:
+    """Splits that choosing, gating and scoring need and the capture lacks."""
+    return [
+        split for split in (SELECT, VALIDATE, TEST) if split not in activations.splits or not activations.n_rows(split)
+    ]
+
+
+def measure(
+    activations: ActivationShards, corpus: Artifact, hook_point: str, tokens: int, device: str
+) -> Generator[Progress, None, Gate]:
+    """Probe and best raw coordinate of every concept; nothing where a split is missing."""
+    inventory = CONCEPTS.read(corpus)
+    rows: list[dict[str, Any]] = []
+    probes: dict[str, Probe] = {}
+    for unit in () if missing(activations) else UNITS:
+        concepts = inventory.filter(pl.col("unit") == unit)
+        if not concepts.height:
+            continue
+        names = concepts["concept"].to_list()
+        given = {SELECT: read(activations, corpus, hook_point, SELECT, unit, names, tokens)}
+        chosen = yield from choose(given[SELECT])
+        fitted = given[SELECT].n_positive > 0
+        x = torch.from_numpy(given[SELECT].x).to(device)
+        probes[unit] = fit_probe(x, given[SELECT].labels, names)
+        n_positive, rankings = {SELECT: given.pop(SELECT).n_positive}, {}
+        del x
+        for step, split in enumerate((VALIDATE, TEST), 1):
+            here = read(activations, corpus, hook_point, split, unit, names, tokens)
+            rankings[split] = {kind: score(here, kind, choice) for kind, choice in chosen.items()}
+            rankings[split][PROBE] = _read(probes[unit], here, fitted)
+            n_positive[split] = here.n_positive
+            n = here.n
+            yield Progress(step, 2, "splits", f"probing {len(names)} {unit} concepts on {split}")
+        for column, concept in enumerate(concepts.iter_rows(named=True)):
+            lacking = [split for split, count in n_positive.items() if not count[column]]
+            absent = f"no {unit} of {' and '.join(lacking)} has it" if lacking else None
+            for kind in rankings[TEST]:
+                rows.append(
+                    {
+                        "concept": concept["concept"],
+                        "concept_kind": concept["concept_kind"],
+                        "n_positive": int(n_positive[TEST][column]),
+                        "n": n,
+                        "unit_kind": kind,
+                        **unit_of(chosen.get(kind), column),
+                        **scored(rankings[VALIDATE][kind][column], rankings[TEST][kind][column]),
+                        "reason": absent or (None if kind in chosen else f"fitted on {SELECT}, so not scored there"),
+                    }
+                )
+    return Gate(tokens, CONCEPTS_FOUND.frame(rows), probes)
+
+
+def unit_of(choice: Choice | None, concept: int) -> dict[str, Any]:
+    """Columns of the unit that was chosen for one concept; none where there is none."""
+    if choice is None or choice.unit[concept] < 0:
+        return {}
+    columns = {"unit": choice.unit, "sign": choice.sign, "select_ap": choice.ap}
+    return {name: values[concept].item() for name, values in columns.items()}
+
+
+def scored(validate: Ranking, test: Ranking) -> dict[str, Any]:
+    """Columns of how it ranks the concept."""
+    return {"validate_ap": validate.ap, "ap": test.ap, "auroc": test.auroc}
+
+
+def _file(unit: str) -> str:
+    return f"probe.{unit}.safetensors"
+
+
+def _read(fit: Probe, given: Readings, fitted: np.ndarray) -> list[Ranking]:
+    """How the probe ranks each concept that it could be fitted on; a few concepts at a time, so memory is bounded."""
+    found, x = [], torch.from_numpy(given.x)
+    for start in range(0, len(fitted), AT_ONCE):
+        few = slice(start, start + AT_ONCE)
+        scores = Probe(fit.weight[few], fit.bias[few]).scores(x).cpu().T.contiguous().numpy()
+        found += [ranking(column, given.positive(start + i)) for i, column in enumerate(scores)]
+    return [ranks if has else Ranking(None, None) for ranks, has in zip(found, fitted.tolist(), strict=True)]
