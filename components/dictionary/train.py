@@ -275,7 +275,9 @@ def _point(learner: Learner, held_out: Batch) -> dict[str, float]:
     """Measures for the curve, which they are added to."""
     training = {} if learner.dictionary.learns == "statistics" else _finite(learner, learner.metrics())
     found = evaluate(learner.dictionary, [held_out])
-    metrics = training | _finite(learner, {name: found[name] for name in ("fvu", "l0", "dead_share") if name not in training})
+    metrics = training | _finite(
+        learner, {name: found[name] for name in ("fvu", "l0", "dead_share") if name not in training}
+    )
     tokens = learner.step * learner.config.batch_size
     learner.curve += [(learner.step, tokens, name, value) for name, value in metrics.items()]
     return metrics
