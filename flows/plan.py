@@ -79,6 +79,7 @@ class Plan(Chain):
         self._waiting.clear()
 
     def step(self, stage: str, config: Config, label: str = "", **inputs: Any) -> Any:
+        """What that stage will cost, or the artifact that is there."""
         label = label or stage
         if label in self._made:
             return self._made[label]

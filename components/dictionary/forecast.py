@@ -49,6 +49,10 @@ def weights(config: TrainConfig, hook_point: str, widths: Mapping[str, int]) -> 
     )
 
 
+def _size(config: TrainConfig, hook_point: str, widths: Mapping[str, int]) -> int:
+    return architectures[config.dictionary.kind].size(config.dictionary, widths[hook_point])
+
+
 def memory(
     config: TrainConfig, hook_point: str, widths: Mapping[str, int], n_rows: int, dtype: torch.dtype
 ) -> dict[str, int]:
@@ -63,7 +67,8 @@ def memory(
     """
     architecture = architectures[config.dictionary.kind]
     n, learnt = weights(config, hook_point, widths)
-    width, d_sae, batch = sum(widths.values()), config.dictionary.d_sae, config.batch_size
+    width, batch = sum(widths.values()), config.batch_size
+    d_sae = _size(config, hook_point, widths)
     window = min(n_rows * width * dtype.itemsize, WINDOW)
     window = max(window, min(n_rows, batch) * width * dtype.itemsize)
     state = {"weights": FLOAT * n, "gradients": FLOAT * learnt, "optimiser": 2 * FLOAT * learnt}
@@ -85,16 +90,17 @@ def formula(config: TrainConfig, inputs: Mapping[str, Any], settings: Execution)
     hook_point, widths, n_rows, dtype = _subject(config, inputs["activations"])
     n, learnt = weights(config, hook_point, widths)
     points = math.ceil(config.tokens / config.batch_size) // config.log_every + 1
-    state = FLOAT * (n + 2 * learnt) + 8 * config.dictionary.d_sae
+    d_sae = _size(config, hook_point, widths)
+    state = FLOAT * (n + 2 * learnt) + 8 * d_sae
     return Forecast(
         memory(config, hook_point, widths, n_rows, dtype),
         {"dictionary": FLOAT * n, "curve": CURVE_POINT * points if config.tokens else 0},
         {"checkpoints": 2 * state if config.tokens else 0},
         {
-            "d_sae": config.dictionary.d_sae,
+            "d_sae": d_sae,
             "d_in": widths[hook_point],
             "hook_point": hook_point,
-            "l0": getattr(config.dictionary, "k", min(widths[hook_point], config.dictionary.d_sae)),
+            "l0": getattr(config.dictionary, "k", min(widths[hook_point], d_sae)),
         },
     )
 

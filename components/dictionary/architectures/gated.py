@@ -54,6 +54,7 @@ class Gated(Dictionary):
     version = 1
     config: ClassVar[type[Config]] = GatedConfig
     sparsity = "l1"
+    dense: ClassVar[int] = 7
     options: GatedConfig
 
     def __init__(self, options, reads, reconstructs, widths) -> None:
