@@ -18,7 +18,10 @@ from tests.planted import HOOK, directions, recovered, rows
 
 D_IN, D_SAE = 24, 64
 OPTIONS = {
-    "topk": {"k": 3}, "relu": {"l1": 2.0}, "batch_topk": {"k": 3}, "matryoshka": {"k": 3, "prefixes": (0.75, 1.0), "weights": (0.5, 0.5)},
+    "topk": {"k": 3},
+    "relu": {"l1": 2.0},
+    "batch_topk": {"k": 3},
+    "matryoshka": {"k": 3, "prefixes": (0.75, 1.0), "weights": (0.5, 0.5)},
 }
 PLANTED = directions(d=D_IN)
 X, HELD_OUT = rows(6000, PLANTED), rows(500, PLANTED, seed=9)

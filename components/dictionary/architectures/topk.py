@@ -33,7 +33,6 @@ from components.dictionary.losses import auxk, fvu
 from components.dictionary.nonlinearities import largest, largest_of
 from components.store.shards import Codes
 
-
 MULTI = 4
 """Multi-TopK's second reconstruction takes this many times k."""
 
