@@ -105,7 +105,7 @@ def autoencoder(options: Any, hook_point: str) -> tuple[tuple[str, ...], tuple[s
 
 
 class Dictionary(nn.Module, ABC):
-    """A dictionary of latents. Everything concrete here is final, except the hooks `finish` and `size`.
+    """A dictionary of latents. Everything concrete here is final, except the hooks `finish`, `size` and `gathers`.
 
     Attributes:
         kind: name of the architecture, set by the registry.
@@ -194,6 +194,11 @@ class Dictionary(nn.Module, ABC):
     def size(cls, options: Any, d_in: int) -> int:
         """Number of latents: `d_sae` of the options, unless it follows from the width (then the options have none)."""
         return options.d_sae
+
+    @classmethod
+    def gathers(cls, options: Any, d_in: int) -> int:
+        """Bytes of statistics that are held while batches come, beside the parameters."""
+        return 0
 
     # What everybody calls.
 

@@ -49,8 +49,17 @@ def weights(config: TrainConfig, hook_point: str, widths: Mapping[str, int]) -> 
     )
 
 
-def _size(config: TrainConfig, hook_point: str, widths: Mapping[str, int]) -> int:
-    return architectures[config.dictionary.kind].size(config.dictionary, widths[hook_point])
+def latents(config: TrainConfig, hook_point: str, widths: Mapping[str, int]) -> int:
+    """Latents of the dictionary; some architectures take their number from the width of what they read."""
+    architecture = architectures[config.dictionary.kind]
+    reads, _ = architecture.wiring(config.dictionary, hook_point)
+    return architecture.size(config.dictionary, widths[reads[0]])
+
+
+def updates(config: TrainConfig) -> int:
+    """Batches that are learnt from; none where there is nothing to learn."""
+    learns = architectures[config.dictionary.kind].learns
+    return math.ceil(config.tokens / config.batch_size) if learns != "nothing" else 0
 
 
 def memory(
@@ -67,11 +76,12 @@ def memory(
     """
     architecture = architectures[config.dictionary.kind]
     n, learnt = weights(config, hook_point, widths)
-    width, batch = sum(widths.values()), config.batch_size
-    d_sae = _size(config, hook_point, widths)
+    width, d_sae, batch = sum(widths.values()), latents(config, hook_point, widths), config.batch_size
+    gathered = architecture.gathers(config.dictionary, widths[hook_point])
     window = min(n_rows * width * dtype.itemsize, WINDOW)
     window = max(window, min(n_rows, batch) * width * dtype.itemsize)
     state = {"weights": FLOAT * n, "gradients": FLOAT * learnt, "optimiser": 2 * FLOAT * learnt}
+    state |= {"statistics": gathered} if gathered else {}
     # what came from disk, shuffled, merged with the rest of the window before; the batch in the dictionary's dtype
     stream = {"stream": 3 * window, "batch": 6 * FLOAT * batch * width}
     sample = min(SAMPLE_ROWS, n_rows) * width
@@ -79,9 +89,9 @@ def memory(
         {"weights": FLOAT * n, "sample": sample * (dtype.itemsize + FLOAT + 3 * 8), "directions": FLOAT * n},
         {"weights": FLOAT * n, "pre-activations": 2 * FLOAT * min(ENCODED, batch * d_sae), "batch": 24 * batch * width},
     ]
-    if config.tokens:
+    if updates(config):
         phases.append(state | stream | {"pre-activations": architecture.dense * FLOAT * batch * d_sae})
-        phases.append(state | stream | {"checkpoint": FLOAT * (n + 2 * learnt)})
+        phases.append(state | stream | {"checkpoint": FLOAT * (n + 2 * learnt) + gathered})
     return max(phases, key=lambda phase: sum(phase.values()))
 
 
@@ -89,13 +99,14 @@ def formula(config: TrainConfig, inputs: Mapping[str, Any], settings: Execution)
     """Memory of the largest phase, the dictionary on disk, and beside it two checkpoints while it learns."""
     hook_point, widths, n_rows, dtype = _subject(config, inputs["activations"])
     n, learnt = weights(config, hook_point, widths)
-    points = math.ceil(config.tokens / config.batch_size) // config.log_every + 1
-    d_sae = _size(config, hook_point, widths)
-    state = FLOAT * (n + 2 * learnt) + 8 * d_sae
+    d_sae = latents(config, hook_point, widths)
+    points = updates(config) // config.log_every + 1
+    gathered = architectures[config.dictionary.kind].gathers(config.dictionary, widths[hook_point])
+    state = FLOAT * (n + 2 * learnt) + 8 * d_sae + gathered
     return Forecast(
         memory(config, hook_point, widths, n_rows, dtype),
-        {"dictionary": FLOAT * n, "curve": CURVE_POINT * points if config.tokens else 0},
-        {"checkpoints": 2 * state if config.tokens else 0},
+        {"dictionary": FLOAT * n, "curve": CURVE_POINT * points if updates(config) else 0},
+        {"checkpoints": 2 * state if updates(config) else 0},
         {
             "d_sae": d_sae,
             "d_in": widths[hook_point],
@@ -152,7 +163,7 @@ def probe(config: TrainConfig, inputs: Mapping[str, Any], settings: Execution, s
     """First values, a few updates, a point of the curve, a checkpoint and a batch of the measurement, on random rows."""
     hook_point, widths, n_rows, dtype = _subject(config, inputs["activations"])
     where = device.resolve(settings.device)
-    steps = math.ceil(config.tokens / config.batch_size)
+    steps = updates(config)
     ends = time.perf_counter() + seconds
     # A batch that would take longer than the probe may is cut, and time taken to grow with its rows.
     batch = config.batch_size
@@ -168,12 +179,12 @@ def probe(config: TrainConfig, inputs: Mapping[str, Any], settings: Execution, s
         while batch > 256 and guess * batch * 3 > max(0.0, ends - time.perf_counter()):
             batch //= 2
     rows = _rows(batch, widths, dtype, where)
-    updates, plain, revived = 0, 0.0, 0.0
+    made, plain, revived = 0, 0.0, 0.0
     if steps:
         plain = _repeated(lambda: learner.learn(rows), where, ends - (ends - time.perf_counter()) * 0.6)
         _kill(learner)  # from here on what revives the dead takes part
         revived = _repeated(lambda: _kept_dead(learner, rows), where, ends - (ends - time.perf_counter()) * 0.5)
-        updates = learner.step
+        made = learner.step
     scale = config.batch_size / batch
     before = min(steps, config.dead_after // config.batch_size)
     learning = scale * (before * plain + (steps - before) * max(plain, revived))
@@ -181,14 +192,14 @@ def probe(config: TrainConfig, inputs: Mapping[str, Any], settings: Execution, s
     point = _seconds(lambda: evaluate(dictionary, [held]), where)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = _seconds(lambda: learner.save(Path(folder) / "state.safetensors"), where) if steps else 0.0
-    streaming = _streaming(rows, batch) * config.tokens
+    streaming = _streaming(rows, batch) * (config.tokens if steps else 0)
     held_out = _held_out(config, inputs["activations"].facts)
     measuring = point * held_out / HELD_OUT_ROWS_IN_CURVE
     between = steps / config.log_every * point + steps // config.checkpoint_every * checkpoint
     total = start + learning + streaming + between + measuring
     return Timing(
         total,
-        f"{updates} updates of {batch:,} rows at {plain * 1e3:.1f} ms, {revived * 1e3:.1f} ms with a twentieth of the latents dead"
+        f"{made} updates of {batch:,} rows at {plain * 1e3:.1f} ms, {revived * 1e3:.1f} ms with a twentieth of the latents dead"
         if steps
         else f"first values in {start:.1f} s",
         f"{steps:,} updates, with dead latents after the first {before:,}; a curve every {config.log_every}, a checkpoint "

@@ -121,7 +121,9 @@ def lower(name: str) -> Knob:
     def values(config: Any, forecast: Forecast) -> list[int]:
         now = config
         for part in name.split("."):
-            now = getattr(now, part)
+            now = getattr(now, part, None)
+        if now is None:  # an entry without that setting
+            return []
         found: list[int] = []
         top = 1 << (int(now).bit_length() - 1)
         while top >= 1:

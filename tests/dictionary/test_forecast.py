@@ -12,6 +12,8 @@ from torch.utils._pytree import tree_leaves
 
 from components.config import override
 from components.device import Execution
+from components.dictionary.architectures.neurons import NeuronsConfig
+from components.dictionary.architectures.pca import PcaConfig
 from components.dictionary.architectures.topk import TopKConfig
 from components.dictionary.contract import architectures, untrained
 from components.dictionary.encode import ENCODE, EncodeConfig
@@ -35,10 +37,6 @@ CAPTURED = Foretold(
         "dtype": "float32",
     },
 )
-
-
-# What a factorisation keeps of its batches is bounded, small, and not foretold.
-LEARNING = [name for name, entry in architectures.items() if entry.learns != "statistics"]
 
 
 class Live(TorchDispatchMode):
@@ -73,12 +71,12 @@ def begun(config):
 
 
 def of(kind):
-    chosen = {"d_sae": D_SAE} if "d_sae" in architectures[kind].config.model_fields else {}
-    options = architectures[kind].config(**chosen)
+    config = architectures[kind].config
+    options = config(**{"d_sae": D_SAE} if "d_sae" in config.model_fields else {})
     return CONFIG.model_copy(update={"dictionary": options})
 
 
-@pytest.mark.parametrize("kind", LEARNING)
+@pytest.mark.parametrize("kind", architectures.names())
 def test_weights_gradients_and_moments_are_what_a_learner_really_holds(kind):
     config = of(kind)
     learner, sample = begun(config)
@@ -86,7 +84,9 @@ def test_weights_gradients_and_moments_are_what_a_learner_really_holds(kind):
     parts = memory(config, HOOK, {HOOK: D_IN}, 4000, torch.float32)
     state = learner.dictionary.state_dict()
     n, learnt = weights(config, HOOK, {HOOK: D_IN})
-    assert 4 * n == sum(tensor.nbytes for tensor in state.values())
+    gathered = architectures[kind].gathers(config.dictionary, D_IN)
+    assert 4 * n + gathered == pytest.approx(sum(tensor.nbytes for tensor in state.values()), abs=8)  # and a count
+    assert parts.get("statistics", 0) in (0, gathered)
     gradients = sum(w.grad.nbytes for w in learner.learnt.values() if w.grad is not None)
     moments = sum(
         learner.optimiser.state[w][name].nbytes
@@ -99,7 +99,7 @@ def test_weights_gradients_and_moments_are_what_a_learner_really_holds(kind):
         assert (parts["weights"], parts["gradients"], parts["optimiser"]) == (4 * n, gradients, moments)
 
 
-@pytest.mark.parametrize("kind", LEARNING)
+@pytest.mark.parametrize("kind", architectures.names())
 def test_what_an_update_allocates_is_foretold(kind):
     """Gradients, and all that is made between the batch and them."""
     config = of(kind)
@@ -114,6 +114,7 @@ def test_what_an_update_allocates_is_foretold(kind):
         learner.learn(batch)
     _, learnt = weights(config, HOOK, {HOOK: D_IN})
     said = 4 * (learnt + architectures[kind].dense * BATCH * d_sae + 6 * BATCH * D_IN)
+    said += architectures[kind].gathers(config.dictionary, D_IN)
     assert live.peak <= 1.05 * said, f"{kind} holds {live.peak / said:.2f} times what its `dense` says; raise it"
 
 
@@ -168,6 +169,22 @@ def test_a_width_below_k_is_no_advice(monkeypatch):
     monkeypatch.setattr("components.device.memory_free", lambda name="auto": ("this machine", int(0.7 * wanted)))
     with pytest.raises(NoMemoryError, match=r"nearest that fits: train\.batch_size=\d+$"):
         fitting("train", TRAIN_FORETELLER, config, {"activations": CAPTURED}, CPU, 2**40)
+
+
+def test_a_size_that_follows_from_the_width_is_no_advice(monkeypatch):
+    config = LARGE.model_copy(update={"dictionary": PcaConfig(k=8)})
+    said = TRAIN_FORETELLER.formula(config, {"activations": CAPTURED}, CPU)
+    assert (said.facts["d_sae"], said.facts["l0"]) == (2 * D_IN, 8)
+    monkeypatch.setattr("components.device.memory_free", lambda name="auto": ("this machine", said.memory_bytes // 2))
+    with pytest.raises(NoMemoryError, match="train wants ") as caught:
+        fitting("train", TRAIN_FORETELLER, config, {"activations": CAPTURED}, CPU, 2**40)
+    assert "d_sae" not in str(caught.value)
+
+
+def test_what_learns_nothing_needs_no_update_and_no_checkpoint():
+    config = CONFIG.model_copy(update={"dictionary": NeuronsConfig(k=8)})
+    said = TRAIN_FORETELLER.formula(config, {"activations": CAPTURED}, CPU)
+    assert said.scratch["checkpoints"] == 0 and said.disk == {"dictionary": 4 * D_IN, "curve": 0}
 
 
 def test_disk_that_lacks_names_the_width_that_fits():
