@@ -11,6 +11,7 @@ from components.config import Config, execution
 from components.corpus.read import READ, ReadConfig
 from components.device import Execution
 from components.dictionary.encode import ENCODE, EncodeConfig
+from components.dictionary.interchange.importing import IMPORT
 from components.dictionary.train import TRAIN, TrainConfig
 from components.evaluation.evaluate import EVALUATE, EvaluateConfig
 from components.interpretation.interpret import INTERPRET, InterpretConfig
@@ -22,6 +23,8 @@ from components.store.report import REPORT, ReportConfig
 STAGES: dict[str, Stage] = {
     stage.name: stage for stage in (READ, CAPTURE, TRAIN, ENCODE, INTERPRET, STEER, EVALUATE, REPORT)
 }
+BESIDE: dict[str, Stage] = {"import": IMPORT}
+"""Stages outside the chain of one experiment."""
 
 
 class ExperimentConfig(Config):

@@ -30,12 +30,13 @@ from rich.progress import Progress as RichProgress
 
 from components.config import Config
 from components.device import Execution
+from components.dictionary.interchange.importing import ImportConfig
 from components.dictionary.train import TrainConfig, control
 from components.errors import ModelError
-from components.experiment import STAGES, ExperimentConfig
+from components.experiment import BESIDE, STAGES, ExperimentConfig
 from components.model.hook_point import translate
 from components.model.language_model import ModelConfig, ModelReference
-from components.store.artifact import Artifact, Progress, Store, key_of
+from components.store.artifact import Artifact, Progress, Stage, Store, key_of
 from flows import slots, windows
 from flows.tracking import Tracker, resolve_dictionary
 
@@ -43,7 +44,7 @@ log = logging.getLogger(__name__)
 
 Reference = dict[str, str]
 SECONDS_BETWEEN_UPDATES = 2.0
-COMPUTES = frozenset({"capture", "train", "encode", "interpret", "steer", "evaluate"})
+COMPUTES = frozenset({"capture", "train", "import", "encode", "interpret", "steer", "evaluate"})
 OVER_A_NETWORK = (httpx.TransportError, ConnectionError, TimeoutError)
 SECONDS_BEFORE_A_RETRY = [5.0, 30.0]
 
@@ -94,6 +95,10 @@ class Chain:
             key = resolve_dictionary(self.config.dictionary)
             return self._made.setdefault("train", self.store.get("train", key))
         return self._step("train", self._training, activations=self.capture())
+
+    def imported(self, config: ImportConfig) -> Artifact:
+        """Another project's dictionary, as an artifact of `train`."""
+        return self._step("import", config, activations=self.capture())
 
     def untrained(self) -> Artifact:
         """A dictionary of equal size and sparsity that saw no activation but those that set its bias and scale."""
@@ -220,14 +225,18 @@ def _ensure(
         for role, reference in inputs.items()
     }
     with report() as show:
-        there = store.find(stage, key_of(STAGES[stage], config, given))
+        there = store.find(_stage(stage).name, key_of(_stage(stage), config, given))
         turn: contextlib.AbstractContextManager[Execution] = contextlib.nullcontext(experiment.execution)
         if stage in COMPUTES and not there:
             turn = slots.hold(experiment.execution, lambda words: show(Progress(0, 0, "", message=words)), plain)
         with turn as settings:
-            artifact, hit = store.ensure(STAGES[stage], config, given, settings, show)
+            artifact, hit = store.ensure(_stage(stage), config, given, settings, show)
     console.print(_line(label, artifact, hit), highlight=False)
     return artifact, hit
+
+
+def _stage(name: str) -> Stage:
+    return STAGES.get(name) or BESIDE[name]
 
 
 def _model(experiment: ExperimentConfig, reference: Reference) -> ModelReference:

@@ -1,6 +1,6 @@
-"""The stage `import`: another project's files and captured activations -> a dictionary as `train` makes one.
+"""Another project's files and captured activations -> an artifact of `train`, as if it had been trained here.
 
-Its artifact holds the same files and facts as a trained one, so whatever takes a dictionary takes it: `dictionary=<key>`.
+It holds the same files and facts as a trained one (and `imported_from`), so whatever takes a dictionary takes it.
 The key rests on the digest of the files, not on where they lie. How well it reconstructs is measured on held-out
 activations; a share of variance unexplained above 1 is said aloud, for it mostly means another hook point or model.
 """
@@ -133,4 +133,4 @@ def _entries(config: ImportConfig) -> dict[str, int]:
     return {f"format.{config.format}": formats.version(config.format)}
 
 
-IMPORT = Stage("import", version=1, make=make, entries=_entries)
+IMPORT = Stage("train", version=1, make=make, entries=_entries)

@@ -5,7 +5,7 @@ is subtracted from the input unless the coder transcodes, whatever `normalize_de
 wrong; see docs/peers.md). sparsify rectifies before it selects, which differs from selecting first only in zeros.
 Refused: transcoders, skip connections, GroupMax.
 
-The folder's name is the module's: `layers.10` or `h.10` is that block's output, `layers.10.mlp` its MLP's.
+The folder's name is the module's, which is the only place that says where the coder belongs: `layers.10` or `h.10` is that block's output, `layers.10.mlp` its MLP's.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class Sparsify(Format):
             "topk",
             tensors,
             {"k": config["k"]},
-            hook_point=hook_point(folder.name),
-            model=str(read_json(model).get("model", "")) if model.is_file() else "",
+            hook_point=str(config.get("hook_point") or hook_point(folder.name)),
+            model=str(config.get("model") or (read_json(model).get("model") if model.is_file() else "") or ""),
         )
 
     def as_peer(self, folder: Path, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,6 +80,8 @@ class Sparsify(Format):
             "skip_connection": False,
             "transcode": False,
             "d_in": weights.d_in,
+            "hook_point": weights.hook_point,  # sparsify passes over what it does not know
+            "model": weights.model,
         }
         write_files(folder, {WEIGHTS: {name: weights.tensors[ours] for name, ours in NAMES.items()}, CONFIG: config})
 
