@@ -104,17 +104,18 @@ def autoencoder(options: Any, hook_point: str) -> tuple[tuple[str, ...], tuple[s
 
 
 class Dictionary(nn.Module, ABC):
-    """A dictionary of latents. Everything concrete here is final, except the empty hook `finish`.
+    """A dictionary of latents. Everything concrete here is final, except the hooks `finish` and `size`.
 
     Attributes:
         kind: name of the architecture, set by the registry.
         version: number beside the architecture's code.
-        config: class of the architecture's options; has `kind` and `d_sae`.
+        config: class of the architecture's options; has `kind`, and `d_sae` unless `size` follows from the width.
         wiring: (options, hook point) -> names read, names reconstructed.
         learns: from gradients of its loss terms, from statistics of the batches (taken in `outcome`, used in `finish`), or
             nothing: a baseline whose first values are its last.
         trains_as_it_encodes: whether a training batch gets the codes that `encode` gives; not so where the tokens of a
             batch share a budget of latents.
+        baseline: whether it stands beside the others for comparison and isn't expected to find directions.
         options: this dictionary's options.
         reads: names of what `encode` needs.
         reconstructs: names of what `decode` gives; codes are in the units of the first.
@@ -130,6 +131,7 @@ class Dictionary(nn.Module, ABC):
     wiring: ClassVar[Callable[[Any, str], tuple[tuple[str, ...], tuple[str, ...]]]] = staticmethod(autoencoder)
     learns: ClassVar[Literal["gradients", "statistics", "nothing"]] = "gradients"
     trains_as_it_encodes: ClassVar[bool] = True
+    baseline: ClassVar[bool] = False
 
     def __init__(self, options: Any, reads: tuple[str, ...], reconstructs: tuple[str, ...], widths: Mapping[str, int]):
         super().__init__()
@@ -138,7 +140,11 @@ class Dictionary(nn.Module, ABC):
         self.widths = {name: widths[name] for name in (*self.reads, *self.reconstructs)}
         self.scales = dict.fromkeys(self.widths, 1.0)
         self.d_in: int = self.widths[self.reads[0]]
-        self.d_sae: int = options.d_sae
+        self.d_sae: int = self.size(options, self.d_in)
+        if (k := getattr(options, "k", 1)) > self.d_sae:
+            raise DictionaryError(
+                f"k is {k}, but {self.kind} has only {self.d_sae} latents at width {self.d_in}; lower k"
+            )
         self.register_buffer(
             "like", torch.zeros(()), persistent=False
         )  # tells dtype and device, whatever else there is
@@ -177,6 +183,11 @@ class Dictionary(nn.Module, ABC):
 
     def finish(self) -> None:
         """Called once after the last batch."""
+
+    @classmethod
+    def size(cls, options: Any, d_in: int) -> int:
+        """Number of latents: `d_sae` of the options, unless it follows from the width (then the options have none)."""
+        return options.d_sae
 
     # What everybody calls.
 

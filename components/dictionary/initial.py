@@ -1,4 +1,4 @@
-"""First values that architectures share: a robust centre for the decoder bias, random directions for the decoder."""
+"""First values that architectures share: a robust centre for the decoder bias, directions for the decoder."""
 
 from __future__ import annotations
 
@@ -32,3 +32,8 @@ def random_directions(n: int, d: int, generator: torch.Generator) -> Float[Tenso
     """n directions drawn uniformly from the unit sphere; drawn on the CPU, so the same on every device."""
     directions = torch.randn(n, d, generator=generator)
     return directions / directions.norm(dim=1, keepdim=True)
+
+
+def both_signs(directions: Float[Tensor, "n d"]) -> Float[Tensor, "twice_n d"]:
+    """Every direction, then its opposite: a signed code as two latents that are never active together."""
+    return torch.cat([directions, -directions])

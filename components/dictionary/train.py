@@ -110,7 +110,7 @@ class Learner:
     def __init__(self, dictionary: Dictionary, config: TrainConfig, splice: Splice | None = None) -> None:
         self.dictionary, self.config, self.splice = dictionary, config, splice
         self.recipe = dictionary.recipe
-        self.steps = math.ceil(config.tokens / config.batch_size)
+        self.steps = math.ceil(config.tokens / config.batch_size) if dictionary.learns != "nothing" else 0
         self.step = 0
         self.peak = config.lr or self.recipe.lr
         self.learnt = {name: weights for name, weights in dictionary.named_parameters() if weights.requires_grad}
@@ -223,26 +223,38 @@ def fit(
 ) -> Iterator[tuple[str, dict[str, float]]]:
     """Trains every learner on one stream of batches; yields (label, metrics) at each point of its curve.
 
-    All learners stand at the same step and share batch size and number of steps. A dictionary learns the same here as
-    alone.
+    All learners stand at the same step and share batch size and number of steps; those with nothing to learn look on. A
+    dictionary learns the same here as alone. A factorisation has no measures before its end: its curve is one point.
     """
-    first = next(iter(learners.values()))
-    assert len({(learner.step, learner.steps, learner.config.batch_size) for learner in learners.values()}) == 1
+    learning = {label: learner for label, learner in learners.items() if learner.steps}
+    first = next(iter((learning or learners).values()))
+    assert len({(learner.step, learner.steps, learner.config.batch_size) for learner in learning.values()}) <= 1
     batches = stream.batches(first.config.batch_size, first.step * first.config.batch_size)
     while first.step < first.steps:
         batch = next(batches)
-        for learner in learners.values():
+        for learner in learning.values():
             learner.learn(batch)
-        for label, learner in learners.items():
+        for label, learner in learning.items():
             if learner.step % learner.config.log_every == 0 or learner.step == learner.steps:
-                metrics = learner.metrics() | {"fvu": evaluate(learner.dictionary, [held_out])["fvu"]}
-                tokens = learner.step * learner.config.batch_size
-                learner.curve += [(learner.step, tokens, name, value) for name, value in metrics.items()]
-                yield label, metrics
+                yield label, {} if learner.dictionary.learns == "statistics" else _point(learner, held_out)
             if learner.step % learner.config.checkpoint_every == 0:
                 learner.save(checkpoints[label])
-    for learner in learners.values():
+    for label, learner in learners.items():
         learner.dictionary.finish()
+        if learner.steps and learner.dictionary.learns == "statistics":
+            yield label, _point(learner, held_out)
+
+
+def _point(learner: Learner, held_out: Batch) -> dict[str, float]:
+    """Measures for the curve, which they are added to."""
+    found = evaluate(learner.dictionary, [held_out])
+    if learner.dictionary.learns == "statistics":
+        metrics = {name: found[name] for name in ("fvu", "l0", "dead_share")}
+    else:
+        metrics = learner.metrics() | {"fvu": found["fvu"]}
+    tokens = learner.step * learner.config.batch_size
+    learner.curve += [(learner.step, tokens, name, value) for name, value in metrics.items()]
+    return metrics
 
 
 @torch.no_grad()
@@ -324,7 +336,7 @@ def make(folder: Path, config: TrainConfig, inputs: Inputs, settings: Execution 
 
 def _facts(dictionary: Dictionary, learner: Learner, measured: Mapping[str, Any], seconds: float, tokens: int) -> Facts:
     return {
-        "name": dictionary.name if learner.steps else f"{dictionary.name}-untrained",
+        "name": dictionary.name if learner.steps or dictionary.learns == "nothing" else f"{dictionary.name}-untrained",
         "architecture": dictionary.kind,
         "hook_point": dictionary.hook_point,
         "reads": list(dictionary.reads),

@@ -60,7 +60,7 @@ def _curves(train: Artifact) -> None:
         return
     panels = views.panels(runs.table(CURVE, train))
     if not panels:
-        st.info("The curve is empty: the dictionary was not trained (`train.tokens=0`).")
+        st.info("The curve is empty: this dictionary has nothing learnt in it (a baseline, or `train.tokens=0`).")
         return
     columns = st.columns(3)
     for position, (name, panel) in enumerate(panels.items()):

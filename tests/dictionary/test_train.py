@@ -10,6 +10,8 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from components.device import Execution
+from components.dictionary.architectures.neurons import NeuronsConfig
+from components.dictionary.architectures.pca import PcaConfig
 from components.dictionary.architectures.relu import ReluConfig
 from components.dictionary.architectures.topk import TopKConfig
 from components.dictionary.contract import Dictionary, untrained
@@ -141,6 +143,45 @@ def test_the_control_of_any_architecture_is_as_wide_and_as_sparse_and_learnt_not
 def test_more_tokens_than_rows_means_several_epochs(store, activations):
     made, _ = store.ensure(TRAIN, CONFIG.model_copy(update={"tokens": 4001}), {"activations": activations})
     assert made.facts["tokens"] == 4200 and made.facts["steps"] == 21
+
+
+def test_a_dictionary_that_learns_nothing_reads_no_tokens_and_is_not_called_untrained(store, activations):
+    made, _ = store.ensure(
+        TRAIN, CONFIG.model_copy(update={"dictionary": NeuronsConfig(k=3)}), {"activations": activations}
+    )
+    assert (made.facts["name"], made.facts["tokens"], made.facts["steps"]) == ("neurons-48-k3", 0, 0)
+    assert CURVE.read(made).height == 0 and 0 < made.facts["fvu"] < 1
+
+
+def test_a_factorisation_has_one_point_in_its_curve_and_reads_as_many_epochs_as_asked(store, activations):
+    config = CONFIG.model_copy(update={"dictionary": PcaConfig(k=3)})
+    made, _ = store.ensure(TRAIN, config, {"activations": activations}, Execution(device="cpu"))
+    assert made.facts["name"] == "pca-48-k3" and made.facts["tokens"] == 8000
+    curve = CURVE.read(made)
+    assert curve["name"].to_list() == ["fvu", "l0", "dead_share"] and (curve["step"] == 40).all()
+    assert curve["value"][0] == pytest.approx(made.facts["fvu"], rel=1e-6)
+    twice, four_times = (  # epochs of 1500 rows: what is seen as often counts as much
+        store.ensure(TRAIN, config.model_copy(update={"tokens": tokens}), {"activations": activations})[0]
+        for tokens in (3000, 6000)
+    )
+    assert twice.facts["tokens"] == 3000 and four_times.facts["tokens"] == 6000
+    torch.testing.assert_close(Dictionary.load(twice).W_dec, Dictionary.load(four_times).W_dec, atol=1e-4, rtol=0)
+
+
+def test_those_with_nothing_to_learn_look_on_while_others_learn(tmp_path, activations):
+    shards = ActivationShards(activations)
+    held_out = {HOOK: SPLITS["validate"][HOOK]}
+    learners = {}
+    for options in (NeuronsConfig(k=3), TopKConfig(d_sae=48, k=3), PcaConfig(k=3)):
+        config = CONFIG.model_copy(update={"dictionary": options})
+        stream = Stream(shards, "train", (HOOK,), config.seed)
+        dictionary = untrained(options, HOOK, {HOOK: 24}, stream.sample(1000), torch.Generator().manual_seed(0))
+        learners[options.kind] = Learner(dictionary, config)
+    points = [
+        label for label, metrics in fit(learners, stream, held_out, {k: tmp_path / k for k in learners}) if metrics
+    ]
+    assert points == ["topk"] * 4 + ["pca"]
+    assert [learner.step for learner in learners.values()] == [0, 40, 40]
 
 
 def test_several_dictionaries_from_one_stream_equal_those_trained_alone(tmp_path, activations):

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from components.dictionary.nonlinearities import largest
 from components.store.shards import Codes
 
 with warnings.catch_warnings():  # "Sparse CSR tensor support is in beta state", said once for each process
@@ -147,3 +148,21 @@ def decode_codes(codes: Codes, W_dec: Float[Tensor, "d_sae d_in"]) -> Float[Tens
         per_sample_weights=codes.values.to(W_dec.dtype),
         include_last_offset=True,
     )
+
+
+def topk_codes(
+    x: Float[Tensor, "token d_in"],
+    W_enc: Float[Tensor, "d_sae d_in"],
+    b_enc: Float[Tensor, " d_sae"],
+    b_dec: Float[Tensor, " d_in"],
+    k: int,
+) -> Codes:
+    """The k largest pre-activations of each token, those above zero. No gradient."""
+    _, pre = preactivations(x, W_enc, b_enc, b_dec)
+    indices = largest(pre, k)
+    return Codes.from_topk(pre.gather(1, indices).relu(), indices, W_enc.shape[0])
+
+
+def counted(codes: Codes) -> Float[Tensor, " d_sae"]:
+    """Rows on which each latent is active."""
+    return torch.bincount(codes.indices.long(), minlength=codes.d_sae).to(codes.values.dtype)
