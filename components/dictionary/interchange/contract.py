@@ -351,10 +351,17 @@ def _there(folder: Path) -> str:
     return f"it holds {', '.join(sorted(found.name for found in folder.iterdir())) or 'nothing'}"
 
 
+def conversion(pickle: str, wanted: str) -> str:
+    """Python that turns a pickled state dict into safetensors, to be run where the pickle is trusted."""
+    return (
+        "from torch import load; from safetensors.torch import save_file; "
+        f"save_file({{k: v.contiguous() for k, v in load('{pickle}', map_location='cpu', weights_only=True).items()}}, "
+        f"'{wanted}')"
+    )
+
+
 def _convert(pickle: str, wanted: str) -> str:
     return (
         f"Convert it where you trust it, in that project's own environment, and keep {wanted} beside it: "
-        f"python -c \"from torch import load; from safetensors.torch import save_file; "
-        f"save_file({{k: v.contiguous() for k, v in load('{pickle}', map_location='cpu', weights_only=True).items()}}, "
-        f"'{wanted}')\""
+        f'python -c "{conversion(pickle, wanted)}"'
     )
