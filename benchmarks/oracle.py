@@ -85,7 +85,6 @@ class Case:
         options: ours.
         settings: the peer's.
         terms: its loss terms.
-        weights: changes to the random weights.
         scale: the peer's whole loss over ours, for the three steps; Adam is told a clip and an epsilon smaller by it.
         clip: the norm at which the peer's trainer clips.
         betas: Adam's, of the peer.
@@ -93,6 +92,10 @@ class Case:
         step_options: options of ours for the three steps.
         dead_in_steps: whether latents are dead in the three steps too.
         note: what the table says of the steps.
+        no_steps: why the steps cannot be compared; empty where they are.
+        tolerance: of the weights after the steps.
+        zero: weights that are zero in this case.
+        variant: what tells it from another case of the same architecture.
     """
 
     peer: str
@@ -108,10 +111,18 @@ class Case:
     step_options: Callable[[Any], Mapping[str, Any]] = lambda c: {}
     dead_in_steps: bool = False
     note: str = ""
+    no_steps: str = ""
+    tolerance: float = 1e-5
+    zero: tuple[str, ...] = ()
+    variant: str = ""
 
     @property
     def name(self) -> str:
-        return f"{self.peer}-{self.theirs}"
+        return f"{self.peer}-{self.theirs}" + (f"-{self.variant}" if self.variant else "")
+
+    def numbers(self) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        weights, x, dead = numbers()
+        return weights | {name: torch.zeros_like(weights[name]) for name in self.zero}, x, dead
 
 
 AUXK = 1 / 32
@@ -142,6 +153,62 @@ CASES = (
         scale=variance,
         unit_rows=False,
         note="without the constraint on the decoder, which SAELens does not have; no latent dead",
+    ),
+    Case(
+        "saelens",
+        "gated",
+        "gated",
+        {"l1": 0.5, "l1_warm_up": 0.0},
+        {"options": {"l1_coefficient": 0.5}, "coefficients": {"l1": 0.5}},
+        (
+            Term("mse_loss", {"reconstruction": one}),
+            Term("l1_loss", {"l1": one}, without={"W_dec": "weighted by norms that ours keeps at 1"}),
+            Term(
+                "auxiliary_reconstruction_loss",
+                {"gate": one},
+                without=dict.fromkeys(("W_dec", "b_dec"), "SAELens lets the auxiliary term move the decoder"),
+            ),
+        ),
+        no_steps="its decoder moves by the auxiliary term",
+    ),
+    Case(
+        "saelens",
+        "jumprelu",
+        "jumprelu",
+        {"penalty": "l0", "coefficient": 1.0, "warm_up": 0.0, "bandwidth": 0.5},
+        {
+            "options": {"jumprelu_bandwidth": 0.5, "jumprelu_sparsity_loss_mode": "step", "l0_coefficient": 0.3},
+            "coefficients": {"l0": 0.3},
+        },
+        (
+            Term("mse_loss", {"reconstruction": variance}, "times the batch's variance"),
+            Term("l0_loss", {"sparsity": lambda c: 0.3 * D_IN}, "times d_in and its coefficient over ours"),
+        ),
+        scale=variance,
+        unit_rows=False,
+        step_options=lambda c: {"coefficient": 0.3 * D_IN / c.variance},
+        note="without the constraint on the decoder; its thresholds are float32",
+        tolerance=1e-4,
+    ),
+    Case(
+        "saelens",
+        "jumprelu",
+        "jumprelu",
+        {"penalty": "tanh", "coefficient": 1.0, "warm_up": 0.0, "bandwidth": 0.5},
+        {
+            "options": {"jumprelu_bandwidth": 0.5, "jumprelu_sparsity_loss_mode": "tanh", "l0_coefficient": 0.3},
+            "coefficients": {"l0": 0.3},
+        },
+        (
+            Term(
+                "l0_loss",
+                {"sparsity": lambda c: 0.3 * D_IN},
+                "times d_in and its coefficient over ours",
+                {"W_dec": "weighted by norms that ours keeps at 1"},
+            ),
+        ),
+        no_steps="its penalty weighs by norms",
+        variant="tanh",
     ),
     Case(
         "saelens",
@@ -198,11 +265,46 @@ CASES = (
         scale=variance,
         step_options=lambda c: {"auxk_coefficient": AUXK / c.variance},
         dead_in_steps=True,
+        tolerance=2e-4,
+        note="its projection divides by norm + 1e-6, its AuxK is float32",
+    ),
+    Case(
+        "dictionary_learning",
+        "GatedAutoEncoder",
+        "gated",
+        {"l1": 0.5, "l1_warm_up": 0.0},
+        {"options": {"l1_penalty": 0.5, "sparsity_warmup_steps": None}},
+        (
+            Term("mse_loss", {"reconstruction": one}),
+            Term("sparsity_loss", {"l1": lambda c: 1 / 0.5}, "over the coefficient"),
+            Term("aux_loss", {"gate": one}),
+            Term("total", {"reconstruction": one, "l1": one, "gate": one}),
+        ),
+        clip=None,
+        betas=(0.0, 0.999),
+    ),
+    Case(
+        "dictionary_learning",
+        "JumpReluAutoEncoder",
+        "jumprelu",
+        {"penalty": "l0_target", "target_l0": 20.0, "coefficient": 1.0, "warm_up": 0.0, "bandwidth": 0.1},
+        {"options": {"bandwidth": 0.1, "sparsity_penalty": 1.0, "target_l0": 20.0, "sparsity_warmup_steps": None}},
+        (
+            Term("l2_loss", {"reconstruction": variance}, "times the batch's variance"),
+            Term(
+                "total",
+                {"reconstruction": variance, "sparsity": one},
+                "reconstruction times the batch's variance",
+                {"threshold": "its step sees codes, not pre-activations", "b_dec": "not subtracted from its input"},
+            ),
+        ),
+        no_steps="its input is not centred, and its thresholds move by another gradient",
+        zero=("b_dec",),
     ),
 )
 
 
-def numbers(kind: str, seed: int = 3) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+def numbers(seed: int = 3) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """Weights by our names, a batch, and which latents are dead: those have small positive pre-activations."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -238,7 +340,7 @@ def built(kind: str, options: Mapping[str, Any], weights: Mapping[str, Tensor]) 
 
 def ours(case: Case) -> tuple[dict[str, Tensor], Any]:
     """What a peer's script returns, by our classes, and the constants of the batch."""
-    weights, x, dead = numbers(case.kind)
+    weights, x, dead = case.numbers()
     dictionary = built(case.kind, case.options, weights)
     learnt = {name: parameter for name, parameter in dictionary.named_parameters() if parameter.requires_grad}
     moment = Moment(10**6, 10**6, dead, torch.Generator().manual_seed(0))
@@ -275,10 +377,11 @@ def ours(case: Case) -> tuple[dict[str, Tensor], Any]:
     learner = Learner(dictionary, config)
     if not case.unit_rows:
         learner.recipe = dataclasses.replace(learner.recipe, unit_rows=())
+    learner.step, learner.steps = 1, 1 + STEPS  # a penalty without warm-up is at its weight from the second update on
     learner.optimiser.param_groups[0] |= {"eps": 1e-8 / scale, "betas": case.betas}
     if case.dead_in_steps:
         learner.silent[dead] = 10_000_000
-    for _ in range(STEPS):
+    for _ in range(0 if case.no_steps else STEPS):
         learner.learn({HOOK: x})
     before = built(case.kind, case.options, weights).state_dict()
     for name, parameter in dictionary.named_parameters():
@@ -296,12 +399,17 @@ class Row:
     quantity: str
     deviation: float
     stated: str
+    tolerance: float = TOLERANCE
+
+    @property
+    def holds(self) -> bool:
+        return self.deviation <= self.tolerance
 
 
 def compare(case: Case, mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> list[Row]:
     """Every quantity that both sides have; gradients and weights by parameter, the worst one told."""
-    weights, *_ = numbers(case.kind)
-    shown = f"{case.theirs} / {case.kind}"
+    weights, *_ = case.numbers()
+    shown = " ".join(filter(None, (f"{case.theirs} / {case.kind}", case.variant)))
     rows = []
     trains_as_it_encodes = architectures[case.kind].trains_as_it_encodes
     if trains_as_it_encodes:
@@ -325,16 +433,21 @@ def compare(case: Case, mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
         if grads:
             stated = term.stated
             if term.without:
-                stated += f"; without {', '.join(term.without)}: {next(iter(term.without.values()))}"
+                stated += "; " + "; ".join(
+                    f"not {', '.join(name for name, why in term.without.items() if why == reason)}: {reason}"
+                    for reason in dict.fromkeys(term.without.values())
+                )
             quantity = f"gradient of {term.theirs} ({', '.join(sorted(grads))})"
             rows.append(Row(case.peer, shown, quantity, max(grads.values()), stated))
+    if case.no_steps:
+        return rows
     after = {
         name: largest(mine[f"after.{name}"], value - weights[name])
         for name, value in under(dict(theirs), "after.").items()
         if f"after.{name}" in mine
     }
     quantity = f"{STEPS} steps ({', '.join(sorted(after))})"
-    rows.append(Row(case.peer, shown, quantity, max(after.values()), case.note or "its trainer's step"))
+    rows.append(Row(case.peer, shown, quantity, max(after.values()), case.note or "its trainer's step", case.tolerance))
     return rows
 
 
@@ -353,7 +466,7 @@ SCALE = 0.37
 
 
 def trip_dictionary(kind: str) -> Dictionary:
-    weights, _, _ = numbers(kind, seed=5)
+    weights, _, _ = numbers(seed=5)
     dictionary = built(kind, TRIP_OPTIONS.get(kind, {}), weights).float()
     dictionary.scales[HOOK] = SCALE
     return dictionary
@@ -402,43 +515,70 @@ class Fault:
 
     Attributes:
         peer: which.
+        file: what its script wrote that shows it, in the peer's folder.
         about: one sentence, with where it is to be seen.
-        seen: from the folders of all peers, what this run saw of it; None when it is gone.
+        seen: (what the file holds, what it tells) -> what this run saw of it; None when it is gone.
     """
 
     peer: str
+    file: str
     about: str
-    seen: Callable[[Path], str | None]
+    seen: Callable[[Mapping[str, Tensor], Mapping[str, Any]], str | None]
 
 
-def _auxk_without_encoder(root: Path) -> str | None:
-    theirs, _ = read(root / "sparsify" / "results" / "sparsify-topk.safetensors")
+def _auxk_without_encoder(theirs: Mapping[str, Tensor], told: Mapping[str, Any]) -> str | None:
     encoder, decoder = (theirs[f"grad.auxk_loss.{name}"].abs().max().item() for name in ("W_enc", "W_dec"))
     return None if encoder else f"largest gradient of AuxK in the encoder {encoder:g}, in the decoder {decoder:.2g}"
 
 
-def _sparsify_by_saelens(root: Path) -> str | None:
-    found, told = read(root / "saelens" / "tripped" / "sparsify-by-saelens.safetensors")
+def _sparsify_by_saelens(theirs: Mapping[str, Tensor], told: Mapping[str, Any]) -> str | None:
     if "error" in told:
-        return f"loading fails: {told['error']}"
-    wanted = trip_dictionary("topk").encode(rows_for_trips()).dense()
-    off = largest(wanted, found["codes"])
-    return None if off <= TOLERANCE else f"codes off by {off:.2g}; subtracts b_dec: {told['subtracts']}"
+        return f"loading fails with {told['error'].rstrip('.')}"
+    off = largest(trip_dictionary("topk").encode(rows_for_trips()).dense(), theirs["codes"])
+    return None if off <= TOLERANCE else f"codes off by {off:.2g}, b_dec subtracted: {told['subtracts']}"
+
+
+def _auxiliary_moves_decoder(theirs: Mapping[str, Tensor], told: Mapping[str, Any]) -> str | None:
+    moved = theirs["grad.auxiliary_reconstruction_loss.W_dec"].abs().max().item()
+    return f"largest gradient of that term in the decoder {moved:.2g}" if moved else None
+
+
+def _one_sided(theirs: Mapping[str, Tensor], told: Mapping[str, Any]) -> str | None:
+    case = next(case for case in CASES if case.name == "dictionary_learning-JumpReluAutoEncoder")
+    mine, _ = ours(case)
+    off = largest(mine["grad.total.threshold"], theirs["grad.total.threshold"])
+    return None if off <= TOLERANCE else f"the thresholds' gradient differs from the estimate on pre-activations by {off:.2g} of its size"
 
 
 FAULTS = (
     Fault(
         "sparsify",
+        "results/sparsify-topk",
         "AuxK and Multi-TopK train the decoder only: the fused encoder's backward (`FusedEncoder.backward` in "
         "`sparsify/fused_encoder.py`) never reads `grad_preacts`, the gradient of the pre-activations it returned.",
         _auxk_without_encoder,
     ),
     Fault(
         "saelens",
+        "tripped/sparsify-by-saelens",
         "Its loader of sparsify's files (`sparsify_disk_loader` in `sae_lens/loading/pretrained_sae_loaders.py`) transposes "
-        "`W_dec`, which sparsify stores [d_sae, d_in] already, and subtracts b_dec unless `normalize_decoder`, where "
-        "sparsify subtracts it unless `transcode`.",
+        "`W_dec`, which sparsify stores [d_sae, d_in] already, and (`get_sparsify_config_from_disk`) subtracts b_dec unless "
+        "`normalize_decoder`, where sparsify subtracts it unless `transcode`.",
         _sparsify_by_saelens,
+    ),
+    Fault(
+        "saelens",
+        "results/saelens-gated",
+        "The auxiliary term of a gated dictionary moves the decoder (`GatedTrainingSAE.calculate_aux_loss` in "
+        "`sae_lens/saes/gated_sae.py`); in the paper (arXiv:2404.16014, equation 8) the decoder is frozen there.",
+        _auxiliary_moves_decoder,
+    ),
+    Fault(
+        "dictionary_learning",
+        "results/dictionary_learning-JumpReluAutoEncoder",
+        "The L0 step of JumpReLU is applied to codes instead of pre-activations (`JumpReluTrainer.loss` in "
+        "`trainers/jumprelu.py`), so latents just below their threshold never count (its issue 55).",
+        _one_sided,
     ),
 )
 
@@ -486,7 +626,7 @@ def main() -> None:
             cases = [case for case in CASES if case.peer == peer and case.kind in architectures.names()]
             missing += [f"{c.peer} {c.theirs}" for c in CASES if c.peer == peer and c not in cases]
             for case in cases:
-                weights, x, dead = numbers(case.kind)
+                weights, x, dead = case.numbers()
                 names = built(case.kind, case.options, weights).state_dict()
                 tensors = {f"w.{name}": weights[name] for name in names} | {"x": x, "dead": dead}
                 write(
@@ -506,15 +646,15 @@ def main() -> None:
                 rows += compare(case, ours(case)[0], theirs)
             rows += compare_trips(folder, peer, kinds)
         for fault in FAULTS:
-            if fault.peer in peers:
-                seen.append((fault, fault.seen(root)))
+            if (path := root / fault.peer / f"{fault.file}.safetensors").exists():
+                seen.append((fault, fault.seen(*read(path))))
     _tell(rows, seen, arguments.json)
     gone = [fault for fault, what in seen if what is None]
     for fault in gone:
         sys.stderr.write(f"no longer seen, so it is to go from benchmarks/oracle.py: {fault.about}\n")
     if missing:
         sys.stderr.write(f"not compared, since we do not have them: {', '.join(missing)}\n")
-    off = [row for row in rows if not row.deviation <= TOLERANCE]
+    off = [row for row in rows if not row.holds]
     if not arguments.only and not off and not gone:
         _document(rows, seen, versions)
     sys.exit(1 if off or gone else 0)
@@ -525,7 +665,7 @@ def _tell(rows: list[Row], seen: list[tuple[Fault, str | None]], as_json: bool) 
         sys.stdout.write(json.dumps([dataclasses.asdict(row) for row in rows], indent=1) + "\n")
         return
     for row in rows:
-        mark = " " if row.deviation <= TOLERANCE else "!"
+        mark = " " if row.holds else "!"
         sys.stdout.write(f"{mark} {row.peer:<20} {row.architecture:<36} {row.quantity:<70} {row.deviation:.1e}\n")
     for fault, what in seen:
         sys.stdout.write(f"  {fault.peer}: {what}\n")

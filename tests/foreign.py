@@ -46,7 +46,7 @@ def write(folder: Path, tensors: dict[str, Tensor], **configs: Any) -> Path:
     return folder
 
 
-def saelens(folder: Path, architecture: str, w: dict[str, Tensor], **changes: Any) -> Path:
+def saelens(folder: Path, architecture: str, w: dict[str, Tensor], /, **changes: Any) -> Path:
     """SAELens 6."""
     latent = {"gated": ("b_gate", "b_mag", "r_mag"), "jumprelu": ("b_enc", "threshold")}.get(architecture, ("b_enc",))
     tensors = {"W_enc": w["W_enc"].T, "W_dec": w["W_dec"], "b_dec": w["b_dec"]} | {name: w[name] for name in latent}
@@ -77,7 +77,7 @@ def sparsify(folder: Path, w: dict[str, Tensor], **changes: Any) -> Path:
     return folder
 
 
-def dictionary_learning(folder: Path, dict_class: str, w: dict[str, Tensor], **changes: Any) -> Path:
+def dictionary_learning(folder: Path, dict_class: str, w: dict[str, Tensor], /, **changes: Any) -> Path:
     """dictionary_learning, its `ae.pt` converted."""
     d_sae, d_in = w["W_enc"].shape
     linear = {"encoder.weight": w["W_enc"], "decoder.weight": w["W_dec"].T, "encoder.bias": w["b_enc"]}
@@ -114,7 +114,7 @@ def gemma_scope(folder: Path, w: dict[str, Tensor], **changes: np.ndarray) -> Pa
     return folder
 
 
-def llama_scope(folder: Path, act_fn: str, w: dict[str, Tensor], **changes: Any) -> Path:
+def llama_scope(folder: Path, act_fn: str, w: dict[str, Tensor], /, **changes: Any) -> Path:
     """Llamascopium."""
     d_sae, d_in = w["W_enc"].shape
     hook = "blocks.1.hook_resid_post"

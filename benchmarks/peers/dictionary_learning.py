@@ -55,9 +55,6 @@ def made(weights, settings):
             parameter.copy_(ours.T if turned(name) else ours)
         if "threshold" in weights and "threshold" in dict(trainer.ae.named_buffers()):
             trainer.ae.threshold.copy_(weights["threshold"].reshape(()))
-    if settings["architecture"] not in ("AutoEncoder", "GatedAutoEncoder"):
-        fresh = type(trainer.optimizer)(trainer.ae.parameters(), **trainer.optimizer.defaults)
-        trainer.optimizer.param_groups[0]["params"] = fresh.param_groups[0]["params"]
     return trainer
 
 
@@ -71,22 +68,21 @@ def case(tensors, settings):
     trainer = made(weights, settings)
     silence(trainer, dead)
     log = trainer.loss(x, step=1, logging=True)
-    codes = trainer.ae.encode(x, use_threshold=False) if "TopK" in settings["architecture"] else log.f
-    if settings["architecture"] == "AutoEncoder":
-        codes = trainer.ae.encode(x)
+    codes = log.f  # as the loss had them
     rebuilt = log.x_hat if hasattr(log, "x_hat") else log.recon
     result = {"codes": codes, "reconstruction": rebuilt}
-    result |= {f"loss.{name}": torch.tensor(value, dtype=torch.float64) for name, value in log.losses.items()}
+    for name, value in log.losses.items():
+        result[f"loss.{'total' if name == 'loss' else name}"] = torch.tensor(value, dtype=torch.float64)
     if settings["architecture"] in ("BatchTopKSAE", "MatryoshkaBatchTopKSAE"):
         result["inference"] = trainer.ae.encode(x, use_threshold=True)
     trainer = made(weights, settings)
     silence(trainer, dead)
     parameters = dict(trainer.ae.named_parameters())
-    of_total = gradients(trainer.loss(x, step=1), parameters, "grad.total")
-    for name, grad in of_total.items():
-        own = name.removeprefix("grad.total.")
+    for name, grad in gradients(trainer.loss(x, step=1), parameters, "").items():
+        own = name.removeprefix(".")
         result[f"grad.total.{NAMES.get(own, own)}"] = grad.T if turned(own) else grad
     trainer = made(weights, settings)
+    silence(trainer, dead)
     for _ in range(STEPS):
         trainer.update(1, x)
     for own, parameter in trainer.ae.named_parameters():

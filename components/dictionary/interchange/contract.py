@@ -299,7 +299,9 @@ def read_tensors(path: Path, way_round: str = "") -> dict[str, Tensor]:
             f"no {path.name} in {path.parent}; {_there(path.parent)}; give the folder that holds it"
         ) from None
     except SafetensorError as error:
-        if path.open("rb").read(2) in (b"PK", b"\x80\x02", b"\x80\x04"):
+        with path.open("rb") as file:
+            begins = file.read(2)
+        if begins in (b"PK", b"\x80\x02", b"\x80\x04"):
             raise DictionaryError(
                 f"{path} is a pickle under another name: loading it could run any code that is in it, so it is not read. "
                 + (way_round or _convert(path.name, path.name))
