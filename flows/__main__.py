@@ -312,8 +312,6 @@ def main() -> None:
     """Runs the command line; an error raised on purpose is one sentence and status 2, never a traceback."""
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False, markup=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
-    for name in ("components", "flows"):
-        logging.getLogger(name).setLevel(logging.INFO)
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # each try of a server that is away; the last one is said
     try:
         app()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from components.dictionary.architectures.relu import Relu, ReluConfig
-from components.dictionary.contract import Moment
+from components.dictionary.contract import Moment, untrained
 from components.dictionary.train import Learner, TrainConfig
 from tests.planted import HOOK, directions, rows
 
@@ -60,3 +60,22 @@ def test_results_of_version_1_are_kept():
     found = learner.metrics()
     wanted = {"loss.reconstruction": 22.0437, "loss.l1": 1.08649, "l0": 25.1505}
     assert {name: found[name] for name in wanted} == pytest.approx(wanted, rel=1e-3)
+
+
+def test_unit_rows_stay_at_norm_one_and_the_penalty_is_then_a_plain_sum():
+    x = rows(500, directions(d=12))
+    dictionary = untrained(ReluConfig(d_sae=32, decoder="unit"), HOOK, {HOOK: 12}, {HOOK: x}, torch.Generator())
+    torch.testing.assert_close(dictionary.W_dec.norm(dim=1), torch.ones(32))
+    learner = Learner(dictionary, TrainConfig(tokens=500, batch_size=100, lr=1e-2))
+    for batch in x.split(100):
+        learner.learn({HOOK: batch})
+    torch.testing.assert_close(dictionary.W_dec.norm(dim=1), torch.ones(32))
+    found = dictionary.loss({HOOK: x}, Moment(10, 10, torch.zeros(32).bool(), torch.Generator())).losses["l1"]
+    plain = 5 * dictionary.encode(x).values.sum() * dictionary.scale / len(x)
+    torch.testing.assert_close(found, plain, rtol=1e-4, atol=0)
+
+
+def test_the_form_with_free_rows_starts_them_at_a_tenth():
+    x = rows(500, directions(d=12))
+    dictionary = untrained(ReluConfig(d_sae=32), HOOK, {HOOK: 12}, {HOOK: x}, torch.Generator())
+    torch.testing.assert_close(dictionary.W_dec.norm(dim=1), torch.full((32,), 0.1))

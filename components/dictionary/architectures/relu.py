@@ -1,4 +1,4 @@
-"""ReLU with an L1 penalty weighted by the decoder's norms (the April 2024 form).
+"""ReLU with an L1 penalty weighted by the decoder's norms (the April 2024 form), or with decoder rows of norm 1.
 
 Source: Anthropic, "Update on how we train SAEs" (Transformer Circuits, April 2024); SAELens `standard_sae.py` and
 dictionary_learning `StandardTrainerAprilUpdate` compared.
@@ -7,7 +7,8 @@ dictionary_learning `StandardTrainerAprilUpdate` compared.
     loss = mean over tokens of ||x - x^||^2  +  s(t) l1 mean over tokens of sum_f z_f ||d_f||
 
 s rises from 0 to 1 over the first `l1_warm_up` of training, the gradient flows through ||d_f||, decoder rows are free
-(they start at norm 0.1). With activations of mean norm sqrt(d_in) the coefficient 5 is a good beginning. Deviation from
+(they start at norm 0.1); with `decoder: unit` they are kept at norm 1 and the penalty is the plain sum of codes, the
+older form (Bricken et al. 2023). With activations of mean norm sqrt(d_in) the coefficient 5 is a good beginning. Deviation from
 the update: b_dec is subtracted from the input and starts at the geometric median, as in the other architectures. Codes
 are dense while training (they start half full), so the step uses dense products; they leave `codes` sparse.
 """
@@ -37,6 +38,8 @@ class ReluConfig(Config, title="relu"):
     """Latents are made sparse by an L1 penalty."""
     d_sae: PositiveInt = 1536
     """Number of latents."""
+    decoder: Literal["free", "unit"] = "free"
+    """Rows of the decoder of any norm (the penalty counts it), or kept at norm 1."""
     l1: NonNegativeFloat = 5.0
     """Weight of the penalty, for activations of mean norm sqrt(d_in)."""
     l1_warm_up: float = Field(default=0.05, ge=0, le=1)
@@ -61,18 +64,20 @@ class Relu(Dictionary):
 
     @property
     def name(self) -> str:
-        """As `relu-1536-l5`."""
-        return f"relu-{self.d_sae}-l{self.options.l1:g}"
+        """As `relu-1536-l5`, or `relu-unit-1536-l5`."""
+        unit = "unit-" if self.options.decoder == "unit" else ""
+        return f"relu-{unit}{self.d_sae}-l{self.options.l1:g}"
 
     @property
     def recipe(self) -> Recipe:
-        """SAELens's learning rate; decoder rows are free."""
-        return Recipe(lr=5e-5)
+        """SAELens's learning rate."""
+        return Recipe(lr=5e-5, unit_rows=("W_dec",) if self.options.decoder == "unit" else ())
 
     def start(self, sample: Batch, generator: torch.Generator) -> None:
-        """Bias at the geometric median, random directions of norm 0.1, the encoder their transpose."""
+        """Bias at the geometric median, random directions of norm 0.1 (1 in the unit form), the encoder their transpose."""
         self.b_dec.copy_(geometric_median(sample[self.hook_point]))
-        self.W_dec.copy_(0.1 * random_directions(self.d_sae, self.d_in, generator))
+        norm = 1.0 if self.options.decoder == "unit" else 0.1
+        self.W_dec.copy_(norm * random_directions(self.d_sae, self.d_in, generator))
         self.W_enc.copy_(self.W_dec)
 
     def outcome(self, batch: Batch, moment: Moment) -> Outcome:
@@ -97,5 +102,5 @@ class Relu(Dictionary):
         return {self.hook_point: decode_codes(codes, self.W_dec) + self.b_dec}
 
     def directions(self, name: str) -> Float[Tensor, "d_sae width"]:
-        """Rows of any norm."""
+        """Rows of any norm, or of norm 1."""
         return self.W_dec

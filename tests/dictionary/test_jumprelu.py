@@ -1,0 +1,94 @@
+"""JumpReLU: codes and straight-through gradients by hand and by formula, every penalty, where thresholds start."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from components.dictionary.architectures.jumprelu import JumpRelu, JumpReluConfig, active_latents, jump
+from components.dictionary.contract import Moment, untrained
+from components.dictionary.train import Learner, TrainConfig, evaluate
+from tests.planted import HOOK, directions, rows
+
+D_IN, D_SAE = 24, 64
+
+
+def at(d_sae=D_SAE):
+    return Moment(10, 10, torch.zeros(d_sae).bool(), torch.Generator())
+
+
+def begun(x, **options):
+    chosen = JumpReluConfig(d_sae=D_SAE, **options)
+    return untrained(chosen, HOOK, {HOOK: x.shape[1]}, {HOOK: x}, torch.Generator().manual_seed(0))
+
+
+def test_the_jump_by_hand():
+    u = torch.tensor([[0.4, 0.6], [1.2, -3.0]], requires_grad=True)
+    threshold = torch.tensor([0.5, 0.5], requires_grad=True)
+    z = jump(u, threshold, 0.4)
+    assert z.tolist() == [[0.0, pytest.approx(0.6)], [pytest.approx(1.2), 0.0]]
+    z.backward(torch.tensor([[1.0, 10.0], [100.0, 1000.0]]))
+    assert u.grad.tolist() == [[0.0, 10.0], [100.0, 0.0]]
+    # within 0.2 of the threshold: 0.4 (gradient 1) and 0.6 (gradient 10); theta / bandwidth = 1.25
+    assert threshold.grad.tolist() == [pytest.approx(-1.25), pytest.approx(-12.5)]
+
+
+def test_the_number_of_active_latents_counts_both_sides_of_the_threshold():
+    u = torch.tensor([[0.4, 0.6], [1.2, -3.0]], requires_grad=True)
+    threshold = torch.tensor([0.5, 0.5], requires_grad=True)
+    l0 = active_latents(u, threshold, 0.4)
+    assert l0.item() == 1.0  # two active entries over two tokens
+    (2 * l0).backward()
+    assert u.grad is None
+    assert threshold.grad.tolist() == [pytest.approx(-2 / 0.4 / 2), pytest.approx(-2 / 0.4 / 2)]
+
+
+def test_the_estimate_is_the_slope_of_the_mean_over_many_tokens():
+    """For a density that is flat around the threshold the estimate is exact: equation 11 of the paper."""
+    u = torch.linspace(-1, 3, 400_001, dtype=torch.float64)[:, None]
+    weight = torch.linspace(1, 2, len(u), dtype=torch.float64)[:, None]
+    threshold = torch.tensor([0.7], dtype=torch.float64, requires_grad=True)
+    (jump(u, threshold, 0.2) * weight).mean().backward()
+    step = 1e-3
+    above, below = ((u * weight * (u > 0.7 + sign * step)).mean() for sign in (1, -1))
+    assert threshold.grad.item() == pytest.approx((above - below).item() / (2 * step), rel=1e-2)
+
+
+def test_codes_are_positive_whatever_the_threshold():
+    u, threshold = torch.tensor([[-0.5, 0.5]]), torch.tensor([-1.0, -1.0])
+    assert jump(u, threshold, 1.0).tolist() == [[0.0, 0.5]]
+    assert active_latents(u, threshold, 1.0).item() == 1.0
+
+
+@pytest.mark.parametrize("penalty", ["l0_target", "l0", "tanh"])
+def test_penalties_by_hand(penalty):
+    dictionary = JumpRelu(
+        JumpReluConfig(d_sae=2, penalty=penalty, target_l0=4, coefficient=3.0), (HOOK,), (HOOK,), {HOOK: 2}
+    )
+    with torch.no_grad():
+        dictionary.W_enc.copy_(torch.eye(2))
+        dictionary.W_dec.copy_(torch.eye(2))
+        dictionary.threshold.fill_(0.5)
+    x = torch.tensor([[1.0, 0.25], [0.75, 2.0]])
+    found = dictionary.loss({HOOK: x}, at(2)).losses["sparsity"].item()
+    l0, smooth = 1.5, torch.tensor([4.0, 3.0, 8.0]).tanh().sum().item() / 2
+    assert found == pytest.approx(3 * {"l0_target": (l0 / 4 - 1) ** 2, "l0": l0 / 2, "tanh": smooth / 2}[penalty])
+
+
+def test_thresholds_start_where_the_sample_uses_the_wanted_number_of_latents():
+    x = rows(4000, directions(d=D_IN))
+    for start in (1.0, 3.0):
+        dictionary = begun(x, target_l0=4, start_l0=start)
+        assert dictionary.encode(x).nnz / len(x) == pytest.approx(4 * start, rel=0.1)
+
+
+def test_it_becomes_as_sparse_as_it_is_told():
+    planted = directions(d=D_IN)
+    x, held_out = rows(6000, planted), rows(500, planted, seed=9)
+    found = {}
+    for target in (2.0, 6.0):
+        learner = Learner(begun(x, target_l0=target), TrainConfig(tokens=150_000, batch_size=250, lr=1e-2))
+        for step in range(learner.steps):
+            learner.learn({HOOK: x[torch.arange(step * 250, step * 250 + 250) % len(x)]})
+        found[target] = evaluate(learner.dictionary, [{HOOK: held_out}])["l0"]
+    assert found[2.0] == pytest.approx(2, abs=0.7) and found[6.0] == pytest.approx(6, abs=2)
