@@ -126,6 +126,12 @@ class Case:
 
 
 AUXK = 1 / 32
+SAELENS_AUXK = Term(
+    "auxiliary_reconstruction_loss",
+    {"auxk": lambda c: c.spread / AUXK},
+    "times the variance of the error, over our coefficient",
+)
+DL_PROJECTION = "its projection divides by norm + 1e-6, its AuxK is float32"
 CASES = (
     Case(
         "saelens",
@@ -144,11 +150,7 @@ CASES = (
         {"options": {"k": 8, "aux_loss_coefficient": 1.0, "rescale_acts_by_decoder_norm": False}},
         (
             Term("mse_loss", {"reconstruction": variance}, "times the batch's variance"),
-            Term(
-                "auxiliary_reconstruction_loss",
-                {"auxk": lambda c: c.spread / AUXK},
-                "times the variance of the error, over our coefficient",
-            ),
+            SAELENS_AUXK,
         ),
         scale=variance,
         unit_rows=False,
@@ -212,6 +214,40 @@ CASES = (
     ),
     Case(
         "saelens",
+        "batchtopk",
+        "batch_topk",
+        {"k": 8, "auxk_coefficient": AUXK},
+        {"options": {"k": 8.0, "aux_loss_coefficient": 1.0, "rescale_acts_by_decoder_norm": False}},
+        (Term("mse_loss", {"reconstruction": variance}, "times the batch's variance"), SAELENS_AUXK),
+        scale=variance,
+        unit_rows=False,
+        note="without the constraint on the decoder; no latent dead",
+    ),
+    Case(
+        "saelens",
+        "matryoshka_batchtopk",
+        "matryoshka",
+        {"k": 8, "auxk_coefficient": AUXK, "weights": (1.0,) * 5},
+        {
+            "options": {
+                "k": 8.0,
+                "aux_loss_coefficient": 1.0,
+                "rescale_acts_by_decoder_norm": False,
+                "matryoshka_widths": [8, 16, 32, 64, 128],
+                "use_matryoshka_aux_loss": False,
+            }
+        },
+        (
+            Term("mse_loss", {"reconstruction": variance}, "times the batch's variance, every weight 1"),
+            Term("inner_mse_loss", {"prefixes": variance}, "times the batch's variance, every weight 1"),
+            SAELENS_AUXK,
+        ),
+        scale=variance,
+        unit_rows=False,
+        note="without the constraint on the decoder; no latent dead",
+    ),
+    Case(
+        "saelens",
         "matching_pursuit",
         "matching_pursuit",
         {"k": 6, "tolerance": 0.0},
@@ -266,7 +302,49 @@ CASES = (
         step_options=lambda c: {"auxk_coefficient": AUXK / c.variance},
         dead_in_steps=True,
         tolerance=2e-4,
-        note="its projection divides by norm + 1e-6, its AuxK is float32",
+        note=DL_PROJECTION,
+    ),
+    Case(
+        "dictionary_learning",
+        "BatchTopKSAE",
+        "batch_topk",
+        {"k": 8, "auxk_coefficient": AUXK},
+        {"options": {"k": 8, "auxk_alpha": AUXK}},
+        (
+            Term("l2_loss", {"reconstruction": variance}, "times the batch's variance"),
+            Term("auxk_loss", {"auxk": lambda c: 1 / AUXK}, "over the coefficient"),
+            Term("total", {"reconstruction": variance, "auxk": one}, "reconstruction times the batch's variance"),
+        ),
+        scale=variance,
+        step_options=lambda c: {"auxk_coefficient": AUXK / c.variance},
+        dead_in_steps=True,
+        tolerance=2e-4,
+        note=DL_PROJECTION,
+    ),
+    Case(
+        "dictionary_learning",
+        "MatryoshkaBatchTopKSAE",
+        "matryoshka",
+        {"k": 8, "auxk_coefficient": AUXK, "weights": (1 / 25,) * 5},
+        {"options": {"k": 8, "auxk_alpha": AUXK, "group_fractions": [1 / 16, 1 / 16, 1 / 8, 1 / 4, 1 / 2]}},
+        (
+            Term(
+                "l2_loss",
+                {"reconstruction": variance, "prefixes": variance},
+                "times the batch's variance, every weight 1/25",
+            ),
+            Term("auxk_loss", {"auxk": lambda c: 1 / AUXK}, "over the coefficient"),
+            Term(
+                "total",
+                {"reconstruction": variance, "prefixes": variance, "auxk": one},
+                "reconstruction times the batch's variance, every weight 1/25",
+            ),
+        ),
+        scale=variance,
+        step_options=lambda c: {"auxk_coefficient": AUXK / c.variance},
+        dead_in_steps=True,
+        tolerance=2e-4,
+        note=DL_PROJECTION,
     ),
     Case(
         "dictionary_learning",
@@ -344,13 +422,13 @@ def ours(case: Case) -> tuple[dict[str, Tensor], Any]:
     dictionary = built(case.kind, case.options, weights)
     learnt = {name: parameter for name, parameter in dictionary.named_parameters() if parameter.requires_grad}
     moment = Moment(10**6, 10**6, dead, torch.Generator().manual_seed(0))
+    codes = dictionary.encode(x).dense().double()  # before a training batch moves a threshold
     outcome = dictionary.loss({HOOK: x}, moment)
     error = (x - outcome.reconstruction[HOOK]).detach()
     constants = SimpleNamespace(
         variance=float((x - x.mean(0)).square().sum() / N), spread=float((error - error.mean(0)).square().sum() / N)
     )
-    result = {"reconstruction": outcome.reconstruction[HOOK], "fired": outcome.fired}
-    result["codes"] = dictionary.encode(x).dense().double()
+    result = {"reconstruction": outcome.reconstruction[HOOK], "fired": outcome.fired, "codes": codes}
     for term in case.terms:
         parts = [(outcome.losses[name], factor(constants)) for name, factor in term.ours.items()]
         result[f"loss.{term.theirs}"] = torch.stack([factor * loss for loss, factor in parts]).sum()
@@ -550,6 +628,13 @@ def _one_sided(theirs: Mapping[str, Tensor], told: Mapping[str, Any]) -> str | N
     return None if off <= TOLERANCE else f"the thresholds' gradient differs from the estimate on pre-activations by {off:.2g} of its size"
 
 
+def _averaged_again(theirs: Mapping[str, Tensor], told: Mapping[str, Any]) -> str | None:
+    case = next(case for case in CASES if case.name == "dictionary_learning-MatryoshkaBatchTopKSAE")
+    once = dataclasses.replace(case, options={**case.options, "weights": (1 / 5,) * 5}, no_steps="not asked for")
+    ratio = (theirs["loss.l2_loss"] / ours(once)[0]["loss.l2_loss"]).item()
+    return None if abs(ratio - 1) < 1e-3 else f"its reconstruction term is {ratio:.3g} of the sum weighted by 1/5"
+
+
 FAULTS = (
     Fault(
         "sparsify",
@@ -579,6 +664,14 @@ FAULTS = (
         "The L0 step of JumpReLU is applied to codes instead of pre-activations (`JumpReluTrainer.loss` in "
         "`trainers/jumprelu.py`), so latents just below their threshold never count (its issue 55).",
         _one_sided,
+    ),
+    Fault(
+        "dictionary_learning",
+        "results/dictionary_learning-MatryoshkaBatchTopKSAE",
+        "The Matryoshka loss weighs every prefix by 1/n and then takes the mean over the n prefixes "
+        "(`MatryoshkaBatchTopKTrainer.loss` in `trainers/matryoshka_batch_top_k.py`), so reconstruction weighs n times less "
+        "beside AuxK than its group weights say.",
+        _averaged_again,
     ),
 )
 
@@ -627,8 +720,8 @@ def main() -> None:
             missing += [f"{c.peer} {c.theirs}" for c in CASES if c.peer == peer and c not in cases]
             for case in cases:
                 weights, x, dead = case.numbers()
-                names = built(case.kind, case.options, weights).state_dict()
-                tensors = {f"w.{name}": weights[name] for name in names} | {"x": x, "dead": dead}
+                state = built(case.kind, case.options, weights).state_dict()
+                tensors = {f"w.{name}": tensor for name, tensor in state.items()} | {"x": x, "dead": dead}
                 write(
                     folder / "cases" / f"{case.name}.safetensors",
                     tensors,

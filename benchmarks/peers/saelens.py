@@ -22,8 +22,8 @@ def made(weights, settings):
     sae = cls(config(d_in=d_in, d_sae=d_sae, dtype="float64", device="cpu", **settings["options"]))
     with torch.no_grad():
         for name, tensor in weights.items():
-            if name == "W_enc" and settings["architecture"] == "matching_pursuit":
-                continue
+            if name == "threshold" and not hasattr(sae, name):
+                continue  # BatchTopK begins its own at zero
             getattr(sae, name).copy_((tensor.T if name in TURNED else tensor))
     return sae
 
@@ -45,11 +45,13 @@ def case(tensors, settings):
     parameters = dict(sae.named_parameters())
     out = forward(sae, x, dead, settings)
     result = {"codes": out.feature_acts, "reconstruction": out.sae_out, "loss.total": out.loss}
-    for name, term in out.losses.items():
+    inner = [term for name, term in out.losses.items() if name.startswith("inner_mse_loss")]
+    terms = {name: term for name, term in out.losses.items() if not name.startswith("inner_mse_loss")}
+    if inner:
+        terms["inner_mse_loss"] = torch.stack(inner).sum()
+    for name, term in terms.items():
         result[f"loss.{name}"] = term
         result |= gradients(term, parameters, f"grad.{name}", TURNED)
-    if hasattr(sae, "topk_threshold"):
-        result["threshold"] = sae.topk_threshold
     sae = made(weights, settings)  # its trainer's step: clip, Adam; no constraint on the decoder
     optimiser = torch.optim.Adam(sae.parameters(), lr=settings["lr"], betas=(0.9, 0.999))
     for _ in range(STEPS):

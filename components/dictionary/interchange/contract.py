@@ -52,7 +52,7 @@ class Weights:
     Attributes:
         architecture: ours: relu, topk, gated, jumprelu, batch_topk, matryoshka.
         tensors: by our names: W_enc and W_dec [d_sae, d_in], b_dec [d_in], and what the architecture has besides.
-        options: the architecture's options that the file tells (k, groups), by our names.
+        options: the architecture's options that the file tells (k, prefixes), by our names.
         centred: whether b_dec is subtracted from the input.
         hook_point: where it belongs, by our or TransformerLens's name; empty where the file does not say.
         model: the model it belongs to; empty where the file does not say.
@@ -211,7 +211,7 @@ def plain(dictionary: Dictionary) -> Weights:
             "encode nothing as it was trained to; train it first"
         )
     scaled = {name: tensor / dictionary.scale if name in IN_UNITS else tensor for name, tensor in state.items()}
-    options = {name: value for name, value in dictionary.options if name in ("k", "groups")}
+    options = {name: value for name, value in dictionary.options if name in ("k", "prefixes", "weights")}
     tensors = {name: tensor.float().contiguous() for name, tensor in scaled.items()}
     return Weights(dictionary.kind, tensors, options, hook_point=dictionary.hook_point)
 

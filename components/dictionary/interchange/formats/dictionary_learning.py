@@ -11,17 +11,18 @@ Source: dictionary_learning 0.1 `dictionary.py` and `trainers/`. `dict_class` sa
     JumpReluAutoEncoder     jumprelu, not subtracted      W_enc [d_in, d_sae], W_dec [d_sae, d_in]
 
 A threshold of -1 means that training never set it; such a BatchTopK or Matryoshka dictionary is refused, since what it
-encodes with outside training is not known. Reading a file: in an environment that has torch and where `ae.pt` is trusted,
-write its tensors to `ae.safetensors` (the error says how). Using an exported file there: `load` in this module's
-docstring's words is
+encodes with outside training is not known. To read a file, write the tensors of `ae.pt` to `ae.safetensors` where the
+pickle is trusted (the error says how). To use an exported one there:
 
-    autoencoder = AutoEncoderTopK(d_in, d_sae, k); autoencoder.load_state_dict(safetensors.torch.load_file("ae.safetensors"))
+    autoencoder = AutoEncoderTopK(d_in, d_sae, k)
+    autoencoder.load_state_dict(safetensors.torch.load_file("ae.safetensors"))
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -104,7 +105,9 @@ class DictionaryLearning(Format):
         if "k" in theirs:
             options["k"] = int(theirs["k"])
         if "group_sizes" in theirs:
-            options |= _groups(theirs["group_sizes"].tolist(), trainer.get("group_weights"))
+            sizes = theirs["group_sizes"].tolist()
+            options["prefixes"] = tuple(sum(sizes[: last + 1]) / sum(sizes) for last in range(len(sizes)))
+            options["weights"] = (1 / len(sizes),) * len(sizes)
         if kind == "JumpReluAutoEncoder":
             tensors["threshold"] = tensors["threshold"].clamp_min(0)  # it rectifies too: below zero is zero
         return Weights(
@@ -159,7 +162,8 @@ class DictionaryLearning(Format):
         if kind == "AutoEncoderTopK":
             tensors["threshold"] = torch.tensor(-1.0)
         if kind == "MatryoshkaBatchTopKSAE":
-            sizes = _sizes(weights)
+            ends = [0, *(round(share * weights.d_sae) for share in weights.options["prefixes"])]
+            sizes = [end - start for start, end in pairwise(ends)]
             tensors["group_sizes"], trainer["group_sizes"] = torch.tensor(sizes), sizes
         if "threshold" in tensors and kind in SHARED:
             tensors["threshold"] = tensors["threshold"].reshape(())
@@ -199,14 +203,6 @@ class DictionaryLearning(Format):
                 "(dictionary_learning begins after threshold_start_step); train it further, or set it from activations"
             )
         return tensors
-
-
-def _groups(sizes: list[int], weights: Any) -> dict[str, Any]:
-    return {}
-
-
-def _sizes(weights: Weights) -> list[int]:
-    return [weights.d_sae]
 
 
 def _hook_point(trainer: Mapping[str, Any]) -> str:
