@@ -32,6 +32,7 @@ from components.config import Config, execution, union_of
 from components.device import Execution, resolve
 from components.dictionary.architectures.topk import TopKConfig
 from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, architectures, untrained
+from components.dictionary.kernels.rows import norm, normalise_, project_
 from components.dictionary.stream import Stream
 from components.errors import DictionaryError
 from components.seeds import torch_generator
@@ -204,19 +205,22 @@ class Learner:
         return dict(self.splice(batch, {name: rows / scales[name] for name, rows in outcome.reconstruction.items()}))
 
     def _descend(self, loss: Tensor) -> None:
+        """Gradient, projection, clip, Adam, renormalisation: five passes over the weights, the clip inside Adam's."""
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         constrained = [self.dictionary.get_parameter(name) for name in self.recipe.unit_rows]
         with torch.no_grad():
-            for rows in constrained:  # of the gradient keep what turns a row, not what stretches it
-                assert rows.grad is not None
-                rows.grad.sub_(rows * (rows.grad * rows).sum(1, keepdim=True))
-            torch.nn.utils.clip_grad_norm_(self.learnt.values(), self.config.clip)
+            for directions in constrained:
+                assert directions.grad is not None
+                project_(directions.grad, directions)
+            gradients = [weights.grad for weights in self.learnt.values() if weights.grad is not None]
+            # The fused optimiser divides gradients by this as it reads them (meant for a GradScaler).
+            self.optimiser.grad_scale = (norm(gradients) / self.config.clip).clamp(min=1).float()
             for group in self.optimiser.param_groups:
                 group["lr"] = self.rate(self.step)
             self.optimiser.step()
-            for rows in constrained:
-                rows.div_(rows.norm(dim=1, keepdim=True))
+            for directions in constrained:
+                normalise_(directions)
 
     def _add(self, values: Mapping[str, Tensor]) -> None:
         for name, value in values.items():

@@ -4,12 +4,15 @@ Source: Gao et al. 2024, "Scaling and evaluating sparse autoencoders" (arXiv:240
 openai/sparse_autoencoder, dictionary_learning and sparsify compared.
 
     u = (x - b_dec) W_enc.T + b_enc        z = ReLU(the k largest u)        x^ = z W_dec + b_dec
-    loss = sum ||x - x^||^2 / sum ||x - mean x||^2  +  1/32 AuxK
+    loss = sum ||x - x^||^2 / sum ||x - mean x||^2  +  1/32 AuxK  +  c Multi-TopK
 
 Where the references differ: the largest are taken before the ReLU (OpenAI), so a tie at zero selects nothing. The main
 term is a fraction of variance, as AuxK is, so that 1/32 means the same at every scale of activations. AuxK: the target
 is the error without gradient, the auxiliary decode has no bias, its values are rectified, its gradient reaches encoder
 and decoder, k_aux = d_in / 2 and at most as many as are dead, dead is counted in tokens. Decoder rows have norm 1.
+Multi-TopK (section 4.4; off by default as in sparsify, which weighs it 1/8): the same fraction of variance for the 4k
+largest, which hold the k largest, so that codes stay useful where more latents are let through; its gradient reaches the
+encoder (sparsify's does not).
 Every weight is stored as [d_sae, d_in], the layout of both sparse gradients.
 """
 
@@ -25,10 +28,14 @@ from torch import Tensor, nn
 from components.config import Config
 from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, Recipe, architectures
 from components.dictionary.initial import geometric_median, random_directions
-from components.dictionary.kernels.sparse import Pattern, decode, decode_codes, preactivations, select
+from components.dictionary.kernels.sparse import Pattern, attach, choose, decode, decode_codes
 from components.dictionary.losses import auxk, fvu
 from components.dictionary.nonlinearities import largest, largest_of
 from components.store.shards import Codes
+
+
+MULTI = 4
+"""Multi-TopK's second reconstruction takes this many times k."""
 
 
 class TopKConfig(Config, title="topk"):
@@ -42,6 +49,8 @@ class TopKConfig(Config, title="topk"):
     """Latents that a token may use."""
     auxk_coefficient: NonNegativeFloat = 1 / 32
     """Weight of the term by which dead latents learn; 0 switches it off."""
+    multi_topk_coefficient: NonNegativeFloat = 0
+    """Weight of a second reconstruction from the 4k largest latents; 0 switches it off, the field takes 1/8."""
 
     @model_validator(mode="after")
     def _k_fits(self) -> TopKConfig:
@@ -85,34 +94,45 @@ class TopK(Dictionary):
 
     def outcome(self, batch: Batch, moment: Moment) -> Outcome:
         """The loss in the module's docstring."""
-        x = batch[self.hook_point]
-        encoder = (self.W_enc, self.b_enc, self.b_dec)
-        centred, pre = preactivations(x, *encoder)
-        used = Pattern(largest(pre, self.options.k), self.d_sae)
+        x, k = batch[self.hook_point], self.options.k
+        wide = min(MULTI * k, self.d_sae) if self.options.multi_topk_coefficient else k
+        k_aux = min(max(1, self.d_in // 2), self.d_sae)
         # Without a wait the host knows only on the CPU whether any latent is dead; elsewhere the term is always made.
         revive = self.options.auxk_coefficient > 0 and (not moment.dead.is_cpu or bool(moment.dead.any()))
-        losses: dict[str, Tensor] = {}
+
+        def choice(pre: Tensor) -> Tensor:
+            live = largest(pre, wide)
+            if wide > k:  # the k largest of them first
+                live = live.gather(1, pre.gather(1, live).argsort(dim=1, descending=True))
+            return torch.cat([live, largest_of(pre, moment.dead, k_aux)], dim=1) if revive else live
+
+        encoder = (self.W_enc, self.b_enc, self.b_dec)
+        centred, indices, pre = choose(x, *encoder, choice)
+        pattern = Pattern(indices, self.d_sae)
+        z = attach(pre, centred, pattern, *encoder).relu()
+        parts = [(z, pattern)]  # the k largest, the rest of the 4k largest, the dead
+        if wide > k or revive:
+            widths = [k, wide - k, indices.shape[1] - wide]
+            columns = zip(z.split(widths, dim=1), indices.split(widths, dim=1), strict=True)
+            parts = [(values.contiguous(), Pattern(of.contiguous(), self.d_sae)) for values, of in columns]
+        x_hat = decode(*parts[0], self.W_dec) + self.b_dec
+        losses = {"reconstruction": fvu(x, x_hat)}
+        if wide > k:
+            x_wide = x_hat + decode(*parts[1], self.W_dec)
+            losses["multi_topk"] = self.options.multi_topk_coefficient * fvu(x, x_wide)
         if revive:
-            k_aux = min(max(1, self.d_in // 2), self.d_sae)
-            spare = Pattern(largest_of(pre, moment.dead, k_aux), self.d_sae)
-            both = Pattern(torch.cat([used.indices, spare.indices], dim=1), self.d_sae)
-            values = select(centred, pre, both, *encoder).relu()
-            z, z_spare = values[:, : self.options.k].contiguous(), values[:, self.options.k :]
-            x_hat = decode(z, used, self.W_dec) + self.b_dec
-            predicted = decode(z_spare * moment.dead[spare.indices], spare, self.W_dec)
+            spare, of = parts[2]
+            predicted = decode(spare * moment.dead[of.indices], of, self.W_dec)
             losses["auxk"] = self.options.auxk_coefficient * auxk(x - x_hat, predicted, moment.dead.sum(), k_aux)
-        else:
-            z = select(centred, pre, used, *encoder).relu()
-            x_hat = decode(z, used, self.W_dec) + self.b_dec
-        losses["reconstruction"] = fvu(x, x_hat)
-        fired = torch.zeros_like(self.b_enc).index_add_(0, used.indices.view(-1), (z > 0).to(x.dtype).view(-1))
+        used = indices[:, :k].reshape(-1)
+        fired = torch.zeros_like(self.b_enc).index_add_(0, used, (z[:, :k] > 0).to(x.dtype).reshape(-1))
         return Outcome(losses, {self.hook_point: x_hat}, fired)
 
     def codes(self, batch: Batch) -> Codes:
         """The k largest pre-activations, those above zero."""
-        _, pre = preactivations(batch[self.hook_point], self.W_enc, self.b_enc, self.b_dec)
-        indices = largest(pre, self.options.k)
-        return Codes.from_topk(pre.gather(1, indices).relu(), indices, self.d_sae)
+        encoder = (self.W_enc, self.b_enc, self.b_dec)
+        _, indices, pre = choose(batch[self.hook_point], *encoder, lambda part: largest(part, self.options.k))
+        return Codes.from_topk(pre.relu(), indices, self.d_sae)
 
     def rebuild(self, codes: Codes) -> Batch:
         """z W_dec + b_dec."""

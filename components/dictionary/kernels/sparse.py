@@ -12,11 +12,12 @@ reduced over tokens first: d b_dec = -(sum over tokens of du) W_enc, a product o
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
@@ -28,44 +29,67 @@ with warnings.catch_warnings():  # "Sparse CSR tensor support is in beta state",
     torch.sparse_csr_tensor([0, 0], [], [], (1, 1), check_invariants=False)
 
 
+ENTRIES_AT_ONCE = 1 << 24
+"""Pre-activations held at a time on the CPU, 64 MiB in float32: fewer rows cost the product, more rows the cache."""
+ENTRIES_AT_ONCE_ELSEWHERE = 1 << 30
+
+
 class Pattern:
-    """Which latents each token uses, with the three products over them.
+    """Which latents each token uses, with the three products over them. Values have the shape of the indices.
 
     Attributes:
-        indices: latents of each token, k at most d_sae; one may stand twice in a row.
+        indices: latents of each token: k for every token [token, k], or of any number [entry]; one may stand twice.
         d_sae: number of latents.
+        offsets: where each token's entries begin, and the end; only with indices [entry].
+        n: number of tokens.
     """
 
-    def __init__(self, indices: Int64[Tensor, "token k"], d_sae: int) -> None:
+    def __init__(self, indices: Int[Tensor, "..."], d_sae: int, offsets: Int64[Tensor, " n_and_one"] | None = None):
+        assert indices.dim() == (2 if offsets is None else 1), "indices [token, k], or [entry] with offsets"
         self.indices = indices
         self.d_sae = d_sae
+        self.offsets = offsets
+        self.n = len(indices) if offsets is None else len(offsets) - 1
+
+    @cached_property
+    def tokens(self) -> Int64[Tensor, " entry"]:
+        """The token of each entry."""
+        if self.offsets is not None:
+            return torch.repeat_interleave(self.offsets.diff(), output_size=len(self.indices))
+        k = self.indices.shape[1]
+        return torch.arange(self.n * k, device=self.indices.device) // max(1, k)
 
     @cached_property
     def _transposed(self) -> tuple[Tensor, Tensor, Tensor]:
         """Order of the entries by latent (tokens ascending inside), their tokens, and where each latent begins."""
         latents, order = self.indices.reshape(-1).int().sort(stable=True)
         bounds = torch.arange(self.d_sae + 1, dtype=torch.int32, device=latents.device)
-        return order, order // self.indices.shape[1], torch.searchsorted(latents, bounds)
+        return order, self.tokens[order].int(), torch.searchsorted(latents, bounds, out_int32=True)
 
-    def to_tokens(self, values: Float[Tensor, "token k"], table: Float[Tensor, "d_sae d"]) -> Float[Tensor, "token d"]:
+    def to_tokens(self, values: Float[Tensor, "..."], table: Float[Tensor, "d_sae d"]) -> Float[Tensor, "token d"]:
         """For each token, the sum of its latents' rows of the table, weighted: values @ table."""
-        return embedding_bag(self.indices, table, mode="sum", per_sample_weights=values)
+        if self.offsets is None:
+            return embedding_bag(self.indices, table, mode="sum", per_sample_weights=values)
+        last = {"per_sample_weights": values, "include_last_offset": True}
+        return embedding_bag(self.indices, table, self.offsets, mode="sum", **last)
 
-    def to_latents(self, values: Float[Tensor, "token k"], table: Float[Tensor, "token d"]) -> Float[Tensor, "d_sae d"]:
+    def to_latents(self, values: Float[Tensor, "..."], table: Float[Tensor, "token d"]) -> Float[Tensor, "d_sae d"]:
         """For each latent, the sum of its tokens' rows of the table, weighted: values.T @ table."""
         order, tokens, offsets = self._transposed
         weights = values.reshape(-1)[order]
         return embedding_bag(tokens, table, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)
 
-    def between(self, tokens: Float[Tensor, "token d"], latents: Float[Tensor, "d_sae d"]) -> Float[Tensor, "token k"]:
-        """For each token and each of its latents, the inner product of their rows: (tokens @ latents.T) where used."""
-        n, k = self.indices.shape
-        rows = torch.arange(0, n * k + 1, k, dtype=torch.int32, device=self.indices.device)
-        zeros = tokens.new_zeros(n * k)
-        sampled = torch.sparse_csr_tensor(
-            rows, self.indices.reshape(-1).int(), zeros, (n, self.d_sae), check_invariants=False
-        )
-        return torch.sparse.sampled_addmm(sampled, tokens, latents.T, beta=0).values().view(n, k)
+    def between(self, tokens: Float[Tensor, "token d"], latents: Float[Tensor, "d_sae d"]) -> Float[Tensor, "..."]:
+        """For each token and each of its latents, the inner product of their rows: (tokens @ latents.T) where used.
+
+        Taken latent by latent: the rows that are jumped about in are those of the tokens, a table small enough for a
+        cache (half the time of going token by token).
+        """
+        order, members, offsets = self._transposed
+        zeros = tokens.new_zeros(len(order))
+        sampled = torch.sparse_csr_tensor(offsets, members, zeros, (self.d_sae, self.n), check_invariants=False)
+        products = torch.sparse.sampled_addmm(sampled, latents, tokens.T, beta=0).values()
+        return torch.empty_like(products).scatter_(0, order, products).view(self.indices.shape)
 
 
 class _Decode(torch.autograd.Function):
@@ -88,14 +112,14 @@ class _Decode(torch.autograd.Function):
         )
 
 
-class _Select(torch.autograd.Function):
+class _Attach(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, centred: Tensor, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor, pre: Tensor, pattern: Pattern
+        ctx: Any, values: Tensor, centred: Tensor, pattern: Pattern, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor
     ) -> Tensor:
         ctx.pattern = pattern
         ctx.save_for_backward(centred, W_enc)
-        return pre.gather(1, pattern.indices)
+        return values.view_as(values)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -103,15 +127,52 @@ class _Select(torch.autograd.Function):
         centred, W_enc = ctx.saved_tensors
         gradient = gradient.contiguous()
         to_encoder = ctx.pattern.to_latents(gradient, centred)
-        to_bias = ctx.pattern.to_latents(gradient, gradient.new_ones(len(gradient), 1)).squeeze(1)
-        return None, to_encoder, to_bias, -(to_bias @ W_enc), None, None
+        to_bias = ctx.pattern.to_latents(gradient, gradient.new_ones(len(centred), 1)).squeeze(1)
+        return None, None, None, to_encoder, to_bias, -(to_bias @ W_enc)
 
 
 def decode(
-    values: Float[Tensor, "token k"], pattern: Pattern, W_dec: Float[Tensor, "d_sae d_in"]
+    values: Float[Tensor, "..."], pattern: Pattern, W_dec: Float[Tensor, "d_sae d_in"]
 ) -> Float[Tensor, "token d_in"]:
     """values @ W_dec over the latents in use; differentiable in values and W_dec."""
     return _Decode.apply(values, W_dec, pattern)
+
+
+def choose(
+    x: Float[Tensor, "token d_in"],
+    W_enc: Float[Tensor, "d_sae d_in"],
+    b_enc: Float[Tensor, " d_sae"],
+    b_dec: Float[Tensor, " d_in"],
+    choice: Callable[[Tensor], Tensor],
+) -> tuple[Float[Tensor, "token d_in"], Int64[Tensor, "token k"], Float[Tensor, "token k"]]:
+    """x - b_dec, the latents that `choice` takes of each token, and their pre-activations; no gradient: see `attach`.
+
+    The one dense product, made for some tokens at a time: `choice` (pre-activations -> indices, token by token) finds it
+    in the cache, and pre-activations of a whole batch are never in memory.
+    """
+    with torch.no_grad():
+        centred = x - b_dec
+        d_sae = len(W_enc)
+        at_once = max(1, (ENTRIES_AT_ONCE if x.is_cpu else ENTRIES_AT_ONCE_ELSEWHERE) // d_sae)
+        pre = x.new_empty(min(at_once, len(x)), d_sae)
+        indices, values = [], []
+        for rows in centred.split(at_once):
+            part = torch.addmm(b_enc, rows, W_enc.T, out=pre[: len(rows)])
+            indices.append(choice(part))
+            values.append(part.gather(1, indices[-1]))
+        return centred, torch.cat(indices), torch.cat(values)
+
+
+def attach(
+    values: Float[Tensor, "..."],
+    centred: Float[Tensor, "token d_in"],
+    pattern: Pattern,
+    W_enc: Float[Tensor, "d_sae d_in"],
+    b_enc: Float[Tensor, " d_sae"],
+    b_dec: Float[Tensor, " d_in"],
+) -> Float[Tensor, "..."]:
+    """Pre-activations that are known already, now differentiable in W_enc, b_enc and b_dec (not in the data)."""
+    return _Attach.apply(values, centred, pattern, W_enc, b_enc, b_dec)
 
 
 def preactivations(
@@ -120,7 +181,7 @@ def preactivations(
     b_enc: Float[Tensor, " d_sae"],
     b_dec: Float[Tensor, " d_in"],
 ) -> tuple[Float[Tensor, "token d_in"], Float[Tensor, "token d_sae"]]:
-    """x - b_dec, and the one dense product (x - b_dec) @ W_enc.T + b_enc; no gradient: `select` carries it."""
+    """x - b_dec, and (x - b_dec) @ W_enc.T + b_enc of the whole batch; no gradient: `select` carries it."""
     with torch.no_grad():
         centred = x - b_dec
         return centred, torch.addmm(b_enc, centred, W_enc.T)
@@ -133,9 +194,13 @@ def select(
     W_enc: Float[Tensor, "d_sae d_in"],
     b_enc: Float[Tensor, " d_sae"],
     b_dec: Float[Tensor, " d_in"],
-) -> Float[Tensor, "token k"]:
+) -> Float[Tensor, "..."]:
     """The pre-activations of the latents in use, differentiable in W_enc, b_enc and b_dec (not in the data)."""
-    return _Select.apply(centred, W_enc, b_enc, b_dec, pre, pattern)
+    if pattern.offsets is None:
+        values = pre.gather(1, pattern.indices)
+    else:
+        values = pre[pattern.tokens, pattern.indices]
+    return attach(values, centred, pattern, W_enc, b_enc, b_dec)
 
 
 def decode_codes(codes: Codes, W_dec: Float[Tensor, "d_sae d_in"]) -> Float[Tensor, "row d_in"]:
