@@ -43,7 +43,6 @@ LR = 1e-3
 TOLERANCE = 1e-5
 DOC = REPOSITORY / "docs" / "peers.md"
 BEGIN, END = "<!-- oracle -->", "<!-- /oracle -->"
-ENVIRONMENTS = {"saelens": "sae-lens", "sparsify": "sparsify", "dictionary_learning": "dictionary-learning"}
 DISTRIBUTIONS = {"saelens": "sae-lens", "sparsify": "eai-sparsify", "dictionary_learning": "dictionary-learning"}
 Factor = Callable[[Any], float]
 
@@ -702,16 +701,16 @@ def run_peer(python: Path, peer: str, folder: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", type=Path, default=REPOSITORY / ".venv-peers", help="folder of their environments")
-    parser.add_argument("--only", choices=list(ENVIRONMENTS), help="one peer; docs/peers.md is then left as it is")
+    parser.add_argument("--only", choices=list(DISTRIBUTIONS), help="one peer; docs/peers.md is then left as it is")
     parser.add_argument("--json", action="store_true", help="rows as JSON")
     arguments = parser.parse_args()
-    peers = [arguments.only] if arguments.only else list(ENVIRONMENTS)
+    peers = [arguments.only] if arguments.only else list(DISTRIBUTIONS)
     torch.set_num_threads(1)
     rows, versions, seen, missing = [], {}, [], []
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         for peer in peers:
-            python = arguments.peers / ENVIRONMENTS[peer] / "bin" / "python"
+            python = arguments.peers / DISTRIBUTIONS[peer] / "bin" / "python"
             if not python.exists():
                 raise SystemExit(f"no {python}; `make peers` builds the peers' environments")
             folder = root / peer
