@@ -16,7 +16,6 @@ import argparse
 import dataclasses
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -432,9 +431,7 @@ def ours(case: Case) -> tuple[dict[str, Tensor], Any]:
         parts = [(outcome.losses[name], factor(constants)) for name, factor in term.ours.items()]
         result[f"loss.{term.theirs}"] = torch.stack([factor * loss for loss, factor in parts]).sum()
         for name, parameter in learnt.items():
-            grads = [
-                torch.autograd.grad(loss, parameter, retain_graph=True, allow_unused=True)[0] for loss, _ in parts
-            ]
+            grads = [torch.autograd.grad(loss, parameter, retain_graph=True, allow_unused=True)[0] for loss, _ in parts]
             scaled = [f * g for g, (_, f) in zip(grads, parts, strict=True) if g is not None]
             result[f"grad.{term.theirs}.{name}"] = sum(scaled, torch.zeros_like(parameter))
 
@@ -624,7 +621,11 @@ def _one_sided(theirs: Mapping[str, Tensor], told: Mapping[str, Any]) -> str | N
     case = next(case for case in CASES if case.name == "dictionary_learning-JumpReluAutoEncoder")
     mine, _ = ours(case)
     off = largest(mine["grad.total.threshold"], theirs["grad.total.threshold"])
-    return None if off <= TOLERANCE else f"the thresholds' gradient differs from the estimate on pre-activations by {off:.2g} of its size"
+    return (
+        None
+        if off <= TOLERANCE
+        else f"the thresholds' gradient differs from the estimate on pre-activations by {off:.2g} of its size"
+    )
 
 
 def _averaged_again(theirs: Mapping[str, Tensor], told: Mapping[str, Any]) -> str | None:

@@ -181,7 +181,9 @@ def pretrain(
 
 @app.command("import", rich_help_panel="Share")
 def import_(
-    format: Annotated[str, typer.Argument(help="whose files: saelens, sparsify, dictionary_learning, gemma_scope, llama_scope")],
+    format: Annotated[
+        str, typer.Argument(help="whose files: saelens, sparsify, dictionary_learning, gemma_scope, llama_scope")
+    ],
     source: Annotated[str, typer.Argument(help="a folder, or a hub id (with model.online=true)")],
     overrides: Overrides = None,
     params: Params = None,
@@ -191,7 +193,9 @@ def import_(
     artifact = _run("import", overrides, params, plain, format=format, source=source)
     facts = artifact.facts
     console.print(f"{artifact.stage}/{artifact.key}", highlight=False)
-    line = f"{facts['name']} at {facts['hook_point']}: fvu {facts['fvu']:.4g}, l0 {facts['l0']:.4g} on {facts['held_out']}"
+    line = (
+        f"{facts['name']} at {facts['hook_point']}: fvu {facts['fvu']:.4g}, l0 {facts['l0']:.4g} on {facts['held_out']}"
+    )
     Console(stderr=True).print(f"{line}; next: latentflow experiment dictionary={artifact.key}", highlight=False)
 
 

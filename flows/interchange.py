@@ -58,7 +58,9 @@ def write(name: str, to: Path, format: str, config: ExperimentConfig) -> None:
     """
     entry = formats[format]()
     if to.is_dir() and any(to.iterdir()):
-        raise DictionaryError(f"{to} is not empty; give a new folder, so that nothing of another dictionary stays beside")
+        raise DictionaryError(
+            f"{to} is not empty; give a new folder, so that nothing of another dictionary stays beside"
+        )
     store = Store(config.execution.store)
     artifact = store.get("train", resolve_dictionary(name))
     dictionary = Dictionary.load(artifact)
@@ -80,7 +82,9 @@ def local(source: str, model: ModelConfig) -> Path:
         raise DictionaryError(f"{source} is a file; give the folder that holds it")
     parts = Path(source).parts
     if len(parts) < 2 or source.startswith((".", "/", "~")):
-        raise DictionaryError(f"no folder {source!r}; give a folder, or a hub id such as google/gemma-scope-2b-pt-res/layer_20")
+        raise DictionaryError(
+            f"no folder {source!r}; give a folder, or a hub id such as google/gemma-scope-2b-pt-res/layer_20"
+        )
     from huggingface_hub import snapshot_download
 
     repository, inside = "/".join(parts[:2]), "/".join(parts[2:])

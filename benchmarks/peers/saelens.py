@@ -24,7 +24,7 @@ def made(weights, settings):
         for name, tensor in weights.items():
             if name == "threshold" and not hasattr(sae, name):
                 continue  # BatchTopK begins its own at zero
-            getattr(sae, name).copy_((tensor.T if name in TURNED else tensor))
+            getattr(sae, name).copy_(tensor.T if name in TURNED else tensor)
     return sae
 
 

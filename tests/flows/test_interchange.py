@@ -100,7 +100,9 @@ def test_a_hook_point_that_was_not_captured_says_what_to_set(
 
 
 def test_a_hub_id_is_not_asked_for_without_leave() -> None:
-    with pytest.raises(DictionaryError, match=r"model.online is false, so nothing is downloaded; set model.online=true"):
+    with pytest.raises(
+        DictionaryError, match=r"model.online is false, so nothing is downloaded; set model.online=true"
+    ):
         interchange.local("someone/dictionaries/layers.1", ModelConfig())
     with pytest.raises(DictionaryError, match=r"no folder './nowhere'; give a folder, or a hub id such as"):
         interchange.local("./nowhere", ModelConfig())

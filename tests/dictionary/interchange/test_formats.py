@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 
 import numpy as np
 import pytest
@@ -68,7 +67,7 @@ FOLDERS = {
         for act_fn in ("relu", "topk", "jumprelu")
         for by_norm in (True, False)
     },
-    "llama_scope release": ("llama_scope", "jumprelu", lambda to, w: foreign.llama_scope_release(to, w)),
+    "llama_scope release": ("llama_scope", "jumprelu", foreign.llama_scope_release),
 }
 known = [name for name, (_, kind, _) in FOLDERS.items() if kind in architectures.names()]
 
@@ -295,7 +294,7 @@ def test_objects_in_an_npz_are_never_unpickled(tmp_path):
     with pytest.raises(DictionaryError, match="holds pickled objects: loading them could run any code"):
         bring(format_of("gemma_scope"), folder, X)
     with pytest.raises(SystemExit, match="ran"):  # the trap is a real one
-        pickle.loads(pickle.dumps(Trap()))
+        np.load(folder / "params.npz", allow_pickle=True)["b_dec"]
 
 
 def test_activations_of_another_width_are_refused_by_name(tmp_path):
@@ -332,7 +331,9 @@ def test_an_import_that_computes_something_else_is_refused(tmp_path, monkeypatch
     Format = type(format_of("saelens"))
     honest = Format.as_peer
     monkeypatch.setattr(Format, "as_peer", lambda self, folder, x: honest(self, folder, x + 0.1))
-    with pytest.raises(DictionaryError, match=r"the import of topk-20-k4 .* does not compute the same: codes differ by"):
+    with pytest.raises(
+        DictionaryError, match=r"the import of topk-20-k4 .* does not compute the same: codes differ by"
+    ):
         bring(format_of("saelens"), folder, X)
 
 

@@ -131,7 +131,7 @@ class DictionaryLearning(Format):
         if kind == "GatedAutoEncoder":
             codes = (projected + w["gate_bias"] > 0) * (w["r_mag"].exp() * projected + w["mag_bias"]).relu()
         else:
-            codes = (projected + w.get("encoder.bias", w.get("b_enc"))).relu()
+            codes = (projected + w["b_enc" if "b_enc" in w else "encoder.bias"]).relu()
         if kind == "AutoEncoderTopK":
             values, indices = codes.topk(int(theirs["k"]), dim=1)
             codes = torch.zeros_like(codes).scatter(1, indices, values)
@@ -181,7 +181,9 @@ class DictionaryLearning(Format):
         found = read_tensors(path)
         d_in, d_sae = trainer.get("activation_dim"), trainer.get("dict_size")
         if not isinstance(d_in, int) or not isinstance(d_sae, int):
-            raise DictionaryError(f"{folder / CONFIG}: wanted activation_dim and dict_size, found {d_in!r} and {d_sae!r}")
+            raise DictionaryError(
+                f"{folder / CONFIG}: wanted activation_dim and dict_size, found {d_in!r} and {d_sae!r}"
+            )
         linear = "W_enc" not in NAMES[kind]
         shapes: dict[str, tuple[int, ...]] = {}
         for name, ours in NAMES[kind].items():
@@ -190,7 +192,7 @@ class DictionaryLearning(Format):
             shapes[name] = {"W_enc": encoder, "W_dec": decoder, "b_dec": (d_in,)}.get(ours, one)
         tensors = checked(path, found, shapes)
         for name in ("k", "group_sizes"):
-            needed = name == "k" and "k" in trainer or name == "group_sizes" and kind == "MatryoshkaBatchTopKSAE"
+            needed = (name == "k" and "k" in trainer) or (name == "group_sizes" and kind == "MatryoshkaBatchTopKSAE")
             if needed and name not in found:
                 raise DictionaryError(f"{path} lacks {name}; the file is of another format or incomplete")
             if name in found:

@@ -33,7 +33,9 @@ class GemmaScope(Format):
     def files(self, folder: Path) -> Sequence[Path]:
         """`params.npz`."""
         if not (folder / WEIGHTS).is_file():
-            raise DictionaryError(f"no {WEIGHTS} in {folder}; give the folder that holds it, for example layer_20/width_16k/...")
+            raise DictionaryError(
+                f"no {WEIGHTS} in {folder}; give the folder that holds it, for example layer_20/width_16k/..."
+            )
         return (folder / WEIGHTS,)
 
     def read(self, folder: Path) -> Weights:

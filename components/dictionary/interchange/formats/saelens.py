@@ -136,13 +136,15 @@ class SAELens(Format):
         path = folder / CONFIG
         config = read_json(path)
         version = str((config.get("metadata") or config).get("sae_lens_version") or "0")
-        if int(version.split(".")[0]) < 6:
+        if int(version.split(".", maxsplit=1)[0]) < 6:
             config = {FLAT.get(name, name): value for name, value in config.items()}
             config.setdefault("architecture", "standard")
             if config.get("activation_fn", "relu") == "topk":
                 config |= {"architecture": "topk", "k": (config.get("activation_fn_kwargs") or {}).get("k")}
             elif config.get("activation_fn", "relu") != "relu":
-                raise DictionaryError(f"{path}: activation function {config['activation_fn']!r} has no counterpart here")
+                raise DictionaryError(
+                    f"{path}: activation function {config['activation_fn']!r} has no counterpart here"
+                )
             if config.get("finetuning_scaling_factor"):
                 raise DictionaryError(f"{path}: its codes are scaled after training (finetuning_scaling_factor)")
         architecture = config.get("architecture")
