@@ -43,8 +43,8 @@ def gradients(
     found = torch.autograd.grad(term, list(parameters.values()), retain_graph=True, allow_unused=True)
     result = {}
     for (name, parameter), grad in zip(parameters.items(), found, strict=True):
-        grad = torch.zeros_like(parameter) if grad is None else grad
-        result[f"{prefix}.{name}"] = grad.T if name in turned else grad
+        whole = torch.zeros_like(parameter) if grad is None else grad
+        result[f"{prefix}.{name}"] = whole.T if name in turned else whole
     return result
 
 
