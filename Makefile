@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_EXTRA ?=
 
-.PHONY: setup demo up test test-faults test-browser test-kill check lock clean
+.PHONY: setup demo up test test-faults test-browser test-kill check peers oracle lock clean
 
 $(VENV)/.ok: pyproject.toml constraints.txt
 	$(PY) -c 'import sys; assert (3,11) <= sys.version_info[:2] <= (3,13), "Latentflow needs Python 3.11 to 3.13"'
@@ -36,6 +36,21 @@ test-browser: setup
 
 test-kill: setup
 	$(BIN)/python benchmarks/kill.py
+
+# The peers' own classes, each in an environment of its own (about 5 GB in all), for what is compared with them.
+PEERS := .venv-peers
+peers: $(PEERS)/sae-lens/.ok $(PEERS)/eai-sparsify/.ok $(PEERS)/dictionary-learning/.ok
+
+$(PEERS)/%/.ok:
+	$(PY) -m venv $(PEERS)/$*
+	$(PEERS)/$*/bin/python -m pip install -q --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(PEERS)/$*/bin/python -m pip install -q --disable-pip-version-check $(PIP_EXTRA) torch==2.13.0
+	$(PEERS)/$*/bin/python -m pip install -q --disable-pip-version-check $(PIP_EXTRA) --group $*
+	if [ $* = dictionary-learning ]; then $(PEERS)/$*/bin/python -m pip uninstall -q -y torchvision; fi  # it does not need it, and it may not match
+	@touch $@
+
+oracle: setup peers
+	$(BIN)/python benchmarks/oracle.py
 
 check: setup
 	$(BIN)/ruff check .

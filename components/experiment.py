@@ -14,6 +14,7 @@ from components.corpus.read import READ, ReadConfig
 from components.device import Execution
 from components.dictionary.encode import ENCODE, EncodeConfig
 from components.dictionary.forecast import ENCODE_FORETELLER, TRAIN_FORETELLER
+from components.dictionary.interchange.importing import IMPORT
 from components.dictionary.train import TRAIN, TrainConfig
 from components.evaluation.compare import COMPARE
 from components.evaluation.evaluate import EVALUATE, EvaluateConfig
@@ -32,8 +33,8 @@ from components.sweep import SweepConfig
 STAGES: dict[str, Stage] = {
     stage.name: stage for stage in (READ, CAPTURE, TRAIN, ENCODE, INTERPRET, STEER, EVALUATE, REPORT)
 }
-BESIDE: dict[str, Stage] = {stage.name: stage for stage in (GATE, COMPARE)}
-"""Stages outside the chain of one experiment: what many dictionaries share, and where they meet."""
+BESIDE: dict[str, Stage] = {GATE.name: GATE, COMPARE.name: COMPARE, "import": IMPORT}
+"""Stages outside the chain of one experiment: what many dictionaries share, where they meet, and who comes from elsewhere."""
 
 FORETELLERS: dict[str, Foreteller] = {
     READ.name: READ_FORETELLER,

@@ -54,8 +54,8 @@ STAGES = {
 }
 
 
-def _run(name: str, overrides: list[str] | None, params: Path | None, plain: bool) -> Any:
-    """One flow by name, or the same chain of components; returns the artifact."""
+def _run(name: str, overrides: list[str] | None, params: Path | None, plain: bool, **given: str) -> Any:
+    """One flow by name, or the same chain of components; returns the artifact. `given` is what `import` needs besides."""
     if plain:
         from flows.parameters import resolve
         from flows.steps import Chain
@@ -65,6 +65,10 @@ def _run(name: str, overrides: list[str] | None, params: Path | None, plain: boo
                 from flows.sweep import compare
 
                 return compare(chain)
+            if name == "import":
+                from flows import interchange
+
+                return interchange.bring(chain, given["format"], interchange.local(given["source"], chain.config.model))
             return getattr(chain, "report" if name == "experiment" else name)()
     from flows.server import prefect_server
 
@@ -79,11 +83,12 @@ def _run(name: str, overrides: list[str] | None, params: Path | None, plain: boo
 
         from components.store.artifact import Store
 
-        flow = getattr(importlib.import_module(f"flows.{name}"), name)
+        module, function = ("interchange", "import_") if name == "import" else (name, name)
+        flow = getattr(importlib.import_module(f"flows.{module}"), function)
         server.wait()
         _quiet_engine()
         try:
-            reference = flow(config)
+            reference = flow(config, **given)
         except httpx.HTTPError as error:
             raise ServiceError(
                 f"the Prefect server at {server.address} did not answer as it should ({error}); its log is "
@@ -193,6 +198,42 @@ def pretrain(
     from flows.pretrain import run
 
     console.print(f"model written to {run(overrides or [], to)}", highlight=False)
+
+
+@app.command("import", rich_help_panel="Share")
+def import_(
+    format: Annotated[
+        str, typer.Argument(help="whose files: saelens, sparsify, dictionary_learning, gemma_scope, llama_scope")
+    ],
+    source: Annotated[str, typer.Argument(help="a folder, or a hub id (with model.online=true)")],
+    overrides: Overrides = None,
+    params: Params = None,
+    plain: Plain = False,
+) -> None:
+    """Another project's dictionary, checked on these activations; `dictionary=<its key>` then takes it through every stage."""
+    artifact = _run("import", overrides, params, plain, format=format, source=source)
+    facts = artifact.facts
+    console.print(f"{artifact.stage}/{artifact.key}", highlight=False)
+    line = (
+        f"{facts['name']} at {facts['hook_point']}: fvu {facts['fvu']:.4g}, l0 {facts['l0']:.4g} on {facts['held_out']}"
+    )
+    Console(stderr=True).print(f"{line}; next: latentflow experiment dictionary={artifact.key}", highlight=False)
+
+
+@app.command(rich_help_panel="Share")
+def export(
+    dictionary: Annotated[str, typer.Argument(help="an artifact key of train, or name@alias in the MLflow registry")],
+    to: Annotated[Path, typer.Option(help="the folder to write, new or empty")],
+    format: Annotated[str, typer.Option(help="whose files: saelens, sparsify, dictionary_learning")] = "saelens",
+    overrides: Overrides = None,
+    params: Params = None,
+) -> None:
+    """A dictionary as another project's files, its activation scale folded in; checked in both conventions."""
+    from flows import interchange
+    from flows.parameters import resolve
+
+    interchange.write(dictionary, to, format, resolve(overrides or [], params))
+    console.print(f"{format}: {to}", highlight=False)
 
 
 @app.command(rich_help_panel="Look")

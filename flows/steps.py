@@ -32,6 +32,7 @@ from rich.text import Text
 
 from components.config import Config
 from components.device import Execution
+from components.dictionary.interchange.importing import ImportConfig
 from components.dictionary.train import TrainConfig, control, make_many
 from components.errors import ModelError
 from components.evaluation.gate import GateConfig
@@ -52,7 +53,7 @@ Reference = dict[str, str]
 Wanted = tuple[Config, Mapping[str, Reference]]
 """A stage's section, and references to its inputs by role."""
 SECONDS_BETWEEN_UPDATES = 2.0
-COMPUTES = frozenset({"capture", "train", "gate", "encode", "interpret", "steer", "evaluate"})
+COMPUTES = frozenset({"capture", "train", "import", "gate", "encode", "interpret", "steer", "evaluate"})
 OVER_A_NETWORK = (httpx.TransportError, ConnectionError, TimeoutError)
 SECONDS_BEFORE_A_RETRY = [5.0, 30.0]
 
@@ -103,6 +104,10 @@ class Chain:
             key = resolve_dictionary(self.config.dictionary)
             return self._made.setdefault("train", self.store.get("train", key))
         return self.step("train", self.training, activations=self.capture())
+
+    def imported(self, config: ImportConfig) -> Artifact:
+        """Another project's dictionary, as an artifact of `train`."""
+        return self.step("import", config, activations=self.capture())
 
     def untrained(self) -> Artifact:
         """A dictionary of equal size and sparsity that saw no activation but those that set its bias and scale."""
@@ -271,7 +276,7 @@ def ensure_many(
         for name, (config, inputs) in wanted.items()
     }
     with report() as show:
-        there = all(store.find(stage, key_of(_stage(stage), *each)) for each in given.values())
+        there = all(store.find(_stage(stage).name, key_of(_stage(stage), *each)) for each in given.values())
         turn: contextlib.AbstractContextManager[Execution] = contextlib.nullcontext(experiment.execution)
         if stage in COMPUTES and not there:
             turn = slots.hold(experiment.execution, lambda words: show(Progress(0, 0, "", message=words)), plain)

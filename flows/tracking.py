@@ -205,7 +205,7 @@ class Tracker:
         self.client.log_text(record.run, (artifact.folder / "manifest.json").read_text(), "manifest.json")
         if label == artifact.stage:  # the untrained control is a number in the table, not a picture
             self._chart(artifact)
-        if label == "train":
+        if label in ("train", "import"):
             with _forgiving("register the dictionary"):  # a refusal must not keep every later stage waiting
                 self._register(record.run, artifact)
         if artifact.stage == "report":

@@ -1,0 +1,130 @@
+"""Another project's dictionary as an artifact: made, registered, and taken through every later stage."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from components.config import override
+from components.dictionary.contract import Dictionary
+from components.errors import DictionaryError, MissingArtifactError
+from components.experiment import ExperimentConfig
+from components.model.language_model import ModelConfig
+from components.store.artifact import Artifact, Store
+from components.store.tables import REPORT
+from flows import interchange
+from flows.steps import Chain
+from flows.tracking import resolve_dictionary
+
+pytestmark = [pytest.mark.flow, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def trained(config: ExperimentConfig, first: dict[str, str]) -> Artifact:
+    store = Store(config.execution.store)
+    return store.get(**store.get(**first).manifest["inputs"]["train"])
+
+
+@pytest.fixture(scope="module")
+def folder(config: ExperimentConfig, trained: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    to = tmp_path_factory.mktemp("peer") / "saelens"
+    interchange.write(trained.key, to, "saelens", config)
+    return to
+
+
+@pytest.fixture(scope="module")
+def imported(config: ExperimentConfig, folder: Path) -> Artifact:
+    """Through Prefect and MLflow."""
+    reference = interchange.import_(config, "saelens", str(folder))
+    return Store(config.execution.store).get(**reference)
+
+
+def test_it_is_an_artifact_of_train_that_measures_as_what_it_was_exported_from(
+    trained: Artifact, imported: Artifact
+) -> None:
+    assert (imported.stage, imported.facts["imported_from"]) == ("train", "saelens") and imported.key != trained.key
+    for fact in ("d_in", "d_sae", "hook_point", "architecture", "held_out_rows"):
+        assert imported.facts[fact] == trained.facts[fact]
+    for fact in ("fvu", "l0", "dead_share"):
+        assert imported.facts[fact] == pytest.approx(trained.facts[fact], rel=1e-4)
+    assert imported.facts["name"] == "saelens-topk-128-k8" and imported.facts["scale"] == 1.0
+
+
+def test_the_registry_has_it_by_name_and_alias(imported: Artifact) -> None:
+    assert resolve_dictionary("saelens-topk-128-k8@champion") == imported.key
+
+
+def test_the_same_files_elsewhere_are_the_same_artifact_and_other_files_are_not(
+    config: ExperimentConfig, folder: Path, imported: Artifact, tmp_path: Path
+) -> None:
+    shutil.copytree(folder, tmp_path / "moved")
+    with Chain(config, plain=True) as chain:
+        assert interchange.bring(chain, "saelens", tmp_path / "moved").key == imported.key
+    changed = json.loads((tmp_path / "moved" / "cfg.json").read_text()) | {"k": 7}
+    (tmp_path / "moved" / "cfg.json").write_text(json.dumps(changed))
+    with Chain(config, plain=True) as chain:
+        other = interchange.bring(chain, "saelens", tmp_path / "moved")
+    assert other.key != imported.key and other.facts["l0"] == pytest.approx(7, abs=0.1)
+
+
+def test_it_runs_through_every_later_stage_beside_an_untrained_one(
+    config: ExperimentConfig, imported: Artifact
+) -> None:
+    with Chain(override(config, {"dictionary": imported.key}), plain=True) as chain:
+        frame = REPORT.read(chain.report())
+        assert chain.train().key == imported.key
+        assert chain.untrained().facts["d_sae"] == imported.facts["d_sae"]
+    assert set(frame["stage"]) == {"evaluate", "interpret", "steer"}
+    assert frame.filter(frame["name"] == "evaluate.loss_recovered.mean_ablation")["value"].null_count() == 0
+
+
+def test_it_loads_in_two_lines_of_python(imported: Artifact) -> None:
+    dictionary = Dictionary.load(imported.folder)
+    assert dictionary.decode(dictionary.encode(dictionary.decoder_directions()[:3])).shape == (3, dictionary.d_in)
+
+
+def test_a_hook_point_that_was_not_captured_says_what_to_set(
+    config: ExperimentConfig, folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder, tmp_path / "elsewhere")
+    changed = json.loads((tmp_path / "elsewhere" / "cfg.json").read_text())
+    changed["metadata"]["hook_name"] = "blocks.0.hook_mlp_out"
+    (tmp_path / "elsewhere" / "cfg.json").write_text(json.dumps(changed))
+    said = r"reads mlp_out.0, but these activations were captured at .*; set capture.hook_points=\[mlp_out.0\]"
+    with Chain(config, plain=True) as chain, pytest.raises(DictionaryError, match=said):
+        interchange.bring(chain, "saelens", tmp_path / "elsewhere")
+
+
+def test_a_hub_id_is_not_asked_for_without_leave() -> None:
+    with pytest.raises(
+        DictionaryError, match=r"model.online is false, so nothing is downloaded; set model.online=true"
+    ):
+        interchange.local("someone/dictionaries/layers.1", ModelConfig())
+    with pytest.raises(DictionaryError, match=r"no folder './nowhere'; give a folder, or a hub id such as"):
+        interchange.local("./nowhere", ModelConfig())
+
+
+def test_what_is_not_there_or_in_the_way_is_said(config: ExperimentConfig, trained: Artifact, tmp_path: Path) -> None:
+    (tmp_path / "other.txt").write_text("mine")
+    with pytest.raises(DictionaryError, match="is not empty; give a new folder"):
+        interchange.write(trained.key, tmp_path, "saelens", config)
+    with pytest.raises(MissingArtifactError, match="no artifact train/abc"):
+        interchange.write("abc", tmp_path / "new", "saelens", config)
+
+
+def test_the_command_line_exports_and_imports(
+    config: ExperimentConfig, trained: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.__main__ import app
+
+    store = f"execution.store={config.execution.store}"
+    tiny = ["--params", "examples/tiny.yaml"]
+    to = tmp_path / "out"
+    written = CliRunner().invoke(app, ["export", trained.key, "--to", str(to), "--format", "sparsify", *tiny, store])
+    assert written.exit_code == 0 and {path.name for path in to.iterdir()} == {"cfg.json", "sae.safetensors"}
+    read = CliRunner().invoke(app, ["import", "sparsify", str(to), "--plain", *tiny, store])
+    assert read.exit_code == 0 and "train/" in read.stdout
