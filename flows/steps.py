@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import re
 import sys
 import threading
 import time
@@ -360,7 +361,7 @@ def progress_bar(
         def publish(share: float, description: str) -> None:
             try:
                 if live["id"] is None:
-                    key = f"{label.replace(' ', '-')}-progress"
+                    key = re.sub("[^a-z0-9]+", "-", f"{label} progress".lower())  # all that Prefect takes
                     live["id"] = create_progress_artifact(share, key=key, description=description)
                 else:
                     update_progress_artifact(live["id"], share, description=description)

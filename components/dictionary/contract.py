@@ -83,6 +83,10 @@ class Moment:
     dead: Bool[Tensor, " d_sae"]
     generator: torch.Generator
 
+    def risen(self, warm_up: float) -> float:
+        """How far a weight has risen that goes from 0 to 1 over the first `warm_up` of training; 1 without a warm-up."""
+        return min(1.0, self.step / rising) if (rising := warm_up * self.steps) else 1.0
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:

@@ -89,7 +89,7 @@ class Gated(Dictionary):
         opened = gate.relu()
         x_hat = torch.addmm(self.b_dec, z, self.W_dec)
         by_gate = torch.addmm(self.b_dec.detach(), opened, self.W_dec.detach())
-        rising = min(1.0, moment.step / max(1.0, self.options.l1_warm_up * moment.steps))
+        rising = moment.risen(self.options.l1_warm_up)
         losses = {
             "reconstruction": squared_error(x, x_hat),
             "l1": self.options.l1 * rising * opened.sum() / len(x),

@@ -114,7 +114,7 @@ class JumpRelu(Dictionary):
         u = centred_linear(x, self.W_enc, self.b_enc, self.b_dec)
         z = jump(u, self.threshold, self.options.bandwidth)
         x_hat = torch.addmm(self.b_dec, z, self.W_dec)
-        rising = min(1.0, moment.step / max(1.0, self.options.warm_up * moment.steps))
+        rising = moment.risen(self.options.warm_up)
         losses = {
             "reconstruction": fvu(x, x_hat),
             "sparsity": self.options.coefficient * rising * self._penalty(u, z),

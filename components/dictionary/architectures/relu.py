@@ -90,7 +90,7 @@ class Relu(Dictionary):
         x = batch[self.hook_point]
         z = centred_linear(x, self.W_enc, self.b_enc, self.b_dec).relu()
         x_hat = torch.addmm(self.b_dec, z, self.W_dec)
-        rising = min(1.0, moment.step / max(1.0, self.options.l1_warm_up * moment.steps))
+        rising = moment.risen(self.options.l1_warm_up)
         losses = {
             "reconstruction": squared_error(x, x_hat),
             "l1": self.options.l1 * rising * weighted_l1(z, self.W_dec),
