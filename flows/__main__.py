@@ -119,6 +119,19 @@ def experiment(overrides: Overrides = None, params: Params = None, plain: Plain 
 
 
 @app.command(rich_help_panel="Runs")
+def plan(overrides: Overrides = None, params: Params = None, as_json: AsJson = False) -> None:
+    """What an experiment will cost: seconds, memory and disk of each stage, from a short probe; refuses what cannot fit."""
+    from flows import plan
+    from flows.parameters import resolve
+
+    steps = plan.plan(resolve(overrides or [], params))
+    if as_json:
+        sys.stdout.write(json.dumps(plan.rows(steps), indent=1) + "\n")
+    else:
+        plan.show(steps, console)
+
+
+@app.command(rich_help_panel="Runs")
 def report(
     overrides: Overrides = None,
     params: Params = None,

@@ -13,6 +13,7 @@ the interval over seeds is too narrow; the table says so. Source: Paulo & Belros
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,7 @@ def interpolate(l0: Sequence[float], values: Sequence[float], level: float) -> f
     for at, value in points:
         if at == level:
             return value
-    for (low, below), (high, above) in zip(points, points[1:], strict=False):
+    for (low, below), (high, above) in itertools.pairwise(points):
         if low < level < high:
             share = np.log(level / low) / np.log(high / low)
             return float(below + share * (above - below))

@@ -83,7 +83,7 @@ def points(comparison: pl.DataFrame, name: str) -> pl.DataFrame:
     return rows.filter(pl.col("value").is_not_null(), pl.col("l0") > 0).sort("label", "d_sae", "l0")
 
 
-def frontier(comparison: pl.DataFrame, name: str) -> alt.LayerChart | None:
+def frontier(comparison: pl.DataFrame, name: str) -> alt.LayerChart | alt.FacetChart | None:
     """One measure against L0: a line for each label and width through its sparsities, bars for the interval over seeds,
     a single mark for each baseline; None where nothing was measured."""
     drawn = points(comparison, name)

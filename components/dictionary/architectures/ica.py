@@ -81,6 +81,11 @@ class Ica(Dictionary):
         """Two for each component."""
         return 2 * d_in
 
+    @classmethod
+    def gathers(cls, options: Any, d_in: int) -> int:
+        """The rows that are kept."""
+        return 4 * options.rows * d_in
+
     @property
     def name(self) -> str:
         """As `ica-192-k32`."""

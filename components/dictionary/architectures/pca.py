@@ -65,6 +65,11 @@ class Pca(Dictionary):
         """Two for each component."""
         return 2 * d_in
 
+    @classmethod
+    def gathers(cls, options: Any, d_in: int) -> int:
+        """Sum and products, in float64."""
+        return 8 * d_in * (d_in + 1)
+
     @property
     def name(self) -> str:
         """As `pca-192-k32`."""
