@@ -15,6 +15,7 @@ import hashlib
 import inspect
 import json
 import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -491,7 +492,6 @@ def _digest(path: Path, size: int, modified: int) -> str:
 def _quiet() -> Iterator[None]:
     """Transformers without progress bars and advice, while inside."""
     from transformers.utils import logging
-import threading
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -7,8 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from components.dictionary.kernels import sparse
 from components.dictionary.kernels.dense import centred_linear
-from components.dictionary.kernels.sparse import Pattern, decode, decode_codes, preactivations, select
+from components.dictionary.kernels.rows import norm, normalise_, project_
+from components.dictionary.kernels.sparse import Pattern, choose, decode, decode_codes, preactivations, select
 from components.store.shards import Codes
 
 
@@ -99,6 +101,51 @@ def test_codes_of_any_length_decode_as_the_dense_matrix_and_empty_rows_give_zero
     torch.testing.assert_close(decode_codes(Codes.from_dense(dense), W_dec), dense @ W_dec)
     assert decode_codes(Codes.from_dense(dense[1:2]), W_dec).tolist() == [[0.0] * 5]
     assert decode_codes(Codes.from_dense(dense[:0]), W_dec).shape == (0, 5)
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=6), st.integers(0, 2**20))
+@settings(max_examples=40, deadline=None)
+def test_the_three_products_equal_dense_ones_for_tokens_of_any_number_of_latents(lengths, seed):
+    n, d_sae, d = len(lengths), 5, 3
+    offsets = torch.tensor([0, *lengths]).cumsum(0)
+    indices = torch.randint(0, d_sae, (sum(lengths),), generator=torch.Generator().manual_seed(seed))
+    pattern = Pattern(indices, d_sae, offsets)
+    values, table, tokens = drawn(seed, len(indices)), drawn(seed + 1, d_sae, d), drawn(seed + 2, n, d)
+    of = torch.arange(n).repeat_interleave(torch.tensor(lengths))
+    dense = torch.zeros(n, d_sae, dtype=torch.float64).index_put((of, indices), values, accumulate=True)
+    torch.testing.assert_close(pattern.to_tokens(values, table), dense @ table)
+    torch.testing.assert_close(pattern.to_latents(values, tokens), dense.T @ tokens)
+    torch.testing.assert_close(pattern.between(tokens, table), (tokens @ table.T)[of, indices])
+
+
+def test_gradients_of_a_step_over_rows_of_any_length_pass_gradcheck(case):
+    x = case.pop("x")
+    pattern = Pattern(torch.tensor([0, 3, 8, 3, 1, 2, 5]), 9, torch.tensor([0, 3, 3, 4, 4, 6, 7]))
+
+    def step(W_enc, b_enc, W_dec, b_dec):
+        centred, pre = preactivations(x, W_enc, b_enc, b_dec)
+        return decode(select(centred, pre, pattern, W_enc, b_enc, b_dec), pattern, W_dec) + b_dec
+
+    assert torch.autograd.gradcheck(step, [tensor.requires_grad_() for tensor in case.values()])
+
+
+@pytest.mark.parametrize("at_once", [1, 18, 1000])
+def test_choosing_some_tokens_at_a_time_is_choosing_all_at_once(case, at_once, monkeypatch):
+    monkeypatch.setattr(sparse, "ENTRIES_AT_ONCE", at_once)
+    encoder = (case["W_enc"], case["b_enc"], case["b_dec"])
+    centred, indices, values = choose(case["x"], *encoder, lambda pre: pre.topk(3).indices)
+    wanted, pre = preactivations(case["x"], *encoder)
+    torch.testing.assert_close((centred, values, indices), (wanted, *pre.topk(3)))
+
+
+def test_row_passes_equal_the_plain_expressions():
+    directions, gradient = drawn(0, 700, 512), drawn(1, 700, 512)  # more than one block
+    normalise_(directions)
+    torch.testing.assert_close(directions.norm(dim=1), torch.ones(700, dtype=torch.float64))
+    wanted = gradient - directions * (gradient * directions).sum(1, keepdim=True)
+    project_(gradient, directions)
+    torch.testing.assert_close(gradient, wanted)
+    torch.testing.assert_close(norm([gradient, directions]), (gradient.square().sum() + 700).sqrt())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and this machine has none")

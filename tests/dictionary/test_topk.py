@@ -95,6 +95,48 @@ def test_auxk_equals_a_hand_written_float64_reference_in_value_and_in_every_grad
         torch.testing.assert_close(parameter.grad, copies[name].grad, msg=name)
 
 
+@pytest.mark.parametrize("n_dead", [0, 4])
+def test_multi_topk_equals_a_dense_float64_reference_in_value_and_in_every_gradient(n_dead):
+    d, d_sae, k = 8, 16, 2
+    generator = torch.Generator().manual_seed(n_dead)
+    options = TopKConfig(d_sae=d_sae, k=k, multi_topk_coefficient=1 / 8)
+    dictionary = TopK(options, *NAMES, {HOOK: d}).double()
+    with torch.no_grad():
+        for parameter in dictionary.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    x = torch.randn(20, d, dtype=torch.float64, generator=generator)
+    dead = torch.arange(d_sae) < n_dead
+    p = {name: tensor.detach().clone().requires_grad_() for name, tensor in dictionary.named_parameters()}
+    ours = torch.stack(list(dictionary.loss({HOOK: x}, moment(dead)).losses.values())).sum()
+
+    u = (x - p["b_dec"]) @ p["W_enc"].T + p["b_enc"]
+    wide = torch.zeros_like(u).scatter(1, u.topk(4 * k).indices, 1.0) * u.relu()
+    left = (x - wide @ p["W_dec"] - p["b_dec"]).square().sum() / (x - x.mean(0)).square().sum()
+    fvu = (x - dictionary_of(p, u, k)).square().sum() / (x - x.mean(0)).square().sum()
+    theirs = (auxk_reference(p, x, dead, k, d // 2) if n_dead else fvu) + left / 8
+    ours.backward()
+    theirs.backward()
+    torch.testing.assert_close(ours, theirs)
+    for name, parameter in dictionary.named_parameters():
+        torch.testing.assert_close(parameter.grad, p[name].grad, msg=name)
+
+
+def dictionary_of(p, u, k):
+    return torch.zeros_like(u).scatter(1, u.topk(k).indices, 1.0) * u.relu() @ p["W_dec"] + p["b_dec"]
+
+
+def test_the_clip_inside_the_optimiser_is_the_clip_before_it():
+    x = rows(200, directions())
+    config = TrainConfig(dictionary=TopKConfig(d_sae=48, k=2), tokens=200, batch_size=200, lr=1e-2, clip=1e-3)
+    dictionary = TopK(config.dictionary, *NAMES, {HOOK: 24})
+    dictionary.begin({HOOK: x}, torch.Generator().manual_seed(0))
+    learner = Learner(dictionary, config)
+    learner.learn({HOOK: x})
+    first = [learner.optimiser.state[weights]["exp_avg"] for weights in learner.learnt.values()]
+    norm = torch.stack([moment.norm() for moment in first]).norm() / (1 - dictionary.recipe.betas[0])
+    assert norm.item() == pytest.approx(1e-3, rel=1e-4)
+
+
 def test_auxk_trains_the_encoder_of_a_dead_latent_and_is_absent_when_none_is_dead_or_its_weight_is_zero():
     x = {HOOK: torch.randn(30, 2, generator=torch.Generator().manual_seed(0))}
     dead = torch.tensor([False, False, True])

@@ -196,10 +196,7 @@ def select(
     b_dec: Float[Tensor, " d_in"],
 ) -> Float[Tensor, "..."]:
     """The pre-activations of the latents in use, differentiable in W_enc, b_enc and b_dec (not in the data)."""
-    if pattern.offsets is None:
-        values = pre.gather(1, pattern.indices)
-    else:
-        values = pre[pattern.tokens, pattern.indices]
+    values = pre.gather(1, pattern.indices) if pattern.offsets is None else pre[pattern.tokens, pattern.indices]
     return attach(values, centred, pattern, W_enc, b_enc, b_dec)
 
 

@@ -1,0 +1,67 @@
+"""What a batch shares in training becomes one threshold for every row: inference of the BatchTopK family.
+
+In training the k * n largest pre-activations of n tokens are kept, wherever they fall. A row alone has no batch, so codes
+are the pre-activations above a running threshold: the mean, over recent batches, of the smallest value that was kept.
+
+Source: Bussmann et al. 2024, "BatchTopK Sparse Autoencoders" (arXiv:2412.06410); dictionary_learning
+`trainers/batch_top_k.py`, whose rule this is: decay 0.999 from update 1000 on, the first value assigned. Deviations: runs
+here may be shorter than that, so the mean begins after a tenth of the updates and forgets over a twentieth of them, at
+most 1000 each, and is then the rule of the source; and it has a value from the start (of the sample), so that a
+dictionary that never trained encodes about k latents too. The learning rate falls to zero at the end, so the last batches,
+which the mean remembers, were cut by weights that hardly move.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from components.dictionary.contract import Moment
+from components.dictionary.kernels.sparse import Pattern, preactivations
+from components.dictionary.nonlinearities import largest_of_batch
+from components.store.shards import Codes
+
+LONGEST = 1000
+"""Updates that the mean waits and remembers at most."""
+ROWS_AT_START = 4096
+
+
+def smallest_kept(values: Float[Tensor, " entry"], otherwise: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """The smallest value above zero; `otherwise` where there is none. No wait for the device."""
+    infinite = torch.full((1,), torch.inf, dtype=values.dtype, device=values.device)
+    smallest = torch.cat([torch.where(values > 0, values, torch.inf), infinite]).amin()
+    return torch.where(smallest.isfinite(), smallest, otherwise)
+
+
+def kept(pre: Float[Tensor, "token d_sae"], k: int) -> Pattern:
+    """The k * n largest pre-activations of n tokens, those above zero."""
+    latents, offsets = largest_of_batch(pre, k * len(pre))
+    return Pattern(latents, pre.shape[1], offsets)
+
+
+@torch.no_grad()
+def follow(threshold: Float[Tensor, ""], values: Float[Tensor, " entry"], moment: Moment) -> None:
+    """Moves the running threshold (in place) towards the smallest value that this batch kept."""
+    begin, memory = min(LONGEST, moment.steps // 10), min(LONGEST, max(1, moment.steps // 20))
+    weight = 1.0 if moment.step <= begin else 1 / memory
+    threshold.lerp_(smallest_kept(values, threshold), weight)
+
+
+def at_start(
+    sample: Float[Tensor, "row d_in"], W_enc: Tensor, b_enc: Tensor, b_dec: Tensor, k: int
+) -> Float[Tensor, ""]:
+    """The smallest value kept of a sample, by the first values of the parameters."""
+    _, pre = preactivations(sample[:ROWS_AT_START], W_enc, b_enc, b_dec)
+    pattern = kept(pre, k)
+    return smallest_kept(pre[pattern.tokens, pattern.indices], pre.new_zeros(()))
+
+
+def above(pre: Float[Tensor, "row d_sae"], threshold: Float[Tensor, ""]) -> Codes:
+    """Codes: pre-activations above the threshold, and above zero."""
+    return Codes.from_dense(torch.where(pre > threshold, pre, 0).relu())
+
+
+def counts(latents: Int64[Tensor, " entry"], values: Float[Tensor, " entry"], d_sae: int) -> Float[Tensor, " d_sae"]:
+    """On how many tokens each latent is active."""
+    return values.new_zeros(d_sae).index_add_(0, latents, (values > 0).to(values.dtype))
