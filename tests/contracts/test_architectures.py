@@ -17,7 +17,7 @@ from tests import toys
 from tests.planted import HOOK, directions, recovered, rows
 
 D_IN, D_SAE = 24, 64
-OPTIONS = {"topk": {"k": 3}, "relu": {"l1": 2.0}, "gated": {"l1": 2.0}, "jumprelu": {"target": 3.0}}
+OPTIONS = {"topk": {"k": 3}, "relu": {"l1": 2.0}, "gated": {"l1": 4.0}, "jumprelu": {"target": 3.0}}
 PLANTED = directions(d=D_IN)
 X, HELD_OUT = rows(6000, PLANTED), rows(500, PLANTED, seed=9)
 
