@@ -357,6 +357,7 @@ FAULTS: dict[str, Callable[[Bench], Outcome]] = {
     "stack's Prefect killed": lambda bench: child_killed(bench, "prefect", "the Prefect server"),
     "stack's MLflow killed": lambda bench: child_killed(bench, "mlflow", "the MLflow server"),
     "stack's Streamlit killed": lambda bench: child_killed(bench, "streamlit", "Streamlit"),
+    "stack's live worker killed": lambda bench: child_killed(bench, "live", "the live worker"),
     "stack killed": supervisor_killed,
     "MLflow lost": mlflow_lost,
     "store read-only": read_only,

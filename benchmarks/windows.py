@@ -47,6 +47,7 @@ ALLOWED: Mapping[str, str] = {
     r"404.*/favicon\.ico": "a browser asks every server for it; MLflow and Prefect name their own in the page",
     r"404.*/ico/undefined\.svg": "Prefect's icon in the tab is named after the run's state, asked for before that is known",
     r"404.*/ajax-api/2\.0/mlflow/users/current": "MLflow's page asks who is logged in; without a login there is nobody",
+    r"ResizeObserver loop completed with undelivered notifications": "a browser's note that MLflow's layout took two rounds",
     rf"404.*/({'|'.join(PAGES)})/_stcore/(health|host-config)": "on a deep link Streamlit's page first looks for its "
     "server below the link's own path, then where it is",
 }
@@ -121,6 +122,14 @@ class Windows:
         with Image.open(io.BytesIO(self.page.screenshot())) as seen:
             few = seen.convert("RGB").quantize(256, dither=Image.Dither.NONE)
             few.save(self.images / f"{name}.png", optimize=True)
+
+    def close_assistant(self) -> None:
+        """MLflow opens an assistant beside every run, for a language model that nobody here has."""
+        self.page.wait_for_timeout(4000)
+        close = self.page.locator("[data-component-id='mlflow.assistant.chat_panel.close']")
+        if close.count():
+            close.first.click()
+            self.page.wait_for_timeout(800)
 
     # Prefect
 
@@ -289,11 +298,11 @@ def main() -> None:
         result["mlflow"] = {"run": newest.info.run_id, "report": newest.data.tags["report"]}
         place = f"{addresses['mlflow']}/#/experiments/{experiment.experiment_id}/runs"
         windows.go(f"{place}/{newest.info.run_id}", "text=Parameters", 90)
-        windows.page.wait_for_timeout(4000)
+        windows.close_assistant()
         windows.picture("mlflow-run")
         windows.page.goto("about:blank")  # the same document otherwise
         windows.go(f"{place}?viewStateShareKey=headlines", "text=Metrics", 90)
-        windows.page.wait_for_timeout(4000)
+        windows.close_assistant()
         windows.picture("mlflow-runs")
         look(windows, newest.data.tags["report"])
         result["foreign_hosts"] += sorted(windows.foreign)

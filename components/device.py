@@ -72,6 +72,18 @@ def resolve(name: str = "auto") -> torch.device:
         raise ConfigError(f"execution.device: wanted auto, cpu, cuda or cuda:<number>, got {name!r}") from None
 
 
+def memory_free(name: str = "auto") -> tuple[str, int]:
+    """Whose memory a task on that device uses, and how many bytes of it are free now."""
+    where = resolve(name)
+    if where.type == "cuda":
+        import torch
+
+        return str(where), torch.cuda.mem_get_info(where)[0]
+    import psutil
+
+    return "this machine", psutil.virtual_memory().available
+
+
 @dataclasses.dataclass(frozen=True)
 class Slot:
     """One task's place on a device.

@@ -16,6 +16,7 @@ A message says what was wanted, what came, where, and what to do.
     │   ├── MissingArtifactError   an artifact that was named is not in the store
     │   ├── NoSpaceError           the disk cannot hold what would be written
     │   └── ReadOnlyStoreError     the store's folder cannot be written
+    ├── NoMemoryError              memory cannot hold what would be computed
     └── ServiceError               an outside service did not answer as it should
 """
 
@@ -76,6 +77,10 @@ class NoSpaceError(StoreError):
 
 class ReadOnlyStoreError(StoreError):
     """The store's folder cannot be written."""
+
+
+class NoMemoryError(LatentflowError):
+    """Memory cannot hold what would be computed."""
 
 
 class ServiceError(LatentflowError):

@@ -7,21 +7,39 @@ parameter in MLflow and an entry of the manifest.
 from __future__ import annotations
 
 from components.capture.capture import CAPTURE, CaptureConfig
+from components.capture.forecast import CAPTURE_FORETELLER
 from components.config import Config, execution
+from components.corpus.forecast import READ_FORETELLER
 from components.corpus.read import READ, ReadConfig
 from components.device import Execution
 from components.dictionary.encode import ENCODE, EncodeConfig
+from components.dictionary.forecast import ENCODE_FORETELLER, TRAIN_FORETELLER
 from components.dictionary.train import TRAIN, TrainConfig
 from components.evaluation.evaluate import EVALUATE, EvaluateConfig
+from components.evaluation.forecast import EVALUATE_FORETELLER
+from components.interpretation.forecast import INTERPRET_FORETELLER
 from components.interpretation.interpret import INTERPRET, InterpretConfig
 from components.model.language_model import ModelConfig
+from components.steering.forecast import STEER_FORETELLER
 from components.steering.steer import STEER, SteerConfig
 from components.store.artifact import Stage
+from components.store.forecast import Foreteller
 from components.store.report import REPORT, ReportConfig
 
 STAGES: dict[str, Stage] = {
     stage.name: stage for stage in (READ, CAPTURE, TRAIN, ENCODE, INTERPRET, STEER, EVALUATE, REPORT)
 }
+
+FORETELLERS: dict[str, Foreteller] = {
+    READ.name: READ_FORETELLER,
+    CAPTURE.name: CAPTURE_FORETELLER,
+    TRAIN.name: TRAIN_FORETELLER,
+    ENCODE.name: ENCODE_FORETELLER,
+    INTERPRET.name: INTERPRET_FORETELLER,
+    STEER.name: STEER_FORETELLER,
+    EVALUATE.name: EVALUATE_FORETELLER,
+}
+"""What each stage will cost; a report costs nothing."""
 
 
 class ExperimentConfig(Config):

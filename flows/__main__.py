@@ -115,6 +115,19 @@ def experiment(overrides: Overrides = None, params: Params = None, plain: Plain 
 
 
 @app.command(rich_help_panel="Runs")
+def plan(overrides: Overrides = None, params: Params = None, as_json: AsJson = False) -> None:
+    """What an experiment will cost: seconds, memory and disk of each stage, from a short probe; refuses what cannot fit."""
+    from flows import plan
+    from flows.parameters import resolve
+
+    steps = plan.plan(resolve(overrides or [], params))
+    if as_json:
+        sys.stdout.write(json.dumps(plan.rows(steps), indent=1) + "\n")
+    else:
+        plan.show(steps, console)
+
+
+@app.command(rich_help_panel="Runs")
 def report(
     overrides: Overrides = None,
     params: Params = None,
@@ -275,8 +288,6 @@ def main() -> None:
     """Runs the command line; an error raised on purpose is one sentence and status 2, never a traceback."""
     handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False, markup=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
-    for name in ("components", "flows"):
-        logging.getLogger(name).setLevel(logging.INFO)
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # each try of a server that is away; the last one is said
     try:
         app()

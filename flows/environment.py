@@ -102,6 +102,7 @@ def defaults() -> dict[str, str]:
         "PREFECT_CLIENT_MAX_RETRIES": "6",  # a minute: long enough for a server that is started again
         "PREFECT_LOGGING_LEVEL": "WARNING",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "components,flows,flows.run",  # what a run says is read on its page too
         "PREFECT_CLI_PROMPT": "false",
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # MLflow is asked again after the next stage; no stage waits minutes

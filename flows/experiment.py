@@ -5,14 +5,15 @@ from __future__ import annotations
 from prefect import flow
 
 from components.experiment import ExperimentConfig
-from flows import windows
+from flows import plan, windows
 from flows.report import publish
-from flows.steps import Chain, Reference
+from flows.steps import Chain, Reference, console
 
 
 @flow(name="experiment", flow_run_name=windows.name)
 def experiment(config: ExperimentConfig) -> Reference:
     """From text to steering scores, one stage after another; what is already made is found, not made again."""
+    plan.say(config, console)
     with Chain(config) as chain:
         chain.read()
         chain.capture()

@@ -27,6 +27,7 @@ from prefect.states import Completed, State
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
+from rich.text import Text
 
 from components.config import Config
 from components.device import Execution
@@ -40,6 +41,10 @@ from flows import slots, windows
 from flows.tracking import Tracker, resolve_dictionary
 
 log = logging.getLogger(__name__)
+record = logging.getLogger(
+    "flows.run"
+)  # for the run's page in Prefect alone: a terminal has the same lines from `console`
+record.propagate = False
 
 Reference = dict[str, str]
 SECONDS_BETWEEN_UPDATES = 2.0
@@ -226,7 +231,9 @@ def _ensure(
             turn = slots.hold(experiment.execution, lambda words: show(Progress(0, 0, "", message=words)), plain)
         with turn as settings:
             artifact, hit = store.ensure(STAGES[stage], config, given, settings, show)
-    console.print(_line(label, artifact, hit), highlight=False)
+    line = _line(label, artifact, hit)
+    console.print(line, highlight=False)
+    record.info(Text.from_markup(line).plain.strip())
     return artifact, hit
 
 

@@ -10,6 +10,7 @@ says bytes, seconds and memory, and a capture that the disk cannot hold is refus
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -96,13 +97,14 @@ def make(folder: Path, config: CaptureConfig, inputs: Mapping[str, Any], setting
     missing = [(s, number, part) for s, number, part in work if not _is_there(folder, s, number, part, config)]
     n_tokens = sum(int(split.kept[part].sum()) for split, _, part in missing)
     widths = [model.width(name) for name in points]
-    n_bytes = n_tokens * (sum(widths) * dtype.itemsize + 4 * len(PROVENANCE))
+    n_bytes = n_tokens * row_bytes(widths, dtype)
     _refuse_what_does_not_fit(folder, n_bytes, n_tokens)
     speed, limits = _probe(model, splits[0], points, config, dtype) if missing else (1.0, {})
-    shard_bytes = config.contexts_per_shard * splits[0].token.shape[1] * sum(widths) * model.dtype.itemsize
+    longest = max(len(split.token) for split in splits)
+    memory = memory_bytes(config, longest, splits[0].token.shape[1], widths, model.dtype)
     message = (
         f"{n_tokens:,} tokens at {len(points)} hook points: {n_bytes / 2**20:,.0f} MiB on disk, about "
-        f"{n_tokens / speed:,.0f} s at {speed:,.0f} tokens a second, about {3 * shard_bytes / 2**20:,.0f} MiB of "
+        f"{n_tokens / speed:,.0f} s at {speed:,.0f} tokens a second, about {memory / 2**20:,.0f} MiB of "
         f"memory beside the model; {len(work) - len(missing)} of {len(work)} shards are there already"
     )
     yield Progress(0, n_tokens, "tokens", message, {"bytes": n_bytes, "seconds": n_tokens / speed})
@@ -131,6 +133,34 @@ def make(folder: Path, config: CaptureConfig, inputs: Mapping[str, Any], setting
 
 
 CAPTURE = Stage("capture", version=1, make=make)
+
+
+def row_bytes(widths: Sequence[int], dtype: torch.dtype) -> int:
+    """Bytes on disk of one token: its activations at every hook point, and where it stood."""
+    return sum(widths) * dtype.itemsize + 4 * len(PROVENANCE)
+
+
+def memory_bytes(
+    config: CaptureConfig, n_contexts: int, context_length: int, widths: Sequence[int], dtype: torch.dtype
+) -> int:
+    """Bytes of memory beside the model: a shard that is being read, one that is being picked, one that is being written.
+
+    Args:
+        config: the section.
+        n_contexts: contexts of the longest split.
+        context_length: tokens in one of them.
+        widths: of the hook points.
+        dtype: of the model.
+    """
+    return 3 * min(config.contexts_per_shard, n_contexts) * context_length * sum(widths) * dtype.itemsize
+
+
+def speed(model: LanguageModel, config: CaptureConfig, points: Sequence[str], context_length: int) -> float:
+    """Tokens a second of a short run on random tokens."""
+    token = torch.randint(model.vocab_size, (max(16, config.batch_size), context_length), dtype=torch.int32)
+    kept = torch.ones_like(token, dtype=torch.bool)
+    split = _Split("", token, torch.zeros_like(token), torch.zeros_like(token), kept)
+    return _probe(model, split, points, config, model.dtype)[0]
 
 
 def _split(corpus: Artifact, name: str, config: CaptureConfig, model: LanguageModel) -> _Split:
@@ -261,6 +291,14 @@ def _write(
     write_activations(folder, split.name, number, activations, provenance)
 
 
+def _refuse_what_is_not_finite(name: str, x: Tensor, shard: str) -> None:
+    row = int((~x.isfinite().all(dim=1)).int().argmax())
+    raise InputError(
+        f"activations at {name} hold NaN or infinity: row {row} of shard {shard}, in {str(x.dtype).removeprefix('torch.')}; "
+        "capture in a wider dtype (capture.dtype=float32, or model.dtype=float32 where the model itself overflows)"
+    )
+
+
 def _facts(
     folder: Path,
     work: Sequence[tuple[_Split, int, slice]],
@@ -281,6 +319,8 @@ def _facts(
             shard = read_shard(folder, split.name, number)
             for name in points:
                 sums[name] += float(shard[f"x.{name}"].float().norm(dim=1).sum(dtype=torch.float64))
+                if not math.isfinite(sums[name]):
+                    _refuse_what_is_not_finite(name, shard[f"x.{name}"], f"{split.name}/{number:05}.safetensors")
     rows = splits[normed]["rows"]
     return {
         "hook_points": {

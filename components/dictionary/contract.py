@@ -41,6 +41,7 @@ from components.store.shards import Codes
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION = "dictionary.safetensors", "dictionary.json"
+PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
 _ENTRIES_AT_ONCE = 1 << 24  # rows x d_sae of one encoder product: 64 MiB in float32
 
 Batch = Mapping[str, Tensor]
@@ -115,6 +116,8 @@ class Dictionary(nn.Module, ABC):
             nothing: a baseline whose first values are its last.
         trains_as_it_encodes: whether a training batch gets the codes that `encode` gives; not so where the tokens of a
             batch share a budget of latents.
+        dense: tensors of shape (batch, d_sae) that an update holds at its peak, the pre-activations among them; what
+            memory is foretold from.
         options: this dictionary's options.
         reads: names of what `encode` needs.
         reconstructs: names of what `decode` gives; codes are in the units of the first.
@@ -130,6 +133,7 @@ class Dictionary(nn.Module, ABC):
     wiring: ClassVar[Callable[[Any, str], tuple[tuple[str, ...], tuple[str, ...]]]] = staticmethod(autoencoder)
     learns: ClassVar[Literal["gradients", "statistics", "nothing"]] = "gradients"
     trains_as_it_encodes: ClassVar[bool] = True
+    dense: ClassVar[int] = 5
 
     def __init__(self, options: Any, reads: tuple[str, ...], reconstructs: tuple[str, ...], widths: Mapping[str, int]):
         super().__init__()
@@ -308,9 +312,10 @@ class Dictionary(nn.Module, ABC):
         """The dictionary in a folder or in an artifact of `train` (its bytes verified).
 
         Raises:
-            DictionaryError: no dictionary there, a newer format, or tensors that are missing or misshapen.
+            DictionaryError: no dictionary there, a pickle, a newer format, or tensors that are missing or misshapen.
         """
         folder = source.folder if isinstance(source, Artifact) else Path(source)
+        _refuse_pickle(folder)
         path = source.path if isinstance(source, Artifact) else folder.joinpath
         try:
             description = json.loads(path(DESCRIPTION).read_text())
@@ -336,6 +341,29 @@ class Dictionary(nn.Module, ABC):
             raise DictionaryError(f"{folder / WEIGHTS}: wanted tensors of shapes {wanted}, found {found}")
         dictionary.to(device, getattr(torch, description["dtype"])).load_state_dict(tensors)
         return dictionary
+
+
+def _refuse_pickle(folder: Path) -> None:
+    """A pickle runs code when it is read, so none is; says so where one was given instead of safetensors."""
+    if folder.is_dir():
+        weights = folder / WEIGHTS
+        others = () if weights.exists() else (path for path in sorted(folder.iterdir()) if path.suffix in PICKLES)
+    else:
+        weights, others = folder, ()
+    for path in (weights, *others):
+        if path.is_file() and (path.suffix in PICKLES or _is_pickle(path)):
+            raise DictionaryError(
+                f"{path} is a pickle, which can run any code when it is read, so it is not read: wanted a folder with "
+                f"{DESCRIPTION} and {WEIGHTS}. Where you trust its origin, read it elsewhere (with torch's weights_only), "
+                "write its tensors with safetensors.torch.save_file, and import those"
+            )
+
+
+def _is_pickle(path: Path) -> bool:
+    """By its first bytes; the header of a safetensors file may begin like a pickle, but has its brace at the ninth byte."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    return head.startswith((b"\x80", b"PK\x03\x04")) and head[8:] != b"{"
 
 
 def untrained(

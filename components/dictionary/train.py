@@ -155,6 +155,11 @@ class Learner:
             "learning_rate": self.rate(self.step - 1),
         }
 
+    def weight(self) -> float:
+        """Sum of the absolute weights; not finite where any is not."""
+        sums = [weights.detach().abs().sum(dtype=torch.float64) for weights in self.learnt.values()]
+        return torch.stack(sums).sum().item() if sums else 0.0
+
     def rate(self, step: int) -> float:
         """Learning rate of the update after `step` updates: linear up, level, linear down to zero."""
         rising = (step + 1) / max(1.0, self.config.warm_up * self.steps)
@@ -225,6 +230,10 @@ def fit(
 
     All learners stand at the same step and share batch size and number of steps. A dictionary learns the same here as
     alone.
+
+    Raises:
+        DictionaryError: a loss or a weight became NaN or infinite. It is looked for at the points of the curve and before
+            each checkpoint, never in between, so that no update waits for the device; a checkpoint that is there is sound.
     """
     first = next(iter(learners.values()))
     assert len({(learner.step, learner.steps, learner.config.batch_size) for learner in learners.values()}) == 1
@@ -235,14 +244,61 @@ def fit(
             learner.learn(batch)
         for label, learner in learners.items():
             if learner.step % learner.config.log_every == 0 or learner.step == learner.steps:
-                metrics = learner.metrics() | {"fvu": evaluate(learner.dictionary, [held_out])["fvu"]}
+                metrics = _finite(learner, learner.metrics())
+                metrics |= _finite(learner, {"fvu": evaluate(learner.dictionary, [held_out])["fvu"]})
                 tokens = learner.step * learner.config.batch_size
                 learner.curve += [(learner.step, tokens, name, value) for name, value in metrics.items()]
                 yield label, metrics
             if learner.step % learner.config.checkpoint_every == 0:
+                _finite(learner, {"sum of the weights": learner.weight()})
                 learner.save(checkpoints[label])
     for learner in learners.values():
         learner.dictionary.finish()
+
+
+def _finite(learner: Learner, metrics: dict[str, float]) -> dict[str, float]:
+    """The same numbers.
+
+    Raises:
+        DictionaryError: one of them is NaN or infinite.
+    """
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            last = learner.curve[-1][0] if learner.curve else 0
+            raise DictionaryError(
+                f"{learner.dictionary.name} diverged: the {name} is {value} at update {learner.step} of {learner.steps}, and "
+                f"all was finite at update {last}; the learning rate was {learner.rate(learner.step - 1):.3g} (at its height "
+                f"{learner.peak:.3g}) and the activations were finite. No dictionary is made, and the last checkpoint is "
+                f"from before; lower train.lr (to {learner.peak / 10:.1g}, say), or raise train.warm_up"
+            )
+    return metrics
+
+
+def cautions(config: TrainConfig, n_rows: int) -> list[str]:
+    """What is allowed and hardly meant, in sentences.
+
+    Args:
+        config: the section.
+        n_rows: rows of the split that is learnt from.
+    """
+    steps = math.ceil(config.tokens / config.batch_size)
+    found = []
+    if 0 < config.tokens < config.batch_size:
+        found.append(
+            f"train.tokens ({config.tokens:,}) is less than one batch: one update of {config.batch_size:,} tokens is made; "
+            "raise train.tokens or lower train.batch_size"
+        )
+    if steps and config.batch_size > n_rows:
+        found.append(
+            f"train.batch_size ({config.batch_size:,}) is more than the {n_rows:,} tokens of the split {config.split}: every "
+            "batch holds some of them several times; lower it or capture more"
+        )
+    if steps and config.dead_after >= steps * config.batch_size:
+        found.append(
+            f"train.dead_after ({config.dead_after:,}) is not less than the tokens of the whole run "
+            f"({steps * config.batch_size:,}): no latent ever counts as dead, and none is revived; lower it"
+        )
+    return found
 
 
 @torch.no_grad()
@@ -295,6 +351,8 @@ def make(folder: Path, config: TrainConfig, inputs: Inputs, settings: Execution 
     widths = {name: shards.d_in(name) for name in names}
     stream = Stream(shards, config.split, names, config.seed, device)
     held_out = Stream(shards, config.held_out, names, config.seed)
+    for caution in cautions(config, stream.n_rows):
+        log.warning("%s", caution)
 
     sample = {name: rows.to(device) for name, rows in stream.sample(SAMPLE_ROWS).items()}
     generator = torch_generator(config.seed, "dictionary")

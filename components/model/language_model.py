@@ -9,22 +9,25 @@ positions are counted over real tokens and given to the model explicitly. Code t
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import inspect
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from components import device
 from components.config import Config, execution
 from components.errors import CapabilityError, HookPointError, ModelError
-from components.model.hook_point import HookPoint, attach, blocks, find
+from components.model.hook_point import HookPoint, attach, blocks, find, translate
 from components.model.intervention import Edit, Places
 from components.registry import nearest
 
@@ -84,6 +87,33 @@ class ModelReference:
         text = json.dumps([self.stage, self.config.dtype, content])
         return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
+    @functools.cached_property
+    def n_bytes(self) -> int:
+        """Bytes of the weights in memory, read off the headers of their files: nothing is loaded."""
+        n = 0
+        for path in self.folder.glob("model*.safetensors"):
+            with safe_open(path, framework="pt") as file:
+                n += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+        return n * getattr(torch, self.config.dtype).itemsize
+
+    @functools.cached_property
+    def shape(self) -> Shape:
+        """Its sizes, read off its configuration: nothing is loaded."""
+        from transformers import AutoConfig
+
+        with _quiet():
+            found = AutoConfig.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
+        text = found.get_text_config()
+        hidden = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None) or 4 * text.hidden_size
+        return Shape(text.hidden_size, hidden, text.num_hidden_layers, text.vocab_size)
+
+    def width(self, hook_point: str, settings: device.Execution | None = None) -> int:
+        """Width of the activations at a hook point; the model is loaded only where its configuration does not say it."""
+        kind = translate(hook_point).partition(".")[0]
+        if kind in ("resid_pre", "resid_post", "attn_out", "mlp_out"):
+            return self.shape.d_model
+        return self.shape.d_hidden if kind == "mlp_hidden" else self.load(settings).width(hook_point)
+
     def tokenizer(self) -> Any:
         """The model's tokenizer.
 
@@ -104,6 +134,23 @@ class ModelReference:
         network = _network(self.folder, getattr(torch, self.config.dtype))
         where = device.resolve((settings or device.Execution()).device)
         return LanguageModel(network.to(where), _tokenizer(self.folder))
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """The sizes of a model that say what it costs.
+
+    Attributes:
+        d_model: width of the residual stream.
+        d_hidden: neurons of one MLP.
+        n_layers: number of blocks.
+        vocab_size: number of token ids.
+    """
+
+    d_model: int
+    d_hidden: int
+    n_layers: int
+    vocab_size: int
 
 
 def locate(key: str, places: Sequence[ModelConfig]) -> ModelReference:

@@ -155,8 +155,8 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
         return (yield from _nothing(folder, trained, hook_point, "the model does not generate text"))
     prompts = {split: _prompts(corpus, model, split, config) for split in ("validate", "test")}
     writer = Writer(model, config.max_new_tokens, config.temperature, config.seed, config.batch_size)
-    entries: dict[str, SteeringMethod] = {n: _entry(methods, n, config.method_settings) for n in config.methods}
-    meter = _Meter(config, list(entries.values()), prompts)
+    entries = dict(zip(config.methods, entries_of(config), strict=True))
+    meter = Meter(config, list(entries.values()), prompts)
     yield meter.progress(meter.plan(len(concepts)))
 
     # Who judges, and which concepts can be judged and decoded.
@@ -290,6 +290,11 @@ def _tables(config: SteerConfig) -> list[tuple[Registry[Any], list[str], Mapping
     return [(methods, config.methods, config.method_settings), (judges, config.judges, config.judge_settings)]
 
 
+def entries_of(config: SteerConfig) -> list[SteeringMethod]:
+    """The methods that are listed, with their settings."""
+    return [_entry(methods, name, config.method_settings) for name in config.methods]
+
+
 def _entry(registry: Registry[Any], name: str, settings: Mapping[str, Any], *given: Any) -> Any:
     kind = registry[name]
     return kind(load(kind.config, {"kind": name, **settings.get(name, {})}), *given)
@@ -368,12 +373,13 @@ def _save_directions(folder: Path, proposed: Sequence[tuple[str, Candidate]]) ->
     (folder / ".directions.safetensors").rename(folder / "directions.safetensors")
 
 
-class _Meter:
+class Meter:
     """Counts tokens that the model reads or writes, done and to be done.
 
     Attributes:
         done: tokens so far.
         written: continuations so far.
+        texts, directions: continuations and directions in all, at most, once `plan` has counted them.
         continuation: tokens for one continuation, read once more to measure its loss.
         calibration: tokens for one steering: about four measurements on neutral text for each budget.
     """
@@ -398,6 +404,7 @@ class _Meter:
             tested = method.at_most if method.control else 1
             validated = method.at_most if method.at_most > 1 and not method.control else 0
             texts += n * n_budgets * (tested * self._n["test"] + validated * self._n["validate"])
+        self.texts, self.directions = texts, directions
         self.total = directions * self.calibration + texts * self.continuation
         return (
             f"at most {self.total:,} tokens for {n_concepts} concepts: strengths of {directions:,} directions, "

@@ -79,6 +79,7 @@ def test_the_form_refuses_a_wrong_value_and_starts_the_corrected_run(seen: Windo
     seen.page.locator(f"a[href$='/runs/flow-run/{run['id']}']").first.click()
     seen.page.wait_for_url(f"**/runs/flow-run/{run['id']}*")
     seen.page.get_by_text("Completed", exact=True).first.wait_for(timeout=150_000)
+    seen.page.get_by_text(re.compile(r"^report +[0-9a-f]{24}")).first.wait_for()  # what the run said
     run = room.api(f"flow_runs/{run['id']}")
     assert run["state_type"] == "COMPLETED"
     assert run["name"].startswith("from the form")

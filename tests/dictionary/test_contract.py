@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from pickle import dumps
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from components.dictionary.architectures.relu import ReluConfig
 from components.dictionary.architectures.topk import TopKConfig
-from components.dictionary.contract import Dictionary, architectures, untrained
+from components.dictionary.contract import Dictionary, _is_pickle, architectures, untrained
 from components.errors import DictionaryError, UnknownNameError
 from components.store.shards import Codes
 from tests import toys
@@ -158,3 +159,23 @@ def test_the_bytes_of_an_artifact_are_verified(store):
     path.write_bytes(damaged)
     with pytest.raises(Exception, match=r"dictionary\.safetensors is damaged"):
         Dictionary.load(made)
+
+
+def test_a_pickle_is_refused_with_the_reason_and_the_way_round(tmp_path):
+    """Real pickles: none of them is read, under whatever name it comes."""
+    pickled = dumps({"W_dec": [1.0]})
+    (tmp_path / "as_safetensors").mkdir()
+    (tmp_path / "as_safetensors" / "dictionary.safetensors").write_bytes(pickled)
+    (tmp_path / "beside").mkdir()
+    (tmp_path / "beside" / "ae.pt").write_bytes(pickled)
+    (tmp_path / "sae.pth").write_bytes(pickled)
+    for name in ("as_safetensors", "beside", "sae.pth"):
+        with pytest.raises(DictionaryError, match=r"is a pickle, which can run any code when it is read") as caught:
+            Dictionary.load(tmp_path / name)
+        assert "write its tensors with safetensors.torch.save_file" in str(caught.value)
+
+
+def test_a_safetensors_file_that_begins_like_a_pickle_is_none(tmp_path):
+    """The length of a header may be 0x280: the first bytes of a pickle of protocol 2."""
+    (tmp_path / "x.safetensors").write_bytes((0x280).to_bytes(8, "little") + b"{" + b" " * (0x280 - 2) + b"}")
+    assert load_file(tmp_path / "x.safetensors") == {} and not _is_pickle(tmp_path / "x.safetensors")

@@ -7,15 +7,18 @@ import json
 import polars as pl
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn.functional import cosine_similarity
 
+from components.config import override
 from components.device import Execution
 from components.dictionary.architectures.relu import ReluConfig
 from components.dictionary.architectures.topk import TopKConfig
 from components.dictionary.contract import Dictionary, untrained
 from components.dictionary.stream import Stream
-from components.dictionary.train import TRAIN, Learner, TrainConfig, control, evaluate, fit, make
-from components.errors import DictionaryError, InputError
+from components.dictionary.train import TRAIN, Learner, TrainConfig, cautions, control, evaluate, fit, make
+from components.errors import ConfigError, DictionaryError, InputError
+from components.store.artifact import key_of
 from components.store.shards import ActivationShards
 from components.store.tables import CURVE
 from tests import toys
@@ -249,6 +252,80 @@ def test_nan_stops_the_run_naming_shard_and_row_and_keeps_the_last_checkpoint(tm
     with pytest.raises(DictionaryError, match=r"row 1 of shard train/00002\.safetensors \(row 801 of the split\)"):
         run_in(tmp_path / "run", CONFIG, activations)
     assert (tmp_path / "run" / ".checkpoint" / "state.safetensors").read_bytes() == kept
+    assert not (tmp_path / "run" / "dictionary.safetensors").exists()
+    monkeypatch.undo()
+    run_in(tmp_path / "run", CONFIG, activations)  # with the row repaired it goes on from there
+    run_in(tmp_path / "whole", CONFIG, activations)
+    ended = [(tmp_path / name / "dictionary.safetensors").read_bytes() for name in ("run", "whole")]
+    assert ended[0] == ended[1]
+
+
+def test_infinity_stops_the_run_as_nan_does_and_makes_no_artifact(store, activations, monkeypatch):
+    plain = ActivationShards.rows
+
+    def rotten(self, split, hook_point, index):
+        found = plain(self, split, hook_point, index)
+        found[index == 1250, 3] = float("inf")
+        return found
+
+    monkeypatch.setattr(ActivationShards, "rows", rotten)
+    with pytest.raises(DictionaryError, match=r"NaN or infinity: row 50 of shard train/00003\.safetensors"):
+        store.ensure(TRAIN, CONFIG, {"activations": activations})
+    assert list(store.artifacts("train")) == []
+
+
+@pytest.mark.parametrize("options", [TopKConfig(d_sae=48, k=3), ReluConfig(d_sae=48)], ids=["topk", "relu"])
+def test_a_run_that_diverges_stops_with_update_and_rate_and_keeps_a_sound_checkpoint(store, activations, options):
+    config = CONFIG.model_copy(update={"dictionary": options, "lr": 1e30, "warm_up": 0.0, "checkpoint_every": 3})
+    begun = config.model_copy(update={"lr": 1e-3})  # what lies there when it diverges
+    folder = store.folder("train", f"{key_of(TRAIN, config, {'activations': activations})}.partial")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    run_in(folder, begun, activations, until=2000)
+    kept = (folder / ".checkpoint" / "state.safetensors").read_bytes()
+    with pytest.raises(DictionaryError) as caught:
+        store.ensure(TRAIN, config, {"activations": activations}, Execution(device="cpu"))
+    said = str(caught.value)
+    assert "diverged" in said and "of 40" in said and "lower train.lr (to 1e+29, say)" in said, said
+    assert list(store.artifacts("train")) == []
+    assert (folder / ".checkpoint" / "state.safetensors").read_bytes() == kept
+    assert all(tensor.isfinite().all() for tensor in load_file(folder / ".checkpoint" / "state.safetensors").values())
+
+
+def test_no_update_waits_to_see_whether_the_loss_is_finite(monkeypatch):
+    learner = Learner(begun(), CONFIG)
+    asked = []
+    monkeypatch.setattr(torch.Tensor, "item", asked.append)
+    for _ in range(3):
+        learner.learn({HOOK: SPLITS["train"][HOOK][:200]})
+    assert asked == []
+
+
+def test_what_is_hardly_meant_is_said(caplog, store, activations):
+    assert cautions(CONFIG, 1500) == []
+    few = CONFIG.model_copy(update={"tokens": 100})
+    assert "train.tokens (100) is less than one batch: one update of 200 tokens is made" in cautions(few, 1500)[0]
+    wide = CONFIG.model_copy(update={"batch_size": 2000})
+    assert "train.batch_size (2,000) is more than the 1,500 tokens of the split train" in cautions(wide, 1500)[0]
+    late = CONFIG.model_copy(update={"dead_after": 8000})
+    said = (
+        "train.dead_after (8,000) is not less than the tokens of the whole run (8,000): no latent ever counts as dead"
+    )
+    assert said in cautions(late, 1500)[0]
+    assert cautions(CONFIG.model_copy(update={"tokens": 0}), 10) == []
+    made, _ = store.ensure(TRAIN, few, {"activations": activations}, Execution(device="cpu"))
+    assert made.facts["steps"] == 1 and "is less than one batch" in caplog.text
+
+
+def test_a_batch_larger_than_the_split_takes_rows_several_times(store, activations):
+    config = CONFIG.model_copy(update={"batch_size": 4000})
+    made, _ = store.ensure(TRAIN, config, {"activations": activations}, Execution(device="cpu"))
+    assert made.facts["steps"] == 2 and made.facts["tokens"] == 8000
+
+
+@pytest.mark.parametrize("name", ["lr", "clip", "batch_size", "dead_after"])
+def test_nothing_that_must_be_above_zero_may_be_zero(name):
+    with pytest.raises(ConfigError, match=rf"{name}: Input should be greater than 0, got 0"):
+        override(CONFIG, {name: 0})
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and this machine has none")

@@ -56,6 +56,7 @@ class TopK(Dictionary):
     """See the module."""
 
     version = 1
+    dense: ClassVar[int] = 2  # pre-activations, and a copy in which live latents are masked while dead ones learn
     config: ClassVar[type[Config]] = TopKConfig
     options: TopKConfig
 

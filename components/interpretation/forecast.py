@@ -1,0 +1,71 @@
+"""What interpreting will cost: the stage itself on made-up text, for a few latents and for a few more."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from components.device import Execution
+from components.dictionary.encode import ENCODE, EncodeConfig
+from components.dictionary.forecast import stand_in_activations, stand_in_dictionary
+from components.interpretation.contexts import SPLITS
+from components.interpretation.interpret import InterpretConfig, make
+from components.store import tables
+from components.store.artifact import Store
+from components.store.forecast import Forecast, Foreteller, Timing, stand_in, watch
+
+FEW, MORE = 4, 12
+ROWS = 12_000
+D_IN, D_SAE, WORDS = 16, 256, 2000
+WINDOWS = 300  # of one latent, all roles together
+WINDOW = 32 * 80  # bytes of one in memory, its rows of the tables included
+
+
+def formula(config: InterpretConfig, inputs: Mapping[str, Any], settings: Execution) -> Forecast:
+    """Codes of three splits in memory by rows and by latents, and the windows of the sample."""
+    codes = inputs["codes"].facts
+    rows = sum(min(codes["rows"].get(split, 0), config.contexts.rows) for split in SPLITS)
+    entries = round(sum(codes["rows"].get(split, 0) * codes["l0"].get(split, 0.0) for split in SPLITS))
+    windows = WINDOWS * config.latents
+    memory = {"codes": 32 * entries, "tokens": 100 * rows, "windows": windows * WINDOW}
+    return Forecast(memory, {"windows": 40 * windows, "tables": 400 * config.latents + 20_000})
+
+
+def probe(config: InterpretConfig, inputs: Mapping[str, Any], settings: Execution, seconds: float) -> Timing:
+    """A small dictionary as dense as the real one, on random words."""
+    codes = inputs["codes"].facts
+    rows = {split: min(codes["rows"].get(split, 0), config.contexts.rows) for split in SPLITS}
+    n = max(1000, min(ROWS, *rows.values()))
+    density = max(codes["l0"].values(), default=1.0) / codes["d_sae"]
+    generator = torch.Generator().manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        store, settings = Store(folder), settings.model_copy(update={"device": "cpu"})
+        batches = {split: {"x": torch.randn(n, D_IN, generator=generator)} for split in SPLITS}
+        words = {"token": torch.randint(WORDS, (n,), generator=generator)}
+        activations = stand_in_activations(store, batches, words)
+        facts = {"d_sae": D_SAE, "d_in": D_IN, "l0": max(1.0, density * D_SAE), "hook_point": "x"}
+        given = {"activations": activations, "dictionary": stand_in_dictionary(store, facts)}
+        encoded, _ = store.ensure(ENCODE, EncodeConfig(splits=SPLITS), given, settings)
+        vocabulary = [{"token": token, "text": f" word{token}"} for token in range(WORDS)]
+        corpus = stand_in(store, "read", config, lambda to: tables.VOCABULARY.write(to, vocabulary), {})
+        given = {"corpus": corpus, "activations": activations, "codes": encoded}
+        taken = {}
+        for latents in (FEW, MORE):
+            to = Path(folder) / f"made-{latents}"
+            to.mkdir()
+            work = make(to, config.model_copy(update={"latents": latents}), given, settings)
+            taken[latents] = [elapsed for elapsed, _ in watch(work, seconds / 2)][-1]
+    each = max(0.0, (taken[MORE] - taken[FEW]) / (MORE - FEW))
+    once = max(0.0, taken[FEW] - FEW * each)
+    return Timing(
+        once * max(1.0, sum(rows.values()) / (n * len(rows))) + each * config.latents,
+        f"interpreted {FEW} and {MORE} made-up latents: {each * 1e3:.0f} ms each",
+        f"in proportion to {config.latents:,} latents, the rest to {sum(rows.values()):,} rows",
+    )
+
+
+INTERPRET_FORETELLER = Foreteller(formula, probe)

@@ -1,0 +1,190 @@
+"""The forecast of training and encoding, held to what really is allocated and written."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from components.config import override
+from components.device import Execution
+from components.dictionary.architectures.topk import TopKConfig
+from components.dictionary.contract import architectures, untrained
+from components.dictionary.encode import ENCODE, EncodeConfig
+from components.dictionary.forecast import ENCODE_FORETELLER, TRAIN_FORETELLER, memory, probe, together, weights
+from components.dictionary.train import TRAIN, Learner, TrainConfig
+from components.errors import DictionaryError, NoMemoryError, NoSpaceError
+from components.store.forecast import Foretold, fitting
+from tests import toys
+from tests.planted import HOOK, directions, rows
+
+D_IN, D_SAE, BATCH = 64, 1024, 512
+CPU = Execution(device="cpu")
+CONFIG = TrainConfig(dictionary=TopKConfig(d_sae=D_SAE, k=8), tokens=8 * BATCH, batch_size=BATCH, log_every=4)
+LARGE = override(CONFIG, {"dictionary.d_sae": 2**17, "batch_size": 8192})
+CAPTURED = Foretold(
+    "capture",
+    "0" * 24,
+    {
+        "hook_points": {HOOK: {"d_in": D_IN}},
+        "splits": {"train": {"rows": 4000, "documents": 40}, "validate": {"rows": 500, "documents": 5}},
+        "dtype": "float32",
+    },
+)
+
+
+class Live(TorchDispatchMode):
+    """Bytes of tensors that operators made and that still live, and their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now, self.peak, self.known = 0, 0, set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided:
+                storage = tensor.untyped_storage()
+                if storage.data_ptr() not in self.known:
+                    self.known.add(storage.data_ptr())
+                    self.now += storage.nbytes()
+                    weakref.finalize(storage, self.gone, storage.data_ptr(), storage.nbytes())
+        self.peak = max(self.peak, self.now)
+        return made
+
+    def gone(self, pointer: int, n_bytes: int) -> None:
+        self.known.discard(pointer)
+        self.now -= n_bytes
+
+
+def begun(config):
+    sample = {HOOK: torch.randn(1000, D_IN, generator=torch.Generator().manual_seed(0))}
+    return Learner(
+        untrained(config.dictionary, HOOK, {HOOK: D_IN}, sample, torch.Generator().manual_seed(0)), config
+    ), sample
+
+
+def of(kind):
+    options = architectures[kind].config(d_sae=D_SAE)
+    return CONFIG.model_copy(update={"dictionary": options})
+
+
+@pytest.mark.parametrize("kind", architectures.names())
+def test_weights_gradients_and_moments_are_what_a_learner_really_holds(kind):
+    config = of(kind)
+    learner, sample = begun(config)
+    learner.learn({HOOK: sample[HOOK][:BATCH]})
+    parts = memory(config, HOOK, {HOOK: D_IN}, 4000, torch.float32)
+    state = learner.dictionary.state_dict()
+    n, learnt = weights(config, HOOK, {HOOK: D_IN})
+    assert 4 * n == sum(tensor.nbytes for tensor in state.values())
+    gradients = sum(w.grad.nbytes for w in learner.learnt.values() if w.grad is not None)
+    moments = sum(
+        learner.optimiser.state[w][name].nbytes
+        for w in learner.learnt.values()
+        for name in ("exp_avg", "exp_avg_sq")
+        if w in learner.optimiser.state
+    )
+    assert 4 * learnt == gradients and 8 * learnt == moments
+    if "gradients" in parts:
+        assert (parts["weights"], parts["gradients"], parts["optimiser"]) == (4 * n, gradients, moments)
+
+
+@pytest.mark.parametrize("kind", architectures.names())
+def test_what_an_update_allocates_is_foretold(kind):
+    """Gradients, and all that is made between the batch and them."""
+    config = of(kind)
+    learner, sample = begun(config)
+    batch = {HOOK: sample[HOOK][:BATCH]}
+    learner.learn(batch)
+    learner.silent[: D_SAE // 4] = 2**40  # what revives dead latents takes part
+    for weight in learner.learnt.values():
+        weight.grad = None
+    with Live() as live:
+        learner.learn(batch)
+    _, learnt = weights(config, HOOK, {HOOK: D_IN})
+    said = 4 * (learnt + architectures[kind].dense * BATCH * D_SAE + 6 * BATCH * D_IN)
+    assert live.peak <= 1.05 * said, f"{kind} holds {live.peak / said:.2f} times what its `dense` says; raise it"
+
+
+def test_a_dictionary_and_its_codes_take_the_disk_that_is_foretold(store):
+    planted = directions(d=D_IN)
+    splits = {"train": {HOOK: rows(4000, planted)}, "validate": {HOOK: rows(500, planted, seed=2)}}
+    activations = toys.activations(store, splits)
+    trained, _ = store.ensure(TRAIN, CONFIG, {"activations": activations}, CPU)
+    said = TRAIN_FORETELLER.formula(CONFIG, {"activations": CAPTURED}, CPU)
+    real = {name: file["bytes"] for name, file in trained.manifest["files"].items()}
+    assert said.disk["dictionary"] == pytest.approx(real["dictionary.safetensors"], abs=2000)
+    assert said.disk["curve"] < 10 * real["curve.parquet"]
+    assert {name: trained.facts[name] for name in ("d_sae", "d_in", "hook_point")} == {
+        name: said.facts[name] for name in ("d_sae", "d_in", "hook_point")
+    }
+    config = EncodeConfig(splits=("validate",))
+    made, _ = store.ensure(ENCODE, config, {"activations": activations, "dictionary": trained}, CPU)
+    given = {"activations": CAPTURED, "dictionary": Foretold("train", "0", said.facts)}
+    said = ENCODE_FORETELLER.formula(config, given, CPU)
+    real = {name: file["bytes"] for name, file in made.manifest["files"].items()}
+    assert said.disk["codes"] == pytest.approx(real["validate/00000.safetensors"], rel=0.1)
+
+
+def test_a_checkpoint_takes_the_disk_that_is_foretold(tmp_path):
+    learner, sample = begun(CONFIG)
+    learner.learn({HOOK: sample[HOOK][:BATCH]})
+    learner.save(tmp_path / "state.safetensors")
+    said = TRAIN_FORETELLER.formula(CONFIG, {"activations": CAPTURED}, CPU)
+    assert said.scratch["checkpoints"] / 2 == pytest.approx((tmp_path / "state.safetensors").stat().st_size, abs=4000)
+
+
+def test_memory_that_lacks_names_the_largest_batch_and_width_that_fit(monkeypatch):
+    wanted = TRAIN_FORETELLER.formula(LARGE, {"activations": CAPTURED}, CPU).memory_bytes
+    monkeypatch.setattr("components.device.memory_free", lambda name="auto": ("this machine", int(0.7 * wanted)))
+    with pytest.raises(NoMemoryError) as caught:
+        fitting("train", TRAIN_FORETELLER, LARGE, {"activations": CAPTURED}, CPU, 2**40)
+    said = str(caught.value)
+    assert said.startswith("train wants ") and "of memory on this machine (" in said and "there is" in said
+    advised = [part.split("=") for part in said.partition("nearest that fits: ")[2].split(", or ")]
+    assert [name for name, _ in advised] == ["train.batch_size", "train.dictionary.d_sae"]
+    for name, value in advised:
+        other = override(LARGE, {name.removeprefix("train."): int(value)})
+        fitting("train", TRAIN_FORETELLER, other, {"activations": CAPTURED}, CPU, 2**40)
+        above = override(LARGE, {name.removeprefix("train."): int(int(value) * 1.13) + 1})
+        with pytest.raises(NoMemoryError):
+            fitting("train", TRAIN_FORETELLER, above, {"activations": CAPTURED}, CPU, 2**40)
+
+
+def test_a_width_below_k_is_no_advice(monkeypatch):
+    config = LARGE.model_copy(update={"dictionary": TopKConfig(d_sae=2**17, k=2**17)})
+    wanted = TRAIN_FORETELLER.formula(config, {"activations": CAPTURED}, CPU).memory_bytes
+    monkeypatch.setattr("components.device.memory_free", lambda name="auto": ("this machine", int(0.7 * wanted)))
+    with pytest.raises(NoMemoryError, match=r"nearest that fits: train\.batch_size=\d+$"):
+        fitting("train", TRAIN_FORETELLER, config, {"activations": CAPTURED}, CPU, 2**40)
+
+
+def test_disk_that_lacks_names_the_width_that_fits():
+    with pytest.raises(NoSpaceError, match=r"train wants .* of disk in .*nearest that fits: train\.dictionary\.d_sae="):
+        fitting("train", TRAIN_FORETELLER, CONFIG, {"activations": CAPTURED}, CPU, 65 * 2**20)
+
+
+def test_a_hook_point_that_will_not_be_captured_is_refused():
+    config = CONFIG.model_copy(update={"hook_point": "resid_post.7"})
+    with pytest.raises(DictionaryError, match=r"wants activations at resid_post\.7, and capture.hook_points gives"):
+        TRAIN_FORETELLER.formula(config, {"activations": CAPTURED}, CPU)
+
+
+def test_the_probe_says_seconds_in_proportion_to_the_updates():
+    short, long = (
+        probe(CONFIG.model_copy(update={"tokens": n * BATCH}), {"activations": CAPTURED}, CPU, 2.0) for n in (20, 2000)
+    )
+    assert 10 < long.seconds / short.seconds < 400 and short.seconds > 0
+    assert "updates of 512 rows" in long.measured and "2,000 updates" in long.extrapolated
+
+
+def test_dictionaries_of_one_stream_share_it_and_add_their_states():
+    alone = together([CONFIG], CAPTURED, CPU, seconds=1.0)
+    seeds = together([CONFIG.model_copy(update={"seed": seed}) for seed in range(3)], CAPTURED, CPU, seconds=1.0)
+    assert len(seeds.each) == 3 and len(set(seeds.each)) == 1  # seeds cost alike, and are timed once
+    assert alone.memory_bytes < seeds.memory_bytes < 3 * alone.memory_bytes

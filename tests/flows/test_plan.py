@@ -1,0 +1,134 @@
+"""The plan: what is cached is what the run finds, what is foretold is what the run makes, what cannot fit is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from components import device
+from components.errors import NoMemoryError, NoSpaceError
+from components.experiment import FORETELLERS, STAGES
+from flows import plan
+from flows.parameters import resolve
+from flows.steps import Chain
+
+TINY = Path("examples/tiny.yaml")
+TO_MAKE = [
+    "read",
+    "capture",
+    "train",
+    "encode",
+    "train untrained",
+    "encode untrained",
+    "evaluate",
+    "interpret",
+    "steer",
+]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return resolve([f"execution.store={tmp_path_factory.mktemp('store')}", "execution.device=cpu"], TINY)
+
+
+def test_every_stage_that_computes_has_a_forecast():
+    assert set(STAGES) - set(FORETELLERS) == {"report"}
+
+
+def test_what_a_plan_foretells_is_what_is_then_made_and_found(config):
+    steps = {step.label: step for step in plan.plan(config, seconds=0)}
+    assert [label for label in steps if label != "report"] == TO_MAKE and not any(s.cached for s in steps.values())
+    with Chain(config, plain=True) as chain:
+        read, capture, train = chain.read(), chain.capture(), chain.train()
+    for made in (read, capture, train):
+        said = steps[made.stage]
+        assert said.key == made.key
+        real = sum(file["bytes"] for file in made.manifest["files"].values())
+        assert said.forecast.disk_bytes == pytest.approx(real, rel=0.1), made.stage
+    foretold = steps["capture"].forecast.facts
+    assert foretold["dtype"] == capture.facts["dtype"]
+    assert {name: fact["d_in"] for name, fact in foretold["hook_points"].items()} == {
+        name: fact["d_in"] for name, fact in capture.facts["hook_points"].items()
+    }
+    for split, counts in capture.facts["splits"].items():
+        assert foretold["splits"][split]["rows"] == pytest.approx(counts["rows"], rel=0.05)
+    assert len(steps["read"].forecast.facts["inventory"]) == read.facts["n_concepts"]
+    again = {step.label: step for step in plan.plan(config, seconds=0)}
+    assert [label for label, step in again.items() if step.cached] == ["read", "capture", "train"]
+    wider = resolve([f"execution.store={config.execution.store}", "train.dictionary.d_sae=256"], TINY)
+    assert [step.label for step in plan.plan(wider, seconds=0) if step.cached] == ["read", "capture"]
+
+
+def test_a_plan_makes_nothing_and_times_every_stage(config, tmp_path):
+    there = sorted(Path(config.execution.store).rglob("*"))
+    steps = plan.plan(config, seconds=9.0)
+    assert sorted(Path(config.execution.store).rglob("*")) == there
+    timed = {step.label: step.timing for step in steps if step.timing}
+    assert set(timed) == {step.label for step in steps if not step.cached and step.stage in FORETELLERS}
+    for label, timing in timed.items():
+        assert 0 < timing.seconds < 3600 and timing.measured and timing.extrapolated, label
+    rows = plan.rows(steps)
+    assert rows[-1]["label"] == "total" and rows[-1]["seconds"] == pytest.approx(
+        sum(row["seconds"] or 0 for row in rows[:-1]), abs=0.1
+    )
+    json.dumps(rows, allow_nan=False)
+    console = Console(record=True, width=200)
+    plan.show(steps, console)
+    told = console.export_text()
+    assert "Memory is beside the process itself" in told and all(f"{label}: " in told for label in timed)
+
+
+def test_what_memory_cannot_hold_is_refused_and_the_advice_fits(config):
+    wide = ["train.dictionary.d_sae=40000000"]
+    with pytest.raises(NoMemoryError, match=r"^train wants .* GiB of memory on this machine \(") as caught:
+        plan.plan(resolve([f"execution.store={config.execution.store}", *wide], TINY), seconds=0)
+    name, value = str(caught.value).rpartition("nearest that fits: ")[2].split("=")
+    assert name == "train.dictionary.d_sae"
+    fits = resolve([f"execution.store={config.execution.store}", f"{name}={int(value) // 2}"], TINY)
+    steps = {step.label: step for step in plan.plan(fits, seconds=0)}
+    assert steps["train"].forecast.memory_bytes <= device.memory_free("cpu")[1]
+
+
+def test_what_the_disk_cannot_hold_beside_what_comes_before_is_refused(config, monkeypatch, tmp_path):
+    fresh = resolve([f"execution.store={tmp_path}", "execution.device=cpu"], TINY)
+    monkeypatch.setattr(plan, "disk_free", lambda store: 64 * 2**20 + 30 * 2**20)
+    with pytest.raises(
+        NoSpaceError, match=r"^capture wants .* MiB of disk in .* \(activations .*there is 28"
+    ) as caught:
+        plan.plan(fresh, seconds=0)
+    assert "nearest that fits: capture.dtype=float16, or capture.tokens='{train: " in str(caught.value)
+    cut = str(caught.value).partition("capture.tokens='")[2].rstrip("'")
+    monkeypatch.setattr(plan, "disk_free", lambda store: 2**40)
+    for advice in (f"capture.tokens={cut}", "capture.dtype=float16"):
+        advised = resolve([f"execution.store={tmp_path}", "execution.device=cpu", advice], TINY)
+        [capture] = [step for step in plan.plan(advised, seconds=0) if step.label == "capture"]
+        assert capture.forecast.disk_bytes <= 29 * 2**20
+
+
+def test_an_experiment_says_its_plan_and_is_not_stopped_by_it(config, caplog, monkeypatch):
+    console = Console(record=True, width=120)
+    plan.say(config, console)
+    told = console.export_text()
+    assert "to make: steer" in told and "to make: read" not in told
+    monkeypatch.setattr(device, "memory_free", lambda name="auto": ("this machine", 10))
+    plan.say(config, console)
+    assert "before the start: encode wants" in caplog.text
+
+
+def test_the_command_line_refuses_with_status_2_and_prints_rows(config):
+    def run(*arguments):
+        command = [sys.executable, "-m", "flows", "plan", "--params", str(TINY), *arguments]
+        given = f"execution.store={config.execution.store}"
+        return subprocess.run([*command, given], capture_output=True, text=True, check=False)
+
+    refused = run("train.batch_size=900000000")
+    assert refused.returncode == 2 and refused.stderr.startswith("NoMemoryError: train wants"), refused.stderr
+    assert "nearest that fits: train.batch_size=" in refused.stderr and "Traceback" not in refused.stderr
+    rows = json.loads(run("--json", "steer.concepts=[topic.kitchen]").stdout)
+    assert [row["label"] for row in rows] == [*TO_MAKE, "report", "total"]
+    assert {"seconds", "memory_bytes", "disk_bytes", "cached", "key", "measured", "extrapolated"} <= set(rows[0])
