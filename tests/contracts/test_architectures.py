@@ -21,7 +21,12 @@ from tests.planted import HOOK, directions, recovered, rows
 
 D_IN, D_SAE = 24, 64
 SPARSE = {"k": 3}
-OPTIONS = {"relu": {"l1": 2.0}, "matryoshka": {"prefixes": (0.75, 1.0), "weights": (0.5, 0.5)}}
+OPTIONS = {
+    "relu": {"l1": 2.0},
+    "gated": {"l1": 4.0},
+    "jumprelu": {"target": 3.0},
+    "matryoshka": {"prefixes": (0.75, 1.0), "weights": (0.5, 0.5)},
+}
 PLANTED = directions(d=D_IN)
 X, HELD_OUT = rows(6000, PLANTED), rows(500, PLANTED, seed=9)
 

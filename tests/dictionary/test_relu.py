@@ -48,9 +48,9 @@ def test_the_penalty_rises_over_its_share_of_training():
     assert by_hand(l1=1.0, l1_warm_up=0).loss(x, moment(1, 100)).losses["l1"].item() == pytest.approx(11)
 
 
-def test_results_of_version_1_are_kept():
+def test_results_of_version_2_are_kept():
     """Golden: if these numbers change, raise `Relu.version`."""
-    assert Relu.version == 1
+    assert Relu.version == 2
     x = rows(400, directions())
     dictionary = Relu(ReluConfig(d_sae=48, l1=1.0), *NAMES, {HOOK: 24})
     dictionary.begin({HOOK: x}, torch.Generator().manual_seed(0))
@@ -60,3 +60,21 @@ def test_results_of_version_1_are_kept():
     found = learner.metrics()
     wanted = {"loss.reconstruction": 22.0437, "loss.l1": 1.08649, "l0": 25.1505}
     assert {name: found[name] for name in wanted} == pytest.approx(wanted, rel=1e-3)
+
+
+def test_unit_rows_pay_for_codes_alone_and_keep_norm_1():
+    assert by_hand(l1=1.0, decoder="unit").loss({HOOK: torch.tensor([[3.0, 2.0]])}, moment()).losses[
+        "l1"
+    ].item() == pytest.approx(4)
+    x = rows(400, directions())
+    norms = {}
+    for decoder in ("free", "unit"):
+        dictionary = Relu(ReluConfig(d_sae=48, decoder=decoder), *NAMES, {HOOK: 24})
+        dictionary.begin({HOOK: x}, torch.Generator().manual_seed(0))
+        learner = Learner(dictionary, TrainConfig(dictionary=dictionary.options, tokens=500, batch_size=100, lr=3e-3))
+        for _ in range(5):
+            learner.learn({HOOK: x[:100]})
+        norms[decoder] = dictionary.W_dec.detach().norm(dim=1)
+    torch.testing.assert_close(norms["unit"], torch.ones(48))
+    assert (norms["free"] < 0.5).all()
+    assert Relu(ReluConfig(decoder="unit"), *NAMES, {HOOK: 24}).name == "relu-1536-unit-l5"
