@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import re
 import sys
 import threading
 import time
@@ -165,7 +166,7 @@ class Chain:
             fetch(self.config.model)
         return ModelReference(self.config.model)
 
-    def step(self, stage: str, config: Config, label: str = "", **inputs: Artifact | ModelReference) -> Artifact:
+    def step(self, stage: str, config: Config, label: str = "", **inputs: Any) -> Artifact:
         """One artifact of one stage, made or found, and recorded; nothing twice under one label."""
         label = label or stage
         if label in self._made:
@@ -355,7 +356,7 @@ def progress_bar(
         def publish(share: float, description: str) -> None:
             try:
                 if live["id"] is None:
-                    key = f"{label.replace(' ', '-')}-progress"
+                    key = re.sub(r"[^a-z0-9]+", "-", f"{label}-progress".lower())
                     live["id"] = create_progress_artifact(share, key=key, description=description)
                 else:
                     update_progress_artifact(live["id"], share, description=description)
