@@ -55,7 +55,9 @@ def document(artifact: Artifact) -> str:
     best = frontiers.best(comparison)
     for name, question in QUESTIONS.items():
         rows = best.filter(pl.col("measure") == frontiers.MEASURES[name]).to_dicts() if best.height else []
-        lines.append(f"**Which {question}?** " + (" ".join(map(_sentence, rows)) or "Nothing was measured at a matched L0."))
+        lines.append(
+            f"**Which {question}?** " + (" ".join(map(_sentence, rows)) or "Nothing was measured at a matched L0.")
+        )
         lines.append("")
     lines += ["## At matched L0", "", *_table(frontiers.headline(comparison)), ""]
     lines += [
@@ -109,7 +111,10 @@ def _sentence(row: dict[str, Any]) -> str:
 
 
 def _table(frame: pl.DataFrame) -> list[str]:
-    rows = [["" if value is None else f"{value:g}" if isinstance(value, float) else str(value) for value in row] for row in frame.iter_rows()]
+    rows = [
+        ["" if value is None else f"{value:g}" if isinstance(value, float) else str(value) for value in row]
+        for row in frame.iter_rows()
+    ]
     return [f"| {' | '.join(row)} |" for row in (frame.columns, ["---"] * frame.width, *rows)]
 
 

@@ -174,7 +174,7 @@ def sweep(
     as_json: AsJson = False,
 ) -> None:
     """Architectures x widths x sparsities x seeds at equal tokens: one table, with intervals over seeds at matched L0."""
-    artifact = _run("sweep", [*(overrides or []), *(["sweep.yes=true"] if yes else [])], params, plain)
+    artifact = _run("sweep", [*(overrides or []), *(["sweep.confirmed=true"] if yes else [])], params, plain)
     from components.store import frontiers
     from components.store.tables import COMPARISON
 

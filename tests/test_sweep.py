@@ -46,13 +46,20 @@ def test_without_a_word_every_architecture_takes_part_at_half_once_and_twice_its
 
 def test_dictionaries_of_one_seed_share_a_stream_and_those_of_another_do_not():
     found = cells(TRAIN, SweepConfig(seeds=[0, 1]))
-    streams = {stream_of(cell.config): {other.config.seed for other in found if stream_of(other.config) == stream_of(cell.config)} for cell in found}
+    streams = {
+        stream_of(cell.config): {
+            other.config.seed for other in found if stream_of(other.config) == stream_of(cell.config)
+        }
+        for cell in found
+    }
     assert sorted(map(sorted, streams.values())) == [[0], [1]]
 
 
 def test_what_a_sweep_cannot_mean_is_refused_with_words():
     dictionaries = {"topk": TopKConfig(d_sae=16, k=4)}
-    with pytest.raises(UnknownNameError, match="sweep.sparsities names 'topkk', which is no label; .*did you mean 'topk'"):
+    with pytest.raises(
+        UnknownNameError, match="sweep.sparsities names 'topkk', which is no label; .*did you mean 'topk'"
+    ):
         cells(TRAIN, SweepConfig(dictionaries=dictionaries, sparsities={"topkk": [2]}))
     with pytest.raises(ConfigError, match="sweep: topk with {'k': 32"):
         cells(TRAIN, SweepConfig(dictionaries=dictionaries, sparsities={"topk": [32]}))

@@ -315,7 +315,9 @@ def test_without_prefect_the_runs_page_says_how_to_start_it_even_on_an_empty_sto
     assert "`make up` starts it" in app.info[0].value
 
 
-def test_a_sweep_is_shown_at_matched_l0_and_chosen_by_the_address(open_page: Open, store: Store, tmp_path: Path) -> None:
+def test_a_sweep_is_shown_at_matched_l0_and_chosen_by_the_address(
+    open_page: Open, store: Store, tmp_path: Path
+) -> None:
     assert "No sweep in this store" in words(open_page("compare", store))
     own = Store(tmp_path / "swept")
     rows = [

@@ -33,7 +33,9 @@ def made(config: ExperimentConfig, stage: str) -> set[str]:
     return {artifact.key for artifact in Store(config.execution.store).artifacts(stage)}
 
 
-def test_a_sweep_ends_in_one_table_and_one_more_seed_trains_that_seed_alone(swept: ExperimentConfig, servers: None, monkeypatch, tmp_path):
+def test_a_sweep_ends_in_one_table_and_one_more_seed_trains_that_seed_alone(
+    swept: ExperimentConfig, servers: None, monkeypatch, tmp_path
+):
     from flows.sweep import sweep
 
     monkeypatch.setenv("LATENTFLOW_DEVICE_LOCKS", str(tmp_path / "locks"))
@@ -77,5 +79,5 @@ def test_lists_that_explode_are_refused_with_how_many_and_how_long(swept: Experi
     many = override(swept, {"sweep.limit": 6})
     with pytest.raises(ConfigError, match=r"7 dictionaries, about \d+ minutes of .* more than the 6 .* give --yes"):
         unasked(many, 7)
-    unasked(override(many, {"sweep.yes": True}), 7)
+    unasked(override(many, {"sweep.confirmed": True}), 7)
     unasked(swept, 7)
