@@ -51,7 +51,7 @@ class SweepConfig(Config):
     """Dictionaries that learn from one stream side by side, at most; fewer use more of several devices."""
     limit: PositiveInt = execution(64)
     """Dictionaries that are trained without being asked for with --yes."""
-    yes: bool = execution(False)
+    confirmed: bool = execution(False)
     """Train them however many they are."""
 
 

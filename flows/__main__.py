@@ -179,11 +179,16 @@ def sweep(
     as_json: AsJson = False,
 ) -> None:
     """Architectures x widths x sparsities x seeds at equal tokens: one table, with intervals over seeds at matched L0."""
-    artifact = _run("sweep", [*(overrides or []), *(["sweep.yes=true"] if yes else [])], params, plain)
+    artifact = _run("sweep", [*(overrides or []), *(["sweep.confirmed=true"] if yes else [])], params, plain)
     from components.store import frontiers
     from components.store.tables import COMPARISON
 
-    _show(frontiers.headline(COMPARISON.read(artifact)), as_json)
+    comparison = COMPARISON.read(artifact)
+    if as_json:
+        sys.stdout.write(comparison.write_json() + "\n")
+        return
+    told = frontiers.headline(comparison)
+    _show(told.select("label", "d_sae", "L0", *(name for name in frontiers.SHORT if name in told.columns)), as_json)
     Console(stderr=True).print(f"{artifact.stage}/{artifact.key}", highlight=False)
 
 
@@ -332,7 +337,8 @@ def _show(frame: Any, as_json: bool) -> None:
         table.add_row(
             *("" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value) for value in row)
         )
-    console.print(table)
+    out = console if console.is_terminal else Console(width=150)
+    out.print(table)
     if frame.height > 1000:
         console.print(f"the first 1000 of {frame.height} rows; --json gives all", highlight=False)
 

@@ -171,7 +171,7 @@ class Chain:
             fetch(self.config.model)
         return ModelReference(self.config.model)
 
-    def step(self, stage: str, config: Config, label: str = "", **inputs: Artifact | ModelReference) -> Artifact:
+    def step(self, stage: str, config: Config, label: str = "", **inputs: Any) -> Artifact:
         """One artifact of one stage, made or found, and recorded; nothing twice under one label."""
         label = label or stage
         if label in self._made:

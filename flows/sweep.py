@@ -83,10 +83,10 @@ def unasked(config: ExperimentConfig, n: int) -> None:
     Raises:
         ConfigError: with how many they are and how long they will take.
     """
-    if n > config.sweep.limit and not config.sweep.yes:
+    if n > config.sweep.limit and not config.sweep.confirmed:
         raise ConfigError(
             f"{forecast(config)}; that is more than the {config.sweep.limit} that are trained without asking: give --yes "
-            "(sweep.yes=true in a form), or fewer widths, sparsities or seeds"
+            "(sweep.confirmed in a form), or fewer widths, sparsities or seeds"
         )
 
 

@@ -414,7 +414,7 @@ def _make_group(
     widths = {name: shards.d_in(name) for name in names}
     stream = Stream(shards, split, names, order, device)
     held_out = Stream(shards, held_out_split, names, order)
-    for caution in {caution for _, own, _ in wanted.values() for caution in cautions(own, stream.n_rows)}:
+    for caution in dict.fromkeys(words for _, own, _ in wanted.values() for words in cautions(own, stream.n_rows)):
         log.warning("%s", caution)
 
     learners, checkpoints = {}, {}

@@ -15,6 +15,7 @@ import hashlib
 import inspect
 import json
 import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -131,7 +132,8 @@ class ModelReference:
         Raises:
             ModelError: the files are not those of a model that transformers knows, or weights are missing.
         """
-        network = _network(self.folder, getattr(torch, self.config.dtype))
+        with _loading:
+            network = _network(self.folder, getattr(torch, self.config.dtype))
         where = device.resolve((settings or device.Execution()).device)
         return LanguageModel(network.to(where), _tokenizer(self.folder))
 
@@ -500,6 +502,11 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
+
+
+_loading = (
+    threading.Lock()
+)  # tasks side by side: transformers imports its parts when they are asked for, and not safely
 
 
 def _network(folder: Path, dtype: torch.dtype) -> Any:

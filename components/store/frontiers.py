@@ -28,11 +28,15 @@ COLOURS = ("#2b83ba", "#e08a00", "#00a37a", "#c2669b", "#d95f02", "#6a5acd", "#8
 """As many as a sweep has labels; shapes and the legend say the same."""
 
 
+SHORT = ("FVU", "loss recovered", "concepts found", "absorption", "seed stability", "dead latents")
+"""The measures that a terminal has room for."""
+
+
 def headline(comparison: pl.DataFrame) -> pl.DataFrame:
     """One row for each label, width and matched L0 (baselines: their own L0), one column for each measure: mean and half
     the width of the interval as text."""
     rows = whole(comparison).filter(pl.col("is_baseline") | pl.col("at_l0").is_not_null())
-    rows = rows.with_columns(pl.col("name").replace_strict(MEASURES).alias("measure"), _said())
+    rows = rows.with_columns(pl.col("name").replace_strict(MEASURES).alias("measure"), said())
     wide = rows.pivot(
         "measure", index=["label", "d_sae", "is_baseline", "l0"], values="said", aggregate_function="first"
     )
@@ -83,7 +87,7 @@ def points(comparison: pl.DataFrame, name: str) -> pl.DataFrame:
     return rows.filter(pl.col("value").is_not_null(), pl.col("l0") > 0).sort("label", "d_sae", "l0")
 
 
-def frontier(comparison: pl.DataFrame, name: str) -> alt.LayerChart | None:
+def frontier(comparison: pl.DataFrame, name: str) -> alt.LayerChart | alt.FacetChart | None:
     """One measure against L0: a line for each label and width through its sparsities, bars for the interval over seeds,
     a single mark for each baseline; None where nothing was measured."""
     drawn = points(comparison, name)
@@ -113,7 +117,8 @@ def frontier(comparison: pl.DataFrame, name: str) -> alt.LayerChart | None:
     return alt.layer(lines, rules, marks).properties(height=320, title=MEASURES[name])
 
 
-def _said() -> pl.Expr:
+def said() -> pl.Expr:
+    """Mean and half the width of the interval, as text."""
     value = pl.col("value").map_elements(lambda number: f"{number:.3g}", return_dtype=pl.String)
     reach = ((pl.col("high") - pl.col("low")) / 2).map_elements(lambda number: f"{number:.1g}", return_dtype=pl.String)
     return pl.when(pl.col("low").is_null()).then(value).otherwise(pl.format("{} ± {}", value, reach)).alias("said")

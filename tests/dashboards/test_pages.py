@@ -14,6 +14,8 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from components.store.artifact import Store, digest
+from components.store.tables import COMPARISON
+from tests.dashboards.conftest import make
 
 APP = Path(__file__).resolve().parents[2] / "dashboards" / "app.py"
 PAGES = ("overview", "compare", "training", "latents", "explanations", "steering", "lineage")
@@ -311,3 +313,23 @@ def test_without_prefect_the_runs_page_says_how_to_start_it_even_on_an_empty_sto
     assert not app.exception
     assert "Prefect does not answer at http://127.0.0.1:9" in app.info[0].value
     assert "`make up` starts it" in app.info[0].value
+
+
+def test_a_sweep_is_shown_at_matched_l0_and_chosen_by_the_address(
+    open_page: Open, store: Store, tmp_path: Path
+) -> None:
+    assert "No sweep in this store" in words(open_page("compare", store))
+    own = Store(tmp_path / "swept")
+    rows = [
+        {"label": label, "architecture": label, "is_baseline": label == "pca", "d_sae": 8, "sparsity_name": "k",
+         "sparsity": k, "at_l0": at, "l0": float(at or k), "name": "evaluate.fvu", "value": 1 / k, "low": 1 / k - 0.01,
+         "high": 1 / k + 0.01, "n": 3, "n_failed": 0, "better": "lower"}
+        for label in ("topk", "relu", "pca") for k, at in ((4, None), (8, None), (6, 6.0)) if label != "pca" or k == 4
+    ]  # fmt: skip
+    facts = {"n_dictionaries": 5, "labels": ["topk", "relu", "pca"]}
+    swept = make(own, "compare", {}, facts, lambda folder, _: COMPARISON.write(folder, rows))
+    app = open_page("compare", own, sweep=swept.key)
+    assert app.selectbox(key="swept").value == swept.key
+    matched, best = app.dataframe[0].value, app.dataframe[1].value
+    assert set(matched["label"]) == {"topk", "relu", "pca"} and "FVU" in matched.columns
+    assert best["apart"].to_list() == [False]

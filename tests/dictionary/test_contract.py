@@ -29,7 +29,7 @@ def begun(options, x=X, seed=0):
 
 def test_an_unknown_architecture_lists_the_known_and_the_nearest():
     with pytest.raises(
-        UnknownNameError, match=r"no architecture named 'topkk'; known: .*relu, .*topk.*; did you mean 'topk'"
+        UnknownNameError, match=r"no architecture named 'topkk'; known: .*relu.*topk.*; did you mean 'topk'"
     ):
         architectures["topkk"]
 

@@ -18,11 +18,11 @@ import torch
 
 from components.config import Config
 from components.dictionary.contract import Dictionary
+from components.dictionary.encode import Encoded
 from components.evaluation.contract import ABSENT, TEST, Evaluation, Measuring, Score, Subject, evaluations
 from components.seeds import numpy_generator
 from components.statistics import Interval, cluster_bootstrap, wilson
 from components.store.artifact import Progress
-from components.store.shards import CodeShards
 
 ROWS = 8192
 EMPTY = f"the capture holds no token of the {TEST} split"
@@ -78,7 +78,7 @@ def _score(
 
 
 def _squares(
-    subject: Subject, shards: CodeShards, dictionary: Dictionary, hook_point: str, mean: torch.Tensor
+    subject: Subject, shards: Encoded, dictionary: Dictionary, hook_point: str, mean: torch.Tensor
 ) -> Generator[Progress, None, tuple[np.ndarray, np.ndarray]]:
     """For each test token its squared error and its squared distance from the mean."""
     n, done = subject.n_rows(TEST), 0
@@ -98,7 +98,7 @@ def _squares(
     return error, spread
 
 
-def _use(shards: CodeShards, empty: bool) -> tuple[np.ndarray, int]:
+def _use(shards: Encoded, empty: bool) -> tuple[np.ndarray, int]:
     """Active latents of each test token, and how many latents are active on none."""
     alive, active = torch.zeros(shards.d_sae, dtype=torch.bool), [np.zeros(0, np.int64)]
     for codes in () if empty else shards.iterate(TEST):

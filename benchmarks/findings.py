@@ -1,0 +1,122 @@
+"""What a sweep found, with intervals, as docs/findings.md: `python benchmarks/findings.py [key of a compare artifact]`.
+
+Reads the newest comparison of the store (or the one named), chooses nothing and rounds; every number comes from its table.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from components.store import frontiers
+from components.store.artifact import Artifact, Store
+from components.store.tables import CELLS, COMPARISON
+
+TO = Path(__file__).resolve().parents[1] / "docs" / "findings.md"
+QUESTIONS = {
+    "evaluate.concepts_found.latent": "finds most concepts",
+    "evaluate.absorption": "absorbs least",
+    "compare.stability": "is most stable over seeds",
+    "evaluate.fvu": "reconstructs best",
+    "evaluate.loss_recovered.mean_ablation": "keeps most of the model's predictions",
+}
+
+
+def main() -> None:
+    """Writes the file and says where."""
+    store = Store(os.environ.get("LATENTFLOW_STORE") or "data/artifacts")
+    found = sorted(store.artifacts("compare"), key=lambda artifact: artifact.manifest["made"]["at"])
+    chosen = [artifact for artifact in found if artifact.key.startswith(sys.argv[1])] if sys.argv[1:] else found
+    if not chosen:
+        sys.exit(f"no comparison in {store.root}; run `latentflow sweep --params examples/sweep.yaml` first")
+    TO.write_text(document(chosen[-1]))
+    sys.stdout.write(f"written to {TO}\n")
+
+
+def document(artifact: Artifact) -> str:
+    """The whole page."""
+    comparison, cells = COMPARISON.read(artifact), CELLS.read(artifact)
+    facts = artifact.facts
+    lines = [
+        "# Findings",
+        "",
+        f"Written by `benchmarks/findings.py` from `compare/{artifact.key}`: {facts['n_dictionaries']} dictionaries of "
+        f"{', '.join(facts['labels'])}; {facts['n_seeds']} seeds, each replicating first values and order of tokens. "
+        "Measured on the test split; intervals are 95% (Student's, over seeds). Curves are read at a matched L0 between "
+        "their sparsities, never beyond them.",
+        "",
+        "## Who does best at equal sparsity",
+        "",
+    ]
+    best = frontiers.best(comparison)
+    for name, question in QUESTIONS.items():
+        rows = best.filter(pl.col("measure") == frontiers.MEASURES[name]).to_dicts() if best.height else []
+        lines.append(
+            f"**Which {question}?** " + (" ".join(map(_sentence, rows)) or "Nothing was measured at a matched L0.")
+        )
+        lines.append("")
+    lines += ["## At matched L0", "", *_table(frontiers.headline(comparison)), ""]
+    lines += [
+        "Baselines stand at their own L0 and were run once. Empty: the curve does not reach that L0, or nothing was measured.",
+        "",
+        "## Every setting",
+        "",
+        *_table(settings(comparison)),
+        "",
+        "## Concepts found, by kind",
+        "",
+        *_table(kinds(comparison)),
+        "",
+    ]
+    if absent := reasons(cells):
+        lines += ["## What was not measured", "", *absent, ""]
+    return "\n".join(lines)
+
+
+def settings(comparison: pl.DataFrame) -> pl.DataFrame:
+    """Every setting with its sparsity and L0: what the charts draw."""
+    rows = frontiers.whole(comparison).filter(pl.col("at_l0").is_null())
+    rows = rows.with_columns(pl.col("name").replace_strict(frontiers.MEASURES).alias("measure"), frontiers.said())
+    index = ["label", "d_sae", "sparsity_name", "sparsity", "l0"]
+    wide = rows.pivot("measure", index=index, values="said", aggregate_function="first").sort("label", "d_sae", "l0")
+    order = [name for name in frontiers.MEASURES.values() if name in wide.columns]
+    return wide.select(*index[:-1], pl.col("l0").round(1).alias("L0"), *order)
+
+
+def kinds(comparison: pl.DataFrame) -> pl.DataFrame:
+    """Share of the gated concepts of each kind that one latent finds, of each label at each matched L0."""
+    own = pl.col("is_baseline") | pl.col("at_l0").is_not_null()
+    rows = comparison.filter(pl.col("name") == "evaluate.concepts_found.latent", own).with_columns(frontiers.said())
+    wide = rows.pivot("concept_kind", index=["label", "d_sae", "l0"], values="said", aggregate_function="first")
+    return wide.sort("l0", "label").with_columns(pl.col("l0").round(1)).rename({"l0": "L0"})
+
+
+def reasons(cells: pl.DataFrame) -> list[str]:
+    """Why values are absent, each reason once with how many values it explains."""
+    absent = cells.filter(pl.col("value").is_null()).group_by("name", "reason").len().sort("name")
+    return [f"- `{name}`, {count} values: {reason}" for name, reason, count in absent.iter_rows()]
+
+
+def _sentence(row: dict[str, Any]) -> str:
+    interval = "" if row["low"] is None else f" ({row['low']:.3g} to {row['high']:.3g})"
+    said = f"At L0 {row['L0']:g}: `{row['best']}`, {row['value']:.3g}{interval}"
+    if row["next"] is None:
+        return f"{said}; no other curve reaches that L0."
+    apart = {True: "their intervals are apart", False: "their intervals meet", None: "without intervals"}[row["apart"]]
+    return f"{said}, before `{row['next']}`, {row['next_value']:.3g}; {apart} ({row['compared']} compared)."
+
+
+def _table(frame: pl.DataFrame) -> list[str]:
+    rows = [
+        ["" if value is None else f"{value:g}" if isinstance(value, float) else str(value) for value in row]
+        for row in frame.iter_rows()
+    ]
+    return [f"| {' | '.join(row)} |" for row in (frame.columns, ["---"] * frame.width, *rows)]
+
+
+if __name__ == "__main__":
+    main()
