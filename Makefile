@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_EXTRA ?=
 
-.PHONY: setup demo up test test-faults test-browser test-kill check peers oracle lock clean
+.PHONY: setup demo up test test-faults test-browser test-kill check peers oracle lock clean clean-data
 
 $(VENV)/.ok: pyproject.toml constraints.txt
 	$(PY) -c 'import sys; assert (3,11) <= sys.version_info[:2] <= (3,13), "Latentflow needs Python 3.11 to 3.13"'
@@ -67,4 +67,9 @@ lock:
 	rm -rf .venv-lock
 
 clean:
-	rm -rf data/artifacts data/state .pytest_cache .ruff_cache
+	rm -rf .pytest_cache .ruff_cache build *.egg-info
+
+clean-data:
+	@echo "Deleting the store (data/artifacts, without the pointers that git keeps) and every server's state (data/state)."
+	git clean -fdxq data/artifacts
+	rm -rf data/state

@@ -16,7 +16,6 @@ from dashboards.measures import HEADLINES, NOTHING, estimate, measure, number
 from dashboards.tokens import visible
 
 UNITS = ("latent", "neuron", "untrained", "probe")
-RANDOM = "random"
 ROLES = ("explanation", "floor", "ceiling")
 ROLE = (
     pl.col("explainer")

@@ -45,9 +45,7 @@ from flows import slots, windows
 from flows.tracking import Tracker, resolve_dictionary
 
 log = logging.getLogger(__name__)
-record = logging.getLogger(
-    "flows.run"
-)  # for the run's page in Prefect alone: a terminal has the same lines from `console`
+record = logging.getLogger("flows.run")  # for the run's page in Prefect alone: a terminal has the lines from `console`
 record.propagate = False
 
 Reference = dict[str, str]

@@ -504,9 +504,7 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-_loading = (
-    threading.Lock()
-)  # tasks side by side: transformers imports its parts when they are asked for, and not safely
+_loading = threading.Lock()  # tasks side by side: transformers imports its parts when asked for, and not safely
 
 
 def _network(folder: Path, dtype: torch.dtype) -> Any:
