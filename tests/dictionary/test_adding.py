@@ -1,4 +1,4 @@
-"""The example of docs/dictionaries.md is one file, and one file is enough: registry, schema, command line, laws."""
+"""The example of docs/dictionaries.md is one file, and one file is enough: registry, schema, command line, sweep, laws."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ PAGE = (REPOSITORY / "docs" / "dictionaries.md").read_text()
 SEEN = """
 from components.dictionary.contract import architectures
 from components.experiment import ExperimentConfig
+from components.sweep import cells
 from flows.parameters import resolve
 
 assert "group_max" in architectures.names()
@@ -28,6 +29,8 @@ assert definitions["GroupMaxConfig"]["title"] == "group_max"
 assert set(definitions["GroupMaxConfig"]["properties"]) == {"kind", "d_sae", "groups"}
 config = resolve(["train.dictionary.kind=group_max", "train.dictionary.groups=6"])
 assert config.train.dictionary == architectures["group_max"].config(groups=6)
+swept = [cell for cell in cells(config.train, config.sweep) if cell.label == "group_max"]
+assert sorted({cell.sparsity for cell in swept}) == [2.0, 4.0, 8.0] and len(swept) == 9
 """
 
 

@@ -3,7 +3,7 @@
 For every concept that the gate passes, the k latents of largest |mean where present - mean where absent| on select, a
 logistic regression on them fitted on select, and its average precision on test. With k = 1 nothing is fitted: the latent
 is read with the sign of that difference. For speed, tokens on which all k are silent are one row with a weight, which
-changes nothing, and of more than 20,000 active tokens without the concept every m-th stands for m, which moves
+changes nothing, and of more than 5,000 active tokens without the concept every m-th stands for m, which moves
 coefficients by less than their own uncertainty. The baseline is the probe that reads every coordinate.
 
 Source: Gurnee et al. 2023 (arXiv:2305.01610); SAEBench (arXiv:2503.09532) for k = 1, 2, 5 and the choice by mean
@@ -29,7 +29,7 @@ from components.statistics import bootstrap_mean
 from components.store.artifact import Progress
 
 INVERSE_PENALTY = 1.0
-MOST_NEGATIVES = 20_000
+MOST_NEGATIVES = 5_000
 
 
 class SparseProbingConfig(Config):
@@ -141,13 +141,14 @@ def coefficients(x: sp.csc_matrix, has: np.ndarray) -> np.ndarray | None:
     rows = np.vstack([dense, np.zeros((2, x.shape[1]))])
     labels = np.concatenate([has[active], [True, False]])
     others = np.flatnonzero(~has[active])
-    step = max(1, len(others) // MOST_NEGATIVES)
+    step = max(1, -(-len(others) // MOST_NEGATIVES))
     weights = np.concatenate([has[active].astype(float), [positive, negative]])
     weights[others[::step]] = len(others) / len(others[::step]) if len(others) else 0
     kept = weights > 0
+    rows = rows[kept]
     scale = rows.std(0) + 1e-12  # one penalty for latents of every size
     fit = LogisticRegression(C=INVERSE_PENALTY, solver="newton-cholesky", max_iter=50)
-    return fit.fit(rows[kept] / scale, labels[kept], weights[kept]).coef_[0] / scale
+    return fit.fit(rows / scale, labels[kept], weights[kept]).coef_[0] / scale
 
 
 def _active(x: sp.csc_matrix) -> tuple[np.ndarray, np.ndarray]:
