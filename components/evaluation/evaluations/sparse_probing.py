@@ -3,8 +3,8 @@
 For every concept that the gate passes, the k latents of largest |mean where present - mean where absent| on select, a
 logistic regression on them fitted on select, and its average precision on test. With k = 1 nothing is fitted: the latent
 is read with the sign of that difference. For speed, tokens on which all k are silent are one row with a weight, which
-changes nothing, and of more than 5,000 active tokens without the concept every m-th stands for m, which moves
-coefficients by less than their own uncertainty. The baseline is the probe that reads every coordinate.
+changes nothing, and of more than 5,000 active tokens without the concept every m-th stands for m, an approximation (the same
+for every dictionary; what it does to a score was not measured). The baseline is the probe that reads every coordinate.
 
 Source: Gurnee et al. 2023 (arXiv:2305.01610); SAEBench (arXiv:2503.09532) for k = 1, 2, 5 and the choice by mean
 difference. Deviations: average precision at natural density in place of accuracy on balanced classes (a rare concept is
