@@ -72,7 +72,7 @@ def test_two_lines_from_python(tmp_path):
     dictionary = Dictionary.load(tmp_path)
     assert dictionary.decode(dictionary.encode(X)).shape == X.shape
     described = json.loads((tmp_path / "dictionary.json").read_text())
-    assert described["options"] == {"kind": "topk", "d_sae": 48, "k": 5, "auxk_coefficient": 1 / 32}
+    assert described["options"] == OPTIONS[0].model_dump(mode="json")
     assert (described["d_in"], described["dtype"], described["reads"]) == (24, "float32", [HOOK])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dictionary.json", "dictionary.safetensors"]
 

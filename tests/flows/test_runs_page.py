@@ -49,7 +49,11 @@ def test_a_deployment_is_read_with_its_schema_and_its_values(prefect: str) -> No
     ("name", "value", "said"),
     [
         ("train.tokens", -5, "config.train.tokens.*-5 is less than the minimum of 0"),
-        ("train.dictionary.k", 0, "config.train.dictionary.k"),
+        (
+            "train.dictionary.k",
+            0,
+            "config.train.dictionary'.*'k': 0",
+        ),  # in a union Prefect names the section, and its values
     ],
 )
 def test_a_wrong_value_is_refused_with_its_dotted_path(prefect: str, name: str, value: int, said: str) -> None:
