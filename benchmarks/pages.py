@@ -274,7 +274,9 @@ def _served(script: Path, store: Store) -> Iterator[int]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", str(script), "--server.port", str(port)]
+    ours = script == REPOSITORY / "dashboards" / "app.py"  # served as `latentflow up` does
+    command = [sys.executable, "-m", *(["dashboards"] if ours else ["streamlit", "run", str(script)])]
+    command += ["--server.port", str(port)]
     command += ["--server.address", "127.0.0.1", "--server.headless", "true"]
     environment = os.environ | {"LATENTFLOW_STORE": str(store.root), "PYTHONPATH": str(REPOSITORY)}
     environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{store.root / 'none.db'}"

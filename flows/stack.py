@@ -96,9 +96,8 @@ def _mlflow_switches() -> dict[str, str]:
 
 
 def _streamlit() -> list[str]:
-    page = Path(__file__).resolve().parents[1] / "dashboards" / "app.py"
     return [
-        *(sys.executable, "-m", "streamlit", "run", str(page), "--server.port", str(environment.port("streamlit"))),
+        *(sys.executable, "-m", "dashboards", "--server.port", str(environment.port("streamlit"))),
         *("--server.address", environment.host(), "--server.headless", "true"),
         *("--browser.gatherUsageStats", "false"),
     ]
