@@ -67,6 +67,24 @@ class Recipe:
     unit_rows: tuple[str, ...] = ()
 
 
+def rate(d_sae: int) -> float:
+    """The learning rate that most architectures share: 2e-4 at 2^14 latents, falling as the root of their number.
+
+    Source: sparsify's and dictionary_learning's rule for TopK (Gao et al. 2024, arXiv:2406.04093, section A.3).
+    """
+    return 2e-4 / (d_sae / 2**14) ** 0.5
+
+
+def refuse_large_k(k: int, d_sae: int) -> None:
+    """For validators of options.
+
+    Raises:
+        ValueError: more latents for a token than there are.
+    """
+    if k > d_sae:
+        raise ValueError(f"k is {k}, but there are only d_sae = {d_sae} latents; lower k or raise d_sae")
+
+
 @dataclasses.dataclass(frozen=True)
 class Moment:
     """Where training stands when a batch comes.
@@ -82,6 +100,13 @@ class Moment:
     steps: int
     dead: Bool[Tensor, " d_sae"]
     generator: torch.Generator
+
+    def revives(self, coefficient: float) -> bool:
+        """Whether a term by which dead latents learn is to be made.
+
+        Without a wait the host knows only on the CPU whether any latent is dead; elsewhere the term is always made.
+        """
+        return coefficient > 0 and (not self.dead.is_cpu or bool(self.dead.any()))
 
     def risen(self, warm_up: float) -> float:
         """How far a weight has risen that goes from 0 to 1 over the first `warm_up` of training; 1 without a warm-up."""

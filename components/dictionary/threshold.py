@@ -14,7 +14,7 @@ which the mean remembers, were cut by weights that hardly move.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from components.dictionary.contract import Moment
@@ -60,8 +60,3 @@ def at_start(
 def above(pre: Float[Tensor, "row d_sae"], threshold: Float[Tensor, ""]) -> Codes:
     """Codes: pre-activations above the threshold, and above zero."""
     return Codes.from_dense(torch.where(pre > threshold, pre, 0).relu())
-
-
-def counts(latents: Int64[Tensor, " entry"], values: Float[Tensor, " entry"], d_sae: int) -> Float[Tensor, " d_sae"]:
-    """On how many tokens each latent is active."""
-    return values.new_zeros(d_sae).index_add_(0, latents, (values > 0).to(values.dtype))

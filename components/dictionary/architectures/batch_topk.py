@@ -22,12 +22,20 @@ from pydantic import NonNegativeFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from components.config import Config
-from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, Recipe, architectures
+from components.dictionary.contract import (
+    Batch,
+    Dictionary,
+    Moment,
+    Outcome,
+    Recipe,
+    architectures,
+    rate,
+    refuse_large_k,
+)
 from components.dictionary.initial import geometric_median, random_directions
-from components.dictionary.kernels.sparse import Pattern, decode, decode_codes, preactivations, select
-from components.dictionary.losses import auxk, fvu
-from components.dictionary.nonlinearities import largest_of
-from components.dictionary.threshold import above, at_start, counts, follow, kept
+from components.dictionary.kernels.sparse import auxiliary, decode, decode_codes, fired, preactivations, select
+from components.dictionary.losses import fvu
+from components.dictionary.threshold import above, at_start, follow, kept
 from components.store.shards import Codes
 
 
@@ -45,8 +53,7 @@ class BatchTopKConfig(Config, title="batch_topk"):
 
     @model_validator(mode="after")
     def _k_fits(self) -> BatchTopKConfig:
-        if self.k > self.d_sae:
-            raise ValueError(f"k is {self.k}, but there are only d_sae = {self.d_sae} latents; lower k or raise d_sae")
+        refuse_large_k(self.k, self.d_sae)
         return self
 
 
@@ -77,7 +84,7 @@ class BatchTopK(Dictionary):
     @property
     def recipe(self) -> Recipe:
         """The learning rate of `topk`."""
-        return Recipe(lr=2e-4 / (self.d_sae / 2**14) ** 0.5, unit_rows=("W_dec",))
+        return Recipe(lr=rate(self.d_sae), unit_rows=("W_dec",))
 
     def start(self, sample: Batch, generator: torch.Generator) -> None:
         """As `topk`; the threshold keeps k latents a row of the sample."""
@@ -97,14 +104,10 @@ class BatchTopK(Dictionary):
         follow(self.threshold, z, moment)
         x_hat = decode(z, used, self.W_dec) + self.b_dec
         losses = {"reconstruction": fvu(x, x_hat)}
-        # Without a wait the host knows only on the CPU whether any latent is dead; elsewhere the term is always made.
-        if self.options.auxk_coefficient > 0 and (not moment.dead.is_cpu or bool(moment.dead.any())):
-            k_aux = min(max(1, self.d_in // 2), self.d_sae)
-            spare = Pattern(largest_of(pre, moment.dead, k_aux), self.d_sae)
-            values = select(centred, pre, spare, *encoder).relu() * moment.dead[spare.indices]
-            predicted = decode(values, spare, self.W_dec)
-            losses["auxk"] = self.options.auxk_coefficient * auxk(x - x_hat, predicted, moment.dead.sum(), k_aux)
-        return Outcome(losses, {self.hook_point: x_hat}, counts(used.indices, z.detach(), self.d_sae))
+        if moment.revives(self.options.auxk_coefficient):
+            term = auxiliary(x - x_hat, centred, pre, moment.dead, encoder, self.W_dec)
+            losses["auxk"] = self.options.auxk_coefficient * term
+        return Outcome(losses, {self.hook_point: x_hat}, fired(used.indices, z, self.d_sae))
 
     def codes(self, batch: Batch) -> Codes:
         """Pre-activations above the threshold."""

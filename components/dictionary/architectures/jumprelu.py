@@ -36,7 +36,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from components.config import Config
-from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, Recipe, architectures
+from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, Recipe, architectures, rate
 from components.dictionary.initial import geometric_median, random_directions
 from components.dictionary.kernels.dense import centred_linear
 from components.dictionary.kernels.sparse import decode_codes
@@ -96,7 +96,7 @@ class JumpRelu(Dictionary):
     @property
     def recipe(self) -> Recipe:
         """The learning rate of `topk`, so that all are compared at one; the paper's decay rates: no momentum."""
-        return Recipe(lr=2e-4 / (self.d_sae / 2**14) ** 0.5, betas=(0.0, 0.999), unit_rows=("W_dec",))
+        return Recipe(lr=rate(self.d_sae), betas=(0.0, 0.999), unit_rows=("W_dec",))
 
     def start(self, sample: Batch, generator: torch.Generator) -> None:
         """Bias at the geometric median, random directions, the encoder their transpose, one threshold for all."""

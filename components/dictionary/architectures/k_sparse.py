@@ -24,9 +24,17 @@ from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 
 from components.config import Config
-from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, Recipe, architectures
+from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, Recipe, architectures, rate
 from components.dictionary.initial import geometric_median, random_directions
-from components.dictionary.kernels.sparse import Pattern, decode, decode_codes, preactivations, select, topk_codes
+from components.dictionary.kernels.sparse import (
+    Pattern,
+    decode,
+    decode_codes,
+    fired,
+    preactivations,
+    select,
+    topk_codes,
+)
 from components.dictionary.losses import fvu
 from components.dictionary.nonlinearities import largest
 from components.store.shards import Codes
@@ -80,7 +88,7 @@ class KSparse(Dictionary):
     @property
     def recipe(self) -> Recipe:
         """The learning rate of `topk`; rows are free."""
-        return Recipe(lr=2e-4 / (self.d_sae / 2**14) ** 0.5)
+        return Recipe(lr=rate(self.d_sae))
 
     def start(self, sample: Batch, generator: torch.Generator) -> None:
         """Bias at the geometric median, random directions of norm 1."""
@@ -95,8 +103,7 @@ class KSparse(Dictionary):
         used = Pattern(largest(pre, self.k_at(moment)), self.d_sae)
         z = select(centred, pre, used, *encoder).relu()
         x_hat = decode(z, used, self.W_dec) + self.b_dec
-        fired = torch.zeros_like(self.b_enc).index_add_(0, used.indices.view(-1), (z > 0).to(x.dtype).view(-1))
-        return Outcome({"reconstruction": fvu(x, x_hat)}, {self.hook_point: x_hat}, fired)
+        return Outcome({"reconstruction": fvu(x, x_hat)}, {self.hook_point: x_hat}, fired(used.indices, z, self.d_sae))
 
     def k_at(self, moment: Moment) -> int:
         """Latents that a token may use after so many updates."""

@@ -24,10 +24,19 @@ from pydantic import NonNegativeFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from components.config import Config
-from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, Recipe, architectures
+from components.dictionary.contract import (
+    Batch,
+    Dictionary,
+    Moment,
+    Outcome,
+    Recipe,
+    architectures,
+    rate,
+    refuse_large_k,
+)
 from components.dictionary.initial import geometric_median, random_directions
 from components.dictionary.kernels.pursuit import pursue
-from components.dictionary.kernels.sparse import decode_codes
+from components.dictionary.kernels.sparse import decode_codes, fired
 from components.dictionary.losses import fvu
 from components.store.shards import Codes
 
@@ -48,8 +57,7 @@ class MatchingPursuitConfig(Config, title="matching_pursuit"):
 
     @model_validator(mode="after")
     def _k_fits(self) -> MatchingPursuitConfig:
-        if self.k > self.d_sae:
-            raise ValueError(f"k is {self.k}, but there are only d_sae = {self.d_sae} latents; lower k or raise d_sae")
+        refuse_large_k(self.k, self.d_sae)
         return self
 
 
@@ -75,7 +83,7 @@ class MatchingPursuit(Dictionary):
     @property
     def recipe(self) -> Recipe:
         """The learning rate of `topk`."""
-        return Recipe(lr=2e-4 / (self.d_sae / 2**14) ** 0.5, unit_rows=("W_dec",))
+        return Recipe(lr=rate(self.d_sae), unit_rows=("W_dec",))
 
     def start(self, sample: Batch, generator: torch.Generator) -> None:
         """Bias at the geometric median (or zero for good), random directions of norm 1."""
@@ -88,8 +96,8 @@ class MatchingPursuit(Dictionary):
         x = batch[self.hook_point]
         values, indices, left = self._pursued(x)
         x_hat = x - left
-        fired = torch.zeros_like(self.W_dec[:, 0]).index_add_(0, indices.view(-1), (values > 0).to(x.dtype).view(-1))
-        return Outcome({"reconstruction": fvu(x, x_hat)}, {self.hook_point: x_hat}, fired)
+        active = fired(indices, values, self.d_sae)
+        return Outcome({"reconstruction": fvu(x, x_hat)}, {self.hook_point: x_hat}, active)
 
     def codes(self, batch: Batch) -> Codes:
         """The latents chosen, each once."""

@@ -21,9 +21,26 @@ from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 
 from components.config import Config
-from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, Recipe, architectures
+from components.dictionary.contract import (
+    Batch,
+    Dictionary,
+    Moment,
+    Outcome,
+    Recipe,
+    architectures,
+    rate,
+    refuse_large_k,
+)
 from components.dictionary.initial import geometric_median, random_directions
-from components.dictionary.kernels.sparse import Pattern, decode, decode_codes, preactivations, select, topk_codes
+from components.dictionary.kernels.sparse import (
+    Pattern,
+    decode,
+    decode_codes,
+    fired,
+    preactivations,
+    select,
+    topk_codes,
+)
 from components.dictionary.losses import fvu
 from components.dictionary.nonlinearities import largest
 from components.store.shards import Codes
@@ -41,8 +58,7 @@ class RandomDecoderConfig(Config, title="random_decoder"):
 
     @model_validator(mode="after")
     def _k_fits(self) -> RandomDecoderConfig:
-        if self.k > self.d_sae:
-            raise ValueError(f"k is {self.k}, but there are only d_sae = {self.d_sae} latents; lower k or raise d_sae")
+        refuse_large_k(self.k, self.d_sae)
         return self
 
 
@@ -71,7 +87,7 @@ class RandomDecoder(Dictionary):
     @property
     def recipe(self) -> Recipe:
         """The learning rate of `topk`."""
-        return Recipe(lr=2e-4 / (self.d_sae / 2**14) ** 0.5)
+        return Recipe(lr=rate(self.d_sae))
 
     def start(self, sample: Batch, generator: torch.Generator) -> None:
         """Bias at the geometric median, random directions of norm 1, the encoder their transpose."""
@@ -87,8 +103,7 @@ class RandomDecoder(Dictionary):
         used = Pattern(largest(pre, self.options.k), self.d_sae)
         z = select(centred, pre, used, *encoder).relu()
         x_hat = decode(z, used, self.W_dec) + self.b_dec
-        fired = torch.zeros_like(self.b_enc).index_add_(0, used.indices.view(-1), (z > 0).to(x.dtype).view(-1))
-        return Outcome({"reconstruction": fvu(x, x_hat)}, {self.hook_point: x_hat}, fired)
+        return Outcome({"reconstruction": fvu(x, x_hat)}, {self.hook_point: x_hat}, fired(used.indices, z, self.d_sae))
 
     def codes(self, batch: Batch) -> Codes:
         """The k largest pre-activations, those above zero."""

@@ -25,7 +25,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from components.config import Config
-from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, Recipe, architectures
+from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, Recipe, architectures, rate
 from components.dictionary.initial import geometric_median, random_directions
 from components.dictionary.kernels.dense import centred_linear
 from components.dictionary.kernels.sparse import decode_codes
@@ -74,9 +74,7 @@ class Relu(Dictionary):
     @property
     def recipe(self) -> Recipe:
         """The learning rate of `topk`, so that all are compared at one."""
-        return Recipe(
-            lr=2e-4 / (self.d_sae / 2**14) ** 0.5, unit_rows=("W_dec",) if self.options.decoder == "unit" else ()
-        )
+        return Recipe(lr=rate(self.d_sae), unit_rows=("W_dec",) if self.options.decoder == "unit" else ())
 
     def start(self, sample: Batch, generator: torch.Generator) -> None:
         """Bias at the geometric median, random directions of norm 0.1 (1 in the unit form), the encoder their transpose."""

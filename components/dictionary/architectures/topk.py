@@ -26,9 +26,18 @@ from pydantic import NonNegativeFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from components.config import Config
-from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, Recipe, architectures
+from components.dictionary.contract import (
+    Batch,
+    Dictionary,
+    Moment,
+    Outcome,
+    Recipe,
+    architectures,
+    rate,
+    refuse_large_k,
+)
 from components.dictionary.initial import geometric_median, random_directions
-from components.dictionary.kernels.sparse import Pattern, attach, choose, decode, decode_codes
+from components.dictionary.kernels.sparse import Pattern, attach, choose, decode, decode_codes, fired, most_revived
 from components.dictionary.losses import auxk, fvu
 from components.dictionary.nonlinearities import largest, largest_of
 from components.store.shards import Codes
@@ -53,8 +62,7 @@ class TopKConfig(Config, title="topk"):
 
     @model_validator(mode="after")
     def _k_fits(self) -> TopKConfig:
-        if self.k > self.d_sae:
-            raise ValueError(f"k is {self.k}, but there are only d_sae = {self.d_sae} latents; lower k or raise d_sae")
+        refuse_large_k(self.k, self.d_sae)
         return self
 
 
@@ -83,7 +91,7 @@ class TopK(Dictionary):
     @property
     def recipe(self) -> Recipe:
         """sparsify's and dictionary_learning's learning rate: 2e-4 at 2^14 latents, as the root of their number."""
-        return Recipe(lr=2e-4 / (self.d_sae / 2**14) ** 0.5, unit_rows=("W_dec",))
+        return Recipe(lr=rate(self.d_sae), unit_rows=("W_dec",))
 
     def start(self, sample: Batch, generator: torch.Generator) -> None:
         """Bias at the geometric median, random directions of norm 1, the encoder their transpose."""
@@ -95,9 +103,7 @@ class TopK(Dictionary):
         """The loss in the module's docstring."""
         x, k = batch[self.hook_point], self.options.k
         wide = min(MULTI * k, self.d_sae) if self.options.multi_topk_coefficient else k
-        k_aux = min(max(1, self.d_in // 2), self.d_sae)
-        # Without a wait the host knows only on the CPU whether any latent is dead; elsewhere the term is always made.
-        revive = self.options.auxk_coefficient > 0 and (not moment.dead.is_cpu or bool(moment.dead.any()))
+        k_aux, revive = most_revived(self.d_sae, self.d_in), moment.revives(self.options.auxk_coefficient)
 
         def choice(pre: Tensor) -> Tensor:
             live = largest(pre, wide)
@@ -123,9 +129,7 @@ class TopK(Dictionary):
             spare, of = parts[2]
             predicted = decode(spare * moment.dead[of.indices], of, self.W_dec)
             losses["auxk"] = self.options.auxk_coefficient * auxk(x - x_hat, predicted, moment.dead.sum(), k_aux)
-        used = indices[:, :k].reshape(-1)
-        fired = torch.zeros_like(self.b_enc).index_add_(0, used, (z[:, :k] > 0).to(x.dtype).reshape(-1))
-        return Outcome(losses, {self.hook_point: x_hat}, fired)
+        return Outcome(losses, {self.hook_point: x_hat}, fired(indices[:, :k], z[:, :k], self.d_sae))
 
     def codes(self, batch: Batch) -> Codes:
         """The k largest pre-activations, those above zero."""

@@ -20,7 +20,7 @@ from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 
 from components.config import Config
-from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, Recipe, architectures
+from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, Recipe, architectures, refuse_large_k
 from components.dictionary.initial import geometric_median, random_directions
 from components.dictionary.kernels.sparse import counted, decode_codes, topk_codes
 from components.store.shards import Codes
@@ -38,8 +38,7 @@ class UntrainedConfig(Config, title="untrained"):
 
     @model_validator(mode="after")
     def _k_fits(self) -> UntrainedConfig:
-        if self.k > self.d_sae:
-            raise ValueError(f"k is {self.k}, but there are only d_sae = {self.d_sae} latents; lower k or raise d_sae")
+        refuse_large_k(self.k, self.d_sae)
         return self
 
 

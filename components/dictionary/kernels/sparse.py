@@ -17,11 +17,12 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from components.dictionary.nonlinearities import largest
+from components.dictionary.losses import auxk
+from components.dictionary.nonlinearities import largest, largest_of
 from components.store.shards import Codes
 
 with warnings.catch_warnings():  # "Sparse CSR tensor support is in beta state", said once for each process
@@ -223,6 +224,32 @@ def topk_codes(
     _, pre = preactivations(x, W_enc, b_enc, b_dec)
     indices = largest(pre, k)
     return Codes.from_topk(pre.gather(1, indices).relu(), indices, W_enc.shape[0])
+
+
+def fired(latents: Int[Tensor, "..."], values: Float[Tensor, "..."], d_sae: int) -> Float[Tensor, " d_sae"]:
+    """On how many tokens each latent is active, from the latents chosen and their values; no gradient."""
+    active = (values.detach() > 0).to(values.dtype).reshape(-1)
+    return active.new_zeros(d_sae).index_add_(0, latents.reshape(-1), active)
+
+
+def auxiliary(
+    error: Float[Tensor, "token d_in"],
+    centred: Float[Tensor, "token d_in"],
+    pre: Float[Tensor, "token d_sae"],
+    dead: Bool[Tensor, " d_sae"],
+    encoder: tuple[Tensor, Tensor, Tensor],
+    W_dec: Float[Tensor, "d_sae d_in"],
+) -> Float[Tensor, ""]:
+    """The AuxK term of pre-activations that are all there: dead latents foretell the error, encoder and decoder learn."""
+    k_aux = most_revived(*W_dec.shape)
+    spare = Pattern(largest_of(pre, dead, k_aux), len(W_dec))
+    values = select(centred, pre, spare, *encoder).relu() * dead[spare.indices]
+    return auxk(error, decode(values, spare, W_dec), dead.sum(), k_aux)
+
+
+def most_revived(d_sae: int, d_in: int) -> int:
+    """Dead latents that take part in AuxK for one token: half the width of the activations."""
+    return min(max(1, d_in // 2), d_sae)
 
 
 def counted(codes: Codes) -> Float[Tensor, " d_sae"]:
