@@ -23,8 +23,9 @@ demo: setup
 up: setup
 	$(BIN)/latentflow up
 
+# A process for each core, up to four, with a thread each: most tests wait for Python, not for a product of matrices.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4
 
 test-faults: setup
 	$(BIN)/python -m pytest -m faults

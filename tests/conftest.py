@@ -22,10 +22,32 @@ os.environ.update(
 )
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from components.store.artifact import Store
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+class ByFile(LoadScopeScheduling):
+    """Several processes share the tests by file; the flows share one Prefect server and one experiment, so a process."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "tests/flows" if file.startswith("tests/flows/") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    """Which test goes to which process (`-n`)."""
+    return ByFile(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_device_slots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests neither wait for the device slots of what else runs on this machine, nor for one another's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LATENTFLOW_DEVICE_LOCKS", str(tmp_path_factory.mktemp("locks")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -53,7 +53,9 @@ def test_bytes_that_are_not_text_are_refused_with_the_place(tmp_path: Path, cont
         read(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"plain text\n", gzip.compress(b"a longer text " * 99)[:-20]])
+@pytest.mark.parametrize(
+    "content", [b"plain text\n", gzip.compress(b"a longer text " * 99)[:-20]], ids=["plain", "cut short"]
+)
 def test_what_is_not_whole_gzip_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.txt.gz").write_bytes(content)
     with pytest.raises(CorpusError, match=r"x.txt.gz: the name ends in .gz, but .* not whole gzip"):

@@ -97,4 +97,4 @@ def test_what_a_killed_supervisor_left_is_stopped(state: Path) -> None:
     left = {"mlflow": {**processes.identity(child.pid), "address": "http://127.0.0.1:1"}}
     processes.write_record(state / "stack.json", {**gone, "children": left})
     assert stack.down().endswith("had lost its supervisor; 1 processes stopped")
-    assert child.wait(5) != 0
+    child.wait(5)  # raises while it runs
