@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from components.errors import ConfigError, ServiceError
@@ -92,9 +93,11 @@ def test_down_and_status_say_that_nothing_runs(state: Path) -> None:
 
 
 def test_what_a_killed_supervisor_left_is_stopped(state: Path) -> None:
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+    sleeper = "import time; time.sleep(60); print('ended by itself')"
+    child = subprocess.Popen([sys.executable, "-c", sleeper], start_new_session=True, stdout=subprocess.PIPE)
     gone = {**processes.identity(), "created": 1.0}
     left = {"mlflow": {**processes.identity(child.pid), "address": "http://127.0.0.1:1"}}
     processes.write_record(state / "stack.json", {**gone, "children": left})
     assert stack.down().endswith("had lost its supervisor; 1 processes stopped")
-    child.wait(5)  # raises while it runs
+    told, _ = child.communicate(timeout=5)  # its exit status may have been collected by who stopped it
+    assert told == b"" and not psutil.pid_exists(child.pid)

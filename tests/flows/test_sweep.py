@@ -14,13 +14,13 @@ from components.store.tables import COMPARISON
 
 @pytest.fixture(scope="module")
 def swept(config: ExperimentConfig, tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
-    """Two architectures and a baseline, one seed, on the smallest text."""
+    """Two architectures and a baseline, two seeds, on the smallest text."""
     store = tmp_path_factory.mktemp("sweep") / "artifacts"
     changes = {
         "sweep.dictionaries": {"relu": {"kind": "relu"}, "topk": {"kind": "topk"}, "basis": {"kind": "neurons"}},
         "sweep.widths": [64],
         "sweep.sparsities": {"topk": [4, 8], "relu": [5.0]},
-        "sweep.seeds": [0],
+        "sweep.seeds": [0, 1],
         "sweep.at_l0": [6.0],
         "sweep.evaluations": ["concepts_found", "reconstruction"],
         "execution": Execution(store=str(store), devices=["cpu:0", "cpu:1"], threads=1).model_dump(),
@@ -39,15 +39,15 @@ def test_a_sweep_ends_in_one_table_and_one_more_seed_trains_that_seed_alone(swep
     reference = sweep(swept)
     store = Store(swept.execution.store)
     table = COMPARISON.read(store.get(**reference))
-    assert set(table["label"]) == {"relu", "topk", "basis"} and len(made(swept, "train")) == 4
+    assert set(table["label"]) == {"relu", "topk", "basis"} and len(made(swept, "train")) == 7
     assert sweep(swept) == reference
     trained = {artifact.facts["trained_together"] for artifact in store.artifacts("train")}
-    assert trained <= {1, 2, 3, 4} and max(trained) > 1
+    assert trained <= {1, 3, 4} and max(trained) > 1
     before = {stage: made(swept, stage) for stage in ("train", "evaluate", "gate", "capture")}
-    sweep(override(swept, {"sweep.seeds": [0, 1]}))
+    sweep(override(swept, {"sweep.seeds": [0, 1, 2]}))
     new = {stage: made(swept, stage) - keys for stage, keys in before.items()}
     assert {stage: len(keys) for stage, keys in new.items()} == {"train": 3, "evaluate": 3, "gate": 0, "capture": 0}
-    assert {store.get("train", key).config["seed"] for key in new["train"]} == {1}
+    assert {store.get("train", key).config["seed"] for key in new["train"]} == {2}
 
 
 def test_a_dictionary_that_fails_is_left_out_and_the_others_go_on(swept: ExperimentConfig, monkeypatch, caplog):
@@ -73,8 +73,8 @@ def test_a_dictionary_that_fails_is_left_out_and_the_others_go_on(swept: Experim
 def test_lists_that_explode_are_refused_with_how_many_and_how_long(swept: ExperimentConfig) -> None:
     from flows.sweep import unasked
 
-    many = override(swept, {"sweep.limit": 3})
-    with pytest.raises(ConfigError, match=r"4 dictionaries, about \d+ minutes of .* more than the 3 .* give --yes"):
-        unasked(many, 4)
-    unasked(override(many, {"sweep.confirmed": True}), 4)
-    unasked(swept, 4)
+    many = override(swept, {"sweep.limit": 6})
+    with pytest.raises(ConfigError, match=r"7 dictionaries, about \d+ minutes of .* more than the 6 .* give --yes"):
+        unasked(many, 7)
+    unasked(override(many, {"sweep.confirmed": True}), 7)
+    unasked(swept, 7)
