@@ -8,6 +8,7 @@ when a deep link is the first thing a new server sees, so the frame is drawn by 
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ PAGES = {
     "What it means": {"latents": "Latents", "explanations": "Explanations", "steering": "Steering"},
     "How it was made": {"training": "Training", "lineage": "Lineage", "runs": "Runs"},
 }
+SECONDS_TO_DRAW = 0.8
 STYLE = "<style>.stMainBlockContainer {padding: 3.2rem 2.6rem 4rem}</style>"
 
 
@@ -44,6 +46,17 @@ def show(page: Callable[[runs.Experiment], None], always: Callable[[], None] | N
 def show_alone(page: Callable[[], None]) -> None:
     """Draws a page that belongs to no one experiment, in the same frame."""
     _frame(page)
+
+
+def let_draw() -> None:
+    """Gives the browser time to draw what it was sent so far, once a session; call it before a page's long second half.
+
+    A new session fetches the code of every kind of element it is told of, and draws none while it does: told of all of a
+    page at once, it shows the first of it more than a second later.
+    """
+    if "drawn" not in st.session_state:
+        st.session_state["drawn"] = True
+        time.sleep(SECONDS_TO_DRAW)
 
 
 def _with_experiment(page: Callable[[runs.Experiment], None], always: Callable[[], None] | None) -> None:

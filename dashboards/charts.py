@@ -1,4 +1,4 @@
-"""Pure functions: DataFrame -> chart. Colours of Okabe and Ito's palette, dark enough for white, light enough for black;
+"""Pure functions: DataFrame -> chart. Colours near those of Okabe and Ito, dark enough for white, light enough for black;
 colour never speaks alone (axis labels and shapes say the same), and every interval is drawn where there is one.
 """
 

@@ -1,6 +1,6 @@
 """Tokens as HTML: activation as depth of one hue, every token escaped.
 
-One hue (orange of Okabe and Ito's palette, safe for the colour-blind) laid over the theme's background, never deeper
+One hue (an orange, safe for the colour-blind) laid over the theme's background, never deeper
 than keeps the text at a contrast of 4.5 : 1 in light and dark; the strongest token is bold and underlined besides.
 """
 

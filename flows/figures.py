@@ -1,6 +1,6 @@
 """Charts of an experiment as pictures, for MLflow, which shows images without a network: tables -> matplotlib figure.
 
-Drawn without any window or global state. Colours are Okabe and Ito's, shapes say the same; every interval that a score
+Drawn without any window or global state. Colours are near Okabe and Ito's, shapes say the same; every interval that a score
 has is drawn. A function returns None where its table holds nothing to draw.
 """
 

@@ -10,7 +10,7 @@ import streamlit as st
 from components.store.artifact import Artifact
 from components.store.tables import CONCEPTS_FOUND, CONTEXTS, EXPLANATION_SCORES, EXPLANATIONS, LATENTS, NEIGHBOURS
 from dashboards import charts, listing, measures, own_text, runs, selection, tokens, views
-from dashboards.app import show
+from dashboards.app import let_draw, show
 from dashboards.runs import Experiment
 
 ROWS = 100
@@ -149,6 +149,7 @@ def _head(row: dict, interpret: Artifact | None, top: int) -> None:
     number = row["latent"]
     title, before, after = st.columns([8, 1, 1], vertical_alignment="bottom")
     title.header(f"Latent {number}", anchor="latent")
+    let_draw()
     before.button(
         "← prev", on_click=selection.choose, args=("latent", number - 1), disabled=number <= 0, width="stretch"
     )

@@ -43,6 +43,12 @@ STORY = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No browser draws here, so no page waits for one."""
+    monkeypatch.setattr("dashboards.app.SECONDS_TO_DRAW", 0.0)
+
+
 class InventedConfig(Config):
     """What the invented stages are asked for."""
 

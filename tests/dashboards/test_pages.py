@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -15,6 +16,8 @@ from streamlit.testing.v1 import AppTest
 
 from components.store.artifact import Store, digest
 from components.store.tables import COMPARISON
+from dashboards import listing, runs
+from dashboards.__main__ import read_ahead
 from tests.dashboards.conftest import make
 
 APP = Path(__file__).resolve().parents[2] / "dashboards" / "app.py"
@@ -333,3 +336,26 @@ def test_a_sweep_is_shown_at_matched_l0_and_chosen_by_the_address(
     matched, best = app.dataframe[0].value, app.dataframe[1].value
     assert set(matched["label"]) == {"topk", "relu", "pca"} and "FVU" in matched.columns
     assert best["apart"].to_list() == [False]
+
+
+def test_the_server_reads_the_newest_list_of_latents_before_anyone_asks(
+    experiment: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LATENTFLOW_STORE", str(experiment.report.folder.parent.parent))
+    read_ahead()
+    (shown, *_) = runs.experiments()
+    monkeypatch.setattr(runs, "table", lambda *_: pytest.fail("a table is read again"))
+    monkeypatch.setattr(runs, "scan", lambda *_: pytest.fail("a table is read again"))
+    assert listing.read(shown).frame.height == 64
+
+
+def test_the_page_of_latents_lets_the_browser_draw_its_list_first_once_a_session(
+    open_page: Open, experiment: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("dashboards.app.SECONDS_TO_DRAW", 0.25)
+    monkeypatch.setattr("dashboards.app.time", SimpleNamespace(sleep=waited.append))
+    app = open_page("latents", experiment)
+    assert waited == [0.25]
+    app.run()
+    assert waited == [0.25]
