@@ -68,7 +68,8 @@ def score_rows(generations: pl.DataFrame, strengths: pl.DataFrame, comparison: C
     """
     means = concept_means(generations)
     of_plain = generations.filter(pl.col("method") == UNSTEERED, pl.col("split") == "test")
-    plain = dict(of_plain.group_by("concept").agg(pl.col("fluency").fill_null(0.0).mean()).iter_rows())
+    judged = of_plain.drop_nulls("fluency")  # a failed judgement of plain text must not lower the baseline
+    plain = dict(judged.group_by("concept").agg(pl.col("fluency").mean()).iter_rows())
     kinds = [kind for kind in KINDS if kind == "all" or any(c.kind == kind for c in comparison.concepts)]
     yield from (_gate(comparison, kind) for kind in kinds)
     for budget in comparison.budgets:
@@ -176,12 +177,14 @@ def _method(
 def _control(means: pl.DataFrame, comparison: Comparison, control: str, budget: float, kind: str) -> dict[str, Any]:
     """Mean uplift of a control's directions, over concepts."""
     concepts, name = comparison.passed(kind), f"steer.{control}.kl_{budget:g}"
-    found = {row["concept"]: row for row in means.to_dicts()}
-    uplift = np.array([found[c.name]["uplift"] for c in concepts if c.name in found], dtype=np.float64)
-    absent = concepts and not len(uplift)
-    reason = "no direction of it has a strength" if absent else _caveat(list(found.values()), concepts, comparison)
+    found = {row["concept"]: row for row in means.to_dicts() if row["concept"] in {c.name for c in concepts}}
+    told = concepts if found else []  # without any strength there is no value; a concept left out counts as 0
+    uplift = np.array([found[c.name]["uplift"] if c.name in found else 0.0 for c in told], dtype=np.float64)
+    n_failed = sum(c.name not in found or found[c.name]["n_failed"] == found[c.name]["n"] for c in told)
+    absent = "no direction of it has a strength" if concepts and not found else None
+    reason = absent or _caveat(list(found.values()), concepts, comparison)
+    about = {"concept_kind": kind, "n_failed": n_failed, "better": "neither", "reason": reason}
     interval = _over_concepts(uplift, comparison, name, kind)
-    about = {"concept_kind": kind, "n_failed": 0, "better": "neither", "reason": reason}
     return _row(comparison, name, interval, baseline=(0.0, "unsteered"), **about)
 
 

@@ -254,7 +254,7 @@ def _entries(config: SteerConfig) -> Mapping[str, int]:
     return entries | {"probe": probe.VERSION, "classifier": classifier.VERSION}
 
 
-STEER = Stage("steer", version=2, make=make, entries=_entries)
+STEER = Stage("steer", version=3, make=make, entries=_entries)
 
 
 def pick_concepts(inventory: pl.DataFrame, config: SteerConfig) -> list[Concept]:

@@ -120,6 +120,30 @@ def test_the_control_has_its_own_row(generations: pl.DataFrame) -> None:
     assert (row["baseline"], row["baseline_name"]) == (0.0, "unsteered")
 
 
+def test_a_control_counts_what_failed_on_the_concepts_of_its_row(generations: pl.DataFrame) -> None:
+    lost = (pl.col("concept") == "topic.0") & (pl.col("method") == "r")
+    failed = generations.with_columns(pl.when(~lost).then(pl.col("uplift")).alias("uplift"))
+    found = scores(failed, comparison())
+    assert found["steer.r.kl_0.1", "document"]["n_failed"] == 1
+    assert "failed and count as 0" in found["steer.r.kl_0.1", "document"]["reason"]
+    assert found["steer.r.kl_0.1", "surface"]["n_failed"] == 0
+    assert found["steer.r.kl_0.1", "surface"]["reason"] == "one concept gives no interval"
+
+
+def test_a_concept_that_a_control_lacks_counts_as_no_uplift_of_it(generations: pl.DataFrame) -> None:
+    row = scores(generations.filter(~((pl.col("concept") == "word.a") & (pl.col("method") == "r"))), comparison())[
+        "steer.r.kl_0.1", "all"
+    ]
+    assert (row["value"], row["n"], row["n_failed"]) == (pytest.approx(0.0), 3, 1)
+    assert row["reason"] == "1 of 3 concepts had no usable direction and count as 0"
+
+
+def test_plain_text_that_could_not_be_judged_does_not_lower_the_baseline_of_fluency(generations: pl.DataFrame) -> None:
+    lost = (pl.col("method") == "unsteered") & (pl.col("prompt") == 1)
+    failed = generations.with_columns(pl.when(~lost).then(pl.col("fluency")).alias("fluency"))
+    assert scores(failed, comparison())["steer.m.kl_0.1.fluency", "all"]["baseline"] == pytest.approx(0.9)
+
+
 def test_each_concept_has_a_row_with_an_interval_over_prompts(generations: pl.DataFrame) -> None:
     row = scores(generations, comparison())["steer.m.kl_0.1.word.a", "surface"]
     wanted = t_interval(np.array([0.0, 0.2]))
