@@ -33,11 +33,11 @@ def main() -> None:
     chosen = [artifact for artifact in found if artifact.key.startswith(sys.argv[1])] if sys.argv[1:] else found
     if not chosen:
         sys.exit(f"no comparison in {store.root}; run `latentflow sweep --params examples/sweep.yaml` first")
-    TO.write_text(document(chosen[-1]))
+    TO.write_text(document(chosen[-1], store))
     sys.stdout.write(f"written to {TO}\n")
 
 
-def document(artifact: Artifact) -> str:
+def document(artifact: Artifact, store: Store) -> str:
     """The whole page."""
     comparison, cells = COMPARISON.read(artifact), CELLS.read(artifact)
     facts = artifact.facts
@@ -59,6 +59,7 @@ def document(artifact: Artifact) -> str:
             f"**Which {question}?** " + (" ".join(map(_sentence, rows)) or "Nothing was measured at a matched L0.")
         )
         lines.append("")
+    lines += ["## How far this carries", "", *limits(artifact, store, comparison), ""]
     lines += ["## At matched L0", "", *_table(frontiers.headline(comparison)), ""]
     lines += [
         "Baselines stand at their own L0 and were run once. Empty: the curve does not reach that L0, or nothing was measured.",
@@ -75,6 +76,34 @@ def document(artifact: Artifact) -> str:
     if absent := reasons(cells):
         lines += ["## What was not measured", "", *absent, ""]
     return "\n".join(lines)
+
+
+def limits(artifact: Artifact, store: Store, comparison: pl.DataFrame) -> list[str]:
+    """What a reader must know before quoting an order of architectures."""
+    given = artifact.manifest["inputs"]
+    trained = [store.get("train", reference["key"]).config for role, reference in given.items() if role[:6] == "train."]
+    rates: dict[float, set[str]] = {}
+    for config in trained:
+        rates.setdefault(config["lr"], set()).add(config["dictionary"]["kind"])
+    usual = max(rates, key=lambda rate: len(rates[rate]))
+    others = [f"{rate:g} for {', '.join(sorted(kinds))}" for rate, kinds in sorted(rates.items()) if rate != usual]
+    tokens, batch = trained[0]["tokens"], trained[0]["batch_size"]
+    whole = frontiers.whole(comparison)
+    baselines = whole.filter(pl.col("is_baseline"), pl.col("name") == "evaluate.absorption").sort("value")
+    little = ", ".join(
+        f"`{label}` {value:.2g}" for label, value in baselines.select("label", "value").head(3).iter_rows()
+    )
+    return [
+        f"- Every dictionary saw {tokens:,} tokens, {-(-tokens // batch)} updates of {batch:,}: far from converged for those "
+        "that must find a threshold or several prefixes. Another length can change the order.",
+        f"- The learning rate is {usual:g}{', '.join(['', *others])}; few were tried, on the split validate with one seed, "
+        "and not equally many for each architecture. Another tuning can change the order.",
+        "- A dictionary that says little absorbs little and is easily stable: read absorption and stability beside concepts "
+        f"found and loss recovered. Of the baselines the least absorption is that of {little}.",
+        "- Where a curve falls off between two of its sparsities (relu's strongest penalty here), values at a matched L0 "
+        "between them are those of no dictionary that was trained; `Every setting` has those that were.",
+        "- Intervals are over training seeds on one model and one corpus, and not corrected for the number of comparisons.",
+    ]
 
 
 def settings(comparison: pl.DataFrame) -> pl.DataFrame:

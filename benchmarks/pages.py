@@ -255,7 +255,7 @@ def browse(store: Store) -> dict[str, Any]:
                     page.wait_for_selector("[data-testid=stDataFrame] canvas", timeout=60_000)
                     figures[name].append(round(time.perf_counter() - started, 2))
                     if script != empty:
-                        page.wait_for_selector("[data-testid=stVegaLiteChart] canvas", timeout=60_000)
+                        page.wait_for_selector("[data-testid=stVegaLiteChart] :is(svg, canvas)", timeout=60_000)
                         figures.setdefault("whole_view_s", []).append(round(time.perf_counter() - started, 2))
                         figures["websocket_mb"] = round(sum(frames) / 1e6, 2)
                         started = time.perf_counter()
