@@ -24,7 +24,8 @@ MEASURES = {
 }
 """The scores by which dictionaries are compared, in reading order, and what they are called for short."""
 FRONTIERS = ("evaluate.fvu", "evaluate.loss_recovered.mean_ablation", "evaluate.concepts_found.latent")
-COLOURS = ("#2b83ba", "#e08a00", "#00a37a", "#c2669b", "#d95f02", "#6a5acd", "#8c6d31", "#17a2b8", "#b22222", "#666666")
+COLOURS = ("#2b83ba", "#e08a00", "#00a37a", "#c2669b", "#d95f02", "#6a5acd", "#8c6d31", "#17a2b8", "#b22222", "#666666",
+           "#7fae3a", "#3b3b98", "#ad8a56")  # fmt: skip
 """As many as a sweep has labels; shapes and the legend say the same."""
 
 
@@ -97,7 +98,10 @@ def frontier(comparison: pl.DataFrame, name: str) -> alt.LayerChart | alt.FacetC
     title = pl.format("{} {}", "label", "d_sae") if several else pl.col("label")
     drawn = drawn.with_columns(title.alias("dictionary"), pl.col("low", "high").fill_null(pl.col("value")))
     kinds = drawn["dictionary"].unique(maintain_order=True).to_list()
-    colour = alt.Color("dictionary:N", title=None, sort=kinds, scale=alt.Scale(domain=kinds, range=list(COLOURS)))
+    below = alt.Legend(orient="bottom", columns=2, symbolLimit=0)  # beside a narrow chart the last of many are cut off
+    colour = alt.Color(
+        "dictionary:N", title=None, sort=kinds, scale=alt.Scale(domain=kinds, range=list(COLOURS)), legend=below
+    )
     base = alt.Chart(
         drawn.select("dictionary", "is_baseline", "l0", "value", "low", "high", "n", "sparsity_name", "sparsity")
     ).encode(
@@ -108,13 +112,15 @@ def frontier(comparison: pl.DataFrame, name: str) -> alt.LayerChart | alt.FacetC
             alt.Tooltip("low:Q", format=".4g"), alt.Tooltip("high:Q", format=".4g"), "n:Q", "sparsity_name:N", "sparsity:Q",
         ],
     )  # fmt: skip
-    y = alt.Y("value:Q", title=MEASURES[name], scale=alt.Scale(zero=False))
+    over_decades = name == "evaluate.fvu"  # an untrained dictionary's is a hundred times that of a good one
+    scale = alt.Scale(type="log", nice=False) if over_decades else alt.Scale(zero=False)
+    y = alt.Y("value:Q", title=MEASURES[name], scale=scale)
     lines = base.transform_filter("!datum.is_baseline").mark_line(strokeWidth=1.5).encode(y=y)
-    rules = base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q", title=MEASURES[name]), y2="high:Q")
+    rules = base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q", title=MEASURES[name], scale=scale), y2="high:Q")
     marks = base.mark_point(filled=True, size=60, opacity=1).encode(
-        y=y, shape=alt.Shape("is_baseline:N", title="baseline", scale=alt.Scale(domain=[False, True], range=["circle", "diamond"]))
+        y=y, shape=alt.Shape("is_baseline:N", legend=None, scale=alt.Scale(domain=[False, True], range=["circle", "diamond"]))
     )  # fmt: skip
-    return alt.layer(lines, rules, marks).properties(height=320, title=MEASURES[name])
+    return alt.layer(lines, rules, marks).properties(height=480, title=MEASURES[name])
 
 
 def said() -> pl.Expr:

@@ -71,7 +71,9 @@ def sweeps() -> None:
             column.altair_chart(chart, width="stretch")
         else:
             column.caption(f"{frontiers.MEASURES[name]}: not measured together with L0.")
-    st.caption("Test split; bars are 95% intervals over seeds. Curves join the sparsities of one label.")
+    st.caption(
+        "Test split; bars are 95% intervals over seeds, diamonds are baselines. Curves join the sparsities of one label."
+    )
     st.subheader("At matched L0", anchor="matched")
     st.dataframe(frontiers.headline(comparison), hide_index=True)
     st.caption(
