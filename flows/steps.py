@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import torch
@@ -42,7 +42,9 @@ from components.model.hook_point import translate
 from components.model.language_model import ModelConfig, ModelReference
 from components.store.artifact import Artifact, Progress, Stage, Store, key_of
 from flows import slots, windows
-from flows.tracking import Tracker, resolve_dictionary
+
+if TYPE_CHECKING:
+    from flows.tracking import Tracker
 
 log = logging.getLogger(__name__)
 record = logging.getLogger("flows.run")  # for the run's page in Prefect alone: a terminal has the lines from `console`
@@ -69,7 +71,7 @@ class Chain:
         self.config = config
         self.plain = plain
         self.store = Store(config.execution.store)
-        self.tracker = None if plain else Tracker(config)
+        self.tracker = None if plain else _tracker(config)
         self._made: dict[str, Artifact] = {}
         self._open = contextlib.ExitStack()
         if config.execution.threads:
@@ -100,6 +102,8 @@ class Chain:
     def train(self) -> Artifact:
         """The dictionary: trained here, or the one that `dictionary` names."""
         if self.config.dictionary:
+            from flows.tracking import resolve_dictionary
+
             key = resolve_dictionary(self.config.dictionary)
             return self._made.setdefault("train", self.store.get("train", key))
         return self.step("train", self.training, activations=self.capture())
@@ -192,6 +196,13 @@ class Chain:
         self._made[label] = artifact
         if self.tracker:
             self.tracker.stage(label, artifact, hit, seconds=seconds)
+
+
+def _tracker(config: ExperimentConfig) -> Tracker:
+    """MLflow takes seconds to import, and who only describes flows or runs without it shall not wait."""
+    from flows.tracking import Tracker
+
+    return Tracker(config)
 
 
 def failed_over_a_network(task: Task, run: TaskRun, state: State) -> bool:

@@ -14,7 +14,7 @@ from tests.contracts.test_steering import TEXTS, judge
 from tests.steering.world import evidence, finish
 
 VERSIONS = {
-    "steer": 2,
+    "steer": 3,
     "add_direction": 1,
     "mean_difference": 1,
     "random_direction": 1,
