@@ -81,7 +81,9 @@ def document(artifact: Artifact, store: Store) -> str:
 def limits(artifact: Artifact, store: Store, comparison: pl.DataFrame) -> list[str]:
     """What a reader must know before quoting an order of architectures."""
     given = artifact.manifest["inputs"]
-    trained = [store.get("train", reference["key"]).config for role, reference in given.items() if role[:6] == "train."]
+    trained = [
+        store.get("train", reference["key"]).config for role, reference in given.items() if role.startswith("train.")
+    ]
     rates: dict[float, set[str]] = {}
     for config in trained:
         rates.setdefault(config["lr"], set()).add(config["dictionary"]["kind"])
@@ -94,14 +96,14 @@ def limits(artifact: Artifact, store: Store, comparison: pl.DataFrame) -> list[s
         f"`{label}` {value:.2g}" for label, value in baselines.select("label", "value").head(3).iter_rows()
     )
     return [
-        f"- Every dictionary saw {tokens:,} tokens, {-(-tokens // batch)} updates of {batch:,}: far from converged for those "
-        "that must find a threshold or several prefixes. Another length can change the order.",
+        f"- Every dictionary saw {tokens:,} tokens, {-(-tokens // batch)} updates of {batch:,}; whether more would "
+        "help some architectures more than others was not measured. Another length can change the order.",
         f"- The learning rate is {usual:g}{', '.join(['', *others])}; few were tried, on the split validate with one seed, "
         "and not equally many for each architecture. Another tuning can change the order.",
         "- A dictionary that says little absorbs little and is easily stable: read absorption and stability beside concepts "
         f"found and loss recovered. Of the baselines the least absorption is that of {little}.",
-        "- Where a curve falls off between two of its sparsities (relu's strongest penalty here), values at a matched L0 "
-        "between them are those of no dictionary that was trained; `Every setting` has those that were.",
+        "- Where a curve falls off between two of its sparsities, values at a matched L0 between them are those of no "
+        "dictionary that was trained; `Every setting` has those that were.",
         "- Intervals are over training seeds on one model and one corpus, and not corrected for the number of comparisons.",
     ]
 
