@@ -11,6 +11,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,6 @@ def describe() -> dict[str, Any]:
     """What is served: each flow's entrypoint, form (JSON schema) and reference parameters, and how many runs at once."""
     import importlib
 
-    from prefect.utilities.callables import parameter_schema
-
     from components import device
     from flows.parameters import reference
 
@@ -45,7 +44,7 @@ def describe() -> dict[str, Any]:
                 "entrypoint": entrypoint(name),
                 "description": flow.description,
                 "version": flow.version,
-                "schema": parameter_schema(flow).model_dump(mode="json"),
+                "schema": flow.parameters.model_dump(mode="json"),
             }
         )
     return {
@@ -81,7 +80,7 @@ async def serve(described: dict[str, Any]) -> None:
         deployment = RunnerDeployment(name=NAME, parameters=described["parameters"], tags=["latentflow"], **given)
         deployment._parameter_openapi_schema = ParameterSchema.model_validate(schema)  # else the flow is imported here
         deployment._path = str(Path.cwd())
-        await runner.aadd_deployment(deployment)
+        await runner.aadd_deployment(deployment)  # one by one: together they wait for SQLite's lock, for minutes
     ready().touch()
     try:
         await runner.start()
@@ -98,7 +97,8 @@ def _prepare() -> None:
         time.sleep(0.2)
     server.reap()
     reset(reference().execution)
-    sys.stdout.write(json.dumps(described))
+    sys.stdout.write(json.dumps(described) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
@@ -106,10 +106,12 @@ if __name__ == "__main__":
         _prepare()
     else:
         command = [sys.executable, "-m", "flows.deployments", "--describe"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as describing:
-            import prefect.runner  # noqa: F401, both processes import at once
+        describing = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        import prefect.runner  # noqa: F401, both processes import at once
 
-            described, _ = describing.communicate()
-        if describing.returncode:
-            sys.exit(describing.returncode)
+        assert describing.stdout is not None
+        described = describing.stdout.readline()
+        threading.Thread(target=describing.wait, daemon=True).start()  # its end takes a second
+        if not described:
+            sys.exit(describing.wait())
         asyncio.run(serve(json.loads(described)))

@@ -65,7 +65,7 @@ class Child:
 def _mlflow() -> list[str]:
     state = environment.state()
     return [
-        *(sys.executable, "-m", "mlflow", "server", "--host", environment.host()),
+        *(sys.executable, "-m", "flows.mlflow_server", "server", "--host", environment.host()),
         *("--port", str(environment.port("mlflow")), "--workers", "1"),
         *("--backend-store-uri", f"sqlite:///{state / 'mlflow.db'}"),
         *("--artifacts-destination", (state / "mlflow-artifacts").as_uri()),

@@ -29,7 +29,7 @@ TABLES = {
 ONE_DOOR = {
     "transformers": {"components/model/language_model.py", "components/model/text_encoder.py", "components/world"},
     "prefect": {"flows"},
-    "mlflow": {"flows/tracking.py", "flows/pyfunc.py", "dashboards/runs.py"},
+    "mlflow": {"flows/tracking.py", "flows/mlflow_server.py", "flows/pyfunc.py", "dashboards/runs.py"},
     "streamlit": {"dashboards"},
     "dvc": {"flows/pipeline.py"},
 }

@@ -12,15 +12,17 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.special
 from jaxtyping import Bool, Float
 from safetensors.numpy import load_file, save_file
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
 
 from components.statistics import auroc, expected_calibration_error
+
+if TYPE_CHECKING:
+    from sklearn.feature_extraction.text import TfidfVectorizer
 
 VERSION = 1
 """Of the fit; part of the key of every stage that judges with it."""
@@ -128,6 +130,10 @@ def fit_classifier(
         calibrate_labels: likewise.
         concepts: names of the columns.
     """
+    from sklearn.linear_model import (
+        LogisticRegression,
+    )  # here: half a second that describing the flows need not wait for
+
     unfit = {
         concept: reason
         for i, concept in enumerate(concepts)
@@ -154,6 +160,8 @@ def fit_classifier(
 
 
 def _vectorizer(words: Sequence[str] | None) -> TfidfVectorizer:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     return TfidfVectorizer(token_pattern=TOKENS, vocabulary=words, sublinear_tf=True)
 
 

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from scipy.optimize import linear_sum_assignment
 
 from components.config import Config
 from components.device import Execution
@@ -111,6 +110,10 @@ def stabilities(trained: Mapping[int, Artifact]) -> dict[int, tuple[float | None
 
 def matched_cosine(one: torch.Tensor, other: torch.Tensor) -> float:
     """Mean cosine of rows matched one to one, so that it is largest; a zero row has cosine 0 with all."""
+    from scipy.optimize import (
+        linear_sum_assignment,
+    )  # here: a third of a second that describing the flows need not wait for
+
     normal = torch.nn.functional.normalize
     cosine = (normal(one.double(), dim=1) @ normal(other.double(), dim=1).T).cpu().numpy()
     return float(cosine[linear_sum_assignment(cosine, maximize=True)].mean())

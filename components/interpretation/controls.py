@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import scipy.sparse
 from jaxtyping import Float, Int
-from sklearn.linear_model import Ridge
 
 from components.interpretation.contract import Answer, Explanation, LatentRecord, Texts, Unit, Windows
 from components.interpretation.ngrams import Shape, incidences
@@ -83,6 +82,8 @@ class Probe:
 
     @classmethod
     def _fit(cls, windows: Windows, shapes: Sequence[Shape]) -> Probe:
+        from sklearn.linear_model import Ridge  # here: half a second that describing the flows need not wait for
+
         keys, columns = {}, []
         for shape in shapes:
             token, key = incidences(windows.texts, shape)

@@ -24,8 +24,6 @@ from typing import Any, ClassVar, Literal, final
 import torch
 from jaxtyping import Float
 from pydantic import PositiveInt
-from sklearn.decomposition import FastICA
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
 from components.config import Config
@@ -131,6 +129,9 @@ class Ica(Dictionary):
 
     def _factors(self, centred: Tensor) -> tuple[Tensor, Tensor]:
         """Unmixing [component, d_in] and mixing [d_in, component]: centred = (centred @ unmixing.T) @ mixing.T."""
+        from sklearn.decomposition import FastICA  # here: half a second that describing the flows need not wait for
+        from sklearn.exceptions import ConvergenceWarning
+
         _, singular, axes = torch.linalg.svd(centred, full_matrices=False)
         deviations = singular / len(centred) ** 0.5
         varies = deviations > FLAT * deviations[0]

@@ -17,7 +17,6 @@ import numpy as np
 import polars as pl
 import scipy.sparse as sp
 from pydantic import Field, PositiveInt
-from sklearn.linear_model import LogisticRegression
 
 from components.concept.ranking import ranking
 from components.config import Config
@@ -137,6 +136,10 @@ def coefficients(x: sp.csc_matrix, has: np.ndarray) -> np.ndarray | None:
     active, dense = _active(x)
     silent = np.ones(len(has), bool)
     silent[active] = False
+    from sklearn.linear_model import (
+        LogisticRegression,
+    )  # here: half a second that describing the flows need not wait for
+
     positive, negative = int((silent & has).sum()), int((silent & ~has).sum())
     rows = np.vstack([dense, np.zeros((2, x.shape[1]))])
     labels = np.concatenate([has[active], [True, False]])
