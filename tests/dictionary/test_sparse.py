@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.dictionary.kernels import sparse
+from components.dictionary.kernels import product
 from components.dictionary.kernels.dense import centred_linear
 from components.dictionary.kernels.rows import norm, normalise_, project_
 from components.dictionary.kernels.sparse import Pattern, choose, decode, decode_codes, preactivations, select
@@ -131,7 +131,8 @@ def test_gradients_of_a_step_over_rows_of_any_length_pass_gradcheck(case):
 
 @pytest.mark.parametrize("at_once", [1, 18, 1000])
 def test_choosing_some_tokens_at_a_time_is_choosing_all_at_once(case, at_once, monkeypatch):
-    monkeypatch.setattr(sparse, "ENTRIES_AT_ONCE", at_once)
+    monkeypatch.setattr(product, "ENTRIES_AT_ONCE", at_once)
+    monkeypatch.setattr(product, "FEWEST_ROWS", 1)
     encoder = (case["W_enc"], case["b_enc"], case["b_dec"])
     centred, indices, values = choose(case["x"], *encoder, lambda pre: pre.topk(3).indices)
     wanted, pre = preactivations(case["x"], *encoder)

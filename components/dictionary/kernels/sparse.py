@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from components.dictionary.kernels import product
 from components.dictionary.losses import auxk
 from components.dictionary.nonlinearities import largest, largest_of
 from components.store.shards import Codes
@@ -30,9 +31,8 @@ with warnings.catch_warnings():  # "Sparse CSR tensor support is in beta state",
     torch.sparse_csr_tensor([0, 0], [], [], (1, 1), check_invariants=False)
 
 
-ENTRIES_AT_ONCE = 1 << 24
-"""Pre-activations held at a time on the CPU, 64 MiB in float32: fewer rows cost the product, more rows the cache."""
 ENTRIES_AT_ONCE_ELSEWHERE = 1 << 30
+"""Pre-activations held at a time on a GPU; for the CPU see `product`."""
 
 
 class Pattern:
@@ -148,20 +148,23 @@ def choose(
 ) -> tuple[Float[Tensor, "token d_in"], Int64[Tensor, "token k"], Float[Tensor, "token k"]]:
     """x - b_dec, the latents that `choice` takes of each token, and their pre-activations; no gradient: see `attach`.
 
-    The one dense product, made for some tokens at a time: `choice` (pre-activations -> indices, token by token) finds it
-    in the cache, and pre-activations of a whole batch are never in memory.
+    The one dense product, made for some tokens at a time: `choice` (pre-activations -> indices, token by token, on the
+    CPU by several threads at once) finds it in the cache, and pre-activations of a whole batch are never in memory.
     """
+
+    def use(pre: Tensor) -> tuple[Tensor, Tensor]:
+        indices = choice(pre)
+        return indices, pre.gather(1, indices)
+
     with torch.no_grad():
         centred = x - b_dec
-        d_sae = len(W_enc)
-        at_once = max(1, (ENTRIES_AT_ONCE if x.is_cpu else ENTRIES_AT_ONCE_ELSEWHERE) // d_sae)
-        pre = x.new_empty(min(at_once, len(x)), d_sae)
-        indices, values = [], []
-        for rows in centred.split(at_once):
-            part = torch.addmm(b_enc, rows, W_enc.T, out=pre[: len(rows)])
-            indices.append(choice(part))
-            values.append(part.gather(1, indices[-1]))
-        return centred, torch.cat(indices), torch.cat(values)
+        if x.is_cpu:
+            parts = product.by_rows(centred, W_enc, b_enc, use)
+        else:
+            blocks = centred.split(max(1, ENTRIES_AT_ONCE_ELSEWHERE // len(W_enc)))
+            parts = [use(torch.addmm(b_enc, rows, W_enc.T)) for rows in blocks]
+        indices, values = (torch.cat(found) for found in zip(*parts, strict=True))
+        return centred, indices, values
 
 
 def attach(

@@ -1,0 +1,71 @@
+import threading
+
+import pytest
+import torch
+
+from components.dictionary.kernels import product
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def case():
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(*size, generator=generator) for size in ((101, 16), (48, 16), (48,))]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_blocks_together_are_the_product(case, threads, dtype, monkeypatch):
+    monkeypatch.setattr(product, "ENTRIES_AT_ONCE", 48 * 20)
+    monkeypatch.setattr(product, "FEWEST_ROWS", 1)
+    x, W_enc, b_enc = (tensor.to(dtype) for tensor in case)
+    found = product.by_rows(x, W_enc, b_enc, torch.clone)
+    assert max(map(len, found)) * threads <= 20
+    torch.testing.assert_close(torch.cat(found), torch.addmm(b_enc, x, W_enc.T))
+
+
+def test_the_same_threads_give_the_same_bits(case, threads):
+    once, again = (torch.cat(product.by_rows(*case, torch.clone)) for _ in range(2))
+    assert torch.equal(once, again)
+
+
+def test_each_core_gets_a_block_and_works_alone(case, threads):
+    def use(pre):
+        return len(pre), torch.get_num_threads()
+
+    rows, inside = zip(*product.by_rows(*case, use), strict=True)
+    assert sum(rows) == 101 and max(rows) - min(rows) <= threads and len(rows) == threads
+    assert set(inside) == {1}
+    assert torch.get_num_threads() == threads
+    theirs = []
+    one = threading.Thread(target=lambda: theirs.append(torch.get_num_threads()))
+    one.start()
+    one.join()
+    assert theirs == [threads]
+
+
+def test_no_gradient_and_no_error_is_lost(case, threads):
+    x, W_enc, b_enc = case
+    W_enc.requires_grad_()
+    assert not any(pre.requires_grad for pre in product.by_rows(x, W_enc, b_enc, torch.clone))
+
+    def fails(pre):
+        raise ArithmeticError("no choice")
+
+    with pytest.raises(ArithmeticError, match="no choice"):
+        product.by_rows(x, W_enc, b_enc, fails)
+    assert len(product.by_rows(x[:0], W_enc, b_enc, torch.clone)[0]) == 0
+
+
+@pytest.mark.parametrize(
+    ("n", "d_sae", "threads", "rows"), [(4096, 16384, 2, 1024), (4096, 24576, 2, 512), (10, 64, 4, 3)]
+)
+def test_blocks_are_equal_and_fit(n, d_sae, threads, rows):
+    assert product.block(n, d_sae, threads) == rows
+    assert product.block(n, 1 << 20, threads) <= product.FEWEST_ROWS
