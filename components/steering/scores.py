@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from components.seeds import numpy_generator
 from components.statistics import Interval, bootstrap_mean, t_interval, wilson
@@ -150,9 +150,7 @@ def _method(
         np.array([found[c.name][column] if c.name in found else 0.0 for c in concepts], dtype=np.float64)
         for column in ("uplift", "fluency")
     )
-    worked = np.array(
-        [c.name in found and found[c.name]["n_failed"] < found[c.name]["n"] for c in concepts], dtype=bool
-    )
+    worked = _worked(found, concepts)
     about = {
         "concept_kind": kind,
         "n_failed": int((~worked).sum()),
@@ -180,12 +178,17 @@ def _control(means: pl.DataFrame, comparison: Comparison, control: str, budget: 
     found = {row["concept"]: row for row in means.to_dicts() if row["concept"] in {c.name for c in concepts}}
     told = concepts if found else []  # without any strength there is no value; a concept left out counts as 0
     uplift = np.array([found[c.name]["uplift"] if c.name in found else 0.0 for c in told], dtype=np.float64)
-    n_failed = sum(c.name not in found or found[c.name]["n_failed"] == found[c.name]["n"] for c in told)
+    n_failed = int((~_worked(found, told)).sum())
     absent = "no direction of it has a strength" if concepts and not found else None
     reason = absent or _caveat(list(found.values()), concepts, comparison)
     about = {"concept_kind": kind, "n_failed": n_failed, "better": "neither", "reason": reason}
     interval = _over_concepts(uplift, comparison, name, kind)
     return _row(comparison, name, interval, baseline=(0.0, "unsteered"), **about)
+
+
+def _worked(found: Mapping[str, Mapping[str, Any]], concepts: Sequence[Concept]) -> Bool[np.ndarray, " concept"]:
+    """Which concepts have a generation that did not fail."""
+    return np.array([c.name in found and found[c.name]["n_failed"] < found[c.name]["n"] for c in concepts], dtype=bool)
 
 
 def _cost(strengths: pl.DataFrame, comparison: Comparison, method: str, budget: float, kind: str) -> dict[str, Any]:
