@@ -109,7 +109,7 @@ def _deployments_are_served() -> bool:
 
 CHILDREN = (
     Child("prefect", server.command, "/api/health", switches=server.switches, title="trigger", colour=34),
-    Child("mlflow", _mlflow, "/health", switches=_mlflow_switches, title="review", colour=36),
+    Child("mlflow", _mlflow, "/health", after=("prefect",), switches=_mlflow_switches, title="review", colour=36),
     Child("streamlit", _streamlit, "/_stcore/health", title="read", colour=35),
     Child("live", lambda: [sys.executable, "-m", "flows.live", "--host", "127.0.0.1"], "/health", title="", colour=33),
     Child(
