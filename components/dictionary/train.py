@@ -38,6 +38,7 @@ from components.config import Config, execution, union_of
 from components.device import Execution, resolve
 from components.dictionary.architectures.topk import TopKConfig
 from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, architectures, untrained
+from components.dictionary.kernels.product import Precision, in_precision
 from components.dictionary.kernels.rows import norm, normalise_, project_
 from components.dictionary.stream import Stream
 from components.errors import DictionaryError
@@ -73,6 +74,8 @@ class TrainConfig(Config):
     """Share of the updates, at the end, over which the learning rate falls to zero."""
     clip: PositiveFloat = 1.0
     """Largest norm of the gradient."""
+    precision: Precision = "float32"
+    """Of the encoder's product while learning: bfloat16 rounds its factors and sums in float32, which is faster on a GPU; weights, gradients and whatever is encoded later stay in float32."""
     dead_after: PositiveInt = 200_000
     """Tokens of silence after which a latent counts as dead; the field's 10 million suits runs of billions of tokens, and here it would be longer than the run."""
     hook_point: str = ""
@@ -144,7 +147,8 @@ class Learner:
             self.silent >= self.config.dead_after,
             torch_generator(self.config.seed, "step", self.step),
         )
-        outcome = self.dictionary.loss(batch, moment)
+        with in_precision(self.config.precision):
+            outcome = self.dictionary.loss(batch, moment)
         losses = dict(outcome.losses) | self._spliced(batch, outcome)
         if losses:
             self._descend(torch.stack(list(losses.values())).sum())

@@ -69,3 +69,25 @@ def test_no_gradient_and_no_error_is_lost(case, threads):
 def test_blocks_are_equal_and_fit(n, d_sae, threads, rows):
     assert product.block(n, d_sae, threads) == rows
     assert product.block(n, 1 << 20, threads) <= product.FEWEST_ROWS
+
+
+def test_bfloat16_rounds_the_factors_and_sums_in_float32(case, threads):
+    x, W_enc, b_enc = case
+    wanted = torch.addmm(b_enc.double(), x.bfloat16().double(), W_enc.bfloat16().double().T).float()
+    with product.in_precision("bfloat16"):
+        found = torch.cat(product.by_rows(x, W_enc, b_enc, torch.clone))
+        torch.testing.assert_close(found, wanted)
+        torch.testing.assert_close(product.affine(x, W_enc, b_enc), wanted)
+        with product.in_precision("float32"):
+            torch.testing.assert_close(product.affine(x, W_enc, b_enc), torch.addmm(b_enc, x, W_enc.T))
+    exact = torch.cat(product.by_rows(x, W_enc, b_enc, torch.clone))
+    torch.testing.assert_close(exact, torch.addmm(b_enc, x, W_enc.T))
+    assert (exact - wanted).abs().max() > 1e-3
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_gpu_gives_what_the_cpu_gives(case, precision):
+    with product.in_precision(precision):
+        here, there = product.affine(*case), product.affine(*(tensor.cuda() for tensor in case)).cpu()
+    torch.testing.assert_close(here, there, rtol=1e-4, atol=1e-4)

@@ -121,6 +121,24 @@ def test_seeds_give_different_dictionaries_and_the_same_seed_the_same(tmp_path, 
     assert a == b != c
 
 
+def test_bfloat16_products_learn_nearly_the_same_dictionary(tmp_path, activations):
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        facts = run_in(tmp_path / precision, override(CONFIG, {"precision": precision}), activations)
+        found[precision] = load_file(tmp_path / precision / "dictionary.safetensors"), facts
+    (exact, exact_facts), (rounded, rounded_facts) = found.values()
+    assert not torch.equal(exact["W_dec"], rounded["W_dec"])
+    assert cosine_similarity(exact["W_dec"], rounded["W_dec"], dim=1).median() > 0.99
+    assert rounded_facts["fvu"] == pytest.approx(exact_facts["fvu"], rel=0.05)
+    assert rounded["W_enc"].dtype == torch.float32
+
+
+def test_the_usual_precision_makes_no_new_key(store, activations):
+    inputs = {"activations": activations}
+    assert key_of(TRAIN, override(CONFIG, {"precision": "float32"}), inputs) == key_of(TRAIN, CONFIG, inputs)
+    assert key_of(TRAIN, override(CONFIG, {"precision": "bfloat16"}), inputs) != key_of(TRAIN, CONFIG, inputs)
+
+
 def test_no_tokens_leave_an_untrained_dictionary_with_scale_and_bias_set(store, activations):
     made, _ = store.ensure(TRAIN, CONFIG.model_copy(update={"tokens": 0}), {"activations": activations})
     dictionary = Dictionary.load(made)

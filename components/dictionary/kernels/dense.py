@@ -12,13 +12,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from components.dictionary.kernels.product import affine
+
 
 class _CentredLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor) -> Tensor:
         centred = x - b_dec
         ctx.save_for_backward(centred, W_enc)
-        return torch.addmm(b_enc, centred, W_enc.T)
+        return affine(centred, W_enc, b_enc)
 
     @staticmethod
     @torch.autograd.function.once_differentiable

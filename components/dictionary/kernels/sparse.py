@@ -162,7 +162,7 @@ def choose(
             parts = product.by_rows(centred, W_enc, b_enc, use)
         else:
             blocks = centred.split(max(1, ENTRIES_AT_ONCE_ELSEWHERE // len(W_enc)))
-            parts = [use(torch.addmm(b_enc, rows, W_enc.T)) for rows in blocks]
+            parts = [use(product.affine(rows, W_enc, b_enc)) for rows in blocks]
         indices, values = (torch.cat(found) for found in zip(*parts, strict=True))
         return centred, indices, values
 
@@ -188,7 +188,7 @@ def preactivations(
     """x - b_dec, and (x - b_dec) @ W_enc.T + b_enc of the whole batch; no gradient: `select` carries it."""
     with torch.no_grad():
         centred = x - b_dec
-        return centred, torch.addmm(b_enc, centred, W_enc.T)
+        return centred, product.affine(centred, W_enc, b_enc)
 
 
 def select(
