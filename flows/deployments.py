@@ -111,7 +111,7 @@ if __name__ == "__main__":
 
         assert describing.stdout is not None
         described = describing.stdout.readline()
-        threading.Thread(target=describing.wait, daemon=True).start()  # its end takes a second
         if not described:
             sys.exit(describing.wait())
+        threading.Thread(target=describing.wait, daemon=True).start()  # its end takes a second
         asyncio.run(serve(json.loads(described)))

@@ -130,9 +130,7 @@ def fit_classifier(
         calibrate_labels: likewise.
         concepts: names of the columns.
     """
-    from sklearn.linear_model import (
-        LogisticRegression,
-    )  # here: half a second that describing the flows need not wait for
+    from sklearn.linear_model import LogisticRegression  # here: describing the flows need not wait for it
 
     unfit = {
         concept: reason

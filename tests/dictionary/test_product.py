@@ -1,3 +1,7 @@
+"""The encoder's product in blocks, and in bfloat16."""
+
+from __future__ import annotations
+
 import threading
 
 import pytest

@@ -1,9 +1,9 @@
 """The encoder's product: in which precision, and on the CPU in blocks, a core for each.
 
-On the CPU a core multiplies a block of rows by the whole encoder and hands the pre-activations, still in its cache, to whoever picks
-latents from them; no core waits for another before the last block. The product itself is numpy's (OpenBLAS), with one
-thread for each core: it is as fast as torch's MKL on Intel's processors, and a tenth faster on AMD's, which MKL treats as
-older than they are. Blocks, and so bits, depend on the number of threads alone.
+On the CPU a core multiplies a block of rows by the whole encoder and hands the pre-activations, still in its cache, to
+whoever picks latents from them; no core waits for another before the last block. The product itself is numpy's
+(OpenBLAS), with one thread for each core: on an AMD processor with AVX-512 it took a tenth less time than torch's (MKL);
+on Intel's it was not measured. Blocks, and so bits, depend on the number of threads alone.
 
 In bfloat16 the factors are rounded and their products summed in float32. A GPU multiplies bfloat16 several times faster;
 a CPU that has no such units multiplies the rounded factors in float32, to the same result and no faster.
