@@ -24,8 +24,10 @@ def case():
     return [torch.randn(*size, generator=generator) for size in ((101, 16), (48, 16), (48,))]
 
 
+@pytest.mark.parametrize("intel", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_blocks_together_are_the_product(case, threads, dtype, monkeypatch):
+def test_blocks_together_are_the_product(case, threads, dtype, intel, monkeypatch):
+    monkeypatch.setattr(product, "_intel", lambda: intel)
     monkeypatch.setattr(product, "ENTRIES_AT_ONCE", 48 * 20)
     monkeypatch.setattr(product, "FEWEST_ROWS", 1)
     x, W_enc, b_enc = (tensor.to(dtype) for tensor in case)
