@@ -94,19 +94,21 @@ class Moment:
         steps: updates in all.
         dead: latents that have been silent for the configured number of tokens.
         generator: for architectures that draw; a fresh stream for each step.
+        may_be_dead: False where the host knows, without a wait for the device, that no latent is dead.
     """
 
     step: int
     steps: int
     dead: Bool[Tensor, " d_sae"]
     generator: torch.Generator
+    may_be_dead: bool = True
 
     def revives(self, coefficient: float) -> bool:
         """Whether a term by which dead latents learn is to be made.
 
-        Without a wait the host knows only on the CPU whether any latent is dead; elsewhere the term is always made.
+        On the CPU, where any latent is dead; elsewhere, where any may be: the term is zero then if none is.
         """
-        return coefficient > 0 and (not self.dead.is_cpu or bool(self.dead.any()))
+        return coefficient > 0 and self.may_be_dead and (not self.dead.is_cpu or bool(self.dead.any()))
 
     def risen(self, warm_up: float) -> float:
         """How far a weight has risen that goes from 0 to 1 over the first `warm_up` of training; 1 without a warm-up."""

@@ -370,6 +370,7 @@ def _kept_dead(learner: Learner, rows: Batch) -> None:
 def _kill(learner: Learner) -> None:
     """A twentieth of the latents counts as dead."""
     learner.silent[: max(1, len(learner.silent) // 20)] = 2**40
+    learner.longest.forget()
 
 
 def _seconds(work: Any, where: torch.device) -> float:

@@ -24,11 +24,13 @@ import json
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int64
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -116,6 +118,40 @@ def control(config: TrainConfig, trained: Mapping[str, Any]) -> TrainConfig:
     )
 
 
+class LongestSilence:
+    """The longest silence of any latent, as far as the host knows it without waiting for the device.
+
+    After each update it is sent; it is read LAG updates later, when the device is long past it.
+    """
+
+    LAG = 3
+
+    def __init__(self) -> None:
+        self._sent: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
+
+    def send(self, silent: Int64[Tensor, " d_sae"]) -> None:
+        """Tokens of silence after an update."""
+        longest, arrived = silent.max(), None
+        if longest.is_cuda:
+            longest = torch.empty_like(longest, device="cpu", pin_memory=True).copy_(longest, non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record()
+        self._sent.append((longest, arrived))
+
+    def at_most(self, n_tokens: int) -> float:
+        """A bound before the next update, when every one has `n_tokens`; to be asked once before each update."""
+        if len(self._sent) < self.LAG:
+            return math.inf
+        longest, arrived = self._sent.popleft()
+        if arrived is not None:
+            arrived.synchronize()
+        return longest.item() + (self.LAG - 1) * n_tokens
+
+    def forget(self) -> None:
+        """For whoever changes the counters by hand: nothing is known until updates were sent again."""
+        self._sent.clear()
+
+
 class Learner:
     """One dictionary in training: its optimiser, its schedules, its counters of silent tokens."""
 
@@ -134,6 +170,7 @@ class Learner:
             fused=True,
         )
         self.silent = torch.zeros(dictionary.d_sae, dtype=torch.int64, device=dictionary.like.device)
+        self.longest = LongestSilence()
         self.sums: dict[str, Tensor] = {}
         self.since = 0  # updates that the sums run over
         self.curve: list[tuple[int, int, str, float]] = []
@@ -146,6 +183,7 @@ class Learner:
             self.steps,
             self.silent >= self.config.dead_after,
             torch_generator(self.config.seed, "step", self.step),
+            self.silent.is_cpu or self.longest.at_most(n_tokens) >= self.config.dead_after,
         )
         with in_precision(self.config.precision):
             outcome = self.dictionary.loss(batch, moment)
@@ -153,6 +191,8 @@ class Learner:
         if losses:
             self._descend(torch.stack(list(losses.values())).sum())
         self.silent = torch.where(outcome.fired > 0, 0, self.silent + n_tokens)
+        if not self.silent.is_cpu:
+            self.longest.send(self.silent)
         self.step, self.since = self.step + 1, self.since + 1
         self._add({f"loss.{name}": term for name, term in losses.items()} | {"l0": outcome.fired.sum() / n_tokens})
 

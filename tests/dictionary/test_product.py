@@ -91,6 +91,41 @@ def test_bfloat16_rounds_the_factors_and_sums_in_float32(case, threads):
     assert (exact - wanted).abs().max() > 1e-3
 
 
+def test_products_beside_each_other_have_threads_of_their_own_and_leave_no_limit(case):
+    """Two at once, ending in turn: neither's library runs wide while the other multiplies, nor stays narrow after."""
+    before = _threads_of_libraries()
+    first_is_in, second_is_done, seen = threading.Event(), threading.Event(), {}
+
+    def first(pre):
+        seen.setdefault("first", set()).add(threading.get_ident())
+        first_is_in.set()
+        assert second_is_done.wait(20)
+        seen["limit"] = _threads_of_libraries()
+
+    def second(pre):
+        seen.setdefault("second", set()).add(threading.get_ident())
+
+    def run(use):
+        torch.set_num_threads(2)
+        product.by_rows(*case, use)
+
+    one = threading.Thread(target=run, args=(first,))
+    one.start()
+    assert first_is_in.wait(20)
+    two = threading.Thread(target=run, args=(second,))
+    two.start()
+    two.join()
+    second_is_done.set()
+    one.join()
+    assert set(seen["limit"]) == {1}
+    assert len(seen["first"]) == len(seen["second"]) == 2 and not seen["first"] & seen["second"]
+    assert _threads_of_libraries() == before
+
+
+def _threads_of_libraries():
+    return [library["num_threads"] for library in product._libraries().info()]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_gpu_gives_what_the_cpu_gives(case, precision):

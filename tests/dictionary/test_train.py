@@ -16,9 +16,9 @@ from components.dictionary.architectures.neurons import NeuronsConfig
 from components.dictionary.architectures.pca import PcaConfig
 from components.dictionary.architectures.relu import ReluConfig
 from components.dictionary.architectures.topk import TopKConfig
-from components.dictionary.contract import Dictionary, untrained
+from components.dictionary.contract import Dictionary, Moment, untrained
 from components.dictionary.stream import Stream
-from components.dictionary.train import TRAIN, Learner, TrainConfig, cautions, control, evaluate, fit, make
+from components.dictionary.train import TRAIN, Learner, LongestSilence, TrainConfig, cautions, control, evaluate, fit, make
 from components.errors import ConfigError, DictionaryError, InputError
 from components.store.artifact import key_of
 from components.store.shards import ActivationShards
@@ -400,3 +400,29 @@ def test_training_on_cuda_agrees_with_the_cpu(tmp_path, activations):
                 facts[device] = end.value
                 break
     assert facts["cuda"]["fvu"] == pytest.approx(facts["cpu"]["fvu"], rel=0.02)
+
+
+def test_the_host_bounds_the_longest_silence_without_the_last_updates():
+    """Never below the truth, at most the lag above it, and so never blind to a dead latent."""
+    generator = torch.Generator().manual_seed(0)
+    longest, silent, bounds = LongestSilence(), torch.zeros(6, dtype=torch.int64), []
+    for _ in range(40):
+        bounds.append((longest.at_most(10), silent.max().item()))
+        silent = torch.where(torch.rand(6, generator=generator) < 0.3, 0, silent + 10)
+        longest.send(silent)
+    assert [bound for bound, _ in bounds[: LongestSilence.LAG]] == [float("inf")] * LongestSilence.LAG
+    known = bounds[LongestSilence.LAG :]
+    assert all(truth <= bound for bound, truth in known)
+    assert any(truth == bound for bound, truth in known) and any(bound < 40 for bound, _ in known)
+    longest.forget()
+    assert longest.at_most(10) == float("inf")
+
+
+def test_the_term_for_dead_latents_is_left_out_only_where_none_can_be_dead():
+    dead, none = torch.tensor([True, False]), torch.zeros(2, dtype=torch.bool)
+    for there, may_be, wanted in ((dead, True, True), (none, True, False), (none, False, False)):
+        assert Moment(0, 1, there, torch.Generator(), may_be).revives(1 / 32) is wanted
+    assert not Moment(0, 1, dead, torch.Generator()).revives(0)
+    elsewhere = none.to("meta")
+    assert Moment(0, 1, elsewhere, torch.Generator()).revives(1 / 32)
+    assert not Moment(0, 1, elsewhere, torch.Generator(), may_be_dead=False).revives(1 / 32)

@@ -84,7 +84,7 @@ def by_rows(
         with torch.no_grad():
             return use(_product(rows, W_enc, b_enc))
 
-    with torch.no_grad(), _libraries().limit(limits=1):
+    with torch.no_grad(), _one_thread_each():
         if threads == 1 or len(blocks) == 1:
             return [one(rows) for rows in blocks]
         return list(_cores(threads).map(one, blocks))
@@ -121,22 +121,47 @@ def _libraries() -> ThreadpoolController:
     return ThreadpoolController().select(user_api="blas")
 
 
+_limiting = threading.Lock()
+_limited = contextlib.ExitStack()
+_inside = 0
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """numpy's library multiplies on the thread that calls it. Its limit is the process's, so the last one out lifts it."""
+    global _inside
+    with _limiting:
+        if not _inside:
+            _limited.enter_context(_libraries().limit(limits=1))
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _limiting:
+            _inside -= 1
+            if not _inside:
+                _limited.close()
+
+
 def _alone() -> None:
     torch.get_num_threads()  # a thread takes the process's number when it is first asked, and would forget its own
     torch.set_num_threads(1)
 
 
 _starting = threading.Lock()
-_pools: dict[int, ThreadPoolExecutor] = {}
 
 
 def _cores(threads: int) -> ThreadPoolExecutor:
-    """As many threads, each of which works alone: torch's own operators on one of them start no more."""
-    with _starting:
-        if threads not in _pools:
+    """As many threads, each of which works alone: torch's own operators on one of them start no more.
+
+    They are the calling thread's own (two that train beside each other do not wait for one another) and end with it.
+    """
+    pools: dict[int, ThreadPoolExecutor] = _scratch.__dict__.setdefault("pools", {})
+    if threads not in pools:
+        with _starting:
             pool = ThreadPoolExecutor(threads, "encoder-product", initializer=_alone)
             started = threading.Barrier(threads)
             list(pool.map(lambda _: started.wait(), range(threads)))
             torch.set_num_threads(threads)  # threads to come take the number that was set last, by whichever thread
-            _pools[threads] = pool
-    return _pools[threads]
+            pools[threads] = pool
+    return pools[threads]
