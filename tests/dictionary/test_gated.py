@@ -1,4 +1,4 @@
-"""Gated: a step computed by hand, the frozen decoder of the auxiliary term, and what its options change."""
+"""Gated: a step computed by hand, the frozen decoder of the auxiliary term, what its options change, a golden run."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from components.dictionary.architectures.gated import Gated, GatedConfig
-from components.dictionary.contract import Moment
-from tests.planted import HOOK
+from components.dictionary.contract import Moment, untrained
+from components.dictionary.train import Learner, TrainConfig
+from tests.planted import HOOK, directions, rows
 
 NONE_DEAD = torch.zeros(2).bool()
 
@@ -84,3 +85,16 @@ def test_the_penalty_rises_over_its_warm_up(gated):
     x = torch.tensor([[2.0, 1.0]])
     early = gated.loss({HOOK: x}, moment(step=1, steps=100)).losses["l1"]  # of 5 updates
     assert early.item() == pytest.approx(0.5 / 5)
+
+
+def test_results_of_version_1_are_kept():
+    """Golden: if these numbers change, raise `Gated.version`."""
+    assert Gated.version == 1
+    x = rows(400, directions())
+    dictionary = untrained(GatedConfig(d_sae=48), HOOK, {HOOK: 24}, {HOOK: x}, torch.Generator().manual_seed(0))
+    learner = Learner(dictionary, TrainConfig(tokens=2000, batch_size=100, lr=3e-3))
+    for step in range(20):
+        learner.learn({HOOK: x[torch.arange(step * 100, step * 100 + 100) % 400]})
+    found = learner.metrics()
+    wanted = {"loss.reconstruction": 16.5003, "loss.gate": 16.7647, "loss.l1": 69.5282, "l0": 22.1235}
+    assert {name: found[name] for name in wanted} == pytest.approx(wanted, rel=1e-3)

@@ -1,4 +1,4 @@
-"""JumpReLU: codes and straight-through gradients by hand and by formula, every penalty, where thresholds start."""
+"""JumpReLU: codes and straight-through gradients by hand and by formula, every penalty, where thresholds start, a golden run."""
 
 from __future__ import annotations
 
@@ -73,6 +73,47 @@ def test_penalties_by_hand(penalty):
     found = dictionary.loss({HOOK: x}, at(2)).losses["sparsity"].item()
     l0, smooth = 1.5, torch.tensor([4.0, 3.0, 8.0]).tanh().sum().item() / 2
     assert found == pytest.approx(3 * {"l0_target": (l0 / 4 - 1) ** 2, "l0": l0 / 2, "tanh": smooth / 2}[penalty])
+
+
+@pytest.mark.parametrize("penalty", ["l0_target", "l0", "tanh"])
+def test_its_gradients_are_those_of_the_formula_written_out(penalty):
+    """In float64, against autograd; the two straight-through estimates as surrogates that are linear in the threshold."""
+    generator, bandwidth = torch.Generator().manual_seed(3), 0.8
+    options = JumpReluConfig(d_sae=7, penalty=penalty, target_l0=2, coefficient=0.3, bandwidth=bandwidth)
+    dictionary = JumpRelu(options, (HOOK,), (HOOK,), {HOOK: 4}).double()
+    with torch.no_grad():
+        for parameter in dictionary.parameters():
+            parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+        dictionary.threshold.abs_()
+    x = torch.randn(30, 4, generator=generator, dtype=torch.float64)
+    losses = dictionary.loss({HOOK: x}, at(7)).losses
+    found = torch.autograd.grad(torch.stack(list(losses.values())).sum(), list(dictionary.parameters()))
+    p = dict(dictionary.named_parameters())
+    theta, fixed = p["threshold"], p["threshold"].detach()
+    u = (x - p["b_dec"]) @ p["W_enc"].T + p["b_enc"]
+    above, near = (u > fixed).double(), ((u.detach() - fixed).abs() < bandwidth / 2).double()
+    moved = near * (theta - fixed) / bandwidth  # zero, with the slope of K((u - theta) / e) / e
+    z = u * above - fixed * moved
+    l0 = (above - moved).sum() / len(x)
+    terms = {"l0_target": (l0 / 2 - 1).square(), "l0": l0 / 4, "tanh": (4 * z).tanh().sum() / len(x) / 4}
+    error = (x - z @ p["W_dec"] - p["b_dec"]).square().sum() / (x - x.mean(0)).square().sum()
+    assert 0 < above.mean() < 1 and 0 < near.mean() < 1
+    torch.testing.assert_close(torch.stack(list(losses.values())), torch.stack([error, 0.3 * terms[penalty]]))
+    wanted = torch.autograd.grad(error + 0.3 * terms[penalty], list(p.values()))
+    for mine, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_results_of_version_1_are_kept():
+    """Golden: if these numbers change, raise `JumpRelu.version`."""
+    assert JumpRelu.version == 1
+    x = rows(400, directions())
+    learner = Learner(begun(x, target_l0=3), TrainConfig(tokens=2000, batch_size=100, lr=3e-3))
+    for step in range(20):
+        learner.learn({HOOK: x[torch.arange(step * 100, step * 100 + 100) % 400]})
+    found = learner.metrics()
+    wanted = {"loss.reconstruction": 0.697530, "loss.sparsity": 0.154020, "l0": 2.4710}
+    assert {name: found[name] for name in wanted} == pytest.approx(wanted, rel=1e-3)
 
 
 def test_thresholds_start_where_the_sample_uses_the_wanted_number_of_latents():

@@ -84,7 +84,7 @@ def by_rows(
         with torch.no_grad():
             return use(_product(rows, W_enc, b_enc))
 
-    with torch.no_grad(), _one_thread_each():
+    with torch.no_grad(), _one_thread_each:
         if threads == 1 or len(blocks) == 1:
             return [one(rows) for rows in blocks]
         return list(_cores(threads).map(one, blocks))
@@ -121,26 +121,28 @@ def _libraries() -> ThreadpoolController:
     return ThreadpoolController().select(user_api="blas")
 
 
-_limiting = threading.Lock()
-_limited = contextlib.ExitStack()
-_inside = 0
-
-
-@contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
+class _OneThreadEach:
     """numpy's library multiplies on the thread that calls it. Its limit is the process's, so the last one out lifts it."""
-    global _inside
-    with _limiting:
-        if not _inside:
-            _limited.enter_context(_libraries().limit(limits=1))
-        _inside += 1
-    try:
-        yield
-    finally:
-        with _limiting:
-            _inside -= 1
-            if not _inside:
-                _limited.close()
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._limit = contextlib.ExitStack()
+        self._inside = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._limit.enter_context(_libraries().limit(limits=1))
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._limit.close()
+
+
+_one_thread_each = _OneThreadEach()
 
 
 def _alone() -> None:
