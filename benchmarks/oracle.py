@@ -8,6 +8,7 @@ reconstruction, loss terms, gradients by term, and its weights after three of it
 Where a peer defines a term otherwise, ours is multiplied by the constant that the table states; nothing else is done to
 either side. Then dictionaries are exported, loaded by the peer's own loader, saved by its own saver and imported again.
 A deviation is the largest difference over the largest value (for weights after steps: over the largest change).
+What a case declares and a side does not give deviates infinitely; what cannot be compared has a row with the reason.
 """
 
 from __future__ import annotations
@@ -64,12 +65,14 @@ class Term:
         ours: our term -> constant.
         stated: the constant in words, for the table.
         without: parameters whose gradient is known to differ there, with the reason.
+        gradient: whether the peer gives the term's gradient, and not its value alone.
     """
 
     theirs: str
     ours: Mapping[str, Factor]
     stated: str = "as it is"
     without: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    gradient: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +94,7 @@ class Case:
         dead_in_steps: whether latents are dead in the three steps too.
         note: what the table says of the steps.
         no_steps: why the steps cannot be compared; empty where they are.
+        encodes_otherwise: whether the peer's class itself encodes by a threshold outside training.
         tolerance: of the weights after the steps.
         zero: weights that are zero in this case.
         variant: what tells it from another case of the same architecture.
@@ -110,6 +114,7 @@ class Case:
     dead_in_steps: bool = False
     note: str = ""
     no_steps: str = ""
+    encodes_otherwise: bool = False
     tolerance: float = 1e-5
     zero: tuple[str, ...] = ()
     variant: str = ""
@@ -121,6 +126,11 @@ class Case:
     def numbers(self) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         weights, x, dead = numbers()
         return weights | {name: torch.zeros_like(weights[name]) for name in self.zero}, x, dead
+
+
+def value(theirs: str, ours: Mapping[str, Factor], stated: str = "as it is") -> Term:
+    """A term of which the peer gives the value alone."""
+    return Term(theirs, ours, stated, gradient=False)
 
 
 AUXK = 1 / 32
@@ -200,6 +210,7 @@ CASES = (
             "coefficients": {"l0": 0.3},
         },
         (
+            Term("mse_loss", {"reconstruction": variance}, "times the batch's variance"),
             Term(
                 "l0_loss",
                 {"sparsity": lambda c: 0.3 * D_IN},
@@ -273,17 +284,53 @@ CASES = (
         clip=None,
     ),
     Case(
+        "sparsify",
+        "topk",
+        "topk",
+        {"k": 8, "auxk_coefficient": AUXK, "multi_topk_coefficient": 1 / 8},
+        {"options": {"k": 8, "multi_topk": True}},
+        (
+            Term("fvu", {"reconstruction": one}),
+            Term(
+                "multi_topk_fvu",
+                {"multi_topk": lambda c: 8.0},
+                "over our coefficient",
+                dict.fromkeys(("W_enc", "b_enc", "b_dec"), "sparsify's encoder takes no gradient from Multi-TopK"),
+            ),
+        ),
+        no_steps="its encoder takes no gradient from Multi-TopK",
+        variant="multi",
+    ),
+    Case(
         "dictionary_learning",
         "AutoEncoder",
         "relu",
         {"l1": 0.5, "l1_warm_up": 0.0},
         {"options": {"l1_penalty": 0.5, "sparsity_warmup_steps": None}},
         (
-            Term("mse_loss", {"reconstruction": one}),
-            Term("sparsity_loss", {"l1": lambda c: 1 / 0.5}, "over the coefficient"),
+            value("mse_loss", {"reconstruction": one}),
+            value("sparsity_loss", {"l1": lambda c: 1 / 0.5}, "over the coefficient"),
             Term("total", {"reconstruction": one, "l1": one}),
         ),
         unit_rows=False,
+    ),
+    Case(
+        "dictionary_learning",
+        "AutoEncoder",
+        "relu",
+        {"decoder": "unit", "l1": 0.5, "l1_warm_up": 0.0},
+        {"trainer": "StandardTrainer", "options": {"l1_penalty": 0.5, "sparsity_warmup_steps": None}},
+        (
+            value("mse_loss", {"reconstruction": one}),
+            value("sparsity_loss", {"l1": lambda c: 1 / 0.5}, "over the coefficient"),
+            Term(
+                "total",
+                {"reconstruction": one, "l1": one},
+                without={"W_dec": "our penalty's part along the rows, which the step projects away"},
+            ),
+        ),
+        clip=None,
+        variant="unit",
     ),
     Case(
         "dictionary_learning",
@@ -292,8 +339,8 @@ CASES = (
         {"k": 8, "auxk_coefficient": AUXK},
         {"options": {"k": 8, "auxk_alpha": AUXK}},
         (
-            Term("l2_loss", {"reconstruction": variance}, "times the batch's variance"),
-            Term("auxk_loss", {"auxk": lambda c: 1 / AUXK}, "over the coefficient"),
+            value("l2_loss", {"reconstruction": variance}, "times the batch's variance"),
+            value("auxk_loss", {"auxk": lambda c: 1 / AUXK}, "over the coefficient"),
             Term("total", {"reconstruction": variance, "auxk": one}, "reconstruction times the batch's variance"),
         ),
         scale=variance,
@@ -309,8 +356,8 @@ CASES = (
         {"k": 8, "auxk_coefficient": AUXK},
         {"options": {"k": 8, "auxk_alpha": AUXK}},
         (
-            Term("l2_loss", {"reconstruction": variance}, "times the batch's variance"),
-            Term("auxk_loss", {"auxk": lambda c: 1 / AUXK}, "over the coefficient"),
+            value("l2_loss", {"reconstruction": variance}, "times the batch's variance"),
+            value("auxk_loss", {"auxk": lambda c: 1 / AUXK}, "over the coefficient"),
             Term("total", {"reconstruction": variance, "auxk": one}, "reconstruction times the batch's variance"),
         ),
         scale=variance,
@@ -318,6 +365,7 @@ CASES = (
         dead_in_steps=True,
         tolerance=2e-4,
         note=DL_PROJECTION,
+        encodes_otherwise=True,
     ),
     Case(
         "dictionary_learning",
@@ -326,12 +374,12 @@ CASES = (
         {"k": 8, "auxk_coefficient": AUXK, "weights": (1 / 25,) * 5},
         {"options": {"k": 8, "auxk_alpha": AUXK, "group_fractions": [1 / 16, 1 / 16, 1 / 8, 1 / 4, 1 / 2]}},
         (
-            Term(
+            value(
                 "l2_loss",
                 {"reconstruction": variance, "prefixes": variance},
                 "times the batch's variance, every weight 1/25",
             ),
-            Term("auxk_loss", {"auxk": lambda c: 1 / AUXK}, "over the coefficient"),
+            value("auxk_loss", {"auxk": lambda c: 1 / AUXK}, "over the coefficient"),
             Term(
                 "total",
                 {"reconstruction": variance, "prefixes": variance, "auxk": one},
@@ -343,6 +391,7 @@ CASES = (
         dead_in_steps=True,
         tolerance=2e-4,
         note=DL_PROJECTION,
+        encodes_otherwise=True,
     ),
     Case(
         "dictionary_learning",
@@ -351,9 +400,9 @@ CASES = (
         {"l1": 0.5, "l1_warm_up": 0.0},
         {"options": {"l1_penalty": 0.5, "sparsity_warmup_steps": None}},
         (
-            Term("mse_loss", {"reconstruction": one}),
-            Term("sparsity_loss", {"l1": lambda c: 1 / 0.5}, "over the coefficient"),
-            Term("aux_loss", {"gate": one}),
+            value("mse_loss", {"reconstruction": one}),
+            value("sparsity_loss", {"l1": lambda c: 1 / 0.5}, "over the coefficient"),
+            value("aux_loss", {"gate": one}),
             Term("total", {"reconstruction": one, "l1": one, "gate": one}),
         ),
         clip=None,
@@ -366,7 +415,7 @@ CASES = (
         {"penalty": "l0_target", "target_l0": 20.0, "coefficient": 1.0, "warm_up": 0.0, "bandwidth": 0.1},
         {"options": {"bandwidth": 0.1, "sparsity_penalty": 1.0, "target_l0": 20.0, "sparsity_warmup_steps": None}},
         (
-            Term("l2_loss", {"reconstruction": variance}, "times the batch's variance"),
+            value("l2_loss", {"reconstruction": variance}, "times the batch's variance"),
             Term(
                 "total",
                 {"reconstruction": variance, "sparsity": one},
@@ -466,67 +515,68 @@ def ours(case: Case) -> tuple[dict[str, Tensor], Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One line of the table."""
+    """One line of the table; a quantity that cannot be compared has no deviation, and its reason is stated."""
 
     peer: str
     architecture: str
     quantity: str
-    deviation: float
+    deviation: float | None
     stated: str
     tolerance: float = TOLERANCE
 
     @property
     def holds(self) -> bool:
-        return self.deviation <= self.tolerance
+        return self.deviation is None or self.deviation <= self.tolerance
+
+    @property
+    def told(self) -> str:
+        return "not compared" if self.deviation is None else f"{self.deviation:.1e}"
 
 
 def compare(case: Case, mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> list[Row]:
-    """Every quantity that both sides have; gradients and weights by parameter, the worst one told."""
+    """Every quantity that the case declares; gradients and weights by parameter, the worst one told."""
     weights, *_ = case.numbers()
     shown = " ".join(filter(None, (f"{case.theirs} / {case.kind}", case.variant)))
     rows = []
-    trains_as_it_encodes = architectures[case.kind].trains_as_it_encodes
-    if trains_as_it_encodes:
-        rows.append(Row(case.peer, shown, "codes", largest(mine["codes"], theirs["codes"]), "as they are"))
+    if architectures[case.kind].trains_as_it_encodes:
+        rows.append(Row(case.peer, shown, "codes", between(mine, theirs, "codes"), "as they are"))
     else:
-        fired = (theirs["codes"] > 0).sum(0).double()
-        rows.append(Row(case.peer, shown, "latents used", largest(mine["fired"], fired), "as they are"))
-        if "inference" in theirs:
-            rows.append(Row(case.peer, shown, "codes", largest(mine["codes"], theirs["inference"]), "as they are"))
-    rebuilt = largest(mine["reconstruction"], theirs["reconstruction"])
-    rows.append(Row(case.peer, shown, "reconstruction", rebuilt, "as it is"))
+        fired = {"fired": (theirs["codes"] > 0).sum(0).double()} if "codes" in theirs else {}
+        rows.append(Row(case.peer, shown, "latents used", between(mine, fired, "fired"), "as they are"))
+        if case.encodes_otherwise:
+            found = between({"inference": mine["codes"]}, theirs, "inference")
+            rows.append(Row(case.peer, shown, "codes", found, "as they are"))
+    rows.append(Row(case.peer, shown, "reconstruction", between(mine, theirs, "reconstruction"), "as it is"))
+    learnt = sorted(under(dict(mine), "after."))
     for term in case.terms:
-        if f"loss.{term.theirs}" in theirs:
-            found = largest(mine[f"loss.{term.theirs}"], theirs[f"loss.{term.theirs}"])
-            rows.append(Row(case.peer, shown, f"loss {term.theirs}", found, term.stated))
-        grads = {
-            name: largest(mine[f"grad.{term.theirs}.{name}"], grad)
-            for name, grad in under(dict(theirs), f"grad.{term.theirs}.").items()
-            if name not in term.without and f"grad.{term.theirs}.{name}" in mine
-        }
-        if grads:
-            stated = term.stated
-            if term.without:
-                stated += "; " + "; ".join(
-                    f"not {', '.join(name for name, why in term.without.items() if why == reason)}: {reason}"
-                    for reason in dict.fromkeys(term.without.values())
-                )
-            quantity = f"gradient of {term.theirs} ({', '.join(sorted(grads))})"
-            rows.append(Row(case.peer, shown, quantity, max(grads.values()), stated))
+        found = between(mine, theirs, f"loss.{term.theirs}")
+        rows.append(Row(case.peer, shown, f"loss {term.theirs}", found, term.stated))
+        if not term.gradient:
+            continue
+        names = [name for name in learnt if name not in term.without]
+        stated = term.stated
+        if term.without:
+            stated += "; " + "; ".join(
+                f"not {', '.join(name for name, why in term.without.items() if why == reason)}: {reason}"
+                for reason in dict.fromkeys(term.without.values())
+            )
+        found = max(between(mine, theirs, f"grad.{term.theirs}.{name}") for name in names)
+        rows.append(Row(case.peer, shown, f"gradient of {term.theirs} ({', '.join(names)})", found, stated))
+    quantity = f"{STEPS} steps ({', '.join(learnt)})"
     if case.no_steps:
-        return rows
-    after = {
-        name: largest(mine[f"after.{name}"], value - weights[name])
-        for name, value in under(dict(theirs), "after.").items()
-        if f"after.{name}" in mine
-    }
-    quantity = f"{STEPS} steps ({', '.join(sorted(after))})"
-    rows.append(Row(case.peer, shown, quantity, max(after.values()), case.note or "its trainer's step", case.tolerance))
-    return rows
+        return [*rows, Row(case.peer, shown, f"{STEPS} steps", None, case.no_steps)]
+    moved = {f"after.{name}": value - weights[name] for name, value in under(dict(theirs), "after.").items()}
+    found = max(between(mine, moved, f"after.{name}") for name in learnt)
+    return [*rows, Row(case.peer, shown, quantity, found, case.note or "its trainer's step", case.tolerance)]
+
+
+def between(mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor], name: str) -> float:
+    """The deviation of one quantity; infinite where a side lacks it."""
+    return largest(mine[name], theirs[name]) if name in mine and name in theirs else float("inf")
 
 
 def largest(ours: Tensor, theirs: Tensor) -> float:
-    if ours.shape != theirs.shape:
+    if ours.shape != theirs.shape or not (ours.isfinite().all() and theirs.isfinite().all()):
         return float("inf")
     difference, size = (ours - theirs).abs().max().item(), theirs.abs().max().item()
     return difference / size if size else difference
@@ -550,23 +600,21 @@ def rows_for_trips() -> Tensor:
     return (2 * torch.randn(200, D_IN, generator=torch.Generator().manual_seed(8)) + 0.5) / SCALE
 
 
-def prepare_trips(folder: Path, peer: str) -> list[str]:
-    x, kinds = rows_for_trips(), [kind for kind in TRIPS[peer] if kind in architectures.names()]
-    format_ = interchange.formats[peer]()
-    for kind in kinds:
+def prepare_trips(folder: Path, peer: str) -> None:
+    x, format_ = rows_for_trips(), interchange.formats[peer]()
+    for kind in TRIPS[peer]:
         target = folder / "exported" / kind
         interchange.export(format_, trip_dictionary(kind), target, x, "toy")
         settings = {"dict_class": format_.exports[kind]}
         if peer == "dictionary_learning":
             settings["convert"] = interchange.conversion("ae.pt", "ae.safetensors")
         write(folder / "trips" / f"{kind}.safetensors", {"x": x}, settings)
-    return kinds
 
 
-def compare_trips(folder: Path, peer: str, kinds: list[str]) -> list[Row]:
+def compare_trips(folder: Path, peer: str) -> list[Row]:
     rows, x = [], rows_for_trips()
     format_ = interchange.formats[peer]()
-    for kind in kinds:
+    for kind in TRIPS[peer]:
         dictionary = trip_dictionary(kind)
         codes = dictionary.encode(x)
         theirs, _ = read(folder / "tripped" / f"{kind}.safetensors")
@@ -603,6 +651,11 @@ class Fault:
 def _auxk_without_encoder(theirs: Mapping[str, Tensor], told: Mapping[str, Any]) -> str | None:
     encoder, decoder = (theirs[f"grad.auxk_loss.{name}"].abs().max().item() for name in ("W_enc", "W_dec"))
     return None if encoder else f"largest gradient of AuxK in the encoder {encoder:g}, in the decoder {decoder:.2g}"
+
+
+def _returns_the_wide_one(theirs: Mapping[str, Tensor], told: Mapping[str, Any]) -> str | None:
+    off = largest(theirs["reconstruction"], theirs["returned"])
+    return None if off <= TOLERANCE else f"what it returns differs from what its k latents decode to by {off:.2g}"
 
 
 def _sparsify_by_saelens(theirs: Mapping[str, Tensor], told: Mapping[str, Any]) -> str | None:
@@ -642,6 +695,13 @@ FAULTS = (
         "AuxK and Multi-TopK train the decoder only: the fused encoder's backward (`FusedEncoder.backward` in "
         "`sparsify/fused_encoder.py`) never reads `grad_preacts`, the gradient of the pre-activations it returned.",
         _auxk_without_encoder,
+    ),
+    Fault(
+        "sparsify",
+        "results/sparsify-topk-multi",
+        "With Multi-TopK `SparseCoder.forward` (`sparsify/sparse_coder.py`) returns the reconstruction from the 4k largest "
+        "latents, which its trainer then puts into the model under the losses `ce` and `kl`.",
+        _returns_the_wide_one,
     ),
     Fault(
         "saelens",
@@ -707,7 +767,7 @@ def main() -> None:
     arguments = parser.parse_args()
     peers = [arguments.only] if arguments.only else list(DISTRIBUTIONS)
     torch.set_num_threads(1)
-    rows, versions, seen, missing = [], {}, [], []
+    rows, versions, seen = [], {}, []
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         for peer in peers:
@@ -716,8 +776,7 @@ def main() -> None:
                 raise SystemExit(f"no {python}; `make peers` builds the peers' environments")
             folder = root / peer
             (folder / "cases").mkdir(parents=True)
-            cases = [case for case in CASES if case.peer == peer and case.kind in architectures.names()]
-            missing += [f"{c.peer} {c.theirs}" for c in CASES if c.peer == peer and c not in cases]
+            cases = [case for case in CASES if case.peer == peer]
             for case in cases:
                 weights, x, dead = case.numbers()
                 state = built(case.kind, case.options, weights).state_dict()
@@ -727,7 +786,7 @@ def main() -> None:
                     tensors,
                     {"architecture": case.theirs, "lr": LR, **case.settings},
                 )
-            kinds = prepare_trips(folder, peer)
+            prepare_trips(folder, peer)
             if peer == "saelens":  # what it makes of sparsify's files
                 by = folder / "exported" / "sparsify-by-saelens" / "layers.1"
                 interchange.export(interchange.formats["sparsify"](), trip_dictionary("topk"), by, rows_for_trips())
@@ -737,16 +796,14 @@ def main() -> None:
             for case in cases:
                 theirs, _ = read(folder / "results" / f"{case.name}.safetensors")
                 rows += compare(case, ours(case)[0], theirs)
-            rows += compare_trips(folder, peer, kinds)
+            rows += compare_trips(folder, peer)
         for fault in FAULTS:
-            if (path := root / fault.peer / f"{fault.file}.safetensors").exists():
-                seen.append((fault, fault.seen(*read(path))))
+            if fault.peer in peers:
+                seen.append((fault, fault.seen(*read(root / fault.peer / f"{fault.file}.safetensors"))))
     _tell(rows, seen, arguments.json)
     gone = [fault for fault, what in seen if what is None]
     for fault in gone:
         sys.stderr.write(f"no longer seen, so it is to go from benchmarks/oracle.py: {fault.about}\n")
-    if missing:
-        sys.stderr.write(f"not compared, since we do not have them: {', '.join(missing)}\n")
     off = [row for row in rows if not row.holds]
     if not arguments.only and not off and not gone:
         _document(rows, seen, versions)
@@ -759,7 +816,7 @@ def _tell(rows: list[Row], seen: list[tuple[Fault, str | None]], as_json: bool) 
         return
     for row in rows:
         mark = " " if row.holds else "!"
-        sys.stdout.write(f"{mark} {row.peer:<20} {row.architecture:<36} {row.quantity:<70} {row.deviation:.1e}\n")
+        sys.stdout.write(f"{mark} {row.peer:<20} {row.architecture:<36} {row.quantity:<70} {row.told}\n")
     for fault, what in seen:
         sys.stdout.write(f"  {fault.peer}: {what}\n")
 
@@ -768,9 +825,7 @@ def _document(rows: list[Row], seen: list[tuple[Fault, str | None]], versions: M
     """The generated part of docs/peers.md."""
     lines = [f"Measured against {', '.join(versions.values())}; ours with torch {torch.__version__.split('+')[0]}.", ""]
     lines += ["| peer | theirs / ours | quantity | ours is taken | largest deviation |", "|---|---|---|---|---:|"]
-    lines += [
-        f"| {row.peer} | {row.architecture} | {row.quantity} | {row.stated} | {row.deviation:.1e} |" for row in rows
-    ]
+    lines += [f"| {row.peer} | {row.architecture} | {row.quantity} | {row.stated} | {row.told} |" for row in rows]
     lines += ["", "### Differences that are the peer's", ""]
     lines += [f"- **{fault.peer}.** {fault.about} Seen in this run: {what}." for fault, what in seen]
     text = DOC.read_text()

@@ -2,23 +2,27 @@
 
 An imported dictionary is an artifact of `train` whose facts say `imported_from`; `dictionary=<its key>` takes it through
 every later stage. A hub id may go on into its folders (`google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71`);
-it is downloaded only with `model.online=true`, and never a pickle.
+it is asked for only with `model.online=true`: what it holds is listed first, a pickle is refused there as it is here, and
+nothing is downloaded but the files of the format.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import glob
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from components.dictionary.contract import Dictionary
-from components.dictionary.interchange.contract import PICKLES, export, formats
+from components.dictionary.interchange.contract import Format, absent, export, formats
 from components.dictionary.interchange.importing import CHECKED_ROWS, ImportConfig, content_of
 from components.dictionary.stream import Stream
-from components.errors import DictionaryError
+from components.errors import DictionaryError, InputError
 from components.experiment import ExperimentConfig
 from components.model.hook_point import translate
+from components.model.hub import listing, snapshot
 from components.model.language_model import ModelConfig
 from components.store.artifact import Artifact, Store
 from components.store.shards import ActivationShards
@@ -31,12 +35,13 @@ from flows.tracking import resolve_dictionary
 def import_(config: ExperimentConfig, format: str, source: str) -> Reference:
     """Another project's dictionary, compared in both conventions and measured on this experiment's activations."""
     with Chain(config) as chain:
-        return bring(chain, format, fetch(source, config.model)).reference()
+        return bring(chain, format, fetch(source, format, config.model)).reference()
 
 
 def bring(chain: Chain, format: str, folder: Path) -> Artifact:
     """The artifact of the dictionary in a folder, its hook point under the canonical name."""
-    named = chain.config.train.hook_point or formats[format]().read(folder).hook_point
+    said = formats[format]().read(folder).hook_point  # what cannot be read is refused before anything is captured
+    named = chain.config.train.hook_point or said
     config = ImportConfig(
         format=format,
         content=content_of(format, folder),
@@ -53,14 +58,10 @@ def write(name: str, to: Path, format: str, config: ExperimentConfig) -> None:
     """A dictionary of ours, by artifact key or name@alias, as another project's files in a folder.
 
     Raises:
-        DictionaryError: no counterpart there, or a folder that is not empty.
+        DictionaryError: an architecture that is not written so, or a folder that is not empty.
         MissingArtifactError: no such dictionary, or its activations (which the check needs) are gone.
     """
     entry = formats[format]()
-    if to.is_dir() and any(to.iterdir()):
-        raise DictionaryError(
-            f"{to} is not empty; give a new folder, so that nothing of another dictionary stays beside"
-        )
     store = Store(config.execution.store)
     artifact = store.get("train", resolve_dictionary(name))
     dictionary = Dictionary.load(artifact)
@@ -70,11 +71,12 @@ def write(name: str, to: Path, format: str, config: ExperimentConfig) -> None:
     export(entry, dictionary, to, rows[dictionary.reads[0]], model)
 
 
-def local(source: str, model: ModelConfig) -> Path:
-    """The folder that a path or a hub id names.
+def local(source: str, format: str, model: ModelConfig) -> Path:
+    """The folder that a path or a hub id names; of a hub repository only the files of that format are fetched.
 
     Raises:
-        DictionaryError: no such folder, and no leave to ask the hub or no answer there.
+        DictionaryError: no such folder, and no leave to ask the hub or no answer there; nothing of that format there, or
+            pickles.
     """
     if Path(source).is_dir():
         return Path(source)
@@ -85,27 +87,19 @@ def local(source: str, model: ModelConfig) -> Path:
         raise DictionaryError(
             f"no folder {source!r}; give a folder, or a hub id such as google/gemma-scope-2b-pt-res/layer_20"
         )
-    from huggingface_hub import snapshot_download
-
-    repository, inside = "/".join(parts[:2]), "/".join(parts[2:])
+    entry, repository, inside = formats[format](), "/".join(parts[:2]), "/".join(parts[2:])
+    wanted: Sequence[str] = [name for layout in entry.layouts for name in layout]
+    if model.online and (names := listing(repository)) is not None:
+        wanted = _wanted(entry, repository, inside, names)
     try:
-        found = snapshot_download(
-            repository,
-            allow_patterns=[f"{inside}/*"] if inside else None,
-            ignore_patterns=list(PICKLES),
-            local_files_only=not model.online,
+        found = snapshot(
+            repository, [glob.escape(f"{inside}/{name}".lstrip("/")) for name in wanted], online=model.online
         )
-    except Exception as error:
-        tried = (
-            f"the hub did not give it: {str(error).strip().splitlines()[0]}"
-            if model.online
-            else "no copy of such a hub repository on this machine, and model.online is false, so nothing is downloaded; set "
-            "model.online=true to permit it"
-        )
-        raise DictionaryError(f"no folder {source!r}, and {tried}") from error
-    if not (Path(found) / inside).is_dir():
+    except InputError as error:
+        raise DictionaryError(f"no folder {source!r}, and {error}") from error
+    if not (found / inside).is_dir():
         raise DictionaryError(f"the hub repository {repository} has no folder {inside}")
-    return Path(found) / inside
+    return found / inside
 
 
 @task(
@@ -115,6 +109,26 @@ def local(source: str, model: ModelConfig) -> Path:
     retry_delay_seconds=SECONDS_BEFORE_A_RETRY,
     retry_condition_fn=failed_over_a_network,
 )
-def fetch(source: str, model: ModelConfig) -> Path:
+def fetch(source: str, format: str, model: ModelConfig) -> Path:
     """The dictionary's files, downloaded where they are not on this machine and may be."""
-    return local(source, model)
+    return local(source, format, model)
+
+
+def _wanted(entry: Format, repository: str, inside: str, names: Sequence[str]) -> Sequence[str]:
+    """Which of the files below a folder of a hub repository hold the dictionary.
+
+    Raises:
+        DictionaryError: no such folder, none that hold one, or pickles.
+    """
+    paths = [PurePosixPath(name) for name in names]
+    below = {path.relative_to(inside) for path in paths if path.is_relative_to(inside)}
+    if not below:
+        raise DictionaryError(f"the hub repository {repository} has no folder {inside}")
+    wanted = entry.layout(lambda name: PurePosixPath(name) in below)
+    for file in map(PurePosixPath, wanted):
+        if file not in below:
+            beside = {path.relative_to(file.parent).parts[0] for path in below if path.is_relative_to(file.parent)}
+            holding = (path.parent for path in paths if any(path.name == layout[0] for layout in entry.layouts))
+            example = next((str(PurePosixPath(repository, folder)) for folder in holding), "")
+            raise absent(PurePosixPath(repository, inside, file), beside, example)
+    return wanted

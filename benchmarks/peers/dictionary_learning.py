@@ -47,7 +47,8 @@ def made(weights, settings):
     d_sae, d_in = weights["W_dec"].shape
     common = {"steps": 10, "activation_dim": d_in, "dict_size": d_sae, "layer": 0, "lm_name": "", "device": "cpu"}
     warm = {"warmup_steps": 0, "lr": settings["lr"]}
-    trainer = TRAINERS[settings["architecture"]](**common, **warm, **settings["options"])
+    trainer = getattr(standard, settings["trainer"]) if "trainer" in settings else TRAINERS[settings["architecture"]]
+    trainer = trainer(**common, **warm, **settings["options"])
     trainer.ae.double()
     with torch.no_grad():
         for name, parameter in trainer.ae.named_parameters():

@@ -37,8 +37,9 @@ def case(tensors, settings):
     parameters = {NAMES[name]: parameter for name, parameter in coder.named_parameters()}
     top, indices, _ = coder.encode(x)
     out = coder(x, dead_mask=dead)
-    result = {"codes": dense(top, indices, len(weights["W_dec"])), "reconstruction": out.sae_out}
-    terms = {"fvu": out.fvu, "auxk_loss": out.auxk_loss}
+    result = {"codes": dense(top, indices, len(weights["W_dec"])), "reconstruction": coder.decode(top, indices)}
+    result["returned"] = out.sae_out
+    terms = {"fvu": out.fvu, "auxk_loss": out.auxk_loss, "multi_topk_fvu": out.multi_topk_fvu}
     for name, term in terms.items():
         result[f"loss.{name}"] = term
         result |= gradients(term, parameters, f"grad.{name}")

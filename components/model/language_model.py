@@ -27,8 +27,9 @@ from torch import Tensor, nn
 
 from components import device
 from components.config import Config, execution
-from components.errors import CapabilityError, HookPointError, ModelError
+from components.errors import CapabilityError, HookPointError, InputError, ModelError
 from components.model.hook_point import HookPoint, attach, blocks, find, translate
+from components.model.hub import first_line, snapshot
 from components.model.intervention import Edit, Places
 from components.registry import nearest
 
@@ -526,7 +527,7 @@ def _network(folder: Path, dtype: torch.dtype) -> Any:
             )
         except Exception as error:  # transformers raises many kinds here, and all mean the same to a user
             raise ModelError(
-                f"{folder} could not be loaded as a language model: {_first_line(error)}; wanted config.json of "
+                f"{folder} could not be loaded as a language model: {first_line(error)}; wanted config.json of "
                 "a type that transformers knows and model.safetensors (code that comes with a model is never run)"
             ) from error
     network, info = loaded
@@ -548,18 +549,13 @@ def _tokenizer(folder: Path) -> Any:
             return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:  # as above
             raise ModelError(
-                f"the tokenizer in {folder} could not be loaded: {_first_line(error)}; wanted the tokenizer.json that "
+                f"the tokenizer in {folder} could not be loaded: {first_line(error)}; wanted the tokenizer.json that "
                 "transformers saves (code that comes with a model is never run)"
             ) from error
 
 
-def _first_line(error: Exception) -> str:
-    told = str(error).strip()
-    return f"{type(error).__name__}: {told.splitlines()[0] if told else 'no message'}"
-
-
 def _from_hub(config: ModelConfig) -> Path:
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import constants
 
     beside = Path(config.path).parent if Path(config.path).parent.is_dir() else REPOSITORY / "data"
     known = [str(found.parent) for found in beside.glob("*/config.json")]
@@ -572,19 +568,6 @@ def _from_hub(config: ModelConfig) -> Path:
     if not hub_id:
         raise ModelError(f"{where}; {nearest(config.path, known)}")
     try:
-        with _quiet():
-            found = snapshot_download(
-                config.path,
-                revision=config.revision,
-                allow_patterns=list(CONTENT),
-                local_files_only=not config.online,
-            )
-    except Exception as error:
-        tried = (
-            f"the hub did not give it: {_first_line(error)}"
-            if config.online
-            else "no copy of such a hub model on this machine, and model.online is false, so nothing is downloaded; "
-            "set model.online=true to permit it"
-        )
-        raise ModelError(f"{where}, and {tried}; {nearest(config.path, known)}") from error
-    return Path(found)
+        return snapshot(config.path, CONTENT, online=config.online, revision=config.revision)
+    except InputError as error:
+        raise ModelError(f"{where}, and {error}; {nearest(config.path, known)}") from error

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from components.config import override
 from components.dictionary.contract import Dictionary
+from components.dictionary.interchange.contract import conversion
 from components.errors import DictionaryError, MissingArtifactError
 from components.experiment import ExperimentConfig
 from components.model.language_model import ModelConfig
@@ -19,6 +21,8 @@ from components.store.tables import REPORT
 from flows import interchange
 from flows.steps import Chain
 from flows.tracking import resolve_dictionary
+from tests import foreign
+from tests.hubs import hub
 
 pytestmark = [pytest.mark.flow, pytest.mark.timeout(600)]
 
@@ -47,7 +51,8 @@ def test_it_is_an_artifact_of_train_that_measures_as_what_it_was_exported_from(
     trained: Artifact, imported: Artifact
 ) -> None:
     assert (imported.stage, imported.facts["imported_from"]) == ("train", "saelens") and imported.key != trained.key
-    for fact in ("d_in", "d_sae", "hook_point", "architecture", "held_out_rows"):
+    assert set(trained.facts) - set(imported.facts) == {"trained_together"}
+    for fact in ("d_in", "d_sae", "dtype", "hook_point", "architecture", "held_out_rows"):
         assert imported.facts[fact] == trained.facts[fact]
     for fact in ("fvu", "l0", "dead_share"):
         assert imported.facts[fact] == pytest.approx(trained.facts[fact], rel=1e-4)
@@ -99,13 +104,89 @@ def test_a_hook_point_that_was_not_captured_says_what_to_set(
         interchange.bring(chain, "saelens", tmp_path / "elsewhere")
 
 
-def test_a_hub_id_is_not_asked_for_without_leave() -> None:
-    with pytest.raises(
-        DictionaryError, match=r"model.online is false, so nothing is downloaded; set model.online=true"
-    ):
-        interchange.local("someone/dictionaries/layers.1", ModelConfig())
+ASK = """
+import json
+from components.errors import DictionaryError
+from components.model.language_model import ModelConfig
+from flows.interchange import local
+told = []
+for source, format, online in {asked!r}:
+    try:
+        folder = local(source, format, ModelConfig(online=online))
+        told.append(sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()))
+    except DictionaryError as error:
+        told.append(str(error))
+print(json.dumps(told))
+"""
+ASKED = {
+    "without leave": ("them/topk/layers.1", "sparsify", False),
+    "no folder named": ("them/topk", "sparsify", True),
+    "a pickle": ("them/pickled/trainer_0", "dictionary_learning", True),
+    "another format": ("them/topk/layers.1", "gemma_scope", True),
+    "no such folder": ("them/topk/layers.3", "sparsify", True),
+    "no such repository": ("them/none/layers.1", "sparsify", True),
+    "with leave": ("them/topk/layers.1", "sparsify", True),
+    "a folder in a folder": ("them/release/l1", "llama_scope", True),
+    "again": ("them/topk/layers.1", "sparsify", False),
+    "another folder": ("them/topk/layers.2", "sparsify", False),
+}
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[str]]:
+    """What a hub on this machine gave in turn, and what was downloaded."""
+    root, weights = tmp_path_factory.mktemp("repositories"), foreign.numbers()
+    for layer in ("layers.1", "layers.2"):
+        foreign.sparsify(root / "topk" / layer, weights)
+        (root / "topk" / layer / "optimizer.pt").write_bytes(b"not asked for")
+    pickled = foreign.dictionary_learning(root / "pickled" / "trainer_0", "AutoEncoder", weights)
+    (pickled / "ae.safetensors").rename(pickled / "ae.pt")
+    foreign.llama_scope_release(root / "release" / "l1", weights)
+    with hub({f"them/{folder.name}": folder for folder in root.iterdir()}) as served:
+        told = served.run(ASK.format(asked=list(ASKED.values())), tmp_path_factory.mktemp("home"))
+    return dict(zip(ASKED, told, strict=True)), served.downloaded
+
+
+def test_a_hub_id_is_not_asked_for_without_leave(asked: tuple[dict[str, Any], list[str]]) -> None:
+    told, _ = asked
+    assert "model.online is false, so nothing is downloaded; set model.online=true" in told["without leave"]
     with pytest.raises(DictionaryError, match=r"no folder './nowhere'; give a folder, or a hub id such as"):
-        interchange.local("./nowhere", ModelConfig())
+        interchange.local("./nowhere", "sparsify", ModelConfig())
+
+
+def test_of_a_hub_repository_only_the_files_of_the_format_are_downloaded(
+    asked: tuple[dict[str, Any], list[str]],
+) -> None:
+    told, downloaded = asked
+    assert told["with leave"] == told["again"] == ["cfg.json", "sae.safetensors"]
+    assert told["a folder in a folder"] == ["checkpoints/final.safetensors", "hyperparams.json"]
+    assert sorted(downloaded) == [
+        "them/release/l1/checkpoints/final.safetensors",
+        "them/release/l1/hyperparams.json",
+        "them/topk/layers.1/cfg.json",
+        "them/topk/layers.1/sae.safetensors",
+    ]
+    assert "model.online is false" in told["another folder"]
+
+
+def test_a_pickle_on_the_hub_is_refused_as_one_here_is(asked: tuple[dict[str, Any], list[str]]) -> None:
+    told, _ = asked
+    assert told["a pickle"].startswith(
+        "them/pickled/trainer_0/ae.pt is a pickle: loading it could run any code that is"
+    )
+    assert conversion("ae.pt", "ae.safetensors") in told["a pickle"]
+
+
+def test_what_a_hub_repository_does_not_hold_is_said_with_what_it_does(asked: tuple[dict[str, Any], list[str]]) -> None:
+    told, _ = asked
+    assert told["no folder named"] == (
+        "no cfg.json in them/topk; it holds layers.1, layers.2; give the folder that holds it, for example them/topk/layers.1"
+    )
+    assert told["another format"].startswith(
+        "no params.npz in them/topk/layers.1; it holds cfg.json, optimizer.pt, sae."
+    )
+    assert told["no such folder"] == "the hub repository them/topk has no folder layers.3"
+    assert "and the hub did not give it: RepositoryNotFoundError" in told["no such repository"]
 
 
 def test_what_is_not_there_or_in_the_way_is_said(config: ExperimentConfig, trained: Artifact, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from components.config import Config, execution
 from components.device import Execution
 from components.dictionary.interchange.contract import bring, formats
 from components.dictionary.stream import Stream
-from components.dictionary.train import evaluate
+from components.dictionary.train import evaluate, facts_of
 from components.errors import DictionaryError
 from components.store.artifact import Inputs, Progress, Stage, Work, digest
 from components.store.shards import ActivationShards
@@ -56,11 +56,7 @@ def content_of(format_: str, folder: Path) -> str:
         UnknownNameError: no such format.
         DictionaryError: the files are not there, or are pickles.
     """
-    entry = formats[format_]()
-    missing = [path for path in entry.files(folder) if not path.is_file()]
-    if missing:
-        entry.read(folder)  # says what is wrong with them
-    parts = [digest(path) for path in entry.files(folder)]
+    parts = [digest(path) for path in formats[format_]().files(folder)]
     return hashlib.blake2b(" ".join(parts).encode(), digest_size=12).hexdigest()
 
 
@@ -104,29 +100,9 @@ def make(folder: Path, config: ImportConfig, inputs: Inputs, settings: Execution
     dictionary.save(folder)
     CURVE.write(folder, CURVE.frame([]))
     sparsity = "".join(f"-{name}{value}" for name, value in weights.options.items() if name == "k")
-    return {
-        "name": f"{config.format}-{dictionary.kind}-{dictionary.d_sae}{sparsity}",
-        "architecture": dictionary.kind,
-        "imported_from": config.format,
-        "source": config.folder,
-        "model": weights.model,
-        "hook_point": dictionary.hook_point,
-        "reads": list(dictionary.reads),
-        "reconstructs": list(dictionary.reconstructs),
-        "d_in": dictionary.d_in,
-        "d_sae": dictionary.d_sae,
-        "scale": dictionary.scale,
-        "dtype": "float32",
-        "tokens": 0,
-        "steps": 0,
-        "n_seeds": 1,
-        "held_out": config.held_out,
-        "held_out_rows": measured["rows"],
-        "fvu": measured["fvu"],
-        "l0": measured["l0"],
-        "dead_share": measured["dead_share"],
-        "tokens_per_second": None,
-    }
+    name = f"{config.format}-{dictionary.kind}-{dictionary.d_sae}{sparsity}"
+    origin = {"imported_from": config.format, "source": config.folder, "model": weights.model}
+    return facts_of(dictionary, name, config.held_out, measured) | origin
 
 
 def _entries(config: ImportConfig) -> dict[str, int]:

@@ -72,16 +72,34 @@ def test_saelens_files_have_its_names_shapes_and_fields(kind, tmp_path):
     assert config["metadata"]["hook_name"] == HOOK and config["metadata"]["model_name"] == "toy"
 
 
-def test_an_export_that_computes_something_else_is_refused(tmp_path, monkeypatch):
+def test_an_export_that_computes_something_else_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
+    dictionary, format_ = begun("topk"), formats["saelens"]()
+    honest = type(format_).as_peer
+    monkeypatch.setattr(type(format_), "as_peer", lambda self, folder, x: honest(self, folder, x + 0.1))
+    said = rf"the export of topk-48-k5 \(SAELens, {tmp_path / 'out'}\) does not compute the same: codes differ by"
+    with pytest.raises(DictionaryError, match=said):
+        export(format_, dictionary, tmp_path / "out", X)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    export(format_, dictionary, tmp_path / "out", X)  # the same folder, tried again
+    assert {path.name for path in tmp_path.rglob("*")} == {"out", "cfg.json", "sae_weights.safetensors"}
+    with pytest.raises(DictionaryError, match="out is not empty; give a new folder, so that nothing of another"):
+        export(format_, dictionary, tmp_path / "out", X)
+    with pytest.raises(DictionaryError, match="cfg.json is a file; give a new folder"):
+        export(format_, dictionary, tmp_path / "out" / "cfg.json", X)
+
+
+def test_a_dictionary_that_holds_no_numbers_is_refused(tmp_path, monkeypatch):
     dictionary = begun("topk")
     monkeypatch.setitem(dictionary.scales, HOOK, float("nan"))
-    with pytest.raises(DictionaryError, match="holds NaN or infinity|does not compute the same: codes differ by nan"):
-        export(formats["saelens"](), dictionary, tmp_path, X)
+    with pytest.raises(DictionaryError, match="holds NaN or infinity"):
+        export(formats["saelens"](), dictionary, tmp_path / "out", X)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_architecture_without_counterpart_is_refused(tmp_path, monkeypatch):
     dictionary = begun("relu")
-    with pytest.raises(DictionaryError, match="sparsify has no counterpart of 'relu'; it has one of: topk"):
+    with pytest.raises(DictionaryError, match="'relu' is not written as files of sparsify; written are: topk"):
         export(formats["sparsify"](), dictionary, tmp_path, X)
     with pytest.raises(DictionaryError, match="the format gemma_scope is read, not written; written are: "):
         export(formats["gemma_scope"](), dictionary, tmp_path, X)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import numpy as np
@@ -33,6 +34,11 @@ FOLDERS = {
         lambda to, w: foreign.saelens(to, "topk", w, rescale_acts_by_decoder_norm=True),
     ),
     "saelens gated": ("saelens", "gated", lambda to, w: foreign.saelens(to, "gated", w)),
+    "saelens gated uncentred": (
+        "saelens",
+        "gated",
+        lambda to, w: foreign.saelens(to, "gated", w, apply_b_dec_to_input=False),
+    ),
     "saelens jumprelu": (
         "saelens",
         "jumprelu",
@@ -144,6 +150,12 @@ def test_a_file_in_half_precision_is_read_as_the_numbers_it_holds(tmp_path):
     assert torch.equal(dictionary.W_dec, held["W_dec"].bfloat16().float())
 
 
+def resized(folder, **tensors):
+    """dictionary_learning's folder with other counts."""
+    save_file(load_file(folder / "ae.safetensors") | tensors, folder / "ae.safetensors")
+    return folder
+
+
 REFUSED = {
     "saelens transcoder": (
         "saelens",
@@ -159,6 +171,38 @@ REFUSED = {
         "saelens",
         lambda to, w: foreign.saelens(to, "standard", w, normalize_activations="expected_average_only_in"),
         r"the scale is not in the file: save it with SAELens's save_inference_model, which folds the scale",
+    ),
+    "saelens k": (
+        "saelens",
+        lambda to, w: foreign.saelens(to, "topk", w, k=D_SAE + 1),
+        rf"holds no topk dictionary of {D_SAE} latents that can be: it has k = {D_SAE + 1}; .* there are only d_sae = {D_SAE}",
+    ),
+    "sparsify k": (
+        "sparsify",
+        lambda to, w: foreign.sparsify(to, w, k=0),
+        "cfg.json: wanted a whole number k above 0, found 0",
+    ),
+    "dictionary_learning k": (
+        "dictionary_learning",
+        lambda to, w: resized(foreign.dictionary_learning(to, "BatchTopKSAE", w), k=torch.tensor(0)),
+        rf"holds no batch_topk dictionary of {D_SAE} latents that can be: it has k = 0; k Input should be greater than 0",
+    ),
+    "dictionary_learning k twice": (
+        "dictionary_learning",
+        lambda to, w: resized(foreign.dictionary_learning(to, "AutoEncoderTopK", w), k=torch.tensor([4, 5])),
+        r"ae.safetensors: wanted k as one whole number, found \[4, 5\]",
+    ),
+    "dictionary_learning groups": (
+        "dictionary_learning",
+        lambda to, w: resized(
+            foreign.dictionary_learning(to, "MatryoshkaBatchTopKSAE", w), group_sizes=torch.tensor([8, 9])
+        ),
+        rf"wanted group_sizes as whole numbers above 0 that add up to dict_size = {D_SAE}, found \[8, 9\]",
+    ),
+    "llama_scope k": (
+        "llama_scope",
+        lambda to, w: foreign.llama_scope(to, "topk", w, top_k=D_SAE + 1),
+        rf"holds no topk dictionary of {D_SAE} latents that can be: it has k = {D_SAE + 1};",
     ),
     "sparsify transcoder": (
         "sparsify",
@@ -284,6 +328,24 @@ def test_the_way_round_works(tmp_path, monkeypatch):
     assert bring(format_of("dictionary_learning"), folder, X).kind == "relu"
 
 
+@pytest.mark.parametrize("kind", ["AutoEncoder", "GatedAutoEncoder", "AutoEncoderTopK", "BatchTopKSAE"])
+@pytest.mark.parametrize("norm", [None, 7.0])
+def test_the_way_round_works_for_a_backup_in_units_of_normalised_activations(kind, norm, tmp_path, monkeypatch):
+    folder = foreign.dictionary_learning(tmp_path, kind, foreign.numbers())
+    trained = load_file(folder / "ae.safetensors")
+    codes, rebuilt = format_of("dictionary_learning").as_peer(folder, X)  # of activations divided by the norm
+    (folder / "ae.safetensors").unlink()
+    state = {"step": 5, "ae": trained, "optimizer": {"state": {}, "param_groups": []}, "config": {}}
+    torch.save(state | {"norm_factor": norm}, folder / "ae.pt")
+    monkeypatch.chdir(folder)
+    exec(conversion("ae.pt", "ae.safetensors"), {})
+    scale = norm or 1.0
+    dictionary = bring(format_of("dictionary_learning"), folder, scale * X)
+    ours = dictionary.encode(scale * X)
+    assert deviation(ours.dense(), scale * codes) < 1e-5
+    assert deviation(dictionary.decode(ours), scale * rebuilt) < 1e-5
+
+
 def test_objects_in_an_npz_are_never_unpickled(tmp_path):
     class Trap:
         def __reduce__(self):
@@ -291,10 +353,86 @@ def test_objects_in_an_npz_are_never_unpickled(tmp_path):
 
     folder = tmp_path / GEMMA
     foreign.gemma_scope(folder, foreign.numbers(), b_dec=np.array([Trap()], dtype=object))
-    with pytest.raises(DictionaryError, match="holds pickled objects: loading them could run any code"):
+    with pytest.raises(DictionaryError, match="holds a pickle .b_dec is of Python objects.: loading it could run any"):
         bring(format_of("gemma_scope"), folder, X)
     with pytest.raises(SystemExit, match="ran"):  # the trap is a real one
         np.load(folder / "params.npz", allow_pickle=True)["b_dec"]
+
+
+def saved(save, array):
+    """The bytes that a function writes of an array."""
+    file = io.BytesIO()
+    save(file, array)
+    return file.getvalue()
+
+
+NOT_NPZ = {
+    "nothing": (b"", "params.npz is empty; fetch the file again"),
+    "one array": (saved(np.save, np.zeros(3)), r"is one array \(npy\), wanted an archive of several \(npz\)"),
+    "text": (b"version https://git-lfs", "begins with b'versio', which no npz archive does; fetch the file again"),
+    "a pickle": (b"\x80\x04N.", "is a pickle under another name: loading it could run any code that is in it"),
+    "torch's pickle": (
+        saved(lambda file, array: torch.save(array, file), torch.zeros(3)),
+        r"is a pickle under another name \(it holds .*data.pkl\): loading it could run any code",
+    ),
+    "half an archive": (saved(np.savez, np.zeros(99))[:200], "is no npz archive, or a damaged one"),
+    "words": (
+        saved(lambda file, array: np.savez(file, W_enc=array), np.array(["a"])),
+        "W_enc holds <U1, wanted floating-point numbers",
+    ),
+    "one number": (
+        saved(lambda file, array: np.savez(file, W_enc=array, b_dec=array), np.float32(1)),
+        r"wanted W_enc of shape \[d_in, d_sae\] and b_dec of shape \[d_in\], found \[\] and \[\]",
+    ),
+    "a changed byte": (
+        saved(np.savez, np.zeros(99)).replace(b"\0" * 99, b"\1" * 99, 1),
+        r"is no npz archive, or a damaged one \(Bad CRC-32",
+    ),
+    "nothing in it": (saved(lambda file, array: np.savez(file), None), "lacks W_enc or b_dec: found none"),
+}
+
+
+@pytest.mark.parametrize("came", NOT_NPZ)
+def test_what_is_no_npz_archive_is_refused_as_what_it_is(came, tmp_path):
+    content, said = NOT_NPZ[came]
+    (tmp_path / "params.npz").write_bytes(content)
+    with pytest.raises(DictionaryError, match=said):
+        bring(format_of("gemma_scope"), tmp_path, X, "resid_post.1")
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("saelens topk", "cfg.json"),
+        ("sparsify", "cfg.json"),
+        ("dictionary_learning MatryoshkaBatchTopKSAE", "config.json"),
+        ("llama_scope topk True", "config.json"),
+        ("llama_scope release", "hyperparams.json"),
+    ],
+)
+def test_whatever_the_settings_hold_is_read_or_refused_in_a_sentence(name, file, tmp_path):
+    format_, _, write = FOLDERS[name]
+    folder = write(tmp_path, foreign.numbers())
+    kept = json.loads((folder / file).read_text())
+    n_refused = 0
+    for keys in [(), *((key,) for key in kept), *((key, inner) for key in kept for inner in inside(kept[key]))]:
+        for value in (None, 0, -1, True, 1.5, 10**6, "x", [], {}):
+            changed = json.loads(json.dumps(kept))
+            place = changed
+            for key in keys[:-1]:
+                place = place[key]
+            if keys:
+                place[keys[-1]] = value
+            (folder / file).write_text(json.dumps(changed if keys else value))
+            try:
+                bring(format_of(format_), folder, X)
+            except DictionaryError:
+                n_refused += 1
+    assert n_refused > 20
+
+
+def inside(value):
+    return value if isinstance(value, dict) else ()
 
 
 def test_activations_of_another_width_are_refused_by_name(tmp_path):

@@ -11,8 +11,8 @@ Source: dictionary_learning 0.1 `dictionary.py` and `trainers/`. `dict_class` sa
     JumpReluAutoEncoder     jumprelu, not subtracted      W_enc [d_in, d_sae], W_dec [d_sae, d_in]
 
 A threshold of -1 means that training never set it; such a BatchTopK or Matryoshka dictionary is refused, since what it
-encodes with outside training is not known. To read a file, write the tensors of `ae.pt` to `ae.safetensors` where the
-pickle is trusted (the error says how). To use an exported one there:
+encodes with outside training is not known. To read a file, write the tensors of `ae.pt`, or of a backup under that name,
+to `ae.safetensors` where the pickle is trusted (the error says how). To use an exported one there:
 
     autoencoder = AutoEncoderTopK(d_in, d_sae, k)
     autoencoder.load_state_dict(safetensors.torch.load_file("ae.safetensors"))
@@ -21,8 +21,8 @@ pickle is trusted (the error says how). To use an exported one there:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Mapping
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -36,6 +36,9 @@ from components.dictionary.interchange.contract import (
     formats,
     read_json,
     read_tensors,
+    section,
+    text,
+    whole,
     write_files,
 )
 from components.errors import DictionaryError
@@ -80,6 +83,7 @@ class DictionaryLearning(Format):
     """See the module."""
 
     peer = "dictionary_learning"
+    layouts = ((CONFIG, WEIGHTS),)
     exports: ClassVar[Mapping[str, str]] = {
         "relu": "AutoEncoder",
         "gated": "GatedAutoEncoder",
@@ -88,11 +92,6 @@ class DictionaryLearning(Format):
         "matryoshka": "MatryoshkaBatchTopKSAE",
         "jumprelu": "JumpReluAutoEncoder",
     }
-
-    def files(self, folder: Path) -> Sequence[Path]:
-        """`config.json` and `ae.safetensors`."""
-        self._trainer(folder)
-        return folder / CONFIG, folder / WEIGHTS
 
     def read(self, folder: Path) -> Weights:
         """Encoder [d_sae, d_in] and decoder [d_sae, d_in], whichever way round they are stored."""
@@ -106,7 +105,7 @@ class DictionaryLearning(Format):
             options["k"] = int(theirs["k"])
         if "group_sizes" in theirs:
             sizes = theirs["group_sizes"].tolist()
-            options["prefixes"] = tuple(sum(sizes[: last + 1]) / sum(sizes) for last in range(len(sizes)))
+            options["prefixes"] = tuple(end / trainer["dict_size"] for end in accumulate(sizes))
             options["weights"] = (1 / len(sizes),) * len(sizes)
         if kind == "JumpReluAutoEncoder":
             tensors["threshold"] = tensors["threshold"].clamp_min(0)  # it rectifies too: below zero is zero
@@ -171,19 +170,15 @@ class DictionaryLearning(Format):
 
     def _trainer(self, folder: Path) -> dict[str, Any]:
         path = folder / CONFIG
-        trainer = read_json(path).get("trainer") or {}
-        if (kind := trainer.get("dict_class")) not in OURS:
+        trainer = section(path, read_json(path), "trainer")
+        if (kind := text(path, trainer, "dict_class")) not in OURS:
             raise DictionaryError(f"{path}: dict_class {kind!r} has no counterpart here; read are: {', '.join(OURS)}")
         return trainer
 
     def _tensors(self, folder: Path, trainer: Mapping[str, Any]) -> dict[str, Tensor]:
         path, kind = folder / WEIGHTS, trainer["dict_class"]
         found = read_tensors(path)
-        d_in, d_sae = trainer.get("activation_dim"), trainer.get("dict_size")
-        if not isinstance(d_in, int) or not isinstance(d_sae, int):
-            raise DictionaryError(
-                f"{folder / CONFIG}: wanted activation_dim and dict_size, found {d_in!r} and {d_sae!r}"
-            )
+        d_in, d_sae = (whole(folder / CONFIG, trainer, name) for name in ("activation_dim", "dict_size"))
         linear = "W_enc" not in NAMES[kind]
         shapes: dict[str, tuple[int, ...]] = {}
         for name, ours in NAMES[kind].items():
@@ -196,9 +191,17 @@ class DictionaryLearning(Format):
             if needed and name not in found:
                 raise DictionaryError(f"{path} lacks {name}; the file is of another format or incomplete")
             if name in found:
-                tensors[name] = found[name]
+                tensors[name] = found[name].flatten()
         if kind == "AutoEncoderTopK" and "k" not in tensors:
             raise DictionaryError(f"{path} lacks k; the file is of another format or incomplete")
+        if "k" in tensors and (len(came := tensors["k"].tolist()) != 1 or came[0] % 1 != 0):
+            raise DictionaryError(f"{path}: wanted k as one whole number, found {came}")
+        if "group_sizes" in tensors:
+            came = tensors["group_sizes"].tolist()
+            if sum(came) != d_sae or any(size < 1 or size % 1 != 0 for size in came):
+                raise DictionaryError(
+                    f"{path}: wanted group_sizes as whole numbers above 0 that add up to dict_size = {d_sae}, found {came}"
+                )
         if kind in SHARED and tensors["threshold"] < 0:
             raise DictionaryError(
                 f"{path}: its threshold is {tensors['threshold'].item():g}, so training stopped before it was ever set "

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Sequence
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -29,14 +29,7 @@ class GemmaScope(Format):
     """See the module."""
 
     peer = "Gemma Scope"
-
-    def files(self, folder: Path) -> Sequence[Path]:
-        """`params.npz`."""
-        if not (folder / WEIGHTS).is_file():
-            raise DictionaryError(
-                f"no {WEIGHTS} in {folder}; give the folder that holds it, for example layer_20/width_16k/..."
-            )
-        return (folder / WEIGHTS,)
+    layouts = ((WEIGHTS,),)
 
     def read(self, folder: Path) -> Weights:
         """JumpReLU without centring."""
@@ -56,27 +49,60 @@ class GemmaScope(Format):
 
     def _tensors(self, folder: Path) -> dict[str, Tensor]:
         (path,) = self.files(folder)
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-        except ValueError as error:  # numpy's word for an array of Python objects
-            raise DictionaryError(
-                f"{path} holds pickled objects: loading them could run any code that is in them, so they are not read "
-                f"({error}); fetch the file again from the release, whose arrays are plain numbers"
-            ) from error
-        except (zipfile.BadZipFile, OSError) as error:
-            raise DictionaryError(f"{path} is no npz archive ({error}); fetch the file again") from error
-        found = {
-            re.sub(r"^w_", "W_", name): torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()
-        }
-        if "W_enc" not in found or found["W_enc"].ndim != 2 or "b_dec" not in found:
+        found = {re.sub(r"^w_", "W_", name): tensor for name, tensor in _arrays(path).items()}
+        if "W_enc" not in found or "b_dec" not in found:
             raise DictionaryError(
                 f"{path} lacks W_enc or b_dec: found {', '.join(sorted(found)) or 'none'}; the file is of another format"
+            )
+        if found["W_enc"].ndim != 2 or found["b_dec"].ndim != 1 or not found["b_dec"].numel():
+            raise DictionaryError(
+                f"{path}: wanted W_enc of shape [d_in, d_sae] and b_dec of shape [d_in], found "
+                f"{list(found['W_enc'].shape)} and {list(found['b_dec'].shape)}"
             )
         d_in = found["b_dec"].shape[0]
         d_sae = found["W_enc"].numel() // d_in  # a transposed W_enc is told from its shape, below
         shapes = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_enc": (d_sae,), "b_dec": (d_in,)}
         return checked(path, found, shapes | {"threshold": (d_sae,)})
+
+
+def _arrays(path: Path) -> dict[str, torch.Tensor]:
+    """The arrays of numbers in an archive, by name.
+
+    Raises:
+        DictionaryError: another kind of file, a pickle in it, a damaged archive, or arrays of something else.
+    """
+    pickled = (
+        "loading it could run any code that is in it, so it is not read; fetch the file again from the release, whose arrays "
+        "are plain numbers"
+    )
+    with path.open("rb") as file:
+        begins = file.read(6)
+    if not begins.startswith(b"PK"):
+        came = "is empty" if not begins else f"begins with {begins!r}, which no npz archive does"
+        if begins == b"\x93NUMPY":
+            came = "is one array (npy), wanted an archive of several (npz)"
+        elif begins.startswith(b"\x80"):
+            came = f"is a pickle under another name: {pickled}"
+        raise DictionaryError(f"{path} {came}" + ("" if "fetch" in came else "; fetch the file again from the release"))
+    arrays = {}
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            for name in archive.files:
+                if not isinstance(array := archive[name], np.ndarray):  # numpy hands out what is no array as bytes
+                    kind = (
+                        "is a pickle under another name" if name.endswith(".pkl") else "is no archive of arrays alone"
+                    )
+                    raise DictionaryError(f"{path} {kind} (it holds {name}): {pickled}")
+                arrays[name] = torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape))
+    except TypeError as error:  # torch's word for an array of anything but numbers
+        raise DictionaryError(f"{path}: {name} holds {array.dtype}, wanted floating-point numbers") from error
+    except ValueError as error:
+        if "allow_pickle" in str(error):  # numpy's word for an array of Python objects
+            raise DictionaryError(f"{path} holds a pickle ({name} is of Python objects): {pickled}") from error
+        raise DictionaryError(f"{path} is damaged at {name} ({error}); fetch the file again") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        raise DictionaryError(f"{path} is no npz archive, or a damaged one ({error}); fetch the file again") from error
+    return arrays
 
 
 def _hook_point(folder: Path) -> str:

@@ -16,14 +16,25 @@ a gated encoder (`use_glu_encoder`), rows normalised one by one or batch by batc
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from components.dictionary.interchange.contract import Format, Weights, checked, formats, read_json, read_tensors
+from components.dictionary.interchange.contract import (
+    Format,
+    Weights,
+    checked,
+    formats,
+    number,
+    read_json,
+    read_tensors,
+    section,
+    text,
+    whole,
+)
 from components.errors import DictionaryError
 
 CONFIG, WEIGHTS = "config.json", "sae_weights.safetensors"
@@ -37,13 +48,7 @@ class LlamaScope(Format):
     """See the module."""
 
     peer = "Llama Scope"
-
-    def files(self, folder: Path) -> Sequence[Path]:
-        """Those of the layout that lies there."""
-        self._config(folder)
-        if (folder / RELEASED_CONFIG).is_file():
-            return folder / RELEASED_CONFIG, folder / RELEASED_WEIGHTS
-        return folder / CONFIG, folder / WEIGHTS
+    layouts = ((RELEASED_CONFIG, RELEASED_WEIGHTS), (CONFIG, WEIGHTS))
 
     def read(self, folder: Path) -> Weights:
         """Scale and norms folded; see the module."""
@@ -62,7 +67,7 @@ class LlamaScope(Format):
             {"k": config["top_k"]} if config["act_fn"] == "topk" else {},
             centred=False,
             hook_point=config["hook_point_in"],
-            model=str(config.get("model_name") or ""),
+            model=config["model_name"],
         )
 
     def as_peer(self, folder: Path, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,11 +106,17 @@ class LlamaScope(Format):
             raise DictionaryError(
                 f"{path}: its activations are normalised {config['norm_activation']}, which no weights can fold"
             )
-        if not isinstance(config.get("d_model"), int):
-            raise DictionaryError(f"{path}: wanted a whole number d_model, found {config.get('d_model')!r}")
-        if config["act_fn"] == "topk" and not isinstance(config.get("top_k"), int):
-            raise DictionaryError(f"{path}: a TopK dictionary without its top_k")
-        config["d_sae"] = config.get("d_sae") or int(config["d_model"] * config.get("expansion_factor", 1))
+        for name in ("hook_point_in", "model_name"):
+            config[name] = text(path, config, name)
+        if config["act_fn"] == "topk":
+            whole(path, config, "top_k")
+        if config["act_fn"] == "jumprelu" and released:
+            number(path, config, "jump_relu_threshold")
+        d_in = whole(path, config, "d_model")
+        config["d_sae"] = config.get("d_sae") or int(
+            d_in * number(path, {"expansion_factor": 1} | config, "expansion_factor")
+        )
+        whole(path, config, "d_sae")
         config["by_norm"] = bool(config.get("sparsity_include_decoder_norm")) and not released
         config["scale"] = self._scale(folder, config, released)
         return config
@@ -115,11 +126,12 @@ class LlamaScope(Format):
         if config["norm_activation"] != "dataset-wise":
             return 1.0
         if released:
-            norm = (config.get("dataset_average_activation_norm") or {}).get("in")
+            norms = section(folder / RELEASED_CONFIG, config, "dataset_average_activation_norm")
+            norm = number(folder / RELEASED_CONFIG, norms, "in") if norms else None
         else:
             name = f"dataset_average_activation_norm.{config['hook_point_in']}"
             stored = read_tensors(folder / WEIGHTS).get(name)
-            norm = None if stored is None else float(stored)
+            norm = stored.item() if stored is not None and stored.numel() == 1 else None
         if not norm or norm <= 0:
             raise DictionaryError(
                 f"{folder}: its activations are scaled by their mean norm, which is not in the files "

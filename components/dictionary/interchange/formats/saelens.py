@@ -13,7 +13,7 @@ Refused: activations normalised at run time (`layer_norm`, `constant_norm_rescal
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,6 +27,9 @@ from components.dictionary.interchange.contract import (
     formats,
     read_json,
     read_tensors,
+    section,
+    text,
+    whole,
     write_files,
 )
 from components.errors import DictionaryError
@@ -43,6 +46,7 @@ class SAELens(Format):
     """See the module."""
 
     peer = "SAELens"
+    layouts = ((CONFIG, WEIGHTS),)
     exports: ClassVar[Mapping[str, str]] = {
         "relu": "standard",
         "topk": "topk",
@@ -51,11 +55,6 @@ class SAELens(Format):
         "batch_topk": "jumprelu",
         "matryoshka": "jumprelu",
     }
-
-    def files(self, folder: Path) -> Sequence[Path]:
-        """`cfg.json` and `sae_weights.safetensors`."""
-        self._config(folder)
-        return folder / CONFIG, folder / WEIGHTS
 
     def read(self, folder: Path) -> Weights:
         """Transposed encoder; TopK's decoder norms folded where SAELens rescales by them."""
@@ -67,14 +66,14 @@ class SAELens(Format):
             W_enc, W_dec, theirs["b_enc"] = W_enc * norm[:, None], W_dec / norm[:, None], theirs["b_enc"] * norm
         if "threshold" in theirs:
             theirs["threshold"] = theirs["threshold"].clamp_min(0)  # SAELens rectifies first: below zero is zero
-        metadata = config.get("metadata") or config
+        metadata = section(folder / CONFIG, config, "metadata") or config
         return Weights(
             OURS[config["architecture"]],
             {"W_enc": W_enc.contiguous(), "W_dec": W_dec, **theirs},
             {"k": config["k"]} if config["architecture"] == "topk" else {},
             centred=config["apply_b_dec_to_input"],
-            hook_point=metadata.get("hook_name") or "",
-            model=metadata.get("model_name") or "",
+            hook_point=text(folder / CONFIG, metadata, "hook_name"),
+            model=text(folder / CONFIG, metadata, "model_name"),
         )
 
     def as_peer(self, folder: Path, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,19 +134,22 @@ class SAELens(Format):
         """
         path = folder / CONFIG
         config = read_json(path)
-        version = str((config.get("metadata") or config).get("sae_lens_version") or "0")
-        if int(version.split(".", maxsplit=1)[0]) < 6:
+        version = text(path, section(path, config, "metadata") or config, "sae_lens_version") or "0"
+        major = version.split(".", maxsplit=1)[0]
+        if not major.isdecimal():
+            raise DictionaryError(f"{path}: wanted sae_lens_version as 6.54.0, found {version!r}")
+        if int(major) < 6:
             config = {FLAT.get(name, name): value for name, value in config.items()}
             config.setdefault("architecture", "standard")
             if config.get("activation_fn", "relu") == "topk":
-                config |= {"architecture": "topk", "k": (config.get("activation_fn_kwargs") or {}).get("k")}
+                config |= {"architecture": "topk", "k": section(path, config, "activation_fn_kwargs").get("k")}
             elif config.get("activation_fn", "relu") != "relu":
                 raise DictionaryError(
                     f"{path}: activation function {config['activation_fn']!r} has no counterpart here"
                 )
             if config.get("finetuning_scaling_factor"):
                 raise DictionaryError(f"{path}: its codes are scaled after training (finetuning_scaling_factor)")
-        architecture = config.get("architecture")
+        architecture = text(path, config, "architecture")
         if architecture not in OURS:
             raise DictionaryError(
                 f"{path}: architecture {architecture!r} has no counterpart here; read are: {', '.join(OURS)}"
@@ -163,11 +165,8 @@ class SAELens(Format):
                     else "token by token, which no weights can fold; no dictionary here does that"
                 )
             )
-        if architecture == "topk" and not isinstance(config.get("k"), int):
-            raise DictionaryError(f"{path}: a TopK dictionary without its k")
-        for name in ("d_in", "d_sae"):
-            if not isinstance(config.get(name), int):
-                raise DictionaryError(f"{path}: wanted a whole number {name}, found {config.get(name)!r}")
+        for name in ("d_in", "d_sae", "k") if architecture == "topk" else ("d_in", "d_sae"):
+            whole(path, config, name)
         return config
 
     def _tensors(self, folder: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ The folder's name is the module's, which is the only place that says where the c
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,6 +25,7 @@ from components.dictionary.interchange.contract import (
     formats,
     read_json,
     read_tensors,
+    whole,
     write_files,
 )
 from components.errors import DictionaryError
@@ -39,12 +40,8 @@ class Sparsify(Format):
     """See the module."""
 
     peer = "sparsify"
+    layouts = ((CONFIG, WEIGHTS),)
     exports: ClassVar[Mapping[str, str]] = {"topk": "topk"}
-
-    def files(self, folder: Path) -> Sequence[Path]:
-        """`cfg.json` and `sae.safetensors`."""
-        self._config(folder)
-        return folder / CONFIG, folder / WEIGHTS
 
     def read(self, folder: Path) -> Weights:
         """The same layout under other names."""
@@ -96,10 +93,12 @@ class Sparsify(Format):
             raise DictionaryError(f"{path}: activation {activation!r} has no counterpart here; read is: topk")
         if config.get("signed"):
             raise DictionaryError(f"{path}: its codes are signed; read is: topk of rectified pre-activations")
-        for name in ("d_in", "k"):
-            if not isinstance(config.get(name), int):
-                raise DictionaryError(f"{path}: wanted a whole number {name}, found {config.get(name)!r}")
-        config["d_sae"] = config.get("num_latents") or config["d_in"] * config.get("expansion_factor", 32)
+        whole(path, config, "k")
+        d_in = whole(path, config, "d_in")
+        if config.get("num_latents"):
+            config["d_sae"] = whole(path, config, "num_latents")
+        else:
+            config["d_sae"] = d_in * whole(path, {"expansion_factor": 32} | config, "expansion_factor")
         return config
 
     def _tensors(self, folder: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
