@@ -172,6 +172,8 @@ class Evaluation(ABC):
     kind: ClassVar[str]
     version: ClassVar[int] = 1
     config: ClassVar[type[Config]]
+    in_sweeps: ClassVar[bool] = True
+    """Whether a sweep that names no evaluations measures it; False for what few models can be asked."""
 
     def __init__(self, config: Any) -> None:
         self.settings = config

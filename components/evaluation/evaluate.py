@@ -40,7 +40,7 @@ class EvaluateConfig(Config):
     evaluations: list[EvaluationName] = Field(
         default=["concepts_found", "loss_recovered", "reconstruction"], min_length=1
     )
-    """What to measure; a sweep measures everything."""
+    """What to measure; a sweep has a list of its own, `sweep.evaluations`."""
     settings: EvaluationSettings = EvaluationSettings()
     """Settings of each evaluation, by its name."""
     seed: int = 0

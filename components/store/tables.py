@@ -360,6 +360,29 @@ ABSORPTION = Table(
     },
     ("concept",),
 )
+FIRST_LETTER = Table(
+    "first_letter",
+    "evaluate",
+    "For each first letter of a word, whether the model spells it, and how much of it another latent carries.",
+    {
+        "letter": (pl.String, "a to z"),
+        "words_select": (pl.Int64, "words with the letter on which its probe was fitted"),
+        "words_validate": (pl.Int64, "other words with it, on which the probe was gated"),
+        "words_test": (pl.Int64, "other words again, which are counted"),
+        "probe_f1": (pl.Float64, "F1 of the probe on the words of validate; null where words are too few"),
+        "probe_f1_test": (pl.Float64, "the same on the words of test"),
+        "spelt": (pl.Boolean, "whether probe_f1 reaches what was asked for"),
+        "main": (pl.List(pl.Int32), "the main latents, in the order in which they were taken"),
+        "n_main": (pl.Int64, "how many those are"),
+        "main_f1": (pl.Float64, "F1 of a probe of the main latents, on the words of test"),
+        "n": (pl.Int64, "words of test that the probe recognises"),
+        "silent": (pl.Float64, "of those, the share on which no main latent is active"),
+        "fraction": (pl.Float64, "of those, the mean fraction absorbed"),
+        "full": (pl.Float64, "of those, the share absorbed in full"),
+        "reason": (pl.String, "why a value is null"),
+    },
+    ("letter",),
+)
 _SCORE_COLUMNS: dict[str, tuple[Any, str]] = {
     "name": (pl.String, "dotted: stage, then what was measured"),
     "value": (pl.Float64, "the estimate; null with a reason"),
@@ -451,6 +474,7 @@ TABLES = {
     table.name: table
     for table in (
         DOCUMENTS, CONCEPTS, LABELS, PAIRS, PROMPTS, VOCABULARY, CURVE, LATENTS, NEIGHBOURS, POOLED, CONTEXTS, EXPLANATIONS,
-        EXPLANATION_SCORES, STRENGTHS, GENERATIONS, CONCEPTS_FOUND, ABSORPTION, SCORES, REPORT, CELLS, COMPARISON,
+        EXPLANATION_SCORES, STRENGTHS, GENERATIONS, CONCEPTS_FOUND, ABSORPTION, FIRST_LETTER, SCORES, REPORT,
+        CELLS, COMPARISON,
     )
 }  # fmt: skip

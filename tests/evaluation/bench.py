@@ -68,8 +68,10 @@ def corpus(
     concepts: Sequence[tuple[str, str, str]] = (),
     labels: Mapping[str, Callable[[str, Tensor, Tensor], Tensor]] | None = None,
     seed: int = 0,
+    texts: Sequence[str] | None = None,
 ) -> Artifact:
-    """An artifact of read. `concepts` are (name, kind, unit); `labels[name](split, token, document)` marks the grid."""
+    """An artifact of read. `concepts` are (name, kind, unit); `labels[name](split, token, document)` marks the grid; `texts`
+    are those of the tokens, the tiny model's words where none are given."""
 
     def write(folder: Path) -> None:
         (folder / "contexts").mkdir(exist_ok=True)
@@ -86,6 +88,10 @@ def corpus(
                 rows += [{"concept": name, "document": d, "token": p, "value": 1.0} for d, p in found]
         tables.DOCUMENTS.write(folder, documents)
         tables.LABELS.write(folder, rows)
+        tables.VOCABULARY.write(
+            folder,
+            [{"token": i, "text": text} for i, text in enumerate(texts or [f" {word}" for word in toys.WORDS])],
+        )
         tables.CONCEPTS.write(
             folder, [dict(zip(("concept", "concept_kind", "unit"), entry, strict=True)) for entry in concepts]
         )
@@ -151,6 +157,7 @@ def subject(
     model: LanguageModel | None = None,
     seed: int = 0,
     hook_point: str = HOOK_POINT,
+    texts: Sequence[str] | None = None,
 ) -> Subject:
     """The subject; codes are those of the dictionary unless they are given."""
     found = found or {split: dictionary.encode(rows) for split, rows in x.items()}
@@ -161,7 +168,7 @@ def subject(
         dictionary=dictionary,
         codes=codes(store, found, 2 * seed),
         activations=ActivationShards(capture(store, grids, x, seed, hook_point)),
-        corpus=corpus(store, grids, concepts, labels, seed),
+        corpus=corpus(store, grids, concepts, labels, seed, texts),
         model=Held(model),
         untrained=control or None,
         folder=folder,
