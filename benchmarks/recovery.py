@@ -4,7 +4,7 @@
 
 Activations are sparse mixtures of random unit directions, four times as many as there are coordinates, around an offset with
 a little noise; some directions are seldom (frequencies fall as 1 / (rank + 10), 4 active on average). Each seed draws
-directions, rows and first values anew. Every registered architecture sees the same rows in the same order, the same
+directions, rows and first values anew. Every registered architecture (and further forms of some) sees the same rows in the same order, the same
 number of updates and the same learning rate, and is measured on rows that nothing learnt from.
 
 L0 is matched at 4. An architecture with `k` or a target for L0 is told so. One with a penalty gets for each seed the
@@ -41,10 +41,15 @@ PAGE = REPOSITORY / "docs" / "dictionaries.md"
 HOOK = "resid_post.0"
 D_IN, N_PLANTED, D_SAE, ACTIVE = 64, 256, 256, 4
 BATCH, HELD_OUT, FOUND = 512, 16_384, 0.9
-COUNTED = ("k", "target_l0", "l0_target")
-"""Options that say L0 itself."""
-PENALTIES = ("l1", "l0", "l0_coefficient", "sparsity", "coefficient")
-"""Options of which more makes codes sparser."""
+COUNTED = ("k", "target_l0")
+"""Options that say L0 itself; of any other that sets sparsity more makes codes sparser."""
+FORMS = {
+    "relu, unit rows": ("relu", {"decoder": "unit"}),
+    "topk, Multi-TopK": ("topk", {"multi_topk_coefficient": 0.125}),
+    "jumprelu, l0": ("jumprelu", {"penalty": "l0", "target_l0": ACTIVE}),
+    "jumprelu, tanh": ("jumprelu", {"penalty": "tanh", "target_l0": ACTIVE}),
+}
+"""Further forms of architectures: (kind, options)."""
 MEASURES = ("mean_max_cosine", "recovered", "fvu", "l0", "dead_share", "seconds")
 
 
@@ -103,29 +108,22 @@ def measure(dictionary: Dictionary, planted: Planted, rows: str = "held out") ->
     }
 
 
-def sized(kind: str, **options: Any) -> Config:
-    """The options of an architecture at this benchmark's size."""
-    fields = architectures[kind].config.model_fields
-    return architectures[kind].config(**{"d_sae": D_SAE} if "d_sae" in fields else {}, **options)
+def sized(form: str, **options: Any) -> Config:
+    """The options of an architecture, or of one of its forms, at this benchmark's size."""
+    kind, chosen = FORMS.get(form, (form, {}))
+    size = {"d_sae": D_SAE} if "d_sae" in architectures[kind].config.model_fields else {}
+    return architectures[kind].config(**size, **chosen, **options)
 
 
-def trained(kind: str, planted: Planted, steps: int, lr: float) -> tuple[Dictionary, float]:
-    """A dictionary whose L0 is 4, and the CPU seconds of its training.
-
-    Raises:
-        SystemExit: an architecture without an option that is known to set its sparsity.
-    """
-    fields = architectures[kind].config.model_fields
-    for name in COUNTED:
-        if name in fields:
-            return train(sized(kind, **{name: ACTIVE}), planted, steps, lr)
-    penalty = next((name for name in PENALTIES if name in fields), None)
-    if penalty is None:
-        sys.exit(f"{kind}: no option among {', '.join((*COUNTED, *PENALTIES))} sets its sparsity; name it in COUNTED")
+def trained(form: str, planted: Planted, steps: int, lr: float) -> tuple[Dictionary, float]:
+    """A dictionary whose L0 is 4, and the CPU seconds of its training."""
+    penalty = architectures[FORMS.get(form, (form,))[0]].sparsity_of(sized(form))
+    if penalty in COUNTED:
+        return train(sized(form, **{penalty: ACTIVE}), planted, steps, lr)
     low, high = math.log(1e-1), math.log(1e2)
     while True:
         middle = (low + high) / 2
-        dictionary, seconds = train(sized(kind, **{penalty: math.exp(middle)}), planted, steps, lr)
+        dictionary, seconds = train(sized(form, **{penalty: math.exp(middle)}), planted, steps, lr)
         l0 = measure(dictionary, planted, "calibrate")["l0"]
         print(f"{dictionary.name}: L0 {l0:.2f}", file=sys.stderr, flush=True)
         if abs(l0 / ACTIVE - 1) < 0.05 or high - low < 1e-3:  # a penalty may jump over the target
@@ -160,7 +158,7 @@ def table(rows: list[Mapping[str, Any]], steps: int, lr: float) -> str:
     for kind in order:
         cells = [_cell(of(kind, name), 1 if name == "seconds" else 3) for name in MEASURES]
         names = {row["name"] for row in kinds[kind]}  # a penalty differs by seed
-        first = f"`{names.pop() if len(names) == 1 else kind}`" + (" (baseline)" if kinds[kind][0]["baseline"] else "")
+        first = f"`{names.pop() if len(names) == 1 and kind not in FORMS else kind}`" + (" (baseline)" if kinds[kind][0]["baseline"] else "")
         lines.append(f"| {' | '.join([first, *cells[:5], str(len(kinds[kind])), cells[5]])} |")
     return "\n".join(lines)
 
@@ -173,7 +171,8 @@ def _cell(interval: Any, digits: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="*", default=architectures.names(), choices=architectures.names())
+    forms = [*architectures.names(), *FORMS]
+    parser.add_argument("--only", nargs="*", default=forms, choices=forms)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--lr", type=float, default=3e-3)
@@ -187,7 +186,7 @@ def main() -> None:
         print(json.dumps(row), file=sys.stderr, flush=True)
     text = table(rows, arguments.steps, arguments.lr)
     print(json.dumps(rows, indent=1) if arguments.json else text)
-    if list(arguments.only) == architectures.names() and not arguments.no_write:
+    if list(arguments.only) == forms and not arguments.no_write:
         page = PAGE.read_text()
         before, rest = page.split(BEGIN)
         PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}")

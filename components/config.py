@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
@@ -119,7 +119,7 @@ def parse(text: str) -> Any:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         return text
-    if isinstance(value, str):
+    if isinstance(value, str) and value == text.strip():  # what was quoted stays text
         try:
             return float(value)  # YAML 1.1 reads 1e-3 as text
         except ValueError:
@@ -127,8 +127,12 @@ def parse(text: str) -> Any:
     return value
 
 
-def assignments(arguments: list[str]) -> dict[str, Any]:
-    """`["train.dictionary.k=64"]` -> {"train.dictionary.k": 64}.
+class Typed(str):
+    """A value as it was typed; `override` parses it, unless a string was wanted."""
+
+
+def assignments(arguments: list[str]) -> dict[str, Typed]:
+    """`["train.dictionary.k=64"]` -> {"train.dictionary.k": "64"}.
 
     Raises:
         ConfigError: an argument without `=`.
@@ -138,12 +142,15 @@ def assignments(arguments: list[str]) -> dict[str, Any]:
         name, equals, text = argument.partition("=")
         if not equals or not name:
             raise ConfigError(f"wanted name=value, got {argument!r}; for example train.dictionary.k=64")
-        overrides[name] = parse(text)
+        overrides[name] = Typed(text)
     return overrides
 
 
 def override(config: ConfigT, overrides: Mapping[str, Any]) -> ConfigT:
     """A new config with dotted names replaced. Setting a `kind` resets its section to the new kind's defaults.
+
+    What was typed on a command line is parsed; where that gives a number and a string was wanted (a name `2024`, an artifact
+    key of digits), it is what was typed; `null` stays null.
 
     Raises:
         UnknownNameError: a dotted name that is not in the config (the nearest names are listed).
@@ -154,7 +161,8 @@ def override(config: ConfigT, overrides: Mapping[str, Any]) -> ConfigT:
         rest = {dotted: value for dotted, value in overrides.items() if dotted not in kinds}
         return override(override(config, kinds), rest)
     nested = config.model_dump(mode="json")
-    for dotted, value in overrides.items():
+    for dotted, given in overrides.items():
+        value = parse(given) if isinstance(given, Typed) else given
         *sections, last = dotted.split(".")
         section: dict[str, Any] = nested
         for depth, part in enumerate(sections):
@@ -167,7 +175,20 @@ def override(config: ConfigT, overrides: Mapping[str, Any]) -> ConfigT:
     try:
         return type(config).model_validate(nested)
     except ValidationError as error:
+        texts = {name: str(overrides[name]) for name in _wanted_as_text(config, error, overrides)}
+        if texts:
+            return override(config, {**overrides, **texts})
         raise explain(config, error) from None
+
+
+def _wanted_as_text(config: BaseModel, error: ValidationError, overrides: Mapping[str, Any]) -> Iterator[str]:
+    """Names of what was typed and parsed to no string, where a string was wanted."""
+    faults = [fault["loc"] for fault in error.errors() if fault["type"] == "string_type"]
+    places = [".".join(_without_tags(config, [str(part) for part in place])) for place in faults]
+    for name, value in overrides.items():
+        inside = any(place == name or place.startswith(f"{name}.") for place in places)  # below: a member of a union
+        if inside and isinstance(value, Typed) and (not value or not isinstance(parse(value), list | dict | None)):
+            yield name
 
 
 def load(kind: type[ConfigT], nested: Mapping[str, Any]) -> ConfigT:

@@ -76,6 +76,12 @@ MEASURES = (
         _STEER + r"\.share_above_random", r"Above every random, KL \2: \1", "share", "Concepts that beat all controls."
     ),
     Measure(_STEER + r"\.fluency", r"Fluency, KL \2: \1", "0 to 1", "1 inside the band of unsteered loss, both sides."),
+    Measure(
+        _STEER + r"\.cost",
+        r"Cost on other text, KL \2: \1",
+        "nats a token",
+        "KL of steered from plain predictions on neutral text that set no strength; the budget stands beside it.",
+    ),
     Measure(_STEER + r"\.(.+)", r"Steered to \3, KL \2: \1", "rise of probability", "One concept, over test prompts."),
 )
 """The first that matches the whole name holds."""

@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -21,6 +21,10 @@ from rich.logging import RichHandler
 from rich.text import Text
 
 from components.errors import LatentflowError, ServiceError
+from flows import environment
+
+if TYPE_CHECKING:
+    from components.store.artifact import Store
 
 app = typer.Typer(
     help="Latentflow: from text to sparse dictionaries, explanations and steering scores, with baselines and intervals.",
@@ -61,6 +65,7 @@ def _run(name: str, overrides: list[str] | None, params: Path | None, plain: boo
         from flows.steps import Chain
 
         with Chain(resolve(overrides or [], params), plain=True) as chain:
+            environment.warn_of_another_store(chain.store.root)
             if name == "sweep":
                 from flows.sweep import compare
 
@@ -68,7 +73,8 @@ def _run(name: str, overrides: list[str] | None, params: Path | None, plain: boo
             if name == "import":
                 from flows import interchange
 
-                return interchange.bring(chain, given["format"], interchange.local(given["source"], chain.config.model))
+                folder = interchange.local(given["source"], given["format"], chain.config.model)
+                return interchange.bring(chain, given["format"], folder)
             return getattr(chain, "report" if name == "experiment" else name)()
     from flows.server import prefect_server
 
@@ -265,14 +271,14 @@ def sql(
     query: Annotated[
         str, typer.Argument(help="for example \"select name, value from scores where name like 'evaluate.%'\"")
     ] = "",
+    overrides: Overrides = None,
+    params: Params = None,
     as_json: AsJson = False,
 ) -> None:
     """Queries all runs' tables with SQL, lazily; without a query, lists the tables and their columns."""
-    from components.store.artifact import Store
     from flows import queries
 
-    store = Store(os.environ["LATENTFLOW_STORE"])
-    _show(queries.run(store, query) if query else queries.describe(), as_json)
+    _show(queries.run(_store(overrides, params), query) if query else queries.describe(), as_json)
 
 
 @app.command(rich_help_panel="Run the stack")
@@ -315,13 +321,31 @@ def status(as_json: AsJson = False) -> None:
 @app.command(rich_help_panel="Share")
 def publish(
     key: Annotated[str, typer.Argument(help="key of a report artifact; the latest when left out")] = "",
+    overrides: Overrides = None,
+    params: Params = None,
 ) -> None:
     """Puts a run's whole closure of artifacts under DVC, ready for `dvc push`."""
-    from components.store.artifact import Store
     from flows import pipeline
 
-    for line in pipeline.publish(Store(os.environ["LATENTFLOW_STORE"]), key):
+    given = overrides or []
+    if "=" in key:  # the latest, of a store that was named
+        key, given = "", [key, *given]
+    for line in pipeline.publish(_store(given, params), key):
         console.print(line, highlight=False)
+
+
+def _store(overrides: list[str] | None, params: Path | None) -> Store:
+    """The store of the resolved parameters; where nothing was given, without importing every stage for it."""
+    from components.store.artifact import Store
+
+    if overrides or params:
+        from flows.parameters import resolve
+
+        return Store(resolve(overrides or [], params).execution.store)
+    from components.config import load
+    from components.device import Execution
+
+    return Store(load(Execution, environment.written().get("execution") or {}).store)
 
 
 def _show(frame: Any, as_json: bool) -> None:

@@ -7,13 +7,17 @@ state under one folder, the classic Prefect interface. A variable that is alread
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from components.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 ALWAYS = {
     "DO_NOT_TRACK": "true",  # MLflow knows only this spelling
@@ -32,13 +36,43 @@ def state() -> Path:
     return Path(os.environ.get("LATENTFLOW_STATE", "data/state")).absolute()
 
 
+def written(params: Path = Path("params.yaml")) -> dict[str, Any]:
+    """The sections that a parameter file writes out; none when it is not there, or empty.
+
+    Raises:
+        ConfigError: it is not YAML, or no mapping.
+    """
+    if not params.exists():
+        return {}
+    try:
+        nested = yaml.safe_load(params.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{params} is not YAML: {error}") from None
+    if nested is None:  # `latentflow params > params.yaml` is being written
+        return {}
+    if not isinstance(nested, dict):
+        raise ConfigError(f"{params}: wanted a mapping of sections, got {type(nested).__name__}")
+    return nested
+
+
 def store(params: Path = Path("params.yaml")) -> Path:
     """The artifact store of this folder's parameters (absolute), without importing anything heavy."""
     try:
-        nested = yaml.safe_load(params.read_text())
-        return Path(nested["execution"]["store"]).absolute()
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return Path(written(params)["execution"]["store"]).absolute()
+    except (OSError, ConfigError, KeyError, TypeError):  # whoever needs the parameters says what is wrong with them
         return Path("data/artifacts").absolute()
+
+
+def warn_of_another_store(used: Path) -> None:
+    """One line where a run's store is not the one that the pages show."""
+    shown = Path(os.environ.get("LATENTFLOW_STORE") or store())
+    if used.resolve() != shown.resolve():
+        log.warning(
+            "this run keeps its artifacts in %s, and the pages show %s: to see it there, set execution.store in params.yaml, "
+            "or LATENTFLOW_STORE, and start `latentflow up` again",
+            used,
+            shown,
+        )
 
 
 def port(tool: str) -> int:

@@ -13,8 +13,9 @@ from flows.steps import Chain, Reference, console
 @flow(name="experiment", flow_run_name=windows.name)
 def experiment(config: ExperimentConfig) -> Reference:
     """From text to steering scores, one stage after another; what is already made is found, not made again."""
-    plan.say(config, console)
     with Chain(config) as chain:
+        chain.fetched()  # as a task, seen and tried again; the plan would download in silence
+        plan.say(config, console)
         chain.read()
         chain.capture()
         chain.train()

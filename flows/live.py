@@ -19,12 +19,10 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import uvicorn
-import yaml
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -403,8 +401,7 @@ def _machine() -> tuple[ModelConfig, Execution]:
     from components.device import Execution
     from components.model.language_model import ModelConfig
 
-    path = Path("params.yaml")
-    nested = yaml.safe_load(path.read_text()) or {} if path.exists() else {}
+    nested = environment.written()
     return load(ModelConfig, nested.get("model", {})), load(Execution, nested.get("execution", {}))
 
 

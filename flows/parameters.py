@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from components.config import assignments, load, override
 from components.errors import ConfigError
 from components.experiment import ExperimentConfig
+from flows import environment
 
 
 def reference(path: Path = Path("params.yaml")) -> ExperimentConfig:
     """The defaults with the given file over them; the defaults alone when the file is not there."""
-    if not path.exists():
-        return ExperimentConfig()
-    try:
-        nested: Any = (
-            yaml.safe_load(path.read_text()) or {}
-        )  # empty: `latentflow params > params.yaml` is being written
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from None
-    if not isinstance(nested, dict):
-        raise ConfigError(f"{path}: wanted a mapping of sections, got {type(nested).__name__}")
-    return load(ExperimentConfig, nested)
+    return load(ExperimentConfig, environment.written(path))
 
 
 def resolve(arguments: list[str], path: Path | None = None) -> ExperimentConfig:

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from flows import environment, processes, server
 
 SECONDS_TO_START = 240
 SECONDS_TO_STOP = 25
+SECONDS_TO_DIE = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,11 +160,10 @@ def down() -> str:
             else f"no stack runs on {where}"
         )
     os.kill(found["pid"], signal.SIGTERM)
-    end = time.monotonic() + SECONDS_TO_STOP
-    while processes.lives(found) and time.monotonic() < end:
-        time.sleep(0.1)
+    _gone(found, SECONDS_TO_STOP)
     if processes.lives(found):
         os.kill(found["pid"], signal.SIGKILL)
+        _gone(found, SECONDS_TO_DIE)  # while it counts as living, its children are no leftovers
         stop_leftovers()
         return f"the stack (process {found['pid']}) did not stop within {SECONDS_TO_STOP} s and was killed"
     return f"the stack (process {found['pid']}) is down"
@@ -350,6 +350,13 @@ def _refuse_host(host: str, public: bool) -> None:
         f"authentication in front: {asks}; Streamlit has no password of its own and needs a proxy that has (or an ssh "
         "tunnel to 127.0.0.1, which needs none of this; docs/stack.md). Then say --public"
     )
+
+
+def _gone(who: Mapping[str, Any], seconds: float) -> None:
+    """Returns when that process lives no more, or the seconds are over."""
+    end = time.monotonic() + seconds
+    while processes.lives(who) and time.monotonic() < end:
+        time.sleep(0.1)
 
 
 def _record() -> Path:

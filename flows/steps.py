@@ -31,6 +31,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
+from components.capture.capture import CaptureConfig
 from components.config import Config
 from components.device import Execution
 from components.dictionary.interchange.importing import ImportConfig
@@ -41,7 +42,7 @@ from components.experiment import BESIDE, STAGES, ExperimentConfig
 from components.model.hook_point import translate
 from components.model.language_model import ModelConfig, ModelReference
 from components.store.artifact import Artifact, Progress, Stage, Store, key_of
-from flows import slots, windows
+from flows import environment, slots, windows
 
 if TYPE_CHECKING:
     from flows.tracking import Tracker
@@ -54,7 +55,6 @@ Reference = dict[str, str]
 Wanted = tuple[Config, Mapping[str, Reference]]
 """A stage's section, and references to its inputs by role."""
 SECONDS_BETWEEN_UPDATES = 2.0
-COMPUTES = frozenset({"capture", "train", "import", "gate", "encode", "interpret", "steer", "evaluate"})
 OVER_A_NETWORK = (httpx.TransportError, ConnectionError, TimeoutError)
 SECONDS_BEFORE_A_RETRY = [5.0, 30.0]
 
@@ -79,6 +79,7 @@ class Chain:
 
     def __enter__(self) -> Chain:
         if self.tracker:
+            environment.warn_of_another_store(self.store.root)
             self.tracker.open()
             self._open.enter_context(windows.introduced(self.config, self.tracker.page))
         return self
@@ -97,7 +98,7 @@ class Chain:
 
     def capture(self) -> Artifact:
         """Activations at the hook points."""
-        return self.step("capture", self.config.capture, model=self.model, corpus=self.read())
+        return self.step("capture", self.capturing, model=self.model, corpus=self.read())
 
     def train(self) -> Artifact:
         """The dictionary: trained here, or the one that `dictionary` names."""
@@ -162,9 +163,19 @@ class Chain:
         return self.step("report", self.config.report, train=self.train(), encode=self.encode(), **scored)
 
     @property
+    def capturing(self) -> CaptureConfig:
+        """What is captured; hook points by their canonical names, so that one place has one key whatever it was called."""
+        names = tuple(dict.fromkeys(translate(name) for name in self.config.capture.hook_points))
+        return self.config.capture.model_copy(update={"hook_points": names})
+
+    @property
     def training(self) -> TrainConfig:
         """How it is trained; the hook point by its canonical name, since the dictionary side knows no other library's."""
         return self.config.train.model_copy(update={"hook_point": translate(self.config.train.hook_point)})
+
+    def fetched(self) -> Path:
+        """The model's folder, its files there: for who looks at the model before the first stage does."""
+        return self.model.folder
 
     @functools.cached_property
     def model(self) -> ModelReference:
@@ -288,7 +299,7 @@ def ensure_many(
     with report() as show:
         there = all(store.find(_stage(stage).name, key_of(_stage(stage), *each)) for each in given.values())
         turn: contextlib.AbstractContextManager[Execution] = contextlib.nullcontext(experiment.execution)
-        if stage in COMPUTES and not there:
+        if _stage(stage).computes and not there:
             turn = slots.hold(experiment.execution, lambda words: show(Progress(0, 0, "", message=words)), plain)
         together = make_many if stage == "train" and len(wanted) > 1 else None
         with turn as settings:

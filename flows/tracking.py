@@ -16,12 +16,13 @@ import logging
 import math
 import os
 import platform
+import posixpath
 import textwrap
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import mlflow
 import polars as pl
@@ -32,7 +33,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from components.config import flatten
-from components.errors import ConfigError, UnknownNameError
+from components.errors import ConfigError, ServiceError, UnknownNameError
 from components.experiment import ExperimentConfig
 from components.registry import nearest
 from components.store import frontiers
@@ -43,6 +44,7 @@ from flows import environment
 log = logging.getLogger(__name__)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # its traceback beside our sentence
 
+Value = TypeVar("Value")
 EXPERIMENT = "latentflow"
 POINTS = 200
 BATCH = 1000
@@ -121,7 +123,7 @@ class Tracker:
             with _forgiving("record the last system metrics"):
                 self._monitor.finish()
         self._end(status)
-        if self._waiting or not self.parent:
+        if self._waiting or not self._monitor:
             log.warning(
                 "MLflow has no record of %s; the store has everything. Once MLflow answers again, run the same command: "
                 "it finds what is made and records it",
@@ -142,7 +144,7 @@ class Tracker:
     def _record_waiting(self) -> None:
         while self._waiting:
             with _forgiving(f"record {self._waiting[0].label}"):
-                if self.parent is None:
+                if self._monitor is None:
                     self._open()
                 self._record(self._waiting[0])
                 self._waiting.pop(0)
@@ -168,11 +170,11 @@ class Tracker:
             "git_commit": commit,
             **_prefect_tags(),
         }
-        run = self.client.create_run(self.experiment, self._started, tags=tags, run_name=self.config.name)
-        parameters = [Param(name, str(value)[:6000]) for name, value in flatten(self.config).items()]
-        self._log(run.info.run_id, {}, parameters)
-        self.client.log_dict(run.info.run_id, _environment(), "environment.json")
-        self.parent = run.info.run_id
+        if self.parent is None:  # else an attempt came this far
+            run = self.client.create_run(self.experiment, self._started, tags=tags, run_name=self.config.name)
+            self.parent = run.info.run_id
+        self._log(self.parent, {}, _parameters(flatten(self.config)))
+        self.client.log_dict(self.parent, _environment(), "environment.json")
         self._monitor = SystemMetricsMonitor(self.parent, sampling_interval=SECONDS_BETWEEN_SAMPLES)
         self._monitor.start()
 
@@ -191,9 +193,7 @@ class Tracker:
             started = record.ended - int(1000 * record.seconds)
             run = self.client.create_run(self.experiment or "0", started, tags=tags, run_name=label)
             record.run = run.info.run_id
-        parameters = [
-            Param(name, str(value)[:6000]) for name, value in flatten(artifact.config, f"{artifact.stage}.").items()
-        ]
+        parameters = _parameters(flatten(artifact.config, f"{artifact.stage}."))
         facts = {f"{artifact.stage}.{name}": value for name, value in flatten(artifact.facts).items()}
         metrics = {name: float(value) for name, value in facts.items() if _is_number(value)}
         metrics[f"{artifact.stage}.seconds"] = record.seconds
@@ -396,22 +396,36 @@ def reap(flow_runs: Collection[str]) -> None:
                 client.set_terminated(run.info.run_id, "KILLED")
 
 
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""What MLflow answers where there is no such model or alias; any other code says that it could not look."""
+
+
 def resolve_dictionary(name: str) -> str:
     """The artifact key of a dictionary given as name@alias (MLflow registry) or as a key.
 
     Raises:
         UnknownNameError: no such name or alias in the registry; the known ones are listed.
         ConfigError: the registered version carries no artifact key.
+        ServiceError: MLflow does not answer.
     """
     model, at, alias = name.partition("@")
     if not at:
         return name
     client = MlflowClient()
     try:
-        version = client.get_model_version_by_alias(model, alias)
-    except MlflowException:
-        known = [f"{m.name}@{a}" for m in client.search_registered_models() for a in (m.aliases or {})]
-        raise UnknownNameError(f"no dictionary {name!r} in the MLflow registry; {nearest(name, known)}") from None
+        try:
+            version = client.get_model_version_by_alias(model, alias)
+        except MlflowException as error:
+            if error.error_code not in ABSENT:
+                raise
+            known = [f"{m.name}@{a}" for m in client.search_registered_models() for a in (m.aliases or {})]
+            raise UnknownNameError(f"no dictionary {name!r} in the MLflow registry; {nearest(name, known)}") from None
+    except MlflowException as error:
+        told = textwrap.shorten(str(error), 160)
+        raise ServiceError(
+            f"MLflow could not say which dictionary {name!r} is ({told}); start it again, or give the dictionary's artifact "
+            "key, which needs no registry"
+        ) from error
     key = version.tags.get("artifact")
     if not key:
         raise ConfigError(
@@ -462,11 +476,29 @@ def _scores(artifact: Artifact) -> dict[str, float]:
 
 def _metrics(values: Mapping[str, float]) -> list[Metric]:
     now = int(time.time() * 1000)
-    return [Metric(_safe(name), value, now, 0) for name, value in values.items() if math.isfinite(value)]
+    return [Metric(name, value, now, 0) for name, value in _named(values).items() if math.isfinite(value)]
+
+
+def _parameters(values: Mapping[str, Any]) -> list[Param]:
+    return [Param(name, str(value)[:6000]) for name, value in _named(values).items()]
+
+
+def _named(values: Mapping[str, Value]) -> dict[str, Value]:
+    """The same under names that MLflow takes; two that become equal (c+, c#) are told apart by a number."""
+    named: dict[str, Value] = {}
+    for name, value in values.items():
+        safe = first = _safe(name)
+        number = 1
+        while safe in named:
+            number += 1
+            safe = f"{first[:240]} {number}"
+        named[safe] = value
+    return named
 
 
 def _safe(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "_-./ :" else "_" for c in name)[:250]
+    safe = "".join(c if c.isalnum() or c in "_-./ :" else "_" for c in name)[:250]
+    return safe if posixpath.normpath(safe) == safe else safe.replace("/", "_")  # names of files in some of its stores
 
 
 def _is_number(value: Any) -> bool:

@@ -161,6 +161,7 @@ def test_a_file_of_parameters_is_read_with_the_same_errors() -> None:
     [
         ("1", 1), ("1e-3", 0.001), ("-2.5E4", -25000.0), ("true", True), ("null", None), ("[a, 2]", ["a", 2]),
         ("{a: 1}", {"a": 1}), ("relu", "relu"), ("resid_post.2", "resid_post.2"), ("a: b: c", "a: b: c"), ("", None),
+        ("'1e-3'", "1e-3"), (" 1e-3 ", 0.001),
     ],
 )  # fmt: skip
 def test_a_value_means_what_it_looks_like(text: str, value: object) -> None:
@@ -173,10 +174,47 @@ def test_what_python_writes_of_a_plain_value_is_read_back(value: object) -> None
 
 
 def test_arguments_are_names_and_values() -> None:
-    assert assignments(["a.b=1", "c=x=y", "d="]) == {"a.b": 1, "c": "x=y", "d": None}
+    assert assignments(["a.b=1", "c=x=y", "d="]) == {"a.b": "1", "c": "x=y", "d": ""}
     for wrong in ("width", "=3"):
         with pytest.raises(ConfigError, match=rf"wanted name=value, got '{wrong}'; for example train.dictionary.k=64"):
             assignments([wrong])
+
+
+def typed(*arguments: str) -> DrawingConfig:
+    return override(DRAWING, assignments(list(arguments)))
+
+
+def test_what_was_typed_is_parsed_by_override() -> None:
+    drawn = typed("shape.kind=square", "shape.side=7", "paper.tags={a: 1}", "order=[b, a]", "threads=2")
+    assert drawn == DrawingConfig(
+        shape=SquareConfig(side=7), paper=PaperConfig(tags={"a": 1}), order=["b", "a"], threads=2
+    )
+    with pytest.raises(ConfigError, match=r"^paper.width: Input should be less than or equal to 99, got 100.0$"):
+        typed("paper.width=1e2")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2024", "1234567890e1234567890123", "123456789012345678901234", "true", "", "007", "2026-01-02", "1e3"],
+)
+def test_a_string_that_looks_like_something_else_is_taken_as_it_was_typed(text: str) -> None:
+    assert typed(f"shape.colour={text}", "threads=3") == DrawingConfig(shape=CircleConfig(colour=text), threads=3)
+
+
+def test_a_list_or_nothing_where_a_string_is_wanted_is_refused_as_what_it_is() -> None:
+    with pytest.raises(ConfigError, match=r"^shape.colour: Input should be a valid string, got None$"):
+        typed("shape.colour=null")
+    with pytest.raises(ConfigError, match=r"^shape.colour: Input should be a valid string, got \['red', 'blue'\]$"):
+        typed("shape.colour=[red, blue]")
+    with pytest.raises(ConfigError, match=r"order.1: Input should be a valid string, got 2$"):
+        typed("order=[a, 2]", "paper.width=0")
+
+
+def test_a_member_of_a_union_may_be_a_string_too() -> None:
+    class WordsConfig(Config):
+        lists: dict[str, str | list[str]] = {}
+
+    assert override(WordsConfig(), assignments(["lists.years=2024"])).lists == {"years": "2024"}
 
 
 # ---- keys and schemas ----

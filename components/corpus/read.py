@@ -234,7 +234,7 @@ def _entries(config: ReadConfig) -> Mapping[str, int]:
     return found | ({"corpus.bytes": content_number(files)} if files else {})
 
 
-READ = Stage("read", version=2, make=make, entries=_entries)
+READ = Stage("read", version=2, make=make, entries=_entries, computes=False)
 
 
 def encoder_of(tokenizer: Any) -> Any:

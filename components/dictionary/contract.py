@@ -136,7 +136,7 @@ def autoencoder(options: Any, hook_point: str) -> tuple[tuple[str, ...], tuple[s
 
 
 class Dictionary(nn.Module, ABC):
-    """A dictionary of latents. Everything concrete here is final, except the hooks `finish`, `size` and `gathers`.
+    """A dictionary of latents. Everything concrete here is final, except the hooks `finish`, `size`, `gathers` and `sparsity_of`.
 
     Attributes:
         kind: name of the architecture, set by the registry.
@@ -149,8 +149,10 @@ class Dictionary(nn.Module, ABC):
             batch share a budget of latents.
         sparsity: the option that sets how sparse the codes are, for sweeps; without such an option it has one sparsity.
         baseline: whether it stands beside the others for comparison and isn't expected to find directions.
-        dense: tensors of shape (batch, d_sae) that an update holds at its peak, the pre-activations among them; what
+        dense: tensors of shape (rows, d_sae) that an update holds at its peak, the pre-activations among them; what
             memory is foretold from.
+        in_blocks: whether those rows are the blocks that are multiplied at once, and not a whole batch; so where latents
+            are picked by `kernels.sparse.choose`.
         options: this dictionary's options.
         reads: names of what `encode` needs.
         reconstructs: names of what `decode` gives; codes are in the units of the first.
@@ -169,6 +171,7 @@ class Dictionary(nn.Module, ABC):
     sparsity: ClassVar[str] = "k"
     baseline: ClassVar[bool] = False
     dense: ClassVar[int] = 5
+    in_blocks: ClassVar[bool] = False
 
     def __init__(self, options: Any, reads: tuple[str, ...], reconstructs: tuple[str, ...], widths: Mapping[str, int]):
         super().__init__()
@@ -230,6 +233,11 @@ class Dictionary(nn.Module, ABC):
     def gathers(cls, options: Any, d_in: int) -> int:
         """Bytes of statistics that are held while batches come, beside the parameters."""
         return 0
+
+    @classmethod
+    def sparsity_of(cls, options: Any) -> str:
+        """`sparsity`, unless the options say that another one of them sets how sparse the codes are."""
+        return cls.sparsity
 
     # What everybody calls.
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -32,7 +33,7 @@ from typing import Any
 import torch
 from jaxtyping import Int64
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -66,8 +67,8 @@ class TrainConfig(Config):
     """Architecture, size and sparsity."""
     tokens: NonNegativeInt = 4_000_000
     """Tokens to learn from, rounded up to whole batches; more than were captured means several epochs, 0 leaves the dictionary untrained."""
-    batch_size: PositiveInt = 4096
-    """Tokens in one update."""
+    batch_size: int = Field(default=4096, ge=2)
+    """Tokens in one update; at least 2, since errors are shares of a batch's variance."""
     lr: PositiveFloat | None = None
     """Learning rate at its height; null takes the architecture's own."""
     warm_up: float = Field(default=0.05, ge=0, le=1)
@@ -230,13 +231,20 @@ class Learner:
         temporary = path.with_name(f".{path.name}.writing")
         metadata = {"step": str(self.step), "since": str(self.since), "curve": json.dumps(self.curve)}
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())  # or a power cut could leave the name without the bytes
         temporary.rename(path)
 
-    def resume(self, path: Path) -> None:
-        """Continues where `save` stood."""
-        with safe_open(path, framework="pt") as file:
-            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
-            metadata = file.metadata()
+    def resume(self, path: Path) -> bool:
+        """Continues where `save` stood; a file that is damaged is removed and training starts over. Whether it continues."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no mapping)
+                metadata = file.metadata()
+        except SafetensorError as error:
+            log.warning("the checkpoint %s is damaged (%s); it is removed and training starts over", path, error)
+            path.unlink()
+            return False
         device = self.silent.device
         under = lambda prefix: {  # noqa: E731
             name.removeprefix(prefix): tensor.clone() for name, tensor in stored.items() if name.startswith(prefix)
@@ -249,6 +257,7 @@ class Learner:
         self.sums = {name: tensor.to(device) for name, tensor in under("sums.").items()}
         self.step, self.since = int(metadata["step"]), int(metadata["since"])
         self.curve = [tuple(point) for point in json.loads(metadata["curve"])]
+        return True
 
     def _spliced(self, batch: Batch, outcome: Outcome) -> dict[str, Tensor]:
         if self.splice is None:
@@ -467,8 +476,7 @@ def _make_group(
         dictionary = untrained(own.dictionary, hook_point, widths, sample, torch_generator(own.seed, "dictionary"))
         learners[label] = learner = Learner(dictionary, own)
         checkpoints[label] = folder / ".checkpoint" / _CHECKPOINT
-        if checkpoints[label].exists():
-            learner.resume(checkpoints[label])
+        if checkpoints[label].exists() and learner.resume(checkpoints[label]):
             log.info("continuing %s at update %d of %d", dictionary.name, learner.step, learner.steps)
     del sample
 
@@ -494,8 +502,23 @@ def _make_group(
 
 
 def _facts(dictionary: Dictionary, learner: Learner, measured: Mapping[str, Any], seconds: float, tokens: int) -> Facts:
+    name = dictionary.name if learner.steps or dictionary.learns == "nothing" else f"{dictionary.name}-untrained"
+    speed = tokens / seconds if seconds else None
+    learnt = {"tokens": learner.steps * learner.config.batch_size, "steps": learner.steps, "tokens_per_second": speed}
+    return facts_of(dictionary, name, learner.config.held_out, measured) | learnt
+
+
+def facts_of(dictionary: Dictionary, name: str, held_out: str, measured: Mapping[str, Any]) -> Facts:
+    """What every manifest of `train` says of a dictionary, wherever it learnt; nothing learnt here.
+
+    Args:
+        dictionary: which.
+        name: what it is called.
+        held_out: the split that it was measured on.
+        measured: what `evaluate` said.
+    """
     return {
-        "name": dictionary.name if learner.steps or dictionary.learns == "nothing" else f"{dictionary.name}-untrained",
+        "name": name,
         "architecture": dictionary.kind,
         "hook_point": dictionary.hook_point,
         "reads": list(dictionary.reads),
@@ -504,15 +527,15 @@ def _facts(dictionary: Dictionary, learner: Learner, measured: Mapping[str, Any]
         "d_sae": dictionary.d_sae,
         "scale": dictionary.scale,
         "dtype": str(dictionary.like.dtype).removeprefix("torch."),
-        "tokens": learner.steps * learner.config.batch_size,
-        "steps": learner.steps,
+        "tokens": 0,
+        "steps": 0,
         "n_seeds": 1,
-        "held_out": learner.config.held_out,
+        "held_out": held_out,
         "held_out_rows": measured["rows"],
         "fvu": measured["fvu"],
         "l0": measured["l0"],
         "dead_share": measured["dead_share"],
-        "tokens_per_second": tokens / seconds if seconds else None,
+        "tokens_per_second": None,
     }
 
 

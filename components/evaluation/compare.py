@@ -88,7 +88,7 @@ def make(folder: Path, config: CompareConfig, inputs: Inputs, settings: Executio
     }
 
 
-COMPARE = Stage("compare", version=1, make=make)
+COMPARE = Stage("compare", version=1, make=make, computes=False)
 
 
 def stabilities(trained: Mapping[int, Artifact]) -> dict[int, tuple[float | None, str | None]]:

@@ -37,6 +37,7 @@ class Comparison:
         methods: names of the methods that have directions of their own for each concept.
         controls: names of those whose directions belong to no concept.
         budgets: KL budgets, nats a token.
+        judges: names of the judges that judged; without `fluency` there is no fluency.
         unsteered: why (concept, method, budget) has no steering, where it has none.
         seed: of the bootstrap.
         columns: what every row says (dictionary, hook_point, n_seeds).
@@ -48,6 +49,7 @@ class Comparison:
     methods: Sequence[str]
     controls: Sequence[str]
     budgets: Sequence[float]
+    judges: Sequence[str]
     unsteered: Mapping[tuple[str | None, str, float], str]
     seed: int
     columns: Mapping[str, Any]
@@ -166,6 +168,10 @@ def _method(
     chance = (1 / equals, f"chance of being the largest of {equals} equals") if controlled else None
     absent = "no control direction to compare with" if concepts and not controlled else about["reason"]
     yield _row(comparison, f"{name}.share_above_random", share, **{**about, "reason": absent}, baseline=chance)
+    if "fluency" not in comparison.judges:
+        nothing = {"n_failed": 0, "reason": "steer.judges does not list fluency"}
+        yield _row(comparison, f"{name}.fluency", Interval(None, None, None, 0), **{**about, **nothing})
+        return
     unsteered = [plain[c.name] for c in concepts if c.name in plain]
     beside = (float(np.mean(unsteered)), "unsteered text") if unsteered else None
     interval = _over_concepts(fluency, comparison, f"{name}.fluency", kind)

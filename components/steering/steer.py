@@ -211,6 +211,7 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
         methods=[name for name in entries if name not in controls],
         controls=controls,
         budgets=config.kl_budgets,
+        judges=config.judges,
         unsteered={(s.candidate.concept, s.method, s.budget): s.reason for s in steered if s.reason},
         limit=_limit(config, inventory, concepts),
         seed=config.seed,

@@ -92,12 +92,14 @@ class Stage:
         make: `make(folder, config, inputs, execution)` writes the artifact's files into `folder` (which may hold what
             an interrupted run left there), yields `Progress`, and returns the facts for the manifest.
         entries: the registered entries that a config uses, as {"architecture.topk": version}.
+        computes: whether it wants a device; what does not, takes no device slot.
     """
 
     name: str
     version: int
     make: Callable[[Path, Any, Inputs, Any], Work]
     entries: Callable[[Any], Mapping[str, int]] = lambda config: {}
+    computes: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -73,7 +73,7 @@ def make(folder: Path, config: ReportConfig, inputs: Inputs, settings: Any) -> W
     return facts
 
 
-REPORT = Stage("report", version=1, make=make)
+REPORT = Stage("report", version=1, make=make, computes=False)
 
 
 def headline(frame: pl.DataFrame) -> pl.DataFrame:

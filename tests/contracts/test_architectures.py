@@ -1,6 +1,7 @@
 """Laws for every registered architecture. A new file in the table is held to them with no edit here.
 
 `OPTIONS` only says how sparse an entry has to be for the planted data; an entry that is not listed takes its defaults.
+`FORMS` are further forms of an entry, held to the same laws.
 """
 
 from __future__ import annotations
@@ -27,15 +28,25 @@ OPTIONS = {
     "jumprelu": {"target_l0": 3.0},
     "matryoshka": {"prefixes": (0.75, 1.0), "weights": (0.5, 0.5)},
 }
+FORMS = {
+    "relu+unit": {"l1": 2.0, "decoder": "unit"},
+    "topk+multi": {"multi_topk_coefficient": 0.125},
+    "jumprelu+l0": {"penalty": "l0", "coefficient": 0.5, "target_l0": 3.0},
+    "jumprelu+tanh": {"penalty": "tanh", "coefficient": 0.5, "target_l0": 3.0},
+}
 PLANTED = directions(d=D_IN)
 X, HELD_OUT = rows(6000, PLANTED), rows(500, PLANTED, seed=9)
 
 
-def options(kind):
+def options(form):
     """Three latents a token where an entry counts them, 64 latents where their number does not follow from the width."""
-    fields = architectures[kind].config.model_fields
+    fields = entry(form).config.model_fields
     chosen = {name: value for name, value in (SPARSE | {"d_sae": D_SAE}).items() if name in fields}
-    return architectures[kind].config(**(chosen | OPTIONS.get(kind, {})))
+    return entry(form).config(**(chosen | (OPTIONS | FORMS).get(form, {})))
+
+
+def entry(form):
+    return architectures[form.partition("+")[0]]
 
 
 def explained(dictionary):
@@ -46,19 +57,19 @@ def share_recovered(dictionary):
     return (recovered(PLANTED, dictionary.decoder_directions()) > 0.9).float().mean().item()
 
 
-def begun(kind, seed=0):
-    return untrained(options(kind), HOOK, {HOOK: D_IN}, {HOOK: X}, torch.Generator().manual_seed(seed))
+def begun(form, seed=0):
+    return untrained(options(form), HOOK, {HOOK: D_IN}, {HOOK: X}, torch.Generator().manual_seed(seed))
 
 
-def config(kind, **changes):
+def config(form, **changes):
     defaults = {"tokens": 100_000, "batch_size": 250, "lr": 1e-2, "dead_after": 5000}
-    return TrainConfig(dictionary=options(kind), **(defaults | changes))
+    return TrainConfig(dictionary=options(form), **(defaults | changes))
 
 
 @functools.cache
-def trained(kind):
+def trained(form):
     """One trained dictionary and its loss at the beginning and at the end (none without gradients), for all the laws."""
-    learner = Learner(begun(kind), config(kind))
+    learner = Learner(begun(form), config(form))
     losses = []
     for step in range(learner.steps):
         learner.learn({HOOK: X[torch.arange(step * 250, step * 250 + 250) % len(X)]})
@@ -68,38 +79,38 @@ def trained(kind):
     return learner.dictionary, *(losses or (None, None))
 
 
-pytestmark = pytest.mark.parametrize("kind", architectures.names())
+pytestmark = pytest.mark.parametrize("form", [*architectures.names(), *FORMS])
 
 
-def test_its_name_is_its_files_and_its_configs(kind):
-    assert architectures[kind].kind == kind == options(kind).kind
-    assert begun(kind).name.startswith(f"{kind}-{begun(kind).d_sae}")
-    assert architectures.version(kind) >= 1
+def test_its_name_is_its_files_and_its_configs(form):
+    assert entry(form).kind == form.partition("+")[0] == options(form).kind
+    assert begun(form).name.startswith(f"{entry(form).kind}-")
+    assert architectures.version(entry(form).kind) >= 1
 
 
-def test_every_option_has_its_sentence(kind):
-    fields = architectures[kind].config.model_fields
+def test_every_option_has_its_sentence(form):
+    fields = entry(form).config.model_fields
     assert all(field.description and len(field.description) > 10 for field in fields.values())
 
 
-def test_shapes(kind):
-    dictionary = begun(kind)
+def test_shapes(form):
+    dictionary = begun(form)
     codes = dictionary.encode(HELD_OUT)
     d_sae = dictionary.d_sae
-    assert d_sae == architectures[kind].size(options(kind), D_IN)
+    assert d_sae == entry(form).size(options(form), D_IN)
     assert (codes.n_rows, codes.d_sae) == (500, d_sae) and (codes.values > 0).all()
     assert dictionary.decode(codes).shape == HELD_OUT.shape
     assert dictionary.decoder_directions().shape == (d_sae, D_IN)
     outcome = dictionary.loss({HOOK: X[:50]}, Moment(0, 10, torch.zeros(d_sae).bool(), torch.Generator()))
-    assert ("reconstruction" in outcome.losses) == (architectures[kind].learns == "gradients")
+    assert ("reconstruction" in outcome.losses) == (entry(form).learns == "gradients")
     assert all(term.shape == () for term in outcome.losses.values())
     assert outcome.fired.shape == (d_sae,) and outcome.reconstruction[HOOK].shape == (50, D_IN)
 
 
-def test_training_and_encoding_agree_on_codes_and_reconstruction(kind):
-    if not architectures[kind].trains_as_it_encodes:
+def test_training_and_encoding_agree_on_codes_and_reconstruction(form):
+    if not entry(form).trains_as_it_encodes:
         pytest.skip("the tokens of a training batch share a budget of latents")
-    dictionary, *_ = trained(kind)
+    dictionary, *_ = trained(form)
     moment = Moment(10**6, 10**6, torch.zeros(dictionary.d_sae).bool(), torch.Generator())
     outcome = dictionary.loss({HOOK: HELD_OUT}, moment)
     codes = dictionary.encode(HELD_OUT)
@@ -108,8 +119,8 @@ def test_training_and_encoding_agree_on_codes_and_reconstruction(kind):
     torch.testing.assert_close(outcome.fired, (codes.dense() != 0).sum(0).float())
 
 
-def test_decoding_is_linear_in_the_codes(kind):
-    dictionary, *_ = trained(kind)
+def test_decoding_is_linear_in_the_codes(form):
+    dictionary, *_ = trained(form)
     codes = dictionary.encode(HELD_OUT[:20])
     empty = dictionary.encode(HELD_OUT[:20]).rows(0, 0)
     assert dictionary.decode(empty).shape == (0, D_IN)
@@ -119,15 +130,15 @@ def test_decoding_is_linear_in_the_codes(kind):
     )
 
 
-def test_one_row_encodes_as_in_a_batch(kind):
-    dictionary, *_ = trained(kind)
+def test_one_row_encodes_as_in_a_batch(form):
+    dictionary, *_ = trained(form)
     batch = dictionary.encode(HELD_OUT[:30]).dense()
     alone = torch.cat([dictionary.encode(row[None]).dense() for row in HELD_OUT[:30]])
     torch.testing.assert_close(alone, batch, atol=1e-5, rtol=1e-5)
 
 
-def test_what_is_saved_is_what_is_loaded(kind, tmp_path):
-    dictionary, *_ = trained(kind)
+def test_what_is_saved_is_what_is_loaded(form, tmp_path):
+    dictionary, *_ = trained(form)
     dictionary.save(tmp_path)
     loaded = Dictionary.load(tmp_path)
     assert type(loaded) is type(dictionary) and loaded.options == dictionary.options
@@ -137,47 +148,47 @@ def test_what_is_saved_is_what_is_loaded(kind, tmp_path):
     assert torch.equal(dictionary.decode(before), loaded.decode(after))
 
 
-def test_the_same_seed_gives_the_same_dictionary_and_another_seed_another(kind):
-    first, again, other = begun(kind), begun(kind), begun(kind, seed=1)
+def test_the_same_seed_gives_the_same_dictionary_and_another_seed_another(form):
+    first, again, other = begun(form), begun(form), begun(form, seed=1)
     assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values(), strict=True))
-    if architectures[kind].learns == "gradients":  # a baseline may have nothing to draw
+    if entry(form).learns == "gradients":  # a baseline may have nothing to draw
         assert any(
             not torch.equal(a, b) for a, b in zip(first.state_dict().values(), other.state_dict().values(), strict=True)
         )
 
 
-def test_learning_does_what_the_entry_says(kind):
+def test_learning_does_what_the_entry_says(form):
     """Gradients: the loss falls. Statistics: more variance is explained. Nothing: first values are last values."""
-    dictionary, before, after = trained(kind)
-    match architectures[kind].learns:
+    dictionary, before, after = trained(form)
+    match entry(form).learns:
         case "gradients":
-            assert after < (0.9 if architectures[kind].baseline else 0.7) * before
+            assert after < (0.9 if entry(form).baseline else 0.7) * before
         case "statistics":
-            assert explained(dictionary) > explained(begun(kind)) + 0.02
+            assert explained(dictionary) > explained(begun(form)) + 0.02
         case "nothing":
-            first = begun(kind).state_dict()
+            first = begun(form).state_dict()
             assert all(torch.equal(tensor, first[name]) for name, tensor in dictionary.state_dict().items())
 
 
-def test_held_out_variance_is_explained_with_few_latents(kind):
-    found = evaluate(trained(kind)[0], [{HOOK: HELD_OUT}])
-    if architectures[kind].baseline:
+def test_held_out_variance_is_explained_with_few_latents(form):
+    found = evaluate(trained(form)[0], [{HOOK: HELD_OUT}])
+    if entry(form).baseline:
         assert 0.25 < found["fvu"] < 1.2 and found["l0"] < 6
     else:
         assert found["fvu"] < 0.25 and found["l0"] < 6
 
 
-def test_most_planted_directions_are_recovered_and_few_by_a_baseline(kind):
-    assert recovered(PLANTED, begun(kind).decoder_directions()).max() < 0.9  # nothing is given away
-    if architectures[kind].baseline:
-        assert share_recovered(trained(kind)[0]) < 0.7  # a basis of 24 has at most 24 of the 40
+def test_most_planted_directions_are_recovered_and_few_by_a_baseline(form):
+    assert recovered(PLANTED, begun(form).decoder_directions()).max() < 0.9  # nothing is given away
+    if entry(form).baseline:
+        assert share_recovered(trained(form)[0]) < 0.7  # a basis of 24 has at most 24 of the 40
     else:
-        assert share_recovered(trained(kind)[0]) > 0.8
+        assert share_recovered(trained(form)[0]) > 0.8
 
 
-def test_resumed_equals_uninterrupted_bit_for_bit(kind, store, tmp_path):
+def test_resumed_equals_uninterrupted_bit_for_bit(form, store, tmp_path):
     activations = toys.activations(store, {"train": {HOOK: X[:600]}, "validate": {HOOK: HELD_OUT[:100]}}, None, 250)
-    plan = config(kind, tokens=2000, batch_size=100, log_every=5, checkpoint_every=4, dead_after=300)
+    plan = config(form, tokens=2000, batch_size=100, log_every=5, checkpoint_every=4, dead_after=300)
     written = []
     for name, stop in (("whole", 99), ("cut", 2)):
         (tmp_path / name).mkdir()
@@ -192,10 +203,10 @@ def test_resumed_equals_uninterrupted_bit_for_bit(kind, store, tmp_path):
     assert written[0] == written[1]
 
 
-def test_the_stages_train_and_encode_take_it(kind, store):
+def test_the_stages_train_and_encode_take_it(form, store):
     activations = toys.activations(store, {"train": {HOOK: X[:600]}, "validate": {HOOK: HELD_OUT[:100]}}, None, 250)
-    made, _ = store.ensure(TRAIN, config(kind, tokens=900, batch_size=100, log_every=5), {"activations": activations})
-    dictionary, learns = Dictionary.load(made), architectures[kind].learns
+    made, _ = store.ensure(TRAIN, config(form, tokens=900, batch_size=100, log_every=5), {"activations": activations})
+    dictionary, learns = Dictionary.load(made), entry(form).learns
     assert made.facts["name"] == dictionary.name and made.facts["d_sae"] == dictionary.d_sae
     assert made.facts["tokens"] == (0 if learns == "nothing" else 900)
     encoded, _ = store.ensure(

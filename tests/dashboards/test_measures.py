@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components.config import flatten
 from dashboards import measures
+
+REFERENCE = Path(__file__).resolve().parents[2] / "data" / "refs" / "metrics.json"
 
 
 @pytest.mark.parametrize(
@@ -59,10 +65,27 @@ def test_known_scores_have_a_label_a_unit_and_a_sentence() -> None:
         "interpret.dead_share": "Latents dead in interpretation",
         "steer.gate.passed": "Concepts that can be judged",
         "steer.add_direction.kl_0.1.share_above_random": "Above every random, KL 0.1: add direction",
+        "steer.add_direction.kl_0.1.cost": "Cost on other text, KL 0.1: add direction",
         "evaluate.concepts_auroc.probe": "Mean AUROC over concepts: probe",
     }.items():
         assert measures.measure(name).label == label
         assert measures.measure(name).about
+
+
+def test_every_score_of_the_reference_report_is_known_and_a_mean_over_concepts_is_not_called_one_concept() -> None:
+    names = flatten(json.loads(REFERENCE.read_text()))
+    by_kind = {
+        name: name.rpartition(".")[0] for name in names if name.endswith((".surface", ".contextual", ".document"))
+    }
+    whole = {name.removesuffix(".value") for name in names if name not in by_kind}
+    assert len(whole) > 40
+    for name in whole:
+        said = measures.measure(name)
+        assert said.about and said.unit, name
+        assert "One concept" not in said.about, name
+    of_one = {name for name in by_kind.values() if name not in whole}
+    assert len(of_one) > 80
+    assert all("One concept" in measures.measure(name).about for name in of_one)
 
 
 def test_an_unknown_score_keeps_its_name() -> None:

@@ -18,7 +18,17 @@ from components.dictionary.architectures.relu import ReluConfig
 from components.dictionary.architectures.topk import TopKConfig
 from components.dictionary.contract import Dictionary, Moment, untrained
 from components.dictionary.stream import Stream
-from components.dictionary.train import TRAIN, Learner, LongestSilence, TrainConfig, cautions, control, evaluate, fit, make
+from components.dictionary.train import (
+    TRAIN,
+    Learner,
+    LongestSilence,
+    TrainConfig,
+    cautions,
+    control,
+    evaluate,
+    fit,
+    make,
+)
 from components.errors import ConfigError, DictionaryError, InputError
 from components.store.artifact import key_of
 from components.store.shards import ActivationShards
@@ -112,6 +122,18 @@ def test_a_resumed_run_does_not_repeat_what_was_done(tmp_path, activations):
     work = make(tmp_path / "cut", CONFIG, {"activations": activations}, Execution(device="cpu"))
     assert next(work).done == 6000 - 2 * 200 + 400  # the checkpoint at update 28, then the point at 30
     work.close()
+
+
+@pytest.mark.parametrize("left", [0, 4, 1000], ids=["empty", "header cut", "weights cut"])
+def test_a_damaged_checkpoint_is_removed_and_training_starts_over(tmp_path, activations, caplog, left):
+    run_in(tmp_path / "whole", CONFIG, activations)
+    run_in(tmp_path / "cut", CONFIG, activations, until=6000)
+    checkpoint = tmp_path / "cut" / ".checkpoint" / "state.safetensors"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:left])
+    run_in(tmp_path / "cut", CONFIG, activations)
+    assert f"the checkpoint {checkpoint} is damaged (" in caplog.text and "training starts over" in caplog.text
+    for file in ("dictionary.safetensors", "dictionary.json"):
+        assert (tmp_path / "cut" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
 def test_seeds_give_different_dictionaries_and_the_same_seed_the_same(tmp_path, activations):
@@ -381,10 +403,15 @@ def test_a_batch_larger_than_the_split_takes_rows_several_times(store, activatio
     assert made.facts["steps"] == 2 and made.facts["tokens"] == 8000
 
 
-@pytest.mark.parametrize("name", ["lr", "clip", "batch_size", "dead_after"])
+@pytest.mark.parametrize("name", ["lr", "clip", "dead_after"])
 def test_nothing_that_must_be_above_zero_may_be_zero(name):
     with pytest.raises(ConfigError, match=rf"{name}: Input should be greater than 0, got 0"):
         override(CONFIG, {name: 0})
+
+
+def test_a_batch_of_one_token_has_no_variance_and_is_refused():
+    with pytest.raises(ConfigError, match="batch_size: Input should be greater than or equal to 2, got 1"):
+        override(CONFIG, {"batch_size": 1})
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and this machine has none")

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 
 from components.config import override
 from components.errors import ModelError, UnknownNameError
-from components.experiment import ExperimentConfig
+from components.experiment import BESIDE, STAGES, ExperimentConfig
 from components.model.language_model import REPOSITORY
 from components.store.artifact import Store
 from components.store.tables import REPORT
@@ -62,6 +62,35 @@ def test_the_command_line_without_prefect_finds_the_same_artifacts(
 ) -> None:
     with Chain(config, plain=True) as chain:
         assert chain.report().reference() == first
+
+
+def test_the_model_is_fetched_by_its_task_before_the_plan_looks_for_it(
+    config: ExperimentConfig, servers: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from flows import plan, steps
+    from flows.experiment import experiment
+
+    class Enough(Exception):
+        """The plan was reached."""
+
+    done: list[str] = []
+
+    def look(*given: object, **options: object) -> None:
+        done.append("plan")
+        raise Enough
+
+    noted = steps.fetch.with_options(on_completion=[lambda task, run, state: done.append("fetch")])
+    monkeypatch.setattr(steps, "fetch", noted)
+    monkeypatch.setattr(plan, "say", look)
+    with pytest.raises(Enough):
+        experiment(override(config, {"model.online": True}))
+    assert done == ["fetch", "plan"]
+    assert f"this run keeps its artifacts in {config.execution.store}, and the pages show " in caplog.text
+
+
+def test_a_stage_takes_a_device_slot_unless_it_says_that_it_needs_none() -> None:
+    free = {name for name, stage in (STAGES | BESIDE).items() if not stage.computes}
+    assert free == {"read", "report", "compare"}
 
 
 def test_deleting_one_artifact_remakes_only_what_follows(config: ExperimentConfig, first: dict[str, str]) -> None:

@@ -11,7 +11,7 @@ from components.config import flatten
 from components.dictionary.contract import architectures
 from components.errors import ConfigError, UnknownNameError
 from components.experiment import ExperimentConfig
-from flows import parameters
+from flows import environment, parameters
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -44,6 +44,24 @@ def test_a_wrong_value_is_refused_with_its_dotted_name() -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no parameter file .*nowhere\.yaml"):
         parameters.resolve([], tmp_path / "nowhere.yaml")
+
+
+def test_a_file_that_is_no_mapping_is_refused_and_the_pages_take_the_usual_store(tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    for text, wanted in (("[train]", "wanted a mapping of sections, got list"), ("a: [", "is not YAML")):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=wanted):
+            parameters.resolve([], file)
+        assert environment.store(file) == Path("data/artifacts").absolute()
+    file.write_text("")
+    assert parameters.resolve([], file) == ExperimentConfig()
+    file.write_text("execution: {store: elsewhere}")
+    assert environment.store(file) == Path("elsewhere").absolute()
+
+
+def test_an_artifact_key_is_text_whatever_its_digits_look_like() -> None:
+    for key in ("1234567890e1234567890123", "123456789012345678901234"):
+        assert parameters.resolve([f"dictionary={key}", "name=2024"]).dictionary == key
 
 
 def test_params_yaml_and_the_examples_are_legal() -> None:

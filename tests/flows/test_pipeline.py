@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import yaml
+from typer.testing import CliRunner
 
 from components.config import Config
+from components.errors import MissingArtifactError, ServiceError
 from components.experiment import STAGES, ExperimentConfig
 from components.store.artifact import Facts, Inputs, Stage, Store, Work
 from components.store.tables import REPORT
-from flows import pipeline, queries
+from flows import environment, pipeline, queries
+from flows.__main__ import app
 from flows.steps import write_reference
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -67,6 +71,45 @@ def test_a_pointer_file_holds_keys_and_no_digest(store: Store, tmp_path: Path) -
 def test_sql_reads_every_runs_tables(store: Store) -> None:
     found = queries.run(report(store), "select name, value from report where value > 0.3 order by value")
     assert found.rows() == [("evaluate.found", 0.5), ("evaluate.found", 0.75)]
+
+
+def test_sql_and_publish_take_the_store_of_the_resolved_parameters(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report(store)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LATENTFLOW_STORE", str(tmp_path / "shown"))
+    query = ["sql", "select name from report where value = 0.25", "--json"]
+
+    def told(*arguments: str) -> str:
+        return CliRunner().invoke(app, list(arguments), catch_exceptions=False).stdout
+
+    assert json.loads(told(*query, f"execution.store={store.root}")) == [{"name": "evaluate.fvu"}]
+    (tmp_path / "other.yaml").write_text(f"execution: {{store: {store.root}}}")
+    assert json.loads(told(*query, "--params", "other.yaml")) == [{"name": "evaluate.fvu"}]
+    (tmp_path / "params.yaml").write_text(f"execution: {{store: {store.root}}}")
+    assert json.loads(told(*query)) == [{"name": "evaluate.fvu"}]
+    for arguments, wanted in (
+        (["execution.store=empty"], "no report in .*/empty to publish"),
+        (["nokey"], f"no artifact report/nokey in {store.root}"),
+        (["nokey", "execution.store=empty"], "no artifact report/nokey in .*/empty"),
+    ):
+        with pytest.raises((ServiceError, MissingArtifactError), match=wanted):
+            told("publish", *arguments)
+
+
+def test_a_run_whose_store_the_pages_do_not_show_says_so_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("LATENTFLOW_STORE", str(tmp_path / "shown"))
+    environment.warn_of_another_store(tmp_path / "there" / ".." / "shown")
+    assert not caplog.messages
+    environment.warn_of_another_store(tmp_path / "used")
+    (line,) = caplog.messages
+    assert line.startswith(
+        f"this run keeps its artifacts in {tmp_path / 'used'}, and the pages show {tmp_path / 'shown'}"
+    )
+    assert "set execution.store in params.yaml, or LATENTFLOW_STORE" in line
 
 
 def test_git_ignores_artifacts_and_neither_git_nor_dvc_ignores_what_publishes_them() -> None:

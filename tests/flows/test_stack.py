@@ -101,3 +101,25 @@ def test_what_a_killed_supervisor_left_is_stopped(state: Path) -> None:
     assert stack.down().endswith("had lost its supervisor; 1 processes stopped")
     told, _ = child.communicate(timeout=5)  # its exit status may have been collected by who stopped it
     assert told == b"" and not psutil.pid_exists(child.pid)
+
+
+def test_a_supervisor_that_does_not_stop_is_killed_with_its_children(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deaf = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); held = b'x' * 2**29; "
+        "print('ready', flush=True); time.sleep(60)"  # so much memory takes a moment to give back: it dies slowly
+    )
+    supervisor = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+    assert supervisor.stdout is not None and supervisor.stdout.readline() == "ready\n"
+    left = {"mlflow": processes.identity(child.pid)}
+    processes.write_record(state / "stack.json", {**processes.identity(supervisor.pid), "children": left})
+    monkeypatch.setattr(stack, "SECONDS_TO_STOP", 0.3)
+    try:
+        assert stack.down().endswith("did not stop within 0.3 s and was killed")
+        assert not processes.lives(left["mlflow"])
+    finally:
+        for process in (supervisor, child):
+            process.kill()
+            process.communicate()

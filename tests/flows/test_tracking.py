@@ -7,17 +7,21 @@ import time
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import polars as pl
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from components.config import override
+from components.errors import ServiceError
 from components.experiment import ExperimentConfig
 from components.store.artifact import Store
 from components.store.tables import CURVE, LATENTS, REPORT, SCORES
 from flows import figures, tracking
-from flows.tracking import Tracker, headlines
+from flows.processes import free_port
+from flows.tracking import Tracker, headlines, resolve_dictionary
 
 pytestmark = [pytest.mark.flow, pytest.mark.timeout(600)]
 
@@ -144,6 +148,8 @@ def test_what_mlflow_missed_while_it_was_away_is_recorded_when_it_is_back(
     assert tracker.parent is not None
     nested = [run for run in runs_of(tracker.client) if run.data.tags.get("mlflow.parentRunId") == tracker.parent]
     assert sorted(run.data.tags["stage"] for run in nested) == ["evaluate", "interpret", "report", "train"]
+    named = [run.info.run_id for run in runs_of(tracker.client) if run.info.run_name == "outage"]
+    assert named == [tracker.parent], "an attempt that failed was taken up again, not left behind"
     run = tracker.client.get_run(tracker.parent)
     assert run.info.status == "FINISHED" and "fvu" in run.data.metrics
 
@@ -163,6 +169,34 @@ def test_a_server_that_never_answers_costs_the_numbers_only(
     tracker.close("FINISHED")
     assert time.monotonic() - started < 10
     assert "MLflow could not record report (no connection); the artifacts in the store are complete" in caplog.text
+
+
+def test_a_name_that_mlflow_refuses_costs_no_record(config: ExperimentConfig, servers: None) -> None:
+    odd = {"c++": ["a"], "c##": ["b"], "a//b": ["c"], "plain": ["d"]}
+    changes = {"read.word_lists": odd, "sweep.dictionaries": {"relu (l1=2)": {"kind": "relu"}}}
+    tracker = Tracker(override(config, changes))
+    tracker.open()
+    tracker.close("FINISHED")
+    assert tracker.parent is not None
+    run = tracker.client.get_run(tracker.parent)
+    lists = {name: value for name, value in run.data.params.items() if name.startswith("read.word_lists.")}
+    assert lists == {
+        f"read.word_lists.{name}": str(odd[given])
+        for name, given in {"c__": "c++", "c__ 2": "c##", "a__b": "a//b", "plain": "plain"}.items()
+    }
+    assert run.data.params["sweep.dictionaries.relu _l1_2_.kind"] == "relu"
+    assert run.data.params["train.dictionary.k"] == "8"
+
+
+def test_a_registry_that_does_not_answer_is_a_sentence_and_not_an_unknown_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"http://127.0.0.1:{free_port()}")
+    try:
+        with pytest.raises(ServiceError, match=r"which dictionary 'topk@champion' is \(.*127\.0\.0\.1.*artifact key"):
+            resolve_dictionary("topk@champion")
+    finally:
+        mlflow.set_tracking_uri(before)
 
 
 SCORE = {"dictionary": "d", "hook_point": "h", "split": "test", "stage": "evaluate", "artifact": "a", "n": 3}

@@ -41,6 +41,7 @@ def comparison(**changes: Any) -> Comparison:
         "methods": ["m"],
         "controls": ["r"],
         "budgets": [0.1],
+        "judges": ["concept", "fluency"],
         "unsteered": {},
         "seed": 0,
         "columns": {"dictionary": "topk-8-k2", "hook_point": "resid_post.0", "n_seeds": 1},
@@ -112,6 +113,16 @@ def test_fluency_stands_beside_that_of_unsteered_text(generations: pl.DataFrame)
         pytest.approx(0.9),
         "unsteered text",
     )
+
+
+def test_what_no_judge_judged_is_absent_and_says_so(generations: pl.DataFrame) -> None:
+    unjudged = generations.with_columns(pl.lit(None, pl.Float64).alias("fluency"))
+    found = scores(unjudged, comparison(judges=["concept"]))
+    for kind in ("all", "document", "surface"):
+        row = found["steer.m.kl_0.1.fluency", kind]
+        assert [row[name] for name in ("value", "low", "high", "baseline")] == [None] * 4
+        assert (row["n"], row["n_failed"], row["reason"]) == (0, 0, "steer.judges does not list fluency")
+    assert found["steer.m.kl_0.1", "all"] == scores(generations, comparison())["steer.m.kl_0.1", "all"]
 
 
 def test_the_control_has_its_own_row(generations: pl.DataFrame) -> None:

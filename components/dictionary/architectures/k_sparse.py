@@ -72,6 +72,7 @@ class KSparse(Dictionary):
 
     version = 1
     config: ClassVar[type[Config]] = KSparseConfig
+    dense: ClassVar[int] = 3
     options: KSparseConfig
 
     def __init__(self, options, reads, reconstructs, widths) -> None:

@@ -68,6 +68,7 @@ class MatchingPursuit(Dictionary):
 
     version = 1
     config: ClassVar[type[Config]] = MatchingPursuitConfig
+    dense: ClassVar[int] = 2
     options: MatchingPursuitConfig
 
     def __init__(self, options, reads, reconstructs, widths) -> None:

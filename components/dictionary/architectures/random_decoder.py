@@ -70,6 +70,7 @@ class RandomDecoder(Dictionary):
     version = 1
     config: ClassVar[type[Config]] = RandomDecoderConfig
     baseline = True
+    dense: ClassVar[int] = 2
     options: RandomDecoderConfig
 
     def __init__(self, options, reads, reconstructs, widths) -> None:

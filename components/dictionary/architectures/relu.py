@@ -56,6 +56,7 @@ class Relu(Dictionary):
     version = 2
     config: ClassVar[type[Config]] = ReluConfig
     sparsity = "l1"
+    dense: ClassVar[int] = 4
     options: ReluConfig
 
     def __init__(self, options, reads, reconstructs, widths) -> None:

@@ -72,7 +72,8 @@ class TopK(Dictionary):
     """See the module."""
 
     version = 1
-    dense: ClassVar[int] = 2  # pre-activations, and a copy in which live latents are masked while dead ones learn
+    dense: ClassVar[int] = 2  # pre-activations, and a copy of those of dead latents while these learn
+    in_blocks: ClassVar[bool] = True
     config: ClassVar[type[Config]] = TopKConfig
     options: TopKConfig
 
