@@ -158,7 +158,8 @@ def table(rows: list[Mapping[str, Any]], steps: int, lr: float) -> str:
     for kind in order:
         cells = [_cell(of(kind, name), 1 if name == "seconds" else 3) for name in MEASURES]
         names = {row["name"] for row in kinds[kind]}  # a penalty differs by seed
-        first = f"`{names.pop() if len(names) == 1 and kind not in FORMS else kind}`" + (" (baseline)" if kinds[kind][0]["baseline"] else "")
+        called = names.pop() if len(names) == 1 and kind not in FORMS else kind
+        first = f"`{called}`" + (" (baseline)" if kinds[kind][0]["baseline"] else "")
         lines.append(f"| {' | '.join([first, *cells[:5], str(len(kinds[kind])), cells[5]])} |")
     return "\n".join(lines)
 

@@ -32,10 +32,6 @@ class Interval:
     high: float | None
     n: int
 
-    def excludes(self, level: float) -> bool:
-        """Whether the whole interval lies on one side of `level`; an absent interval excludes nothing."""
-        return self.low is not None and self.high is not None and (self.low > level or self.high < level)
-
 
 def bootstrap_mean(
     values: Real[np.ndarray, " replicate"],

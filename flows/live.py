@@ -419,7 +419,7 @@ def _neutral_size(steer: Artifact | None) -> tuple[int, int]:
 def _read(bench: Bench, ticket: Ticket, asked: ReadQuestion, started: float) -> Read:
     import torch
 
-    from components.dictionary.reading import read_text
+    from components.interpretation.reading import read_text
 
     length = bench.sources.corpus.facts["context_length"]
     ticket.begin("reading the text")

@@ -19,6 +19,7 @@ TABLES = {
     "components/world/families",
     "components/corpus/corpora",
     "components/dictionary/architectures",
+    "components/dictionary/interchange/formats",
     "components/interpretation/explainers",
     "components/interpretation/scorers",
     "components/interpretation/predictors",
@@ -27,7 +28,8 @@ TABLES = {
     "components/evaluation/evaluations",
 }
 ONE_DOOR = {
-    "transformers": {"components/model/language_model.py", "components/model/text_encoder.py", "components/world"},
+    "transformers": {"components/model/language_model.py", "components/world"},
+    "huggingface_hub": {"components/model"},
     "prefect": {"flows"},
     "mlflow": {"flows/tracking.py", "flows/mlflow_server.py", "flows/pyfunc.py", "dashboards/runs.py"},
     "streamlit": {"dashboards"},

@@ -80,11 +80,6 @@ def test_an_empty_input_has_no_value_and_one_replicate_no_interval() -> None:
     assert expected_calibration_error(np.zeros(0), np.zeros(0)) is None
 
 
-def test_an_absent_interval_excludes_nothing() -> None:
-    assert not Interval(1.0, None, None, 1).excludes(0.0)
-    assert Interval(1.0, 0.5, 1.5, 9).excludes(0.0) and not Interval(1.0, -0.5, 1.5, 9).excludes(0.0)
-
-
 def test_the_bootstrap_covers_the_mean_about_as_often_as_it_says() -> None:
     generator = np.random.default_rng(1)
     hits = 0

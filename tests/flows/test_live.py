@@ -344,7 +344,7 @@ def test_a_store_without_the_experiment_says_so(store: Store) -> None:
 
 def test_the_order_of_entries_of_a_reading_is_that_of_the_text(tiny_experiment: Tiny) -> None:
     from components.dictionary.contract import Dictionary
-    from components.dictionary.reading import read_text
+    from components.interpretation.reading import read_text
 
     model, dictionary = tiny_experiment.model.load(CPU), Dictionary.load(tiny_experiment.artifacts["train"])
     reading = read_text(model, dictionary, "the cat ran . " * 30, world.LENGTH, torch.float32)
