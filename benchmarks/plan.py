@@ -43,8 +43,9 @@ STAGES = {
 def compare(params: str) -> list[dict[str, object]]:
     with tempfile.TemporaryDirectory() as store:
         command = [sys.executable, "-m", "flows", "plan", "--json", "--params", params, f"execution.store={store}"]
-        *planned, total = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        planned = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
         said = {row["label"]: row for row in planned}
+        total = said["total"]
         rows = []
         for stage, label in STAGES.items():
             ran = subprocess.run([sys.executable, "-c", STAGE, stage, params, store], capture_output=True, check=True)

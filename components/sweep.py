@@ -3,23 +3,30 @@
 Everything else of training is the experiment's section `train`. What "sparsity" is each architecture declares itself
 (`Dictionary.sparsity`), so a new one takes part without being named here. A seed replicates first values and order of
 tokens; dictionaries of one seed share a stream of activations.
+
+What it will cost stands here too: memory of the groups that learn at once, seconds from updates that are run.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from components.config import Config, canonical, execution, load, union_of
+from components.device import Execution, slots
 from components.dictionary.contract import architectures
-from components.dictionary.train import TrainConfig
+from components.dictionary.forecast import TRAIN_FORETELLER, memory
+from components.dictionary.train import TRAIN, TrainConfig, stream_of
 from components.errors import ConfigError, UnknownNameError
 from components.evaluation.contract import evaluations
 from components.evaluation.evaluate import EvaluationName
 from components.registry import nearest
+from components.store.artifact import key_of
+from components.store.forecast import Forecast, Foreteller, Knob, Timing, lower
 
 if TYPE_CHECKING:
     AnyDictionary = Any
@@ -43,7 +50,9 @@ class SweepConfig(Config):
     """Label -> learning rate; who is not named takes train.lr, and where that is null its architecture's own."""
     seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
     """Training seeds; each replicates first values and order of tokens."""
-    evaluations: list[EvaluationName] = Field(default=evaluations.names(), min_length=1)
+    evaluations: list[EvaluationName] = Field(
+        default=[name for name, entry in evaluations.items() if entry.in_sweeps], min_length=1
+    )
     """What to measure of each dictionary, with the settings of the section evaluate."""
     at_l0: list[PositiveFloat] = [16.0, 32.0, 64.0]
     """Numbers of active latents a token at which architectures are compared, by interpolation along each one's curve."""
@@ -99,11 +108,12 @@ def cells(train: TrainConfig, sweep: SweepConfig) -> list[Cell]:
     for label, options in chosen.items():
         entry = architectures[options.kind]
         seeds = sweep.seeds[:1] if entry.baseline else sweep.seeds
+        option = entry.sparsity_of(options)
         for own, value in _settings(label, options, sweep):
             for seed in seeds:
                 rate = {"lr": sweep.rates[label]} if label in sweep.rates else {}
                 config = train.model_copy(update={"dictionary": own, "seed": seed, **rate})
-                name = entry.sparsity if hasattr(own, entry.sparsity) else None
+                name = option if hasattr(own, option) else None
                 found.setdefault(f"{label} {canonical(config)}", Cell(label, config, name, value, entry.baseline))
     return list(found.values())
 
@@ -111,11 +121,12 @@ def cells(train: TrainConfig, sweep: SweepConfig) -> list[Cell]:
 def _settings(label: str, options: Any, sweep: SweepConfig) -> Iterator[tuple[Any, float | None]]:
     """The options at every width and sparsity, and the sparsity."""
     entry = architectures[options.kind]
-    own = getattr(options, entry.sparsity, None)
+    option = entry.sparsity_of(options)
+    own = getattr(options, option, None)
     given = sweep.sparsities.get(label)
     if own is None and given:
         raise ConfigError(
-            f"sweep.sparsities.{label}: architecture {options.kind} has no option {entry.sparsity!r}, so it has one "
+            f"sweep.sparsities.{label}: architecture {options.kind} has no option {option!r}, so it has one "
             "sparsity; leave the label out of sweep.sparsities"
         )
     values = given or ([own] if entry.baseline or own is None else [own * factor for factor in LADDER])
@@ -125,9 +136,144 @@ def _settings(label: str, options: Any, sweep: SweepConfig) -> Iterator[tuple[An
         for value in values:
             changes: dict[str, Any] = {} if width is None else {"d_sae": width}
             if value is not None:
-                changes[entry.sparsity] = value if given or not isinstance(own, int) else max(1, round(value))
+                changes[option] = value if given or not isinstance(own, int) else max(1, round(value))
             try:
                 made = load(type(options), options.model_dump() | changes)
             except ConfigError as error:
                 raise ConfigError(f"sweep: {label} with {changes}: {error}") from None
-            yield made, None if value is None else float(getattr(made, entry.sparsity))
+            yield made, None if value is None else float(getattr(made, option))
+
+
+def groups(todo: Mapping[str, Cell], together: int) -> Iterator[tuple[str, ...]]:
+    """Names of dictionaries that learn from one stream side by side."""
+    streams: dict[Any, list[str]] = {}
+    for name, cell in todo.items():
+        streams.setdefault(stream_of(cell.config), []).append(name)
+    for names in streams.values():
+        for start in range(0, len(names), together):
+            yield tuple(names[start : start + together])
+
+
+def share(settings: Execution) -> Execution:
+    """Where one of the tasks of a sweep runs: the first device slot, and its share of the cores."""
+    offered = slots(settings)
+    threads = settings.threads or max(1, torch.get_num_threads() // max(1, len(offered)))
+    return settings.model_copy(update={"threads": threads} | ({"device": offered[0].device} if offered else {}))
+
+
+def too_many(config: SweepConfig, n: int) -> str:
+    """Where n dictionaries are more than are trained without being asked, a sentence that says so; else nothing."""
+    if n <= config.limit or config.confirmed:
+        return ""
+    return (
+        f"that is more than the {config.limit} that are trained without asking: give --yes (sweep.confirmed in a form), or "
+        "fewer widths, sparsities or seeds"
+    )
+
+
+def _to_make(config: SweepConfig, inputs: Mapping[str, Any]) -> tuple[dict[str, Cell], dict[str, Cell], int]:
+    """Every dictionary by name, those that are not trained yet, and how many are not measured yet."""
+    todo = {cell.name: cell for cell in cells(inputs["train"], config)}
+    keys = {name: key_of(TRAIN, cell.config, {"activations": inputs["activations"]}) for name, cell in todo.items()}
+    new = {name: cell for name, cell in todo.items() if keys[name] not in inputs["made"]}
+    return todo, new, sum(key not in inputs["measured"] for key in keys.values())
+
+
+def formula(config: SweepConfig, inputs: Mapping[str, Any], settings: Execution) -> Forecast:
+    """Memory of the groups that learn at once on one device, the largest; on disk what is not there yet.
+
+    Args:
+        config: the section.
+        inputs: `activations`; `train`, the section of that name; `made`, keys of the dictionaries that are there;
+            `measured`, key of a dictionary -> seconds that measuring it took.
+        settings: of one task, see `share`.
+    """
+    todo, new, unmeasured = _to_make(config, inputs)
+    at_once = max(1, sum(slot.device == settings.device for slot in slots(settings)))
+    taken, scratch = [], []
+    disk = {"dictionaries": 0, "curves": 0}
+    listed = [[new[name].config for name in names if name in new] for names in groups(todo, config.together)]
+    listed = [configs for configs in listed if configs]
+    for configs in listed:
+        taken.append(memory(configs, inputs["activations"], settings))
+        each = [TRAIN_FORETELLER.formula(own, inputs, settings) for own in configs]
+        scratch.append(sum(one.scratch_bytes for one in each))
+        disk["dictionaries"] += sum(one.disk["dictionary"] for one in each)
+        disk["curves"] += sum(one.disk["curve"] for one in each)
+    largest = sorted(taken, key=lambda parts: sum(parts.values()))[-at_once:]
+    parts = {name for group in largest for name in group}
+    return Forecast(
+        {name: sum(group.get(name, 0) for group in largest) for name in sorted(parts)},
+        disk,
+        {"checkpoints": sum(sorted(scratch)[-at_once:])},
+        {"dictionaries": len(todo), "to_make": len(new) + unmeasured},
+    )
+
+
+def probe(config: SweepConfig, inputs: Mapping[str, Any], settings: Execution, seconds: float) -> Timing:
+    """Updates of each label at its smallest and its largest width; in between time is a line in the number of latents.
+
+    Measuring takes as long as it took the dictionaries that were measured before, by the median. What a factorisation does
+    at its end is left out: trying it would take as long as doing it.
+    """
+    todo, new, unmeasured = _to_make(config, inputs)
+    by_size: dict[str, dict[int, Cell]] = {}
+    for cell in new.values():
+        by_size.setdefault(cell.label, {}).setdefault(_size(cell), cell)
+    ends = {label: sorted({min(sizes), max(sizes)}) for label, sizes in by_size.items()}
+    each = seconds / max(1, sum(map(len, ends.values())))
+    before = torch.get_num_threads()
+    torch.set_num_threads(settings.threads or before)
+    try:
+        timed = {
+            label: [
+                TRAIN_FORETELLER.probe(by_size[label][size].config, inputs, settings, each).seconds for size in sizes
+            ]
+            for label, sizes in ends.items()
+        }
+    finally:
+        torch.set_num_threads(before)
+    training = sum(_between(ends[cell.label], timed[cell.label], _size(cell)) for cell in new.values())
+    known = sorted(inputs["measured"].values())
+    measuring = known[len(known) // 2] * unmeasured if known else 0.0
+    workers = max(1, len(slots(settings)))
+    total = (training + measuring) / workers
+    what = "training and measuring" if known else "training alone (no dictionary of these activations was measured yet)"
+    n_groups = sum(any(name in new for name in names) for names in groups(todo, config.together))
+    there = f" ({len(todo) - len(new)} of them in the store)" if len(new) < len(todo) else ""
+    asked = too_many(config, len(todo))
+    return Timing(
+        total,
+        f"updates of {len(ends)} labels at {sum(map(len, ends.values()))} sizes",
+        f"{len(todo)} dictionaries{there}, about {total / 60:.0f} minutes of {what} on {workers} device slot(s), "
+        f"{n_groups} groups of at most {config.together} side by side" + (f"; {asked}" if asked else ""),
+    )
+
+
+def _size(cell: Cell) -> int:
+    return getattr(cell.config.dictionary, "d_sae", 0)
+
+
+def _between(sizes: Sequence[int], seconds: Sequence[float], size: int) -> float:
+    """On the line through the two ends; one end alone is all there is."""
+    if len(sizes) == 1:
+        return seconds[0]
+    return seconds[0] + (seconds[1] - seconds[0]) * (size - sizes[0]) / (sizes[1] - sizes[0])
+
+
+def _narrower(config: SweepConfig, forecast: Forecast) -> list[list[int]]:
+    """No width above a smaller and smaller one; without widths, that one for all."""
+    own = [getattr(options, "d_sae", 0) for options in config.dictionaries.values()]
+    own = own or [getattr(entry.config(), "d_sae", 0) for _, entry in architectures.items()]
+    tops, top = [], max(config.widths or own)
+    while top > 1:  # 16 steps for each halving
+        step = max(1, (1 << (top.bit_length() - 1)) // 16)
+        top = max(1, (top - 1) // step * step)
+        tops.append(top)
+    return [sorted({min(width, top) for width in config.widths}) or [top] for top in tops]
+
+
+SWEEP_FORETELLER = Foreteller(
+    formula, probe, for_memory=(lower("together"), Knob("widths", _narrower)), for_disk=(Knob("widths", _narrower),),
+    on_device=True,
+)  # fmt: skip

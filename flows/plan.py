@@ -2,7 +2,8 @@
 
 `Plan` is the chain with another step: a stage that is in the store is cached, any other gets its forecast, and the facts
 that its manifest will have are what the next stage is foretold from. Keys are computed as the chain computes them, so
-what is called cached is what the run will find.
+what is called cached is what the run will find. Where the section `sweep` lists dictionaries, what `latentflow sweep`
+would train stands below.
 """
 
 from __future__ import annotations
@@ -21,24 +22,26 @@ from components.errors import LatentflowError
 from components.experiment import FORETELLERS, STAGES, ExperimentConfig
 from components.store.artifact import key_of
 from components.store.forecast import Forecast, Foretold, Timing, disk_free, fitting, size
+from components.sweep import SWEEP_FORETELLER, share
 from flows.steps import Chain
 
 log = logging.getLogger(__name__)
 
 SECONDS = 20.0
-"""Of probing, in all."""
+"""Of probing, in all; and once more for a sweep."""
 NOTHING = Forecast({}, {})
+SWEEP = "sweep"
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One stage of the plan.
+    """One stage of the plan, or its sweep.
 
     Attributes:
         label: the stage, or which one of several of its kind.
         stage: the stage.
-        key: of its artifact.
-        cached: whether the store holds it.
+        key: of its artifact; a sweep has none here.
+        cached: whether the store holds it; of a sweep, whether it holds every dictionary, measured.
         forecast: bytes; of what is cached, those that lie there.
         timing: seconds; None where it is cached or was not probed.
     """
@@ -78,6 +81,29 @@ class Plan(Chain):
             self.steps[place] = dataclasses.replace(step, timing=timing)
         self._waiting.clear()
 
+    def sweep(self, seconds: float = 0.0) -> Step:
+        """The dictionaries of the section sweep that are not there yet; timed in about so many seconds, or not.
+
+        Raises:
+            NoMemoryError: the groups that learn at once do not fit; with the nearest setting that does.
+            NoSpaceError: the disk cannot hold the dictionaries; likewise.
+        """
+        config, settings = self.config.sweep, share(self.config.execution)
+        activations, measured = self.capture(), {}
+        for made in self.store.artifacts("evaluate"):
+            given = made.manifest["inputs"]
+            if "gate" in given and given["activations"]["key"] == activations.key:
+                measured[given["dictionary"]["key"]] = made.manifest["made"]["seconds"]
+        inputs = {
+            "activations": activations,
+            "train": self.training,
+            "made": {made.key for made in self.store.artifacts("train")},
+            "measured": measured,
+        }
+        forecast = fitting(SWEEP, SWEEP_FORETELLER, config, inputs, settings, self._free)
+        timing = SWEEP_FORETELLER.probe(config, inputs, settings, seconds) if seconds else None
+        return Step(SWEEP, SWEEP, "", not forecast.facts["to_make"], forecast, timing)
+
     def step(self, stage: str, config: Config, label: str = "", **inputs: Any) -> Any:
         """What that stage will cost, or the artifact that is there."""
         label = label or stage
@@ -101,7 +127,7 @@ class Plan(Chain):
 
 
 def plan(config: ExperimentConfig, seconds: float = SECONDS) -> list[Step]:
-    """Every stage of an experiment: cached or to be made, bytes by formula, seconds by a probe.
+    """Every stage of an experiment, and its sweep where dictionaries are listed: bytes by formula, seconds by a probe.
 
     Args:
         config: the experiment.
@@ -115,7 +141,7 @@ def plan(config: ExperimentConfig, seconds: float = SECONDS) -> list[Step]:
         chain.report()
         if seconds:
             chain.probe(seconds)
-        return chain.steps
+        return [*chain.steps, *([chain.sweep(seconds)] if config.sweep.dictionaries else [])]
 
 
 def say(config: ExperimentConfig, to: Console) -> None:
@@ -125,7 +151,9 @@ def say(config: ExperimentConfig, to: Console) -> None:
     the disk cannot hold.
     """
     try:
-        steps = plan(config, seconds=0)
+        with Plan(config) as chain:
+            chain.report()
+            steps = chain.steps
     except LatentflowError as error:
         log.warning("before the start: %s", error)
         return
@@ -136,7 +164,10 @@ def say(config: ExperimentConfig, to: Console) -> None:
 
 
 def rows(steps: list[Step]) -> list[dict[str, Any]]:
-    """The plan as plain rows, and one more for the totals: sums of seconds and disk, the largest of memory."""
+    """The plan as plain rows, and one more for the totals: sums of seconds and disk, the largest of memory.
+
+    A sweep is no part of the experiment: it comes after the totals.
+    """
     found = [
         {
             "label": step.label,
@@ -153,6 +184,8 @@ def rows(steps: list[Step]) -> list[dict[str, Any]]:
         }
         for step in steps
     ]
+    swept = [row for row in found if row["stage"] == SWEEP]
+    found = [row for row in found if row["stage"] != SWEEP]
     to_make = [row for row in found if not row["cached"]]
     total = {
         "label": "total",
@@ -162,7 +195,7 @@ def rows(steps: list[Step]) -> list[dict[str, Any]]:
         "disk_bytes": sum(row["disk_bytes"] for row in to_make),
         "scratch_bytes": max((row["scratch_bytes"] for row in to_make), default=0),
     }
-    return [*found, total]
+    return [*found, total, *swept]
 
 
 def show(steps: list[Step], to: Console) -> None:
@@ -170,15 +203,16 @@ def show(steps: list[Step], to: Console) -> None:
     table = Table(header_style="bold")
     for name in ("stage", "", "seconds", "memory", "disk"):
         table.add_column(name, justify="right" if name in ("seconds", "memory", "disk") else "left")
-    *listed, total = rows(steps)
+    listed = rows(steps)
+    [total] = [row for row in listed if row["label"] == "total"]
     for row in listed:
-        state = "[cyan]cached[/]" if row["cached"] else "to make"
-        seconds = "" if row["cached"] or row["seconds"] is None else f"{row['seconds']:,.1f}"
-        memory = "" if row["cached"] else size(row["memory_bytes"])
-        table.add_row(row["label"], state, seconds, memory, size(row["disk_bytes"]))
-    table.add_section()
-    memory, disk = size(total["memory_bytes"]), size(total["disk_bytes"])
-    table.add_row("total", "to make", f"{total['seconds']:,.1f}", memory, disk)
+        cached = row.get("cached", False)
+        if row is total:
+            table.add_section()
+        state = "[cyan]cached[/]" if cached else "to make"
+        seconds = "" if cached or row["seconds"] is None else f"{row['seconds']:,.1f}"
+        memory = "" if cached else size(row["memory_bytes"])
+        table.add_row(row["label"], state, seconds, memory, size(row["disk_bytes"]), end_section=row is total)
     to.print(table)
     to.print(
         f"Memory is beside the process itself ({size(total['process_bytes'])} with its libraries); of several stages the "

@@ -2,35 +2,34 @@
 
 Training comes in groups that share a stream of activations, measuring one dictionary at a time; each is a Prefect task on
 one device slot, and as many run at once as there are slots. What is made is found again, so a rerun is cached and one
-more seed trains that seed alone. A dictionary that cannot be trained or measured is named and left out; the others go on.
+more seed trains that seed alone. A dictionary that cannot be trained or measured, for whatever reason, is named and
+left out; the others go on. Groups that memory cannot hold are refused before any is trained.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from prefect import flow
+from prefect.exceptions import CancelledRun
 from prefect.futures import PrefectFuture, as_completed
 
 from components import device
-from components.device import Execution
-from components.dictionary.contract import untrained
-from components.dictionary.train import Learner, stream_of
 from components.errors import ConfigError, LatentflowError
 from components.evaluation.compare import CompareConfig, Compared
 from components.experiment import ExperimentConfig
-from components.store.artifact import Artifact, Store
-from components.sweep import Cell, cells
+from components.store.artifact import Artifact
+from components.sweep import Cell, cells, groups, share, too_many
 from flows import windows
+from flows.plan import SECONDS, Plan
 from flows.steps import Chain, Reference, Wanted, ensure_many, make_together, progress_bar
 
 log = logging.getLogger(__name__)
-
-PROBED_UPDATES = 2
 
 
 @flow(name="sweep", flow_run_name=windows.name)
@@ -45,19 +44,23 @@ def compare(chain: Chain) -> Artifact:
 
     Raises:
         ConfigError: more dictionaries than are trained without being asked.
+        NoMemoryError: a group of them does not fit; with the nearest setting that does.
+        NoSpaceError: the disk cannot hold them; likewise.
     """
     config = chain.config
     todo = {cell.name: cell for cell in cells(chain.training, config.sweep)}
     unasked(config, len(todo))
     workers = max(1, len(device.slots(config.execution)))
-    if workers > 1 and not config.execution.threads:  # tasks side by side share the cores
-        torch.set_num_threads(max(1, torch.get_num_threads() // workers))
-    activations, gate = chain.capture(), chain.gate()
+    torch.set_num_threads(share(config.execution).threads)  # tasks side by side share the cores
+    activations = chain.capture()
+    with Plan(config) as foretold:
+        foretold.sweep()
+    gate = chain.gate()
 
     refused: dict[str, str] = {}
     wanted = {name: (cell.config, {"activations": activations.reference()}) for name, cell in todo.items()}
-    groups = [{name: wanted[name] for name in names} for names in _groups(todo, config.sweep.together)]
-    trained = _made(chain, "train", groups, workers, refused)
+    listed = [{name: wanted[name] for name in names} for names in groups(todo, config.sweep.together)]
+    trained = _made(chain, "train", listed, workers, refused)
     settings = config.evaluate.model_copy(update={"evaluations": config.sweep.evaluations})
     shared = {"model": chain.model, "corpus": chain.read(), "activations": activations, "gate": gate}
     references = {role: {"stage": given.stage, "key": given.key} for role, given in shared.items()}
@@ -81,73 +84,13 @@ def unasked(config: ExperimentConfig, n: int) -> None:
     """Refuses more dictionaries than are trained without being asked.
 
     Raises:
-        ConfigError: with how many they are and how long they will take.
+        ConfigError: with how many they are and how long they will take, from a short probe.
     """
-    if n > config.sweep.limit and not config.sweep.confirmed:
-        raise ConfigError(
-            f"{forecast(config)}; that is more than the {config.sweep.limit} that are trained without asking: give --yes "
-            "(sweep.confirmed in a form), or fewer widths, sparsities or seeds"
-        )
-
-
-def forecast(config: ExperimentConfig) -> str:
-    """How many dictionaries and about how long, in a sentence: a few updates of each label and width are timed here.
-
-    The time to measure one is that of the evaluations which sweeps left in this store; without one it is not known.
-    """
-    chain = Chain(config, plain=True)
-    todo, workers = cells(chain.training, config.sweep), max(1, len(device.slots(config.execution)))
-    store = Store(config.execution.store)
-    captured = next(iter(store.artifacts("capture")), None)
-    width = next(iter(captured.facts["hook_points"].values()))["d_in"] if captured else 512
-    probed: dict[tuple[str, int | None], float] = {}
-    for cell in todo:
-        size = cell.label, getattr(cell.config.dictionary, "d_sae", None)
-        if size not in probed:
-            probed[size] = seconds_an_update(cell, width, config.execution)
-    training = sum(
-        probed[cell.label, getattr(cell.config.dictionary, "d_sae", None)] * stream_of(cell.config)[-1] for cell in todo
-    )
-    known = sorted(
-        artifact.manifest["made"]["seconds"]
-        for artifact in store.artifacts("evaluate")
-        if "gate" in artifact.manifest["inputs"]
-    )
-    measuring = known[len(known) // 2] * len(todo) if known else 0.0
-    minutes = (training + measuring) / workers / 60
-    what = "training and measuring" if known else "training alone (no sweep was measured in this store yet)"
-    at = "" if captured else f" at a guessed width of {width}"
-    return f"{len(todo)} dictionaries, about {minutes:.0f} minutes of {what}{at} on {workers} device slot(s)"
-
-
-def seconds_an_update(cell: Cell, d_in: int, execution: Execution) -> float:
-    """One update on random rows of that width, timed after a first."""
-    where, (names, *_) = device.resolve(execution.device), stream_of(cell.config)
-    generator = torch.Generator().manual_seed(0)
-    rows = {name: torch.randn(cell.config.batch_size, d_in, generator=generator).to(where) for name in names}
-    options = cell.config.dictionary
-    learner = Learner(
-        untrained(options, cell.config.hook_point, dict.fromkeys(names, d_in), rows, generator), cell.config
-    )
-    if not learner.steps:
-        return 0.0
-    started = 0.0
-    for update in range(1 + PROBED_UPDATES):
-        if update == 1:
-            started = time.perf_counter()
-        learner.learn(rows)
-    learner.metrics()  # waits for the device
-    return (time.perf_counter() - started) / PROBED_UPDATES
-
-
-def _groups(todo: Mapping[str, Cell], together: int) -> Iterator[tuple[str, ...]]:
-    """Names of dictionaries that learn from one stream side by side."""
-    streams: dict[Any, list[str]] = {}
-    for name, cell in todo.items():
-        streams.setdefault(stream_of(cell.config), []).append(name)
-    for names in streams.values():
-        for start in range(0, len(names), together):
-            yield tuple(names[start : start + together])
+    if too_many(config.sweep, n):
+        with Plan(config) as foretold:
+            timing = foretold.sweep(SECONDS).timing
+        assert timing
+        raise ConfigError(timing.extrapolated)
 
 
 def _compared(cell: Cell) -> Compared:
@@ -167,11 +110,12 @@ def _made(
     while waiting:
         again: list[Mapping[str, Wanted]] = []
         for group, outcome, seconds in _in_turn(chain, stage, waiting, workers):
-            if isinstance(outcome, LatentflowError):
+            if isinstance(outcome, Exception):
+                reason = _reason(_label(stage, group), outcome)
                 if len(group) > 1:
                     again += [{name: each} for name, each in group.items()]
                 else:
-                    refused |= dict.fromkeys(group, str(outcome))
+                    refused |= dict.fromkeys(group, reason)
                 continue
             for name, (artifact, hit) in outcome.items():
                 found[name] = artifact
@@ -180,7 +124,7 @@ def _made(
     return found
 
 
-Outcome = dict[str, tuple[Artifact, bool]] | LatentflowError
+Outcome = dict[str, tuple[Artifact, bool]] | Exception
 
 
 def _in_turn(
@@ -190,11 +134,7 @@ def _in_turn(
     if chain.plain:
         for group in groups:
             started = time.time()
-            label = _label(stage, group)
-            try:
-                outcome: Outcome = ensure_many(label, stage, group, chain.config, progress_bar(label), plain=True)
-            except LatentflowError as error:
-                outcome = error
+            outcome = _plainly(chain, stage, group)
             yield group, outcome, time.time() - started
         return
     waiting = list(groups)
@@ -210,12 +150,20 @@ def _in_turn(
         yield group, _outcome(chain, future), time.time() - started
 
 
+def _plainly(chain: Chain, stage: str, group: Mapping[str, Wanted]) -> Outcome:
+    label = _label(stage, group)
+    try:
+        return ensure_many(label, stage, group, chain.config, progress_bar(label), plain=True)
+    except Exception as error:  # whatever it is, it is of this group
+        return error
+
+
 def _outcome(chain: Chain, future: PrefectFuture[Any]) -> Outcome:
     result = future.result(raise_on_failure=False)
-    if isinstance(result, LatentflowError):
-        return result
     if isinstance(result, BaseException):
-        raise result
+        if isinstance(result, CancelledRun) or not isinstance(result, Exception):
+            raise result
+        return result
     hit = future.state.name == "Cached"
     return {name: (chain.store.get(**reference), hit) for name, reference in result.items()}
 
@@ -223,3 +171,15 @@ def _outcome(chain: Chain, future: PrefectFuture[Any]) -> Outcome:
 def _label(stage: str, group: Mapping[str, Wanted]) -> str:
     first = next(iter(group))
     return f"{stage} {first}" if len(group) == 1 else f"{stage} {first} and {len(group) - 1} more"
+
+
+def _reason(label: str, error: Exception) -> str:
+    """What went wrong in a sentence; what nobody raised on purpose is logged whole. The error lets go of its frames."""
+    on_purpose = isinstance(error, LatentflowError)
+    if not on_purpose:
+        log.error("%s failed", label, exc_info=error)
+    at: BaseException | None = error
+    while at is not None:  # tensors of a group that was too large must be gone before each is tried alone
+        traceback.clear_frames(at.__traceback__)
+        at = at.__cause__ or at.__context__
+    return str(error) if on_purpose else f"{type(error).__name__}: {error}"

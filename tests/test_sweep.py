@@ -5,16 +5,38 @@ from __future__ import annotations
 import pytest
 
 from components.config import override
+from components.device import Execution
+from components.dictionary.architectures.ica import IcaConfig
+from components.dictionary.architectures.jumprelu import JumpReluConfig
 from components.dictionary.architectures.neurons import NeuronsConfig
 from components.dictionary.architectures.relu import ReluConfig
 from components.dictionary.architectures.topk import TopKConfig
 from components.dictionary.contract import architectures
-from components.dictionary.train import TrainConfig, stream_of
-from components.errors import ConfigError, UnknownNameError
+from components.dictionary.forecast import memory
+from components.dictionary.train import TRAIN, TrainConfig, stream_of
+from components.errors import ConfigError, NoMemoryError, NoSpaceError, UnknownNameError
 from components.experiment import ExperimentConfig
-from components.sweep import SweepConfig, cells
+from components.store.artifact import key_of
+from components.store.forecast import Foretold, fitting
+from components.sweep import SWEEP_FORETELLER, SweepConfig, cells, formula, groups, probe
+from tests.planted import HOOK
 
-TRAIN = TrainConfig(tokens=1000, batch_size=100)
+SECTION = TrainConfig(tokens=1000, batch_size=100)
+CPU = Execution(device="cpu", threads=1)
+CAPTURED = Foretold(
+    "capture",
+    "0" * 24,
+    {
+        "hook_points": {HOOK: {"d_in": 256}},
+        "splits": {"train": {"rows": 4000, "documents": 40}, "validate": {"rows": 500, "documents": 5}},
+        "dtype": "float32",
+    },
+)
+GIVEN = {"activations": CAPTURED, "train": SECTION, "made": set(), "measured": {}}
+WIDE = SweepConfig(
+    dictionaries={"topk": TopKConfig(k=4), "relu": ReluConfig(), "basis": NeuronsConfig(k=3)}, widths=[4096, 65536],
+    sparsities={"topk": [4], "relu": [5]}, seeds=[0, 1], together=4,
+)  # fmt: skip
 
 
 def test_every_combination_once_and_every_baseline_once():
@@ -22,7 +44,7 @@ def test_every_combination_once_and_every_baseline_once():
     sweep = SweepConfig(
         dictionaries=chosen, widths=[64, 128], sparsities={"relu": [1, 2], "topk": [4, 8, 8]}, seeds=[3, 4], rates={"relu": 0.01}
     )  # fmt: skip
-    found = cells(TRAIN, sweep)
+    found = cells(SECTION, sweep)
     by_label = {label: [cell for cell in found if cell.label == label] for label in chosen}
     assert {label: len(listed) for label, listed in by_label.items()} == {"relu": 8, "topk": 8, "basis": 1}
     relu = by_label["relu"][0]
@@ -35,17 +57,28 @@ def test_every_combination_once_and_every_baseline_once():
 
 
 def test_without_a_word_every_architecture_takes_part_at_half_once_and_twice_its_own_sparsity():
-    found = cells(TRAIN, SweepConfig(seeds=[0]))
+    found = cells(SECTION, SweepConfig(seeds=[0]))
     assert {cell.label for cell in found} == set(architectures.names())
     for name, entry in architectures.items():
         own, values = entry.config(), [cell.sparsity for cell in found if cell.label == name]
-        sparsity = getattr(own, entry.sparsity, None)
+        sparsity = getattr(own, entry.sparsity_of(own), None)
         assert sparsity is not None, f"{name} declares sparsity = {entry.sparsity!r}, which its config does not have"
         assert values == ([sparsity] if entry.baseline else [sparsity / 2, sparsity, sparsity * 2])
 
 
+def test_the_options_may_say_what_sets_the_sparsity():
+    """JumpReLU aims at an L0; under the tanh penalty its coefficient is what makes codes sparser."""
+    chosen = {"aims": JumpReluConfig(d_sae=8), "tanh": JumpReluConfig(d_sae=8, penalty="tanh", coefficient=2)}
+    found = cells(SECTION, SweepConfig(dictionaries=chosen, widths=[8], seeds=[0]))
+    assert [(cell.label, cell.sparsity_name, cell.sparsity) for cell in found] == [
+        ("aims", "target_l0", 16.0), ("aims", "target_l0", 32.0), ("aims", "target_l0", 64.0),
+        ("tanh", "coefficient", 1.0), ("tanh", "coefficient", 2.0), ("tanh", "coefficient", 4.0),
+    ]  # fmt: skip
+    assert [cell.config.dictionary.coefficient for cell in found if cell.label == "tanh"] == [1.0, 2.0, 4.0]
+
+
 def test_dictionaries_of_one_seed_share_a_stream_and_those_of_another_do_not():
-    found = cells(TRAIN, SweepConfig(seeds=[0, 1]))
+    found = cells(SECTION, SweepConfig(seeds=[0, 1]))
     streams = {
         stream_of(cell.config): {
             other.config.seed for other in found if stream_of(other.config) == stream_of(cell.config)
@@ -60,11 +93,78 @@ def test_what_a_sweep_cannot_mean_is_refused_with_words():
     with pytest.raises(
         UnknownNameError, match="sweep.sparsities names 'topkk', which is no label; .*did you mean 'topk'"
     ):
-        cells(TRAIN, SweepConfig(dictionaries=dictionaries, sparsities={"topkk": [2]}))
+        cells(SECTION, SweepConfig(dictionaries=dictionaries, sparsities={"topkk": [2]}))
     with pytest.raises(ConfigError, match="sweep: topk with {'k': 32"):
-        cells(TRAIN, SweepConfig(dictionaries=dictionaries, sparsities={"topk": [32]}))
+        cells(SECTION, SweepConfig(dictionaries=dictionaries, sparsities={"topk": [32]}))
 
 
 def test_a_sweep_is_a_section_with_dotted_names():
     config = override(ExperimentConfig(), {"sweep.widths": [256], "sweep.dictionaries": {"a": {"kind": "relu"}}})
     assert config.sweep.widths == [256] and isinstance(config.sweep.dictionaries["a"], ReluConfig)
+
+
+def test_memory_is_that_of_the_largest_group_and_of_as_many_as_run_at_once():
+    todo = {cell.name: cell for cell in cells(SECTION, WIDE)}
+    listed = [[todo[name].config for name in names] for names in groups(todo, WIDE.together)]
+    sums = sorted(sum(memory(configs, CAPTURED, CPU).values()) for configs in listed)
+    said = formula(WIDE, GIVEN, CPU)
+    assert len(todo) == 9 and len(listed) == 3 and said.memory_bytes == sums[-1]
+    side_by_side = CPU.model_copy(update={"devices": ["cpu:0", "cpu:1"]})
+    assert formula(WIDE, GIVEN, side_by_side).memory_bytes == sums[-1] + sums[-2]
+    weights = sum(
+        2 * width * 256 + width + 256
+        for cell in todo.values()
+        if (width := getattr(cell.config.dictionary, "d_sae", 0))
+    )
+    assert said.disk["dictionaries"] == 4 * (weights + 256)  # the raw basis keeps its bias
+
+
+def test_what_is_in_the_store_is_neither_counted_nor_timed():
+    all_keys = {key_of(TRAIN, cell.config, {"activations": CAPTURED}): 600.0 for cell in cells(SECTION, WIDE)}
+    given = GIVEN | {"made": set(all_keys), "measured": dict(list(all_keys.items())[:-1])}
+    said = formula(WIDE, given, CPU)
+    assert (said.memory_bytes, said.disk_bytes, said.facts["to_make"]) == (0, 0, 1)
+    timed = probe(WIDE, given, CPU, 1.0)
+    assert timed.seconds == 600 and "9 dictionaries (9 of them in the store), about 10 minutes of" in timed.extrapolated
+
+
+def test_a_group_that_does_not_fit_is_refused_with_what_does(monkeypatch):
+    wanted = formula(WIDE, GIVEN, CPU).memory_bytes
+    monkeypatch.setattr("components.device.memory_free", lambda name="auto": ("this machine", int(0.7 * wanted)))
+    with pytest.raises(NoMemoryError, match=r"^sweep wants .* of memory on this machine \(.*weights") as caught:
+        fitting("sweep", SWEEP_FORETELLER, WIDE, GIVEN, CPU, 2**40)
+    advised = str(caught.value).partition("nearest that fits: ")[2].split(", or ")
+    assert [advice.partition("=")[0] for advice in advised] == ["sweep.together", "sweep.widths"]
+    together, widths = (advice.partition("=")[2] for advice in advised)
+    for changes in ({"together": int(together)}, {"widths": [int(width) for width in widths.strip("'[]").split(",")]}):
+        fitting("sweep", SWEEP_FORETELLER, override(WIDE, changes), GIVEN, CPU, 2**40)
+    assert widths.startswith("'[4096, ")  # quoted for the shell; the narrow one is kept
+    with pytest.raises(NoMemoryError):
+        fitting("sweep", SWEEP_FORETELLER, override(WIDE, {"together": int(together) + 1}), GIVEN, CPU, 2**40)
+
+
+def test_a_width_below_k_is_no_advice(monkeypatch):
+    config = override(WIDE, {"sparsities": {"topk": [4000], "relu": [5]}, "widths": [4096], "together": 1})
+    monkeypatch.setattr("components.device.memory_free", lambda name="auto": ("this machine", 10))
+    with pytest.raises(NoMemoryError, match=r"no value of sweep\.together or sweep\.widths alone makes it fit$"):
+        fitting("sweep", SWEEP_FORETELLER, config, GIVEN, CPU, 2**40)
+
+
+def test_dictionaries_that_the_disk_cannot_hold_are_refused():
+    with pytest.raises(NoSpaceError, match=r"^sweep wants .* of disk in .*nearest that fits: sweep\.widths='\["):
+        fitting("sweep", SWEEP_FORETELLER, WIDE, GIVEN, CPU, 600 * 2**20)
+
+
+def test_time_grows_with_the_tokens_and_with_the_number_of_dictionaries():
+    config = SweepConfig(
+        dictionaries={"topk": TopKConfig(k=4), "ica": IcaConfig(k=4)}, widths=[64, 256, 1024], sparsities={"topk": [4]}, seeds=[0],
+        limit=3,
+    )  # fmt: skip
+    short, long = (
+        probe(config, GIVEN | {"train": SECTION.model_copy(update={"tokens": tokens})}, CPU, 2.0)
+        for tokens in (10_000, 1_000_000)
+    )
+    assert 5 < long.seconds / short.seconds < 400
+    assert long.measured == "updates of 2 labels at 3 sizes"  # the smallest and the largest TopK, and ica
+    assert "4 dictionaries, about " in long.extrapolated and "more than the 3 that are trained" in long.extrapolated
+    assert "--yes" not in probe(override(config, {"confirmed": True}), GIVEN, CPU, 0.1).extrapolated

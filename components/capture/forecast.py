@@ -16,7 +16,6 @@ from components.model.language_model import ModelReference
 from components.registry import nearest
 from components.store.forecast import Forecast, Foreteller, Knob, Timing, lower
 
-DTYPES = ("float32", "bfloat16", "float16")
 PASS = 12  # tensors of the width of the residual stream that a block holds while it runs, those of its MLP among them
 
 

@@ -1,14 +1,14 @@
 """What training and encoding a dictionary will cost.
 
-Training holds weights, their gradients and Adam's two moments, the rows of a window of the stream, and a few tensors of
-(batch, d_sae): how many, each architecture says (`dense`). The largest of four phases counts: the first values (a
-sample in float64), an update, a checkpoint (all of the state once more, as bytes), the measurement at the end. The
-sizes of the weights come from the architecture itself, built without memory.
+Training holds weights, their gradients and Adam's two moments, the rows of a window of the stream, a few tensors of
+(rows, d_sae) and a few numbers for each latent that a token uses: how many tensors, and whether their rows are a batch or
+the blocks of it that are multiplied at once, each architecture says (`dense`, `in_blocks`). The largest of four phases
+counts: the first values (a sample in float64), an update, a checkpoint (all of the state once more, as bytes), the
+measurement at the end. The sizes of the weights come from the architecture itself, built without memory.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import tempfile
 import time
@@ -24,6 +24,8 @@ from components.dictionary.contract import Batch, architectures, untrained
 from components.dictionary.encode import COSINES, EncodeConfig
 from components.dictionary.encode import SHARD_ROWS as CODE_ROWS
 from components.dictionary.encode import make as make_codes
+from components.dictionary.kernels import product
+from components.dictionary.kernels.sparse import ENTRIES_AT_ONCE_ELSEWHERE, most_revived
 from components.dictionary.stream import _WINDOW_BYTES as WINDOW
 from components.dictionary.train import HELD_OUT_ROWS_IN_CURVE, SAMPLE_ROWS, Learner, TrainConfig, evaluate
 from components.errors import DictionaryError
@@ -35,6 +37,7 @@ from components.store.shards import PROVENANCE, write_activations
 
 FLOAT = 4
 ENCODED = 1 << 24  # entries of one encoder product outside training
+USED = 120  # bytes for a latent that a token uses: index, value, gradient, order by latent, what the allocator keeps
 CURVE_POINT = 100  # bytes of a point of all curves on disk
 
 
@@ -62,49 +65,75 @@ def updates(config: TrainConfig) -> int:
     return math.ceil(config.tokens / config.batch_size) if learns != "nothing" else 0
 
 
-def memory(
-    config: TrainConfig, hook_point: str, widths: Mapping[str, int], n_rows: int, dtype: torch.dtype
-) -> dict[str, int]:
-    """Bytes of memory by what they hold, in the phase that takes most.
+def memory(configs: Sequence[TrainConfig], activations: Any, settings: Execution) -> dict[str, int]:
+    """Bytes of memory by what they hold, in the phase that takes most, of dictionaries that learn side by side.
+
+    What each keeps adds up; the stream is there once, and of what is made on the way the most that any one makes.
 
     Args:
-        config: the section.
-        hook_point: the hook point, canonical.
-        widths: name -> width, for every name that is read or reconstructed.
-        n_rows: rows of the split that is learnt from.
-        dtype: of the stored activations.
+        configs: one section for each dictionary, of one stream.
+        activations: the artifact of capture, or a foretold one.
+        settings: where to run; with `threads` 0 as many as torch has now.
     """
-    architecture = architectures[config.dictionary.kind]
-    n, learnt = weights(config, hook_point, widths)
-    width, d_sae, batch = sum(widths.values()), latents(config, hook_point, widths), config.batch_size
-    gathered = architecture.gathers(config.dictionary, widths[hook_point])
+    hook_point, widths, n_rows, dtype = _subject(configs[0], activations)
+    width, batch = sum(widths.values()), configs[0].batch_size
+    kept = dict.fromkeys(("weights", "gradients", "optimiser", "statistics"), 0)
+    most = dict.fromkeys(("directions", "measured", "update", "checkpoint"), 0)
+    for config in configs:
+        n, learnt = weights(config, hook_point, widths)
+        d_sae = latents(config, hook_point, widths)
+        gathered = architectures[config.dictionary.kind].gathers(config.dictionary, widths[hook_point])
+        own = {"weights": FLOAT * n, "gradients": FLOAT * learnt, "optimiser": 2 * FLOAT * learnt}
+        for name, n_bytes in (own | {"statistics": gathered}).items():
+            kept[name] += n_bytes
+        of_point = 2 * FLOAT * min(ENCODED, HELD_OUT_ROWS_IN_CURVE * d_sae)
+        made = {
+            "directions": FLOAT * n,
+            "measured": 2 * FLOAT * min(ENCODED, batch * d_sae),
+            "update": max(held(config, d_sae, widths[hook_point], settings), of_point),
+            "checkpoint": FLOAT * (n + 2 * learnt) + gathered,
+        }
+        most = {name: max(most[name], n_bytes) for name, n_bytes in made.items()}
     window = min(n_rows * width * dtype.itemsize, WINDOW)
     window = max(window, min(n_rows, batch) * width * dtype.itemsize)
-    state = {"weights": FLOAT * n, "gradients": FLOAT * learnt, "optimiser": 2 * FLOAT * learnt}
-    state |= {"statistics": gathered} if gathered else {}
     # what came from disk, shuffled, merged with the rest of the window before; the batch in the dictionary's dtype
     stream = {"stream": 3 * window, "batch": 6 * FLOAT * batch * width}
-    sample = min(SAMPLE_ROWS, n_rows) * width
+    sample = min(SAMPLE_ROWS, n_rows) * width * (dtype.itemsize + FLOAT + 3 * 8)
     phases = [
-        {"weights": FLOAT * n, "sample": sample * (dtype.itemsize + FLOAT + 3 * 8), "directions": FLOAT * n},
-        {"weights": FLOAT * n, "pre-activations": 2 * FLOAT * min(ENCODED, batch * d_sae), "batch": 24 * batch * width},
+        {"weights": kept["weights"], "sample": sample, "directions": most["directions"]},
+        {"weights": kept["weights"], "pre-activations": most["measured"], "batch": 24 * batch * width},
     ]
-    if updates(config):
-        phases.append(state | stream | {"pre-activations": architecture.dense * FLOAT * batch * d_sae})
-        phases.append(state | stream | {"checkpoint": FLOAT * (n + 2 * learnt) + gathered})
+    if any(updates(config) for config in configs):
+        state = {name: n_bytes for name, n_bytes in kept.items() if n_bytes or name != "statistics"}
+        phases.append(state | stream | {"pre-activations": most["update"]})
+        phases.append(state | stream | {"checkpoint": most["checkpoint"]})
     return max(phases, key=lambda phase: sum(phase.values()))
+
+
+def held(config: TrainConfig, d_sae: int, d_in: int, settings: Execution) -> int:
+    """Bytes that an update makes on the way from the batch to the gradients."""
+    architecture, n = architectures[config.dictionary.kind], config.batch_size
+    rows = n
+    if architecture.in_blocks and device.resolve(settings.device).type == "cpu":
+        threads = settings.threads or torch.get_num_threads()
+        rows = min(n, threads * product.block(n, d_sae, threads))
+    elif architecture.in_blocks:
+        rows = min(n, max(1, ENTRIES_AT_ONCE_ELSEWHERE // d_sae))
+    revived = most_revived(d_sae, d_in) if getattr(config.dictionary, "auxk_coefficient", 0) else 0
+    used = min(d_sae, getattr(config.dictionary, "k", 0) + revived)
+    return architecture.dense * FLOAT * rows * d_sae + USED * n * used
 
 
 def formula(config: TrainConfig, inputs: Mapping[str, Any], settings: Execution) -> Forecast:
     """Memory of the largest phase, the dictionary on disk, and beside it two checkpoints while it learns."""
-    hook_point, widths, n_rows, dtype = _subject(config, inputs["activations"])
+    hook_point, widths, _, _ = _subject(config, inputs["activations"])
     n, learnt = weights(config, hook_point, widths)
     d_sae = latents(config, hook_point, widths)
     points = updates(config) // config.log_every + 1
     gathered = architectures[config.dictionary.kind].gathers(config.dictionary, widths[hook_point])
     state = FLOAT * (n + 2 * learnt) + 8 * d_sae + gathered
     return Forecast(
-        memory(config, hook_point, widths, n_rows, dtype),
+        memory([config], inputs["activations"], settings),
         {"dictionary": FLOAT * n, "curve": CURVE_POINT * points if updates(config) else 0},
         {"checkpoints": 2 * state if updates(config) else 0},
         {
@@ -114,49 +143,6 @@ def formula(config: TrainConfig, inputs: Mapping[str, Any], settings: Execution)
             "l0": getattr(config.dictionary, "k", min(widths[hook_point], d_sae)),
         },
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Together:
-    """What several dictionaries cost that learn from one stream.
-
-    Attributes:
-        seconds: in all.
-        memory_bytes: at the peak.
-        each: seconds of each, in the order given.
-    """
-
-    seconds: float
-    memory_bytes: int
-    each: tuple[float, ...]
-
-
-def together(
-    configs: Sequence[TrainConfig], activations: Any, settings: Execution | None = None, seconds: float = 20.0
-) -> Together:
-    """Seconds and peak memory of several dictionaries on one capture, trained side by side.
-
-    Those that differ in the seed only are probed once. Seconds are summed as if each made its own products: stacking
-    equal shapes can only save. States add up, the stream is there once, and of pre-activations the largest.
-
-    Args:
-        configs: the sections.
-        activations: the artifact of capture, or a foretold one.
-        settings: where to run.
-        seconds: of probing, in all.
-    """
-    settings = settings or Execution()
-    distinct = list(dict.fromkeys(config.model_copy(update={"seed": 0}) for config in configs))
-    timed = {}
-    for config in distinct:
-        timed[config] = probe(config, {"activations": activations}, settings, seconds / len(distinct)).seconds
-    each = tuple(timed[config.model_copy(update={"seed": 0})] for config in configs)
-    states, once = 0, 0
-    for config in configs:
-        parts = formula(config, {"activations": activations}, settings).memory
-        kept = sum(parts.get(name, 0) for name in ("weights", "gradients", "optimiser"))
-        states, once = states + kept, max(once, sum(parts.values()) - kept)
-    return Together(sum(each), states + once, each)
 
 
 def probe(config: TrainConfig, inputs: Mapping[str, Any], settings: Execution, seconds: float) -> Timing:
@@ -263,11 +249,13 @@ def codes_probe(config: EncodeConfig, inputs: Mapping[str, Any], settings: Execu
         marks: dict[str, float] = {}
         near, done, end = 0, False, 0.0
         (Path(folder) / "made").mkdir()
-        for elapsed, progress in watch(make_codes(Path(folder) / "made", small, given, settings), seconds):
+        for elapsed, progress in watch(make_codes(Path(folder) / "made", small, given, settings), math.inf):
             end, done = elapsed, progress is None
             if progress is not None:
                 marks[progress.message] = elapsed
                 near = progress.done if progress.message == "neighbours" else near
+            if elapsed > seconds and "encoding b" in marks:  # the first split is whole, however long it took
+                break
     encoding = marks["encoding b"] - marks["encoding a"]
     statistics = marks.get("statistics of b", end) - marks.get("statistics of a", end)
     by_row = (encoding + statistics) / n

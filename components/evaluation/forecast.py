@@ -25,6 +25,11 @@ from components.model.language_model import ModelReference
 from components.store.forecast import Forecast, Foreteller, Timing, lower
 
 FOUND, RECOVERED, RECONSTRUCTION = "concepts_found", "loss_recovered", "reconstruction"
+READ = (
+    FOUND,
+    "absorption",
+    "sparse_probing",
+)  # codes and activations of two splits, or codes of two dictionaries, at once
 PASSES = 5  # clean, ablated twice, spliced, the untrained dictionary spliced
 STEPS, BATCH, EPOCHS = 300, 4096, 8  # of the probe
 SHARE = 0.02  # of tokens that carry a concept, as in the embedded world
@@ -37,10 +42,10 @@ def formula(config: EvaluateConfig, inputs: Mapping[str, Any], settings: Executi
     codes, corpus, model = inputs["codes"].facts, inputs["corpus"].facts, inputs["model"]
     n_concepts, d_in = corpus["n_concepts"], codes["d_in"]
     parts: dict[str, dict[str, int]] = {}
-    if FOUND in config.evaluations:
-        n = min(max(codes["rows"].values()), _found(config).tokens)
+    for name in (name for name in READ if name in config.evaluations):
+        n = min(max(codes["rows"].values()), getattr(config.settings, name).tokens)
         entries = round(n * max(codes["l0"].values()))
-        parts[FOUND] = {
+        parts[name] = {
             "activations": 2 * 4 * n * d_in,
             "codes": 2 * 36 * entries,
             "labels": round(24 * SHARE * n * n_concepts) + 8 * 16_384 * n_concepts,

@@ -205,13 +205,13 @@ def _nearest(
     wanted: Callable[[Forecast], int],
     there_is: int,
 ) -> Any:
-    """The first value of which the formula says that it fits; one that the section itself refuses is passed over."""
+    """The first value of which the formula says that it fits; one that is refused is passed over."""
     for value in knob.values(config, forecast):
         try:
-            other = override(config, {knob.name: value})
+            wants = wanted(foreteller.formula(override(config, {knob.name: value}), inputs, settings))
         except ConfigError:
             continue
-        if wanted(foreteller.formula(other, inputs, settings)) <= there_is:
+        if wants <= there_is:
             return value
     return None
 
@@ -219,7 +219,7 @@ def _nearest(
 def _written(value: Any) -> str:
     if isinstance(value, Mapping):
         return "'{" + ", ".join(f"{name}: {_written(part)}" for name, part in value.items()) + "}'"
-    return str(value)
+    return f"'{value}'" if isinstance(value, list) else str(value)
 
 
 def size(n_bytes: float) -> str:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +18,11 @@ from components.config import override
 from components.device import Execution
 from components.dictionary.architectures.neurons import NeuronsConfig
 from components.dictionary.architectures.pca import PcaConfig
+from components.dictionary.architectures.relu import ReluConfig
 from components.dictionary.architectures.topk import TopKConfig
 from components.dictionary.contract import architectures, untrained
 from components.dictionary.encode import ENCODE, EncodeConfig
-from components.dictionary.forecast import ENCODE_FORETELLER, TRAIN_FORETELLER, memory, probe, together, weights
+from components.dictionary.forecast import ENCODE_FORETELLER, TRAIN_FORETELLER, held, memory, probe, weights
 from components.dictionary.train import TRAIN, Learner, TrainConfig
 from components.errors import DictionaryError, NoMemoryError, NoSpaceError
 from components.store.forecast import Foretold, fitting
@@ -27,7 +32,7 @@ from tests.planted import HOOK, directions, rows
 D_IN, D_SAE, BATCH = 64, 1024, 512
 CPU = Execution(device="cpu")
 CONFIG = TrainConfig(dictionary=TopKConfig(d_sae=D_SAE, k=8), tokens=8 * BATCH, batch_size=BATCH, log_every=4)
-LARGE = override(CONFIG, {"dictionary.d_sae": 2**17, "batch_size": 8192})
+LARGE = TrainConfig(dictionary=ReluConfig(d_sae=2**17), tokens=8 * BATCH, batch_size=8192, log_every=4)
 CAPTURED = Foretold(
     "capture",
     "0" * 24,
@@ -81,7 +86,7 @@ def test_weights_gradients_and_moments_are_what_a_learner_really_holds(kind):
     config = of(kind)
     learner, sample = begun(config)
     learner.learn({HOOK: sample[HOOK][:BATCH]})
-    parts = memory(config, HOOK, {HOOK: D_IN}, 4000, torch.float32)
+    parts = memory([config], CAPTURED, CPU)
     state = learner.dictionary.state_dict()
     n, learnt = weights(config, HOOK, {HOOK: D_IN})
     gathered = architectures[kind].gathers(config.dictionary, D_IN)
@@ -113,7 +118,7 @@ def test_what_an_update_allocates_is_foretold(kind):
     with Live() as live:
         learner.learn(batch)
     _, learnt = weights(config, HOOK, {HOOK: D_IN})
-    said = 4 * (learnt + architectures[kind].dense * BATCH * d_sae + 6 * BATCH * D_IN)
+    said = 4 * (learnt + 6 * BATCH * D_IN) + held(config, d_sae, D_IN, CPU)
     said += architectures[kind].gathers(config.dictionary, D_IN)
     assert live.peak <= 1.05 * said, f"{kind} holds {live.peak / said:.2f} times what its `dense` says; raise it"
 
@@ -207,7 +212,52 @@ def test_the_probe_says_seconds_in_proportion_to_the_updates():
 
 
 def test_dictionaries_of_one_stream_share_it_and_add_their_states():
-    alone = together([CONFIG], CAPTURED, CPU, seconds=1.0)
-    seeds = together([CONFIG.model_copy(update={"seed": seed}) for seed in range(3)], CAPTURED, CPU, seconds=1.0)
-    assert len(seeds.each) == 3 and len(set(seeds.each)) == 1  # seeds cost alike, and are timed once
-    assert alone.memory_bytes < seeds.memory_bytes < 3 * alone.memory_bytes
+    topk, dense, basis = (of(kind).model_copy(update={"batch_size": 4096}) for kind in ("topk", "relu", "neurons"))
+    alone, relu = memory([topk], CAPTURED, CPU), memory([dense], CAPTURED, CPU)
+    several = memory([topk, topk.model_copy(update={"seed": 1}), dense, basis], CAPTURED, CPU)
+    assert several["weights"] == 2 * alone["weights"] + relu["weights"] + 4 * D_IN
+    for name in ("gradients", "optimiser"):
+        assert several[name] == 2 * alone[name] + relu[name]
+    for name in ("stream", "batch"):
+        assert several[name] == alone[name] == relu[name]
+    assert several["pre-activations"] == relu["pre-activations"] > alone["pre-activations"]  # the largest, once
+
+
+BLOCKS = """
+import json, resource, sys
+import psutil, torch
+from components.device import Execution
+from components.dictionary.architectures.topk import TopKConfig
+from components.dictionary.forecast import memory
+from components.dictionary.kernels import product
+from components.dictionary.train import TRAIN, TrainConfig
+from components.store.artifact import Store
+from tests import toys
+from tests.planted import HOOK
+torch.set_num_threads(1)
+plane = torch.eye(2, 64)
+splits = {name: {HOOK: torch.randn(n, 2) @ plane + 3 * torch.eye(64)[5]} for name, n in (("train", 20000), ("validate", 500))}
+config = TrainConfig(dictionary=TopKConfig(d_sae=16384), tokens=3 * 8192, batch_size=8192, dead_after=8192, log_every=3)
+alone = Execution(device="cpu", threads=1)
+activations = toys.activations(Store(sys.argv[1]), splits, rows_per_shard=20000)
+small = config.model_copy(update={"dictionary": TopKConfig(d_sae=256), "batch_size": 256, "tokens": 1024})
+Store(sys.argv[1]).ensure(TRAIN, small, {"activations": activations}, alone)  # what libraries hold after their first call
+before = psutil.Process().memory_info().rss
+made, _ = Store(sys.argv[1]).ensure(TRAIN, config, {"activations": activations}, alone)
+print(json.dumps({
+    "real": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before,
+    "said": sum(memory([config], activations, alone).values()),
+    "block": product.block(8192, 16384, 1),
+    "dead": made.facts["dead_share"],
+}))
+"""
+
+
+def test_memory_of_blocks_is_foretold_from_above_and_from_below(tmp_path):
+    """Of a whole process: batches of four blocks, in a plane, so that nearly all latents are dead and learn as such."""
+    command = [sys.executable, "-c", BLOCKS, str(tmp_path)]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout.splitlines()[-1])
+    assert found["block"] * 4 == 8192 and found["dead"] > 0.9
+    assert found["real"] / 1.2 < found["said"] < 1.3 * found["real"], found

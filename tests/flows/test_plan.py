@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from components import device
+from components.config import override
 from components.errors import NoMemoryError, NoSpaceError
 from components.experiment import FORETELLERS, STAGES
 from flows import plan
@@ -64,6 +65,16 @@ def test_what_a_plan_foretells_is_what_is_then_made_and_found(config):
     assert [step.label for step in plan.plan(wider, seconds=0) if step.cached] == ["read", "capture"]
 
 
+def test_a_hook_point_by_another_librarys_name_is_the_same_capture(config):
+    (name,) = config.capture.hook_points
+    kind, _, layer = name.partition(".")
+    other = f"blocks.{layer}.hook_{kind}"
+    for named in (other, f"{name}, {other}"):
+        alias = resolve([f"execution.store={config.execution.store}", f"capture.hook_points=[{named}]"], TINY)
+        steps = {step.label: step for step in plan.plan(alias, seconds=0)}
+        assert steps["capture"].cached and steps["train"].cached, named
+
+
 def test_a_plan_makes_nothing_and_times_every_stage(config, tmp_path):
     there = sorted(Path(config.execution.store).rglob("*"))
     steps = plan.plan(config, seconds=9.0)
@@ -81,6 +92,37 @@ def test_a_plan_makes_nothing_and_times_every_stage(config, tmp_path):
     plan.show(steps, console)
     told = console.export_text()
     assert "Memory is beside the process itself" in told and all(f"{label}: " in told for label in timed)
+
+
+def test_a_sweep_that_is_listed_is_foretold_below_the_totals(config):
+    swept = override(
+        config,
+        {
+            "sweep.dictionaries": {"topk": {"kind": "topk"}, "relu": {"kind": "relu"}, "basis": {"kind": "neurons"}},
+            "sweep.widths": [64],
+            "sweep.sparsities": {"topk": [4], "relu": [5]},
+            "sweep.limit": 2,
+        },
+    )
+    steps = plan.plan(swept, seconds=4.0)
+    *_, total, row = plan.rows(steps)
+    assert (total["label"], row["label"], row["cached"]) == ("total", "sweep", False)
+    assert row["seconds"] > 0 and row["memory"]["weights"] and row["disk_bytes"] > 6 * 4 * 2 * 64 * 64
+    assert total["seconds"] == pytest.approx(sum(step.timing.seconds for step in steps[:-1] if step.timing), abs=0.1)
+    console = Console(record=True, width=1000)
+    plan.show(steps, console)
+    told = console.export_text()
+    assert "sweep: updates of 3 labels at 3 sizes; 7 dictionaries, about " in told
+    assert "more than the 2 that are trained without asking: give --yes" in told
+    said = Console(record=True, width=120)
+    plan.say(swept, said)
+    assert "sweep" not in said.export_text()  # an experiment trains none of them
+
+
+def test_a_sweep_that_memory_cannot_hold_is_refused_by_the_plan(config):
+    wide = override(config, {"sweep.dictionaries": {"relu": {"kind": "relu"}}, "sweep.widths": [40_000_000]})
+    with pytest.raises(NoMemoryError, match=r"^sweep wants .* nearest that fits: sweep\.widths='\["):
+        plan.plan(wide, seconds=0)
 
 
 def test_what_memory_cannot_hold_is_refused_and_the_advice_fits(config):

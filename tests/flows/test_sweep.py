@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
+import torch
 
 from components.config import override
 from components.device import Execution
-from components.errors import ConfigError, DictionaryError
+from components.errors import ConfigError, DictionaryError, NoMemoryError
 from components.experiment import ExperimentConfig
 from components.store.artifact import Store
 from components.store.tables import COMPARISON
+from flows import steps
+from flows.steps import Chain
+from flows.sweep import compare, sweep, unasked
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +40,6 @@ def made(config: ExperimentConfig, stage: str) -> set[str]:
 
 
 def test_a_sweep_ends_in_one_table_and_one_more_seed_trains_that_seed_alone(swept: ExperimentConfig, servers: None):
-    from flows.sweep import sweep
-
     reference = sweep(swept)
     store = Store(swept.execution.store)
     table = COMPARISON.read(store.get(**reference))
@@ -50,10 +54,10 @@ def test_a_sweep_ends_in_one_table_and_one_more_seed_trains_that_seed_alone(swep
     assert {store.get("train", key).config["seed"] for key in new["train"]} == {2}
 
 
-def test_a_dictionary_that_fails_is_left_out_and_the_others_go_on(swept: ExperimentConfig, monkeypatch, caplog):
+def test_a_dictionary_that_fails_is_left_out_and_the_others_go_on(
+    swept: ExperimentConfig, servers, monkeypatch, caplog
+):
     from components.dictionary.architectures.relu import Relu
-    from flows.steps import Chain
-    from flows.sweep import compare
 
     plain, calls = Relu.outcome, []
 
@@ -67,14 +71,81 @@ def test_a_dictionary_that_fails_is_left_out_and_the_others_go_on(swept: Experim
         table = COMPARISON.read(compare(chain))
     assert set(table["label"]) == {"topk", "basis"} and calls
     assert "left out of the comparison: relu-64-l1=5-seed7 (it broke on purpose)" in caplog.text
-    assert Relu.outcome is not plain
+    assert Relu.outcome is not plain and "Traceback" not in caplog.text
+
+
+def test_a_failure_that_nobody_raised_on_purpose_is_left_out_too(swept: ExperimentConfig, servers, monkeypatch, caplog):
+    """Through Prefect, whose task fails; the reason names the error and the log holds its traceback."""
+    from components.dictionary.architectures.relu import Relu
+
+    def broken(self, batch, moment):
+        raise ArithmeticError("seven is not eight")
+
+    monkeypatch.setattr(Relu, "outcome", broken)
+    reference = sweep(override(swept, {"sweep.seeds": [8]}))
+    table = COMPARISON.read(Store(swept.execution.store).get(**reference))
+    assert set(table["label"]) == {"topk", "basis"}
+    assert "left out of the comparison: relu-64-l1=5-seed8 (ArithmeticError: seven is not eight)" in caplog.text
+    assert "in broken" in caplog.text
+
+
+def test_of_a_group_that_memory_cannot_hold_each_is_trained_alone(
+    swept: ExperimentConfig, servers, monkeypatch, caplog
+):
+    """What the group held is let go of first."""
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def too_large(wanted, settings):
+        large = torch.zeros(100)
+        held.append(weakref.ref(large))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+        yield
+
+    plain = steps.Store.ensure_many
+
+    def ensure_many(self, stage, given, *arguments):
+        assert not any(reference() is not None for reference in held), (
+            "tensors of the group that failed are still there"
+        )
+        return plain(self, stage, given, *arguments)
+
+    monkeypatch.setattr(steps, "make_many", too_large)
+    monkeypatch.setattr(steps.Store, "ensure_many", ensure_many)
+    config = override(swept, {"sweep.seeds": [9], "execution.devices": []})
+    with steps.Chain(config, plain=True) as chain:
+        table = COMPARISON.read(compare(chain))
+    assert set(table["label"]) == {"relu", "topk", "basis"} and held
+    assert "CUDA out of memory" in caplog.text and "left out" not in caplog.text
+
+
+def test_an_interruption_is_no_failure_of_one_dictionary(swept: ExperimentConfig, monkeypatch):
+    from components.dictionary.architectures.relu import Relu
+
+    def interrupted(self, batch, moment):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Relu, "outcome", interrupted)
+    with (
+        Chain(override(swept, {"sweep.seeds": [10], "execution.devices": []}), plain=True) as chain,
+        pytest.raises(KeyboardInterrupt),
+    ):
+        compare(chain)
+
+
+def test_groups_that_memory_cannot_hold_are_refused_before_training(swept: ExperimentConfig, monkeypatch):
+    config = override(swept, {"sweep.seeds": [11], "execution.devices": []})
+    with Chain(config, plain=True) as chain:
+        chain.capture()
+        before = made(config, "train")
+        monkeypatch.setattr("components.device.memory_free", lambda name="auto": ("this machine", 10))
+        with pytest.raises(NoMemoryError, match=r"^sweep wants .* of memory on this machine \("):
+            compare(chain)
+    assert made(config, "train") == before
 
 
 def test_lists_that_explode_are_refused_with_how_many_and_how_long(swept: ExperimentConfig) -> None:
-    from flows.sweep import unasked
-
     many = override(swept, {"sweep.limit": 6})
-    with pytest.raises(ConfigError, match=r"7 dictionaries, about \d+ minutes of .* more than the 6 .* give --yes"):
+    with pytest.raises(ConfigError, match=r"7 dictionaries.*, about \d+ minutes of .* more than the 6 .* give --yes"):
         unasked(many, 7)
     unasked(override(many, {"sweep.confirmed": True}), 7)
     unasked(swept, 7)
