@@ -25,11 +25,8 @@ from components.model.language_model import ModelReference
 from components.store.forecast import Forecast, Foreteller, Timing, lower
 
 FOUND, RECOVERED, RECONSTRUCTION = "concepts_found", "loss_recovered", "reconstruction"
-READ = (
-    FOUND,
-    "absorption",
-    "sparse_probing",
-)  # codes and activations of two splits, or codes of two dictionaries, at once
+READ = (FOUND, "absorption", "sparse_probing")
+"""Evaluations that hold codes and activations of two splits at once, or codes of two dictionaries."""
 PASSES = 5  # clean, ablated twice, spliced, the untrained dictionary spliced
 STEPS, BATCH, EPOCHS = 300, 4096, 8  # of the probe
 SHARE = 0.02  # of tokens that carry a concept, as in the embedded world

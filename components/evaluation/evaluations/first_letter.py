@@ -322,9 +322,7 @@ def f1(said: np.ndarray, has: np.ndarray, weight: np.ndarray) -> float:
 
 def logistic(x: np.ndarray, has: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, float]:
     """Slope and bias of a logistic regression in which both classes weigh the same."""
-    from sklearn.linear_model import (
-        LogisticRegression,
-    )  # here: half a second that describing the flows need not wait for
+    from sklearn.linear_model import LogisticRegression  # here: describing the flows need not wait for it
 
     balanced = weight * weight.sum() / 2 / np.where(has, weight[has].sum(), weight[~has].sum())
     fit = LogisticRegression(C=INVERSE_PENALTY, max_iter=2000).fit(x, has, balanced)

@@ -136,9 +136,7 @@ def coefficients(x: sp.csc_matrix, has: np.ndarray) -> np.ndarray | None:
     active, dense = _active(x)
     silent = np.ones(len(has), bool)
     silent[active] = False
-    from sklearn.linear_model import (
-        LogisticRegression,
-    )  # here: half a second that describing the flows need not wait for
+    from sklearn.linear_model import LogisticRegression  # here: describing the flows need not wait for it
 
     positive, negative = int((silent & has).sum()), int((silent & ~has).sum())
     rows = np.vstack([dense, np.zeros((2, x.shape[1]))])
