@@ -42,7 +42,7 @@ from components.experiment import BESIDE, STAGES, ExperimentConfig
 from components.model.hook_point import translate
 from components.model.language_model import ModelConfig, ModelReference
 from components.store.artifact import Artifact, Progress, Stage, Store, key_of
-from flows import environment, slots, windows
+from flows import environment, slots, stopping, windows
 
 if TYPE_CHECKING:
     from flows.tracking import Tracker
@@ -78,6 +78,7 @@ class Chain:
             torch.set_num_threads(config.execution.threads)
 
     def __enter__(self) -> Chain:
+        self._open.enter_context(stopping.heeded())
         if self.tracker:
             environment.warn_of_another_store(self.store.root)
             self.tracker.open()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,11 +16,9 @@ from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
 
 from components.experiment import ExperimentConfig
-from flows import environment, server
+from flows import environment, server, stopping
 
 log = logging.getLogger(__name__)
-
-SECONDS_TO_STOP = 3.0
 
 
 def choices(config: ExperimentConfig) -> dict[str, str]:
@@ -80,22 +76,11 @@ def introduced(config: ExperimentConfig, mlflow_page: str | None) -> Iterator[No
         yield
     except TerminationSignal:
         if run.deployment_id:
-            _end_soon()
+            stopping.end_soon()
         raise
     finally:
         held.release()
         Path(held.lock_file).unlink(missing_ok=True)
-
-
-def _end_soon() -> None:
-    """The process of a served run that is being stopped has a few seconds left, then it ends as it is.
-
-    Whatever the store holds under its final name is complete at any moment, so there is nothing to wait for. Status 0:
-    the runner would call any other a crash, and this run is cancelled.
-    """
-    end = threading.Timer(SECONDS_TO_STOP, os._exit, (0,))
-    end.daemon = True
-    end.start()
 
 
 def link(key: str, address: str, text: str) -> None:

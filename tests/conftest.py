@@ -30,16 +30,26 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 class ByFile(LoadScopeScheduling):
-    """Several processes share the tests by file; the flows share one Prefect server and one experiment, so a process."""
+    """Several processes share the tests by file; flows share one Prefect server and one experiment, so a process.
+
+    The sweep trains dictionaries of its own, long, and looks at no other experiment: it is as good beside them.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return "tests/flows" if file.startswith("tests/flows/") else file
+        shares = file.startswith("tests/flows/") and file != "tests/flows/test_sweep.py"
+        return "tests/flows" if shares else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
-    """Which test goes to which process (`-n`)."""
+    """Which test goes to which process (`-n`): in the order of collection, not by how many tests a file has."""
+    config.option.loadscopereorder = False
     return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first, or one process would end long after the others."""
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/flows/"))
 
 
 @pytest.fixture(scope="session", autouse=True)
