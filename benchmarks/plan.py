@@ -15,7 +15,7 @@ import sys
 import tempfile
 
 STAGE = """
-import json, resource, sys
+import json, sys
 from pathlib import Path
 from flows.parameters import resolve
 from flows.steps import Chain
@@ -23,7 +23,7 @@ with Chain(resolve([f"execution.store={sys.argv[3]}"], Path(sys.argv[2])), plain
     made = getattr(chain, sys.argv[1])()
 print(json.dumps({
     "seconds": made.manifest["made"]["seconds"],
-    "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    "memory": made.manifest["made"]["peak_memory_bytes"],
     "disk": sum(file["bytes"] for file in made.manifest["files"].values()),
 }))
 """

@@ -86,7 +86,7 @@ class Cell:
     def name(self) -> str:
         """Label, size, sparsity and seed in a word, as `topk-1536-k=32-seed0`."""
         size = getattr(self.config.dictionary, "d_sae", None)
-        sparsity = f"{self.sparsity_name}={self.sparsity:g}" if self.sparsity_name else None
+        sparsity = f"{self.sparsity_name}={self.sparsity!r}".removesuffix(".0") if self.sparsity_name else None
         return "-".join(
             str(part) for part in (self.label, size, sparsity, f"seed{self.config.seed}") if part is not None
         )
@@ -185,7 +185,7 @@ def formula(config: SweepConfig, inputs: Mapping[str, Any], settings: Execution)
     Args:
         config: the section.
         inputs: `activations`; `train`, the section of that name; `made`, keys of the dictionaries that are there;
-            `measured`, key of a dictionary -> seconds that measuring it took.
+            `measured`, those of them that were measured as this sweep does; `seconds`, that measuring others took.
         settings: of one task, see `share`.
     """
     todo, new, unmeasured = _to_make(config, inputs)
@@ -234,7 +234,7 @@ def probe(config: SweepConfig, inputs: Mapping[str, Any], settings: Execution, s
     finally:
         torch.set_num_threads(before)
     training = sum(_between(ends[cell.label], timed[cell.label], _size(cell)) for cell in new.values())
-    known = sorted(inputs["measured"].values())
+    known = sorted(inputs["seconds"])
     measuring = known[len(known) // 2] * unmeasured if known else 0.0
     workers = max(1, len(slots(settings)))
     total = (training + measuring) / workers

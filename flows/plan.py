@@ -2,13 +2,14 @@
 
 `Plan` is the chain with another step: a stage that is in the store is cached, any other gets its forecast, and the facts
 that its manifest will have are what the next stage is foretold from. Keys are computed as the chain computes them, so
-what is called cached is what the run will find. Where the section `sweep` lists dictionaries, what `latentflow sweep`
-would train stands below.
+what is called cached is what the run will find. Where the section `sweep` lists anything, what `latentflow sweep` would
+train stands below.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import time
 from typing import Any
@@ -19,10 +20,10 @@ from rich.table import Table
 
 from components.config import Config
 from components.errors import LatentflowError
-from components.experiment import FORETELLERS, STAGES, ExperimentConfig
+from components.experiment import BESIDE, FORETELLERS, STAGES, ExperimentConfig
 from components.store.artifact import key_of
 from components.store.forecast import Forecast, Foretold, Timing, disk_free, fitting, size
-from components.sweep import SWEEP_FORETELLER, share
+from components.sweep import SWEEP_FORETELLER, cells, share
 from flows.steps import Chain
 
 log = logging.getLogger(__name__)
@@ -88,21 +89,41 @@ class Plan(Chain):
             NoMemoryError: the groups that learn at once do not fit; with the nearest setting that does.
             NoSpaceError: the disk cannot hold the dictionaries; likewise.
         """
-        config, settings = self.config.sweep, share(self.config.execution)
-        activations, measured = self.capture(), {}
-        for made in self.store.artifacts("evaluate"):
-            given = made.manifest["inputs"]
-            if "gate" in given and given["activations"]["key"] == activations.key:
-                measured[given["dictionary"]["key"]] = made.manifest["made"]["seconds"]
-        inputs = {
+        settings = share(self.config.execution)
+        forecast = fitting(SWEEP, SWEEP_FORETELLER, self.config.sweep, self._swept, settings, self._free)
+        timing = self.sweep_time(seconds) if seconds else None
+        return Step(SWEEP, SWEEP, "", not forecast.facts["to_make"], forecast, timing)
+
+    def sweep_time(self, seconds: float) -> Timing:
+        """How many dictionaries of the section sweep are not there yet and how long they take, whether they fit or not."""
+        return SWEEP_FORETELLER.probe(self.config.sweep, self._swept, share(self.config.execution), seconds)
+
+    @functools.cached_property
+    def _swept(self) -> dict[str, Any]:
+        """What a sweep finds: dictionaries, and those that were measured as this one measures, by the keys of both."""
+        activations, corpus = self.capture(), self.read()
+        gate = Foretold("gate", key_of(BESIDE["gate"], self.gating, {"activations": activations, "corpus": corpus}), {})
+        shared = {"model": self.model, "corpus": corpus, "activations": activations, "gate": gate}
+        scored = {made.key: made for made in self.store.artifacts("evaluate")}
+
+        def is_measured(dictionary: str) -> bool:
+            given = shared | {"dictionary": Foretold("train", dictionary, {})}
+            return key_of(STAGES["evaluate"], self.measuring, given) in scored
+
+        todo = [
+            key_of(STAGES["train"], cell.config, {"activations": activations})
+            for cell in cells(self.training, self.config.sweep)
+        ]
+        before = [made.manifest for made in scored.values() if "gate" in made.manifest["inputs"]]
+        return {
             "activations": activations,
             "train": self.training,
             "made": {made.key for made in self.store.artifacts("train")},
-            "measured": measured,
+            "measured": {key for key in todo if is_measured(key)},
+            "seconds": [
+                made["made"]["seconds"] for made in before if made["inputs"]["activations"]["key"] == activations.key
+            ],
         }
-        forecast = fitting(SWEEP, SWEEP_FORETELLER, config, inputs, settings, self._free)
-        timing = SWEEP_FORETELLER.probe(config, inputs, settings, seconds) if seconds else None
-        return Step(SWEEP, SWEEP, "", not forecast.facts["to_make"], forecast, timing)
 
     def step(self, stage: str, config: Config, label: str = "", **inputs: Any) -> Any:
         """What that stage will cost, or the artifact that is there."""
@@ -127,7 +148,7 @@ class Plan(Chain):
 
 
 def plan(config: ExperimentConfig, seconds: float = SECONDS) -> list[Step]:
-    """Every stage of an experiment, and its sweep where dictionaries are listed: bytes by formula, seconds by a probe.
+    """Every stage of an experiment, and its sweep where one is listed: bytes by formula, seconds by a probe.
 
     Args:
         config: the experiment.
@@ -141,7 +162,9 @@ def plan(config: ExperimentConfig, seconds: float = SECONDS) -> list[Step]:
         chain.report()
         if seconds:
             chain.probe(seconds)
-        return [*chain.steps, *([chain.sweep(seconds)] if config.sweep.dictionaries else [])]
+        swept = config.sweep
+        is_listed = any((swept.dictionaries, swept.widths, swept.sparsities, swept.rates))
+        return [*chain.steps, *([chain.sweep(seconds)] if is_listed else [])]
 
 
 def say(config: ExperimentConfig, to: Console) -> None:

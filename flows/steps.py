@@ -37,6 +37,7 @@ from components.device import Execution
 from components.dictionary.interchange.importing import ImportConfig
 from components.dictionary.train import TrainConfig, control, make_many
 from components.errors import ModelError
+from components.evaluation.evaluate import EvaluateConfig
 from components.evaluation.gate import GateConfig
 from components.experiment import BESIDE, STAGES, ExperimentConfig
 from components.model.hook_point import translate
@@ -154,9 +155,7 @@ class Chain:
 
     def gate(self) -> Artifact:
         """Which concepts the activations hold, whatever the dictionary."""
-        tokens = self.config.evaluate.settings.concepts_found.tokens
-        config = GateConfig(hook_point=self.training.hook_point, tokens=tokens)
-        return self.step("gate", config, activations=self.capture(), corpus=self.read())
+        return self.step("gate", self.gating, activations=self.capture(), corpus=self.read())
 
     def report(self) -> Artifact:
         """Every score in one table."""
@@ -168,6 +167,17 @@ class Chain:
         """What is captured; hook points by their canonical names, so that one place has one key whatever it was called."""
         names = tuple(dict.fromkeys(translate(name) for name in self.config.capture.hook_points))
         return self.config.capture.model_copy(update={"hook_points": names})
+
+    @property
+    def gating(self) -> GateConfig:
+        """Where concepts are looked for, and on how many tokens: those that concepts_found reads."""
+        tokens = self.config.evaluate.settings.concepts_found.tokens
+        return GateConfig(hook_point=self.training.hook_point, tokens=tokens)
+
+    @property
+    def measuring(self) -> EvaluateConfig:
+        """What a sweep measures of each dictionary."""
+        return self.config.evaluate.model_copy(update={"evaluations": self.config.sweep.evaluations})
 
     @property
     def training(self) -> TrainConfig:

@@ -61,11 +61,11 @@ def compare(chain: Chain) -> Artifact:
     wanted = {name: (cell.config, {"activations": activations.reference()}) for name, cell in todo.items()}
     listed = [{name: wanted[name] for name in names} for names in groups(todo, config.sweep.together)]
     trained = _made(chain, "train", listed, workers, refused)
-    settings = config.evaluate.model_copy(update={"evaluations": config.sweep.evaluations})
     shared = {"model": chain.model, "corpus": chain.read(), "activations": activations, "gate": gate}
     references = {role: {"stage": given.stage, "key": given.key} for role, given in shared.items()}
     measured = [
-        {name: (settings, references | {"dictionary": artifact.reference()})} for name, artifact in trained.items()
+        {name: (chain.measuring, references | {"dictionary": artifact.reference()})}
+        for name, artifact in trained.items()
     ]
     evaluated = _made(chain, "evaluate", measured, workers, refused)
 
@@ -88,9 +88,7 @@ def unasked(config: ExperimentConfig, n: int) -> None:
     """
     if too_many(config.sweep, n):
         with Plan(config) as foretold:
-            timing = foretold.sweep(SECONDS).timing
-        assert timing
-        raise ConfigError(timing.extrapolated)
+            raise ConfigError(foretold.sweep_time(SECONDS).extrapolated)
 
 
 def _compared(cell: Cell) -> Compared:

@@ -32,7 +32,7 @@ CAPTURED = Foretold(
         "dtype": "float32",
     },
 )
-GIVEN = {"activations": CAPTURED, "train": SECTION, "made": set(), "measured": {}}
+GIVEN = {"activations": CAPTURED, "train": SECTION, "made": set(), "measured": set(), "seconds": []}
 WIDE = SweepConfig(
     dictionaries={"topk": TopKConfig(k=4), "relu": ReluConfig(), "basis": NeuronsConfig(k=3)}, widths=[4096, 65536],
     sparsities={"topk": [4], "relu": [5]}, seeds=[0, 1], together=4,
@@ -54,6 +54,12 @@ def test_every_combination_once_and_every_baseline_once():
     assert (topk.dictionary.k, topk.dictionary.d_sae, topk.seed, topk.lr, topk.tokens) == (8, 128, 4, None, 1000)
     assert isinstance(topk.dictionary.k, int)
     assert by_label["basis"][0].is_baseline and by_label["basis"][0].config.seed == 3
+
+
+def test_sparsities_that_are_close_have_names_of_their_own():
+    chosen = {"relu": ReluConfig(d_sae=8)}
+    found = cells(SECTION, SweepConfig(dictionaries=chosen, sparsities={"relu": [1, 1.0000001]}, seeds=[0]))
+    assert [cell.name for cell in found] == ["relu-8-l1=1-seed0", "relu-8-l1=1.0000001-seed0"]
 
 
 def test_without_a_word_every_architecture_takes_part_at_half_once_and_twice_its_own_sparsity():
@@ -120,8 +126,8 @@ def test_memory_is_that_of_the_largest_group_and_of_as_many_as_run_at_once():
 
 
 def test_what_is_in_the_store_is_neither_counted_nor_timed():
-    all_keys = {key_of(TRAIN, cell.config, {"activations": CAPTURED}): 600.0 for cell in cells(SECTION, WIDE)}
-    given = GIVEN | {"made": set(all_keys), "measured": dict(list(all_keys.items())[:-1])}
+    all_keys = [key_of(TRAIN, cell.config, {"activations": CAPTURED}) for cell in cells(SECTION, WIDE)]
+    given = GIVEN | {"made": set(all_keys), "measured": set(all_keys[:-1]), "seconds": [600.0] * 8}
     said = formula(WIDE, given, CPU)
     assert (said.memory_bytes, said.disk_bytes, said.facts["to_make"]) == (0, 0, 1)
     timed = probe(WIDE, given, CPU, 1.0)

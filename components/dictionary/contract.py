@@ -10,7 +10,8 @@ An architecture is one file in `architectures/`: a final class marked with `@arc
 
     def start        first values of the parameters, from a sample
     def outcome      one training batch -> named loss terms, reconstruction, which latents fired
-    def codes        rows -> codes                 def rebuild      codes -> rows
+    def codes        rows -> codes
+    def rebuild      codes -> rows                 (unless that is z W_dec + b_dec, and `directions` the rows of W_dec)
     def finish       after the last batch; a factorisation without loss terms takes its statistics here
 
 A fine-tuning splice reads `Outcome.reconstruction` (its graph is alive) and returns further loss terms; a second
@@ -34,6 +35,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from components.config import Config, load
+from components.dictionary.kernels.sparse import decode_codes
 from components.errors import DictionaryError
 from components.registry import Registry
 from components.store.artifact import Artifact
@@ -41,6 +43,7 @@ from components.store.shards import Codes
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION = "dictionary.safetensors", "dictionary.json"
+DESCRIBES = ("format", "architecture", "options", "reads", "reconstructs", "widths", "scales", "dtype")
 PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
 _ENTRIES_AT_ONCE = 1 << 24  # rows x d_sae of one encoder product: 64 MiB in float32
 
@@ -136,7 +139,7 @@ def autoencoder(options: Any, hook_point: str) -> tuple[tuple[str, ...], tuple[s
 
 
 class Dictionary(nn.Module, ABC):
-    """A dictionary of latents. Everything concrete here is final, except the hooks `finish`, `size`, `gathers` and `sparsity_of`.
+    """A dictionary of latents. Everything concrete here is final, except what stands under "what it may write".
 
     Attributes:
         kind: name of the architecture, set by the registry.
@@ -161,6 +164,8 @@ class Dictionary(nn.Module, ABC):
     """
 
     like: Tensor
+    W_dec: Tensor
+    b_dec: Tensor
 
     kind: ClassVar[str]
     version: ClassVar[int] = 1
@@ -193,11 +198,6 @@ class Dictionary(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def name(self) -> str:
-        """Architecture, size and sparsity in a word, as `topk-1536-k32`."""
-
-    @property
-    @abstractmethod
     def recipe(self) -> Recipe:
         """How it wants to be optimised."""
 
@@ -213,13 +213,24 @@ class Dictionary(nn.Module, ABC):
     def codes(self, batch: Batch) -> Codes:
         """Codes of scaled rows, in scaled units."""
 
-    @abstractmethod
-    def rebuild(self, codes: Codes) -> Batch:
-        """Scaled rows by name, from codes in scaled units."""
+    # What it may write: this is what is right for one reconstructed name, with `W_dec` and `b_dec` kept.
 
-    @abstractmethod
+    @property
+    def name(self) -> str:
+        """Architecture, size and sparsity in a word: `topk-1536-k32`, `gated-1536-l5`."""
+        sparsity = self.sparsity_of(self.options)
+        value = getattr(self.options, sparsity, None)
+        return f"{self.kind}-{self.d_sae}" + ("" if value is None else f"-{sparsity[0]}{value:g}")
+
+    def rebuild(self, codes: Codes) -> Batch:
+        """Scaled rows by name, from codes in scaled units: z W_dec + b_dec for the one name that is reconstructed."""
+        self._reconstructs_one("rebuild")
+        return {self.reconstructs[0]: decode_codes(codes, self.W_dec) + self.b_dec}
+
     def directions(self, name: str) -> Float[Tensor, "d_sae width"]:
-        """Decoder directions towards one reconstructed name, in scaled units."""
+        """Decoder directions towards one reconstructed name, in scaled units: the rows of W_dec."""
+        self._reconstructs_one("directions")
+        return self.W_dec
 
     def finish(self) -> None:
         """Called once after the last batch."""
@@ -233,6 +244,11 @@ class Dictionary(nn.Module, ABC):
     def gathers(cls, options: Any, d_in: int) -> int:
         """Bytes of statistics that are held while batches come, beside the parameters."""
         return 0
+
+    @classmethod
+    def used(cls, options: Any) -> int:
+        """Latents that a token decodes while learning, beside revived ones; what sparse parts of an update are foretold from."""
+        return getattr(options, "k", 0)
 
     @classmethod
     def sparsity_of(cls, options: Any) -> str:
@@ -340,6 +356,13 @@ class Dictionary(nn.Module, ABC):
             scaled[name] = batch[name].to(self.like.device, self.like.dtype) * self.scales[name]
         return scaled
 
+    def _reconstructs_one(self, what: str) -> None:
+        if len(self.reconstructs) > 1:
+            raise DictionaryError(
+                f"architecture {self.kind} reconstructs {', '.join(self.reconstructs)}, and its class has no `{what}` of its "
+                "own: what it inherits is for one name; write `rebuild` and `directions`"
+            )
+
     @final
     def save(self, folder: Path) -> None:
         """Writes `dictionary.safetensors`, then `dictionary.json`, each whole or not at all."""
@@ -377,11 +400,16 @@ class Dictionary(nn.Module, ABC):
         try:
             description = json.loads(path(DESCRIPTION).read_text())
             tensors = load_file(path(WEIGHTS), device=str(device))
-        except (FileNotFoundError, json.JSONDecodeError, SafetensorError) as error:
+        except (FileNotFoundError, ValueError, SafetensorError) as error:
             raise DictionaryError(
                 f"no dictionary in {folder}: wanted {DESCRIPTION} and {WEIGHTS} ({error}); give the folder that "
                 "`Dictionary.save` or the train stage wrote, or import a peer's file first"
             ) from error
+        if lacking := [name for name in DESCRIBES if not isinstance(description, dict) or name not in description]:
+            raise DictionaryError(
+                f"{folder / DESCRIPTION} is damaged: it lacks {', '.join(lacking)}; take the file from where the dictionary "
+                "was saved, or train it again"
+            )
         if description["format"] > FORMAT:
             raise DictionaryError(f"{folder} has format {description['format']}, this version reads up to {FORMAT}")
         architecture = architectures[description["architecture"]]
@@ -437,6 +465,10 @@ def untrained(
 def _scale(name: str, sample: Batch) -> float:
     """sqrt(width) over the mean norm; gradients take the inverse scale of their hook point, by the chain rule."""
     hook_point = name.rpartition("gradient:")[2]
+    if hook_point not in sample:
+        raise DictionaryError(
+            f"{name} is scaled by the activations at {hook_point}, got {', '.join(sample)}; read {hook_point} beside it"
+        )
     rows = sample[hook_point].float()
     if not (rows != rows[0]).any():
         raise DictionaryError(

@@ -120,7 +120,7 @@ def held(config: TrainConfig, d_sae: int, d_in: int, settings: Execution) -> int
     elif architecture.in_blocks:
         rows = min(n, max(1, ENTRIES_AT_ONCE_ELSEWHERE // d_sae))
     revived = most_revived(d_sae, d_in) if getattr(config.dictionary, "auxk_coefficient", 0) else 0
-    used = min(d_sae, getattr(config.dictionary, "k", 0) + revived)
+    used = min(d_sae, architecture.used(config.dictionary) + revived)
     return architecture.dense * FLOAT * rows * d_sae + USED * n * used
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -37,3 +39,13 @@ def random_directions(n: int, d: int, generator: torch.Generator) -> Float[Tenso
 def both_signs(directions: Float[Tensor, "n d"]) -> Float[Tensor, "twice_n d"]:
     """Every direction, then its opposite: a signed code as two latents that are never active together."""
     return torch.cat([directions, -directions])
+
+
+def start_tied(dictionary: Any, rows: Float[Tensor, "row d_in"], generator: torch.Generator, norm: float = 1.0) -> None:
+    """First values that most architectures share, for `W_enc`, `W_dec` and `b_dec`.
+
+    The bias at the geometric median of the rows, random directions of this norm, the encoder their transpose.
+    """
+    dictionary.b_dec.copy_(geometric_median(rows))
+    dictionary.W_dec.copy_(norm * random_directions(*dictionary.W_dec.shape, generator))
+    dictionary.W_enc.copy_(dictionary.W_dec)

@@ -22,7 +22,6 @@ from components.concept.probe import Probe, fit_probe
 from components.concept.ranking import Ranking, ranking
 from components.config import Config
 from components.device import Execution, resolve
-from components.errors import InputError
 from components.evaluation.contract import TEST, Gate, Subject
 from components.evaluation.units import Choice, Readings, choose, read, score
 from components.store.artifact import Artifact, Inputs, Progress, Stage, Work
@@ -66,22 +65,15 @@ def load(artifact: Artifact) -> Gate:
 
 
 def gate_of(subject: Subject, tokens: int) -> Generator[Progress, None, Gate]:
-    """The subject's gate; measured here when it was not given, and kept as long as the subject is.
-
-    Raises:
-        InputError: it was measured on another number of tokens.
-    """
+    """The subject's gate; where none of so many tokens was given, measured here and kept as long as the subject is."""
+    if subject.gate and subject.gate.tokens == tokens:
+        return subject.gate
     own = _measured.setdefault(subject, {})
-    found = subject.gate or own.get(tokens)
+    found = own.get(tokens)
     if found is None:
         device = str(resolve(subject.execution.device))
         found = yield from measure(subject.activations, subject.corpus, subject.hook_point, tokens, device)
         own[tokens] = found
-    if found.tokens != tokens:
-        raise InputError(
-            f"the gate was measured on {found.tokens} tokens of each split, this evaluation reads {tokens}: give both the "
-            "same number (`tokens` under evaluate.settings, for every evaluation that reads labels)"
-        )
     return found
 
 

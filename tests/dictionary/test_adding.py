@@ -71,5 +71,10 @@ def test_it_keeps_the_laws(checkout):
     python(checkout, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", laws, "-k", "group_max")
 
 
+def test_it_has_forty_lines():
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    assert sum(bool(line.strip()) for line in example.splitlines()) <= 40
+
+
 def test_every_registered_architecture_has_its_paragraph():
     assert [name for name in architectures.names() if f"\n**`{name}`**" not in PAGE] == []

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from components.dictionary.architectures.relu import ReluConfig
 from components.dictionary.architectures.topk import TopKConfig
-from components.dictionary.contract import Dictionary, _is_pickle, architectures, untrained
+from components.dictionary.contract import DESCRIBES, Dictionary, _is_pickle, architectures, untrained
 from components.errors import DictionaryError, UnknownNameError
 from components.store.shards import Codes
 from tests import toys
@@ -139,6 +139,24 @@ def test_truncated_missing_or_transposed_tensors_are_refused(tmp_path):
     weights.pop("b_dec")
     save_file(weights, path)
     with pytest.raises(DictionaryError, match="wanted tensors of shapes"):
+        Dictionary.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", DESCRIBES)
+def test_a_description_that_lacks_something_is_damaged(tmp_path, name):
+    begun(OPTIONS[0]).save(tmp_path)
+    path = tmp_path / "dictionary.json"
+    description = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in description.items() if key != name}))
+    with pytest.raises(DictionaryError, match=rf"dictionary\.json is damaged: it lacks {name}; take the file from"):
+        Dictionary.load(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [b"[]", b"3", b"\xff\xfe", b"{"])
+def test_a_description_that_is_none_is_refused(tmp_path, damage):
+    begun(OPTIONS[0]).save(tmp_path)
+    (tmp_path / "dictionary.json").write_bytes(damage)
+    with pytest.raises(DictionaryError, match="is damaged|no dictionary in"):
         Dictionary.load(tmp_path)
 
 

@@ -19,7 +19,7 @@ from components.device import Execution
 from components.dictionary.architectures.neurons import NeuronsConfig
 from components.dictionary.architectures.pca import PcaConfig
 from components.dictionary.architectures.relu import ReluConfig
-from components.dictionary.architectures.topk import TopKConfig
+from components.dictionary.architectures.topk import MULTI, TopKConfig
 from components.dictionary.contract import architectures, untrained
 from components.dictionary.encode import ENCODE, EncodeConfig
 from components.dictionary.forecast import ENCODE_FORETELLER, TRAIN_FORETELLER, held, memory, probe, weights
@@ -104,10 +104,18 @@ def test_weights_gradients_and_moments_are_what_a_learner_really_holds(kind):
         assert (parts["weights"], parts["gradients"], parts["optimiser"]) == (4 * n, gradients, moments)
 
 
-@pytest.mark.parametrize("kind", architectures.names())
-def test_what_an_update_allocates_is_foretold(kind):
+FORMS = {kind: of(kind) for kind in architectures.names()} | {
+    f"topk, {MULTI}k at {k}": CONFIG.model_copy(
+        update={"dictionary": TopKConfig(d_sae=D_SAE, k=k, multi_topk_coefficient=0.125)}
+    )
+    for k in (8, 64)
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_an_update_allocates_is_foretold(form):
     """Gradients, and all that is made between the batch and them."""
-    config = of(kind)
+    config, kind = FORMS[form], FORMS[form].dictionary.kind
     learner, sample = begun(config)
     batch = {HOOK: sample[HOOK][:BATCH]}
     learner.learn(batch)
@@ -224,7 +232,7 @@ def test_dictionaries_of_one_stream_share_it_and_add_their_states():
 
 
 BLOCKS = """
-import json, re, sys
+import json, sys
 import psutil, torch
 from components.device import Execution
 from components.dictionary.architectures.topk import TopKConfig
@@ -244,10 +252,8 @@ small = config.model_copy(update={"dictionary": TopKConfig(d_sae=256), "batch_si
 Store(sys.argv[1]).ensure(TRAIN, small, {"activations": activations}, alone)  # what libraries hold after their first call
 before = psutil.Process().memory_info().rss
 made, _ = Store(sys.argv[1]).ensure(TRAIN, config, {"activations": activations}, alone)
-# not ru_maxrss: it begins at that of whoever started this process
-largest = re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1]
 print(json.dumps({
-    "real": int(largest) * 1024 - before,
+    "real": made.manifest["made"]["peak_memory_bytes"] - before,
     "said": sum(memory([config], activations, alone).values()),
     "block": product.block(8192, 16384, 1),
     "dead": made.facts["dead_share"],

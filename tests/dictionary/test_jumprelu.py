@@ -8,6 +8,7 @@ import torch
 from components.dictionary.architectures.jumprelu import JumpRelu, JumpReluConfig, active_latents, jump
 from components.dictionary.contract import Moment, untrained
 from components.dictionary.train import Learner, TrainConfig, evaluate
+from components.errors import DictionaryError
 from tests.planted import HOOK, directions, rows
 
 D_IN, D_SAE = 24, 64
@@ -31,6 +32,15 @@ def test_the_jump_by_hand():
     assert u.grad.tolist() == [[0.0, 10.0], [100.0, 0.0]]
     # within 0.2 of the threshold: 0.4 (gradient 1) and 0.6 (gradient 10); theta / bandwidth = 1.25
     assert threshold.grad.tolist() == [pytest.approx(-1.25), pytest.approx(-12.5)]
+
+
+def test_an_l0_of_more_latents_than_there_are_cannot_be_aimed_at():
+    x = rows(300, directions())
+    with pytest.raises(
+        DictionaryError, match="target_l0 is 65, but there are only d_sae = 64 latents; lower target_l0"
+    ):
+        begun(x, target_l0=65)
+    begun(x, target_l0=65, penalty="tanh")
 
 
 def test_the_number_of_active_latents_counts_both_sides_of_the_threshold():

@@ -16,6 +16,7 @@ from components.config import Config
 from components.dictionary.architectures.topk import TopK, TopKConfig
 from components.dictionary.contract import Dictionary, Outcome, Recipe
 from components.dictionary.train import Learner, TrainConfig, evaluate
+from components.errors import DictionaryError
 from components.store.shards import Codes
 
 IN, OUT, GRADIENT = "resid_post.0", "mlp_out.1", "gradient:resid_post.0"
@@ -138,6 +139,21 @@ def test_several_hook_points_and_a_gradient_are_read_together_and_gradients_take
     codes = crosscoder.encode(BATCH)
     for name in (IN, OUT):
         torch.testing.assert_close(crosscoder.decode(codes, name), codes.dense() @ crosscoder.decoder_directions(name))
+
+
+def test_a_gradient_without_its_hook_point_has_no_scale():
+    with pytest.raises(
+        DictionaryError, match=r"gradient:resid_post\.0 is scaled by the activations at resid_post\.0, got"
+    ):
+        trained(Linear(ToyConfig(), (GRADIENT,), (GRADIENT,), WIDTHS), {GRADIENT: BATCH[GRADIENT]})
+
+
+def test_what_reconstructs_several_names_inherits_no_decoder():
+    several = TopK(TopKConfig(d_sae=8, k=2), (IN,), (IN, OUT), WIDTHS)
+    with pytest.raises(DictionaryError, match=r"reconstructs resid_post\.0, mlp_out\.1, .* no `directions` of its own"):
+        several.decoder_directions(OUT)
+    with pytest.raises(DictionaryError, match=r"no `rebuild` of its own"):
+        several.decode(Codes.from_dense(torch.ones(1, 8)), OUT)
 
 
 def test_a_second_dictionary_learns_the_error_of_a_frozen_one():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import polars as pl
 import pytest
 import torch
 
+from components.evaluation.contract import Gate
 from components.evaluation.evaluations.concepts_found import ConceptsFound, ConceptsFoundConfig
 from components.store.shards import Codes
 from components.store.tables import CONCEPTS_FOUND
@@ -74,6 +77,15 @@ def measured(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("planted")
     return table(subject(Store(folder / "artifacts"), folder))
+
+
+def test_a_gate_of_other_tokens_is_measured_anew(measured, store, tmp_path):
+    nothing = Gate(7, CONCEPTS_FOUND.frame([]), {})
+    given = dataclasses.replace(subject(store, tmp_path), gate=nothing)
+    scores, _ = measured
+    assert {name: score.interval for name, score in bench.measure(EVALUATION, given)[0].items()} == {
+        name: score.interval for name, score in scores.items()
+    }
 
 
 def test_a_planted_concept_is_found_by_its_own_latent(measured):

@@ -29,9 +29,32 @@ def test_the_length_is_that_of_the_code_which_validate_sets():
     assert lengths(known, sent, 1.0).tolist() == pytest.approx(by_hand)
 
 
-def test_a_value_beyond_what_validate_has_seen_still_has_a_code():
+def test_a_value_beyond_what_validate_has_seen_is_an_escape_and_its_distance():
     known, sent = Codes.from_dense(torch.tensor([[1.0], [1.0]])), Codes.from_dense(torch.tensor([[50.0]]))
-    assert np.isfinite(lengths(known, sent, 1.0)).all()
+    escape = -np.log2(0.5 / (2 + 0.5 * 3))  # bins 0, 1 and the escape, which is bin 2
+    by_gamma = 2 * np.floor(np.log2(49)) + 1
+    assert lengths(known, sent, 1.0).tolist() == pytest.approx([escape + by_gamma - np.log2(2.5 / 3)])
+
+
+@pytest.mark.parametrize("step", [1.0, 0.001])
+def test_it_is_a_code_that_can_be_read_again(step):
+    """Kraft: over all that could be sent, 2 to the minus bits adds up to 1 and no more, however fine the bins."""
+    known = Codes.from_dense(torch.tensor([[1.0], [2.0], [0.0], [2.0]]))
+    n = 2**18
+    sent = Codes(torch.arange(n + 1), torch.zeros(n, dtype=torch.int32), torch.arange(n) * step, 1)
+    silent = Codes.from_dense(torch.zeros(1, 1))
+    total = (2.0 ** -lengths(known, sent, step)).sum() + (2.0 ** -lengths(known, silent, step)).sum()
+    assert 0.99 < total <= 1 + 1e-9
+
+
+def test_no_step_that_is_fine_enough_is_said(store, tmp_path):
+    grid = bench.plain(30, 6)
+    grids = {split: {**grid, "document": grid["document"] + 1000 * n} for n, split in enumerate(bench.SPLITS)}
+    x = {split: torch.rand(180, 4, generator=torch.Generator().manual_seed(1)) for split in bench.SPLITS}
+    subject = bench.subject(store, tmp_path, bench.linear(torch.ones(4)), grids=grids, x=x)
+    scores, _ = bench.measure(DescriptionLength(DescriptionLengthConfig(tolerance=1e-30)), subject)
+    score = scores["description_length", None]
+    assert score.interval.value is None and "4096 steps still raise the squared error on validate" in score.reason
 
 
 def test_the_gaussian_baseline_is_reverse_water_filling():
@@ -47,7 +70,7 @@ def test_fewer_tokens_active_cost_fewer_bits(store, tmp_path):
     generator = torch.Generator().manual_seed(0)
     x = {split: torch.randn(180, 4, generator=generator) for split in bench.SPLITS}
     bits = []
-    for seed, keep in enumerate((torch.ones(4), torch.tensor([1.0, 0, 0, 0]))):
+    for seed, keep in enumerate((torch.tensor([1.0, 1, 1, 0]), torch.tensor([1.0, 0, 0, 0]))):
         folder = tmp_path / str(seed)
         folder.mkdir()
         subject = bench.subject(store, folder, bench.linear(keep), grids=grids, x=x, seed=seed)

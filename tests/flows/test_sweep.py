@@ -14,6 +14,7 @@ from components.experiment import ExperimentConfig
 from components.store.artifact import Store
 from components.store.tables import COMPARISON
 from flows import steps
+from flows.plan import Plan
 from flows.steps import Chain
 from flows.sweep import compare, sweep, unasked
 
@@ -47,6 +48,10 @@ def test_a_sweep_ends_in_one_table_and_one_more_seed_trains_that_seed_alone(swep
     assert sweep(swept) == reference
     trained = {artifact.facts["trained_together"] for artifact in store.artifacts("train")}
     assert trained <= {1, 3, 4} and max(trained) > 1
+    with Plan(swept) as foretold:
+        assert foretold.sweep().cached
+    with Plan(override(swept, {"sweep.evaluations": ["concepts_found"]})) as foretold:
+        assert foretold.sweep().forecast.facts["to_make"] == 7, "measured otherwise is not measured"
     before = {stage: made(swept, stage) for stage in ("train", "evaluate", "gate", "capture")}
     sweep(override(swept, {"sweep.seeds": [0, 1, 2]}))
     new = {stage: made(swept, stage) - keys for stage, keys in before.items()}
@@ -143,9 +148,16 @@ def test_groups_that_memory_cannot_hold_are_refused_before_training(swept: Exper
     assert made(config, "train") == before
 
 
-def test_lists_that_explode_are_refused_with_how_many_and_how_long(swept: ExperimentConfig) -> None:
+def test_lists_that_explode_are_refused_with_how_many_and_how_long(swept: ExperimentConfig, monkeypatch) -> None:
+    """Also where they would not fit, which is said when they are wanted none the less."""
     many = override(swept, {"sweep.limit": 6})
     with pytest.raises(ConfigError, match=r"7 dictionaries.*, about \d+ minutes of .* more than the 6 .* give --yes"):
         unasked(many, 7)
+    with monkeypatch.context() as patch:
+        patch.setattr("components.device.memory_free", lambda name="auto": ("this machine", 10))
+        with pytest.raises(
+            ConfigError, match=r"7 dictionaries.*, about \d+ minutes of .* more than the 6 .* give --yes"
+        ):
+            unasked(many, 7)
     unasked(override(many, {"sweep.confirmed": True}), 7)
     unasked(swept, 7)

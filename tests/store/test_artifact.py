@@ -126,6 +126,13 @@ def test_a_manifest_says_from_what_with_what_and_how_long(store: Store) -> None:
     assert made.stage == "text" and made.key == key(TextConfig(text="b"), source=source)
 
 
+def test_peak_memory_is_of_this_process_and_not_of_the_one_that_started_it() -> None:
+    large = b"x" * 2**30
+    asking = "from components.store.artifact import peak_memory; large = b'x' * 2**28; print(peak_memory())"
+    peak = int(subprocess.run([sys.executable, "-c", asking], capture_output=True, text=True, check=True).stdout)
+    assert 2**28 < peak < len(large)
+
+
 def test_the_closure_is_everything_an_artifact_was_made_from(store: Store) -> None:
     first = store.ensure(TEXT, TextConfig(), {})[0]
     second = store.ensure(TEXT, TextConfig(text="b"), {"source": first})[0]

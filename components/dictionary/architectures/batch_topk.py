@@ -17,7 +17,6 @@ from __future__ import annotations
 from typing import ClassVar, Literal, final
 
 import torch
-from jaxtyping import Float
 from pydantic import NonNegativeFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
@@ -32,8 +31,8 @@ from components.dictionary.contract import (
     rate,
     refuse_large_k,
 )
-from components.dictionary.initial import geometric_median, random_directions
-from components.dictionary.kernels.sparse import auxiliary, decode, decode_codes, fired, preactivations, select
+from components.dictionary.initial import start_tied
+from components.dictionary.kernels.sparse import auxiliary, decode, fired, preactivations, select
 from components.dictionary.losses import fvu
 from components.dictionary.threshold import above, at_start, follow, kept
 from components.store.shards import Codes
@@ -77,11 +76,6 @@ class BatchTopK(Dictionary):
         self.register_buffer("threshold", torch.zeros(()))
 
     @property
-    def name(self) -> str:
-        """As `batch_topk-1536-k32`."""
-        return f"batch_topk-{self.d_sae}-k{self.options.k}"
-
-    @property
     def recipe(self) -> Recipe:
         """The learning rate of `topk`."""
         return Recipe(lr=rate(self.d_sae), unit_rows=("W_dec",))
@@ -89,9 +83,7 @@ class BatchTopK(Dictionary):
     def start(self, sample: Batch, generator: torch.Generator) -> None:
         """As `topk`; the threshold keeps k latents a row of the sample."""
         x = sample[self.hook_point]
-        self.b_dec.copy_(geometric_median(x))
-        self.W_dec.copy_(random_directions(self.d_sae, self.d_in, generator))
-        self.W_enc.copy_(self.W_dec)
+        start_tied(self, x, generator)
         self.threshold.copy_(at_start(x, self.W_enc, self.b_enc, self.b_dec, self.options.k))
 
     def outcome(self, batch: Batch, moment: Moment) -> Outcome:
@@ -113,11 +105,3 @@ class BatchTopK(Dictionary):
         """Pre-activations above the threshold."""
         _, pre = preactivations(batch[self.hook_point], self.W_enc, self.b_enc, self.b_dec)
         return above(pre, self.threshold)
-
-    def rebuild(self, codes: Codes) -> Batch:
-        """z W_dec + b_dec."""
-        return {self.hook_point: decode_codes(codes, self.W_dec) + self.b_dec}
-
-    def directions(self, name: str) -> Float[Tensor, "d_sae width"]:
-        """Rows of norm 1."""
-        return self.W_dec

@@ -26,9 +26,8 @@ from torch import Tensor, nn
 
 from components.config import Config
 from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, Recipe, architectures, rate
-from components.dictionary.initial import geometric_median, random_directions
+from components.dictionary.initial import start_tied
 from components.dictionary.kernels.dense import centred_linear
-from components.dictionary.kernels.sparse import decode_codes
 from components.dictionary.losses import squared_error
 from components.store.shards import Codes
 
@@ -67,20 +66,13 @@ class Gated(Dictionary):
         self.b_dec = nn.Parameter(torch.zeros(self.d_in))
 
     @property
-    def name(self) -> str:
-        """As `gated-1536-l5`."""
-        return f"gated-{self.d_sae}-l{self.options.l1:g}"
-
-    @property
     def recipe(self) -> Recipe:
         """The learning rate of `topk`, so that all are compared at one; the paper's decay rates: no momentum."""
         return Recipe(lr=rate(self.d_sae), betas=(0.0, 0.999), unit_rows=("W_dec",))
 
     def start(self, sample: Batch, generator: torch.Generator) -> None:
         """Bias at the geometric median, random directions of norm 1, the encoder their transpose."""
-        self.b_dec.copy_(geometric_median(sample[self.hook_point]))
-        self.W_dec.copy_(random_directions(self.d_sae, self.d_in, generator))
-        self.W_enc.copy_(self.W_dec)
+        start_tied(self, sample[self.hook_point], generator)
 
     def outcome(self, batch: Batch, moment: Moment) -> Outcome:
         """The loss in the module's docstring."""
@@ -100,14 +92,6 @@ class Gated(Dictionary):
     def codes(self, batch: Batch) -> Codes:
         """Magnitudes of the latents whose gate is open, those above zero."""
         return Codes.from_dense(self._gate_and_codes(batch[self.hook_point])[1])
-
-    def rebuild(self, codes: Codes) -> Batch:
-        """z W_dec + b_dec."""
-        return {self.hook_point: decode_codes(codes, self.W_dec) + self.b_dec}
-
-    def directions(self, name: str) -> Float[Tensor, "d_sae width"]:
-        """Rows of norm 1."""
-        return self.W_dec
 
     def _gate_and_codes(
         self, x: Float[Tensor, "token d_in"]

@@ -22,14 +22,13 @@ import warnings
 from typing import Any, ClassVar, Literal, final
 
 import torch
-from jaxtyping import Float
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from components.config import Config
 from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, Recipe, architectures
 from components.dictionary.initial import both_signs
-from components.dictionary.kernels.sparse import counted, decode_codes, topk_codes
+from components.dictionary.kernels.sparse import counted, topk_codes
 from components.store.shards import Codes
 
 log = logging.getLogger(__name__)
@@ -83,11 +82,6 @@ class Ica(Dictionary):
     def gathers(cls, options: Any, d_in: int) -> int:
         """The rows that are kept."""
         return 4 * options.rows * d_in
-
-    @property
-    def name(self) -> str:
-        """As `ica-192-k32`."""
-        return f"ica-{self.d_sae}-k{self.options.k}"
 
     @property
     def recipe(self) -> Recipe:
@@ -155,11 +149,3 @@ class Ica(Dictionary):
         """The k largest sources, by the length of what they add."""
         no_bias = self.W_enc.new_zeros(self.d_sae)
         return topk_codes(batch[self.hook_point], self.W_enc, no_bias, self.b_dec, self.options.k)
-
-    def rebuild(self, codes: Codes) -> Batch:
-        """z W_dec + b_dec."""
-        return {self.hook_point: decode_codes(codes, self.W_dec) + self.b_dec}
-
-    def directions(self, name: str) -> Float[Tensor, "d_sae width"]:
-        """Rows of norm 1; zeros where the activations do not vary."""
-        return self.W_dec

@@ -37,10 +37,10 @@ from torch import Tensor, nn
 
 from components.config import Config
 from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, Recipe, architectures, rate
-from components.dictionary.initial import geometric_median, random_directions
+from components.dictionary.initial import start_tied
 from components.dictionary.kernels.dense import centred_linear
-from components.dictionary.kernels.sparse import decode_codes
 from components.dictionary.losses import fvu
+from components.errors import DictionaryError
 from components.store.shards import Codes
 
 TANH_SLOPE = 4.0
@@ -105,10 +105,13 @@ class JumpRelu(Dictionary):
 
     def start(self, sample: Batch, generator: torch.Generator) -> None:
         """Bias at the geometric median, random directions, the encoder their transpose, one threshold for all."""
+        if self.options.penalty == "l0_target" and self.options.target_l0 > self.d_sae:
+            raise DictionaryError(
+                f"target_l0 is {self.options.target_l0:g}, but there are only d_sae = {self.d_sae} latents; lower target_l0 or "
+                "raise d_sae"
+            )
         x = sample[self.hook_point]
-        self.b_dec.copy_(geometric_median(x))
-        self.W_dec.copy_(random_directions(self.d_sae, self.d_in, generator))
-        self.W_enc.copy_(self.W_dec)
+        start_tied(self, x, generator)
         u = centred_linear(x[:: max(1, len(x) // 512)], self.W_enc, self.b_enc, self.b_dec)
         active = min(u.numel(), max(1, round(self.options.start_l0 * self.options.target_l0 * len(u))))
         self.threshold.fill_(u.flatten().topk(active).values[-1].clamp_min(0))
@@ -130,14 +133,6 @@ class JumpRelu(Dictionary):
         """All pre-activations above their thresholds."""
         u = centred_linear(batch[self.hook_point], self.W_enc, self.b_enc, self.b_dec)
         return Codes.from_dense(jump(u, self.threshold, self.options.bandwidth))
-
-    def rebuild(self, codes: Codes) -> Batch:
-        """z W_dec + b_dec."""
-        return {self.hook_point: decode_codes(codes, self.W_dec) + self.b_dec}
-
-    def directions(self, name: str) -> Float[Tensor, "d_sae width"]:
-        """Rows of norm 1."""
-        return self.W_dec
 
     def _penalty(self, u: Float[Tensor, "token d_sae"], z: Float[Tensor, "token d_sae"]) -> Float[Tensor, ""]:
         if self.options.penalty == "tanh":

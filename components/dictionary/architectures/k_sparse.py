@@ -19,9 +19,8 @@ from __future__ import annotations
 from typing import ClassVar, Literal, final
 
 import torch
-from jaxtyping import Float
 from pydantic import PositiveInt, model_validator
-from torch import Tensor, nn
+from torch import nn
 
 from components.config import Config
 from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, Recipe, architectures, rate
@@ -29,7 +28,6 @@ from components.dictionary.initial import geometric_median, random_directions
 from components.dictionary.kernels.sparse import (
     Pattern,
     decode,
-    decode_codes,
     fired,
     preactivations,
     select,
@@ -82,11 +80,6 @@ class KSparse(Dictionary):
         self.b_dec = nn.Parameter(torch.zeros(self.d_in))
 
     @property
-    def name(self) -> str:
-        """As `k_sparse-1536-k32`."""
-        return f"k_sparse-{self.d_sae}-k{self.options.k}"
-
-    @property
     def recipe(self) -> Recipe:
         """The learning rate of `topk`; rows are free."""
         return Recipe(lr=rate(self.d_sae))
@@ -115,11 +108,3 @@ class KSparse(Dictionary):
     def codes(self, batch: Batch) -> Codes:
         """The k largest pre-activations, those above zero."""
         return topk_codes(batch[self.hook_point], self.W_dec, self.b_enc, self.b_dec, self.options.k)
-
-    def rebuild(self, codes: Codes) -> Batch:
-        """z W_dec + b_dec."""
-        return {self.hook_point: decode_codes(codes, self.W_dec) + self.b_dec}
-
-    def directions(self, name: str) -> Float[Tensor, "d_sae width"]:
-        """Rows of any norm."""
-        return self.W_dec

@@ -19,7 +19,6 @@ from __future__ import annotations
 from typing import ClassVar, Literal, final
 
 import torch
-from jaxtyping import Float
 from pydantic import NonNegativeFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
@@ -36,7 +35,7 @@ from components.dictionary.contract import (
 )
 from components.dictionary.initial import geometric_median, random_directions
 from components.dictionary.kernels.pursuit import pursue
-from components.dictionary.kernels.sparse import decode_codes, fired
+from components.dictionary.kernels.sparse import fired
 from components.dictionary.losses import fvu
 from components.store.shards import Codes
 
@@ -77,11 +76,6 @@ class MatchingPursuit(Dictionary):
         self.b_dec = nn.Parameter(torch.zeros(self.d_in), requires_grad=self.options.bias)
 
     @property
-    def name(self) -> str:
-        """As `matching_pursuit-1536-k32`."""
-        return f"matching_pursuit-{self.d_sae}-k{self.options.k}"
-
-    @property
     def recipe(self) -> Recipe:
         """The learning rate of `topk`."""
         return Recipe(lr=rate(self.d_sae), unit_rows=("W_dec",))
@@ -104,14 +98,6 @@ class MatchingPursuit(Dictionary):
         """The latents chosen, each once."""
         values, indices, _ = self._pursued(batch[self.hook_point])
         return Codes.from_topk(values, indices, self.d_sae)
-
-    def rebuild(self, codes: Codes) -> Batch:
-        """z W_dec + b_dec."""
-        return {self.hook_point: decode_codes(codes, self.W_dec) + self.b_dec}
-
-    def directions(self, name: str) -> Float[Tensor, "d_sae width"]:
-        """Rows of norm 1."""
-        return self.W_dec
 
     def _pursued(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return pursue(x - self.b_dec, self.W_dec, self.options.k, self.options.tolerance)

@@ -37,12 +37,11 @@ from components.dictionary.contract import (
     rate,
     refuse_large_k,
 )
-from components.dictionary.initial import geometric_median, random_directions
+from components.dictionary.initial import start_tied
 from components.dictionary.kernels.sparse import (
     Pattern,
     auxiliary,
     decode,
-    decode_codes,
     fired,
     preactivations,
     select,
@@ -110,11 +109,6 @@ class Matryoshka(Dictionary):
         self.register_buffer("threshold", torch.zeros(()))
 
     @property
-    def name(self) -> str:
-        """As `matryoshka-1536-k32`."""
-        return f"matryoshka-{self.d_sae}-k{self.options.k}"
-
-    @property
     def recipe(self) -> Recipe:
         """The learning rate of `topk`."""
         return Recipe(lr=rate(self.d_sae), unit_rows=("W_dec",))
@@ -122,9 +116,7 @@ class Matryoshka(Dictionary):
     def start(self, sample: Batch, generator: torch.Generator) -> None:
         """As `batch_topk`; the threshold keeps k latents a row of the sample."""
         x = sample[self.hook_point]
-        self.b_dec.copy_(geometric_median(x))
-        self.W_dec.copy_(random_directions(self.d_sae, self.d_in, generator))
-        self.W_enc.copy_(self.W_dec)
+        start_tied(self, x, generator)
         self.threshold.copy_(at_start(x, self.W_enc, self.b_enc, self.b_dec, self.options.k))
 
     def outcome(self, batch: Batch, moment: Moment) -> Outcome:
@@ -150,14 +142,6 @@ class Matryoshka(Dictionary):
         """Pre-activations above the threshold."""
         _, pre = preactivations(batch[self.hook_point], self.W_enc, self.b_enc, self.b_dec)
         return above(pre, self.threshold)
-
-    def rebuild(self, codes: Codes) -> Batch:
-        """z W_dec + b_dec."""
-        return {self.hook_point: decode_codes(codes, self.W_dec) + self.b_dec}
-
-    def directions(self, name: str) -> Float[Tensor, "d_sae width"]:
-        """Rows of norm 1."""
-        return self.W_dec
 
     def _prefixes(self, z: Float[Tensor, " entry"], used: Pattern) -> Float[Tensor, "prefix token width"]:
         """The reconstruction of every prefix. One decode: each token has a row for every group of latents."""

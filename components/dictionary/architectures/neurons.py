@@ -60,11 +60,6 @@ class Neurons(Dictionary):
         return 2 * d_in
 
     @property
-    def name(self) -> str:
-        """As `neurons-192-k32`."""
-        return f"neurons-{self.d_sae}-k{self.options.k}"
-
-    @property
     def recipe(self) -> Recipe:
         """Never used."""
         return Recipe(lr=1.0)

@@ -18,14 +18,13 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal, final
 
 import torch
-from jaxtyping import Float
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from components.config import Config
 from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, Recipe, architectures
 from components.dictionary.initial import both_signs
-from components.dictionary.kernels.sparse import counted, decode_codes, topk_codes
+from components.dictionary.kernels.sparse import counted, topk_codes
 from components.store.shards import Codes
 
 
@@ -71,11 +70,6 @@ class Pca(Dictionary):
         return 8 * d_in * (d_in + 1)
 
     @property
-    def name(self) -> str:
-        """As `pca-192-k32`."""
-        return f"pca-{self.d_sae}-k{self.options.k}"
-
-    @property
     def recipe(self) -> Recipe:
         """Never used."""
         return Recipe(lr=1.0)
@@ -113,11 +107,3 @@ class Pca(Dictionary):
         """The k largest projections."""
         no_bias = self.W_dec.new_zeros(self.d_sae)
         return topk_codes(batch[self.hook_point], self.W_dec, no_bias, self.b_dec, self.options.k)
-
-    def rebuild(self, codes: Codes) -> Batch:
-        """z W_dec + b_dec."""
-        return {self.hook_point: decode_codes(codes, self.W_dec) + self.b_dec}
-
-    def directions(self, name: str) -> Float[Tensor, "d_sae width"]:
-        """Rows of norm 1."""
-        return self.W_dec

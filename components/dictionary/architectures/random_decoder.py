@@ -16,9 +16,8 @@ from __future__ import annotations
 from typing import ClassVar, Literal, final
 
 import torch
-from jaxtyping import Float
 from pydantic import PositiveInt, model_validator
-from torch import Tensor, nn
+from torch import nn
 
 from components.config import Config
 from components.dictionary.contract import (
@@ -31,11 +30,10 @@ from components.dictionary.contract import (
     rate,
     refuse_large_k,
 )
-from components.dictionary.initial import geometric_median, random_directions
+from components.dictionary.initial import start_tied
 from components.dictionary.kernels.sparse import (
     Pattern,
     decode,
-    decode_codes,
     fired,
     preactivations,
     select,
@@ -81,20 +79,13 @@ class RandomDecoder(Dictionary):
         self.b_dec = nn.Parameter(torch.zeros(self.d_in))
 
     @property
-    def name(self) -> str:
-        """As `random_decoder-1536-k32`."""
-        return f"random_decoder-{self.d_sae}-k{self.options.k}"
-
-    @property
     def recipe(self) -> Recipe:
         """The learning rate of `topk`."""
         return Recipe(lr=rate(self.d_sae))
 
     def start(self, sample: Batch, generator: torch.Generator) -> None:
         """Bias at the geometric median, random directions of norm 1, the encoder their transpose."""
-        self.b_dec.copy_(geometric_median(sample[self.hook_point]))
-        self.W_dec.copy_(random_directions(self.d_sae, self.d_in, generator))
-        self.W_enc.copy_(self.W_dec)
+        start_tied(self, sample[self.hook_point], generator)
 
     def outcome(self, batch: Batch, moment: Moment) -> Outcome:
         """The loss in the module's docstring."""
@@ -109,11 +100,3 @@ class RandomDecoder(Dictionary):
     def codes(self, batch: Batch) -> Codes:
         """The k largest pre-activations, those above zero."""
         return topk_codes(batch[self.hook_point], self.W_enc, self.b_enc, self.b_dec, self.options.k)
-
-    def rebuild(self, codes: Codes) -> Batch:
-        """z W_dec + b_dec."""
-        return {self.hook_point: decode_codes(codes, self.W_dec) + self.b_dec}
-
-    def directions(self, name: str) -> Float[Tensor, "d_sae width"]:
-        """Rows of norm 1, as they were drawn."""
-        return self.W_dec

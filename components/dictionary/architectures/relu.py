@@ -20,15 +20,13 @@ from __future__ import annotations
 from typing import ClassVar, Literal, final
 
 import torch
-from jaxtyping import Float
 from pydantic import Field, NonNegativeFloat, PositiveInt
-from torch import Tensor, nn
+from torch import nn
 
 from components.config import Config
 from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, Recipe, architectures, rate
-from components.dictionary.initial import geometric_median, random_directions
+from components.dictionary.initial import start_tied
 from components.dictionary.kernels.dense import centred_linear
-from components.dictionary.kernels.sparse import decode_codes
 from components.dictionary.losses import squared_error, weighted_l1
 from components.store.shards import Codes
 
@@ -79,10 +77,7 @@ class Relu(Dictionary):
 
     def start(self, sample: Batch, generator: torch.Generator) -> None:
         """Bias at the geometric median, random directions of norm 0.1 (1 in the unit form), the encoder their transpose."""
-        self.b_dec.copy_(geometric_median(sample[self.hook_point]))
-        norm = 1.0 if self.options.decoder == "unit" else 0.1
-        self.W_dec.copy_(norm * random_directions(self.d_sae, self.d_in, generator))
-        self.W_enc.copy_(self.W_dec)
+        start_tied(self, sample[self.hook_point], generator, norm=1.0 if self.options.decoder == "unit" else 0.1)
 
     def outcome(self, batch: Batch, moment: Moment) -> Outcome:
         """The loss in the module's docstring."""
@@ -100,11 +95,3 @@ class Relu(Dictionary):
         """All pre-activations above zero."""
         z = centred_linear(batch[self.hook_point], self.W_enc, self.b_enc, self.b_dec).relu()
         return Codes.from_dense(z)
-
-    def rebuild(self, codes: Codes) -> Batch:
-        """z W_dec + b_dec."""
-        return {self.hook_point: decode_codes(codes, self.W_dec) + self.b_dec}
-
-    def directions(self, name: str) -> Float[Tensor, "d_sae width"]:
-        """Rows of any norm, or of norm 1."""
-        return self.W_dec

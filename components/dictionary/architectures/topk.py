@@ -21,7 +21,6 @@ from __future__ import annotations
 from typing import ClassVar, Literal, final
 
 import torch
-from jaxtyping import Float
 from pydantic import NonNegativeFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
@@ -36,8 +35,8 @@ from components.dictionary.contract import (
     rate,
     refuse_large_k,
 )
-from components.dictionary.initial import geometric_median, random_directions
-from components.dictionary.kernels.sparse import Pattern, attach, choose, decode, decode_codes, fired, most_revived
+from components.dictionary.initial import start_tied
+from components.dictionary.kernels.sparse import Pattern, attach, choose, decode, fired, most_revived
 from components.dictionary.losses import auxk, fvu
 from components.dictionary.nonlinearities import largest, largest_of
 from components.store.shards import Codes
@@ -84,10 +83,10 @@ class TopK(Dictionary):
         self.W_dec = nn.Parameter(torch.zeros(self.d_sae, self.d_in))
         self.b_dec = nn.Parameter(torch.zeros(self.d_in))
 
-    @property
-    def name(self) -> str:
-        """As `topk-1536-k32`."""
-        return f"topk-{self.d_sae}-k{self.options.k}"
+    @classmethod
+    def used(cls, options: TopKConfig) -> int:
+        """k, or what Multi-TopK decodes."""
+        return min(MULTI * options.k, options.d_sae) if options.multi_topk_coefficient else options.k
 
     @property
     def recipe(self) -> Recipe:
@@ -96,14 +95,12 @@ class TopK(Dictionary):
 
     def start(self, sample: Batch, generator: torch.Generator) -> None:
         """Bias at the geometric median, random directions of norm 1, the encoder their transpose."""
-        self.b_dec.copy_(geometric_median(sample[self.hook_point]))
-        self.W_dec.copy_(random_directions(self.d_sae, self.d_in, generator))
-        self.W_enc.copy_(self.W_dec)
+        start_tied(self, sample[self.hook_point], generator)
 
     def outcome(self, batch: Batch, moment: Moment) -> Outcome:
         """The loss in the module's docstring."""
         x, k = batch[self.hook_point], self.options.k
-        wide = min(MULTI * k, self.d_sae) if self.options.multi_topk_coefficient else k
+        wide = self.used(self.options)
         k_aux, revive = most_revived(self.d_sae, self.d_in), moment.revives(self.options.auxk_coefficient)
 
         def choice(pre: Tensor) -> Tensor:
@@ -137,11 +134,3 @@ class TopK(Dictionary):
         encoder = (self.W_enc, self.b_enc, self.b_dec)
         _, indices, pre = choose(batch[self.hook_point], *encoder, lambda part: largest(part, self.options.k))
         return Codes.from_topk(pre.relu(), indices, self.d_sae)
-
-    def rebuild(self, codes: Codes) -> Batch:
-        """z W_dec + b_dec."""
-        return {self.hook_point: decode_codes(codes, self.W_dec) + self.b_dec}
-
-    def directions(self, name: str) -> Float[Tensor, "d_sae width"]:
-        """Rows of norm 1."""
-        return self.W_dec

@@ -15,14 +15,13 @@ from __future__ import annotations
 from typing import ClassVar, Literal, final
 
 import torch
-from jaxtyping import Float
 from pydantic import PositiveInt, model_validator
-from torch import Tensor, nn
+from torch import nn
 
 from components.config import Config
 from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, Recipe, architectures, refuse_large_k
 from components.dictionary.initial import geometric_median, random_directions
-from components.dictionary.kernels.sparse import counted, decode_codes, topk_codes
+from components.dictionary.kernels.sparse import counted, topk_codes
 from components.store.shards import Codes
 
 
@@ -59,11 +58,6 @@ class Untrained(Dictionary):
         self.b_dec = nn.Parameter(torch.zeros(self.d_in), requires_grad=False)
 
     @property
-    def name(self) -> str:
-        """As `untrained-1536-k32`."""
-        return f"untrained-{self.d_sae}-k{self.options.k}"
-
-    @property
     def recipe(self) -> Recipe:
         """Never used."""
         return Recipe(lr=1.0)
@@ -82,11 +76,3 @@ class Untrained(Dictionary):
         """The k largest projections, those above zero."""
         no_bias = self.W_dec.new_zeros(self.d_sae)
         return topk_codes(batch[self.hook_point], self.W_dec, no_bias, self.b_dec, self.options.k)
-
-    def rebuild(self, codes: Codes) -> Batch:
-        """z W_dec + b_dec."""
-        return {self.hook_point: decode_codes(codes, self.W_dec) + self.b_dec}
-
-    def directions(self, name: str) -> Float[Tensor, "d_sae width"]:
-        """Rows of norm 1."""
-        return self.W_dec

@@ -3,9 +3,10 @@
     bits(token) = sum over latents  -log2 P(active or not)   +   sum over active ones  -log2 P(bin of the value | latent)
 
 Values are rounded to multiples of one step, the coarsest of halving ones that keeps the squared error of the
-reconstruction within 1% on validate. The probabilities are those of validate, with half a count added to each outcome;
-the lengths are of test. So it is the length of a real code (fitted once, sent for new text), not an entropy of the text
-it was fitted on. The dictionary itself is not sent: it is shared by all tokens.
+reconstruction within 1% on validate; where none does, the score is absent. The probabilities are those of validate, with
+half a count added to each outcome; the lengths are of test. A bin above all of validate's is sent as an escape and then by
+how much it is above (Elias's gamma code). So it is the length of a real code (fitted once, sent for new text), not an
+entropy of the text it was fitted on. The dictionary itself is not sent: it is shared by all tokens.
 
 The baseline is what a Gaussian of the activations' covariance needs for the same squared error (reverse water-filling):
 the bits of a dense, linear description. A dictionary below it knows something of the activations that their covariance
@@ -33,7 +34,6 @@ from components.store.shards import Codes
 
 VALIDATE = "validate"
 HALVINGS = 12
-MOST_BINS = 256
 ROWS = 8192
 
 
@@ -51,6 +51,7 @@ class DescriptionLength(Evaluation):
     """Bits a token, and the step that values are rounded to."""
 
     config = DescriptionLengthConfig
+    version = 2
 
     def measure(self, subject: Subject) -> Measuring:
         """Validate sets the step and the code, test is measured."""
@@ -70,6 +71,12 @@ class DescriptionLength(Evaluation):
             yield Progress(halving + 1, HALVINGS + 1, "steps", "description length")
             if _squared_error(subject, rounded, VALIDATE) <= (1 + self.settings.tolerance) * exact:
                 break
+        else:
+            reason = (
+                f"values in {2**HALVINGS} steps still raise the squared error on {VALIDATE} by more than "
+                f"{self.settings.tolerance:g} of itself"
+            )
+            return [Score("description_length", ABSENT, "document", "lower", reason=reason)]
         bits = lengths(known, sent, step)
         document = subject.activations.provenance(TEST)["document"][: n[TEST]].numpy()
         draw = numpy_generator(subject.seed, "description_length")
@@ -88,18 +95,23 @@ class DescriptionLength(Evaluation):
 def lengths(known: Codes, sent: Codes, step: float) -> np.ndarray:
     """Bits of each row of `sent`, by the code that `known` sets; values in multiples of `step`."""
     d_sae = known.d_sae
-    bins = {id(codes): (codes.values / step).round().long().clamp(0, MOST_BINS - 1).numpy() for codes in (known, sent)}
-    n_bins = int(bins[id(known)].max(initial=0)) + 2  # one more for what validate has not seen
-    latents = {id(codes): codes.indices.long().numpy() for codes in (known, sent)}
-    at, inside = latents[id(known)], np.minimum(bins[id(known)], n_bins - 1)
+    (at, inside), (sent_at, sent_inside) = (
+        (codes.indices.long().numpy(), (codes.values / step).round().long().clamp_min(0).numpy())
+        for codes in (known, sent)
+    )
+    escape = int(inside.max(initial=0)) + 1
+    n_bins = escape + 1
     active = np.bincount(at, minlength=d_sae)
     share = (active + 0.5) / (known.n_rows + 1)
-    counts = np.bincount(at * n_bins + inside, minlength=d_sae * n_bins).reshape(d_sae, n_bins)
-    value = -np.log2((counts + 0.5) / (active[:, None] + 0.5 * n_bins))
-    at, inside = latents[id(sent)], np.minimum(bins[id(sent)], n_bins - 1)
-    entry = value[at, inside] + np.log2(1 - share[at]) - np.log2(share[at])
-    row = sent.row_index().numpy()
-    return np.bincount(row, entry, minlength=sent.n_rows) - np.log2(1 - share).sum()
+    pairs, counts = np.unique(at * n_bins + inside, return_counts=True)  # few of all bins of all latents are used
+    wanted = sent_at * n_bins + np.minimum(sent_inside, escape)
+    place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
+    seen = np.where(pairs[place] == wanted, counts[place], 0)
+    value = -np.log2((seen + 0.5) / (active[sent_at] + 0.5 * n_bins))
+    beyond = sent_inside >= escape
+    value[beyond] += 2 * np.floor(np.log2(sent_inside[beyond] - escape + 1)) + 1
+    entry = value + np.log2(1 - share[sent_at]) - np.log2(share[sent_at])
+    return np.bincount(sent.row_index().numpy(), entry, minlength=sent.n_rows) - np.log2(1 - share).sum()
 
 
 def gaussian_bits(variances: np.ndarray, error: float) -> float:

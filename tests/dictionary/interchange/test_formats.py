@@ -18,7 +18,7 @@ from components.errors import DictionaryError, UnknownNameError
 from tests import foreign
 from tests.foreign import D_IN, D_SAE, K
 
-GEMMA = "gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71"
+GEMMA = "my-transcoders/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71"  # the release's name tells, no other
 X = 3 * torch.randn(400, D_IN, generator=torch.Generator().manual_seed(9)) + 0.5
 FOLDERS = {
     "saelens standard": ("saelens", "relu", lambda to, w: foreign.saelens(to, "standard", w)),

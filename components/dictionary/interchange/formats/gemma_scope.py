@@ -33,7 +33,7 @@ class GemmaScope(Format):
 
     def read(self, folder: Path) -> Weights:
         """JumpReLU without centring."""
-        if "transcoder" in str(folder):
+        if re.search(r"gemma-scope-[\w.-]*transcoder", str(folder)):
             raise DictionaryError(f"{folder} is a transcoder; only autoencoders are read")
         tensors = self._tensors(folder)
         tensors["W_enc"] = tensors["W_enc"].T.contiguous()

@@ -5,7 +5,9 @@ is subtracted from the input unless the coder transcodes, whatever `normalize_de
 wrong; see docs/peers.md). sparsify rectifies before it selects, which differs from selecting first only in zeros.
 Refused: transcoders, skip connections, GroupMax.
 
-The folder's name is the module's, which is the only place that says where the coder belongs: `layers.10` or `h.10` is that block's output, `layers.10.mlp` its MLP's.
+The folder's name is the module's, which is the only place that says where the coder belongs: `layers.10` or `h.10` is
+that block's output, `layers.10.mlp` its MLP's. Where norms stand behind the parts of a block (Gemma 2 and 3, OLMo 2) sparsify
+reads before them and `mlp_out` behind: name the place then, `train.hook_point=module:model.layers.10.mlp:output`.
 """
 
 from __future__ import annotations
