@@ -14,6 +14,7 @@ To reach: at most 1.6 times the product, 1.65 times faster than the fastest peer
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -34,13 +35,16 @@ def latentflow(d_in: int, d_sae: int, k: int, x) -> Callable[[], object]:
     import torch
 
     from components.dictionary.architectures.topk import TopK, TopKConfig
+    from components.dictionary.kernels.allocator import kept
     from components.dictionary.train import Learner, TrainConfig
 
     options = TopKConfig(d_sae=d_sae, k=k)
     dictionary = TopK(options, ("x",), ("x",), {"x": d_in})
     dictionary.begin({"x": x[:512]}, torch.Generator().manual_seed(0))
     learner = Learner(dictionary, TrainConfig(dictionary=options, tokens=1000 * len(x), batch_size=len(x)))
-    return lambda: learner.learn({"x": x})
+    memory = contextlib.ExitStack()
+    memory.enter_context(kept(learner.largest))  # as `fit` does, until the process ends
+    return lambda: (learner.learn({"x": x}), memory)
 
 
 def product(d_in: int, d_sae: int, k: int, x) -> Callable[[], object]:

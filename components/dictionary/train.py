@@ -41,6 +41,7 @@ from components.config import Config, execution, union_of
 from components.device import Execution, resolve
 from components.dictionary.architectures.topk import TopKConfig
 from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, architectures, untrained
+from components.dictionary.kernels.allocator import kept
 from components.dictionary.kernels.product import Precision, in_precision
 from components.dictionary.kernels.rows import norm, normalise_, project_
 from components.dictionary.stream import Stream
@@ -176,6 +177,11 @@ class Learner:
         self.since = 0  # updates that the sums run over
         self.curve: list[tuple[int, int, str, float]] = []
 
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest gradient in the machine's own memory."""
+        return max((weights.nbytes for weights in self.learnt.values() if weights.is_cpu), default=0)
+
     def learn(self, batch: Batch) -> None:
         """One update. Nothing here waits for the device."""
         n_tokens = len(next(iter(batch.values())))
@@ -307,17 +313,18 @@ def fit(
     batch_size, steps = next(iter(agreed), (1, 0))
     step = min((learner.step for learner in learning.values()), default=0)
     batches = stream.batches(batch_size, step * batch_size)
-    for now in range(step, steps):
-        batch = next(batches)
-        turn = {label: learner for label, learner in learning.items() if learner.step == now}
-        for learner in turn.values():
-            learner.learn(batch)
-        for label, learner in turn.items():
-            if learner.step % learner.config.log_every == 0 or learner.step == learner.steps:
-                yield label, {} if learner.dictionary.learns == "statistics" else _point(learner, held_out)
-            if learner.step % learner.config.checkpoint_every == 0:
-                _finite(learner, {"sum of the weights": learner.weight()})
-                learner.save(checkpoints[label])
+    with kept(max((learner.largest for learner in learning.values()), default=0)):
+        for now in range(step, steps):
+            batch = next(batches)
+            turn = {label: learner for label, learner in learning.items() if learner.step == now}
+            for learner in turn.values():
+                learner.learn(batch)
+            for label, learner in turn.items():
+                if learner.step % learner.config.log_every == 0 or learner.step == learner.steps:
+                    yield label, {} if learner.dictionary.learns == "statistics" else _point(learner, held_out)
+                if learner.step % learner.config.checkpoint_every == 0:
+                    _finite(learner, {"sum of the weights": learner.weight()})
+                    learner.save(checkpoints[label])
     for label, learner in learners.items():
         learner.dictionary.finish()
         if learner.steps and learner.dictionary.learns == "statistics":
