@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import weakref
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from components.dictionary.architectures.topk import MULTI, TopKConfig
 from components.dictionary.contract import architectures, untrained
 from components.dictionary.encode import ENCODE, EncodeConfig
 from components.dictionary.forecast import ENCODE_FORETELLER, TRAIN_FORETELLER, held, memory, probe, weights
+from components.dictionary.kernels import product
 from components.dictionary.train import TRAIN, Learner, TrainConfig
 from components.errors import DictionaryError, NoMemoryError, NoSpaceError
 from components.store.forecast import Foretold, fitting
@@ -113,8 +115,9 @@ FORMS = {kind: of(kind) for kind in architectures.names()} | {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_what_an_update_allocates_is_foretold(form):
+def test_what_an_update_allocates_is_foretold(form, monkeypatch):
     """Gradients, and all that is made between the batch and them."""
+    monkeypatch.setattr(product, "_scratch", threading.local())  # blocks that a wider dictionary left are none of it
     config, kind = FORMS[form], FORMS[form].dictionary.kind
     learner, sample = begun(config)
     batch = {HOOK: sample[HOOK][:BATCH]}
