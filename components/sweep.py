@@ -26,7 +26,7 @@ from components.evaluation.contract import evaluations
 from components.evaluation.evaluate import EvaluationName
 from components.registry import nearest
 from components.store.artifact import key_of
-from components.store.forecast import Forecast, Foreteller, Knob, Timing, lower
+from components.store.forecast import Forecast, Foreteller, Knob, Timing, below, lower
 
 if TYPE_CHECKING:
     AnyDictionary = Any
@@ -265,11 +265,7 @@ def _narrower(config: SweepConfig, forecast: Forecast) -> list[list[int]]:
     """No width above a smaller and smaller one; without widths, that one for all."""
     own = [getattr(options, "d_sae", 0) for options in config.dictionaries.values()]
     own = own or [getattr(entry.config(), "d_sae", 0) for _, entry in architectures.items()]
-    tops, top = [], max(config.widths or own)
-    while top > 1:  # 16 steps for each halving
-        step = max(1, (1 << (top.bit_length() - 1)) // 16)
-        top = max(1, (top - 1) // step * step)
-        tops.append(top)
+    tops = below(max(config.widths or own))
     return [sorted({min(width, top) for width in config.widths}) or [top] for top in tops]
 
 

@@ -23,7 +23,7 @@ from components.errors import LatentflowError
 from components.experiment import BESIDE, FORETELLERS, STAGES, ExperimentConfig
 from components.store.artifact import key_of
 from components.store.forecast import Forecast, Foretold, Timing, disk_free, fitting, size
-from components.sweep import SWEEP_FORETELLER, cells, share
+from components.sweep import SWEEP_FORETELLER, share
 from flows.steps import Chain
 
 log = logging.getLogger(__name__)
@@ -104,25 +104,21 @@ class Plan(Chain):
         activations, corpus = self.capture(), self.read()
         gate = Foretold("gate", key_of(BESIDE["gate"], self.gating, {"activations": activations, "corpus": corpus}), {})
         shared = {"model": self.model, "corpus": corpus, "activations": activations, "gate": gate}
-        scored = {made.key: made for made in self.store.artifacts("evaluate")}
-
-        def is_measured(dictionary: str) -> bool:
-            given = shared | {"dictionary": Foretold("train", dictionary, {})}
-            return key_of(STAGES["evaluate"], self.measuring, given) in scored
-
-        todo = [
-            key_of(STAGES["train"], cell.config, {"activations": activations})
-            for cell in cells(self.training, self.config.sweep)
-        ]
-        before = [made.manifest for made in scored.values() if "gate" in made.manifest["inputs"]]
+        measured, seconds = set(), []
+        for scored in self.store.artifacts("evaluate"):
+            given = scored.manifest["inputs"]
+            if "gate" not in given or given["activations"]["key"] != activations.key:
+                continue
+            seconds.append(scored.manifest["made"]["seconds"])
+            dictionary = Foretold(**given["dictionary"], facts={})
+            if key_of(STAGES["evaluate"], self.measuring, shared | {"dictionary": dictionary}) == scored.key:
+                measured.add(dictionary.key)
         return {
             "activations": activations,
             "train": self.training,
             "made": {made.key for made in self.store.artifacts("train")},
-            "measured": {key for key in todo if is_measured(key)},
-            "seconds": [
-                made["made"]["seconds"] for made in before if made["inputs"]["activations"]["key"] == activations.key
-            ],
+            "measured": measured,
+            "seconds": seconds,
         }
 
     def step(self, stage: str, config: Config, label: str = "", **inputs: Any) -> Any:

@@ -161,6 +161,8 @@ class Dictionary(nn.Module, ABC):
         reconstructs: names of what `decode` gives; codes are in the units of the first.
         widths: name -> width.
         scales: name -> the number its rows are multiplied by.
+        W_dec: decoder directions [d_sae, width] of one that inherits `rebuild` and `directions`.
+        b_dec: its decoder bias [width].
     """
 
     like: Tensor

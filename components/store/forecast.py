@@ -122,17 +122,20 @@ def lower(name: str) -> Knob:
         now = config
         for part in name.split("."):
             now = getattr(now, part, None)
-        if now is None:  # an entry without that setting
-            return []
-        found: list[int] = []
-        top = 1 << (int(now).bit_length() - 1)
-        while top >= 1:
-            step = max(1, top // 16)
-            found += [value for value in range(2 * top - step, top - 1, -step) if value < now]
-            top //= 2
-        return found
+        return [] if now is None else below(int(now))  # None: an entry without that setting
 
     return Knob(name, values)
+
+
+def below(now: int) -> list[int]:
+    """Whole numbers below it, the nearest first: 16 steps for each halving, down to 1."""
+    found: list[int] = []
+    top = 1 << max(0, now.bit_length() - 1)
+    while top >= 1:
+        step = max(1, top // 16)
+        found += [value for value in range(2 * top - step, top - 1, -step) if value < now]
+        top //= 2
+    return found
 
 
 def fitting(

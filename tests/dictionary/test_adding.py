@@ -15,6 +15,7 @@ from components.dictionary.contract import architectures
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE = (REPOSITORY / "docs" / "dictionaries.md").read_text()
+(EXAMPLE,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 SEEN = """
 from components.dictionary.contract import architectures
 from components.experiment import ExperimentConfig
@@ -42,8 +43,7 @@ def checkout(tmp_path_factory):
     for name in ("components", "flows", "tests"):
         shutil.copytree(REPOSITORY / name, folder / name, ignore=without)
     shutil.copy(REPOSITORY / "pyproject.toml", folder)
-    (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    (folder / "components" / "dictionary" / "architectures" / "group_max.py").write_text(example)
+    (folder / "components" / "dictionary" / "architectures" / "group_max.py").write_text(EXAMPLE)
     return folder
 
 
@@ -72,8 +72,7 @@ def test_it_keeps_the_laws(checkout):
 
 
 def test_it_has_forty_lines():
-    (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert sum(bool(line.strip()) for line in example.splitlines()) <= 40
+    assert sum(bool(line.strip()) for line in EXAMPLE.splitlines()) <= 40
 
 
 def test_every_registered_architecture_has_its_paragraph():
