@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import operator
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
@@ -246,6 +247,8 @@ def _without_tags(config: BaseModel, path: list[str]) -> list[str]:
         if part in members:
             model = members[part]
             continue
+        if re.fullmatch(r"constrained-\w+|literal\[.*\]|none|int|float|str|bool", part):
+            continue  # a member of a union of plain values; no parameter is called so
         kept.append(part)
     return kept
 

@@ -114,6 +114,71 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
     return Interval(share, low, high, n)
 
 
+def clustered_t_interval(
+    values: Real[np.ndarray, " row"], cluster: Shaped[np.ndarray, " row"], confidence: float = 0.95
+) -> Interval:
+    """Mean of rows with Student's interval over clusters of rows that succeed or fail together; `n` counts clusters.
+
+    The value is the mean over rows. One row in each cluster gives `t_interval`. No interval with fewer than two clusters.
+
+    Source: Cameron & Miller (2015), J. Human Resources 50, 317-372, equations 8 and 11 for a mean.
+    """
+    if len(values) == 0:
+        return Interval(None, None, None, 0)
+    names, member = np.unique(cluster, return_inverse=True)
+    mean, n = float(np.mean(values)), len(names)
+    if n == 1:
+        return Interval(mean, None, None, 1)
+    residual = np.bincount(member, weights=values.astype(np.float64) - mean)
+    error = np.sqrt(n / (n - 1) * np.sum(residual**2)) / len(values)
+    reach = scipy.special.stdtrit(n - 1, (1 + confidence) / 2) * error
+    return Interval(mean, float(mean - reach), float(mean + reach), n)
+
+
+def clustered_wilson(
+    successes: Bool[np.ndarray, " row"], cluster: Shaped[np.ndarray, " row"], confidence: float = 0.95
+) -> Interval:
+    """A share whose rows succeed or fail together in clusters: Wilson's interval at the effective number of rows.
+
+    That number is p (1 - p) over the variance between clusters, at most the number of rows; at a share of 0 or 1, where no
+    variance shows, it is the number of clusters. Student's quantile of one less than the clusters takes the normal's place.
+    `n` counts rows. With one row in each cluster it is `wilson` but for that quantile.
+
+    Source: Dean & Pagano (2015), Journal of Survey Statistics and Methodology 3, 484-503; Korn & Graubard (1998), Survey
+    Methodology 24, 193-201, for the effective number and its degrees of freedom.
+    """
+    n = len(successes)
+    names, member = np.unique(cluster, return_inverse=True)
+    groups = len(names)
+    if n == 0 or groups < 2:
+        return Interval(None if n == 0 else float(successes.mean()), None, None, n)
+    share = float(successes.mean())
+    residual = np.bincount(member, weights=successes.astype(np.float64) - share)
+    variance = groups / (groups - 1) * float((residual**2).sum()) / n**2
+    effective = min(float(n), share * (1 - share) / variance) if variance > 0 and 0 < share < 1 else float(groups)
+    z2 = float(scipy.special.stdtrit(groups - 1, (1 + confidence) / 2)) ** 2
+    centre = (share + z2 / (2 * effective)) / (1 + z2 / effective)
+    reach = np.sqrt(z2 * share * (1 - share) / effective + z2**2 / (4 * effective**2)) / (1 + z2 / effective)
+    low = 0.0 if share == 0 else max(0.0, float(centre - reach))
+    return Interval(share, low, 1.0 if share == 1 else min(1.0, float(centre + reach)), n)
+
+
+def average_precision_interval(ap: float, n_positive: int, confidence: float = 0.95) -> Interval:
+    """Interval of an average precision over so many positives, by its logit; it never leaves 0 to 1.
+
+    The standard error of the logit is 1 / sqrt(n p (1 - p)); p is drawn in by half a positive, so that it has width at 1.
+
+    Source: Boyd, Eng & Page (2013), ECML PKDD, "Area under the precision-recall curve", section 3.1.
+    """
+    if n_positive == 0:
+        return Interval(None, None, None, 0)
+    drawn_in = (ap * n_positive + 0.5) / (n_positive + 1)
+    reach = scipy.special.ndtri((1 + confidence) / 2) / np.sqrt(n_positive * drawn_in * (1 - drawn_in))
+    centre = scipy.special.logit(drawn_in)
+    low, high = (float(scipy.special.expit(centre + sign * reach)) for sign in (-1, 1))
+    return Interval(ap, min(low, ap), max(high, ap), n_positive)
+
+
 def sign_flip_test(
     differences: Real[np.ndarray, " pair"],
     generator: np.random.Generator,

@@ -15,6 +15,7 @@ import httpx
 import uvicorn
 
 from components.capture.capture import CAPTURE, CaptureConfig
+from components.concept.gate import ProbeGate
 from components.device import Execution
 from components.dictionary.architectures.topk import TopKConfig
 from components.dictionary.encode import ENCODE, EncodeConfig
@@ -34,7 +35,7 @@ STEERED = SteerConfig(
     neutral_tokens=300,
     neutral_length=25,
     band_texts=48,
-    min_probe_precision=0.6,
+    gate=ProbeGate(min_auroc=0.8, min_lift=0.1),
     method_settings={"add_direction": {"n_candidates": 2}},
 )
 

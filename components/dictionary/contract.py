@@ -36,6 +36,7 @@ from torch import Tensor, nn
 
 from components.config import Config, load
 from components.dictionary.kernels.sparse import decode_codes
+from components.dictionary.whitening import Whitening
 from components.errors import DictionaryError
 from components.registry import Registry
 from components.store.artifact import Artifact
@@ -156,6 +157,8 @@ class Dictionary(nn.Module, ABC):
             memory is foretold from.
         in_blocks: whether those rows are the blocks that are multiplied at once, and not a whole batch; so where latents
             are picked by `kernels.sparse.choose`.
+        folds: whether a linear map of its input can be folded into its weights: it has W_enc, W_dec and b_dec of its own,
+            reads only (x - b_dec) W_enc.T, and does not rest on the norms of W_dec's rows once it is trained.
         options: this dictionary's options.
         reads: names of what `encode` needs.
         reconstructs: names of what `decode` gives; codes are in the units of the first.
@@ -179,6 +182,7 @@ class Dictionary(nn.Module, ABC):
     baseline: ClassVar[bool] = False
     dense: ClassVar[int] = 5
     in_blocks: ClassVar[bool] = False
+    folds: ClassVar[bool] = False
 
     def __init__(self, options: Any, reads: tuple[str, ...], reconstructs: tuple[str, ...], widths: Mapping[str, int]):
         super().__init__()
@@ -357,6 +361,20 @@ class Dictionary(nn.Module, ABC):
                 )
             scaled[name] = batch[name].to(self.like.device, self.like.dtype) * self.scales[name]
         return scaled
+
+    @final
+    @torch.no_grad()
+    def fold(self, whitening: Whitening) -> None:
+        """From now on reads activations where it read whitened ones, and rebuilds activations: same codes, other weights.
+
+        With u = s (x - mean) A, what it has learnt to read: W_enc becomes W_enc A, W_dec becomes W_dec A^-1, and b_dec becomes
+        b_dec A^-1 + s mean. The pre-activations are the same numbers up to rounding. Rows of W_dec lose their norm of 1.
+        """
+        assert self.folds and self.reads == self.reconstructs and len(self.reads) == 1, f"{self.kind} cannot be folded"
+        W_enc = self.get_parameter("W_enc")
+        W_enc.copy_(W_enc @ whitening.into)
+        self.W_dec.copy_(whitening.directions(self.W_dec))
+        self.b_dec.copy_(whitening.directions(self.b_dec[None])[0] + self.scale * whitening.mean)
 
     def _reconstructs_one(self, what: str) -> None:
         if len(self.reconstructs) > 1:

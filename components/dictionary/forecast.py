@@ -59,12 +59,6 @@ def latents(config: TrainConfig, hook_point: str, widths: Mapping[str, int]) -> 
     return architecture.size(config.dictionary, widths[reads[0]])
 
 
-def updates(config: TrainConfig) -> int:
-    """Batches that are learnt from; none where there is nothing to learn."""
-    learns = architectures[config.dictionary.kind].learns
-    return math.ceil(config.tokens / config.batch_size) if learns != "nothing" else 0
-
-
 def memory(configs: Sequence[TrainConfig], activations: Any, settings: Execution) -> dict[str, int]:
     """Bytes of memory by what they hold, in the phase that takes most, of dictionaries that learn side by side.
 
@@ -76,7 +70,7 @@ def memory(configs: Sequence[TrainConfig], activations: Any, settings: Execution
         settings: where to run; with `threads` 0 as many as torch has now.
     """
     hook_point, widths, n_rows, dtype = _subject(configs[0], activations)
-    width, batch = sum(widths.values()), configs[0].batch_size
+    width, batch = sum(widths.values()), configs[0].batch
     kept = dict.fromkeys(("weights", "gradients", "optimiser", "statistics"), 0)
     most = dict.fromkeys(("directions", "measured", "update", "checkpoint"), 0)
     for config in configs:
@@ -103,7 +97,7 @@ def memory(configs: Sequence[TrainConfig], activations: Any, settings: Execution
         {"weights": kept["weights"], "sample": sample, "directions": most["directions"]},
         {"weights": kept["weights"], "pre-activations": most["measured"], "batch": 24 * batch * width},
     ]
-    if any(updates(config) for config in configs):
+    if any(config.updates for config in configs):
         state = {name: n_bytes for name, n_bytes in kept.items() if n_bytes or name != "statistics"}
         phases.append(state | stream | {"pre-activations": most["update"]})
         phases.append(state | stream | {"checkpoint": most["checkpoint"]})
@@ -112,7 +106,7 @@ def memory(configs: Sequence[TrainConfig], activations: Any, settings: Execution
 
 def held(config: TrainConfig, d_sae: int, d_in: int, settings: Execution) -> int:
     """Bytes that an update makes on the way from the batch to the gradients."""
-    architecture, n = architectures[config.dictionary.kind], config.batch_size
+    architecture, n = architectures[config.dictionary.kind], config.batch
     rows = n
     if architecture.in_blocks and device.resolve(settings.device).type == "cpu":
         threads = settings.threads or torch.get_num_threads()
@@ -129,13 +123,13 @@ def formula(config: TrainConfig, inputs: Mapping[str, Any], settings: Execution)
     hook_point, widths, _, _ = _subject(config, inputs["activations"])
     n, learnt = weights(config, hook_point, widths)
     d_sae = latents(config, hook_point, widths)
-    points = updates(config) // config.log_every + 1
+    points = config.updates // config.log_every + 1
     gathered = architectures[config.dictionary.kind].gathers(config.dictionary, widths[hook_point])
     state = FLOAT * (n + 2 * learnt) + 8 * d_sae + gathered
     return Forecast(
         memory([config], inputs["activations"], settings),
-        {"dictionary": FLOAT * n, "curve": CURVE_POINT * points if updates(config) else 0},
-        {"checkpoints": 2 * state if updates(config) else 0},
+        {"dictionary": FLOAT * n, "curve": CURVE_POINT * points if config.updates else 0},
+        {"checkpoints": 2 * state if config.updates else 0},
         {
             "d_sae": d_sae,
             "d_in": widths[hook_point],
@@ -149,15 +143,15 @@ def probe(config: TrainConfig, inputs: Mapping[str, Any], settings: Execution, s
     """First values, a few updates, a point of the curve, a checkpoint and a batch of the measurement, on random rows."""
     hook_point, widths, n_rows, dtype = _subject(config, inputs["activations"])
     where = device.resolve(settings.device)
-    steps = updates(config)
+    steps = config.updates
     ends = time.perf_counter() + seconds
     # A batch that would take longer than the probe may is cut, and time taken to grow with its rows.
-    batch = config.batch_size
+    batch = config.batch
     sample = _rows(min(SAMPLE_ROWS, n_rows), widths, dtype, where)
     started = time.perf_counter()
     dictionary = untrained(config.dictionary, hook_point, widths, sample, torch_generator(0, "probe"))
     start = time.perf_counter() - started
-    learner = Learner(dictionary, config)
+    learner = Learner(dictionary, config.model_copy(update={"lr": config.lr if config.lr != "search" else None}))
     small = _part(sample, min(batch, 256))
     if steps:
         _seconds(lambda: learner.learn(small), where)
@@ -171,14 +165,14 @@ def probe(config: TrainConfig, inputs: Mapping[str, Any], settings: Execution, s
         _kill(learner)  # from here on what revives the dead takes part
         revived = _repeated(lambda: _kept_dead(learner, rows), where, ends - (ends - time.perf_counter()) * 0.5)
         made = learner.step
-    scale = config.batch_size / batch
-    before = min(steps, config.dead_after // config.batch_size)
-    learning = scale * (before * plain + (steps - before) * max(plain, revived))
+    scale = config.batch / batch
+    before = min(steps, config.silence // config.batch)
+    learning = scale * (before * plain + (steps - before) * max(plain, revived)) * config.relative_cost
     held = _rows(HELD_OUT_ROWS_IN_CURVE, widths, dtype, torch.device("cpu"))
     point = _seconds(lambda: evaluate(dictionary, [held]), where)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = _seconds(lambda: learner.save(Path(folder) / "state.safetensors"), where) if steps else 0.0
-    streaming = _streaming(rows, batch) * (config.tokens if steps else 0)
+    streaming = _streaming(rows, batch) * (config.tokens * config.relative_cost if steps else 0)
     held_out = _held_out(config, inputs["activations"].facts)
     measuring = point * held_out / HELD_OUT_ROWS_IN_CURVE
     between = steps / config.log_every * point + steps // config.checkpoint_every * checkpoint
@@ -188,10 +182,20 @@ def probe(config: TrainConfig, inputs: Mapping[str, Any], settings: Execution, s
         f"{made} updates of {batch:,} rows at {plain * 1e3:.1f} ms, {revived * 1e3:.1f} ms with a twentieth of the latents dead"
         if steps
         else f"first values in {start:.1f} s",
-        f"{steps:,} updates, with dead latents after the first {before:,}; a curve every {config.log_every}, a checkpoint "
+        f"{steps:,} updates{_beside(config)}, with dead latents after the first {before:,}; a curve every {config.log_every}, a checkpoint "
         f"every {config.checkpoint_every}, {held_out:,} held-out rows"
         + ("" if scale == 1 else f"; a batch taken as {scale:g} times what was run"),
     )
+
+
+def _beside(config: TrainConfig) -> str:
+    """What is learnt beside the dictionary, for the plan."""
+    parts = []
+    if config.lr == "search":
+        parts.append(f"{100 * config.search_share:.0f}% as many to search a rate")
+    if config.convergence == "measured":
+        parts.append("half as many to measure convergence")
+    return f" and {' and '.join(parts)}" if parts and config.updates else ""
 
 
 TRAIN_FORETELLER = Foreteller(

@@ -18,6 +18,7 @@ import torch
 from pydantic import PositiveInt
 
 from components.concept import probe
+from components.concept.gate import ProbeGate, refusal
 from components.concept.probe import Probe, fit_probe
 from components.concept.ranking import Ranking, ranking
 from components.config import Config
@@ -55,7 +56,7 @@ def make(folder: Path, config: GateConfig, inputs: Inputs, settings: Execution |
     return {"hook_point": hook_point, "tokens": config.tokens, "n_concepts": gate.found["concept"].n_unique()}
 
 
-GATE = Stage("gate", version=1, make=make, entries=lambda config: {"probe": probe.VERSION})
+GATE = Stage("gate", version=2, make=make, entries=lambda config: {"probe": probe.VERSION})
 
 
 def load(artifact: Artifact) -> Gate:
@@ -80,10 +81,20 @@ def gate_of(subject: Subject, tokens: int) -> Generator[Progress, None, Gate]:
 _measured: WeakKeyDictionary[Subject, dict[int, Gate]] = WeakKeyDictionary()
 
 
-def passed(gate: Gate, threshold: float, unit: str | None = None) -> pl.DataFrame:
+def passed(gate: Gate, thresholds: ProbeGate, unit: str | None = None) -> pl.DataFrame:
     """The probe's rows of the concepts that it decodes on validate, of one unit or of both."""
-    rows = gate.found.filter(pl.col("unit_kind") == PROBE, pl.col("validate_ap") >= threshold)
+    rows = gate.found.filter(pl.col("unit_kind") == PROBE)
+    decoded = [row["concept"] for row in rows.iter_rows(named=True) if decodes(row, thresholds)]
+    rows = rows.filter(pl.col("concept").is_in(decoded))
     return rows if unit is None else rows.filter(pl.col("concept").is_in(gate.probes[unit].concepts))
+
+
+def decodes(row: dict[str, Any], thresholds: ProbeGate) -> bool | None:
+    """Whether the probe of this row passes on validate; None where nothing can be said."""
+    if row["validate_ap"] is None or row["validate_auroc"] is None:
+        return None
+    found = Ranking(row["validate_ap"], row["validate_auroc"])
+    return refusal(found, row["validate_positive"], row["validate_n"], thresholds) is None
 
 
 def missing(activations: ActivationShards) -> list[str]:
@@ -110,14 +121,13 @@ def measure(
         fitted = given[SELECT].n_positive > 0
         x = torch.from_numpy(given[SELECT].x).to(device)
         probes[unit] = fit_probe(x, given[SELECT].labels, names)
-        n_positive, rankings = {SELECT: given.pop(SELECT).n_positive}, {}
+        n_positive, rankings, rows_of = {SELECT: given.pop(SELECT).n_positive}, {}, {}
         del x
         for step, split in enumerate((VALIDATE, TEST), 1):
             here = read(activations, corpus, hook_point, split, unit, names, tokens)
             rankings[split] = {kind: score(here, kind, choice) for kind, choice in chosen.items()}
             rankings[split][PROBE] = _read(probes[unit], here, fitted)
-            n_positive[split] = here.n_positive
-            n = here.n
+            n_positive[split], rows_of[split] = here.n_positive, here.n
             yield Progress(step, 2, "splits", f"probing {len(names)} {unit} concepts on {split}")
         for column, concept in enumerate(concepts.iter_rows(named=True)):
             lacking = [split for split, count in n_positive.items() if not count[column]]
@@ -127,8 +137,11 @@ def measure(
                     {
                         "concept": concept["concept"],
                         "concept_kind": concept["concept_kind"],
+                        "family": concept["family"],
                         "n_positive": int(n_positive[TEST][column]),
-                        "n": n,
+                        "n": rows_of[TEST],
+                        "validate_positive": int(n_positive[VALIDATE][column]),
+                        "validate_n": rows_of[VALIDATE],
                         "unit_kind": kind,
                         **unit_of(chosen.get(kind), column),
                         **scored(rankings[VALIDATE][kind][column], rankings[TEST][kind][column]),
@@ -148,7 +161,7 @@ def unit_of(choice: Choice | None, concept: int) -> dict[str, Any]:
 
 def scored(validate: Ranking, test: Ranking) -> dict[str, Any]:
     """Columns of how it ranks the concept."""
-    return {"validate_ap": validate.ap, "ap": test.ap, "auroc": test.auroc}
+    return {"validate_ap": validate.ap, "validate_auroc": validate.auroc, "ap": test.ap, "auroc": test.auroc}
 
 
 def _file(unit: str) -> str:

@@ -1,8 +1,8 @@
 """Which concepts may be steered towards: those that a probe decodes and the judges can judge.
 
 A concept that the model does not represent, or that no judge recognises, would count against every method alike. The
-probe is fitted on select (activations of tokens, or their means over documents) and read on validate by average
-precision at natural density. What fails is left out and counted.
+probe is fitted on select (activations of tokens, or their means over documents) and read on validate, by the same gate as
+in evaluation (components/concept/gate.py). What fails is left out and counted.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from components.concept.gate import ProbeGate, refusal
 from components.concept.labels import document_labels
 from components.concept.probe import fit_probe
+from components.concept.ranking import ranking
 from components.dictionary.contract import Dictionary
 from components.errors import InputError
-from components.statistics import average_precision
 from components.steering.contract import Concept, Evidence
 from components.steering.passages import row_labels
 from components.store.artifact import Artifact
@@ -70,7 +71,7 @@ class Split:
         return (total / torch.bincount(member, minlength=n)[:, None]).float()
 
 
-def probe_refusals(select: Split, validate: Split, min_precision: float) -> dict[str, str]:
+def probe_refusals(select: Split, validate: Split, gate: ProbeGate) -> dict[str, str]:
     """Concept -> why a probe does not decode it, for those that it does not."""
     refused = {}
     for unit in ("token", "document"):
@@ -80,13 +81,13 @@ def probe_refusals(select: Split, validate: Split, min_precision: float) -> dict
         (x, labels), (x_validate, truth) = (_read(split, unit, columns) for split in (select, validate))
         scores = fit_probe(x, labels).scores(x_validate).cpu().numpy()
         for j, column in enumerate(columns):
-            found = average_precision(scores[:, j], truth[:, j].toarray().ravel())
-            if found is None or labels[:, j].nnz == 0:
-                where = "validate" if found is None else "select"
+            positive = np.flatnonzero(truth[:, j].toarray().ravel())
+            found = ranking(scores[:, j], positive)
+            if found.ap is None or labels[:, j].nnz == 0:
+                where = "validate" if found.ap is None else "select"
                 refused[select.concepts[column].name] = f"probe: no {unit} of the {where} split has the concept"
-            elif found < min_precision:
-                told = f"average precision {found:.2f} on validate, wanted {min_precision:g}"
-                refused[select.concepts[column].name] = f"probe: {told}"
+            elif why := refusal(found, len(positive), len(scores), gate):
+                refused[select.concepts[column].name] = f"probe: {why}"
     return refused
 
 

@@ -28,6 +28,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from safetensors.torch import save_file
 
 from components.concept import classifier, probe
+from components.concept.gate import ProbeGate
 from components.config import Config, execution, load, names_of
 from components.device import Execution
 from components.dictionary.contract import Dictionary
@@ -81,8 +82,8 @@ class SteerConfig(Config):
     """Patterns of the names of concepts to steer towards, such as topic.*."""
     max_concepts_per_family: NonNegativeInt = 4
     """Concepts of tokens taken from each family, drawn by the seed; concepts of documents are all taken."""
-    min_probe_precision: float = Field(0.8, ge=0, le=1)
-    """The gate: average precision at natural density that a probe must reach on validate."""
+    gate: ProbeGate = ProbeGate()
+    """When a probe decodes a concept, so that it is steered towards."""
     validate_prompts: PositiveInt = 24
     """Prompts, at most, that choose among the candidates of a method."""
     test_prompts: PositiveInt = 48
@@ -166,7 +167,7 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     material = _material(corpus, concepts, writer, prompts["validate"], plain, config)
     panel = {name: _entry(judges, name, config.judge_settings, material) for name in config.judges}
     select, validate = (Split(corpus, shards, split, hook_point, concepts) for split in ("select", "validate"))
-    refused = probe_refusals(select, validate, config.min_probe_precision)
+    refused = probe_refusals(select, validate, config.gate)
     for name, judge in panel.items():
         refused = {concept: f"{name} judge: {why}" for concept, why in judge.refusals().items()} | refused
     kept = [column for column, concept in enumerate(concepts) if concept.name not in refused]

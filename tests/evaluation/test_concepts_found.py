@@ -118,13 +118,13 @@ def test_the_probe_gates_and_ungated_concepts_stay_in_the_table_but_not_in_the_s
     assert (scores["concepts_gated", "contextual"].interval.value, gated.n_failed) == (1 / 2, 0)
     latent = scores["concepts_found.latent", "all"]
     assert (latent.interval.value, latent.interval.n, latent.n_failed) == (1.0, 3, 0)
-    assert latent.baseline == scores["concepts_found.neuron", "all"].interval.value < 1
-    assert latent.baseline_name == "raw neurons"
+    assert latent.baseline == scores["concepts_found.untrained", "all"].interval.value < 1
+    assert latent.baseline_name == "untrained dictionary"
     assert scores["concepts_found.neuron", "all"].baseline_name == "linear probe"
     assert scores["concepts_found.probe", "all"].baseline is None
     assert scores["concepts_ap.latent", "document"].interval.value == 1
     kinds = {kind for name, kind in scores if name == "concepts_auroc.latent"}
-    assert kinds == {"all", "surface", "contextual", "document"}
+    assert kinds == {"all", "token", "surface", "contextual", "document"}
 
 
 def test_the_unit_is_fixed_before_test_is_read(store, tmp_path, measured):
@@ -156,18 +156,43 @@ def test_a_concept_that_a_split_lacks_is_a_null_with_its_reason_and_counts_as_fa
     share = scores["concepts_found.latent", "all"]
     assert (share.interval.value, share.interval.n, share.n_failed) == (1 / 2, 2, 1)
     assert (scores["concepts_gated", "all"].interval.n, scores["concepts_gated", "all"].n_failed) == (4, 1)
-    assert scores["concepts_found.latent", "surface"].reason == "no concept passed the gate"
-    assert scores["concepts_ap.latent", "contextual"].reason == "none of 1 gated concepts has a value"
+    assert "evaluate.settings.concepts_found.gate" in scores["concepts_found.latent", "surface"].reason
+    assert scores["concepts_ap.latent", "contextual"].reason == "none of 1 concepts has a value"
 
 
 def test_without_labels_or_without_a_split_there_is_a_reason(store, tmp_path):
     scores, rows = table(subject(store, tmp_path, concepts=[]))
-    assert scores["concepts_found.latent", "all"].reason == "the corpus labels no concept" and not rows
+    assert (
+        scores["concepts_found.latent", "all"].reason.startswith("the corpus labels no concept; give read.word_lists")
+        and not rows
+    )
     scores, rows = table(subject(store, tmp_path, splits=("select", "test"), seed=1))
-    assert scores["concepts_found.latent", "all"].reason == "the capture has no validate split" and not rows
+    assert (
+        scores["concepts_found.latent", "all"].reason.startswith("the capture has no validate split; add it to")
+        and not rows
+    )
 
 
 def test_progress_is_reported_while_units_are_chosen(store, tmp_path):
     _, reported = bench.measure(EVALUATION, subject(store, tmp_path))
     assert {progress.unit for progress in reported} == {"units", "splits"}
     assert all(0 < progress.done <= progress.total for progress in reported)
+
+
+def test_the_share_is_measured_above_the_base_rate_and_against_the_probe(measured):
+    _, rows = measured
+    row, probe = rows["axis", "untrained"], rows["axis", "probe"]
+    base = row["n_positive"] / row["n"]
+    wanted = (row["ap"] - base) / (probe["ap"] - base)
+    assert row["share"] == pytest.approx(min(1.0, max(0.0, wanted))) and row["share"] < 0.8 and row["found"] is False
+    assert rows["axis", "latent"]["share"] == pytest.approx(1.0)
+    assert rows["noise", "latent"]["decodable"] is False and rows["noise", "latent"]["share"] is None
+
+
+def test_the_normalised_share_puts_the_untrained_dictionary_at_0_and_the_probe_at_1(measured):
+    scores, rows = measured
+    concepts = [name for name in LABELS if rows[name, "probe"]["decodable"]]
+    latent, random = (sum(rows[name, unit]["share"] for name in concepts) for unit in ("latent", "untrained"))
+    wanted = (latent - random) / (len(concepts) - random)
+    found = scores["concepts_found_normalised.latent", "all"]
+    assert found.interval.value == pytest.approx(wanted) and found.baseline == 0.0 and found.interval.n == len(concepts)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from components.concept.gate import ProbeGate
 from components.config import canonical, load
 from components.device import Execution
 from components.dictionary.architectures.topk import TopK, TopKConfig
@@ -29,7 +30,7 @@ CONFIG = SteerConfig(
     neutral_tokens=300,
     neutral_length=25,
     band_texts=48,
-    min_probe_precision=0.7,
+    gate=ProbeGate(min_auroc=0.8, min_lift=0.1),
     method_settings={"add_direction": {"n_candidates": 2}},
 )
 CPU = Execution(device="cpu")

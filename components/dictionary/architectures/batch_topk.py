@@ -63,6 +63,7 @@ class BatchTopK(Dictionary):
 
     version = 1
     config: ClassVar[type[Config]] = BatchTopKConfig
+    folds: ClassVar[bool] = True
     trains_as_it_encodes = False
     options: BatchTopKConfig
     threshold: Tensor

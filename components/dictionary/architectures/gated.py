@@ -52,6 +52,7 @@ class Gated(Dictionary):
 
     version = 1
     config: ClassVar[type[Config]] = GatedConfig
+    folds: ClassVar[bool] = True
     sparsity = "l1"
     dense: ClassVar[int] = 7
     options: GatedConfig

@@ -1,11 +1,12 @@
 """JumpReLU: a latent keeps its pre-activation where that exceeds the latent's own learnt threshold.
 
     u = (x - b_dec) W_enc.T + b_enc        z = u where u > theta, else 0        x^ = z W_dec + b_dec
-    loss = sum ||x - x^||^2 / sum ||x - mean x||^2  +  s(t) coefficient * penalty
+    loss = sum ||x - x^||^2 / sum ||x - mean x||^2  +  s(t) coefficient * penalty  +  dead_coefficient * dead
 
     penalty `l0_target`   (L0 / target_l0 - 1)^2
             `l0`          L0 / d_in
             `tanh`        sum_f tanh(4 z_f) / d_in
+    dead    mean over tokens and latents of ReLU(theta - u) for latents that have been silent, 0 for all others
 
 The threshold moves by straight-through estimates on the pre-activation, with K the rectangle of width `bandwidth` e:
 dz/dtheta = -(theta / e) K((u - theta) / e), dL0/dtheta = -(1 / e) K((u - theta) / e), dz/du = 1 where u > theta,
@@ -21,9 +22,13 @@ latents, not near zero. The main term is a fraction of variance, so a coefficien
 dictionary_learning's is 1 at unit mean square, which at 400 updates on the demo world left L0 at a third of its target, 4
 reached it. The learning rate is that of `topk`, 6.5e-4 at 1,536 latents (dictionary_learning's is 7e-5 at any number).
 
+A latent below its threshold on every token has no gradient at all, so a silent one would stay silent. `dead` pulls its
+pre-activations up and its threshold down until it is active again; under Adam the weight hardly matters, since nothing
+else moves what it moves.
+
 Source: Rajamanoharan et al. 2024, "Jumping ahead" (arXiv:2407.14435), equations 9 to 14; Anthropic, "Dictionary learning
-optimization techniques" (Transformer Circuits, January 2025) for `tanh` and the width; dictionary_learning
-`trainers/jumprelu.py` and SAELens `jumprelu_sae.py` compared.
+optimization techniques" (Transformer Circuits, January 2025) for `tanh`, the width and the term for dead latents;
+dictionary_learning `trainers/jumprelu.py` and SAELens `jumprelu_sae.py` compared.
 """
 
 from __future__ import annotations
@@ -65,6 +70,8 @@ class JumpReluConfig(Config, title="jumprelu"):
     """Width of the rectangle around a threshold that tells it how to move, for activations of mean norm sqrt(d_in)."""
     start_l0: PositiveFloat = 1.0
     """Thresholds start where a token uses this many times `target_l0` latents."""
+    dead_coefficient: NonNegativeFloat = 0.01
+    """Weight of the term that brings silent latents back; 0 switches it off."""
 
 
 @architectures
@@ -72,8 +79,9 @@ class JumpReluConfig(Config, title="jumprelu"):
 class JumpRelu(Dictionary):
     """See the module."""
 
-    version = 1
+    version = 2
     config: ClassVar[type[Config]] = JumpReluConfig
+    folds: ClassVar[bool] = True
     sparsity = "target_l0"
     options: JumpReluConfig
 
@@ -127,6 +135,9 @@ class JumpRelu(Dictionary):
             "reconstruction": fvu(x, x_hat),
             "sparsity": self.options.coefficient * rising * self._penalty(u, z),
         }
+        if moment.revives(self.options.dead_coefficient):
+            below = (self.threshold.clamp_min(0) - u).relu() * moment.dead
+            losses["dead"] = self.options.dead_coefficient * below.mean()
         return Outcome(losses, {self.hook_point: x_hat}, (z.detach() > 0).sum(0).to(x.dtype))
 
     def codes(self, batch: Batch) -> Codes:

@@ -96,6 +96,7 @@ class Matryoshka(Dictionary):
 
     version = 1
     config: ClassVar[type[Config]] = MatryoshkaConfig
+    folds: ClassVar[bool] = True
     trains_as_it_encodes = False
     options: MatryoshkaConfig
     threshold: Tensor

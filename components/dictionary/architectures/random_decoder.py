@@ -67,6 +67,7 @@ class RandomDecoder(Dictionary):
 
     version = 1
     config: ClassVar[type[Config]] = RandomDecoderConfig
+    folds: ClassVar[bool] = True
     baseline = True
     dense: ClassVar[int] = 2
     options: RandomDecoderConfig

@@ -53,6 +53,7 @@ class Relu(Dictionary):
 
     version = 2
     config: ClassVar[type[Config]] = ReluConfig
+    folds: ClassVar[bool] = True
     sparsity = "l1"
     dense: ClassVar[int] = 4
     options: ReluConfig

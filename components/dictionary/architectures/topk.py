@@ -74,6 +74,7 @@ class TopK(Dictionary):
     dense: ClassVar[int] = 2  # pre-activations, and a copy of those of dead latents while these learn
     in_blocks: ClassVar[bool] = True
     config: ClassVar[type[Config]] = TopKConfig
+    folds: ClassVar[bool] = True
     options: TopKConfig
 
     def __init__(self, options, reads, reconstructs, widths) -> None:

@@ -28,8 +28,9 @@ import numpy as np
 import polars as pl
 import scipy.sparse as sp
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import PositiveInt
 
+from components.concept.gate import ProbeGate
 from components.config import Config
 from components.evaluation.contract import ABSENT, TEST, Evaluation, Measuring, Score, Subject, evaluations
 from components.evaluation.gate import SELECT, gate_of, passed
@@ -53,8 +54,8 @@ MEASURES = {
 class AbsorptionConfig(Config):
     """Concepts that another latent carries while their own is silent."""
 
-    ap_threshold: float = Field(default=0.8, gt=0, le=1)
-    """Average precision of the probe on validate from which a concept counts as decoded."""
+    gate: ProbeGate = ProbeGate()
+    """When a probe decodes a concept, so that it is asked for."""
     tokens: PositiveInt = 200_000
     """Tokens of each split that are read; all when it has fewer."""
 
@@ -78,6 +79,7 @@ class Concept:
 class Absorption(Evaluation):
     """Rate of absorption, share of silent main latents, and how well the main latents tell the concept."""
 
+    version = 2
     config = AbsorptionConfig
 
     def measure(self, subject: Subject) -> Measuring:
@@ -85,7 +87,7 @@ class Absorption(Evaluation):
         gate = yield from gate_of(subject, self.settings.tokens)
         rows: list[dict[str, Any]] = []
         if "token" in gate.probes:
-            probe, gated = gate.probes["token"], passed(gate, self.settings.ap_threshold, "token")
+            probe, gated = gate.probes["token"], passed(gate, self.settings.gate, "token")
             names = list(probe.concepts)
             given, test = (readings(subject, split, "token", names, self.settings.tokens) for split in (SELECT, TEST))
             x = {

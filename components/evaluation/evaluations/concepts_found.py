@@ -1,50 +1,67 @@
-"""Which labelled concepts one unit finds: average precision 0.8 over all tokens (or documents) at natural density.
+"""Which labelled concepts one unit finds, measured by what a probe of all coordinates finds, at natural density.
 
 For every concept of the inventory and every kind of unit: `latent`, `neuron` (a raw coordinate, either sign),
 `untrained` (a latent of the untrained dictionary) and `probe` (a linear probe of all coordinates, fitted on select).
 
-    gate     a probe reaches the threshold on validate: the model does represent the concept
-    choose   the unit of each kind with the highest average precision on select
-    found    the gate passed, and that unit reaches the threshold on test, which is read once, after both
+    gate        on validate the probe decodes the concept (components/concept/gate.py)
+    decodable   gate passed, and there the probe's average precision is at least half of the way above the base rate
+    choose      the unit of each kind with the highest average precision on select
+    share       (AP of the unit - b) / (AP of the probe - b) on test, b the base rate
+    found       decodable, and the share is at least 0.8
 
-AUROC stands beside: on rare concepts it is too kind to tell units apart. The baseline of latents and of the untrained
-dictionary are raw neurons, that of neurons is the probe. A concept that cannot be judged (no positive in a split) is a
-null with its reason; it counts in n, and as failed.
+Test is read once, after gate and choice. A share below 0 counts as 0 and one above 1 as 1 in means. `found_absolute` asks
+for a fixed average precision instead (0.8 by the probe on validate, and by the unit on test), a standard that suits a
+corpus whose concepts are known to be exact. AUROC stands beside: on rare concepts it is too kind to tell units apart.
+
+The headline is `concepts_found.latent` over token concepts, because random latents find most concepts of documents, whose
+mean activation is read. `concepts_found_normalised` puts the untrained dictionary at 0 and the probe at 1. Concepts of one
+family are found or missed together, so intervals are over families where there are at least five.
+
+The baseline of latents is the untrained dictionary (raw neurons where there is none), that of the untrained dictionary raw
+neurons, that of neurons the probe. A concept that cannot be judged (no positive in a split) is a null with its reason; it
+counts in n, and as failed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Any
 
+import numpy as np
 import polars as pl
 from pydantic import Field, PositiveInt
 
+from components.concept.gate import ProbeGate, lift
 from components.config import Config
 from components.evaluation.contract import ABSENT, TEST, Evaluation, Measuring, Score, Subject, evaluations
-from components.evaluation.gate import PROBE, SELECT, VALIDATE, gate_of, missing, scored, unit_of
+from components.evaluation.gate import PROBE, SELECT, VALIDATE, decodes, gate_of, missing, scored, unit_of
 from components.evaluation.units import LATENT, NEURON, UNTRAINED, choose, readings, score
-from components.seeds import numpy_generator
-from components.statistics import bootstrap_mean, wilson
+from components.statistics import Interval, clustered_t_interval, clustered_wilson, t_interval, wilson
 from components.store.artifact import Progress
 from components.store.tables import CONCEPTS, CONCEPTS_FOUND
 
-BASELINES = {
-    LATENT: (NEURON, "raw neurons"),
-    UNTRAINED: (NEURON, "raw neurons"),
-    NEURON: (PROBE, "linear probe"),
-    PROBE: (None, None),
-}
+UNITS = (LATENT, UNTRAINED, NEURON, PROBE)
+RIVALS = {LATENT: (UNTRAINED, NEURON), UNTRAINED: (NEURON,), NEURON: (PROBE,), PROBE: ()}
+NAMES = {UNTRAINED: "untrained dictionary", NEURON: "raw neurons", PROBE: "linear probe"}
 KINDS = ("surface", "contextual", "document")
-MEASURES = ("found", "ap", "auroc")
-UNGATED = "no concept passed the gate"
+NOT_DECODED = "the probe decodes no such concept well enough; see concepts_gated, evaluate.settings.concepts_found.gate"
+FEWEST_FAMILIES = 5
+"""With fewer families an interval over families would say nothing; concepts then count as independent."""
+SHARES = ("found", "found_absolute")
+MEANS = ("share", "ap", "auroc")
 
 
 class ConceptsFoundConfig(Config):
     """Concepts that one unit finds, among those that a probe decodes."""
 
+    gate: ProbeGate = ProbeGate()
+    """When a probe decodes a concept at all."""
+    min_decodable: float = Field(default=0.5, gt=0, le=1)
+    """How far the probe's average precision on validate must lie above the base rate, so that units are compared with it."""
+    min_share: float = Field(default=0.8, gt=0, le=1)
+    """Share of the probe's average precision above the base rate at which a unit has found a concept."""
     ap_threshold: float = Field(default=0.8, gt=0, le=1)
-    """Average precision at which a concept counts as decoded, and as found."""
+    """Average precision at which a concept counts as decoded, and as found, by the absolute standard."""
     tokens: PositiveInt = 200_000
     """Tokens of each split that are read; all when it has fewer."""
 
@@ -53,6 +70,7 @@ class ConceptsFoundConfig(Config):
 class ConceptsFound(Evaluation):
     """Share of gated concepts that the best unit of each kind finds, by kind of concept."""
 
+    version = 2
     config = ConceptsFoundConfig
 
     def measure(self, subject: Subject) -> Measuring:
@@ -62,16 +80,19 @@ class ConceptsFound(Evaluation):
         inventory = CONCEPTS.read(subject.corpus)
         for unit in gate.probes:
             rows += yield from self._of(subject, unit, inventory.filter(pl.col("unit") == unit))
-        passed = {row["concept"]: self._reaches(row["validate_ap"]) for row in rows if row["unit_kind"] == PROBE}
+        probes = {row["concept"]: row for row in rows if row["unit_kind"] == PROBE}
         for row in rows:
-            row["gate"] = passed[row["concept"]]
-            row["found"] = self._reaches(row["ap"]) if row["gate"] else row["gate"]
+            row.update(self._judged(row, probes[row["concept"]]))
         frame = CONCEPTS_FOUND.write(subject.folder, rows)
         if not rows:
             lacking = missing(subject.activations)
-            reason = f"the capture has no {lacking[0]} split" if lacking else "the corpus labels no concept"
+            reason = (
+                f"the capture has no {lacking[0]} split; add it to capture.splits"
+                if lacking
+                else "the corpus labels no concept; give read.word_lists or a column of labels"
+            )
             return [Score("concepts_found.latent", ABSENT, "concept", "higher", concept_kind="all", reason=reason)]
-        return _scores(subject, frame)
+        return _scores(frame, self.settings.ap_threshold)
 
     def _of(
         self, subject: Subject, unit: str, concepts: pl.DataFrame
@@ -80,11 +101,11 @@ class ConceptsFound(Evaluation):
         names, limit = concepts["concept"].to_list(), self.settings.tokens
         given = readings(subject, SELECT, unit, names, limit)
         chosen = yield from choose(given)
-        rankings, n_positive = {}, {SELECT: given.n_positive}
+        rankings, n_positive, rows_of = {}, {SELECT: given.n_positive}, {}
         for step, split in enumerate((VALIDATE, TEST), 1):
             given = readings(subject, split, unit, names, limit)
             rankings[split] = {kind: score(given, kind, choice) for kind, choice in chosen.items()}
-            n_positive[split] = given.n_positive
+            n_positive[split], rows_of[split] = given.n_positive, given.n
             yield Progress(step, 2, "splits", f"scoring {len(names)} {unit} concepts on {split}")
         rows = []
         for column, concept in enumerate(concepts.iter_rows(named=True)):
@@ -94,8 +115,11 @@ class ConceptsFound(Evaluation):
                     {
                         "concept": concept["concept"],
                         "concept_kind": concept["concept_kind"],
+                        "family": concept["family"],
                         "n_positive": int(n_positive[TEST][column]),
-                        "n": given.n,
+                        "n": rows_of[TEST],
+                        "validate_positive": int(n_positive[VALIDATE][column]),
+                        "validate_n": rows_of[VALIDATE],
                         "unit_kind": kind,
                         **unit_of(choice, column),
                         **scored(rankings[VALIDATE][kind][column], rankings[TEST][kind][column]),
@@ -104,47 +128,133 @@ class ConceptsFound(Evaluation):
                 )
         return rows
 
-    def _reaches(self, ap: float | None) -> bool | None:
-        return None if ap is None else ap >= self.settings.ap_threshold
+    def _judged(self, row: Mapping[str, Any], probe: Mapping[str, Any]) -> dict[str, Any]:
+        """Gate and verdicts of one unit for one concept, beside the probe of that concept."""
+        settings = self.settings
+        gate = decodes(probe, settings.gate)
+        decodable = gate and _lift(probe, "validate") >= settings.min_decodable
+        absolute = None if probe["validate_ap"] is None else probe["validate_ap"] >= settings.ap_threshold
+        share = None
+        if decodable and row["ap"] is not None and _lift(probe, "test") > 0:
+            share = min(1.0, max(0.0, _lift(row, "test") / _lift(probe, "test")))
+        found = None if share is None else share >= settings.min_share
+        reached = None if row["ap"] is None else row["ap"] >= settings.ap_threshold
+        return {
+            "gate": gate,
+            "decodable": decodable,
+            "share": share,
+            "found": found if decodable else decodable,
+            "found_absolute": reached if absolute else absolute,
+        }
 
 
-def _scores(subject: Subject, frame: pl.DataFrame) -> list[Score]:
-    """For all concepts together and for each kind: how many a probe decodes, and of those what each unit reaches."""
+def _lift(row: Mapping[str, Any], split: str) -> float:
+    prefix = "" if split == TEST else "validate_"
+    return lift(
+        row[f"{prefix}ap"], row[f"{prefix}n_positive" if not prefix else "validate_positive"] / row[f"{prefix}n"]
+    )
+
+
+def _scores(frame: pl.DataFrame, threshold: float) -> list[Score]:
+    """For all concepts, those of tokens and each kind: how many a probe decodes, and of those what each unit reaches."""
+    frame = frame.with_columns(pl.col("family").fill_null(pl.col("concept")))  # of no family: a family of its own
     named = frame["concept_kind"].unique().to_list()
     kinds = [kind for kind in KINDS if kind in named] + sorted(set(named) - set(KINDS))
-    parts = {"all": frame, **{kind: frame.filter(pl.col("concept_kind") == kind) for kind in kinds}}
+    parts = {"all": frame}
+    if any(kind != "document" for kind in kinds):
+        parts["token"] = frame.filter(pl.col("concept_kind") != "document")
+    parts |= {kind: frame.filter(pl.col("concept_kind") == kind) for kind in kinds}
     scores = []
-    for kind, part in parts.items():
-        gate = part.filter(pl.col("unit_kind") == PROBE)["gate"]
-        share, failed = wilson(int(gate.sum()), len(gate)), gate.null_count()
-        scores.append(Score("concepts_gated", share, "concept", "neither", concept_kind=kind, n_failed=failed))
-    for measure in MEASURES:
-        for unit in (unit for unit in BASELINES if unit in frame["unit_kind"]):
-            scores += [
-                _score(subject, measure, unit, kind, part.filter(pl.col("gate"))) for kind, part in parts.items()
-            ]
+    for name, column in (("concepts_gated", "gate"), ("concepts_decodable", "decodable")):
+        for kind, part in parts.items():
+            probes = part.filter(pl.col("unit_kind") == PROBE)
+            share = _share(probes.with_columns(pl.col(column).fill_null(False)), column)
+            failed = probes[column].null_count()
+            scores.append(Score(name, share, "concept", "neither", concept_kind=kind, n_failed=failed))
+    units = [unit for unit in UNITS if unit in frame["unit_kind"]]
+    for measure in (*SHARES, *MEANS):
+        for unit in units:
+            asked = {kind: _asked(measure, part, threshold) for kind, part in parts.items()}
+            scores += [_score(measure, unit, units, kind, *rows) for kind, rows in asked.items()]
+    if UNTRAINED in units:
+        scores += [_normalised(kind, *_asked("share", part, threshold)) for kind, part in parts.items()]
     return scores
 
 
-def _score(subject: Subject, measure: str, unit: str, kind: str, gated: pl.DataFrame) -> Score:
-    """One row; `gated` holds every kind of unit for each concept that passed the gate."""
-    values = {name: gated.filter(pl.col("unit_kind") == name)[measure] for name in BASELINES}
-    own, n = values[unit], len(values[unit])
-    if measure == "found":
-        values = {name: column.fill_null(False).cast(pl.Float64) for name, column in values.items()}
-        interval = wilson(int(values[unit].sum()), n)
-    else:
-        draw = numpy_generator(subject.seed, "concepts_found", measure, unit, kind)
-        interval = bootstrap_mean(own.drop_nulls().to_numpy(), draw)  # n counts what has a value; n_failed, the rest
-    rival, rival_name = BASELINES[unit]
+def _asked(measure: str, part: pl.DataFrame, threshold: float) -> tuple[pl.DataFrame, str]:
+    """The rows that a measure is over, and why there may be none."""
+    if measure == "found_absolute":
+        probes = part.filter(pl.col("unit_kind") == PROBE, pl.col("validate_ap") >= threshold)
+        why = f"the probe reaches an average precision of {threshold:g} for no such concept"
+        return part.filter(pl.col("concept").is_in(probes["concept"].to_list())), why
+    column = "decodable" if measure in ("found", "share") else "gate"
+    return part.filter(pl.col(column)), NOT_DECODED
+
+
+def _score(measure: str, unit: str, units: list[str], kind: str, asked: pl.DataFrame, why: str) -> Score:
+    """One row."""
+    rows = {name: asked.filter(pl.col("unit_kind") == name) for name in units}
+    own = rows[unit]
+    if measure in SHARES:
+        rows = {name: frame.with_columns(pl.col(measure).fill_null(False)) for name, frame in rows.items()}
+        interval = _share(rows[unit], measure)
+    else:  # n counts what has a value; n_failed, the rest
+        interval = _mean(own.filter(pl.col(measure).is_not_null()), measure)
+    rival = next((name for name in RIVALS[unit] if name in units), None)
+    baseline: float | None = rows[rival][measure].cast(pl.Float64).mean() if rival else None  # type: ignore[assignment]
     return Score(
         f"concepts_{measure}.{unit}",
         interval,
         "concept",
         "higher",
-        values[rival].mean() if rival else None,  # type: ignore[arg-type]
-        rival_name,
+        baseline,
+        NAMES.get(rival or ""),
         concept_kind=kind,
-        n_failed=own.null_count(),
-        reason=None if interval.value is not None else f"none of {n} gated concepts has a value" if n else UNGATED,
+        n_failed=own[measure].null_count(),
+        reason=None
+        if interval.value is not None
+        else f"none of {own.height} concepts has a value"
+        if own.height
+        else why,
     )
+
+
+def _normalised(kind: str, asked: pl.DataFrame, why: str) -> Score:
+    """Mean share of the latents between that of the untrained dictionary (0) and that of the probe (1)."""
+    columns = {
+        name: asked.filter(pl.col("unit_kind") == name).sort("concept")["share"].fill_null(0.0).to_numpy()
+        for name in (LATENT, UNTRAINED)
+    }
+    families = asked.filter(pl.col("unit_kind") == LATENT).sort("concept")["family"].to_numpy()
+    gained, left = columns[LATENT] - columns[UNTRAINED], 1 - columns[UNTRAINED]
+    interval = ABSENT
+    if len(gained) and left.sum() > 0:
+        value = float(gained.sum() / left.sum())  # a ratio of sums; its spread by linearisation
+        spread = _mean_of((gained - value * left) / left.mean(), families)
+        ends = (None if end is None else value + end for end in (spread.low, spread.high))
+        interval = Interval(value, *ends, len(gained))
+    return Score(
+        "concepts_found_normalised.latent", interval, "concept", "higher", 0.0, "untrained dictionary", concept_kind=kind,
+        reason=None if interval.value is not None else why if not len(gained) else "the untrained dictionary finds all",
+    )  # fmt: skip
+
+
+def _share(rows: pl.DataFrame, column: str) -> Interval:
+    """A share of concepts, over families where there are enough of them."""
+    found = rows[column].to_numpy().astype(bool)
+    if rows["family"].n_unique() < FEWEST_FAMILIES:
+        return wilson(int(found.sum()), len(found))
+    return clustered_wilson(found, rows["family"].to_numpy())
+
+
+def _mean(rows: pl.DataFrame, column: str) -> Interval:
+    """A mean over concepts of a value between 0 and 1."""
+    interval = _mean_of(rows[column].to_numpy(), rows["family"].to_numpy())
+    low, high = (None if end is None else min(1.0, max(0.0, end)) for end in (interval.low, interval.high))
+    return Interval(interval.value, low, high, rows.height)
+
+
+def _mean_of(values: np.ndarray, families: np.ndarray) -> Interval:
+    if len(np.unique(families)) < FEWEST_FAMILIES:
+        return t_interval(values)
+    return clustered_t_interval(values, families)

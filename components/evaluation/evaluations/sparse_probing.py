@@ -18,6 +18,7 @@ import polars as pl
 import scipy.sparse as sp
 from pydantic import Field, PositiveInt
 
+from components.concept.gate import ProbeGate
 from components.concept.ranking import ranking
 from components.config import Config
 from components.evaluation.contract import ABSENT, TEST, Evaluation, Measuring, Score, Subject, evaluations
@@ -36,8 +37,8 @@ class SparseProbingConfig(Config):
 
     k: tuple[PositiveInt, ...] = Field(default=(1, 2, 5), min_length=1)
     """Numbers of latents that a probe may read."""
-    ap_threshold: float = Field(default=0.8, gt=0, le=1)
-    """Average precision of the full probe on validate from which a concept counts as decoded."""
+    gate: ProbeGate = ProbeGate()
+    """When a probe decodes a concept, so that it is asked for."""
     tokens: PositiveInt = 200_000
     """Tokens of each split that are read; all when it has fewer."""
 
@@ -46,6 +47,7 @@ class SparseProbingConfig(Config):
 class SparseProbing(Evaluation):
     """Average precision of k-sparse probes, by kind of concept."""
 
+    version = 2
     config = SparseProbingConfig
 
     def measure(self, subject: Subject) -> Measuring:
@@ -53,7 +55,7 @@ class SparseProbing(Evaluation):
         gate = yield from gate_of(subject, self.settings.tokens)
         found: list[dict[str, object]] = []
         for unit in gate.probes:
-            gated = passed(gate, self.settings.ap_threshold, unit)
+            gated = passed(gate, self.settings.gate, unit)
             names = list(gate.probes[unit].concepts)
             given, test = (readings(subject, split, unit, names, self.settings.tokens) for split in (SELECT, TEST))
             ranked = _by_mean_difference(given, max(self.settings.k))

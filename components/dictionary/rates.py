@@ -1,0 +1,146 @@
+"""The search for a learning rate: a few short runs around the architecture's own, judged on held-out activations.
+
+Each candidate learns a share of the tokens under its own whole schedule. What is looked for is a factor on the rule that
+gives the rate from the number of updates (`learner.raised`), because the best rate of a short run is not that of a long
+one, and the factor carries over where the rate itself does not. The factors 1/3, 1 and 3 are tried; where the best is at
+an end, one more beyond it. Together they cost at most `train.search_share` of the training.
+
+The criterion is the architecture's own objective on the held-out split, with the penalties at their full weight: a
+fraction of variance alone would prefer, among dictionaries with a penalty, the rate that ends least sparse.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+
+from components.dictionary.contract import Batch, Moment
+from components.dictionary.learner import Learner, TrainConfig, raised
+from components.errors import DictionaryError
+from components.seeds import torch_generator
+
+log = logging.getLogger(__name__)
+
+FACTORS = (1 / 3, 1.0, 3.0)
+STEP = 3.0
+AT_MOST = len(FACTORS) + 1
+
+Fit = Callable[[Mapping[str, Learner]], Iterator[tuple[str, dict[str, float]]]]
+"""Trains learners by label; yields the points of their curves."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One candidate.
+
+    Attributes:
+        factor: on the rate that the rule gives.
+        lr: the rate of the short run.
+        objective: of the held-out rows; infinite where the run diverged.
+    """
+
+    factor: float
+    lr: float
+    objective: float
+
+
+def candidate(config: TrainConfig, factor: float, own_rate: float) -> TrainConfig:
+    """The short run of one factor."""
+    tokens = max(config.batch, round(config.tokens * config.search_share / AT_MOST))
+    short = config.model_copy(update={"tokens": tokens, "batch_size": config.batch, "convergence": "off", "lr": None})
+    return short.model_copy(update={"lr": factor * raised(own_rate, short.updates)})
+
+
+def next_factor(trials: list[Trial]) -> float | None:
+    """What to try next: the three, then one beyond the end where the best stands; None when all is known."""
+    tried = {trial.factor for trial in trials}
+    for factor in FACTORS:
+        if factor not in tried:
+            return factor
+    best = min(trials, key=lambda trial: trial.objective).factor
+    if len(trials) >= AT_MOST or best not in (min(tried), max(tried)):
+        return None
+    return best * STEP if best == max(tried) else best / STEP
+
+
+def chosen(config: TrainConfig, trials: list[Trial], own_rate: float) -> float:
+    """The rate of the whole run.
+
+    Raises:
+        DictionaryError: every candidate diverged.
+    """
+    best = min(trials, key=lambda trial: trial.objective)
+    if not math.isfinite(best.objective):
+        tried = ", ".join(f"{trial.lr:.3g}" for trial in trials)
+        raise DictionaryError(
+            f"the search for a learning rate found none: training diverged at each of {tried}; set train.lr to a number "
+            f"below {min(trial.lr for trial in trials):.1g}"
+        )
+    return best.factor * raised(own_rate, config.updates)
+
+
+@torch.no_grad()
+def objective(learner: Learner, held_out: Batch) -> float:
+    """The sum of its loss terms on held-out rows, every weight at its full height and no latent dead.
+
+    Only of a dictionary that is thrown away: an architecture may move what it keeps for encoding.
+    """
+    nothing_dead = torch.zeros_like(learner.silent, dtype=torch.bool)
+    moment = Moment(
+        learner.steps, learner.steps, nothing_dead, torch_generator(learner.config.seed, "objective"), False
+    )
+    terms = learner.dictionary.loss(learner.read(held_out), moment).losses.values()
+    return float(torch.stack(list(terms)).sum())
+
+
+class Search:
+    """The search of one dictionary; its trials are kept in a file, so that a kill costs one of them at most.
+
+    Attributes:
+        trials: what was tried so far.
+    """
+
+    def __init__(self, config: TrainConfig, own_rate: float, file: Path) -> None:
+        self.config, self.own_rate, self._file = config, own_rate, file
+        self.trials = [Trial(**row) for row in json.loads(file.read_text("utf-8"))] if file.exists() else []
+
+    @property
+    def next(self) -> TrainConfig | None:
+        """The next short run; None when the rate is known."""
+        factor = next_factor(self.trials)
+        return None if factor is None else candidate(self.config, factor, self.own_rate)
+
+    def tried(self, lr: float, objective: float) -> None:
+        """Keeps how the next one went."""
+        factor = next_factor(self.trials)
+        assert factor is not None
+        self.trials.append(Trial(factor, lr, objective))
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._file.with_name(f".{self._file.name}.writing")
+        temporary.write_text(json.dumps([dataclasses.asdict(trial) for trial in self.trials]), "utf-8")
+        temporary.rename(self._file)
+
+    @property
+    def found(self) -> TrainConfig:
+        """The config with the rate that was found."""
+        lr = chosen(self.config, self.trials, self.own_rate)
+        tried = ", ".join(f"{trial.lr:.2g}: {trial.objective:.4g}" for trial in self.trials)
+        log.info(
+            "learning rate %.3g of %s (short runs, rate: objective on held-out rows: %s)",
+            lr,
+            self.config.dictionary.kind,
+            tried,
+        )
+        return self.config.model_copy(update={"lr": lr})
+
+    @property
+    def facts(self) -> list[dict[str, float | None]]:
+        """The trials for a manifest; a run that diverged has no objective."""
+        rows = [dataclasses.asdict(trial) for trial in self.trials]
+        return [row | {"objective": row["objective"] if math.isfinite(row["objective"]) else None} for row in rows]
