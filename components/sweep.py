@@ -47,7 +47,7 @@ class SweepConfig(Config):
     sparsities: dict[str, list[PositiveFloat]] = {}
     """Label -> values of the option that sets its sparsity (k, l1, ...); who is not named takes half, once and twice its own."""
     rates: dict[str, PositiveFloat] = {}
-    """Label -> learning rate; who is not named takes train.lr, and where that is null its architecture's own."""
+    """Label -> learning rate; who is not named takes train.lr, and where that is null a rate is searched for each, at equal cost: architectures are compared at rates found in one way."""
     seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
     """Training seeds; each replicates first values and order of tokens."""
     evaluations: list[EvaluationName] = Field(
@@ -105,14 +105,18 @@ def cells(train: TrainConfig, sweep: SweepConfig) -> list[Cell]:
             if label not in chosen:
                 raise UnknownNameError(f"sweep.{what} names {label!r}, which is no label; {nearest(label, chosen)}")
     found: dict[str, Cell] = {}
+    if train.lr is None:
+        train = train.model_copy(update={"lr": "search"})
     for label, options in chosen.items():
         entry = architectures[options.kind]
         seeds = sweep.seeds[:1] if entry.baseline else sweep.seeds
         option = entry.sparsity_of(options)
         for own, value in _settings(label, options, sweep):
             for seed in seeds:
-                rate = {"lr": sweep.rates[label]} if label in sweep.rates else {}
-                config = train.model_copy(update={"dictionary": own, "seed": seed, **rate})
+                learns = entry.learns == "gradients"
+                rate = {"lr": sweep.rates[label]} if label in sweep.rates else {} if learns else {"lr": None}
+                whitened = {} if entry.folds else {"normalise": "scale"}
+                config = train.model_copy(update={"dictionary": own, "seed": seed, **rate, **whitened})
                 name = option if hasattr(own, option) else None
                 found.setdefault(f"{label} {canonical(config)}", Cell(label, config, name, value, entry.baseline))
     return list(found.values())

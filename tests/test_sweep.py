@@ -51,7 +51,7 @@ def test_every_combination_once_and_every_baseline_once():
     assert (relu.sparsity_name, relu.sparsity, relu.config.lr) == ("l1", 1.0, 0.01)
     assert relu.name == "relu-64-l1=1-seed3" and len({cell.name for cell in found}) == len(found)
     topk = by_label["topk"][-1].config
-    assert (topk.dictionary.k, topk.dictionary.d_sae, topk.seed, topk.lr, topk.tokens) == (8, 128, 4, None, 1000)
+    assert (topk.dictionary.k, topk.dictionary.d_sae, topk.seed, topk.lr, topk.tokens) == (8, 128, 4, "search", 1000)
     assert isinstance(topk.dictionary.k, int)
     assert by_label["basis"][0].is_baseline and by_label["basis"][0].config.seed == 3
 

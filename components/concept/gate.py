@@ -24,7 +24,7 @@ class ProbeGate(Config):
     min_auroc: float = Field(default=0.9, ge=0, le=1)
     """Least AUROC of the probe."""
     min_lift: float = Field(default=0.2, ge=0, le=1)
-    """Least lower bound (95%) of the probe's average precision above the base rate, as a share of what is left above it."""
+    """Least lower bound (95%) of the probe's average precision above the base rate, as a share of what is left above it; 0 asks nothing."""
 
 
 def lift(ap: float, base_rate: float) -> float:
@@ -53,7 +53,7 @@ def refusal(found: Ranking, n_positive: int, n: int, gate: ProbeGate) -> str | N
     if found.auroc < gate.min_auroc:
         return f"AUROC {found.auroc:.2f} on validate, wanted {gate.min_auroc:g}"
     least = least_lift(found.ap, n_positive, n)
-    if least < gate.min_lift:
+    if gate.min_lift and least < gate.min_lift:
         return (
             f"average precision {found.ap:.2f} on validate at a base rate of {n_positive / n:.2g} over {n_positive} rows with "
             f"the concept: its lower bound lies {least:.2f} of the way above the base rate, wanted {gate.min_lift:g}"

@@ -37,9 +37,9 @@ log = logging.getLogger(__name__)
 UPDATES = 8_000
 """Updates that a run is given, as long as its batches stay within BATCHES."""
 BATCHES = 512, 4096
-LONG = 30_000
+LONG = 500_000
 """Updates of a run that an architecture's own rate is made for."""
-STEEPNESS = 0.75
+STEEPNESS = 0.5
 """How the rate rises as a run gets shorter: LONG over its updates, to this power; see docs/performance.md."""
 HIGHEST = 0.01
 PATIENCE = 10_000_000

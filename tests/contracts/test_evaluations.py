@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from components.concept.gate import ProbeGate
 from components.config import Config
 from components.evaluation.contract import Evaluation, evaluations
 from components.store.artifact import Progress, Store
@@ -27,15 +28,17 @@ GOLDEN = {  # at the version of each entry: when a number moves on purpose, rais
         "cross_entropy_rise": 0.602626,
         "cross_entropy.clean": 2.273614,
     },
-    ("concepts_found", 1): {
-        "concepts_gated.all": 1 / 3,
-        "concepts_found.latent.all": 0.0,
-        "concepts_ap.latent.all": 0.706482,
-        "concepts_ap.untrained.all": 0.664329,
-        "concepts_ap.neuron.all": 0.705625,
-        "concepts_auroc.latent.all": 0.197101,
+    ("concepts_found", 2): {
+        "concepts_gated.all": 1.0,
+        "concepts_found.latent.all": 2 / 3,
+        "concepts_found_absolute.latent.all": 0.0,
+        "concepts_share.untrained.all": 0.756410,
+        "concepts_share.neuron.all": 0.802198,
+        "concepts_ap.latent.all": 0.557408,
+        "concepts_auroc.latent.all": 0.430978,
+        "concepts_found_normalised.latent.all": 0.327586,
     },
-    ("absorption", 1): {"absorption.all": 0.0, "absorption.silent.all": 0.030769, "absorption.main_f1.all": 0.885906},
+    ("absorption", 2): {"absorption.all": 0.0, "absorption.silent.all": 0.086813, "absorption.main_f1.all": 0.674532},
     ("first_letter", 1): {
         "first_letter.probe_f1": 0.328605,
         "first_letter.absorption": 0.0,
@@ -43,15 +46,21 @@ GOLDEN = {  # at the version of each entry: when a number moves on purpose, rais
         "first_letter.main_latents": 3.0,
     },
     ("description_length", 2): {"description_length": 62.569580},
-    ("sparse_probing", 1): {
-        "sparse_probing.k1.all": 0.706482,
-        "sparse_probing.k2.all": 0.696154,
-        "sparse_probing.k5.all": 0.689481,
+    ("sparse_probing", 2): {
+        "sparse_probing.k1.all": 0.536147,
+        "sparse_probing.k2.all": 0.552403,
+        "sparse_probing.k5.all": 0.529167,
     },
 }
 
-SETTINGS = {"first_letter": {"words": 1, "probe_f1": 0.2}}
-"""For entries that by themselves ask for more text than there is here."""
+EASY = ProbeGate(min_auroc=0.0, min_lift=0.0)
+SETTINGS = {
+    "first_letter": {"words": 1, "probe_f1": 0.2},
+    "absorption": {"gate": EASY},
+    "concepts_found": {"gate": EASY, "min_decodable": 0.05},
+    "sparse_probing": {"gate": EASY},
+}
+"""For entries that by themselves ask for more text than there is here, and for probes that are better than its."""
 
 
 @pytest.fixture(scope="module")

@@ -77,9 +77,10 @@ def test_the_stage_writes_every_score_with_its_controls(store, inputs):
     assert scores["evaluate.loss_recovered.mean_ablation", None]["value"] == pytest.approx(1, abs=1e-5)
     assert scores["evaluate.cross_entropy_rise", None]["baseline"] > 0.5
     assert scores["evaluate.concepts_gated", "all"]["n"] == 2
-    assert {name for name, _ in scores} >= {
-        f"evaluate.concepts_found.{unit}" for unit in ("latent", "neuron", "untrained", "probe")
-    }
+    units = {row["unit_kind"] for row in tables.CONCEPTS_FOUND.read(artifact).to_dicts()}
+    assert units == {"latent", "neuron", "untrained", "probe"}
+    assert scores["evaluate.concepts_found.latent", "all"]["value"] is None  # two concepts, six contexts: none is decoded
+    assert "evaluate.settings.concepts_found.gate" in scores["evaluate.concepts_found.latent", "all"]["reason"]
     for row in scores.values():
         assert (row["dictionary"], row["hook_point"]) == ("relu-32-trained", bench.HOOK_POINT)
         assert (row["split"], row["n_seeds"]) == ("test", 1)

@@ -24,6 +24,7 @@ counts in n, and as failed.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Generator, Mapping
 from typing import Any
 
@@ -175,9 +176,14 @@ def _scores(frame: pl.DataFrame, threshold: float) -> list[Score]:
     for measure in (*SHARES, *MEANS):
         for unit in units:
             asked = {kind: _asked(measure, part, threshold) for kind, part in parts.items()}
-            scores += [_score(measure, unit, units, kind, *rows) for kind, rows in asked.items()]
+            scores += [
+                _score(measure, unit, units, kind, rows, why)
+                for kind, (rows, why) in asked.items()
+                if rows.height or (unit, kind) == (LATENT, "all")  # of what nobody can be asked, one row says so
+            ]
     if UNTRAINED in units:
-        scores += [_normalised(kind, *_asked("share", part, threshold)) for kind, part in parts.items()]
+        asked = {kind: _asked("share", part, threshold) for kind, part in parts.items()}
+        scores += [_normalised(kind, *rows) for kind, rows in asked.items() if rows[0].height or kind == "all"]
     return scores
 
 
@@ -198,8 +204,8 @@ def _score(measure: str, unit: str, units: list[str], kind: str, asked: pl.DataF
     if measure in SHARES:
         rows = {name: frame.with_columns(pl.col(measure).fill_null(False)) for name, frame in rows.items()}
         interval = _share(rows[unit], measure)
-    else:  # n counts what has a value; n_failed, the rest
-        interval = _mean(own.filter(pl.col(measure).is_not_null()), measure)
+    else:  # the mean of what has a value; n counts the rest too, as failed
+        interval = dataclasses.replace(_mean(own.filter(pl.col(measure).is_not_null()), measure), n=own.height)
     rival = next((name for name in RIVALS[unit] if name in units), None)
     baseline: float | None = rows[rival][measure].cast(pl.Float64).mean() if rival else None  # type: ignore[assignment]
     return Score(
@@ -231,7 +237,7 @@ def _normalised(kind: str, asked: pl.DataFrame, why: str) -> Score:
     if len(gained) and left.sum() > 0:
         value = float(gained.sum() / left.sum())  # a ratio of sums; its spread by linearisation
         spread = _mean_of((gained - value * left) / left.mean(), families)
-        ends = (None if end is None else value + end for end in (spread.low, spread.high))
+        ends = (None if end is None else min(1.0, value + end) for end in (spread.low, spread.high))
         interval = Interval(value, *ends, len(gained))
     return Score(
         "concepts_found_normalised.latent", interval, "concept", "higher", 0.0, "untrained dictionary", concept_kind=kind,
