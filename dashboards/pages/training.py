@@ -51,6 +51,15 @@ def _figures(train: Artifact) -> None:
     )
     for column, (label, value, about) in zip(st.columns(len(figures)), figures, strict=True):
         column.metric(label, value, help=about)
+    if sentence := facts.get("convergence"):
+        told = {True: st.success, False: st.warning, None: st.info}[facts.get("converged")]
+        told(sentence[0].upper() + sentence[1:] + ".")
+    if facts.get("lr"):
+        tried = ", ".join(f"{trial['lr']:.2g}: {measures.number(trial['objective'])}" for trial in facts["rates_tried"])
+        searched = f"; short runs tried (rate: objective on held-out rows) {tried}" if tried else ""
+        st.caption(
+            f"Learning rate {facts['lr']:.3g}, {facts['steps']:,} updates of {facts['batch_size']:,} tokens{searched}."
+        )
 
 
 def _curves(train: Artifact) -> None:

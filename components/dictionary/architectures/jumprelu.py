@@ -20,7 +20,9 @@ of fewer than some ten thousand updates leaves thresholds where they began, so t
 Llamascopium. For the same reason theta starts where a token of the sample uses `start_l0` times the wanted number of
 latents, not near zero. The main term is a fraction of variance, so a coefficient means the same at every scale;
 dictionary_learning's is 1 at unit mean square, which at 400 updates on the demo world left L0 at a third of its target, 4
-reached it. The learning rate is that of `topk`, 6.5e-4 at 1,536 latents (dictionary_learning's is 7e-5 at any number).
+reached it. The learning rate is that of `topk` (dictionary_learning's is 7e-5 at any number),
+and Adam's first decay rate is 0.9 where the paper has 0: on the demo world 2,000 updates end at an FVU of 0.0127 instead of
+0.0188, both at L0 16 and 512 latents.
 
 A latent below its threshold on every token has no gradient at all, so a silent one would stay silent. `dead` pulls its
 pre-activations up and its threshold down until it is active again; under Adam the weight hardly matters, since nothing
@@ -79,7 +81,7 @@ class JumpReluConfig(Config, title="jumprelu"):
 class JumpRelu(Dictionary):
     """See the module."""
 
-    version = 2
+    version = 3
     config: ClassVar[type[Config]] = JumpReluConfig
     folds: ClassVar[bool] = True
     sparsity = "target_l0"
@@ -108,8 +110,8 @@ class JumpRelu(Dictionary):
 
     @property
     def recipe(self) -> Recipe:
-        """The learning rate of `topk`, so that all are compared at one; the paper's decay rates: no momentum."""
-        return Recipe(lr=rate(self.d_sae), betas=(0.0, 0.999), unit_rows=("W_dec",))
+        """The learning rate of `topk`; momentum, without which runs of a few thousand updates end far worse."""
+        return Recipe(lr=rate(self.d_sae), unit_rows=("W_dec",))
 
     def start(self, sample: Batch, generator: torch.Generator) -> None:
         """Bias at the geometric median, random directions, the encoder their transpose, one threshold for all."""
