@@ -32,7 +32,7 @@ FORMS = {
     "relu+unit": {"l1": 2.0, "decoder": "unit"},
     "topk+multi": {"multi_topk_coefficient": 0.125},
     "jumprelu+l0": {"penalty": "l0", "coefficient": 0.5, "target_l0": 3.0},
-    "jumprelu+tanh": {"penalty": "tanh", "coefficient": 0.5, "target_l0": 3.0},
+    "jumprelu+tanh": {"penalty": "tanh", "coefficient": 0.3, "target_l0": 3.0},
 }
 PLANTED = directions(d=D_IN)
 X, HELD_OUT = rows(6000, PLANTED), rows(500, PLANTED, seed=9)
