@@ -179,6 +179,47 @@ def average_precision_interval(ap: float, n_positive: int, confidence: float = 0
     return Interval(ap, min(low, ap), max(high, ap), n_positive)
 
 
+def welch(
+    one: Real[np.ndarray, " row"], other: Real[np.ndarray, " row2"], confidence: float = 0.95
+) -> tuple[Interval, float | None, float | None]:
+    """Difference of two means over rows that are no pairs, its p-value of 'equal means' (two-sided), degrees of freedom.
+
+    `n` counts the rows of both. Without two rows on each side, or where no row differs from its own mean, there is no
+    interval and no p-value.
+
+    Source: Welch (1947), Biometrika 34, 28-35.
+    """
+    if not len(one) or not len(other):
+        return Interval(None, None, None, len(one) + len(other)), None, None
+    value, n = float(np.mean(one) - np.mean(other)), len(one) + len(other)
+    if min(len(one), len(other)) < 2:
+        return Interval(value, None, None, n), None, None
+    parts = np.array([np.var(one, ddof=1) / len(one), np.var(other, ddof=1) / len(other)])
+    error = float(np.sqrt(parts.sum()))
+    if error == 0:
+        return Interval(value, None, None, n), None, None
+    freedom = float(parts.sum() ** 2 / (parts**2 / np.array([len(one) - 1, len(other) - 1])).sum())
+    reach = scipy.special.stdtrit(freedom, (1 + confidence) / 2) * error
+    p = float(2 * scipy.special.stdtr(freedom, -abs(value) / error))
+    return Interval(value, value - float(reach), value + float(reach), n), p, freedom
+
+
+def detectable(
+    interval: Interval, freedom: float, tests: int = 1, power: float = 0.8, level: float = 0.05
+) -> float | None:
+    """The least difference that a two-sided test at `level` over so many tests (Bonferroni) sees with this power.
+
+    Read off a 95% Student interval of that many degrees of freedom; None where there is none.
+
+    Source: Bloom (1995), Evaluation Review 19, 547-556.
+    """
+    if interval.low is None or interval.high is None:
+        return None
+    error = (interval.high - interval.low) / 2 / scipy.special.stdtrit(freedom, 0.975)
+    reach = scipy.special.stdtrit(freedom, 1 - level / tests / 2) + scipy.special.stdtrit(freedom, power)
+    return float(reach * error)
+
+
 def sign_flip_test(
     differences: Real[np.ndarray, " pair"],
     generator: np.random.Generator,

@@ -6,7 +6,7 @@ import polars as pl
 import streamlit as st
 
 from components.errors import ServiceError
-from components.store.report import KINDS
+from components.store.scores import KINDS
 from dashboards import charts, views, workflow
 
 TALL = 10

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from components.store.report import KINDS, headline
+from components.store.scores import KINDS, headline
 from components.store.tables import REPORT
 from dashboards.measures import HEADLINES, NOTHING, estimate, measure, number
 from dashboards.tokens import visible

@@ -149,6 +149,9 @@ def report(
     plain: Plain = False,
     ref: Ref = None,
     as_json: AsJson = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="every row and comparison, not only the short table")
+    ] = False,
     metrics: Annotated[
         Path | None, typer.Option(help="write the scores as a DVC metrics file", show_default=False)
     ] = None,
@@ -173,7 +176,7 @@ def report(
     if as_json:
         sys.stdout.write(json.dumps(rows(REPORT.read(artifact)), indent=1) + "\n")
     else:
-        show(artifact, console)
+        show(artifact, console, everything)
 
 
 @app.command(rich_help_panel="Runs")

@@ -13,7 +13,7 @@ import polars as pl
 from matplotlib.figure import Figure
 
 from components.store import frontiers
-from components.store.report import KINDS
+from components.store.scores import KINDS
 
 BLUE, ORANGE, GREY, GREEN, PURPLE = "#2b83ba", "#e08a00", "#8f8f8f", "#00a37a", "#c2669b"
 UNITS = {"latent": BLUE, "neuron": ORANGE, "untrained": GREY, "probe": GREEN}

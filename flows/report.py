@@ -7,15 +7,19 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from components.experiment import ExperimentConfig
 from components.store import report as reports
 from components.store.artifact import Artifact
+from components.store.scores import absent, caveats, headline, ordered
 from components.store.tables import REPORT
 from flows import environment, windows
 from flows.steps import Chain, Reference
 
 WIDTH = 150
+UNDECIDED = 4
+"""Comparisons without a difference that the short form tells."""
 
 
 @flow(name="report", flow_run_name=windows.name)
@@ -29,41 +33,59 @@ def report(config: ExperimentConfig) -> Reference:
 
 def publish(artifact: Artifact) -> None:
     """The table as a markdown artifact of this flow run, with links to the other two windows."""
-    create_markdown_artifact(
-        reports.markdown(REPORT.read(artifact)), key="report", description=f"report {artifact.key}"
-    )
+    text = artifact.path("report.md").read_text(encoding="utf-8")
+    create_markdown_artifact(text, key="report", description=f"report {artifact.key}")
     address = f"{environment.address('streamlit')}/?report={artifact.key}"
     windows.link("dashboard", address, "Read this run in Streamlit")
 
 
-def show(artifact: Artifact, console: Console) -> None:
-    """The table in the terminal, headline rows first, and below it what came out against us."""
-    frame = REPORT.read(artifact)
+def show(artifact: Artifact, console: Console, everything: bool = False) -> None:
+    """The table in the terminal, and below it what came out for and against us, and what has no value.
+
+    Args:
+        artifact: the report.
+        console: where to; what it gets is data and never markup.
+        everything: every row and sentence, not only the short table.
+    """
+    frame, told = REPORT.read(artifact), reports.Told.of(artifact)
     if not console.is_terminal:
-        console = Console(width=WIDTH)
+        console = Console(width=WIDTH, file=console.file)
     table = Table(title=f"report {artifact.key}", title_justify="left", header_style="bold", expand=False)
     for column in ("score", "kind", "value", "95% interval", "n", "failed", "baseline", ""):
         right = column in ("value", "95% interval", "n", "failed")
         table.add_column(column, justify="right" if right else "left", no_wrap=column != "baseline")
+    shown = ordered(frame) if everything else headline(frame)
     stage = None
-    for row in reports.headline(frame).iter_rows(named=True):
+    for row in shown.iter_rows(named=True):
         if row["stage"] != stage and stage is not None:
             table.add_section()
         stage = row["stage"]
-        table.add_row(*_cells(row))
-    console.print(table)
-    console.print("↑ higher is better, ↓ lower is better; every row: latentflow report --json", highlight=False)
-    for sentence in reports.against_us(frame):
-        console.print(f"[yellow]against us:[/] {sentence}", highlight=False)
+        table.add_row(*map(Text, _cells(row)))
+    if shown.height:
+        console.print(table)
+        left_out = ordered(frame).height - shown.height
+        rest = f"; {left_out} more rows: latentflow report --all" if left_out else ""
+        console.print(Text(f"↑ higher is better, ↓ lower is better{rest}; machine-readable: latentflow report --json"))
+    lines = [("", told.training or "", "")]
+    lines += [("against us: ", sentence, "yellow") for sentence in told.against_us]
+    lines += [("for us: ", sentence, "green") for sentence in told.for_us]
+    undecided = told.undecided if everything else told.undecided[:UNDECIDED]
+    lines += [("no difference can be told: ", sentence, "bold") for sentence in undecided]
+    if hidden := len(told.undecided) - len(undecided):
+        lines.append(("no difference can be told: ", f"{hidden} more comparisons, latentflow report --all", "bold"))
+    lines += [("not measured: ", sentence, "bold") for sentence in absent(frame)]
+    lines += [("note: ", sentence, "bold") for sentence in caveats(frame)]
+    for begin, sentence, style in lines:
+        if sentence:
+            console.print(Text.assemble((begin, style), sentence))
 
 
 def _cells(row: dict) -> list[str]:
-    value = "-" if row["value"] is None else f"{row['value']:.4g}"
-    interval = "-" if row["low"] is None else f"{row['low']:.3g} to {row['high']:.3g}"
+    ends = "" if row["low"] is None else reports.interval(row)
     baseline = "" if row["baseline"] is None else f"{row['baseline']:.3g} {row['baseline_name']}"
-    n = f"{row['n']} {row['unit_of_replication']}s" if row["n"] is not None else "-"
     arrow = {"higher": "↑", "lower": "↓"}.get(row["better"], "")
-    return [row["name"], row["concept_kind"] or "", value, interval, n, str(row["n_failed"] or 0), baseline, arrow]
+    value, n = reports.number(row["value"]), reports.replicates(row)
+    return [row["name"], row["concept_kind"] or "", value, ends, n, str(row["n_failed"] or 0), baseline, arrow]
 
 
 def rows(frame: pl.DataFrame) -> list[dict]:

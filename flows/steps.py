@@ -160,7 +160,8 @@ class Chain:
     def report(self) -> Artifact:
         """Every score in one table."""
         scored = {"evaluate": self.evaluate(), "interpret": self.interpret(), "steer": self.steer()}
-        return self.step("report", self.config.report, train=self.train(), encode=self.encode(), **scored)
+        given = {"corpus": self.read(), "train": self.train(), "encode": self.encode()}
+        return self.step("report", self.config.report, **given, **scored)
 
     @property
     def capturing(self) -> CaptureConfig:

@@ -17,11 +17,14 @@ from components.statistics import (
     average_precision_sparse,
     bootstrap_mean,
     cluster_bootstrap,
+    clustered_t_interval,
+    detectable,
     expected_calibration_error,
     holm,
     permutation_p,
     sign_flip_test,
     t_interval,
+    welch,
     wilson,
 )
 
@@ -149,3 +152,60 @@ def test_holm_by_hand() -> None:
 def test_calibration_error_by_hand() -> None:
     stated, came = np.array([0.05, 0.15, 0.95, 1.0]), np.array([0, 1, 1, 1])
     assert expected_calibration_error(stated, came) == pytest.approx((0.05 + 0.85 + 0.05) / 4)
+
+
+def test_rows_that_stand_alone_have_the_ordinary_interval() -> None:
+    values = np.random.default_rng(0).normal(size=12)
+    found, plain = clustered_t_interval(values, np.arange(12)), t_interval(values)
+    assert (found.value, found.low, found.high, found.n) == pytest.approx((plain.value, plain.low, plain.high, plain.n))
+
+
+def test_clusters_that_move_together_widen_the_interval_as_if_each_were_one_row() -> None:
+    each = np.random.default_rng(1).normal(size=9)
+    found, plain = clustered_t_interval(np.repeat(each, 4), np.repeat(np.arange(9), 4)), t_interval(each)
+    assert (found.low, found.high, found.n) == pytest.approx((plain.low, plain.high, 9))
+    one = clustered_t_interval(each, np.zeros(9))
+    assert (one.low, one.high, one.n) == (None, None, 1)
+    assert clustered_t_interval(np.zeros(0), np.zeros(0)) == Interval(None, None, None, 0)
+
+
+def test_clustered_intervals_cover_where_unclustered_ones_do_not() -> None:
+    random = np.random.default_rng(2)
+    cluster = np.repeat(np.arange(12), 6)
+    covered = {"clustered": 0, "plain": 0}
+    for _ in range(600):
+        values = random.normal(size=12)[cluster] + random.normal(size=72)
+        for name, found in (("clustered", clustered_t_interval(values, cluster)), ("plain", t_interval(values))):
+            assert found.low is not None and found.high is not None
+            covered[name] += found.low <= 0 <= found.high
+    assert 0.92 <= covered["clustered"] / 600 <= 0.98
+    assert covered["plain"] / 600 < 0.75
+
+
+def test_welch_equals_scipy_and_is_absent_without_spread() -> None:
+    random = np.random.default_rng(3)
+    one, other = random.normal(0.3, 1, 14), random.normal(0, 3, 23)
+    interval, p, freedom = welch(one, other)
+    expected = scipy.stats.ttest_ind(one, other, equal_var=False)
+    ends = expected.confidence_interval(0.95)
+    assert (p, freedom) == pytest.approx((expected.pvalue, expected.df))
+    assert (interval.low, interval.high, interval.n) == pytest.approx((ends.low, ends.high, 37))
+    assert welch(one[:1], other)[1] is None
+    assert welch(np.ones(4), np.zeros(4)) == (Interval(1.0, None, None, 8), None, None)
+
+
+def test_what_is_called_detectable_is_detected_four_times_in_five() -> None:
+    random, n, hits = np.random.default_rng(4), 30, 0
+    sizes = [detectable(t_interval(random.normal(size=n)), n - 1) for _ in range(400)]
+    assert None not in sizes
+    effect = float(np.mean(np.array(sizes, np.float64)))
+    for _ in range(1000):
+        found = t_interval(random.normal(effect, 1, n))
+        assert found.low is not None
+        hits += found.low > 0
+    assert 0.76 <= hits / 1000 <= 0.84
+    interval = t_interval(random.normal(size=n))
+    more = detectable(interval, n - 1, tests=10)
+    one = detectable(interval, n - 1)
+    assert one is not None and more is not None and more > one
+    assert detectable(Interval(1.0, None, None, 1), 0) is None

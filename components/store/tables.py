@@ -6,12 +6,13 @@ Polars only, no torch: dashboards read through this file. Absent is null with a 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from components.store import scores
 from components.store.artifact import Artifact, Store
 
 GROUP = 16_384
@@ -28,6 +29,7 @@ class Table:
         about: one sentence.
         columns: name -> (type, what it says and in which unit).
         key: the columns that identify a row.
+        finish: what every frame goes through before it is written.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Table:
     about: str
     columns: Mapping[str, tuple[Any, str]]
     key: tuple[str, ...]
+    finish: Callable[[pl.DataFrame], pl.DataFrame] = lambda frame: frame
 
     @property
     def schema(self) -> Mapping[str, Any]:
@@ -66,7 +69,7 @@ class Table:
         if self.key and frame.height:
             repeated = frame.height - frame.select(self.key).n_unique()
             assert repeated == 0, f"table {self.name}: {repeated} rows repeat the key {self.key}"
-        return frame
+        return self.finish(frame)
 
     def write(self, folder: Path, rows: Iterable[Mapping[str, Any]] | pl.DataFrame) -> pl.DataFrame:
         """Writes `<folder>/<name>.parquet` whole or not at all, and returns the frame."""
@@ -420,6 +423,7 @@ SCORES = Table(
     "Every score of one stage.",
     _SCORE_COLUMNS,
     ("name", "concept_kind", "split", "dictionary", "hook_point"),
+    scores.clipped,
 )
 REPORT = Table(
     "report",
@@ -431,6 +435,43 @@ REPORT = Table(
         "artifact": (pl.String, "that artifact's key"),
     },
     ("name", "concept_kind", "split", "dictionary", "hook_point"),
+    scores.clipped,
+)
+DIFFERENCES = Table(
+    "differences",
+    "report",
+    "What is measured of the dictionary against each rival, item by item, with one correction over each score's tests.",
+    {
+        "name": (pl.String, "the score of ours"),
+        "concept_kind": (pl.String, "all, surface, contextual or document; null where no concept is meant"),
+        "split": (pl.String, "the split both were measured on"),
+        "dictionary": (pl.String, "architecture and size"),
+        "hook_point": (pl.String, "canonical hook point"),
+        "rival": (pl.String, "who stands against it"),
+        "better": (pl.String, "higher or lower"),
+        "ours": (pl.Float64, "our mean over the items"),
+        "theirs": (pl.Float64, "the rival's"),
+        "difference": (pl.Float64, "ours minus theirs"),
+        "low": (pl.Float64, "95% Student interval of the difference over clusters, lower end; not corrected"),
+        "high": (pl.Float64, "upper end"),
+        "paired": (pl.Boolean, "whether both have the same items"),
+        "n": (pl.Int64, "items: pairs, or those of both sides"),
+        "unit_of_replication": (pl.String, "what one item is: concept, latent, prompt"),
+        "n_clusters": (pl.Int64, "groups of items that were resampled whole; n where each stands alone"),
+        "n_families": (pl.Int64, "families that the concepts belong to; null where no concept is meant"),
+        "p": (
+            pl.Float64,
+            "of no difference: signs of whole clusters flipped, or Welch's test where there are no pairs",
+        ),
+        "n_tests": (
+            pl.Int64,
+            "tests corrected together: every rival, method, budget and kind of concept of one measure",
+        ),
+        "p_holm": (pl.Float64, "p after Holm over those"),
+        "detectable": (pl.Float64, "difference seen with 80% power at this n and correction"),
+        "outcome": (pl.String, "for us, against us, or undecided"),
+    },
+    ("name", "concept_kind", "split", "dictionary", "hook_point", "rival"),
 )
 _SETTING: dict[str, tuple[Any, str]] = {
     "label": (pl.String, "what the sweep calls the dictionary"),
@@ -488,6 +529,6 @@ TABLES = {
     for table in (
         DOCUMENTS, CONCEPTS, LABELS, PAIRS, PROMPTS, VOCABULARY, CURVE, LATENTS, NEIGHBOURS, POOLED, CONTEXTS, EXPLANATIONS,
         EXPLANATION_SCORES, STRENGTHS, GENERATIONS, CONCEPTS_FOUND, ABSORPTION, FIRST_LETTER, SCORES, REPORT,
-        CELLS, COMPARISON,
+        DIFFERENCES, CELLS, COMPARISON,
     )
 }  # fmt: skip

@@ -6,7 +6,7 @@ import polars as pl
 import streamlit as st
 
 from components.store.artifact import Artifact
-from components.store.report import KINDS
+from components.store.scores import KINDS
 from components.store.tables import GENERATIONS, REPORT, STRENGTHS
 from dashboards import charts, measures, panels, playground, runs, selection, tokens, views
 from dashboards.app import show

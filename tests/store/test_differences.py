@@ -1,0 +1,268 @@
+"""Comparisons are of pairs, families of concepts count as one, and Holm corrects each measure's tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from components.seeds import numpy_generator
+from components.statistics import holm, sign_flip_test, t_interval
+from components.store import tables
+from components.store.artifact import Artifact, Progress, Stage, Store
+from components.store.differences import cluster_of, compared
+from components.store.report import REPORT, ReportConfig, Told
+from tests.store.test_report import Made, score
+
+BASE = {"stage": "evaluate", "artifact": "0" * 24}
+
+
+def stage_of(store: Store, stage: str, **written: list[dict]) -> Artifact:
+    """An artifact of these tables."""
+
+    def make(folder: Path, config: Made, inputs, settings):
+        for name, rows in written.items():
+            tables.TABLES[name].write(folder, rows)
+        yield Progress(1, 1, "tables")
+        return {}
+
+    return store.ensure(Stage(stage, 1, make), Made(rows=[{"tables": sorted(written)}]), {})[0]
+
+
+def found_rows(ap: dict[str, np.ndarray], names: list[str], kind: str = "surface") -> list[dict]:
+    return [
+        {"concept": name, "concept_kind": kind, "unit_kind": unit, "gate": True, "ap": float(value),
+         "found": bool(value >= 0.8), "auroc": None}
+        for unit, values in ap.items()
+        for name, value in zip(names, values, strict=True)
+    ]  # fmt: skip
+
+
+def mean_rows(rows: list[dict], measure: str, column: str) -> list[dict]:
+    frame = pl.DataFrame(rows, infer_schema_length=None)
+    return [
+        score(f"evaluate.concepts_{measure}.{unit}", float(np.mean(part[column].cast(pl.Float64).to_numpy())), concept_kind="all",
+              unit_of_replication="concept", n=part.height)
+        for (unit,), part in frame.group_by("unit_kind", maintain_order=True)
+    ]  # fmt: skip
+
+
+def evaluated(store: Store, ap: dict[str, np.ndarray], names: list[str]) -> tuple[pl.DataFrame, Artifact]:
+    items = found_rows(ap, names)
+    rows = mean_rows(items, "ap", "ap") + mean_rows(items, "found", "found")
+    artifact = stage_of(store, "evaluate", concepts_found=items, scores=rows)
+    return tables.REPORT.frame([row | BASE for row in rows]), artifact
+
+
+def test_ours_is_paired_with_each_rival_by_concept(store: Store) -> None:
+    random = numpy_generator(0, "test")
+    names = [f"list{number}" for number in range(20)]
+    neuron = random.uniform(0.1, 0.9, 20)
+    ap = {"latent": neuron + random.normal(0.03, 0.02, 20), "neuron": neuron, "probe": np.ones(20)}
+    frame, artifact = evaluated(store, ap, names)
+    found = compared(frame, {"evaluate": artifact}, {})
+    assert set(found["rival"]) == {"raw neurons"}  # a probe is a ceiling
+    (row,) = found.filter(pl.col("name") == "evaluate.concepts_ap.latent").to_dicts()
+    difference = ap["latent"] - ap["neuron"]
+    expected = t_interval(difference[np.argsort(names)])
+    assert (row["difference"], row["low"], row["high"]) == pytest.approx((expected.value, expected.low, expected.high))
+    assert row["paired"] and row["n"] == row["n_clusters"] == 20 and row["outcome"] == "for us"
+    spread = t_interval(ap["latent"])
+    assert spread.low is not None and spread.low < neuron.mean()  # within our own interval, and yet told apart
+
+
+def test_concepts_of_one_family_are_flipped_and_resampled_together(store: Store) -> None:
+    names = [f"family{group}.{member}" for group in range(8) for member in range(5)]
+    lift = np.repeat([0.2, 0.2, 0.2, 0.2, -0.2, 0.2, 0.2, -0.2], 5)
+    ap = {"latent": 0.5 + lift, "neuron": np.full(40, 0.5)}
+    frame, artifact = evaluated(store, ap, names)
+    row = compared(frame, {"evaluate": artifact}, {}).filter(pl.col("name").str.contains("_ap")).row(0, named=True)
+    assert (row["n"], row["n_clusters"], row["n_families"]) == (40, 8, 8)
+    assert row["p"] == sign_flip_test(lift[::5] * 5, numpy_generator(0), n_flips=10_000)
+    assert row["outcome"] == "undecided"  # concept by concept this would be told apart
+    alone = sign_flip_test(lift, numpy_generator(0))
+    assert alone is not None and alone < 0.05
+    expected = t_interval(lift[::5])
+    assert (row["low"], row["high"]) == pytest.approx((expected.low, expected.high))
+
+
+def test_where_families_are_too_few_each_concept_stands_alone_and_the_row_says_so(store: Store) -> None:
+    names = [f"topic.{number}" for number in range(12)]
+    ap = {"latent": np.linspace(0.6, 0.9, 12), "neuron": np.linspace(0.3, 0.8, 12)}
+    frame, artifact = evaluated(store, ap, names)
+    row = compared(frame, {"evaluate": artifact}, {}).filter(pl.col("name").str.contains("_ap")).row(0, named=True)
+    assert (row["n_clusters"], row["n_families"]) == (12, 1)
+
+
+def test_the_inventory_keeps_families_of_one_prefix_apart(store: Store) -> None:
+    names = [f"word.{number}" for number in range(12)]
+    ap = {"latent": np.linspace(0.6, 0.9, 12), "neuron": np.linspace(0.3, 0.8, 12)}
+    frame, artifact = evaluated(store, ap, names)
+    families = {name: f"family{number % 6}" for number, name in enumerate(names)}
+    row = (
+        compared(frame, {"evaluate": artifact}, families).filter(pl.col("name").str.contains("_ap")).row(0, named=True)
+    )
+    assert (row["n_clusters"], row["n_families"]) == (6, 6)
+
+
+@pytest.mark.parametrize(
+    ("concept", "group"),
+    [
+        ("word.anchor", "word.*"),
+        ("topic.sea@the", "topic.*@the"),
+        ("topic.sea", "topic.*"),
+        ("animals", "animals"),
+        ("sense.bow.sea", "sense.*"),
+    ],
+)
+def test_a_concept_belongs_to_the_group_that_its_name_says(concept: str, group: str) -> None:
+    assert cluster_of(concept) == group
+
+
+def test_holm_goes_over_all_rivals_and_kinds_of_one_measure(store: Store) -> None:
+    random = numpy_generator(1, "test")
+    names = [f"list{number}" for number in range(15)]
+    ap = {unit: random.uniform(0.2, 0.9, 15) for unit in ("latent", "neuron", "untrained")}
+    frame, artifact = evaluated(store, ap, names)
+    found = compared(frame, {"evaluate": artifact}, {})
+    for measure in ("ap", "found"):
+        part = found.filter(pl.col("name") == f"evaluate.concepts_{measure}.latent")
+        assert part["n_tests"].to_list() == [2, 2]
+        np.testing.assert_allclose(part["p_holm"], holm(part["p"].to_numpy()))
+
+
+def test_a_score_whose_items_do_not_average_to_it_is_not_compared_by_item(store: Store) -> None:
+    names = [f"list{number}" for number in range(10)]
+    frame, artifact = evaluated(store, {"latent": np.linspace(0, 1, 10), "neuron": np.linspace(0, 0.5, 10)}, names)
+    wrong = frame.with_columns(pl.col("value") + 0.1)
+    assert compared(wrong, {"evaluate": artifact}, {}).is_empty()
+
+
+def explained(store: Store, values: dict[str, np.ndarray]) -> tuple[pl.DataFrame, Artifact]:
+    items = [
+        {
+            "latent": latent,
+            "explainer": who,
+            "scorer": "detection",
+            "predictor": "lexical",
+            "value": float(value),
+            "n": 20,
+        }
+        for who, each in values.items()
+        for latent, value in enumerate(each)
+    ]
+    rows = [
+        score(f"interpret.{who}.detection", float(each.mean()), n=len(each), unit_of_replication="latent")
+        for who, each in values.items()
+    ]
+    artifact = stage_of(store, "interpret", explanation_scores=items, scores=rows)
+    return tables.REPORT.frame([row | BASE | {"stage": "interpret"} for row in rows]), artifact
+
+
+def test_latents_are_paired_with_shuffled_explanations_and_not_with_another_dictionary(store: Store) -> None:
+    random = numpy_generator(2, "test")
+    base = random.uniform(0.5, 0.9, 30)
+    values = {
+        "log_odds": base,
+        "shuffled": base - random.uniform(0.0, 0.1, 30),
+        "untrained": random.uniform(0.5, 0.9, 30),
+    }
+    frame, artifact = explained(store, values)
+    found = {row["rival"]: row for row in compared(frame, {"interpret": artifact}, {}).to_dicts()}
+    assert found["shuffled explanations"]["paired"] and found["shuffled explanations"]["outcome"] == "for us"
+    untrained = found["the untrained dictionary"]
+    assert not untrained["paired"] and untrained["n"] == 60 and untrained["outcome"] == "undecided"
+    assert untrained["detectable"] > 0
+
+
+def steered(store: Store, uplift: dict[str, dict[str, list[float]]]) -> tuple[pl.DataFrame, Artifact]:
+    """method -> concept -> uplift by prompt; `random_direction` has two directions, the second half as strong."""
+    generations, rows = [], []
+    for method, concepts in uplift.items():
+        for replicate in range(2 if method == "random_direction" else 1):
+            for concept, values in concepts.items():
+                for prompt, value in enumerate(values):
+                    generations.append(
+                        {"concept": concept, "method": method, "replicate": replicate, "kl_budget": 0.1, "split": "test",
+                         "prompt": prompt, "sample": 0, "text": "x", "uplift": value / (1 + replicate), "fluency": 0.9}
+                    )  # fmt: skip
+    largest = {concept: float(np.mean(values)) for concept, values in uplift["random_direction"].items()}
+    about = {"stage": "steer", "concept_kind": "document", "baseline_name": "largest of 2 Gaussian directions"}
+    for method, concepts in uplift.items():
+        means = {concept: float(np.mean(values)) for concept, values in concepts.items()}
+        floor = {} if method == "random_direction" else {"baseline": float(np.mean(list(largest.values())))}
+        name = f"steer.{method}.kl_0.1"
+        mean = float(np.mean(list(means.values()))) * (0.75 if method == "random_direction" else 1)
+        rows.append(score(name, mean, unit_of_replication="concept", **about, **floor))
+        if method != "random_direction":
+            rows += [
+                score(f"{name}.{concept}", value, unit_of_replication="prompt", baseline=largest[concept], **about)
+                for concept, value in means.items()
+            ]
+    frame = tables.REPORT.frame([BASE | row for row in rows])
+    scores = [{key: value for key, value in row.items() if key != "stage"} for row in rows]
+    return frame, stage_of(store, "steer", generations=generations, scores=scores)
+
+
+def test_steering_is_paired_by_concept_with_every_method_and_the_largest_control(store: Store) -> None:
+    random = numpy_generator(3, "test")
+    concepts = [f"list{number}" for number in range(10)]
+    plain = {concept: random.normal(0.1, 0.05, 8).tolist() for concept in concepts}
+    uplift = {
+        "add_direction": {concept: (np.array(values) + 0.2).tolist() for concept, values in plain.items()},
+        "mean_difference": {concept: (np.array(values) + 0.3).tolist() for concept, values in plain.items()},
+        "random_direction": plain,
+    }
+    frame, artifact = steered(store, uplift)
+    found = compared(frame, {"steer": artifact}, {})
+    whole = found.filter(pl.col("name") == "steer.add_direction.kl_0.1")
+    rows = {row["rival"]: row for row in whole.to_dicts()}
+    assert set(rows) == {"mean difference", "largest of 2 Gaussian directions"}
+    assert (
+        rows["mean difference"]["difference"] == pytest.approx(-0.1)
+        and rows["mean difference"]["outcome"] == "against us"
+    )
+    assert rows["mean difference"]["low"] is None  # no spread: an interval without width would claim to be sure
+    assert rows["largest of 2 Gaussian directions"]["difference"] == pytest.approx(0.2)
+    single = found.filter(pl.col("name").str.starts_with("steer.add_direction.kl_0.1."))
+    assert single.height == 10 and set(single["unit_of_replication"]) == {"prompt"} and set(single["n_tests"]) == {10}
+    assert single["difference"].to_list() == pytest.approx([0.2] * 10)
+
+
+def test_a_concept_without_steering_counts_as_no_uplift_as_in_the_score(store: Store) -> None:
+    concepts = {f"list{number}": [0.1 * number, 0.2] for number in range(6)}
+    uplift = {"add_direction": concepts, "mean_difference": concepts, "random_direction": concepts}
+    frame, artifact = steered(store, uplift)
+    lost = frame.with_columns(
+        pl.when(pl.col("name") == "steer.add_direction.kl_0.1.list5").then(None).otherwise("value").alias("value")
+    )
+    generations = tables.GENERATIONS.read(artifact).filter(
+        ~((pl.col("method") == "add_direction") & (pl.col("concept") == "list5"))
+    )
+    mean = generations.filter(pl.col("method") == "add_direction")["uplift"].sum() / 12
+    lost = lost.with_columns(
+        pl.when(pl.col("name") == "steer.add_direction.kl_0.1").then(mean).otherwise("value").alias("value")
+    )
+    rows = generations.to_dicts()
+    without = stage_of(Store(store.root / "other"), "steer", generations=rows, scores=[])
+    found = compared(lost, {"steer": without}, {}).filter(pl.col("name") == "steer.add_direction.kl_0.1")
+    assert found["n"].to_list() == [6, 6]
+    assert found.filter(pl.col("rival") == "mean difference")["difference"][0] == pytest.approx(-0.35 / 6)
+
+
+def test_the_report_writes_the_table_and_reads_families_from_the_corpus(store: Store) -> None:
+    names = [f"word.{number}" for number in range(12)]
+    ap = {"latent": np.linspace(0.6, 0.9, 12), "neuron": np.linspace(0.1, 0.3, 12)}
+    _, evaluate = evaluated(store, ap, names)
+    inventory = [
+        {"concept": name, "concept_kind": "surface", "unit": "token", "family": f"family{number % 6}"}
+        for number, name in enumerate(names)
+    ]
+    corpus = stage_of(store, "read", concepts=inventory)
+    report, _ = store.ensure(REPORT, ReportConfig(), {"evaluate": evaluate, "corpus": corpus})
+    rows = tables.DIFFERENCES.read(report)
+    assert rows["n_clusters"].to_list() == [6, 6]
+    (sentence,) = (each for each in Told.of(report).for_us if "concepts_ap" in each)
+    assert "12 concepts in 6 families" in sentence
