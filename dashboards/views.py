@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from components.store.scores import KINDS, headline
+from components.store.scores import KINDS, headline, ordered
 from components.store.tables import REPORT
 from dashboards.measures import HEADLINES, NOTHING, estimate, measure, number
 from dashboards.tokens import visible
@@ -445,7 +445,7 @@ def explained(explanations: pl.DataFrame, explanation_scores: pl.DataFrame, scor
 def compared(reports: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     """The scores of several experiments in one long frame, `run` (its label) in front; single concepts left out."""
     frames = [
-        headline(report).filter(~_is_concept_row().fill_null(False)).select(pl.lit(run).alias("run"), pl.all())
+        ordered(report).filter(~_is_concept_row().fill_null(False)).select(pl.lit(run).alias("run"), pl.all())
         for run, report in reports.items()
     ]
     return pl.concat(frames) if frames else pl.DataFrame(schema={"run": pl.String, **REPORT.schema})

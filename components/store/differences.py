@@ -91,32 +91,57 @@ def concepts(evaluate: Artifact, scores: pl.DataFrame) -> Iterator[tuple[Row, pl
     """Each score by concept of `concepts_found`, with its items, for every kind of unit."""
     if tables.CONCEPTS_FOUND.file not in evaluate.files:
         return
-    found = tables.CONCEPTS_FOUND.read(evaluate).filter(pl.col("gate"))
+    found = tables.CONCEPTS_FOUND.read(evaluate)
     pattern = re.compile(r"evaluate\.concepts_(\w+)\.(\w+)")
     for row in _rows(scores, "evaluate"):
         if not (match := pattern.fullmatch(row["name"])) or match[1] not in found.columns:
             continue
-        items = found.filter(pl.col("unit_kind") == match[2])
-        if row["concept_kind"] not in (None, "all"):
-            items = items.filter(pl.col("concept_kind") == row["concept_kind"])
         value = pl.col(match[1]).cast(pl.Float64)
         value = value.fill_null(0.0) if match[1].startswith("found") else value  # as its share counts it
-        items = items.select(pl.col("concept").alias("item"), value.alias("value")).drop_nulls()
-        if _averages(items, row):
-            yield row | {"measure": match[1], "who": match[2]}, items
+        own = _of_kind(found.filter(pl.col("unit_kind") == match[2]), row["concept_kind"])
+        for asked in _asked(found, evaluate):
+            items = own.filter(pl.col("concept").is_in(asked))
+            items = items.select(pl.col("concept").alias("item"), value.alias("value")).drop_nulls()
+            if items.height == row["n"] and _averages(items, row):
+                yield row | {"measure": match[1], "who": match[2]}, items
+                break
+
+
+def _asked(found: pl.DataFrame, evaluate: Artifact) -> Iterator[list[str]]:
+    """The concepts that a score may be over: those that the probe decodes well, at all, or by the absolute standard."""
+    for column in ("decodable", "gate"):
+        if column in found.columns:
+            yield found.filter(pl.col(column))["concept"].unique().to_list()
+    threshold = (evaluate.config.get("settings") or {}).get("concepts_found", {}).get("ap_threshold")
+    if threshold is not None:
+        probes = found.filter(pl.col("unit_kind") == "probe", pl.col("validate_ap") >= threshold)
+        yield probes["concept"].to_list()
+
+
+def _of_kind(items: pl.DataFrame, kind: str | None) -> pl.DataFrame:
+    if kind in (None, "all"):
+        return items
+    return items.filter(pl.col("concept_kind") != "document" if kind == "token" else pl.col("concept_kind") == kind)
 
 
 def explained(interpret: Artifact, scores: pl.DataFrame) -> Iterator[tuple[Row, pl.DataFrame]]:
     """Each explanation score with its latents."""
     if tables.EXPLANATION_SCORES.file not in interpret.files:
         return
-    table = tables.EXPLANATION_SCORES.read(interpret)
+    table = tables.EXPLANATION_SCORES.read(interpret).with_columns(pl.lit(None, pl.String).alias("control"))
+    controls = tables.TABLES.get("control_scores")
+    if controls is not None and controls.file in interpret.files:
+        table = pl.concat([table, controls.read(interpret).select(table.columns)])
     rows = {row["name"]: row for row in _rows(scores, "interpret")}
-    for (who, scorer, predictor), part_ in table.group_by("explainer", "scorer", "predictor", maintain_order=True):
-        items = part_.select(pl.col("latent").cast(pl.String).alias("item"), "value").drop_nulls("value")
-        for name in (f"interpret.{who}.{scorer}", f"interpret.{who}.{scorer}.{predictor}"):
+    key = ("control", "explainer", "scorer", "predictor")
+    for (control, explainer, scorer, predictor), of in table.group_by(key, maintain_order=True):
+        items = of.select(pl.col("latent").cast(pl.String).alias("item"), "value").drop_nulls("value")
+        first = explainer if control is None else control
+        whos = [first] if control is None else [control, f"{control}.{explainer}"]
+        names = [f"interpret.{who}.{scorer}{last}" for who in whos for last in ("", f".{predictor}")]
+        for name in names:
             if name in rows and _averages(items, rows[name]):
-                yield rows[name] | {"measure": scorer, "who": str(who).split(".")[0]}, items
+                yield rows[name] | {"measure": scorer, "who": str(first).split(".")[0]}, items
                 break
 
 
@@ -126,41 +151,46 @@ def steered(steer: Artifact, scores: pl.DataFrame) -> Iterator[tuple[Row, pl.Dat
         return
     generations = tables.GENERATIONS.scan(steer).filter(pl.col("split") == "test").drop("text").collect()
     tried = _single(scores)
-    floors = tried["baseline"].count() > 0
     kinds = dict(tried.select("item", "concept_kind").unique("item", maintain_order=True).iter_rows())
     pattern = re.compile(rf"steer\.(\w+)\.({BUDGET})(?:\.(\w+))?")
-    plain: set[tuple] = set()
-    for row in _rows(scores, "steer"):
+    told: set[tuple] = set()
+    rows = _rows(scores, "steer")
+    largest = {row["baseline_name"] for row in rows} & set(tried["baseline_name"].drop_nulls())
+    for row in rows:
         match = pattern.fullmatch(row["name"])
-        column = (match[3] or "uplift") if match else ""
+        column = (match[3] or _headline(generations)) if match else ""
         if not match or column not in generations.columns or not generations.schema[column].is_numeric():
             continue
-        if match[1].startswith("random_") and column == "uplift" and floors:
+        beside = tried.filter(pl.col("score") == row["name"], pl.col("baseline_name") == row["baseline_name"])
+        if match[1].startswith("random_") and not match[3] and largest:
             continue  # the largest of them stands against us, concept by concept
         passed = [item for item, kind in kinds.items() if row["concept_kind"] in (None, "all", kind)]
-        budget = float(match[2].removeprefix("kl_"))
-        at = (pl.col("kl_budget") / budget - 1).abs() < 1e-9
+        about = {"measure": column, "open": f"steer.*.{match[2]}.{column}"}
+        at = (pl.col("kl_budget") / float(match[2].removeprefix("kl_")) - 1).abs() < 1e-9
         for who, of in ((match[1], at), ("unsteered", pl.col("kl_budget").is_null())):
             place = (who, match[2], column, row["concept_kind"])
-            if who == "unsteered" and (column == "uplift" or place in plain):  # its uplift is 0 by definition
+            if place in told or (who == "unsteered" and column != "fluency"):  # the others are 0 without steering
                 continue
-            plain.add(place)
-            means = generations.filter(pl.col("method") == who, of, pl.col("concept").is_in(passed))
+            told.add(place)
             value = pl.col(column) if who == "unsteered" else pl.col(column).fill_null(0.0)
-            by_direction = means.group_by("concept", "replicate").agg(value.mean().alias("value"))
-            items = by_direction.group_by(pl.col("concept").alias("item")).agg(pl.col("value").mean())
+            means = generations.filter(pl.col("method") == who, of, pl.col("concept").is_in(passed))
+            means = means.group_by("concept", "replicate").agg(value.mean().alias("value"))
+            items = means.group_by(pl.col("concept").alias("item")).agg(pl.col("value").mean())
             if items.is_empty():
                 continue
-            items = pl.DataFrame({"item": passed}, schema={"item": pl.String}).join(
-                items, on="item", how="left", maintain_order="left"
-            )
+            every = pl.DataFrame({"item": passed}, schema={"item": pl.String})
+            items = every.join(items, on="item", how="left", maintain_order="left")
             items = items.drop_nulls() if who == "unsteered" else items.with_columns(pl.col("value").fill_null(0.0))
-            yield row | {"measure": column, "who": who, "open": f"steer.*.{match[2]}.{column}"}, items
-        beside = tried.filter(pl.col("score") == row["name"], pl.col("item").is_in(passed)).drop_nulls("baseline")
+            yield row | about | {"who": who}, items
+        beside = beside.filter(pl.col("item").is_in(passed)).drop_nulls("baseline")
         if beside.height == len(passed) > 0 and match[1] not in RIVALS:
-            largest = beside.select("item", pl.col("baseline").alias("value"))
-            told = {"measure": column, "who": beside["baseline_name"][0], "open": f"steer.*.{match[2]}.{column}"}
-            yield row | told, largest
+            items = beside.select("item", pl.col("baseline").alias("value"))
+            yield row | about | {"who": row["baseline_name"]}, items
+
+
+def _headline(generations: pl.DataFrame) -> str:
+    """What a score of steering is that names no measure."""
+    return "composite" if "composite" in generations.columns else "uplift"
 
 
 def single(steer: Artifact, scores: pl.DataFrame, seed: int) -> Iterator[Row]:
@@ -170,11 +200,12 @@ def single(steer: Artifact, scores: pl.DataFrame, seed: int) -> Iterator[Row]:
     kept = (pl.col("split") == "test") & pl.col("kl_budget").is_not_null()
     generations = tables.GENERATIONS.scan(steer).filter(kept).drop("text").collect()
     by = ["concept", "method", "replicate", "kl_budget"]
-    prompts = generations.group_by([*by, "prompt"]).agg(pl.col("uplift").fill_null(0.0).mean())
+    measured = pl.col(_headline(generations)).fill_null(0.0).mean().alias("value")
+    prompts = generations.group_by([*by, "prompt"]).agg(measured)
     random = prompts.filter(pl.col("method").str.starts_with("random_"))
-    means = random.group_by(by).agg(pl.col("uplift").mean()).sort("uplift", *by, descending=[True, *[False] * len(by)])
+    means = random.group_by(by).agg(pl.col("value").mean()).sort("value", *by, descending=[True, *[False] * len(by)])
     largest = means.unique(["concept", "kl_budget"], keep="first", maintain_order=True).select(by)
-    control = random.join(largest, on=by).select("concept", "kl_budget", "prompt", pl.col("uplift").alias("theirs"))
+    control = random.join(largest, on=by).select("concept", "kl_budget", "prompt", pl.col("value").alias("theirs"))
     for row in _single(scores).drop_nulls("baseline").iter_rows(named=True):
         method, budget = row["score"].split(".")[1], re.search(BUDGET, row["score"])
         if budget is None or method in RIVALS:
@@ -192,7 +223,7 @@ def single(steer: Artifact, scores: pl.DataFrame, seed: int) -> Iterator[Row]:
             | told
             | {"unit_of_replication": "prompt", "n_families": None}
             | _paired(
-                pairs["uplift"].to_numpy(),
+                pairs["value"].to_numpy(),
                 pairs["theirs"].to_numpy(),
                 prompt,
                 numpy_generator(seed, "flips", row["name"]),

@@ -25,15 +25,18 @@ from components.store.artifact import Artifact, Facts, Inputs, Progress, Stage, 
 from components.store.differences import LEVEL, compared
 from components.store.scores import (
     CEILINGS,
+    HOLDING,
     KINDS,
     RIVALS,
     SINGLE,
     STAGES,
+    STRATA,
     absent,
     caveats,
     headline,
     part,
     placed,
+    plain,
     title,
 )
 
@@ -164,10 +167,10 @@ def tell(frame: pl.DataFrame, differences: pl.DataFrame, trained: Mapping[str, A
 def _training(facts: Mapping[str, Any]) -> str | None:
     if "converged" not in facts:
         return None
-    said = facts.get("convergence") or facts.get("converged_reason") or ""
     state = {True: "training had converged", False: "training had not converged"}
     begin = state.get(facts["converged"], "whether training had converged is not known")
-    return begin + (f": {said}" if said else "")
+    told = facts.get("convergence") or facts.get("converged_reason") or ""
+    return told if told.startswith(begin) else f"{begin}: {told}" if told else begin
 
 
 def _by_item(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
@@ -209,10 +212,16 @@ def _by_interval(frame: pl.DataFrame, paired: Sequence[Mapping[str, Any]]) -> It
             rivals.setdefault(_place(row, who), []).append((who, row))
     known = {(_key(row), row["rival"]) for row in paired}
     compared_scores = {_key(row) for row in paired}
+    compared_names = {row["name"] for row in paired}
     for row in rows:
         ours = row["better"] in ("higher", "lower") and not part(row["name"], (*RIVALS, *CEILINGS))
-        if not ours or row["name"].endswith(".over_floor"):  # a paired difference itself
+        if not ours or re.search(r"\.over_\w+$", row["name"]):  # a difference itself
             continue
+        stem = re.sub(rf"\.({STRATA})$", "", row["name"])
+        if stem != row["name"] and stem in compared_names:  # a part of what was compared
+            continue
+        if row["concept_kind"] in HOLDING and row["name"] in compared_names and _key(row) not in compared_scores:
+            continue  # a mean that weighs kinds in its own way; its kinds were compared
         theirs = [
             (RIVALS[who], rival)
             for piece in row["name"].split(".")
@@ -318,14 +327,6 @@ def _holds(given: Any, table: tables.Table) -> bool:
 
 def _rank(known: Sequence[str], name: str | None) -> int:
     return known.index(name) if name in known else len(known)
-
-
-def plain(text: str) -> str:
-    """Text for a markdown table or list: a name that the user gave is never markup.
-
-    An underscore between letters is none in markdown, and stays readable.
-    """
-    return re.sub(r"[\\`*\[\]<>|$~]|(?<![^\W_])_|_(?![^\W_])", lambda found: f"\\{found[0]}", text.replace("\n", " "))
 
 
 def number(value: float | None) -> str:

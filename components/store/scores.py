@@ -15,7 +15,9 @@ from typing import Any
 import polars as pl
 
 STAGES = ("evaluate", "interpret", "steer")
-KINDS = ("all", "surface", "contextual", "document")
+KINDS = ("all", "token", "surface", "contextual", "document")
+"""Kinds of concepts in reading order; `all` and `token` (all but document) hold others."""
+HOLDING = ("all", "token")
 BUDGET = r"kl_\d+(?:\.\d+)?(?:e[+-]?\d+)?"
 """A KL budget as part of a score's name, nats a token."""
 RIVALS = {
@@ -31,6 +33,8 @@ RIVALS = {
 }
 """Controls and competitors, by the part of a score's name that says so. A probe is a ceiling, not a rival."""
 CEILINGS = ("probe",)
+STRATA = r"strongest|weakest|random|same_token|macro"
+"""Parts of a latent's windows that an explanation score is told over besides, as the last part of its name."""
 CONTROLS = r"shuffled|untrained|random\w*|probe"
 
 
@@ -61,14 +65,14 @@ KNOWN = (
     Known(r"evaluate\.dead_share", 0, 0, 0, 1),
     Known(r"evaluate\.loss_recovered\..+", 3, 3),
     Known(r"evaluate\.cross_entropy\..+", 4, 4, 0),
-    Known(r"evaluate\.concepts_gated(\..+)?", 1, 3, 0, 1),
+    Known(r"evaluate\.concepts_(gated|decodable)", 1, 3, 0, 1),
     Known(r"evaluate\.concepts_found\.latent", 0, 0, 0, 1),
     Known(r"evaluate\.concepts_found\.probe", 3, 4, 0, 1),
     Known(r"evaluate\.concepts_found\..+", 1, 3, 0, 1),
-    Known(r"evaluate\.concepts_\w*found\w*\.latent", 1, 3, 0, 1),
-    Known(r"evaluate\.concepts_\w*found\w*\..+", 3, 4, 0, 1),
+    Known(r"evaluate\.concepts_found_normalised\.latent", 1, 3),
+    Known(r"evaluate\.concepts_(found_absolute|share)\.latent", 1, 3, 0, 1),
     Known(r"evaluate\.concepts_(ap|auroc)\.latent", 2, 4, 0, 1),
-    Known(r"evaluate\.concepts_(ap|auroc)\..+", 3, 4, 0, 1),
+    Known(r"evaluate\.concepts_(found_absolute|share|ap|auroc)\..+", 3, 4, 0, 1),
     Known(r"evaluate\.sparse_probing\..+", 1, 3, 0, 1),
     Known(r"evaluate\.absorption", 0, 3, 0, 1),
     Known(r"evaluate\.absorption\..+", 2, 4, 0, 1),
@@ -83,16 +87,23 @@ KNOWN = (
     Known(r"interpret\.probe\.simulation", 0, 0, -1, 1),
     Known(r"interpret\.shuffled(\.\w+)*\.(detection|fuzzing)", 3, 3, 0, 1),
     Known(r"interpret\.shuffled(\.\w+)*\.simulation", 3, 3, -1, 1),
+    Known(r"interpret\.[\w.]+\.detection\.over_untrained", 1, 1, -1, 1),
+    Known(r"interpret\.[\w.]+\.simulation\.over_untrained", 1, 1, -2, 2),
+    Known(rf"interpret\.(?!({CONTROLS})\b)\w+\.\w+\.(average_precision|natural_density)", 2, 2, -1, 1),
     Known(r"interpret\.\w+_share", 3, 3, 0, 1),
+    Known(rf"interpret\.[\w.]+\.detection\.({STRATA})", 3, 3, 0, 1),
+    Known(rf"interpret\.[\w.]+\.simulation\.({STRATA})", 3, 3, -1, 1),
+    Known(r"interpret\.[\w.]+\.(average_precision|natural_density)", 4, 4, -1, 1),
     Known(r"interpret\.[\w.]+\.detection\.over_floor", 4, 4, -1, 1),
     Known(r"interpret\.[\w.]+\.simulation\.over_floor", 4, 4, -2, 2),
     Known(r"steer\.gate\.passed", 0, 3, 0, 1),
-    Known(rf"steer\.\w+\.{BUDGET}\.composite", 0, 0, 0, 1),
-    Known(rf"steer\.(?!random_)\w+\.{BUDGET}", 1, 1, -1, 1),
-    Known(rf"steer\.\w+\.{BUDGET}\.fluency", 1, 3, 0, 1),
+    Known(rf"steer\.(?!random_)\w+\.{BUDGET}", 0, 0, -1, 1),
+    Known(rf"steer\.(?!random_)\w+\.{BUDGET}\.(fluency)", 1, 3, 0, 1),
+    Known(rf"steer\.(?!random_)\w+\.{BUDGET}\.(uplift|over_untrained)", 2, 3, -1, 1),
     Known(rf"steer\.\w+\.{BUDGET}\.share_above_random", 2, 3, 0, 1),
-    Known(rf"steer\.random_\w+\.{BUDGET}", 2, 4, -1, 1),
-    Known(rf"steer\.\w+\.{BUDGET}\.cost(\..+)?", 3, 4, 0),
+    Known(rf"steer\.random_\w+\.{BUDGET}(\.uplift)?", 2, 4, -1, 1),
+    Known(rf"steer\.random_\w+\.{BUDGET}\.fluency", 3, 4, 0, 1),
+    Known(rf"steer\.\w+\.{BUDGET}\.cost\w*", 3, 4, 0),
 )
 """In reading order; the first that matches holds."""
 UNDECLARED = Known(r".*", 2, 4)
@@ -155,7 +166,7 @@ def placed(report: pl.DataFrame) -> pl.DataFrame:
         for name in names
     ]
     tier_of = pl.DataFrame(tiers, schema={"name": pl.String, "_tier": pl.Int64, "_kinds": pl.Int64, "_place": pl.Int64})
-    later = pl.col("_budget").replace_strict(_ranks(budgets), default=0, return_dtype=pl.Int64).clip(0, 1) * 2
+    later = pl.col("_budget").replace_strict(_ranks(budgets), default=0, return_dtype=pl.Int64) * 2
     order = {"stage": STAGES, "concept_kind": KINDS}
     ranks = [
         pl.col(name).replace_strict(_ranks(listed), default=len(listed), return_dtype=pl.Int64)
@@ -163,11 +174,17 @@ def placed(report: pl.DataFrame) -> pl.DataFrame:
     ]
     key = ["name", "split", "dictionary", "hook_point"]
     numbered = numbered.join(tier_of, on="name", how="left", maintain_order="left")
-    specific = (kind != "all").sum().over(key)
-    whole = (kind == "all") | (specific == 1)
+    narrow = ~kind.is_in(HOLDING)
+    of_tokens = narrow & (kind != "document")
+    only = {  # the one kind that a holding one holds, by its value
+        "all": pl.when(narrow.sum().over(key) == 1).then(pl.col("value").filter(narrow).first().over(key)),
+        "token": pl.when(of_tokens.sum().over(key) == 1).then(pl.col("value").filter(of_tokens).first().over(key)),
+    }
+    alone = {"all": narrow.sum().over(key) == 1, "token": of_tokens.sum().over(key) == 1}
+    same = [(pl.col("concept_kind") == name) & alone[name] & pl.col("value").eq_missing(only[name]) for name in HOLDING]
+    repeated = pl.any_horizontal(same)
+    whole = kind.is_in(HOLDING) | alone["all"]
     tier = pl.when(single).then(9).when(whole).then("_tier").otherwise("_kinds") + later.fill_null(0)
-    twin = pl.col("value").filter(kind != "all").first().over(key)
-    repeated = (pl.col("concept_kind") == "all") & (specific == 1) & pl.col("value").eq_missing(twin)
     return (
         numbered.with_columns(tier.alias("tier"), repeated.alias("_repeated"))
         .filter(~pl.col("_repeated"))
@@ -262,6 +279,14 @@ def part(name: str, parts: Iterable[str]) -> str | None:
 def title(row: Mapping[str, Any]) -> str:
     """What a row is called in a sentence."""
     return row["name"] + (f" ({row['concept_kind']})" if row["concept_kind"] else "")
+
+
+def plain(text: str) -> str:
+    """Text for a markdown table or list: a name that the user gave is never markup.
+
+    An underscore between letters is none in markdown, and stays readable.
+    """
+    return re.sub(r"[\\`*\[\]<>|$~]|(?<![^\W_])_|_(?![^\W_])", lambda found: f"\\{found[0]}", text.replace("\n", " "))
 
 
 def _together(names: Sequence[str]) -> str:

@@ -6,7 +6,8 @@ import polars as pl
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from components.store.tables import REPORT
+from components.store.scores import absent, plain
+from components.store.tables import DIFFERENCES, REPORT
 from dashboards import charts, measures, panels, runs, views
 from dashboards.app import show
 from dashboards.runs import Experiment
@@ -23,7 +24,7 @@ def page(shown: Experiment) -> None:
         _further(shown)
         return _links(links, shown)
     _headlines(report)
-    _against(shown)
+    _told(shown, report)
     with st.container(border=True):
         _table(report)
     left, right = st.columns(2)
@@ -91,11 +92,24 @@ def _beside(row: dict, interval: str) -> str:
     return "  \n".join(parts)
 
 
-def _against(shown: Experiment) -> None:
-    sentences = shown.report.facts.get("against_us") or []
-    if sentences:
-        with st.expander(f"What came out against us ({len(sentences)})"):
-            st.markdown("\n".join(f"- {sentence}" for sentence in sentences))
+def _told(shown: Experiment, report: pl.DataFrame) -> None:
+    """What the report says in sentences: against us first, then for us, then what is open, then what has no value."""
+    facts = shown.report.facts
+    if DIFFERENCES.file not in shown.report.files:
+        st.caption(
+            "This report is of an earlier version, which compared nothing item by item; `latentflow experiment` makes it anew."
+        )
+    if facts.get("training"):
+        st.caption(plain(facts["training"]))
+    for heading, sentences in (
+        ("What came out against us", facts.get("against_us")),
+        ("What came out for us", facts.get("for_us")),
+        ("No difference can be told at this n", facts.get("undecided")),
+        ("Not measured", absent(report)),
+    ):
+        if sentences:
+            with st.expander(f"{heading} ({len(sentences)})"):
+                st.markdown("\n".join(f"- {plain(sentence)}" for sentence in sentences))
 
 
 def _table(report: pl.DataFrame) -> None:

@@ -31,7 +31,9 @@ def test_headlines_come_in_their_own_order_and_prefer_the_row_of_all_kinds() -> 
 
 
 def test_the_table_of_scores_keeps_absent_values_with_their_reason() -> None:
-    row = views.scores(report({"name": "evaluate.fvu", "reason": "no tokens"})).row(0, named=True)
+    absent = report({"name": "evaluate.fvu", "reason": "no tokens"})
+    assert views.scores(absent).is_empty()  # the short table has values; what is absent is told below it
+    row = views.scores(absent, everything=True).row(0, named=True)
     assert row["value"] == "–"
     assert row["note"] == "no tokens"
     assert row["artifact"] == "evaluate/abc"
@@ -40,10 +42,14 @@ def test_the_table_of_scores_keeps_absent_values_with_their_reason() -> None:
 def test_all_rows_add_what_the_short_table_leaves_out() -> None:
     frame = report(
         {"name": "evaluate.concepts_auroc.latent", "concept_kind": "surface", "value": 0.1},
+        {"name": "evaluate.concepts_auroc.latent", "concept_kind": "document", "value": 0.2},
         {"name": "evaluate.fvu", "value": 0.3},
     )
     assert views.scores(frame)["name"].to_list() == ["evaluate.fvu"]
-    assert views.scores(frame, everything=True)["name"].to_list() == ["evaluate.fvu", "evaluate.concepts_auroc.latent"]
+    assert views.scores(frame, everything=True)["name"].to_list() == [
+        "evaluate.fvu",
+        *["evaluate.concepts_auroc.latent"] * 2,
+    ]
 
 
 def test_curves_are_thinned_but_keep_their_last_point() -> None:

@@ -158,7 +158,9 @@ def test_plain_text_that_could_not_be_judged_does_not_lower_the_baseline_of_flue
 def test_each_concept_has_a_row_with_an_interval_over_prompts(generations: pl.DataFrame) -> None:
     row = scores(generations, comparison())["steer.m.kl_0.1.word.a", "surface"]
     wanted = t_interval(np.array([0.0, 0.2]))
-    assert (row["value"], row["low"], row["high"], row["n"]) == pytest.approx((0.1, max(wanted.low, -1.0), min(wanted.high, 1.0), 2))
+    assert (row["value"], row["low"], row["high"], row["n"]) == pytest.approx(
+        (0.1, max(wanted.low, -1.0), min(wanted.high, 1.0), 2)
+    )
     assert (row["unit_of_replication"], row["baseline"]) == ("prompt", pytest.approx(0.15))
 
 

@@ -314,6 +314,7 @@ def test_single_concepts_are_counted_and_named() -> None:
     [
         ({}, None, False),
         ({"converged": True, "convergence": "x"}, "training had converged: x", False),
+        ({"converged": True, "convergence": "training had converged: x"}, "training had converged: x", False),
         (
             {"converged": False, "convergence": "FVU halves with each doubling"},
             "training had not converged: FVU halves with each doubling",

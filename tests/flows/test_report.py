@@ -1,0 +1,71 @@
+"""The report in a terminal: what has a value, at most thirty rows, and data that is never markup."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from components.store import tables
+from components.store.artifact import Artifact, Store
+from components.store.report import REPORT, ReportConfig
+from flows.report import show
+from tests.store.test_report import score, scored
+
+KINDS = ("all", "surface", "contextual", "document")
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Artifact:
+    """A report of many scores, absent ones and concepts whose names are markup."""
+    store = Store(tmp_path / "store")
+    rows = [
+        score(f"evaluate.concepts_{measure}.{unit}", 0.1 + 0.01 * number, concept_kind=kind, low=0.05, high=0.3)
+        for measure in ("found", "ap", "auroc")
+        for unit in ("latent", "neuron", "untrained", "probe")
+        for number, kind in enumerate(KINDS)
+    ]
+    rows += [score(f"evaluate.sparse_probing.k{k}", 0.5) for k in range(20)]
+    rows += [score("evaluate.fvu", None, reason="all activations of the [test] split are equal", better="lower")]
+    evaluate = scored(store, "evaluate", *rows)
+    name = "steer.add_direction.kl_0.1"
+    about = {"low": 0.1, "high": 0.3, "baseline_name": "largest [/b] of 5", "concept_kind": "document"}
+    single = [
+        score(f"{name}.{concept}", 0.2, unit_of_replication="prompt", baseline=0.5, **about)
+        for concept in ("[/b] _g_", "[link=x]y[/link]", "[red]")
+    ]
+    steer = scored(store, "steer", score(name, 0.2, baseline=0.5, unit_of_replication="concept", **about), *single)
+    return store.ensure(REPORT, ReportConfig(), {"evaluate": evaluate, "steer": steer})[0]
+
+
+def printed(report: Artifact, everything: bool = False) -> str:
+    out = io.StringIO()
+    show(report, Console(file=out, width=150), everything)
+    return out.getvalue()
+
+
+def table_of(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("│") and line.split("│")[1].strip()]
+
+
+def test_the_terminal_shows_thirty_rows_and_all_of_them_when_asked(report: Artifact) -> None:
+    n = tables.REPORT.read(report)["value"].count()
+    short, whole = printed(report), printed(report, everything=True)
+    assert len(table_of(short)) == 30 and len(table_of(whole)) == n
+    assert f"{n - 30} more rows: latentflow report --all" in short
+    assert "more rows" not in whole
+
+
+def test_no_row_is_a_row_of_dashes_and_the_reason_is_told(report: Artifact) -> None:
+    for text in (printed(report), printed(report, everything=True)):
+        assert not any("evaluate.fvu" in line for line in table_of(text))
+        assert "not measured: evaluate.fvu: all activations of the [test] split are equal" in text
+
+
+def test_a_name_of_the_users_is_no_markup(report: Artifact) -> None:
+    whole = printed(report, everything=True)
+    for concept in ("[/b] _g_", "[link=x]y[/link]", "[red]"):
+        assert f"steer.add_direction.kl_0.1.{concept} " in whole
+    assert "largest [/b] of 5 0.5" in " ".join(whole.split())
