@@ -27,13 +27,14 @@ from components.steering.forecast import STEER_FORETELLER
 from components.steering.steer import STEER, SteerConfig
 from components.store.artifact import Stage
 from components.store.forecast import Foreteller
+from components.store.replicates import REPLICATE
 from components.store.report import REPORT, ReportConfig
 from components.sweep import SweepConfig
 
 STAGES: dict[str, Stage] = {
     stage.name: stage for stage in (READ, CAPTURE, TRAIN, ENCODE, INTERPRET, STEER, EVALUATE, REPORT)
 }
-BESIDE: dict[str, Stage] = {GATE.name: GATE, COMPARE.name: COMPARE, "import": IMPORT}
+BESIDE: dict[str, Stage] = {GATE.name: GATE, COMPARE.name: COMPARE, REPLICATE.name: REPLICATE, "import": IMPORT}
 """Stages outside the chain of one experiment: what many dictionaries share, where they meet, and who comes from elsewhere."""
 
 FORETELLERS: dict[str, Foreteller] = {

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.text import Text
 
-from components.errors import LatentflowError, ServiceError
+from components.errors import ConfigError, LatentflowError, ServiceError
 from flows import environment
 
 if TYPE_CHECKING:
@@ -58,8 +58,14 @@ STAGES = {
 }
 
 
-def _run(name: str, overrides: list[str] | None, params: Path | None, plain: bool, **given: str) -> Any:
-    """One flow by name, or the same chain of components; returns the artifact. `given` is what `import` needs besides."""
+def _run(name: str, overrides: list[str] | None, params: Path | None, plain: bool, **given: Any) -> Any:
+    """One flow by name, or the same chain of components; returns the artifact. `given` is what `import` and `replicate`
+    need besides."""
+    if plain and name == "replicate":
+        from flows.parameters import resolve
+        from flows.replicate import plainly
+
+        return plainly(resolve(overrides or [], params), given["seeds"])
     if plain:
         from flows.parameters import resolve
         from flows.steps import Chain
@@ -127,6 +133,30 @@ def experiment(overrides: Overrides = None, params: Params = None, plain: Plain 
     from flows.report import show
 
     show(artifact, console)
+
+
+@app.command(rich_help_panel="Runs")
+def replicate(
+    overrides: Overrides = None,
+    params: Params = None,
+    plain: Plain = False,
+    seeds: Annotated[str, typer.Option(help="training seeds, each an experiment of its own")] = "0,1,2",
+    everything: Annotated[bool, typer.Option("--all", help="every row, not only the short table")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """The experiment under several training seeds: one table with the mean and interval over seeds; what is made is found."""
+    try:
+        listed = [int(seed) for seed in seeds.split(",")]
+    except ValueError:
+        raise ConfigError(f"--seeds: wanted whole numbers with commas between, such as 0,1,2, got {seeds!r}") from None
+    artifact = _run("replicate", overrides, params, plain, seeds=listed)
+    from components.store.tables import REPLICATES
+    from flows.replicate import show
+
+    if as_json:
+        sys.stdout.write(json.dumps(REPLICATES.read(artifact).to_dicts(), indent=1) + "\n")
+    else:
+        show(artifact, console, everything)
 
 
 @app.command(rich_help_panel="Runs")

@@ -473,6 +473,34 @@ DIFFERENCES = Table(
     },
     ("name", "concept_kind", "split", "dictionary", "hook_point", "rival"),
 )
+REPLICATES = Table(
+    "replicates",
+    "replicate",
+    "Every score of one experiment under several training seeds.",
+    {
+        "name": (pl.String, "dotted: stage, then what was measured"),
+        "concept_kind": (pl.String, "all, surface, contextual or document; null where no concept is meant"),
+        "split": (pl.String, "the split it was measured on"),
+        "dictionary": (pl.String, "architecture and size"),
+        "hook_point": (pl.String, "canonical hook point"),
+        "stage": (pl.String, "the stage that measured it"),
+        "value": (pl.Float64, "mean over seeds; null with a reason"),
+        "low": (pl.Float64, "95% Student interval over seeds, lower end"),
+        "high": (pl.Float64, "upper end"),
+        "n": (pl.Int64, "seeds, failures included"),
+        "n_failed": (pl.Int64, "seeds without a value"),
+        "seeds": (pl.List(pl.Int64), "training seeds"),
+        "values": (pl.List(pl.Float64), "the value of each"),
+        "n_items": (pl.Int64, "what each value rests on, in the first seed's report"),
+        "unit_of_replication": (pl.String, "what one of those is: token, document, latent, concept"),
+        "better": (pl.String, "higher, lower, or neither"),
+        "baseline": (pl.Float64, "mean over seeds of what a named trivial or competing method gets"),
+        "baseline_name": (pl.String, "its name"),
+        "reason": (pl.String, "why a value is null"),
+    },
+    ("name", "concept_kind", "split", "dictionary", "hook_point"),
+    scores.clipped,
+)
 _SETTING: dict[str, tuple[Any, str]] = {
     "label": (pl.String, "what the sweep calls the dictionary"),
     "architecture": (pl.String, "its architecture"),
@@ -529,6 +557,6 @@ TABLES = {
     for table in (
         DOCUMENTS, CONCEPTS, LABELS, PAIRS, PROMPTS, VOCABULARY, CURVE, LATENTS, NEIGHBOURS, POOLED, CONTEXTS, EXPLANATIONS,
         EXPLANATION_SCORES, STRENGTHS, GENERATIONS, CONCEPTS_FOUND, ABSORPTION, FIRST_LETTER, SCORES, REPORT,
-        DIFFERENCES, CELLS, COMPARISON,
+        DIFFERENCES, REPLICATES, CELLS, COMPARISON,
     )
 }  # fmt: skip
