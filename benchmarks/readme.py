@@ -1,6 +1,8 @@
-"""Writes the result table of the README from the latest report in the store; nothing in it is typed by hand.
+"""Writes the result block of the README from the newest replicates in the store; nothing in it is typed by hand.
 
-python benchmarks/readme.py
+latentflow replicate && python benchmarks/readme.py
+
+Without replicates the newest report is written, and the block says that it is of one training seed.
 """
 
 from __future__ import annotations
@@ -11,95 +13,120 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
+import polars as pl  # noqa: E402
+
 from components.store.artifact import Artifact, Store  # noqa: E402
-from components.store.report import against_us  # noqa: E402
-from components.store.tables import REPORT  # noqa: E402
+from components.store.report import Told  # noqa: E402
+from components.store.scores import KINDS, headline, plain  # noqa: E402
+from components.store.tables import REPLICATES, REPORT  # noqa: E402
+from dashboards.measures import measure  # noqa: E402
 from flows import environment  # noqa: E402
 
 BEGIN, END = "<!-- result -->", "<!-- end of result -->"
-KINDS = ("all", "surface", "contextual", "document")
-PLAIN = {
-    "evaluate.fvu": "fraction of variance unexplained (FVU)",
-    "evaluate.l0": "active latents a token (L0)",
-    "evaluate.dead_share": "share of dead latents",
-    "evaluate.loss_recovered.mean_ablation": "loss recovered, against mean ablation",
-    "evaluate.cross_entropy_rise": "rise of cross-entropy, nats a token",
-    "interpret.log_odds.detection": "explanation, detection AUROC",
-    "interpret.log_odds.simulation": "explanation, simulation r",
-    "steer.add_direction.kl_0.1": "steering by a latent, uplift",
-    "steer.add_direction.kl_0.1.share_above_random": "steering by a latent, share above the largest Gaussian",
-    "steer.add_direction.kl_0.1.cost": "steering by a latent, KL on other neutral text, nats a token",
-    "steer.mean_difference.kl_0.1": "steering by mean difference, uplift",
-    "steer.mean_difference.kl_0.1.share_above_random": "steering by mean difference, share above the largest Gaussian",
-    "steer.mean_difference.kl_0.1.cost": "steering by mean difference, KL on other neutral text, nats a token",
-}
+ROWS = 24
+"""Rows of the table, the headlines first (`components.store.scores`)."""
 UNITS = {"latent": "latents", "untrained": "untrained dictionary", "neuron": "raw neurons", "probe": "linear probe"}
+FOUND = "evaluate.concepts_found."
+SENTENCES = (
+    ("against us", "against_us"),
+    ("for us", "for_us"),
+    ("undecided, no difference can be told at this n", "undecided"),
+)
 
 
 def number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3g}" if abs(value) < 0.9995 or value > 1.0005 else f"{value:.4f}"
+    """Three significant digits, four where a share is near 1."""
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if 0.9995 <= abs(value) <= 1.0005 and abs(value) != 1 else f"{value:.3g}"
 
 
 def interval(row: dict) -> str:
-    return (
-        f"{number(row['value'])} ({number(row['low'])} to {number(row['high'])})"
-        if row["low"] is not None
-        else number(row["value"])
-    )
+    """Value and 95% interval."""
+    ends = "" if row["low"] is None else f" ({number(row['low'])} to {number(row['high'])})"
+    return number(row["value"]) + ends
 
 
-def result(report: Artifact) -> str:
-    frame = REPORT.read(report)
-    rows = {(row["name"], row["concept_kind"]): row for row in frame.to_dicts()}
-    train = Store(report.folder.parent.parent).get(**report.manifest["inputs"]["train"])
-    some = next(iter(rows.values()))
+def result(store: Store, replicates: Artifact | None, reports: list[Artifact]) -> str:
+    """The whole block.
+
+    Args:
+        store: where the train artifact lies.
+        replicates: the table over seeds; None for the one report.
+        reports: the report of each seed.
+    """
+    frame = REPORT.read(reports[0]) if replicates is None else REPLICATES.read(replicates)
+    train = store.get(**reports[0].manifest["inputs"]["train"])
+    seeds = [] if replicates is None else replicates.facts["seeds"]
+    how = f"mean and 95% interval over {len(seeds)} training seeds" if seeds else "one training seed, 95% intervals"
     lines = [
-        f"What `make demo` prints, in short (dictionary `{some['dictionary']}` at `{some['hook_point']}`, one training seed, "
-        f"{train.facts['tokens'] / 1e6:.1f} M tokens; test split, 95% intervals):",
+        f"What `{'latentflow replicate' if seeds else 'make demo'}` prints, in short (dictionary `{train.facts['name']}` at "
+        f"`{train.facts['hook_point']}`, {train.facts['tokens'] / 1e6:.1f} M tokens; test split, {how}):",
         "",
-        "| measure | value | n | baseline |",
-        "|---|---|---|---|",
+        "| measure | "
+        + ("mean | " + " | ".join(f"seed {seed}" for seed in seeds) if seeds else "value")
+        + " | n | baseline |",
+        "|---|---|" + "---|" * len(seeds) + "---|---|",
     ]
-    for name, plain in PLAIN.items():
-        for kind in (None, *KINDS):
-            row = rows.get((name, kind))
-            if row is None or (kind not in (None, "document") and name.startswith("steer")):
-                continue
-            what = plain + (f" ({kind} concepts)" if kind else "")
-            baseline = "" if row["baseline"] is None else f"{number(row['baseline'])} {row['baseline_name']}"
-            lines.append(f"| {what} | {interval(row)} | {row['n']} {row['unit_of_replication']}s | {baseline} |")
-    gate = rows["steer.gate.passed", "all"]
-    lines += ["", f"Steering: {gate['reason']}; of these {round(gate['value'] * gate['n'])} are steered and judged."]
-    lines += [
-        "",
-        "Concepts found: of those that a linear probe decodes, the share for which the unit chosen on one split reaches an",
-        "average precision of 0.8 on another, at natural density.",
-        "",
-    ]
-    lines += ["| unit | " + " | ".join(KINDS) + " |", "|---|" + "---|" * len(KINDS)]
-    for unit, plain in UNITS.items():
-        cells = []
-        for kind in KINDS:
-            row = rows[f"evaluate.concepts_found.{unit}", kind]
-            cells.append(f"{round(row['value'] * row['n'])} of {row['n']}" if row["value"] is not None else "–")
-        lines.append(f"| {plain} | {' | '.join(cells)} |")
-    against = against_us(frame)
-    lines += ["", "What came out against us:" if against else "Nothing came out against us.", ""]
-    lines += [f"- {sentence}" for sentence in against]
-    return "\n".join(lines)
+    for row in headline(frame, ROWS).to_dicts():
+        known = measure(row["name"])
+        what = known.label + (f" ({row['concept_kind']} concepts)" if row["concept_kind"] else "")
+        n = row["n_items"] if seeds else row["n"]
+        baseline = "" if row["baseline"] is None else f"{number(row['baseline'])} {row['baseline_name']}"
+        cells = [what + (f", {known.unit}" if known.unit else ""), interval(row)]
+        cells += map(number, row["values"]) if seeds else []
+        cells += [f"{n} {row['unit_of_replication']}s", baseline]
+        lines.append(f"| {' | '.join(map(plain, cells))} |")
+    told = Told.of(reports[0])
+    if told.training:
+        lines += ["", plain(told.training) + "."]
+    lines += concepts(REPORT.read(reports[0]), seeds)
+    of = f" (training seed {seeds[0]})" if seeds else ""
+    for heading, name in SENTENCES:
+        sentences = getattr(told, name)
+        lines += ["", f"What came out {heading}{of}:" if sentences else f"Nothing came out {heading}{of}.", ""]
+        lines += [f"- {plain(sentence)}" for sentence in sentences]
+    return "\n".join(lines).rstrip()
+
+
+def concepts(frame: pl.DataFrame, seeds: list[int]) -> list[str]:
+    """The table of concepts found, by kind of concept and of unit; nothing where none was measured."""
+    rows = {
+        (row["name"].removeprefix(FOUND), row["concept_kind"]): row
+        for row in frame.filter(pl.col("name").str.starts_with(FOUND), pl.col("value").is_not_null()).to_dicts()
+    }
+    kinds = [kind for kind in KINDS if any(of == kind for _, of in rows)]
+    if not rows:
+        return []
+    of = f" (training seed {seeds[0]})" if seeds else ""
+    lines = ["", f"Concepts found{of}, of those that a linear probe decodes:", ""]
+    lines += ["| unit | " + " | ".join(kinds) + " |", "|---|" + "---|" * len(kinds)]
+    for unit, called in UNITS.items():
+        found = [rows.get((unit, kind)) for kind in kinds]
+        cells = [f"{round(row['value'] * row['n'])} of {row['n']}" if row else "–" for row in found]
+        lines.append(f"| {called} | {' | '.join(cells)} |")
+    return lines
+
+
+def newest(store: Store, stage: str) -> Artifact | None:
+    """The artifact of a stage that was made last."""
+    return max(store.artifacts(stage), key=lambda artifact: artifact.manifest["made"]["at"], default=None)
 
 
 def main() -> None:
-    reports = sorted(
-        Store(environment.store()).artifacts("report"), key=lambda artifact: artifact.manifest["made"]["at"]
-    )
-    if not reports:
-        sys.exit("no report in the store; `make demo` makes one")
+    """Writes the block between its marks."""
+    store = Store(environment.store())
+    replicates, report = newest(store, "replicate"), newest(store, "report")
+    if report is None:
+        sys.exit(
+            "no report in the store; `make demo` makes one, `latentflow replicate` one for each of three training seeds"
+        )
+    reports = [report] if replicates is None else [store.get("report", key) for key in replicates.facts["reports"]]
     readme = REPOSITORY / "README.md"
-    text = readme.read_text()
+    text = readme.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     after = rest.partition(END)[2] if END in rest else rest
-    readme.write_text(f"{before}{BEGIN}\n\n{result(reports[-1])}\n\n{END}{after}")
+    readme.write_text(f"{before}{BEGIN}\n\n{result(store, replicates, reports)}\n\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
