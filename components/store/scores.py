@@ -250,10 +250,10 @@ SETTINGS = (
 )
 """What a reason says, and the setting that would change it."""
 UNGATED = {
-    "evaluate.concepts_": "lower evaluate.settings.concepts_found.ap_threshold, or raise read.splits",
-    "evaluate.sparse_probing": "lower evaluate.settings.sparse_probing.ap_threshold, or raise read.splits",
-    "evaluate.absorption": "lower evaluate.settings.absorption.ap_threshold, or raise read.splits",
-    "steer.": "lower steer.min_probe_precision, or raise read.splits",
+    "evaluate.concepts_": "lower evaluate.settings.concepts_found.gate.min_lift, or raise read.splits",
+    "evaluate.sparse_probing": "lower evaluate.settings.sparse_probing.gate.min_lift, or raise read.splits",
+    "evaluate.absorption": "lower evaluate.settings.absorption.gate.min_lift, or raise read.splits",
+    "steer.": "lower steer.gate.min_lift, or raise read.splits",
 }
 """Where no concept passed the gate: the gate of each score."""
 SETTING = r"\b(?:model|read|capture|train|encode|interpret|steer|evaluate|execution)\.[a-z_]+"

@@ -101,7 +101,7 @@ def test_every_setting_that_advice_names_exists() -> None:
             "evaluate.settings.concepts_found",
         ),
         ("evaluate", "evaluate.absorption", "no token concept passed the gate", "evaluate.settings.absorption"),
-        ("steer", "steer.x.kl_0.1", "no concept passed the gate", "steer.min_probe_precision"),
+        ("steer", "steer.x.kl_0.1", "no concept passed the gate", "steer.gate.min_lift"),
         ("evaluate", "evaluate.description_length", "the capture has no select split", "capture.splits"),
         ("evaluate", "evaluate.fvu", "the capture holds no token of the test split", "capture.splits"),
         ("steer", "steer.gate.passed", "the model does not generate text", "model.path"),
