@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from components.interpretation.contract import Texts
 from components.interpretation.phrase import Term
@@ -59,17 +59,21 @@ def term(key: int, shape: Shape, texts: Texts) -> Term:
             return Term(word=names[first], near=names[second])
 
 
-def _earlier(
-    words: Int[np.ndarray, "window token"], strictly: bool
-) -> tuple[Int[np.ndarray, " pair"], Int[np.ndarray, " pair"], Int[np.ndarray, " pair"]]:
-    """(window, token, first occurrence of a word at or before it): each distinct earlier word once."""
-    width = words.shape[1]
+def first_occurrences(words: Int[np.ndarray, "window token"]) -> Bool[np.ndarray, "window token"]:
+    """Where a word stands that the window has not held before; nowhere in padding."""
     order = np.argsort(words, axis=1, kind="stable")
     ranked = np.take_along_axis(words, order, 1)
     fresh = np.ones(words.shape, bool)
     fresh[:, 1:] = ranked[:, 1:] != ranked[:, :-1]
     first = np.zeros(words.shape, bool)
     np.put_along_axis(first, order, fresh, 1)
-    at, earlier = np.tril_indices(width, -1 if strictly else 0)
-    window, pair = np.nonzero((first & (words >= 0))[:, earlier] & (words >= 0)[:, at])
+    return first & (words >= 0)
+
+
+def _earlier(
+    words: Int[np.ndarray, "window token"], strictly: bool
+) -> tuple[Int[np.ndarray, " pair"], Int[np.ndarray, " pair"], Int[np.ndarray, " pair"]]:
+    """(window, token, first occurrence of a word at or before it): each distinct earlier word once."""
+    at, earlier = np.tril_indices(words.shape[1], -1 if strictly else 0)
+    window, pair = np.nonzero(first_occurrences(words)[:, earlier] & (words >= 0)[:, at])
     return window, at[pair], earlier[pair]
