@@ -285,8 +285,8 @@ def auroc_interval(value: float, n_positive: int, n_negative: int, confidence: f
         return (value - tried) ** 2 > z2 * tried * (1 - tried) * spread / (n_positive * n_negative)
 
     ends = []
-    for outside in (0.0, 1.0):
-        inside = value
+    for edge in (0.0, 1.0):
+        inside, outside = value, edge
         for _ in range(50):  # halved so often that what is left is below the precision of a double
             middle = (inside + outside) / 2
             inside, outside = (inside, middle) if rejects(middle) else (middle, outside)

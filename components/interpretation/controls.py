@@ -1,8 +1,9 @@
-"""What every score stands between: the floor of another latent's explanation, and what a learnt probe reaches.
+"""What every score stands between: the floor of another latent's explanation, what a learnt probe reaches, and controls.
 
 The floor keeps everything but the match of explanation and latent: each latent is read with the explanation of another
 of its density decile. The probe keeps everything but the bottleneck of a short string: a linear model on the n-grams of
-the same explain windows that the explainer saw, read on the same test windows.
+the same explain windows that the explainer saw, read on the same test windows. A control dictionary keeps everything but
+what was learnt: its latents are drawn, explained and scored alike.
 
 Source: controls after arXiv 2501.17727, where published scores hardly tell trained from random transformers.
 """
@@ -20,6 +21,9 @@ from jaxtyping import Float, Int
 from components.interpretation.contract import Answer, Explanation, LatentRecord, Texts, Unit, Windows
 from components.interpretation.ngrams import Incidences, Shape, first_occurrences, incidences
 
+CONTROLS = {"untrained": "untrained dictionary"}
+"""Codes of another dictionary on the same activations and text, by the role that they have among the stage's inputs: what
+its latents reach when they are explained alike is what an explanation of any direction reaches."""
 DESIGNS: tuple[tuple[Shape, ...], ...] = (
     ("word", "left", "pair"),
     ("word", "left", "pair", "near"),

@@ -10,7 +10,7 @@ from components.store import tables
 from components.store.artifact import Artifact
 from tests.interpretation.planted import AFTER, BIGRAM, SENSE
 
-VERSIONS = {"interpret": 1, "log_odds": 1, "lexical": 1, "detection": 1, "simulation": 1}
+VERSIONS = {"interpret": 2, "log_odds": 1, "lexical": 1, "detection": 2, "simulation": 1}
 SAID = {
     0: 'the words "bonlo", "bonma" and "bonnic"',
     BIGRAM: 'the word "barter" after "barnic"',
