@@ -40,7 +40,8 @@ from components.interpretation.contract import (
     predictors,
     scorers,
 )
-from components.interpretation.controls import CONTROLS, Probe, shuffled
+from components.interpretation.controls import CONTROLS, shuffled
+from components.interpretation.probe import Probe
 from components.interpretation.protocol import explain, score, score_probe
 from components.interpretation.sample import Sample, sample_latents
 from components.interpretation.summary import Scored

@@ -21,7 +21,7 @@ from components.interpretation.contract import (
     Score,
     Scorer,
 )
-from components.interpretation.controls import Probe
+from components.interpretation.probe import Probe
 from components.seeds import numpy_generator
 from components.store.artifact import Progress
 
