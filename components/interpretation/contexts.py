@@ -57,6 +57,9 @@ class ContextsConfig(Config):
     def _fits(self) -> ContextsConfig:
         if self.shortest > self.width:
             raise ValueError(f"shortest ({self.shortest}) is more than width ({self.width})")
+        if self.fewest > TENTHS * self.per_tenth:
+            most = f"the {TENTHS * self.per_tenth} windows that ten tenths of per_tenth ({self.per_tenth}) can give"
+            raise ValueError(f"fewest ({self.fewest}) is more than {most}; every latent would be skipped")
         return self
 
 

@@ -117,11 +117,14 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
         settings: for entries behind a model.
 
     Raises:
-        InputError: a read artifact without a vocabulary, or a split too short for a window.
+        InputError: a read artifact without a vocabulary, a split that is not there or too short for a window.
     """
     execution = settings or Execution()
     encoded: Artifact = inputs["codes"]
-    cut = cut_splits(ActivationShards(inputs["activations"]), _vocabulary(inputs["corpus"]), config.contexts)
+    activations = ActivationShards(inputs["activations"])
+    _refuse_missing_splits("activations", activations.splits, "capture.splits and encode.splits")
+    _refuse_missing_splits("codes", CodeShards(encoded).splits, "encode.splits")
+    cut = cut_splits(activations, _vocabulary(inputs["corpus"]), config.contexts)
     trained = yield from _interpret("", cut, config, inputs, execution, folder)
     controls: dict[str, Interpreted] = {}
     for role in CONTROLS:
@@ -261,6 +264,14 @@ def _able(config: InterpretConfig, scorer: str) -> list[str]:
 def _floor(explainer: str, config: InterpretConfig) -> str:
     """What the shuffled control of an explainer is called."""
     return "shuffled" if explainer == config.explainers[0] else f"shuffled.{explainer}"
+
+
+def _refuse_missing_splits(what: str, there: Sequence[str], setting: str) -> None:
+    missing = [split for split in SPLITS if split not in there]
+    if missing:
+        raise InputError(
+            f"interpret reads the splits {', '.join(SPLITS)}, and the {what} hold no {', '.join(missing)}; add to {setting}"
+        )
 
 
 def _vocabulary(corpus: Artifact) -> Vocabulary:

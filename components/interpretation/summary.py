@@ -142,7 +142,9 @@ def _control_rows(
     yield mean_row(its_label, found, theirs.scorers[scorer], mean(floor), "its shuffled explanations")
     difference = bounded(mean_difference(_values(scores), _values(found)), *_differences(theirs.scorers[scorer]))
     reason = None if scores and found else NOBODY
-    if difference.low is not None and difference.high is not None and difference.low <= 0 <= difference.high:
+    if scores and found and _n_failed(scores) + _n_failed(found) == len(scores) + len(found):
+        reason = f"all latents of both stand at chance, the first because: {scores[0].reason}"
+    elif difference.low is not None and difference.high is not None and difference.low <= 0 <= difference.high:
         reason = f"the interval holds 0: this score does not tell the dictionary from the {CONTROLS[control]}"
     yield over | {**_ends(difference), "n_failed": _n_failed(scores) + _n_failed(found), "reason": reason}
 

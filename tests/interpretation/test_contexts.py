@@ -80,6 +80,13 @@ def test_a_window_shorter_than_the_shortest_cannot_be_asked_for() -> None:
         load(ContextsConfig, {"width": 16})
 
 
+def test_more_windows_than_can_be_drawn_cannot_be_demanded() -> None:
+    with pytest.raises(
+        ConfigError, match=r"fewest \(60\) is more than the 50 windows that ten tenths of per_tenth \(5\)"
+    ):
+        load(ContextsConfig, {"fewest": 60})
+
+
 def test_documents_of_the_three_splits_are_disjoint(records: dict[int, LatentRecord], planted: Planted) -> None:
     for record in records.values():
         seen = [set(windows.document.tolist()) for windows in splits(record).values()]

@@ -227,6 +227,29 @@ def test_a_dictionary_without_an_alive_latent_gives_nulls_with_a_reason(planted:
     assert found["interpret.dead_share"]["value"] == 1.0
 
 
+def test_a_split_that_was_not_encoded_is_refused_with_the_setting(planted: Planted, tmp_path: Path) -> None:
+    def write(folder: Path) -> None:
+        source = planted.inputs["codes"]
+        for name in source.files:
+            if not name.startswith("calibrate"):
+                (folder / name).parent.mkdir(exist_ok=True)
+                (folder / name).write_bytes(source.path(name).read_bytes())
+
+    short = toys.artifact(Store(tmp_path), "encode", write, planted.inputs["codes"].facts)
+    with pytest.raises(InputError, match=r"and the codes hold no calibrate; add to encode\.splits$"):
+        Store(tmp_path).ensure(INTERPRET, InterpretConfig(), {**planted.inputs, "codes": short})
+
+
+def test_where_nothing_can_be_explained_every_row_says_why(planted: Planted, tmp_path: Path) -> None:
+    config = override(InterpretConfig(latents=4), {"explainer_settings.log_odds.z": 1000.0})
+    found = scores_of(Store(tmp_path).ensure(INTERPRET, config, planted.inputs)[0])
+    why = "the first because: no readable word stands out where it is active, with a z of at least 1000 in 2 documents "
+    for name, all_of in (("", "4 latents"), (".over_untrained", "latents of both")):
+        row = found[f"interpret.log_odds.detection{name}"]
+        assert row["n_failed"] == row["n"]
+        assert row["reason"].startswith(f"all {all_of} stand at chance, {why}")
+
+
 def test_a_corpus_without_a_vocabulary_is_refused(planted: Planted, tmp_path: Path) -> None:
     bare = toys.artifact(Store(tmp_path), "read", lambda folder: None, {})
     with pytest.raises(InputError, match="needs the vocabulary of the corpus; artifact read/"):
