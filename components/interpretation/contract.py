@@ -291,6 +291,14 @@ class Scorer(_Entry):
     def score(self, answer: Answer, windows: Windows, generator: np.random.Generator | None) -> Score:
         """One latent's score; `answer.values` is not None. `generator` is for intervals; None: none is wanted."""
 
+    def over(
+        self, answer: Answer, windows: Windows, masks: Mapping[str, Bool[np.ndarray, " window"]]
+    ) -> Mapping[str, float]:
+        """The value over each of several parts of the windows; `answer.values` is not None."""
+        assert answer.values is not None
+        parts = {name: dataclasses.replace(answer, values=answer.values[mask]) for name, mask in masks.items()}
+        return {name: self.score(part, windows.part(masks[name]), None).value for name, part in parts.items()}
+
     @abstractmethod
     def at_natural_density(self, answer: Answer, windows: Windows) -> Part:
         """One latent's score with each window counted as often as it stands for; chance without any answer."""

@@ -288,31 +288,28 @@ def _windows(record: LatentRecord) -> tuple[Windows, Windows, Windows]:
 
 def _context_rows(records: Sequence[LatentRecord]) -> pl.DataFrame:
     """Built column by column: a table of many thousand windows, whose tokens are never single Python strings."""
-    parts = []
-    for record in records:
-        n = 0
-        for split, windows in zip(SPLITS, _windows(record), strict=True):
-            present = windows.texts.present
-            offsets = pa.array(np.append(0, present.sum(1).cumsum()), pa.int32())
-            tokens = pa.array(windows.texts.vocabulary.texts).take(pa.array(windows.texts.tokens[present]))
-            lists = {"tokens": tokens, "activations": pa.array(windows.activations[present])}
-            columns = {
-                "window": np.arange(n, n + len(windows)),
-                "role": windows.role,
-                "quantile": windows.quantile,
-                "stratum": windows.stratum,
-                "document": windows.document,
-                "start": windows.start,
-                "maximum": windows.activations.max(1, initial=0),
-            }
-            lists = {name: pl.from_arrow(pa.ListArray.from_arrays(offsets, values)) for name, values in lists.items()}
-            said = [pl.lit(record.latent).alias("latent"), pl.lit(split).alias("split")]
-            parts.append(pl.DataFrame(columns | lists).with_columns(said))
-            n += len(windows)
-    if not parts:
+    if not records:
         return pl.DataFrame(schema=tables.CONTEXTS.schema)
+    every = [windows for record in records for windows in _windows(record)]
+    sizes = [len(windows) for windows in every]
+    of_record = [sum(sizes[n : n + len(SPLITS)]) for n in range(0, len(sizes), len(SPLITS))]
+    present = np.concatenate([windows.texts.present for windows in every])
+    token = np.concatenate([windows.texts.tokens for windows in every])[present]
+    activations = np.concatenate([windows.activations for windows in every])
+    offsets = pa.array(np.append(0, present.sum(1).cumsum()), pa.int32())
+    lists = {"tokens": pa.array(every[0].texts.vocabulary.texts).take(pa.array(token))}
+    lists["activations"] = pa.array(activations[present])
+    columns = {
+        name: np.concatenate([getattr(windows, name) for windows in every])
+        for name in ("role", "quantile", "stratum", "document", "start")
+    }
+    columns["latent"] = np.repeat([record.latent for record in records], of_record)
+    columns["split"] = np.repeat(SPLITS * len(records), sizes)
+    columns["window"] = np.concatenate([np.arange(n) for n in of_record])
+    columns["maximum"] = activations.max(1, initial=0)
+    found = {name: pl.from_arrow(pa.ListArray.from_arrays(offsets, values)) for name, values in lists.items()}
     unset = [pl.col("quantile").replace(-1, None), pl.col("stratum").replace("", None)]
-    return pl.concat(parts, how="vertical_relaxed").with_columns(unset)
+    return pl.DataFrame(columns | found).with_columns(unset)
 
 
 def _explanation_rows(found: Interpreted) -> Iterator[dict[str, Any]]:

@@ -18,6 +18,10 @@ Shape = Literal["word", "left", "pair", "near", "word_near"]
 SHAPES: tuple[Shape, ...] = ("word", "left", "pair", "near", "word_near")
 
 
+LARGEST_TABLE = 1 << 21
+"""Entries of a table of pairs, at most; what is more is sorted."""
+
+
 class Incidences(NamedTuple):
     """Which conditions hold where.
 
@@ -40,6 +44,33 @@ def incidences(texts: Texts, shape: Shape) -> Incidences:
     window, at, earlier = _earlier(words, strictly=shape == "word_near")
     key = words[window, earlier] if shape == "near" else words[window, at] * n + words[window, earlier]
     return Incidences(window * words.shape[1] + at, key)
+
+
+def numbered(
+    key: Int[np.ndarray, " incidence"], shape: Shape, texts: Texts
+) -> tuple[Int[np.ndarray, " condition"], Int[np.ndarray, " incidence"]]:
+    """The distinct conditions, ascending, and the number of each incidence's: np.unique, without sorting a long list."""
+    n = len(texts.vocabulary.words)
+    if shape in ("word", "left", "near"):
+        return _tabled(key, n)
+    first, second = np.divmod(key, n)
+    firsts, a = _tabled(first, n)
+    seconds, b = _tabled(second, n)
+    if len(firsts) * len(seconds) > LARGEST_TABLE:
+        return np.unique(key, return_inverse=True)
+    pairs, of = _tabled(a * len(seconds) + b, len(firsts) * len(seconds))
+    return (firsts[pairs // len(seconds)] * n + seconds[pairs % len(seconds)] if len(pairs) else pairs), of
+
+
+def _tabled(
+    key: Int[np.ndarray, " incidence"], size: int
+) -> tuple[Int[np.ndarray, " condition"], Int[np.ndarray, " incidence"]]:
+    there = np.zeros(size, bool)
+    there[key] = True
+    met = np.flatnonzero(there)
+    number = np.empty(size, np.int64)  # unset where nothing is met: a table of millions is not filled for some thousands
+    number[met] = np.arange(len(met))
+    return met, number[key]
 
 
 def term(key: int, shape: Shape, texts: Texts) -> Term:

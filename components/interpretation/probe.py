@@ -15,7 +15,7 @@ import scipy.sparse
 from jaxtyping import Float, Int
 
 from components.interpretation.contract import Answer, LatentRecord, Texts, Unit, Windows
-from components.interpretation.ngrams import Incidences, Shape, first_occurrences, incidences
+from components.interpretation.ngrams import Incidences, Shape, first_occurrences, incidences, numbered
 
 DESIGNS: tuple[tuple[Shape, ...], ...] = (
     ("word", "left", "pair"),
@@ -110,13 +110,11 @@ class Block:
         """The conditions of one shape that these windows meet."""
         token, key = _met(windows.texts, shape)
         if shape == "word_near":  # thousands, of which most are met once: too many to fit and to trust
-            active = np.unique(key[windows.activations.ravel()[token] > 0])
-            at = np.searchsorted(active, key)
-            kept = np.append(active, -1)[at] == key
-            times = np.bincount(at[kept], minlength=len(active) + 1)
-            kept &= times[at] >= 3
+            met, of = numbered(key, shape, windows.texts)
+            active = np.bincount(of[windows.activations.ravel()[token] > 0], minlength=len(met)) > 0
+            kept = (active & (np.bincount(of, minlength=len(met)) >= 3))[of]
             token, key = token[kept], key[kept]
-        keys, column = np.unique(key, return_inverse=True)
+        keys, column = numbered(key, shape, windows.texts)
         size = (windows.texts.tokens.size, len(keys))
         return cls(keys, scipy.sparse.csr_matrix((np.ones(len(token)), (token, column)), shape=size), shape == "near")
 

@@ -17,7 +17,6 @@ Source: intervals of activation after delphi (arXiv 2410.13928, section 3.2); st
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
@@ -49,13 +48,9 @@ def score(answer: Answer, windows: Windows, scorer: Scorer) -> dict[str, Part]:
         windows: that were asked about.
         scorer: says what is measured.
     """
-    found = {}
-    for name, mask in masks(windows).items():
-        value = scorer.chance
-        if answer.values is not None:
-            part = dataclasses.replace(answer, values=answer.values[mask])
-            value = scorer.score(part, windows.part(mask), None).value
-        found[name] = Part(value, scorer.chance, int(mask.sum()))
+    parts = masks(windows)
+    values = dict.fromkeys(parts, scorer.chance) if answer.values is None else scorer.over(answer, windows, parts)
+    found = {name: Part(values[name], scorer.chance, int(mask.sum())) for name, mask in parts.items()}
     kinds = [found[kind] for kind in KINDS if kind in found]
     if kinds:
         mean = float(np.mean([part.value for part in kinds]))

@@ -23,7 +23,7 @@ from pydantic import Field, PositiveInt
 
 from components.config import Config
 from components.interpretation.contract import LONGEST, Evidence, Explainer, Explanation, Windows, explainers
-from components.interpretation.ngrams import SHAPES, Shape, incidences, term
+from components.interpretation.ngrams import SHAPES, Shape, incidences, numbered, term
 from components.interpretation.phrase import Term, write
 
 SECTION = "interpret.explainer_settings.log_odds"
@@ -121,7 +121,7 @@ def _candidates(windows: Windows, shape: Shape, settings: LogOddsConfig) -> Cand
     texts, (n_windows, width) = windows.texts, windows.activations.shape
     token, key = incidences(texts, shape)
     active = windows.activations.ravel() > 0
-    keys, of = np.unique(key, return_inverse=True)
+    keys, of = numbered(key, shape, texts)
     n_active = int(active.sum())
     y1 = np.bincount(of, weights=active[token], minlength=len(keys)).astype(np.float64)  # integers where empty
     y0 = np.bincount(of, minlength=len(keys)) - y1

@@ -11,6 +11,7 @@ simulation scorer gives NaN where ours gives 0.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -55,6 +56,16 @@ class Simulation(Scorer):
             times = generator.multinomial(n, np.full(n, 1 / n), self.settings.resamples)
             low, high = (float(end) for end in np.quantile(_pearson(times @ sums), [0.025, 0.975]))
         return Score(float(_pearson(sums.sum(0)[None])[0]), low, high, n, n_failed, answer.reason)
+
+    def over(
+        self, answer: Answer, windows: Windows, masks: Mapping[str, Bool[np.ndarray, " window"]]
+    ) -> Mapping[str, float]:
+        """Pearson r over each part, from one pass: r is made of sums over windows."""
+        expected, _, constant = _expected(answer, windows)
+        if constant or not masks:
+            return dict.fromkeys(masks, self.chance)
+        found = _pearson(np.array(list(masks.values()), dtype=np.float64) @ _sums(expected, windows))
+        return dict(zip(masks, found.tolist(), strict=True))
 
     def at_natural_density(self, answer: Answer, windows: Windows) -> Part:
         """Pearson r over the tokens of all windows of the split, as far as these stand for them."""
