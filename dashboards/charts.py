@@ -9,10 +9,12 @@ import math
 import altair as alt
 import polars as pl
 
-from dashboards.views import KINDS, UNITS
+from dashboards.views import KINDS, ROLES, UNITS
 
 BLUE, ORANGE, GREY, GREEN, PURPLE, RED = "#2b83ba", "#e08a00", "#8f8f8f", "#00a37a", "#c2669b", "#d95f02"
 UNIT_COLOURS = dict(zip(UNITS, (BLUE, ORANGE, GREY, GREEN), strict=True))
+ROLE_COLOURS = [BLUE, GREY, GREEN, ORANGE]
+"""Of `ROLES`, in their order."""
 CURVE_TITLES = {
     "fvu": "Variance unexplained (FVU)",
     "l0": "Active latents a token (L0)",
@@ -119,9 +121,8 @@ def scores(frame: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     """Scores of one latent: who wrote the explanation on one axis, the value with its interval on the other.
 
     Args:
-        frame: explainer, scorer, role (explanation, floor or ceiling), value, low, high, n.
+        frame: explainer, scorer, role (one of `ROLES`), value, low, high, n.
     """
-    roles = {"explanation": BLUE, "floor": GREY, "ceiling": GREEN}
     y = alt.Y("row:N", sort=frame["row"].to_list(), title=None, axis=alt.Axis(labelLimit=240, labelOverlap=False))
     base = alt.Chart(frame).encode(
         y=y,
@@ -129,7 +130,7 @@ def scores(frame: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
         color=alt.Color(
             "role:N",
             title=None,
-            scale=alt.Scale(domain=list(roles), range=list(roles.values())),
+            scale=alt.Scale(domain=list(ROLES), range=ROLE_COLOURS),
             legend=None,
         ),
     )
@@ -137,7 +138,9 @@ def scores(frame: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     points = base.mark_point(filled=True, size=80, opacity=1).encode(
         x=alt.X("value:Q", title="score", scale=alt.Scale(zero=False, nice=True)),
         shape=alt.Shape(
-            "role:N", legend=None, scale=alt.Scale(domain=list(roles), range=["circle", "square", "diamond"])
+            "role:N",
+            legend=None,
+            scale=alt.Scale(domain=list(ROLES), range=["circle", "square", "diamond", "triangle"]),
         ),
     )
     return alt.layer(rules, points).properties(height=ROW * frame.height + FRAME)
@@ -183,13 +186,14 @@ def logits(frame: pl.DataFrame, side: str) -> alt.Chart:
 
 
 def distribution(frame: pl.DataFrame) -> alt.Chart:
-    """Scores of all latents by role, as steps, so that explanation, floor and ceiling can be seen apart.
+    """Scores of all latents by role, as steps, so that explanation, floor, ceiling and control can be seen apart.
 
     Args:
         frame: role, from, to, latents (counts already made).
     """
-    roles = {"explanation": BLUE, "floor": GREY, "ceiling": GREEN}
-    present = [role for role in roles if role in set(frame["role"])]
+    dashes = dict(zip(ROLES, ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2]), strict=True))
+    colours = dict(zip(ROLES, ROLE_COLOURS, strict=True))
+    present = [role for role in ROLES if role in set(frame["role"])]
     return (
         alt.Chart(frame)
         .mark_line(interpolate="step-after", strokeWidth=2)
@@ -199,11 +203,11 @@ def distribution(frame: pl.DataFrame) -> alt.Chart:
             color=alt.Color(
                 "role:N",
                 title=None,
-                scale=alt.Scale(domain=present, range=[roles[role] for role in present]),
+                scale=alt.Scale(domain=present, range=[colours[role] for role in present]),
                 legend=alt.Legend(orient="top"),
             ),
             strokeDash=alt.StrokeDash(
-                "role:N", title=None, scale=alt.Scale(domain=present, range=[[1, 0], [6, 3], [2, 2]])
+                "role:N", title=None, scale=alt.Scale(domain=present, range=[dashes[role] for role in present])
             ),
             tooltip=["role:N", _figure("from"), _figure("to"), "latents:Q"],
         )

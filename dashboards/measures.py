@@ -53,6 +53,43 @@ MEASURES = (
     Measure(r"evaluate\.concepts_auroc\.(\w+)", r"Mean AUROC over concepts: \1", "AUROC", "Gated concepts."),
     Measure(_WHO + r"\.(\w+)\.over_floor", r"Over the floor, \2: \1", "difference", "Score minus that of the floor."),
     Measure(
+        _WHO + r"\.(\w+)\.over_(\w+)",
+        r"Over the \3 dictionary, \2: \1",
+        "difference",
+        "Score minus that of a dictionary that learnt nothing, its latents explained alike; other latents, so unpaired.",
+    ),
+    Measure(
+        _WHO + r"\.(\w+)\.(strongest|weakest)",
+        r"Explained, \2, \3 tenths: \1",
+        "the scorer's",
+        "The score where only the active windows of three tenths by activation stand against all silent ones.",
+    ),
+    Measure(
+        _WHO + r"\.(\w+)\.(random|same_token)",
+        r"Explained, \2, against \3 windows: \1",
+        "the scorer's",
+        "The score where only one kind of silent windows stands against the active ones: drawn at random, or holding the "
+        "word that the latent fires on most.",
+    ),
+    Measure(
+        _WHO + r"\.(\w+)\.macro",
+        r"Explained, \2, macro mean: \1",
+        "the scorer's",
+        "Mean of the scores against each kind of silent windows, so that each counts alike in every latent.",
+    ),
+    Measure(
+        _WHO + r"\.(\w+)\.average_precision",
+        r"Explained, \2, average precision: \1",
+        "AP",
+        "Over windows, each counted as often as the split has such; chance is the share of windows that are active.",
+    ),
+    Measure(
+        _WHO + r"\.(\w+)\.natural_density",
+        r"Explained, \2, natural density: \1",
+        "the scorer's",
+        "The score with each window counted as often as the split has such.",
+    ),
+    Measure(
         _WHO + r"\.detection",
         r"Explained, detection: \1",
         "AUROC",
@@ -92,7 +129,8 @@ HEADLINES = (
     r"evaluate\.l0",
     r"evaluate\.concepts_found\.latent",
     r"evaluate\.concepts_found\.neuron",
-    r"interpret\.(?!shuffled|probe)\w+\.detection",
+    r"interpret\.(?!shuffled|probe|untrained)\w+\.detection",
+    r"interpret\.\w+\.detection\.over_untrained",
     r"steer\.add_direction\.kl_\d+(\.\d+)?",
 )
 """Regular expressions of the scores that say how an experiment came out."""

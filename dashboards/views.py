@@ -16,7 +16,7 @@ from dashboards.measures import HEADLINES, NOTHING, estimate, measure, number
 from dashboards.tokens import visible
 
 UNITS = ("latent", "neuron", "untrained", "probe")
-ROLES = ("explanation", "floor", "ceiling")
+ROLES = ("explanation", "floor", "ceiling", "untrained")
 ROLE = (
     pl.col("explainer")
     .str.split(".")
@@ -24,7 +24,9 @@ ROLE = (
     .replace_strict({"shuffled": "floor", "probe": "ceiling"}, default="explanation", return_dtype=pl.String)
     .alias("role")
 )
-"""What a row of the explanation scores is to the reader: another latent's explanation is the floor, a probe the ceiling."""
+"""What a row of the explanation scores is to the reader: another latent's explanation is the floor, a probe the ceiling.
+Latents of a control dictionary have a table of their own and the dictionary's name as their role."""
+CONTROL_ROW = r"^interpret\.(untrained)\.([^.]+)$"
 UNSTEERED = "unsteered"
 VISIBLE = pl.element().str.replace("^[Ġ▁]", "").str.replace_all("[\nĊ]", "↵").str.strip_chars(" ").replace("", "␣")
 """`tokens.visible` over a whole column at once."""
@@ -393,31 +395,84 @@ def side_by_side(generations: pl.DataFrame, method: str, budget: float, split: s
     )  # fmt: skip
 
 
-def scores_of(explanation_scores: pl.DataFrame, latent: int) -> pl.DataFrame:
-    """The scores of one latent with `role` and a title for each row, explanation first, then floor and ceiling."""
-    return (
-        explanation_scores.filter(pl.col("latent") == latent)
-        .with_columns(
-            ROLE,
-            pl.format("{} · {}", "scorer", "explainer").alias("row"),
-        )
-        .sort(
-            "scorer",
-            pl.col("role").replace_strict({role: rank for rank, role in enumerate(ROLES)}, return_dtype=pl.Int8),
-            "row",
-        )
+def control_means(report: pl.DataFrame) -> pl.DataFrame:
+    """What latents of control dictionaries reach on average, as rows of `scores_of`; empty where none was explained."""
+    name = pl.col("name").str.extract_groups(CONTROL_ROW)
+    return report.filter(pl.col("name").str.contains(CONTROL_ROW), pl.col("value").is_not_null()).select(
+        pl.lit(None, dtype=pl.Int32).alias("latent"),
+        pl.format("{} dictionary, mean", name.struct[0]).alias("explainer"),
+        name.struct[1].alias("scorer"),
+        pl.lit(None, dtype=pl.String).alias("predictor"),
+        "value",
+        "low",
+        "high",
+        "n",
+        pl.col("n_failed").cast(pl.Int64),
+        pl.lit(None, dtype=pl.String).alias("reason"),
+        name.struct[0].alias("role"),
     )
 
 
-def distribution(explanation_scores: pl.DataFrame, scorer: str, bins: int = 30) -> pl.DataFrame:
-    """How many latents score in each of `bins` equal intervals, for explanations, floor and ceiling: role, from, to, latents."""
-    of = explanation_scores.filter(pl.col("scorer") == scorer, pl.col("value").is_not_null())
+def differences_from_controls(report: pl.DataFrame) -> list[tuple[str, str, bool | None]]:
+    """Of every score that stands beside a control dictionary: what it is, the difference with its interval or why there
+    is none, and whether the interval leaves out 0 (None without one)."""
+    found = []
+    over = pl.col("name").str.contains(r"^interpret\..+\.over_\w+$") & ~pl.col("name").str.ends_with(".over_floor")
+    for row in report.filter(over).iter_rows(named=True):
+        value, interval = estimate(row["value"], row["low"], row["high"])
+        apart = None if row["low"] is None else not row["low"] <= 0 <= row["high"]
+        said = f"{value} ({interval})" if row["value"] is not None else row["reason"] or NOTHING
+        found.append((measure(row["name"]).label, said, apart))
+    return found
+
+
+def strata_of(strata: pl.DataFrame, latent: int) -> pl.DataFrame:
+    """One latent's scores over strata of its windows: a row for each, a column for each scorer and explainer."""
+    mine = strata.filter(pl.col("latent") == latent, pl.col("control").is_null())
+    of = pl.format("{} · {}", "scorer", "explainer")
+    wide = mine.with_columns(of.alias("of")).sort("of").pivot("of", index=["stratum", "n"], values="value")
+    order = ("strongest", "weakest", "random", "same_token", "macro", "average_precision", "natural_density")
+    rank = pl.col("stratum").replace_strict({name: n for n, name in enumerate(order)}, default=len(order))
+    return wide.sort(rank, "stratum").rename({"stratum": "windows", "n": "of them"})
+
+
+def scores_of(explanation_scores: pl.DataFrame, latent: int, control_means: pl.DataFrame | None = None) -> pl.DataFrame:
+    """The scores of one latent with `role` and a title for each row, explanation first, then floor, ceiling, control.
+
+    Args:
+        explanation_scores: the EXPLANATION_SCORES table.
+        latent: which.
+        control_means: `control_means` of the report, to stand beside.
+    """
+    found = explanation_scores.filter(pl.col("latent") == latent).with_columns(ROLE)
+    if control_means is not None and found.height:
+        theirs = control_means.filter(pl.col("scorer").is_in(found["scorer"].unique().to_list()))
+        found = pl.concat([found, theirs.select(found.columns)], how="vertical_relaxed")
+    return found.with_columns(pl.format("{} · {}", "scorer", "explainer").alias("row")).sort(
+        "scorer",
+        pl.col("role").replace_strict({role: rank for rank, role in enumerate(ROLES)}, return_dtype=pl.Int8),
+        "row",
+    )
+
+
+def distribution(
+    explanation_scores: pl.DataFrame, scorer: str, bins: int = 30, control_scores: pl.DataFrame | None = None
+) -> pl.DataFrame:
+    """How many latents score in each of `bins` equal intervals, by role: role, from, to, latents.
+
+    Roles are explanation, floor and ceiling, and each control dictionary, whose latents others are, without its floor.
+    """
+    of = explanation_scores.with_columns(ROLE).select("role", "scorer", "value")
+    if control_scores is not None:
+        theirs = control_scores.filter(ROLE == "explanation").select(pl.col("control").alias("role"), "scorer", "value")
+        of = pl.concat([of, theirs])
+    of = of.filter(pl.col("scorer") == scorer, pl.col("value").is_not_null())
     if of.is_empty():
         return pl.DataFrame(schema={"role": pl.String, "from": pl.Float64, "to": pl.Float64, "latents": pl.Int64})
     low, high = float(of["value"].min()), float(of["value"].max())  # type: ignore[arg-type]
     width = (high - low) / bins or 1.0
     rows = []
-    for (role,), frame in of.with_columns(ROLE).group_by("role", maintain_order=True):
+    for (role,), frame in of.group_by("role", maintain_order=True):
         place = ((frame["value"] - low) / width).floor().clip(0, bins - 1).cast(pl.Int64)
         counts = dict(place.value_counts().iter_rows())
         rows += [

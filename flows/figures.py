@@ -16,6 +16,8 @@ from components.store import frontiers
 from components.store.scores import KINDS
 
 BLUE, ORANGE, GREY, GREEN, PURPLE = "#2b83ba", "#e08a00", "#8f8f8f", "#00a37a", "#c2669b"
+NO_MEANS = r"_share$|\.over_\w+$|\.(strongest|weakest|random|same_token|macro|average_precision|natural_density)$"
+"""Rows of interpretation that are no mean over all windows."""
 UNITS = {"latent": BLUE, "neuron": ORANGE, "untrained": GREY, "probe": GREEN}
 METHODS = (BLUE, ORANGE, GREEN, PURPLE)
 MARKS = "osD^v"
@@ -108,9 +110,10 @@ def concepts(scores: pl.DataFrame) -> Figure | None:
 
 
 def explanations(scores: pl.DataFrame) -> Figure | None:
-    """Every explanation score with its interval, controls in grey, beside the baseline."""
-    shown = _measured(scores, "interpret.").filter(~pl.col("name").str.contains(r"_share$|over_floor$"))
-    return _rows(shown, lambda name: GREY if name.split(".")[1] in ("shuffled", "probe") else BLUE, "score")
+    """Every explanation score with its interval, controls in grey, beside the baseline; strata are in the table only."""
+    shown = _measured(scores, "interpret.").filter(~pl.col("name").str.contains(NO_MEANS))
+    controls = ("shuffled", "probe", "untrained")
+    return _rows(shown, lambda name: GREY if name.split(".")[1] in controls else BLUE, "score")
 
 
 def steering(scores: pl.DataFrame) -> Figure | None:

@@ -134,7 +134,7 @@ class Chain:
     def interpret(self) -> Artifact:
         """Explanations and their scores."""
         given = {"corpus": self.read(), "activations": self.capture(), "codes": self.encode()}
-        return self.step("interpret", self.config.interpret, **given)
+        return self.step("interpret", self.config.interpret, **given, untrained=self.encode_untrained())
 
     def steer(self) -> Artifact:
         """Steered text and its scores."""

@@ -12,12 +12,12 @@ word that the latent fires on most, where there are such: a harder contrast than
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Generator, Mapping
 from typing import NamedTuple
 
 import numpy as np
-import polars as pl
 import scipy.sparse
 from jaxtyping import Bool, Float, Int
 from pydantic import Field, PositiveInt, model_validator
@@ -25,12 +25,12 @@ from pydantic import Field, PositiveInt, model_validator
 from components.config import Config
 from components.errors import InputError
 from components.interpretation.contract import LatentRecord, Texts, Vocabulary, Windows
+from components.interpretation.sample import TENTHS, Sample
 from components.seeds import numpy_generator
 from components.store.artifact import Progress
 from components.store.shards import ActivationShards, CodeShards
 
 SPLITS = ("explain", "calibrate", "test")
-TENTHS = 10
 
 
 class ContextsConfig(Config):
@@ -57,59 +57,14 @@ class ContextsConfig(Config):
     def _fits(self) -> ContextsConfig:
         if self.shortest > self.width:
             raise ValueError(f"shortest ({self.shortest}) is more than width ({self.width})")
+        if self.fewest > TENTHS * self.per_tenth:
+            most = f"the {TENTHS * self.per_tenth} windows that ten tenths of per_tenth ({self.per_tenth}) can give"
+            raise ValueError(f"fewest ({self.fewest}) is more than {most}; every latent would be skipped")
         return self
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Sample:
-    """The latents that are looked at.
-
-    Attributes:
-        latents: indices, ascending.
-        density: share of tokens on which each is active.
-        decile: tenth of the alive latents by density, 0 the rarest.
-        n_dead: latents of the dictionary that are never active; none of them is sampled.
-        split: where density and death were read.
-    """
-
-    latents: Int[np.ndarray, " latent"]
-    density: Float[np.ndarray, " latent"]
-    decile: Int[np.ndarray, " latent"]
-    n_dead: int
-    split: str
-
-
-def sample_latents(statistics: pl.DataFrame, d_sae: int, n: int, seed: int) -> Sample:
-    """One alive latent from each of n equal strata by density; all of them where there are fewer.
-
-    Args:
-        statistics: rows of the latents table; the explain split is used where it is there, else the first.
-        d_sae: latents of the dictionary; those without a row are dead.
-        n: how many to draw.
-        seed: of the stage.
-    """
-    splits = statistics["split"].unique().sort().to_list()
-    split = "explain" if "explain" in splits else next(iter(splits), "")
-    alive = statistics.filter((pl.col("split") == split) & (pl.col("n_active") > 0)).sort("density", "latent")
-    generator = numpy_generator(seed, "latents")
-    strata = np.array_split(np.arange(alive.height), max(1, min(n, alive.height)))
-    index = np.array([generator.choice(stratum) for stratum in strata if len(stratum)], dtype=np.int64)
-    latents = alive["latent"].to_numpy().astype(np.int64)[index]
-    order = np.argsort(latents)
-    density = alive["density"].to_numpy().astype(np.float64)[index]
-    decile = index * TENTHS // max(1, alive.height)
-    return Sample(latents[order], density[order], decile[order], d_sae - alive.height, split)
-
-
-def choose(
-    codes: CodeShards,
-    activations: ActivationShards,
-    sample: Sample,
-    vocabulary: Vocabulary,
-    config: ContextsConfig,
-    seed: int,
-) -> Generator[Progress, None, list[LatentRecord]]:
-    """The windows of every sampled latent.
+def cut_splits(activations: ActivationShards, vocabulary: Vocabulary, config: ContextsConfig) -> dict[str, Tiling]:
+    """The splits as windows: the same for every dictionary that is read on these activations.
 
     Raises:
         InputError: a split without a single window.
@@ -118,6 +73,14 @@ def choose(
     for split, other in (("explain", "calibrate"), ("explain", "test"), ("calibrate", "test")):
         common = np.intersect1d(cut[split].document, cut[other].document)
         assert not len(common), f"documents {common[:5]} are in both {split} and {other}"
+    return cut
+
+
+def choose(
+    codes: CodeShards, cut: Mapping[str, Tiling], sample: Sample, seed: int
+) -> Generator[Progress, None, list[LatentRecord]]:
+    """The windows of every sampled latent, from the windows that its splits are cut into."""
+    config = cut["test"].config
     active = {split: _active(codes, split, sample.latents, config.rows) for split in SPLITS}
     records = []
     for number, latent in enumerate(sample.latents.tolist()):
@@ -126,7 +89,7 @@ def choose(
         for split in SPLITS:
             rows, values = active[split][number]
             if split == "explain" and len(rows):
-                words = vocabulary.word_of[cut[split].token[rows]]
+                words = cut[split].vocabulary.word_of[cut[split].token[rows]]
                 favourite = int(np.bincount(words, weights=values).argmax())
             generator = numpy_generator(seed, "windows", split, latent)
             chosen[split] = cut[split].windows(rows, values, favourite, list(chosen.values()), split, generator)
@@ -228,16 +191,33 @@ class Tiling:
         kept = self._distinct(groups, before)
         active = np.concatenate([group.tiles for group in kept])
         weights = self._silence(tiles, self.length[active])
-        holding = self.tile_of[self.vocabulary.word_of[self.token] == favourite]
-        holds = np.zeros(len(weights), bool)
-        holds[holding[holding >= 0]] = True
+        holds = self._holding(favourite)
         half = len(active) // 2
         groups = [_Group("silent", "same_token", _draw(weights * holds, 2 * half, generator), half)]
         groups += [_Group("silent", "random", _draw(weights, 2 * len(active), generator), len(active))]
         kept += self._distinct(groups, [*before, self._rows(active, self.token)], in_all=len(active))
         tenth_of = np.full(len(self.first), -1)
         tenth_of[ranked] = np.repeat(np.arange(TENTHS), [len(tenth) for tenth in tenths])
-        return self._gather(kept, tenth_of, rows, values)
+        drawn = np.concatenate([group.tiles for group in kept[1:]])
+        kind_of = np.where(tenth_of >= 0, tenth_of, TENTHS + holds)  # a tenth of activation, or one of two silent kinds
+        top = np.zeros(len(kept[0].tiles))  # was not drawn and stands for nothing
+        stands_for = np.concatenate([top, _stands_for(kind_of, drawn, tenth_of >= 0)])
+        return self._gather(kept, tenth_of, stands_for, rows, values)
+
+    @functools.cached_property
+    def _by_word(self) -> tuple[Int[np.ndarray, " row"], Int[np.ndarray, " row"]]:
+        """Rows in the order of their words, and these words."""
+        words = self.vocabulary.word_of[self.token]
+        order = np.argsort(words, kind="stable")
+        return order, words[order]
+
+    def _holding(self, word: int) -> Bool[np.ndarray, " window"]:
+        """Which windows hold a word."""
+        rows, words = self._by_word
+        tiles = self.tile_of[rows[slice(*np.searchsorted(words, [word, word + 1]))]]
+        holds = np.zeros(len(self.first), bool)
+        holds[tiles[tiles >= 0]] = True
+        return holds
 
     def _silence(
         self, active: Int[np.ndarray, " active"], lengths: Int[np.ndarray, " chosen"]
@@ -280,6 +260,7 @@ class Tiling:
         self,
         kept: list[_Group],
         tenth_of: Int[np.ndarray, " window"],
+        stands_for: Float[np.ndarray, " chosen"],
         rows: Int[np.ndarray, " active"],
         values: Float[np.ndarray, " active"],
     ) -> Windows:
@@ -297,7 +278,8 @@ class Tiling:
         assert not activations[silent].any(), "a silent window is silent"
         assert (activations[~silent].max(1, initial=0) > 0).all(), "an active window is active"
         texts = Texts(self._rows(tiles, self.token), self.vocabulary)
-        return Windows(texts, activations, self.document[tiles], self.start[tiles], role, tenth_of[tiles], stratum)
+        where = (self.document[tiles], self.start[tiles])
+        return Windows(texts, activations, *where, role, tenth_of[tiles], stratum, stands_for)
 
 
 class _Group(NamedTuple):
@@ -328,6 +310,22 @@ def _active(
     return [(row[order[a:b]], value[order[a:b]]) for a, b in itertools.pairwise(bounds)]
 
 
+def _stands_for(
+    kind_of: Int[np.ndarray, " window"], chosen: Int[np.ndarray, " chosen"], active: Bool[np.ndarray, " window"]
+) -> Float[np.ndarray, " chosen"]:
+    """How many windows of the split each chosen one stands for.
+
+    All windows of a kind share the windows of that kind; a kind without a chosen window is stood for by the others of
+    its class (active or silent), so that together they are all windows of the split.
+    """
+    there, drawn = np.bincount(kind_of, minlength=TENTHS + 2), np.bincount(kind_of[chosen], minlength=TENTHS + 2)
+    weights = (there / np.maximum(drawn, 1))[kind_of[chosen]]
+    for of_class in (active, ~active):
+        mine = of_class[chosen]
+        weights[mine] *= of_class.sum() / max(weights[mine].sum(), 1)
+    return weights
+
+
 def _draw(weights: Float[np.ndarray, " window"], n: int, generator: np.random.Generator) -> Int[np.ndarray, " drawn"]:
     n = min(n, int((weights > 0).sum()))
     return generator.choice(len(weights), n, replace=False, p=weights / weights.sum()) if n else np.zeros(0, np.int64)
@@ -352,5 +350,8 @@ def _too_few(chosen: Mapping[str, Windows], fewest: int) -> str | None:
         n_active = int(chosen[split].active.sum())
         for kind, n in (("active", n_active), ("silent", len(chosen[split]) - n_active)):
             if n < fewest:
-                return f"{n} {kind} windows in the {split} split, wanted at least {fewest}"
+                few = f"{n} {kind} windows in the {split} split, wanted at least {fewest} (interpret.contexts.fewest)"
+                if kind == "active":
+                    return f"{few}; more text there would give more (read.splits.{split})"
+                return f"{few}; shorter windows would give more (interpret.contexts.width and shortest)"
     return None

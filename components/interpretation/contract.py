@@ -12,8 +12,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from typing import ClassVar, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -95,6 +95,8 @@ class Windows:
         role: top, quantile, or silent (verified: no activation inside).
         quantile: interval of activation, 0 the strongest; -1 for silent windows.
         stratum: random or same_token for silent windows; "" for the others.
+        stands_for: how many windows of the split each stands for, itself included: together all of the split, active
+            and silent, at their natural density. 0 for top windows, which were not drawn.
     """
 
     texts: Texts
@@ -104,6 +106,7 @@ class Windows:
     role: Shaped[np.ndarray, " window"]
     quantile: Int[np.ndarray, " window"]
     stratum: Shaped[np.ndarray, " window"]
+    stands_for: Float[np.ndarray, " window"]
 
     def __len__(self) -> int:
         return len(self.role)
@@ -112,6 +115,12 @@ class Windows:
     def active(self) -> Bool[np.ndarray, " window"]:
         """Whether the latent is active inside."""
         return self.role != "silent"
+
+    def part(self, kept: Bool[np.ndarray, " window"]) -> Windows:
+        """Some of the windows, in their order."""
+        columns = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        texts = Texts(self.texts.tokens[kept], self.texts.vocabulary)
+        return Windows(texts, **{name: column[kept] for name, column in columns.items() if name != "texts"})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -193,6 +202,20 @@ class Answer:
     reason: str | None = None
 
 
+class Part(NamedTuple):
+    """One latent's score over some of its windows.
+
+    Attributes:
+        value: the score; chance where it failed.
+        chance: what knowing nothing gets.
+        n: windows.
+    """
+
+    value: float
+    chance: float
+    n: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Score:
     """One latent's score by one scorer.
@@ -204,6 +227,8 @@ class Score:
         n: windows.
         n_failed: windows that failed, counted in n at chance.
         reason: what failed.
+        strata: the same over strata of the windows, and at natural density, by name; without those that it has no
+            windows of.
     """
 
     value: float
@@ -212,6 +237,7 @@ class Score:
     n: int
     n_failed: int = 0
     reason: str | None = None
+    strata: Mapping[str, Part] = dataclasses.field(default_factory=dict)
 
 
 class _Entry(ABC):
@@ -252,14 +278,30 @@ class Scorer(_Entry):
     """What it asks a predictor for."""
     chance: ClassVar[float]
     """What knowing nothing gets: the value of every failure."""
+    range: ClassVar[tuple[float, float]]
+    """The least and the most that a score can be."""
+    natural: ClassVar[str]
+    """What the score at natural density is called."""
 
     @abstractmethod
     def windows(self, record: LatentRecord) -> Windows:
         """The windows it asks about."""
 
     @abstractmethod
-    def score(self, answer: Answer, windows: Windows, generator: np.random.Generator) -> Score:
-        """One latent's score; `answer.values` is not None. `generator` is for intervals."""
+    def score(self, answer: Answer, windows: Windows, generator: np.random.Generator | None) -> Score:
+        """One latent's score; `answer.values` is not None. `generator` is for intervals; None: none is wanted."""
+
+    def over(
+        self, answer: Answer, windows: Windows, masks: Mapping[str, Bool[np.ndarray, " window"]]
+    ) -> Mapping[str, float]:
+        """The value over each of several parts of the windows; `answer.values` is not None."""
+        assert answer.values is not None
+        parts = {name: dataclasses.replace(answer, values=answer.values[mask]) for name, mask in masks.items()}
+        return {name: self.score(part, windows.part(masks[name]), None).value for name, part in parts.items()}
+
+    @abstractmethod
+    def at_natural_density(self, answer: Answer, windows: Windows) -> Part:
+        """One latent's score with each window counted as often as it stands for; chance without any answer."""
 
 
 explainers: Registry[type[Explainer]] = Registry("explainer", "components.interpretation.explainers")

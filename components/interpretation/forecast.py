@@ -13,6 +13,7 @@ from components.device import Execution
 from components.dictionary.encode import ENCODE, EncodeConfig
 from components.dictionary.forecast import stand_in_activations, stand_in_dictionary
 from components.interpretation.contexts import SPLITS
+from components.interpretation.controls import CONTROLS
 from components.interpretation.interpret import InterpretConfig, make
 from components.store import tables
 from components.store.artifact import Store
@@ -26,13 +27,17 @@ WINDOW = 32 * 80  # bytes of one in memory, its rows of the tables included
 
 
 def formula(config: InterpretConfig, inputs: Mapping[str, Any], settings: Execution) -> Forecast:
-    """Codes of three splits in memory by rows and by latents, and the windows of the sample."""
+    """Codes of three splits in memory by rows and by latents, and the windows of the sample.
+
+    Dictionaries are read one after the other, and the windows of a control are not written.
+    """
+    read = _read(inputs)
     codes = inputs["codes"].facts
     rows = sum(min(codes["rows"].get(split, 0), config.contexts.rows) for split in SPLITS)
-    entries = round(sum(codes["rows"].get(split, 0) * codes["l0"].get(split, 0.0) for split in SPLITS))
+    entries = max(round(sum(f["rows"].get(split, 0) * f["l0"].get(split, 0.0) for split in SPLITS)) for f in read)
     windows = WINDOWS * config.latents
     memory = {"codes": 32 * entries, "tokens": 100 * rows, "windows": windows * WINDOW}
-    return Forecast(memory, {"windows": 40 * windows, "tables": 400 * config.latents + 20_000})
+    return Forecast(memory, {"windows": 40 * windows, "tables": 450 * len(read) * config.latents + 30_000})
 
 
 def probe(config: InterpretConfig, inputs: Mapping[str, Any], settings: Execution, seconds: float) -> Timing:
@@ -53,6 +58,7 @@ def probe(config: InterpretConfig, inputs: Mapping[str, Any], settings: Executio
         vocabulary = [{"token": token, "text": f" word{token}"} for token in range(WORDS)]
         corpus = stand_in(store, "read", config, lambda to: tables.VOCABULARY.write(to, vocabulary), {})
         given = {"corpus": corpus, "activations": activations, "codes": encoded}
+        given |= {role: encoded for role in CONTROLS if inputs.get(role) is not None}
         taken = {}
         for latents in (FEW, MORE):
             to = Path(folder) / f"made-{latents}"
@@ -61,11 +67,17 @@ def probe(config: InterpretConfig, inputs: Mapping[str, Any], settings: Executio
             taken[latents] = [elapsed for elapsed, _ in watch(work, seconds / 2)][-1]
     each = max(0.0, (taken[MORE] - taken[FEW]) / (MORE - FEW))
     once = max(0.0, taken[FEW] - FEW * each)
+    beside = " and as many of a control" if len(_read(inputs)) > 1 else ""
     return Timing(
         once * max(1.0, sum(rows.values()) / (n * len(rows))) + each * config.latents,
-        f"interpreted {FEW} and {MORE} made-up latents: {each * 1e3:.0f} ms each",
+        f"interpreted {FEW} and {MORE} made-up latents{beside}: {each * 1e3:.0f} ms each",
         f"in proportion to {config.latents:,} latents, the rest to {sum(rows.values()):,} rows",
     )
+
+
+def _read(inputs: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Facts of the codes of every dictionary that is interpreted: the dictionary's own, then the controls'."""
+    return [inputs[role].facts for role in ("codes", *CONTROLS) if inputs.get(role) is not None]
 
 
 INTERPRET_FORETELLER = Foreteller(formula, probe)

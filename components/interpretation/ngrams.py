@@ -9,13 +9,17 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from components.interpretation.contract import Texts
 from components.interpretation.phrase import Term
 
 Shape = Literal["word", "left", "pair", "near", "word_near"]
 SHAPES: tuple[Shape, ...] = ("word", "left", "pair", "near", "word_near")
+
+
+LARGEST_TABLE = 1 << 21
+"""Entries of a table of pairs, at most; what is more is sorted."""
 
 
 class Incidences(NamedTuple):
@@ -42,6 +46,35 @@ def incidences(texts: Texts, shape: Shape) -> Incidences:
     return Incidences(window * words.shape[1] + at, key)
 
 
+def numbered(
+    key: Int[np.ndarray, " incidence"], shape: Shape, texts: Texts
+) -> tuple[Int[np.ndarray, " condition"], Int[np.ndarray, " incidence"]]:
+    """The distinct conditions, ascending, and the number of each incidence's: np.unique, without sorting a long list."""
+    n = len(texts.vocabulary.words)
+    if shape in ("word", "left", "near"):
+        return _tabled(key, n)
+    first, second = np.divmod(key, n)
+    firsts, a = _tabled(first, n)
+    seconds, b = _tabled(second, n)
+    if len(firsts) * len(seconds) > LARGEST_TABLE:
+        return np.unique(key, return_inverse=True)
+    pairs, of = _tabled(a * len(seconds) + b, len(firsts) * len(seconds))
+    return (firsts[pairs // len(seconds)] * n + seconds[pairs % len(seconds)] if len(pairs) else pairs), of
+
+
+def _tabled(
+    key: Int[np.ndarray, " incidence"], size: int
+) -> tuple[Int[np.ndarray, " condition"], Int[np.ndarray, " incidence"]]:
+    there = np.zeros(size, bool)
+    there[key] = True
+    met = np.flatnonzero(there)
+    number = np.empty(
+        size, np.int64
+    )  # unset where nothing is met: a table of millions is not filled for some thousands
+    number[met] = np.arange(len(met))
+    return met, number[key]
+
+
 def term(key: int, shape: Shape, texts: Texts) -> Term:
     """The condition as words."""
     names, n = texts.vocabulary.words, len(texts.vocabulary.words)
@@ -59,17 +92,21 @@ def term(key: int, shape: Shape, texts: Texts) -> Term:
             return Term(word=names[first], near=names[second])
 
 
-def _earlier(
-    words: Int[np.ndarray, "window token"], strictly: bool
-) -> tuple[Int[np.ndarray, " pair"], Int[np.ndarray, " pair"], Int[np.ndarray, " pair"]]:
-    """(window, token, first occurrence of a word at or before it): each distinct earlier word once."""
-    width = words.shape[1]
+def first_occurrences(words: Int[np.ndarray, "window token"]) -> Bool[np.ndarray, "window token"]:
+    """Where a word stands that the window has not held before; nowhere in padding."""
     order = np.argsort(words, axis=1, kind="stable")
     ranked = np.take_along_axis(words, order, 1)
     fresh = np.ones(words.shape, bool)
     fresh[:, 1:] = ranked[:, 1:] != ranked[:, :-1]
     first = np.zeros(words.shape, bool)
     np.put_along_axis(first, order, fresh, 1)
-    at, earlier = np.tril_indices(width, -1 if strictly else 0)
-    window, pair = np.nonzero((first & (words >= 0))[:, earlier] & (words >= 0)[:, at])
+    return first & (words >= 0)
+
+
+def _earlier(
+    words: Int[np.ndarray, "window token"], strictly: bool
+) -> tuple[Int[np.ndarray, " pair"], Int[np.ndarray, " pair"], Int[np.ndarray, " pair"]]:
+    """(window, token, first occurrence of a word at or before it): each distinct earlier word once."""
+    at, earlier = np.tril_indices(words.shape[1], -1 if strictly else 0)
+    window, pair = np.nonzero(first_occurrences(words)[:, earlier] & (words >= 0)[:, at])
     return window, at[pair], earlier[pair]

@@ -6,11 +6,10 @@ chance, with their reason, and count in n and n_failed. Means and paired differe
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
-from typing import Any
+import dataclasses
+from collections.abc import Generator, Sequence
 
-import numpy as np
-
+from components.interpretation import strata
 from components.interpretation.contract import (
     Answer,
     Evidence,
@@ -22,9 +21,8 @@ from components.interpretation.contract import (
     Score,
     Scorer,
 )
-from components.interpretation.controls import Probe
+from components.interpretation.probe import Probe
 from components.seeds import numpy_generator
-from components.statistics import bootstrap_mean
 from components.store.artifact import Progress
 
 
@@ -75,51 +73,10 @@ def score_probe(
     return found
 
 
-def mean_row(
-    name: str, scores: Sequence[Score], baseline: float | None, baseline_name: str, generator: np.random.Generator
-) -> dict[str, Any]:
-    """The mean over latents as a row of the scores table."""
-    n_failed = sum(score.n_failed == score.n for score in scores)
-    caveat = f"{n_failed} of {len(scores)} latents stand at chance" if n_failed else None
-    return {
-        "name": name,
-        **_interval([score.value for score in scores], generator),
-        "n_failed": n_failed,
-        "baseline": baseline,
-        "baseline_name": baseline_name,
-        "better": "higher",
-        "reason": caveat if scores else "no latent is alive",
-    }
-
-
-def difference_row(
-    name: str, scores: Sequence[Score], floor: Sequence[Score], generator: np.random.Generator
-) -> dict[str, Any]:
-    """The mean paired difference from the floor as a row of the scores table."""
-    differences = [score.value - other.value for score, other in zip(scores, floor, strict=True)]
-    return {
-        "name": name,
-        **_interval(differences, generator),
-        "n_failed": sum(score.n_failed == score.n for score in scores),
-        "baseline": 0.0,
-        "baseline_name": "no difference from shuffled explanations",
-        "better": "higher",
-        "reason": None if scores else "no latent is alive",
-    }
-
-
-def mean(scores: Sequence[Score]) -> float | None:
-    """Mean over latents; None without any."""
-    return float(np.mean([score.value for score in scores])) if scores else None
-
-
-def _interval(values: Sequence[float], generator: np.random.Generator) -> Mapping[str, Any]:
-    found = bootstrap_mean(np.array(values, dtype=np.float64), generator)
-    return {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
-
-
 def _score(name: str, record: LatentRecord, answer: Answer, scorer: Scorer, seed: int) -> Score:
     windows = scorer.windows(record)
     if answer.values is None:
-        return Score(scorer.chance, None, None, len(windows), len(windows), answer.reason)
-    return scorer.score(answer, windows, numpy_generator(seed, "interval", name, scorer.kind, record.latent))
+        whole = Score(scorer.chance, None, None, len(windows), len(windows), answer.reason)
+    else:
+        whole = scorer.score(answer, windows, numpy_generator(seed, "interval", name, scorer.kind, record.latent))
+    return dataclasses.replace(whole, strata=strata.score(answer, windows, scorer))

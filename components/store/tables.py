@@ -267,23 +267,53 @@ EXPLANATIONS = Table(
     },
     ("latent", "explainer"),
 )
+_EXPLANATION_SCORE: dict[str, tuple[Any, str]] = {
+    "latent": (pl.Int32, "latent"),
+    "explainer": (pl.String, "who wrote the explanation; a control names itself here: shuffled, probe"),
+    "scorer": (pl.String, "what is measured"),
+    "predictor": (pl.String, "who reads the explanation"),
+    "value": (pl.Float64, "the score; chance where it failed, with the reason"),
+    "low": (pl.Float64, "95% interval over windows, lower end"),
+    "high": (pl.Float64, "upper end"),
+    "n": (pl.Int64, "windows"),
+    "n_failed": (pl.Int64, "windows or answers that failed, counted in n"),
+    "reason": (pl.String, "what failed"),
+}
 EXPLANATION_SCORES = Table(
     "explanation_scores",
     "interpret",
     "How well a predictor that sees only the explanation foretells the latent on the test split.",
-    {
-        "latent": (pl.Int32, "latent"),
-        "explainer": (pl.String, "who wrote the explanation; a control names itself here: shuffled, probe"),
-        "scorer": (pl.String, "what is measured"),
-        "predictor": (pl.String, "who reads the explanation"),
-        "value": (pl.Float64, "the score; chance where it failed, with the reason"),
-        "low": (pl.Float64, "95% interval over windows, lower end"),
-        "high": (pl.Float64, "upper end"),
-        "n": (pl.Int64, "windows"),
-        "n_failed": (pl.Int64, "windows or answers that failed, counted in n"),
-        "reason": (pl.String, "what failed"),
-    },
+    _EXPLANATION_SCORE,
     ("latent", "explainer", "scorer", "predictor"),
+)
+CONTROL_SCORES = Table(
+    "control_scores",
+    "interpret",
+    "The same of latents of control dictionaries, which were drawn, explained and scored alike.",
+    {
+        "control": (pl.String, "which dictionary: untrained (equal size and sparsity, nothing learnt)"),
+        "explanation": (pl.String, "what was read; null when none could be written"),
+        **_EXPLANATION_SCORE,
+    },
+    ("control", "latent", "explainer", "scorer", "predictor"),
+)
+EXPLANATION_STRATA = Table(
+    "explanation_strata",
+    "interpret",
+    "The same scores over part of a latent's test windows, and at natural density.",
+    {
+        "control": (pl.String, "which control dictionary the latent is of; null for the dictionary itself"),
+        **{name: _EXPLANATION_SCORE[name] for name in ("latent", "explainer", "scorer", "predictor")},
+        "stratum": (
+            pl.String,
+            "strongest, weakest (three tenths of the active windows against all silent ones), random, same_token (all "
+            "active ones against one kind of silent ones), macro (mean of those two), average_precision, natural_density",
+        ),
+        "value": (pl.Float64, "the score over these windows; chance where it failed"),
+        "chance": (pl.Float64, "what knowing nothing gets"),
+        "n": (pl.Int64, "windows"),
+    },
+    ("control", "latent", "explainer", "scorer", "predictor", "stratum"),
 )
 STRENGTHS = Table(
     "strengths",
@@ -556,7 +586,7 @@ TABLES = {
     table.name: table
     for table in (
         DOCUMENTS, CONCEPTS, LABELS, PAIRS, PROMPTS, VOCABULARY, CURVE, LATENTS, NEIGHBOURS, POOLED, CONTEXTS, EXPLANATIONS,
-        EXPLANATION_SCORES, STRENGTHS, GENERATIONS, CONCEPTS_FOUND, ABSORPTION, FIRST_LETTER, SCORES, REPORT,
-        DIFFERENCES, REPLICATES, CELLS, COMPARISON,
+        EXPLANATION_SCORES, CONTROL_SCORES, EXPLANATION_STRATA, STRENGTHS, GENERATIONS, CONCEPTS_FOUND, ABSORPTION,
+        FIRST_LETTER, SCORES, REPORT, DIFFERENCES, REPLICATES, CELLS, COMPARISON,
     )
 }  # fmt: skip

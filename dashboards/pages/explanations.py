@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 import streamlit as st
 
-from components.store.tables import EXPLANATION_SCORES, EXPLANATIONS, REPORT
+from components.store.tables import CONTROL_SCORES, EXPLANATION_SCORES, EXPLANATIONS, REPORT
 from dashboards import charts, runs, selection, views
 from dashboards.app import show
 from dashboards.runs import Experiment
@@ -16,7 +16,7 @@ ROWS = 500
 
 
 def page(shown: Experiment) -> None:
-    """Explanations against floor and ceiling, then every explanation with its score."""
+    """Explanations against floor, ceiling and control, then every explanation with its score."""
     st.title("Explanations")
     interpret = shown.artifacts.get("interpret")
     if interpret is None:
@@ -29,11 +29,19 @@ def page(shown: Experiment) -> None:
         st.info("No explanation was scored in this experiment.")
         return
     scorer = st.segmented_control("Scorer", scorers, default=scorers[0]) or scorers[0]
+    for label, said_of_it, apart in views.differences_from_controls(runs.table(REPORT, shown.report)):
+        verdict = {True: ", apart from the control", False: ", not told from the control", None: ""}[apart]
+        st.text(f"{label}: {said_of_it}{verdict}")
     left, right = st.columns(2, gap="large")
     with left:
         st.subheader("All latents", anchor="distribution")
-        st.altair_chart(charts.distribution(views.distribution(scores, scorer)), width="stretch")
-        st.caption("Latents by score. Floor: another latent's explanation (shuffled). Ceiling: a probe.")
+        theirs = runs.table(CONTROL_SCORES, interpret) if CONTROL_SCORES.file in interpret.files else None
+        bins = views.distribution(scores, scorer, control_scores=theirs)
+        st.altair_chart(charts.distribution(bins), width="stretch")
+        control = (
+            "" if theirs is None or theirs.is_empty() else " Untrained: latents of a dictionary that learnt nothing."
+        )
+        st.caption(f"Latents by score. Floor: another latent's explanation (shuffled). Ceiling: a probe.{control}")
     with right:
         st.subheader("Means", anchor="means")
         st.dataframe(

@@ -8,7 +8,16 @@ import polars as pl
 import streamlit as st
 
 from components.store.artifact import Artifact
-from components.store.tables import CONCEPTS_FOUND, CONTEXTS, EXPLANATION_SCORES, EXPLANATIONS, LATENTS, NEIGHBOURS
+from components.store.tables import (
+    CONCEPTS_FOUND,
+    CONTEXTS,
+    EXPLANATION_SCORES,
+    EXPLANATION_STRATA,
+    EXPLANATIONS,
+    LATENTS,
+    NEIGHBOURS,
+    REPORT,
+)
 from dashboards import charts, listing, measures, own_text, runs, selection, tokens, views
 from dashboards.app import let_draw, show
 from dashboards.runs import Experiment
@@ -139,7 +148,7 @@ def _latent(shown: Experiment, asked: str) -> None:
         own_text.section(shown, row)
         _contexts(row, interpret)
     with right:
-        _meaning(row, interpret)
+        _meaning(shown, row, interpret)
         _concepts(row, evaluate)
         _shape(row)
         _neighbours(shown, row)
@@ -221,12 +230,13 @@ def _neighbours(shown: Experiment, row: dict) -> None:
     st.caption("The decoder directions that lie nearest, by cosine. Click the box at the left of a row to open it.")
 
 
-def _meaning(row: dict, interpret: Artifact | None) -> None:
+def _meaning(shown: Experiment, row: dict, interpret: Artifact | None) -> None:
     st.subheader("How well the explanation foretells it", anchor="scores")
     if interpret is None:
         st.info("No scores here: `latentflow interpret` makes them.")
         return
-    scores = views.scores_of(runs.rows(EXPLANATION_SCORES, interpret, latent=row["latent"]), row["latent"])
+    controls = views.control_means(runs.table(REPORT, shown.report))
+    scores = views.scores_of(runs.rows(EXPLANATION_SCORES, interpret, latent=row["latent"]), row["latent"], controls)
     if scores.is_empty():
         st.caption("This latent was not scored.")
         return
@@ -235,9 +245,26 @@ def _meaning(row: dict, interpret: Artifact | None) -> None:
     st.caption(
         "Windows of the test split, 95% intervals. Detection: AUROC, chance 0.5. Simulation: Pearson r, chance 0. Grey "
         "square, the floor: another latent's explanation (shuffled). Green diamond, the ceiling: a probe."
+        + (" Orange triangle: the mean over latents of a dictionary that learnt nothing." if controls.height else "")
         + "".join(
             f" {r['row']}: {r['n_failed']} of {r['n']} failed ({r['reason']})." for r in failed.iter_rows(named=True)
         )
+    )
+    _strata(row, interpret)
+
+
+def _strata(row: dict, interpret: Artifact) -> None:
+    if EXPLANATION_STRATA.file not in interpret.files:
+        return
+    mine = views.strata_of(runs.rows(EXPLANATION_STRATA, interpret, latent=row["latent"]), row["latent"])
+    if mine.is_empty():
+        return
+    figures = {name: st.column_config.NumberColumn(format="%.3f") for name in mine.columns[2:]}
+    st.dataframe(mine, hide_index=True, column_config=figures)
+    st.caption(
+        "The same over part of the windows: active ones of three tenths by activation, silent ones drawn at random or "
+        "holding the word it fires on most, the mean of these two, and each window as often as the split has such. "
+        "Latents differ in how many silent windows hold their word: compare them within a row."
     )
 
 

@@ -185,6 +185,23 @@ def interpretation(d_sae: int) -> Write:
         tables.CONTEXTS.write(folder, windows)
         tables.EXPLANATIONS.write(folder, said)
         tables.EXPLANATION_SCORES.write(folder, scores)
+        mine = [row for row in scores if row["explainer"] == "log_odds"]
+        tables.CONTROL_SCORES.write(
+            folder,
+            [
+                row | {"control": "untrained", "explanation": "the word 'of'", "value": row["value"] - 0.1}
+                for row in mine
+            ],
+        )
+        parts = [
+            {name: row[name] for name in ("latent", "explainer", "scorer", "predictor")}
+            | {"stratum": stratum, "value": row["value"] + shift, "chance": 0.5, "n": 20}
+            for row in mine
+            for stratum, shift in (("weakest", -0.2), ("strongest", 0.1), ("macro", 0.0))
+        ]
+        tables.EXPLANATION_STRATA.write(
+            folder, parts + [part | {"control": "untrained", "value": 0.1} for part in parts]
+        )
 
     return write
 
@@ -279,6 +296,13 @@ def report_rows(keys: Mapping[str, str], name: str) -> list[dict[str, Any]]:
                "value": value, "low": value - 0.01, "high": value + 0.01, "n": 64, "n_failed": 4, "better": "higher",
                "unit_of_replication": "latent", "baseline": 0.5, "baseline_name": "shuffled"}
         )  # fmt: skip
+        control = base | {"stage": "interpret", "artifact": keys["interpret"], "unit_of_replication": "latent", "n": 64}
+        rows += [
+            control | {"name": f"interpret.untrained.{scorer}", "value": value - 0.1, "low": value - 0.12,
+                       "high": value - 0.08, "better": "higher"},
+            control | {"name": f"interpret.log_odds.{scorer}.over_untrained", "value": 0.1 if scorer == "detection" else
+                       0.01, "low": 0.07 if scorer == "detection" else -0.02, "high": 0.13, "better": "higher"},
+        ]  # fmt: skip
     for method, value in (("add_direction", 0.41), ("mean_difference", 0.5)):
         rows.append(
             base

@@ -108,7 +108,10 @@ def test_a_latent_opens_from_a_link_with_its_tokens_escaped(open_page: Open, exp
     assert "Silent" in said
     assert "&lt;b&gt;sailor&lt;/b&gt;" in said
     assert "<b>sailor" not in said
-    concepts, near = app.dataframe[1].value, app.dataframe[2].value
+    strata, concepts, near = (app.dataframe[number].value for number in (1, 2, 3))
+    assert strata["windows"].tolist() == ["strongest", "weakest", "macro"]
+    assert (strata["detection · log_odds"] > 0.3).all()  # not those of the control's latent of that number
+    assert "Orange triangle: the mean over latents of a dictionary that learnt nothing" in said
     assert near["latent"].tolist() == [3, 4, 5, 6, 7]
     assert near["explanation"].tolist()[0] == "the word 'market' after 'the'"
     assert concepts["concept"].tolist() == ["topic.garden"]
@@ -359,3 +362,26 @@ def test_the_page_of_latents_lets_the_browser_draw_its_list_first_once_a_session
     assert waited == [0.25]
     app.run()
     assert waited == [0.25]
+
+
+def test_the_page_of_explanations_says_whether_the_scores_are_apart_from_the_control(
+    open_page: Open, experiment: Any
+) -> None:
+    said = [text.value for text in open_page("explanations", experiment).text]
+    assert "Over the untrained dictionary, detection: log odds: 0.100 (0.070 to 0.130), apart from the control" in said
+    assert (
+        "Over the untrained dictionary, simulation: log odds: 0.01 (−0.02 to 0.13), not told from the control" in said
+    )
+    assert "Untrained: latents of a dictionary that learnt nothing" in words(open_page("explanations", experiment))
+
+
+@pytest.mark.parametrize("page", ["explanations", "latents"])
+def test_what_was_interpreted_without_a_control_is_still_shown(open_page: Open, own_experiment: Any, page: str) -> None:
+    manifest = own_experiment.artifacts["interpret"].folder / "manifest.json"
+    content = json.loads(manifest.read_text())
+    for name in ("control_scores.parquet", "explanation_strata.parquet"):
+        del content["files"][name]
+    manifest.write_text(json.dumps(content))
+    app = open_page(page, own_experiment)
+    assert not app.exception
+    assert "Untrained: latents" not in words(app)

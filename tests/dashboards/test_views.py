@@ -299,6 +299,56 @@ def test_the_distribution_counts_every_scored_latent_once() -> None:
     assert views.distribution(frame, "simulation").is_empty()
 
 
+def control_scored(latent: int, explainer: str, value: float) -> dict:
+    return {"control": "untrained", "latent": latent, "explainer": explainer, "scorer": "detection",
+            "predictor": "lexical", "value": value}  # fmt: skip
+
+
+def test_the_distribution_holds_a_controls_latents_apart_and_leaves_out_its_floor() -> None:
+    mine = tables.EXPLANATION_SCORES.frame(
+        [{"latent": 1, "explainer": "tokens", "scorer": "detection", "predictor": "lexical", "value": 0.9}]
+    )
+    theirs = tables.CONTROL_SCORES.frame(
+        [control_scored(1, "tokens", 0.5), control_scored(2, "tokens", 0.6), control_scored(1, "shuffled", 0.1)]
+    )
+    bins = views.distribution(mine, "detection", bins=4, control_scores=theirs)
+    counts = dict(bins.group_by("role").agg(pl.col("latents").sum()).iter_rows())
+    assert counts == {"explanation": 1, "untrained": 2}
+    assert bins["from"].min() == 0.5
+
+
+def test_the_mean_of_a_control_stands_behind_the_scores_of_a_latent() -> None:
+    frame = report(
+        {"name": "interpret.untrained.detection", "stage": "interpret", "value": 0.6, "low": 0.5, "high": 0.7, "n": 9},
+        {"name": "interpret.untrained.simulation", "stage": "interpret", "reason": "none was given"},
+        {"name": "interpret.untrained.detection.average_precision", "stage": "interpret", "value": 0.2},
+    )
+    mine = tables.EXPLANATION_SCORES.frame(
+        [
+            {"latent": 1, "explainer": who, "scorer": "detection", "predictor": "lexical", "value": 0.5}
+            for who in ("probe", "tokens")
+        ]
+    )
+    means = views.control_means(frame)
+    shown = views.scores_of(mine, 1, means)
+    assert shown["role"].to_list() == ["explanation", "ceiling", "untrained"]
+    assert shown["row"].to_list()[-1] == "detection · untrained dictionary, mean"
+    assert shown.select("value", "low", "n").row(-1) == (0.6, 0.5, 9)
+    assert views.scores_of(mine, 2, means).is_empty()
+
+
+def test_a_difference_from_a_control_says_whether_it_leaves_out_zero() -> None:
+    over = {"stage": "interpret", "name": "interpret.log_odds.detection.over_untrained"}
+    apart = views.differences_from_controls(report(over | {"value": 0.2, "low": 0.1, "high": 0.3}))
+    assert apart == [("Over the untrained dictionary, detection: log odds", "0.20 (0.10 to 0.30)", True)]
+    assert views.differences_from_controls(report(over | {"value": 0.2, "low": -0.1, "high": 0.3}))[0][2] is False
+    absent = views.differences_from_controls(report(over | {"reason": "none was given"}))
+    assert absent[0][1:] == ("none was given", None)
+    assert not views.differences_from_controls(
+        report({"name": "interpret.log_odds.detection.over_floor", "value": 1.0})
+    )
+
+
 def test_the_concepts_of_a_latent_stand_beside_the_other_units() -> None:
     frame = tables.CONCEPTS_FOUND.frame(
         [

@@ -222,6 +222,15 @@ def test_nothing_measured_is_no_picture(draw: Any) -> None:
     assert draw(SCORES.frame(nothing)) is None
 
 
+def test_a_picture_of_explanations_shows_the_control_and_no_stratum():
+    names = ("log_odds.detection", "untrained.detection", "log_odds.detection.over_untrained",
+             "log_odds.detection.weakest", "untrained.detection.average_precision", "dead_share")  # fmt: skip
+    rows = [{"name": f"interpret.{name}", "value": 0.6, "low": 0.5, "high": 0.7} for name in names]
+    figure = figures.explanations(SCORES.frame(rows))
+    shown = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert shown == ["log_odds.detection", "untrained.detection"]
+
+
 def test_pictures_hold_a_mark_for_each_score_that_was_measured() -> None:
     base = {"low": 0.1, "high": 0.4, "n": 5, "unit_of_replication": "concept", "concept_kind": "all", "baseline": 0.05}
     steered = [

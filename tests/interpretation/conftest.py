@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from components.interpretation.contexts import ContextsConfig, choose, sample_latents
+from components.interpretation.contexts import ContextsConfig, choose, cut_splits
 from components.interpretation.contract import LatentRecord, Vocabulary
 from components.interpretation.interpret import INTERPRET, InterpretConfig
+from components.interpretation.sample import sample_latents
 from components.store import tables
 from components.store.artifact import Artifact, Store
 from components.store.shards import ActivationShards, CodeShards
@@ -36,5 +37,5 @@ def records(planted: Planted) -> dict[int, LatentRecord]:
     codes, activations = CodeShards(planted.inputs["codes"]), ActivationShards(planted.inputs["activations"])
     sample = sample_latents(tables.LATENTS.read(planted.inputs["codes"]), D_SAE, 100, 0)
     vocabulary = Vocabulary([f" {word}" for word in WORDS])
-    chosen = finished(choose(codes, activations, sample, vocabulary, ContextsConfig(), 0))
+    chosen = finished(choose(codes, cut_splits(activations, vocabulary, ContextsConfig()), sample, 0))
     return {record.latent: record for record in chosen}

@@ -134,6 +134,10 @@ def plant(store: Store, seed: int = 0) -> Planted:
         "activations": toys.activations(store, x, provenance, rows_per_shard=5000, seed=seed),
         "codes": toys.artifact(store, "encode", write_encode, facts, seed),
     }
+    for split, found in codes.items():  # what nothing was planted in: an untrained dictionary stands for it in a chain
+        noise = random.random((found.n_rows, D_SAE)) < 0.02
+        codes[split] = Codes.from_dense(torch.from_numpy(noise * random.uniform(1, 2, noise.shape)).float())
+    inputs["untrained"] = toys.artifact(store, "encode", write_encode, facts, seed + 1)
     tokens = {split: columns["token"].numpy() for split, columns in provenance.items()}
     documents = {split: columns["document"].numpy() for split, columns in provenance.items()}
     return Planted(inputs, PHRASES, tokens, documents)

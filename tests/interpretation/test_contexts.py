@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from components.config import load
 from components.errors import ConfigError, InputError
-from components.interpretation.contexts import SPLITS, TENTHS, ContextsConfig, Sample, Tiling, choose, sample_latents
+from components.interpretation.contexts import SPLITS, ContextsConfig, Tiling, choose, cut_splits
 from components.interpretation.contract import LatentRecord, Vocabulary, Windows
+from components.interpretation.sample import TENTHS, Sample, sample_latents
 from components.store.artifact import Store
 from components.store.shards import ActivationShards, Codes, CodeShards, write_codes
 from tests import toys
@@ -79,6 +80,13 @@ def test_a_window_shorter_than_the_shortest_cannot_be_asked_for() -> None:
         load(ContextsConfig, {"width": 16})
 
 
+def test_more_windows_than_can_be_drawn_cannot_be_demanded() -> None:
+    with pytest.raises(
+        ConfigError, match=r"fewest \(60\) is more than the 50 windows that ten tenths of per_tenth \(5\)"
+    ):
+        load(ContextsConfig, {"fewest": 60})
+
+
 def test_documents_of_the_three_splits_are_disjoint(records: dict[int, LatentRecord], planted: Planted) -> None:
     for record in records.values():
         seen = [set(windows.document.tolist()) for windows in splits(record).values()]
@@ -95,7 +103,7 @@ def test_a_document_in_two_splits_is_refused(planted: Planted, store: Store) -> 
     mixed = ActivationShards(toys.activations(store, x, provenance, rows_per_shard=10_000))
     codes = CodeShards(planted.inputs["codes"])
     with pytest.raises(AssertionError, match="are in both explain and test"):
-        next(choose(codes, mixed, only(0), VOCABULARY, ContextsConfig(), 0))
+        next(choose(codes, cut_splits(mixed, VOCABULARY, ContextsConfig()), only(0), 0))
 
 
 def test_text_and_activations_are_those_of_the_artifacts(records: dict[int, LatentRecord], planted: Planted) -> None:
@@ -169,22 +177,28 @@ def test_repeated_text_is_shown_once_over_all_splits(store: Store) -> None:
     x = {split: {"resid_post.0": torch.zeros(60 * 28, 1)} for split in SPLITS}
     activations = ActivationShards(toys.activations(store, x, provenance, rows_per_shard=1000))
     encoded = CodeShards(toys.artifact(store, "encode", write, {"d_sae": 1}))
-    (record,) = finished(choose(encoded, activations, only(0), VOCABULARY, ContextsConfig(), 0))
+    (record,) = finished(choose(encoded, cut_splits(activations, VOCABULARY, ContextsConfig()), only(0), 0))
     shown = np.concatenate([windows.texts.tokens[:, :28] for windows in splits(record).values()])
     assert len(shown) > 60
     assert ((shown == page).mean(1) > 0.9).sum() == 1
 
 
 def test_too_few_windows_are_a_reason_and_not_a_silence(records: dict[int, LatentRecord]) -> None:
-    assert records[RARE].reason == "3 active windows in the explain split, wanted at least 10"
-    assert records[EVERYWHERE].reason == "0 silent windows in the explain split, wanted at least 10"
+    assert records[RARE].reason == (
+        "3 active windows in the explain split, wanted at least 10 (interpret.contexts.fewest); more text there would give "
+        "more (read.splits.explain)"
+    )
+    assert records[EVERYWHERE].reason == (
+        "0 silent windows in the explain split, wanted at least 10 (interpret.contexts.fewest); shorter windows would give "
+        "more (interpret.contexts.width and shortest)"
+    )
     assert all(records[latent].reason is None for latent in PHRASES)
 
 
 def test_no_more_rows_are_read_than_allowed(planted: Planted) -> None:
     codes, activations = CodeShards(planted.inputs["codes"]), ActivationShards(planted.inputs["activations"])
     config = ContextsConfig(rows=6000, fewest=1)
-    (record,) = finished(choose(codes, activations, only(AFTER), VOCABULARY, config, 0))
+    (record,) = finished(choose(codes, cut_splits(activations, VOCABULARY, config), only(AFTER), 0))
     for split, windows in splits(record).items():
         assert windows.document.max() <= planted.documents[split][:6000].max()
         assert len(windows) > 10
@@ -217,3 +231,42 @@ def test_the_sample_depends_on_the_seed_alone() -> None:
     first, again, other = (sample_latents(frame, 200, 20, seed).latents.tolist() for seed in (0, 0, 1))
     assert first == again
     assert first != other
+
+
+def test_the_chosen_windows_stand_for_all_windows_of_the_split(
+    records: dict[int, LatentRecord], planted: Planted
+) -> None:
+    cut_into = cut_splits(ActivationShards(planted.inputs["activations"]), VOCABULARY, ContextsConfig())
+    codes = CodeShards(planted.inputs["codes"])
+    for split in SPLITS:
+        dense, tile_of = codes.codes(split).dense().numpy(), cut_into[split].tile_of
+        for latent in (0, AFTER, SENSE):
+            windows = splits(records[latent])[split]
+            really = np.zeros(len(cut_into[split].first), bool)
+            really[tile_of[(dense[:, latent] > 0) & (tile_of >= 0)]] = True
+            assert windows.stands_for[windows.active].sum() == pytest.approx(really.sum())
+            assert windows.stands_for[~windows.active].sum() == pytest.approx((~really).sum())
+            assert (windows.stands_for[windows.role == "top"] == 0).all()
+
+
+def test_silent_windows_with_the_word_count_as_often_as_they_come(
+    records: dict[int, LatentRecord], planted: Planted
+) -> None:
+    whole = cut_splits(ActivationShards(planted.inputs["activations"]), VOCABULARY, ContextsConfig())["test"]
+    dense = CodeShards(planted.inputs["codes"]).codes("test").dense().numpy()[:, SENSE]
+    active = np.zeros(len(whole.first), bool)
+    active[whole.tile_of[(dense > 0) & (whole.tile_of >= 0)]] = True
+    really = np.zeros(len(whole.first), bool)
+    really[whole.tile_of[(planted.tokens["test"] == 3) & (whole.tile_of >= 0)]] = True
+    windows = records[SENSE].test  # fires on the word in one sense only: silent windows hold it, and more were drawn
+    silent = windows.part(~windows.active)
+    holds = (silent.texts.words == VOCABULARY.find(WORDS[3])).any(1)
+    assert silent.stands_for[holds].sum() == pytest.approx((really & ~active).sum())
+    assert holds.mean() > (really & ~active).sum() / (~active).sum() + 0.05
+
+
+def test_part_of_the_windows_keeps_what_belongs_together(records: dict[int, LatentRecord]) -> None:
+    windows = records[0].test
+    some = windows.part(windows.quantile == 2)
+    assert set(some.quantile) == {2} and len(some) == len(some.texts.tokens) == len(some.activations) > 0
+    assert (some.activations.max(1) > 0).all()

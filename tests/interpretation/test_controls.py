@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.linear_model import Ridge
 
 from components.device import Execution
 from components.interpretation.contract import Explanation, LatentRecord
-from components.interpretation.controls import Probe, shuffled
+from components.interpretation.controls import shuffled
+from components.interpretation.ngrams import incidences
+from components.interpretation.probe import DESIGNS, Block, Probe, ridge
 from components.interpretation.scorers.detection import Detection, DetectionConfig
 from components.interpretation.scorers.simulation import Simulation, SimulationConfig
 from tests.interpretation.planted import AFTER, BIGRAM, NOISE, PHRASES, SENSE
@@ -81,3 +84,22 @@ def test_the_probe_never_sees_the_test_activations(records: dict[int, LatentReco
 
 def test_the_planted_phrases_are_all_in_the_sample(records: dict[int, LatentRecord]) -> None:
     assert set(PHRASES) <= set(records)
+
+
+@pytest.mark.parametrize("latent", [0, AFTER, SENSE])
+def test_the_probe_is_the_ridge_regression_of_scikit_learn(latent: int, records: dict[int, LatentRecord]) -> None:
+    windows = records[latent].explain
+    there = np.flatnonzero(windows.texts.present)
+    for shapes in DESIGNS:
+        weights = ridge({shape: Block.of(windows, shape) for shape in shapes}, windows)
+        columns = []
+        for shape in shapes:
+            token, key = incidences(windows.texts, shape)  # every token on which a condition holds, also of `near`
+            holds = key[:, None] == Block.of(windows, shape).keys
+            columns.append(np.zeros((windows.texts.tokens.size, holds.shape[1])))
+            np.add.at(columns[-1], token, holds)
+        design = np.concatenate(columns, axis=1)[there]
+        exact = Ridge(alpha=1.0, solver="cholesky").fit(design, windows.activations.ravel()[there])
+        found = design @ np.concatenate([weights[shape] for shape in shapes])
+        assert np.corrcoef(found, design @ exact.coef_)[0, 1] > 0.9999
+        assert np.abs(found - found.mean() - design @ exact.coef_ + (design @ exact.coef_).mean()).max() < 0.02

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from components.device import Execution
 from components.interpretation.contract import Answer, Score, Windows
 from components.interpretation.scorers.detection import Detection, DetectionConfig
-from components.statistics import auroc
+from components.statistics import auroc, auroc_interval
 from tests.interpretation.windows_of import windows_of
 
 NAN = float("nan")
@@ -56,14 +58,11 @@ def test_auroc_equals_that_of_statistics_and_lies_in_its_interval(rows: list[tup
     assert 0 <= found.low <= found.value <= found.high <= 1
 
 
-def test_the_interval_is_delongs() -> None:
-    # Placements: 1, 1, 0.5 for the active, 1, 1, 1/2 for the silent windows; variances of their means 1/36 each.
+def test_the_interval_is_that_of_an_auroc_of_so_many_windows() -> None:
     found = score([3, 2, 0, 0, -1, 1], [True, True, True, False, False, False])
-    above = np.array([[1, 1, 1], [1, 1, 1], [0.5, 1, 0]])
-    error = np.sqrt(above.mean(1).var(ddof=1) / 3 + above.mean(0).var(ddof=1) / 3)
-    assert found.value == pytest.approx(above.mean())
-    assert found.low == pytest.approx(above.mean() - 1.96 * error)
-    assert found.high == 1.0
+    wanted = auroc_interval(7.5 / 9, 3, 3)  # 3 + 3 + 1.5 of 9 pairs
+    assert found.value == pytest.approx(7.5 / 9)
+    assert (found.low, found.high) == (pytest.approx(wanted.low), pytest.approx(wanted.high))
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
@@ -72,3 +71,16 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     truth = 0.7602  # of two normals one standard deviation apart
     found = [score(list(random.normal(0, 1, 100) + np.array(active)), active) for _ in range(400)]
     assert 0.91 < np.mean([f.low <= truth <= f.high for f in found]) < 0.98
+
+
+def test_at_natural_density_each_window_counts_as_often_as_it_stands_for() -> None:
+    shown = dataclasses.replace(windows([True, True, False, False]), stands_for=np.array([1.0, 1.0, 8.0, 10.0]))
+    scorer = Detection(DetectionConfig(), {}, Execution())
+    found = scorer.at_natural_density(Answer(np.array([3.0, 1.0, 2.0, 0.0])), shown)
+    assert found.chance == pytest.approx(2 / 20)
+    assert found.value == pytest.approx(0.5 * 1 + 0.5 * 2 / 10)  # precision 1 at the first, 2 of 10 at the second
+    assert score([3, 1, 2, 0], [True, True, False, False]).value == 0.75  # the balanced score hides the eight
+    nothing = scorer.at_natural_density(Answer(None, "failed"), shown)
+    assert nothing.value == nothing.chance
+    half = scorer.at_natural_density(Answer(np.array([3.0, NAN, NAN, 0.0])), shown)
+    assert half.value == pytest.approx(11 / 20 * 1 + 9 / 20 * 0.1)  # what has no answer stands at chance

@@ -10,7 +10,7 @@ from components.store import tables
 from components.store.artifact import Artifact
 from tests.interpretation.planted import AFTER, BIGRAM, SENSE
 
-VERSIONS = {"interpret": 1, "log_odds": 1, "lexical": 1, "detection": 1, "simulation": 1}
+VERSIONS = {"interpret": 2, "log_odds": 1, "lexical": 1, "detection": 2, "simulation": 1}
 SAID = {
     0: 'the words "bonlo", "bonma" and "bonnic"',
     BIGRAM: 'the word "barter" after "barnic"',
@@ -22,8 +22,17 @@ VALUES = {
     "interpret.log_odds.simulation": 0.810189,
     "interpret.shuffled.detection": 0.486411,
     "interpret.shuffled.simulation": -0.015703,
-    "interpret.probe.detection": 0.914067,
-    "interpret.probe.simulation": 0.806867,
+    "interpret.probe.detection": 0.914089,
+    "interpret.probe.simulation": 0.806871,
+    "interpret.untrained.detection": 0.506032,
+    "interpret.untrained.simulation": 0.002948,
+    "interpret.log_odds.detection.strongest": 0.936902,
+    "interpret.log_odds.detection.weakest": 0.964542,
+    "interpret.log_odds.detection.random": 0.940588,
+    "interpret.log_odds.detection.same_token": 0.782560,
+    "interpret.log_odds.detection.macro": 0.938318,
+    "interpret.log_odds.detection.average_precision": 0.907259,
+    "interpret.log_odds.simulation.natural_density": 0.808219,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -12,16 +13,17 @@ import pytest
 from components.config import load, override
 from components.device import Execution
 from components.errors import ConfigError, InputError, UnknownNameError
-from components.interpretation.contract import Explanation, LatentRecord, Score
+from components.interpretation.contract import Explanation, LatentRecord, Part, Score
 from components.interpretation.controls import shuffled
-from components.interpretation.interpret import INTERPRET, InterpretConfig, _means
+from components.interpretation.interpret import INTERPRET, InterpretConfig
 from components.interpretation.predictors.lexical import Lexical, LexicalConfig
 from components.interpretation.protocol import score
 from components.interpretation.scorers.detection import Detection, DetectionConfig
+from components.interpretation.summary import Scored, rows
 from components.store import tables
 from components.store.artifact import Artifact, Store, key_of
 from tests import toys
-from tests.interpretation.planted import D_SAE, EVERYWHERE, NOISE, PHRASES, RARE, SENSE, Planted, finished
+from tests.interpretation.planted import AFTER, D_SAE, EVERYWHERE, NOISE, PHRASES, RARE, SENSE, Planted, finished
 
 
 def scores_of(interpreted: Artifact) -> dict[str, dict]:
@@ -69,10 +71,91 @@ def test_every_score_stands_beside_its_floor_and_the_probe(interpreted: Artifact
         assert over["low"] > 0.3
     for row in found.values():
         assert row["low"] <= row["value"] <= row["high"]
+        least = 0 if "detection" in row["name"] and "over" not in row["name"] else -2 if "over" in row["name"] else -1
+        assert least <= row["low"] and row["high"] <= (2 if "simulation.over" in row["name"] else 1)
         assert (row["dictionary"], row["hook_point"]) == (f"planted-{D_SAE}", "resid_post.0")
         assert (row["unit_of_replication"], row["n_seeds"]) == ("latent", 1)
         assert row["split"] == ("explain" if row["name"] == "interpret.dead_share" else "test")
         assert row["concept_kind"] is None
+
+
+def test_the_control_is_drawn_explained_and_scored_alike(interpreted: Artifact) -> None:
+    found = scores_of(interpreted)
+    theirs = tables.CONTROL_SCORES.read(interpreted)
+    assert interpreted.facts["controls"] == {"untrained": 19}  # none of its latents is dead
+    for scorer, chance in (("detection", 0.5), ("simulation", 0.0)):
+        row, ours = found[f"interpret.untrained.{scorer}"], found[f"interpret.log_odds.{scorer}"]
+        of = theirs.filter((pl.col("scorer") == scorer) & (pl.col("explainer") == "log_odds"))
+        assert (row["n"], of.height) == (19, 19)
+        assert row["value"] == pytest.approx(of["value"].mean())
+        assert abs(row["value"] - chance) < 0.05  # nothing was planted in it
+        assert row["baseline_name"] == "its shuffled explanations"
+        over = found[f"interpret.log_odds.{scorer}.over_untrained"]
+        assert over["value"] == pytest.approx(ours["value"] - row["value"])
+        assert over["low"] > 0.2
+        assert (over["n"], over["baseline"], over["reason"]) == (37, 0.0, None)
+        assert found[f"interpret.log_odds.{scorer}.random"]["baseline_name"] == "untrained dictionary"
+    assert set(theirs["explainer"]) == {"log_odds", "shuffled"}
+    assert set(theirs.filter(pl.col("explanation").is_null())["value"]) <= {0.5, 0.0}
+    kept = tables.CONTEXTS.read(interpreted).filter(pl.col("latent") == NOISE)
+    assert kept.height == kept["window"].n_unique()  # the control's windows are not among them
+
+
+def test_a_dictionary_beside_itself_is_not_told_from_it(planted: Planted, tmp_path: Path) -> None:
+    given = {**planted.inputs, "untrained": planted.inputs["codes"]}
+    made = Store(tmp_path).ensure(INTERPRET, InterpretConfig(), given)[0]
+    found = scores_of(made)
+    over = found["interpret.log_odds.detection.over_untrained"]
+    assert over["value"] == 0 and over["low"] < 0 < over["high"]
+    assert (
+        over["reason"] == "the interval holds 0: this score does not tell the dictionary from the untrained dictionary"
+    )
+    for stratum in ("strongest", "weakest", "random", "same_token", "macro"):
+        row = found[f"interpret.log_odds.detection.{stratum}"]
+        assert row["value"] == row["baseline"]
+
+
+def test_without_a_control_its_rows_have_a_reason(planted: Planted, tmp_path: Path) -> None:
+    given = {role: artifact for role, artifact in planted.inputs.items() if role != "untrained"}
+    made = Store(tmp_path).ensure(INTERPRET, InterpretConfig(latents=4), given)[0]
+    found = scores_of(made)
+    for name in ("interpret.untrained.detection", "interpret.log_odds.detection.over_untrained"):
+        assert found[name]["value"] is None
+        assert found[name]["reason"] == (
+            "no untrained dictionary was given to interpret; a run of the chain (latentflow interpret) makes one"
+        )
+    assert found["interpret.log_odds.detection.random"]["value"] is not None
+    assert found["interpret.log_odds.detection.random"]["baseline"] is None
+    assert tables.CONTROL_SCORES.read(made).height == 0
+
+
+def test_the_control_changes_nothing_of_what_is_interpreted(
+    planted: Planted, interpreted: Artifact, tmp_path: Path
+) -> None:
+    given = {role: artifact for role, artifact in planted.inputs.items() if role != "untrained"}
+    alone = Store(tmp_path).ensure(INTERPRET, InterpretConfig(), given)[0]
+    for table in (tables.CONTEXTS, tables.EXPLANATIONS, tables.EXPLANATION_SCORES):
+        assert table.read(alone).equals(table.read(interpreted))
+
+
+def test_strata_stand_for_each_latent_and_their_means_in_the_scores(interpreted: Artifact) -> None:
+    found = scores_of(interpreted)
+    frame = tables.EXPLANATION_STRATA.read(interpreted).filter(pl.col("control").is_null())
+    mine = frame.filter((pl.col("explainer") == "log_odds") & (pl.col("scorer") == "detection"))
+    for stratum in ("strongest", "weakest", "random", "same_token", "macro", "average_precision"):
+        values, row = (
+            mine.filter(pl.col("stratum") == stratum)["value"],
+            found[f"interpret.log_odds.detection.{stratum}"],
+        )
+        assert (row["value"], row["n"]) == (pytest.approx(values.mean()), len(values))
+    wide = mine.filter(pl.col("latent") == AFTER).pivot("stratum", index="latent", values="value").row(0, named=True)
+    assert wide["macro"] == pytest.approx((wide["random"] + wide["same_token"]) / 2)
+    assert wide["same_token"] > 0.9  # the word alone does not tell: `after` does
+    row = found["interpret.log_odds.detection.same_token"]
+    assert row["n"] < 18 and row["reason"] == f"{18 - row['n']} of 18 latents have no such window"
+    natural = found["interpret.log_odds.detection.average_precision"]
+    assert natural["baseline"] == pytest.approx(mine.filter(pl.col("stratum") == "average_precision")["chance"].mean())
+    assert natural["baseline_name"] == "chance at natural density"
 
 
 def test_skipped_latents_stay_in_the_count_at_chance(interpreted: Artifact) -> None:
@@ -91,7 +174,10 @@ def test_skipped_latents_stay_in_the_count_at_chance(interpreted: Artifact) -> N
     assert failed["low"].null_count() == failed.height
     said = tables.EXPLANATIONS.read(interpreted).filter(pl.col("latent") == RARE).row(0, named=True)
     assert said["explanation"] is None
-    assert said["reason"] == "3 active windows in the explain split, wanted at least 10"
+    assert said["reason"] == (
+        "3 active windows in the explain split, wanted at least 10 (interpret.contexts.fewest); more text there would give "
+        "more (read.splits.explain)"
+    )
 
 
 def test_the_contexts_table_holds_windows_as_text(interpreted: Artifact) -> None:
@@ -132,8 +218,36 @@ def test_a_dictionary_without_an_alive_latent_gives_nulls_with_a_reason(planted:
     dead = toys.artifact(store, "encode", write, planted.inputs["codes"].facts)
     found = scores_of(store.ensure(INTERPRET, InterpretConfig(), {**planted.inputs, "codes": dead})[0])
     row = found["interpret.log_odds.detection"]
-    assert (row["value"], row["n"], row["reason"]) == (None, 0, "no latent is alive")
+    assert (row["value"], row["n"]) == (None, 0)
+    assert row["reason"] == (
+        "no latent is active on the split that they are drawn from: the dictionary is dead there (train.tokens, train.lr)"
+    )
+    reasons = {name: row["reason"] for name, row in found.items() if row["value"] is None}
+    assert all(reasons.values()) and len(reasons) > 20
     assert found["interpret.dead_share"]["value"] == 1.0
+
+
+def test_a_split_that_was_not_encoded_is_refused_with_the_setting(planted: Planted, tmp_path: Path) -> None:
+    def write(folder: Path) -> None:
+        source = planted.inputs["codes"]
+        for name in source.files:
+            if not name.startswith("calibrate"):
+                (folder / name).parent.mkdir(exist_ok=True)
+                (folder / name).write_bytes(source.path(name).read_bytes())
+
+    short = toys.artifact(Store(tmp_path), "encode", write, planted.inputs["codes"].facts)
+    with pytest.raises(InputError, match=r"and the codes hold no calibrate; add to encode\.splits$"):
+        Store(tmp_path).ensure(INTERPRET, InterpretConfig(), {**planted.inputs, "codes": short})
+
+
+def test_where_nothing_can_be_explained_every_row_says_why(planted: Planted, tmp_path: Path) -> None:
+    config = override(InterpretConfig(latents=4), {"explainer_settings.log_odds.z": 1000.0})
+    found = scores_of(Store(tmp_path).ensure(INTERPRET, config, planted.inputs)[0])
+    why = "the first because: no readable word stands out where it is active, with a z of at least 1000 in 2 documents "
+    for name, all_of in (("", "4 latents"), (".over_untrained", "latents of both")):
+        row = found[f"interpret.log_odds.detection{name}"]
+        assert row["n_failed"] == row["n"]
+        assert row["reason"].startswith(f"all {all_of} stand at chance, {why}")
 
 
 def test_a_corpus_without_a_vocabulary_is_refused(planted: Planted, tmp_path: Path) -> None:
@@ -158,21 +272,32 @@ def test_an_unknown_or_repeated_entry_is_refused() -> None:
         load(InterpretConfig, {"explainers": []})
 
 
-def test_a_second_explainer_has_its_own_floor() -> None:
-    config = InterpretConfig.model_construct(
-        explainers=["log_odds", "other"], scorers=["detection"], predictors=["lexical"], seed=0
-    )
-    values = {"log_odds": 0.8, "shuffled": 0.5, "other": 0.9, "shuffled.other": 0.6, "probe": 1.0}
-    scored = {
+def scored_of(values: dict[str, float]) -> Scored:
+    scores = {
         (name, "detection", None if name == "probe" else "lexical"): [Score(value, None, None, 10)] * 3
         for name, value in values.items()
     }
-    rows = {row["name"]: row for row in _means(scored, config)}
-    assert rows["interpret.other.detection"]["baseline"] == pytest.approx(0.6)
-    assert rows["interpret.other.detection.over_floor"]["value"] == pytest.approx(0.3)
-    assert rows["interpret.log_odds.detection.over_floor"]["value"] == pytest.approx(0.3)
-    assert rows["interpret.probe.detection"]["baseline"] == pytest.approx(0.5)
-    assert rows["interpret.shuffled.other.detection"]["baseline_name"] == "chance"
+    for each in scores.values():
+        each[:] = [dataclasses.replace(score, strata={"average_precision": Part(0.6, 0.3, 10)}) for score in each]
+    floor = {"log_odds": "shuffled", "other": "shuffled.other"}
+    return Scored(scores, floor, {"detection": "lexical"}, {"detection": Detection})
+
+
+def test_a_second_explainer_has_its_own_floor_and_its_own_control() -> None:
+    values = {"log_odds": 0.8, "shuffled": 0.5, "other": 0.9, "shuffled.other": 0.6, "probe": 1.0}
+    theirs = {"log_odds": 0.7, "shuffled": 0.55, "other": 0.95, "shuffled.other": 0.65}
+    found = {row["name"]: row for row in rows(scored_of(values), {"untrained": scored_of(theirs)})}
+    assert found["interpret.other.detection"]["baseline"] == pytest.approx(0.6)
+    assert found["interpret.other.detection.over_floor"]["value"] == pytest.approx(0.3)
+    assert found["interpret.log_odds.detection.over_floor"]["value"] == pytest.approx(0.3)
+    assert found["interpret.probe.detection"]["baseline"] == pytest.approx(0.5)
+    assert found["interpret.shuffled.other.detection"]["baseline_name"] == "chance"
+    assert found["interpret.untrained.detection"]["value"] == pytest.approx(0.7)
+    assert found["interpret.untrained.detection"]["baseline"] == pytest.approx(0.55)
+    assert found["interpret.untrained.other.detection"]["baseline"] == pytest.approx(0.65)
+    assert found["interpret.log_odds.detection.over_untrained"]["value"] == pytest.approx(0.1)
+    assert found["interpret.other.detection.over_untrained"]["value"] == pytest.approx(-0.05)
+    assert found["interpret.other.detection.over_untrained"]["n"] == 6
 
 
 def test_versions_of_the_entries_used_are_part_of_the_key() -> None:

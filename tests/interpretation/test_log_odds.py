@@ -44,7 +44,11 @@ def test_words_that_cannot_be_shown_give_no_explanation() -> None:
     found = explain(["a \ufffd b"] * 9 + ["a c b"] * 9, [[0, 1, 0]] * 9 + [[]] * 9, documents=1)
     assert found.text is None or "\ufffd" not in found.text
     found = explain(["\ufffd"] * 9 + ["c"] * 9, [[1]] * 9 + [[]] * 9)
-    assert found == Explanation(None, "no readable word stands out where it is active")
+    assert found == Explanation(
+        None,
+        "no readable word stands out where it is active, with a z of at least 2 in 2 documents "
+        "(interpret.explainer_settings.log_odds.z, .documents)",
+    )
 
 
 def test_words_that_do_not_follow_the_activation_are_no_explanation() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -69,3 +71,15 @@ def test_the_interval_resamples_windows() -> None:
         draws.append(np.corrcoef(x[chosen].ravel(), y[chosen].ravel())[0, 1])
     assert found.low == pytest.approx(np.quantile(draws, 0.025), abs=0.02)
     assert found.high == pytest.approx(np.quantile(draws, 0.975), abs=0.02)
+
+
+def test_at_natural_density_each_window_counts_as_often_as_it_stands_for() -> None:
+    shown = dataclasses.replace(WINDOWS, stands_for=np.array([1.0, 2.0, 5.0]))
+    answer = Answer(np.array([[1, 0], [0, 1], [1, 0]], dtype=np.float64))
+    found = Simulation(SimulationConfig(), {}, Execution()).at_natural_density(answer, shown)
+    x = np.array([1, 0, *[0, 1] * 2, *[1] * 5])  # the windows as often as they come, put end to end
+    y = np.array([1, 0, *[0, 2] * 2, *[0] * 5])
+    assert found.value == pytest.approx(np.corrcoef(x, y)[0, 1])
+    assert found.chance == 0.0
+    nothing = Simulation(SimulationConfig(), {}, Execution()).at_natural_density(Answer(None, "failed"), shown)
+    assert nothing.value == 0.0

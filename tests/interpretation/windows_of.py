@@ -30,4 +30,5 @@ def windows_of(lines: Sequence[str], activations: Sequence[Sequence[float]]) -> 
     role = np.where(active, "quantile", "silent")
     number = np.arange(len(lines))
     stratum = np.where(active, "", "random")
-    return Windows(texts, values, number, np.zeros_like(number), role, np.where(active, 0, -1), stratum)
+    where = (number, np.zeros_like(number))
+    return Windows(texts, values, *where, role, np.where(active, 0, -1), stratum, np.ones(len(lines)))

@@ -23,8 +23,10 @@ from pydantic import Field, PositiveInt
 
 from components.config import Config
 from components.interpretation.contract import LONGEST, Evidence, Explainer, Explanation, Windows, explainers
-from components.interpretation.ngrams import SHAPES, Shape, incidences, term
+from components.interpretation.ngrams import SHAPES, Shape, incidences, numbered, term
 from components.interpretation.phrase import Term, write
+
+SECTION = "interpret.explainer_settings.log_odds"
 
 
 class LogOddsConfig(Config):
@@ -74,7 +76,11 @@ def _explain(windows: Windows, settings: LogOddsConfig) -> Explanation:
     found = [_candidates(windows, shape, settings) for shape in SHAPES]
     terms = [word for part in found for word in part.terms]
     if not terms:
-        return Explanation(None, "no readable word stands out where it is active")
+        return Explanation(
+            None,
+            f"no readable word stands out where it is active, with a z of at least {settings.z:g} in {settings.documents} "
+            f"documents ({SECTION}.z, .documents)",
+        )
     holds = np.concatenate([part.holds for part in found])
     present = windows.texts.present.ravel()
     followed = np.sqrt(np.maximum(windows.activations.ravel()[present], 0))
@@ -82,7 +88,8 @@ def _explain(windows: Windows, settings: LogOddsConfig) -> Explanation:
     if reached < settings.least:
         return Explanation(
             None,
-            f"no words follow its activation: the best reach a correlation of {reached:.2f}, short of {settings.least}",
+            f"no words follow its activation: the best reach a correlation of {reached:.2f}, short of {settings.least} "
+            f"({SECTION}.least)",
         )
     return Explanation(write(chosen))
 
@@ -114,7 +121,7 @@ def _candidates(windows: Windows, shape: Shape, settings: LogOddsConfig) -> Cand
     texts, (n_windows, width) = windows.texts, windows.activations.shape
     token, key = incidences(texts, shape)
     active = windows.activations.ravel() > 0
-    keys, of = np.unique(key, return_inverse=True)
+    keys, of = numbered(key, shape, texts)
     n_active = int(active.sum())
     y1 = np.bincount(of, weights=active[token], minlength=len(keys)).astype(np.float64)  # integers where empty
     y0 = np.bincount(of, minlength=len(keys)) - y1

@@ -1,10 +1,13 @@
 """Can the explanation tell active windows from silent ones? AUROC over windows, for one latent.
 
 Active windows come evenly from every tenth of activation; silent ones are verified. A window without an answer counts
-half against every window of the other class. The interval is DeLong's.
+half against every window of the other class. The interval is Newcombe's, which covers near 1 and for ten windows.
+
+At natural density: average precision over windows, each counted as often as windows of the split are like it. AUROC on
+equal numbers of active and silent windows hides false positives, of which a rare latent has many.
 
 Sources: detection after delphi (arXiv 2410.13928, section 3.2), there yes-or-no answers pooled over latents; AUROC as
-the Mann-Whitney statistic and its variance after DeLong, DeLong & Clarke-Pearson (1988), Biometrics 44, 837-845.
+the Mann-Whitney statistic.
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ from typing import ClassVar
 import numpy as np
 
 from components.config import Config
-from components.interpretation.contract import Answer, LatentRecord, Score, Scorer, Unit, Windows, scorers
+from components.interpretation.contract import Answer, LatentRecord, Part, Score, Scorer, Unit, Windows, scorers
+from components.statistics import auroc_interval, average_precision_weighted
 
 
 class DetectionConfig(Config):
@@ -25,26 +29,37 @@ class DetectionConfig(Config):
 class Detection(Scorer):
     """AUROC over windows, active against silent."""
 
+    version: ClassVar[int] = 2
     config: ClassVar[type[Config]] = DetectionConfig
     needs: ClassVar[Unit] = "windows"
     chance: ClassVar[float] = 0.5
+    range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    natural: ClassVar[str] = "average_precision"
 
     def windows(self, record: LatentRecord) -> Windows:
         """All windows of the test split."""
         return record.test
 
-    def score(self, answer: Answer, windows: Windows, generator: np.random.Generator) -> Score:
+    def score(self, answer: Answer, windows: Windows, generator: np.random.Generator | None) -> Score:
         """Chance that an active window is given more than a silent one, ties half."""
         assert answer.values is not None and answer.values.shape == (len(windows),)
         active, silent = answer.values[windows.active], answer.values[~windows.active]
         above, below = active[:, None] > silent, active[:, None] < silent
-        wins = 0.5 + 0.5 * above - 0.5 * below  # without an answer neither holds
-        value = float(wins.mean())
-        error = np.sqrt(_variance(wins.mean(1)) + _variance(wins.mean(0)))
-        low, high = max(0.0, value - 1.96 * error), min(1.0, value + 1.96 * error)
-        return Score(value, float(low), float(high), len(windows), int(np.isnan(answer.values).sum()), answer.reason)
+        value = float((0.5 + 0.5 * above - 0.5 * below).mean())  # without an answer neither holds
+        low = high = None
+        if generator is not None:
+            found = auroc_interval(value, len(active), len(silent))
+            low, high = found.low, found.high
+        return Score(value, low, high, len(windows), int(np.isnan(answer.values).sum()), answer.reason)
 
-
-def _variance(placements: np.ndarray) -> float:
-    """Variance of the mean of these placements; 0 for a single one."""
-    return float(placements.var(ddof=1) / len(placements)) if len(placements) > 1 else 0.0
+    def at_natural_density(self, answer: Answer, windows: Windows) -> Part:
+        """Average precision over windows; those without an answer stand at chance, the share that is active."""
+        active, stands_for = windows.active, windows.stands_for
+        whole = float(stands_for.sum())
+        chance = float(stands_for[active].sum()) / whole if whole else 0.0
+        if answer.values is None or not whole:
+            return Part(chance, chance, len(windows))
+        known = ~np.isnan(answer.values)
+        found = average_precision_weighted(answer.values[known], active[known], stands_for[known])
+        share = float(stands_for[known].sum()) / whole
+        return Part(chance if found is None else share * found + (1 - share) * chance, chance, len(windows))
