@@ -447,7 +447,7 @@ def runs(limit: int = 20) -> pl.DataFrame:
     rows = []
     for run in client.search_runs([found.experiment_id], "tags.git_commit != ''", max_results=limit):
         headline = {name: value for name, value in run.data.metrics.items() if name in LISTED}
-        at = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.info.start_time / 1000))
+        at = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(run.info.start_time / 1000))
         rows.append(
             {
                 "run": run.info.run_id[:8],

@@ -10,6 +10,7 @@ import streamlit as st
 from components.store.tables import EXPLANATION_SCORES, EXPLANATIONS, REPORT
 from dashboards import charts, runs, selection, views
 from dashboards.app import show
+from dashboards.markdown import plain
 from dashboards.runs import Experiment
 
 ROWS = 500
@@ -28,7 +29,7 @@ def page(shown: Experiment) -> None:
     if not scorers:
         st.info("No explanation was scored in this experiment.")
         return
-    scorer = st.segmented_control("Scorer", scorers, default=scorers[0]) or scorers[0]
+    scorer = st.segmented_control("Scorer", scorers, default=scorers[0], format_func=plain) or scorers[0]
     left, right = st.columns(2, gap="large")
     with left:
         st.subheader("All latents", anchor="distribution")
