@@ -26,6 +26,7 @@ class Detection(Scorer):
     """AUROC over windows, active against silent."""
 
     config: ClassVar[type[Config]] = DetectionConfig
+    free: ClassVar[bool] = True
     needs: ClassVar[Unit] = "windows"
     chance: ClassVar[float] = 0.5
 
