@@ -750,12 +750,20 @@ def run_peer(python: Path, peer: str, folder: Path) -> str:
     environment.pop("PYTHONPATH", None)
     script = REPOSITORY / "benchmarks" / "peers" / f"{peer}.py"
     done = subprocess.run(
-        [python, "-W", "ignore", script, folder], env=environment, capture_output=True, text=True, check=False
+        [python, "-W", "ignore", script, folder],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        encoding="utf-8",
+        errors="replace",
     )
     if done.returncode:
         raise SystemExit(f"{peer}'s side failed:\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}")
     code = f"from importlib.metadata import version as v; print(v('{DISTRIBUTIONS[peer]}'), v('torch'))"
-    told = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    told = subprocess.run(
+        [python, "-c", code], capture_output=True, text=True, check=True, encoding="utf-8", errors="replace"
+    ).stdout.split()
     return f"{DISTRIBUTIONS[peer]} {told[0]} (torch {told[1]})"
 
 
@@ -828,10 +836,10 @@ def _document(rows: list[Row], seen: list[tuple[Fault, str | None]], versions: M
     lines += [f"| {row.peer} | {row.architecture} | {row.quantity} | {row.stated} | {row.told} |" for row in rows]
     lines += ["", "### Differences that are the peer's", ""]
     lines += [f"- **{fault.peer}.** {fault.about} Seen in this run: {what}." for fault, what in seen]
-    text = DOC.read_text()
+    text = DOC.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    DOC.write_text(f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}")
+    DOC.write_text(f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -96,10 +96,10 @@ def main() -> None:
     if not reports:
         sys.exit("no report in the store; `make demo` makes one")
     readme = REPOSITORY / "README.md"
-    text = readme.read_text()
+    text = readme.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     after = rest.partition(END)[2] if END in rest else rest
-    readme.write_text(f"{before}{BEGIN}\n\n{result(reports[-1])}\n\n{END}{after}")
+    readme.write_text(f"{before}{BEGIN}\n\n{result(reports[-1])}\n\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -189,7 +189,7 @@ def cancel(identity: str) -> None:
         ServiceError: Prefect will not (a run that has ended, for one), or does not answer.
     """
     answer = _ask(f"flow_runs/{identity}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
-    if answer["status"] != "ACCEPT":
+    if (answer.get("state") or {}).get("type") not in ("CANCELLING", "CANCELLED"):  # one that waits is ended at once
         reason = (answer.get("details") or {}).get("reason") or "it gives no reason"
         raise ServiceError(f"Prefect does not cancel this run: {reason}")
 

@@ -202,7 +202,9 @@ class Tracker:
         if artifact.stage == "train" and not record.hit:
             self._curve(record.run, artifact)
         self._datasets(record.run, artifact)
-        self.client.log_text(record.run, (artifact.folder / "manifest.json").read_text(), "manifest.json")
+        self.client.log_text(
+            record.run, (artifact.folder / "manifest.json").read_text(encoding="utf-8"), "manifest.json"
+        )
         if label == artifact.stage:  # the untrained control is a number in the table, not a picture
             self._chart(artifact)
         if label in ("train", "import"):
@@ -447,7 +449,7 @@ def runs(limit: int = 20) -> pl.DataFrame:
     rows = []
     for run in client.search_runs([found.experiment_id], "tags.git_commit != ''", max_results=limit):
         headline = {name: value for name, value in run.data.metrics.items() if name in LISTED}
-        at = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(run.info.start_time / 1000))
+        at = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.info.start_time / 1000))
         rows.append(
             {
                 "run": run.info.run_id[:8],
