@@ -121,6 +121,21 @@ def test_no_host_of_a_package_registry_and_no_path_of_a_machine_is_committed() -
             assert not words.search(path.read_text(errors="ignore")), file
 
 
+def test_the_page_of_peers_has_no_digit_that_another_machine_would_change() -> None:
+    from benchmarks import oracle
+
+    generated = oracle.DOC.read_text(encoding="utf-8").partition(oracle.BEGIN)[2].partition(oracle.END)[0]
+    told = re.findall(r"\| ([^|]+) \|$", generated, re.MULTILINE)
+    assert len(told) > 100
+    bounds = {f"{bound:.0e}" for bound in oracle.BOUNDS}
+    assert set(told) == {"largest deviation below", *bounds, "not compared"}
+    rows = [
+        oracle.Row("peer", "theirs / ours", "codes", each, "as they are") for each in (0.0, 2.9e-8, 3.1e-8, 7e-5, None)
+    ]
+    assert [row.bounded for row in rows] == ["1e-10", "1e-06", "1e-06", "1e-03", "not compared"]
+    assert oracle.Row("peer", "theirs / ours", "codes", 0.2, "as they are").bounded == "2.0e-01"  # too large for any
+
+
 def test_every_dependency_is_pinned_inside_its_range() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     pinned = dict(line.split("==") for line in (REPOSITORY / "constraints.txt").read_text().split() if "==" in line)
