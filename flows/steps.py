@@ -107,9 +107,26 @@ class Chain:
         if self.config.dictionary:
             from flows.tracking import resolve_dictionary
 
-            key = resolve_dictionary(self.config.dictionary)
-            return self._made.setdefault("train", self.store.get("train", key))
+            if "train" not in self._made:
+                self._made["train"] = self.store.get("train", resolve_dictionary(self.config.dictionary))
+                self._say_if_of_another_model(self._made["train"])
+            return self._made["train"]
         return self.step("train", self.training, activations=self.capture())
+
+    def _say_if_of_another_model(self, dictionary: Artifact) -> None:
+        """A line where a dictionary reads another model than it was made for: equal widths let it pass everywhere."""
+        given = dictionary.manifest["inputs"].get("activations")
+        activations = given and self.store.find(**given)
+        if not activations or activations.manifest["inputs"]["model"]["key"] == self.model.key:
+            return
+        theirs = activations.facts.get("model_config") or {}
+        log.warning(
+            "the dictionary %s was made on activations of another model than this experiment's: %s there, %s here; its "
+            "scores say how it does on a model that it never saw",
+            dictionary.key,
+            _told(theirs, activations.manifest["inputs"]["model"]["key"]),
+            _told(self.config.model.model_dump(), self.model.key),
+        )
 
     def imported(self, config: ImportConfig) -> Artifact:
         """Another project's dictionary, as an artifact of `train`."""
@@ -225,6 +242,10 @@ def _tracker(config: ExperimentConfig) -> Tracker:
     from flows.tracking import Tracker
 
     return Tracker(config)
+
+
+def _told(model: Mapping[str, Any], key: str) -> str:
+    return f"{model.get('path', 'a model')} ({model.get('dtype', 'of unknown dtype')}, key {key[:8]})"
 
 
 def failed_over_a_network(task: Task, run: TaskRun, state: State) -> bool:
