@@ -411,7 +411,7 @@ DISK = {
 
 
 def _fail(kind: str, sentence: str) -> NoReturn:
-    told = Text.assemble((f"{kind} ", "red"), sentence)  # an error's text is no markup
+    told = Text.assemble((f"{kind} ", "red"), terminal.visible(sentence))
     aside.print(told, soft_wrap=True)
     sys.exit(2)
 
