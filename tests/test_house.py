@@ -91,13 +91,17 @@ def _as_the_locale_has_it(path: Path) -> list[int]:
         opened = opened and (
             bool(modes) or isinstance(call.func, ast.Name)
         )  # a method `open` without a mode is no file's
-        method = isinstance(call.func, ast.Attribute) and called in ("read_text", "write_text")
+        before = {"read_text": 0, "write_text": 1}.get(called)  # arguments before the encoding
+        method = isinstance(call.func, ast.Attribute) and before is not None and len(call.args) <= before
         if (method or opened or text) and "encoding" not in named:
             found.append(call.lineno)
     return found
 
 
-@pytest.mark.parametrize("code", ["p.read_text()", "p.write_text(t)", "open(p)", "p.open('w')", "run(c, text=True)"])
+@pytest.mark.parametrize(
+    "code",
+    ["p.read_text()", "p.write_text(t)", "p.read_text(errors='strict')", "open(p)", "p.open('w')", "run(c, text=True)"],
+)
 def test_text_without_an_encoding_is_noticed(tmp_path: Path, code: str) -> None:
     (tmp_path / "code.py").write_text(f"import os\n{code}\n{code[:-1]}, encoding='utf-8')\n".replace("(,", "("))
     assert _as_the_locale_has_it(tmp_path / "code.py") == [2]
