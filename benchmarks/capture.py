@@ -50,7 +50,7 @@ def _models(folder: Path) -> dict[str, tuple[ModelReference, int]]:
     demo = ModelReference(ModelConfig())
     try:
         found, name = demo.folder, "demo"
-        blocks_there = json.loads((found / "config.json").read_text())["num_hidden_layers"]
+        blocks_there = json.loads((found / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"]
     except ValueError:
         name, blocks_there = "demo-sized random Llama", 4
         shape = {"vocab_size": 2048, "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": blocks_there}

@@ -291,7 +291,7 @@ def mlflow_server(room: Room, port: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{state / 'mlflow.db'}"]
     command += ["--artifacts-destination", (state / "mlflow-artifacts").as_uri()]
-    with (room.folder / "mlflow.log").open("a") as log:
+    with (room.folder / "mlflow.log").open("a", encoding="utf-8") as log:
         server = subprocess.Popen(
             command,
             env={**room.environment, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
@@ -335,7 +335,9 @@ def finished(room: Room) -> None:
 
 
 def mount(*arguments: str) -> None:
-    done = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["mount", *arguments], capture_output=True, text=True, check=False, encoding="utf-8", errors="replace"
+    )
     if done.returncode:
         raise CannotTry(f"mount is not permitted here: {done.stderr.strip()}")
 
@@ -418,7 +420,7 @@ def main() -> None:
             outcomes.append(Outcome(name, f"the fault could not be made: {type(error).__name__}", "unknown", 0.0))
         print(json.dumps(outcomes[-1]._asdict()) if arguments.json else outcomes[-1], file=sys.stderr, flush=True)
     if list(arguments.only) == list(FAULTS):
-        arguments.write.write_text(page(outcomes).replace(f"{folder}/", ""))
+        arguments.write.write_text(page(outcomes).replace(f"{folder}/", ""), encoding="utf-8")
     if arguments.json:
         print(json.dumps([outcome._asdict() for outcome in outcomes], indent=1))
     shutil.rmtree(folder, ignore_errors=True)

@@ -33,7 +33,7 @@ def main() -> None:
     chosen = [artifact for artifact in found if artifact.key.startswith(sys.argv[1])] if sys.argv[1:] else found
     if not chosen:
         sys.exit(f"no comparison in {store.root}; run `latentflow sweep --params examples/sweep.yaml` first")
-    TO.write_text(document(chosen[-1], store))
+    TO.write_text(document(chosen[-1], store), encoding="utf-8")
     sys.stdout.write(f"written to {TO}\n")
 
 

@@ -42,6 +42,8 @@ def run(folder: Path, params: str, port: int) -> float:
         capture_output=True,
         text=True,
         check=False,
+        encoding="utf-8",
+        errors="replace",
     )
     if done.returncode:
         sys.exit(f"the run in {folder} failed:\n{done.stderr[-3000:]}")
@@ -50,7 +52,7 @@ def run(folder: Path, params: str, port: int) -> float:
 
 def kill_once(folder: Path, params: str, port: int, seconds: float) -> bool:
     """Starts the experiment and kills it after `seconds`; whether it was still running."""
-    with (folder / "killed.log").open("a") as log:
+    with (folder / "killed.log").open("a", encoding="utf-8") as log:
         child = subprocess.Popen(
             command(folder, params),
             cwd=REPOSITORY,

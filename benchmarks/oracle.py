@@ -41,6 +41,9 @@ HOOK = "resid_post.1"
 D_IN, D_SAE, N, N_DEAD = 16, 128, 64, 40
 LR = 1e-3
 TOLERANCE = 1e-5
+BOUNDS = (1e-10, 1e-6, 1e-3)
+"""What docs/peers.md says of a deviation: below which of these it lies. Rounding differs by machine and by version, and no
+deviation that was measured lies within a factor of two of one of them, so the page stays as it is where nothing changed."""
 DOC = REPOSITORY / "docs" / "peers.md"
 BEGIN, END = "<!-- oracle -->", "<!-- /oracle -->"
 DISTRIBUTIONS = {"saelens": "sae-lens", "sparsify": "eai-sparsify", "dictionary_learning": "dictionary-learning"}
@@ -532,6 +535,13 @@ class Row:
     def told(self) -> str:
         return "not compared" if self.deviation is None else f"{self.deviation:.1e}"
 
+    @property
+    def bounded(self) -> str:
+        """The same without the digits that no two machines share."""
+        if self.deviation is None:
+            return self.told
+        return next((f"{bound:.0e}" for bound in BOUNDS if self.deviation < bound), self.told)
+
 
 def compare(case: Case, mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> list[Row]:
     """Every quantity that the case declares; gradients and weights by parameter, the worst one told."""
@@ -750,12 +760,20 @@ def run_peer(python: Path, peer: str, folder: Path) -> str:
     environment.pop("PYTHONPATH", None)
     script = REPOSITORY / "benchmarks" / "peers" / f"{peer}.py"
     done = subprocess.run(
-        [python, "-W", "ignore", script, folder], env=environment, capture_output=True, text=True, check=False
+        [python, "-W", "ignore", script, folder],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        encoding="utf-8",
+        errors="replace",
     )
     if done.returncode:
         raise SystemExit(f"{peer}'s side failed:\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}")
     code = f"from importlib.metadata import version as v; print(v('{DISTRIBUTIONS[peer]}'), v('torch'))"
-    told = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    told = subprocess.run(
+        [python, "-c", code], capture_output=True, text=True, check=True, encoding="utf-8", errors="replace"
+    ).stdout.split()
     return f"{DISTRIBUTIONS[peer]} {told[0]} (torch {told[1]})"
 
 
@@ -824,14 +842,14 @@ def _tell(rows: list[Row], seen: list[tuple[Fault, str | None]], as_json: bool) 
 def _document(rows: list[Row], seen: list[tuple[Fault, str | None]], versions: Mapping[str, str]) -> None:
     """The generated part of docs/peers.md."""
     lines = [f"Measured against {', '.join(versions.values())}; ours with torch {torch.__version__.split('+')[0]}.", ""]
-    lines += ["| peer | theirs / ours | quantity | ours is taken | largest deviation |", "|---|---|---|---|---:|"]
-    lines += [f"| {row.peer} | {row.architecture} | {row.quantity} | {row.stated} | {row.told} |" for row in rows]
+    lines += ["| peer | theirs / ours | quantity | ours is taken | largest deviation below |", "|---|---|---|---|---:|"]
+    lines += [f"| {row.peer} | {row.architecture} | {row.quantity} | {row.stated} | {row.bounded} |" for row in rows]
     lines += ["", "### Differences that are the peer's", ""]
     lines += [f"- **{fault.peer}.** {fault.about} Seen in this run: {what}." for fault, what in seen]
-    text = DOC.read_text()
+    text = DOC.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    DOC.write_text(f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}")
+    DOC.write_text(f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -240,7 +240,7 @@ def browse(store: Store) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         empty = Path(folder) / "empty.py"
-        empty.write_text("import streamlit as st\nst.header('Latent 42')\nst.dataframe({'n': [1]})\n")
+        empty.write_text("import streamlit as st\nst.header('Latent 42')\nst.dataframe({'n': [1]})\n", encoding="utf-8")
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         for name, script in (("empty_page_s", empty), ("first_view_s", REPOSITORY / "dashboards" / "app.py")):
             with _served(script, store) as port:

@@ -43,7 +43,11 @@ STAGES = {
 def compare(params: str) -> list[dict[str, object]]:
     with tempfile.TemporaryDirectory() as store:
         command = [sys.executable, "-m", "flows", "plan", "--json", "--params", params, f"execution.store={store}"]
-        planned = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        planned = json.loads(
+            subprocess.run(
+                command, capture_output=True, text=True, check=True, encoding="utf-8", errors="replace"
+            ).stdout
+        )
         said = {row["label"]: row for row in planned}
         total = said["total"]
         rows = []

@@ -188,9 +188,9 @@ def main() -> None:
     text = table(rows, arguments.steps, arguments.lr)
     print(json.dumps(rows, indent=1) if arguments.json else text)
     if list(arguments.only) == forms and not arguments.no_write:
-        page = PAGE.read_text()
+        page = PAGE.read_text(encoding="utf-8")
         before, rest = page.split(BEGIN)
-        PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}")
+        PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def main() -> None:
         run(home, "git", "config", key, value, port=0)
     if options.params:  # what is in params.yaml is what DVC runs
         (home / "params.yaml").write_text(
-            run(home, python, "-m", "flows", "params", "--params", options.params, port=0)
+            run(home, python, "-m", "flows", "params", "--params", options.params, port=0), encoding="utf-8"
         )
     first = stages(step("experiment", home, python, "-m", "flows", "experiment"))
     repro = stages(step("dvc repro", home, python, "-m", "dvc", "repro"))

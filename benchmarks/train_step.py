@@ -112,13 +112,15 @@ STEPS = {
 
 def status(field: str) -> float:
     """A line of this process's memory in MB."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    line = next(
+        line for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if line.startswith(field)
+    )
     return int(line.split()[1]) / 1024
 
 
 def work(who: str, shape: tuple[int, int, int, int], threads: int) -> None:
     """Answers every line on stdin with the milliseconds of one step, and the memory it added so far."""
-    answers = os.fdopen(os.dup(1), "w")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever a peer prints is no answer
     import torch
 
@@ -145,7 +147,7 @@ class Worker:
         self.process = subprocess.Popen(
             [str(python), __file__, *arguments],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-        )  # fmt: skip
+        encoding="utf-8", errors="replace")  # fmt: skip
 
     def turn(self) -> None:
         assert self.process.stdin and self.process.stdout and self.process.stderr

@@ -413,13 +413,13 @@ def main() -> None:
     started = time.time()
     model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
-    provenance = json.loads((arguments.model / "provenance.json").read_text())
+    provenance = json.loads((arguments.model / "provenance.json").read_text(encoding="utf-8"))
     world = World(WorldConfig(**provenance["config"]["world"]))
     result = measure(model, tokenizer, world, arguments.stories)
     result["seconds"] = round(time.time() - started, 1)
     text = document(result, provenance, world)
     if not arguments.no_write:
-        (ROOT / "docs" / "world.md").write_text(text)
+        (ROOT / "docs" / "world.md").write_text(text, encoding="utf-8")
     print(json.dumps(result, indent=1) if arguments.json else text)
 
 

@@ -179,7 +179,7 @@ def _acquire(offered: list[Slot], waiting: Callable[[str], None]) -> tuple[Slot,
             lock = _lock(slot)
             with contextlib.suppress(Timeout):
                 lock.acquire(timeout=0)
-                _holder_file(slot).write_text(json.dumps({"pid": os.getpid(), "since": time.time()}))
+                _holder_file(slot).write_text(json.dumps({"pid": os.getpid(), "since": time.time()}), encoding="utf-8")
                 return slot, lock
         if time.monotonic() - said > SECONDS_BETWEEN_WORDS:
             said = time.monotonic()
@@ -189,7 +189,7 @@ def _acquire(offered: list[Slot], waiting: Callable[[str], None]) -> tuple[Slot,
 
 def _held_by(slot: Slot) -> str:
     with contextlib.suppress(OSError, ValueError, KeyError):
-        found = json.loads(_holder_file(slot).read_text())
+        found = json.loads(_holder_file(slot).read_text(encoding="utf-8"))
         return f"{slot.name} held by process {found['pid']} for {time.time() - found['since']:.0f} s"
     return f"{slot.name} held"
 

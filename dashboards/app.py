@@ -7,7 +7,6 @@ when a deep link is the first thing a new server sees, so the frame is drawn by 
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from polars.exceptions import PolarsError
 
 from components.errors import LatentflowError
 from dashboards import runs, selection, workflow
+from dashboards.markdown import plain, sentence
 
 # Section -> name of the page (its file and its address) -> title. A comment: Streamlit would print a string.
 PAGES = {
@@ -24,6 +24,7 @@ PAGES = {
     "What it means": {"latents": "Latents", "explanations": "Explanations", "steering": "Steering"},
     "How it was made": {"training": "Training", "lineage": "Lineage", "runs": "Runs"},
 }
+START = "overview"
 SECONDS_TO_DRAW = 0.8
 STYLE = "<style>.stMainBlockContainer {padding: 3.2rem 2.6rem 4rem}</style>"
 
@@ -76,35 +77,34 @@ def _frame(draw: Callable[[], None]) -> None:
     except PolarsError as error:  # a table of another version: a column is not there, or of another type
         first = (str(error).splitlines() or [""])[0]
         st.error(
-            f"A table of this artifact cannot be read as this version expects it ({_plain(first)}). Run the stage again, "
+            f"A table of this artifact cannot be read as this version expects it ({plain(first)}). Run the stage again, "
             "or read the store with the version that wrote it."
         )
     except (LatentflowError, FileNotFoundError) as error:
-        st.error(_plain(str(error)))
+        st.error(sentence(error))
     st.sidebar.caption(
         f"[Prefect]({workflow.url()}) runs it · [MLflow]({runs.mlflow_url()}) holds its numbers · "
         "both are up with `make up`"
     )
 
 
-def _plain(sentence: str) -> str:
-    """A sentence of unknown origin as markdown: nothing in it is emphasis, a link or mathematics."""
-    return re.sub(r"([*_\[\]<>$~])", r"\\\1", sentence)
-
-
 def _pages():
     st.set_page_config(page_title="Latentflow", layout="wide")
     st.session_state["navigated"] = True
     folder = Path(__file__).resolve().parent / "pages"
-    return st.navigation(
-        {
-            section: [
-                st.Page(folder / f"{name}.py", title=title, url_path=name, default=name == "overview")
-                for name, title in pages.items()
-            ]
-            for section, pages in PAGES.items()
-        }
-    )
+    # Streamlit serves the start page at "/" alone and keeps its own name from others: so its name is another, and a
+    # hidden page answers at the name by which it is known
+    pages = {
+        section: [
+            st.Page(
+                folder / f"{name}.py", title=title, url_path="start" if name == START else name, default=name == START
+            )
+            for name, title in titles.items()
+        ]
+        for section, titles in PAGES.items()
+    }
+    named = st.Page(folder / f"{START}.py", title=START.title(), url_path=START, visibility="hidden")
+    return st.navigation({**pages, "": [named]})
 
 
 if __name__ == "__main__":

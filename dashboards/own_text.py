@@ -14,6 +14,7 @@ import streamlit as st
 
 from components.store.tables import EXPLANATIONS
 from dashboards import measures, questions, runs, selection, tokens
+from dashboards.markdown import plain
 from dashboards.runs import Experiment
 
 NAME = "own text"
@@ -65,7 +66,7 @@ def _draw(answer: Mapping[str, Any], row: Mapping[str, Any], shown: Experiment) 
         st.html(tokens.passage(words, values, contexts, largest))
     said = (
         f"Active on {n_active:,} of {len(words):,} tokens; largest activation here {measures.number(top)}, on "
-        f"{row['split']} {measures.number(row['maximum'])}."
+        f"{plain(row['split'])} {measures.number(row['maximum'])}."
         if n_active
         else f"Latent {row['latent']} is not active on any of the {len(words):,} tokens."
     )

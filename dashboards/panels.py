@@ -8,6 +8,7 @@ import streamlit as st
 from components.errors import ServiceError
 from components.store.scores import KINDS
 from dashboards import charts, views, workflow
+from dashboards.markdown import plain, sentence
 
 TALL = 10
 """Concepts beyond which a chart by concept scrolls."""
@@ -19,7 +20,7 @@ def running() -> None:
     try:
         now = workflow.unfinished()
     except ServiceError as error:
-        st.caption(f"What is running now is not known: {error}.")
+        st.caption(f"What is running now is not known: {sentence(error)}.")
         return
     if not now:
         st.caption("Nothing is running now. [Start a run](runs)")
@@ -28,9 +29,8 @@ def running() -> None:
     for run in now[:5]:
         moving = workflow.progress(run.id) if run.state == "RUNNING" else None
         share = f" · {moving[0]:.0f}%" if moving else ""
-        name = "".join(letter for letter in run.name if letter.isalnum() or letter in " -.,=")
         lines.append(
-            f"**{run.state_name}** · {name} · {run.flow}{share} · {views.readable_seconds(run.seconds)} · "
+            f"**{plain(run.state_name)}** · {plain(run.name)} · {plain(run.flow)}{share} · {views.readable_seconds(run.seconds)} · "
             f"[follow](runs?run={run.id})"
         )
     st.info("  \n".join(lines) + (f"  \nand {len(now) - 5} more" if len(now) > 5 else ""))
@@ -55,7 +55,7 @@ def steering_by_concept(report: pl.DataFrame) -> pl.DataFrame:
     failed = shown["n_failed"].sum()
     st.caption(
         f"{n} concepts on test prompts; mean and 95% interval over prompts"
-        + (f"; grey bar: {control}, on that concept" if control else "")
+        + (f"; grey bar: {plain(control)}, on that concept" if control else "")
         + (f". {failed} prompts failed and count as no uplift." if failed else ".")
     )
     return shown

@@ -15,6 +15,7 @@ import streamlit as st
 
 from components.store.tables import EXPLANATIONS, PROMPTS, STRENGTHS
 from dashboards import measures, questions, runs, selection, tokens
+from dashboards.markdown import code, plain
 from dashboards.runs import Experiment
 
 NAME = "playground"
@@ -75,7 +76,7 @@ def _latents(shown: Experiment, where: Any) -> tuple[dict[str, Any], str | None]
     numbers = [re.match(r"\s*(\d{1,9})(?: ·|\s*$)", label) for label in picked]
     bad = [label for label, found in zip(picked, numbers, strict=True) if found is None]
     if bad:
-        return {}, f"No latent `{_plain(bad[0])}`: wanted the number of a latent, such as 12."
+        return {}, f"No latent {code(bad[0][:40])}: wanted the number of a latent, such as 12."
     latents = list(dict.fromkeys(int(found[1]) for found in numbers if found))
     if not latents:
         return {}, "Choose at least one latent to steer with."
@@ -159,7 +160,7 @@ def _sampling(config: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
     }
     said = seed.text_input("Seed", str(config.get("seed", 0)), key="seed", help="The same seed writes the same text.")
     if not (said.strip().isdecimal() and len(said.strip()) <= 15):
-        return chosen, f"No seed `{_plain(said)}`: wanted a whole number of at most 15 digits."
+        return chosen, f"No seed {code(said[:40])}: wanted a whole number of at most 15 digits."
     return {**chosen, "seed": int(said)}, None
 
 
@@ -182,7 +183,7 @@ def _draw(answer: Mapping[str, Any], about: Mapping[str, Any]) -> None:
     strength.metric(
         "Coefficient",
         measures.number(answer["coefficient"]),
-        help=f"In units of the mean activation norm at {answer['hook_point']}, {measures.number(answer['mean_norm'])}.",
+        help=f"In units of the mean activation norm at {plain(answer['hook_point'])}, {measures.number(answer['mean_norm'])}.",
     )
     columns = [("Plain", answer["plain"]), (f"Steered · {about['direction']}", answer["steered"])]
     st.html(tokens.written(about["prompt"], columns))
@@ -191,7 +192,3 @@ def _draw(answer: Mapping[str, Any], about: Mapping[str, Any]) -> None:
 
 def _spoken(method: str) -> str:
     return method.replace("_", " ")
-
-
-def _plain(text: str) -> str:
-    return "".join(letter for letter in text[:40] if letter.isalnum() or letter in " .-") or " "

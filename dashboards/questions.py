@@ -13,6 +13,7 @@ from typing import Any
 import streamlit as st
 
 from dashboards import live
+from dashboards.markdown import plain, sentence
 
 SECONDS_BETWEEN_LOOKS = 0.7
 PATIENCE = 1.0
@@ -82,11 +83,11 @@ def _follow(name: str, draw: Callable[[Mapping[str, Any], Mapping[str, Any]], No
             st.rerun()  # of the whole page: only that ends the polling
     question = current.question
     if current.refusal or question is None:
-        st.warning(_plain(current.refusal or "The question was not taken."))
+        st.warning(sentence(current.refusal or "The question was not taken."))
     elif question.answer is not None:
         draw(question.answer, current.about)
     elif question.ended:
-        (st.info if question.kind == "cancelled" else st.warning)(_plain(question.problem or "There is no answer."))
+        (st.info if question.kind == "cancelled" else st.warning)(sentence(question.problem or "There is no answer."))
     else:
         said, button = st.columns([5, 1], vertical_alignment="center")
         said.progress(question.share or 0.0, "being cancelled" if current.cancelled else _standing(question))
@@ -103,7 +104,7 @@ def _follow(name: str, draw: Callable[[Mapping[str, Any], Mapping[str, Any]], No
 def _standing(question: live.Question) -> str:
     if question.state == "waiting" and question.position:
         return f"waiting; {question.position} before it"
-    return (question.message or "waiting") + ("" if question.share is None else f" · {question.share:.0%}")
+    return plain(question.message or "waiting") + ("" if question.share is None else f" · {question.share:.0%}")
 
 
 def _cancel(current: Asked) -> None:
@@ -117,8 +118,3 @@ def _cancel(current: Asked) -> None:
 
 def _slot(name: str) -> str:
     return f"question {name}"
-
-
-def _plain(sentence: str) -> str:
-    """For Markdown: only code marks keep their meaning."""
-    return sentence.replace("*", r"\*").replace("_", r"\_").replace("<", "&lt;").replace("$", r"\$")

@@ -68,7 +68,7 @@ class Experiment:
     def title(self) -> str:
         """Which dictionary, when, where in the model, which key."""
         facts = self.artifacts["train"].facts if "train" in self.artifacts else {}
-        made = self.report.manifest["made"]["at"].replace("T", " ")[:16]
+        made = self.report.manifest["made"]["at"].replace("T", " ")[:16] + " UTC"
         parts = (facts.get("name"), made, facts.get("hook_point"), self.key[:6])
         return " · ".join(str(part) for part in parts if part)
 

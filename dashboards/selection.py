@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from dashboards.markdown import code
 from dashboards.runs import Experiment, experiments
 
 
@@ -60,14 +61,10 @@ def experiment() -> Experiment | None:
     asked = chosen("report")
     if asked and asked not in known:
         st.warning(
-            f"No report `{_plain(asked)}` in this store; showing the newest. If it was published, `dvc pull` fetches it."
+            f"No report {code(asked[:40])} in this store; showing the newest. If it was published, `dvc pull` fetches it."
         )
         forget("report")
         asked = None
     key = asked or next(iter(known))
     choose("report", key)
     return known[key]
-
-
-def _plain(text: str) -> str:
-    return "".join(letter for letter in text[:40] if letter.isalnum())

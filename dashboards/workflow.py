@@ -183,8 +183,15 @@ def start(deployment: Deployment, parameters: Mapping[str, Any]) -> str:
 
 
 def cancel(identity: str) -> None:
-    """Asks a flow run to stop; what is complete stays in the store."""
-    _ask(f"flow_runs/{identity}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
+    """Asks a flow run to stop; what is complete stays in the store.
+
+    Raises:
+        ServiceError: Prefect will not (a run that has ended, for one), or does not answer.
+    """
+    answer = _ask(f"flow_runs/{identity}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
+    if (answer.get("state") or {}).get("type") not in ("CANCELLING", "CANCELLED"):  # one that waits is ended at once
+        reason = (answer.get("details") or {}).get("reason") or "it gives no reason"
+        raise ServiceError(f"Prefect does not cancel this run: {reason}")
 
 
 def _flow_runs(wanted: Mapping[str, Any], limit: int) -> list[FlowRun]:

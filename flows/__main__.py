@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 from rich.logging import RichHandler
 from rich.text import Text
 
 from components.errors import ConfigError, LatentflowError, ServiceError
-from flows import environment
+from flows import environment, terminal
+from flows.terminal import aside, console
 
 if TYPE_CHECKING:
     from components.store.artifact import Store
@@ -33,7 +33,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-console = Console()
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[name=value]...", help="for example train.dictionary.k=64")
@@ -116,7 +115,7 @@ def _stage_command(name: str, about: str) -> Callable[..., None]:
             from flows.steps import write_reference
 
             write_reference(ref, artifact)
-        console.print(f"{artifact.stage}/{artifact.key}", highlight=False)
+        console.print(f"{artifact.stage}/{artifact.key}")
 
     command.__doc__ = about
     return command
@@ -224,11 +223,10 @@ def sweep(
 
     comparison = COMPARISON.read(artifact)
     if as_json:
-        sys.stdout.write(comparison.write_json() + "\n")
-        return
+        return _show(comparison, as_json)
     told = frontiers.headline(comparison)
     _show(told.select("label", "d_sae", "L0", *(name for name in frontiers.SHORT if name in told.columns)), as_json)
-    Console(stderr=True).print(f"{artifact.stage}/{artifact.key}", highlight=False)
+    aside.print(f"{artifact.stage}/{artifact.key}")
 
 
 @app.command(rich_help_panel="Runs")
@@ -241,7 +239,7 @@ def pretrain(
     """Trains the embedded world's language model and writes it as a Hugging Face folder."""
     from flows.pretrain import run
 
-    console.print(f"model written to {run(overrides or [], to)}", highlight=False)
+    console.print(f"model written to {run(overrides or [], to)}")
 
 
 @app.command("import", rich_help_panel="Share")
@@ -257,11 +255,11 @@ def import_(
     """Another project's dictionary, checked on these activations; `dictionary=<its key>` then takes it through every stage."""
     artifact = _run("import", overrides, params, plain, format=format, source=source)
     facts = artifact.facts
-    console.print(f"{artifact.stage}/{artifact.key}", highlight=False)
+    console.print(f"{artifact.stage}/{artifact.key}")
     line = (
         f"{facts['name']} at {facts['hook_point']}: fvu {facts['fvu']:.4g}, l0 {facts['l0']:.4g} on {facts['held_out']}"
     )
-    Console(stderr=True).print(f"{line}; next: latentflow experiment dictionary={artifact.key}", highlight=False)
+    aside.print(f"{line}; next: latentflow experiment dictionary={artifact.key}")
 
 
 @app.command(rich_help_panel="Share")
@@ -277,7 +275,7 @@ def export(
     from flows.parameters import resolve
 
     interchange.write(dictionary, to, format, resolve(overrides or [], params))
-    console.print(f"{format}: {to}", highlight=False)
+    console.print(f"{format}: {to}")
 
 
 @app.command(rich_help_panel="Look")
@@ -288,7 +286,7 @@ def params(overrides: Overrides = None, path: Params = None) -> None:
     from flows.parameters import resolve
 
     nested = resolve(overrides or [], path).model_dump(mode="json")
-    sys.stdout.write(yaml.safe_dump(nested, sort_keys=False, allow_unicode=True))
+    sys.stdout.write(yaml.safe_dump(nested, sort_keys=False, allow_unicode=terminal.is_unicode()))
 
 
 @app.command(rich_help_panel="Look")
@@ -332,7 +330,7 @@ def down() -> None:
     """Stops the stack of this folder's state."""
     from flows import stack
 
-    console.print(stack.down(), highlight=False)
+    console.print(stack.down())
 
 
 @app.command(rich_help_panel="Run the stack")
@@ -346,8 +344,8 @@ def status(as_json: AsJson = False) -> None:
     else:
         for row in rows:
             memory = f"{row['memory_mb']:>5.0f} MB" if row["memory_mb"] is not None else " " * 8
-            line = f"{row['name']:<10} {row['address']:<24} {memory}  {row['state']}"
-            console.print(line, highlight=False, soft_wrap=True)
+            line = terminal.visible(f"{row['name']:<10} {row['address']:<24} {memory}  {row['state']}")
+            console.print(line, soft_wrap=True)
     raise typer.Exit(0 if all(row["state"] == "up" for row in rows) else 1)
 
 
@@ -364,7 +362,7 @@ def publish(
     if "=" in key:  # the latest, of a store that was named
         key, given = "", [key, *given]
     for line in pipeline.publish(_store(given, params), key):
-        console.print(line, highlight=False)
+        console.print(line)
 
 
 def _store(overrides: list[str] | None, params: Path | None) -> Store:
@@ -383,21 +381,24 @@ def _store(overrides: list[str] | None, params: Path | None) -> Store:
 
 def _show(frame: Any, as_json: bool) -> None:
     if as_json:
-        sys.stdout.write(frame.write_json() + "\n")
+        sys.stdout.write(json.dumps(json.loads(frame.write_json())) + "\n")  # ASCII: any terminal can take it
         return
     from rich.table import Table
 
     table = Table(header_style="bold")
     for column in frame.columns:
-        table.add_column(column)
+        table.add_column(terminal.visible(column))
     for row in frame.head(1000).iter_rows():
-        table.add_row(
-            *("" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value) for value in row)
-        )
-    out = console if console.is_terminal else Console(width=150)
-    out.print(table)
+        table.add_row(*map(_cell, row))
+    terminal.for_tables().print(table)
     if frame.height > 1000:
-        console.print(f"the first 1000 of {frame.height} rows; --json gives all", highlight=False)
+        console.print(f"the first 1000 of {frame.height} rows; --json gives all")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else terminal.visible(str(value))
 
 
 def _quiet_engine() -> None:
@@ -411,13 +412,22 @@ def _quiet_engine() -> None:
 
 def main() -> None:
     """Runs the command line; an error raised on purpose is one sentence and status 2, never a traceback."""
-    handler = RichHandler(console=Console(stderr=True), show_path=False, show_time=False, markup=False)
+    terminal.speak_any_encoding()
+    handler = RichHandler(console=aside, show_path=False, show_time=False, markup=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # each try of a server that is away; the last one is said
     try:
         app()
     except LatentflowError as error:
         _fail(f"{type(error).__name__}:", str(error))
+    except UnicodeEncodeError as error:
+        if error.encoding != sys.getfilesystemencoding():
+            raise
+        _fail(
+            "Locale:",
+            f"this locale ({error.encoding}) has no letter {error.object[error.start]!r} for the name of a file "
+            f"({error.object[:80]}); set LC_ALL=C.UTF-8, or PYTHONUTF8=1",
+        )
     except OSError as error:
         if error.errno not in DISK:
             raise
@@ -434,8 +444,8 @@ DISK = {
 
 
 def _fail(kind: str, sentence: str) -> NoReturn:
-    told = Text.assemble((f"{kind} ", "red"), sentence)  # an error's text is no markup
-    Console(stderr=True).print(told, soft_wrap=True)
+    told = Text.assemble((f"{kind} ", "red"), terminal.visible(sentence))
+    aside.print(told, soft_wrap=True)
     sys.exit(2)
 
 

@@ -106,7 +106,7 @@ if __name__ == "__main__":
         _prepare()
     else:
         command = [sys.executable, "-m", "flows.deployments", "--describe"]
-        describing = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        describing = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8", errors="replace")
         import prefect.runner  # noqa: F401, both processes import at once
 
         assert describing.stdout is not None

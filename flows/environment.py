@@ -45,7 +45,7 @@ def written(params: Path = Path("params.yaml")) -> dict[str, Any]:
     if not params.exists():
         return {}
     try:
-        nested = yaml.safe_load(params.read_text())
+        nested = yaml.safe_load(params.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ConfigError(f"{params} is not YAML: {error}") from None
     if nested is None:  # `latentflow params > params.yaml` is being written

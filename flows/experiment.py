@@ -7,7 +7,8 @@ from prefect import flow
 from components.experiment import ExperimentConfig
 from flows import plan, windows
 from flows.report import publish
-from flows.steps import Chain, Reference, console
+from flows.steps import Chain, Reference
+from flows.terminal import aside
 
 
 @flow(name="experiment", flow_run_name=windows.name)
@@ -15,7 +16,7 @@ def experiment(config: ExperimentConfig) -> Reference:
     """From text to steering scores, one stage after another; what is already made is found, not made again."""
     with Chain(config) as chain:
         chain.fetched()  # as a task, seen and tried again; the plan would download in silence
-        plan.say(config, console)
+        plan.say(config, aside)
         chain.read()
         chain.capture()
         chain.train()

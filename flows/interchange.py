@@ -9,6 +9,7 @@ nothing is downloaded but the files of the format.
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -21,7 +22,7 @@ from components.dictionary.interchange.importing import CHECKED_ROWS, ImportConf
 from components.dictionary.stream import Stream
 from components.errors import DictionaryError, InputError
 from components.experiment import ExperimentConfig
-from components.model.hook_point import translate
+from components.model.hook_point import KINDS, translate
 from components.model.hub import listing, snapshot
 from components.model.language_model import ModelConfig
 from components.store.artifact import Artifact, Store
@@ -41,17 +42,40 @@ def import_(config: ExperimentConfig, format: str, source: str) -> Reference:
 def bring(chain: Chain, format: str, folder: Path) -> Artifact:
     """The artifact of the dictionary in a folder, its hook point under the canonical name."""
     said = formats[format]().read(folder).hook_point  # what cannot be read is refused before anything is captured
-    named = chain.config.train.hook_point or said
+    point = _place(chain.config.train.hook_point or said, folder, chain.capturing.hook_points)
     config = ImportConfig(
         format=format,
         content=content_of(format, folder),
         folder=str(folder),
-        hook_point=translate(named),
+        hook_point=point,
         split=chain.config.train.split,
         held_out=chain.config.train.held_out,
         seed=chain.config.train.seed,
     )
     return chain.imported(config)
+
+
+def _place(named: str, folder: Path, captured: Sequence[str]) -> str:
+    """The captured hook point at which a dictionary reads, by whatever name; "" where nobody says.
+
+    Raises:
+        DictionaryError: a name that means nothing here, or a place that is not captured; with settings that can be.
+    """
+    point = translate(named)
+    if re.fullmatch(r"blocks\.\d+\..+|.*\bhook_\w+", point):
+        raise DictionaryError(
+            f"the dictionary in {folder} reads {named}, a place of another library that has no name here; find the module "
+            "that it goes into or comes out of (between attention and MLP that is the norm before the MLP, its input), and "
+            "set both capture.hook_points=[module:<path>:<input|output>] and train.hook_point to it"
+        )
+    if point and not re.fullmatch(rf"(?:{'|'.join(KINDS)})\.\d+|module:.+", point):
+        point = f"module:{point}:output"  # SAELens names a place of a Hugging Face model by the module that gives it
+    if point and point not in captured:
+        raise DictionaryError(
+            f"the dictionary in {folder} reads {named}, but these activations are captured at {', '.join(captured)}; set "
+            f"capture.hook_points=[{point}], or train.hook_point to the captured place that is the same"
+        )
+    return point
 
 
 def write(name: str, to: Path, format: str, config: ExperimentConfig) -> None:

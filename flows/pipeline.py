@@ -37,7 +37,7 @@ def write_metrics(path: Path, report: Artifact) -> None:
         else:
             here[parts[-1]] = row["value"]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(nested, indent=1, sort_keys=True) + "\n")
+    path.write_text(json.dumps(nested, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def write_plots(path: Path, report: Artifact) -> None:
@@ -67,7 +67,14 @@ def publish(store: Store, key: str = "") -> Iterator[str]:
         raise ServiceError(f"no report in {store.root} to publish; `latentflow experiment` makes one")
     closure = store.closure([reports[-1]], whole=True)
     folders = [artifact.folder.relative_to(Path.cwd()).as_posix() for artifact in closure.values()]
-    added = subprocess.run([sys.executable, "-m", "dvc", "add", *folders], capture_output=True, text=True, check=False)
+    added = subprocess.run(
+        [sys.executable, "-m", "dvc", "add", *folders],
+        capture_output=True,
+        text=True,
+        check=False,
+        encoding="utf-8",
+        errors="replace",
+    )
     if added.returncode:
         raise ServiceError(f"DVC could not add the artifacts: {added.stderr.strip()[-500:]}")
     size = sum(file["bytes"] for artifact in closure.values() for file in artifact.manifest["files"].values())

@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from components.config import Config
 from components.errors import LatentflowError
@@ -179,7 +180,7 @@ def say(config: ExperimentConfig, to: Console) -> None:
     for step in steps:
         if not step.cached and step.stage in FORETELLERS:
             memory, disk = size(step.forecast.memory_bytes), size(step.forecast.disk_bytes)
-            to.print(f"  to make: {step.label:<18} {memory:>10} of memory  {disk:>10} on disk", highlight=False)
+            to.print(f"  to make: {step.label:<18} {memory:>10} of memory  {disk:>10} on disk")
 
 
 def rows(steps: list[Step]) -> list[dict[str, Any]]:
@@ -228,7 +229,7 @@ def show(steps: list[Step], to: Console) -> None:
         cached = row.get("cached", False)
         if row is total:
             table.add_section()
-        state = "[cyan]cached[/]" if cached else "to make"
+        state = Text("cached", "cyan") if cached else "to make"
         seconds = "" if cached or row["seconds"] is None else f"{row['seconds']:,.1f}"
         memory = "" if cached else size(row["memory_bytes"])
         table.add_row(row["label"], state, seconds, memory, size(row["disk_bytes"]), end_section=row is total)
@@ -236,8 +237,7 @@ def show(steps: list[Step], to: Console) -> None:
     to.print(
         f"Memory is beside the process itself ({size(total['process_bytes'])} with its libraries); of several stages the "
         f"largest. Disk: {size(total['scratch_bytes'])} more while they work.",
-        highlight=False,
     )
     for step in steps:
         if step.timing:
-            to.print(f"{step.label}: {step.timing.measured}; {step.timing.extrapolated}", highlight=False)
+            to.print(f"{step.label}: {step.timing.measured}; {step.timing.extrapolated}")

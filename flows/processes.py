@@ -46,7 +46,7 @@ def write_record(path: Path, facts: Mapping[str, Any]) -> None:
     """Writes a record whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(facts, indent=1))
+    temporary.write_text(json.dumps(facts, indent=1), encoding="utf-8")
     temporary.replace(path)
 
 
@@ -59,7 +59,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
 def read_any(path: Path) -> dict[str, Any] | None:
     """The record, whether or not its process lives."""
     with contextlib.suppress(OSError, ValueError):
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
         return found if isinstance(found, dict) else None
     return None
 

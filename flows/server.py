@@ -174,7 +174,7 @@ def _port() -> int:
 
 
 def _start() -> None:
-    with (folder() / "server.log").open("a") as output:
+    with (folder() / "server.log").open("a", encoding="utf-8") as output:
         server = subprocess.Popen(
             command(),
             stdin=subprocess.DEVNULL,

@@ -87,7 +87,8 @@ def _mlflow_switches() -> dict[str, str]:
         "default_permission = NO_PERMISSIONS\n"
         f"database_uri = sqlite:///{state / 'mlflow-auth.db'}\n"
         f"admin_username = {login[0]}\n"
-        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n",
+        encoding="utf-8",
     )
     return {
         "MLFLOW_AUTH_CONFIG_PATH": str(settings),
@@ -275,6 +276,7 @@ class _Stack:
                 errors="replace",
                 start_new_session=True,
                 env={**os.environ, **child.switches()},
+                encoding="utf-8",
             )
 
         if child.name == "prefect":

@@ -26,7 +26,6 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
 from prefect.states import Completed, State
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 from rich.text import Text
@@ -44,6 +43,7 @@ from components.model.hook_point import translate
 from components.model.language_model import ModelConfig, ModelReference
 from components.store.artifact import Artifact, Progress, Stage, Store, key_of
 from flows import environment, slots, stopping, windows
+from flows.terminal import aside
 
 if TYPE_CHECKING:
     from flows.tracking import Tracker
@@ -107,9 +107,26 @@ class Chain:
         if self.config.dictionary:
             from flows.tracking import resolve_dictionary
 
-            key = resolve_dictionary(self.config.dictionary)
-            return self._made.setdefault("train", self.store.get("train", key))
+            if "train" not in self._made:
+                self._made["train"] = self.store.get("train", resolve_dictionary(self.config.dictionary))
+                self._say_if_of_another_model(self._made["train"])
+            return self._made["train"]
         return self.step("train", self.training, activations=self.capture())
+
+    def _say_if_of_another_model(self, dictionary: Artifact) -> None:
+        """A line where a dictionary reads another model than it was made for: equal widths let it pass everywhere."""
+        given = dictionary.manifest["inputs"].get("activations")
+        activations = given and self.store.find(**given)
+        if not activations or activations.manifest["inputs"]["model"]["key"] == self.model.key:
+            return
+        theirs = activations.facts.get("model_config") or {}
+        log.warning(
+            "the dictionary %s was made on activations of another model than this experiment's: %s there, %s here; its "
+            "scores say how it does on a model that it never saw",
+            dictionary.key,
+            _told(theirs, activations.manifest["inputs"]["model"]["key"]),
+            _told(self.config.model.model_dump(), self.model.key),
+        )
 
     def imported(self, config: ImportConfig) -> Artifact:
         """Another project's dictionary, as an artifact of `train`."""
@@ -228,6 +245,10 @@ def _tracker(config: ExperimentConfig) -> Tracker:
     return Tracker(config)
 
 
+def _told(model: Mapping[str, Any], key: str) -> str:
+    return f"{model.get('path', 'a model')} ({model.get('dtype', 'of unknown dtype')}, key {key[:8]})"
+
+
 def failed_over_a_network(task: Task, run: TaskRun, state: State) -> bool:
     """Whether a task failed because something far away did not answer, at whatever depth of causes."""
     error = state.result(raise_on_failure=False)
@@ -318,8 +339,8 @@ def ensure_many(
             made = store.ensure_many(_stage(stage), given, settings, show, together)
     for name, (artifact, hit) in made.items():
         line = _line(name, artifact, hit)
-        console.print(line, highlight=False)
-        record.info(Text.from_markup(line).plain.strip())
+        aside.print(line)
+        record.info(line.plain.strip())
     return made
 
 
@@ -337,15 +358,14 @@ def _model(experiment: ExperimentConfig, reference: Reference) -> ModelReference
     return found
 
 
-console = Console(stderr=True)
 _drawing = threading.Lock()
 
 
-def _line(label: str, artifact: Artifact, hit: bool) -> str:
+def _line(label: str, artifact: Artifact, hit: bool) -> Text:
     made = artifact.manifest["made"]
     size = sum(file["bytes"] for file in artifact.manifest["files"].values()) / 1e6
-    how = "[cyan]cached[/]" if hit else f"[green]{made['seconds']:.1f} s[/]"
-    return f"  {label:<18} {artifact.key}  {size:8.1f} MB  {how}"
+    how = ("cached", "cyan") if hit else (f"{made['seconds']:.1f} s", "green")
+    return Text.assemble(f"  {label:<18} {artifact.key}  {size:8.1f} MB  ", how)
 
 
 def progress_bar(
@@ -356,16 +376,16 @@ def progress_bar(
     @contextlib.contextmanager
     def reporter() -> Iterator[Callable[[Progress], None]]:
         columns = (
-            TextColumn("  {task.description}"),
+            TextColumn("  {task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}"),
+            TextColumn("{task.fields[unit]}", markup=False),
         )
         alone = _drawing.acquire(blocking=False)  # a terminal shows one bar at a time; tasks side by side log instead
         bar = RichProgress(
             *columns,
             TimeElapsedColumn(),
-            console=console,
+            console=aside,
             transient=True,
             disable=not (alone and sys.stderr.isatty()),
         )
@@ -418,4 +438,4 @@ def write_reference(path: Path, artifact: Artifact) -> None:
 
     parents = {role: given["key"] for role, given in artifact.manifest["inputs"].items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**artifact.reference(), "parents": parents}, indent=1) + "\n")
+    path.write_text(json.dumps({**artifact.reference(), "parents": parents}, indent=1) + "\n", encoding="utf-8")

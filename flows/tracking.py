@@ -202,7 +202,9 @@ class Tracker:
         if artifact.stage == "train" and not record.hit:
             self._curve(record.run, artifact)
         self._datasets(record.run, artifact)
-        self.client.log_text(record.run, (artifact.folder / "manifest.json").read_text(), "manifest.json")
+        self.client.log_text(
+            record.run, (artifact.folder / "manifest.json").read_text(encoding="utf-8"), "manifest.json"
+        )
         if label == artifact.stage:  # the untrained control is a number in the table, not a picture
             self._chart(artifact)
         if label in ("train", "import"):

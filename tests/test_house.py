@@ -78,6 +78,40 @@ def test_nothing_reads_or_writes_pickle() -> None:
     assert {name(path) for path in SOURCES if words.search(path.read_text())} == set()
 
 
+def _as_the_locale_has_it(path: Path) -> list[int]:
+    """Lines that read or write text without naming its encoding."""
+    found = []
+    for call in (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)):
+        named = {keyword.arg: keyword.value for keyword in call.keywords}
+        called = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        modes = [value.value for value in (*call.args, named.get("mode")) if isinstance(value, ast.Constant)]
+        modes = [mode for mode in modes if isinstance(mode, str) and mode and set(mode) <= set("rwabxt+")]
+        text = isinstance(named.get("text"), ast.Constant) and named["text"].value is True
+        opened = called in ("open", "fdopen") and not any("b" in mode for mode in modes)
+        opened = opened and (
+            bool(modes) or isinstance(call.func, ast.Name)
+        )  # a method `open` without a mode is no file's
+        before = {"read_text": 0, "write_text": 1}.get(called)  # arguments before the encoding
+        method = isinstance(call.func, ast.Attribute) and before is not None and len(call.args) <= before
+        if (method or opened or text) and "encoding" not in named:
+            found.append(call.lineno)
+    return found
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["p.read_text()", "p.write_text(t)", "p.read_text(errors='strict')", "open(p)", "p.open('w')", "run(c, text=True)"],
+)
+def test_text_without_an_encoding_is_noticed(tmp_path: Path, code: str) -> None:
+    (tmp_path / "code.py").write_text(f"import os\n{code}\n{code[:-1]}, encoding='utf-8')\n".replace("(,", "("))
+    assert _as_the_locale_has_it(tmp_path / "code.py") == [2]
+
+
+def test_text_is_read_and_written_as_utf_8_whatever_the_locale() -> None:
+    sources = [*SOURCES, *sorted((REPOSITORY / "benchmarks").rglob("*.py"))]
+    assert {name(path): lines for path in sources if (lines := _as_the_locale_has_it(path))} == {}
+
+
 def test_no_host_of_a_package_registry_and_no_path_of_a_machine_is_committed() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=False).stdout
     words = re.compile(r"pypi\.org|pythonhosted|registry\.npmjs|/work/|/opt/pypi|file:///" + r"home")
@@ -89,6 +123,21 @@ def test_no_host_of_a_package_registry_and_no_path_of_a_machine_is_committed() -
             and path.exists()
         ):
             assert not words.search(path.read_text(errors="ignore")), file
+
+
+def test_the_page_of_peers_has_no_digit_that_another_machine_would_change() -> None:
+    from benchmarks import oracle
+
+    generated = oracle.DOC.read_text(encoding="utf-8").partition(oracle.BEGIN)[2].partition(oracle.END)[0]
+    told = re.findall(r"\| ([^|]+) \|$", generated, re.MULTILINE)
+    assert len(told) > 100
+    bounds = {f"{bound:.0e}" for bound in oracle.BOUNDS}
+    assert set(told) == {"largest deviation below", *bounds, "not compared"}
+    rows = [
+        oracle.Row("peer", "theirs / ours", "codes", each, "as they are") for each in (0.0, 2.9e-8, 3.1e-8, 7e-5, None)
+    ]
+    assert [row.bounded for row in rows] == ["1e-10", "1e-06", "1e-06", "1e-03", "not compared"]
+    assert oracle.Row("peer", "theirs / ours", "codes", 0.2, "as they are").bounded == "2.0e-01"  # too large for any
 
 
 def test_every_dependency_is_pinned_inside_its_range() -> None:

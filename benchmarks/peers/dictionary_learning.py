@@ -100,7 +100,7 @@ def trip(folder, back, x, settings):
     codes = autoencoder.encode(x)
     back.mkdir(parents=True, exist_ok=True)
     torch.save(autoencoder.state_dict(), back / "ae.pt")
-    (back / "config.json").write_text((folder / "config.json").read_text())
+    (back / "config.json").write_text((folder / "config.json").read_text(encoding="utf-8"), encoding="utf-8")
     subprocess.run([sys.executable, "-c", settings["convert"]], cwd=back, check=True)
     return {"codes": codes, "reconstruction": autoencoder.decode(codes)}, {}
 

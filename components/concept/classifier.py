@@ -101,7 +101,7 @@ class ConceptClassifier:
         described = {"words": list(self.words), "concepts": self.concepts, "unfit": self.unfit}
         arrays = {name: getattr(self, name) for name in ("weight", "bias", "idf", "slope", "offset")}
         writing = folder / ".classifier.writing"
-        writing.write_text(json.dumps(described))
+        writing.write_text(json.dumps(described), encoding="utf-8")
         writing.rename(folder / "classifier.json")
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, writing)
         writing.rename(folder / "classifier.safetensors")
@@ -109,7 +109,7 @@ class ConceptClassifier:
     @classmethod
     def load(cls, folder: Path) -> ConceptClassifier:
         """What `save` wrote."""
-        described = json.loads((folder / "classifier.json").read_text())
+        described = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
         arrays = load_file(folder / "classifier.safetensors")
         return cls(described["words"], arrays, described["concepts"], described["unfit"])
 

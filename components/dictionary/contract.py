@@ -403,7 +403,9 @@ class Dictionary(nn.Module, ABC):
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         save_file(tensors, folder / f".{WEIGHTS}.writing")
         (folder / f".{WEIGHTS}.writing").rename(folder / WEIGHTS)
-        (folder / f".{DESCRIPTION}.writing").write_text(json.dumps(description, indent=1, allow_nan=False))
+        (folder / f".{DESCRIPTION}.writing").write_text(
+            json.dumps(description, indent=1, allow_nan=False), encoding="utf-8"
+        )
         (folder / f".{DESCRIPTION}.writing").rename(folder / DESCRIPTION)
 
     @staticmethod
@@ -418,7 +420,7 @@ class Dictionary(nn.Module, ABC):
         _refuse_pickle(folder)
         path = source.path if isinstance(source, Artifact) else folder.joinpath
         try:
-            description = json.loads(path(DESCRIPTION).read_text())
+            description = json.loads(path(DESCRIPTION).read_text(encoding="utf-8"))
             tensors = load_file(path(WEIGHTS), device=str(device))
         except (FileNotFoundError, ValueError, SafetensorError) as error:
             raise DictionaryError(

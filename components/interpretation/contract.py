@@ -244,6 +244,8 @@ class _Entry(ABC):
     kind: ClassVar[str]
     version: ClassVar[int] = 1
     config: ClassVar[type[Config]]
+    free: ClassVar[bool] = False
+    """Whether running it costs nothing but time on this machine: no endpoint, no model. `latentflow plan` runs no other."""
 
     def __init__(self, config: Config, inputs: Inputs, execution: Execution) -> None:
         """`config` is of the entry's own class; `inputs` are those of the stage, by role."""

@@ -1,4 +1,8 @@
-"""What interpreting will cost: the stage itself on made-up text, for a few latents and for a few more."""
+"""What interpreting will cost: the stage itself on made-up text, for a few latents and for a few more.
+
+Only entries that declare themselves free are run: a forecast asks no endpoint and loads no model. What the others take is
+not told, and the forecast says whose that is.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from components.device import Execution
 from components.dictionary.encode import ENCODE, EncodeConfig
 from components.dictionary.forecast import stand_in_activations, stand_in_dictionary
 from components.interpretation.contexts import SPLITS
+from components.interpretation.contract import explainers, predictors, scorers
 from components.interpretation.controls import CONTROLS
 from components.interpretation.interpret import InterpretConfig, make
 from components.store import tables
@@ -41,7 +46,8 @@ def formula(config: InterpretConfig, inputs: Mapping[str, Any], settings: Execut
 
 
 def probe(config: InterpretConfig, inputs: Mapping[str, Any], settings: Execution, seconds: float) -> Timing:
-    """A small dictionary as dense as the real one, on random words."""
+    """A small dictionary as dense as the real one, on random words, by the entries that are free to run."""
+    run, costly = _free(config)
     codes = inputs["codes"].facts
     rows = {split: min(codes["rows"].get(split, 0), config.contexts.rows) for split in SPLITS}
     n = max(1000, min(ROWS, *rows.values()))
@@ -63,7 +69,7 @@ def probe(config: InterpretConfig, inputs: Mapping[str, Any], settings: Executio
         for latents in (FEW, MORE):
             to = Path(folder) / f"made-{latents}"
             to.mkdir()
-            work = make(to, config.model_copy(update={"latents": latents}), given, settings)
+            work = make(to, run.model_copy(update={"latents": latents}), given, settings)
             taken[latents] = [elapsed for elapsed, _ in watch(work, seconds / 2)][-1]
     each = max(0.0, (taken[MORE] - taken[FEW]) / (MORE - FEW))
     once = max(0.0, taken[FEW] - FEW * each)
@@ -71,13 +77,32 @@ def probe(config: InterpretConfig, inputs: Mapping[str, Any], settings: Executio
     return Timing(
         once * max(1.0, sum(rows.values()) / (n * len(rows))) + each * config.latents,
         f"interpreted {FEW} and {MORE} made-up latents{beside}: {each * 1e3:.0f} ms each",
-        f"in proportion to {config.latents:,} latents, the rest to {sum(rows.values()):,} rows",
+        f"in proportion to {config.latents:,} latents, the rest to {sum(rows.values()):,} rows"
+        + (f"; without {', '.join(costly)}, which a plan does not run: not declared free" if costly else ""),
     )
 
 
 def _read(inputs: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Facts of the codes of every dictionary that is interpreted: the dictionary's own, then the controls'."""
     return [inputs[role].facts for role in ("codes", *CONTROLS) if inputs.get(role) is not None]
+
+
+def _free(config: InterpretConfig) -> tuple[InterpretConfig, list[str]]:
+    """The section with the free entries alone, or the usual ones where none is, and the names of all others."""
+    usual, lists, costly = InterpretConfig(), {}, []
+    for role, registry in (("explainers", explainers), ("scorers", scorers), ("predictors", predictors)):
+        listed = getattr(config, role)
+        lists[role] = [name for name in listed if _is_free(registry[name])] or getattr(usual, role)
+        costly += [f"{registry.noun} {name}" for name in listed if not _is_free(registry[name])]
+    gives = {unit for name in lists["predictors"] for unit in predictors[name].gives}
+    if any(scorers[name].needs not in gives for name in lists["scorers"]):  # who read for them is not free
+        lists["predictors"] = list(dict.fromkeys([*lists["predictors"], *usual.predictors]))
+    return config.model_copy(update=lists), costly
+
+
+def _is_free(entry: type) -> bool:
+    # its own word, never an inherited one: who builds upon a free entry may ask an endpoint on top
+    return vars(entry).get("free", False)
 
 
 INTERPRET_FORETELLER = Foreteller(formula, probe)

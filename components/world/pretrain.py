@@ -237,7 +237,7 @@ def make(folder: Path, config: PretrainConfig, inputs: Any, settings: Execution)
         "held_out_tokens": n_held_out,
     }
     provenance = {"config": config.model_dump(mode="json"), "world_version": world.version, **facts, "curve": curve}
-    (folder / "provenance.json").write_text(json.dumps(provenance, indent=1) + "\n")
+    (folder / "provenance.json").write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
     return facts
 
 

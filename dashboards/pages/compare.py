@@ -10,6 +10,7 @@ from components.store.artifact import Artifact
 from components.store.tables import COMPARISON, REPORT
 from dashboards import charts, runs, selection, views
 from dashboards.app import show
+from dashboards.markdown import plain
 from dashboards.runs import Experiment
 
 AT_FIRST, AT_MOST = 6, 12
@@ -30,7 +31,7 @@ def page(shown: Experiment) -> None:
     reports = {each.label: runs.table(REPORT, each.report) for each in picked}
     without = [label for label, report in reports.items() if report.is_empty()]
     if without:
-        st.warning(f"Without any score, so left out: {', '.join(without)}.")
+        st.warning(f"Without any score, so left out: {plain(', '.join(without))}.")
     scores = views.compared({label: report for label, report in reports.items() if not report.is_empty()})
     if scores.is_empty():
         st.info("None of these runs has a score. `latentflow experiment` measures everything.")
@@ -90,7 +91,7 @@ def sweeps() -> None:
 
 
 def _titled(sweep: Artifact) -> str:
-    made = sweep.manifest["made"]["at"].replace("T", " ")[:16]
+    made = sweep.manifest["made"]["at"].replace("T", " ")[:16] + " UTC"
     facts = sweep.facts
     return f"{facts['n_dictionaries']} dictionaries: {', '.join(facts['labels'])} · {made} · {sweep.key[:6]}"
 

@@ -10,6 +10,7 @@ import streamlit as st
 from components.store.tables import CONTROL_SCORES, EXPLANATION_SCORES, EXPLANATIONS, REPORT
 from dashboards import charts, runs, selection, views
 from dashboards.app import show
+from dashboards.markdown import plain
 from dashboards.runs import Experiment
 
 ROWS = 500
@@ -28,7 +29,7 @@ def page(shown: Experiment) -> None:
     if not scorers:
         st.info("No explanation was scored in this experiment.")
         return
-    scorer = st.segmented_control("Scorer", scorers, default=scorers[0]) or scorers[0]
+    scorer = st.segmented_control("Scorer", scorers, default=scorers[0], format_func=plain) or scorers[0]
     for label, said_of_it, apart in views.differences_from_controls(runs.table(REPORT, shown.report)):
         verdict = {True: ", apart from the control", False: ", not told from the control", None: ""}[apart]
         st.text(f"{label}: {said_of_it}{verdict}")

@@ -20,6 +20,7 @@ from components.store.tables import (
 )
 from dashboards import charts, listing, measures, own_text, runs, selection, tokens, views
 from dashboards.app import let_draw, show
+from dashboards.markdown import code, plain
 from dashboards.runs import Experiment
 
 ROWS = 100
@@ -114,11 +115,11 @@ def _list(shown: Experiment) -> pl.DataFrame:
         selection_mode="single-row",
         column_config=COLUMNS,
     )
-    scored = f", score: {known.scorer} of {known.explainer}" if known.scorer else ""
+    scored = f", score: {plain(known.scorer)} of {plain(known.explainer)}" if known.scorer else ""
     st.caption(
         f"{found.height:,} of {known.frame.height:,} latents, rows {(number - 1) * ROWS + 1:,} to "
         f"{(number - 1) * ROWS + rows.height:,}; {known.explained:,} of all have an explanation{scored}; statistics of "
-        f"{known.split}. Click the box at the left of a row to open that latent."
+        f"{plain(known.split)}. Click the box at the left of a row to open that latent."
     )
     return rows
 
@@ -135,9 +136,7 @@ def _latent(shown: Experiment, asked: str) -> None:
     number = int(asked) if asked.isdecimal() and len(asked) < 10 else -1
     mine = runs.rows(LATENTS, encode, latent=number, split=listing.split_of(encode))
     if mine.is_empty():
-        st.warning(
-            f"No latent `{''.join(c for c in asked[:20] if c.isalnum())}` in this dictionary; it has 0 to {top}."
-        )
+        st.warning(f"No latent {code(asked[:20])} in this dictionary; it has 0 to {top}.")
         return
     row = mine.row(0, named=True)
     interpret, evaluate = shown.artifacts.get("interpret"), shown.artifacts.get("evaluate")
@@ -177,7 +176,7 @@ def _head(row: dict, interpret: Artifact | None, top: int) -> None:
         (
             "Active on, tokens",
             every,
-            f"density {measures.number(row['density'])}; {row['n_active']:,} tokens of {row['split']}",
+            f"density {measures.number(row['density'])}; {row['n_active']:,} tokens of {plain(row['split'])}",
         ),
         ("Largest activation", measures.number(row["maximum"]), "in units of the activations at the hook point"),
         ("Mean where active", measures.number(row["mean_active"]), "in units of the activations at the hook point"),
@@ -202,7 +201,7 @@ def _contexts(row: dict, interpret: Artifact | None) -> None:
     most = st.segmented_control("Windows of each interval", [3, 5, 10, "all"], default=3, key="windows") or 3
     st.html(tokens.legend(largest))
     for title, windows in views.intervals(contexts):
-        st.markdown(f"**{title}**")
+        st.markdown(f"**{plain(title)}**")
         st.html(tokens.windows(windows if most == "all" else windows.head(int(most)), largest))
 
 
@@ -247,7 +246,8 @@ def _meaning(shown: Experiment, row: dict, interpret: Artifact | None) -> None:
         "square, the floor: another latent's explanation (shuffled). Green diamond, the ceiling: a probe."
         + (" Orange triangle: the mean over latents of a dictionary that learnt nothing." if controls.height else "")
         + "".join(
-            f" {r['row']}: {r['n_failed']} of {r['n']} failed ({r['reason']})." for r in failed.iter_rows(named=True)
+            f" {plain(r['row'])}: {r['n_failed']} of {r['n']} failed ({plain(r['reason'])})."
+            for r in failed.iter_rows(named=True)
         )
     )
     _strata(row, interpret)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
 import streamlit as st
 
 from components.store.tables import REPORT
 from dashboards import measures, runs, selection, views
 from dashboards.app import show
+from dashboards.markdown import code, plain
 from dashboards.runs import UNTRAINED, Experiment
 
 
@@ -20,9 +19,8 @@ def page(shown: Experiment) -> None:
     asked = selection.chosen("artifact") or f"report/{shown.key}"
     stage, _, key = asked.partition("/")
     if (stage, key) not in known:
-        name = "".join(letter for letter in asked[:60] if letter.isalnum() or letter in "/_-")
         st.warning(
-            f"No artifact `{name}` behind this report; showing the report. If it was published, `dvc pull` fetches it; "
+            f"No artifact {code(asked[:60])} behind this report; showing the report. If it was published, `dvc pull` fetches it; "
             "`latentflow experiment` makes it again."
         )
         selection.forget("artifact")
@@ -78,8 +76,8 @@ def _from_a_number(shown: Experiment) -> None:
     if picked is not None:
         row = rows[picked]
         st.markdown(
-            f"**{title(picked)}**, 95% interval {row['95% interval']}, n = {row['n']} · `{row['name']}` measured by "
-            f"`{row['artifact']}` on {row['split']}"
+            f"**{plain(title(picked))}**, 95% interval {row['95% interval']}, n = {row['n']} · {code(row['name'])} measured by "
+            f"{code(row['artifact'])} on {plain(row['split'])}"
         )
 
 
@@ -103,7 +101,7 @@ def _untrained(shown: Experiment) -> set[str]:
 def _artifact(shown: Experiment, known: dict, stage: str, key: str) -> None:
     artifact = known[stage, key]
     manifest, made = artifact.manifest, artifact.manifest["made"]
-    st.header(f"{stage} {key[:8]}", anchor="artifact")
+    st.header(plain(f"{stage} {key[:8]}"), anchor="artifact")
     size = sum(file["bytes"] for file in manifest["files"].values())
     memory = made.get("peak_memory_bytes")
     figures = (
@@ -113,17 +111,18 @@ def _artifact(shown: Experiment, known: dict, stage: str, key: str) -> None:
         ("Commit", (made.get("git_commit") or measures.NOTHING)[:8], "of the code; + where the tree differed from it"),
     )
     for column, (label, value, about) in zip(st.columns(len(figures)), figures, strict=True):
-        column.metric(label, value, help=about)
+        column.metric(label, plain(value), help=about)
     versions = ", ".join(f"{name} {number}" for name, number in (made.get("versions") or {}).items())
     entries = ", ".join(f"{name} {number}" for name, number in (manifest.get("entries") or {}).items())
     st.markdown(
-        f"made {made['at'].replace('T', ' ').rstrip('Z')} UTC · key `{key}` · version {manifest['version']} of the stage"
-        + (f" · entries {_code(entries)}" if entries else "")
-        + (f" · {versions}" if versions else "")
-        + f"  \nin `{artifact.folder}`"
+        f"made {made['at'].replace('T', ' ').rstrip('Z')} UTC · key {code(key)} · version {manifest['version']} of the stage"
+        + (f" · entries {code(entries)}" if entries else "")
+        + (f" · {plain(versions)}" if versions else "")
+        + f"  \nin {code(artifact.folder)}"
     )
     inputs = [
-        f"{role}: {_link(shown, given['stage'], given['key'], known)}" for role, given in manifest["inputs"].items()
+        f"{plain(role)}: {_link(shown, given['stage'], given['key'], known)}"
+        for role, given in manifest["inputs"].items()
     ]
     users = [
         _link(shown, other.stage, other.key, known)
@@ -155,12 +154,8 @@ def _artifact(shown: Experiment, known: dict, stage: str, key: str) -> None:
 
 def _link(shown: Experiment, stage: str, key: str, known: dict) -> str:
     if (stage, key) not in known:
-        return f"{stage} `{key[:8]}`" + ("" if stage == "model" else " (not in this store)")
-    return f"[{stage} {key[:8]}](lineage?report={shown.key}&artifact={stage}/{key})"
-
-
-def _code(text: str) -> str:
-    return f"`{re.sub('`', '', text)}`"
+        return f"{plain(stage)} {code(key[:8])}" + ("" if stage == "model" else " (not in this store)")
+    return f"[{plain(stage)} {key[:8]}](lineage?report={shown.key}&artifact={stage}/{key})"
 
 
 show(page)

@@ -6,10 +6,11 @@ import polars as pl
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from components.store.scores import absent, plain
+from components.store.scores import absent
 from components.store.tables import DIFFERENCES, REPORT
 from dashboards import charts, measures, panels, runs, views
 from dashboards.app import show
+from dashboards.markdown import code, plain
 from dashboards.runs import Experiment
 
 
@@ -39,9 +40,9 @@ def page(shown: Experiment) -> None:
 def _title(shown: Experiment) -> DeltaGenerator:
     train = shown.artifacts.get("train")
     facts = train.facts if train else {}
-    st.title(facts.get("name", "Experiment"))
+    st.title(plain(facts.get("name", "Experiment")))
     said = [
-        f"at `{facts['hook_point']}`" if "hook_point" in facts else "",
+        f"at {code(facts['hook_point'])}" if "hook_point" in facts else "",
         f"{facts['d_sae']:,} latents of {facts['d_in']} dimensions" if "d_sae" in facts and "d_in" in facts else "",
         f"trained on {facts['tokens'] / 1e6:.2g} million tokens" if facts.get("tokens") else "",
         f"report `{shown.key}` of {shown.report.manifest['made']['at'].replace('T', ' ').rstrip('Z')} UTC",
@@ -50,7 +51,7 @@ def _title(shown: Experiment) -> DeltaGenerator:
     links = st.empty()
     if shown.missing:
         st.warning(
-            f"Not in this store, though this experiment rests on it: {', '.join(shown.missing)}. `dvc pull` fetches what "
+            f"Not in this store, though this experiment rests on it: {plain(', '.join(shown.missing))}. `dvc pull` fetches what "
             "was published; `latentflow experiment` makes it again."
         )
     return links
@@ -68,7 +69,8 @@ def _headlines(report: pl.DataFrame) -> None:
         for column, row in zip(st.columns(4), cards[start : start + 4], strict=False):
             value, interval = measures.estimate(row["value"], row["low"], row["high"])
             with column.container(border=True, height="stretch"):
-                st.metric(row["measure"].label, value, help=f"{row['measure'].label}. {row['measure'].about}")
+                label = plain(row["measure"].label)
+                st.metric(label, value, help=f"{label}. {row['measure'].about}")
                 st.caption(_beside(row, interval))
 
 
@@ -89,7 +91,7 @@ def _beside(row: dict, interval: str) -> str:
         parts.append(f"n = {row['n']:,} {row['unit_of_replication'] or 'replicate'}s{kind}{failed}")
     if row["value"] is None:
         parts.append(row["reason"] or "not measured")
-    return "  \n".join(parts)
+    return "  \n".join(plain(part) for part in parts)
 
 
 def _told(shown: Experiment, report: pl.DataFrame) -> None:

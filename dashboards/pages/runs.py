@@ -12,6 +12,7 @@ import yaml
 from components.errors import LatentflowError, ServiceError
 from dashboards import parameters, runs, selection, views, workflow
 from dashboards.app import show_alone
+from dashboards.markdown import code, plain, sentence
 from dashboards.parameters import Field
 
 MAIN = (
@@ -52,7 +53,7 @@ def page() -> None:
         deployments = workflow.deployments()
         recent = workflow.recent()
     except ServiceError as error:
-        st.info(f"{error}. The command line needs no server: `latentflow experiment`.")
+        st.info(f"{sentence(error)}. The command line needs no server: `latentflow experiment`.")
         return
     if followed := selection.chosen("run"):
         _follow(followed)
@@ -74,24 +75,27 @@ def _follow(identity: str) -> None:
             moving = None if run.finished else workflow.progress(identity)
             report = workflow.report_of(identity) if run.state == "COMPLETED" else None
         except ServiceError as error:
-            st.warning(_plain(str(error)))
+            st.warning(sentence(error))
             st.button("Follow no run", on_click=selection.forget, args=("run",))
             return
         head, stop = st.columns([5, 1], vertical_alignment="center")
         head.markdown(
-            f"**{MARKS.get(run.state, '·')} {_plain(run.name)}** · {run.flow} · {run.state_name} · started "
+            f"**{MARKS.get(run.state, '·')} {plain(run.name)}** · {plain(run.flow)} · {plain(run.state_name)} · started "
             f"{workflow.ago(run.started)} · {views.readable_seconds(run.seconds)} · [open in Prefect]({run.address})"
         )
         if run.finished:
             stop.button("Close", on_click=selection.forget, args=("run",), width="stretch")
         elif stop.button("Cancel", width="stretch", help="What is complete stays in the store; a run continues there."):
-            workflow.cancel(identity)
+            try:
+                workflow.cancel(identity)
+            except ServiceError as error:
+                st.warning(sentence(error))
         if moving and not run.finished:
-            st.progress(min(1.0, moving[0] / 100), text=_plain(moving[1]))
+            st.progress(min(1.0, moving[0] / 100), text=plain(moving[1]))
         if stages:
             st.markdown(
                 " → ".join(
-                    f"{_plain(stage.name)}: {stage.state_name.lower()}"
+                    f"{plain(stage.name)}: {plain(stage.state_name.lower())}"
                     + (f", {views.readable_seconds(stage.seconds)}" if stage.seconds >= 0.1 else "")
                     for stage in stages
                 )
@@ -99,7 +103,7 @@ def _follow(identity: str) -> None:
         elif run.state == "SCHEDULED":
             st.caption("Waiting for the process that serves it; it takes one run at a time.")
         if run.state in ("FAILED", "CRASHED") and run.message:
-            st.error(_plain(run.message))
+            st.error(sentence(run.message))
         if run.state == "COMPLETED":
             st.markdown(f"[Read what came out](./?report={report})" if report else "It made no report.")
 
@@ -140,7 +144,7 @@ def _form(deployments: list[workflow.Deployment]) -> None:
     try:
         lines = parameters.parsed(more, known)
     except LatentflowError as error:
-        st.error(_plain(str(error)))
+        st.error(sentence(error))
         lines = None
     given = answers | (lines or {})
     served = deployment.parameters.get("config") or {}
@@ -158,7 +162,7 @@ def _form(deployments: list[workflow.Deployment]) -> None:
         try:
             identity = workflow.start(deployment, {**deployment.parameters, "config": config})
         except ServiceError as error:
-            st.error(_plain(str(error)))
+            st.error(sentence(error))
             return
         selection.choose("run", identity)
         st.rerun()
@@ -168,7 +172,7 @@ def _ask(field: Field, values: dict[str, Any], flow: str) -> dict[str, Any]:
     """One widget; {name: value} of what it holds, or {} while what is written cannot be read."""
     value = parameters.value_of(values, field.name, field.default)
     key = f"{flow} {field.name}"
-    common: dict[str, Any] = {"label": f"`{field.name}`", "help": field.about or None, "key": key}
+    common: dict[str, Any] = {"label": code(field.name), "help": sentence(field.about) or None, "key": key}
     if field.form in ("choice", "kind"):
         choices = list(field.choices)
         return {
@@ -216,7 +220,7 @@ def _recent(recent: list[workflow.FlowRun]) -> None:
     for run in recent:
         name, follow = st.columns([3, 1.1], vertical_alignment="center")
         name.markdown(
-            f"{MARKS.get(run.state, '·')} **{_plain(run.name)}** · {run.flow} · {run.state_name}  \n"
+            f"{MARKS.get(run.state, '·')} **{plain(run.name)}** · {plain(run.flow)} · {plain(run.state_name)}  \n"
             f"<small>{workflow.ago(run.started)} · {views.readable_seconds(run.seconds)}</small>",
             unsafe_allow_html=True,
         )
@@ -224,11 +228,6 @@ def _recent(recent: list[workflow.FlowRun]) -> None:
             "Follow", key=f"follow {run.id}", on_click=selection.choose, args=("run", run.id), width="stretch"
         )
     st.caption(f"Every run and its logs: [Prefect]({workflow.url()}/runs). Numbers: [MLflow]({runs.mlflow_url()}).")
-
-
-def _plain(text: str) -> str:
-    """Text of unknown origin inside markdown: no emphasis, links, mathematics or HTML of its own."""
-    return re.sub(r"([*_`\[\]<>$~])", r"\\\1", text)
 
 
 show_alone(page)

@@ -10,6 +10,7 @@ from components.store.scores import KINDS
 from components.store.tables import GENERATIONS, REPORT, STRENGTHS
 from dashboards import charts, measures, panels, playground, runs, selection, tokens, views
 from dashboards.app import show
+from dashboards.markdown import plain
 from dashboards.runs import Experiment
 
 PAIRS = 20
@@ -88,7 +89,8 @@ def _texts(steer: Artifact, frame: pl.DataFrame) -> None:
         latent = f" · latent {row['latent']}" if row["latent"] is not None else ""
         st.caption(
             f"strength {measures.number(row['coefficient'])} of the mean activation norm · KL "
-            f"{measures.number(row['kl'])} nats a token{latent}" + (f" · {row['reason']}" if row["reason"] else "")
+            f"{measures.number(row['kl'])} nats a token{latent}"
+            + (f" · {plain(row['reason'])}" if row["reason"] else "")
         )
     pairs = views.side_by_side(of, method, budget)
     st.html(tokens.pairs(pairs.head(PAIRS)))

@@ -9,6 +9,7 @@ from components.store.artifact import Artifact
 from components.store.tables import CURVE, LATENTS
 from dashboards import charts, listing, measures, runs, views
 from dashboards.app import show
+from dashboards.markdown import plain
 from dashboards.runs import Experiment
 
 
@@ -46,7 +47,11 @@ def _figures(train: Artifact) -> None:
             views.readable_bytes(made["peak_memory_bytes"]) if made.get("peak_memory_bytes") else measures.NOTHING,
             "resident, of the whole process",
         ),
-        ("FVU, held out", measures.number(facts.get("fvu")), f"share, on {facts.get('held_out', 'held-out text')}"),
+        (
+            "FVU, held out",
+            measures.number(facts.get("fvu")),
+            f"share, on {plain(facts.get('held_out', 'held-out text'))}",
+        ),
         ("Dead, held out", measures.number(facts.get("dead_share")), "share of latents"),
     )
     for column, (label, value, about) in zip(st.columns(len(figures)), figures, strict=True):
@@ -90,7 +95,9 @@ def _densities(shown: Experiment, encode: Artifact) -> None:
         st.caption("Every latent is dead on this split.")
         return
     st.altair_chart(charts.densities(frame), width="stretch")
-    st.caption(f"Latents by the share of tokens of {split} on which they are active, five bins to a factor of ten.")
+    st.caption(
+        f"Latents by the share of tokens of {plain(split)} on which they are active, five bins to a factor of ten."
+    )
 
 
 def _density(encode: Artifact, split: str, name: str) -> pl.DataFrame:

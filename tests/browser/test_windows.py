@@ -111,6 +111,11 @@ def test_every_page_is_drawn(seen: Windows, name: str) -> None:
     assert seen.page.locator("[data-testid=stAlertContentError]").count() == 0
 
 
+def test_the_overview_answers_at_its_own_name(seen: Windows) -> None:
+    seen.go(f"{seen.addresses['streamlit']}/overview", "text=Every score")
+    assert seen.page.get_by_text("Page not found").count() == 0
+
+
 def test_a_latent_is_opened_from_the_list(seen: Windows) -> None:
     seen.turn_to("latents")
     first = seen.page.locator("h2:has-text('Latent ')").inner_text()

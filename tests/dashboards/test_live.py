@@ -251,7 +251,7 @@ def test_a_slow_answer_blocks_nothing_and_can_be_cancelled(
     [
         ("seed", "many", "No seed `many`: wanted a whole number"),
         ("seed", "-1", "No seed `-1`"),
-        ("latents", ["<b>cat</b>"], "No latent `bcatb`"),
+        ("latents", ["<b>cat</b>"], "No latent `<b>cat</b>`"),
         ("latents", ["48"], "No latent 48 in dictionary"),
         ("latents", [], "Choose at least one latent"),
         ("prompt", "cat " * 300, "do not fit the model's 128 positions"),

@@ -18,6 +18,7 @@ from components.store.artifact import Store, digest
 from components.store.tables import COMPARISON
 from dashboards import listing, runs
 from dashboards.__main__ import read_ahead
+from dashboards.markdown import code
 from tests.dashboards.conftest import make
 
 APP = Path(__file__).resolve().parents[2] / "dashboards" / "app.py"
@@ -93,9 +94,21 @@ def test_the_newest_experiment_is_shown_first_a_link_or_a_choice_opens_another(
     assert app.query_params["report"] == own_experiment.report.key
 
 
+def test_every_page_answers_at_its_name_and_the_overview_at_the_start_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(
+        st, "navigation", lambda sections: seen.extend(page for pages in sections.values() for page in pages)
+    )
+    monkeypatch.setattr(st, "set_page_config", lambda **_: None)
+    AppTest.from_file(str(APP.parent / "pages" / "overview.py"), default_timeout=60).run()
+    assert sorted(page.url_path for page in seen) == sorted(["", "runs", *PAGES])
+    visible = [page.url_path for page in seen if page.visibility == "visible"]
+    assert sorted(visible) == sorted(["", "runs", *(name for name in PAGES if name != "overview")])
+
+
 def test_an_unknown_report_is_a_sentence_and_the_newest_is_shown(open_page: Open, experiment: Any) -> None:
     app = open_page("overview", experiment, report="<b>no such")
-    assert "No report `bnosuch`" in app.warning[0].value
+    assert "No report `<b>no such`" in app.warning[0].value
     assert experiment.report.key in words(app)
 
 
@@ -124,12 +137,11 @@ def test_a_dead_latent_is_told_as_such(open_page: Open, experiment: Any) -> None
     assert "it is never active" in said
 
 
-@pytest.mark.parametrize("latent", ["64", "-1", "<b>x</b>", "1" * 300])
+@pytest.mark.parametrize("latent", ["64", "-1", "<b>x</b>", "1" * 300, "+1", "`a`", "1.5", "²"])
 def test_an_unknown_latent_in_a_link_is_a_sentence(open_page: Open, experiment: Any, latent: str) -> None:
     app = open_page("latents", experiment, latent=latent)
     assert not app.exception
-    assert "it has 0 to 63" in app.warning[0].value
-    assert "<" not in app.warning[0].value
+    assert f"No latent {code(latent[:20])} in this dictionary; it has 0 to 63." in app.warning[0].value
 
 
 def test_the_buttons_step_through_the_latents_and_the_address_follows(open_page: Open, experiment: Any) -> None:
@@ -283,7 +295,7 @@ def test_a_number_leads_to_the_artifact_that_measured_it_and_its_files(open_page
 def test_an_unknown_artifact_in_a_link_is_a_sentence(open_page: Open, experiment: Any) -> None:
     app = open_page("lineage", experiment, artifact="train/<b>no")
     assert not app.exception
-    assert "No artifact `train/bno` behind this report" in app.warning[0].value
+    assert "No artifact `train/<b>no` behind this report" in app.warning[0].value
     assert app.header[0].value == f"report {experiment.report.key[:8]}"
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from components.config import override
@@ -99,9 +102,67 @@ def test_a_hook_point_that_was_not_captured_says_what_to_set(
     changed = json.loads((tmp_path / "elsewhere" / "cfg.json").read_text())
     changed["metadata"]["hook_name"] = "blocks.0.hook_mlp_out"
     (tmp_path / "elsewhere" / "cfg.json").write_text(json.dumps(changed))
-    said = r"reads mlp_out.0, but these activations were captured at .*; set capture.hook_points=\[mlp_out.0\]"
+    said = (
+        r"reads blocks.0.hook_mlp_out, but these activations are captured at .*; set capture.hook_points=\[mlp_out.0\]"
+    )
     with Chain(config, plain=True) as chain, pytest.raises(DictionaryError, match=said):
         interchange.bring(chain, "saelens", tmp_path / "elsewhere")
+
+
+def named(folder: Path, to: Path, hook_point: str) -> Path:
+    """A copy of a dictionary's files that says another place."""
+    shutil.copytree(folder, to)
+    changed = json.loads((to / "cfg.json").read_text())
+    changed["metadata"]["hook_name"] = hook_point
+    (to / "cfg.json").write_text(json.dumps(changed))
+    return to
+
+
+@pytest.mark.parametrize("hook_name", ["blocks.0.hook_mlp_out", "model.layers.0.mlp"])
+def test_the_advice_on_a_hook_point_is_taken_by_the_next_command(
+    config: ExperimentConfig, folder: Path, tmp_path: Path, hook_name: str
+) -> None:
+    files = named(folder, tmp_path / "elsewhere", hook_name)
+    with Chain(config, plain=True) as chain, pytest.raises(DictionaryError) as caught:
+        interchange.bring(chain, "saelens", files)
+    [(name, value)] = re.findall(r"set (capture\.hook_points)=(\[\S+\]),", str(caught.value))
+    advised = override(config, {name: yaml.safe_load(value), "train.hook_point": ""})
+    with Chain(advised, plain=True) as chain:
+        brought = interchange.bring(chain, "saelens", files)
+        assert brought.facts["hook_point"] in chain.capture().facts["hook_points"]
+
+
+@pytest.mark.parametrize("hook_name", ["blocks.0.hook_resid_mid", "blocks.1.ln2.hook_normalized", "hook_embed"])
+def test_a_place_that_has_no_name_here_is_refused_before_anything_is_captured(
+    config: ExperimentConfig, folder: Path, tmp_path: Path, hook_name: str
+) -> None:
+    files = named(folder, tmp_path / "elsewhere", hook_name)
+    with (
+        Chain(override(config, {"execution.store": str(tmp_path / "empty")}), plain=True) as chain,
+        pytest.raises(
+            DictionaryError, match=rf"reads {hook_name}, a place of another library.*module:<path>"
+        ) as caught,
+    ):
+        interchange.bring(chain, "saelens", files)
+    assert f"[{hook_name}]" not in str(caught.value) and not (tmp_path / "empty").exists()
+
+
+def test_a_dictionary_on_another_model_of_its_width_gets_a_word(
+    config: ExperimentConfig, trained: Artifact, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = override(config, {"dictionary": trained.key})
+    with Chain(own, plain=True) as chain:
+        chain.train()
+    assert "another model" not in caplog.text
+    shutil.copytree(config.model.path, tmp_path / "other")
+    weights = load_file(tmp_path / "other" / "model.safetensors")
+    save_file({name: tensor * 1.01 for name, tensor in weights.items()}, tmp_path / "other" / "model.safetensors",
+              metadata={"format": "pt"})  # fmt: skip
+    with Chain(override(own, {"model.path": str(tmp_path / "other")}), plain=True) as chain:
+        chain.train()
+        chain.train()
+    said = [record.getMessage() for record in caplog.records if "another model" in record.getMessage()]
+    assert len(said) == 1 and str(tmp_path / "other") in said[0] and config.model.path in said[0]
 
 
 ASK = """

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,7 +49,7 @@ def report(store: Store) -> Store:
 
 
 def test_the_pinned_artifacts_are_those_that_this_code_would_make(tmp_path: Path) -> None:
-    """`dvc repro` does not see a raised version: when this fails, run `dvc repro -f`, then benchmarks/readme.py."""
+    """When this fails, run `dvc repro`, then benchmarks/readme.py."""
     foretold = Plan(resolve([f"execution.store={tmp_path}"], REPOSITORY / "params.yaml"))
     foretold.report()
     keys = {step.label: step.key for step in foretold.steps}
@@ -60,6 +64,22 @@ def test_dvc_stages_are_the_stages_and_their_sections() -> None:
         assert f"flows {name} --plain --ref data/refs/{name}.json" in stage["cmd"]
         assert set(stage["params"]) <= set(ExperimentConfig.model_fields)
         assert name in stage["params"]
+
+
+def test_dvc_asks_for_every_stage_where_only_the_pointers_are(tmp_path: Path) -> None:
+    """A fresh clone holds the pointers and not one artifact."""
+    for name in ("dvc.yaml", "dvc.lock", "params.yaml", ".dvcignore"):
+        shutil.copy(REPOSITORY / name, tmp_path / name)
+    shutil.copytree(REPOSITORY / ".dvc", tmp_path / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache"))
+    for folder in ("demo", "refs"):
+        shutil.copytree(REPOSITORY / "data" / folder, tmp_path / "data" / folder)
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    command = [sys.executable, "-m", "dvc", "repro", "--dry"]
+    told = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False, encoding="utf-8", errors="replace")
+    assert told.returncode == 0, told.stderr
+    assert re.findall(r"Running stage '(\w+)'", told.stdout) == list(
+        yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
+    ), told.stdout
 
 
 def test_metrics_are_nested_by_dotted_name_and_leave_out_what_was_not_measured(store: Store, tmp_path: Path) -> None:

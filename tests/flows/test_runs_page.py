@@ -14,6 +14,7 @@ from streamlit.testing.v1 import AppTest
 
 from components.errors import ServiceError
 from dashboards import parameters, workflow
+from tests.dashboards.test_markdown import HOSTILE, seen
 
 pytestmark = [pytest.mark.flow, pytest.mark.timeout(600)]
 PAGE = Path(__file__).resolve().parents[2] / "dashboards" / "pages" / "runs.py"
@@ -82,6 +83,31 @@ def test_a_run_is_started_found_waiting_and_stopped(prefect: str) -> None:
     assert held["train"]["dictionary"]["kind"] == "relu" and "k" not in held["train"]["dictionary"]
     workflow.cancel(identity)
     assert workflow.flow_run(identity).state in ("CANCELLING", "CANCELLED")
+
+
+def test_a_cancel_that_prefect_rejects_says_why(prefect: str, first: dict[str, str]) -> None:
+    done = next(run for run in workflow.recent(50) if run.state == "COMPLETED")
+    with pytest.raises(
+        ServiceError, match="^Prefect does not cancel this run: .*(final|terminal|completed|CANCELLING)"
+    ):
+        workflow.cancel(done.id)
+
+
+def test_the_name_of_a_run_is_no_markup(prefect: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LATENTFLOW_STORE", str(tmp_path / "artifacts"))
+    deployment = served()
+    identity = workflow.start(deployment, {"config": deployment.parameters["config"]})
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(identity, name=HOSTILE)
+    app = AppTest.from_file(str(PAGE), default_timeout=60)
+    app.query_params["run"] = identity
+    app.run()
+    assert not app.exception
+    shown = [element.value for element in app.markdown if "smile" in element.value]
+    overview = AppTest.from_file(str(PAGE.with_name("overview.py")), default_timeout=60).run()
+    shown += [element.value for element in overview.info if "smile" in element.value]
+    workflow.cancel(identity)
+    assert len(shown) == 3 and all(HOSTILE in seen(source) for source in shown), shown
 
 
 def test_an_unknown_flow_run_is_a_sentence(prefect: str) -> None:

@@ -54,7 +54,7 @@ class HuggingFace(Corpus):
         """
         folder = Path(self.settings.path).expanduser()
         if (folder / "dataset_dict.json").is_file():
-            parts = json.loads((folder / "dataset_dict.json").read_text())["splits"]
+            parts = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
             if self.settings.subset not in parts:
                 raise CorpusError(f"{folder}: no part {self.settings.subset!r}; {nearest(self.settings.subset, parts)}")
             folder /= self.settings.subset
@@ -64,7 +64,7 @@ class HuggingFace(Corpus):
                 f"read.corpus.path: wanted a folder written by datasets' save_to_disk, "
                 f"but there is no state.json in {self.settings.path!r}; for parquet files use kind parquet"
             )
-        return [folder / part["filename"] for part in json.loads(state.read_text())["_data_files"]]
+        return [folder / part["filename"] for part in json.loads(state.read_text(encoding="utf-8"))["_data_files"]]
 
     def concepts(self) -> Sequence[ConceptEntry]:
         """The concepts of the label columns met so far."""

@@ -304,7 +304,7 @@ def read_json(path: Path) -> dict[str, Any]:
         DictionaryError: no such file, no JSON, or no mapping in it.
     """
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise _absent_here(path) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -418,7 +418,7 @@ def write_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
         if name.endswith(".safetensors"):
             save_file({key: tensor.contiguous() for key, tensor in content.items()}, folder / name)
         else:
-            (folder / name).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+            (folder / name).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def absent(path: PurePath, names: Collection[str], example: str = "") -> DictionaryError:

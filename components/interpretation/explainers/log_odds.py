@@ -63,6 +63,7 @@ class LogOdds(Explainer):
     """Words and left contexts by log-odds."""
 
     config: ClassVar[type[Config]] = LogOddsConfig
+    free: ClassVar[bool] = True
 
     def explain(self, evidence: Iterable[Evidence]) -> Iterator[Explanation]:
         """A phrase for each latent, from its explain windows alone."""

@@ -28,6 +28,7 @@ class Lexical(Predictor):
     """Looks for quoted words."""
 
     config: ClassVar[type[Config]] = LexicalConfig
+    free: ClassVar[bool] = True
     gives: ClassVar[frozenset[Unit]] = frozenset({"windows", "tokens"})
 
     def predict(self, questions: Iterable[Question], unit: Unit) -> Iterator[Answer]:

@@ -31,6 +31,7 @@ class Detection(Scorer):
 
     version: ClassVar[int] = 2
     config: ClassVar[type[Config]] = DetectionConfig
+    free: ClassVar[bool] = True
     needs: ClassVar[Unit] = "windows"
     chance: ClassVar[float] = 0.5
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)

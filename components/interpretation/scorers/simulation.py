@@ -34,6 +34,7 @@ class Simulation(Scorer):
     """Pearson r between expected and true activation over tokens."""
 
     config: ClassVar[type[Config]] = SimulationConfig
+    free: ClassVar[bool] = True
     needs: ClassVar[Unit] = "tokens"
     chance: ClassVar[float] = 0.0
     range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
