@@ -10,6 +10,7 @@ import errno
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +21,8 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.text import Text
 
-from components.errors import LatentflowError, ServiceError
-from flows import environment
+from components.errors import LatentflowError, ServiceError, shortened
+from flows import environment, processes
 
 if TYPE_CHECKING:
     from components.store.artifact import Store
@@ -96,11 +97,27 @@ def _run(name: str, overrides: list[str] | None, params: Path | None, plain: boo
         try:
             reference = flow(config, **given)
         except httpx.HTTPError as error:
-            raise ServiceError(
-                f"the Prefect server at {server.address} did not answer as it should ({error}); its log is "
-                f"{os.environ['PREFECT_HOME']}/server.log. What is made is kept: when the cause is gone, run the same command"
-            ) from error
+            raise ServiceError(_refusal(error, server.address)) from error
         return Store(config.execution.store).get(**reference)
+
+
+def _refusal(error: Exception, address: str) -> str:
+    """What Prefect's answer means for the run, in a sentence."""
+    answer = getattr(error, "response", None)
+    if (
+        answer is not None
+        and answer.status_code in (413, 422)
+        and "less than" in answer.text
+        and "bytes" in answer.text
+    ):
+        return (
+            "the parameters of this run are longer than Prefect takes (half a million characters): put long lists of "
+            "words into files and give the files' names, or run with --plain"
+        )
+    return (
+        f"the Prefect server at {address} did not answer as it should ({shortened(str(error))}); its log is "
+        f"{os.environ['PREFECT_HOME']}/server.log. What is made is kept: when the cause is gone, run the same command"
+    )
 
 
 def _stage_command(name: str, about: str) -> Callable[..., None]:
@@ -383,12 +400,16 @@ def main() -> None:
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # each try of a server that is away; the last one is said
     try:
         app()
+    except processes.Ended as ended:  # in order; whoever sent the signal hears that it was the signal
+        sys.stdout.flush()
+        signal.signal(ended.number, signal.SIG_DFL)
+        os.kill(os.getpid(), ended.number)
     except LatentflowError as error:
         _fail(f"{type(error).__name__}:", str(error))
     except OSError as error:
         if error.errno not in DISK:
             raise
-        where = f" ({error.filename})" if error.filename else ""
+        where = f" ({shortened(str(error.filename))})" if error.filename else ""
         _fail("Disk:", f"{error.strerror}{where}; {DISK[error.errno]}, then run the same command: what is made is kept")
 
 
@@ -397,10 +418,12 @@ DISK = {
     errno.EDQUOT: "free space, or set LATENTFLOW_STATE and execution.store to another disk",
     errno.EROFS: "make it writable, or set LATENTFLOW_STATE and execution.store to another folder",
     errno.EACCES: "make it writable, or set LATENTFLOW_STATE and execution.store to another folder",
+    errno.ENAMETOOLONG: "give a shorter path",
 }
 
 
 def _fail(kind: str, sentence: str) -> NoReturn:
+    sentence = sentence.encode(errors="backslashreplace").decode()  # half a character that somebody typed
     told = Text.assemble((f"{kind} ", "red"), sentence)  # an error's text is no markup
     Console(stderr=True).print(told, soft_wrap=True)
     sys.exit(2)
