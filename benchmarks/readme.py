@@ -90,9 +90,7 @@ def result(report: Artifact) -> str:
 
 
 def main() -> None:
-    reports = sorted(
-        Store(environment.store()).artifacts("report"), key=lambda artifact: artifact.manifest["made"]["at"]
-    )
+    reports = sorted(Store(environment.store()).artifacts("report"), key=lambda report: report.age)
     if not reports:
         sys.exit("no report in the store; `make demo` makes one")
     readme = REPOSITORY / "README.md"

@@ -94,7 +94,7 @@ def experiments() -> list[Experiment]:
 
 def sweeps() -> list[Artifact]:
     """The comparison of every sweep, newest first."""
-    return sorted(store().artifacts("compare"), key=_made, reverse=True)
+    return sorted(store().artifacts("compare"), key=lambda sweep: sweep.age, reverse=True)
 
 
 def table(wanted: Table, artifact: Artifact) -> pl.DataFrame:
@@ -147,12 +147,8 @@ def tracked(report_key: str) -> dict[str, str]:
 @st.cache_resource(ttl=5, max_entries=4, show_spinner=False)
 def _experiments(root: str) -> list[Experiment]:
     shown = Store(root)
-    reports = sorted(shown.artifacts("report"), key=_made, reverse=True)
+    reports = sorted(shown.artifacts("report"), key=lambda report: report.age, reverse=True)
     return [_experiment(shown, report) for report in reports]
-
-
-def _made(artifact: Artifact) -> tuple[str, float]:
-    return artifact.manifest["made"]["at"], artifact.folder.stat().st_mtime
 
 
 def _experiment(shown: Store, report: Artifact) -> Experiment:

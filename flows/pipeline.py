@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -61,7 +62,7 @@ def publish(store: Store, key: str = "") -> Iterator[str]:
             "the repository with execution.store inside it"
         )
     reports = (
-        [store.get("report", key)] if key else sorted(store.artifacts("report"), key=lambda a: a.manifest["made"]["at"])
+        [store.get("report", key)] if key else sorted(store.artifacts("report"), key=lambda report: report.age)
     )
     if not reports:
         raise ServiceError(f"no report in {store.root} to publish; `latentflow experiment` makes one")
@@ -72,4 +73,5 @@ def publish(store: Store, key: str = "") -> Iterator[str]:
         raise ServiceError(f"DVC could not add the artifacts: {added.stderr.strip()[-500:]}")
     size = sum(file["bytes"] for artifact in closure.values() for file in artifact.manifest["files"].values())
     yield f"report {reports[-1].key}: {len(closure)} artifacts, {size / 1e6:.0f} MB, under DVC"
-    yield "next: git add data/artifacts && git commit && dvc push"
+    stages = sorted({Path(folder).parent.as_posix() for folder in folders})
+    yield f"next: git add {' '.join(shlex.quote(stage) for stage in stages)} && git commit && dvc push"

@@ -642,7 +642,7 @@ def _answer(look: Callable[[], Value], what: str, advice: str) -> Value:
     try:
         return Service(f"MLflow at {uri}", SECONDS_TO_LIST).ask(look)
     except Exception as error:  # whatever it is, a client's or a database's
-        raise ServiceError(f"MLflow could not say {what} ({_said(error)}); {advice}") from error
+        raise ServiceError(f"MLflow could not say {what} ({uri}: {_said(error)}); {advice}") from error
 
 
 def _forgiving(what: str, act: Callable[[], object]) -> bool:

@@ -131,6 +131,12 @@ class Artifact:
         return self.manifest["config"]
 
     @property
+    def age(self) -> tuple[int, str, float]:
+        """Sorts artifacts of one stage from the first made to the last, also where the clock was set back meanwhile."""
+        made = self.manifest["made"]
+        return int(made.get("order", 0)), str(made["at"]), self.folder.stat().st_mtime
+
+    @property
     def files(self) -> list[str]:
         """Relative names of all files, sorted."""
         return sorted(self.manifest["files"])
@@ -301,7 +307,7 @@ class Store:
                     missing.remove(label)
             groups: Sequence[list[str]] = [missing] if make_many and missing else [[label] for label in missing]
             for group in groups:
-                started = time.time()
+                started = time.monotonic()
                 folders = {label: self._partial(stage.name, keys[label]) for label in group}
                 if make_many:
                     work = make_many({label: (folders[label], *wanted[label]) for label in group}, settings)
@@ -309,7 +315,7 @@ class Store:
                 else:
                     config, inputs = wanted[group[0]]
                     facts = {group[0]: _drain(stage.make(folders[group[0]], config, inputs, settings), report)}
-                seconds = round((time.time() - started) / len(group), 3)
+                seconds = round((time.monotonic() - started) / len(group), 3)
                 for label in group:
                     config, inputs = wanted[label]
                     artifact = self._finish(stage, keys[label], folders[label], config, inputs, facts[label], seconds)
@@ -384,6 +390,7 @@ class Store:
             "files": files,
             "made": {
                 "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "order": 1 + max((other.age[0] for other in self.artifacts(stage.name)), default=0),
                 "seconds": seconds,
                 "peak_memory_bytes": peak_memory(),
                 "git_commit": git_commit(),

@@ -121,7 +121,7 @@ def test_a_manifest_says_from_what_with_what_and_how_long(store: Store) -> None:
     source = store.ensure(TEXT, TextConfig(), {})[0]
     made = store.ensure(TEXT, TextConfig(text="b"), {"source": source, "model": None})[0]
     assert made.manifest["inputs"] == {"source": source.reference()}
-    assert {"at", "seconds", "peak_memory_bytes", "git_commit", "versions"} == set(made.manifest["made"])
+    assert {"at", "order", "seconds", "peak_memory_bytes", "git_commit", "versions"} == set(made.manifest["made"])
     assert made.manifest["made"]["versions"]["numpy"] == np.__version__
     assert made.stage == "text" and made.key == key(TextConfig(text="b"), source=source)
 
