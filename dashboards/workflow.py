@@ -21,6 +21,8 @@ from components.errors import ServiceError
 SECONDS = 3.0
 """How long a page waits for Prefect's answer."""
 UNFINISHED = ("RUNNING", "PENDING", "CANCELLING", "PAUSED", "SCHEDULED")
+READING = ("/filter", "/history")
+"""How the addresses of questions end that change nothing and may be asked again."""
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 TAG = "latentflow"
 REPORT_IN_LINK = re.compile(r"[?&]report=([0-9a-f]{24})")
@@ -206,9 +208,9 @@ def _flow_runs(wanted: Mapping[str, Any], limit: int) -> list[FlowRun]:
 
 
 def _readable(wanted: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A page of flow runs; where Prefect cannot give it, one by one, each that it cannot read as a row that says so.
+    """A page of flow runs; where Prefect cannot give it, one by one, and what it cannot read at all as a row that says so.
 
-    A value that JSON cannot hold makes every list unreadable that its run is in; its id and state are given all the same.
+    A value that its JSON cannot hold makes Prefect fail over every list that the run is in.
     """
     try:
         return _ask("flow_runs/filter", wanted)
@@ -259,12 +261,19 @@ def _ask(path: str, body: Mapping[str, Any] | None) -> Any:
     password = os.environ.get("PREFECT_API_AUTH_STRING")
     user, _, secret = (password or "").partition(":")
     try:
-        answer = _client().request(
-            "GET" if body is None else "POST",
-            f"{url()}/api/{path}",
-            json=None if body is None else dict(body),
-            auth=(user, secret) if password else httpx.USE_CLIENT_DEFAULT,
+        request = _client().build_request(
+            "GET" if body is None else "POST", f"{url()}/api/{path}", json=None if body is None else dict(body)
         )
+        login = (user, secret) if password else httpx.USE_CLIENT_DEFAULT
+        try:
+            answer = _client().send(request, auth=login)
+        except (
+            httpx.ReadError,
+            httpx.RemoteProtocolError,
+        ):  # a kept connection that Prefect has closed, as after a fault
+            if not path.endswith(READING) and body is not None:
+                raise
+            answer = _client().send(request, auth=login)
     except httpx.HTTPError as error:
         raise ServiceError(
             f"Prefect does not answer at {url()} ({type(error).__name__}); `make up` starts it"

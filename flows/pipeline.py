@@ -61,9 +61,7 @@ def publish(store: Store, key: str = "") -> Iterator[str]:
             f"DVC publishes what lies in the repository, and the store is {store.root}, outside {Path.cwd()}; run from "
             "the repository with execution.store inside it"
         )
-    reports = (
-        [store.get("report", key)] if key else sorted(store.artifacts("report"), key=lambda report: report.age)
-    )
+    reports = [store.get("report", key)] if key else sorted(store.artifacts("report"), key=lambda report: report.age)
     if not reports:
         raise ServiceError(f"no report in {store.root} to publish; `latentflow experiment` makes one")
     closure = store.closure([reports[-1]], whole=True)

@@ -10,7 +10,8 @@ import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+from uuid import UUID
 
 from filelock import FileLock, Timeout
 
@@ -120,7 +121,8 @@ def _pages(client: SyncPrefectClient, wanted: FlowRunFilter) -> Iterator[FlowRun
 
 
 def _page(client: SyncPrefectClient, wanted: FlowRunFilter, start: int, most: int) -> list[FlowRun]:
-    """Flow runs, the latest first; where Prefect cannot give the page it is read one by one, without what it cannot read."""
+    """Flow runs, the latest first; where Prefect cannot give the page they are read one by one, and what it fails over named."""
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
     from prefect.client.schemas.sorting import FlowRunSort
     from prefect.exceptions import PrefectHTTPStatusError
 
@@ -129,23 +131,25 @@ def _page(client: SyncPrefectClient, wanted: FlowRunFilter, start: int, most: in
         return client.read_flow_runs(flow_run_filter=wanted, sort=latest, limit=most, offset=start)
     except (PrefectHTTPStatusError, ValueError) as error:  # a value that JSON cannot hold makes its page unreadable
         log.debug("a page of flow runs cannot be read: %s", error)
-    runs, unreadable = [], []
+    runs, faulty = [], []
     for identity in _ids(client, wanted, start, most):
         try:
-            runs.append(client.read_flow_run(identity))
+            runs += client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[UUID(identity)])))
         except (PrefectHTTPStatusError, ValueError):
-            unreadable.append(identity)
-    if unreadable:
+            faulty.append(identity)
+            with contextlib.suppress(PrefectHTTPStatusError, ValueError):
+                runs.append(client.read_flow_run(UUID(identity)))  # another way through Prefect, which may work
+    if faulty:
         log.warning(
-            "Prefect cannot read %d of its own flow runs (%s), so its pages fail too; left out here. "
-            "`prefect flow-run delete <id>` removes one; its artifacts stay in the store",
-            len(unreadable),
-            ", ".join(unreadable[:5]),
+            "Prefect cannot list %d of its own flow runs (%s), so its pages fail too; `prefect flow-run delete <id>` "
+            "removes one, and its artifacts stay in the store",
+            len(faulty),
+            ", ".join(faulty[:5]),
         )
     return runs
 
 
-def _ids(client: SyncPrefectClient, wanted: FlowRunFilter, start: int, most: int) -> list[Any]:
+def _ids(client: SyncPrefectClient, wanted: FlowRunFilter, start: int, most: int) -> list[str]:
     """The ids alone, which Prefect gives whatever else a run holds."""
     body = {
         "flow_runs": wanted.model_dump(mode="json", exclude_unset=True),

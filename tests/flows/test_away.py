@@ -184,7 +184,9 @@ def test_every_command_that_asks_mlflow_says_in_a_sentence_that_it_is_away(
 
 def test_a_hanging_server_is_a_sentence_too(hanging: Hanging, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "SECONDS_TO_LIST", 1.0)
-    with pytest.raises(ServiceError, match=r"which runs there are \(http.*does not answer within 1 s\); start it again"):
+    with pytest.raises(
+        ServiceError, match=r"which runs there are \(http.*does not answer within 1 s\); start it again"
+    ):
         tracking.runs()
 
 
@@ -209,7 +211,11 @@ def files(folder: Path) -> set[Path]:
 def test_mlflows_files_follow_a_state_folder_that_is_copied_or_moved(
     artifact: Artifact, tracked_at: TrackedAt, tmp_path: Path
 ) -> None:
-    original, copy, moved = tmp_path / "first ö place" / "state", tmp_path / "copy" / "state", tmp_path / "moved" / "state"
+    original, copy, moved = (
+        tmp_path / "first ö place" / "state",
+        tmp_path / "copy" / "state",
+        tmp_path / "moved" / "state",
+    )
     original.mkdir(parents=True)
     run = record(artifact, original, tracked_at, "one").parts[-3]
     before = files(original)
@@ -220,5 +226,7 @@ def test_mlflows_files_follow_a_state_folder_that_is_copied_or_moved(
     original.rename(moved)
     record(artifact, moved, tracked_at, "three")
     assert not original.exists(), "files of a moved folder went to where it was"
-    assert [file.path for file in MlflowClient().list_artifacts(run)] == ["environment.json"], "an old run lost its files"
+    assert [file.path for file in MlflowClient().list_artifacts(run)] == ["environment.json"], (
+        "an old run lost its files"
+    )
     assert files(moved) > before
