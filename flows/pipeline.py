@@ -71,5 +71,5 @@ def publish(store: Store, key: str = "") -> Iterator[str]:
         raise ServiceError(f"DVC could not add the artifacts: {added.stderr.strip()[-500:]}")
     size = sum(file["bytes"] for artifact in closure.values() for file in artifact.manifest["files"].values())
     yield f"report {reports[-1].key}: {len(closure)} artifacts, {size / 1e6:.0f} MB, under DVC"
-    stages = sorted({Path(folder).parent.as_posix() for folder in folders})
-    yield f"next: git add {' '.join(shlex.quote(stage) for stage in stages)} && git commit && dvc push"
+    where = shlex.quote(store.root.relative_to(Path.cwd()).as_posix())
+    yield f"next: git add {where}/*/*.dvc {where}/*/.gitignore && git commit && dvc push"

@@ -329,6 +329,22 @@ def test_processes_that_want_the_same_artifact_at_once_make_it_once(store: Store
     assert whole(next(store.artifacts("slow")))
 
 
+def test_the_newest_is_the_last_made_also_where_the_clock_was_set_back(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(text: str) -> Artifact:
+        return store.ensure(TEXT, TextConfig(text=text), {})[0]
+
+    first, now, gmtime = made("first"), time.time(), time.gmtime
+    monkeypatch.setattr(time, "gmtime", lambda *_: gmtime(now - 3600))
+    second, third = made("second"), made("third")
+    for artifact in (second, third):
+        os.utime(artifact.folder, (now - 3600, now - 3600))
+    assert second.manifest["made"]["at"] < first.manifest["made"]["at"]
+    assert sorted(store.artifacts(TEXT.name), key=lambda artifact: artifact.age) == [first, second, third]
+    assert second.manifest["made"]["seconds"] >= 0
+
+
 def test_a_killed_process_leaves_only_what_is_complete_and_the_next_one_continues(store: Store, tmp_path: Path) -> None:
     log = tmp_path / "log"
     for n_parts in (1, 3):  # killed as soon as so many parts are there
