@@ -32,7 +32,15 @@ from typing import Any, Protocol, runtime_checkable
 from filelock import FileLock, Timeout
 
 from components.config import Config, canonical
-from components.errors import DamagedArtifactError, MissingArtifactError, NoSpaceError, ReadOnlyStoreError, StoreError
+from components.errors import (
+    DamagedArtifactError,
+    MissingArtifactError,
+    NoMemoryError,
+    NoSpaceError,
+    ReadOnlyStoreError,
+    StoreError,
+    shortened,
+)
 
 log = logging.getLogger(__name__)
 
@@ -416,6 +424,11 @@ class Store:
         try:
             yield
         except Exception as error:  # polars and safetensors report a full disk with errors of their own
+            if _is_too_large(error):
+                raise NoMemoryError(
+                    f"memory cannot hold what {stage} needs at once ({shortened(str(error).partition(chr(10))[0])}); lower "
+                    "the largest of its settings: `latentflow plan` says what each stage needs and what would fit"
+                ) from error
             number, name = _error_number(error), getattr(error, "filename", None)
             where = self.root if name is None else Path(str(name)).absolute()
             if not (where.is_relative_to(self.root) or self.root.is_relative_to(where)):
@@ -431,6 +444,16 @@ class Store:
                     f"writable or set execution.store to another folder"
                 ) from error
             raise
+
+
+def _is_too_large(error: Exception) -> bool:
+    """Whether an allocation failed, or could not even be counted: torch and numpy have no class for some of it."""
+    said = str(error).lower()
+    of_torch = isinstance(error, RuntimeError) and any(
+        word in said for word in ("allocate", "out of memory", "overflow")
+    )
+    of_numpy = isinstance(error, ValueError) and ("array is too big" in said or "maximum allowed dimension" in said)
+    return isinstance(error, MemoryError | OverflowError) or of_torch or of_numpy
 
 
 def _error_number(error: Exception) -> int | None:

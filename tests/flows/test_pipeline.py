@@ -120,7 +120,9 @@ def test_publish_says_what_to_add_to_git_wherever_the_store_is(tmp_path: Path, m
     command = said[-1].removeprefix("next: ").partition(" && ")[0]
     assert command == "git add 'my own/artifacts'/*/*.dvc 'my own/artifacts'/*/.gitignore"
     subprocess.run(command, shell=True, check=True, cwd=tmp_path)
-    listed = subprocess.run(["git", "ls-files", "my own"], capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    listed = subprocess.run(
+        ["git", "ls-files", "my own"], capture_output=True, text=True, check=True, cwd=tmp_path
+    ).stdout
     (made,) = store.artifacts("report")
     assert listed.split("\n")[:-1] == ["my own/artifacts/report/.gitignore", f"my own/artifacts/report/{made.key}.dvc"]
 

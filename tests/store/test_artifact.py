@@ -17,11 +17,13 @@ import numpy as np
 import polars as pl
 import pytest
 import safetensors.numpy
+import torch
 
 from components.config import Config, execution
 from components.errors import (
     DamagedArtifactError,
     MissingArtifactError,
+    NoMemoryError,
     NoSpaceError,
     ReadOnlyStoreError,
     StoreError,
@@ -327,6 +329,28 @@ def test_processes_that_want_the_same_artifact_at_once_make_it_once(store: Store
     assert [int(line.split()[0]) for line in lines] == list(range(N_PARTS))
     assert len({line.split()[1] for line in lines}) == 1
     assert whole(next(store.artifacts("slow")))
+
+
+@pytest.mark.parametrize(
+    "allocate",
+    [
+        lambda: torch.empty(2**53 - 1, 64), lambda: torch.empty(2**50), lambda: np.zeros(2**60), lambda: bytearray(2**62),
+        lambda: bytearray(2**70),
+    ],
+    ids=["torch, uncountable", "torch", "numpy", "python", "python, uncountable"],
+)  # fmt: skip
+def test_what_memory_cannot_hold_is_said_in_a_sentence_and_other_errors_stay(store: Store, allocate: Any) -> None:
+    def make(folder: Path, config: Config, inputs: Mapping, settings: Any):
+        allocate()
+        yield Progress(0, 1, "files")
+        return {}
+
+    with pytest.raises(
+        NoMemoryError, match=r"memory cannot hold what text needs at once \(.+\); lower .*`latentflow plan`"
+    ):
+        store.ensure(Stage("text", 1, make), TextConfig(), {})
+    with pytest.raises(RuntimeError, match="^mat1 and mat2"):
+        store.ensure(failing_with(RuntimeError("mat1 and mat2 shapes cannot be multiplied")), TextConfig(), {})
 
 
 def test_the_newest_is_the_last_made_also_where_the_clock_was_set_back(
