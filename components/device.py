@@ -46,7 +46,7 @@ class Execution(Config):
     """auto, cpu, cuda, or cuda:<number>."""
     devices: list[str] = execution([])
     """Slots that tasks take turns on, for example [cuda:0, cuda:1]; empty: every CUDA device, where `device` is CUDA."""
-    threads: int = execution(0, ge=0)
+    threads: int = execution(0, ge=0, le=4096)
     """CPU threads for torch; 0 takes every core."""
     store: str = execution("data/artifacts")
     """Folder of the artifact store."""

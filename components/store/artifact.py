@@ -425,8 +425,9 @@ class Store:
             yield
         except Exception as error:  # polars and safetensors report a full disk with errors of their own
             if _is_too_large(error):
+                said = shortened(str(error).partition("\n")[0]) or "no more is free"
                 raise NoMemoryError(
-                    f"memory cannot hold what {stage} needs at once ({shortened(str(error).partition(chr(10))[0])}); lower "
+                    f"memory cannot hold what {stage} needs at once ({said}); lower "
                     "the largest of its settings: `latentflow plan` says what each stage needs and what would fit"
                 ) from error
             number, name = _error_number(error), getattr(error, "filename", None)
