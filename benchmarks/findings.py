@@ -29,7 +29,7 @@ QUESTIONS = {
 def main() -> None:
     """Writes the file and says where."""
     store = Store(os.environ.get("LATENTFLOW_STORE") or "data/artifacts")
-    found = sorted(store.artifacts("compare"), key=lambda artifact: artifact.manifest["made"]["at"])
+    found = sorted(store.artifacts("compare"), key=lambda comparison: comparison.age)
     chosen = [artifact for artifact in found if artifact.key.startswith(sys.argv[1])] if sys.argv[1:] else found
     if not chosen:
         sys.exit(f"no comparison in {store.root}; run `latentflow sweep --params examples/sweep.yaml` first")

@@ -110,7 +110,7 @@ def concepts(frame: pl.DataFrame, seeds: list[int]) -> list[str]:
 
 def newest(store: Store, stage: str) -> Artifact | None:
     """The artifact of a stage that was made last."""
-    return max(store.artifacts(stage), key=lambda artifact: artifact.manifest["made"]["at"], default=None)
+    return max(store.artifacts(stage), key=lambda artifact: artifact.age, default=None)
 
 
 def main() -> None:

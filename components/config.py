@@ -8,6 +8,7 @@ validates it by its `kind`, and the JSON schema says `anyOf` (Prefect's form dra
 from __future__ import annotations
 
 import functools
+import math
 import operator
 import re
 from collections.abc import Iterator, Mapping
@@ -16,9 +17,20 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import core_schema
 
-from components.errors import ConfigError, UnknownNameError
+from components.errors import ConfigError, UnknownNameError, quoted, shortened
 from components.registry import Registry, nearest
+
+LARGEST_INTEGER = 2**53 - 1
+"""What JSON, a browser's form and SQLite hold exactly; a larger one in a run makes Prefect's lists unreadable."""
+LARGEST_NUMBER = 1e12
+"""Beyond every sensible setting, and far enough within float32 to be squared there."""
+MOST_FAULTS = 10
+"""Faults that one error tells; a list of a million wrong values is as wrong after the first ones."""
+INSIDE = {"schema", "fields", "choices", "items_schema", "keys_schema", "values_schema", "definitions", "steps"}
+"""Where a pydantic schema holds others."""
+LARGEST = {"int": LARGEST_INTEGER, "float": LARGEST_NUMBER}
 
 
 def _any_of(schema: Any) -> None:
@@ -34,10 +46,62 @@ def _any_of(schema: Any) -> None:
             _any_of(value)
 
 
+def _bounded(schema: Any, cls: type) -> None:
+    """Bounds every number in the pydantic schema of `cls` on the sides that its field leaves open, in place."""
+    if isinstance(schema, list):
+        for part in schema:
+            _bounded(part, cls)
+    if not isinstance(schema, dict) or schema.get("cls", cls) is not cls:
+        return  # a section inside has done it for itself
+    kind = schema.get("type")
+    if kind in LARGEST:
+        if not schema.keys() & {"le", "lt"}:
+            schema["le"] = LARGEST[kind]
+        if not schema.keys() & {"ge", "gt"}:
+            schema["ge"] = -LARGEST[kind]
+        if kind == "float":
+            schema["allow_inf_nan"] = False
+    elif kind == "any":
+        untyped = core_schema.no_info_after_validator_function(_plain, core_schema.any_schema())
+        schema.update(untyped)
+    elif schema.get("function", {}).get("function") is not _plain:
+        for name in INSIDE & schema.keys():
+            inside = schema[name]
+            several = name in ("fields", "choices") and isinstance(inside, dict)
+            _bounded(list(inside.values()) if several else inside, cls)
+
+
+def _plain(value: Any) -> Any:
+    """A value of no declared type (an entry's own settings), if every window can hold it."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            _plain(name)
+            _plain(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _plain(inner)
+    elif isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+        raise ValueError(f"an integer must lie within {LARGEST_INTEGER} of 0")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a number must be finite")
+    elif not isinstance(value, str | int | float | BaseModel | None):
+        raise ValueError(f"wanted text, numbers, lists and mappings, not {type(value).__name__}")
+    return value
+
+
 class Config(BaseModel):
-    """One section of an experiment: frozen, strict about unknown keys, hashable by its canonical form."""
+    """One section of an experiment: frozen, strict about unknown keys, hashable by its canonical form.
+
+    No number is without bounds: where a field sets none, an integer lies within 2^53 - 1 of zero and a float is finite.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        schema = handler(source)
+        _bounded(schema, cls)
+        return schema
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> Any:
@@ -118,7 +182,7 @@ def parse(text: str) -> Any:
     """One value from a command line: YAML, so that 1e-3, true, null and [a, b] mean what they look like."""
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # also a month 13, or an integer of 5,000 digits
         return text
     if isinstance(value, str) and value == text.strip():  # what was quoted stays text
         try:
@@ -142,7 +206,7 @@ def assignments(arguments: list[str]) -> dict[str, Typed]:
     for argument in arguments:
         name, equals, text = argument.partition("=")
         if not equals or not name:
-            raise ConfigError(f"wanted name=value, got {argument!r}; for example train.dictionary.k=64")
+            raise ConfigError(f"wanted name=value, got {quoted(argument)}; for example train.dictionary.k=64")
         overrides[name] = Typed(text)
     return overrides
 
@@ -206,7 +270,8 @@ def load(kind: type[ConfigT], nested: Mapping[str, Any]) -> ConfigT:
 
 
 def _unknown(config: BaseModel, dotted: str, at: str) -> UnknownNameError:
-    return UnknownNameError(f"no parameter {dotted!r} (nothing at {at!r}); {_nearest_parameters(config, dotted)}")
+    near = _nearest_parameters(config, dotted)
+    return UnknownNameError(f"no parameter {quoted(dotted)} (nothing at {quoted(at)}); {near}")
 
 
 def _nearest_parameters(config: BaseModel, dotted: str) -> str:
@@ -218,16 +283,17 @@ def _nearest_parameters(config: BaseModel, dotted: str) -> str:
 
 def explain(config: BaseModel, error: ValidationError) -> ConfigError:
     """One pydantic error list as one sentence for each fault, each with its dotted name."""
+    faults = error.errors(include_url=False)
     sentences = []
-    unknown = False
-    for fault in error.errors():
-        path = [str(part) for part in fault["loc"]]
-        dotted = ".".join(_without_tags(config, path))
+    for fault in faults[:MOST_FAULTS]:
+        dotted = ".".join(_without_tags(config, [str(part) for part in fault["loc"]]))
         if fault["type"] == "extra_forbidden":
-            unknown = True
-            sentences.append(f"no parameter {dotted!r}; {_nearest_parameters(config, dotted)}")
+            sentences.append(f"no parameter {quoted(dotted)}; {_nearest_parameters(config, dotted)}")
         else:
-            sentences.append(f"{dotted}: {fault['msg']}, got {fault.get('input')!r}")
+            sentences.append(f"{shortened(dotted)}: {shortened(fault['msg'])}, got {quoted(fault.get('input'))}")
+    if len(faults) > MOST_FAULTS:
+        sentences.append(f"and {len(faults) - MOST_FAULTS} more")
+    unknown = any(fault["type"] == "extra_forbidden" for fault in faults)
     return (UnknownNameError if unknown else ConfigError)("; ".join(sentences))
 
 

@@ -46,7 +46,7 @@ class Execution(Config):
     """auto, cpu, cuda, or cuda:<number>."""
     devices: list[str] = execution([])
     """Slots that tasks take turns on, for example [cuda:0, cuda:1]; empty: every CUDA device, where `device` is CUDA."""
-    threads: int = execution(0, ge=0)
+    threads: int = execution(0, ge=0, le=4096)
     """CPU threads for torch; 0 takes every core."""
     store: str = execution("data/artifacts")
     """Folder of the artifact store."""
@@ -157,7 +157,8 @@ def hold(
         with _alone(slot):
             yield settings.model_copy(update={"device": slot.device}), slot
     finally:
-        _holder_file(slot).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            _holder_file(slot).unlink(missing_ok=True)
         lock.release()
 
 
@@ -179,7 +180,7 @@ def _acquire(offered: list[Slot], waiting: Callable[[str], None]) -> tuple[Slot,
             lock = _lock(slot)
             with contextlib.suppress(Timeout):
                 lock.acquire(timeout=0)
-                _holder_file(slot).write_text(json.dumps({"pid": os.getpid(), "since": time.time()}), encoding="utf-8")
+                _leave_note(slot)
                 return slot, lock
         if time.monotonic() - said > SECONDS_BETWEEN_WORDS:
             said = time.monotonic()
@@ -187,10 +188,27 @@ def _acquire(offered: list[Slot], waiting: Callable[[str], None]) -> tuple[Slot,
         time.sleep(SECONDS_BETWEEN_TRIES)
 
 
+def _leave_note(slot: Slot) -> None:
+    """Who holds the slot, for those who wait; the lock alone decides, so a note that cannot be written is none.
+
+    One that another user's dead process left can be neither replaced nor removed in a folder that all users share.
+    """
+    note, own = _holder_file(slot), _holder_file(slot).with_suffix(f".{os.getpid()}")
+    with contextlib.suppress(OSError):
+        own.write_text(json.dumps({"pid": os.getpid(), "since": time.time()}), encoding="utf-8")
+        own.chmod(0o644)
+        own.replace(note)
+    with contextlib.suppress(OSError):
+        own.unlink(missing_ok=True)
+
+
 def _held_by(slot: Slot) -> str:
-    with contextlib.suppress(OSError, ValueError, KeyError):
+    import psutil
+
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError):
         found = json.loads(_holder_file(slot).read_text(encoding="utf-8"))
-        return f"{slot.name} held by process {found['pid']} for {time.time() - found['since']:.0f} s"
+        if psutil.pid_exists(int(found["pid"])):  # else the note of one who died, and this holder could not replace it
+            return f"{slot.name} held by process {int(found['pid'])} for {max(0.0, time.time() - found['since']):.0f} s"
     return f"{slot.name} held"
 
 

@@ -22,9 +22,22 @@ A message says what was wanted, what came, where, and what to do.
 
 from __future__ import annotations
 
+LONGEST_MESSAGE = 4000
+LONGEST_QUOTATION = 200
+"""Characters that an error repeats of what came."""
+
 
 class LatentflowError(Exception):
-    """The root: catch this to catch every error raised on purpose."""
+    """The root: catch this to catch every error raised on purpose.
+
+    A message that came to hold something endless keeps its beginning and its end, where the advice stands.
+    """
+
+    def __init__(self, message: str = "", *more: object) -> None:
+        if len(message) > LONGEST_MESSAGE:
+            kept = LONGEST_MESSAGE // 2
+            message = f"{message[:kept]} ... ({len(message) - 2 * kept:,} characters) ... {message[-kept:]}"
+        super().__init__(message, *more)
 
 
 class ConfigError(LatentflowError, ValueError):
@@ -85,3 +98,20 @@ class NoMemoryError(LatentflowError):
 
 class ServiceError(LatentflowError):
     """An outside service did not answer as it should."""
+
+
+def quoted(value: object) -> str:
+    """What came, as an error repeats it: whole where it is short, else its beginning and how long it is."""
+    if isinstance(value, str):
+        beginning = repr(value[:LONGEST_QUOTATION])
+        over = len(value) > LONGEST_QUOTATION
+        return f"{beginning}... ({len(value):,} characters)" if over else beginning
+    try:
+        return shortened(repr(value))
+    except (ValueError, RecursionError):  # an integer beyond Python's limit of digits; lists in one another
+        return f"{type(value).__name__} too long to be shown"
+
+
+def shortened(text: str, longest: int = 2 * LONGEST_QUOTATION) -> str:
+    """A text that others wrote, an answer or a message: its beginning where it is long."""
+    return text if len(text) <= longest else f"{text[:longest]}... ({len(text):,} characters)"

@@ -18,7 +18,7 @@ import pkgutil
 from collections.abc import Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
-from components.errors import UnknownNameError
+from components.errors import LONGEST_QUOTATION, UnknownNameError, quoted
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of an error sentence: the nearest known name, if one is near, and all of them."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name[:LONGEST_QUOTATION], known, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return f"known: {', '.join(known) or 'none'}{hint}"
 
@@ -60,7 +60,7 @@ class Registry(Generic[T]):
     def __getitem__(self, name: str) -> T:
         if name not in self._entries:
             if name not in self.names():
-                raise UnknownNameError(f"no {self.noun} named {name!r}; {nearest(name, self.names())}")
+                raise UnknownNameError(f"no {self.noun} named {quoted(name)}; {nearest(name, self.names())}")
             importlib.import_module(f"{self.package}.{name}")
         return self._entries[name]
 

@@ -16,13 +16,17 @@ from typing import Any
 import polars as pl
 import streamlit as st
 
-from components.errors import StoreError
+from components.errors import StoreError, shortened
+from components.service import Service
 from components.store.artifact import Artifact, Store
 from components.store.tables import TABLES, Table
 from dashboards import workflow
 
 log = logging.getLogger(__name__)
 
+SECONDS_FOR_MLFLOW = 4.0
+"""How long a page waits for MLflow's server; after that it does without for minutes."""
+SECONDS_FOR_A_DATABASE = 20.0
 UNTRAINED = "untrained"
 REPORT_TAG = "report"
 FLOW_RUN_TAG = "prefect.flow_run"
@@ -90,7 +94,7 @@ def experiments() -> list[Experiment]:
 
 def sweeps() -> list[Artifact]:
     """The comparison of every sweep, newest first."""
-    return sorted(store().artifacts("compare"), key=_made, reverse=True)
+    return sorted(store().artifacts("compare"), key=lambda sweep: sweep.age, reverse=True)
 
 
 def table(wanted: Table, artifact: Artifact) -> pl.DataFrame:
@@ -143,12 +147,8 @@ def tracked(report_key: str) -> dict[str, str]:
 @st.cache_resource(ttl=5, max_entries=4, show_spinner=False)
 def _experiments(root: str) -> list[Experiment]:
     shown = Store(root)
-    reports = sorted(shown.artifacts("report"), key=_made, reverse=True)
+    reports = sorted(shown.artifacts("report"), key=lambda report: report.age, reverse=True)
     return [_experiment(shown, report) for report in reports]
-
-
-def _made(artifact: Artifact) -> tuple[str, float]:
-    return artifact.manifest["made"]["at"], artifact.folder.stat().st_mtime
 
 
 def _experiment(shown: Store, report: Artifact) -> Experiment:
@@ -202,22 +202,31 @@ def _distinct(root: str, stage: str, key: str, name: str, column: str) -> list[A
     return found.collect().to_series().to_list()
 
 
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _mlflow(uri: str) -> Service:
+    return Service(f"MLflow at {uri}", SECONDS_FOR_MLFLOW if uri.startswith("http") else SECONDS_FOR_A_DATABASE)
+
+
 @st.cache_data(ttl=30, max_entries=64, show_spinner=False)
 def _mlflow_run(uri: str, report_key: str) -> dict[str, str] | None:
     database = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:///") and not database.exists():
         return None  # asking MLflow would create the file
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
-    from mlflow.exceptions import MlflowException
-    from mlflow.tracking import MlflowClient
+    if _mlflow(uri).rest:
+        return None
 
-    try:
+    from mlflow.tracking import MlflowClient  # takes seconds, which are not MLflow's answer
+
+    def look() -> Any:
         client = MlflowClient(uri)
         where = [experiment.experiment_id for experiment in client.search_experiments()]
-        runs = client.search_runs(where, f"tags.`{REPORT_TAG}` = '{report_key}'", max_results=1)
-    except MlflowException as error:
-        log.warning("MLflow at %s cannot be read, so pages show no link to it: %s", uri, error)
+        return client.search_runs(where, f"tags.`{REPORT_TAG}` = '{report_key}'", max_results=1)
+
+    try:
+        runs = _mlflow(uri).ask(look)
+    except Exception as error:  # a client's, a database's or none in time: a page shows what the store has
+        told = shortened(str(error))
+        log.warning("MLflow at %s cannot be read, so pages show no link to it: %s", uri, told)
         return None
     if not runs:
         return None

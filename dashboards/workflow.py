@@ -21,6 +21,8 @@ from components.errors import ServiceError
 SECONDS = 3.0
 """How long a page waits for Prefect's answer."""
 UNFINISHED = ("RUNNING", "PENDING", "CANCELLING", "PAUSED", "SCHEDULED")
+READING = ("/filter", "/history")
+"""How the addresses of questions end that change nothing and may be asked again."""
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 TAG = "latentflow"
 REPORT_IN_LINK = re.compile(r"[?&]report=([0-9a-f]{24})")
@@ -195,8 +197,8 @@ def cancel(identity: str) -> None:
 
 
 def _flow_runs(wanted: Mapping[str, Any], limit: int) -> list[FlowRun]:
-    found = _ask("flow_runs/filter", {**wanted, "sort": "EXPECTED_START_TIME_DESC", "limit": limit})
-    names = _flow_names([run["flow_id"] for run in found])
+    found = _readable({**wanted, "sort": "EXPECTED_START_TIME_DESC", "limit": limit})
+    names = _flow_names([run["flow_id"] for run in found if run["flow_id"]])
     return [
         FlowRun(
             id=run["id"],
@@ -210,6 +212,26 @@ def _flow_runs(wanted: Mapping[str, Any], limit: int) -> list[FlowRun]:
         )
         for run in found
     ]
+
+
+def _readable(wanted: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A page of flow runs; where Prefect cannot give it, one by one, and what it cannot read at all as a row that says so.
+
+    A value that its JSON cannot hold makes Prefect fail over every list that the run is in.
+    """
+    try:
+        return _ask("flow_runs/filter", wanted)
+    except Unreadable:
+        rows = _ask("ui/flow_runs/history", wanted)
+    found = []
+    for row in rows:
+        try:
+            found.append(_ask(f"flow_runs/{row['id']}", None))
+        except Unreadable:
+            state = {"message": f"Prefect cannot read this run; `prefect flow-run delete {row['id']}` removes it."}
+            unread = {"flow_id": None, "state_name": "Unreadable", "state": state, "start_time": row["timestamp"]}
+            found.append({"id": row["id"], "name": row["id"], "state_type": row["state_type"], **unread})
+    return found
 
 
 def _seconds(run: Mapping[str, Any]) -> float:
@@ -232,18 +254,33 @@ def _flow_names(identities: list[str]) -> dict[str, str]:
     return {flow["id"]: flow["name"] for flow in _ask("flows/filter", wanted)}
 
 
-def _ask(path: str, body: Mapping[str, Any]) -> Any:
-    """One POST.
+class Unreadable(ServiceError):
+    """Prefect failed over its own data."""
+
+
+def _ask(path: str, body: Mapping[str, Any] | None) -> Any:
+    """One POST, or a GET where there is no body.
 
     Raises:
+        Unreadable: Prefect's answer is an error of its own.
         ServiceError: no answer, or a refusal; the refusal's own sentence is kept.
     """
     password = os.environ.get("PREFECT_API_AUTH_STRING")
     user, _, secret = (password or "").partition(":")
     try:
-        answer = _client().post(
-            f"{url()}/api/{path}", json=dict(body), auth=(user, secret) if password else httpx.USE_CLIENT_DEFAULT
+        request = _client().build_request(
+            "GET" if body is None else "POST", f"{url()}/api/{path}", json=None if body is None else dict(body)
         )
+        login = (user, secret) if password else httpx.USE_CLIENT_DEFAULT
+        try:
+            answer = _client().send(request, auth=login)
+        except (
+            httpx.ReadError,
+            httpx.RemoteProtocolError,
+        ):  # a kept connection that Prefect has closed, as after a fault
+            if not path.endswith(READING) and body is not None:
+                raise
+            answer = _client().send(request, auth=login)
     except httpx.HTTPError as error:
         raise ServiceError(
             f"Prefect does not answer at {url()} ({type(error).__name__}); `make up` starts it"
@@ -251,7 +288,7 @@ def _ask(path: str, body: Mapping[str, Any]) -> Any:
     if answer.status_code in (401, 403):
         raise ServiceError(f"Prefect at {url()} wants a password: set PREFECT_API_AUTH_STRING to user:password")
     if answer.is_error:
-        raise ServiceError(f"Prefect refuses: {_said(answer)}")
+        raise (Unreadable if answer.is_server_error else ServiceError)(f"Prefect refuses: {_said(answer)}")
     return answer.json() if answer.content else None
 
 

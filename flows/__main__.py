@@ -10,6 +10,7 @@ import errno
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +20,8 @@ import typer
 from rich.logging import RichHandler
 from rich.text import Text
 
-from components.errors import ConfigError, LatentflowError, ServiceError
-from flows import environment, terminal
+from components.errors import ConfigError, LatentflowError, ServiceError, shortened
+from flows import environment, processes, terminal
 from flows.terminal import aside, console
 
 if TYPE_CHECKING:
@@ -101,11 +102,27 @@ def _run(name: str, overrides: list[str] | None, params: Path | None, plain: boo
         try:
             reference = flow(config, **given)
         except httpx.HTTPError as error:
-            raise ServiceError(
-                f"the Prefect server at {server.address} did not answer as it should ({error}); its log is "
-                f"{os.environ['PREFECT_HOME']}/server.log. What is made is kept: when the cause is gone, run the same command"
-            ) from error
+            raise ServiceError(_refusal(error, server.address)) from error
         return Store(config.execution.store).get(**reference)
+
+
+def _refusal(error: Exception, address: str) -> str:
+    """What Prefect's answer means for the run, in a sentence."""
+    answer = getattr(error, "response", None)
+    if (
+        answer is not None
+        and answer.status_code in (413, 422)
+        and "less than" in answer.text
+        and "bytes" in answer.text
+    ):
+        return (
+            "the parameters of this run are longer than Prefect takes (half a million characters): put long lists of "
+            "words into files and give the files' names, or run with --plain"
+        )
+    return (
+        f"the Prefect server at {address} did not answer as it should ({shortened(str(error))}); its log is "
+        f"{os.environ['PREFECT_HOME']}/server.log. What is made is kept: when the cause is gone, run the same command"
+    )
 
 
 def _stage_command(name: str, about: str) -> Callable[..., None]:
@@ -418,6 +435,10 @@ def main() -> None:
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # each try of a server that is away; the last one is said
     try:
         app()
+    except processes.Ended as ended:  # in order; whoever sent the signal hears that it was the signal
+        sys.stdout.flush()
+        signal.signal(ended.number, signal.SIG_DFL)
+        os.kill(os.getpid(), ended.number)
     except LatentflowError as error:
         _fail(f"{type(error).__name__}:", str(error))
     except UnicodeEncodeError as error:
@@ -431,7 +452,7 @@ def main() -> None:
     except OSError as error:
         if error.errno not in DISK:
             raise
-        where = f" ({error.filename})" if error.filename else ""
+        where = f" ({shortened(str(error.filename))})" if error.filename else ""
         _fail("Disk:", f"{error.strerror}{where}; {DISK[error.errno]}, then run the same command: what is made is kept")
 
 
@@ -440,10 +461,12 @@ DISK = {
     errno.EDQUOT: "free space, or set LATENTFLOW_STATE and execution.store to another disk",
     errno.EROFS: "make it writable, or set LATENTFLOW_STATE and execution.store to another folder",
     errno.EACCES: "make it writable, or set LATENTFLOW_STATE and execution.store to another folder",
+    errno.ENAMETOOLONG: "give a shorter path",
 }
 
 
 def _fail(kind: str, sentence: str) -> NoReturn:
+    sentence = sentence.encode(errors="backslashreplace").decode()  # half a character that somebody typed
     told = Text.assemble((f"{kind} ", "red"), terminal.visible(sentence))
     aside.print(told, soft_wrap=True)
     sys.exit(2)

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flows import environment, processes, server
+from flows import environment, processes, reaping, server
 
 FLOWS = ("experiment", "read", "capture", "train", "encode", "interpret", "steer", "evaluate", "report", "sweep")
 NAME = "local"
@@ -95,7 +95,7 @@ def _prepare() -> None:
     described = describe()
     while not processes.answers(f"{environment.address('prefect')}/api/health"):  # imports ran while it started
         time.sleep(0.2)
-    server.reap()
+    reaping.reap()
     reset(reference().execution)
     sys.stdout.write(json.dumps(described) + "\n")
     sys.stdout.flush()

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from components.errors import ConfigError
+from components.errors import ConfigError, quoted, shortened
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +28,28 @@ ALWAYS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "STREAMLIT_BROWSER_GATHER_USAGE_STATS": "false",
 }
+UNFIT = "%?#"
+"""Characters that mean something else in an address; SQLAlchemy, MLflow and Prefect do not agree on how to escape them."""
 PORTS = {"prefect": 4200, "mlflow": 5001, "streamlit": 8501, "live": 8600}
 
 
 def state() -> Path:
     """The folder that holds every server's state (absolute)."""
-    return Path(os.environ.get("LATENTFLOW_STATE", "data/state")).absolute()
+    return Path(os.path.abspath(Path(os.environ.get("LATENTFLOW_STATE") or "data/state").expanduser()))
+
+
+def refuse_state() -> None:
+    """Refuses a state folder that the servers could not use; only they need one.
+
+    Raises:
+        ConfigError: its path holds a character that an address of a database or file ends at, or reads as another.
+    """
+    if odd := sorted(set(UNFIT) & set(str(state()))):
+        raise ConfigError(
+            f"the state folder {quoted(str(state()))} has {' and '.join(odd)} in its path, which the addresses of Prefect's "
+            "and MLflow's databases cannot hold; set LATENTFLOW_STATE to a folder without, for example "
+            f"{Path.home() / 'latentflow-state'}, or run with --plain"
+        )
 
 
 def written(params: Path = Path("params.yaml")) -> dict[str, Any]:
@@ -46,8 +62,8 @@ def written(params: Path = Path("params.yaml")) -> dict[str, Any]:
         return {}
     try:
         nested = yaml.safe_load(params.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{params} is not YAML: {error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # an integer of 5,000 digits, a month 13, no UTF-8
+        raise ConfigError(f"{params} is not YAML: {shortened(str(error))}") from None
     if nested is None:  # `latentflow params > params.yaml` is being written
         return {}
     if not isinstance(nested, dict):
@@ -139,8 +155,8 @@ def defaults() -> dict[str, str]:
         "PREFECT_LOGGING_EXTRA_LOGGERS": "components,flows,flows.run",  # what a run says is read on its page too
         "PREFECT_CLI_PROMPT": "false",
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # MLflow is asked again after the next stage; no stage waits minutes
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # MLflow is asked again after the next stage; no stage waits minutes
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",

@@ -307,7 +307,7 @@ class Sources:
                 )
             train = found
             made = [a for a in store.artifacts("steer") if a.manifest["inputs"]["dictionary"]["key"] == key]
-            steer = max(made, key=lambda artifact: artifact.manifest["made"]["at"], default=None)
+            steer = max(made, key=lambda artifact: artifact.age, default=None)
             captured = (steer or train).manifest["inputs"].get("activations")
             if captured is None:
                 raise MissingArtifactError(

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -60,9 +61,7 @@ def publish(store: Store, key: str = "") -> Iterator[str]:
             f"DVC publishes what lies in the repository, and the store is {store.root}, outside {Path.cwd()}; run from "
             "the repository with execution.store inside it"
         )
-    reports = (
-        [store.get("report", key)] if key else sorted(store.artifacts("report"), key=lambda a: a.manifest["made"]["at"])
-    )
+    reports = [store.get("report", key)] if key else sorted(store.artifacts("report"), key=lambda report: report.age)
     if not reports:
         raise ServiceError(f"no report in {store.root} to publish; `latentflow experiment` makes one")
     closure = store.closure([reports[-1]], whole=True)
@@ -79,4 +78,5 @@ def publish(store: Store, key: str = "") -> Iterator[str]:
         raise ServiceError(f"DVC could not add the artifacts: {added.stderr.strip()[-500:]}")
     size = sum(file["bytes"] for artifact in closure.values() for file in artifact.manifest["files"].values())
     yield f"report {reports[-1].key}: {len(closure)} artifacts, {size / 1e6:.0f} MB, under DVC"
-    yield "next: git add data/artifacts && git commit && dvc push"
+    where = shlex.quote(store.root.relative_to(Path.cwd()).as_posix())
+    yield f"next: git add {where}/*/*.dvc {where}/*/.gitignore && git commit && dvc push"

@@ -1,7 +1,9 @@
-"""Processes that outlive a function: remembered in small files, known again by pid and start time, stopped in order.
+"""Processes that outlive a function: remembered in small files, known again by pid and start, stopped in order.
 
 A pid alone is not an identity: it is used again. A record is believed only while a process of that pid *and* that start
-time lives, so a file left by a dead machine names nobody.
+lives, so a file left by a dead machine names nobody. The start is counted by the kernel in ticks since the machine
+started, because a time of day moves with a clock that is set; where there are no such ticks (macOS) it is the time. A
+record is also believed only in the folder it was written for: a copied state folder has copies of the original's records.
 """
 
 from __future__ import annotations
@@ -11,10 +13,11 @@ import json
 import os
 import signal
 import socket
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +29,69 @@ from flows import environment
 ESCALATION = ((signal.SIGINT, 8.0), (signal.SIGTERM, 4.0), (signal.SIGKILL, 2.0))
 
 
+class Ended(SystemExit):
+    """A signal told this process to end: raised where it was, so that whatever has to be put in order is.
+
+    Attributes:
+        number: the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.number = number
+
+
+@contextlib.contextmanager
+def ending_in_order() -> Iterator[None]:
+    """Meanwhile SIGTERM and SIGHUP raise `Ended` in the main thread, once; a signal that is ignored stays ignored."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    taken = [name for name in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(name) is signal.SIG_DFL]
+
+    def end(number: int, _: object) -> None:
+        for name in taken:  # a second one must not end the putting in order
+            signal.signal(name, signal.SIG_IGN)
+        raise Ended(number)
+
+    for name in taken:
+        signal.signal(name, end)
+    try:
+        yield
+    finally:
+        for name in taken:
+            signal.signal(name, signal.SIG_DFL)
+
+
 def identity(pid: int | None = None) -> dict[str, Any]:
-    """Pid and start time (seconds since the epoch) of a process, this one by default."""
+    """A process, this one by default: pid, start time in seconds since the epoch, and its start by the kernel's count."""
     process = psutil.Process(pid)
-    return {"pid": process.pid, "created": process.create_time()}
+    return {"pid": process.pid, "created": process.create_time(), "started": _started(process)}
+
+
+def _started(process: psutil.Process) -> str:
+    """When a process started, whatever the clock says: this start of the machine, and ticks since then; "" if unknown."""
+    with contextlib.suppress(OSError, IndexError):
+        fields = Path(f"/proc/{process.pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        boot = ""
+        with contextlib.suppress(OSError):
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {fields[19]}"
+    with contextlib.suppress(AttributeError, TypeError, psutil.Error):  # macOS: as written down at the start
+        return str(process._proc.create_time(monotonic=True))  # type: ignore[attr-defined]
+    return ""
 
 
 def lives(who: Mapping[str, Any]) -> bool:
     """Whether that very process still runs (a zombie does not)."""
     try:
         process = psutil.Process(int(who["pid"]))
-        same = abs(process.create_time() - float(who["created"])) < 1.0
+        if who.get("started") and (started := _started(process)):
+            same = started == who["started"]
+        else:
+            same = abs(process.create_time() - float(who["created"])) < 1.0
         return same and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.Error, KeyError, TypeError, ValueError):
+    except (psutil.Error, AttributeError, KeyError, TypeError, ValueError, OverflowError):
         return False
 
 
@@ -46,7 +99,7 @@ def write_record(path: Path, facts: Mapping[str, Any]) -> None:
     """Writes a record whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    temporary.write_text(json.dumps({**facts, "at": _place(path)}, indent=1), encoding="utf-8")
     temporary.replace(path)
 
 
@@ -57,11 +110,20 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 def read_any(path: Path) -> dict[str, Any] | None:
-    """The record, whether or not its process lives."""
+    """The record, whether or not its process lives; none where it came with a copy of the folder."""
     with contextlib.suppress(OSError, ValueError):
         found = json.loads(path.read_text(encoding="utf-8"))
-        return found if isinstance(found, dict) else None
+        if isinstance(found, dict):
+            at = found.pop("at", None)
+            copied = isinstance(at, list) and not set(map(str, at)) & set(map(str, _place(path)))
+            return None if copied and "pid" in found else found
     return None
+
+
+def _place(path: Path) -> list[Any]:
+    """Where a record lies: its folder's address, and its number on its disk, which it keeps when it is moved."""
+    folder = path.parent.resolve()
+    return [str(folder), folder.stat().st_ino]
 
 
 def stop_all(pids: Collection[int], escalation: tuple[tuple[signal.Signals, float], ...] = ESCALATION) -> None:

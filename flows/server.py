@@ -1,9 +1,10 @@
-"""The Prefect server of a state folder: found, started, watched, and told which of its runs are dead.
+"""The Prefect server of a state folder: found, started, watched, stopped.
 
 A command line run uses a server only if it belongs to its own state folder: `prefect/server.json` there names the
-server's process (pid and start time) and its address. Another clone's server on port 4200 is therefore never used; then
-the run starts one of its own on a free port, shared with other runs of this folder and stopped by the last of them. A
-server that dies while a run uses it is started again on the same port: the run's calls to it are tried for a minute.
+server's process and its address. Another clone's server on port 4200 is therefore never used; then the run starts one of
+its own on a free port, shared with other runs of this folder and stopped by the last of them, also when a signal ends
+it; what not even a signal handler can stop ends by itself (`prefect_server.py`). A server that dies while a run uses it is
+started again on the same port, unless it never answers: the run's calls to it are tried for a minute.
 """
 
 from __future__ import annotations
@@ -16,27 +17,27 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from components.errors import ServiceError
+from components.errors import ServiceError, shortened
 from flows import environment, processes
 
 log = logging.getLogger(__name__)
 
 SECONDS_TO_START = 240
+SECONDS_FOR_ANOTHERS = 60
+STARTS_IN_VAIN = 3
 FORMAT = 1
-UNFINISHED = ("RUNNING", "PENDING", "CANCELLING")
 _started: list[subprocess.Popen[bytes]] = []
 
 
 def command() -> list[str]:
     """The command that runs the server."""
     at = ("--host", environment.host(), "--port", str(environment.port("prefect")))
-    return [sys.executable, "-m", "prefect", "server", "start", *at, "--analytics-off"]
+    return [sys.executable, "-m", "flows.prefect_server", "server", "start", *at, "--analytics-off"]
 
 
 def switches() -> dict[str, str]:
@@ -84,36 +85,71 @@ class Server:
     Attributes:
         address: where it answers.
         started: whether this run started it.
+        given: whether PREFECT_API_URL names it.
+        hopeless: set when it was started several times and never answered.
     """
 
-    def __init__(self, address: str, started: bool) -> None:
+    def __init__(self, address: str, started: bool, given: bool = False) -> None:
         self.address = address
         self.started = started
+        self.given = given
+        self.hopeless = threading.Event()
 
     def wait(self) -> None:
         """Blocks until it answers; then runs that a dead process left unfinished are reaped.
 
         Raises:
-            ServiceError: it did not answer in time.
+            ServiceError: it did not answer in time, or ended at once each time that it was started.
         """
-        end = time.monotonic() + SECONDS_TO_START
-        while not processes.answers(f"{self.address}/api/health"):
-            if time.monotonic() > end:
+        from flows.reaping import reap
+
+        seconds = SECONDS_FOR_ANOTHERS if self.given else SECONDS_TO_START
+        end = time.monotonic() + seconds
+        while not self.answers():
+            if self.hopeless.is_set():
                 raise ServiceError(
-                    f"no Prefect server answered at {self.address} within {SECONDS_TO_START} s; "
-                    f"its log is {folder() / 'server.log'}"
+                    f"the Prefect server ended {STARTS_IN_VAIN} times while it started{last_words()}; its log is "
+                    f"{folder() / 'server.log'}, and --plain runs without it"
                 )
+            if time.monotonic() > end:
+                wanted = f"no Prefect server answered at {self.address} within {seconds} s"
+                if self.given:
+                    raise ServiceError(
+                        f"{wanted}; PREFECT_API_URL names it: start it there, or unset the variable and the run starts its own"
+                    )
+                raise ServiceError(f"{wanted}; its log is {folder() / 'server.log'}")
             time.sleep(0.2)
         reap(served=self.started)
+
+    def answers(self) -> bool:
+        """Whether its health page does."""
+        return processes.answers(f"{self.address}/api/health")
+
+
+def last_words() -> str:
+    """The end of the server's log, in brackets; nothing where it has none."""
+    with contextlib.suppress(OSError):
+        with (folder() / "server.log").open("rb") as log_file:
+            log_file.seek(max(0, log_file.seek(0, os.SEEK_END) - 4096))
+            lines = log_file.read().decode(errors="replace").split("\n")
+        said = [line.strip() for line in lines if line.strip(" \u2500-=") and not line.startswith("Server stopped")]
+        return f" ({shortened(said[-1], 300)})" if said else ""
+    return ""
 
 
 @contextlib.contextmanager
 def prefect_server() -> Iterator[Server]:
     """The Prefect server for this run: the one PREFECT_API_URL names, the state folder's own, or a new one."""
     if address := os.environ.get("PREFECT_API_URL"):
-        yield Server(address.removesuffix("/").removesuffix("/api"), started=False)
+        yield Server(address.removesuffix("/").removesuffix("/api"), started=False, given=True)
         return
+    environment.refuse_state()
     refuse_newer_state()
+    with processes.ending_in_order():
+        yield from _own_server()
+
+
+def _own_server() -> Iterator[Server]:
     mine = folder() / "users" / str(os.getpid())
     before = {name: os.environ.get(name) for name in ("PREFECT_API_URL", "LATENTFLOW_PREFECT_PORT", "LATENTFLOW_HOST")}
     with lock():
@@ -132,7 +168,7 @@ def prefect_server() -> Iterator[Server]:
     server = Server(environment.address("prefect"), started)
     os.environ["PREFECT_API_URL"] = f"{server.address}/api"
     done = threading.Event()
-    watch = threading.Thread(target=_watch, args=(done,), daemon=True)
+    watch = threading.Thread(target=_watch, args=(done, server), daemon=True)
     watch.start()
     try:
         yield server
@@ -187,14 +223,22 @@ def _start() -> None:
     record(server.pid, "run")
 
 
-def _watch(done: threading.Event) -> None:
-    """Starts the server again when it died: whoever used it goes on."""
+def _watch(done: threading.Event, server: Server) -> None:
+    """Starts the server again when it died: whoever used it goes on. One that never answers is given up."""
+    answered, in_vain = False, 0
     while not done.wait(1.0):
         if own():
+            answered = answered or server.answers()
             continue
         with contextlib.suppress(Timeout), lock().acquire(timeout=0.1):
             if not own() and not done.is_set() and processes.is_free(environment.port("prefect"), environment.host()):
+                in_vain = 0 if answered else in_vain + 1
+                if in_vain >= STARTS_IN_VAIN:
+                    log.error("the Prefect server ended %d times while it started%s", in_vain, last_words())
+                    server.hopeless.set()
+                    return
                 log.warning("the Prefect server ended; starting it again on port %d", environment.port("prefect"))
+                answered = False
                 _start()
 
 
@@ -223,67 +267,3 @@ def refuse_newer_state() -> None:
         )
     if found != {"format": FORMAT, **here}:
         processes.write_record(path, {"format": FORMAT, **here})
-
-
-def run_lock(flow_run: str) -> FileLock:
-    """Held by the process that runs a flow run; the system frees it when the process dies, however it dies."""
-    locks = environment.state() / "runs"
-    locks.mkdir(parents=True, exist_ok=True)
-    return FileLock(locks / f"{flow_run}.lock")
-
-
-def reap(served: bool = True) -> list[str]:
-    """Sets runs to Crashed that were unfinished before and whose process is gone; their names.
-
-    Before is when the server started. While a stack serves (`served` is false) its runs are its runner's to watch, and one
-    that was just started has no process yet: then only runs of a command line count, and before is when this process began.
-
-    Their runs in MLflow end as well, and those of runs that were cancelled too fast to say so. Runs of a work pool are
-    left to their workers, which may be on another machine.
-    """
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, TaskRunFilter
-    from prefect.client.schemas.sorting import FlowRunSort
-    from prefect.states import Crashed
-
-    found = own()
-    if found is None:  # somebody else's server: PREFECT_API_URL
-        return []
-    since = found["created"] if served else processes.identity()["created"]
-    before = datetime.fromtimestamp(since, UTC)
-    unfinished = FlowRunFilter.model_validate({"state": {"type": {"any_": UNFINISHED}}})
-    cancelled = FlowRunFilter.model_validate({"state": {"type": {"any_": ("CANCELLED", "CRASHED")}}})
-    names = []
-    with get_client(sync_client=True) as client:
-        for run in client.read_flow_runs(flow_run_filter=unfinished, limit=200):
-            if run.work_pool_name or (run.deployment_id and not served):
-                continue
-            if run.state and run.state.timestamp and run.state.timestamp > before:
-                continue
-            held = run_lock(str(run.id))
-            try:
-                held.acquire(timeout=0)
-            except Timeout:
-                continue  # its process lives
-            held.release()
-            Path(held.lock_file).unlink(missing_ok=True)
-            message = (
-                "The process of this run is gone: it was killed, or its machine went down. "
-                "Start it again: what was finished is found, the rest continues."
-            )
-            tasks = client.read_task_runs(
-                flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])),
-                task_run_filter=TaskRunFilter.model_validate({"state": {"type": {"any_": UNFINISHED}}}),
-            )
-            for task in tasks:
-                client.set_task_run_state(task.id, Crashed(message=message), force=True)
-            client.set_flow_run_state(run.id, Crashed(message=message), force=True)
-            names.append(run.name)
-        ended = client.read_flow_runs(flow_run_filter=cancelled, sort=FlowRunSort.START_TIME_DESC, limit=50)
-    if ended:
-        from flows import tracking
-
-        tracking.reap({str(run.id) for run in ended})
-    if names:
-        log.warning("runs left unfinished by a process that is gone are now Crashed: %s", ", ".join(names))
-    return names

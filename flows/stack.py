@@ -27,7 +27,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from components.errors import ServiceError
-from flows import environment, processes, server
+from flows import environment, processes, relocation, server
 
 SECONDS_TO_START = 240
 SECONDS_TO_STOP = 25
@@ -140,12 +140,15 @@ def up(host: str = "", public: bool = False) -> int:
         raise ServiceError(
             "LATENTFLOW_AUTH: MLflow's login needs the package flask-wtf: pip install 'latentflow[auth]'"
         )
+    environment.refuse_state()
     server.refuse_newer_state()
     with _only_stack():
         stop_leftovers()
+        server.stop_own()  # a killed run's may hold the port still
         for child in CHILDREN:
             if child.health:
                 processes.refuse_port(child.name)
+        relocation.follow()
         return _Stack().run()
 
 
@@ -153,13 +156,7 @@ def down() -> str:
     """Stops the stack of this state folder; what happened, in a sentence."""
     found = processes.read_record(_record())
     if found is None:
-        left = stop_leftovers()
-        where = f"state folder {environment.state()}"
-        return (
-            f"the stack of {where} had lost its supervisor; {left} processes stopped"
-            if left
-            else f"no stack runs on {where}"
-        )
+        return _down_without_supervisor()
     os.kill(found["pid"], signal.SIGTERM)
     _gone(found, SECONDS_TO_STOP)
     if processes.lives(found):
@@ -168,6 +165,22 @@ def down() -> str:
         stop_leftovers()
         return f"the stack (process {found['pid']}) did not stop within {SECONDS_TO_STOP} s and was killed"
     return f"the stack (process {found['pid']}) is down"
+
+
+def _down_without_supervisor() -> str:
+    where = f"state folder {environment.state()}"
+    told = []
+    if left := stop_leftovers():
+        told.append(f"the stack of {where} had lost its supervisor; {left} processes stopped")
+    before = server.own()
+    if before and (users := server.users()):
+        told.append(
+            f"a run on {where} uses a Prefect server of its own (runs: {', '.join(map(str, users))}), which ends with it"
+        )
+    elif before:
+        server.stop_own()
+        told.append(f"the Prefect server (process {before['pid']}) that a run on {where} had left is stopped")
+    return "; ".join(told) or f"no stack runs on {where}"
 
 
 def status() -> list[dict[str, Any]]:

@@ -219,7 +219,7 @@ class Chain:
         if label in self._made:
             return self._made[label]
         references = {role: {"stage": given.stage, "key": given.key} for role, given in inputs.items()}
-        started = time.time()
+        started = time.monotonic()
         arguments = (label, stage, config, references, self.config)
         if self.plain:
             artifact, hit = ensure(*arguments, report=progress_bar(label), plain=True)
@@ -228,7 +228,7 @@ class Chain:
             reference = state.result()
             hit = state.name == "Cached"
             artifact = self.store.get(reference["stage"], reference["key"])
-        self.made(label, artifact, hit, time.time() - started)
+        self.made(label, artifact, hit, time.monotonic() - started)
         return artifact
 
     def made(self, label: str, artifact: Artifact, hit: bool, seconds: float) -> None:

@@ -20,7 +20,7 @@ import posixpath
 import textwrap
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,18 +28,19 @@ import mlflow
 import polars as pl
 from filelock import FileLock
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from components.config import flatten
-from components.errors import ConfigError, ServiceError, UnknownNameError
+from components.errors import ConfigError, ServiceError, UnknownNameError, quoted, shortened
 from components.experiment import ExperimentConfig
 from components.registry import nearest
+from components.service import Service
 from components.store import frontiers
 from components.store.artifact import Artifact, git_commit, versions
 from components.store.tables import COMPARISON, CURVE, LATENTS, REPORT, SCORES
-from flows import environment
+from flows import environment, relocation
 
 log = logging.getLogger(__name__)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # its traceback beside our sentence
@@ -50,6 +51,8 @@ POINTS = 200
 BATCH = 1000
 PARAMETERS_AT_ONCE = 100
 SECONDS_TO_END = 2.0
+SECONDS_TO_ANSWER = 5.0
+SECONDS_TO_LIST = 20.0
 SECONDS_TO_COME_BACK = 90.0
 SECONDS_BETWEEN_TRIES = 5.0
 SECONDS_BETWEEN_SAMPLES = 5
@@ -79,9 +82,10 @@ ABOUT = (
 class Tracker:
     """One experiment's runs in MLflow.
 
-    A tracking server that does not answer costs nothing: what could not be recorded waits, and is recorded at the next
-    stage, and at the end for a minute and a half if it had answered before. If it is still away then, running the same
-    command again records everything: the stages are found in the store.
+    A tracking server that does not answer costs a few seconds, once: what could not be recorded waits, and is recorded
+    at the next stage, and at the end for a minute and a half if it had answered before and is not there. One that takes
+    connections and says nothing is left alone for minutes. If it is still away at the end, running the same command again
+    records everything: the stages are found in the store.
     """
 
     def __init__(self, config: ExperimentConfig) -> None:
@@ -94,8 +98,7 @@ class Tracker:
 
     def open(self) -> None:
         """Starts the parent run with every parameter, and the sampling of system metrics."""
-        with _forgiving("start the run"):
-            self._open()
+        _forgiving("start the run", self._open)
 
     @property
     def page(self) -> str | None:
@@ -115,13 +118,14 @@ class Tracker:
             return
         end = time.monotonic() + SECONDS_TO_COME_BACK
         self._record_waiting()
-        while self._waiting and self.parent and time.monotonic() < end:  # it had answered, so it may come back
+        while (
+            self._waiting and self.parent and time.monotonic() + service().rest < end
+        ):  # it had answered: it may again
             log.info("waiting for MLflow to come back, at most %.0f s more", end - time.monotonic())
             time.sleep(SECONDS_BETWEEN_TRIES)
             self._record_waiting()
-        if self._monitor:
-            with _forgiving("record the last system metrics"):
-                self._monitor.finish()
+        if self._monitor and not service().rest:
+            _forgiving("record the last system metrics", self._monitor.finish)
         self._end(status)
         if self._waiting or not self._monitor:
             log.warning(
@@ -131,9 +135,8 @@ class Tracker:
             )
 
     def _end(self, status: str) -> None:
-        if self.parent:
-            with _forgiving("end the run"):
-                self.client.set_terminated(self.parent, status)
+        if parent := self.parent:
+            _forgiving("end the run", lambda: self.client.set_terminated(parent, status))
 
     def stage(self, label: str, artifact: Artifact, hit: bool, seconds: float) -> None:
         """A nested run for one stage: its facts and scores, its curve, its chart, its key and its parents' keys."""
@@ -142,19 +145,23 @@ class Tracker:
         self._record_waiting()
 
     def _record_waiting(self) -> None:
-        while self._waiting:
-            with _forgiving(f"record {self._waiting[0].label}"):
-                if self._monitor is None:
-                    self._open()
-                self._record(self._waiting[0])
-                self._waiting.pop(0)
-                continue
-            return
+        while self._waiting and _forgiving(f"record {self._waiting[0].label}", self._record_next):
+            pass
+
+    def _record_next(self) -> None:
+        if self._monitor is None:
+            self._open()
+        self._record(self._waiting[0])
+        self._waiting.pop(0)
 
     @functools.cached_property
     def client(self) -> MlflowClient:
         """The client; the first one on a state folder makes the database, while others wait."""
+        if mlflow.get_tracking_uri().startswith("http"):
+            return MlflowClient()
+        environment.refuse_state()
         with FileLock(environment.state() / "mlflow.lock"):
+            relocation.follow()
             client = MlflowClient()
             client.search_experiments(max_results=1)
         return client
@@ -208,8 +215,8 @@ class Tracker:
         if label == artifact.stage:  # the untrained control is a number in the table, not a picture
             self._chart(artifact)
         if label in ("train", "import"):
-            with _forgiving("register the dictionary"):  # a refusal must not keep every later stage waiting
-                self._register(record.run, artifact)
+            run = record.run  # a refusal must not keep every later stage waiting
+            _forgiving("register the dictionary", lambda: self._register(run, artifact))
         if artifact.stage == "report":
             self._report(artifact)
         if artifact.stage == "compare":
@@ -324,6 +331,10 @@ class Tracker:
     def _register(self, run: str, artifact: Artifact) -> None:
         """The dictionary in the registry, once for each artifact: name as in its facts, alias `champion` on the latest."""
         name = str(artifact.facts["name"])
+        with FileLock(environment.state() / "mlflow-registry.lock"):  # two runs of one dictionary register it once
+            self._register_once(name, run, artifact)
+
+    def _register_once(self, name: str, run: str, artifact: Artifact) -> None:
         found = self.client.search_model_versions(f"name = '{name}' and tags.artifact = '{artifact.key}'")
         if found:
             self.client.set_registered_model_alias(name, "champion", found[0].version)
@@ -385,7 +396,8 @@ def headlines(report: pl.DataFrame, config: ExperimentConfig) -> dict[str, float
 
 def reap(flow_runs: Collection[str]) -> None:
     """Ends, as KILLED, the runs that these flow runs left running."""
-    with _forgiving("end runs whose process is gone"):
+
+    def end() -> None:
         client = MlflowClient()
         found = client.get_experiment_by_name(EXPERIMENT)
         if found is None:
@@ -396,6 +408,8 @@ def reap(flow_runs: Collection[str]) -> None:
             )
             if parent.data.tags.get("prefect.flow_run") in flow_runs:
                 client.set_terminated(run.info.run_id, "KILLED")
+
+    _forgiving("end runs whose process is gone", end)
 
 
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
@@ -413,21 +427,23 @@ def resolve_dictionary(name: str) -> str:
     model, at, alias = name.partition("@")
     if not at:
         return name
-    client = MlflowClient()
-    try:
+
+    def look() -> Any:
+        client = MlflowClient()
         try:
-            version = client.get_model_version_by_alias(model, alias)
+            return client.get_model_version_by_alias(model, alias)
         except MlflowException as error:
             if error.error_code not in ABSENT:
                 raise
-            known = [f"{m.name}@{a}" for m in client.search_registered_models() for a in (m.aliases or {})]
-            raise UnknownNameError(f"no dictionary {name!r} in the MLflow registry; {nearest(name, known)}") from None
-    except MlflowException as error:
-        told = textwrap.shorten(str(error), 160)
-        raise ServiceError(
-            f"MLflow could not say which dictionary {name!r} is ({told}); start it again, or give the dictionary's artifact "
-            "key, which needs no registry"
-        ) from error
+            return [f"{m.name}@{a}" for m in client.search_registered_models() for a in (m.aliases or {})]
+
+    version = _answer(
+        look,
+        f"which dictionary {quoted(name)} is",
+        "start it again, or give the dictionary's artifact key, which needs no registry",
+    )
+    if isinstance(version, list):
+        raise UnknownNameError(f"no dictionary {quoted(name)} in the MLflow registry; {nearest(name, version)}")
     key = version.tags.get("artifact")
     if not key:
         raise ConfigError(
@@ -441,20 +457,31 @@ LISTED = ("loss_recovered", "l0", "fvu", "concepts_found")
 
 
 def runs(limit: int = 20) -> pl.DataFrame:
-    """The latest experiments: name, when, status, report key and headline numbers."""
-    client = MlflowClient()
-    found = client.get_experiment_by_name(EXPERIMENT)
-    if found is None:
-        return pl.DataFrame(schema={"run": pl.String})
+    """The latest experiments: name, when (UTC), status, report key and headline numbers.
+
+    Raises:
+        ServiceError: MLflow does not answer.
+    """
+
+    def look() -> list[Run]:
+        client = MlflowClient()
+        found = client.get_experiment_by_name(EXPERIMENT)
+        wanted = "tags.git_commit != ''"
+        return client.search_runs([found.experiment_id], wanted, max_results=limit) if found else []
+
+    uri = mlflow.get_tracking_uri()
+    advice = (
+        "unset MLFLOW_TRACKING_URI for this folder's own runs" if uri.startswith("http") else "see whether it is whole"
+    )
     rows = []
-    for run in client.search_runs([found.experiment_id], "tags.git_commit != ''", max_results=limit):
+    for run in _answer(look, "which runs there are", f"start it again, or {advice}"):
         headline = {name: value for name, value in run.data.metrics.items() if name in LISTED}
-        at = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.info.start_time / 1000))
+        at = time.strftime("%Y-%m-%d %H:%M", time.gmtime(run.info.start_time / 1000))
         rows.append(
             {
                 "run": run.info.run_id[:8],
                 "name": run.info.run_name,
-                "at": at,
+                "at (UTC)": at,
                 "status": run.info.status,
                 "report": run.data.tags.get("report"),
                 **headline,
@@ -597,14 +624,52 @@ def _run_as(run: str) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def _forgiving(what: str) -> Iterator[None]:
-    """MLflow owns numbers, not results: its failure is a warning, and the artifacts hold everything."""
+@functools.cache
+def _service(uri: str) -> Service:
+    return Service(f"MLflow at {uri}", SECONDS_TO_ANSWER)
+
+
+def service() -> Service:
+    """The tracking server as this process knows it: whether it answers, or is left alone."""
+    return _service(mlflow.get_tracking_uri())
+
+
+def _answer(look: Callable[[], Value], what: str, advice: str) -> Value:
+    """What MLflow says to a command that needs it.
+
+    Raises:
+        ServiceError: it says nothing, or an error.
+    """
+    uri = mlflow.get_tracking_uri()
     try:
-        yield
+        return Service(f"MLflow at {uri}", SECONDS_TO_LIST).ask(look)
+    except Exception as error:  # whatever it is, a client's or a database's
+        raise ServiceError(f"MLflow could not say {what} ({uri}: {_said(error)}); {advice}") from error
+
+
+def _forgiving(what: str, act: Callable[[], object]) -> bool:
+    """Does something in MLflow, and says whether it was done; MLflow owns numbers, not results, so no failure matters.
+
+    A server is first asked whether it answers at all. While it is left alone nothing is tried, and nothing said again.
+    """
+    asked = service()
+    if asked.rest:
+        return False
+    try:
+        if mlflow.get_tracking_uri().startswith("http"):
+            asked.ask(lambda: MlflowClient().search_experiments(max_results=1))
+        with asked.used():
+            act()
     except Exception as error:  # whatever it is, a database's or a client's: a run does not end by it
-        cause: BaseException = error
-        while inner := cause.__cause__ or cause.__context__:
-            cause = inner
-        told = textwrap.shorten(str(cause), 160)
-        log.warning("MLflow could not %s (%s); the artifacts in the store are complete", what, told)
+        later = f"; it is asked again after {asked.rest:.0f} s" if asked.rest else ""
+        told = _said(error)
+        log.warning("MLflow could not %s (%s)%s; the artifacts in the store are complete", what, told, later)
+        return False
+    return True
+
+
+def _said(error: BaseException) -> str:
+    """The first cause of an error, in a line."""
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    return textwrap.shorten(shortened(str(error)), 160)

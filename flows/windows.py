@@ -16,7 +16,7 @@ from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
 
 from components.experiment import ExperimentConfig
-from flows import environment, server, stopping
+from flows import environment, reaping, stopping
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def introduced(config: ExperimentConfig, mlflow_page: str | None) -> Iterator[No
         yield
         return
     run = context.flow_run
-    held: FileLock = server.run_lock(str(run.id))
+    held: FileLock = reaping.run_lock(str(run.id))
     with contextlib.suppress(Timeout):
         held.acquire(timeout=0)
     try:

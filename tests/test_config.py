@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
-from typing import Annotated, Literal
+import pkgutil
+import sqlite3
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given
@@ -23,7 +28,9 @@ from components.config import (
     union_of,
 )
 from components.corpus.contract import corpora
-from components.errors import ConfigError, UnknownNameError
+from components.errors import ConfigError, StoreError, UnknownNameError, quoted
+from components.experiment import ExperimentConfig
+from components.seeds import numpy_generator, torch_generator
 
 
 class CircleConfig(Config):
@@ -257,3 +264,106 @@ def test_entries_of_a_registry_are_the_members_of_its_union_and_its_names() -> N
         override(HolderConfig(), {"corpus.kind": "csv"})
     with pytest.raises(ConfigError, match="names.0: Input should be 'huggingface', 'jsonl'"):
         override(HolderConfig(), {"names": ["csv"]})
+
+
+# ---- nothing is without bounds ----
+
+
+def numbers(schema: object, at: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every number in a JSON schema, with where it stands."""
+    if isinstance(schema, dict):
+        if schema.get("type") in ("integer", "number"):
+            yield at, schema
+        for name, inner in schema.items():
+            yield from numbers(inner, f"{at}.{name}")
+    elif isinstance(schema, list):
+        for place, inner in enumerate(schema):
+            yield from numbers(inner, f"{at}.{place}")
+
+
+def all_configs() -> list[type[Config]]:
+    """Every section and every entry's settings that the components declare."""
+    import components
+
+    for module in pkgutil.walk_packages(components.__path__, "components."):
+        importlib.import_module(module.name)
+
+    def below(cls: type[Config]) -> Iterator[type[Config]]:
+        for inner in cls.__subclasses__():
+            yield inner
+            yield from below(inner)
+
+    return sorted({cls for cls in below(Config) if cls.__module__.startswith("components.")}, key=lambda c: c.__name__)
+
+
+def test_every_number_of_every_section_has_bounds_that_all_windows_can_hold() -> None:
+    found = 0
+    for cls in all_configs():
+        for at, number in numbers(cls.model_json_schema()):
+            found += 1
+            low = number.get("minimum", number.get("exclusiveMinimum"))
+            high = number.get("maximum", number.get("exclusiveMaximum"))
+            assert low is not None and high is not None, f"{cls.__name__}{at} is open: {number}"
+            assert -(2**53) < low <= high < 2**53, f"{cls.__name__}{at}: {number}"
+    assert found > 200
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "train.seed=1180591620717411303424", "read.seed=-9007199254740992", "sweep.seeds=[1, 9007199254740992]",
+        "train.seed=" + "1" * 5000, "train.seed=0x" + "f" * 100_000, "capture.tokens={train: 9223372036854775808}",
+        "train.lr=.inf", "train.lr=.nan", "train.lr=1e400", "train.clip=1e300", "steer.kl_budgets=[.inf]",
+        "steer.method_settings={add_direction: {n_candidates: 9007199254740992}}",
+        "steer.method_settings={add_direction: {n_candidates: .nan}}",
+        "steer.method_settings={add_direction: {n_candidates: 2020-01-01}}", 'name="\\ud83d"',
+        "train.seed=2020-13-45", "train.seed=" + "[" * 100_000,
+    ],
+    ids=lambda typed: typed[:40],
+)  # fmt: skip
+def test_a_value_that_a_window_could_not_hold_is_refused_in_a_short_sentence(typed: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        override(ExperimentConfig(), assignments([typed]))
+    assert str(refused.value).startswith(typed.partition("=")[0])
+    assert len(str(refused.value)) < 1000
+
+
+def test_the_largest_seed_goes_through_json_and_sqlite_and_the_generators_unchanged() -> None:
+    largest = override(ExperimentConfig(), {"train.seed": 2**53 - 1}).train.seed
+    assert json.loads(json.dumps(largest)) == int(float(largest)) == largest
+    with contextlib.closing(sqlite3.connect(":memory:")) as database:
+        assert database.execute("SELECT ?", (largest,)).fetchone() == (largest,)
+    for seed in (largest, -largest):
+        assert 0 <= numpy_generator(seed, "x").integers(10) < 10
+        assert torch_generator(seed, "x").initial_seed() >= 0
+
+
+# ---- errors quote the beginning ----
+
+
+LONG = "word " * 600_000
+
+
+@pytest.mark.parametrize(
+    ("fault", "changes"),
+    [
+        ("a value", {"train.seed": LONG}), ("a kind", {"train.dictionary.kind": LONG}), ("a name", {LONG: 1}),
+        ("a nested name", {f"train.{LONG}.x": 1}), ("a list", {"sweep.seeds": ["x"] * 100_000}),
+        ("a mapping", {"read.word_lists": {LONG: 3}}), ("a choice", {"capture.dtype": LONG}),
+    ],
+)  # fmt: skip
+def test_an_error_quotes_the_beginning_of_something_endless(fault: str, changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as refused:
+        override(ExperimentConfig(), changes)
+    told = str(refused.value)
+    assert len(told) < 5000, fault
+    assert ("word word" in told) == (fault != "a list")
+
+
+def test_any_error_keeps_its_beginning_and_its_advice() -> None:
+    told = str(StoreError(f"wanted a short name, got {LONG}; give another"))
+    assert told.startswith("wanted a short name, got word") and told.endswith("; give another")
+    assert "2,9" in told and len(told) < 4100
+    assert str(StoreError("short")) == "short"
+    assert quoted(10**5000) == "int too long to be shown"
+    assert quoted("x" * 201) == f"'{'x' * 200}'... (201 characters)"

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -86,6 +87,49 @@ def test_who_waits_is_told_who_holds_the_device() -> None:
     process.communicate()
     assert len(said) == 1
     assert said[0].startswith(f"waiting for a device: cpu:0 held by process {process.pid} for ")
+
+
+@pytest.mark.parametrize("note", ["a folder", "no JSON", "a list", "a number beyond any pid"])
+def test_a_note_that_can_be_neither_read_nor_replaced_keeps_nobody_from_a_slot(locks: Path, note: str) -> None:
+    holder = locks / "cpu-0.holder"
+    locks.mkdir()
+    if note == "a folder":
+        (holder / "inside").mkdir(parents=True)
+    else:
+        written = {"no JSON": "{", "a list": "[1]", "a number beyond any pid": f'{{"pid": {10**30}, "since": 0}}'}
+        holder.write_text(written[note])
+        assert device._held_by(Slot("cpu:0")) == "cpu:0 held"
+    for _ in range(2):
+        with device.hold(Execution(devices=["cpu:0"])) as (_, slot):
+            assert slot is not None and device.is_held(slot)
+    assert sorted(path.name for path in locks.iterdir()) in (["cpu-0.holder", "cpu-0.lock"], ["cpu-0.lock"])
+
+
+AS_ANOTHER_USER = "import os, psutil, torch; from components import device; os.setgid(65534); os.setuid(65534)\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_a_note_of_another_users_dead_process_is_not_believed_and_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory() as folder, subprocess.Popen(["true"]) as dead:
+        dead.wait()
+        Path(folder).chmod(0o755)
+        locks = Path(folder) / "locks"
+        monkeypatch.setenv("LATENTFLOW_DEVICE_LOCKS", str(locks))
+        with device.hold(Execution(devices=["cpu:0"])):
+            pass
+        assert locks.stat().st_mode & 0o1777 == 0o1777
+        holder = locks / "cpu-0.holder"
+        holder.write_text(json.dumps({"pid": dead.pid, "since": time.time()}))  # ours, and the folder is sticky
+        holder.chmod(0o644)
+        command = [sys.executable, "-c", AS_ANOTHER_USER + TAKE_TURNS, '["cpu:0"]', "1", "0.5"]
+        other = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        while other.poll() is None and not device.is_held(Slot("cpu:0")):
+            time.sleep(0.02)
+        said = device._held_by(Slot("cpu:0"))
+        told, wrong = other.communicate(timeout=60)
+        assert len(json.loads(told or "[]")) == 1, wrong
+        assert said == "cpu:0 held", "the note names who is dead"
+        assert holder.exists()
 
 
 def test_a_device_listed_twice_has_two_slots() -> None:

@@ -32,7 +32,15 @@ from typing import Any, Protocol, runtime_checkable
 from filelock import FileLock, Timeout
 
 from components.config import Config, canonical
-from components.errors import DamagedArtifactError, MissingArtifactError, NoSpaceError, ReadOnlyStoreError, StoreError
+from components.errors import (
+    DamagedArtifactError,
+    MissingArtifactError,
+    NoMemoryError,
+    NoSpaceError,
+    ReadOnlyStoreError,
+    StoreError,
+    shortened,
+)
 
 log = logging.getLogger(__name__)
 
@@ -129,6 +137,12 @@ class Artifact:
     def config(self) -> Mapping[str, Any]:
         """The config section it was made with, every field."""
         return self.manifest["config"]
+
+    @property
+    def age(self) -> tuple[int, str, float]:
+        """Sorts artifacts of one stage from the first made to the last, also where the clock was set back meanwhile."""
+        made = self.manifest["made"]
+        return int(made.get("order", 0)), str(made["at"]), self.folder.stat().st_mtime
 
     @property
     def files(self) -> list[str]:
@@ -301,7 +315,7 @@ class Store:
                     missing.remove(label)
             groups: Sequence[list[str]] = [missing] if make_many and missing else [[label] for label in missing]
             for group in groups:
-                started = time.time()
+                started = time.monotonic()
                 folders = {label: self._partial(stage.name, keys[label]) for label in group}
                 if make_many:
                     work = make_many({label: (folders[label], *wanted[label]) for label in group}, settings)
@@ -309,7 +323,7 @@ class Store:
                 else:
                     config, inputs = wanted[group[0]]
                     facts = {group[0]: _drain(stage.make(folders[group[0]], config, inputs, settings), report)}
-                seconds = round((time.time() - started) / len(group), 3)
+                seconds = round((time.monotonic() - started) / len(group), 3)
                 for label in group:
                     config, inputs = wanted[label]
                     artifact = self._finish(stage, keys[label], folders[label], config, inputs, facts[label], seconds)
@@ -384,6 +398,7 @@ class Store:
             "files": files,
             "made": {
                 "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "order": 1 + max((other.age[0] for other in self.artifacts(stage.name)), default=0),
                 "seconds": seconds,
                 "peak_memory_bytes": peak_memory(),
                 "git_commit": git_commit(),
@@ -409,6 +424,12 @@ class Store:
         try:
             yield
         except Exception as error:  # polars and safetensors report a full disk with errors of their own
+            if _is_too_large(error):
+                said = shortened(str(error).partition("\n")[0]) or "no more is free"
+                raise NoMemoryError(
+                    f"memory cannot hold what {stage} needs at once ({said}); lower "
+                    "the largest of its settings: `latentflow plan` says what each stage needs and what would fit"
+                ) from error
             number, name = _error_number(error), getattr(error, "filename", None)
             where = self.root if name is None else Path(str(name)).absolute()
             if not (where.is_relative_to(self.root) or self.root.is_relative_to(where)):
@@ -424,6 +445,16 @@ class Store:
                     f"writable or set execution.store to another folder"
                 ) from error
             raise
+
+
+def _is_too_large(error: Exception) -> bool:
+    """Whether an allocation failed, or could not even be counted: torch and numpy have no class for some of it."""
+    said = str(error).lower()
+    of_torch = isinstance(error, RuntimeError) and any(
+        word in said for word in ("allocate", "out of memory", "overflow")
+    )
+    of_numpy = isinstance(error, ValueError) and ("array is too big" in said or "maximum allowed dimension" in said)
+    return isinstance(error, MemoryError | OverflowError) or of_torch or of_numpy
 
 
 def _error_number(error: Exception) -> int | None:

@@ -203,7 +203,7 @@ def _ask(field: Field, values: dict[str, Any], flow: str) -> dict[str, Any]:
     )
     try:
         return {field.name: yaml.safe_load(written)}
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         st.error("This is not YAML.")
         return {}
 

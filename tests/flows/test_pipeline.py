@@ -129,6 +129,22 @@ def test_sql_and_publish_take_the_store_of_the_resolved_parameters(
             told("publish", *arguments)
 
 
+def test_publish_says_what_to_add_to_git_wherever_the_store_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = report(Store(tmp_path / "my own" / "artifacts"))
+    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
+        subprocess.run(command, check=True, cwd=tmp_path)
+    said = list(pipeline.publish(store))
+    command = said[-1].removeprefix("next: ").partition(" && ")[0]
+    assert command == "git add 'my own/artifacts'/*/*.dvc 'my own/artifacts'/*/.gitignore"
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path)
+    listed = subprocess.run(
+        ["git", "ls-files", "my own"], capture_output=True, text=True, check=True, cwd=tmp_path
+    ).stdout
+    (made,) = store.artifacts("report")
+    assert listed.split("\n")[:-1] == ["my own/artifacts/report/.gitignore", f"my own/artifacts/report/{made.key}.dvc"]
+
+
 def test_a_run_whose_store_the_pages_do_not_show_says_so_in_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

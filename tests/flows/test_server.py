@@ -5,15 +5,21 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import shutil
+import signal
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
-from components.errors import ServiceError
-from flows import environment, processes, server
+from components.errors import ConfigError, ServiceError
+from flows import environment, processes, server, stack
+from tests.stacks import REPOSITORY
 
 
 @pytest.fixture(autouse=True)
@@ -100,8 +106,110 @@ def test_a_record_of_a_process_that_is_gone_names_nobody(state: Path) -> None:
     me = processes.identity()
     processes.write_record(state / "prefect" / "server.json", {**me, "port": 1, "owner": "run"})
     assert server.own() is not None
-    processes.write_record(state / "prefect" / "server.json", {**me, "created": me["created"] - 60, "port": 1})
+    again = {**me, "created": me["created"] - 60, "started": me["started"] + "0", "port": 1}
+    processes.write_record(state / "prefect" / "server.json", again)
     assert server.own() is None  # the pid was used again
+    processes.write_record(state / "prefect" / "server.json", {"pid": me["pid"], "created": me["created"] - 60})
+    assert server.own() is None  # as older versions wrote it
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="psutil counts from the machine's start on Linux")
+@pytest.mark.parametrize("hours", [-1, 1, 24 * 365])
+def test_a_clock_that_was_set_does_not_hide_a_process(state: Path, hours: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    processes.write_record(state / "prefect" / "server.json", {**processes.identity(), "port": 1, "owner": "run"})
+    told = psutil._pslinux.boot_time()  # type: ignore[attr-defined]
+    monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: told + 3600 * hours)  # type: ignore[attr-defined]
+    moved = psutil.Process().create_time()
+    found = server.own()
+    assert found is not None and found["pid"] == os.getpid()
+    assert abs(moved - found["created"]) > 3000, "the clock was not set"
+
+
+def test_records_go_with_a_folder_that_is_moved_and_not_with_a_copy(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.record(os.getpid(), "up")
+    processes.write_record(state / "stack.json", {**processes.identity(), "children": {}})
+    server.refuse_newer_state()
+    shutil.copytree(state, tmp_path / "copy")
+    monkeypatch.setenv("LATENTFLOW_STATE", str(tmp_path / "copy"))
+    assert server.own() is None, "a run in the copy would write into the original's database"
+    assert stack.down() == f"no stack runs on state folder {tmp_path / 'copy'}", "it would have stopped this process"
+    assert processes.read_any(tmp_path / "copy" / "versions.json"), "what names no process is as true in a copy"
+    state.rename(tmp_path / "moved")
+    monkeypatch.setenv("LATENTFLOW_STATE", str(tmp_path / "moved"))
+    assert server.own() is not None
+
+
+RUN = """
+import sys, time
+from flows import server
+server.command = lambda: [sys.executable, "-c", "from flows import prefect_server; prefect_server.watch()"]
+with server.prefect_server():
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_run_that_is_ended_leaves_no_server(state: Path, number: signal.Signals) -> None:
+    with subprocess.Popen([sys.executable, "-c", RUN], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as run:
+        assert run.stdout is not None and run.stdout.readline() == "ready\n"
+        found = server.own()
+        assert found is not None and found["owner"] == "run"
+        run.send_signal(number)
+        assert run.wait(20) in (128 + number, -number)
+    end = time.monotonic() + (0 if number != signal.SIGKILL else 15)
+    while processes.lives(found) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not processes.lives(found)
+    assert server.own() is None and server.users() == []
+
+
+def test_down_stops_the_server_of_a_run_that_is_gone_and_spares_that_of_one_that_lives(
+    state: Path, sleeper: None
+) -> None:
+    with server.prefect_server():
+        found = server.own()
+        assert found is not None
+        assert f"uses a Prefect server of its own (runs: {os.getpid()}), which ends with it" in stack.down()
+        assert processes.lives(found)
+        (state / "prefect" / "users" / str(os.getpid())).unlink()
+        assert f"the Prefect server (process {found['pid']}) that a run on" in stack.down()
+        assert not processes.lives(found)
+
+
+def test_a_server_that_ends_at_once_is_started_a_few_times_and_its_log_is_named(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = state / "tries"
+    dies = f"open({str(tries)!r}, 'a').write('x'); raise SystemExit('unable to open database file')"
+    monkeypatch.setattr(server, "command", lambda: [sys.executable, "-c", dies])
+    began = time.monotonic()
+    wanted = r"ended 3 times while it started \(unable to open database file\); its log is .*server\.log"
+    with pytest.raises(ServiceError, match=wanted), server.prefect_server() as found:
+        found.wait()
+    assert tries.read_text() == "xxx"
+    assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize("name", ["half 50% done", "what?", "issue #3"])
+def test_a_state_folder_that_no_address_can_hold_is_refused_before_anything_is_made(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LATENTFLOW_STATE", str(tmp_path / name / "state"))
+    with pytest.raises(ConfigError, match=r"has [%?#] in its path.*set LATENTFLOW_STATE"), server.prefect_server():
+        pass
+    with pytest.raises(ConfigError, match=r"has [%?#] in its path"):
+        stack.up()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_server_that_was_named_and_is_not_there_is_said_with_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "SECONDS_FOR_ANOTHERS", 0.5)
+    monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{processes.free_port()}/api")
+    with pytest.raises(ServiceError, match="PREFECT_API_URL names it"), server.prefect_server() as found:
+        found.wait()
 
 
 def test_a_state_folder_of_a_newer_version_is_refused(state: Path) -> None:

@@ -95,7 +95,7 @@ def test_down_and_status_say_that_nothing_runs(state: Path) -> None:
 def test_what_a_killed_supervisor_left_is_stopped(state: Path) -> None:
     sleeper = "import time; time.sleep(60); print('ended by itself')"
     child = subprocess.Popen([sys.executable, "-c", sleeper], start_new_session=True, stdout=subprocess.PIPE)
-    gone = {**processes.identity(), "created": 1.0}
+    gone = {**processes.identity(), "created": 1.0, "started": "another start of the machine 1"}
     left = {"mlflow": {**processes.identity(child.pid), "address": "http://127.0.0.1:1"}}
     processes.write_record(state / "stack.json", {**gone, "children": left})
     assert stack.down().endswith("had lost its supervisor; 1 processes stopped")

@@ -17,11 +17,13 @@ import numpy as np
 import polars as pl
 import pytest
 import safetensors.numpy
+import torch
 
 from components.config import Config, execution
 from components.errors import (
     DamagedArtifactError,
     MissingArtifactError,
+    NoMemoryError,
     NoSpaceError,
     ReadOnlyStoreError,
     StoreError,
@@ -121,7 +123,7 @@ def test_a_manifest_says_from_what_with_what_and_how_long(store: Store) -> None:
     source = store.ensure(TEXT, TextConfig(), {})[0]
     made = store.ensure(TEXT, TextConfig(text="b"), {"source": source, "model": None})[0]
     assert made.manifest["inputs"] == {"source": source.reference()}
-    assert {"at", "seconds", "peak_memory_bytes", "git_commit", "versions"} == set(made.manifest["made"])
+    assert {"at", "order", "seconds", "peak_memory_bytes", "git_commit", "versions"} == set(made.manifest["made"])
     assert made.manifest["made"]["versions"]["numpy"] == np.__version__
     assert made.stage == "text" and made.key == key(TextConfig(text="b"), source=source)
 
@@ -327,6 +329,44 @@ def test_processes_that_want_the_same_artifact_at_once_make_it_once(store: Store
     assert [int(line.split()[0]) for line in lines] == list(range(N_PARTS))
     assert len({line.split()[1] for line in lines}) == 1
     assert whole(next(store.artifacts("slow")))
+
+
+@pytest.mark.parametrize(
+    "allocate",
+    [
+        lambda: torch.empty(2**53 - 1, 64), lambda: torch.empty(2**50), lambda: np.zeros(2**60), lambda: bytearray(2**62),
+        lambda: bytearray(2**70),
+    ],
+    ids=["torch, uncountable", "torch", "numpy", "python", "python, uncountable"],
+)  # fmt: skip
+def test_what_memory_cannot_hold_is_said_in_a_sentence_and_other_errors_stay(store: Store, allocate: Any) -> None:
+    def make(folder: Path, config: Config, inputs: Mapping, settings: Any):
+        allocate()
+        yield Progress(0, 1, "files")
+        return {}
+
+    with pytest.raises(
+        NoMemoryError, match=r"memory cannot hold what text needs at once \(.+\); lower .*`latentflow plan`"
+    ):
+        store.ensure(Stage("text", 1, make), TextConfig(), {})
+    with pytest.raises(RuntimeError, match="^mat1 and mat2"):
+        store.ensure(failing_with(RuntimeError("mat1 and mat2 shapes cannot be multiplied")), TextConfig(), {})
+
+
+def test_the_newest_is_the_last_made_also_where_the_clock_was_set_back(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(text: str) -> Artifact:
+        return store.ensure(TEXT, TextConfig(text=text), {})[0]
+
+    first, now, gmtime = made("first"), time.time(), time.gmtime
+    monkeypatch.setattr(time, "gmtime", lambda *_: gmtime(now - 3600))
+    second, third = made("second"), made("third")
+    for artifact in (second, third):
+        os.utime(artifact.folder, (now - 3600, now - 3600))
+    assert second.manifest["made"]["at"] < first.manifest["made"]["at"]
+    assert sorted(store.artifacts(TEXT.name), key=lambda artifact: artifact.age) == [first, second, third]
+    assert second.manifest["made"]["seconds"] >= 0
 
 
 def test_a_killed_process_leaves_only_what_is_complete_and_the_next_one_continues(store: Store, tmp_path: Path) -> None:
