@@ -39,7 +39,11 @@ def test_gzip_reads_as_the_lines_inside(tmp_path: Path) -> None:
     ("row", "message"),
     [
         ({"txt": "a"}, r"a.jsonl:1: no column 'text'; known: txt; did you mean 'txt'\?"),
-        ({"text": 3}, r"a.jsonl:1: column 'text' holds int, wanted text; set read.corpus.text_column to one of text"),
+        (
+            {"text": 3, "title": "a", "n": 1},
+            r"a.jsonl:1: column 'text' holds int, wanted text; set read.corpus.text_column to one of title$",
+        ),
+        ({"text": 3, "n": 1}, r"a.jsonl:1: column 'text' holds int, wanted text; write the text as a string$"),
         (["a"], r"a.jsonl:1: holds list, wanted one object on each line"),
     ],
 )

@@ -252,7 +252,7 @@ def test_a_model_without_bos_has_contexts_that_begin_with_a_document(store: Stor
         (
             ["a fox"],
             {},
-            r"shorter than one context: \d+ tokens came in 1 documents, and read.context_length is 16; lower",
+            r"shorter than one context: \d+ tokens came in 1 document, and read.context_length is 16; lower",
         ),
         (
             lines(40),

@@ -40,9 +40,10 @@ class Text(Corpus):
     def documents(self, split: str, seed: int, labels: bool = True) -> Iterator[Document]:
         """Every document, in the order of the files."""
         files = self.files()
+        alone = files == [Path(self.settings.path).expanduser()]
         for path in files:
             began, held = 1, []
-            for number, line in enumerate(lines(path), 1):
+            for number, line in enumerate(lines(path, alone), 1):
                 if self.settings.documents == "blank_line" and not line.strip():
                     yield Document("".join(held).strip(), place(path, began, files))
                     began, held = number + 1, []
