@@ -18,9 +18,10 @@ import numpy as np
 
 from components.corpus.contract import ConceptEntry, Label, sound
 from components.corpus.files import lines
-from components.corpus.scripts import MARKS, UNSPACED
 from components.errors import CorpusError
+from components.paths import expanded
 from components.registry import nearest
+from components.writing_systems import MARKS, UNSPACED
 
 _WORD = re.compile(rf"[^\W{UNSPACED}]+(?:[{MARKS}]+[^\W{UNSPACED}]*)*")
 MAXIMUM_VALUES = 200
@@ -179,7 +180,7 @@ class WordLists:
 
     def files(self) -> list[Path]:
         """The files that hold lists."""
-        return [Path(given).expanduser() for given in self.lists.values() if isinstance(given, str)]
+        return [expanded(given) for given in self.lists.values() if isinstance(given, str)]
 
     def concepts(self, silent: Collection[str] = ()) -> list[ConceptEntry]:
         """One concept for each list; those in `silent`, which labelled nothing, say so."""
@@ -262,7 +263,7 @@ def _is_whole(text: str, start: int, end: int) -> bool:
 
 
 def _file_of(name: str, concept: str) -> list[str]:
-    path = Path(name).expanduser()
+    path = expanded(name)
     if not path.is_file():
         raise CorpusError(
             f"read.word_lists.{concept}: wanted a list of words or a file of them, but no file is at {name!r}"

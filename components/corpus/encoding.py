@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -84,7 +84,8 @@ class Encoder:
         self.backend = type(backend).from_str(backend.to_str())
         self.backend.no_truncation()
         self.backend.no_padding()
-        self.tokenizer, self.n_rows = tokenizer, n_rows
+        self.tokenizer = tokenizer
+        self._limit = 2**31 if n_rows is None else n_rows
         self.bos, self.eos = self._row(tokenizer.bos_token_id), self._row(tokenizer.eos_token_id)
         # Nobody reads padding, so any row does where the tokenizer's own has none (a [PAD] that was added to it later).
         self.pad = next(token for token in (self._row(tokenizer.pad_token_id), self.eos, 0) if token is not None)
@@ -93,6 +94,7 @@ class Encoder:
         self._special = {token for token, known in added.items() if known.special} | set(tokenizer.all_special_ids)
         self._unknown = (unknown, tokenizer.unk_token) if unknown in self._special else None
         self._largest = max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1)
+        self._fits = self._largest < self._limit
 
     @classmethod
     def of(cls, model: Any) -> Encoder:
@@ -137,22 +139,21 @@ class Encoder:
         return rows
 
     def _row(self, token: int | None) -> int | None:
-        return token if token is not None and (self.n_rows is None or token < self.n_rows) else None
+        return token if token is not None and token < self._limit else None
 
     def _encoded(self, text: str, source: Any) -> Encoded:
         ids: list[int] = source.ids
         special, source = self._specials(text, ids, source)
-        n = self.n_rows
-        if n is not None and self._largest >= n and max(ids, default=0) >= n:
-            self._refuse_unknown_rows(ids, special)
-            there = np.array([token < n for token in ids])  # of a special token no row is needed: it is left out
-        else:
-            there = None
-        if special is None:
+        if special is None and (self._fits or max(ids, default=0) < self._limit):
             return Encoded(ids, None, source, None)
-        if there is None:
+        special = np.zeros(len(ids), bool) if special is None else special
+        there = np.array([token < self._limit for token in ids])
+        if not (there | special).all():
+            self._refuse_unknown_row(ids[int((there | special).argmin())])
+        if there.all():
             return Encoded(ids, special, source, ~special)
-        written = [token for token in ids if token < n]
+        # A special token that stands in the text and that the model has no row for cannot be read, only left out.
+        written = [token for token, has_row in zip(ids, there.tolist(), strict=True) if has_row]
         return Encoded(written, special[there] if special[there].any() else None, source, ~special)
 
     def _specials(self, text: str, ids: list[int], source: Any) -> tuple[Bool[np.ndarray, " token"] | None, Any]:
@@ -170,14 +171,12 @@ class Encoder:
             marks &= ~unread
         return (marks if marks.any() else None), source
 
-    def _refuse_unknown_rows(self, ids: Sequence[int], special: Bool[np.ndarray, " token"] | None) -> None:
-        for place, token in enumerate(ids):
-            if token >= (self.n_rows or 0) and (special is None or not special[place]):
-                raise CorpusError(
-                    f"the tokenizer writes token {token} ({self.backend.id_to_token(token)!r}), and the model's embedding has "
-                    f"{self.n_rows} rows (ids below {self.n_rows}); put the tokenizer beside the model that it was trained "
-                    "with, or give the model rows for the added tokens (resize_token_embeddings) and save it"
-                )
+    def _refuse_unknown_row(self, token: int) -> NoReturn:
+        raise CorpusError(
+            f"the tokenizer writes token {token} ({self.backend.id_to_token(token)!r}), and the model's embedding has "
+            f"{self._limit} rows (ids below {self._limit}); put the tokenizer beside the model that it was trained with, or "
+            "give the model rows for the added tokens (resize_token_embeddings) and save it"
+        )
 
 
 _made: WeakKeyDictionary[Any, Encoder] = WeakKeyDictionary()

@@ -12,6 +12,7 @@ import pyarrow
 
 from components.corpus.contract import sound
 from components.errors import CorpusError
+from components.paths import expanded
 
 
 def matching(path: str, pattern: str) -> list[Path]:
@@ -20,7 +21,7 @@ def matching(path: str, pattern: str) -> list[Path]:
     Raises:
         CorpusError: nothing is there, or nothing matches.
     """
-    root = Path(path).expanduser()
+    root = expanded(path)
     if root.is_file():
         return [root]
     if not path or not root.is_dir():

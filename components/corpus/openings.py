@@ -16,7 +16,7 @@ import numpy as np
 
 from components.corpus.contract import Corpus
 from components.corpus.encoding import Encoded
-from components.corpus.scripts import UNSPACED
+from components.writing_systems import UNSPACED
 
 WORDS = 6
 TOKENS = 64

@@ -33,6 +33,7 @@ from filelock import FileLock, Timeout
 
 from components.config import Config, canonical
 from components.errors import DamagedArtifactError, MissingArtifactError, NoSpaceError, ReadOnlyStoreError, StoreError
+from components.paths import expanded
 
 log = logging.getLogger(__name__)
 
@@ -192,7 +193,7 @@ class Store:
     """
 
     def __init__(self, root: Path | str) -> None:
-        self.root = Path(root).absolute()
+        self.root = expanded(root).absolute()
 
     def folder(self, stage: str, key: str) -> Path:
         """Where an artifact lies, made or not."""

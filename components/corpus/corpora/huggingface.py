@@ -18,6 +18,7 @@ from components.corpus.annotations import ColumnLabels
 from components.corpus.contract import ConceptEntry, Corpus, Document, corpora
 from components.corpus.files import place, rows, texts
 from components.errors import CorpusError
+from components.paths import expanded
 from components.registry import nearest
 
 
@@ -52,7 +53,7 @@ class HuggingFace(Corpus):
         Raises:
             CorpusError: the folder is not one that `save_to_disk` wrote, or has no such part.
         """
-        folder = Path(self.settings.path).expanduser()
+        folder = expanded(self.settings.path)
         if (folder / "dataset_dict.json").is_file():
             parts = _said(folder / "dataset_dict.json", "splits")
             if self.settings.subset not in parts:

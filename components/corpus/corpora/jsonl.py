@@ -12,6 +12,7 @@ from components.corpus.annotations import ColumnLabels
 from components.corpus.contract import ConceptEntry, Corpus, Document, corpora
 from components.corpus.files import lines, matching, place
 from components.errors import CorpusError
+from components.paths import expanded
 
 
 class JsonlConfig(Config):
@@ -50,7 +51,7 @@ class Jsonl(Corpus):
     def documents(self, split: str, seed: int, labels: bool = True) -> Iterator[Document]:
         """Every line's document, in the order of the files."""
         files = self.files()
-        alone = files == [Path(self.settings.path).expanduser()]
+        alone = files == [expanded(self.settings.path)]
         for path in files:
             for number, line in enumerate(lines(path, alone), 1):
                 if not line.strip():

@@ -9,6 +9,7 @@ from typing import Literal
 from components.config import Config
 from components.corpus.contract import Corpus, Document, corpora
 from components.corpus.files import lines, matching, place
+from components.paths import expanded
 
 
 class TextConfig(Config):
@@ -40,7 +41,7 @@ class Text(Corpus):
     def documents(self, split: str, seed: int, labels: bool = True) -> Iterator[Document]:
         """Every document, in the order of the files."""
         files = self.files()
-        alone = files == [Path(self.settings.path).expanduser()]
+        alone = files == [expanded(self.settings.path)]
         for path in files:
             began, held = 1, []
             for number, line in enumerate(lines(path, alone), 1):
