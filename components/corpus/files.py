@@ -78,7 +78,10 @@ def place(path: Path, number: int, files: Sequence[Path]) -> str:
 def texts(schema: pyarrow.Schema) -> list[str]:
     """The columns that hold text."""
     kinds = (pyarrow.types.is_string, pyarrow.types.is_large_string, pyarrow.types.is_string_view)
-    return [field.name for field in schema if any(kind(field.type) for kind in kinds)]
+    types = {
+        field.name: field.type.value_type if pyarrow.types.is_dictionary(field.type) else field.type for field in schema
+    }
+    return [name for name, type_ in types.items() if any(kind(type_) for kind in kinds)]
 
 
 def rows(batch: pyarrow.RecordBatch, where: str) -> list[dict[str, Any]]:
