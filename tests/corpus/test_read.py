@@ -374,7 +374,10 @@ def test_a_list_that_labels_nothing_says_so(store: Store, tmp_path: Path) -> Non
 def test_text_without_spaces_is_labelled_and_its_prompts_are_short(store: Store, tmp_path: Path) -> None:
     draw = random.Random(0)
     texts = ["".join(draw.choices(["小猫", "大雨", "花园", "蝴蝶", "朋友", "，", "。"], k=60)) for _ in range(200)]
-    config = of_file(jsonl(tmp_path / "a.jsonl", texts), **{"word_lists": {"cat": ["小猫"]}, "splits.test": 4000, "splits.validate": 400})
+    config = of_file(
+        jsonl(tmp_path / "a.jsonl", texts),
+        **{"word_lists": {"cat": ["小猫"]}, "splits.test": 4000, "splits.validate": 400},
+    )
     artifact = read(store, config, BYTES)
     documents = tables.DOCUMENTS.read(artifact).filter(split="test")
     holding = documents.filter(pl.col("text").str.contains("小猫"))["document"].to_list()

@@ -79,7 +79,9 @@ def test_the_stage_writes_every_score_with_its_controls(store, inputs):
     assert scores["evaluate.concepts_gated", "all"]["n"] == 2
     units = {row["unit_kind"] for row in tables.CONCEPTS_FOUND.read(artifact).to_dicts()}
     assert units == {"latent", "neuron", "untrained", "probe"}
-    assert scores["evaluate.concepts_found.latent", "all"]["value"] is None  # two concepts, six contexts: none is decoded
+    assert (
+        scores["evaluate.concepts_found.latent", "all"]["value"] is None
+    )  # two concepts, six contexts: none is decoded
     assert "evaluate.settings.concepts_found.gate" in scores["evaluate.concepts_found.latent", "all"]["reason"]
     for row in scores.values():
         assert (row["dictionary"], row["hook_point"]) == ("relu-32-trained", bench.HOOK_POINT)
