@@ -31,6 +31,7 @@ from filelock import FileLock, Timeout
 
 from components.config import Config, execution
 from components.errors import ConfigError
+from components.paths import expanded
 
 if TYPE_CHECKING:
     import torch
@@ -226,7 +227,7 @@ def _holder_file(slot: Slot) -> Path:
 
 
 def _folder() -> Path:
-    return Path(os.environ.get("LATENTFLOW_DEVICE_LOCKS") or Path(tempfile.gettempdir()) / "latentflow-devices")
+    return expanded(os.environ.get("LATENTFLOW_DEVICE_LOCKS") or Path(tempfile.gettempdir()) / "latentflow-devices")
 
 
 def _cuda_devices() -> int:

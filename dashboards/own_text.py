@@ -72,6 +72,8 @@ def _draw(answer: Mapping[str, Any], row: Mapping[str, Any], shown: Experiment) 
     )
     if answer["n_unknown"]:
         said += f" The model's tokenizer has no word for {answer['n_unknown']:,} of them (shown as its unknown token)."
+    if answer.get("n_special"):
+        said += f" {answer['n_special']:,} special tokens stand in the text; the model reads them, but they are no part of it."
     n_contexts = len(set(contexts))
     if n_contexts > 1:
         said += (
@@ -86,7 +88,7 @@ def _draw(answer: Mapping[str, Any], row: Mapping[str, Any], shown: Experiment) 
 def _strongest(answer: Mapping[str, Any], shown: Experiment) -> None:
     rows = pl.DataFrame(answer["strongest"], schema={"latent": pl.Int32, "maximum": pl.Float64, "token": pl.Int64,
                                                      "n_active": pl.Int64})  # fmt: skip
-    words = pl.Series([tokens.visible(answer["tokens"][number]) for number in rows["token"]], dtype=pl.String)
+    words = pl.Series([tokens.in_text(answer["tokens"], number) for number in rows["token"]], dtype=pl.String)
     rows = rows.with_columns(words.alias("on the token"), explanation=pl.lit(measures.NOTHING))
     if interpret := shown.artifacts.get("interpret"):
         said = runs.table(EXPLANATIONS, interpret).select("latent", "explanation").unique("latent", keep="first")

@@ -187,7 +187,10 @@ def _draw(answer: Mapping[str, Any], about: Mapping[str, Any]) -> None:
     )
     columns = [("Plain", answer["plain"]), (f"Steered · {about['direction']}", answer["steered"])]
     st.html(tokens.written(about["prompt"], columns))
-    st.caption(f"Written in {measures.number(answer['seconds'])} s.")
+    left_out = (
+        f" {answer['n_special']:,} special tokens in the prompt were left out." if answer.get("n_special") else ""
+    )
+    st.caption(f"Written in {measures.number(answer['seconds'])} s.{left_out}")
 
 
 def _spoken(method: str) -> str:

@@ -10,10 +10,11 @@ from typing import Any
 
 import polars as pl
 
+from components.spelling import PART
 from components.store.scores import KINDS, headline, ordered
 from components.store.tables import REPORT
 from dashboards.measures import HEADLINES, NOTHING, estimate, measure, number
-from dashboards.tokens import visible
+from dashboards.tokens import visible, whole_at
 
 UNITS = ("latent", "neuron", "untrained", "probe")
 ROLES = ("explanation", "floor", "ceiling", "untrained")
@@ -28,7 +29,15 @@ ROLE = (
 Latents of a control dictionary have a table of their own and the dictionary's name as their role."""
 CONTROL_ROW = r"^interpret\.(untrained)\.([^.]+)$"
 UNSTEERED = "unsteered"
-VISIBLE = pl.element().str.replace("^[Ġ▁]", "").str.replace_all("[\nĊ]", "↵").str.strip_chars(" ").replace("", "␣")
+VISIBLE = (
+    pl.element()
+    .str.replace("^[Ġ▁]", "")
+    .str.replace_all(PART.pattern, "‹$1›")
+    .str.replace_all("›‹", " ", literal=True)
+    .str.replace_all("[\nĊ]", "↵")
+    .str.strip_chars(" ")
+    .replace("", "␣")
+)
 """`tokens.visible` over a whole column at once."""
 SILENT = {
     "random": "Silent · drawn at random, verified never active inside",
@@ -208,14 +217,21 @@ def promoted_tokens(latents: pl.DataFrame | pl.LazyFrame, split: str) -> pl.Data
 def peak_tokens(contexts: pl.DataFrame | pl.LazyFrame) -> pl.DataFrame:
     """Of each latent the tokens on which its strongest windows peak, as `narrowed` searches them: latent, tokens."""
     strongest = contexts.lazy().filter(pl.col("role") == "top")
-    peak = pl.col("tokens").list.get(pl.col("activations").list.arg_max(), null_on_oob=True)
+    at = pl.col("activations").list.arg_max()
+    peaks = strongest.select("latent", pl.col("tokens").list.get(at, null_on_oob=True).alias("token")).collect()
+    divided = strongest.filter(pl.col("tokens").list.get(at, null_on_oob=True).str.contains(PART.pattern))
+    characters = [  # a token that is part of a character is also found by that character
+        {"latent": latent, "token": text}
+        for latent, tokens, number in divided.select("latent", "tokens", at.alias("at")).collect().iter_rows()
+        if (text := whole_at(tokens, number)) is not None
+    ]
     return (
-        strongest.select("latent", peak.alias("token"))
+        pl.concat([peaks, pl.DataFrame(characters, schema=peaks.schema)])
         .unique()
-        .group_by("latent")
+        .sort("latent", "token")
+        .group_by("latent", maintain_order=True)
         .agg(pl.col("token").drop_nulls())
         .select("latent", _sought(pl.col("token").list.eval(VISIBLE)).alias("tokens"))
-        .collect()
     )
 
 

@@ -21,6 +21,7 @@ from rich.logging import RichHandler
 from rich.text import Text
 
 from components.errors import ConfigError, LatentflowError, ServiceError, shortened
+from components.paths import expanded
 from flows import environment, processes, terminal
 from flows.terminal import aside, console
 
@@ -38,12 +39,11 @@ app = typer.Typer(
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[name=value]...", help="for example train.dictionary.k=64")
 ]
-Params = Annotated[
-    Path | None, typer.Option("--params", help="parameter file; params.yaml when it is here", show_default=False)
-]
+AS_PATH = {"parser": expanded, "metavar": "PATH", "show_default": False}  # a shell leaves the ~ of --params=~/x alone
+Params = Annotated[Path | None, typer.Option("--params", help="parameter file; params.yaml when it is here", **AS_PATH)]
 Plain = Annotated[bool, typer.Option("--plain", help="run the components alone, without Prefect and MLflow")]
 Ref = Annotated[
-    Path | None, typer.Option("--ref", help="write a pointer file (stage, key, parents) for DVC", show_default=False)
+    Path | None, typer.Option("--ref", help="write a pointer file (stage, key, parents) for DVC", **AS_PATH)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="machine-readable output")]
 
@@ -198,12 +198,8 @@ def report(
     everything: Annotated[
         bool, typer.Option("--all", help="every row and comparison, not only the short table")
     ] = False,
-    metrics: Annotated[
-        Path | None, typer.Option(help="write the scores as a DVC metrics file", show_default=False)
-    ] = None,
-    plots: Annotated[
-        Path | None, typer.Option(help="write the training curves as a DVC plots file", show_default=False)
-    ] = None,
+    metrics: Annotated[Path | None, typer.Option(help="write the scores as a DVC metrics file", **AS_PATH)] = None,
+    plots: Annotated[Path | None, typer.Option(help="write the training curves as a DVC plots file", **AS_PATH)] = None,
 ) -> None:
     """The table of an experiment: every score with n, failures, interval, baseline and direction."""
     artifact = _run("report", overrides, params, plain or as_json)
@@ -251,7 +247,9 @@ def pretrain(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[name=value]...", help="for example tokens=1e6")
     ] = None,
-    to: Annotated[Path, typer.Option(help="folder that gets the model and its tokenizer")] = Path("data/scratch/model"),
+    to: Annotated[
+        Path, typer.Option(help="folder that gets the model and its tokenizer", parser=expanded, metavar="PATH")
+    ] = Path("data/scratch/model"),
 ) -> None:
     """Trains the embedded world's language model and writes it as a Hugging Face folder."""
     from flows.pretrain import run
@@ -282,7 +280,7 @@ def import_(
 @app.command(rich_help_panel="Share")
 def export(
     dictionary: Annotated[str, typer.Argument(help="an artifact key of train, or name@alias in the MLflow registry")],
-    to: Annotated[Path, typer.Option(help="the folder to write, new or empty")],
+    to: Annotated[Path, typer.Option(help="the folder to write, new or empty", **AS_PATH)],
     format: Annotated[str, typer.Option(help="whose files: saelens, sparsify, dictionary_learning")] = "saelens",
     overrides: Overrides = None,
     params: Params = None,

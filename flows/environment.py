@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from components.errors import ConfigError, quoted, shortened
+from components.paths import expanded
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ PORTS = {"prefect": 4200, "mlflow": 5001, "streamlit": 8501, "live": 8600}
 
 def state() -> Path:
     """The folder that holds every server's state (absolute)."""
-    return Path(os.path.abspath(Path(os.environ.get("LATENTFLOW_STATE") or "data/state").expanduser()))
+    return Path(os.path.abspath(expanded(os.environ.get("LATENTFLOW_STATE") or "data/state")))
 
 
 def refuse_state() -> None:
@@ -74,14 +75,14 @@ def written(params: Path = Path("params.yaml")) -> dict[str, Any]:
 def store(params: Path = Path("params.yaml")) -> Path:
     """The artifact store of this folder's parameters (absolute), without importing anything heavy."""
     try:
-        return Path(written(params)["execution"]["store"]).absolute()
+        return expanded(written(params)["execution"]["store"]).absolute()
     except (OSError, ConfigError, KeyError, TypeError):  # whoever needs the parameters says what is wrong with them
         return Path("data/artifacts").absolute()
 
 
 def warn_of_another_store(used: Path) -> None:
     """One line where a run's store is not the one that the pages show."""
-    shown = Path(os.environ.get("LATENTFLOW_STORE") or store())
+    shown = expanded(os.environ.get("LATENTFLOW_STORE") or store())
     if used.resolve() != shown.resolve():
         log.warning(
             "this run keeps its artifacts in %s, and the pages show %s: to see it there, set execution.store in params.yaml, "

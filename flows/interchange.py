@@ -25,6 +25,7 @@ from components.experiment import ExperimentConfig
 from components.model.hook_point import KINDS, translate
 from components.model.hub import listing, snapshot
 from components.model.language_model import ModelConfig
+from components.paths import expanded
 from components.store.artifact import Artifact, Store
 from components.store.shards import ActivationShards
 from flows import windows
@@ -102,9 +103,10 @@ def local(source: str, format: str, model: ModelConfig) -> Path:
         DictionaryError: no such folder, and no leave to ask the hub or no answer there; nothing of that format there, or
             pickles.
     """
-    if Path(source).is_dir():
-        return Path(source)
-    if Path(source).is_file():
+    folder = expanded(source)
+    if folder.is_dir():
+        return folder
+    if folder.is_file():
         raise DictionaryError(f"{source} is a file; give the folder that holds it")
     parts = Path(source).parts
     if len(parts) < 2 or source.startswith((".", "/", "~")):

@@ -117,6 +117,8 @@ class Read(Wire):
     """Tokens in one context."""
     n_unknown: int
     """Tokens that stand for what the model's tokenizer has no word for."""
+    n_special: int
+    """Special tokens that stood in the text as words: the model reads them, but they are no part of the text."""
     activations: dict[int, list[float]]
     """Chosen latent -> its activation on every token."""
     strongest: list[Activity]
@@ -218,6 +220,8 @@ class Steered(Wire):
     """Where the direction is added, at every token."""
     n_prompt: int
     """Tokens of the prompt, the model's first token included."""
+    n_special: int
+    """Special tokens that stood in the prompt as words, and were left out."""
     seconds: float
     """What it took, loading included."""
 
@@ -431,6 +435,7 @@ def _read(bench: Bench, ticket: Ticket, asked: ReadQuestion, started: float) -> 
         tokens=[bench.vocabulary[token] for token in reading.token.tolist()],
         contexts=reading.context.tolist(),
         context_length=length,
+        n_special=reading.n_special,
         n_unknown=int((reading.token == unknown).sum() if unknown is not None else 0),
         activations={latent: reading.activations(latent).tolist() for latent in asked.latents},
         strongest=[Activity(**active._asdict()) for active in reading.strongest(top)],
@@ -464,6 +469,7 @@ def _steer(bench: Bench, ticket: Ticket, asked: SteerQuestion, started: float) -
         mean_norm=steering.unit,
         hook_point=steering.hook_point,
         n_prompt=len(prompt.tokens),
+        n_special=prompt.n_special,
         seconds=time.monotonic() - started,
     )
 

@@ -68,7 +68,7 @@ def table(chain: Chain, seeds: Sequence[int], reports: Sequence[Artifact]) -> Ar
 
 def newest(store: Store) -> Artifact | None:
     """The replicates that were made last."""
-    return max(store.artifacts("replicate"), key=lambda artifact: artifact.manifest["made"]["at"], default=None)
+    return max(store.artifacts("replicate"), key=lambda artifact: artifact.age, default=None)
 
 
 def show(artifact: Artifact, console: Console, everything: bool = False) -> None:

@@ -7,6 +7,7 @@ A corpus that knows the splits of the product (a generated world) yields each sp
 from __future__ import annotations
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -115,6 +116,14 @@ class Corpus(ABC):
 
 
 corpora: Registry[type[Corpus]] = Registry("corpus", "components.corpus.corpora")
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def sound(text: str) -> str:
+    """The text with U+FFFD for each lone surrogate, which JSON can write, and no tokenizer, table or file can hold."""
+    return text if text.isascii() else _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def text_digest(text: str) -> int:

@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Bool, Int32
 
 Grid = Int32[np.ndarray, "context position"]
 
@@ -40,8 +40,8 @@ class Packed:
 class _Open:
     room: int
     number: int
-    pieces: list[tuple[int, int, np.ndarray]] = dataclasses.field(compare=False)
-    """Document, position of its first token, ids."""
+    pieces: list[tuple[int, np.ndarray, np.ndarray]] = dataclasses.field(compare=False)
+    """Document, position of each token in it (-1 for special ones), ids."""
 
 
 class Packer:
@@ -63,9 +63,19 @@ class Packer:
         self._closed: list[_Open] = []
         self._opened = 0
 
-    def add(self, document: int, ids: Sequence[int] | np.ndarray) -> None:
-        """Places one document."""
+    def add(
+        self, document: int, ids: Sequence[int] | np.ndarray, special: Bool[np.ndarray, " token"] | None = None
+    ) -> None:
+        """Places one document.
+
+        Args:
+            document: its number.
+            ids: its tokens.
+            special: which of them are special tokens that stand in its text: the model reads them, but they are no part
+                of the document, and positions are counted without them.
+        """
         tokens = np.asarray(ids, dtype=np.int32)
+        position = np.arange(len(tokens)) if special is None else np.where(special, -1, np.cumsum(~special) - 1)
         for start in range(0, len(tokens), self.capacity):
             piece = tokens[start : start + self.capacity]
             fits = bisect.bisect_left(self._open, len(piece), key=lambda context: context.room)
@@ -74,7 +84,7 @@ class Packer:
                 self._opened += 1
             else:
                 context = self._open.pop(fits)
-            context.pieces.append((document, start, piece))
+            context.pieces.append((document, position[start : start + len(piece)], piece))
             ends = self.eos is not None and start + len(piece) == len(tokens)
             context.room = max(0, context.room - len(piece) - ends)
             bisect.insort(self._open, context)
@@ -92,11 +102,11 @@ class Packer:
             if self.bos is not None:
                 token[row, 0] = self.bos
                 at = 1
-            for number, start, piece in context.pieces:
+            for number, places, piece in context.pieces:
                 end = at + len(piece)
                 token[row, at:end] = piece
-                document[row, at:end] = number
-                position[row, at:end] = np.arange(start, start + len(piece))
+                document[row, at:end] = np.where(places < 0, -1, number)
+                position[row, at:end] = places
                 if self.eos is not None and end < self.context_length:
                     token[row, end] = self.eos
                 at = end + (self.eos is not None)

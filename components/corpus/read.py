@@ -2,24 +2,23 @@
 
 Splits are disjoint by document, and a document is its text: a text that came before (in this corpus, or in what the
 model was trained on, when its folder says so) is dropped and counted, and at the end disjointness is asserted on the
-digests. Files are divided by digest, in proportion to the tokens wanted, so their order does not matter. Memory is
-bounded: contexts, documents and labels go to disk as they come.
+digests; `components/corpus/division.py` says which document goes where. Memory is bounded: contexts, documents and labels go to disk as they come.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import time
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
-from pydantic import Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 from safetensors.numpy import load_file
 
 from components.config import Config, union_of
@@ -27,12 +26,17 @@ from components.corpus.alignment import align
 from components.corpus.annotations import WordLists
 from components.corpus.contract import ConceptEntry, Corpus, Document, content_number, corpora, text_digest
 from components.corpus.corpora.world import WorldCorpusConfig
+from components.corpus.division import Division, SplitsConfig, refuse_what_is_too_short
+from components.corpus.encoding import Encoder
+from components.corpus.openings import opening, prompts
 from components.corpus.packing import Packer
 from components.corpus.spool import ContextSpool, RowSpool
 from components.errors import CorpusError
 from components.seeds import derive
 from components.store import tables
 from components.store.artifact import Inputs, Progress, Stage, Work
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     CorpusChoice = Any
@@ -41,30 +45,8 @@ else:
 UNLABELLED = ("train",)
 PAIRED = ("select", "validate", "test")
 BATCH = 512
-OPENING_WORDS = 6
-
-with warnings.catch_warnings():  # pydantic's own deprecated `validate` gives way to the split of that name
-    warnings.filterwarnings("ignore", 'Field name "validate"')
-
-    class SplitsConfig(Config):
-        """Tokens wanted of each split, special tokens not counted; 0 leaves a split out."""
-
-        train: NonNegativeInt = 1_200_000
-        """Trains dictionaries."""
-        select: NonNegativeInt = 200_000
-        """Fits probes, and chooses which latent or unit stands for a concept."""
-        explain: NonNegativeInt = 150_000
-        """Is shown to explainers."""
-        calibrate: NonNegativeInt = 60_000
-        """Sets thresholds."""
-        judge: NonNegativeInt = 150_000
-        """Trains the concept judge."""
-        validate: NonNegativeInt = 100_000  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
-        """Gates, strengths and every other choice."""
-        neutral: NonNegativeInt = 20_000
-        """Measures the side effects of steering."""
-        test: NonNegativeInt = 200_000
-        """Is reported, once."""
+OWN_TEXT = 2
+"""Version of how a user's own text is read; raised when that changes and the embedded world's reading does not."""
 
 
 class ReadConfig(Config):
@@ -72,8 +54,10 @@ class ReadConfig(Config):
 
     corpus: CorpusChoice = WorldCorpusConfig()
     """Where documents come from."""
+    tokens: PositiveInt | None = None
+    """Tokens of all splits together, divided in the proportions of the defaults of `splits`; a smaller corpus is used whole."""
     splits: SplitsConfig = SplitsConfig()
-    """How many tokens each split gets; documents of files are divided in these proportions."""
+    """Tokens of each split. What is set here stays; what is not is a share of `tokens`, or of the whole of your own files."""
     context_length: int = Field(256, ge=8)
     """Tokens in one context, special tokens included."""
     word_lists: dict[str, str | list[str]] = {}
@@ -101,6 +85,7 @@ class _Split:
 
     @property
     def full(self) -> bool:
+        """Whether it got the tokens wanted."""
         return self.tokens >= self.wanted
 
     @property
@@ -117,44 +102,42 @@ def make(folder: Path, config: ReadConfig, inputs: Inputs, settings: Any) -> Wor
         CorpusError: nothing to read, not text, an unknown column, or too few tokens for a split.
     """
     started, model = time.monotonic(), inputs["model"]
-    tokenizer = model.tokenizer()
     corpus, words = corpora[config.corpus.kind](config.corpus), WordLists(config.word_lists)
-    encoder = encoder_of(tokenizer)
-    bos, eos, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
-    pad = pad if pad is not None else eos if eos is not None else 0
+    shape = getattr(model, "shape", None)
+    encoder = Encoder(model.tokenizer(), shape.vocab_size if shape else None)
+    division = Division.of(config.tokens, config.splits, corpus.knows_splits)
     splits = {
         name: _Split(
             name,
             wanted,
-            Packer(bos, eos, pad, config.context_length),
+            Packer(encoder.bos, encoder.eos, encoder.pad, config.context_length),
             ContextSpool(folder, name, config.context_length),
         )
-        for name, wanted in config.splits.model_dump().items()
-        if wanted
+        for name, wanted in division.wanted.items()
     }
     documents, labels = RowSpool(tables.DOCUMENTS, folder), RowSpool(tables.LABELS, folder)
     codes: dict[str, int] = {}
     dropped: Counter[str] = Counter(empty=0, repeated=0, pretraining=0)
-    n_lost, openings = 0, {"validate": [], "test": []}
+    found, n_labels = Counter[str](lost=0, special=0, replaced=0), Counter[str]()
+    openings: dict[str, list[str]] = {"validate": [], "test": []}
     trained_on = _pretraining(model)
     seen: set[int] = set()
 
     def take(split: _Split) -> None:
         """Tokenizes, numbers, packs and labels the documents that wait, until the split is full."""
-        nonlocal n_lost
         waiting, split.pending = split.pending, []
         labelled = split.name not in UNLABELLED
-        encode = encoder.encode_batch if labelled else encoder.encode_batch_fast  # the fast one leaves out offsets
         first, kept, encodings = documents.n_rows, [], []
         for document, encoding in zip(
-            waiting, encode([document.text for document in waiting], add_special_tokens=False), strict=True
+            waiting, encoder.encode([document.text for document in waiting], offsets=labelled), strict=True
         ):
             if split.full:
                 break
+            found["special"] += encoding.n_special
             if not encoding.ids:
                 dropped["empty"] += 1
                 continue
-            split.packer.add(first + len(kept), encoding.ids)
+            split.packer.add(first + len(kept), encoding.written, encoding.special)
             split.tokens += len(encoding.ids)
             split.nats = None if split.nats is None or document.nats is None else split.nats + document.nats
             kept.append(document)
@@ -163,17 +146,24 @@ def make(folder: Path, config: ReadConfig, inputs: Inputs, settings: Any) -> Wor
         split.contexts.add(split.packer.take())
         documents.add(_document_rows(kept, encodings, split.name, first))
         if split.name in openings:
-            openings[split.name] += [" ".join(document.text.split()[:OPENING_WORDS]) for document in kept]
+            pairs = zip(kept, encodings, strict=True)
+            openings[split.name] += [
+                opening(document.text, encoding, config.context_length) for document, encoding in pairs
+            ]
         if labelled and kept:
             if config.word_lists:
                 kept = [document._replace(labels=[*document.labels, *words.labels(document.text)]) for document in kept]
             rows, lost = align(kept, encodings, codes)
-            n_lost += lost
+            found["lost"] += lost
             names = pl.Series(list(codes), dtype=pl.String)
-            labels.add(rows.with_columns(names.gather(rows["concept"]).alias("concept"), pl.col("document") + first))
+            rows = rows.with_columns(names.gather(rows["concept"]).alias("concept"), pl.col("document") + first)
+            n_labels.update(dict(rows.group_by("concept").len().iter_rows()))
+            labels.add(rows)
 
-    total = sum(split.wanted for split in splits.values())
-    for split, document, number in _stream(corpus, splits, config.seed):
+    stream = division.stream(
+        corpus, config.seed, lambda name: name not in UNLABELLED, lambda name: splits[name].full, trained_on
+    )
+    for name, document, number, n_replaced in stream:
         if number in seen or number in trained_on:
             dropped["repeated" if number in seen else "pretraining"] += 1
             continue
@@ -181,27 +171,35 @@ def make(folder: Path, config: ReadConfig, inputs: Inputs, settings: Any) -> Wor
         if not document.text.strip():
             dropped["empty"] += 1
             continue
+        found["replaced"] += n_replaced
+        split = splits[name]
         split.pending.append(document)
         if split.due:
             take(split)
             done = sum(min(part.tokens, part.wanted) for part in splits.values())
             speed = sum(part.tokens for part in splits.values()) / (time.monotonic() - started)
-            yield Progress(done, total, "tokens", split.name, {"tokens_per_second": speed})
+            yield Progress(done, division.total, "tokens", split.name, {"tokens_per_second": speed})
     for split in splits.values():
         if not split.full:
             take(split)
-    _enough(splits, config)
+    refuse_what_is_too_short(list(splits.values()), config.corpus, division.shares, config.context_length, dropped)
     for split in splits.values():
         split.contexts.add(split.packer.finish())
         split.contexts.finish()
     documents.finish()
     labels.finish()
     _assert_disjoint(folder, trained_on)
-    inventory = _inventory([*corpus.concepts(), *words.concepts()], codes)
+    silent = sorted(name for name in config.word_lists if not n_labels[name])
+    inventory = _inventory([*corpus.concepts(), *words.concepts(silent)], codes)
     tables.CONCEPTS.write(folder, [entry._asdict() for entry in inventory])
     pairs = tables.PAIRS.write(folder, _pairs(corpus, config))
-    prompts = tables.PROMPTS.write(folder, _prompts(corpus, config, openings))
-    tables.VOCABULARY.write(folder, _vocabulary(encoder))
+    wanted = {"validate": config.prompts_validate, "test": config.prompts_test}
+    prompts_read = tables.PROMPTS.write(folder, prompts(corpus, wanted, openings, config.seed))
+    tables.VOCABULARY.write(folder, encoder.vocabulary())
+    n_tokens = sum(split.tokens for split in splits.values())
+    notes = list(_notes(n_tokens, documents.n_rows, division, found, silent))
+    for note in notes:
+        log.warning("read: %s", note)
     return {
         "splits": {
             split.name: {
@@ -214,16 +212,45 @@ def make(folder: Path, config: ReadConfig, inputs: Inputs, settings: Any) -> Wor
         },
         "context_length": config.context_length,
         "corpus": corpus.kind,
+        "tokens": n_tokens,
+        "tokens_wanted": division.total,
         "dropped": dict(dropped),
+        "n_special": found["special"],
+        "n_replaced": found["replaced"],
         "n_concepts": len(inventory),
+        "unlabelled_lists": silent,
         "n_labels": labels.n_rows,
-        "n_labels_lost": n_lost,
+        "n_labels_lost": found["lost"],
         "n_pairs": pairs.height,
-        "n_prompts": prompts.height,
-        "tokenizer": hashlib.blake2b(encoder.to_str().encode(), digest_size=12).hexdigest(),
-        "vocab_size": len(tokenizer),
-        "tokens_per_second": sum(split.tokens for split in splits.values()) / (time.monotonic() - started),
+        "n_prompts": prompts_read.height,
+        "notes": notes,
+        "tokenizer": hashlib.blake2b(encoder.backend.to_str().encode(), digest_size=12).hexdigest(),
+        "vocab_size": len(encoder.tokenizer),
+        "tokens_per_second": n_tokens / (time.monotonic() - started),
     }
+
+
+def _notes(
+    n_tokens: int, n_documents: int, division: Division, found: Mapping[str, int], silent: Sequence[str]
+) -> Iterator[str]:
+    """What a reader of the corpus should know, one sentence each; none for most corpora."""
+    if n_tokens < division.total:
+        yield (
+            f"the corpus has {n_tokens:,} tokens in {n_documents:,} documents, fewer than the {division.total:,} that were "
+            "asked for: it is used whole, in the same shares"
+        )
+    if found["special"]:
+        yield (
+            f"{found['special']:,} special tokens stood in the text as words: the model reads them, but they are no part "
+            "of a document"
+        )
+    if found["replaced"]:
+        yield f"{found['replaced']:,} lone surrogates in the text were replaced by U+FFFD"
+    for name in silent:
+        yield (
+            f"the word list {name!r} labels nothing: none of its words stands in the labelled splits; look at their "
+            f"spelling in read.word_lists.{name}"
+        )
 
 
 def _entries(config: ReadConfig) -> Mapping[str, int]:
@@ -231,49 +258,16 @@ def _entries(config: ReadConfig) -> Mapping[str, int]:
     kind = config.corpus.kind
     found = {f"corpus.{kind}": corpora.version(kind)}
     files = [*corpora[kind](config.corpus).files(), *WordLists(config.word_lists).files()]
+    if config.word_lists:
+        found["word_lists"] = WordLists.version
+    if not corpora[kind].knows_splits:
+        # The embedded world's text has no special token, no character of several tokens and no script without spaces, so
+        # what changed in how such texts are read changes nothing there.
+        found["own_text"] = OWN_TEXT
     return found | ({"corpus.bytes": content_number(files)} if files else {})
 
 
 READ = Stage("read", version=2, make=make, entries=_entries, computes=False)
-
-
-def encoder_of(tokenizer: Any) -> Any:
-    """A copy of the fast tokenizer that neither cuts nor pads.
-
-    Raises:
-        CorpusError: the tokenizer has no fast form, so nobody could say which characters a token covers.
-    """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise CorpusError(
-            f"reading needs a fast tokenizer (tokenizer.json), and the model's is {type(tokenizer).__name__}; "
-            "save it with transformers as a fast tokenizer"
-        )
-    encoder = type(backend).from_str(backend.to_str())
-    encoder.no_truncation()
-    encoder.no_padding()
-    return encoder
-
-
-def _stream(corpus: Corpus, splits: Mapping[str, _Split], seed: int) -> Iterator[tuple[_Split, Document, int]]:
-    """Documents with their split and digest, until every split is full or the documents end."""
-    if corpus.knows_splits:
-        for split in splits.values():
-            for document in corpus.documents(split.name, seed, labels=split.name not in UNLABELLED):
-                if split.full:
-                    break
-                yield split, document, text_digest(document.text)
-        return
-    shares = np.cumsum([split.wanted for split in splits.values()])
-    places = list(splits.values())
-    for document in corpus.documents("", seed):
-        if all(split.full for split in places):
-            return
-        number = text_digest(document.text)
-        place = derive(seed, "split", number) % int(shares[-1])
-        split = places[int(np.searchsorted(shares, place, side="right"))]
-        if not split.full:
-            yield split, document, number
 
 
 def _document_rows(kept: list[Document], encodings: list[Any], split: str, first: int) -> pl.DataFrame:
@@ -305,33 +299,6 @@ def _assert_disjoint(folder: Path, trained_on: set[int]) -> None:
     assert held.isdisjoint(digests), "a document was part of the model's training"
 
 
-def _enough(splits: Mapping[str, _Split], config: ReadConfig) -> None:
-    n_documents = sum(split.documents for split in splits.values())
-    n_tokens = sum(split.tokens for split in splits.values())
-    came = f"{n_tokens:,} tokens came in {n_documents:,} documents"
-    if not n_documents:
-        raise CorpusError(
-            f"the corpus ({config.corpus.kind}) is empty: no document with text came; look at read.corpus.path"
-        )
-    if n_tokens < config.context_length:
-        raise CorpusError(
-            f"the corpus ({config.corpus.kind}) is shorter than one context: {came}, and read.context_length is "
-            f"{config.context_length:,}; lower it or add documents"
-        )
-    short = [split for split in splits.values() if not split.full]
-    if short:
-        listed = "; ".join(
-            f"read.splits.{split.name} wants {split.wanted:,} and got {split.tokens:,} in {split.documents:,} documents"
-            for split in short
-        )
-        wanted = sum(split.wanted for split in splits.values())
-        raise CorpusError(
-            f"too few tokens: {listed}. In all {came}, and {wanted:,} are wanted; lower read.splits "
-            f"(to about {0.9 * n_tokens / wanted:.0%} of what they are), set those to 0 that no stage needs, "
-            "or add documents"
-        )
-
-
 def _inventory(entries: list[ConceptEntry], codes: Mapping[str, int]) -> list[ConceptEntry]:
     repeated = [name for name, count in Counter(entry.concept for entry in entries).items() if count > 1]
     if repeated:
@@ -349,32 +316,3 @@ def _pairs(corpus: Corpus, config: ReadConfig) -> list[dict[str, Any]]:
                 rows.append({**pair._asdict(), "pair": count[pair.concept], "split": split})
                 count[pair.concept] += 1
     return rows
-
-
-def _prompts(corpus: Corpus, config: ReadConfig, openings: Mapping[str, list[str]]) -> list[dict[str, Any]]:
-    """Prompts of both splits, no text in two; a corpus without any gives first words of the split's documents."""
-    wanted = {"validate": config.prompts_validate, "test": config.prompts_test}
-    met: dict[str, str] = {}
-    for split, n in wanted.items():
-        n_met = len(met)
-        for text in corpus.prompts(sum(wanted.values()), split, config.seed) or openings[split]:
-            if len(met) == n_met + n:
-                break
-            met.setdefault(text, split)
-    return [{"prompt": number, "split": split, "text": text} for number, (text, split) in enumerate(met.items())]
-
-
-def _vocabulary(encoder: Any) -> list[dict[str, Any]]:
-    """Each token as it reads after another one: only then does every kind of tokenizer show the space it carries."""
-    size = encoder.get_vocab_size(with_added_tokens=True)
-    before = next((token for token in range(size) if encoder.decode([token]).strip().isalpha()), 0)
-    alone = encoder.decode([before], skip_special_tokens=False)
-    both = encoder.decode_batch([[before, token] for token in range(size)], skip_special_tokens=False)
-    added = encoder.get_added_tokens_decoder()
-    return [
-        {
-            "token": token,  # parts of a character, and special tokens, read as they are written in the tokenizer
-            "text": encoder.id_to_token(token) if "�" in text or token in added else text.removeprefix(alone),
-        }
-        for token, text in enumerate(both)
-    ]

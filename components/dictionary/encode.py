@@ -26,6 +26,7 @@ from components.device import Execution, resolve
 from components.dictionary.contract import Dictionary
 from components.dictionary.stream import Stream
 from components.errors import DictionaryError
+from components.spelling import Bytes
 from components.store.artifact import Inputs, Progress, Stage, Work
 from components.store.shards import ActivationShards, Codes, CodeShards, shard_rows, write_codes
 from components.store.tables import LATENTS, NEIGHBOURS, POOLED
@@ -236,14 +237,24 @@ def _promoted(dictionary: Dictionary, model: Any, settings: Execution) -> dict[s
     if "causal_loss" not in loaded.capabilities:
         return None
     directions = dictionary.decoder_directions()
+    parts = Bytes(getattr(loaded.tokenizer, "backend_tokenizer", None))
     columns: dict[str, list[Any]] = {"promoted": [], "promoted_logits": [], "suppressed": [], "suppressed_logits": []}
     for part in directions.split(256):
         logits = loaded.direction_logits(part).cpu()
         for name, largest in (("promoted", True), ("suppressed", False)):
             values, tokens = logits.topk(min(PROMOTED, logits.shape[1]), dim=1, largest=largest)
-            columns[name] += [[loaded.tokenizer.decode([token]) for token in row] for row in tokens.tolist()]
+            columns[name] += [[_text_of(token, loaded.tokenizer, parts) for token in row] for row in tokens.tolist()]
             columns[f"{name}_logits"] += values.tolist()
     return columns
+
+
+def _text_of(token: int, tokenizer: Any, parts: Bytes) -> str:
+    """A token alone as text: bytes that are no whole character as `<0xE6>`, a row that no token has as its number."""
+    text = tokenizer.decode([token])
+    if text and "\N{REPLACEMENT CHARACTER}" not in text:
+        return text
+    written = tokenizer.convert_ids_to_tokens(token)
+    return f"[{token}]" if written is None else parts.text(written) or text
 
 
 ENCODE = Stage("encode", version=2, make=make)

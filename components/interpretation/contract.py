@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from components.config import Config
 from components.device import Execution
 from components.registry import Registry
+from components.spelling import PART, groups, whole
 from components.store.artifact import Inputs
 
 LONGEST = 200
@@ -35,16 +36,27 @@ class Vocabulary:
 
     Attributes:
         texts: the text of each token id.
-        words: the distinct words.
+        words: the distinct words; grows by the characters that neighbouring tokens make together.
         word_of: the word of each token id, and -1 at the end: `word_of[-1]` is what padding is.
+        partial: whether each token id holds bytes that are part of a character; padding, at the end, does not.
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.texts = list(texts)
+        self.words: list[str] = []
         self._ids: dict[str, int] = {}
-        of = [self._ids.setdefault(text.strip() or text, len(self._ids)) for text in self.texts]
-        self.words = list(self._ids)
-        self.word_of: Int[np.ndarray, " token_and_padding"] = np.array([*of, -1], dtype=np.int64)
+        self.word_of: Int[np.ndarray, " token_and_padding"] = np.array([*map(self.add, self.texts), -1], dtype=np.int64)
+        self.partial: Bool[np.ndarray, " token_and_padding"] = np.array(
+            [*(PART.search(text) is not None for text in self.texts), False], dtype=bool
+        )
+
+    def add(self, text: str) -> int:
+        """The number of the word of a text, a new one where it is new."""
+        word = text.strip() or text
+        number = self._ids.setdefault(word, len(self.words))
+        if number == len(self.words):
+            self.words.append(word)
+        return number
 
     def find(self, word: str) -> int:
         """The number of a word, or -2, which no token has, where the vocabulary lacks it."""
@@ -70,13 +82,26 @@ class Texts:
 
     @functools.cached_property
     def words(self) -> Int[np.ndarray, "window token"]:
-        """The word at each token; -1 for padding."""
-        return self.vocabulary.word_of[self.tokens]
+        """The word at each token; -1 for padding. Tokens that make a character together have it as their word."""
+        vocabulary = self.vocabulary
+        words = vocabulary.word_of[self.tokens]
+        for row in np.flatnonzero(vocabulary.partial[self.tokens].any(1)):
+            texts = [vocabulary.texts[token] for token in self.tokens[row].tolist() if token >= 0]
+            for first, end in groups(texts):
+                if end - first > 1:
+                    words[row, first:end] = vocabulary.add(whole(texts[first:end]))
+        return words
 
     @functools.cached_property
     def left(self) -> Int[np.ndarray, "window token"]:
         """The word before each token; -1 for the first, whose left neighbour the window does not show."""
-        return np.pad(self.words, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
+        left = np.pad(self.words, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
+        inside = self.vocabulary.partial[self.tokens]
+        for row in np.flatnonzero((inside[:, 1:] & inside[:, :-1]).any(1)):
+            texts = [self.vocabulary.texts[token] for token in self.tokens[row].tolist() if token >= 0]
+            for first, end in groups(texts):
+                left[row, first:end] = left[row, first]  # inside a character, what stands before is before all of it
+        return left
 
     def strings(self) -> list[list[str]]:
         """Each window as the texts of its tokens."""

@@ -15,6 +15,8 @@ from components.interpretation.contract import Texts
 from components.interpretation.phrase import Term
 
 Shape = Literal["word", "left", "pair", "near", "word_near"]
+BASE = 2**31
+"""More than there are words: the number of a pair of words is the same whichever words the vocabulary has met by then."""
 SHAPES: tuple[Shape, ...] = ("word", "left", "pair", "near", "word_near")
 
 
@@ -36,13 +38,13 @@ class Incidences(NamedTuple):
 
 def incidences(texts: Texts, shape: Shape) -> Incidences:
     """Every (token, condition) of one shape that holds in these windows."""
-    words, left, n = texts.words, texts.left, len(texts.vocabulary.words)
+    words, left = texts.words, texts.left
     if shape in ("word", "left", "pair"):
-        key = {"word": words, "left": left, "pair": left * n + words}[shape]
+        key = {"word": words, "left": left, "pair": left * BASE + words}[shape]
         token = np.flatnonzero((words >= 0) & ((left >= 0) | (shape == "word")))
         return Incidences(token, key.ravel()[token])
     window, at, earlier = _earlier(words, strictly=shape == "word_near")
-    key = words[window, earlier] if shape == "near" else words[window, at] * n + words[window, earlier]
+    key = words[window, earlier] if shape == "near" else words[window, at] * BASE + words[window, earlier]
     return Incidences(window * words.shape[1] + at, key)
 
 
@@ -77,8 +79,8 @@ def _tabled(
 
 def term(key: int, shape: Shape, texts: Texts) -> Term:
     """The condition as words."""
-    names, n = texts.vocabulary.words, len(texts.vocabulary.words)
-    first, second = divmod(key, n)
+    names = texts.vocabulary.words
+    first, second = divmod(key, BASE)
     match shape:
         case "word":
             return Term(word=names[key])

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float32, Int32
 from torch import Tensor
 
-from components.corpus.packing import pack
-from components.corpus.read import encoder_of
+from components.corpus.encoding import Encoder
+from components.corpus.packing import Packer
 from components.dictionary.contract import Dictionary
 from components.errors import CapabilityError, InputError
 from components.model.language_model import LanguageModel
@@ -49,11 +49,13 @@ class Reading:
         token: token ids, in the order of the text; special tokens are not among them.
         context: the context that each token was read in; a token sees nothing of earlier contexts.
         codes: sparse codes, a row for each token.
+        n_special: special tokens that stood in the text as words; they are no part of it.
     """
 
     token: Int32[Tensor, " token"]
     context: Int32[Tensor, " token"]
     codes: Codes
+    n_special: int = 0
 
     def activations(self, latent: int) -> Float32[Tensor, " token"]:
         """One latent's activation on every token."""
@@ -105,11 +107,14 @@ def read_text(
         raise CapabilityError(
             f"a text has no gradients before it has a loss, and {dictionary.name} reads {gradients[0]}"
         )
-    ids = encoder_of(model.tokenizer).encode(text, add_special_tokens=False).ids
-    if not ids:
-        raise InputError("the text has no token: wanted at least one word")
-    bos, eos = model.tokenizer.bos_token_id, model.tokenizer.eos_token_id
-    packed = pack([ids], bos=bos, eos=eos, pad=eos or 0, context_length=context_length)
+    encoder = Encoder.of(model)
+    encoded = encoder.encode([text], offsets=False)[0]
+    if not encoded.ids:
+        only = "nothing but special tokens" if encoded.n_special else "no token"
+        raise InputError(f"the text has {only}: wanted at least one word")
+    packer = Packer(encoder.bos, encoder.eos, encoder.pad, context_length)
+    packer.add(0, encoded.written, encoded.special)
+    packed = packer.finish()
     rows: dict[str, list[Tensor]] = {name: [] for name in dictionary.reads}
     kept = torch.from_numpy(packed.document) >= 0
     tokens = torch.from_numpy(packed.token)
@@ -117,6 +122,8 @@ def read_text(
         for name, x in model.read(part, dictionary.reads).items():
             rows[name].append(x.to(dtype)[inside.to(x.device)])
     position = torch.from_numpy(packed.position)[kept]
-    assert torch.equal(position, torch.arange(len(ids), dtype=position.dtype)), "contexts hold the text in its order"
+    assert torch.equal(position, torch.arange(len(encoded.ids), dtype=position.dtype)), (
+        "contexts hold the text in its order"
+    )
     codes = dictionary.encode({name: torch.cat(found) for name, found in rows.items()})
-    return Reading(tokens[kept].int(), kept.nonzero()[:, 0].int(), codes.to("cpu"))
+    return Reading(tokens[kept].int(), kept.nonzero()[:, 0].int(), codes.to("cpu"), encoded.n_special)

@@ -57,7 +57,7 @@ def generate(
     if model.context_length is not None and max(lengths) + max_new_tokens > model.context_length:
         raise InputError(
             f"a prompt of {max(lengths)} tokens and {max_new_tokens} new ones do not fit the model's "
-            f"{model.context_length} positions; shorten the prompt or the continuation"
+            f"{model.context_length} positions; shorten the prompt, or lower max_new_tokens"
         )
     ends = torch.tensor(sorted(model.eos if stop is None else stop), dtype=torch.long, device=model.device)
     tokens, mask = _left_padded(prompts)

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from components.corpus.encoding import Encoder
 from components.model.divergence import kl_of_directions, kl_per_token, strengths_for_budgets
 from components.model.generation import generate
 from components.model.language_model import LanguageModel
@@ -35,17 +36,20 @@ class Prompt:
     Attributes:
         number: in the prompts table.
         tokens: token ids, the first one of a context included.
+        n_special: special tokens that stood in the text as words, and were left out.
     """
 
     number: int
     tokens: tuple[int, ...]
+    n_special: int = 0
 
     @classmethod
     def of(cls, model: LanguageModel, number: int, text: str) -> Prompt:
         """The text behind the model's first token, where it has one."""
-        bos = model.tokenizer.bos_token_id
-        head = () if bos is None else (bos,)
-        return cls(number, (*head, *model.tokenizer(text, add_special_tokens=False)["input_ids"]))
+        encoder = Encoder.of(model)
+        encoded = encoder.encode([text], offsets=False)[0]
+        head = () if encoder.bos is None else (encoder.bos,)
+        return cls(number, (*head, *encoded.ids), encoded.n_special)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

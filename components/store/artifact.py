@@ -41,6 +41,7 @@ from components.errors import (
     StoreError,
     shortened,
 )
+from components.paths import expanded
 
 log = logging.getLogger(__name__)
 
@@ -206,7 +207,7 @@ class Store:
     """
 
     def __init__(self, root: Path | str) -> None:
-        self.root = Path(root).absolute()
+        self.root = expanded(root).absolute()
 
     def folder(self, stage: str, key: str) -> Path:
         """Where an artifact lies, made or not."""

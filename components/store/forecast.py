@@ -21,6 +21,7 @@ from components import device
 from components.config import Config, override
 from components.device import Execution
 from components.errors import ConfigError, NoMemoryError, NoSpaceError
+from components.paths import expanded
 from components.store.artifact import Artifact, Progress, Stage, Store, Work
 
 SPARE = 64 * 2**20
@@ -232,7 +233,7 @@ def size(n_bytes: float) -> str:
 
 def disk_free(store: Path | str) -> int:
     """Bytes free on the disk where the store lies, or will lie."""
-    folder = Path(store).absolute()
+    folder = expanded(store).absolute()
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free

@@ -62,3 +62,16 @@ def test_a_damaged_arrow_file_is_refused(tmp_path: Path) -> None:
     (folder / "data-00000-of-00001.arrow").write_bytes(b"not arrow at all")
     with pytest.raises(CorpusError, match=r"data-00000-of-00001.arrow: not readable as arrow"):
         list(HuggingFace(HuggingFaceConfig(path=str(folder))).documents("train", 0))
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"_data_files": 3}', '{"_data_files": [{"name": "x"}]}'])
+def test_a_state_file_that_lists_nothing_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "state.json").write_text(content)
+    with pytest.raises(CorpusError, match=r"state.json: .*save the data set again"):
+        HuggingFace(HuggingFaceConfig(path=str(tmp_path))).files()
+
+
+def test_a_class_that_has_no_name_is_refused(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "set", [("a", 2)])
+    with pytest.raises(CorpusError, match=r"row 0: label column 'label' holds class 2 of 2 named ones"):
+        list(HuggingFace(HuggingFaceConfig(path=str(folder), label_columns=["label"])).documents("", 0))

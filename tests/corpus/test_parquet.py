@@ -43,3 +43,21 @@ def test_a_real_file_of_reviews_has_two_categories(shared: Path) -> None:
     corpus = Parquet(ParquetConfig(path=str(path), label_columns=["label"]))
     assert sum(1 for document in corpus.documents("train", 0) if document.text) > 10_000
     assert [entry.concept for entry in corpus.concepts()] == ["label.negative", "label.positive"]
+
+
+def test_a_text_column_of_another_type_is_refused_with_the_columns_that_hold_text(tmp_path: Path) -> None:
+    body = pyarrow.array(["a"]).dictionary_encode()
+    table = pyarrow.table({"text": [{"en": "a"}], "title": ["a"], "body": body, "n": [1]})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    wanted = (
+        r"a.parquet, row 0: column 'text' holds dict, wanted text; set read.corpus.text_column to one of title, body$"
+    )
+    with pytest.raises(CorpusError, match=wanted):
+        list(Parquet(ParquetConfig(path=str(tmp_path))).documents("train", 0))
+
+
+def test_text_that_is_not_utf_8_is_refused_with_the_file(tmp_path: Path) -> None:
+    column = pyarrow.array([b"good", b"\xff\xfe"], pyarrow.binary()).view(pyarrow.string())
+    pyarrow.parquet.write_table(pyarrow.table({"text": column}), tmp_path / "a.parquet")
+    with pytest.raises(CorpusError, match=r"a.parquet, after row 0: a column of text holds bytes that are not UTF-8"):
+        list(Parquet(ParquetConfig(path=str(tmp_path))).documents("train", 0))

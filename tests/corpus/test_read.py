@@ -252,7 +252,7 @@ def test_a_model_without_bos_has_contexts_that_begin_with_a_document(store: Stor
         (
             ["a fox"],
             {},
-            r"shorter than one context: \d+ tokens came in 1 documents, and read.context_length is 16; lower",
+            r"shorter than one context: \d+ tokens came in 1 document, and read.context_length is 16; lower",
         ),
         (
             lines(40),
@@ -294,3 +294,97 @@ def test_the_split_called_validate_is_a_parameter_like_any_other() -> None:
     assert ReadConfig.model_json_schema()["$defs"]["SplitsConfig"]["properties"]["validate"]["description"]
     with pytest.raises(ConfigError, match="splits.validate: Input should be greater than or equal to 0, got -1"):
         override(ReadConfig(), {"splits.validate": -1})
+
+
+def test_tokens_alone_are_enough_and_a_small_corpus_is_used_whole(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = jsonl(tmp_path / "a.jsonl", lines(120))
+    given = {"corpus.kind": "jsonl", "corpus.path": str(path), "context_length": 16}
+    small = read(store, override(ReadConfig(), given | {"tokens": 1_000_000}), BYTES)
+    nothing_said = read(store, override(ReadConfig(), given), BYTES)
+    assert tables.DOCUMENTS.read(small).height == 120
+    assert set(small.facts["splits"]) == set(NONE)
+    assert nothing_said.manifest["files"] == small.manifest["files"]
+    [note] = small.facts["notes"]
+    assert note.startswith(
+        f"the corpus has {small.facts['tokens']:,} tokens in 120 documents, fewer than the 1,000,000"
+    )
+    assert f"read: {note}" in caplog.messages
+    few = read(store, override(ReadConfig(), given | {"tokens": 200}), BYTES)
+    assert few.facts["notes"] == []
+    assert 200 <= few.facts["tokens"] < small.facts["tokens"]
+
+
+def test_tokens_do_for_the_embedded_world_too(store: Store) -> None:
+    made = read(store, override(ReadConfig(pairs=0, context_length=96), {"tokens": 3000}), WORLD)
+    assert {name: facts["tokens"] >= 3000 * n // 2_080_000 for (name, n), facts in zip(
+        SplitsConfig().model_dump().items(), made.facts["splits"].values(), strict=True)} == dict.fromkeys(NONE, True)  # fmt: skip
+
+
+def test_special_tokens_in_a_text_are_no_part_of_a_document_and_are_counted(store: Store, tmp_path: Path) -> None:
+    plain = lines(200)
+    texts = [text.replace(" ", " </s> <s> ", 1) if n % 2 else f"{text}</s>" for n, text in enumerate(plain)]
+    path = jsonl(tmp_path / "a.jsonl", [*texts, "<s></s>"])
+    artifact = read(store, of_file(path, **{"word_lists": {"animal": ["fox", "dog"]}, "splits.test": 600}), BYTES)
+    tokenizer = BYTES.tokenizer()
+    special = [tokenizer.bos_token_id, tokenizer.eos_token_id]
+    documents = tables.DOCUMENTS.read(artifact)
+    shown = dict(tables.VOCABULARY.read(artifact).iter_rows())
+    n_inside = 0
+    for split in artifact.facts["splits"]:
+        packed = load_file(artifact.path(f"contexts/{split}.safetensors"))
+        kept = packed["document"] >= 0
+        assert not np.isin(packed["token"][kept], special).any()
+        assert kept.sum() == artifact.facts["splits"][split]["tokens"]
+        assert (packed["position"][~kept] == -1).all()
+        inside = ~kept[:, 1:-1] & kept[:, :-2] & kept[:, 2:] & (packed["document"][:, :-2] == packed["document"][:, 2:])
+        n_inside += inside.sum()
+        for number, text, n in documents.filter(split=split).select("document", "text", "n_tokens").iter_rows():
+            place = packed["document"] == number
+            assert sorted(packed["position"][place].tolist()) == list(range(n))
+            order = np.argsort(packed["position"][place])
+            said = "".join(shown[token] for token in packed["token"][place][order].tolist())
+            assert said == text.replace("</s>", "").replace("<s>", "")
+    for document, token in tables.LABELS.read(artifact).select("document", "token").iter_rows():
+        text = documents.filter(document=document)["text"][0]
+        ids = [t for t in tokenizer(text, add_special_tokens=False)["input_ids"] if t not in special]
+        assert shown[ids[token]].strip() in "fox dog"
+    assert artifact.facts["n_special"] > 100
+    assert artifact.facts["notes"][0].startswith(f"{artifact.facts['n_special']:,} special tokens stood in the text")
+
+
+def test_lone_surrogates_are_replaced_and_counted(store: Store, tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", [f"{text} \ud83d" for text in lines(200)] + ["x \ud83d", "x \ud83e"])
+    artifact = read(store, of_file(path), BYTES)
+    assert tables.DOCUMENTS.read(artifact)["text"].str.contains("�").all()
+    assert artifact.facts["n_replaced"] >= tables.DOCUMENTS.read(artifact).height
+    assert "lone surrogates in the text were replaced" in artifact.facts["notes"][0]
+
+
+def test_a_list_that_labels_nothing_says_so(store: Store, tmp_path: Path) -> None:
+    lists = {"word_lists": {"animal": ["fox"], "typo": ["foxx"]}}
+    artifact = read(store, of_file(jsonl(tmp_path / "a.jsonl", lines(200)), **lists), BYTES)
+    assert artifact.facts["unlabelled_lists"] == ["typo"]
+    assert "the word list 'typo' labels nothing" in artifact.facts["notes"][0]
+    inventory = dict(tables.CONCEPTS.read(artifact).select("concept", "description").iter_rows())
+    assert inventory["typo"] == "Words of the list 'typo'; none of them stands in the text."
+
+
+def test_text_without_spaces_is_labelled_and_its_prompts_are_short(store: Store, tmp_path: Path) -> None:
+    draw = random.Random(0)
+    texts = ["".join(draw.choices(["小猫", "大雨", "花园", "蝴蝶", "朋友", "，", "。"], k=60)) for _ in range(200)]
+    config = of_file(
+        jsonl(tmp_path / "a.jsonl", texts),
+        **{"word_lists": {"cat": ["小猫"]}, "splits.test": 4000, "splits.validate": 400},
+    )
+    artifact = read(store, config, BYTES)
+    documents = tables.DOCUMENTS.read(artifact).filter(split="test")
+    holding = documents.filter(pl.col("text").str.contains("小猫"))["document"].to_list()
+    assert set(tables.LABELS.read(artifact)["document"]) >= set(holding)
+    assert len(holding) > 3
+    assert tables.PROMPTS.read(artifact)["text"].str.len_chars().max() <= 12
+
+
+def test_what_was_read_of_the_embedded_world_keeps_its_key() -> None:
+    assert key_of(READ, ReadConfig(), {"model": WORLD}) == "e26477f9fd5f0664f66618bf"

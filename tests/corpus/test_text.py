@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import os
 from pathlib import Path
 
 import pytest
 
 from components.corpus.corpora.text import Text, TextConfig
-from components.errors import CorpusError
+from components.errors import ConfigError, CorpusError
 
 
 def read(path: Path, **kwargs) -> list[tuple[str, str]]:
@@ -64,3 +65,26 @@ def test_what_is_not_whole_gzip_is_refused(tmp_path: Path, content: bytes) -> No
 
 def test_a_real_gzipped_text_has_paragraphs(shared: Path) -> None:
     assert len(read(shared / "data/tinyshakespeare/input.txt.gz")) > 5000
+
+
+def test_a_file_whose_name_is_no_text_is_read_under_a_name_that_is(tmp_path: Path) -> None:
+    with open(os.fsencode(tmp_path) + b"/caf\xe9.txt", "w") as file:
+        file.write("a fox")
+    found = list(Text(TextConfig(path=str(tmp_path))).documents("", 0))
+    assert [(document.text, document.source) for document in found] == [("a fox", "caf�.txt:1")]
+
+
+def test_the_home_folder_is_meant_by_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.txt").write_text("a fox")
+    assert [document.text for document in Text(TextConfig(path="~/a.txt")).documents("", 0)] == ["a fox"]
+    with pytest.raises(ConfigError, match=r"'~nobody-here/a.txt': no home folder of that name is known here"):
+        Text(TextConfig(path="~nobody-here/a.txt")).files()
+
+
+def test_advice_to_leave_a_file_out_is_given_where_it_can_be(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_bytes(b"a\0")
+    with pytest.raises(CorpusError, match="leave it out with read.corpus.pattern"):
+        list(Text(TextConfig(path=str(tmp_path))).documents("", 0))
+    with pytest.raises(CorpusError, match="convert it$"):
+        list(Text(TextConfig(path=str(tmp_path / "x.txt"))).documents("", 0))

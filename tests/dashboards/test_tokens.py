@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,3 +82,43 @@ def test_the_space_before_a_token_is_not_shaded() -> None:
 def test_an_uplift_of_nothing_has_no_sign() -> None:
     row = {"unsteered": "a", "steered": "b", "uplift": -0.001, "fluency": 1.0, "reason": None}
     assert ">0.00<" in tokens.pairs(pl.DataFrame([row]))
+
+
+SUN = ["<0xE6>", "<0x97>", "<0xA5>"]
+
+
+def shown(html: str) -> str:
+    return re.sub("<[^>]*>", "", html)
+
+
+def test_tokens_that_make_a_character_are_shown_as_it_each_with_its_value() -> None:
+    html = tokens.line([" It", "<0xE2><0x80>", "<0x99>", "s"], [0, 2.0, 1.0, 0], 4.0)
+    assert shown(html) == " It’s"
+    assert "2 tokens make this together: 2, 1" in html
+    assert "rgba(230,159,0,0.30) 0% 50%,rgba(230,159,0,0.15) 50% 100%" in html
+    assert "dotted" in html
+    assert html.count("underline;") == 1
+    quiet = tokens.line(SUN, [0, 0, 0], 4.0)
+    assert shown(quiet) == "日"
+    assert "gradient" not in quiet and "dotted" in quiet
+
+
+def test_text_without_spaces_is_not_parted() -> None:
+    assert shown(tokens.line([*SUN, "本", "語"], [0] * 5, 1.0)) == "日本語"
+    assert tokens.line(["猫", "が"], [0, 0], 1.0) == "猫が"
+    assert shown(tokens.passage(["Un", "believ", "able"], [0] * 3, [0] * 3, 1.0)) == "Unbelievable"
+
+
+def test_a_byte_alone_is_marked_as_part_of_a_character() -> None:
+    assert shown(tokens.line(["a", "<0xE6>", "<0x97>"], [0, 1.0, 0], 1.0)) == "a‹E6›‹97›"
+    assert tokens.visible(" <0xE6><0x97>") == "‹E6 97›"
+    assert tokens.in_text(["a", *SUN], 2) == "日 ‹97›"
+    assert tokens.in_text(["a", "<0xE6>", "b"], 1) == "‹E6›"
+    assert tokens.in_text([" a", "b"], 0) == "a"
+
+
+@given(st.lists(st.sampled_from([*SUN, "<0xF0>", "<b>", " a", '"', "<0x80><0xE6>"]), max_size=12))
+def test_no_bytes_whatever_can_open_a_tag(words: list[str]) -> None:
+    html = tokens.line(words, [float(i % 3) for i in range(len(words))], 2.0)
+    bare = re.sub(r'<span title="[^"<]*" style="[^"<]*">|</span>', "", html)
+    assert "<" not in bare

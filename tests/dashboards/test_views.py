@@ -506,3 +506,15 @@ def test_durations_have_units(seconds: float, said: str) -> None:
 @pytest.mark.parametrize(("n", "said"), [(12, "12 B"), (4_100_000, "4.1 MB"), (5e12, "5000.0 GB")])
 def test_sizes_have_units(n: float, said: str) -> None:
     assert views.readable_bytes(n) == said
+
+
+def test_a_peak_on_a_part_of_a_character_is_found_by_the_character() -> None:
+    rows = [
+        {"latent": latent, "window": 0, "role": "top", "tokens": words, "activations": values}
+        for latent, words, values in (
+            (1, ["a", "<0xE6>", "<0x97>", "<0xA5>"], [0.0, 0.0, 2.0, 1.0]), (2, [" <0xE6><0x97>", "b"], [1.0, 0.0]),
+        )
+    ]  # fmt: skip
+    index = views.peak_tokens(tables.CONTEXTS.frame(rows))
+    found = {latent: set(said.strip("\n").split("\n")) for latent, said in index.iter_rows()}
+    assert found == {1: {"日", "‹97›"}, 2: {"‹e6 97›"}}

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from components.device import Execution
-from components.interpretation.contract import LONGEST, Evidence, Explanation, LatentRecord
+from components.interpretation.contract import LONGEST, Evidence, Explanation, LatentRecord, Question
 from components.interpretation.explainers.log_odds import LogOdds, LogOddsConfig, _z
 from components.interpretation.phrase import read
+from components.interpretation.predictors.lexical import Lexical, LexicalConfig
 from tests.interpretation.planted import NOISE, PHRASES
-from tests.interpretation.windows_of import windows_of
+from tests.interpretation.windows_of import texts_of, windows_of
 
 
 def explain(lines: list[str], activations: list[list[float]], **settings: float) -> Explanation:
@@ -65,3 +66,27 @@ def test_a_word_of_one_document_is_no_evidence() -> None:
     lines, activations = ["a x"] + ["b c"] * 20, [[0, 9]] + [[1, 0]] * 10 + [[]] * 10
     found = explain(lines, activations)
     assert found.text is None or '"x"' not in found.text
+
+
+def test_a_character_of_several_tokens_is_one_word() -> None:
+    # 日 and 月 as bytes: they begin alike, so no single byte tells one from the other.
+    sun, moon = ["<0xE6>", "<0x97>", "<0xA5>"], ["<0xE6>", "<0x9C>", "<0x88>"]
+    lines = [" ".join(["a", *sun, "b"])] * 10 + [" ".join(["a", *moon, "b"])] * 10
+    found = explain(lines, [[0, 1, 2, 3, 0]] * 10 + [[]] * 10)
+    assert found.text == 'the word "日"'
+    texts = windows_of(lines, [[1]] * 20).texts
+    answer = next(Lexical(LexicalConfig(), {}, Execution()).predict([Question(found.text, texts)], "tokens"))
+    assert answer.values is not None
+    assert (answer.values == np.array([[0, 1, 1, 1, 0]] * 10 + [[0] * 5] * 10)).all()
+
+
+def test_what_stands_before_a_character_stands_before_all_of_it() -> None:
+    texts = texts_of(["a <0xE6> <0x97> <0xA5> b"])
+    names = texts.vocabulary.words
+    assert [names[word] for word in texts.words[0]] == ["a", "日", "日", "日", "b"]
+    assert [names[word] if word >= 0 else None for word in texts.left[0]] == [None, "a", "a", "a", "日"]
+
+
+def test_a_byte_that_makes_no_character_is_not_explained() -> None:
+    found = explain(["a <0x97> b"] * 9 + ["a c b"] * 9, [[0, 1, 0]] * 9 + [[]] * 9)
+    assert found.text is None or "0x" not in found.text

@@ -16,8 +16,9 @@ import pyarrow
 from components.config import Config
 from components.corpus.annotations import ColumnLabels
 from components.corpus.contract import ConceptEntry, Corpus, Document, corpora
-from components.corpus.files import place
+from components.corpus.files import place, rows, texts
 from components.errors import CorpusError
+from components.paths import expanded
 from components.registry import nearest
 
 
@@ -52,9 +53,9 @@ class HuggingFace(Corpus):
         Raises:
             CorpusError: the folder is not one that `save_to_disk` wrote, or has no such part.
         """
-        folder = Path(self.settings.path).expanduser()
+        folder = expanded(self.settings.path)
         if (folder / "dataset_dict.json").is_file():
-            parts = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+            parts = _said(folder / "dataset_dict.json", "splits")
             if self.settings.subset not in parts:
                 raise CorpusError(f"{folder}: no part {self.settings.subset!r}; {nearest(self.settings.subset, parts)}")
             folder /= self.settings.subset
@@ -64,7 +65,10 @@ class HuggingFace(Corpus):
                 f"read.corpus.path: wanted a folder written by datasets' save_to_disk, "
                 f"but there is no state.json in {self.settings.path!r}; for parquet files use kind parquet"
             )
-        return [folder / part["filename"] for part in json.loads(state.read_text(encoding="utf-8"))["_data_files"]]
+        try:
+            return [folder / part["filename"] for part in _said(state, "_data_files")]
+        except (KeyError, TypeError):
+            raise CorpusError(f"{state}: lists no file names; save the data set again") from None
 
     def concepts(self) -> Sequence[ConceptEntry]:
         """The concepts of the label columns met so far."""
@@ -76,20 +80,39 @@ class HuggingFace(Corpus):
         for path in files:
             try:
                 with pyarrow.memory_map(str(path)) as source, pyarrow.ipc.open_stream(source) as stream:
-                    self._columns.check(stream.schema.names, str(path))
+                    self._columns.check(stream.schema.names, str(path), texts(stream.schema))
                     names = _class_names(stream.schema)
                     number = 0
                     for batch in stream:
-                        for row in batch.select(list(self._columns.columns)).to_pylist():
+                        for row in rows(batch.select(list(self._columns.columns)), f"{path}, after row {number}"):
                             where = f"{path}, row {number}"
                             for column, classes in names.items():
-                                if isinstance(row.get(column), int):  # -1 stands for 'no label'
-                                    row[column] = classes[row[column]] if row[column] >= 0 else None
+                                row[column] = _class_of(row.get(column), classes, f"{where}: label column {column!r}")
                             text = self._columns.text(row, where)
                             yield Document(text, place(path, number, files), self._columns.labels(row, where))
                             number += 1
             except (pyarrow.ArrowInvalid, OSError) as error:
                 raise CorpusError(f"{path}: not readable as arrow ({error}); save the data set again") from None
+
+
+def _said(path: Path, name: str) -> list[Any]:
+    """A list of one of the files that say what a saved data set is made of."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))[name]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        found = None
+    if not isinstance(found, list):
+        raise CorpusError(f"{path}: holds no list {name!r}, as save_to_disk writes one; save the data set again")
+    return found
+
+
+def _class_of(value: Any, classes: Sequence[str], where: str) -> Any:
+    """The name of a class label that is written as a number; -1 stands for 'no label'."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        return value
+    if value >= len(classes):
+        raise CorpusError(f"{where} holds class {value} of {len(classes)} named ones; save the data set again")
+    return classes[value] if value >= 0 else None
 
 
 def _class_names(schema: pyarrow.Schema) -> dict[str, list[str]]:

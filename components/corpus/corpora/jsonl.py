@@ -12,6 +12,7 @@ from components.corpus.annotations import ColumnLabels
 from components.corpus.contract import ConceptEntry, Corpus, Document, corpora
 from components.corpus.files import lines, matching, place
 from components.errors import CorpusError
+from components.paths import expanded
 
 
 class JsonlConfig(Config):
@@ -50,17 +51,27 @@ class Jsonl(Corpus):
     def documents(self, split: str, seed: int, labels: bool = True) -> Iterator[Document]:
         """Every line's document, in the order of the files."""
         files = self.files()
+        alone = files == [expanded(self.settings.path)]
         for path in files:
-            for number, line in enumerate(lines(path), 1):
+            for number, line in enumerate(lines(path, alone), 1):
                 if not line.strip():
                     continue
                 where = f"{path}:{number}"
                 try:
-                    row = json.loads(line)
+                    row = json.loads(line, parse_int=_integer)
                 except json.JSONDecodeError as error:
                     raise CorpusError(f"{where}: not JSON ({error.msg}); wanted one object on each line") from None
+                except RecursionError:
+                    raise CorpusError(
+                        f"{where}: lists or objects lie too deep in one another; wanted columns"
+                    ) from None
                 if not isinstance(row, dict):
                     raise CorpusError(f"{where}: holds {type(row).__name__}, wanted one object on each line")
                 self._columns.check(list(row), where)
                 text = self._columns.text(row, where)
                 yield Document(text, place(path, number, files), self._columns.labels(row, where))
+
+
+def _integer(digits: str) -> float:
+    """Python refuses to read integers of thousands of digits; a column that nobody asked for may hold one."""
+    return int(digits) if len(digits) < 1000 else float(digits)

@@ -12,7 +12,7 @@ import pyarrow.parquet
 from components.config import Config
 from components.corpus.annotations import ColumnLabels
 from components.corpus.contract import ConceptEntry, Corpus, Document, corpora
-from components.corpus.files import matching, place
+from components.corpus.files import matching, place, rows, texts
 from components.errors import CorpusError
 
 
@@ -55,10 +55,10 @@ class Parquet(Corpus):
         for path in files:
             try:
                 with pyarrow.parquet.ParquetFile(path) as file:
-                    self._columns.check(file.schema_arrow.names, str(path))
+                    self._columns.check(file.schema_arrow.names, str(path), texts(file.schema_arrow))
                     number = 0
                     for batch in file.iter_batches(batch_size=1024, columns=list(self._columns.columns)):
-                        for row in batch.to_pylist():
+                        for row in rows(batch, f"{path}, after row {number}"):
                             where = f"{path}, row {number}"
                             text = self._columns.text(row, where)
                             yield Document(text, place(path, number, files), self._columns.labels(row, where))

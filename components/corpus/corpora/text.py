@@ -9,6 +9,7 @@ from typing import Literal
 from components.config import Config
 from components.corpus.contract import Corpus, Document, corpora
 from components.corpus.files import lines, matching, place
+from components.paths import expanded
 
 
 class TextConfig(Config):
@@ -40,9 +41,10 @@ class Text(Corpus):
     def documents(self, split: str, seed: int, labels: bool = True) -> Iterator[Document]:
         """Every document, in the order of the files."""
         files = self.files()
+        alone = files == [expanded(self.settings.path)]
         for path in files:
             began, held = 1, []
-            for number, line in enumerate(lines(path), 1):
+            for number, line in enumerate(lines(path, alone), 1):
                 if self.settings.documents == "blank_line" and not line.strip():
                     yield Document("".join(held).strip(), place(path, began, files))
                     began, held = number + 1, []

@@ -25,6 +25,7 @@ from components.config import Config
 from components.interpretation.contract import LONGEST, Evidence, Explainer, Explanation, Windows, explainers
 from components.interpretation.ngrams import SHAPES, Shape, incidences, numbered, term
 from components.interpretation.phrase import Term, write
+from components.spelling import PART
 
 SECTION = "interpret.explainer_settings.log_odds"
 
@@ -152,4 +153,5 @@ def _z(
 
 
 def _readable(word: str) -> bool:
-    return bool(word.strip()) and word.isprintable() and "\N{REPLACEMENT CHARACTER}" not in word
+    unread = PART.search(word) or "\N{REPLACEMENT CHARACTER}" in word
+    return bool(word.strip()) and word.isprintable() and not unread
