@@ -36,6 +36,7 @@ class AddDirection(SteeringMethod):
     """Decoder directions of the dictionary's latents."""
 
     config = AddDirectionConfig
+    reads_dictionary = True
 
     @property
     def at_most(self) -> int:
