@@ -26,12 +26,20 @@ PLAIN = {
     "evaluate.cross_entropy_rise": "rise of cross-entropy, nats a token",
     "interpret.log_odds.detection": "explanation, detection AUROC",
     "interpret.log_odds.simulation": "explanation, simulation r",
-    "steer.add_direction.kl_0.1": "steering by a latent, uplift",
+    "steer.add_direction.kl_0.1": "steering by a latent, composite of gain and fluency",
+    "steer.add_direction.kl_0.1.uplift": "steering by a latent, uplift alone",
+    "steer.add_direction.kl_0.1.fluency": "steering by a latent, fluency",
+    "steer.untrained.kl_0.1": "steering by a latent of the untrained dictionary, composite",
+    "steer.add_direction.kl_0.1.over_untrained": "the difference of the two, by concept",
     "steer.add_direction.kl_0.1.share_above_random": "steering by a latent, share above the largest Gaussian",
     "steer.add_direction.kl_0.1.cost": "steering by a latent, KL on other neutral text, nats a token",
-    "steer.mean_difference.kl_0.1": "steering by mean difference, uplift",
+    "steer.add_direction.kl_0.1.cost_written_reverse": "steering by a latent, KL(steered, plain) on the steered text",
+    "steer.mean_difference.kl_0.1": "steering by mean difference, composite of gain and fluency",
+    "steer.mean_difference.kl_0.1.uplift": "steering by mean difference, uplift alone",
+    "steer.mean_difference.kl_0.1.fluency": "steering by mean difference, fluency",
     "steer.mean_difference.kl_0.1.share_above_random": "steering by mean difference, share above the largest Gaussian",
     "steer.mean_difference.kl_0.1.cost": "steering by mean difference, KL on other neutral text, nats a token",
+    "steer.mean_difference.kl_0.1.cost_written_reverse": "steering by mean difference, KL(steered, plain) on the steered text",
 }
 UNITS = {"latent": "latents", "untrained": "untrained dictionary", "neuron": "raw neurons", "probe": "linear probe"}
 

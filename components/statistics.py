@@ -342,7 +342,7 @@ def within(interval: Interval, lowest: float, highest: float) -> Interval:
     return dataclasses.replace(interval, low=low, high=high)
 
 
-def t_interval_of_groups(groups: Sequence[Real[np.ndarray, " replicate"]], confidence: float = 0.95) -> Interval:
+def t_interval_of_groups(groups: Sequence[Real[np.ndarray, " _"]], confidence: float = 0.95) -> Interval:
     """Mean of the means of groups, each group of equal weight whatever its size; empty groups are left out.
 
     The interval is Student's with the degrees of freedom of Welch and Satterthwaite; none where a group has one replicate,

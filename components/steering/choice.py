@@ -12,9 +12,9 @@ from collections.abc import Collection, Mapping, Sequence
 
 import polars as pl
 
+from components.steering.by_concept import concept_means
 from components.steering.contract import Candidate
 from components.steering.protocol import Job, Prompt
-from components.steering.by_concept import concept_means
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

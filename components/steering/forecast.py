@@ -11,8 +11,8 @@ import torch
 
 from components.device import Execution
 from components.steering.contract import AddVector
-from components.steering.protocol import LOGITS_AT_ONCE, Job, Neutral, Prompt, Writer, calibrate
 from components.steering.meter import Meter
+from components.steering.protocol import LOGITS_AT_ONCE, Job, Neutral, Prompt, Writer, calibrate
 from components.steering.steer import SteerConfig, entries_of, pick_concepts
 from components.store import tables
 from components.store.artifact import Artifact

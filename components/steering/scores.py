@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 
 from components.seeds import numpy_generator
 from components.statistics import (
@@ -164,7 +164,9 @@ class _Scores:
         concepts, name = self.comparison.passed(kind), f"{self.name}.share_above_random"
         about = self._about(kind, concepts)
         largest = [self.found[c.name]["composite_largest"] for c in concepts if c.name in self.found]
-        absent = "no control direction to compare with" if not self.n_others else self.comparison.silent.get("composite")
+        absent = (
+            "no control direction to compare with" if not self.n_others else self.comparison.silent.get("composite")
+        )
         if not concepts or absent or None in largest or len(largest) < len(concepts):
             reason = about["reason"] if not concepts else absent or "a control direction has no text for some concepts"
             return self._row(name, Interval(None, None, None, 0), **{**about, "reason": reason})
@@ -191,7 +193,9 @@ class _Scores:
             told = [f"n too small: even {n} of {n} would come by chance (p {least:.2g})"]
         else:
             told.append(f"p {p:.2g} against chance")
-        return self._row(name, share, **{**about, "reason": "; ".join(filter(None, [*told, about["reason"]]))}, baseline=baseline)
+        return self._row(
+            name, share, **{**about, "reason": "; ".join(filter(None, [*told, about["reason"]]))}, baseline=baseline
+        )
 
     def costs(self, kind: str) -> Iterator[dict[str, Any]]:
         """What the chosen steerings cost where nothing was set, and on the text that they wrote, beside the budget."""

@@ -111,7 +111,9 @@ class SteerConfig(Config):
             for name in names:
                 load(registry[name].config, {"kind": name, **settings.get(name, {})})
         if taken := [name for name in self.methods if name == UNSTEERED or name.startswith(UNTRAINED)]:
-            raise ConfigError(f"a steering method may not be called {taken[0]!r}: tables call a control so; rename its file")
+            raise ConfigError(
+                f"a steering method may not be called {taken[0]!r}: tables call a control so; rename its file"
+            )
         if len(set(self.kl_budgets)) < len(self.kl_budgets):
             raise ConfigError(f"a KL budget is listed twice: {self.kl_budgets}")
         if "concept" not in self.judges:
@@ -368,9 +370,7 @@ def _silent(panel: Mapping[str, Judge]) -> dict[str, str]:
     return {"fluency": why, "composite": why} if why else {}
 
 
-def _refused_rows(
-    refused: Mapping[str, str], own: Sequence[str], budgets: Sequence[float]
-) -> Iterator[dict[str, Any]]:
+def _refused_rows(refused: Mapping[str, str], own: Sequence[str], budgets: Sequence[float]) -> Iterator[dict[str, Any]]:
     """Rows of the strengths table for concepts that the gate kept out."""
     for (concept, reason), name, budget in itertools.product(refused.items(), own, budgets):
         yield {"concept": concept, "method": name, "replicate": 0, "kl_budget": budget, "reason": f"gate, {reason}"}
