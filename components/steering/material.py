@@ -56,6 +56,7 @@ def read_material(
         if measured:
             openings = [[*head, *pieces.openings[i]] for i in measured]
             nll[measured] = writer.losses(openings, [pieces.tokens[i] for i in measured])
-        texts = tokenizer.batch_decode(pieces.tokens, skip_special_tokens=True)
+        # of no passages it would make one empty text
+        texts = tokenizer.batch_decode(pieces.tokens, skip_special_tokens=True) if pieces.tokens else []
         found[split] = Passages(texts, pieces.labels, nll)
     return Material([c.name for c in concepts], **found, unsteered=unsteered, seed=config.seed)

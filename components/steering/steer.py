@@ -42,7 +42,7 @@ from components.registry import Registry, nearest
 from components.seeds import derive
 from components.steering.by_concept import UNSTEERED, Comparison, by_concept
 from components.steering.choice import Steered, choose, contested
-from components.steering.contract import Candidate, Concept, Evidence, Judge, SteeringMethod, judges, methods
+from components.steering.contract import Candidate, Concept, Evidence, Judge, Material, SteeringMethod, judges, methods
 from components.steering.gate import Split, evidence, probe_refusals
 from components.steering.ledger import Ledger
 from components.steering.material import read_material, read_prompts
@@ -54,6 +54,7 @@ from components.store.artifact import Artifact, Inputs, Progress, Stage, Store, 
 from components.store.shards import ActivationShards, CodeShards
 
 UNTRAINED = "untrained"
+NO_NEUTRAL = "the neutral split has no token to measure a KL on; raise read.splits.neutral"
 
 if TYPE_CHECKING:
     MethodName = JudgeName = str
@@ -187,7 +188,7 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     whole = Neutral.whole(corpus, config.neutral_tokens, config.neutral_length)
     work = calibrate(model, [c.steering for _, c in proposed if c.steering], neutral, config.kl_budgets)
     measured = yield from meter.run(work, "strengths", meter.calibration)
-    steered = _at_strengths(proposed, measured, config.kl_budgets)
+    steered = _at_strengths(proposed, measured, config.kl_budgets, neutral)
 
     # Validate prompts choose; after that test prompts are written, once.
     column_of = {concept.name: column for column, concept in enumerate(concepts)}
@@ -233,7 +234,7 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
         absent={name: why_absent for name in control.values() if why_absent},
         stand_ins=frozenset((name, candidate.replicate) for name, candidate in proposed if candidate.stand_in),
         unsteered={(s.candidate.concept, s.method, s.budget): s.reason for s in steered if s.reason},
-        limit=_limit(config, inventory, concepts),
+        limit="; ".join(told for told in (_too_short(material), _limit(config, inventory, concepts)) if told) or None,
         seed=config.seed,
         columns=facts | {"n_seeds": trained.facts.get("n_seeds", 1)},
     )
@@ -260,6 +261,16 @@ def _nothing(folder: Path, trained: Artifact, hook_point: str, reason: str) -> W
     facts = {"dictionary": trained.facts["name"], "hook_point": hook_point}
     tables.SCORES.write(folder, [absent_row(facts | {"n_seeds": trained.facts.get("n_seeds", 1)}, reason)])
     return facts | {"concepts": 0, "passed": 0, "prompts": {}, "directions": 0, "generations": 0, "tokens": 0}
+
+
+def _too_short(material: Material) -> str | None:
+    """That no judge has text to learn from, where that is so."""
+    if material.judge.texts and material.calibrate.texts and material.validate.texts:
+        return None
+    return (
+        "no document goes on for half a continuation behind its opening, so there is no real text to judge by; lower "
+        "steer.max_new_tokens"
+    )
 
 
 def _limit(config: SteerConfig, inventory: pl.DataFrame, concepts: Sequence[Concept]) -> str | None:
@@ -327,7 +338,9 @@ def _at_strengths(
     proposed: Sequence[tuple[str, Candidate]],
     measured: Float[np.ndarray, "steering budget 2"],
     budgets: Sequence[float],
+    neutral: Neutral,
 ) -> list[Steered]:
+    no_text = None if neutral.mask.any() else NO_NEUTRAL
     rows, found = iter(measured.tolist()), []
     for method, candidate in proposed:
         row = next(rows) if candidate.steering else [[math.nan, math.nan]] * len(budgets)
@@ -335,7 +348,7 @@ def _at_strengths(
             if math.isfinite(strength):
                 found.append(Steered(method, candidate, budget, strength, kl))
             else:
-                reason = candidate.reason or f"no strength that was tried costs {budget:g} nats a token"
+                reason = candidate.reason or no_text or f"no strength that was tried costs {budget:g} nats a token"
                 found.append(Steered(method, candidate, budget, reason=reason))
     return found
 
