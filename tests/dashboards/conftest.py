@@ -204,7 +204,7 @@ def steering(folder: Path, random: np.random.Generator) -> None:
         for prompt in range(6):
             generations.append(
                 plain | {"method": "unsteered", "prompt": prompt, "sample": 0, "text": "They met at noon .",
-                         "concept_probability": 0.1, "uplift": 0.0}
+                         "concept_probability": 0.1, "uplift": 0.0, "composite": 0.0}
             )  # fmt: skip
         for method, uplift in methods.items():
             for replicate in range(5 if method == "random_direction" else 1):
@@ -226,6 +226,7 @@ def steering(folder: Path, random: np.random.Generator) -> None:
                             "sample": 0,
                             "text": None if failed else f"They went to the {concept} <i>at</i> noon .",
                             "uplift": up,
+                            "composite": None if up is None else max(0.0, up),
                             "concept_probability": None if up is None else 0.1 + up,
                             "reason": "no text before the end token" if failed else None,
                         }
@@ -289,7 +290,7 @@ def report_rows(keys: Mapping[str, str], name: str) -> list[dict[str, Any]]:
         for number, concept in enumerate(TOPICS):
             rows.append(
                 base
-                | {"stage": "steer", "artifact": keys["steer"], "name": f"steer.{method}.kl_0.1.topic.{concept}",
+                | {"stage": "steer", "artifact": keys["steer"], "name": f"steer.{method}.kl_0.1.concept.topic.{concept}",
                    "value": value - 0.05 * number, "low": value - 0.05 * number - 0.1, "n_failed": number == 0,
                    "high": value - 0.05 * number + 0.1, "n": 6, "unit_of_replication": "prompt", "better": "higher",
                    "concept_kind": "document", "baseline": 0.09, "baseline_name": "largest of 5 Gaussian directions"}
