@@ -74,13 +74,13 @@ MEASURES = (
         r"steer\.gate\.passed", "Concepts that can be judged", "share", "A probe decodes and the judge judges them."
     ),
     Measure(
-        _STEER,
+        steered.COMPOSITE,
         r"Steered, KL \2: \1",
         "0 to 1",
         "Composite: harmonic mean of fluency and of the share gained of the concept probability that was left to gain.",
     ),
     Measure(
-        _STEER + r"\.uplift",
+        _STEER,
         r"Uplift, KL \2: \1",
         "rise of probability",
         "Judged concept probability over unsteered text's; largest where text breaks, so read it beside fluency.",
@@ -119,7 +119,8 @@ MEASURES = (
         "nats a token",
         "KL(steered, plain) on the text that was written under steering: what the steering costs where it acts.",
     ),
-    Measure(_STEER + r"\.(?:concept\.)?(.+)", r"Steered to \3, KL \2: \1", "0 to 1", "One concept, over test prompts."),
+    Measure(steered.OF_A_CONCEPT, r"Steered to \3, KL \2: \1", "0 to 1", "One concept, over test prompts."),
+    Measure(_STEER + r"\.(.+)", r"Uplift of \3, KL \2: \1", "rise of probability", "One concept, in an older report."),
 )
 """The first that matches the whole name holds."""
 HEADLINES = (
@@ -130,7 +131,7 @@ HEADLINES = (
     r"evaluate\.concepts_found\.latent",
     r"evaluate\.concepts_found\.neuron",
     r"interpret\.(?!shuffled|probe)\w+\.detection",
-    steered.STEERED.replace(r"(\w+)", "add_direction", 1),
+    steered.COMPOSITE.replace(r"(\w+)", "add_direction", 1),
 )
 """Regular expressions of the scores that say how an experiment came out."""
 

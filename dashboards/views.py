@@ -561,14 +561,14 @@ def budgets(report: pl.DataFrame) -> pl.DataFrame:
 
     `what` is composite, uplift, fluency or share above random, each with its baseline.
     """
-    name = pl.col("name").str.extract_groups(f"^{steered.STEERED}(?:\\.(uplift|fluency|share_above_random))?$")
+    name = pl.col("name").str.extract_groups(f"^{steered.STEERED}(?:\\.(composite|fluency|share_above_random))?$")
     return (
         report.filter(pl.col("unit_of_replication").fill_null("") != "prompt", pl.col("value").is_not_null())
         .select(
             name.struct[0].alias("method"),
             name.struct[1].cast(pl.Float64).alias("budget"),
             pl.col("concept_kind").fill_null("all"),
-            name.struct[2].replace("", None).fill_null("composite").alias("what"),
+            name.struct[2].replace("", None).fill_null("uplift").alias("what"),
             *("value", "low", "high", "n", "n_failed", "baseline", "baseline_name"),
         )
         .filter(pl.col("method").is_not_null())

@@ -115,7 +115,7 @@ def explanations(scores: pl.DataFrame) -> Figure | None:
 
 def steering(scores: pl.DataFrame) -> Figure | None:
     """Composite of gain and fluency of every method at every KL budget, over all concepts or the one kind there is."""
-    means = _measured(scores, "steer.").filter(pl.col("name").str.contains(f"^{steered.STEERED}$"))
+    means = _measured(scores, "steer.").filter(pl.col("name").str.contains(f"^{steered.COMPOSITE}$"))
     shown = means.filter((pl.col("concept_kind").fill_null("all") == "all") | (pl.len().over("name") == 1))
     methods = sorted({name.split(".")[1] for name in shown["name"]})
     colours = {method: METHODS[number % len(METHODS)] for number, method in enumerate(methods)}

@@ -376,7 +376,7 @@ def headlines(report: pl.DataFrame, config: ExperimentConfig) -> dict[str, float
     for scorer in config.interpret.scorers:
         names[f"explanation_{scorer}"] = f"interpret.{config.interpret.explainers[0]}.{scorer}"
     for method in (*config.steer.methods, "untrained"):
-        names[f"steering_{method}"] = steered.name(method, config.steer.kl_budgets[0])
+        names[f"steering_{method}"] = steered.composite(method, config.steer.kl_budgets[0])
     return {short: measured[name] for short, name in names.items() if name in measured}
 
 

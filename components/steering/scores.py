@@ -121,7 +121,7 @@ class _Scores:
     def absent(self, kind: str) -> dict[str, Any]:
         """The one row of a method with which nothing was steered."""
         about = {"concept_kind": kind, "n_failed": 0, "reason": self.comparison.absent[self.method]}
-        return self._row(self.name, Interval(None, None, None, 0), **about)
+        return self._row(f"{self.name}.composite", Interval(None, None, None, 0), **about)
 
     def over_concepts(self, kind: str) -> Iterator[dict[str, Any]]:
         """Composite, uplift and fluency."""
@@ -135,7 +135,7 @@ class _Scores:
         known = [c for c in concepts if c.name in plain]
         beside = self._mean(known, plain), "unsteered text"
         for measure, baseline in (("composite", floor), ("uplift", above), ("fluency", beside)):
-            name = self.name if measure == "composite" else f"{self.name}.{measure}"
+            name = self.name if measure == "uplift" else f"{self.name}.{measure}"
             given = baseline if baseline[0] is not None else None
             if measure in self.comparison.silent:
                 silent = {"n_failed": 0, "reason": self.comparison.silent[measure]}
@@ -217,7 +217,7 @@ class _Scores:
         if concepts and not there:
             about |= {"reason": "no direction of it has a strength", "n_failed": 0}
         for measure in ("composite", "uplift", "fluency"):
-            name = self.name if measure == "composite" else f"{self.name}.{measure}"
+            name = self.name if measure == "uplift" else f"{self.name}.{measure}"
             silent = self.comparison.silent.get(measure)
             interval = Interval(None, None, None, 0)
             if there and not silent:  # without any strength there is no value; a concept left out counts as 0

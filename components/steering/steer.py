@@ -7,11 +7,11 @@ then, once, test prompts are written and scored.
 The untrained dictionary, where it is given, goes through every method that reads a dictionary, by the same choice: what
 it reaches is what the dictionary's training did not bring.
 
-Rows of `scores.parquet`: `steer.<method>.kl_<budget>` (the composite of gain and fluency, the headline), then `.uplift`,
-`.fluency`, `.over_untrained`, `.share_above_random`, `.cost` (KL on neutral text other than that on which strengths were
-set), `.cost_whole` (over whole contexts), `.cost_written` and `.cost_written_reverse` (on the steered text), and
-`.concept.<concept>`, the composite of each concept; `steer.gate.passed`. The method `untrained` is the untrained
-dictionary. `steered.parquet` has what each method reaches on each concept.
+Rows of `scores.parquet`: `steer.<method>.kl_<budget>.composite` (of gain and fluency, the headline), and on each concept
+`.composite.concept.<concept>`; `steer.<method>.kl_<budget>` (uplift), `.fluency`, `.over_untrained` (of the composite),
+`.share_above_random`, `.cost` (KL on neutral text other than that on which strengths were set), `.cost_whole` (over whole
+contexts), `.cost_written` and `.cost_written_reverse` (on the steered text); `steer.gate.passed`. The method `untrained` is
+the untrained dictionary. `steered.parquet` has what each method reaches on each concept.
 """
 
 from __future__ import annotations

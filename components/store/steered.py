@@ -1,23 +1,31 @@
-"""How scores of steering are named: `steer.<method>.kl_<budget>`, then what was measured, then the concept it is of.
+"""How scores of steering are named: `steer.<method>.kl_<budget>` (uplift), then what else was measured, then of what.
 
-A concept's own name stands behind `concept.`, so that it may be any word ("fluency", "cost"). A budget is written with
-as many digits as tell it from every other. Pages and pictures read the names with the patterns below.
+The headline is `.composite`. A concept's own name stands behind `.composite.concept.`, so that it may be any word
+("fluency", "cost"). A budget is written with as many digits as tell it from every other. Pages and pictures read the names
+with the patterns below.
 """
 
 from __future__ import annotations
 
 STEERED = r"steer\.(\w+)\.kl_(\d+(?:\.\d+)?(?:e[+-]\d+)?)"
-"""Regular expression of the composite's name: method and budget."""
-OF_A_CONCEPT = rf"{STEERED}\.concept\.(.+)"
+"""Regular expression of the name that every score of one method and budget begins with: method and budget."""
+COMPOSITE = rf"{STEERED}\.composite"
+"""Of the headline."""
+OF_A_CONCEPT = rf"{COMPOSITE}\.concept\.(.+)"
 """Of the composite on one concept: method, budget and concept."""
 
 
 def name(method: str, budget: float) -> str:
-    """The composite's name; names of other measures go on from it."""
+    """What every score of one method and budget begins with, and the name of its uplift."""
     short = f"{budget:g}"
     return f"steer.{method}.kl_{short if float(short) == budget else repr(budget)}"
 
 
+def composite(method: str, budget: float) -> str:
+    """The name of the headline."""
+    return f"{name(method, budget)}.composite"
+
+
 def of_concept(method: str, budget: float, concept: str) -> str:
     """The name of the composite on one concept."""
-    return f"{name(method, budget)}.concept.{concept}"
+    return f"{composite(method, budget)}.concept.{concept}"

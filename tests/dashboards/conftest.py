@@ -286,7 +286,7 @@ def report_rows(keys: Mapping[str, str], name: str, budget: float = 0.1) -> list
     for method, value in (("add_direction", 0.41), ("mean_difference", 0.5)):
         rows.append(
             base
-            | {"stage": "steer", "artifact": keys["steer"], "name": steered.name(method, budget), "value": value,
+            | {"stage": "steer", "artifact": keys["steer"], "name": steered.composite(method, budget), "value": value,
                "low": value - 0.06, "high": value + 0.06, "n": 6, "unit_of_replication": "concept",
                "concept_kind": "document", "better": "higher", "baseline": 0.09, "baseline_name": "largest of 5 random"}
         )  # fmt: skip

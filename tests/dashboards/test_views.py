@@ -25,7 +25,7 @@ def test_headlines_come_in_their_own_order_and_prefer_the_row_of_all_kinds() -> 
         {"name": "interpret.shuffled.detection", "value": 0.6},
         {"name": "interpret.log_odds.detection", "value": 0.7},
         {"name": "steer.add_direction.kl_0.1.fluency", "value": 0.8},
-        {"name": "steer.add_direction.kl_0.1", "value": 0.9},
+        {"name": "steer.add_direction.kl_0.1.composite", "value": 0.9},
     )
     assert [row["value"] for row in views.headlines(frame)] == [0.3, 0.2, 0.7, 0.9]
 
@@ -75,11 +75,11 @@ def steered(concept: str, method: str, value: float | None, unit: str = "prompt"
 
 def test_steering_reads_concept_method_and_budget_from_the_names_of_the_scores() -> None:
     frame = report(
-        steered("concept.topic.sea", "add_direction", 0.2),
-        steered("concept.topic.sea@verb", "add_direction", 0.3),
-        steered("concept.topic.sea", "mean_difference", 0.4),
-        steered("concept.word.of", "add_direction", None),
-        steered("concept.fluency", "add_direction", 0.1, budget="1e-05"),
+        steered("composite.concept.topic.sea", "add_direction", 0.2),
+        steered("composite.concept.topic.sea@verb", "add_direction", 0.3),
+        steered("composite.concept.topic.sea", "mean_difference", 0.4),
+        steered("composite.concept.word.of", "add_direction", None),
+        steered("composite.concept.fluency", "add_direction", 0.1, budget="1e-05"),
         steered("fluency", "add_direction", 0.9, unit="concept"),
         {"name": "steer.add_direction.kl_0.1", "value": 0.25, "unit_of_replication": "concept"},
     )
@@ -94,7 +94,8 @@ def test_steering_reads_concept_method_and_budget_from_the_names_of_the_scores()
 
 def test_the_short_table_leaves_single_concepts_to_the_chart() -> None:
     frame = report(
-        steered("concept.topic.sea", "add_direction", 0.2), steered("fluency", "add_direction", 0.9, unit="concept")
+        steered("composite.concept.topic.sea", "add_direction", 0.2),
+        steered("fluency", "add_direction", 0.9, unit="concept"),
     )
     assert views.scores(frame)["measure"].to_list() == ["Fluency, KL 0.1: add direction"]
     assert "Steered to topic.sea, KL 0.1: add direction" in views.scores(frame, everything=True)["measure"].to_list()
@@ -344,13 +345,17 @@ def scored(l0: float, fvu: float | None, dictionary: str = "topk-8-k2") -> pl.Da
     return report(
         base | {"name": "evaluate.l0", "value": l0, "low": l0, "high": l0},
         base | {"name": "evaluate.fvu", "value": fvu, "low": 0.1, "high": 0.3, "reason": None if fvu else "no text"},
-        {"name": "steer.add_direction.kl_0.1.concept.topic.sea", "value": 1.0, "unit_of_replication": "prompt"},
+        {
+            "name": "steer.add_direction.kl_0.1.composite.concept.topic.sea",
+            "value": 1.0,
+            "unit_of_replication": "prompt",
+        },
     )
 
 
 def test_runs_stand_side_by_side_with_intervals_and_a_dash_where_nothing_was_measured() -> None:
     scores = views.compared({"a": scored(2, 0.2), "b": scored(4, None)})
-    assert "steer.add_direction.kl_0.1.concept.topic.sea" not in scores["name"].to_list()
+    assert "steer.add_direction.kl_0.1.composite.concept.topic.sea" not in scores["name"].to_list()
     beside = views.side_by_run(scores)
     assert beside.columns == ["measure", "concepts", "better", "a", "b"]
     fvu = beside.filter(pl.col("measure").str.contains("FVU")).row(0, named=True)
@@ -400,13 +405,13 @@ def test_dead_latents_are_told_by_split() -> None:
 def test_steering_over_budgets_reads_measure_and_budget_from_the_names() -> None:
     base = {"unit_of_replication": "concept", "concept_kind": "all", "n": 3}
     frame = report(
-        base | {"name": "steer.add_direction.kl_0.1", "value": 0.2},
-        base | {"name": "steer.add_direction.kl_0.03", "value": 0.1},
-        base | {"name": "steer.add_direction.kl_1e-05", "value": 0.01},
-        base | {"name": "steer.add_direction.kl_0.1.uplift", "value": 0.3},
+        base | {"name": "steer.add_direction.kl_0.1.composite", "value": 0.2},
+        base | {"name": "steer.add_direction.kl_0.03.composite", "value": 0.1},
+        base | {"name": "steer.add_direction.kl_1e-05.composite", "value": 0.01},
+        base | {"name": "steer.add_direction.kl_0.1", "value": 0.3},
         base | {"name": "steer.add_direction.kl_0.1.fluency", "value": 0.9},
         base | {"name": "steer.gate.passed", "value": 1.0},
-        steered("concept.topic.sea", "add_direction", 0.5),
+        steered("composite.concept.topic.sea", "add_direction", 0.5),
     )
     assert views.budgets(frame).select("what", "method", "budget", "value").rows() == [
         ("composite", "add_direction", 1e-5, 0.01),

@@ -105,7 +105,7 @@ def test_a_method_no_better_than_gaussian_directions_has_the_share_and_the_compo
     shares, chances, reached, floors = [], [], [], []
     for seed in range(12):
         rows = chosen_by_chance(30, seed)
-        share, whole = named(rows, ".share_above_random"), named(rows, "")
+        share, whole = named(rows, ".share_above_random"), named(rows, ".composite")
         assert share["baseline_name"] == "chance of the best of 8 Gaussian directions against 20"
         assert "against chance" in share["reason"]
         shares.append(share["value"])

@@ -50,10 +50,14 @@ def test_a_model_that_ends_at_once_has_no_fluency_and_no_composite_and_the_reaso
     assert rows.filter(method="unsteered")["reason"].unique().to_list() == ["the model ended at once"]
     assert rows["fluency"].null_count() == rows["composite"].null_count() == rows.height
     why = "the model wrote nothing after any validate prompt (it ended at once), so no text sets the fluency band"
-    for name in ("steer.add_direction.kl_0.5", "steer.add_direction.kl_0.5.fluency", "steer.random_direction.kl_0.5"):
+    for name in (
+        "steer.add_direction.kl_0.5.composite",
+        "steer.add_direction.kl_0.5.fluency",
+        "steer.random_direction.kl_0.5.composite",
+    ):
         row = score(made, name)
         assert (row["value"], row["reason"]) == (None, why)
-    uplift = score(made, "steer.mean_difference.kl_0.5.uplift")
+    uplift = score(made, "steer.mean_difference.kl_0.5")
     assert (uplift["value"], uplift["n_failed"]) == (0.0, 4), "without plain text to compare with there is no uplift"
     frame = tables.SCORES.read(made)
     assert frame.filter(pl.col("value").is_null() & pl.col("reason").is_null()).is_empty()
@@ -64,7 +68,7 @@ def test_documents_shorter_than_a_continuation_leave_absent_scores_that_say_what
     gate = score(made, "steer.gate.passed", "all")
     assert (gate["value"], gate["n"]) == (0.0, len(world.CONCEPTS))
     assert "by the concept judge" in gate["reason"] and "lower steer.max_new_tokens" in gate["reason"]
-    row = score(made, "steer.add_direction.kl_0.5")
+    row = score(made, "steer.add_direction.kl_0.5.composite")
     assert (row["value"], row["n"]) == (None, 0)
     assert row["reason"]
     assert tables.STEERED.read(made).is_empty()
@@ -82,4 +86,4 @@ def test_a_neutral_split_without_a_token_has_no_strengths_and_the_reason(bench: 
     assert strengths.filter(~pl.col("reason").str.starts_with("gate"))["reason"].unique().to_list() == [
         "the neutral split has no token to measure a KL on; raise read.splits.neutral"
     ]
-    assert score(made, "steer.mean_difference.kl_0.5")["reason"]
+    assert score(made, "steer.mean_difference.kl_0.5.composite")["reason"]

@@ -83,25 +83,25 @@ def scores(
 def test_each_measure_is_a_mean_over_the_concepts_of_a_kind_with_students_interval(generations: pl.DataFrame) -> None:
     found = scores(generations, comparison())
     wanted = t_interval(np.array([0.6, 0.2]))
-    for name in ("steer.m.kl_0.1", "steer.m.kl_0.1.uplift"):
+    for name in ("steer.m.kl_0.1.composite", "steer.m.kl_0.1"):
         row = found[name, "document"]
         assert (row["value"], row["n"]) == pytest.approx((wanted.value, 2))
     assert row["unit_of_replication"] == "concept"
     assert (wanted.low, wanted.high) < (-1.0, 1.0), "Student's interval of two would leave the range of the score"
     assert (row["low"], row["high"]) == (-1.0, 1.0)
-    row = found["steer.m.kl_0.1", "document"]
+    row = found["steer.m.kl_0.1.composite", "document"]
     assert (row["low"], row["high"]) == (0.0, 1.0)
     assert (row["split"], row["better"], row["dictionary"]) == ("test", "higher", "topk-8-k2")
 
 
 def test_all_concepts_together_weigh_their_kinds_alike_and_say_so(generations: pl.DataFrame) -> None:
-    row = scores(generations, comparison())["steer.m.kl_0.1", "all"]
+    row = scores(generations, comparison())["steer.m.kl_0.1.composite", "all"]
     assert (row["value"], row["n"]) == (pytest.approx((0.4 + 0.1) / 2), 3)
     assert (row["low"], row["high"]) == (None, None), "one surface concept tells nothing of their spread"
     assert row["reason"] == "the mean over kinds, each weighing the same: 2 document, 1 surface concepts"
     several = [*CONCEPTS, Concept("word.b", "surface", "token")]
     more = pl.concat([generations, tables.GENERATIONS.frame(rows("m", "word.b", 0, [0.3]))])
-    row = scores(more, comparison(concepts=several))["steer.m.kl_0.1.uplift", "all"]
+    row = scores(more, comparison(concepts=several))["steer.m.kl_0.1", "all"]
     wanted = t_interval_of_groups([np.array([0.6, 0.2]), np.array([0.1, 0.3])])
     assert (row["value"], row["low"], row["high"]) == pytest.approx((wanted.value, wanted.low, wanted.high))
 
@@ -113,25 +113,27 @@ def test_a_kind_that_is_the_only_one_is_not_repeated(generations: pl.DataFrame) 
 
 
 def test_the_baseline_of_uplift_is_the_mean_of_the_largest_control(generations: pl.DataFrame) -> None:
-    row = scores(generations, comparison())["steer.m.kl_0.1.uplift", "surface"]
+    row = scores(generations, comparison())["steer.m.kl_0.1", "surface"]
     assert row["baseline"] == pytest.approx(0.15)
     assert row["baseline_name"] == "largest of 2 Gaussian directions"
 
 
 def test_the_floor_of_the_composite_is_what_gaussian_directions_reach_in_the_mean(generations: pl.DataFrame) -> None:
     found = scores(generations, comparison())
-    assert found["steer.m.kl_0.1", "document"]["baseline"] == pytest.approx((0.05 / 2 + 0.05 / 2) / 2), "the clip"
-    assert found["steer.m.kl_0.1", "surface"]["baseline"] == pytest.approx(0.15 / 2)
-    assert found["steer.m.kl_0.1", "surface"]["baseline_name"] == "Gaussian directions, mean"
+    assert found["steer.m.kl_0.1.composite", "document"]["baseline"] == pytest.approx((0.05 / 2 + 0.05 / 2) / 2), (
+        "the clip"
+    )
+    assert found["steer.m.kl_0.1.composite", "surface"]["baseline"] == pytest.approx(0.15 / 2)
+    assert found["steer.m.kl_0.1.composite", "surface"]["baseline_name"] == "Gaussian directions, mean"
 
 
 def test_every_kind_of_concept_has_its_row(generations: pl.DataFrame) -> None:
     found = scores(generations, comparison())
-    assert found["steer.m.kl_0.1", "document"]["value"] == pytest.approx(0.4)
-    surface = found["steer.m.kl_0.1", "surface"]
+    assert found["steer.m.kl_0.1.composite", "document"]["value"] == pytest.approx(0.4)
+    surface = found["steer.m.kl_0.1.composite", "surface"]
     assert (surface["value"], surface["low"], surface["n"]) == (pytest.approx(0.1), None, 1)
     assert surface["reason"] == "one concept gives no interval"
-    assert ("steer.m.kl_0.1", "contextual") not in found
+    assert ("steer.m.kl_0.1.composite", "contextual") not in found
 
 
 def test_the_share_above_random_counts_concepts_beside_the_chance_of_one_direction() -> None:
@@ -158,7 +160,7 @@ def test_where_no_share_could_be_significant_there_is_no_interval_but_the_reason
 
 
 def test_directions_that_stand_in_for_candidates_are_compared_with_nobody(generations: pl.DataFrame) -> None:
-    row = scores(generations, comparison(stand_ins=frozenset({("r", 1)})))["steer.m.kl_0.1.uplift", "surface"]
+    row = scores(generations, comparison(stand_ins=frozenset({("r", 1)})))["steer.m.kl_0.1", "surface"]
     assert (row["baseline"], row["baseline_name"]) == (0.0, "largest of 1 Gaussian directions")
 
 
@@ -176,19 +178,19 @@ def test_what_no_judge_judged_is_absent_and_says_so(generations: pl.DataFrame) -
     unjudged = generations.with_columns(pl.lit(None, pl.Float64).alias(name) for name in ("fluency", "composite"))
     why = "steer.judges does not list fluency"
     found = scores(unjudged, comparison(silent={"fluency": why, "composite": why}))
-    for name in ("steer.m.kl_0.1", "steer.m.kl_0.1.fluency", "steer.r.kl_0.1"):
+    for name in ("steer.m.kl_0.1.composite", "steer.m.kl_0.1.fluency", "steer.r.kl_0.1.composite"):
         for kind in ("all", "document", "surface"):
             row = found[name, kind]
             assert [row[column] for column in ("value", "low", "high")] == [None] * 3
             assert (row["n"], row["n_failed"], row["reason"]) == (0, 0, why)
     assert found["steer.m.kl_0.1.share_above_random", "document"]["reason"] == why
-    assert found["steer.m.kl_0.1.concept.word.a", "surface"]["reason"] == why
+    assert found["steer.m.kl_0.1.composite.concept.word.a", "surface"]["reason"] == why
     judged = scores(generations, comparison())
-    assert found["steer.m.kl_0.1.uplift", "document"] == judged["steer.m.kl_0.1.uplift", "document"]
+    assert found["steer.m.kl_0.1", "document"] == judged["steer.m.kl_0.1", "document"]
 
 
 def test_the_control_has_its_own_row(generations: pl.DataFrame) -> None:
-    row = scores(generations, comparison())["steer.r.kl_0.1.uplift", "surface"]
+    row = scores(generations, comparison())["steer.r.kl_0.1", "surface"]
     assert row["value"] == pytest.approx(0.075)
     assert (row["baseline"], row["baseline_name"], row["better"]) == (0.0, "unsteered", "neither")
 
@@ -197,15 +199,15 @@ def test_a_control_counts_what_failed_on_the_concepts_of_its_row(generations: pl
     lost = (pl.col("concept") == "topic.0") & (pl.col("method") == "r")
     failed = generations.with_columns(pl.when(~lost).then(pl.col("uplift")).alias("uplift"))
     found = scores(failed, comparison())
-    assert found["steer.r.kl_0.1", "document"]["n_failed"] == 1
-    assert "failed and count as 0" in found["steer.r.kl_0.1", "document"]["reason"]
-    assert found["steer.r.kl_0.1", "surface"]["n_failed"] == 0
-    assert found["steer.r.kl_0.1", "surface"]["reason"] == "one concept gives no interval"
+    assert found["steer.r.kl_0.1.composite", "document"]["n_failed"] == 1
+    assert "failed and count as 0" in found["steer.r.kl_0.1.composite", "document"]["reason"]
+    assert found["steer.r.kl_0.1.composite", "surface"]["n_failed"] == 0
+    assert found["steer.r.kl_0.1.composite", "surface"]["reason"] == "one concept gives no interval"
 
 
 def test_a_concept_that_a_control_lacks_counts_as_no_uplift_of_it(generations: pl.DataFrame) -> None:
     row = scores(generations.filter(~((pl.col("concept") == "word.a") & (pl.col("method") == "r"))), comparison())[
-        "steer.r.kl_0.1.uplift", "all"
+        "steer.r.kl_0.1", "all"
     ]
     assert (row["value"], row["n"], row["n_failed"]) == (pytest.approx(0.0), 3, 1)
     assert row["reason"].endswith("concepts; 1 of 3 concepts had no usable direction and count as 0")
@@ -218,7 +220,7 @@ def test_plain_text_that_could_not_be_judged_does_not_lower_the_baseline_of_flue
 
 
 def test_each_concept_has_a_row_with_an_interval_over_prompts(generations: pl.DataFrame) -> None:
-    row = scores(generations, comparison())["steer.m.kl_0.1.concept.word.a", "surface"]
+    row = scores(generations, comparison())["steer.m.kl_0.1.composite.concept.word.a", "surface"]
     assert (row["value"], row["low"], row["high"], row["n"]) == pytest.approx((0.1, 0.0, 1.0, 2))
     assert (row["unit_of_replication"], row["baseline"]) == ("prompt", pytest.approx(0.15))
 
@@ -240,19 +242,19 @@ def test_failed_generations_count_as_no_uplift_and_are_told(generations: pl.Data
         for name in ("composite", "uplift", "fluency")
     )
     found = scores(failed, comparison())
-    assert found["steer.m.kl_0.1.concept.topic.0", "document"]["value"] == pytest.approx(0.25)
-    assert found["steer.m.kl_0.1.concept.topic.0", "document"]["n_failed"] == 1
-    assert found["steer.m.kl_0.1", "document"]["reason"] == "1 of 4 generations failed and count as 0"
+    assert found["steer.m.kl_0.1.composite.concept.topic.0", "document"]["value"] == pytest.approx(0.25)
+    assert found["steer.m.kl_0.1.composite.concept.topic.0", "document"]["n_failed"] == 1
+    assert found["steer.m.kl_0.1.composite", "document"]["reason"] == "1 of 4 generations failed and count as 0"
     assert found["steer.m.kl_0.1.fluency", "document"]["value"] == pytest.approx((0.4 + 0.8) / 2)
 
 
 def test_a_concept_without_a_direction_counts_as_no_uplift(generations: pl.DataFrame) -> None:
     without = generations.filter(~((pl.col("concept") == "topic.0") & (pl.col("method") == "m")))
     found = scores(without, comparison(unsteered={("topic.0", "m", 0.1): "the two means are equal"}))
-    row = found["steer.m.kl_0.1", "document"]
+    row = found["steer.m.kl_0.1.composite", "document"]
     assert (row["value"], row["n"], row["n_failed"]) == (pytest.approx(0.1), 2, 1)
     assert row["reason"] == "1 of 2 concepts had no usable direction and count as 0"
-    own = found["steer.m.kl_0.1.concept.topic.0", "document"]
+    own = found["steer.m.kl_0.1.composite.concept.topic.0", "document"]
     assert (own["value"], own["n"], own["reason"]) == (None, 0, "the two means are equal")
 
 
@@ -273,7 +275,7 @@ def test_what_failed_is_above_nothing(generations: pl.DataFrame) -> None:
 def test_a_control_without_a_strength_is_not_named_among_the_equals(generations: pl.DataFrame) -> None:
     one = generations.filter(~((pl.col("method") == "r") & (pl.col("replicate") == 1)))
     found = scores(one, comparison())
-    assert found["steer.m.kl_0.1.uplift", "all"]["baseline_name"] == "largest of 1 Gaussian directions"
+    assert found["steer.m.kl_0.1", "all"]["baseline_name"] == "largest of 1 Gaussian directions"
     assert found["steer.m.kl_0.1.share_above_random", "document"]["baseline"] == pytest.approx(1 / 2)
 
 
@@ -321,9 +323,9 @@ def test_the_untrained_dictionary_is_compared_concept_for_concept() -> None:
 def test_an_untrained_dictionary_that_was_not_given_is_absent_with_the_reason(generations: pl.DataFrame) -> None:
     about = comparison(methods=["m", "untrained"], untrained={"m": "untrained"}, absent={"untrained": "none was given"})
     found = scores(generations, about)
-    row = found["steer.untrained.kl_0.1", "document"]
+    row = found["steer.untrained.kl_0.1.composite", "document"]
     assert (row["value"], row["n"], row["reason"]) == (None, 0, "none was given")
-    assert not [name for name, _ in found if "over_untrained" in name or name.startswith("steer.untrained.kl_0.1.")]
+    assert not [name for name, _ in found if "over_untrained" in name or name == "steer.untrained.kl_0.1"]
 
 
 @pytest.mark.parametrize("name", ["fluency", "cost", "probe", "neuron", "all", "random", "uplift", "share_above_random",
@@ -342,9 +344,9 @@ def test_budgets_however_near_small_or_large_have_rows_of_their_own(budgets: lis
     found = [row | {"kl_budget": budget} for budget in budgets for row in rows("m", "c", 0, [0.2])]
     found = scores(tables.GENERATIONS.frame(found), comparison(concepts=concepts, refused={}, budgets=budgets))
     for budget in budgets:
-        name = steered.name("m", budget)
+        name = steered.composite("m", budget)
         assert found[name, "document"]["value"] == pytest.approx(0.2)
-        method, told = re.fullmatch(steered.STEERED, name).groups()  # type: ignore[union-attr]
+        method, told = re.fullmatch(steered.COMPOSITE, name).groups()  # type: ignore[union-attr]
         assert (method, float(told)) == ("m", budget)
 
 
@@ -356,7 +358,7 @@ def test_the_gate_says_that_not_every_concept_was_tried(generations: pl.DataFram
 def test_without_a_control_there_is_no_baseline_and_no_share(generations: pl.DataFrame) -> None:
     alone = generations.filter(pl.col("method") != "r")
     found = scores(alone, comparison(controls=[]))
-    assert found["steer.m.kl_0.1", "document"]["baseline"] is None
+    assert found["steer.m.kl_0.1.composite", "document"]["baseline"] is None
     share = found["steer.m.kl_0.1.share_above_random", "document"]
     assert (share["value"], share["reason"]) == (None, "no control direction to compare with")
 
@@ -364,7 +366,7 @@ def test_without_a_control_there_is_no_baseline_and_no_share(generations: pl.Dat
 def test_when_no_concept_passes_there_is_no_value_but_a_reason() -> None:
     refused = {concept.name: "concept judge: AUROC 0.50" for concept in CONCEPTS}
     found = scores(tables.GENERATIONS.frame([]), comparison(refused=refused))
-    row = found["steer.m.kl_0.1", "all"]
+    row = found["steer.m.kl_0.1.composite", "all"]
     assert (row["value"], row["n"], row["reason"]) == (None, 0, "no concept passed the gate")
     assert found["steer.gate.passed", "all"]["value"] == 0
 
@@ -374,7 +376,7 @@ def test_the_interval_is_students_whatever_the_number_of_concepts(n: int) -> Non
     concepts = [Concept(f"c{i}", "document", "document") for i in range(n)]
     found = [row for i in range(n) for row in rows("m", f"c{i}", 0, [i / n])]
     row = scores(tables.GENERATIONS.frame(found), comparison(concepts=concepts, refused={}))[
-        "steer.m.kl_0.1", "document"
+        "steer.m.kl_0.1.composite", "document"
     ]
     wanted = t_interval(np.arange(n) / n)
     assert (row["low"], row["high"]) == pytest.approx((wanted.low, wanted.high))
@@ -383,7 +385,7 @@ def test_the_interval_is_students_whatever_the_number_of_concepts(n: int) -> Non
 def test_no_interval_leaves_the_range_of_its_score(generations: pl.DataFrame) -> None:
     near_one = generations.with_columns(fluency=pl.when(pl.col("concept") == "topic.0").then(1.0).otherwise(0.9))
     for (name, _), row in scores(near_one, comparison(), {"topic.0": 0.3, "topic.1": 0.01}).items():
-        lowest = -1.0 if name.endswith(("uplift", "over_untrained")) else 0.0
+        lowest = -1.0 if name.endswith(("kl_0.1", "over_untrained")) else 0.0
         highest = np.inf if "cost" in name else 1.0
         if row["low"] is not None:
             assert lowest <= row["low"] <= row["value"] <= row["high"] <= highest, name

@@ -52,11 +52,11 @@ def test_steering_along_a_planted_direction_raises_the_concept_and_random_direct
     ran: tuple[Artifact, list[Progress]],
 ) -> None:
     for method in ("add_direction", "mean_difference"):
-        for name in (f"steer.{method}.kl_0.5", f"steer.{method}.kl_0.5.uplift"):
+        for name in (f"steer.{method}.kl_0.5.composite", f"steer.{method}.kl_0.5"):
             row = score(ran[0], name)
             assert row["value"] > row["baseline"] + 0.1, name
             assert row["n"] == 4
-    assert abs(score(ran[0], "steer.random_direction.kl_0.5.uplift")["value"]) < 0.15
+    assert abs(score(ran[0], "steer.random_direction.kl_0.5")["value"]) < 0.15
 
 
 def test_the_planted_latents_are_found_on_select(ran: tuple[Artifact, list[Progress]]) -> None:
@@ -122,12 +122,12 @@ def test_what_each_method_reaches_on_each_concept_is_a_table_to_pair_methods_by(
     assert both.height == reached.height
     for name in ("composite", "uplift", "fluency"):
         np.testing.assert_allclose(both[name], both[f"wanted_{name}"], atol=1e-9)
-    one = score(ran[0], "steer.mean_difference.kl_0.5.concept.topic.land")["value"]
+    one = score(ran[0], "steer.mean_difference.kl_0.5.composite.concept.topic.land")["value"]
     assert reached.filter(concept="topic.land", method="mean_difference")["composite"][0] == pytest.approx(one)
 
 
 def test_without_an_untrained_dictionary_its_row_is_absent_with_the_reason(ran: Any) -> None:
-    row = score(ran[0], "steer.untrained.kl_0.5")
+    row = score(ran[0], "steer.untrained.kl_0.5.composite")
     assert (row["value"], row["n"]) == (None, 0)
     assert row["reason"] == "no codes of an untrained dictionary were given (the input untrained)"
 
@@ -148,8 +148,8 @@ def test_the_untrained_dictionary_goes_through_the_same_choice(bench: Bench, ran
     difference = score(made, "steer.add_direction.kl_0.5.over_untrained")
     assert difference["value"] == pytest.approx((pairs["add_direction"] - pairs["untrained"]).mean())
     assert difference["value"] > 0.1 and difference["reason"].startswith("n too small: not even 4 differences")
-    trained = score(ran[0], "steer.add_direction.kl_0.5")
-    assert score(made, "steer.add_direction.kl_0.5") == trained, "beside it, nothing changes"
+    trained = score(ran[0], "steer.add_direction.kl_0.5.composite")
+    assert score(made, "steer.add_direction.kl_0.5.composite") == trained, "beside it, nothing changes"
     steered = made.facts["generations"] - ran[0].facts["generations"]
     assert steered == made.facts["passed"] * (2 * len(world.PROMPTS["validate"]) + len(world.PROMPTS["test"]))
 
@@ -218,12 +218,12 @@ def test_every_kind_of_score_is_there(ran: tuple[Artifact, list[Progress]]) -> N
     names = set(frame["name"])
     for method in ("add_direction", "mean_difference"):
         costs = (".cost", ".cost_whole", ".cost_written", ".cost_written_reverse")
-        for end in ("", ".uplift", ".share_above_random", ".fluency", *costs, ".concept.topic.animal"):
+        for end in ("", ".composite", ".share_above_random", ".fluency", *costs, ".composite.concept.topic.animal"):
             assert f"steer.{method}.kl_0.5{end}" in names
     assert frame["dictionary"].unique().to_list() == ["topk-24-k6"]
     assert frame["hook_point"].unique().to_list() == [world.HOOK]
     assert frame.filter(pl.col("value").is_null() & pl.col("reason").is_null()).is_empty()
-    row = score(ran[0], "steer.add_direction.kl_0.5.concept.topic.animal")
+    row = score(ran[0], "steer.add_direction.kl_0.5.composite.concept.topic.animal")
     assert (row["n"], row["unit_of_replication"]) == (len(world.PROMPTS["test"]), "prompt")
     assert row["baseline_name"] == "largest of 20 Gaussian directions"
 
