@@ -91,11 +91,15 @@ class Writer:
             jobs: what is to be written.
             side_effects: measure too how far the steering moves predictions on the text that it wrote.
         """
+        first: dict[tuple, int] = {}  # a steering that serves several concepts writes its text once
+        same = [
+            first.setdefault((job.prompt, job.sample, id(job.steering), job.strength), i) for i, job in enumerate(jobs)
+        ]
         done: dict[int, Continuation] = {}
-        for batch in _batches(jobs, self.batch_size):
+        for batch in _batches(jobs, sorted(first.values()), self.batch_size):
             done.update(zip(batch, self._write([jobs[i] for i in batch], side_effects), strict=True))
             yield len(batch)
-        return [done[i] for i in range(len(jobs))]
+        return [done[i] for i in same]
 
     def losses(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> Float[np.ndarray, " row"]:
         """Nats a token of what was written after each prompt, under the unsteered model; NaN for nothing."""
@@ -169,11 +173,12 @@ def _edit(jobs: Sequence[Job]) -> Edit | None:
     return type(rows[0]).edit(rows, strengths) if rows else None
 
 
-def _batches(jobs: Sequence[Job], size: int) -> Iterator[list[int]]:
-    """Numbers of jobs that share a class of steering, a hook point and, nearly, a length of prompt."""
+def _batches(jobs: Sequence[Job], numbers: Sequence[int], size: int) -> Iterator[list[int]]:
+    """These numbers of jobs in batches that share a class of steering, a hook point and, nearly, a length of prompt."""
     groups: dict[tuple, list[int]] = {}
-    for i, job in enumerate(jobs):
-        groups.setdefault((type(job.steering), getattr(job.steering, "hook_point", None)), []).append(i)
+    for i in numbers:
+        steering = jobs[i].steering
+        groups.setdefault((type(steering), getattr(steering, "hook_point", None)), []).append(i)
     for group in groups.values():
         group.sort(key=lambda i: len(jobs[i].prompt.tokens))
         yield from (group[start : start + size] for start in range(0, len(group), size))

@@ -25,9 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import polars as pl
-from jaxtyping import Float
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from safetensors.torch import save_file
 
@@ -186,8 +184,10 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
         proposed += [(name, candidate) for own, name in control.items() for candidate in entries[own].candidates(bare)]
     neutral, elsewhere = Neutral.read(corpus, config.neutral_tokens, config.neutral_length)
     whole = Neutral.whole(corpus, config.neutral_tokens, config.neutral_length)
-    work = calibrate(model, [c.steering for _, c in proposed if c.steering], neutral, config.kl_budgets)
-    measured = yield from meter.run(work, "strengths", meter.calibration)
+    steerings = {id(c.steering): c.steering for _, c in proposed if c.steering}  # one may serve several concepts
+    work = calibrate(model, list(steerings.values()), neutral, config.kl_budgets)
+    found = yield from meter.run(work, "strengths", meter.calibration)
+    measured = dict(zip(steerings, found.tolist(), strict=True))
     steered = _at_strengths(proposed, measured, config.kl_budgets, neutral)
 
     # Validate prompts choose; after that test prompts are written, once.
@@ -336,14 +336,15 @@ def _entry(registry: Registry[Any], name: str, settings: Mapping[str, Any], *giv
 
 def _at_strengths(
     proposed: Sequence[tuple[str, Candidate]],
-    measured: Float[np.ndarray, "steering budget 2"],
+    measured: Mapping[int, Sequence[Sequence[float]]],
     budgets: Sequence[float],
     neutral: Neutral,
 ) -> list[Steered]:
+    """Every candidate at every budget, by what was measured of its steering (by identity): strength and KL."""
     no_text = None if neutral.mask.any() else NO_NEUTRAL
-    rows, found = iter(measured.tolist()), []
+    found = []
     for method, candidate in proposed:
-        row = next(rows) if candidate.steering else [[math.nan, math.nan]] * len(budgets)
+        row = measured.get(id(candidate.steering), [[math.nan, math.nan]] * len(budgets))
         for budget, (strength, kl) in zip(budgets, row, strict=True):
             if math.isfinite(strength):
                 found.append(Steered(method, candidate, budget, strength, kl))

@@ -84,6 +84,14 @@ def test_batches_do_not_change_what_a_row_says_and_are_reported(bench: Bench, wr
     assert max(counted) <= 7
 
 
+def test_a_steering_that_serves_several_concepts_is_written_once(bench: Bench, writer: Writer) -> None:
+    shared, own = random(bench, 1), random(bench, 1)
+    asked = [Job(PROMPTS[0], 0, steering, strength) for steering in (shared, shared, own) for strength in (0.5, 1.0)]
+    written, counted = finish(writer.write(asked))
+    assert sum(counted) == 4, "two strengths of each steering"
+    assert written[0] == written[2] == written[4] and written[1] == written[3] == written[5]
+
+
 def test_another_seed_writes_other_text(bench: Bench, writer: Writer) -> None:
     plain = [Job(prompt, sample) for prompt in PROMPTS for sample in range(2)]
     one, other = finish(writer.write(plain))[0], finish(dataclasses.replace(writer, seed=1).write(plain))[0]
