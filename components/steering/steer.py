@@ -396,6 +396,7 @@ def _save_directions(folder: Path, proposed: Sequence[tuple[str, Candidate]]) ->
     for method, candidate in proposed:
         for part, tensor in (candidate.steering.tensors() if candidate.steering else {}).items():
             names = [method, candidate.concept, str(candidate.replicate), part]
-            found["/".join(name for name in names if name)] = tensor.contiguous()
+            # one may serve several concepts, and a file of tensors refuses shared bytes
+            found["/".join(name for name in names if name)] = tensor.detach().clone().contiguous()
     save_file(found, folder / ".directions.safetensors")
     (folder / ".directions.safetensors").rename(folder / "directions.safetensors")

@@ -150,8 +150,9 @@ def test_the_untrained_dictionary_goes_through_the_same_choice(bench: Bench, ran
     assert difference["value"] > 0.1 and difference["reason"].startswith("n too small: not even 4 differences")
     trained = score(ran[0], "steer.add_direction.kl_0.5.composite")
     assert score(made, "steer.add_direction.kl_0.5.composite") == trained, "beside it, nothing changes"
-    steered = made.facts["generations"] - ran[0].facts["generations"]
-    assert steered == made.facts["passed"] * (2 * len(world.PROMPTS["validate"]) + len(world.PROMPTS["test"]))
+    more = made.facts["generations"] - ran[0].facts["generations"]
+    most = made.facts["passed"] * (2 * len(world.PROMPTS["validate"]) + len(world.PROMPTS["test"]))
+    assert 0 < more < most, "a latent that serves several concepts is written once"
 
 
 def test_a_corpus_without_concepts_leaves_one_absent_score_with_the_reason(bench: Bench, tmp_path: Path) -> None:
