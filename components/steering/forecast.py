@@ -37,7 +37,7 @@ def formula(config: SteerConfig, inputs: Mapping[str, Any], settings: Execution)
     cache = 2 * shape.n_layers * shape.d_model * length * config.batch_size * itemsize
     neutral = 4 * config.neutral_tokens * shape.vocab_size
     largest = max(
-        {"logits": 5 * 4 * min(LOGITS_AT_ONCE, texts * length * shape.vocab_size), "cache": 0},
+        {"logits": 3 * 4 * min(LOGITS_AT_ONCE, texts * length * shape.vocab_size), "cache": 0},
         {"logits": 3 * 8 * config.batch_size * shape.vocab_size, "cache": 2 * cache},
         {"logits": 4 * neutral + 3 * 2**25, "cache": 0},
         key=lambda part: sum(part.values()),

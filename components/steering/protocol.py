@@ -116,7 +116,7 @@ class Writer:
         if not rows:
             return found
         width = max(len(prompts[i]) + len(written[i]) for i in rows)
-        at_once = max(1, LOGITS_AT_ONCE // (width * self.model.vocab_size))
+        at_once = max(1, LOGITS_AT_ONCE // (width * self.model.vocab_size) // (1 if jobs is None else 2))
         for part in (rows[start : start + at_once] for start in range(0, len(rows), at_once)):
             texts = [[*prompts[i], *written[i]] for i in part]
             tokens = torch.tensor([text + [0] * (width - len(text)) for text in texts])

@@ -102,6 +102,10 @@ class SteerConfig(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> SteerConfig:
+        if taken := [name for name in self.methods if name == UNSTEERED or name.startswith(UNTRAINED)]:
+            raise ConfigError(
+                f"a steering method may not be called {taken[0]!r}: tables call a control so; rename its file"
+            )
         for registry, names, settings in _tables(self):
             if len(set(names)) < len(names):
                 raise ConfigError(f"a {registry.noun} is listed twice: {', '.join(names)}")
@@ -109,10 +113,6 @@ class SteerConfig(Config):
                 raise ConfigError(f"settings for {', '.join(unused)}; {registry.noun}s listed: {', '.join(names)}")
             for name in names:
                 load(registry[name].config, {"kind": name, **settings.get(name, {})})
-        if taken := [name for name in self.methods if name == UNSTEERED or name.startswith(UNTRAINED)]:
-            raise ConfigError(
-                f"a steering method may not be called {taken[0]!r}: tables call a control so; rename its file"
-            )
         if len(set(self.kl_budgets)) < len(self.kl_budgets):
             raise ConfigError(f"a KL budget is listed twice: {self.kl_budgets}")
         if "concept" not in self.judges:

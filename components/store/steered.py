@@ -7,7 +7,7 @@ with the patterns below.
 
 from __future__ import annotations
 
-STEERED = r"steer\.(\w+)\.kl_(\d+(?:\.\d+)?(?:e[+-]\d+)?)"
+STEERED = r"steer\.(\w+)\.kl_(\d+(?:\.\d+)?(?:e-?\d+)?)"
 """Regular expression of the name that every score of one method and budget begins with: method and budget."""
 COMPOSITE = rf"{STEERED}\.composite"
 """Of the headline."""
@@ -18,7 +18,8 @@ OF_A_CONCEPT = rf"{COMPOSITE}\.concept\.(.+)"
 def name(method: str, budget: float) -> str:
     """What every score of one method and budget begins with, and the name of its uplift."""
     short = f"{budget:g}"
-    return f"steer.{method}.kl_{short if float(short) == budget else repr(budget)}"
+    told = short if float(short) == budget else repr(budget)
+    return f"steer.{method}.kl_{told.replace('e+', 'e')}"  # MLflow takes no plus in a name
 
 
 def composite(method: str, budget: float) -> str:

@@ -338,7 +338,9 @@ def test_a_concept_may_be_called_anything(name: str) -> None:
     assert found["steer.m.kl_0.1.fluency", "document"]["unit_of_replication"] == "concept"
 
 
-@pytest.mark.parametrize("budgets", [[0.1, 0.1000000001], [1e-5, 2e-5], [1e-12], [123456.7, 123456.8], [1.0, 20.0]])
+@pytest.mark.parametrize(
+    "budgets", [[0.1, 0.1000000001], [1e-5, 2e-5], [1e-12], [123456.7, 123456.8], [1.0, 20.0], [1e20]]
+)
 def test_budgets_however_near_small_or_large_have_rows_of_their_own(budgets: list[float]) -> None:
     concepts = [Concept("c", "document", "document")]
     found = [row | {"kl_budget": budget} for budget in budgets for row in rows("m", "c", 0, [0.2])]

@@ -16,6 +16,7 @@ from components.config import canonical, load
 from components.device import Execution
 from components.dictionary.architectures.topk import TopK, TopKConfig
 from components.errors import ConfigError, DictionaryError, InputError, UnknownNameError
+from components.steering.contract import methods
 from components.steering.steer import STEER, SteerConfig, pick_concepts
 from components.store import tables
 from components.store.artifact import Artifact, Progress, Store, key_of
@@ -135,7 +136,11 @@ def test_without_an_untrained_dictionary_its_row_is_absent_with_the_reason(ran: 
 def test_the_untrained_dictionary_goes_through_the_same_choice(bench: Bench, ran: Any) -> None:
     noise = torch.nn.functional.normalize(torch.randn(2, 32, generator=torch.Generator().manual_seed(9)), dim=1)
     _, codes = world.planted(bench.store, bench.activations, noise, number=7)
-    made = bench.store.ensure(STEER, CONFIG, bench.inputs | {"untrained": codes}, CPU)[0]
+    seen: list[Progress] = []
+    made = bench.store.ensure(STEER, CONFIG, bench.inputs | {"untrained": codes}, CPU, seen.append)[0]
+    assert seen[-1].done <= seen[-1].total, "the forecast counts the untrained dictionary"
+    at_most = int(seen[0].message.rpartition(" directions, ")[2].partition(" ")[0].replace(",", ""))
+    assert made.facts["generations"] <= at_most
     strengths = tables.STRENGTHS.read(made).filter(pl.col("method") == "untrained")
     assert strengths.group_by("concept").len()["len"].unique().to_list() == [2], "as many candidates as add_direction"
     rows = tables.GENERATIONS.read(made).filter(pl.col("method") == "untrained")
@@ -338,6 +343,13 @@ def test_a_pattern_without_a_match_lists_what_there_is() -> None:
 def test_a_config_that_cannot_be_honoured_says_why(given: dict[str, Any], message: str) -> None:
     with pytest.raises((ConfigError, UnknownNameError), match=message):
         load(SteerConfig, given)
+
+
+def test_a_method_may_not_take_the_name_of_a_control(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("untrained", "untrained_clamp", "unsteered"):
+        monkeypatch.setitem(methods._entries, name, methods["mean_difference"])
+        with pytest.raises(ConfigError, match=f"may not be called '{name}'"):
+            SteerConfig().model_copy(update={"methods": [name]})._fits()
 
 
 def test_the_key_knows_the_versions_of_methods_and_judges() -> None:
