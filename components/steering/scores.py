@@ -60,10 +60,14 @@ def score_rows(generations: pl.DataFrame, by_concept: pl.DataFrame, comparison: 
     yield from (_gate(comparison, kind) for kind in dict.fromkeys(["all", *kinds]))
     for budget in comparison.budgets:
         found: dict[str, Rows] = {}
-        for (method,), of in by_concept.filter(pl.col("kl_budget") == budget).group_by("method", maintain_order=True):
-            found[str(method)] = {row["concept"]: row for row in of.iter_rows(named=True)}
+        for (method,), part in by_concept.filter(pl.col("kl_budget") == budget).group_by("method", maintain_order=True):
+            found[str(method)] = {row["concept"]: row for row in part.iter_rows(named=True)}
+        of = {
+            method: _Scores(comparison, method, budget, found.get(method, {}), means, validated)
+            for method in (*comparison.methods, *comparison.controls)
+        }
         for method in comparison.methods:
-            scores = _Scores(comparison, method, budget, found.get(method, {}), means, validated)
+            scores = of[method]
             if method in comparison.absent:
                 yield from (scores.absent(kind) for kind in comparison.kinds)
                 continue
@@ -74,13 +78,11 @@ def score_rows(generations: pl.DataFrame, by_concept: pl.DataFrame, comparison: 
                 yield scores.share_above_random(kind)
                 yield from scores.costs(kind)
         for control in comparison.controls:
-            scores = _Scores(comparison, control, budget, found.get(control, {}), means, validated)
             for kind in kinds:
-                yield from scores.of_control(kind)
+                yield from of[control].of_control(kind)
         for method in comparison.methods:
             if method not in comparison.untrained.values():
-                scores = _Scores(comparison, method, budget, found.get(method, {}), means, validated)
-                yield from (scores.of_concept(generations, concept) for concept in comparison.passed())
+                yield from (of[method].of_concept(generations, concept) for concept in comparison.passed())
 
 
 def absent_row(columns: Mapping[str, Any], reason: str) -> dict[str, Any]:
@@ -306,6 +308,10 @@ def _gate(comparison: Comparison, kind: str) -> dict[str, Any]:
 def _row(
     comparison: Comparison, name: str, interval: Interval, *, baseline: tuple[float, str] | None = None, **about: Any
 ) -> dict[str, Any]:
+    if interval.low is not None and interval.low == interval.high:  # without width it would claim to be sure
+        interval = dataclasses.replace(interval, low=None, high=None)
+        sure = f"all {interval.n} are alike, which tells no interval"
+        about["reason"] = "; ".join(filter(None, (sure, about.get("reason"))))
     return {
         "name": name,
         **dataclasses.asdict(interval),
