@@ -7,6 +7,7 @@ value and no interval. Resampling takes a numpy generator (components.seeds). So
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -426,3 +427,31 @@ def _tail_share(observed: float, null: Real[np.ndarray, " draw"], alternative: A
         "two-sided": np.abs(null) >= abs(observed) - slack,
     }[alternative]
     return float(extreme.mean())
+
+
+def t_interval_of_groups(groups: Sequence[Real[np.ndarray, " _"]], confidence: float = 0.95) -> Interval:
+    """Mean of the means of groups, each group of equal weight whatever its size; empty groups are left out.
+
+    The interval is Student's with the degrees of freedom of Welch and Satterthwaite; none where a group has one replicate,
+    whose spread nothing tells. `n` counts all replicates.
+
+    Source: Satterthwaite (1946), Biometrics Bulletin 2, 110-114; Welch (1947), Biometrika 34, 28-35.
+    """
+    groups = [group for group in groups if len(group)]
+    n = sum(map(len, groups))
+    if n == 0:
+        return Interval(None, None, None, 0)
+    value = float(np.mean([np.mean(group) for group in groups]))
+    if min(map(len, groups)) == 1:
+        return Interval(value, None, None, n)
+    parts = np.array([np.var(group, ddof=1) / len(group) for group in groups]) / len(groups) ** 2
+    if parts.sum() == 0:
+        return Interval(value, value, value, n)
+    freedom = parts.sum() ** 2 / sum(part**2 / (len(group) - 1) for part, group in zip(parts, groups, strict=True))
+    reach = float(scipy.special.stdtrit(freedom, (1 + confidence) / 2) * np.sqrt(parts.sum()))
+    return Interval(value, value - reach, value + reach, n)
+
+
+def binomial_tail(successes: int, n: int, chance: float) -> float:
+    """Chance of at least so many successes of n that are independent, each with this chance."""
+    return 1.0 if successes <= 0 else float(scipy.special.bdtrc(successes - 1, n, chance))

@@ -88,7 +88,7 @@ def concepts(found: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     return alt.layer(bars, _interval(base, "y")).properties(height=340)
 
 
-def uplift(frame: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
+def steering(frame: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     """Steering by concept: a point with interval for each method, a bar from zero for the largest random direction."""
     order = frame["concept"].unique(maintain_order=True).to_list()
     methods = sorted(frame["method"].unique())
@@ -109,7 +109,7 @@ def uplift(frame: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     )
     colours = alt.Color("method:N", title=None, scale=alt.Scale(domain=methods, range=[BLUE, ORANGE, GREEN, PURPLE]))
     points = base.mark_point(filled=True, size=70, opacity=1).encode(
-        x=alt.X("mean:Q", title="rise of the judged concept probability", axis=alt.Axis(tickCount=5, orient="top")),
+        x=alt.X("mean:Q", title="composite of concept gained and fluency", axis=alt.Axis(tickCount=5, orient="top")),
         color=colours.legend(orient="top"),
         shape=alt.Shape("method:N", title=None),
     )

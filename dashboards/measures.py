@@ -6,6 +6,8 @@ import dataclasses
 import math
 import re
 
+from components.store import steered
+
 NOTHING = "–"
 """What stands where there is no value."""
 
@@ -28,7 +30,7 @@ class Measure:
 
 
 _UNITS = "Concepts whose best unit, chosen on select, reaches the average precision asked for on test, scored once."
-_STEER = r"steer\.(\w+)\.kl_(\d+(?:\.\d+)?)"
+_STEER = steered.STEERED
 _WHO = r"interpret\.([\w.]+?)"
 MEASURES = (
     Measure(r"evaluate\.fvu", "Variance unexplained (FVU)", "share", "Squared error over variance, held-out text."),
@@ -108,7 +110,24 @@ MEASURES = (
     Measure(
         r"steer\.gate\.passed", "Concepts that can be judged", "share", "A probe decodes and the judge judges them."
     ),
-    Measure(_STEER, r"Steered, KL \2: \1", "rise of probability", "Judged concept probability over unsteered text's."),
+    Measure(
+        steered.COMPOSITE,
+        r"Steered, KL \2: \1",
+        "0 to 1",
+        "Composite: harmonic mean of fluency and of the share gained of the concept probability that was left to gain.",
+    ),
+    Measure(
+        _STEER,
+        r"Uplift, KL \2: \1",
+        "rise of probability",
+        "Judged concept probability over unsteered text's; largest where text breaks, so read it beside fluency.",
+    ),
+    Measure(
+        _STEER + r"\.over_untrained",
+        r"Over the untrained dictionary, KL \2: \1",
+        "difference",
+        "Composite minus that of the untrained dictionary, which goes through the same choice, concept for concept.",
+    ),
     Measure(
         _STEER + r"\.share_above_random", r"Above every random, KL \2: \1", "share", "Concepts that beat all controls."
     ),
@@ -119,7 +138,26 @@ MEASURES = (
         "nats a token",
         "KL of steered from plain predictions on neutral text that set no strength; the budget stands beside it.",
     ),
-    Measure(_STEER + r"\.(.+)", r"Steered to \3, KL \2: \1", "rise of probability", "One concept, over test prompts."),
+    Measure(
+        _STEER + r"\.cost_whole",
+        r"Cost over whole contexts, KL \2: \1",
+        "nats a token",
+        "The same over whole contexts: strengths are set at their beginning, where an edit costs less.",
+    ),
+    Measure(
+        _STEER + r"\.cost_written",
+        r"Cost on steered text, KL \2: \1",
+        "nats a token",
+        "KL(plain, steered) of the predictions on the text that was written under steering.",
+    ),
+    Measure(
+        _STEER + r"\.cost_written_reverse",
+        r"Reverse cost on steered text, KL \2: \1",
+        "nats a token",
+        "KL(steered, plain) on the text that was written under steering: what the steering costs where it acts.",
+    ),
+    Measure(steered.OF_A_CONCEPT, r"Steered to \3, KL \2: \1", "0 to 1", "One concept, over test prompts."),
+    Measure(_STEER + r"\.(.+)", r"Uplift of \3, KL \2: \1", "rise of probability", "One concept, in an older report."),
 )
 """The first that matches the whole name holds."""
 HEADLINES = (
@@ -131,7 +169,7 @@ HEADLINES = (
     r"evaluate\.concepts_found\.neuron",
     r"interpret\.(?!shuffled|probe|untrained)\w+\.detection",
     r"interpret\.\w+\.detection\.over_untrained",
-    r"steer\.add_direction\.kl_\d+(\.\d+)?",
+    steered.COMPOSITE.replace(r"(\w+)", "add_direction", 1),
 )
 """Regular expressions of the scores that say how an experiment came out."""
 

@@ -37,8 +37,8 @@ def running() -> None:
 
 
 def steering_by_concept(report: pl.DataFrame) -> pl.DataFrame:
-    """Uplift by concept at one KL budget, for the kinds of concept that are picked; returns what is shown."""
-    frame = views.uplift(report)
+    """The composite by concept at one KL budget, for the kinds of concept that are picked; returns what is shown."""
+    frame = views.steering(report)
     if frame.is_empty():
         st.info("This report has no score of steering by concept.")
         return frame
@@ -50,12 +50,12 @@ def steering_by_concept(report: pl.DataFrame) -> pl.DataFrame:
     shown = frame.filter(pl.col("budget") == budget, pl.col("concept_kind").is_in(picked))
     n = shown["concept"].n_unique()
     with st.container(height=360 if n > TALL else "content", border=False):
-        st.altair_chart(charts.uplift(shown), width="stretch")
+        st.altair_chart(charts.steering(shown), width="stretch")
     control = next(iter(shown["control"].drop_nulls()), None)
     failed = shown["n_failed"].sum()
     st.caption(
         f"{n} concepts on test prompts; mean and 95% interval over prompts"
         + (f"; grey bar: {plain(control)}, on that concept" if control else "")
-        + (f". {failed} prompts failed and count as no uplift." if failed else ".")
+        + (f". {failed} prompts failed and count as nothing gained." if failed else ".")
     )
     return shown

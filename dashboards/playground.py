@@ -20,6 +20,8 @@ from dashboards.runs import Experiment
 
 NAME = "playground"
 OFFERED = 2000
+NATS, TOKENS = 20.0, 512
+"""The largest budget, and the longest text, that the live worker takes."""
 LATENTS, VECTOR = "latents", "a method's vector"
 BUDGET, COEFFICIENT = "KL budget", "coefficient"
 
@@ -126,9 +128,11 @@ def _strength(kept: pl.DataFrame) -> dict[str, float]:
     if kind == COEFFICIENT:
         about = "In units of the mean activation norm at the hook point; negative steers away."
         return {"coefficient": right.number_input("Coefficient", -16.0, 16.0, 0.5, 0.1, key="coefficient", help=about)}
-    usual = float(kept["kl_budget"].min() or 0.1)  # type: ignore[arg-type]
-    about = "The coefficient is found that costs this much on neutral text."
-    budget = right.number_input("Nats a token", 0.001, 10.0, usual, 0.05, format="%.3f", key="nats", help=about)
+    usual = min(NATS, float(kept["kl_budget"].min() or 0.1))  # type: ignore[arg-type]
+    about = f"The coefficient is found that costs this much on neutral text; at most {NATS:g}."
+    # the step begins at the stage's own budget, so that one of 0.00001 can be stepped from, and none is below the bounds
+    least, step = min(0.001, usual), min(0.05, usual)
+    budget = right.number_input("Nats a token", least, NATS, usual, step, format="%g", key="nats", help=about)
     return {"kl_budget": budget}
 
 
@@ -147,12 +151,19 @@ def _sampling(config: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
     """Temperature, seed, length and number of samples; the stage's own by default."""
     temperature, length, samples, seed = st.columns(4)
     usual = min(2.0, float(config.get("temperature", 1.0)))
+    longest = int(config.get("max_new_tokens", 40))
+    cut = f" The stage wrote up to {longest}, here it is {TOKENS} at most." if longest > TOKENS else ""
     chosen = {
         "temperature": temperature.number_input(
             "Temperature", 0.0, 2.0, usual, 0.1, key="temperature", help="0 takes the likeliest token."
         ),
         "max_new_tokens": length.number_input(
-            "New tokens, at most", 1, 512, int(config.get("max_new_tokens", 40)), key="length"
+            "New tokens, at most",
+            1,
+            TOKENS,
+            min(TOKENS, longest),
+            key="length",
+            help=f"Longest continuation.{cut}",
         ),
         "samples": samples.number_input(
             "Samples", 1, 8, 1, key="samples", help="Continuations, steered and plain each."

@@ -149,15 +149,17 @@ def legend(largest: float) -> str:
 
 
 def pairs(frame: pl.DataFrame) -> str:
-    """Steered beside unsteered text: columns unsteered, steered, uplift, concept_probability, fluency, reason."""
+    """Steered beside unsteered text: columns unsteered, steered, composite, uplift, fluency, reason."""
     cell = "padding:.45rem .6rem;vertical-align:top;border-bottom:1px solid rgba(128,128,128,.25);text-align:left"
-    head = "".join(f'<th style="{cell}">{title}</th>' for title in ("uplift", "fluency", "unsteered", "steered"))
+    head = "".join(
+        f'<th style="{cell}">{title}</th>' for title in ("composite", "uplift", "fluency", "unsteered", "steered")
+    )
     body = ""
     for row in frame.iter_rows(named=True):
         uplift = "failed" if row["uplift"] is None else _signed(row["uplift"])
-        fluency = "–" if row["fluency"] is None else f"{row['fluency']:.2f}"
+        composite, fluency = ("–" if row[of] is None else f"{row[of]:.2f}" for of in ("composite", "fluency"))
         steered = escape(row["steered"] or f"no text: {row['reason'] or 'no reason was given'}")
-        cells = (uplift, fluency, escape(row["unsteered"] or "–"), steered)
+        cells = (composite, uplift, fluency, escape(row["unsteered"] or "–"), steered)
         body += "<tr>" + "".join(f'<td style="{cell}">{text}</td>' for text in cells) + "</tr>"
     return f'<table style="width:100%;border-collapse:collapse;line-height:1.5"><tr>{head}</tr>{body}</table>'
 

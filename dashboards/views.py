@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from components.spelling import PART
+from components.store import steered
 from components.store.scores import KINDS, headline, ordered
 from components.store.tables import REPORT
 from dashboards.measures import HEADLINES, NOTHING, estimate, measure, number
@@ -51,7 +52,7 @@ SCORE_COLUMNS = (
     | {"n": pl.Int64, "of": pl.String, "failed": pl.Int64, "seeds": pl.Int32}
     | dict.fromkeys(("split", "note", "dictionary", "hook point", "name", "artifact"), pl.String)
 )
-CONCEPT_ROW = r"^steer\.(\w+)\.kl_(\d+(?:\.\d+)?)\.(.+)$"
+CONCEPT_ROW = f"^{steered.OF_A_CONCEPT}$"
 
 
 def scores(report: pl.DataFrame, everything: bool = False) -> pl.DataFrame:
@@ -131,8 +132,8 @@ def panels(curve: pl.DataFrame, points: int = 400) -> dict[str, pl.DataFrame]:
     return dict(sorted(found.items(), key=lambda item: first.index(item[0]) if item[0] in first else len(first)))
 
 
-def uplift(report: pl.DataFrame) -> pl.DataFrame:
-    """Steering by concept, method and KL budget as the report has it, with the largest control direction beside it.
+def steering(report: pl.DataFrame) -> pl.DataFrame:
+    """The composite by concept, method and KL budget as the report has it, the largest control direction beside it.
 
     Returns:
         concept, concept_kind, method, budget, mean, low, high (over prompts), n, n_failed, largest_random, control
@@ -395,18 +396,16 @@ def lineage(manifests: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
 
 
 def side_by_side(generations: pl.DataFrame, method: str, budget: float, split: str = "test") -> pl.DataFrame:
-    """Steered beside unsteered text of the same prompt and sample, largest uplift first, failures last."""
+    """Steered beside unsteered text of the same prompt and sample, largest composite first, failures last."""
     plain_text = generations.filter(pl.col("method") == UNSTEERED, pl.col("split") == split)
-    steered = generations.filter(
-        pl.col("method") == method, pl.col("split") == split, (pl.col("kl_budget") - budget).abs() < 1e-9
-    )
+    of_method = generations.filter(pl.col("method") == method, pl.col("split") == split, pl.col("kl_budget") == budget)
     before = plain_text.select("prompt", "sample", pl.col("text").alias("unsteered"))
     return (
-        steered.join(before.unique(["prompt", "sample"]), on=["prompt", "sample"], how="left")
-        .sort("uplift", "prompt", "sample", descending=[True, False, False], nulls_last=True)
+        of_method.join(before.unique(["prompt", "sample"]), on=["prompt", "sample"], how="left")
+        .sort("composite", "uplift", "prompt", "sample", descending=[True, True, False, False], nulls_last=True)
         .select(
             "prompt", "sample", "replicate", "unsteered", pl.col("text").alias("steered"), "concept_probability",
-            "uplift", "fluency", "nll", "reason",
+            "composite", "uplift", "fluency", "nll", "reason",
         )
     )  # fmt: skip
 
@@ -631,9 +630,9 @@ def dead(facts: Mapping[str, Any]) -> pl.DataFrame:
 def budgets(report: pl.DataFrame) -> pl.DataFrame:
     """Steering over KL budgets, means over concepts: method, budget, concept_kind, what, value, low, high, n, n_failed.
 
-    `what` is uplift, fluency or share above random; the baseline beside uplift is the largest random direction.
+    `what` is composite, uplift, fluency or share above random, each with its baseline.
     """
-    name = pl.col("name").str.extract_groups(r"^steer\.(\w+)\.kl_(\d+(?:\.\d+)?)(?:\.(fluency|share_above_random))?$")
+    name = pl.col("name").str.extract_groups(f"^{steered.STEERED}(?:\\.(composite|fluency|share_above_random))?$")
     return (
         report.filter(pl.col("unit_of_replication").fill_null("") != "prompt", pl.col("value").is_not_null())
         .select(

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 
-from components.store import frontiers
+from components.store import frontiers, steered
 from components.store.scores import KINDS
 
 BLUE, ORANGE, GREY, GREEN, PURPLE = "#2b83ba", "#e08a00", "#8f8f8f", "#00a37a", "#c2669b"
@@ -117,13 +117,12 @@ def explanations(scores: pl.DataFrame) -> Figure | None:
 
 
 def steering(scores: pl.DataFrame) -> Figure | None:
-    """Uplift of every method at every KL budget, means over all concepts."""
-    shown = _measured(scores, "steer.").filter(
-        pl.col("name").str.contains(r"^steer\.\w+\.kl_[\d.]+$"), pl.col("concept_kind").fill_null("all") == "all"
-    )
+    """Composite of gain and fluency of every method at every KL budget, over all concepts or the one kind there is."""
+    means = _measured(scores, "steer.").filter(pl.col("name").str.contains(f"^{steered.COMPOSITE}$"))
+    shown = means.filter((pl.col("concept_kind").fill_null("all") == "all") | (pl.len().over("name") == 1))
     methods = sorted({name.split(".")[1] for name in shown["name"]})
     colours = {method: METHODS[number % len(METHODS)] for number, method in enumerate(methods)}
-    return _rows(shown, lambda name: colours[name.split(".")[1]], "rise of the judged concept probability")
+    return _rows(shown, lambda name: colours[name.split(".")[1]], "composite of concept gained and fluency")
 
 
 def _rows(shown: pl.DataFrame, colour_of, label: str) -> Figure | None:

@@ -156,7 +156,8 @@ class Chain:
     def steer(self) -> Artifact:
         """Steered text and its scores."""
         given = {"model": self.model, "corpus": self.read(), "activations": self.capture()}
-        return self.step("steer", self.config.steer, **given, dictionary=self.train(), codes=self.encode())
+        given |= {"dictionary": self.train(), "codes": self.encode(), "untrained": self.encode_untrained()}
+        return self.step("steer", self.config.steer, **given)
 
     def evaluate(self) -> Artifact:
         """Reconstruction, loss recovered, concepts found."""

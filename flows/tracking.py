@@ -37,7 +37,7 @@ from components.errors import ConfigError, ServiceError, UnknownNameError, quote
 from components.experiment import ExperimentConfig
 from components.registry import nearest
 from components.service import Service
-from components.store import frontiers
+from components.store import frontiers, steered
 from components.store.artifact import Artifact, git_commit, versions
 from components.store.tables import COMPARISON, CURVE, LATENTS, REPORT, SCORES
 from flows import environment, relocation
@@ -376,21 +376,20 @@ class _Record:
 
 def headlines(report: pl.DataFrame, config: ExperimentConfig) -> dict[str, float]:
     """The few scores by which runs are sorted and compared, under short names that stay: HEADLINES, then
-    `explanation_<scorer>` of the first explainer and `steering_<method>` at the first KL budget, over all concepts.
+    `explanation_<scorer>` of the first explainer and `steering_<method>` (the composite) at the first KL budget, over all
+    concepts, or over the one kind of concepts that there is.
 
     Scores that were not measured are left out.
     """
-    whole = report.filter(
-        pl.col("value").is_not_null(),
-        pl.col("concept_kind").fill_null("all") == "all",
-        pl.col("unit_of_replication").fill_null("") != "prompt",
-    )
+    told = pl.col("concept_kind").fill_null("all")
+    means = report.filter(pl.col("value").is_not_null(), pl.col("unit_of_replication").fill_null("") != "prompt")
+    whole = means.filter((told == "all") | (pl.len().over("name") == 1))
     measured = dict(zip(whole["name"], whole["value"], strict=True))
     names = dict(HEADLINES)
     for scorer in config.interpret.scorers:
         names[f"explanation_{scorer}"] = f"interpret.{config.interpret.explainers[0]}.{scorer}"
-    for method in config.steer.methods:
-        names[f"steering_{method}"] = f"steer.{method}.kl_{config.steer.kl_budgets[0]:g}"
+    for method in (*config.steer.methods, "untrained"):
+        names[f"steering_{method}"] = steered.composite(method, config.steer.kl_budgets[0])
     return {short: measured[name] for short, name in names.items() if name in measured}
 
 

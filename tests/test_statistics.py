@@ -17,6 +17,7 @@ from components.statistics import (
     average_precision,
     average_precision_sparse,
     average_precision_weighted,
+    binomial_tail,
     bootstrap_mean,
     bounded,
     cluster_bootstrap,
@@ -27,6 +28,7 @@ from components.statistics import (
     permutation_p,
     sign_flip_test,
     t_interval,
+    t_interval_of_groups,
     welch,
     wilson,
 )
@@ -271,3 +273,37 @@ def test_students_interval_covers_means_of_skewed_scores_better_than_the_bootstr
                 hits[name] += interval.low <= truth <= interval.high
         assert 0.90 <= hits["student"] / 400 <= 0.98
         assert hits["student"] >= hits["bootstrap"] - 2
+
+
+def test_groups_weigh_the_same_whatever_their_size() -> None:
+    many, few = np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.8, 1.0])
+    found = t_interval_of_groups([many, few])
+    assert (found.value, found.n) == (pytest.approx((0.25 + 0.9) / 2), 6)
+    welch = scipy.stats.ttest_ind(many, -few, equal_var=False)  # the difference of two means is their sum with a sign
+    low, high = welch.confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((low / 2, high / 2))
+    one = t_interval(many)
+    alone = t_interval_of_groups([many, np.zeros(0)])
+    assert (alone.value, alone.low, alone.high, alone.n) == pytest.approx((one.value, one.low, one.high, one.n))
+
+
+def test_a_group_of_one_gives_no_interval_and_nothing_gives_nothing() -> None:
+    one = t_interval_of_groups([np.array([0.1, 0.3]), np.array([0.5])])
+    assert (one.value, one.low, one.high, one.n) == (pytest.approx(0.35), None, None, 3)
+    assert t_interval_of_groups([]) == t_interval_of_groups([np.zeros(0)]) == Interval(None, None, None, 0)
+    same = t_interval_of_groups([np.full(3, 0.5), np.full(2, 0.5)])
+    assert (same.low, same.high) == (0.5, 0.5)
+
+
+def test_groups_of_unequal_spread_are_covered() -> None:
+    rng, hits = np.random.default_rng(0), 0
+    for _ in range(1000):
+        found = t_interval_of_groups([rng.normal(0.1, 0.3, 6), rng.normal(0.5, 0.05, 20), rng.normal(0.3, 0.1, 11)])
+        assert found.low is not None and found.high is not None
+        hits += found.low <= 0.3 <= found.high
+    assert 0.93 < hits / 1000 < 0.975
+
+
+@pytest.mark.parametrize(("k", "n", "chance"), [(0, 5, 0.2), (3, 5, 0.2), (5, 5, 0.5), (1, 40, 1 / 21)])
+def test_the_tail_of_the_binomial_is_scipys(k: int, n: int, chance: float) -> None:
+    assert binomial_tail(k, n, chance) == pytest.approx(scipy.stats.binom.sf(k - 1, n, chance))

@@ -22,7 +22,9 @@ from components.store.shards import PROVENANCE, write_activations
 transformers.utils.logging.disable_progress_bar()
 
 
-def artifact(store: Store, stage: str, write: Any, facts: Mapping[str, Any], seed: int = 0) -> Artifact:
+def artifact(
+    store: Store, stage: str, write: Any, facts: Mapping[str, Any], seed: int = 0, **inputs: Artifact
+) -> Artifact:
     """A real artifact of any stage: `write(folder)` writes its files. `seed` tells apart artifacts of one stage."""
 
     class Toy(Config):
@@ -34,7 +36,7 @@ def artifact(store: Store, stage: str, write: Any, facts: Mapping[str, Any], see
         yield Progress(1, 1, "files")
         return dict(facts)
 
-    return store.ensure(Stage(stage, 1, make), Toy(seed=seed), {})[0]  # type: ignore[arg-type]
+    return store.ensure(Stage(stage, 1, make), Toy(seed=seed), inputs)[0]  # type: ignore[arg-type]
 
 
 def activations(

@@ -1,7 +1,8 @@
 """Candidates at their strengths, and which of them the validate prompts choose.
 
-A method may propose several steerings for a concept; the one with the largest mean uplift on validate prompts is used
-(failures count as none; on a tie the better on select). Controls are not chosen among: each is reported.
+A method may propose several steerings for a concept; the one with the largest mean composite on validate prompts is used
+(failures count as none; on a tie, and where no composite was judged, the larger uplift, then the better on select).
+Controls are not chosen among: each is reported.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from collections.abc import Collection, Mapping, Sequence
 
 import polars as pl
 
+from components.steering.by_concept import concept_means
 from components.steering.contract import Candidate
 from components.steering.protocol import Job, Prompt
-from components.steering.scores import concept_means
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,7 +27,8 @@ class Steered:
         budget: nats a token.
         strength: in units of the mean activation norm; None where there is none, with the reason.
         kl: measured at that strength, on the text it was set on.
-        kl_elsewhere: measured on other text, once it was chosen.
+        kl_elsewhere: measured on other neutral text, once it was chosen.
+        kl_whole: measured over whole contexts of neutral text, likewise.
         reason: why there is no strength.
     """
 
@@ -36,6 +38,7 @@ class Steered:
     strength: float | None = None
     kl: float | None = None
     kl_elsewhere: float | None = None
+    kl_whole: float | None = None
     reason: str | None = None
 
     def jobs(self, prompts: Sequence[Prompt], n_samples: int) -> list[Job]:
@@ -57,6 +60,7 @@ class Steered:
             "coefficient": self.strength,
             "kl": self.kl,
             "kl_elsewhere": self.kl_elsewhere,
+            "kl_whole": self.kl_whole,
             "select_score": self.candidate.select_score,
             "reason": self.reason,
         }
@@ -77,11 +81,11 @@ def choose(validated: pl.DataFrame, steered: Sequence[Steered], controls: Collec
     """
     assert (validated["split"] == "validate").all(), "only validate prompts choose"
     keys = ("concept", "method", "replicate", "kl_budget")
-    uplift = {tuple(r[k] for k in keys): r["uplift"] for r in concept_means(validated, "validate").to_dicts()}
+    seen = {tuple(r[k] for k in keys): r for r in concept_means(validated, "validate").to_dicts()}
 
-    def merit(s: Steered) -> tuple[float, int]:
-        key = (s.candidate.concept, s.method, s.candidate.replicate, s.budget)
-        return uplift.get(key, 0.0), -s.candidate.replicate
+    def merit(s: Steered) -> tuple[float, float, int]:
+        own = seen.get((s.candidate.concept, s.method, s.candidate.replicate, s.budget), {})
+        return own.get("composite", 0.0), own.get("uplift", 0.0), -s.candidate.replicate
 
     kept = [s for s in steered if s.method in controls and s.strength is not None]
     return kept + [max(group, key=merit) for group in _rivals(steered, controls).values()]

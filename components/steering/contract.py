@@ -105,6 +105,7 @@ class Candidate:
         sign: +1 when more of the steering is meant to give more of the concept.
         select_score: what it scored on the select split.
         reason: why there is no steering.
+        stand_in: of a control: it is compared with nobody, and stands for a candidate where a choice is made by chance.
     """
 
     concept: str | None
@@ -114,6 +115,7 @@ class Candidate:
     sign: int = 1
     select_score: float | None = None
     reason: str | None = None
+    stand_in: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -132,6 +134,8 @@ class Evidence:
         decoder: decoder directions of the dictionary; absent without one.
         d_in: width of the activations.
         seed: for methods that draw.
+        stand_ins: how many more steerings a control proposes, of which chance chooses as a method chooses: the most
+            candidates that a method proposes for one concept; 0 where none has a choice.
     """
 
     concepts: Sequence[Concept]
@@ -145,6 +149,7 @@ class Evidence:
     decoder: Float[Tensor, "d_sae d_in"] | None
     d_in: int
     seed: int
+    stand_ins: int = 0
 
 
 class SteeringMethod(ABC):
@@ -155,6 +160,8 @@ class SteeringMethod(ABC):
     config: ClassVar[type[Config]]
     control: ClassVar[bool] = False
     """A control's steerings belong to no concept: each is judged for every concept, and none is chosen."""
+    reads_dictionary: ClassVar[bool] = False
+    """It takes codes or decoder from the evidence, so the untrained dictionary goes through it too, as a control."""
 
     def __init__(self, config: Any) -> None:
         """`config` is of the entry's own class."""
@@ -163,7 +170,7 @@ class SteeringMethod(ABC):
     @property
     @abstractmethod
     def at_most(self) -> int:
-        """Steerings that it proposes for one concept at most; a control, in all. For the forecast."""
+        """Steerings that it proposes for one concept at most; a control, in all but for its stand-ins."""
 
     @abstractmethod
     def candidates(self, evidence: Evidence) -> Iterable[Candidate]:
@@ -182,12 +189,16 @@ class Continuation:
         n_tokens: tokens in it.
         nll: nats a token under the unsteered model, given the prompt; None without text.
         reason: why there is no text.
+        kl: KL(plain || steered) of the predictions of its tokens, nats a token; None without text, or not measured.
+        kl_reverse: KL(steered || plain) of the same: what the steering costs on the text that it wrote.
     """
 
     text: str | None
     n_tokens: int
     nll: float | None
     reason: str | None = None
+    kl: float | None = None
+    kl_reverse: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -244,8 +255,12 @@ class Judge(ABC):
         """A score for each continuation and concept; NaN where there is no text."""
 
     def refusals(self) -> Mapping[str, str]:
-        """Concepts that it cannot judge, with the reason."""
+        """Concepts that it cannot judge, with the reason; they are not steered."""
         return {}
+
+    def silence(self) -> str | None:
+        """Why it gives no score at all (NaN for every text), where that is so; concepts are steered without it."""
+        return None
 
 
 methods: Registry[type[SteeringMethod]] = Registry("steering method", "components.steering.methods")

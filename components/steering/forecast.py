@@ -11,8 +11,9 @@ import torch
 
 from components.device import Execution
 from components.steering.contract import AddVector
+from components.steering.meter import Meter
 from components.steering.protocol import LOGITS_AT_ONCE, Job, Neutral, Prompt, Writer, calibrate
-from components.steering.steer import Meter, SteerConfig, entries_of, pick_concepts
+from components.steering.steer import SteerConfig, entries_of, pick_concepts
 from components.store import tables
 from components.store.artifact import Artifact
 from components.store.forecast import Forecast, Foreteller, Timing, lower
@@ -21,6 +22,8 @@ PROMPT = 8  # tokens of an opening, where the corpus is not read yet
 DIRECTIONS = 4
 JOBS = 32
 GENERATION = 120  # bytes a continuation on disk
+JUDGED = 40  # bytes of a row of the generations table on disk beside its text, which rows share
+ROW = 400  # and in memory, while it is put together and written
 
 
 def formula(config: SteerConfig, inputs: Mapping[str, Any], settings: Execution) -> Forecast:
@@ -40,12 +43,13 @@ def formula(config: SteerConfig, inputs: Mapping[str, Any], settings: Execution)
         key=lambda part: sum(part.values()),
     )
     rows = max((codes["rows"].get(split, 0) for split in ("select", "validate")), default=0)
-    evidence = 2 * 4 * rows * codes["d_in"] + round(30 * rows * max(codes["l0"].values()))
+    dictionaries = 1 + (inputs.get("untrained") is not None)
+    evidence = 2 * 4 * rows * codes["d_in"] + round(30 * rows * max(codes["l0"].values())) * dictionaries
     return Forecast(
-        {"model": model.n_bytes, **largest, "evidence": evidence},
+        {"model": model.n_bytes, **largest, "evidence": evidence, "rows": ROW * meter.rows},
         {
             "directions": 4 * codes["d_in"] * meter.directions,
-            "generations": GENERATION * meter.texts,
+            "generations": GENERATION * meter.texts + JUDGED * meter.rows,
             "scores": 200 * n_concepts,
         },
     )
@@ -70,10 +74,11 @@ def probe(config: SteerConfig, inputs: Mapping[str, Any], settings: Execution, s
     drawn = torch.randint(model.vocab_size, (n, PROMPT), generator=generator).tolist()
     writer = Writer(model, new, config.temperature, 0, n)
     jobs = [Job(Prompt(number, tuple(tokens))) for number, tokens in enumerate(drawn)]
-    writing = _seconds(writer.write(jobs))
+    writing = _seconds(writer.write(jobs, side_effects=True))
     # a step of the model takes as long for a few rows as for many while it is bound by its overhead: so by the batch
     batches = -(-meter.texts // config.batch_size)
-    half = _seconds(Writer(model, new, config.temperature, 0, max(1, n // 4)).write(jobs[: max(1, n // 4)]))
+    few = Writer(model, new, config.temperature, 0, max(1, n // 4))
+    half = _seconds(few.write(jobs[: max(1, n // 4)], side_effects=True))
     by_row = max(0.0, (writing - half) / (n - max(1, n // 4))) if n > 1 else writing
     overhead = max(0.0, writing - n * by_row)
     steps = config.max_new_tokens / new
@@ -114,7 +119,7 @@ def _work(config: SteerConfig, inputs: Mapping[str, Any]) -> tuple[Meter, int, s
         n_concepts, source = (len(pick_concepts(inventory, config)) if inventory.height else 0), "of the corpus to come"
         n_prompts = {split: min(n, corpus.facts["prompts"][split]) for split, n in n_prompts.items()}
     prompts = {split: [Prompt(i, (0,) * PROMPT) for i in range(max(1, n))] for split, n in n_prompts.items()}
-    return Meter(config, entries_of(config), prompts), n_concepts, source
+    return Meter(config, entries_of(config), prompts, inputs.get("untrained") is not None), n_concepts, source
 
 
 def _seconds(work: Any) -> float:

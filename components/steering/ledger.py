@@ -1,27 +1,26 @@
 """Every continuation with what the judges said of it, as rows of the generations table.
 
 A steered continuation is compared with the plain one of the same prompt and sample; where either has no text there is
-no uplift, but a reason.
+no uplift, but a reason. Rows are kept as columns: a control's text is judged for every concept, which makes many.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
+from components.steering.by_concept import UNSTEERED
 from components.steering.choice import Steered
+from components.steering.composite import composite
 from components.steering.contract import Continuation, Judge
 from components.steering.protocol import Job
-from components.steering.scores import UNSTEERED
 from components.store import tables
 
-Scores = Mapping[str, Float[np.ndarray, "text concept"]]
+UNPAIRED = "the unsteered text of this prompt and sample failed"
 
 
 @dataclasses.dataclass(eq=False)
@@ -39,71 +38,73 @@ class Ledger:
     judged: Sequence[str]
 
     def __post_init__(self) -> None:
-        self._rows: list[dict[str, Any]] = []
+        self._parts: list[pl.DataFrame] = []
         self._plain: dict[tuple[int, int], Float[np.ndarray, " concept"]] = {}
         """(prompt, sample) -> what the concept judge says of the plain text; NaN where there is none."""
 
-    def frame(self, split: str | None = None) -> pl.DataFrame:
-        """The rows as a table, of one split or of all."""
-        frame = tables.GENERATIONS.frame(self._rows)
-        return frame if split is None else frame.filter(pl.col("split") == split)
+    def frame(self) -> pl.DataFrame:
+        """The rows as a table."""
+        return tables.GENERATIONS.frame(pl.concat(self._parts) if self._parts else [])
 
     def add_plain(self, split: str, jobs: Sequence[Job], texts: Sequence[Continuation]) -> None:
         """Enters plain text, judged for every concept."""
         scores = self._scores(texts)
-        for i, (job, text) in enumerate(zip(jobs, texts, strict=True)):
-            self._plain[job.prompt.number, job.sample] = scores["concept_probability"][i]
-            for concept in self.judged:
-                self._enter(UNSTEERED, 0, None, split, concept, job, text, i, scores)
+        for job, said in zip(jobs, scores["concept_probability"], strict=True):
+            self._plain[job.prompt.number, job.sample] = said
+        everywhere = [self.judged] * len(jobs)
+        self._enter(split, [(UNSTEERED, 0, None)] * len(jobs), jobs, texts, scores, everywhere)
 
     def add_steered(self, split: str, jobs: Sequence[tuple[Steered, Job]], texts: Sequence[Continuation]) -> None:
         """Enters steered text, judged for its concept, or for every concept where it belongs to none."""
-        scores = self._scores(texts)
-        for i, ((steered, job), text) in enumerate(zip(jobs, texts, strict=True)):
-            own = steered.candidate.concept
-            for concept in self.judged if own is None else [own]:
-                place = (steered.method, steered.candidate.replicate, steered.budget)
-                self._enter(*place, split, concept, job, text, i, scores)
+        places = [(s.method, s.candidate.replicate, s.budget) for s, _ in jobs]
+        owners = [self.judged if s.candidate.concept is None else [s.candidate.concept] for s, _ in jobs]
+        self._enter(split, places, [job for _, job in jobs], texts, self._scores(texts), owners)
 
-    def _scores(self, texts: Sequence[Continuation]) -> Scores:
+    def _scores(self, texts: Sequence[Continuation]) -> Mapping[str, Float[np.ndarray, "text concept"]]:
         return {judge.column: judge.scores(texts) for judge in self.judges}
 
     def _enter(
         self,
-        method: str,
-        replicate: int,
-        budget: float | None,
         split: str,
-        concept: str,
-        job: Job,
-        text: Continuation,
-        number: int,
-        scores: Scores,
+        places: Sequence[tuple[str, int, float | None]],
+        jobs: Sequence[Job],
+        texts: Sequence[Continuation],
+        scores: Mapping[str, Float[np.ndarray, "text concept"]],
+        concepts: Sequence[Sequence[str]],
     ) -> None:
-        column = self.column[concept]
-        said = {name: _number(score[number, column]) for name, score in scores.items()}
-        before = _number(self._plain[job.prompt.number, job.sample][column])
-        probability, reason = said["concept_probability"], text.reason
-        if reason is None and before is None:
-            reason = "the unsteered text of this prompt and sample failed"
-        self._rows.append(
+        """One row for each text and each concept that it is judged for."""
+        names = [name for own in concepts for name in own]
+        text: Int[np.ndarray, " row"] = np.repeat(np.arange(len(texts)), [len(own) for own in concepts])
+        if not names:
+            return
+        column = np.array([self.column[name] for name in names])
+        said = {name: score[text, column] for name, score in scores.items()}
+        before = np.array([self._plain[job.prompt.number, job.sample] for job in jobs])[text, column]
+        probability = said["concept_probability"]
+        whole = composite(probability, before, said.get("fluency", np.full(len(text), np.nan)))
+        written = pl.DataFrame(
             {
-                "concept": concept,
-                "method": method,
-                "replicate": replicate,
-                "kl_budget": budget,
+                "method": [method for method, _, _ in places],
+                "replicate": [replicate for _, replicate, _ in places],
+                "kl_budget": [budget for _, _, budget in places],
                 "split": split,
-                "prompt": job.prompt.number,
-                "sample": job.sample,
-                "text": text.text,
-                "n_tokens": text.n_tokens,
-                **said,
-                "uplift": None if probability is None or before is None else probability - before,
-                "nll": text.nll,
-                "reason": reason,
-            }
+                "prompt": [job.prompt.number for job in jobs],
+                "sample": [job.sample for job in jobs],
+                "text": [found.text for found in texts],
+                "n_tokens": [found.n_tokens for found in texts],
+                "nll": [found.nll for found in texts],
+                "kl": [found.kl for found in texts],
+                "kl_reverse": [found.kl_reverse for found in texts],
+                "reason": [found.reason for found in texts],
+            },
+            schema_overrides={name: tables.GENERATIONS.schema[name] for name in _NULLABLE},
         )
+        judged = {"concept": names, **said, "uplift": probability - before, "composite": whole}
+        unpaired = pl.col("reason").is_null() & pl.lit(pl.Series(np.isnan(before)))
+        rows = written[text].with_columns(pl.when(unpaired).then(pl.lit(UNPAIRED)).otherwise("reason").alias("reason"))
+        numbers = pl.DataFrame(judged).with_columns(pl.col(pl.Float64).fill_nan(None))
+        self._parts.append(tables.GENERATIONS.frame(pl.concat([rows, numbers], how="horizontal")))
 
 
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
+_NULLABLE = ("kl_budget", "text", "nll", "kl", "kl_reverse", "reason")
+"""Columns that may hold nothing at all, whose type their values do not tell."""

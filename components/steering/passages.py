@@ -45,7 +45,7 @@ def cut(corpus: Artifact, split: str, concepts: Sequence[Concept], opening: int,
     order = np.lexsort((position.numpy(), document.numpy()))
     document, position, token = document[order], position[order], token[order]
     _, begins = np.unique(document.numpy(), return_index=True)
-    ends = [*begins[1:].tolist(), len(document)]
+    ends = np.append(begins, len(document))[1:].tolist()
     spans, openings = [], {}
     for begin, end in zip(begins.tolist(), ends, strict=True):
         for start in range(begin + opening, end, length):

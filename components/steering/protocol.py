@@ -19,6 +19,7 @@ from torch import Tensor
 from components.corpus.encoding import Encoder
 from components.model.divergence import kl_of_directions, kl_per_token, strengths_for_budgets
 from components.model.generation import generate
+from components.model.intervention import Edit
 from components.model.language_model import LanguageModel
 from components.seeds import derive
 from components.steering.contract import AddVector, Continuation, Steering
@@ -87,59 +88,101 @@ class Writer:
     seed: int
     batch_size: int
 
-    def write(self, jobs: Sequence[Job]) -> Generator[int, None, list[Continuation]]:
-        """The continuations in the order of the jobs; yields the number of jobs done in each batch."""
+    def write(self, jobs: Sequence[Job], side_effects: bool = False) -> Generator[int, None, list[Continuation]]:
+        """The continuations in the order of the jobs; yields the number of jobs done in each batch.
+
+        Args:
+            jobs: what is to be written.
+            side_effects: measure too how far the steering moves predictions on the text that it wrote.
+        """
+        first: dict[tuple, int] = {}  # a steering that serves several concepts writes its text once
+        same = [
+            first.setdefault((job.prompt, job.sample, id(job.steering), job.strength), i) for i, job in enumerate(jobs)
+        ]
         done: dict[int, Continuation] = {}
-        for batch in _batches(jobs, self.batch_size):
-            done.update(zip(batch, self._write([jobs[i] for i in batch]), strict=True))
+        for batch in _batches(jobs, sorted(first.values()), self.batch_size):
+            done.update(zip(batch, self._write([jobs[i] for i in batch], side_effects), strict=True))
             yield len(batch)
-        return [done[i] for i in range(len(jobs))]
+        return [done[i] for i in same]
 
     def losses(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> Float[np.ndarray, " row"]:
         """Nats a token of what was written after each prompt, under the unsteered model; NaN for nothing."""
-        rows = [[*prompt, *new] for prompt, new in zip(prompts, written, strict=True)]
-        width = max(map(len, rows))
-        at_once = max(1, LOGITS_AT_ONCE // (width * self.model.vocab_size))
-        found = []
-        for start in range(0, len(rows), at_once):
-            part = rows[start : start + at_once]
-            tokens = torch.tensor([row + [0] * (width - len(row)) for row in part])
-            loss = self.model.losses(tokens).double().cpu()
-            for i, row in enumerate(part):
-                n_prompt = len(prompts[start + i])
-                found.append(float(loss[i, n_prompt - 1 : len(row) - 1].mean()) if len(row) > n_prompt else math.nan)
-        return np.array(found, dtype=np.float64)
+        return self._measured(prompts, written)[:, 0]
 
-    def _write(self, jobs: Sequence[Job]) -> list[Continuation]:
-        first, prompts = jobs[0].steering, [job.prompt.tokens for job in jobs]
-        strengths = torch.tensor([job.strength for job in jobs])
+    def _measured(
+        self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]], jobs: Sequence[Job] | None = None
+    ) -> Float[np.ndarray, "row 3"]:
+        """Means over what was written, nats a token: loss under the unsteered model, and where jobs are given what their
+        steerings do to the predictions of these tokens, KL(plain || steered) and KL(steered || plain); NaN for nothing.
+        """
+        found = np.full((len(prompts), 3), np.nan)
+        rows = [i for i, new in enumerate(written) if len(new)]
+        if not rows:
+            return found
+        width = max(len(prompts[i]) + len(written[i]) for i in rows)
+        at_once = max(1, LOGITS_AT_ONCE // (width * self.model.vocab_size) // (1 if jobs is None else 2))
+        for part in (rows[start : start + at_once] for start in range(0, len(rows), at_once)):
+            texts = [[*prompts[i], *written[i]] for i in part]
+            tokens = torch.tensor([text + [0] * (width - len(text)) for text in texts])
+            first = min(len(prompts[i]) for i in part) - 1  # the first position that predicts a token that was written
+            position = torch.arange(first, width - 1)
+            begins, ends = (torch.tensor(list(map(len, of)))[:, None] for of in ([prompts[i] for i in part], texts))
+            weight = ((position >= begins - 1) & (position < ends - 1)).double()
+            weight /= weight.sum(dim=1, keepdim=True)
+
+            def mean(values: Tensor, weight: Tensor = weight) -> np.ndarray:
+                return (values.double().cpu() * weight).sum(dim=1).numpy()
+
+            plain = self.model.logits(tokens)[:, first:-1].log_softmax(dim=-1)
+            targets = tokens[:, first + 1 :, None].to(plain.device)
+            found[part, 0] = mean(-plain.gather(-1, targets)[..., 0])
+            if jobs is None:
+                continue
+            edit = _edit([jobs[i] for i in part])
+            steered = self.model.logits(tokens, edits=[edit] if edit else [])[:, first:-1].log_softmax(dim=-1)
+            found[part, 1] = mean((plain.exp() * (plain - steered)).sum(dim=-1))
+            found[part, 2] = mean((steered.exp() * (steered - plain)).sum(dim=-1))
+        return found
+
+    def _write(self, jobs: Sequence[Job], side_effects: bool) -> list[Continuation]:
+        edit, prompts = _edit(jobs), [job.prompt.tokens for job in jobs]
         written = generate(
             self.model,
             prompts,
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
             seeds=[derive(self.seed, "generate", job.prompt.number, job.sample) for job in jobs],
-            edits=[type(first).edit([job.steering for job in jobs if job.steering], strengths)] if first else [],
+            edits=[edit] if edit else [],
         )
         texts = self.model.tokenizer.batch_decode(written, skip_special_tokens=True)
-        losses = self.losses(prompts, written)
-        return [continuation(*each) for each in zip(texts, map(len, written), losses.tolist(), strict=True)]
+        measured = self._measured(prompts, written, jobs if side_effects else None).tolist()
+        return [continuation(text, len(new), *each) for text, new, each in zip(texts, written, measured, strict=True)]
 
 
-def continuation(text: str, n_tokens: int, nll: float) -> Continuation:
-    """What was written, or why that is nothing."""
+def continuation(
+    text: str, n_tokens: int, nll: float, kl: float = math.nan, kl_reverse: float = math.nan
+) -> Continuation:
+    """What was written, or why that is nothing; NaN is what was not measured."""
     if not text.strip():
         return Continuation(None, n_tokens, None, "the model ended at once" if n_tokens == 0 else "only white space")
     if not math.isfinite(nll):
         return Continuation(None, n_tokens, None, "its loss under the unsteered model is not finite")
-    return Continuation(text, n_tokens, nll)
+    found = (value if math.isfinite(value) else None for value in (kl, kl_reverse))
+    return Continuation(text, n_tokens, nll, None, *found)
 
 
-def _batches(jobs: Sequence[Job], size: int) -> Iterator[list[int]]:
-    """Numbers of jobs that share a class of steering, a hook point and, nearly, a length of prompt."""
+def _edit(jobs: Sequence[Job]) -> Edit | None:
+    """The edit of a batch whose steerings are of one class; None for plain text."""
+    rows, strengths = [job.steering for job in jobs if job.steering], torch.tensor([job.strength for job in jobs])
+    return type(rows[0]).edit(rows, strengths) if rows else None
+
+
+def _batches(jobs: Sequence[Job], numbers: Sequence[int], size: int) -> Iterator[list[int]]:
+    """These numbers of jobs in batches that share a class of steering, a hook point and, nearly, a length of prompt."""
     groups: dict[tuple, list[int]] = {}
-    for i, job in enumerate(jobs):
-        groups.setdefault((type(job.steering), getattr(job.steering, "hook_point", None)), []).append(i)
+    for i in numbers:
+        steering = jobs[i].steering
+        groups.setdefault((type(steering), getattr(steering, "hook_point", None)), []).append(i)
     for group in groups.values():
         group.sort(key=lambda i: len(jobs[i].prompt.tokens))
         yield from (group[start : start + size] for start in range(0, len(group), size))
@@ -159,16 +202,32 @@ class Neutral:
 
     @classmethod
     def read(cls, corpus: Artifact, n_tokens: int, length: int) -> tuple[Neutral, Neutral]:
-        """The first `length` tokens of each context of the neutral split: about `n_tokens` to set strengths on, and up
-        to four times as many, of other documents, to measure them on. The second is empty where the split has no more.
+        """The first `length` tokens of each context of the neutral split: about `n_tokens` to set strengths on, from half
+        the contexts at most, and up to four times as many, of other documents, to measure them on. The second is empty
+        where the split has no more.
         """
-        parts = contexts(corpus, "neutral")
-        tokens, document = parts["token"][:, :length].long(), parts["document"][:, :length]
-        n = max(1, min(len(tokens), round(n_tokens / length)))
-        met = torch.isin(document, document[:n]) & (document >= 0)
-        others = (torch.arange(len(tokens)) >= n) & ~met.any(dim=1)
-        mask = document >= 0
+        parts, n, others = cls._parted(corpus, n_tokens, length)
+        tokens, mask = parts["token"][:, :length].long(), parts["document"][:, :length] >= 0
         return cls(tokens[:n], mask[:n]), cls(tokens[others][: 4 * n], mask[others][: 4 * n])
+
+    @classmethod
+    def whole(cls, corpus: Artifact, n_tokens: int, length: int) -> Neutral:
+        """Whole contexts of the documents on which no strength was set, about `n_tokens`, at least two contexts: at the
+        beginning of a context, where strengths are set, the same edit costs less than behind it.
+        """
+        parts, _, others = cls._parted(corpus, n_tokens, length)
+        tokens, mask = parts["token"][others].long(), parts["document"][others] >= 0
+        n = max(2, round(n_tokens / tokens.shape[1]))
+        return cls(tokens[:n], mask[:n])
+
+    @staticmethod
+    def _parted(corpus: Artifact, n_tokens: int, length: int) -> tuple[dict[str, Tensor], int, Tensor]:
+        """The split's contexts, how many of them set strengths, and which share no document with those."""
+        parts = contexts(corpus, "neutral")
+        document = parts["document"]
+        n = max(1, min(len(document) // 2, round(n_tokens / length)))
+        met = torch.isin(document, document[:n, :length]) & (document >= 0)
+        return parts, n, (torch.arange(len(document)) >= n) & ~met.any(dim=1)
 
 
 def calibrate(
@@ -180,6 +239,8 @@ def calibrate(
     point; any other steering is bisected whole.
     """
     found = np.full((len(steerings), len(budgets), 2), np.nan)
+    if not neutral.mask.any():
+        return found
     vectors = [i for i, steering in enumerate(steerings) if isinstance(steering, AddVector)]
     for start in range(0, len(vectors), batch):
         part = vectors[start : start + batch]

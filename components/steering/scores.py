@@ -1,10 +1,10 @@
-"""Scores of steering, from the generations table alone: uplift on test prompts beside the largest of the controls.
+"""Scores of steering: for each method and KL budget the composite of gain and fluency, and what stands beside it.
 
-Uplift is the concept judge's probability minus that of plain text of the same prompt and sample; a generation that
-failed counts as no uplift and is counted. The replicate is the concept: prompts and samples are averaged inside it, and
-intervals are over concept means (Student's below 30 concepts, where the percentile bootstrap covers too little; the
-bootstrap from 30 on). A concept's own interval is over prompts. The baseline takes, for every concept, the largest
-uplift that any control direction reaches on it, which favours the baseline.
+The replicate is the concept: prompts and samples are averaged inside it, and intervals are Student's over concept means,
+cut to the range of the score. A concept's own interval is over prompts. Kinds of concept are told apart; where there are
+several, `all` is the mean of their means, each kind weighing the same. The baseline of the composite is what Gaussian
+directions reach when they are chosen as the method chooses (the clip makes that positive); the share of concepts on
+which a method exceeds every Gaussian direction stands beside what chance gives the same choice.
 """
 
 from __future__ import annotations
@@ -16,80 +16,73 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Int
 
 from components.seeds import numpy_generator
-from components.statistics import Interval, bootstrap_mean, t_interval, wilson
+from components.statistics import (
+    Interval,
+    binomial_tail,
+    bounded,
+    permutation_p,
+    t_interval,
+    t_interval_of_groups,
+    wilson,
+)
+from components.steering.by_concept import Comparison, concept_means, n_compared
+from components.steering.chance import Chance, simulate
 from components.steering.contract import Concept
+from components.store import steered
 
-KINDS = ("all", "document", "contextual", "surface")
-UNSTEERED = "unsteered"
-ENOUGH_FOR_BOOTSTRAP = 30
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """What the scores are about.
-
-    Attributes:
-        concepts: every candidate concept.
-        refused: those that the gate kept out, with the reason.
-        methods: names of the methods that have directions of their own for each concept.
-        controls: names of those whose directions belong to no concept.
-        budgets: KL budgets, nats a token.
-        judges: names of the judges that judged; without `fluency` there is no fluency.
-        unsteered: why (concept, method, budget) has no steering, where it has none.
-        seed: of the bootstrap.
-        columns: what every row says (dictionary, hook_point, n_seeds).
-        limit: that not all concepts of the corpus are candidates, where that is so.
-    """
-
-    concepts: Sequence[Concept]
-    refused: Mapping[str, str]
-    methods: Sequence[str]
-    controls: Sequence[str]
-    budgets: Sequence[float]
-    judges: Sequence[str]
-    unsteered: Mapping[tuple[str | None, str, float], str]
-    seed: int
-    columns: Mapping[str, Any]
-    limit: str | None = None
-
-    def passed(self, kind: str) -> list[Concept]:
-        """Concepts of a kind (or all) that the gate let through."""
-        return [c for c in self.concepts if kind in ("all", c.kind) and c.name not in self.refused]
+RANGE = {"composite": (0.0, 1.0), "uplift": (-1.0, 1.0), "fluency": (0.0, 1.0), "over_untrained": (-1.0, 1.0)}
+COSTS = {
+    "cost": ("kl_elsewhere", "neutral", "no neutral text is left to measure it on; raise read.splits.neutral"),
+    "cost_whole": ("kl_whole", "neutral", "no neutral text is left to measure it on; raise read.splits.neutral"),
+    "cost_written": ("kl_written", "test", "no steered text to measure it on"),
+    "cost_written_reverse": ("kl_written_reverse", "test", "no steered text to measure it on"),
+}
+LEVEL = 0.05
+FEWEST_PAIRS = 6
+"""Below so many pairs not even differences of one sign are significant at 0.05 (2 of 2^5 flips are as extreme)."""
+Rows = Mapping[str, Mapping[str, Any]]
+"""Concept -> its row of the STEERED table."""
 
 
-def score_rows(generations: pl.DataFrame, strengths: pl.DataFrame, comparison: Comparison) -> Iterator[dict[str, Any]]:
+def score_rows(generations: pl.DataFrame, by_concept: pl.DataFrame, comparison: Comparison) -> Iterator[dict[str, Any]]:
     """Rows of the scores table; a kind of concept that is not in the inventory has none.
 
     Args:
         generations: the GENERATIONS table.
-        strengths: the STRENGTHS table.
+        by_concept: the STEERED table that was made of it.
         comparison: what the scores are about.
     """
-    means = concept_means(generations)
-    of_plain = generations.filter(pl.col("method") == UNSTEERED, pl.col("split") == "test")
-    judged = of_plain.drop_nulls("fluency")  # a failed judgement of plain text must not lower the baseline
-    plain = dict(judged.group_by("concept").agg(pl.col("fluency").mean()).iter_rows())
-    kinds = [kind for kind in KINDS if kind == "all" or any(c.kind == kind for c in comparison.concepts)]
-    yield from (_gate(comparison, kind) for kind in kinds)
+    means, validated = concept_means(generations), concept_means(generations, "validate")
+    kinds = [*(["all"] if len(comparison.kinds) > 1 else []), *comparison.kinds]
+    yield from (_gate(comparison, kind) for kind in dict.fromkeys(["all", *kinds]))
     for budget in comparison.budgets:
-        controls = means.filter(pl.col("method").is_in(list(comparison.controls)), pl.col("kl_budget") == budget)
-        floor = _Floor.of(controls)
+        found: dict[str, Rows] = {}
+        for (method,), part in by_concept.filter(pl.col("kl_budget") == budget).group_by("method", maintain_order=True):
+            found[str(method)] = {row["concept"]: row for row in part.iter_rows(named=True)}
+        of = {
+            method: _Scores(comparison, method, budget, found.get(method, {}), means, validated)
+            for method in (*comparison.methods, *comparison.controls)
+        }
         for method in comparison.methods:
-            of_method = means.filter(pl.col("method") == method, pl.col("kl_budget") == budget)
+            scores = of[method]
+            if method in comparison.absent:
+                yield from (scores.absent(kind) for kind in comparison.kinds)
+                continue
             for kind in kinds:
-                yield from _method(of_method, comparison, method, budget, kind, floor, plain)
-                yield _cost(strengths, comparison, method, budget, kind)
+                yield from scores.over_concepts(kind)
+                yield from scores.over_untrained(kind, found)
+            for kind in comparison.kinds:
+                yield scores.share_above_random(kind)
+                yield from scores.costs(kind)
         for control in comparison.controls:
-            of_control = means.filter(pl.col("method") == control, pl.col("kl_budget") == budget)
-            averaged = of_control.group_by("concept").agg(pl.col("uplift", "fluency", "n", "n_failed").mean())
             for kind in kinds:
-                yield _control(averaged, comparison, control, budget, kind)
+                yield from of[control].of_control(kind)
         for method in comparison.methods:
-            for concept in comparison.passed("all"):
-                yield _concept(generations, comparison, method, budget, concept, floor)
+            if method not in comparison.untrained.values():
+                yield from (of[method].of_concept(generations, concept) for concept in comparison.passed())
 
 
 def absent_row(columns: Mapping[str, Any], reason: str) -> dict[str, Any]:
@@ -99,140 +92,208 @@ def absent_row(columns: Mapping[str, Any], reason: str) -> dict[str, Any]:
     return {"name": "steer.gate.passed", **nothing, **about, "n_failed": 0, "reason": reason, **columns}
 
 
-def concept_means(generations: pl.DataFrame, split: str = "test") -> pl.DataFrame:
-    """Mean uplift and fluency of each (concept, method, replicate, kl_budget) on one split, failures as 0, counted."""
-    return (
-        generations.filter(pl.col("split") == split, pl.col("kl_budget").is_not_null())
-        .group_by("concept", "method", "replicate", "kl_budget")
-        .agg(
-            pl.col("uplift").fill_null(0.0).mean(),
-            pl.col("fluency").fill_null(0.0).mean(),
-            pl.len().alias("n"),
-            pl.col("uplift").is_null().sum().alias("n_failed"),
+class _Scores:
+    """Scores of one method at one budget."""
+
+    def __init__(
+        self,
+        comparison: Comparison,
+        method: str,
+        budget: float,
+        found: Rows,
+        means: pl.DataFrame,
+        validated: pl.DataFrame,
+    ) -> None:
+        self.comparison, self.method, self.budget, self.found = comparison, method, budget, found
+        self.name = steered.name(method, budget)
+        self.concepts = comparison.passed()
+        at = pl.col("kl_budget") == budget
+        self.n_others = n_compared(means, comparison, budget)
+        controls = pl.col("method").is_in(list(comparison.controls))
+        self.rivals = _rivals(validated.filter(pl.col("method") == method, at), self.concepts)
+        self.chance: Chance | None = None
+        self.floor = {} if "composite" in comparison.silent else _floor(means.filter(controls, at))
+        if self.rivals.max(initial=1) > 1 and "composite" not in comparison.silent:
+            draw = numpy_generator(comparison.seed, "chance", self.name)
+            given = means.filter(controls, at), validated.filter(controls, at)
+            self.chance = simulate(*given, [c.name for c in self.concepts], self.rivals, self.n_others, draw)
+            reached = {} if self.chance is None else self.chance.composite.mean(axis=0)
+            self.floor = {c.name: float(reached[i]) for i, c in enumerate(self.concepts)} if len(reached) else {}
+
+    def absent(self, kind: str) -> dict[str, Any]:
+        """The one row of a method with which nothing was steered."""
+        about = {"concept_kind": kind, "n_failed": 0, "reason": self.comparison.absent[self.method]}
+        return self._row(f"{self.name}.composite", Interval(None, None, None, 0), **about)
+
+    def over_concepts(self, kind: str) -> Iterator[dict[str, Any]]:
+        """Composite, uplift and fluency."""
+        concepts = self.comparison.passed(kind)
+        about = self._about(kind, concepts)
+        choice = "chosen likewise" if self.rivals.max(initial=1) > 1 else "mean"
+        floor = self._mean(concepts, self.floor), f"Gaussian directions, {choice}"
+        largest = {n: row["uplift_largest"] for n, row in self.found.items() if row["uplift_largest"] is not None}
+        above = self._mean(concepts, largest), f"largest of {self.n_others} Gaussian directions"
+        plain = {n: row["fluency_unsteered"] for n, row in self.found.items() if row["fluency_unsteered"] is not None}
+        known = [c for c in concepts if c.name in plain]
+        beside = self._mean(known, plain), "unsteered text"
+        for measure, baseline in (("composite", floor), ("uplift", above), ("fluency", beside)):
+            name = self.name if measure == "uplift" else f"{self.name}.{measure}"
+            given = baseline if baseline[0] is not None else None
+            if measure in self.comparison.silent:
+                silent = {"n_failed": 0, "reason": self.comparison.silent[measure]}
+                yield self._row(name, Interval(None, None, None, 0), **{**about, **silent})
+            else:
+                yield self._row(name, self._estimate(measure, kind, concepts), **about, baseline=given)
+
+    def over_untrained(self, kind: str, found: Mapping[str, Rows]) -> Iterator[dict[str, Any]]:
+        """How much more a trained dictionary reaches than an untrained one that goes through the same, by concept."""
+        other = found.get(self.comparison.untrained.get(self.method, ""))
+        if other is None or self.method in self.comparison.untrained.values() or "composite" in self.comparison.silent:
+            return
+        concepts = self.comparison.passed(kind)
+        difference = [(self.found[c.name]["composite"] or 0.0) - (other[c.name]["composite"] or 0.0) for c in concepts]
+        interval = _over(dict(zip([c.name for c in concepts], difference, strict=True)), kind, concepts)
+        about = self._about(kind, concepts)
+        if 0 < len(concepts) < FEWEST_PAIRS:
+            interval = Interval(interval.value, None, None, interval.n)
+            few = f"n too small: not even {len(concepts)} differences of one sign would be significant at {LEVEL:g}"
+            about["reason"] = "; ".join(filter(None, (few, about["reason"])))
+        interval = bounded(interval, *RANGE["over_untrained"])
+        yield self._row(f"{self.name}.over_untrained", interval, **about, baseline=(0.0, "untrained dictionary"))
+
+    def share_above_random(self, kind: str) -> dict[str, Any]:
+        """On which share of concepts the composite exceeds that of every Gaussian direction, beside chance."""
+        concepts, name = self.comparison.passed(kind), f"{self.name}.share_above_random"
+        about = self._about(kind, concepts)
+        largest = [self.found[c.name]["composite_largest"] for c in concepts if c.name in self.found]
+        absent = (
+            "no control direction to compare with" if not self.n_others else self.comparison.silent.get("composite")
         )
-        .sort("concept", "method", "replicate", "kl_budget")
-    )
+        if not concepts or absent or None in largest or len(largest) < len(concepts):
+            reason = about["reason"] if not concepts else absent or "a control direction has no text for some concepts"
+            return self._row(name, Interval(None, None, None, 0), **{**about, "reason": reason})
+        worked = _worked(self.found, concepts)  # what failed is above nothing
+        value = np.array([self.found[c.name]["composite"] or 0.0 for c in concepts])
+        n, above = len(concepts), int((worked & (value > np.array(largest))).sum())
+        share, told = wilson(above, n), []
+        if self.rivals.max(initial=1) == 1:
+            chance = 1 / (1 + self.n_others)
+            baseline = chance, f"chance of being the largest of {1 + self.n_others} equals"
+            p, least = binomial_tail(above, n, chance), chance**n
+        elif self.chance is None:
+            few = f"no chance is known: {self.n_others} Gaussian directions are too few for a choice among candidates"
+            return self._row(name, share, **{**about, "reason": "; ".join(filter(None, (few, about["reason"])))})
+        else:
+            of_kind = np.array([c in concepts for c in self.concepts])
+            draws = self.chance.above[:, of_kind].mean(axis=1)
+            most = int(self.rivals.max())
+            baseline = float(draws.mean()), f"chance of the best of {most} Gaussian directions against {self.n_others}"
+            p, least = permutation_p(share.value or 0.0, draws), permutation_p(1.0, draws)
+            told.append(f"95% of draws of chance reach at most {np.quantile(draws, 0.95):.2g}")
+        if least is not None and least >= LEVEL:
+            share = Interval(share.value, None, None, n)
+            told = [f"n too small: even {n} of {n} would come by chance (p {least:.2g})"]
+        else:
+            told.append(f"p {p:.2g} against chance")
+        return self._row(
+            name, share, **{**about, "reason": "; ".join(filter(None, [*told, about["reason"]]))}, baseline=baseline
+        )
+
+    def costs(self, kind: str) -> Iterator[dict[str, Any]]:
+        """What the chosen steerings cost where nothing was set, and on the text that they wrote, beside the budget."""
+        concepts = self.comparison.passed(kind)
+        for measure, (column, split, why) in COSTS.items():
+            own = {c.name: self.found[c.name][column] for c in concepts if c.name in self.found}
+            measured = {name: kl for name, kl in own.items() if kl is not None}
+            absent = None if measured else why if concepts else "no concept passed the gate"
+            interval = bounded(t_interval(np.array(list(measured.values()))), 0.0, np.inf)
+            about = {"concept_kind": kind, "better": "neither", "split": split, "reason": absent}
+            about["n_failed"] = len(concepts) - len(measured)
+            yield self._row(f"{self.name}.{measure}", interval, **about, baseline=(self.budget, "KL budget"))
+
+    def of_control(self, kind: str) -> Iterator[dict[str, Any]]:
+        """Means of a control's directions, over concepts."""
+        concepts = self.comparison.passed(kind)
+        there = [c for c in concepts if self.found.get(c.name, {}).get("n")]
+        about = self._about(kind, concepts) | {"better": "neither"}
+        if concepts and not there:
+            about |= {"reason": "no direction of it has a strength", "n_failed": 0}
+        for measure in ("composite", "uplift", "fluency"):
+            name = self.name if measure == "uplift" else f"{self.name}.{measure}"
+            silent = self.comparison.silent.get(measure)
+            interval = Interval(None, None, None, 0)
+            if there and not silent:  # without any strength there is no value; a concept left out counts as 0
+                interval = self._estimate(measure, kind, concepts)
+            given = about | ({"reason": silent, "n_failed": 0} if silent else {})
+            yield self._row(name, interval, **given, baseline=(0.0, "unsteered") if measure != "fluency" else None)
+
+    def of_concept(self, generations: pl.DataFrame, concept: Concept) -> dict[str, Any]:
+        """One concept's composite, with an interval over prompts."""
+        name, row = steered.of_concept(self.method, self.budget, concept.name), self.found.get(concept.name, {})
+        about = {"concept_kind": concept.kind, "n_failed": 0, "unit_of_replication": "prompt"}
+        reason = self.comparison.silent.get("composite") or row.get("reason")
+        if self.comparison.silent.get("composite") or row.get("n") is None:
+            return self._row(name, Interval(None, None, None, 0), **about, reason=reason)
+        own = generations.filter(
+            pl.col("concept") == concept.name,
+            pl.col("method") == self.method,
+            pl.col("kl_budget") == self.budget,
+            pl.col("split") == "test",
+        )
+        by_prompt = own.group_by("prompt").agg(
+            pl.col("composite").fill_null(0.0).mean(), pl.col("uplift").is_null().all().alias("failed")
+        )
+        about["n_failed"] = int(by_prompt["failed"].sum())
+        interval = bounded(t_interval(by_prompt.sort("prompt")["composite"].to_numpy()), *RANGE["composite"])
+        baseline = (row["composite_largest"], f"largest of {self.n_others} Gaussian directions")
+        return self._row(name, interval, **about, baseline=baseline if baseline[0] is not None else None)
+
+    def _estimate(self, measure: str, kind: str, concepts: Sequence[Concept]) -> Interval:
+        values = {name: row[measure] or 0.0 for name, row in self.found.items()}
+        return bounded(_over(values, kind, concepts), *RANGE[measure])
+
+    def _mean(self, concepts: Sequence[Concept], values: Mapping[str, float]) -> float | None:
+        """The mean over these concepts, kinds weighing the same; None where a concept has no value."""
+        if not concepts or any(c.name not in values for c in concepts):
+            return None
+        kinds = dict.fromkeys(c.kind for c in concepts)
+        return float(np.mean([np.mean([values[c.name] for c in concepts if c.kind == kind]) for kind in kinds]))
+
+    def _about(self, kind: str, concepts: Sequence[Concept]) -> dict[str, Any]:
+        told = _caveat([self.found[c.name] for c in concepts if c.name in self.found], concepts)
+        if kind == "all" and concepts:
+            counted = Counter(c.kind for c in concepts)
+            kinds = ", ".join(f"{n} {of}" for of, n in counted.items())
+            told = "; ".join(filter(None, (f"the mean over kinds, each weighing the same: {kinds} concepts", told)))
+        return {"concept_kind": kind, "n_failed": int((~_worked(self.found, concepts)).sum()), "reason": told}
+
+    def _row(self, name: str, interval: Interval, **about: Any) -> dict[str, Any]:
+        return _row(self.comparison, name, interval, **about)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Floor:
-    """What controls reach at one budget.
-
-    Attributes:
-        largest: for each concept the largest mean uplift of any control direction.
-        n: control directions that have a strength.
-    """
-
-    largest: Mapping[str, float]
-    n: int
-
-    @classmethod
-    def of(cls, controls: pl.DataFrame) -> _Floor:
-        largest = dict(controls.group_by("concept").agg(pl.col("uplift").max()).iter_rows())
-        return cls(largest, controls.select("method", "replicate").unique().height)
-
-    @property
-    def name(self) -> str:
-        return f"largest of {self.n} Gaussian directions"
+def _rivals(validated: pl.DataFrame, concepts: Sequence[Concept]) -> Int[np.ndarray, " concept"]:
+    """Among how many candidates validate prompts chose, for each concept; 1 where there was no choice."""
+    counted = dict(validated.group_by("concept").agg(pl.col("replicate").n_unique()).iter_rows())
+    return np.array([counted.get(c.name, 1) for c in concepts], dtype=np.int64)
 
 
-def _method(
-    means: pl.DataFrame,
-    comparison: Comparison,
-    method: str,
-    budget: float,
-    kind: str,
-    floor: _Floor,
-    plain: Mapping[str, float],
-) -> Iterator[dict[str, Any]]:
-    """Uplift, share of concepts above every control, and fluency."""
-    concepts, name = comparison.passed(kind), f"steer.{method}.kl_{budget:g}"
-    found = {row["concept"]: row for row in means.to_dicts()}
-    uplift, fluency = (
-        np.array([found[c.name][column] if c.name in found else 0.0 for c in concepts], dtype=np.float64)
-        for column in ("uplift", "fluency")
-    )
-    worked = _worked(found, concepts)
-    about = {
-        "concept_kind": kind,
-        "n_failed": int((~worked).sum()),
-        "reason": _caveat([found[c.name] for c in concepts if c.name in found], concepts, comparison),
-    }
-    largest = np.array([floor.largest[c.name] for c in concepts if c.name in floor.largest], dtype=np.float64)
-    controlled = len(largest) == len(concepts) > 0
-    baseline = (float(largest.mean()), floor.name) if controlled else None
-    yield _row(comparison, name, _over_concepts(uplift, comparison, name, kind), **about, baseline=baseline)
-    above = int((worked & (uplift > largest)).sum()) if controlled else 0  # what failed is above nothing
-    share = wilson(above, len(concepts)) if controlled else Interval(None, None, None, 0)
-    equals = 1 + floor.n
-    chance = (1 / equals, f"chance of being the largest of {equals} equals") if controlled else None
-    absent = "no control direction to compare with" if concepts and not controlled else about["reason"]
-    yield _row(comparison, f"{name}.share_above_random", share, **{**about, "reason": absent}, baseline=chance)
-    if "fluency" not in comparison.judges:
-        nothing = {"n_failed": 0, "reason": "steer.judges does not list fluency"}
-        yield _row(comparison, f"{name}.fluency", Interval(None, None, None, 0), **{**about, **nothing})
-        return
-    unsteered = [plain[c.name] for c in concepts if c.name in plain]
-    beside = (float(np.mean(unsteered)), "unsteered text") if unsteered else None
-    interval = _over_concepts(fluency, comparison, f"{name}.fluency", kind)
-    yield _row(comparison, f"{name}.fluency", interval, **about, baseline=beside)
+def _floor(controls: pl.DataFrame) -> dict[str, float]:
+    """What a Gaussian direction that nobody chose reaches on each concept, in the mean."""
+    return dict(controls.group_by("concept").agg(pl.col("composite").mean()).iter_rows())
 
 
-def _control(means: pl.DataFrame, comparison: Comparison, control: str, budget: float, kind: str) -> dict[str, Any]:
-    """Mean uplift of a control's directions, over concepts."""
-    concepts, name = comparison.passed(kind), f"steer.{control}.kl_{budget:g}"
-    found = {row["concept"]: row for row in means.to_dicts() if row["concept"] in {c.name for c in concepts}}
-    told = concepts if found else []  # without any strength there is no value; a concept left out counts as 0
-    uplift = np.array([found[c.name]["uplift"] if c.name in found else 0.0 for c in told], dtype=np.float64)
-    n_failed = int((~_worked(found, told)).sum())
-    absent = "no direction of it has a strength" if concepts and not found else None
-    reason = absent or _caveat(list(found.values()), concepts, comparison)
-    about = {"concept_kind": kind, "n_failed": n_failed, "better": "neither", "reason": reason}
-    interval = _over_concepts(uplift, comparison, name, kind)
-    return _row(comparison, name, interval, baseline=(0.0, "unsteered"), **about)
+def _over(values: Mapping[str, float], kind: str, concepts: Sequence[Concept]) -> Interval:
+    kinds = dict.fromkeys(c.kind for c in concepts)
+    groups = [np.array([values.get(c.name, 0.0) for c in concepts if c.kind == of], np.float64) for of in kinds]
+    if kind == "all":
+        return t_interval_of_groups(groups)
+    return t_interval(groups[0] if groups else np.zeros(0))
 
 
-def _worked(found: Mapping[str, Mapping[str, Any]], concepts: Sequence[Concept]) -> Bool[np.ndarray, " concept"]:
+def _worked(found: Rows, concepts: Sequence[Concept]) -> Bool[np.ndarray, " concept"]:
     """Which concepts have a generation that did not fail."""
-    return np.array([c.name in found and found[c.name]["n_failed"] < found[c.name]["n"] for c in concepts], dtype=bool)
-
-
-def _cost(strengths: pl.DataFrame, comparison: Comparison, method: str, budget: float, kind: str) -> dict[str, Any]:
-    """What the chosen steerings cost on neutral text on which nothing was set, beside what they were to cost."""
-    concepts, name = comparison.passed(kind), f"steer.{method}.kl_{budget:g}.cost"
-    own = strengths.filter(
-        pl.col("method") == method,
-        pl.col("kl_budget") == budget,
-        pl.col("concept").is_in([c.name for c in concepts]),
-        pl.col("kl_elsewhere").is_not_null(),
-    )
-    measured = own.sort("concept")["kl_elsewhere"].to_numpy()
-    why = "no neutral text is left to measure it on" if concepts else "no concept passed the gate"
-    absent = None if len(measured) else why
-    about = {"concept_kind": kind, "n_failed": len(concepts) - len(measured), "better": "neither", "split": "neutral"}
-    interval = _over_concepts(measured, comparison, name, kind)
-    return _row(comparison, name, interval, baseline=(budget, "KL budget"), reason=absent, **about)
-
-
-def _concept(
-    generations: pl.DataFrame, comparison: Comparison, method: str, budget: float, concept: Concept, floor: _Floor
-) -> dict[str, Any]:
-    """One concept's uplift, with an interval over prompts."""
-    own = generations.filter(
-        pl.col("concept") == concept.name,
-        pl.col("method") == method,
-        pl.col("kl_budget") == budget,
-        pl.col("split") == "test",
-    )
-    by_prompt = own.group_by("prompt").agg(
-        pl.col("uplift").fill_null(0.0).mean(), pl.col("uplift").is_null().all().alias("failed")
-    )
-    uplift, n_failed = by_prompt.sort("prompt")["uplift"].to_numpy(), int(by_prompt["failed"].sum())
-    name = f"steer.{method}.kl_{budget:g}.{concept.name}"
-    about = {"concept_kind": concept.kind, "n_failed": n_failed, "unit_of_replication": "prompt"}
-    baseline = (floor.largest[concept.name], floor.name) if concept.name in floor.largest else None
-    reason = comparison.unsteered.get((concept.name, method, budget)) if own.is_empty() else None
-    return _row(comparison, name, _interval(uplift, comparison, name), baseline=baseline, reason=reason, **about)
+    of = [found.get(c.name, {}) for c in concepts]
+    return np.array([bool(row.get("n")) and row["n_failed"] < row["n"] for row in of], dtype=bool)
 
 
 def _gate(comparison: Comparison, kind: str) -> dict[str, Any]:
@@ -244,19 +305,13 @@ def _gate(comparison: Comparison, kind: str) -> dict[str, Any]:
     return _row(comparison, "steer.gate.passed", wilson(passed, len(concepts)), reason=reason, **about)
 
 
-def _over_concepts(values: Float[np.ndarray, " concept"], comparison: Comparison, name: str, kind: str) -> Interval:
-    return _interval(values, comparison, f"{name}.{kind}")
-
-
-def _interval(values: Float[np.ndarray, " replicate"], comparison: Comparison, name: str) -> Interval:
-    if len(values) < ENOUGH_FOR_BOOTSTRAP:
-        return t_interval(values)
-    return bootstrap_mean(values, numpy_generator(comparison.seed, "interval", name))
-
-
 def _row(
     comparison: Comparison, name: str, interval: Interval, *, baseline: tuple[float, str] | None = None, **about: Any
 ) -> dict[str, Any]:
+    if interval.low is not None and interval.low == interval.high:  # without width it would claim to be sure
+        interval = dataclasses.replace(interval, low=None, high=None)
+        sure = f"all {interval.n} are alike, which tells no interval"
+        about["reason"] = "; ".join(filter(None, (sure, about.get("reason"))))
     return {
         "name": name,
         **dataclasses.asdict(interval),
@@ -279,15 +334,15 @@ def _refusals(comparison: Comparison, concepts: Sequence[Concept]) -> str | None
     return f"{sum(counted.values())} of {len(concepts)} concepts did not pass the gate ({told})"
 
 
-def _caveat(means: Sequence[Mapping[str, Any]], concepts: Sequence[Concept], comparison: Comparison) -> str | None:
+def _caveat(means: Sequence[Mapping[str, Any]], concepts: Sequence[Concept]) -> str | None:
     """What a reader of the row must know: refusals, concepts without a direction, failed generations."""
     if not concepts:
         return "no concept passed the gate"
-    told = []
-    if len(means) < len(concepts):
-        told.append(f"{len(concepts) - len(means)} of {len(concepts)} concepts had no usable direction and count as 0")
-    if failed := sum(row["n_failed"] for row in means):
-        told.append(f"{failed:g} of {sum(row['n'] for row in means):g} generations failed and count as 0")
+    told, there = [], [row for row in means if row.get("n")]
+    if len(there) < len(concepts):
+        told.append(f"{len(concepts) - len(there)} of {len(concepts)} concepts had no usable direction and count as 0")
+    if failed := sum(row["n_failed"] for row in there):
+        told.append(f"{failed:g} of {sum(row['n'] for row in there):g} generations failed and count as 0")
     if len(concepts) < 2:
         told.append("one concept gives no interval")
     return "; ".join(told) or None

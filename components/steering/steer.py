@@ -4,9 +4,14 @@ In order, and nothing later reaches back: the select split gives directions; the
 validate passages) keeps concepts; neutral text sets strengths; validate prompts choose among a method's candidates;
 then, once, test prompts are written and scored.
 
-Rows of `scores.parquet`: `steer.<method>.kl_<budget>` (uplift), `.share_above_random`, `.fluency`, `.cost` (KL on
-neutral text other than that on which strengths were set), and `steer.<method>.kl_<budget>.<concept>` for each concept;
-`steer.gate.passed`.
+The untrained dictionary, where it is given, goes through every method that reads a dictionary, by the same choice: what
+it reaches is what the dictionary's training did not bring.
+
+Rows of `scores.parquet`: `steer.<method>.kl_<budget>.composite` (of gain and fluency, the headline), and on each concept
+`.composite.concept.<concept>`; `steer.<method>.kl_<budget>` (uplift), `.fluency`, `.over_untrained` (of the composite),
+`.share_above_random`, `.cost` (KL on neutral text other than that on which strengths were set), `.cost_whole` (over whole
+contexts), `.cost_written` and `.cost_written_reverse` (on the steered text); `steer.gate.passed`. The method `untrained` is
+the untrained dictionary. `steered.parquet` has what each method reaches on each concept.
 """
 
 from __future__ import annotations
@@ -15,16 +20,13 @@ import dataclasses
 import fnmatch
 import itertools
 import math
-import time
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import polars as pl
-from jaxtyping import Float
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from safetensors.torch import save_file
 
 from components.concept import classifier, probe
@@ -36,28 +38,21 @@ from components.errors import ConfigError, DictionaryError, InputError
 from components.model.language_model import LanguageModel
 from components.registry import Registry, nearest
 from components.seeds import derive
+from components.steering.by_concept import UNSTEERED, Comparison, by_concept
 from components.steering.choice import Steered, choose, contested
-from components.steering.contract import (
-    Candidate,
-    Concept,
-    Continuation,
-    Material,
-    Passages,
-    SteeringMethod,
-    judges,
-    methods,
-)
+from components.steering.contract import Candidate, Concept, Evidence, Judge, Material, SteeringMethod, judges, methods
 from components.steering.gate import Split, evidence, probe_refusals
 from components.steering.ledger import Ledger
-from components.steering.passages import cut
-from components.steering.protocol import Job, Neutral, Prompt, Writer, calibrate, costs
-from components.steering.scores import Comparison, absent_row, score_rows
+from components.steering.material import read_material, read_prompts
+from components.steering.meter import Meter
+from components.steering.protocol import Job, Neutral, Writer, calibrate, costs
+from components.steering.scores import absent_row, score_rows
 from components.store import tables
-from components.store.artifact import Artifact, Inputs, Progress, Stage, Work
+from components.store.artifact import Artifact, Inputs, Progress, Stage, Store, Work
 from components.store.shards import ActivationShards, CodeShards
 
-Result = TypeVar("Result")
-
+UNTRAINED = "untrained"
+NO_NEUTRAL = "the neutral split has no token to measure a KL on; raise read.splits.neutral"
 
 if TYPE_CHECKING:
     MethodName = JudgeName = str
@@ -71,12 +66,12 @@ class SteerConfig(Config):
     methods: list[MethodName] = Field(default=["add_direction", "mean_difference", "random_direction"], min_length=1)
     """What is steered with; random_direction is the control that the others are compared with."""
     judges: list[JudgeName] = Field(default=["concept", "fluency"], min_length=1)
-    """Who judges the text; uplift is the concept judge's."""
+    """Who judges the text; the composite needs both concept and fluency."""
     method_settings: dict[str, dict[str, Any]] = {}
     """Settings of methods by name, where they are not the defaults."""
     judge_settings: dict[str, dict[str, Any]] = {}
     """Settings of judges by name, where they are not the defaults."""
-    kl_budgets: list[PositiveFloat] = Field(default=[0.1], min_length=1)
+    kl_budgets: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default=[0.1], min_length=1)
     """What steering may cost on neutral text, nats a token; methods are compared at equal cost."""
     concepts: list[str] = Field(default=["*"], min_length=1)
     """Patterns of the names of concepts to steer towards, such as topic.*."""
@@ -107,6 +102,10 @@ class SteerConfig(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> SteerConfig:
+        if taken := [name for name in self.methods if name == UNSTEERED or name.startswith(UNTRAINED)]:
+            raise ConfigError(
+                f"a steering method may not be called {taken[0]!r}: tables call a control so; rename its file"
+            )
         for registry, names, settings in _tables(self):
             if len(set(names)) < len(names):
                 raise ConfigError(f"a {registry.noun} is listed twice: {', '.join(names)}")
@@ -122,7 +121,7 @@ class SteerConfig(Config):
 
 
 def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution) -> Work:
-    """Writes strengths, generations, scores and directions.safetensors.
+    """Writes strengths, generations, steered, scores and directions.safetensors.
 
     A corpus without any concept, and a model that does not generate, leave empty tables and a score that is absent with
     the reason: the rest of an experiment has its report.
@@ -130,7 +129,8 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     Args:
         folder: where to.
         config: the section `steer`.
-        inputs: model, corpus (read), activations (capture), dictionary (train), codes (encode).
+        inputs: model, corpus (read), activations (capture), dictionary (train), codes (encode); optional `untrained`
+            (codes of the untrained dictionary): absent, its rows are absent with the reason.
         settings: where to run.
 
     Raises:
@@ -154,17 +154,17 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     model: LanguageModel = inputs["model"].load(settings)
     if "generation" not in model.capabilities:
         return (yield from _nothing(folder, trained, hook_point, "the model does not generate text"))
-    prompts = {split: _prompts(corpus, model, split, config) for split in ("validate", "test")}
+    prompts = {split: read_prompts(corpus, model, split, config) for split in ("validate", "test")}
     writer = Writer(model, config.max_new_tokens, config.temperature, config.seed, config.batch_size)
     entries = dict(zip(config.methods, entries_of(config), strict=True))
-    meter = Meter(config, list(entries.values()), prompts)
+    meter = Meter(config, list(entries.values()), prompts, inputs.get("untrained") is not None)
     yield meter.progress(meter.plan(len(concepts)))
 
     # Who judges, and which concepts can be judged and decoded.
     n_plain = max(config.n_samples, -(-config.band_texts // len(prompts["validate"])))
     band = [Job(prompt, sample) for sample in range(n_plain) for prompt in prompts["validate"]]
     plain = yield from meter.run(writer.write(band), "unsteered text", meter.continuation)
-    material = _material(corpus, concepts, writer, prompts["validate"], plain, config)
+    material = read_material(corpus, concepts, writer, prompts["validate"], plain, config)
     panel = {name: _entry(judges, name, config.judge_settings, material) for name in config.judges}
     select, validate = (Split(corpus, shards, split, hook_point, concepts) for split in ("select", "validate"))
     refused = probe_refusals(select, validate, config.gate)
@@ -175,50 +175,71 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
 
     # What each method proposes, and how strong it may be.
     known = evidence(select, kept, hook_point, unit, dictionary, CodeShards(inputs["codes"]), config.seed)
+    known = dataclasses.replace(known, stand_ins=meter.stand_ins)
+    control = _untrained_of(entries)
+    bare, why_absent = _bare(known, inputs.get("untrained"), hook_point)
     controls = [name for name, method in entries.items() if method.control]
     proposed = [(name, candidate) for name, method in entries.items() if kept for candidate in method.candidates(known)]
+    if bare is not None and kept:
+        proposed += [(name, candidate) for own, name in control.items() for candidate in entries[own].candidates(bare)]
     neutral, elsewhere = Neutral.read(corpus, config.neutral_tokens, config.neutral_length)
-    work = calibrate(model, [c.steering for _, c in proposed if c.steering], neutral, config.kl_budgets)
-    measured = yield from meter.run(work, "strengths", meter.calibration)
-    steered = _at_strengths(proposed, measured, config.kl_budgets)
+    whole = Neutral.whole(corpus, config.neutral_tokens, config.neutral_length)
+    steerings = {id(c.steering): c.steering for _, c in proposed if c.steering}  # one may serve several concepts
+    work = calibrate(model, list(steerings.values()), neutral, config.kl_budgets)
+    found = yield from meter.run(work, "strengths", meter.calibration)
+    measured = dict(zip(steerings, found.tolist(), strict=True))
+    steered = _at_strengths(proposed, measured, config.kl_budgets, neutral)
 
     # Validate prompts choose; after that test prompts are written, once.
     column_of = {concept.name: column for column, concept in enumerate(concepts)}
     ledger = Ledger(list(panel.values()), column_of, [concepts[column].name for column in kept])
     recorded = [(job, text) for job, text in zip(band, plain, strict=True) if job.sample < config.n_samples]
     ledger.add_plain("validate", [job for job, _ in recorded], [text for _, text in recorded])
-    jobs = [(s, job) for s in contested(steered, controls) for job in s.jobs(prompts["validate"], config.n_samples)]
+    rivals = contested(steered, controls)
+    dealt = [s for s in steered if s.method in controls] if rivals else []  # chance chooses among these as methods do
+    jobs = [(s, job) for s in (*rivals, *dealt) for job in s.jobs(prompts["validate"], config.n_samples)]
     texts = yield from meter.run(writer.write([job for _, job in jobs]), "validate prompts", meter.continuation)
     ledger.add_steered("validate", jobs, texts)
     final = choose(ledger.frame(), steered, controls)
     given = [(s.candidate.steering, s.strength) for s in final if s.candidate.steering and s.strength is not None]
-    cost = yield from meter.run(costs(model, given, elsewhere), "costs on other text", elsewhere.tokens.numel())
-    measured_at = {id(s): float(kl) for s, kl in zip(final, cost, strict=True) if math.isfinite(kl)}
-    steered = [dataclasses.replace(s, kl_elsewhere=measured_at.get(id(s))) for s in steered]
+    measured_at: dict[str, dict[int, float]] = {}
+    for column, text in (("kl_elsewhere", elsewhere), ("kl_whole", whole)):
+        cost = yield from meter.run(costs(model, given, text), "costs on other text", text.tokens.numel())
+        measured_at[column] = {id(s): float(kl) for s, kl in zip(final, cost, strict=True) if math.isfinite(kl)}
+    steered = [
+        dataclasses.replace(s, **{column: found.get(id(s)) for column, found in measured_at.items()}) for s in steered
+    ]
     unsteered = [Job(prompt, sample) for prompt in prompts["test"] for sample in range(config.n_samples)]
     texts = yield from meter.run(writer.write(unsteered), "unsteered text", meter.continuation)
     ledger.add_plain("test", unsteered, texts)
     jobs = [(s, job) for s in final for job in s.jobs(prompts["test"], config.n_samples)]
-    texts = yield from meter.run(writer.write([job for _, job in jobs]), "test prompts", meter.continuation)
+    work = writer.write([job for _, job in jobs], side_effects=True)
+    texts = yield from meter.run(work, "test prompts", meter.tested)
     ledger.add_steered("test", jobs, texts)
 
     generations = tables.GENERATIONS.write(folder, ledger.frame())
-    strengths = tables.STRENGTHS.write(folder, [*(s.row() for s in steered), *_refused_rows(refused, entries, config)])
+    own = [name for name in entries if name not in controls]
+    rows = [*(s.row() for s in steered), *_refused_rows(refused, own, config.kl_budgets)]
+    strengths = tables.STRENGTHS.write(folder, rows)
     _save_directions(folder, proposed)
     facts = {"dictionary": trained.facts["name"], "hook_point": hook_point}
     comparison = Comparison(
         concepts=concepts,
         refused=refused,
-        methods=[name for name in entries if name not in controls],
+        methods=[*own, *control.values()],
         controls=controls,
         budgets=config.kl_budgets,
-        judges=config.judges,
+        silent=_silent(panel),
+        untrained=control,
+        absent={name: why_absent for name in control.values() if why_absent},
+        stand_ins=frozenset((name, candidate.replicate) for name, candidate in proposed if candidate.stand_in),
         unsteered={(s.candidate.concept, s.method, s.budget): s.reason for s in steered if s.reason},
-        limit=_limit(config, inventory, concepts),
+        limit="; ".join(told for told in (_too_short(material), _limit(config, inventory, concepts)) if told) or None,
         seed=config.seed,
         columns=facts | {"n_seeds": trained.facts.get("n_seeds", 1)},
     )
-    tables.SCORES.write(folder, list(score_rows(generations, strengths, comparison)))
+    reached = tables.STEERED.write(folder, by_concept(generations, strengths, comparison))
+    tables.SCORES.write(folder, list(score_rows(generations, reached, comparison)))
     return facts | {
         "concepts": len(concepts),
         "passed": len(kept),
@@ -235,10 +256,21 @@ def _nothing(folder: Path, trained: Artifact, hook_point: str, reason: str) -> W
     yield Progress(0, 0, "tokens", f"nothing to steer: {reason}")
     tables.GENERATIONS.write(folder, [])
     tables.STRENGTHS.write(folder, [])
+    tables.STEERED.write(folder, [])
     _save_directions(folder, [])
     facts = {"dictionary": trained.facts["name"], "hook_point": hook_point}
     tables.SCORES.write(folder, [absent_row(facts | {"n_seeds": trained.facts.get("n_seeds", 1)}, reason)])
     return facts | {"concepts": 0, "passed": 0, "prompts": {}, "directions": 0, "generations": 0, "tokens": 0}
+
+
+def _too_short(material: Material) -> str | None:
+    """That no judge has text to learn from, where that is so."""
+    if material.judge.texts and material.calibrate.texts and material.validate.texts:
+        return None
+    return (
+        "no document goes on for half a continuation behind its opening, so there is no real text to judge by; lower "
+        "steer.max_new_tokens"
+    )
 
 
 def _limit(config: SteerConfig, inventory: pl.DataFrame, concepts: Sequence[Concept]) -> str | None:
@@ -256,7 +288,7 @@ def _entries(config: SteerConfig) -> Mapping[str, int]:
     return entries | {"probe": probe.VERSION, "classifier": classifier.VERSION}
 
 
-STEER = Stage("steer", version=3, make=make, entries=_entries)
+STEER = Stage("steer", version=4, make=make, entries=_entries)
 
 
 def pick_concepts(inventory: pl.DataFrame, config: SteerConfig) -> list[Concept]:
@@ -302,65 +334,59 @@ def _entry(registry: Registry[Any], name: str, settings: Mapping[str, Any], *giv
     return kind(load(kind.config, {"kind": name, **settings.get(name, {})}), *given)
 
 
-def _prompts(corpus: Artifact, model: LanguageModel, split: str, config: SteerConfig) -> list[Prompt]:
-    table = tables.PROMPTS.read(corpus).filter(pl.col("split") == split).sort("prompt")
-    if table.is_empty():
-        raise InputError(
-            f"steering needs prompts of the split {split!r}, and artifact {corpus.stage}/{corpus.key} has none; "
-            f"set read.prompts_{split} above 0"
-        )
-    n = config.validate_prompts if split == "validate" else config.test_prompts
-    return [Prompt.of(model, row["prompt"], row["text"]) for row in table.head(n).to_dicts()]
-
-
-def _material(
-    corpus: Artifact,
-    concepts: Sequence[Concept],
-    writer: Writer,
-    prompts: Sequence[Prompt],
-    unsteered: Sequence[Continuation],
-    config: SteerConfig,
-) -> Material:
-    """Real passages of three splits, and the loss of as many of them as set the fluency band."""
-    tokenizer = writer.model.tokenizer
-    head = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    opening = int(np.median([len(prompt.tokens) for prompt in prompts])) - len(head)
-    found = {}
-    for split in ("judge", "calibrate", "validate"):
-        pieces = cut(corpus, split, concepts, opening, config.max_new_tokens)
-        nll = np.full(len(pieces.tokens), np.nan)
-        measured = list(pieces.openings)[: config.band_texts] if split == "judge" else []
-        if measured:
-            openings = [[*head, *pieces.openings[i]] for i in measured]
-            nll[measured] = writer.losses(openings, [pieces.tokens[i] for i in measured])
-        texts = tokenizer.batch_decode(pieces.tokens, skip_special_tokens=True)
-        found[split] = Passages(texts, pieces.labels, nll)
-    return Material([c.name for c in concepts], **found, unsteered=unsteered, seed=config.seed)
-
-
 def _at_strengths(
     proposed: Sequence[tuple[str, Candidate]],
-    measured: Float[np.ndarray, "steering budget 2"],
+    measured: Mapping[int, Sequence[Sequence[float]]],
     budgets: Sequence[float],
+    neutral: Neutral,
 ) -> list[Steered]:
-    rows, found = iter(measured.tolist()), []
+    """Every candidate at every budget, by what was measured of its steering (by identity): strength and KL."""
+    no_text = None if neutral.mask.any() else NO_NEUTRAL
+    found = []
     for method, candidate in proposed:
-        row = next(rows) if candidate.steering else [[math.nan, math.nan]] * len(budgets)
+        row = measured.get(id(candidate.steering), [[math.nan, math.nan]] * len(budgets))
         for budget, (strength, kl) in zip(budgets, row, strict=True):
             if math.isfinite(strength):
                 found.append(Steered(method, candidate, budget, strength, kl))
             else:
-                reason = candidate.reason or f"no strength that was tried costs {budget:g} nats a token"
+                reason = candidate.reason or no_text or f"no strength that was tried costs {budget:g} nats a token"
                 found.append(Steered(method, candidate, budget, reason=reason))
     return found
 
 
-def _refused_rows(
-    refused: Mapping[str, str], entries: Mapping[str, SteeringMethod], config: SteerConfig
-) -> Iterator[dict[str, Any]]:
+def _untrained_of(entries: Mapping[str, SteeringMethod]) -> dict[str, str]:
+    """Methods that read a dictionary, each with the name under which the untrained one goes through it."""
+    own = [name for name, method in entries.items() if method.reads_dictionary and not method.control]
+    return {name: UNTRAINED if name == own[0] else f"{UNTRAINED}_{name}" for name in own}
+
+
+def _bare(known: Evidence, codes: Artifact | None, hook_point: str) -> tuple[Evidence | None, str | None]:
+    """The evidence with the untrained dictionary in the place of the trained one, or why there is none.
+
+    Codes name the dictionary that made them; it lies in the same store, unless only they were copied.
+    """
+    if codes is None:
+        return None, "no codes of an untrained dictionary were given (the input untrained)"
+    made_by = codes.manifest["inputs"]["dictionary"]
+    found = Store(codes.folder.parent.parent).find(made_by["stage"], made_by["key"])
+    if found is None:
+        return None, f"the untrained dictionary {made_by['key']} is not in the store of its codes {codes.key}"
+    dictionary, shards = Dictionary.load(found), CodeShards(codes)
+    if hook_point not in dictionary.reconstructs or shards.n_rows("select") != len(known.document):
+        return None, f"the untrained dictionary {made_by['key']} is of other activations"
+    decoder = dictionary.decoder_directions(hook_point).detach().cpu()
+    return dataclasses.replace(known, codes=shards.codes("select").matrix(), decoder=decoder), None
+
+
+def _silent(panel: Mapping[str, Judge]) -> dict[str, str]:
+    """Measures that no text has, with the reason: fluency, and with it the composite."""
+    why = panel["fluency"].silence() if "fluency" in panel else "steer.judges does not list fluency"
+    return {"fluency": why, "composite": why} if why else {}
+
+
+def _refused_rows(refused: Mapping[str, str], own: Sequence[str], budgets: Sequence[float]) -> Iterator[dict[str, Any]]:
     """Rows of the strengths table for concepts that the gate kept out."""
-    own = [name for name, method in entries.items() if not method.control]
-    for (concept, reason), name, budget in itertools.product(refused.items(), own, config.kl_budgets):
+    for (concept, reason), name, budget in itertools.product(refused.items(), own, budgets):
         yield {"concept": concept, "method": name, "replicate": 0, "kl_budget": budget, "reason": f"gate, {reason}"}
 
 
@@ -370,61 +396,7 @@ def _save_directions(folder: Path, proposed: Sequence[tuple[str, Candidate]]) ->
     for method, candidate in proposed:
         for part, tensor in (candidate.steering.tensors() if candidate.steering else {}).items():
             names = [method, candidate.concept, str(candidate.replicate), part]
-            found["/".join(name for name in names if name)] = tensor.contiguous()
+            # one may serve several concepts, and a file of tensors refuses shared bytes
+            found["/".join(name for name in names if name)] = tensor.detach().clone().contiguous()
     save_file(found, folder / ".directions.safetensors")
     (folder / ".directions.safetensors").rename(folder / "directions.safetensors")
-
-
-class Meter:
-    """Counts tokens that the model reads or writes, done and to be done.
-
-    Attributes:
-        done: tokens so far.
-        written: continuations so far.
-        texts, directions: continuations and directions in all, at most, once `plan` has counted them.
-        continuation: tokens for one continuation, read once more to measure its loss.
-        calibration: tokens for one steering: about four measurements on neutral text for each budget.
-    """
-
-    def __init__(
-        self, config: SteerConfig, entries: Sequence[SteeringMethod], prompts: Mapping[str, Sequence[Prompt]]
-    ) -> None:
-        self.done, self.written, self._started = 0, 0, time.monotonic()
-        self._config, self._entries = config, entries
-        self._n = {split: len(found) * config.n_samples for split, found in prompts.items()}
-        longest = max(len(prompt.tokens) for found in prompts.values() for prompt in found)
-        self.continuation = 2 * (longest + config.max_new_tokens)
-        self.calibration = 4 * config.neutral_tokens * len(config.kl_budgets)
-
-    def plan(self, n_concepts: int) -> str:
-        """Counts what so many concepts will take, at most, and says it."""
-        texts = max(self._config.band_texts, self._n["validate"]) + self._n["test"]
-        directions, n_budgets = 0, len(self._config.kl_budgets)
-        for method in self._entries:
-            n = 1 if method.control else n_concepts
-            directions += n * method.at_most
-            tested = method.at_most if method.control else 1
-            validated = method.at_most if method.at_most > 1 and not method.control else 0
-            texts += n * n_budgets * (tested * self._n["test"] + validated * self._n["validate"])
-        self.texts, self.directions = texts, directions
-        self.total = directions * self.calibration + texts * self.continuation
-        return (
-            f"at most {self.total:,} tokens for {n_concepts} concepts: strengths of {directions:,} directions, "
-            f"{texts:,} continuations"
-        )
-
-    def progress(self, message: str) -> Progress:
-        """Where the work stands."""
-        speed = self.done / max(time.monotonic() - self._started, 1e-9)
-        return Progress(self.done, max(self.total, self.done), "tokens", message, {"tokens_per_second": speed})
-
-    def run(self, work: Generator[int, None, Result], message: str, each: int) -> Generator[Progress, None, Result]:
-        """Runs work that yields how many units it did, of `each` tokens."""
-        while True:
-            try:
-                n = next(work)
-            except StopIteration as end:
-                return end.value
-            self.done += n * each
-            self.written += n * (each == self.continuation)
-            yield self.progress(message)

@@ -112,7 +112,7 @@ def kept_direction(steer: Artifact, method: str, concept: str | None, replicate:
 
 def at_coefficient(model: LanguageModel, steering: Steering, coefficient: float, neutral: Neutral | None) -> Strength:
     """The strength, with its mean KL over all neutral tokens, divided once; no KL without neutral text."""
-    if neutral is None:
+    if neutral is None or not neutral.mask.any():
         return Strength(coefficient, None)
     found = _end_of(costs(model, [(steering, coefficient)], neutral))
     return Strength(coefficient, float(found[0]))
@@ -124,7 +124,7 @@ def at_budget(model: LanguageModel, steering: Steering, budget: float, neutral: 
     Raises:
         InputError: no neutral text to measure on, or no strength that was tried costs as much.
     """
-    if neutral is None:
+    if neutral is None or not neutral.mask.any():
         raise InputError("the corpus of this experiment has no neutral text to measure a KL on; give a coefficient")
     coefficient, kl = _end_of(calibrate(model, [steering], neutral, [budget]))[0, 0].tolist()
     if not math.isfinite(coefficient):

@@ -15,14 +15,15 @@ from dashboards.runs import Experiment
 
 PAIRS = 20
 CURVES = (
+    ("Composite, 0 to 1", "composite"),
     ("Uplift, rise of concept probability", "uplift"),
-    ("Above every random one, share", "share_above_random"),
     ("Fluency, 0 to 1", "fluency"),
+    ("Above every random one, share", "share_above_random"),
 )
 
 
 def page(shown: Experiment) -> None:
-    """Every concept's uplift, then one concept's texts side by side."""
+    """Every concept's composite, then one concept's texts side by side."""
     st.title("Steering")
     steer = shown.artifacts.get("steer")
     if steer is None:
@@ -83,7 +84,7 @@ def _texts(steer: Artifact, frame: pl.DataFrame) -> None:
     used = runs.table(STRENGTHS, steer).filter(
         pl.col("concept").eq_missing(concept) | pl.col("concept").is_null(),
         pl.col("method") == method,
-        (pl.col("kl_budget") - budget).abs() < 1e-9,
+        pl.col("kl_budget") == budget,
     )
     for row in used.head(1).iter_rows(named=True):
         latent = f" · latent {row['latent']}" if row["latent"] is not None else ""
@@ -94,7 +95,9 @@ def _texts(steer: Artifact, frame: pl.DataFrame) -> None:
         )
     pairs = views.side_by_side(of, method, budget)
     st.html(tokens.pairs(pairs.head(PAIRS)))
-    st.caption(f"{min(PAIRS, pairs.height)} of {pairs.height} test continuations, largest uplift first, failures last.")
+    st.caption(
+        f"{min(PAIRS, pairs.height)} of {pairs.height} test continuations, largest composite first, failures last."
+    )
 
 
 show(page)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +14,7 @@ import pytest
 
 from components.config import Config
 from components.seeds import numpy_generator
-from components.store import tables
+from components.store import steered, tables
 from components.store.artifact import Artifact, Progress, Stage, Store
 
 TOPICS = ("harbour", "kitchen", "garden", "market", "library", "station")
@@ -58,6 +59,8 @@ class InventedConfig(Config):
     """The seed."""
     dictionary: dict[str, Any] = {"kind": "topk", "d_sae": 64, "k": 16}
     """A nested section, as real stages have."""
+    max_new_tokens: int = 40
+    """As the stage steer has it."""
 
 
 class Invented(NamedTuple):
@@ -206,7 +209,7 @@ def interpretation(d_sae: int) -> Write:
     return write
 
 
-def steering(folder: Path, random: np.random.Generator) -> None:
+def steering(folder: Path, random: np.random.Generator, budget: float = 0.1) -> None:
     strengths, generations = [], []
     methods = {"add_direction": 0.42, "mean_difference": 0.5, "random_direction": 0.02}
     for concept in TOPICS:
@@ -221,12 +224,12 @@ def steering(folder: Path, random: np.random.Generator) -> None:
         for prompt in range(6):
             generations.append(
                 plain | {"method": "unsteered", "prompt": prompt, "sample": 0, "text": "They met at noon .",
-                         "concept_probability": 0.1, "uplift": 0.0}
+                         "concept_probability": 0.1, "uplift": 0.0, "composite": 0.0}
             )  # fmt: skip
         for method, uplift in methods.items():
             for replicate in range(5 if method == "random_direction" else 1):
                 strengths.append(
-                    {"concept": f"topic.{concept}", "method": method, "replicate": replicate, "sign": 1, "kl_budget": 0.1,
+                    {"concept": f"topic.{concept}", "method": method, "replicate": replicate, "sign": 1, "kl_budget": budget,
                      "latent": TOPICS.index(concept) if method == "add_direction" else None,
                      "coefficient": 0.8, "kl": 0.1, "select_score": 0.7}
                 )  # fmt: skip
@@ -238,11 +241,12 @@ def steering(folder: Path, random: np.random.Generator) -> None:
                         | {
                             "method": method,
                             "replicate": replicate,
-                            "kl_budget": 0.1,
+                            "kl_budget": budget,
                             "prompt": prompt,
                             "sample": 0,
                             "text": None if failed else f"They went to the {concept} <i>at</i> noon .",
                             "uplift": up,
+                            "composite": None if up is None else max(0.0, up),
                             "concept_probability": None if up is None else 0.1 + up,
                             "reason": "no text before the end token" if failed else None,
                         }
@@ -264,7 +268,7 @@ def found(folder: Path, random: np.random.Generator) -> None:
     tables.CONCEPTS_FOUND.write(folder, rows)
 
 
-def report_rows(keys: Mapping[str, str], name: str) -> list[dict[str, Any]]:
+def report_rows(keys: Mapping[str, str], name: str, budget: float = 0.1) -> list[dict[str, Any]]:
     base = {"dictionary": name, "hook_point": "resid_post.2", "split": "test", "n_seeds": 1, "n_failed": 0}
     token = base | {"stage": "evaluate", "artifact": keys["evaluate"], "unit_of_replication": "document", "n": 900}
     rows = [
@@ -306,14 +310,14 @@ def report_rows(keys: Mapping[str, str], name: str) -> list[dict[str, Any]]:
     for method, value in (("add_direction", 0.41), ("mean_difference", 0.5)):
         rows.append(
             base
-            | {"stage": "steer", "artifact": keys["steer"], "name": f"steer.{method}.kl_0.1", "value": value,
+            | {"stage": "steer", "artifact": keys["steer"], "name": steered.composite(method, budget), "value": value,
                "low": value - 0.06, "high": value + 0.06, "n": 6, "unit_of_replication": "concept",
                "concept_kind": "document", "better": "higher", "baseline": 0.09, "baseline_name": "largest of 5 random"}
         )  # fmt: skip
         for number, concept in enumerate(TOPICS):
             rows.append(
                 base
-                | {"stage": "steer", "artifact": keys["steer"], "name": f"steer.{method}.kl_0.1.topic.{concept}",
+                | {"stage": "steer", "artifact": keys["steer"], "name": steered.of_concept(method, budget, f"topic.{concept}"),
                    "value": value - 0.05 * number, "low": value - 0.05 * number - 0.1, "n_failed": number == 0,
                    "high": value - 0.05 * number + 0.1, "n": 6, "unit_of_replication": "prompt", "better": "higher",
                    "concept_kind": "document", "baseline": 0.09, "baseline_name": "largest of 5 Gaussian directions"}
@@ -321,7 +325,15 @@ def report_rows(keys: Mapping[str, str], name: str) -> list[dict[str, Any]]:
     return rows
 
 
-def written(store: Store, *, d_sae: int = 64, seed: int = 0, name: str = "topk-64-k16") -> Invented:
+def written(
+    store: Store,
+    *,
+    d_sae: int = 64,
+    seed: int = 0,
+    name: str = "topk-64-k16",
+    budget: float = 0.1,
+    max_new_tokens: int = 40,
+) -> Invented:
     """Writes a whole invented experiment and returns it."""
 
     def nothing(folder: Path, random: np.random.Generator) -> None:
@@ -339,12 +351,13 @@ def written(store: Store, *, d_sae: int = 64, seed: int = 0, name: str = "topk-6
     given = {"corpus": made["read"], "activations": made["capture"], "codes": made["encode"]}
     made["interpret"] = make(store, "interpret", given, {}, interpretation(d_sae), seed=seed)
     given["dictionary"] = made["train"]
-    made["steer"] = make(store, "steer", given, {}, steering, seed=seed)
+    write = functools.partial(steering, budget=budget)
+    made["steer"] = make(store, "steer", given, {}, write, seed=seed, max_new_tokens=max_new_tokens)
     made["evaluate"] = make(store, "evaluate", {"untrained": bare, **given}, {}, found, seed=seed)
     keys = {stage: artifact.key for stage, artifact in made.items()}
 
     def rows(folder: Path, random: np.random.Generator) -> None:
-        tables.REPORT.write(folder, report_rows(keys, name))
+        tables.REPORT.write(folder, report_rows(keys, name, budget))
 
     parts = {stage: made[stage] for stage in ("train", "encode", "interpret", "steer", "evaluate")}
     made["report"] = make(store, "report", parts, {}, rows, seed=seed)

@@ -56,13 +56,13 @@ def test_counts_of_concepts_are_not_shown_as_shares() -> None:
     assert charts.concepts(found(scale=40)).to_dict()["layer"][0]["encoding"]["y"]["title"] == "concepts found"
 
 
-def test_uplift_shows_the_largest_random_direction_once_for_each_concept() -> None:
+def test_steering_shows_the_largest_random_direction_once_for_each_concept() -> None:
     rows = [
         {"concept": c, "concept_kind": "document", "method": m, "mean": 0.4, "low": 0.3, "high": 0.5, "n": 9, "control": "largest of 5",
          "n_failed": 0, "largest_random": 0.1}
         for c in ("sea", "garden") for m in ("add_direction", "mean_difference")
     ]  # fmt: skip
-    spec = charts.uplift(pl.DataFrame(rows)).to_dict()
+    spec = charts.steering(pl.DataFrame(rows)).to_dict()
     floor, rules, points = spec["layer"]
     assert len(spec["datasets"][floor["data"]["name"]]) == 2
     assert rules["encoding"]["x"]["field"] == "low"

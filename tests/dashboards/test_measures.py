@@ -58,7 +58,7 @@ def test_known_scores_have_a_label_a_unit_and_a_sentence() -> None:
         "evaluate.fvu": "Variance unexplained (FVU)",
         "evaluate.loss_recovered.mean_ablation": "Loss recovered, mean ablation",
         "evaluate.concepts_found.latent": "Concepts found: latent",
-        "steer.add_direction.kl_0.1": "Steered, KL 0.1: add direction",
+        "steer.add_direction.kl_0.1.composite": "Steered, KL 0.1: add direction",
         "interpret.log_odds.detection": "Explained, detection: log odds",
         "interpret.shuffled.other.simulation": "Explained, simulation: shuffled.other",
         "interpret.log_odds.detection.over_floor": "Over the floor, detection: log odds",
@@ -73,6 +73,14 @@ def test_known_scores_have_a_label_a_unit_and_a_sentence() -> None:
         "steer.gate.passed": "Concepts that can be judged",
         "steer.add_direction.kl_0.1.share_above_random": "Above every random, KL 0.1: add direction",
         "steer.add_direction.kl_0.1.cost": "Cost on other text, KL 0.1: add direction",
+        "steer.add_direction.kl_0.1.cost_whole": "Cost over whole contexts, KL 0.1: add direction",
+        "steer.add_direction.kl_0.1.cost_written": "Cost on steered text, KL 0.1: add direction",
+        "steer.add_direction.kl_0.1.cost_written_reverse": "Reverse cost on steered text, KL 0.1: add direction",
+        "steer.add_direction.kl_0.1": "Uplift, KL 0.1: add direction",
+        "steer.add_direction.kl_0.1.over_untrained": "Over the untrained dictionary, KL 0.1: add direction",
+        "steer.untrained.kl_1e-05.composite": "Steered, KL 1e-05: untrained",
+        "steer.untrained.kl_123456.7.composite": "Steered, KL 123456.7: untrained",
+        "steer.add_direction.kl_1e-05.composite.concept.fluency": "Steered to fluency, KL 1e-05: add direction",
         "evaluate.concepts_auroc.probe": "Mean AUROC over concepts: probe",
     }.items():
         assert measures.measure(name).label == label

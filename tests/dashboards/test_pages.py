@@ -230,6 +230,19 @@ def test_a_missing_artifact_names_the_command(
     assert f"`{command}`" in words(app)
 
 
+@pytest.mark.parametrize(("budget", "length"), [(1e-5, 40), (2.5e-7, 600), (0.1, 600), (50.0, 512), (1000.0, 100_000)])
+def test_steering_at_any_budget_and_length_is_shown_and_can_be_tried(
+    open_page: Open, store: Store, write_experiment: Callable[..., Any], budget: float, length: int
+) -> None:
+    experiment = write_experiment(store, budget=budget, max_new_tokens=length)
+    app = open_page("steering", experiment)
+    assert not app.exception and not app.error
+    said = words(app)
+    assert "Over KL budgets" in said and "Texts side by side" in said, "the budget's scores are found by their names"
+    assert app.number_input(key="nats").value == min(20.0, budget)
+    assert app.number_input(key="length").value == min(512, length)
+
+
 def test_damaged_bytes_are_a_sentence_not_a_traceback(open_page: Open, own_experiment: Any) -> None:
     file = own_experiment.artifacts["encode"].folder / "latents.parquet"
     file.write_bytes(b"x" * file.stat().st_size)

@@ -25,7 +25,7 @@ def test_headlines_come_in_their_own_order_and_prefer_the_row_of_all_kinds() -> 
         {"name": "interpret.shuffled.detection", "value": 0.6},
         {"name": "interpret.log_odds.detection", "value": 0.7},
         {"name": "steer.add_direction.kl_0.1.fluency", "value": 0.8},
-        {"name": "steer.add_direction.kl_0.1", "value": 0.9},
+        {"name": "steer.add_direction.kl_0.1.composite", "value": 0.9},
     )
     assert [row["value"] for row in views.headlines(frame)] == [0.3, 0.2, 0.7, 0.9]
 
@@ -71,33 +71,38 @@ def test_terms_of_the_loss_share_a_panel() -> None:
 def generation(method: str, replicate: int, prompt: int, uplift: float | None, sample: int = 0) -> dict:
     budget = None if method == "unsteered" else 0.1
     return {"concept": "garden", "method": method, "replicate": replicate, "kl_budget": budget, "split": "test",
-            "prompt": prompt, "sample": sample, "uplift": uplift, "text": f"{method} {prompt}"}  # fmt: skip
+            "prompt": prompt, "sample": sample, "uplift": uplift, "composite": uplift, "text": f"{method} {prompt}"}  # fmt: skip
 
 
-def steered(concept: str, method: str, value: float | None, unit: str = "prompt") -> dict:
-    return {"name": f"steer.{method}.kl_0.1.{concept}", "value": value, "low": 0.0, "high": 1.0, "n": 9, "n_failed": 0,
+def steered(concept: str, method: str, value: float | None, unit: str = "prompt", budget: str = "0.1") -> dict:
+    return {"name": f"steer.{method}.kl_{budget}.{concept}", "value": value, "low": 0.0, "high": 1.0, "n": 9, "n_failed": 0,
             "unit_of_replication": unit, "concept_kind": "document", "baseline": 0.1, "baseline_name": "random"}  # fmt: skip
 
 
-def test_uplift_reads_concept_method_and_budget_from_the_names_of_the_scores() -> None:
+def test_steering_reads_concept_method_and_budget_from_the_names_of_the_scores() -> None:
     frame = report(
-        steered("topic.sea", "add_direction", 0.2),
-        steered("topic.sea@verb", "add_direction", 0.3),
-        steered("topic.sea", "mean_difference", 0.4),
-        steered("word.of", "add_direction", None),
+        steered("composite.concept.topic.sea", "add_direction", 0.2),
+        steered("composite.concept.topic.sea@verb", "add_direction", 0.3),
+        steered("composite.concept.topic.sea", "mean_difference", 0.4),
+        steered("composite.concept.word.of", "add_direction", None),
+        steered("composite.concept.fluency", "add_direction", 0.1, budget="1e-05"),
         steered("fluency", "add_direction", 0.9, unit="concept"),
         {"name": "steer.add_direction.kl_0.1", "value": 0.25, "unit_of_replication": "concept"},
     )
-    shown = views.uplift(frame).select("concept", "method", "budget", "mean", "largest_random")
+    shown = views.steering(frame).select("concept", "method", "budget", "mean", "largest_random")
     assert shown.rows() == [
         ("topic.sea", "add_direction", 0.1, 0.2, 0.1),
         ("topic.sea", "mean_difference", 0.1, 0.4, 0.1),
         ("topic.sea@verb", "add_direction", 0.1, 0.3, 0.1),
+        ("fluency", "add_direction", 1e-5, 0.1, 0.1),
     ]
 
 
 def test_the_short_table_leaves_single_concepts_to_the_chart() -> None:
-    frame = report(steered("topic.sea", "add_direction", 0.2), steered("fluency", "add_direction", 0.9, unit="concept"))
+    frame = report(
+        steered("composite.concept.topic.sea", "add_direction", 0.2),
+        steered("fluency", "add_direction", 0.9, unit="concept"),
+    )
     assert views.scores(frame)["measure"].to_list() == ["Fluency, KL 0.1: add direction"]
     assert "Steered to topic.sea, KL 0.1: add direction" in views.scores(frame, everything=True)["measure"].to_list()
 
@@ -396,13 +401,17 @@ def scored(l0: float, fvu: float | None, dictionary: str = "topk-8-k2") -> pl.Da
     return report(
         base | {"name": "evaluate.l0", "value": l0, "low": l0, "high": l0},
         base | {"name": "evaluate.fvu", "value": fvu, "low": 0.1, "high": 0.3, "reason": None if fvu else "no text"},
-        {"name": "steer.add_direction.kl_0.1.topic.sea", "value": 1.0, "unit_of_replication": "prompt"},
+        {
+            "name": "steer.add_direction.kl_0.1.composite.concept.topic.sea",
+            "value": 1.0,
+            "unit_of_replication": "prompt",
+        },
     )
 
 
 def test_runs_stand_side_by_side_with_intervals_and_a_dash_where_nothing_was_measured() -> None:
     scores = views.compared({"a": scored(2, 0.2), "b": scored(4, None)})
-    assert "steer.add_direction.kl_0.1.topic.sea" not in scores["name"].to_list()
+    assert "steer.add_direction.kl_0.1.composite.concept.topic.sea" not in scores["name"].to_list()
     beside = views.side_by_run(scores)
     assert beside.columns == ["measure", "concepts", "better", "a", "b"]
     fvu = beside.filter(pl.col("measure").str.contains("FVU")).row(0, named=True)
@@ -452,16 +461,20 @@ def test_dead_latents_are_told_by_split() -> None:
 def test_steering_over_budgets_reads_measure_and_budget_from_the_names() -> None:
     base = {"unit_of_replication": "concept", "concept_kind": "all", "n": 3}
     frame = report(
-        base | {"name": "steer.add_direction.kl_0.1", "value": 0.2},
-        base | {"name": "steer.add_direction.kl_0.03", "value": 0.1},
+        base | {"name": "steer.add_direction.kl_0.1.composite", "value": 0.2},
+        base | {"name": "steer.add_direction.kl_0.03.composite", "value": 0.1},
+        base | {"name": "steer.add_direction.kl_1e-05.composite", "value": 0.01},
+        base | {"name": "steer.add_direction.kl_0.1", "value": 0.3},
         base | {"name": "steer.add_direction.kl_0.1.fluency", "value": 0.9},
         base | {"name": "steer.gate.passed", "value": 1.0},
-        steered("topic.sea", "add_direction", 0.5),
+        steered("composite.concept.topic.sea", "add_direction", 0.5),
     )
     assert views.budgets(frame).select("what", "method", "budget", "value").rows() == [
+        ("composite", "add_direction", 1e-5, 0.01),
+        ("composite", "add_direction", 0.03, 0.1),
+        ("composite", "add_direction", 0.1, 0.2),
         ("fluency", "add_direction", 0.1, 0.9),
-        ("uplift", "add_direction", 0.03, 0.1),
-        ("uplift", "add_direction", 0.1, 0.2),
+        ("uplift", "add_direction", 0.1, 0.3),
     ]
 
 

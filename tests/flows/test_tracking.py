@@ -17,6 +17,8 @@ from mlflow.exceptions import MlflowException
 from components.config import override
 from components.errors import ServiceError
 from components.experiment import ExperimentConfig
+from components.steering.steer import SteerConfig
+from components.store import steered
 from components.store.artifact import Store
 from components.store.tables import CURVE, LATENTS, REPORT, SCORES
 from flows import figures, tracking
@@ -33,13 +35,9 @@ def runs_of(client: MlflowClient, name: str = tracking.EXPERIMENT) -> list[Run]:
 
 
 def measured_steering(report: pl.DataFrame) -> list[dict[str, Any]]:
-    """Means over all concepts that have a value: on a barely trained model none may pass the gate."""
-    of = report.filter(
-        pl.col("name").str.contains(r"^steer\.\w+\.kl_[\d.]+$"),
-        pl.col("value").is_not_null(),
-        pl.col("concept_kind") == "all",
-    )
-    return of.to_dicts()
+    """Means over all concepts, or over the one kind there is, that have a value: on a barely trained model none may pass the gate."""
+    of = report.filter(pl.col("name").str.contains(f"^{steered.COMPOSITE}$"), pl.col("value").is_not_null())
+    return of.filter((pl.col("concept_kind") == "all") | (pl.len().over("name") == 1)).to_dicts()
 
 
 @pytest.fixture
@@ -207,10 +205,23 @@ def test_headlines_are_over_all_concepts_and_leave_out_what_was_not_measured() -
         {"name": "evaluate.concepts_found.latent", "concept_kind": "surface", "value": 0.1},
         {"name": "evaluate.concepts_found.latent", "concept_kind": "all", "value": 0.2},
         {"name": "evaluate.fvu", "value": None, "reason": "no tokens"},
-        {"name": "steer.add_direction.kl_0.1", "concept_kind": "all", "value": 0.3, "unit_of_replication": "concept"},
+        {
+            "name": "steer.add_direction.kl_0.1.composite",
+            "concept_kind": "all",
+            "value": 0.3,
+            "unit_of_replication": "concept",
+        },
     ]
     found = headlines(REPORT.frame([SCORE | row for row in rows]), ExperimentConfig())
     assert found == {"concepts_found": 0.2, "steering_add_direction": 0.3}
+
+
+def test_a_headline_of_the_one_kind_of_concepts_there_is_stands_for_all_and_of_one_of_several_does_not() -> None:
+    config = ExperimentConfig(steer=SteerConfig(kl_budgets=[1e-5]))
+    row = SCORE | {"name": "steer.mean_difference.kl_1e-05.composite", "concept_kind": "document", "value": 0.3}
+    assert headlines(REPORT.frame([row]), config) == {"steering_mean_difference": 0.3}
+    other = row | {"concept_kind": "surface"}
+    assert headlines(REPORT.frame([row, other]), config) == {}
 
 
 @pytest.mark.parametrize("draw", [figures.concepts, figures.explanations, figures.steering])
@@ -233,17 +244,26 @@ def test_a_picture_of_explanations_shows_the_control_and_no_stratum():
 
 def test_pictures_hold_a_mark_for_each_score_that_was_measured() -> None:
     base = {"low": 0.1, "high": 0.4, "n": 5, "unit_of_replication": "concept", "concept_kind": "all", "baseline": 0.05}
-    steered = [
-        base | {"name": f"steer.{method}.kl_0.1", "value": 0.3} for method in ("add_direction", "random_direction")
+    shown = [
+        base | {"name": f"steer.{method}.kl_0.1.composite", "value": 0.3}
+        for method in ("add_direction", "random_direction")
     ]
-    steered.append(
-        base | {"name": "steer.add_direction.kl_0.1.topic.sea", "value": 1.0, "unit_of_replication": "prompt"}
+    shown.append(
+        base
+        | {
+            "name": "steer.add_direction.kl_0.1.composite.concept.topic.sea",
+            "value": 1.0,
+            "unit_of_replication": "prompt",
+        }
     )
-    figure = figures.steering(SCORES.frame(steered))
+    shown.append(base | {"name": "steer.add_direction.kl_0.1", "value": 0.5})
+    shown.append(base | {"name": "steer.untrained.kl_1e-05.composite", "concept_kind": "document", "value": 0.1})
+    figure = figures.steering(SCORES.frame(shown))
     assert figure is not None
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
-        "add_direction.kl_0.1",
-        "random_direction.kl_0.1",
+        "add_direction.kl_0.1.composite",
+        "random_direction.kl_0.1.composite",
+        "untrained.kl_1e-05.composite",
     ]
     found = [base | {"name": f"evaluate.concepts_found.{unit}", "value": 0.3} for unit in ("latent", "probe")]
     figure = figures.concepts(SCORES.frame(found))

@@ -18,19 +18,34 @@ def steered(method: str, concept: str | None, replicate: int, strength: float | 
     return Steered(method, Candidate(concept, replicate, DIRECTION), 0.1, strength, kl, reason=reason)
 
 
-def generations(rows: list[tuple[str, str, int, int, float | None]], split: str = "validate") -> pl.DataFrame:
-    names = ("concept", "method", "replicate", "prompt", "uplift")
+def generations(
+    rows: list[tuple[str, str, int, int, float | None]], split: str = "validate", measure: str = "composite"
+) -> pl.DataFrame:
+    names = ("concept", "method", "replicate", "prompt", measure)
     shared = {"split": split, "kl_budget": 0.1, "sample": 0}
     return tables.GENERATIONS.frame([dict(zip(names, row, strict=True)) | shared for row in rows])
 
 
-def test_the_largest_uplift_on_validate_prompts_wins() -> None:
+def test_the_largest_composite_on_validate_prompts_wins_whatever_the_uplift() -> None:
+    rivals = [steered("m", "c", 0), steered("m", "c", 1)]
+    seen = generations([("c", "m", 0, 0, 0.1), ("c", "m", 1, 0, 0.3)])
+    broken = seen.with_columns(uplift=pl.Series([0.9, 0.2]))
+    assert choose(broken, rivals, []) == [rivals[1]]
+
+
+def test_where_no_composite_was_judged_the_larger_uplift_wins() -> None:
+    rivals = [steered("m", "c", 0), steered("m", "c", 1)]
+    seen = generations([("c", "m", 0, 0, 0.1), ("c", "m", 1, 0, 0.3)], measure="uplift")
+    assert choose(seen, rivals, []) == [rivals[1]]
+
+
+def test_the_largest_mean_on_validate_prompts_wins() -> None:
     rivals = [steered("m", "c", 0), steered("m", "c", 1)]
     seen = generations([("c", "m", 0, 0, 0.1), ("c", "m", 0, 1, 0.2), ("c", "m", 1, 0, 0.3), ("c", "m", 1, 1, 0.1)])
     assert choose(seen, rivals, []) == [rivals[1]]
 
 
-def test_a_failed_generation_counts_as_no_uplift() -> None:
+def test_a_failed_generation_counts_as_nothing_gained() -> None:
     rivals = [steered("m", "c", 0), steered("m", "c", 1)]
     seen = generations([("c", "m", 0, 0, 0.2), ("c", "m", 0, 1, 0.2), ("c", "m", 1, 0, 0.3), ("c", "m", 1, 1, None)])
     assert choose(seen, rivals, []) == [rivals[0]]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -41,6 +43,19 @@ def test_the_band_ends_where_real_text_of_the_concept_does(judge: Fluency) -> No
     assert judge.upper[0] == pytest.approx(3.0)
     everything = np.r_[np.full(30, 3.0), np.full(70, 2.0)]
     assert judge.upper[1] == pytest.approx(np.quantile(everything, 0.95)), "five passages are too few"
+
+
+def test_without_text_that_sets_the_band_there_is_no_score_and_the_reason_says_what_to_set() -> None:
+    labels = np.ones((3, 2), bool)
+    real = material(np.ones(3), labels)
+    mute = dataclasses.replace(real, unsteered=[text(None), text(None)])
+    short = material(np.zeros(0), np.zeros((0, 2), bool))
+    for given, reason in ((mute, "the model wrote nothing"), (short, "lower steer.max_new_tokens")):
+        judge = Fluency(FluencyConfig(), given)
+        assert reason in (judge.silence() or "")
+        assert np.isnan(judge.scores([text(1.5), text(None)])).all()
+        assert judge.scores([text(1.5)]).shape == (1, 2)
+    assert Fluency(FluencyConfig(), real).silence() is None
 
 
 def test_no_text_has_no_score(judge: Fluency) -> None:

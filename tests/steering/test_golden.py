@@ -14,10 +14,10 @@ from tests.contracts.test_steering import TEXTS, judge
 from tests.steering.world import evidence, finish
 
 VERSIONS = {
-    "steer": 3,
+    "steer": 4,
     "add_direction": 1,
     "mean_difference": 1,
-    "random_direction": 1,
+    "random_direction": 2,
     "concept": 1,
     "fluency": 1,
 }

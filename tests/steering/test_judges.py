@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from components.steering.composite import composite
 from components.steering.contract import Continuation, Judge
 from components.steering.judges.concept import ConceptConfig, ConceptJudge
 from components.steering.judges.fluency import Fluency, FluencyConfig
+from components.steering.material import read_material
 from components.steering.protocol import Job, Prompt, Writer, continuation
-from components.steering.steer import SteerConfig, _material
+from components.steering.steer import SteerConfig
 from tests.steering.conftest import Bench
 from tests.steering.world import finish
 
@@ -30,7 +32,7 @@ def plain(writer: Writer) -> list[Continuation]:
 @pytest.fixture(scope="module")
 def panel(bench: Bench, writer: Writer, plain: list[Continuation]) -> tuple[ConceptJudge, Fluency]:
     prompts = [Prompt(0, (1, 4, 21))]
-    material = _material(bench.corpus, bench.concepts, writer, prompts, plain, SteerConfig(max_new_tokens=16))
+    material = read_material(bench.corpus, bench.concepts, writer, prompts, plain, SteerConfig(max_new_tokens=16))
     return ConceptJudge(ConceptConfig(), material), Fluency(FluencyConfig(), material)
 
 
@@ -40,13 +42,10 @@ def read(writer: Writer, text: str) -> Continuation:
     return continuation(text, len(ids), float(writer.losses([(1, 4, 21)], [ids])[0]))
 
 
-def composite(writer: Writer, panel: tuple[ConceptJudge, Fluency], plain: float, text: Continuation) -> float:
-    """Harmonic mean of uplift (of what was left to gain) and fluency; 0 for no text."""
-    said = [float(judge.scores([text])[0, 0]) for judge in panel]
-    if np.isnan(said).any():
-        return 0.0
-    gained, fluent = float(np.clip((said[0] - plain) / (1 - plain), 0, 1)), said[1]
-    return 0.0 if min(gained, fluent) == 0 else 2 / (1 / gained + 1 / fluent)
+def reached(panel: tuple[ConceptJudge, Fluency], plain: float, text: Continuation) -> float:
+    """The composite of a text; 0 for no text, as a mean over generations counts it."""
+    probability, fluency = (judge.scores([text])[:, 0] for judge in panel)
+    return float(np.nan_to_num(composite(probability, np.array([plain]), fluency))[0])
 
 
 def test_real_text_of_the_concept_is_recognised_and_other_text_is_not(
@@ -82,8 +81,8 @@ def test_tricks_score_below_an_honest_text(
     text: str, writer: Writer, panel: tuple[ConceptJudge, Fluency], plain: list[Continuation]
 ) -> None:
     before = float(np.nanmean(panel[0].scores(plain)[:, 0]))
-    honest = composite(writer, panel, before, read(writer, GOOD))
-    assert composite(writer, panel, before, read(writer, text)) < honest - 0.1
+    honest = reached(panel, before, read(writer, GOOD))
+    assert reached(panel, before, read(writer, text)) < honest - 0.1
 
 
 def test_unsteered_text_is_fluent_and_gains_nothing_over_itself(
@@ -91,7 +90,7 @@ def test_unsteered_text_is_fluent_and_gains_nothing_over_itself(
 ) -> None:
     assert panel[1].scores(plain)[:, 0].mean() > 0.9
     before = panel[0].scores(plain)[:, 0]
-    assert all(composite(writer, panel, p, text) == 0 for p, text in zip(before, plain, strict=True))
+    assert all(reached(panel, p, text) == 0 for p, text in zip(before, plain, strict=True))
 
 
 def test_repetition_is_no_way_to_be_fluent(writer: Writer, panel: tuple[ConceptJudge, Fluency]) -> None:
@@ -101,3 +100,29 @@ def test_repetition_is_no_way_to_be_fluent(writer: Writer, panel: tuple[ConceptJ
 def test_no_text_has_no_score_of_any_judge(panel: tuple[Judge, ...]) -> None:
     nothing = Continuation(None, 0, None, "the model ended at once")
     assert all(np.isnan(judge.scores([nothing])).all() for judge in panel)
+
+
+@pytest.mark.parametrize(
+    ("probability", "before", "fluency", "wanted"),
+    [
+        (0.6, 0.2, 1.0, 2 * 0.5 / 1.5),  # half of what was left to gain
+        (1.0, 0.5, 0.5, 2 * 0.5 / 1.5),
+        (0.1, 0.2, 1.0, 0.0),  # a fall is no gain
+        (0.9, 0.2, 0.0, 0.0),  # all of the words and none of the text
+        (1.0, 1.0, 1.0, 0.0),  # nothing was left to gain
+        (0.0, 0.0, 0.0, 0.0),
+        (1.0, 0.0, 1.0, 1.0),
+    ],
+)
+def test_the_composite_is_the_harmonic_mean_of_the_share_gained_and_fluency(
+    probability: float, before: float, fluency: float, wanted: float
+) -> None:
+    found = composite(np.array([probability]), np.array([before]), np.array([fluency]))
+    assert found[0] == pytest.approx(wanted)
+
+
+def test_what_was_not_judged_has_no_composite() -> None:
+    known, nothing = np.array([0.5, 0.5, 0.5]), np.full(3, np.nan)
+    for given in ((nothing, known, known), (known, nothing, known), (known, known, nothing)):
+        assert np.isnan(composite(*given)).all()
+    assert np.isnan(composite(np.array([np.nan]), np.array([1.0]), np.array([1.0])))[0]

@@ -84,6 +84,14 @@ def test_batches_do_not_change_what_a_row_says_and_are_reported(bench: Bench, wr
     assert max(counted) <= 7
 
 
+def test_a_steering_that_serves_several_concepts_is_written_once(bench: Bench, writer: Writer) -> None:
+    shared, own = random(bench, 1), random(bench, 1)
+    asked = [Job(PROMPTS[0], 0, steering, strength) for steering in (shared, shared, own) for strength in (0.5, 1.0)]
+    written, counted = finish(writer.write(asked))
+    assert sum(counted) == 4, "two strengths of each steering"
+    assert written[0] == written[2] == written[4] and written[1] == written[3] == written[5]
+
+
 def test_another_seed_writes_other_text(bench: Bench, writer: Writer) -> None:
     plain = [Job(prompt, sample) for prompt in PROMPTS for sample in range(2)]
     one, other = finish(writer.write(plain))[0], finish(dataclasses.replace(writer, seed=1).write(plain))[0]
@@ -99,6 +107,38 @@ def test_the_loss_is_that_of_the_continuation_alone_under_the_unsteered_model(be
         wanted = bench.model.losses(tokens)[0, len(prompts[i]) - 1 :].mean()
         assert found[i] == pytest.approx(float(wanted), abs=1e-5)
     assert np.isnan(writer.losses([[1, 4], [1]], [[], [4]])).tolist() == [True, False]
+
+
+def test_what_a_steering_costs_on_the_text_that_it_wrote_is_measured_both_ways(bench: Bench, writer: Writer) -> None:
+    asked = jobs(bench, 1.0)
+    written, _ = finish(writer.write(asked, side_effects=True))
+    plainly, _ = finish(writer.write(asked))
+    assert [text.text for text in written] == [text.text for text in plainly]
+    assert all(text.kl is None and text.kl_reverse is None for text in plainly)
+    compared = 0
+    for job, text in zip(asked, written, strict=True):
+        if job.steering is None:
+            assert (text.kl, text.kl_reverse) == pytest.approx((0.0, 0.0), abs=1e-6)
+            continue
+        assert text.text is not None and text.kl is not None and text.kl_reverse is not None
+        new = bench.model.tokenizer(text.text)["input_ids"]
+        if len(new) < text.n_tokens:  # it wrote special tokens too, which the text does not show
+            continue
+        compared += 1
+        tokens = torch.tensor([[*job.prompt.tokens, *new]])
+        edit = type(job.steering).edit([job.steering], torch.tensor([job.strength]))
+        plain, steered = (bench.model.logits(tokens, edits=edits).log_softmax(-1)[0] for edits in ([], [edit]))
+        of_text = slice(len(job.prompt.tokens) - 1, tokens.shape[1] - 1)
+        forward = torch.nn.functional.kl_div(steered, plain, log_target=True, reduction="none").sum(-1)[of_text].mean()
+        reverse = torch.nn.functional.kl_div(plain, steered, log_target=True, reduction="none").sum(-1)[of_text].mean()
+        assert text.kl == pytest.approx(float(forward), rel=1e-3, abs=1e-6)
+        assert text.kl_reverse == pytest.approx(float(reverse), rel=1e-3, abs=1e-6)
+    assert compared >= 6
+
+
+def test_nothing_written_has_no_loss_and_no_cost(bench: Bench, writer: Writer) -> None:
+    assert np.isnan(writer.losses([[1], [1, 4]], [[], []])).all()
+    assert writer.losses([], []).shape == (0,)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +205,23 @@ def test_costs_are_measured_on_other_documents_than_strengths_are_set_on(bench: 
     at = [int((token == row).all(1).nonzero()[0]) for row in elsewhere.tokens]
     met = set(document[: len(setting.tokens), :25].flatten().tolist()) - {-1}
     assert met.isdisjoint(set(document[at, :25].flatten().tolist()))
+
+
+def test_whole_contexts_are_of_documents_on_which_no_strength_was_set(bench: Bench) -> None:
+    setting, whole = Neutral.read(bench.corpus, 100, 12)[0], Neutral.whole(bench.corpus, 100, 12)
+    parts = contexts(bench.corpus, "neutral")
+    document, token = parts["document"], parts["token"].long()
+    assert whole.tokens.shape == (3, token.shape[1]), "about as many tokens as asked for, whole contexts"
+    at = [int((token == row).all(1).nonzero()[0]) for row in whole.tokens]
+    met = set(document[: len(setting.tokens), :12].flatten().tolist()) - {-1}
+    assert met.isdisjoint(set(document[at].flatten().tolist()))
+    assert torch.equal(whole.mask, document[at] >= 0)
+
+
+def test_strengths_leave_text_to_measure_on_where_the_split_is_small(bench: Bench) -> None:
+    setting, elsewhere = Neutral.read(bench.corpus, 10**6, 25)
+    assert len(setting.tokens) == len(contexts(bench.corpus, "neutral")["token"]) // 2
+    assert len(elsewhere.tokens) > 0
 
 
 def test_neutral_text_counts_tokens_of_documents_only(bench: Bench) -> None:

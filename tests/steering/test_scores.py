@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
-from components.statistics import bootstrap_mean, t_interval, wilson
+from components.statistics import binomial_tail, t_interval, t_interval_of_groups, wilson
+from components.steering.by_concept import Comparison, by_concept
 from components.steering.contract import Concept
-from components.steering.scores import Comparison, score_rows
-from components.store import tables
+from components.steering.scores import score_rows
+from components.store import steered, tables
 
 CONCEPTS = [Concept(f"topic.{i}", "document", "document") for i in range(3)] + [Concept("word.a", "surface", "token")]
 UPLIFT = {"topic.0": 0.6, "topic.1": 0.2, "word.a": 0.1}
@@ -27,6 +29,7 @@ def rows(
             "split": "test",
             "prompt": prompt,
             "sample": 0,
+            "composite": None if value is None else max(0.0, value),
             "uplift": value,
             "fluency": None if value is None else fluency,
         }
@@ -41,7 +44,7 @@ def comparison(**changes: Any) -> Comparison:
         "methods": ["m"],
         "controls": ["r"],
         "budgets": [0.1],
-        "judges": ["concept", "fluency"],
+        "silent": {},
         "unsteered": {},
         "seed": 0,
         "columns": {"dictionary": "topk-8-k2", "hook_point": "resid_post.0", "n_seeds": 1},
@@ -64,50 +67,105 @@ def generations() -> pl.DataFrame:
 
 def strengths(costs: dict[str, float | None]) -> pl.DataFrame:
     shared = {"method": "m", "replicate": 0, "kl_budget": 0.1, "coefficient": 0.5, "kl": 0.1}
-    return tables.STRENGTHS.frame([{"concept": c, "kl_elsewhere": kl, **shared} for c, kl in costs.items()])
+    return tables.STRENGTHS.frame(
+        [{"concept": c, "kl_elsewhere": kl, "kl_whole": kl and 2 * kl, **shared} for c, kl in costs.items()]
+    )
 
 
 def scores(
     generations: pl.DataFrame, about: Comparison, costs: dict[str, float | None] | None = None
 ) -> dict[tuple[str, str], dict[str, Any]]:
-    frame = tables.SCORES.frame(list(score_rows(generations, strengths(costs or {}), about)))
+    table = tables.STEERED.frame(by_concept(generations, strengths(costs or {}), about))
+    frame = tables.SCORES.frame(list(score_rows(generations, table, about)))
     return {(row["name"], row["concept_kind"]): row for row in frame.to_dicts()}
 
 
-def test_uplift_is_a_mean_over_concepts_with_students_interval(generations: pl.DataFrame) -> None:
-    row = scores(generations, comparison())["steer.m.kl_0.1", "all"]
-    wanted = t_interval(np.array(list(UPLIFT.values())))
-    assert (row["value"], row["low"], row["high"], row["n"]) == pytest.approx(
-        (wanted.value, wanted.low, wanted.high, 3)
-    )
+def test_each_measure_is_a_mean_over_the_concepts_of_a_kind_with_students_interval(generations: pl.DataFrame) -> None:
+    found = scores(generations, comparison())
+    wanted = t_interval(np.array([0.6, 0.2]))
+    for name in ("steer.m.kl_0.1.composite", "steer.m.kl_0.1"):
+        row = found[name, "document"]
+        assert (row["value"], row["n"]) == pytest.approx((wanted.value, 2))
     assert row["unit_of_replication"] == "concept"
+    assert (wanted.low, wanted.high) < (-1.0, 1.0), "Student's interval of two would leave the range of the score"
+    assert (row["low"], row["high"]) == (-1.0, 1.0)
+    row = found["steer.m.kl_0.1.composite", "document"]
+    assert (row["low"], row["high"]) == (0.0, 1.0)
     assert (row["split"], row["better"], row["dictionary"]) == ("test", "higher", "topk-8-k2")
 
 
-def test_the_baseline_is_the_mean_over_concepts_of_the_largest_control(generations: pl.DataFrame) -> None:
-    row = scores(generations, comparison())["steer.m.kl_0.1", "all"]
-    assert row["baseline"] == pytest.approx((0 + 0 + 0.15) / 3)
+def test_all_concepts_together_weigh_their_kinds_alike_and_say_so(generations: pl.DataFrame) -> None:
+    row = scores(generations, comparison())["steer.m.kl_0.1.composite", "all"]
+    assert (row["value"], row["n"]) == (pytest.approx((0.4 + 0.1) / 2), 3)
+    assert (row["low"], row["high"]) == (None, None), "one surface concept tells nothing of their spread"
+    assert row["reason"] == "the mean over kinds, each weighing the same: 2 document, 1 surface concepts"
+    several = [*CONCEPTS, Concept("word.b", "surface", "token")]
+    more = pl.concat([generations, tables.GENERATIONS.frame(rows("m", "word.b", 0, [0.3]))])
+    row = scores(more, comparison(concepts=several))["steer.m.kl_0.1", "all"]
+    wanted = t_interval_of_groups([np.array([0.6, 0.2]), np.array([0.1, 0.3])])
+    assert (row["value"], row["low"], row["high"]) == pytest.approx((wanted.value, wanted.low, wanted.high))
+
+
+def test_a_kind_that_is_the_only_one_is_not_repeated(generations: pl.DataFrame) -> None:
+    found = scores(generations, comparison(concepts=CONCEPTS[:3]))
+    kinds = {kind for name, kind in found if name.startswith("steer.m") or name.startswith("steer.r")}
+    assert kinds == {"document"}
+
+
+def test_the_baseline_of_uplift_is_the_mean_of_the_largest_control(generations: pl.DataFrame) -> None:
+    row = scores(generations, comparison())["steer.m.kl_0.1", "surface"]
+    assert row["baseline"] == pytest.approx(0.15)
     assert row["baseline_name"] == "largest of 2 Gaussian directions"
+
+
+def test_the_floor_of_the_composite_is_what_gaussian_directions_reach_in_the_mean(generations: pl.DataFrame) -> None:
+    found = scores(generations, comparison())
+    assert found["steer.m.kl_0.1.composite", "document"]["baseline"] == pytest.approx((0.05 / 2 + 0.05 / 2) / 2), (
+        "the clip"
+    )
+    assert found["steer.m.kl_0.1.composite", "surface"]["baseline"] == pytest.approx(0.15 / 2)
+    assert found["steer.m.kl_0.1.composite", "surface"]["baseline_name"] == "Gaussian directions, mean"
 
 
 def test_every_kind_of_concept_has_its_row(generations: pl.DataFrame) -> None:
     found = scores(generations, comparison())
-    assert found["steer.m.kl_0.1", "document"]["value"] == pytest.approx(0.4)
-    surface = found["steer.m.kl_0.1", "surface"]
+    assert found["steer.m.kl_0.1.composite", "document"]["value"] == pytest.approx(0.4)
+    surface = found["steer.m.kl_0.1.composite", "surface"]
     assert (surface["value"], surface["low"], surface["n"]) == (pytest.approx(0.1), None, 1)
     assert surface["reason"] == "one concept gives no interval"
-    assert ("steer.m.kl_0.1", "contextual") not in found
+    assert ("steer.m.kl_0.1.composite", "contextual") not in found
 
 
-def test_the_share_above_random_counts_concepts(generations: pl.DataFrame) -> None:
-    row = scores(generations, comparison())["steer.m.kl_0.1.share_above_random", "all"]
-    wanted = wilson(2, 3)  # word.a: 0.10 against 0.15
-    assert (row["value"], row["low"], row["high"], row["n"]) == pytest.approx((2 / 3, wanted.low, wanted.high, 3))
-    assert (row["baseline"], row["baseline_name"]) == (pytest.approx(1 / 3), "chance of being the largest of 3 equals")
+def test_the_share_above_random_counts_concepts_beside_the_chance_of_one_direction() -> None:
+    concepts = [Concept(f"c{i}", "document", "document") for i in range(4)]
+    found = [row for c in concepts for row in rows("m", c.name, 0, [0.3])]
+    found += [row for c in concepts for r in range(20) for row in rows("r", c.name, r, [0.2])]
+    found += rows("r", "c3", 20, [0.4])
+    row = scores(tables.GENERATIONS.frame(found), comparison(concepts=concepts, refused={}))[
+        "steer.m.kl_0.1.share_above_random", "document"
+    ]
+    wanted = wilson(3, 4)
+    assert (row["value"], row["low"], row["high"], row["n"]) == pytest.approx((3 / 4, wanted.low, wanted.high, 4))
+    assert (row["baseline"], row["baseline_name"]) == (
+        pytest.approx(1 / 22),
+        "chance of being the largest of 22 equals",
+    )
+    assert row["reason"] == f"p {binomial_tail(3, 4, 1 / 22):.2g} against chance"
+
+
+def test_where_no_share_could_be_significant_there_is_no_interval_but_the_reason(generations: pl.DataFrame) -> None:
+    row = scores(generations, comparison())["steer.m.kl_0.1.share_above_random", "document"]
+    assert (row["value"], row["low"], row["high"], row["n"]) == (1.0, None, None, 2)
+    assert row["reason"] == "n too small: even 2 of 2 would come by chance (p 0.11)"
+
+
+def test_directions_that_stand_in_for_candidates_are_compared_with_nobody(generations: pl.DataFrame) -> None:
+    row = scores(generations, comparison(stand_ins=frozenset({("r", 1)})))["steer.m.kl_0.1", "surface"]
+    assert (row["baseline"], row["baseline_name"]) == (0.0, "largest of 1 Gaussian directions")
 
 
 def test_fluency_stands_beside_that_of_unsteered_text(generations: pl.DataFrame) -> None:
-    row = scores(generations, comparison())["steer.m.kl_0.1.fluency", "all"]
+    row = scores(generations, comparison())["steer.m.kl_0.1.fluency", "document"]
     assert (row["value"], row["baseline"], row["baseline_name"]) == (
         pytest.approx(0.8),
         pytest.approx(0.9),
@@ -116,29 +174,34 @@ def test_fluency_stands_beside_that_of_unsteered_text(generations: pl.DataFrame)
 
 
 def test_what_no_judge_judged_is_absent_and_says_so(generations: pl.DataFrame) -> None:
-    unjudged = generations.with_columns(pl.lit(None, pl.Float64).alias("fluency"))
-    found = scores(unjudged, comparison(judges=["concept"]))
-    for kind in ("all", "document", "surface"):
-        row = found["steer.m.kl_0.1.fluency", kind]
-        assert [row[name] for name in ("value", "low", "high", "baseline")] == [None] * 4
-        assert (row["n"], row["n_failed"], row["reason"]) == (0, 0, "steer.judges does not list fluency")
-    assert found["steer.m.kl_0.1", "all"] == scores(generations, comparison())["steer.m.kl_0.1", "all"]
+    unjudged = generations.with_columns(pl.lit(None, pl.Float64).alias(name) for name in ("fluency", "composite"))
+    why = "steer.judges does not list fluency"
+    found = scores(unjudged, comparison(silent={"fluency": why, "composite": why}))
+    for name in ("steer.m.kl_0.1.composite", "steer.m.kl_0.1.fluency", "steer.r.kl_0.1.composite"):
+        for kind in ("all", "document", "surface"):
+            row = found[name, kind]
+            assert [row[column] for column in ("value", "low", "high")] == [None] * 3
+            assert (row["n"], row["n_failed"], row["reason"]) == (0, 0, why)
+    assert found["steer.m.kl_0.1.share_above_random", "document"]["reason"] == why
+    assert found["steer.m.kl_0.1.composite.concept.word.a", "surface"]["reason"] == why
+    judged = scores(generations, comparison())
+    assert found["steer.m.kl_0.1", "document"] == judged["steer.m.kl_0.1", "document"]
 
 
 def test_the_control_has_its_own_row(generations: pl.DataFrame) -> None:
-    row = scores(generations, comparison())["steer.r.kl_0.1", "all"]
-    assert row["value"] == pytest.approx((0 + 0 + 0.075) / 3)
-    assert (row["baseline"], row["baseline_name"]) == (0.0, "unsteered")
+    row = scores(generations, comparison())["steer.r.kl_0.1", "surface"]
+    assert row["value"] == pytest.approx(0.075)
+    assert (row["baseline"], row["baseline_name"], row["better"]) == (0.0, "unsteered", "neither")
 
 
 def test_a_control_counts_what_failed_on_the_concepts_of_its_row(generations: pl.DataFrame) -> None:
     lost = (pl.col("concept") == "topic.0") & (pl.col("method") == "r")
     failed = generations.with_columns(pl.when(~lost).then(pl.col("uplift")).alias("uplift"))
     found = scores(failed, comparison())
-    assert found["steer.r.kl_0.1", "document"]["n_failed"] == 1
-    assert "failed and count as 0" in found["steer.r.kl_0.1", "document"]["reason"]
-    assert found["steer.r.kl_0.1", "surface"]["n_failed"] == 0
-    assert found["steer.r.kl_0.1", "surface"]["reason"] == "one concept gives no interval"
+    assert found["steer.r.kl_0.1.composite", "document"]["n_failed"] == 1
+    assert "failed and count as 0" in found["steer.r.kl_0.1.composite", "document"]["reason"]
+    assert found["steer.r.kl_0.1.composite", "surface"]["n_failed"] == 0
+    assert found["steer.r.kl_0.1.composite", "surface"]["reason"] == "one concept gives no interval"
 
 
 def test_a_concept_that_a_control_lacks_counts_as_no_uplift_of_it(generations: pl.DataFrame) -> None:
@@ -146,21 +209,18 @@ def test_a_concept_that_a_control_lacks_counts_as_no_uplift_of_it(generations: p
         "steer.r.kl_0.1", "all"
     ]
     assert (row["value"], row["n"], row["n_failed"]) == (pytest.approx(0.0), 3, 1)
-    assert row["reason"] == "1 of 3 concepts had no usable direction and count as 0"
+    assert row["reason"].endswith("concepts; 1 of 3 concepts had no usable direction and count as 0")
 
 
 def test_plain_text_that_could_not_be_judged_does_not_lower_the_baseline_of_fluency(generations: pl.DataFrame) -> None:
     lost = (pl.col("method") == "unsteered") & (pl.col("prompt") == 1)
     failed = generations.with_columns(pl.when(~lost).then(pl.col("fluency")).alias("fluency"))
-    assert scores(failed, comparison())["steer.m.kl_0.1.fluency", "all"]["baseline"] == pytest.approx(0.9)
+    assert scores(failed, comparison())["steer.m.kl_0.1.fluency", "document"]["baseline"] == pytest.approx(0.9)
 
 
 def test_each_concept_has_a_row_with_an_interval_over_prompts(generations: pl.DataFrame) -> None:
-    row = scores(generations, comparison())["steer.m.kl_0.1.word.a", "surface"]
-    wanted = t_interval(np.array([0.0, 0.2]))
-    assert (row["value"], row["low"], row["high"], row["n"]) == pytest.approx(
-        (0.1, max(wanted.low, -1.0), min(wanted.high, 1.0), 2)
-    )
+    row = scores(generations, comparison())["steer.m.kl_0.1.composite.concept.word.a", "surface"]
+    assert (row["value"], row["low"], row["high"], row["n"]) == pytest.approx((0.1, 0.0, 1.0, 2))
     assert (row["unit_of_replication"], row["baseline"]) == ("prompt", pytest.approx(0.15))
 
 
@@ -178,51 +238,117 @@ def test_failed_generations_count_as_no_uplift_and_are_told(generations: pl.Data
         .then(None)
         .otherwise(pl.col(name))
         .alias(name)
-        for name in ("uplift", "fluency")
+        for name in ("composite", "uplift", "fluency")
     )
     found = scores(failed, comparison())
-    assert found["steer.m.kl_0.1.topic.0", "document"]["value"] == pytest.approx(0.25)
-    assert found["steer.m.kl_0.1.topic.0", "document"]["n_failed"] == 1
-    assert found["steer.m.kl_0.1", "all"]["reason"] == "1 of 6 generations failed and count as 0"
+    assert found["steer.m.kl_0.1.composite.concept.topic.0", "document"]["value"] == pytest.approx(0.25)
+    assert found["steer.m.kl_0.1.composite.concept.topic.0", "document"]["n_failed"] == 1
+    assert found["steer.m.kl_0.1.composite", "document"]["reason"] == "1 of 4 generations failed and count as 0"
     assert found["steer.m.kl_0.1.fluency", "document"]["value"] == pytest.approx((0.4 + 0.8) / 2)
 
 
 def test_a_concept_without_a_direction_counts_as_no_uplift(generations: pl.DataFrame) -> None:
     without = generations.filter(~((pl.col("concept") == "topic.0") & (pl.col("method") == "m")))
     found = scores(without, comparison(unsteered={("topic.0", "m", 0.1): "the two means are equal"}))
-    row = found["steer.m.kl_0.1", "all"]
-    assert (row["value"], row["n"], row["n_failed"]) == (pytest.approx(0.1), 3, 1)
-    assert row["reason"] == "1 of 3 concepts had no usable direction and count as 0"
-    own = found["steer.m.kl_0.1.topic.0", "document"]
+    row = found["steer.m.kl_0.1.composite", "document"]
+    assert (row["value"], row["n"], row["n_failed"]) == (pytest.approx(0.1), 2, 1)
+    assert row["reason"] == "1 of 2 concepts had no usable direction and count as 0"
+    own = found["steer.m.kl_0.1.composite.concept.topic.0", "document"]
     assert (own["value"], own["n"], own["reason"]) == (None, 0, "the two means are equal")
 
 
-def test_what_failed_is_above_nothing_though_every_control_lowers_the_concept(generations: pl.DataFrame) -> None:
+def test_what_failed_is_above_nothing(generations: pl.DataFrame) -> None:
     lowering = generations.filter(~((pl.col("concept") == "topic.0") & (pl.col("method") == "m"))).with_columns(
-        uplift=pl.when(pl.col("method") == "r")
-        .then(-0.05)
+        pl.when(pl.col("method") == "r")
+        .then(0.0)
         .when((pl.col("method") == "m") & (pl.col("concept") == "topic.1"))
         .then(None)
-        .otherwise(pl.col("uplift"))
+        .otherwise(pl.col(name))
+        .alias(name)
+        for name in ("composite", "uplift")
     )
-    row = scores(lowering, comparison())["steer.m.kl_0.1.share_above_random", "all"]
-    assert (row["value"], row["n"], row["n_failed"]) == (pytest.approx(1 / 3), 3, 2)
+    row = scores(lowering, comparison())["steer.m.kl_0.1.share_above_random", "document"]
+    assert (row["value"], row["n"], row["n_failed"]) == (0.0, 2, 2)
 
 
 def test_a_control_without_a_strength_is_not_named_among_the_equals(generations: pl.DataFrame) -> None:
     one = generations.filter(~((pl.col("method") == "r") & (pl.col("replicate") == 1)))
     found = scores(one, comparison())
     assert found["steer.m.kl_0.1", "all"]["baseline_name"] == "largest of 1 Gaussian directions"
-    assert found["steer.m.kl_0.1.share_above_random", "all"]["baseline"] == pytest.approx(1 / 2)
+    assert found["steer.m.kl_0.1.share_above_random", "document"]["baseline"] == pytest.approx(1 / 2)
 
 
 def test_the_cost_is_measured_where_no_strength_was_set_and_stands_beside_the_budget(generations: pl.DataFrame) -> None:
-    found = scores(generations, comparison(), {"topic.0": 0.08, "topic.1": 0.12, "word.a": None})
-    row = found["steer.m.kl_0.1.cost", "all"]
-    assert (row["value"], row["n"], row["n_failed"]) == (pytest.approx(0.1), 2, 1)
+    found = scores(generations, comparison(), {"topic.0": 0.08, "topic.1": None})
+    row = found["steer.m.kl_0.1.cost", "document"]
+    assert (row["value"], row["n"], row["n_failed"]) == (pytest.approx(0.08), 1, 1)
     assert (row["baseline"], row["baseline_name"], row["split"]) == (0.1, "KL budget", "neutral")
-    none = scores(generations, comparison())["steer.m.kl_0.1.cost", "all"]
-    assert (none["value"], none["reason"]) == (None, "no neutral text is left to measure it on")
+    assert found["steer.m.kl_0.1.cost_whole", "document"]["value"] == pytest.approx(0.16)
+    none = found["steer.m.kl_0.1.cost", "surface"]
+    assert none["value"] is None and none["reason"].startswith("no neutral text is left to measure it on")
+
+
+def test_the_cost_on_the_steered_text_is_a_mean_over_concepts_both_ways(generations: pl.DataFrame) -> None:
+    written = generations.with_columns(kl=pl.when(pl.col("method") == "m").then(0.2), kl_reverse=pl.lit(0.4))
+    found = scores(written, comparison())
+    for name, value in (("cost_written", 0.2), ("cost_written_reverse", 0.4)):
+        row = found[f"steer.m.kl_0.1.{name}", "document"]
+        assert (row["value"], row["n"], row["split"], row["baseline"]) == (pytest.approx(value), 2, "test", 0.1)
+    assert scores(generations, comparison())["steer.m.kl_0.1.cost_written", "document"]["reason"]
+
+
+def test_the_untrained_dictionary_is_compared_concept_for_concept() -> None:
+    concepts = [Concept(f"c{i}", "document", "document") for i in range(8)]
+    found = [row for i, c in enumerate(concepts) for row in rows("m", c.name, 0, [0.3 + i / 20])]
+    found += [row for i, c in enumerate(concepts) for row in rows("untrained", c.name, 0, [0.2 + i / 20 - 0.01 * i])]
+    about = comparison(
+        concepts=concepts, refused={}, methods=["m", "untrained"], controls=[], untrained={"m": "untrained"}
+    )
+    row = scores(tables.GENERATIONS.frame(found), about)["steer.m.kl_0.1.over_untrained", "document"]
+    wanted = t_interval(0.1 + 0.01 * np.arange(8))
+    assert (row["value"], row["low"], row["high"], row["n"]) == pytest.approx(
+        (wanted.value, wanted.low, wanted.high, 8)
+    )
+    assert (row["baseline"], row["better"]) == (0.0, "higher")
+    few = comparison(
+        concepts=concepts, refused={c.name: "probe: no" for c in concepts[5:]}, methods=["m", "untrained"],
+        controls=[], untrained={"m": "untrained"},
+    )  # fmt: skip
+    row = scores(tables.GENERATIONS.frame(found), few)["steer.m.kl_0.1.over_untrained", "document"]
+    assert (row["low"], row["n"]) == (None, 5)
+    assert row["reason"].startswith("n too small: not even 5 differences of one sign")
+
+
+def test_an_untrained_dictionary_that_was_not_given_is_absent_with_the_reason(generations: pl.DataFrame) -> None:
+    about = comparison(methods=["m", "untrained"], untrained={"m": "untrained"}, absent={"untrained": "none was given"})
+    found = scores(generations, about)
+    row = found["steer.untrained.kl_0.1.composite", "document"]
+    assert (row["value"], row["n"], row["reason"]) == (None, 0, "none was given")
+    assert not [name for name, _ in found if "over_untrained" in name or name == "steer.untrained.kl_0.1"]
+
+
+@pytest.mark.parametrize("name", ["fluency", "cost", "probe", "neuron", "all", "random", "uplift", "share_above_random",
+                                  "cost_written", "over_untrained", "concept", "concept.fluency", "untrained", "a.b/c d"])  # fmt: skip
+def test_a_concept_may_be_called_anything(name: str) -> None:
+    concepts = [Concept(name, "document", "document"), Concept("other", "document", "document")]
+    found = [row for c in concepts for row in rows("m", c.name, 0, [0.2, 0.4]) + rows("r", c.name, 0, [0.1])]
+    found = scores(tables.GENERATIONS.frame(found), comparison(concepts=concepts, refused={}))
+    assert found[steered.of_concept("m", 0.1, name), "document"]["value"] == pytest.approx(0.3)
+    assert found["steer.m.kl_0.1.fluency", "document"]["unit_of_replication"] == "concept"
+
+
+@pytest.mark.parametrize(
+    "budgets", [[0.1, 0.1000000001], [1e-5, 2e-5], [1e-12], [123456.7, 123456.8], [1.0, 20.0], [1e20]]
+)
+def test_budgets_however_near_small_or_large_have_rows_of_their_own(budgets: list[float]) -> None:
+    concepts = [Concept("c", "document", "document")]
+    found = [row | {"kl_budget": budget} for budget in budgets for row in rows("m", "c", 0, [0.2])]
+    found = scores(tables.GENERATIONS.frame(found), comparison(concepts=concepts, refused={}, budgets=budgets))
+    for budget in budgets:
+        name = steered.composite("m", budget)
+        assert found[name, "document"]["value"] == pytest.approx(0.2)
+        method, told = re.fullmatch(steered.COMPOSITE, name).groups()  # type: ignore[union-attr]
+        assert (method, float(told)) == ("m", budget)
 
 
 def test_the_gate_says_that_not_every_concept_was_tried(generations: pl.DataFrame) -> None:
@@ -233,23 +359,41 @@ def test_the_gate_says_that_not_every_concept_was_tried(generations: pl.DataFram
 def test_without_a_control_there_is_no_baseline_and_no_share(generations: pl.DataFrame) -> None:
     alone = generations.filter(pl.col("method") != "r")
     found = scores(alone, comparison(controls=[]))
-    assert found["steer.m.kl_0.1", "all"]["baseline"] is None
-    share = found["steer.m.kl_0.1.share_above_random", "all"]
+    assert found["steer.m.kl_0.1.composite", "document"]["baseline"] is None
+    share = found["steer.m.kl_0.1.share_above_random", "document"]
     assert (share["value"], share["reason"]) == (None, "no control direction to compare with")
 
 
 def test_when_no_concept_passes_there_is_no_value_but_a_reason() -> None:
     refused = {concept.name: "concept judge: AUROC 0.50" for concept in CONCEPTS}
     found = scores(tables.GENERATIONS.frame([]), comparison(refused=refused))
-    row = found["steer.m.kl_0.1", "all"]
+    row = found["steer.m.kl_0.1.composite", "all"]
     assert (row["value"], row["n"], row["reason"]) == (None, 0, "no concept passed the gate")
     assert found["steer.gate.passed", "all"]["value"] == 0
 
 
-def test_thirty_concepts_are_bootstrapped() -> None:
-    concepts = [Concept(f"c{i}", "document", "document") for i in range(30)]
-    found = [row for i in range(30) for row in rows("m", f"c{i}", 0, [i / 30])]
-    row = scores(tables.GENERATIONS.frame(found), comparison(concepts=concepts, refused={}))["steer.m.kl_0.1", "all"]
-    wanted = bootstrap_mean(np.arange(30) / 30, np.random.default_rng(0))
-    assert row["low"] == pytest.approx(wanted.low, abs=0.02)
-    assert row["low"] != t_interval(np.arange(30) / 30).low
+@pytest.mark.parametrize("n", [5, 30, 80])
+def test_the_interval_is_students_whatever_the_number_of_concepts(n: int) -> None:
+    concepts = [Concept(f"c{i}", "document", "document") for i in range(n)]
+    found = [row for i in range(n) for row in rows("m", f"c{i}", 0, [i / n])]
+    row = scores(tables.GENERATIONS.frame(found), comparison(concepts=concepts, refused={}))[
+        "steer.m.kl_0.1.composite", "document"
+    ]
+    wanted = t_interval(np.arange(n) / n)
+    assert (row["low"], row["high"]) == pytest.approx((wanted.low, wanted.high))
+
+
+def test_values_that_are_all_alike_tell_no_interval(generations: pl.DataFrame) -> None:
+    nothing = generations.with_columns(composite=pl.lit(0.0))
+    row = scores(nothing, comparison())["steer.m.kl_0.1.composite", "document"]
+    assert (row["value"], row["low"], row["high"], row["n"]) == (0.0, None, None, 2)
+    assert row["reason"] == "all 2 are alike, which tells no interval"
+
+
+def test_no_interval_leaves_the_range_of_its_score(generations: pl.DataFrame) -> None:
+    near_one = generations.with_columns(fluency=pl.when(pl.col("concept") == "topic.0").then(1.0).otherwise(0.9))
+    for (name, _), row in scores(near_one, comparison(), {"topic.0": 0.3, "topic.1": 0.01}).items():
+        lowest = -1.0 if name.endswith(("kl_0.1", "over_untrained")) else 0.0
+        highest = np.inf if "cost" in name else 1.0
+        if row["low"] is not None:
+            assert lowest <= row["low"] <= row["value"] <= row["high"] <= highest, name

@@ -16,6 +16,7 @@ from components.config import canonical, load
 from components.device import Execution
 from components.dictionary.architectures.topk import TopK, TopKConfig
 from components.errors import ConfigError, DictionaryError, InputError, UnknownNameError
+from components.steering.contract import methods
 from components.steering.steer import STEER, SteerConfig, pick_concepts
 from components.store import tables
 from components.store.artifact import Artifact, Progress, Store, key_of
@@ -42,7 +43,7 @@ def ran(bench: Bench) -> tuple[Artifact, list[Progress]]:
     return bench.store.ensure(STEER, CONFIG, bench.inputs, CPU, seen.append)[0], seen
 
 
-def score(artifact: Artifact, name: str, kind: str = "all") -> dict[str, Any]:
+def score(artifact: Artifact, name: str, kind: str = "document") -> dict[str, Any]:
     found = tables.SCORES.read(artifact).filter(pl.col("name") == name, pl.col("concept_kind") == kind)
     assert found.height == 1, name
     return found.to_dicts()[0]
@@ -52,9 +53,10 @@ def test_steering_along_a_planted_direction_raises_the_concept_and_random_direct
     ran: tuple[Artifact, list[Progress]],
 ) -> None:
     for method in ("add_direction", "mean_difference"):
-        row = score(ran[0], f"steer.{method}.kl_0.5", "document")
-        assert row["value"] > row["baseline"] + 0.1, method
-        assert row["n"] == 4
+        for name in (f"steer.{method}.kl_0.5.composite", f"steer.{method}.kl_0.5"):
+            row = score(ran[0], name)
+            assert row["value"] > row["baseline"] + 0.1, name
+            assert row["n"] == 4
     assert abs(score(ran[0], "steer.random_direction.kl_0.5")["value"]) < 0.15
 
 
@@ -65,12 +67,12 @@ def test_the_planted_latents_are_found_on_select(ran: tuple[Artifact, list[Progr
 
 
 def test_concepts_that_fail_the_gate_are_left_out_and_counted(ran: tuple[Artifact, list[Progress]]) -> None:
-    gate = score(ran[0], "steer.gate.passed")
+    gate = score(ran[0], "steer.gate.passed", "all")
     assert gate["n"] == len(world.CONCEPTS)
     strengths = tables.STRENGTHS.read(ran[0])
     for concept in ("topic.noise", "word.blue"):
         rows = strengths.filter(pl.col("concept") == concept)
-        assert rows["method"].to_list() == ["add_direction", "mean_difference"]
+        assert rows["method"].to_list() == ["add_direction", "mean_difference"], "no row of the untrained one"
         assert rows["coefficient"].null_count() == 2
         assert rows["reason"].str.starts_with("gate, probe: ").all()
         assert tables.GENERATIONS.read(ran[0]).filter(pl.col("concept") == concept).is_empty()
@@ -88,6 +90,74 @@ def test_what_was_chosen_is_measured_on_other_neutral_text_and_nothing_else_is(
     assert (chosen["kl_elsewhere"] != chosen["kl"]).all()
     cost = score(ran[0], "steer.mean_difference.kl_0.5.cost")
     assert (cost["baseline"], cost["n_failed"]) == (0.5, 0)
+
+
+def test_the_cost_is_told_over_whole_contexts_and_on_the_steered_text_itself(bench: Bench, ran: Any) -> None:
+    rows = tables.GENERATIONS.read(ran[0])
+    steered = rows.filter(pl.col("split") == "test", pl.col("method") != "unsteered", pl.col("text").is_not_null())
+    assert steered["kl"].null_count() == steered["kl_reverse"].null_count() == 0
+    assert rows.filter(pl.col("split") == "validate")["kl"].null_count() == rows.filter(split="validate").height
+    for name in ("cost_whole", "cost_written", "cost_written_reverse"):
+        row = score(ran[0], f"steer.mean_difference.kl_0.5.{name}")
+        assert (row["baseline"], row["n"], row["n_failed"]) == (0.5, 4, 0)
+        assert 0.05 < row["value"] < 5
+    reverse = score(ran[0], "steer.mean_difference.kl_0.5.cost_written_reverse")["value"]
+    own = steered.filter(method="mean_difference", kl_budget=0.5)
+    means = own.group_by("concept").agg(pl.col("kl_reverse").mean())
+    document = means.filter(pl.col("concept").str.starts_with("topic."))
+    assert reverse == pytest.approx(document["kl_reverse"].mean())
+
+
+def test_what_each_method_reaches_on_each_concept_is_a_table_to_pair_methods_by(ran: Any) -> None:
+    reached, rows = tables.STEERED.read(ran[0]), tables.GENERATIONS.read(ran[0])
+    passed = ran[0].facts["passed"]
+    assert dict(reached.group_by("method").len().iter_rows()) == dict.fromkeys(CONFIG.methods, passed)
+    means = (
+        rows.filter(pl.col("split") == "test")
+        .group_by("concept", "method", "kl_budget")
+        .agg(
+            *(pl.col(name).fill_null(0.0).mean().alias(f"wanted_{name}") for name in ("composite", "uplift", "fluency"))
+        )
+    )
+    both = reached.join(means, on=["concept", "method", "kl_budget"])
+    assert both.height == reached.height
+    for name in ("composite", "uplift", "fluency"):
+        np.testing.assert_allclose(both[name], both[f"wanted_{name}"], atol=1e-9)
+    one = score(ran[0], "steer.mean_difference.kl_0.5.composite.concept.topic.land")["value"]
+    assert reached.filter(concept="topic.land", method="mean_difference")["composite"][0] == pytest.approx(one)
+
+
+def test_without_an_untrained_dictionary_its_row_is_absent_with_the_reason(ran: Any) -> None:
+    row = score(ran[0], "steer.untrained.kl_0.5.composite")
+    assert (row["value"], row["n"]) == (None, 0)
+    assert row["reason"] == "no codes of an untrained dictionary were given (the input untrained)"
+
+
+def test_the_untrained_dictionary_goes_through_the_same_choice(bench: Bench, ran: Any) -> None:
+    noise = torch.nn.functional.normalize(torch.randn(2, 32, generator=torch.Generator().manual_seed(9)), dim=1)
+    _, codes = world.planted(bench.store, bench.activations, noise, number=7)
+    seen: list[Progress] = []
+    made = bench.store.ensure(STEER, CONFIG, bench.inputs | {"untrained": codes}, CPU, seen.append)[0]
+    assert seen[-1].done <= seen[-1].total, "the forecast counts the untrained dictionary"
+    at_most = int(seen[0].message.rpartition(" directions, ")[2].partition(" ")[0].replace(",", ""))
+    assert made.facts["generations"] <= at_most
+    strengths = tables.STRENGTHS.read(made).filter(pl.col("method") == "untrained")
+    assert strengths.group_by("concept").len()["len"].unique().to_list() == [2], "as many candidates as add_direction"
+    rows = tables.GENERATIONS.read(made).filter(pl.col("method") == "untrained")
+    by_split = rows.group_by("concept", "split").agg(pl.col("replicate").n_unique()).select("split", "replicate")
+    assert set(by_split.unique().iter_rows()) == {("validate", 2), ("test", 1)}
+    assert {name.partition("/")[0] for name in load_file(made.path("directions.safetensors"))} >= {"untrained"}
+    pairs = (
+        tables.STEERED.read(made).filter(concept_kind="document").pivot("method", index="concept", values="composite")
+    )
+    difference = score(made, "steer.add_direction.kl_0.5.over_untrained")
+    assert difference["value"] == pytest.approx((pairs["add_direction"] - pairs["untrained"]).mean())
+    assert difference["value"] > 0.1 and difference["reason"].startswith("n too small: not even 4 differences")
+    trained = score(ran[0], "steer.add_direction.kl_0.5.composite")
+    assert score(made, "steer.add_direction.kl_0.5.composite") == trained, "beside it, nothing changes"
+    more = made.facts["generations"] - ran[0].facts["generations"]
+    most = made.facts["passed"] * (2 * len(world.PROMPTS["validate"]) + len(world.PROMPTS["test"]))
+    assert 0 < more < most, "a latent that serves several concepts is written once"
 
 
 def test_a_corpus_without_concepts_leaves_one_absent_score_with_the_reason(bench: Bench, tmp_path: Path) -> None:
@@ -116,8 +186,12 @@ def test_only_validate_prompts_are_written_for_rivals_and_only_the_chosen_reache
     by_split = latents.group_by("concept", "split").agg(pl.col("replicate").n_unique())
     assert set(by_split.filter(pl.col("split") == "validate")["replicate"]) == {2}
     assert set(by_split.filter(pl.col("split") == "test")["replicate"]) == {1}
-    means = latents.filter(pl.col("split") == "validate").group_by("concept", "replicate").agg(pl.col("uplift").mean())
-    best = means.sort("uplift").group_by("concept").last()
+    means = (
+        latents.filter(pl.col("split") == "validate")
+        .group_by("concept", "replicate")
+        .agg(pl.col("composite", "uplift").fill_null(0.0).mean())
+    )
+    best = means.sort("composite", "uplift").group_by("concept").last()
     used = latents.filter(pl.col("split") == "test").select("concept", "replicate").unique()
     assert used.join(best, on=["concept", "replicate"]).height == best.height
 
@@ -149,19 +223,20 @@ def test_every_kind_of_score_is_there(ran: tuple[Artifact, list[Progress]]) -> N
     frame = tables.SCORES.read(ran[0])
     names = set(frame["name"])
     for method in ("add_direction", "mean_difference"):
-        for end in ("", ".share_above_random", ".fluency", ".topic.animal"):
+        costs = (".cost", ".cost_whole", ".cost_written", ".cost_written_reverse")
+        for end in ("", ".composite", ".share_above_random", ".fluency", *costs, ".composite.concept.topic.animal"):
             assert f"steer.{method}.kl_0.5{end}" in names
     assert frame["dictionary"].unique().to_list() == ["topk-24-k6"]
     assert frame["hook_point"].unique().to_list() == [world.HOOK]
     assert frame.filter(pl.col("value").is_null() & pl.col("reason").is_null()).is_empty()
-    row = score(ran[0], "steer.add_direction.kl_0.5.topic.animal", "document")
+    row = score(ran[0], "steer.add_direction.kl_0.5.composite.concept.topic.animal")
     assert (row["n"], row["unit_of_replication"]) == (len(world.PROMPTS["test"]), "prompt")
-    assert row["baseline_name"] == "largest of 5 Gaussian directions"
+    assert row["baseline_name"] == "largest of 20 Gaussian directions"
 
 
 def test_directions_are_kept_with_norm_one(ran: tuple[Artifact, list[Progress]]) -> None:
     kept = load_file(ran[0].path("directions.safetensors"))
-    assert {f"random_direction/{i}" for i in range(5)} < set(kept)
+    assert {f"random_direction/{i}" for i in range(22)} < set(kept), "20, and 2 that stand in for candidates"
     assert {"add_direction/topic.animal/0", "add_direction/topic.animal/1", "mean_difference/topic.animal/0"} < set(
         kept
     )
@@ -259,6 +334,8 @@ def test_a_pattern_without_a_match_lists_what_there_is() -> None:
         ({"methods": ["add_direction", "add_direction"]}, "a steering method is listed twice"),
         ({"method_settings": {"add_directoin": {}}}, "settings for add_directoin; steering methods listed"),
         ({"judges": ["fluency"]}, "uplift is what the judge 'concept' says; judges listed: fluency"),
+        ({"kl_budgets": [float("inf")]}, "kl_budgets"),
+        ({"kl_budgets": [0.0]}, "kl_budgets"),
         ({"kl_budgets": [0.1, 0.1]}, "a KL budget is listed twice"),
         ({"judge_settings": {"concept": {"min_aurok": 1}}}, "min_aurok"),
     ],
@@ -266,6 +343,13 @@ def test_a_pattern_without_a_match_lists_what_there_is() -> None:
 def test_a_config_that_cannot_be_honoured_says_why(given: dict[str, Any], message: str) -> None:
     with pytest.raises((ConfigError, UnknownNameError), match=message):
         load(SteerConfig, given)
+
+
+def test_a_method_may_not_take_the_name_of_a_control(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("untrained", "untrained_clamp", "unsteered"):
+        monkeypatch.setitem(methods._entries, name, methods["mean_difference"])
+        with pytest.raises(ConfigError, match=f"may not be called '{name}'"):
+            SteerConfig().model_copy(update={"methods": [name]})._fits()
 
 
 def test_the_key_knows_the_versions_of_methods_and_judges() -> None:

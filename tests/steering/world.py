@@ -69,8 +69,12 @@ def labels(topic: str, words: list[str], rng: np.random.Generator) -> list[tuple
     return found
 
 
-def corpus(store: Store, openings: Mapping[str, list[str]], number: int = 0, drop: str = "") -> Artifact:
-    """An artifact of `read`, always of the same documents; `number` tells apart several; `drop` leaves out a split."""
+def corpus(
+    store: Store, openings: Mapping[str, list[str]], number: int = 0, drop: str = "", bare: str = ""
+) -> Artifact:
+    """An artifact of `read`, always of the same documents; `number` tells apart several; `drop` leaves out a split, and of
+    the split `bare` no document is left.
+    """
     tokenizer = toys.tokenizer()
     documents, rows, contexts, n = [], [], {}, 0
     for split, count in SPLITS.items():
@@ -90,6 +94,8 @@ def corpus(store: Store, openings: Mapping[str, list[str]], number: int = 0, dro
             "document": torch.from_numpy(np.where(packed.document < 0, -1, packed.document + n)).int(),
             "position": torch.from_numpy(packed.position),
         }
+        if split == bare:
+            contexts[split] = {name: part[:0] for name, part in contexts[split].items()}
         n += count
     prompts = [{"split": split, "text": text} for split, texts in openings.items() for text in texts]
 
@@ -138,8 +144,10 @@ def captured(store: Store, read: Artifact, model: LanguageModel) -> Artifact:
     return toys.activations(store, splits, provenance, rows_per_shard=1000)
 
 
-def planted(store: Store, capture: Artifact, directions: torch.Tensor, d_sae: int = 24) -> tuple[Artifact, Artifact]:
-    """A dictionary whose first latents are these directions, the others Gaussian, and its codes."""
+def planted(
+    store: Store, capture: Artifact, directions: torch.Tensor, d_sae: int = 24, number: int = 0
+) -> tuple[Artifact, Artifact]:
+    """A dictionary whose first latents are these directions, the others Gaussian, and its codes; `number` tells several."""
     shards = ActivationShards(capture)
     d = shards.d_in(HOOK)
     x = shards.rows("select", HOOK, torch.arange(shards.n_rows("select")))
@@ -152,13 +160,13 @@ def planted(store: Store, capture: Artifact, directions: torch.Tensor, d_sae: in
         dictionary.W_dec.copy_(rows)
         dictionary.b_dec.copy_(x.mean(0))
     facts = {"name": dictionary.name, "n_seeds": 1, "hook_point": HOOK}
-    trained = toys.artifact(store, "train", dictionary.save, facts)
+    trained = toys.artifact(store, "train", dictionary.save, facts, number)
 
     def write(folder: Path) -> None:
         write_codes(folder, "select", 0, dictionary.encode(x))
 
-    encoded = toys.artifact(store, "encode", write, {"d_sae": d_sae, "name": dictionary.name, "hook_point": HOOK})
-    return trained, encoded
+    facts = {"d_sae": d_sae, "name": dictionary.name, "hook_point": HOOK}
+    return trained, toys.artifact(store, "encode", write, facts, number, dictionary=trained)
 
 
 WIDTH = 6

@@ -4,7 +4,7 @@ The measure is the loss of the continuation under the unsteered model (nats a to
 has two sides, because repetition lowers the loss and "lower is better" could be gamed: from the 1% quantile of
 unsteered continuations to the 95% quantile of real passages that have the concept (all passages where too few have
 it), since text on a concept is rightly less expected after a neutral prompt. Outside, exp(-distance / interquartile
-range of the unsteered continuations).
+range of the unsteered continuations). Where there is no such text to set the band, there is no score, with the reason.
 """
 
 from __future__ import annotations
@@ -51,7 +51,11 @@ class Fluency(Judge):
         plain = np.array([c.nll for c in material.unsteered if c.nll is not None])
         measured = np.isfinite(material.judge.nll)
         real, labels = material.judge.nll[measured], material.judge.labels[measured]
-        assert len(plain) and len(real), "the protocol measures unsteered continuations and real passages"
+        self._silence = _lacking(len(plain), len(real))
+        if self._silence:
+            self.lower = self.scale = np.nan
+            self.upper = np.full(labels.shape[1], np.nan)
+            return
         self.lower = float(np.quantile(plain, config.lower_quantile))
         enough = labels.sum(0) >= config.min_passages
         limits = [
@@ -66,3 +70,18 @@ class Fluency(Judge):
         nll = np.array([np.nan if c.nll is None else c.nll for c in continuations])[:, None]
         outside = np.maximum(np.maximum(self.lower - nll, nll - self.upper), 0.0)
         return np.exp(-outside / self.scale)
+
+    def silence(self) -> str | None:
+        """That no text set its band, and which setting would change that."""
+        return self._silence
+
+
+def _lacking(n_plain: int, n_real: int) -> str | None:
+    if n_plain == 0:
+        return "the model wrote nothing after any validate prompt (it ended at once), so no text sets the fluency band"
+    if n_real == 0:
+        return (
+            "no document of the judge split goes on for half a continuation behind its opening, so no real text sets the "
+            "fluency band; lower steer.max_new_tokens"
+        )
+    return None

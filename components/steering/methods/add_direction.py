@@ -36,6 +36,7 @@ class AddDirection(SteeringMethod):
     """Decoder directions of the dictionary's latents."""
 
     config = AddDirectionConfig
+    reads_dictionary = True
 
     @property
     def at_most(self) -> int:
@@ -52,6 +53,7 @@ class AddDirection(SteeringMethod):
         by_token = _precisions(evidence.codes, evidence.labels)
         pool, _ = pooling(evidence.document)
         by_document = _precisions(pool @ evidence.codes, evidence.document_labels)
+        steerings: dict[int, AddVector | None] = {}  # one for each latent: what serves several concepts is written once
         for column, concept in enumerate(evidence.concepts):
             precision = (by_document if concept.unit == "document" else by_token)[:, column]
             ranked = np.argsort(-np.nan_to_num(precision, nan=-1.0), kind="stable")[: self.settings.n_candidates]
@@ -59,7 +61,9 @@ class AddDirection(SteeringMethod):
                 yield Candidate(concept.name, 0, None, reason=f"no {concept.unit} of the select split has the concept")
                 continue
             for replicate, latent in enumerate(ranked.tolist()):
-                steering = AddVector.along(evidence.hook_point, evidence.decoder[latent], evidence.unit)
+                if latent not in steerings:
+                    steerings[latent] = AddVector.along(evidence.hook_point, evidence.decoder[latent], evidence.unit)
+                steering = steerings[latent]
                 reason = None if steering else f"the decoder direction of latent {latent} has no length"
                 score = float(precision[latent])
                 yield Candidate(concept.name, replicate, steering, latent, 1, score, reason)

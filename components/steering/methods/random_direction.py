@@ -1,7 +1,9 @@
 """The control: Gaussian directions, drawn once and judged for every concept.
 
 Not latents of the dictionary: a random latent can be a latent of the very concept (one gave an uplift of 0.74 in a
-trial), so a null made of latents is no null.
+trial), so a null made of latents is no null. The largest of the first `n_directions` is what other methods must exceed:
+with 20, one direction that exceeds them all has an empirical p of 1/21, which is below 0.05. The stand-ins behind them
+are what chance gives a method that chooses among several candidates.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ class RandomDirectionConfig(Config):
 
     kind: Literal["random_direction"] = "random_direction"
     """The method."""
-    n_directions: PositiveInt = 5
-    """Directions drawn; the largest uplift among them is the baseline of every method."""
+    n_directions: PositiveInt = 20
+    """Directions that every method is compared with; 20 or more, so that exceeding them all means something."""
 
 
 @methods
@@ -31,16 +33,19 @@ class RandomDirection(SteeringMethod):
     """Directions uniform on the sphere."""
 
     config = RandomDirectionConfig
+    version = 2
     control = True
 
     @property
     def at_most(self) -> int:
-        """Directions in all."""
+        """Directions that others are compared with."""
         return self.settings.n_directions
 
     def candidates(self, evidence: Evidence) -> Iterator[Candidate]:
         """The same directions for all concepts."""
-        for replicate in range(self.settings.n_directions):
+        n = self.settings.n_directions
+        for replicate in range(n + evidence.stand_ins):
             generator = torch_generator(evidence.seed, "random_direction", replicate)
             vector = torch.randn(evidence.d_in, generator=generator)
-            yield Candidate(None, replicate, AddVector.along(evidence.hook_point, vector, evidence.unit))
+            steering = AddVector.along(evidence.hook_point, vector, evidence.unit)
+            yield Candidate(None, replicate, steering, stand_in=replicate >= n)

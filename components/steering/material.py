@@ -1,0 +1,62 @@
+"""What judges are fitted on, and the openings that are continued: read from the corpus, measured by the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from components.errors import InputError
+from components.model.language_model import LanguageModel
+from components.steering.contract import Concept, Continuation, Material, Passages
+from components.steering.passages import cut
+from components.steering.protocol import Prompt, Writer
+from components.store import tables
+from components.store.artifact import Artifact
+
+if TYPE_CHECKING:
+    from components.steering.steer import SteerConfig
+
+
+def read_prompts(corpus: Artifact, model: LanguageModel, split: str, config: SteerConfig) -> list[Prompt]:
+    """The first prompts of a split, as many as are asked for.
+
+    Raises:
+        InputError: the corpus has none.
+    """
+    table = tables.PROMPTS.read(corpus).filter(pl.col("split") == split).sort("prompt")
+    if table.is_empty():
+        raise InputError(
+            f"steering needs prompts of the split {split!r}, and artifact {corpus.stage}/{corpus.key} has none; "
+            f"set read.prompts_{split} above 0"
+        )
+    n = config.validate_prompts if split == "validate" else config.test_prompts
+    return [Prompt.of(model, row["prompt"], row["text"]) for row in table.head(n).to_dicts()]
+
+
+def read_material(
+    corpus: Artifact,
+    concepts: Sequence[Concept],
+    writer: Writer,
+    prompts: Sequence[Prompt],
+    unsteered: Sequence[Continuation],
+    config: SteerConfig,
+) -> Material:
+    """Real passages of three splits, and the loss of as many of them as set the fluency band."""
+    tokenizer = writer.model.tokenizer
+    head = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    opening = int(np.median([len(prompt.tokens) for prompt in prompts])) - len(head)
+    found = {}
+    for split in ("judge", "calibrate", "validate"):
+        pieces = cut(corpus, split, concepts, opening, config.max_new_tokens)
+        nll = np.full(len(pieces.tokens), np.nan)
+        measured = list(pieces.openings)[: config.band_texts] if split == "judge" else []
+        if measured:
+            openings = [[*head, *pieces.openings[i]] for i in measured]
+            nll[measured] = writer.losses(openings, [pieces.tokens[i] for i in measured])
+        # of no passages it would make one empty text
+        texts = tokenizer.batch_decode(pieces.tokens, skip_special_tokens=True) if pieces.tokens else []
+        found[split] = Passages(texts, pieces.labels, nll)
+    return Material([c.name for c in concepts], **found, unsteered=unsteered, seed=config.seed)

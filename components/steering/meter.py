@@ -1,0 +1,90 @@
+"""How much steering there is to do, counted before it begins: tokens that the model reads or writes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from components.steering.contract import SteeringMethod
+from components.store.artifact import Progress
+
+if TYPE_CHECKING:
+    from components.steering.protocol import Prompt
+    from components.steering.steer import SteerConfig
+
+Result = TypeVar("Result")
+
+
+class Meter:
+    """Counts tokens that the model reads or writes, done and to be done.
+
+    Attributes:
+        done: tokens so far.
+        written: continuations so far.
+        texts, directions: continuations and directions in all, at most, once `plan` has counted them.
+        rows: rows of the generations table, likewise.
+        stand_ins: control directions that stand in for candidates, where a method has a choice.
+        continuation: tokens for one continuation, read once more to measure its loss.
+        tested: tokens for one of a test prompt, read once more to measure what the steering costs on it.
+        calibration: tokens for one steering: about four measurements on neutral text for each budget.
+    """
+
+    def __init__(
+        self,
+        config: SteerConfig,
+        entries: Sequence[SteeringMethod],
+        prompts: Mapping[str, Sequence[Prompt]],
+        untrained: bool = False,
+    ) -> None:
+        self.done, self.written, self._started = 0, 0, time.monotonic()
+        self._config, self._entries, self._untrained = config, entries, untrained
+        self._n = {split: len(found) * config.n_samples for split, found in prompts.items()}
+        longest = max(len(prompt.tokens) for found in prompts.values() for prompt in found)
+        self.continuation, self.tested = (n * (longest + config.max_new_tokens) for n in (2, 3))
+        self.calibration = 4 * config.neutral_tokens * len(config.kl_budgets)
+        most = max((method.at_most for method in entries if not method.control), default=0)
+        self.stand_ins = most if most > 1 else 0
+
+    def plan(self, n_concepts: int) -> str:
+        """Counts what so many concepts will take, at most, and says it."""
+        n_budgets, validate, test = len(self._config.kl_budgets), self._n["validate"], self._n["test"]
+        n_plain, n_read = max(self._config.band_texts, validate), (validate + test) * n_concepts
+        directions = n_validated = n_tested = 0
+        for method in self._entries:
+            if method.control:
+                own = (method.at_most + self.stand_ins) * bool(n_concepts)
+                seen = own * n_budgets * (test + (validate if self.stand_ins else 0))
+                n_read += seen * n_concepts
+                n_validated += own * n_budgets * validate * bool(self.stand_ins)
+                n_tested += own * n_budgets * test
+            else:
+                concepts = n_concepts * (1 + (self._untrained and method.reads_dictionary))
+                own = concepts * method.at_most
+                n_validated += own * n_budgets * validate * (method.at_most > 1)
+                n_tested += concepts * n_budgets * test
+            directions += own
+        self.texts, self.directions = n_plain + test + n_validated + n_tested, directions
+        self.rows = n_read + n_validated + n_tested
+        self.total = directions * self.calibration + (n_plain + test + n_validated) * self.continuation
+        self.total += n_tested * self.tested
+        return (
+            f"at most {self.total:,} tokens for {n_concepts} concepts: strengths of {directions:,} directions, "
+            f"{self.texts:,} continuations"
+        )
+
+    def progress(self, message: str) -> Progress:
+        """Where the work stands."""
+        speed = self.done / max(time.monotonic() - self._started, 1e-9)
+        return Progress(self.done, max(self.total, self.done), "tokens", message, {"tokens_per_second": speed})
+
+    def run(self, work: Generator[int, None, Result], message: str, each: int) -> Generator[Progress, None, Result]:
+        """Runs work that yields how many units it did, of `each` tokens."""
+        while True:
+            try:
+                n = next(work)
+            except StopIteration as end:
+                return end.value
+            self.done += n * each
+            self.written += n * (each in (self.continuation, self.tested))
+            yield self.progress(message)
