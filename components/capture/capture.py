@@ -276,7 +276,8 @@ def _write(
     activations: dict[str, Tensor] = {}
     for batch in batches:
         for name, x in _ready(batch).items():
-            into = activations.setdefault(name, x.new_empty(n_rows, x.shape[-1]))
+            into = activations.setdefault(name, x.new_empty(n_rows, x.shape[2]))
+            assert x.shape[1:] == (kept.shape[1], into.shape[1]), "`out` would be resized, and its rows misplaced"
             inside = kept[context_at : context_at + len(x)].flatten().nonzero()[:, 0]
             torch.index_select(x.flatten(0, 1), 0, inside, out=into[row : row + len(inside)])
         context_at, row = context_at + len(x), row + len(inside)

@@ -3,16 +3,18 @@
 Canonical names, with i the number of the block:
 
     resid_pre.i     the residual stream as block i receives it
-    attn_out.i      what attention adds to the residual stream (after Gemma 2's norm behind attention, where there is one)
+    attn_out.i      what attention adds to the residual stream (after the norm behind attention, where there is one)
     head_out.i      the input of attention's output projection: all heads side by side (before any projection or norm)
-    mlp_out.i       what the MLP adds to the residual stream (after Gemma 2's norm behind the MLP, where there is one)
+    mlp_out.i       what the MLP adds to the residual stream (after the norm behind the MLP, where there is one)
     mlp_hidden.i    the input of the MLP's down projection: the neurons after the nonlinearity (and gate)
     resid_post.i    the residual stream as block i leaves it, before any final norm
-    module:<path>:<input|output>    the first tensor that goes into or comes out of any module
+    module:<path>:<input|output>    the first tensor that goes into or comes out of any module that runs once in a pass
 
-So resid_pre + attn_out + mlp_out = resid_post in every layout that this file knows. TransformerLens names are
-translated; its `hook_z` keeps heads apart where `head_out` has them concatenated, and its `hook_attn_out` of Gemma 2 is
-also taken after the norm. This file knows torch modules only, no model library.
+So resid_pre + attn_out + mlp_out = resid_post, to the last digit: that is tried on a few tokens when a name is first
+used, and a network in which it does not hold refuses the two names. Activations are [row, token, width] whatever the
+module's own tensor looks like. TransformerLens names are translated; its `hook_z` keeps heads apart where `head_out` has
+them concatenated, and its `hook_attn_out` of Gemma 2 is also taken after the norm. This file knows torch modules only, no
+model library.
 """
 
 from __future__ import annotations
@@ -21,12 +23,15 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from components.errors import HookPointError
+from components.model.arrangement import Arrangement
+from components.model.block import Side
+from components.model.layout import Layout
 
 KINDS = ("resid_pre", "attn_out", "head_out", "mlp_out", "mlp_hidden", "resid_post")
 _TRANSFORMER_LENS = {
@@ -37,10 +42,6 @@ _TRANSFORMER_LENS = {
     "mlp.hook_post": "mlp_hidden",
     "hook_resid_post": "resid_post",
 }
-_ATTENTION = ("self_attn", "attn", "attention", "self_attention")
-_OUTPUT_PROJECTION = ("o_proj", "c_proj", "dense", "out_proj", "wo")
-_MLP = ("mlp", "feed_forward", "ffn")
-_DOWN_PROJECTION = ("down_proj", "c_proj", "dense_4h_to_h", "fc2", "fc_out", "w2")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +52,16 @@ class HookPoint:
         name: canonical name.
         path: dotted path of the module in the network.
         side: whether the module's input or its output is meant.
+        arrangement: how its activations lie in the module's tensor.
+        width: of its activations.
         layer: number of the block it lies in; None for a place named by its module.
     """
 
     name: str
     path: str
-    side: Literal["input", "output"]
+    side: Side
+    arrangement: Arrangement
+    width: int
     layer: int | None
 
 
@@ -66,48 +71,34 @@ def translate(name: str) -> str:
     return f"{_TRANSFORMER_LENS[match[2]]}.{match[1]}" if match and match[2] in _TRANSFORMER_LENS else name
 
 
-def find(network: nn.Module, n_layers: int, name: str) -> HookPoint:
+def find(layout: Layout, name: str) -> HookPoint:
     """The hook point of that name in this network.
 
     Raises:
-        HookPointError: there is no such place; lists what there is and the nearest names.
+        HookPointError: there is no such place, or it is not what its name says; lists what there is and the nearest names.
     """
-    canonical = translate(name)
+    canonical, network = translate(name), type(layout.network).__name__
     if match := re.fullmatch(r"module:(.+):(input|output)", canonical):
-        modules = dict(network.named_modules())
+        modules = dict(layout.network.named_modules())
         if match[1] not in modules:
             near = difflib.get_close_matches(match[1], modules, n=3, cutoff=0.3)
             raise HookPointError(
-                f"no module {match[1]!r} in this {type(network).__name__} ({len(modules) - 1} modules); "
+                f"no module {match[1]!r} in this {network} ({len(modules) - 1} modules); "
                 f"nearest: {', '.join(near) or 'none'}"
             )
-        return HookPoint(canonical, match[1], "input" if match[2] == "input" else "output", None)
+        place = layout.module(canonical, match[1], "input" if match[2] == "input" else "output")
+        return HookPoint(canonical, place.path, place.side, place.arrangement, place.width, None)
     kind, _, number = canonical.partition(".")
     if kind not in KINDS or not number.isdigit():
-        raise HookPointError(f"no hook point {name!r} in this {type(network).__name__}; {_known(canonical, n_layers)}")
+        raise HookPointError(f"no hook point {name!r} in this {network}; {_known(canonical, layout.n_layers)}")
     layer = int(number)
-    if layer >= n_layers:
+    if layer >= layout.n_layers:
         raise HookPointError(
-            f"no hook point {name!r}: this {type(network).__name__} has blocks 0 to {n_layers - 1}; "
-            f"{_known(canonical, n_layers)}"
+            f"no hook point {name!r}: this {network} has blocks 0 to {layout.n_layers - 1}; "
+            f"{_known(canonical, layout.n_layers)}"
         )
-    path, side = _place(network, n_layers, kind, layer)
-    return HookPoint(f"{kind}.{layer}", path, side, layer)
-
-
-def blocks(network: nn.Module, n_layers: int) -> tuple[str, nn.ModuleList]:
-    """Path and list of the network's blocks: the first list of modules that has one for each layer.
-
-    Raises:
-        HookPointError: the network has no such list; only `module:` hook points can be used.
-    """
-    for path, module in network.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == n_layers:
-            return path, module
-    raise HookPointError(
-        f"{type(network).__name__} has no list of {n_layers} blocks, so block names mean nothing in it; "
-        "use module:<path>:<input|output>"
-    )
+    place = layout.block(kind, layer)
+    return HookPoint(f"{kind}.{layer}", place.path, place.side, place.arrangement, place.width, layer)
 
 
 def attach(network: nn.Module, hook_point: HookPoint, function: Callable[[Tensor], Tensor]) -> RemovableHandle:
@@ -126,32 +117,6 @@ def attach(network: nn.Module, hook_point: HookPoint, function: Callable[[Tensor
     if hook_point.side == "input":
         return module.register_forward_pre_hook(on_input, with_kwargs=True)
     return module.register_forward_hook(on_output)
-
-
-def _place(network: nn.Module, n_layers: int, kind: str, layer: int) -> tuple[str, Literal["input", "output"]]:
-    path, listed = blocks(network, n_layers)
-    block, path = listed[layer], f"{path}.{layer}"
-    if kind.startswith("resid"):
-        return path, "input" if kind == "resid_pre" else "output"
-    norms_behind = hasattr(block, "post_feedforward_layernorm")  # Gemma 2 and 3, OLMo 2
-    if kind in ("attn_out", "mlp_out") and norms_behind:
-        return f"{path}.{'post_attention' if kind == 'attn_out' else 'post_feedforward'}_layernorm", "output"
-    part = _child(block, path, _ATTENTION if kind in ("attn_out", "head_out") else _MLP, kind)
-    if kind in ("attn_out", "mlp_out"):
-        return f"{path}.{part}", "output"
-    inner = _OUTPUT_PROJECTION if kind == "head_out" else _DOWN_PROJECTION
-    return f"{path}.{part}.{_child(block.get_submodule(part), f'{path}.{part}', inner, kind)}", "input"
-
-
-def _child(module: nn.Module, path: str, names: tuple[str, ...], kind: str) -> str:
-    found = next((name for name in names if hasattr(module, name)), None)
-    if found is None:
-        has = ", ".join(name for name, _ in module.named_children()) or "no modules"
-        raise HookPointError(
-            f"cannot tell where {kind} is: {path} ({type(module).__name__}) has none of {', '.join(names)}, but {has}; "
-            "use module:<path>:<input|output>"
-        )
-    return found
 
 
 def _known(name: str, n_layers: int) -> str:

@@ -16,7 +16,7 @@ import inspect
 import json
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,13 +24,15 @@ import torch
 from jaxtyping import Float, Int
 from safetensors import safe_open
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from components import device
 from components.config import Config, execution
 from components.errors import CapabilityError, HookPointError, InputError, ModelError
-from components.model.hook_point import HookPoint, attach, blocks, find, translate
+from components.model.hook_point import HookPoint, attach, find, translate
 from components.model.hub import first_line, snapshot
 from components.model.intervention import Edit, Places
+from components.model.layout import Layout
 from components.registry import nearest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -204,8 +206,10 @@ class LanguageModel:
         self._keeps_last_logits = "logits_to_keep" in inspect.signature(self.network.forward).parameters
         self._places: Places | None = None
         self._before_pass: Callable[[], None] | None = None
-        self._widths: dict[str, int] = {}
+        self._trying = False
+        self._layout = Layout(self.network, self.n_layers, self.d_model, _few_tokens(self.network), self._try)
         self._hook_points: dict[str, HookPoint] = {}
+        self._overwritten: set[str] = set()
 
     @property
     def device(self) -> torch.device:
@@ -244,15 +248,12 @@ class LanguageModel:
             HookPointError: no such place; what there is and the nearest names are listed.
         """
         if name not in self._hook_points:
-            self._hook_points[name] = find(self.network, self.n_layers, name)
+            self._hook_points[name] = find(self._layout, name)
         return self._hook_points[name]
 
     def width(self, name: str) -> int:
-        """Width of the activations at a hook point (found by running one token)."""
-        if name not in self._widths:
-            tokens = torch.zeros(1, 1, dtype=torch.long)
-            self._widths[name] = next(iter(self.read(tokens, [name]).values())).shape[-1]
-        return self._widths[name]
+        """Width of the activations at a hook point."""
+        return self.hook_point(name).width
 
     def read(
         self,
@@ -275,19 +276,26 @@ class LanguageModel:
         """
         points = {name: self.hook_point(name) for name in hook_points}
         found: dict[str, Tensor] = {}
+        version: dict[str, int] = {}
 
         def keep(name: str, x: Tensor) -> Tensor:
-            found.setdefault(name, x)
+            if name not in found:
+                found[name] = x.clone() if name in self._overwritten else x
+                version[name] = found[name]._version
             if len(found) == len(points):
                 raise _Stop
             return x
 
         with torch.no_grad(), self.edited(*edits), contextlib.ExitStack() as stack, contextlib.suppress(_Stop):
             for name, point in points.items():
-                stack.callback(attach(self.network, point, functools.partial(keep, name)).remove)
+                stack.callback(self._attach(point, functools.partial(keep, name)).remove)
             self._pass(tokens, attention_mask)
         if missing := sorted(set(points) - set(found)):
             raise HookPointError(f"the pass never came to {', '.join(missing)}; name a module that the model calls")
+        if overwritten := {name for name, x in found.items() if x._version != version[name]}:
+            # Falcon adds attention into the MLP's output: what was kept is no longer what was there
+            self._overwritten |= overwritten
+            return self.read(tokens, hook_points, attention_mask, edits)
         return {name: found[name] for name in points}
 
     def logits(
@@ -339,11 +347,11 @@ class LanguageModel:
 
         def keep(name: str, x: Tensor) -> Tensor:
             found[name] = x if x.requires_grad else x.detach().requires_grad_()
-            return found[name]
+            return found[name].clone()  # the model may write into what it goes on with
 
         with torch.enable_grad(), self.edited(*edits), contextlib.ExitStack() as stack:
             for name, point in points.items():
-                stack.callback(attach(self.network, point, functools.partial(keep, name)).remove)
+                stack.callback(self._attach(point, functools.partial(keep, name)).remove)
             value = objective(self._pass(tokens, attention_mask).logits.float())
             gradients = torch.autograd.grad(value, [found[name] for name in points])
         return {name: found[name].detach() for name in points}, dict(zip(points, gradients, strict=True))
@@ -362,7 +370,7 @@ class LanguageModel:
         at `resid_pre.<layer>` goes on from there at the price of the blocks that are left.
         """
         self.require("causal_loss")
-        _, listed = blocks(self.network, self.n_layers)
+        _, listed = self._layout.blocks
         kept = list(listed[:layer])
         residual = residual.to(self.device, self.dtype)
         try:
@@ -402,7 +410,7 @@ class LanguageModel:
         with contextlib.ExitStack() as stack:
             for edit in edits:
                 point = self.hook_point(edit.hook_point)
-                stack.callback(attach(self.network, point, functools.partial(self._edit, edit)).remove)
+                stack.callback(self._attach(point, functools.partial(self._edit, edit)).remove)
             yield
 
     @contextlib.contextmanager
@@ -423,13 +431,36 @@ class LanguageModel:
         weight = self.network.get_output_embeddings().weight
         return (vectors.to(weight.device, weight.dtype) @ weight.T).float()
 
+    def _attach(self, point: HookPoint, function: Callable[[Tensor], Tensor]) -> RemovableHandle:
+        """Has `function` see, and by what it returns replace, the activations [b, t, d] of every pass of this class."""
+
+        def by_token(x: Tensor) -> Tensor:
+            if self._trying:
+                return x
+            assert self._places is not None, "a hook met a pass that was not started by this class"
+            b, t = self._places.position.shape
+            found = point.arrangement.by_token(x, b, t)
+            if found is None or found.shape[2] != point.width:
+                raise HookPointError(
+                    f"{point.name} holds {list(x.shape)} where {b} rows of {t} tokens pass, which is no vector for each "
+                    "token; name another module"
+                )
+            new = function(found)
+            return x if new is found else point.arrangement.back(new, x)
+
+        return attach(self.network, point, by_token)
+
+    def _try(self, tokens: Tensor) -> None:
+        """A pass from which the layout learns: neither edited nor counted."""
+        before, self._trying = self._trying, True
+        try:
+            self.network(input_ids=tokens.to(self.device), use_cache=False)
+        finally:
+            self._trying = before
+
     def _edit(self, edit: Edit, x: Tensor) -> Tensor:
-        assert self._places is not None, "an edit met a pass that was not started by this class"
+        assert self._places is not None
         mask = self._places.chosen(edit.positions)
-        if x.ndim != 3 or x.shape[1] != mask.shape[1]:
-            raise HookPointError(
-                f"an edit at {edit.hook_point} wants activations [row, token, width], and there are {list(x.shape)}"
-            )
         new = edit.function(x, mask)
         if new.shape[1:] != x.shape[1:]:
             raise HookPointError(
@@ -476,6 +507,27 @@ class _Given(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         return self.x
+
+
+def _few_tokens(network: Any) -> Tensor:
+    """Token ids [b, t] where b and t are no size of anything in the network, so that a tensor's axes are told apart.
+
+    Ids with a meaning of their own (padding, the place of an image) are left out.
+    """
+    values = list(_numbers(network.config.to_dict()))
+    sizes = {n for _, n in values} | {n for parameter in network.parameters() for n in parameter.shape}
+    b, t = [n for n in (3, 5, 7, 11, 13, 17, 19, 23, 29, 31) if n not in sizes][:2]
+    special = {n for name, n in values if name.endswith(("token_id", "token_index"))}
+    plain = [n for n in range(min(network.config.get_text_config().vocab_size, 64)) if n not in special] or [0]
+    return torch.tensor([plain[n % len(plain)] for n in range(b * t)]).reshape(b, t)
+
+
+def _numbers(config: Mapping[Any, Any]) -> Iterator[tuple[str, int]]:
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value)
+        elif isinstance(value, int):
+            yield str(name), value
 
 
 def _state(path: Path) -> tuple[int, int]:

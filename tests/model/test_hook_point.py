@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from components.errors import HookPointError
-from components.model.hook_point import KINDS, blocks, find, translate
+from components.model.hook_point import KINDS, find, translate
+from components.model.layout import Layout
 from tests import toys
 
 TOKENS = torch.tensor([[1, 4, 6, 12, 15, 4, 7, 30], [1, 5, 8, 13, 16, 20, 22, 33]])
@@ -90,11 +91,23 @@ def test_an_unknown_hook_point_lists_the_nearest(name, message):
         toys.tiny_model().hook_point(name)
 
 
+class Strange(nn.Module):
+    """One block that is a linear map and nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Sequential(nn.Linear(2, 2))])
+        self.norm = nn.LayerNorm(2)
+
+    def forward(self, tokens):
+        return self.norm(self.layers[0](torch.stack([tokens, tokens**2], dim=2).float()))
+
+
 def test_a_network_without_blocks_or_attention_says_what_it_has():
+    linear, strange = nn.Linear(2, 2), Strange()
     with pytest.raises(HookPointError, match="Linear has no list of 3 blocks, so block names mean nothing in it"):
-        blocks(nn.Linear(2, 2), 3)
-    strange = nn.ModuleDict({"layers": nn.ModuleList([nn.Sequential(nn.Linear(2, 2))])})
+        _ = Layout(linear, 3, 2, TOKENS, linear).blocks
     with pytest.raises(
         HookPointError, match=r"cannot tell where mlp_out is: layers.0 \(Sequential\) has none of mlp, .*"
     ):
-        find(strange, 1, "mlp_out.0")
+        find(Layout(strange, 1, 2, TOKENS, strange), "mlp_out.0")
