@@ -92,6 +92,35 @@ def test_the_numbers_are_those_of_version_1(store, model):
     assert norms == pytest.approx({"resid_post.1": 6.731889, "mlp_hidden.0": 3.061127}, rel=1e-4)
 
 
+LLAMA4 = {"head_dim": 4, "num_local_experts": 4, "num_experts_per_tok": 1, "intermediate_size_mlp": 40}
+LLAMA4 |= {"interleave_moe_layer_step": 1, "attention_chunk_size": 64}
+
+
+@pytest.mark.parametrize(
+    ("layout", "changes", "name", "path"),
+    [
+        ("qwen3", {"head_dim": 8}, None, "model.layers.1.self_attn.q_norm"),  # [b, t, heads, width]
+        ("llama4_text", LLAMA4, "mlp_out.1", "model.layers.1.feed_forward"),  # [b * t, width]
+        ("llama", {}, None, "model.rotary_emb"),  # [1, t, width]
+    ],
+)
+def test_what_is_not_row_token_width_is_stored_by_token(store, tmp_path, layout, changes, name, path):
+    reference, seen = toys.tiny_reference(tmp_path / layout, layout, **changes), []
+    name = name or f"module:{path}:output"
+    artifact = capture(store, reference, hook_points=(name,))
+    network = reference.load(CPU).network
+    network.get_submodule(path).register_forward_hook(lambda *args: seen.append(args[-1]))
+    given = contexts()
+    with torch.no_grad():
+        network(given["token"].long())
+    tensor = seen[0] if isinstance(seen[0], torch.Tensor) else seen[0][0]
+    wanted = tensor.reshape(-1, LENGTH, tensor.numel() // (LENGTH * (1 if len(tensor) == 1 else N))).expand(N, -1, -1)
+    shards = ActivationShards(artifact)
+    rows = shards.rows("train", name, torch.arange(shards.n_rows("train")))
+    torch.testing.assert_close(rows, wanted[given["document"] >= 0], atol=1e-5, rtol=1e-5)
+    assert shards.d_in(name) == wanted.shape[2]
+
+
 def test_batching_and_sharding_change_no_number(store, model):
     wanted = ActivationShards(capture(store, model))
     other = ActivationShards(capture(store, model, contexts_per_shard=100, batch_size=7))
