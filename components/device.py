@@ -57,20 +57,21 @@ def resolve(name: str = "auto") -> torch.device:
     """The device of that name.
 
     Raises:
-        ConfigError: CUDA was asked for and this machine or this torch has none.
+        ConfigError: another name, or a CUDA device that this machine or this torch does not have.
     """
     import torch
 
+    # torch knows the names of many more backends, whether or not they are here; nothing was ever tried on them
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,4})?", name):
+        raise ConfigError(f"execution.device: wanted auto, cpu, cuda or cuda:<number>, got {name!r}")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(
             f"execution.device is {name!r}, but torch {torch.__version__} sees no CUDA device here; use auto or cpu"
         )
-    try:
-        return torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"execution.device: wanted auto, cpu, cuda or cuda:<number>, got {name!r}") from None
+    _refuse_beyond(name, "execution.device")
+    return torch.device(name)
 
 
 def memory_free(name: str = "auto") -> tuple[str, int]:
@@ -133,9 +134,9 @@ def slots(settings: Execution) -> list[Slot]:
     for name in names:
         if not re.fullmatch(r"(cpu|cuda):\d+", name):
             raise ConfigError(f"execution.devices: wanted names such as cuda:0 or cpu:0, got {name!r}")
-        resolve(name)
-        if name.startswith("cuda") and int(name.partition(":")[2]) >= _cuda_devices():
-            raise ConfigError(f"execution.devices: no {name} here, this machine has {_cuda_devices()} CUDA device(s)")
+        if name.startswith("cuda"):
+            resolve("cuda")
+            _refuse_beyond(name, "execution.devices")
     return [Slot(name, names[:place].count(name)) for place, name in enumerate(names)]
 
 
@@ -228,6 +229,12 @@ def _holder_file(slot: Slot) -> Path:
 
 def _folder() -> Path:
     return expanded(os.environ.get("LATENTFLOW_DEVICE_LOCKS") or Path(tempfile.gettempdir()) / "latentflow-devices")
+
+
+def _refuse_beyond(name: str, setting: str) -> None:
+    number = name.partition(":")[2]
+    if name.startswith("cuda") and number and int(number) >= _cuda_devices():
+        raise ConfigError(f"{setting}: no {name} here, this machine has {_cuda_devices()} CUDA device(s)")
 
 
 def _cuda_devices() -> int:

@@ -70,9 +70,14 @@ def probe(config: EvaluateConfig, inputs: Mapping[str, Any], settings: Execution
     if RECOVERED in config.evaluations:
         tokens = min(_recovered(config).tokens, codes["rows"].get(TEST, 0))
         loading, by_token = _passes(inputs["model"], corpus["context_length"], settings)
-        total += loading + PASSES * tokens * by_token
-        ran.append(f"a pass at {1 / by_token:,.0f} tokens a second")
-        grown.append(f"{PASSES} passes over {tokens:,} tokens")
+        total += loading
+        if by_token is None:
+            ran.append(f"loaded the model in {loading:.1f} s")
+            grown.append("no pass of the model, which predicts no next token")
+        else:
+            total += PASSES * tokens * by_token
+            ran.append(f"a pass at {1 / by_token:,.0f} tokens a second")
+            grown.append(f"{PASSES} passes over {tokens:,} tokens")
     if RECONSTRUCTION in config.evaluations:
         n = codes["rows"].get(TEST, 0)
         by_row = _decoding(codes)
@@ -127,11 +132,13 @@ def _concepts(codes: Mapping[str, Any], n_concepts: int, n: int, where: torch.de
     return fitting, whole * max(1.0, n / ROWS)
 
 
-def _passes(reference: ModelReference, context_length: int, settings: Execution) -> tuple[float, float]:
-    """Seconds to load the model, and seconds a token of a pass that ends in logits."""
+def _passes(reference: ModelReference, context_length: int, settings: Execution) -> tuple[float, float | None]:
+    """Seconds to load the model, and seconds a token of a pass that ends in logits; None for a model without a head."""
     started = time.perf_counter()
     model = reference.load(settings)
     loading = time.perf_counter() - started
+    if model.obstacle("causal_loss"):
+        return loading, None
     tokens = torch.randint(model.vocab_size, (4, context_length))
     model.losses(tokens[:1])
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Generation in batches, cached, under edits, each row with a seed of its own.
+"""Generation in batches, cached where that is exact, under edits, each row with a seed of its own.
 
 What a row says does not depend on who shares its batch: its random numbers are a function of (its seed, the step), made
 by a counter-based generator (SplitMix64; Steele, Lea and Flood 2014, https://doi.org/10.1145/2714064.2660195), and a
@@ -15,6 +15,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from components.errors import InputError
+from components.model.continuation import Continuation
 from components.model.intervention import Edit
 from components.model.language_model import LanguageModel
 
@@ -60,24 +61,19 @@ def generate(
             f"{model.context_length} positions; shorten the prompt, or lower max_new_tokens"
         )
     ends = torch.tensor(sorted(model.eos if stop is None else stop), dtype=torch.long, device=model.device)
-    tokens, mask = _left_padded(prompts)
-    tokens, mask = tokens.to(model.device), None if mask.all() else mask.to(model.device)
-    prompt = torch.tensor(lengths, device=model.device)
     streams = torch.tensor(seeds, dtype=torch.long, device=model.device)
-    done = torch.zeros_like(prompt, dtype=torch.bool)
+    done = torch.zeros_like(streams, dtype=torch.bool)
     made: list[Tensor] = []
     look = 1 if model.device.type == "cpu" else 8  # asking a GPU whether all are done waits for it
+    continuation = Continuation(model, prompts)
     with model.edited(*edits):
-        logits, cache = model.step(tokens, mask, prompt)
         for step in range(max_new_tokens):
-            chosen = _choose(logits, temperature, streams, step)
+            chosen = _choose(continuation.next_logits(), temperature, streams, step)
             made.append(torch.where(done, -1, chosen))
             done |= torch.isin(chosen, ends)
             if step + 1 == max_new_tokens or (step % look == look - 1 and bool(done.all())):
                 break
-            if mask is not None:
-                mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            logits, cache = model.step(chosen[:, None], mask, prompt, cache)
+            continuation.append(chosen)
     ended = set(ends.tolist())
     return [[t for t in row if t >= 0 and t not in ended] for row in torch.stack(made, dim=1).tolist()]
 
@@ -94,13 +90,6 @@ def _choose(logits: Float[Tensor, "row V"], temperature: float, seeds: Tensor, s
     cumulative = (logits.double() / temperature).softmax(dim=1).cumsum(dim=1)
     at = uniform(seeds, step)[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, at, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
-
-
-def _left_padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    width = max(len(prompt) for prompt in prompts)
-    tokens = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    return tokens, mask
 
 
 def _mix(z: Tensor) -> Tensor:

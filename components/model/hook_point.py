@@ -19,10 +19,11 @@ model library.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -106,17 +107,39 @@ def attach(network: nn.Module, hook_point: HookPoint, function: Callable[[Tensor
     module = network.get_submodule(hook_point.path)
 
     def on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if args:
-            return (function(args[0]), *args[1:]), kwargs
-        name = next(name for name, value in kwargs.items() if isinstance(value, Tensor))
-        return args, kwargs | {name: function(kwargs[name])}
+        if any(isinstance(value, Tensor) for value in args):
+            return _with_first_tensor(args, function, hook_point), kwargs
+        return args, _with_first_tensor(kwargs, function, hook_point)
 
     def on_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        return function(output) if isinstance(output, Tensor) else (function(output[0]), *output[1:])
+        return function(output) if isinstance(output, Tensor) else _with_first_tensor(output, function, hook_point)
 
     if hook_point.side == "input":
         return module.register_forward_pre_hook(on_input, with_kwargs=True)
     return module.register_forward_hook(on_output)
+
+
+def _with_first_tensor(several: Any, function: Callable[[Tensor], Tensor], hook_point: HookPoint) -> Any:
+    """The same tuple, list or mapping (transformers' output objects are mappings) with its first tensor replaced."""
+    parts = (
+        several.items()
+        if isinstance(several, Mapping)
+        else enumerate(several)
+        if isinstance(several, tuple | list)
+        else ()
+    )
+    at, x = next(((at, value) for at, value in parts if isinstance(value, Tensor)), (None, None))
+    if x is None:
+        raise HookPointError(
+            f"there is no tensor at {hook_point.name}, but {type(several).__name__}; name a module inside it"
+        )
+    changed = function(x)
+    if isinstance(several, Mapping):
+        copied: Any = copy.copy(several)
+        copied[at] = changed
+        return copied
+    values = [changed if number == at else value for number, value in enumerate(several)]
+    return type(several)(*values) if hasattr(several, "_fields") else type(several)(values)
 
 
 def _known(name: str, n_layers: int) -> str:

@@ -1,9 +1,9 @@
-"""The one door to transformers: any causal language model, with activations read and edited at named hook points.
+"""Any causal language model, with activations read and edited at named hook points.
 
 A pass stops at the last hook point it needs (a private exception, raised by the hook and caught here), takes no
 gradients unless asked, and leaves no hook behind whatever happens inside. Padding may lie left or right of a row:
-positions are counted over real tokens and given to the model explicitly. Code that comes with a model is never run
-(`trust_remote_code` is never set) and weights are safetensors only.
+positions are counted over real tokens and given to the model explicitly. A model that looks ahead is refused when it is
+loaded: padding and later documents would enter its activations.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import inspect
 import json
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -29,16 +29,23 @@ from torch.utils.hooks import RemovableHandle
 from components import device
 from components.config import Config, execution
 from components.errors import CapabilityError, HookPointError, InputError, ModelError
+from components.model import loading, resumption, trial
 from components.model.hook_point import HookPoint, attach, find, translate
-from components.model.hub import first_line, snapshot
+from components.model.hub import snapshot
 from components.model.intervention import Edit, Places
 from components.model.layout import Layout
 from components.registry import nearest
 
+T = TypeVar("T")
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONTENT = ("config.json", "model*.safetensors", "model.safetensors.index.json", "tokenizer*", "special_tokens_map.json",
            "added_tokens.json", "vocab.*", "merges.txt", "spiece.model", "pretrain_documents.safetensors")  # fmt: skip
 """What a model's key is the digest of: also the list of what it was trained on, by which reading leaves documents out."""
+DOWNLOADED = ("generation_config.json", "adapter_config.json")
+"""What is looked at beside that: end tokens (a key has those that stand nowhere else), and whether it is an adapter."""
+
+
+CAPABILITIES = ("causal_loss", "generation", "gradients")
 
 
 class ModelConfig(Config):
@@ -72,13 +79,17 @@ class ModelReference:
         """The local folder that holds the model's files; downloads them when `online` allows it.
 
         Raises:
-            ModelError: no such folder, and no such model on the hub or no leave to ask there.
+            ModelError: no such folder, and no such model on the hub or no leave to ask there; or a folder with an adapter.
         """
-        path = self.config.path
-        for folder in (Path(path), REPOSITORY / path):
-            if (folder / "config.json").is_file():
-                return folder
-        return _from_hub(self.config)
+        path = Path(self.config.path).expanduser()
+        local = (folder for folder in (path, REPOSITORY / path) if (folder / "config.json").is_file())
+        folder = next(local, None) or (path if loading.adapter(path) else _from_hub(self.config))
+        if found := loading.adapter(folder):
+            raise ModelError(
+                f"{folder} holds an adapter ({found}), and only whole models are read; merge it into its model first "
+                "(peft: merge_and_unload, then save_pretrained to a new folder) and set model.path to that folder"
+            )
+        return folder
 
     @functools.cached_property
     def key(self) -> str:
@@ -88,6 +99,8 @@ class ModelReference:
         """
         names = sorted({found for pattern in CONTENT for found in self.folder.glob(pattern)})
         content = [[path.name, _digest(path, *_state(path))] for path in names]
+        if more := loading.end_tokens_beside(self.folder):
+            content.append(["end tokens", more])
         text = json.dumps([self.stage, self.config.dtype, content])
         return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
@@ -103,13 +116,11 @@ class ModelReference:
     @functools.cached_property
     def shape(self) -> Shape:
         """Its sizes, read off its configuration: nothing is loaded."""
-        from transformers import AutoConfig
-
-        with _quiet():
-            found = AutoConfig.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
-        text = found.get_text_config()
-        hidden = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None) or 4 * text.hidden_size
-        return Shape(text.hidden_size, hidden, text.num_hidden_layers, text.vocab_size)
+        config = loading.configuration(self.folder)
+        n_layers, d_model, vocab_size, _ = loading.sizes(config)
+        text = config.get_text_config(decoder=True)
+        hidden = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None)
+        return Shape(d_model, hidden if isinstance(hidden, int) else 4 * d_model, n_layers, vocab_size)
 
     def width(self, hook_point: str, settings: device.Execution | None = None) -> int:
         """Width of the activations at a hook point; the model is loaded only where its configuration does not say it."""
@@ -124,7 +135,7 @@ class ModelReference:
         Raises:
             ModelError: the folder holds none.
         """
-        found = _tokenizer(self.folder)
+        found = loading.tokenizer(self.folder)
         if found is None:
             raise ModelError(f"{self.folder} holds no tokenizer (tokenizer.json); add the files of the model's own one")
         return found
@@ -135,10 +146,11 @@ class ModelReference:
         Raises:
             ModelError: the files are not those of a model that transformers knows, or weights are missing.
         """
-        with _loading:
-            network = _network(self.folder, getattr(torch, self.config.dtype))
         where = device.resolve((settings or device.Execution()).device)
-        return LanguageModel(network.to(where), _tokenizer(self.folder))
+        with _loading:
+            network = loading.network(self.folder, getattr(torch, self.config.dtype))
+            tokenizer = loading.tokenizer(self.folder)
+        return LanguageModel(network.to(where), tokenizer)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,31 +195,26 @@ class LanguageModel:
     Attributes:
         network: the transformers module, in evaluation mode, its weights frozen.
         tokenizer: its tokenizer; None where the model has none.
-        capabilities: what it can do: causal_loss, generation, gradients.
         n_layers: number of blocks.
         d_model: width of the residual stream.
         vocab_size: number of token ids.
         context_length: most positions that it was built for; None where its configuration does not say.
+
+    Raises:
+        ModelError: the model looks ahead, or needs more than token ids.
     """
 
     def __init__(self, network: nn.Module, tokenizer: Any = None) -> None:
         self.network: Any = network.eval().requires_grad_(False)
+        trial.refuse_what_is_not_causal(self.network)
         self.tokenizer = tokenizer
-        config = self.network.config.get_text_config()
-        self.n_layers: int = config.num_hidden_layers
-        self.d_model: int = config.hidden_size
-        self.vocab_size: int = config.vocab_size
-        self.context_length: int | None = getattr(config, "max_position_embeddings", None)
-        causal = self.network.get_output_embeddings() is not None
-        generates = causal and self.network.can_generate()
-        self.capabilities: frozenset[str] = frozenset(
-            ["gradients"] + ["causal_loss"] * causal + ["generation"] * generates
-        )
-        self._keeps_last_logits = "logits_to_keep" in inspect.signature(self.network.forward).parameters
+        self.n_layers, self.d_model, self.vocab_size, self.context_length = loading.sizes(self.network.config)
+        self._arguments = frozenset(inspect.signature(self.network.forward).parameters)
         self._places: Places | None = None
         self._before_pass: Callable[[], None] | None = None
-        self._trying = False
-        self._layout = Layout(self.network, self.n_layers, self.d_model, _few_tokens(self.network), self._try)
+        self._tried: dict[str, Any] = {}
+        self._n_trials = 0
+        self._layout = Layout(self.network, self.n_layers, self.d_model, trial.tokens_apart(self.network), self._try)
         self._hook_points: dict[str, HookPoint] = {}
         self._overwritten: set[str] = set()
 
@@ -221,13 +228,23 @@ class LanguageModel:
         """Type of the weights."""
         return self.network.dtype
 
-    @property
+    @functools.cached_property
     def eos(self) -> frozenset[int]:
-        """Token ids that end a text: the tokenizer's, else the configuration's."""
-        found = getattr(self.tokenizer, "eos_token_id", None)
-        if found is None:
-            found = self.network.config.get_text_config().eos_token_id
-        return frozenset([] if found is None else [found] if isinstance(found, int) else found)
+        """Token ids that end a text: those of the tokenizer, of the configuration and of the generation settings."""
+        config = self.network.config
+        told = (self.tokenizer, config, config.get_text_config(decoder=True), self.network.generation_config)
+        return frozenset(token for where in told for token in loading.end_tokens(getattr(where, "eos_token_id", None)))
+
+    @functools.cached_property
+    def capabilities(self) -> frozenset[str]:
+        """What it can do, of causal_loss, generation and gradients."""
+        return frozenset(name for name in CAPABILITIES if self.obstacle(name) is None)
+
+    def obstacle(self, capability: str) -> str | None:
+        """Why the model cannot do this; None where it can."""
+        if capability != "gradients" and self.network.get_output_embeddings() is None:
+            return "it has no head that predicts the next token; use a causal language model with its head"
+        return None
 
     def require(self, capability: str) -> None:
         """Says that the model must be able to do this.
@@ -235,10 +252,10 @@ class LanguageModel:
         Raises:
             CapabilityError: it cannot.
         """
-        if capability not in self.capabilities:
+        if reason := self.obstacle(capability):
             raise CapabilityError(
                 f"this needs a model with the capability {capability}; {type(self.network).__name__} has "
-                f"{', '.join(sorted(self.capabilities))}: use a causal language model with its head"
+                f"{', '.join(sorted(self.capabilities))}: {reason}"
             )
 
     def hook_point(self, name: str) -> HookPoint:
@@ -250,6 +267,15 @@ class LanguageModel:
         if name not in self._hook_points:
             self._hook_points[name] = find(self._layout, name)
         return self._hook_points[name]
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The list of the network's blocks.
+
+        Raises:
+            HookPointError: the network has none that hand the residual stream on.
+        """
+        return self._layout.blocks[1]
 
     def width(self, name: str) -> int:
         """Width of the activations at a hook point."""
@@ -288,7 +314,7 @@ class LanguageModel:
 
         with torch.no_grad(), self.edited(*edits), contextlib.ExitStack() as stack, contextlib.suppress(_Stop):
             for name, point in points.items():
-                stack.callback(self._attach(point, functools.partial(keep, name)).remove)
+                stack.callback(self.attach(point, functools.partial(keep, name)).remove)
             self._pass(tokens, attention_mask)
         if missing := sorted(set(points) - set(found)):
             raise HookPointError(f"the pass never came to {', '.join(missing)}; name a module that the model calls")
@@ -351,7 +377,7 @@ class LanguageModel:
 
         with torch.enable_grad(), self.edited(*edits), contextlib.ExitStack() as stack:
             for name, point in points.items():
-                stack.callback(self._attach(point, functools.partial(keep, name)).remove)
+                stack.callback(self.attach(point, functools.partial(keep, name)).remove)
             value = objective(self._pass(tokens, attention_mask).logits.float())
             gradients = torch.autograd.grad(value, [found[name] for name in points])
         return {name: found[name].detach() for name in points}, dict(zip(points, gradients, strict=True))
@@ -366,43 +392,15 @@ class LanguageModel:
     ) -> Float[Tensor, "b t V"]:
         """The logits when block `layer` receives this residual stream (`layer = n_layers`: when the final norm does).
 
-        Earlier blocks are stood in for by modules that do nothing, for the length of this call, so a pass that was cut
-        at `resid_pre.<layer>` goes on from there at the price of the blocks that are left.
+        A pass that was cut at `resid_pre.<layer>` goes on from there. Earlier blocks are left out where that gives what
+        a whole pass gives, which is tried once; else (later blocks take keys, a state or a position bias from them) they
+        run, and what they hand on is replaced.
         """
         self.require("causal_loss")
-        _, listed = self._layout.blocks
-        kept = list(listed[:layer])
-        residual = residual.to(self.device, self.dtype)
-        try:
-            for number in range(layer):
-                listed[number] = _Given(residual)
-            with torch.no_grad(), contextlib.ExitStack() as stack:
-                if layer == 0:
-                    stack.callback(attach(self.network, self.hook_point("resid_pre.0"), lambda x: residual).remove)
-                stack.enter_context(self.edited(*edits))  # edits see the residual that was given
-                return self._pass(tokens, attention_mask).logits.float()
-        finally:
-            for number, block in enumerate(kept):
-                listed[number] = block
-
-    def step(
-        self, tokens: Int[Tensor, "b t"], attention_mask: Tensor | None, prompt: Tensor, cache: Any = None
-    ) -> tuple[Float[Tensor, "b V"], Any]:
-        """Logits after the last of `tokens`, which follow what the cache holds, and the cache with them added.
-
-        Args:
-            tokens: the next tokens of every row.
-            attention_mask: over the cached and the new tokens; None when nothing is padding.
-            prompt: number of given tokens in each row.
-            cache: what the previous step returned.
-        """
-        self.require("generation")
-        kwargs = {"use_cache": True, "past_key_values": cache}
-        if self._keeps_last_logits:
-            kwargs["logits_to_keep"] = 1
-        with torch.no_grad():
-            output = self._pass(tokens, attention_mask, prompt, **kwargs)
-        return output.logits[:, -1].float(), output.past_key_values
+        self._refuse_padding(attention_mask)
+        for edit in edits:
+            self.hook_point(edit.hook_point)  # not to be tried where blocks are left out
+        return resumption.resume(self, tokens, layer, residual, attention_mask, edits)
 
     @contextlib.contextmanager
     def edited(self, *edits: Edit) -> Iterator[None]:
@@ -410,7 +408,7 @@ class LanguageModel:
         with contextlib.ExitStack() as stack:
             for edit in edits:
                 point = self.hook_point(edit.hook_point)
-                stack.callback(self._attach(point, functools.partial(self._edit, edit)).remove)
+                stack.callback(self.attach(point, functools.partial(self._edit, edit)).remove)
             yield
 
     @contextlib.contextmanager
@@ -431,11 +429,26 @@ class LanguageModel:
         weight = self.network.get_output_embeddings().weight
         return (vectors.to(weight.device, weight.dtype) @ weight.T).float()
 
-    def _attach(self, point: HookPoint, function: Callable[[Tensor], Tensor]) -> RemovableHandle:
-        """Has `function` see, and by what it returns replace, the activations [b, t, d] of every pass of this class."""
+    def takes(self, argument: str) -> bool:
+        """Whether the network knows an argument of that name."""
+        return argument in self._arguments
+
+    def tried(self, name: str, trial_of_it: Callable[[], T]) -> T:
+        """What came out of a trial, which is made once; what is attached now rests in it, and nobody is told of it."""
+        if name not in self._tried:
+            self._n_trials += 1
+            try:
+                self._tried[name] = trial_of_it()
+            finally:
+                self._n_trials -= 1
+        return self._tried[name]
+
+    def attach(self, point: HookPoint, function: Callable[[Tensor], Tensor]) -> RemovableHandle:
+        """Has `function` read, and by what it returns replace, the activations [b, t, d] there until the handle is removed."""
+        within = self._n_trials
 
         def by_token(x: Tensor) -> Tensor:
-            if self._trying:
+            if self._n_trials != within:
                 return x
             assert self._places is not None, "a hook met a pass that was not started by this class"
             b, t = self._places.position.shape
@@ -451,12 +464,28 @@ class LanguageModel:
         return attach(self.network, point, by_token)
 
     def _try(self, tokens: Tensor) -> None:
-        """A pass from which the layout learns: neither edited nor counted."""
-        before, self._trying = self._trying, True
+        """A pass from which the layout learns: what is attached rests, and nobody is told of it."""
+        self._n_trials += 1
         try:
-            self.network(input_ids=tokens.to(self.device), use_cache=False)
+            trial.outcome(self.network, tokens)
         finally:
-            self._trying = before
+            self._n_trials -= 1
+
+    def forward(self, tokens: Int[Tensor, "b t"], places: Places, **kwargs: Any) -> Any:
+        """One forward pass of the network and what it returns; edits and whoever watches are told of it.
+
+        Args:
+            tokens: token ids.
+            places: where they stand in their rows.
+            **kwargs: further arguments of the network.
+        """
+        if self._before_pass is not None and not self._n_trials:
+            self._before_pass()
+        before, self._places = self._places, places
+        try:
+            return self.network(input_ids=tokens.to(self.device, non_blocking=True).long(), **kwargs)
+        finally:
+            self._places = before
 
     def _edit(self, edit: Edit, x: Tensor) -> Tensor:
         assert self._places is not None
@@ -469,65 +498,51 @@ class LanguageModel:
             )
         return torch.where(mask, new.to(x.dtype), x)
 
-    def _pass(self, tokens: Tensor, mask: Tensor | None, prompt: Tensor | None = None, **kwargs: Any) -> Any:
-        """One forward pass. The mask covers cached tokens too; `tokens` are its last columns."""
-        if self._before_pass is not None:
-            self._before_pass()
-        n_tokens = tokens.shape[1]
-        tokens = tokens.to(self.device, non_blocking=True).long()
+    def _pass(self, tokens: Tensor, mask: Tensor | None) -> Any:
+        """One forward pass over given text."""
+        # without a cache transformers looks into the positions, and on a GPU that look would wait for all queued work
+        kwargs: dict[str, Any] = {"use_cache": mask is None and self.device.type == "cuda"}
         if mask is None:
-            cached = 0 if kwargs.get("past_key_values") is None else kwargs["past_key_values"].get_seq_length()
-            position = torch.arange(cached, cached + n_tokens, device=self.device).expand(len(tokens), -1)
+            position = torch.arange(tokens.shape[1], device=self.device).expand(len(tokens), -1)
         else:
-            right = prompt is None and not mask.is_cuda and bool((mask[:, 1:] <= mask[:, :-1]).all())
             real = mask.to(self.device, non_blocking=True).bool()
-            position = torch.where(real, real.long().cumsum(1) - 1, -1)[:, -n_tokens:]
-            if not right:  # padding on the right alone is never looked at, and a pass without a mask is faster
-                kwargs |= {"attention_mask": real.long(), "position_ids": position.clamp(min=0)}
-        given = position.max(dim=1).values + 1 if prompt is None else prompt
-        before, self._places = self._places, Places(position, given.to(self.device))
-        try:
-            # without a cache transformers looks into the positions, and on a GPU that look would wait for all queued work
-            kwargs.setdefault("use_cache", mask is None and self.device.type == "cuda")
-            return self.network(input_ids=tokens, **kwargs)
-        finally:
-            self._places = before
+            position = torch.where(real, real.long().cumsum(1) - 1, -1)
+            if not _is_right(mask):  # what causal attention never looks at needs no mask, and is faster without
+                self._refuse_padding(mask)
+                kwargs |= self._behind_padding(position)
+        return self.forward(tokens, Places(position, position.max(dim=1).values + 1), **kwargs)
+
+    def _behind_padding(self, position: Tensor) -> dict[str, Tensor]:
+        positions = {"position_ids": position.clamp(min=0)} if self.takes("position_ids") else {}
+        return {"attention_mask": (position >= 0).long(), **positions}
+
+    def _refuse_padding(self, mask: Tensor | None) -> None:
+        if mask is not None and not _is_right(mask) and not self.tried("padding", self._is_blind_to_padding):
+            raise CapabilityError(
+                f"{type(self.network).__name__} has other numbers for a text with padding before it; pad on the right"
+            )
+
+    def _is_blind_to_padding(self) -> bool:
+        """Whether a text has the same outcome behind padding as alone."""
+        text = trial.tokens(self.network, 1)
+        n_pad = text.shape[1] // 2
+        text = text[:, n_pad:]
+        behind = nn.functional.pad(text, (n_pad, 0))
+        position = (torch.arange(behind.shape[1], device=self.device) - n_pad).clamp(min=-1)[None]
+        found, wanted = (
+            trial.outcome(self.network, tokens, **kwargs)
+            for tokens, kwargs in ((behind, self._behind_padding(position)), (text, {}))
+        )
+        return trial.agree(found[:, n_pad:], wanted, self.dtype)
+
+
+def _is_right(mask: Tensor) -> bool:
+    """Whether padding is only on the right; on a GPU that is not looked at, since looking would wait."""
+    return not mask.is_cuda and bool((mask[:, 1:] <= mask[:, :-1]).all())
 
 
 class _Stop(Exception):
     """The last hook point that was wanted has been read."""
-
-
-class _Given(nn.Module):
-    """Stands in for a block that need not run."""
-
-    def __init__(self, x: Tensor) -> None:
-        super().__init__()
-        self.x = x
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        return self.x
-
-
-def _few_tokens(network: Any) -> Tensor:
-    """Token ids [b, t] where b and t are no size of anything in the network, so that a tensor's axes are told apart.
-
-    Ids with a meaning of their own (padding, the place of an image) are left out.
-    """
-    values = list(_numbers(network.config.to_dict()))
-    sizes = {n for _, n in values} | {n for parameter in network.parameters() for n in parameter.shape}
-    b, t = [n for n in (3, 5, 7, 11, 13, 17, 19, 23, 29, 31) if n not in sizes][:2]
-    special = {n for name, n in values if name.endswith(("token_id", "token_index"))}
-    plain = [n for n in range(min(network.config.get_text_config().vocab_size, 64)) if n not in special] or [0]
-    return torch.tensor([plain[n % len(plain)] for n in range(b * t)]).reshape(b, t)
-
-
-def _numbers(config: Mapping[Any, Any]) -> Iterator[tuple[str, int]]:
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _numbers(value)
-        elif isinstance(value, int):
-            yield str(name), value
 
 
 def _state(path: Path) -> tuple[int, int]:
@@ -541,85 +556,24 @@ def _digest(path: Path, size: int, modified: int) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Transformers without progress bars and advice, while inside."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
 _loading = threading.Lock()  # tasks side by side: transformers imports its parts when asked for, and not safely
-
-
-def _network(folder: Path, dtype: torch.dtype) -> Any:
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
-
-    with _quiet():
-        try:
-            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            named = (config.architectures or [""])[0]
-            kind = AutoModelForCausalLM if "CausalLM" in named or "LMHead" in named else AutoModel
-            loaded: Any = kind.from_pretrained(
-                folder,
-                config=config,
-                dtype=dtype,
-                local_files_only=True,
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-        except Exception as error:  # transformers raises many kinds here, and all mean the same to a user
-            raise ModelError(
-                f"{folder} could not be loaded as a language model: {first_line(error)}; wanted config.json of "
-                "a type that transformers knows and model.safetensors (code that comes with a model is never run)"
-            ) from error
-    network, info = loaded
-    if missing := sorted(info["missing_keys"]):
-        raise ModelError(
-            f"{folder} lacks {len(missing)} weights that its config.json asks for ({', '.join(missing[:3])} ...); "
-            "use the files of one and the same model"
-        )
-    return network
-
-
-def _tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        return None
-    with _quiet():
-        try:
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        except Exception as error:  # as above
-            raise ModelError(
-                f"the tokenizer in {folder} could not be loaded: {first_line(error)}; wanted the tokenizer.json that "
-                "transformers saves (code that comes with a model is never run)"
-            ) from error
 
 
 def _from_hub(config: ModelConfig) -> Path:
     from huggingface_hub import constants
 
-    beside = Path(config.path).parent if Path(config.path).parent.is_dir() else REPOSITORY / "data"
+    beside = Path(config.path).expanduser().parent
+    beside = beside if beside.is_dir() else REPOSITORY / "data"
     known = [str(found.parent) for found in beside.glob("*/config.json")]
     known += [
         found.name.removeprefix("models--").replace("--", "/")
         for found in Path(constants.HF_HUB_CACHE).glob("models--*")
     ]
     where = f"no folder {config.path!r} with a config.json"
-    hub_id = len(Path(config.path).parts) <= 2 and not config.path.startswith((".", "/"))
+    hub_id = len(Path(config.path).parts) <= 2 and not config.path.startswith((".", "/", "~"))
     if not hub_id:
         raise ModelError(f"{where}; {nearest(config.path, known)}")
     try:
-        return snapshot(config.path, CONTENT, online=config.online, revision=config.revision)
+        return snapshot(config.path, CONTENT + DOWNLOADED, online=config.online, revision=config.revision)
     except InputError as error:
         raise ModelError(f"{where}, and {error}; {nearest(config.path, known)}") from error

@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -166,8 +166,7 @@ class Layout:
         running: dict[str, list[Call]] = {path: [] for path in paths}
 
         def before(path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            given = args[0] if args else next((x for x in kwargs.values() if isinstance(x, Tensor)), None)
-            calls.append(Call(path, _copy(given) if isinstance(given, Tensor) else None))
+            calls.append(Call(path, _copy((*args, *kwargs.values()))))
             running[path].append(calls[-1])
 
         def behind(path: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -195,13 +194,9 @@ class Layout:
 
 
 def _copy(value: Any) -> Tensor | None:
-    """The first tensor of what a module gives; a copy, since a later module may write into it."""
-    if value is not None and not isinstance(value, Tensor):
-        try:
-            value = value[0]
-        except (TypeError, KeyError, IndexError):
-            return None
-    return value.detach().clone() if isinstance(value, Tensor) else None
+    """The first tensor of what a module takes or gives; a copy, since a later module may write into it."""
+    several = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else (value,)
+    return next((x.detach().clone() for x in several if isinstance(x, Tensor)), None)
 
 
 def _hand_on(calls: Sequence[Call], members: Sequence[str]) -> bool:

@@ -1,0 +1,194 @@
+"""The files of a model as transformers reads them: its network, its configuration and its tokenizer.
+
+Code that comes with a model is never run (`trust_remote_code` is never set) and weights are safetensors only. A network
+has its head wherever transformers has a class of next-token models for the type in config.json and the files hold every
+weight of it; a configuration need not name its class. No weight is left out in silence: blocks beyond those that
+config.json asks for are refused, and whatever else was not used is said in one line of the log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from components.errors import ModelError
+from components.model.hub import first_line
+
+log = logging.getLogger(__name__)
+ADAPTER = ("adapter_config.json", "adapter_model*", "adapters.safetensors")
+"""Files of an adapter (LoRA and its kind): a change of the weights that is kept apart from them."""
+
+
+def adapter(folder: Path) -> str | None:
+    """The name of an adapter's file in that folder, where there is one."""
+    return min((path.name for pattern in ADAPTER for path in folder.glob(pattern)), default=None)
+
+
+def configuration(folder: Path) -> Any:
+    """What config.json says.
+
+    Raises:
+        ModelError: no configuration that transformers knows.
+    """
+    from transformers import AutoConfig
+
+    with quiet():
+        try:
+            return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # transformers raises many kinds here, and all mean the same to a user
+            raise _unreadable(folder, error) from error
+
+
+def sizes(config: Any) -> tuple[int, int, int, int | None]:
+    """Number of blocks, width of the residual stream, number of token ids, and most positions where that is said.
+
+    Raises:
+        ModelError: the configuration does not describe a language model of blocks.
+    """
+    text = config.get_text_config(decoder=True)
+    # BART and its kin count the blocks of their encoder as num_hidden_layers; of a decoder alone those are not here
+    layers = (getattr(text, name, None) for name in ("decoder_layers", "num_decoder_layers", "num_hidden_layers"))
+    found = (next(filter(None, layers), None), getattr(text, "hidden_size", None), getattr(text, "vocab_size", None))
+    if not all(isinstance(size, int) for size in found):
+        raise ModelError(
+            f"a {config.model_type} is not a language model of blocks: its configuration does not say "
+            "num_hidden_layers, hidden_size and vocab_size; use a causal language model"
+        )
+    positions = getattr(text, "max_position_embeddings", None)
+    return *found, positions if isinstance(positions, int) and positions > 0 else None  # XLNet says -1
+
+
+def end_tokens(told: int | Sequence[int] | None) -> frozenset[int]:
+    """Token ids that end a text, as configurations tell them: one, several or none."""
+    return frozenset([] if told is None else [told] if isinstance(told, int) else told)
+
+
+def end_tokens_beside(folder: Path) -> list[int]:
+    """Token ids that generation_config.json alone names as ends of a text, in order."""
+    told = {}
+    for name in ("config.json", "generation_config.json"):
+        with contextlib.suppress(OSError, ValueError):
+            told[name] = json.loads((folder / name).read_text(encoding="utf-8"))
+    known = told.get("config.json", {})
+    texts = (known, *(part for part in known.values() if isinstance(part, dict)))
+    ends = frozenset(token for text in texts for token in end_tokens(text.get("eos_token_id")))
+    return sorted(end_tokens(told.get("generation_config.json", {}).get("eos_token_id")) - ends)
+
+
+def network(folder: Path, dtype: torch.dtype) -> Any:
+    """The network in that type of numbers, on the CPU.
+
+    Raises:
+        ModelError: files that transformers cannot read, weights that are missing, or blocks that config.json leaves out.
+    """
+    import transformers
+
+    config = configuration(folder)
+    lacking: list[str] | None = None
+    for kind in (
+        transformers.AutoModelForCausalLM,
+        transformers.AutoModelForImageTextToText,
+        transformers.AutoModelForMultimodalLM,
+        transformers.AutoModel,
+    ):
+        if kind is not transformers.AutoModel and type(config) not in kind._model_mapping:
+            continue
+        with quiet():
+            try:
+                found, info = kind.from_pretrained(
+                    folder,
+                    config=config,
+                    dtype=dtype,
+                    local_files_only=True,
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                    output_loading_info=True,
+                )
+            except Exception as error:  # as above
+                raise _unreadable(folder, error) from error
+        if not info["missing_keys"]:
+            _tell_of_unused(folder, found, info["unexpected_keys"])
+            return found
+        lacking = lacking or sorted(info["missing_keys"])
+    assert lacking
+    raise ModelError(
+        f"{folder} lacks {len(lacking)} weights that its config.json asks for ({', '.join(lacking[:3])} ...); "
+        "use the files of one and the same model"
+    )
+
+
+def tokenizer(folder: Path) -> Any:
+    """The tokenizer in a folder; None where there is none.
+
+    Raises:
+        ModelError: files that transformers cannot read.
+    """
+    from transformers import AutoTokenizer
+
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        return None
+    with quiet():
+        try:
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # as above
+            raise ModelError(
+                f"the tokenizer in {folder} could not be loaded: {first_line(error)}; wanted the tokenizer.json that "
+                "transformers saves (code that comes with a model is never run)"
+            ) from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Transformers without progress bars and advice, while inside."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _tell_of_unused(folder: Path, network: Any, unused: Collection[str]) -> None:
+    """Refuses files that hold more blocks than the network has; says in the log what else was not used."""
+    sizes = {path: len(module) for path, module in network.named_modules() if isinstance(module, nn.ModuleList)}
+    if beyond := sorted(name for name in unused if _is_beyond(name, sizes)):
+        raise ModelError(
+            f"{folder}: {len(beyond)} weights of its files have no place in the model that its config.json describes "
+            f"({', '.join(beyond[:3])} ...), which asks for fewer layers than there are; use the config.json that came "
+            "with these weights"
+        )
+    if unused:
+        kept = f"{', '.join(sorted(unused)[:3])}{' ...' if len(unused) > 3 else ''}"
+        log.warning(
+            "%s: %d weights of its files are not used by %s: %s", folder, len(unused), type(network).__name__, kept
+        )
+
+
+def _is_beyond(name: str, sizes: Mapping[str, int]) -> bool:
+    """Whether a weight belongs to a member that a list of the network does not have."""
+    for number in re.finditer(r"(?<=\.)\d+(?=\.)", name):
+        listed = name[: number.start() - 1]  # may lack the body's name ("h" for "transformer.h")
+        found = [size for path, size in sizes.items() if f".{path}".endswith(f".{listed}")]
+        if found and int(number[0]) >= max(found):
+            return True
+    return False
+
+
+def _unreadable(folder: Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"{folder} could not be loaded as a language model: {first_line(error)}; wanted config.json of a type that "
+        "transformers knows and model.safetensors (code that comes with a model is never run)"
+    )
