@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from components.errors import ModelError
+from components.errors import HookPointError, ModelError
 from components.model.generation import generate
 from components.model.intervention import add
 from components.model.language_model import LanguageModel
@@ -15,6 +15,19 @@ PROMPTS = [[5, 9, 11, 40, 7, 23], [6, 8, 33], [12, 13, 60, 44]]
 TOKENS = torch.tensor([[4, 9, 11, 40, 7, 23, 5, 8], [5, 8, 33, 12, 13, 60, 44, 7]])
 NEW = 5
 LOOKS_AHEAD = ("cpmant", "xlnet")
+NO_RESIDUAL_STREAM = (  # no block names in it, so no block to resume at
+    *(
+        "deepseek_v4",
+        "gemma3n_text",
+        "hrm_text",
+        "hy_v4",
+        "longcat_flash",
+        "prophetnet",
+        "qwen4_exp_text",
+        "reformer",
+        "xlm",
+    ),
+)
 OFFSETS = "its forward pass counts positions from the padding id, and generate gives it positions from 0"
 NO_POSITIONS = "behind padding its positions are those of the padded row"
 THEIRS = {  # what transformers' own generate does otherwise than its own whole passes, without and behind padding
@@ -84,6 +97,10 @@ def test_a_family_continues_and_resumes_as_by_whole_passes(family: str) -> None:
     assert before_padding(alone) == wanted
     if family not in THEIRS:
         assert before_padding(by_transformers(model)) == wanted
+    if family in NO_RESIDUAL_STREAM:
+        with pytest.raises(HookPointError):
+            model.resume(TOKENS, 1, torch.zeros(*TOKENS.shape, model.d_model))
+        return
     whole = model.logits(TOKENS)
     for layer in range(model.n_layers + 1):
         point = f"resid_pre.{layer}" if layer < model.n_layers else f"resid_post.{layer - 1}"
