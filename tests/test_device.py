@@ -44,6 +44,13 @@ def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "locks"
 
 
+@pytest.mark.parametrize("name", ["mps", "xpu", "hpu", "meta", "cpu:1", "CUDA", "cuda:", "cuda:-1", "gpu", "", "cpu\n"])
+def test_only_cpu_and_cuda_are_devices(name: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        device.resolve(name)
+    assert str(refused.value) == f"execution.device: wanted auto, cpu, cuda or cuda:<number>, got {name!r}"
+
+
 def start(devices: list[str], turns: int, seconds: float) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", TAKE_TURNS, json.dumps(devices), str(turns), str(seconds)]
     return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)

@@ -121,13 +121,8 @@ def attach(network: nn.Module, hook_point: HookPoint, function: Callable[[Tensor
 
 def _with_first_tensor(several: Any, function: Callable[[Tensor], Tensor], hook_point: HookPoint) -> Any:
     """The same tuple, list or mapping (transformers' output objects are mappings) with its first tensor replaced."""
-    parts = (
-        several.items()
-        if isinstance(several, Mapping)
-        else enumerate(several)
-        if isinstance(several, tuple | list)
-        else ()
-    )
+    listed = several if isinstance(several, tuple | list) else ()
+    parts = several.items() if isinstance(several, Mapping) else enumerate(listed)
     at, x = next(((at, value) for at, value in parts if isinstance(value, Tensor)), (None, None))
     if x is None:
         raise HookPointError(

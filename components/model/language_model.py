@@ -98,7 +98,7 @@ class ModelReference:
         Read once, so that whatever one reference makes carries one key, though the files change meanwhile.
         """
         names = sorted({found for pattern in CONTENT for found in self.folder.glob(pattern)})
-        content = [[path.name, _digest(path, *_state(path))] for path in names]
+        content: list[list[Any]] = [[path.name, _digest(path, *_state(path))] for path in names]
         if more := loading.end_tokens_beside(self.folder):
             content.append(["end tokens", more])
         text = json.dumps([self.stage, self.config.dtype, content])

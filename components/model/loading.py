@@ -56,14 +56,16 @@ def sizes(config: Any) -> tuple[int, int, int, int | None]:
     text = config.get_text_config(decoder=True)
     # BART and its kin count the blocks of their encoder as num_hidden_layers; of a decoder alone those are not here
     layers = (getattr(text, name, None) for name in ("decoder_layers", "num_decoder_layers", "num_hidden_layers"))
-    found = (next(filter(None, layers), None), getattr(text, "hidden_size", None), getattr(text, "vocab_size", None))
-    if not all(isinstance(size, int) for size in found):
+    n_layers = next(filter(None, layers), None)
+    d_model, vocab_size = getattr(text, "hidden_size", None), getattr(text, "vocab_size", None)
+    if not (isinstance(n_layers, int) and isinstance(d_model, int) and isinstance(vocab_size, int)):
         raise ModelError(
             f"a {config.model_type} is not a language model of blocks: its configuration does not say "
             "num_hidden_layers, hidden_size and vocab_size; use a causal language model"
         )
     positions = getattr(text, "max_position_embeddings", None)
-    return *found, positions if isinstance(positions, int) and positions > 0 else None  # XLNet says -1
+    n_positions = positions if isinstance(positions, int) and positions > 0 else None  # XLNet says -1
+    return n_layers, d_model, vocab_size, n_positions
 
 
 def end_tokens(told: int | Sequence[int] | None) -> frozenset[int]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections import namedtuple
 
 import pytest
 import torch
 from torch import nn
 
 from components.errors import HookPointError
-from components.model.hook_point import KINDS, find, translate
+from components.model.arrangement import Arrangement
+from components.model.hook_point import KINDS, HookPoint, attach, find, translate
+from components.model.intervention import add
 from components.model.layout import Layout
 from tests import toys
 
@@ -111,3 +114,42 @@ def test_a_network_without_blocks_or_attention_says_what_it_has():
         HookPointError, match=r"cannot tell where mlp_out is: layers.0 \(Sequential\) has none of mlp, .*"
     ):
         find(Layout(strange, 1, 2, TOKENS, strange), "mlp_out.0")
+
+
+@pytest.mark.parametrize("layout", toys.LAYOUTS)
+def test_an_edit_keeps_the_kind_of_object_that_a_module_returns(layout):
+    model = toys.tiny_model(layout)
+    body = model.network.base_model_prefix
+    outputs = []
+    point = f"module:{body}:output"
+    handle = model.network.base_model.register_forward_hook(lambda *call: outputs.append(call[-1]))
+    with model.edited(add(point, torch.ones(16))):  # attached later, so it acts on what the line above has seen
+        edited = model.logits(TOKENS)
+    handle.remove()
+    moved = outputs[0].last_hidden_state + 1
+    capped = getattr(model.network.config, "final_logit_softcapping", None)
+    wanted = model.network.get_output_embeddings()(moved)
+    wanted = wanted if capped is None else capped * (wanted / capped).tanh()
+    torch.testing.assert_close(edited, wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [list, tuple, dict, "named"])
+def test_what_a_module_returns_is_rebuilt_as_it_was(kind):
+    named = namedtuple("named", "first second third")
+    x, y = torch.zeros(1, 2, 3), torch.ones(1, 2, 3)
+    given = (
+        {"a": None, "b": x, "c": y} if kind is dict else named(None, x, y) if kind == "named" else kind([None, x, y])
+    )
+
+    class Returns(torch.nn.Module):
+        def forward(self):
+            return given
+
+    network = torch.nn.Sequential(Returns())
+    place = HookPoint("module:0:output", "0", "output", Arrangement(), 3, None)
+    handle = attach(network, place, lambda x: x + 5)
+    output = network[0]()
+    handle.remove()
+    values = list(output.values()) if kind is dict else list(output)
+    assert type(output) is type(given) and values[0] is None and values[2] is y
+    assert torch.equal(values[1], x + 5) and torch.equal(x, torch.zeros(1, 2, 3)), "what was returned is left as it was"
