@@ -126,7 +126,7 @@ def test_an_edit_keeps_the_kind_of_object_that_a_module_returns(layout):
     with model.edited(add(point, torch.ones(16))):  # attached later, so it acts on what the line above has seen
         edited = model.logits(TOKENS)
     handle.remove()
-    moved = outputs[0].last_hidden_state + 1
+    moved = outputs[-1].last_hidden_state + 1  # those before are of the trial
     capped = getattr(model.network.config, "final_logit_softcapping", None)
     wanted = model.network.get_output_embeddings()(moved)
     wanted = wanted if capped is None else capped * (wanted / capped).tanh()
