@@ -101,7 +101,7 @@ def network(folder: Path, dtype: torch.dtype) -> Any:
         transformers.AutoModelForMultimodalLM,
         transformers.AutoModel,
     ):
-        if kind is not transformers.AutoModel and type(config) not in kind._model_mapping:
+        if kind is not transformers.AutoModel and type(config) not in kind._model_mapping:  # type: ignore[attr-defined]
             continue
         with quiet():
             try:

@@ -1,7 +1,7 @@
 """Ours against each rival, item by item: pairs where both have the same items, one correction over each measure's tests.
 
-Items come from the stages' own tables: concepts of `concepts_found`, steered concepts of `scores` and `generations`, latents
-of `explanation_scores`. A difference is believed only of a score whose items average to it; what else is compared has
+Items come from the stages' own tables: concepts of `concepts_found` and of `steered`, latents of `explanation_scores`, prompts
+of `generations`. A difference is believed only of a score whose items average to it; what else is compared has
 intervals of two scores and no more (`components.store.report`).
 
 Concepts of one family succeed or fail together (word.*, topic.*@the), so signs are flipped and intervals taken over whole
@@ -146,51 +146,33 @@ def explained(interpret: Artifact, scores: pl.DataFrame) -> Iterator[tuple[Row, 
 
 
 def steered(steer: Artifact, scores: pl.DataFrame) -> Iterator[tuple[Row, pl.DataFrame]]:
-    """Each score of a steering method with its concepts; what has no steering counts as the score counts it, as 0."""
-    if tables.GENERATIONS.file not in steer.files:
+    """Each score of a steering method with its concepts; what has no steering counts as the score counts it, as 0.
+
+    Beside each, on the same concepts: the largest control direction, and for fluency plain text.
+    """
+    if tables.STEERED.file not in steer.files:
         return
-    generations = tables.GENERATIONS.scan(steer).filter(pl.col("split") == "test").drop("text").collect()
-    tried = _single(scores)
-    kinds = dict(tried.select("item", "concept_kind").unique("item", maintain_order=True).iter_rows())
-    pattern = re.compile(rf"steer\.(\w+)\.({BUDGET})(?:\.(\w+))?")
-    told: set[tuple] = set()
-    rows = _rows(scores, "steer")
-    largest = {row["baseline_name"] for row in rows} & set(tried["baseline_name"].drop_nulls())
-    for row in rows:
+    table = tables.STEERED.read(steer)
+    pattern = re.compile(rf"steer\.(\w+)\.({BUDGET})(?:\.(composite|fluency))?")
+    for row in _rows(scores, "steer"):
         match = pattern.fullmatch(row["name"])
-        column = (match[3] or _headline(generations)) if match else ""
-        if not match or column not in generations.columns or not generations.schema[column].is_numeric():
-            continue
-        beside = tried.filter(pl.col("score") == row["name"], pl.col("baseline_name") == row["baseline_name"])
-        if match[1].startswith("random_") and not match[3] and largest:
-            continue  # the largest of them stands against us, concept by concept
-        passed = [item for item, kind in kinds.items() if row["concept_kind"] in (None, "all", kind)]
-        about = {"measure": column, "open": f"steer.*.{match[2]}.{column}"}
+        column = (match[3] or "uplift") if match else ""
+        if not match or (match[1].startswith("random_") and column != "fluency"):
+            continue  # the largest of the control's directions stands against us, concept by concept
         at = (pl.col("kl_budget") / float(match[2].removeprefix("kl_")) - 1).abs() < 1e-9
-        for who, of in ((match[1], at), ("unsteered", pl.col("kl_budget").is_null())):
-            place = (who, match[2], column, row["concept_kind"])
-            if place in told or (who == "unsteered" and column != "fluency"):  # the others are 0 without steering
-                continue
-            told.add(place)
-            value = pl.col(column) if who == "unsteered" else pl.col(column).fill_null(0.0)
-            means = generations.filter(pl.col("method") == who, of, pl.col("concept").is_in(passed))
-            means = means.group_by("concept", "replicate").agg(value.mean().alias("value"))
-            items = means.group_by(pl.col("concept").alias("item")).agg(pl.col("value").mean())
-            if items.is_empty():
-                continue
-            every = pl.DataFrame({"item": passed}, schema={"item": pl.String})
-            items = every.join(items, on="item", how="left", maintain_order="left")
-            items = items.drop_nulls() if who == "unsteered" else items.with_columns(pl.col("value").fill_null(0.0))
-            yield row | about | {"who": who}, items
-        beside = beside.filter(pl.col("item").is_in(passed)).drop_nulls("baseline")
-        if beside.height == len(passed) > 0 and match[1] not in RIVALS:
-            items = beside.select("item", pl.col("baseline").alias("value"))
-            yield row | about | {"who": row["baseline_name"]}, items
+        own = _of_kind(table.filter(pl.col("method") == match[1], at), row["concept_kind"])
+        about = {"measure": column, "open": f"steer.*.{match[2]}.{column}"}
+        yield row | about | {"who": match[1]}, _items(own, pl.col(column).fill_null(0.0))
+        if match[1] in RIVALS:
+            continue
+        if column == "fluency":
+            yield row | about | {"who": "unsteered"}, _items(own, pl.col("fluency_unsteered"))
+        elif row["baseline_name"] is not None:
+            yield row | about | {"who": row["baseline_name"]}, _items(own, pl.col(f"{column}_largest"))
 
 
-def _headline(generations: pl.DataFrame) -> str:
-    """What a score of steering is that names no measure."""
-    return "composite" if "composite" in generations.columns else "uplift"
+def _items(rows: pl.DataFrame, value: pl.Expr) -> pl.DataFrame:
+    return rows.select(pl.col("concept").alias("item"), value.alias("value")).drop_nulls("value")
 
 
 def single(steer: Artifact, scores: pl.DataFrame, seed: int) -> Iterator[Row]:
@@ -200,35 +182,27 @@ def single(steer: Artifact, scores: pl.DataFrame, seed: int) -> Iterator[Row]:
     kept = (pl.col("split") == "test") & pl.col("kl_budget").is_not_null()
     generations = tables.GENERATIONS.scan(steer).filter(kept).drop("text").collect()
     by = ["concept", "method", "replicate", "kl_budget"]
-    measured = pl.col(_headline(generations)).fill_null(0.0).mean().alias("value")
-    prompts = generations.group_by([*by, "prompt"]).agg(measured)
-    random = prompts.filter(pl.col("method").str.starts_with("random_"))
-    means = random.group_by(by).agg(pl.col("value").mean()).sort("value", *by, descending=[True, *[False] * len(by)])
-    largest = means.unique(["concept", "kl_budget"], keep="first", maintain_order=True).select(by)
-    control = random.join(largest, on=by).select("concept", "kl_budget", "prompt", pl.col("value").alias("theirs"))
     for row in _single(scores).drop_nulls("baseline").iter_rows(named=True):
         method, budget = row["score"].split(".")[1], re.search(BUDGET, row["score"])
         if budget is None or method in RIVALS:
             continue
+        value = pl.col("composite" if row["score"].endswith(".composite") else "uplift").fill_null(0.0).mean()
         at = (pl.col("kl_budget") / float(budget[0].removeprefix("kl_")) - 1).abs() < 1e-9
-        own = prompts.filter(pl.col("method") == method, at, pl.col("concept") == row["item"])
-        pairs = own.join(control.filter(at), on=["concept", "prompt"]).sort("prompt")
+        here = generations.filter(at, pl.col("concept") == row["item"])
+        prompts = here.group_by([*by, "prompt"]).agg(value.alias("value"))
+        random = prompts.filter(pl.col("method").str.starts_with("random_"))
+        means = (
+            random.group_by(by).agg(pl.col("value").mean()).sort("value", *by, descending=[True, *[False] * len(by)])
+        )
+        theirs = random.join(means.head(1).select(by), on=by).select("prompt", pl.col("value").alias("theirs"))
+        pairs = prompts.filter(pl.col("method") == method).join(theirs, on="prompt").sort("prompt")
         if pairs.is_empty():
             continue
         told = {"measure": f"single.{row['score']}", "rival": row["baseline_name"], "better": row["better"]}
         place = {column: row[column] for column in ("name", "concept_kind", "split", "dictionary", "hook_point")}
-        prompt = pairs["prompt"].to_numpy()
-        yield (
-            place
-            | told
-            | {"unit_of_replication": "prompt", "n_families": None}
-            | _paired(
-                pairs["value"].to_numpy(),
-                pairs["theirs"].to_numpy(),
-                prompt,
-                numpy_generator(seed, "flips", row["name"]),
-            )
-        )
+        values = (pairs["value"].to_numpy(), pairs["theirs"].to_numpy(), pairs["prompt"].to_numpy())
+        found = _paired(*values, numpy_generator(seed, "flips", row["name"]))
+        yield place | told | {"unit_of_replication": "prompt", "n_families": None} | found
 
 
 def _pairs(
@@ -325,7 +299,8 @@ def _single(scores: pl.DataFrame) -> pl.DataFrame:
     found = steer.filter(SINGLE)
     names = [next((w for w in wholes if name.startswith(f"{w}.")), None) for name in found["name"]]
     items = [
-        name.removeprefix(f"{whole}.") if whole else None for name, whole in zip(found["name"], names, strict=True)
+        name.removeprefix(f"{whole}.").removeprefix("concept.") if whole else None
+        for name, whole in zip(found["name"], names, strict=True)
     ]
     columns = [pl.Series("score", names, pl.String), pl.Series("item", items, pl.String)]
     return found.with_columns(columns).drop_nulls("item")

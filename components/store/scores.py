@@ -97,13 +97,15 @@ KNOWN = (
     Known(r"interpret\.[\w.]+\.detection\.over_floor", 4, 4, -1, 1),
     Known(r"interpret\.[\w.]+\.simulation\.over_floor", 4, 4, -2, 2),
     Known(r"steer\.gate\.passed", 0, 3, 0, 1),
-    Known(rf"steer\.(?!random_)\w+\.{BUDGET}", 0, 0, -1, 1),
-    Known(rf"steer\.(?!random_)\w+\.{BUDGET}\.(fluency)", 1, 3, 0, 1),
-    Known(rf"steer\.(?!random_)\w+\.{BUDGET}\.(uplift|over_untrained)", 2, 3, -1, 1),
+    Known(rf"steer\.(?!random_)\w+\.{BUDGET}\.composite", 0, 0, 0, 1),
+    Known(rf"steer\.(?!random_)\w+\.{BUDGET}", 1, 2, -1, 1),
+    Known(rf"steer\.(?!random_)\w+\.{BUDGET}\.fluency", 1, 2, 0, 1),
+    Known(rf"steer\.(?!random_)\w+\.{BUDGET}\.over_untrained", 0, 0, -1, 1),
     Known(rf"steer\.\w+\.{BUDGET}\.share_above_random", 2, 3, 0, 1),
-    Known(rf"steer\.random_\w+\.{BUDGET}(\.uplift)?", 2, 4, -1, 1),
+    Known(rf"steer\.random_\w+\.{BUDGET}\.composite", 2, 4, 0, 1),
+    Known(rf"steer\.random_\w+\.{BUDGET}", 2, 4, -1, 1),
     Known(rf"steer\.random_\w+\.{BUDGET}\.fluency", 3, 4, 0, 1),
-    Known(rf"steer\.\w+\.{BUDGET}\.cost\w*", 3, 4, 0),
+    Known(rf"steer\.\w+\.{BUDGET}\.cost\w*", 2, 3, 0),
 )
 """In reading order; the first that matches holds."""
 UNDECLARED = Known(r".*", 2, 4)

@@ -203,7 +203,13 @@ def steered(store: Store, uplift: dict[str, dict[str, list[float]]]) -> tuple[pl
             ]
     frame = tables.REPORT.frame([BASE | row for row in rows])
     scores = [{key: value for key, value in row.items() if key != "stage"} for row in rows]
-    return frame, stage_of(store, "steer", generations=generations, scores=scores)
+    by_concept = [
+        {"concept": concept, "concept_kind": "document", "method": method, "kl_budget": 0.1,
+         "uplift": float(np.mean(values)), "uplift_largest": largest[concept], "n": len(values), "n_failed": 0}
+        for method, concepts in uplift.items()
+        for concept, values in concepts.items()
+    ]  # fmt: skip
+    return frame, stage_of(store, "steer", generations=generations, steered=by_concept, scores=scores)
 
 
 def test_steering_is_paired_by_concept_with_every_method_and_the_largest_control(store: Store) -> None:
@@ -238,15 +244,14 @@ def test_a_concept_without_steering_counts_as_no_uplift_as_in_the_score(store: S
     lost = frame.with_columns(
         pl.when(pl.col("name") == "steer.add_direction.kl_0.1.list5").then(None).otherwise("value").alias("value")
     )
-    generations = tables.GENERATIONS.read(artifact).filter(
-        ~((pl.col("method") == "add_direction") & (pl.col("concept") == "list5"))
-    )
-    mean = generations.filter(pl.col("method") == "add_direction")["uplift"].sum() / 12
+    table = tables.STEERED.read(artifact)
+    gone = (pl.col("method") == "add_direction") & (pl.col("concept") == "list5")
+    table = table.with_columns(pl.when(gone).then(None).otherwise("uplift").alias("uplift"))
+    mean = table.filter(pl.col("method") == "add_direction")["uplift"].sum() / 6
     lost = lost.with_columns(
         pl.when(pl.col("name") == "steer.add_direction.kl_0.1").then(mean).otherwise("value").alias("value")
     )
-    rows = generations.to_dicts()
-    without = stage_of(Store(store.root / "other"), "steer", generations=rows, scores=[])
+    without = stage_of(Store(store.root / "other"), "steer", steered=table.to_dicts(), scores=[])
     found = compared(lost, {"steer": without}, {}).filter(pl.col("name") == "steer.add_direction.kl_0.1")
     assert found["n"].to_list() == [6, 6]
     assert found.filter(pl.col("rival") == "mean difference")["difference"][0] == pytest.approx(-0.35 / 6)
