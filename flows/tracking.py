@@ -377,7 +377,7 @@ class _Record:
 def headlines(report: pl.DataFrame, config: ExperimentConfig) -> dict[str, float]:
     """The few scores by which runs are sorted and compared, under short names that stay: HEADLINES, then
     `explanation_<scorer>` of the first explainer and `steering_<method>` (the composite) at the first KL budget, over all
-    concepts, or over the one kind of concepts that there is.
+    concepts, or over the one kind of concepts that there is; concepts found over those of tokens.
 
     Scores that were not measured are left out.
     """
@@ -385,6 +385,9 @@ def headlines(report: pl.DataFrame, config: ExperimentConfig) -> dict[str, float
     means = report.filter(pl.col("value").is_not_null(), pl.col("unit_of_replication").fill_null("") != "prompt")
     whole = means.filter((told == "all") | (pl.len().over("name") == 1))
     measured = dict(zip(whole["name"], whole["value"], strict=True))
+    # Random latents find concepts of documents as well, so concepts found are told over those of tokens.
+    of_tokens = means.filter(told == "token", pl.col("name").str.starts_with("evaluate.concepts_found."))
+    measured |= dict(zip(of_tokens["name"], of_tokens["value"], strict=True))
     names = dict(HEADLINES)
     for scorer in config.interpret.scorers:
         names[f"explanation_{scorer}"] = f"interpret.{config.interpret.explainers[0]}.{scorer}"

@@ -55,13 +55,13 @@ def numbered(
     n = len(texts.vocabulary.words)
     if shape in ("word", "left", "near"):
         return _tabled(key, n)
-    first, second = np.divmod(key, n)
+    first, second = np.divmod(key, BASE)
     firsts, a = _tabled(first, n)
     seconds, b = _tabled(second, n)
     if len(firsts) * len(seconds) > LARGEST_TABLE:
         return np.unique(key, return_inverse=True)
     pairs, of = _tabled(a * len(seconds) + b, len(firsts) * len(seconds))
-    return (firsts[pairs // len(seconds)] * n + seconds[pairs % len(seconds)] if len(pairs) else pairs), of
+    return (firsts[pairs // len(seconds)] * BASE + seconds[pairs % len(seconds)] if len(pairs) else pairs), of
 
 
 def _tabled(
@@ -70,9 +70,7 @@ def _tabled(
     there = np.zeros(size, bool)
     there[key] = True
     met = np.flatnonzero(there)
-    number = np.empty(
-        size, np.int64
-    )  # unset where nothing is met: a table of millions is not filled for some thousands
+    number = np.empty(size, np.int64)  # unset where nothing is met: a table of millions is not filled for thousands
     number[met] = np.arange(len(met))
     return met, number[key]
 

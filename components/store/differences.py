@@ -258,7 +258,9 @@ def _open(row: Row) -> str:
 def _paired(ours: np.ndarray, theirs: np.ndarray, cluster: np.ndarray, generator: np.random.Generator) -> Row:
     difference = ours - theirs
     interval = clustered_t_interval(difference, cluster)
-    if np.ptp(difference) == 0:  # an interval without width would claim to be sure
+    if np.ptp(difference) <= 1e-12 * max(
+        1.0, float(np.abs(ours).max())
+    ):  # an interval without width would claim to be sure
         interval = dataclasses.replace(interval, low=None, high=None)
     sums = np.bincount(np.unique(cluster, return_inverse=True)[1], weights=difference)
     p = sign_flip_test(sums, generator) if len(sums) > 1 else None
