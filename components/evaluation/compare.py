@@ -7,7 +7,7 @@ the range that it covers as the reason. Intervals are Student's over seeds.
 
 Seed stability is measured here, where several seeds meet: latents of two dictionaries are matched one to one so that the
 summed cosine of their decoder directions is largest (Hungarian method), and a dictionary's stability is the mean matched
-cosine with each other seed of its setting. Every latent counts, dead ones too. Stabilities of a setting share pairs, so
+cosine with each other seed of its setting. Twins of one dictionary (cosine above 0.95) count once, dead latents count. Stabilities of a setting share pairs, so
 the interval over seeds is too narrow; the table says so. Source: Paulo & Belrose 2025 (arXiv:2501.16615).
 """
 
@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from components.config import Config
 from components.device import Execution
@@ -32,6 +34,8 @@ from components.store.tables import CELLS, COMPARISON, SCORES
 L0 = "evaluate.l0"
 STABILITY = "compare.stability"
 SHARED_PAIRS = "seeds share pairs: the interval is too narrow"
+TWINS = 0.95
+"""Cosine above which two decoder directions of one dictionary count as the same."""
 MOST_MATCHED = 16_384
 """Latents up to which dictionaries are matched; beyond, the table of cosines alone is a gibibyte."""
 SETTING = ("label", "architecture", "is_baseline", "d_sae", "sparsity_name", "sparsity")
@@ -88,7 +92,7 @@ def make(folder: Path, config: CompareConfig, inputs: Inputs, settings: Executio
     }
 
 
-COMPARE = Stage("compare", version=1, make=make, computes=False)
+COMPARE = Stage("compare", version=2, make=make, computes=False)
 
 
 def stabilities(trained: Mapping[int, Artifact]) -> dict[int, tuple[float | None, str | None]]:
@@ -98,7 +102,9 @@ def stabilities(trained: Mapping[int, Artifact]) -> dict[int, tuple[float | None
     sizes = {artifact.facts["d_sae"] for artifact in trained.values()}
     if max(sizes) > MOST_MATCHED:
         return dict.fromkeys(trained, (None, f"{max(sizes)} latents are more than are matched ({MOST_MATCHED})"))
-    directions = {number: Dictionary.load(artifact).decoder_directions() for number, artifact in trained.items()}
+    directions = {
+        number: merged(Dictionary.load(artifact).decoder_directions()) for number, artifact in trained.items()
+    }
     numbers, found = list(directions), {number: [] for number in directions}
     for i, one in enumerate(numbers):
         for other in numbers[i + 1 :]:
@@ -108,15 +114,31 @@ def stabilities(trained: Mapping[int, Artifact]) -> dict[int, tuple[float | None
     return {number: (float(np.mean(cosines)), None) for number, cosines in found.items()}
 
 
-def matched_cosine(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Mean cosine of rows matched one to one, so that it is largest; a zero row has cosine 0 with all."""
+def merged(directions: Float[Tensor, "row d_in"]) -> Float[Tensor, "distinct d_in"]:
+    """Rows of norm 1, twins once: a row that has a cosine above TWINS with an earlier one is left out.
+
+    Matching one to one rewards twins: a dictionary that says the same thing many times finds a partner for each.
+    """
+    rows = torch.nn.functional.normalize(directions.double(), dim=1)
+    kept: list[int] = []
+    for number in range(len(rows)):
+        if not kept or (rows[kept] @ rows[number]).max() <= TWINS:
+            kept.append(number)
+    return rows[kept]
+
+
+def matched_cosine(one: Float[Tensor, "row d_in"], other: Float[Tensor, "row2 d_in"]) -> float:
+    """Mean cosine of rows matched one to one, so that it is largest, over the larger of the two numbers of rows.
+
+    A zero row has cosine 0 with all, and so has a row that finds no partner.
+    """
     from scipy.optimize import (
         linear_sum_assignment,
     )  # here: a third of a second that describing the flows need not wait for
 
     normal = torch.nn.functional.normalize
     cosine = (normal(one.double(), dim=1) @ normal(other.double(), dim=1).T).cpu().numpy()
-    return float(cosine[linear_sum_assignment(cosine, maximize=True)].mean())
+    return float(cosine[linear_sum_assignment(cosine, maximize=True)].sum() / max(cosine.shape))
 
 
 def over_seeds(cells: pl.DataFrame) -> pl.DataFrame:

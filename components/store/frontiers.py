@@ -77,9 +77,15 @@ def best(comparison: pl.DataFrame) -> pl.DataFrame:
 
 
 def whole(comparison: pl.DataFrame) -> pl.DataFrame:
-    """The rows of the measures by which dictionaries are compared, over all kinds of concepts."""
-    everything = pl.col("concept_kind").fill_null("all") == "all"
-    return comparison.filter(pl.col("name").is_in(list(MEASURES)), everything)
+    """The rows of the measures by which dictionaries are compared, over all kinds of concepts.
+
+    Concepts found are told over those of tokens, where there are any: random latents find those of documents too.
+    """
+    found, kind = pl.col("name") == "evaluate.concepts_found.latent", pl.col("concept_kind").fill_null("all")
+    of_tokens = found & (kind == "token")
+    narrower = found if comparison.filter(of_tokens).height else pl.lit(False)
+    rows = of_tokens | ((kind == "all") & ~narrower)
+    return comparison.filter(pl.col("name").is_in(list(MEASURES)), rows)
 
 
 def points(comparison: pl.DataFrame, name: str) -> pl.DataFrame:
