@@ -72,10 +72,12 @@ def identity(pid: int | None = None) -> dict[str, Any]:
 def _started(process: psutil.Process) -> str:
     """When a process started, whatever the clock says: this start of the machine, and ticks since then; "" if unknown."""
     with contextlib.suppress(OSError, IndexError):
-        fields = Path(f"/proc/{process.pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        fields = (
+            Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        )
         boot = ""
         with contextlib.suppress(OSError):
-            boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return f"{boot} {fields[19]}"
     with contextlib.suppress(AttributeError, TypeError, psutil.Error):  # macOS: as written down at the start
         return str(process._proc.create_time(monotonic=True))  # type: ignore[attr-defined]

@@ -28,7 +28,7 @@ TABLES = {
     "components/evaluation/evaluations",
 }
 ONE_DOOR = {
-    "transformers": {"components/model/language_model.py", "components/world"},
+    "transformers": {"components/model/loading.py", "components/world"},
     "huggingface_hub": {"components/model"},
     "prefect": {"flows"},
     "mlflow": {"flows/tracking.py", "flows/mlflow_server.py", "flows/pyfunc.py", "dashboards/runs.py"},
