@@ -29,7 +29,7 @@ class Measure:
     about: str
 
 
-_UNITS = "Concepts whose best unit, chosen on select, reaches the average precision asked for on test, scored once."
+_UNITS = "Concepts whose best unit, chosen on select, reaches most of what a probe reaches above the base rate on test, scored once."
 _STEER = steered.STEERED
 _WHO = r"interpret\.([\w.]+?)"
 MEASURES = (
@@ -51,6 +51,22 @@ MEASURES = (
     Measure(r"evaluate\.dead_share", "Dead latents", "share", "Latents that no token activated."),
     Measure(r"evaluate\.concepts_gated", "Concepts a probe decodes", "share", "The gate of every score by concept."),
     Measure(r"evaluate\.concepts_found\.(\w+)", r"Concepts found: \1", "share", _UNITS),
+    Measure(
+        r"evaluate\.concepts_decodable", "Concepts decoded well enough to compare", "share", "By a probe, on validate."
+    ),
+    Measure(
+        r"evaluate\.concepts_found_normalised\.(\w+)",
+        r"Concepts, between untrained and probe: \1",
+        "share",
+        "0 is the untrained dictionary, 1 the probe of all coordinates.",
+    ),
+    Measure(
+        r"evaluate\.concepts_found_absolute\.(\w+)",
+        r"Concepts found, fixed precision: \1",
+        "share",
+        "An average precision of 0.8 by the probe and by the unit.",
+    ),
+    Measure(r"evaluate\.concepts_share\.(\w+)", r"Share of the probe's precision: \1", "share", "Above the base rate."),
     Measure(r"evaluate\.concepts_ap\.(\w+)", r"Mean AP over concepts: \1", "AP", "Natural density, gated concepts."),
     Measure(r"evaluate\.concepts_auroc\.(\w+)", r"Mean AUROC over concepts: \1", "AUROC", "Gated concepts."),
     Measure(_WHO + r"\.(\w+)\.over_floor", r"Over the floor, \2: \1", "difference", "Score minus that of the floor."),

@@ -32,7 +32,7 @@ from components.errors import DictionaryError
 from components.registry import nearest
 from components.seeds import torch_generator
 from components.store.artifact import Artifact, Store
-from components.store.forecast import Forecast, Foreteller, Timing, lower, stand_in, watch
+from components.store.forecast import Forecast, Foreteller, Knob, Timing, below, lower, stand_in, watch
 from components.store.shards import PROVENANCE, write_activations
 
 FLOAT = 4
@@ -77,7 +77,10 @@ def memory(configs: Sequence[TrainConfig], activations: Any, settings: Execution
         n, learnt = weights(config, hook_point, widths)
         d_sae = latents(config, hook_point, widths)
         gathered = architectures[config.dictionary.kind].gathers(config.dictionary, widths[hook_point])
+        # with a second dictionary that measures convergence, the state of both is there at the end
+        times = 2 if config.convergence == "measured" and learnt else 1
         own = {"weights": FLOAT * n, "gradients": FLOAT * learnt, "optimiser": 2 * FLOAT * learnt}
+        own = {name: times * n_bytes for name, n_bytes in own.items()}
         for name, n_bytes in (own | {"statistics": gathered}).items():
             kept[name] += n_bytes
         of_point = 2 * FLOAT * min(ENCODED, HELD_OUT_ROWS_IN_CURVE * d_sae)
@@ -129,7 +132,7 @@ def formula(config: TrainConfig, inputs: Mapping[str, Any], settings: Execution)
     return Forecast(
         memory([config], inputs["activations"], settings),
         {"dictionary": FLOAT * n, "curve": CURVE_POINT * points if config.updates else 0},
-        {"checkpoints": 2 * state if config.updates else 0},
+        {"checkpoints": (3 if config.convergence == "measured" else 2) * state if config.updates else 0},
         {
             "d_sae": d_sae,
             "d_in": widths[hook_point],
@@ -199,7 +202,7 @@ def _beside(config: TrainConfig) -> str:
 
 
 TRAIN_FORETELLER = Foreteller(
-    formula, probe, for_memory=(lower("batch_size"), lower("dictionary.d_sae")),
+    formula, probe, for_memory=(Knob("batch_size", lambda config, _: below(config.batch)[:-1]), lower("dictionary.d_sae")),
     for_disk=(lower("dictionary.d_sae"),), on_device=True,
 )  # fmt: skip
 

@@ -189,6 +189,7 @@ class Learner:
     ) -> None:
         assert config.lr != "search", "a rate is searched before a learner is made (rates.py)"
         self.dictionary, self.config, self.splice, self.whitening = dictionary, config, splice, whitening
+        self.folds = True  # at the end; not where the objective that it learnt by is still to be measured
         self.recipe = dictionary.recipe
         self.steps = config.updates
         self.step = 0
@@ -233,7 +234,7 @@ class Learner:
         if self.first is not None:
             cosines = torch.nn.functional.cosine_similarity(self.dictionary.W_dec.detach(), self.first, dim=1)
             self.turned = cosines.median().item()
-        if self.whitening is not None:
+        if self.whitening is not None and self.folds:
             self.dictionary.fold(self.whitening)
             self.whitening = None
 

@@ -69,20 +69,20 @@ def next_factor(trials: list[Trial]) -> float | None:
     return best * STEP if best == max(tried) else best / STEP
 
 
-def chosen(config: TrainConfig, trials: list[Trial], own_rate: float) -> float:
-    """The rate of the whole run.
+def best(trials: list[Trial]) -> float:
+    """The factor of the least objective.
 
     Raises:
         DictionaryError: every candidate diverged.
     """
-    best = min(trials, key=lambda trial: trial.objective)
-    if not math.isfinite(best.objective):
+    found = min(trials, key=lambda trial: trial.objective)
+    if not math.isfinite(found.objective):
         tried = ", ".join(f"{trial.lr:.3g}" for trial in trials)
         raise DictionaryError(
             f"the search for a learning rate found none: training diverged at each of {tried}; set train.lr to a number "
             f"below {min(trial.lr for trial in trials):.1g}"
         )
-    return best.factor * raised(own_rate, config.updates)
+    return found.factor
 
 
 @torch.no_grad()
@@ -126,10 +126,14 @@ class Search:
         temporary.write_text(json.dumps([dataclasses.asdict(trial) for trial in self.trials]), "utf-8")
         temporary.rename(self._file)
 
+    def rate(self, updates: int) -> float:
+        """The rate that was found, for a run of so many updates."""
+        return best(self.trials) * raised(self.own_rate, updates)
+
     @property
     def found(self) -> TrainConfig:
         """The config with the rate that was found."""
-        lr = chosen(self.config, self.trials, self.own_rate)
+        lr = self.rate(self.config.updates)
         tried = ", ".join(f"{trial.lr:.2g}: {trial.objective:.4g}" for trial in self.trials)
         log.info(
             "learning rate %.3g of %s (short runs, rate: objective on held-out rows: %s)",

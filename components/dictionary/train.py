@@ -20,7 +20,6 @@ that; the learning rate falls to zero over the last fifth.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import time
@@ -317,6 +316,8 @@ def _make_group(
             "rates_tried": found[label].facts if label in found else [],
         }
     beside = {label: convergence.half(own) for label, own in configs.items() if own.convergence == "measured"}
+    for label in beside.keys() & found.keys():  # by the same rule: the factor that was found, at its number of updates
+        beside[label] = beside[label].model_copy(update={"lr": found[label].rate(beside[label].updates)})
     halves = {
         label: begun(own) for label, own in beside.items() if learners[label].learnt and learners[label].steps > 1
     }
@@ -366,15 +367,37 @@ def _searched(
         for label, own in todo.items():
             streams.setdefault(own.updates, []).append(label)
         for labels in streams.values():
-            learners = {label: begun(todo[label]) for label in labels}
-            objectives = dict.fromkeys(labels, math.inf)
-            with contextlib.suppress(DictionaryError):
-                yield from run(learners, "rate-")
-            for label, learner in learners.items():
-                if learner.step == learner.steps and math.isfinite(learner.weight()):
-                    objectives[label] = objective(learner, held_out)
-                searches[label].tried(learner.peak, objectives[label])
+            objectives = yield from _tried({label: todo[label] for label in labels}, begun, run, wanted, held_out)
+            for label, (lr, value) in objectives.items():
+                searches[label].tried(lr, value)
     return searches
+
+
+def _tried(
+    candidates: Mapping[str, TrainConfig],
+    begun: Callable[[TrainConfig], Learner],
+    run: Callable[[Mapping[str, Learner], str], Iterator[Progress]],
+    wanted: Mapping[str, tuple[Path, TrainConfig, Inputs]],
+    held_out: Batch,
+) -> Generator[Progress, None, dict[str, tuple[float, float]]]:
+    """Rate and objective of each candidate. Where one of several diverges each runs again alone: no other pays for it."""
+    learners = {label: begun(own) for label, own in candidates.items()}
+    for learner in learners.values():
+        learner.folds = False
+    try:
+        yield from run(learners, "rate-")
+    except DictionaryError as error:
+        for label in learners:  # a checkpoint of one that diverged is no beginning for the next candidate
+            (wanted[label][0] / ".checkpoint" / f"rate-{_CHECKPOINT}").unlink(missing_ok=True)
+        if len(learners) > 1:
+            found: dict[str, tuple[float, float]] = {}
+            for label, own in candidates.items():
+                found |= yield from _tried({label: own}, begun, run, wanted, held_out)
+            return found
+        (learner,) = learners.values()
+        log.info("a rate of %.3g is too high: %s", learner.peak, error)
+        return dict.fromkeys(learners, (learner.peak, math.inf))
+    return {label: (learner.peak, objective(learner, held_out)) for label, learner in learners.items()}
 
 
 def _convergence(learner: Learner, fvu: float, half_fvu: float | None) -> Convergence:

@@ -168,7 +168,12 @@ def steered(steer: Artifact, scores: pl.DataFrame) -> Iterator[tuple[Row, pl.Dat
         if column == "fluency":
             yield row | about | {"who": "unsteered"}, _items(own, pl.col("fluency_unsteered"))
         elif row["baseline_name"] is not None:
-            yield row | about | {"who": row["baseline_name"]}, _items(own, pl.col(f"{column}_largest"))
+            yield row | about | {"who": _largest(row["baseline_name"])}, _items(own, pl.col(f"{column}_largest"))
+
+
+def _largest(baseline_name: str) -> str:
+    """What the largest control direction on a concept is called; a score's baseline may be another thing of them."""
+    return baseline_name if baseline_name.startswith("largest") else "largest of the Gaussian directions"
 
 
 def _items(rows: pl.DataFrame, value: pl.Expr) -> pl.DataFrame:
@@ -177,8 +182,9 @@ def _items(rows: pl.DataFrame, value: pl.Expr) -> pl.DataFrame:
 
 def single(steer: Artifact, scores: pl.DataFrame, seed: int) -> Iterator[Row]:
     """Each steered concept against the largest of its control directions, paired by prompt."""
-    if tables.GENERATIONS.file not in steer.files:
+    if tables.GENERATIONS.file not in steer.files or tables.STEERED.file not in steer.files:
         return
+    table = tables.STEERED.read(steer)
     kept = (pl.col("split") == "test") & pl.col("kl_budget").is_not_null()
     generations = tables.GENERATIONS.scan(steer).filter(kept).drop("text").collect()
     by = ["concept", "method", "replicate", "kl_budget"]
@@ -186,19 +192,22 @@ def single(steer: Artifact, scores: pl.DataFrame, seed: int) -> Iterator[Row]:
         method, budget = row["score"].split(".")[1], re.search(BUDGET, row["score"])
         if budget is None or method in RIVALS:
             continue
-        value = pl.col("composite" if row["score"].endswith(".composite") else "uplift").fill_null(0.0).mean()
+        column = "composite" if row["score"].endswith(".composite") else "uplift"
+        value = pl.col(column).fill_null(0.0).mean()
         at = (pl.col("kl_budget") / float(budget[0].removeprefix("kl_")) - 1).abs() < 1e-9
         here = generations.filter(at, pl.col("concept") == row["item"])
         prompts = here.group_by([*by, "prompt"]).agg(value.alias("value"))
         random = prompts.filter(pl.col("method").str.starts_with("random_"))
-        means = (
-            random.group_by(by).agg(pl.col("value").mean()).sort("value", *by, descending=[True, *[False] * len(by)])
-        )
+        # Directions that only stand in for a method's candidates are no rivals: the largest is the one that the table names.
+        of = table.filter(at, pl.col("method") == method, pl.col("concept") == row["item"])[f"{column}_largest"]
+        if of.is_empty() or of[0] is None:
+            continue
+        means = random.group_by(by).agg(pl.col("value").mean()).filter((pl.col("value") - of[0]).abs() < 1e-9).sort(by)
         theirs = random.join(means.head(1).select(by), on=by).select("prompt", pl.col("value").alias("theirs"))
         pairs = prompts.filter(pl.col("method") == method).join(theirs, on="prompt").sort("prompt")
         if pairs.is_empty():
             continue
-        told = {"measure": f"single.{row['score']}", "rival": row["baseline_name"], "better": row["better"]}
+        told = {"measure": f"single.{row['score']}", "rival": _largest(row["baseline_name"]), "better": row["better"]}
         place = {column: row[column] for column in ("name", "concept_kind", "split", "dictionary", "hook_point")}
         values = (pairs["value"].to_numpy(), pairs["theirs"].to_numpy(), pairs["prompt"].to_numpy())
         found = _paired(*values, numpy_generator(seed, "flips", row["name"]))

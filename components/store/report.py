@@ -281,7 +281,11 @@ def _single_concepts(differences: pl.DataFrame, wholes: Sequence[str]) -> Iterat
         grouped.setdefault((score, row["rival"]), []).append(row)
     for (score, rival), rows in grouped.items():
         for outcome, verb in (("for us", "better"), ("against us", "worse")):
-            hits = [row["name"].removeprefix(f"{score}.") for row in rows if row["outcome"] == outcome]
+            hits = [
+                row["name"].removeprefix(f"{score}.").removeprefix("concept.")
+                for row in rows
+                if row["outcome"] == outcome
+            ]
             if hits:
                 how = f"paired by prompt, Holm over {rows[0]['n_tests']}"
                 yield (

@@ -265,7 +265,7 @@ def setting(stage: str, name: str, reason: str) -> str | None:
     """Which setting would give an absent value, or None where the reason itself names one."""
     if re.search(SETTING, reason):
         return None
-    if re.search(r"passed the gate|gated concepts has a value", reason):
+    if re.search(r"passed the gate|concepts has a value", reason):
         return next((what for prefix, what in UNGATED.items() if name.startswith(prefix)), None)
     if found := next((what for said, what in SETTINGS if re.search(said, reason)), None):
         return found

@@ -60,7 +60,9 @@ def _figures(train: Artifact) -> None:
         told = {True: st.success, False: st.warning, None: st.info}[facts.get("converged")]
         told(sentence[0].upper() + sentence[1:] + ".")
     if facts.get("lr"):
-        tried = ", ".join(f"{trial['lr']:.2g}: {measures.number(trial['objective'])}" for trial in facts["rates_tried"])
+        tried = ", ".join(
+            f"{trial['lr']:.2g}: {measures.number(trial['objective'])}" for trial in facts.get("rates_tried", [])
+        )
         searched = f"; short runs tried (rate: objective on held-out rows) {tried}" if tried else ""
         st.caption(
             f"Learning rate {facts['lr']:.3g}, {facts['steps']:,} updates of {facts['batch_size']:,} tokens{searched}."

@@ -15,7 +15,7 @@ from components.dictionary.architectures.topk import TopKConfig
 from components.dictionary.contract import Dictionary, untrained
 from components.dictionary.convergence import Convergence
 from components.dictionary.learner import Learner, TrainConfig, raised
-from components.dictionary.train import evaluate, make
+from components.dictionary.train import evaluate, make, make_many
 from components.store.artifact import Store
 from tests import toys
 from tests.planted import HOOK, directions, rows
@@ -87,7 +87,7 @@ def test_the_rate_is_searched_by_factors_and_once_beyond_an_end():
     ]
     assert rates.next_factor(inside) is None
     config = TrainConfig(tokens=4_000_000, lr="search")
-    assert rates.chosen(config, inside, 1e-3) == raised(1e-3, config.updates)
+    assert rates.best(inside) == 1.0
     assert config.relative_cost == 1.5
 
 
@@ -143,6 +143,37 @@ def test_the_search_takes_a_rate_on_held_out_rows_and_a_kill_in_its_midst_change
         again = facts_of(activations, tmp_path / f"cut{stop_at}", lr="search")
         for name in ("fvu", "lr", "rates_tried", "converged"):
             assert again[name] == whole[name], name
+
+
+def test_a_candidate_that_diverges_spoils_no_other_and_no_next_one(activations, tmp_path, monkeypatch):
+    """Of two that search side by side one diverges at the middle rate: the other finds what it finds alone."""
+    configs = {
+        "a": CONFIG.model_copy(update={"lr": "search"}),
+        "b": CONFIG.model_copy(update={"lr": "search", "clip": 7.0}),
+    }
+    alone = facts_of(activations, tmp_path / "alone", lr="search")
+    plain = Learner.metrics
+
+    def metrics(self):
+        bad = self.config.clip == 7.0 and self.step > 10 and abs(self.peak - alone["rates_tried"][1]["lr"]) < 1e-9
+        return plain(self) | ({"loss": float("nan")} if bad else {})
+
+    monkeypatch.setattr(Learner, "metrics", metrics)
+    work = make_many(
+        {label: (tmp_path / label, config, {"activations": activations}) for label, config in configs.items()},
+        Execution(device="cpu"),
+    )
+    for label in configs:
+        (tmp_path / label).mkdir()
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            together = end.value
+            break
+    assert together["a"]["rates_tried"] == alone["rates_tried"] and together["a"]["fvu"] == alone["fvu"]
+    tried = together["b"]["rates_tried"]
+    assert tried[1]["objective"] is None and all(trial["objective"] for trial in (tried[0], tried[2]))
 
 
 def test_whitening_in_the_stage_saves_a_dictionary_of_activations(activations, tmp_path):
