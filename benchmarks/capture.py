@@ -25,7 +25,6 @@ from safetensors.torch import save_file
 from components import device
 from components.capture.capture import CaptureConfig, make
 from components.config import Config
-from components.model.hook_point import blocks
 from components.model.language_model import LanguageModel, ModelConfig, ModelReference
 from components.store.artifact import Artifact, Progress, Stage, Store
 
@@ -78,9 +77,7 @@ def _corpus(store: Store, name: str, n_contexts: int, length: int, vocab_size: i
 def _bare(model: LanguageModel, last_block: int) -> torch.nn.Module:
     """The network up to and with `last_block`, and nothing else."""
     network = model.network.base_model
-    path, listed = blocks(network, model.n_layers)
-    parent, _, name = path.rpartition(".")
-    setattr(network.get_submodule(parent), name, listed[: last_block + 1])
+    del model.blocks[last_block + 1 :]
     for norm in ("norm", "ln_f", "final_layer_norm"):
         if hasattr(network, norm):
             setattr(network, norm, torch.nn.Identity())

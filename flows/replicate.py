@@ -23,7 +23,6 @@ from components.store.scores import absent, headline, ordered
 from components.store.tables import REPLICATES
 from flows import windows
 from flows.experiment import experiment
-from flows.report import WIDTH
 from flows.steps import Chain, Reference
 
 
@@ -74,8 +73,7 @@ def newest(store: Store) -> Artifact | None:
 def show(artifact: Artifact, console: Console, everything: bool = False) -> None:
     """The table in the terminal: mean, interval over seeds, and each seed's value."""
     frame = REPLICATES.read(artifact)
-    if not console.is_terminal:
-        console = Console(width=WIDTH, file=console.file)
+    console = for_tables(console)
     seeds = artifact.facts["seeds"]
     title = f"{len(seeds)} training seeds, 95% Student interval over them"
     shown = Table(title=title, title_justify="left", header_style="bold", expand=False)

@@ -48,8 +48,7 @@ def show(artifact: Artifact, console: Console, everything: bool = False) -> None
         everything: every row and sentence, not only the short table.
     """
     frame, told = REPORT.read(artifact), reports.Told.of(artifact)
-    if not console.is_terminal:
-        console = Console(width=WIDTH, file=console.file)
+    console = for_tables(console)
     table = Table(title=f"report {artifact.key}", title_justify="left", header_style="bold", expand=False)
     for column in ("score", "kind", "value", "95% interval", "n", "failed", "baseline", ""):
         right = column in ("value", "95% interval", "n", "failed")

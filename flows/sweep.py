@@ -111,6 +111,7 @@ def _made(
             if isinstance(outcome, Exception):
                 reason = _reason(_label(stage, group), outcome)
                 if len(group) > 1:
+                    log.warning("%s; each is tried alone", reason)
                     again += [{name: each} for name, each in group.items()]
                 else:
                     refused |= dict.fromkeys(group, reason)

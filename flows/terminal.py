@@ -23,9 +23,9 @@ aside = Console(stderr=True, markup=False, emoji=False, highlight=False)
 """For what is not the answer: standard error."""
 
 
-def for_tables() -> Console:
+def for_tables(to: Console = console) -> Console:
     """Where a table is printed: as wide as the terminal, and wide where there is none."""
-    return console if console.is_terminal else Console(width=WIDTH, markup=False, emoji=False, highlight=False)
+    return to if to.is_terminal else Console(width=WIDTH, file=to.file, markup=False, emoji=False, highlight=False)
 
 
 def is_unicode() -> bool:

@@ -32,12 +32,14 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 class ByFile(LoadScopeScheduling):
     """Several processes share the tests by file; flows share one Prefect server and one experiment, so a process.
 
-    The sweep trains dictionaries of its own, long, and looks at no other experiment: it is as good beside them.
+    The sweep trains dictionaries of its own, and the terminal's tests run commands without Prefect, both long: neither looks
+    at another experiment, so they are as good beside them.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        shares = file.startswith("tests/flows/") and file != "tests/flows/test_sweep.py"
+        alone = ("tests/flows/test_sweep.py", "tests/flows/test_terminal.py")
+        shares = file.startswith("tests/flows/") and file not in alone
         return "tests/flows" if shares else file
 
 

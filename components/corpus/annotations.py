@@ -173,7 +173,7 @@ class WordLists:
                 index, key = (self._by_word, first.group()) if first else (self._by_letter, entry[0])
                 index.setdefault(key, []).append((entry, concept))
             if not entries - {""}:
-                comments = "; lines that begin with # or ; are comments" if isinstance(given, str) else ""
+                comments = "; lines that begin with # or ; and a space are comments" if isinstance(given, str) else ""
                 raise CorpusError(f"read.word_lists.{concept}: the list has no words{comments}")
         letters = "".join(re.escape(letter) for letter in sorted(self._by_letter))
         self._start = re.compile(rf"{_WORD.pattern}|[{letters}]" if letters else _WORD.pattern)
@@ -268,4 +268,5 @@ def _file_of(name: str, concept: str) -> list[str]:
         raise CorpusError(
             f"read.word_lists.{concept}: wanted a list of words or a file of them, but no file is at {name!r}"
         )
-    return [line for line in lines(path) if not line.lstrip().startswith(("#", ";"))]
+    comment = re.compile(r"\s*[#;](\s|$)")  # a word may begin with such a sign, as #metoo does
+    return [line for line in lines(path) if not comment.match(line)]

@@ -34,6 +34,7 @@ from components.model.hook_point import HookPoint, attach, find, translate
 from components.model.hub import snapshot
 from components.model.intervention import Edit, Places
 from components.model.layout import Layout
+from components.paths import expanded
 from components.registry import nearest
 
 T = TypeVar("T")
@@ -81,7 +82,7 @@ class ModelReference:
         Raises:
             ModelError: no such folder, and no such model on the hub or no leave to ask there; or a folder with an adapter.
         """
-        path = Path(self.config.path).expanduser()
+        path = expanded(self.config.path)
         local = (folder for folder in (path, REPOSITORY / path) if (folder / "config.json").is_file())
         folder = next(local, None) or (path if loading.adapter(path) else _from_hub(self.config))
         if found := loading.adapter(folder):
@@ -562,7 +563,7 @@ _loading = threading.Lock()  # tasks side by side: transformers imports its part
 def _from_hub(config: ModelConfig) -> Path:
     from huggingface_hub import constants
 
-    beside = Path(config.path).expanduser().parent
+    beside = expanded(config.path).parent
     beside = beside if beside.is_dir() else REPOSITORY / "data"
     known = [str(found.parent) for found in beside.glob("*/config.json")]
     known += [

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from components.corpus.encoding import Encoder
 from components.errors import InputError
 from components.model.language_model import LanguageModel
 from components.steering.contract import Concept, Continuation, Material, Passages
@@ -45,8 +46,8 @@ def read_material(
     config: SteerConfig,
 ) -> Material:
     """Real passages of three splits, and the loss of as many of them as set the fluency band."""
-    tokenizer = writer.model.tokenizer
-    head = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    tokenizer, first = writer.model.tokenizer, Encoder.of(writer.model).bos
+    head = [] if first is None else [first]
     opening = int(np.median([len(prompt.tokens) for prompt in prompts])) - len(head)
     found = {}
     for split in ("judge", "calibrate", "validate"):

@@ -399,7 +399,7 @@ class Store:
             "files": files,
             "made": {
                 "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                "order": 1 + max((other.age[0] for other in self.artifacts(stage.name)), default=0),
+                "order": 1 + self._last_order(stage.name),
                 "seconds": seconds,
                 "peak_memory_bytes": peak_memory(),
                 "git_commit": git_commit(),
@@ -419,6 +419,14 @@ class Store:
         for hidden in final.glob(".*"):  # checkpoints and other working files end with the work, and not before it
             shutil.rmtree(hidden, ignore_errors=True) if hidden.is_dir() else hidden.unlink(missing_ok=True)
         return Artifact(final, manifest)
+
+    def _last_order(self, stage: str) -> int:
+        """The highest order of a stage's artifacts; one that cannot be read, or is of a newer format, has none."""
+        found = [0]
+        for manifest in (self.root / stage).glob(f"*/{MANIFEST}"):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+                found.append(int(json.loads(manifest.read_text(encoding="utf-8"))["made"]["order"]))
+        return max(found)
 
     @contextlib.contextmanager
     def _readable_errors(self, stage: str) -> Iterator[None]:

@@ -116,8 +116,10 @@ def test_words_are_found_as_a_reader_of_their_script_would(words: list[str], tex
 def test_comments_are_of_files_and_not_of_lists(tmp_path: Path) -> None:
     assert marked({"tag": ["#metoo", ";)"[0] + "x"]}, "a #metoo ;x") == [("tag", "#metoo"), ("tag", ";x")]
     file = tmp_path / "tags.txt"
-    file.write_text("  # only comments\n;x\n")
-    with pytest.raises(CorpusError, match="the list has no words; lines that begin with # or ; are comments"):
+    file.write_text("  # only comments\n; x\n")
+    with pytest.raises(
+        CorpusError, match="the list has no words; lines that begin with # or ; and a space are comments"
+    ):
         WordLists({"tag": str(file)})
 
 

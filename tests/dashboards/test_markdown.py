@@ -75,8 +75,10 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> conftest.Invente
     monkeypatch.setattr(conftest, "KINDS", {f"topic.{topic}": "document" for topic in topics})
     rows = conftest.report_rows
 
-    def marked(keys: Any, name: str) -> list[dict[str, Any]]:
-        found = [row | {"baseline_name": f"base {HOSTILE}", "hook_point": f"at {HOSTILE}"} for row in rows(keys, name)]
+    def marked(keys: Any, name: str, *rest: Any) -> list[dict[str, Any]]:
+        found = [
+            row | {"baseline_name": f"base {HOSTILE}", "hook_point": f"at {HOSTILE}"} for row in rows(keys, name, *rest)
+        ]
         absent = {"value": None, "low": None, "high": None, "reason": f"why {HOSTILE}"}
         headline = next(row for row in found if row["name"] == "evaluate.cross_entropy_rise")
         unknown = found[0] | {"name": f"evaluate.{HOSTILE}"}

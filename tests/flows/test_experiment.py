@@ -90,7 +90,7 @@ def test_the_model_is_fetched_by_its_task_before_the_plan_looks_for_it(
 
 def test_a_stage_takes_a_device_slot_unless_it_says_that_it_needs_none() -> None:
     free = {name for name, stage in (STAGES | BESIDE).items() if not stage.computes}
-    assert free == {"read", "report", "compare"}
+    assert free == {"read", "report", "compare", "replicate"}
 
 
 def test_deleting_one_artifact_remakes_only_what_follows(config: ExperimentConfig, first: dict[str, str]) -> None:

@@ -54,7 +54,16 @@ def test_it_is_an_artifact_of_train_that_measures_as_what_it_was_exported_from(
     trained: Artifact, imported: Artifact
 ) -> None:
     assert (imported.stage, imported.facts["imported_from"]) == ("train", "saelens") and imported.key != trained.key
-    assert set(trained.facts) - set(imported.facts) == {"trained_together"}
+    of_learning = {
+        "batch_size",
+        "lr",
+        "rates_tried",
+        "converged",
+        "convergence",
+        "half_fvu_ratio",
+        "rows_turned_cosine",
+    }
+    assert set(trained.facts) - set(imported.facts) == {"trained_together"} | of_learning
     for fact in ("d_in", "d_sae", "dtype", "hook_point", "architecture", "held_out_rows"):
         assert imported.facts[fact] == trained.facts[fact]
     for fact in ("fvu", "l0", "dead_share"):

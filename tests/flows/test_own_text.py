@@ -42,4 +42,6 @@ def test_text_without_labels_ends_with_a_report(first: dict[str, str], config, t
     assert rows["interpret.log_odds.detection"]["n"] == 3
     reason = "the corpus labels no concept, so none can be judged"
     assert (rows["steer.gate.passed"]["value"], rows["steer.gate.passed"]["reason"]) == (None, reason)
-    assert rows["evaluate.concepts_found.latent"]["reason"] == "the corpus labels no concept"
+    assert rows["evaluate.concepts_found.latent"]["reason"].startswith(
+        "the corpus labels no concept; give read.word_lists"
+    )

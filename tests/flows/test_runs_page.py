@@ -129,7 +129,7 @@ def test_the_page_fills_the_form_names_a_wrong_line_and_starts_what_it_shows(
     assert start.disabled
     app.text_area(key="more experiment").set_value("interpret.contexts.top=9").run()
     assert app.code[0].value == (
-        "latentflow experiment train.dictionary.kind=relu train.seed=7 interpret.contexts.top=9"
+        "latentflow experiment train.dictionary.kind=relu train.dictionary.d_sae=1024 train.seed=7 interpret.contexts.top=9"
     )
     next(button for button in app.button if button.label == "Start the run").click().run()
     assert not app.exception and not app.error
@@ -144,8 +144,8 @@ def test_the_page_fills_the_form_names_a_wrong_line_and_starts_what_it_shows(
 
 
 def test_a_finished_run_is_followed_to_its_report(prefect: str, first: dict[str, str]) -> None:
-    done = next(run for run in workflow.recent(50) if run.flow == "experiment" and run.state == "COMPLETED")
-    assert workflow.report_of(done.id) == first["key"]
+    ended = [run for run in workflow.recent(50) if run.flow == "experiment" and run.state == "COMPLETED"]
+    done = next(run for run in ended if workflow.report_of(run.id) == first["key"])
     assert {"read", "train", "report"} <= {stage.name for stage in workflow.tasks(done.id)}
     assert done.seconds > 0 and done.finished
     assert os.environ["LATENTFLOW_PREFECT_URL"] in done.address

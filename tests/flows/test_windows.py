@@ -8,9 +8,9 @@ from flows.parameters import resolve
 
 def test_name_and_tags_carry_model_hook_point_and_dictionary() -> None:
     config = resolve(["name=mine", "train.dictionary.k=16", "capture.hook_points=[resid_post.1]"])
-    assert windows.choices(config) == {"model": "demo", "hook_point": "resid_post.1", "dictionary": "topk-1536-k16"}
+    assert windows.choices(config) == {"model": "demo", "hook_point": "resid_post.1", "dictionary": "topk-1024-k16"}
     assert windows.tags(config) == {
-        *("latentflow", "mine", "model:demo", "hook_point:resid_post.1", "dictionary:topk-1536-k16"),
+        *("latentflow", "mine", "model:demo", "hook_point:resid_post.1", "dictionary:topk-1024-k16"),
     }
 
 
