@@ -24,6 +24,7 @@ from components.store.tables import REPLICATES
 from flows import windows
 from flows.experiment import experiment
 from flows.steps import Chain, Reference
+from flows.terminal import for_tables
 
 
 @flow(name="replicate", flow_run_name=windows.name)

@@ -16,8 +16,8 @@ from components.store.scores import absent, caveats, headline, ordered
 from components.store.tables import REPORT
 from flows import environment, windows
 from flows.steps import Chain, Reference
+from flows.terminal import for_tables
 
-WIDTH = 150
 UNDECIDED = 4
 """Comparisons without a difference that the short form tells."""
 

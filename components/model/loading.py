@@ -101,7 +101,8 @@ def network(folder: Path, dtype: torch.dtype) -> Any:
         transformers.AutoModelForMultimodalLM,
         transformers.AutoModel,
     ):
-        if kind is not transformers.AutoModel and type(config) not in kind._model_mapping:  # type: ignore[attr-defined]
+        known = getattr(kind, "_model_mapping", None)  # AutoModel takes every configuration
+        if known is not None and kind is not transformers.AutoModel and type(config) not in known:
             continue
         with quiet():
             try:
