@@ -11,6 +11,7 @@ A message says what was wanted, what came, where, and what to do.
     │   ├── HookPointError         a place in the model that does not exist
     │   ├── CapabilityError        the model cannot do what was asked (loss, generation, gradients)
     │   └── DictionaryError        a dictionary that does not fit the activations it is given
+    │       └── DivergedError      training left the finite numbers; a lower rate may help
     ├── StoreError                 the artifact store cannot do what was asked
     │   ├── DamagedArtifactError   bytes differ from what the manifest promises
     │   ├── MissingArtifactError   an artifact that was named is not in the store
@@ -70,6 +71,10 @@ class CapabilityError(InputError):
 
 class DictionaryError(InputError):
     """A dictionary that does not fit the activations it is given."""
+
+
+class DivergedError(DictionaryError):
+    """Training left the finite numbers; a lower rate may help."""
 
 
 class StoreError(LatentflowError):

@@ -40,7 +40,7 @@ from components.dictionary.learner import Learner, LongestSilence, Splice, Train
 from components.dictionary.rates import Search, objective
 from components.dictionary.stream import Stream
 from components.dictionary.whitening import Whitening, whitening_of
-from components.errors import DictionaryError
+from components.errors import DictionaryError, DivergedError
 from components.seeds import torch_generator
 from components.store.artifact import Facts, Inputs, Progress, Stage, Work
 from components.store.shards import ActivationShards
@@ -137,7 +137,7 @@ def _finite(learner: Learner, metrics: dict[str, float]) -> dict[str, float]:
     for name, value in metrics.items():
         if not math.isfinite(value):
             last = learner.curve[-1][0] if learner.curve else 0
-            raise DictionaryError(
+            raise DivergedError(
                 f"{learner.dictionary.name} diverged: the {name} is {value} at update {learner.step} of {learner.steps}, and "
                 f"all was finite at update {last}; the learning rate was {learner.rate(learner.step - 1):.3g} (at its height "
                 f"{learner.peak:.3g}) and the activations were finite. No dictionary is made, and the last checkpoint is "
@@ -386,7 +386,7 @@ def _tried(
         learner.folds = False
     try:
         yield from run(learners, "rate-")
-    except DictionaryError as error:
+    except DivergedError as error:
         for label in learners:  # a checkpoint of one that diverged is no beginning for the next candidate
             (wanted[label][0] / ".checkpoint" / f"rate-{_CHECKPOINT}").unlink(missing_ok=True)
         if len(learners) > 1:
