@@ -28,10 +28,11 @@ ROWS = 24
 UNITS = {"latent": "latents", "untrained": "untrained dictionary", "neuron": "raw neurons", "probe": "linear probe"}
 FOUND = "evaluate.concepts_found."
 SENTENCES = (
-    ("against us", "against_us"),
-    ("for us", "for_us"),
-    ("undecided, no difference can be told at this n", "undecided"),
+    ("against us", "against_us", None),
+    ("for us", "for_us", 16),
+    ("undecided, no difference can be told at this n", "undecided", 14),
 )
+"""Headings, and how many sentences of each stand here; what is against us is never cut."""
 
 
 def number(value: float | None) -> str:
@@ -82,10 +83,12 @@ def result(store: Store, replicates: Artifact | None, reports: list[Artifact]) -
         lines += ["", plain(told.training) + "."]
     lines += concepts(REPORT.read(reports[0]), seeds)
     of = f" (training seed {seeds[0]})" if seeds else ""
-    for heading, name in SENTENCES:
+    for heading, name, most in SENTENCES:
         sentences = getattr(told, name)
         lines += ["", f"What came out {heading}{of}:" if sentences else f"Nothing came out {heading}{of}.", ""]
-        lines += [f"- {plain(sentence)}" for sentence in sentences]
+        lines += [f"- {plain(sentence)}" for sentence in sentences[:most]]
+        if most is not None and len(sentences) > most:
+            lines.append(f"- {len(sentences) - most} more: `latentflow report --all`")
     return "\n".join(lines).rstrip()
 
 
