@@ -106,7 +106,7 @@ def network(folder: Path, dtype: torch.dtype) -> Any:
             continue
         with quiet():
             try:
-                found, info = kind.from_pretrained(
+                found, info = kind.from_pretrained(  # type: ignore[misc]  (with its loading report, a pair)
                     folder,
                     config=config,
                     dtype=dtype,
