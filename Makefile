@@ -27,8 +27,9 @@ up: setup
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4
 
+# One thread, as the runs that are disturbed have: their numbers are compared to the last digit with an undisturbed run's.
 test-faults: setup
-	$(BIN)/python -m pytest -m faults
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults
 
 test-browser: setup
 	@command -v "$${CHROMIUM:-chromium}" >/dev/null || \

@@ -11,11 +11,11 @@ import functools
 import math
 import operator
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 from pydantic_core import core_schema
 
@@ -144,6 +144,35 @@ def union_of(registry: Registry[Any]) -> Any:
 def names_of(registry: Registry[Any]) -> Any:
     """The type 'a name in this registry', drawn as a select."""
     return Literal[tuple(registry.names())]  # type: ignore[valid-type]
+
+
+def settings_of(registry: Registry[Any]) -> Any:
+    """The type 'the settings of every entry of this registry, by its name': a section with a typed section for each.
+
+    Typed, so that a default that is spelled out is no other setting and every window can draw a field for it.
+    """
+    return create_model(
+        "".join(word.title() for word in registry.noun.split()) + "Settings",
+        __base__=Config,
+        __doc__=f"Settings of each {registry.noun}, by its name.",
+        **{
+            name: (entry.config, Field(entry.config(), description=(entry.config.__doc__ or name).splitlines()[0]))
+            for name, entry in registry.items()
+        },
+    )
+
+
+def refuse_unused(registry: Registry[Any], names: Sequence[str], settings: BaseModel) -> None:
+    """Refuses a list with a name twice, and settings of an entry that is not listed: they would change nothing.
+
+    Raises:
+        ConfigError: either of them.
+    """
+    if len(set(names)) < len(names):
+        raise ConfigError(f"a {registry.noun} is listed twice: {', '.join(names)}")
+    changed = [name for name in canonical(settings) if name not in names]
+    if changed:
+        raise ConfigError(f"settings for {', '.join(changed)}; {registry.noun}s listed: {', '.join(names)}")
 
 
 def flatten(config: BaseModel | Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,19 +8,60 @@ files; an entry is imported when it is asked for. The module marks its entry wit
 
 The entry's name is the module's name, so nothing is written twice; `version` is a class attribute (a number beside the
 code, part of every artifact key that used the entry).
+
+Every entry of every registry that computes is made the same way, `Entry(config, services)`: its own settings, and what
+it may use. It never sees the inputs of its stage.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import pkgutil
+from abc import ABC
 from collections.abc import Iterable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from components.errors import LONGEST_QUOTATION, UnknownNameError, quoted
 
+if TYPE_CHECKING:  # both import this module
+    from components.config import Config
+    from components.device import Execution
+
 T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Services:
+    """What an entry may use beside its own settings. The contract of a stage adds what its entries need, no more.
+
+    Attributes:
+        execution: where to run.
+        seed: of the stage; an entry that draws derives its own from it.
+    """
+
+    execution: Execution
+    seed: int
+
+
+class Entry(ABC):
+    """One method of a registry, made from its settings and its services.
+
+    Attributes:
+        kind: its name, the file's; set by the registry.
+        version: raised when its results change; part of the key of every artifact that used it.
+        config: the class of its settings.
+    """
+
+    kind: ClassVar[str]
+    version: ClassVar[int] = 1
+    config: ClassVar[type[Config]]
+
+    def __init__(self, config: Any, services: Services) -> None:
+        """`config` is of the entry's own class."""
+        self.settings = config
+        self.services = services
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
