@@ -167,6 +167,12 @@ def test_dashboards_do_not_import_torch() -> None:
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=REPOSITORY, check=False).returncode == 0
 
 
+def test_the_readme_draws_the_chain_of_stages() -> None:
+    from components.experiment import STAGES
+
+    assert f"\n    {' -> '.join(STAGES)}\n" in (REPOSITORY / "README.md").read_text()
+
+
 def test_every_folder_has_its_phrase_in_the_readme() -> None:
     readme = (REPOSITORY / "README.md").read_text()
     folders = {path.parent.name for path in SOURCES} | {"tests", "benchmarks", "examples", "docs", "data"}

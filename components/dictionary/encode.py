@@ -27,7 +27,7 @@ from components.dictionary.contract import Dictionary
 from components.dictionary.stream import Stream
 from components.errors import DictionaryError
 from components.spelling import Bytes
-from components.store.artifact import Inputs, Progress, Stage, Work
+from components.store.artifact import Inputs, Parent, Progress, Stage, Work
 from components.store.shards import ActivationShards, Codes, CodeShards, shard_rows, write_codes
 from components.store.tables import LATENTS, NEIGHBOURS, POOLED
 
@@ -257,4 +257,13 @@ def _text_of(token: int, tokenizer: Any, parts: Bytes) -> str:
     return f"[{token}]" if written is None else parts.text(written) or text
 
 
-ENCODE = Stage("encode", version=2, make=make)
+ENCODE = Stage(
+    "encode",
+    version=2,
+    make=make,
+    inputs={
+        "activations": Parent("capture"),
+        "dictionary": Parent("train"),
+        "model": Parent("model", optional=True),
+    },
+)

@@ -42,7 +42,7 @@ from components.dictionary.stream import Stream
 from components.dictionary.whitening import Whitening, whitening_of
 from components.errors import DictionaryError, DivergedError
 from components.seeds import torch_generator
-from components.store.artifact import Facts, Inputs, Progress, Stage, Work
+from components.store.artifact import Facts, Inputs, Parent, Progress, Stage, Work
 from components.store.shards import ActivationShards
 from components.store.tables import CURVE
 
@@ -461,4 +461,4 @@ def _entries(config: TrainConfig) -> dict[str, int]:
     return {f"architecture.{kind}": architectures.version(kind)}
 
 
-TRAIN = Stage("train", version=2, make=make, entries=_entries)
+TRAIN = Stage("train", version=2, make=make, entries=_entries, inputs={"activations": Parent("capture")})

@@ -93,6 +93,21 @@ Inputs = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
+class Parent:
+    """Whose artifact an input of a stage is.
+
+    Attributes:
+        stage: the name of the stage that makes it; "model" for the language model itself.
+        optional: whether the stage also works without it. An experiment gives it if that stage is one of its own.
+        untrained: the artifact of the untrained control instead of the dictionary's.
+    """
+
+    stage: str
+    optional: bool = False
+    untrained: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Stage:
     """One step of the chain, named by a verb that it carries everywhere.
 
@@ -102,6 +117,9 @@ class Stage:
         make: `make(folder, config, inputs, execution)` writes the artifact's files into `folder` (which may hold what
             an interrupted run left there), yields `Progress`, and returns the facts for the manifest.
         entries: the registered entries that a config uses, as {"architecture.topk": version}.
+        inputs: by role.
+        scored: whether it writes the table SCORES.
+        gathers: whether every stage of the experiment that is scored is an input too, its name being the role.
         computes: whether it wants a device; what does not, takes no device slot.
     """
 
@@ -109,6 +127,9 @@ class Stage:
     version: int
     make: Callable[[Path, Any, Inputs, Any], Work]
     entries: Callable[[Any], Mapping[str, int]] = lambda config: {}
+    inputs: Mapping[str, Parent] = dataclasses.field(default_factory=dict)
+    scored: bool = False
+    gathers: bool = False
     computes: bool = True
 
 

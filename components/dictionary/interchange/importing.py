@@ -19,7 +19,7 @@ from components.dictionary.interchange.contract import bring, formats
 from components.dictionary.stream import Stream
 from components.dictionary.train import evaluate, facts_of
 from components.errors import DictionaryError
-from components.store.artifact import Inputs, Progress, Stage, Work, digest
+from components.store.artifact import Inputs, Parent, Progress, Stage, Work, digest
 from components.store.shards import ActivationShards
 from components.store.tables import CURVE
 
@@ -109,4 +109,4 @@ def _entries(config: ImportConfig) -> dict[str, int]:
     return {f"format.{config.format}": formats.version(config.format)}
 
 
-IMPORT = Stage("train", version=1, make=make, entries=_entries)
+IMPORT = Stage("train", version=1, make=make, entries=_entries, inputs={"activations": Parent("capture")})
