@@ -25,7 +25,8 @@ from rich.text import Text
 import components
 from components.errors import ConfigError, LatentflowError, ServiceError, shortened
 from components.paths import expanded
-from flows import environment, processes, terminal
+from flows import terminal
+from flows.stack import environment, processes
 from flows.terminal import aside, console
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def _run(name: str, overrides: list[str] | None, params: Path | None, plain: boo
                 folder = interchange.local(given["source"], given["format"], chain.config.model)
                 return interchange.bring(chain, given["format"], folder)
             return chain.artifact("report" if name == "experiment" else name)
-    from flows.server import prefect_server
+    from flows.stack.server import prefect_server
 
     assert "prefect" not in sys.modules, "Prefect reads its address when it is imported: import flows below"
     with prefect_server() as server:  # starts while the heavy imports below run
@@ -100,7 +101,7 @@ def _run(name: str, overrides: list[str] | None, params: Path | None, plain: boo
         import httpx
 
         from components.store.artifact import Store
-        from flows.deployments import flow_of
+        from flows.stack.deployments import flow_of
 
         flow = flow_of("import_" if name == "import" else name)
         server.wait()
@@ -342,25 +343,25 @@ def up(
     public: Annotated[bool, typer.Option("--public", help="let other machines reach the three windows")] = False,
 ) -> None:
     """Prefect, MLflow, Streamlit, the live worker and the deployments on this folder's state, until Ctrl-C or `latentflow down`."""
-    from flows import stack
+    from flows.stack import supervisor
 
-    raise typer.Exit(stack.up(host, public))
+    raise typer.Exit(supervisor.up(host, public))
 
 
 @app.command(rich_help_panel="Run the stack")
 def down() -> None:
     """Stops the stack of this folder's state."""
-    from flows import stack
+    from flows.stack import supervisor
 
-    console.print(stack.down())
+    console.print(supervisor.down())
 
 
 @app.command(rich_help_panel="Run the stack")
 def status(as_json: AsJson = False) -> None:
     """Which processes of the stack run, where, with how much memory; exit status 1 when any does not."""
-    from flows import stack
+    from flows.stack import supervisor
 
-    rows = stack.status()
+    rows = supervisor.status()
     if as_json:
         sys.stdout.write(json.dumps(rows, indent=1) + "\n")
     else:

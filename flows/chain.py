@@ -25,8 +25,9 @@ from components.experiment import ExperimentConfig, parents, rests_on
 from components.model.hook_point import translate
 from components.model.language_model import ModelReference
 from components.store.artifact import Artifact, Store
-from flows import environment, steps, stopping, windows
+from flows import steps
 from flows.progress import progress_bar
+from flows.stack import environment, stopping, windows
 
 if TYPE_CHECKING:
     from flows.tracking import Tracker

@@ -5,9 +5,10 @@ from __future__ import annotations
 from prefect import flow
 
 from components.experiment import STAGES, ExperimentConfig
-from flows import plan, windows
+from flows import plan
 from flows.chain import Chain
 from flows.report import publish
+from flows.stack import windows
 from flows.steps import Reference
 from flows.terminal import aside
 

@@ -28,8 +28,8 @@ from components.model.language_model import ModelConfig
 from components.paths import expanded
 from components.store.artifact import Artifact, Store
 from components.store.shards import ActivationShards
-from flows import windows
 from flows.chain import Chain
+from flows.stack import windows
 from flows.steps import SECONDS_BEFORE_A_RETRY, Reference, failed_over_a_network
 from flows.tracking import resolve_dictionary
 

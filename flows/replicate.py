@@ -21,9 +21,9 @@ from components.store.replicates import ReplicateConfig
 from components.store.report import number
 from components.store.scores import absent, headline, ordered
 from components.store.tables import REPLICATES
-from flows import windows
 from flows.chain import Chain
 from flows.experiment import experiment
+from flows.stack import windows
 from flows.steps import Reference
 from flows.terminal import for_tables
 

@@ -14,8 +14,8 @@ from components.store import report as reports
 from components.store.artifact import Artifact
 from components.store.scores import absent, caveats, headline, ordered
 from components.store.tables import REPORT
-from flows import environment, windows
 from flows.chain import Chain
+from flows.stack import environment, windows
 from flows.steps import Reference
 from flows.terminal import for_tables
 

@@ -10,8 +10,8 @@ from typing import Any
 from prefect import Flow, flow
 
 from components.experiment import STAGES, ExperimentConfig, about
-from flows import windows
 from flows.chain import Chain
+from flows.stack import windows
 from flows.steps import Reference
 
 

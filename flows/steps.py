@@ -27,8 +27,8 @@ from components.errors import ModelError
 from components.experiment import ExperimentConfig, stage_of
 from components.model.language_model import ModelConfig, ModelReference
 from components.store.artifact import Artifact, Progress, Store, key_of
-from flows import slots
 from flows.progress import progress_bar
+from flows.stack import slots
 from flows.terminal import aside
 
 record = logging.getLogger("flows.run")  # for the run's page in Prefect alone: a terminal has the lines from `console`

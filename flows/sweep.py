@@ -25,10 +25,10 @@ from components.evaluation.compare import CompareConfig, Compared
 from components.experiment import ExperimentConfig
 from components.store.artifact import Artifact
 from components.sweep import Cell, cells, groups, share, too_many
-from flows import windows
 from flows.chain import Chain
 from flows.plan import SECONDS, Plan
 from flows.progress import progress_bar
+from flows.stack import windows
 from flows.steps import Reference, Wanted, ensure_many, make_together
 
 log = logging.getLogger(__name__)

@@ -40,7 +40,7 @@ from components.service import Service
 from components.store import frontiers, steered
 from components.store.artifact import Artifact, git_commit, versions
 from components.store.tables import COMPARISON, CURVE, LATENTS, REPORT, SCORES
-from flows import environment, relocation
+from flows.stack import environment, relocation
 
 log = logging.getLogger(__name__)
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # its traceback beside our sentence

@@ -48,7 +48,7 @@ SEEN = """
 import sys
 from components.experiment import STAGES, parents
 from components.store.artifact import Store
-from flows import deployments
+from flows.stack import deployments
 from flows.chain import Chain
 from flows.parameters import resolve
 from flows.plan import plan

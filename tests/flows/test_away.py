@@ -22,7 +22,7 @@ from components.store.artifact import Artifact, Inputs, Stage, Store, Work
 from dashboards import runs as pages
 from flows import tracking
 from flows.__main__ import app
-from flows.processes import free_port
+from flows.stack.processes import free_port
 from flows.tracking import Tracker, resolve_dictionary
 
 pytestmark = pytest.mark.timeout(300)

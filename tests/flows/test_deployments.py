@@ -9,7 +9,7 @@ import yaml
 from prefect.flows import load_flow_from_entrypoint
 
 from components.experiment import STAGES
-from flows import deployments
+from flows.stack import deployments
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

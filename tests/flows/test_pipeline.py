@@ -18,10 +18,11 @@ from components.errors import MissingArtifactError, ServiceError
 from components.experiment import STAGES, ExperimentConfig, parents, rests_on
 from components.store.artifact import Facts, Inputs, Stage, Store, Work
 from components.store.tables import REPORT
-from flows import environment, pipeline, queries
+from flows import pipeline, queries
 from flows.__main__ import app
 from flows.parameters import resolve
 from flows.plan import Plan
+from flows.stack import environment
 from flows.steps import write_reference
 
 REPOSITORY = Path(__file__).resolve().parents[2]

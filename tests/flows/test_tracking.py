@@ -22,7 +22,7 @@ from components.store import steered
 from components.store.artifact import Store
 from components.store.tables import CURVE, LATENTS, REPORT, SCORES
 from flows import figures, tracking
-from flows.processes import free_port
+from flows.stack.processes import free_port
 from flows.tracking import Tracker, headlines, resolve_dictionary
 
 pytestmark = [pytest.mark.flow, pytest.mark.timeout(600)]

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows import environment, processes, reaping, server
+from flows.stack import environment, processes, reaping, server
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -111,7 +111,7 @@ async def serve(described: dict[str, Any]) -> None:
 
 def _prepare() -> None:
     from flows.parameters import reference
-    from flows.slots import reset
+    from flows.stack.slots import reset
 
     described = describe()
     while not processes.answers(f"{environment.address('prefect')}/api/health"):  # imports ran while it started
@@ -126,7 +126,7 @@ if __name__ == "__main__":
     if "--describe" in sys.argv:
         _prepare()
     else:
-        command = [sys.executable, "-m", "flows.deployments", "--describe"]
+        command = [sys.executable, "-m", "flows.stack.deployments", "--describe"]
         describing = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8", errors="replace")
         import prefect.runner  # noqa: F401, both processes import at once
 

@@ -16,7 +16,7 @@ from uuid import UUID
 from filelock import FileLock, Timeout
 
 from components.errors import shortened
-from flows import environment, processes, server
+from flows.stack import environment, processes, server
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
