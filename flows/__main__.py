@@ -315,9 +315,9 @@ def params(overrides: Overrides = None, path: Params = None) -> None:
 @app.command(rich_help_panel="Look")
 def runs(limit: Annotated[int, typer.Option(help="how many")] = 20, as_json: AsJson = False) -> None:
     """The latest experiments in MLflow, with their headline numbers."""
-    from flows import tracking
+    from flows.tracking import runs
 
-    _show(tracking.runs(limit), as_json)
+    _show(runs.runs(limit), as_json)
 
 
 @app.command(rich_help_panel="Look")

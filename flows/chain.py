@@ -30,7 +30,7 @@ from flows.progress import progress_bar
 from flows.stack import environment, stopping, windows
 
 if TYPE_CHECKING:
-    from flows.tracking import Tracker
+    from flows.tracking.tracker import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class Chain:
         }
 
     def _named(self, name: str) -> Artifact:
-        from flows.tracking import resolve_dictionary
+        from flows.tracking.registry import resolve_dictionary
 
         dictionary = self.store.get("train", resolve_dictionary(name))
         self._say_if_of_another_model(dictionary)
@@ -186,7 +186,7 @@ class Chain:
 
 def _tracker(config: ExperimentConfig) -> Tracker:
     """MLflow takes seconds to import, and who only describes flows or runs without it shall not wait."""
-    from flows.tracking import Tracker
+    from flows.tracking.tracker import Tracker
 
     return Tracker(config)
 

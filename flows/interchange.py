@@ -31,7 +31,7 @@ from components.store.shards import ActivationShards
 from flows.chain import Chain
 from flows.stack import windows
 from flows.steps import SECONDS_BEFORE_A_RETRY, Reference, failed_over_a_network
-from flows.tracking import resolve_dictionary
+from flows.tracking.registry import resolve_dictionary
 
 
 @flow(name="import", flow_run_name=windows.name)

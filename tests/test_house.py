@@ -31,7 +31,7 @@ ONE_DOOR = {
     "transformers": {"components/model/loading.py", "components/world"},
     "huggingface_hub": {"components/model"},
     "prefect": {"flows"},
-    "mlflow": {"flows/tracking.py", "flows/stack/mlflow_server.py", "flows/pyfunc.py", "dashboards/runs.py"},
+    "mlflow": {"flows/tracking", "flows/stack/mlflow_server.py", "dashboards/runs.py"},
     "streamlit": {"dashboards"},
     "dvc": {"flows/pipeline.py"},
 }

@@ -18,7 +18,7 @@ from components.model.language_model import REPOSITORY
 from components.store.artifact import Store
 from components.store.tables import REPORT
 from flows.chain import Chain
-from flows.tracking import resolve_dictionary
+from flows.tracking.registry import resolve_dictionary
 
 pytestmark = [pytest.mark.flow, pytest.mark.timeout(600)]
 

@@ -23,7 +23,7 @@ from components.store.artifact import Artifact, Store
 from components.store.tables import REPORT
 from flows import interchange
 from flows.chain import Chain
-from flows.tracking import resolve_dictionary
+from flows.tracking.registry import resolve_dictionary
 from tests import foreign
 from tests.hubs import hub
 
