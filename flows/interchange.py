@@ -19,7 +19,6 @@ from prefect.cache_policies import NO_CACHE
 from components.dictionary.contract import Dictionary
 from components.dictionary.interchange.contract import Format, absent, export, formats
 from components.dictionary.interchange.importing import CHECKED_ROWS, ImportConfig, content_of
-from components.dictionary.stream import Stream
 from components.errors import DictionaryError, InputError
 from components.experiment import ExperimentConfig
 from components.model.hook_point import KINDS, translate
@@ -27,6 +26,7 @@ from components.model.hub import listing, snapshot
 from components.model.language_model import ModelConfig
 from components.paths import expanded
 from components.store.artifact import Artifact, Store
+from components.store.rows import Rows
 from components.store.shards import ActivationShards
 from flows.chain import Chain
 from flows.stack import windows
@@ -92,7 +92,7 @@ def write(name: str, to: Path, format: str, config: ExperimentConfig) -> None:
     artifact = store.get("train", resolve_dictionary(name))
     dictionary = Dictionary.load(artifact)
     activations = ActivationShards(store.get(**artifact.manifest["inputs"]["activations"]))
-    rows = Stream(activations, activations.splits[0], dictionary.reads, seed=0).sample(CHECKED_ROWS)
+    rows = Rows(activations, activations.splits[0], dictionary.reads).drawn(CHECKED_ROWS, seed=0)
     model = (activations.artifact.facts.get("model_config") or {}).get("path", "")
     export(entry, dictionary, to, rows[dictionary.reads[0]], model)
 
