@@ -26,7 +26,7 @@ from components.device import Execution, resolve
 from components.dictionary.contract import Dictionary
 from components.errors import DictionaryError
 from components.spelling import Bytes
-from components.store.artifact import Inputs, Parent, Progress, Stage, Work
+from components.store.artifact import Artifact, Inputs, Parent, Progress, Stage, Store, Work
 from components.store.rows import Rows
 from components.store.shards import ActivationShards, Codes, CodeShards, shard_rows, write_codes
 from components.store.tables import LATENTS, NEIGHBOURS, POOLED
@@ -91,6 +91,12 @@ class Encoding:
 
 Encoded = CodeShards | Encoding
 """Codes of every split, on disk or in memory."""
+
+
+def trained_behind(codes: Artifact) -> Artifact | None:
+    """The dictionary that made these codes; it lies in the same store, unless only the codes were copied there."""
+    made_by = codes.manifest["inputs"].get("dictionary")
+    return Store(codes.folder.parent.parent).find(made_by["stage"], made_by["key"]) if made_by else None
 
 
 def make(folder: Path, config: EncodeConfig, inputs: Inputs, settings: Execution | None) -> Work:
