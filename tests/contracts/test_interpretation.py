@@ -55,7 +55,10 @@ def test_an_entry_says_what_it_is_and_needs_no_settings(registry, name: str) -> 
 
 @pytest.mark.parametrize("name", explainers.names())
 def test_an_explainer_says_one_short_thing_of_each_latent_in_order(name: str) -> None:
-    evidence = [Evidence(7, windows(0)), Evidence(3, windows_of(["a b"] * 4, [[1, 0], [], [0, 1], []]))]
+    evidence = [
+        Evidence(7, windows(0), (" harbor", " sea"), (" sky",)),
+        Evidence(3, windows_of(["a b"] * 4, [[1, 0], [], [0, 1], []])),
+    ]
     found = list(entry(explainers, name).explain(evidence))
     assert len(found) == 2
     assert found[0].text is not None and "harbor" in found[0].text

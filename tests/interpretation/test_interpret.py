@@ -264,6 +264,21 @@ def test_settings_are_found_by_the_name_of_the_entry(planted: Planted) -> None:
         override(InterpretConfig(), {"explainer_settings.log_odds.term": 1})
 
 
+def test_what_changes_no_result_changes_no_key(planted: Planted) -> None:
+    key = key_of(INTERPRET, InterpretConfig(), planted.inputs)
+    said = {"explainer_settings": {"log_odds": {"terms": 12, "z": 2.0}}, "scorers": ["simulation", "detection"]}
+    assert key_of(INTERPRET, load(InterpretConfig, said), planted.inputs) == key
+    assert load(InterpretConfig, said).scorers == ["detection", "simulation"]
+
+
+def test_settings_of_an_entry_that_is_not_listed_are_refused() -> None:
+    wanted = r"settings for simulation; scorers listed: detection"
+    with pytest.raises(ConfigError, match=wanted):
+        load(InterpretConfig, {"scorers": ["detection"], "scorer_settings": {"simulation": {"resamples": 9}}})
+    unchanged = {"scorers": ["detection"], "scorer_settings": {"simulation": {"resamples": 200}}}
+    assert load(InterpretConfig, unchanged) == InterpretConfig(scorers=["detection"])
+
+
 def test_an_unknown_or_repeated_entry_is_refused() -> None:
     with pytest.raises(ConfigError, match=re.escape("scorers.0: Input should be")):
         load(InterpretConfig, {"scorers": ["detecton"]})
