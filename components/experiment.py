@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
+from pydantic import model_validator
+
 from components.capture.capture import CAPTURE, CaptureConfig
 from components.capture.forecast import CAPTURE_FORETELLER
-from components.config import Config, execution
+from components.config import Config, execution, refuse_unused
 from components.corpus.forecast import READ_FORETELLER
 from components.corpus.read import READ, ReadConfig
 from components.device import Execution
@@ -20,6 +22,7 @@ from components.dictionary.forecast import ENCODE_FORETELLER, TRAIN_FORETELLER
 from components.dictionary.interchange.importing import IMPORT
 from components.dictionary.train import TRAIN, TrainConfig
 from components.evaluation.compare import COMPARE
+from components.evaluation.contract import evaluations
 from components.evaluation.evaluate import EVALUATE, EvaluateConfig
 from components.evaluation.forecast import EVALUATE_FORETELLER
 from components.evaluation.gate import GATE
@@ -68,6 +71,12 @@ class ExperimentConfig(Config):
     """Which dictionaries `latentflow sweep` trains beside one another."""
     execution: Execution = Execution()
     """How to run; changes no result."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> ExperimentConfig:
+        listed = sorted({*self.evaluate.evaluations, *self.sweep.evaluations})  # a sweep reads the same settings
+        refuse_unused(evaluations, listed, self.evaluate.settings)
+        return self
 
 
 STAGES: dict[str, Stage] = {

@@ -124,7 +124,8 @@ class Chain:
 
     def section(self, stage: str) -> Config:
         """The settings that a stage is made with; those of `gate` follow from `evaluate`."""
-        rewritten = {"capture": self.capturing, "train": self.training, "gate": self.gating}
+        evaluate = self.config.evaluate.measuring(self.config.evaluate.evaluations)
+        rewritten = {"capture": self.capturing, "train": self.training, "gate": self.gating, "evaluate": evaluate}
         return rewritten[stage] if stage in rewritten else getattr(self.config, stage)
 
     @property
@@ -142,7 +143,7 @@ class Chain:
     @property
     def measuring(self) -> EvaluateConfig:
         """What a sweep measures of each dictionary."""
-        return self.config.evaluate.model_copy(update={"evaluations": self.config.sweep.evaluations})
+        return self.config.evaluate.measuring(self.config.sweep.evaluations)
 
     @property
     def training(self) -> TrainConfig:
