@@ -21,7 +21,6 @@ dictionary on the error of a frozen one is given a stream whose batches carry `e
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -30,11 +29,10 @@ from typing import Any, ClassVar, Literal, final
 
 import torch
 from jaxtyping import Bool, Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from components.config import Config, load
+from components.dictionary import saved
 from components.dictionary.kernels.sparse import decode_codes
 from components.dictionary.whitening import Whitening
 from components.errors import DictionaryError
@@ -42,10 +40,6 @@ from components.registry import Registry
 from components.store.artifact import Artifact
 from components.store.shards import Codes
 
-FORMAT = 1
-WEIGHTS, DESCRIPTION = "dictionary.safetensors", "dictionary.json"
-DESCRIBES = ("format", "architecture", "options", "reads", "reconstructs", "widths", "scales", "dtype")
-PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
 _ENTRIES_AT_ONCE = 1 << 24  # rows x d_sae of one encoder product: 64 MiB in float32
 
 Batch = Mapping[str, Tensor]
@@ -387,7 +381,6 @@ class Dictionary(nn.Module, ABC):
     def save(self, folder: Path) -> None:
         """Writes `dictionary.safetensors`, then `dictionary.json`, each whole or not at all."""
         description = {
-            "format": FORMAT,
             "architecture": self.kind,
             "version": self.version,
             "options": self.options.model_dump(mode="json"),
@@ -399,14 +392,7 @@ class Dictionary(nn.Module, ABC):
             "d_sae": self.d_sae,
             "dtype": str(self.like.dtype).removeprefix("torch."),
         }
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        save_file(tensors, folder / f".{WEIGHTS}.writing")
-        (folder / f".{WEIGHTS}.writing").rename(folder / WEIGHTS)
-        (folder / f".{DESCRIPTION}.writing").write_text(
-            json.dumps(description, indent=1, allow_nan=False), encoding="utf-8"
-        )
-        (folder / f".{DESCRIPTION}.writing").rename(folder / DESCRIPTION)
+        saved.write(folder, description, self.state_dict())
 
     @staticmethod
     @final
@@ -416,24 +402,7 @@ class Dictionary(nn.Module, ABC):
         Raises:
             DictionaryError: no dictionary there, a pickle, a newer format, or tensors that are missing or misshapen.
         """
-        folder = source.folder if isinstance(source, Artifact) else Path(source)
-        _refuse_pickle(folder)
-        path = source.path if isinstance(source, Artifact) else folder.joinpath
-        try:
-            description = json.loads(path(DESCRIPTION).read_text(encoding="utf-8"))
-            tensors = load_file(path(WEIGHTS), device=str(device))
-        except (FileNotFoundError, ValueError, SafetensorError) as error:
-            raise DictionaryError(
-                f"no dictionary in {folder}: wanted {DESCRIPTION} and {WEIGHTS} ({error}); give the folder that "
-                "`Dictionary.save` or the train stage wrote, or import a peer's file first"
-            ) from error
-        if lacking := [name for name in DESCRIBES if not isinstance(description, dict) or name not in description]:
-            raise DictionaryError(
-                f"{folder / DESCRIPTION} is damaged: it lacks {', '.join(lacking)}; take the file from where the dictionary "
-                "was saved, or train it again"
-            )
-        if description["format"] > FORMAT:
-            raise DictionaryError(f"{folder} has format {description['format']}, this version reads up to {FORMAT}")
+        description, tensors = saved.read(source, device)
         architecture = architectures[description["architecture"]]
         dictionary = architecture(
             load(architecture.config, description["options"]),
@@ -443,34 +412,12 @@ class Dictionary(nn.Module, ABC):
         )
         dictionary.scales = description["scales"]
         wanted = {name: tuple(tensor.shape) for name, tensor in dictionary.state_dict().items()}
-        found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        if wanted != found:
-            raise DictionaryError(f"{folder / WEIGHTS}: wanted tensors of shapes {wanted}, found {found}")
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        if wanted != shapes:
+            path = (source.folder if isinstance(source, Artifact) else Path(source)) / saved.WEIGHTS
+            raise DictionaryError(f"{path}: wanted tensors of shapes {wanted}, found {shapes}")
         dictionary.to(device, getattr(torch, description["dtype"])).load_state_dict(tensors)
         return dictionary
-
-
-def _refuse_pickle(folder: Path) -> None:
-    """A pickle runs code when it is read, so none is; says so where one was given instead of safetensors."""
-    if folder.is_dir():
-        weights = folder / WEIGHTS
-        others = () if weights.exists() else (path for path in sorted(folder.iterdir()) if path.suffix in PICKLES)
-    else:
-        weights, others = folder, ()
-    for path in (weights, *others):
-        if path.is_file() and (path.suffix in PICKLES or _is_pickle(path)):
-            raise DictionaryError(
-                f"{path} is a pickle, which can run any code when it is read, so it is not read: wanted a folder with "
-                f"{DESCRIPTION} and {WEIGHTS}. Where you trust its origin, read it elsewhere (with torch's weights_only), "
-                "write its tensors with safetensors.torch.save_file, and import those"
-            )
-
-
-def _is_pickle(path: Path) -> bool:
-    """By its first bytes; the header of a safetensors file may begin like a pickle, but has its brace at the ninth byte."""
-    with path.open("rb") as file:
-        head = file.read(9)
-    return head.startswith((b"\x80", b"PK\x03\x04")) and head[8:] != b"{"
 
 
 def untrained(

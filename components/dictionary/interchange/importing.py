@@ -15,7 +15,8 @@ from pydantic import Field
 
 from components.config import Config, execution
 from components.device import Execution
-from components.dictionary.interchange.contract import bring, formats
+from components.dictionary.interchange.contract import formats
+from components.dictionary.interchange.exchange import bring
 from components.dictionary.stream import Stream
 from components.dictionary.train import evaluate, facts_of
 from components.errors import DictionaryError
