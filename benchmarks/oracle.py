@@ -37,7 +37,8 @@ from components.dictionary.contract import Dictionary, Moment, architectures  # 
 from components.dictionary.interchange.contract import formats  # noqa: E402
 from components.dictionary.interchange.exchange import bring, export  # noqa: E402
 from components.dictionary.interchange.files import conversion  # noqa: E402
-from components.dictionary.train import Learner, TrainConfig  # noqa: E402
+from components.dictionary.learner import Learner  # noqa: E402
+from components.dictionary.settings import TrainConfig  # noqa: E402
 
 HOOK = "resid_post.1"
 D_IN, D_SAE, N, N_DEAD = 16, 128, 64, 40

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from components.capture.capture import CAPTURE, CaptureConfig
 from components.capture.forecast import CAPTURE_FORETELLER
+from components.capture.splice import opened
 from components.config import Config, execution
 from components.corpus.forecast import READ_FORETELLER
 from components.corpus.read import READ, ReadConfig
@@ -15,7 +16,8 @@ from components.device import Execution
 from components.dictionary.encode import ENCODE, EncodeConfig
 from components.dictionary.forecast import ENCODE_FORETELLER, TRAIN_FORETELLER
 from components.dictionary.interchange.importing import IMPORT
-from components.dictionary.train import TRAIN, TrainConfig
+from components.dictionary.settings import TrainConfig
+from components.dictionary.train import stage as training
 from components.evaluation.compare import COMPARE
 from components.evaluation.evaluate import EVALUATE, EvaluateConfig
 from components.evaluation.forecast import EVALUATE_FORETELLER
@@ -30,6 +32,9 @@ from components.store.forecast import Foreteller
 from components.store.replicates import REPLICATE
 from components.store.report import REPORT, ReportConfig
 from components.sweep import SweepConfig
+
+TRAIN = training(opened)
+"""The stage that trains; a model can take part in it here, where both are known."""
 
 STAGES: dict[str, Stage] = {
     stage.name: stage for stage in (READ, CAPTURE, TRAIN, ENCODE, INTERPRET, STEER, EVALUATE, REPORT)

@@ -115,7 +115,7 @@ class Plan(Chain):
             if key_of(STAGES["evaluate"], self.measuring, shared | {"dictionary": dictionary}) == scored.key:
                 measured.add(dictionary.key)
         return {
-            "activations": activations,
+            **self.learning,
             "train": self.training,
             "made": {made.key for made in self.store.artifacts("train")},
             "measured": measured,

@@ -34,7 +34,8 @@ from components.capture.capture import CaptureConfig
 from components.config import Config
 from components.device import Execution
 from components.dictionary.interchange.importing import ImportConfig
-from components.dictionary.train import TrainConfig, control, make_many
+from components.dictionary.settings import TrainConfig
+from components.dictionary.train import control, wired
 from components.errors import ModelError
 from components.evaluation.evaluate import EvaluateConfig
 from components.evaluation.gate import GateConfig
@@ -111,7 +112,7 @@ class Chain:
                 self._made["train"] = self.store.get("train", resolve_dictionary(self.config.dictionary))
                 self._say_if_of_another_model(self._made["train"])
             return self._made["train"]
-        return self.step("train", self.training, activations=self.capture())
+        return self.step("train", self.training, **self.learning)
 
     def _say_if_of_another_model(self, dictionary: Artifact) -> None:
         """A line where a dictionary reads another model than it was made for: equal widths let it pass everywhere."""
@@ -189,14 +190,21 @@ class Chain:
 
     @property
     def gating(self) -> GateConfig:
-        """Where concepts are looked for, and on how many tokens: those that concepts_found reads."""
+        """Where concepts are looked for (where the dictionary reads first), on as many tokens as concepts_found takes."""
         tokens = self.config.evaluate.settings.concepts_found.tokens
-        return GateConfig(hook_point=self.training.hook_point, tokens=tokens)
+        reads, _ = wired(self.training, self.training.hook_point)
+        return GateConfig(hook_point=reads[0], tokens=tokens)
 
     @property
     def measuring(self) -> EvaluateConfig:
         """What a sweep measures of each dictionary."""
         return self.config.evaluate.model_copy(update={"evaluations": self.config.sweep.evaluations})
+
+    @property
+    def learning(self) -> dict[str, Any]:
+        """What a dictionary learns from: activations, and the model with its text where it takes part in training."""
+        spliced = {"model": self.model, "corpus": self.read()} if self.training.splice.share else {}
+        return {"activations": self.capture(), **spliced}
 
     @property
     def training(self) -> TrainConfig:
@@ -335,9 +343,8 @@ def ensure_many(
         turn: contextlib.AbstractContextManager[Execution] = contextlib.nullcontext(experiment.execution)
         if _stage(stage).computes and not there:
             turn = slots.hold(experiment.execution, lambda words: show(Progress(0, 0, "", message=words)), plain)
-        together = make_many if stage == "train" and len(wanted) > 1 else None
         with turn as settings:
-            made = store.ensure_many(_stage(stage), given, settings, show, together)
+            made = store.ensure_many(_stage(stage), given, settings, show)
     for name, (artifact, hit) in made.items():
         line = _line(name, artifact, hit)
         aside.print(line)

@@ -14,8 +14,12 @@ An architecture is one file in `architectures/`: a final class marked with `@arc
     def rebuild      codes -> rows                 (unless that is z W_dec + b_dec, and `directions` the rows of W_dec)
     def finish       after the last batch; a factorisation without loss terms takes its statistics here
 
-A fine-tuning splice reads `Outcome.reconstruction` (its graph is alive) and returns further loss terms; a second
-dictionary on the error of a frozen one is given a stream whose batches carry `error:<hook point>`.
+A model can take part in training: what it says of `Outcome.reconstruction` (its graph is alive) is a further loss term. A
+second dictionary on the error of a frozen one is given a stream whose batches carry `error:<hook point>`.
+
+Several dictionaries that learn together, of which one is kept, are one entry: `rivals` says how many they are, `start`
+makes the others as further modules (so that gradients, checkpoints and the optimiser reach them), `outcome` sums the
+losses of all, and `finish` copies the winner's values into the parameters that `__init__` made and removes the others.
 """
 
 from __future__ import annotations
@@ -251,6 +255,34 @@ class Dictionary(nn.Module, ABC):
         return getattr(options, "k", 0)
 
     @classmethod
+    def rivals(cls, options: Any) -> int:
+        """Dictionaries of this size that learn together, of which `finish` keeps one."""
+        return 1
+
+    @classmethod
+    def control(cls, trained: Mapping[str, Any]) -> Config:
+        """Options of the dictionary that stands untrained beside a trained one, equal in size and in sparsity.
+
+        Random directions, with a gain fitted, and as many active latents as the trained one has on held-out text. (First
+        values of another architecture would not do: a `relu` one starts half active.) Where options of an architecture
+        that learns are returned, its first values are the control.
+
+        Args:
+            trained: the facts of its artifact: `d_sae`, `l0`, `reads`, `reconstructs`.
+
+        Raises:
+            DictionaryError: a dictionary that is no autoencoder of one hook point, whose class has no `control`.
+        """
+        reads, reconstructs = tuple(trained["reads"]), tuple(trained["reconstructs"])
+        if reads != reconstructs or len(reads) > 1:
+            raise DictionaryError(
+                f"architecture {cls.kind} reads {', '.join(reads)} and reconstructs {', '.join(reconstructs)}, and its "
+                "class has no `control` of its own: what it inherits is for one hook point; write `control`"
+            )
+        k = min(max(1, round(trained["l0"])), trained["d_sae"])
+        return architectures["untrained"].config(d_sae=trained["d_sae"], k=k)  # type: ignore[call-arg]
+
+    @classmethod
     def sparsity_of(cls, options: Any) -> str:
         """`sparsity`, unless the options say that another one of them sets how sparse the codes are."""
         return cls.sparsity
@@ -268,6 +300,12 @@ class Dictionary(nn.Module, ABC):
     def hook_point(self) -> str:
         """The first name read."""
         return self.reads[0]
+
+    @property
+    @final
+    def writes(self) -> tuple[str, ...]:
+        """The hook points among what is reconstructed: where the model can be given the reconstruction or be steered."""
+        return tuple(name for name in self.reconstructs if not name.startswith(("gradient:", "error:")))
 
     @final
     def begin(self, sample: Batch, generator: torch.Generator) -> None:

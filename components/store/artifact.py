@@ -103,6 +103,8 @@ class Stage:
             an interrupted run left there), yields `Progress`, and returns the facts for the manifest.
         entries: the registered entries that a config uses, as {"architecture.topk": version}.
         computes: whether it wants a device; what does not, takes no device slot.
+        make_many: `make` for several artifacts in one pass, label -> (folder, config, inputs), which returns the facts by
+            label; None where each is made by itself. The time that they took together is divided among them.
     """
 
     name: str
@@ -110,6 +112,9 @@ class Stage:
     make: Callable[[Path, Any, Inputs, Any], Work]
     entries: Callable[[Any], Mapping[str, int]] = lambda config: {}
     computes: bool = True
+    make_many: (
+        Callable[[Mapping[str, tuple[Path, Any, Inputs]], Any], Generator[Progress, None, Mapping[str, Facts]]] | None
+    ) = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,20 +290,14 @@ class Store:
         wanted: Mapping[str, tuple[Config, Inputs]],
         settings: Any = None,
         report: Callable[[Progress], None] = lambda progress: None,
-        make_many: Callable[
-            [Mapping[str, tuple[Path, Any, Inputs]], Any], Generator[Progress, None, Mapping[str, Facts]]
-        ]
-        | None = None,
     ) -> dict[str, tuple[Artifact, bool]]:
-        """Several artifacts of one stage, those missing made in one pass when `make_many` is given, else one by one.
+        """Several artifacts of one stage, those missing made in one pass where the stage has `make_many`, else one by one.
 
         Args:
             stage: what to make.
             wanted: label -> (config, inputs).
             settings: execution settings.
             report: called with every `Progress`.
-            make_many: label -> (folder, config, inputs) for all that are missing; returns the facts by label. The time
-                that they took together is divided among them.
         """
         keys = {label: key_of(stage, config, inputs) for label, (config, inputs) in wanted.items()}
         done = {label: found for label, key in keys.items() if (found := self.find(stage.name, key))}
@@ -314,12 +313,12 @@ class Store:
                 if found := self.find(stage.name, keys[label]):
                     result[label] = (found, True)
                     missing.remove(label)
-            groups: Sequence[list[str]] = [missing] if make_many and missing else [[label] for label in missing]
+            groups: Sequence[list[str]] = [missing] if stage.make_many and missing else [[label] for label in missing]
             for group in groups:
                 started = time.monotonic()
                 folders = {label: self._partial(stage.name, keys[label]) for label in group}
-                if make_many:
-                    work = make_many({label: (folders[label], *wanted[label]) for label in group}, settings)
+                if stage.make_many:
+                    work = stage.make_many({label: (folders[label], *wanted[label]) for label in group}, settings)
                     facts = _drain(work, report)
                 else:
                     config, inputs = wanted[group[0]]

@@ -14,7 +14,10 @@ import torch
 from components.device import Execution
 from components.dictionary.contract import Dictionary, Moment, architectures, untrained
 from components.dictionary.encode import ENCODE, EncodeConfig
-from components.dictionary.train import TRAIN, Learner, TrainConfig, evaluate, make
+from components.dictionary.fit import evaluate
+from components.dictionary.learner import Learner
+from components.dictionary.settings import TrainConfig
+from components.dictionary.train import TRAIN, make
 from components.store.shards import CodeShards
 from components.store.tables import LATENTS
 from tests import toys

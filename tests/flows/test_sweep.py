@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -114,7 +115,7 @@ def test_of_a_group_that_memory_cannot_hold_each_is_trained_alone(
         )
         return plain(self, stage, given, *arguments)
 
-    monkeypatch.setattr(steps, "make_many", too_large)
+    monkeypatch.setitem(steps.STAGES, "train", replace(steps.STAGES["train"], make_many=too_large))
     monkeypatch.setattr(steps.Store, "ensure_many", ensure_many)
     config = override(swept, {"sweep.seeds": [9], "execution.devices": []})
     with steps.Chain(config, plain=True) as chain:
