@@ -3,8 +3,9 @@
     KL(plain || spliced), or the spliced model's cross-entropy of the next token, in nats a token
 
 Rows come as whole contexts, since what is written at one token acts on the tokens behind it. The reconstruction stands at
-every hook point that the dictionary writes, at the tokens whose activations were captured; other tokens (special ones,
-outliers, padding) keep their activations. KL is the mean over predictions made at these tokens, cross-entropy over those
+the tokens whose activations were captured; other tokens (special ones, outliers, padding) keep theirs. A dictionary of
+several hook points is spliced at one after another, as loss recovered does it (a later one would hide an earlier one),
+and the mean is taken. KL is the mean over predictions made at these tokens, cross-entropy over those
 of them whose next token belongs to the same document. Logits are held for a bounded number of contexts at a time: the
 gradient is taken part by part with respect to the reconstruction, and handed on as if the whole had been one pass.
 
@@ -121,15 +122,17 @@ class Splice:
         place = row.to(token.device), offset.to(token.device)
         kept = torch.zeros_like(token, dtype=torch.bool)
         kept[place] = True
-        spliced = self._pass(token, [_edit(name, x, place, kept) for name, x in rebuilt.items()])[place].log_softmax(-1)
-        terms = {}
-        if "kl" in self.weights:
-            plain = self.model.logits(token)[place].log_softmax(-1)
-            terms["kl"] = kl_div(spliced, plain, reduction="sum", log_target=True)
-        if "cross_entropy" in self.weights:
-            followed = self._is_followed(contexts[row], offset).to(token.device)
-            target = token.roll(-1, dims=1)[place]
-            terms["cross_entropy"] = cross_entropy(spliced[followed], target[followed].long(), reduction="sum")
+        plain = self.model.logits(token)[place].log_softmax(-1) if "kl" in self.weights else None
+        followed = self._is_followed(contexts[row], offset).to(token.device)
+        target = token.roll(-1, dims=1)[place][followed].long()
+        terms = {name: torch.zeros((), device=token.device) for name in self.weights}
+        for name, x in rebuilt.items():
+            spliced = self._pass(token, _edit(name, x, place, kept))[place].log_softmax(-1)
+            if plain is not None:
+                terms["kl"] = terms["kl"] + kl_div(spliced, plain, reduction="sum", log_target=True) / len(rebuilt)
+            if "cross_entropy" in self.weights:
+                lost = cross_entropy(spliced[followed], target, reduction="sum")
+                terms["cross_entropy"] = terms["cross_entropy"] + lost / len(rebuilt)
         return terms
 
     def _is_followed(self, context: Int[Tensor, " row"], offset: Int[Tensor, " row"]) -> Bool[Tensor, " row"]:
@@ -140,10 +143,10 @@ class Splice:
         behind = document.gather(1, torch.where(last, offset, offset + 1)[:, None])[:, 0]
         return (here >= 0) & (here == behind) & ~last
 
-    def _pass(self, token: Tensor, edits: Sequence[Edit]) -> Float[Tensor, "b t V"]:
+    def _pass(self, token: Tensor, edit: Edit) -> Float[Tensor, "b t V"]:
         position = torch.arange(token.shape[1], device=token.device).expand(len(token), -1)
         places = Places(position, position.max(dim=1).values + 1)
-        with torch.enable_grad(), self.model.edited(*edits):
+        with torch.enable_grad(), self.model.edited(edit):
             return self.model.forward(token, places, use_cache=False).logits.float()
 
     def _gradients(self, loss: Tensor, leaves: Mapping[str, Tensor]) -> list[Tensor]:

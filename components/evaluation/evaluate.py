@@ -87,7 +87,7 @@ def _subject(folder: Path, config: EvaluateConfig, inputs: Inputs, execution: Ex
         folder=folder,
         seed=config.seed,
         execution=execution,
-        gate=None if gated is None else gate.load(gated),
+        gate=gate.load(gated) if gated and gated.facts["hook_point"] == dictionary.hook_point else None,
     )
 
 
