@@ -31,7 +31,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 from components.store.artifact import Store  # noqa: E402
 from components.store.tables import REPORT  # noqa: E402
-from flows import processes  # noqa: E402
+from flows.stack import processes  # noqa: E402
 from tests.stacks import TINY, Room  # noqa: E402
 
 

@@ -18,26 +18,16 @@ STAGE = """
 import json, sys
 from pathlib import Path
 from flows.parameters import resolve
-from flows.steps import Chain
+from flows.chain import Chain
 with Chain(resolve([f"execution.store={sys.argv[3]}"], Path(sys.argv[2])), plain=True) as chain:
-    made = getattr(chain, sys.argv[1])()
+    stage, _, control = sys.argv[1].partition(" ")
+    made = chain.artifact(stage, untrained=bool(control))
 print(json.dumps({
     "seconds": made.manifest["made"]["seconds"],
     "memory": made.manifest["made"]["peak_memory_bytes"],
     "disk": sum(file["bytes"] for file in made.manifest["files"].values()),
 }))
 """
-STAGES = {
-    "read": "read",
-    "capture": "capture",
-    "train": "train",
-    "untrained": "train untrained",
-    "encode": "encode",
-    "encode_untrained": "encode untrained",
-    "evaluate": "evaluate",
-    "interpret": "interpret",
-    "steer": "steer",
-}
 
 
 def compare(params: str) -> list[dict[str, object]]:
@@ -51,8 +41,8 @@ def compare(params: str) -> list[dict[str, object]]:
         said = {row["label"]: row for row in planned}
         total = said["total"]
         rows = []
-        for stage, label in STAGES.items():
-            ran = subprocess.run([sys.executable, "-c", STAGE, stage, params, store], capture_output=True, check=True)
+        for label in [row["label"] for row in planned if row["label"] not in ("report", "total")]:
+            ran = subprocess.run([sys.executable, "-c", STAGE, label, params, store], capture_output=True, check=True)
             real, row = json.loads(ran.stdout), said[label]
             rows.append(
                 {

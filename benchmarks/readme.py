@@ -20,7 +20,7 @@ from components.store.report import Told  # noqa: E402
 from components.store.scores import KINDS, headline, plain  # noqa: E402
 from components.store.tables import REPLICATES, REPORT  # noqa: E402
 from dashboards.measures import measure  # noqa: E402
-from flows import environment  # noqa: E402
+from flows.stack import environment  # noqa: E402
 
 BEGIN, END = "<!-- result -->", "<!-- end of result -->"
 ROWS = 24

@@ -31,7 +31,7 @@ from playwright.sync_api import BrowserContext, ConsoleMessage, Locator, Page, R
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from flows import environment  # noqa: E402
+from flows.stack import environment  # noqa: E402
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 NO_CHROMIUM = "no Chromium here: `apt-get install chromium` on Debian, or set CHROMIUM to the path of one"

@@ -1,10 +1,13 @@
-"""The one declaration of every parameter: a section for each stage, the same dotted names everywhere.
+"""The one declaration of the stages and of every parameter: a section for each stage, the same dotted names everywhere.
 
 `train.dictionary.k` is a field of the Prefect form, an argument of the command line, a line of `params.yaml`, a
 parameter in MLflow and an entry of the manifest.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
 
 from components.capture.capture import CAPTURE, CaptureConfig
 from components.capture.forecast import CAPTURE_FORETELLER
@@ -27,7 +30,7 @@ from components.interpretation.interpret import INTERPRET, InterpretConfig
 from components.model.language_model import ModelConfig
 from components.steering.forecast import STEER_FORETELLER
 from components.steering.steer import STEER, SteerConfig
-from components.store.artifact import Stage
+from components.store.artifact import Parent, Stage
 from components.store.forecast import Foreteller
 from components.store.replicates import REPLICATE
 from components.store.report import REPORT, ReportConfig
@@ -36,11 +39,51 @@ from components.sweep import SweepConfig
 TRAIN = training(opened)
 """The stage that trains; a model can take part in it here, where both are known."""
 
+
+class ExperimentConfig(Config):
+    """One experiment: a chain of stages over one model.
+
+    A field with a stage beside its type is that stage's section, and puts the stage into the chain at this place; the
+    sentence below is what every window says of it. Nothing else lists the stages.
+    """
+
+    name: str = execution("demo", min_length=1, max_length=60)
+    """What the run is called in Prefect and MLflow."""
+    dictionary: str = execution("")
+    """Use this trained dictionary instead of training one: name@alias in the MLflow registry, or an artifact key."""
+    model: ModelConfig = ModelConfig()
+    """The language model that is looked into."""
+    read: Annotated[ReadConfig, READ] = ReadConfig()
+    """Documents into packed contexts, splits, labels and prompts."""
+    capture: Annotated[CaptureConfig, CAPTURE] = CaptureConfig()
+    """Activations of the model at the hook points, on every split."""
+    train: Annotated[TrainConfig, TRAIN] = TrainConfig()
+    """A sparse dictionary of those activations."""
+    encode: Annotated[EncodeConfig, ENCODE] = EncodeConfig()
+    """Sparse codes of the dictionary and the statistics of its latents."""
+    interpret: Annotated[InterpretConfig, INTERPRET] = InterpretConfig()
+    """An explanation of each sampled latent, and how well it predicts the latent."""
+    steer: Annotated[SteerConfig, STEER] = SteerConfig()
+    """Steered text at equal KL cost, judged against honest baselines."""
+    evaluate: Annotated[EvaluateConfig, EVALUATE] = EvaluateConfig()
+    """What the dictionary keeps, loses and finds."""
+    report: Annotated[ReportConfig, REPORT] = ReportConfig()
+    """Every score of an experiment in one table."""
+    sweep: SweepConfig = SweepConfig()
+    """Which dictionaries `latentflow sweep` trains beside one another."""
+    execution: Execution = Execution()
+    """How to run; changes no result."""
+
+
 STAGES: dict[str, Stage] = {
-    stage.name: stage for stage in (READ, CAPTURE, TRAIN, ENCODE, INTERPRET, STEER, EVALUATE, REPORT)
+    stage.name: stage
+    for field in ExperimentConfig.model_fields.values()
+    for stage in field.metadata
+    if isinstance(stage, Stage)
 }
+"""The chain of an experiment, in order."""
 BESIDE: dict[str, Stage] = {GATE.name: GATE, COMPARE.name: COMPARE, REPLICATE.name: REPLICATE, "import": IMPORT}
-"""Stages outside the chain of one experiment: what many dictionaries share, where they meet, and who comes from elsewhere."""
+"""Stages outside that chain: what several dictionaries share, where they meet, and which come from another project."""
 
 FORETELLERS: dict[str, Foreteller] = {
     READ.name: READ_FORETELLER,
@@ -54,32 +97,26 @@ FORETELLERS: dict[str, Foreteller] = {
 """What each stage will cost; a report costs nothing."""
 
 
-class ExperimentConfig(Config):
-    """One experiment: a chain of stages over one model."""
+def about(stage: str) -> str:
+    """What a stage of the chain makes, in a sentence."""
+    return ExperimentConfig.model_fields[stage].description or ""
 
-    name: str = execution("demo", min_length=1, max_length=60)
-    """What the run is called in Prefect and MLflow."""
-    dictionary: str = execution("")
-    """Use this trained dictionary instead of training one: name@alias in the MLflow registry, or an artifact key."""
-    model: ModelConfig = ModelConfig()
-    """The language model that is looked into."""
-    read: ReadConfig = ReadConfig()
-    """Documents, splits, labels and prompts."""
-    capture: CaptureConfig = CaptureConfig()
-    """Activations at hook points."""
-    train: TrainConfig = TrainConfig()
-    """The dictionary."""
-    encode: EncodeConfig = EncodeConfig()
-    """Sparse codes and the statistics of latents."""
-    interpret: InterpretConfig = InterpretConfig()
-    """Explanations and their scores."""
-    steer: SteerConfig = SteerConfig()
-    """Steering methods, budgets and judges."""
-    evaluate: EvaluateConfig = EvaluateConfig()
-    """What is measured of the dictionary."""
-    report: ReportConfig = ReportConfig()
-    """The table at the end."""
-    sweep: SweepConfig = SweepConfig()
-    """Which dictionaries `latentflow sweep` trains beside one another."""
-    execution: Execution = Execution()
-    """How to run; changes no result."""
+
+def stage_of(name: str) -> Stage:
+    """The stage of that name, in the chain or beside it."""
+    return STAGES.get(name) or BESIDE[name]
+
+
+def parents(name: str) -> Mapping[str, Parent]:
+    """What an experiment gives a stage, by role: of what is optional, that which it makes itself."""
+    stage = stage_of(name)
+    scores = {each.name: Parent(each.name) for each in STAGES.values() if each.scored and stage.gathers}
+    roles = {**stage.inputs, **scores}
+    return {role: parent for role, parent in roles.items() if not parent.optional or parent.stage not in BESIDE}
+
+
+def rests_on(name: str, ancestor: str) -> bool:
+    """Whether the artifact of one stage is made from that of another, through however many between."""
+    if name == ancestor:
+        return True
+    return name != "model" and any(rests_on(parent.stage, ancestor) for parent in parents(name).values())

@@ -6,17 +6,18 @@ gone is a `LiveError`, whose text is a sentence for the page. The address is LAT
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import httpx
+from pydantic import ValidationError
 
 from components.errors import ServiceError
+from components.live import Health, Problem, Question, Wire
 
 Kind = Literal["read", "steer"]
+AnswerT = TypeVar("AnswerT", bound=Wire)
 
 
 class LiveError(ServiceError):
@@ -31,36 +32,6 @@ class LiveError(ServiceError):
         self.kind = kind
 
 
-@dataclasses.dataclass(frozen=True)
-class Question:
-    """A question where it stands.
-
-    Attributes:
-        id: names it at the worker.
-        state: waiting, running, done, failed or cancelled.
-        position: questions before it.
-        message: what is being done.
-        share: of the part of the work that is being done, from 0 to 1; None when unknown.
-        answer: what came out, once done.
-        problem: a sentence on why there is no answer, once failed or cancelled.
-        kind: what kind of problem.
-    """
-
-    id: str
-    state: str
-    position: int = 0
-    message: str = ""
-    share: float | None = None
-    answer: Mapping[str, Any] | None = None
-    problem: str | None = None
-    kind: str | None = None
-
-    @property
-    def ended(self) -> bool:
-        """Whether there is nothing more to wait for."""
-        return self.state not in ("waiting", "running")
-
-
 def url() -> str:
     """Where the live worker is."""
     return os.environ.get("LATENTFLOW_LIVE_URL") or "http://127.0.0.1:8600"
@@ -72,7 +43,7 @@ def ask(kind: Kind, experiment: str, **question: Any) -> Question:
     Raises:
         LiveError: it was refused, or the worker is down.
     """
-    return _question(_call("POST", f"/{kind}", json={"experiment": experiment, **question}))
+    return _call(Question, "POST", f"/{kind}", json={"experiment": experiment, **question})
 
 
 def look(number: str, wait: float = 0.0) -> Question:
@@ -81,7 +52,7 @@ def look(number: str, wait: float = 0.0) -> Question:
     Raises:
         LiveError: the worker does not know it, or is down.
     """
-    return _question(_call("GET", f"/questions/{number}", params={"wait": wait}))
+    return _call(Question, "GET", f"/questions/{number}", params={"wait": wait})
 
 
 def cancel(number: str) -> Question:
@@ -90,16 +61,16 @@ def cancel(number: str) -> Question:
     Raises:
         LiveError: the worker does not know it, or is down.
     """
-    return _question(_call("DELETE", f"/questions/{number}"))
+    return _call(Question, "DELETE", f"/questions/{number}")
 
 
-def health() -> Mapping[str, Any]:
+def health() -> Health:
     """What the worker has loaded.
 
     Raises:
         LiveError: it is down.
     """
-    return _call("GET", "/health")
+    return _call(Health, "GET", "/health")
 
 
 @functools.lru_cache(4)
@@ -108,34 +79,23 @@ def _client(address: str) -> httpx.Client:
     return httpx.Client(base_url=address, timeout=httpx.Timeout(5, connect=1), trust_env=False)
 
 
-def _call(method: str, path: str, **given: Any) -> Mapping[str, Any]:
+def _call(kind: type[AnswerT], method: str, path: str, **sent: Any) -> AnswerT:
     try:
-        answer = _client(url()).request(method, path, **given)
+        answer = _client(url()).request(method, path, **sent)
         body = answer.json()
+        if answer.is_success:
+            return kind.model_validate(body)
+        problem = Problem.model_validate(body)
     except httpx.TimeoutException:
         raise LiveError(f"The live worker at {url()} does not answer in time; try again in a moment.", "down") from None
+    except ValidationError:
+        raise LiveError(f"What answers at {url()} is no live worker. `latentflow up` starts it.", "down") from None
     except (httpx.HTTPError, httpx.InvalidURL, ValueError):
         raise LiveError(f"No live worker answers at {url()}. `latentflow up` starts it.", "down") from None
-    if answer.is_success:
-        return body
-    if not isinstance(body, Mapping) or "error" not in body:
-        raise LiveError(f"What answers at {url()} is no live worker. `latentflow up` starts it.", "down")
-    raise LiveError(_sentence(body["error"]), body["kind"])
+    raise LiveError(sentence(problem), problem.kind)
 
 
-def _question(body: Mapping[str, Any]) -> Question:
-    problem = body.get("problem") or {}
-    return Question(
-        id=body["id"],
-        state=body["state"],
-        position=body["position"],
-        message=body["message"],
-        share=body["done"] / body["total"] if body["total"] else None,
-        answer=body.get(body["kind"]),
-        problem=_sentence(problem["error"]) if problem else None,
-        kind=problem.get("kind"),
-    )
-
-
-def _sentence(text: str) -> str:
+def sentence(problem: Problem) -> str:
+    """Why there is no answer, as a whole sentence."""
+    text = problem.error
     return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '?', '!')) else '.'}"

@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 import streamlit as st
 
+from components.live import Read
 from components.store.tables import EXPLANATIONS
 from dashboards import measures, questions, runs, selection, tokens
 from dashboards.markdown import plain
@@ -53,11 +54,11 @@ def _ask(text: str, about: Mapping[str, Any]) -> None:
     questions.ask(NAME, "read", about["experiment"], {**about, "text": text}, **question)
 
 
-def _draw(answer: Mapping[str, Any], row: Mapping[str, Any], shown: Experiment) -> None:
-    values = answer["activations"].get(str(row["latent"]))
+def _draw(answer: Read, row: Mapping[str, Any], shown: Experiment) -> None:
+    values = answer.activations.get(row["latent"])
     if values is None:
         return  # the answer for another latent, shown for the moment until the new one is there
-    words, contexts = answer["tokens"], answer["contexts"]
+    words, contexts = answer.tokens, answer.contexts
     n_active, top = sum(value > 0 for value in values), max(values)
     largest = max(row["maximum"] or 0.0, top)
     if n_active:
@@ -70,31 +71,33 @@ def _draw(answer: Mapping[str, Any], row: Mapping[str, Any], shown: Experiment) 
         if n_active
         else f"Latent {row['latent']} is not active on any of the {len(words):,} tokens."
     )
-    if answer["n_unknown"]:
-        said += f" The model's tokenizer has no word for {answer['n_unknown']:,} of them (shown as its unknown token)."
-    if answer.get("n_special"):
-        said += f" {answer['n_special']:,} special tokens stand in the text; the model reads them, but they are no part of it."
+    if answer.n_unknown:
+        said += f" The model's tokenizer has no word for {answer.n_unknown:,} of them (shown as its unknown token)."
+    if answer.n_special:
+        said += (
+            f" {answer.n_special:,} special tokens stand in the text; the model reads them, but they are no part of it."
+        )
     n_contexts = len(set(contexts))
     if n_contexts > 1:
         said += (
-            f" Longer than a context of {answer['context_length']} tokens, so read in {n_contexts}: behind a dashed "
+            f" Longer than a context of {answer.context_length} tokens, so read in {n_contexts}: behind a dashed "
             "rule the model sees nothing of what stands above."
         )
     st.caption(said)
-    with st.expander(f"The {len(answer['strongest'])} latents most active on this text"):
+    with st.expander(f"The {len(answer.strongest)} latents most active on this text"):
         _strongest(answer, shown)
 
 
-def _strongest(answer: Mapping[str, Any], shown: Experiment) -> None:
-    rows = pl.DataFrame(answer["strongest"], schema={"latent": pl.Int32, "maximum": pl.Float64, "token": pl.Int64,
+def _strongest(answer: Read, shown: Experiment) -> None:
+    rows = pl.DataFrame([active.model_dump() for active in answer.strongest], schema={"latent": pl.Int32, "maximum": pl.Float64, "token": pl.Int64,
                                                      "n_active": pl.Int64})  # fmt: skip
-    words = pl.Series([tokens.in_text(answer["tokens"], number) for number in rows["token"]], dtype=pl.String)
+    words = pl.Series([tokens.in_text(answer.tokens, number) for number in rows["token"]], dtype=pl.String)
     rows = rows.with_columns(words.alias("on the token"), explanation=pl.lit(measures.NOTHING))
     if interpret := shown.artifacts.get("interpret"):
         said = runs.table(EXPLANATIONS, interpret).select("latent", "explanation").unique("latent", keep="first")
         rows = rows.drop("explanation").join(said, on="latent", how="left", maintain_order="left")
         rows = rows.with_columns(pl.col("explanation").fill_null(measures.NOTHING))
-    key = f"strongest {answer['hook_point']} {rows['latent'].to_list()}"
+    key = f"strongest {answer.hook_point} {rows['latent'].to_list()}"
     st.dataframe(
         rows,
         hide_index=True,

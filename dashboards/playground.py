@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 import streamlit as st
 
+from components.live import Steered
 from components.store.tables import EXPLANATIONS, PROMPTS, STRENGTHS
 from dashboards import measures, questions, runs, selection, tokens
 from dashboards.markdown import code, plain
@@ -185,23 +186,21 @@ def _said(direction: Mapping[str, Any]) -> str:
     return "latents " + " + ".join(f"{measures.number(part['weight'])} × {part['latent']}" for part in mixed)
 
 
-def _draw(answer: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-    kl = "not measured: no neutral text" if answer["kl"] is None else f"{measures.number(answer['kl'])} nats a token"
+def _draw(answer: Steered, about: Mapping[str, Any]) -> None:
+    kl = "not measured: no neutral text" if answer.kl is None else f"{measures.number(answer.kl)} nats a token"
     cost, strength, _ = st.columns([1, 1, 1])
     cost.metric(
-        "KL on neutral text", kl, help=f"Plain against steered predictions, mean over {answer['kl_tokens']:,} tokens."
+        "KL on neutral text", kl, help=f"Plain against steered predictions, mean over {answer.kl_tokens:,} tokens."
     )
     strength.metric(
         "Coefficient",
-        measures.number(answer["coefficient"]),
-        help=f"In units of the mean activation norm at {plain(answer['hook_point'])}, {measures.number(answer['mean_norm'])}.",
+        measures.number(answer.coefficient),
+        help=f"In units of the mean activation norm at {plain(answer.hook_point)}, {measures.number(answer.mean_norm)}.",
     )
-    columns = [("Plain", answer["plain"]), (f"Steered · {about['direction']}", answer["steered"])]
+    columns = [("Plain", answer.plain), (f"Steered · {about['direction']}", answer.steered)]
     st.html(tokens.written(about["prompt"], columns))
-    left_out = (
-        f" {answer['n_special']:,} special tokens in the prompt were left out." if answer.get("n_special") else ""
-    )
-    st.caption(f"Written in {measures.number(answer['seconds'])} s.{left_out}")
+    left_out = f" {answer.n_special:,} special tokens in the prompt were left out." if answer.n_special else ""
+    st.caption(f"Written in {measures.number(answer.seconds)} s.{left_out}")
 
 
 def _spoken(method: str) -> str:

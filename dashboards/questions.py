@@ -61,7 +61,7 @@ def ask(name: str, kind: live.Kind, experiment: str, about: Mapping[str, Any], *
     st.session_state[_slot(name)] = new
 
 
-def show(name: str, draw: Callable[[Mapping[str, Any], Mapping[str, Any]], None]) -> None:
+def show(name: str, draw: Callable[[Any, Mapping[str, Any]], None]) -> None:
     """Shows how far the question is, or what came out: `draw(answer, about)`; nothing where nothing was asked."""
     current = asked(name)
     if current is None:
@@ -70,7 +70,7 @@ def show(name: str, draw: Callable[[Mapping[str, Any], Mapping[str, Any]], None]
     st.fragment(_follow, run_every=SECONDS_BETWEEN_LOOKS if pending else None)(name, draw)
 
 
-def _follow(name: str, draw: Callable[[Mapping[str, Any], Mapping[str, Any]], None]) -> None:
+def _follow(name: str, draw: Callable[[Any, Mapping[str, Any]], None]) -> None:
     current = asked(name)
     if current is None:
         return
@@ -87,7 +87,9 @@ def _follow(name: str, draw: Callable[[Mapping[str, Any], Mapping[str, Any]], No
     elif question.answer is not None:
         draw(question.answer, current.about)
     elif question.ended:
-        (st.info if question.kind == "cancelled" else st.warning)(sentence(question.problem or "There is no answer."))
+        problem = question.problem
+        why = live.sentence(problem) if problem else "There is no answer."
+        (st.info if problem and problem.kind == "cancelled" else st.warning)(sentence(why))
     else:
         said, button = st.columns([5, 1], vertical_alignment="center")
         said.progress(question.share or 0.0, "being cancelled" if current.cancelled else _standing(question))

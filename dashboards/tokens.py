@@ -10,12 +10,12 @@ share of the shade; a byte that makes no character with its neighbours is shown 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
-from typing import Any
 
 import polars as pl
 
+from components.live import Written
 from components.spelling import PART, groups, marked, whole
 from components.writing_systems import UNSPACED
 
@@ -164,22 +164,20 @@ def pairs(frame: pl.DataFrame) -> str:
     return f'<table style="width:100%;border-collapse:collapse;line-height:1.5"><tr>{head}</tr>{body}</table>'
 
 
-def written(prompt: str, columns: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]) -> str:
-    """Continuations of one prompt side by side: (title, samples with text, n_tokens, nll, reason) for each column."""
+def written(prompt: str, columns: Sequence[tuple[str, Sequence[Written]]]) -> str:
+    """Continuations of one prompt side by side: (title, samples) for each column."""
     opening = f'<div style="opacity:.6;white-space:pre-wrap">{escape(prompt) or "<i>no prompt</i>"}</div>'
     body = ""
     for title, samples in columns:
         texts = ""
         for sample in samples:
-            text = sample["text"]
-            loss = "" if sample["nll"] is None else f" · {sample['nll']:.2f} nats a token under the plain model"
-            said = (
-                f"<i>no text: {escape(sample['reason'] or 'no reason was given')}</i>" if text is None else escape(text)
-            )
+            text = sample.text
+            loss = "" if sample.nll is None else f" · {sample.nll:.2f} nats a token under the plain model"
+            said = f"<i>no text: {escape(sample.reason or 'no reason was given')}</i>" if text is None else escape(text)
             texts += (
                 f'<div style="padding:.55rem 0;border-top:1px solid rgba(128,128,128,.25)">{opening}'
                 f'<div style="white-space:pre-wrap;overflow-wrap:anywhere">{said}</div>'
-                f'<div style="opacity:.65;font-size:.8em">{sample["n_tokens"]} tokens{loss}</div></div>'
+                f'<div style="opacity:.65;font-size:.8em">{sample.n_tokens} tokens{loss}</div></div>'
             )
         body += f'<div><div style="font-weight:600;padding-bottom:.3rem">{escape(title)}</div>{texts}</div>'
     grid = "display:grid;grid-template-columns:repeat(auto-fit,minmax(18rem,1fr));gap:0 2.5rem;line-height:1.6"

@@ -2,7 +2,7 @@
 
 import logging
 
-from flows import environment
+from flows.stack import environment
 
 environment.apply()
 for _name in ("components", "flows"):  # what they say is read in a terminal and on the run's page in Prefect

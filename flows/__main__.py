@@ -6,7 +6,9 @@ Heavy imports wait until a command needs them.
 
 from __future__ import annotations
 
+import ast
 import errno
+import itertools
 import json
 import logging
 import os
@@ -20,9 +22,11 @@ import typer
 from rich.logging import RichHandler
 from rich.text import Text
 
+import components
 from components.errors import ConfigError, LatentflowError, ServiceError, shortened
 from components.paths import expanded
-from flows import environment, processes, terminal
+from flows import terminal
+from flows.stack import environment, processes
 from flows.terminal import aside, console
 
 if TYPE_CHECKING:
@@ -47,15 +51,20 @@ Ref = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="machine-readable output")]
 
-STAGES = {
-    "read": "Documents into packed contexts, splits, labels and prompts.",
-    "capture": "Activations of the model at the hook points, on every split.",
-    "train": "A sparse dictionary of those activations.",
-    "encode": "Sparse codes of the dictionary and the statistics of its latents.",
-    "interpret": "An explanation of each sampled latent, and how well it foretells the latent.",
-    "steer": "Steered text at equal KL cost, judged against honest baselines.",
-    "evaluate": "What the dictionary keeps, loses and finds.",
-}
+
+def _stages() -> dict[str, str]:
+    """What each stage of the chain makes, by its name: read from the source, since importing it takes seconds (torch)."""
+    source = (Path(components.__file__).parent / "experiment.py").read_text(encoding="utf-8")
+    [declared] = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
+    stages = {}
+    for field, sentence in itertools.pairwise(declared.body):
+        match field, sentence:
+            case (
+                ast.AnnAssign(ast.Name(name), ast.Subscript(ast.Name("Annotated"))),
+                ast.Expr(ast.Constant(str(about))),
+            ):
+                stages[name] = about
+    return stages
 
 
 def _run(name: str, overrides: list[str] | None, params: Path | None, plain: bool, **given: Any) -> Any:
@@ -67,8 +76,8 @@ def _run(name: str, overrides: list[str] | None, params: Path | None, plain: boo
 
         return plainly(resolve(overrides or [], params), given["seeds"])
     if plain:
+        from flows.chain import Chain
         from flows.parameters import resolve
-        from flows.steps import Chain
 
         with Chain(resolve(overrides or [], params), plain=True) as chain:
             environment.warn_of_another_store(chain.store.root)
@@ -81,22 +90,20 @@ def _run(name: str, overrides: list[str] | None, params: Path | None, plain: boo
 
                 folder = interchange.local(given["source"], given["format"], chain.config.model)
                 return interchange.bring(chain, given["format"], folder)
-            return getattr(chain, "report" if name == "experiment" else name)()
-    from flows.server import prefect_server
+            return chain.artifact("report" if name == "experiment" else name)
+    from flows.stack.server import prefect_server
 
     assert "prefect" not in sys.modules, "Prefect reads its address when it is imported: import flows below"
     with prefect_server() as server:  # starts while the heavy imports below run
         from flows.parameters import resolve
 
         config = resolve(overrides or [], params)
-        import importlib
-
         import httpx
 
         from components.store.artifact import Store
+        from flows.stack.deployments import flow_of
 
-        module, function = ("interchange", "import_") if name == "import" else (name, name)
-        flow = getattr(importlib.import_module(f"flows.{module}"), function)
+        flow = flow_of("import_" if name == "import" else name)
         server.wait()
         _quiet_engine()
         try:
@@ -138,8 +145,9 @@ def _stage_command(name: str, about: str) -> Callable[..., None]:
     return command
 
 
-for _name, _about in STAGES.items():
-    app.command(_name, rich_help_panel="Stages")(_stage_command(_name, _about))
+for _name, _about in _stages().items():
+    if _name != "report":  # it has options of its own, below
+        app.command(_name, rich_help_panel="Stages")(_stage_command(_name, _about))
 
 
 @app.command(rich_help_panel="Runs")
@@ -307,9 +315,9 @@ def params(overrides: Overrides = None, path: Params = None) -> None:
 @app.command(rich_help_panel="Look")
 def runs(limit: Annotated[int, typer.Option(help="how many")] = 20, as_json: AsJson = False) -> None:
     """The latest experiments in MLflow, with their headline numbers."""
-    from flows import tracking
+    from flows.tracking import runs
 
-    _show(tracking.runs(limit), as_json)
+    _show(runs.runs(limit), as_json)
 
 
 @app.command(rich_help_panel="Look")
@@ -335,25 +343,25 @@ def up(
     public: Annotated[bool, typer.Option("--public", help="let other machines reach the three windows")] = False,
 ) -> None:
     """Prefect, MLflow, Streamlit, the live worker and the deployments on this folder's state, until Ctrl-C or `latentflow down`."""
-    from flows import stack
+    from flows.stack import supervisor
 
-    raise typer.Exit(stack.up(host, public))
+    raise typer.Exit(supervisor.up(host, public))
 
 
 @app.command(rich_help_panel="Run the stack")
 def down() -> None:
     """Stops the stack of this folder's state."""
-    from flows import stack
+    from flows.stack import supervisor
 
-    console.print(stack.down())
+    console.print(supervisor.down())
 
 
 @app.command(rich_help_panel="Run the stack")
 def status(as_json: AsJson = False) -> None:
     """Which processes of the stack run, where, with how much memory; exit status 1 when any does not."""
-    from flows import stack
+    from flows.stack import supervisor
 
-    rows = stack.status()
+    rows = supervisor.status()
     if as_json:
         sys.stdout.write(json.dumps(rows, indent=1) + "\n")
     else:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from prefect import flow
 
-from components.experiment import ExperimentConfig
-from flows import plan, windows
+from components.experiment import STAGES, ExperimentConfig
+from flows import plan
+from flows.chain import Chain
 from flows.report import publish
-from flows.steps import Chain, Reference
+from flows.stack import windows
+from flows.steps import Reference
 from flows.terminal import aside
 
 
@@ -17,15 +19,8 @@ def experiment(config: ExperimentConfig) -> Reference:
     with Chain(config) as chain:
         chain.fetched()  # as a task, seen and tried again; the plan would download in silence
         plan.say(config, aside)
-        chain.read()
-        chain.capture()
-        chain.train()
-        chain.untrained()
-        chain.encode()
-        chain.encode_untrained()
-        chain.evaluate()
-        chain.interpret()
-        chain.steer()
-        artifact = chain.report()
+        for stage in STAGES:
+            chain.artifact(stage)
+        artifact = chain.artifact("report")
         publish(artifact)
         return artifact.reference()

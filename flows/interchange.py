@@ -21,7 +21,6 @@ from components.dictionary.interchange.contract import Format, formats
 from components.dictionary.interchange.exchange import export
 from components.dictionary.interchange.files import absent
 from components.dictionary.interchange.importing import CHECKED_ROWS, ImportConfig, content_of
-from components.dictionary.stream import Stream
 from components.errors import DictionaryError, InputError
 from components.experiment import ExperimentConfig
 from components.model.hook_point import KINDS, translate
@@ -29,10 +28,12 @@ from components.model.hub import listing, snapshot
 from components.model.language_model import ModelConfig
 from components.paths import expanded
 from components.store.artifact import Artifact, Store
+from components.store.rows import Rows
 from components.store.shards import ActivationShards
-from flows import windows
-from flows.steps import SECONDS_BEFORE_A_RETRY, Chain, Reference, failed_over_a_network
-from flows.tracking import resolve_dictionary
+from flows.chain import Chain
+from flows.stack import windows
+from flows.steps import SECONDS_BEFORE_A_RETRY, Reference, failed_over_a_network
+from flows.tracking.registry import resolve_dictionary
 
 
 @flow(name="import", flow_run_name=windows.name)
@@ -93,7 +94,7 @@ def write(name: str, to: Path, format: str, config: ExperimentConfig) -> None:
     artifact = store.get("train", resolve_dictionary(name))
     dictionary = Dictionary.load(artifact)
     activations = ActivationShards(store.get(**artifact.manifest["inputs"]["activations"]))
-    rows = Stream(activations, activations.splits[0], dictionary.reads, seed=0).sample(CHECKED_ROWS)
+    rows = Rows(activations, activations.splits[0], dictionary.reads).drawn(CHECKED_ROWS, seed=0)
     model = (activations.artifact.facts.get("model_config") or {}).get("path", "")
     export(entry, dictionary, to, rows[dictionary.reads[0]], model)
 

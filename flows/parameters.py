@@ -7,7 +7,7 @@ from pathlib import Path
 from components.config import assignments, load, override
 from components.errors import ConfigError
 from components.experiment import ExperimentConfig
-from flows import environment
+from flows.stack import environment
 
 
 def reference(path: Path = Path("params.yaml")) -> ExperimentConfig:

@@ -21,11 +21,11 @@ from rich.text import Text
 
 from components.config import Config
 from components.errors import LatentflowError
-from components.experiment import BESIDE, FORETELLERS, STAGES, ExperimentConfig
+from components.experiment import FORETELLERS, ExperimentConfig, stage_of
 from components.store.artifact import key_of
 from components.store.forecast import Forecast, Foretold, Timing, disk_free, fitting, size
 from components.sweep import SWEEP_FORETELLER, share
-from flows.steps import Chain
+from flows.chain import Chain
 
 log = logging.getLogger(__name__)
 
@@ -102,8 +102,10 @@ class Plan(Chain):
     @functools.cached_property
     def _swept(self) -> dict[str, Any]:
         """What a sweep finds: dictionaries, and those that were measured as this one measures, by the keys of both."""
-        activations, corpus = self.capture(), self.read()
-        gate = Foretold("gate", key_of(BESIDE["gate"], self.gating, {"activations": activations, "corpus": corpus}), {})
+        activations, corpus = self.artifact("capture"), self.artifact("read")
+        gate = Foretold(
+            "gate", key_of(stage_of("gate"), self.gating, {"activations": activations, "corpus": corpus}), {}
+        )
         shared = {"model": self.model, "corpus": corpus, "activations": activations, "gate": gate}
         measured, seconds = set(), []
         for scored in self.store.artifacts("evaluate"):
@@ -112,10 +114,10 @@ class Plan(Chain):
                 continue
             seconds.append(scored.manifest["made"]["seconds"])
             dictionary = Foretold(**given["dictionary"], facts={})
-            if key_of(STAGES["evaluate"], self.measuring, shared | {"dictionary": dictionary}) == scored.key:
+            if key_of(stage_of("evaluate"), self.measuring, shared | {"dictionary": dictionary}) == scored.key:
                 measured.add(dictionary.key)
         return {
-            **self.learning,
+            **self.inputs("train", self.training),
             "train": self.training,
             "made": {made.key for made in self.store.artifacts("train")},
             "measured": measured,
@@ -127,7 +129,7 @@ class Plan(Chain):
         label = label or stage
         if label in self._made:
             return self._made[label]
-        key = key_of(STAGES[stage], config, inputs)
+        key = key_of(stage_of(stage), config, inputs)
         found = self.store.find(stage, key)
         if found is not None:
             there = Forecast({}, {"files": sum(file["bytes"] for file in found.manifest["files"].values())})
@@ -156,7 +158,7 @@ def plan(config: ExperimentConfig, seconds: float = SECONDS) -> list[Step]:
         NoSpaceError: what is to be made does not fit on the disk.
     """
     with Plan(config) as chain:
-        chain.report()
+        chain.artifact("report")
         if seconds:
             chain.probe(seconds)
         swept = config.sweep
@@ -172,7 +174,7 @@ def say(config: ExperimentConfig, to: Console) -> None:
     """
     try:
         with Plan(config) as chain:
-            chain.report()
+            chain.artifact("report")
             steps = chain.steps
     except LatentflowError as error:
         log.warning("before the start: %s", error)

@@ -9,7 +9,7 @@ from components.config import assignments, override
 from components.device import Execution
 from components.store.artifact import Store
 from components.world.pretrain import PRETRAIN, PretrainConfig, export
-from flows.steps import progress_bar
+from flows.progress import progress_bar
 
 
 def run(arguments: list[str], folder: Path) -> Path:

@@ -21,9 +21,10 @@ from components.store.replicates import ReplicateConfig
 from components.store.report import number
 from components.store.scores import absent, headline, ordered
 from components.store.tables import REPLICATES
-from flows import windows
+from flows.chain import Chain
 from flows.experiment import experiment
-from flows.steps import Chain, Reference
+from flows.stack import windows
+from flows.steps import Reference
 from flows.terminal import for_tables
 
 
@@ -40,7 +41,7 @@ def plainly(config: ExperimentConfig, seeds: Sequence[int]) -> Artifact:
     reports = []
     for each in seeded(config, seeds):
         with Chain(each, plain=True) as chain:
-            reports.append(chain.report())
+            reports.append(chain.artifact("report"))
     with Chain(config, plain=True) as chain:
         return table(chain, seeds, reports)
 

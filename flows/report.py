@@ -14,8 +14,9 @@ from components.store import report as reports
 from components.store.artifact import Artifact
 from components.store.scores import absent, caveats, headline, ordered
 from components.store.tables import REPORT
-from flows import environment, windows
-from flows.steps import Chain, Reference
+from flows.chain import Chain
+from flows.stack import environment, windows
+from flows.steps import Reference
 from flows.terminal import for_tables
 
 UNDECIDED = 4
@@ -26,7 +27,7 @@ UNDECIDED = 4
 def report(config: ExperimentConfig) -> Reference:
     """Every score of an experiment in one table."""
     with Chain(config) as chain:
-        artifact = chain.report()
+        artifact = chain.artifact("report")
         publish(artifact)
         return artifact.reference()
 

@@ -25,9 +25,11 @@ from components.evaluation.compare import CompareConfig, Compared
 from components.experiment import ExperimentConfig
 from components.store.artifact import Artifact
 from components.sweep import Cell, cells, groups, share, too_many
-from flows import windows
+from flows.chain import Chain
 from flows.plan import SECONDS, Plan
-from flows.steps import Chain, Reference, Wanted, ensure_many, make_together, progress_bar
+from flows.progress import progress_bar
+from flows.stack import windows
+from flows.steps import Reference, Wanted, ensure_many, make_together
 
 log = logging.getLogger(__name__)
 
@@ -52,17 +54,19 @@ def compare(chain: Chain) -> Artifact:
     unasked(config, len(todo))
     workers = max(1, len(device.slots(config.execution)))
     torch.set_num_threads(share(config.execution).threads)  # tasks side by side share the cores
-    activations = chain.capture()
+    activations = chain.artifact("capture")
     with Plan(config) as foretold:
         foretold.sweep()
-    gate = chain.gate()
+    gate = chain.artifact("gate")
 
     refused: dict[str, str] = {}
-    learning = {role: {"stage": given.stage, "key": given.key} for role, given in chain.learning.items()}
+    learning = {
+        role: {"stage": given.stage, "key": given.key} for role, given in chain.inputs("train", chain.training).items()
+    }
     wanted = {name: (cell.config, learning) for name, cell in todo.items()}
     listed = [{name: wanted[name] for name in names} for names in groups(todo, config.sweep.together)]
     trained = _made(chain, "train", listed, workers, refused)
-    shared = {"model": chain.model, "corpus": chain.read(), "activations": activations, "gate": gate}
+    shared = {"model": chain.model, "corpus": chain.artifact("read"), "activations": activations, "gate": gate}
     references = {role: {"stage": given.stage, "key": given.key} for role, given in shared.items()}
     measured = [
         {name: (chain.measuring, references | {"dictionary": artifact.reference()})}

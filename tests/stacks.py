@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import yaml
 
-from flows import processes
+from flows.stack import processes
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TINY = REPOSITORY / "examples" / "tiny.yaml"

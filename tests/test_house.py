@@ -31,7 +31,7 @@ ONE_DOOR = {
     "transformers": {"components/model/loading.py", "components/world"},
     "huggingface_hub": {"components/model"},
     "prefect": {"flows"},
-    "mlflow": {"flows/tracking.py", "flows/mlflow_server.py", "flows/pyfunc.py", "dashboards/runs.py"},
+    "mlflow": {"flows/tracking", "flows/stack/mlflow_server.py", "dashboards/runs.py"},
     "streamlit": {"dashboards"},
     "dvc": {"flows/pipeline.py"},
 }
@@ -165,6 +165,12 @@ def test_dashboards_do_not_import_torch() -> None:
         "sys.exit('torch' in sys.modules or 'prefect' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=REPOSITORY, check=False).returncode == 0
+
+
+def test_the_readme_draws_the_chain_of_stages() -> None:
+    from components.experiment import STAGES
+
+    assert f"\n    {' -> '.join(STAGES)}\n" in (REPOSITORY / "README.md").read_text()
 
 
 def test_every_folder_has_its_phrase_in_the_readme() -> None:

@@ -12,7 +12,8 @@ from components.model.language_model import ModelConfig
 from components.paths import expanded
 from components.store.artifact import Store
 from components.store.forecast import disk_free
-from flows import __main__, environment, interchange, parameters
+from flows import __main__, interchange, parameters
+from flows.stack import environment
 
 
 @pytest.fixture(autouse=True)

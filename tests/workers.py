@@ -25,7 +25,7 @@ from components.model.language_model import ModelReference
 from components.steering.steer import STEER, SteerConfig
 from components.store.artifact import Artifact, Store
 from components.store.report import REPORT, ReportConfig
-from flows.live import application
+from flows.live.service import application
 from tests.steering import world
 
 CPU = Execution(device="cpu")

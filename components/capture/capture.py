@@ -29,7 +29,7 @@ from components.device import Execution
 from components.errors import ConfigError, CorpusError, InputError, NoSpaceError
 from components.model.language_model import LanguageModel
 from components.registry import nearest
-from components.store.artifact import Artifact, Progress, Stage, Work
+from components.store.artifact import Artifact, Parent, Progress, Stage, Work
 from components.store.shards import PROVENANCE, read_shard, shard_rows, write_activations
 
 SPARE = 64 * 2**20  # bytes left free on the disk
@@ -132,7 +132,7 @@ def make(folder: Path, config: CaptureConfig, inputs: Mapping[str, Any], setting
     return _facts(folder, work, points, widths, dtype) | found | {"tokens_per_second": speed}
 
 
-CAPTURE = Stage("capture", version=1, make=make)
+CAPTURE = Stage("capture", version=1, make=make, inputs={"model": Parent("model"), "corpus": Parent("read")})
 
 
 def row_bytes(widths: Sequence[int], dtype: torch.dtype) -> int:

@@ -34,7 +34,7 @@ from components.corpus.spool import ContextSpool, RowSpool
 from components.errors import CorpusError
 from components.seeds import derive
 from components.store import tables
-from components.store.artifact import Inputs, Progress, Stage, Work
+from components.store.artifact import Inputs, Parent, Progress, Stage, Work
 
 log = logging.getLogger(__name__)
 
@@ -267,7 +267,7 @@ def _entries(config: ReadConfig) -> Mapping[str, int]:
     return found | ({"corpus.bytes": content_number(files)} if files else {})
 
 
-READ = Stage("read", version=2, make=make, entries=_entries, computes=False)
+READ = Stage("read", version=2, make=make, entries=_entries, inputs={"model": Parent("model")}, computes=False)
 
 
 def _document_rows(kept: list[Document], encodings: list[Any], split: str, first: int) -> pl.DataFrame:

@@ -24,10 +24,10 @@ from torch import Tensor
 from components.config import Config, execution
 from components.device import Execution, resolve
 from components.dictionary.contract import Dictionary
-from components.dictionary.stream import Stream
 from components.errors import DictionaryError
 from components.spelling import Bytes
-from components.store.artifact import Inputs, Progress, Stage, Work
+from components.store.artifact import Inputs, Parent, Progress, Stage, Work
+from components.store.rows import Rows
 from components.store.shards import ActivationShards, Codes, CodeShards, shard_rows, write_codes
 from components.store.tables import LATENTS, NEIGHBOURS, POOLED
 
@@ -83,8 +83,8 @@ class Encoding:
     def codes(self, split: str) -> Codes:
         """All codes of a split."""
         if split not in self._made:
-            stream = Stream(self.activations, split, self.dictionary.reads, seed=0)
-            parts = [self.dictionary.encode(batch).to("cpu") for batch in stream.in_order(self.batch)]
+            rows = Rows(self.activations, split, self.dictionary.reads)
+            parts = [self.dictionary.encode(batch).to("cpu") for batch in rows.in_order(self.batch)]
             self._made[split] = Codes.cat(parts)
         return self._made[split]
 
@@ -110,15 +110,15 @@ def make(folder: Path, config: EncodeConfig, inputs: Inputs, settings: Execution
                 f"dictionary {name} reads {read}, but these activations were captured at "
                 f"{', '.join(shards.hook_points)}; add it to capture.hook_points"
             )
-    streams = {split: Stream(shards, split, dictionary.reads, seed=0) for split in config.splits}
-    n_rows = {split: stream.n_rows for split, stream in streams.items()}
+    rows = {split: Rows(shards, split, dictionary.reads) for split in config.splits}
+    n_rows = {split: each.n_rows for split, each in rows.items()}
     done = 0
-    for split, stream in streams.items():
-        for number, rows in enumerate(torch.arange(stream.n_rows).split(SHARD_ROWS)):
-            if shard_rows(folder, split, number) != len(rows):
-                parts = [dictionary.encode(stream.rows(index)).to("cpu") for index in rows.split(config.batch)]
+    for split, each in rows.items():
+        for number, shard in enumerate(torch.arange(each.n_rows).split(SHARD_ROWS)):
+            if shard_rows(folder, split, number) != len(shard):
+                parts = [dictionary.encode(each.take(index)).to("cpu") for index in shard.split(config.batch)]
                 write_codes(folder, split, number, Codes.cat(parts))
-            done += len(rows)
+            done += len(shard)
             yield Progress(done, sum(n_rows.values()), "tokens", f"encoding {split}")
 
     latents, pooled = [], []
@@ -257,4 +257,13 @@ def _text_of(token: int, tokenizer: Any, parts: Bytes) -> str:
     return f"[{token}]" if written is None else parts.text(written) or text
 
 
-ENCODE = Stage("encode", version=2, make=make)
+ENCODE = Stage(
+    "encode",
+    version=2,
+    make=make,
+    inputs={
+        "activations": Parent("capture"),
+        "dictionary": Parent("train"),
+        "model": Parent("model", optional=True),
+    },
+)

@@ -11,56 +11,37 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 import torch
-from jaxtyping import Int64
 from torch import Tensor
 
 from components.dictionary.contract import Batch
-from components.errors import DictionaryError
 from components.seeds import torch_generator
-from components.store.shards import ActivationShards, shard_rows
+from components.store.rows import Rows
+from components.store.shards import ActivationShards
 
 BLOCK = 256
 _WINDOW_BYTES = 1 << 27
 
 
-class Stream:
-    """Batches of one split by name.
-
-    Attributes:
-        n_rows: rows of one epoch.
-    """
+class Stream(Rows):
+    """Shuffled batches of one split."""
 
     def __init__(
-        self, shards: ActivationShards, split: str, names: Sequence[str], seed: int, device: torch.device | str = "cpu"
+        self,
+        shards: ActivationShards,
+        split: str,
+        hook_points: Sequence[str],
+        seed: int,
+        device: torch.device | str = "cpu",
     ) -> None:
-        self.shards, self.split, self.names, self.seed = shards, split, tuple(dict.fromkeys(names)), seed
-        self.device = torch.device(device)
-        self.n_rows = shards.n_rows(split)
-        row_bytes = sum(rows.element_size() * rows.shape[1] for rows in self.rows(torch.zeros(1).long()).values())
+        super().__init__(shards, split, hook_points)
+        self.seed, self.device = seed, torch.device(device)
+        first = self.take(torch.zeros(1).long())
+        row_bytes = sum(rows.element_size() * rows.shape[1] for rows in first.values())
         self._window = max(BLOCK, _WINDOW_BYTES // row_bytes // BLOCK * BLOCK)
 
-    def rows(self, index: Int64[Tensor, " row"]) -> dict[str, Tensor]:
-        """The rows of these numbers, by name, in the stored dtype.
-
-        Raises:
-            DictionaryError: NaN or infinity among them; names the shard and the row.
-        """
-        batch = {name: self.shards.rows(self.split, name, index) for name in self.names}
-        for name, rows in batch.items():
-            finite = rows.isfinite().all(dim=1)
-            if not finite.all():
-                self._refuse(name, int(index[~finite].min()))
-        return batch
-
-    def sample(self, n: int) -> dict[str, Tensor]:
-        """n different rows, or all where there are fewer."""
-        order = torch.randperm(self.n_rows, generator=torch_generator(self.seed, "sample"))
-        return self.rows(order[:n].sort().values)
-
-    def in_order(self, batch_size: int) -> Iterator[Batch]:
-        """One pass, rows in order; the last batch may be smaller."""
-        for index in torch.arange(self.n_rows).split(batch_size):
-            yield self.rows(index)
+    def sample(self, n: int) -> Batch:
+        """n different rows by the seed, or all where there are fewer."""
+        return self.drawn(n, self.seed)
 
     def batches(self, batch_size: int, position: int = 0) -> Iterator[Batch]:
         """Batches without end, beginning at a row position; a batch may span epochs."""
@@ -71,7 +52,7 @@ class Stream:
             held += _length(window)
             if held < batch_size:
                 continue
-            merged = {name: self.moved(torch.cat([part[name].cpu() for part in waiting])) for name in self.names}
+            merged = {name: self.moved(torch.cat([part[name].cpu() for part in waiting])) for name in self.hook_points}
             whole = held - held % batch_size
             for start in range(0, whole, batch_size):
                 yield {name: rows[start : start + batch_size] for name, rows in merged.items()}
@@ -89,7 +70,7 @@ class Stream:
                     skip -= len(window)
                     continue
                 shuffle = torch.randperm(len(window), generator=torch_generator(self.seed, "rows", epoch, number))
-                yield self.rows(window[shuffle[skip:]])
+                yield self.take(window[shuffle[skip:]])
                 skip = 0
 
     def moved(self, rows: Tensor) -> Tensor:
@@ -97,15 +78,6 @@ class Stream:
         if self.device.type != "cuda":
             return rows.to(self.device)
         return rows.pin_memory().to(self.device, non_blocking=True)
-
-    def _refuse(self, name: str, row: int) -> None:
-        number, inside = 0, row
-        while (length := shard_rows(self.shards.artifact.folder, self.split, number)) is not None and inside >= length:
-            number, inside = number + 1, inside - length
-        raise DictionaryError(
-            f"activations at {name} hold NaN or infinity: row {inside} of shard {self.split}/{number:05}.safetensors "
-            f"(row {row} of the split); capture again in a wider dtype or leave that document out"
-        )
 
 
 class Contexts:
@@ -129,7 +101,7 @@ class Contexts:
         order = itertools.islice(self._order(), number * at_once, None)
         while True:
             index = torch.cat([self._rows[context] for context in itertools.islice(order, at_once)])
-            rows = {name: self.stream.moved(x) for name, x in self.stream.rows(index).items()}
+            rows = {name: self.stream.moved(x) for name, x in self.stream.take(index).items()}
             yield rows | {name: column[index] for name, column in self._place.items()}
 
     def _order(self) -> Iterator[int]:

@@ -41,7 +41,8 @@ from components.dictionary.stream import Stream
 from components.dictionary.whitening import Whitening, whitening_of
 from components.errors import DictionaryError, DivergedError
 from components.seeds import torch_generator
-from components.store.artifact import Facts, Inputs, Progress, Stage, Work
+from components.store.artifact import Facts, Inputs, Parent, Progress, Stage, Work
+from components.store.rows import Rows
 from components.store.shards import ActivationShards
 from components.store.tables import CURVE
 
@@ -147,8 +148,8 @@ class _Group:
         names, split, held_out_split, order, self.batch_size, *_ = stream_of(config)
         self.widths = {name: shards.d_in(name) for name in names}
         self.stream = Stream(shards, split, names, order, device)
-        self.held_out = Stream(shards, held_out_split, names, order)
-        self.held_out_rows = self.held_out.sample(HELD_OUT_ROWS_IN_CURVE)
+        self.held_out = Rows(shards, held_out_split, names)
+        self.held_out_rows = self.held_out.drawn(HELD_OUT_ROWS_IN_CURVE, order)
         self._sample = {name: rows.to(device) for name, rows in self.stream.sample(SAMPLE_ROWS).items()}
         self._splices: dict[tuple[str, ...], Splice] = {}
         self.seconds: dict[str, float] = {}
@@ -200,7 +201,7 @@ class _Group:
 
     def _splice(self, config: TrainConfig) -> Splice | None:
         """The model's part; opened once for all that reconstruct the same names."""
-        if not config.splice.share:
+        if not _is_spliced(config):
             return None
         if self.splicing is None or "model" not in self.inputs:
             raise DictionaryError(
@@ -380,6 +381,10 @@ def _entries(config: TrainConfig) -> dict[str, int]:
     return {f"architecture.{kind}": architectures.version(kind)}
 
 
+def _is_spliced(config: TrainConfig) -> bool:
+    return config.splice.share > 0
+
+
 def stage(splicing: Splicing | None = None) -> Stage:
     """The stage; with `splicing` a model can take part in training."""
     return Stage(
@@ -387,6 +392,11 @@ def stage(splicing: Splicing | None = None) -> Stage:
         version=2,
         make=functools.partial(make, splicing=splicing),
         entries=_entries,
+        inputs={
+            "activations": Parent("capture"),
+            "model": Parent("model", wanted=_is_spliced),
+            "corpus": Parent("read", wanted=_is_spliced),
+        },
         make_many=functools.partial(make_many, splicing=splicing),
     )
 

@@ -27,6 +27,7 @@ from components.dictionary.encode import Encoded
 from components.registry import Registry
 from components.statistics import Interval
 from components.store.artifact import Artifact, Progress
+from components.store.rows import Rows
 from components.store.shards import ActivationShards, CodeShards
 
 TEST = "test"
@@ -105,7 +106,7 @@ class Subject:
     def mean(self, split: str, hook_point: str) -> Float64[Tensor, " d_in"]:
         """Mean activation over a split, in one pass with bounded memory."""
         total = torch.zeros(self.activations.d_in(hook_point), dtype=torch.float64)
-        for _, batch in self.activations.batches(split, [hook_point], 8192):
+        for batch in Rows(self.activations, split, [hook_point]).in_order(8192):
             total += batch[hook_point].double().sum(0)
         return total / self.n_rows(split)
 

@@ -14,7 +14,7 @@ from components.dictionary.contract import Dictionary
 from components.dictionary.encode import Encoding
 from components.evaluation import gate
 from components.evaluation.contract import Control, Subject, evaluations
-from components.store.artifact import Artifact, Facts, Inputs, Stage, Store, Work
+from components.store.artifact import Artifact, Facts, Inputs, Parent, Stage, Store, Work
 from components.store.shards import ActivationShards, CodeShards
 from components.store.tables import SCORES
 
@@ -103,4 +103,19 @@ def _entries(config: EvaluateConfig) -> dict[str, int]:
     return entries | {"probe": probe.VERSION}
 
 
-EVALUATE = Stage("evaluate", version=1, make=make, entries=_entries)
+EVALUATE = Stage(
+    "evaluate",
+    version=1,
+    make=make,
+    entries=_entries,
+    inputs={
+        "model": Parent("model"),
+        "corpus": Parent("read"),
+        "activations": Parent("capture"),
+        "dictionary": Parent("train"),
+        "codes": Parent("encode", optional=True),
+        "untrained": Parent("encode", optional=True, untrained=True),
+        "gate": Parent("gate", optional=True),
+    },
+    scored=True,
+)

@@ -25,7 +25,7 @@ from components.config import Config
 from components.device import Execution, resolve
 from components.evaluation.contract import TEST, Gate, Subject
 from components.evaluation.units import Choice, Readings, choose, read, score
-from components.store.artifact import Artifact, Inputs, Progress, Stage, Work
+from components.store.artifact import Artifact, Inputs, Parent, Progress, Stage, Work
 from components.store.shards import ActivationShards
 from components.store.tables import CONCEPTS, CONCEPTS_FOUND
 
@@ -56,7 +56,13 @@ def make(folder: Path, config: GateConfig, inputs: Inputs, settings: Execution |
     return {"hook_point": hook_point, "tokens": config.tokens, "n_concepts": gate.found["concept"].n_unique()}
 
 
-GATE = Stage("gate", version=2, make=make, entries=lambda config: {"probe": probe.VERSION})
+GATE = Stage(
+    "gate",
+    version=2,
+    make=make,
+    entries=lambda config: {"probe": probe.VERSION},
+    inputs={"activations": Parent("capture"), "corpus": Parent("read")},
+)
 
 
 def load(artifact: Artifact) -> Gate:

@@ -47,7 +47,7 @@ from components.interpretation.sample import Sample, sample_latents
 from components.interpretation.summary import Scored
 from components.seeds import numpy_generator
 from components.store import tables
-from components.store.artifact import Artifact, Inputs, Progress, Stage, Work
+from components.store.artifact import Artifact, Inputs, Parent, Progress, Stage, Work
 from components.store.shards import ActivationShards, CodeShards
 
 if TYPE_CHECKING:
@@ -244,7 +244,19 @@ def _entries(config: InterpretConfig) -> Mapping[str, int]:
     return {f"{registry.noun}.{name}": registry.version(name) for registry, names in listed for name in names}
 
 
-INTERPRET = Stage("interpret", version=2, make=make, entries=_entries)
+INTERPRET = Stage(
+    "interpret",
+    version=2,
+    make=make,
+    entries=_entries,
+    inputs={
+        "corpus": Parent("read"),
+        "activations": Parent("capture"),
+        "codes": Parent("encode"),
+        "untrained": Parent("encode", optional=True, untrained=True),
+    },
+    scored=True,
+)
 
 
 def _scored(scores: Mapping[summary.Key, Sequence[Score]], config: InterpretConfig) -> Scored:

@@ -24,6 +24,7 @@ from components.errors import InputError
 from components.steering.contract import Concept, Evidence
 from components.steering.passages import row_labels
 from components.store.artifact import Artifact
+from components.store.rows import Rows
 from components.store.shards import ActivationShards, CodeShards
 
 BATCH = 8192
@@ -54,8 +55,9 @@ class Split:
 
     def batches(self) -> Iterator[tuple[int, Float[Tensor, "token d_in"]]]:
         """(first row, activations in the stored dtype), in row order."""
-        for index, x in self._activations.batches(self._split, [self._hook_point], BATCH):
-            yield int(index[0]), x[self._hook_point]
+        rows = Rows(self._activations, self._split, [self._hook_point])
+        for number, x in enumerate(rows.in_order(BATCH)):
+            yield number * BATCH, x[self._hook_point]
 
     def tokens(self) -> Float[Tensor, "token d_in"]:
         """All activations."""

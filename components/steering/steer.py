@@ -48,7 +48,7 @@ from components.steering.meter import Meter
 from components.steering.protocol import Job, Neutral, Writer, calibrate, costs
 from components.steering.scores import absent_row, score_rows
 from components.store import tables
-from components.store.artifact import Artifact, Inputs, Progress, Stage, Store, Work
+from components.store.artifact import Artifact, Inputs, Parent, Progress, Stage, Store, Work
 from components.store.shards import ActivationShards, CodeShards
 
 UNTRAINED = "untrained"
@@ -288,7 +288,21 @@ def _entries(config: SteerConfig) -> Mapping[str, int]:
     return entries | {"probe": probe.VERSION, "classifier": classifier.VERSION}
 
 
-STEER = Stage("steer", version=4, make=make, entries=_entries)
+STEER = Stage(
+    "steer",
+    version=4,
+    make=make,
+    entries=_entries,
+    inputs={
+        "model": Parent("model"),
+        "corpus": Parent("read"),
+        "activations": Parent("capture"),
+        "dictionary": Parent("train"),
+        "codes": Parent("encode"),
+        "untrained": Parent("encode", optional=True, untrained=True),
+    },
+    scored=True,
+)
 
 
 def pick_concepts(inventory: pl.DataFrame, config: SteerConfig) -> list[Concept]:

@@ -93,6 +93,23 @@ Inputs = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
+class Parent:
+    """Whose artifact an input of a stage is.
+
+    Attributes:
+        stage: the name of the stage that makes it; "model" for the language model itself.
+        optional: whether the stage also works without it. An experiment gives it if that stage is one of its own.
+        untrained: the artifact of the untrained control instead of the dictionary's.
+        wanted: whether a stage of this section has this input at all; without it the input is no part of the key.
+    """
+
+    stage: str
+    optional: bool = False
+    untrained: bool = False
+    wanted: Callable[[Any], bool] = lambda config: True
+
+
+@dataclasses.dataclass(frozen=True)
 class Stage:
     """One step of the chain, named by a verb that it carries everywhere.
 
@@ -102,6 +119,9 @@ class Stage:
         make: `make(folder, config, inputs, execution)` writes the artifact's files into `folder` (which may hold what
             an interrupted run left there), yields `Progress`, and returns the facts for the manifest.
         entries: the registered entries that a config uses, as {"architecture.topk": version}.
+        inputs: by role.
+        scored: whether it writes the table SCORES.
+        gathers: whether every stage of the experiment that is scored is an input too, its name being the role.
         computes: whether it wants a device; what does not, takes no device slot.
         make_many: `make` for several artifacts in one pass, label -> (folder, config, inputs), which returns the facts by
             label; None where each is made by itself. The time that they took together is divided among them.
@@ -111,6 +131,9 @@ class Stage:
     version: int
     make: Callable[[Path, Any, Inputs, Any], Work]
     entries: Callable[[Any], Mapping[str, int]] = lambda config: {}
+    inputs: Mapping[str, Parent] = dataclasses.field(default_factory=dict)
+    scored: bool = False
+    gathers: bool = False
     computes: bool = True
     make_many: (
         Callable[[Mapping[str, tuple[Path, Any, Inputs]], Any], Generator[Progress, None, Mapping[str, Facts]]] | None

@@ -21,7 +21,7 @@ import polars as pl
 from components.config import Config
 from components.errors import InputError
 from components.store import tables
-from components.store.artifact import Artifact, Facts, Inputs, Progress, Stage, Work
+from components.store.artifact import Artifact, Facts, Inputs, Parent, Progress, Stage, Work
 from components.store.differences import LEVEL, compared
 from components.store.scores import (
     CEILINGS,
@@ -109,7 +109,18 @@ def make(folder: Path, config: ReportConfig, inputs: Inputs, settings: Any) -> W
     return facts
 
 
-REPORT = Stage("report", version=2, make=make, computes=False)
+REPORT = Stage(
+    "report",
+    version=2,
+    make=make,
+    inputs={
+        "corpus": Parent("read", optional=True),
+        "train": Parent("train", optional=True),
+        "encode": Parent("encode", optional=True),
+    },
+    gathers=True,
+    computes=False,
+)
 
 
 def markdown(frame: pl.DataFrame, told: Told) -> str:

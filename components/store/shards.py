@@ -3,7 +3,7 @@
 An activation shard `<split>/<NNNNN>.safetensors` holds `x.<hook_point>` [rows, d_in] for each hook point and the int32
 provenance of every row: `token, document, position, context, offset`. A code shard holds one compressed sparse row
 matrix: `offsets` int64 [rows + 1], `indices` int32, `values` float32. Row i of the codes of a split is row i of its
-activations. A shuffle permutes indices, never data.
+activations.
 """
 
 from __future__ import annotations
@@ -193,43 +193,22 @@ class ActivationShards(_Shards):
         return {name: torch.cat([shard[name] for shard in self._shards(split)]) for name in PROVENANCE}
 
     def rows(self, split: str, hook_point: str, index: Int64[Tensor, " taken"]) -> Float[Tensor, "taken d_in"]:
-        """The activations of these rows, in this order and in the stored dtype."""
-        return self._gather(split, [hook_point], index)[hook_point]
+        """The activations of these rows, in this order and in the stored dtype.
 
-    def batches(
-        self,
-        split: str,
-        hook_points: Sequence[str],
-        batch_size: int,
-        generator: torch.Generator | None = None,
-        drop_last: bool = False,
-    ) -> Iterator[tuple[Int64[Tensor, " row"], dict[str, Float[Tensor, "row _"]]]]:
-        """One pass over a split: (row numbers, activations by hook point), shuffled when a generator is given."""
-        n = self.n_rows(split)
-        order = torch.arange(n) if generator is None else torch.randperm(n, generator=generator)
-        for start in range(0, n - batch_size + 1 if drop_last else n, batch_size):
-            index = order[start : start + batch_size]
-            yield index, self._gather(split, hook_points, index)
-
-    def _gather(self, split: str, hook_points: Sequence[str], index: Tensor) -> dict[str, Tensor]:
-        """Rows in order of their place on disk first (each page is touched once), then put where they belong."""
+        They are read in the order of their place on disk (each page is touched once), then put where they belong.
+        """
+        self._fact(hook_point, "d_in")
         shards = self._shards(split)
         starts = torch.tensor([0] + [shard["token"].shape[0] for shard in shards]).cumsum(0)
         inside, order = index.sort()
         assert not len(index) or (inside[0] >= 0 and inside[-1] < starts[-1]), f"row numbers outside {split}"
         bounds = torch.searchsorted(inside, starts).tolist()
-        found: dict[str, Tensor] = {}
-        for hook_point in hook_points:
-            like = shards[0].get(f"x.{hook_point}")
-            if like is None:
-                self._fact(hook_point, "d_in")  # says which hook points there are
-            assert like is not None
-            out = like.new_empty(len(index), like.shape[1])
-            for shard, first, last, start in zip(shards, bounds, bounds[1:], starts.tolist(), strict=False):
-                if first < last:
-                    out[order[first:last]] = shard[f"x.{hook_point}"][inside[first:last] - start]
-            found[hook_point] = out
-        return found
+        like = shards[0][f"x.{hook_point}"]
+        taken = like.new_empty(len(index), like.shape[1])
+        for shard, first, last, start in zip(shards, bounds, bounds[1:], starts.tolist(), strict=False):
+            if first < last:
+                taken[order[first:last]] = shard[f"x.{hook_point}"][inside[first:last] - start]
+        return taken
 
     def _fact(self, hook_point: str, name: str) -> Any:
         facts = self.artifact.facts["hook_points"]

@@ -79,9 +79,9 @@ def test_a_question_is_asked_followed_and_answered(address: str, tiny_experiment
     found = live.look(question.id, wait=5)
     while not found.ended:
         found = live.look(question.id, wait=4)
-    assert found.state == "done" and found.answer and found.answer["tokens"] == [" the", " cat"]
+    assert found.state == "done" and found.read and found.read.tokens == [" the", " cat"]
     assert found.problem is None
-    assert live.health()["dictionary"] == tiny_experiment.artifacts["train"].key
+    assert live.health().dictionary == tiny_experiment.artifacts["train"].key
 
 
 def test_a_refusal_keeps_the_workers_sentence_and_kind(address: str, tiny_experiment: Tiny) -> None:
@@ -107,7 +107,7 @@ def test_a_proxy_of_the_environment_is_not_asked(
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
     live._client.cache_clear()
-    assert live.health()["status"] == "ok"
+    assert live.health().status == "ok"
 
 
 @pytest.mark.parametrize("body", [b"<html>another program</html>", b'{"detail": "Not Found"}'])

@@ -66,12 +66,6 @@ def test_seeds_give_different_orders_and_a_sample_holds_different_rows(store):
     assert len(Stream(shards, "train", [HOOK], 0).sample(999)[HOOK]) == 50
 
 
-def test_rows_in_order_are_all_rows_in_order(store):
-    found = [batch[HOOK][:, 0] for batch in Stream(numbered(store), "train", [HOOK], 0).in_order(20)]
-    assert [len(part) for part in found] == [20, 20, 10]
-    assert torch.cat(found).tolist() == list(range(50))
-
-
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_row_that_is_not_finite_is_refused_with_its_shard_and_row(store, bad):
     x = torch.ones(20, 3)

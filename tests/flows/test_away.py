@@ -20,10 +20,11 @@ from components.errors import ServiceError
 from components.experiment import ExperimentConfig
 from components.store.artifact import Artifact, Inputs, Stage, Store, Work
 from dashboards import runs as pages
-from flows import tracking
 from flows.__main__ import app
-from flows.processes import free_port
-from flows.tracking import Tracker, resolve_dictionary
+from flows.stack.processes import free_port
+from flows.tracking import runs, service
+from flows.tracking.registry import resolve_dictionary
+from flows.tracking.tracker import Tracker
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -109,18 +110,18 @@ def test_a_server_that_never_answers_costs_a_run_seconds_once(
     hanging: Hanging, artifact: Artifact, caplog: pytest.LogCaptureFixture
 ) -> None:
     began = time.monotonic()
-    tracking.reap({"some flow run"})  # as a run does when its server has started
+    runs.reap({"some flow run"})  # as a run does when its server has started
     tracker = Tracker(ExperimentConfig())
     tracker.open()
     for number in range(12):
         tracker.stage(f"stage {number}", artifact, hit=True, seconds=0.1)
     tracker.close("FINISHED")
-    assert time.monotonic() - began < tracking.SECONDS_TO_ANSWER + 3
+    assert time.monotonic() - began < service.SECONDS_TO_ANSWER + 3
     assert hanging.asked <= 2
     assert caplog.text.count("MLflow could not") == 1
     assert "does not answer within 5 s" in caplog.text
     assert "MLflow has no record of stage 0, stage 1" in caplog.text
-    assert 60 < tracking.service().rest <= 300
+    assert 60 < service.service().rest <= 300
 
 
 def test_a_server_that_begins_to_hang_in_the_middle_holds_up_nothing_and_gets_the_rest_later(
@@ -130,16 +131,16 @@ def test_a_server_that_begins_to_hang_in_the_middle_holds_up_nothing_and_gets_th
     tracker = Tracker(override(ExperimentConfig(), {"name": "middle"}))
     tracker.open()
     tracker.stage("first", artifact, hit=True, seconds=0.1)
-    assert tracker.parent is not None and not tracking.service().rest
-    service = tracking.service()
-    with pytest.raises(TimeoutError), service.used():  # what a hanging request does to whoever uses it
+    assert tracker.parent is not None and not service.service().rest
+    asked = service.service()
+    with pytest.raises(TimeoutError), asked.used():  # what a hanging request does to whoever uses it
         time.sleep(2.1)
         raise TimeoutError
-    assert 60 < service.rest < 70
+    assert 60 < asked.rest < 70
     began = time.monotonic()
     tracker.stage("second", artifact, hit=True, seconds=0.1)
     assert time.monotonic() - began < 1
-    monkeypatch.setattr(service, "_asked_again", time.monotonic())  # its rest is over
+    monkeypatch.setattr(asked, "_asked_again", time.monotonic())  # its rest is over
     tracker.stage("third", artifact, hit=True, seconds=0.1)
     tracker.close("FINISHED")
     client = MlflowClient()
@@ -183,11 +184,11 @@ def test_every_command_that_asks_mlflow_says_in_a_sentence_that_it_is_away(
 
 
 def test_a_hanging_server_is_a_sentence_too(hanging: Hanging, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "SECONDS_TO_LIST", 1.0)
+    monkeypatch.setattr(service, "SECONDS_TO_LIST", 1.0)
     with pytest.raises(
         ServiceError, match=r"which runs there are \(http.*does not answer within 1 s\); start it again"
     ):
-        tracking.runs()
+        runs.runs()
 
 
 def record(artifact: Artifact, state: Path, tracked_at: TrackedAt, name: str) -> Path:

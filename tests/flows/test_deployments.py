@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 
 import yaml
-from prefect import Flow
+from prefect.flows import load_flow_from_entrypoint
 
 from components.experiment import STAGES
-from flows import deployments
+from flows.stack import deployments
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def test_the_experiment_the_sweep_and_every_stage_are_served() -> None:
-    assert set(deployments.FLOWS) == {"experiment", "sweep", *STAGES}
+    assert deployments.names() == ["experiment", *STAGES, "sweep"]
 
 
 def test_prefect_yaml_deploys_the_same_entrypoints_to_a_process_pool() -> None:
     written = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())["deployments"]
-    assert {given["entrypoint"] for given in written} == {deployments.entrypoint(name) for name in deployments.FLOWS}
+    assert {given["entrypoint"] for given in written} == {deployments.entrypoint(name) for name in deployments.names()}
     assert {given["work_pool"]["name"] for given in written} == {"gpu"}
 
 
 def test_every_entrypoint_is_a_flow_without_hooks() -> None:
     # the served runner does not import flows to look for hooks: a flow that gains one must change that
-    for name in deployments.FLOWS:
-        path, _, attribute = deployments.entrypoint(name).partition(":")
-        flow = getattr(importlib.import_module(path.removesuffix(".py").replace("/", ".")), attribute)
-        assert isinstance(flow, Flow)
+    for name in deployments.names():
+        flow = deployments.flow_of(name)
+        assert load_flow_from_entrypoint(str(REPOSITORY / deployments.entrypoint(name))).name == flow.name
         assert flow.name == name
         assert not flow.on_cancellation_hooks and not flow.on_crashed_hooks
 

@@ -17,8 +17,8 @@ from components.experiment import BESIDE, STAGES, ExperimentConfig
 from components.model.language_model import REPOSITORY
 from components.store.artifact import Store
 from components.store.tables import REPORT
-from flows.steps import Chain
-from flows.tracking import resolve_dictionary
+from flows.chain import Chain
+from flows.tracking.registry import resolve_dictionary
 
 pytestmark = [pytest.mark.flow, pytest.mark.timeout(600)]
 
@@ -61,7 +61,7 @@ def test_the_command_line_without_prefect_finds_the_same_artifacts(
     config: ExperimentConfig, first: dict[str, str]
 ) -> None:
     with Chain(config, plain=True) as chain:
-        assert chain.report().reference() == first
+        assert chain.artifact("report").reference() == first
 
 
 def test_the_model_is_fetched_by_its_task_before_the_plan_looks_for_it(
@@ -101,7 +101,7 @@ def test_deleting_one_artifact_remakes_only_what_follows(config: ExperimentConfi
     before = made(store)
     store.delete(**gone)
     with Chain(config, plain=True) as chain:
-        again = chain.report()
+        again = chain.artifact("report")
     after = made(store)
     assert {key for key in after if after[key] != before.get(key)} == {f"interpret/{gone['key']}"}
     assert REPORT.read(again).equals(frame)
@@ -112,11 +112,11 @@ def test_a_model_that_changes_while_the_experiment_runs_is_refused(config: Exper
     shutil.copytree(REPOSITORY / config.model.path, copy)
     changing = override(config, {"model.path": str(copy), "execution.store": str(tmp_path / "artifacts")})
     with Chain(changing, plain=True) as chain:
-        chain.read()
+        chain.artifact("read")
         described = json.loads((copy / "config.json").read_text())
         (copy / "config.json").write_text(json.dumps(described, indent=4))
         with pytest.raises(ModelError, match=r"the files of model .* changed while the experiment ran .* run again"):
-            chain.capture()
+            chain.artifact("capture")
 
 
 def test_a_named_dictionary_brings_a_control_of_its_own_size(config: ExperimentConfig, first: dict[str, str]) -> None:
@@ -124,7 +124,7 @@ def test_a_named_dictionary_brings_a_control_of_its_own_size(config: ExperimentC
     trained = store.get(**store.get(**first).manifest["inputs"]["train"])
     other = override(config, {"dictionary": trained.key, "train.dictionary.d_sae": "96"})
     with Chain(other, plain=True) as chain:
-        assert chain.untrained().facts["d_sae"] == trained.facts["d_sae"] == 128
+        assert chain.artifact("train", untrained=True).facts["d_sae"] == trained.facts["d_sae"] == 128
 
 
 def test_mlflow_has_a_parent_run_with_parameters_and_a_nested_run_for_each_stage(
@@ -157,7 +157,7 @@ def test_the_registered_dictionary_loads_without_pickle_and_can_be_named(
     name = f"{trained.facts['name']}@champion"
     assert resolve_dictionary(name) == trained.key
     with Chain(override(config, {"dictionary": name}), plain=True) as chain:
-        assert chain.train().key == trained.key
+        assert chain.artifact("train").key == trained.key
     model = mlflow.pyfunc.load_model(f"models:/{name}")
     x = np.random.default_rng(0).normal(size=(4, trained.facts["d_in"])).astype(np.float32)
     assert model.predict(x).shape == x.shape

@@ -22,8 +22,8 @@ from components.model.language_model import ModelConfig
 from components.store.artifact import Artifact, Store
 from components.store.tables import REPORT
 from flows import interchange
-from flows.steps import Chain
-from flows.tracking import resolve_dictionary
+from flows.chain import Chain
+from flows.tracking.registry import resolve_dictionary
 from tests import foreign
 from tests.hubs import hub
 
@@ -92,9 +92,9 @@ def test_it_runs_through_every_later_stage_beside_an_untrained_one(
     config: ExperimentConfig, imported: Artifact
 ) -> None:
     with Chain(override(config, {"dictionary": imported.key}), plain=True) as chain:
-        frame = REPORT.read(chain.report())
-        assert chain.train().key == imported.key
-        assert chain.untrained().facts["d_sae"] == imported.facts["d_sae"]
+        frame = REPORT.read(chain.artifact("report"))
+        assert chain.artifact("train").key == imported.key
+        assert chain.artifact("train", untrained=True).facts["d_sae"] == imported.facts["d_sae"]
     assert set(frame["stage"]) == {"evaluate", "interpret", "steer"}
     assert frame.filter(frame["name"] == "evaluate.loss_recovered.mean_ablation")["value"].null_count() == 0
 
@@ -138,7 +138,7 @@ def test_the_advice_on_a_hook_point_is_taken_by_the_next_command(
     advised = override(config, {name: yaml.safe_load(value), "train.hook_point": ""})
     with Chain(advised, plain=True) as chain:
         brought = interchange.bring(chain, "saelens", files)
-        assert brought.facts["hook_point"] in chain.capture().facts["hook_points"]
+        assert brought.facts["hook_point"] in chain.artifact("capture").facts["hook_points"]
 
 
 @pytest.mark.parametrize("hook_name", ["blocks.0.hook_resid_mid", "blocks.1.ln2.hook_normalized", "hook_embed"])
@@ -161,15 +161,15 @@ def test_a_dictionary_on_another_model_of_its_width_gets_a_word(
 ) -> None:
     own = override(config, {"dictionary": trained.key})
     with Chain(own, plain=True) as chain:
-        chain.train()
+        chain.artifact("train")
     assert "another model" not in caplog.text
     shutil.copytree(config.model.path, tmp_path / "other")
     weights = load_file(tmp_path / "other" / "model.safetensors")
     save_file({name: tensor * 1.01 for name, tensor in weights.items()}, tmp_path / "other" / "model.safetensors",
               metadata={"format": "pt"})  # fmt: skip
     with Chain(override(own, {"model.path": str(tmp_path / "other")}), plain=True) as chain:
-        chain.train()
-        chain.train()
+        chain.artifact("train")
+        chain.artifact("train")
     said = [record.getMessage() for record in caplog.records if "another model" in record.getMessage()]
     assert len(said) == 1 and str(tmp_path / "other") in said[0] and config.model.path in said[0]
 

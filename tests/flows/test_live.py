@@ -24,7 +24,7 @@ from components.model.language_model import ModelConfig
 from components.store import tables
 from components.store.artifact import Store
 from components.store.shards import ActivationShards, CodeShards
-from flows.live import TEXT_BYTES
+from flows.live.refusals import TEXT_BYTES
 from tests.steering import world
 from tests.workers import CPU, STEERED, Live, Tiny, free_port, serving
 
@@ -276,7 +276,9 @@ def test_a_model_that_lies_elsewhere_now_is_named_with_where_it_was_looked_for(
             assert found["problem"]["kind"] == "model_not_found"
             assert f"wanted model {key}" in found["problem"]["error"]
             assert str(folder) in found["problem"]["error"] and "set model.path" in found["problem"]["error"]
-            monkeypatch.setattr("flows.live._machine", lambda: (ModelConfig(path=f"{folder.parent}/elsewhere"), CPU))
+            monkeypatch.setattr(
+                "flows.live.bench._machine", lambda: (ModelConfig(path=f"{folder.parent}/elsewhere"), CPU)
+            )
             assert live.answered("/read", experiment=tiny_experiment.report, text="the")["tokens"] == [" the"]
     finally:
         folder.with_name("elsewhere").rename(folder)
@@ -297,7 +299,7 @@ def test_an_unknown_question_is_a_sentence(live_worker: Live) -> None:
 
 
 def test_the_worker_starts_without_torch() -> None:
-    code = "import sys, flows.live; sys.exit('torch' in sys.modules or 'mlflow' in sys.modules)"
+    code = "import sys, flows.live.service; sys.exit('torch' in sys.modules or 'mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False).returncode == 0
 
 

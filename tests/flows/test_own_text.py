@@ -10,8 +10,8 @@ import pytest
 from components.config import override
 from components.store.artifact import Store
 from components.store.tables import DOCUMENTS, REPORT
+from flows.chain import Chain
 from flows.parameters import reference
-from flows.steps import Chain
 from tests.flows.conftest import TINY
 
 EIGHT = ("train", "select", "explain", "calibrate", "judge", "validate", "neutral", "test")
@@ -36,7 +36,7 @@ def test_text_without_labels_ends_with_a_report(first: dict[str, str], config, t
         },
     )
     with Chain(mine, plain=True) as chain:
-        frame = REPORT.read(chain.report())
+        frame = REPORT.read(chain.artifact("report"))
     rows = {row["name"]: row for row in frame.to_dicts()}
     assert rows["evaluate.fvu"]["value"] is not None and rows["evaluate.loss_recovered.mean_ablation"]["value"] > 0
     assert rows["interpret.log_odds.detection"]["n"] == 3

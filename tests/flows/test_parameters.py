@@ -11,7 +11,8 @@ from components.config import flatten
 from components.dictionary.contract import architectures
 from components.errors import ConfigError, UnknownNameError
 from components.experiment import ExperimentConfig
-from flows import environment, parameters
+from flows import parameters
+from flows.stack import environment
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

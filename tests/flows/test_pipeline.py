@@ -15,13 +15,14 @@ from typer.testing import CliRunner
 
 from components.config import Config
 from components.errors import MissingArtifactError, ServiceError
-from components.experiment import STAGES, ExperimentConfig
+from components.experiment import STAGES, ExperimentConfig, parents, rests_on
 from components.store.artifact import Facts, Inputs, Stage, Store, Work
 from components.store.tables import REPORT
-from flows import environment, pipeline, queries
+from flows import pipeline, queries
 from flows.__main__ import app
 from flows.parameters import resolve
 from flows.plan import Plan
+from flows.stack import environment
 from flows.steps import write_reference
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -51,7 +52,7 @@ def report(store: Store) -> Store:
 def test_the_pinned_artifacts_are_those_that_this_code_would_make(tmp_path: Path) -> None:
     """When this fails, run `dvc repro`, then benchmarks/readme.py."""
     foretold = Plan(resolve([f"execution.store={tmp_path}"], REPOSITORY / "params.yaml"))
-    foretold.report()
+    foretold.artifact("report")
     keys = {step.label: step.key for step in foretold.steps}
     pinned = {name: json.loads((REPOSITORY / "data" / "refs" / f"{name}.json").read_text())["key"] for name in STAGES}
     assert {name: keys[name] for name in STAGES} == pinned
@@ -64,6 +65,10 @@ def test_dvc_stages_are_the_stages_and_their_sections() -> None:
         assert f"flows {name} --plain --ref data/refs/{name}.json" in stage["cmd"]
         assert set(stage["params"]) <= set(ExperimentConfig.model_fields)
         assert name in stage["params"]
+        refs = {path.removeprefix("data/refs/").removesuffix(".json") for path in stage["deps"]} - {"data/demo"}
+        needed = {parent.stage for parent in parents(name).values()} - {"model"}
+        assert all(rests_on(name, ref) for ref in refs)
+        assert all(any(rests_on(ref, parent) for ref in refs) for parent in needed), name
 
 
 def test_dvc_asks_for_every_stage_where_only_the_pointers_are(tmp_path: Path) -> None:

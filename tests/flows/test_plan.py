@@ -15,8 +15,8 @@ from components.config import override
 from components.errors import NoMemoryError, NoSpaceError
 from components.experiment import FORETELLERS, STAGES
 from flows import plan
+from flows.chain import Chain
 from flows.parameters import resolve
-from flows.steps import Chain
 
 TINY = Path("examples/tiny.yaml")
 TO_MAKE = [
@@ -26,9 +26,9 @@ TO_MAKE = [
     "encode",
     "train untrained",
     "encode untrained",
-    "evaluate",
     "interpret",
     "steer",
+    "evaluate",
 ]
 
 
@@ -45,7 +45,7 @@ def test_what_a_plan_foretells_is_what_is_then_made_and_found(config):
     steps = {step.label: step for step in plan.plan(config, seconds=0)}
     assert [label for label in steps if label != "report"] == TO_MAKE and not any(s.cached for s in steps.values())
     with Chain(config, plain=True) as chain:
-        read, capture, train = chain.read(), chain.capture(), chain.train()
+        read, capture, train = chain.artifact("read"), chain.artifact("capture"), chain.artifact("train")
     for made in (read, capture, train):
         said = steps[made.stage]
         assert said.key == made.key

@@ -19,7 +19,7 @@ from prefect.states import Running
 
 from components.errors import ServiceError
 from dashboards import workflow
-from flows import reaping, server
+from flows.stack import reaping, server
 
 pytestmark = [pytest.mark.flow, pytest.mark.timeout(300)]
 

@@ -18,7 +18,8 @@ import psutil
 import pytest
 
 from components.errors import ConfigError, ServiceError
-from flows import environment, processes, server, stack
+from flows.stack import environment, processes, server
+from flows.stack import supervisor as stack
 from tests.stacks import REPOSITORY
 
 
@@ -143,8 +144,8 @@ def test_records_go_with_a_folder_that_is_moved_and_not_with_a_copy(
 
 RUN = """
 import sys, time
-from flows import server
-server.command = lambda: [sys.executable, "-c", "from flows import prefect_server; prefect_server.watch()"]
+from flows.stack import server
+server.command = lambda: [sys.executable, "-c", "from flows.stack import prefect_server; prefect_server.watch()"]
 with server.prefect_server():
     print("ready", flush=True)
     time.sleep(60)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import processes
+from flows.stack import processes
 from tests.stacks import TINY, Room
 
 pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.timeout(400)]

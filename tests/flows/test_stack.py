@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from components.errors import ConfigError, ServiceError
-from flows import environment, processes, stack
+from flows.stack import environment, processes
+from flows.stack import supervisor as stack
 
 
 @pytest.fixture

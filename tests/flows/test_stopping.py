@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from prefect.exceptions import TerminationSignal
 
-from flows import stopping
+from flows.stack import stopping
 
 
 class Held:

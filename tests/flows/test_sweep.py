@@ -11,12 +11,12 @@ import torch
 from components.config import override
 from components.device import Execution
 from components.errors import ConfigError, DictionaryError, NoMemoryError
-from components.experiment import ExperimentConfig
+from components.experiment import STAGES, ExperimentConfig
 from components.store.artifact import Store
 from components.store.tables import COMPARISON
 from flows import steps
+from flows.chain import Chain
 from flows.plan import Plan
-from flows.steps import Chain
 from flows.sweep import compare, sweep, unasked
 
 
@@ -115,10 +115,10 @@ def test_of_a_group_that_memory_cannot_hold_each_is_trained_alone(
         )
         return plain(self, stage, given, *arguments)
 
-    monkeypatch.setitem(steps.STAGES, "train", replace(steps.STAGES["train"], make_many=too_large))
+    monkeypatch.setitem(STAGES, "train", replace(STAGES["train"], make_many=too_large))
     monkeypatch.setattr(steps.Store, "ensure_many", ensure_many)
     config = override(swept, {"sweep.seeds": [9], "execution.devices": []})
-    with steps.Chain(config, plain=True) as chain:
+    with Chain(config, plain=True) as chain:
         table = COMPARISON.read(compare(chain))
     assert set(table["label"]) == {"relu", "topk", "basis"} and held
     assert "CUDA out of memory" in caplog.text and "left out" not in caplog.text
@@ -141,7 +141,7 @@ def test_an_interruption_is_no_failure_of_one_dictionary(swept: ExperimentConfig
 def test_groups_that_memory_cannot_hold_are_refused_before_training(swept: ExperimentConfig, monkeypatch):
     config = override(swept, {"sweep.seeds": [11], "execution.devices": []})
     with Chain(config, plain=True) as chain:
-        chain.capture()
+        chain.artifact("capture")
         before = made(config, "train")
         monkeypatch.setattr("components.device.memory_free", lambda name="auto": ("this machine", 10))
         with pytest.raises(NoMemoryError, match=r"^sweep wants .* of memory on this machine \("):

@@ -21,14 +21,17 @@ from components.steering.steer import SteerConfig
 from components.store import steered
 from components.store.artifact import Store
 from components.store.tables import CURVE, LATENTS, REPORT, SCORES
-from flows import figures, tracking
-from flows.processes import free_port
-from flows.tracking import Tracker, headlines, resolve_dictionary
+from flows.stack.processes import free_port
+from flows.tracking import figures
+from flows.tracking.headlines import HEADLINES, headlines
+from flows.tracking.registry import resolve_dictionary
+from flows.tracking.tracker import Tracker
+from flows.tracking.view import EXPERIMENT, VIEW
 
 pytestmark = [pytest.mark.flow, pytest.mark.timeout(600)]
 
 
-def runs_of(client: MlflowClient, name: str = tracking.EXPERIMENT) -> list[Run]:
+def runs_of(client: MlflowClient, name: str = EXPERIMENT) -> list[Run]:
     experiment = client.get_experiment_by_name(name)
     assert experiment is not None
     return list(client.search_runs([experiment.experiment_id], max_results=1000))
@@ -67,9 +70,9 @@ def test_runs_can_be_sorted_by_headlines_without_opening_one(
 
 def test_a_shared_view_lists_the_experiments_with_their_headlines_as_columns(parent: Run) -> None:
     experiment = MlflowClient().get_experiment(parent.info.experiment_id)
-    view = json.loads(experiment.tags[tracking.VIEW])
+    view = json.loads(experiment.tags[VIEW])
     assert {name.split("`")[1] for name in view["selectedColumns"] if name.startswith("metrics")} <= {
-        *tracking.HEADLINES,
+        *HEADLINES,
         *parent.data.metrics,
         "steering_add_direction",
     }

@@ -14,7 +14,8 @@ import pytest
 
 from benchmarks.faults import Bench, evaluating, only_complete
 from components.experiment import ExperimentConfig
-from flows import processes, slots, stack
+from flows.stack import processes, slots
+from flows.stack import supervisor as stack
 from tests.stacks import TINY, Room
 
 LOGIN = ("reviewer", "correct-horse-battery")

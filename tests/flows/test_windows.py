@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from flows import windows
 from flows.parameters import resolve
+from flows.stack import windows
 
 
 def test_name_and_tags_carry_model_hook_point_and_dictionary() -> None:

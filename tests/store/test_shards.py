@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.errors import DamagedArtifactError, InputError
+from components.store.rows import Rows
 from components.store.shards import ActivationShards, Codes, CodeShards, shard_rows, write_codes
 from tests import toys
 
@@ -78,19 +79,16 @@ def test_activations_come_back_in_their_dtype_in_any_order(store, dtype):
         ["resid_post.0", "mlp_out.1"],
     )
     assert shards.provenance("train")["token"].tolist() == list(range(23))
-    for index, batch in shards.batches("train", ["resid_post.0", "mlp_out.1"], 5, torch.Generator().manual_seed(3)):
-        assert torch.equal(batch["resid_post.0"], x[index]) and torch.equal(batch["mlp_out.1"], y[index])
+    taken = Rows(shards, "train", ["resid_post.0", "mlp_out.1"]).take(index)
+    assert torch.equal(taken["resid_post.0"], x[index]) and torch.equal(taken["mlp_out.1"], y[index])
 
 
-def test_batches_visit_every_row_once_and_drop_only_the_last(store):
-    shards = ActivationShards(toys.activations(store, {"train": {"resid_post.0": torch.randn(23, 4)}}))
-
-    def visited(**kwargs):
-        return [i for index, _ in shards.batches("train", ["resid_post.0"], 5, **kwargs) for i in index.tolist()]
-
-    shuffled = visited(generator=torch.Generator().manual_seed(1))
-    assert visited() == list(range(23)) == sorted(shuffled) and shuffled != list(range(23))
-    assert len(visited(drop_last=True)) == 20
+def test_rows_in_order_are_all_rows_in_order(store):
+    x = torch.randn(50, 3)
+    shards = ActivationShards(toys.activations(store, {"train": {"resid_post.0": x}}))
+    parts = [batch["resid_post.0"] for batch in Rows(shards, "train", ["resid_post.0"]).in_order(20)]
+    assert [len(part) for part in parts] == [20, 20, 10]
+    assert torch.equal(torch.cat(parts), x)
 
 
 def test_codes_come_back_shard_by_shard_and_whole(store):

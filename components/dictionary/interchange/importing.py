@@ -18,10 +18,10 @@ from components.device import Execution
 from components.dictionary.fit import evaluate
 from components.dictionary.interchange.contract import formats
 from components.dictionary.interchange.exchange import bring
-from components.dictionary.stream import Stream
 from components.dictionary.train import facts_of
 from components.errors import DictionaryError
-from components.store.artifact import Inputs, Progress, Stage, Work, digest
+from components.store.artifact import Inputs, Parent, Progress, Stage, Work, digest
+from components.store.rows import Rows
 from components.store.shards import ActivationShards
 from components.store.tables import CURVE
 
@@ -86,11 +86,11 @@ def make(folder: Path, config: ImportConfig, inputs: Inputs, settings: Execution
             f"{', '.join(shards.hook_points)}; set capture.hook_points=[{hook_point}], or train.hook_point to the captured "
             "place that is the same"
         )
-    sample = Stream(shards, config.split, (hook_point,), config.seed).sample(CHECKED_ROWS)[hook_point]
+    sample = Rows(shards, config.split, (hook_point,)).drawn(CHECKED_ROWS, config.seed)[hook_point]
     yield Progress(0, 0, "rows", "comparing with the file's own convention")
     dictionary = bring(format_, source, sample, hook_point)
     yield Progress(0, 0, "rows", f"measuring {dictionary.name} on {config.held_out}")
-    held_out = Stream(shards, config.held_out, (hook_point,), config.seed)
+    held_out = Rows(shards, config.held_out, (hook_point,))
     measured = evaluate(dictionary, held_out.in_order(BATCH))
     if measured["fvu"] > 1:
         log.warning(
@@ -111,4 +111,4 @@ def _entries(config: ImportConfig) -> dict[str, int]:
     return {f"format.{config.format}": formats.version(config.format)}
 
 
-IMPORT = Stage("train", version=1, make=make, entries=_entries)
+IMPORT = Stage("train", version=1, make=make, entries=_entries, inputs={"activations": Parent("capture")})

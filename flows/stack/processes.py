@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 
 from components.errors import ServiceError
-from flows import environment
+from flows.stack import environment
 
 ESCALATION = ((signal.SIGINT, 8.0), (signal.SIGTERM, 4.0), (signal.SIGKILL, 2.0))
 

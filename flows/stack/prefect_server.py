@@ -15,7 +15,7 @@ from typing import Literal
 
 from filelock import Timeout
 
-from flows import server
+from flows.stack import server
 
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_TO_BE_KNOWN = 60.0

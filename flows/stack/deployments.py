@@ -8,17 +8,28 @@ alone; each run it starts is a process of its own that imports what it needs.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flows import environment, processes, reaping, server
+from flows.stack import environment, processes, reaping, server
 
-FLOWS = ("experiment", "read", "capture", "train", "encode", "interpret", "steer", "evaluate", "report", "sweep")
+if TYPE_CHECKING:
+    from prefect import Flow
+
+MODULES = {
+    "experiment": "experiment",
+    "report": "report",
+    "sweep": "sweep",
+    "replicate": "replicate",
+    "import_": "interchange",
+}
+"""Where the flows are that do more than make the artifact of one stage."""
 NAME = "local"
 
 
@@ -29,15 +40,13 @@ def ready() -> Path:
 
 def describe() -> dict[str, Any]:
     """What is served: each flow's entrypoint, form (JSON schema) and reference parameters, and how many runs at once."""
-    import importlib
-
     from components import device
     from flows.parameters import reference
 
     config = reference()
     deployments = []
-    for name in FLOWS:
-        flow = getattr(importlib.import_module(f"flows.{name}"), name)
+    for name in names():
+        flow = flow_of(name)
         deployments.append(
             {
                 "flow_name": flow.name,
@@ -54,9 +63,21 @@ def describe() -> dict[str, Any]:
     }
 
 
+def names() -> list[str]:
+    """What is served: the experiment, each of its stages, and the sweep."""
+    from components.experiment import STAGES
+
+    return ["experiment", *STAGES, "sweep"]
+
+
 def entrypoint(name: str) -> str:
     """Where a worker or the runner finds a flow, from the root of the repository; prefect.yaml has the same."""
-    return f"flows/{name}.py:{name}"
+    return f"flows/{MODULES.get(name, 'stages')}.py:{name}"
+
+
+def flow_of(name: str) -> Flow[Any, Any]:
+    """The flow itself."""
+    return getattr(importlib.import_module(f"flows.{MODULES.get(name, 'stages')}"), name)
 
 
 async def serve(described: dict[str, Any]) -> None:
@@ -90,7 +111,7 @@ async def serve(described: dict[str, Any]) -> None:
 
 def _prepare() -> None:
     from flows.parameters import reference
-    from flows.slots import reset
+    from flows.stack.slots import reset
 
     described = describe()
     while not processes.answers(f"{environment.address('prefect')}/api/health"):  # imports ran while it started
@@ -105,7 +126,7 @@ if __name__ == "__main__":
     if "--describe" in sys.argv:
         _prepare()
     else:
-        command = [sys.executable, "-m", "flows.deployments", "--describe"]
+        command = [sys.executable, "-m", "flows.stack.deployments", "--describe"]
         describing = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8", errors="replace")
         import prefect.runner  # noqa: F401, both processes import at once
 

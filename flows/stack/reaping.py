@@ -16,7 +16,7 @@ from uuid import UUID
 from filelock import FileLock, Timeout
 
 from components.errors import shortened
-from flows import environment, processes, server
+from flows.stack import environment, processes, server
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -74,9 +74,9 @@ def reap(served: bool = True) -> list[str]:
         stopped = FlowRunFilter.model_validate({"state": {"type": {"any_": ("CANCELLED", "CRASHED")}}})
         ended = {str(run.id) for run in _page(client, stopped, 0, ENDED_LOOKED_AT)}
     if ended:
-        from flows import tracking
+        from flows.tracking import runs
 
-        tracking.reap(ended)
+        runs.reap(ended)
     if names:
         log.warning("runs left unfinished by a process that is gone are now Crashed: %s", ", ".join(names))
     return names

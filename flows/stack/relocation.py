@@ -12,7 +12,7 @@ import logging
 import sqlite3
 from pathlib import Path
 
-from flows import environment
+from flows.stack import environment
 
 log = logging.getLogger(__name__)
 

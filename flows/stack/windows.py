@@ -16,7 +16,7 @@ from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
 
 from components.experiment import ExperimentConfig
-from flows import environment, reaping, stopping
+from flows.stack import environment, reaping, stopping
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from components.errors import ServiceError, shortened
-from flows import environment, processes
+from flows.stack import environment, processes
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ _started: list[subprocess.Popen[bytes]] = []
 def command() -> list[str]:
     """The command that runs the server."""
     at = ("--host", environment.host(), "--port", str(environment.port("prefect")))
-    return [sys.executable, "-m", "flows.prefect_server", "server", "start", *at, "--analytics-off"]
+    return [sys.executable, "-m", "flows.stack.prefect_server", "server", "start", *at, "--analytics-off"]
 
 
 def switches() -> dict[str, str]:
@@ -101,7 +101,7 @@ class Server:
         Raises:
             ServiceError: it did not answer in time, or ended at once each time that it was started.
         """
-        from flows.reaping import reap
+        from flows.stack.reaping import reap
 
         seconds = SECONDS_FOR_ANOTHERS if self.given else SECONDS_TO_START
         end = time.monotonic() + seconds

@@ -27,7 +27,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from components.errors import ServiceError
-from flows import environment, processes, relocation, server
+from flows.stack import environment, processes, relocation, server
 
 SECONDS_TO_START = 240
 SECONDS_TO_STOP = 25
@@ -66,7 +66,7 @@ class Child:
 def _mlflow() -> list[str]:
     state = environment.state()
     return [
-        *(sys.executable, "-m", "flows.mlflow_server", "server", "--host", environment.host()),
+        *(sys.executable, "-m", "flows.stack.mlflow_server", "server", "--host", environment.host()),
         *("--port", str(environment.port("mlflow")), "--workers", "1"),
         *("--backend-store-uri", f"sqlite:///{state / 'mlflow.db'}"),
         *("--artifacts-destination", (state / "mlflow-artifacts").as_uri()),
@@ -116,7 +116,7 @@ CHILDREN = (
     Child("live", lambda: [sys.executable, "-m", "flows.live", "--host", "127.0.0.1"], "/health", title="", colour=33),
     Child(
         "serve",
-        lambda: [sys.executable, "-m", "flows.deployments"],
+        lambda: [sys.executable, "-m", "flows.stack.deployments"],
         ready=_deployments_are_served,
     ),
 )

@@ -1,0 +1,199 @@
+"""One experiment's stages: each made once, and whatever it needs made first, so that every flow is one sentence.
+
+What a stage needs it says itself (`components/experiment.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from components.capture.capture import CaptureConfig
+from components.config import Config
+from components.dictionary.interchange.importing import ImportConfig
+from components.dictionary.settings import TrainConfig
+from components.dictionary.train import control, wired
+from components.evaluation.evaluate import EvaluateConfig
+from components.evaluation.gate import GateConfig
+from components.experiment import ExperimentConfig, parents, rests_on
+from components.model.hook_point import translate
+from components.model.language_model import ModelReference
+from components.store.artifact import Artifact, Store
+from flows import steps
+from flows.progress import progress_bar
+from flows.stack import environment, stopping, windows
+
+if TYPE_CHECKING:
+    from flows.tracking.tracker import Tracker
+
+log = logging.getLogger(__name__)
+
+
+class Chain:
+    """The stages of one experiment, lazily: asking for one makes what it needs, and nothing twice.
+
+    Args:
+        config: the experiment.
+        plain: run the components directly, without Prefect and MLflow.
+    """
+
+    def __init__(self, config: ExperimentConfig, plain: bool = False) -> None:
+        self.config = config
+        self.plain = plain
+        self.store = Store(config.execution.store)
+        self.tracker = None if plain else _tracker(config)
+        self._made: dict[str, Artifact] = {}
+        self._open = contextlib.ExitStack()
+        if config.execution.threads:
+            torch.set_num_threads(config.execution.threads)
+
+    def __enter__(self) -> Chain:
+        self._open.enter_context(stopping.heeded())
+        if self.tracker:
+            environment.warn_of_another_store(self.store.root)
+            self.tracker.open()
+            self._open.enter_context(windows.introduced(self.config, self.tracker.page))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        try:
+            if self.tracker:
+                stopped = error is not None and not isinstance(error, Exception)
+                self.tracker.close("FINISHED" if error is None else "KILLED" if stopped else "FAILED")
+        finally:
+            self._open.__exit__(kind, error, trace)
+
+    def artifact(self, stage: str, untrained: bool = False) -> Artifact:
+        """What a stage makes of this experiment.
+
+        Args:
+            stage: of the chain, or beside it. `train` is the dictionary that `dictionary` names, where it names one.
+            untrained: of a dictionary of equal size and sparsity that saw no activation but those that set its bias and
+                scale, the control of every unit-by-unit score.
+        """
+        untrained = untrained and rests_on(stage, "train")
+        label = f"{stage} untrained" if untrained else stage
+        if label in self._made:
+            return self._made[label]
+        if stage == "train" and self.config.dictionary and not untrained:
+            self._made[label] = self._named(self.config.dictionary)
+            return self._made[label]
+        config = self.section(stage)
+        if stage == "train" and untrained:
+            config = control(self.training, self.artifact(stage).facts)
+        return self.step(stage, config, label, **self.inputs(stage, config, untrained))
+
+    def inputs(self, stage: str, config: Config, untrained: bool = False) -> dict[str, Any]:
+        """What a stage of this section is made from, by role."""
+        return {
+            role: self.model if parent.stage == "model" else self.artifact(parent.stage, untrained or parent.untrained)
+            for role, parent in parents(stage).items()
+            if parent.wanted(config)
+        }
+
+    def _named(self, name: str) -> Artifact:
+        from flows.tracking.registry import resolve_dictionary
+
+        dictionary = self.store.get("train", resolve_dictionary(name))
+        self._say_if_of_another_model(dictionary)
+        return dictionary
+
+    def _say_if_of_another_model(self, dictionary: Artifact) -> None:
+        """A line where a dictionary reads another model than it was made for: equal widths let it pass everywhere."""
+        reference = dictionary.manifest["inputs"].get("activations")
+        activations = reference and self.store.find(**reference)
+        if not activations or activations.manifest["inputs"]["model"]["key"] == self.model.key:
+            return
+        theirs = activations.facts.get("model_config") or {}
+        log.warning(
+            "the dictionary %s was made on activations of another model than this experiment's: %s there, %s here; its "
+            "scores say how it does on a model that it never saw",
+            dictionary.key,
+            _told(theirs, activations.manifest["inputs"]["model"]["key"]),
+            _told(self.config.model.model_dump(), self.model.key),
+        )
+
+    def imported(self, config: ImportConfig) -> Artifact:
+        """Another project's dictionary, as an artifact of `train`."""
+        return self.step("import", config, **self.inputs("import", config))
+
+    def section(self, stage: str) -> Config:
+        """The settings that a stage is made with; those of `gate` follow from `evaluate`."""
+        rewritten = {"capture": self.capturing, "train": self.training, "gate": self.gating}
+        return rewritten[stage] if stage in rewritten else getattr(self.config, stage)
+
+    @property
+    def capturing(self) -> CaptureConfig:
+        """What is captured; hook points by their canonical names, so that one place has one key whatever it was called."""
+        names = tuple(dict.fromkeys(translate(name) for name in self.config.capture.hook_points))
+        return self.config.capture.model_copy(update={"hook_points": names})
+
+    @property
+    def gating(self) -> GateConfig:
+        """Where concepts are looked for (where the dictionary reads first), on as many tokens as concepts_found takes."""
+        tokens = self.config.evaluate.settings.concepts_found.tokens
+        reads, _ = wired(self.training, self.training.hook_point)
+        return GateConfig(hook_point=reads[0], tokens=tokens)
+
+    @property
+    def measuring(self) -> EvaluateConfig:
+        """What a sweep measures of each dictionary."""
+        return self.config.evaluate.model_copy(update={"evaluations": self.config.sweep.evaluations})
+
+    @property
+    def training(self) -> TrainConfig:
+        """How it is trained; the hook point by its canonical name, since the dictionary side knows no other library's."""
+        return self.config.train.model_copy(update={"hook_point": translate(self.config.train.hook_point)})
+
+    def fetched(self) -> Path:
+        """The model's folder, its files there: for who looks at the model before the first stage does."""
+        return self.model.folder
+
+    @functools.cached_property
+    def model(self) -> ModelReference:
+        """The language model, its files fetched first where they may be."""
+        if self.config.model.online and not self.plain:
+            steps.fetch(self.config.model)
+        return ModelReference(self.config.model)
+
+    def step(self, stage: str, config: Config, label: str = "", **inputs: Any) -> Artifact:
+        """One artifact of one stage, made or found, and recorded; nothing twice under one label."""
+        label = label or stage
+        if label in self._made:
+            return self._made[label]
+        references = {role: {"stage": parent.stage, "key": parent.key} for role, parent in inputs.items()}
+        started = time.monotonic()
+        arguments = (label, stage, config, references, self.config)
+        if self.plain:
+            artifact, hit = steps.ensure(*arguments, report=progress_bar(label), plain=True)
+        else:
+            state: Any = steps.make.with_options(task_run_name=label)(*arguments, return_state=True)
+            reference = state.result()
+            hit = state.name == "Cached"
+            artifact = self.store.get(reference["stage"], reference["key"])
+        self.made(label, artifact, hit, time.monotonic() - started)
+        return artifact
+
+    def made(self, label: str, artifact: Artifact, hit: bool, seconds: float) -> None:
+        """Keeps and records what a task made."""
+        self._made[label] = artifact
+        if self.tracker:
+            self.tracker.stage(label, artifact, hit, seconds=seconds)
+
+
+def _tracker(config: ExperimentConfig) -> Tracker:
+    """MLflow takes seconds to import, and who only describes flows or runs without it shall not wait."""
+    from flows.tracking.tracker import Tracker
+
+    return Tracker(config)
+
+
+def _told(model: Mapping[str, Any], key: str) -> str:
+    return f"{model.get('path', 'a model')} ({model.get('dtype', 'of unknown dtype')}, key {key[:8]})"

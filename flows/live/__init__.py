@@ -1,0 +1,1 @@
+"""The live worker: a service beside the flows, for the pages' live questions."""

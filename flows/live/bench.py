@@ -1,0 +1,169 @@
+"""What a live question is answered with: the artifacts of an experiment, its model and its dictionary, loaded once."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import time
+from typing import TYPE_CHECKING, Any
+
+from components.errors import MissingArtifactError
+from components.live import Read, Steered
+from components.store.artifact import Artifact, Store
+from flows.live import answers
+from flows.live.queue import Queue, Ticket
+from flows.stack import environment
+
+if TYPE_CHECKING:
+    from components.device import Execution
+    from components.dictionary.contract import Dictionary
+    from components.model.language_model import LanguageModel, ModelConfig
+    from components.steering.protocol import Neutral
+
+
+@dataclasses.dataclass(frozen=True)
+class Sources:
+    """The artifacts behind one experiment that live questions need."""
+
+    train: Artifact
+    capture: Artifact
+    corpus: Artifact
+    steer: Artifact | None
+
+    @property
+    def keys(self) -> tuple[str | None, ...]:
+        """What tells these from others."""
+        return self.train.key, self.capture.key, self.steer.key if self.steer else None
+
+    @classmethod
+    def of(cls, store: Store, key: str) -> Sources:
+        """From the key of a report, or of a trained dictionary (then with its newest steer artifact)."""
+        report = store.find("report", key) if key.isalnum() else None
+        if report is not None:
+            given = {reference["stage"]: reference for reference in report.manifest["inputs"].values()}
+            if missing := [stage for stage in ("train", "encode") if stage not in given]:
+                raise MissingArtifactError(
+                    f"report {key} names no {missing[0]} artifact; `latentflow report` makes one"
+                )
+            train, encode = (store.get(**given[stage]) for stage in ("train", "encode"))
+            steer = store.find(**given["steer"]) if "steer" in given else None
+            captured = encode.manifest["inputs"]["activations"]
+        else:
+            found = store.find("train", key) if key.isalnum() else None
+            if found is None:
+                raise MissingArtifactError(
+                    f"neither report nor train artifact {_plain(key)} in {store.root}; `latentflow experiment` makes both"
+                )
+            train = found
+            made = [a for a in store.artifacts("steer") if a.manifest["inputs"]["dictionary"]["key"] == key]
+            steer = max(made, key=lambda artifact: artifact.age, default=None)
+            captured = (steer or train).manifest["inputs"].get("activations")
+            if captured is None:
+                raise MissingArtifactError(
+                    f"dictionary train/{key} names no activations, so no model to read a text with"
+                )
+        capture = store.get(**captured)
+        if "corpus" not in capture.manifest["inputs"] or "model" not in capture.manifest["inputs"]:
+            raise MissingArtifactError(
+                f"activations capture/{capture.key} were brought along: no model to read a text with"
+            )
+        return cls(train, capture, store.get(**capture.manifest["inputs"]["corpus"]), steer)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Bench:
+    """A model and a dictionary, loaded, with what belongs to them."""
+
+    sources: Sources
+    model: LanguageModel
+    model_key: str
+    dictionary: Dictionary
+    vocabulary: list[str]
+    neutral: Neutral | None
+
+    @property
+    def unit(self) -> float:
+        """Mean activation norm where the dictionary writes."""
+        from components.store.shards import ActivationShards
+
+        return ActivationShards(self.sources.capture).mean_norm(self.dictionary.writes[0])
+
+
+class Worker:
+    """Answers questions, keeping one bench."""
+
+    def __init__(self, store: Store, **limits: Any) -> None:
+        self.store = store
+        self.bench: Bench | None = None
+        self.queue = Queue(self._answer, **limits)
+
+    def sources(self, key: str) -> Sources:
+        """The artifacts of an experiment."""
+        return Sources.of(self.store, key)
+
+    def _answer(self, ticket: Ticket) -> Read | Steered:
+        started = time.monotonic()
+        bench = self._load(ticket, self.sources(ticket.asked.experiment))
+        with bench.model.watched(ticket.step):
+            answer = answers.read if ticket.kind == "read" else answers.steer
+            return answer(bench, ticket, ticket.asked, started)
+
+    def _load(self, ticket: Ticket, sources: Sources) -> Bench:
+        """The bench of these artifacts; a model that stays is not loaded again."""
+        held = self.bench
+        if held and held.sources.keys == sources.keys:
+            return held
+        ticket.begin("loading the model and the dictionary")
+        self.bench = None
+        import torch
+
+        from components.dictionary.contract import Dictionary
+        from components.model.language_model import ModelConfig, locate
+        from components.steering.protocol import Neutral
+        from components.store.tables import VOCABULARY
+
+        key = sources.capture.manifest["inputs"]["model"]["key"]
+        if held and held.model_key == key:
+            model = held.model
+        else:
+            del held
+            gc.collect()
+            recorded = sources.capture.facts.get("model_config")
+            chosen, settings = _machine()
+            if settings.threads:
+                torch.set_num_threads(settings.threads)
+            places = [*([ModelConfig(**recorded)] if recorded else []), chosen, ModelConfig()]
+            model = locate(key, places).load(settings)
+        ticket.check()
+        dictionary = Dictionary.load(sources.train, model.device)
+        neutral = None
+        if "contexts/neutral.safetensors" in sources.corpus.files:
+            neutral, _ = Neutral.read(sources.corpus, *_neutral_size(sources.steer))
+        vocabulary = VOCABULARY.read(sources.corpus)["text"].to_list()
+        self.bench = Bench(sources, model, key, dictionary, vocabulary, neutral)
+        return self.bench
+
+
+def _machine() -> tuple[ModelConfig, Execution]:
+    """Which model, and on which device, by params.yaml; the other sections would import every stage."""
+    from components.config import load
+    from components.device import Execution
+    from components.model.language_model import ModelConfig
+
+    nested = environment.written()
+    return load(ModelConfig, nested.get("model", {})), load(Execution, nested.get("execution", {}))
+
+
+def _neutral_size(steer: Artifact | None) -> tuple[int, int]:
+    """Tokens of neutral text and their number in each context: those of the stage, else its defaults."""
+    if steer is not None:
+        return steer.config["neutral_tokens"], steer.config["neutral_length"]
+    from components.config import load
+    from components.steering.steer import SteerConfig
+
+    usual = load(SteerConfig, {})
+    return usual.neutral_tokens, usual.neutral_length
+
+
+def _plain(text: str) -> str:
+    return "".join(letter for letter in text[:40] if letter.isalnum()) or "of that name"

@@ -1,0 +1,1 @@
+"""What keeps the windows alive: processes, ports, deployments, device slots."""

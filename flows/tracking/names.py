@@ -1,0 +1,47 @@
+"""Metrics and parameters under names that MLflow takes."""
+
+from __future__ import annotations
+
+import math
+import posixpath
+import time
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from mlflow.entities import Metric, Param
+
+Value = TypeVar("Value")
+
+
+def metrics_of(values: Mapping[str, float]) -> list[Metric]:
+    """Numbers as metrics, those that are not finite left out."""
+    now = int(time.time() * 1000)
+    return [Metric(name, value, now, 0) for name, value in _named(values).items() if math.isfinite(value)]
+
+
+def parameters_of(values: Mapping[str, Any]) -> list[Param]:
+    """Values as parameters, cut to the length that MLflow takes."""
+    return [Param(name, str(value)[:6000]) for name, value in _named(values).items()]
+
+
+def _named(values: Mapping[str, Value]) -> dict[str, Value]:
+    """The same under names that MLflow takes; two that become equal (c+, c#) are told apart by a number."""
+    named: dict[str, Value] = {}
+    for name, value in values.items():
+        safe = first = _safe(name)
+        number = 1
+        while safe in named:
+            number += 1
+            safe = f"{first[:240]} {number}"
+        named[safe] = value
+    return named
+
+
+def _safe(name: str) -> str:
+    safe = "".join(c if c.isalnum() or c in "_-./ :" else "_" for c in name)[:250]
+    return safe if posixpath.normpath(safe) == safe else safe.replace("/", "_")  # names of files in some of its stores
+
+
+def is_number(value: Any) -> bool:
+    """Whether a fact can be a metric."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
