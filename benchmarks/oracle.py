@@ -34,8 +34,11 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks" / "peers")]
 from exchange import STEPS, read, under, write  # noqa: E402
 
 from components.dictionary.contract import Dictionary, Moment, architectures  # noqa: E402
-from components.dictionary.interchange import contract as interchange  # noqa: E402
-from components.dictionary.train import Learner, TrainConfig  # noqa: E402
+from components.dictionary.interchange.contract import formats  # noqa: E402
+from components.dictionary.interchange.exchange import bring, export  # noqa: E402
+from components.dictionary.interchange.files import conversion  # noqa: E402
+from components.dictionary.learner import Learner  # noqa: E402
+from components.dictionary.settings import TrainConfig  # noqa: E402
 
 HOOK = "resid_post.1"
 D_IN, D_SAE, N, N_DEAD = 16, 128, 64, 40
@@ -593,7 +596,7 @@ def largest(ours: Tensor, theirs: Tensor) -> float:
 
 
 TRIPS: Mapping[str, tuple[str, ...]] = {
-    peer: tuple(interchange.formats[peer].exports) for peer in ("saelens", "sparsify", "dictionary_learning")
+    peer: tuple(formats[peer].exports) for peer in ("saelens", "sparsify", "dictionary_learning")
 }
 TRIP_OPTIONS: Mapping[str, Mapping[str, Any]] = {"topk": {"k": 8}, "batch_topk": {"k": 8}, "matryoshka": {"k": 8}}
 SCALE = 0.37
@@ -611,19 +614,19 @@ def rows_for_trips() -> Tensor:
 
 
 def prepare_trips(folder: Path, peer: str) -> None:
-    x, format_ = rows_for_trips(), interchange.formats[peer]()
+    x, format_ = rows_for_trips(), formats[peer]()
     for kind in TRIPS[peer]:
         target = folder / "exported" / kind
-        interchange.export(format_, trip_dictionary(kind), target, x, "toy")
+        export(format_, trip_dictionary(kind), target, x, "toy")
         settings = {"dict_class": format_.exports[kind]}
         if peer == "dictionary_learning":
-            settings["convert"] = interchange.conversion("ae.pt", "ae.safetensors")
+            settings["convert"] = conversion("ae.pt", "ae.safetensors")
         write(folder / "trips" / f"{kind}.safetensors", {"x": x}, settings)
 
 
 def compare_trips(folder: Path, peer: str) -> list[Row]:
     rows, x = [], rows_for_trips()
-    format_ = interchange.formats[peer]()
+    format_ = formats[peer]()
     for kind in TRIPS[peer]:
         dictionary = trip_dictionary(kind)
         codes = dictionary.encode(x)
@@ -635,7 +638,7 @@ def compare_trips(folder: Path, peer: str) -> list[Row]:
         }
         for quantity, found in deviations.items():
             rows.append(Row(peer, shown, f"exported, {quantity} by its own loader", found, "activation scale folded"))
-        back = interchange.bring(format_, folder / "back" / kind, x, HOOK)
+        back = bring(format_, folder / "back" / kind, x, HOOK)
         found = largest(codes.dense(), back.encode(x).dense())
         rows.append(Row(peer, shown, "saved by it and imported, codes", found, "as they are"))
     return rows
@@ -807,7 +810,7 @@ def main() -> None:
             prepare_trips(folder, peer)
             if peer == "saelens":  # what it makes of sparsify's files
                 by = folder / "exported" / "sparsify-by-saelens" / "layers.1"
-                interchange.export(interchange.formats["sparsify"](), trip_dictionary("topk"), by, rows_for_trips())
+                export(formats["sparsify"](), trip_dictionary("topk"), by, rows_for_trips())
                 settings = {"loader": "sparsify", "inside": "layers.1"}
                 write(folder / "trips" / "sparsify-by-saelens.safetensors", {"x": rows_for_trips()}, settings)
             versions[peer] = run_peer(python, peer, folder)

@@ -32,7 +32,9 @@ sys.path.insert(0, str(REPOSITORY))
 
 from components.config import Config  # noqa: E402
 from components.dictionary.contract import Dictionary, architectures, untrained  # noqa: E402
-from components.dictionary.train import Learner, TrainConfig, evaluate  # noqa: E402
+from components.dictionary.fit import evaluate  # noqa: E402
+from components.dictionary.learner import Learner  # noqa: E402
+from components.dictionary.settings import TrainConfig  # noqa: E402
 from components.seeds import torch_generator  # noqa: E402
 from components.statistics import t_interval  # noqa: E402
 

@@ -36,7 +36,8 @@ def latentflow(d_in: int, d_sae: int, k: int, x) -> Callable[[], object]:
 
     from components.dictionary.architectures.topk import TopK, TopKConfig
     from components.dictionary.kernels.allocator import kept
-    from components.dictionary.train import Learner, TrainConfig
+    from components.dictionary.learner import Learner
+    from components.dictionary.settings import TrainConfig
 
     options = TopKConfig(d_sae=d_sae, k=k)
     dictionary = TopK(options, ("x",), ("x",), {"x": d_in})

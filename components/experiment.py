@@ -13,6 +13,7 @@ from pydantic import model_validator
 
 from components.capture.capture import CAPTURE, CaptureConfig
 from components.capture.forecast import CAPTURE_FORETELLER
+from components.capture.splice import opened
 from components.config import Config, execution, refuse_unused
 from components.corpus.forecast import READ_FORETELLER
 from components.corpus.read import READ, ReadConfig
@@ -20,7 +21,8 @@ from components.device import Execution
 from components.dictionary.encode import ENCODE, EncodeConfig
 from components.dictionary.forecast import ENCODE_FORETELLER, TRAIN_FORETELLER
 from components.dictionary.interchange.importing import IMPORT
-from components.dictionary.train import TRAIN, TrainConfig
+from components.dictionary.settings import TrainConfig
+from components.dictionary.train import stage as training
 from components.evaluation.compare import COMPARE
 from components.evaluation.contract import evaluations
 from components.evaluation.evaluate import EVALUATE, EvaluateConfig
@@ -36,6 +38,9 @@ from components.store.forecast import Foreteller
 from components.store.replicates import REPLICATE
 from components.store.report import REPORT, ReportConfig
 from components.sweep import SweepConfig
+
+TRAIN = training(opened)
+"""The stage that trains; a model can take part in it here, where both are known."""
 
 
 class ExperimentConfig(Config):

@@ -20,7 +20,8 @@ from components.config import Config, canonical, execution, load, union_of
 from components.device import Execution, slots
 from components.dictionary.contract import architectures
 from components.dictionary.forecast import TRAIN_FORETELLER, memory
-from components.dictionary.train import TRAIN, TrainConfig, stream_of
+from components.dictionary.settings import TrainConfig
+from components.dictionary.train import TRAIN, stream_of
 from components.errors import ConfigError, UnknownNameError
 from components.evaluation.contract import evaluations
 from components.evaluation.evaluate import EvaluationNames
@@ -178,7 +179,8 @@ def too_many(config: SweepConfig, n: int) -> str:
 def _to_make(config: SweepConfig, inputs: Mapping[str, Any]) -> tuple[dict[str, Cell], dict[str, Cell], int]:
     """Every dictionary by name, those that are not trained yet, and how many are not measured yet."""
     todo = {cell.name: cell for cell in cells(inputs["train"], config)}
-    keys = {name: key_of(TRAIN, cell.config, {"activations": inputs["activations"]}) for name, cell in todo.items()}
+    learning = {role: inputs[role] for role in ("activations", "model", "corpus") if role in inputs}
+    keys = {name: key_of(TRAIN, cell.config, learning) for name, cell in todo.items()}
     new = {name: cell for name, cell in todo.items() if keys[name] not in inputs["made"]}
     return todo, new, sum(key not in inputs["measured"] for key in keys.values())
 
@@ -188,7 +190,7 @@ def formula(config: SweepConfig, inputs: Mapping[str, Any], settings: Execution)
 
     Args:
         config: the section.
-        inputs: `activations`; `train`, the section of that name; `made`, keys of the dictionaries that are there;
+        inputs: `activations`, and `model` and `corpus` where the model takes part in training; `train`, the section of that name; `made`, keys of the dictionaries that are there;
             `measured`, those of them that were measured as this sweep does; `seconds`, that measuring others took.
         settings: of one task, see `share`.
     """

@@ -18,7 +18,8 @@ import torch
 from components.capture.capture import CaptureConfig
 from components.config import Config
 from components.dictionary.interchange.importing import ImportConfig
-from components.dictionary.train import TrainConfig, control
+from components.dictionary.settings import TrainConfig
+from components.dictionary.train import control, wired
 from components.evaluation.evaluate import EvaluateConfig
 from components.evaluation.gate import GateConfig
 from components.experiment import ExperimentConfig, parents, rests_on
@@ -85,15 +86,17 @@ class Chain:
         if stage == "train" and self.config.dictionary and not untrained:
             self._made[label] = self._named(self.config.dictionary)
             return self._made[label]
-        inputs = self._inputs(stage, untrained)
+        config = self.section(stage)
         if stage == "train" and untrained:
-            return self.step(stage, control(self.training, self.artifact(stage).facts), label, **inputs)
-        return self.step(stage, self.section(stage), label, **inputs)
+            config = control(self.training, self.artifact(stage).facts)
+        return self.step(stage, config, label, **self.inputs(stage, config, untrained))
 
-    def _inputs(self, stage: str, untrained: bool = False) -> dict[str, Any]:
+    def inputs(self, stage: str, config: Config, untrained: bool = False) -> dict[str, Any]:
+        """What a stage of this section is made from, by role."""
         return {
             role: self.model if parent.stage == "model" else self.artifact(parent.stage, untrained or parent.untrained)
             for role, parent in parents(stage).items()
+            if parent.wanted(config)
         }
 
     def _named(self, name: str) -> Artifact:
@@ -120,7 +123,7 @@ class Chain:
 
     def imported(self, config: ImportConfig) -> Artifact:
         """Another project's dictionary, as an artifact of `train`."""
-        return self.step("import", config, **self._inputs("import"))
+        return self.step("import", config, **self.inputs("import", config))
 
     def section(self, stage: str) -> Config:
         """The settings that a stage is made with; those of `gate` follow from `evaluate`."""
@@ -136,9 +139,10 @@ class Chain:
 
     @property
     def gating(self) -> GateConfig:
-        """Where concepts are looked for, and on how many tokens: those that concepts_found reads."""
+        """Where concepts are looked for (where the dictionary reads first), on as many tokens as concepts_found takes."""
         tokens = self.config.evaluate.settings.concepts_found.tokens
-        return GateConfig(hook_point=self.training.hook_point, tokens=tokens)
+        reads, _ = wired(self.training, self.training.hook_point)
+        return GateConfig(hook_point=reads[0], tokens=tokens)
 
     @property
     def measuring(self) -> EvaluateConfig:

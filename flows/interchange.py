@@ -17,7 +17,9 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from components.dictionary.contract import Dictionary
-from components.dictionary.interchange.contract import Format, absent, export, formats
+from components.dictionary.interchange.contract import Format, formats
+from components.dictionary.interchange.exchange import export
+from components.dictionary.interchange.files import absent
 from components.dictionary.interchange.importing import CHECKED_ROWS, ImportConfig, content_of
 from components.errors import DictionaryError, InputError
 from components.experiment import ExperimentConfig

@@ -118,7 +118,7 @@ class Plan(Chain):
             if key_of(stage_of("evaluate"), self.measuring, shared | {"dictionary": dictionary}) == scored.key:
                 measured.add(dictionary.key)
         return {
-            "activations": activations,
+            **self.inputs("train", self.training),
             "train": self.training,
             "made": {made.key for made in self.store.artifacts("train")},
             "measured": measured,

@@ -22,7 +22,6 @@ from rich.text import Text
 
 from components.config import Config
 from components.device import Execution
-from components.dictionary.train import make_many
 from components.errors import ModelError
 from components.experiment import ExperimentConfig, stage_of
 from components.model.language_model import ModelConfig, ModelReference
@@ -127,9 +126,8 @@ def ensure_many(
         turn: contextlib.AbstractContextManager[Execution] = contextlib.nullcontext(experiment.execution)
         if made_by.computes and not there:
             turn = slots.hold(experiment.execution, lambda words: show(Progress(0, 0, "", message=words)), plain)
-        together = make_many if stage == "train" and len(wanted) > 1 else None
         with turn as settings:
-            made = store.ensure_many(made_by, stored, settings, show, together)
+            made = store.ensure_many(made_by, stored, settings, show)
     for name, (artifact, hit) in made.items():
         line = _line(name, artifact, hit)
         aside.print(line)

@@ -60,7 +60,10 @@ def compare(chain: Chain) -> Artifact:
     gate = chain.artifact("gate")
 
     refused: dict[str, str] = {}
-    wanted = {name: (cell.config, {"activations": activations.reference()}) for name, cell in todo.items()}
+    learning = {
+        role: {"stage": given.stage, "key": given.key} for role, given in chain.inputs("train", chain.training).items()
+    }
+    wanted = {name: (cell.config, learning) for name, cell in todo.items()}
     listed = [{name: wanted[name] for name in names} for names in groups(todo, config.sweep.together)]
     trained = _made(chain, "train", listed, workers, refused)
     shared = {"model": chain.model, "corpus": chain.artifact("read"), "activations": activations, "gate": gate}

@@ -13,7 +13,8 @@ from components.dictionary.architectures.relu import ReluConfig
 from components.dictionary.architectures.topk import TopKConfig
 from components.dictionary.contract import architectures
 from components.dictionary.forecast import memory
-from components.dictionary.train import TRAIN, TrainConfig, stream_of
+from components.dictionary.settings import TrainConfig
+from components.dictionary.train import TRAIN, stream_of
 from components.errors import ConfigError, NoMemoryError, NoSpaceError, UnknownNameError
 from components.experiment import ExperimentConfig
 from components.store.artifact import key_of

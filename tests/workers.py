@@ -19,7 +19,8 @@ from components.concept.gate import ProbeGate
 from components.device import Execution
 from components.dictionary.architectures.topk import TopKConfig
 from components.dictionary.encode import ENCODE, EncodeConfig
-from components.dictionary.train import TRAIN, TrainConfig
+from components.dictionary.settings import TrainConfig
+from components.dictionary.train import TRAIN
 from components.model.language_model import ModelReference
 from components.steering.steer import STEER, SteerConfig
 from components.store.artifact import Artifact, Store

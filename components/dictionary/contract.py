@@ -14,14 +14,17 @@ An architecture is one file in `architectures/`: a final class marked with `@arc
     def rebuild      codes -> rows                 (unless that is z W_dec + b_dec, and `directions` the rows of W_dec)
     def finish       after the last batch; a factorisation without loss terms takes its statistics here
 
-A fine-tuning splice reads `Outcome.reconstruction` (its graph is alive) and returns further loss terms; a second
-dictionary on the error of a frozen one is given a stream whose batches carry `error:<hook point>`.
+A model can take part in training: what it says of `Outcome.reconstruction` (its graph is alive) is a further loss term. A
+second dictionary on the error of a frozen one is given a stream whose batches carry `error:<hook point>`.
+
+Several dictionaries that learn together, of which one is kept, are one entry: `rivals` says how many they are, `start`
+makes the others as further modules (so that gradients, checkpoints and the optimiser reach them), `outcome` sums the
+losses of all, and `finish` copies the winner's values into the parameters that `__init__` made and removes the others.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -30,11 +33,10 @@ from typing import Any, ClassVar, Literal, final
 
 import torch
 from jaxtyping import Bool, Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from components.config import Config, load
+from components.dictionary import saved
 from components.dictionary.kernels.sparse import decode_codes
 from components.dictionary.whitening import Whitening
 from components.errors import DictionaryError
@@ -42,10 +44,6 @@ from components.registry import Registry
 from components.store.artifact import Artifact
 from components.store.shards import Codes
 
-FORMAT = 1
-WEIGHTS, DESCRIPTION = "dictionary.safetensors", "dictionary.json"
-DESCRIBES = ("format", "architecture", "options", "reads", "reconstructs", "widths", "scales", "dtype")
-PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
 _ENTRIES_AT_ONCE = 1 << 24  # rows x d_sae of one encoder product: 64 MiB in float32
 
 Batch = Mapping[str, Tensor]
@@ -257,6 +255,34 @@ class Dictionary(nn.Module, ABC):
         return getattr(options, "k", 0)
 
     @classmethod
+    def rivals(cls, options: Any) -> int:
+        """Dictionaries of this size that learn together, of which `finish` keeps one."""
+        return 1
+
+    @classmethod
+    def control(cls, trained: Mapping[str, Any]) -> Config:
+        """Options of the dictionary that stands untrained beside a trained one, equal in size and in sparsity.
+
+        Random directions, with a gain fitted, and as many active latents as the trained one has on held-out text. (First
+        values of another architecture would not do: a `relu` one starts half active.) Where options of an architecture
+        that learns are returned, its first values are the control.
+
+        Args:
+            trained: the facts of its artifact: `d_sae`, `l0`, `reads`, `reconstructs`.
+
+        Raises:
+            DictionaryError: a dictionary that is no autoencoder of one hook point, whose class has no `control`.
+        """
+        reads, reconstructs = tuple(trained["reads"]), tuple(trained["reconstructs"])
+        if reads != reconstructs or len(reads) > 1:
+            raise DictionaryError(
+                f"architecture {cls.kind} reads {', '.join(reads)} and reconstructs {', '.join(reconstructs)}, and its "
+                "class has no `control` of its own: what it inherits is for one hook point; write `control`"
+            )
+        k = min(max(1, round(trained["l0"])), trained["d_sae"])
+        return architectures["untrained"].config(d_sae=trained["d_sae"], k=k)  # type: ignore[call-arg]
+
+    @classmethod
     def sparsity_of(cls, options: Any) -> str:
         """`sparsity`, unless the options say that another one of them sets how sparse the codes are."""
         return cls.sparsity
@@ -274,6 +300,12 @@ class Dictionary(nn.Module, ABC):
     def hook_point(self) -> str:
         """The first name read."""
         return self.reads[0]
+
+    @property
+    @final
+    def writes(self) -> tuple[str, ...]:
+        """The hook points among what is reconstructed: where the model can be given the reconstruction or be steered."""
+        return tuple(name for name in self.reconstructs if not name.startswith(("gradient:", "error:")))
 
     @final
     def begin(self, sample: Batch, generator: torch.Generator) -> None:
@@ -387,7 +419,6 @@ class Dictionary(nn.Module, ABC):
     def save(self, folder: Path) -> None:
         """Writes `dictionary.safetensors`, then `dictionary.json`, each whole or not at all."""
         description = {
-            "format": FORMAT,
             "architecture": self.kind,
             "version": self.version,
             "options": self.options.model_dump(mode="json"),
@@ -399,14 +430,7 @@ class Dictionary(nn.Module, ABC):
             "d_sae": self.d_sae,
             "dtype": str(self.like.dtype).removeprefix("torch."),
         }
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        save_file(tensors, folder / f".{WEIGHTS}.writing")
-        (folder / f".{WEIGHTS}.writing").rename(folder / WEIGHTS)
-        (folder / f".{DESCRIPTION}.writing").write_text(
-            json.dumps(description, indent=1, allow_nan=False), encoding="utf-8"
-        )
-        (folder / f".{DESCRIPTION}.writing").rename(folder / DESCRIPTION)
+        saved.write(folder, description, self.state_dict())
 
     @staticmethod
     @final
@@ -416,24 +440,7 @@ class Dictionary(nn.Module, ABC):
         Raises:
             DictionaryError: no dictionary there, a pickle, a newer format, or tensors that are missing or misshapen.
         """
-        folder = source.folder if isinstance(source, Artifact) else Path(source)
-        _refuse_pickle(folder)
-        path = source.path if isinstance(source, Artifact) else folder.joinpath
-        try:
-            description = json.loads(path(DESCRIPTION).read_text(encoding="utf-8"))
-            tensors = load_file(path(WEIGHTS), device=str(device))
-        except (FileNotFoundError, ValueError, SafetensorError) as error:
-            raise DictionaryError(
-                f"no dictionary in {folder}: wanted {DESCRIPTION} and {WEIGHTS} ({error}); give the folder that "
-                "`Dictionary.save` or the train stage wrote, or import a peer's file first"
-            ) from error
-        if lacking := [name for name in DESCRIBES if not isinstance(description, dict) or name not in description]:
-            raise DictionaryError(
-                f"{folder / DESCRIPTION} is damaged: it lacks {', '.join(lacking)}; take the file from where the dictionary "
-                "was saved, or train it again"
-            )
-        if description["format"] > FORMAT:
-            raise DictionaryError(f"{folder} has format {description['format']}, this version reads up to {FORMAT}")
+        description, tensors = saved.read(source, device)
         architecture = architectures[description["architecture"]]
         dictionary = architecture(
             load(architecture.config, description["options"]),
@@ -443,34 +450,12 @@ class Dictionary(nn.Module, ABC):
         )
         dictionary.scales = description["scales"]
         wanted = {name: tuple(tensor.shape) for name, tensor in dictionary.state_dict().items()}
-        found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        if wanted != found:
-            raise DictionaryError(f"{folder / WEIGHTS}: wanted tensors of shapes {wanted}, found {found}")
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        if wanted != shapes:
+            path = (source.folder if isinstance(source, Artifact) else Path(source)) / saved.WEIGHTS
+            raise DictionaryError(f"{path}: wanted tensors of shapes {wanted}, found {shapes}")
         dictionary.to(device, getattr(torch, description["dtype"])).load_state_dict(tensors)
         return dictionary
-
-
-def _refuse_pickle(folder: Path) -> None:
-    """A pickle runs code when it is read, so none is; says so where one was given instead of safetensors."""
-    if folder.is_dir():
-        weights = folder / WEIGHTS
-        others = () if weights.exists() else (path for path in sorted(folder.iterdir()) if path.suffix in PICKLES)
-    else:
-        weights, others = folder, ()
-    for path in (weights, *others):
-        if path.is_file() and (path.suffix in PICKLES or _is_pickle(path)):
-            raise DictionaryError(
-                f"{path} is a pickle, which can run any code when it is read, so it is not read: wanted a folder with "
-                f"{DESCRIPTION} and {WEIGHTS}. Where you trust its origin, read it elsewhere (with torch's weights_only), "
-                "write its tensors with safetensors.torch.save_file, and import those"
-            )
-
-
-def _is_pickle(path: Path) -> bool:
-    """By its first bytes; the header of a safetensors file may begin like a pickle, but has its brace at the ninth byte."""
-    with path.open("rb") as file:
-        head = file.read(9)
-    return head.startswith((b"\x80", b"PK\x03\x04")) and head[8:] != b"{"
 
 
 def untrained(

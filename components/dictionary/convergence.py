@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from components.dictionary.learner import Learner, TrainConfig
+from components.dictionary.learner import Learner
+from components.dictionary.settings import TrainConfig
 
 LARGEST_GAIN = 0.10
 LARGEST_COSINE = 0.5
@@ -94,7 +95,7 @@ def half(config: TrainConfig) -> TrainConfig:
 def estimated(learner: Learner) -> tuple[float | None, str | None]:
     """(ratio, None), or (None, why not): from the held-out FVU of the curve at a constant rate."""
     config, steps = learner.config, learner.steps
-    end = (1 - config.decay) * steps
+    end = min((1 - config.decay) * steps, config.spliced_from)
     start = max(end / 2, config.warm_up * steps)
     points = [
         (step, value) for step, _, name, value in learner.curve if name == "fvu" and start <= step <= end and value > 0

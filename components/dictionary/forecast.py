@@ -24,10 +24,13 @@ from components.dictionary.contract import Batch, architectures, untrained
 from components.dictionary.encode import COSINES, EncodeConfig
 from components.dictionary.encode import SHARD_ROWS as CODE_ROWS
 from components.dictionary.encode import make as make_codes
+from components.dictionary.fit import evaluate
 from components.dictionary.kernels import product
 from components.dictionary.kernels.sparse import ENTRIES_AT_ONCE_ELSEWHERE, most_revived
+from components.dictionary.learner import Learner
+from components.dictionary.settings import TrainConfig
 from components.dictionary.stream import _WINDOW_BYTES as WINDOW
-from components.dictionary.train import HELD_OUT_ROWS_IN_CURVE, SAMPLE_ROWS, Learner, TrainConfig, evaluate
+from components.dictionary.train import HELD_OUT_ROWS_IN_CURVE, SAMPLE_ROWS, wired
 from components.errors import DictionaryError
 from components.registry import nearest
 from components.seeds import torch_generator
@@ -45,18 +48,22 @@ def weights(config: TrainConfig, hook_point: str, widths: Mapping[str, int]) -> 
     """Numbers in the dictionary, and those of them that gradients change; nothing is allocated."""
     architecture = architectures[config.dictionary.kind]
     with torch.device("meta"):
-        dictionary = architecture(config.dictionary, *architecture.wiring(config.dictionary, hook_point), widths)
+        dictionary = architecture(config.dictionary, *wired(config, hook_point), widths)
     learnt = sum(p.numel() for p in dictionary.parameters() if p.requires_grad)
-    return sum(tensor.numel() for tensor in dictionary.state_dict().values()), (
-        learnt if architecture.learns == "gradients" else 0
+    rivals = architecture.rivals(config.dictionary)
+    return rivals * sum(tensor.numel() for tensor in dictionary.state_dict().values()), (
+        rivals * learnt if architecture.learns == "gradients" else 0
     )
 
 
 def latents(config: TrainConfig, hook_point: str, widths: Mapping[str, int]) -> int:
     """Latents of the dictionary; some architectures take their number from the width of what they read."""
-    architecture = architectures[config.dictionary.kind]
-    reads, _ = architecture.wiring(config.dictionary, hook_point)
-    return architecture.size(config.dictionary, widths[reads[0]])
+    return architectures[config.dictionary.kind].size(config.dictionary, _d_in(config, hook_point, widths))
+
+
+def _d_in(config: TrainConfig, hook_point: str, widths: Mapping[str, int]) -> int:
+    """Width of what it reads first."""
+    return widths[wired(config, hook_point)[0][0]]
 
 
 def memory(configs: Sequence[TrainConfig], activations: Any, settings: Execution) -> dict[str, int]:
@@ -75,19 +82,18 @@ def memory(configs: Sequence[TrainConfig], activations: Any, settings: Execution
     most = dict.fromkeys(("directions", "measured", "update", "checkpoint"), 0)
     for config in configs:
         n, learnt = weights(config, hook_point, widths)
-        d_sae = latents(config, hook_point, widths)
-        gathered = architectures[config.dictionary.kind].gathers(config.dictionary, widths[hook_point])
-        # with a second dictionary that measures convergence, the state of both is there at the end
+        d_sae, d_in = latents(config, hook_point, widths), _d_in(config, hook_point, widths)
+        gathered = architectures[config.dictionary.kind].gathers(config.dictionary, d_in)
+        # a second dictionary, that measures convergence, learns beside the weights of the first alone
         times = 2 if config.convergence == "measured" and learnt else 1
-        own = {"weights": FLOAT * n, "gradients": FLOAT * learnt, "optimiser": 2 * FLOAT * learnt}
-        own = {name: times * n_bytes for name, n_bytes in own.items()}
-        for name, n_bytes in (own | {"statistics": gathered}).items():
+        state = {"weights": times * FLOAT * n, "gradients": FLOAT * learnt, "optimiser": 2 * FLOAT * learnt}
+        for name, n_bytes in (state | {"statistics": gathered}).items():
             kept[name] += n_bytes
         of_point = 2 * FLOAT * min(ENCODED, HELD_OUT_ROWS_IN_CURVE * d_sae)
         made = {
             "directions": FLOAT * n,
             "measured": 2 * FLOAT * min(ENCODED, batch * d_sae),
-            "update": max(held(config, d_sae, widths[hook_point], settings), of_point),
+            "update": max(held(config, d_sae, d_in, settings), of_point),
             "checkpoint": FLOAT * (n + 2 * learnt) + gathered,
         }
         most = {name: max(most[name], n_bytes) for name, n_bytes in made.items()}
@@ -125,9 +131,10 @@ def formula(config: TrainConfig, inputs: Mapping[str, Any], settings: Execution)
     """Memory of the largest phase, the dictionary on disk, and beside it two checkpoints while it learns."""
     hook_point, widths, _, _ = _subject(config, inputs["activations"])
     n, learnt = weights(config, hook_point, widths)
-    d_sae = latents(config, hook_point, widths)
+    reads, reconstructs = wired(config, hook_point)
+    d_sae, d_in = latents(config, hook_point, widths), _d_in(config, hook_point, widths)
     points = config.updates // config.log_every + 1
-    gathered = architectures[config.dictionary.kind].gathers(config.dictionary, widths[hook_point])
+    gathered = architectures[config.dictionary.kind].gathers(config.dictionary, d_in)
     state = FLOAT * (n + 2 * learnt) + 8 * d_sae + gathered
     return Forecast(
         memory([config], inputs["activations"], settings),
@@ -135,9 +142,12 @@ def formula(config: TrainConfig, inputs: Mapping[str, Any], settings: Execution)
         {"checkpoints": (3 if config.convergence == "measured" else 2) * state if config.updates else 0},
         {
             "d_sae": d_sae,
-            "d_in": widths[hook_point],
-            "hook_point": hook_point,
-            "l0": getattr(config.dictionary, "k", min(widths[hook_point], d_sae)),
+            "architecture": config.dictionary.kind,
+            "d_in": d_in,
+            "hook_point": reads[0],
+            "reads": list(reads),
+            "reconstructs": list(reconstructs),
+            "l0": getattr(config.dictionary, "k", min(d_in, d_sae)),
         },
     )
 
@@ -323,7 +333,7 @@ def _subject(config: TrainConfig, activations: Any) -> tuple[str, dict[str, int]
     """Hook point, widths by name, rows of the split and the stored dtype, from the facts of a capture."""
     facts = activations.facts
     hook_point = config.hook_point or next(iter(facts["hook_points"]))
-    reads, reconstructs = architectures[config.dictionary.kind].wiring(config.dictionary, hook_point)
+    reads, reconstructs = wired(config, hook_point)
     widths = {}
     for name in dict.fromkeys((*reads, *reconstructs)):
         place = name.rpartition("gradient:")[2]

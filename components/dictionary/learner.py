@@ -1,9 +1,4 @@
-"""One dictionary in training: its section, its optimiser, its schedules, its counters of silent tokens, its checkpoint.
-
-Size of a batch, learning rate and patience with silent latents follow from the number of tokens where the section does
-not set them. The field's constants are made for runs of tens of thousands of updates: in a short run at such a rate the
-rows hardly leave their random first values, since a row turns by about the rate times the number of updates.
-"""
+"""One dictionary in training: its optimiser, its schedules, its counters of silent tokens, its checkpoint."""
 
 from __future__ import annotations
 
@@ -14,128 +9,26 @@ import os
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int64
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from components.config import Config, execution, union_of
-from components.dictionary.architectures.topk import TopKConfig
-from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, architectures
-from components.dictionary.kernels.product import Precision, in_precision
+from components.dictionary.contract import Batch, Dictionary, Moment, Outcome
+from components.dictionary.kernels.product import in_precision
 from components.dictionary.kernels.rows import norm, normalise_, project_
+from components.dictionary.settings import TrainConfig, raised
 from components.dictionary.whitening import Whitening
 from components.seeds import torch_generator
 from components.store.shards import Codes
 
 log = logging.getLogger(__name__)
 
-UPDATES = 8_000
-"""Updates that a run is given, as long as its batches stay within BATCHES."""
-BATCHES = 512, 4096
-LONG = 500_000
-"""Updates of a run that an architecture's own rate is made for."""
-STEEPNESS = 0.5
-"""How the rate rises as a run gets shorter: LONG over its updates, to this power; see docs/performance.md."""
-HIGHEST = 0.01
-PATIENCE = 10_000_000
-"""Tokens of silence after which the field calls a latent dead."""
-
 Splice = Callable[[Batch, Mapping[str, Tensor]], Mapping[str, Tensor]]
-"""(activations, their reconstruction in activation units) -> further named loss terms, through a model for instance."""
-
-
-class TrainConfig(Config):
-    """Training one dictionary on captured activations."""
-
-    dictionary: union_of(architectures) = TopKConfig()  # type: ignore[valid-type]
-    """Architecture, size and sparsity."""
-    tokens: NonNegativeInt = 4_000_000
-    """Tokens to learn from, rounded up to whole batches; more than were captured means several epochs, 0 leaves the dictionary untrained."""
-    batch_size: int | None = Field(default=None, ge=2)
-    """Tokens in one update (at least 2, since errors are shares of a batch's variance); null lets it follow from the tokens: some 8,000 updates, of 512 to 4,096 tokens each."""
-    lr: PositiveFloat | Literal["search"] | None = None
-    """Learning rate at its height; null takes the architecture's own, raised where there are few updates; `search` tries a few around that on the held-out split first."""
-    search_share: float = Field(default=0.5, gt=0, le=4)
-    """What the search may cost at most, as a share of what training costs."""
-    normalise: Literal["scale", "whiten"] = "scale"
-    """What the dictionary learns from: activations times one number, or whitened ones, so that directions of little variance count as much as those of much; folded into the weights when they are saved."""
-    whitening_floor: PositiveFloat = 0.1
-    """Share of the mean variance that is added to every direction's before whitening."""
-    convergence: Literal["estimated", "measured", "off"] = "estimated"
-    """How it is told whether training had converged: from the part of the curve at a constant rate, or by a second dictionary that learns half the tokens under its own whole schedule (half of the cost again)."""
-    warm_up: float = Field(default=0.05, ge=0, le=1)
-    """Share of the updates over which the learning rate rises from zero."""
-    decay: float = Field(default=0.2, ge=0, le=1)
-    """Share of the updates, at the end, over which the learning rate falls to zero."""
-    clip: PositiveFloat = 1.0
-    """Largest norm of the gradient."""
-    precision: Precision = "float32"
-    """Of the encoder's product while learning: bfloat16 rounds its factors and sums in float32, which is faster on a GPU; weights, gradients and whatever is encoded later stay in float32."""
-    dead_after: PositiveInt | None = None
-    """Tokens of silence after which a latent counts as dead; null is a twentieth of the run, at most the field's 10 million."""
-    hook_point: str = ""
-    """Which captured hook point to learn; empty takes the first."""
-    split: str = "train"
-    """The split to learn from."""
-    held_out: str = "validate"
-    """The split on which the result is measured."""
-    log_every: PositiveInt = 50
-    """Updates between two points of the curves."""
-    seed: int = 0
-    """Seed of the first values and, unless `order` is given, of the order of tokens."""
-    order: int | None = None
-    """Seed of the order of tokens and of the sample that sets the scale; null takes `seed`. Dictionaries of one order share a stream."""
-    checkpoint_every: PositiveInt = execution(200)
-    """Updates between two checkpoints, from which an interrupted run continues."""
-
-    @model_validator(mode="after")
-    def _can_be_whitened(self) -> TrainConfig:
-        if self.normalise == "whiten" and not architectures[self.dictionary.kind].folds:
-            able = ", ".join(name for name, entry in architectures.items() if entry.folds)
-            raise ValueError(
-                f"normalise is whiten, and {self.dictionary.kind} has no encoder and decoder of its own that the map could be "
-                f"folded into; set normalise=scale, or take one of {able}"
-            )
-        return self
-
-    @property
-    def batch(self) -> int:
-        """Tokens in one update."""
-        if self.batch_size is not None:
-            return self.batch_size
-        fewest, most = BATCHES
-        wanted = max(1, self.tokens // UPDATES)
-        return min(most, max(fewest, 1 << (wanted.bit_length() - 1)))
-
-    @property
-    def updates(self) -> int:
-        """Batches that are learnt from; none where there is nothing to learn."""
-        learns = architectures[self.dictionary.kind].learns
-        return math.ceil(self.tokens / self.batch) if learns != "nothing" else 0
-
-    @property
-    def silence(self) -> int:
-        """Tokens of silence after which a latent counts as dead."""
-        return self.dead_after or max(1, min(PATIENCE, self.tokens // 20))
-
-    @property
-    def relative_cost(self) -> float:
-        """Cost of all that is learnt, the search and the half run with it, over the cost of the dictionary alone."""
-        learns = architectures[self.dictionary.kind].learns == "gradients"
-        return 1 + learns * (self.search_share * (self.lr == "search") + 0.5 * (self.convergence == "measured"))
-
-
-def raised(lr: float, updates: int) -> float:
-    """An architecture's own learning rate, raised for a run that is shorter than those it is made for.
-
-    Never lowered, and never raised above HIGHEST.
-    """
-    return max(lr, min(HIGHEST, lr * (LONG / max(1, updates)) ** STEEPNESS))
+"""(a batch of `stream.Contexts`, its reconstruction by name in activation units) -> loss terms of a model by name, weights
+applied. Whoever makes one stands above this package, which knows no model."""
 
 
 class LongestSilence:
@@ -176,6 +69,7 @@ class Learner:
     """One dictionary in training: its optimiser, its schedules, its counters of silent tokens.
 
     Attributes:
+        spliced_from: updates that are made before a model takes part; all where none does.
         first: the decoder's rows before the first update; None where gradients leave them alone.
         turned: once it has learnt, the median cosine between these and the rows then.
     """
@@ -192,6 +86,7 @@ class Learner:
         self.folds = True  # at the end; not where the objective that it learnt by is still to be measured
         self.recipe = dictionary.recipe
         self.steps = config.updates
+        self.spliced_from = config.spliced_from if splice is not None else self.steps
         self.step = 0
         self.peak = config.lr or raised(self.recipe.lr, self.steps)
         self.learnt = {name: weights for name, weights in dictionary.named_parameters() if weights.requires_grad}
@@ -220,7 +115,7 @@ class Learner:
         """Activations as the dictionary sees them while it learns."""
         if self.whitening is None:
             return batch
-        return {name: self.whitening.whitened(rows) for name, rows in batch.items()}
+        return {name: self.whitening.whitened(batch[name]) for name in self.dictionary.widths}
 
     def rebuilt(self, batch: Batch, name: str) -> tuple[Codes, Float[Tensor, "row width"]]:
         """Codes of activations and what they stand for, in activation units, whatever it learns from."""
@@ -231,17 +126,23 @@ class Learner:
     def finish(self) -> None:
         """After the last batch, once: what it does not learn by gradients is set, the whitening goes into the weights."""
         self.dictionary.finish()
-        if self.first is not None:
+        rivals = type(self.dictionary).rivals(self.dictionary.options) > 1  # the rows may be another one's by now
+        if self.first is not None and not rivals:
             cosines = torch.nn.functional.cosine_similarity(self.dictionary.W_dec.detach(), self.first, dim=1)
             self.turned = cosines.median().item()
         if self.whitening is not None and self.folds:
             self.dictionary.fold(self.whitening)
             self.whitening = None
 
+    def release(self) -> None:
+        """Once it has learnt: frees what only another update would need, gradients and Adam's moments."""
+        self.optimiser.state.clear()
+        self.optimiser.zero_grad(set_to_none=True)
+
     def learn(self, batch: Batch) -> None:
         """One update. Nothing here waits for the device."""
-        batch = self.read(batch)
-        n_tokens = len(next(iter(batch.values())))
+        read = self.read(batch)
+        n_tokens = len(next(iter(read.values())))
         moment = Moment(
             self.step,
             self.steps,
@@ -250,8 +151,10 @@ class Learner:
             self.silent.is_cpu or self.longest.at_most(n_tokens) >= self.config.silence,
         )
         with in_precision(self.config.precision):
-            outcome = self.dictionary.loss(batch, moment)
-        losses = dict(outcome.losses) | self._spliced(batch, outcome)
+            outcome = self.dictionary.loss(read, moment)
+        losses = dict(outcome.losses)
+        if self.splice is not None and self.step >= self.spliced_from:
+            losses = self._spliced(self.splice, batch, outcome)
         if losses:
             self._descend(torch.stack(list(losses.values())).sum())
         self.silent = torch.where(outcome.fired > 0, 0, self.silent + n_tokens)
@@ -322,11 +225,17 @@ class Learner:
         self.curve = [tuple(point) for point in json.loads(metadata["curve"])]
         return True
 
-    def _spliced(self, batch: Batch, outcome: Outcome) -> dict[str, Tensor]:
-        if self.splice is None:
-            return {}
-        scales = self.dictionary.scales
-        return dict(self.splice(batch, {name: rows / scales[name] for name, rows in outcome.reconstruction.items()}))
+    def _spliced(self, splice: Splice, batch: Batch, outcome: Outcome) -> dict[str, Tensor]:
+        """The terms of the architecture, those of reconstruction with the weight that they keep, and those of the model."""
+        keeps = self.config.splice.reconstruction
+        losses = {
+            name: keeps * term if name.partition(".")[0] == "reconstruction" else term
+            for name, term in outcome.losses.items()
+        }
+        rebuilt = {name: rows / self.dictionary.scales[name] for name, rows in outcome.reconstruction.items()}
+        if self.whitening is not None:
+            rebuilt = {name: self.whitening.restored(rows) for name, rows in rebuilt.items()}
+        return losses | dict(splice(batch, rebuilt))
 
     def _descend(self, loss: Tensor) -> None:
         """Gradient, projection, clip, Adam, renormalisation: five passes over the weights, the clip inside Adam's."""

@@ -15,13 +15,13 @@ import dataclasses
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
 
 from components.dictionary.contract import Batch, Moment
-from components.dictionary.learner import Learner, TrainConfig, raised
+from components.dictionary.learner import Learner
+from components.dictionary.settings import SpliceConfig, TrainConfig, raised
 from components.errors import DictionaryError
 from components.seeds import torch_generator
 
@@ -31,12 +31,9 @@ FACTORS = (1 / 3, 1.0, 3.0)
 STEP = 3.0
 AT_MOST = len(FACTORS) + 1
 
-Fit = Callable[[Mapping[str, Learner]], Iterator[tuple[str, dict[str, float]]]]
-"""Trains learners by label; yields the points of their curves."""
-
 
 @dataclasses.dataclass(frozen=True)
-class Trial:
+class ShortRun:
     """One candidate.
 
     Attributes:
@@ -51,13 +48,21 @@ class Trial:
 
 
 def candidate(config: TrainConfig, factor: float, own_rate: float) -> TrainConfig:
-    """The short run of one factor."""
+    """The short run of one factor; the model takes no part in it."""
     tokens = max(config.batch, round(config.tokens * config.search_share / AT_MOST))
-    short = config.model_copy(update={"tokens": tokens, "batch_size": config.batch, "convergence": "off", "lr": None})
+    short = config.model_copy(
+        update={
+            "tokens": tokens,
+            "batch_size": config.batch,
+            "convergence": "off",
+            "lr": None,
+            "splice": SpliceConfig(),
+        }
+    )
     return short.model_copy(update={"lr": factor * raised(own_rate, short.updates)})
 
 
-def next_factor(trials: list[Trial]) -> float | None:
+def next_factor(trials: list[ShortRun]) -> float | None:
     """What to try next: the three, then one beyond the end where the best stands; None when all is known."""
     tried = {trial.factor for trial in trials}
     for factor in FACTORS:
@@ -69,20 +74,20 @@ def next_factor(trials: list[Trial]) -> float | None:
     return best * STEP if best == max(tried) else best / STEP
 
 
-def best(trials: list[Trial]) -> float:
+def best(trials: list[ShortRun]) -> float:
     """The factor of the least objective.
 
     Raises:
         DictionaryError: every candidate diverged.
     """
-    found = min(trials, key=lambda trial: trial.objective)
-    if not math.isfinite(found.objective):
+    least = min(trials, key=lambda trial: trial.objective)
+    if not math.isfinite(least.objective):
         tried = ", ".join(f"{trial.lr:.3g}" for trial in trials)
         raise DictionaryError(
             f"the search for a learning rate found none: training diverged at each of {tried}; set train.lr to a number "
             f"below {min(trial.lr for trial in trials):.1g}"
         )
-    return found.factor
+    return least.factor
 
 
 @torch.no_grad()
@@ -108,7 +113,7 @@ class Search:
 
     def __init__(self, config: TrainConfig, own_rate: float, file: Path) -> None:
         self.config, self.own_rate, self._file = config, own_rate, file
-        self.trials = [Trial(**row) for row in json.loads(file.read_text("utf-8"))] if file.exists() else []
+        self.trials = [ShortRun(**row) for row in json.loads(file.read_text("utf-8"))] if file.exists() else []
 
     @property
     def next(self) -> TrainConfig | None:
@@ -120,7 +125,7 @@ class Search:
         """Keeps how the next one went."""
         factor = next_factor(self.trials)
         assert factor is not None
-        self.trials.append(Trial(factor, lr, objective))
+        self.trials.append(ShortRun(factor, lr, objective))
         self._file.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._file.with_name(f".{self._file.name}.writing")
         temporary.write_text(json.dumps([dataclasses.asdict(trial) for trial in self.trials]), "utf-8")
@@ -131,7 +136,7 @@ class Search:
         return best(self.trials) * raised(self.own_rate, updates)
 
     @property
-    def found(self) -> TrainConfig:
+    def best_config(self) -> TrainConfig:
         """The config with the rate that was found."""
         lr = self.rate(self.config.updates)
         tried = ", ".join(f"{trial.lr:.2g}: {trial.objective:.4g}" for trial in self.trials)

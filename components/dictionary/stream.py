@@ -52,7 +52,7 @@ class Stream(Rows):
             held += _length(window)
             if held < batch_size:
                 continue
-            merged = {name: self._moved(torch.cat([part[name].cpu() for part in waiting])) for name in self.hook_points}
+            merged = {name: self.moved(torch.cat([part[name].cpu() for part in waiting])) for name in self.hook_points}
             whole = held - held % batch_size
             for start in range(0, whole, batch_size):
                 yield {name: rows[start : start + batch_size] for name, rows in merged.items()}
@@ -73,11 +73,41 @@ class Stream(Rows):
                 yield self.take(window[shuffle[skip:]])
                 skip = 0
 
-    def _moved(self, rows: Tensor) -> Tensor:
-        """A whole window at once, from pinned memory, so that no batch waits for the device."""
+    def moved(self, rows: Tensor) -> Tensor:
+        """The same rows on the stream's device: a whole window at once, from pinned memory, so that no batch waits for the device."""
         if self.device.type != "cuda":
             return rows.to(self.device)
         return rows.pin_memory().to(self.device, non_blocking=True)
+
+
+class Contexts:
+    """Whole contexts of a stream's split, tokens in order, for a loss that a model gives: it needs what stands around a token.
+
+    Every epoch has an order of contexts of its own; what comes at a position is a function of (seed, position) alone. A
+    batch holds, beside the rows by name, `context` and `offset`: where each row stood in the corpus.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        provenance = stream.shards.provenance(stream.split)
+        self._place = {name: provenance[name] for name in ("context", "offset")}
+        counts = self._place["context"].unique_consecutive(return_counts=True)[1]
+        self._rows = torch.arange(stream.n_rows).split(counts.tolist())
+
+    def batches(self, batch_size: int, number: int = 0) -> Iterator[Batch]:
+        """Batches without end, beginning with the batch of this number: about `batch_size` rows, at least one context."""
+        n = len(self._rows)
+        at_once = max(1, round(batch_size * n / self.stream.n_rows))
+        order = itertools.islice(self._order(), number * at_once, None)
+        while True:
+            index = torch.cat([self._rows[context] for context in itertools.islice(order, at_once)])
+            rows = {name: self.stream.moved(x) for name, x in self.stream.take(index).items()}
+            yield rows | {name: column[index] for name, column in self._place.items()}
+
+    def _order(self) -> Iterator[int]:
+        for epoch in itertools.count():
+            generator = torch_generator(self.stream.seed, "contexts", epoch)
+            yield from torch.randperm(len(self._rows), generator=generator).tolist()
 
 
 def _length(batch: Batch) -> int:

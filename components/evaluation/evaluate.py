@@ -85,7 +85,7 @@ def _subject(folder: Path, inputs: Inputs, execution: Execution) -> Subject:
         corpus=inputs["corpus"],
         untrained=None if untrained is None else _control(untrained, execution),
         folder=folder,
-        gate=None if gated is None else gate.load(gated),
+        gate=gate.load(gated) if gated and gated.facts["hook_point"] == dictionary.hook_point else None,
     )
 
 

@@ -141,7 +141,7 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     """
     corpus, trained, shards = inputs["corpus"], inputs["dictionary"], ActivationShards(inputs["activations"])
     dictionary = Dictionary.load(trained)
-    hook_point = dictionary.reconstructs[0]
+    hook_point = dictionary.writes[0]
     if dictionary.widths[hook_point] != shards.d_in(hook_point):
         raise DictionaryError(
             f"dictionary {dictionary.name} writes {dictionary.widths[hook_point]} coordinates at {hook_point}, and the "
@@ -386,7 +386,7 @@ def _bare(known: Evidence, codes: Artifact | None, hook_point: str) -> tuple[Evi
     if untrained is None:
         return None, f"the untrained dictionary {key} is not in the store of its codes {codes.key}"
     dictionary, shards = Dictionary.load(untrained), CodeShards(codes)
-    if hook_point not in dictionary.reconstructs or shards.n_rows("select") != len(known.document):
+    if hook_point not in dictionary.writes or shards.n_rows("select") != len(known.document):
         return None, f"the untrained dictionary {key} is of other activations"
     decoder = dictionary.decoder_directions(hook_point).detach().cpu()
     return dataclasses.replace(known, codes=shards.codes("select").matrix(), decoder=decoder), None

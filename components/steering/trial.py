@@ -63,7 +63,7 @@ def mixture(dictionary: Dictionary, weights: Mapping[int, float], unit: float) -
     Raises:
         InputError: a latent that the dictionary lacks, or a sum without a direction.
     """
-    hook_point = dictionary.reconstructs[0]
+    hook_point = dictionary.writes[0]
     latents = list(weights)
     if beyond := [latent for latent in latents if not 0 <= latent < dictionary.d_sae]:
         raise InputError(f"no latent {beyond[0]} in dictionary {dictionary.name}; it has 0 to {dictionary.d_sae - 1}")

@@ -100,11 +100,13 @@ class Parent:
         stage: the name of the stage that makes it; "model" for the language model itself.
         optional: whether the stage also works without it. An experiment gives it if that stage is one of its own.
         untrained: the artifact of the untrained control instead of the dictionary's.
+        wanted: whether a stage of this section has this input at all; without it the input is no part of the key.
     """
 
     stage: str
     optional: bool = False
     untrained: bool = False
+    wanted: Callable[[Any], bool] = lambda config: True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +123,8 @@ class Stage:
         scored: whether it writes the table SCORES.
         gathers: whether every stage of the experiment that is scored is an input too, its name being the role.
         computes: whether it wants a device; what does not, takes no device slot.
+        make_many: `make` for several artifacts in one pass, label -> (folder, config, inputs), which returns the facts by
+            label; None where each is made by itself. The time that they took together is divided among them.
     """
 
     name: str
@@ -131,6 +135,9 @@ class Stage:
     scored: bool = False
     gathers: bool = False
     computes: bool = True
+    make_many: (
+        Callable[[Mapping[str, tuple[Path, Any, Inputs]], Any], Generator[Progress, None, Mapping[str, Facts]]] | None
+    ) = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -306,20 +313,14 @@ class Store:
         wanted: Mapping[str, tuple[Config, Inputs]],
         settings: Any = None,
         report: Callable[[Progress], None] = lambda progress: None,
-        make_many: Callable[
-            [Mapping[str, tuple[Path, Any, Inputs]], Any], Generator[Progress, None, Mapping[str, Facts]]
-        ]
-        | None = None,
     ) -> dict[str, tuple[Artifact, bool]]:
-        """Several artifacts of one stage, those missing made in one pass when `make_many` is given, else one by one.
+        """Several artifacts of one stage, those missing made in one pass where the stage has `make_many`, else one by one.
 
         Args:
             stage: what to make.
             wanted: label -> (config, inputs).
             settings: execution settings.
             report: called with every `Progress`.
-            make_many: label -> (folder, config, inputs) for all that are missing; returns the facts by label. The time
-                that they took together is divided among them.
         """
         keys = {label: key_of(stage, config, inputs) for label, (config, inputs) in wanted.items()}
         done = {label: found for label, key in keys.items() if (found := self.find(stage.name, key))}
@@ -335,12 +336,12 @@ class Store:
                 if found := self.find(stage.name, keys[label]):
                     result[label] = (found, True)
                     missing.remove(label)
-            groups: Sequence[list[str]] = [missing] if make_many and missing else [[label] for label in missing]
+            groups: Sequence[list[str]] = [missing] if stage.make_many and missing else [[label] for label in missing]
             for group in groups:
                 started = time.monotonic()
                 folders = {label: self._partial(stage.name, keys[label]) for label in group}
-                if make_many:
-                    work = make_many({label: (folders[label], *wanted[label]) for label in group}, settings)
+                if stage.make_many:
+                    work = stage.make_many({label: (folders[label], *wanted[label]) for label in group}, settings)
                     facts = _drain(work, report)
                 else:
                     config, inputs = wanted[group[0]]

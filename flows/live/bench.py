@@ -86,7 +86,7 @@ class Bench:
         """Mean activation norm where the dictionary writes."""
         from components.store.shards import ActivationShards
 
-        return ActivationShards(self.sources.capture).mean_norm(self.dictionary.reconstructs[0])
+        return ActivationShards(self.sources.capture).mean_norm(self.dictionary.writes[0])
 
 
 class Worker:

@@ -10,7 +10,10 @@ import numpy as np
 
 
 class DictionaryModel(mlflow.pyfunc.PythonModel):
-    """`predict(activations)` -> reconstructions; `dictionary` is the loaded dictionary itself."""
+    """`predict(activations)` -> reconstructions; `dictionary` is the loaded dictionary itself.
+
+    Where it reads or reconstructs several hook points, their coordinates lie side by side, in its own order of names.
+    """
 
     _skip_type_hint_validation = True  # arrays have no schema in MLflow, which would warn about that
 
@@ -23,12 +26,15 @@ class DictionaryModel(mlflow.pyfunc.PythonModel):
         self.dictionary = Dictionary.load(weights.parent)
 
     def predict(self, context, model_input, params=None):  # unannotated: MLflow reads hints as a schema
-        """Activations [token, d_in] -> reconstructions [token, d_in]."""
+        """Activations [token, coordinates that are read] -> reconstructions [token, coordinates that are written]."""
         import torch
 
         x = torch.as_tensor(np.asarray(model_input, dtype=np.float32))
+        reads, reconstructs = self.dictionary.reads, self.dictionary.reconstructs
+        parts = x.split([self.dictionary.widths[name] for name in reads], dim=1)
         with torch.no_grad():
-            return self.dictionary.decode(self.dictionary.encode(x)).numpy()
+            codes = self.dictionary.encode(dict(zip(reads, parts, strict=True)))
+            return torch.cat([self.dictionary.decode(codes, name) for name in reconstructs], dim=1).numpy()
 
 
 mlflow.models.set_model(DictionaryModel())

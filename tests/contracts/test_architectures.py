@@ -14,7 +14,10 @@ import torch
 from components.device import Execution
 from components.dictionary.contract import Dictionary, Moment, architectures, untrained
 from components.dictionary.encode import ENCODE, EncodeConfig
-from components.dictionary.train import TRAIN, Learner, TrainConfig, evaluate, make
+from components.dictionary.fit import evaluate
+from components.dictionary.learner import Learner
+from components.dictionary.settings import TrainConfig
+from components.dictionary.train import TRAIN, control, make
 from components.store.shards import CodeShards
 from components.store.tables import LATENTS
 from tests import toys
@@ -49,8 +52,23 @@ def entry(form):
     return architectures[form.partition("+")[0]]
 
 
-def explained(dictionary):
-    return 1 - evaluate(dictionary, [{HOOK: HELD_OUT}])["fvu"]
+def names(form):
+    """Everything that it reads or reconstructs; every name has the same rows here."""
+    reads, reconstructs = entry(form).wiring(options(form), HOOK)
+    return tuple(dict.fromkeys((*reads, *reconstructs)))
+
+
+def written(form):
+    """What `decode` gives by default."""
+    return entry(form).wiring(options(form), HOOK)[1][0]
+
+
+def batch(form, x):
+    return dict.fromkeys(names(form), x)
+
+
+def explained(form, dictionary):
+    return 1 - evaluate(dictionary, [batch(form, HELD_OUT)])["fvu"]
 
 
 def share_recovered(dictionary):
@@ -58,7 +76,7 @@ def share_recovered(dictionary):
 
 
 def begun(form, seed=0):
-    return untrained(options(form), HOOK, {HOOK: D_IN}, {HOOK: X}, torch.Generator().manual_seed(seed))
+    return untrained(options(form), HOOK, batch(form, D_IN), batch(form, X), torch.Generator().manual_seed(seed))
 
 
 def config(form, **changes):
@@ -72,7 +90,7 @@ def trained(form):
     learner = Learner(begun(form), config(form))
     losses = []
     for step in range(learner.steps):
-        learner.learn({HOOK: X[torch.arange(step * 250, step * 250 + 250) % len(X)]})
+        learner.learn(batch(form, X[torch.arange(step * 250, step * 250 + 250) % len(X)]))
         if step in (4, learner.steps - 1):
             losses.append(learner.metrics().get("loss.reconstruction"))
     learner.dictionary.finish()
@@ -95,16 +113,16 @@ def test_every_option_has_its_sentence(form):
 
 def test_shapes(form):
     dictionary = begun(form)
-    codes = dictionary.encode(HELD_OUT)
+    codes = dictionary.encode(batch(form, HELD_OUT))
     d_sae = dictionary.d_sae
     assert d_sae == entry(form).size(options(form), D_IN)
     assert (codes.n_rows, codes.d_sae) == (500, d_sae) and (codes.values > 0).all()
     assert dictionary.decode(codes).shape == HELD_OUT.shape
     assert dictionary.decoder_directions().shape == (d_sae, D_IN)
-    outcome = dictionary.loss({HOOK: X[:50]}, Moment(0, 10, torch.zeros(d_sae).bool(), torch.Generator()))
+    outcome = dictionary.loss(batch(form, X[:50]), Moment(0, 10, torch.zeros(d_sae).bool(), torch.Generator()))
     assert ("reconstruction" in outcome.losses) == (entry(form).learns == "gradients")
     assert all(term.shape == () for term in outcome.losses.values())
-    assert outcome.fired.shape == (d_sae,) and outcome.reconstruction[HOOK].shape == (50, D_IN)
+    assert outcome.fired.shape == (d_sae,) and outcome.reconstruction[written(form)].shape == (50, D_IN)
 
 
 def test_training_and_encoding_agree_on_codes_and_reconstruction(form):
@@ -112,17 +130,17 @@ def test_training_and_encoding_agree_on_codes_and_reconstruction(form):
         pytest.skip("the tokens of a training batch share a budget of latents")
     dictionary, *_ = trained(form)
     moment = Moment(10**6, 10**6, torch.zeros(dictionary.d_sae).bool(), torch.Generator())
-    outcome = dictionary.loss({HOOK: HELD_OUT}, moment)
-    codes = dictionary.encode(HELD_OUT)
-    rebuilt = outcome.reconstruction[HOOK].detach() / dictionary.scale
+    outcome = dictionary.loss(batch(form, HELD_OUT), moment)
+    codes = dictionary.encode(batch(form, HELD_OUT))
+    rebuilt = outcome.reconstruction[written(form)].detach() / dictionary.scales[written(form)]
     torch.testing.assert_close(dictionary.decode(codes), rebuilt, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(outcome.fired, (codes.dense() != 0).sum(0).float())
 
 
 def test_decoding_is_linear_in_the_codes(form):
     dictionary, *_ = trained(form)
-    codes = dictionary.encode(HELD_OUT[:20])
-    empty = dictionary.encode(HELD_OUT[:20]).rows(0, 0)
+    codes = dictionary.encode(batch(form, HELD_OUT[:20]))
+    empty = dictionary.encode(batch(form, HELD_OUT[:20])).rows(0, 0)
     assert dictionary.decode(empty).shape == (0, D_IN)
     differences = dictionary.decode(codes).diff(dim=0)
     torch.testing.assert_close(
@@ -132,9 +150,9 @@ def test_decoding_is_linear_in_the_codes(form):
 
 def test_one_row_encodes_as_in_a_batch(form):
     dictionary, *_ = trained(form)
-    batch = dictionary.encode(HELD_OUT[:30]).dense()
-    alone = torch.cat([dictionary.encode(row[None]).dense() for row in HELD_OUT[:30]])
-    torch.testing.assert_close(alone, batch, atol=1e-5, rtol=1e-5)
+    together = dictionary.encode(batch(form, HELD_OUT[:30])).dense()
+    alone = torch.cat([dictionary.encode(batch(form, row[None])).dense() for row in HELD_OUT[:30]])
+    torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-5)
 
 
 def test_what_is_saved_is_what_is_loaded(form, tmp_path):
@@ -143,7 +161,7 @@ def test_what_is_saved_is_what_is_loaded(form, tmp_path):
     loaded = Dictionary.load(tmp_path)
     assert type(loaded) is type(dictionary) and loaded.options == dictionary.options
     assert (loaded.scales, loaded.reads, loaded.name) == (dictionary.scales, dictionary.reads, dictionary.name)
-    before, after = dictionary.encode(HELD_OUT), loaded.encode(HELD_OUT)
+    before, after = dictionary.encode(batch(form, HELD_OUT)), loaded.encode(batch(form, HELD_OUT))
     assert torch.equal(before.values, after.values) and torch.equal(before.indices, after.indices)
     assert torch.equal(dictionary.decode(before), loaded.decode(after))
 
@@ -157,6 +175,30 @@ def test_the_same_seed_gives_the_same_dictionary_and_another_seed_another(form):
         )
 
 
+def test_its_control_is_untrained_of_its_size_and_of_its_wiring(form):
+    """What stands beside it in every score: as many latents, as sparse, at the same hook points, nothing learnt."""
+    trained_one, *_ = trained(form)
+    measured = evaluate(trained_one, [batch(form, HELD_OUT)])
+    facts = {
+        "architecture": trained_one.kind,
+        "d_sae": trained_one.d_sae,
+        "l0": measured["l0"],
+        "hook_point": trained_one.hook_point,
+        "reads": list(trained_one.reads),
+        "reconstructs": list(trained_one.reconstructs),
+    }
+    beside = control(config(form), facts)
+    assert beside.updates == 0
+    bare = untrained(beside.dictionary, beside.hook_point, batch(form, D_IN), batch(form, X), torch.Generator())
+    assert (bare.d_sae, bare.reads, bare.reconstructs) == (
+        trained_one.d_sae,
+        trained_one.reads,
+        trained_one.reconstructs,
+    )
+    sparse = evaluate(bare, [batch(form, HELD_OUT)])["l0"]
+    assert sparse == pytest.approx(max(1, measured["l0"]), abs=1)
+
+
 def test_learning_does_what_the_entry_says(form):
     """Gradients: the loss falls. Statistics: more variance is explained. Nothing: first values are last values."""
     dictionary, before, after = trained(form)
@@ -164,14 +206,14 @@ def test_learning_does_what_the_entry_says(form):
         case "gradients":
             assert after < (0.9 if entry(form).baseline else 0.7) * before
         case "statistics":
-            assert explained(dictionary) > explained(begun(form)) + 0.02
+            assert explained(form, dictionary) > explained(form, begun(form)) + 0.02
         case "nothing":
             first = begun(form).state_dict()
             assert all(torch.equal(tensor, first[name]) for name, tensor in dictionary.state_dict().items())
 
 
 def test_held_out_variance_is_explained_with_few_latents(form):
-    found = evaluate(trained(form)[0], [{HOOK: HELD_OUT}])
+    found = evaluate(trained(form)[0], [batch(form, HELD_OUT)])
     if entry(form).baseline:
         assert 0.25 < found["fvu"] < 1.2 and found["l0"] < 6
     else:
@@ -187,7 +229,9 @@ def test_most_planted_directions_are_recovered_and_few_by_a_baseline(form):
 
 
 def test_resumed_equals_uninterrupted_bit_for_bit(form, store, tmp_path):
-    activations = toys.activations(store, {"train": {HOOK: X[:600]}, "validate": {HOOK: HELD_OUT[:100]}}, None, 250)
+    activations = toys.activations(
+        store, {"train": batch(form, X[:600]), "validate": batch(form, HELD_OUT[:100])}, None, 250
+    )
     plan = config(form, tokens=2000, batch_size=100, log_every=5, checkpoint_every=4, dead_after=300)
     written = []
     for name, stop in (("whole", 99), ("cut", 2)):
@@ -204,7 +248,9 @@ def test_resumed_equals_uninterrupted_bit_for_bit(form, store, tmp_path):
 
 
 def test_the_stages_train_and_encode_take_it(form, store):
-    activations = toys.activations(store, {"train": {HOOK: X[:600]}, "validate": {HOOK: HELD_OUT[:100]}}, None, 250)
+    activations = toys.activations(
+        store, {"train": batch(form, X[:600]), "validate": batch(form, HELD_OUT[:100])}, None, 250
+    )
     made, _ = store.ensure(TRAIN, config(form, tokens=900, batch_size=100, log_every=5), {"activations": activations})
     dictionary, learns = Dictionary.load(made), entry(form).learns
     assert made.facts["name"] == dictionary.name and made.facts["d_sae"] == dictionary.d_sae
@@ -213,7 +259,7 @@ def test_the_stages_train_and_encode_take_it(form, store):
         ENCODE, EncodeConfig(splits=("validate",)), {"activations": activations, "dictionary": made}
     )
     codes = CodeShards(encoded).codes("validate")
-    assert torch.equal(codes.dense(), dictionary.encode(HELD_OUT[:100]).dense())
+    assert torch.equal(codes.dense(), dictionary.encode(batch(form, HELD_OUT[:100])).dense())
     latents = LATENTS.read(encoded)
     assert latents.height == dictionary.d_sae and (latents["maximum"].drop_nulls() > 0).all()
     assert encoded.facts["l0"]["validate"] == pytest.approx(made.facts["l0"])

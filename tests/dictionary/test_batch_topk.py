@@ -8,8 +8,10 @@ import torch
 from components.config import load
 from components.dictionary.architectures.batch_topk import BatchTopK, BatchTopKConfig
 from components.dictionary.contract import Dictionary, Moment
+from components.dictionary.fit import evaluate
+from components.dictionary.learner import Learner
+from components.dictionary.settings import TrainConfig
 from components.dictionary.threshold import follow
-from components.dictionary.train import Learner, TrainConfig, evaluate
 from components.errors import ConfigError
 from tests.planted import HOOK, directions, rows
 

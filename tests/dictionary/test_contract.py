@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from components.dictionary.architectures.relu import ReluConfig
 from components.dictionary.architectures.topk import TopKConfig
-from components.dictionary.contract import DESCRIBES, Dictionary, _is_pickle, architectures, untrained
+from components.dictionary.contract import Dictionary, architectures, untrained
+from components.dictionary.saved import DESCRIBES, is_pickle
 from components.errors import DictionaryError, UnknownNameError
 from components.store.shards import Codes
 from tests import toys
@@ -196,4 +197,4 @@ def test_a_pickle_is_refused_with_the_reason_and_the_way_round(tmp_path):
 def test_a_safetensors_file_that_begins_like_a_pickle_is_none(tmp_path):
     """The length of a header may be 0x280: the first bytes of a pickle of protocol 2."""
     (tmp_path / "x.safetensors").write_bytes((0x280).to_bytes(8, "little") + b"{" + b" " * (0x280 - 2) + b"}")
-    assert load_file(tmp_path / "x.safetensors") == {} and not _is_pickle(tmp_path / "x.safetensors")
+    assert load_file(tmp_path / "x.safetensors") == {} and not is_pickle(tmp_path / "x.safetensors")

@@ -14,8 +14,10 @@ from components.dictionary.architectures.pca import PcaConfig
 from components.dictionary.architectures.topk import TopKConfig
 from components.dictionary.contract import Dictionary, untrained
 from components.dictionary.convergence import Convergence
-from components.dictionary.learner import Learner, TrainConfig, raised
-from components.dictionary.train import evaluate, make, make_many
+from components.dictionary.fit import evaluate
+from components.dictionary.learner import Learner
+from components.dictionary.settings import TrainConfig, raised
+from components.dictionary.train import make, make_many
 from components.store.artifact import Store
 from tests import toys
 from tests.planted import HOOK, directions, rows
@@ -80,10 +82,10 @@ def test_the_rate_is_searched_by_factors_and_once_beyond_an_end():
     trials = []
     for objective in (0.5, 0.4, 0.3):
         factor = rates.next_factor(trials)
-        trials.append(rates.Trial(factor, factor, objective))
+        trials.append(rates.ShortRun(factor, factor, objective))
     assert [trial.factor for trial in trials] == [1 / 3, 1.0, 3.0] and rates.next_factor(trials) == 9.0
     inside = [
-        rates.Trial(factor, factor, objective) for factor, objective in zip(rates.FACTORS, (2, 1, 2), strict=True)
+        rates.ShortRun(factor, factor, objective) for factor, objective in zip(rates.FACTORS, (2, 1, 2), strict=True)
     ]
     assert rates.next_factor(inside) is None
     config = TrainConfig(tokens=4_000_000, lr="search")

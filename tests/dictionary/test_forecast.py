@@ -25,7 +25,9 @@ from components.dictionary.contract import architectures, untrained
 from components.dictionary.encode import ENCODE, EncodeConfig
 from components.dictionary.forecast import ENCODE_FORETELLER, TRAIN_FORETELLER, held, memory, probe, weights
 from components.dictionary.kernels import product
-from components.dictionary.train import TRAIN, Learner, TrainConfig
+from components.dictionary.learner import Learner
+from components.dictionary.settings import TrainConfig
+from components.dictionary.train import TRAIN
 from components.errors import DictionaryError, NoMemoryError, NoSpaceError
 from components.store.forecast import Foretold, fitting
 from tests import toys
@@ -241,7 +243,8 @@ from components.device import Execution
 from components.dictionary.architectures.topk import TopKConfig
 from components.dictionary.forecast import memory
 from components.dictionary.kernels import product
-from components.dictionary.train import TRAIN, TrainConfig
+from components.dictionary.settings import TrainConfig
+from components.dictionary.train import TRAIN
 from components.store.artifact import Store
 from tests import toys
 from tests.planted import HOOK

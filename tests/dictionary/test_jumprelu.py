@@ -7,7 +7,9 @@ import torch
 
 from components.dictionary.architectures.jumprelu import JumpRelu, JumpReluConfig, active_latents, jump
 from components.dictionary.contract import Moment, untrained
-from components.dictionary.train import Learner, TrainConfig, evaluate
+from components.dictionary.fit import evaluate
+from components.dictionary.learner import Learner
+from components.dictionary.settings import TrainConfig
 from components.errors import DictionaryError
 from tests.planted import HOOK, directions, rows
 

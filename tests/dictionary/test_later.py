@@ -15,7 +15,9 @@ from torch import nn
 from components.config import Config
 from components.dictionary.architectures.topk import TopK, TopKConfig
 from components.dictionary.contract import Dictionary, Outcome, Recipe
-from components.dictionary.train import Learner, TrainConfig, evaluate
+from components.dictionary.fit import evaluate
+from components.dictionary.learner import Learner
+from components.dictionary.settings import SpliceConfig, TrainConfig
 from components.errors import DictionaryError
 from components.store.shards import Codes
 
@@ -187,7 +189,7 @@ def test_a_loss_spliced_in_from_outside_reaches_the_weights():
 
     plain, spliced = (TopK(TopKConfig(d_sae=8, k=2), (IN,), (IN,), WIDTHS) for _ in range(2))
     trained(plain)
-    learner = trained(spliced, splice=splice)
+    learner = trained(spliced, splice=splice, config=CONFIG.model_copy(update={"splice": SpliceConfig(share=1)}))
     assert "loss.through_the_model" in learner.metrics()
     assert seen[0].shape == X.shape and seen[0].norm() > 0.3 * X.norm()  # activation units
     assert spliced.decode(spliced.encode(X)).norm() < 0.95 * plain.decode(plain.encode(X)).norm()

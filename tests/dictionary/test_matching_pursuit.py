@@ -10,7 +10,8 @@ from components.config import load
 from components.dictionary.architectures.matching_pursuit import MatchingPursuit, MatchingPursuitConfig
 from components.dictionary.contract import Moment
 from components.dictionary.kernels.pursuit import pursue
-from components.dictionary.train import Learner, TrainConfig
+from components.dictionary.learner import Learner
+from components.dictionary.settings import TrainConfig
 from components.errors import ConfigError
 from tests.planted import HOOK, directions, rows
 

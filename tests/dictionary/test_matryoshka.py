@@ -8,7 +8,9 @@ import torch
 from components.config import load
 from components.dictionary.architectures.matryoshka import Matryoshka, MatryoshkaConfig
 from components.dictionary.contract import Moment
-from components.dictionary.train import Learner, TrainConfig, evaluate
+from components.dictionary.fit import evaluate
+from components.dictionary.learner import Learner
+from components.dictionary.settings import TrainConfig
 from components.errors import ConfigError
 from tests.planted import HOOK, directions, rows
 

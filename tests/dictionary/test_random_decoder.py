@@ -8,7 +8,8 @@ import torch
 from components.config import load
 from components.dictionary.architectures.random_decoder import RandomDecoder, RandomDecoderConfig
 from components.dictionary.contract import Moment
-from components.dictionary.train import Learner, TrainConfig
+from components.dictionary.learner import Learner
+from components.dictionary.settings import TrainConfig
 from components.errors import ConfigError
 from tests.planted import HOOK, directions, rows
 

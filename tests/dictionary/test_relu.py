@@ -7,7 +7,8 @@ import torch
 
 from components.dictionary.architectures.relu import Relu, ReluConfig
 from components.dictionary.contract import Moment, untrained
-from components.dictionary.train import Learner, TrainConfig
+from components.dictionary.learner import Learner
+from components.dictionary.settings import TrainConfig
 from tests.planted import HOOK, directions, rows
 
 NAMES = (HOOK,), (HOOK,)

@@ -9,8 +9,9 @@ from components.device import Execution
 from components.dictionary.architectures.neurons import NeuronsConfig
 from components.dictionary.architectures.relu import ReluConfig
 from components.dictionary.architectures.topk import TopKConfig
+from components.dictionary.settings import TrainConfig
 from components.dictionary.stream import Stream
-from components.dictionary.train import TRAIN, TrainConfig, make_many, stream_of
+from components.dictionary.train import TRAIN, make_many, stream_of
 from components.store.artifact import Store, key_of
 from tests import toys
 from tests.planted import HOOK, directions, rows
@@ -57,7 +58,7 @@ def reads(monkeypatch):
 def test_together_gives_the_keys_and_the_bits_of_alone_and_reads_each_batch_once(store, alone, monkeypatch):
     by_itself, activations = alone
     counted = reads(monkeypatch)
-    made = store.ensure_many(TRAIN, wanted(activations), Execution(device="cpu"), make_many=make_many)
+    made = store.ensure_many(TRAIN, wanted(activations), Execution(device="cpu"))
     assert len(counted) == 30
     for label, (artifact, hit) in made.items():
         assert not hit and artifact.key == by_itself[label].key
@@ -71,8 +72,8 @@ def test_together_gives_the_keys_and_the_bits_of_alone_and_reads_each_batch_once
 
 def test_what_is_there_already_is_not_trained_again_with_the_others(store, alone):
     _, activations = alone
-    store.ensure_many(TRAIN, wanted(activations, ("wide",)), make_many=make_many)
-    made = store.ensure_many(TRAIN, wanted(activations), make_many=make_many)
+    store.ensure_many(TRAIN, wanted(activations, ("wide",)))
+    made = store.ensure_many(TRAIN, wanted(activations))
     assert {label for label, (_, hit) in made.items() if hit} == {"wide"}
     assert made["narrow"][0].facts["trained_together"] == 3
 

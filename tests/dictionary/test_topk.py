@@ -9,8 +9,9 @@ from components.config import load
 from components.dictionary.architectures import topk
 from components.dictionary.architectures.topk import TopK, TopKConfig
 from components.dictionary.contract import Moment
+from components.dictionary.learner import Learner
 from components.dictionary.nonlinearities import largest_of
-from components.dictionary.train import Learner, TrainConfig
+from components.dictionary.settings import TrainConfig
 from components.errors import ConfigError
 from tests.planted import HOOK, directions, rows
 

@@ -17,19 +17,11 @@ from components.dictionary.architectures.pca import PcaConfig
 from components.dictionary.architectures.relu import ReluConfig
 from components.dictionary.architectures.topk import TopKConfig
 from components.dictionary.contract import Dictionary, Moment, untrained
-from components.dictionary.learner import raised
+from components.dictionary.fit import evaluate, fit
+from components.dictionary.learner import Learner, LongestSilence
+from components.dictionary.settings import TrainConfig, cautions, raised
 from components.dictionary.stream import Stream
-from components.dictionary.train import (
-    TRAIN,
-    Learner,
-    LongestSilence,
-    TrainConfig,
-    cautions,
-    control,
-    evaluate,
-    fit,
-    make,
-)
+from components.dictionary.train import TRAIN, control, make
 from components.errors import ConfigError, DictionaryError, InputError
 from components.store.artifact import key_of
 from components.store.shards import ActivationShards

@@ -7,8 +7,9 @@ import torch
 
 from components.config import load
 from components.dictionary.contract import Dictionary, architectures, untrained
-from components.dictionary.learner import Learner, TrainConfig
-from components.dictionary.train import evaluate
+from components.dictionary.fit import evaluate
+from components.dictionary.learner import Learner
+from components.dictionary.settings import TrainConfig
 from components.dictionary.whitening import whitening_of
 from components.errors import ConfigError, DictionaryError
 from tests.planted import HOOK, directions, rows

@@ -11,7 +11,8 @@ import torch
 
 from components.device import Execution
 from components.dictionary.architectures.topk import TopKConfig
-from components.dictionary.train import TRAIN, TrainConfig
+from components.dictionary.settings import TrainConfig
+from components.dictionary.train import TRAIN
 from components.evaluation.compare import (
     COMPARE,
     STABILITY,

@@ -15,7 +15,8 @@ from components.corpus.read import READ, ReadConfig, SplitsConfig
 from components.device import Execution
 from components.dictionary.architectures.relu import Relu, ReluConfig
 from components.dictionary.architectures.topk import TopKConfig
-from components.dictionary.train import TRAIN, TrainConfig
+from components.dictionary.settings import TrainConfig
+from components.dictionary.train import TRAIN
 from components.evaluation.contract import Subject
 from components.evaluation.evaluate import EVALUATE, EvaluateConfig
 from components.evaluation.evaluations.first_letter import (

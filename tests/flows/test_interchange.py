@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from components.config import override
 from components.dictionary.contract import Dictionary
-from components.dictionary.interchange.contract import conversion
+from components.dictionary.interchange.files import conversion
 from components.errors import DictionaryError, MissingArtifactError
 from components.experiment import ExperimentConfig
 from components.model.language_model import ModelConfig

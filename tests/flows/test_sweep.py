@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from components.config import override
 from components.device import Execution
 from components.errors import ConfigError, DictionaryError, NoMemoryError
-from components.experiment import ExperimentConfig
+from components.experiment import STAGES, ExperimentConfig
 from components.store.artifact import Store
 from components.store.tables import COMPARISON
 from flows import steps
@@ -114,7 +115,7 @@ def test_of_a_group_that_memory_cannot_hold_each_is_trained_alone(
         )
         return plain(self, stage, given, *arguments)
 
-    monkeypatch.setattr(steps, "make_many", too_large)
+    monkeypatch.setitem(STAGES, "train", replace(STAGES["train"], make_many=too_large))
     monkeypatch.setattr(steps.Store, "ensure_many", ensure_many)
     config = override(swept, {"sweep.seeds": [9], "execution.devices": []})
     with Chain(config, plain=True) as chain:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -159,10 +160,11 @@ def test_several_artifacts_are_made_in_one_pass_and_only_those_missing(store: St
         return {label: {"together": True} for label in wanted}
 
     wanted = {label: (TextConfig(text=label), {}) for label in "abc"}
-    made = store.ensure_many(TEXT, wanted, make_many=together)
+    stage = dataclasses.replace(TEXT, make_many=together)
+    made = store.ensure_many(stage, wanted)
     assert passes == [["b", "c"]]
     assert {label: hit for label, (_, hit) in made.items()} == {"a": True, "b": False, "c": False}
-    assert all(hit for _, hit in store.ensure_many(TEXT, wanted, make_many=together).values())
+    assert all(hit for _, hit in store.ensure_many(stage, wanted).values())
 
 
 def test_two_labels_of_one_key_are_one_artifact(store: Store) -> None:

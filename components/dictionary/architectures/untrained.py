@@ -6,7 +6,7 @@ The first values of `topk` and nothing after them (the same seed gives the same 
 one of least squared error on the sample. Random directions overlap, so that with g = 1 the reconstruction overshoots and is
 worse than the mean activation; a baseline for reconstruction must not lose by its size alone. The gain changes no order of
 latents. The chain makes such a control beside every dictionary, as sparse as that one turned out
-(`components.dictionary.train.control`).
+(`Dictionary.control`).
 
 Source: Heap et al. 2025, "Sparse autoencoders can interpret randomly initialized transformers" (arXiv:2501.17727), asks
 the question of models; here it is the dictionary that is random.

@@ -15,8 +15,10 @@ from pydantic import Field
 
 from components.config import Config, execution
 from components.device import Execution
-from components.dictionary.interchange.contract import bring, formats
-from components.dictionary.train import evaluate, facts_of
+from components.dictionary.fit import evaluate
+from components.dictionary.interchange.contract import formats
+from components.dictionary.interchange.exchange import bring
+from components.dictionary.train import facts_of
 from components.errors import DictionaryError
 from components.store.artifact import Inputs, Parent, Progress, Stage, Work, digest
 from components.store.rows import Rows

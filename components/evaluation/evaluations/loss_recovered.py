@@ -55,7 +55,7 @@ class LossRecovered(Evaluation):
 
     def measure(self, subject: Subject) -> Measuring:
         """For each hook point the pass goes on from it five times: clean, ablated twice, spliced, the untrained spliced."""
-        hook_points = [name for name in subject.dictionary.reconstructs if not name.startswith("gradient:")]
+        hook_points = subject.dictionary.writes
         contexts = _contexts(subject, self.settings.tokens, self.services.seed)
         model = self.services.model and self.services.model.load(self.services.execution)
         reason = "no model came with these activations" if model is None else _obstacle(subject, model, contexts)

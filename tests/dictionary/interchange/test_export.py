@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from components.dictionary.architectures.relu import ReluConfig
 from components.dictionary.architectures.topk import TopKConfig
 from components.dictionary.contract import architectures, untrained
-from components.dictionary.interchange.contract import bring, deviation, export, formats, written
+from components.dictionary.interchange.contract import formats, written
+from components.dictionary.interchange.exchange import bring, deviation, export
 from components.errors import DictionaryError
 from tests.planted import HOOK, directions, rows
 

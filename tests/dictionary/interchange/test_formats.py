@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from components.dictionary.contract import Dictionary, architectures
-from components.dictionary.interchange.contract import bring, conversion, deviation, formats
+from components.dictionary.interchange.contract import formats
+from components.dictionary.interchange.exchange import bring, deviation
+from components.dictionary.interchange.files import conversion
 from components.errors import DictionaryError, UnknownNameError
 from tests import foreign
 from tests.foreign import D_IN, D_SAE, K

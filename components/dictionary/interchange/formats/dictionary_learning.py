@@ -29,18 +29,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from components.dictionary.interchange.contract import (
-    Format,
-    Weights,
-    checked,
-    formats,
-    read_json,
-    read_tensors,
-    section,
-    text,
-    whole,
-    write_files,
-)
+from components.dictionary.interchange.contract import Format, Weights, formats
+from components.dictionary.interchange.files import checked, read_json, read_tensors, section, text, whole, write_files
 from components.errors import DictionaryError
 
 CONFIG, WEIGHTS = "config.json", "ae.safetensors"

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from components.dictionary.interchange.contract import Format, Weights, checked, formats
+from components.dictionary.interchange.contract import Format, Weights, formats
+from components.dictionary.interchange.files import checked
 from components.errors import DictionaryError
 
 WEIGHTS = "params.npz"

@@ -23,18 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from components.dictionary.interchange.contract import (
-    Format,
-    Weights,
-    checked,
-    formats,
-    number,
-    read_json,
-    read_tensors,
-    section,
-    text,
-    whole,
-)
+from components.dictionary.interchange.contract import Format, Weights, formats
+from components.dictionary.interchange.files import checked, number, read_json, read_tensors, section, text, whole
 from components.errors import DictionaryError
 
 CONFIG, WEIGHTS = "config.json", "sae_weights.safetensors"

@@ -1,0 +1,135 @@
+"""What is no autoencoder of one hook point goes through everything: the laws, and an experiment from capture to report.
+
+The doubles of `tests/wirings/` are files as anybody would add them. Each is put into a copy of the sources, because an
+architecture that is there at all is in every form, sweep and list.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from components.dictionary.settings import TrainConfig
+from components.store.artifact import Store
+from components.store.tables import CURVE, REPORT, STRENGTHS
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+MLP_IN, MLP_OUT = "module:model.layers.2.mlp:input", "mlp_out.2"
+CROSSED = ("resid_post.1", "resid_post.2")
+DOUBLES = ("transcoder", "crosscoder", "rivals")
+RUNS = {
+    "transcoder": ("train.dictionary.kind=transcoder", f"train.hook_point={MLP_IN}", "train.normalise=scale"),
+    "crosscoder": ("train.dictionary.kind=crosscoder", "train.normalise=scale"),
+    "fine_tuned": (f"train.hook_point={CROSSED[1]}", "train.splice.share=0.25"),
+}
+CHAINS = """
+import sys
+
+from flows.parameters import resolve
+from flows.steps import Chain
+
+*shared, runs = sys.argv[1:]
+for run in runs.split("|"):
+    config = resolve([*shared, *run.split()], "examples/tiny.yaml")
+    with Chain(config, plain=True) as chain:
+        print(chain.report().key)
+"""
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A copy of the sources, with each double as one more file."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("components", "flows", "tests", "examples"):
+        shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(REPOSITORY / "data" / "demo", folder / "data" / "demo")
+    for name in ("pyproject.toml", "params.yaml"):
+        shutil.copy(REPOSITORY / name, folder)
+    for name in DOUBLES:
+        shutil.copy(REPOSITORY / "tests" / "wirings" / f"{name}.py", folder / "components/dictionary/architectures")
+    return folder
+
+
+def python(folder: Path, *arguments: str) -> str:
+    environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=800,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def reports(checkout):
+    """The artifact of `report` of every run, by its name; all of them read one corpus and one capture."""
+    store = checkout / "artifacts"
+    points = ",".join((MLP_IN, MLP_OUT, *CROSSED))
+    shared = (f"capture.hook_points=[{points}]", f"execution.store={store}", "execution.device=cpu")
+    runs = "|".join(" ".join(run) for run in RUNS.values())
+    keys = python(checkout, "-c", CHAINS, *shared, runs).split()
+    return {name: Store(store).get("report", key) for name, key in zip(RUNS, keys[-len(RUNS) :], strict=True)}
+
+
+@pytest.mark.parametrize("double", DOUBLES)
+def test_it_keeps_the_laws(checkout, double):
+    laws = "tests/contracts/test_architectures.py"
+    told = python(checkout, "-m", "pytest", "-x", "-p", "no:cacheprovider", laws, "-k", double)
+    assert "passed" in told and "failed" not in told
+
+
+def behind(report, stage):
+    """The artifact of a stage behind a report."""
+    return Store(report.folder.parent.parent).get(**report.manifest["inputs"][stage])
+
+
+def scores(report, name):
+    frame = REPORT.read(report)
+    return {row["hook_point"]: row for row in frame.iter_rows(named=True) if row["name"] == name}
+
+
+def test_a_transcoder_is_measured_where_it_writes_and_steered_there(reports):
+    report = reports["transcoder"]
+    facts = behind(report, "train").facts
+    assert (facts["reads"], facts["reconstructs"]) == ([MLP_IN], [MLP_OUT])
+    for name in ("evaluate.fvu", "evaluate.loss_recovered.mean_ablation"):
+        (place,) = scores(report, name)
+        row = scores(report, name)[place]
+        assert place == MLP_OUT and row["value"] is not None and row["baseline"] is not None, row
+    assert scores(report, "evaluate.fvu")[MLP_OUT]["value"] < scores(report, "evaluate.fvu")[MLP_OUT]["baseline"]
+    steered = behind(report, "steer")
+    assert steered.facts["hook_point"] == MLP_OUT
+    assert STRENGTHS.read(steered)["kl"].drop_nulls().len() > 0
+
+
+def test_a_crosscoder_is_measured_at_every_hook_point_and_steered_at_the_first(reports):
+    report = reports["crosscoder"]
+    for name in ("evaluate.fvu", "evaluate.loss_recovered.mean_ablation", "evaluate.cross_entropy_rise"):
+        rows = scores(report, name)
+        assert set(rows) == set(CROSSED)
+        assert all(row["value"] is not None and row["baseline"] is not None for row in rows.values()), rows
+    assert behind(report, "steer").facts["hook_point"] == CROSSED[0]
+    assert behind(report, "encode").facts["l0"]["test"] > 1
+
+
+def test_a_fine_tuned_dictionary_has_its_model_in_its_lineage_and_its_loss_in_its_curve(reports):
+    trained = behind(reports["fine_tuned"], "train")
+    assert set(trained.manifest["inputs"]) == {"activations", "model", "corpus"}
+    assert {"loss.kl", "loss.reconstruction", "fvu"} <= set(CURVE.read(trained)["name"])
+    assert scores(reports["fine_tuned"], "evaluate.loss_recovered.mean_ablation")[CROSSED[1]]["value"] > 0
+
+
+def test_without_a_splice_a_dictionary_rests_on_activations_alone(reports):
+    assert set(behind(reports["crosscoder"], "train").manifest["inputs"]) == {"activations"}
+    assert TrainConfig().splice.share == 0
