@@ -25,7 +25,7 @@ from components.device import Execution
 from components.dictionary.train import make_many
 from components.errors import ModelError
 from components.experiment import ExperimentConfig, stage_of
-from components.model.language_model import ModelConfig, ModelReference
+from components.model.reference import ModelConfig, ModelReference
 from components.store.artifact import Artifact, Progress, Store, key_of
 from flows.progress import progress_bar
 from flows.stack import slots

@@ -20,7 +20,7 @@ from components.device import Execution
 from components.dictionary.architectures.topk import TopKConfig
 from components.dictionary.encode import ENCODE, EncodeConfig
 from components.dictionary.train import TRAIN, TrainConfig
-from components.model.language_model import ModelReference
+from components.model.reference import ModelReference
 from components.steering.steer import STEER, SteerConfig
 from components.store.artifact import Artifact, Store
 from components.store.report import REPORT, ReportConfig

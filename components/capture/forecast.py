@@ -12,7 +12,7 @@ from components.capture.capture import CaptureConfig, memory_bytes, row_bytes, s
 from components.device import Execution
 from components.errors import CorpusError
 from components.model.hook_point import translate
-from components.model.language_model import ModelReference
+from components.model.reference import ModelReference
 from components.registry import nearest
 from components.store.forecast import Forecast, Foreteller, Knob, Timing, lower
 

@@ -148,6 +148,20 @@ def tokenizer(folder: Path) -> Any:
             ) from error
 
 
+def new_llama(**shape: Any) -> Any:
+    """A Llama with random weights of that configuration."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(LlamaConfig(**shape))
+
+
+def new_tokenizer(tokenizer: Any, **settings: Any) -> Any:
+    """A tokenizer of the `tokenizers` library as transformers saves and uses it."""
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **settings)
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Transformers without progress bars and advice, while inside."""

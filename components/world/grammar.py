@@ -20,7 +20,9 @@ from pydantic import Field
 
 from components.config import Config
 from components.seeds import derive, numpy_generator
-from components.world.contract import Concept, Draw, Family, Label, Pair, Story, Telling, Weighted, families
+from components.world.contract import Concept, Family, Label, Pair, Story, families
+from components.world.draw import Draw, Weighted
+from components.world.telling import Telling
 
 Split = Literal["pretrain", "train", "select", "explain", "calibrate", "judge", "validate", "neutral", "test"]
 SPLITS: tuple[Split, ...] = (

@@ -13,7 +13,8 @@ import transformers
 from components.device import Execution
 from components.errors import ModelError
 from components.model.generation import generate
-from components.model.language_model import LanguageModel, ModelConfig, ModelReference
+from components.model.language_model import LanguageModel
+from components.model.reference import ModelConfig, ModelReference
 from tests import toys
 
 TOKENS = torch.tensor([[1, 4, 6, 12, 15, 4], [1, 5, 8, 13, 16, 20]])

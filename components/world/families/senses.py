@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from components.world.contract import Family, Found, Telling, families
+from components.world.contract import Family, WordLabels, families
+from components.world.telling import Telling
 
 DOUBLES = {
     word: tuple(topics.split())
@@ -56,7 +57,7 @@ class Senses(Family):
     def __init__(self) -> None:
         self.sentences = ((0.05, is_like), (0.06, meet), (0.04, talk))
 
-    def labels(self, telling: Telling, class_of: Mapping[str, str]) -> Found:
+    def labels(self, telling: Telling, class_of: Mapping[str, str]) -> WordLabels:
         """The sense of each two-sense word, which is that of the story's topic."""
         for at, word in enumerate(telling.words):
             if class_of[word] == "double":
