@@ -2,8 +2,8 @@
 
 A pass stops at the last hook point it needs (a private exception, raised by the hook and caught here), takes no
 gradients unless asked, and leaves no hook behind whatever happens inside. Padding may lie left or right of a row:
-positions are counted over real tokens and given to the model explicitly. A model that looks ahead is refused when it is
-loaded: padding and later documents would enter its activations.
+positions are counted over real tokens and given to the model explicitly. A model whose attention looks both ways is an
+`EncoderModel` (`components/model/encoder_model.py`): padding and later documents would enter its activations here.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from components.errors import CapabilityError, HookPointError
+from components.errors import CapabilityError, HookPointError, ModelError
 from components.model import loading, resumption, trial
 from components.model.hook_point import HookPoint, attach, find
 from components.model.intervention import Edit, Places
@@ -39,14 +39,24 @@ class LanguageModel:
         d_model: width of the residual stream.
         vocab_size: number of token ids.
         context_length: most positions that it was built for; None where its configuration does not say.
-
-    Raises:
-        ModelError: the model looks ahead, or needs more than token ids.
+        causal: whether what it computes for a token depends on earlier tokens alone.
     """
 
-    def __init__(self, network: nn.Module, tokenizer: Any = None) -> None:
+    causal: ClassVar[bool] = True
+
+    def __init__(self, network: nn.Module, tokenizer: Any = None, causal: bool | None = None) -> None:
+        """Finds out nothing but whether the network is causal; whatever else is asked is tried when it is asked.
+
+        Args:
+            network: the transformers module.
+            tokenizer: its tokenizer.
+            causal: whether the network is causal, where that is known; None tries it.
+
+        Raises:
+            ModelError: the network looks ahead, or needs more than token ids.
+        """
         self.network: Any = network.eval().requires_grad_(False)
-        trial.refuse_what_is_not_causal(self.network)
+        self._check(trial.is_causal(self.network) if causal is None else causal)
         self.tokenizer = tokenizer
         self.n_layers, self.d_model, self.vocab_size, self.context_length = loading.sizes(self.network.config)
         self._arguments = frozenset(inspect.signature(self.network.forward).parameters)
@@ -57,6 +67,13 @@ class LanguageModel:
         self._layout = Layout(self.network, self.n_layers, self.d_model, trial.tokens_apart(self.network), self._try)
         self._hook_points: dict[str, HookPoint] = {}
         self._overwritten: set[str] = set()
+
+    def _check(self, causal: bool) -> None:
+        if not causal:
+            raise ModelError(
+                f"{type(self.network).__name__} looks ahead: later tokens change what it computes for earlier ones, so "
+                "padding and other documents would enter its activations; read it as an EncoderModel"
+            )
 
     @property
     def device(self) -> torch.device:
@@ -72,8 +89,10 @@ class LanguageModel:
     def eos(self) -> frozenset[int]:
         """Token ids that end a text: those of the tokenizer, of the configuration and of the generation settings."""
         config = self.network.config
-        told = (self.tokenizer, config, config.get_text_config(decoder=True), self.network.generation_config)
-        return frozenset(token for where in told for token in loading.end_tokens(getattr(where, "eos_token_id", None)))
+        places = (self.tokenizer, config, config.get_text_config(decoder=True), self.network.generation_config)
+        return frozenset(
+            token for where in places for token in loading.end_tokens(getattr(where, "eos_token_id", None))
+        )
 
     @functools.cached_property
     def capabilities(self) -> frozenset[str]:
@@ -141,14 +160,14 @@ class LanguageModel:
             HookPointError: an unknown hook point, or one that the pass never reaches.
         """
         points = {name: self.hook_point(name) for name in hook_points}
-        found: dict[str, Tensor] = {}
+        activations: dict[str, Tensor] = {}
         version: dict[str, int] = {}
 
         def keep(name: str, x: Tensor) -> Tensor:
-            if name not in found:
-                found[name] = x.clone() if name in self._overwritten else x
-                version[name] = found[name]._version
-            if len(found) == len(points):
+            if name not in activations:
+                activations[name] = x.clone() if name in self._overwritten else x
+                version[name] = activations[name]._version
+            if len(activations) == len(points):
                 raise _Stop
             return x
 
@@ -156,13 +175,20 @@ class LanguageModel:
             for name, point in points.items():
                 stack.callback(self.attach(point, functools.partial(keep, name)).remove)
             self._pass(tokens, attention_mask)
-        if missing := sorted(set(points) - set(found)):
+        if missing := sorted(set(points) - set(activations)):
             raise HookPointError(f"the pass never came to {', '.join(missing)}; name a module that the model calls")
-        if overwritten := {name for name, x in found.items() if x._version != version[name]}:
+        if overwritten := {name for name, x in activations.items() if x._version != version[name]}:
             # Falcon adds attention into the MLP's output: what was kept is no longer what was there
             self._overwritten |= overwritten
             return self.read(tokens, hook_points, attention_mask, edits)
-        return {name: found[name] for name in points}
+        return {name: activations[name] for name in points}
+
+    def last_activations(self, tokens: Int[Tensor, "b t"], attention_mask: Tensor) -> Float[Tensor, "b t d"]:
+        """What the network's body ends in, behind its last norm and before any head, in the dtype of the weights."""
+        with torch.no_grad():
+            body = self.network.base_model
+            arguments = {"attention_mask": attention_mask.to(self.device)} if self.takes("attention_mask") else {}
+            return body(input_ids=tokens.to(self.device), use_cache=False, **arguments)[0]
 
     def logits(
         self,
@@ -209,18 +235,18 @@ class LanguageModel:
         self.require("gradients")
         self.require("causal_loss")
         points = {name: self.hook_point(name) for name in hook_points}
-        found: dict[str, Tensor] = {}
+        activations: dict[str, Tensor] = {}
 
         def keep(name: str, x: Tensor) -> Tensor:
-            found[name] = x if x.requires_grad else x.detach().requires_grad_()
-            return found[name].clone()  # the model may write into what it goes on with
+            activations[name] = x if x.requires_grad else x.detach().requires_grad_()
+            return activations[name].clone()  # the model may write into what it goes on with
 
         with torch.enable_grad(), self.edited(*edits), contextlib.ExitStack() as stack:
             for name, point in points.items():
                 stack.callback(self.attach(point, functools.partial(keep, name)).remove)
             value = objective(self._pass(tokens, attention_mask).logits.float())
-            gradients = torch.autograd.grad(value, [found[name] for name in points])
-        return {name: found[name].detach() for name in points}, dict(zip(points, gradients, strict=True))
+            gradients = torch.autograd.grad(value, [activations[name] for name in points])
+        return {name: activations[name].detach() for name in points}, dict(zip(points, gradients, strict=True))
 
     def resume(
         self,
@@ -292,14 +318,14 @@ class LanguageModel:
                 return x
             assert self._places is not None, "a hook met a pass that was not started by this class"
             b, t = self._places.position.shape
-            found = point.arrangement.by_token(x, b, t)
-            if found is None or found.shape[2] != point.width:
+            rows = point.arrangement.by_token(x, b, t)
+            if rows is None or rows.shape[2] != point.width:
                 raise HookPointError(
                     f"{point.name} holds {list(x.shape)} where {b} rows of {t} tokens pass, which is no vector for each "
                     "token; name another module"
                 )
-            new = function(found)
-            return x if new is found else point.arrangement.back(new, x)
+            changed = function(rows)
+            return x if changed is rows else point.arrangement.back(changed, x)
 
         return attach(self.network, point, by_token)
 
@@ -369,11 +395,11 @@ class LanguageModel:
         text = text[:, n_pad:]
         behind = nn.functional.pad(text, (n_pad, 0))
         position = (torch.arange(behind.shape[1], device=self.device) - n_pad).clamp(min=-1)[None]
-        found, wanted = (
+        padded, alone = (
             trial.outcome(self.network, tokens, **kwargs)
             for tokens, kwargs in ((behind, self._behind_padding(position)), (text, {}))
         )
-        return trial.agree(found[:, n_pad:], wanted, self.dtype)
+        return trial.agree(padded[:, n_pad:], alone, self.dtype)
 
 
 def _is_right(mask: Tensor) -> bool:

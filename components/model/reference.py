@@ -14,7 +14,7 @@ import math
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from safetensors import safe_open
@@ -23,6 +23,7 @@ from components import device
 from components.config import Config, execution
 from components.errors import InputError, ModelError
 from components.model import loading
+from components.model.encoder_model import model_of
 from components.model.hook_point import translate
 from components.model.hub import snapshot
 from components.model.language_model import LanguageModel
@@ -58,7 +59,9 @@ class ModelReference:
         stage: what kind of input this is.
     """
 
-    stage = "model"
+    stage: ClassVar[str] = "model"
+    content: ClassVar[tuple[str, ...]] = CONTENT
+    """Patterns of the files that its key is the digest of."""
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
@@ -72,10 +75,10 @@ class ModelReference:
         """
         path = expanded(self.config.path)
         local = (folder for folder in (path, REPOSITORY / path) if (folder / "config.json").is_file())
-        folder = next(local, None) or (path if loading.adapter(path) else _from_hub(self.config))
-        if found := loading.adapter(folder):
+        folder = next(local, None) or (path if loading.adapter(path) else _from_hub(self.config, self.content))
+        if file := loading.adapter(folder):
             raise ModelError(
-                f"{folder} holds an adapter ({found}), and only whole models are read; merge it into its model first "
+                f"{folder} holds an adapter ({file}), and only whole models are read; merge it into its model first "
                 "(peft: merge_and_unload, then save_pretrained to a new folder) and set model.path to that folder"
             )
         return folder
@@ -86,8 +89,10 @@ class ModelReference:
 
         Read once, so that whatever one reference makes carries one key, though the files change meanwhile.
         """
-        names = sorted({found for pattern in CONTENT for found in self.folder.glob(pattern)})
-        content: list[list[Any]] = [[path.name, _digest(path, *_state(path))] for path in names]
+        paths = sorted({path for pattern in self.content for path in self.folder.glob(pattern)})
+        content: list[list[Any]] = [
+            [path.relative_to(self.folder).as_posix(), _digest(path, *_state(path))] for path in paths
+        ]
         if more := loading.end_tokens_beside(self.folder):
             content.append(["end tokens", more])
         text = json.dumps([self.stage, self.config.dtype, content])
@@ -124,10 +129,10 @@ class ModelReference:
         Raises:
             ModelError: the folder holds none.
         """
-        found = loading.tokenizer(self.folder)
-        if found is None:
+        tokenizer = loading.tokenizer(self.folder)
+        if tokenizer is None:
             raise ModelError(f"{self.folder} holds no tokenizer (tokenizer.json); add the files of the model's own one")
-        return found
+        return tokenizer
 
     def load(self, settings: device.Execution | None = None) -> LanguageModel:
         """The model on its device, ready for inference.
@@ -139,7 +144,7 @@ class ModelReference:
         with _loading:
             network = loading.network(self.folder, getattr(torch, self.config.dtype))
             tokenizer = loading.tokenizer(self.folder)
-        return LanguageModel(network.to(where), tokenizer)
+        return model_of(network.to(where), tokenizer)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,21 +197,20 @@ def _digest(path: Path, size: int, modified: int) -> str:
 _loading = threading.Lock()  # tasks side by side: transformers imports its parts when asked for, and not safely
 
 
-def _from_hub(config: ModelConfig) -> Path:
+def _from_hub(config: ModelConfig, content: Sequence[str]) -> Path:
     from huggingface_hub import constants
 
     beside = expanded(config.path).parent
     beside = beside if beside.is_dir() else REPOSITORY / "data"
-    known = [str(found.parent) for found in beside.glob("*/config.json")]
+    known = [str(path.parent) for path in beside.glob("*/config.json")]
     known += [
-        found.name.removeprefix("models--").replace("--", "/")
-        for found in Path(constants.HF_HUB_CACHE).glob("models--*")
+        path.name.removeprefix("models--").replace("--", "/") for path in Path(constants.HF_HUB_CACHE).glob("models--*")
     ]
     where = f"no folder {config.path!r} with a config.json"
     hub_id = len(Path(config.path).parts) <= 2 and not config.path.startswith((".", "/", "~"))
     if not hub_id:
         raise ModelError(f"{where}; {nearest(config.path, known)}")
     try:
-        return snapshot(config.path, CONTENT + DOWNLOADED, online=config.online, revision=config.revision)
+        return snapshot(config.path, [*content, *DOWNLOADED], online=config.online, revision=config.revision)
     except InputError as error:
         raise ModelError(f"{where}, and {error}; {nearest(config.path, known)}") from error

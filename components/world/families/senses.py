@@ -32,11 +32,11 @@ DOUBLES = {
 
 def doubles_of() -> dict[str, tuple[str, ...]]:
     """Topic -> its two-sense words (four for each topic)."""
-    found: dict[str, tuple[str, ...]] = {}
+    doubles: dict[str, tuple[str, ...]] = {}
     for word, topics in DOUBLES.items():
         for topic in topics:
-            found[topic] = (*found.get(topic, ()), word)
-    return found
+            doubles[topic] = (*doubles.get(topic, ()), word)
+    return doubles
 
 
 @families
