@@ -20,7 +20,7 @@ from components.model.reference import REPOSITORY, ModelReference
 from components.store.shards import ActivationShards
 from components.store.tables import REPORT
 from flows.parameters import reference
-from flows.steps import Chain
+from flows.chain import Chain
 from tests.flows.conftest import TINY
 
 pytestmark = pytest.mark.timeout(600)
@@ -90,12 +90,12 @@ def config(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="module")
 def chain(config: ExperimentConfig) -> Chain:
     with Chain(config, plain=True) as made:
-        made.report()
+        made.artifact("report")
     return made
 
 
 def test_every_stage_runs_and_what_does_not_apply_says_why(chain: Chain) -> None:
-    frame = REPORT.read(chain.report())
+    frame = REPORT.read(chain.artifact("report"))
     assert set(frame["stage"]) == {"evaluate", "interpret", "steer"}
     steered = frame.filter(stage="steer")
     assert steered["value"].null_count() == steered.height > 0
@@ -108,7 +108,7 @@ def test_every_stage_runs_and_what_does_not_apply_says_why(chain: Chain) -> None
 
 
 def test_a_document_has_the_activations_that_it_has_alone(chain: Chain) -> None:
-    corpus, shards = chain.read(), ActivationShards(chain.capture())
+    corpus, shards = chain.artifact("read"), ActivationShards(chain.artifact("capture"))
     contexts = load_file(corpus.path("contexts/test.safetensors"))
     model = ModelReference(chain.config.model).load(CPU)
     provenance = shards.provenance("test")
@@ -129,4 +129,4 @@ def test_packed_contexts_are_refused_before_anything_is_captured(config: Experim
         pytest.raises(InputError, match=r"BertModel looks both ways, and documents that share a context .* packed: set "
                       r"read.contexts=padded"),
     ):  # fmt: skip
-        chain.capture()
+        chain.artifact("capture")
