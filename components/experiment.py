@@ -30,7 +30,7 @@ from components.evaluation.forecast import EVALUATE_FORETELLER
 from components.evaluation.gate import GATE
 from components.interpretation.forecast import INTERPRET_FORETELLER
 from components.interpretation.interpret import INTERPRET, InterpretConfig
-from components.model.language_model import ModelConfig
+from components.model.reference import ModelConfig
 from components.steering.forecast import STEER_FORETELLER
 from components.steering.steer import STEER, SteerConfig
 from components.store.artifact import Parent, Stage

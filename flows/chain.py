@@ -24,7 +24,7 @@ from components.evaluation.evaluate import EvaluateConfig
 from components.evaluation.gate import GateConfig
 from components.experiment import ExperimentConfig, parents, rests_on
 from components.model.hook_point import translate
-from components.model.language_model import ModelReference
+from components.model.reference import ModelReference
 from components.store.artifact import Artifact, Store
 from components.store.lineage import inputs, source
 from flows import steps

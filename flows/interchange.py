@@ -25,7 +25,7 @@ from components.errors import DictionaryError, InputError
 from components.experiment import ExperimentConfig
 from components.model.hook_point import KINDS, translate
 from components.model.hub import listing, snapshot
-from components.model.language_model import ModelConfig
+from components.model.reference import ModelConfig
 from components.paths import expanded
 from components.store.artifact import Artifact, Store
 from components.store.lineage import inputs

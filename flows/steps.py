@@ -24,7 +24,7 @@ from components.config import Config
 from components.device import Execution
 from components.errors import ModelError
 from components.experiment import ExperimentConfig, stage_of
-from components.model.language_model import ModelConfig, ModelReference
+from components.model.reference import ModelConfig, ModelReference
 from components.store.artifact import Artifact, Progress, Store, key_of
 from components.store.lineage import inputs
 from flows.progress import progress_bar

@@ -18,7 +18,8 @@ from flows.stack import environment
 if TYPE_CHECKING:
     from components.device import Execution
     from components.dictionary.contract import Dictionary
-    from components.model.language_model import LanguageModel, ModelConfig
+    from components.model.language_model import LanguageModel
+    from components.model.reference import ModelConfig
     from components.steering.protocol import Neutral
 
 
@@ -118,7 +119,7 @@ class Worker:
         import torch
 
         from components.dictionary.contract import Dictionary
-        from components.model.language_model import ModelConfig, locate
+        from components.model.reference import ModelConfig, locate
         from components.steering.protocol import Neutral
         from components.store.tables import VOCABULARY
 
@@ -148,7 +149,7 @@ def _machine() -> tuple[ModelConfig, Execution]:
     """Which model, and on which device, by params.yaml; the other sections would import every stage."""
     from components.config import load
     from components.device import Execution
-    from components.model.language_model import ModelConfig
+    from components.model.reference import ModelConfig
 
     nested = environment.written()
     return load(ModelConfig, nested.get("model", {})), load(Execution, nested.get("execution", {}))

@@ -28,7 +28,7 @@ from components.evaluation.evaluations.first_letter import (
     f1,
     main_latents,
 )
-from components.model.language_model import ModelConfig, ModelReference
+from components.model.reference import ModelConfig, ModelReference
 from components.store.shards import Codes
 from components.store.tables import FIRST_LETTER, SCORES
 from components.sweep import SweepConfig
