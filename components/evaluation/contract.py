@@ -22,7 +22,7 @@ from torch import Tensor
 from components.concept.probe import Probe
 from components.dictionary.contract import Dictionary
 from components.dictionary.encode import Encoded
-from components.model.language_model import ModelReference
+from components.model.reference import ModelReference
 from components.registry import Entry, Registry, Services
 from components.statistics import Interval
 from components.store.artifact import Artifact, Progress

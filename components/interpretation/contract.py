@@ -27,7 +27,7 @@ from jaxtyping import Bool, Float, Int
 from components.device import resolve
 from components.dictionary.contract import Dictionary
 from components.interpretation.windows import Texts, Windows
-from components.model.language_model import ModelReference
+from components.model.reference import ModelReference
 from components.registry import Entry, Registry, Services
 from components.store.artifact import Artifact
 from components.writing_systems import MARKS, UNSPACED

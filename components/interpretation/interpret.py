@@ -49,7 +49,7 @@ from components.interpretation.sample import sample_latents
 from components.interpretation.summary import Scored
 from components.interpretation.tiling import Tiling
 from components.interpretation.windows import Vocabulary
-from components.model.language_model import ModelReference
+from components.model.reference import ModelReference
 from components.seeds import numpy_generator
 from components.store import tables
 from components.store.artifact import Artifact, Inputs, Parent, Progress, Stage, Work

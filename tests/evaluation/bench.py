@@ -18,7 +18,8 @@ from components.device import Execution
 from components.dictionary.architectures.relu import Relu, ReluConfig
 from components.dictionary.contract import Dictionary
 from components.evaluation.contract import Control, Evaluation, EvaluationServices, Score, Subject
-from components.model.language_model import LanguageModel, ModelConfig, ModelReference
+from components.model.language_model import LanguageModel
+from components.model.reference import ModelConfig, ModelReference
 from components.store import tables
 from components.store.artifact import Artifact, Progress, Store
 from components.store.shards import ActivationShards, Codes, CodeShards, write_codes
