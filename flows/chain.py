@@ -25,6 +25,7 @@ from components.experiment import ExperimentConfig, parents, rests_on
 from components.model.hook_point import translate
 from components.model.language_model import ModelReference
 from components.store.artifact import Artifact, Store
+from components.store.lineage import inputs, source
 from flows import steps
 from flows.progress import progress_bar
 from flows.stack import environment, stopping, windows
@@ -104,16 +105,16 @@ class Chain:
 
     def _say_if_of_another_model(self, dictionary: Artifact) -> None:
         """A line where a dictionary reads another model than it was made for: equal widths let it pass everywhere."""
-        reference = dictionary.manifest["inputs"].get("activations")
-        activations = reference and self.store.find(**reference)
-        if not activations or activations.manifest["inputs"]["model"]["key"] == self.model.key:
+        activations = source(dictionary, "activations")
+        key = activations and inputs(activations.manifest)["model"][1]
+        if not (activations and key) or key == self.model.key:
             return
         theirs = activations.facts.get("model_config") or {}
         log.warning(
             "the dictionary %s was made on activations of another model than this experiment's: %s there, %s here; its "
             "scores say how it does on a model that it never saw",
             dictionary.key,
-            _told(theirs, activations.manifest["inputs"]["model"]["key"]),
+            _told(theirs, key),
             _told(self.config.model.model_dump(), self.model.key),
         )
 

@@ -14,7 +14,8 @@ from components.dictionary.contract import Dictionary
 from components.dictionary.encode import Encoding
 from components.evaluation import gate
 from components.evaluation.contract import Control, Subject, evaluations
-from components.store.artifact import Artifact, Facts, Inputs, Parent, Stage, Store, Work
+from components.store.artifact import Artifact, Facts, Inputs, Parent, Stage, Work
+from components.store.lineage import source
 from components.store.shards import ActivationShards, CodeShards
 from components.store.tables import SCORES
 
@@ -93,8 +94,7 @@ def _subject(folder: Path, config: EvaluateConfig, inputs: Inputs, execution: Ex
 
 def _control(codes: Artifact, execution: Execution) -> Control:
     """The codes name the dictionary that made them; it lies in the same store, unless only they were copied."""
-    made_by = codes.manifest["inputs"].get("dictionary")
-    artifact = made_by and Store(codes.folder.parent.parent).find(made_by["stage"], made_by["key"])
+    artifact = source(codes, "dictionary")
     return Control(CodeShards(codes), Dictionary.load(artifact, resolve(execution.device)) if artifact else None)
 
 
