@@ -19,8 +19,8 @@ from components.experiment import ExperimentConfig
 from components.model.reference import REPOSITORY, ModelReference
 from components.store.shards import ActivationShards
 from components.store.tables import REPORT
-from flows.parameters import reference
 from flows.chain import Chain
+from flows.parameters import reference
 from tests.flows.conftest import TINY
 
 pytestmark = pytest.mark.timeout(600)
