@@ -194,7 +194,7 @@ def _write_shard(
 ) -> None:
     row = np.concatenate([rows for _, rows in parts])
     activations = {name: torch.cat([part[name] for part, _ in parts]) for name in parts[0][0]}
-    known = where.columns | {"context": where.columns["document"], "offset": where.columns["position"]}
+    known = {**where.columns} | {"context": where.columns["document"], "offset": where.columns["position"]}
     provenance = {name: torch.from_numpy(known[name][row]) for name in PROVENANCE}
     write_activations(folder, split, number, activations, provenance)
 

@@ -128,8 +128,8 @@ class Intake:
                 continue
             split.layout.add(first + len(taken), encoding.written, encoding.special)
             split.tokens += len(encoding.ids)
-            unknown = split.nats is None or document.nats is None
-            split.nats = None if unknown else split.nats + document.nats
+            if split.nats is not None:
+                split.nats = None if document.nats is None else split.nats + document.nats
             taken.append(document)
             encodings.append(encoding)
         split.documents += len(taken)

@@ -29,9 +29,10 @@ class EncoderModel(LanguageModel):
     def __init__(self, network: nn.Module, tokenizer: Any = None, causal: bool | None = None) -> None:
         super().__init__(network, tokenizer, causal)
         for name, module in network.named_modules():
+            if not (name.endswith("position_embeddings") and isinstance(module, nn.Embedding)):
+                continue
             # RoBERTa and its kin count from behind the padding token's number, and never use the places before it.
-            counted = name.endswith("position_embeddings") and isinstance(module, nn.Embedding)
-            if counted and module.padding_idx is not None:
+            if module.padding_idx is not None:
                 self.context_length = module.num_embeddings - module.padding_idx - 1
 
     def obstacle(self, capability: str) -> str | None:

@@ -169,12 +169,13 @@ def _described(folder: Path) -> dict[str, Any]:
 def _poolings(described: Any, folder: Path) -> list[str]:
     """The names of POOLINGS that a pooling's config.json switches on, of its older or its newer form."""
     described = described or {"pooling_mode": "mean"}
-    if (mode := described.get("pooling_mode")) is not None:
-        chosen = [mode] if isinstance(mode, str) else list(mode)
-    else:
-        flags = {name.removeprefix("pooling_mode_"): on for name, on in described.items() if "pooling_mode_" in name}
-        older = {"cls_token": "cls", "max_tokens": "max", "mean_tokens": "mean"}
-        chosen = [older.get(name, name) for name, on in flags.items() if on is True]
+    mode = described.get("pooling_mode")
+    chosen: list[str] = [mode] if isinstance(mode, str) else list(mode or ())
+    older = {"cls_token": "cls", "max_tokens": "max", "mean_tokens": "mean"}
+    for flag, on in described.items():
+        name = flag.removeprefix("pooling_mode_")
+        if name != flag and on is True:
+            chosen.append(older.get(name, name))
     for name in chosen:
         if name not in POOLINGS:
             raise ModelError(
