@@ -176,16 +176,16 @@ def _statistics(folder: Path, split: str, d_sae: int) -> _Statistics:
 
 
 def _latents(
-    split: str, n_rows: int, found: _Statistics, norms: Tensor, promoted: Mapping[str, Any] | None
+    split: str, n_rows: int, statistics: _Statistics, norms: Tensor, promoted: Mapping[str, Any] | None
 ) -> pl.DataFrame:
-    active = found.n_active > 0
+    active = statistics.n_active > 0
     columns = {
         "latent": np.arange(len(active)),
-        "n_active": found.n_active,
-        "density": found.n_active / n_rows,
-        "maximum": pl.Series(found.maximum).set(pl.Series(~active), None),
-        "mean_active": pl.Series(found.total / np.maximum(1, found.n_active)).set(pl.Series(~active), None),
-        "histogram": found.histogram.tolist(),
+        "n_active": statistics.n_active,
+        "density": statistics.n_active / n_rows,
+        "maximum": pl.Series(statistics.maximum).set(pl.Series(~active), None),
+        "mean_active": pl.Series(statistics.total / np.maximum(1, statistics.n_active)).set(pl.Series(~active), None),
+        "histogram": statistics.histogram.tolist(),
         "decoder_norm": norms.numpy(),
     }
     frame = pl.DataFrame(columns | dict(promoted or {})).with_columns(pl.lit(split).alias("split"))
@@ -216,12 +216,12 @@ def _neighbours(directions: Tensor) -> Iterator[tuple[int, pl.DataFrame]]:
         cosines = unit[start : start + block] @ unit.T
         rows = torch.arange(len(cosines), device=unit.device)
         cosines[rows, start + rows] = -torch.inf
-        values, found = cosines.topk(nearest, dim=1)
+        values, nearest_latents = cosines.topk(nearest, dim=1)
         n = len(rows)
         columns = {
             "latent": np.repeat(np.arange(start, start + n), nearest),
             "rank": np.tile(np.arange(nearest), n),
-            "neighbour": found.flatten().cpu().numpy(),
+            "neighbour": nearest_latents.flatten().cpu().numpy(),
             "cosine": values.flatten().clamp(-1, 1).cpu().numpy(),
         }
         yield start + n, NEIGHBOURS.frame(pl.DataFrame(columns))

@@ -78,7 +78,7 @@ def memory(configs: Sequence[TrainConfig], activations: Any, settings: Execution
     """
     hook_point, widths, n_rows, dtype = _subject(configs[0], activations)
     width, batch = sum(widths.values()), configs[0].batch
-    kept = dict.fromkeys(("weights", "gradients", "optimiser", "statistics"), 0)
+    summed = dict.fromkeys(("weights", "gradients", "optimiser", "statistics"), 0)
     most = dict.fromkeys(("directions", "measured", "update", "checkpoint"), 0)
     for config in configs:
         n, learnt = weights(config, hook_point, widths)
@@ -88,7 +88,7 @@ def memory(configs: Sequence[TrainConfig], activations: Any, settings: Execution
         times = 2 if config.convergence == "measured" and learnt else 1
         state = {"weights": times * FLOAT * n, "gradients": FLOAT * learnt, "optimiser": 2 * FLOAT * learnt}
         for name, n_bytes in (state | {"statistics": gathered}).items():
-            kept[name] += n_bytes
+            summed[name] += n_bytes
         of_point = 2 * FLOAT * min(ENCODED, HELD_OUT_ROWS_IN_CURVE * d_sae)
         made = {
             "directions": FLOAT * n,
@@ -103,11 +103,11 @@ def memory(configs: Sequence[TrainConfig], activations: Any, settings: Execution
     stream = {"stream": 3 * window, "batch": 6 * FLOAT * batch * width}
     sample = min(SAMPLE_ROWS, n_rows) * width * (dtype.itemsize + FLOAT + 3 * 8)
     phases = [
-        {"weights": kept["weights"], "sample": sample, "directions": most["directions"]},
-        {"weights": kept["weights"], "pre-activations": most["measured"], "batch": 24 * batch * width},
+        {"weights": summed["weights"], "sample": sample, "directions": most["directions"]},
+        {"weights": summed["weights"], "pre-activations": most["measured"], "batch": 24 * batch * width},
     ]
     if any(config.updates for config in configs):
-        state = {name: n_bytes for name, n_bytes in kept.items() if n_bytes or name != "statistics"}
+        state = {name: n_bytes for name, n_bytes in summed.items() if n_bytes or name != "statistics"}
         phases.append(state | stream | {"pre-activations": most["update"]})
         phases.append(state | stream | {"checkpoint": most["checkpoint"]})
     return max(phases, key=lambda phase: sum(phase.values()))
@@ -255,18 +255,21 @@ def codes_probe(config: EncodeConfig, inputs: Mapping[str, Any], settings: Execu
     activations, trained = inputs["activations"].facts, inputs["dictionary"]
     n_rows = sum(_count(activations, split) for split in config.splits)
     d_in, d_sae = trained.facts["d_in"], trained.facts["d_sae"]
-    hook_point, dtype = trained.facts["hook_point"], getattr(torch, activations["dtype"])
+    widths = {name: activations["hook_points"][name]["d_in"] for name in trained.facts["reads"]}
+    dtype = getattr(torch, activations["dtype"])
     n = min(config.batch, 4096, 1 << max(8, 28 - (d_in * d_sae).bit_length()))
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder)
-        rows = {split: _rows(n, {hook_point: d_in}, dtype, torch.device("cpu")) for split in ("a", "b")}
-        given: dict[str, Any] = {"activations": stand_in_activations(store, rows), "model": inputs.get("model")}
-        given["dictionary"] = trained if isinstance(trained, Artifact) else stand_in_dictionary(store, trained.facts)
+        rows = {split: _rows(n, widths, dtype, torch.device("cpu")) for split in ("a", "b")}
+        stage_inputs: dict[str, Any] = {"activations": stand_in_activations(store, rows), "model": inputs.get("model")}
+        stage_inputs["dictionary"] = (
+            trained if isinstance(trained, Artifact) else stand_in_dictionary(store, trained.facts)
+        )
         small = config.model_copy(update={"splits": ("a", "b")})
         marks: dict[str, float] = {}
         near, done, end = 0, False, 0.0
         (Path(folder) / "made").mkdir()
-        for elapsed, progress in watch(make_codes(Path(folder) / "made", small, given, settings), math.inf):
+        for elapsed, progress in watch(make_codes(Path(folder) / "made", small, stage_inputs, settings), math.inf):
             end, done = elapsed, progress is None
             if progress is not None:
                 marks[progress.message] = elapsed

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import polars as pl
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -42,7 +45,7 @@ def _title(shown: Experiment) -> DeltaGenerator:
     facts = train.facts if train else {}
     st.title(plain(facts.get("name", "Experiment")))
     said = [
-        f"at {code(facts['hook_point'])}" if "hook_point" in facts else "",
+        _place(facts),
         f"{facts['d_sae']:,} latents of {facts['d_in']} dimensions" if "d_sae" in facts and "d_in" in facts else "",
         f"trained on {facts['tokens'] / 1e6:.2g} million tokens" if facts.get("tokens") else "",
         f"report `{shown.key}` of {shown.report.manifest['made']['at'].replace('T', ' ').rstrip('Z')} UTC",
@@ -55,6 +58,14 @@ def _title(shown: Experiment) -> DeltaGenerator:
             "was published; `latentflow experiment` makes it again."
         )
     return links
+
+
+def _place(facts: Mapping[str, Any]) -> str:
+    """Where the dictionary stands in the model: what it reads, and what it reconstructs where that is something else."""
+    if "reads" not in facts or facts["reads"] == facts["reconstructs"]:
+        return f"at {', '.join(map(code, facts.get('reads', [facts['hook_point']])))}" if "hook_point" in facts else ""
+    reads, reconstructs = (", ".join(map(code, facts[role])) for role in ("reads", "reconstructs"))
+    return f"reads {reads}, reconstructs {reconstructs}"
 
 
 def _links(place: DeltaGenerator, shown: Experiment) -> None:

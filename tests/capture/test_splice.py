@@ -139,8 +139,8 @@ def test_batches_are_whole_contexts_that_resume_at_any_number(captured):
 def config(**changes):
     defaults = {"tokens": 8_000, "batch_size": 100, "log_every": 10, "checkpoint_every": 9, "lr": 1e-2}
     splice = SpliceConfig(share=0.5, kl=4.0, reconstruction=0.25)
-    options = TopKConfig(d_sae=24, k=3)
-    return TrainConfig(dictionary=options, **(defaults | {"splice": splice, "hook_point": LATE} | changes))
+    defaults |= {"dictionary": TopKConfig(d_sae=24, k=3), "splice": splice, "hook_point": LATE}
+    return TrainConfig(**(defaults | changes))
 
 
 def kl_of(model, text, captured, dictionary):

@@ -67,6 +67,12 @@ def batch(form, x):
     return dict.fromkeys(names(form), x)
 
 
+def captured(store, form):
+    rows = {"train": X[:600], "validate": HELD_OUT[:100]}
+    splits = {split: {name: x.clone() for name, x in batch(form, part).items()} for split, part in rows.items()}
+    return toys.activations(store, splits, None, 250)
+
+
 def explained(form, dictionary):
     return 1 - evaluate(dictionary, [batch(form, HELD_OUT)])["fvu"]
 
@@ -229,9 +235,7 @@ def test_most_planted_directions_are_recovered_and_few_by_a_baseline(form):
 
 
 def test_resumed_equals_uninterrupted_bit_for_bit(form, store, tmp_path):
-    activations = toys.activations(
-        store, {"train": batch(form, X[:600]), "validate": batch(form, HELD_OUT[:100])}, None, 250
-    )
+    activations = captured(store, form)
     plan = config(form, tokens=2000, batch_size=100, log_every=5, checkpoint_every=4, dead_after=300)
     written = []
     for name, stop in (("whole", 99), ("cut", 2)):
@@ -248,9 +252,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(form, store, tmp_path):
 
 
 def test_the_stages_train_and_encode_take_it(form, store):
-    activations = toys.activations(
-        store, {"train": batch(form, X[:600]), "validate": batch(form, HELD_OUT[:100])}, None, 250
-    )
+    activations = captured(store, form)
     made, _ = store.ensure(TRAIN, config(form, tokens=900, batch_size=100, log_every=5), {"activations": activations})
     dictionary, learns = Dictionary.load(made), entry(form).learns
     assert made.facts["name"] == dictionary.name and made.facts["d_sae"] == dictionary.d_sae

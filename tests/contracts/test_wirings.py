@@ -31,13 +31,13 @@ CHAINS = """
 import sys
 
 from flows.parameters import resolve
-from flows.steps import Chain
+from flows.chain import Chain
 
 *shared, runs = sys.argv[1:]
 for run in runs.split("|"):
     config = resolve([*shared, *run.split()], "examples/tiny.yaml")
     with Chain(config, plain=True) as chain:
-        print(chain.report().key)
+        print(chain.artifact("report").key)
 """
 pytestmark = pytest.mark.timeout(900)
 

@@ -48,6 +48,7 @@ class Rivals(Dictionary):
         super().__init__(options, reads, reconstructs, widths)
         for name, tensor in Tensors(self.d_sae, self.d_in).named_parameters():
             self.register_parameter(name, tensor)
+        self.others = torch.nn.ModuleList()
 
     @classmethod
     def rivals(cls, options):
@@ -55,17 +56,17 @@ class Rivals(Dictionary):
 
     def start(self, sample, generator):
         x = sample[self.hook_point]
-        others = [Tensors(self.d_sae, self.d_in).to(x) for _ in range(self.options.n - 1)]
-        self.others = torch.nn.ModuleList(others)
+        self.others.extend(Tensors(self.d_sae, self.d_in).to(x) for _ in range(self.options.n - 1))
         self.register_buffer("lost", torch.zeros(self.options.n, device=x.device))
-        for each in (self, *others):
+        for each in (self, *self.others):
             start_tied(each, x, generator)
 
     def outcome(self, batch, moment):
         x = batch[self.hook_point]
         parts = [self._part(each, x) for each in (self, *self.others)]
         losses = torch.stack([fvu(x, rebuilt) for rebuilt, _ in parts])
-        self.lost.lerp_(losses.detach(), 0.1)
+        if self.others:
+            self.lost.lerp_(losses.detach(), 0.1)
         rebuilt, z = parts[0]
         return Outcome({"reconstruction": losses.sum()}, {self.hook_point: rebuilt}, (z > 0).sum(0).to(x.dtype))
 
@@ -80,7 +81,8 @@ class Rivals(Dictionary):
         best = (self, *self.others)[int(self.lost.argmin())]
         for name in NAMES:
             getattr(self, name).copy_(getattr(best, name))
-        del self.others, self.lost
+        self.others = torch.nn.ModuleList()
+        del self.lost
 
     def codes(self, batch):
         return topk_codes(batch[self.hook_point], self.W_enc, self.b_enc, self.b_dec, self.options.k)

@@ -114,9 +114,9 @@ class Ica(Dictionary):
             mean = rows.mean(0)
             unmixing, mixing = self._factors(rows - mean)
             norms = mixing.norm(dim=0)
-            for weights, found in ((self.W_enc, unmixing * norms[:, None]), (self.W_dec, (mixing / norms).T)):
+            for weights, directions in ((self.W_enc, unmixing * norms[:, None]), (self.W_dec, (mixing / norms).T)):
                 whole = torch.zeros(self.d_in, self.d_in, dtype=torch.float64)
-                whole[: len(found)] = found
+                whole[: len(directions)] = directions
                 weights.copy_(both_signs(whole))
             self.b_dec.copy_(mean)
         self.n = self.kept = None

@@ -158,10 +158,10 @@ def check(format_: Format, dictionary: Dictionary, folder: Path, x: Tensor, what
     ours = codes.dense().double(), exact.decode(codes).double()
     theirs = format_.as_peer(folder, x)
     for name, mine, peer in zip(("codes", "reconstructions"), ours, theirs, strict=True):
-        found = deviation(mine, peer.double())
-        if not found <= TOLERANCE:
+        difference = deviation(mine, peer.double())
+        if not difference <= TOLERANCE:
             raise DictionaryError(
-                f"{what} does not compute the same: {name} differ by {found:.2g} of their norm, at most {TOLERANCE:g} was "
+                f"{what} does not compute the same: {name} differ by {difference:.2g} of their norm, at most {TOLERANCE:g} was "
                 "wanted; do not use it"
             )
 
@@ -171,5 +171,5 @@ def deviation(ours: Float[Tensor, "token _"], theirs: Float[Tensor, "token _"]) 
     if ours.shape != theirs.shape:
         return float("inf")
     errors = (ours - theirs).square().sum(1)
-    kept = errors.sort().values[: len(errors) - len(errors) // UNDECIDED] if errors.isfinite().all() else errors
-    return (kept.sum() / ours.square().sum().clamp_min(torch.finfo(ours.dtype).tiny)).sqrt().item()
+    counted = errors.sort().values[: len(errors) - len(errors) // UNDECIDED] if errors.isfinite().all() else errors
+    return (counted.sum() / ours.square().sum().clamp_min(torch.finfo(ours.dtype).tiny)).sqrt().item()

@@ -25,14 +25,14 @@ def read_json(path: Path) -> dict[str, Any]:
         DictionaryError: no such file, no JSON, or no mapping in it.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise absent_here(path) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DictionaryError(f"{path} is not JSON ({error}); fetch the file again") from error
-    if not isinstance(found, dict):
-        raise DictionaryError(f"{path}: wanted settings by name, found {found!r:.60}; the file is of another format")
-    return found
+    if not isinstance(settings, dict):
+        raise DictionaryError(f"{path}: wanted settings by name, found {settings!r:.60}; the file is of another format")
+    return settings
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -116,7 +116,7 @@ def checked(path: Path, tensors: Mapping[str, Tensor], shapes: Mapping[str, tupl
             f"{path} lacks {', '.join(missing)}: wanted {', '.join(shapes)}, found {', '.join(sorted(tensors)) or 'none'}; "
             "the file is of another format or incomplete"
         )
-    found = {}
+    wanted_tensors = {}
     for name, shape in shapes.items():
         tensor = tensors[name]
         if tuple(tensor.shape) != shape:
@@ -129,8 +129,8 @@ def checked(path: Path, tensors: Mapping[str, Tensor], shapes: Mapping[str, tupl
             raise DictionaryError(f"{path}: {name} holds {tensor.dtype}, wanted floating-point numbers")
         if not tensor.isfinite().all():
             raise DictionaryError(f"{path}: {name} holds NaN or infinity; the file is damaged")
-        found[name] = tensor.float()
-    return found
+        wanted_tensors[name] = tensor.float()
+    return wanted_tensors
 
 
 def write_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
@@ -183,7 +183,7 @@ def absent_here(path: Path) -> DictionaryError:
     """What is said where a file is not in its folder on this machine."""
     if not path.parent.is_dir():
         return DictionaryError(f"no {path.name} in {path.parent}; there is no such folder; give the one that holds it")
-    return absent(path, [found.name for found in path.parent.iterdir()])
+    return absent(path, [file.name for file in path.parent.iterdir()])
 
 
 def _convert(pickle: str, wanted: str) -> str:

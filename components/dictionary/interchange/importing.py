@@ -69,8 +69,8 @@ def make(folder: Path, config: ImportConfig, inputs: Inputs, settings: Execution
         DictionaryError: see `bring`; files that changed; a hook point that was not captured.
     """
     source = Path(config.folder)
-    if (found := content_of(config.format, source)) != config.content:
-        raise DictionaryError(f"the files in {source} changed meanwhile (digest {config.content} then, {found} now)")
+    if (content := content_of(config.format, source)) != config.content:
+        raise DictionaryError(f"the files in {source} changed meanwhile (digest {config.content} then, {content} now)")
     format_ = formats[config.format]()
     shards = ActivationShards(inputs["activations"])
     weights = format_.read(source)

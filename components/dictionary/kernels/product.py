@@ -112,8 +112,12 @@ def _product(rows: Tensor, W_enc: Tensor, b_enc: Tensor) -> Tensor:
 
 @functools.cache
 def _intel() -> bool:
-    said = Path("/proc/cpuinfo")
-    return torch.backends.mkl.is_available() and said.exists() and "GenuineIntel" in said.read_text(encoding="utf-8")
+    cpu_info = Path("/proc/cpuinfo")
+    return (
+        torch.backends.mkl.is_available()
+        and cpu_info.exists()
+        and "GenuineIntel" in cpu_info.read_text(encoding="utf-8")
+    )
 
 
 @functools.cache

@@ -163,7 +163,7 @@ def choose(
         else:
             blocks = centred.split(max(1, ENTRIES_AT_ONCE_ELSEWHERE // len(W_enc)))
             parts = [use(product.affine(rows, W_enc, b_enc)) for rows in blocks]
-        indices, values = (torch.cat(found) for found in zip(*parts, strict=True))
+        indices, values = (torch.cat(columns) for columns in zip(*parts, strict=True))
         return centred, indices, values
 
 

@@ -167,7 +167,7 @@ class DictionaryLearning(Format):
 
     def _tensors(self, folder: Path, trainer: Mapping[str, Any]) -> dict[str, Tensor]:
         path, kind = folder / WEIGHTS, trainer["dict_class"]
-        found = read_tensors(path)
+        stored = read_tensors(path)
         d_in, d_sae = (whole(folder / CONFIG, trainer, name) for name in ("activation_dim", "dict_size"))
         linear = "W_enc" not in NAMES[kind]
         shapes: dict[str, tuple[int, ...]] = {}
@@ -175,13 +175,13 @@ class DictionaryLearning(Format):
             encoder, decoder = ((d_sae, d_in), (d_in, d_sae)) if linear else ((d_in, d_sae), (d_sae, d_in))
             one = () if kind in SHARED and ours == "threshold" else (d_sae,)
             shapes[name] = {"W_enc": encoder, "W_dec": decoder, "b_dec": (d_in,)}.get(ours, one)
-        tensors = checked(path, found, shapes)
+        tensors = checked(path, stored, shapes)
         for name in ("k", "group_sizes"):
             needed = (name == "k" and "k" in trainer) or (name == "group_sizes" and kind == "MatryoshkaBatchTopKSAE")
-            if needed and name not in found:
+            if needed and name not in stored:
                 raise DictionaryError(f"{path} lacks {name}; the file is of another format or incomplete")
-            if name in found:
-                tensors[name] = found[name].flatten()
+            if name in stored:
+                tensors[name] = stored[name].flatten()
         if kind == "AutoEncoderTopK" and "k" not in tensors:
             raise DictionaryError(f"{path} lacks k; the file is of another format or incomplete")
         if "k" in tensors and (len(came := tensors["k"].tolist()) != 1 or came[0] % 1 != 0):

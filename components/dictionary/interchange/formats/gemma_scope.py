@@ -50,20 +50,20 @@ class GemmaScope(Format):
 
     def _tensors(self, folder: Path) -> dict[str, Tensor]:
         (path,) = self.files(folder)
-        found = {re.sub(r"^w_", "W_", name): tensor for name, tensor in _arrays(path).items()}
-        if "W_enc" not in found or "b_dec" not in found:
+        stored = {re.sub(r"^w_", "W_", name): tensor for name, tensor in _arrays(path).items()}
+        if "W_enc" not in stored or "b_dec" not in stored:
             raise DictionaryError(
-                f"{path} lacks W_enc or b_dec: found {', '.join(sorted(found)) or 'none'}; the file is of another format"
+                f"{path} lacks W_enc or b_dec: found {', '.join(sorted(stored)) or 'none'}; the file is of another format"
             )
-        if found["W_enc"].ndim != 2 or found["b_dec"].ndim != 1 or not found["b_dec"].numel():
+        if stored["W_enc"].ndim != 2 or stored["b_dec"].ndim != 1 or not stored["b_dec"].numel():
             raise DictionaryError(
                 f"{path}: wanted W_enc of shape [d_in, d_sae] and b_dec of shape [d_in], found "
-                f"{list(found['W_enc'].shape)} and {list(found['b_dec'].shape)}"
+                f"{list(stored['W_enc'].shape)} and {list(stored['b_dec'].shape)}"
             )
-        d_in = found["b_dec"].shape[0]
-        d_sae = found["W_enc"].numel() // d_in  # a transposed W_enc is told from its shape, below
+        d_in = stored["b_dec"].shape[0]
+        d_sae = stored["W_enc"].numel() // d_in  # a transposed W_enc is told from its shape, below
         shapes = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_enc": (d_sae,), "b_dec": (d_in,)}
-        return checked(path, found, shapes | {"threshold": (d_sae,)})
+        return checked(path, stored, shapes | {"threshold": (d_sae,)})
 
 
 def _arrays(path: Path) -> dict[str, torch.Tensor]:

@@ -135,9 +135,9 @@ class LlamaScope(Format):
             path = folder / RELEASED_WEIGHTS
             shapes = {"encoder.weight": (d_sae, d_in), "encoder.bias": (d_sae,)}
             shapes |= {"decoder.weight": (d_in, d_sae), "decoder.bias": (d_in,)}
-            found = checked(path, read_tensors(path), shapes)
-            w = {"W_E": found["encoder.weight"].T, "b_E": found["encoder.bias"]}
-            w |= {"W_D": found["decoder.weight"].T, "b_D": found["decoder.bias"]}
+            stored = checked(path, read_tensors(path), shapes)
+            w = {"W_E": stored["encoder.weight"].T, "b_E": stored["encoder.bias"]}
+            w |= {"W_D": stored["decoder.weight"].T, "b_D": stored["decoder.bias"]}
             if config["act_fn"] == "jumprelu":
                 w["threshold"] = torch.full((d_sae,), float(config["jump_relu_threshold"]) * config["scale"])
             return w

@@ -160,13 +160,13 @@ class SAELens(Format):
         return config
 
     def _tensors(self, folder: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
-        found = read_tensors(folder / WEIGHTS)
-        if "topk_threshold" in found:
+        stored = read_tensors(folder / WEIGHTS)
+        if "topk_threshold" in stored:
             raise DictionaryError(
                 f"{folder / WEIGHTS} is a training checkpoint (it has topk_threshold); save it with SAELens's "
                 "save_inference_model first"
             )
-        return checked(folder / WEIGHTS, found, _shapes(config["architecture"], config["d_in"], config["d_sae"]))
+        return checked(folder / WEIGHTS, stored, _shapes(config["architecture"], config["d_in"], config["d_sae"]))
 
 
 def _shapes(architecture: str, d_in: int, d_sae: int) -> dict[str, tuple[int, ...]]:
