@@ -29,13 +29,14 @@ RUNS = {
 }
 CHAINS = """
 import sys
+from pathlib import Path
 
 from flows.parameters import resolve
 from flows.chain import Chain
 
 *shared, runs = sys.argv[1:]
 for run in runs.split("|"):
-    config = resolve([*shared, *run.split()], "examples/tiny.yaml")
+    config = resolve([*shared, *run.split()], Path("examples/tiny.yaml"))
     with Chain(config, plain=True) as chain:
         print(chain.artifact("report").key)
 """
