@@ -149,17 +149,18 @@ def legend(largest: float) -> str:
 
 
 def pairs(frame: pl.DataFrame) -> str:
-    """Steered beside unsteered text: columns unsteered, steered, composite, uplift, fluency, reason."""
+    """Steered beside unsteered text: columns unsteered, steered and reason; every other one is a judgement."""
     cell = "padding:.45rem .6rem;vertical-align:top;border-bottom:1px solid rgba(128,128,128,.25);text-align:left"
-    head = "".join(
-        f'<th style="{cell}">{title}</th>' for title in ("composite", "uplift", "fluency", "unsteered", "steered")
-    )
+    measures = [name for name in frame.columns if name not in ("unsteered", "steered", "reason")]
+    titles = (*measures, "unsteered", "steered")
+    head = "".join(f'<th style="{cell}">{escape(title)}</th>' for title in titles)
     body = ""
     for row in frame.iter_rows(named=True):
-        uplift = "failed" if row["uplift"] is None else _signed(row["uplift"])
-        composite, fluency = ("–" if row[of] is None else f"{row[of]:.2f}" for of in ("composite", "fluency"))
+        judged = ["–" if row[name] is None else f"{row[name]:.2f}" for name in measures]
+        if "uplift" in measures:
+            judged[measures.index("uplift")] = "failed" if row["uplift"] is None else _signed(row["uplift"])
         steered = escape(row["steered"] or f"no text: {row['reason'] or 'no reason was given'}")
-        cells = (composite, uplift, fluency, escape(row["unsteered"] or "–"), steered)
+        cells = (*judged, escape(row["unsteered"] or "–"), steered)
         body += "<tr>" + "".join(f'<td style="{cell}">{text}</td>' for text in cells) + "</tr>"
     return f'<table style="width:100%;border-collapse:collapse;line-height:1.5"><tr>{head}</tr>{body}</table>'
 

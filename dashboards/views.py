@@ -12,6 +12,7 @@ import polars as pl
 
 from components.spelling import PART
 from components.store import steered
+from components.store.judgements import TAKEN, UNSTEERED
 from components.store.lineage import inputs, trail
 from components.store.scores import KINDS, headline, ordered
 from components.store.tables import REPORT
@@ -30,7 +31,6 @@ ROLE = (
 """What a row of the explanation scores is to the reader: another latent's explanation is the floor, a probe the ceiling.
 Latents of a control dictionary have a table of their own and the dictionary's name as their role."""
 CONTROL_ROW = r"^interpret\.(untrained)\.([^.]+)$"
-UNSTEERED = "unsteered"
 VISIBLE = (
     pl.element()
     .str.replace("^[Ġ▁]", "")
@@ -398,19 +398,30 @@ def lineage(manifests: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
     return frame.sort("made at (UTC)", maintain_order=True)
 
 
-def side_by_side(generations: pl.DataFrame, method: str, budget: float, split: str = "test") -> pl.DataFrame:
-    """Steered beside unsteered text of the same prompt and sample, largest composite first, failures last."""
-    plain_text = generations.filter(pl.col("method") == UNSTEERED, pl.col("split") == split)
-    of_method = generations.filter(pl.col("method") == method, pl.col("split") == split, pl.col("kl_budget") == budget)
-    before = plain_text.select("prompt", "sample", pl.col("text").alias("unsteered"))
+def side_by_side(results: pl.DataFrame, method: str, budget: float | None, split: str = "test") -> pl.DataFrame:
+    """Steered beside unsteered text of the same prompt and sample, largest composite first, failures last.
+
+    Args:
+        results: texts with their judgements (`components.store.judgements.judged`).
+        method: the steering method.
+        budget: nats a token; None for a method that has no strength.
+        split: validate or test.
+
+    Returns:
+        composite, uplift, one column for each other judge, unsteered, steered, reason.
+    """
+    at = pl.col("kl_budget").eq_missing(pl.lit(budget, pl.Float64))
+    of_split = results.filter(pl.col("split") == split)
+    before = of_split.filter(pl.col("method") == UNSTEERED).select(
+        "prompt", "sample", pl.col("text").alias("unsteered")
+    )
+    others = [name for name in results.columns if name not in TAKEN and name != "concept"]
     return (
-        of_method.join(before.unique(["prompt", "sample"]), on=["prompt", "sample"], how="left")
+        of_split.filter(pl.col("method") == method, at)
+        .join(before, on=["prompt", "sample"], how="left")
         .sort("composite", "uplift", "prompt", "sample", descending=[True, True, False, False], nulls_last=True)
-        .select(
-            "prompt", "sample", "replicate", "unsteered", pl.col("text").alias("steered"), "concept_probability",
-            "composite", "uplift", "fluency", "nll", "reason",
-        )
-    )  # fmt: skip
+        .select("composite", "uplift", *others, "unsteered", pl.col("text").alias("steered"), "reason")
+    )
 
 
 def control_means(report: pl.DataFrame) -> pl.DataFrame:

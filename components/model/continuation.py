@@ -49,6 +49,12 @@ class Continuation:
         with torch.no_grad():
             return (self._from_cache() if self._is_cached else self._from_whole_rows()).float()
 
+    @property
+    def tokens(self) -> Int64[Tensor, "row n"]:
+        """Every token so far, -1 for padding, which lies on the left."""
+        columns = torch.arange(self._tokens.shape[1], device=self._tokens.device)
+        return self._tokens.where(columns >= self._n_pad[:, None], -1)
+
     def append(self, tokens: Int64[Tensor, " row"]) -> None:
         """Adds one token to each row."""
         self._tokens = torch.cat([self._tokens, tokens[:, None].to(self._tokens)], dim=1)

@@ -1,79 +1,124 @@
-"""How far an edit moves a model's predictions on given text, and how strong an edit may be for a budget of that.
+"""How far an intervention moves a model's predictions on given text, and how strong it may be for a budget of that.
 
-The measure is KL(plain || edited) between next-token distributions, in nats a token, from float32 log-probabilities;
+The measure is KL(plain || steered) between next-token distributions, in nats a token, from float32 log-probabilities;
 special tokens and padding are masked out, and a mean sums over all tokens and divides once. Strengths are found by
 bracketing in log coefficient and log KL: KL grows as the square of a small coefficient, so interpolation in these
-coordinates needs far fewer measurements than halving. Text is run once up to the hook point; every measurement runs
-only the blocks behind it, for many directions at a time.
+coordinates needs far fewer measurements than halving. A ruler runs the plain text once and measures many interventions
+in one pass; that for added vectors runs only the blocks behind the first of them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int
 from torch import Tensor
 
-from components.model.intervention import Edit, add
+from components.model.intervention import Intervention, add, logits_under
 from components.model.language_model import LanguageModel
+
+Ruler: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""(numbers [n] of what is measured, strengths [n]) -> what each costs [n]: mean nats a token, float64."""
 
 
 def kl_per_token(
+    model: LanguageModel, tokens: Int[Tensor, "b t"], mask: Bool[Tensor, "b t"], intervention: Intervention
+) -> Float32[Tensor, "b t"]:
+    """KL(plain || steered) of the prediction made after each token, in nats; 0 where the mask is false."""
+    plain = model.logits(tokens).log_softmax(dim=-1)
+    return _divergence(plain, logits_under(model, tokens, intervention)) * mask.to(model.device)
+
+
+def ruler(
     model: LanguageModel,
     tokens: Int[Tensor, "b t"],
     mask: Bool[Tensor, "b t"],
-    edits: Sequence[Edit],
-    attention_mask: Tensor | None = None,
-) -> Float32[Tensor, "b t"]:
-    """KL(plain || edited) of the prediction made after each token, in nats; 0 where the mask is false."""
-    plain = model.logits(tokens, attention_mask).log_softmax(dim=-1)
-    return _divergence(plain, model.logits(tokens, attention_mask, edits)) * mask.to(model.device)
+    intervention: Callable[[Int[Tensor, " row"], Float[Tensor, " row"]], Intervention],
+) -> Ruler:
+    """Measures any interventions, as many in one pass as fit, on text whose plain predictions are made once, here.
+
+    Args:
+        model: the model.
+        tokens: text; padding, if any, on the right.
+        mask: tokens whose predictions count.
+        intervention: (the number and the strength of what is applied to each row) -> the intervention of that batch.
+    """
+    plain = model.logits(tokens).log_softmax(dim=-1)
+    b = len(tokens)
+
+    def logits(numbers: Tensor, strengths: Tensor) -> Tensor:
+        rows = intervention(numbers.repeat_interleave(b), strengths.repeat_interleave(b))
+        return logits_under(model, tokens.repeat(len(numbers), 1), rows)
+
+    return _ruler(plain, mask, logits)
+
+
+def ruler_of_vectors(
+    model: LanguageModel,
+    vectors: Mapping[str, Float[Tensor, "n d"]],
+    tokens: Int[Tensor, "b t"],
+    mask: Bool[Tensor, "b t"],
+) -> Ruler:
+    """The same of vectors added at every token; the blocks before the first hook point are run once, here.
+
+    Args:
+        model: the model.
+        vectors: by hook point, what each of n steerings adds there at strength 1.
+        tokens: text; padding, if any, on the right.
+        mask: tokens whose predictions count.
+    """
+    layer, places = _entry(model, list(vectors))
+    residual = model.read(tokens, [f"resid_pre.{layer}"])[f"resid_pre.{layer}"]
+    plain = model.resume(tokens, layer, residual).log_softmax(dim=-1)
+    steps = [(places[name], step.to(model.device, model.dtype)) for name, step in vectors.items()]
+
+    def logits(numbers: Tensor, strengths: Tensor) -> Tensor:
+        n, b = len(numbers), len(tokens)
+        edits = [
+            add(place, (step[numbers] * strengths.to(step)[:, None]).repeat_interleave(b, dim=0))
+            for place, step in steps
+        ]
+        return model.resume(tokens.repeat(n, 1), layer, residual.repeat(n, 1, 1), edits=edits)
+
+    return _ruler(plain, mask, logits)
 
 
 def strengths_for_budgets(
-    model: LanguageModel,
-    hook_point: str,
-    directions: Float[Tensor, "n d"],
-    tokens: Int[Tensor, "b t"],
-    mask: Bool[Tensor, "b t"],
+    measure: Ruler,
+    n: int,
     budgets: Sequence[float],
-    unit: float,
     *,
     tolerance: float = 0.03,
     maximum: float = 64.0,
     rounds: int = 10,
 ) -> tuple[Float64[Tensor, "n budget"], Float64[Tensor, "n budget"]]:
-    """The coefficient at which adding each direction everywhere costs each KL budget, within 3 times the tolerance.
+    """The strength at which each of n steerings costs each KL budget, within 3 times the tolerance.
 
     Args:
-        model: the model.
-        hook_point: where the direction is added, at every token.
-        directions: of unit norm.
-        tokens: neutral text; padding, if any, on the right.
-        mask: tokens whose predictions count.
+        measure: what a steering costs at a strength; a cost that is not finite counts as beyond every budget.
+        n: steerings.
         budgets: mean nats a token.
-        unit: what coefficient 1 stands for: the mean activation norm at the hook point.
         tolerance: relative distance from the budget that is near enough.
-        maximum: largest coefficient that is tried.
-        rounds: largest number of measurements for each direction and budget.
+        maximum: largest strength that is tried.
+        rounds: largest number of measurements for each steering and budget.
 
     Returns:
-        Coefficients, and the KL measured at them. Both nan where the budget lies beyond the largest coefficient, or
-        where no measurement came near it.
+        Strengths, and the KL measured at them. Both nan where the budget lies beyond the largest strength, or where no
+        measurement came near it.
     """
-    measure = _ruler(model, hook_point, directions * unit, tokens, mask)
-    n, wanted = len(directions), torch.tensor(list(budgets), dtype=torch.float64)
+    wanted = torch.tensor(list(budgets), dtype=torch.float64)
     coefficient = torch.full((n, 1), 0.5, dtype=torch.float64)  # every measurement so far, nan where there was none
-    kl = measure(torch.arange(n), coefficient[:, 0])[:, None]
+    kl = measure(torch.arange(n), coefficient[:, 0]).nan_to_num(nan=torch.inf)[:, None]
     for number in range(rounds - 1):
         proposed = _propose(coefficient, kl, wanted, tolerance, maximum, number)
         of, budget = (~proposed.isnan()).nonzero(as_tuple=True)
         if not len(of):
             break
         measured = torch.full_like(proposed, torch.nan)
-        measured[of, budget] = measure(of, proposed[of, budget])
+        measured[of, budget] = measure(of, proposed[of, budget]).nan_to_num(nan=torch.inf)
         coefficient, kl = torch.cat([coefficient, proposed], dim=1), torch.cat([kl, measured], dim=1)
     distance = (kl[:, :, None].clamp(min=1e-12) / wanted).log().abs().nan_to_num(torch.inf)  # [n, measurement, budget]
     nearest = distance.argmin(dim=1)
@@ -84,38 +129,17 @@ def strengths_for_budgets(
     )
 
 
-def kl_of_directions(
-    model: LanguageModel,
-    hook_point: str,
-    vectors: Float[Tensor, "n d"],
-    tokens: Int[Tensor, "b t"],
-    mask: Bool[Tensor, "b t"],
-) -> Float64[Tensor, " n"]:
-    """Mean nats a token that adding each vector everywhere costs on this text; arguments as above."""
-    return _ruler(model, hook_point, vectors, tokens, mask)(torch.arange(len(vectors)), torch.ones(len(vectors)))
+def _ruler(plain: Float[Tensor, "b t V"], mask: Tensor, logits: Callable[[Tensor, Tensor], Tensor]) -> Ruler:
+    """Measures in parts whose logits fit beside the plain ones; `logits` gives those of all texts, steering by steering."""
+    weight = mask.to(plain.device) / mask.sum()
+    together = max(1, (2**25 if plain.device.type == "cpu" else 2**30) // (plain.numel() * 4))
 
-
-def _ruler(
-    model: LanguageModel, hook_point: str, vectors: Tensor, tokens: Tensor, mask: Tensor
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """(numbers of vectors, coefficients) -> mean KL of each; the blocks before the hook point are run once, here."""
-    layer, entry = _entry(model, hook_point)
-    residual = model.read(tokens, [f"resid_pre.{layer}"])[f"resid_pre.{layer}"]
-    plain = model.resume(tokens, layer, residual).log_softmax(dim=-1)
-    weight = mask.to(model.device) / mask.sum()
-    vectors = vectors.to(model.device, model.dtype)
-    together = max(1, (2**25 if model.device.type == "cpu" else 2**30) // (plain.numel() * 4))
-
-    def measure(of: Tensor, coefficients: Tensor) -> Tensor:
-        found = []
-        for chunk, strength in zip(of.split(together), coefficients.split(together), strict=True):
-            n, b = len(chunk), len(tokens)
-            steps = vectors[chunk] * strength.to(vectors)[:, None]
-            edit = add(entry, steps.repeat_interleave(b, dim=0))
-            logits = model.resume(tokens.repeat(n, 1), layer, residual.repeat(n, 1, 1), edits=[edit])
-            divergence = _divergence(plain, logits.unflatten(0, (n, b)))
-            found.append((divergence * weight).sum(dim=(1, 2)))
-        return torch.cat(found).double().cpu()
+    def measure(numbers: Tensor, strengths: Tensor) -> Tensor:
+        measured = []
+        for part, strength in zip(numbers.split(together), strengths.split(together), strict=True):
+            steered = logits(part, strength).unflatten(0, (len(part), len(plain)))
+            measured.append((_divergence(plain, steered) * weight).sum(dim=(1, 2)))
+        return torch.cat(measured).double().cpu()
 
     return measure
 
@@ -148,14 +172,16 @@ def _propose(
     return proposed.exp().masked_fill(near | exhausted, torch.nan)
 
 
-def _entry(model: LanguageModel, hook_point: str) -> tuple[int, str]:
-    """The block from which a pass must run for this hook point to be met, and the hook point's name there."""
-    point = model.hook_point(hook_point)
-    if point.layer is None:
-        return 0, hook_point
-    if point.name.startswith("resid_post") and point.layer + 1 < model.n_layers:
-        return point.layer + 1, f"resid_pre.{point.layer + 1}"
-    return point.layer, point.name
+def _entry(model: LanguageModel, hook_points: Sequence[str]) -> tuple[int, dict[str, str]]:
+    """The block from which a pass must run for these hook points to be met, and what each of them is called there."""
+    layers, places = [], {}
+    for name in hook_points:
+        point = model.hook_point(name)
+        layer, places[name] = point.layer or 0, name if point.layer is None else point.name
+        if point.layer is not None and point.name.startswith("resid_post") and point.layer + 1 < model.n_layers:
+            layer, places[name] = point.layer + 1, f"resid_pre.{point.layer + 1}"
+        layers.append(layer)
+    return min(layers), places
 
 
 def _divergence(plain: Float[Tensor, "b t V"], logits: Float[Tensor, "*n b t V"]) -> Float[Tensor, "*n b t"]:

@@ -1,4 +1,4 @@
-"""Generation in batches, cached where that is exact, under edits, each row with a seed of its own.
+"""Generation in batches, cached where that is exact, under an intervention, each row with a seed of its own.
 
 What a row says does not depend on who shares its batch: its random numbers are a function of (its seed, the step), made
 by a counter-based generator (SplitMix64; Steele, Lea and Flood 2014, https://doi.org/10.1145/2714064.2660195), and a
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from components.errors import InputError
 from components.model.continuation import Continuation
-from components.model.intervention import Edit
+from components.model.intervention import NOTHING, Intervention
 from components.model.language_model import LanguageModel
 
 
@@ -27,7 +27,7 @@ def generate(
     max_new_tokens: int,
     temperature: float,
     seeds: Sequence[int],
-    edits: Sequence[Edit] = (),
+    intervention: Intervention = NOTHING,
     stop: Collection[int] | None = None,
 ) -> list[list[int]]:
     """Continues every prompt.
@@ -38,7 +38,8 @@ def generate(
         max_new_tokens: longest continuation.
         temperature: logits are divided by it; 0 takes the likeliest token.
         seeds: one for each prompt; not used at temperature 0.
-        edits: applied to the prompt and at every step, each at its own positions; vectors [row, d] go by prompt.
+        intervention: applied to the prompt and at every step, its edits each at their own positions; what it has for
+            each row goes by prompt.
         stop: token ids that end a row; those of the model when absent.
 
     Returns:
@@ -52,23 +53,37 @@ def generate(
     assert len(seeds) == len(prompts), f"{len(seeds)} seeds for {len(prompts)} prompts"
     if not prompts or max_new_tokens == 0:
         return [[] for _ in prompts]
-    lengths = [len(prompt) for prompt in prompts]
-    if min(lengths) == 0:
-        raise InputError(f"prompt {lengths.index(0)} has no tokens; begin it with the model's first token (bos)")
-    if model.context_length is not None and max(lengths) + max_new_tokens > model.context_length:
-        raise InputError(
-            f"a prompt of {max(lengths)} tokens and {max_new_tokens} new ones do not fit the model's "
-            f"{model.context_length} positions; shorten the prompt, or lower max_new_tokens"
-        )
     ends = torch.tensor(sorted(model.eos if stop is None else stop), dtype=torch.long, device=model.device)
+
+    def write(rows: Sequence[Sequence[int]], seeds: Sequence[int]) -> list[list[int]]:
+        return _sampled(model, rows, max_new_tokens, temperature, seeds, intervention, ends)
+
+    return intervention.decoding(write, prompts, seeds) if intervention.decoding else write(prompts, seeds)
+
+
+def _sampled(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    temperature: float,
+    seeds: Sequence[int],
+    intervention: Intervention,
+    ends: Int64[Tensor, " end"],
+) -> list[list[int]]:
+    """Token after token for all rows, until each has ended."""
+    rows = intervention.prefixed(model, prompts)
+    _refuse_what_does_not_fit(model, rows, max_new_tokens)
     streams = torch.tensor(seeds, dtype=torch.long, device=model.device)
     done = torch.zeros_like(streams, dtype=torch.bool)
     made: list[Tensor] = []
     look = 1 if model.device.type == "cpu" else 8  # asking a GPU whether all are done waits for it
-    continuation = Continuation(model, prompts)
-    with model.edited(*edits):
+    continuation = Continuation(model, rows)
+    with intervention.applied(model):
         for step in range(max_new_tokens):
-            chosen = _choose(continuation.next_logits(), temperature, streams, step)
+            logits = continuation.next_logits()
+            if intervention.logits:
+                logits = intervention.logits(logits[:, None], continuation.tokens)[:, 0]
+            chosen = _choose(logits, temperature, streams, step)
             made.append(torch.where(done, -1, chosen))
             done |= torch.isin(chosen, ends)
             if step + 1 == max_new_tokens or (step % look == look - 1 and bool(done.all())):
@@ -76,6 +91,17 @@ def generate(
             continuation.append(chosen)
     ended = set(ends.tolist())
     return [[t for t in row if t >= 0 and t not in ended] for row in torch.stack(made, dim=1).tolist()]
+
+
+def _refuse_what_does_not_fit(model: LanguageModel, rows: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    lengths = [len(row) for row in rows]
+    if min(lengths) == 0:
+        raise InputError(f"prompt {lengths.index(0)} has no tokens; begin it with the model's first token (bos)")
+    if model.context_length is not None and max(lengths) + max_new_tokens > model.context_length:
+        raise InputError(
+            f"a prompt of {max(lengths)} tokens and {max_new_tokens} new ones do not fit the model's "
+            f"{model.context_length} positions; shorten the prompt, or lower max_new_tokens"
+        )
 
 
 def uniform(seeds: Int64[Tensor, " row"], step: int) -> Float64[Tensor, " row"]:

@@ -1,20 +1,27 @@
-"""Edits: what to change at a hook point, and at which tokens.
+"""Interventions: everything that may be changed while a model reads or writes, edits of activations first of all.
 
-Positions are counted over each row's own tokens, padding left out: 0 is the first token of the row whether padding lies
+Positions are counted over each row's tokens, padding left out: 0 is the first token of the row whether padding lies
 left, right or nowhere, and a token keeps its number when it is generated one step at a time from a cache. Padding is
 never edited. An edit of a step sees exactly the tokens of that step.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
+if TYPE_CHECKING:  # it imports this module
+    from components.model.language_model import LanguageModel
+
+Row: TypeAlias = Sequence[int]
+Write: TypeAlias = Callable[[Sequence[Row], Sequence[int]], list[list[int]]]
+"""(prompts, one seed for each) -> the new tokens of each."""
 Positions = Literal["all", "prompt", "generated"] | Sequence[int] | Bool[Tensor, "row position"]
 
 
@@ -33,6 +40,76 @@ class Edit:
     hook_point: str
     function: Callable[[Tensor, Tensor], Tensor]
     positions: Positions = "all"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Intervention:
+    """What is changed while a batch of rows is read or written; empty, nothing is.
+
+    Attributes:
+        edits: of activations, at any number of hook points.
+        prefix: for each row, tokens that stand before its own (behind the model's first token, where the row begins
+            with it); empty for none. They are given tokens like the row's own, and edits count them as such.
+        logits: `function(logits[b, t, V], tokens[b, n])` returns the new logits. They are the predictions made after the
+            last t tokens of each row; `tokens` has every token so far, the prefix too, and -1 for padding, on the left.
+        weights: `weights(model)` is entered for as long as the intervention is applied and left whatever happens inside:
+            it may exchange weights.
+        decoding: `decoding(write, prompts, seeds)` returns the new tokens of each row, by calls of `write` (which
+            samples under the rest of this intervention). What a pass over given text predicts does not depend on it.
+    """
+
+    edits: tuple[Edit, ...] = ()
+    prefix: tuple[tuple[int, ...], ...] = ()
+    logits: Callable[[Tensor, Tensor], Tensor] | None = None
+    weights: Callable[[LanguageModel], contextlib.AbstractContextManager[Any]] | None = None
+    decoding: Callable[[Write, Sequence[Row], Sequence[int]], list[list[int]]] | None = None
+
+    @contextlib.contextmanager
+    def applied(self, model: LanguageModel) -> Iterator[None]:
+        """Holds weights and edits for every pass made inside; afterwards, and after any exception, all is as before."""
+        with self.weights(model) if self.weights else contextlib.nullcontext(), model.edited(*self.edits):
+            yield
+
+    def prefixed(self, model: LanguageModel, rows: Sequence[Row]) -> list[list[int]]:
+        """The rows with the tokens that stand before them."""
+        if not self.prefix:
+            return [list(row) for row in rows]
+        assert len(self.prefix) == len(rows), f"{len(self.prefix)} prefixes for {len(rows)} rows"
+        first = getattr(model.tokenizer, "bos_token_id", None)
+        heads = [int(len(row) > 0 and row[0] == first) for row in rows]
+        both = zip(rows, heads, self.prefix, strict=True)
+        return [[*row[:head], *prefix, *row[head:]] for row, head, prefix in both]
+
+
+NOTHING = Intervention()
+
+
+def logits_under(
+    model: LanguageModel, tokens: Int[Tensor, "b t"], intervention: Intervention
+) -> Float[Tensor, "b t V"]:
+    """The predictions made after each of these tokens, float32, under an intervention; padding, if any, on the right.
+
+    Raises:
+        CapabilityError: the model has no head.
+    """
+    lengths = [len(row) for row in intervention.prefix] or [0] * len(tokens)
+    longest = max(lengths, default=0)
+    given = tokens
+    if longest:
+        rows = intervention.prefixed(model, tokens.tolist())
+        width = longest + tokens.shape[1]
+        given = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+    with intervention.applied(model):
+        logits = model.logits(given)
+    if longest:  # what follows token i is predicted as many places later as the row's prefix is long
+        places = torch.arange(tokens.shape[1])[None] + torch.tensor(lengths)[:, None]
+        logits = logits.gather(1, places.to(logits.device)[:, :, None].expand(-1, -1, logits.shape[2]))
+    if intervention.logits is None:
+        return logits
+    so_far = given
+    if longest:
+        so_far = torch.tensor([[-1] * (width - len(row)) + row for row in rows])
+    return intervention.logits(logits, so_far.to(logits.device))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

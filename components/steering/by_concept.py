@@ -1,4 +1,4 @@
-"""What each method reaches on each concept, from the generations table alone: one row for concept, method and budget.
+"""What each method reaches on each concept, from texts and judgements alone: one row for concept, method and budget.
 
 A generation that failed counts as nothing gained and is counted. These rows are what scores are means over, and what two
 methods are compared by, concept for concept.
@@ -14,9 +14,9 @@ import polars as pl
 
 from components.steering.contract import Concept
 from components.store import tables
+from components.store.judgements import UNSTEERED
 
 KINDS = ("document", "contextual", "surface")
-UNSTEERED = "unsteered"
 MEASURES = ("composite", "uplift", "fluency")
 
 
@@ -38,6 +38,7 @@ class Comparison:
         absent: name among `methods` -> why nothing was steered by it at all.
         stand_ins: (control, replicate) of directions that stand in for candidates and are compared with nobody.
         limit: that not all concepts of the corpus are candidates, where that is so.
+        ungraded: names whose steerings have no strength: they stand at no budget.
     """
 
     concepts: Sequence[Concept]
@@ -53,6 +54,15 @@ class Comparison:
     absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
     stand_ins: frozenset[tuple[str, int]] = frozenset()
     limit: str | None = None
+    ungraded: frozenset[str] = frozenset()
+
+    @property
+    def places(self) -> list[tuple[float | None, list[str]]]:
+        """Each budget with the methods and controls that stand at it; at no budget those that are not graded."""
+        names = [*self.methods, *self.controls]
+        graded = [name for name in names if name not in self.ungraded]
+        rest = [name for name in names if name in self.ungraded]
+        return [*((budget, graded) for budget in self.budgets), *([(None, rest)] if rest else [])]
 
     def passed(self, kind: str = "all") -> list[Concept]:
         """Concepts of a kind (or all) that the gate let through."""
@@ -64,15 +74,20 @@ class Comparison:
         return [kind for kind in KINDS if any(c.kind == kind for c in self.concepts)]
 
 
-def concept_means(generations: pl.DataFrame, split: str = "test") -> pl.DataFrame:
+def at(budget: float | None) -> pl.Expr:
+    """Rows of this budget."""
+    return pl.col("kl_budget").eq_missing(pl.lit(budget, pl.Float64))
+
+
+def concept_means(results: pl.DataFrame, split: str = "test") -> pl.DataFrame:
     """Mean composite, uplift and fluency of each (concept, method, replicate, kl_budget) on one split, failures as 0 and
     counted, and the mean KL on the steered text, of what was measured.
     """
     return (
-        generations.filter(pl.col("split") == split, pl.col("kl_budget").is_not_null())
+        results.filter(pl.col("split") == split, pl.col("method") != UNSTEERED)
         .group_by("concept", "method", "replicate", "kl_budget")
         .agg(
-            *(pl.col(name).fill_null(0.0).mean() for name in MEASURES),
+            *(_value(results, name).fill_null(0.0).mean().alias(name) for name in MEASURES),
             pl.col("kl").mean().alias("kl_written"),
             pl.col("kl_reverse").mean().alias("kl_written_reverse"),
             pl.len().alias("n"),
@@ -82,17 +97,24 @@ def concept_means(generations: pl.DataFrame, split: str = "test") -> pl.DataFram
     )
 
 
-def by_concept(generations: pl.DataFrame, strengths: pl.DataFrame, comparison: Comparison) -> pl.DataFrame:
-    """The STEERED table: every method, and the mean of each control's directions, on every concept that passed the gate."""
-    means = concept_means(generations)
-    plain = generations.filter(pl.col("method") == UNSTEERED, pl.col("split") == "test").drop_nulls("fluency")
+def by_concept(results: pl.DataFrame, strengths: pl.DataFrame, comparison: Comparison) -> pl.DataFrame:
+    """The STEERED table: every method, and the mean of each control's directions, on every concept that passed the gate.
+
+    Args:
+        results: texts with their judgements (`components.store.judgements.judged`).
+        strengths: the STRENGTHS table.
+        comparison: what the scores are about.
+    """
+    means = concept_means(results)
+    plain = results.filter(pl.col("method") == UNSTEERED, pl.col("split") == "test")
+    plain = plain.select("concept", _value(results, "fluency").alias("fluency")).drop_nulls("fluency")
     fluent = dict(plain.group_by("concept").agg(pl.col("fluency").mean()).iter_rows())  # what failed must not lower it
     of_place = {(row["concept"], row["method"], row["kl_budget"]): row for row in _own(means, comparison)}
     cost = {tuple(row[name] for name in tables.STRENGTHS.key): row for row in strengths.to_dicts()}
     rows = []
-    for budget in comparison.budgets:
+    for budget, methods in comparison.places:
         largest = _largest(means, comparison, budget)
-        for method in (m for m in (*comparison.methods, *comparison.controls) if m not in comparison.absent):
+        for method in (m for m in methods if m not in comparison.absent):
             for concept in comparison.passed():
                 own = of_place.get((concept.name, method, budget), {})
                 measured = cost.get((concept.name, method, own.get("replicate"), budget), {})
@@ -113,7 +135,12 @@ def by_concept(generations: pl.DataFrame, strengths: pl.DataFrame, comparison: C
     return tables.STEERED.frame(rows)
 
 
-def n_compared(means: pl.DataFrame, comparison: Comparison, budget: float) -> int:
+def _value(results: pl.DataFrame, measure: str) -> pl.Expr:
+    """The column of a measure; null where no judge of that name is listed."""
+    return pl.col(measure) if measure in results.columns else pl.lit(None, pl.Float64)
+
+
+def n_compared(means: pl.DataFrame, comparison: Comparison, budget: float | None) -> int:
     """Control directions with a strength that a method must exceed."""
     return _compared(means, comparison, budget).select("method", "replicate").unique().height
 
@@ -132,18 +159,18 @@ def _own(means: pl.DataFrame, comparison: Comparison) -> list[dict[str, Any]]:
     return [*means.filter(~controls).to_dicts(), *averaged.to_dicts()]
 
 
-def _compared(means: pl.DataFrame, comparison: Comparison, budget: float) -> pl.DataFrame:
-    of = means.filter(pl.col("method").is_in(list(comparison.controls)), pl.col("kl_budget") == budget)
-    apart = [s for s in of.select("method", "replicate").iter_rows() if s in comparison.stand_ins]
-    away = pl.DataFrame(apart, schema={"method": pl.String, "replicate": of.schema["replicate"]}, orient="row").unique()
-    return of.join(away, on=["method", "replicate"], how="anti")
+def _compared(means: pl.DataFrame, comparison: Comparison, budget: float | None) -> pl.DataFrame:
+    of_controls = means.filter(pl.col("method").is_in(list(comparison.controls)), at(budget))
+    steerings = of_controls.select("method", "replicate").unique()
+    compared = [s not in comparison.stand_ins for s in steerings.iter_rows()]
+    return of_controls.join(steerings.filter(compared), on=["method", "replicate"], how="semi", maintain_order="left")
 
 
-def _largest(means: pl.DataFrame, comparison: Comparison, budget: float) -> dict[str, dict[str, float]]:
+def _largest(means: pl.DataFrame, comparison: Comparison, budget: float | None) -> dict[str, dict[str, float]]:
     """For each concept the largest composite, and the largest uplift, that a control direction reaches."""
-    found = _compared(means, comparison, budget).group_by("concept").agg(pl.col("composite", "uplift").max())
+    maxima = _compared(means, comparison, budget).group_by("concept").agg(pl.col("composite", "uplift").max())
     silent = comparison.silent
     return {
         row["concept"]: {f"{name}_largest": row[name] for name in ("composite", "uplift") if name not in silent}
-        for row in found.to_dicts()
+        for row in maxima.to_dicts()
     }

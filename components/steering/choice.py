@@ -14,7 +14,7 @@ import polars as pl
 
 from components.steering.by_concept import concept_means
 from components.steering.contract import Candidate
-from components.steering.protocol import Job, Prompt
+from components.steering.writer import Job, Prompt
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -24,8 +24,8 @@ class Steered:
     Attributes:
         method: its method.
         candidate: what is steered.
-        budget: nats a token.
-        strength: in units of the mean activation norm; None where there is none, with the reason.
+        budget: nats a token; None where no strength can be set.
+        strength: of the steering, in its own units; None where there is none, with the reason.
         kl: measured at that strength, on the text it was set on.
         kl_elsewhere: measured on other neutral text, once it was chosen.
         kl_whole: measured over whole contexts of neutral text, likewise.
@@ -34,7 +34,7 @@ class Steered:
 
     method: str
     candidate: Candidate
-    budget: float
+    budget: float | None
     strength: float | None = None
     kl: float | None = None
     kl_elsewhere: float | None = None
@@ -45,8 +45,8 @@ class Steered:
         """Every prompt and sample under this steering; none where it has no strength."""
         if self.strength is None:
             return []
-        given = (self.candidate.steering, self.strength)
-        return [Job(prompt, sample, *given) for prompt in prompts for sample in range(n_samples)]
+        steering, strength = self.candidate.steering, self.strength
+        return [Job(prompt, sample, steering, strength) for prompt in prompts for sample in range(n_samples)]
 
     def row(self) -> dict[str, object]:
         """Its row of the strengths table."""
@@ -75,20 +75,20 @@ def choose(validated: pl.DataFrame, steered: Sequence[Steered], controls: Collec
     """One for each concept, method and budget, and every control.
 
     Args:
-        validated: generations of validate prompts, and of no others.
+        validated: texts of validate prompts with their judgements (`components.store.judgements`), and no others.
         steered: all that have, or lack, a strength.
         controls: methods whose steerings are all kept.
     """
     assert (validated["split"] == "validate").all(), "only validate prompts choose"
     keys = ("concept", "method", "replicate", "kl_budget")
-    seen = {tuple(r[k] for k in keys): r for r in concept_means(validated, "validate").to_dicts()}
+    means = {tuple(row[key] for key in keys): row for row in concept_means(validated, "validate").to_dicts()}
 
     def merit(s: Steered) -> tuple[float, float, int]:
-        own = seen.get((s.candidate.concept, s.method, s.candidate.replicate, s.budget), {})
-        return own.get("composite", 0.0), own.get("uplift", 0.0), -s.candidate.replicate
+        reached = means.get((s.candidate.concept, s.method, s.candidate.replicate, s.budget), {})
+        return reached.get("composite", 0.0), reached.get("uplift", 0.0), -s.candidate.replicate
 
-    kept = [s for s in steered if s.method in controls and s.strength is not None]
-    return kept + [max(group, key=merit) for group in _rivals(steered, controls).values()]
+    of_controls = [s for s in steered if s.method in controls and s.strength is not None]
+    return of_controls + [max(group, key=merit) for group in _rivals(steered, controls).values()]
 
 
 def _rivals(steered: Sequence[Steered], controls: Collection[str]) -> Mapping[tuple, list[Steered]]:

@@ -1,6 +1,6 @@
-"""The headline of steering: how much of a concept a text gained, and whether it is still text, in one number.
+"""The headline of steering: how much of the target a text gained, and whether it is still text, in one number.
 
-Uplift alone is largest where text breaks: a list of keywords has all of it. So the gain is normalised and clipped,
+The target is what the judge `steer.measure` says; whether it is still text says the judge `fluency`. Uplift alone is largest where text breaks: a list of keywords has all of it. So the gain is normalised and clipped,
 C = clip((p - p0) / (1 - p0), 0, 1), and joined with the fluency F by the harmonic mean, which is 0 where either is.
 The clip makes chance positive: read the composite beside that of Gaussian directions.
 
@@ -12,6 +12,9 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
+FLUENCY = "fluency"
+"""The judge that the gain in the target is joined with."""
+
 
 def composite(
     probability: Float[np.ndarray, " text"], before: Float[np.ndarray, " text"], fluency: Float[np.ndarray, " text"]
@@ -19,7 +22,7 @@ def composite(
     """Harmonic mean of normalised gain and fluency, 0 to 1; NaN where one of the three is.
 
     Args:
-        probability: of the concept, in each text.
+        probability: what the measured judge says of each text.
         before: the same of the plain text of the same prompt and sample; where that is 1, nothing was left to gain.
         fluency: 0 to 1.
     """

@@ -1,7 +1,6 @@
-"""What steering promises: a method proposes steerings from the select split, a judge reads continuations.
+"""What steering promises: a method proposes steerings from the select split, a judge reads what was written.
 
-A `Steering` is not bound to be a vector added: it is anything that turns a strength into an edit, strength 0 meaning
-no edit, with a batch form so that many steerings share one forward pass. `AddVector` is the commonest. Methods see
+A `Steering` is anything that turns a strength into an intervention; many of them share one forward pass. Methods see
 `Evidence`, which holds nothing but the select split; judges are fitted on `Material`, which holds nothing of the test
 split: so no test data can choose a setting.
 """
@@ -10,72 +9,61 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+import polars as pl
 import scipy.sparse
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from components.config import Config
-from components.model.intervention import Edit, add
-from components.registry import Registry
+from components.dictionary.contract import Dictionary
+from components.model.intervention import Intervention
+from components.model.language_model import LanguageModel
+from components.registry import Entry, Registry, Services
 
 
 class Steering(ABC):
-    """One way to change a model's behaviour, with one free parameter: its strength."""
-
-    hook_point: str
-
-    @classmethod
-    @abstractmethod
-    def edit(cls, rows: Sequence[Steering], strengths: Float[Tensor, " row"]) -> Edit:
-        """The edit of one batch: row i is steered by `rows[i]` (all of this class, at one hook point).
-
-        Strength 0 leaves its row as it is; the side effect grows with the strength.
-        """
-
-    @abstractmethod
-    def tensors(self) -> Mapping[str, Tensor]:
-        """What has to be kept to steer again, by name ("" for the only one)."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class AddVector(Steering):
-    """Adds strength x unit x vector at every position.
+    """One way to change what a model writes, with at most one free parameter: its strength.
 
     Attributes:
-        hook_point: where it is added.
-        vector: direction of norm 1.
-        unit: the mean activation norm at the hook point, in which strengths are stated.
+        graded: whether its effect grows with the strength, from none at 0. If not, it is applied as it is (at strength 1),
+            and what it costs is measured and reported beside the budgets.
     """
 
-    hook_point: str
-    vector: Float[Tensor, " d_in"]
-    unit: float
+    graded: ClassVar[bool] = True
+
+    @property
+    def together(self) -> Hashable:
+        """Steerings of one class that agree in this can share a batch."""
+        return None
 
     @classmethod
-    def edit(cls, rows: Sequence[Steering], strengths: Float[Tensor, " row"]) -> Edit:
-        """One addition with a vector for each row."""
-        first = rows[0]
-        assert isinstance(first, cls) and all(row.hook_point == first.hook_point for row in rows)
-        vectors = torch.stack([row.vector for row in rows if isinstance(row, cls)])
-        return add(first.hook_point, strengths[:, None].to(vectors) * first.unit * vectors)
+    @abstractmethod
+    def intervention(cls, rows: Sequence[Any], strengths: Float[Tensor, " row"]) -> Intervention:
+        """The intervention of one batch: row i is steered by `rows[i]`; all are of this class and agree in `together`.
 
+        Strength 0 leaves the row of a graded steering as it is.
+        """
+
+    def added(self, strength: float = 1.0) -> Mapping[str, Float[Tensor, " d_in"]]:
+        """By hook point, the vector that it adds at every token, where it is nothing else; its cost is then found faster."""
+        return {}
+
+    @abstractmethod
     def tensors(self) -> Mapping[str, Tensor]:
-        """The direction."""
-        return {"": self.vector}
+        """What has to be saved to steer again, by name ("" for the only one; no name holds a slash)."""
 
     @classmethod
-    def along(cls, hook_point: str, vector: Float[Tensor, " d_in"], unit: float) -> AddVector | None:
-        """Along a vector of any length; None where it has no direction (zero or not finite)."""
-        vector = vector.detach().float().cpu()
-        norm = float(vector.norm())
-        if not np.isfinite(norm) or norm < 1e-12:
-            return None
-        return cls(hook_point, vector / norm, unit)
+    @abstractmethod
+    def restored(cls, tensors: Mapping[str, Tensor], units: Mapping[str, float]) -> Steering:
+        """The same steering from what it saved.
+
+        Args:
+            tensors: as `tensors()` gave them.
+            units: mean activation norm by hook point, the dictionary's first one first.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,56 +108,81 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evidence:
-    """What a method may know: the select split, the dictionary, and nothing else.
+    """What a method may know of the text: the select split and nothing else. Rows are the captured tokens of it.
 
     Attributes:
-        concepts: the concepts to steer, in the order of the label columns.
-        hook_point: where to steer.
-        unit: mean activation norm there.
+        concepts: the concepts to steer towards, in the order of the label columns.
+        model: the model that is steered.
+        hook_point: where to steer: the first that the dictionary writes.
+        units: mean activation norm of each hook point that it writes, that one first.
         labels: tokens with the concept; for document concepts, tokens of documents that have it.
-        document: for each token, the row of its document in `document_labels`.
+        token: token id of each row.
+        document: for each row, the row of its document in `document_labels`.
         document_labels: documents with the concept (document concepts; other columns are empty).
-        batches: activations in row order, anew at each call: (first row, activations).
+        batches: activations at a hook point in row order, anew at each call: (first row, activations).
+        contexts: packed contexts: `token`, `document` and `position`, each [context, position].
+        pairs: minimal pairs (`components.store.tables.PAIRS`).
         codes: sparse codes; absent without a dictionary.
-        decoder: decoder directions of the dictionary; absent without one.
-        d_in: width of the activations.
-        seed: for methods that draw.
+        dictionary: the dictionary; absent without one.
+        d_in: width of the activations where to steer.
         stand_ins: how many more steerings a control proposes, of which chance chooses as a method chooses: the most
             candidates that a method proposes for one concept; 0 where none has a choice.
     """
 
     concepts: Sequence[Concept]
+    model: LanguageModel
     hook_point: str
-    unit: float
+    units: Mapping[str, float]
     labels: scipy.sparse.csc_matrix
+    token: Int[np.ndarray, " token"]
     document: Int[np.ndarray, " token"]
     document_labels: scipy.sparse.csc_matrix
-    batches: Callable[[], Iterator[tuple[int, Float[Tensor, "token d_in"]]]]
+    batches: Callable[[str], Iterator[tuple[int, Float[Tensor, "token d_in"]]]]
+    contexts: Mapping[str, Int[Tensor, "context position"]]
+    pairs: pl.DataFrame
     codes: scipy.sparse.csr_matrix | None
-    decoder: Float[Tensor, "d_sae d_in"] | None
+    dictionary: Dictionary | None
     d_in: int
-    seed: int
     stand_ins: int = 0
 
-
-class SteeringMethod(ABC):
-    """Proposes steerings. A file in `methods/` holds one, registered with `@methods`."""
-
-    kind: ClassVar[str]
-    version: ClassVar[int] = 1
-    config: ClassVar[type[Config]]
-    control: ClassVar[bool] = False
-    """A control's steerings belong to no concept: each is judged for every concept, and none is chosen."""
-    reads_dictionary: ClassVar[bool] = False
-    """It takes codes or decoder from the evidence, so the untrained dictionary goes through it too, as a control."""
-
-    def __init__(self, config: Any) -> None:
-        """`config` is of the entry's own class."""
-        self.settings = config
-
     @property
+    def unit(self) -> float:
+        """Mean activation norm where to steer."""
+        return self.units[self.hook_point]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MethodServices(Services):
+    """What a steering method may use.
+
+    Attributes:
+        model: the model that is steered.
+    """
+
+    model: LanguageModel
+
+
+class SteeringMethod(Entry):
+    """Proposes steerings. A file in `methods/` holds one, registered with `@methods`.
+
+    Attributes:
+        steering: the class of what it proposes.
+        control: its steerings belong to no concept: each is judged for every concept, and none is chosen.
+        reads_dictionary: it takes codes or dictionary from the evidence, so the untrained dictionary goes through it
+            too, as a control.
+    """
+
+    steering: ClassVar[type[Steering]]
+    control: ClassVar[bool] = False
+    reads_dictionary: ClassVar[bool] = False
+
+    def __init__(self, config: Any, services: MethodServices) -> None:
+        """`config` is of the entry's own class."""
+        super().__init__(config, services)
+
+    @classmethod
     @abstractmethod
-    def at_most(self) -> int:
+    def at_most(cls, config: Any) -> int:
         """Steerings that it proposes for one concept at most; a control, in all but for its stand-ins."""
 
     @abstractmethod
@@ -191,6 +204,7 @@ class Continuation:
         reason: why there is no text.
         kl: KL(plain || steered) of the predictions of its tokens, nats a token; None without text, or not measured.
         kl_reverse: KL(steered || plain) of the same: what the steering costs on the text that it wrote.
+        prompt: the text that it goes on from.
     """
 
     text: str | None
@@ -199,6 +213,7 @@ class Continuation:
     reason: str | None = None
     kl: float | None = None
     kl_reverse: float | None = None
+    prompt: str = ""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -237,29 +252,53 @@ class Material:
     seed: int
 
 
-class Judge(ABC):
-    """Scores continuations from 0 to 1. A file in `judges/` holds one, registered with `@judges`."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class JudgeServices(Services):
+    """What a judge may use.
 
-    kind: ClassVar[str]
-    version: ClassVar[int] = 1
-    config: ClassVar[type[Config]]
-    column: ClassVar[str]
-    """Its column in the generations table."""
+    Attributes:
+        model: the model, unsteered.
+        dictionary: of whose latents a judge may read how active they are in a text.
+    """
+
+    model: LanguageModel
+    dictionary: Dictionary
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Verdicts:
+    """What a judge says of some texts.
+
+    Attributes:
+        values: 0 to 1 for each text and concept; NaN for none.
+        reasons: number of a text -> why it has no value.
+    """
+
+    values: Float[np.ndarray, "text concept"]
+    reasons: Mapping[int, str] = dataclasses.field(default_factory=dict)
+
+
+class Judge(Entry):
+    """Judges texts. A file in `judges/` holds one, registered with `@judges`; its name is the judge's in every table."""
+
+    def __init__(self, config: Any, services: JudgeServices) -> None:
+        """`config` is of the entry's own class."""
+        super().__init__(config, services)
+
+    def fit(self, material: Material) -> None:
+        """Learns what it needs; called once, before anything else. Columns of what it says are `material.concepts`."""
+        self.material = material
 
     @abstractmethod
-    def __init__(self, config: Any, material: Material) -> None:
-        """Fits the judge. `config` is of the entry's own class."""
-
-    @abstractmethod
-    def scores(self, continuations: Sequence[Continuation]) -> Float[np.ndarray, "text concept"]:
-        """A score for each continuation and concept; NaN where there is no text."""
+    def judge(self, texts: Sequence[Continuation]) -> Verdicts:
+        """Judges each text by itself, given its prompt; every one has a text."""
 
     def refusals(self) -> Mapping[str, str]:
-        """Concepts that it cannot judge, with the reason; they are not steered."""
+        """Concepts that it cannot judge, with the reason; they are not steered towards."""
         return {}
 
     def silence(self) -> str | None:
-        """Why it gives no score at all (NaN for every text), where that is so; concepts are steered without it."""
+        """Why it gives no value at all (NaN for every text), where that is so; concepts are steered without it."""
         return None
 
 

@@ -10,10 +10,13 @@ import polars as pl
 import torch
 
 from components.device import Execution
-from components.steering.contract import AddVector
+from components.steering.concepts import pick_concepts
+from components.steering.config import SteerConfig
 from components.steering.meter import Meter
-from components.steering.protocol import LOGITS_AT_ONCE, Job, Neutral, Prompt, Writer, calibrate
-from components.steering.steer import SteerConfig, entries_of, pick_concepts
+from components.steering.neutral import Neutral
+from components.steering.strength import calibrate
+from components.steering.vector import AddVector
+from components.steering.writer import LOGITS_AT_ONCE, Job, Prompt, Writer
 from components.store import tables
 from components.store.artifact import Artifact
 from components.store.forecast import Forecast, Foreteller, Timing, lower
@@ -22,7 +25,7 @@ PROMPT = 8  # tokens of an opening, where the corpus is not read yet
 DIRECTIONS = 4
 JOBS = 32
 GENERATION = 120  # bytes a continuation on disk
-JUDGED = 40  # bytes of a row of the generations table on disk beside its text, which rows share
+JUDGED = 40  # bytes on disk of what all judges say of one text for one concept
 ROW = 400  # and in memory, while it is put together and written
 
 
@@ -119,7 +122,7 @@ def _work(config: SteerConfig, inputs: Mapping[str, Any]) -> tuple[Meter, int, s
         n_concepts, source = (len(pick_concepts(inventory, config)) if inventory.height else 0), "of the corpus to come"
         n_prompts = {split: min(n, corpus.facts["prompts"][split]) for split, n in n_prompts.items()}
     prompts = {split: [Prompt(i, (0,) * PROMPT) for i in range(max(1, n))] for split, n in n_prompts.items()}
-    return Meter(config, entries_of(config), prompts, inputs.get("untrained") is not None), n_concepts, source
+    return Meter(config, prompts, inputs.get("untrained") is not None), n_concepts, source
 
 
 def _seconds(work: Any) -> float:

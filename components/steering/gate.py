@@ -19,13 +19,11 @@ from components.concept.gate import ProbeGate, refusal
 from components.concept.labels import document_labels
 from components.concept.probe import fit_probe
 from components.concept.ranking import ranking
-from components.dictionary.contract import Dictionary
-from components.errors import InputError
-from components.steering.contract import Concept, Evidence
+from components.steering.contract import Concept
 from components.steering.passages import row_labels
 from components.store.artifact import Artifact
 from components.store.rows import Rows
-from components.store.shards import ActivationShards, CodeShards
+from components.store.shards import ActivationShards
 
 BATCH = 8192
 
@@ -36,6 +34,7 @@ class Split:
     Attributes:
         concepts: columns of the labels.
         labels: rows with the concept.
+        token: token id of each row.
         document: for each row, the row of its document in `document_labels`.
         document_labels: documents with the concept; columns of other concepts are empty.
     """
@@ -46,6 +45,7 @@ class Split:
         self.concepts, self._activations, self._split, self._hook_point = concepts, activations, split, hook_point
         provenance = activations.provenance(split)
         self.labels = row_labels(corpus, provenance, split, concepts)
+        self.token = provenance["token"].numpy()
         captured, self.document = np.unique(provenance["document"].numpy(), return_inverse=True)
         numbers, labels, _ = document_labels(corpus, split, [c.name for c in concepts])
         whole = scipy.sparse.diags([float(c.unit == "document") for c in concepts])
@@ -53,11 +53,12 @@ class Split:
         self.document_labels = (rows.astype(np.float64) @ whole).astype(bool).tocsc()
         self.document_labels.eliminate_zeros()
 
-    def batches(self) -> Iterator[tuple[int, Float[Tensor, "token d_in"]]]:
-        """(first row, activations in the stored dtype), in row order."""
-        rows = Rows(self._activations, self._split, [self._hook_point])
+    def batches(self, hook_point: str | None = None) -> Iterator[tuple[int, Float[Tensor, "token d_in"]]]:
+        """(first row, activations in the stored dtype), in row order; at another hook point where one is named."""
+        name = hook_point or self._hook_point
+        rows = Rows(self._activations, self._split, [name])
         for number, x in enumerate(rows.in_order(BATCH)):
-            yield number * BATCH, x[self._hook_point]
+            yield number * BATCH, x[name]
 
     def tokens(self) -> Float[Tensor, "token d_in"]:
         """All activations."""
@@ -84,47 +85,13 @@ def probe_refusals(select: Split, validate: Split, gate: ProbeGate) -> dict[str,
         scores = fit_probe(x, labels).scores(x_validate).cpu().numpy()
         for j, column in enumerate(columns):
             positive = np.flatnonzero(truth[:, j].toarray().ravel())
-            found = ranking(scores[:, j], positive)
-            if found.ap is None or labels[:, j].nnz == 0:
-                where = "validate" if found.ap is None else "select"
+            ranked = ranking(scores[:, j], positive)
+            if ranked.ap is None or labels[:, j].nnz == 0:
+                where = "validate" if ranked.ap is None else "select"
                 refused[select.concepts[column].name] = f"probe: no {unit} of the {where} split has the concept"
-            elif why := refusal(found, len(positive), len(scores), gate):
+            elif why := refusal(ranked, len(positive), len(scores), gate):
                 refused[select.concepts[column].name] = f"probe: {why}"
     return refused
-
-
-def evidence(
-    select: Split,
-    keep: Sequence[int],
-    hook_point: str,
-    unit: float,
-    dictionary: Dictionary,
-    codes: CodeShards,
-    seed: int,
-) -> Evidence:
-    """What methods may know of the concepts in these columns.
-
-    Raises:
-        InputError: codes of other activations.
-    """
-    if codes.n_rows("select") != len(select.document):
-        raise InputError(
-            f"artifact {codes.artifact.stage}/{codes.artifact.key} has codes of {codes.n_rows('select'):,} select tokens, "
-            f"and {len(select.document):,} were captured; encode these activations"
-        )
-    return Evidence(
-        concepts=[select.concepts[column] for column in keep],
-        hook_point=hook_point,
-        unit=unit,
-        labels=select.labels[:, keep],
-        document=select.document,
-        document_labels=select.document_labels[:, keep],
-        batches=select.batches,
-        codes=codes.codes("select").matrix(),
-        decoder=dictionary.decoder_directions(hook_point).detach().cpu(),
-        d_in=dictionary.widths[hook_point],
-        seed=seed,
-    )
 
 
 def _read(split: Split, unit: str, columns: Sequence[int]) -> tuple[Float[Tensor, "row d_in"], scipy.sparse.csc_matrix]:

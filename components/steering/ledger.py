@@ -1,7 +1,7 @@
-"""Every continuation with what the judges said of it, as rows of the generations table.
+"""Every continuation as a row of the generations table, and what the judges said of it as rows of the judgements table.
 
-A steered continuation is compared with the plain one of the same prompt and sample; where either has no text there is
-no uplift, but a reason. Rows are kept as columns: a control's text is judged for every concept, which makes many.
+A text that is steered towards a concept is judged for it (and its values for the other concepts stand in one list); plain
+text, and the text of a control, is judged for every concept. The composite is entered as one more judge.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
 
-from components.steering.by_concept import UNSTEERED
 from components.steering.choice import Steered
-from components.steering.composite import composite
-from components.steering.contract import Continuation, Judge
-from components.steering.protocol import Job
+from components.steering.composite import FLUENCY, composite
+from components.steering.contract import Continuation, Verdicts
+from components.steering.panel import Panel
+from components.steering.writer import Job
 from components.store import tables
+from components.store.judgements import COMPOSITE, UNPAIRED, UNSTEERED, judged
 
-UNPAIRED = "the unsteered text of this prompt and sample failed"
+Place = tuple[str, str | None, int, float | None]
+"""Method, concept, replicate and budget of a text."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -28,83 +30,113 @@ class Ledger:
     """Rows so far.
 
     Attributes:
-        judges: who judges.
-        column: concept -> its column in the judges' scores.
-        judged: the concepts that plain and control text are judged for.
+        panel: who judges.
+        column: concept -> its column in what judges say.
+        judged: the concepts that plain and control text are judged for, in the order of `off_target`.
     """
 
-    judges: Sequence[Judge]
+    panel: Panel
     column: Mapping[str, int]
     judged: Sequence[str]
 
     def __post_init__(self) -> None:
-        self._parts: list[pl.DataFrame] = []
+        self._texts: list[pl.DataFrame] = []
+        self._judgements: list[pl.DataFrame] = []
         self._plain: dict[tuple[int, int], Float[np.ndarray, " concept"]] = {}
-        """(prompt, sample) -> what the concept judge says of the plain text; NaN where there is none."""
+        """(prompt, sample) -> what the measured judge says of the plain text; NaN where there is none."""
 
-    def frame(self) -> pl.DataFrame:
-        """The rows as a table."""
-        return tables.GENERATIONS.frame(pl.concat(self._parts) if self._parts else [])
+    def generations(self) -> pl.DataFrame:
+        """The texts as a table."""
+        return tables.GENERATIONS.frame(pl.concat(self._texts) if self._texts else [])
+
+    def judgements(self) -> pl.DataFrame:
+        """What was said of them as a table."""
+        return tables.JUDGEMENTS.frame(pl.concat(self._judgements) if self._judgements else [])
+
+    def results(self) -> pl.DataFrame:
+        """Texts with what was said of them (`components.store.judgements.judged`)."""
+        return judged(self.generations(), self.judgements(), self.panel.measure)
 
     def add_plain(self, split: str, jobs: Sequence[Job], texts: Sequence[Continuation]) -> None:
         """Enters plain text, judged for every concept."""
-        scores = self._scores(texts)
-        for job, said in zip(jobs, scores["concept_probability"], strict=True):
-            self._plain[job.prompt.number, job.sample] = said
-        everywhere = [self.judged] * len(jobs)
-        self._enter(split, [(UNSTEERED, 0, None)] * len(jobs), jobs, texts, scores, everywhere)
+        verdicts = self.panel.verdicts(texts)
+        for job, values in zip(jobs, verdicts[self.panel.measure].values, strict=True):
+            self._plain[job.prompt.number, job.sample] = values
+        self._enter(split, [(UNSTEERED, None, 0, None)] * len(jobs), jobs, texts, verdicts)
 
     def add_steered(self, split: str, jobs: Sequence[tuple[Steered, Job]], texts: Sequence[Continuation]) -> None:
         """Enters steered text, judged for its concept, or for every concept where it belongs to none."""
-        places = [(s.method, s.candidate.replicate, s.budget) for s, _ in jobs]
-        owners = [self.judged if s.candidate.concept is None else [s.candidate.concept] for s, _ in jobs]
-        self._enter(split, places, [job for _, job in jobs], texts, self._scores(texts), owners)
-
-    def _scores(self, texts: Sequence[Continuation]) -> Mapping[str, Float[np.ndarray, "text concept"]]:
-        return {judge.column: judge.scores(texts) for judge in self.judges}
+        places = [(s.method, s.candidate.concept, s.candidate.replicate, s.budget) for s, _ in jobs]
+        self._enter(split, places, [job for _, job in jobs], texts, self.panel.verdicts(texts))
 
     def _enter(
         self,
         split: str,
-        places: Sequence[tuple[str, int, float | None]],
+        places: Sequence[Place],
         jobs: Sequence[Job],
         texts: Sequence[Continuation],
-        scores: Mapping[str, Float[np.ndarray, "text concept"]],
-        concepts: Sequence[Sequence[str]],
+        verdicts: Mapping[str, Verdicts],
     ) -> None:
-        """One row for each text and each concept that it is judged for."""
+        """One row for each text; for each judge one for each text and concept that it is judged for."""
+        if not texts:
+            return
+        number = sum(part.height for part in self._texts) + np.arange(len(texts))
+        self._texts.append(_texts(split, number, places, jobs, texts))
+        owned = [concept is not None for _, concept, _, _ in places]
+        concepts = [[concept] if concept is not None else list(self.judged) for _, concept, _, _ in places]
         names = [name for own in concepts for name in own]
-        text: Int[np.ndarray, " row"] = np.repeat(np.arange(len(texts)), [len(own) for own in concepts])
         if not names:
             return
+        text: Int[np.ndarray, " row"] = np.repeat(np.arange(len(texts)), [len(own) for own in concepts])
         column = np.array([self.column[name] for name in names])
-        said = {name: score[text, column] for name, score in scores.items()}
         before = np.array([self._plain[job.prompt.number, job.sample] for job in jobs])[text, column]
-        probability = said["concept_probability"]
-        whole = composite(probability, before, said.get("fluency", np.full(len(text), np.nan)))
-        written = pl.DataFrame(
-            {
-                "method": [method for method, _, _ in places],
-                "replicate": [replicate for _, replicate, _ in places],
-                "kl_budget": [budget for _, _, budget in places],
-                "split": split,
-                "prompt": [job.prompt.number for job in jobs],
-                "sample": [job.sample for job in jobs],
-                "text": [found.text for found in texts],
-                "n_tokens": [found.n_tokens for found in texts],
-                "nll": [found.nll for found in texts],
-                "kl": [found.kl for found in texts],
-                "kl_reverse": [found.kl_reverse for found in texts],
-                "reason": [found.reason for found in texts],
-            },
-            schema_overrides={name: tables.GENERATIONS.schema[name] for name in _NULLABLE},
-        )
-        judged = {"concept": names, **said, "uplift": probability - before, "composite": whole}
-        unpaired = pl.col("reason").is_null() & pl.lit(pl.Series(np.isnan(before)))
-        rows = written[text].with_columns(pl.when(unpaired).then(pl.lit(UNPAIRED)).otherwise("reason").alias("reason"))
-        numbers = pl.DataFrame(judged).with_columns(pl.col(pl.Float64).fill_nan(None))
-        self._parts.append(tables.GENERATIONS.frame(pl.concat([rows, numbers], how="horizontal")))
+        values = {name: verdict.values[text, column] for name, verdict in verdicts.items()}
+        others = [self.column[name] for name in self.judged]
+        shared = {"generation": number[text], "concept": names}
+        for name, verdict in verdicts.items():
+            lists = [row.tolist() if own else None for row, own in zip(verdict.values[:, others], owned, strict=True)]
+            reasons = [verdict.reasons.get(i) for i in text.tolist()]
+            self._judge(name, shared, values[name], reasons, [lists[i] for i in text.tolist()])
+        whole = composite(values[self.panel.measure], before, values.get(FLUENCY, np.full(len(text), np.nan)))
+        missing = [UNPAIRED if gone else None for gone in np.isnan(before).tolist()]
+        reasons = [texts[i].reason or why for i, why in zip(text.tolist(), missing, strict=True)]
+        self._judge(COMPOSITE, shared, whole, reasons, [None] * len(text))
+
+    def _judge(
+        self,
+        name: str,
+        shared: Mapping[str, object],
+        values: Float[np.ndarray, " row"],
+        reasons: Sequence[str | None],
+        off_target: Sequence[list[float] | None],
+    ) -> None:
+        schema = tables.JUDGEMENTS.schema
+        columns = {**shared, "value": values, "off_target": off_target, "reason": reasons}
+        frame = pl.DataFrame(columns, schema_overrides={name: schema[name] for name in columns})
+        nothing = pl.col("off_target").list.eval(pl.element().fill_nan(None))
+        frame = frame.with_columns(pl.lit(name).alias("judge"), pl.col("value").fill_nan(None), nothing)
+        self._judgements.append(tables.JUDGEMENTS.frame(frame))
 
 
-_NULLABLE = ("kl_budget", "text", "nll", "kl", "kl_reverse", "reason")
-"""Columns that may hold nothing at all, whose type their values do not tell."""
+def _texts(
+    split: str,
+    number: Int[np.ndarray, " text"],
+    places: Sequence[Place],
+    jobs: Sequence[Job],
+    texts: Sequence[Continuation],
+) -> pl.DataFrame:
+    methods, concepts, replicates, budgets = zip(*places, strict=True)
+    columns = {
+        "generation": number,
+        "concept": concepts,
+        "method": methods,
+        "replicate": replicates,
+        "kl_budget": budgets,
+        "split": [split] * len(texts),
+        "prompt": [job.prompt.number for job in jobs],
+        "sample": [job.sample for job in jobs],
+    }
+    for name in ("text", "n_tokens", "nll", "kl", "kl_reverse", "reason"):
+        columns[name] = [getattr(continuation, name) for continuation in texts]
+    schema = {name: tables.GENERATIONS.schema[name] for name in columns}
+    return tables.GENERATIONS.frame(pl.DataFrame(columns, schema_overrides=schema))

@@ -13,12 +13,12 @@ from components.errors import InputError
 from components.model.language_model import LanguageModel
 from components.steering.contract import Concept, Continuation, Material, Passages
 from components.steering.passages import cut
-from components.steering.protocol import Prompt, Writer
+from components.steering.writer import Prompt, Writer
 from components.store import tables
 from components.store.artifact import Artifact
 
 if TYPE_CHECKING:
-    from components.steering.steer import SteerConfig
+    from components.steering.config import SteerConfig
 
 
 def read_prompts(corpus: Artifact, model: LanguageModel, split: str, config: SteerConfig) -> list[Prompt]:
@@ -49,7 +49,7 @@ def read_material(
     tokenizer, first = writer.model.tokenizer, Encoder.of(writer.model).bos
     head = [] if first is None else [first]
     opening = int(np.median([len(prompt.tokens) for prompt in prompts])) - len(head)
-    found = {}
+    passages = {}
     for split in ("judge", "calibrate", "validate"):
         pieces = cut(corpus, split, concepts, opening, config.max_new_tokens)
         nll = np.full(len(pieces.tokens), np.nan)
@@ -59,5 +59,15 @@ def read_material(
             nll[measured] = writer.losses(openings, [pieces.tokens[i] for i in measured])
         # of no passages it would make one empty text
         texts = tokenizer.batch_decode(pieces.tokens, skip_special_tokens=True) if pieces.tokens else []
-        found[split] = Passages(texts, pieces.labels, nll)
-    return Material([c.name for c in concepts], **found, unsteered=unsteered, seed=config.seed)
+        passages[split] = Passages(texts, pieces.labels, nll)
+    return Material([c.name for c in concepts], **passages, unsteered=unsteered, seed=config.seed)
+
+
+def too_short(material: Material) -> str | None:
+    """That no judge has text to learn from, where that is so."""
+    if material.judge.texts and material.calibrate.texts and material.validate.texts:
+        return None
+    return (
+        "no document goes on for half a continuation behind its opening, so there is no real text to judge by; "
+        "lower steer.max_new_tokens"
+    )

@@ -6,12 +6,11 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from components.steering.contract import SteeringMethod
 from components.store.artifact import Progress
 
 if TYPE_CHECKING:
-    from components.steering.protocol import Prompt
-    from components.steering.steer import SteerConfig
+    from components.steering.config import SteerConfig
+    from components.steering.writer import Prompt
 
 Result = TypeVar("Result")
 
@@ -22,28 +21,23 @@ class Meter:
     Attributes:
         done: tokens so far.
         written: continuations so far.
-        texts, directions: continuations and directions in all, at most, once `plan` has counted them.
-        rows: rows of the generations table, likewise.
+        texts, directions: continuations and steerings in all, at most, once `plan` has counted them.
+        rows: pairs of a text and a concept that it is judged for, likewise.
         stand_ins: control directions that stand in for candidates, where a method has a choice.
         continuation: tokens for one continuation, read once more to measure its loss.
         tested: tokens for one of a test prompt, read once more to measure what the steering costs on it.
         calibration: tokens for one steering: about four measurements on neutral text for each budget.
     """
 
-    def __init__(
-        self,
-        config: SteerConfig,
-        entries: Sequence[SteeringMethod],
-        prompts: Mapping[str, Sequence[Prompt]],
-        untrained: bool = False,
-    ) -> None:
+    def __init__(self, config: SteerConfig, prompts: Mapping[str, Sequence[Prompt]], untrained: bool = False) -> None:
         self.done, self.written, self._started = 0, 0, time.monotonic()
-        self._config, self._entries, self._untrained = config, entries, untrained
-        self._n = {split: len(found) * config.n_samples for split, found in prompts.items()}
-        longest = max(len(prompt.tokens) for found in prompts.values() for prompt in found)
+        self._config, self._untrained = config, untrained
+        self._entries = [(kind, kind.at_most(settings)) for kind, settings in config.method_kinds().values()]
+        self._n = {split: len(of_split) * config.n_samples for split, of_split in prompts.items()}
+        longest = max(len(prompt.tokens) for of_split in prompts.values() for prompt in of_split)
         self.continuation, self.tested = (n * (longest + config.max_new_tokens) for n in (2, 3))
         self.calibration = 4 * config.neutral_tokens * len(config.kl_budgets)
-        most = max((method.at_most for method in entries if not method.control), default=0)
+        most = max((n for kind, n in self._entries if not kind.control), default=0)
         self.stand_ins = most if most > 1 else 0
 
     def plan(self, n_concepts: int) -> str:
@@ -51,19 +45,18 @@ class Meter:
         n_budgets, validate, test = len(self._config.kl_budgets), self._n["validate"], self._n["test"]
         n_plain, n_read = max(self._config.band_texts, validate), (validate + test) * n_concepts
         directions = n_validated = n_tested = 0
-        for method in self._entries:
-            if method.control:
-                own = (method.at_most + self.stand_ins) * bool(n_concepts)
-                seen = own * n_budgets * (test + (validate if self.stand_ins else 0))
-                n_read += seen * n_concepts
-                n_validated += own * n_budgets * validate * bool(self.stand_ins)
-                n_tested += own * n_budgets * test
+        for kind, at_most in self._entries:
+            if kind.control:
+                steerings = (at_most + self.stand_ins) * bool(n_concepts)
+                n_read += steerings * n_budgets * (test + (validate if self.stand_ins else 0)) * n_concepts
+                n_validated += steerings * n_budgets * validate * bool(self.stand_ins)
+                n_tested += steerings * n_budgets * test
             else:
-                concepts = n_concepts * (1 + (self._untrained and method.reads_dictionary))
-                own = concepts * method.at_most
-                n_validated += own * n_budgets * validate * (method.at_most > 1)
+                concepts = n_concepts * (1 + (self._untrained and kind.reads_dictionary))
+                steerings = concepts * at_most
+                n_validated += steerings * n_budgets * validate * (at_most > 1)
                 n_tested += concepts * n_budgets * test
-            directions += own
+            directions += steerings
         self.texts, self.directions = n_plain + test + n_validated + n_tested, directions
         self.rows = n_read + n_validated + n_tested
         self.total = directions * self.calibration + (n_plain + test + n_validated) * self.continuation

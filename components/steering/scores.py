@@ -28,7 +28,7 @@ from components.statistics import (
     t_interval_of_groups,
     wilson,
 )
-from components.steering.by_concept import Comparison, concept_means, n_compared
+from components.steering.by_concept import Comparison, at, concept_means, n_compared
 from components.steering.chance import Chance, simulate
 from components.steering.contract import Concept
 from components.store import steered
@@ -47,26 +47,24 @@ Rows = Mapping[str, Mapping[str, Any]]
 """Concept -> its row of the STEERED table."""
 
 
-def score_rows(generations: pl.DataFrame, by_concept: pl.DataFrame, comparison: Comparison) -> Iterator[dict[str, Any]]:
+def score_rows(results: pl.DataFrame, by_concept: pl.DataFrame, comparison: Comparison) -> Iterator[dict[str, Any]]:
     """Rows of the scores table; a kind of concept that is not in the inventory has none.
 
     Args:
-        generations: the GENERATIONS table.
+        results: texts with their judgements (`components.store.judgements.judged`).
         by_concept: the STEERED table that was made of it.
         comparison: what the scores are about.
     """
-    means, validated = concept_means(generations), concept_means(generations, "validate")
+    means, validated = concept_means(results), concept_means(results, "validate")
     kinds = [*(["all"] if len(comparison.kinds) > 1 else []), *comparison.kinds]
     yield from (_gate(comparison, kind) for kind in dict.fromkeys(["all", *kinds]))
-    for budget in comparison.budgets:
+    for budget, here in comparison.places:
         found: dict[str, Rows] = {}
-        for (method,), part in by_concept.filter(pl.col("kl_budget") == budget).group_by("method", maintain_order=True):
+        for (method,), part in by_concept.filter(at(budget)).group_by("method", maintain_order=True):
             found[str(method)] = {row["concept"]: row for row in part.iter_rows(named=True)}
-        of = {
-            method: _Scores(comparison, method, budget, found.get(method, {}), means, validated)
-            for method in (*comparison.methods, *comparison.controls)
-        }
-        for method in comparison.methods:
+        of = {method: _Scores(comparison, method, budget, found.get(method, {}), means, validated) for method in here}
+        methods = [method for method in comparison.methods if method in here]
+        for method in methods:
             scores = of[method]
             if method in comparison.absent:
                 yield from (scores.absent(kind) for kind in comparison.kinds)
@@ -77,12 +75,12 @@ def score_rows(generations: pl.DataFrame, by_concept: pl.DataFrame, comparison: 
             for kind in comparison.kinds:
                 yield scores.share_above_random(kind)
                 yield from scores.costs(kind)
-        for control in comparison.controls:
+        for control in (name for name in comparison.controls if name in here):
             for kind in kinds:
                 yield from of[control].of_control(kind)
-        for method in comparison.methods:
+        for method in methods:
             if method not in comparison.untrained.values():
-                yield from (of[method].of_concept(generations, concept) for concept in comparison.passed())
+                yield from (of[method].of_concept(results, concept) for concept in comparison.passed())
 
 
 def absent_row(columns: Mapping[str, Any], reason: str) -> dict[str, Any]:
@@ -99,7 +97,7 @@ class _Scores:
         self,
         comparison: Comparison,
         method: str,
-        budget: float,
+        budget: float | None,
         found: Rows,
         means: pl.DataFrame,
         validated: pl.DataFrame,
@@ -107,15 +105,14 @@ class _Scores:
         self.comparison, self.method, self.budget, self.found = comparison, method, budget, found
         self.name = steered.name(method, budget)
         self.concepts = comparison.passed()
-        at = pl.col("kl_budget") == budget
         self.n_others = n_compared(means, comparison, budget)
         controls = pl.col("method").is_in(list(comparison.controls))
-        self.rivals = _rivals(validated.filter(pl.col("method") == method, at), self.concepts)
+        self.rivals = _rivals(validated.filter(pl.col("method") == method, at(budget)), self.concepts)
         self.chance: Chance | None = None
-        self.floor = {} if "composite" in comparison.silent else _floor(means.filter(controls, at))
+        self.floor = {} if "composite" in comparison.silent else _floor(means.filter(controls, at(budget)))
         if self.rivals.max(initial=1) > 1 and "composite" not in comparison.silent:
             draw = numpy_generator(comparison.seed, "chance", self.name)
-            given = means.filter(controls, at), validated.filter(controls, at)
+            given = means.filter(controls, at(budget)), validated.filter(controls, at(budget))
             self.chance = simulate(*given, [c.name for c in self.concepts], self.rivals, self.n_others, draw)
             reached = {} if self.chance is None else self.chance.composite.mean(axis=0)
             self.floor = {c.name: float(reached[i]) for i, c in enumerate(self.concepts)} if len(reached) else {}
@@ -202,6 +199,7 @@ class _Scores:
     def costs(self, kind: str) -> Iterator[dict[str, Any]]:
         """What the chosen steerings cost where nothing was set, and on the text that they wrote, beside the budget."""
         concepts = self.comparison.passed(kind)
+        budget = None if self.budget is None else (self.budget, "KL budget")
         for measure, (column, split, why) in COSTS.items():
             own = {c.name: self.found[c.name][column] for c in concepts if c.name in self.found}
             measured = {name: kl for name, kl in own.items() if kl is not None}
@@ -209,7 +207,7 @@ class _Scores:
             interval = bounded(t_interval(np.array(list(measured.values()))), 0.0, np.inf)
             about = {"concept_kind": kind, "better": "neither", "split": split, "reason": absent}
             about["n_failed"] = len(concepts) - len(measured)
-            yield self._row(f"{self.name}.{measure}", interval, **about, baseline=(self.budget, "KL budget"))
+            yield self._row(f"{self.name}.{measure}", interval, **about, baseline=budget)
 
     def of_control(self, kind: str) -> Iterator[dict[str, Any]]:
         """Means of a control's directions, over concepts."""
@@ -227,17 +225,17 @@ class _Scores:
             given = about | ({"reason": silent, "n_failed": 0} if silent else {})
             yield self._row(name, interval, **given, baseline=(0.0, "unsteered") if measure != "fluency" else None)
 
-    def of_concept(self, generations: pl.DataFrame, concept: Concept) -> dict[str, Any]:
+    def of_concept(self, results: pl.DataFrame, concept: Concept) -> dict[str, Any]:
         """One concept's composite, with an interval over prompts."""
         name, row = steered.of_concept(self.method, self.budget, concept.name), self.found.get(concept.name, {})
         about = {"concept_kind": concept.kind, "n_failed": 0, "unit_of_replication": "prompt"}
         reason = self.comparison.silent.get("composite") or row.get("reason")
         if self.comparison.silent.get("composite") or row.get("n") is None:
             return self._row(name, Interval(None, None, None, 0), **about, reason=reason)
-        own = generations.filter(
+        own = results.filter(
             pl.col("concept") == concept.name,
             pl.col("method") == self.method,
-            pl.col("kl_budget") == self.budget,
+            at(self.budget),
             pl.col("split") == "test",
         )
         by_prompt = own.group_by("prompt").agg(

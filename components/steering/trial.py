@@ -2,7 +2,7 @@
 
 A trial goes through the parts of the stage (`Writer`, `calibrate`, `Neutral`), so that its numbers are the stage's: the
 same prompt number, sample and seed meet the same luck, the same text measures the cost. What is tried is a mixture of
-latents, or a direction that the stage kept.
+latents, or a steering that the stage saved.
 """
 
 from __future__ import annotations
@@ -12,21 +12,18 @@ import math
 from collections.abc import Generator, Mapping, Sequence
 from typing import TypeVar
 
-import polars as pl
 import torch
-from safetensors import safe_open
 
 from components.dictionary.contract import Dictionary
-from components.errors import InputError, UnknownNameError
+from components.errors import InputError
 from components.model.language_model import LanguageModel
-from components.registry import nearest
-from components.steering.contract import AddVector, Continuation, Steering
-from components.steering.protocol import Job, Neutral, Prompt, Writer, calibrate, costs
-from components.store import tables
-from components.store.artifact import Artifact
+from components.steering.contract import Continuation, Steering
+from components.steering.neutral import Neutral
+from components.steering.strength import calibrate, costs
+from components.steering.vector import AddVector
+from components.steering.writer import Job, Prompt, Writer
 
 Result = TypeVar("Result")
-DIRECTIONS = "directions.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +31,7 @@ class Strength:
     """How strong a steering is.
 
     Attributes:
-        coefficient: in units of the mean activation norm at the hook point.
+        coefficient: of an added vector in units of the mean activation norm at the hook point.
         kl: what it costs on neutral text, nats a token; None where that was not measured.
     """
 
@@ -73,49 +70,18 @@ def mixture(dictionary: Dictionary, weights: Mapping[int, float], unit: float) -
     else:
         norms = rows.norm(dim=1, keepdim=True).clamp(min=1e-12)
         total = (torch.tensor(list(weights.values()))[:, None] * rows / norms).sum(dim=0)
-    found = AddVector.along(hook_point, total, unit)
-    if found is None:
+    steering = AddVector.along(hook_point, total, unit)
+    if steering is None:
         raise InputError("these latents and weights add up to no direction; change a weight or leave a latent out")
-    return found
-
-
-def kept_direction(steer: Artifact, method: str, concept: str | None, replicate: int | None = None) -> AddVector:
-    """A direction that the stage `steer` used, by default the one that its validate prompts chose.
-
-    Args:
-        steer: its artifact.
-        method: the steering method.
-        concept: None for a control, whose directions belong to no concept.
-        replicate: which of the method's candidates.
-
-    Raises:
-        UnknownNameError: the artifact holds no such direction; what it holds of that method, or which methods.
-    """
-    with safe_open(steer.path(DIRECTIONS), framework="pt") as file:
-        held = set(file.keys())
-        if replicate is None:
-            replicate = _chosen(steer, method, concept)
-        name = "/".join(part for part in (method, concept, str(replicate)) if part)
-        if name in held:
-            return AddVector(steer.facts["hook_point"], file.get_tensor(name), steer.facts["unit"])
-    methods = sorted({key.partition("/")[0] for key in held})
-    if method not in methods:
-        raise UnknownNameError(
-            f"artifact steer/{steer.key} holds no direction of {method!r}; {nearest(method, methods)}"
-        )
-    concepts = sorted({key.split("/", 1)[1].rpartition("/")[0] for key in held if key.startswith(f"{method}/")} - {""})
-    what = f"{concept!r} (number {replicate})" if concept else f"no concept (number {replicate})"
-    raise UnknownNameError(
-        f"artifact steer/{steer.key} holds no direction of {method} for {what}; {nearest(concept or '', concepts)}"
-    )
+    return steering
 
 
 def at_coefficient(model: LanguageModel, steering: Steering, coefficient: float, neutral: Neutral | None) -> Strength:
     """The strength, with its mean KL over all neutral tokens, divided once; no KL without neutral text."""
     if neutral is None or not neutral.mask.any():
         return Strength(coefficient, None)
-    found = _end_of(costs(model, [(steering, coefficient)], neutral))
-    return Strength(coefficient, float(found[0]))
+    measured = _end_of(costs(model, [(steering, coefficient)], neutral))
+    return Strength(coefficient, float(measured[0]))
 
 
 def at_budget(model: LanguageModel, steering: Steering, budget: float, neutral: Neutral | None) -> Strength:
@@ -148,14 +114,3 @@ def _end_of(work: Generator[int, None, Result]) -> Result:
             next(work)
         except StopIteration as end:
             return end.value
-
-
-def _chosen(steer: Artifact, method: str, concept: str | None) -> int:
-    """The candidate whose text the test prompts saw (at the lowest budget); 0 where none was written."""
-    of = tables.GENERATIONS.scan(steer).filter(
-        pl.col("method") == method,
-        pl.col("concept").eq_missing(concept) | pl.lit(concept is None),
-        pl.col("split") == "test",
-    )
-    found = of.sort("kl_budget", "replicate").select("replicate").head(1).collect()
-    return int(found["replicate"][0]) if found.height else 0

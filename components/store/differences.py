@@ -23,6 +23,7 @@ from components.seeds import numpy_generator
 from components.statistics import clustered_t_interval, detectable, holm, sign_flip_test, welch
 from components.store import tables
 from components.store.artifact import Artifact
+from components.store.judgements import judged
 from components.store.scores import BUDGET, CEILINGS, RIVALS, SINGLE, known, part, placed
 
 OTHER_LATENTS = ("untrained", "random_decoder", "random_model")
@@ -182,11 +183,12 @@ def _items(rows: pl.DataFrame, value: pl.Expr) -> pl.DataFrame:
 
 def single(steer: Artifact, scores: pl.DataFrame, seed: int) -> Iterator[Row]:
     """Each steered concept against the largest of its control directions, paired by prompt."""
-    if tables.GENERATIONS.file not in steer.files or tables.STEERED.file not in steer.files:
+    if tables.JUDGEMENTS.file not in steer.files or tables.STEERED.file not in steer.files:
         return
     table = tables.STEERED.read(steer)
-    kept = (pl.col("split") == "test") & pl.col("kl_budget").is_not_null()
-    generations = tables.GENERATIONS.scan(steer).filter(kept).drop("text").collect()
+    texts = tables.GENERATIONS.scan(steer).filter(pl.col("split") == "test").drop("text").collect()
+    generations = judged(texts, tables.JUDGEMENTS.read(steer), steer.facts["measure"])
+    generations = generations.filter(pl.col("kl_budget").is_not_null())
     by = ["concept", "method", "replicate", "kl_budget"]
     for row in _single(scores).drop_nulls("baseline").iter_rows(named=True):
         method, budget = row["score"].split(".")[1], re.search(BUDGET, row["score"])

@@ -15,18 +15,22 @@ OF_A_CONCEPT = rf"{COMPOSITE}\.concept\.(.+)"
 """Of the composite on one concept: method, budget and concept."""
 
 
-def name(method: str, budget: float) -> str:
-    """What every score of one method and budget begins with, and the name of its uplift."""
+def name(method: str, budget: float | None) -> str:
+    """What every score of one method and budget begins with, and the name of its uplift; of one that has no strength the
+    name holds no budget.
+    """
+    if budget is None:
+        return f"steer.{method}"
     short = f"{budget:g}"
     told = short if float(short) == budget else repr(budget)
     return f"steer.{method}.kl_{told.replace('e+', 'e')}"  # MLflow takes no plus in a name
 
 
-def composite(method: str, budget: float) -> str:
+def composite(method: str, budget: float | None) -> str:
     """The name of the headline."""
     return f"{name(method, budget)}.composite"
 
 
-def of_concept(method: str, budget: float, concept: str) -> str:
+def of_concept(method: str, budget: float | None, concept: str) -> str:
     """The name of the composite on one concept."""
     return f"{composite(method, budget)}.concept.{concept}"

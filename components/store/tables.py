@@ -318,15 +318,15 @@ EXPLANATION_STRATA = Table(
 STRENGTHS = Table(
     "strengths",
     "steer",
-    "The strength at which a direction costs a KL budget on neutral text.",
+    "The strength at which a steering costs a KL budget on neutral text.",
     {
-        "concept": (pl.String, "concept; null for directions that belong to none"),
+        "concept": (pl.String, "concept; null for steerings that belong to none"),
         "method": (pl.String, "steering method"),
-        "replicate": (pl.Int32, "number of the direction among equals"),
+        "replicate": (pl.Int32, "number of the steering among equals"),
         "latent": (pl.Int32, "the latent used, where one is"),
         "sign": (pl.Int8, "sign of the direction"),
-        "kl_budget": (pl.Float64, "nats a token"),
-        "coefficient": (pl.Float64, "in units of the mean activation norm at the hook point"),
+        "kl_budget": (pl.Float64, "nats a token; null where no strength can be set"),
+        "coefficient": (pl.Float64, "of an added vector in units of the mean activation norm at the hook point"),
         "kl": (pl.Float64, "nats a token measured at that strength, on the text it was set on"),
         "kl_elsewhere": (pl.Float64, "nats a token on other neutral text; null for what was not chosen"),
         "kl_whole": (pl.Float64, "nats a token over whole contexts of other neutral text; likewise"),
@@ -338,27 +338,42 @@ STRENGTHS = Table(
 GENERATIONS = Table(
     "generations",
     "steer",
-    "Every steered and unsteered continuation with what the judges said.",
+    "Every steered and unsteered continuation.",
     {
-        "concept": (pl.String, "the concept it is judged for"),
+        "generation": (pl.Int32, "number of the text"),
+        "concept": (pl.String, "the concept steered towards; null for plain text and for a control"),
         "method": (pl.String, "steering method; unsteered for plain text"),
-        "replicate": (pl.Int32, "number of the direction among equals"),
-        "kl_budget": (pl.Float64, "nats a token; null for unsteered"),
+        "replicate": (pl.Int32, "number of the steering among equals"),
+        "kl_budget": (pl.Float64, "nats a token; null for unsteered, and where no strength was set"),
         "split": (pl.String, "validate or test"),
         "prompt": (pl.Int32, "prompt number"),
         "sample": (pl.Int32, "number of the sample"),
         "text": (pl.String, "the continuation; null when generation failed"),
         "n_tokens": (pl.Int32, "tokens in it"),
-        "concept_probability": (pl.Float64, "of the concept judge"),
-        "uplift": (pl.Float64, "concept probability minus that of the unsteered text of the same prompt and sample"),
         "nll": (pl.Float64, "nats a token under the unsteered model"),
-        "fluency": (pl.Float64, "0 to 1: 1 inside the two-sided band"),
-        "composite": (pl.Float64, "0 to 1: harmonic mean of fluency and of the share gained of what was left to gain"),
         "kl": (pl.Float64, "KL(plain || steered) on this text, nats a token; of test prompts"),
         "kl_reverse": (pl.Float64, "KL(steered || plain) on this text, nats a token; of test prompts"),
-        "reason": (pl.String, "what failed"),
+        "reason": (pl.String, "why there is no text"),
     },
-    ("concept", "method", "replicate", "kl_budget", "prompt", "sample"),
+    ("generation",),
+)
+JUDGEMENTS = Table(
+    "judgements",
+    "steer",
+    "What each judge says of each continuation: of the concept steered towards, or of each where there is none.",
+    {
+        "generation": (pl.Int32, "number of the text"),
+        "concept": (pl.String, "the concept it is judged for"),
+        "judge": (pl.String, "who judges; composite is the harmonic mean of gain in the target and fluency"),
+        "value": (pl.Float64, "0 to 1"),
+        "off_target": (
+            pl.List(pl.Float32),
+            "the judge's value for every concept that passed the gate, in the order of the fact `judged`; null where the "
+            "text belongs to no concept, and has a row for each",
+        ),
+        "reason": (pl.String, "why there is no value"),
+    },
+    ("generation", "concept", "judge"),
 )
 STEERED = Table(
     "steered",
@@ -619,7 +634,7 @@ TABLES = {
     table.name: table
     for table in (
         DOCUMENTS, CONCEPTS, LABELS, PAIRS, PROMPTS, VOCABULARY, CURVE, LATENTS, NEIGHBOURS, POOLED, CONTEXTS, EXPLANATIONS,
-        EXPLANATION_SCORES, CONTROL_SCORES, EXPLANATION_STRATA, STRENGTHS, GENERATIONS, STEERED, CONCEPTS_FOUND, ABSORPTION,
+        EXPLANATION_SCORES, CONTROL_SCORES, EXPLANATION_STRATA, STRENGTHS, GENERATIONS, JUDGEMENTS, STEERED, CONCEPTS_FOUND, ABSORPTION,
         FIRST_LETTER, SCORES, REPORT, DIFFERENCES, REPLICATES, CELLS, COMPARISON,
     )
 }  # fmt: skip

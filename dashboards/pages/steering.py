@@ -6,8 +6,9 @@ import polars as pl
 import streamlit as st
 
 from components.store.artifact import Artifact
+from components.store.judgements import UNSTEERED, judged
 from components.store.scores import KINDS
-from components.store.tables import GENERATIONS, REPORT, STRENGTHS
+from components.store.tables import GENERATIONS, JUDGEMENTS, REPORT, STRENGTHS
 from dashboards import charts, measures, panels, playground, runs, selection, tokens, views
 from dashboards.app import show
 from dashboards.markdown import plain
@@ -71,6 +72,11 @@ def _budgets(report: pl.DataFrame) -> None:
 
 def _texts(steer: Artifact, frame: pl.DataFrame) -> None:
     st.subheader("Texts side by side", anchor="texts")
+    if JUDGEMENTS.file not in steer.files:
+        st.info(
+            "An earlier version wrote these texts, without a table of judgements. `latentflow steer` writes them anew."
+        )
+        return
     concepts, budget = frame["concept"].unique(maintain_order=True).to_list(), frame["budget"][0]
     asked = selection.chosen("concept")
     st.session_state["concept"] = asked if asked in concepts else concepts[0]
@@ -78,13 +84,14 @@ def _texts(steer: Artifact, frame: pl.DataFrame) -> None:
     concept = left.selectbox(
         "Concept", concepts, key="concept", on_change=lambda: selection.choose("concept", st.session_state["concept"])
     )
-    of = runs.rows(GENERATIONS, steer, concept=concept)
-    methods = sorted(set(of["method"]) - {views.UNSTEERED})
+    judgements = runs.rows(JUDGEMENTS, steer, concept=concept)
+    of = judged(runs.table(GENERATIONS, steer), judgements, steer.facts["measure"])
+    methods = sorted(set(of["method"]) - {UNSTEERED})
     method = str(right.selectbox("Method", methods))
     used = runs.table(STRENGTHS, steer).filter(
         pl.col("concept").eq_missing(concept) | pl.col("concept").is_null(),
         pl.col("method") == method,
-        pl.col("kl_budget") == budget,
+        pl.col("kl_budget").eq_missing(pl.lit(budget, pl.Float64)),
     )
     for row in used.head(1).iter_rows(named=True):
         latent = f" · latent {row['latent']}" if row["latent"] is not None else ""

@@ -11,7 +11,7 @@ from flows.live.queue import Ticket
 from flows.live.refusals import Refusal
 
 if TYPE_CHECKING:
-    from components.steering.contract import AddVector, Continuation
+    from components.steering.contract import Continuation, Steering
     from flows.live.bench import Bench
 
 
@@ -48,7 +48,7 @@ def steer(bench: Bench, ticket: Ticket, asked: SteerQuestion, started: float) ->
         Refusal: a direction that the stage steer did not keep.
     """
     from components.steering import trial
-    from components.steering.protocol import Prompt, Writer
+    from components.steering.writer import Prompt, Writer
 
     steering = _direction(bench, asked)
     ticket.begin("measuring the KL on neutral text")
@@ -67,22 +67,23 @@ def steer(bench: Bench, ticket: Ticket, asked: SteerQuestion, started: float) ->
         coefficient=strength.coefficient,
         kl=strength.kl,
         kl_tokens=int(bench.neutral.mask.sum()) if bench.neutral else 0,
-        mean_norm=steering.unit,
-        hook_point=steering.hook_point,
+        mean_norm=bench.unit,
+        hook_point=bench.dictionary.writes[0],
         n_prompt=len(prompt.tokens),
         n_special=prompt.n_special,
         seconds=time.monotonic() - started,
     )
 
 
-def _direction(bench: Bench, asked: SteerQuestion) -> AddVector:
-    from components.steering.trial import kept_direction, mixture
+def _direction(bench: Bench, asked: SteerQuestion) -> Steering:
+    from components.steering.saved import restored
+    from components.steering.trial import mixture
 
     if asked.vector is None:
         return mixture(bench.dictionary, {given.latent: given.weight for given in asked.latents}, bench.unit)
     assert bench.sources.steer is not None, "refused before it was queued"
     try:
-        return kept_direction(bench.sources.steer, asked.vector.method, asked.vector.concept, asked.vector.replicate)
+        return restored(bench.sources.steer, asked.vector.method, asked.vector.concept, asked.vector.replicate)
     except UnknownNameError as error:
         raise Refusal(404, "unknown_direction", str(error)) from None
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from components.dictionary.contract import Dictionary
     from components.model.language_model import LanguageModel
     from components.model.reference import ModelConfig
-    from components.steering.protocol import Neutral
+    from components.steering.neutral import Neutral
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Worker:
 
         from components.dictionary.contract import Dictionary
         from components.model.reference import ModelConfig, locate
-        from components.steering.protocol import Neutral
+        from components.steering.neutral import Neutral
         from components.store.tables import VOCABULARY
 
         _, key = inputs(sources.capture.manifest)["model"]
@@ -160,7 +160,7 @@ def _neutral_size(steer: Artifact | None) -> tuple[int, int]:
     if steer is not None:
         return steer.config["neutral_tokens"], steer.config["neutral_length"]
     from components.config import load
-    from components.steering.steer import SteerConfig
+    from components.steering.config import SteerConfig
 
     usual = load(SteerConfig, {})
     return usual.neutral_tokens, usual.neutral_length

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -210,22 +210,22 @@ def interpretation(d_sae: int) -> Write:
 
 
 def steering(folder: Path, random: np.random.Generator, budget: float = 0.1) -> None:
-    strengths, generations = [], []
+    strengths, generations, judgements = [], [], []
     methods = {"add_direction": 0.42, "mean_difference": 0.5, "random_direction": 0.02}
+    shared = {"split": "test", "n_tokens": 12, "nll": 1.3, "sample": 0}
+
+    def written(concepts: Sequence[str], values: Mapping[str, float | None], **columns: Any) -> None:
+        number = len(generations)
+        generations.append(shared | {"generation": number} | columns)
+        for concept in concepts:
+            said = {"generation": number, "concept": concept, "reason": columns.get("reason")}
+            judgements.extend(said | {"judge": judge, "value": value} for judge, value in values.items())
+
+    everything = [f"topic.{concept}" for concept in TOPICS]
+    for prompt in range(6):
+        values = {"concept": 0.1, "fluency": 0.95, "composite": 0.0}
+        written(everything, values, method="unsteered", replicate=0, prompt=prompt, text="They met at noon .")
     for concept in TOPICS:
-        plain = {
-            "concept": f"topic.{concept}",
-            "replicate": 0,
-            "split": "test",
-            "n_tokens": 12,
-            "nll": 1.3,
-            "fluency": 0.95,
-        }
-        for prompt in range(6):
-            generations.append(
-                plain | {"method": "unsteered", "prompt": prompt, "sample": 0, "text": "They met at noon .",
-                         "concept_probability": 0.1, "uplift": 0.0, "composite": 0.0}
-            )  # fmt: skip
         for method, uplift in methods.items():
             for replicate in range(5 if method == "random_direction" else 1):
                 strengths.append(
@@ -236,23 +236,25 @@ def steering(folder: Path, random: np.random.Generator, budget: float = 0.1) -> 
                 for prompt in range(6):
                     failed = method == "add_direction" and prompt == 5
                     up = None if failed else float(np.clip(uplift + random.normal(0, 0.08), -0.1, 0.9))
-                    generations.append(
-                        plain
-                        | {
-                            "method": method,
-                            "replicate": replicate,
-                            "kl_budget": budget,
-                            "prompt": prompt,
-                            "sample": 0,
-                            "text": None if failed else f"They went to the {concept} <i>at</i> noon .",
-                            "uplift": up,
-                            "composite": None if up is None else max(0.0, up),
-                            "concept_probability": None if up is None else 0.1 + up,
-                            "reason": "no text before the end token" if failed else None,
-                        }
+                    values = {
+                        "concept": None if up is None else 0.1 + up,
+                        "fluency": None if failed else 0.95,
+                        "composite": None if up is None else max(0.0, up),
+                    }
+                    written(
+                        [f"topic.{concept}"],
+                        values,
+                        concept=f"topic.{concept}",
+                        method=method,
+                        replicate=replicate,
+                        kl_budget=budget,
+                        prompt=prompt,
+                        text=None if failed else f"They went to the {concept} <i>at</i> noon .",
+                        reason="no text before the end token" if failed else None,
                     )
     tables.STRENGTHS.write(folder, strengths)
     tables.GENERATIONS.write(folder, generations)
+    tables.JUDGEMENTS.write(folder, judgements)
 
 
 def found(folder: Path, random: np.random.Generator) -> None:
@@ -352,7 +354,7 @@ def written(
     made["interpret"] = make(store, "interpret", given, {}, interpretation(d_sae), seed=seed)
     given["dictionary"] = made["train"]
     write = functools.partial(steering, budget=budget)
-    made["steer"] = make(store, "steer", given, {}, write, seed=seed, max_new_tokens=max_new_tokens)
+    made["steer"] = make(store, "steer", given, {"measure": "concept"}, write, seed=seed, max_new_tokens=max_new_tokens)
     made["evaluate"] = make(store, "evaluate", {"untrained": bare, **given}, {}, found, seed=seed)
     keys = {stage: artifact.key for stage, artifact in made.items()}
 

@@ -71,7 +71,8 @@ def test_terms_of_the_loss_share_a_panel() -> None:
 def generation(method: str, replicate: int, prompt: int, uplift: float | None, sample: int = 0) -> dict:
     budget = None if method == "unsteered" else 0.1
     return {"concept": "garden", "method": method, "replicate": replicate, "kl_budget": budget, "split": "test",
-            "prompt": prompt, "sample": sample, "uplift": uplift, "composite": uplift, "text": f"{method} {prompt}"}  # fmt: skip
+            "prompt": prompt, "sample": sample, "uplift": uplift, "composite": uplift, "text": f"{method} {prompt}",
+            "reason": None}  # fmt: skip
 
 
 def steered(concept: str, method: str, value: float | None, unit: str = "prompt", budget: str = "0.1") -> dict:
@@ -108,13 +109,14 @@ def test_the_short_table_leaves_single_concepts_to_the_chart() -> None:
 
 
 def test_texts_are_paired_by_prompt_and_sample_and_failures_come_last() -> None:
-    frame = tables.GENERATIONS.frame(
+    frame = pl.DataFrame(
         [
             generation("unsteered", 0, 0, 0.0),
             generation("unsteered", 0, 1, 0.0),
             generation("add_direction", 0, 0, None),
             generation("add_direction", 0, 1, 0.5),
-        ]
+        ],
+        schema_overrides={"kl_budget": pl.Float64},
     )
     pairs = views.side_by_side(frame, "add_direction", 0.1)
     assert pairs["unsteered"].to_list() == ["unsteered 1", "unsteered 0"]

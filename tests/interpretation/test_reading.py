@@ -12,7 +12,7 @@ from components.errors import InputError
 from components.interpretation.reading import read_text
 from components.model.language_model import LanguageModel
 from components.model.reference import ModelConfig, ModelReference
-from components.steering.protocol import Prompt
+from components.steering.writer import Prompt
 
 PLACE = "resid_post.1"
 

@@ -10,7 +10,7 @@ import torch
 from components.device import Execution
 from components.errors import CapabilityError, InputError
 from components.model.generation import generate, uniform
-from components.model.intervention import add
+from components.model.intervention import Intervention, add
 from components.model.language_model import LanguageModel
 from components.model.reference import ModelConfig, ModelReference
 from tests import toys
@@ -50,7 +50,13 @@ def plainly(model, prompt, vector, edited, n, stop):
 def test_cached_batched_generation_edits_exactly_the_tokens_named(model, positions, edited):
     vectors = torch.randn(4, 16, generator=torch.Generator().manual_seed(1)) * 3
     ours = generate(
-        model, PROMPTS, max_new_tokens=5, temperature=0, seeds=[0] * 4, edits=[add(POINT, vectors, positions)], stop=[2]
+        model,
+        PROMPTS,
+        max_new_tokens=5,
+        temperature=0,
+        seeds=[0] * 4,
+        stop=[2],
+        intervention=Intervention((add(POINT, vectors, positions),)),
     )
     assert ours == [plainly(model, p, v, edited, 5, [2]) for p, v in zip(PROMPTS, vectors, strict=True)]
 
@@ -107,7 +113,7 @@ def test_the_greedy_text_that_llama2c_publishes(shared):
     folder = shared / "models/stories260k"
     published = json.loads((folder / "reference.json").read_text())["greedy"]
     model = ModelReference(ModelConfig(path=str(folder))).load(Execution(device="cpu"))
-    zero = add("resid_post.2", torch.zeros(64))  # steering with strength 0 changes nothing
+    zero = Intervention((add("resid_post.2", torch.zeros(64)),))  # steering with strength 0 changes nothing
     n = published["max_new_tokens"]
-    ours = generate(model, [published["start_ids"]], max_new_tokens=n, temperature=0, seeds=[0], edits=[zero])
+    ours = generate(model, [published["start_ids"]], max_new_tokens=n, temperature=0, seeds=[0], intervention=zero)
     assert model.tokenizer.decode(ours[0]).strip() == published["text"].strip()

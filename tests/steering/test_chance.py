@@ -11,6 +11,7 @@ from components.steering.chance import simulate
 from components.steering.contract import Concept
 from components.steering.scores import Comparison, score_rows
 from components.store import tables
+from tests.steering.world import results
 
 CONCEPTS = [f"c{i}" for i in range(40)]
 
@@ -91,7 +92,7 @@ def chosen_by_chance(n: int, seed: int) -> list[dict]:
         columns={"dictionary": "d", "hook_point": "h", "n_seeds": 1},
         stand_ins=frozenset(("r", 20 + i) for i in range(8)),
     )  # fmt: skip
-    generations = tables.GENERATIONS.frame(rows)
+    generations = results(rows)
     table = by_concept(generations, tables.STRENGTHS.frame([]), about)
     return list(score_rows(generations, table, about))
 

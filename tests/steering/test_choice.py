@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from components.steering.choice import Steered, choose, contested
-from components.steering.contract import AddVector, Candidate
-from components.steering.protocol import Prompt
+from components.steering.contract import Candidate
+from components.steering.vector import AddVector
+from components.steering.writer import Prompt
 from components.store import tables
+from tests.steering.world import results
 
 DIRECTION = AddVector("resid_post.0", torch.tensor([1.0, 0.0]), 1.0)
 
@@ -23,7 +25,7 @@ def generations(
 ) -> pl.DataFrame:
     names = ("concept", "method", "replicate", "prompt", measure)
     shared = {"split": split, "kl_budget": 0.1, "sample": 0}
-    return tables.GENERATIONS.frame([dict(zip(names, row, strict=True)) | shared for row in rows])
+    return results([dict(zip(names, row, strict=True)) | shared for row in rows])
 
 
 def test_the_largest_composite_on_validate_prompts_wins_whatever_the_uplift() -> None:

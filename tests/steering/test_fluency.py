@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from components.steering.contract import Continuation, Material, Passages
-from components.steering.judges.fluency import Fluency, FluencyConfig
+from components.steering.judges.fluency import Fluency
+from tests.steering.world import fitted
+
+
+def fluency(given: Material) -> Fluency:
+    judge = fitted("fluency", given)
+    assert isinstance(judge, Fluency)
+    return judge
 
 
 def text(nll: float | None) -> Continuation:
@@ -25,15 +32,15 @@ def judge() -> Fluency:
     """Plain text costs 1 to 2 nats; real text of the first concept 3, other real text 2 (and one not measured)."""
     labels = np.zeros((101, 2), bool)
     labels[:30, 0] = labels[:5, 1] = True
-    return Fluency(FluencyConfig(), material(np.r_[np.full(30, 3.0), np.full(70, 2.0), np.nan], labels))
+    return fluency(material(np.r_[np.full(30, 3.0), np.full(70, 2.0), np.nan], labels))
 
 
 def test_inside_the_band_is_one(judge: Fluency) -> None:
-    assert judge.scores([text(1.5), text(judge.lower), text(2.9)])[:, 0].tolist() == [1, 1, 1]
+    assert judge.judge([text(1.5), text(judge.lower), text(2.9)]).values[:, 0].tolist() == [1, 1, 1]
 
 
 def test_the_band_has_two_sides(judge: Fluency) -> None:
-    below, above = judge.scores([text(judge.lower - judge.scale), text(3 + judge.scale)])[:, 0]
+    below, above = judge.judge([text(judge.lower - judge.scale), text(3 + judge.scale)]).values[:, 0]
     assert below == pytest.approx(np.exp(-1))
     assert above == pytest.approx(np.exp(-1))
 
@@ -51,17 +58,13 @@ def test_without_text_that_sets_the_band_there_is_no_score_and_the_reason_says_w
     mute = dataclasses.replace(real, unsteered=[text(None), text(None)])
     short = material(np.zeros(0), np.zeros((0, 2), bool))
     for given, reason in ((mute, "the model wrote nothing"), (short, "lower steer.max_new_tokens")):
-        judge = Fluency(FluencyConfig(), given)
+        judge = fluency(given)
         assert reason in (judge.silence() or "")
-        assert np.isnan(judge.scores([text(1.5), text(None)])).all()
-        assert judge.scores([text(1.5)]).shape == (1, 2)
-    assert Fluency(FluencyConfig(), real).silence() is None
-
-
-def test_no_text_has_no_score(judge: Fluency) -> None:
-    assert np.isnan(judge.scores([text(None)])).all()
+        assert np.isnan(judge.judge([text(1.5), text(2.5)]).values).all()
+        assert judge.judge([text(1.5)]).values.shape == (1, 2)
+    assert fluency(real).silence() is None
 
 
 def test_the_further_outside_the_less_fluent(judge: Fluency) -> None:
-    scores = judge.scores([text(nll) for nll in (3.0, 3.5, 4.0, 8.0)])[:, 0]
+    scores = judge.judge([text(nll) for nll in (3.0, 3.5, 4.0, 8.0)]).values[:, 0]
     assert (np.diff(scores) < 0).all()

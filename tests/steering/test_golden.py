@@ -6,16 +6,22 @@ import polars as pl
 import pytest
 import torch
 
-from components.steering.contract import AddVector, Candidate, judges, methods
-from components.steering.protocol import Job, Neutral, Prompt, Writer, calibrate
-from components.steering.steer import STEER, SteerConfig, pick_concepts
+from components.steering.concepts import pick_concepts
+from components.steering.config import SteerConfig
+from components.steering.contract import Candidate, judges, methods
+from components.steering.neutral import Neutral
+from components.steering.steer import STEER
+from components.steering.strength import calibrate
+from components.steering.vector import AddVector
+from components.steering.writer import Job, Prompt, Writer
 from tests import toys
 from tests.contracts.test_steering import TEXTS, judge
-from tests.steering.world import evidence, finish
+from tests.steering.world import evidence, finish, method
 
 VERSIONS = {
-    "steer": 4,
+    "steer": 5,
     "add_direction": 1,
+    "logit_bias": 1,
     "mean_difference": 1,
     "random_direction": 2,
     "concept": 1,
@@ -26,6 +32,7 @@ PROPOSED = {
     "mean_difference": [0.039117, 0.040946, 0.990866],
     "random_direction": [0.335180, 0.133801, 0.751404],
 }
+WORDS = [6, 9]
 RANKED = [2, 1, 5]
 JUDGED = {"concept": [0.932772, 0.029683], "fluency": [1.0, 0.0]}
 STRENGTH = 0.620610
@@ -34,7 +41,7 @@ PICKED = ["word.1", "word.3", "word.7", "word.10"]
 
 
 def proposed(name: str) -> list[Candidate]:
-    return list(methods[name](methods[name].config()).candidates(evidence()))
+    return list(method(name).candidates(evidence()))
 
 
 def test_results_move_only_with_a_version() -> None:
@@ -46,9 +53,10 @@ def test_results_move_only_with_a_version() -> None:
         steering = proposed(name)[0].steering
         assert isinstance(steering, AddVector)
         assert steering.vector[:3].tolist() == pytest.approx(vector, abs=1e-4)
+    assert [c.steering.tensors()[""].tolist() for c in proposed("logit_bias") if c.steering] == [[WORDS[0]], [WORDS[1]]]
     assert [candidate.latent for candidate in proposed("add_direction") if candidate.concept == "mark"][:3] == RANKED
     for name, scores in JUDGED.items():
-        assert judge(name).scores(TEXTS)[[0, 2], 0].tolist() == pytest.approx(scores, abs=1e-3)
+        assert judge(name).judge(TEXTS).values[:, 0].tolist() == pytest.approx(scores, abs=1e-3)
 
 
 def test_text_and_strengths_move_only_with_a_version() -> None:

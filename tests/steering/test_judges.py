@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 
 from components.steering.composite import composite
-from components.steering.contract import Continuation, Judge
-from components.steering.judges.concept import ConceptConfig, ConceptJudge
-from components.steering.judges.fluency import Fluency, FluencyConfig
+from components.steering.config import SteerConfig
+from components.steering.contract import Continuation, JudgeServices
 from components.steering.material import read_material
-from components.steering.protocol import Job, Prompt, Writer, continuation
-from components.steering.steer import SteerConfig
+from components.steering.panel import Panel
+from components.steering.writer import Job, Prompt, Writer, continuation
 from tests.steering.conftest import Bench
-from tests.steering.world import finish
+from tests.steering.world import CPU, evidence, finish
 
 GOOD = "the cat ran . the dog sat . the dog saw . the cat ate ."
 NOUN = "cat"
@@ -30,10 +29,17 @@ def plain(writer: Writer) -> list[Continuation]:
 
 
 @pytest.fixture(scope="module")
-def panel(bench: Bench, writer: Writer, plain: list[Continuation]) -> tuple[ConceptJudge, Fluency]:
+def panel(bench: Bench, writer: Writer, plain: list[Continuation]) -> Panel:
     prompts = [Prompt(0, (1, 4, 21))]
-    material = read_material(bench.corpus, bench.concepts, writer, prompts, plain, SteerConfig(max_new_tokens=16))
-    return ConceptJudge(ConceptConfig(), material), Fluency(FluencyConfig(), material)
+    config, dictionary = SteerConfig(max_new_tokens=16), evidence().dictionary
+    assert dictionary is not None
+    material = read_material(bench.corpus, bench.concepts, writer, prompts, plain, config)
+    return Panel.fitted(config, material, JudgeServices(CPU, 0, bench.model, dictionary))
+
+
+def values(panel: Panel, judge: str, texts: list[Continuation]) -> np.ndarray:
+    """What a judge says of each text for the first concept; NaN where there is no text."""
+    return panel.verdicts(texts)[judge].values[:, 0]
 
 
 def read(writer: Writer, text: str) -> Continuation:
@@ -42,28 +48,26 @@ def read(writer: Writer, text: str) -> Continuation:
     return continuation(text, len(ids), float(writer.losses([(1, 4, 21)], [ids])[0]))
 
 
-def reached(panel: tuple[ConceptJudge, Fluency], plain: float, text: Continuation) -> float:
+def reached(panel: Panel, plain: float, text: Continuation) -> float:
     """The composite of a text; 0 for no text, as a mean over generations counts it."""
-    probability, fluency = (judge.scores([text])[:, 0] for judge in panel)
+    probability, fluency = (values(panel, name, [text]) for name in ("concept", "fluency"))
     return float(np.nan_to_num(composite(probability, np.array([plain]), fluency))[0])
 
 
-def test_real_text_of_the_concept_is_recognised_and_other_text_is_not(
-    writer: Writer, panel: tuple[ConceptJudge, Fluency]
-) -> None:
+def test_real_text_of_the_concept_is_recognised_and_other_text_is_not(writer: Writer, panel: Panel) -> None:
     other = "the king ran . the queen sat . the queen saw . the king ate ."
-    with_it, without = panel[0].scores([read(writer, GOOD), read(writer, other)])[:, 0]
+    with_it, without = values(panel, "concept", [read(writer, GOOD), read(writer, other)])
     assert with_it > 0.8
     assert without < 0.2
-    assert panel[1].scores([read(writer, GOOD)])[0, 0] > 0.8
+    assert values(panel, "fluency", [read(writer, GOOD)])[0] > 0.8
 
 
-def test_concepts_that_text_does_not_tell_are_refused_with_the_reason(panel: tuple[ConceptJudge, Fluency]) -> None:
-    refused = panel[0].refusals()
+def test_concepts_that_text_does_not_tell_are_refused_with_the_reason(panel: Panel) -> None:
+    refused = panel.judges["concept"].refusals()
     assert set(refused) == {"topic.noise", "word.blue"}
     assert refused["topic.noise"].startswith("AUROC 0.") and refused["topic.noise"].endswith("wanted 0.9")
     assert refused["word.blue"].startswith("0 of ") and "at least 5" in refused["word.blue"]
-    assert panel[1].refusals() == {}
+    assert panel.judges["fluency"].refusals() == {}
 
 
 @pytest.mark.parametrize(
@@ -77,29 +81,31 @@ def test_concepts_that_text_does_not_tell_are_refused_with_the_reason(panel: tup
         "the king ran . the queen sat . the queen saw . the king ate .",  # another topic
     ],
 )
-def test_tricks_score_below_an_honest_text(
-    text: str, writer: Writer, panel: tuple[ConceptJudge, Fluency], plain: list[Continuation]
-) -> None:
-    before = float(np.nanmean(panel[0].scores(plain)[:, 0]))
+def test_tricks_score_below_an_honest_text(text: str, writer: Writer, panel: Panel, plain: list[Continuation]) -> None:
+    before = float(np.nanmean(values(panel, "concept", plain)))
     honest = reached(panel, before, read(writer, GOOD))
     assert reached(panel, before, read(writer, text)) < honest - 0.1
 
 
 def test_unsteered_text_is_fluent_and_gains_nothing_over_itself(
-    writer: Writer, panel: tuple[ConceptJudge, Fluency], plain: list[Continuation]
+    writer: Writer, panel: Panel, plain: list[Continuation]
 ) -> None:
-    assert panel[1].scores(plain)[:, 0].mean() > 0.9
-    before = panel[0].scores(plain)[:, 0]
+    assert values(panel, "fluency", plain).mean() > 0.9
+    before = values(panel, "concept", plain)
     assert all(reached(panel, p, text) == 0 for p, text in zip(before, plain, strict=True))
 
 
-def test_repetition_is_no_way_to_be_fluent(writer: Writer, panel: tuple[ConceptJudge, Fluency]) -> None:
-    assert panel[1].scores([read(writer, " ".join([NOUN] * 16))])[0, 0] < 0.2
+def test_repetition_is_no_way_to_be_fluent(writer: Writer, panel: Panel) -> None:
+    assert values(panel, "fluency", [read(writer, " ".join([NOUN] * 16))])[0] < 0.2
 
 
-def test_no_text_has_no_score_of_any_judge(panel: tuple[Judge, ...]) -> None:
+def test_no_text_has_no_value_of_any_judge_but_the_reason(writer: Writer, panel: Panel) -> None:
     nothing = Continuation(None, 0, None, "the model ended at once")
-    assert all(np.isnan(judge.scores([nothing])).all() for judge in panel)
+    verdicts = panel.verdicts([read(writer, GOOD), nothing])
+    assert set(verdicts) == {"concept", "fluency"}
+    for verdict in verdicts.values():
+        assert np.isnan(verdict.values[1]).all() and not np.isnan(verdict.values[0, 0])
+        assert verdict.reasons == {1: "the model ended at once"}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from components.store import tables
 from components.store.artifact import Artifact
 from tests.steering import world
 from tests.steering.conftest import Bench
-from tests.steering.test_steer import CONFIG, CPU, score
+from tests.steering.test_steer import CONFIG, CPU, score, texts
 
 END = 2
 
@@ -46,7 +46,7 @@ def test_a_model_that_ends_at_once_has_no_fluency_and_no_composite_and_the_reaso
     bench: Bench, mute: ModelReference
 ) -> None:
     made = run(bench, model=mute)
-    rows = tables.GENERATIONS.read(made)
+    rows = texts(made)
     assert rows.filter(method="unsteered")["reason"].unique().to_list() == ["the model ended at once"]
     assert rows["fluency"].null_count() == rows["composite"].null_count() == rows.height
     why = "the model wrote nothing after any validate prompt (it ended at once), so no text sets the fluency band"

@@ -12,6 +12,7 @@ from components.steering.by_concept import Comparison, by_concept
 from components.steering.contract import Concept
 from components.steering.scores import score_rows
 from components.store import steered, tables
+from tests.steering.world import results
 
 CONCEPTS = [Concept(f"topic.{i}", "document", "document") for i in range(3)] + [Concept("word.a", "surface", "token")]
 UPLIFT = {"topic.0": 0.6, "topic.1": 0.2, "word.a": 0.1}
@@ -62,7 +63,7 @@ def generations() -> pl.DataFrame:
             "r", concept, 1, [0.2, 0.1] if concept == "word.a" else [-0.1, 0.1]
         )
         found += rows("unsteered", concept, 0, [0.0, 0.0], 0.9)
-    return tables.GENERATIONS.frame(found)
+    return results(found)
 
 
 def strengths(costs: dict[str, float | None]) -> pl.DataFrame:
@@ -100,7 +101,7 @@ def test_all_concepts_together_weigh_their_kinds_alike_and_say_so(generations: p
     assert (row["low"], row["high"]) == (None, None), "one surface concept tells nothing of their spread"
     assert row["reason"] == "the mean over kinds, each weighing the same: 2 document, 1 surface concepts"
     several = [*CONCEPTS, Concept("word.b", "surface", "token")]
-    more = pl.concat([generations, tables.GENERATIONS.frame(rows("m", "word.b", 0, [0.3]))])
+    more = pl.concat([generations, results(rows("m", "word.b", 0, [0.3]))])
     row = scores(more, comparison(concepts=several))["steer.m.kl_0.1", "all"]
     wanted = t_interval_of_groups([np.array([0.6, 0.2]), np.array([0.1, 0.3])])
     assert (row["value"], row["low"], row["high"]) == pytest.approx((wanted.value, wanted.low, wanted.high))
@@ -141,7 +142,7 @@ def test_the_share_above_random_counts_concepts_beside_the_chance_of_one_directi
     found = [row for c in concepts for row in rows("m", c.name, 0, [0.3])]
     found += [row for c in concepts for r in range(20) for row in rows("r", c.name, r, [0.2])]
     found += rows("r", "c3", 20, [0.4])
-    row = scores(tables.GENERATIONS.frame(found), comparison(concepts=concepts, refused={}))[
+    row = scores(results(found), comparison(concepts=concepts, refused={}))[
         "steer.m.kl_0.1.share_above_random", "document"
     ]
     wanted = wilson(3, 4)
@@ -304,7 +305,7 @@ def test_the_untrained_dictionary_is_compared_concept_for_concept() -> None:
     about = comparison(
         concepts=concepts, refused={}, methods=["m", "untrained"], controls=[], untrained={"m": "untrained"}
     )
-    row = scores(tables.GENERATIONS.frame(found), about)["steer.m.kl_0.1.over_untrained", "document"]
+    row = scores(results(found), about)["steer.m.kl_0.1.over_untrained", "document"]
     wanted = t_interval(0.1 + 0.01 * np.arange(8))
     assert (row["value"], row["low"], row["high"], row["n"]) == pytest.approx(
         (wanted.value, wanted.low, wanted.high, 8)
@@ -314,7 +315,7 @@ def test_the_untrained_dictionary_is_compared_concept_for_concept() -> None:
         concepts=concepts, refused={c.name: "probe: no" for c in concepts[5:]}, methods=["m", "untrained"],
         controls=[], untrained={"m": "untrained"},
     )  # fmt: skip
-    row = scores(tables.GENERATIONS.frame(found), few)["steer.m.kl_0.1.over_untrained", "document"]
+    row = scores(results(found), few)["steer.m.kl_0.1.over_untrained", "document"]
     assert (row["low"], row["n"]) == (None, 5)
     assert row["reason"].startswith("n too small: not even 5 differences of one sign")
 
@@ -332,7 +333,7 @@ def test_an_untrained_dictionary_that_was_not_given_is_absent_with_the_reason(ge
 def test_a_concept_may_be_called_anything(name: str) -> None:
     concepts = [Concept(name, "document", "document"), Concept("other", "document", "document")]
     found = [row for c in concepts for row in rows("m", c.name, 0, [0.2, 0.4]) + rows("r", c.name, 0, [0.1])]
-    found = scores(tables.GENERATIONS.frame(found), comparison(concepts=concepts, refused={}))
+    found = scores(results(found), comparison(concepts=concepts, refused={}))
     assert found[steered.of_concept("m", 0.1, name), "document"]["value"] == pytest.approx(0.3)
     assert found["steer.m.kl_0.1.fluency", "document"]["unit_of_replication"] == "concept"
 
@@ -343,7 +344,7 @@ def test_a_concept_may_be_called_anything(name: str) -> None:
 def test_budgets_however_near_small_or_large_have_rows_of_their_own(budgets: list[float]) -> None:
     concepts = [Concept("c", "document", "document")]
     found = [row | {"kl_budget": budget} for budget in budgets for row in rows("m", "c", 0, [0.2])]
-    found = scores(tables.GENERATIONS.frame(found), comparison(concepts=concepts, refused={}, budgets=budgets))
+    found = scores(results(found), comparison(concepts=concepts, refused={}, budgets=budgets))
     for budget in budgets:
         name = steered.composite("m", budget)
         assert found[name, "document"]["value"] == pytest.approx(0.2)
@@ -366,7 +367,7 @@ def test_without_a_control_there_is_no_baseline_and_no_share(generations: pl.Dat
 
 def test_when_no_concept_passes_there_is_no_value_but_a_reason() -> None:
     refused = {concept.name: "concept judge: AUROC 0.50" for concept in CONCEPTS}
-    found = scores(tables.GENERATIONS.frame([]), comparison(refused=refused))
+    found = scores(results([]), comparison(refused=refused))
     row = found["steer.m.kl_0.1.composite", "all"]
     assert (row["value"], row["n"], row["reason"]) == (None, 0, "no concept passed the gate")
     assert found["steer.gate.passed", "all"]["value"] == 0
@@ -376,9 +377,7 @@ def test_when_no_concept_passes_there_is_no_value_but_a_reason() -> None:
 def test_the_interval_is_students_whatever_the_number_of_concepts(n: int) -> None:
     concepts = [Concept(f"c{i}", "document", "document") for i in range(n)]
     found = [row for i in range(n) for row in rows("m", f"c{i}", 0, [i / n])]
-    row = scores(tables.GENERATIONS.frame(found), comparison(concepts=concepts, refused={}))[
-        "steer.m.kl_0.1.composite", "document"
-    ]
+    row = scores(results(found), comparison(concepts=concepts, refused={}))["steer.m.kl_0.1.composite", "document"]
     wanted = t_interval(np.arange(n) / n)
     assert (row["low"], row["high"]) == pytest.approx((wanted.low, wanted.high))
 

@@ -16,10 +16,13 @@ from components.config import canonical, load
 from components.device import Execution
 from components.dictionary.architectures.topk import TopK, TopKConfig
 from components.errors import ConfigError, DictionaryError, InputError, UnknownNameError
-from components.steering.contract import methods
-from components.steering.steer import STEER, SteerConfig, pick_concepts
+from components.steering.concepts import pick_concepts
+from components.steering.config import SteerConfig
+from components.steering.contract import judges, methods
+from components.steering.steer import STEER
 from components.store import tables
 from components.store.artifact import Artifact, Progress, Store, key_of
+from components.store.judgements import judged
 from components.store.shards import Codes, write_codes
 from tests import toys
 from tests.steering import world
@@ -41,6 +44,11 @@ CPU = Execution(device="cpu")
 def ran(bench: Bench) -> tuple[Artifact, list[Progress]]:
     seen: list[Progress] = []
     return bench.store.ensure(STEER, CONFIG, bench.inputs, CPU, seen.append)[0], seen
+
+
+def texts(artifact: Artifact) -> pl.DataFrame:
+    """Texts with their judgements."""
+    return judged(tables.GENERATIONS.read(artifact), tables.JUDGEMENTS.read(artifact), artifact.facts["measure"])
 
 
 def score(artifact: Artifact, name: str, kind: str = "document") -> dict[str, Any]:
@@ -75,7 +83,7 @@ def test_concepts_that_fail_the_gate_are_left_out_and_counted(ran: tuple[Artifac
         assert rows["method"].to_list() == ["add_direction", "mean_difference"], "no row of the untrained one"
         assert rows["coefficient"].null_count() == 2
         assert rows["reason"].str.starts_with("gate, probe: ").all()
-        assert tables.GENERATIONS.read(ran[0]).filter(pl.col("concept") == concept).is_empty()
+        assert texts(ran[0]).filter(pl.col("concept") == concept).is_empty()
     assert gate["value"] == pytest.approx(ran[0].facts["passed"] / len(world.CONCEPTS))
 
 
@@ -109,7 +117,7 @@ def test_the_cost_is_told_over_whole_contexts_and_on_the_steered_text_itself(ben
 
 
 def test_what_each_method_reaches_on_each_concept_is_a_table_to_pair_methods_by(ran: Any) -> None:
-    reached, rows = tables.STEERED.read(ran[0]), tables.GENERATIONS.read(ran[0])
+    reached, rows = tables.STEERED.read(ran[0]), texts(ran[0])
     passed = ran[0].facts["passed"]
     assert dict(reached.group_by("method").len().iter_rows()) == dict.fromkeys(CONFIG.methods, passed)
     means = (
@@ -143,7 +151,7 @@ def test_the_untrained_dictionary_goes_through_the_same_choice(bench: Bench, ran
     assert made.facts["generations"] <= at_most
     strengths = tables.STRENGTHS.read(made).filter(pl.col("method") == "untrained")
     assert strengths.group_by("concept").len()["len"].unique().to_list() == [2], "as many candidates as add_direction"
-    rows = tables.GENERATIONS.read(made).filter(pl.col("method") == "untrained")
+    rows = texts(made).filter(pl.col("method") == "untrained")
     by_split = rows.group_by("concept", "split").agg(pl.col("replicate").n_unique()).select("split", "replicate")
     assert set(by_split.unique().iter_rows()) == {("validate", 2), ("test", 1)}
     assert {name.partition("/")[0] for name in load_file(made.path("directions.safetensors"))} >= {"untrained"}
@@ -182,7 +190,7 @@ def test_every_strength_costs_its_budget(ran: tuple[Artifact, list[Progress]]) -
 def test_only_validate_prompts_are_written_for_rivals_and_only_the_chosen_reaches_test(
     ran: tuple[Artifact, list[Progress]],
 ) -> None:
-    latents = tables.GENERATIONS.read(ran[0]).filter(pl.col("method") == "add_direction")
+    latents = texts(ran[0]).filter(pl.col("method") == "add_direction")
     by_split = latents.group_by("concept", "split").agg(pl.col("replicate").n_unique())
     assert set(by_split.filter(pl.col("split") == "validate")["replicate"]) == {2}
     assert set(by_split.filter(pl.col("split") == "test")["replicate"]) == {1}
@@ -211,11 +219,11 @@ def test_no_test_prompt_and_no_test_activation_has_a_say_in_any_choice(bench: Be
 
 
 def test_uplift_is_measured_against_the_plain_text_of_the_same_prompt_and_sample(ran: Any) -> None:
-    rows = tables.GENERATIONS.read(ran[0])
-    plain = rows.filter(pl.col("method") == "unsteered").select("concept", "prompt", "sample", p0="concept_probability")
+    rows = texts(ran[0])
+    plain = rows.filter(pl.col("method") == "unsteered").select("concept", "prompt", "sample", p0="target")
     joined = rows.join(plain, on=["concept", "prompt", "sample"], how="left")
     assert joined["p0"].null_count() == 0
-    np.testing.assert_allclose(joined["uplift"], joined["concept_probability"] - joined["p0"], atol=1e-6)
+    np.testing.assert_allclose(joined["uplift"], joined["target"] - joined["p0"], atol=1e-6)
     assert (joined.filter(pl.col("method") == "unsteered")["uplift"] == 0).all()
 
 
@@ -332,12 +340,17 @@ def test_a_pattern_without_a_match_lists_what_there_is() -> None:
     "given, message",
     [
         ({"methods": ["add_direction", "add_direction"]}, "a steering method is listed twice"),
-        ({"method_settings": {"add_directoin": {}}}, "settings for add_directoin; steering methods listed"),
+        ({"method_settings": {"add_directoin": {}}}, "no parameter 'method_settings.add_directoin'; .*add_direction"),
+        (
+            {"methods": ["mean_difference"], "method_settings": {"add_direction": {"n_candidates": 2}}},
+            "settings for add_direction; steering methods listed: mean_difference",
+        ),
         ({"judges": ["fluency"]}, "uplift is what the judge 'concept' says; judges listed: fluency"),
         ({"kl_budgets": [float("inf")]}, "kl_budgets"),
         ({"kl_budgets": [0.0]}, "kl_budgets"),
         ({"kl_budgets": [0.1, 0.1]}, "a KL budget is listed twice"),
         ({"judge_settings": {"concept": {"min_aurok": 1}}}, "min_aurok"),
+        ({"measure": "fluency", "judges": ["concept"]}, "uplift is what the judge 'fluency' says; judges listed: conc"),
     ],
 )
 def test_a_config_that_cannot_be_honoured_says_why(given: dict[str, Any], message: str) -> None:
@@ -350,6 +363,31 @@ def test_a_method_may_not_take_the_name_of_a_control(monkeypatch: pytest.MonkeyP
         monkeypatch.setitem(methods._entries, name, methods["mean_difference"])
         with pytest.raises(ConfigError, match=f"may not be called '{name}'"):
             SteerConfig().model_copy(update={"methods": [name]})._fits()
+
+
+def test_a_judge_may_not_take_the_name_of_a_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("uplift", "composite", "text"):
+        monkeypatch.setitem(judges._entries, name, judges["fluency"])
+        with pytest.raises(ConfigError, match=f"may not be called '{name}'"):
+            SteerConfig().model_copy(update={"judges": ["concept", name]})._fits()
+
+
+def test_settings_enter_the_key_as_in_older_files_and_a_default_that_is_spelled_out_does_not(bench: Bench) -> None:
+    bare = key_of(STEER, SteerConfig(), bench.inputs)
+    spelled = {"method_settings": {"add_direction": {"n_candidates": 8}}, "judge_settings": {"concept": {}}}
+    assert key_of(STEER, load(SteerConfig, spelled), bench.inputs) == bare
+    changed = load(SteerConfig, {"method_settings": {"add_direction": {"n_candidates": 2}}})
+    assert canonical(changed) == {"method_settings": {"add_direction": {"n_candidates": 2}}}
+    assert key_of(STEER, changed, bench.inputs) != bare
+
+
+def test_the_form_draws_a_field_for_every_setting_of_every_entry() -> None:
+    schema = SteerConfig.model_json_schema()
+    for section, registry in (("SteeringMethodSettings", methods), ("JudgeSettings", judges)):
+        drawn = schema["$defs"][section]["properties"]
+        assert set(drawn) == set(registry.names())
+        for name, entry in registry.items():
+            assert set(schema["$defs"][entry.config.__name__]["properties"]) == set(entry.config.model_fields), name
 
 
 def test_the_key_knows_the_versions_of_methods_and_judges() -> None:

@@ -7,9 +7,10 @@ import torch
 
 from components.dictionary.contract import Dictionary
 from components.errors import InputError
-from components.model.divergence import strengths_for_budgets
-from components.steering.protocol import Neutral
+from components.model.divergence import ruler_of_vectors, strengths_for_budgets
+from components.steering.neutral import Neutral
 from components.steering.trial import at_budget, at_coefficient, mixture
+from components.steering.vector import AddVector
 from components.store.shards import ActivationShards
 from tests.steering import world
 from tests.steering.conftest import Bench
@@ -21,8 +22,6 @@ def dictionary(bench: Bench) -> Dictionary:
 
 
 def test_one_latent_of_weight_one_is_what_add_direction_adds(bench: Bench, dictionary: Dictionary) -> None:
-    from components.steering.contract import AddVector
-
     unit = ActivationShards(bench.activations).mean_norm(world.HOOK)
     wanted = AddVector.along(world.HOOK, dictionary.decoder_directions()[3], unit)
     found = mixture(dictionary, {3: 1.0}, unit)
@@ -46,9 +45,9 @@ def test_a_mixture_that_cannot_be_is_refused(dictionary: Dictionary, weights: di
 def test_the_cost_of_a_coefficient_is_that_of_the_search_for_a_budget(bench: Bench, dictionary: Dictionary) -> None:
     (neutral, _), steering = Neutral.read(bench.corpus, 300, 25), mixture(dictionary, {1: 1.0}, 4.0)
     found = at_budget(bench.model, steering, 0.3, neutral)
-    strength, kl = strengths_for_budgets(
-        bench.model, world.HOOK, steering.vector[None], neutral.tokens, neutral.mask, [0.3], 4.0
-    )
+    vectors = {world.HOOK: 4.0 * steering.vector[None]}
+    measure = ruler_of_vectors(bench.model, vectors, neutral.tokens, neutral.mask)
+    strength, kl = strengths_for_budgets(measure, 1, [0.3])
     assert found.coefficient == pytest.approx(float(strength)) and found.kl == pytest.approx(float(kl))
     again = at_coefficient(bench.model, steering, found.coefficient, neutral)
     assert again.kl == pytest.approx(found.kl, rel=1e-4)

@@ -8,21 +8,34 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import polars as pl
 import scipy.sparse
 import torch
 from safetensors.torch import load_file, save_file
 
 from components.corpus.packing import pack
+from components.device import Execution
 from components.dictionary.architectures.topk import TopK, TopKConfig
 from components.model.language_model import LanguageModel
 from components.model.reference import ModelConfig, ModelReference
-from components.steering.contract import Concept, Evidence
+from components.steering.contract import (
+    Concept,
+    Evidence,
+    Judge,
+    JudgeServices,
+    Material,
+    MethodServices,
+    SteeringMethod,
+    judges,
+    methods,
+)
 from components.store import tables
 from components.store.artifact import Artifact, Store
 from components.store.shards import ActivationShards, write_codes
 from tests import toys
 
 T = TypeVar("T")
+CPU = Execution(device="cpu")
 HOOK = "resid_post.0"
 LENGTH = 33
 SPLITS = {"select": 90, "judge": 240, "calibrate": 60, "validate": 90, "neutral": 24}
@@ -182,20 +195,54 @@ def evidence(seed: int = 0, **changes: object) -> Evidence:
     x[mark, 2] += 5
     x[doc[document], 4] += 5
     codes = scipy.sparse.csr_matrix(np.maximum(x - 1, 0))
+    units = {HOOK: 2.0}
+    dictionary = TopK(TopKConfig(d_sae=WIDTH, k=2), (HOOK,), (HOOK,), {HOOK: WIDTH})
+    with torch.no_grad():
+        dictionary.W_dec.copy_(torch.eye(WIDTH) * 3)
     given = Evidence(
         concepts=[Concept("mark", "surface", "token"), Concept("doc", "document", "document")],
-        hook_point="resid_post.0",
-        unit=2.0,
+        model=toys.tiny_model(),
+        hook_point=HOOK,
+        units=units,
         labels=scipy.sparse.csc_matrix(np.stack([mark, doc[document]], axis=1)),
+        token=np.where(mark, toys.WORDS.index("cat"), toys.WORDS.index("king")),
         document=document,
         document_labels=scipy.sparse.csc_matrix(np.stack([np.zeros(20, bool), doc], axis=1)),
-        batches=lambda: ((start, torch.from_numpy(x[start : start + 64])) for start in range(0, 200, 64)),
+        batches=lambda hook_point: ((start, torch.from_numpy(x[start : start + 64])) for start in range(0, 200, 64)),
+        contexts={"token": torch.zeros(1, 200, dtype=torch.long)},
+        pairs=tables.PAIRS.frame([]),
         codes=codes,
-        decoder=torch.eye(WIDTH) * 3,
+        dictionary=dictionary,
         d_in=WIDTH,
-        seed=0,
     )
     return dataclasses.replace(given, **changes)
+
+
+def method(name: str, seed: int = 0, **settings: Any) -> SteeringMethod:
+    """A method with these settings; it may use a tiny model."""
+    kind = methods[name]
+    return kind(kind.config(**settings), MethodServices(CPU, seed, toys.tiny_model()))
+
+
+def fitted(name: str, material: Material, model: LanguageModel | None = None, **settings: Any) -> Judge:
+    """A judge with these settings, fitted on this material."""
+    kind = judges[name]
+    given = evidence().dictionary
+    assert given is not None
+    judge = kind(kind.config(**settings), JudgeServices(CPU, 0, model or toys.tiny_model(), given))
+    judge.fit(material)
+    return judge
+
+
+def results(rows: list[dict[str, Any]]) -> pl.DataFrame:
+    """Texts with their judgements, as `components.store.judgements.judged` gives them, from the columns that matter."""
+    schema = {name: kind for name, kind in tables.GENERATIONS.schema.items() if name != "generation"}
+    schema |= dict.fromkeys(("target", "uplift", "composite", "fluency"), pl.Float64)
+    missing = {name: kind for name, kind in schema.items() if not rows or name not in rows[0]}
+    frame = pl.DataFrame(rows, schema_overrides={n: k for n, k in schema.items() if n not in missing})
+    if not rows:
+        return pl.DataFrame(schema=schema)
+    return frame.with_columns(pl.lit(None, kind).alias(name) for name, kind in missing.items())
 
 
 def finish(work: Generator[Any, None, T]) -> tuple[T, list[Any]]:

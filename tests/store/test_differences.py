@@ -19,14 +19,14 @@ from tests.store.test_report import Made, score
 BASE = {"stage": "evaluate", "artifact": "0" * 24}
 
 
-def stage_of(store: Store, stage: str, **written: list[dict]) -> Artifact:
-    """An artifact of these tables."""
+def stage_of(store: Store, stage: str, facts: dict | None = None, **written: list[dict]) -> Artifact:
+    """An artifact of these tables, with these facts."""
 
     def make(folder: Path, config: Made, inputs, settings):
         for name, rows in written.items():
             tables.TABLES[name].write(folder, rows)
         yield Progress(1, 1, "tables")
-        return {}
+        return facts or {}
 
     return store.ensure(Stage(stage, 1, make), Made(rows=[{"tables": sorted(written)}]), {})[0]
 
@@ -179,15 +179,22 @@ def test_latents_are_paired_with_shuffled_explanations_and_not_with_another_dict
 
 def steered(store: Store, uplift: dict[str, dict[str, list[float]]]) -> tuple[pl.DataFrame, Artifact]:
     """method -> concept -> uplift by prompt; `random_direction` has two directions, the second half as strong."""
-    generations, rows = [], []
+    generations, judgements, rows = [], [], []
+
+    def written(judged_for: str, value: float, **columns: object) -> None:
+        number = len(generations)
+        generations.append({"generation": number, "split": "test", "sample": 0, "text": "x"} | columns)
+        judgements.append({"generation": number, "concept": judged_for, "judge": "concept", "value": value})
+
     for method, concepts in uplift.items():
         for replicate in range(2 if method == "random_direction" else 1):
             for concept, values in concepts.items():
                 for prompt, value in enumerate(values):
-                    generations.append(
-                        {"concept": concept, "method": method, "replicate": replicate, "kl_budget": 0.1, "split": "test",
-                         "prompt": prompt, "sample": 0, "text": "x", "uplift": value / (1 + replicate), "fluency": 0.9}
-                    )  # fmt: skip
+                    place = {"concept": concept, "method": method, "replicate": replicate, "kl_budget": 0.1}
+                    written(concept, 0.05 + value / (1 + replicate), prompt=prompt, **place)
+    for concept, values in uplift["random_direction"].items():
+        for prompt in range(len(values)):
+            written(concept, 0.05, prompt=prompt, method="unsteered", replicate=0)
     largest = {concept: float(np.mean(values)) for concept, values in uplift["random_direction"].items()}
     about = {"stage": "steer", "concept_kind": "document", "baseline_name": "largest of 2 Gaussian directions"}
     for method, concepts in uplift.items():
@@ -209,7 +216,15 @@ def steered(store: Store, uplift: dict[str, dict[str, list[float]]]) -> tuple[pl
         for method, concepts in uplift.items()
         for concept, values in concepts.items()
     ]  # fmt: skip
-    return frame, stage_of(store, "steer", generations=generations, steered=by_concept, scores=scores)
+    return frame, stage_of(
+        store,
+        "steer",
+        {"measure": "concept"},
+        generations=generations,
+        judgements=judgements,
+        steered=by_concept,
+        scores=scores,
+    )
 
 
 def test_steering_is_paired_by_concept_with_every_method_and_the_largest_control(store: Store) -> None:

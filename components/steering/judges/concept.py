@@ -8,22 +8,18 @@ threshold there is refused. It counts words, so lists of keywords please it: rea
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
 from pydantic import Field
 
 from components.concept.classifier import fit_classifier
 from components.config import Config
-from components.steering.contract import Continuation, Judge, Material, judges
+from components.steering.contract import Continuation, Judge, Material, Verdicts, judges
 
 
 class ConceptConfig(Config):
     """Settings of the concept judge."""
 
-    kind: Literal["concept"] = "concept"
-    """The judge."""
     min_auroc: float = Field(0.9, ge=0, le=1)
     """The gate: what it must reach on validate passages to judge a concept."""
 
@@ -38,30 +34,28 @@ class ConceptJudge(Judge):
     """
 
     config = ConceptConfig
-    column = "concept_probability"
 
-    def __init__(self, config: ConceptConfig, material: Material) -> None:
-        fitted, calibrated, tried = material.judge, material.calibrate, material.validate
+    def fit(self, material: Material) -> None:
+        """Learns from judge passages, is calibrated on others, and tried on validate passages."""
+        learnt, calibrated, tried = material.judge, material.calibrate, material.validate
         self.classifier = fit_classifier(
-            fitted.texts, fitted.labels, calibrated.texts, calibrated.labels, material.concepts
+            learnt.texts, learnt.labels, calibrated.texts, calibrated.labels, material.concepts
         )
         self.assessed = self.classifier.assess(tried.texts, tried.labels)
-        self._min_auroc = config.min_auroc
 
-    def scores(self, continuations: Sequence[Continuation]) -> Float[np.ndarray, "text concept"]:
-        """Probabilities; NaN where there is no text."""
-        found = self.classifier.probabilities([c.text or "" for c in continuations]).astype(np.float64)
-        found[[c.text is None for c in continuations]] = np.nan
-        return found
+    def judge(self, texts: Sequence[Continuation]) -> Verdicts:
+        """Probabilities."""
+        return Verdicts(self.classifier.probabilities([c.text or "" for c in texts]).astype(np.float64))
 
     def refusals(self) -> Mapping[str, str]:
         """Concepts with too few passages, or ranked too badly."""
         refused = dict(self.classifier.unfit)
-        for found in self.assessed:
-            if found.concept in refused:
+        wanted = self.settings.min_auroc
+        for result in self.assessed:
+            if result.concept in refused:
                 continue
-            if found.auroc is None:
-                refused[found.concept] = f"{found.n_positive} of {found.n} validate passages have the concept"
-            elif found.auroc < self._min_auroc:
-                refused[found.concept] = f"AUROC {found.auroc:.2f} on validate passages, wanted {self._min_auroc:g}"
+            if result.auroc is None:
+                refused[result.concept] = f"{result.n_positive} of {result.n} validate passages have the concept"
+            elif result.auroc < wanted:
+                refused[result.concept] = f"AUROC {result.auroc:.2f} on validate passages, wanted {wanted:g}"
         return refused

@@ -10,21 +10,16 @@ range of the unsteered continuations). Where there is no such text to set the ba
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
 from pydantic import Field, PositiveInt
 
 from components.config import Config
-from components.steering.contract import Continuation, Judge, Material, judges
+from components.steering.contract import Continuation, Judge, Material, Verdicts, judges
 
 
 class FluencyConfig(Config):
     """Settings of the fluency judge."""
-
-    kind: Literal["fluency"] = "fluency"
-    """The judge."""
 
     lower_quantile: float = Field(0.01, ge=0, le=1)
     """Quantile of unsteered continuations at which the band begins."""
@@ -45,9 +40,9 @@ class Fluency(Judge):
     """
 
     config = FluencyConfig
-    column = "fluency"
 
-    def __init__(self, config: FluencyConfig, material: Material) -> None:
+    def fit(self, material: Material) -> None:
+        """Sets the band."""
         plain = np.array([c.nll for c in material.unsteered if c.nll is not None])
         measured = np.isfinite(material.judge.nll)
         real, labels = material.judge.nll[measured], material.judge.labels[measured]
@@ -56,20 +51,20 @@ class Fluency(Judge):
             self.lower = self.scale = np.nan
             self.upper = np.full(labels.shape[1], np.nan)
             return
-        self.lower = float(np.quantile(plain, config.lower_quantile))
-        enough = labels.sum(0) >= config.min_passages
+        self.lower = float(np.quantile(plain, self.settings.lower_quantile))
+        enough = labels.sum(0) >= self.settings.min_passages
         limits = [
-            np.quantile(real[has] if ok else real, config.upper_quantile)
+            np.quantile(real[has] if ok else real, self.settings.upper_quantile)
             for has, ok in zip(labels.T, enough, strict=True)
         ]
         self.upper = np.maximum(np.array(limits, dtype=np.float64), self.lower)
         self.scale = max(float(np.subtract(*np.quantile(plain, [0.75, 0.25]))), 1e-3)
 
-    def scores(self, continuations: Sequence[Continuation]) -> Float[np.ndarray, "text concept"]:
-        """The score from the recorded loss; NaN where there is no text."""
-        nll = np.array([np.nan if c.nll is None else c.nll for c in continuations])[:, None]
+    def judge(self, texts: Sequence[Continuation]) -> Verdicts:
+        """By the recorded loss."""
+        nll = np.array([np.nan if c.nll is None else c.nll for c in texts])[:, None]
         outside = np.maximum(np.maximum(self.lower - nll, nll - self.upper), 0.0)
-        return np.exp(-outside / self.scale)
+        return Verdicts(np.exp(-outside / self.scale))
 
     def silence(self) -> str | None:
         """That no text set its band, and which setting would change that."""

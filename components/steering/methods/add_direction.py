@@ -9,7 +9,6 @@ writes it (Arad et al. 2025, arXiv:2505.20063, input and output scores).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 import numpy as np
 import scipy.sparse
@@ -19,14 +18,13 @@ from pydantic import PositiveInt
 from components.concept.pooling import pooling
 from components.concept.ranking import precision_of_codes
 from components.config import Config
-from components.steering.contract import AddVector, Candidate, Evidence, SteeringMethod, methods
+from components.steering.contract import Candidate, Evidence, SteeringMethod, methods
+from components.steering.vector import AddVector
 
 
 class AddDirectionConfig(Config):
     """Settings of add_direction."""
 
-    kind: Literal["add_direction"] = "add_direction"
-    """The method."""
     n_candidates: PositiveInt = 8
     """Latents for each concept, best on select first, among which the validate prompts choose."""
 
@@ -36,20 +34,22 @@ class AddDirection(SteeringMethod):
     """Decoder directions of the dictionary's latents."""
 
     config = AddDirectionConfig
+    steering = AddVector
     reads_dictionary = True
 
-    @property
-    def at_most(self) -> int:
+    @classmethod
+    def at_most(cls, config: AddDirectionConfig) -> int:
         """Latents a concept."""
-        return self.settings.n_candidates
+        return config.n_candidates
 
     def candidates(self, evidence: Evidence) -> Iterator[Candidate]:
         """The best few latents of each concept."""
-        if evidence.codes is None or evidence.decoder is None:
+        if evidence.codes is None or evidence.dictionary is None:
             yield from (
                 Candidate(c.name, 0, None, reason="no dictionary at this hook point") for c in evidence.concepts
             )
             return
+        decoder = evidence.dictionary.decoder_directions(evidence.hook_point).detach().cpu()
         by_token = _precisions(evidence.codes, evidence.labels)
         pool, _ = pooling(evidence.document)
         by_document = _precisions(pool @ evidence.codes, evidence.document_labels)
@@ -62,7 +62,7 @@ class AddDirection(SteeringMethod):
                 continue
             for replicate, latent in enumerate(ranked.tolist()):
                 if latent not in steerings:
-                    steerings[latent] = AddVector.along(evidence.hook_point, evidence.decoder[latent], evidence.unit)
+                    steerings[latent] = AddVector.along(evidence.hook_point, decoder[latent], evidence.unit)
                 steering = steerings[latent]
                 reason = None if steering else f"the decoder direction of latent {latent} has no length"
                 score = float(precision[latent])

@@ -9,20 +9,17 @@ Source: DiffMean in Wu et al., AxBench (2025), arXiv:2501.17148; Marks & Tegmark
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 import numpy as np
 import torch
 
 from components.config import Config
-from components.steering.contract import AddVector, Candidate, Evidence, SteeringMethod, methods
+from components.steering.contract import Candidate, Evidence, SteeringMethod, methods
+from components.steering.vector import AddVector
 
 
 class MeanDifferenceConfig(Config):
     """Settings of mean_difference: there are none."""
-
-    kind: Literal["mean_difference"] = "mean_difference"
-    """The method."""
 
 
 @methods
@@ -30,9 +27,10 @@ class MeanDifference(SteeringMethod):
     """Mean of the concept's tokens minus mean of the others."""
 
     config = MeanDifferenceConfig
+    steering = AddVector
 
-    @property
-    def at_most(self) -> int:
+    @classmethod
+    def at_most(cls, config: MeanDifferenceConfig) -> int:
         """One direction a concept."""
         return 1
 
@@ -41,7 +39,7 @@ class MeanDifference(SteeringMethod):
         n_rows, n_concepts = evidence.labels.get_shape()
         labels = evidence.labels.tocsr().astype(np.float64)
         inside, total = np.zeros((n_concepts, evidence.d_in)), np.zeros(evidence.d_in)
-        for start, x in evidence.batches():
+        for start, x in evidence.batches(evidence.hook_point):
             block = x.double().cpu().numpy()
             inside += labels[start : start + len(block)].T @ block
             total += block.sum(0)

@@ -9,21 +9,19 @@ are what chance gives a method that chooses among several candidates.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 import torch
 from pydantic import PositiveInt
 
 from components.config import Config
 from components.seeds import torch_generator
-from components.steering.contract import AddVector, Candidate, Evidence, SteeringMethod, methods
+from components.steering.contract import Candidate, Evidence, SteeringMethod, methods
+from components.steering.vector import AddVector
 
 
 class RandomDirectionConfig(Config):
     """Settings of random_direction."""
 
-    kind: Literal["random_direction"] = "random_direction"
-    """The method."""
     n_directions: PositiveInt = 20
     """Directions that every method is compared with; 20 or more, so that exceeding them all means something."""
 
@@ -34,18 +32,19 @@ class RandomDirection(SteeringMethod):
 
     config = RandomDirectionConfig
     version = 2
+    steering = AddVector
     control = True
 
-    @property
-    def at_most(self) -> int:
+    @classmethod
+    def at_most(cls, config: RandomDirectionConfig) -> int:
         """Directions that others are compared with."""
-        return self.settings.n_directions
+        return config.n_directions
 
     def candidates(self, evidence: Evidence) -> Iterator[Candidate]:
         """The same directions for all concepts."""
         n = self.settings.n_directions
         for replicate in range(n + evidence.stand_ins):
-            generator = torch_generator(evidence.seed, "random_direction", replicate)
+            generator = torch_generator(self.services.seed, "random_direction", replicate)
             vector = torch.randn(evidence.d_in, generator=generator)
             steering = AddVector.along(evidence.hook_point, vector, evidence.unit)
             yield Candidate(None, replicate, steering, stand_in=replicate >= n)

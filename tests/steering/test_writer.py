@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from components.model.divergence import kl_per_token
-from components.model.intervention import Edit
-from components.steering.contract import AddVector, Steering
+from components.model.intervention import Edit, Intervention, logits_under
+from components.steering.contract import Steering
+from components.steering.neutral import Neutral
 from components.steering.passages import contexts
-from components.steering.protocol import Job, Neutral, Prompt, Writer, calibrate, continuation, costs
+from components.steering.strength import calibrate, costs
+from components.steering.vector import AddVector
+from components.steering.writer import Job, Prompt, Writer, continuation
 from tests.steering.conftest import Bench
 from tests.steering.world import HOOK, finish
 
@@ -26,16 +29,24 @@ class Clamp(Steering):
     hook_point: str
     direction: Tensor
 
+    @property
+    def together(self) -> str:
+        return self.hook_point
+
     @classmethod
-    def edit(cls, rows: Sequence[Steering], strengths: Float[Tensor, " row"]) -> Edit:
-        directions = torch.stack([row.direction for row in rows])  # type: ignore[attr-defined]
+    def intervention(cls, rows: Sequence[Clamp], strengths: Float[Tensor, " row"]) -> Intervention:
+        directions = torch.stack([row.direction for row in rows])
 
         def function(x: Tensor, mask: Tensor) -> Tensor:
             along = (x * directions[:, None]).sum(-1, keepdim=True)
             wanted = torch.where(strengths[:, None, None] == 0, along, strengths[:, None, None])
             return x + (wanted - along) * directions[:, None]
 
-        return Edit(rows[0].hook_point, function)
+        return Intervention((Edit(rows[0].hook_point, function),))
+
+    @classmethod
+    def restored(cls, tensors: Mapping[str, Tensor], units: Mapping[str, float]) -> Clamp:
+        return cls(next(iter(units)), tensors[""])
 
     def tensors(self) -> dict[str, Tensor]:
         return {"": self.direction}
@@ -126,8 +137,9 @@ def test_what_a_steering_costs_on_the_text_that_it_wrote_is_measured_both_ways(b
             continue
         compared += 1
         tokens = torch.tensor([[*job.prompt.tokens, *new]])
-        edit = type(job.steering).edit([job.steering], torch.tensor([job.strength]))
-        plain, steered = (bench.model.logits(tokens, edits=edits).log_softmax(-1)[0] for edits in ([], [edit]))
+        intervention = type(job.steering).intervention([job.steering], torch.tensor([job.strength]))
+        plain = bench.model.logits(tokens).log_softmax(-1)[0]
+        steered = logits_under(bench.model, tokens, intervention).log_softmax(-1)[0]
         of_text = slice(len(job.prompt.tokens) - 1, tokens.shape[1] - 1)
         forward = torch.nn.functional.kl_div(steered, plain, log_target=True, reduction="none").sum(-1)[of_text].mean()
         reverse = torch.nn.functional.kl_div(plain, steered, log_target=True, reduction="none").sum(-1)[of_text].mean()
@@ -154,6 +166,14 @@ def test_no_usable_text_is_null_with_a_reason(given: tuple[str, int, float], rea
     assert (found.text, found.nll, found.reason) == (None, None, reason)
 
 
+def whole(bench: Bench, neutral: Neutral, steering: Steering, strength: float) -> float:
+    """The cost of one steering by whole passes, alone."""
+    rows = torch.full((len(neutral.tokens),), strength)
+    intervention = type(steering).intervention([steering] * len(rows), rows)
+    kl = kl_per_token(bench.model, neutral.tokens, neutral.mask, intervention)
+    return float(kl.sum() / neutral.mask.sum())
+
+
 def test_strengths_meet_every_budget_within_five_percent(bench: Bench) -> None:
     neutral, _ = Neutral.read(bench.corpus, 300, 24)
     steerings = [random(bench, seed) for seed in range(5)]
@@ -161,11 +181,9 @@ def test_strengths_meet_every_budget_within_five_percent(bench: Bench) -> None:
     assert counted == [2, 2, 1]
     for steering, strengths in zip(steerings, found, strict=True):
         for budget, (strength, kl) in zip([0.05, 0.2], strengths.tolist(), strict=True):
-            rows = torch.full((len(neutral.tokens),), strength)
-            edit = AddVector.edit([steering] * len(rows), rows)
-            measured = kl_per_token(bench.model, neutral.tokens, neutral.mask, [edit]).sum() / neutral.mask.sum()
-            assert float(measured) == pytest.approx(budget, rel=0.05)
-            assert kl == pytest.approx(float(measured), rel=1e-3)
+            measured = whole(bench, neutral, steering, strength)
+            assert measured == pytest.approx(budget, rel=0.05)
+            assert kl == pytest.approx(measured, rel=1e-3)
 
 
 def test_a_steering_that_is_no_vector_is_set_to_the_budget_too(bench: Bench) -> None:
@@ -189,10 +207,7 @@ def test_costs_are_those_of_a_full_pass_for_vectors_and_for_any_other_steering(b
     found, counted = finish(costs(bench.model, [(vector, 0.5), (clamp, 0.3), (vector, 1.0)], neutral))
     assert sum(counted) == 3
     for (steering, strength), cost in zip([(vector, 0.5), (clamp, 0.3), (vector, 1.0)], found, strict=True):
-        rows = torch.full((len(neutral.tokens),), strength)
-        edit = type(steering).edit([steering] * len(rows), rows)
-        measured = kl_per_token(bench.model, neutral.tokens, neutral.mask, [edit]).sum() / neutral.mask.sum()
-        assert cost == pytest.approx(float(measured), rel=1e-3)
+        assert cost == pytest.approx(whole(bench, neutral, steering, strength), rel=1e-3)
     nothing = Neutral(neutral.tokens[:0], neutral.mask[:0])
     assert np.isnan(finish(costs(bench.model, [(vector, 0.5)], nothing))[0]).all()
 

@@ -1,0 +1,93 @@
+"""The section `steer` of an experiment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from components.concept.gate import ProbeGate
+from components.config import Config, execution, names_of, refuse_unused, settings_of
+from components.errors import ConfigError
+from components.registry import Registry
+from components.steering.contract import SteeringMethod, judges, methods
+from components.store.judgements import TAKEN, UNSTEERED
+
+UNTRAINED = "untrained"
+"""What tables call a method that the untrained dictionary goes through."""
+
+if TYPE_CHECKING:
+    MethodName = JudgeName = str
+    MethodSettings = JudgeSettings = Any
+else:
+    MethodName, JudgeName = names_of(methods), names_of(judges)
+    MethodSettings, JudgeSettings = settings_of(methods), settings_of(judges)
+
+
+class SteerConfig(Config):
+    """Steering methods, their strengths, and who judges."""
+
+    methods: list[MethodName] = Field(default=["add_direction", "mean_difference", "random_direction"], min_length=1)
+    """What is steered with; random_direction is the control that the others are compared with."""
+    judges: list[JudgeName] = Field(default=["concept", "fluency"], min_length=1)
+    """Who judges the text; the composite needs fluency beside the judge that measures."""
+    measure: JudgeName = "concept"
+    """The judge that measures: what steered text has more of its value than unsteered text is the uplift."""
+    method_settings: MethodSettings = Field(default_factory=MethodSettings)
+    """Settings of each method, by its name."""
+    judge_settings: JudgeSettings = Field(default_factory=JudgeSettings)
+    """Settings of each judge, by its name."""
+    kl_budgets: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default=[0.1], min_length=1)
+    """What steering may cost on neutral text, nats a token; methods are compared at equal cost."""
+    concepts: list[str] = Field(default=["*"], min_length=1)
+    """Patterns of the names of concepts to steer towards, such as topic.*."""
+    max_concepts_per_family: NonNegativeInt = 4
+    """Concepts of tokens taken from each family, drawn by the seed; concepts of documents are all taken."""
+    gate: ProbeGate = ProbeGate()
+    """When a probe decodes a concept, so that it is steered towards."""
+    validate_prompts: PositiveInt = 24
+    """Prompts, at most, that choose among the candidates of a method."""
+    test_prompts: PositiveInt = 48
+    """Prompts, at most, that are reported."""
+    n_samples: PositiveInt = 1
+    """Continuations of each prompt."""
+    max_new_tokens: PositiveInt = 32
+    """Longest continuation."""
+    temperature: float = Field(1.0, ge=0)
+    """Of sampling; 0 takes the likeliest token."""
+    neutral_tokens: PositiveInt = 2048
+    """Tokens of neutral text on which strengths are set; what they cost is then measured on other neutral text."""
+    neutral_length: PositiveInt = 64
+    """Tokens taken from the beginning of each neutral context."""
+    band_texts: PositiveInt = 256
+    """Unsteered continuations of validate prompts, and real passages, whose loss sets the fluency band."""
+    seed: int = 0
+    """Draws the concepts, the text, the control directions and the resamples."""
+    batch_size: PositiveInt = execution(256)
+    """Continuations written at a time."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> SteerConfig:
+        if taken := [name for name in self.methods if name == UNSTEERED or name.startswith(UNTRAINED)]:
+            raise ConfigError(
+                f"a steering method may not be called {taken[0]!r}: tables call a control so; rename its file"
+            )
+        if taken := sorted(set(self.judges) & TAKEN):
+            raise ConfigError(f"a judge may not be called {taken[0]!r}: a column of tables is; rename its file")
+        for registry, names, settings in self.tables():
+            refuse_unused(registry, names, settings)
+        if len(set(self.kl_budgets)) < len(self.kl_budgets):
+            raise ConfigError(f"a KL budget is listed twice: {self.kl_budgets}")
+        if self.measure not in self.judges:
+            raise ConfigError(
+                f"uplift is what the judge {self.measure!r} says; judges listed: {', '.join(self.judges)}"
+            )
+        return self
+
+    def tables(self) -> list[tuple[Registry[Any], list[str], Any]]:
+        """Methods and judges: the registry, the names that are listed, and the settings of each entry."""
+        return [(methods, self.methods, self.method_settings), (judges, self.judges, self.judge_settings)]
+
+    def method_kinds(self) -> dict[str, tuple[type[SteeringMethod], Any]]:
+        """The methods that are listed: class and settings of each, by its name."""
+        return {name: (methods[name], getattr(self.method_settings, name)) for name in self.methods}

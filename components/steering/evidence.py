@@ -1,0 +1,79 @@
+"""What steering methods may know: the select split of one dictionary, trained or not."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import polars as pl
+
+from components.dictionary.contract import Dictionary
+from components.errors import InputError
+from components.model.language_model import LanguageModel
+from components.steering.contract import Concept, Evidence
+from components.steering.gate import Split
+from components.steering.passages import contexts
+from components.steering.subject import Subject
+from components.store import tables
+from components.store.artifact import Artifact
+from components.store.lineage import inputs, source
+from components.store.shards import CodeShards
+
+
+def read_evidence(
+    subject: Subject, model: LanguageModel, select: Split, columns: Sequence[int], codes: Artifact, stand_ins: int
+) -> Evidence:
+    """What methods may know of the concepts in these columns.
+
+    Raises:
+        InputError: codes of other activations.
+    """
+    shards = CodeShards(codes)
+    if shards.n_rows("select") != len(select.document):
+        raise InputError(
+            f"artifact {codes.stage}/{codes.key} has codes of {shards.n_rows('select'):,} select tokens, "
+            f"and {len(select.document):,} were captured; encode these activations"
+        )
+    concepts = [select.concepts[column] for column in columns]
+    return Evidence(
+        concepts=concepts,
+        model=model,
+        hook_point=subject.hook_point,
+        units=subject.units,
+        labels=select.labels[:, columns],
+        token=select.token,
+        document=select.document,
+        document_labels=select.document_labels[:, columns],
+        batches=select.batches,
+        contexts=contexts(subject.corpus, "select"),
+        pairs=_pairs(subject.corpus, concepts),
+        codes=shards.codes("select").matrix(),
+        dictionary=subject.dictionary,
+        d_in=subject.dictionary.widths[subject.hook_point],
+        stand_ins=stand_ins,
+    )
+
+
+def of_untrained(evidence: Evidence, codes: Artifact | None) -> tuple[Evidence | None, str | None]:
+    """The evidence with the untrained dictionary in the place of the trained one, or why there is none.
+
+    Codes name the dictionary that made them; it lies in the same store, unless only they were copied.
+    """
+    if codes is None:
+        return None, "no codes of an untrained dictionary were given (the input untrained)"
+    key, artifact = inputs(codes.manifest)["dictionary"][1], source(codes, "dictionary")
+    if artifact is None:
+        return None, f"the untrained dictionary {key} is not in the store of its codes {codes.key}"
+    dictionary, shards = Dictionary.load(artifact), CodeShards(codes)
+    same_place = evidence.hook_point in dictionary.writes
+    if not same_place or shards.n_rows("select") != len(evidence.document):
+        return None, f"the untrained dictionary {key} is of other activations"
+    return dataclasses.replace(evidence, codes=shards.codes("select").matrix(), dictionary=dictionary), None
+
+
+def _pairs(corpus: Artifact, concepts: Sequence[Concept]) -> pl.DataFrame:
+    """Minimal pairs of the select split that differ in one of these concepts; none where the corpus has no pairs."""
+    if tables.PAIRS.file not in corpus.files:
+        return tables.PAIRS.frame([])
+    names = [concept.name for concept in concepts]
+    return tables.PAIRS.read(corpus).filter(pl.col("split") == "select", pl.col("concept").is_in(names))
