@@ -29,8 +29,8 @@ from typing import NamedTuple
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
+from components.report.tables import REPORT  # noqa: E402
 from components.store.artifact import Store  # noqa: E402
-from components.store.tables import REPORT  # noqa: E402
 from flows.stack import processes  # noqa: E402
 from tests.stacks import TINY, Room  # noqa: E402
 

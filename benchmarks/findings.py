@@ -12,18 +12,20 @@ from typing import Any
 
 import polars as pl
 
-from components.store import frontiers
+from components.report import frontiers
+from components.report.measure import Measures
+from components.report.tables import CELLS, COMPARISON
 from components.store.artifact import Artifact, Store
-from components.store.tables import CELLS, COMPARISON
 
 TO = Path(__file__).resolve().parents[1] / "docs" / "findings.md"
 QUESTIONS = {
-    "evaluate.concepts_found.latent": "finds most concepts",
-    "evaluate.absorption": "absorbs least",
-    "compare.stability": "is most stable over seeds",
-    "evaluate.fvu": "reconstructs best",
-    "evaluate.loss_recovered.mean_ablation": "keeps most of the model's predictions",
+    "concepts found": "finds most concepts",
+    "absorption": "absorbs least",
+    "seed stability": "is most stable over seeds",
+    "FVU": "reconstructs best",
+    "loss recovered": "keeps most of the model's predictions",
 }
+"""What a measure is called for short, and the question that it answers."""
 
 
 def main() -> None:
@@ -52,21 +54,22 @@ def document(artifact: Artifact, store: Store) -> str:
         "## Who does best at equal sparsity",
         "",
     ]
-    best = frontiers.best(comparison)
-    for name, question in QUESTIONS.items():
-        rows = best.filter(pl.col("measure") == frontiers.MEASURES[name]).to_dicts() if best.height else []
+    measures = Measures.read(artifact)
+    best = frontiers.best(comparison, measures)
+    for title, question in QUESTIONS.items():
+        rows = best.filter(pl.col("measure") == title).to_dicts() if best.height else []
         lines.append(
             f"**Which {question}?** " + (" ".join(map(_sentence, rows)) or "Nothing was measured at a matched L0.")
         )
         lines.append("")
-    lines += ["## How far this carries", "", *limits(artifact, store, comparison), ""]
-    lines += ["## At matched L0", "", *_table(frontiers.headline(comparison)), ""]
+    lines += ["## How far this carries", "", *limits(artifact, store, comparison, measures), ""]
+    lines += ["## At matched L0", "", *_table(frontiers.headline(comparison, measures)), ""]
     lines += [
         "Baselines stand at their own L0 and were run once. Empty: the curve does not reach that L0, or nothing was measured.",
         "",
         "## Every setting",
         "",
-        *_table(settings(comparison)),
+        *_table(settings(comparison, measures)),
         "",
         "## Concepts found, by kind",
         "",
@@ -78,7 +81,7 @@ def document(artifact: Artifact, store: Store) -> str:
     return "\n".join(lines)
 
 
-def limits(artifact: Artifact, store: Store, comparison: pl.DataFrame) -> list[str]:
+def limits(artifact: Artifact, store: Store, comparison: pl.DataFrame, measures: Measures) -> list[str]:
     """What a reader must know before quoting an order of architectures."""
     given = artifact.manifest["inputs"]
     trained = [store.get("train", reference["key"]) for role, reference in given.items() if role.startswith("train.")]
@@ -96,8 +99,8 @@ def limits(artifact: Artifact, store: Store, comparison: pl.DataFrame) -> list[s
         f"`{kind}` {sum(bool(one.facts['converged']) for one in ones)} of {len(ones)}"
         for kind, ones in sorted(open_ones.items())
     )
-    whole = frontiers.whole(comparison)
-    baselines = whole.filter(pl.col("is_baseline"), pl.col("name") == "evaluate.absorption").sort("value")
+    whole = frontiers.titled(comparison, measures)
+    baselines = whole.filter(pl.col("is_baseline"), pl.col("title") == "absorption").sort("value")
     little = ", ".join(
         f"`{label}` {value:.2g}" for label, value in baselines.select("label", "value").head(3).iter_rows()
     )
@@ -119,20 +122,20 @@ def limits(artifact: Artifact, store: Store, comparison: pl.DataFrame) -> list[s
     ]
 
 
-def settings(comparison: pl.DataFrame) -> pl.DataFrame:
+def settings(comparison: pl.DataFrame, measures: Measures) -> pl.DataFrame:
     """Every setting with its sparsity and L0: what the charts draw."""
-    rows = frontiers.whole(comparison).filter(pl.col("at_l0").is_null())
-    rows = rows.with_columns(pl.col("name").replace_strict(frontiers.MEASURES).alias("measure"), frontiers.said())
+    rows = frontiers.titled(comparison, measures).filter(pl.col("at_l0").is_null()).with_columns(frontiers.said())
     index = ["label", "d_sae", "sparsity_name", "sparsity", "l0"]
-    wide = rows.pivot("measure", index=index, values="said", aggregate_function="first").sort("label", "d_sae", "l0")
-    order = [name for name in frontiers.MEASURES.values() if name in wide.columns]
+    wide = rows.pivot("title", index=index, values="said", aggregate_function="first").sort("label", "d_sae", "l0")
+    order = rows["title"].unique(maintain_order=True).to_list()
     return wide.select(*index[:-1], pl.col("l0").round(1).alias("L0"), *order)
 
 
 def kinds(comparison: pl.DataFrame) -> pl.DataFrame:
     """Share of the gated concepts of each kind that one latent finds, of each label at each matched L0."""
     own = pl.col("is_baseline") | pl.col("at_l0").is_not_null()
-    rows = comparison.filter(pl.col("name") == "evaluate.concepts_found.latent", own).with_columns(frontiers.said())
+    found = (pl.col("measure") == "concepts_found") & (pl.col("role") == "entry")
+    rows = comparison.filter(found, own).with_columns(frontiers.said())
     wide = rows.pivot("concept_kind", index=["label", "d_sae", "l0"], values="said", aggregate_function="first")
     return wide.sort("l0", "label").with_columns(pl.col("l0").round(1)).rename({"l0": "L0"})
 

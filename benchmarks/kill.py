@@ -73,8 +73,8 @@ def kill_once(folder: Path, params: str, port: int, seconds: float) -> bool:
 def table(folder: Path) -> tuple[list[str], list[dict]]:
     """The keys of all artifacts and the rows of the report."""
     sys.path.insert(0, str(REPOSITORY))
+    from components.report.tables import REPORT
     from components.store.artifact import Store
-    from components.store.tables import REPORT
 
     store = Store(folder / "artifacts")
     keys = sorted(f"{artifact.stage}/{artifact.key}" for artifact in store.artifacts())

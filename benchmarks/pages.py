@@ -32,6 +32,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from components.config import Config  # noqa: E402
+from components.report.tables import REPORT  # noqa: E402
 from components.seeds import numpy_generator  # noqa: E402
 from components.store import tables  # noqa: E402
 from components.store.artifact import Artifact, Progress, Stage, Store  # noqa: E402
@@ -122,11 +123,12 @@ def _interpret(folder: Path, random: np.random.Generator, latents: int) -> None:
     number = np.arange(latents)
     tables.EXPLANATIONS.write(folder, pl.DataFrame({"latent": number, "explainer": "log_odds", "explanation": said}))
     scores = []
-    for explainer, centre in (("log_odds", 0.75), ("shuffled", 0.5)):
+    for role, centre in (("entry", 0.75), ("floor", 0.5)):
         value = random.normal(centre, 0.08, latents).clip(0, 1)
         columns = {
             "latent": number,
-            "explainer": explainer,
+            "role": role,
+            "explainer": "log_odds",
             "scorer": "detection",
             "predictor": "lexical",
             "value": value,
@@ -163,9 +165,10 @@ def _evaluate(folder: Path, random: np.random.Generator, latents: int) -> None:
 
 def _report(key: str) -> Write:
     def write(folder: Path, random: np.random.Generator, latents: int) -> None:
-        row = {"name": "evaluate.fvu", "value": 0.01, "low": 0.009, "high": 0.011, "n": 900, "better": "lower",
-               "unit_of_replication": "document", "stage": "evaluate", "artifact": key, "split": "test"}  # fmt: skip
-        tables.REPORT.write(folder, [row])
+        row = {"stage": "evaluate", "entry": "reconstruction", "measure": "fvu", "role": "entry", "value": 0.01, "low": 0.009,
+               "high": 0.011, "n": 900, "better": "lower", "unit_of_replication": "document", "artifact": key,
+               "split": "test"}  # fmt: skip
+        REPORT.write(folder, [row])
 
     return write
 

@@ -15,18 +15,19 @@ sys.path.insert(0, str(REPOSITORY))
 
 import polars as pl  # noqa: E402
 
+from components.report.measure import Measures, label  # noqa: E402
+from components.report.order import shortened  # noqa: E402
+from components.report.reasons import plain  # noqa: E402
+from components.report.scores import KINDS  # noqa: E402
+from components.report.sentences import Told  # noqa: E402
+from components.report.tables import REPLICATES, REPORT  # noqa: E402
 from components.store.artifact import Artifact, Store  # noqa: E402
-from components.store.report import Told  # noqa: E402
-from components.store.scores import KINDS, headline, plain  # noqa: E402
-from components.store.tables import REPLICATES, REPORT  # noqa: E402
-from dashboards.measures import measure  # noqa: E402
 from flows.stack import environment  # noqa: E402
 
 BEGIN, END = "<!-- result -->", "<!-- end of result -->"
 ROWS = 24
-"""Rows of the table, the headlines first (`components.store.scores`)."""
+"""Rows of the table, the headlines first (`components.report.order`)."""
 UNITS = {"latent": "latents", "untrained": "untrained dictionary", "neuron": "raw neurons", "probe": "linear probe"}
-FOUND = "evaluate.concepts_found."
 SENTENCES = (
     ("against us", "against_us", None),
     ("for us", "for_us", 16),
@@ -57,6 +58,7 @@ def result(store: Store, replicates: Artifact | None, reports: list[Artifact]) -
         reports: the report of each seed.
     """
     frame = REPORT.read(reports[0]) if replicates is None else REPLICATES.read(replicates)
+    measures = Measures.read(replicates or reports[0])
     train = store.get(**reports[0].manifest["inputs"]["train"])
     seeds = [] if replicates is None else replicates.facts["seeds"]
     how = f"mean and 95% interval over {len(seeds)} training seeds" if seeds else "one training seed, 95% intervals"
@@ -69,9 +71,9 @@ def result(store: Store, replicates: Artifact | None, reports: list[Artifact]) -
         + " | n | baseline |",
         "|---|---|" + "---|" * len(seeds) + "---|---|",
     ]
-    for row in headline(frame, ROWS).to_dicts():
-        known = measure(row["name"])
-        what = known.label + (f" ({row['concept_kind']} concepts)" if row["concept_kind"] else "")
+    for row in shortened(frame, measures, ROWS).to_dicts():
+        known = measures.of(row)
+        what = label(known, row) + (f" ({row['concept_kind']} concepts)" if row["concept_kind"] else "")
         n = row["n_items"] if seeds else row["n"]
         baseline = "" if row["baseline"] is None else f"{number(row['baseline'])} {row['baseline_name']}"
         cells = [what + (f", {known.unit}" if known.unit else ""), interval(row)]
@@ -94,10 +96,8 @@ def result(store: Store, replicates: Artifact | None, reports: list[Artifact]) -
 
 def concepts(frame: pl.DataFrame, seeds: list[int]) -> list[str]:
     """The table of concepts found, by kind of concept and of unit; nothing where none was measured."""
-    rows = {
-        (row["name"].removeprefix(FOUND), row["concept_kind"]): row
-        for row in frame.filter(pl.col("name").str.starts_with(FOUND), pl.col("value").is_not_null()).to_dicts()
-    }
+    measured = frame.filter(pl.col("measure") == "concepts_found", pl.col("value").is_not_null())
+    rows = {(row["subject"], row["concept_kind"]): row for row in measured.to_dicts()}
     kinds = [kind for kind in KINDS if any(of == kind for _, of in rows)]
     if not rows:
         return []

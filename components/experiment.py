@@ -31,12 +31,12 @@ from components.evaluation.gate import GATE
 from components.interpretation.forecast import INTERPRET_FORETELLER
 from components.interpretation.interpret import INTERPRET, InterpretConfig
 from components.model.reference import ModelConfig
+from components.report.replicates import REPLICATE
+from components.report.report import REPORT, ReportConfig
 from components.steering.forecast import STEER_FORETELLER
 from components.steering.steer import STEER, SteerConfig
 from components.store.artifact import Parent, Stage
 from components.store.forecast import Foreteller
-from components.store.replicates import REPLICATE
-from components.store.report import REPORT, ReportConfig
 from components.sweep import SweepConfig
 
 TRAIN = training(opened)

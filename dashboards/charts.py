@@ -9,7 +9,8 @@ import math
 import altair as alt
 import polars as pl
 
-from dashboards.views import KINDS, ROLES, UNITS
+from components.report.scores import KINDS
+from dashboards.views import ROLES, UNITS
 
 BLUE, ORANGE, GREY, GREEN, PURPLE, RED = "#2b83ba", "#e08a00", "#8f8f8f", "#00a37a", "#c2669b", "#d95f02"
 UNIT_COLOURS = dict(zip(UNITS, (BLUE, ORANGE, GREY, GREEN), strict=True))

@@ -6,7 +6,7 @@ import polars as pl
 import streamlit as st
 
 from components.errors import ServiceError
-from components.store.scores import KINDS
+from components.report.scores import KINDS
 from dashboards import charts, views, workflow
 from dashboards.markdown import plain, sentence
 

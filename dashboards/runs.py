@@ -16,11 +16,13 @@ from typing import Any
 import polars as pl
 import streamlit as st
 
-from components.errors import StoreError, shortened
+from components.errors import shortened
+from components.report.measure import Measures
+from components.report.tables import TABLES
 from components.service import Service
 from components.store import lineage
 from components.store.artifact import Artifact, Store
-from components.store.tables import TABLES, Table
+from components.store.table import Table
 from dashboards import workflow
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,11 @@ class Experiment:
     def key(self) -> str:
         """The report's key: what deep links carry."""
         return self.report.key
+
+    @property
+    def measures(self) -> Measures:
+        """What its stages declare of what they measured."""
+        return Measures.read(self.report)
 
     @property
     def control(self) -> Artifact | None:
@@ -102,6 +109,7 @@ def table(wanted: Table, artifact: Artifact) -> pl.DataFrame:
     Raises:
         MissingArtifactError: the artifact, or the file in it, is gone.
         DamagedArtifactError: its bytes differ from the manifest.
+        StoreError: an earlier version wrote it, and columns are missing.
     """
     return _table(str(artifact.folder.parent.parent), artifact.stage, artifact.key, wanted.name)
 
@@ -112,6 +120,7 @@ def scan(wanted: Table, artifact: Artifact) -> pl.LazyFrame:
     Raises:
         MissingArtifactError: the artifact, or the file in it, is gone.
         DamagedArtifactError: its bytes differ from the manifest.
+        StoreError: an earlier version wrote it, and columns are missing.
     """
     return _scan(str(artifact.folder.parent.parent), artifact.stage, artifact.key, wanted.name)
 
@@ -162,15 +171,7 @@ def _table(root: str, stage: str, key: str, name: str) -> pl.DataFrame:
 
 
 def _scan(root: str, stage: str, key: str, name: str) -> pl.LazyFrame:
-    """The table, when it has every column that this version knows of."""
-    frame = TABLES[name].scan(Store(root).get(stage, key))
-    absent = [column for column in TABLES[name].columns if column not in frame.collect_schema().names()]
-    if absent:
-        raise StoreError(
-            f"the table {name} of {stage}/{key} cannot be read as this version expects it: it has no column "
-            f"{', '.join(absent[:3])}; run the stage again, or read the store with the version that wrote it"
-        )
-    return frame
+    return TABLES[name].scan(Store(root).get(stage, key))
 
 
 @st.cache_resource(max_entries=256, show_spinner=False)

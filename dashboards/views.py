@@ -4,33 +4,35 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
+from components.report.measure import Measure, Measures, label
+from components.report.order import ordered, shortened
+from components.report.scores import SINGLE, whole
+from components.report.scores import headlines as every_headline
+from components.report.tables import REPORT
 from components.spelling import PART
-from components.store import steered
 from components.store.judgements import TAKEN, UNSTEERED
 from components.store.lineage import inputs, trail
-from components.store.scores import KINDS, headline, ordered
-from components.store.tables import REPORT
-from dashboards.measures import HEADLINES, NOTHING, estimate, measure, number
+from dashboards.measures import NOTHING, estimate, number
 from dashboards.tokens import visible, whole_at
 
 UNITS = ("latent", "neuron", "untrained", "probe")
 ROLES = ("explanation", "floor", "ceiling", "untrained")
-ROLE = (
-    pl.col("explainer")
-    .str.split(".")
-    .list.first()
-    .replace_strict({"shuffled": "floor", "probe": "ceiling"}, default="explanation", return_dtype=pl.String)
-    .alias("role")
-)
-"""What a row of the explanation scores is to the reader: another latent's explanation is the floor, a probe the ceiling.
-Latents of a control dictionary have a table of their own and the dictionary's name as their role."""
-CONTROL_ROW = r"^interpret\.(untrained)\.([^.]+)$"
+"""What a row of the explanation scores is to the reader; latents of a control dictionary have a table of their own, and
+the dictionary's name as their role."""
+METHOD = pl.coalesce("subject", "entry").alias("method")
+"""Of rows of steering."""
+WRITER = pl.coalesce(
+    pl.col("role").replace_strict({"floor": "shuffled", "ceiling": "probe"}, default=None, return_dtype=pl.String),
+    "explainer",
+).alias("explainer")
+"""Of the explanation scores: who wrote the explanation, or what stands in its place."""
+ROLE = pl.col("role").replace("entry", "explanation")
+"""Of the explanation scores, as a reader meets it."""
 VISIBLE = (
     pl.element()
     .str.replace("^[Ġ▁]", "")
@@ -53,25 +55,26 @@ SCORE_COLUMNS = (
     | {"n": pl.Int64, "of": pl.String, "failed": pl.Int64, "seeds": pl.Int32}
     | dict.fromkeys(("split", "note", "dictionary", "hook point", "name", "artifact"), pl.String)
 )
-CONCEPT_ROW = f"^{steered.OF_A_CONCEPT}$"
 
 
-def scores(report: pl.DataFrame, everything: bool = False) -> pl.DataFrame:
+def scores(report: pl.DataFrame, measures: Measures, everything: bool = False) -> pl.DataFrame:
     """The report as a reader's table, in the terminal's order; numbers as text with the decimals they bear.
 
     Args:
         report: the REPORT table.
+        measures: what its stages declare.
         everything: also the rows that the short table leaves out, at its end.
     """
-    short = headline(report).filter(~_is_concept_row().fill_null(False))
-    shown = pl.concat([short, report.join(short, on=REPORT.key, how="anti", nulls_equal=True)]) if everything else short
+    short = shortened(report, measures)
+    rest = report.join(short, on=REPORT.key, how="anti", nulls_equal=True)
+    shown = pl.concat([short, rest]) if everything else short
     rows = []
     for row in shown.iter_rows(named=True):
-        known = measure(row["name"])
+        known = measures.of(row)
         value, interval = estimate(row["value"], row["low"], row["high"])
         rows.append(
             {
-                "measure": known.label,
+                "measure": label(known, row),
                 "concepts": row["concept_kind"] or NOTHING,
                 "value": value,
                 "95% interval": interval,
@@ -94,34 +97,22 @@ def scores(report: pl.DataFrame, everything: bool = False) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=SCORE_COLUMNS)
 
 
-def headlines(report: pl.DataFrame) -> list[dict[str, Any]]:
-    """The few rows that say how the experiment came out, each with its `Measure` as "measure"."""
+def headlines(report: pl.DataFrame, measures: Measures) -> list[dict[str, Any]]:
+    """The few rows that say how the experiment came out, each with its label, unit and sentence."""
     chosen = []
-    for wanted in HEADLINES:
-        rows = [row for row in report.iter_rows(named=True) if re.fullmatch(wanted, row["name"])]
-        # Concepts found are told over those of tokens: random latents find those of documents too.
-        first = "token" if wanted.startswith(r"evaluate\.concepts_found") else None
-        rows.sort(
-            key=lambda row: (first not in (None, row["concept_kind"]), _kind_rank(row["concept_kind"]), row["name"])
-        )
-        chosen += [row | {"measure": measure(row["name"])} for row in rows[:1]]
+    for _, measure, row in every_headline(report, measures):
+        if row["role"] in ("entry", "baseline"):
+            chosen.append(row | {"label": label(measure, row), "unit": measure.unit, "about": measure.about})
     return chosen
-
-
-def _kind_rank(kind: str | None) -> int:
-    return KINDS.index(kind) + 1 if kind in KINDS else 0 if kind is None else len(KINDS) + 1
 
 
 def concepts_by_kind(report: pl.DataFrame) -> pl.DataFrame:
     """Concepts found: one row for each kind of concept and kind of unit, with the interval."""
-    prefix = "evaluate.concepts_found."
+    found = report.filter(pl.col("stage") == "evaluate", pl.col("measure") == "concepts_found")
     return (
-        report.filter(pl.col("name").str.starts_with(prefix), pl.col("value").is_not_null())
-        .with_columns(
-            pl.col("name").str.strip_prefix(prefix).alias("unit_kind"), pl.col("concept_kind").fill_null("all")
-        )
-        .filter(pl.col("unit_kind").is_in(UNITS))
-        .select("concept_kind", "unit_kind", "value", "low", "high", "n")
+        found.filter(pl.col("value").is_not_null(), pl.col("subject").is_in(UNITS))
+        .with_columns(pl.col("concept_kind").fill_null("all"))
+        .select("concept_kind", pl.col("subject").alias("unit_kind"), "value", "low", "high", "n")
     )
 
 
@@ -144,14 +135,14 @@ def steering(report: pl.DataFrame) -> pl.DataFrame:
         concept, concept_kind, method, budget, mean, low, high (over prompts), n, n_failed, largest_random, control
         (what that control is); by concept in falling order of its best method.
     """
-    name = pl.col("name").str.extract_groups(CONCEPT_ROW)
+    of_concepts = report.filter(SINGLE, pl.col("stage") == "steer", pl.col("measure") == "composite")
     return (
-        report.filter(_is_concept_row(), pl.col("value").is_not_null())
+        of_concepts.filter(pl.col("value").is_not_null())
         .select(
-            name.struct[2].alias("concept"),
+            "concept",
             "concept_kind",
-            name.struct[0].alias("method"),
-            name.struct[1].cast(pl.Float64).alias("budget"),
+            METHOD,
+            "budget",
             pl.col("value").alias("mean"),
             "low",
             "high",
@@ -162,10 +153,6 @@ def steering(report: pl.DataFrame) -> pl.DataFrame:
         )
         .sort(pl.col("mean").max().over("concept", "budget"), "concept", "method", descending=[True, False, False])
     )
-
-
-def _is_concept_row() -> pl.Expr:
-    return pl.col("name").str.contains(CONCEPT_ROW) & (pl.col("unit_of_replication") == "prompt")
 
 
 def latent_list(
@@ -191,7 +178,8 @@ def latent_list(
     else:
         frame = frame.with_columns(pl.lit(None, dtype=pl.String).alias("explanation"))
     if explanation_scores is not None:
-        of = explanation_scores.lazy().filter(pl.col("explainer") == explainer, pl.col("scorer") == scorer)
+        entry = pl.col("role") == "entry"
+        of = explanation_scores.lazy().filter(entry, pl.col("explainer") == explainer, pl.col("scorer") == scorer)
         frame = frame.join(of.group_by("latent").agg(pl.col("value").mean().alias("score")), on="latent", how="left")
     else:
         frame = frame.with_columns(pl.lit(None, dtype=pl.Float64).alias("score"))
@@ -426,11 +414,12 @@ def side_by_side(results: pl.DataFrame, method: str, budget: float | None, split
 
 def control_means(report: pl.DataFrame) -> pl.DataFrame:
     """What latents of control dictionaries reach on average, as rows of `scores_of`; empty where none was explained."""
-    name = pl.col("name").str.extract_groups(CONTROL_ROW)
-    return report.filter(pl.col("name").str.contains(CONTROL_ROW), pl.col("value").is_not_null()).select(
+    of_controls = report.filter(pl.col("role") == "control", pl.col("measure") == pl.col("scorer"))
+    return of_controls.filter(pl.col("value").is_not_null()).select(
         pl.lit(None, dtype=pl.Int32).alias("latent"),
-        pl.format("{} dictionary, mean", name.struct[0]).alias("explainer"),
-        name.struct[1].alias("scorer"),
+        pl.col("subject").alias("role"),
+        pl.format("{} dictionary, mean", "subject").alias("explainer"),
+        "scorer",
         pl.lit(None, dtype=pl.String).alias("predictor"),
         "value",
         "low",
@@ -438,27 +427,27 @@ def control_means(report: pl.DataFrame) -> pl.DataFrame:
         "n",
         pl.col("n_failed").cast(pl.Int64),
         pl.lit(None, dtype=pl.String).alias("reason"),
-        name.struct[0].alias("role"),
     )
 
 
-def differences_from_controls(report: pl.DataFrame) -> list[tuple[str, str, bool | None]]:
-    """Of every score that stands beside a control dictionary: what it is, the difference with its interval or why there
-    is none, and whether the interval leaves out 0 (None without one)."""
-    found = []
-    over = pl.col("name").str.contains(r"^interpret\..+\.over_\w+$") & ~pl.col("name").str.ends_with(".over_floor")
-    for row in report.filter(over).iter_rows(named=True):
+def differences_from_controls(report: pl.DataFrame, measures: Measures) -> list[tuple[str, str, bool | None]]:
+    """Of every explanation score that stands beside a control dictionary: what it is, the difference with its interval or
+    why there is none, and whether the interval leaves out 0 (None without one)."""
+    told = []
+    controls = report.filter(pl.col("role") == "control")["subject"].unique(maintain_order=True).to_list()
+    over = [f"{scorer}.over_{control}" for control in controls for scorer in report["scorer"].drop_nulls().unique()]
+    for row in report.filter(pl.col("stage") == "interpret", pl.col("measure").is_in(over)).iter_rows(named=True):
         value, interval = estimate(row["value"], row["low"], row["high"])
         apart = None if row["low"] is None else not row["low"] <= 0 <= row["high"]
-        said = f"{value} ({interval})" if row["value"] is not None else row["reason"] or NOTHING
-        found.append((measure(row["name"]).label, said, apart))
-    return found
+        told_of_it = f"{value} ({interval})" if row["value"] is not None else row["reason"] or NOTHING
+        told.append((label(measures.of(row), row), told_of_it, apart))
+    return told
 
 
 def strata_of(strata: pl.DataFrame, latent: int) -> pl.DataFrame:
     """One latent's scores over strata of its windows: a row for each, a column for each scorer and explainer."""
     mine = strata.filter(pl.col("latent") == latent, pl.col("control").is_null())
-    of = pl.format("{} · {}", "scorer", "explainer")
+    of = pl.format("{} · {}", "scorer", WRITER)
     wide = mine.with_columns(of.alias("of")).sort("of").pivot("of", index=["stratum", "n"], values="value")
     order = ("strongest", "weakest", "random", "same_token", "macro", "average_precision", "natural_density")
     rank = pl.col("stratum").replace_strict({name: n for n, name in enumerate(order)}, default=len(order))
@@ -473,7 +462,7 @@ def scores_of(explanation_scores: pl.DataFrame, latent: int, control_means: pl.D
         latent: which.
         control_means: `control_means` of the report, to stand beside.
     """
-    found = explanation_scores.filter(pl.col("latent") == latent).with_columns(ROLE)
+    found = explanation_scores.filter(pl.col("latent") == latent).with_columns(WRITER, ROLE)
     if control_means is not None and found.height:
         theirs = control_means.filter(pl.col("scorer").is_in(found["scorer"].unique().to_list()))
         found = pl.concat([found, theirs.select(found.columns)], how="vertical_relaxed")
@@ -491,9 +480,11 @@ def distribution(
 
     Roles are explanation, floor and ceiling, and each control dictionary, whose latents others are, without its floor.
     """
-    of = explanation_scores.with_columns(ROLE).select("role", "scorer", "value")
+    of = explanation_scores.select(ROLE, "scorer", "value")
     if control_scores is not None:
-        theirs = control_scores.filter(ROLE == "explanation").select(pl.col("control").alias("role"), "scorer", "value")
+        theirs = control_scores.filter(pl.col("role") == "entry").select(
+            pl.col("control").alias("role"), "scorer", "value"
+        )
         of = pl.concat([of, theirs])
     of = of.filter(pl.col("scorer") == scorer, pl.col("value").is_not_null())
     if of.is_empty():
@@ -513,10 +504,10 @@ def distribution(
 
 def explained(explanations: pl.DataFrame, explanation_scores: pl.DataFrame, scorer: str) -> pl.DataFrame:
     """Every explanation with its score, interval, floor and ceiling under one scorer (means over predictors)."""
-    of = explanation_scores.filter(pl.col("scorer") == scorer).with_columns(ROLE)
+    of = explanation_scores.filter(pl.col("scorer") == scorer)
     means = of.group_by("latent", "role", "explainer").agg(pl.col("value", "low", "high").mean())
     frame = explanations.join(
-        means.filter(pl.col("role") == "explanation").drop("role").rename({"value": "score"}),
+        means.filter(pl.col("role") == "entry").drop("role").rename({"value": "score"}),
         on=["latent", "explainer"],
         how="left",
     )
@@ -526,23 +517,23 @@ def explained(explanations: pl.DataFrame, explanation_scores: pl.DataFrame, scor
     return frame.select("latent", "explanation", "score", "low", "high", "floor", "ceiling", "explainer", "reason")
 
 
-def compared(reports: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+def compared(reports: Mapping[str, pl.DataFrame], measures: Measures) -> pl.DataFrame:
     """The scores of several experiments in one long frame, `run` (its label) in front; single concepts left out."""
     frames = [
-        ordered(report).filter(~_is_concept_row().fill_null(False)).select(pl.lit(run).alias("run"), pl.all())
+        ordered(report, measures).filter(~SINGLE).select(pl.lit(run).alias("run"), pl.all())
         for run, report in reports.items()
     ]
     return pl.concat(frames) if frames else pl.DataFrame(schema={"run": pl.String, **REPORT.schema})
 
 
-def side_by_run(scores: pl.DataFrame) -> pl.DataFrame:
+def side_by_run(scores: pl.DataFrame, measures: Measures) -> pl.DataFrame:
     """One row for each measure, one column for each run: value and 95% interval as text, a dash where not measured."""
     rows: dict[tuple[str, str | None], dict[str, str]] = {}
     for row in scores.iter_rows(named=True):
-        known = measure(row["name"])
-        label = known.label + (f", {known.unit}" if known.unit else "")
+        known = measures.of(row)
+        called = label(known, row) + (f", {known.unit}" if known.unit else "")
         value, interval = estimate(row["value"], row["low"], row["high"])
-        cells = rows.setdefault((row["name"], row["concept_kind"]), {"measure": label})
+        cells = rows.setdefault((row["name"], row["concept_kind"]), {"measure": called})
         cells["concepts"] = row["concept_kind"] or NOTHING
         cells["better"] = row["better"] or NOTHING
         cells[row["run"]] = value if NOTHING in (value, interval) else f"{value} ({interval})"
@@ -554,29 +545,29 @@ def side_by_run(scores: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def run_list(scores: pl.DataFrame) -> pl.DataFrame:
+def run_list(scores: pl.DataFrame, measures: Measures) -> pl.DataFrame:
     """One row for each run and the headline measures as numbers, so that a click on a column sorts the runs."""
     rows: dict[str, dict[str, Any]] = {}
     for run in scores["run"].unique(maintain_order=True).to_list():
         rows[run] = {"run": run}
-        for row in headlines(scores.filter(pl.col("run") == run).drop("run")):
-            rows[run][row["measure"].label] = row["value"]
+        for row in headlines(scores.filter(pl.col("run") == run).drop("run"), measures):
+            rows[run].setdefault(row["label"], row["value"])
     return pl.DataFrame(list(rows.values()), infer_schema_length=None)
 
 
-def frontier(scores: pl.DataFrame, name: str, concept_kind: str | None = None) -> pl.DataFrame:
-    """One measure against L0, with both intervals, for every run that measured both.
+def frontier(scores: pl.DataFrame, measures: Measures, measure: Measure) -> pl.DataFrame:
+    """One measure of the dictionaries against L0, with both intervals, for every run that measured both.
 
     Returns:
         run, dictionary, architecture, hook_point, l0, l0_low, l0_high, value, low, high, n; sorted by L0.
     """
     key = ["run", "dictionary", "hook_point", "split"]
-    l0 = scores.filter(pl.col("name") == "evaluate.l0", pl.col("value").is_not_null()).select(
+    ours = whole(scores.filter(pl.col("role") == "entry", pl.col("value").is_not_null()), measures)
+    l0 = ours.filter(pl.col("stage") == "evaluate", pl.col("measure") == "l0").select(
         *key, pl.col("value").alias("l0"), pl.col("low").alias("l0_low"), pl.col("high").alias("l0_high")
     )
-    kind = pl.col("concept_kind").eq_missing(pl.lit(concept_kind, dtype=pl.String))
     return (
-        scores.filter(pl.col("name") == name, kind, pl.col("value").is_not_null())
+        ours.filter(pl.col("stage") == "evaluate", pl.col("measure") == measure.name)
         .select(*key, "value", "low", "high", "n")
         .join(l0, on=key, nulls_equal=True)
         .with_columns(pl.col("dictionary").fill_null("").str.split("-").list.first().alias("architecture"))
@@ -642,23 +633,16 @@ def dead(facts: Mapping[str, Any]) -> pl.DataFrame:
 
 
 def budgets(report: pl.DataFrame) -> pl.DataFrame:
-    """Steering over KL budgets, means over concepts: method, budget, concept_kind, what, value, low, high, n, n_failed.
-
-    `what` is composite, uplift, fluency or share above random, each with its baseline.
-    """
-    name = pl.col("name").str.extract_groups(f"^{steered.STEERED}(?:\\.(composite|fluency|share_above_random))?$")
-    return (
-        report.filter(pl.col("unit_of_replication").fill_null("") != "prompt", pl.col("value").is_not_null())
-        .select(
-            name.struct[0].alias("method"),
-            name.struct[1].cast(pl.Float64).alias("budget"),
-            pl.col("concept_kind").fill_null("all"),
-            name.struct[2].replace("", None).fill_null("uplift").alias("what"),
-            *("value", "low", "high", "n", "n_failed", "baseline", "baseline_name"),
-        )
-        .filter(pl.col("method").is_not_null())
-        .sort("what", "method", "budget")
-    )
+    """Steering over KL budgets, means over concepts: method, budget, concept_kind, what (the measure), value, low, high,
+    n, n_failed, each with its baseline."""
+    means = report.filter(~SINGLE, pl.col("budget").is_not_null(), pl.col("value").is_not_null())
+    return means.select(
+        METHOD,
+        "budget",
+        pl.col("concept_kind").fill_null("all"),
+        pl.col("measure").alias("what"),
+        *("value", "low", "high", "n", "n_failed", "baseline", "baseline_name"),
+    ).sort("what", "method", "budget")
 
 
 def graph(

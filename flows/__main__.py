@@ -174,7 +174,7 @@ def replicate(
     except ValueError:
         raise ConfigError(f"--seeds: wanted whole numbers with commas between, such as 0,1,2, got {seeds!r}") from None
     artifact = _run("replicate", overrides, params, plain, seeds=listed)
-    from components.store.tables import REPLICATES
+    from components.report.tables import REPLICATES
     from flows.replicate import show
 
     if as_json:
@@ -211,7 +211,7 @@ def report(
 ) -> None:
     """The table of an experiment: every score with n, failures, interval, baseline and direction."""
     artifact = _run("report", overrides, params, plain or as_json)
-    from components.store.tables import REPORT
+    from components.report.tables import REPORT
     from flows import pipeline
     from flows.report import rows, show
 
@@ -239,14 +239,15 @@ def sweep(
 ) -> None:
     """Architectures x widths x sparsities x seeds at equal tokens: one table, with intervals over seeds at matched L0."""
     artifact = _run("sweep", [*(overrides or []), *(["sweep.confirmed=true"] if yes else [])], params, plain)
-    from components.store import frontiers
-    from components.store.tables import COMPARISON
+    from components.report import frontiers
+    from components.report.measure import Measures
+    from components.report.tables import COMPARISON
 
     comparison = COMPARISON.read(artifact)
     if as_json:
         return _show(comparison, as_json)
-    told = frontiers.headline(comparison)
-    _show(told.select("label", "d_sae", "L0", *(name for name in frontiers.SHORT if name in told.columns)), as_json)
+    told = frontiers.headline(comparison, Measures.read(artifact))
+    _show(told.select(told.columns[: 3 + frontiers.SHORT]), as_json)
     aside.print(f"{artifact.stage}/{artifact.key}")
 
 
@@ -323,7 +324,7 @@ def runs(limit: Annotated[int, typer.Option(help="how many")] = 20, as_json: AsJ
 @app.command(rich_help_panel="Look")
 def sql(
     query: Annotated[
-        str, typer.Argument(help="for example \"select name, value from scores where name like 'evaluate.%'\"")
+        str, typer.Argument(help="for example \"select name, value from scores where stage = 'evaluate'\"")
     ] = "",
     overrides: Overrides = None,
     params: Params = None,

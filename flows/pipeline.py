@@ -14,32 +14,18 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import polars as pl
-
 from components.errors import MissingArtifactError, ServiceError
+from components.report.scores import flat
+from components.report.tables import REPORT
 from components.store.artifact import Artifact, Store
 from components.store.lineage import closure, source
-from components.store.tables import CURVE, REPORT
+from components.store.tables import CURVE
 
 
 def write_metrics(path: Path, report: Artifact) -> None:
-    """The report's values by dotted name, nested, as DVC compares them."""
-    nested: dict = {}
-    for row in REPORT.read(report).filter(pl.col("value").is_not_null()).iter_rows(named=True):
-        kind = row["concept_kind"]
-        parts = [*row["name"].split("."), *([] if kind in (None, "all") else [kind])]
-        here = nested
-        for part in parts[:-1]:
-            child = here.get(part)
-            if not isinstance(child, dict):  # a score that has scores below it keeps its own as `value`
-                child = here[part] = {} if child is None else {"value": child}
-            here = child
-        if isinstance(here.get(parts[-1]), dict):
-            here[parts[-1]]["value"] = row["value"]
-        else:
-            here[parts[-1]] = row["value"]
+    """The report's values by dotted name, as DVC compares them."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(nested, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(flat(REPORT.read(report)), indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def write_plots(path: Path, report: Artifact) -> None:

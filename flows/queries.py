@@ -5,8 +5,8 @@ from __future__ import annotations
 import polars as pl
 
 from components.errors import ConfigError
+from components.report.tables import TABLES
 from components.store.artifact import Store
-from components.store.tables import TABLES
 
 
 def run(store: Store, query: str) -> pl.DataFrame:

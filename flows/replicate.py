@@ -16,11 +16,13 @@ from rich.text import Text
 from components.config import override
 from components.errors import ConfigError
 from components.experiment import ExperimentConfig
+from components.report.measure import Measures
+from components.report.order import ordered, shortened
+from components.report.reasons import absent
+from components.report.replicates import ReplicateConfig
+from components.report.sentences import number
+from components.report.tables import REPLICATES
 from components.store.artifact import Artifact, Store
-from components.store.replicates import ReplicateConfig
-from components.store.report import number
-from components.store.scores import absent, headline, ordered
-from components.store.tables import REPLICATES
 from flows.chain import Chain
 from flows.experiment import experiment
 from flows.stack import windows
@@ -74,7 +76,7 @@ def newest(store: Store) -> Artifact | None:
 
 def show(artifact: Artifact, console: Console, everything: bool = False) -> None:
     """The table in the terminal: mean, interval over seeds, and each seed's value."""
-    frame = REPLICATES.read(artifact)
+    frame, measures = REPLICATES.read(artifact), Measures.read(artifact)
     console = for_tables(console)
     seeds = artifact.facts["seeds"]
     title = f"{len(seeds)} training seeds, 95% Student interval over them"
@@ -83,7 +85,8 @@ def show(artifact: Artifact, console: Console, everything: bool = False) -> None
         left = column in ("score", "kind", "baseline", "")
         shown.add_column(column, justify="left" if left else "right", no_wrap=column != "baseline")
     stage = None
-    rows = ordered(frame) if everything else headline(frame)
+    every = ordered(frame, measures)
+    rows = every if everything else shortened(frame, measures)
     for row in rows.iter_rows(named=True):
         if row["stage"] != stage and stage is not None:
             shown.add_section()
@@ -94,9 +97,9 @@ def show(artifact: Artifact, console: Console, everything: bool = False) -> None
         cells = [row["name"], row["concept_kind"] or "", number(row["value"]), ends]
         shown.add_row(*map(Text, [*cells, *map(number, row["values"]), baseline, arrow]))
     console.print(shown)
-    if left_out := ordered(frame).height - rows.height:
+    if left_out := every.height - rows.height:
         console.print(Text(f"{left_out} more rows: --all; machine-readable: --json"))
-    for sentence in absent(frame):
+    for sentence in absent(frame, measures):
         console.print(Text(f"not measured: {sentence}"))
     for seed, key in zip(seeds, artifact.facts["reports"], strict=True):
         console.print(Text(f"seed {seed}: report {key}"))

@@ -10,10 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from components.experiment import ExperimentConfig
-from components.store import report as reports
+from components.report.measure import Measures
+from components.report.order import ordered, shortened
+from components.report.reasons import absent, caveats
+from components.report.sentences import Told, interval, number, replicates
+from components.report.tables import REPORT
 from components.store.artifact import Artifact
-from components.store.scores import absent, caveats, headline, ordered
-from components.store.tables import REPORT
 from flows.chain import Chain
 from flows.stack import environment, windows
 from flows.steps import Reference
@@ -48,13 +50,14 @@ def show(artifact: Artifact, console: Console, everything: bool = False) -> None
         console: where to; what it gets is data and never markup.
         everything: every row and sentence, not only the short table.
     """
-    frame, told = REPORT.read(artifact), reports.Told.of(artifact)
+    frame, measures, told = REPORT.read(artifact), Measures.read(artifact), Told.of(artifact)
     console = for_tables(console)
     table = Table(title=f"report {artifact.key}", title_justify="left", header_style="bold", expand=False)
     for column in ("score", "kind", "value", "95% interval", "n", "failed", "baseline", ""):
         right = column in ("value", "95% interval", "n", "failed")
         table.add_column(column, justify="right" if right else "left", no_wrap=column != "baseline")
-    shown = ordered(frame) if everything else headline(frame)
+    every = ordered(frame, measures)
+    shown = every if everything else shortened(frame, measures)
     stage = None
     for row in shown.iter_rows(named=True):
         if row["stage"] != stage and stage is not None:
@@ -63,7 +66,7 @@ def show(artifact: Artifact, console: Console, everything: bool = False) -> None
         table.add_row(*map(Text, _cells(row)))
     if shown.height:
         console.print(table)
-        left_out = ordered(frame).height - shown.height
+        left_out = every.height - shown.height
         rest = f"; {left_out} more rows: latentflow report --all" if left_out else ""
         console.print(Text(f"↑ higher is better, ↓ lower is better{rest}; machine-readable: latentflow report --json"))
     lines = [("", told.training or "", "")]
@@ -73,18 +76,18 @@ def show(artifact: Artifact, console: Console, everything: bool = False) -> None
     lines += [("no difference can be told: ", sentence, "bold") for sentence in undecided]
     if hidden := len(told.undecided) - len(undecided):
         lines.append(("no difference can be told: ", f"{hidden} more comparisons, latentflow report --all", "bold"))
-    lines += [("not measured: ", sentence, "bold") for sentence in absent(frame)]
-    lines += [("note: ", sentence, "bold") for sentence in caveats(frame)]
+    lines += [("not measured: ", sentence, "bold") for sentence in absent(frame, measures)]
+    lines += [("note: ", sentence, "bold") for sentence in caveats(frame, measures)]
     for begin, sentence, style in lines:
         if sentence:
             console.print(Text.assemble((begin, style), sentence))
 
 
 def _cells(row: dict) -> list[str]:
-    ends = "" if row["low"] is None else reports.interval(row)
+    ends = "" if row["low"] is None else interval(row)
     baseline = "" if row["baseline"] is None else f"{row['baseline']:.3g} {row['baseline_name']}"
     arrow = {"higher": "↑", "lower": "↓"}.get(row["better"], "")
-    value, n = reports.number(row["value"]), reports.replicates(row)
+    value, n = number(row["value"]), replicates(row)
     return [row["name"], row["concept_kind"] or "", value, ends, n, str(row["n_failed"] or 0), baseline, arrow]
 
 

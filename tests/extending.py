@@ -13,8 +13,8 @@ from pathlib import Path
 
 import polars as pl
 
+from components.report.tables import REPORT
 from components.store.artifact import Store
-from components.store.tables import REPORT
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGE = (REPOSITORY / "docs" / "extending.md").read_text(encoding="utf-8")

@@ -22,9 +22,9 @@ from components.dictionary.encode import ENCODE, EncodeConfig
 from components.dictionary.settings import TrainConfig
 from components.dictionary.train import TRAIN
 from components.model.reference import ModelReference
+from components.report.report import REPORT, ReportConfig
 from components.steering.steer import STEER, SteerConfig
 from components.store.artifact import Artifact, Store
-from components.store.report import REPORT, ReportConfig
 from flows.live.service import application
 from tests.steering import world
 

@@ -27,19 +27,28 @@ from torch import Tensor
 from components.config import Config
 from components.device import Execution
 from components.dictionary.contract import Dictionary
+from components.report.measure import Measure, Measures
+from components.report.report import scores_of
+from components.report.tables import CELLS, COMPARISON, MEASURED, SETTING
 from components.statistics import Interval, t_interval
 from components.store.artifact import Artifact, Inputs, Progress, Stage, Work
-from components.store.tables import CELLS, COMPARISON, SCORES
 
-L0 = "evaluate.l0"
-STABILITY = "compare.stability"
+STABILITY = Measure(
+    "stability",
+    "Seed stability",
+    "cosine",
+    "Mean cosine of decoder directions matched one to one with those of another training seed.",
+    rank=7,
+    least=-1,
+    most=1,
+    short="seed stability",
+)
 SHARED_PAIRS = "seeds share pairs: the interval is too narrow"
 TWINS = 0.95
 """Cosine above which two decoder directions of one dictionary count as the same."""
 MOST_MATCHED = 16_384
 """Latents up to which dictionaries are matched; beyond, the table of cosines alone is a gibibyte."""
-SETTING = ("label", "architecture", "is_baseline", "d_sae", "sparsity_name", "sparsity")
-MEASURE = ("name", "concept_kind", "hook_point")
+IS_L0 = (pl.col("stage") == "evaluate") & (pl.col("measure") == "l0")
 
 
 class Compared(Config):
@@ -77,22 +86,27 @@ def make(folder: Path, config: CompareConfig, inputs: Inputs, settings: Executio
         trained = {number: inputs[f"train.{number}"] for number in numbers}
         for number, (value, reason) in stabilities(trained).items():
             cell, artifact = config.cells[number], trained[number]
-            row = {"name": STABILITY, "hook_point": artifact.facts["hook_point"], "value": value, "reason": reason}
-            row |= {"n": len(numbers) - 1 if value is not None else 0, "better": "higher"}
+            row = {"stage": COMPARE.name, "measure": STABILITY.name, "role": "entry", "value": value, "reason": reason}
+            row |= {"n": len(numbers) - 1 if value is not None else 0, "better": STABILITY.better}
+            row |= {"hook_point": artifact.facts["hook_point"]}
             rows.append(_setting(cell, artifact) | row | _keys(artifact, inputs[f"evaluate.{number}"]))
         done += len(numbers)
         yield Progress(done, len(config.cells), "dictionaries", "matching seeds")
     cells = CELLS.write(folder, rows)
-    frame = COMPARISON.write(folder, pl.concat([over_seeds(cells), *(at_l0(cells, level) for level in config.at_l0)]))
+    declared = Measures.read(*(inputs[f"evaluate.{number}"] for number in range(len(config.cells))))
+    measures = Measures({**declared, (COMPARE.name, STABILITY.name): STABILITY})
+    both = pl.concat([over_seeds(cells), *(at_l0(cells, level) for level in config.at_l0)])
+    frame = COMPARISON.write(folder, both)
     return {
         "labels": cells["label"].unique(maintain_order=True).to_list(),
         "n_dictionaries": len(config.cells),
         "n_seeds": cells["seed"].n_unique(),
         "n_scores": frame.height,
+        **measures.facts(),
     }
 
 
-COMPARE = Stage("compare", version=2, make=make, computes=False)
+COMPARE = Stage("compare", version=3, make=make, computes=False)
 
 
 def stabilities(trained: Mapping[int, Artifact]) -> dict[int, tuple[float | None, str | None]]:
@@ -143,12 +157,12 @@ def matched_cosine(one: Float[Tensor, "row d_in"], other: Float[Tensor, "row2 d_
 
 def over_seeds(cells: pl.DataFrame) -> pl.DataFrame:
     """Mean and interval over seeds of every score of every setting."""
-    l0 = cells.filter(pl.col("name") == L0).group_by(SETTING).agg(pl.col("value").mean().alias("l0"))
+    l0 = cells.filter(IS_L0).group_by(SETTING).agg(pl.col("value").mean().alias("l0"))
     rows = []
-    for key, part in cells.group_by([*SETTING, *MEASURE], maintain_order=True):
+    for key, part in cells.group_by([*SETTING, *MEASURED], maintain_order=True):
         reasons = part["reason"].drop_nulls().unique(maintain_order=True).to_list()
-        row = dict(zip((*SETTING, *MEASURE), key, strict=True)) | {"better": part["better"][0]}
-        rows.append(row | _interval(part["value"], reasons, row["name"]))
+        row = dict(zip((*SETTING, *MEASURED), key, strict=True)) | {"better": part["better"][0]}
+        rows.append(row | _interval(part["value"], reasons, row["measure"]))
     frame = pl.DataFrame(rows, schema_overrides=dict(COMPARISON.schema), infer_schema_length=None)
     return COMPARISON.frame(frame.join(l0, on=SETTING, how="left", nulls_equal=True))
 
@@ -156,24 +170,24 @@ def over_seeds(cells: pl.DataFrame) -> pl.DataFrame:
 def at_l0(cells: pl.DataFrame, level: float) -> pl.DataFrame:
     """Mean and interval over seeds of every score of every curve at one L0."""
     curve = [name for name in SETTING if name != "sparsity"]
-    own = cells.filter(pl.col("name") == L0).select(*SETTING, "seed", l0=pl.col("value"))
-    points = cells.filter(~pl.col("is_baseline"), pl.col("name") != L0)
+    own = cells.filter(IS_L0).select(*SETTING, "seed", l0=pl.col("value"))
+    points = cells.filter(~pl.col("is_baseline"), ~IS_L0)
     points = points.join(own, on=[*SETTING, "seed"], how="inner", nulls_equal=True)
     rows = []
-    for key, part in points.group_by([*curve, *MEASURE], maintain_order=True):
+    for key, part in points.group_by([*curve, *MEASURED], maintain_order=True):
         values, ranges = [], []
         for _, seed in part.group_by("seed", maintain_order=True):
             known = seed.drop_nulls("value")
             values.append(interpolate(known["l0"].to_list(), known["value"].to_list(), level))
             ranges += known["l0"].to_list()
-        row = dict(zip((*curve, *MEASURE), key, strict=True)) | {
+        row = dict(zip((*curve, *MEASURED), key, strict=True)) | {
             "better": part["better"][0],
             "at_l0": level,
             "l0": level,
         }
         span = f"the curves run from L0 {min(ranges):.3g} to {max(ranges):.3g}" if ranges else "no value on any curve"
         rows.append(
-            row | _interval(pl.Series(values, dtype=pl.Float64), [f"{span}; nothing is extrapolated"], row["name"])
+            row | _interval(pl.Series(values, dtype=pl.Float64), [f"{span}; nothing is extrapolated"], row["measure"])
         )
     return COMPARISON.frame(pl.DataFrame(rows, schema_overrides=dict(COMPARISON.schema), infer_schema_length=None))
 
@@ -191,11 +205,11 @@ def interpolate(l0: Sequence[float], values: Sequence[float], level: float) -> f
     return None
 
 
-def _interval(values: pl.Series, reasons: Iterable[str], name: str) -> dict[str, Any]:
+def _interval(values: pl.Series, reasons: Iterable[str], measure: str) -> dict[str, Any]:
     known = values.drop_nulls()
     found: Interval = t_interval(known.to_numpy())
     why = "; ".join(reasons) or None
-    caveat = SHARED_PAIRS if name == STABILITY and found.low is not None else None
+    caveat = SHARED_PAIRS if measure == STABILITY.name and found.low is not None else None
     return {
         "value": found.value,
         "low": found.low,
@@ -208,8 +222,8 @@ def _interval(values: pl.Series, reasons: Iterable[str], name: str) -> dict[str,
 
 def _rows(cell: Compared, trained: Artifact, evaluated: Artifact) -> Iterable[dict[str, Any]]:
     shared = _setting(cell, trained) | _keys(trained, evaluated)
-    columns = [*MEASURE, "value", "low", "high", "n", "better", "reason"]
-    return [shared | row for row in SCORES.read(evaluated).select(columns).to_dicts()]
+    columns = [*MEASURED, "value", "low", "high", "n", "better", "reason"]
+    return [shared | row for row in scores_of(evaluated).select(columns).to_dicts()]
 
 
 def _setting(cell: Compared, trained: Artifact) -> dict[str, Any]:

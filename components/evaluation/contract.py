@@ -8,7 +8,6 @@ of equal size. Choices are made on select and validate; test is read to report.
 from __future__ import annotations
 
 import dataclasses
-import math
 from abc import abstractmethod
 from collections.abc import Generator, Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ from components.dictionary.contract import Dictionary
 from components.dictionary.encode import Encoded
 from components.model.reference import ModelReference
 from components.registry import Entry, Registry, Services
+from components.report.measure import Measure
 from components.statistics import Interval
 from components.store.artifact import Artifact, Progress
 from components.store.rows import Rows
@@ -111,52 +111,40 @@ class Score:
     """One row of the scores table, as an evaluation states it.
 
     Attributes:
-        name: what was measured, after `evaluate.`.
+        measure: what was measured, as the evaluation declares it.
         interval: value, 95% interval and n.
         unit_of_replication: what one replicate is.
-        better: which direction is better.
         baseline: what a named trivial or competing method gets.
         baseline_name: its name.
+        subject: which of several was measured (latent, neuron, untrained, probe); None for the dictionary itself.
+        role: what that is to the reader.
+        k: units that a probe may use; None where there is no such number.
         concept_kind: all or a kind; None where no concept is meant.
         hook_point: where it was measured; None for where the dictionary reads.
         n_failed: replicates that failed, counted in n.
         reason: why the value is absent, or a caveat.
     """
 
-    name: str
+    measure: str
     interval: Interval
     unit_of_replication: str
-    better: Literal["higher", "lower", "neither"]
     baseline: float | None = None
     baseline_name: str | None = None
+    subject: str | None = None
+    role: Literal["entry", "floor", "ceiling", "control", "baseline"] = "entry"
+    k: int | None = None
     concept_kind: str | None = None
     hook_point: str | None = None
     n_failed: int = 0
     reason: str | None = None
 
-    def row(self, subject: Subject) -> dict[str, Any]:
-        """As a row of the scores table."""
-        value, low, high = self.interval.value, self.interval.low, self.interval.high
-        assert value is not None or self.reason, f"{self.name}: an absent value needs its reason"
-        assert all(x is None or math.isfinite(x) for x in (value, low, high, self.baseline)), f"{self.name}: {self}"
-        return {
-            "name": f"evaluate.{self.name}",
-            "value": value,
-            "low": low,
-            "high": high,
-            "n": self.interval.n,
-            "unit_of_replication": self.unit_of_replication,
-            "n_seeds": subject.n_seeds,
-            "n_failed": self.n_failed,
-            "baseline": self.baseline,
-            "baseline_name": None if self.baseline is None else self.baseline_name,
-            "better": self.better,
-            "dictionary": subject.name,
-            "hook_point": self.hook_point or subject.hook_point,
-            "concept_kind": self.concept_kind,
-            "split": TEST,
-            "reason": self.reason,
-        }
+    def row(self, entry: str, subject: Subject) -> dict[str, Any]:
+        """As a row of the scores table, of the evaluation called `entry`."""
+        columns = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        columns |= dataclasses.asdict(columns.pop("interval"))
+        columns["baseline_name"] = None if self.baseline is None else self.baseline_name
+        columns["hook_point"] = self.hook_point or subject.hook_point
+        return columns | {"entry": entry, "dictionary": subject.name, "n_seeds": subject.n_seeds, "split": TEST}
 
 
 Measuring = Generator[Progress, None, list[Score]]
@@ -177,6 +165,8 @@ class Evaluation(Entry):
     """Measures one side of a dictionary."""
 
     services: EvaluationServices
+    measures: ClassVar[tuple[Measure, ...]]
+    """What it measures; every score is of one of them."""
     in_sweeps: ClassVar[bool] = True
     """Whether a sweep that names no evaluations measures it; False for what few models can be asked."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,10 +15,11 @@ from components.dictionary.contract import Dictionary
 from components.dictionary.encode import Encoding
 from components.evaluation import gate
 from components.evaluation.contract import Control, EvaluationServices, Subject, evaluations
+from components.report.measure import Measures
+from components.report.scores import write
 from components.store.artifact import Artifact, Facts, Inputs, Parent, Stage, Work
 from components.store.lineage import source
 from components.store.shards import ActivationShards, CodeShards
-from components.store.tables import SCORES
 
 if TYPE_CHECKING:
     EvaluationName = str
@@ -59,15 +60,22 @@ def make(folder: Path, config: EvaluateConfig, inputs: Inputs, settings: Executi
     for name in config.evaluations:
         evaluation = evaluations[name](getattr(config.settings, name), services)
         scores = yield from evaluation.measure(subject)
-        rows += [score.row(subject) for score in scores]
-    frame = SCORES.write(folder, rows)
+        rows += [score.row(name, subject) for score in scores]
+    measures = measures_of(config.evaluations)
+    frame = write(folder, EVALUATE.name, rows, measures)
     facts: Facts = {
         "name": subject.name,
         "hook_point": subject.hook_point,
         "n_scores": frame.height,
         "n_absent": frame["value"].null_count(),
+        **measures.facts(),
     }
     return facts
+
+
+def measures_of(names: Iterable[str]) -> Measures:
+    """What these evaluations declare."""
+    return Measures.declared("evaluate", (each for name in dict.fromkeys(names) for each in evaluations[name].measures))
 
 
 def _subject(folder: Path, inputs: Inputs, execution: Execution) -> Subject:
@@ -101,7 +109,7 @@ def _entries(config: EvaluateConfig) -> dict[str, int]:
 
 EVALUATE = Stage(
     "evaluate",
-    version=1,
+    version=2,
     make=make,
     entries=_entries,
     inputs={

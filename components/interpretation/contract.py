@@ -29,6 +29,7 @@ from components.dictionary.contract import Dictionary
 from components.interpretation.windows import Texts, Windows
 from components.model.reference import ModelReference
 from components.registry import Entry, Registry, Services
+from components.report.measure import Measure
 from components.store.artifact import Artifact
 from components.writing_systems import MARKS, UNSPACED
 
@@ -318,8 +319,8 @@ class Scorer(_Reader):
     """What it asks a predictor for."""
     chance: ClassVar[float]
     """What knowing nothing gets: the value of every failure."""
-    range: ClassVar[tuple[float, float]]
-    """The least and the most that a score can be."""
+    measure: ClassVar[Measure]
+    """The score itself, as a reader meets it; its name is the scorer's, and it has a least and a greatest value."""
     strata: ClassVar[tuple[str, ...]] = ()
     """Names of the strata that its trials may have; components/interpretation/strata.py has the usual ones."""
     natural: ClassVar[str | None] = None

@@ -5,11 +5,9 @@ predictor reads the string against bare test windows; each scorer compares. Besi
 (another latent's explanation), a probe, and control dictionaries: as many of their latents, drawn, explained and scored
 in the same way with the same seeds.
 
-Rows of `scores.parquet` are named `interpret.<explainer>.<scorer>`, `.over_floor` for the paired difference from the
-floor and `.over_untrained` for the difference from the untrained dictionary (independent samples); then
-`interpret.shuffled.<scorer>`, `interpret.probe.<scorer>`, `interpret.untrained.<scorer>`. With several explainers the
-floors and controls of those after the first are `shuffled.<explainer>`, `untrained.<explainer>`; with several predictors
-those after the first are named at the end. Behind them stand the strata (components/interpretation/strata.py).
+Measures are each scorer's own, `<scorer>.over_floor` for the paired difference from the floor,
+`<scorer>.over_untrained` for the difference from the untrained dictionary (independent samples), and the strata
+(components/interpretation/strata.py).
 """
 
 from __future__ import annotations
@@ -46,10 +44,11 @@ from components.interpretation.interpreted import Interpreted, windows_of
 from components.interpretation.probe import Probe
 from components.interpretation.protocol import draw, explain, score, score_probe
 from components.interpretation.sample import sample_latents
-from components.interpretation.summary import Scored
+from components.interpretation.summary import Key, Scored
 from components.interpretation.tiling import Tiling
 from components.interpretation.windows import Vocabulary
 from components.model.reference import ModelReference
+from components.report.scores import write
 from components.seeds import numpy_generator
 from components.store import tables
 from components.store.artifact import Artifact, Inputs, Parent, Progress, Stage, Work
@@ -176,7 +175,8 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
     sample, n_latents = trained.sample, len(trained.sample.latents)
     counted = {"dead": sample.n_dead, "split": sample.split, "skipped": trained.n_skipped, "n": n_latents}
     rows = [*summary.rows(trained.scored, theirs), *summary.shares(d_sae=encoded.facts["d_sae"], **counted)]
-    tables.SCORES.write(folder, [common | row for row in rows])
+    measures = summary.measures(scorers[scorer] for scorer in config.scorers)
+    write(folder, INTERPRET.name, [common | row for row in rows], measures)
     return {
         "name": name,
         "hook_point": hook_point,
@@ -186,6 +186,7 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
         "explained": explained,
         "windows": trained.n_windows,
         "controls": {role: len(control.sample.latents) for role, control in controls.items()},
+        **measures.facts(),
     }
 
 
@@ -214,21 +215,23 @@ def _interpret(
     for name, explainer in run.explainers(readers[config.predictors[0]]).items():
         evidence = gather(records, statistics, labels)
         written[name] = yield from _marked(mark, explain(name, explainer, records, evidence))
-    read = dict(written)
+    read: dict[tuple[str, str], Sequence[Explanation]] = {("entry", name): each for name, each in written.items()}
     for name, explanations in written.items():
-        read[_floor(name, config)] = shuffled(records, explanations, numpy_generator(seed, "shuffled", name))
+        read["floor", name] = shuffled(records, explanations, numpy_generator(seed, "shuffled", name))
 
     probes = [None if record.reason or control else Probe.fit(record) for record in records]
-    scored: dict[summary.Key, list[Score]] = {}
+    scored: dict[Key, list[Score]] = {}
     for scorer_name, scorer in run.scorers(encoded).items():
         trials = draw(scorer, records, seed)
         for predictor_name in _able(config, scorer_name):
             predictor = readers[predictor_name]
-            for name, explanations in read.items():
-                work = score(name, records, trials, explanations, scorer, predictor, seed)
-                scored[name, scorer_name, predictor_name] = yield from _marked(mark, work)
+            for (role, name), explanations in read.items():
+                called = name if role == "entry" else _floor(name, config)
+                work = score(called, records, trials, explanations, scorer, predictor, seed)
+                scored[Key(role, name, scorer_name, predictor_name)] = yield from _marked(mark, work)
         if not control:
-            scored["probe", scorer_name, None] = yield from score_probe(records, trials, probes, scorer, seed)
+            work = score_probe(records, trials, probes, scorer, seed)
+            scored[Key("ceiling", None, scorer_name, None)] = yield from work
     n_skipped = sum(record.reason is not None for record in records)
     n_windows = sum(len(windows) for record in records for windows in windows_of(record))
     return Interpreted(sample, written, read, _scored(scored, config), n_skipped, n_windows)
@@ -251,7 +254,7 @@ def _entries(config: InterpretConfig) -> Mapping[str, int]:
 
 INTERPRET = Stage(
     "interpret",
-    version=2,
+    version=3,
     make=make,
     entries=_entries,
     inputs={
@@ -265,11 +268,10 @@ INTERPRET = Stage(
 )
 
 
-def _scored(scores: Mapping[summary.Key, Sequence[Score]], config: InterpretConfig) -> Scored:
+def _scored(scores: Mapping[Key, Sequence[Score]], config: InterpretConfig) -> Scored:
     return Scored(
         scores,
-        floor={name: _floor(name, config) for name in config.explainers},
-        first={name: _able(config, name)[0] for name in config.scorers},
+        first=(config.explainers[0], {name: _able(config, name)[0] for name in config.scorers}),
         scorers={name: scorers[name] for name in config.scorers},
     )
 
@@ -280,7 +282,7 @@ def _able(config: InterpretConfig, scorer: str) -> list[str]:
 
 
 def _floor(explainer: str, config: InterpretConfig) -> str:
-    """What the shuffled control of an explainer is called."""
+    """What the floor of an explainer is called in messages and in the names of draws."""
     return "shuffled" if explainer == config.explainers[0] else f"shuffled.{explainer}"
 
 

@@ -25,7 +25,7 @@ class Interpreted:
     Attributes:
         sample: which latents.
         written: explanations by explainer, in the order of the sample.
-        read: the same, and those of other latents that the floors were read with.
+        read: by role and explainer: the same, and those of other latents that the floors were read with.
         scored: what all of these scored.
         n_skipped: latents with too few windows.
         n_windows: windows chosen, all latents together.
@@ -33,7 +33,7 @@ class Interpreted:
 
     sample: Sample
     written: Mapping[str, Sequence[Explanation]]
-    read: Mapping[str, Sequence[Explanation]]
+    read: Mapping[tuple[str, str], Sequence[Explanation]]
     scored: Scored
     n_skipped: int
     n_windows: int
@@ -79,29 +79,27 @@ def explanation_rows(interpreted: Interpreted) -> Iterator[dict[str, Any]]:
 
 def score_rows(interpreted: Interpreted) -> Iterator[dict[str, Any]]:
     """Rows of the table of the scores of each latent."""
-    for (name, scorer, predictor), scores in interpreted.scored.scores.items():
+    for key, scores in interpreted.scored.scores.items():
         for latent, each in zip(interpreted.sample.latents.tolist(), scores, strict=True):
-            key = {"latent": latent, "explainer": name, "scorer": scorer, "predictor": predictor}
             figures = ("value", "low", "high", "n", "n_failed", "reason")
-            yield key | {figure: getattr(each, figure) for figure in figures}
+            yield {"latent": latent, **key._asdict(), **{figure: getattr(each, figure) for figure in figures}}
 
 
 def control_rows(control: str, interpreted: Interpreted) -> Iterator[dict[str, Any]]:
     """Rows of the same table for the latents of a control dictionary, each with what was read."""
     texts = {
-        (name, latent): each.text
-        for name, explanations in interpreted.read.items()
+        (*whose, latent): each.text
+        for whose, explanations in interpreted.read.items()
         for latent, each in zip(interpreted.sample.latents.tolist(), explanations, strict=True)
     }
     for row in score_rows(interpreted):
-        yield {"control": control, "explanation": texts[row["explainer"], row["latent"]]} | row
+        yield {"control": control, "explanation": texts[row["role"], row["explainer"], row["latent"]]} | row
 
 
 def strata_rows(by_control: Mapping[str | None, Interpreted]) -> Iterator[dict[str, Any]]:
     """Rows of the table of strata, of the dictionary itself (None) and of its controls."""
     for control, each in by_control.items():
-        for (name, scorer, predictor), scores in each.scored.scores.items():
+        for key, scores in each.scored.scores.items():
             for latent, score_of in zip(each.sample.latents.tolist(), scores, strict=True):
-                key = {"control": control, "latent": latent, "explainer": name, "scorer": scorer}
                 for stratum, part in score_of.strata.items():
-                    yield key | {"predictor": predictor, "stratum": stratum} | part._asdict()
+                    yield {"control": control, "latent": latent, **key._asdict(), "stratum": stratum} | part._asdict()

@@ -10,21 +10,107 @@ Rows of strata stand behind all others, each beside the same stratum of the firs
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from components.interpretation.contract import Score, Scorer
 from components.interpretation.controls import CONTROLS
+from components.report.measure import Measure, Measures
 from components.statistics import Interval, bounded, t_interval, welch, wilson
 
 Row = dict[str, Any]
-Key = tuple[str, str, str | None]
-"""Explainer or control, scorer, predictor; None for the probe."""
+
+
+class Key(NamedTuple):
+    """Whose scores.
+
+    Attributes:
+        role: entry; floor, who read another latent's explanation; ceiling, the probe.
+        explainer: who wrote the explanations; None for the probe.
+        scorer: how they were scored.
+        predictor: who read them; None for the probe.
+    """
+
+    role: str
+    explainer: str | None
+    scorer: str
+    predictor: str | None
+
+    def row(self, control: str | None = None) -> Row:
+        """As columns of a row of scores.
+
+        Args:
+            control: whose latents these are; None for those of the dictionary itself.
+        """
+        subject = control or {"floor": "shuffled", "ceiling": "probe"}.get(self.role)
+        role = "control" if control else self.role
+        return {"entry": self.explainer, "subject": subject, **self._asdict(), "role": role, "measure": self.scorer}
+
+
 NOBODY = (
     "no latent is active on the split that they are drawn from: the dictionary is dead there (train.tokens, train.lr)"
 )
+OF_A_STRATUM = {
+    "strongest": "only the active windows of the upper three tenths by activation stand against all silent ones",
+    "weakest": "only the active windows of the lower three tenths by activation stand against all silent ones",
+    "random": "only the silent windows drawn at random stand against the active ones",
+    "same_token": "only the silent windows with the word that the latent fires on most stand against the active ones",
+    "macro": "each kind of silent windows counts alike in every latent",
+}
+SHARES = (
+    Measure(
+        "dead_share", "Latents dead in interpretation", "share", "Latents that are never active, so none is sampled.",
+        "lower", rank=38, kinds=38, least=0, most=1,
+    ),
+    Measure(
+        "skipped_share", "Latents skipped in interpretation", "share", "Latents that could not be explained.",
+        "lower", rank=39, kinds=39, least=0, most=1,
+    ),
+)  # fmt: skip
+
+
+def measures(scorers: Iterable[type[Scorer]]) -> Measures:
+    """What the scorers declare, and of each its strata, its value at natural density and its differences."""
+    return Measures.declared("interpret", [*SHARES, *(each for scorer in scorers for each in _measures(scorer))])
+
+
+def _measures(scorer: type[Scorer]) -> Iterator[Measure]:
+    own = scorer.measure
+    least, most = _differences(scorer)
+    yield own
+    apart = {"unit": "difference", "least": least, "most": most, "part_of": own.name}
+    for control, called in CONTROLS.items():
+        about = f"Score minus that of the {called}; other latents, so unpaired."
+        label = f"{own.label}, over the {called}"
+        yield _derived(
+            own,
+            f"over_{control}",
+            label=label,
+            about=about,
+            rank=10 + own.rank,
+            short=f"{own.short} over {control}" if own.short else "",
+            **apart,
+        )
+    about = "Score minus that of another latent's explanation."
+    yield _derived(
+        own, "over_floor", label=f"{own.label}, over the floor", about=about, rank=40 + own.rank, short="", **apart
+    )
+    for stratum in scorer.strata:
+        about = f"The score where {OF_A_STRATUM.get(stratum, 'only some of what was asked counts')}."
+        label = f"{own.label}, {stratum.replace('_', ' ')} windows"
+        part = {"label": label, "about": about, "rank": 30, "part_of": own.name, "short": ""}
+        yield _derived(own, stratum, **part)
+    if scorer.natural:
+        about = "Over windows, each counted as often as the split has such."
+        label = f"{own.label}, {scorer.natural.replace('_', ' ')}"
+        yield _derived(own, scorer.natural, label=label, about=about, rank=20, short="")
+
+
+def _derived(own: Measure, name: str, **changes: Any) -> Measure:
+    changes["kinds"] = changes["rank"]
+    return dataclasses.replace(own, name=f"{own.name}.{name}", **changes)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,20 +118,20 @@ class Scored:
     """What one dictionary's sampled latents scored, in the order of the latents.
 
     Attributes:
-        scores: by explainer or control, scorer, predictor.
-        floor: explainer -> what its shuffled control is called.
-        first: scorer -> the predictor that is not named.
+        scores: by whose they are.
+        first: the first explainer, and of each scorer the first predictor: the floor that a probe stands beside.
         scorers: by name.
     """
 
     scores: Mapping[Key, Sequence[Score]]
-    floor: Mapping[str, str]
-    first: Mapping[str, str]
+    first: tuple[str, Mapping[str, str]]
     scorers: Mapping[str, type[Scorer]]
 
-    def label(self, name: str, scorer: str, predictor: str | None) -> str:
-        """The dotted name of a mean."""
-        return f"{name}.{scorer}" + ("" if predictor in (None, self.first[scorer]) else f".{predictor}")
+    def floor(self, key: Key) -> Sequence[Score]:
+        """What stands below these scores."""
+        explainer, predictors = self.first
+        predictor = key.predictor or predictors[key.scorer]
+        return self.scores[Key("floor", key.explainer or explainer, key.scorer, predictor)]
 
 
 def rows(trained: Scored, controls: Mapping[str, Scored | None]) -> Iterator[Row]:
@@ -55,66 +141,57 @@ def rows(trained: Scored, controls: Mapping[str, Scored | None]) -> Iterator[Row
         trained: of the dictionary that is interpreted.
         controls: of each control dictionary by name; None for one that was not given.
     """
-    first = next(iter(trained.floor), "")
-    for (name, scorer, predictor), scores in trained.scores.items():
-        label, kind = f"interpret.{trained.label(name, scorer, predictor)}", trained.scorers[scorer]
-        if name in trained.floor.values():
-            yield mean_row(label, scores, kind, kind.chance, "chance")
+    for key, scores in trained.scores.items():
+        scorer = trained.scorers[key.scorer]
+        if key.role == "floor":
+            yield key.row() | mean_row(scores, scorer, scorer.chance, "chance")
             continue
-        floor = trained.scores[
-            trained.floor.get(name, trained.floor[first]), scorer, predictor or trained.first[scorer]
-        ]
-        yield mean_row(label, scores, kind, mean(floor), "shuffled explanations")
-        yield difference_row(f"{label}.over_floor", scores, floor, kind)
-        if name in trained.floor:
+        floor = trained.floor(key)
+        yield key.row() | mean_row(scores, scorer, mean(floor), "shuffled explanations")
+        yield key.row() | difference_row(scores, floor, scorer)
+        if key.role == "entry":
             for control, theirs in controls.items():
-                its_label = f"interpret.{trained.label(_named(control, name, first), scorer, predictor)}"
-                yield from _control_rows(control, its_label, label, scores, theirs, (name, scorer, predictor))
+                yield from _control_rows(control, key, scores, theirs)
     for key in trained.scores:
-        if key[0] in trained.floor:
-            yield from _strata_rows(trained, key, controls, first)
+        if key.role == "entry":
+            yield from _strata_rows(trained, key, controls)
 
 
 def shares(*, dead: int, d_sae: int, split: str, skipped: int, n: int) -> Iterator[Row]:
     """Who is not explained: of the dictionary the dead, of the sample those with too few windows."""
     few = "too few windows on explain or test; at chance. More text there (read.splits) or a lower"
-    for name, where, n_found, of, reason in (
-        ("dead", split, dead, d_sae, "never active on this split; none is sampled"),
-        ("skipped", "test", skipped, n, f"{few} interpret.contexts.fewest would keep them" if n else NOBODY),
+    for measure, where, n_found, of, reason in (
+        (SHARES[0], split, dead, d_sae, "never active on this split; none is sampled"),
+        (SHARES[1], "test", skipped, n, f"{few} interpret.contexts.fewest would keep them" if n else NOBODY),
     ):
         share = wilson(n_found, of)
         ends = {"value": share.value, "low": share.low, "high": share.high, "n": of, "n_failed": 0}
-        yield ends | {"name": f"interpret.{name}_share", "split": where, "better": "lower", "reason": reason}
+        yield ends | {"measure": measure.name, "split": where, "reason": reason}
 
 
-def mean_row(
-    name: str, scores: Sequence[Score], scorer: type[Scorer], baseline: float | None, baseline_name: str
-) -> Row:
-    """The mean over latents as a row of the scores table."""
+def mean_row(scores: Sequence[Score], scorer: type[Scorer], baseline: float | None, baseline_name: str) -> Row:
+    """The mean over latents, as columns of a row of scores."""
     n_failed = _n_failed(scores)
     caveat = f"{n_failed} of {len(scores)} latents stand at chance" if n_failed else None
     if n_failed and n_failed == len(scores):
         caveat = f"all {n_failed} latents stand at chance, the first because: {scores[0].reason}"
     return {
-        "name": name,
-        **_ends(bounded(t_interval(_values(scores)), *scorer.range)),
+        **_ends(bounded(t_interval(_values(scores)), *_range(scorer))),
         "n_failed": n_failed,
         "baseline": baseline,
         "baseline_name": baseline_name,
-        "better": "higher",
         "reason": caveat if scores else NOBODY,
     }
 
 
-def difference_row(name: str, scores: Sequence[Score], floor: Sequence[Score], scorer: type[Scorer]) -> Row:
-    """The mean paired difference from the floor as a row of the scores table."""
+def difference_row(scores: Sequence[Score], floor: Sequence[Score], scorer: type[Scorer]) -> Row:
+    """The mean paired difference from the floor, as columns of a row of scores."""
     return {
-        "name": name,
+        "measure": f"{scorer.measure.name}.over_floor",
         **_ends(bounded(t_interval(_values(scores) - _values(floor)), *_differences(scorer))),
         "n_failed": _n_failed(scores),
         "baseline": 0.0,
         "baseline_name": "no difference from shuffled explanations",
-        "better": "higher",
         "reason": None if scores else NOBODY,
     }
 
@@ -124,70 +201,68 @@ def mean(scores: Sequence[Score]) -> float | None:
     return float(_values(scores).mean()) if scores else None
 
 
-def _control_rows(
-    control: str, its_label: str, label: str, scores: Sequence[Score], theirs: Scored | None, key: Key
-) -> Iterator[Row]:
+def _control_rows(control: str, key: Key, scores: Sequence[Score], theirs: Scored | None) -> Iterator[Row]:
     """The control dictionary's own mean above its own floor, and how far ours lies above it."""
-    over = {"name": f"{label}.over_{control}", "baseline": 0.0, "better": "higher"}
+    over = key.row() | {"measure": f"{key.scorer}.over_{control}", "baseline": 0.0}
     over["baseline_name"] = f"no difference from the {CONTROLS[control]}"
     if theirs is None:
         reason = f"no {CONTROLS[control]} was given to interpret; a run of the chain (latentflow interpret) makes one"
-        yield {"name": its_label, "n_failed": 0, "better": "higher", "reason": reason}
+        yield key.row(control) | {"n_failed": 0, "reason": reason}
         yield over | {"n_failed": 0, "reason": reason}
         return
-    name, scorer, predictor = key
-    found, floor = theirs.scores[key], theirs.scores[theirs.floor[name], scorer, predictor]
-    yield mean_row(its_label, found, theirs.scorers[scorer], mean(floor), "its shuffled explanations")
-    difference = bounded(welch(_values(scores), _values(found))[0], *_differences(theirs.scorers[scorer]))
-    reason = None if scores and found else NOBODY
-    if scores and found and _n_failed(scores) + _n_failed(found) == len(scores) + len(found):
+    scorer, others = theirs.scorers[key.scorer], theirs.scores[key]
+    yield key.row(control) | mean_row(others, scorer, mean(theirs.floor(key)), "its shuffled explanations")
+    difference = bounded(welch(_values(scores), _values(others))[0], *_differences(scorer))
+    reason = None if scores and others else NOBODY
+    if scores and others and _n_failed(scores) + _n_failed(others) == len(scores) + len(others):
         reason = f"all latents of both stand at chance, the first because: {scores[0].reason}"
     elif difference.low is not None and difference.high is not None and difference.low <= 0 <= difference.high:
         reason = f"the interval holds 0: this score does not tell the dictionary from the {CONTROLS[control]}"
-    yield over | {**_ends(difference), "n_failed": _n_failed(scores) + _n_failed(found), "reason": reason}
+    yield over | {**_ends(difference), "n_failed": _n_failed(scores) + _n_failed(others), "reason": reason}
 
 
-def _strata_rows(trained: Scored, key: Key, controls: Mapping[str, Scored | None], first: str) -> Iterator[Row]:
+def _strata_rows(trained: Scored, key: Key, controls: Mapping[str, Scored | None]) -> Iterator[Row]:
     """The strata of one explainer's score beside those of the first control, and everybody's score at natural density."""
-    label, kind = f"interpret.{trained.label(*key)}", trained.scorers[key[1]]
+    scorer = trained.scorers[key.scorer]
     there = {control: theirs.scores[key] for control, theirs in controls.items() if theirs is not None}
     control = next(iter(there), None)
-    for stratum in kind.strata:
+    for stratum in scorer.strata:
         others = [score.strata[stratum].value for score in there.get(control or "", ()) if stratum in score.strata]
         beside = (_mean(others), CONTROLS[control] if control else None)
-        yield _stratum_row(f"{label}.{stratum}", trained.scores[key], kind, stratum, *beside)
-    everybody = {label: trained.scores[key]}
-    for name, scores in there.items():
-        everybody[f"interpret.{trained.label(_named(name, key[0], first), *key[1:])}"] = scores
-    for name, scores in everybody.items() if kind.natural else ():
-        chance = _mean([score.strata[kind.natural].chance for score in scores])
-        yield _stratum_row(f"{name}.{kind.natural}", scores, kind, kind.natural, chance, "chance at natural density")
+        yield key.row() | _stratum_row(trained.scores[key], scorer, stratum, *beside)
+    if scorer.natural is None:
+        return
+    for whose, scores in {None: trained.scores[key], **there}.items():
+        chance = _mean([score.strata[scorer.natural].chance for score in scores])
+        natural = _stratum_row(scores, scorer, scorer.natural, chance, "chance at natural density")
+        yield key.row(whose) | natural
 
 
 def _stratum_row(
-    name: str, scores: Sequence[Score], scorer: type[Scorer], stratum: str, baseline: float | None, is_what: str | None
+    scores: Sequence[Score], scorer: type[Scorer], stratum: str, baseline: float | None, is_what: str | None
 ) -> Row:
     having = [score for score in scores if stratum in score.strata]
     absent = f"{len(scores) - len(having)} of {len(scores)} latents have no such window" if scores else NOBODY
     values = np.array([score.strata[stratum].value for score in having], dtype=np.float64)
     return {
-        "name": name,
-        **_ends(bounded(t_interval(values), *scorer.range)),
+        "measure": f"{scorer.measure.name}.{stratum}",
+        **_ends(bounded(t_interval(values), *_range(scorer))),
         "n_failed": _n_failed(having),
         "baseline": baseline,
         "baseline_name": is_what,
-        "better": "higher",
         "reason": None if having and len(having) == len(scores) else absent,
     }
 
 
-def _named(control: str, explainer: str, first: str) -> str:
-    return control if explainer == first else f"{control}.{explainer}"
+def _range(scorer: type[Scorer]) -> tuple[float, float]:
+    least, most = scorer.measure.least, scorer.measure.most
+    assert least is not None and most is not None, f"scorer {scorer.kind} has no range"
+    return least, most
 
 
 def _differences(scorer: type[Scorer]) -> tuple[float, float]:
     """The least and the most that a difference of two scores can be."""
-    least, most = scorer.range
+    least, most = _range(scorer)
     return least - most, most - least
 
 

@@ -17,6 +17,7 @@ from components.store import tables
 from components.store.judgements import UNSTEERED
 
 KINDS = ("document", "contextual", "surface")
+UNTRAINED = "untrained"
 MEASURES = ("composite", "uplift", "fluency")
 
 
@@ -37,6 +38,7 @@ class Comparison:
         untrained: method -> the name, among `methods`, under which the untrained dictionary goes through it.
         absent: name among `methods` -> why nothing was steered by it at all.
         stand_ins: (control, replicate) of directions that stand in for candidates and are compared with nobody.
+        competitors: names among `methods` that read no dictionary: what a dictionary's latents stand against.
         limit: that not all concepts of the corpus are candidates, where that is so.
         ungraded: names whose steerings have no strength: they stand at no budget.
     """
@@ -53,6 +55,7 @@ class Comparison:
     untrained: Mapping[str, str] = dataclasses.field(default_factory=dict)
     absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
     stand_ins: frozenset[tuple[str, int]] = frozenset()
+    competitors: frozenset[str] = frozenset()
     limit: str | None = None
     ungraded: frozenset[str] = frozenset()
 
@@ -63,6 +66,15 @@ class Comparison:
         graded = [name for name in names if name not in self.ungraded]
         rest = [name for name in names if name in self.ungraded]
         return [*((budget, graded) for budget in self.budgets), *([(None, rest)] if rest else [])]
+
+    def who(self, method: str) -> dict[str, str | None]:
+        """Of which entry the rows of a method are, and what they are to it."""
+        if method in self.controls:
+            return {"entry": method, "subject": None, "role": "floor"}
+        bare = next((entry for entry, name in self.untrained.items() if name == method), None)
+        if bare:
+            return {"entry": bare, "subject": UNTRAINED, "role": "control"}
+        return {"entry": method, "subject": None, "role": "baseline" if method in self.competitors else "entry"}
 
     def passed(self, kind: str = "all") -> list[Concept]:
         """Concepts of a kind (or all) that the gate let through."""

@@ -54,7 +54,8 @@ def restored(steer: Artifact, method: str, concept: str | None, replicate: int |
     if tensors:
         facts = steer.facts
         units = facts.get("units") or {facts["hook_point"]: facts["unit"]}
-        return methods[facts.get("untrained", {}).get(method, method)].steering.restored(tensors, units)
+        entry_of = {name: entry for entry, name in facts.get("untrained", {}).items()}
+        return methods[entry_of.get(method, method)].steering.restored(tensors, units)
     listed = sorted({key.partition("/")[0] for key in names})
     if method not in listed:
         raise UnknownNameError(

@@ -18,6 +18,8 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int
 
+from components.report.measure import Measure, Measures
+from components.report.names import number
 from components.seeds import numpy_generator
 from components.statistics import (
     Interval,
@@ -31,9 +33,58 @@ from components.statistics import (
 from components.steering.by_concept import Comparison, at, concept_means, n_compared
 from components.steering.chance import Chance, simulate
 from components.steering.contract import Concept
-from components.store import steered
 
-RANGE = {"composite": (0.0, 1.0), "uplift": (-1.0, 1.0), "fluency": (0.0, 1.0), "over_untrained": (-1.0, 1.0)}
+MEASURES = (
+    Measure(
+        "gate.passed", "Concepts that can be judged", "share", "A probe decodes and the judge judges them.", "neither",
+        rank=0, kinds=30, least=0, most=1,
+    ),
+    Measure(
+        "composite", "Steered", "0 to 1",
+        "Composite: harmonic mean of fluency and of the share gained of the concept probability that was left to gain.",
+        rank=1, kinds=1, least=0, most=1, short="steering",
+    ),
+    Measure(
+        "over_untrained", "Over the untrained dictionary", "difference",
+        "Composite minus that of the untrained dictionary, which goes through the same choice, concept for concept.",
+        rank=2, kinds=2, least=-1, most=1, part_of="composite",
+    ),
+    Measure(
+        "uplift", "Uplift", "rise of probability",
+        "Judged concept probability over unsteered text's; largest where text breaks, so read it beside fluency.",
+        rank=10, kinds=20, least=-1, most=1,
+    ),
+    Measure(
+        "fluency", "Fluency", "0 to 1", "1 inside the band of unsteered loss, both sides.",
+        rank=11, kinds=21, least=0, most=1,
+    ),
+    Measure(
+        "share_above_random", "Above every random", "share", "Concepts that beat all controls.",
+        rank=20, kinds=30, least=0, most=1,
+    ),
+    Measure(
+        "cost", "Cost on other text", "nats a token",
+        "KL of steered from plain predictions on neutral text that set no strength; the budget stands beside it.",
+        "neither", rank=21, kinds=31, least=0,
+    ),
+    Measure(
+        "cost_whole", "Cost over whole contexts", "nats a token",
+        "The same over whole contexts: strengths are set at their beginning, where an edit costs less.",
+        "neither", rank=22, kinds=32, least=0,
+    ),
+    Measure(
+        "cost_written", "Cost on steered text", "nats a token",
+        "KL(plain, steered) of the predictions on the text that was written under steering.",
+        "neither", rank=23, kinds=33, least=0,
+    ),
+    Measure(
+        "cost_written_reverse", "Reverse cost on steered text", "nats a token",
+        "KL(steered, plain) on the text that was written under steering: what the steering costs where it acts.",
+        "neither", rank=24, kinds=34, least=0,
+    ),
+)  # fmt: skip
+DECLARED = Measures.declared("steer", MEASURES)
+RANGE = {measure.name: (measure.least, measure.most) for measure in MEASURES}
 COSTS = {
     "cost": ("kl_elsewhere", "neutral", "no neutral text is left to measure it on; raise read.splits.neutral"),
     "cost_whole": ("kl_whole", "neutral", "no neutral text is left to measure it on; raise read.splits.neutral"),
@@ -86,8 +137,8 @@ def score_rows(results: pl.DataFrame, by_concept: pl.DataFrame, comparison: Comp
 def absent_row(columns: Mapping[str, Any], reason: str) -> dict[str, Any]:
     """The one row of a steering that could not begin."""
     nothing = dataclasses.asdict(Interval(None, None, None, 0))
-    about = {"unit_of_replication": "concept", "better": "neither", "split": "validate", "concept_kind": "all"}
-    return {"name": "steer.gate.passed", **nothing, **about, "n_failed": 0, "reason": reason, **columns}
+    about = {"unit_of_replication": "concept", "split": "validate", "concept_kind": "all"}
+    return {"measure": "gate.passed", **nothing, **about, "n_failed": 0, "reason": reason, **columns}
 
 
 class _Scores:
@@ -103,7 +154,7 @@ class _Scores:
         validated: pl.DataFrame,
     ) -> None:
         self.comparison, self.method, self.budget, self.found = comparison, method, budget, found
-        self.name = steered.name(method, budget)
+        self.who = comparison.who(method) | {"budget": budget}
         self.concepts = comparison.passed()
         self.n_others = n_compared(means, comparison, budget)
         controls = pl.col("method").is_in(list(comparison.controls))
@@ -111,7 +162,8 @@ class _Scores:
         self.chance: Chance | None = None
         self.floor = {} if "composite" in comparison.silent else _floor(means.filter(controls, at(budget)))
         if self.rivals.max(initial=1) > 1 and "composite" not in comparison.silent:
-            draw = numpy_generator(comparison.seed, "chance", self.name)
+            of_budget = "" if budget is None else f".kl_{number(budget)}"
+            draw = numpy_generator(comparison.seed, "chance", f"steer.{method}{of_budget}")
             given = means.filter(controls, at(budget)), validated.filter(controls, at(budget))
             self.chance = simulate(*given, [c.name for c in self.concepts], self.rivals, self.n_others, draw)
             reached = {} if self.chance is None else self.chance.composite.mean(axis=0)
@@ -120,7 +172,7 @@ class _Scores:
     def absent(self, kind: str) -> dict[str, Any]:
         """The one row of a method with which nothing was steered."""
         about = {"concept_kind": kind, "n_failed": 0, "reason": self.comparison.absent[self.method]}
-        return self._row(f"{self.name}.composite", Interval(None, None, None, 0), **about)
+        return self._row("composite", Interval(None, None, None, 0), **about)
 
     def over_concepts(self, kind: str) -> Iterator[dict[str, Any]]:
         """Composite, uplift and fluency."""
@@ -134,13 +186,12 @@ class _Scores:
         known = [c for c in concepts if c.name in plain]
         beside = self._mean(known, plain), "unsteered text"
         for measure, baseline in (("composite", floor), ("uplift", above), ("fluency", beside)):
-            name = self.name if measure == "uplift" else f"{self.name}.{measure}"
             given = baseline if baseline[0] is not None else None
             if measure in self.comparison.silent:
                 silent = {"n_failed": 0, "reason": self.comparison.silent[measure]}
-                yield self._row(name, Interval(None, None, None, 0), **{**about, **silent})
+                yield self._row(measure, Interval(None, None, None, 0), **{**about, **silent})
             else:
-                yield self._row(name, self._estimate(measure, kind, concepts), **about, baseline=given)
+                yield self._row(measure, self._estimate(measure, kind, concepts), **about, baseline=given)
 
     def over_untrained(self, kind: str, found: Mapping[str, Rows]) -> Iterator[dict[str, Any]]:
         """How much more a trained dictionary reaches than an untrained one that goes through the same, by concept."""
@@ -156,11 +207,11 @@ class _Scores:
             few = f"n too small: not even {len(concepts)} differences of one sign would be significant at {LEVEL:g}"
             about["reason"] = "; ".join(filter(None, (few, about["reason"])))
         interval = bounded(interval, *RANGE["over_untrained"])
-        yield self._row(f"{self.name}.over_untrained", interval, **about, baseline=(0.0, "untrained dictionary"))
+        yield self._row("over_untrained", interval, **about, baseline=(0.0, "untrained dictionary"))
 
     def share_above_random(self, kind: str) -> dict[str, Any]:
         """On which share of concepts the composite exceeds that of every Gaussian direction, beside chance."""
-        concepts, name = self.comparison.passed(kind), f"{self.name}.share_above_random"
+        concepts, measure = self.comparison.passed(kind), "share_above_random"
         about = self._about(kind, concepts)
         largest = [self.found[c.name]["composite_largest"] for c in concepts if c.name in self.found]
         absent = (
@@ -168,7 +219,7 @@ class _Scores:
         )
         if not concepts or absent or None in largest or len(largest) < len(concepts):
             reason = about["reason"] if not concepts else absent or "a control direction has no text for some concepts"
-            return self._row(name, Interval(None, None, None, 0), **{**about, "reason": reason})
+            return self._row(measure, Interval(None, None, None, 0), **{**about, "reason": reason})
         worked = _worked(self.found, concepts)  # what failed is above nothing
         value = np.array([self.found[c.name]["composite"] or 0.0 for c in concepts])
         n, above = len(concepts), int((worked & (value > np.array(largest))).sum())
@@ -179,7 +230,7 @@ class _Scores:
             p, least = binomial_tail(above, n, chance), chance**n
         elif self.chance is None:
             few = f"no chance is known: {self.n_others} Gaussian directions are too few for a choice among candidates"
-            return self._row(name, share, **{**about, "reason": "; ".join(filter(None, (few, about["reason"])))})
+            return self._row(measure, share, **{**about, "reason": "; ".join(filter(None, (few, about["reason"])))})
         else:
             of_kind = np.array([c in concepts for c in self.concepts])
             draws = self.chance.above[:, of_kind].mean(axis=1)
@@ -193,7 +244,7 @@ class _Scores:
         else:
             told.append(f"p {p:.2g} against chance")
         return self._row(
-            name, share, **{**about, "reason": "; ".join(filter(None, [*told, about["reason"]]))}, baseline=baseline
+            measure, share, **{**about, "reason": "; ".join(filter(None, [*told, about["reason"]]))}, baseline=baseline
         )
 
     def costs(self, kind: str) -> Iterator[dict[str, Any]]:
@@ -205,9 +256,9 @@ class _Scores:
             measured = {name: kl for name, kl in own.items() if kl is not None}
             absent = None if measured else why if concepts else "no concept passed the gate"
             interval = bounded(t_interval(np.array(list(measured.values()))), 0.0, np.inf)
-            about = {"concept_kind": kind, "better": "neither", "split": split, "reason": absent}
+            about = {"concept_kind": kind, "split": split, "reason": absent}
             about["n_failed"] = len(concepts) - len(measured)
-            yield self._row(f"{self.name}.{measure}", interval, **about, baseline=budget)
+            yield self._row(measure, interval, **about, baseline=budget)
 
     def of_control(self, kind: str) -> Iterator[dict[str, Any]]:
         """Means of a control's directions, over concepts."""
@@ -217,21 +268,21 @@ class _Scores:
         if concepts and not there:
             about |= {"reason": "no direction of it has a strength", "n_failed": 0}
         for measure in ("composite", "uplift", "fluency"):
-            name = self.name if measure == "uplift" else f"{self.name}.{measure}"
             silent = self.comparison.silent.get(measure)
             interval = Interval(None, None, None, 0)
             if there and not silent:  # without any strength there is no value; a concept left out counts as 0
                 interval = self._estimate(measure, kind, concepts)
             given = about | ({"reason": silent, "n_failed": 0} if silent else {})
-            yield self._row(name, interval, **given, baseline=(0.0, "unsteered") if measure != "fluency" else None)
+            yield self._row(measure, interval, **given, baseline=(0.0, "unsteered") if measure != "fluency" else None)
 
     def of_concept(self, results: pl.DataFrame, concept: Concept) -> dict[str, Any]:
         """One concept's composite, with an interval over prompts."""
-        name, row = steered.of_concept(self.method, self.budget, concept.name), self.found.get(concept.name, {})
-        about = {"concept_kind": concept.kind, "n_failed": 0, "unit_of_replication": "prompt"}
+        row = self.found.get(concept.name, {})
+        about: dict[str, Any] = {"concept": concept.name, "concept_kind": concept.kind, "n_failed": 0}
+        about["unit_of_replication"] = "prompt"
         reason = self.comparison.silent.get("composite") or row.get("reason")
         if self.comparison.silent.get("composite") or row.get("n") is None:
-            return self._row(name, Interval(None, None, None, 0), **about, reason=reason)
+            return self._row("composite", Interval(None, None, None, 0), **about, reason=reason)
         own = results.filter(
             pl.col("concept") == concept.name,
             pl.col("method") == self.method,
@@ -244,7 +295,7 @@ class _Scores:
         about["n_failed"] = int(by_prompt["failed"].sum())
         interval = bounded(t_interval(by_prompt.sort("prompt")["composite"].to_numpy()), *RANGE["composite"])
         baseline = (row["composite_largest"], f"largest of {self.n_others} Gaussian directions")
-        return self._row(name, interval, **about, baseline=baseline if baseline[0] is not None else None)
+        return self._row("composite", interval, **about, baseline=baseline if baseline[0] is not None else None)
 
     def _estimate(self, measure: str, kind: str, concepts: Sequence[Concept]) -> Interval:
         values = {name: row[measure] or 0.0 for name, row in self.found.items()}
@@ -265,8 +316,8 @@ class _Scores:
             told = "; ".join(filter(None, (f"the mean over kinds, each weighing the same: {kinds} concepts", told)))
         return {"concept_kind": kind, "n_failed": int((~_worked(self.found, concepts)).sum()), "reason": told}
 
-    def _row(self, name: str, interval: Interval, **about: Any) -> dict[str, Any]:
-        return _row(self.comparison, name, interval, **about)
+    def _row(self, measure: str, interval: Interval, **about: Any) -> dict[str, Any]:
+        return _row(self.comparison, measure, interval, **self.who, **about)
 
 
 def _rivals(validated: pl.DataFrame, concepts: Sequence[Concept]) -> Int[np.ndarray, " concept"]:
@@ -298,25 +349,24 @@ def _gate(comparison: Comparison, kind: str) -> dict[str, Any]:
     """The share of candidate concepts that a probe decodes and the concept judge judges."""
     concepts = [c for c in comparison.concepts if kind in ("all", c.kind)]
     passed = len(comparison.passed(kind))
-    about = {"concept_kind": kind, "n_failed": 0, "split": "validate", "better": "neither"}
+    about = {"concept_kind": kind, "n_failed": 0, "split": "validate"}
     reason = "; ".join(told for told in (_refusals(comparison, concepts), comparison.limit) if told) or None
-    return _row(comparison, "steer.gate.passed", wilson(passed, len(concepts)), reason=reason, **about)
+    return _row(comparison, "gate.passed", wilson(passed, len(concepts)), reason=reason, **about)
 
 
 def _row(
-    comparison: Comparison, name: str, interval: Interval, *, baseline: tuple[float, str] | None = None, **about: Any
+    comparison: Comparison, measure: str, interval: Interval, *, baseline: tuple[float, str] | None = None, **about: Any
 ) -> dict[str, Any]:
     if interval.low is not None and interval.low == interval.high:  # without width it would claim to be sure
         interval = dataclasses.replace(interval, low=None, high=None)
         sure = f"all {interval.n} are alike, which tells no interval"
         about["reason"] = "; ".join(filter(None, (sure, about.get("reason"))))
     return {
-        "name": name,
+        "measure": measure,
         **dataclasses.asdict(interval),
         "unit_of_replication": "concept",
         "baseline": baseline[0] if baseline else None,
         "baseline_name": baseline[1] if baseline else None,
-        "better": "higher",
         "split": "test",
         **comparison.columns,
         **about,

@@ -7,11 +7,8 @@ then, once, test prompts are written and scored.
 The untrained dictionary, where it is given, goes through every method that reads a dictionary, by the same choice: what
 it reaches is what the dictionary's training did not bring.
 
-Rows of `scores.parquet`: `steer.<method>.kl_<budget>.composite` (of gain and fluency, the headline), and on each concept
-`.composite.concept.<concept>`; `steer.<method>.kl_<budget>` (uplift), `.fluency`, `.over_untrained` (of the composite),
-`.share_above_random`, `.cost` (KL on neutral text other than that on which strengths were set), `.cost_whole` (over
-whole contexts), `.cost_written` and `.cost_written_reverse` (on the steered text); `steer.gate.passed`. The method
-`untrained` is the untrained dictionary. `steered.parquet` has what each method reaches on each concept.
+What is measured stands in `components.steering.scores.MEASURES`; the composite of gain and fluency is the headline, and
+has a row for each concept too. `steered.parquet` has what each method reaches on each concept.
 """
 
 from __future__ import annotations
@@ -25,6 +22,7 @@ from typing import Any
 from components.concept import classifier, probe
 from components.device import Execution
 from components.model.language_model import LanguageModel
+from components.report.scores import write
 from components.steering.by_concept import Comparison, by_concept
 from components.steering.choice import Steered, choose, contested
 from components.steering.concepts import limit, pick_concepts
@@ -39,7 +37,7 @@ from components.steering.neutral import Neutral
 from components.steering.panel import Panel
 from components.steering.proposals import propose
 from components.steering.saved import save
-from components.steering.scores import absent_row, score_rows
+from components.steering.scores import DECLARED, absent_row, score_rows
 from components.steering.strength import calibrate, costs
 from components.steering.subject import Subject
 from components.steering.writer import Job, Writer
@@ -140,23 +138,28 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
         unsteered={(s.candidate.concept, s.method, s.budget): s.reason for s in steered if s.reason},
         limit="; ".join(filter(None, (too_short(material), limit(config, inventory, concepts)))) or None,
         seed=config.seed,
+        competitors=frozenset(proposals.methods) - set(proposals.untrained),
         columns=subject.facts | {"n_seeds": subject.n_seeds},
         ungraded=proposals.ungraded,
     )
     refusals = _refused_rows(comparison, proposals.methods)
     _write(folder, ledger, [*(s.row() for s in steered), *refusals], comparison)
-    return subject.facts | {
-        "units": dict(subject.units),
-        "measure": config.measure,
-        "judged": list(ledger.judged),
-        "untrained": {name: method for method, name in proposals.untrained.items()},
-        "concepts": len(concepts),
-        "passed": len(passed),
-        "prompts": {split: len(of_split) for split, of_split in prompts.items()},
-        "directions": sum(candidate.steering is not None for _, candidate in proposals.candidates),
-        "generations": meter.written,
-        "tokens": meter.done,
-    }
+    return (
+        subject.facts
+        | DECLARED.facts()
+        | {
+            "units": dict(subject.units),
+            "measure": config.measure,
+            "judged": list(ledger.judged),
+            "untrained": dict(proposals.untrained),
+            "concepts": len(concepts),
+            "passed": len(passed),
+            "prompts": {split: len(of_split) for split, of_split in prompts.items()},
+            "directions": sum(candidate.steering is not None for _, candidate in proposals.candidates),
+            "generations": meter.written,
+            "tokens": meter.done,
+        }
+    )
 
 
 def _with_cost(
@@ -176,7 +179,7 @@ def _write(folder: Path, ledger: Ledger, strengths: list[dict[str, Any]], compar
     table = tables.STRENGTHS.write(folder, strengths)
     results = ledger.results()
     reached = tables.STEERED.write(folder, by_concept(results, table, comparison))
-    tables.SCORES.write(folder, list(score_rows(results, reached, comparison)))
+    write(folder, STEER.name, score_rows(results, reached, comparison), DECLARED)
 
 
 def _nothing(folder: Path, subject: Subject, reason: str) -> Work:
@@ -185,8 +188,9 @@ def _nothing(folder: Path, subject: Subject, reason: str) -> Work:
     for table in (tables.GENERATIONS, tables.JUDGEMENTS, tables.STRENGTHS, tables.STEERED):
         table.write(folder, [])
     save(folder, [])
-    tables.SCORES.write(folder, [absent_row(subject.facts | {"n_seeds": subject.n_seeds}, reason)])
-    return subject.facts | {"concepts": 0, "passed": 0, "prompts": {}, "directions": 0, "generations": 0, "tokens": 0}
+    write(folder, STEER.name, [absent_row(subject.facts | {"n_seeds": subject.n_seeds}, reason)], DECLARED)
+    empty = {"untrained": {}, "concepts": 0, "passed": 0, "prompts": {}, "directions": 0, "generations": 0, "tokens": 0}
+    return subject.facts | DECLARED.facts() | empty
 
 
 def _refused_rows(comparison: Comparison, names: Sequence[str]) -> Iterator[dict[str, Any]]:

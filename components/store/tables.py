@@ -1,98 +1,15 @@
-"""Every table of the product: its columns with type and unit, its key, and the one way to write and to scan it.
+"""Every table but those of the report: its columns with type and unit, and its key.
 
 Polars only, no torch: dashboards read through this file. Absent is null with a `reason`, never a default.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from components.store import scores
-from components.store.artifact import Artifact, Store
-
-GROUP = 16_384
-"""Rows of a parquet row group: a page that asks for one latent of 100,000 decodes one group, not the file."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A declared table.
-
-    Attributes:
-        name: file stem inside an artifact.
-        stage: the stage whose artifacts hold it.
-        about: one sentence.
-        columns: name -> (type, what it says and in which unit).
-        key: the columns that identify a row.
-        finish: what every frame goes through before it is written.
-    """
-
-    name: str
-    stage: str
-    about: str
-    columns: Mapping[str, tuple[Any, str]]
-    key: tuple[str, ...]
-    finish: Callable[[pl.DataFrame], pl.DataFrame] = lambda frame: frame
-
-    @property
-    def schema(self) -> Mapping[str, Any]:
-        """Column names and types, in order."""
-        return pl.Schema({name: kind for name, (kind, _) in self.columns.items()})
-
-    @property
-    def file(self) -> str:
-        """File name inside an artifact."""
-        return f"{self.name}.parquet"
-
-    def frame(self, rows: Iterable[Mapping[str, Any]] | pl.DataFrame) -> pl.DataFrame:
-        """Rows as a frame of exactly this schema; columns that rows leave out are null.
-
-        Raises:
-            AssertionError: a column that is not declared, or a key that is not unique.
-        """
-        frame = (
-            rows
-            if isinstance(rows, pl.DataFrame)
-            else pl.DataFrame(list(rows), schema_overrides=self.schema, infer_schema_length=None)
-        )
-        unknown = set(frame.columns) - set(self.columns)
-        assert not unknown, f"table {self.name} has no columns {sorted(unknown)}"
-        missing = [
-            pl.lit(None, dtype=kind).alias(name) for name, kind in self.schema.items() if name not in frame.columns
-        ]
-        frame = frame.with_columns(missing).select(pl.col(name).cast(kind) for name, kind in self.schema.items())
-        if self.key and frame.height:
-            repeated = frame.height - frame.select(self.key).n_unique()
-            assert repeated == 0, f"table {self.name}: {repeated} rows repeat the key {self.key}"
-        return self.finish(frame)
-
-    def write(self, folder: Path, rows: Iterable[Mapping[str, Any]] | pl.DataFrame) -> pl.DataFrame:
-        """Writes `<folder>/<name>.parquet` whole or not at all, and returns the frame."""
-        frame = self.frame(rows)
-        temporary = folder / f".{self.file}.writing"
-        frame.write_parquet(temporary, compression="zstd", row_group_size=GROUP)
-        temporary.rename(folder / self.file)
-        return frame
-
-    def scan(self, artifact: Artifact) -> pl.LazyFrame:
-        """The table of one artifact, lazily, its bytes verified."""
-        return pl.scan_parquet(artifact.path(self.file))
-
-    def read(self, artifact: Artifact) -> pl.DataFrame:
-        """The table of one artifact."""
-        return self.scan(artifact).collect()
-
-    def scan_all(self, store: Store) -> pl.LazyFrame:
-        """The table over every artifact that holds it, with the column `origin` (stage/key) in front."""
-        found = [a for a in store.artifacts(None if self.stage == "*" else self.stage) if self.file in a.files]
-        frames = [self.scan(a).select(pl.lit(f"{a.stage}/{a.key}").alias("origin"), pl.all()) for a in found]
-        return pl.concat(frames) if frames else pl.LazyFrame(schema={"origin": pl.String, **self.schema})
-
+from components.store.table import Table
 
 _CONCEPT = {
     "concept": (pl.String, "name, as in the concepts table"),
@@ -269,7 +186,8 @@ EXPLANATIONS = Table(
 )
 _EXPLANATION_SCORE: dict[str, tuple[Any, str]] = {
     "latent": (pl.Int32, "latent"),
-    "explainer": (pl.String, "who wrote the explanation; a control names itself here: shuffled, probe"),
+    "role": (pl.String, "entry; floor (another latent's explanation was read); ceiling (a probe read none)"),
+    "explainer": (pl.String, "who wrote the explanation; null for the probe"),
     "scorer": (pl.String, "what is measured"),
     "predictor": (pl.String, "who reads the explanation"),
     "value": (pl.Float64, "the score; chance where it failed, with the reason"),
@@ -284,7 +202,7 @@ EXPLANATION_SCORES = Table(
     "interpret",
     "How well a predictor that sees only the explanation foretells the latent on the test split.",
     _EXPLANATION_SCORE,
-    ("latent", "explainer", "scorer", "predictor"),
+    ("latent", "role", "explainer", "scorer", "predictor"),
 )
 CONTROL_SCORES = Table(
     "control_scores",
@@ -295,7 +213,7 @@ CONTROL_SCORES = Table(
         "explanation": (pl.String, "what was read; null when none could be written"),
         **_EXPLANATION_SCORE,
     },
-    ("control", "latent", "explainer", "scorer", "predictor"),
+    ("control", "latent", "role", "explainer", "scorer", "predictor"),
 )
 EXPLANATION_STRATA = Table(
     "explanation_strata",
@@ -303,7 +221,7 @@ EXPLANATION_STRATA = Table(
     "The same scores over part of a latent's test windows, and at natural density.",
     {
         "control": (pl.String, "which control dictionary the latent is of; null for the dictionary itself"),
-        **{name: _EXPLANATION_SCORE[name] for name in ("latent", "explainer", "scorer", "predictor")},
+        **{name: _EXPLANATION_SCORE[name] for name in ("latent", "role", "explainer", "scorer", "predictor")},
         "stratum": (
             pl.String,
             "strongest, weakest (three tenths of the active windows against all silent ones), random, same_token (all "
@@ -313,7 +231,7 @@ EXPLANATION_STRATA = Table(
         "chance": (pl.Float64, "what knowing nothing gets"),
         "n": (pl.Int64, "windows"),
     },
-    ("control", "latent", "explainer", "scorer", "predictor", "stratum"),
+    ("control", "latent", "role", "explainer", "scorer", "predictor", "stratum"),
 )
 STRENGTHS = Table(
     "strengths",
@@ -477,164 +395,11 @@ FIRST_LETTER = Table(
     },
     ("letter",),
 )
-_SCORE_COLUMNS: dict[str, tuple[Any, str]] = {
-    "name": (pl.String, "dotted: stage, then what was measured"),
-    "value": (pl.Float64, "the estimate; null with a reason"),
-    "low": (pl.Float64, "95% interval, lower end"),
-    "high": (pl.Float64, "95% interval, upper end"),
-    "n": (pl.Int64, "replicates that the estimate rests on, failures included"),
-    "unit_of_replication": (pl.String, "what one replicate is: token, document, latent, concept"),
-    "n_seeds": (pl.Int32, "training seeds behind it"),
-    "n_failed": (pl.Int64, "replicates that failed, counted in n"),
-    "baseline": (pl.Float64, "what a named trivial or competing method gets"),
-    "baseline_name": (pl.String, "its name"),
-    "better": (pl.String, "higher, lower, or neither"),
-    "dictionary": (pl.String, "architecture and size, as topk-1536-k16"),
-    "hook_point": (pl.String, "canonical hook point"),
-    "concept_kind": (pl.String, "all, surface, contextual or document; null where no concept is meant"),
-    "split": (pl.String, "the split it was measured on"),
-    "reason": (pl.String, "why the value is null, or a caveat"),
-}
-SCORES = Table(
-    "scores",
-    "*",
-    "Every score of one stage.",
-    _SCORE_COLUMNS,
-    ("name", "concept_kind", "split", "dictionary", "hook_point"),
-    scores.clipped,
-)
-REPORT = Table(
-    "report",
-    "report",
-    "Every score of one experiment, with the artifact it came from.",
-    {
-        **_SCORE_COLUMNS,
-        "stage": (pl.String, "the stage that measured it"),
-        "artifact": (pl.String, "that artifact's key"),
-    },
-    ("name", "concept_kind", "split", "dictionary", "hook_point"),
-    scores.clipped,
-)
-DIFFERENCES = Table(
-    "differences",
-    "report",
-    "What is measured of the dictionary against each rival, item by item, with one correction over each score's tests.",
-    {
-        "name": (pl.String, "the score of ours"),
-        "concept_kind": (pl.String, "all, surface, contextual or document; null where no concept is meant"),
-        "split": (pl.String, "the split both were measured on"),
-        "dictionary": (pl.String, "architecture and size"),
-        "hook_point": (pl.String, "canonical hook point"),
-        "rival": (pl.String, "who stands against it"),
-        "better": (pl.String, "higher or lower"),
-        "ours": (pl.Float64, "our mean over the items"),
-        "theirs": (pl.Float64, "the rival's"),
-        "difference": (pl.Float64, "ours minus theirs"),
-        "low": (pl.Float64, "95% Student interval of the difference over clusters, lower end; not corrected"),
-        "high": (pl.Float64, "upper end"),
-        "paired": (pl.Boolean, "whether both have the same items"),
-        "n": (pl.Int64, "items: pairs, or those of both sides"),
-        "unit_of_replication": (pl.String, "what one item is: concept, latent, prompt"),
-        "n_clusters": (pl.Int64, "groups of items that were resampled whole; n where each stands alone"),
-        "n_families": (pl.Int64, "families that the concepts belong to; null where no concept is meant"),
-        "p": (
-            pl.Float64,
-            "of no difference: signs of whole clusters flipped, or Welch's test where there are no pairs",
-        ),
-        "n_tests": (
-            pl.Int64,
-            "tests corrected together: every rival, method, budget and kind of concept of one measure",
-        ),
-        "p_holm": (pl.Float64, "p after Holm over those"),
-        "detectable": (pl.Float64, "difference seen with 80% power at this n and correction"),
-        "outcome": (pl.String, "for us, against us, or undecided"),
-    },
-    ("name", "concept_kind", "split", "dictionary", "hook_point", "rival"),
-)
-REPLICATES = Table(
-    "replicates",
-    "replicate",
-    "Every score of one experiment under several training seeds.",
-    {
-        "name": (pl.String, "dotted: stage, then what was measured"),
-        "concept_kind": (pl.String, "all, surface, contextual or document; null where no concept is meant"),
-        "split": (pl.String, "the split it was measured on"),
-        "dictionary": (pl.String, "architecture and size"),
-        "hook_point": (pl.String, "canonical hook point"),
-        "stage": (pl.String, "the stage that measured it"),
-        "value": (pl.Float64, "mean over seeds; null with a reason"),
-        "low": (pl.Float64, "95% Student interval over seeds, lower end"),
-        "high": (pl.Float64, "upper end"),
-        "n": (pl.Int64, "seeds, failures included"),
-        "n_failed": (pl.Int64, "seeds without a value"),
-        "seeds": (pl.List(pl.Int64), "training seeds"),
-        "values": (pl.List(pl.Float64), "the value of each"),
-        "n_items": (pl.Int64, "what each value rests on, in the first seed's report"),
-        "unit_of_replication": (pl.String, "what one of those is: token, document, latent, concept"),
-        "better": (pl.String, "higher, lower, or neither"),
-        "baseline": (pl.Float64, "mean over seeds of what a named trivial or competing method gets"),
-        "baseline_name": (pl.String, "its name"),
-        "reason": (pl.String, "why a value is null"),
-    },
-    ("name", "concept_kind", "split", "dictionary", "hook_point"),
-    scores.clipped,
-)
-_SETTING: dict[str, tuple[Any, str]] = {
-    "label": (pl.String, "what the sweep calls the dictionary"),
-    "architecture": (pl.String, "its architecture"),
-    "is_baseline": (pl.Boolean, "whether it is run once, for comparison"),
-    "d_sae": (pl.Int32, "number of latents"),
-    "sparsity_name": (pl.String, "the option that sets its sparsity; null where it has none"),
-    "sparsity": (pl.Float64, "its value; null at a matched L0"),
-}
-CELLS = Table(
-    "cells",
-    "compare",
-    "Every score of every dictionary of a sweep.",
-    {
-        **_SETTING,
-        "seed": (pl.Int64, "training seed"),
-        "name": (pl.String, "dotted: stage, then what was measured"),
-        "concept_kind": (pl.String, "all, surface, contextual or document; null where no concept is meant"),
-        "hook_point": (pl.String, "canonical hook point"),
-        "value": (pl.Float64, "the score; null with a reason"),
-        "low": (pl.Float64, "95% interval over the replicates of this one dictionary, lower end"),
-        "high": (pl.Float64, "upper end"),
-        "n": (pl.Int64, "those replicates"),
-        "better": (pl.String, "higher, lower, or neither"),
-        "train": (pl.String, "key of the dictionary's artifact"),
-        "evaluate": (pl.String, "key of its evaluation"),
-        "reason": (pl.String, "why the value is null, or a caveat"),
-    },
-    ("label", "d_sae", "sparsity", "seed", "name", "concept_kind", "hook_point"),
-)
-COMPARISON = Table(
-    "comparison",
-    "compare",
-    "Scores over seeds: of every setting of a sweep, and of every curve at matched L0.",
-    {
-        **_SETTING,
-        "at_l0": (pl.Float64, "the L0 that the curve was read at; null for a setting's own row"),
-        "l0": (pl.Float64, "mean L0 on test over the seeds"),
-        "name": (pl.String, "dotted: stage, then what was measured"),
-        "concept_kind": (pl.String, "all, surface, contextual or document; null where no concept is meant"),
-        "hook_point": (pl.String, "canonical hook point"),
-        "value": (pl.Float64, "mean over seeds; null with a reason"),
-        "low": (pl.Float64, "95% Student interval over seeds, lower end; null for one seed"),
-        "high": (pl.Float64, "upper end"),
-        "n": (pl.Int64, "seeds, failures included"),
-        "n_failed": (pl.Int64, "seeds without a value, or whose curve does not reach that L0"),
-        "better": (pl.String, "higher, lower, or neither"),
-        "reason": (pl.String, "why the value is null, or a caveat"),
-    },
-    ("label", "d_sae", "sparsity", "at_l0", "name", "concept_kind", "hook_point"),
-)
-
 TABLES = {
     table.name: table
     for table in (
         DOCUMENTS, CONCEPTS, LABELS, PAIRS, PROMPTS, VOCABULARY, CURVE, LATENTS, NEIGHBOURS, POOLED, CONTEXTS, EXPLANATIONS,
         EXPLANATION_SCORES, CONTROL_SCORES, EXPLANATION_STRATA, STRENGTHS, GENERATIONS, JUDGEMENTS, STEERED, CONCEPTS_FOUND, ABSORPTION,
-        FIRST_LETTER, SCORES, REPORT, DIFFERENCES, REPLICATES, CELLS, COMPARISON,
+        FIRST_LETTER,
     )
 }  # fmt: skip

@@ -5,20 +5,18 @@ from __future__ import annotations
 import polars as pl
 import streamlit as st
 
-from components.store import frontiers
+from components.report import frontiers
+from components.report.measure import TENS, Measures
+from components.report.tables import COMPARISON, REPORT
 from components.store.artifact import Artifact
-from components.store.tables import COMPARISON, REPORT
 from dashboards import charts, runs, selection, views
 from dashboards.app import show
 from dashboards.markdown import plain
 from dashboards.runs import Experiment
 
 AT_FIRST, AT_MOST = 6, 12
-FRONTIERS = (
-    ("FVU, share (lower is better)", "evaluate.fvu", None),
-    ("Loss recovered, mean ablation, share", "evaluate.loss_recovered.mean_ablation", None),
-    ("Concepts found, share of all", "evaluate.concepts_found.latent", "all"),
-)
+ACROSS = 3
+"""Charts beside one another."""
 
 
 def page(shown: Experiment) -> None:
@@ -32,7 +30,8 @@ def page(shown: Experiment) -> None:
     without = [label for label, report in reports.items() if report.is_empty()]
     if without:
         st.warning(f"Without any score, so left out: {plain(', '.join(without))}.")
-    scores = views.compared({label: report for label, report in reports.items() if not report.is_empty()})
+    measures = Measures.read(*(each.report for each in picked))
+    scores = views.compared({label: report for label, report in reports.items() if not report.is_empty()}, measures)
     if scores.is_empty():
         st.info("None of these runs has a score. `latentflow experiment` measures everything.")
         return
@@ -41,8 +40,8 @@ def page(shown: Experiment) -> None:
             "Only one run to show. Another sparsity makes a second point: `latentflow experiment train.dictionary.k=16`, "
             "or start it on the page Runs."
         )
-    _frontiers(scores)
-    _tables(scores)
+    _frontiers(scores, measures)
+    _tables(scores, measures)
     _configurations(picked)
 
 
@@ -66,22 +65,24 @@ def sweeps() -> None:
         key="swept",
         on_change=lambda: selection.choose("sweep", st.session_state["swept"]),
     )
-    comparison = runs.table(COMPARISON, known[key])
-    for column, name in zip(st.columns(len(frontiers.FRONTIERS)), frontiers.FRONTIERS, strict=True):
-        if chart := frontiers.frontier(comparison, name):
-            column.altair_chart(chart, width="stretch")
-        else:
-            column.caption(f"{frontiers.MEASURES[name]}: not measured together with L0.")
+    comparison, measures = runs.table(COMPARISON, known[key]), Measures.read(known[key])
+    drawn = frontiers.titles(comparison, measures, drawn=True)
+    for start in range(0, len(drawn), ACROSS):
+        for column, title in zip(st.columns(ACROSS), drawn[start : start + ACROSS], strict=False):
+            if chart := frontiers.frontier(comparison, measures, title):
+                column.altair_chart(chart, width="stretch")
+            else:
+                column.caption(f"{title}: not measured together with L0.")
     st.caption(
         "Test split; bars are 95% intervals over seeds, diamonds are baselines. Curves join the sparsities of one label."
     )
     st.subheader("At matched L0", anchor="matched")
-    st.dataframe(frontiers.headline(comparison), hide_index=True)
+    st.dataframe(frontiers.headline(comparison, measures), hide_index=True)
     st.caption(
         "Mean over seeds ± half the 95% interval, read off each curve between its sparsities; empty where a curve does not "
         "reach that L0 or nothing was measured. Baselines stand at their own L0."
     )
-    best = frontiers.best(comparison)
+    best = frontiers.best(comparison, measures)
     if not best.is_empty():
         st.subheader("Who does best", anchor="best")
         st.dataframe(best, hide_index=True)
@@ -118,25 +119,28 @@ def _pick(shown: Experiment) -> list[Experiment]:
     return [known[key] for key in keys]
 
 
-def _frontiers(scores: pl.DataFrame) -> None:
+def _frontiers(scores: pl.DataFrame, measures: Measures) -> None:
     st.subheader("Frontiers", anchor="frontiers")
-    drawn = 0
-    for column, (title, name, kind) in zip(st.columns(3), FRONTIERS, strict=True):
-        points = views.frontier(scores, name, kind)
-        if points.is_empty():
-            column.caption(f"{title}: not measured together with L0.")
-            continue
-        drawn += 1
-        column.altair_chart(charts.frontier(points, title, percent=kind == "all"), width="stretch")
+    listed = [m for (stage, _), m in measures.items() if stage == "evaluate" and m.short and m.better != "neither"]
+    drawn = []
+    for measure in sorted((m for m in listed if m.rank < TENS), key=lambda measure: measure.rank):
+        points = views.frontier(scores, measures, measure)
+        if not points.is_empty():
+            drawn.append((f"{measure.label}, {measure.unit}", points))
+    for start in range(0, len(drawn), ACROSS):
+        for column, (title, points) in zip(st.columns(ACROSS), drawn[start : start + ACROSS], strict=False):
+            column.altair_chart(charts.frontier(points, title), width="stretch")
+    if not drawn:
+        st.caption("Nothing was measured together with L0.")
     if drawn:
         st.caption(
             "Test split; bars are 95% intervals in both directions; point at a mark for its run, n and hook point."
         )
 
 
-def _tables(scores: pl.DataFrame) -> None:
+def _tables(scores: pl.DataFrame, measures: Measures) -> None:
     st.subheader("Headlines", anchor="headlines")
-    table = views.run_list(scores)
+    table = views.run_list(scores, measures)
     st.dataframe(
         table,
         hide_index=True,
@@ -147,7 +151,7 @@ def _tables(scores: pl.DataFrame) -> None:
     )
     st.caption("Click the head of a column to sort the runs by it. Intervals are in the table below.")
     st.subheader("Every score with its 95% interval", anchor="scores")
-    beside = views.side_by_run(scores)
+    beside = views.side_by_run(scores, measures)
     st.dataframe(
         beside,
         hide_index=True,

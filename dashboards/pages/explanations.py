@@ -7,7 +7,8 @@ from pathlib import Path
 import polars as pl
 import streamlit as st
 
-from components.store.tables import CONTROL_SCORES, EXPLANATION_SCORES, EXPLANATIONS, REPORT
+from components.report.tables import REPORT
+from components.store.tables import CONTROL_SCORES, EXPLANATION_SCORES, EXPLANATIONS
 from dashboards import charts, runs, selection, views
 from dashboards.app import show
 from dashboards.markdown import plain
@@ -24,13 +25,14 @@ def page(shown: Experiment) -> None:
         st.info("The interpret artifact of this experiment is not in this store. `latentflow interpret` makes it.")
         return
     scores, said = runs.table(EXPLANATION_SCORES, interpret), runs.table(EXPLANATIONS, interpret)
-    report = views.scores(runs.table(REPORT, shown.report).filter(pl.col("name").str.starts_with("interpret.")), True)
+    measured = runs.table(REPORT, shown.report).filter(pl.col("stage") == "interpret")
+    report = views.scores(measured, shown.measures, everything=True)
     scorers = scores["scorer"].unique().sort().to_list()
     if not scorers:
         st.info("No explanation was scored in this experiment.")
         return
     scorer = st.segmented_control("Scorer", scorers, default=scorers[0], format_func=plain) or scorers[0]
-    for label, said_of_it, apart in views.differences_from_controls(runs.table(REPORT, shown.report)):
+    for label, said_of_it, apart in views.differences_from_controls(measured, shown.measures):
         verdict = {True: ", apart from the control", False: ", not told from the control", None: ""}[apart]
         st.text(f"{label}: {said_of_it}{verdict}")
     left, right = st.columns(2, gap="large")

@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 import streamlit as st
 
+from components.report.tables import REPORT
 from components.store.artifact import Artifact
 from components.store.tables import (
     CONCEPTS_FOUND,
@@ -16,7 +17,6 @@ from components.store.tables import (
     EXPLANATIONS,
     LATENTS,
     NEIGHBOURS,
-    REPORT,
 )
 from dashboards import charts, listing, measures, own_text, runs, selection, tokens, views
 from dashboards.app import let_draw, show

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
+from components.report.tables import REPORT
 from components.store.lineage import controls, inputs
-from components.store.tables import REPORT
 from dashboards import measures, runs, selection, views
 from dashboards.app import show
 from dashboards.markdown import code, plain
@@ -58,7 +58,8 @@ def _from_a_number(shown: Experiment) -> None:
     if report.is_empty():
         st.info("This run has no score; the graph shows what it made.")
         return
-    rows = {number: row for number, row in enumerate(views.scores(report, everything=True).iter_rows(named=True))}
+    every = views.scores(report, shown.measures, everything=True)
+    rows = {number: row for number, row in enumerate(every.iter_rows(named=True))}
 
     def title(number: int) -> str:
         row = rows[number]

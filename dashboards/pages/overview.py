@@ -9,11 +9,13 @@ import polars as pl
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from components.store.scores import absent
-from components.store.tables import DIFFERENCES, REPORT
-from dashboards import charts, measures, panels, runs, views
+from components.report.measure import Measures
+from components.report.reasons import absent
+from components.report.tables import REPORT
+from dashboards import charts, panels, runs, views
 from dashboards.app import show
 from dashboards.markdown import code, plain
+from dashboards.measures import estimate, number
 from dashboards.runs import Experiment
 
 
@@ -27,10 +29,10 @@ def page(shown: Experiment) -> None:
         )
         _further(shown)
         return _links(links, shown)
-    _headlines(report)
+    _headlines(report, shown.measures)
     _told(shown, report)
     with st.container(border=True):
-        _table(report)
+        _table(report, shown.measures)
     left, right = st.columns(2)
     with left, st.container(border=True):
         _concepts(report)
@@ -74,22 +76,22 @@ def _links(place: DeltaGenerator, shown: Experiment) -> None:
         place.markdown(" · ".join(links))
 
 
-def _headlines(report: pl.DataFrame) -> None:
-    cards = views.headlines(report)
+def _headlines(report: pl.DataFrame, measures: Measures) -> None:
+    cards = views.headlines(report, measures)
     for start in range(0, len(cards), 4):
         for column, row in zip(st.columns(4), cards[start : start + 4], strict=False):
-            value, interval = measures.estimate(row["value"], row["low"], row["high"])
+            value, interval = estimate(row["value"], row["low"], row["high"])
             with column.container(border=True, height="stretch"):
-                label = plain(row["measure"].label)
-                st.metric(label, value, help=f"{label}. {row['measure'].about}")
+                label = plain(row["label"])
+                st.metric(label, value, help=f"{label}. {row['about']}")
                 st.caption(_beside(row, interval))
 
 
 def _beside(row: dict, interval: str) -> str:
-    parts = [f"95%: {interval}" if row["low"] is not None else "", row["measure"].unit]
+    parts = [f"95%: {interval}" if row["low"] is not None else "", row["unit"]]
     parts = [" · ".join(part for part in parts if part)]
     if row["baseline"] is not None:
-        parts.append(f"{row['baseline_name']}: {measures.number(row['baseline'])}")
+        parts.append(f"{row['baseline_name']}: {number(row['baseline'])}")
     if row["n"] is not None:
         failed = f", {row['n_failed']} failed" if row["n_failed"] else ""
         kind = (
@@ -108,28 +110,24 @@ def _beside(row: dict, interval: str) -> str:
 def _told(shown: Experiment, report: pl.DataFrame) -> None:
     """What the report says in sentences: against us first, then for us, then what is open, then what has no value."""
     facts = shown.report.facts
-    if DIFFERENCES.file not in shown.report.files:
-        st.caption(
-            "This report is of an earlier version, which compared nothing item by item; `latentflow experiment` makes it anew."
-        )
     if facts.get("training"):
         st.caption(plain(facts["training"]))
     for heading, sentences in (
         ("What came out against us", facts.get("against_us")),
         ("What came out for us", facts.get("for_us")),
         ("No difference can be told at this n", facts.get("undecided")),
-        ("Not measured", absent(report)),
+        ("Not measured", absent(report, shown.measures)),
     ):
         if sentences:
             with st.expander(f"{heading} ({len(sentences)})"):
                 st.markdown("\n".join(f"- {plain(sentence)}" for sentence in sentences))
 
 
-def _table(report: pl.DataFrame) -> None:
+def _table(report: pl.DataFrame, measures: Measures) -> None:
     head, switch = st.columns([4, 1], vertical_alignment="center")
     head.subheader("Every score", anchor="scores")
     everything = switch.toggle("all rows", help="Also the rows that the short table leaves out.")
-    frame = views.scores(report, everything)
+    frame = views.scores(report, measures, everything)
     st.dataframe(
         frame,
         hide_index=True,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import polars as pl
 import streamlit as st
 
+from components.report.scores import KINDS
+from components.report.tables import REPORT
 from components.store.artifact import Artifact
 from components.store.judgements import UNSTEERED, judged
-from components.store.scores import KINDS
-from components.store.tables import GENERATIONS, JUDGEMENTS, REPORT, STRENGTHS
+from components.store.tables import GENERATIONS, JUDGEMENTS, STRENGTHS
 from dashboards import charts, measures, panels, playground, runs, selection, tokens, views
 from dashboards.app import show
 from dashboards.markdown import plain
@@ -40,9 +41,8 @@ def page(shown: Experiment) -> None:
     with right:
         st.subheader("Means over concepts", anchor="means")
         columns = ["measure", "concepts", "value", "95% interval", "baseline", "baseline is", "n", "failed"]
-        st.dataframe(
-            views.scores(report.filter(pl.col("name").str.starts_with("steer."))).select(columns), hide_index=True
-        )
+        means = views.scores(report.filter(pl.col("stage") == "steer"), shown.measures)
+        st.dataframe(means.select(columns), hide_index=True)
     if not frame.is_empty():
         _texts(steer, frame)
     playground.section(shown)

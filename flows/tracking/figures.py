@@ -12,12 +12,11 @@ import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 
-from components.store import frontiers, steered
-from components.store.scores import KINDS
+from components.report import frontiers
+from components.report.measure import Measures
+from components.report.scores import KINDS, SINGLE, whole
 
 BLUE, ORANGE, GREY, GREEN, PURPLE = "#2b83ba", "#e08a00", "#8f8f8f", "#00a37a", "#c2669b"
-NO_MEANS = r"_share$|\.over_\w+$|\.(strongest|weakest|random|same_token|macro|average_precision|natural_density)$"
-"""Rows of interpretation that are no mean over all windows."""
 UNITS = {"latent": BLUE, "neuron": ORANGE, "untrained": GREY, "probe": GREEN}
 METHODS = (BLUE, ORANGE, GREEN, PURPLE)
 MARKS = "osD^v"
@@ -62,9 +61,9 @@ def densities(latents: pl.DataFrame, split: str) -> Figure | None:
     return figure
 
 
-def frontier(comparison: pl.DataFrame, name: str) -> Figure | None:
+def frontier(comparison: pl.DataFrame, measures: Measures, title: str) -> Figure | None:
     """One measure against L0 for every label of a sweep, intervals over seeds."""
-    rows = frontiers.points(comparison, name)
+    rows = frontiers.points(comparison, measures, title)
     if rows.is_empty():
         return None
     figure = _figure(7)
@@ -80,25 +79,22 @@ def frontier(comparison: pl.DataFrame, name: str) -> Figure | None:
         )  # fmt: skip
     axes.set_xscale("log")
     axes.set_xlabel("active latents a token (L0)")
-    axes.set_title(frontiers.MEASURES[name], fontsize=10)
+    axes.set_title(title, fontsize=10)
     axes.legend(fontsize=7)
     return figure
 
 
 def concepts(scores: pl.DataFrame) -> Figure | None:
     """Concepts found by kind of concept and of unit."""
-    prefix = "evaluate.concepts_found."
-    found = {
-        (row["name"].removeprefix(prefix), row["concept_kind"] or "all"): row
-        for row in _measured(scores, prefix).iter_rows(named=True)
-    }
-    kinds = [kind for kind in KINDS if any(key[1] == kind for key in found)]
+    measured = _measured(scores, "evaluate").filter(pl.col("measure") == "concepts_found")
+    shares = {(row["subject"], row["concept_kind"] or "all"): row for row in measured.iter_rows(named=True)}
+    kinds = [kind for kind in KINDS if any(key[1] == kind for key in shares)]
     if not kinds:
         return None
     figure = _figure(7)
     axes = figure.subplots()
     for number, (unit, colour) in enumerate(UNITS.items()):
-        rows = {place: found[unit, kind] for place, kind in enumerate(kinds) if (unit, kind) in found}
+        rows = {place: shares[unit, kind] for place, kind in enumerate(kinds) if (unit, kind) in shares}
         if rows:
             at = [place + 0.2 * (number - 1.5) for place in rows]
             values = [row["value"] for row in rows.values()]
@@ -111,18 +107,16 @@ def concepts(scores: pl.DataFrame) -> Figure | None:
 
 def explanations(scores: pl.DataFrame) -> Figure | None:
     """Every explanation score with its interval, controls in grey, beside the baseline; strata are in the table only."""
-    shown = _measured(scores, "interpret.").filter(~pl.col("name").str.contains(NO_MEANS))
-    controls = ("shuffled", "probe", "untrained")
-    return _rows(shown, lambda name: GREY if name.split(".")[1] in controls else BLUE, "score")
+    shown = _measured(scores, "interpret").filter(pl.col("measure") == pl.col("scorer"))
+    return _rows(shown, lambda row: BLUE if row["role"] == "entry" else GREY, "score")
 
 
 def steering(scores: pl.DataFrame) -> Figure | None:
     """Composite of gain and fluency of every method at every KL budget, over all concepts or the one kind there is."""
-    means = _measured(scores, "steer.").filter(pl.col("name").str.contains(f"^{steered.COMPOSITE}$"))
-    shown = means.filter((pl.col("concept_kind").fill_null("all") == "all") | (pl.len().over("name") == 1))
-    methods = sorted({name.split(".")[1] for name in shown["name"]})
+    shown = whole(_measured(scores, "steer").filter(pl.col("measure") == "composite"), Measures({}))
+    methods = sorted({row["subject"] or row["entry"] for row in shown.iter_rows(named=True)})
     colours = {method: METHODS[number % len(METHODS)] for number, method in enumerate(methods)}
-    return _rows(shown, lambda name: colours[name.split(".")[1]], "composite of concept gained and fluency")
+    return _rows(shown, lambda row: colours[row["subject"] or row["entry"]], "composite of concept gained and fluency")
 
 
 def _rows(shown: pl.DataFrame, colour_of, label: str) -> Figure | None:
@@ -132,11 +126,12 @@ def _rows(shown: pl.DataFrame, colour_of, label: str) -> Figure | None:
     axes = figure.subplots()
     for place, row in enumerate(shown.iter_rows(named=True)):
         error = _errors({0: row})
-        colour = colour_of(row["name"])
+        colour = colour_of(row)
         axes.errorbar([row["value"]], [place], xerr=error, fmt=MARKS[0], color=colour, capsize=2)
         if row["baseline"] is not None:
             axes.plot([row["baseline"]], [place], marker="|", markersize=12, color="#555555", linestyle="none")
-    axes.set_yticks(range(shown.height), [name.split(".", 1)[1] for name in shown["name"]], fontsize=9)
+    names = [row["name"].removeprefix(f"{row['stage']}.") for row in shown.iter_rows(named=True)]
+    axes.set_yticks(range(shown.height), names, fontsize=9)
     axes.set_ylim(shown.height - 0.4, -0.6)  # the first on top
     axes.set_xlabel(label)
     axes.set_title("bars: 95% intervals; upright strokes: baselines", fontsize=8, loc="right")
@@ -144,9 +139,8 @@ def _rows(shown: pl.DataFrame, colour_of, label: str) -> Figure | None:
     return figure
 
 
-def _measured(scores: pl.DataFrame, prefix: str) -> pl.DataFrame:
-    single = pl.col("unit_of_replication").fill_null("") == "prompt"
-    return scores.filter(pl.col("name").str.starts_with(prefix), pl.col("value").is_not_null(), ~single)
+def _measured(scores: pl.DataFrame, stage: str) -> pl.DataFrame:
+    return scores.filter(pl.col("stage") == stage, pl.col("value").is_not_null(), ~SINGLE)
 
 
 def _errors(rows: Mapping[int, Mapping]) -> np.ndarray:

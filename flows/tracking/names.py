@@ -28,18 +28,21 @@ def _named(values: Mapping[str, Value]) -> dict[str, Value]:
     """The same under names that MLflow takes; two that become equal (c+, c#) are told apart by a number."""
     named: dict[str, Value] = {}
     for name, value in values.items():
-        safe = first = _safe(name)
+        allowed = first = safe(name)
         number = 1
-        while safe in named:
+        while allowed in named:
             number += 1
-            safe = f"{first[:240]} {number}"
-        named[safe] = value
+            allowed = f"{first[:240]} {number}"
+        named[allowed] = value
     return named
 
 
-def _safe(name: str) -> str:
-    safe = "".join(c if c.isalnum() or c in "_-./ :" else "_" for c in name)[:250]
-    return safe if posixpath.normpath(safe) == safe else safe.replace("/", "_")  # names of files in some of its stores
+def safe(name: str) -> str:
+    """A name in the letters and the length that MLflow takes."""
+    allowed = "".join(c if c.isalnum() or c in "_-./ :" else "_" for c in name)[:250]
+    return (
+        allowed if posixpath.normpath(allowed) == allowed else allowed.replace("/", "_")
+    )  # some stores make files of it
 
 
 def is_number(value: Any) -> bool:

@@ -29,14 +29,17 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from components.config import flatten
 from components.experiment import ExperimentConfig
-from components.store import frontiers
+from components.report import frontiers
+from components.report.measure import Measures
+from components.report.scores import flat
+from components.report.tables import COMPARISON, REPORT, SCORES
 from components.store.artifact import Artifact, git_commit, versions
 from components.store.lineage import inputs
-from components.store.tables import COMPARISON, CURVE, LATENTS, REPORT, SCORES
+from components.store.tables import CURVE, LATENTS
 from flows.stack import environment, relocation
 from flows.tracking import registry
 from flows.tracking.headlines import headlines
-from flows.tracking.names import is_number, metrics_of, parameters_of
+from flows.tracking.names import is_number, metrics_of, parameters_of, safe
 from flows.tracking.service import forgiving, service
 from flows.tracking.view import experiment_of, note
 
@@ -176,8 +179,7 @@ class Tracker:
         facts = {f"{artifact.stage}.{name}": value for name, value in flatten(artifact.facts).items()}
         metrics = {name: float(value) for name, value in facts.items() if is_number(value)}
         metrics[f"{artifact.stage}.seconds"] = record.seconds
-        scores = _scores(artifact)
-        self._log(record.run, metrics | scores, parameters)
+        self._log(record.run, metrics | _scores(artifact), parameters)
         if artifact.stage == "train" and not record.hit:
             self._curve(record.run, artifact)
         self._datasets(record.run, artifact)
@@ -207,7 +209,7 @@ class Tracker:
         """The report's table and the headlines on the parent run, where a reviewer sorts and compares."""
         assert self.parent is not None
         frame = REPORT.read(artifact)
-        values = headlines(frame, self.config)
+        values = headlines(frame, Measures.read(artifact))
         named = [str(name) for name in artifact.facts.get("dictionaries", [])]
         address = f"{environment.address('streamlit')}/?report={artifact.key}"
         tags = {"report": artifact.key, "dictionary": ", ".join(named), "dashboard": address}
@@ -227,11 +229,12 @@ class Tracker:
         from flows.tracking import figures
 
         frame = COMPARISON.read(artifact)
-        for name in frontiers.FRONTIERS:
-            short = name.removeprefix("evaluate.").replace(".", "_")
-            if (chart := frontiers.frontier(frame, name)) is not None:
+        measures = Measures.read(artifact)
+        for title in frontiers.titles(frame, measures, drawn=True):
+            short = safe(title).lower().replace(" ", "_")
+            if (chart := frontiers.frontier(frame, measures, title)) is not None:
                 self.client.log_dict(self.parent, chart.to_dict(), f"charts/frontier_{short}.vl.json")
-            if (figure := figures.frontier(frame, name)) is not None:
+            if (figure := figures.frontier(frame, measures, title)) is not None:
                 self.client.log_figure(self.parent, figure, f"charts/frontier_{short}.png")
         for name in artifact.files:
             self.client.log_artifact(self.parent, str(artifact.path(name)), "compare")
@@ -315,15 +318,7 @@ class _Record:
 
 def _scores(artifact: Artifact) -> dict[str, float]:
     table = REPORT if artifact.stage == "report" else SCORES
-    if table.file not in artifact.files:
-        return {}
-    frame = table.read(artifact).filter(pl.col("value").is_not_null())
-    flat: dict[str, float] = {}
-    for row in frame.iter_rows(named=True):
-        kind = row["concept_kind"]
-        name = row["name"] if kind in (None, "all") else f"{row['name']}.{kind}"
-        flat[name] = row["value"]
-    return flat
+    return flat(table.read(artifact)) if table.file in artifact.files else {}
 
 
 def _environment() -> dict[str, Any]:

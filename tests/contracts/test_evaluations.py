@@ -10,6 +10,8 @@ import torch
 from components.concept.gate import ProbeGate
 from components.config import Config
 from components.evaluation.contract import Evaluation, evaluations
+from components.evaluation.evaluate import measures_of
+from components.report.scores import table
 from components.store.artifact import Progress, Store
 from tests import toys
 from tests.evaluation import bench
@@ -91,9 +93,13 @@ def test_an_entry_states_its_settings_and_its_version(evaluation):
 def test_scores_are_honest_and_progress_is_told(evaluation, subject):
     scores, reported = bench.measure(evaluation, subject)
     assert scores and reported and all(isinstance(report, Progress) for report in reported)
-    for score in scores.values():
-        row = score.row(subject)
+    rows = [score.row(evaluation.kind, subject) for score in scores.values()]
+    for row in table("evaluate", rows, measures_of([evaluation.kind])).iter_rows(named=True):
         assert row["better"] in ("higher", "lower", "neither") and row["split"] == "test"
+        measure = measures_of([evaluation.kind]).of(row)
+        if row["value"] is not None:
+            assert measure.least is None or row["value"] >= measure.least
+            assert measure.most is None or row["value"] <= measure.most
         assert row["n"] >= 0 and 0 <= row["n_failed"] <= row["n"] and row["unit_of_replication"]
         assert (row["baseline"] is None) == (row["baseline_name"] is None)
         if row["value"] is None:

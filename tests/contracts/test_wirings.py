@@ -12,11 +12,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from components.dictionary.settings import TrainConfig
+from components.report.tables import REPORT
 from components.store.artifact import Store
-from components.store.tables import CURVE, REPORT, STRENGTHS
+from components.store.tables import CURVE, STRENGTHS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MLP_IN, MLP_OUT = "module:model.layers.2.mlp:input", "mlp_out.2"
@@ -95,20 +97,20 @@ def behind(report, stage):
     return Store(report.folder.parent.parent).get(**report.manifest["inputs"][stage])
 
 
-def scores(report, name):
-    frame = REPORT.read(report)
-    return {row["hook_point"]: row for row in frame.iter_rows(named=True) if row["name"] == name}
+def scores(report, measure):
+    frame = REPORT.read(report).filter(pl.col("stage") == "evaluate", pl.col("measure") == measure)
+    return {row["hook_point"]: row for row in frame.iter_rows(named=True)}
 
 
 def test_a_transcoder_is_measured_where_it_writes_and_steered_there(reports):
     report = reports["transcoder"]
     facts = behind(report, "train").facts
     assert (facts["reads"], facts["reconstructs"]) == ([MLP_IN], [MLP_OUT])
-    for name in ("evaluate.fvu", "evaluate.loss_recovered.mean_ablation"):
+    for name in ("fvu", "loss_recovered.mean_ablation"):
         (place,) = scores(report, name)
         row = scores(report, name)[place]
         assert place == MLP_OUT and row["value"] is not None and row["baseline"] is not None, row
-    assert scores(report, "evaluate.fvu")[MLP_OUT]["value"] < scores(report, "evaluate.fvu")[MLP_OUT]["baseline"]
+    assert scores(report, "fvu")[MLP_OUT]["value"] < scores(report, "fvu")[MLP_OUT]["baseline"]
     steered = behind(report, "steer")
     assert steered.facts["hook_point"] == MLP_OUT
     assert STRENGTHS.read(steered)["kl"].drop_nulls().len() > 0
@@ -116,7 +118,7 @@ def test_a_transcoder_is_measured_where_it_writes_and_steered_there(reports):
 
 def test_a_crosscoder_is_measured_at_every_hook_point_and_steered_at_the_first(reports):
     report = reports["crosscoder"]
-    for name in ("evaluate.fvu", "evaluate.loss_recovered.mean_ablation", "evaluate.cross_entropy_rise"):
+    for name in ("fvu", "loss_recovered.mean_ablation", "cross_entropy_rise"):
         rows = scores(report, name)
         assert set(rows) == set(CROSSED)
         assert all(row["value"] is not None and row["baseline"] is not None for row in rows.values()), rows

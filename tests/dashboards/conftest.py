@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 
 from components.config import Config
+from components.report.tables import REPORT
 from components.seeds import numpy_generator
-from components.store import steered, tables
+from components.store import tables
 from components.store.artifact import Artifact, Progress, Stage, Store
+from tests.report.rows import MEASURES, explained, score, steered
+from tests.report.rows import found as concepts_found
 
 TOPICS = ("harbour", "kitchen", "garden", "market", "library", "station")
 KINDS = {**{f"topic.{topic}": "document" for topic in TOPICS}, "word: seven": "surface", "word: Monday": "surface",
@@ -169,15 +172,16 @@ def interpretation(d_sae: int) -> Write:
                         "maximum": level,
                     }
                 )
-            for writer, centre in (("log_odds", 0.8), ("shuffled", 0.5), ("probe", 0.95)):
+            for role, centre in (("entry", 0.8), ("floor", 0.5), ("ceiling", 0.95)):
                 for scorer in ("detection", "simulation"):
                     value = float(np.clip(centre + random.normal(0, 0.05), 0, 1))
                     scores.append(
                         {
                             "latent": latent,
-                            "explainer": writer,
+                            "role": role,
+                            "explainer": None if role == "ceiling" else "log_odds",
                             "scorer": scorer,
-                            "predictor": "lexical",
+                            "predictor": None if role == "ceiling" else "lexical",
                             "value": value,
                             "low": value - 0.04,
                             "high": value + 0.04,
@@ -188,7 +192,7 @@ def interpretation(d_sae: int) -> Write:
         tables.CONTEXTS.write(folder, windows)
         tables.EXPLANATIONS.write(folder, said)
         tables.EXPLANATION_SCORES.write(folder, scores)
-        mine = [row for row in scores if row["explainer"] == "log_odds"]
+        mine = [row for row in scores if row["role"] == "entry"]
         tables.CONTROL_SCORES.write(
             folder,
             [
@@ -197,7 +201,7 @@ def interpretation(d_sae: int) -> Write:
             ],
         )
         parts = [
-            {name: row[name] for name in ("latent", "explainer", "scorer", "predictor")}
+            {name: row[name] for name in ("latent", "role", "explainer", "scorer", "predictor")}
             | {"stratum": stratum, "value": row["value"] + shift, "chance": 0.5, "n": 20}
             for row in mine
             for stratum, shift in (("weakest", -0.2), ("strongest", 0.1), ("macro", 0.0))
@@ -272,58 +276,39 @@ def found(folder: Path, random: np.random.Generator) -> None:
 
 def report_rows(keys: Mapping[str, str], name: str, budget: float = 0.1) -> list[dict[str, Any]]:
     base = {"dictionary": name, "hook_point": "resid_post.2", "split": "test", "n_seeds": 1, "n_failed": 0}
-    token = base | {"stage": "evaluate", "artifact": keys["evaluate"], "unit_of_replication": "document", "n": 900}
+    token = base | {"artifact": keys["evaluate"], "n": 900}
     rows = [
-        token | {"name": "evaluate.dead_share", "value": 0.0625, "n": 64, "unit_of_replication": "latent",
-                 "better": "lower", "low": 0.02, "high": 0.13},
-        token | {"name": "evaluate.fvu", "value": 0.00871, "low": 0.0081, "high": 0.0093, "better": "lower",
-                 "baseline": 1.0, "baseline_name": "mean activation"},
-        token | {"name": "evaluate.l0", "value": 16.0, "low": 16.0, "high": 16.0, "better": "neither"},
-        token | {"name": "evaluate.loss_recovered.mean_ablation", "value": 0.9992, "low": 0.9990, "high": 0.9994,
-                 "better": "higher", "baseline": 0.0, "baseline_name": "mean ablation"},
-        token | {"name": "evaluate.cross_entropy_rise", "value": 0.0042, "low": 0.0031, "high": 0.0053,
-                 "better": "lower", "baseline": 6.5, "baseline_name": "mean ablation"},
+        score("dead_share", 0.0625, **(token | {"n": 64}), unit_of_replication="latent", low=0.02, high=0.13),
+        score("fvu", 0.00871, **token, low=0.0081, high=0.0093, baseline=1.0, baseline_name="mean activation"),
+        score("l0", 16.0, **token, low=16.0, high=16.0),
+        score("loss_recovered.mean_ablation", 0.9992, **token, low=0.9990, high=0.9994, baseline=0.0,
+              baseline_name="mean ablation"),
+        score("cross_entropy_rise", 0.0042, **token, low=0.0031, high=0.0053, baseline=6.5,
+              baseline_name="mean ablation"),
     ]  # fmt: skip
     shares = {"latent": 0.62, "neuron": 0.31, "untrained": 0.24, "probe": 1.0}
     for unit, share in shares.items():
         for kind in ("all", "surface", "contextual", "document"):
             value = share * {"all": 0.9, "surface": 1.0, "contextual": 0.7, "document": 0.95}[kind]
-            rows.append(
-                token
-                | {"name": f"evaluate.concepts_found.{unit}", "concept_kind": kind, "value": value,
-                   "low": max(0, value - 0.1), "high": min(1, value + 0.1), "n": 11, "unit_of_replication": "concept",
-                   "better": "higher", "baseline": None if unit == "neuron" else 0.28,
-                   "baseline_name": None if unit == "neuron" else "neuron"}
-            )  # fmt: skip
+            ends = {"low": max(0, value - 0.1), "high": min(1, value + 0.1)}
+            beside = {} if unit == "neuron" else {"baseline": 0.28, "baseline_name": "neuron"}
+            rows.append(concepts_found(value, unit, **(token | {"n": 11}), concept_kind=kind, **ends, **beside))
+    control = base | {"artifact": keys["interpret"], "n": 64}
     for scorer, value in (("detection", 0.81), ("simulation", 0.78)):
-        rows.append(
-            base
-            | {"stage": "interpret", "artifact": keys["interpret"], "name": f"interpret.log_odds.{scorer}",
-               "value": value, "low": value - 0.01, "high": value + 0.01, "n": 64, "n_failed": 4, "better": "higher",
-               "unit_of_replication": "latent", "baseline": 0.5, "baseline_name": "shuffled"}
-        )  # fmt: skip
-        control = base | {"stage": "interpret", "artifact": keys["interpret"], "unit_of_replication": "latent", "n": 64}
-        rows += [
-            control | {"name": f"interpret.untrained.{scorer}", "value": value - 0.1, "low": value - 0.12,
-                       "high": value - 0.08, "better": "higher"},
-            control | {"name": f"interpret.log_odds.{scorer}.over_untrained", "value": 0.1 if scorer == "detection" else
-                       0.01, "low": 0.07 if scorer == "detection" else -0.02, "high": 0.13, "better": "higher"},
-        ]  # fmt: skip
-    for method, value in (("add_direction", 0.41), ("mean_difference", 0.5)):
-        rows.append(
-            base
-            | {"stage": "steer", "artifact": keys["steer"], "name": steered.composite(method, budget), "value": value,
-               "low": value - 0.06, "high": value + 0.06, "n": 6, "unit_of_replication": "concept",
-               "concept_kind": "document", "better": "higher", "baseline": 0.09, "baseline_name": "largest of 5 random"}
-        )  # fmt: skip
+        beside = {"low": value - 0.01, "high": value + 0.01, "baseline": 0.5, "baseline_name": "shuffled"}
+        rows.append(explained(value, scorer, **(control | {"n_failed": 4}), **beside))
+        rows.append(explained(value - 0.1, scorer, role="control", **control, low=value - 0.12, high=value - 0.08))
+        over = {"low": 0.07 if scorer == "detection" else -0.02, "high": 0.13}
+        rows.append(explained(0.1 if scorer == "detection" else 0.01, scorer, "over_untrained", **control, **over))
+    steer = base | {"artifact": keys["steer"], "n": 6, "concept_kind": "document", "baseline": 0.09}
+    for method, value, role in (("add_direction", 0.41, "entry"), ("mean_difference", 0.5, "baseline")):
+        beside = {"low": value - 0.06, "high": value + 0.06, "baseline_name": "largest of 5 random", "role": role}
+        rows.append(steered(value, "composite", method, budget, **steer, **beside))
         for number, concept in enumerate(TOPICS):
-            rows.append(
-                base
-                | {"stage": "steer", "artifact": keys["steer"], "name": steered.of_concept(method, budget, f"topic.{concept}"),
-                   "value": value - 0.05 * number, "low": value - 0.05 * number - 0.1, "n_failed": number == 0,
-                   "high": value - 0.05 * number + 0.1, "n": 6, "unit_of_replication": "prompt", "better": "higher",
-                   "concept_kind": "document", "baseline": 0.09, "baseline_name": "largest of 5 Gaussian directions"}
-            )  # fmt: skip
+            mean = value - 0.05 * number
+            about = {"low": mean - 0.1, "high": mean + 0.1, "baseline_name": "largest of 5 Gaussian directions"}
+            about |= {"concept": f"topic.{concept}", "n_failed": int(number == 0), "role": role}
+            rows.append(steered(mean, "composite", method, budget, **(steer | about)))
     return rows
 
 
@@ -359,10 +344,10 @@ def written(
     keys = {stage: artifact.key for stage, artifact in made.items()}
 
     def rows(folder: Path, random: np.random.Generator) -> None:
-        tables.REPORT.write(folder, report_rows(keys, name, budget))
+        REPORT.write(folder, report_rows(keys, name, budget))
 
     parts = {stage: made[stage] for stage in ("train", "encode", "interpret", "steer", "evaluate")}
-    made["report"] = make(store, "report", parts, {}, rows, seed=seed)
+    made["report"] = make(store, "report", parts, MEASURES.facts(), rows, seed=seed)
     return Invented(made["report"], made)
 
 
@@ -392,10 +377,10 @@ def write_report() -> Callable[..., Artifact]:
 
     def written(of: Invented, rows: list[dict[str, Any]]) -> Artifact:
         def write(folder: Path, random: np.random.Generator) -> None:
-            tables.REPORT.write(folder, rows)
+            REPORT.write(folder, rows)
 
         store = Store(of.report.folder.parent.parent)
         parts = {stage: of.artifacts[stage] for stage in ("train", "encode", "interpret", "steer", "evaluate")}
-        return make(store, "report", parts, {}, write, seed=99)
+        return make(store, "report", parts, MEASURES.facts(), write, seed=99)
 
     return written

@@ -80,8 +80,8 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> conftest.Invente
             row | {"baseline_name": f"base {HOSTILE}", "hook_point": f"at {HOSTILE}"} for row in rows(keys, name, *rest)
         ]
         absent = {"value": None, "low": None, "high": None, "reason": f"why {HOSTILE}"}
-        headline = next(row for row in found if row["name"] == "evaluate.cross_entropy_rise")
-        unknown = found[0] | {"name": f"evaluate.{HOSTILE}"}
+        headline = next(row for row in found if row["measure"] == "cross_entropy_rise")
+        unknown = found[0] | {"measure": HOSTILE}
         return [row if row is not headline else headline | absent for row in found] + [unknown]
 
     monkeypatch.setattr(conftest, "report_rows", marked)
@@ -91,7 +91,7 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> conftest.Invente
         if "hook_point" in facts:
             facts = facts | {"hook_point": f"at {HOSTILE}", "held_out": f"held {HOSTILE}"}
         if stage == "report":
-            facts = {"against_us": [f"against {HOSTILE}", f"again {HOSTILE}"]}
+            facts = facts | {"against_us": [f"against {HOSTILE}", f"again {HOSTILE}"]}
         return make(store, stage, inputs, facts, write, **config)
 
     monkeypatch.setattr(conftest, "make", making)

@@ -14,12 +14,13 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
+from components.report.tables import COMPARISON
 from components.store.artifact import Store, digest
-from components.store.tables import COMPARISON
 from dashboards import listing, runs
 from dashboards.__main__ import read_ahead
 from dashboards.markdown import code
 from tests.dashboards.conftest import make
+from tests.report.rows import MEASURES
 
 APP = Path(__file__).resolve().parents[2] / "dashboards" / "app.py"
 PAGES = ("overview", "compare", "training", "latents", "explanations", "steering", "lineage")
@@ -334,7 +335,8 @@ def test_a_table_of_another_version_is_a_sentence(open_page: Open, own_experimen
     (artifact.folder / "manifest.json").write_text(json.dumps(manifest))
     app = open_page(page, own_experiment)
     assert not app.exception
-    assert "cannot be read as this version expects it" in app.error[0].value
+    assert "earlier version of Latentflow wrote the table" in app.error[0].value
+    assert pl.read_parquet(path).columns == ["another"]  # its bytes stay
 
 
 def test_without_prefect_the_runs_page_says_how_to_start_it_even_on_an_empty_store(
@@ -353,11 +355,11 @@ def test_a_sweep_is_shown_at_matched_l0_and_chosen_by_the_address(
     own = Store(tmp_path / "swept")
     rows = [
         {"label": label, "architecture": label, "is_baseline": label == "pca", "d_sae": 8, "sparsity_name": "k",
-         "sparsity": k, "at_l0": at, "l0": float(at or k), "name": "evaluate.fvu", "value": 1 / k, "low": 1 / k - 0.01,
+         "sparsity": k, "at_l0": at, "l0": float(at or k), "stage": "evaluate", "measure": "fvu", "role": "entry", "value": 1 / k, "low": 1 / k - 0.01,
          "high": 1 / k + 0.01, "n": 3, "n_failed": 0, "better": "lower"}
         for label in ("topk", "relu", "pca") for k, at in ((4, None), (8, None), (6, 6.0)) if label != "pca" or k == 4
     ]  # fmt: skip
-    facts = {"n_dictionaries": 5, "labels": ["topk", "relu", "pca"]}
+    facts = {"n_dictionaries": 5, "labels": ["topk", "relu", "pca"], **MEASURES.facts()}
     swept = make(own, "compare", {}, facts, lambda folder, _: COMPARISON.write(folder, rows))
     app = open_page("compare", own, sweep=swept.key)
     assert app.selectbox(key="swept").value == swept.key
@@ -393,10 +395,9 @@ def test_the_page_of_explanations_says_whether_the_scores_are_apart_from_the_con
     open_page: Open, experiment: Any
 ) -> None:
     said = [text.value for text in open_page("explanations", experiment).text]
-    assert "Over the untrained dictionary, detection: log odds: 0.100 (0.070 to 0.130), apart from the control" in said
-    assert (
-        "Over the untrained dictionary, simulation: log odds: 0.01 (−0.02 to 0.13), not told from the control" in said
-    )
+    over = "over the untrained dictionary: log odds"
+    assert f"Explained, detection, {over}: 0.100 (0.070 to 0.130), apart from the control" in said
+    assert f"Explained, simulation, {over}: 0.01 (−0.02 to 0.13), not told from the control" in said
     assert "Untrained: latents of a dictionary that learnt nothing" in words(open_page("explanations", experiment))
 
 

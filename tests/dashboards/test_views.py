@@ -5,48 +5,49 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components.report.tables import REPORT
 from components.store import tables
 from dashboards import tokens, views
-
-SCORE = {"stage": "evaluate", "artifact": "abc", "dictionary": "d", "hook_point": "h", "split": "test"}
+from tests.report.rows import MEASURES, explained, found, score, steered
 
 
 def report(*rows: dict) -> pl.DataFrame:
-    return tables.REPORT.frame([SCORE | row for row in rows])
+    return REPORT.frame([{"artifact": "abc", **row} for row in rows])
 
 
 def test_headlines_come_in_their_own_order_and_prefer_the_row_of_all_kinds() -> None:
     frame = report(
-        {"name": "evaluate.concepts_found.latent", "concept_kind": "surface", "value": 0.1},
-        {"name": "evaluate.concepts_found.latent", "concept_kind": "all", "value": 0.2},
-        {"name": "evaluate.fvu", "value": 0.3},
-        {"name": "evaluate.obscure", "value": 0.4},
-        {"name": "interpret.dead_share", "value": 0.5},
-        {"name": "interpret.shuffled.detection", "value": 0.6},
-        {"name": "interpret.log_odds.detection", "value": 0.7},
-        {"name": "steer.add_direction.kl_0.1.fluency", "value": 0.8},
-        {"name": "steer.add_direction.kl_0.1.composite", "value": 0.9},
+        found(0.1, concept_kind="surface"),
+        found(0.2, concept_kind="all"),
+        score("fvu", 0.3),
+        score("obscure", 0.4),
+        score("dead_share", 0.5, "interpret"),
+        explained(0.6, role="floor"),
+        explained(0.7),
+        steered(0.8, "fluency"),
+        steered(0.9, "composite"),
+        steered(0.95, "composite", method="mean_difference", role="baseline"),
+        steered(0.1, "composite", subject="untrained", role="control"),
     )
-    assert [row["value"] for row in views.headlines(frame)] == [0.3, 0.2, 0.7, 0.9]
+    shown = views.headlines(frame, MEASURES)
+    assert [row["value"] for row in shown] == [0.3, 0.2, 0.7, 0.9, 0.95]
+    assert shown[0]["label"] == "Variance unexplained (FVU)" and shown[0]["unit"] == "share"
 
 
 def test_the_table_of_scores_keeps_absent_values_with_their_reason() -> None:
-    absent = report({"name": "evaluate.fvu", "reason": "no tokens"})
-    assert views.scores(absent).is_empty()  # the short table has values; what is absent is told below it
-    row = views.scores(absent, everything=True).row(0, named=True)
+    absent = report(score("fvu", None, reason="no tokens"))
+    assert views.scores(absent, MEASURES).is_empty()  # the short table has values; what is absent is told below it
+    row = views.scores(absent, MEASURES, everything=True).row(0, named=True)
     assert row["value"] == "–"
     assert row["note"] == "no tokens"
     assert row["artifact"] == "evaluate/abc"
 
 
 def test_all_rows_add_what_the_short_table_leaves_out() -> None:
-    frame = report(
-        {"name": "evaluate.concepts_auroc.latent", "concept_kind": "surface", "value": 0.1},
-        {"name": "evaluate.concepts_auroc.latent", "concept_kind": "document", "value": 0.2},
-        {"name": "evaluate.fvu", "value": 0.3},
-    )
-    assert views.scores(frame)["name"].to_list() == ["evaluate.fvu"]
-    assert views.scores(frame, everything=True)["name"].to_list() == [
+    kinds = ("surface", "document")
+    frame = report(*(found(0.1, measure="concepts_auroc", concept_kind=kind) for kind in kinds), score("fvu", 0.3))
+    assert views.scores(frame, MEASURES)["name"].to_list() == ["evaluate.fvu"]
+    assert views.scores(frame, MEASURES, everything=True)["name"].to_list() == [
         "evaluate.fvu",
         *["evaluate.concepts_auroc.latent"] * 2,
     ]
@@ -75,37 +76,38 @@ def generation(method: str, replicate: int, prompt: int, uplift: float | None, s
             "reason": None}  # fmt: skip
 
 
-def steered(concept: str, method: str, value: float | None, unit: str = "prompt", budget: str = "0.1") -> dict:
-    return {"name": f"steer.{method}.kl_{budget}.{concept}", "value": value, "low": 0.0, "high": 1.0, "n": 9, "n_failed": 0,
-            "unit_of_replication": unit, "concept_kind": "document", "baseline": 0.1, "baseline_name": "random"}  # fmt: skip
+def on(concept: str, value: float | None, method: str = "add_direction", budget: float = 0.1) -> dict:
+    """The composite of one concept."""
+    about = {"concept_kind": "document", "baseline": 0.1, "baseline_name": "random", "low": 0.0, "high": 1.0}
+    return steered(value, "composite", method, budget, concept=concept, **about)
 
 
-def test_steering_reads_concept_method_and_budget_from_the_names_of_the_scores() -> None:
+def test_steering_is_shown_by_concept_method_and_budget_whatever_a_concept_is_called() -> None:
     frame = report(
-        steered("composite.concept.topic.sea", "add_direction", 0.2),
-        steered("composite.concept.topic.sea@verb", "add_direction", 0.3),
-        steered("composite.concept.topic.sea", "mean_difference", 0.4),
-        steered("composite.concept.word.of", "add_direction", None),
-        steered("composite.concept.fluency", "add_direction", 0.1, budget="1e-05"),
-        steered("fluency", "add_direction", 0.9, unit="concept"),
-        {"name": "steer.add_direction.kl_0.1", "value": 0.25, "unit_of_replication": "concept"},
+        on("topic.sea", 0.2),
+        on("topic.sea@verb", 0.3),
+        on("topic.sea", 0.4, "mean_difference"),
+        on("word.of", None),
+        on("fluency", 0.1, budget=1e-5),
+        on("fluency", 0.15, budget=0.1000001),
+        steered(0.9, "fluency"),
+        steered(0.25),
     )
     shown = views.steering(frame).select("concept", "method", "budget", "mean", "largest_random")
     assert shown.rows() == [
         ("topic.sea", "add_direction", 0.1, 0.2, 0.1),
         ("topic.sea", "mean_difference", 0.1, 0.4, 0.1),
         ("topic.sea@verb", "add_direction", 0.1, 0.3, 0.1),
+        ("fluency", "add_direction", 0.1000001, 0.15, 0.1),
         ("fluency", "add_direction", 1e-5, 0.1, 0.1),
     ]
 
 
 def test_the_short_table_leaves_single_concepts_to_the_chart() -> None:
-    frame = report(
-        steered("composite.concept.topic.sea", "add_direction", 0.2),
-        steered("fluency", "add_direction", 0.9, unit="concept"),
-    )
-    assert views.scores(frame)["measure"].to_list() == ["Fluency, KL 0.1: add direction"]
-    assert "Steered to topic.sea, KL 0.1: add direction" in views.scores(frame, everything=True)["measure"].to_list()
+    frame = report(on("topic.sea", 0.2), steered(0.9, "fluency"))
+    assert views.scores(frame, MEASURES)["measure"].to_list() == ["Fluency, KL 0.1: add direction"]
+    every = views.scores(frame, MEASURES, everything=True)["measure"].to_list()
+    assert "Steered, KL 0.1: add direction, on topic.sea" in every
 
 
 def test_texts_are_paired_by_prompt_and_sample_and_failures_come_last() -> None:
@@ -142,10 +144,7 @@ def listed() -> pl.DataFrame:
         ]
     )
     scores = tables.EXPLANATION_SCORES.frame(
-        [
-            {"latent": 1, "explainer": who, "scorer": "detection", "predictor": "lexical", "value": value}
-            for who, value in (("tokens", 0.9), ("shuffled", 0.5))
-        ]
+        [of_latent(1, role, value) for role, value in (("entry", 0.9), ("floor", 0.5))]
     )
     found = tables.CONCEPTS_FOUND.frame(
         [
@@ -281,44 +280,33 @@ def test_logits_name_their_side_and_may_be_absent() -> None:
     assert views.logits(dict.fromkeys(row)).is_empty()
 
 
+def of_latent(latent: int, role: str, value: float | None, scorer: str = "detection") -> dict:
+    """A row of the explanation scores."""
+    who = {"explainer": None if role == "ceiling" else "tokens", "predictor": None if role == "ceiling" else "lexical"}
+    return {"latent": latent, "role": role, "scorer": scorer, "value": value, **who}
+
+
 def test_scores_of_a_latent_show_explanation_then_floor_then_ceiling() -> None:
-    frame = tables.EXPLANATION_SCORES.frame(
-        [
-            {"latent": latent, "explainer": who, "scorer": "detection", "predictor": "lexical", "value": 0.5}
-            for latent in (1, 2)
-            for who in ("probe", "shuffled", "tokens")
-        ]
-    )
+    roles = ("ceiling", "floor", "entry")
+    frame = tables.EXPLANATION_SCORES.frame([of_latent(latent, role, 0.5) for latent in (1, 2) for role in roles])
     shown = views.scores_of(frame, 1)
     assert shown["role"].to_list() == ["explanation", "floor", "ceiling"]
     assert shown["row"].to_list() == ["detection · tokens", "detection · shuffled", "detection · probe"]
 
 
 def test_the_distribution_counts_every_scored_latent_once() -> None:
-    frame = tables.EXPLANATION_SCORES.frame(
-        [
-            {"latent": i, "explainer": "tokens", "scorer": "detection", "predictor": "lexical", "value": v}
-            for i, v in enumerate((0.1, 0.5, 0.5, 1.0, None))
-        ]
-    )
+    values = (0.1, 0.5, 0.5, 1.0, None)
+    frame = tables.EXPLANATION_SCORES.frame([of_latent(i, "entry", value) for i, value in enumerate(values)])
     bins = views.distribution(frame, "detection", bins=3)
     assert bins["latents"].to_list() == [1, 2, 1]
     assert views.distribution(frame, "simulation").is_empty()
 
 
-def control_scored(latent: int, explainer: str, value: float) -> dict:
-    return {"control": "untrained", "latent": latent, "explainer": explainer, "scorer": "detection",
-            "predictor": "lexical", "value": value}  # fmt: skip
-
-
 def test_the_distribution_holds_a_controls_latents_apart_and_leaves_out_its_floor() -> None:
-    mine = tables.EXPLANATION_SCORES.frame(
-        [{"latent": 1, "explainer": "tokens", "scorer": "detection", "predictor": "lexical", "value": 0.9}]
-    )
-    theirs = tables.CONTROL_SCORES.frame(
-        [control_scored(1, "tokens", 0.5), control_scored(2, "tokens", 0.6), control_scored(1, "shuffled", 0.1)]
-    )
-    bins = views.distribution(mine, "detection", bins=4, control_scores=theirs)
+    mine = tables.EXPLANATION_SCORES.frame([of_latent(1, "entry", 0.9)])
+    theirs = [of_latent(1, "entry", 0.5), of_latent(2, "entry", 0.6), of_latent(1, "floor", 0.1)]
+    controls = tables.CONTROL_SCORES.frame([row | {"control": "untrained"} for row in theirs])
+    bins = views.distribution(mine, "detection", bins=4, control_scores=controls)
     counts = dict(bins.group_by("role").agg(pl.col("latents").sum()).iter_rows())
     assert counts == {"explanation": 1, "untrained": 2}
     assert bins["from"].min() == 0.5
@@ -326,16 +314,11 @@ def test_the_distribution_holds_a_controls_latents_apart_and_leaves_out_its_floo
 
 def test_the_mean_of_a_control_stands_behind_the_scores_of_a_latent() -> None:
     frame = report(
-        {"name": "interpret.untrained.detection", "stage": "interpret", "value": 0.6, "low": 0.5, "high": 0.7, "n": 9},
-        {"name": "interpret.untrained.simulation", "stage": "interpret", "reason": "none was given"},
-        {"name": "interpret.untrained.detection.average_precision", "stage": "interpret", "value": 0.2},
+        explained(0.6, role="control", low=0.5, high=0.7, n=9),
+        explained(None, "simulation", role="control"),
+        explained(0.2, part="average_precision", role="control"),
     )
-    mine = tables.EXPLANATION_SCORES.frame(
-        [
-            {"latent": 1, "explainer": who, "scorer": "detection", "predictor": "lexical", "value": 0.5}
-            for who in ("probe", "tokens")
-        ]
-    )
+    mine = tables.EXPLANATION_SCORES.frame([of_latent(1, role, 0.5) for role in ("ceiling", "entry")])
     means = views.control_means(frame)
     shown = views.scores_of(mine, 1, means)
     assert shown["role"].to_list() == ["explanation", "ceiling", "untrained"]
@@ -345,15 +328,15 @@ def test_the_mean_of_a_control_stands_behind_the_scores_of_a_latent() -> None:
 
 
 def test_a_difference_from_a_control_says_whether_it_leaves_out_zero() -> None:
-    over = {"stage": "interpret", "name": "interpret.log_odds.detection.over_untrained"}
-    apart = views.differences_from_controls(report(over | {"value": 0.2, "low": 0.1, "high": 0.3}))
-    assert apart == [("Over the untrained dictionary, detection: log odds", "0.20 (0.10 to 0.30)", True)]
-    assert views.differences_from_controls(report(over | {"value": 0.2, "low": -0.1, "high": 0.3}))[0][2] is False
-    absent = views.differences_from_controls(report(over | {"reason": "none was given"}))
-    assert absent[0][1:] == ("none was given", None)
-    assert not views.differences_from_controls(
-        report({"name": "interpret.log_odds.detection.over_floor", "value": 1.0})
-    )
+    def differences(value: float | None, part: str = "over_untrained", **others) -> list[tuple]:
+        rows = report(explained(0.6, role="control"), explained(value, part=part, **others))
+        return views.differences_from_controls(rows, MEASURES)
+
+    apart = differences(0.2, low=0.1, high=0.3)
+    assert apart == [("Explained, detection, over the untrained dictionary: log odds", "0.20 (0.10 to 0.30)", True)]
+    assert differences(0.2, low=-0.1, high=0.3)[0][2] is False
+    assert differences(None, reason="none was given")[0][1:] == ("none was given", None)
+    assert not differences(1.0, "over_floor")
 
 
 def test_the_concepts_of_a_latent_stand_beside_the_other_units() -> None:
@@ -376,10 +359,7 @@ def test_explanations_keep_those_that_failed_with_their_reason() -> None:
         ]
     )
     scores = tables.EXPLANATION_SCORES.frame(
-        [
-            {"latent": 1, "explainer": who, "scorer": "detection", "predictor": "lexical", "value": value}
-            for who, value in (("tokens", 0.9), ("shuffled", 0.5), ("probe", 1.0))
-        ]
+        [of_latent(1, role, value) for role, value in (("entry", 0.9), ("floor", 0.5), ("ceiling", 1.0))]
     )
     frame = views.explained(said, scores, "detection")
     assert frame.select("latent", "score", "floor", "ceiling", "reason").rows() == [
@@ -399,39 +379,39 @@ def test_parameters_have_dotted_names_and_values_as_json() -> None:
 
 
 def scored(l0: float, fvu: float | None, dictionary: str = "topk-8-k2") -> pl.DataFrame:
-    base = {"unit_of_replication": "document", "n": 9, "better": "lower", "dictionary": dictionary}
+    place = {"n": 9, "dictionary": dictionary}
     return report(
-        base | {"name": "evaluate.l0", "value": l0, "low": l0, "high": l0},
-        base | {"name": "evaluate.fvu", "value": fvu, "low": 0.1, "high": 0.3, "reason": None if fvu else "no text"},
-        {
-            "name": "steer.add_direction.kl_0.1.composite.concept.topic.sea",
-            "value": 1.0,
-            "unit_of_replication": "prompt",
-        },
+        score("l0", l0, low=l0, high=l0, **place),
+        score("fvu", fvu, low=0.1, high=0.3, **place),
+        on("topic.sea", 1.0),
     )
 
 
+def compared(**reports: pl.DataFrame) -> pl.DataFrame:
+    return views.compared(reports, MEASURES)
+
+
 def test_runs_stand_side_by_side_with_intervals_and_a_dash_where_nothing_was_measured() -> None:
-    scores = views.compared({"a": scored(2, 0.2), "b": scored(4, None)})
-    assert "steer.add_direction.kl_0.1.composite.concept.topic.sea" not in scores["name"].to_list()
-    beside = views.side_by_run(scores)
+    scores = compared(a=scored(2, 0.2), b=scored(4, None))
+    assert scores["concept"].null_count() == scores.height
+    beside = views.side_by_run(scores, MEASURES)
     assert beside.columns == ["measure", "concepts", "better", "a", "b"]
     fvu = beside.filter(pl.col("measure").str.contains("FVU")).row(0, named=True)
     assert (fvu["a"], fvu["b"]) == ("0.20 (0.10 to 0.30)", "–")
 
 
 def test_the_list_of_runs_holds_numbers_to_sort_by() -> None:
-    listed_runs = views.run_list(views.compared({"a": scored(2, 0.2), "b": scored(4, None)}))
+    listed_runs = views.run_list(compared(a=scored(2, 0.2), b=scored(4, None)), MEASURES)
     assert listed_runs["run"].to_list() == ["a", "b"]
     assert listed_runs["Variance unexplained (FVU)"].to_list() == [0.2, None]
 
 
 def test_a_frontier_holds_runs_that_measured_both_in_order_of_sparsity() -> None:
-    runs = {"c": scored(8, 0.1), "a": scored(2, 0.3, "relu-8"), "b": scored(4, None)}
-    points = views.frontier(views.compared(runs), "evaluate.fvu")
+    runs = compared(c=scored(8, 0.1), a=scored(2, 0.3, "relu-8"), b=scored(4, None))
+    points = views.frontier(runs, MEASURES, MEASURES["evaluate", "fvu"])
     assert points.select("run", "l0", "value", "architecture").rows() == [("a", 2, 0.3, "relu"), ("c", 8, 0.1, "topk")]
-    assert views.frontier(views.compared(runs), "evaluate.nothing").is_empty()
-    assert views.compared({}).is_empty()
+    assert views.frontier(runs, MEASURES, MEASURES["evaluate", "absorption"]).is_empty()
+    assert compared().is_empty()
 
 
 def test_only_parameters_that_differ_are_listed() -> None:
@@ -460,16 +440,15 @@ def test_dead_latents_are_told_by_split() -> None:
     assert views.dead({}).is_empty()
 
 
-def test_steering_over_budgets_reads_measure_and_budget_from_the_names() -> None:
-    base = {"unit_of_replication": "concept", "concept_kind": "all", "n": 3}
+def test_steering_over_budgets_holds_every_measure_at_every_budget() -> None:
     frame = report(
-        base | {"name": "steer.add_direction.kl_0.1.composite", "value": 0.2},
-        base | {"name": "steer.add_direction.kl_0.03.composite", "value": 0.1},
-        base | {"name": "steer.add_direction.kl_1e-05.composite", "value": 0.01},
-        base | {"name": "steer.add_direction.kl_0.1", "value": 0.3},
-        base | {"name": "steer.add_direction.kl_0.1.fluency", "value": 0.9},
-        base | {"name": "steer.gate.passed", "value": 1.0},
-        steered("composite.concept.topic.sea", "add_direction", 0.5),
+        steered(0.2, "composite", concept_kind="all"),
+        steered(0.1, "composite", budget=0.03, concept_kind="all"),
+        steered(0.01, "composite", budget=1e-5, concept_kind="all"),
+        steered(0.3, concept_kind="all"),
+        steered(0.9, "fluency", concept_kind="all"),
+        score("gate.passed", 1.0, "steer"),
+        on("topic.sea", 0.5),
     )
     assert views.budgets(frame).select("what", "method", "budget", "value").rows() == [
         ("composite", "add_direction", 1e-5, 0.01),

@@ -20,6 +20,7 @@ from components.dictionary.contract import Dictionary
 from components.evaluation.contract import Control, Evaluation, EvaluationServices, Score, Subject
 from components.model.language_model import LanguageModel
 from components.model.reference import ModelConfig, ModelReference
+from components.report.names import name_of
 from components.store import tables
 from components.store.artifact import Artifact, Progress, Store
 from components.store.shards import ActivationShards, Codes, CodeShards, write_codes
@@ -202,11 +203,19 @@ def plain(n_documents: int, length: int) -> dict[str, Tensor]:
 
 
 def measure(evaluation: Evaluation, given: Subject) -> tuple[dict[tuple[str, str | None], Score], list[Progress]]:
-    """Scores by (name, concept kind), and what was reported on the way."""
+    """Scores by (name without the stage, concept kind), and what was reported on the way."""
     work, reported = evaluation.measure(given), []
     while True:
         try:
             reported.append(next(work))
         except StopIteration as end:
-            assert len({(s.name, s.concept_kind, s.hook_point) for s in end.value}) == len(end.value)
-            return {(score.name, score.concept_kind): score for score in end.value}, reported
+            named = [(dotted(score), score.concept_kind) for score in end.value]
+            rows = zip(named, end.value, strict=True)
+            assert len({(*name, score.hook_point) for name, score in rows}) == len(end.value)
+            return dict(zip(named, end.value, strict=True)), reported
+
+
+def dotted(score: Score) -> str:
+    """A score's name, without the stage's."""
+    row = {"stage": "evaluate", "entry": None, "concept": None}
+    return name_of(row | {part: getattr(score, part) for part in ("measure", "subject", "k")}).removeprefix("evaluate.")

@@ -23,13 +23,18 @@ from components.evaluation.compare import (
     matched_cosine,
     over_seeds,
 )
+from components.evaluation.evaluate import measures_of
+from components.report import frontiers
+from components.report.measure import Measures
+from components.report.scores import write
+from components.report.tables import CELLS, COMPARISON
 from components.statistics import t_interval
-from components.store import frontiers
-from components.store.tables import CELLS, COMPARISON, SCORES
 from tests import toys
 from tests.planted import HOOK, directions, rows
 
-L0, FVU = "evaluate.l0", "evaluate.fvu"
+L0, FVU = "l0", "fvu"
+MEASURES = measures_of(["reconstruction"])
+PLACE = {"stage": "evaluate", "entry": "reconstruction", "role": "entry"}
 
 
 def cells(points, baseline=()):
@@ -39,7 +44,7 @@ def cells(points, baseline=()):
         for name, value, better in ((L0, l0, "neither"), (FVU, fvu, "lower")):
             found.append(
                 {"label": label, "architecture": label, "is_baseline": label in baseline, "d_sae": 8, "sparsity": sparsity,
-                 "sparsity_name": "k", "seed": seed, "name": name, "value": value, "better": better, "hook_point": HOOK,
+                 "sparsity_name": "k", "seed": seed, "measure": name, "value": value, "better": better, "hook_point": HOOK, **PLACE,
                  "reason": None if value is not None else "it broke"}
             )  # fmt: skip
     return CELLS.frame(found)
@@ -77,7 +82,7 @@ def test_a_curve_that_does_not_reach_an_l0_has_no_value_there_but_a_reason():
 def test_a_setting_has_its_mean_over_seeds_and_a_baseline_no_interval_and_no_matched_row():
     points = [("a", 1, seed, 8 + seed, 0.1 * seed) for seed in range(3)] + [("b", 4, 0, 4, 0.9)]
     given = cells(points, baseline=("b",))
-    frame = over_seeds(given).filter(pl.col("name") == FVU)
+    frame = over_seeds(given).filter(pl.col("measure") == FVU)
     a, b = frame.row(0, named=True), frame.row(1, named=True)
     expected = t_interval(np.array([0.0, 0.1, 0.2]))
     assert (a["value"], a["low"], a["high"], a["l0"]) == pytest.approx((0.1, expected.low, expected.high, 9))
@@ -87,7 +92,9 @@ def test_a_setting_has_its_mean_over_seeds_and_a_baseline_no_interval_and_no_mat
 
 def test_a_score_that_one_seed_lacks_counts_it_as_failed():
     row = (
-        over_seeds(cells([("a", 1, 0, 8, 0.4), ("a", 1, 1, 8, None)])).filter(pl.col("name") == FVU).row(0, named=True)
+        over_seeds(cells([("a", 1, 0, 8, 0.4), ("a", 1, 1, 8, None)]))
+        .filter(pl.col("measure") == FVU)
+        .row(0, named=True)
     )
     assert row["value"] == 0.4 and (row["n"], row["n_failed"], row["reason"]) == (2, 1, "it broke")
 
@@ -110,20 +117,16 @@ def swept(store):
         for seed in (0, 1):
             config = TrainConfig(dictionary=TopKConfig(d_sae=24, k=k), tokens=400, batch_size=200, seed=seed)
             trained, _ = store.ensure(TRAIN, config, {"activations": activations}, Execution(device="cpu"))
-            scores = [
-                {"name": L0, "value": float(k), "better": "neither", "hook_point": HOOK, "n": 5, "split": "test"},
-                {
-                    "name": FVU,
-                    "value": 1 / k + seed / 10,
-                    "better": "lower",
-                    "hook_point": HOOK,
-                    "n": 5,
-                    "split": "test",
-                },
-            ]
+            place = PLACE | {"hook_point": HOOK, "n": 5, "split": "test"}
+            values = {L0: float(k), FVU: 1 / k + seed / 10}
+            scores = [place | {"measure": measure, "value": value} for measure, value in values.items()]
             inputs[f"train.{len(found)}"] = trained
             inputs[f"evaluate.{len(found)}"] = toys.artifact(
-                store, "evaluate", lambda folder, rows=scores: SCORES.write(folder, rows), {}, 10 * k + seed
+                store,
+                "evaluate",
+                lambda folder, rows=scores: write(folder, "evaluate", rows, MEASURES),
+                MEASURES.facts(),
+                10 * k + seed,
             )
             found.append(Compared(label="topk", sparsity_name="k", sparsity=k, seed=seed))
     return store.ensure(COMPARE, CompareConfig(cells=tuple(found), at_l0=(3.0, 9.0)), inputs)[0]
@@ -132,31 +135,32 @@ def swept(store):
 def test_the_stage_writes_every_score_of_every_dictionary_and_their_means(swept):
     every, comparison = CELLS.read(swept), COMPARISON.read(swept)
     assert every.schema == CELLS.schema and comparison.schema == COMPARISON.schema
-    assert every.height == 4 * 3 and set(every["name"]) == {L0, FVU, STABILITY}
-    stable = every.filter(pl.col("name") == STABILITY)
+    assert every.height == 4 * 3 and set(every["measure"]) == {L0, FVU, STABILITY.name}
+    stable = every.filter(pl.col("measure") == STABILITY.name)
     assert stable["value"].is_between(0, 1).all() and stable.group_by("sparsity").n_unique().height == 2
     assert every["train"].n_unique() == 4 and every["evaluate"].n_unique() == 4
-    matched = comparison.filter(pl.col("name") == FVU, pl.col("at_l0") == 3).row(0, named=True)
+    matched = comparison.filter(pl.col("measure") == FVU, pl.col("at_l0") == 3).row(0, named=True)
     halfway = math.log(1.5) / math.log(2)
     assert matched["value"] == pytest.approx(0.5 - 0.25 * halfway + 0.05)
     assert comparison.filter(pl.col("at_l0") == 9)["value"].null_count() == 2  # FVU and stability
-    caveat = comparison.filter(pl.col("name") == STABILITY, pl.col("sparsity") == 2)["reason"][0]
+    caveat = comparison.filter(pl.col("measure") == STABILITY.name, pl.col("sparsity") == 2)["reason"][0]
     assert caveat == "seeds share pairs: the interval is too narrow"
     assert swept.facts["labels"] == ["topk"] and swept.facts["n_dictionaries"] == 4
 
 
 def test_the_table_is_told_and_drawn(swept):
-    comparison = COMPARISON.read(swept)
-    told = frontiers.headline(comparison)
+    comparison, measures = COMPARISON.read(swept), Measures.read(swept)
+    told = frontiers.headline(comparison, measures)
     assert told.columns[:3] == ["label", "d_sae", "L0"] and told["L0"].to_list() == [3, 9]
     assert told["FVU"][0].startswith("0.4") and " ± " in told["FVU"][0] and told["FVU"][1] is None
-    chart = frontiers.frontier(comparison, FVU)
+    assert told.columns[3:] == ["FVU", "seed stability"] == frontiers.titles(comparison, measures, drawn=True)
+    chart = frontiers.frontier(comparison, measures, "FVU")
     assert chart is not None and chart.to_dict()["layer"]
-    assert frontiers.frontier(comparison, "evaluate.concepts_found.latent") is None
+    assert frontiers.frontier(comparison, measures, "concepts found") is None
 
 
 def test_who_is_best_is_said_with_whether_the_intervals_are_apart():
     points = [("good", k, s, l0, 0.1 + 0.001 * s) for k, l0 in ((1, 8), (2, 32)) for s in (0, 1, 2)]
     points += [("bad", k, s, l0, 0.5 + 0.001 * s) for k, l0 in ((1, 8), (2, 32)) for s in (0, 1, 2)]
-    row = frontiers.best(at_l0(cells(points), 16)).row(0, named=True)
+    row = frontiers.best(at_l0(cells(points), 16), MEASURES).row(0, named=True)
     assert (row["measure"], row["best"], row["next"], row["apart"], row["compared"]) == ("FVU", "good", "bad", True, 2)

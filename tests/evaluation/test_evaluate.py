@@ -12,8 +12,10 @@ from components.config import Config, canonical, flatten, override
 from components.device import Execution
 from components.errors import ConfigError, UnknownNameError
 from components.evaluation.contract import ABSENT, Score, evaluations
-from components.evaluation.evaluate import EVALUATE, EvaluateConfig
+from components.evaluation.evaluate import EVALUATE, EvaluateConfig, measures_of
 from components.experiment import ExperimentConfig
+from components.report.scores import write
+from components.report.tables import SCORES
 from components.store import tables
 from components.store.artifact import Progress, Stage, key_of
 from components.store.shards import write_codes
@@ -71,7 +73,7 @@ def inputs(tmp_path_factory):
 
 def test_the_stage_writes_every_score_with_its_controls(store, inputs):
     artifact, hit = store.ensure(EVALUATE, EvaluateConfig(), inputs, Execution(device="cpu"))
-    scores = {(row["name"], row["concept_kind"]): row for row in tables.SCORES.read(artifact).to_dicts()}
+    scores = {(row["name"], row["concept_kind"]): row for row in SCORES.read(artifact).to_dicts()}
     assert not hit and artifact.facts["n_scores"] == len(scores)
     assert scores["evaluate.fvu", None]["value"] == pytest.approx(0, abs=1e-9)
     assert scores["evaluate.fvu", None]["baseline"] > 0.9  # found through the manifest of the untrained codes
@@ -94,7 +96,7 @@ def test_the_stage_writes_every_score_with_its_controls(store, inputs):
 def test_without_the_control_its_rows_and_baselines_are_absent(store, inputs):
     config = EvaluateConfig(evaluations=["reconstruction", "concepts_found"])
     artifact, _ = store.ensure(EVALUATE, config, {**inputs, "untrained": None}, Execution(device="cpu"))
-    scores = {row["name"]: row for row in tables.SCORES.read(artifact).to_dicts()}
+    scores = {row["name"]: row for row in SCORES.read(artifact).to_dicts()}
     assert scores["evaluate.fvu"]["baseline"] is None and scores["evaluate.fvu"]["baseline_name"] is None
     assert "evaluate.concepts_found.untrained" not in scores and "evaluate.loss_recovered.zero_ablation" not in scores
 
@@ -104,7 +106,7 @@ def test_results_are_the_same_again(store, tmp_path, inputs):
 
     again = Store(tmp_path / "another")
     frames = [
-        tables.SCORES.read(place.ensure(EVALUATE, EvaluateConfig(), inputs, Execution(device="cpu"))[0])
+        SCORES.read(place.ensure(EVALUATE, EvaluateConfig(), inputs, Execution(device="cpu"))[0])
         for place in (store, again)
     ]
     assert frames[0].equals(frames[1])
@@ -151,5 +153,6 @@ def test_unknown_evaluations_and_settings_are_refused():
 def test_an_absent_value_without_a_reason_is_our_mistake(store, tmp_path):
     grids, x = {"test": bench.plain(1, 2)}, {"test": torch.randn(2, 2)}
     given = bench.subject(store, tmp_path, bench.linear(torch.ones(2)), grids=grids, x=x)
-    with pytest.raises(AssertionError, match="fvu: an absent value needs its reason"):
-        Score("fvu", ABSENT, "document", "lower").row(given)
+    row = Score("fvu", ABSENT, "document").row("reconstruction", given)
+    with pytest.raises(AssertionError, match="an absent value needs its reason: .*'fvu'"):
+        write(tmp_path, "evaluate", [row], measures_of(["reconstruction"]))

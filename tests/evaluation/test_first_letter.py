@@ -20,7 +20,7 @@ from components.dictionary.train import TRAIN
 from components.evaluation.contract import Subject
 from components.evaluation.evaluate import EVALUATE, EvaluateConfig
 from components.evaluation.evaluations.first_letter import (
-    MEASURES,
+    COLUMNS,
     FirstLetter,
     FirstLetterConfig,
     absorbed,
@@ -29,8 +29,9 @@ from components.evaluation.evaluations.first_letter import (
     main_latents,
 )
 from components.model.reference import ModelConfig, ModelReference
+from components.report.tables import SCORES
 from components.store.shards import Codes
-from components.store.tables import FIRST_LETTER, SCORES
+from components.store.tables import FIRST_LETTER
 from components.sweep import SweepConfig
 from tests.evaluation import bench
 
@@ -180,10 +181,10 @@ def test_the_share_of_words_that_were_absorbed_comes_out_exactly(store, tmp_path
         }
     )  # fmt: skip
     score = scores["first_letter.absorption", None]
-    assert (score.interval.n, score.n_failed, score.better, score.unit_of_replication) == (5, 0, "lower", "letter")
+    assert (score.interval.n, score.n_failed, score.unit_of_replication) == (5, 0, "letter")
     assert score.interval.low < 0.08 < score.interval.high and score.baseline is None
     main = scores["first_letter.main_f1", None]
-    assert (main.baseline, main.baseline_name, main.better) == (1, "linear probe", "higher")
+    assert (main.baseline, main.baseline_name) == (1, "linear probe")
 
 
 def test_nothing_absorbed_is_zero_and_the_untrained_dictionary_stands_beside_it(store, tmp_path):
@@ -206,7 +207,7 @@ def test_activations_that_know_words_and_no_letters_do_not_spell(store, tmp_path
     table = pl.read_parquet(tmp_path / FIRST_LETTER.file)
     assert not table["spelt"].any() and table["probe_f1"].max() < 0.6 and table["main"].null_count() == len(LETTERS)
     best = table.sort("probe_f1", descending=True, maintain_order=True).row(0, named=True)
-    for name in MEASURES:
+    for name in COLUMNS:
         score = scores[name, None]
         assert (score.interval.value, score.interval.n, score.n_failed) == (None, 0, 0)
         assert score.reason == (
@@ -315,7 +316,7 @@ def test_a_small_model_of_stories_does_not_spell(store, tmp_path, shared):
         config = override(EvaluateConfig(evaluations=["first_letter"]), {"settings.first_letter.words": words})
         evaluated, _ = store.ensure(EVALUATE, config, inputs, cpu)
         scores = {row["name"].removeprefix("evaluate."): row for row in SCORES.read(evaluated).to_dicts()}
-        assert all(scores[name]["value"] is None and scores[name]["reason"].startswith(reason) for name in MEASURES)
+        assert all(scores[name]["value"] is None and scores[name]["reason"].startswith(reason) for name in COLUMNS)
         tested = FIRST_LETTER.read(evaluated).drop_nulls("probe_f1")
         assert (scores["first_letter.spelt"]["value"], tested["spelt"].any()) == (0 if words == 2 else None, False)
         assert (tested.height > 0) == (words == 2) and (tested["probe_f1"] < 0.6).all()

@@ -17,8 +17,8 @@ from components.device import Execution
 from components.errors import InputError
 from components.experiment import ExperimentConfig
 from components.model.reference import REPOSITORY, ModelReference
+from components.report.tables import REPORT
 from components.store.shards import ActivationShards
-from components.store.tables import REPORT
 from flows.chain import Chain
 from flows.parameters import reference
 from tests.flows.conftest import TINY
@@ -104,7 +104,7 @@ def test_every_stage_runs_and_what_does_not_apply_says_why(chain: Chain) -> None
     assert absent["value"].null_count() == absent.height > 0
     assert absent["reason"].unique().to_list() == ["the model predicts no next token (capability causal_loss)"]
     told = frame.filter(~pl.col("name").is_in(absent["name"].to_list()), pl.col("stage") != "steer")
-    assert told.filter(pl.col("name").str.contains("fvu|concepts_found.latent|detection"))["value"].null_count() == 0
+    assert told.filter(pl.col("measure").is_in(["fvu", "concepts_found", "detection"]))["value"].null_count() == 0
 
 
 def test_a_document_has_the_activations_that_it_has_alone(chain: Chain) -> None:

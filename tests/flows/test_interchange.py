@@ -19,8 +19,8 @@ from components.dictionary.interchange.files import conversion
 from components.errors import DictionaryError, MissingArtifactError
 from components.experiment import ExperimentConfig
 from components.model.reference import ModelConfig
+from components.report.tables import REPORT
 from components.store.artifact import Artifact, Store
-from components.store.tables import REPORT
 from flows import interchange
 from flows.chain import Chain
 from flows.tracking.registry import resolve_dictionary

@@ -8,8 +8,9 @@ import polars as pl
 import pytest
 
 from components.config import override
+from components.report.tables import REPORT
 from components.store.artifact import Store
-from components.store.tables import DOCUMENTS, REPORT
+from components.store.tables import DOCUMENTS
 from flows.chain import Chain
 from flows.parameters import reference
 from tests.flows.conftest import TINY

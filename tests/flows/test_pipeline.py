@@ -16,14 +16,15 @@ from typer.testing import CliRunner
 from components.config import Config
 from components.errors import MissingArtifactError, ServiceError
 from components.experiment import STAGES, ExperimentConfig, parents, rests_on
+from components.report.tables import REPORT
 from components.store.artifact import Facts, Inputs, Stage, Store, Work
-from components.store.tables import REPORT
 from flows import pipeline, queries
 from flows.__main__ import app
 from flows.parameters import resolve
 from flows.plan import Plan
 from flows.stack import environment
 from flows.steps import write_reference
+from tests.report.rows import found, score, steered
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -35,10 +36,12 @@ class Nothing(Config):
 def report(store: Store) -> Store:
     def make(folder: Path, config: Nothing, inputs: Inputs, settings: None) -> Work:
         rows = [
-            {"name": "evaluate.fvu", "value": 0.25, "n": 1},
-            {"name": "evaluate.found", "concept_kind": "all", "value": 0.5, "n": 1},
-            {"name": "evaluate.found", "concept_kind": "surface", "value": 0.75, "n": 1},
-            {"name": "steer.x", "value": None, "reason": "no concept passed", "n": 0},
+            score("fvu", 0.25),
+            score("fvu", 0.3, hook_point="resid_post.2"),
+            found(0.5, concept_kind="all"),
+            found(0.75, concept_kind="surface"),
+            steered(0.4, "composite", concept="value", concept_kind="all"),
+            steered(None, reason="no concept passed"),
         ]
         REPORT.write(folder, rows)
         facts: Facts = {}
@@ -87,11 +90,17 @@ def test_dvc_asks_for_every_stage_where_only_the_pointers_are(tmp_path: Path) ->
     ), told.stdout
 
 
-def test_metrics_are_nested_by_dotted_name_and_leave_out_what_was_not_measured(store: Store, tmp_path: Path) -> None:
+def test_metrics_stand_by_dotted_name_and_leave_out_what_was_not_measured(store: Store, tmp_path: Path) -> None:
     artifact = next(report(store).artifacts("report"))
     pipeline.write_metrics(tmp_path / "metrics.json", artifact)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics == {"evaluate": {"fvu": 0.25, "found": {"value": 0.5, "surface": 0.75}}}
+    assert metrics == {
+        "evaluate.fvu": 0.25,
+        "evaluate.fvu.resid_post.2": 0.3,
+        "evaluate.concepts_found.latent": 0.5,
+        "evaluate.concepts_found.latent.surface": 0.75,
+        "steer.add_direction.kl_0.1.composite.concept.value": 0.4,
+    }
 
 
 def test_a_pointer_file_holds_keys_and_no_digest(store: Store, tmp_path: Path) -> None:
@@ -105,8 +114,10 @@ def test_a_pointer_file_holds_keys_and_no_digest(store: Store, tmp_path: Path) -
 
 
 def test_sql_reads_every_runs_tables(store: Store) -> None:
-    found = queries.run(report(store), "select name, value from report where value > 0.3 order by value")
-    assert found.rows() == [("evaluate.found", 0.5), ("evaluate.found", 0.75)]
+    answer = queries.run(
+        report(store), "select name, value from report where value > 0.4 and stage = 'evaluate' order by value"
+    )
+    assert answer.rows() == [("evaluate.concepts_found.latent", 0.5), ("evaluate.concepts_found.latent", 0.75)]
 
 
 def test_sql_and_publish_take_the_store_of_the_resolved_parameters(

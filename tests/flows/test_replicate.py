@@ -10,8 +10,8 @@ from rich.console import Console
 from components.config import override
 from components.errors import ConfigError
 from components.experiment import ExperimentConfig
+from components.report.tables import REPLICATES
 from components.store.artifact import Store
-from components.store.tables import REPLICATES
 from flows.replicate import replicate, seeded, show
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from components.store import tables
+from components.report import tables
+from components.report.report import REPORT, ReportConfig
 from components.store.artifact import Artifact, Store
-from components.store.report import REPORT, ReportConfig
 from flows.report import show
-from tests.store.test_report import score, scored
+from tests.report.rows import found, score, scored, steered
 
 KINDS = ("all", "surface", "contextual", "document")
 
@@ -22,21 +22,20 @@ def report(tmp_path: Path) -> Artifact:
     """A report of many scores, absent ones and concepts whose names are markup."""
     store = Store(tmp_path / "store")
     rows = [
-        score(f"evaluate.concepts_{measure}.{unit}", 0.1 + 0.01 * number, concept_kind=kind, low=0.05, high=0.3)
+        found(0.1 + 0.01 * number, unit, f"concepts_{measure}", concept_kind=kind, low=0.05, high=0.3)
         for measure in ("found", "ap", "auroc")
         for unit in ("latent", "neuron", "untrained", "probe")
         for number, kind in enumerate(KINDS)
     ]
-    rows += [score(f"evaluate.sparse_probing.k{k}", 0.5) for k in range(20)]
-    rows += [score("evaluate.fvu", None, reason="all activations of the [test] split are equal", better="lower")]
+    rows += [score("sparse_probing", 0.5, k=k) for k in range(20)]
+    rows += [score("fvu", None, reason="all activations of the [test] split are equal")]
     evaluate = scored(store, "evaluate", *rows)
-    name = "steer.add_direction.kl_0.1"
     about = {"low": 0.1, "high": 0.3, "baseline_name": "largest [/b] of 5", "concept_kind": "document"}
     single = [
-        score(f"{name}.{concept}", 0.2, unit_of_replication="prompt", baseline=0.5, **about)
+        steered(0.2, "composite", concept=concept, baseline=0.5, **about)
         for concept in ("[/b] _g_", "[link=x]y[/link]", "[red]")
     ]
-    steer = scored(store, "steer", score(name, 0.2, baseline=0.5, unit_of_replication="concept", **about), *single)
+    steer = scored(store, "steer", steered(0.2, "composite", baseline=0.5, **about), *single)
     return store.ensure(REPORT, ReportConfig(), {"evaluate": evaluate, "steer": steer})[0]
 
 
@@ -67,5 +66,5 @@ def test_no_row_is_a_row_of_dashes_and_the_reason_is_told(report: Artifact) -> N
 def test_a_name_of_the_users_is_no_markup(report: Artifact) -> None:
     whole = printed(report, everything=True)
     for concept in ("[/b] _g_", "[link=x]y[/link]", "[red]"):
-        assert f"steer.add_direction.kl_0.1.{concept} " in whole
+        assert f"steer.add_direction.kl_0.1.composite.concept.{concept} " in whole
     assert "largest [/b] of 5 0.5" in " ".join(whole.split())

@@ -12,8 +12,8 @@ from components.config import override
 from components.device import Execution
 from components.errors import ConfigError, DictionaryError, NoMemoryError
 from components.experiment import STAGES, ExperimentConfig
+from components.report.tables import COMPARISON
 from components.store.artifact import Store
-from components.store.tables import COMPARISON
 from flows import steps
 from flows.chain import Chain
 from flows.plan import Plan

@@ -17,16 +17,17 @@ from mlflow.exceptions import MlflowException
 from components.config import override
 from components.errors import ServiceError
 from components.experiment import ExperimentConfig
-from components.steering.steer import SteerConfig
-from components.store import steered
+from components.report.scores import SINGLE
+from components.report.tables import REPORT, SCORES
 from components.store.artifact import Store
-from components.store.tables import CURVE, LATENTS, REPORT, SCORES
+from components.store.tables import CURVE, LATENTS
 from flows.stack.processes import free_port
 from flows.tracking import figures
-from flows.tracking.headlines import HEADLINES, headlines
+from flows.tracking.headlines import headlines
 from flows.tracking.registry import resolve_dictionary
 from flows.tracking.tracker import Tracker
 from flows.tracking.view import EXPERIMENT, VIEW
+from tests.report.rows import MEASURES, explained, found, report_frame, score, steered
 
 pytestmark = [pytest.mark.flow, pytest.mark.timeout(600)]
 
@@ -39,8 +40,8 @@ def runs_of(client: MlflowClient, name: str = EXPERIMENT) -> list[Run]:
 
 def measured_steering(report: pl.DataFrame) -> list[dict[str, Any]]:
     """Means over all concepts, or over the one kind there is, that have a value: on a barely trained model none may pass the gate."""
-    of = report.filter(pl.col("name").str.contains(f"^{steered.COMPOSITE}$"), pl.col("value").is_not_null())
-    return of.filter((pl.col("concept_kind") == "all") | (pl.len().over("name") == 1)).to_dicts()
+    composites = report.filter(pl.col("measure") == "composite", ~SINGLE, pl.col("value").is_not_null())
+    return composites.filter((pl.col("concept_kind") == "all") | (pl.len().over("name") == 1)).to_dicts()
 
 
 @pytest.fixture
@@ -55,8 +56,8 @@ def test_runs_can_be_sorted_by_headlines_without_opening_one(
 ) -> None:
     report = REPORT.read(Store(config.execution.store).get(**first))
     assert parent.data.metrics.keys() >= {"loss_recovered", "l0", "fvu", "concepts_found", "explanation_detection"}
-    steered = {f"steering_{row['name'].split('.')[1]}" for row in measured_steering(report)}
-    assert {name for name in parent.data.metrics if name.startswith("steering_")} == steered
+    methods = {f"steering_{row['subject'] or row['entry']}" for row in measured_steering(report)}
+    assert {name for name in parent.data.metrics if name.startswith("steering_")} == methods
     (fvu,) = report.filter(pl.col("name") == "evaluate.fvu")["value"]
     assert parent.data.metrics["fvu"] == pytest.approx(fvu)
     assert not [name for name in parent.data.metrics if name.startswith(("evaluate.", "interpret.", "steer."))]
@@ -71,11 +72,8 @@ def test_runs_can_be_sorted_by_headlines_without_opening_one(
 def test_a_shared_view_lists_the_experiments_with_their_headlines_as_columns(parent: Run) -> None:
     experiment = MlflowClient().get_experiment(parent.info.experiment_id)
     view = json.loads(experiment.tags[VIEW])
-    assert {name.split("`")[1] for name in view["selectedColumns"] if name.startswith("metrics")} <= {
-        *HEADLINES,
-        *parent.data.metrics,
-        "steering_add_direction",
-    }
+    columns = {name.split("`")[1] for name in view["selectedColumns"] if name.startswith("metrics")}
+    assert columns <= {*parent.data.metrics, "steering_add_direction"}
     found = MlflowClient().search_runs(
         [parent.info.experiment_id], view["searchFilter"], order_by=[f"{view['orderByKey']} DESC"]
     )
@@ -204,67 +202,60 @@ def test_a_registry_that_does_not_answer_is_a_sentence_and_not_an_unknown_name(m
         mlflow.set_tracking_uri(before)
 
 
-SCORE = {"dictionary": "d", "hook_point": "h", "split": "test", "stage": "evaluate", "artifact": "a", "n": 3}
-
-
 def test_headlines_are_over_all_concepts_and_leave_out_what_was_not_measured() -> None:
     rows = [
-        {"name": "evaluate.concepts_found.latent", "concept_kind": "surface", "value": 0.1},
-        {"name": "evaluate.concepts_found.latent", "concept_kind": "all", "value": 0.2},
-        {"name": "evaluate.fvu", "value": None, "reason": "no tokens"},
-        {
-            "name": "steer.add_direction.kl_0.1.composite",
-            "concept_kind": "all",
-            "value": 0.3,
-            "unit_of_replication": "concept",
-        },
+        found(0.1, concept_kind="surface"),
+        found(0.2, concept_kind="all"),
+        score("fvu", None),
+        steered(0.3, "composite", concept_kind="all"),
     ]
-    found = headlines(REPORT.frame([SCORE | row for row in rows]), ExperimentConfig())
-    assert found == {"concepts_found": 0.2, "steering_add_direction": 0.3}
+    assert headlines(report_frame(*rows), MEASURES) == {"concepts_found": 0.2, "steering_add_direction": 0.3}
 
 
 def test_a_headline_of_the_one_kind_of_concepts_there_is_stands_for_all_and_of_one_of_several_does_not() -> None:
-    config = ExperimentConfig(steer=SteerConfig(kl_budgets=[1e-5]))
-    row = SCORE | {"name": "steer.mean_difference.kl_1e-05.composite", "concept_kind": "document", "value": 0.3}
-    assert headlines(REPORT.frame([row]), config) == {"steering_mean_difference": 0.3}
-    other = row | {"concept_kind": "surface"}
-    assert headlines(REPORT.frame([row, other]), config) == {}
+    row = steered(0.3, "composite", "mean_difference", 1e-5, concept_kind="document")
+    assert headlines(report_frame(row), MEASURES) == {"steering_mean_difference": 0.3}
+    assert headlines(report_frame(row, row | {"concept_kind": "surface"}), MEASURES) == {}
+
+
+def test_several_hook_points_and_budgets_are_headlines_and_metrics_of_their_own() -> None:
+    rows = [score("fvu", value, hook_point=place) for value, place in ((0.1, "resid_post.1"), (0.2, "resid_post.2"))]
+    rows += [steered(value, "composite", budget=budget) for value, budget in ((0.3, 0.1), (0.4, 0.1000001))]
+    assert headlines(report_frame(*rows), MEASURES) == {
+        "fvu": 0.1,
+        "fvu_resid_post.2": 0.2,
+        "steering_add_direction": 0.3,
+        "steering_add_direction_kl_0.1000001": 0.4,
+    }
 
 
 @pytest.mark.parametrize("draw", [figures.concepts, figures.explanations, figures.steering])
 def test_nothing_measured_is_no_picture(draw: Any) -> None:
     assert draw(SCORES.frame([])) is None
-    nothing = [
-        {"name": name, "reason": "none"} for name in ("evaluate.concepts_found.latent", "interpret.a.b", "steer.a.kl_1")
-    ]
-    assert draw(SCORES.frame(nothing)) is None
+    assert draw(SCORES.frame([found(None), explained(None), steered(None, "composite")])) is None
 
 
 def test_a_picture_of_explanations_shows_the_control_and_no_stratum():
-    names = ("log_odds.detection", "untrained.detection", "log_odds.detection.over_untrained",
-             "log_odds.detection.weakest", "untrained.detection.average_precision", "dead_share")  # fmt: skip
-    rows = [{"name": f"interpret.{name}", "value": 0.6, "low": 0.5, "high": 0.7} for name in names]
+    ends = {"low": 0.5, "high": 0.7}
+    rows = [explained(0.6, **ends), explained(0.6, role="control", **ends), score("dead_share", 0.6, "interpret")]
+    rows += [explained(0.6, part=part, **ends) for part in ("over_untrained", "weakest")]
+    rows.append(explained(0.6, part="average_precision", role="control", **ends))
     figure = figures.explanations(SCORES.frame(rows))
     shown = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert shown == ["log_odds.detection", "untrained.detection"]
 
 
 def test_pictures_hold_a_mark_for_each_score_that_was_measured() -> None:
-    base = {"low": 0.1, "high": 0.4, "n": 5, "unit_of_replication": "concept", "concept_kind": "all", "baseline": 0.05}
+    base = {"low": 0.1, "high": 0.4, "n": 5, "concept_kind": "all", "baseline": 0.05}
+    floor = {"method": "random_direction", "role": "floor"}
+    bare = {"subject": "untrained", "role": "control", "budget": 1e-5, "concept_kind": "document"}
     shown = [
-        base | {"name": f"steer.{method}.kl_0.1.composite", "value": 0.3}
-        for method in ("add_direction", "random_direction")
+        steered(0.3, "composite", **base),
+        steered(0.3, "composite", **floor, **base),
+        steered(1.0, "composite", concept="topic.sea", **base),
+        steered(0.5, **base),
+        steered(0.1, "composite", **(base | bare)),
     ]
-    shown.append(
-        base
-        | {
-            "name": "steer.add_direction.kl_0.1.composite.concept.topic.sea",
-            "value": 1.0,
-            "unit_of_replication": "prompt",
-        }
-    )
-    shown.append(base | {"name": "steer.add_direction.kl_0.1", "value": 0.5})
-    shown.append(base | {"name": "steer.untrained.kl_1e-05.composite", "concept_kind": "document", "value": 0.1})
     figure = figures.steering(SCORES.frame(shown))
     assert figure is not None
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
@@ -272,8 +263,7 @@ def test_pictures_hold_a_mark_for_each_score_that_was_measured() -> None:
         "random_direction.kl_0.1.composite",
         "untrained.kl_1e-05.composite",
     ]
-    found = [base | {"name": f"evaluate.concepts_found.{unit}", "value": 0.3} for unit in ("latent", "probe")]
-    figure = figures.concepts(SCORES.frame(found))
+    figure = figures.concepts(SCORES.frame([found(0.3, unit, **base) for unit in ("latent", "probe")]))
     assert figure is not None and len(figure.axes[0].patches) == 2
     latents = LATENTS.frame([{"latent": n, "split": "test", "density": d} for n, d in enumerate([0, 0.01, 0.011, 1.0])])
     figure = figures.densities(latents, "test")

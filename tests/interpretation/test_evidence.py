@@ -80,5 +80,5 @@ def test_trials_are_drawn_once_for_each_latent_and_shared(planted: Planted, tmp_
     inputs = {role: artifact for role, artifact in planted.inputs.items() if role != "untrained"}
     made, _ = Store(tmp_path).ensure(INTERPRET, InterpretConfig(latents=4), inputs)
     latents = tables.EXPLANATIONS.read(made)["latent"].to_list()
-    assert set(tables.EXPLANATION_SCORES.read(made)["explainer"]) == {"log_odds", "shuffled", "probe"}
+    assert set(tables.EXPLANATION_SCORES.read(made)["role"]) == {"entry", "floor", "ceiling"}
     assert sorted(drawn) == sorted((kind, latent) for kind in ("detection", "simulation") for latent in latents)

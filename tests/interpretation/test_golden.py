@@ -6,11 +6,12 @@ import pytest
 
 from components.interpretation.contract import explainers, predictors, scorers
 from components.interpretation.interpret import INTERPRET
+from components.report.tables import SCORES
 from components.store import tables
 from components.store.artifact import Artifact
 from tests.interpretation.planted import AFTER, BIGRAM, SENSE
 
-VERSIONS = {"interpret": 2, "log_odds": 1, "lexical": 1, "detection": 2, "simulation": 1}
+VERSIONS = {"interpret": 3, "log_odds": 1, "lexical": 1, "detection": 2, "simulation": 1}
 SAID = {
     0: 'the words "bonlo", "bonma" and "bonnic"',
     BIGRAM: 'the word "barter" after "barnic"',
@@ -43,5 +44,5 @@ def test_results_move_only_with_a_version(interpreted: Artifact) -> None:
     assert versions == VERSIONS
     said = dict(tables.EXPLANATIONS.read(interpreted).select("latent", "explanation").iter_rows())
     assert {latent: said[latent] for latent in SAID} == SAID
-    values = dict(tables.SCORES.read(interpreted).select("name", "value").iter_rows())
+    values = dict(SCORES.read(interpreted).select("name", "value").iter_rows())
     assert {name: values[name] for name in VALUES} == pytest.approx(VALUES, abs=1e-3)

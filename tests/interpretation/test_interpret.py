@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from pathlib import Path
 
@@ -18,7 +17,9 @@ from components.interpretation.interpret import INTERPRET, InterpretConfig
 from components.interpretation.predictors.lexical import Lexical, LexicalConfig
 from components.interpretation.protocol import draw, score
 from components.interpretation.scorers.detection import Detection, DetectionConfig
-from components.interpretation.summary import Scored, rows
+from components.interpretation.summary import Key, Scored, measures, rows
+from components.report.scores import table
+from components.report.tables import SCORES
 from components.store import tables
 from components.store.artifact import Artifact, Store, key_of
 from tests import toys
@@ -27,7 +28,7 @@ from tests.interpretation.windows_of import PREDICTOR, SCORER
 
 
 def scores_of(interpreted: Artifact) -> dict[str, dict]:
-    return {row["name"]: row for row in tables.SCORES.read(interpreted).iter_rows(named=True)}
+    return {row["name"]: row for row in SCORES.read(interpreted).iter_rows(named=True)}
 
 
 def test_the_right_strings_detect_planted_latents_and_shuffled_strings_do_not(records: dict[int, LatentRecord]) -> None:
@@ -45,18 +46,18 @@ def test_the_right_strings_detect_planted_latents_and_shuffled_strings_do_not(re
 
 def test_the_explainer_detects_every_planted_latent(interpreted: Artifact) -> None:
     frame = tables.EXPLANATION_SCORES.read(interpreted).filter(pl.col("latent").is_in(list(PHRASES)))
-    detection = frame.filter((pl.col("scorer") == "detection") & (pl.col("explainer") == "log_odds"))
+    detection = frame.filter((pl.col("scorer") == "detection") & (pl.col("role") == "entry"))
     assert detection.height == len(PHRASES)
     assert detection.filter(pl.col("latent") != SENSE)["value"].min() > 0.95
     assert detection["value"].min() > 0.9
-    floor = frame.filter((pl.col("scorer") == "detection") & (pl.col("explainer") == "shuffled"))
+    floor = frame.filter((pl.col("scorer") == "detection") & (pl.col("role") == "floor"))
     assert 0.45 < floor["value"].mean() < 0.55
 
 
 def test_a_latent_of_pure_noise_is_not_detected(interpreted: Artifact) -> None:
     frame = tables.EXPLANATION_SCORES.read(interpreted).filter(pl.col("latent") == NOISE)
     for row in frame.filter(pl.col("scorer") == "detection").iter_rows(named=True):
-        assert 0.3 < row["value"] < 0.7, row["explainer"]
+        assert 0.3 < row["value"] < 0.7, row["role"]
 
 
 def test_every_score_stands_beside_its_floor_and_the_probe(interpreted: Artifact) -> None:
@@ -86,7 +87,7 @@ def test_the_control_is_drawn_explained_and_scored_alike(interpreted: Artifact) 
     assert interpreted.facts["controls"] == {"untrained": 19}  # none of its latents is dead
     for scorer, chance in (("detection", 0.5), ("simulation", 0.0)):
         row, ours = found[f"interpret.untrained.{scorer}"], found[f"interpret.log_odds.{scorer}"]
-        of = theirs.filter((pl.col("scorer") == scorer) & (pl.col("explainer") == "log_odds"))
+        of = theirs.filter((pl.col("scorer") == scorer) & (pl.col("role") == "entry"))
         assert (row["n"], of.height) == (19, 19)
         assert row["value"] == pytest.approx(of["value"].mean())
         assert abs(row["value"] - chance) < 0.05  # nothing was planted in it
@@ -96,7 +97,7 @@ def test_the_control_is_drawn_explained_and_scored_alike(interpreted: Artifact) 
         assert over["low"] > 0.2
         assert (over["n"], over["baseline"], over["reason"]) == (37, 0.0, None)
         assert found[f"interpret.log_odds.{scorer}.random"]["baseline_name"] == "untrained dictionary"
-    assert set(theirs["explainer"]) == {"log_odds", "shuffled"}
+    assert set(theirs["role"]) == {"entry", "floor"} and set(theirs["explainer"]) == {"log_odds"}
     assert set(theirs.filter(pl.col("explanation").is_null())["value"]) <= {0.5, 0.0}
     kept = tables.CONTEXTS.read(interpreted).filter(pl.col("latent") == NOISE)
     assert kept.height == kept["window"].n_unique()  # the control's windows are not among them
@@ -135,14 +136,14 @@ def test_the_control_changes_nothing_of_what_is_interpreted(
 ) -> None:
     given = {role: artifact for role, artifact in planted.inputs.items() if role != "untrained"}
     alone = Store(tmp_path).ensure(INTERPRET, InterpretConfig(), given)[0]
-    for table in (tables.CONTEXTS, tables.EXPLANATIONS, tables.EXPLANATION_SCORES):
-        assert table.read(alone).equals(table.read(interpreted))
+    for each in (tables.CONTEXTS, tables.EXPLANATIONS, tables.EXPLANATION_SCORES):
+        assert each.read(alone).equals(each.read(interpreted))
 
 
 def test_strata_stand_for_each_latent_and_their_means_in_the_scores(interpreted: Artifact) -> None:
     found = scores_of(interpreted)
     frame = tables.EXPLANATION_STRATA.read(interpreted).filter(pl.col("control").is_null())
-    mine = frame.filter((pl.col("explainer") == "log_odds") & (pl.col("scorer") == "detection"))
+    mine = frame.filter((pl.col("role") == "entry") & (pl.col("scorer") == "detection"))
     for stratum in ("strongest", "weakest", "random", "same_token", "macro", "average_precision"):
         values, row = (
             mine.filter(pl.col("stratum") == stratum)["value"],
@@ -166,7 +167,7 @@ def test_skipped_latents_stay_in_the_count_at_chance(interpreted: Artifact) -> N
     assert found["interpret.skipped_share"]["value"] == pytest.approx(2 / 18)
     assert found["interpret.dead_share"]["value"] == pytest.approx(1 / D_SAE)
     frame = tables.EXPLANATION_SCORES.read(interpreted)
-    mean = frame.filter((pl.col("scorer") == "detection") & (pl.col("explainer") == "log_odds"))["value"].mean()
+    mean = frame.filter((pl.col("scorer") == "detection") & (pl.col("role") == "entry"))["value"].mean()
     assert found["interpret.log_odds.detection"]["value"] == pytest.approx(mean)
     failed = frame.filter(pl.col("latent").is_in([RARE, EVERYWHERE]))
     assert set(failed.filter(pl.col("scorer") == "detection")["value"]) == {0.5}
@@ -288,21 +289,27 @@ def test_an_unknown_or_repeated_entry_is_refused() -> None:
         load(InterpretConfig, {"explainers": []})
 
 
-def scored_of(values: dict[str, float]) -> Scored:
+def scored_of(values: dict[tuple[str, str | None], float]) -> Scored:
+    """role and explainer -> the value of three latents."""
+    part = {"average_precision": Part(0.6, 0.3, 10)}
     scores = {
-        (name, "detection", None if name == "probe" else "lexical"): [Score(value, None, None, 10)] * 3
-        for name, value in values.items()
+        Key(role, explainer, "detection", "lexical" if explainer else None): [Score(value, None, None, 10, strata=part)]
+        * 3
+        for (role, explainer), value in values.items()
     }
-    for each in scores.values():
-        each[:] = [dataclasses.replace(score, strata={"average_precision": Part(0.6, 0.3, 10)}) for score in each]
-    floor = {"log_odds": "shuffled", "other": "shuffled.other"}
-    return Scored(scores, floor, {"detection": "lexical"}, {"detection": Detection})
+    return Scored(scores, ("log_odds", {"detection": "lexical"}), {"detection": Detection})
 
 
 def test_a_second_explainer_has_its_own_floor_and_its_own_control() -> None:
-    values = {"log_odds": 0.8, "shuffled": 0.5, "other": 0.9, "shuffled.other": 0.6, "probe": 1.0}
-    theirs = {"log_odds": 0.7, "shuffled": 0.55, "other": 0.95, "shuffled.other": 0.65}
-    found = {row["name"]: row for row in rows(scored_of(values), {"untrained": scored_of(theirs)})}
+    ours = {("entry", "log_odds"): 0.8, ("entry", "other"): 0.9, ("floor", "log_odds"): 0.5, ("floor", "other"): 0.6}
+    theirs = {
+        ("entry", "log_odds"): 0.7,
+        ("entry", "other"): 0.95,
+        ("floor", "log_odds"): 0.55,
+        ("floor", "other"): 0.65,
+    }
+    given = rows(scored_of(ours | {("ceiling", None): 1.0}), {"untrained": scored_of(theirs)})
+    found = {row["name"]: row for row in table("interpret", given, measures([Detection])).iter_rows(named=True)}
     assert found["interpret.other.detection"]["baseline"] == pytest.approx(0.6)
     assert found["interpret.other.detection.over_floor"]["value"] == pytest.approx(0.3)
     assert found["interpret.log_odds.detection.over_floor"]["value"] == pytest.approx(0.3)

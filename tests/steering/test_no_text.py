@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from components.model.reference import ModelConfig, ModelReference
+from components.report.tables import SCORES
 from components.steering.steer import STEER
 from components.store import tables
 from components.store.artifact import Artifact
@@ -59,7 +60,7 @@ def test_a_model_that_ends_at_once_has_no_fluency_and_no_composite_and_the_reaso
         assert (row["value"], row["reason"]) == (None, why)
     uplift = score(made, "steer.mean_difference.kl_0.5")
     assert (uplift["value"], uplift["n_failed"]) == (0.0, 4), "without plain text to compare with there is no uplift"
-    frame = tables.SCORES.read(made)
+    frame = SCORES.read(made)
     assert frame.filter(pl.col("value").is_null() & pl.col("reason").is_null()).is_empty()
 
 

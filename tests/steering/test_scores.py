@@ -1,17 +1,17 @@
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
+from components.report.scores import table as score_table
 from components.statistics import binomial_tail, t_interval, t_interval_of_groups, wilson
 from components.steering.by_concept import Comparison, by_concept
 from components.steering.contract import Concept
-from components.steering.scores import score_rows
-from components.store import steered, tables
+from components.steering.scores import DECLARED, score_rows
+from components.store import tables
 from tests.steering.world import results
 
 CONCEPTS = [Concept(f"topic.{i}", "document", "document") for i in range(3)] + [Concept("word.a", "surface", "token")]
@@ -77,7 +77,7 @@ def scores(
     generations: pl.DataFrame, about: Comparison, costs: dict[str, float | None] | None = None
 ) -> dict[tuple[str, str], dict[str, Any]]:
     table = tables.STEERED.frame(by_concept(generations, strengths(costs or {}), about))
-    frame = tables.SCORES.frame(list(score_rows(generations, table, about)))
+    frame = score_table("steer", score_rows(generations, table, about), DECLARED)
     return {(row["name"], row["concept_kind"]): row for row in frame.to_dicts()}
 
 
@@ -268,7 +268,8 @@ def test_what_failed_is_above_nothing(generations: pl.DataFrame) -> None:
         .alias(name)
         for name in ("composite", "uplift")
     )
-    row = scores(lowering, comparison())["steer.m.kl_0.1.share_above_random", "document"]
+    about = comparison(unsteered={("topic.0", "m", 0.1): "the two means are equal"})
+    row = scores(lowering, about)["steer.m.kl_0.1.share_above_random", "document"]
     assert (row["value"], row["n"], row["n_failed"]) == (0.0, 2, 2)
 
 
@@ -334,7 +335,7 @@ def test_a_concept_may_be_called_anything(name: str) -> None:
     concepts = [Concept(name, "document", "document"), Concept("other", "document", "document")]
     found = [row for c in concepts for row in rows("m", c.name, 0, [0.2, 0.4]) + rows("r", c.name, 0, [0.1])]
     found = scores(results(found), comparison(concepts=concepts, refused={}))
-    assert found[steered.of_concept("m", 0.1, name), "document"]["value"] == pytest.approx(0.3)
+    assert found[f"steer.m.kl_0.1.composite.concept.{name}", "document"]["value"] == pytest.approx(0.3)
     assert found["steer.m.kl_0.1.fluency", "document"]["unit_of_replication"] == "concept"
 
 
@@ -345,11 +346,9 @@ def test_budgets_however_near_small_or_large_have_rows_of_their_own(budgets: lis
     concepts = [Concept("c", "document", "document")]
     found = [row | {"kl_budget": budget} for budget in budgets for row in rows("m", "c", 0, [0.2])]
     found = scores(results(found), comparison(concepts=concepts, refused={}, budgets=budgets))
-    for budget in budgets:
-        name = steered.composite("m", budget)
-        assert found[name, "document"]["value"] == pytest.approx(0.2)
-        method, told = re.fullmatch(steered.COMPOSITE, name).groups()  # type: ignore[union-attr]
-        assert (method, float(told)) == ("m", budget)
+    composites = [row for row in found.values() if (row["measure"], row["entry"]) == ("composite", "m")]
+    values = {row["budget"]: row["value"] for row in composites if row["concept"] is None}
+    assert values == {budget: pytest.approx(0.2) for budget in budgets}
 
 
 def test_the_gate_says_that_not_every_concept_was_tried(generations: pl.DataFrame) -> None:

@@ -16,6 +16,7 @@ from components.config import canonical, load
 from components.device import Execution
 from components.dictionary.architectures.topk import TopK, TopKConfig
 from components.errors import ConfigError, DictionaryError, InputError, UnknownNameError
+from components.report.tables import SCORES
 from components.steering.concepts import pick_concepts
 from components.steering.config import SteerConfig
 from components.steering.contract import judges, methods
@@ -52,7 +53,7 @@ def texts(artifact: Artifact) -> pl.DataFrame:
 
 
 def score(artifact: Artifact, name: str, kind: str = "document") -> dict[str, Any]:
-    found = tables.SCORES.read(artifact).filter(pl.col("name") == name, pl.col("concept_kind") == kind)
+    found = SCORES.read(artifact).filter(pl.col("name") == name, pl.col("concept_kind") == kind)
     assert found.height == 1, name
     return found.to_dicts()[0]
 
@@ -228,7 +229,7 @@ def test_uplift_is_measured_against_the_plain_text_of_the_same_prompt_and_sample
 
 
 def test_every_kind_of_score_is_there(ran: tuple[Artifact, list[Progress]]) -> None:
-    frame = tables.SCORES.read(ran[0])
+    frame = SCORES.read(ran[0])
     names = set(frame["name"])
     for method in ("add_direction", "mean_difference"):
         costs = (".cost", ".cost_whole", ".cost_written", ".cost_written_reverse")

@@ -11,8 +11,10 @@ import pytest
 
 from components.config import Config
 from components.errors import DamagedArtifactError
+from components.report.tables import SCORES, TABLES
 from components.store.artifact import Artifact, Stage, Store
-from components.store.tables import LABELS, PROMPTS, SCORES, TABLES, Table
+from components.store.table import Table
+from components.store.tables import LABELS, PROMPTS
 
 ROWS = [{"prompt": 0, "split": "test", "text": "a"}, {"prompt": 1, "split": "validate", "text": "b"}]
 
@@ -42,7 +44,7 @@ def test_every_table_documents_its_columns_and_its_key_is_among_them(table: Tabl
 
 
 def test_columns_that_are_left_out_are_null_and_types_are_those_of_the_schema() -> None:
-    frame = SCORES.frame([{"name": "evaluate.fvu", "value": 1, "n": 3, "split": "test"}])
+    frame = SCORES.frame([{"stage": "evaluate", "measure": "fvu", "value": 1, "n": 3, "split": "test"}])
     assert frame.schema == SCORES.schema
     assert frame["value"].to_list() == [1.0] and frame["low"].to_list() == [None]
 

@@ -35,6 +35,7 @@ from components.config import Config
 from components.evaluation.contract import ABSENT, TEST, Evaluation, Measuring, Score, Subject, evaluations
 from components.evaluation.gate import SELECT, gate_of, passed
 from components.evaluation.units import LATENT, readings
+from components.report.measure import Measure
 from components.seeds import numpy_generator
 from components.statistics import bootstrap_mean
 from components.store.artifact import Progress
@@ -44,11 +45,24 @@ CANDIDATES = 10
 GROWTH = 0.03
 LEAST_COSINE = 0.025
 LEAST_SHARE = 0.4
-MEASURES = {
-    "absorption": ("rate", "lower"),
-    "absorption.silent": ("silent", "lower"),
-    "absorption.main_f1": ("f1", "higher"),
-}
+COLUMNS = {"absorption": "rate", "absorption.silent": "silent", "absorption.main_f1": "f1"}
+"""Of the table, by measure."""
+MEASURES = (
+    Measure(
+        "absorption", "Absorption", "share",
+        "Tokens with a concept on which another latent carries it while its own latents are silent.", "lower",
+        rank=6, kinds=30, least=0, most=1, short="absorption",
+    ),
+    Measure(
+        "absorption.silent", "Main latents silent", "share",
+        "Tokens with a concept on which none of its main latents is active.", "lower",
+        rank=22, least=0, most=1, short="main latents silent",
+    ),
+    Measure(
+        "absorption.main_f1", "F1 of the main latents", "F1", "Any main latent active against the concept's labels.",
+        rank=23, least=0, most=1, short="main latents F1",
+    ),
+)  # fmt: skip
 
 
 class AbsorptionConfig(Config):
@@ -81,6 +95,7 @@ class Absorption(Evaluation):
 
     version = 2
     config = AbsorptionConfig
+    measures = MEASURES
 
     def measure(self, subject: Subject) -> Measuring:
         """Writes a row for each gated token concept; select chooses main latents and directions, test is counted."""
@@ -187,7 +202,7 @@ def _scores(seed: int, table: pl.DataFrame) -> list[Score]:
     shares = table.with_columns(silent=pl.col("n_silent") / pl.col("n"), f1=pl.col("main_f1"))
     shares = shares.with_columns(pl.when(pl.col("n") > 0).then(pl.col("silent")).alias("silent"))
     scores = []
-    for name, (column, better) in MEASURES.items():
+    for name, column in COLUMNS.items():
         for kind in ("all", *table["concept_kind"].unique(maintain_order=True)):
             part = shares.filter(pl.lit(kind == "all") | (pl.col("concept_kind") == kind))
             values = part[column].drop_nulls()
@@ -195,7 +210,5 @@ def _scores(seed: int, table: pl.DataFrame) -> list[Score]:
             interval = bootstrap_mean(values.to_numpy(), draw) if len(values) else ABSENT
             reason = None if len(values) else "no token concept passed the gate"
             failed = part[column].null_count() if len(values) else 0
-            scores.append(
-                Score(name, interval, "concept", better, concept_kind=kind, n_failed=failed, reason=reason)  # type: ignore[arg-type]
-            )
+            scores.append(Score(name, interval, "concept", concept_kind=kind, n_failed=failed, reason=reason))
     return scores

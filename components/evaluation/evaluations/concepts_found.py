@@ -37,6 +37,7 @@ from components.config import Config
 from components.evaluation.contract import ABSENT, TEST, Evaluation, Measuring, Score, Subject, evaluations
 from components.evaluation.gate import PROBE, SELECT, VALIDATE, decodes, gate_of, missing, scored, unit_of
 from components.evaluation.units import LATENT, NEURON, UNTRAINED, choose, readings, score
+from components.report.measure import Measure
 from components.statistics import Interval, clustered_t_interval, clustered_wilson, t_interval, wilson
 from components.store.artifact import Progress
 from components.store.tables import CONCEPTS, CONCEPTS_FOUND
@@ -50,6 +51,42 @@ FEWEST_FAMILIES = 5
 """With fewer families an interval over families would say nothing; concepts then count as independent."""
 SHARES = ("found", "found_absolute")
 MEANS = ("share", "ap", "auroc")
+
+
+ROLES = {LATENT: "entry", UNTRAINED: "control", NEURON: "baseline", PROBE: "ceiling"}
+_UNITS = (
+    "Concepts whose best unit, chosen on select, reaches most of what a probe reaches above the base rate on test, "
+    "scored once."
+)
+MEASURES = (
+    Measure(
+        "concepts_found", "Concepts found", "share", _UNITS, rank=5, kinds=5, least=0, most=1,
+        short="concepts found", over="token",
+    ),
+    Measure(
+        "concepts_gated", "Concepts a probe decodes", "share", "The gate of every score by concept.", "neither",
+        rank=10, least=0, most=1,
+    ),
+    Measure(
+        "concepts_decodable", "Concepts decoded well enough to compare", "share", "By a probe, on validate.",
+        "neither", rank=11, least=0, most=1,
+    ),
+    Measure(
+        "concepts_found_normalised", "Concepts, between untrained and probe", "share",
+        "0 is the untrained dictionary, 1 the probe of all coordinates.", rank=12,
+    ),
+    Measure(
+        "concepts_found_absolute", "Concepts found, fixed precision", "share",
+        "An average precision of 0.8 by the probe and by the unit.", rank=13, least=0, most=1,
+    ),
+    Measure(
+        "concepts_share", "Share of the probe's precision", "share", "Above the base rate.", rank=14, least=0, most=1,
+    ),
+    Measure(
+        "concepts_ap", "Mean AP over concepts", "AP", "Natural density, gated concepts.", rank=20, least=0, most=1,
+    ),
+    Measure("concepts_auroc", "Mean AUROC over concepts", "AUROC", "Gated concepts.", rank=21, least=0, most=1),
+)  # fmt: skip
 
 
 class ConceptsFoundConfig(Config):
@@ -73,6 +110,7 @@ class ConceptsFound(Evaluation):
 
     version = 2
     config = ConceptsFoundConfig
+    measures = MEASURES
 
     def measure(self, subject: Subject) -> Measuring:
         """Writes the table of every concept and unit, and returns shares and means over the gated concepts."""
@@ -92,7 +130,7 @@ class ConceptsFound(Evaluation):
                 if lacking
                 else "the corpus labels no concept; give read.word_lists or a column of labels"
             )
-            return [Score("concepts_found.latent", ABSENT, "concept", "higher", concept_kind="all", reason=reason)]
+            return [Score("concepts_found", ABSENT, "concept", subject=LATENT, concept_kind="all", reason=reason)]
         return _scores(frame, self.settings.ap_threshold)
 
     def _of(
@@ -171,7 +209,7 @@ def _scores(frame: pl.DataFrame, threshold: float) -> list[Score]:
             probes = part.filter(pl.col("unit_kind") == PROBE)
             share = _share(probes.with_columns(pl.col(column).fill_null(False)), column)
             failed = probes[column].null_count()
-            scores.append(Score(name, share, "concept", "neither", concept_kind=kind, n_failed=failed))
+            scores.append(Score(name, share, "concept", concept_kind=kind, n_failed=failed))
     units = [unit for unit in UNITS if unit in frame["unit_kind"]]
     for measure in (*SHARES, *MEANS):
         for unit in units:
@@ -209,12 +247,13 @@ def _score(measure: str, unit: str, units: list[str], kind: str, asked: pl.DataF
     rival = next((name for name in RIVALS[unit] if name in units), None)
     baseline: float | None = rows[rival][measure].cast(pl.Float64).mean() if rival else None  # type: ignore[assignment]
     return Score(
-        f"concepts_{measure}.{unit}",
+        f"concepts_{measure}",
         interval,
         "concept",
-        "higher",
         baseline,
         NAMES.get(rival or ""),
+        subject=unit,
+        role=ROLES[unit],
         concept_kind=kind,
         n_failed=own[measure].null_count(),
         reason=None
@@ -240,7 +279,7 @@ def _normalised(kind: str, asked: pl.DataFrame, why: str) -> Score:
         ends = (None if end is None else min(1.0, value + end) for end in (spread.low, spread.high))
         interval = Interval(value, *ends, len(gained))
     return Score(
-        "concepts_found_normalised.latent", interval, "concept", "higher", 0.0, "untrained dictionary", concept_kind=kind,
+        "concepts_found_normalised", interval, "concept", 0.0, "untrained dictionary", LATENT, concept_kind=kind,
         reason=None if interval.value is not None else why if not len(gained) else "the untrained dictionary finds all",
     )  # fmt: skip
 

@@ -27,6 +27,7 @@ from pydantic import PositiveFloat, PositiveInt
 
 from components.config import Config
 from components.evaluation.contract import ABSENT, TEST, Evaluation, Measuring, Score, Subject, evaluations
+from components.report.measure import Measure
 from components.seeds import numpy_generator
 from components.statistics import cluster_bootstrap
 from components.store.artifact import Progress
@@ -51,18 +52,25 @@ class DescriptionLength(Evaluation):
     """Bits a token, and the step that values are rounded to."""
 
     config = DescriptionLengthConfig
+    measures = (
+        Measure(
+            "description_length", "Description length", "bits a token",
+            "What the codes cost when they are sent with no more error than they have.", "lower",
+            rank=16, least=0, short="description length",
+        ),
+    )  # fmt: skip
     version = 2
 
     def measure(self, subject: Subject) -> Measuring:
         """Validate sets the step and the code, test is measured."""
         if missing := [split for split in (VALIDATE, TEST) if not subject.n_rows(split)]:
             reason = f"the capture has no {missing[0]} split"
-            return [Score("description_length", ABSENT, "document", "lower", reason=reason)]
+            return [Score("description_length", ABSENT, "document", reason=reason)]
         n = {split: min(self.settings.tokens, subject.n_rows(split)) for split in (VALIDATE, TEST)}
         known, sent = (subject.codes.codes(split).rows(0, n[split]) for split in (VALIDATE, TEST))
         if not known.nnz:
             reason = f"no latent is active on {VALIDATE}"
-            return [Score("description_length", ABSENT, "document", "lower", reason=reason)]
+            return [Score("description_length", ABSENT, "document", reason=reason)]
         exact = _squared_error(subject, known, VALIDATE)
         step = 2 * float(known.values.abs().max())
         for halving in range(HALVINGS + 1):
@@ -76,13 +84,13 @@ class DescriptionLength(Evaluation):
                 f"values in {2**HALVINGS} steps still raise the squared error on {VALIDATE} by more than "
                 f"{self.settings.tolerance:g} of itself"
             )
-            return [Score("description_length", ABSENT, "document", "lower", reason=reason)]
+            return [Score("description_length", ABSENT, "document", reason=reason)]
         bits = lengths(known, sent, step)
         document = subject.activations.provenance(TEST)["document"][: n[TEST]].numpy()
         draw = numpy_generator(self.services.seed, "description_length")
         floor = self._gaussian(subject, n[VALIDATE], _squared_error(subject, sent, TEST) / n[TEST])
         found = cluster_bootstrap(bits, None, document, draw)
-        return [Score("description_length", found, "document", "lower", floor, "Gaussian of equal error")]
+        return [Score("description_length", found, "document", floor, "Gaussian of equal error")]
 
     def _gaussian(self, subject: Subject, n: int, error: float) -> float | None:
         name = subject.dictionary.reconstructs[0]

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -45,6 +45,7 @@ from components.dictionary.contract import Dictionary
 from components.dictionary.encode import Encoded
 from components.evaluation.contract import ABSENT, TEST, Evaluation, Measuring, Score, Subject, evaluations
 from components.evaluation.gate import SELECT, VALIDATE, missing
+from components.report.measure import Measure
 from components.seeds import derive, numpy_generator
 from components.statistics import Interval, bootstrap_mean
 from components.store.artifact import Progress
@@ -60,13 +61,45 @@ ALIGNED, MOST_ALIGNED = 0.1, 3
 LEAST_COSINE = 0.025
 LEAST_SHARE = 0.4
 INVERSE_PENALTY = 1.0
-MEASURES: dict[str, tuple[str, Literal["higher", "lower", "neither"]]] = {
-    "first_letter.absorption": ("fraction", "lower"),
-    "first_letter.full_absorption": ("full", "lower"),
-    "first_letter.silent": ("silent", "lower"),
-    "first_letter.main_f1": ("main_f1", "higher"),
-    "first_letter.main_latents": ("n_main", "neither"),
+COLUMNS = {
+    "first_letter.absorption": "fraction",
+    "first_letter.full_absorption": "full",
+    "first_letter.silent": "silent",
+    "first_letter.main_f1": "main_f1",
+    "first_letter.main_latents": "n_main",
 }
+"""Of the table, by measure, for letters that the model spells."""
+MEASURES = (
+    Measure(
+        "first_letter.absorption", "First letters absorbed", "share",
+        "Mean fraction of a first letter that another latent carries while the letter's own are silent.", "lower",
+        rank=17, least=0, most=1,
+    ),
+    Measure(
+        "first_letter.full_absorption", "First letters absorbed in full", "share",
+        "Words whose first letter one other latent carries alone.", "lower", rank=17, least=0, most=1,
+    ),
+    Measure(
+        "first_letter.silent", "First letters, main latents silent", "share",
+        "Words on which none of their letter's main latents is active.", "lower", rank=18, least=0, most=1,
+    ),
+    Measure(
+        "first_letter.main_f1", "First letters, F1 of the main latents", "F1",
+        "A probe of the main latents on words that it has not seen.", rank=18, least=0, most=1,
+    ),
+    Measure(
+        "first_letter.main_latents", "First letters, main latents", "latents", "How many latents a letter has.",
+        "neither", rank=24, least=0,
+    ),
+    Measure(
+        "first_letter.probe_f1", "First letters, F1 of the probe", "F1", "A probe of all coordinates on new words.",
+        "neither", rank=19, least=0, most=1,
+    ),
+    Measure(
+        "first_letter.spelt", "First letters that the model spells", "share", "The gate of these scores.", "neither",
+        rank=19, least=0, most=1,
+    ),
+)  # fmt: skip
 
 
 class FirstLetterConfig(Config):
@@ -127,6 +160,7 @@ class FirstLetter(Evaluation):
     """Which letters are spelt, how much of them is absorbed, and how well their main latents tell them."""
 
     config = FirstLetterConfig
+    measures = MEASURES
     in_sweeps = False
 
     def measure(self, subject: Subject) -> Measuring:
@@ -359,16 +393,16 @@ def _direction(x: Mapping[str, np.ndarray], has: np.ndarray, weight: np.ndarray)
 def _scores(seed: int, table: pl.DataFrame, untrained: pl.DataFrame | None, reason: str) -> list[Score]:
     tested = table.filter(pl.col("probe_f1").is_not_null())
     scores = [
-        _score(seed, "first_letter.probe_f1", tested["probe_f1"], "neither", reason),
-        _score(seed, "first_letter.spelt", tested["spelt"].cast(pl.Float64), "neither", reason),
+        _score(seed, "first_letter.probe_f1", tested["probe_f1"], reason),
+        _score(seed, "first_letter.spelt", tested["spelt"].cast(pl.Float64), reason),
     ]
     spelt = tested.filter("spelt")
-    for name, (column, better) in MEASURES.items():
+    for name, column in COLUMNS.items():
         given, baseline_name = (spelt, "linear probe") if column == "main_f1" else (untrained, "untrained dictionary")
         floor: Any = given["probe_f1_test" if column == "main_f1" else column].mean() if given is not None else None
         lost = spelt.filter(pl.col(column).is_null()).select("letter", "reason").rows()
         why = "; ".join(f"{letter}: {because}" for letter, because in lost) or reason
-        scores.append(_score(seed, name, spelt[column].cast(pl.Float64), better, why, floor, baseline_name))
+        scores.append(_score(seed, name, spelt[column].cast(pl.Float64), why, floor, baseline_name))
     return scores
 
 
@@ -376,7 +410,6 @@ def _score(
     seed: int,
     name: str,
     letters: pl.Series,
-    better: Literal["higher", "lower", "neither"],
     reason: str,
     baseline: float | None = None,
     baseline_name: str | None = None,
@@ -387,4 +420,4 @@ def _score(
     found = bootstrap_mean(values.to_numpy(), numpy_generator(seed, name)) if len(values) else ABSENT
     interval = Interval(found.value, found.low, found.high, len(letters))
     why = reason if failed or not len(values) else None
-    return Score(name, interval, "letter", better, baseline, baseline_name, n_failed=failed, reason=why)
+    return Score(name, interval, "letter", baseline, baseline_name, n_failed=failed, reason=why)

@@ -30,12 +30,33 @@ from components.dictionary.contract import Dictionary
 from components.evaluation.contract import ABSENT, TEST, Evaluation, Measuring, Score, Subject, evaluations
 from components.model.intervention import Edit, replace
 from components.model.language_model import LanguageModel
+from components.report.measure import Measure
 from components.seeds import numpy_generator
 from components.statistics import Interval, cluster_bootstrap
 from components.store.artifact import Progress
 
 MEAN_FROM = "select"
 ABLATIONS = ("zero_ablation", "mean_ablation")
+MEASURES = (
+    Measure(
+        "loss_recovered.mean_ablation", "Loss recovered, mean ablation", "share",
+        "How much of the loss that ablating the hook point costs the reconstruction gives back; ratio of sums.",
+        rank=1, kinds=1, short="loss recovered",
+    ),
+    Measure(
+        "loss_recovered.zero_ablation", "Loss recovered, zero ablation", "share",
+        "The same where the ablated activation is zero, not the mean.", rank=30, kinds=30,
+    ),
+    Measure(
+        "cross_entropy_rise", "Rise of cross-entropy", "nats a token",
+        "What the model loses when it reads the reconstruction instead of its own activations.", "lower",
+        rank=2, kinds=2, short="cross entropy rise",
+    ),
+    Measure(
+        "cross_entropy.clean", "Cross-entropy, clean", "nats a token", "Loss of the model on test text.", "neither",
+        rank=40, least=0,
+    ),
+)  # fmt: skip
 
 
 class LossRecoveredConfig(Config):
@@ -52,6 +73,7 @@ class LossRecovered(Evaluation):
     """Loss recovered against both ablations, and the rise of cross-entropy."""
 
     config = LossRecoveredConfig
+    measures = MEASURES
 
     def measure(self, subject: Subject) -> Measuring:
         """For each hook point the pass goes on from it five times: clean, ablated twice, spliced, the untrained spliced."""
@@ -146,25 +168,21 @@ def _scores(seed: int, hook_point: str, sums: Mapping[str, np.ndarray], counted:
         if lost.sum() <= 0:
             nats = (lost.sum() / n_tokens).item()
             why = f"{ablation.replace('_', ' ')} does not raise the cross-entropy ({nats:+.3g} nats a token)"
-            scores.append(Score(name, ABSENT, "context", "higher", hook_point=hook_point, reason=why))
+            scores.append(Score(name, ABSENT, "context", hook_point=hook_point, reason=why))
             continue
         floor = None if untrained is None else float((sums[ablation] - untrained).sum() / lost.sum())
         found = interval(name, sums[ablation] - spliced, lost)
-        scores.append(Score(name, found, "context", "higher", floor, "untrained dictionary", hook_point=hook_point))
+        scores.append(Score(name, found, "context", floor, "untrained dictionary", hook_point=hook_point))
     floor = None if untrained is None else float((untrained - clean).sum() / n_tokens)
     rise = interval("rise", spliced - clean, counted)
-    scores.append(
-        Score("cross_entropy_rise", rise, "context", "lower", floor, "untrained dictionary", hook_point=hook_point)
-    )
+    scores.append(Score("cross_entropy_rise", rise, "context", floor, "untrained dictionary", hook_point=hook_point))
     level = interval("clean", clean, counted)
-    scores.append(Score("cross_entropy.clean", level, "context", "neither", hook_point=hook_point))
+    scores.append(Score("cross_entropy.clean", level, "context", hook_point=hook_point))
     return scores
 
 
 def _absent(hook_point: str, reason: str) -> list[Score]:
-    names = [(f"loss_recovered.{ablation}", "higher") for ablation in ABLATIONS]
-    names += [("cross_entropy_rise", "lower"), ("cross_entropy.clean", "neither")]
-    return [Score(n, ABSENT, "context", better, hook_point=hook_point, reason=reason) for n, better in names]  # type: ignore[arg-type]
+    return [Score(each.name, ABSENT, "context", hook_point=hook_point, reason=reason) for each in MEASURES]
 
 
 def _contexts(subject: Subject, tokens: int, seed: int) -> dict[str, Tensor]:

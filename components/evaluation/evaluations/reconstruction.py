@@ -20,11 +20,26 @@ from components.config import Config
 from components.dictionary.contract import Dictionary
 from components.dictionary.encode import Encoded
 from components.evaluation.contract import ABSENT, TEST, Evaluation, Measuring, Score, Subject, evaluations
+from components.report.measure import Measure
 from components.seeds import numpy_generator
 from components.statistics import Interval, cluster_bootstrap, wilson
 from components.store.artifact import Progress
 
 ROWS = 8192
+MEASURES = (
+    Measure(
+        "fvu", "Variance unexplained (FVU)", "share", "Squared error over variance, held-out text.", "lower",
+        rank=0, kinds=0, least=0, short="FVU",
+    ),
+    Measure(
+        "l0", "Active latents (L0)", "latents a token", "Mean number of active latents on a token.", "neither",
+        rank=3, kinds=3, least=0, short="L0",
+    ),
+    Measure(
+        "dead_share", "Dead latents", "share", "Latents that no token activated.", "lower",
+        rank=4, kinds=4, least=0, most=1, short="dead share",
+    ),
+)  # fmt: skip
 EMPTY = f"the capture holds no token of the {TEST} split"
 
 
@@ -37,6 +52,7 @@ class Reconstruction(Evaluation):
     """FVU of every reconstructed hook point, L0, share of dead latents."""
 
     config = ReconstructionConfig
+    measures = MEASURES
 
     def measure(self, subject: Subject) -> Measuring:
         """One pass over the test split for the mean, one for each dictionary and hook point."""
@@ -45,7 +61,7 @@ class Reconstruction(Evaluation):
         control, scores = subject.untrained, []
         for hook_point in subject.dictionary.reconstructs:
             if empty:
-                scores.append(Score("fvu", ABSENT, "document", "lower", hook_point=hook_point, reason=EMPTY))
+                scores.append(Score("fvu", ABSENT, "document", hook_point=hook_point, reason=EMPTY))
                 continue
             mean = subject.mean(TEST, hook_point)
             error, spread = yield from _squares(subject, subject.codes, subject.dictionary, hook_point, mean)
@@ -55,7 +71,7 @@ class Reconstruction(Evaluation):
                 other, _ = yield from _squares(subject, control.codes, control.dictionary, hook_point, mean)
                 floor = float(other.sum() / spread.sum())
             reason = None if fvu.value is not None else f"all activations of the {TEST} split are equal"
-            scores.append(_score("fvu", fvu, "document", "lower", floor, reason, hook_point))
+            scores.append(_score("fvu", fvu, "document", floor, reason, hook_point))
         active, dead = _use(subject.codes, empty)
         floors: tuple[float | None, float | None] = (None, None)
         if control and not empty:
@@ -66,15 +82,15 @@ class Reconstruction(Evaluation):
         share = ABSENT if empty else wilson(dead, subject.codes.d_sae)
         reason = EMPTY if empty else None
         seen = f"dead: active on none of {len(document)} test tokens"
-        scores.append(_score("l0", l0, "document", "neither", floors[0], reason))
-        scores.append(_score("dead_share", share, "latent", "lower", floors[1], reason or seen))
+        scores.append(_score("l0", l0, "document", floors[0], reason))
+        scores.append(_score("dead_share", share, "latent", floors[1], reason or seen))
         return scores
 
 
 def _score(
-    name: str, interval: Interval, unit: str, better, baseline: float | None, reason: str | None, hook_point=None
+    measure: str, interval: Interval, unit: str, baseline: float | None, reason: str | None, hook_point=None
 ) -> Score:
-    return Score(name, interval, unit, better, baseline, "untrained dictionary", hook_point=hook_point, reason=reason)
+    return Score(measure, interval, unit, baseline, "untrained dictionary", hook_point=hook_point, reason=reason)
 
 
 def _squares(

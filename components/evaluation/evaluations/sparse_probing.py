@@ -24,6 +24,7 @@ from components.config import Config
 from components.evaluation.contract import ABSENT, TEST, Evaluation, Measuring, Score, Subject, evaluations
 from components.evaluation.gate import SELECT, gate_of, passed
 from components.evaluation.units import LATENT, Readings, readings
+from components.report.measure import Measure
 from components.seeds import numpy_generator
 from components.statistics import bootstrap_mean
 from components.store.artifact import Progress
@@ -49,6 +50,12 @@ class SparseProbing(Evaluation):
 
     version = 2
     config = SparseProbingConfig
+    measures = (
+        Measure(
+            "sparse_probing", "Sparse probing", "AP", "Average precision of a probe of k latents, gated concepts.",
+            rank=15, least=0, most=1, short="sparse probing",
+        ),
+    )  # fmt: skip
 
     def measure(self, subject: Subject) -> Measuring:
         """Concepts of tokens, then of documents; k latents chosen and weighed on select, scored once on test."""
@@ -83,8 +90,8 @@ class SparseProbing(Evaluation):
                 ceiling: float | None = part["probe"].mean()  # type: ignore[assignment]
                 scores.append(
                     Score(
-                        f"sparse_probing.k{k}", interval, "concept", "higher", ceiling if len(values) else None,
-                        "linear probe", kind, n_failed=part["ap"].null_count() if len(values) else 0, reason=reason,
+                        "sparse_probing", interval, "concept", ceiling if len(values) else None, "linear probe", k=k,
+                        concept_kind=kind, n_failed=part["ap"].null_count() if len(values) else 0, reason=reason,
                     )
                 )  # fmt: skip
         return scores

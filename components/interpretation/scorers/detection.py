@@ -19,6 +19,7 @@ import numpy as np
 from components.config import Config
 from components.interpretation import strata
 from components.interpretation.contract import Answer, LatentRecord, Part, Score, Scorer, Trials, Unit, scorers
+from components.report.measure import Measure
 from components.statistics import auroc_interval, average_precision_weighted
 
 
@@ -35,7 +36,11 @@ class Detection(Scorer):
     free: ClassVar[bool] = True
     needs: ClassVar[Unit] = "windows"
     chance: ClassVar[float] = 0.5
-    range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    measure: ClassVar[Measure] = Measure(
+        "detection", "Explained, detection", "AUROC",
+        "Chance that an active window is given more than a silent one by a predictor that sees only the explanation.",
+        rank=0, kinds=0, least=0, most=1, short="explanation detection",
+    )  # fmt: skip
     strata: ClassVar[tuple[str, ...]] = strata.USUAL
     natural: ClassVar[str | None] = "average_precision"
 

@@ -20,6 +20,7 @@ from pydantic import PositiveInt
 from components.config import Config
 from components.interpretation import strata
 from components.interpretation.contract import Answer, LatentRecord, Part, Score, Scorer, Trials, Unit, scorers
+from components.report.measure import Measure
 
 
 class SimulationConfig(Config):
@@ -37,7 +38,11 @@ class Simulation(Scorer):
     free: ClassVar[bool] = True
     needs: ClassVar[Unit] = "tokens"
     chance: ClassVar[float] = 0.0
-    range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
+    measure: ClassVar[Measure] = Measure(
+        "simulation", "Explained, simulation", "Pearson r",
+        "Expected against true activation, token by token, by a predictor that sees only the explanation.",
+        rank=1, kinds=1, least=-1, most=1, short="explanation simulation",
+    )  # fmt: skip
     strata: ClassVar[tuple[str, ...]] = strata.USUAL
     natural: ClassVar[str | None] = "natural_density"
 

@@ -8,43 +8,36 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from components.config import Config
-from components.errors import InputError
-from components.store import tables
-from components.store.artifact import Artifact, Progress, Stage, Store
-from components.store.report import REPORT, ReportConfig, Told, markdown, tell
-from components.store.scores import absent, caveats, headline, ordered
+from components.errors import InputError, StoreError
+from components.report import order, reasons, tables
+from components.report.measure import Measures
+from components.report.report import REPORT, ReportConfig, markdown
+from components.report.sentences import Told, tell
+from components.store.artifact import Progress, Stage, Store
+from tests.report.rows import MEASURES, Made, explained, found, score, scored, steered
+from tests.report.rows import report_frame as frame
 
 
-class Made(Config):
-    rows: list[dict] = []
-    """The scores to write."""
+def shortened(rows: pl.DataFrame) -> pl.DataFrame:
+    return order.shortened(rows, MEASURES)
 
 
-def score(name: str, value: float | None, **others) -> dict:
-    place = {"dictionary": "topk-8-k2", "hook_point": "resid_post.1", "split": "test", "better": "higher"}
-    return {"name": name, "value": value, "n": 10, "unit_of_replication": "document", **place, **others}
+def ordered(rows: pl.DataFrame) -> pl.DataFrame:
+    return order.ordered(rows, MEASURES)
 
 
-def scored(store: Store, stage: str, *rows: dict) -> Artifact:
-    def make(folder: Path, config: Made, inputs, settings):
-        tables.SCORES.write(folder, config.rows)
-        yield Progress(1, 1, "scores")
-        return {}
-
-    return store.ensure(Stage(stage, 1, make), Made(rows=list(rows)), {})[0]
-
-
-def frame(*rows: dict) -> pl.DataFrame:
-    return tables.REPORT.frame([{"stage": "evaluate", "artifact": "0" * 24, **row} for row in rows])
+def absent(rows: pl.DataFrame) -> list[str]:
+    return reasons.absent(rows, MEASURES)
 
 
 def told(*rows: dict, differences: pl.DataFrame | None = None, trained: dict | None = None) -> Told:
-    return tell(frame(*rows), tables.DIFFERENCES.frame([]) if differences is None else differences, trained or {})
+    return tell(
+        frame(*rows), MEASURES, tables.DIFFERENCES.frame([]) if differences is None else differences, trained or {}
+    )
 
 
-def difference(name: str, rival: str, outcome: str, **others) -> dict:
-    place = {"dictionary": "topk-8-k2", "hook_point": "resid_post.1", "split": "test", "better": "higher"}
+def difference(score_of: dict, rival: str, outcome: str, **others) -> dict:
+    (row,) = frame(score_of).select(*tables.PLACE, "name", "better").to_dicts()
     numbers = {"ours": 0.2, "theirs": 0.4, "difference": -0.2, "low": -0.3, "high": -0.1, "p": 0.001, "p_holm": 0.004}
     about = {
         "paired": True,
@@ -54,50 +47,74 @@ def difference(name: str, rival: str, outcome: str, **others) -> dict:
         "n_families": 12,
         "n_tests": 4,
     }
-    return {"name": name, "rival": rival, "outcome": outcome, **place, **numbers, **about, **others}
+    return {**row, "rival": rival, "outcome": outcome, **numbers, **about, **others}
 
 
 def test_the_report_holds_every_score_with_the_artifact_it_came_from(store: Store) -> None:
-    evaluate = scored(store, "evaluate", score("evaluate.fvu", 0.02, better="lower"), score("evaluate.l0", None))
-    steer = scored(store, "steer", score("steer.add_direction.kl_0.1", 0.4))
+    evaluate = scored(store, "evaluate", score("fvu", 0.02), score("l0", None))
+    steer = scored(store, "steer", steered(0.4))
     report, _ = store.ensure(REPORT, ReportConfig(), {"steer": steer, "evaluate": evaluate})
-    found = tables.REPORT.read(report)
-    assert found["name"].to_list() == ["evaluate.fvu", "evaluate.l0", "steer.add_direction.kl_0.1"]
-    assert found["artifact"].to_list() == [evaluate.key, evaluate.key, steer.key]
-    assert json.loads(report.path("report.json").read_text()) == found.to_dicts()
-    assert report.path("report.md").read_text() == markdown(found, Told.of(report))
+    table = tables.REPORT.read(report)
+    assert table["name"].to_list() == ["evaluate.fvu", "evaluate.l0", "steer.add_direction.kl_0.1"]
+    assert table["artifact"].to_list() == [evaluate.key, evaluate.key, steer.key]
+    assert json.loads(report.path("report.json").read_text()) == table.to_dicts()
+    assert report.path("report.md").read_text() == markdown(table, MEASURES, Told.of(report))
+    assert Measures.read(report).keys() == MEASURES.keys()
     assert report.facts["n_scores"] == 3
     assert tables.DIFFERENCES.read(report).height == 0  # no stage wrote a table of items
 
 
 def test_inputs_without_scores_are_links_only(store: Store) -> None:
     train, _ = store.ensure(Stage("train", 1, _nothing), Made(), {})
-    evaluate = scored(store, "evaluate", score("evaluate.fvu", 0.02))
+    evaluate = scored(store, "evaluate", score("fvu", 0.02))
     report, _ = store.ensure(REPORT, ReportConfig(), {"train": train, "evaluate": evaluate, "steer": None})
     assert tables.REPORT.read(report).height == 1
     with pytest.raises(InputError, match="a report wants artifacts with scores.parquet .*; got train"):
         store.ensure(REPORT, ReportConfig(), {"train": train})
 
 
+def test_scores_of_an_earlier_version_are_refused_in_one_sentence_and_stay_as_they_are(store: Store) -> None:
+    """As evaluate wrote them before scores had columns: a name, and nothing declared."""
+
+    def before(folder: Path, config: Made, inputs, settings):
+        pl.DataFrame({"name": ["evaluate.fvu"], "value": [0.02]}).write_parquet(folder / tables.SCORES.file)
+        yield from _nothing(folder, config, inputs, settings)
+        return {}
+
+    old, _ = store.ensure(Stage("evaluate", 1, before), Made(), {})
+    kept = old.path(tables.SCORES.file).read_bytes()
+    with pytest.raises(
+        InputError, match=f"^the scores of evaluate/{old.key} were written by an earlier version .* again"
+    ):
+        store.ensure(REPORT, ReportConfig(), {"evaluate": old})
+    with pytest.raises(
+        StoreError, match=f"the table scores of evaluate/{old.key}, without the columns stage, entry, measure"
+    ):
+        tables.SCORES.read(old)
+    assert old.path(tables.SCORES.file).read_bytes() == kept
+    every = tables.SCORES.scan_all(store).collect()
+    assert every.select("name", "value", "stage").rows() == [("evaluate.fvu", 0.02, None)]  # SQL still reads them
+
+
 def test_two_measurements_of_one_score_are_refused(store: Store) -> None:
-    first = scored(store, "evaluate", score("evaluate.fvu", 0.02))
-    second = scored(store, "evaluate", score("evaluate.fvu", 0.03))
+    first = scored(store, "evaluate", score("fvu", 0.02))
+    second = scored(store, "evaluate", score("fvu", 0.03))
     with pytest.raises(InputError, match=f"'evaluate.fvu' for the same dictionary .* came from .*{first.key}"):
         store.ensure(REPORT, ReportConfig(), {"evaluate": first, "again": second})
 
 
 def test_headline_reads_in_order_and_absent_values_have_no_row() -> None:
-    found = frame(
-        score("steer.add_direction.kl_0.1", 0.4, stage="steer"),
-        score("evaluate.concepts_found.latent", 0.1, concept_kind="document"),
-        score("evaluate.concepts_found.latent", 0.15, concept_kind="surface"),
-        score("evaluate.concepts_found.latent", 0.2, concept_kind="all"),
-        score("evaluate.concepts_ap.latent", 0.3, concept_kind="document"),
-        score("evaluate.concepts_ap.latent", 0.4, concept_kind="surface"),
-        score("evaluate.concepts_ap.latent", 0.35, concept_kind="all"),
-        score("evaluate.l0", 16.0),
-        score("evaluate.fvu", 0.1),
-        score("interpret.offline.detection", None, stage="interpret", reason="no latents"),
+    rows = frame(
+        steered(0.4),
+        found(0.1, concept_kind="document"),
+        found(0.15, concept_kind="surface"),
+        found(0.2, concept_kind="all"),
+        found(0.3, measure="concepts_ap", concept_kind="document"),
+        found(0.4, measure="concepts_ap", concept_kind="surface"),
+        found(0.35, measure="concepts_ap", concept_kind="all"),
+        score("l0", 16.0),
+        score("fvu", 0.1),
+        explained(None, reason="no latents"),
     )
     first = [
         ("evaluate.fvu", None),
@@ -109,58 +126,57 @@ def test_headline_reads_in_order_and_absent_values_have_no_row() -> None:
     ]
     last = [("steer.add_direction.kl_0.1", None)]
     kinds = [("evaluate.concepts_ap.latent", "surface"), ("evaluate.concepts_ap.latent", "document")]
-    assert [(row["name"], row["concept_kind"]) for row in headline(found).to_dicts()] == first + last
-    assert [(row["name"], row["concept_kind"]) for row in ordered(found).to_dicts()] == first + kinds + last
+    assert [(row["name"], row["concept_kind"]) for row in shortened(rows).to_dicts()] == first + last
+    assert [(row["name"], row["concept_kind"]) for row in ordered(rows).to_dicts()] == first + kinds + last
 
 
 def test_the_short_table_has_at_most_thirty_rows_and_keeps_the_headlines() -> None:
     kinds = ("all", "surface", "contextual", "document")
     units = ("latent", "neuron", "untrained", "probe")
     rows = [
-        score(f"evaluate.concepts_{measure}.{unit}", 0.1 + 0.01 * number, concept_kind=kind)
+        found(0.1 + 0.01 * number, unit, f"concepts_{measure}", concept_kind=kind)
         for measure in ("auroc", "ap", "found")
         for unit in units
         for number, kind in enumerate(kinds)
     ]
     rows += [
-        score(f"steer.{method}.kl_{budget}", 0.1 + 0.01 * number, concept_kind=kind, stage="steer")
-        for budget in ("0.1", "0.02", "1e-05")
-        for method in ("add_direction", "mean_difference")
+        steered(0.1 + 0.01 * number, "composite", method, budget, concept_kind=kind, role=role)
+        for budget in (0.1, 0.02, 1e-5)
+        for method, role in (("add_direction", "entry"), ("mean_difference", "baseline"))
         for number, kind in enumerate(kinds)
     ]
-    rows.append(score("evaluate.fvu", 0.02))
-    short = [(row["name"], row["concept_kind"]) for row in headline(frame(*rows)).to_dicts()]
+    rows.append(score("fvu", 0.02))
+    short = [(row["name"], row["concept_kind"]) for row in shortened(frame(*rows)).to_dicts()]
     assert len(short) == 30 and ordered(frame(*rows)).height == len(rows)
     assert short[0] == ("evaluate.fvu", None)
-    wanted = {
-        (name, kind) for kind in kinds for name in ("evaluate.concepts_found.latent", "steer.add_direction.kl_0.1")
-    }
+    names = ("evaluate.concepts_found.latent", "steer.add_direction.kl_0.1.composite")
+    wanted = {(name, kind) for kind in kinds for name in names}
     assert wanted <= set(short)
     assert not any("kl_1e-05" in name for name, _ in short)  # a later budget waits for the first one's rows
     assert ("evaluate.concepts_auroc.neuron", "surface") not in short
 
 
 def test_a_kind_of_concept_that_is_the_only_one_is_told_once() -> None:
-    one = [score("evaluate.concepts_found.latent", 0.2, concept_kind=kind) for kind in ("all", "document")]
-    assert headline(frame(*one))["concept_kind"].to_list() == ["document"]
-    two = [*one, score("evaluate.concepts_found.latent", 0.3, concept_kind="surface")]
-    assert headline(frame(*two))["concept_kind"].to_list() == ["all", "surface", "document"]
+    one = [found(0.2, concept_kind=kind) for kind in ("all", "document")]
+    assert shortened(frame(*one))["concept_kind"].to_list() == ["document"]
+    two = [*one, found(0.3, concept_kind="surface")]
+    assert shortened(frame(*two))["concept_kind"].to_list() == ["all", "surface", "document"]
     differ = [one[0], {**one[1], "value": 0.25}]  # not the same numbers: nothing is hidden
-    assert headline(frame(*differ))["concept_kind"].to_list() == ["all", "document"]
+    assert shortened(frame(*differ))["concept_kind"].to_list() == ["all", "document"]
     nothing = [{**row, "value": None, "reason": "no concept passed the gate"} for row in one]
     assert len(absent(frame(*nothing))) == 1
 
 
 def test_what_has_no_value_is_one_line_for_each_reason_with_the_setting_that_would_change_it() -> None:
     unlabelled = "the corpus labels no concept"
-    found = frame(
-        score("evaluate.fvu", 0.02),
-        *(score(f"evaluate.concepts_{name}.latent", None, reason=unlabelled) for name in ("found", "ap", "auroc")),
-        score("steer.gate.passed", None, stage="steer", reason=f"{unlabelled}, so none can be judged"),
-        score("interpret.x.detection", None, stage="interpret"),
-        score("interpret.x.simulation", 0.2, stage="interpret"),
+    rows = frame(
+        score("fvu", 0.02),
+        *(found(None, measure=f"concepts_{name}", reason=unlabelled) for name in ("found", "ap", "auroc")),
+        score("gate.passed", None, "steer", reason=f"{unlabelled}, so none can be judged"),
+        explained(None, explainer="x", reason=None),
+        explained(0.2, "simulation", explainer="x"),
     )
-    lines = absent(found)
+    lines = absent(rows)
     assert lines == [
         "evaluate.concepts_found.latent, evaluate.concepts_ap.latent, evaluate.concepts_auroc.latent: the corpus labels no "
         "concept; label concepts with read.word_lists or read.corpus.label_columns",
@@ -168,29 +184,27 @@ def test_what_has_no_value_is_one_line_for_each_reason_with_the_setting_that_wou
         "all of steer: the corpus labels no concept, so none can be judged; label concepts with read.word_lists or "
         "read.corpus.label_columns",
     ]
-    assert headline(found)["name"].to_list() == ["evaluate.fvu", "interpret.x.simulation"]
+    assert shortened(rows)["name"].to_list() == ["evaluate.fvu", "interpret.x.simulation"]
 
 
 def test_a_reason_that_names_its_setting_is_left_as_it_is() -> None:
     reason = "steer.judges does not list fluency"
-    row = score("steer.add_direction.kl_0.1.fluency", None, stage="steer", reason=reason)
-    assert absent(frame(row, score("steer.gate.passed", 1.0, stage="steer"))) == [f"{row['name']}: {reason}"]
+    rows = frame(steered(None, "fluency", reason=reason), score("gate.passed", 1.0, "steer"))
+    assert absent(rows) == [f"steer.add_direction.kl_0.1.fluency: {reason}"]
 
 
 def test_remarks_on_rows_that_have_a_value_are_said_once() -> None:
     reason = "3 of 4 concepts did not pass the gate (3 by the probe)"
-    rows = [
-        score("steer.gate.passed", 0.25, stage="steer", reason=reason, concept_kind=kind) for kind in ("all", "surface")
-    ]
-    assert caveats(frame(*rows)) == [f"steer.gate.passed (surface): {reason}"]
+    rows = [score("gate.passed", 0.25, "steer", reason=reason, concept_kind=kind) for kind in ("all", "surface")]
+    assert reasons.caveats(frame(*rows), MEASURES) == [f"steer.gate.passed (surface): {reason}"]
 
 
 def test_markdown_shows_values_intervals_baselines_and_why_values_are_absent() -> None:
     rows = frame(
-        score("evaluate.fvu", 0.02, low=0.01, high=0.03, baseline=0.5, baseline_name="untrained", better="lower"),
-        score("evaluate.l0", None, n=0, reason="no rows | none"),
+        score("fvu", 0.02, low=0.01, high=0.03, baseline=0.5, baseline_name="untrained"),
+        score("l0", None, n=0, reason="no rows | none"),
     )
-    text = markdown(rows, Told(training="training had converged: FVU 0.02 against 0.021"))
+    text = markdown(rows, MEASURES, Told(training="training had converged: FVU 0.02 against 0.021"))
     assert "| evaluate.fvu |  | 0.02 | 0.01 to 0.03 | 10 documents | 0 | 0.5 (untrained) | lower |" in text
     assert "- evaluate.l0: no rows \\| none; list test in capture.splits and raise read.splits.test" in text
     assert "Nothing: no rival does better beyond what chance explains." in text
@@ -198,7 +212,8 @@ def test_markdown_shows_values_intervals_baselines_and_why_values_are_absent() -
 
 
 def test_a_name_of_the_users_is_no_markdown() -> None:
-    text = markdown(frame(score("steer.x.kl_0.1.[/b] _g_ <b>$a$ `c`", 0.2)), Told(against_us=["[a](b) *c* _d_ e_f"]))
+    row = score("[/b] _g_ <b>$a$ `c`", 0.2)
+    text = markdown(frame(row), MEASURES, Told(against_us=["[a](b) *c* _d_ e_f"]))
     assert r"\[/b\] \_g\_ \<b\>\$a\$ \`c\`" in text
     assert r"\[a\](b) \*c\* \_d\_ e_f" in text
 
@@ -206,15 +221,15 @@ def test_a_name_of_the_users_is_no_markdown() -> None:
 def test_differences_by_item_are_told_with_their_kinds_together_and_wins_as_well_as_losses() -> None:
     name = "evaluate.concepts_found.latent"
     rows = [
-        score(name, 0.2, low=0.1, high=0.3, concept_kind=kind, baseline=0.4, baseline_name="raw neurons")
+        found(0.2, low=0.1, high=0.3, concept_kind=kind, baseline=0.4, baseline_name="raw neurons")
         for kind in ("surface", "document")
     ]
     given = tables.DIFFERENCES.frame(
         [
-            difference(name, "raw neurons", "against us", concept_kind="document", n_clusters=40),
-            difference(name, "raw neurons", "against us", concept_kind="surface"),
+            difference(found(0.2), "raw neurons", "against us", concept_kind="document", n_clusters=40),
+            difference(found(0.2), "raw neurons", "against us", concept_kind="surface"),
             difference(
-                name,
+                found(0.2),
                 "the untrained dictionary",
                 "for us",
                 concept_kind="surface",
@@ -225,7 +240,7 @@ def test_differences_by_item_are_told_with_their_kinds_together_and_wins_as_well
                 high=0.15,
             ),
             difference(
-                name,
+                found(0.2),
                 "the untrained dictionary",
                 "undecided",
                 concept_kind="document",
@@ -236,24 +251,22 @@ def test_differences_by_item_are_told_with_their_kinds_together_and_wins_as_well
             ),
         ]
     )
-    found = told(*rows, differences=given)
-    assert found.against_us == [
+    sentences = told(*rows, differences=given)
+    assert sentences.against_us == [
         "evaluate.concepts_found.latent: worse than raw neurons (paired, Holm over 4): surface 0.2 against 0.4, difference "
         "-0.2 (-0.3 to -0.1), p 0.004, 40 concepts in 12 families; document 0.2 against 0.4, difference -0.2 (-0.3 to -0.1), "
         "p 0.004, 40 concepts in 12 families, too few to resample whole"
     ]
-    (won,) = found.for_us
+    (won,) = sentences.for_us
     assert won.startswith(
         f"{name}: better than the untrained dictionary (paired, Holm over 4): surface 0.2 against 0.1"
     )
-    (open_,) = found.undecided
+    (open_,) = sentences.undecided
     assert open_.endswith("40 concepts in 4 families, n too small to see any")
 
 
 def test_a_baseline_without_items_is_told_as_unpaired() -> None:
-    row = score(
-        "evaluate.fvu", 0.2, low=0.1, high=0.3, baseline=0.05, baseline_name="untrained dictionary", better="lower"
-    )
+    row = score("fvu", 0.2, low=0.1, high=0.3, baseline=0.05, baseline_name="untrained dictionary")
     assert told(row).against_us == [
         "evaluate.fvu: ours 0.2, untrained dictionary 0.05 (unpaired, the baseline has no interval of its own; outside our "
         "95% interval 0.1 to 0.3, over 10 documents)"
@@ -266,13 +279,13 @@ def test_a_baseline_without_items_is_told_as_unpaired() -> None:
 
 def test_chance_is_a_number_and_not_an_unpaired_rival() -> None:
     chance = {"low": 0.2, "high": 0.4, "baseline": 1 / 6, "baseline_name": "chance of being the largest of 6 equals"}
-    (sentence,) = told(score("steer.add_direction.kl_0.1.share_above_random", 0.3, stage="steer", **chance)).for_us
+    (sentence,) = told(steered(0.3, "share_above_random", **chance)).for_us
     assert "unpaired" not in sentence and "outside our 95% interval 0.2 to 0.4" in sentence
 
 
 def test_a_rival_outside_our_interval_is_not_enough_its_own_interval_must_be_apart() -> None:
-    ours = score("evaluate.concepts_found.latent", 0.2, low=0.1, high=0.3, concept_kind="all")
-    theirs = score("evaluate.concepts_found.untrained", 0.35, low=0.25, high=0.45, concept_kind="all")
+    ours = found(0.2, low=0.1, high=0.3, concept_kind="all")
+    theirs = found(0.35, "untrained", low=0.25, high=0.45, concept_kind="all")
     (sentence,) = told(ours, theirs).undecided
     assert "unpaired; their 95% intervals meet" in sentence
     (sentence,) = told(ours, {**theirs, "low": 0.31}).against_us
@@ -284,29 +297,27 @@ def test_a_rival_outside_our_interval_is_not_enough_its_own_interval_must_be_apa
 
 def test_a_ceiling_is_no_rival() -> None:
     rows = [
-        score("evaluate.concepts_found.latent", 0.5, low=0.4, high=0.6),
-        score("evaluate.concepts_found.probe", 1.0, low=0.9, high=1.0),
+        found(0.5, low=0.4, high=0.6),
+        found(1.0, "probe", low=0.9, high=1.0),
     ]
-    rows.append(score("evaluate.sparse_probing.k1", 0.4, low=0.3, high=0.5, baseline=1.0, baseline_name="linear probe"))
+    rows.append(score("sparse_probing", 0.4, k=1, low=0.3, high=0.5, baseline=1.0, baseline_name="linear probe"))
     nothing = told(*rows)
     assert not (nothing.for_us or nothing.against_us or nothing.undecided)
 
 
 def test_single_concepts_are_counted_and_named() -> None:
-    whole = score("steer.add_direction.kl_0.1", 0.4, stage="steer", unit_of_replication="concept")
-    place = {"stage": "steer", "unit_of_replication": "prompt"}
-    rows = [score(f"{whole['name']}.{name}", 0.2, low=0.1, high=0.3, **place) for name in ("sea", "war", "tea")]
-    about = {"n_tests": 3, "unit_of_replication": "prompt", "n_families": None}
+    whole = steered(0.4, "composite")
     outcomes = {"sea": "against us", "war": "for us", "tea": "undecided"}
-    given = [
-        difference(f"{whole['name']}.{name}", "largest of 5", outcome, **about) for name, outcome in outcomes.items()
+    rows = [steered(0.2, "composite", concept=name, low=0.1, high=0.3) for name in outcomes]
+    about = {"n_tests": 3, "unit_of_replication": "prompt", "n_families": None}
+    given = [difference(row, "largest of 5", outcomes[row["concept"]], **about) for row in rows]
+    sentences = told(whole, *rows, differences=tables.DIFFERENCES.frame(given))
+    assert sentences.against_us == [
+        "steer.add_direction.kl_0.1.composite: worse than the largest of 5 on 1 of 3 single concepts (paired by prompt, Holm "
+        "over 3): sea"
     ]
-    found = told(whole, *rows, differences=tables.DIFFERENCES.frame(given))
-    assert found.against_us == [
-        "steer.add_direction.kl_0.1: worse than the largest of 5 on 1 of 3 single concepts (paired by prompt, Holm over 3): sea"
-    ]
-    assert found.for_us[0].endswith("on 1 of 3 single concepts (paired by prompt, Holm over 3): war")
-    assert headline(frame(whole, *rows))["name"].to_list() == [whole["name"]]
+    assert sentences.for_us[0].endswith("on 1 of 3 single concepts (paired by prompt, Holm over 3): war")
+    assert shortened(frame(whole, *rows))["concept"].to_list() == [None]
 
 
 @pytest.mark.parametrize(
@@ -327,9 +338,9 @@ def test_single_concepts_are_counted_and_named() -> None:
 def test_whether_training_had_converged_is_said_and_counts_against_us(
     facts: dict, line: str | None, against: bool
 ) -> None:
-    found = told(score("evaluate.fvu", 0.1), trained=facts)
-    assert found.training == line
-    assert (line in found.against_us) == against
+    sentences = told(score("fvu", 0.1), trained=facts)
+    assert sentences.training == line
+    assert (line in sentences.against_us) == against
 
 
 def test_training_is_read_from_the_train_artifact(store: Store) -> None:
@@ -338,7 +349,7 @@ def test_training_is_read_from_the_train_artifact(store: Store) -> None:
         return {"converged": False, "convergence": "it still falls"}
 
     train, _ = store.ensure(Stage("train", 1, unfinished), Made(), {})
-    evaluate = scored(store, "evaluate", score("evaluate.fvu", 0.02))
+    evaluate = scored(store, "evaluate", score("fvu", 0.02))
     report, _ = store.ensure(REPORT, ReportConfig(), {"train": train, "evaluate": evaluate})
     assert Told.of(report).training == "training had not converged: it still falls"
     assert "training had not converged: it still falls" in Told.of(report).against_us
@@ -346,8 +357,8 @@ def test_training_is_read_from_the_train_artifact(store: Store) -> None:
 
 def test_an_empty_table_has_an_empty_headline_and_nothing_to_tell() -> None:
     empty = tables.REPORT.frame([])
-    assert headline(empty).height == 0 and absent(empty) == []
-    assert tell(empty, tables.DIFFERENCES.frame([]), {}) == Told([], [], [], None)
+    assert shortened(empty).height == 0 and absent(empty) == []
+    assert tell(empty, MEASURES, tables.DIFFERENCES.frame([]), {}) == Told([], [], [], None)
 
 
 def _nothing(folder: Path, config: Made, inputs, settings):

@@ -15,12 +15,11 @@ import polars as pl
 
 from components.config import Config
 from components.errors import InputError
+from components.report.measure import Measures
+from components.report.scores import bounded
+from components.report.tables import PLACE, REPLICATES, REPORT
 from components.statistics import t_interval
-from components.store import tables
 from components.store.artifact import Artifact, Inputs, Progress, Stage, Work
-
-PLACE = ("name", "concept_kind", "split", "hook_point")
-"""What makes two rows of two reports the same score."""
 
 
 class ReplicateConfig(Config):
@@ -40,17 +39,19 @@ def make(folder: Path, config: ReplicateConfig, inputs: Inputs, settings: Any) -
     given = {seed: report for seed, report in reports.items() if report is not None}
     if len(given) < len(config.seeds) or len({report.key for report in given.values()}) < len(config.seeds):
         raise InputError(f"replicate wants one report for each of the seeds {', '.join(map(str, config.seeds))}")
-    frame = tables.REPLICATES.write(folder, over_seeds(given))
+    measures = Measures.read(*given.values())
+    frame = REPLICATES.write(folder, bounded(REPLICATES.frame(over_seeds(given)), measures))
     yield Progress(len(given), len(given), "reports")
     return {
         "seeds": list(config.seeds),
         "n_scores": frame.height,
         "dictionary": next(iter(frame["dictionary"].drop_nulls()), None),
         "reports": [report.key for report in given.values()],
+        **measures.facts(),
     }
 
 
-REPLICATE = Stage("replicate", version=1, make=make, computes=False)
+REPLICATE = Stage("replicate", version=2, make=make, computes=False)
 
 
 def over_seeds(reports: Mapping[int, Artifact]) -> list[dict[str, Any]]:
@@ -61,8 +62,9 @@ def over_seeds(reports: Mapping[int, Artifact]) -> list[dict[str, Any]]:
     seeds = list(reports)
     found: dict[tuple, dict[int, dict[str, Any]]] = {}
     for seed, report in reports.items():
-        for row in tables.REPORT.read(report).iter_rows(named=True):
-            found.setdefault(tuple(row[column] for column in PLACE), {})[seed] = row
+        for row in REPORT.read(report).iter_rows(named=True):
+            place = tuple(row[column] for column in PLACE if column != "dictionary")
+            found.setdefault(place, {})[seed] = row
     rows = []
     for of in found.values():
         first = next(iter(of.values()))
@@ -74,7 +76,7 @@ def over_seeds(reports: Mapping[int, Artifact]) -> list[dict[str, Any]]:
             interval = dataclasses.replace(interval, low=None, high=None)
         reasons = dict.fromkeys(row["reason"] for row in of.values() if row["value"] is None and row["reason"])
         rows.append(
-            {column: first[column] for column in (*PLACE, "stage", "dictionary", "better", "unit_of_replication")}
+            {column: first[column] for column in (*PLACE, "better", "unit_of_replication")}
             | {
                 "value": interval.value,
                 "low": interval.low,

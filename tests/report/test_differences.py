@@ -8,15 +8,21 @@ import numpy as np
 import polars as pl
 import pytest
 
+from components.report.differences import cluster_of
+from components.report.differences import compared as compared_with
+from components.report.report import REPORT, ReportConfig
+from components.report.sentences import Told
+from components.report.tables import DIFFERENCES, TABLES
 from components.seeds import numpy_generator
 from components.statistics import holm, sign_flip_test, t_interval
-from components.store import tables
 from components.store.artifact import Artifact, Progress, Stage, Store
-from components.store.differences import cluster_of, compared
-from components.store.report import REPORT, ReportConfig, Told
-from tests.store.test_report import Made, score
+from components.store.tables import STEERED
+from tests.report import rows as made
+from tests.report.rows import MEASURES, Made, report_frame
 
-BASE = {"stage": "evaluate", "artifact": "0" * 24}
+
+def compared(frame: pl.DataFrame, artifacts: dict[str, Artifact], families: dict[str, str]) -> pl.DataFrame:
+    return compared_with(frame, MEASURES, artifacts, families)
 
 
 def stage_of(store: Store, stage: str, facts: dict | None = None, **written: list[dict]) -> Artifact:
@@ -24,9 +30,9 @@ def stage_of(store: Store, stage: str, facts: dict | None = None, **written: lis
 
     def make(folder: Path, config: Made, inputs, settings):
         for name, rows in written.items():
-            tables.TABLES[name].write(folder, rows)
+            TABLES[name].write(folder, rows)
         yield Progress(1, 1, "tables")
-        return facts or {}
+        return {**MEASURES.facts(), "untrained": {"add_direction": "untrained"}, **(facts or {})}
 
     return store.ensure(Stage(stage, 1, make), Made(rows=[{"tables": sorted(written)}]), {})[0]
 
@@ -43,8 +49,8 @@ def found_rows(ap: dict[str, np.ndarray], names: list[str], kind: str = "surface
 def mean_rows(rows: list[dict], measure: str, column: str) -> list[dict]:
     frame = pl.DataFrame(rows, infer_schema_length=None)
     return [
-        score(f"evaluate.concepts_{measure}.{unit}", float(np.mean(part[column].cast(pl.Float64).to_numpy())), concept_kind="all",
-              unit_of_replication="concept", n=part.height)
+        made.found(float(np.mean(part[column].cast(pl.Float64).to_numpy())), str(unit), f"concepts_{measure}",
+                   concept_kind="all", n=part.height)
         for (unit,), part in frame.group_by("unit_kind", maintain_order=True)
     ]  # fmt: skip
 
@@ -53,7 +59,7 @@ def evaluated(store: Store, ap: dict[str, np.ndarray], names: list[str]) -> tupl
     items = found_rows(ap, names)
     rows = mean_rows(items, "ap", "ap") + mean_rows(items, "found", "found")
     artifact = stage_of(store, "evaluate", concepts_found=items, scores=rows)
-    return tables.REPORT.frame([row | BASE for row in rows]), artifact
+    return report_frame(*rows), artifact
 
 
 def test_ours_is_paired_with_each_rival_by_concept(store: Store) -> None:
@@ -78,7 +84,7 @@ def test_concepts_of_one_family_are_flipped_and_resampled_together(store: Store)
     lift = np.repeat([0.2, 0.2, 0.2, 0.2, -0.2, 0.2, 0.2, -0.2], 5)
     ap = {"latent": 0.5 + lift, "neuron": np.full(40, 0.5)}
     frame, artifact = evaluated(store, ap, names)
-    row = compared(frame, {"evaluate": artifact}, {}).filter(pl.col("name").str.contains("_ap")).row(0, named=True)
+    row = compared(frame, {"evaluate": artifact}, {}).filter(pl.col("measure") == "concepts_ap").row(0, named=True)
     assert (row["n"], row["n_clusters"], row["n_families"]) == (40, 8, 8)
     assert row["p"] == sign_flip_test(lift[::5] * 5, numpy_generator(0), n_flips=10_000)
     assert row["outcome"] == "undecided"  # concept by concept this would be told apart
@@ -92,7 +98,7 @@ def test_where_families_are_too_few_each_concept_stands_alone_and_the_row_says_s
     names = [f"topic.{number}" for number in range(12)]
     ap = {"latent": np.linspace(0.6, 0.9, 12), "neuron": np.linspace(0.3, 0.8, 12)}
     frame, artifact = evaluated(store, ap, names)
-    row = compared(frame, {"evaluate": artifact}, {}).filter(pl.col("name").str.contains("_ap")).row(0, named=True)
+    row = compared(frame, {"evaluate": artifact}, {}).filter(pl.col("measure") == "concepts_ap").row(0, named=True)
     assert (row["n_clusters"], row["n_families"]) == (12, 1)
 
 
@@ -102,7 +108,7 @@ def test_the_inventory_keeps_families_of_one_prefix_apart(store: Store) -> None:
     frame, artifact = evaluated(store, ap, names)
     families = {name: f"family{number % 6}" for number, name in enumerate(names)}
     row = (
-        compared(frame, {"evaluate": artifact}, families).filter(pl.col("name").str.contains("_ap")).row(0, named=True)
+        compared(frame, {"evaluate": artifact}, families).filter(pl.col("measure") == "concepts_ap").row(0, named=True)
     )
     assert (row["n_clusters"], row["n_families"]) == (6, 6)
 
@@ -128,7 +134,7 @@ def test_holm_goes_over_all_rivals_and_kinds_of_one_measure(store: Store) -> Non
     frame, artifact = evaluated(store, ap, names)
     found = compared(frame, {"evaluate": artifact}, {})
     for measure in ("ap", "found"):
-        part = found.filter(pl.col("name") == f"evaluate.concepts_{measure}.latent")
+        part = found.filter(pl.col("measure") == f"concepts_{measure}")
         assert part["n_tests"].to_list() == [2, 2]
         np.testing.assert_allclose(part["p_holm"], holm(part["p"].to_numpy()))
 
@@ -141,33 +147,27 @@ def test_a_score_whose_items_do_not_average_to_it_is_not_compared_by_item(store:
 
 
 def explained(store: Store, values: dict[str, np.ndarray]) -> tuple[pl.DataFrame, Artifact]:
+    """role -> the scores of latents under it."""
     items = [
-        {
-            "latent": latent,
-            "explainer": who,
-            "scorer": "detection",
-            "predictor": "lexical",
-            "value": float(value),
-            "n": 20,
-        }
-        for who, each in values.items()
+        {"latent": latent, "role": "entry" if role == "control" else role, "explainer": "log_odds",
+         "scorer": "detection", "predictor": "lexical", "value": float(value), "n": 20, "control": "untrained"}
+        for role, each in values.items()
         for latent, value in enumerate(each)
-    ]
-    rows = [
-        score(f"interpret.{who}.detection", float(each.mean()), n=len(each), unit_of_replication="latent")
-        for who, each in values.items()
-    ]
-    artifact = stage_of(store, "interpret", explanation_scores=items, scores=rows)
-    return tables.REPORT.frame([row | BASE | {"stage": "interpret"} for row in rows]), artifact
+    ]  # fmt: skip
+    n = len(values["entry"])
+    ours = [{name: value for name, value in row.items() if name != "control"} for row in items[: 2 * n]]
+    rows = [made.explained(float(each.mean()), n=len(each), role=role) for role, each in values.items()]
+    artifact = stage_of(store, "interpret", explanation_scores=ours, control_scores=items[2 * n :], scores=rows)
+    return report_frame(*rows), artifact
 
 
 def test_latents_are_paired_with_shuffled_explanations_and_not_with_another_dictionary(store: Store) -> None:
     random = numpy_generator(2, "test")
     base = random.uniform(0.5, 0.9, 30)
     values = {
-        "log_odds": base,
-        "shuffled": base - random.uniform(0.0, 0.1, 30),
-        "untrained": random.uniform(0.5, 0.9, 30),
+        "entry": base,
+        "floor": base - random.uniform(0.0, 0.1, 30),
+        "control": random.uniform(0.5, 0.9, 30),
     }
     frame, artifact = explained(store, values)
     found = {row["rival"]: row for row in compared(frame, {"interpret": artifact}, {}).to_dicts()}
@@ -196,20 +196,20 @@ def steered(store: Store, uplift: dict[str, dict[str, list[float]]]) -> tuple[pl
         for prompt in range(len(values)):
             written(concept, 0.05, prompt=prompt, method="unsteered", replicate=0)
     largest = {concept: float(np.mean(values)) for concept, values in uplift["random_direction"].items()}
-    about = {"stage": "steer", "concept_kind": "document", "baseline_name": "largest of 2 Gaussian directions"}
+    about = {"concept_kind": "document", "baseline_name": "largest of 2 Gaussian directions"}
+    roles = {"add_direction": "entry", "mean_difference": "baseline", "random_direction": "floor"}
     for method, concepts in uplift.items():
         means = {concept: float(np.mean(values)) for concept, values in concepts.items()}
         floor = {} if method == "random_direction" else {"baseline": float(np.mean(list(largest.values())))}
-        name = f"steer.{method}.kl_0.1"
         mean = float(np.mean(list(means.values()))) * (0.75 if method == "random_direction" else 1)
-        rows.append(score(name, mean, unit_of_replication="concept", **about, **floor))
+        place = {"method": method, "role": roles[method], **about}
+        rows.append(made.steered(mean, **place, **floor))
         if method != "random_direction":
             rows += [
-                score(f"{name}.{concept}", value, unit_of_replication="prompt", baseline=largest[concept], **about)
+                made.steered(value, concept=concept, baseline=largest[concept], **place)
                 for concept, value in means.items()
             ]
-    frame = tables.REPORT.frame([BASE | row for row in rows])
-    scores = [{key: value for key, value in row.items() if key != "stage"} for row in rows]
+    frame = report_frame(*rows)
     by_concept = [
         {"concept": concept, "concept_kind": "document", "method": method, "kl_budget": 0.1,
          "uplift": float(np.mean(values)), "uplift_largest": largest[concept], "n": len(values), "n_failed": 0}
@@ -223,7 +223,7 @@ def steered(store: Store, uplift: dict[str, dict[str, list[float]]]) -> tuple[pl
         generations=generations,
         judgements=judgements,
         steered=by_concept,
-        scores=scores,
+        scores=rows,
     )
 
 
@@ -238,7 +238,7 @@ def test_steering_is_paired_by_concept_with_every_method_and_the_largest_control
     }
     frame, artifact = steered(store, uplift)
     found = compared(frame, {"steer": artifact}, {})
-    whole = found.filter(pl.col("name") == "steer.add_direction.kl_0.1")
+    whole = found.filter(pl.col("concept").is_null())
     rows = {row["rival"]: row for row in whole.to_dicts()}
     assert set(rows) == {"mean difference", "largest of 2 Gaussian directions"}
     assert (
@@ -247,7 +247,7 @@ def test_steering_is_paired_by_concept_with_every_method_and_the_largest_control
     )
     assert rows["mean difference"]["low"] is None  # no spread: an interval without width would claim to be sure
     assert rows["largest of 2 Gaussian directions"]["difference"] == pytest.approx(0.2)
-    single = found.filter(pl.col("name").str.starts_with("steer.add_direction.kl_0.1."))
+    single = found.filter(pl.col("concept").is_not_null())
     assert single.height == 10 and set(single["unit_of_replication"]) == {"prompt"} and set(single["n_tests"]) == {10}
     assert single["difference"].to_list() == pytest.approx([0.2] * 10)
 
@@ -257,17 +257,23 @@ def test_a_concept_without_steering_counts_as_no_uplift_as_in_the_score(store: S
     uplift = {"add_direction": concepts, "mean_difference": concepts, "random_direction": concepts}
     frame, artifact = steered(store, uplift)
     lost = frame.with_columns(
-        pl.when(pl.col("name") == "steer.add_direction.kl_0.1.list5").then(None).otherwise("value").alias("value")
+        pl.when((pl.col("entry") == "add_direction") & (pl.col("concept") == "list5"))
+        .then(None)
+        .otherwise("value")
+        .alias("value")
     )
-    table = tables.STEERED.read(artifact)
+    table = STEERED.read(artifact)
     gone = (pl.col("method") == "add_direction") & (pl.col("concept") == "list5")
     table = table.with_columns(pl.when(gone).then(None).otherwise("uplift").alias("uplift"))
     mean = table.filter(pl.col("method") == "add_direction")["uplift"].sum() / 6
     lost = lost.with_columns(
-        pl.when(pl.col("name") == "steer.add_direction.kl_0.1").then(mean).otherwise("value").alias("value")
+        pl.when((pl.col("entry") == "add_direction") & pl.col("concept").is_null())
+        .then(mean)
+        .otherwise("value")
+        .alias("value")
     )
     without = stage_of(Store(store.root / "other"), "steer", steered=table.to_dicts(), scores=[])
-    found = compared(lost, {"steer": without}, {}).filter(pl.col("name") == "steer.add_direction.kl_0.1")
+    found = compared(lost, {"steer": without}, {}).filter(pl.col("concept").is_null())
     assert found["n"].to_list() == [6, 6]
     assert found.filter(pl.col("rival") == "mean difference")["difference"][0] == pytest.approx(-0.35 / 6)
 
@@ -282,7 +288,7 @@ def test_the_report_writes_the_table_and_reads_families_from_the_corpus(store: S
     ]
     corpus = stage_of(store, "read", concepts=inventory)
     report, _ = store.ensure(REPORT, ReportConfig(), {"evaluate": evaluate, "corpus": corpus})
-    rows = tables.DIFFERENCES.read(report)
+    rows = DIFFERENCES.read(report)
     assert rows["n_clusters"].to_list() == [6, 6]
     (sentence,) = (each for each in Told.of(report).for_us if "concepts_ap" in each)
     assert "12 concepts in 6 families" in sentence
