@@ -72,7 +72,7 @@ def placed(report: pl.DataFrame, measures: Measures) -> pl.DataFrame:
         .filter(~pl.col("_repeated"))
         .with_columns(pl.col("_row").min().over("name").alias("_first"))
         .sort(*order, maintain_order=True)
-        .drop("_row", "_repeated", "_rank", "_tier", "_kinds", "_first")
+        .drop("_row", "_repeated", "_rank", "_tier", "_kinds", "_over", "_first")
     )
 
 

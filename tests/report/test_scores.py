@@ -211,6 +211,7 @@ def test_a_measure_that_nobody_has_heard_of_is_labelled_sorted_bounded_and_a_hea
     assert measures["evaluate", "sharpness"] == new
     rows = [score("cross_entropy_rise", 0.1), score("sharpness", 0.5, high=1.5, low=0.1), score("fvu", 0.2)]
     frame = bounded(report_frame(*rows), measures)
+    assert placed(frame, measures).columns == [*tables.REPORT.columns, "tier"]
     assert placed(frame, measures)["measure"].to_list() == ["fvu", "sharpness", "cross_entropy_rise"]
     (row,) = frame.filter(pl.col("measure") == "sharpness").to_dicts()
     assert row["high"] == 1.0 and label(measures.of(row), row) == "Sharpness of latents"
