@@ -100,12 +100,15 @@ def test_of_a_group_that_memory_cannot_hold_each_is_trained_alone(
 ):
     """What the group held is let go of first."""
     held: list[weakref.ref[torch.Tensor]] = []
+    together = STAGES["train"].make_many
+    assert together
 
     def too_large(wanted, settings):
+        if len(wanted) == 1:
+            return (yield from together(wanted, settings))
         large = torch.zeros(100)
         held.append(weakref.ref(large))
         raise torch.OutOfMemoryError("CUDA out of memory")
-        yield
 
     plain = steps.Store.ensure_many
 
