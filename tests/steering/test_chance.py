@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from components.report.names import name_of
+from components.report.scores import table as score_table
 from components.steering.by_concept import by_concept
 from components.steering.chance import simulate
 from components.steering.contract import Concept
@@ -95,11 +95,11 @@ def chosen_by_chance(n: int, seed: int) -> list[dict]:
     )  # fmt: skip
     generations = results(rows)
     table = by_concept(generations, tables.STRENGTHS.frame([]), about)
-    return list(score_rows(generations, table, about))
+    return score_table("steer", score_rows(generations, table, about), DECLARED).to_dicts()
 
 
 def named(rows: list[dict], end: str) -> dict:
-    (found,) = [row for row in rows if name_of({"stage": "steer", **row}) == f"steer.m.kl_0.1{end}"]
+    (found,) = [row for row in rows if row["name"] == f"steer.m.kl_0.1{end}"]
     return found
 
 
