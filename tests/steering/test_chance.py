@@ -10,7 +10,7 @@ from components.report.scores import table as score_table
 from components.steering.by_concept import by_concept
 from components.steering.chance import simulate
 from components.steering.contract import Concept
-from components.steering.scores import Comparison, score_rows
+from components.steering.scores import DECLARED, Comparison, score_rows
 from components.store import tables
 from tests.steering.world import results
 
