@@ -25,7 +25,8 @@ from safetensors.torch import save_file
 from components import device
 from components.capture.capture import CaptureConfig, make
 from components.config import Config
-from components.model.language_model import LanguageModel, ModelConfig, ModelReference
+from components.model.language_model import LanguageModel
+from components.model.reference import ModelConfig, ModelReference
 from components.store.artifact import Artifact, Progress, Stage, Store
 
 TO_REACH = 0.90

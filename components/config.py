@@ -169,7 +169,8 @@ def refuse_unused(registry: Registry[Any], names: Sequence[str], settings: BaseM
         ConfigError: either of them.
     """
     if len(set(names)) < len(names):
-        raise ConfigError(f"a {registry.noun} is listed twice: {', '.join(names)}")
+        article = "an" if registry.noun[0] in "aeiou" else "a"
+        raise ConfigError(f"{article} {registry.noun} is listed twice: {', '.join(names)}")
     changed = [name for name in canonical(settings) if name not in names]
     if changed:
         raise ConfigError(f"settings for {', '.join(changed)}; {registry.noun}s listed: {', '.join(names)}")

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
+from pydantic import model_validator
+
 from components.capture.capture import CAPTURE, CaptureConfig
 from components.capture.forecast import CAPTURE_FORETELLER
 from components.capture.splice import opened
-from components.config import Config, execution
+from components.config import Config, execution, refuse_unused
 from components.corpus.forecast import READ_FORETELLER
 from components.corpus.read import READ, ReadConfig
 from components.device import Execution
@@ -22,12 +24,13 @@ from components.dictionary.interchange.importing import IMPORT
 from components.dictionary.settings import TrainConfig
 from components.dictionary.train import stage as training
 from components.evaluation.compare import COMPARE
+from components.evaluation.contract import evaluations
 from components.evaluation.evaluate import EVALUATE, EvaluateConfig
 from components.evaluation.forecast import EVALUATE_FORETELLER
 from components.evaluation.gate import GATE
 from components.interpretation.forecast import INTERPRET_FORETELLER
 from components.interpretation.interpret import INTERPRET, InterpretConfig
-from components.model.language_model import ModelConfig
+from components.model.reference import ModelConfig
 from components.steering.forecast import STEER_FORETELLER
 from components.steering.steer import STEER, SteerConfig
 from components.store.artifact import Parent, Stage
@@ -73,6 +76,12 @@ class ExperimentConfig(Config):
     """Which dictionaries `latentflow sweep` trains beside one another."""
     execution: Execution = Execution()
     """How to run; changes no result."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> ExperimentConfig:
+        listed = sorted({*self.evaluate.evaluations, *self.sweep.evaluations})  # a sweep reads the same settings
+        refuse_unused(evaluations, listed, self.evaluate.settings)
+        return self
 
 
 STAGES: dict[str, Stage] = {

@@ -24,7 +24,7 @@ from components.dictionary.settings import TrainConfig
 from components.dictionary.train import TRAIN, stream_of
 from components.errors import ConfigError, UnknownNameError
 from components.evaluation.contract import evaluations
-from components.evaluation.evaluate import EvaluationName
+from components.evaluation.evaluate import EvaluationNames
 from components.registry import nearest
 from components.store.artifact import key_of
 from components.store.forecast import Forecast, Foreteller, Knob, Timing, below, lower
@@ -51,7 +51,7 @@ class SweepConfig(Config):
     """Label -> learning rate; who is not named takes train.lr, and where that is null a rate is searched for each, at equal cost: architectures are compared at rates found in one way."""
     seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
     """Training seeds; each replicates first values and order of tokens."""
-    evaluations: list[EvaluationName] = Field(
+    evaluations: EvaluationNames = Field(
         default=[name for name, entry in evaluations.items() if entry.in_sweeps], min_length=1
     )
     """What to measure of each dictionary, with the settings of the section evaluate."""

@@ -18,6 +18,7 @@ import streamlit as st
 
 from components.errors import StoreError, shortened
 from components.service import Service
+from components.store import lineage
 from components.store.artifact import Artifact, Store
 from components.store.tables import TABLES, Table
 from dashboards import workflow
@@ -27,7 +28,6 @@ log = logging.getLogger(__name__)
 SECONDS_FOR_MLFLOW = 4.0
 """How long a page waits for MLflow's server; after that it does without for minutes."""
 SECONDS_FOR_A_DATABASE = 20.0
-UNTRAINED = "untrained"
 REPORT_TAG = "report"
 FLOW_RUN_TAG = "prefect.flow_run"
 
@@ -57,9 +57,8 @@ class Experiment:
     def control(self) -> Artifact | None:
         """The codes of the untrained dictionary of equal size; None where the experiment made none."""
         evaluate = self.artifacts.get("evaluate")
-        given = (evaluate.manifest["inputs"] if evaluate else {}).get(UNTRAINED)
-        found = {(artifact.stage, artifact.key): artifact for artifact in self.closure}
-        return found.get((given["stage"], given["key"])) if given else None
+        place = lineage.inputs(evaluate.manifest).get(lineage.UNTRAINED) if evaluate else None
+        return next((each for each in self.closure if (each.stage, each.key) == place), None)
 
     @property
     def label(self) -> str:
@@ -152,25 +151,9 @@ def _experiments(root: str) -> list[Experiment]:
 
 
 def _experiment(shown: Store, report: Artifact) -> Experiment:
-    """Walks the manifests breadth first, so the artifact nearest to the report stands for its stage."""
-    artifacts: dict[str, Artifact] = {report.stage: report}
-    missing: list[str] = []
-    waiting = [(role, given) for role, given in report.manifest["inputs"].items()]
-    seen = set()
-    while waiting:
-        role, given = waiting.pop(0)
-        if role.startswith(UNTRAINED) or (given["stage"], given["key"]) in seen:
-            continue
-        seen.add((given["stage"], given["key"]))
-        found = shown.find(given["stage"], given["key"])
-        if found is None:
-            if given["stage"] != "model":
-                missing.append(given["stage"])
-            continue
-        artifacts.setdefault(found.stage, found)
-        waiting.extend(found.manifest["inputs"].items())
-    lost = tuple(stage for stage in dict.fromkeys(missing) if stage not in artifacts)
-    return Experiment(report, artifacts, lost, tuple(shown.closure([report]).values()))
+    made_of = lineage.behind(shown, report)
+    closure = tuple(lineage.closure(shown, [report]).values())
+    return Experiment(report, made_of.artifacts, made_of.missing, closure)
 
 
 @st.cache_resource(max_entries=64, show_spinner="Reading the table …")

@@ -12,6 +12,7 @@ import polars as pl
 
 from components.spelling import PART
 from components.store import steered
+from components.store.lineage import inputs, trail
 from components.store.scores import KINDS, headline, ordered
 from components.store.tables import REPORT
 from dashboards.measures import HEADLINES, NOTHING, estimate, measure, number
@@ -383,9 +384,7 @@ def lineage(manifests: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
         {
             "stage": manifest["stage"],
             "key": manifest["key"],
-            "made from": ", ".join(
-                f"{role}: {given['stage']}/{given['key'][:8]}" for role, given in manifest["inputs"].items()
-            ),
+            "made from": ", ".join(f"{role}: {stage}/{key[:8]}" for role, (stage, key) in inputs(manifest).items()),
             "MB": sum(file["bytes"] for file in manifest["files"].values()) / 1e6,
             "seconds": manifest["made"]["seconds"],
             "made at (UTC)": manifest["made"]["at"].replace("T", " ").rstrip("Z"),
@@ -651,20 +650,6 @@ def budgets(report: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def trail(manifests: Sequence[Mapping[str, Any]], stage: str, key: str) -> set[tuple[str, str]]:
-    """Everything an artifact rests on, itself included: (stage, key), whether or not it is in the store."""
-    known = {(manifest["stage"], manifest["key"]): manifest for manifest in manifests}
-    found, waiting = set(), [(stage, key)]
-    while waiting:
-        place = waiting.pop()
-        if place in found:
-            continue
-        found.add(place)
-        if place in known:
-            waiting += [(given["stage"], given["key"]) for given in known[place]["inputs"].values()]
-    return found
-
-
 def graph(
     manifests: Sequence[Mapping[str, Any]], chosen: tuple[str, str], address: str, dark: bool, untrained: set[str]
 ) -> str:
@@ -680,14 +665,9 @@ def graph(
     text, faint, fill, edge = (
         ("#fafafa", "#8a8f98", "#17456b", "#c8ccd2") if dark else ("#1a1c20", "#8a8f98", "#cfe5f5", "#3b3f45")
     )
-    strong = trail(manifests, *chosen)
+    strong = trail(manifests, chosen)
     known = {(manifest["stage"], manifest["key"]): manifest for manifest in manifests}
-    outside = {
-        (given["stage"], given["key"])
-        for manifest in manifests
-        for given in manifest["inputs"].values()
-        if (given["stage"], given["key"]) not in known
-    }
+    outside = {place for manifest in manifests for place in inputs(manifest).values()} - set(known)
     lines = [
         "digraph { rankdir=LR; bgcolor=transparent; nodesep=0.18; ranksep=0.35;",
         'node [shape=box, style="rounded,filled", fontname="sans-serif", fontsize=11, margin="0.14,0.07"];',
@@ -713,10 +693,10 @@ def graph(
             f'fontcolor="{text if (stage, key) in strong else faint}", tooltip="{stage}/{key}"];'
         )
     for (stage, key), manifest in known.items():
-        for given in {(each["stage"], each["key"]) for each in manifest["inputs"].values()}:
-            on = (stage, key) in strong and given in strong
+        for place in set(inputs(manifest).values()):
+            on = (stage, key) in strong and place in strong
             lines.append(
-                f'"{given[0]}/{given[1]}" -> "{stage}/{key}" [color="{edge if on else faint}", '
+                f'"{place[0]}/{place[1]}" -> "{stage}/{key}" [color="{edge if on else faint}", '
                 f"penwidth={1.4 if on else 0.5}];"
             )
     return "\n".join([*lines, "}"])

@@ -24,8 +24,9 @@ from components.evaluation.evaluate import EvaluateConfig
 from components.evaluation.gate import GateConfig
 from components.experiment import ExperimentConfig, parents, rests_on
 from components.model.hook_point import translate
-from components.model.language_model import ModelReference
+from components.model.reference import ModelReference
 from components.store.artifact import Artifact, Store
+from components.store.lineage import inputs, source
 from flows import steps
 from flows.progress import progress_bar
 from flows.stack import environment, stopping, windows
@@ -107,16 +108,16 @@ class Chain:
 
     def _say_if_of_another_model(self, dictionary: Artifact) -> None:
         """A line where a dictionary reads another model than it was made for: equal widths let it pass everywhere."""
-        reference = dictionary.manifest["inputs"].get("activations")
-        activations = reference and self.store.find(**reference)
-        if not activations or activations.manifest["inputs"]["model"]["key"] == self.model.key:
+        activations = source(dictionary, "activations")
+        key = activations and inputs(activations.manifest)["model"][1]
+        if not (activations and key) or key == self.model.key:
             return
         theirs = activations.facts.get("model_config") or {}
         log.warning(
             "the dictionary %s was made on activations of another model than this experiment's: %s there, %s here; its "
             "scores say how it does on a model that it never saw",
             dictionary.key,
-            _told(theirs, activations.manifest["inputs"]["model"]["key"]),
+            _told(theirs, key),
             _told(self.config.model.model_dump(), self.model.key),
         )
 
@@ -126,7 +127,8 @@ class Chain:
 
     def section(self, stage: str) -> Config:
         """The settings that a stage is made with; those of `gate` follow from `evaluate`."""
-        rewritten = {"capture": self.capturing, "train": self.training, "gate": self.gating}
+        evaluate = self.config.evaluate.measuring(self.config.evaluate.evaluations)
+        rewritten = {"capture": self.capturing, "train": self.training, "gate": self.gating, "evaluate": evaluate}
         return rewritten[stage] if stage in rewritten else getattr(self.config, stage)
 
     @property
@@ -145,7 +147,7 @@ class Chain:
     @property
     def measuring(self) -> EvaluateConfig:
         """What a sweep measures of each dictionary."""
-        return self.config.evaluate.model_copy(update={"evaluations": self.config.sweep.evaluations})
+        return self.config.evaluate.measuring(self.config.sweep.evaluations)
 
     @property
     def training(self) -> TrainConfig:

@@ -25,9 +25,10 @@ from components.errors import DictionaryError, InputError
 from components.experiment import ExperimentConfig
 from components.model.hook_point import KINDS, translate
 from components.model.hub import listing, snapshot
-from components.model.language_model import ModelConfig
+from components.model.reference import ModelConfig
 from components.paths import expanded
 from components.store.artifact import Artifact, Store
+from components.store.lineage import inputs
 from components.store.rows import Rows
 from components.store.shards import ActivationShards
 from flows.chain import Chain
@@ -93,7 +94,7 @@ def write(name: str, to: Path, format: str, config: ExperimentConfig) -> None:
     store = Store(config.execution.store)
     artifact = store.get("train", resolve_dictionary(name))
     dictionary = Dictionary.load(artifact)
-    activations = ActivationShards(store.get(**artifact.manifest["inputs"]["activations"]))
+    activations = ActivationShards(store.get(*inputs(artifact.manifest)["activations"]))
     rows = Rows(activations, activations.splits[0], dictionary.reads).drawn(CHECKED_ROWS, seed=0)
     model = (activations.artifact.facts.get("model_config") or {}).get("path", "")
     export(entry, dictionary, to, rows[dictionary.reads[0]], model)

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import polars as pl
 
-from components.errors import ServiceError
+from components.errors import MissingArtifactError, ServiceError
 from components.store.artifact import Artifact, Store
+from components.store.lineage import closure, source
 from components.store.tables import CURVE, REPORT
 
 
@@ -43,8 +44,10 @@ def write_metrics(path: Path, report: Artifact) -> None:
 
 def write_plots(path: Path, report: Artifact) -> None:
     """The training curves in wide form, one row for each step."""
-    given = report.manifest["inputs"]["train"]
-    curve = CURVE.read(Store(report.folder.parent.parent).get(**given))
+    trained = source(report, "train")
+    if trained is None:
+        raise MissingArtifactError(f"the dictionary of report {report.key} is not in its store; run `latentflow train`")
+    curve = CURVE.read(trained)
     path.parent.mkdir(parents=True, exist_ok=True)
     curve.pivot("name", index=["step", "tokens"], values="value").sort("step").write_csv(path)
 
@@ -64,8 +67,8 @@ def publish(store: Store, key: str = "") -> Iterator[str]:
     reports = [store.get("report", key)] if key else sorted(store.artifacts("report"), key=lambda report: report.age)
     if not reports:
         raise ServiceError(f"no report in {store.root} to publish; `latentflow experiment` makes one")
-    closure = store.closure([reports[-1]], whole=True)
-    folders = [artifact.folder.relative_to(Path.cwd()).as_posix() for artifact in closure.values()]
+    behind = closure(store, [reports[-1]], whole=True)
+    folders = [artifact.folder.relative_to(Path.cwd()).as_posix() for artifact in behind.values()]
     added = subprocess.run(
         [sys.executable, "-m", "dvc", "add", *folders],
         capture_output=True,
@@ -76,7 +79,7 @@ def publish(store: Store, key: str = "") -> Iterator[str]:
     )
     if added.returncode:
         raise ServiceError(f"DVC could not add the artifacts: {added.stderr.strip()[-500:]}")
-    size = sum(file["bytes"] for artifact in closure.values() for file in artifact.manifest["files"].values())
-    yield f"report {reports[-1].key}: {len(closure)} artifacts, {size / 1e6:.0f} MB, under DVC"
+    size = sum(file["bytes"] for artifact in behind.values() for file in artifact.manifest["files"].values())
+    yield f"report {reports[-1].key}: {len(behind)} artifacts, {size / 1e6:.0f} MB, under DVC"
     where = shlex.quote(store.root.relative_to(Path.cwd()).as_posix())
     yield f"next: git add {where}/*/*.dvc {where}/*/.gitignore && git commit && dvc push"

@@ -24,6 +24,7 @@ from components.errors import LatentflowError
 from components.experiment import FORETELLERS, ExperimentConfig, stage_of
 from components.store.artifact import key_of
 from components.store.forecast import Forecast, Foretold, Timing, disk_free, fitting, size
+from components.store.lineage import inputs as inputs_of
 from components.sweep import SWEEP_FORETELLER, share
 from flows.chain import Chain
 
@@ -109,11 +110,11 @@ class Plan(Chain):
         shared = {"model": self.model, "corpus": corpus, "activations": activations, "gate": gate}
         measured, seconds = set(), []
         for scored in self.store.artifacts("evaluate"):
-            given = scored.manifest["inputs"]
-            if "gate" not in given or given["activations"]["key"] != activations.key:
+            measured_on = inputs_of(scored.manifest)
+            if "gate" not in measured_on or measured_on["activations"] != ("capture", activations.key):
                 continue
             seconds.append(scored.manifest["made"]["seconds"])
-            dictionary = Foretold(**given["dictionary"], facts={})
+            dictionary = Foretold(*measured_on["dictionary"], facts={})
             if key_of(stage_of("evaluate"), self.measuring, shared | {"dictionary": dictionary}) == scored.key:
                 measured.add(dictionary.key)
         return {

@@ -24,8 +24,9 @@ from components.config import Config
 from components.device import Execution
 from components.errors import ModelError
 from components.experiment import ExperimentConfig, stage_of
-from components.model.language_model import ModelConfig, ModelReference
+from components.model.reference import ModelConfig, ModelReference
 from components.store.artifact import Artifact, Progress, Store, key_of
+from components.store.lineage import inputs
 from flows.progress import progress_bar
 from flows.stack import slots
 from flows.terminal import aside
@@ -153,6 +154,6 @@ def _line(label: str, artifact: Artifact, hit: bool) -> Text:
 
 def write_reference(path: Path, artifact: Artifact) -> None:
     """A pointer file for DVC: stage, key and the parents' keys; no digests, which differ by machine."""
-    parents = {role: parent["key"] for role, parent in artifact.manifest["inputs"].items()}
+    parents = {role: key for role, (_, key) in inputs(artifact.manifest).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**artifact.reference(), "parents": parents}, indent=1) + "\n", encoding="utf-8")

@@ -71,6 +71,14 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def extended(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A copy of the sources that holds the examples of docs/extending.md (`tests.extending.Tree`)."""
+    from tests.extending import Tree
+
+    return Tree.planted(tmp_path_factory.mktemp("extended"))
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """An empty artifact store."""

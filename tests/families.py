@@ -14,6 +14,7 @@ import torch
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from components.model.encoder_model import model_of
 from components.model.language_model import LanguageModel
 
 VOCABULARY = 64
@@ -150,9 +151,21 @@ def network(family: str, seed: int = 0, **changes: Any) -> Any:
     return made.eval()
 
 
+def encoder(family: str, seed: int = 0, **changes: Any) -> Any:
+    """The same of a family whose attention looks both ways, without a head; of a T5 its encoder."""
+    kind = transformers.CONFIG_MAPPING[family]
+    config = kind(**(_small(family) | _OWN.get(family, {}) | {"is_decoder": False} | changes))
+    auto = transformers.AutoModelForTextEncoding if config.is_encoder_decoder else transformers.AutoModel
+    config.is_encoder_decoder = False
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        made = auto.from_config(config)
+    return made.eval()
+
+
 def model(family: str, seed: int = 0, **changes: Any) -> LanguageModel:
     """The same as a language model of the product."""
-    return LanguageModel(network(family, seed, **changes))
+    return model_of(network(family, seed, **changes))
 
 
 @functools.cache

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from components.errors import ConfigError, DictionaryError
-from components.model.language_model import ModelConfig
+from components.model.reference import ModelConfig
 from components.paths import expanded
 from components.store.artifact import Store
 from components.store.forecast import disk_free

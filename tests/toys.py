@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from components.config import Config
-from components.model.language_model import LanguageModel, ModelConfig, ModelReference
+from components.model.language_model import LanguageModel
+from components.model.reference import ModelConfig, ModelReference
 from components.store.artifact import Artifact, Progress, Stage, Store
 from components.store.shards import PROVENANCE, write_activations
 

@@ -21,7 +21,7 @@ from components.dictionary.architectures.topk import TopKConfig
 from components.dictionary.encode import ENCODE, EncodeConfig
 from components.dictionary.settings import TrainConfig
 from components.dictionary.train import TRAIN
-from components.model.language_model import ModelReference
+from components.model.reference import ModelReference
 from components.steering.steer import STEER, SteerConfig
 from components.store.artifact import Artifact, Store
 from components.store.report import REPORT, ReportConfig

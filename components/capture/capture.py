@@ -1,4 +1,4 @@
-"""Capture: runs the model over packed contexts and writes the activations at several hook points in one pass.
+"""Capture: runs the model over contexts and writes the activations at several hook points in one pass.
 
 The pass stops behind the last hook point. Whole contexts go in, kept tokens come out, in context order. The loop only
 queues work: on CUDA tokens and activations travel through pinned memory without a wait, and a single thread behind the
@@ -10,9 +10,8 @@ says bytes, seconds and memory, and a capture that the disk cannot hold is refus
 from __future__ import annotations
 
 import dataclasses
-import math
-import shutil
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -24,15 +23,17 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from safetensors.torch import load_file
 from torch import Tensor
 
+from components.capture import arrays, written
+from components.capture.arrays import ArraysConfig
 from components.config import Config, execution
+from components.corpus.contract import content_number
 from components.device import Execution
-from components.errors import ConfigError, CorpusError, InputError, NoSpaceError
+from components.errors import ConfigError, CorpusError, InputError
 from components.model.language_model import LanguageModel
 from components.registry import nearest
 from components.store.artifact import Artifact, Parent, Progress, Stage, Work
-from components.store.shards import PROVENANCE, read_shard, shard_rows, write_activations
+from components.store.shards import shard_rows, write_activations
 
-SPARE = 64 * 2**20  # bytes left free on the disk
 MEDIAN_CONTEXTS = 64  # contexts whose median norm says what an outlier is
 
 
@@ -52,6 +53,8 @@ class CaptureConfig(Config):
     drop_outlier_norms: PositiveFloat | None = None
     """Leaves out tokens whose norm at any hook point exceeds this many times the median there (over the first 64 contexts
     of the first split); absent keeps all."""
+    arrays: ArraysConfig = ArraysConfig()
+    """Activations of your own in place of a model's."""
     contexts_per_shard: PositiveInt = 512
     """Contexts in one shard: the step in which an interrupted capture resumes."""
     batch_size: PositiveInt = execution(32)
@@ -62,6 +65,11 @@ class CaptureConfig(Config):
         for name, listed in (("hook_points", self.hook_points), ("splits", self.splits)):
             if len(set(listed)) < len(listed):
                 raise ConfigError(f"capture.{name} lists something twice: {', '.join(listed)}; name each once")
+        if self.arrays.path and self.drop_outlier_norms:
+            raise ConfigError(
+                "capture.drop_outlier_norms looks at the model's first contexts, and capture.arrays has none; take the "
+                "rows out of the file yourself"
+            )
         return self
 
 
@@ -74,6 +82,8 @@ class _Split:
     document: Tensor
     position: Tensor
     kept: Bool[Tensor, "context column"]
+    mask: Tensor | None = None
+    """1 for every token that is no padding; None for packed contexts, whose padding no causal model looks at."""
 
 
 def make(folder: Path, config: CaptureConfig, inputs: Mapping[str, Any], settings: Execution | None) -> Work:
@@ -85,6 +95,8 @@ def make(folder: Path, config: CaptureConfig, inputs: Mapping[str, Any], setting
         InputError: contexts that do not fit the model.
         NoSpaceError: the disk cannot hold what would be written.
     """
+    if config.arrays.path:
+        return (yield from arrays.make(folder, config))
     model: LanguageModel = inputs["model"].load(settings)
     points = list(dict.fromkeys(model.hook_point(name).name for name in config.hook_points))
     dtype = model.dtype if config.dtype == "model" else getattr(torch, config.dtype)
@@ -97,8 +109,8 @@ def make(folder: Path, config: CaptureConfig, inputs: Mapping[str, Any], setting
     missing = [(s, number, part) for s, number, part in work if not _is_there(folder, s, number, part, config)]
     n_tokens = sum(int(split.kept[part].sum()) for split, _, part in missing)
     widths = [model.width(name) for name in points]
-    n_bytes = n_tokens * row_bytes(widths, dtype)
-    _refuse_what_does_not_fit(folder, n_bytes, n_tokens)
+    n_bytes = n_tokens * written.row_bytes(widths, dtype)
+    written.refuse_what_does_not_fit(folder, n_bytes, n_tokens)
     speed, limits = _probe(model, splits[0], points, config, dtype) if missing else (1.0, {})
     longest = max(len(split.token) for split in splits)
     memory = memory_bytes(config, longest, splits[0].token.shape[1], widths, model.dtype)
@@ -109,17 +121,17 @@ def make(folder: Path, config: CaptureConfig, inputs: Mapping[str, Any], setting
     )
     yield Progress(0, n_tokens, "tokens", message, {"bytes": n_bytes, "seconds": n_tokens / speed})
 
-    started, done, told = time.perf_counter(), 0, time.perf_counter()
+    started, done, shown_at = time.perf_counter(), 0, time.perf_counter()
     with ThreadPoolExecutor(1) as behind:
         writing: Future[None] | None = None
         for split, number, part in missing:
             batches = []
             for rows in _batches(part, len(split.token), config.batch_size):
-                batches.append(_queue(model, split.token[rows], points, dtype))
+                batches.append(_queue(model, split, rows, points, dtype))
                 done += int(split.kept[rows].sum())
-                if time.perf_counter() - told > 1:
-                    told = time.perf_counter()
-                    yield Progress(done, n_tokens, "tokens", "", {"tokens_per_second": done / (told - started)})
+                if time.perf_counter() - shown_at > 1:
+                    shown_at = time.perf_counter()
+                    yield Progress(done, n_tokens, "tokens", "", {"tokens_per_second": done / (shown_at - started)})
             if writing is not None:
                 writing.result()  # at most one shard waits to be written; its error is raised here
             writing = behind.submit(_write, folder, split, number, part, batches, limits)
@@ -128,16 +140,28 @@ def make(folder: Path, config: CaptureConfig, inputs: Mapping[str, Any], setting
     seconds = time.perf_counter() - started
     speed = done / seconds if done else None
     yield Progress(done, n_tokens, "tokens", "", {"tokens_per_second": speed} if speed else {})
-    found = {"model": inputs["model"].key, "model_config": inputs["model"].config.model_dump(mode="json")}
-    return _facts(folder, work, points, widths, dtype) | found | {"tokens_per_second": speed}
+    shards = Counter(split.name for split, _, _ in work)
+    facts = written.facts(folder, shards, dict(zip(points, widths, strict=True)), dtype)
+    for split in splits:
+        n_rows = facts["splits"][split.name]["rows"]
+        facts["splits"][split.name] |= {"contexts": len(split.token), "dropped": int(split.kept.sum()) - n_rows}
+    model_config = inputs["model"].config.model_dump(mode="json")
+    return facts | {"model": inputs["model"].key, "model_config": model_config, "tokens_per_second": speed}
 
 
-CAPTURE = Stage("capture", version=1, make=make, inputs={"model": Parent("model"), "corpus": Parent("read")})
+def _entries(config: CaptureConfig) -> Mapping[str, int]:
+    """For activations from a file a number for its bytes, so that a changed file is read again."""
+    files = arrays.files(config.arrays)
+    return {"arrays": arrays.VERSION, "arrays.bytes": content_number(files)} if files else {}
 
 
-def row_bytes(widths: Sequence[int], dtype: torch.dtype) -> int:
-    """Bytes on disk of one token: its activations at every hook point, and where it stood."""
-    return sum(widths) * dtype.itemsize + 4 * len(PROVENANCE)
+CAPTURE = Stage(
+    "capture",
+    version=1,
+    make=make,
+    entries=_entries,
+    inputs={"model": Parent("model"), "corpus": Parent("read")},
+)
 
 
 def memory_bytes(
@@ -166,8 +190,8 @@ def speed(model: LanguageModel, config: CaptureConfig, points: Sequence[str], co
 def _split(corpus: Artifact, name: str, config: CaptureConfig, model: LanguageModel) -> _Split:
     file = f"contexts/{name}.safetensors"
     if file not in corpus.files:
-        has = [found.split("/")[1].removesuffix(".safetensors") for found in corpus.files if "contexts/" in found]
-        raise CorpusError(f"the corpus {corpus.stage}/{corpus.key} has no split {name!r}; {nearest(name, has)}")
+        there = [name.split("/")[1].removesuffix(".safetensors") for name in corpus.files if "contexts/" in name]
+        raise CorpusError(f"the corpus {corpus.stage}/{corpus.key} has no split {name!r}; {nearest(name, there)}")
     tensors = load_file(corpus.path(file))
     token, document, position = (tensors[column] for column in ("token", "document", "position"))
     if model.context_length is not None and token.shape[1] > model.context_length:
@@ -180,19 +204,26 @@ def _split(corpus: Artifact, name: str, config: CaptureConfig, model: LanguageMo
             f"split {name!r} holds token {int(token.max())}, and the model knows ids below {model.vocab_size}; "
             "read the corpus with this model's tokenizer"
         )
+    mask = tensors.get("mask")
+    if mask is None and not model.causal:
+        raise InputError(
+            f"{type(model.network).__name__} looks both ways, and documents that share a context would change one "
+            f"another's activations there; the contexts of the corpus {corpus.key} are packed: set read.contexts=padded"
+        )
     kept = document >= 0
     if not config.drop_special:
-        kept = _real(token, document, model.eos)
+        kept = _real(token, document, model.eos) if mask is None else mask.bool()
     limit = config.tokens.get(name, 0)
     if limit and len(kept):
         enough = kept.sum(1).cumsum(0) >= limit
         n = int(enough.int().argmax()) + 1 if enough.any() else len(kept)
         token, document, position, kept = token[:n], document[:n], position[:n], kept[:n]
+        mask = None if mask is None else mask[:n]
     if not kept.any():
         raise CorpusError(f"split {name!r} of the corpus {corpus.stage}/{corpus.key} has no token to capture")
     if model.device.type == "cuda":
         token = token.pin_memory()
-    return _Split(name, token, document, position, kept)
+    return _Split(name, token, document, position, kept, mask)
 
 
 def _real(token: Tensor, document: Tensor, eos: frozenset[int]) -> Tensor:
@@ -209,31 +240,21 @@ def _is_there(folder: Path, split: _Split, number: int, part: slice, config: Cap
     return rows == wanted or (rows is not None and config.drop_outlier_norms is not None and rows <= wanted)
 
 
-def _refuse_what_does_not_fit(folder: Path, n_bytes: int, n_tokens: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if n_bytes + SPARE > free:
-        raise NoSpaceError(
-            f"capture would write {n_bytes / 2**20:,.0f} MiB ({n_tokens:,} tokens), and the disk of {folder} has "
-            f"{free / 2**20:,.0f} MiB free; lower capture.tokens, take fewer hook points or capture.dtype=float16, "
-            "or set execution.store to another disk"
-        )
-
-
 def _probe(
     model: LanguageModel, split: _Split, points: Sequence[str], config: CaptureConfig, dtype: torch.dtype
 ) -> tuple[float, dict[str, float]]:
     """Tokens a second of a short run, and by hook point the norm above which a token is left out (if any is)."""
     n = MEDIAN_CONTEXTS if config.drop_outlier_norms else min(16, config.batch_size)
     norms: dict[str, list[Tensor]] = {name: [] for name in points}
-    _ready(_queue(model, split.token[:n], points, dtype))
+    _ready(_queue(model, split, slice(0, n), points, dtype))
     started = time.perf_counter()
     for rows in _batches(slice(0, n), len(split.token), config.batch_size):
-        for name, x in _ready(_queue(model, split.token[rows], points, dtype)).items():
-            norms[name].append(x[split.kept[rows]].float().norm(dim=1))
+        for name, x in _ready(_queue(model, split, rows, points, dtype)).items():
+            norms[name].append(x[split.kept[rows, : x.shape[1]]].float().norm(dim=1))
     speed = int(split.kept[:n].sum()) / (time.perf_counter() - started)
     if config.drop_outlier_norms is None:
         return speed, {}
-    return speed, {name: config.drop_outlier_norms * float(torch.cat(found).median()) for name, found in norms.items()}
+    return speed, {name: config.drop_outlier_norms * float(torch.cat(parts).median()) for name, parts in norms.items()}
 
 
 def _batches(part: slice, n: int, batch_size: int) -> list[slice]:
@@ -244,16 +265,22 @@ def _batches(part: slice, n: int, batch_size: int) -> list[slice]:
 _Queued = tuple[dict[str, Tensor], Any]
 
 
-def _queue(model: LanguageModel, token: Tensor, points: Sequence[str], dtype: torch.dtype) -> _Queued:
+def _queue(model: LanguageModel, split: _Split, rows: slice, points: Sequence[str], dtype: torch.dtype) -> _Queued:
     """Starts one forward pass and the way of its activations to the host; nothing here waits for a GPU.
 
-    No mask: padding is on the right, where causal attention never looks.
+    Columns that are padding in every row are left out. A causal model gets no mask: padding is on the right, where its
+    attention never looks.
     """
-    found = {name: x.to(dtype) for name, x in model.read(token, points).items()}
+    token, mask = split.token[rows], None
+    if split.mask is not None:
+        longest = int(split.mask[rows].sum(1).max())
+        token = token[:, :longest]
+        mask = None if model.causal else split.mask[rows, :longest]
+    activations = {name: x.to(dtype) for name, x in model.read(token, points, mask).items()}
     if model.device.type != "cuda":
-        return found, None
-    host = {name: torch.empty(x.shape, dtype=dtype, pin_memory=True) for name, x in found.items()}
-    for name, x in found.items():
+        return activations, None
+    host = {name: torch.empty(x.shape, dtype=dtype, pin_memory=True) for name, x in activations.items()}
+    for name, x in activations.items():
         host[name].copy_(x, non_blocking=True)
     arrived = torch.cuda.Event()
     arrived.record()
@@ -261,10 +288,10 @@ def _queue(model: LanguageModel, token: Tensor, points: Sequence[str], dtype: to
 
 
 def _ready(queued: _Queued) -> dict[str, Tensor]:
-    found, arrived = queued
+    activations, arrived = queued
     if arrived is not None:
         arrived.synchronize()
-    return found
+    return activations
 
 
 def _write(
@@ -277,8 +304,8 @@ def _write(
     for batch in batches:
         for name, x in _ready(batch).items():
             into = activations.setdefault(name, x.new_empty(n_rows, x.shape[2]))
-            assert x.shape[1:] == (kept.shape[1], into.shape[1]), "`out` would be resized, and its rows misplaced"
-            inside = kept[context_at : context_at + len(x)].flatten().nonzero()[:, 0]
+            assert x.shape[2] == into.shape[1], "`out` would be resized, and its rows misplaced"
+            inside = kept[context_at : context_at + len(x), : x.shape[1]].flatten().nonzero()[:, 0]
             torch.index_select(x.flatten(0, 1), 0, inside, out=into[row : row + len(inside)])
         context_at, row = context_at + len(x), row + len(inside)
     context, offset = kept.nonzero(as_tuple=True)
@@ -290,44 +317,3 @@ def _write(
         activations = {name: x[small] for name, x in activations.items()}
         provenance = {name: column[small] for name, column in provenance.items()}
     write_activations(folder, split.name, number, activations, provenance)
-
-
-def _refuse_what_is_not_finite(name: str, x: Tensor, shard: str) -> None:
-    row = int((~x.isfinite().all(dim=1)).int().argmax())
-    raise InputError(
-        f"activations at {name} hold NaN or infinity: row {row} of shard {shard}, in {str(x.dtype).removeprefix('torch.')}; "
-        "capture in a wider dtype (capture.dtype=float32, or model.dtype=float32 where the model itself overflows)"
-    )
-
-
-def _facts(
-    folder: Path,
-    work: Sequence[tuple[_Split, int, slice]],
-    points: Sequence[str],
-    widths: Sequence[int],
-    dtype: torch.dtype,
-) -> dict[str, Any]:
-    """Counts and mean norms, read off the shards as they lie there, so that a resumed capture says the same."""
-    splits = {split.name: {"rows": 0, "contexts": len(split.token), "dropped": 0} for split, _, _ in work}
-    normed = "train" if "train" in splits else next(iter(splits))
-    sums = dict.fromkeys(points, 0.0)
-    for split, number, part in work:
-        rows = shard_rows(folder, split.name, number)
-        assert rows is not None, f"shard {number} of {split.name} is not there"
-        splits[split.name]["rows"] += rows
-        splits[split.name]["dropped"] += int(split.kept[part].sum()) - rows
-        if split.name == normed:
-            shard = read_shard(folder, split.name, number)
-            for name in points:
-                sums[name] += float(shard[f"x.{name}"].float().norm(dim=1).sum(dtype=torch.float64))
-                if not math.isfinite(sums[name]):
-                    _refuse_what_is_not_finite(name, shard[f"x.{name}"], f"{split.name}/{number:05}.safetensors")
-    rows = splits[normed]["rows"]
-    return {
-        "hook_points": {
-            name: {"d_in": width, "mean_norm": sums[name] / rows if rows else None}
-            for name, width in zip(points, widths, strict=True)
-        },
-        "splits": splits,
-        "dtype": str(dtype).removeprefix("torch."),
-    }

@@ -8,11 +8,15 @@ from typing import Any
 
 import torch
 
-from components.capture.capture import CaptureConfig, memory_bytes, row_bytes, speed
+from components.capture import arrays
+from components.capture.capture import CaptureConfig, memory_bytes, speed
+from components.capture.matrix import Matrix
+from components.capture.written import row_bytes
 from components.device import Execution
 from components.errors import CorpusError
 from components.model.hook_point import translate
-from components.model.language_model import ModelReference
+from components.model.reference import ModelReference
+from components.paths import expanded
 from components.registry import nearest
 from components.store.forecast import Forecast, Foreteller, Knob, Timing, lower
 
@@ -21,6 +25,8 @@ PASS = 12  # tensors of the width of the residual stream that a block holds whil
 
 def formula(config: CaptureConfig, inputs: Mapping[str, Any], settings: Execution) -> Forecast:
     """Shards of every split, the model, and the shards in memory."""
+    if config.arrays.path:
+        return _of_file(config)
     model, corpus = inputs["model"], inputs["corpus"].facts
     counts = _counts(config, corpus)
     widths = {translate(name): model.width(name, settings) for name in config.hook_points}
@@ -42,7 +48,9 @@ def formula(config: CaptureConfig, inputs: Mapping[str, Any], settings: Executio
 
 
 def probe(config: CaptureConfig, inputs: Mapping[str, Any], settings: Execution, seconds: float) -> Timing:
-    """Loads the model and runs a few batches of random tokens."""
+    """Loads the model and runs a few batches of random tokens; of a file its first rows are read."""
+    if config.arrays.path:
+        return _time_of_file(config, seconds)
     started = time.perf_counter()
     reference: ModelReference = inputs["model"]
     model = reference.load(settings)
@@ -54,6 +62,41 @@ def probe(config: CaptureConfig, inputs: Mapping[str, Any], settings: Execution,
         loading + n_tokens / rate,
         f"loaded the model in {loading:.1f} s, ran a few batches at {rate:,.0f} tokens a second",
         f"in proportion to {n_tokens:,} tokens",
+    )
+
+
+def _of_file(config: CaptureConfig) -> Forecast:
+    """What lies in the file, and what of it each split gets; its rows are not read."""
+    matrix = Matrix(expanded(config.arrays.path), config.hook_points)
+    where = arrays.places(config.arrays, matrix.n_rows, config.splits, config.tokens)
+    dtype = matrix.dtype if config.dtype == "model" else getattr(torch, config.dtype)
+    n_bytes = row_bytes(list(matrix.widths.values()), dtype)
+    counts = arrays.counts(where, config.splits)
+    memory = {
+        "places of the rows": 4 * arrays.COLUMNS * matrix.n_rows,
+        "shards": len(config.splits) * arrays.SHARD_BYTES,
+    }
+    facts = {
+        "hook_points": {name: {"d_in": width} for name, width in matrix.widths.items()},
+        "splits": counts,
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+    n_rows = sum(count["rows"] for count in counts.values())
+    return Forecast(memory, {"activations": n_rows * n_bytes}, facts=facts)
+
+
+def _time_of_file(config: CaptureConfig, seconds: float) -> Timing:
+    matrix = Matrix(expanded(config.arrays.path), config.hook_points)
+    started, n_read = time.perf_counter(), 0
+    for start, rows in matrix.blocks():
+        n_read = start + len(next(iter(rows.values())))
+        if time.perf_counter() - started > min(1.0, seconds):
+            break
+    rate = n_read / (time.perf_counter() - started)
+    return Timing(
+        3 * matrix.n_rows / rate,
+        f"read {n_read:,} rows at {rate:,.0f} a second",
+        f"in proportion to {matrix.n_rows:,} rows, three times: read, written, and their norms counted",
     )
 
 

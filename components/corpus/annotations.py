@@ -93,7 +93,7 @@ class ColumnLabels:
         Raises:
             CorpusError: a value that is no truth value, number or text, or a column of too many values.
         """
-        found = []
+        labels = []
         for column in self.label_columns:
             value = row[column]
             if value is None or value != value:  # noqa: PLR0124 - a number that is none (NaN) says nothing
@@ -106,7 +106,7 @@ class ColumnLabels:
                         "write a smaller one, or null where nothing is known"
                     )
                 if value:
-                    found.append(Label(column, value=float(value)))
+                    labels.append(Label(column, value=float(value)))
             elif isinstance(value, str):
                 if value != sound(value):
                     raise CorpusError(
@@ -114,7 +114,7 @@ class ColumnLabels:
                         "category in whole characters"
                     )
                 self._meet(f"{column}.{value}", column, f" is {value!r}")
-                found.append(Label(f"{column}.{value}"))
+                labels.append(Label(f"{column}.{value}"))
             else:
                 raise CorpusError(
                     f"{where}: label column {column!r} holds {type(value).__name__}, "
@@ -125,7 +125,7 @@ class ColumnLabels:
                     f"{where}: label column {column!r} has more than {MAXIMUM_VALUES} different values, "
                     "wanted a category; leave it out of read.corpus.label_columns"
                 )
-        return found
+        return labels
 
     def _meet(self, concept: str, column: str, described: str) -> None:
         if concept not in self._met:
@@ -155,14 +155,14 @@ class WordLists:
         self.lists = dict(lists)
         self._by_word: dict[str, list[tuple[str, str]]] = {}  # first word -> (entry, concept)
         self._by_letter: dict[str, list[tuple[str, str]]] = {}  # first letter -> the same, of what begins with no word
-        for concept, given in self.lists.items():
+        for concept, words in self.lists.items():
             if concept != sound(concept):
                 raise CorpusError(
                     f"read.word_lists: {concept!r} holds a lone surrogate, wanted a name of whole characters"
                 )
             entries = {
                 " ".join(folded(entry).text.split())
-                for entry in (_file_of(given, concept) if isinstance(given, str) else given)
+                for entry in (_file_of(words, concept) if isinstance(words, str) else words)
             }
             for entry in sorted(entries - {""}):
                 if not any(unicodedata.category(letter)[0] in "LNS" for letter in entry):
@@ -173,14 +173,14 @@ class WordLists:
                 index, key = (self._by_word, first.group()) if first else (self._by_letter, entry[0])
                 index.setdefault(key, []).append((entry, concept))
             if not entries - {""}:
-                comments = "; lines that begin with # or ; and a space are comments" if isinstance(given, str) else ""
+                comments = "; lines that begin with # or ; and a space are comments" if isinstance(words, str) else ""
                 raise CorpusError(f"read.word_lists.{concept}: the list has no words{comments}")
         letters = "".join(re.escape(letter) for letter in sorted(self._by_letter))
         self._start = re.compile(rf"{_WORD.pattern}|[{letters}]" if letters else _WORD.pattern)
 
     def files(self) -> list[Path]:
         """The files that hold lists."""
-        return [expanded(given) for given in self.lists.values() if isinstance(given, str)]
+        return [expanded(words) for words in self.lists.values() if isinstance(words, str)]
 
     def concepts(self, silent: Collection[str] = ()) -> list[ConceptEntry]:
         """One concept for each list; those in `silent`, which labelled nothing, say so."""
@@ -199,8 +199,8 @@ class WordLists:
         """Every place where an entry stands as a whole."""
         folds = folded(text)
         read = folds.text
-        for found in self._start.finditer(read):
-            start, first = found.start(), found.group()
+        for match in self._start.finditer(read):
+            start, first = match.start(), match.group()
             for entry, concept in self._by_word.get(first) or self._by_letter.get(first) or ():
                 end = start + len(entry)
                 if read.startswith(entry, start) and _is_whole(read, start, end):

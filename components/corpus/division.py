@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Int, Real
 from pydantic import NonNegativeInt
 
 from components.config import Config
@@ -88,11 +89,11 @@ class Division:
         Raises:
             ConfigError: splits that were set leave nothing of `tokens` for the others.
         """
-        usual, given = SplitsConfig().model_dump(), splits.model_dump()
-        free = [name for name in usual if given[name] == usual[name]]
+        usual, settings = SplitsConfig().model_dump(), splits.model_dump()
+        free = [name for name in usual if settings[name] == usual[name]]
         if tokens is None or not free:
-            return cls(_positive(given), not knows_splits and len(free) == len(usual))
-        rest = tokens - sum(n for name, n in given.items() if name not in free)
+            return cls(_positive(settings), not knows_splits and len(free) == len(usual))
+        rest = tokens - sum(n for name, n in settings.items() if name not in free)
         whole = sum(usual[name] for name in free)
         if rest < len(free):
             raise ConfigError(
@@ -100,7 +101,7 @@ class Division:
                 f"{', '.join(free)}; raise read.tokens, lower read.splits, or set those to 0 that no stage needs"
             )
         ends = np.cumsum([0, *(usual[name] for name in free)]) * rest // whole
-        return cls(_positive(given | dict(zip(free, np.diff(ends).tolist(), strict=True))), True)
+        return cls(_positive(settings | dict(zip(free, np.diff(ends).tolist(), strict=True))), True)
 
     @property
     def total(self) -> int:
@@ -150,15 +151,27 @@ class Division:
         """Cuts the documents in the order of their digests where the shares of the text end; no split stays empty."""
         names, known = list(self.wanted), extent.characters
         order = sorted(known, key=lambda number: derive(seed, "split", number))
-        length = np.array([known[number] for number in order], np.float64)
-        middle = np.cumsum(length) - length / 2
-        cuts = [0]
-        for after, end in enumerate(np.cumsum(list(self.wanted.values()))[:-1] / self.total * length.sum(), 1):
-            fits = int(np.searchsorted(middle, end))
-            cuts.append(max(0, min(max(fits, cuts[-1] + 1), len(order) - len(names) + after)))
-        split = np.searchsorted(cuts, np.arange(len(order)), side="right") - 1
-        found = {number: names[place] for number, place in zip(order, split.tolist(), strict=True)}
-        return found.get
+        split = cut(np.array([known[number] for number in order], np.float64), list(self.wanted.values()))
+        name_of = {number: names[place] for number, place in zip(order, split.tolist(), strict=True)}
+        return name_of.get
+
+
+def cut(sizes: Real[np.ndarray, " item"], shares: Sequence[int]) -> Int[np.ndarray, " item"]:
+    """Cuts items that stand in an order into as many runs as there are shares; no run stays empty.
+
+    Args:
+        sizes: of each item.
+        shares: of each run, in any unit.
+
+    Returns:
+        The number of the run that each item is in.
+    """
+    middle = np.cumsum(sizes) - sizes / 2
+    cuts = [0]
+    for after, end in enumerate(np.cumsum(shares)[:-1] / sum(shares) * sizes.sum(), 1):
+        fits = int(np.searchsorted(middle, end))
+        cuts.append(max(0, min(max(fits, cuts[-1] + 1), len(sizes) - len(shares) + after)))
+    return np.searchsorted(cuts, np.arange(len(sizes)), side="right") - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,14 +240,14 @@ def refuse_what_is_too_short(
         for split in short
     )
     wanted = sum(split.wanted for split in splits)
-    told = f"too few tokens: {listed}. In all {came}, and {wanted:,} are wanted"
+    summary = f"too few tokens: {listed}. In all {came}, and {wanted:,} are wanted"
     if n_documents < FEW * len(splits):  # a document is never cut in two, so smaller numbers may change nothing
-        raise CorpusError(f"{told}. A document belongs to one split, and these are few for {len(splits)}: "
+        raise CorpusError(f"{summary}. A document belongs to one split, and these are few for {len(splits)}: "
                           f"{_smaller(corpus)}, or lower read.splits")  # fmt: skip
     part = min(0.9 * split.tokens / split.wanted for split in short)
     lower = f" (to about {part:.0%} of what they are)" if part >= 0.01 else ""
     raise CorpusError(
-        f"{told}; lower read.splits{lower}, or leave them out and the corpus is used whole, or add documents"
+        f"{summary}; lower read.splits{lower}, or leave them out and the corpus is used whole, or add documents"
     )
 
 
@@ -267,5 +280,5 @@ def _sound(documents: Iterator[Document]) -> Iterator[tuple[Document, int, int]]
     for document in documents:
         text, n_replaced = sound(document.text), 0
         if text != document.text:
-            n_replaced = sum(given != read for given, read in zip(document.text, text, strict=True))
+            n_replaced = sum(before != after for before, after in zip(document.text, text, strict=True))
         yield document._replace(text=text), text_digest(text), n_replaced

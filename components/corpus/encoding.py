@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from components.corpus.contract import sound
+from components.corpus.packing import Packer, Padder
 from components.errors import CorpusError
 from components.spelling import Bytes
 
@@ -47,8 +48,8 @@ class Encoded:
     @functools.cached_property
     def offsets(self) -> list[tuple[int, int]]:
         """First character, and character after the last, of each of `ids`; only where offsets were asked for."""
-        given = self.source.offsets
-        return given if self.kept is None else [given[place] for place in np.flatnonzero(self.kept)]
+        offsets = self.source.offsets
+        return offsets if self.kept is None else [offsets[place] for place in np.flatnonzero(self.kept)]
 
     @property
     def n_special(self) -> int:
@@ -99,9 +100,37 @@ class Encoder:
     @classmethod
     def of(cls, model: Any) -> Encoder:
         """The encoder of a loaded language model, made once."""
-        if model.tokenizer not in _made:
-            _made[model.tokenizer] = cls(model.tokenizer, model.vocab_size)
-        return _made[model.tokenizer]
+        if model not in _of_model:
+            _of_model[model] = cls(model.tokenizer, model.vocab_size)
+        return _of_model[model]
+
+    @functools.cached_property
+    def frame(self) -> tuple[list[int], list[int]]:
+        """Tokens that stand before and behind a text that is read alone, such as [CLS] and [SEP].
+
+        They are those that the tokenizer itself writes; where it writes none, its first and its last token.
+        """
+        text = "a"
+        bare = self.backend.encode(text, add_special_tokens=False).ids
+        whole = self.backend.encode(text, add_special_tokens=True).ids
+        for start in range(len(whole) - len(bare) + 1):
+            if len(whole) > len(bare) and whole[start : start + len(bare)] == bare:
+                return whole[:start], whole[start + len(bare) :]
+        around = [
+            next((row for token in tokens if (row := self._row(token)) is not None), None)
+            for tokens in (
+                (self.bos, self.tokenizer.cls_token_id),
+                (self.eos, self.tokenizer.sep_token_id),
+            )
+        ]
+        first, last = ([] if token is None else [token] for token in around)
+        return first, last
+
+    def layout(self, context_length: int, padded: bool) -> Packer | Padder:
+        """What puts documents into contexts of this length: several in one, or padded, each alone."""
+        if padded:
+            return Padder(*self.frame, self.pad, context_length)
+        return Packer(self.bos, self.eos, self.pad, context_length)
 
     def encode(self, texts: Sequence[str], offsets: bool = True) -> list[Encoded]:
         """Each text as tokens, without special tokens of the tokenizer's own making.
@@ -115,8 +144,8 @@ class Encoder:
         """
         encode = self.backend.encode_batch if offsets else self.backend.encode_batch_fast
         texts = [sound(text) for text in texts]
-        given = encode(texts, add_special_tokens=False)
-        return [self._encoded(text, source) for text, source in zip(texts, given, strict=True)]
+        sources = encode(texts, add_special_tokens=False)
+        return [self._encoded(text, source) for text, source in zip(texts, sources, strict=True)]
 
     def vocabulary(self) -> list[dict[str, Any]]:
         """Each token as it reads after another one: only then does every kind of tokenizer show the space it carries.
@@ -179,4 +208,5 @@ class Encoder:
         )
 
 
-_made: WeakKeyDictionary[Any, Encoder] = WeakKeyDictionary()
+_of_model: WeakKeyDictionary[Any, Encoder] = WeakKeyDictionary()
+"""An encoder lives as long as its model: it holds the tokenizer, so a table by tokenizer would keep both for ever."""

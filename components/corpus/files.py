@@ -26,16 +26,16 @@ def matching(path: str, pattern: str) -> list[Path]:
         return [root]
     if not path or not root.is_dir():
         raise CorpusError(f"read.corpus.path: wanted a file or folder, but nothing is at {path!r} ({root.absolute()})")
-    found = sorted(
+    paths = sorted(
         file
         for file in root.glob(pattern)
         if file.is_file() and not any(part.startswith(".") for part in file.relative_to(root).parts)
     )
-    if not found:
+    if not paths:
         raise CorpusError(
             f"read.corpus.path: the folder {path!r} has no file that matches {pattern!r}; set read.corpus.pattern"
         )
-    return found
+    return paths
 
 
 def lines(path: Path, alone: bool = True) -> Iterator[str]:

@@ -30,8 +30,13 @@ MEMORY = 192 * 2**20  # batches of documents, the tables' writers, the tokenizer
 def formula(config: ReadConfig, inputs: Mapping[str, Any], settings: Execution) -> Forecast:
     """Contexts of all splits, and the counts that later stages are foretold from."""
     wanted, documents = _expected(config, inputs["model"])
-    # a context begins with a token of its own, and so does each document behind another
-    contexts = {name: -(-(n + documents[name]) // (config.context_length - 1)) for name, n in wanted.items()}
+    padded = config.contexts == "padded"
+    # Packed, a context begins with a token of its own, and so does each document behind another. Padded, a document has
+    # at least one context, and as many more as it is long.
+    contexts = {
+        name: documents[name] * padded + -(-(n + documents[name]) // (config.context_length - 1))
+        for name, n in wanted.items()
+    }
     concepts = [*corpora[config.corpus.kind](config.corpus).concepts(), *WordLists(config.word_lists).concepts()]
     facts = {
         "splits": {
@@ -44,7 +49,7 @@ def formula(config: ReadConfig, inputs: Mapping[str, Any], settings: Execution) 
     }
     n_tokens = sum(wanted.values())
     disk = {
-        "contexts": 4 * COLUMNS * config.context_length * sum(contexts.values()),
+        "contexts": 4 * (COLUMNS + padded) * config.context_length * sum(contexts.values()),
         "text and labels": TEXT * n_tokens,
     }
     return Forecast({"documents": MEMORY + 2 * n_tokens}, disk, facts=facts)
@@ -89,10 +94,10 @@ def _expected(config: ReadConfig, model: Any) -> tuple[dict[str, int], dict[str,
     about = (config.corpus.model_dump_json(), content_number(corpus.files()), division.total, config.seed, model.key)
     if about not in _looked_through:
         _looked_through[about] = _look_through(corpus, division.total, config.seed, model)
-    found = _looked_through[about]
-    if found is None:
+    counts = _looked_through[about]
+    if counts is None:
         return dict(division.wanted), documents
-    n_documents, n_tokens = found
+    n_documents, n_tokens = counts
     shares = {name: n / division.total for name, n in division.wanted.items()}
     return (
         {name: max(1, min(division.wanted[name], round(n_tokens * share))) for name, share in shares.items()},

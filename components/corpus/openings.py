@@ -56,12 +56,12 @@ def prompts(
         openings: of the documents of each split.
         seed: of the stage.
     """
-    met: dict[str, str] = {}
+    split_of: dict[str, str] = {}
     for split, n in wanted.items():
-        n_met = len(met)
+        n_before = len(split_of)
         for text in corpus.prompts(sum(wanted.values()), split, seed) or openings[split]:
-            if len(met) == n_met + n:
+            if len(split_of) == n_before + n:
                 break
             if text:
-                met.setdefault(text, split)
-    return [{"prompt": number, "split": split, "text": text} for number, (text, split) in enumerate(met.items())]
+                split_of.setdefault(text, split)
+    return [{"prompt": number, "split": split, "text": text} for number, (text, split) in enumerate(split_of.items())]

@@ -1,9 +1,13 @@
-"""Documents into contexts of one length: `[bos] document [eos] document [eos] ... pad`.
+"""Documents into contexts of one length: packed `[bos] document [eos] document [eos] ... pad`, or each alone.
 
-Notable: a document that fits into a context is never cut, and few positions are wasted, because a document goes into
+Packed (`Packer`): a document that fits into a context is never cut, and few positions are wasted, because a document goes into
 the fullest of a bounded number of open contexts that still holds it (best fit, Johnson 1974, with bounded space). A longer
 document is cut into pieces that start contexts of their own. The end token is left out where a document ends exactly at
 the end of its context. Padding is always at the end, so a causal model sees nothing of it.
+
+Padded (`Padder`): each document stands alone, between the tokens that its tokenizer puts around a text. That is what a
+model needs whose attention looks both ways: it would see the other documents of its context. A longer document is cut into
+pieces, each in a context of its own.
 """
 
 from __future__ import annotations
@@ -26,11 +30,13 @@ class Packed:
         token: token ids.
         document: document number; -1 on padding and special tokens.
         position: position of the token inside its document; -1 likewise.
+        mask: 1 for every token that is no padding, special ones included; 0 for padding.
     """
 
     token: Grid
     document: Grid
     position: Grid
+    mask: Grid
 
     def __len__(self) -> int:
         return len(self.token)
@@ -74,8 +80,7 @@ class Packer:
             special: which of them are special tokens that stand in its text: the model reads them, but they are no part
                 of the document, and positions are counted without them.
         """
-        tokens = np.asarray(ids, dtype=np.int32)
-        position = np.arange(len(tokens)) if special is None else np.where(special, -1, np.cumsum(~special) - 1)
+        tokens, position = _numbered(ids, special)
         for start in range(0, len(tokens), self.capacity):
             piece = tokens[start : start + self.capacity]
             fits = bisect.bisect_left(self._open, len(piece), key=lambda context: context.room)
@@ -97,6 +102,7 @@ class Packer:
         shape = (len(done), self.context_length)
         token = np.full(shape, self.pad, np.int32)
         document, position = np.full(shape, -1, np.int32), np.full(shape, -1, np.int32)
+        mask = np.zeros(shape, np.int32)
         for row, context in enumerate(done):
             at = 0
             if self.bos is not None:
@@ -110,13 +116,67 @@ class Packer:
                 if self.eos is not None and end < self.context_length:
                     token[row, end] = self.eos
                 at = end + (self.eos is not None)
-        return Packed(token, document, position)
+            mask[row, :at] = 1
+        return Packed(token, document, position, mask)
 
     def finish(self) -> Packed:
         """Closes every open context, oldest first, and returns what was not yet taken."""
         self._closed += sorted(self._open, key=lambda context: context.number)
         self._open = []
         return self.take()
+
+
+class Padder:
+    """Puts each document, or each piece of a long one, into a context of its own, with padding behind it.
+
+    Args:
+        first: tokens before each piece.
+        last: tokens behind each piece.
+        pad: token for what stays empty.
+        context_length: tokens in a context, special tokens and padding included.
+    """
+
+    def __init__(self, first: Sequence[int], last: Sequence[int], pad: int, context_length: int) -> None:
+        self.first, self.last, self.pad, self.context_length = list(first), list(last), pad, context_length
+        self.capacity = context_length - len(self.first) - len(self.last)
+        assert self.capacity > 0, "a context holds at least one token beside those around it"
+        self._pieces: list[tuple[int, np.ndarray, np.ndarray]] = []
+
+    def add(
+        self, document: int, ids: Sequence[int] | np.ndarray, special: Bool[np.ndarray, " token"] | None = None
+    ) -> None:
+        """Places one document; arguments as those of `Packer.add`."""
+        tokens, position = _numbered(ids, special)
+        for start in range(0, len(tokens), self.capacity):
+            part = slice(start, start + self.capacity)
+            self._pieces.append((document, position[part], tokens[part]))
+
+    def take(self) -> Packed:
+        """The contexts made since the last call."""
+        pieces, self._pieces = self._pieces, []
+        shape = (len(pieces), self.context_length)
+        token, mask = np.full(shape, self.pad, np.int32), np.zeros(shape, np.int32)
+        document, position = np.full(shape, -1, np.int32), np.full(shape, -1, np.int32)
+        for row, (number, places, piece) in enumerate(pieces):
+            whole = [*self.first, *piece.tolist(), *self.last]
+            token[row, : len(whole)] = whole
+            mask[row, : len(whole)] = 1
+            inside = slice(len(self.first), len(self.first) + len(piece))
+            document[row, inside] = np.where(places < 0, -1, number)
+            position[row, inside] = places
+        return Packed(token, document, position, mask)
+
+    def finish(self) -> Packed:
+        """What was not yet taken."""
+        return self.take()
+
+
+def _numbered(
+    ids: Sequence[int] | np.ndarray, special: Bool[np.ndarray, " token"] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of a document, and the position of each in it: -1 for special ones, which positions do not count."""
+    tokens = np.asarray(ids, dtype=np.int32)
+    return tokens, np.arange(len(tokens)) if special is None else np.where(special, -1, np.cumsum(~special) - 1)
 
 
 def pack(

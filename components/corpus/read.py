@@ -2,35 +2,32 @@
 
 Splits are disjoint by document, and a document is its text: a text that came before (in this corpus, or in what the
 model was trained on, when its folder says so) is dropped and counted, and at the end disjointness is asserted on the
-digests; `components/corpus/division.py` says which document goes where. Memory is bounded: contexts, documents and labels go to disk as they come.
+digests; `components/corpus/division.py` says which document goes where. Memory is bounded: contexts, documents and
+labels go to disk as they come.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import logging
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import polars as pl
 from pydantic import Field, NonNegativeInt, PositiveInt
 from safetensors.numpy import load_file
 
 from components.config import Config, union_of
-from components.corpus.alignment import align
 from components.corpus.annotations import WordLists
-from components.corpus.contract import ConceptEntry, Corpus, Document, content_number, corpora, text_digest
+from components.corpus.contract import ConceptEntry, Corpus, content_number, corpora
 from components.corpus.corpora.world import WorldCorpusConfig
 from components.corpus.division import Division, SplitsConfig, refuse_what_is_too_short
 from components.corpus.encoding import Encoder
-from components.corpus.openings import opening, prompts
-from components.corpus.packing import Packer
-from components.corpus.spool import ContextSpool, RowSpool
+from components.corpus.intake import UNLABELLED, Intake
+from components.corpus.openings import prompts
 from components.errors import CorpusError
 from components.seeds import derive
 from components.store import tables
@@ -42,9 +39,7 @@ if TYPE_CHECKING:
     CorpusChoice = Any
 else:
     CorpusChoice = union_of(corpora)
-UNLABELLED = ("train",)
 PAIRED = ("select", "validate", "test")
-BATCH = 512
 OWN_TEXT = 2
 """Version of how a user's own text is read; raised when that changes and the embedded world's reading does not."""
 
@@ -60,6 +55,9 @@ class ReadConfig(Config):
     """Tokens of each split. What is set here stays; what is not is a share of `tokens`, or of the whole of your own files."""
     context_length: int = Field(256, ge=8)
     """Tokens in one context, special tokens included."""
+    contexts: Literal["packed", "padded"] = "packed"
+    """packed: short documents share a context, which wastes little and suits causal models, which never see a later one;
+    padded: each document has contexts of its own, as a model needs whose attention looks both ways."""
     word_lists: dict[str, str | list[str]] = {}
     """Concepts of your own: a name, and its words or a file with one word on each line."""
     pairs: NonNegativeInt = 4
@@ -72,31 +70,10 @@ class ReadConfig(Config):
     """Of the stories and of the division into splits."""
 
 
-@dataclasses.dataclass
-class _Split:
-    name: str
-    wanted: int
-    packer: Packer
-    contexts: ContextSpool
-    pending: list[Document] = dataclasses.field(default_factory=list)
-    documents: int = 0
-    tokens: int = 0
-    nats: float | None = 0.0
-
-    @property
-    def full(self) -> bool:
-        """Whether it got the tokens wanted."""
-        return self.tokens >= self.wanted
-
-    @property
-    def due(self) -> bool:
-        """Whether the documents that wait are a batch, or likely fill the split."""
-        mean = self.tokens / self.documents if self.documents else 100.0
-        return len(self.pending) >= min(BATCH, 8 + (self.wanted - self.tokens) / mean)
-
-
 def make(folder: Path, config: ReadConfig, inputs: Inputs, settings: Any) -> Work:
     """Writes documents, concepts, labels, pairs, prompts and vocabulary as tables, and `contexts/<split>.safetensors`.
+
+    A file of contexts holds `token`, `document` and `position`, int32 [context, column]; padded ones also hold `mask`.
 
     Raises:
         CorpusError: nothing to read, not text, an unknown column, or too few tokens for a split.
@@ -106,64 +83,21 @@ def make(folder: Path, config: ReadConfig, inputs: Inputs, settings: Any) -> Wor
     shape = getattr(model, "shape", None)
     encoder = Encoder(model.tokenizer(), shape.vocab_size if shape else None)
     division = Division.of(config.tokens, config.splits, corpus.knows_splits)
-    splits = {
-        name: _Split(
-            name,
-            wanted,
-            Packer(encoder.bos, encoder.eos, encoder.pad, config.context_length),
-            ContextSpool(folder, name, config.context_length),
-        )
-        for name, wanted in division.wanted.items()
-    }
-    documents, labels = RowSpool(tables.DOCUMENTS, folder), RowSpool(tables.LABELS, folder)
-    codes: dict[str, int] = {}
-    dropped: Counter[str] = Counter(empty=0, repeated=0, pretraining=0)
-    found, n_labels = Counter[str](lost=0, special=0, replaced=0), Counter[str]()
-    openings: dict[str, list[str]] = {"validate": [], "test": []}
+    intake = Intake(
+        folder,
+        encoder,
+        words if config.word_lists else None,
+        division.wanted,
+        config.context_length,
+        padded=config.contexts == "padded",
+    )
+    splits, dropped, n_replaced = intake.splits, intake.dropped, 0
     trained_on = _pretraining(model)
     seen: set[int] = set()
-
-    def take(split: _Split) -> None:
-        """Tokenizes, numbers, packs and labels the documents that wait, until the split is full."""
-        waiting, split.pending = split.pending, []
-        labelled = split.name not in UNLABELLED
-        first, kept, encodings = documents.n_rows, [], []
-        for document, encoding in zip(
-            waiting, encoder.encode([document.text for document in waiting], offsets=labelled), strict=True
-        ):
-            if split.full:
-                break
-            found["special"] += encoding.n_special
-            if not encoding.ids:
-                dropped["empty"] += 1
-                continue
-            split.packer.add(first + len(kept), encoding.written, encoding.special)
-            split.tokens += len(encoding.ids)
-            split.nats = None if split.nats is None or document.nats is None else split.nats + document.nats
-            kept.append(document)
-            encodings.append(encoding)
-        split.documents += len(kept)
-        split.contexts.add(split.packer.take())
-        documents.add(_document_rows(kept, encodings, split.name, first))
-        if split.name in openings:
-            pairs = zip(kept, encodings, strict=True)
-            openings[split.name] += [
-                opening(document.text, encoding, config.context_length) for document, encoding in pairs
-            ]
-        if labelled and kept:
-            if config.word_lists:
-                kept = [document._replace(labels=[*document.labels, *words.labels(document.text)]) for document in kept]
-            rows, lost = align(kept, encodings, codes)
-            found["lost"] += lost
-            names = pl.Series(list(codes), dtype=pl.String)
-            rows = rows.with_columns(names.gather(rows["concept"]).alias("concept"), pl.col("document") + first)
-            n_labels.update(dict(rows.group_by("concept").len().iter_rows()))
-            labels.add(rows)
-
     stream = division.stream(
         corpus, config.seed, lambda name: name not in UNLABELLED, lambda name: splits[name].full, trained_on
     )
-    for name, document, number, n_replaced in stream:
+    for name, document, number, n_replaced_here in stream:
         if number in seen or number in trained_on:
             dropped["repeated" if number in seen else "pretraining"] += 1
             continue
@@ -171,33 +105,29 @@ def make(folder: Path, config: ReadConfig, inputs: Inputs, settings: Any) -> Wor
         if not document.text.strip():
             dropped["empty"] += 1
             continue
-        found["replaced"] += n_replaced
+        n_replaced += n_replaced_here
         split = splits[name]
         split.pending.append(document)
         if split.due:
-            take(split)
+            intake.take(split)
             done = sum(min(part.tokens, part.wanted) for part in splits.values())
             speed = sum(part.tokens for part in splits.values()) / (time.monotonic() - started)
             yield Progress(done, division.total, "tokens", split.name, {"tokens_per_second": speed})
     for split in splits.values():
         if not split.full:
-            take(split)
+            intake.take(split)
     refuse_what_is_too_short(list(splits.values()), config.corpus, division.shares, config.context_length, dropped)
-    for split in splits.values():
-        split.contexts.add(split.packer.finish())
-        split.contexts.finish()
-    documents.finish()
-    labels.finish()
+    intake.finish()
     _assert_disjoint(folder, trained_on)
-    silent = sorted(name for name in config.word_lists if not n_labels[name])
-    inventory = _inventory([*corpus.concepts(), *words.concepts(silent)], codes)
+    silent = sorted(name for name in config.word_lists if not intake.n_labels[name])
+    inventory = _inventory([*corpus.concepts(), *words.concepts(silent)], intake.codes)
     tables.CONCEPTS.write(folder, [entry._asdict() for entry in inventory])
     pairs = tables.PAIRS.write(folder, _pairs(corpus, config))
     wanted = {"validate": config.prompts_validate, "test": config.prompts_test}
-    prompts_read = tables.PROMPTS.write(folder, prompts(corpus, wanted, openings, config.seed))
+    prompts_read = tables.PROMPTS.write(folder, prompts(corpus, wanted, intake.openings, config.seed))
     tables.VOCABULARY.write(folder, encoder.vocabulary())
     n_tokens = sum(split.tokens for split in splits.values())
-    notes = list(_notes(n_tokens, documents.n_rows, division, found, silent))
+    notes = list(_notes(n_tokens, division, intake, n_replaced, silent))
     for note in notes:
         log.warning("read: %s", note)
     return {
@@ -215,12 +145,12 @@ def make(folder: Path, config: ReadConfig, inputs: Inputs, settings: Any) -> Wor
         "tokens": n_tokens,
         "tokens_wanted": division.total,
         "dropped": dict(dropped),
-        "n_special": found["special"],
-        "n_replaced": found["replaced"],
+        "n_special": intake.n_special,
+        "n_replaced": n_replaced,
         "n_concepts": len(inventory),
         "unlabelled_lists": silent,
-        "n_labels": labels.n_rows,
-        "n_labels_lost": found["lost"],
+        "n_labels": intake.labels.n_rows,
+        "n_labels_lost": intake.n_lost,
         "n_pairs": pairs.height,
         "n_prompts": prompts_read.height,
         "notes": notes,
@@ -230,22 +160,20 @@ def make(folder: Path, config: ReadConfig, inputs: Inputs, settings: Any) -> Wor
     }
 
 
-def _notes(
-    n_tokens: int, n_documents: int, division: Division, found: Mapping[str, int], silent: Sequence[str]
-) -> Iterator[str]:
+def _notes(n_tokens: int, division: Division, intake: Intake, n_replaced: int, silent: Sequence[str]) -> Iterator[str]:
     """What a reader of the corpus should know, one sentence each; none for most corpora."""
     if n_tokens < division.total:
         yield (
-            f"the corpus has {n_tokens:,} tokens in {n_documents:,} documents, fewer than the {division.total:,} that were "
+            f"the corpus has {n_tokens:,} tokens in {intake.documents.n_rows:,} documents, fewer than the {division.total:,} that were "
             "asked for: it is used whole, in the same shares"
         )
-    if found["special"]:
+    if intake.n_special:
         yield (
-            f"{found['special']:,} special tokens stood in the text as words: the model reads them, but they are no part "
+            f"{intake.n_special:,} special tokens stood in the text as words: the model reads them, but they are no part "
             "of a document"
         )
-    if found["replaced"]:
-        yield f"{found['replaced']:,} lone surrogates in the text were replaced by U+FFFD"
+    if n_replaced:
+        yield f"{n_replaced:,} lone surrogates in the text were replaced by U+FFFD"
     for name in silent:
         yield (
             f"the word list {name!r} labels nothing: none of its words stands in the labelled splits; look at their "
@@ -256,32 +184,18 @@ def _notes(
 def _entries(config: ReadConfig) -> Mapping[str, int]:
     """The corpus and its version; for files also a number for their bytes, so that changed files are read again."""
     kind = config.corpus.kind
-    found = {f"corpus.{kind}": corpora.version(kind)}
+    entries = {f"corpus.{kind}": corpora.version(kind)}
     files = [*corpora[kind](config.corpus).files(), *WordLists(config.word_lists).files()]
     if config.word_lists:
-        found["word_lists"] = WordLists.version
+        entries["word_lists"] = WordLists.version
     if not corpora[kind].knows_splits:
         # The embedded world's text has no special token, no character of several tokens and no script without spaces, so
         # what changed in how such texts are read changes nothing there.
-        found["own_text"] = OWN_TEXT
-    return found | ({"corpus.bytes": content_number(files)} if files else {})
+        entries["own_text"] = OWN_TEXT
+    return entries | ({"corpus.bytes": content_number(files)} if files else {})
 
 
 READ = Stage("read", version=2, make=make, entries=_entries, inputs={"model": Parent("model")}, computes=False)
-
-
-def _document_rows(kept: list[Document], encodings: list[Any], split: str, first: int) -> pl.DataFrame:
-    return pl.DataFrame(
-        {
-            "document": np.arange(first, first + len(kept), dtype=np.int32),
-            "split": [split] * len(kept),
-            "source": [document.source for document in kept],
-            "digest": [f"{text_digest(document.text) % 2**64:016x}" for document in kept],
-            "n_tokens": [len(encoding.ids) for encoding in encodings],
-            "text": [document.text for document in kept],
-        },
-        schema=tables.DOCUMENTS.schema,
-    )
 
 
 def _pretraining(model: Any) -> set[int]:

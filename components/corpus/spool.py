@@ -60,12 +60,13 @@ class ContextSpool:
         folder: the artifact's folder.
         split: the split.
         context_length: tokens in a context.
+        masked: whether to write which tokens are no padding, too: what a causal model never needs.
     """
 
-    def __init__(self, folder: Path, split: str, context_length: int) -> None:
+    def __init__(self, folder: Path, split: str, context_length: int, masked: bool = False) -> None:
         self.folder, self.split, self.context_length = folder, split, context_length
         self.n_contexts = 0
-        self._paths = {name: folder / f".contexts-{split}-{name}" for name in GRIDS}
+        self._paths = {name: folder / f".contexts-{split}-{name}" for name in (*GRIDS, *(["mask"] if masked else []))}
         for path in self._paths.values():
             path.write_bytes(b"")
 
@@ -77,7 +78,7 @@ class ContextSpool:
         self.n_contexts += len(packed)
 
     def finish(self) -> None:
-        """Writes the file: a safetensors header, then the three arrays one after another."""
+        """Writes the file: a safetensors header, then the arrays one after another."""
         size = 4 * self.n_contexts * self.context_length
         described = {
             name: {
@@ -85,15 +86,15 @@ class ContextSpool:
                 "shape": [self.n_contexts, self.context_length],
                 "data_offsets": [place * size, (place + 1) * size],
             }
-            for place, name in enumerate(GRIDS)
+            for place, name in enumerate(self._paths)
         }
         header = json.dumps(described).encode()
         header += b" " * (-len(header) % 8)  # tensors begin at a multiple of 8
         temporary = self.folder / f".contexts-{self.split}.writing"
         with temporary.open("wb") as whole:
             whole.write(len(header).to_bytes(8, "little") + header)
-            for name in GRIDS:
-                with self._paths[name].open("rb") as part:
+            for path in self._paths.values():
+                with path.open("rb") as part:
                     shutil.copyfileobj(part, whole, 2**20)
         (self.folder / "contexts").mkdir(exist_ok=True)
         temporary.rename(self.folder / "contexts" / f"{self.split}.safetensors")

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from components.device import Execution, resolve
-from components.dictionary import convergence
+from components.dictionary import convergence, rates
 from components.dictionary.contract import Batch, Dictionary, architectures, untrained
 from components.dictionary.convergence import Convergence
 from components.dictionary.fit import evaluate, fit
@@ -378,7 +378,8 @@ def facts_of(dictionary: Dictionary, name: str, held_out: str, measured: Mapping
 
 def _entries(config: TrainConfig) -> dict[str, int]:
     kind = config.dictionary.kind
-    return {f"architecture.{kind}": architectures.version(kind)}
+    searched = {"rates": rates.VERSION} if config.lr == "search" else {}
+    return {f"architecture.{kind}": architectures.version(kind)} | searched
 
 
 def _is_spliced(config: TrainConfig) -> bool:

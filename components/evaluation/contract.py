@@ -1,15 +1,15 @@
 """What an evaluation promises: it reads a subject and returns scores; whatever it could not measure it says why.
 
-A file in `evaluations/` holds one evaluation, registered with `@evaluations`. The subject is everything that is known
-of one dictionary: the dictionary, its codes, the activations and text they come from, the model, and, where there is
-one, an untrained dictionary of equal size. Choices are made on select and validate; test is read to report.
+A file in `evaluations/` holds one evaluation, registered with `@evaluations`. The subject is one dictionary and what
+there is of it: its codes, the activations and the text they come from, and, where there is one, an untrained dictionary
+of equal size. Choices are made on select and validate; test is read to report.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -20,11 +20,10 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from components.concept.probe import Probe
-from components.config import Config
-from components.device import Execution
 from components.dictionary.contract import Dictionary
 from components.dictionary.encode import Encoded
-from components.registry import Registry
+from components.model.reference import ModelReference
+from components.registry import Entry, Registry, Services
 from components.statistics import Interval
 from components.store.artifact import Artifact, Progress
 from components.store.rows import Rows
@@ -73,12 +72,10 @@ class Subject:
         codes: its codes.
         activations: what was encoded; row i of a split is row i of its codes.
         corpus: the artifact of `read`: contexts, labels, the inventory of concepts.
-        model: reference to the model, loaded by whoever needs it.
         untrained: the control; None when none was given.
         folder: where tables go.
-        seed: for everything that draws.
-        execution: where to run.
         gate: what the activations hold of the concepts, measured once for all dictionaries; None when it was not given.
+        memory: what one evaluation has read and another will read again, by whatever names it; let go with the subject.
     """
 
     name: str
@@ -87,12 +84,10 @@ class Subject:
     codes: Encoded
     activations: ActivationShards
     corpus: Artifact
-    model: Any
     untrained: Control | None
     folder: Path
-    seed: int
-    execution: Execution
     gate: Gate | None = None
+    memory: dict[Any, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     @property
     def hook_point(self) -> str:
@@ -167,17 +162,23 @@ class Score:
 Measuring = Generator[Progress, None, list[Score]]
 
 
-class Evaluation(ABC):
+@dataclasses.dataclass(frozen=True, eq=False)
+class EvaluationServices(Services):
+    """What an evaluation may use.
+
+    Attributes:
+        model: the model whose activations these are, loaded by whoever needs it; None where there is none.
+    """
+
+    model: ModelReference | None = None
+
+
+class Evaluation(Entry):
     """Measures one side of a dictionary."""
 
-    kind: ClassVar[str]
-    version: ClassVar[int] = 1
-    config: ClassVar[type[Config]]
+    services: EvaluationServices
     in_sweeps: ClassVar[bool] = True
     """Whether a sweep that names no evaluations measures it; False for what few models can be asked."""
-
-    def __init__(self, config: Any) -> None:
-        self.settings = config
 
     @abstractmethod
     def measure(self, subject: Subject) -> Measuring:

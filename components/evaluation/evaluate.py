@@ -2,61 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field, create_model
+from pydantic import AfterValidator, Field
 
 from components.concept import probe
-from components.config import Config, names_of
+from components.config import Config, names_of, settings_of
 from components.device import Execution, resolve
 from components.dictionary.contract import Dictionary
 from components.dictionary.encode import Encoding
 from components.evaluation import gate
-from components.evaluation.contract import Control, Subject, evaluations
-from components.store.artifact import Artifact, Facts, Inputs, Parent, Stage, Store, Work
+from components.evaluation.contract import Control, EvaluationServices, Subject, evaluations
+from components.store.artifact import Artifact, Facts, Inputs, Parent, Stage, Work
+from components.store.lineage import source
 from components.store.shards import ActivationShards, CodeShards
 from components.store.tables import SCORES
 
 if TYPE_CHECKING:
     EvaluationName = str
+    EvaluationNames = list[str]
     EvaluationSettings = Config
 else:
     EvaluationName = names_of(evaluations)
-    EvaluationSettings = create_model(
-        "EvaluationSettings",
-        __base__=Config,
-        __doc__="Settings of each evaluation, by its name.",
-        **{
-            name: (entry.config, Field(entry.config(), description=(entry.config.__doc__ or name).splitlines()[0]))
-            for name, entry in evaluations.items()
-        },
-    )
+    EvaluationNames = Annotated[list[EvaluationName], AfterValidator(lambda names: sorted(set(names)))]
+    EvaluationSettings = settings_of(evaluations)
 
 
 class EvaluateConfig(Config):
     """What is measured of a dictionary."""
 
-    evaluations: list[EvaluationName] = Field(
-        default=["concepts_found", "loss_recovered", "reconstruction"], min_length=1
-    )
-    """What to measure; a sweep has a list of its own, `sweep.evaluations`."""
+    evaluations: EvaluationNames = Field(default=["concepts_found", "loss_recovered", "reconstruction"], min_length=1)
+    """What to measure, in any order; a sweep has a list of its own, `sweep.evaluations`."""
     settings: EvaluationSettings = EvaluationSettings()
     """Settings of each evaluation, by its name."""
     seed: int = 0
     """Of intervals, of which contexts are spliced, and of the probe."""
+
+    def measuring(self, names: Sequence[str]) -> EvaluateConfig:
+        """The section with exactly these evaluations: settings of others, which would change nothing, are left out."""
+        unused = {name: type(section)() for name, section in self.settings if name not in names}
+        return self.model_copy(update={"evaluations": list(names), "settings": self.settings.model_copy(update=unused)})
 
 
 def make(folder: Path, config: EvaluateConfig, inputs: Inputs, settings: Execution | None) -> Work:
     """Writes scores.parquet, and the tables of the evaluations that have their own.
 
     Optional inputs: `codes` (absent: encoded here and kept in memory), `untrained` (codes of the control), `gate` (absent:
-    measured here where an evaluation asks for it).
+    measured here where an evaluation asks for it), `model` (absent: who needs it says so).
     """
-    subject = _subject(folder, config, inputs, settings or Execution())
+    execution = settings or Execution()
+    subject = _subject(folder, inputs, execution)
+    services = EvaluationServices(execution, config.seed, inputs.get("model"))
     rows = []
-    for name in dict.fromkeys(config.evaluations):
-        evaluation = evaluations[name](getattr(config.settings, name))
+    for name in config.evaluations:
+        evaluation = evaluations[name](getattr(config.settings, name), services)
         scores = yield from evaluation.measure(subject)
         rows += [score.row(subject) for score in scores]
     frame = SCORES.write(folder, rows)
@@ -69,7 +70,7 @@ def make(folder: Path, config: EvaluateConfig, inputs: Inputs, settings: Executi
     return facts
 
 
-def _subject(folder: Path, config: EvaluateConfig, inputs: Inputs, execution: Execution) -> Subject:
+def _subject(folder: Path, inputs: Inputs, execution: Execution) -> Subject:
     trained, untrained, gated = inputs["dictionary"], inputs.get("untrained"), inputs.get("gate")
     dictionary, activations = (
         Dictionary.load(trained, resolve(execution.device)),
@@ -82,20 +83,15 @@ def _subject(folder: Path, config: EvaluateConfig, inputs: Inputs, execution: Ex
         codes=CodeShards(codes) if (codes := inputs.get("codes")) else Encoding(dictionary, activations),
         activations=activations,
         corpus=inputs["corpus"],
-        model=inputs["model"],
         untrained=None if untrained is None else _control(untrained, execution),
         folder=folder,
-        seed=config.seed,
-        execution=execution,
         gate=gate.load(gated) if gated and gated.facts["hook_point"] == dictionary.hook_point else None,
     )
 
 
 def _control(codes: Artifact, execution: Execution) -> Control:
-    """The codes name the dictionary that made them; it lies in the same store, unless only they were copied."""
-    made_by = codes.manifest["inputs"].get("dictionary")
-    artifact = made_by and Store(codes.folder.parent.parent).find(made_by["stage"], made_by["key"])
-    return Control(CodeShards(codes), Dictionary.load(artifact, resolve(execution.device)) if artifact else None)
+    trained = source(codes, "dictionary")
+    return Control(CodeShards(codes), Dictionary.load(trained, resolve(execution.device)) if trained else None)
 
 
 def _entries(config: EvaluateConfig) -> dict[str, int]:
@@ -109,7 +105,7 @@ EVALUATE = Stage(
     make=make,
     entries=_entries,
     inputs={
-        "model": Parent("model"),
+        "model": Parent("model", optional=True),
         "corpus": Parent("read"),
         "activations": Parent("capture"),
         "dictionary": Parent("train"),

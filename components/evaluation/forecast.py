@@ -21,7 +21,7 @@ from components.device import Execution, resolve
 from components.evaluation.contract import TEST
 from components.evaluation.evaluate import EvaluateConfig
 from components.evaluation.units import LATENT, UNTRAINED, Readings, choose
-from components.model.language_model import ModelReference
+from components.model.reference import ModelReference
 from components.store.forecast import Forecast, Foreteller, Timing, lower
 
 FOUND, RECOVERED, RECONSTRUCTION = "concepts_found", "loss_recovered", "reconstruction"

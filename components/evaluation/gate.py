@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import polars as pl
@@ -71,20 +70,15 @@ def load(artifact: Artifact) -> Gate:
     return Gate(artifact.facts["tokens"], CONCEPTS_FOUND.read(artifact), probes)
 
 
-def gate_of(subject: Subject, tokens: int) -> Generator[Progress, None, Gate]:
-    """The subject's gate; where none of so many tokens was given, measured here and kept as long as the subject is."""
+def gate_of(subject: Subject, tokens: int, execution: Execution) -> Generator[Progress, None, Gate]:
+    """The subject's gate; where none of so many tokens was given, measured here, once for all evaluations."""
     if subject.gate and subject.gate.tokens == tokens:
         return subject.gate
-    own = _measured.setdefault(subject, {})
-    found = own.get(tokens)
-    if found is None:
-        device = str(resolve(subject.execution.device))
-        found = yield from measure(subject.activations, subject.corpus, subject.hook_point, tokens, device)
-        own[tokens] = found
-    return found
-
-
-_measured: WeakKeyDictionary[Subject, dict[int, Gate]] = WeakKeyDictionary()
+    if ("gate", tokens) not in subject.memory:
+        device = str(resolve(execution.device))
+        measured = yield from measure(subject.activations, subject.corpus, subject.hook_point, tokens, device)
+        subject.memory["gate", tokens] = measured
+    return subject.memory["gate", tokens]
 
 
 def passed(gate: Gate, thresholds: ProbeGate, unit: str | None = None) -> pl.DataFrame:

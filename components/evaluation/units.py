@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import scipy.sparse as sp
@@ -77,19 +75,15 @@ class Choice:
 def readings(subject: Subject, split: str, unit: str, concepts: Sequence[str], limit: int) -> Readings:
     """The first `limit` tokens of a split, or the documents that they belong to, through the subject's dictionary.
 
-    Kept as long as the subject is, since several evaluations read the same.
+    Read once, because several evaluations read the same.
     """
-    kept = _kept.setdefault(subject, {})
-    wanted = split, unit, tuple(concepts), limit
-    if wanted not in kept:
+    wanted = "readings", split, unit, tuple(concepts), limit
+    if wanted not in subject.memory:
         shards = {LATENT: subject.codes} | ({UNTRAINED: subject.untrained.codes} if subject.untrained else {})
-        kept[wanted] = read(
+        subject.memory[wanted] = read(
             subject.activations, subject.corpus, subject.hook_point, split, unit, concepts, limit, shards
         )
-    return kept[wanted]
-
-
-_kept: WeakKeyDictionary[Subject, dict[Any, Readings]] = WeakKeyDictionary()
+    return subject.memory[wanted]
 
 
 def read(

@@ -1,151 +1,46 @@
 """What interpretation promises: explainers write a string, predictors see only that string, scorers compare.
 
 What each may know is fixed by types. An explainer gets `Evidence`: windows of the explain split, with activations. A
-predictor gets `Question`s: a string, and windows of bare text. A scorer compares its answers with the activations of
-the test split. So no weight, no activation and no test text can leak into a score.
+predictor gets `Question`s: a string, and windows of bare text. A scorer draws `Trials` from the windows of the test
+split and compares the predictor's answers with what is true of them. So no weight, no activation and no test text can
+leak into a score.
 
-All three work on streams and answer in order, so that an entry behind a model or an endpoint may batch as it likes.
+Trials are drawn once for each latent: every explainer, predictor and control answers the same ones.
+
+Explainers and predictors work on streams and answer in order, so that an entry behind a model or an endpoint may batch
+as it likes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+import unicodedata
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 
-from components.config import Config
-from components.device import Execution
-from components.registry import Registry
-from components.spelling import PART, groups, whole
-from components.store.artifact import Inputs
+from components.device import resolve
+from components.dictionary.contract import Dictionary
+from components.interpretation.windows import Texts, Windows
+from components.model.reference import ModelReference
+from components.registry import Entry, Registry, Services
+from components.store.artifact import Artifact
+from components.writing_systems import MARKS, UNSPACED
 
 LONGEST = 200
 """Characters of an explanation, at most."""
 
-Unit = Literal["windows", "tokens"]
-"""What an answer is given for: one number for each window, or one for each token."""
+Unit = Literal["windows", "tokens", "marks", "choice"]
+"""What an answer has one number for: each window; each token; each window, for how well its marked tokens are those where
+the latent is active; each window, to be compared with the others of its group, of which one is right."""
 
-
-class Vocabulary:
-    """Token ids as text. A *word* is a token's text without surrounding space, so that ' sea' and 'sea' are one.
-
-    Attributes:
-        texts: the text of each token id.
-        words: the distinct words; grows by the characters that neighbouring tokens make together.
-        word_of: the word of each token id, and -1 at the end: `word_of[-1]` is what padding is.
-        partial: whether each token id holds bytes that are part of a character; padding, at the end, does not.
-    """
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        self.texts = list(texts)
-        self.words: list[str] = []
-        self._ids: dict[str, int] = {}
-        self.word_of: Int[np.ndarray, " token_and_padding"] = np.array([*map(self.add, self.texts), -1], dtype=np.int64)
-        self.partial: Bool[np.ndarray, " token_and_padding"] = np.array(
-            [*(PART.search(text) is not None for text in self.texts), False], dtype=bool
-        )
-
-    def add(self, text: str) -> int:
-        """The number of the word of a text, a new one where it is new."""
-        word = text.strip() or text
-        number = self._ids.setdefault(word, len(self.words))
-        if number == len(self.words):
-            self.words.append(word)
-        return number
-
-    def find(self, word: str) -> int:
-        """The number of a word, or -2, which no token has, where the vocabulary lacks it."""
-        return self._ids.get(word, -2)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Texts:
-    """Windows of text and nothing else: all that a predictor sees beside the explanation.
-
-    Attributes:
-        tokens: token ids, padded with -1 at the end.
-        vocabulary: their text.
-    """
-
-    tokens: Int[np.ndarray, "window token"]
-    vocabulary: Vocabulary
-
-    @property
-    def present(self) -> Bool[np.ndarray, "window token"]:
-        """Where there is a token, not padding."""
-        return self.tokens >= 0
-
-    @functools.cached_property
-    def words(self) -> Int[np.ndarray, "window token"]:
-        """The word at each token; -1 for padding. Tokens that make a character together have it as their word."""
-        vocabulary = self.vocabulary
-        words = vocabulary.word_of[self.tokens]
-        for row in np.flatnonzero(vocabulary.partial[self.tokens].any(1)):
-            texts = [vocabulary.texts[token] for token in self.tokens[row].tolist() if token >= 0]
-            for first, end in groups(texts):
-                if end - first > 1:
-                    words[row, first:end] = vocabulary.add(whole(texts[first:end]))
-        return words
-
-    @functools.cached_property
-    def left(self) -> Int[np.ndarray, "window token"]:
-        """The word before each token; -1 for the first, whose left neighbour the window does not show."""
-        left = np.pad(self.words, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
-        inside = self.vocabulary.partial[self.tokens]
-        for row in np.flatnonzero((inside[:, 1:] & inside[:, :-1]).any(1)):
-            texts = [self.vocabulary.texts[token] for token in self.tokens[row].tolist() if token >= 0]
-            for first, end in groups(texts):
-                left[row, first:end] = left[row, first]  # inside a character, what stands before is before all of it
-        return left
-
-    def strings(self) -> list[list[str]]:
-        """Each window as the texts of its tokens."""
-        return [[self.vocabulary.texts[token] for token in row if token >= 0] for row in self.tokens.tolist()]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Windows:
-    """Windows of one split chosen for one latent, with its activation on every token.
-
-    Attributes:
-        texts: what stands there.
-        activations: in units of the activations; 0 where silent and in padding.
-        document: the document of each window.
-        start: position in the document of its first token.
-        role: top, quantile, or silent (verified: no activation inside).
-        quantile: interval of activation, 0 the strongest; -1 for silent windows.
-        stratum: random or same_token for silent windows; "" for the others.
-        stands_for: how many windows of the split each stands for, itself included: together all of the split, active
-            and silent, at their natural density. 0 for top windows, which were not drawn.
-    """
-
-    texts: Texts
-    activations: Float[np.ndarray, "window token"]
-    document: Int[np.ndarray, " window"]
-    start: Int[np.ndarray, " window"]
-    role: Shaped[np.ndarray, " window"]
-    quantile: Int[np.ndarray, " window"]
-    stratum: Shaped[np.ndarray, " window"]
-    stands_for: Float[np.ndarray, " window"]
-
-    def __len__(self) -> int:
-        return len(self.role)
-
-    @property
-    def active(self) -> Bool[np.ndarray, " window"]:
-        """Whether the latent is active inside."""
-        return self.role != "silent"
-
-    def part(self, kept: Bool[np.ndarray, " window"]) -> Windows:
-        """Some of the windows, in their order."""
-        columns = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        texts = Texts(self.texts.tokens[kept], self.texts.vocabulary)
-        return Windows(texts, **{name: column[kept] for name, column in columns.items() if name != "texts"})
+_BOUNDARY = re.compile(rf"(?=\s)|(?![{MARKS}])(?:(?<=[{UNSPACED}])|(?=[{UNSPACED}]))")
+"""Where a text may be cut: before a space, and around a character of a script without spaces between words."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -178,10 +73,22 @@ class Evidence:
     Attributes:
         latent: index in the dictionary.
         windows: of the explain split.
+        promoted: tokens whose logits the decoder direction raises most, the most raised first; empty where there is no
+            model with logits, or the direction is not written to its residual stream.
+        suppressed: tokens whose logits it lowers most, likewise.
+        label: reads the labels of windows of the explain split; None where the corpus has none.
     """
 
     latent: int
     windows: Windows
+    promoted: Sequence[str] = ()
+    suppressed: Sequence[str] = ()
+    label: Callable[[Windows], Mapping[str, Bool[np.ndarray, "window token"]]] | None = None
+
+    @functools.cached_property
+    def labels(self) -> Mapping[str, Bool[np.ndarray, "window token"]]:
+        """Concept -> the tokens of the windows that carry it; only concepts that occur there."""
+        return self.label(self.windows) if self.label else {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,18 +107,45 @@ class Explanation:
         assert (self.text is None) == (self.reason is not None), "an explanation is a text, or null with a reason"
         assert self.text is None or 0 < len(self.text) <= LONGEST, f"not 1 to {LONGEST} characters: {self.text!r}"
 
+    @classmethod
+    def of(cls, text: str) -> Explanation:
+        """Whatever somebody wrote, a language model above all: cut at the end of a word, or refused with the reason.
+
+        Control characters and lone surrogates become spaces, runs of spaces one space. Nothing is raised.
+        """
+        shown = " ".join("".join(" " if unicodedata.category(c) in ("Cc", "Cs") else c for c in text).split())
+        if not any(c.isprintable() and not c.isspace() for c in shown):
+            return cls(None, f"nothing that can be read was written ({len(text):,} characters)")
+        if len(shown) <= LONGEST:
+            return cls(shown)
+        ends = [match.start() for match in _BOUNDARY.finditer(shown, 0, LONGEST + 1) if 0 < match.start() <= LONGEST]
+        if not ends:
+            return cls(None, f"{len(shown):,} characters without the end of a word in the first {LONGEST}")
+        return cls(shown[: ends[-1]].rstrip())
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Question:
-    """What a predictor is asked: where does a latent so explained fire?
+    """What a predictor is asked: where is a latent so explained active?
 
     Attributes:
         explanation: the string.
         texts: the windows.
+        marks: for the unit marks, the tokens that are marked; else None.
+        group: for the unit choice, the group of each window; else None.
     """
 
     explanation: str
     texts: Texts
+    marks: Bool[np.ndarray, "window token"] | None = None
+    group: Int[np.ndarray, " window"] | None = None
+
+    def marked(self, values: Float[np.ndarray, "window token"]) -> Float[np.ndarray, " window"]:
+        """An answer for marks from one for tokens: the mean over marked tokens less that over the window's others."""
+        assert self.marks is not None, "a question of the unit marks has marks"
+        inside, outside = self.marks & self.texts.present, ~self.marks & self.texts.present
+        means = [np.where(part, values, 0).sum(1) / np.maximum(1, part.sum(1)) for part in (inside, outside)]
+        return means[0] - means[1]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -219,12 +153,51 @@ class Answer:
     """Expected activation, on any scale.
 
     Attributes:
-        values: for each window, or for each token of each window; NaN where there is no answer; None for none at all.
+        values: for each window, or where tokens are asked for each token of each window; NaN where there is no answer;
+            None for none at all.
         reason: what failed.
     """
 
     values: Float[np.ndarray, " window"] | Float[np.ndarray, "window token"] | None
     reason: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trials:
+    """What one scorer asks of one latent, and what is true. Drawn once, and answered by everybody.
+
+    Attributes:
+        texts: the windows that are shown.
+        truth: the activation of each token where tokens are asked for; else a number for each window: whether the
+            latent is active in it, the marked tokens are those where it is, or the window is the right one of its group.
+        marks: for the unit marks, the tokens that are marked; else None.
+        group: for the unit choice, the group of each window; else None.
+        strata: name -> the windows over which the score is told once more.
+        stands_for: how many windows of the split each stands for, where the score is told at natural density too.
+        natural_chance: what knowing nothing gets at natural density.
+    """
+
+    texts: Texts
+    truth: Float[np.ndarray, " window"] | Float[np.ndarray, "window token"] | Bool[np.ndarray, " window"]
+    marks: Bool[np.ndarray, "window token"] | None = None
+    group: Int[np.ndarray, " window"] | None = None
+    strata: Mapping[str, Bool[np.ndarray, " window"]] = dataclasses.field(default_factory=dict)
+    stands_for: Float[np.ndarray, " window"] | None = None
+    natural_chance: float = 0.0
+
+    def __len__(self) -> int:
+        """Windows, or groups of windows of which one is chosen."""
+        return len(self.texts.tokens) if self.group is None else len(np.unique(self.group))
+
+    def part(self, mask: Bool[np.ndarray, " window"]) -> Trials:
+        """Some of the windows, in their order, without strata and natural density of their own."""
+        texts = Texts(self.texts.tokens[mask], self.texts.vocabulary)
+        marks, group = (None if column is None else column[mask] for column in (self.marks, self.group))
+        return Trials(texts, self.truth[mask], marks, group)
+
+    def question(self, explanation: str) -> Question:
+        """What a predictor sees of it."""
+        return Question(explanation, self.texts, self.marks, self.group)
 
 
 class Part(NamedTuple):
@@ -249,8 +222,8 @@ class Score:
         value: the score; chance where it failed.
         low: 95% interval over windows, lower end; None without one.
         high: upper end.
-        n: windows.
-        n_failed: windows that failed, counted in n at chance.
+        n: windows, or groups of which one is chosen.
+        n_failed: those that failed, counted in n at chance.
         reason: what failed.
         strata: the same over strata of the windows, and at natural density, by name; without those that it has no
             windows of.
@@ -265,70 +238,109 @@ class Score:
     strata: Mapping[str, Part] = dataclasses.field(default_factory=dict)
 
 
-class _Entry(ABC):
-    kind: ClassVar[str]
-    version: ClassVar[int] = 1
-    config: ClassVar[type[Config]]
+@dataclasses.dataclass(frozen=True, eq=False)
+class ReaderServices(Services):
+    """What explainers and predictors alike may use: the fields of whoever answers prompts and embeds texts go here."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PredictorServices(ReaderServices):
+    """What a predictor may use.
+
+    Attributes:
+        model: the model that is looked into; None where the activations came without one.
+    """
+
+    model: ModelReference | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ExplainerServices(ReaderServices):
+    """What an explainer may use.
+
+    Attributes:
+        predictor: the first of the listed, for an explainer that tests what it wrote; None where there is none.
+    """
+
+    predictor: Predictor | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ScorerServices(Services):
+    """What a scorer may use.
+
+    Attributes:
+        model: the model that is looked into; None where the activations came without one.
+        trained: the artifact of the dictionary whose latents are scored; None where only its codes are here.
+    """
+
+    model: ModelReference | None = None
+    trained: Artifact | None = None
+
+    @functools.cached_property
+    def dictionary(self) -> Dictionary | None:
+        """The dictionary itself, loaded when it is first asked for."""
+        return Dictionary.load(self.trained, resolve(self.execution.device)) if self.trained else None
+
+
+class _Reader(Entry):
     free: ClassVar[bool] = False
     """Whether running it costs nothing but time on this machine: no endpoint, no model. `latentflow plan` runs no other."""
 
-    def __init__(self, config: Config, inputs: Inputs, execution: Execution) -> None:
-        """`config` is of the entry's own class; `inputs` are those of the stage, by role."""
-        self.settings = config
-        self.inputs = inputs
-        self.execution = execution
 
-
-class Explainer(_Entry):
+class Explainer(_Reader):
     """Writes explanations. A file in `explainers/` holds one, registered with `@explainers`."""
+
+    services: ExplainerServices
 
     @abstractmethod
     def explain(self, evidence: Iterable[Evidence]) -> Iterator[Explanation]:
         """One explanation for each evidence, in order."""
 
 
-class Predictor(_Entry):
+class Predictor(_Reader):
     """Reads explanations. A file in `predictors/` holds one, registered with `@predictors`."""
 
+    services: PredictorServices
     gives: ClassVar[frozenset[Unit]]
     """What it can give numbers for."""
 
     @abstractmethod
     def predict(self, questions: Iterable[Question], unit: Unit) -> Iterator[Answer]:
-        """One answer for each question, in order, for windows or for tokens."""
+        """One answer for each question, in order, in that unit."""
 
 
-class Scorer(_Entry):
+class Scorer(_Reader):
     """Says how well answers foretell the latent. A file in `scorers/` holds one, registered with `@scorers`."""
 
+    services: ScorerServices
     needs: ClassVar[Unit]
     """What it asks a predictor for."""
     chance: ClassVar[float]
     """What knowing nothing gets: the value of every failure."""
     range: ClassVar[tuple[float, float]]
     """The least and the most that a score can be."""
-    natural: ClassVar[str]
-    """What the score at natural density is called."""
+    strata: ClassVar[tuple[str, ...]] = ()
+    """Names of the strata that its trials may have; components/interpretation/strata.py has the usual ones."""
+    natural: ClassVar[str | None] = None
+    """What the score at natural density is called; None where it has none."""
 
     @abstractmethod
-    def windows(self, record: LatentRecord) -> Windows:
-        """The windows it asks about."""
+    def trials(self, record: LatentRecord, generator: np.random.Generator) -> Trials:
+        """What it asks of a latent, drawn from the windows of the test split."""
 
     @abstractmethod
-    def score(self, answer: Answer, windows: Windows, generator: np.random.Generator | None) -> Score:
-        """One latent's score; `answer.values` is not None. `generator` is for intervals; None: none is wanted."""
+    def score(self, answer: Answer, trials: Trials, generator: np.random.Generator | None) -> Score:
+        """One latent's score; `answer.values` is not None.
 
-    def over(
-        self, answer: Answer, windows: Windows, masks: Mapping[str, Bool[np.ndarray, " window"]]
-    ) -> Mapping[str, float]:
-        """The value over each of several parts of the windows; `answer.values` is not None."""
-        assert answer.values is not None
-        parts = {name: dataclasses.replace(answer, values=answer.values[mask]) for name, mask in masks.items()}
-        return {name: self.score(part, windows.part(masks[name]), None).value for name, part in parts.items()}
+        The score at natural density is among the strata, where trials have `stands_for`. A stratum that is left out is
+        scored by asking again for its part of the trials.
 
-    @abstractmethod
-    def at_natural_density(self, answer: Answer, windows: Windows) -> Part:
-        """One latent's score with each window counted as often as it stands for; chance without any answer."""
+        Args:
+            answer: to all of the trials.
+            trials: what was asked, or a part of it.
+            generator: for intervals; None: none is wanted.
+        """
 
 
 explainers: Registry[type[Explainer]] = Registry("explainer", "components.interpretation.explainers")

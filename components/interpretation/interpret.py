@@ -16,38 +16,44 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
-import numpy as np
-import polars as pl
-import pyarrow as pa
-from pydantic import Field, PositiveInt, create_model, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
-from components.config import Config, names_of
+from components.config import Config, names_of, refuse_unused, settings_of
 from components.device import Execution
 from components.errors import InputError, MissingArtifactError
-from components.interpretation import summary
-from components.interpretation.contexts import SPLITS, ContextsConfig, Tiling, choose, cut_splits
+from components.interpretation import interpreted, summary
+from components.interpretation.contexts import SPLITS, ContextsConfig, choose, cut_splits
 from components.interpretation.contract import (
+    Explainer,
+    ExplainerServices,
     Explanation,
-    LatentRecord,
+    Predictor,
+    PredictorServices,
     Score,
-    Vocabulary,
-    Windows,
+    Scorer,
+    ScorerServices,
     explainers,
     predictors,
     scorers,
 )
 from components.interpretation.controls import CONTROLS, shuffled
+from components.interpretation.evidence import CorpusLabels, gather
+from components.interpretation.interpreted import Interpreted, windows_of
 from components.interpretation.probe import Probe
-from components.interpretation.protocol import explain, score, score_probe
-from components.interpretation.sample import Sample, sample_latents
+from components.interpretation.protocol import draw, explain, score, score_probe
+from components.interpretation.sample import sample_latents
 from components.interpretation.summary import Scored
+from components.interpretation.tiling import Tiling
+from components.interpretation.windows import Vocabulary
+from components.model.reference import ModelReference
 from components.seeds import numpy_generator
 from components.store import tables
 from components.store.artifact import Artifact, Inputs, Parent, Progress, Stage, Work
+from components.store.lineage import source
 from components.store.shards import ActivationShards, CodeShards
 
 if TYPE_CHECKING:
@@ -55,19 +61,7 @@ if TYPE_CHECKING:
     ExplainerSettings = ScorerSettings = PredictorSettings = Config
 else:
     ExplainerName, ScorerName, PredictorName = names_of(explainers), names_of(scorers), names_of(predictors)
-    ExplainerSettings, ScorerSettings, PredictorSettings = (
-        create_model(
-            f"{registry.noun.title()}Settings",
-            __base__=Config,
-            __doc__=f"Settings of each {registry.noun}, by its name.",
-            **{
-                name: (entry.config, Field(entry.config(), description=entry.config.__doc__))
-                for name, entry in registry.items()
-            },
-        )
-        for registry in (explainers, scorers, predictors)
-    )
-
+    ExplainerSettings, ScorerSettings, PredictorSettings = map(settings_of, (explainers, scorers, predictors))
 
 T = TypeVar("T")
 
@@ -79,8 +73,10 @@ class InterpretConfig(Config):
     """Alive latents that are explained, equally many from each tenth by density."""
     explainers: list[ExplainerName] = Field(default=["log_odds"], min_length=1)
     """Who writes explanations."""
-    scorers: list[ScorerName] = Field(default=["detection", "simulation"], min_length=1)
-    """What is measured."""
+    scorers: Annotated[list[ScorerName], AfterValidator(sorted)] = Field(
+        default=["detection", "simulation"], min_length=1
+    )
+    """What is measured; their order has no meaning."""
     predictors: list[PredictorName] = Field(default=["lexical"], min_length=1)
     """Who reads explanations."""
     explainer_settings: ExplainerSettings = ExplainerSettings()
@@ -92,18 +88,53 @@ class InterpretConfig(Config):
     contexts: ContextsConfig = ContextsConfig()
     """Which windows stand for a latent."""
     seed: int = 0
-    """Draws the latents, the windows, the shuffled explanations and the resamples."""
+    """Draws the latents, the windows, the trials, the shuffled explanations and the resamples."""
 
     @model_validator(mode="after")
     def _fits(self) -> InterpretConfig:
-        for names in (self.explainers, self.scorers, self.predictors):
-            if len(set(names)) < len(names):
-                raise ValueError(f"each entry once, not {', '.join(names)}")
+        refuse_unused(explainers, self.explainers, self.explainer_settings)
+        refuse_unused(scorers, self.scorers, self.scorer_settings)
+        refuse_unused(predictors, self.predictors, self.predictor_settings)
         for name in self.scorers:
             if not _able(self, name):
                 wanted = f"scorer {name!r} needs a predictor that gives {scorers[name].needs}"
                 raise ValueError(f"{wanted}; predictors listed: {', '.join(self.predictors)}")
         return self
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Run:
+    """What all dictionaries of one run share.
+
+    Attributes:
+        config: the section `interpret`.
+        execution: where to run.
+        corpus: artifact of `read`.
+        model: the model that is looked into; None where none was given.
+        cut: the splits as windows.
+    """
+
+    config: InterpretConfig
+    execution: Execution
+    corpus: Artifact
+    model: ModelReference | None
+    cut: Mapping[str, Tiling]
+
+    def predictors(self) -> dict[str, Predictor]:
+        """The listed predictors, by name."""
+        config, services = self.config, PredictorServices(self.execution, self.config.seed, self.model)
+        return {n: predictors[n](getattr(config.predictor_settings, n), services) for n in config.predictors}
+
+    def explainers(self, predictor: Predictor) -> dict[str, Explainer]:
+        """The listed explainers, which may test what they write with this predictor."""
+        config, services = self.config, ExplainerServices(self.execution, self.config.seed, predictor)
+        return {n: explainers[n](getattr(config.explainer_settings, n), services) for n in config.explainers}
+
+    def scorers(self, codes: Artifact) -> dict[str, Scorer]:
+        """The listed scorers, for the dictionary that made these codes."""
+        config = self.config
+        services = ScorerServices(self.execution, config.seed, self.model, source(codes, "dictionary"))
+        return {n: scorers[n](getattr(config.scorer_settings, n), services) for n in config.scorers}
 
 
 def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execution | None) -> Work:
@@ -112,31 +143,31 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
     Args:
         folder: where to.
         config: the section `interpret`.
-        inputs: corpus (read), activations (capture), codes (encode); optional, codes of control dictionaries on the same
-            activations, by the names of `CONTROLS`: without one, its rows are there with the reason and no value.
+        inputs: corpus (read), activations (capture), codes (encode); optional, the model, for entries that use it, and
+            codes of control dictionaries on the same activations, by the names of `CONTROLS`: without one, its rows are
+            there with the reason and no value.
         settings: for entries behind a model.
 
     Raises:
         InputError: a read artifact without a vocabulary, a split that is not there or too short for a window.
     """
-    execution = settings or Execution()
     encoded: Artifact = inputs["codes"]
-    activations = ActivationShards(inputs["activations"])
+    activations, corpus = ActivationShards(inputs["activations"]), inputs["corpus"]
     _refuse_missing_splits("activations", activations.splits, "capture.splits and encode.splits")
     _refuse_missing_splits("codes", CodeShards(encoded).splits, "encode.splits")
-    cut = cut_splits(activations, _vocabulary(inputs["corpus"]), config.contexts)
-    trained = yield from _interpret("", cut, config, inputs, execution, folder)
+    cut = cut_splits(activations, _vocabulary(corpus), config.contexts)
+    run = _Run(config, settings or Execution(), corpus, inputs.get("model"), cut)
+    trained = yield from _interpret(run, "", encoded, folder)
     controls: dict[str, Interpreted] = {}
     for role in CONTROLS:
         if inputs.get(role) is not None:
-            controls[role] = yield from _interpret(
-                role, cut, config, {**inputs, "codes": inputs[role]}, execution, None
-            )
-    explained = {name: sum(said.text is not None for said in every) for name, every in trained.written.items()}
-    tables.EXPLANATIONS.write(folder, _explanation_rows(trained))
-    tables.EXPLANATION_SCORES.write(folder, _score_rows(trained))
-    tables.CONTROL_SCORES.write(folder, itertools.chain.from_iterable(map(_control_rows, controls, controls.values())))
-    tables.EXPLANATION_STRATA.write(folder, _strata_rows({None: trained} | controls))
+            controls[role] = yield from _interpret(run, role, inputs[role], None)
+    explained = {name: sum(each.text is not None for each in texts) for name, texts in trained.written.items()}
+    tables.EXPLANATIONS.write(folder, interpreted.explanation_rows(trained))
+    tables.EXPLANATION_SCORES.write(folder, interpreted.score_rows(trained))
+    by_control = (interpreted.control_rows(role, control) for role, control in controls.items())
+    tables.CONTROL_SCORES.write(folder, itertools.chain.from_iterable(by_control))
+    tables.EXPLANATION_STRATA.write(folder, interpreted.strata_rows({None: trained} | controls))
 
     name, hook_point = encoded.facts["name"], encoded.facts["hook_point"]
     common = {"dictionary": name, "hook_point": hook_point, "split": "test"}
@@ -158,74 +189,48 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
     }
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Interpreted:
-    """One dictionary's sampled latents; their windows are let go.
-
-    Attributes:
-        sample: which latents.
-        written: explanations by explainer, in the order of the sample.
-        read: the same, and those that the floors were read with.
-        scored: what they scored.
-        n_skipped: latents with too few windows.
-        n_windows: windows chosen, all latents together.
-    """
-
-    sample: Sample
-    written: Mapping[str, Sequence[Explanation]]
-    read: Mapping[str, Sequence[Explanation]]
-    scored: Scored
-    n_skipped: int
-    n_windows: int
-
-
 def _interpret(
-    control: str,
-    cut: Mapping[str, Tiling],
-    config: InterpretConfig,
-    inputs: Inputs,
-    execution: Execution,
-    folder: Path | None,
+    run: _Run, control: str, encoded: Artifact, folder: Path | None
 ) -> Generator[Progress, None, Interpreted]:
-    """Explains and scores the latents of one dictionary, whose codes are `inputs["codes"]`.
+    """Explains and scores the latents of one dictionary.
 
     Args:
+        run: what all dictionaries share.
         control: which control it is; "" for the dictionary itself, which alone has a probe.
-        cut: the splits as windows.
-        config: the section `interpret`.
-        inputs: of the stage.
-        execution: for entries behind a model.
-        folder: where the windows are written; None where they are not kept.
+        encoded: its codes.
+        folder: where its windows are written; None where they are not wanted.
     """
+    config, seed = run.config, run.config.seed
     mark = f"{CONTROLS[control]}: " if control else ""
-    codes = CodeShards(inputs["codes"])
-    sample = sample_latents(tables.LATENTS.read(inputs["codes"]), codes.d_sae, config.latents, config.seed)
-    records = yield from _marked(mark, choose(codes, cut, sample, config.seed))
+    codes, statistics = CodeShards(encoded), tables.LATENTS.read(encoded)
+    sample = sample_latents(statistics, codes.d_sae, config.latents, seed)
+    records = yield from _marked(mark, choose(codes, run.cut, sample, seed))
     if folder is not None:
-        tables.CONTEXTS.write(folder, _context_rows(records))
+        tables.CONTEXTS.write(folder, interpreted.context_rows(records))
 
+    readers = run.predictors()
+    labels = CorpusLabels.found(run.corpus, "explain")
     written: dict[str, list[Explanation]] = {}
-    for name in config.explainers:
-        explainer = explainers[name](getattr(config.explainer_settings, name), inputs, execution)
-        written[name] = yield from _marked(mark, explain(name, explainer, records))
+    for name, explainer in run.explainers(readers[config.predictors[0]]).items():
+        evidence = gather(records, statistics, labels)
+        written[name] = yield from _marked(mark, explain(name, explainer, records, evidence))
     read = dict(written)
     for name, explanations in written.items():
-        read[_floor(name, config)] = shuffled(records, explanations, numpy_generator(config.seed, "shuffled", name))
+        read[_floor(name, config)] = shuffled(records, explanations, numpy_generator(seed, "shuffled", name))
 
     probes = [None if record.reason or control else Probe.fit(record) for record in records]
     scored: dict[summary.Key, list[Score]] = {}
-    for scorer_name in config.scorers:
-        scorer = scorers[scorer_name](getattr(config.scorer_settings, scorer_name), inputs, execution)
+    for scorer_name, scorer in run.scorers(encoded).items():
+        trials = draw(scorer, records, seed)
         for predictor_name in _able(config, scorer_name):
-            its_settings = getattr(config.predictor_settings, predictor_name)
-            predictor = predictors[predictor_name](its_settings, inputs, execution)
+            predictor = readers[predictor_name]
             for name, explanations in read.items():
-                asked = score(name, records, explanations, scorer, predictor, config.seed)
-                scored[name, scorer_name, predictor_name] = yield from _marked(mark, asked)
+                work = score(name, records, trials, explanations, scorer, predictor, seed)
+                scored[name, scorer_name, predictor_name] = yield from _marked(mark, work)
         if not control:
-            scored["probe", scorer_name, None] = yield from score_probe(records, probes, scorer, config.seed)
+            scored["probe", scorer_name, None] = yield from score_probe(records, trials, probes, scorer, seed)
     n_skipped = sum(record.reason is not None for record in records)
-    n_windows = sum(len(windows) for record in records for windows in _windows(record))
+    n_windows = sum(len(windows) for record in records for windows in windows_of(record))
     return Interpreted(sample, written, read, _scored(scored, config), n_skipped, n_windows)
 
 
@@ -233,10 +238,10 @@ def _marked(mark: str, work: Generator[Progress, None, T]) -> Generator[Progress
     """The same work; its messages say for which control."""
     while True:
         try:
-            found = next(work)
+            progress = next(work)
         except StopIteration as end:
             return end.value
-        yield dataclasses.replace(found, message=mark + found.message)
+        yield dataclasses.replace(progress, message=mark + progress.message)
 
 
 def _entries(config: InterpretConfig) -> Mapping[str, int]:
@@ -254,6 +259,7 @@ INTERPRET = Stage(
         "activations": Parent("capture"),
         "codes": Parent("encode"),
         "untrained": Parent("encode", optional=True, untrained=True),
+        "model": Parent("model", optional=True),
     },
     scored=True,
 )
@@ -292,66 +298,3 @@ def _vocabulary(corpus: Artifact) -> Vocabulary:
     except MissingArtifactError as error:
         raise InputError(f"interpret shows tokens as text and needs the vocabulary of the corpus; {error}") from error
     return Vocabulary([texts.get(token, "") for token in range(max(texts, default=-1) + 1)])
-
-
-def _windows(record: LatentRecord) -> tuple[Windows, Windows, Windows]:
-    return record.explain, record.calibrate, record.test
-
-
-def _context_rows(records: Sequence[LatentRecord]) -> pl.DataFrame:
-    """Built column by column: a table of many thousand windows, whose tokens are never single Python strings."""
-    if not records:
-        return pl.DataFrame(schema=tables.CONTEXTS.schema)
-    every = [windows for record in records for windows in _windows(record)]
-    sizes = [len(windows) for windows in every]
-    of_record = [sum(sizes[n : n + len(SPLITS)]) for n in range(0, len(sizes), len(SPLITS))]
-    present = np.concatenate([windows.texts.present for windows in every])
-    token = np.concatenate([windows.texts.tokens for windows in every])[present]
-    activations = np.concatenate([windows.activations for windows in every])
-    offsets = pa.array(np.append(0, present.sum(1).cumsum()), pa.int32())
-    lists = {"tokens": pa.array(every[0].texts.vocabulary.texts).take(pa.array(token))}
-    lists["activations"] = pa.array(activations[present])
-    columns = {
-        name: np.concatenate([getattr(windows, name) for windows in every])
-        for name in ("role", "quantile", "stratum", "document", "start")
-    }
-    columns["latent"] = np.repeat([record.latent for record in records], of_record)
-    columns["split"] = np.repeat(SPLITS * len(records), sizes)
-    columns["window"] = np.concatenate([np.arange(n) for n in of_record])
-    columns["maximum"] = activations.max(1, initial=0)
-    found = {name: pl.from_arrow(pa.ListArray.from_arrays(offsets, values)) for name, values in lists.items()}
-    unset = [pl.col("quantile").replace(-1, None), pl.col("stratum").replace("", None)]
-    return pl.DataFrame(columns | found).with_columns(unset)
-
-
-def _explanation_rows(found: Interpreted) -> Iterator[dict[str, Any]]:
-    for name, explanations in found.written.items():
-        for latent, said in zip(found.sample.latents.tolist(), explanations, strict=True):
-            yield {"latent": latent, "explainer": name, "explanation": said.text, "reason": said.reason}
-
-
-def _score_rows(found: Interpreted) -> Iterator[dict[str, Any]]:
-    for (name, scorer, predictor), scores in found.scored.scores.items():
-        for latent, each in zip(found.sample.latents.tolist(), scores, strict=True):
-            key = {"latent": latent, "explainer": name, "scorer": scorer, "predictor": predictor}
-            figures = ("value", "low", "high", "n", "n_failed", "reason")
-            yield key | {figure: getattr(each, figure) for figure in figures}
-
-
-def _control_rows(control: str, found: Interpreted) -> Iterator[dict[str, Any]]:
-    said = {
-        (name, latent): each.text
-        for name, explanations in found.read.items()
-        for latent, each in zip(found.sample.latents.tolist(), explanations, strict=True)
-    }
-    for row in _score_rows(found):
-        yield {"control": control, "explanation": said[row["explainer"], row["latent"]]} | row
-
-
-def _strata_rows(found: Mapping[str | None, Interpreted]) -> Iterator[dict[str, Any]]:
-    for control, each in found.items():
-        for (name, scorer, predictor), scores in each.scored.scores.items():
-            for latent, score_of in zip(each.sample.latents.tolist(), scores, strict=True):
-                key = {"control": control, "latent": latent, "explainer": name, "scorer": scorer}
-                for stratum, part in score_of.strata.items():
-                    yield key | {"predictor": predictor, "stratum": stratum} | part._asdict()

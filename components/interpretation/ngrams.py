@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
-from components.interpretation.contract import Texts
 from components.interpretation.phrase import Term
+from components.interpretation.windows import Texts
 
 Shape = Literal["word", "left", "pair", "near", "word_near"]
 BASE = 2**31

@@ -38,14 +38,14 @@ def write(terms: Iterable[Term]) -> str:
     """Terms as a phrase, in their order; terms of one shape that share their conditions share a clause."""
     clauses: dict[tuple[object, ...], list[list[str]]] = {}
     for term in terms:
-        given = (term.word is not None, term.left is not None, term.near is not None)
+        shape = (term.word is not None, term.left is not None, term.near is not None)
         shared = {  # which condition is shared by a clause, by the shape of its terms
             (True, True, False): ("after", term.left),
             (True, False, True): ("the word", term.word),
             (False, True, True): ("after", term.left),
             (True, True, True): ("all", term),
-        }.get(given)
-        parts = clauses.setdefault((*given, shared), [[], [], []])
+        }.get(shape)
+        parts = clauses.setdefault((*shape, shared), [[], [], []])
         for part, word in zip(parts, term, strict=True):
             if word is not None and word not in part:
                 part.append(word)
@@ -74,14 +74,14 @@ def read(phrase: str) -> list[Term]:
 
 
 def _clause(words: Sequence[str], left: Sequence[str], near: Sequence[str]) -> str:
-    said = []
+    conditions = []
     if words:
-        said.append(f"the word{'s' if len(words) > 1 else ''} {_listed(words, 'and')}")
+        conditions.append(f"the word{'s' if len(words) > 1 else ''} {_listed(words, 'and')}")
     if left:
-        said.append(f"after {_listed(left, 'or')}")
+        conditions.append(f"after {_listed(left, 'or')}")
     if near:
-        said.append(f"in text with {_listed(near, 'or')}")
-    return " ".join(said)
+        conditions.append(f"in text with {_listed(near, 'or')}")
+    return " ".join(conditions)
 
 
 def _listed(words: Sequence[str], last: str) -> str:

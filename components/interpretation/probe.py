@@ -14,8 +14,9 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Float, Int
 
-from components.interpretation.contract import Answer, LatentRecord, Texts, Unit, Windows
+from components.interpretation.contract import Answer, LatentRecord, Question, Unit
 from components.interpretation.ngrams import Incidences, Shape, first_occurrences, incidences, numbered
+from components.interpretation.windows import Texts, Windows
 
 DESIGNS: tuple[tuple[Shape, ...], ...] = (
     ("word", "left", "pair"),
@@ -56,10 +57,18 @@ class Probe:
             fitted.append(cls({shape: block.keys for shape, block in design.items()}, ridge(design, windows)))
         return max(fitted, key=lambda probe: _correlation(probe._expected(held_out, met), record.calibrate))
 
-    def answer(self, texts: Texts, unit: Unit) -> Answer:
-        """Expected activation of each token, or the largest in each window; conditions never met say nothing."""
+    def answer(self, question: Question, unit: Unit) -> Answer:
+        """Expected activation of each token, the largest in each window, or how far it stands out on marked tokens.
+
+        Conditions that the explain windows never met say nothing. The explanation is not read.
+        """
+        texts = question.texts
         expected = self._expected(texts, {shape: _met(texts, shape) for shape in self.keys})
-        return Answer(expected if unit == "tokens" else np.where(texts.present, expected, -np.inf).max(1))
+        if unit == "tokens":
+            return Answer(expected)
+        if unit == "marks":
+            return Answer(question.marked(expected))
+        return Answer(np.where(texts.present, expected, -np.inf).max(1))
 
     def _expected(self, texts: Texts, met: Mapping[Shape, Incidences]) -> Float[np.ndarray, "window token"]:
         expected = np.zeros(texts.tokens.shape)
@@ -67,9 +76,9 @@ class Probe:
             token, key = met[shape]
             at = np.searchsorted(known, key)
             there = np.append(known, -1)[at] == key
-            said = np.bincount(token[there], self.weights[shape][at[there]], minlength=texts.tokens.size)
-            said = said.reshape(texts.tokens.shape)
-            expected += said.cumsum(1) if shape == "near" else said
+            weights = np.bincount(token[there], self.weights[shape][at[there]], minlength=texts.tokens.size)
+            weights = weights.reshape(texts.tokens.shape)
+            expected += weights.cumsum(1) if shape == "near" else weights
         return expected
 
 
@@ -112,8 +121,8 @@ class Block:
         if shape == "word_near":  # thousands, of which most are met once: too many to fit and to trust
             met, of = numbered(key, shape, windows.texts)
             active = np.bincount(of[windows.activations.ravel()[token] > 0], minlength=len(met)) > 0
-            kept = (active & (np.bincount(of, minlength=len(met)) >= 3))[of]
-            token, key = token[kept], key[kept]
+            trusted = (active & (np.bincount(of, minlength=len(met)) >= 3))[of]
+            token, key = token[trusted], key[trusted]
         keys, column = numbered(key, shape, windows.texts)
         size = (windows.texts.tokens.size, len(keys))
         return cls(keys, scipy.sparse.csr_matrix((np.ones(len(token)), (token, column)), shape=size), shape == "near")
@@ -135,10 +144,10 @@ class _Design:
     def times(self, weights: Float[np.ndarray, " condition"]) -> Float[np.ndarray, " token"]:
         """The design times weights."""
         parts = np.split(weights, self._ends)
-        said = self._forth[0] @ parts[0]
+        product = self._forth[0] @ parts[0]
         for matrix, part in zip(self._forth[1:], parts[1:], strict=True):
-            said += ((matrix @ part).reshape(self._there.shape).cumsum(1) * self._there).ravel()
-        return said
+            product += ((matrix @ part).reshape(self._there.shape).cumsum(1) * self._there).ravel()
+        return product
 
     def transposed(self, values: Float[np.ndarray, " token"]) -> Float[np.ndarray, " condition"]:
         """The design turned over times values, which are 0 in padding."""

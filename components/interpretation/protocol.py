@@ -6,8 +6,7 @@ chance, with their reason, and count in n and n_failed. Means and paired differe
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 
 from components.interpretation import strata
 from components.interpretation.contract import (
@@ -17,9 +16,9 @@ from components.interpretation.contract import (
     Explanation,
     LatentRecord,
     Predictor,
-    Question,
     Score,
     Scorer,
+    Trials,
 )
 from components.interpretation.probe import Probe
 from components.seeds import numpy_generator
@@ -27,56 +26,63 @@ from components.store.artifact import Progress
 
 
 def explain(
-    name: str, explainer: Explainer, records: Sequence[LatentRecord]
+    name: str, explainer: Explainer, records: Sequence[LatentRecord], evidence: Iterable[Evidence]
 ) -> Generator[Progress, None, list[Explanation]]:
-    """One explanation for each record, in order; those skipped are not asked about."""
-    found = []
-    written = explainer.explain(Evidence(r.latent, r.explain) for r in records if r.reason is None)
+    """One explanation for each record, in order; `evidence` is of those that were not skipped."""
+    explanations = []
+    written = explainer.explain(evidence)
     for record in records:
-        found.append(Explanation(None, record.reason) if record.reason else next(written))
-        yield Progress(len(found), len(records), "latents", f"explained by {name}")
-    return found
+        explanations.append(Explanation(None, record.reason) if record.reason else next(written))
+        yield Progress(len(explanations), len(records), "latents", f"explained by {name}")
+    return explanations
+
+
+def draw(scorer: Scorer, records: Sequence[LatentRecord], seed: int) -> list[Trials]:
+    """The trials of each record, in order: drawn once, for whoever answers."""
+    return [scorer.trials(record, numpy_generator(seed, "trials", scorer.kind, record.latent)) for record in records]
 
 
 def score(
     name: str,
     records: Sequence[LatentRecord],
+    trials: Sequence[Trials],
     explanations: Sequence[Explanation],
     scorer: Scorer,
     predictor: Predictor,
     seed: int,
 ) -> Generator[Progress, None, list[Score]]:
     """One score for each record, in order, of a predictor that reads these explanations."""
-    pairs = list(zip(records, explanations, strict=True))
-    questions = (
-        Question(said.text, scorer.windows(record).texts) for record, said in pairs if said.text and not record.reason
-    )
+    rows = list(zip(records, trials, explanations, strict=True))
+    questions = (asked.question(said.text) for record, asked, said in rows if said.text and not record.reason)
     answers = predictor.predict(questions, scorer.needs)
-    found = []
-    for record, said in pairs:
+    scores = []
+    for record, asked, said in rows:
         reason = record.reason or said.reason
         answer = Answer(None, reason) if reason else next(answers)
-        found.append(_score(name, record, answer, scorer, seed))
-        yield Progress(len(found), len(records), "latents", f"{name}: {scorer.kind} by {predictor.kind}")
-    return found
+        scores.append(_score(name, record, asked, answer, scorer, seed))
+        yield Progress(len(scores), len(records), "latents", f"{name}: {scorer.kind} by {predictor.kind}")
+    return scores
 
 
 def score_probe(
-    records: Sequence[LatentRecord], probes: Sequence[Probe | None], scorer: Scorer, seed: int
+    records: Sequence[LatentRecord],
+    trials: Sequence[Trials],
+    probes: Sequence[Probe | None],
+    scorer: Scorer,
+    seed: int,
 ) -> Generator[Progress, None, list[Score]]:
     """One score for each record, in order, of the probe fitted to it; None where the record was skipped."""
-    found = []
-    for record, probe in zip(records, probes, strict=True):
-        answer = probe.answer(scorer.windows(record).texts, scorer.needs) if probe else Answer(None, record.reason)
-        found.append(_score("probe", record, answer, scorer, seed))
-        yield Progress(len(found), len(records), "latents", f"probe: {scorer.kind}")
-    return found
+    scores = []
+    for record, asked, probe in zip(records, trials, probes, strict=True):
+        answer = probe.answer(asked.question(""), scorer.needs) if probe else Answer(None, record.reason)
+        scores.append(_score("probe", record, asked, answer, scorer, seed))
+        yield Progress(len(scores), len(records), "latents", f"probe: {scorer.kind}")
+    return scores
 
 
-def _score(name: str, record: LatentRecord, answer: Answer, scorer: Scorer, seed: int) -> Score:
-    windows = scorer.windows(record)
+def _score(name: str, record: LatentRecord, trials: Trials, answer: Answer, scorer: Scorer, seed: int) -> Score:
     if answer.values is None:
-        whole = Score(scorer.chance, None, None, len(windows), len(windows), answer.reason)
+        whole = Score(scorer.chance, None, None, len(trials), len(trials), answer.reason)
     else:
-        whole = scorer.score(answer, windows, numpy_generator(seed, "interval", name, scorer.kind, record.latent))
-    return dataclasses.replace(whole, strata=strata.score(answer, windows, scorer))
+        whole = scorer.score(answer, trials, numpy_generator(seed, "interval", name, scorer.kind, record.latent))
+    return strata.told(whole, answer, trials, scorer)

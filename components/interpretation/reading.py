@@ -16,7 +16,6 @@ from jaxtyping import Float32, Int32
 from torch import Tensor
 
 from components.corpus.encoding import Encoder
-from components.corpus.packing import Packer
 from components.dictionary.contract import Dictionary
 from components.errors import CapabilityError, InputError
 from components.model.language_model import LanguageModel
@@ -112,14 +111,15 @@ def read_text(
     if not encoded.ids:
         only = "nothing but special tokens" if encoded.n_special else "no token"
         raise InputError(f"the text has {only}: wanted at least one word")
-    packer = Packer(encoder.bos, encoder.eos, encoder.pad, context_length)
-    packer.add(0, encoded.written, encoded.special)
-    packed = packer.finish()
+    layout = encoder.layout(context_length, padded=not model.causal)
+    layout.add(0, encoded.written, encoded.special)
+    packed = layout.finish()
     rows: dict[str, list[Tensor]] = {name: [] for name in dictionary.reads}
     kept = torch.from_numpy(packed.document) >= 0
-    tokens = torch.from_numpy(packed.token)
-    for part, inside in zip(tokens.split(CONTEXTS_AT_ONCE), kept.split(CONTEXTS_AT_ONCE), strict=True):
-        for name, x in model.read(part, dictionary.reads).items():
+    tokens, mask = torch.from_numpy(packed.token), torch.from_numpy(packed.mask)
+    for parts in zip(*(whole.split(CONTEXTS_AT_ONCE) for whole in (tokens, kept, mask)), strict=True):
+        part, inside, real = parts
+        for name, x in model.read(part, dictionary.reads, None if model.causal else real).items():
             rows[name].append(x.to(dtype)[inside.to(x.device)])
     position = torch.from_numpy(packed.position)[kept]
     assert torch.equal(position, torch.arange(len(encoded.ids), dtype=position.dtype)), (

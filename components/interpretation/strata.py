@@ -17,42 +17,73 @@ Source: intervals of activation after delphi (arXiv 2410.13928, section 3.2); st
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
-from components.interpretation.contract import Answer, Part, Scorer, Windows
+from components.interpretation.contract import Answer, Part, Score, Scorer, Trials
 from components.interpretation.sample import TENTHS
+from components.interpretation.windows import Windows
 
 OUTER = 3
 """Tenths that count as the strongest, and as the weakest."""
 KINDS = ("random", "same_token")
 """Kinds of silent windows, which the macro mean weighs alike."""
 MACRO = "macro"
+USUAL = ("strongest", "weakest", *KINDS, MACRO)
+"""What a scorer declares whose trials are whole windows of the test split."""
 
 
 def masks(windows: Windows) -> Mapping[str, Bool[np.ndarray, " window"]]:
     """Which windows belong to each stratum; only strata with active and with silent windows."""
     active, tenth = windows.active, windows.quantile
-    found = {"strongest": ~active | (tenth < OUTER), "weakest": ~active | (tenth >= TENTHS - OUTER)}
-    found |= {kind: active | (windows.stratum == kind) for kind in KINDS}
-    return {name: mask for name, mask in found.items() if 0 < active[mask].sum() < mask.sum()}
+    parts = {"strongest": ~active | (tenth < OUTER), "weakest": ~active | (tenth >= TENTHS - OUTER)}
+    parts |= {kind: active | (windows.stratum == kind) for kind in KINDS}
+    return {name: mask for name, mask in parts.items() if 0 < active[mask].sum() < mask.sum()}
 
 
-def score(answer: Answer, windows: Windows, scorer: Scorer) -> dict[str, Part]:
-    """The score over each stratum that the latent has, their macro mean, and the score at natural density.
+def trials_of(
+    windows: Windows,
+    truth: Float[np.ndarray, " window"] | Float[np.ndarray, "window token"] | Bool[np.ndarray, " window"],
+    natural_chance: float = 0.0,
+) -> Trials:
+    """Trials that show whole windows, with their strata and with what each window stands for."""
+    return Trials(
+        windows.texts,
+        truth,
+        strata=masks(windows),
+        stands_for=windows.stands_for,
+        natural_chance=natural_chance,
+    )
+
+
+def told(score: Score, answer: Answer, trials: Trials, scorer: Scorer) -> Score:
+    """The score with all its strata: those that the scorer left out, the macro mean, and natural density last.
 
     Args:
-        answer: to all windows; without values everything stands at chance.
-        windows: that were asked about.
+        score: over all trials.
+        answer: to all trials; without values everything stands at chance.
+        trials: what was asked.
         scorer: says what is measured.
     """
-    parts = masks(windows)
-    values = dict.fromkeys(parts, scorer.chance) if answer.values is None else scorer.over(answer, windows, parts)
-    found = {name: Part(values[name], scorer.chance, int(mask.sum())) for name, mask in parts.items()}
-    kinds = [found[kind] for kind in KINDS if kind in found]
+    parts = {name: _part(name, score, answer, trials, scorer) for name in trials.strata}
+    kinds = [parts[kind] for kind in KINDS if kind in parts]
     if kinds:
         mean = float(np.mean([part.value for part in kinds]))
-        found[MACRO] = Part(mean, scorer.chance, len(windows))
-    return found | {scorer.natural: scorer.at_natural_density(answer, windows)}
+        parts[MACRO] = Part(mean, scorer.chance, len(trials))
+    if scorer.natural and trials.stands_for is not None:
+        at_chance = Part(trials.natural_chance, trials.natural_chance, len(trials))
+        parts[scorer.natural] = score.strata.get(scorer.natural, at_chance)
+    return dataclasses.replace(score, strata=parts)
+
+
+def _part(name: str, score: Score, answer: Answer, trials: Trials, scorer: Scorer) -> Part:
+    if name in score.strata:
+        return score.strata[name]
+    mask = trials.strata[name]
+    trials, value = trials.part(mask), scorer.chance
+    if answer.values is not None:
+        value = scorer.score(dataclasses.replace(answer, values=answer.values[mask]), trials, None).value
+    return Part(value, scorer.chance, len(trials))

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from components.interpretation import strata
 from components.interpretation.contract import Score, Scorer
 from components.interpretation.controls import CONTROLS
 from components.statistics import Interval, bounded, t_interval, welch, wilson
@@ -26,7 +25,6 @@ Key = tuple[str, str, str | None]
 NOBODY = (
     "no latent is active on the split that they are drawn from: the dictionary is dead there (train.tokens, train.lr)"
 )
-STRATA = ("strongest", "weakest", *strata.KINDS, strata.MACRO)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -154,14 +152,14 @@ def _strata_rows(trained: Scored, key: Key, controls: Mapping[str, Scored | None
     label, kind = f"interpret.{trained.label(*key)}", trained.scorers[key[1]]
     there = {control: theirs.scores[key] for control, theirs in controls.items() if theirs is not None}
     control = next(iter(there), None)
-    for stratum in STRATA:
+    for stratum in kind.strata:
         others = [score.strata[stratum].value for score in there.get(control or "", ()) if stratum in score.strata]
         beside = (_mean(others), CONTROLS[control] if control else None)
         yield _stratum_row(f"{label}.{stratum}", trained.scores[key], kind, stratum, *beside)
     everybody = {label: trained.scores[key]}
     for name, scores in there.items():
         everybody[f"interpret.{trained.label(_named(name, key[0], first), *key[1:])}"] = scores
-    for name, scores in everybody.items():
+    for name, scores in everybody.items() if kind.natural else ():
         chance = _mean([score.strata[kind.natural].chance for score in scores])
         yield _stratum_row(f"{name}.{kind.natural}", scores, kind, kind.natural, chance, "chance at natural density")
 

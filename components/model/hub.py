@@ -32,7 +32,7 @@ def snapshot(repository: str, patterns: Sequence[str], *, online: bool, revision
 
     try:
         with _without_bars():
-            found = snapshot_download(
+            folder = snapshot_download(
                 repository, revision=revision, allow_patterns=list(patterns), local_files_only=not online
             )
     except Exception as error:  # many kinds, and all mean the same to a user
@@ -42,13 +42,13 @@ def snapshot(repository: str, patterns: Sequence[str], *, online: bool, revision
             else f"no copy of the hub's {repository} on this machine, and model.online is false, so nothing is downloaded; "
             "set model.online=true to permit it"
         ) from error
-    return Path(found)
+    return Path(folder)
 
 
 def first_line(error: Exception) -> str:
     """The kind of an error of another library, and the first line of what it says."""
-    told = str(error).strip()
-    return f"{type(error).__name__}: {told.splitlines()[0] if told else 'no message'}"
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"
 
 
 @contextlib.contextmanager

@@ -2,192 +2,31 @@
 
 A pass stops at the last hook point it needs (a private exception, raised by the hook and caught here), takes no
 gradients unless asked, and leaves no hook behind whatever happens inside. Padding may lie left or right of a row:
-positions are counted over real tokens and given to the model explicitly. A model that looks ahead is refused when it is
-loaded: padding and later documents would enter its activations.
+positions are counted over real tokens and given to the model explicitly. A model whose attention looks both ways is an
+`EncoderModel` (`components/model/encoder_model.py`): padding and later documents would enter its activations here.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
-import hashlib
 import inspect
-import json
-import math
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from components import device
-from components.config import Config, execution
-from components.errors import CapabilityError, HookPointError, InputError, ModelError
+from components.errors import CapabilityError, HookPointError, ModelError
 from components.model import loading, resumption, trial
-from components.model.hook_point import HookPoint, attach, find, translate
-from components.model.hub import snapshot
+from components.model.hook_point import HookPoint, attach, find
 from components.model.intervention import Edit, Places
 from components.model.layout import Layout
-from components.paths import expanded
-from components.registry import nearest
 
 T = TypeVar("T")
-REPOSITORY = Path(__file__).resolve().parents[2]
-CONTENT = ("config.json", "model*.safetensors", "model.safetensors.index.json", "tokenizer*", "special_tokens_map.json",
-           "added_tokens.json", "vocab.*", "merges.txt", "spiece.model", "pretrain_documents.safetensors")  # fmt: skip
-"""What a model's key is the digest of: also the list of what it was trained on, by which reading leaves documents out."""
-DOWNLOADED = ("generation_config.json", "adapter_config.json")
-"""What is looked at beside that: end tokens (a key has those that stand nowhere else), and whether it is an adapter."""
-
-
 CAPABILITIES = ("causal_loss", "generation", "gradients")
-
-
-class ModelConfig(Config):
-    """Which language model is examined."""
-
-    path: str = "data/demo"
-    """A local folder in Hugging Face form, or a Hugging Face hub id such as EleutherAI/pythia-70m."""
-    revision: str | None = None
-    """Branch, tag or commit of a hub id; its default branch when absent."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Type of weights and activations."""
-    online: bool = execution(False)
-    """Whether a hub id that is not on this machine may be downloaded."""
-
-
-class ModelReference:
-    """A model as an input of stages: its key without loading it, and the model itself when asked.
-
-    Attributes:
-        config: which model.
-        stage: what kind of input this is.
-    """
-
-    stage = "model"
-
-    def __init__(self, config: ModelConfig) -> None:
-        self.config = config
-
-    @functools.cached_property
-    def folder(self) -> Path:
-        """The local folder that holds the model's files; downloads them when `online` allows it.
-
-        Raises:
-            ModelError: no such folder, and no such model on the hub or no leave to ask there; or a folder with an adapter.
-        """
-        path = expanded(self.config.path)
-        local = (folder for folder in (path, REPOSITORY / path) if (folder / "config.json").is_file())
-        folder = next(local, None) or (path if loading.adapter(path) else _from_hub(self.config))
-        if found := loading.adapter(folder):
-            raise ModelError(
-                f"{folder} holds an adapter ({found}), and only whole models are read; merge it into its model first "
-                "(peft: merge_and_unload, then save_pretrained to a new folder) and set model.path to that folder"
-            )
-        return folder
-
-    @functools.cached_property
-    def key(self) -> str:
-        """Digest of config, weights and tokenizer files and of the dtype (24 hexadecimal digits): same bytes, same key.
-
-        Read once, so that whatever one reference makes carries one key, though the files change meanwhile.
-        """
-        names = sorted({found for pattern in CONTENT for found in self.folder.glob(pattern)})
-        content: list[list[Any]] = [[path.name, _digest(path, *_state(path))] for path in names]
-        if more := loading.end_tokens_beside(self.folder):
-            content.append(["end tokens", more])
-        text = json.dumps([self.stage, self.config.dtype, content])
-        return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
-
-    @functools.cached_property
-    def n_bytes(self) -> int:
-        """Bytes of the weights in memory, read off the headers of their files: nothing is loaded."""
-        n = 0
-        for path in self.folder.glob("model*.safetensors"):
-            with safe_open(path, framework="pt") as file:
-                n += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
-        return n * getattr(torch, self.config.dtype).itemsize
-
-    @functools.cached_property
-    def shape(self) -> Shape:
-        """Its sizes, read off its configuration: nothing is loaded."""
-        config = loading.configuration(self.folder)
-        n_layers, d_model, vocab_size, _ = loading.sizes(config)
-        text = config.get_text_config(decoder=True)
-        hidden = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None)
-        return Shape(d_model, hidden if isinstance(hidden, int) else 4 * d_model, n_layers, vocab_size)
-
-    def width(self, hook_point: str, settings: device.Execution | None = None) -> int:
-        """Width of the activations at a hook point; the model is loaded only where its configuration does not say it."""
-        kind = translate(hook_point).partition(".")[0]
-        if kind in ("resid_pre", "resid_post", "attn_out", "mlp_out"):
-            return self.shape.d_model
-        return self.shape.d_hidden if kind == "mlp_hidden" else self.load(settings).width(hook_point)
-
-    def tokenizer(self) -> Any:
-        """The model's tokenizer.
-
-        Raises:
-            ModelError: the folder holds none.
-        """
-        found = loading.tokenizer(self.folder)
-        if found is None:
-            raise ModelError(f"{self.folder} holds no tokenizer (tokenizer.json); add the files of the model's own one")
-        return found
-
-    def load(self, settings: device.Execution | None = None) -> LanguageModel:
-        """The model on its device, ready for inference.
-
-        Raises:
-            ModelError: the files are not those of a model that transformers knows, or weights are missing.
-        """
-        where = device.resolve((settings or device.Execution()).device)
-        with _loading:
-            network = loading.network(self.folder, getattr(torch, self.config.dtype))
-            tokenizer = loading.tokenizer(self.folder)
-        return LanguageModel(network.to(where), tokenizer)
-
-
-@dataclasses.dataclass(frozen=True)
-class Shape:
-    """The sizes of a model that say what it costs.
-
-    Attributes:
-        d_model: width of the residual stream.
-        d_hidden: neurons of one MLP.
-        n_layers: number of blocks.
-        vocab_size: number of token ids.
-    """
-
-    d_model: int
-    d_hidden: int
-    n_layers: int
-    vocab_size: int
-
-
-def locate(key: str, places: Sequence[ModelConfig]) -> ModelReference:
-    """The model of that key among these places: artifacts name a model by its bytes, which may have moved since.
-
-    Raises:
-        ModelError: it lies at none of them; each is listed with what lies there.
-    """
-    looked: dict[str, str] = {}
-    for place in places:
-        reference = ModelReference(place)
-        try:
-            if reference.key == key:
-                return reference
-            looked.setdefault(f"{place.path} ({place.dtype})", f"model {reference.key}")
-        except ModelError:
-            looked.setdefault(f"{place.path} ({place.dtype})", "no model")
-    listed = "; ".join(f"{where}: {what}" for where, what in looked.items())
-    raise ModelError(f"wanted model {key}, and found {listed}; set model.path (and model.dtype) to where it lies now")
 
 
 class LanguageModel:
@@ -200,14 +39,24 @@ class LanguageModel:
         d_model: width of the residual stream.
         vocab_size: number of token ids.
         context_length: most positions that it was built for; None where its configuration does not say.
-
-    Raises:
-        ModelError: the model looks ahead, or needs more than token ids.
+        causal: whether what it computes for a token depends on earlier tokens alone.
     """
 
-    def __init__(self, network: nn.Module, tokenizer: Any = None) -> None:
+    causal: ClassVar[bool] = True
+
+    def __init__(self, network: nn.Module, tokenizer: Any = None, causal: bool | None = None) -> None:
+        """Finds out nothing but whether the network is causal; whatever else is asked is tried when it is asked.
+
+        Args:
+            network: the transformers module.
+            tokenizer: its tokenizer.
+            causal: whether the network is causal, where that is known; None tries it.
+
+        Raises:
+            ModelError: the network looks ahead, or needs more than token ids.
+        """
         self.network: Any = network.eval().requires_grad_(False)
-        trial.refuse_what_is_not_causal(self.network)
+        self._check(trial.is_causal(self.network) if causal is None else causal)
         self.tokenizer = tokenizer
         self.n_layers, self.d_model, self.vocab_size, self.context_length = loading.sizes(self.network.config)
         self._arguments = frozenset(inspect.signature(self.network.forward).parameters)
@@ -218,6 +67,13 @@ class LanguageModel:
         self._layout = Layout(self.network, self.n_layers, self.d_model, trial.tokens_apart(self.network), self._try)
         self._hook_points: dict[str, HookPoint] = {}
         self._overwritten: set[str] = set()
+
+    def _check(self, causal: bool) -> None:
+        if not causal:
+            raise ModelError(
+                f"{type(self.network).__name__} looks ahead: later tokens change what it computes for earlier ones, so "
+                "padding and other documents would enter its activations; read it as an EncoderModel"
+            )
 
     @property
     def device(self) -> torch.device:
@@ -233,8 +89,10 @@ class LanguageModel:
     def eos(self) -> frozenset[int]:
         """Token ids that end a text: those of the tokenizer, of the configuration and of the generation settings."""
         config = self.network.config
-        told = (self.tokenizer, config, config.get_text_config(decoder=True), self.network.generation_config)
-        return frozenset(token for where in told for token in loading.end_tokens(getattr(where, "eos_token_id", None)))
+        places = (self.tokenizer, config, config.get_text_config(decoder=True), self.network.generation_config)
+        return frozenset(
+            token for where in places for token in loading.end_tokens(getattr(where, "eos_token_id", None))
+        )
 
     @functools.cached_property
     def capabilities(self) -> frozenset[str]:
@@ -302,14 +160,14 @@ class LanguageModel:
             HookPointError: an unknown hook point, or one that the pass never reaches.
         """
         points = {name: self.hook_point(name) for name in hook_points}
-        found: dict[str, Tensor] = {}
+        activations: dict[str, Tensor] = {}
         version: dict[str, int] = {}
 
         def keep(name: str, x: Tensor) -> Tensor:
-            if name not in found:
-                found[name] = x.clone() if name in self._overwritten else x
-                version[name] = found[name]._version
-            if len(found) == len(points):
+            if name not in activations:
+                activations[name] = x.clone() if name in self._overwritten else x
+                version[name] = activations[name]._version
+            if len(activations) == len(points):
                 raise _Stop
             return x
 
@@ -317,13 +175,20 @@ class LanguageModel:
             for name, point in points.items():
                 stack.callback(self.attach(point, functools.partial(keep, name)).remove)
             self._pass(tokens, attention_mask)
-        if missing := sorted(set(points) - set(found)):
+        if missing := sorted(set(points) - set(activations)):
             raise HookPointError(f"the pass never came to {', '.join(missing)}; name a module that the model calls")
-        if overwritten := {name for name, x in found.items() if x._version != version[name]}:
+        if overwritten := {name for name, x in activations.items() if x._version != version[name]}:
             # Falcon adds attention into the MLP's output: what was kept is no longer what was there
             self._overwritten |= overwritten
             return self.read(tokens, hook_points, attention_mask, edits)
-        return {name: found[name] for name in points}
+        return {name: activations[name] for name in points}
+
+    def last_activations(self, tokens: Int[Tensor, "b t"], attention_mask: Tensor) -> Float[Tensor, "b t d"]:
+        """What the network's body ends in, behind its last norm and before any head, in the dtype of the weights."""
+        with torch.no_grad():
+            body = self.network.base_model
+            arguments = {"attention_mask": attention_mask.to(self.device)} if self.takes("attention_mask") else {}
+            return body(input_ids=tokens.to(self.device), use_cache=False, **arguments)[0]
 
     def logits(
         self,
@@ -370,18 +235,18 @@ class LanguageModel:
         self.require("gradients")
         self.require("causal_loss")
         points = {name: self.hook_point(name) for name in hook_points}
-        found: dict[str, Tensor] = {}
+        activations: dict[str, Tensor] = {}
 
         def keep(name: str, x: Tensor) -> Tensor:
-            found[name] = x if x.requires_grad else x.detach().requires_grad_()
-            return found[name].clone()  # the model may write into what it goes on with
+            activations[name] = x if x.requires_grad else x.detach().requires_grad_()
+            return activations[name].clone()  # the model may write into what it goes on with
 
         with torch.enable_grad(), self.edited(*edits), contextlib.ExitStack() as stack:
             for name, point in points.items():
                 stack.callback(self.attach(point, functools.partial(keep, name)).remove)
             value = objective(self._pass(tokens, attention_mask).logits.float())
-            gradients = torch.autograd.grad(value, [found[name] for name in points])
-        return {name: found[name].detach() for name in points}, dict(zip(points, gradients, strict=True))
+            gradients = torch.autograd.grad(value, [activations[name] for name in points])
+        return {name: activations[name].detach() for name in points}, dict(zip(points, gradients, strict=True))
 
     def resume(
         self,
@@ -453,14 +318,14 @@ class LanguageModel:
                 return x
             assert self._places is not None, "a hook met a pass that was not started by this class"
             b, t = self._places.position.shape
-            found = point.arrangement.by_token(x, b, t)
-            if found is None or found.shape[2] != point.width:
+            rows = point.arrangement.by_token(x, b, t)
+            if rows is None or rows.shape[2] != point.width:
                 raise HookPointError(
                     f"{point.name} holds {list(x.shape)} where {b} rows of {t} tokens pass, which is no vector for each "
                     "token; name another module"
                 )
-            new = function(found)
-            return x if new is found else point.arrangement.back(new, x)
+            changed = function(rows)
+            return x if changed is rows else point.arrangement.back(changed, x)
 
         return attach(self.network, point, by_token)
 
@@ -530,11 +395,11 @@ class LanguageModel:
         text = text[:, n_pad:]
         behind = nn.functional.pad(text, (n_pad, 0))
         position = (torch.arange(behind.shape[1], device=self.device) - n_pad).clamp(min=-1)[None]
-        found, wanted = (
+        padded, alone = (
             trial.outcome(self.network, tokens, **kwargs)
             for tokens, kwargs in ((behind, self._behind_padding(position)), (text, {}))
         )
-        return trial.agree(found[:, n_pad:], wanted, self.dtype)
+        return trial.agree(padded[:, n_pad:], alone, self.dtype)
 
 
 def _is_right(mask: Tensor) -> bool:
@@ -544,37 +409,3 @@ def _is_right(mask: Tensor) -> bool:
 
 class _Stop(Exception):
     """The last hook point that was wanted has been read."""
-
-
-def _state(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
-
-
-@functools.cache
-def _digest(path: Path, size: int, modified: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
-_loading = threading.Lock()  # tasks side by side: transformers imports its parts when asked for, and not safely
-
-
-def _from_hub(config: ModelConfig) -> Path:
-    from huggingface_hub import constants
-
-    beside = expanded(config.path).parent
-    beside = beside if beside.is_dir() else REPOSITORY / "data"
-    known = [str(found.parent) for found in beside.glob("*/config.json")]
-    known += [
-        found.name.removeprefix("models--").replace("--", "/")
-        for found in Path(constants.HF_HUB_CACHE).glob("models--*")
-    ]
-    where = f"no folder {config.path!r} with a config.json"
-    hub_id = len(Path(config.path).parts) <= 2 and not config.path.startswith((".", "/", "~"))
-    if not hub_id:
-        raise ModelError(f"{where}; {nearest(config.path, known)}")
-    try:
-        return snapshot(config.path, CONTENT + DOWNLOADED, online=config.online, revision=config.revision)
-    except InputError as error:
-        raise ModelError(f"{where}, and {error}; {nearest(config.path, known)}") from error

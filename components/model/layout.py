@@ -153,8 +153,8 @@ class Layout:
         if (kind, layer) not in self._parts:
             inside = [f"{path}.{inner}" for inner, _ in listed[layer].named_modules() if inner]
             calls = self._calls(self._tokens, [path, *inside])
-            found = parts(self._name, path, layer, listed[layer], calls, self._tokens.shape)
-            self._parts |= {(kind, layer): where for kind, where in found.items()}
+            places = parts(self._name, path, layer, listed[layer], calls, self._tokens.shape)
+            self._parts |= {(kind, layer): where for kind, where in places.items()}
         where = self._parts[kind, layer]
         if isinstance(where, str):
             raise HookPointError(where)
@@ -204,12 +204,12 @@ def _hand_on(calls: Sequence[Call], members: Sequence[str]) -> bool:
 
     A single one is asked whether what comes behind it takes what it gave.
     """
-    own = [call for call in calls if call.path in set(members)]
-    if [call.path for call in own] != list(members):
+    member_calls = [call for call in calls if call.path in set(members)]
+    if [call.path for call in member_calls] != list(members):
         return False
-    if len(own) == 1:
-        own += calls[calls.index(own[0]) + 1 :][:1]
-    pairs = list(itertools.pairwise(own))
+    if len(member_calls) == 1:
+        member_calls += calls[calls.index(member_calls[0]) + 1 :][:1]
+    pairs = list(itertools.pairwise(member_calls))
     return bool(pairs) and all(_is_multiple(before.made, after.given) for before, after in pairs)
 
 

@@ -42,9 +42,21 @@ def configuration(folder: Path) -> Any:
 
     with quiet():
         try:
-            return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:  # transformers raises many kinds here, and all mean the same to a user
             raise _unreadable(folder, error) from error
+    if _read_as_encoder(config):
+        # of its two stacks of blocks only the encoder's is loaded and counted
+        config.num_decoder_layers, config.is_encoder_decoder = None, False
+    return config
+
+
+def _read_as_encoder(config: Any) -> bool:
+    """Whether it is a T5 or its kin, of which the encoder is a model by itself, as sentence encoders use it."""
+    from transformers import AutoModelForTextEncoding
+
+    known = AutoModelForTextEncoding._model_mapping
+    return hasattr(config, "num_decoder_layers") and type(config) in known
 
 
 def sizes(config: Any) -> tuple[int, int, int, int | None]:
@@ -68,21 +80,21 @@ def sizes(config: Any) -> tuple[int, int, int, int | None]:
     return n_layers, d_model, vocab_size, n_positions
 
 
-def end_tokens(told: int | Sequence[int] | None) -> frozenset[int]:
+def end_tokens(ids: int | Sequence[int] | None) -> frozenset[int]:
     """Token ids that end a text, as configurations tell them: one, several or none."""
-    return frozenset([] if told is None else [told] if isinstance(told, int) else told)
+    return frozenset([] if ids is None else [ids] if isinstance(ids, int) else ids)
 
 
 def end_tokens_beside(folder: Path) -> list[int]:
     """Token ids that generation_config.json alone names as ends of a text, in order."""
-    told = {}
+    described = {}
     for name in ("config.json", "generation_config.json"):
         with contextlib.suppress(OSError, ValueError):
-            told[name] = json.loads((folder / name).read_text(encoding="utf-8"))
-    known = told.get("config.json", {})
+            described[name] = json.loads((folder / name).read_text(encoding="utf-8"))
+    known = described.get("config.json", {})
     texts = (known, *(part for part in known.values() if isinstance(part, dict)))
     ends = frozenset(token for text in texts for token in end_tokens(text.get("eos_token_id")))
-    return sorted(end_tokens(told.get("generation_config.json", {}).get("eos_token_id")) - ends)
+    return sorted(end_tokens(described.get("generation_config.json", {}).get("eos_token_id")) - ends)
 
 
 def network(folder: Path, dtype: torch.dtype) -> Any:
@@ -95,18 +107,19 @@ def network(folder: Path, dtype: torch.dtype) -> Any:
 
     config = configuration(folder)
     lacking: list[str] | None = None
-    for kind in (
+    kinds: tuple[Any, ...] = (
         transformers.AutoModelForCausalLM,
         transformers.AutoModelForImageTextToText,
         transformers.AutoModelForMultimodalLM,
         transformers.AutoModel,
-    ):
+    )
+    for kind in (transformers.AutoModelForTextEncoding,) if _read_as_encoder(config) else kinds:
         known = getattr(kind, "_model_mapping", None)  # AutoModel takes every configuration
         if known is not None and kind is not transformers.AutoModel and type(config) not in known:
             continue
         with quiet():
             try:
-                found, info = kind.from_pretrained(  # type: ignore[misc]  (with its loading report, a pair)
+                network, info = kind.from_pretrained(  # type: ignore[misc]  (with its loading report, a pair)
                     folder,
                     config=config,
                     dtype=dtype,
@@ -117,10 +130,13 @@ def network(folder: Path, dtype: torch.dtype) -> Any:
                 )
             except Exception as error:  # as above
                 raise _unreadable(folder, error) from error
-        if not info["missing_keys"]:
-            _tell_of_unused(folder, found, info["unexpected_keys"])
-            return found
-        lacking = lacking or sorted(info["missing_keys"])
+        missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
+        if not missing:
+            if info["missing_keys"]:
+                network.pooler = None  # it sums a text up from its tokens, and files without it are whole for us
+            _tell_of_unused(folder, network, info["unexpected_keys"])
+            return network
+        lacking = lacking or missing
     assert lacking
     raise ModelError(
         f"{folder} lacks {len(lacking)} weights that its config.json asks for ({', '.join(lacking[:3])} ...); "
@@ -146,6 +162,20 @@ def tokenizer(folder: Path) -> Any:
                 f"the tokenizer in {folder} could not be loaded: {first_line(error)}; wanted the tokenizer.json that "
                 "transformers saves (code that comes with a model is never run)"
             ) from error
+
+
+def new_llama(**shape: Any) -> Any:
+    """A Llama with random weights of that configuration."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(LlamaConfig(**shape))
+
+
+def new_tokenizer(tokenizer: Any, **settings: Any) -> Any:
+    """A tokenizer of the `tokenizers` library as transformers saves and uses it."""
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **settings)
 
 
 @contextlib.contextmanager
@@ -174,9 +204,9 @@ def _tell_of_unused(folder: Path, network: Any, unused: Collection[str]) -> None
             "with these weights"
         )
     if unused:
-        kept = f"{', '.join(sorted(unused)[:3])}{' ...' if len(unused) > 3 else ''}"
+        listed = f"{', '.join(sorted(unused)[:3])}{' ...' if len(unused) > 3 else ''}"
         log.warning(
-            "%s: %d weights of its files are not used by %s: %s", folder, len(unused), type(network).__name__, kept
+            "%s: %d weights of its files are not used by %s: %s", folder, len(unused), type(network).__name__, listed
         )
 
 
@@ -184,8 +214,8 @@ def _is_beyond(name: str, sizes: Mapping[str, int]) -> bool:
     """Whether a weight belongs to a member that a list of the network does not have."""
     for number in re.finditer(r"(?<=\.)\d+(?=\.)", name):
         listed = name[: number.start() - 1]  # may lack the body's name ("h" for "transformer.h")
-        found = [size for path, size in sizes.items() if f".{path}".endswith(f".{listed}")]
-        if found and int(number[0]) >= max(found):
+        n_members = [size for path, size in sizes.items() if f".{path}".endswith(f".{listed}")]
+        if n_members and int(number[0]) >= max(n_members):
             return True
     return False
 

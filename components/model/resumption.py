@@ -40,12 +40,12 @@ def _can_skip(model: LanguageModel, layer: int) -> bool:
     residual = residual + residual.flip(0, 1)  # the other row's, backwards: large enough to matter, and of no token
     try:
         with _overwritten(model, layer, residual):
-            wanted = model.logits(tokens)
+            overwritten = model.logits(tokens)
         with _skipped(model, layer, residual):
-            found = model.logits(tokens)
+            skipped = model.logits(tokens)
     except Exception:  # networks that ask more of a block than a stand-in can answer fail in many ways
         return False
-    return trial.agree(found, wanted, model.dtype)
+    return trial.agree(skipped, overwritten, model.dtype)
 
 
 def _entrance(model: LanguageModel, layer: int) -> str:
@@ -66,14 +66,14 @@ def _overwritten(model: LanguageModel, layer: int, residual: Tensor) -> Iterator
 def _skipped(model: LanguageModel, layer: int, residual: Tensor) -> Iterator[None]:
     """The blocks before this one are stood in for by modules that hand on the residual stream and do nothing."""
     listed = model.blocks
-    kept = list(listed[:layer])
+    skipped = list(listed[:layer])
     forms = model.tried("what blocks return", lambda: _forms(model, listed))
     try:
-        for number, block in enumerate(kept):
+        for number, block in enumerate(skipped):
             listed[number] = _StandIn(block, forms[number](residual))
         yield
     finally:
-        for number, block in enumerate(kept):
+        for number, block in enumerate(skipped):
             listed[number] = block
 
 

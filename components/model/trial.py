@@ -53,16 +53,19 @@ def _numbers(config: Mapping[Any, Any]) -> Iterator[int]:
             yield value
 
 
-def refuse_what_is_not_causal(network: Any) -> None:
-    """One pass over two rows that differ in their second half: their first half must come out the same.
+def is_causal(network: Any) -> bool:
+    """Whether later tokens leave what is computed for earlier ones as it is.
+
+    One pass over two rows that differ in their second half: in a causal network their first half comes out the same.
 
     Raises:
-        ModelError: it does not, or the network needs more than token ids.
+        ModelError: the network needs more than token ids, or has an encoder beside its decoder.
     """
     name = type(network).__name__
     if network.config.is_encoder_decoder:
         raise ModelError(
-            f"{name} has an encoder, which looks ahead; only causal language models (decoders) can be examined"
+            f"{name} has an encoder and a decoder, each with a text of its own; models of one stack of blocks are "
+            "examined: causal language models and encoders"
         )
     row = tokens(network, 2)
     half = row.shape[1] // 2
@@ -72,14 +75,10 @@ def refuse_what_is_not_causal(network: Any) -> None:
         first, second = outcome(network, row)
     except Exception as error:  # networks for images, sounds or pairs of texts fail in many ways
         raise ModelError(
-            f"{name} does not run on token ids alone ({first_line(error)}); only causal language models can be examined"
+            f"{name} does not run on token ids alone ({first_line(error)}); only models of text can be examined"
         ) from error
     # the same calculation twice: 0 apart in 170 causal layouts of two blocks, and 4e-6 in a new ModernBERT in float32
-    if not agree(first[:half], second[:half], network.dtype, tolerance=0.2):
-        raise ModelError(
-            f"{name} looks ahead: later tokens change what it computes for earlier ones, so activations would depend on "
-            "padding and on the next document; only causal language models can be examined"
-        )
+    return agree(first[:half], second[:half], network.dtype, tolerance=0.2)
 
 
 def outcome(network: Any, tokens: Tensor, **kwargs: Any) -> Tensor:

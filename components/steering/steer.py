@@ -48,7 +48,8 @@ from components.steering.meter import Meter
 from components.steering.protocol import Job, Neutral, Writer, calibrate, costs
 from components.steering.scores import absent_row, score_rows
 from components.store import tables
-from components.store.artifact import Artifact, Inputs, Parent, Progress, Stage, Store, Work
+from components.store.artifact import Artifact, Inputs, Parent, Progress, Stage, Work
+from components.store.lineage import inputs, source
 from components.store.shards import ActivationShards, CodeShards
 
 UNTRAINED = "untrained"
@@ -381,13 +382,12 @@ def _bare(known: Evidence, codes: Artifact | None, hook_point: str) -> tuple[Evi
     """
     if codes is None:
         return None, "no codes of an untrained dictionary were given (the input untrained)"
-    made_by = codes.manifest["inputs"]["dictionary"]
-    found = Store(codes.folder.parent.parent).find(made_by["stage"], made_by["key"])
-    if found is None:
-        return None, f"the untrained dictionary {made_by['key']} is not in the store of its codes {codes.key}"
-    dictionary, shards = Dictionary.load(found), CodeShards(codes)
+    key, untrained = inputs(codes.manifest)["dictionary"][1], source(codes, "dictionary")
+    if untrained is None:
+        return None, f"the untrained dictionary {key} is not in the store of its codes {codes.key}"
+    dictionary, shards = Dictionary.load(untrained), CodeShards(codes)
     if hook_point not in dictionary.writes or shards.n_rows("select") != len(known.document):
-        return None, f"the untrained dictionary {made_by['key']} is of other activations"
+        return None, f"the untrained dictionary {key} is of other activations"
     decoder = dictionary.decoder_directions(hook_point).detach().cpu()
     return dataclasses.replace(known, codes=shards.codes("select").matrix(), decoder=decoder), None
 

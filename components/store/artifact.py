@@ -358,28 +358,6 @@ class Store:
         for folder in (self.folder(stage, key), self.folder(stage, f"{key}.partial")):
             shutil.rmtree(folder, ignore_errors=True)
 
-    def closure(self, artifacts: Sequence[Artifact], whole: bool = False) -> dict[tuple[str, str], Artifact]:
-        """These artifacts and every artifact they were made from, by (stage, key).
-
-        Raises:
-            MissingArtifactError: `whole` was asked for, and one of them is not in the store.
-        """
-        found: dict[tuple[str, str], Artifact] = {}
-        waiting = list(artifacts)
-        while waiting:
-            artifact = waiting.pop()
-            if (artifact.stage, artifact.key) in found:
-                continue
-            found[artifact.stage, artifact.key] = artifact
-            for given in artifact.manifest["inputs"].values():
-                if given["stage"] == "model":
-                    continue  # its files are the user's, not the store's
-                if whole:
-                    waiting.append(self.get(given["stage"], given["key"]))
-                elif parent := self.find(given["stage"], given["key"]):
-                    waiting.append(parent)
-        return found
-
     def _partial(self, stage: str, key: str) -> Path:
         folder = self.folder(stage, f"{key}.partial")
         folder.mkdir(parents=True, exist_ok=True)

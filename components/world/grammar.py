@@ -20,7 +20,9 @@ from pydantic import Field
 
 from components.config import Config
 from components.seeds import derive, numpy_generator
-from components.world.contract import Concept, Draw, Family, Label, Pair, Story, Telling, Weighted, families
+from components.world.contract import Concept, Family, Label, Pair, Story, families
+from components.world.draw import Draw, Weighted
+from components.world.telling import Telling
 
 Split = Literal["pretrain", "train", "select", "explain", "calibrate", "judge", "validate", "neutral", "test"]
 SPLITS: tuple[Split, ...] = (
@@ -57,13 +59,13 @@ class World:
     @cached_property
     def class_of(self) -> dict[str, str]:
         """Word -> its class; words that several families use for structure are 'function'."""
-        found: dict[str, str] = {}
+        classes: dict[str, str] = {}
         for family in self.families.values():
             for name, words in family.classes.items():
                 for word in words:
-                    if found.get(word, "function") == "function":
-                        found[word] = name
-        return found
+                    if classes.get(word, "function") == "function":
+                        classes[word] = name
+        return classes
 
     def vocabulary(self) -> list[str]:
         """Every word and punctuation mark, sorted."""
@@ -93,8 +95,8 @@ class World:
             force: choices settled from outside, for minimal pairs.
         """
         telling = self._tell(rng, force or {})
-        found = tuple(self._labels(telling)) if labels else ()
-        return Story(spell(telling.words), found, telling.draw.nats, len(telling.words))
+        labelled = tuple(self._labels(telling)) if labels else ()
+        return Story(spell(telling.words), labelled, telling.draw.nats, len(telling.words))
 
     def _tell(self, rng: np.random.Generator, force: Mapping[str, Any]) -> Telling:
         draw = Draw(rng)
@@ -114,12 +116,12 @@ class World:
 
     @cached_property
     def _surface(self) -> dict[str, tuple[str, ...]]:
-        found: dict[str, tuple[str, ...]] = {}
+        concepts: dict[str, tuple[str, ...]] = {}
         for family in self.families.values():
             for concept, words in family.surface.items():
                 for word in words:
-                    found[word] = (*found.get(word, ()), concept)
-        return found
+                    concepts[word] = (*concepts.get(word, ()), concept)
+        return concepts
 
     def _labels(self, telling: Telling) -> Iterator[Label]:
         starts, at = [], 0
@@ -166,8 +168,8 @@ class World:
             yield from self._pairs(concept, n, seed, choices, contains)
 
     def _pairs(self, concept: str, n: int, seed: int, choices: list[tuple[Any, Any]], contains: str) -> Iterator[Pair]:
-        made = attempt = 0
-        while made < n:
+        n_made = attempt = 0
+        while n_made < n:
             stream = derive(seed, "world", "pairs", concept, attempt)
             positive, negative = choices[attempt % len(choices)]
             attempt += 1
@@ -176,7 +178,7 @@ class World:
                 continue
             second = self._tell(np.random.default_rng(stream), negative)
             yield Pair(concept, spell(first.words), spell(second.words))
-            made += 1
+            n_made += 1
 
     def prompts(self, n: int, seed: int = 0, split: Split = "test") -> list[str]:
         """`n` different openings that name neither a topic nor a valence: the weekday and the characters.
@@ -184,15 +186,15 @@ class World:
         An opening belongs to the one split that a hash of its text names, so splits never share one.
         """
         rng = numpy_generator(seed, "world", "prompts", split)
-        found: dict[str, None] = {}
-        while len(found) < n:
+        texts: dict[str, None] = {}
+        while len(texts) < n:
             telling = Telling(Draw(rng), self._doubles, {})
             for name in OPENING[:2]:
                 self.families[name].begin(telling)
             text = spell(telling.words)
             if SPLITS[derive(0, "world", "prompt", text) % len(SPLITS)] == split:
-                found[text] = None
-        return list(found)
+                texts[text] = None
+        return list(texts)
 
 
 def spaced(before: str, word: str) -> bool:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from components.config import Config
 from components.device import Execution, resolve
+from components.model import loading
 from components.seeds import derive
 from components.store.artifact import Artifact, Progress, Stage, Work
 from components.world.grammar import Split, World, WorldConfig
@@ -115,9 +116,7 @@ def _pack(documents: Any, tokenizer: PreTrainedTokenizerFast, context_length: in
 
 def build_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """A randomly initialised Llama with tied embeddings."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    architecture = LlamaConfig(
+    shape = dict(
         vocab_size=len(tokenizer),
         hidden_size=config.d_model,
         intermediate_size=config.d_mlp,
@@ -133,7 +132,7 @@ def build_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> L
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(config.seed, "pretrain", "weights"))
-        model = LlamaForCausalLM(architecture)
+        model = loading.new_llama(**shape)
         torch.nn.init.normal_(model.model.embed_tokens.weight, std=config.embedding_scale)
         torch.nn.init.constant_(model.model.norm.weight, 1 / (config.embedding_scale * config.d_model**0.5))
         return model

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from components.model import loading
 from components.world.grammar import World
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ PAD, UNKNOWN, BOS, EOS = "<pad>", "<unk>", "<bos>", "<eos>"
 def build_tokenizer(world: World | None = None) -> PreTrainedTokenizerFast:
     """The tokenizer of a world's vocabulary; it adds no special tokens by itself (packing does)."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
 
     words = [PAD, UNKNOWN, BOS, EOS, *(world or World()).vocabulary()]
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token=UNKNOWN))
@@ -34,11 +34,5 @@ def build_tokenizer(world: World | None = None) -> PreTrainedTokenizerFast:
             decoders.Replace("“ ", "“"),
         ]
     )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=PAD,
-        unk_token=UNKNOWN,
-        bos_token=BOS,
-        eos_token=EOS,
-        clean_up_tokenization_spaces=False,
-    )
+    special = {"pad_token": PAD, "unk_token": UNKNOWN, "bos_token": BOS, "eos_token": EOS}
+    return loading.new_tokenizer(tokenizer, **special, clean_up_tokenization_spaces=False)

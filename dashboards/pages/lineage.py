@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import streamlit as st
 
+from components.store.lineage import controls, inputs
 from components.store.tables import REPORT
 from dashboards import measures, runs, selection, views
 from dashboards.app import show
 from dashboards.markdown import code, plain
-from dashboards.runs import UNTRAINED, Experiment
+from dashboards.runs import Experiment
 
 
 def page(shown: Experiment) -> None:
@@ -31,7 +32,7 @@ def page(shown: Experiment) -> None:
         (stage, key),
         f"lineage?report={shown.key}&artifact=",
         dark=st.context.theme.type == "dark",
-        untrained=_untrained(shown),
+        untrained=controls(shown.closure),
     )
     st.graphviz_chart(dot, width="stretch")
     total = sum(file["bytes"] for manifest in manifests for file in manifest["files"].values())
@@ -87,17 +88,6 @@ def _follow(shown: Experiment, rows: dict[int, dict]) -> None:
         selection.choose("artifact", rows[picked]["artifact"])
 
 
-def _untrained(shown: Experiment) -> set[str]:
-    """Keys of the control's artifacts: what only the untrained input of evaluate leads to."""
-    manifests = {(artifact.stage, artifact.key): artifact.manifest for artifact in shown.closure}
-    found = set()
-    for manifest in manifests.values():
-        for role, given in manifest["inputs"].items():
-            if role.startswith(UNTRAINED) and (inner := manifests.get((given["stage"], given["key"]))):
-                found |= {given["key"], inner["inputs"].get("dictionary", given)["key"]}
-    return found
-
-
 def _artifact(shown: Experiment, known: dict, stage: str, key: str) -> None:
     artifact = known[stage, key]
     manifest, made = artifact.manifest, artifact.manifest["made"]
@@ -120,17 +110,14 @@ def _artifact(shown: Experiment, known: dict, stage: str, key: str) -> None:
         + (f" · {plain(versions)}" if versions else "")
         + f"  \nin {code(artifact.folder)}"
     )
-    inputs = [
-        f"{plain(role)}: {_link(shown, given['stage'], given['key'], known)}"
-        for role, given in manifest["inputs"].items()
-    ]
+    parents = [f"{plain(role)}: {_link(shown, *place, known)}" for role, place in inputs(manifest).items()]
     users = [
         _link(shown, other.stage, other.key, known)
         for other in shown.closure
-        if any((given["stage"], given["key"]) == (stage, key) for given in other.manifest["inputs"].values())
+        if (stage, key) in inputs(other.manifest).values()
     ]
     st.markdown(
-        f"made from {' · '.join(inputs) or 'nothing in the store'}  \nused by {' · '.join(users) or 'nothing yet'}"
+        f"made from {' · '.join(parents) or 'nothing in the store'}  \nused by {' · '.join(users) or 'nothing yet'}"
     )
     settings, facts, files = st.tabs(["Settings", "Facts", "Files"])
     with settings:

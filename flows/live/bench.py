@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from components.errors import MissingArtifactError
 from components.live import Read, Steered
 from components.store.artifact import Artifact, Store
+from components.store.lineage import inputs
 from flows.live import answers
 from flows.live.queue import Queue, Ticket
 from flows.stack import environment
@@ -17,7 +18,8 @@ from flows.stack import environment
 if TYPE_CHECKING:
     from components.device import Execution
     from components.dictionary.contract import Dictionary
-    from components.model.language_model import LanguageModel, ModelConfig
+    from components.model.language_model import LanguageModel
+    from components.model.reference import ModelConfig
     from components.steering.protocol import Neutral
 
 
@@ -40,34 +42,33 @@ class Sources:
         """From the key of a report, or of a trained dictionary (then with its newest steer artifact)."""
         report = store.find("report", key) if key.isalnum() else None
         if report is not None:
-            given = {reference["stage"]: reference for reference in report.manifest["inputs"].values()}
-            if missing := [stage for stage in ("train", "encode") if stage not in given]:
+            places = dict(inputs(report.manifest).values())
+            if missing := [stage for stage in ("train", "encode") if stage not in places]:
                 raise MissingArtifactError(
                     f"report {key} names no {missing[0]} artifact; `latentflow report` makes one"
                 )
-            train, encode = (store.get(**given[stage]) for stage in ("train", "encode"))
-            steer = store.find(**given["steer"]) if "steer" in given else None
-            captured = encode.manifest["inputs"]["activations"]
+            train, encode = (store.get(stage, places[stage]) for stage in ("train", "encode"))
+            steer = store.find("steer", places["steer"]) if "steer" in places else None
+            captured = inputs(encode.manifest).get("activations")
         else:
-            found = store.find("train", key) if key.isalnum() else None
-            if found is None:
+            trained = store.find("train", key) if key.isalnum() else None
+            if trained is None:
                 raise MissingArtifactError(
                     f"neither report nor train artifact {_plain(key)} in {store.root}; `latentflow experiment` makes both"
                 )
-            train = found
-            made = [a for a in store.artifacts("steer") if a.manifest["inputs"]["dictionary"]["key"] == key]
-            steer = max(made, key=lambda artifact: artifact.age, default=None)
-            captured = (steer or train).manifest["inputs"].get("activations")
-            if captured is None:
-                raise MissingArtifactError(
-                    f"dictionary train/{key} names no activations, so no model to read a text with"
-                )
-        capture = store.get(**captured)
-        if "corpus" not in capture.manifest["inputs"] or "model" not in capture.manifest["inputs"]:
+            train = trained
+            steered = [each for each in store.artifacts("steer") if inputs(each.manifest)["dictionary"][1] == key]
+            steer = max(steered, key=lambda artifact: artifact.age, default=None)
+            captured = inputs((steer or train).manifest).get("activations")
+        if captured is None:
+            raise MissingArtifactError(f"dictionary train/{key} names no activations, so no model to read a text with")
+        capture = store.get(*captured)
+        places = inputs(capture.manifest)
+        if "corpus" not in places or "model" not in places:
             raise MissingArtifactError(
                 f"activations capture/{capture.key} were brought along: no model to read a text with"
             )
-        return cls(train, capture, store.get(**capture.manifest["inputs"]["corpus"]), steer)
+        return cls(train, capture, store.get(*places["corpus"]), steer)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -118,11 +119,11 @@ class Worker:
         import torch
 
         from components.dictionary.contract import Dictionary
-        from components.model.language_model import ModelConfig, locate
+        from components.model.reference import ModelConfig, locate
         from components.steering.protocol import Neutral
         from components.store.tables import VOCABULARY
 
-        key = sources.capture.manifest["inputs"]["model"]["key"]
+        _, key = inputs(sources.capture.manifest)["model"]
         if held and held.model_key == key:
             model = held.model
         else:
@@ -148,7 +149,7 @@ def _machine() -> tuple[ModelConfig, Execution]:
     """Which model, and on which device, by params.yaml; the other sections would import every stage."""
     from components.config import load
     from components.device import Execution
-    from components.model.language_model import ModelConfig
+    from components.model.reference import ModelConfig
 
     nested = environment.written()
     return load(ModelConfig, nested.get("model", {})), load(Execution, nested.get("execution", {}))

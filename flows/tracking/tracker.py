@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import logging
 import math
 import os
@@ -30,6 +31,7 @@ from components.config import flatten
 from components.experiment import ExperimentConfig
 from components.store import frontiers
 from components.store.artifact import Artifact, git_commit, versions
+from components.store.lineage import inputs
 from components.store.tables import COMPARISON, CURVE, LATENTS, REPORT, SCORES
 from flows.stack import environment, relocation
 from flows.tracking import registry
@@ -159,7 +161,7 @@ class Tracker:
         assert self.parent is not None
         label, artifact = record.label, record.artifact
         if record.run is None:
-            parents = {f"input.{role}": given["key"] for role, given in artifact.manifest["inputs"].items()}
+            parents = {f"input.{role}": key for role, (_, key) in inputs(artifact.manifest).items()}
             tags = {
                 "mlflow.parentRunId": self.parent,
                 "stage": artifact.stage,
@@ -243,7 +245,7 @@ class Tracker:
 
     def _describe(self, name: str, report: Artifact, values: Mapping[str, float]) -> None:
         """The headlines as tags of the registered dictionary that this report is about."""
-        key = (report.manifest["inputs"].get("train") or {}).get("key")
+        _, key = inputs(report.manifest).get("train", ("train", None))
         for version in self.client.search_model_versions(f"name = '{name}' and tags.artifact = '{key}'"):
             for score, value in values.items():
                 self.client.set_model_version_tag(name, version.version, score, f"{value:.4g}")
@@ -283,20 +285,20 @@ class Tracker:
         """Inputs as MLflow datasets whose digest is the artifact key."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        inputs = [
+        datasets = [
             DatasetInput(
                 Dataset(
-                    name=given["stage"],
-                    digest=given["key"],
+                    name=stage,
+                    digest=key,
                     source_type="latentflow",
-                    source=f'{{"stage": "{given["stage"]}"}}',
+                    source=json.dumps({"stage": stage}),
                 ),
                 [InputTag("mlflow.data.context", role)],
             )
-            for role, given in artifact.manifest["inputs"].items()
+            for role, (stage, key) in inputs(artifact.manifest).items()
         ]
-        if inputs:
-            self.client.log_inputs(run, inputs)
+        if datasets:
+            self.client.log_inputs(run, datasets)
 
 
 @dataclasses.dataclass

@@ -79,7 +79,7 @@ def subject(tmp_path_factory):
 @pytest.fixture(params=evaluations.names())
 def evaluation(request) -> Evaluation:
     entry = evaluations[request.param]
-    return entry(entry.config(**SETTINGS.get(request.param, {})))
+    return entry(entry.config(**SETTINGS.get(request.param, {})), bench.services())
 
 
 def test_an_entry_states_its_settings_and_its_version(evaluation):

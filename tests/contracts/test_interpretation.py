@@ -9,21 +9,20 @@ import numpy as np
 import pytest
 
 from components.config import Config
-from components.device import Execution
 from components.interpretation.contract import (
     LONGEST,
     Answer,
     Evidence,
-    LatentRecord,
     Question,
     Unit,
-    Windows,
     explainers,
     predictors,
     scorers,
 )
-from tests.interpretation.windows_of import windows_of
+from components.interpretation.windows import Windows
+from tests.interpretation.windows_of import EXPLAINER, PREDICTOR, SCORER, trials_of, windows_of
 
+SERVICES = {"explainer": EXPLAINER, "predictor": PREDICTOR, "scorer": SCORER}
 EVERY_ENTRY = [(registry, name) for registry in (explainers, predictors, scorers) for name in registry.names()]
 CASES = [(name, unit) for name in predictors.names() for unit in sorted(predictors[name].gives)]
 
@@ -43,7 +42,7 @@ def windows(seed: int = 0, n: int = 40) -> Windows:
 
 
 def entry(registry, name: str):
-    return registry[name](registry[name].config(), {}, Execution())
+    return registry[name](registry[name].config(), SERVICES[registry.noun])
 
 
 @pytest.mark.parametrize(("registry", "name"), EVERY_ENTRY)
@@ -56,7 +55,10 @@ def test_an_entry_says_what_it_is_and_needs_no_settings(registry, name: str) -> 
 
 @pytest.mark.parametrize("name", explainers.names())
 def test_an_explainer_says_one_short_thing_of_each_latent_in_order(name: str) -> None:
-    evidence = [Evidence(7, windows(0)), Evidence(3, windows_of(["a b"] * 4, [[1, 0], [], [0, 1], []]))]
+    evidence = [
+        Evidence(7, windows(0), (" harbor", " sea"), (" sky",)),
+        Evidence(3, windows_of(["a b"] * 4, [[1, 0], [], [0, 1], []])),
+    ]
     found = list(entry(explainers, name).explain(evidence))
     assert len(found) == 2
     assert found[0].text is not None and "harbor" in found[0].text
@@ -67,10 +69,12 @@ def test_an_explainer_says_one_short_thing_of_each_latent_in_order(name: str) ->
 @pytest.mark.parametrize(("name", "unit"), CASES)
 def test_a_predictor_answers_each_question_in_order_in_the_unit_asked_for(name: str, unit: Unit) -> None:
     texts = windows().texts
-    questions = [Question('the word "harbor"', texts), Question('the word "sky"', texts)]
+    marks = np.arange(texts.tokens.size).reshape(texts.tokens.shape) % 3 == 0 if unit == "marks" else None
+    group = np.arange(len(texts.tokens)) // 4 if unit == "choice" else None
+    questions = [Question(f'the word "{word}"', texts, marks, group) for word in ("harbor", "sky")]
     answers = list(entry(predictors, name).predict(questions, unit))
     assert len(answers) == 2
-    shape = (len(texts.tokens),) if unit == "windows" else texts.tokens.shape
+    shape = texts.tokens.shape if unit == "tokens" else (len(texts.tokens),)
     for answer in answers:
         assert answer.values is not None and answer.values.shape == shape
     (alone,) = entry(predictors, name).predict(questions[1:], unit)
@@ -79,31 +83,30 @@ def test_a_predictor_answers_each_question_in_order_in_the_unit_asked_for(name: 
 
 @pytest.mark.parametrize("name", scorers.names())
 def test_a_scorer_puts_the_truth_above_chance_and_a_guess_at_chance(name: str) -> None:
-    scorer, shown = entry(scorers, name), windows()
-    shown = scorer.windows(LatentRecord(0, 0.1, 0, shown, shown, shown))
-    truth = shown.activations.astype(np.float64)
+    scorer = entry(scorers, name)
+    trials = trials_of(scorer, windows())
+    truth = trials.truth.astype(np.float64)
     guess = np.random.default_rng(0).random(truth.shape)
-    if scorer.needs == "windows":
-        truth, guess = truth.max(1), guess.max(1)
     random = np.random.default_rng(0)
-    best, none = scorer.score(Answer(truth), shown, random), scorer.score(Answer(guess), shown, random)
+    best, none = (scorer.score(Answer(values), trials, random) for values in (truth, guess))
     assert best.value > 0.95
     assert abs(none.value - scorer.chance) < 0.2
     for found in (best, none):
-        assert found.n == len(shown) and found.n_failed == 0
+        assert found.n == len(trials) and found.n_failed == 0
         assert found.low is not None and found.high is not None
         assert found.low <= found.value <= found.high
 
 
 @pytest.mark.parametrize("name", scorers.names())
 def test_a_scorer_counts_windows_without_an_answer_and_leaves_them_at_chance(name: str) -> None:
-    scorer, shown = entry(scorers, name), windows()
-    truth = shown.activations.astype(np.float64)
-    truth = truth.max(1) if scorer.needs == "windows" else truth
+    scorer = entry(scorers, name)
+    shown = trials_of(scorer, windows())
+    truth = shown.truth.astype(np.float64)
     half = truth.copy()
-    half[:20] = np.nan
+    n = len(truth) // 2
+    half[:n] = np.nan
     found = scorer.score(Answer(half, "timed out"), shown, np.random.default_rng(0))
-    assert (found.n, found.n_failed, found.reason) == (40, 20, "timed out")
+    assert (found.n, found.n_failed, found.reason) == (len(shown), n, "timed out")
     assert scorer.chance < found.value < scorer.score(Answer(truth), shown, np.random.default_rng(0)).value
     nothing = scorer.score(Answer(np.full_like(truth, np.nan), "timed out"), shown, np.random.default_rng(0))
-    assert (nothing.value, nothing.n_failed, nothing.reason) == (scorer.chance, 40, "timed out")
+    assert (nothing.value, nothing.n_failed, nothing.reason) == (scorer.chance, len(shown), "timed out")

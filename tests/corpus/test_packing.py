@@ -75,7 +75,7 @@ def test_taking_contexts_as_they_finish_loses_none(documents, length, n_open) ->
         assert len(packer._open) <= n_open
     parts.append(packer.finish())
     whole = Packed(
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("token", "document", "position"))
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("token", "document", "position", "mask"))
     )
     assert documents_of(whole) == {i: ids for i, ids in enumerate(documents) if ids}
 

@@ -496,10 +496,6 @@ CHAIN = [
 ]
 
 
-def test_a_trail_is_everything_an_artifact_rests_on() -> None:
-    assert views.trail(CHAIN, "train", "t1") == {("train", "t1"), ("capture", "c1"), ("read", "r1"), ("model", "m1")}
-
-
 def test_the_graph_has_a_linked_box_for_each_artifact_and_says_what_is_not_here() -> None:
     dot = views.graph(CHAIN, ("train", "t1"), "lineage?report=x&artifact=", dark=False, untrained={"t1"})
     assert 'URL="lineage?report=x&artifact=capture/c1"' in dot

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from components.dictionary.contract import Dictionary, untrained
 from components.dictionary.convergence import Convergence
 from components.dictionary.fit import evaluate
 from components.dictionary.learner import Learner
-from components.dictionary.settings import TrainConfig, raised
+from components.dictionary.settings import TrainConfig
 from components.dictionary.train import make, make_many
 from components.store.artifact import Store
 from tests import toys
@@ -90,6 +91,9 @@ def test_the_rate_is_searched_by_factors_and_once_beyond_an_end():
     assert rates.next_factor(inside) is None
     config = TrainConfig(tokens=4_000_000, lr="search")
     assert rates.best(inside) == 1.0
+    leaning = [rates.ShortRun(rate, rate, objective) for rate, objective in ((1 / 3, 2), (1, 1), (3, 1.5))]
+    assert rates.best(leaning) == pytest.approx(3 ** (1 / 6))  # the lowest point of the parabola through the three
+    assert rates.best(leaning[1:]) == 1.0 and rates.best([*leaning[:2], rates.ShortRun(3, 3, math.inf)]) == 1.0
     assert config.relative_cost == 1.5
 
 
@@ -136,10 +140,10 @@ def test_a_second_dictionary_on_half_the_tokens_measures_it_and_changes_nothing(
 def test_the_search_takes_a_rate_on_held_out_rows_and_a_kill_in_its_midst_changes_nothing(activations, tmp_path):
     whole = facts_of(activations, tmp_path / "whole", lr="search")
     tried = whole["rates_tried"]
-    best = min(tried, key=lambda trial: trial["objective"])
-    assert len(tried) in (3, 4) and whole["lr"] == pytest.approx(
-        best["factor"] * raised(2e-4 * (2**14 / 48) ** 0.5, 240)
-    )
+    short = rates.candidate(CONFIG.model_copy(update={"lr": "search"}), 1.0, 1e-3)
+    carried = (short.updates / 240) ** 0.25
+    assert len(tried) in (3, 4) and carried < 1
+    assert whole["lr"] == pytest.approx(rates.best([rates.ShortRun(**trial) for trial in tried]) * carried)
     for stop_at in (8, 40):
         assert facts_of(activations, tmp_path / f"cut{stop_at}", stop_at, lr="search") is None
         again = facts_of(activations, tmp_path / f"cut{stop_at}", lr="search")

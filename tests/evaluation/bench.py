@@ -6,7 +6,6 @@ that its cross-entropy is low and ablations raise it.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,9 @@ from torch import Tensor
 from components.device import Execution
 from components.dictionary.architectures.relu import Relu, ReluConfig
 from components.dictionary.contract import Dictionary
-from components.evaluation.contract import Control, Evaluation, Score, Subject
+from components.evaluation.contract import Control, Evaluation, EvaluationServices, Score, Subject
 from components.model.language_model import LanguageModel
+from components.model.reference import ModelConfig, ModelReference
 from components.store import tables
 from components.store.artifact import Artifact, Progress, Store
 from components.store.shards import ActivationShards, Codes, CodeShards, write_codes
@@ -31,16 +31,20 @@ N_CONTEXTS, LENGTHS, LENGTH = 6, (9, 5), 19
 D_IN = 16
 
 
-@dataclasses.dataclass(frozen=True)
-class Held:
+class Held(ModelReference):
     """A reference to a model in memory; the tiny one where none is given."""
 
-    model: LanguageModel | None
-    stage: str = "model"
-    key: str = "toy"
+    def __init__(self, model: LanguageModel | None = None) -> None:
+        super().__init__(ModelConfig())
+        self._model = model
 
-    def load(self, execution: Execution) -> LanguageModel:
-        return self.model or toys.tiny_model()
+    def load(self, settings: Execution | None = None) -> LanguageModel:
+        return self._model or toys.tiny_model()
+
+
+def services(model: LanguageModel | None = None) -> EvaluationServices:
+    """What evaluations are made with here."""
+    return EvaluationServices(Execution(device="cpu"), 0, Held(model))
 
 
 def contexts(model: LanguageModel, split: int, n: int = N_CONTEXTS) -> dict[str, Tensor]:
@@ -154,7 +158,6 @@ def subject(
     untrained: tuple[Dictionary | None, Mapping[str, Codes]] | None = None,
     concepts: Sequence[tuple[str, str, str]] = (),
     labels: Mapping[str, Any] | None = None,
-    model: LanguageModel | None = None,
     seed: int = 0,
     hook_point: str = HOOK_POINT,
     texts: Sequence[str] | None = None,
@@ -169,11 +172,8 @@ def subject(
         codes=codes(store, found, 2 * seed),
         activations=ActivationShards(capture(store, grids, x, seed, hook_point)),
         corpus=corpus(store, grids, concepts, labels, seed, texts),
-        model=Held(model),
         untrained=control or None,
         folder=folder,
-        seed=0,
-        execution=Execution(device="cpu"),
     )
 
 
@@ -182,7 +182,7 @@ def of_model(store: Store, folder: Path, dictionary: Dictionary, **kwargs: Any) 
     model = kwargs.pop("model", None) or toys.tiny_model()
     grids = {split: contexts(model, number) for number, split in enumerate(SPLITS)}
     x = {split: kept(model, grid) for split, grid in grids.items()}
-    return subject(store, folder, dictionary, grids=grids, x=x, model=model, **kwargs)
+    return subject(store, folder, dictionary, grids=grids, x=x, **kwargs)
 
 
 def kept(model: LanguageModel, grid: Mapping[str, Tensor]) -> Tensor:

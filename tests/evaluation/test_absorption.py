@@ -79,7 +79,7 @@ def test_the_rate_on_a_planted_hierarchy_is_the_share_that_was_absorbed(store, t
         found={s: pair[1] for s, pair in made.items()}, concepts=[("word", "surface", "token")],
         labels={"word": lambda split, token, document: (token == 3) | (token == 4)},
     )  # fmt: skip
-    scores, _ = bench.measure(Absorption(AbsorptionConfig()), subject)
+    scores, _ = bench.measure(Absorption(AbsorptionConfig(), bench.services()), subject)
     row = pl.read_parquet(tmp_path / ABSORPTION.file).row(0, named=True)
     assert row["main"] == [MAIN]  # the special one would add less than 0.03 to its F1
     assert row["n"] == 80 and row["n_absorbed"] == 40 * share == row["n_silent"]

@@ -14,7 +14,7 @@ from components.store.shards import Codes
 from components.store.tables import CONCEPTS_FOUND
 from tests.evaluation import bench
 
-EVALUATION = ConceptsFound(ConceptsFoundConfig())
+EVALUATION = ConceptsFound(ConceptsFoundConfig(), bench.services())
 GRID = bench.plain(40, 7)
 D_IN, D_SAE, SPREAD, AXIS, TOPIC = 8, 6, 3, 2, 4
 CONCEPTS = [

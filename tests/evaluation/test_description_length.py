@@ -52,7 +52,7 @@ def test_no_step_that_is_fine_enough_is_said(store, tmp_path):
     grids = {split: {**grid, "document": grid["document"] + 1000 * n} for n, split in enumerate(bench.SPLITS)}
     x = {split: torch.rand(180, 4, generator=torch.Generator().manual_seed(1)) for split in bench.SPLITS}
     subject = bench.subject(store, tmp_path, bench.linear(torch.ones(4)), grids=grids, x=x)
-    scores, _ = bench.measure(DescriptionLength(DescriptionLengthConfig(tolerance=1e-30)), subject)
+    scores, _ = bench.measure(DescriptionLength(DescriptionLengthConfig(tolerance=1e-30), bench.services()), subject)
     score = scores["description_length", None]
     assert score.interval.value is None and "4096 steps still raise the squared error on validate" in score.reason
 
@@ -74,7 +74,7 @@ def test_fewer_tokens_active_cost_fewer_bits(store, tmp_path):
         folder = tmp_path / str(seed)
         folder.mkdir()
         subject = bench.subject(store, folder, bench.linear(keep), grids=grids, x=x, seed=seed)
-        scores, _ = bench.measure(DescriptionLength(DescriptionLengthConfig()), subject)
+        scores, _ = bench.measure(DescriptionLength(DescriptionLengthConfig(), bench.services()), subject)
         score = scores["description_length", None]
         assert score.interval.low < score.interval.value < score.interval.high and score.interval.n == 30
         assert score.baseline_name == "Gaussian of equal error"

@@ -13,6 +13,7 @@ from components.device import Execution
 from components.errors import ConfigError, UnknownNameError
 from components.evaluation.contract import ABSENT, Score, evaluations
 from components.evaluation.evaluate import EVALUATE, EvaluateConfig
+from components.experiment import ExperimentConfig
 from components.store import tables
 from components.store.artifact import Progress, Stage, key_of
 from components.store.shards import write_codes
@@ -119,6 +120,23 @@ def test_settings_have_dotted_names_and_only_choices_enter_the_key(inputs):
     assert key_of(EVALUATE, smaller, inputs) == key != key_of(EVALUATE, stricter, inputs)
     entries = {f"evaluation.{name}": evaluations.version(name) for name in config.evaluations}
     assert EVALUATE.entries(config) == entries | {"probe": VERSION}
+
+
+def test_what_changes_no_result_changes_no_key(inputs):
+    key = key_of(EVALUATE, EvaluateConfig(), inputs)
+    turned = EvaluateConfig(evaluations=["reconstruction", "loss_recovered", "concepts_found", "reconstruction"])
+    told = override(EvaluateConfig(), {"settings.concepts_found.ap_threshold": 0.8})
+    assert key_of(EVALUATE, turned, inputs) == key_of(EVALUATE, told, inputs) == key
+    unused = override(EvaluateConfig(), {"settings.absorption.tokens": 7})
+    assert key_of(EVALUATE, unused.measuring(unused.evaluations), inputs) == key
+    assert unused.measuring(["absorption"]).settings == unused.settings
+
+
+def test_settings_of_an_evaluation_that_nobody_lists_are_refused():
+    for_a_sweep = {"sweep.evaluations": ["absorption"], "evaluate.settings.absorption.tokens": 7}
+    assert override(ExperimentConfig(), for_a_sweep).evaluate.settings.absorption.tokens == 7
+    with pytest.raises(ConfigError, match="settings for first_letter; evaluations listed: absorption, concepts_found"):
+        override(ExperimentConfig(), {"evaluate.settings.first_letter.words": 7})
 
 
 def test_unknown_evaluations_and_settings_are_refused():

@@ -28,7 +28,7 @@ from components.evaluation.evaluations.first_letter import (
     f1,
     main_latents,
 )
-from components.model.language_model import ModelConfig, ModelReference
+from components.model.reference import ModelConfig, ModelReference
 from components.store.shards import Codes
 from components.store.tables import FIRST_LETTER, SCORES
 from components.sweep import SweepConfig
@@ -161,7 +161,7 @@ def absorbing(per_letter: dict[str, int]) -> set[str]:
 def test_the_share_of_words_that_were_absorbed_comes_out_exactly(store, tmp_path):
     dictionary, codes = planted(absorbing({"a": 3, "b": 1}))
     scores, reported = bench.measure(
-        FirstLetter(FirstLetterConfig()), subject(store, tmp_path, spelling(), dictionary, codes)
+        FirstLetter(FirstLetterConfig(), bench.services()), subject(store, tmp_path, spelling(), dictionary, codes)
     )
     table = pl.read_parquet(tmp_path / FIRST_LETTER.file)
     assert table["letter"].to_list() == list(LETTERS) and table["spelt"].all() and reported
@@ -191,7 +191,7 @@ def test_nothing_absorbed_is_zero_and_the_untrained_dictionary_stands_beside_it(
     control, others = planted(absorbing(dict.fromkeys(LETTERS, 2)))
     untrained = control, {split: Codes.from_dense(others.repeat(3, 1)) for split in bench.SPLITS}
     given = subject(store, tmp_path, spelling(), dictionary, codes, untrained=untrained)
-    scores, _ = bench.measure(FirstLetter(FirstLetterConfig()), given)
+    scores, _ = bench.measure(FirstLetter(FirstLetterConfig(), bench.services()), given)
     score = scores["first_letter.absorption", None]
     assert (score.interval.value, score.interval.low, score.interval.high) == (0, 0, 0)
     assert score.baseline == pytest.approx(0.2) and score.baseline_name == "untrained dictionary"
@@ -200,7 +200,8 @@ def test_nothing_absorbed_is_zero_and_the_untrained_dictionary_stands_beside_it(
 def test_activations_that_know_words_and_no_letters_do_not_spell(store, tmp_path):
     dictionary, codes = planted(set())
     scores, _ = bench.measure(
-        FirstLetter(FirstLetterConfig()), subject(store, tmp_path, spelling(spelt=""), dictionary, codes)
+        FirstLetter(FirstLetterConfig(), bench.services()),
+        subject(store, tmp_path, spelling(spelt=""), dictionary, codes),
     )
     table = pl.read_parquet(tmp_path / FIRST_LETTER.file)
     assert not table["spelt"].any() and table["probe_f1"].max() < 0.6 and table["main"].null_count() == len(LETTERS)
@@ -219,7 +220,8 @@ def test_activations_that_know_words_and_no_letters_do_not_spell(store, tmp_path
 def test_a_letter_that_is_not_spelt_is_named_and_the_others_count(store, tmp_path):
     dictionary, codes = planted(absorbing({"a": 2, "b": 4, "d": 10}))
     scores, _ = bench.measure(
-        FirstLetter(FirstLetterConfig()), subject(store, tmp_path, spelling(spelt="ab"), dictionary, codes)
+        FirstLetter(FirstLetterConfig(), bench.services()),
+        subject(store, tmp_path, spelling(spelt="ab"), dictionary, codes),
     )
     row = pl.read_parquet(tmp_path / FIRST_LETTER.file).row(3, named=True)
     assert row["letter"] == "d" and row["spelt"] is False and row["fraction"] is None
@@ -232,7 +234,9 @@ def test_a_letter_that_is_not_spelt_is_named_and_the_others_count(store, tmp_pat
 def test_a_letter_that_no_latent_tells_has_failed_and_is_counted(store, tmp_path):
     dictionary, codes = planted(set())
     codes[FIRST == 1, 1] = 0
-    scores, _ = bench.measure(FirstLetter(FirstLetterConfig()), subject(store, tmp_path, spelling(), dictionary, codes))
+    scores, _ = bench.measure(
+        FirstLetter(FirstLetterConfig(), bench.services()), subject(store, tmp_path, spelling(), dictionary, codes)
+    )
     row = pl.read_parquet(tmp_path / FIRST_LETTER.file).row(1, named=True)
     assert (row["spelt"], row["main"], row["fraction"]) == (True, [], None)
     score = scores["first_letter.absorption", None]
@@ -245,11 +249,13 @@ def test_choices_do_not_read_the_words_of_test(store, tmp_path):
     dictionary, codes = planted(absorbing({"a": 2}))
     theirs = torch.tensor([OWNER[word] == "test" for word in WORDS])
     x, other = spelling(), codes.clone()
-    bench.measure(FirstLetter(FirstLetterConfig()), subject(store, tmp_path, x, dictionary, codes))
+    bench.measure(FirstLetter(FirstLetterConfig(), bench.services()), subject(store, tmp_path, x, dictionary, codes))
     first = pl.read_parquet(tmp_path / FIRST_LETTER.file)
     x = torch.where(theirs[:, None], x.flip(1) * 7, x)
     other[theirs] = other[theirs].flip(1)
-    bench.measure(FirstLetter(FirstLetterConfig()), subject(store, tmp_path, x, dictionary, other, seed=1))
+    bench.measure(
+        FirstLetter(FirstLetterConfig(), bench.services()), subject(store, tmp_path, x, dictionary, other, seed=1)
+    )
     second = pl.read_parquet(tmp_path / FIRST_LETTER.file)
     chosen = ("letter", "words_select", "words_validate", "words_test", "probe_f1", "spelt", "main")
     assert first.select(chosen).equals(second.select(chosen))
@@ -259,7 +265,7 @@ def test_choices_do_not_read_the_words_of_test(store, tmp_path):
 def test_few_words_are_named_and_a_word_counts_once_however_often_it_is_read(store, tmp_path):
     dictionary, codes = planted(absorbing({"a": 3}))
     given = subject(store, tmp_path, spelling(), dictionary, codes, n_documents=5)
-    scores, _ = bench.measure(FirstLetter(FirstLetterConfig(words=11)), given)
+    scores, _ = bench.measure(FirstLetter(FirstLetterConfig(words=11), bench.services()), given)
     assert scores["first_letter.spelt", None].reason == (
         "no letter begins 11 words of each of select, validate, test: give more text, or lower "
         "evaluate.settings.first_letter.words"
@@ -269,7 +275,7 @@ def test_few_words_are_named_and_a_word_counts_once_however_often_it_is_read(sto
         "words with it: 20 of select, 10 of validate, 10 of test; 11 of each, and as many without, are needed"
     )
     for occurrences in (1, 3, 9):
-        evaluation = FirstLetter(FirstLetterConfig(occurrences=occurrences))
+        evaluation = FirstLetter(FirstLetterConfig(occurrences=occurrences), bench.services())
         parts = evaluation.parts(given)
         for split, part in parts.items():
             owned = sorted(word for word in WORDS if OWNER[word] == split)
@@ -284,7 +290,7 @@ def test_a_sweep_and_an_experiment_measure_it_only_when_asked():
     six = ["absorption", "concepts_found", "description_length", "loss_recovered", "reconstruction", "sparse_probing"]
     assert SweepConfig().evaluations == six  # part of the keys of what sweeps have measured
     asked = override(SweepConfig(), {"evaluations": [*six, "first_letter"]})
-    assert asked.evaluations[-1] == "first_letter"
+    assert asked.evaluations == sorted([*six, "first_letter"])
 
 
 def test_a_small_model_of_stories_does_not_spell(store, tmp_path, shared):

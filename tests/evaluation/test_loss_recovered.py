@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from components.device import Execution
+from components.evaluation.contract import EvaluationServices
 from components.evaluation.evaluations.loss_recovered import LossRecovered, LossRecoveredConfig
 from components.model.intervention import Edit
 from components.model.language_model import LanguageModel
 from tests import toys
 from tests.evaluation import bench
 
-EVALUATION = LossRecovered(LossRecoveredConfig())
+EVALUATION = LossRecovered(LossRecoveredConfig(), bench.services())
 NAMES = {"loss_recovered.zero_ablation", "loss_recovered.mean_ablation", "cross_entropy_rise", "cross_entropy.clean"}
 
 
@@ -71,7 +73,7 @@ def test_any_hook_point_gives_what_whole_passes_with_an_edit_give(store, tmp_pat
     grids = {split: bench.contexts(model, number) for number, split in enumerate(bench.SPLITS)}
     x = {s: model.read(g["token"].long(), [hook_point])[hook_point][g["document"] >= 0] for s, g in grids.items()}
     given = bench.subject(
-        store, tmp_path, bench.linear(half, hook_point=hook_point), grids=grids, x=x, model=model, hook_point=hook_point
+        store, tmp_path, bench.linear(half, hook_point=hook_point), grids=grids, x=x, hook_point=hook_point
     )
     rise = measured(given)["cross_entropy_rise"].interval.value
     tokens, inside = grids["test"]["token"].long(), grids["test"]["document"] >= 0
@@ -84,14 +86,16 @@ def test_any_hook_point_gives_what_whole_passes_with_an_edit_give(store, tmp_pat
 
 def test_batches_do_not_change_the_result(store, tmp_path):
     given = bench.of_model(store, tmp_path, bench.linear(torch.linspace(0, 1, bench.D_IN)))
-    one_by_one, whole = (measured(given, LossRecovered(LossRecoveredConfig(batch_tokens=size))) for size in (1, 10_000))
+    one_by_one, whole = (
+        measured(given, LossRecovered(LossRecoveredConfig(batch_tokens=size), bench.services())) for size in (1, 10_000)
+    )
     for name in NAMES:
         assert one_by_one[name].interval.value == pytest.approx(whole[name].interval.value, rel=1e-5)
 
 
 def test_a_limit_takes_whole_contexts_until_it_is_reached(store, tmp_path):
     given = bench.of_model(store, tmp_path, bench.linear(torch.ones(bench.D_IN)))
-    limited = LossRecovered(LossRecoveredConfig(tokens=sum(bench.LENGTHS) + 1))
+    limited = LossRecovered(LossRecoveredConfig(tokens=sum(bench.LENGTHS) + 1), bench.services())
     assert measured(given, limited)["cross_entropy.clean"].interval.n == 2
 
 
@@ -114,7 +118,7 @@ def test_an_ablation_that_costs_nothing_gives_no_ratio(store, tmp_path):
     for grid in grids.values():  # text that the model knows nothing of, so that knowing nothing is better
         grid["token"] = torch.randint(3, len(toys.WORDS), grid["token"].shape, generator=generator, dtype=torch.int32)
     x = {split: bench.kept(model, grid) for split, grid in grids.items()}
-    given = bench.subject(store, tmp_path, bench.linear(torch.ones(bench.D_IN)), grids=grids, x=x, model=model, seed=1)
+    given = bench.subject(store, tmp_path, bench.linear(torch.ones(bench.D_IN)), grids=grids, x=x, seed=1)
     scores = measured(given)
     absent = scores["loss_recovered.zero_ablation"]
     assert absent.interval.value is None
@@ -128,9 +132,19 @@ def test_a_model_without_a_head_and_a_corpus_without_text_give_reasons(store, tm
     model = toys.tiny_model()
     grids = {split: bench.contexts(model, number) for number, split in enumerate(bench.SPLITS)}
     x = {split: bench.kept(model, grid) for split, grid in grids.items()}
-    scores = measured(bench.subject(store, tmp_path, exact, grids=grids, x=x, model=headless))
+    scores = measured(
+        bench.subject(store, tmp_path, exact, grids=grids, x=x),
+        LossRecovered(LossRecoveredConfig(), bench.services(headless)),
+    )
     assert set(scores) == NAMES
     assert {score.reason for score in scores.values()} == {"the model predicts no next token (capability causal_loss)"}
     del grids["test"], x["test"]
-    scores = measured(bench.subject(store, tmp_path, exact, grids=grids, x=x, model=model, seed=1))
+    scores = measured(bench.subject(store, tmp_path, exact, grids=grids, x=x, seed=1))
     assert {s.reason for s in scores.values()} == {"the corpus holds no next token of a document in the test split"}
+
+
+def test_activations_without_a_model_give_reasons(store, tmp_path):
+    without = LossRecovered(LossRecoveredConfig(), EvaluationServices(Execution(device="cpu"), 0))
+    scores = measured(bench.of_model(store, tmp_path, bench.linear(torch.ones(bench.D_IN))), without)
+    assert set(scores) == NAMES
+    assert {score.reason for score in scores.values()} == {"no model came with these activations"}

@@ -8,7 +8,7 @@ import torch
 from components.evaluation.evaluations.reconstruction import Reconstruction, ReconstructionConfig
 from tests.evaluation import bench
 
-EVALUATION = Reconstruction(ReconstructionConfig())
+EVALUATION = Reconstruction(ReconstructionConfig(), bench.services())
 GRID = bench.plain(2, 3)
 # Two documents, worked out by hand: the mean is (1, 1); deviations (1, 0), (-1, 0), (0, 0) and (0, 2), (0, -2), (0, 0).
 X = torch.tensor([[2.0, 1], [0, 1], [1, 1], [1, 3], [1, -1], [1, 1]])

@@ -55,7 +55,7 @@ def test_a_concept_split_over_two_latents_needs_two(store, tmp_path):
         found={s: pair[1] for s, pair in both.items()}, concepts=[("word", "surface", "token")],
         labels={"word": lambda split, token, document: (token == 3) | (token == 4)},
     )  # fmt: skip
-    scores, _ = bench.measure(SparseProbing(SparseProbingConfig(k=(1, 2))), subject)
+    scores, _ = bench.measure(SparseProbing(SparseProbingConfig(k=(1, 2)), bench.services()), subject)
     one, two = (scores[f"sparse_probing.k{k}", "all"] for k in (1, 2))
     assert one.interval.value < 0.8 and two.interval.value == pytest.approx(1)
     assert two.baseline == pytest.approx(1) and two.baseline_name == "linear probe" and two.interval.n == 1

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from components.config import override
 from components.errors import ModelError, UnknownNameError
 from components.experiment import BESIDE, STAGES, ExperimentConfig
-from components.model.language_model import REPOSITORY
+from components.model.reference import REPOSITORY
 from components.store.artifact import Store
 from components.store.tables import REPORT
 from flows.chain import Chain

@@ -18,7 +18,7 @@ from components.dictionary.contract import Dictionary
 from components.dictionary.interchange.files import conversion
 from components.errors import DictionaryError, MissingArtifactError
 from components.experiment import ExperimentConfig
-from components.model.language_model import ModelConfig
+from components.model.reference import ModelConfig
 from components.store.artifact import Artifact, Store
 from components.store.tables import REPORT
 from flows import interchange
@@ -177,7 +177,7 @@ def test_a_dictionary_on_another_model_of_its_width_gets_a_word(
 ASK = """
 import json
 from components.errors import DictionaryError
-from components.model.language_model import ModelConfig
+from components.model.reference import ModelConfig
 from flows.interchange import local
 told = []
 for source, format, online in {asked!r}:

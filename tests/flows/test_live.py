@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from components.dictionary.architectures.topk import TopKConfig
 from components.dictionary.settings import TrainConfig
 from components.dictionary.train import TRAIN
-from components.model.language_model import ModelConfig
+from components.model.reference import ModelConfig
 from components.store import tables
 from components.store.artifact import Store
 from components.store.shards import ActivationShards, CodeShards

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from components.interpretation.contexts import ContextsConfig, choose, cut_splits
-from components.interpretation.contract import LatentRecord, Vocabulary
+from components.interpretation.contexts import choose, cut_splits
+from components.interpretation.contract import LatentRecord
 from components.interpretation.interpret import INTERPRET, InterpretConfig
 from components.interpretation.sample import sample_latents
+from components.interpretation.tiling import ContextsConfig
+from components.interpretation.windows import Vocabulary
 from components.store import tables
 from components.store.artifact import Artifact, Store
 from components.store.shards import ActivationShards, CodeShards

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 from components.config import load
 from components.errors import ConfigError, InputError
-from components.interpretation.contexts import SPLITS, ContextsConfig, Tiling, choose, cut_splits
-from components.interpretation.contract import LatentRecord, Vocabulary, Windows
+from components.interpretation.contexts import SPLITS, choose, cut_splits
+from components.interpretation.contract import LatentRecord
 from components.interpretation.sample import TENTHS, Sample, sample_latents
+from components.interpretation.tiling import ContextsConfig, Tiling
+from components.interpretation.windows import Vocabulary, Windows
 from components.store.artifact import Store
 from components.store.shards import ActivationShards, Codes, CodeShards, write_codes
 from tests import toys

@@ -10,15 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
-from components.device import Execution
-from components.interpretation.contract import Explanation, LatentRecord
+from components.interpretation.contract import Explanation, LatentRecord, Question
 from components.interpretation.controls import shuffled
 from components.interpretation.ngrams import incidences
 from components.interpretation.probe import DESIGNS, Block, Probe, ridge
 from components.interpretation.scorers.detection import Detection, DetectionConfig
 from components.interpretation.scorers.simulation import Simulation, SimulationConfig
 from tests.interpretation.planted import AFTER, BIGRAM, NOISE, PHRASES, SENSE
-from tests.interpretation.windows_of import windows_of
+from tests.interpretation.windows_of import SCORER, windows_of
 
 EMPTY = windows_of(["a"], [[1.0]])
 
@@ -56,17 +55,19 @@ def test_the_probe_finds_a_planted_rule(latent: int, records: dict[int, LatentRe
     record = records[latent]
     probe = Probe.fit(record)
     random = np.random.default_rng(0)
-    detection = Detection(DetectionConfig(), {}, Execution())
-    simulation = Simulation(SimulationConfig(), {}, Execution())
-    assert detection.score(probe.answer(record.test.texts, "windows"), record.test, random).value > 0.9
-    assert simulation.score(probe.answer(record.test.texts, "tokens"), record.test, random).value > 0.75
+    detection = Detection(DetectionConfig(), SCORER)
+    simulation = Simulation(SimulationConfig(), SCORER)
+    for scorer, least in ((detection, 0.9), (simulation, 0.75)):
+        trials = scorer.trials(record, random)
+        assert scorer.score(probe.answer(trials.question(""), scorer.needs), trials, random).value > least
 
 
 def test_the_probe_finds_no_rule_where_there_is_none(records: dict[int, LatentRecord]) -> None:
     record = records[NOISE]
-    answer = Probe.fit(record).answer(record.test.texts, "windows")
-    scorer = Detection(DetectionConfig(), {}, Execution())
-    assert 0.3 < scorer.score(answer, record.test, np.random.default_rng(0)).value < 0.7
+    scorer = Detection(DetectionConfig(), SCORER)
+    trials = scorer.trials(record, np.random.default_rng(0))
+    answer = Probe.fit(record).answer(trials.question(""), "windows")
+    assert 0.3 < scorer.score(answer, trials, np.random.default_rng(0)).value < 0.7
 
 
 def test_the_probe_takes_earlier_words_only_where_they_carry_over(records: dict[int, LatentRecord]) -> None:
@@ -76,8 +77,9 @@ def test_the_probe_takes_earlier_words_only_where_they_carry_over(records: dict[
 def test_the_probe_never_sees_the_test_activations(records: dict[int, LatentRecord]) -> None:
     record = records[0]
     blind = dataclasses.replace(record.test, activations=np.zeros_like(record.test.activations))
-    first = Probe.fit(record).answer(record.test.texts, "tokens").values
-    second = Probe.fit(dataclasses.replace(record, test=blind)).answer(record.test.texts, "tokens").values
+    question = Question("", record.test.texts)
+    first = Probe.fit(record).answer(question, "tokens").values
+    second = Probe.fit(dataclasses.replace(record, test=blind)).answer(question, "tokens").values
     assert first is not None and second is not None
     np.testing.assert_array_equal(first, second)
 

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.device import Execution
-from components.interpretation.contract import Answer, Score, Windows
+from components.interpretation.contract import Answer, Part, Score
 from components.interpretation.scorers.detection import Detection, DetectionConfig
+from components.interpretation.windows import Windows
 from components.statistics import auroc, auroc_interval
-from tests.interpretation.windows_of import windows_of
+from tests.interpretation.windows_of import SCORER, trials_of, windows_of
 
 NAN = float("nan")
+DETECTION = Detection(DetectionConfig(), SCORER)
 
 
 def windows(active: list[bool]) -> Windows:
@@ -23,8 +24,8 @@ def windows(active: list[bool]) -> Windows:
 
 
 def score(values: list[float], active: list[bool]) -> Score:
-    scorer = Detection(DetectionConfig(), {}, Execution())
-    return scorer.score(Answer(np.array(values, dtype=np.float64)), windows(active), np.random.default_rng(0))
+    trials = trials_of(DETECTION, windows(active))
+    return DETECTION.score(Answer(np.array(values, dtype=np.float64)), trials, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(
@@ -75,12 +76,15 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
 
 def test_at_natural_density_each_window_counts_as_often_as_it_stands_for() -> None:
     shown = dataclasses.replace(windows([True, True, False, False]), stands_for=np.array([1.0, 1.0, 8.0, 10.0]))
-    scorer = Detection(DetectionConfig(), {}, Execution())
-    found = scorer.at_natural_density(Answer(np.array([3.0, 1.0, 2.0, 0.0])), shown)
+    trials = trials_of(DETECTION, shown)
+
+    def natural(*values: float) -> Part:
+        return DETECTION.score(Answer(np.array(values)), trials, None).strata["average_precision"]
+
+    found = natural(3.0, 1.0, 2.0, 0.0)
     assert found.chance == pytest.approx(2 / 20)
     assert found.value == pytest.approx(0.5 * 1 + 0.5 * 2 / 10)  # precision 1 at the first, 2 of 10 at the second
     assert score([3, 1, 2, 0], [True, True, False, False]).value == 0.75  # the balanced score hides the eight
-    nothing = scorer.at_natural_density(Answer(None, "failed"), shown)
-    assert nothing.value == nothing.chance
-    half = scorer.at_natural_density(Answer(np.array([3.0, NAN, NAN, 0.0])), shown)
+    assert natural(NAN, NAN, NAN, NAN).value == found.chance
+    half = natural(3.0, NAN, NAN, 0.0)
     assert half.value == pytest.approx(11 / 20 * 1 + 9 / 20 * 0.1)  # what has no answer stands at chance

@@ -11,14 +11,7 @@ import pytest
 
 from components.config import Config
 from components.device import Execution
-from components.interpretation.contract import (
-    Explainer,
-    Predictor,
-    Scorer,
-    explainers,
-    predictors,
-    scorers,
-)
+from components.interpretation.contract import Explainer, Predictor, Scorer, explainers, predictors, scorers
 from components.interpretation.explainers.log_odds import LogOdds
 from components.interpretation.forecast import INTERPRET_FORETELLER
 from components.interpretation.interpret import InterpretConfig

@@ -11,19 +11,19 @@ import polars as pl
 import pytest
 
 from components.config import load, override
-from components.device import Execution
 from components.errors import ConfigError, InputError, UnknownNameError
 from components.interpretation.contract import Explanation, LatentRecord, Part, Score
 from components.interpretation.controls import shuffled
 from components.interpretation.interpret import INTERPRET, InterpretConfig
 from components.interpretation.predictors.lexical import Lexical, LexicalConfig
-from components.interpretation.protocol import score
+from components.interpretation.protocol import draw, score
 from components.interpretation.scorers.detection import Detection, DetectionConfig
 from components.interpretation.summary import Scored, rows
 from components.store import tables
 from components.store.artifact import Artifact, Store, key_of
 from tests import toys
 from tests.interpretation.planted import AFTER, D_SAE, EVERYWHERE, NOISE, PHRASES, RARE, SENSE, Planted, finished
+from tests.interpretation.windows_of import PREDICTOR, SCORER
 
 
 def scores_of(interpreted: Artifact) -> dict[str, dict]:
@@ -34,11 +34,12 @@ def test_the_right_strings_detect_planted_latents_and_shuffled_strings_do_not(re
     chosen = [records[latent] for latent in PHRASES]
     right = [Explanation(phrase) for phrase in PHRASES.values()]
     wrong = shuffled(chosen, right, np.random.default_rng(0))
-    detection, lexical = Detection(DetectionConfig(), {}, Execution()), Lexical(LexicalConfig(), {}, Execution())
-    found = finished(score("right", chosen, right, detection, lexical, 0))
+    detection, lexical = Detection(DetectionConfig(), SCORER), Lexical(LexicalConfig(), PREDICTOR)
+    trials = draw(detection, chosen, 0)
+    found = finished(score("right", chosen, trials, right, detection, lexical, 0))
     for latent, each in zip(PHRASES, found, strict=True):
         assert each.value > (0.9 if latent == SENSE else 0.95)  # the word that decides may stand before the window
-    floor = finished(score("wrong", chosen, wrong, detection, lexical, 0))
+    floor = finished(score("wrong", chosen, trials, wrong, detection, lexical, 0))
     assert 0.45 < np.mean([each.value for each in floor]) < 0.55
 
 
@@ -263,10 +264,25 @@ def test_settings_are_found_by_the_name_of_the_entry(planted: Planted) -> None:
         override(InterpretConfig(), {"explainer_settings.log_odds.term": 1})
 
 
+def test_what_changes_no_result_changes_no_key(planted: Planted) -> None:
+    key = key_of(INTERPRET, InterpretConfig(), planted.inputs)
+    said = {"explainer_settings": {"log_odds": {"terms": 12, "z": 2.0}}, "scorers": ["simulation", "detection"]}
+    assert key_of(INTERPRET, load(InterpretConfig, said), planted.inputs) == key
+    assert load(InterpretConfig, said).scorers == ["detection", "simulation"]
+
+
+def test_settings_of_an_entry_that_is_not_listed_are_refused() -> None:
+    wanted = r"settings for simulation; scorers listed: detection"
+    with pytest.raises(ConfigError, match=wanted):
+        load(InterpretConfig, {"scorers": ["detection"], "scorer_settings": {"simulation": {"resamples": 9}}})
+    unchanged = {"scorers": ["detection"], "scorer_settings": {"simulation": {"resamples": 200}}}
+    assert load(InterpretConfig, unchanged) == InterpretConfig(scorers=["detection"])
+
+
 def test_an_unknown_or_repeated_entry_is_refused() -> None:
     with pytest.raises(ConfigError, match=re.escape("scorers.0: Input should be")):
         load(InterpretConfig, {"scorers": ["detecton"]})
-    with pytest.raises(ConfigError, match="each entry once, not detection, detection"):
+    with pytest.raises(ConfigError, match="a scorer is listed twice: detection, detection"):
         load(InterpretConfig, {"scorers": ["detection", "detection"]})
     with pytest.raises(ConfigError, match="explainers: List should have at least 1 item"):
         load(InterpretConfig, {"explainers": []})

@@ -5,16 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from components.device import Execution
 from components.interpretation.contract import Answer, Question, Unit
 from components.interpretation.predictors.lexical import Lexical, LexicalConfig
-from tests.interpretation.windows_of import texts_of
+from tests.interpretation.windows_of import PREDICTOR, texts_of
 
 LINES = ["the old sea rose", "a sea the river bank", "bank the sky"]
 
 
 def ask(explanation: str, unit: Unit) -> Answer:
-    predictor = Lexical(LexicalConfig(), {}, Execution())
+    predictor = Lexical(LexicalConfig(), PREDICTOR)
     return next(predictor.predict([Question(explanation, texts_of(LINES))], unit))
 
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from components.device import Execution
 from components.interpretation.contract import LONGEST, Evidence, Explanation, LatentRecord, Question
 from components.interpretation.explainers.log_odds import LogOdds, LogOddsConfig, _z
 from components.interpretation.phrase import read
 from components.interpretation.predictors.lexical import Lexical, LexicalConfig
 from tests.interpretation.planted import NOISE, PHRASES
-from tests.interpretation.windows_of import texts_of, windows_of
+from tests.interpretation.windows_of import EXPLAINER, PREDICTOR, texts_of, windows_of
 
 
 def explain(lines: list[str], activations: list[list[float]], **settings: float) -> Explanation:
-    explainer = LogOdds(LogOddsConfig(**settings), {}, Execution())
+    explainer = LogOdds(LogOddsConfig(**settings), EXPLAINER)
     return next(explainer.explain([Evidence(0, windows_of(lines, activations))]))
 
 
@@ -28,14 +27,14 @@ def test_z_is_the_one_worked_out_by_hand() -> None:
 
 @pytest.mark.parametrize("latent", PHRASES)
 def test_the_planted_words_are_found(latent: int, records: dict[int, LatentRecord]) -> None:
-    explainer = LogOdds(LogOddsConfig(), {}, Execution())
+    explainer = LogOdds(LogOddsConfig(), EXPLAINER)
     found = next(explainer.explain([Evidence(latent, records[latent].explain)]))
     assert found.text is not None
     assert set(read(PHRASES[latent])) <= set(read(found.text))
 
 
 def test_explanations_are_short_whatever_is_asked(records: dict[int, LatentRecord]) -> None:
-    explainer = LogOdds(LogOddsConfig(terms=100, gain=0, z=0, documents=1), {}, Execution())
+    explainer = LogOdds(LogOddsConfig(terms=100, gain=0, z=0, documents=1), EXPLAINER)
     found = next(explainer.explain([Evidence(NOISE, records[NOISE].explain)]))
     assert found.text is not None
     assert LONGEST / 2 < len(found.text) <= LONGEST
@@ -75,7 +74,7 @@ def test_a_character_of_several_tokens_is_one_word() -> None:
     found = explain(lines, [[0, 1, 2, 3, 0]] * 10 + [[]] * 10)
     assert found.text == 'the word "日"'
     texts = windows_of(lines, [[1]] * 20).texts
-    answer = next(Lexical(LexicalConfig(), {}, Execution()).predict([Question(found.text, texts)], "tokens"))
+    answer = next(Lexical(LexicalConfig(), PREDICTOR).predict([Question(found.text, texts)], "tokens"))
     assert answer.values is not None
     assert (answer.values == np.array([[0, 1, 1, 1, 0]] * 10 + [[0] * 5] * 10)).all()
 

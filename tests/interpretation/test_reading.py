@@ -10,7 +10,8 @@ import torch
 from components.dictionary.architectures.topk import TopK, TopKConfig
 from components.errors import InputError
 from components.interpretation.reading import read_text
-from components.model.language_model import LanguageModel, ModelConfig, ModelReference
+from components.model.language_model import LanguageModel
+from components.model.reference import ModelConfig, ModelReference
 from components.steering.protocol import Prompt
 
 PLACE = "resid_post.1"

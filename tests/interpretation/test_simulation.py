@@ -7,18 +7,19 @@ import dataclasses
 import numpy as np
 import pytest
 
-from components.device import Execution
-from components.interpretation.contract import Answer, Score, Windows
+from components.interpretation.contract import Answer, Score
 from components.interpretation.scorers.simulation import Simulation, SimulationConfig
-from tests.interpretation.windows_of import windows_of
+from components.interpretation.windows import Windows
+from tests.interpretation.windows_of import SCORER, trials_of, windows_of
 
 NAN = float("nan")
+SIMULATION = Simulation(SimulationConfig(), SCORER)
 WINDOWS = windows_of(["a b", "c d", "e"], [[1, 0], [0, 2], []])
 
 
 def score(values: list[list[float]], windows: Windows = WINDOWS) -> Score:
-    scorer = Simulation(SimulationConfig(), {}, Execution())
-    return scorer.score(Answer(np.array(values, dtype=np.float64)), windows, np.random.default_rng(0))
+    trials = trials_of(SIMULATION, windows)
+    return SIMULATION.score(Answer(np.array(values, dtype=np.float64)), trials, np.random.default_rng(0))
 
 
 def test_r_is_over_all_tokens_and_not_a_mean_over_windows() -> None:
@@ -76,10 +77,10 @@ def test_the_interval_resamples_windows() -> None:
 def test_at_natural_density_each_window_counts_as_often_as_it_stands_for() -> None:
     shown = dataclasses.replace(WINDOWS, stands_for=np.array([1.0, 2.0, 5.0]))
     answer = Answer(np.array([[1, 0], [0, 1], [1, 0]], dtype=np.float64))
-    found = Simulation(SimulationConfig(), {}, Execution()).at_natural_density(answer, shown)
+    found = SIMULATION.score(answer, trials_of(SIMULATION, shown), None).strata["natural_density"]
     x = np.array([1, 0, *[0, 1] * 2, *[1] * 5])  # the windows as often as they come, put end to end
     y = np.array([1, 0, *[0, 2] * 2, *[0] * 5])
     assert found.value == pytest.approx(np.corrcoef(x, y)[0, 1])
     assert found.chance == 0.0
-    nothing = Simulation(SimulationConfig(), {}, Execution()).at_natural_density(Answer(None, "failed"), shown)
-    assert nothing.value == 0.0
+    constant = SIMULATION.score(Answer(np.ones((3, 2))), trials_of(SIMULATION, shown), None)
+    assert constant.strata["natural_density"].value == 0.0

@@ -1,4 +1,4 @@
-"""Windows written by hand: text and activations, one window for each line."""
+"""Windows written by hand: text and activations, one window for each line; and what entries are made with."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from components.interpretation.contract import Texts, Vocabulary, Windows
+from components.device import Execution
+from components.interpretation.contract import (
+    ExplainerServices,
+    LatentRecord,
+    PredictorServices,
+    Scorer,
+    ScorerServices,
+    Trials,
+)
+from components.interpretation.windows import Texts, Vocabulary, Windows
 
 
 def texts_of(lines: Sequence[str], vocabulary: Vocabulary | None = None) -> Texts:
@@ -32,3 +41,12 @@ def windows_of(lines: Sequence[str], activations: Sequence[Sequence[float]]) -> 
     stratum = np.where(active, "", "random")
     where = (number, np.zeros_like(number))
     return Windows(texts, values, *where, role, np.where(active, 0, -1), stratum, np.ones(len(lines)))
+
+
+CPU = Execution(device="cpu")
+EXPLAINER, PREDICTOR, SCORER = ExplainerServices(CPU, 0), PredictorServices(CPU, 0), ScorerServices(CPU, 0)
+
+
+def trials_of(scorer: Scorer, windows: Windows) -> Trials:
+    """What the scorer asks of a latent with these windows in its test split."""
+    return scorer.trials(LatentRecord(0, 0.1, 0, windows, windows, windows), np.random.default_rng(0))

@@ -11,7 +11,8 @@ from components.device import Execution
 from components.errors import CapabilityError, InputError
 from components.model.generation import generate, uniform
 from components.model.intervention import add
-from components.model.language_model import LanguageModel, ModelConfig, ModelReference
+from components.model.language_model import LanguageModel
+from components.model.reference import ModelConfig, ModelReference
 from tests import toys
 
 PROMPTS = [[1, 4, 6, 12, 15, 4], [1, 5, 8], [1], [1, 20, 21, 22]]

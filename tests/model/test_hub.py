@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from components.model.language_model import ModelConfig, ModelReference
+from components.model.reference import ModelConfig, ModelReference
 from tests.hubs import hub
 from tests.toys import tiny_reference
 
 ASK = """
 import json, sys
 from components.errors import ModelError
-from components.model.language_model import ModelConfig, ModelReference
+from components.model.reference import ModelConfig, ModelReference
 told = []
 for path, online in {asked!r}:
     try:

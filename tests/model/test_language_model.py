@@ -15,7 +15,8 @@ from components.device import Execution
 from components.errors import CapabilityError, ConfigError, HookPointError, ModelError
 from components.model.generation import generate
 from components.model.intervention import add
-from components.model.language_model import LanguageModel, ModelConfig, ModelReference, locate
+from components.model.language_model import LanguageModel
+from components.model.reference import ModelConfig, ModelReference, locate
 from tests import toys
 
 TOKENS = torch.tensor([[1, 4, 6, 12, 15, 4], [1, 5, 8, 13, 16, 20]])

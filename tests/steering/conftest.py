@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.model.language_model import LanguageModel, ModelReference
+from components.model.language_model import LanguageModel
+from components.model.reference import ModelReference
 from components.steering.contract import Concept
 from components.steering.gate import Split
 from components.store.artifact import Artifact, Store

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from components.model.language_model import ModelConfig, ModelReference
+from components.model.reference import ModelConfig, ModelReference
 from components.steering.steer import STEER
 from components.store import tables
 from components.store.artifact import Artifact

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from components.corpus.packing import pack
 from components.dictionary.architectures.topk import TopK, TopKConfig
-from components.model.language_model import LanguageModel, ModelConfig, ModelReference
+from components.model.language_model import LanguageModel
+from components.model.reference import ModelConfig, ModelReference
 from components.steering.contract import Concept, Evidence
 from components.store import tables
 from components.store.artifact import Artifact, Store

@@ -136,23 +136,6 @@ def test_peak_memory_is_of_this_process_and_not_of_the_one_that_started_it() -> 
     assert 2**28 < peak < len(large)
 
 
-def test_the_closure_is_everything_an_artifact_was_made_from(store: Store) -> None:
-    first = store.ensure(TEXT, TextConfig(), {})[0]
-    second = store.ensure(TEXT, TextConfig(text="b"), {"source": first})[0]
-    third = store.ensure(TEXT, TextConfig(text="c"), {"source": second, "other": first})[0]
-    store.ensure(TEXT, TextConfig(text="unrelated"), {})
-    assert set(store.closure([third])) == {("text", one.key) for one in (first, second, third)}
-
-
-def test_a_whole_closure_with_a_gap_is_refused(store: Store) -> None:
-    first = store.ensure(TEXT, TextConfig(), {})[0]
-    second = store.ensure(TEXT, TextConfig(text="b"), {"source": first})[0]
-    store.delete("text", first.key)
-    assert set(store.closure([second])) == {("text", second.key)}
-    with pytest.raises(MissingArtifactError, match=f"no artifact text/{first.key} in .*; run the stage again"):
-        store.closure([second], whole=True)
-
-
 def test_a_run_that_waits_for_another_says_so(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     wanted = key(TextConfig(text="slow"))
     (store.root / ".locks").mkdir(parents=True)

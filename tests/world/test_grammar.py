@@ -10,7 +10,7 @@ import pytest
 
 from components.config import load
 from components.errors import ConfigError
-from components.world.contract import Draw, Weighted
+from components.world.draw import Draw, Weighted
 from components.world.families.characters import NAMES, PRONOUNS
 from components.world.families.counting import NUMBERS
 from components.world.families.senses import DOUBLES

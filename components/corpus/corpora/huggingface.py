@@ -98,12 +98,12 @@ class HuggingFace(Corpus):
 def _said(path: Path, name: str) -> list[Any]:
     """A list of one of the files that say what a saved data set is made of."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))[name]
+        listed = json.loads(path.read_text(encoding="utf-8"))[name]
     except (ValueError, KeyError, TypeError, RecursionError):
-        found = None
-    if not isinstance(found, list):
+        listed = None
+    if not isinstance(listed, list):
         raise CorpusError(f"{path}: holds no list {name!r}, as save_to_disk writes one; save the data set again")
-    return found
+    return listed
 
 
 def _class_of(value: Any, classes: Sequence[str], where: str) -> Any:

@@ -43,14 +43,14 @@ class Text(Corpus):
         files = self.files()
         alone = files == [expanded(self.settings.path)]
         for path in files:
-            began, held = 1, []
+            began, gathered = 1, []
             for number, line in enumerate(lines(path, alone), 1):
                 if self.settings.documents == "blank_line" and not line.strip():
-                    yield Document("".join(held).strip(), place(path, began, files))
-                    began, held = number + 1, []
+                    yield Document("".join(gathered).strip(), place(path, began, files))
+                    began, gathered = number + 1, []
                     continue
-                held.append(line)
+                gathered.append(line)
                 if self.settings.documents == "line":
                     yield Document(line.strip(), place(path, number, files))
-                    began, held = number + 1, []
-            yield Document("".join(held).strip(), place(path, began, files))
+                    began, gathered = number + 1, []
+            yield Document("".join(gathered).strip(), place(path, began, files))

@@ -30,8 +30,8 @@ class WorldCorpus(Corpus):
     def documents(self, split: str, seed: int, labels: bool = True) -> Iterator[Document]:
         """The stories of one split, without end."""
         for index, story in enumerate(self._world.stories(split, seed, labels)):  # pyright: ignore[reportArgumentType]
-            found = [Label(label.concept, label.start, label.end) for label in story.labels]
-            yield Document(story.text, f"world seed {seed}, {split} {index}", found, story.nats)
+            listed = [Label(label.concept, label.start, label.end) for label in story.labels]
+            yield Document(story.text, f"world seed {seed}, {split} {index}", listed, story.nats)
 
     def concepts(self) -> Sequence[ConceptEntry]:
         """The inventory of the world."""

@@ -84,7 +84,7 @@ class Absorption(Evaluation):
 
     def measure(self, subject: Subject) -> Measuring:
         """Writes a row for each gated token concept; select chooses main latents and directions, test is counted."""
-        gate = yield from gate_of(subject, self.settings.tokens)
+        gate = yield from gate_of(subject, self.settings.tokens, self.services.execution)
         rows: list[dict[str, Any]] = []
         if "token" in gate.probes:
             probe, gated = gate.probes["token"], passed(gate, self.settings.gate, "token")
@@ -128,7 +128,7 @@ class Absorption(Evaluation):
                     }
                 )
                 yield Progress(number, gated.height, "concepts", "absorption")
-        return _scores(subject, ABSORPTION.write(subject.folder, rows))
+        return _scores(self.services.seed, ABSORPTION.write(subject.folder, rows))
 
 
 def activity_f1(activity: sp.csc_matrix, labels: sp.csc_matrix) -> np.ndarray:
@@ -183,7 +183,7 @@ def _f1(codes: sp.csc_matrix, positive: np.ndarray) -> float:
     return float(2 * active[positive].sum() / max(1, active.sum() + len(positive)))
 
 
-def _scores(subject: Subject, table: pl.DataFrame) -> list[Score]:
+def _scores(seed: int, table: pl.DataFrame) -> list[Score]:
     shares = table.with_columns(silent=pl.col("n_silent") / pl.col("n"), f1=pl.col("main_f1"))
     shares = shares.with_columns(pl.when(pl.col("n") > 0).then(pl.col("silent")).alias("silent"))
     scores = []
@@ -191,7 +191,7 @@ def _scores(subject: Subject, table: pl.DataFrame) -> list[Score]:
         for kind in ("all", *table["concept_kind"].unique(maintain_order=True)):
             part = shares.filter(pl.lit(kind == "all") | (pl.col("concept_kind") == kind))
             values = part[column].drop_nulls()
-            draw = numpy_generator(subject.seed, name, kind)
+            draw = numpy_generator(seed, name, kind)
             interval = bootstrap_mean(values.to_numpy(), draw) if len(values) else ABSENT
             reason = None if len(values) else "no token concept passed the gate"
             failed = part[column].null_count() if len(values) else 0

@@ -76,7 +76,7 @@ class ConceptsFound(Evaluation):
 
     def measure(self, subject: Subject) -> Measuring:
         """Writes the table of every concept and unit, and returns shares and means over the gated concepts."""
-        gate = yield from gate_of(subject, self.settings.tokens)
+        gate = yield from gate_of(subject, self.settings.tokens, self.services.execution)
         rows = gate.found.to_dicts()
         inventory = CONCEPTS.read(subject.corpus)
         for unit in gate.probes:

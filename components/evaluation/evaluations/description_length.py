@@ -79,7 +79,7 @@ class DescriptionLength(Evaluation):
             return [Score("description_length", ABSENT, "document", "lower", reason=reason)]
         bits = lengths(known, sent, step)
         document = subject.activations.provenance(TEST)["document"][: n[TEST]].numpy()
-        draw = numpy_generator(subject.seed, "description_length")
+        draw = numpy_generator(self.services.seed, "description_length")
         floor = self._gaussian(subject, n[VALIDATE], _squared_error(subject, sent, TEST) / n[TEST])
         found = cluster_bootstrap(bits, None, document, draw)
         return [Score("description_length", found, "document", "lower", floor, "Gaussian of equal error")]

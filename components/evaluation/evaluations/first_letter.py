@@ -133,7 +133,9 @@ class FirstLetter(Evaluation):
         """Writes a row for each letter; probes are fitted on select, gated on validate, and words of test are counted."""
         if lacking := missing(subject.activations):
             FIRST_LETTER.write(subject.folder, [])
-            return _scores(subject, FIRST_LETTER.frame([]), None, f"the capture holds no {', '.join(lacking)} split")
+            return _scores(
+                self.services.seed, FIRST_LETTER.frame([]), None, f"the capture holds no {', '.join(lacking)} split"
+            )
         parts = self.parts(subject)
         x = {
             split: subject.activations.rows(split, subject.hook_point, torch.from_numpy(part.row)).float().numpy()
@@ -159,7 +161,7 @@ class FirstLetter(Evaluation):
                 {"letter": letter, **control.measured(letter, found)} for letter, found in directions.items()
             )
         reason = self._why_none(rows, subject.hook_point)
-        return _scores(subject, FIRST_LETTER.write(subject.folder, rows.values()), untrained, reason)
+        return _scores(self.services.seed, FIRST_LETTER.write(subject.folder, rows.values()), untrained, reason)
 
     def parts(self, subject: Subject) -> dict[str, Part]:
         """The words of each split that belong to it, at most so many tokens of each, evenly over the split."""
@@ -354,11 +356,11 @@ def _direction(x: Mapping[str, np.ndarray], has: np.ndarray, weight: np.ndarray)
     return Direction(origin, slope / max(float(np.linalg.norm(slope)), 1e-30), said)
 
 
-def _scores(subject: Subject, table: pl.DataFrame, untrained: pl.DataFrame | None, reason: str) -> list[Score]:
+def _scores(seed: int, table: pl.DataFrame, untrained: pl.DataFrame | None, reason: str) -> list[Score]:
     tested = table.filter(pl.col("probe_f1").is_not_null())
     scores = [
-        _score(subject, "first_letter.probe_f1", tested["probe_f1"], "neither", reason),
-        _score(subject, "first_letter.spelt", tested["spelt"].cast(pl.Float64), "neither", reason),
+        _score(seed, "first_letter.probe_f1", tested["probe_f1"], "neither", reason),
+        _score(seed, "first_letter.spelt", tested["spelt"].cast(pl.Float64), "neither", reason),
     ]
     spelt = tested.filter("spelt")
     for name, (column, better) in MEASURES.items():
@@ -366,12 +368,12 @@ def _scores(subject: Subject, table: pl.DataFrame, untrained: pl.DataFrame | Non
         floor: Any = given["probe_f1_test" if column == "main_f1" else column].mean() if given is not None else None
         lost = spelt.filter(pl.col(column).is_null()).select("letter", "reason").rows()
         why = "; ".join(f"{letter}: {because}" for letter, because in lost) or reason
-        scores.append(_score(subject, name, spelt[column].cast(pl.Float64), better, why, floor, baseline_name))
+        scores.append(_score(seed, name, spelt[column].cast(pl.Float64), better, why, floor, baseline_name))
     return scores
 
 
 def _score(
-    subject: Subject,
+    seed: int,
     name: str,
     letters: pl.Series,
     better: Literal["higher", "lower", "neither"],
@@ -382,7 +384,7 @@ def _score(
     """The mean over letters; those without a value are counted as failed."""
     values = letters.drop_nulls()
     failed = len(letters) - len(values)
-    found = bootstrap_mean(values.to_numpy(), numpy_generator(subject.seed, name)) if len(values) else ABSENT
+    found = bootstrap_mean(values.to_numpy(), numpy_generator(seed, name)) if len(values) else ABSENT
     interval = Interval(found.value, found.low, found.high, len(letters))
     why = reason if failed or not len(values) else None
     return Score(name, interval, "letter", better, baseline, baseline_name, n_failed=failed, reason=why)

@@ -56,14 +56,15 @@ class LossRecovered(Evaluation):
     def measure(self, subject: Subject) -> Measuring:
         """For each hook point the pass goes on from it five times: clean, ablated twice, spliced, the untrained spliced."""
         hook_points = subject.dictionary.writes
-        contexts = _contexts(subject, self.settings.tokens)
-        model = subject.model.load(subject.execution)
-        if reason := _obstacle(subject, model, contexts):
+        contexts = _contexts(subject, self.settings.tokens, self.services.seed)
+        model = self.services.model and self.services.model.load(self.services.execution)
+        reason = "no model came with these activations" if model is None else _obstacle(subject, model, contexts)
+        if reason or model is None:
             return [score for hook_point in hook_points for score in _absent(hook_point, reason)]
         scores = []
         for hook_point in hook_points:
             sums, counted = yield from self._sums(subject, model, contexts, hook_point)
-            scores += _scores(subject, hook_point, sums, counted)
+            scores += _scores(self.services.seed, hook_point, sums, counted)
         return scores
 
     def _sums(
@@ -130,13 +131,13 @@ def _splice(dictionary: Dictionary, hook_point: str, x: Mapping[str, Tensor], ke
     return replace(hook_point, function, kept)
 
 
-def _scores(subject: Subject, hook_point: str, sums: Mapping[str, np.ndarray], counted: np.ndarray) -> list[Score]:
+def _scores(seed: int, hook_point: str, sums: Mapping[str, np.ndarray], counted: np.ndarray) -> list[Score]:
     context = np.arange(len(counted))
     clean, spliced, untrained = sums["clean"], sums["spliced"], sums.get("untrained")
     n_tokens = counted.sum()
 
     def interval(name: str, over: np.ndarray, under: np.ndarray) -> Interval:
-        return cluster_bootstrap(over, under, context, numpy_generator(subject.seed, "loss_recovered", name))
+        return cluster_bootstrap(over, under, context, numpy_generator(seed, "loss_recovered", name))
 
     scores = []
     for ablation in ABLATIONS:
@@ -166,14 +167,14 @@ def _absent(hook_point: str, reason: str) -> list[Score]:
     return [Score(n, ABSENT, "context", better, hook_point=hook_point, reason=reason) for n, better in names]  # type: ignore[arg-type]
 
 
-def _contexts(subject: Subject, tokens: int) -> dict[str, Tensor]:
+def _contexts(subject: Subject, tokens: int, seed: int) -> dict[str, Tensor]:
     """Whole test contexts drawn at random until they hold that many tokens, in the order of the file."""
     name = f"contexts/{TEST}.safetensors"
     if name not in subject.corpus.files:
         return {name: torch.zeros(0, 1, dtype=torch.int32) for name in ("token", "document")}
     whole = load_file(subject.corpus.path(name))
     held = (whole["document"] >= 0).sum(1).numpy()
-    order = numpy_generator(subject.seed, "loss_recovered", "contexts").permutation(len(held))
+    order = numpy_generator(seed, "loss_recovered", "contexts").permutation(len(held))
     before = np.cumsum(held[order]) - held[order]
     chosen = torch.from_numpy(np.sort(order[(before < tokens) & (held[order] > 0)]))
     return {name: whole[name][chosen] for name in ("token", "document")}

@@ -49,7 +49,7 @@ class Reconstruction(Evaluation):
                 continue
             mean = subject.mean(TEST, hook_point)
             error, spread = yield from _squares(subject, subject.codes, subject.dictionary, hook_point, mean)
-            draw = numpy_generator(subject.seed, "reconstruction", "fvu", hook_point)
+            draw = numpy_generator(self.services.seed, "reconstruction", "fvu", hook_point)
             fvu, floor = cluster_bootstrap(error, spread, document, draw), None
             if control and control.dictionary and spread.sum() > 0:
                 other, _ = yield from _squares(subject, control.codes, control.dictionary, hook_point, mean)
@@ -61,7 +61,7 @@ class Reconstruction(Evaluation):
         if control and not empty:
             other_active, other_dead = _use(control.codes, empty)
             floors = float(other_active.mean()), other_dead / control.codes.d_sae
-        draw = numpy_generator(subject.seed, "reconstruction", "l0")
+        draw = numpy_generator(self.services.seed, "reconstruction", "l0")
         l0 = cluster_bootstrap(active, None, document, draw)
         share = ABSENT if empty else wilson(dead, subject.codes.d_sae)
         reason = EMPTY if empty else None

@@ -52,7 +52,7 @@ class SparseProbing(Evaluation):
 
     def measure(self, subject: Subject) -> Measuring:
         """Concepts of tokens, then of documents; k latents chosen and weighed on select, scored once on test."""
-        gate = yield from gate_of(subject, self.settings.tokens)
+        gate = yield from gate_of(subject, self.settings.tokens, self.services.execution)
         found: list[dict[str, object]] = []
         for unit in gate.probes:
             gated = passed(gate, self.settings.gate, unit)
@@ -68,16 +68,16 @@ class SparseProbing(Evaluation):
                     ap = precision(*sets, int(signs[0]))
                     found.append({"k": k, "kind": row["concept_kind"], "ap": ap, "probe": row["ap"]})
                 yield Progress(number, gated.height, "concepts", f"sparse probes of {unit} concepts")
-        return self._scores(subject, pl.DataFrame(found, schema=_SCHEMA))
+        return self._scores(pl.DataFrame(found, schema=_SCHEMA))
 
-    def _scores(self, subject: Subject, found: pl.DataFrame) -> list[Score]:
+    def _scores(self, found: pl.DataFrame) -> list[Score]:
         kinds = ["all", *found["kind"].unique(maintain_order=True)]
         scores = []
         for k in self.settings.k:
             for kind in kinds:
                 part = found.filter(pl.col("k") == k, pl.lit(kind == "all") | (pl.col("kind") == kind))
                 values = part["ap"].drop_nulls()
-                draw = numpy_generator(subject.seed, "sparse_probing", k, kind)
+                draw = numpy_generator(self.services.seed, "sparse_probing", k, kind)
                 interval = bootstrap_mean(values.to_numpy(), draw) if len(values) else ABSENT
                 reason = None if len(values) else "no concept passed the gate"
                 ceiling: float | None = part["probe"].mean()  # type: ignore[assignment]

@@ -22,9 +22,10 @@ from jaxtyping import Bool, Float
 from pydantic import Field, PositiveInt
 
 from components.config import Config
-from components.interpretation.contract import LONGEST, Evidence, Explainer, Explanation, Windows, explainers
+from components.interpretation.contract import LONGEST, Evidence, Explainer, Explanation, explainers
 from components.interpretation.ngrams import SHAPES, Shape, incidences, numbered, term
 from components.interpretation.phrase import Term, write
+from components.interpretation.windows import Windows
 from components.spelling import PART
 
 SECTION = "interpret.explainer_settings.log_odds"
@@ -70,20 +71,20 @@ class LogOdds(Explainer):
         """A phrase for each latent, from its explain windows alone."""
         settings = self.settings
         assert isinstance(settings, LogOddsConfig)
-        for given in evidence:
-            yield _explain(given.windows, settings)
+        for of_latent in evidence:
+            yield _explain(of_latent.windows, settings)
 
 
 def _explain(windows: Windows, settings: LogOddsConfig) -> Explanation:
-    found = [_candidates(windows, shape, settings) for shape in SHAPES]
-    terms = [word for part in found for word in part.terms]
+    by_shape = [_candidates(windows, shape, settings) for shape in SHAPES]
+    terms = [term for candidates in by_shape for term in candidates.terms]
     if not terms:
         return Explanation(
             None,
             f"no readable word stands out where it is active, with a z of at least {settings.z:g} in {settings.documents} "
             f"documents ({SECTION}.z, .documents)",
         )
-    holds = np.concatenate([part.holds for part in found])
+    holds = np.concatenate([candidates.holds for candidates in by_shape])
     present = windows.texts.present.ravel()
     followed = np.sqrt(np.maximum(windows.activations.ravel()[present], 0))
     chosen, reached = _forward(holds[:, present], followed, terms, settings)
@@ -131,13 +132,13 @@ def _candidates(windows: Windows, shape: Shape, settings: LogOddsConfig) -> Cand
     ranked = np.argsort(-z, kind="stable")
     terms, rows = [], []
     for number in ranked[z[ranked] >= settings.z].tolist():
-        said = term(int(keys[number]), shape, texts)
+        condition = term(int(keys[number]), shape, texts)
         where = token[of == number]
         met = np.unique(windows.document[where[active[where]] // width])
-        if len(met) >= settings.documents and all(_readable(word) for word in said if word is not None):
+        if len(met) >= settings.documents and all(_readable(word) for word in condition if word is not None):
             holds = np.zeros(n_windows * width, bool)
             holds[where] = True
-            terms.append(said)
+            terms.append(condition)
             rows.append(holds)
         if len(terms) == settings.candidates:
             break

@@ -2,7 +2,7 @@
 
 The phrase is all it has. A token scores 1 where any term of the phrase holds (the word itself, the word before it, a
 word earlier in the window; components/interpretation/phrase.py), else 0; a window scores the share of its tokens that
-do. There is no threshold to set and nothing to learn. Deviation from delphi's simulator (levels 0 to 10 by a language
+do, and marks the share among marked tokens less the share among the others. There is no threshold to set and nothing to learn. Deviation from delphi's simulator (levels 0 to 10 by a language
 model): levels cannot be read off words, so the order of terms says nothing here.
 """
 
@@ -15,8 +15,9 @@ import numpy as np
 from jaxtyping import Bool
 
 from components.config import Config
-from components.interpretation.contract import Answer, Predictor, Question, Texts, Unit, predictors
+from components.interpretation.contract import Answer, Predictor, Question, Unit, predictors
 from components.interpretation.phrase import Term, read
+from components.interpretation.windows import Texts
 
 
 class LexicalConfig(Config):
@@ -29,7 +30,7 @@ class Lexical(Predictor):
 
     config: ClassVar[type[Config]] = LexicalConfig
     free: ClassVar[bool] = True
-    gives: ClassVar[frozenset[Unit]] = frozenset({"windows", "tokens"})
+    gives: ClassVar[frozenset[Unit]] = frozenset({"windows", "tokens", "marks", "choice"})
 
     def predict(self, questions: Iterable[Question], unit: Unit) -> Iterator[Answer]:
         """Where the terms of each explanation hold."""
@@ -42,7 +43,12 @@ class Lexical(Predictor):
             holds = np.zeros(texts.tokens.shape, bool)
             for term in terms:
                 holds |= _holds(term, texts)
-            yield Answer(holds.astype(np.float64) if unit == "tokens" else holds.sum(1) / texts.present.sum(1))
+            if unit == "tokens":
+                yield Answer(holds.astype(np.float64))
+            elif unit == "marks":
+                yield Answer(question.marked(holds.astype(np.float64)))
+            else:
+                yield Answer(holds.sum(1) / texts.present.sum(1))
 
 
 def _holds(term: Term, texts: Texts) -> Bool[np.ndarray, "window token"]:

@@ -17,7 +17,8 @@ from typing import ClassVar
 import numpy as np
 
 from components.config import Config
-from components.interpretation.contract import Answer, LatentRecord, Part, Score, Scorer, Unit, Windows, scorers
+from components.interpretation import strata
+from components.interpretation.contract import Answer, LatentRecord, Part, Score, Scorer, Trials, Unit, scorers
 from components.statistics import auroc_interval, average_precision_weighted
 
 
@@ -35,32 +36,37 @@ class Detection(Scorer):
     needs: ClassVar[Unit] = "windows"
     chance: ClassVar[float] = 0.5
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
-    natural: ClassVar[str] = "average_precision"
+    strata: ClassVar[tuple[str, ...]] = strata.USUAL
+    natural: ClassVar[str | None] = "average_precision"
 
-    def windows(self, record: LatentRecord) -> Windows:
-        """All windows of the test split."""
-        return record.test
+    def trials(self, record: LatentRecord, generator: np.random.Generator) -> Trials:
+        """All windows of the test split; true is that the latent is active inside."""
+        windows = record.test
+        whole = float(windows.stands_for.sum())
+        share = float(windows.stands_for[windows.active].sum()) / whole if whole else 0.0
+        return strata.trials_of(windows, windows.active, natural_chance=share)
 
-    def score(self, answer: Answer, windows: Windows, generator: np.random.Generator | None) -> Score:
+    def score(self, answer: Answer, trials: Trials, generator: np.random.Generator | None) -> Score:
         """Chance that an active window is given more than a silent one, ties half."""
-        assert answer.values is not None and answer.values.shape == (len(windows),)
-        active, silent = answer.values[windows.active], answer.values[~windows.active]
+        assert answer.values is not None and answer.values.shape == (len(trials),)
+        active, silent = answer.values[trials.truth], answer.values[~trials.truth]
         above, below = active[:, None] > silent, active[:, None] < silent
         value = float((0.5 + 0.5 * above - 0.5 * below).mean())  # without an answer neither holds
         low = high = None
         if generator is not None:
-            found = auroc_interval(value, len(active), len(silent))
-            low, high = found.low, found.high
-        return Score(value, low, high, len(windows), int(np.isnan(answer.values).sum()), answer.reason)
+            interval = auroc_interval(value, len(active), len(silent))
+            low, high = interval.low, interval.high
+        n_failed = int(np.isnan(answer.values).sum())
+        return Score(value, low, high, len(trials), n_failed, answer.reason, self._at_natural_density(answer, trials))
 
-    def at_natural_density(self, answer: Answer, windows: Windows) -> Part:
+    def _at_natural_density(self, answer: Answer, trials: Trials) -> dict[str, Part]:
         """Average precision over windows; those without an answer stand at chance, the share that is active."""
-        active, stands_for = windows.active, windows.stands_for
-        whole = float(stands_for.sum())
-        chance = float(stands_for[active].sum()) / whole if whole else 0.0
-        if answer.values is None or not whole:
-            return Part(chance, chance, len(windows))
+        stands_for, chance = trials.stands_for, trials.natural_chance
+        assert answer.values is not None and self.natural
+        if stands_for is None or not stands_for.sum():
+            return {}
         known = ~np.isnan(answer.values)
-        found = average_precision_weighted(answer.values[known], active[known], stands_for[known])
-        share = float(stands_for[known].sum()) / whole
-        return Part(chance if found is None else share * found + (1 - share) * chance, chance, len(windows))
+        precision = average_precision_weighted(answer.values[known], trials.truth[known], stands_for[known])
+        share = float(stands_for[known].sum()) / float(stands_for.sum())
+        value = chance if precision is None else share * precision + (1 - share) * chance
+        return {self.natural: Part(value, chance, len(trials))}

@@ -11,7 +11,6 @@ simulation scorer gives NaN where ours gives 0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -19,7 +18,8 @@ from jaxtyping import Bool, Float
 from pydantic import PositiveInt
 
 from components.config import Config
-from components.interpretation.contract import Answer, LatentRecord, Part, Score, Scorer, Unit, Windows, scorers
+from components.interpretation import strata
+from components.interpretation.contract import Answer, LatentRecord, Part, Score, Scorer, Trials, Unit, scorers
 
 
 class SimulationConfig(Config):
@@ -38,65 +38,62 @@ class Simulation(Scorer):
     needs: ClassVar[Unit] = "tokens"
     chance: ClassVar[float] = 0.0
     range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
-    natural: ClassVar[str] = "natural_density"
+    strata: ClassVar[tuple[str, ...]] = strata.USUAL
+    natural: ClassVar[str | None] = "natural_density"
 
-    def windows(self, record: LatentRecord) -> Windows:
-        """All windows of the test split."""
-        return record.test
+    def trials(self, record: LatentRecord, generator: np.random.Generator) -> Trials:
+        """All windows of the test split; true is the activation on every token."""
+        return strata.trials_of(record.test, record.test.activations)
 
-    def score(self, answer: Answer, windows: Windows, generator: np.random.Generator | None) -> Score:
-        """Pearson r over concatenated tokens."""
+    def score(self, answer: Answer, trials: Trials, generator: np.random.Generator | None) -> Score:
+        """Pearson r over concatenated tokens; strata from the same pass, because r is made of sums over windows."""
         assert isinstance(self.settings, SimulationConfig)
-        n = len(windows)
-        expected, n_failed, constant = _expected(answer, windows)
+        n = len(trials)
+        expected, n_failed, constant = _expected(answer, trials)
+        sizes = {name: int(mask.sum()) for name, mask in trials.strata.items()}
+        if trials.stands_for is not None:
+            sizes["natural_density"] = n
         if constant:
-            return Score(self.chance, None, None, n, n, answer.reason or constant)
-        sums = _sums(expected, windows)
+            at_chance = {name: Part(self.chance, self.chance, size) for name, size in sizes.items()}
+            return Score(self.chance, None, None, n, n, answer.reason or constant, at_chance)
+        sums = _sums(expected, trials)
         low = high = None
         if generator is not None:
             times = generator.multinomial(n, np.full(n, 1 / n), self.settings.resamples)
             low, high = (float(end) for end in np.quantile(_pearson(times @ sums), [0.025, 0.975]))
-        return Score(float(_pearson(sums.sum(0)[None])[0]), low, high, n, n_failed, answer.reason)
-
-    def over(
-        self, answer: Answer, windows: Windows, masks: Mapping[str, Bool[np.ndarray, " window"]]
-    ) -> Mapping[str, float]:
-        """Pearson r over each part, from one pass: r is made of sums over windows."""
-        expected, _, constant = _expected(answer, windows)
-        if constant or not masks:
-            return dict.fromkeys(masks, self.chance)
-        found = _pearson(np.array(list(masks.values()), dtype=np.float64) @ _sums(expected, windows))
-        return dict(zip(masks, found.tolist(), strict=True))
-
-    def at_natural_density(self, answer: Answer, windows: Windows) -> Part:
-        """Pearson r over the tokens of all windows of the split, as far as these stand for them."""
-        nothing = Part(self.chance, self.chance, len(windows))
-        if answer.values is None:
-            return nothing
-        expected, _, constant = _expected(answer, windows)
-        if constant:
-            return nothing
-        return nothing._replace(value=float(_pearson((windows.stands_for @ _sums(expected, windows))[None])[0]))
+        values = _over(trials, sums)
+        over = {name: Part(value, self.chance, size) for (name, size), value in zip(sizes.items(), values, strict=True)}
+        return Score(float(_pearson(sums.sum(0)[None])[0]), low, high, n, n_failed, answer.reason, over)
 
 
-def _expected(answer: Answer, windows: Windows) -> tuple[Float[np.ndarray, "window token"], int, str | None]:
+def _expected(answer: Answer, trials: Trials) -> tuple[Float[np.ndarray, "window token"], int, str | None]:
     """What was answered, the mean where nothing was; windows without an answer; which side is constant, where one is."""
-    present = windows.texts.present
+    present = trials.texts.present
     assert answer.values is not None and answer.values.shape == present.shape
     unanswered = np.any(np.isnan(answer.values) & present, axis=1)
     answered = present & ~unanswered[:, None]
     fill = answer.values[answered].mean() if answered.any() else 0.0
     expected = np.where(answered, answer.values, fill)
-    sides = (("the prediction", expected), ("the activation", windows.activations))
+    sides = (("the prediction", expected), ("the activation", trials.truth))
     constant = [f"{side} is constant over the test tokens" for side, values in sides if np.ptp(values[present]) == 0]
     return expected, int(unanswered.sum()), next(iter(constant), None)
 
 
-def _sums(expected: Float[np.ndarray, "window token"], windows: Windows) -> Float[np.ndarray, "window 6"]:
+def _sums(expected: Float[np.ndarray, "window token"], trials: Trials) -> Float[np.ndarray, "window 6"]:
     """Of each window what r is made of; standardised, so that the sums are exact enough for every resample."""
-    present = windows.texts.present
-    x, y = (_standard(values, present) for values in (expected, windows.activations))
+    present = trials.texts.present
+    x, y = (_standard(values, present) for values in (expected, trials.truth))
     return np.stack([present.sum(1), x.sum(1), y.sum(1), (x * x).sum(1), (y * y).sum(1), (x * y).sum(1)], axis=1)
+
+
+def _over(trials: Trials, sums: Float[np.ndarray, "window 6"]) -> list[float]:
+    """Pearson r over each stratum, then at natural density where windows stand for others."""
+    values: list[float] = []
+    if trials.strata:
+        values += _pearson(np.array(list(trials.strata.values()), dtype=np.float64) @ sums).tolist()
+    if trials.stands_for is not None:
+        values += _pearson((trials.stands_for @ sums)[None]).tolist()
+    return values
 
 
 def _standard(

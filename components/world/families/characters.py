@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from components.world.contract import Character, Family, Found, Telling, families
+from components.world.contract import Family, WordLabels, families
+from components.world.telling import Character, Telling
 
 NAMES = {
     "female": (
@@ -108,7 +109,7 @@ class Characters(Family):
         telling.subject(capital=False)
         telling.say("went", "home", ".")
 
-    def labels(self, telling: Telling, class_of: Mapping[str, str]) -> Found:
+    def labels(self, telling: Telling, class_of: Mapping[str, str]) -> WordLabels:
         """The main character's gender on punctuation, and the subject's where a pronoun is about to agree with it."""
         gender = telling.main.gender
         yield f"main.{gender}", None

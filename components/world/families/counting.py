@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from components.world.contract import Family, Found, Telling, families, spans
+from components.world.contract import Family, WordLabels, families
+from components.world.telling import Telling, spans
 
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
 COUNTED = ("steps", "birds", "people", "doors", "windows", "chairs")
@@ -35,7 +36,7 @@ class Counting(Family):
     def __init__(self) -> None:
         self.sentences = ((0.035, declared), (0.035, open_ended))
 
-    def labels(self, telling: Telling, class_of: Mapping[str, str]) -> Found:
+    def labels(self, telling: Telling, class_of: Mapping[str, str]) -> WordLabels:
         """How far a count has come."""
         counts = [(start, end, value) for start, end, value in spans(telling, "count") if value]
         if counts:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from components.world.contract import Family, Found, Telling, families
+from components.world.contract import Family, WordLabels, families
+from components.world.telling import Telling
 
 DOUBLES = {
     word: tuple(topics.split())
@@ -31,11 +32,11 @@ DOUBLES = {
 
 def doubles_of() -> dict[str, tuple[str, ...]]:
     """Topic -> its two-sense words (four for each topic)."""
-    found: dict[str, tuple[str, ...]] = {}
+    doubles: dict[str, tuple[str, ...]] = {}
     for word, topics in DOUBLES.items():
         for topic in topics:
-            found[topic] = (*found.get(topic, ()), word)
-    return found
+            doubles[topic] = (*doubles.get(topic, ()), word)
+    return doubles
 
 
 @families
@@ -56,7 +57,7 @@ class Senses(Family):
     def __init__(self) -> None:
         self.sentences = ((0.05, is_like), (0.06, meet), (0.04, talk))
 
-    def labels(self, telling: Telling, class_of: Mapping[str, str]) -> Found:
+    def labels(self, telling: Telling, class_of: Mapping[str, str]) -> WordLabels:
         """The sense of each two-sense word, which is that of the story's topic."""
         for at, word in enumerate(telling.words):
             if class_of[word] == "double":

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from components.world.contract import Family, Found, Mood, Telling, families
+from components.world.contract import Family, WordLabels, families
+from components.world.telling import Mood, Telling
 
 MOODS = {
     "positive": Mood(
@@ -127,7 +128,7 @@ class Sentiment(Family):
         """'Luckily, it was a wonderful week.', or 'Alas, it was a terrible week.'"""
         telling.say(telling.mood.luckily, ",", "it", "was", "a", telling.adjective(), "week", ".")
 
-    def labels(self, telling: Telling, class_of: Mapping[str, str]) -> Found:
+    def labels(self, telling: Telling, class_of: Mapping[str, str]) -> WordLabels:
         """The valence once it has shown."""
         valence = telling.mood.valence
         yield f"sentiment.{valence}", None

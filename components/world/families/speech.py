@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from components.world.contract import Family, Found, Telling, families
+from components.world.contract import Family, WordLabels, families
+from components.world.telling import Telling
 
 LIKING = {"positive": ("love", "like", "enjoy", "adore"), "negative": ("hate", "dislike", "fear", "loathe")}
 
@@ -33,7 +34,7 @@ class Speech(Family):
     def __init__(self) -> None:
         self.sentences = ((0.06, like), (0.04, where), (0.04, praise))
 
-    def labels(self, telling: Telling, class_of: Mapping[str, str]) -> Found:
+    def labels(self, telling: Telling, class_of: Mapping[str, str]) -> WordLabels:
         """What stands between quotation marks."""
         inside = spoken = False
         nouns = {*telling.topic.things, *telling.topic.places, *telling.doubles}

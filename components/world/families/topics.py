@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from components.world.contract import ADVERBS, CIRCUMSTANCES, QUALITIES, Family, Found, Telling, Topic, families
+from components.world.contract import Family, WordLabels, families
+from components.world.telling import ADVERBS, CIRCUMSTANCES, QUALITIES, Telling, Topic
 
 TOPICS = tuple(
     Topic(name, *(tuple(words.split()) for words in groups.split(",")))
@@ -103,7 +104,7 @@ class Topics(Family):
         telling.mark("told", telling.topic.name)
         telling.say(telling.topic.roles[telling.role], "at", "the", telling.draw.one(telling.topic.places), ".")
 
-    def labels(self, telling: Telling, class_of: Mapping[str, str]) -> Found:
+    def labels(self, telling: Telling, class_of: Mapping[str, str]) -> WordLabels:
         """The topic once it has been told, on words that do not say it."""
         name = telling.topic.name
         yield f"topic.{name}", None

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from components.world.contract import Family, Found, Telling, families, spans
+from components.world.contract import Family, WordLabels, families
+from components.world.telling import Telling, spans
 
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")
@@ -60,7 +61,7 @@ class Weekdays(Family):
         telling.mark("part", part)
         telling.say(".")
 
-    def labels(self, telling: Telling, class_of: Mapping[str, str]) -> Found:
+    def labels(self, telling: Telling, class_of: Mapping[str, str]) -> WordLabels:
         """The part the story stands at on full stops, and the day that is about to be said."""
         for start, end, part in spans(telling, "part"):
             for at in range(start, end):

@@ -1,0 +1,107 @@
+"""What was found out about the latents of one dictionary, and the rows of the tables that say it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from components.interpretation.contexts import SPLITS
+from components.interpretation.contract import Explanation, LatentRecord
+from components.interpretation.sample import Sample
+from components.interpretation.summary import Scored
+from components.interpretation.windows import Windows
+from components.store import tables
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Interpreted:
+    """What was found out about one dictionary's sampled latents; their windows are no longer held.
+
+    Attributes:
+        sample: which latents.
+        written: explanations by explainer, in the order of the sample.
+        read: the same, and those of other latents that the floors were read with.
+        scored: what all of these scored.
+        n_skipped: latents with too few windows.
+        n_windows: windows chosen, all latents together.
+    """
+
+    sample: Sample
+    written: Mapping[str, Sequence[Explanation]]
+    read: Mapping[str, Sequence[Explanation]]
+    scored: Scored
+    n_skipped: int
+    n_windows: int
+
+
+def windows_of(record: LatentRecord) -> tuple[Windows, Windows, Windows]:
+    """The windows of its splits, in the order of `SPLITS`."""
+    return record.explain, record.calibrate, record.test
+
+
+def context_rows(records: Sequence[LatentRecord]) -> pl.DataFrame:
+    """Rows of the table of windows: built column by column, so that many thousand windows never become single strings."""
+    if not records:
+        return pl.DataFrame(schema=tables.CONTEXTS.schema)
+    every = [windows for record in records for windows in windows_of(record)]
+    sizes = [len(windows) for windows in every]
+    of_record = [sum(sizes[n : n + len(SPLITS)]) for n in range(0, len(sizes), len(SPLITS))]
+    present = np.concatenate([windows.texts.present for windows in every])
+    token = np.concatenate([windows.texts.tokens for windows in every])[present]
+    activations = np.concatenate([windows.activations for windows in every])
+    offsets = pa.array(np.append(0, present.sum(1).cumsum()), pa.int32())
+    lists = {"tokens": pa.array(every[0].texts.vocabulary.texts).take(pa.array(token))}
+    lists["activations"] = pa.array(activations[present])
+    columns = {
+        name: np.concatenate([getattr(windows, name) for windows in every])
+        for name in ("role", "quantile", "stratum", "document", "start")
+    }
+    columns["latent"] = np.repeat([record.latent for record in records], of_record)
+    columns["split"] = np.repeat(SPLITS * len(records), sizes)
+    columns["window"] = np.concatenate([np.arange(n) for n in of_record])
+    columns["maximum"] = activations.max(1, initial=0)
+    of_lists = {name: pl.from_arrow(pa.ListArray.from_arrays(offsets, values)) for name, values in lists.items()}
+    unset = [pl.col("quantile").replace(-1, None), pl.col("stratum").replace("", None)]
+    return pl.DataFrame(columns | of_lists).with_columns(unset)
+
+
+def explanation_rows(interpreted: Interpreted) -> Iterator[dict[str, Any]]:
+    """Rows of the table of explanations."""
+    for name, explanations in interpreted.written.items():
+        for latent, each in zip(interpreted.sample.latents.tolist(), explanations, strict=True):
+            yield {"latent": latent, "explainer": name, "explanation": each.text, "reason": each.reason}
+
+
+def score_rows(interpreted: Interpreted) -> Iterator[dict[str, Any]]:
+    """Rows of the table of the scores of each latent."""
+    for (name, scorer, predictor), scores in interpreted.scored.scores.items():
+        for latent, each in zip(interpreted.sample.latents.tolist(), scores, strict=True):
+            key = {"latent": latent, "explainer": name, "scorer": scorer, "predictor": predictor}
+            figures = ("value", "low", "high", "n", "n_failed", "reason")
+            yield key | {figure: getattr(each, figure) for figure in figures}
+
+
+def control_rows(control: str, interpreted: Interpreted) -> Iterator[dict[str, Any]]:
+    """Rows of the same table for the latents of a control dictionary, each with what was read."""
+    texts = {
+        (name, latent): each.text
+        for name, explanations in interpreted.read.items()
+        for latent, each in zip(interpreted.sample.latents.tolist(), explanations, strict=True)
+    }
+    for row in score_rows(interpreted):
+        yield {"control": control, "explanation": texts[row["explainer"], row["latent"]]} | row
+
+
+def strata_rows(by_control: Mapping[str | None, Interpreted]) -> Iterator[dict[str, Any]]:
+    """Rows of the table of strata, of the dictionary itself (None) and of its controls."""
+    for control, each in by_control.items():
+        for (name, scorer, predictor), scores in each.scored.scores.items():
+            for latent, score_of in zip(each.sample.latents.tolist(), scores, strict=True):
+                key = {"control": control, "latent": latent, "explainer": name, "scorer": scorer}
+                for stratum, part in score_of.strata.items():
+                    yield key | {"predictor": predictor, "stratum": stratum} | part._asdict()
