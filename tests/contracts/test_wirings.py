@@ -79,7 +79,12 @@ def reports(checkout):
     """The artifact of `report` of every run, by its name; all of them read one corpus and one capture."""
     store = checkout / "artifacts"
     points = ",".join((MLP_IN, MLP_OUT, *CROSSED))
-    shared = (f"capture.hook_points=[{points}]", f"execution.store={store}", "execution.device=cpu")
+    shared = (
+        f"capture.hook_points=[{points}]",
+        "evaluate.settings.concepts_found.tokens=4000",
+        f"execution.store={store}",
+        "execution.device=cpu",
+    )
     runs = "|".join(" ".join(run) for run in RUNS.values())
     keys = python(checkout, "-c", CHAINS, *shared, runs).split()
     return {name: Store(store).get("report", key) for name, key in zip(RUNS, keys[-len(RUNS) :], strict=True)}
