@@ -37,7 +37,8 @@ VERSION = 2
 CARRY = 0.25
 """How the best rate falls with the number of updates. Measured on the demo's activations, 512 latents, k 12, from 488 to 3,907
 updates: topk from 0.011 to 0.006, matryoshka from 0.02 to 0.006, batch_topk from 0.019 to 0.01 (a ratio of 1.8 to 3; this
-gives 1.7). Rates up to a third off the best cost 2 to 6% in FVU; the rate of the short run itself cost 47% (batch_topk) and 79% (matryoshka)."""
+gives 1.7). Rates up to a third off the best cost 2 to 6% in FVU; the rate of the short run itself cost 47% (batch_topk)
+and 79% (matryoshka)."""
 
 
 @dataclasses.dataclass(frozen=True)
