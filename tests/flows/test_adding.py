@@ -19,8 +19,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from components.config import Config
-from components.store import tables
+from components.report.measure import Measure, Measures
+from components.report.scores import write
 from components.store.artifact import Inputs, Parent, Progress, Stage, Work
+
+
+MEASURES = Measures.declared("count", [Measure("tokens", "Tokens", "tokens", "Tokens of a split.", "neither")])
 
 
 class CountConfig(Config):
@@ -33,9 +37,9 @@ class CountConfig(Config):
 def make(folder: Path, config: CountConfig, inputs: Inputs, settings: object) -> Work:
     """Writes one score."""
     n = inputs["corpus"].facts["splits"][config.split]["tokens"]
-    tables.SCORES.write(folder, [{"name": "count.tokens", "split": config.split, "value": float(n), "n": n}])
+    write(folder, "count", [{"measure": "tokens", "split": config.split, "value": float(n), "n": n}], MEASURES)
     yield Progress(n, n, "tokens")
-    return {"n_tokens": n}
+    return {"n_tokens": n} | MEASURES.facts()
 
 
 COUNT = Stage("count", 1, make, inputs={"corpus": Parent("read")}, scored=True, computes=False)
