@@ -211,6 +211,8 @@ def single(steer: Artifact, scores: pl.DataFrame, seed: int) -> Iterator[Row]:
     if tables.JUDGEMENTS.file not in steer.files or tables.STEERED.file not in steer.files:
         return
     table = tables.STEERED.read(steer)
+    if table.is_empty():
+        return  # nothing was steered, and so no judge named
     texts = tables.GENERATIONS.scan(steer).filter(pl.col("split") == "test").drop("text").collect()
     generations = judged(texts, tables.JUDGEMENTS.read(steer), steer.facts["measure"])
     generations = generations.filter(pl.col("kl_budget").is_not_null())
