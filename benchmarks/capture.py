@@ -59,7 +59,7 @@ def _models(folder: Path) -> dict[str, tuple[ModelReference, int]]:
     return {name: (demo, blocks_there // 2), "random GPT-2 small": (gpt2, 6)}
 
 
-def _corpus(store: Store, name: str, n_contexts: int, length: int, vocab_size: int) -> Artifact:
+def corpus(store: Store, name: str, n_contexts: int, length: int, vocab_size: int) -> Artifact:
     def write(folder: Path, config: _Contexts, inputs: object, settings: object):
         token = torch.randint(0, vocab_size, (n_contexts, length), dtype=torch.int32)
         document = torch.arange(n_contexts, dtype=torch.int32)[:, None].repeat(1, length)
@@ -92,18 +92,25 @@ def _wait(where: torch.device) -> None:
 
 
 def measure(
-    name: str, reference: ModelReference, block: int, n_tokens: int, turns: int, settings: device.Execution
+    name: str,
+    reference: ModelReference,
+    block: int,
+    n_tokens: int,
+    turns: int,
+    settings: device.Execution,
+    length: int = 128,
+    batch: int = 32,
+    within: Path | None = None,
 ) -> dict:
-    """One model: speeds of both, and their ratio turn by turn."""
-    length, batch = 128, 32
+    """One model: speeds of both, and their ratio turn by turn, over contexts of `length` tokens, `batch` in a pass; writes below `within`."""
     n_contexts = max(batch, n_tokens // length)
     model = reference.load(settings)
     bare = _bare(model, block)
     config = CaptureConfig(hook_points=(f"resid_post.{block}",), splits=("train",), batch_size=batch)
     ratios, captured, plain = [], [], []
-    with tempfile.TemporaryDirectory() as folder:
-        corpus = _corpus(Store(folder), name, n_contexts, length, model.vocab_size)
-        inputs = {"model": reference, "corpus": corpus}
+    with tempfile.TemporaryDirectory(dir=within) as folder:
+        contexts = corpus(Store(folder), name, n_contexts, length, model.vocab_size)
+        inputs = {"model": reference, "corpus": contexts}
         tokens = torch.randint(0, model.vocab_size, (n_contexts, length))
         for turn in range(turns + 1):  # the first turn warms up and is not counted
             started = time.perf_counter()

@@ -86,6 +86,30 @@ def memory_free(name: str = "auto") -> tuple[str, int]:
     return "this machine", psutil.virtual_memory().available
 
 
+def to_device(x: torch.Tensor, where: torch.device) -> torch.Tensor:
+    """The tensor there; to a GPU it travels from pinned memory, so that the host does not wait for it."""
+    if where.type != "cuda" or not x.is_cpu:
+        return x.to(where)
+    return x.pin_memory().to(where, non_blocking=True)
+
+
+def to_host(x: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """Starts a tensor's way to the host; what comes back waits until it has arrived, and gives it."""
+    if not x.is_cuda:
+        return lambda: x
+    import torch
+
+    host = torch.empty_like(x, device="cpu", pin_memory=True).copy_(x, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record()
+
+    def received() -> torch.Tensor:
+        arrived.synchronize()
+        return host
+
+    return received
+
+
 @dataclasses.dataclass(frozen=True)
 class Slot:
     """One task's place on a device.

@@ -12,10 +12,10 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Bool
@@ -27,7 +27,7 @@ from components.capture import arrays, written
 from components.capture.arrays import ArraysConfig
 from components.config import Config, execution
 from components.corpus.contract import content_number
-from components.device import Execution
+from components.device import Execution, to_host
 from components.errors import ConfigError, CorpusError, InputError
 from components.model.language_model import LanguageModel
 from components.registry import nearest
@@ -221,8 +221,6 @@ def _split(corpus: Artifact, name: str, config: CaptureConfig, model: LanguageMo
         mask = None if mask is None else mask[:n]
     if not kept.any():
         raise CorpusError(f"split {name!r} of the corpus {corpus.stage}/{corpus.key} has no token to capture")
-    if model.device.type == "cuda":
-        token = token.pin_memory()
     return _Split(name, token, document, position, kept, mask)
 
 
@@ -262,7 +260,8 @@ def _batches(part: slice, n: int, batch_size: int) -> list[slice]:
     return [slice(first, min(first + batch_size, stop)) for first in range(part.start, stop, batch_size)]
 
 
-_Queued = tuple[dict[str, Tensor], Any]
+_Queued: TypeAlias = Mapping[str, Callable[[], Tensor]]
+"""By hook point what waits until a batch's activations have arrived, and gives them."""
 
 
 def _queue(model: LanguageModel, split: _Split, rows: slice, points: Sequence[str], dtype: torch.dtype) -> _Queued:
@@ -276,22 +275,11 @@ def _queue(model: LanguageModel, split: _Split, rows: slice, points: Sequence[st
         longest = int(split.mask[rows].sum(1).max())
         token = token[:, :longest]
         mask = None if model.causal else split.mask[rows, :longest]
-    activations = {name: x.to(dtype) for name, x in model.read(token, points, mask).items()}
-    if model.device.type != "cuda":
-        return activations, None
-    host = {name: torch.empty(x.shape, dtype=dtype, pin_memory=True) for name, x in activations.items()}
-    for name, x in activations.items():
-        host[name].copy_(x, non_blocking=True)
-    arrived = torch.cuda.Event()
-    arrived.record()
-    return host, arrived
+    return {name: to_host(x.to(dtype)) for name, x in model.read(token, points, mask).items()}
 
 
 def _ready(queued: _Queued) -> dict[str, Tensor]:
-    activations, arrived = queued
-    if arrived is not None:
-        arrived.synchronize()
-    return activations
+    return {name: received() for name, received in queued.items()}
 
 
 def _write(

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from components.device import to_host
 from components.dictionary.contract import Batch, Dictionary, Moment, Outcome
 from components.dictionary.kernels.product import in_precision
 from components.dictionary.kernels.rows import norm, normalise_, project_
@@ -40,25 +41,17 @@ class LongestSilence:
     LAG = 3
 
     def __init__(self) -> None:
-        self._sent: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
+        self._sent: deque[Callable[[], Tensor]] = deque()
 
     def send(self, silent: Int64[Tensor, " d_sae"]) -> None:
         """Tokens of silence after an update."""
-        longest, arrived = silent.max(), None
-        if longest.is_cuda:
-            longest = torch.empty_like(longest, device="cpu", pin_memory=True).copy_(longest, non_blocking=True)
-            arrived = torch.cuda.Event()
-            arrived.record()
-        self._sent.append((longest, arrived))
+        self._sent.append(to_host(silent.max()))
 
     def at_most(self, n_tokens: int) -> float:
         """A bound before the next update, when every one has `n_tokens`; to be asked once before each update."""
         if len(self._sent) < self.LAG:
             return math.inf
-        longest, arrived = self._sent.popleft()
-        if arrived is not None:
-            arrived.synchronize()
-        return longest.item() + (self.LAG - 1) * n_tokens
+        return self._sent.popleft()().item() + (self.LAG - 1) * n_tokens
 
     def forget(self) -> None:
         """For whoever changes the counters by hand: nothing is known until updates were sent again."""

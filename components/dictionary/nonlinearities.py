@@ -35,7 +35,7 @@ def maxima(pre: Float[Tensor, "token d"]) -> Float[Tensor, "token d_over_group"]
 
 
 def _within(pre: Tensor, groups: Tensor, k: int) -> Tensor:
-    members = torch.arange(0, pre.shape[1], pre.shape[1] // GROUP)
+    members = torch.arange(0, pre.shape[1], pre.shape[1] // GROUP, device=pre.device)
     candidates = (groups[:, None, :] + members[None, :, None]).flatten(1)
     return candidates.gather(1, pre.gather(1, candidates).topk(k, dim=1, sorted=False).indices)
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from components.device import to_device
 from components.dictionary.contract import Batch
 from components.seeds import torch_generator
 from components.store.rows import Rows
@@ -52,10 +53,11 @@ class Stream(Rows):
             held += _length(window)
             if held < batch_size:
                 continue
-            merged = {name: self.moved(torch.cat([part[name].cpu() for part in waiting])) for name in self.hook_points}
+            merged = {name: torch.cat([part[name] for part in waiting]) for name in self.hook_points}
             whole = held - held % batch_size
+            moved = {name: self.moved(rows[:whole]) for name, rows in merged.items()}
             for start in range(0, whole, batch_size):
-                yield {name: rows[start : start + batch_size] for name, rows in merged.items()}
+                yield {name: rows[start : start + batch_size] for name, rows in moved.items()}
             waiting = [{name: rows[whole:] for name, rows in merged.items()}]
             held -= whole
 
@@ -74,10 +76,8 @@ class Stream(Rows):
                 skip = 0
 
     def moved(self, rows: Tensor) -> Tensor:
-        """The same rows on the stream's device: a whole window at once, from pinned memory, so that no batch waits for the device."""
-        if self.device.type != "cuda":
-            return rows.to(self.device)
-        return rows.pin_memory().to(self.device, non_blocking=True)
+        """The same rows on the stream's device: a whole window at once, so that no batch waits for it."""
+        return to_device(rows, self.device)
 
 
 class Contexts:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from components.device import to_device
 from components.errors import CapabilityError
 from components.model import trial
 from components.model.intervention import Places
@@ -60,7 +61,7 @@ class EncoderModel(LanguageModel):
                 f"{type(self.network).__name__} has other numbers for a text with padding behind it, though it is told "
                 "which tokens are real; give it rows of one length"
             )
-        real = real.to(self.device, non_blocking=True).long()
+        real = to_device(real, self.device).long()
         position = torch.where(real.bool(), real.cumsum(1) - 1, -1)
         return self.forward(tokens, Places(position, real.sum(1)), use_cache=False, **self._masked(real))
 

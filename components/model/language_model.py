@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from components.device import to_device
 from components.errors import CapabilityError, HookPointError, ModelError
 from components.model import loading, resumption, trial
 from components.model.hook_point import HookPoint, attach, find
@@ -349,7 +350,7 @@ class LanguageModel:
             self._before_pass()
         before, self._places = self._places, places
         try:
-            return self.network(input_ids=tokens.to(self.device, non_blocking=True).long(), **kwargs)
+            return self.network(input_ids=to_device(tokens, self.device).long(), **kwargs)
         finally:
             self._places = before
 
@@ -371,7 +372,7 @@ class LanguageModel:
         if mask is None:
             position = torch.arange(tokens.shape[1], device=self.device).expand(len(tokens), -1)
         else:
-            real = mask.to(self.device, non_blocking=True).bool()
+            real = to_device(mask, self.device).bool()
             position = torch.where(real, real.long().cumsum(1) - 1, -1)
             if not _is_right(mask):  # what causal attention never looks at needs no mask, and is faster without
                 self._refuse_padding(mask)

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from components.config import Config
 from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, Recipe, architectures
 from components.dictionary.initial import both_signs
-from components.dictionary.kernels.sparse import counted, topk_codes
+from components.dictionary.kernels.sparse import topk_codes, topk_rebuilt
 from components.store.shards import Codes
 
 log = logging.getLogger(__name__)
@@ -103,8 +103,8 @@ class Ica(Dictionary):
         if self.n is not None and self.kept is not None and (room := len(self.kept) - int(self.n)) > 0:
             self.kept[int(self.n) : int(self.n) + len(x)] = x[:room]
             self.n += min(room, len(x))
-        codes = self.codes(batch)
-        return Outcome({}, self.rebuild(codes), counted(codes))
+        x_hat, active = topk_rebuilt(x, self.W_enc, self.W_dec, self.b_dec, self.options.k)
+        return Outcome({}, {self.hook_point: x_hat}, active)
 
     @torch.no_grad()
     def finish(self) -> None:

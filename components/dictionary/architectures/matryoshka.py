@@ -100,6 +100,7 @@ class Matryoshka(Dictionary):
     trains_as_it_encodes = False
     options: MatryoshkaConfig
     threshold: Tensor
+    ends: Tensor
 
     def __init__(self, options, reads, reconstructs, widths) -> None:
         super().__init__(options, reads, reconstructs, widths)
@@ -108,6 +109,8 @@ class Matryoshka(Dictionary):
         self.W_dec = nn.Parameter(torch.zeros(self.d_sae, self.d_in))
         self.b_dec = nn.Parameter(torch.zeros(self.d_in))
         self.register_buffer("threshold", torch.zeros(()))
+        # kept on the device: a list that is sent there at each update would make the host wait
+        self.register_buffer("ends", torch.tensor(options.widths), persistent=False)
 
     @property
     def recipe(self) -> Recipe:
@@ -146,9 +149,8 @@ class Matryoshka(Dictionary):
 
     def _prefixes(self, z: Float[Tensor, " entry"], used: Pattern) -> Float[Tensor, "prefix token width"]:
         """The reconstruction of every prefix. One decode: each token has a row for every group of latents."""
-        widths = self.options.widths
-        group = torch.bucketize(used.indices, torch.tensor(widths, device=z.device), right=True)
+        group = torch.bucketize(used.indices, self.ends, right=True)
         row, order = (group * used.n + used.tokens).sort(stable=True)
-        offsets = torch.searchsorted(row, torch.arange(len(widths) * used.n + 1, device=z.device))
+        offsets = torch.searchsorted(row, torch.arange(len(self.ends) * used.n + 1, device=z.device))
         parts = decode(z[order], Pattern(used.indices[order], self.d_sae, offsets), self.W_dec)
-        return parts.view(len(widths), used.n, -1).cumsum(0) + self.b_dec
+        return parts.view(len(self.ends), used.n, -1).cumsum(0) + self.b_dec

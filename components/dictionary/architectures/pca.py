@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from components.config import Config
 from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, Recipe, architectures
 from components.dictionary.initial import both_signs
-from components.dictionary.kernels.sparse import counted, topk_codes
+from components.dictionary.kernels.sparse import topk_codes, topk_rebuilt
 from components.store.shards import Codes
 
 
@@ -88,8 +88,8 @@ class Pca(Dictionary):
             self.n += len(deviations)
             self.total += deviations.sum(0)
             self.products += deviations.T @ deviations
-        codes = self.codes(batch)
-        return Outcome({}, self.rebuild(codes), counted(codes))
+        x_hat, active = topk_rebuilt(batch[self.hook_point], self.W_dec, self.W_dec, self.b_dec, self.options.k)
+        return Outcome({}, {self.hook_point: x_hat}, active)
 
     @torch.no_grad()
     def finish(self) -> None:

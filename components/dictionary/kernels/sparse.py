@@ -229,6 +229,20 @@ def topk_codes(
     return Codes.from_topk(pre.gather(1, indices).relu(), indices, W_enc.shape[0])
 
 
+def topk_rebuilt(
+    x: Float[Tensor, "token d_in"],
+    W_enc: Float[Tensor, "d_sae d_in"],
+    W_dec: Float[Tensor, "d_sae d_in"],
+    b_dec: Float[Tensor, " d_in"],
+    k: int,
+) -> tuple[Float[Tensor, "token d_in"], Float[Tensor, " d_sae"]]:
+    """What `topk_codes` without a bias stand for, and on how many tokens each latent is active. No wait for the device."""
+    _, pre = preactivations(x, W_enc, W_enc.new_zeros(len(W_enc)), b_dec)
+    used = Pattern(largest(pre, k), len(W_dec))
+    values = pre.gather(1, used.indices).relu()
+    return used.to_tokens(values, W_dec) + b_dec, fired(used.indices, values, len(W_dec))
+
+
 def fired(latents: Int[Tensor, "..."], values: Float[Tensor, "..."], d_sae: int) -> Float[Tensor, " d_sae"]:
     """On how many tokens each latent is active, from the latents chosen and their values; no gradient."""
     active = (values.detach() > 0).to(values.dtype).reshape(-1)
