@@ -135,7 +135,7 @@ def test_a_fine_tuned_dictionary_has_its_model_in_its_lineage_and_its_loss_in_it
     trained = behind(reports["fine_tuned"], "train")
     assert set(trained.manifest["inputs"]) == {"activations", "model", "corpus"}
     assert {"loss.kl", "loss.reconstruction", "fvu"} <= set(CURVE.read(trained)["name"])
-    assert scores(reports["fine_tuned"], "evaluate.loss_recovered.mean_ablation")[CROSSED[1]]["value"] > 0
+    assert scores(reports["fine_tuned"], "loss_recovered.mean_ablation")[CROSSED[1]]["value"] > 0
 
 
 def test_without_a_splice_a_dictionary_rests_on_activations_alone(reports):
