@@ -224,7 +224,7 @@ def _score_patterns(module: Module) -> Iterator[str]:
     joined = [node for node in ast.walk(module.tree) if isinstance(node, ast.JoinedStr)]
     parts = {id(part) for node in joined for part in node.values}
     plain = [node for node in ast.walk(module.tree) if _is_text(node) and id(node) not in parts]
-    for node in sorted([*joined, *plain], key=lambda node: node.lineno):
+    for node in sorted([*joined, *plain], key=lambda node: (node.lineno, node.col_offset)):
         if node.lineno in module.documentation:
             continue
         lines = "\n".join(module.lines[node.lineno - 1 : node.end_lineno])

@@ -31,6 +31,7 @@ from benchmarks.gpu_subjects import (
 )
 from components.config import Config
 from components.dictionary.contract import architectures
+from components.dictionary.nonlinearities import coarse_to_fine
 from components.dictionary.settings import TrainConfig
 from components.dictionary.stream import Stream
 from components.model.language_model import LanguageModel
@@ -66,11 +67,17 @@ def product(bench: Bench) -> Iterator[Figure]:
     for shape in shapes:
         d_in, d_sae, k, batch = shape
         name, times = f"({', '.join(map(str, shape))})", bench.of(10, 2)
-        x = rows(batch, d_in).to(bench.device)
+        x = rows(batch, d_in, bench.device)
         factors = x.bfloat16(), torch.randn(d_sae, d_in, device=bench.device, dtype=torch.bfloat16)
         alone = bench.seconds(lambda factors=factors: factors[0] @ factors[1].T, times)
         yield Figure(f"{name}: product alone, bfloat16", 1000 * alone, "ms")
         del factors
+        pre = torch.randn(batch, d_sae, device=bench.device)
+        plain = bench.seconds(lambda pre=pre, k=k: pre.topk(k, dim=1, sorted=False), times)
+        fine = bench.seconds(lambda pre=pre, k=k: coarse_to_fine(pre, k), times)
+        yield Figure(f"{name}: selection by torch.topk, as in the update", 1000 * plain, "ms")
+        yield Figure(f"{name}: selection from coarse to fine", 1000 * fine, "ms")
+        del pre
         for precision in ("bfloat16", "float32"):
             learner = a_learner(
                 options_of("topk", d_sae, k),
@@ -119,7 +126,7 @@ def _sparsify(
 def waits(bench: Bench) -> Iterator[Figure]:
     """Whether the host waits for the device in an inner loop, by iteration."""
     n = bench.of(8, 1)
-    x = rows(bench.of(4096, 64), bench.of(512, 16)).to(bench.device)
+    x = rows(bench.of(4096, 64), bench.of(512, 16), bench.device)
     for kind in architectures:
         if architectures[kind].learns != "nothing":
             options = options_of(kind, bench.of(8192, 64), bench.of(32, 4))
@@ -213,7 +220,7 @@ def _streamed(bench: Bench, x: Tensor) -> Iterator[Stream]:
 def training(bench: Bench) -> Iterator[Figure]:
     """Tokens a second of TopK updates: of rows on the device, and of rows from disk, shuffled."""
     d_in, d_sae, k, batch = bench.of((2048, 65536, 64, 8192), (16, 128, 4, 64))
-    x = rows(bench.of(1 << 18, 1 << 10), d_in).bfloat16()
+    x = rows(bench.of(1 << 18, 1 << 10), d_in, bench.device).bfloat16().cpu()
     options, n = options_of("topk", d_sae, k), bench.of(20, 4)
     speed = {}
     for precision in ("float32", "bfloat16"):
@@ -238,10 +245,10 @@ def memory(bench: Bench) -> Iterator[Figure]:
     for kind in bench.of(("topk", "batch_topk", "jumprelu", "gated", "relu"), ("topk", "relu")):
         options = options_of(kind, d_sae, k)
         settings = {"tokens": 1000 * batch, "batch_size": batch}
-        x = rows(batch, d_in)
+        x = rows(batch, d_in, bench.device)
 
         def work(options: Any = options, settings: Any = settings, x: Tensor = x) -> None:
-            there = x.to(bench.device)
+            there = x.clone()
             learner = a_learner(options, there, **settings)
             _learn(learner, itertools.repeat(there, 3))
 

@@ -24,7 +24,7 @@ from components.dictionary.contract import architectures, untrained
 from components.dictionary.learner import Learner
 from components.dictionary.settings import TrainConfig
 from components.model.generation import generate
-from components.model.intervention import add
+from components.model.intervention import NOTHING, Intervention, add
 from components.model.language_model import LanguageModel
 from components.model.reference import ModelConfig, ModelReference
 from components.seeds import torch_generator
@@ -84,10 +84,10 @@ def steered(
     step: Tensor | None,
 ) -> list[list[int]]:
     """Continuations with a step added at a hook point at every token; plain ones without a step."""
-    edits = [] if step is None else [add(hook_point, step)]
+    change = NOTHING if step is None else Intervention((add(hook_point, step),))
     seeds = range(len(prompts))
     settings = {"max_new_tokens": n_tokens, "temperature": 1.0, "seeds": seeds, "stop": ()}
-    return generate(model, prompts, edits=edits, **settings)
+    return generate(model, prompts, intervention=change, **settings)
 
 
 def options_of(kind: str, d_sae: int, k: int) -> Any:
@@ -144,13 +144,12 @@ def saved(bench: Bench, shape: Shape, dtype: str, where: torch.device) -> ModelR
     return ModelReference(ModelConfig(path=str(folder), dtype=dtype))  # type: ignore[arg-type]
 
 
-def rows(n: int, width: int, seed: int = 0) -> Tensor:
+def rows(n: int, width: int, where: torch.device = CPU) -> Tensor:
     """Rows away from zero that vary much along some directions and little along others."""
-    generator = torch.Generator().manual_seed(seed)
-    spread = torch.logspace(0, -2, width)
-    square = torch.randn(width, width, generator=torch.Generator().manual_seed(0))
-    turned = torch.linalg.qr(square).Q
-    return (torch.randn(n, width, generator=generator) * spread) @ turned + 0.3
+    torch.manual_seed(0)
+    turned = torch.linalg.qr(torch.randn(width, width, device=where)).Q
+    spread = torch.logspace(0, -2, width, device=where)
+    return (torch.randn(n, width, device=where) * spread) @ turned + 0.3
 
 
 def random_network(shape: Mapping[str, int], dtype: torch.dtype, where: torch.device) -> Any:

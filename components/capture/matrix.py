@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
@@ -125,6 +123,9 @@ def _safetensors(path: Path, names: Sequence[str]) -> Opened:
 
 
 def _parquet(path: Path, names: Sequence[str]) -> Opened:
+    import pyarrow as pa  # here: captures of a model do without it, on machines that lack it
+    import pyarrow.parquet as pq
+
     try:
         file = pq.ParquetFile(path, memory_map=True)
     except (pa.ArrowInvalid, OSError) as error:
@@ -148,7 +149,7 @@ def _parquet(path: Path, names: Sequence[str]) -> Opened:
     if numbers not in kinds:
         raise InputError(f"{path} holds {numbers} numbers; wanted float16, float32 or float64")
 
-    def rows_of(batch: pa.RecordBatch, name: str, start: int) -> Tensor:
+    def rows_of(batch: Any, name: str, start: int) -> Tensor:
         if not lists:
             columns = [batch[column].to_numpy(zero_copy_only=False) for column in types]
             return torch.from_numpy(np.column_stack(columns))

@@ -19,13 +19,14 @@ def largest(pre: Float[Tensor, "token d_sae"], k: int) -> Int64[Tensor, "token k
     d_sae = pre.shape[1]
     if not pre.is_cpu or d_sae % GROUP or d_sae < max(2048, 4 * GROUP * k):
         return pre.topk(k, dim=1, sorted=False).indices
-    return _within(pre, _coarse_to_fine(maxima(pre), k), k)
+    return _within(pre, coarse_to_fine(maxima(pre), k), k)
 
 
-def _coarse_to_fine(pre: Tensor, k: int) -> Tensor:
+def coarse_to_fine(pre: Float[Tensor, "token d"], k: int) -> Int64[Tensor, "token k"]:
+    """The search of `largest`, as far as the rows are wide enough for it."""
     if pre.shape[1] % GROUP or pre.shape[1] < 4 * GROUP * k:
         return pre.topk(k, dim=1, sorted=False).indices
-    return _within(pre, _coarse_to_fine(maxima(pre), k), k)
+    return _within(pre, coarse_to_fine(maxima(pre), k), k)
 
 
 def maxima(pre: Float[Tensor, "token d"]) -> Float[Tensor, "token d_over_group"]:

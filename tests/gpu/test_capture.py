@@ -13,7 +13,7 @@ from components.capture.capture import CaptureConfig, make
 from components.device import Execution
 from components.model.divergence import kl_per_token
 from components.model.generation import generate
-from components.model.intervention import add
+from components.model.intervention import NOTHING, Intervention, add
 from components.model.language_model import LanguageModel
 from components.store.shards import read_shard
 from tests import toys
@@ -87,11 +87,11 @@ def models():
 def test_text_is_the_cpus_under_any_strength(models, prompts, strength):
     here, there = models
     step = torch.ones(here.d_model)
-    edits = [] if strength is None else [add("resid_post.0", strength * step)]
+    change = NOTHING if strength is None else Intervention((add("resid_post.0", strength * step),))
     settings = {"max_new_tokens": 20, "temperature": 1.0, "seeds": [3, 4], "stop": (2,)}
     with stand_in_gpu():
-        ours = generate(there(), prompts, edits=edits, **settings)
-    assert ours == generate(here, prompts, edits=edits, **settings)
+        ours = generate(there(), prompts, intervention=change, **settings)
+    assert ours == generate(here, prompts, intervention=change, **settings)
 
 
 def test_generation_asks_at_every_eighth_token_whether_all_is_said(models):
@@ -115,13 +115,13 @@ def test_losses_and_divergences_are_the_cpus(models):
     tokens = torch.randint(4, 30, (3, 10), generator=torch.Generator().manual_seed(0))
     mask = torch.ones(3, 10, dtype=torch.bool)
     mask[1, 6:] = False
-    edits = [add("resid_post.0", torch.ones(here.d_model))]
+    change = Intervention((add("resid_post.0", torch.ones(here.d_model)),))
     with stand_in_gpu():
         model = there()
-        ours = [kl_per_token(model, tokens, mask, edits), model.losses(tokens, mask.long())]
+        ours = [kl_per_token(model, tokens, mask, change), model.losses(tokens, mask.long())]
         assert all(isinstance(x, OnGpu) for x in ours)
         ours = [x.cpu() for x in ours]
-    theirs = [kl_per_token(here, tokens, mask, edits), here.losses(tokens, mask.long())]
+    theirs = [kl_per_token(here, tokens, mask, change), here.losses(tokens, mask.long())]
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
