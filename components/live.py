@@ -158,7 +158,7 @@ class Written(Wire):
     """Why there is no text."""
 
 
-class Steered(Wire):
+class SteeredAnswer(Wire):
     """Steered and plain continuations, sample by sample from the same seeds."""
 
     steered: list[Written]
@@ -183,7 +183,7 @@ class Steered(Wire):
     """What it took, loading included."""
 
 
-class Question(Wire):
+class AskedQuestion(Wire):
     """A question where it stands."""
 
     id: str
@@ -202,7 +202,7 @@ class Question(Wire):
     """Passes that it takes at most; 0 when unknown."""
     read: Read | None = None
     """The answer to /read."""
-    steer: Steered | None = None
+    steer: SteeredAnswer | None = None
     """The answer to /steer."""
     problem: Problem | None = None
     """Why there is no answer."""
@@ -218,7 +218,7 @@ class Question(Wire):
         return self.done / self.total if self.total else None
 
     @property
-    def answer(self) -> Read | Steered | None:
+    def answer(self) -> Read | SteeredAnswer | None:
         """What came out, once done."""
         return self.read or self.steer
 

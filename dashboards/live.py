@@ -14,7 +14,7 @@ import httpx
 from pydantic import ValidationError
 
 from components.errors import ServiceError
-from components.live import Health, Problem, Question, Wire
+from components.live import Health, Problem, AskedQuestion, Wire
 
 Kind = Literal["read", "steer"]
 AnswerT = TypeVar("AnswerT", bound=Wire)
@@ -37,31 +37,31 @@ def url() -> str:
     return os.environ.get("LATENTFLOW_LIVE_URL") or "http://127.0.0.1:8600"
 
 
-def ask(kind: Kind, experiment: str, **question: Any) -> Question:
+def ask(kind: Kind, experiment: str, **question: Any) -> AskedQuestion:
     """Puts a question into the worker's queue.
 
     Raises:
         LiveError: it was refused, or the worker is down.
     """
-    return _call(Question, "POST", f"/{kind}", json={"experiment": experiment, **question})
+    return _call(AskedQuestion, "POST", f"/{kind}", json={"experiment": experiment, **question})
 
 
-def look(number: str, wait: float = 0.0) -> Question:
+def look(number: str, wait: float = 0.0) -> AskedQuestion:
     """Where the question stands, waiting up to `wait` seconds for its end.
 
     Raises:
         LiveError: the worker does not know it, or is down.
     """
-    return _call(Question, "GET", f"/questions/{number}", params={"wait": wait})
+    return _call(AskedQuestion, "GET", f"/questions/{number}", params={"wait": wait})
 
 
-def cancel(number: str) -> Question:
+def cancel(number: str) -> AskedQuestion:
     """Cancels a question.
 
     Raises:
         LiveError: the worker does not know it, or is down.
     """
-    return _call(Question, "DELETE", f"/questions/{number}")
+    return _call(AskedQuestion, "DELETE", f"/questions/{number}")
 
 
 def health() -> Health:

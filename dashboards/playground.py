@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 import streamlit as st
 
-from components.live import Steered
+from components.live import SteeredAnswer
 from components.store.tables import EXPLANATIONS, PROMPTS, STRENGTHS
 from dashboards import measures, questions, runs, selection, tokens
 from dashboards.markdown import code, plain
@@ -186,7 +186,7 @@ def _said(direction: Mapping[str, Any]) -> str:
     return "latents " + " + ".join(f"{measures.number(part['weight'])} × {part['latent']}" for part in mixed)
 
 
-def _draw(answer: Steered, about: Mapping[str, Any]) -> None:
+def _draw(answer: SteeredAnswer, about: Mapping[str, Any]) -> None:
     kl = "not measured: no neutral text" if answer.kl is None else f"{measures.number(answer.kl)} nats a token"
     cost, strength, _ = st.columns([1, 1, 1])
     cost.metric(

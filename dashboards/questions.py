@@ -32,7 +32,7 @@ class Asked:
     """
 
     about: Mapping[str, Any]
-    question: live.Question | None = None
+    question: live.AskedQuestion | None = None
     refusal: str | None = None
     cancelled: bool = False
 
@@ -103,7 +103,7 @@ def _follow(name: str, draw: Callable[[Any, Mapping[str, Any]], None]) -> None:
         )
 
 
-def _standing(question: live.Question) -> str:
+def _standing(question: live.AskedQuestion) -> str:
     if question.state == "waiting" and question.position:
         return f"waiting; {question.position} before it"
     return plain(question.message or "waiting") + ("" if question.share is None else f" · {question.share:.0%}")

@@ -13,8 +13,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from prefect import flow, task
-from prefect.cache_policies import NO_CACHE
+from prefect import flow
 
 from components.dictionary.contract import Dictionary
 from components.dictionary.interchange.contract import Format, formats
@@ -33,7 +32,7 @@ from components.store.rows import Rows
 from components.store.shards import ActivationShards
 from flows.chain import Chain
 from flows.stack import windows
-from flows.steps import SECONDS_BEFORE_A_RETRY, Reference, failed_over_a_network
+from flows.steps import Reference, over_a_network
 from flows.tracking.registry import resolve_dictionary
 
 
@@ -132,13 +131,7 @@ def local(source: str, format: str, model: ModelConfig) -> Path:
     return found / inside
 
 
-@task(
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    retries=len(SECONDS_BEFORE_A_RETRY),
-    retry_delay_seconds=SECONDS_BEFORE_A_RETRY,
-    retry_condition_fn=failed_over_a_network,
-)
+@over_a_network()
 def fetch(source: str, format: str, model: ModelConfig) -> Path:
     """The dictionary's files, downloaded where they are not on this machine and may be."""
     return local(source, format, model)

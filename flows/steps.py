@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -51,13 +52,18 @@ def failed_over_a_network(task: Task, run: TaskRun, state: State) -> bool:
     return False
 
 
-@task(
+over_a_network = partial(
+    task,
     cache_policy=NO_CACHE,
     persist_result=False,
     retries=len(SECONDS_BEFORE_A_RETRY),
     retry_delay_seconds=SECONDS_BEFORE_A_RETRY,
     retry_condition_fn=failed_over_a_network,
 )
+"""Makes a task of what asks a network: tried again when something far away did not answer."""
+
+
+@over_a_network()
 def fetch(config: ModelConfig) -> str:
     """The model's files, downloaded where they are not on this machine: the one task that touches a network."""
     return str(ModelReference(config).folder)

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+import pyarrow
 
-from components.corpus.contract import ConceptEntry, Label, sound
-from components.corpus.files import lines
+from components.corpus.contract import ConceptEntry, Document, Label, sound
+from components.corpus.files import lines, place, rows
 from components.errors import CorpusError
 from components.paths import expanded
 from components.registry import nearest
@@ -65,6 +66,33 @@ class ColumnLabels:
             if column not in known:
                 raise CorpusError(f"{where}: no column {column!r}; {nearest(column, known)}")
         self._texts = texts
+
+    def documents(
+        self,
+        batches: Iterable[pyarrow.RecordBatch],
+        path: Path,
+        files: Sequence[Path],
+        mend: Callable[[dict[str, Any], str], None] | None = None,
+    ) -> Iterator[Document]:
+        """One document for each row of one file's batches.
+
+        Args:
+            batches: the batches, with the columns that are read.
+            path: the file.
+            files: all files of the corpus.
+            mend: changes a row in place; the second argument says where the row stands.
+
+        Raises:
+            CorpusError: as `text` and `labels`.
+        """
+        number = 0
+        for batch in batches:
+            for row in rows(batch, f"{path}, after row {number}"):
+                where = f"{path}, row {number}"
+                if mend:
+                    mend(row, where)
+                yield Document(self.text(row, where), place(path, number, files), self.labels(row, where))
+                number += 1
 
     def text(self, row: Mapping[str, Any], where: str) -> str:
         """The text of one row; empty where it is null.

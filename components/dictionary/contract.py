@@ -167,6 +167,8 @@ class Dictionary(nn.Module, ABC):
     """
 
     like: Tensor
+    W_enc: Tensor
+    b_enc: Tensor
     W_dec: Tensor
     b_dec: Tensor
 
@@ -200,11 +202,6 @@ class Dictionary(nn.Module, ABC):
 
     # What an architecture writes.
 
-    @property
-    @abstractmethod
-    def recipe(self) -> Recipe:
-        """How it wants to be optimised."""
-
     @abstractmethod
     def start(self, sample: Batch, generator: torch.Generator) -> None:
         """Sets the parameters to their first values, from a sample of scaled rows."""
@@ -225,6 +222,11 @@ class Dictionary(nn.Module, ABC):
         sparsity = self.sparsity_of(self.options)
         value = getattr(self.options, sparsity, None)
         return f"{self.kind}-{self.d_sae}" + ("" if value is None else f"-{sparsity[0]}{value:g}")
+
+    @property
+    def recipe(self) -> Recipe:
+        """How it wants to be optimised, if it learns from gradients: at `rate`, with decoder rows of length 1, with momentum."""
+        return Recipe(lr=rate(self.d_sae), unit_rows=("W_dec",))
 
     def rebuild(self, codes: Codes) -> Batch:
         """Scaled rows by name, from codes in scaled units: z W_dec + b_dec for the one name that is reconstructed."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def geometric_median(
@@ -39,6 +39,14 @@ def random_directions(n: int, d: int, generator: torch.Generator) -> Float[Tenso
 def both_signs(directions: Float[Tensor, "n d"]) -> Float[Tensor, "twice_n d"]:
     """Every direction, then its opposite: a signed code as two latents that are never active together."""
     return torch.cat([directions, -directions])
+
+
+def linear_parameters(dictionary: Any) -> None:
+    """Registers `W_enc`, `b_enc`, `W_dec` and `b_dec`, all zero until `start`."""
+    d_sae, d_in = dictionary.d_sae, dictionary.d_in
+    shapes = {"W_enc": (d_sae, d_in), "b_enc": (d_sae,), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
+    for name, shape in shapes.items():
+        dictionary.register_parameter(name, nn.Parameter(torch.zeros(shape)))
 
 
 def start_tied(dictionary: Any, rows: Float[Tensor, "row d_in"], generator: torch.Generator, norm: float = 1.0) -> None:

@@ -13,12 +13,16 @@ which the mean remembers, were cut by weights that hardly move.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from components.dictionary.contract import Moment
-from components.dictionary.kernels.sparse import Pattern, preactivations
+from components.dictionary.contract import Moment, Outcome
+from components.dictionary.initial import start_tied
+from components.dictionary.kernels.sparse import Pattern, auxiliary, fired, preactivations, select
 from components.dictionary.nonlinearities import largest_of_batch
 from components.store.shards import Codes
 
@@ -48,15 +52,47 @@ def follow(threshold: Float[Tensor, ""], values: Float[Tensor, " entry"], moment
     threshold.lerp_(smallest_kept(values, threshold), weight)
 
 
-def at_start(
-    sample: Float[Tensor, "row d_in"], W_enc: Tensor, b_enc: Tensor, b_dec: Tensor, k: int
-) -> Float[Tensor, ""]:
-    """The smallest value kept of a sample, by the first values of the parameters."""
-    _, pre = preactivations(sample[:ROWS_AT_START], W_enc, b_enc, b_dec)
-    pattern = kept(pre, k)
-    return smallest_kept(pre[pattern.tokens, pattern.indices], pre.new_zeros(()))
+def batch_start(dictionary: Any, sample: Float[Tensor, "row d_in"], generator: torch.Generator) -> None:
+    """First values of a tied dictionary; its threshold keeps k latents a row of the sample."""
+    start_tied(dictionary, sample, generator)
+    _, pre = preactivations(sample[:ROWS_AT_START], *_encoder(dictionary))
+    pattern = kept(pre, dictionary.options.k)
+    smallest = smallest_kept(pre[pattern.tokens, pattern.indices], pre.new_zeros(()))
+    dictionary.threshold.copy_(smallest)
 
 
-def above(pre: Float[Tensor, "row d_sae"], threshold: Float[Tensor, ""]) -> Codes:
+def batch_outcome(
+    dictionary: Any,
+    x: Float[Tensor, "token d_in"],
+    moment: Moment,
+    rebuild: Callable[[Float[Tensor, " entry"], Pattern], tuple[dict[str, Tensor], Float[Tensor, "token d_in"]]],
+) -> Outcome:
+    """What a batch gives whose tokens share k latents each; moves the threshold.
+
+    Args:
+        dictionary: has `W_enc`, `b_enc`, `W_dec`, `b_dec`, `threshold`; options `k`, `auxk_coefficient`.
+        x: scaled rows.
+        moment: where training stands.
+        rebuild: values and places of the codes -> loss terms and the reconstruction.
+    """
+    encoder = _encoder(dictionary)
+    centred, pre = preactivations(x, *encoder)
+    used = kept(pre, dictionary.options.k)
+    z = select(centred, pre, used, *encoder).relu()
+    follow(dictionary.threshold, z, moment)
+    losses, x_hat = rebuild(z, used)
+    coefficient = dictionary.options.auxk_coefficient
+    if moment.revives(coefficient):
+        term = auxiliary(x - x_hat, centred, pre, moment.dead, encoder, dictionary.W_dec)
+        losses["auxk"] = coefficient * term
+    return Outcome(losses, {dictionary.hook_point: x_hat}, fired(used.indices, z, dictionary.d_sae))
+
+
+def batch_codes(dictionary: Any, x: Float[Tensor, "row d_in"]) -> Codes:
     """Codes: pre-activations above the threshold, and above zero."""
-    return Codes.from_dense(torch.where(pre > threshold, pre, 0).relu())
+    _, pre = preactivations(x, *_encoder(dictionary))
+    return Codes.from_dense(torch.where(pre > dictionary.threshold, pre, 0).relu())
+
+
+def _encoder(dictionary: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return dictionary.W_enc, dictionary.b_enc, dictionary.b_dec

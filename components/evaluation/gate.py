@@ -8,6 +8,7 @@ more than measuring one: `evaluate` takes this artifact as its input `gate`, or 
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -121,34 +122,55 @@ def measure(
         fitted = given[SELECT].n_positive > 0
         x = torch.from_numpy(given[SELECT].x).to(device)
         probes[unit] = fit_probe(x, given[SELECT].labels, names)
-        n_positive, rankings, rows_of = {SELECT: given.pop(SELECT).n_positive}, {}, {}
+        scores = SplitScores({SELECT: given.pop(SELECT).n_positive})
         del x
         for step, split in enumerate((VALIDATE, TEST), 1):
             here = read(activations, corpus, hook_point, split, unit, names, tokens)
-            rankings[split] = {kind: score(here, kind, choice) for kind, choice in chosen.items()}
-            rankings[split][PROBE] = _read(probes[unit], here, fitted)
-            n_positive[split], rows_of[split] = here.n_positive, here.n
+            ranked = {kind: score(here, kind, choice) for kind, choice in chosen.items()}
+            scores.add(split, here, {**ranked, PROBE: _read(probes[unit], here, fitted)})
             yield Progress(step, 2, "splits", f"probing {len(names)} {unit} concepts on {split}")
         for column, concept in enumerate(concepts.iter_rows(named=True)):
-            lacking = [split for split, count in n_positive.items() if not count[column]]
-            absent = f"no {unit} of {' and '.join(lacking)} has it" if lacking else None
-            for kind in rankings[TEST]:
-                rows.append(
-                    {
-                        "concept": concept["concept"],
-                        "concept_kind": concept["concept_kind"],
-                        "family": concept["family"],
-                        "n_positive": int(n_positive[TEST][column]),
-                        "n": rows_of[TEST],
-                        "validate_positive": int(n_positive[VALIDATE][column]),
-                        "validate_n": rows_of[VALIDATE],
-                        "unit_kind": kind,
-                        **unit_of(chosen.get(kind), column),
-                        **scored(rankings[VALIDATE][kind][column], rankings[TEST][kind][column]),
-                        "reason": absent or (None if kind in chosen else f"fitted on {SELECT}, so not scored there"),
-                    }
-                )
+            for kind in scores.rankings[TEST]:
+                row = scores.row(column, concept, kind, chosen.get(kind))
+                fitted_here = None if kind in chosen else f"fitted on {SELECT}, so not scored there"
+                rows.append({**row, "reason": row["reason"] or fitted_here})
     return Gate(tokens, CONCEPTS_FOUND.frame(rows), probes)
+
+
+@dataclass
+class SplitScores:
+    """How the chosen units rank the concepts of one kind of unit, split by split.
+
+    Attributes:
+        n_positive: split -> rows that have each concept.
+        n: split -> rows read.
+        rankings: split -> kind of unit -> one ranking a concept.
+    """
+
+    n_positive: dict[str, np.ndarray]
+    n: dict[str, int] = field(default_factory=dict)
+    rankings: dict[str, dict[str, list[Ranking]]] = field(default_factory=dict)
+
+    def add(self, split: str, here: Readings, ranked: dict[str, list[Ranking]]) -> None:
+        """What one split says."""
+        self.n_positive[split], self.n[split], self.rankings[split] = here.n_positive, here.n, ranked
+
+    def row(self, column: int, concept: dict[str, Any], kind: str, choice: Choice | None) -> dict[str, Any]:
+        """One row of the table CONCEPTS_FOUND; its reason where a split has no row with the concept."""
+        lacking = [split for split, count in self.n_positive.items() if not count[column]]
+        return {
+            "concept": concept["concept"],
+            "concept_kind": concept["concept_kind"],
+            "family": concept["family"],
+            "n_positive": int(self.n_positive[TEST][column]),
+            "n": self.n[TEST],
+            "validate_positive": int(self.n_positive[VALIDATE][column]),
+            "validate_n": self.n[VALIDATE],
+            "unit_kind": kind,
+            **unit_of(choice, column),
+            **scored(self.rankings[VALIDATE][kind][column], self.rankings[TEST][kind][column]),
+            "reason": f"no {concept['unit']} of {' and '.join(lacking)} has it" if lacking else None,
+        }
 
 
 def unit_of(choice: Choice | None, concept: int) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What interpretation promises: explainers write a string, predictors see only that string, scorers compare.
 
-What each may know is fixed by types. An explainer gets `Evidence`: windows of the explain split, with activations. A
+What each may know is fixed by types. An explainer gets `LatentEvidence`: windows of the explain split, with activations. A
 predictor gets `Question`s: a string, and windows of bare text. A scorer draws `Trials` from the windows of the test
 split and compares the predictor's answers with what is true of them. So no weight, no activation and no test text can
 leak into a score.
@@ -68,7 +68,7 @@ class LatentRecord:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Evidence:
+class LatentEvidence:
     """All an explainer may know of a latent.
 
     Attributes:
@@ -201,7 +201,7 @@ class Trials:
         return Question(explanation, self.texts, self.marks, self.group)
 
 
-class Part(NamedTuple):
+class ScorePart(NamedTuple):
     """One latent's score over some of its windows.
 
     Attributes:
@@ -216,7 +216,7 @@ class Part(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Score:
+class LatentScore:
     """One latent's score by one scorer.
 
     Attributes:
@@ -236,7 +236,7 @@ class Score:
     n: int
     n_failed: int = 0
     reason: str | None = None
-    strata: Mapping[str, Part] = dataclasses.field(default_factory=dict)
+    strata: Mapping[str, ScorePart] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -295,7 +295,7 @@ class Explainer(_Reader):
     services: ExplainerServices
 
     @abstractmethod
-    def explain(self, evidence: Iterable[Evidence]) -> Iterator[Explanation]:
+    def explain(self, evidence: Iterable[LatentEvidence]) -> Iterator[Explanation]:
         """One explanation for each evidence, in order."""
 
 
@@ -331,7 +331,7 @@ class Scorer(_Reader):
         """What it asks of a latent, drawn from the windows of the test split."""
 
     @abstractmethod
-    def score(self, answer: Answer, trials: Trials, generator: np.random.Generator | None) -> Score:
+    def score(self, answer: Answer, trials: Trials, generator: np.random.Generator | None) -> LatentScore:
         """One latent's score; `answer.values` is not None.
 
         The score at natural density is among the strata, where trials have `stands_for`. A stratum that is left out is

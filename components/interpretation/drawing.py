@@ -48,9 +48,9 @@ def draw_windows(
     n_top = config.top if split == "explain" else 0
     per_tenth = config.calibrate_per_tenth if split == "calibrate" else config.per_tenth
     # Twice as many as wanted are drawn, because near-duplicates go.
-    groups = [_Group("top", "", ranked[: 2 * n_top], n_top)]
+    groups = [_Draw("top", "", ranked[: 2 * n_top], n_top)]
     groups += [
-        _Group("quantile", "", generator.permutation(tenth)[: 2 * per_tenth + n_top], per_tenth) for tenth in tenths
+        _Draw("quantile", "", generator.permutation(tenth)[: 2 * per_tenth + n_top], per_tenth) for tenth in tenths
     ]
     before = [windows.texts.tokens for windows in earlier]
     distinct = _distinct(tiling, groups, before)
@@ -58,8 +58,8 @@ def draw_windows(
     weights = tiling.silence(tiles, tiling.length[active])
     holds = tiling.holding(favourite)
     half = len(active) // 2
-    groups = [_Group("silent", "same_token", _draw(weights * holds, 2 * half, generator), half)]
-    groups += [_Group("silent", "random", _draw(weights, 2 * len(active), generator), len(active))]
+    groups = [_Draw("silent", "same_token", _draw(weights * holds, 2 * half, generator), half)]
+    groups += [_Draw("silent", "random", _draw(weights, 2 * len(active), generator), len(active))]
     distinct += _distinct(tiling, groups, [*before, tiling.rows(active, tiling.token)], in_all=len(active))
     tenth_of = np.full(len(tiling.first), -1)
     tenth_of[ranked] = np.repeat(np.arange(TENTHS), [len(tenth) for tenth in tenths])
@@ -70,16 +70,14 @@ def draw_windows(
     return _gather(tiling, distinct, tenth_of, stands_for, rows, values)
 
 
-class _Group(NamedTuple):
+class _Draw(NamedTuple):
     role: str
     stratum: str
     tiles: Int[np.ndarray, " window"]
     wanted: int
 
 
-def _distinct(
-    tiling: Tiling, groups: list[_Group], before: list[np.ndarray], in_all: int | None = None
-) -> list[_Group]:
+def _distinct(tiling: Tiling, groups: list[_Draw], before: list[np.ndarray], in_all: int | None = None) -> list[_Draw]:
     """The first windows of each group, as many as wanted, none a near-duplicate of one kept before it."""
     candidates = np.concatenate([group.tiles for group in groups])
     tokens = np.concatenate([*before, tiling.rows(candidates, tiling.token)])
@@ -101,7 +99,7 @@ def _distinct(
 
 def _gather(
     tiling: Tiling,
-    distinct: list[_Group],
+    distinct: list[_Draw],
     tenth_of: Int[np.ndarray, " window"],
     stands_for: Float[np.ndarray, " chosen"],
     rows: Int[np.ndarray, " active"],

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool
 
-from components.interpretation.contract import Evidence, LatentRecord
+from components.interpretation.contract import LatentEvidence, LatentRecord
 from components.interpretation.windows import Windows
 from components.store import tables
 from components.store.artifact import Artifact
@@ -60,7 +60,7 @@ class CorpusLabels:
 
 def gather(
     records: Sequence[LatentRecord], statistics: pl.DataFrame, labels: CorpusLabels | None
-) -> Iterator[Evidence]:
+) -> Iterator[LatentEvidence]:
     """The evidence of every record that was not skipped, in order.
 
     Args:
@@ -74,4 +74,4 @@ def gather(
     for record in records:
         if record.reason is None:
             promoted, suppressed = tokens.get(record.latent, ((), ()))
-            yield Evidence(record.latent, record.explain, promoted, suppressed, labels and labels.of)
+            yield LatentEvidence(record.latent, record.explain, promoted, suppressed, labels and labels.of)

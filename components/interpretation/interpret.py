@@ -29,9 +29,9 @@ from components.interpretation.contract import (
     Explainer,
     ExplainerServices,
     Explanation,
+    LatentScore,
     Predictor,
     PredictorServices,
-    Score,
     Scorer,
     ScorerServices,
     explainers,
@@ -41,7 +41,7 @@ from components.interpretation.contract import (
 from components.interpretation.controls import CONTROLS, shuffled
 from components.interpretation.evidence import CorpusLabels, gather
 from components.interpretation.interpreted import Interpreted, windows_of
-from components.interpretation.probe import Probe
+from components.interpretation.probe import NgramProbe
 from components.interpretation.protocol import draw, explain, score, score_probe
 from components.interpretation.sample import sample_latents
 from components.interpretation.summary import Key, Scored
@@ -219,8 +219,8 @@ def _interpret(
     for name, explanations in written.items():
         read["floor", name] = shuffled(records, explanations, numpy_generator(seed, "shuffled", name))
 
-    probes = [None if record.reason or control else Probe.fit(record) for record in records]
-    scored: dict[Key, list[Score]] = {}
+    probes = [None if record.reason or control else NgramProbe.fit(record) for record in records]
+    scored: dict[Key, list[LatentScore]] = {}
     for scorer_name, scorer in run.scorers(encoded).items():
         trials = draw(scorer, records, seed)
         for predictor_name in _able(config, scorer_name):
@@ -268,7 +268,7 @@ INTERPRET = Stage(
 )
 
 
-def _scored(scores: Mapping[Key, Sequence[Score]], config: InterpretConfig) -> Scored:
+def _scored(scores: Mapping[Key, Sequence[LatentScore]], config: InterpretConfig) -> Scored:
     return Scored(
         scores,
         first=(config.explainers[0], {name: _able(config, name)[0] for name in config.scorers}),

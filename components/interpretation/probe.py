@@ -33,7 +33,7 @@ STEPS = 500
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Probe:
+class NgramProbe:
     """Ridge regression of the activation on the n-grams at each token: what an explanation could reach without words.
 
     Attributes:
@@ -45,7 +45,7 @@ class Probe:
     weights: Mapping[Shape, Float[np.ndarray, " condition"]]
 
     @classmethod
-    def fit(cls, record: LatentRecord) -> Probe:
+    def fit(cls, record: LatentRecord) -> NgramProbe:
         """On the explain windows; of the designs the one that follows the calibrate windows best."""
         windows, held_out = record.explain, record.calibrate.texts
         every = tuple(dict.fromkeys(itertools.chain.from_iterable(DESIGNS)))

@@ -11,22 +11,22 @@ from collections.abc import Generator, Iterable, Sequence
 from components.interpretation import strata
 from components.interpretation.contract import (
     Answer,
-    Evidence,
     Explainer,
     Explanation,
+    LatentEvidence,
     LatentRecord,
+    LatentScore,
     Predictor,
-    Score,
     Scorer,
     Trials,
 )
-from components.interpretation.probe import Probe
+from components.interpretation.probe import NgramProbe
 from components.seeds import numpy_generator
 from components.store.artifact import Progress
 
 
 def explain(
-    name: str, explainer: Explainer, records: Sequence[LatentRecord], evidence: Iterable[Evidence]
+    name: str, explainer: Explainer, records: Sequence[LatentRecord], evidence: Iterable[LatentEvidence]
 ) -> Generator[Progress, None, list[Explanation]]:
     """One explanation for each record, in order; `evidence` is of those that were not skipped."""
     explanations = []
@@ -50,7 +50,7 @@ def score(
     scorer: Scorer,
     predictor: Predictor,
     seed: int,
-) -> Generator[Progress, None, list[Score]]:
+) -> Generator[Progress, None, list[LatentScore]]:
     """One score for each record, in order, of a predictor that reads these explanations."""
     rows = list(zip(records, trials, explanations, strict=True))
     questions = (asked.question(said.text) for record, asked, said in rows if said.text and not record.reason)
@@ -67,10 +67,10 @@ def score(
 def score_probe(
     records: Sequence[LatentRecord],
     trials: Sequence[Trials],
-    probes: Sequence[Probe | None],
+    probes: Sequence[NgramProbe | None],
     scorer: Scorer,
     seed: int,
-) -> Generator[Progress, None, list[Score]]:
+) -> Generator[Progress, None, list[LatentScore]]:
     """One score for each record, in order, of the probe fitted to it; None where the record was skipped."""
     scores = []
     for record, asked, probe in zip(records, trials, probes, strict=True):
@@ -80,9 +80,9 @@ def score_probe(
     return scores
 
 
-def _score(name: str, record: LatentRecord, trials: Trials, answer: Answer, scorer: Scorer, seed: int) -> Score:
+def _score(name: str, record: LatentRecord, trials: Trials, answer: Answer, scorer: Scorer, seed: int) -> LatentScore:
     if answer.values is None:
-        whole = Score(scorer.chance, None, None, len(trials), len(trials), answer.reason)
+        whole = LatentScore(scorer.chance, None, None, len(trials), len(trials), answer.reason)
     else:
         whole = scorer.score(answer, trials, numpy_generator(seed, "interval", name, scorer.kind, record.latent))
     return strata.told(whole, answer, trials, scorer)

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Bool, Float
 
-from components.interpretation.contract import Answer, Part, Score, Scorer, Trials
+from components.interpretation.contract import Answer, LatentScore, ScorePart, Scorer, Trials
 from components.interpretation.sample import TENTHS
 from components.interpretation.windows import Windows
 
@@ -59,7 +59,7 @@ def trials_of(
     )
 
 
-def told(score: Score, answer: Answer, trials: Trials, scorer: Scorer) -> Score:
+def told(score: LatentScore, answer: Answer, trials: Trials, scorer: Scorer) -> LatentScore:
     """The score with all its strata: those that the scorer left out, the macro mean, and natural density last.
 
     Args:
@@ -72,18 +72,18 @@ def told(score: Score, answer: Answer, trials: Trials, scorer: Scorer) -> Score:
     kinds = [parts[kind] for kind in KINDS if kind in parts]
     if kinds:
         mean = float(np.mean([part.value for part in kinds]))
-        parts[MACRO] = Part(mean, scorer.chance, len(trials))
+        parts[MACRO] = ScorePart(mean, scorer.chance, len(trials))
     if scorer.natural and trials.stands_for is not None:
-        at_chance = Part(trials.natural_chance, trials.natural_chance, len(trials))
+        at_chance = ScorePart(trials.natural_chance, trials.natural_chance, len(trials))
         parts[scorer.natural] = score.strata.get(scorer.natural, at_chance)
     return dataclasses.replace(score, strata=parts)
 
 
-def _part(name: str, score: Score, answer: Answer, trials: Trials, scorer: Scorer) -> Part:
+def _part(name: str, score: LatentScore, answer: Answer, trials: Trials, scorer: Scorer) -> ScorePart:
     if name in score.strata:
         return score.strata[name]
     mask = trials.strata[name]
     trials, value = trials.part(mask), scorer.chance
     if answer.values is not None:
         value = scorer.score(dataclasses.replace(answer, values=answer.values[mask]), trials, None).value
-    return Part(value, scorer.chance, len(trials))
+    return ScorePart(value, scorer.chance, len(trials))

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from components.interpretation.contract import Score, Scorer
+from components.interpretation.contract import LatentScore, Scorer
 from components.interpretation.controls import CONTROLS
 from components.report.measure import Measure, Measures
 from components.statistics import Interval, bounded, t_interval, welch, wilson
@@ -123,11 +123,11 @@ class Scored:
         scorers: by name.
     """
 
-    scores: Mapping[Key, Sequence[Score]]
+    scores: Mapping[Key, Sequence[LatentScore]]
     first: tuple[str, Mapping[str, str]]
     scorers: Mapping[str, type[Scorer]]
 
-    def floor(self, key: Key) -> Sequence[Score]:
+    def floor(self, key: Key) -> Sequence[LatentScore]:
         """What stands below these scores."""
         explainer, predictors = self.first
         predictor = key.predictor or predictors[key.scorer]
@@ -169,7 +169,7 @@ def shares(*, dead: int, d_sae: int, split: str, skipped: int, n: int) -> Iterat
         yield ends | {"measure": measure.name, "split": where, "reason": reason}
 
 
-def mean_row(scores: Sequence[Score], scorer: type[Scorer], baseline: float | None, baseline_name: str) -> Row:
+def mean_row(scores: Sequence[LatentScore], scorer: type[Scorer], baseline: float | None, baseline_name: str) -> Row:
     """The mean over latents, as columns of a row of scores."""
     n_failed = _n_failed(scores)
     caveat = f"{n_failed} of {len(scores)} latents stand at chance" if n_failed else None
@@ -184,7 +184,7 @@ def mean_row(scores: Sequence[Score], scorer: type[Scorer], baseline: float | No
     }
 
 
-def difference_row(scores: Sequence[Score], floor: Sequence[Score], scorer: type[Scorer]) -> Row:
+def difference_row(scores: Sequence[LatentScore], floor: Sequence[LatentScore], scorer: type[Scorer]) -> Row:
     """The mean paired difference from the floor, as columns of a row of scores."""
     return {
         "measure": f"{scorer.measure.name}.over_floor",
@@ -196,12 +196,12 @@ def difference_row(scores: Sequence[Score], floor: Sequence[Score], scorer: type
     }
 
 
-def mean(scores: Sequence[Score]) -> float | None:
+def mean(scores: Sequence[LatentScore]) -> float | None:
     """Mean over latents; None without any."""
     return float(_values(scores).mean()) if scores else None
 
 
-def _control_rows(control: str, key: Key, scores: Sequence[Score], theirs: Scored | None) -> Iterator[Row]:
+def _control_rows(control: str, key: Key, scores: Sequence[LatentScore], theirs: Scored | None) -> Iterator[Row]:
     """The control dictionary's own mean above its own floor, and how far ours lies above it."""
     over = key.row() | {"measure": f"{key.scorer}.over_{control}", "baseline": 0.0}
     over["baseline_name"] = f"no difference from the {CONTROLS[control]}"
@@ -239,7 +239,7 @@ def _strata_rows(trained: Scored, key: Key, controls: Mapping[str, Scored | None
 
 
 def _stratum_row(
-    scores: Sequence[Score], scorer: type[Scorer], stratum: str, baseline: float | None, is_what: str | None
+    scores: Sequence[LatentScore], scorer: type[Scorer], stratum: str, baseline: float | None, is_what: str | None
 ) -> Row:
     having = [score for score in scores if stratum in score.strata]
     absent = f"{len(scores) - len(having)} of {len(scores)} latents have no such window" if scores else NOBODY
@@ -266,11 +266,11 @@ def _differences(scorer: type[Scorer]) -> tuple[float, float]:
     return least - most, most - least
 
 
-def _n_failed(scores: Sequence[Score]) -> int:
+def _n_failed(scores: Sequence[LatentScore]) -> int:
     return sum(score.n_failed == score.n for score in scores)
 
 
-def _values(scores: Sequence[Score]) -> np.ndarray:
+def _values(scores: Sequence[LatentScore]) -> np.ndarray:
     return np.array([score.value for score in scores], dtype=np.float64)
 
 

@@ -25,7 +25,7 @@ _STEPS = 4  # of a trial
 _CACHES = ("past_key_values", "cache_params", "state")  # names under which networks take and return what they keep
 
 
-class Continuation:
+class ContinuedRows:
     """Rows of text that a model continues.
 
     Args:
@@ -98,7 +98,7 @@ def _agrees(model: LanguageModel, padded: bool) -> bool:
     rows = trial.tokens(model.network, 2).tolist()
     end = len(rows[0]) - _STEPS
     prompts = [rows[0][:end], rows[1][end // 2 if padded else 0 : end]]
-    by_cache, by_rows = (Continuation(model, prompts, cached) for cached in (True, False))
+    by_cache, by_rows = (ContinuedRows(model, prompts, cached) for cached in (True, False))
     try:
         for step in range(_STEPS + 1):
             if not trial.agree(by_cache.next_logits(), by_rows.next_logits(), model.dtype):

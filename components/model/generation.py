@@ -15,7 +15,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from components.errors import InputError
-from components.model.continuation import Continuation
+from components.model.continuation import ContinuedRows
 from components.model.intervention import NOTHING, Intervention
 from components.model.language_model import LanguageModel
 
@@ -77,7 +77,7 @@ def _sampled(
     done = torch.zeros_like(streams, dtype=torch.bool)
     made: list[Tensor] = []
     look = 1 if model.device.type == "cpu" else 8  # asking a GPU whether all are done waits for it
-    continuation = Continuation(model, rows)
+    continuation = ContinuedRows(model, rows)
     with intervention.applied(model):
         for step in range(max_new_tokens):
             logits = continuation.next_logits()

@@ -483,29 +483,16 @@ def _drain(work: Generator[Progress, None, Any], report: Callable[[Progress], No
 @cache
 def git_commit() -> str | None:
     """The commit this code runs from, with '+' when the tree differs from it; None outside a repository."""
-    here = Path(__file__).parent
+
+    def answer(*arguments: str) -> str:
+        command, here = ["git", *arguments], Path(__file__).parent
+        ran = subprocess.run(command, cwd=here, capture_output=True, check=True)
+        return ran.stdout.decode("utf-8", errors="replace").strip()
+
     try:
-        head = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-            encoding="utf-8",
-            errors="replace",
-        ).stdout
-        dirty = subprocess.run(
-            ["git", "status", "--porcelain", "-uno"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-            encoding="utf-8",
-            errors="replace",
-        )
+        return answer("rev-parse", "HEAD") + ("+" if answer("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return head.strip() + ("+" if dirty.stdout.strip() else "")
 
 
 def peak_memory() -> int:

@@ -16,7 +16,7 @@ from components.world.telling import Telling
 
 
 @dataclasses.dataclass(frozen=True)
-class Concept:
+class WorldConcept:
     """One labelled concept of the inventory.
 
     Attributes:
@@ -35,7 +35,7 @@ class Concept:
 
 
 @dataclasses.dataclass(frozen=True)
-class Label:
+class WorldLabel:
     """A concept present on `text[start:end]`, or in the whole document where both are None."""
 
     concept: str
@@ -55,13 +55,13 @@ class Story:
     """
 
     text: str
-    labels: tuple[Label, ...]
+    labels: tuple[WorldLabel, ...]
     nats: float
     n_words: int
 
 
 @dataclasses.dataclass(frozen=True)
-class Pair:
+class WorldPair:
     """Two texts that differ in one concept."""
 
     concept: str
@@ -103,10 +103,10 @@ class Family(ABC):
         """Its contextual and document labels: (concept, index of the word, or None for the document)."""
         yield from ()
 
-    def concepts(self) -> list[Concept]:
+    def concepts(self) -> list[WorldConcept]:
         """Its part of the inventory."""
         on_words = [
-            Concept(
+            WorldConcept(
                 name,
                 "surface",
                 "token",
@@ -115,8 +115,12 @@ class Family(ABC):
             )
             for name, words in self.surface.items()
         ]
-        in_context = [Concept(name, "contextual", "token", self.kind, text) for name, text in self.contextual.items()]
-        of_documents = [Concept(name, "document", "document", self.kind, text) for name, text in self.document.items()]
+        in_context = [
+            WorldConcept(name, "contextual", "token", self.kind, text) for name, text in self.contextual.items()
+        ]
+        of_documents = [
+            WorldConcept(name, "document", "document", self.kind, text) for name, text in self.document.items()
+        ]
         return on_words + in_context + of_documents
 
 

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from components.config import Config
 from components.seeds import derive, numpy_generator
-from components.world.contract import Concept, Family, Label, Pair, Story, families
+from components.world.contract import Family, Story, WorldConcept, WorldLabel, WorldPair, families
 from components.world.draw import Draw, Weighted
 from components.world.telling import Telling
 
@@ -71,7 +71,7 @@ class World:
         """Every word and punctuation mark, sorted."""
         return sorted(self.class_of)
 
-    def concepts(self) -> list[Concept]:
+    def concepts(self) -> list[WorldConcept]:
         """The inventory."""
         return [concept for family in self.families.values() for concept in family.concepts()]
 
@@ -123,7 +123,7 @@ class World:
                     concepts[word] = (*concepts.get(word, ()), concept)
         return concepts
 
-    def _labels(self, telling: Telling) -> Iterator[Label]:
+    def _labels(self, telling: Telling) -> Iterator[WorldLabel]:
         starts, at = [], 0
         for index, word in enumerate(telling.words):
             at += index > 0 and spaced(telling.words[index - 1], word)
@@ -131,15 +131,15 @@ class World:
             at += len(word)
         for start, word in zip(starts, telling.words, strict=True):
             for concept in self._surface.get(word, ()):
-                yield Label(concept, start, start + len(word))
+                yield WorldLabel(concept, start, start + len(word))
         for family in self.families.values():
             for concept, index in family.labels(telling, self.class_of):
                 if index is None:
-                    yield Label(concept, None, None)
+                    yield WorldLabel(concept, None, None)
                 else:
-                    yield Label(concept, starts[index], starts[index] + len(telling.words[index]))
+                    yield WorldLabel(concept, starts[index], starts[index] + len(telling.words[index]))
 
-    def pairs(self, n: int, seed: int = 0) -> Iterator[Pair]:
+    def pairs(self, n: int, seed: int = 0) -> Iterator[WorldPair]:
         """`n` minimal pairs for every topic, valence, main gender and sense.
 
         Both texts are told with the same choices, except for the one that is forced: they have the same number of words
@@ -167,7 +167,9 @@ class World:
                 continue
             yield from self._pairs(concept, n, seed, choices, contains)
 
-    def _pairs(self, concept: str, n: int, seed: int, choices: list[tuple[Any, Any]], contains: str) -> Iterator[Pair]:
+    def _pairs(
+        self, concept: str, n: int, seed: int, choices: list[tuple[Any, Any]], contains: str
+    ) -> Iterator[WorldPair]:
         n_made = attempt = 0
         while n_made < n:
             stream = derive(seed, "world", "pairs", concept, attempt)
@@ -177,7 +179,7 @@ class World:
             if contains and contains not in first.words:
                 continue
             second = self._tell(np.random.default_rng(stream), negative)
-            yield Pair(concept, spell(first.words), spell(second.words))
+            yield WorldPair(concept, spell(first.words), spell(second.words))
             n_made += 1
 
     def prompts(self, n: int, seed: int = 0, split: Split = "test") -> list[str]:

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from components.errors import UnknownNameError
-from components.live import Activity, Read, ReadQuestion, Steered, SteerQuestion, Written
+from components.live import Activity, Read, ReadQuestion, SteeredAnswer, SteerQuestion, Written
 from flows.live.queue import Ticket
 from flows.live.refusals import Refusal
 
@@ -41,7 +41,7 @@ def read(bench: Bench, ticket: Ticket, asked: ReadQuestion, started: float) -> R
     )
 
 
-def steer(bench: Bench, ticket: Ticket, asked: SteerQuestion, started: float) -> Steered:
+def steer(bench: Bench, ticket: Ticket, asked: SteerQuestion, started: float) -> SteeredAnswer:
     """Steered and plain text; `started` is on the monotonic clock.
 
     Raises:
@@ -61,7 +61,7 @@ def steer(bench: Bench, ticket: Ticket, asked: SteerQuestion, started: float) ->
     writer = Writer(bench.model, asked.max_new_tokens, asked.temperature, asked.seed, batch_size=8)
     prompt = Prompt.of(bench.model, asked.prompt_number, asked.prompt)
     made = trial.write(writer, prompt, steering, strength.coefficient, asked.samples)
-    return Steered(
+    return SteeredAnswer(
         steered=[_written(continuation) for continuation in made.steered],
         plain=[_written(continuation) for continuation in made.plain],
         coefficient=strength.coefficient,

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from components.errors import MissingArtifactError
-from components.live import Read, Steered
+from components.live import Read, SteeredAnswer
 from components.store.artifact import Artifact, Store
 from components.store.lineage import inputs
 from flows.live import answers
@@ -102,7 +102,7 @@ class Worker:
         """The artifacts of an experiment."""
         return Sources.of(self.store, key)
 
-    def _answer(self, ticket: Ticket) -> Read | Steered:
+    def _answer(self, ticket: Ticket) -> Read | SteeredAnswer:
         started = time.monotonic()
         bench = self._load(ticket, self.sources(ticket.asked.experiment))
         with bench.model.watched(ticket.step):

@@ -20,7 +20,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from components.errors import LatentflowError
-from components.live import Health, Problem, Question, ReadQuestion, SteerQuestion, Wire
+from components.live import AskedQuestion, Health, Problem, ReadQuestion, SteerQuestion, Wire
 from components.store.artifact import Store
 from flows.live.bench import Sources, Worker
 from flows.live.queue import Queue, QueueFull, Ticket
@@ -85,14 +85,14 @@ def application(store: Store, **limits: Any) -> FastAPI:
         )
 
     @app.post("/read", status_code=202)
-    def read(question: ReadQuestion) -> Question:
+    def read(question: ReadQuestion) -> AskedQuestion:
         """Asks which latents are active on a text."""
         bounded(question.text)
         _known(worker.sources(question.experiment), question.latents)
         return _question(worker.queue, _queued(worker.queue, "read", question))
 
     @app.post("/steer", status_code=202)
-    def steer(question: SteerQuestion) -> Question:
+    def steer(question: SteerQuestion) -> AskedQuestion:
         """Asks for steered and plain text."""
         bounded(question.prompt)
         sources = worker.sources(question.experiment)
@@ -103,12 +103,12 @@ def application(store: Store, **limits: Any) -> FastAPI:
         return _question(worker.queue, _queued(worker.queue, "steer", question))
 
     @app.get("/questions/{number}")
-    def look(number: str, wait: Annotated[float, Query(ge=0, le=10)] = 0.0) -> Question:
+    def look(number: str, wait: Annotated[float, Query(ge=0, le=10)] = 0.0) -> AskedQuestion:
         """Where a question stands, waiting up to `wait` seconds for its end."""
         return _question(worker.queue, _there(worker.queue.look(number, wait)))
 
     @app.delete("/questions/{number}")
-    def cancel(number: str) -> Question:
+    def cancel(number: str) -> AskedQuestion:
         """Cancels a question: at once where it waits, between two passes of the model where it runs."""
         return _question(worker.queue, _there(worker.queue.cancel(number)))
 
@@ -138,10 +138,10 @@ def _there(ticket: Ticket | None) -> Ticket:
     return ticket
 
 
-def _question(queue: Queue, ticket: Ticket) -> Question:
+def _question(queue: Queue, ticket: Ticket) -> AskedQuestion:
     answer = {ticket.kind: ticket.answer} if ticket.answer is not None else {}
     problem = problem_of(ticket.error)[1] if ticket.error is not None else None
-    return Question(
+    return AskedQuestion(
         id=ticket.id,
         kind=ticket.kind,  # type: ignore[arg-type]
         state=ticket.state,

@@ -12,7 +12,7 @@ from components.config import Config
 from components.interpretation.contract import (
     LONGEST,
     Answer,
-    Evidence,
+    LatentEvidence,
     Question,
     Unit,
     explainers,
@@ -56,8 +56,8 @@ def test_an_entry_says_what_it_is_and_needs_no_settings(registry, name: str) -> 
 @pytest.mark.parametrize("name", explainers.names())
 def test_an_explainer_says_one_short_thing_of_each_latent_in_order(name: str) -> None:
     evidence = [
-        Evidence(7, windows(0), (" harbor", " sea"), (" sky",)),
-        Evidence(3, windows_of(["a b"] * 4, [[1, 0], [], [0, 1], []])),
+        LatentEvidence(7, windows(0), (" harbor", " sea"), (" sky",)),
+        LatentEvidence(3, windows_of(["a b"] * 4, [[1, 0], [], [0, 1], []])),
     ]
     found = list(entry(explainers, name).explain(evidence))
     assert len(found) == 2

@@ -12,7 +12,7 @@ from components.dictionary.architectures.relu import Relu, ReluConfig
 from components.evaluation.evaluations.absorption import (
     Absorption,
     AbsorptionConfig,
-    Concept,
+    MainLatents,
     absorbed_rows,
     activity_f1,
     main_latents,
@@ -41,7 +41,7 @@ def test_a_latent_joins_the_main_ones_only_where_it_adds_enough():
 
 
 def test_absorbed_means_silent_and_carried_by_another_along_the_direction():
-    concept = Concept(np.array([MAIN]), np.zeros(2), np.array([1.0, 0]))
+    concept = MainLatents(np.array([MAIN]), np.zeros(2), np.array([1.0, 0]))
     written = np.array([[1.0, 0], [0.6, 0.8], [0, 1]])
     x = np.array([[1.0, 0], [1, 1], [1, 1], [1, 1], [-1, 0]])
     codes = sp.csr_matrix(np.array([[1.0, 0, 0], [0, 0.7, 0], [0, 0.6, 0], [0, 0, 1], [0, 1, 0]]))

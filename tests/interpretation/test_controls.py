@@ -13,7 +13,7 @@ from sklearn.linear_model import Ridge
 from components.interpretation.contract import Explanation, LatentRecord, Question
 from components.interpretation.controls import shuffled
 from components.interpretation.ngrams import incidences
-from components.interpretation.probe import DESIGNS, Block, Probe, ridge
+from components.interpretation.probe import DESIGNS, Block, NgramProbe, ridge
 from components.interpretation.scorers.detection import Detection, DetectionConfig
 from components.interpretation.scorers.simulation import Simulation, SimulationConfig
 from tests.interpretation.planted import AFTER, BIGRAM, NOISE, PHRASES, SENSE
@@ -53,7 +53,7 @@ def test_inside_a_decile_every_explanation_is_used_once() -> None:
 @pytest.mark.parametrize("latent", [0, BIGRAM, AFTER, SENSE])
 def test_the_probe_finds_a_planted_rule(latent: int, records: dict[int, LatentRecord]) -> None:
     record = records[latent]
-    probe = Probe.fit(record)
+    probe = NgramProbe.fit(record)
     random = np.random.default_rng(0)
     detection = Detection(DetectionConfig(), SCORER)
     simulation = Simulation(SimulationConfig(), SCORER)
@@ -66,20 +66,20 @@ def test_the_probe_finds_no_rule_where_there_is_none(records: dict[int, LatentRe
     record = records[NOISE]
     scorer = Detection(DetectionConfig(), SCORER)
     trials = scorer.trials(record, np.random.default_rng(0))
-    answer = Probe.fit(record).answer(trials.question(""), "windows")
+    answer = NgramProbe.fit(record).answer(trials.question(""), "windows")
     assert 0.3 < scorer.score(answer, trials, np.random.default_rng(0)).value < 0.7
 
 
 def test_the_probe_takes_earlier_words_only_where_they_carry_over(records: dict[int, LatentRecord]) -> None:
-    assert "near" not in Probe.fit(records[BIGRAM]).keys
+    assert "near" not in NgramProbe.fit(records[BIGRAM]).keys
 
 
 def test_the_probe_never_sees_the_test_activations(records: dict[int, LatentRecord]) -> None:
     record = records[0]
     blind = dataclasses.replace(record.test, activations=np.zeros_like(record.test.activations))
     question = Question("", record.test.texts)
-    first = Probe.fit(record).answer(question, "tokens").values
-    second = Probe.fit(dataclasses.replace(record, test=blind)).answer(question, "tokens").values
+    first = NgramProbe.fit(record).answer(question, "tokens").values
+    second = NgramProbe.fit(dataclasses.replace(record, test=blind)).answer(question, "tokens").values
     assert first is not None and second is not None
     np.testing.assert_array_equal(first, second)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.interpretation.contract import Answer, Part, Score
+from components.interpretation.contract import Answer, ScorePart, LatentScore
 from components.interpretation.scorers.detection import Detection, DetectionConfig
 from components.interpretation.windows import Windows
 from components.statistics import auroc, auroc_interval
@@ -23,7 +23,7 @@ def windows(active: list[bool]) -> Windows:
     return windows_of(["w"] * len(active), [[1.0] if a else [] for a in active])
 
 
-def score(values: list[float], active: list[bool]) -> Score:
+def score(values: list[float], active: list[bool]) -> LatentScore:
     trials = trials_of(DETECTION, windows(active))
     return DETECTION.score(Answer(np.array(values, dtype=np.float64)), trials, np.random.default_rng(0))
 
@@ -78,7 +78,7 @@ def test_at_natural_density_each_window_counts_as_often_as_it_stands_for() -> No
     shown = dataclasses.replace(windows([True, True, False, False]), stands_for=np.array([1.0, 1.0, 8.0, 10.0]))
     trials = trials_of(DETECTION, shown)
 
-    def natural(*values: float) -> Part:
+    def natural(*values: float) -> ScorePart:
         return DETECTION.score(Answer(np.array(values)), trials, None).strata["average_precision"]
 
     found = natural(3.0, 1.0, 2.0, 0.0)

@@ -11,7 +11,7 @@ import pytest
 
 from components.config import load, override
 from components.errors import ConfigError, InputError, UnknownNameError
-from components.interpretation.contract import Explanation, LatentRecord, Part, Score
+from components.interpretation.contract import Explanation, LatentRecord, ScorePart, LatentScore
 from components.interpretation.controls import shuffled
 from components.interpretation.interpret import INTERPRET, InterpretConfig
 from components.interpretation.predictors.lexical import Lexical, LexicalConfig
@@ -291,9 +291,11 @@ def test_an_unknown_or_repeated_entry_is_refused() -> None:
 
 def scored_of(values: dict[tuple[str, str | None], float]) -> Scored:
     """role and explainer -> the value of three latents."""
-    part = {"average_precision": Part(0.6, 0.3, 10)}
+    part = {"average_precision": ScorePart(0.6, 0.3, 10)}
     scores = {
-        Key(role, explainer, "detection", "lexical" if explainer else None): [Score(value, None, None, 10, strata=part)]
+        Key(role, explainer, "detection", "lexical" if explainer else None): [
+            LatentScore(value, None, None, 10, strata=part)
+        ]
         * 3
         for (role, explainer), value in values.items()
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from components.interpretation.contract import LONGEST, Evidence, Explanation, LatentRecord, Question
+from components.interpretation.contract import LONGEST, LatentEvidence, Explanation, LatentRecord, Question
 from components.interpretation.explainers.log_odds import LogOdds, LogOddsConfig, _z
 from components.interpretation.phrase import read
 from components.interpretation.predictors.lexical import Lexical, LexicalConfig
@@ -15,7 +15,7 @@ from tests.interpretation.windows_of import EXPLAINER, PREDICTOR, texts_of, wind
 
 def explain(lines: list[str], activations: list[list[float]], **settings: float) -> Explanation:
     explainer = LogOdds(LogOddsConfig(**settings), EXPLAINER)
-    return next(explainer.explain([Evidence(0, windows_of(lines, activations))]))
+    return next(explainer.explain([LatentEvidence(0, windows_of(lines, activations))]))
 
 
 def test_z_is_the_one_worked_out_by_hand() -> None:
@@ -28,14 +28,14 @@ def test_z_is_the_one_worked_out_by_hand() -> None:
 @pytest.mark.parametrize("latent", PHRASES)
 def test_the_planted_words_are_found(latent: int, records: dict[int, LatentRecord]) -> None:
     explainer = LogOdds(LogOddsConfig(), EXPLAINER)
-    found = next(explainer.explain([Evidence(latent, records[latent].explain)]))
+    found = next(explainer.explain([LatentEvidence(latent, records[latent].explain)]))
     assert found.text is not None
     assert set(read(PHRASES[latent])) <= set(read(found.text))
 
 
 def test_explanations_are_short_whatever_is_asked(records: dict[int, LatentRecord]) -> None:
     explainer = LogOdds(LogOddsConfig(terms=100, gain=0, z=0, documents=1), EXPLAINER)
-    found = next(explainer.explain([Evidence(NOISE, records[NOISE].explain)]))
+    found = next(explainer.explain([LatentEvidence(NOISE, records[NOISE].explain)]))
     assert found.text is not None
     assert LONGEST / 2 < len(found.text) <= LONGEST
 

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from components.interpretation.contract import Answer, Score
+from components.interpretation.contract import Answer, LatentScore
 from components.interpretation.scorers.simulation import Simulation, SimulationConfig
 from components.interpretation.windows import Windows
 from tests.interpretation.windows_of import SCORER, trials_of, windows_of
@@ -17,7 +17,7 @@ SIMULATION = Simulation(SimulationConfig(), SCORER)
 WINDOWS = windows_of(["a b", "c d", "e"], [[1, 0], [0, 2], []])
 
 
-def score(values: list[list[float]], windows: Windows = WINDOWS) -> Score:
+def score(values: list[list[float]], windows: Windows = WINDOWS) -> LatentScore:
     trials = trials_of(SIMULATION, windows)
     return SIMULATION.score(Answer(np.array(values, dtype=np.float64)), trials, np.random.default_rng(0))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ import pyarrow
 from components.config import Config
 from components.corpus.annotations import ColumnLabels
 from components.corpus.contract import ConceptEntry, Corpus, Document, corpora
-from components.corpus.files import place, rows, texts
+from components.corpus.files import texts
 from components.errors import CorpusError
 from components.paths import expanded
 from components.registry import nearest
@@ -81,16 +82,10 @@ class HuggingFace(Corpus):
             try:
                 with pyarrow.memory_map(str(path)) as source, pyarrow.ipc.open_stream(source) as stream:
                     self._columns.check(stream.schema.names, str(path), texts(stream.schema))
-                    names = _class_names(stream.schema)
-                    number = 0
-                    for batch in stream:
-                        for row in rows(batch.select(list(self._columns.columns)), f"{path}, after row {number}"):
-                            where = f"{path}, row {number}"
-                            for column, classes in names.items():
-                                row[column] = _class_of(row.get(column), classes, f"{where}: label column {column!r}")
-                            text = self._columns.text(row, where)
-                            yield Document(text, place(path, number, files), self._columns.labels(row, where))
-                            number += 1
+                    batches = (batch.select(list(self._columns.columns)) for batch in stream)
+                    yield from self._columns.documents(
+                        batches, path, files, partial(_name_classes, _class_names(stream.schema))
+                    )
             except (pyarrow.ArrowInvalid, OSError) as error:
                 raise CorpusError(f"{path}: not readable as arrow ({error}); save the data set again") from None
 
@@ -104,6 +99,12 @@ def _said(path: Path, name: str) -> list[Any]:
     if not isinstance(listed, list):
         raise CorpusError(f"{path}: holds no list {name!r}, as save_to_disk writes one; save the data set again")
     return listed
+
+
+def _name_classes(names: dict[str, list[str]], row: dict[str, Any], where: str) -> None:
+    """Replaces the number of a class label by its name, in place."""
+    for column, classes in names.items():
+        row[column] = _class_of(row.get(column), classes, f"{where}: label column {column!r}")
 
 
 def _class_of(value: Any, classes: Sequence[str], where: str) -> Any:

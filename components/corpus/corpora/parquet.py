@@ -12,7 +12,7 @@ import pyarrow.parquet
 from components.config import Config
 from components.corpus.annotations import ColumnLabels
 from components.corpus.contract import ConceptEntry, Corpus, Document, corpora
-from components.corpus.files import matching, place, rows, texts
+from components.corpus.files import matching, texts
 from components.errors import CorpusError
 
 
@@ -56,12 +56,7 @@ class Parquet(Corpus):
             try:
                 with pyarrow.parquet.ParquetFile(path) as file:
                     self._columns.check(file.schema_arrow.names, str(path), texts(file.schema_arrow))
-                    number = 0
-                    for batch in file.iter_batches(batch_size=1024, columns=list(self._columns.columns)):
-                        for row in rows(batch, f"{path}, after row {number}"):
-                            where = f"{path}, row {number}"
-                            text = self._columns.text(row, where)
-                            yield Document(text, place(path, number, files), self._columns.labels(row, where))
-                            number += 1
+                    batches = file.iter_batches(batch_size=1024, columns=list(self._columns.columns))
+                    yield from self._columns.documents(batches, path, files)
             except (pyarrow.ArrowInvalid, OSError) as error:
                 raise CorpusError(f"{path}: not readable as parquet ({error}); write it again") from None

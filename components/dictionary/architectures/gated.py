@@ -26,7 +26,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from components.config import Config
-from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, Recipe, architectures, rate
+from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, architectures
 from components.dictionary.initial import start_tied
 from components.dictionary.kernels.dense import centred_linear
 from components.dictionary.losses import squared_error
@@ -66,11 +66,6 @@ class Gated(Dictionary):
         self.b_mag = nn.Parameter(torch.zeros(self.d_sae))
         self.W_dec = nn.Parameter(torch.zeros(self.d_sae, self.d_in))
         self.b_dec = nn.Parameter(torch.zeros(self.d_in))
-
-    @property
-    def recipe(self) -> Recipe:
-        """The learning rate of `topk`; momentum, without which runs of a few thousand updates end far worse."""
-        return Recipe(lr=rate(self.d_sae), unit_rows=("W_dec",))
 
     def start(self, sample: Batch, generator: torch.Generator) -> None:
         """Bias at the geometric median, random directions of norm 1, the encoder their transpose."""

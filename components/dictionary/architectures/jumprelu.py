@@ -43,7 +43,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from components.config import Config
-from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, Recipe, architectures, rate
+from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, architectures
 from components.dictionary.initial import start_tied
 from components.dictionary.kernels.dense import centred_linear
 from components.dictionary.losses import fvu
@@ -107,11 +107,6 @@ class JumpRelu(Dictionary):
         return f"jumprelu-{self.d_sae}-" + (
             f"l{self.options.target_l0:g}" if aimed else f"{self.options.penalty}{self.options.coefficient:g}"
         )
-
-    @property
-    def recipe(self) -> Recipe:
-        """The learning rate of `topk`; momentum, without which runs of a few thousand updates end far worse."""
-        return Recipe(lr=rate(self.d_sae), unit_rows=("W_dec",))
 
     def start(self, sample: Batch, generator: torch.Generator) -> None:
         """Bias at the geometric median, random directions, the encoder their transpose, one threshold for all."""

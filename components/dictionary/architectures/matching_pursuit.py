@@ -28,9 +28,7 @@ from components.dictionary.contract import (
     Dictionary,
     Moment,
     Outcome,
-    Recipe,
     architectures,
-    rate,
     refuse_large_k,
 )
 from components.dictionary.initial import geometric_median, random_directions
@@ -74,11 +72,6 @@ class MatchingPursuit(Dictionary):
         super().__init__(options, reads, reconstructs, widths)
         self.W_dec = nn.Parameter(torch.zeros(self.d_sae, self.d_in))
         self.b_dec = nn.Parameter(torch.zeros(self.d_in), requires_grad=self.options.bias)
-
-    @property
-    def recipe(self) -> Recipe:
-        """The learning rate of `topk`."""
-        return Recipe(lr=rate(self.d_sae), unit_rows=("W_dec",))
 
     def start(self, sample: Batch, generator: torch.Generator) -> None:
         """Bias at the geometric median (or zero for good), random directions of norm 1."""

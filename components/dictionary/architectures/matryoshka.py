@@ -24,7 +24,7 @@ from typing import ClassVar, Literal, final
 import torch
 from jaxtyping import Float
 from pydantic import NonNegativeFloat, PositiveInt, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from components.config import Config
 from components.dictionary.contract import (
@@ -32,22 +32,16 @@ from components.dictionary.contract import (
     Dictionary,
     Moment,
     Outcome,
-    Recipe,
     architectures,
-    rate,
     refuse_large_k,
 )
-from components.dictionary.initial import start_tied
+from components.dictionary.initial import linear_parameters
 from components.dictionary.kernels.sparse import (
     Pattern,
-    auxiliary,
     decode,
-    fired,
-    preactivations,
-    select,
 )
 from components.dictionary.losses import fvu
-from components.dictionary.threshold import above, at_start, follow, kept
+from components.dictionary.threshold import batch_codes, batch_outcome, batch_start
 from components.store.shards import Codes
 
 
@@ -104,48 +98,33 @@ class Matryoshka(Dictionary):
 
     def __init__(self, options, reads, reconstructs, widths) -> None:
         super().__init__(options, reads, reconstructs, widths)
-        self.W_enc = nn.Parameter(torch.zeros(self.d_sae, self.d_in))
-        self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
-        self.W_dec = nn.Parameter(torch.zeros(self.d_sae, self.d_in))
-        self.b_dec = nn.Parameter(torch.zeros(self.d_in))
+        linear_parameters(self)
         self.register_buffer("threshold", torch.zeros(()))
         # kept on the device: a list that is sent there at each update would make the host wait
         self.register_buffer("ends", torch.tensor(options.widths), persistent=False)
 
-    @property
-    def recipe(self) -> Recipe:
-        """The learning rate of `topk`."""
-        return Recipe(lr=rate(self.d_sae), unit_rows=("W_dec",))
-
     def start(self, sample: Batch, generator: torch.Generator) -> None:
         """As `batch_topk`; the threshold keeps k latents a row of the sample."""
-        x = sample[self.hook_point]
-        start_tied(self, x, generator)
-        self.threshold.copy_(at_start(x, self.W_enc, self.b_enc, self.b_dec, self.options.k))
+        batch_start(self, sample[self.hook_point], generator)
 
     def outcome(self, batch: Batch, moment: Moment) -> Outcome:
         """The loss in the module's docstring; moves the threshold."""
         x = batch[self.hook_point]
-        encoder = (self.W_enc, self.b_enc, self.b_dec)
-        centred, pre = preactivations(x, *encoder)
-        used = kept(pre, self.options.k)
-        z = select(centred, pre, used, *encoder).relu()
-        follow(self.threshold, z, moment)
-        x_hats = self._prefixes(z, used)
-        x_hat = x_hats[-1]
-        *inner, outer = (weight * fvu(x, rows) for weight, rows in zip(self.options.weights, x_hats, strict=True))
-        losses = {"reconstruction": outer}
-        if inner:
-            losses["prefixes"] = torch.stack(inner).sum()
-        if moment.revives(self.options.auxk_coefficient):
-            term = auxiliary(x - x_hat, centred, pre, moment.dead, encoder, self.W_dec)
-            losses["auxk"] = self.options.auxk_coefficient * term
-        return Outcome(losses, {self.hook_point: x_hat}, fired(used.indices, z, self.d_sae))
+
+        def rebuild(z: Tensor, used: Pattern) -> tuple[dict[str, Tensor], Tensor]:
+            x_hats = self._prefixes(z, used)
+            weighted = zip(self.options.weights, x_hats, strict=True)
+            *inner, outer = (weight * fvu(x, rows) for weight, rows in weighted)
+            losses = {"reconstruction": outer}
+            if inner:
+                losses["prefixes"] = torch.stack(inner).sum()
+            return losses, x_hats[-1]
+
+        return batch_outcome(self, x, moment, rebuild)
 
     def codes(self, batch: Batch) -> Codes:
         """Pre-activations above the threshold."""
-        _, pre = preactivations(batch[self.hook_point], self.W_enc, self.b_enc, self.b_dec)
-        return above(pre, self.threshold)
+        return batch_codes(self, batch[self.hook_point])
 
     def _prefixes(self, z: Float[Tensor, " entry"], used: Pattern) -> Float[Tensor, "prefix token width"]:
         """The reconstruction of every prefix. One decode: each token has a row for every group of latents."""

@@ -23,7 +23,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from components.config import Config
-from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, Recipe, architectures
+from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, architectures
 from components.dictionary.initial import both_signs
 from components.dictionary.kernels.sparse import counted
 from components.dictionary.nonlinearities import largest
@@ -58,11 +58,6 @@ class Neurons(Dictionary):
     def size(cls, options: Any, d_in: int) -> int:
         """Two for each coordinate."""
         return 2 * d_in
-
-    @property
-    def recipe(self) -> Recipe:
-        """Never used."""
-        return Recipe(lr=1.0)
 
     def start(self, sample: Batch, generator: torch.Generator) -> None:
         """Bias at the mean; nothing is drawn."""

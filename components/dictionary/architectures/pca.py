@@ -22,7 +22,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from components.config import Config
-from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, Recipe, architectures
+from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, architectures
 from components.dictionary.initial import both_signs
 from components.dictionary.kernels.sparse import topk_codes, topk_rebuilt
 from components.store.shards import Codes
@@ -68,11 +68,6 @@ class Pca(Dictionary):
     def gathers(cls, options: Any, d_in: int) -> int:
         """Sum and products, in float64."""
         return 8 * d_in * (d_in + 1)
-
-    @property
-    def recipe(self) -> Recipe:
-        """Never used."""
-        return Recipe(lr=1.0)
 
     def start(self, sample: Batch, generator: torch.Generator) -> None:
         """The raw basis around the mean, and empty sums."""

@@ -21,11 +21,10 @@ from typing import ClassVar, Literal, final
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
-from torch import nn
 
 from components.config import Config
 from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, Recipe, architectures, rate
-from components.dictionary.initial import start_tied
+from components.dictionary.initial import linear_parameters, start_tied
 from components.dictionary.kernels.dense import centred_linear
 from components.dictionary.losses import squared_error, weighted_l1
 from components.store.shards import Codes
@@ -60,10 +59,7 @@ class Relu(Dictionary):
 
     def __init__(self, options, reads, reconstructs, widths) -> None:
         super().__init__(options, reads, reconstructs, widths)
-        self.W_enc = nn.Parameter(torch.zeros(self.d_sae, self.d_in))
-        self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
-        self.W_dec = nn.Parameter(torch.zeros(self.d_sae, self.d_in))
-        self.b_dec = nn.Parameter(torch.zeros(self.d_in))
+        linear_parameters(self)
 
     @property
     def name(self) -> str:

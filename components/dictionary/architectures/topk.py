@@ -22,7 +22,7 @@ from typing import ClassVar, Literal, final
 
 import torch
 from pydantic import NonNegativeFloat, PositiveInt, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from components.config import Config
 from components.dictionary.contract import (
@@ -30,12 +30,10 @@ from components.dictionary.contract import (
     Dictionary,
     Moment,
     Outcome,
-    Recipe,
     architectures,
-    rate,
     refuse_large_k,
 )
-from components.dictionary.initial import start_tied
+from components.dictionary.initial import linear_parameters, start_tied
 from components.dictionary.kernels.sparse import Pattern, attach, choose, decode, fired, most_revived
 from components.dictionary.losses import auxk, fvu
 from components.dictionary.nonlinearities import largest, largest_of
@@ -79,20 +77,12 @@ class TopK(Dictionary):
 
     def __init__(self, options, reads, reconstructs, widths) -> None:
         super().__init__(options, reads, reconstructs, widths)
-        self.W_enc = nn.Parameter(torch.zeros(self.d_sae, self.d_in))
-        self.b_enc = nn.Parameter(torch.zeros(self.d_sae))
-        self.W_dec = nn.Parameter(torch.zeros(self.d_sae, self.d_in))
-        self.b_dec = nn.Parameter(torch.zeros(self.d_in))
+        linear_parameters(self)
 
     @classmethod
     def used(cls, options: TopKConfig) -> int:
         """k, or what Multi-TopK decodes."""
         return min(MULTI * options.k, options.d_sae) if options.multi_topk_coefficient else options.k
-
-    @property
-    def recipe(self) -> Recipe:
-        """sparsify's and dictionary_learning's learning rate: 2e-4 at 2^14 latents, as the root of their number."""
-        return Recipe(lr=rate(self.d_sae), unit_rows=("W_dec",))
 
     def start(self, sample: Batch, generator: torch.Generator) -> None:
         """Bias at the geometric median, random directions of norm 1, the encoder their transpose."""

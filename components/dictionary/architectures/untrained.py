@@ -21,7 +21,7 @@ from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 
 from components.config import Config
-from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, Recipe, architectures, refuse_large_k
+from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, architectures, refuse_large_k
 from components.dictionary.initial import start_tied
 from components.dictionary.kernels.sparse import counted, topk_codes
 from components.store.shards import Codes
@@ -62,11 +62,6 @@ class Untrained(Dictionary):
         self.W_enc = nn.Parameter(torch.zeros(self.d_sae, self.d_in), requires_grad=False)
         self.W_dec = nn.Parameter(torch.zeros(self.d_sae, self.d_in), requires_grad=False)
         self.b_dec = nn.Parameter(torch.zeros(self.d_in), requires_grad=False)
-
-    @property
-    def recipe(self) -> Recipe:
-        """Never used."""
-        return Recipe(lr=1.0)
 
     def start(self, sample: Batch, generator: torch.Generator) -> None:
         """Bias at the geometric median, random directions of norm 1, the encoder their transpose times the gain."""

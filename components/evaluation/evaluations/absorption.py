@@ -75,7 +75,7 @@ class AbsorptionConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Concept:
+class MainLatents:
     """What select says of one concept.
 
     Attributes:
@@ -119,7 +119,7 @@ class Absorption(Evaluation):
                 n_positive = given.n_positive[column]
                 origin = (total - inside[column]) / (given.n - n_positive)
                 difference = inside[column] / n_positive - origin
-                concept = Concept(
+                concept = MainLatents(
                     main_latents(activity, given.positive(column), f1[:, column]),
                     origin,
                     difference / np.linalg.norm(difference),
@@ -170,7 +170,7 @@ def main_latents(activity: sp.csc_matrix, positive: np.ndarray, f1: np.ndarray) 
 
 
 def absorbed_rows(
-    concept: Concept, rows: np.ndarray, x: np.ndarray, codes: sp.csr_matrix, written: np.ndarray
+    concept: MainLatents, rows: np.ndarray, x: np.ndarray, codes: sp.csr_matrix, written: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """For each of the rows, whether the main latents are silent, and whether another latent carries the concept then.
 

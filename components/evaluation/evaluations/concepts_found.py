@@ -35,7 +35,7 @@ from pydantic import Field, PositiveInt
 from components.concept.gate import ProbeGate, lift
 from components.config import Config
 from components.evaluation.contract import ABSENT, TEST, Evaluation, Measuring, Score, Subject, evaluations
-from components.evaluation.gate import PROBE, SELECT, VALIDATE, decodes, gate_of, missing, scored, unit_of
+from components.evaluation.gate import PROBE, SELECT, VALIDATE, SplitScores, decodes, gate_of, missing
 from components.evaluation.units import LATENT, NEURON, UNTRAINED, choose, readings, score
 from components.report.measure import Measure
 from components.statistics import Interval, clustered_t_interval, clustered_wilson, t_interval, wilson
@@ -140,32 +140,16 @@ class ConceptsFound(Evaluation):
         names, limit = concepts["concept"].to_list(), self.settings.tokens
         given = readings(subject, SELECT, unit, names, limit)
         chosen = yield from choose(given)
-        rankings, n_positive, rows_of = {}, {SELECT: given.n_positive}, {}
+        scores = SplitScores({SELECT: given.n_positive})
         for step, split in enumerate((VALIDATE, TEST), 1):
             given = readings(subject, split, unit, names, limit)
-            rankings[split] = {kind: score(given, kind, choice) for kind, choice in chosen.items()}
-            n_positive[split], rows_of[split] = given.n_positive, given.n
+            scores.add(split, given, {kind: score(given, kind, choice) for kind, choice in chosen.items()})
             yield Progress(step, 2, "splits", f"scoring {len(names)} {unit} concepts on {split}")
-        rows = []
-        for column, concept in enumerate(concepts.iter_rows(named=True)):
-            lacking = [split for split, count in n_positive.items() if not count[column]]
-            for kind, choice in chosen.items():
-                rows.append(
-                    {
-                        "concept": concept["concept"],
-                        "concept_kind": concept["concept_kind"],
-                        "family": concept["family"],
-                        "n_positive": int(n_positive[TEST][column]),
-                        "n": rows_of[TEST],
-                        "validate_positive": int(n_positive[VALIDATE][column]),
-                        "validate_n": rows_of[VALIDATE],
-                        "unit_kind": kind,
-                        **unit_of(choice, column),
-                        **scored(rankings[VALIDATE][kind][column], rankings[TEST][kind][column]),
-                        "reason": f"no {unit} of {' and '.join(lacking)} has it" if lacking else None,
-                    }
-                )
-        return rows
+        return [
+            scores.row(column, concept, kind, choice)
+            for column, concept in enumerate(concepts.iter_rows(named=True))
+            for kind, choice in chosen.items()
+        ]
 
     def _judged(self, row: Mapping[str, Any], probe: Mapping[str, Any]) -> dict[str, Any]:
         """Gate and verdicts of one unit for one concept, beside the probe of that concept."""

@@ -116,7 +116,7 @@ class FirstLetterConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Part:
+class SplitWords:
     """The words that belong to one split, as read there.
 
     Attributes:
@@ -197,7 +197,7 @@ class FirstLetter(Evaluation):
         reason = self._why_none(rows, subject.hook_point)
         return _scores(self.services.seed, FIRST_LETTER.write(subject.folder, rows.values()), untrained, reason)
 
-    def parts(self, subject: Subject) -> dict[str, Part]:
+    def parts(self, subject: Subject) -> dict[str, SplitWords]:
         """The words of each split that belong to it, at most so many tokens of each, evenly over the split."""
         found = {}
         for split in PARTS:
@@ -208,7 +208,7 @@ class FirstLetter(Evaluation):
         return {split: _part(words, split, owner, self.settings.occurrences) for split, words in found.items()}
 
     def _gated(
-        self, letter: str, parts: Mapping[str, Part], x: Mapping[str, np.ndarray]
+        self, letter: str, parts: Mapping[str, SplitWords], x: Mapping[str, np.ndarray]
     ) -> tuple[dict[str, Any], Direction | None]:
         """Columns of one letter, and its direction where the letter could be tested."""
         counts = {split: part.n_words(letter) for split, part in parts.items()}
@@ -244,7 +244,7 @@ class _Latents:
     """The codes of one dictionary on the words of every split, and what its latents write."""
 
     def __init__(
-        self, codes: Encoded, dictionary: Dictionary, parts: Mapping[str, Part], x: Mapping[str, np.ndarray]
+        self, codes: Encoded, dictionary: Dictionary, parts: Mapping[str, SplitWords], x: Mapping[str, np.ndarray]
     ) -> None:
         self.parts, self.x = parts, x
         self.codes = {
@@ -365,7 +365,7 @@ def logistic(x: np.ndarray, has: np.ndarray, weight: np.ndarray) -> tuple[np.nda
     return fit.coef_[0], float(fit.intercept_[0])
 
 
-def _part(words: np.ndarray, split: str, owner: Mapping[str, str], occurrences: int) -> Part:
+def _part(words: np.ndarray, split: str, owner: Mapping[str, str], occurrences: int) -> SplitWords:
     known, kind = np.unique(words, return_inverse=True)
     mine = np.array([owner.get(word) == split for word in known.tolist()], bool)
     taken, weight = [np.zeros(0, np.int64)], [np.zeros(0)]
@@ -377,7 +377,7 @@ def _part(words: np.ndarray, split: str, owner: Mapping[str, str], occurrences: 
         taken.append(rows[np.arange(n) * len(rows) // n])
         weight.append(np.full(n, 1 / n))
     row = np.concatenate(taken)
-    return Part(row, words[row], np.concatenate(weight))
+    return SplitWords(row, words[row], np.concatenate(weight))
 
 
 def _direction(x: Mapping[str, np.ndarray], has: np.ndarray, weight: np.ndarray) -> Direction:

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float
 from pydantic import Field, PositiveInt
 
 from components.config import Config
-from components.interpretation.contract import LONGEST, Evidence, Explainer, Explanation, explainers
+from components.interpretation.contract import LONGEST, Explainer, Explanation, LatentEvidence, explainers
 from components.interpretation.ngrams import SHAPES, Shape, incidences, numbered, term
 from components.interpretation.phrase import Term, write
 from components.interpretation.windows import Windows
@@ -67,7 +67,7 @@ class LogOdds(Explainer):
     config: ClassVar[type[Config]] = LogOddsConfig
     free: ClassVar[bool] = True
 
-    def explain(self, evidence: Iterable[Evidence]) -> Iterator[Explanation]:
+    def explain(self, evidence: Iterable[LatentEvidence]) -> Iterator[Explanation]:
         """A phrase for each latent, from its explain windows alone."""
         settings = self.settings
         assert isinstance(settings, LogOddsConfig)

@@ -18,7 +18,16 @@ import numpy as np
 
 from components.config import Config
 from components.interpretation import strata
-from components.interpretation.contract import Answer, LatentRecord, Part, Score, Scorer, Trials, Unit, scorers
+from components.interpretation.contract import (
+    Answer,
+    LatentRecord,
+    LatentScore,
+    ScorePart,
+    Scorer,
+    Trials,
+    Unit,
+    scorers,
+)
 from components.report.measure import Measure
 from components.statistics import auroc_interval, average_precision_weighted
 
@@ -51,7 +60,7 @@ class Detection(Scorer):
         share = float(windows.stands_for[windows.active].sum()) / whole if whole else 0.0
         return strata.trials_of(windows, windows.active, natural_chance=share)
 
-    def score(self, answer: Answer, trials: Trials, generator: np.random.Generator | None) -> Score:
+    def score(self, answer: Answer, trials: Trials, generator: np.random.Generator | None) -> LatentScore:
         """Chance that an active window is given more than a silent one, ties half."""
         assert answer.values is not None and answer.values.shape == (len(trials),)
         active, silent = answer.values[trials.truth], answer.values[~trials.truth]
@@ -62,9 +71,11 @@ class Detection(Scorer):
             interval = auroc_interval(value, len(active), len(silent))
             low, high = interval.low, interval.high
         n_failed = int(np.isnan(answer.values).sum())
-        return Score(value, low, high, len(trials), n_failed, answer.reason, self._at_natural_density(answer, trials))
+        return LatentScore(
+            value, low, high, len(trials), n_failed, answer.reason, self._at_natural_density(answer, trials)
+        )
 
-    def _at_natural_density(self, answer: Answer, trials: Trials) -> dict[str, Part]:
+    def _at_natural_density(self, answer: Answer, trials: Trials) -> dict[str, ScorePart]:
         """Average precision over windows; those without an answer stand at chance, the share that is active."""
         stands_for, chance = trials.stands_for, trials.natural_chance
         assert answer.values is not None and self.natural
@@ -74,4 +85,4 @@ class Detection(Scorer):
         precision = average_precision_weighted(answer.values[known], trials.truth[known], stands_for[known])
         share = float(stands_for[known].sum()) / float(stands_for.sum())
         value = chance if precision is None else share * precision + (1 - share) * chance
-        return {self.natural: Part(value, chance, len(trials))}
+        return {self.natural: ScorePart(value, chance, len(trials))}

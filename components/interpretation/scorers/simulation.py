@@ -19,7 +19,16 @@ from pydantic import PositiveInt
 
 from components.config import Config
 from components.interpretation import strata
-from components.interpretation.contract import Answer, LatentRecord, Part, Score, Scorer, Trials, Unit, scorers
+from components.interpretation.contract import (
+    Answer,
+    LatentRecord,
+    LatentScore,
+    ScorePart,
+    Scorer,
+    Trials,
+    Unit,
+    scorers,
+)
 from components.report.measure import Measure
 
 
@@ -50,7 +59,7 @@ class Simulation(Scorer):
         """All windows of the test split; true is the activation on every token."""
         return strata.trials_of(record.test, record.test.activations)
 
-    def score(self, answer: Answer, trials: Trials, generator: np.random.Generator | None) -> Score:
+    def score(self, answer: Answer, trials: Trials, generator: np.random.Generator | None) -> LatentScore:
         """Pearson r over concatenated tokens; strata from the same pass, because r is made of sums over windows."""
         assert isinstance(self.settings, SimulationConfig)
         n = len(trials)
@@ -59,16 +68,18 @@ class Simulation(Scorer):
         if trials.stands_for is not None:
             sizes["natural_density"] = n
         if constant:
-            at_chance = {name: Part(self.chance, self.chance, size) for name, size in sizes.items()}
-            return Score(self.chance, None, None, n, n, answer.reason or constant, at_chance)
+            at_chance = {name: ScorePart(self.chance, self.chance, size) for name, size in sizes.items()}
+            return LatentScore(self.chance, None, None, n, n, answer.reason or constant, at_chance)
         sums = _sums(expected, trials)
         low = high = None
         if generator is not None:
             times = generator.multinomial(n, np.full(n, 1 / n), self.settings.resamples)
             low, high = (float(end) for end in np.quantile(_pearson(times @ sums), [0.025, 0.975]))
         values = _over(trials, sums)
-        over = {name: Part(value, self.chance, size) for (name, size), value in zip(sizes.items(), values, strict=True)}
-        return Score(float(_pearson(sums.sum(0)[None])[0]), low, high, n, n_failed, answer.reason, over)
+        over = {
+            name: ScorePart(value, self.chance, size) for (name, size), value in zip(sizes.items(), values, strict=True)
+        }
+        return LatentScore(float(_pearson(sums.sum(0)[None])[0]), low, high, n, n_failed, answer.reason, over)
 
 
 def _expected(answer: Answer, trials: Trials) -> tuple[Float[np.ndarray, "window token"], int, str | None]:
