@@ -9,6 +9,8 @@ import math
 import altair as alt
 import polars as pl
 
+from components.report import frontiers
+from components.report.measure import Measures
 from components.report.scores import KINDS
 from dashboards.views import ROLES, UNITS
 
@@ -234,6 +236,49 @@ SERIES = (BLUE, ORANGE, GREEN, PURPLE, GREY, RED)
 """Colours of things that have no colour of their own, in order."""
 NAMED = 6
 """Points beyond which names on a chart would cover one another."""
+
+
+def sweep_frontier(comparison: pl.DataFrame, measures: Measures, title: str) -> alt.LayerChart | alt.FacetChart | None:
+    """One measure against L0: a line for each label and width through its sparsities, bars for the interval over seeds,
+    a single mark for each baseline; None where nothing was measured."""
+    drawn = frontiers.points(comparison, measures, title)
+    if drawn.is_empty():
+        return None
+    several = drawn.filter(~pl.col("is_baseline"))["d_sae"].n_unique() > 1
+    called = pl.format("{} {}", "label", "d_sae") if several else pl.col("label")
+    drawn = drawn.with_columns(called.alias("dictionary"), pl.col("low", "high").fill_null(pl.col("value")))
+    kinds = drawn["dictionary"].unique(maintain_order=True).to_list()
+    below = alt.Legend(orient="bottom", columns=2, symbolLimit=0)  # beside a narrow chart the last of many are cut off
+    colour = alt.Color(
+        "dictionary:N",
+        title=None,
+        sort=kinds,
+        scale=alt.Scale(domain=kinds, range=list(frontiers.COLOURS)),
+        legend=below,
+    )
+    base = alt.Chart(
+        drawn.select("dictionary", "is_baseline", "l0", "value", "low", "high", "n", "sparsity_name", "sparsity")
+    ).encode(
+        x=alt.X("l0:Q", title="active latents a token (L0)", scale=alt.Scale(type="log", nice=False, padding=12)),
+        color=colour,
+        tooltip=[
+            "dictionary:N", alt.Tooltip("l0:Q", format=".3g"), alt.Tooltip("value:Q", format=".4g"),
+            alt.Tooltip("low:Q", format=".4g"), alt.Tooltip("high:Q", format=".4g"), "n:Q", "sparsity_name:N", "sparsity:Q",
+        ],
+    )  # fmt: skip
+    least, most = (
+        drawn["low"].min(),
+        drawn["high"].max(),
+    )  # an untrained dictionary's FVU is a hundred times a good one's
+    over_decades = isinstance(least, float) and isinstance(most, float) and 0 < least < most / 20
+    scale = alt.Scale(type="log", nice=False) if over_decades else alt.Scale(zero=False)
+    y = alt.Y("value:Q", title=title, scale=scale)
+    lines = base.transform_filter("!datum.is_baseline").mark_line(strokeWidth=1.5).encode(y=y)
+    rules = base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q", title=title, scale=scale), y2="high:Q")
+    marks = base.mark_point(filled=True, size=60, opacity=1).encode(
+        y=y, shape=alt.Shape("is_baseline:N", legend=None, scale=alt.Scale(domain=[False, True], range=["circle", "diamond"]))
+    )  # fmt: skip
+    return alt.layer(lines, rules, marks).properties(height=480, title=title)
 
 
 def frontier(points: pl.DataFrame, title: str, percent: bool = False) -> alt.LayerChart | alt.FacetChart:

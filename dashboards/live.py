@@ -14,7 +14,7 @@ import httpx
 from pydantic import ValidationError
 
 from components.errors import ServiceError
-from components.live import Health, Problem, AskedQuestion, Wire
+from components.live import AskedQuestion, Health, Problem, Wire
 
 Kind = Literal["read", "steer"]
 AnswerT = TypeVar("AnswerT", bound=Wire)

@@ -1,12 +1,11 @@
-"""What a sweep says, read off its table: which kind is best at equal sparsity, and each kind's curve as a chart.
+"""What a sweep says, read off its table: which kind is best at equal sparsity, and each kind's curve.
 
 Pure functions of the table `comparison` and of what its measures declare, so that the terminal, MLflow, the page and
-docs/findings.md say the same. Polars and altair only, no torch.
+docs/findings.md say the same. Polars only, no torch.
 """
 
 from __future__ import annotations
 
-import altair as alt
 import polars as pl
 
 from components.report.measure import TENS, Measures
@@ -93,45 +92,6 @@ def points(comparison: pl.DataFrame, measures: Measures, title: str) -> pl.DataF
     """The settings' own rows of one measure, with a value and an L0: what a frontier is drawn through."""
     rows = titled(comparison, measures).filter(pl.col("title") == title, pl.col("at_l0").is_null())
     return rows.filter(pl.col("value").is_not_null(), pl.col("l0") > 0).sort("label", "d_sae", "l0")
-
-
-def frontier(comparison: pl.DataFrame, measures: Measures, title: str) -> alt.LayerChart | alt.FacetChart | None:
-    """One measure against L0: a line for each label and width through its sparsities, bars for the interval over seeds,
-    a single mark for each baseline; None where nothing was measured."""
-    drawn = points(comparison, measures, title)
-    if drawn.is_empty():
-        return None
-    several = drawn.filter(~pl.col("is_baseline"))["d_sae"].n_unique() > 1
-    called = pl.format("{} {}", "label", "d_sae") if several else pl.col("label")
-    drawn = drawn.with_columns(called.alias("dictionary"), pl.col("low", "high").fill_null(pl.col("value")))
-    kinds = drawn["dictionary"].unique(maintain_order=True).to_list()
-    below = alt.Legend(orient="bottom", columns=2, symbolLimit=0)  # beside a narrow chart the last of many are cut off
-    colour = alt.Color(
-        "dictionary:N", title=None, sort=kinds, scale=alt.Scale(domain=kinds, range=list(COLOURS)), legend=below
-    )
-    base = alt.Chart(
-        drawn.select("dictionary", "is_baseline", "l0", "value", "low", "high", "n", "sparsity_name", "sparsity")
-    ).encode(
-        x=alt.X("l0:Q", title="active latents a token (L0)", scale=alt.Scale(type="log", nice=False, padding=12)),
-        color=colour,
-        tooltip=[
-            "dictionary:N", alt.Tooltip("l0:Q", format=".3g"), alt.Tooltip("value:Q", format=".4g"),
-            alt.Tooltip("low:Q", format=".4g"), alt.Tooltip("high:Q", format=".4g"), "n:Q", "sparsity_name:N", "sparsity:Q",
-        ],
-    )  # fmt: skip
-    least, most = (
-        drawn["low"].min(),
-        drawn["high"].max(),
-    )  # an untrained dictionary's FVU is a hundred times a good one's
-    over_decades = isinstance(least, float) and isinstance(most, float) and 0 < least < most / 20
-    scale = alt.Scale(type="log", nice=False) if over_decades else alt.Scale(zero=False)
-    y = alt.Y("value:Q", title=title, scale=scale)
-    lines = base.transform_filter("!datum.is_baseline").mark_line(strokeWidth=1.5).encode(y=y)
-    rules = base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q", title=title, scale=scale), y2="high:Q")
-    marks = base.mark_point(filled=True, size=60, opacity=1).encode(
-        y=y, shape=alt.Shape("is_baseline:N", legend=None, scale=alt.Scale(domain=[False, True], range=["circle", "diamond"]))
-    )  # fmt: skip
-    return alt.layer(lines, rules, marks).properties(height=480, title=title)
 
 
 def said() -> pl.Expr:

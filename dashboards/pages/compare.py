@@ -69,7 +69,7 @@ def sweeps() -> None:
     drawn = frontiers.titles(comparison, measures, drawn=True)
     for start in range(0, len(drawn), ACROSS):
         for column, title in zip(st.columns(ACROSS), drawn[start : start + ACROSS], strict=False):
-            if chart := frontiers.frontier(comparison, measures, title):
+            if chart := charts.sweep_frontier(comparison, measures, title):
                 column.altair_chart(chart, width="stretch")
             else:
                 column.caption(f"{title}: not measured together with L0.")

@@ -224,7 +224,7 @@ class Tracker:
             self._describe(name, artifact, values)
 
     def _comparison(self, artifact: Artifact) -> None:
-        """A sweep's table on the parent run, its frontiers as altair charts (MLflow shows the same as pictures)."""
+        """A sweep's table on the parent run, its frontiers as pictures."""
         assert self.parent is not None
         from flows.tracking import figures
 
@@ -232,8 +232,6 @@ class Tracker:
         measures = Measures.read(artifact)
         for title in frontiers.titles(frame, measures, drawn=True):
             short = safe(title).lower().replace(" ", "_")
-            if (chart := frontiers.frontier(frame, measures, title)) is not None:
-                self.client.log_dict(self.parent, chart.to_dict(), f"charts/frontier_{short}.vl.json")
             if (figure := figures.frontier(frame, measures, title)) is not None:
                 self.client.log_figure(self.parent, figure, f"charts/frontier_{short}.png")
         for name in artifact.files:

@@ -29,6 +29,7 @@ from components.report.measure import Measures
 from components.report.scores import write
 from components.report.tables import CELLS, COMPARISON
 from components.statistics import t_interval
+from dashboards import charts
 from tests import toys
 from tests.planted import HOOK, directions, rows
 
@@ -154,9 +155,9 @@ def test_the_table_is_told_and_drawn(swept):
     assert told.columns[:3] == ["label", "d_sae", "L0"] and told["L0"].to_list() == [3, 9]
     assert told["FVU"][0].startswith("0.4") and " ± " in told["FVU"][0] and told["FVU"][1] is None
     assert told.columns[3:] == ["FVU", "seed stability"] == frontiers.titles(comparison, measures, drawn=True)
-    chart = frontiers.frontier(comparison, measures, "FVU")
+    chart = charts.sweep_frontier(comparison, measures, "FVU")
     assert chart is not None and chart.to_dict()["layer"]
-    assert frontiers.frontier(comparison, measures, "concepts found") is None
+    assert charts.sweep_frontier(comparison, measures, "concepts found") is None
 
 
 def test_who_is_best_is_said_with_whether_the_intervals_are_apart():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.interpretation.contract import Answer, ScorePart, LatentScore
+from components.interpretation.contract import Answer, LatentScore, ScorePart
 from components.interpretation.scorers.detection import Detection, DetectionConfig
 from components.interpretation.windows import Windows
 from components.statistics import auroc, auroc_interval

@@ -11,7 +11,7 @@ import pytest
 
 from components.config import load, override
 from components.errors import ConfigError, InputError, UnknownNameError
-from components.interpretation.contract import Explanation, LatentRecord, ScorePart, LatentScore
+from components.interpretation.contract import Explanation, LatentRecord, LatentScore, ScorePart
 from components.interpretation.controls import shuffled
 from components.interpretation.interpret import INTERPRET, InterpretConfig
 from components.interpretation.predictors.lexical import Lexical, LexicalConfig

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from components.interpretation.contract import LONGEST, LatentEvidence, Explanation, LatentRecord, Question
+from components.interpretation.contract import LONGEST, Explanation, LatentEvidence, LatentRecord, Question
 from components.interpretation.explainers.log_odds import LogOdds, LogOddsConfig, _z
 from components.interpretation.phrase import read
 from components.interpretation.predictors.lexical import Lexical, LexicalConfig
