@@ -359,14 +359,15 @@ CONCEPTS_FOUND = Table(
 ABSORPTION = Table(
     "absorption",
     "evaluate",
-    "For each token concept that the gate passes, how often another latent carries it while its own are silent.",
+    "For each token concept that the gate passes, how often a more special latent carries it while its own are silent.",
     {
         **_CONCEPT,
         "main": (pl.List(pl.Int32), "the main latents, chosen on select, the best first"),
         "main_f1": (pl.Float64, "F1 of any main latent being active, on test"),
         "n": (pl.Int64, "tokens of test that have the concept and that the probe recognises"),
         "n_silent": (pl.Int64, "of those, tokens on which no main latent is active"),
-        "n_absorbed": (pl.Int64, "of those, tokens on which another latent carries the concept"),
+        "n_absorbed": (pl.Int64, "of those, tokens on which a more special latent carries the concept"),
+        "n_broad": (pl.Int64, "of those, tokens on which only a broader latent carries it"),
         "rate": (pl.Float64, "n_absorbed over n"),
         "reason": (pl.String, "why the rate is null"),
     },

@@ -40,7 +40,12 @@ GOLDEN = {  # at the version of each entry: when a number moves on purpose, rais
         "concepts_auroc.latent.all": 0.430978,
         "concepts_found_normalised.latent.all": 0.327586,
     },
-    ("absorption", 2): {"absorption.all": 0.0, "absorption.silent.all": 0.086813, "absorption.main_f1.all": 0.674532},
+    ("absorption", 3): {
+        "absorption.all": 0.0,
+        "absorption.broad.all": 0.0,
+        "absorption.silent.all": 0.086813,
+        "absorption.main_f1.all": 0.674532,
+    },
     ("first_letter", 1): {
         "first_letter.probe_f1": 0.328605,
         "first_letter.absorption": 0.0,

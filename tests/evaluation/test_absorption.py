@@ -49,11 +49,16 @@ def test_absorbed_means_silent_and_carried_by_another_along_the_direction():
     assert silent.tolist() == [False, True, True, True, True]
     # 0.7 * 0.6 = 0.42 of a length of 1 is enough, 0.36 is not; the other way or behind the origin carries nothing
     assert absorbed.tolist() == [False, True, False, False, False]
+    _, special = absorbed_rows(concept, np.arange(5), x, codes, written, np.array([True, False, True]))
+    assert not special.any()  # the one that carries it is not special
     assert [each.tolist() for each in absorbed_rows(concept, np.arange(0), x, codes, written)] == [[], []]
 
 
-def planted(split, share):
-    """Activations with a concept on tokens 3 and 4; on `share` of those of token 4 a special latent carries it."""
+def planted(split, share, broad=False):
+    """Activations with a concept on tokens 3 and 4; on `share` of those of token 4 a special latent carries it.
+
+    A broad one is also active on all tokens without the concept.
+    """
     generator = torch.Generator().manual_seed(len(split))
     token = GRID["token"].flatten()
     has, special = (token == 3) | (token == 4), (token == 4) & (GRID["document"].flatten() < 40 * share)
@@ -64,13 +69,15 @@ def planted(split, share):
     dense[:, MAIN] = 5.0 * (has & ~special)
     dense[:, SPECIAL] = 50**0.5 * special
     dense[:, OTHER] = 0.5
+    if broad:
+        dense[:, SPECIAL] += 0.1 * ~has
     return x, Codes.from_dense(dense)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1])
-def test_the_rate_on_a_planted_hierarchy_is_the_share_that_was_absorbed(store, tmp_path, share):
+@pytest.mark.parametrize(("share", "broad"), [(0.0, False), (0.1, False), (0.1, True)])
+def test_the_rate_on_a_planted_hierarchy_is_the_share_that_was_absorbed(store, tmp_path, share, broad):
     grids = {split: {**GRID, "document": GRID["document"] + 1000 * n} for n, split in enumerate(bench.SPLITS)}
-    made = {split: planted(split, share) for split in bench.SPLITS}
+    made = {split: planted(split, share, broad) for split in bench.SPLITS}
     dictionary = Relu(ReluConfig(d_sae=4), (bench.HOOK_POINT,), (bench.HOOK_POINT,), {bench.HOOK_POINT: 4})
     with torch.no_grad():
         dictionary.W_dec.copy_(torch.tensor([[1.0, 0, 0, 0], [0.5**0.5, 0.5**0.5, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]))
@@ -82,6 +89,9 @@ def test_the_rate_on_a_planted_hierarchy_is_the_share_that_was_absorbed(store, t
     scores, _ = bench.measure(Absorption(AbsorptionConfig(), bench.services()), subject)
     row = pl.read_parquet(tmp_path / ABSORPTION.file).row(0, named=True)
     assert row["main"] == [MAIN]  # the special one would add less than 0.03 to its F1
-    assert row["n"] == 80 and row["n_absorbed"] == 40 * share == row["n_silent"]
-    assert scores["absorption", "all"].interval.value == pytest.approx(share / 2)
+    absorbed = 0 if broad else share
+    assert row["n"] == 80 and row["n_silent"] == 40 * share == row["n_absorbed"] + row["n_broad"]
+    assert row["n_absorbed"] == 40 * absorbed
+    assert scores["absorption", "all"].interval.value == pytest.approx(absorbed / 2)
+    assert scores["absorption.broad", "all"].interval.value == pytest.approx((share - absorbed) / 2)
     assert scores["absorption.silent", "surface"].interval.value == pytest.approx(share / 2)
