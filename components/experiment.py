@@ -31,6 +31,7 @@ from components.evaluation.gate import GATE
 from components.interpretation.forecast import INTERPRET_FORETELLER
 from components.interpretation.interpret import INTERPRET, InterpretConfig
 from components.model.reference import ModelConfig
+from components.model.text_encoder import TextEncoderConfig
 from components.report.replicates import REPLICATE
 from components.report.report import REPORT, ReportConfig
 from components.steering.forecast import STEER_FORETELLER
@@ -56,6 +57,8 @@ class ExperimentConfig(Config):
     """Use this trained dictionary instead of training one: name@alias in the MLflow registry, or an artifact key."""
     model: ModelConfig = ModelConfig()
     """The language model that is looked into."""
+    text_encoder: TextEncoderConfig = TextEncoderConfig()
+    """The model that gives texts vectors, for entries that compare meanings."""
     read: Annotated[ReadConfig, READ] = ReadConfig()
     """Documents into packed contexts, splits, labels and prompts."""
     capture: Annotated[CaptureConfig, CAPTURE] = CaptureConfig()

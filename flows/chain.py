@@ -24,8 +24,8 @@ from components.evaluation.evaluate import EvaluateConfig
 from components.evaluation.gate import GateConfig
 from components.experiment import ExperimentConfig, parents, rests_on
 from components.model.hook_point import translate
-from components.model.reference import ModelReference
-from components.store.artifact import Artifact, Store
+from components.model.reference import ModelConfig, ModelReference
+from components.store.artifact import GIVEN, Artifact, Store
 from components.store.lineage import inputs, source
 from flows import steps
 from flows.progress import progress_bar
@@ -94,7 +94,9 @@ class Chain:
     def inputs(self, stage: str, config: Config, untrained: bool = False) -> dict[str, Any]:
         """What a stage of this section is made from, by role."""
         return {
-            role: self.model if parent.stage == "model" else self.artifact(parent.stage, untrained or parent.untrained)
+            role: self.given(parent.stage)
+            if parent.stage in GIVEN
+            else self.artifact(parent.stage, untrained or parent.untrained)
             for role, parent in parents(stage).items()
             if parent.wanted(config)
         }
@@ -161,9 +163,21 @@ class Chain:
     @functools.cached_property
     def model(self) -> ModelReference:
         """The language model, its files fetched first where they may be."""
-        if self.config.model.online and not self.plain:
-            steps.fetch(self.config.model)
-        return ModelReference(self.config.model)
+        return self._given(self.config.model)
+
+    @functools.cached_property
+    def text_encoder(self) -> ModelReference:
+        """The text encoder, likewise."""
+        return self._given(self.config.text_encoder)
+
+    def given(self, kind: str) -> ModelReference:
+        """The input of that name that no stage makes."""
+        return self.model if kind == "model" else self.text_encoder
+
+    def _given(self, config: ModelConfig) -> ModelReference:
+        if config.online and not self.plain:
+            steps.fetch(config)
+        return steps.reference(config)
 
     def step(self, stage: str, config: Config, label: str = "", **inputs: Any) -> Artifact:
         """One artifact of one stage, made or found, and recorded; nothing twice under one label."""

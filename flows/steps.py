@@ -26,7 +26,8 @@ from components.device import Execution
 from components.errors import ModelError
 from components.experiment import ExperimentConfig, stage_of
 from components.model.reference import ModelConfig, ModelReference
-from components.store.artifact import Artifact, Progress, Store, key_of
+from components.model.text_encoder import TextEncoderConfig, TextEncoderReference
+from components.store.artifact import GIVEN, Artifact, Progress, Store, key_of
 from components.store.lineage import inputs
 from flows.progress import progress_bar
 from flows.stack import slots
@@ -66,7 +67,7 @@ over_a_network = partial(
 @over_a_network()
 def fetch(config: ModelConfig) -> str:
     """The model's files, downloaded where they are not on this machine: the one task that touches a network."""
-    return str(ModelReference(config).folder)
+    return str(reference(config).folder)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
@@ -121,8 +122,8 @@ def ensure_many(
         name: (
             config,
             {
-                role: _model(experiment, reference) if role == "model" else store.get(**reference)
-                for role, reference in inputs.items()
+                role: _given(experiment, place) if role in GIVEN else store.get(**place)
+                for role, place in inputs.items()
             },
         )
         for name, (config, inputs) in wanted.items()
@@ -141,12 +142,17 @@ def ensure_many(
     return made
 
 
-def _model(experiment: ExperimentConfig, reference: Reference) -> ModelReference:
-    model = ModelReference(experiment.model)
-    if model.key != reference["key"]:
+def reference(config: ModelConfig) -> ModelReference:
+    """The model, or the text encoder, that a section of the experiment names."""
+    return TextEncoderReference(config) if isinstance(config, TextEncoderConfig) else ModelReference(config)
+
+
+def _given(experiment: ExperimentConfig, place: Reference) -> ModelReference:
+    model = reference(getattr(experiment, place["stage"]))
+    if model.key != place["key"]:
         raise ModelError(
-            f"the files of model {experiment.model.path} changed while the experiment ran (key {reference['key']} then, "
-            f"{model.key} now); run again, and what does not rest on the model is found"
+            f"the files of {place['stage']} {model.config.path} changed while the experiment ran (key {place['key']} then, "
+            f"{model.key} now); run again, and what does not rest on them is found"
         )
     return model
 

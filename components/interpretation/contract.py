@@ -28,6 +28,7 @@ from components.device import resolve
 from components.dictionary.contract import Dictionary
 from components.interpretation.windows import Texts, Windows
 from components.model.reference import ModelReference
+from components.model.text_encoder import TextEncoder, TextEncoderReference
 from components.registry import Entry, Registry, Services
 from components.report.measure import Measure
 from components.store.artifact import Artifact
@@ -241,7 +242,19 @@ class LatentScore:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ReaderServices(Services):
-    """What explainers and predictors alike may use: the fields of whoever answers prompts and embeds texts go here."""
+    """What explainers and predictors alike may use.
+
+    Attributes:
+        text_encoder: gives texts vectors; None where no listed entry asks for it (`embeds`).
+    """
+
+    text_encoder: TextEncoderReference | None = None
+
+    @functools.cached_property
+    def encoder(self) -> TextEncoder:
+        """The text encoder itself, loaded when it is first asked for."""
+        assert self.text_encoder is not None, "an entry that uses the text encoder says so: embeds = True"
+        return self.text_encoder.load_encoder(self.execution)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -287,6 +300,8 @@ class ScorerServices(Services):
 class _Reader(Entry):
     free: ClassVar[bool] = False
     """Whether running it costs nothing but time on this machine: no endpoint, no model. `latentflow plan` runs no other."""
+    embeds: ClassVar[bool] = False
+    """Whether it uses `services.encoder`."""
 
 
 class Explainer(_Reader):

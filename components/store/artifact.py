@@ -88,6 +88,8 @@ class Input(Protocol):
         ...
 
 
+GIVEN = ("model", "text_encoder")
+"""Inputs that no stage makes: the language model that is looked into, and the model that gives texts vectors."""
 Inputs = Mapping[str, Any]
 """Inputs of a stage by role: an `Input`, or None for an optional input that is absent."""
 
@@ -97,7 +99,7 @@ class Parent:
     """Whose artifact an input of a stage is.
 
     Attributes:
-        stage: the name of the stage that makes it; "model" for the language model itself.
+        stage: the name of the stage that makes it, or one of `GIVEN`.
         optional: whether the stage also works without it. An experiment gives it if that stage is one of its own.
         untrained: the artifact of the untrained control instead of the dictionary's.
         wanted: whether a stage of this section has this input at all; without it the input is no part of the key.

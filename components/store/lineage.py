@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from components.store.artifact import Artifact, Store
+from components.store.artifact import GIVEN, Artifact, Store
 
 Place = tuple[str, str]
 UNTRAINED = "untrained"
@@ -54,7 +54,7 @@ def closure(store: Store, artifacts: Sequence[Artifact], whole: bool = False) ->
             continue
         behind[artifact.stage, artifact.key] = artifact
         for stage, key in inputs(artifact.manifest).values():
-            if stage == "model":
+            if stage in GIVEN:
                 continue  # its files are the user's, not the store's
             if whole:
                 waiting.append(store.get(stage, key))
@@ -91,7 +91,7 @@ def behind(store: Store, report: Artifact) -> Behind:
         if artifact is not None:
             artifacts.setdefault(artifact.stage, artifact)
             waiting.extend(inputs(artifact.manifest).items())
-        elif place[0] != "model":
+        elif place[0] not in GIVEN:
             missing.append(place[0])
     return Behind(artifacts, tuple(stage for stage in dict.fromkeys(missing) if stage not in artifacts))
 

@@ -16,6 +16,7 @@ from components.interpretation.contract import (
     Trials,
 )
 from components.interpretation.windows import Texts, Vocabulary, Windows
+from components.model.text_encoder import TextEncoderConfig, TextEncoderReference
 
 
 def texts_of(lines: Sequence[str], vocabulary: Vocabulary | None = None) -> Texts:
@@ -44,7 +45,10 @@ def windows_of(lines: Sequence[str], activations: Sequence[Sequence[float]]) -> 
 
 
 CPU = Execution(device="cpu")
-EXPLAINER, PREDICTOR, SCORER = ExplainerServices(CPU, 0), PredictorServices(CPU, 0), ScorerServices(CPU, 0)
+ENCODER = TextEncoderReference(TextEncoderConfig())
+"""Looked for when it is first used."""
+EXPLAINER, PREDICTOR = ExplainerServices(CPU, 0, ENCODER), PredictorServices(CPU, 0, ENCODER)
+SCORER = ScorerServices(CPU, 0)
 
 
 def trials_of(scorer: Scorer, windows: Windows) -> Trials:

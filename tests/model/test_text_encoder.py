@@ -15,7 +15,7 @@ from components.device import Execution
 from components.errors import InputError, ModelError
 from components.model import text_encoder
 from components.model.reference import ModelConfig, ModelReference
-from components.model.text_encoder import TextEncoder, TextEncoderReference
+from components.model.text_encoder import TextEncoder, TextEncoderConfig, TextEncoderReference
 from tests import families, toys
 
 CPU = Execution(device="cpu")
@@ -52,7 +52,7 @@ def folder(path: Path, family: str = "bert", pooling: dict[str, Any] | None = No
 
 
 def load(path: Path) -> TextEncoder:
-    return TextEncoderReference(ModelConfig(path=str(path))).load_encoder(CPU)
+    return TextEncoderReference(TextEncoderConfig(path=str(path))).load_encoder(CPU)
 
 
 def tokens_of(path: Path, text: str) -> torch.Tensor:
