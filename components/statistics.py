@@ -34,6 +34,10 @@ class Interval:
     n: int
 
 
+ABSENT = Interval(None, None, None, 0)
+"""That of nothing."""
+
+
 def bootstrap_mean(
     values: Real[np.ndarray, " replicate"],
     generator: np.random.Generator,
@@ -66,7 +70,7 @@ def cluster_bootstrap(
     Source: Davison & Hinkley, Bootstrap Methods and their Application (1997), section 3.8.
     """
     if len(numerator) == 0:
-        return Interval(None, None, None, 0)
+        return ABSENT
     names, member = np.unique(cluster, return_inverse=True)
     over = np.bincount(member, weights=numerator.astype(np.float64))
     under = np.bincount(member, weights=None if denominator is None else denominator.astype(np.float64)).astype(float)
@@ -91,7 +95,7 @@ def t_interval(values: Real[np.ndarray, " replicate"], confidence: float = 0.95)
     """Mean with Student's interval: for few replicates, such as training seeds."""
     n = len(values)
     if n == 0:
-        return Interval(None, None, None, 0)
+        return ABSENT
     mean = float(np.mean(values))
     if n == 1:
         return Interval(mean, None, None, 1)
@@ -112,7 +116,7 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
     """
     assert 0 <= successes <= n
     if n == 0:
-        return Interval(None, None, None, 0)
+        return ABSENT
     share, z2 = successes / n, scipy.special.ndtri((1 + confidence) / 2) ** 2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     reach = np.sqrt(z2 * share * (1 - share) / n + z2**2 / (4 * n * n)) / (1 + z2 / n)
@@ -131,7 +135,7 @@ def clustered_t_interval(
     Source: Cameron & Miller (2015), J. Human Resources 50, 317-372, equations 8 and 11 for a mean.
     """
     if len(values) == 0:
-        return Interval(None, None, None, 0)
+        return ABSENT
     names, member = np.unique(cluster, return_inverse=True)
     mean, n = float(np.mean(values)), len(names)
     if n == 1:
@@ -178,7 +182,7 @@ def average_precision_interval(ap: float, n_positive: int, confidence: float = 0
     Source: Boyd, Eng & Page (2013), ECML PKDD, "Area under the precision-recall curve", section 3.1.
     """
     if n_positive == 0:
-        return Interval(None, None, None, 0)
+        return ABSENT
     drawn_in = (ap * n_positive + 0.5) / (n_positive + 1)
     reach = scipy.special.ndtri((1 + confidence) / 2) / np.sqrt(n_positive * drawn_in * (1 - drawn_in))
     centre = scipy.special.logit(drawn_in)
@@ -440,7 +444,7 @@ def t_interval_of_groups(groups: Sequence[Real[np.ndarray, " _"]], confidence: f
     groups = [group for group in groups if len(group)]
     n = sum(map(len, groups))
     if n == 0:
-        return Interval(None, None, None, 0)
+        return ABSENT
     value = float(np.mean([np.mean(group) for group in groups]))
     if min(map(len, groups)) == 1:
         return Interval(value, None, None, n)

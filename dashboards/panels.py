@@ -42,12 +42,13 @@ def steering_by_concept(report: pl.DataFrame) -> pl.DataFrame:
     if frame.is_empty():
         st.info("This report has no score of steering by concept.")
         return frame
-    budgets = frame["budget"].unique().sort().to_list()
+    budgets = frame["budget"].drop_nulls().unique().sort().to_list() or [0.0]
     kinds = [kind for kind in KINDS if kind in set(frame["concept_kind"])]
     left, right = st.columns([1, 2])
     budget = left.segmented_control("KL budget, nats a token", budgets, default=budgets[0], key="budget") or budgets[0]
     picked = right.pills("Concepts", kinds, default=kinds, selection_mode="multi", key="kinds") or kinds
-    shown = frame.filter(pl.col("budget") == budget, pl.col("concept_kind").is_in(picked))
+    at = (pl.col("budget") == budget) | pl.col("budget").is_null()  # what has no strength stands at every budget
+    shown = frame.filter(at, pl.col("concept_kind").is_in(picked))
     n = shown["concept"].n_unique()
     with st.container(height=360 if n > TALL else "content", border=False):
         st.altair_chart(charts.steering(shown), width="stretch")

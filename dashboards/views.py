@@ -15,7 +15,7 @@ from components.report.scores import SINGLE, whole
 from components.report.scores import headlines as every_headline
 from components.report.tables import REPORT
 from components.spelling import PART
-from components.store.judgements import TAKEN, UNSTEERED
+from components.store.judgements import UNSTEERED, others
 from components.store.lineage import inputs, trail
 from dashboards.measures import NOTHING, estimate, number
 from dashboards.tokens import visible, whole_at
@@ -391,24 +391,23 @@ def side_by_side(results: pl.DataFrame, method: str, budget: float | None, split
 
     Args:
         results: texts with their judgements (`components.store.judgements.judged`).
-        method: the steering method.
-        budget: nats a token; None for a method that has no strength.
+        method: the steering method; one that has no strength stands at every budget.
+        budget: nats a token.
         split: validate or test.
 
     Returns:
         composite, uplift, one column for each other judge, unsteered, steered, reason.
     """
-    at = pl.col("kl_budget").eq_missing(pl.lit(budget, pl.Float64))
+    at = (pl.col("kl_budget") == budget) | pl.col("kl_budget").is_null()
     of_split = results.filter(pl.col("split") == split)
     before = of_split.filter(pl.col("method") == UNSTEERED).select(
         "prompt", "sample", pl.col("text").alias("unsteered")
     )
-    others = [name for name in results.columns if name not in TAKEN and name != "concept"]
     return (
         of_split.filter(pl.col("method") == method, at)
         .join(before, on=["prompt", "sample"], how="left")
         .sort("composite", "uplift", "prompt", "sample", descending=[True, True, False, False], nulls_last=True)
-        .select("composite", "uplift", *others, "unsteered", pl.col("text").alias("steered"), "reason")
+        .select("composite", "uplift", *others(results), "unsteered", pl.col("text").alias("steered"), "reason")
     )
 
 
@@ -643,6 +642,13 @@ def budgets(report: pl.DataFrame) -> pl.DataFrame:
         pl.col("measure").alias("what"),
         *("value", "low", "high", "n", "n_failed", "baseline", "baseline_name"),
     ).sort("what", "method", "budget")
+
+
+def curves(budgets: pl.DataFrame, declared: Measures) -> list[Measure]:
+    """The measures of `budgets` that are worth a chart, in reading order: no costs, no differences."""
+    drawn = [declared["steer", name] for name in set(budgets["what"]) if ("steer", name) in declared]
+    drawn = [measure for measure in drawn if measure.better != "neither" and not measure.part_of]
+    return sorted(drawn, key=lambda measure: (measure.rank, measure.name))
 
 
 def graph(

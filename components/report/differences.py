@@ -172,29 +172,44 @@ def explained(interpret: Artifact, rows: Sequence[Row]) -> Iterator[Items]:
 def steered(steer: Artifact, rows: Sequence[Row]) -> Iterator[Items]:
     """Each score of a steering method with its concepts; what has no steering counts as the score counts it, as 0.
 
-    Beside each, on the same concepts: the largest control direction, and for fluency plain text.
+    Beside each, on the same concepts: the largest control direction; for what a judge says, plain text.
     """
     if tables.STEERED.file not in steer.files:
         return
-    table = tables.STEERED.read(steer)
+    reached = _reached(steer)
     for row in rows:
         measure = row["measure"]
-        if measure not in ("composite", "uplift", "fluency") or (row["role"] == "floor" and measure != "fluency"):
+        of_judge = measure not in ("composite", "uplift")
+        if measure not in reached or (row["role"] == "floor" and not of_judge):
             continue  # the largest of the control's directions stands against us, concept by concept
-        own = _of_kind(_of_method(table, steer, row), row["concept_kind"])
-        yield row, _items(own, pl.col(measure).fill_null(0.0))
+        own = _of_kind(_of_method(reached[measure], steer, row), row["concept_kind"])
+        yield row, _items(own, pl.col("value").fill_null(0.0))
         if row["role"] != "entry":
             continue
-        if measure == "fluency":
-            yield row | {"rival": "unsteered text", "drawn": "unsteered"}, _items(own, pl.col("fluency_unsteered"))
+        if of_judge:
+            yield row | {"rival": "unsteered text", "drawn": "unsteered"}, _items(own, pl.col("rival"))
         elif row["baseline_name"] is not None:
-            yield row | {"rival": _largest(row["baseline_name"])}, _items(own, pl.col(f"{measure}_largest"))
+            yield row | {"rival": _largest(row["baseline_name"])}, _items(own, pl.col("rival"))
+
+
+def _reached(steer: Artifact) -> dict[str, pl.DataFrame]:
+    """Measure -> its value on each concept, and the rival's: the largest control direction's, or plain text's."""
+    table, place = tables.STEERED.read(steer), ("concept", "concept_kind", "method", "kl_budget")
+    rivals = {"composite": "composite_largest", "uplift": "uplift_largest", "fluency": "fluency_unsteered"}
+    reached = {
+        name: table.select(*place, pl.col(name).alias("value"), pl.col(rival).alias("rival"))
+        for name, rival in rivals.items()
+    }
+    if tables.FURTHER_JUDGES.file in steer.files:
+        for (judge,), part in tables.FURTHER_JUDGES.read(steer).group_by("judge"):
+            reached[str(judge)] = part.select(*place, "value", pl.col("unsteered").alias("rival"))
+    return reached
 
 
 def _of_method(table: pl.DataFrame, steer: Artifact, row: Row) -> pl.DataFrame:
     """The rows of one method at one budget; the untrained dictionary has a name of its own in each."""
     method = steer.facts["untrained"][row["entry"]] if row["subject"] else row["entry"]
-    return table.filter(pl.col("method") == method, pl.col("kl_budget") == row["budget"])
+    return table.filter(pl.col("method") == method, pl.col("kl_budget").eq_missing(pl.lit(row["budget"], pl.Float64)))
 
 
 def _largest(baseline_name: str) -> str:

@@ -6,121 +6,57 @@ methods are compared by, concept for concept.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
-from components.steering.contract import Concept
+from components.steering.comparison import Comparison, at
 from components.store import tables
-from components.store.judgements import UNSTEERED
+from components.store.judgements import COMPOSITE, UNSTEERED, column, others
 
-KINDS = ("document", "contextual", "surface")
-UNTRAINED = "untrained"
-MEASURES = ("composite", "uplift", "fluency")
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """What the scores are about.
-
-    Attributes:
-        concepts: every candidate concept.
-        refused: those that the gate kept out, with the reason.
-        methods: names of the methods that have directions of their own for each concept.
-        controls: names of those whose directions belong to no concept.
-        budgets: KL budgets, nats a token.
-        silent: why a measure (fluency, and with it the composite) is judged for no text, where that is so.
-        unsteered: why (concept, method, budget) has no steering, where it has none.
-        seed: of the deals of chance.
-        columns: what every row says (dictionary, hook_point, n_seeds).
-        untrained: method -> the name, among `methods`, under which the untrained dictionary goes through it.
-        absent: name among `methods` -> why nothing was steered by it at all.
-        stand_ins: (control, replicate) of directions that stand in for candidates and are compared with nobody.
-        competitors: names among `methods` that read no dictionary: what a dictionary's latents stand against.
-        limit: that not all concepts of the corpus are candidates, where that is so.
-        ungraded: names whose steerings have no strength: they stand at no budget.
-    """
-
-    concepts: Sequence[Concept]
-    refused: Mapping[str, str]
-    methods: Sequence[str]
-    controls: Sequence[str]
-    budgets: Sequence[float]
-    silent: Mapping[str, str]
-    unsteered: Mapping[tuple[str | None, str, float], str]
-    seed: int
-    columns: Mapping[str, Any]
-    untrained: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    stand_ins: frozenset[tuple[str, int]] = frozenset()
-    competitors: frozenset[str] = frozenset()
-    limit: str | None = None
-    ungraded: frozenset[str] = frozenset()
-
-    @property
-    def places(self) -> list[tuple[float | None, list[str]]]:
-        """Each budget with the methods and controls that stand at it; at no budget those that are not graded."""
-        names = [*self.methods, *self.controls]
-        graded = [name for name in names if name not in self.ungraded]
-        rest = [name for name in names if name in self.ungraded]
-        return [*((budget, graded) for budget in self.budgets), *([(None, rest)] if rest else [])]
-
-    def who(self, method: str) -> dict[str, str | None]:
-        """Of which entry the rows of a method are, and what they are to it."""
-        if method in self.controls:
-            return {"entry": method, "subject": None, "role": "floor"}
-        bare = next((entry for entry, name in self.untrained.items() if name == method), None)
-        if bare:
-            return {"entry": bare, "subject": UNTRAINED, "role": "control"}
-        return {"entry": method, "subject": None, "role": "baseline" if method in self.competitors else "entry"}
-
-    def passed(self, kind: str = "all") -> list[Concept]:
-        """Concepts of a kind (or all) that the gate let through."""
-        return [c for c in self.concepts if kind in ("all", c.kind) and c.name not in self.refused]
-
-    @property
-    def kinds(self) -> list[str]:
-        """The kinds of the candidate concepts."""
-        return [kind for kind in KINDS if any(c.kind == kind for c in self.concepts)]
-
-
-def at(budget: float | None) -> pl.Expr:
-    """Rows of this budget."""
-    return pl.col("kl_budget").eq_missing(pl.lit(budget, pl.Float64))
+COUNTS = r"^(n|.*_failed)$"
+"""Columns of `concept_means` that are counts."""
 
 
 def concept_means(results: pl.DataFrame, split: str = "test") -> pl.DataFrame:
-    """Mean composite, uplift and fluency of each (concept, method, replicate, kl_budget) on one split, failures as 0 and
-    counted, and the mean KL on the steered text, of what was measured.
+    """Means over the texts of each (concept, method, replicate, kl_budget) on one split.
+
+    Composite, uplift and every judge's column with failures as 0; the KL on the steered text of what was measured.
+    `n_failed` counts texts without an uplift; `<column>_failed` those, and texts without a value of this judge.
     """
+    failed, judges = pl.col("uplift").is_null(), others(results)
     return (
         results.filter(pl.col("split") == split, pl.col("method") != UNSTEERED)
         .group_by("concept", "method", "replicate", "kl_budget")
         .agg(
-            *(_value(results, name).fill_null(0.0).mean().alias(name) for name in MEASURES),
+            pl.col(COMPOSITE, "uplift", *judges).fill_null(0.0).mean(),
             pl.col("kl").mean().alias("kl_written"),
             pl.col("kl_reverse").mean().alias("kl_written_reverse"),
             pl.len().alias("n"),
-            pl.col("uplift").is_null().sum().alias("n_failed"),
+            failed.sum().alias("n_failed"),
+            *((failed | pl.col(name).is_null()).sum().alias(f"{name}_failed") for name in judges),
         )
         .sort("concept", "method", "replicate", "kl_budget")
     )
 
 
 def by_concept(results: pl.DataFrame, strengths: pl.DataFrame, comparison: Comparison) -> pl.DataFrame:
-    """The STEERED table: every method, and the mean of each control's directions, on every concept that passed the gate.
+    """Every method, and the mean of each control's directions, on each concept that passed the gate.
 
     Args:
         results: texts with their judgements (`components.store.judgements.judged`).
         strengths: the STRENGTHS table.
         comparison: what the scores are about.
+
+    Returns:
+        The columns of STEERED, and three for each judge that has none there: `<column>`,
+        `<column>_unsteered` and `<column>_failed`.
     """
     means = concept_means(results)
     plain = results.filter(pl.col("method") == UNSTEERED, pl.col("split") == "test")
-    plain = plain.select("concept", _value(results, "fluency").alias("fluency")).drop_nulls("fluency")
-    fluent = dict(plain.group_by("concept").agg(pl.col("fluency").mean()).iter_rows())  # what failed must not lower it
+    plain = plain.group_by("concept").agg(pl.col(others(results)).mean())  # what failed must not lower it
+    unsteered = {row["concept"]: row for row in plain.iter_rows(named=True)}
+    judges = [column(name) for name in comparison.judges]
     of_place = {(row["concept"], row["method"], row["kl_budget"]): row for row in _own(means, comparison)}
     cost = {tuple(row[name] for name in tables.STRENGTHS.key): row for row in strengths.to_dicts()}
     rows = []
@@ -138,18 +74,32 @@ def by_concept(results: pl.DataFrame, strengths: pl.DataFrame, comparison: Compa
                         "kl_budget": budget,
                         **{name: own.get(name) for name in _OF_MEANS},
                         **{name: measured.get(name) for name in ("latent", "kl_elsewhere", "kl_whole")},
-                        **{name: own.get(name) for name in MEASURES if name not in comparison.silent},
+                        **{column(name): own.get(column(name)) for name in comparison.told},
                         **largest.get(concept.name, {}),
-                        "fluency_unsteered": fluent.get(concept.name),
+                        **{f"{name}_unsteered": unsteered.get(concept.name, {}).get(name) for name in judges},
+                        **{f"{name}_failed": own.get(f"{name}_failed", own.get("n_failed")) for name in judges},
                         "reason": None if own else comparison.unsteered.get((concept.name, method, budget)),
                     }
                 )
-    return tables.STEERED.frame(rows)
+    kinds = {"": pl.Float64, "_unsteered": pl.Float64, "_failed": pl.Int64}
+    of_judges = {f"{name}{end}": kind for name in judges for end, kind in kinds.items()}
+    return pl.DataFrame(rows, schema=of_judges | dict(tables.STEERED.schema))
 
 
-def _value(results: pl.DataFrame, measure: str) -> pl.Expr:
-    """The column of a measure; null where no judge of that name is listed."""
-    return pl.col(measure) if measure in results.columns else pl.lit(None, pl.Float64)
+def by_judge(reached: pl.DataFrame, comparison: Comparison) -> pl.DataFrame:
+    """The FURTHER_JUDGES table: of what `by_concept` returns, what STEERED has no columns for."""
+    parts = [
+        reached.select(
+            *("concept", "concept_kind", "method", "kl_budget", "n", "reason"),
+            pl.lit(judge).alias("judge"),
+            pl.col(column(judge)).alias("value"),
+            pl.col(f"{column(judge)}_unsteered").alias("unsteered"),
+            pl.col(f"{column(judge)}_failed").alias("n_failed"),
+        )
+        for judge in comparison.judges
+        if column(judge) not in tables.STEERED.columns
+    ]
+    return tables.FURTHER_JUDGES.frame(pl.concat(parts) if parts else [])
 
 
 def n_compared(means: pl.DataFrame, comparison: Comparison, budget: float | None) -> int:
@@ -166,7 +116,7 @@ def _own(means: pl.DataFrame, comparison: Comparison) -> list[dict[str, Any]]:
     averaged = (
         means.filter(controls)
         .group_by("concept", "method", "kl_budget")
-        .agg(pl.col(*MEASURES, "kl_written", "kl_written_reverse").mean(), pl.col("n", "n_failed").sum())
+        .agg(pl.exclude("replicate", COUNTS).mean(), pl.col(COUNTS).sum())
     )
     return [*means.filter(~controls).to_dicts(), *averaged.to_dicts()]
 

@@ -10,11 +10,11 @@ from components.concept.gate import ProbeGate
 from components.config import Config, execution, names_of, refuse_unused, settings_of
 from components.errors import ConfigError
 from components.registry import Registry
+from components.steering.comparison import UNTRAINED
+from components.steering.composite import FLUENCY
 from components.steering.contract import SteeringMethod, judges, methods
+from components.steering.measures import MEASURES
 from components.store.judgements import TAKEN, UNSTEERED
-
-UNTRAINED = "untrained"
-"""What tables call a method that the untrained dictionary goes through."""
 
 if TYPE_CHECKING:
     MethodName = JudgeName = str
@@ -72,8 +72,8 @@ class SteerConfig(Config):
             raise ConfigError(
                 f"a steering method may not be called {taken[0]!r}: tables call a control so; rename its file"
             )
-        if taken := sorted(set(self.judges) & TAKEN):
-            raise ConfigError(f"a judge may not be called {taken[0]!r}: a column of tables is; rename its file")
+        if taken := sorted(set(self.judges) & (TAKEN | {measure.name for measure in MEASURES})):
+            raise ConfigError(f"a judge may not be called {taken[0]!r}: tables call another thing so; rename its file")
         for registry, names, settings in self.tables():
             refuse_unused(registry, names, settings)
         if len(set(self.kl_budgets)) < len(self.kl_budgets):
@@ -83,6 +83,11 @@ class SteerConfig(Config):
                 f"uplift is what the judge {self.measure!r} says; judges listed: {', '.join(self.judges)}"
             )
         return self
+
+    @property
+    def beside(self) -> list[str]:
+        """Judges beside the one that measures; fluency also where it is not listed: its score is then absent."""
+        return [name for name in dict.fromkeys([FLUENCY, *self.judges]) if name != self.measure]
 
     def tables(self) -> list[tuple[Registry[Any], list[str], Any]]:
         """Methods and judges: the registry, the names that are listed, and the settings of each entry."""

@@ -22,6 +22,7 @@ from components.dictionary.contract import Dictionary
 from components.model.intervention import Intervention
 from components.model.language_model import LanguageModel
 from components.registry import Entry, Registry, Services
+from components.report.measure import Measure
 
 
 class Steering(ABC):
@@ -30,9 +31,11 @@ class Steering(ABC):
     Attributes:
         graded: whether its effect grows with the strength, from none at 0. If not, it is applied as it is (at strength 1),
             and what it costs is measured and reported beside the budgets.
+        scale: the unit of strengths, as tables and pages say it.
     """
 
     graded: ClassVar[bool] = True
+    scale: ClassVar[str] = ""
 
     @property
     def together(self) -> Hashable:
@@ -279,7 +282,14 @@ class Verdicts:
 
 
 class Judge(Entry):
-    """Judges texts. A file in `judges/` holds one, registered with `@judges`; its name is the judge's in every table."""
+    """Judges texts. A file in `judges/` holds one, registered with `@judges`; its name is the judge's in every table.
+
+    Attributes:
+        measure: its score as a reader meets it, the mean of what it says of texts; the name is the
+            judge's. Rows of the judge that `steer.measure` names stand under `uplift` instead.
+    """
+
+    measure: ClassVar[Measure]
 
     def __init__(self, config: Any, services: JudgeServices) -> None:
         """`config` is of the entry's own class."""

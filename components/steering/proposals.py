@@ -7,7 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from components.steering.choice import Steered
-from components.steering.config import UNTRAINED, SteerConfig
+from components.steering.comparison import UNTRAINED
+from components.steering.config import SteerConfig
 from components.steering.contract import Candidate, Evidence, MethodServices, Steering, methods
 from components.steering.evidence import of_untrained
 from components.steering.neutral import Neutral

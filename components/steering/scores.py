@@ -1,4 +1,4 @@
-"""Scores of steering: for each method and KL budget the composite of gain and fluency, and what stands beside it.
+"""Scores of steering: for each method and KL budget the composite of gain and fluency, and beside it what judges say.
 
 The replicate is the concept: prompts and samples are averaged inside it, and intervals are Student's over concept means,
 cut to the range of the score. A concept's own interval is over prompts. Kinds of concept are told apart; where there are
@@ -18,84 +18,29 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int
 
-from components.report.measure import Measure, Measures
 from components.report.names import number
 from components.seeds import numpy_generator
 from components.statistics import (
+    ABSENT,
     Interval,
     binomial_tail,
-    bounded,
     permutation_p,
     t_interval,
     t_interval_of_groups,
     wilson,
 )
-from components.steering.by_concept import Comparison, at, concept_means, n_compared
+from components.steering.by_concept import concept_means, n_compared
 from components.steering.chance import Chance, simulate
+from components.steering.comparison import Comparison, at
 from components.steering.contract import Concept
+from components.steering.measures import COSTS
+from components.store.judgements import column
 
-MEASURES = (
-    Measure(
-        "gate.passed", "Concepts that can be judged", "share", "A probe decodes and the judge judges them.", "neither",
-        rank=0, kinds=30, least=0, most=1,
-    ),
-    Measure(
-        "composite", "Steered", "0 to 1",
-        "Composite: harmonic mean of fluency and of the share gained of the concept probability that was left to gain.",
-        rank=1, kinds=1, least=0, most=1, short="steering",
-    ),
-    Measure(
-        "over_untrained", "Over the untrained dictionary", "difference",
-        "Composite minus that of the untrained dictionary, which goes through the same choice, concept for concept.",
-        rank=2, kinds=2, least=-1, most=1, part_of="composite",
-    ),
-    Measure(
-        "uplift", "Uplift", "rise of probability",
-        "Judged concept probability over unsteered text's; largest where text breaks, so read it beside fluency.",
-        rank=10, kinds=20, least=-1, most=1,
-    ),
-    Measure(
-        "fluency", "Fluency", "0 to 1", "1 inside the band of unsteered loss, both sides.",
-        rank=11, kinds=21, least=0, most=1,
-    ),
-    Measure(
-        "share_above_random", "Above every random", "share", "Concepts that beat all controls.",
-        rank=20, kinds=30, least=0, most=1,
-    ),
-    Measure(
-        "cost", "Cost on other text", "nats a token",
-        "KL of steered from plain predictions on neutral text that set no strength; the budget stands beside it.",
-        "neither", rank=21, kinds=31, least=0,
-    ),
-    Measure(
-        "cost_whole", "Cost over whole contexts", "nats a token",
-        "The same over whole contexts: strengths are set at their beginning, where an edit costs less.",
-        "neither", rank=22, kinds=32, least=0,
-    ),
-    Measure(
-        "cost_written", "Cost on steered text", "nats a token",
-        "KL(plain, steered) of the predictions on the text that was written under steering.",
-        "neither", rank=23, kinds=33, least=0,
-    ),
-    Measure(
-        "cost_written_reverse", "Reverse cost on steered text", "nats a token",
-        "KL(steered, plain) on the text that was written under steering: what the steering costs where it acts.",
-        "neither", rank=24, kinds=34, least=0,
-    ),
-)  # fmt: skip
-DECLARED = Measures.declared("steer", MEASURES)
-RANGE = {measure.name: (measure.least, measure.most) for measure in MEASURES}
-COSTS = {
-    "cost": ("kl_elsewhere", "neutral", "no neutral text is left to measure it on; raise read.splits.neutral"),
-    "cost_whole": ("kl_whole", "neutral", "no neutral text is left to measure it on; raise read.splits.neutral"),
-    "cost_written": ("kl_written", "test", "no steered text to measure it on"),
-    "cost_written_reverse": ("kl_written_reverse", "test", "no steered text to measure it on"),
-}
 LEVEL = 0.05
 FEWEST_PAIRS = 6
 """Below so many pairs not even differences of one sign are significant at 0.05 (2 of 2^5 flips are as extreme)."""
 Rows = Mapping[str, Mapping[str, Any]]
-"""Concept -> its row of the STEERED table."""
+"""Concept -> its row of what `by_concept` returns."""
 
 
 def score_rows(results: pl.DataFrame, by_concept: pl.DataFrame, comparison: Comparison) -> Iterator[dict[str, Any]]:
@@ -103,7 +48,7 @@ def score_rows(results: pl.DataFrame, by_concept: pl.DataFrame, comparison: Comp
 
     Args:
         results: texts with their judgements (`components.store.judgements.judged`).
-        by_concept: the STEERED table that was made of it.
+        by_concept: what each method reaches on each concept, made of it (`components.steering.by_concept`).
         comparison: what the scores are about.
     """
     means, validated = concept_means(results), concept_means(results, "validate")
@@ -136,7 +81,7 @@ def score_rows(results: pl.DataFrame, by_concept: pl.DataFrame, comparison: Comp
 
 def absent_row(columns: Mapping[str, Any], reason: str) -> dict[str, Any]:
     """The one row of a steering that could not begin."""
-    nothing = dataclasses.asdict(Interval(None, None, None, 0))
+    nothing = dataclasses.asdict(ABSENT)
     about = {"unit_of_replication": "concept", "split": "validate", "concept_kind": "all"}
     return {"measure": "gate.passed", **nothing, **about, "n_failed": 0, "reason": reason, **columns}
 
@@ -172,26 +117,30 @@ class _Scores:
     def absent(self, kind: str) -> dict[str, Any]:
         """The one row of a method with which nothing was steered."""
         about = {"concept_kind": kind, "n_failed": 0, "reason": self.comparison.absent[self.method]}
-        return self._row("composite", Interval(None, None, None, 0), **about)
+        return self._row("composite", ABSENT, **about)
 
     def over_concepts(self, kind: str) -> Iterator[dict[str, Any]]:
-        """Composite, uplift and fluency."""
+        """Composite, uplift, and what each judge beside the one that measures says."""
         concepts = self.comparison.passed(kind)
-        about = self._about(kind, concepts)
         choice = "chosen likewise" if self.rivals.max(initial=1) > 1 else "mean"
         floor = self._mean(concepts, self.floor), f"Gaussian directions, {choice}"
         largest = {n: row["uplift_largest"] for n, row in self.found.items() if row["uplift_largest"] is not None}
         above = self._mean(concepts, largest), f"largest of {self.n_others} Gaussian directions"
-        plain = {n: row["fluency_unsteered"] for n, row in self.found.items() if row["fluency_unsteered"] is not None}
-        known = [c for c in concepts if c.name in plain]
-        beside = self._mean(known, plain), "unsteered text"
-        for measure, baseline in (("composite", floor), ("uplift", above), ("fluency", beside)):
-            given = baseline if baseline[0] is not None else None
+        beside = [
+            (judge, (self._unsteered(column(judge), concepts), "unsteered text")) for judge in self.comparison.judges
+        ]
+        for measure, baseline in (("composite", floor), ("uplift", above), *beside):
+            about, given = self._about(kind, concepts, measure), baseline if baseline[0] is not None else None
             if measure in self.comparison.silent:
                 silent = {"n_failed": 0, "reason": self.comparison.silent[measure]}
-                yield self._row(measure, Interval(None, None, None, 0), **{**about, **silent})
+                yield self._row(measure, ABSENT, **{**about, **silent})
             else:
                 yield self._row(measure, self._estimate(measure, kind, concepts), **about, baseline=given)
+
+    def _unsteered(self, judge: str, concepts: Sequence[Concept]) -> float | None:
+        """What the judge of this column says of plain text, over the concepts for which it says anything."""
+        plain = {n: row[f"{judge}_unsteered"] for n, row in self.found.items() if row[f"{judge}_unsteered"] is not None}
+        return self._mean([c for c in concepts if c.name in plain], plain)
 
     def over_untrained(self, kind: str, found: Mapping[str, Rows]) -> Iterator[dict[str, Any]]:
         """How much more a trained dictionary reaches than an untrained one that goes through the same, by concept."""
@@ -206,7 +155,6 @@ class _Scores:
             interval = Interval(interval.value, None, None, interval.n)
             few = f"n too small: not even {len(concepts)} differences of one sign would be significant at {LEVEL:g}"
             about["reason"] = "; ".join(filter(None, (few, about["reason"])))
-        interval = bounded(interval, *RANGE["over_untrained"])
         yield self._row("over_untrained", interval, **about, baseline=(0.0, "untrained dictionary"))
 
     def share_above_random(self, kind: str) -> dict[str, Any]:
@@ -219,7 +167,7 @@ class _Scores:
         )
         if not concepts or absent or None in largest or len(largest) < len(concepts):
             reason = about["reason"] if not concepts else absent or "a control direction has no text for some concepts"
-            return self._row(measure, Interval(None, None, None, 0), **{**about, "reason": reason})
+            return self._row(measure, ABSENT, **{**about, "reason": reason})
         worked = _worked(self.found, concepts)  # what failed is above nothing
         value = np.array([self.found[c.name]["composite"] or 0.0 for c in concepts])
         n, above = len(concepts), int((worked & (value > np.array(largest))).sum())
@@ -251,11 +199,11 @@ class _Scores:
         """What the chosen steerings cost where nothing was set, and on the text that they wrote, beside the budget."""
         concepts = self.comparison.passed(kind)
         budget = None if self.budget is None else (self.budget, "KL budget")
-        for measure, (column, split, why) in COSTS.items():
-            own = {c.name: self.found[c.name][column] for c in concepts if c.name in self.found}
+        for measure, (cost, split, why) in COSTS.items():
+            own = {c.name: self.found[c.name][cost] for c in concepts if c.name in self.found}
             measured = {name: kl for name, kl in own.items() if kl is not None}
             absent = None if measured else why if concepts else "no concept passed the gate"
-            interval = bounded(t_interval(np.array(list(measured.values()))), 0.0, np.inf)
+            interval = t_interval(np.array(list(measured.values())))
             about = {"concept_kind": kind, "split": split, "reason": absent}
             about["n_failed"] = len(concepts) - len(measured)
             yield self._row(measure, interval, **about, baseline=budget)
@@ -264,16 +212,17 @@ class _Scores:
         """Means of a control's directions, over concepts."""
         concepts = self.comparison.passed(kind)
         there = [c for c in concepts if self.found.get(c.name, {}).get("n")]
-        about = self._about(kind, concepts) | {"better": "neither"}
-        if concepts and not there:
-            about |= {"reason": "no direction of it has a strength", "n_failed": 0}
-        for measure in ("composite", "uplift", "fluency"):
+        for measure in self.comparison.measures:
+            about = self._about(kind, concepts, measure) | {"better": "neither"}
+            if concepts and not there:
+                about |= {"reason": "no direction of it has a strength", "n_failed": 0}
             silent = self.comparison.silent.get(measure)
-            interval = Interval(None, None, None, 0)
+            interval = ABSENT
             if there and not silent:  # without any strength there is no value; a concept left out counts as 0
                 interval = self._estimate(measure, kind, concepts)
             given = about | ({"reason": silent, "n_failed": 0} if silent else {})
-            yield self._row(measure, interval, **given, baseline=(0.0, "unsteered") if measure != "fluency" else None)
+            baseline = None if measure in self.comparison.judges else (0.0, "unsteered")
+            yield self._row(measure, interval, **given, baseline=baseline)
 
     def of_concept(self, results: pl.DataFrame, concept: Concept) -> dict[str, Any]:
         """One concept's composite, with an interval over prompts."""
@@ -282,7 +231,7 @@ class _Scores:
         about["unit_of_replication"] = "prompt"
         reason = self.comparison.silent.get("composite") or row.get("reason")
         if self.comparison.silent.get("composite") or row.get("n") is None:
-            return self._row("composite", Interval(None, None, None, 0), **about, reason=reason)
+            return self._row("composite", ABSENT, **about, reason=reason)
         own = results.filter(
             pl.col("concept") == concept.name,
             pl.col("method") == self.method,
@@ -293,13 +242,13 @@ class _Scores:
             pl.col("composite").fill_null(0.0).mean(), pl.col("uplift").is_null().all().alias("failed")
         )
         about["n_failed"] = int(by_prompt["failed"].sum())
-        interval = bounded(t_interval(by_prompt.sort("prompt")["composite"].to_numpy()), *RANGE["composite"])
+        interval = t_interval(by_prompt.sort("prompt")["composite"].to_numpy())
         baseline = (row["composite_largest"], f"largest of {self.n_others} Gaussian directions")
         return self._row("composite", interval, **about, baseline=baseline if baseline[0] is not None else None)
 
     def _estimate(self, measure: str, kind: str, concepts: Sequence[Concept]) -> Interval:
-        values = {name: row[measure] or 0.0 for name, row in self.found.items()}
-        return bounded(_over(values, kind, concepts), *RANGE[measure])
+        values = {name: row[column(measure)] or 0.0 for name, row in self.found.items()}
+        return _over(values, kind, concepts)
 
     def _mean(self, concepts: Sequence[Concept], values: Mapping[str, float]) -> float | None:
         """The mean over these concepts, kinds weighing the same; None where a concept has no value."""
@@ -308,13 +257,15 @@ class _Scores:
         kinds = dict.fromkeys(c.kind for c in concepts)
         return float(np.mean([np.mean([values[c.name] for c in concepts if c.kind == kind]) for kind in kinds]))
 
-    def _about(self, kind: str, concepts: Sequence[Concept]) -> dict[str, Any]:
-        told = _caveat([self.found[c.name] for c in concepts if c.name in self.found], concepts)
+    def _about(self, kind: str, concepts: Sequence[Concept], measure: str = "composite") -> dict[str, Any]:
+        failed = f"{column(measure)}_failed" if measure in self.comparison.judges else "n_failed"
+        rows = {name: {**row, "n_failed": row[failed]} for name, row in self.found.items()}
+        told = _caveat([rows[c.name] for c in concepts if c.name in rows], concepts)
         if kind == "all" and concepts:
             counted = Counter(c.kind for c in concepts)
             kinds = ", ".join(f"{n} {of}" for of, n in counted.items())
             told = "; ".join(filter(None, (f"the mean over kinds, each weighing the same: {kinds} concepts", told)))
-        return {"concept_kind": kind, "n_failed": int((~_worked(self.found, concepts)).sum()), "reason": told}
+        return {"concept_kind": kind, "n_failed": int((~_worked(rows, concepts)).sum()), "reason": told}
 
     def _row(self, measure: str, interval: Interval, **about: Any) -> dict[str, Any]:
         return _row(self.comparison, measure, interval, **self.who, **about)

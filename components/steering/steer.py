@@ -7,7 +7,7 @@ then, once, test prompts are written and scored.
 The untrained dictionary, where it is given, goes through every method that reads a dictionary, by the same choice: what
 it reaches is what the dictionary's training did not bring.
 
-What is measured stands in `components.steering.scores.MEASURES`; the composite of gain and fluency is the headline, and
+What is measured stands in `components.steering.measures.MEASURES`; the composite of gain and fluency is the headline, and
 has a row for each concept too. `steered.parquet` has what each method reaches on each concept.
 """
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +23,27 @@ from components.concept import classifier, probe
 from components.device import Execution
 from components.model.language_model import LanguageModel
 from components.report.scores import write
-from components.steering.by_concept import Comparison, by_concept
+from components.steering.by_concept import by_concept, by_judge
 from components.steering.choice import Steered, choose, contested
+from components.steering.comparison import Comparison
+from components.steering.composite import FLUENCY
 from components.steering.concepts import limit, pick_concepts
 from components.steering.config import SteerConfig
-from components.steering.contract import JudgeServices, MethodServices
+from components.steering.contract import Concept, JudgeServices, MethodServices
 from components.steering.evidence import read_evidence
 from components.steering.gate import Split, probe_refusals
 from components.steering.ledger import Ledger
 from components.steering.material import read_material, read_prompts, too_short
+from components.steering.measures import declared
 from components.steering.meter import Meter
 from components.steering.neutral import Neutral
 from components.steering.panel import Panel
-from components.steering.proposals import propose
+from components.steering.proposals import Proposals, propose
 from components.steering.saved import save
-from components.steering.scores import DECLARED, absent_row, score_rows
+from components.steering.scores import absent_row, score_rows
 from components.steering.strength import calibrate, costs
 from components.steering.subject import Subject
-from components.steering.writer import Job, Writer
+from components.steering.writer import Job, Prompt, Writer
 from components.store import tables
 from components.store.artifact import Inputs, Parent, Progress, Stage, Work
 
@@ -67,11 +70,11 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     corpus, hook_point = subject.corpus, subject.hook_point
     inventory = tables.CONCEPTS.read(corpus)
     if inventory.is_empty():
-        return (yield from _nothing(folder, subject, "the corpus labels no concept, so none can be judged"))
+        return (yield from _nothing(folder, config, subject, "the corpus labels no concept, so none can be judged"))
     concepts = pick_concepts(inventory, config)
     model: LanguageModel = inputs["model"].load(settings)
     if "generation" not in model.capabilities:
-        return (yield from _nothing(folder, subject, "the model does not generate text"))
+        return (yield from _nothing(folder, config, subject, "the model does not generate text"))
     prompts = {split: read_prompts(corpus, model, split, config) for split in ("validate", "test")}
     writer = Writer(model, config.max_new_tokens, config.temperature, config.seed, config.batch_size)
     meter = Meter(config, prompts, inputs.get("untrained") is not None)
@@ -96,36 +99,83 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     proposals = propose(config, evidence, services, inputs.get("untrained"))
     neutral, elsewhere = Neutral.read(corpus, config.neutral_tokens, config.neutral_length)
     whole = Neutral.whole(corpus, config.neutral_tokens, config.neutral_length)
-    steerings = proposals.steerings
-    work = calibrate(model, steerings, neutral, config.kl_budgets)
-    strengths = yield from meter.run(work, "strengths", meter.calibration)
-    measured = dict(zip(map(id, steerings), strengths.tolist(), strict=True))
-    steered = proposals.at_strengths(measured, config.kl_budgets, neutral)
+    steered = yield from _at_strengths(proposals, neutral, model, meter, config)
 
     # Validate prompts choose; after that test prompts are written, once.
     column_of = {concept.name: column for column, concept in enumerate(concepts)}
     ledger = Ledger(panel, column_of, [concepts[column].name for column in passed])
     recorded = [(job, text) for job, text in zip(band, plain, strict=True) if job.sample < config.n_samples]
     ledger.add_plain("validate", [job for job, _ in recorded], [text for _, text in recorded])
-    rivals = contested(steered, proposals.controls)
-    # chance chooses among the controls' steerings as methods choose among theirs
-    dealt = [s for s in steered if s.method in proposals.controls] if rivals else []
-    jobs = [(s, job) for s in (*rivals, *dealt) for job in s.jobs(prompts["validate"], config.n_samples)]
-    texts = yield from meter.run(writer.write([job for _, job in jobs]), "validate prompts", meter.continuation)
-    ledger.add_steered("validate", jobs, texts)
-    final = choose(ledger.results(), steered, proposals.controls)
+    texts = _Texts(prompts, config.n_samples, writer, meter, ledger)
+    final = yield from texts.choose(steered, proposals.controls)
     for column, text in (("kl_elsewhere", elsewhere), ("kl_whole", whole)):
         steered, final = yield from _with_cost(column, text, steered, final, model, meter)
-    unsteered = [Job(prompt, sample) for prompt in prompts["test"] for sample in range(config.n_samples)]
-    texts = yield from meter.run(writer.write(unsteered), "unsteered text", meter.continuation)
-    ledger.add_plain("test", unsteered, texts)
-    jobs = [(s, job) for s in final for job in s.jobs(prompts["test"], config.n_samples)]
-    work = writer.write([job for _, job in jobs], side_effects=True)
-    texts = yield from meter.run(work, "test prompts", meter.tested)
-    ledger.add_steered("test", jobs, texts)
+    yield from texts.test(final)
 
     save(folder, proposals.candidates)
-    comparison = Comparison(
+    limits = "; ".join(filter(None, (too_short(material), limit(config, inventory, concepts)))) or None
+    comparison = _comparison(config, subject, concepts, refused, panel, proposals, steered, limits)
+    refusals = _refused_rows(comparison, proposals.methods)
+    _write(folder, ledger, [*(s.row() for s in steered), *refusals], comparison)
+    return _facts(config, subject, comparison, proposals, texts)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Texts:
+    """Text after the prompts of two splits: written, judged and entered in the ledger."""
+
+    prompts: Mapping[str, Sequence[Prompt]]
+    n_samples: int
+    writer: Writer
+    meter: Meter
+    ledger: Ledger
+
+    def choose(self, steered: Sequence[Steered], controls: Collection[str]) -> Generator[Progress, None, list[Steered]]:
+        """Those that validate prompts choose, and every control."""
+        rivals = contested(steered, controls)
+        # chance chooses among the controls' steerings as methods choose among theirs
+        dealt = [s for s in steered if s.method in controls] if rivals else []
+        jobs = [(s, job) for s in (*rivals, *dealt) for job in s.jobs(self.prompts["validate"], self.n_samples)]
+        work = self.writer.write([job for _, job in jobs])
+        texts = yield from self.meter.run(work, "validate prompts", self.meter.continuation)
+        self.ledger.add_steered("validate", jobs, texts)
+        return choose(self.ledger.results(), steered, controls)
+
+    def test(self, final: Sequence[Steered]) -> Iterator[Progress]:
+        """Plain and steered text after test prompts."""
+        unsteered = [Job(prompt, sample) for prompt in self.prompts["test"] for sample in range(self.n_samples)]
+        work = self.writer.write(unsteered)
+        texts = yield from self.meter.run(work, "unsteered text", self.meter.continuation)
+        self.ledger.add_plain("test", unsteered, texts)
+        jobs = [(s, job) for s in final for job in s.jobs(self.prompts["test"], self.n_samples)]
+        work = self.writer.write([job for _, job in jobs], side_effects=True)
+        texts = yield from self.meter.run(work, "test prompts", self.meter.tested)
+        self.ledger.add_steered("test", jobs, texts)
+
+
+def _at_strengths(
+    proposals: Proposals, neutral: Neutral, model: LanguageModel, meter: Meter, config: SteerConfig
+) -> Generator[Progress, None, list[Steered]]:
+    """Every candidate at the strength of each budget, set on neutral text."""
+    steerings = proposals.steerings
+    work = calibrate(model, steerings, neutral, config.kl_budgets)
+    strengths = yield from meter.run(work, "strengths", meter.calibration)
+    measured = dict(zip(map(id, steerings), strengths.tolist(), strict=True))
+    return proposals.at_strengths(measured, config.kl_budgets, neutral)
+
+
+def _comparison(
+    config: SteerConfig,
+    subject: Subject,
+    concepts: Sequence[Concept],
+    refused: Mapping[str, str],
+    panel: Panel,
+    proposals: Proposals,
+    steered: Sequence[Steered],
+    limits: str | None,
+) -> Comparison:
+    """What the scores are about, once everything is written."""
+    return Comparison(
         concepts=concepts,
         refused=refused,
         methods=[*proposals.methods, *proposals.untrained.values()],
@@ -136,28 +186,35 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
         absent=proposals.absent,
         stand_ins=frozenset((name, c.replicate) for name, c in proposals.candidates if c.stand_in),
         unsteered={(s.candidate.concept, s.method, s.budget): s.reason for s in steered if s.reason},
-        limit="; ".join(filter(None, (too_short(material), limit(config, inventory, concepts)))) or None,
+        limit=limits,
         seed=config.seed,
         competitors=frozenset(proposals.methods) - set(proposals.untrained),
         columns=subject.facts | {"n_seeds": subject.n_seeds},
         ungraded=proposals.ungraded,
+        judges=config.beside,
     )
-    refusals = _refused_rows(comparison, proposals.methods)
-    _write(folder, ledger, [*(s.row() for s in steered), *refusals], comparison)
+
+
+def _facts(
+    config: SteerConfig, subject: Subject, comparison: Comparison, proposals: Proposals, texts: _Texts
+) -> dict[str, Any]:
+    """What the manifest says."""
+    scales = {name: entry.steering.scale for name, (entry, _) in config.method_kinds().items()}
     return (
         subject.facts
-        | DECLARED.facts()
+        | declared(config.beside).facts()
         | {
             "units": dict(subject.units),
             "measure": config.measure,
-            "judged": list(ledger.judged),
+            "scales": scales | {name: scales[entry] for entry, name in proposals.untrained.items()},
+            "judged": list(texts.ledger.judged),
             "untrained": dict(proposals.untrained),
-            "concepts": len(concepts),
-            "passed": len(passed),
-            "prompts": {split: len(of_split) for split, of_split in prompts.items()},
+            "concepts": len(comparison.concepts),
+            "passed": len(comparison.passed()),
+            "prompts": {split: len(of_split) for split, of_split in texts.prompts.items()},
             "directions": sum(candidate.steering is not None for _, candidate in proposals.candidates),
-            "generations": meter.written,
-            "tokens": meter.done,
+            "generations": texts.meter.written,
+            "tokens": texts.meter.done,
         }
     )
 
@@ -178,19 +235,24 @@ def _write(folder: Path, ledger: Ledger, strengths: list[dict[str, Any]], compar
     tables.JUDGEMENTS.write(folder, ledger.judgements())
     table = tables.STRENGTHS.write(folder, strengths)
     results = ledger.results()
-    reached = tables.STEERED.write(folder, by_concept(results, table, comparison))
-    write(folder, STEER.name, score_rows(results, reached, comparison), DECLARED)
+    reached = by_concept(results, table, comparison)
+    tables.STEERED.write(folder, reached.select(list(tables.STEERED.columns)))
+    further = by_judge(reached, comparison)
+    if further.height:
+        tables.FURTHER_JUDGES.write(folder, further)
+    write(folder, STEER.name, score_rows(results, reached, comparison), declared(comparison.judges))
 
 
-def _nothing(folder: Path, subject: Subject, reason: str) -> Work:
+def _nothing(folder: Path, config: SteerConfig, subject: Subject, reason: str) -> Work:
     """Empty tables, and one score that is absent for this reason."""
     yield Progress(0, 0, "tokens", f"nothing to steer: {reason}")
     for table in (tables.GENERATIONS, tables.JUDGEMENTS, tables.STRENGTHS, tables.STEERED):
         table.write(folder, [])
     save(folder, [])
-    write(folder, STEER.name, [absent_row(subject.facts | {"n_seeds": subject.n_seeds}, reason)], DECLARED)
+    measures = declared(config.beside)
+    write(folder, STEER.name, [absent_row(subject.facts | {"n_seeds": subject.n_seeds}, reason)], measures)
     empty = {"untrained": {}, "concepts": 0, "passed": 0, "prompts": {}, "directions": 0, "generations": 0, "tokens": 0}
-    return subject.facts | DECLARED.facts() | empty
+    return subject.facts | measures.facts() | empty
 
 
 def _refused_rows(comparison: Comparison, names: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -204,6 +266,8 @@ def _refused_rows(comparison: Comparison, names: Sequence[str]) -> Iterator[dict
 
 def _entries(config: SteerConfig) -> Mapping[str, int]:
     entries = {f"{table.noun}.{name}": table.version(name) for table, names, _ in config.tables() for name in names}
+    if config.beside != [FLUENCY]:
+        entries["scores of judges"] = 1  # those of other judges were not written once
     return entries | {"probe": probe.VERSION, "classifier": classifier.VERSION}
 
 

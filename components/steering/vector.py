@@ -24,6 +24,7 @@ class AddVector(Steering):
         unit: the mean activation norm at the hook point, in which strengths are stated.
     """
 
+    scale = "mean activation norms"
     hook_point: str
     vector: Float[Tensor, " d_in"]
     unit: float

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from components.store.tables import GENERATIONS
+from components.store.tables import GENERATIONS, STEERED
 
 UNSTEERED = "unsteered"
 """The method of text that nothing steered."""
@@ -16,8 +16,20 @@ COMPOSITE = "composite"
 TARGET = "target"
 """What the measured judge says, whichever that is, as a column."""
 UNPAIRED = "the unsteered text of this prompt and sample failed"
-TAKEN = frozenset({COMPOSITE, TARGET, "uplift", "judge", *GENERATIONS.columns} - {"concept"})
+CONCEPT_JUDGE = "concept_judge"
+"""The column of the judge `concept` beside others, because `concept` is the column of concepts."""
+TAKEN = frozenset({TARGET, CONCEPT_JUDGE, "judge", *GENERATIONS.columns, *STEERED.columns} - {"concept", "fluency"})
 """Names that no judge may have, because columns have them."""
+
+
+def column(judge: str) -> str:
+    """The column of a judge beside others: its name, but for CONCEPT_JUDGE."""
+    return CONCEPT_JUDGE if judge == "concept" else judge
+
+
+def others(results: pl.DataFrame) -> list[str]:
+    """Columns of what `judged` returns that hold what a judge says, but for the one that measures."""
+    return [name for name in results.columns if name not in TAKEN - {CONCEPT_JUDGE} and name != "concept"]
 
 
 def judged(generations: pl.DataFrame, judgements: pl.DataFrame, measure: str) -> pl.DataFrame:
@@ -30,14 +42,14 @@ def judged(generations: pl.DataFrame, judgements: pl.DataFrame, measure: str) ->
 
     Returns:
         The columns of GENERATIONS (`concept` is the one that is judged for), `target`, `uplift`, `composite` and one column
-        for each other judge, by its name.
+        for each other judge (`column`).
     """
     place = ["generation", "concept"]
     of = judgements.filter(pl.col("judge") == measure)
     rows = of.select(*place, pl.col("value").alias(TARGET), pl.col("reason").alias("_reason"))
     names = judgements["judge"].unique(maintain_order=True).to_list()
     for name in dict.fromkeys([COMPOSITE, *(name for name in names if name != measure)]):
-        other = judgements.filter(pl.col("judge") == name).select(*place, pl.col("value").alias(name))
+        other = judgements.filter(pl.col("judge") == name).select(*place, pl.col("value").alias(column(name)))
         rows = rows.join(other, on=place, how="left", maintain_order="left")
     rows = rows.join(generations.drop("concept"), on="generation", how="inner", maintain_order="left")
     at = ["concept", "split", "prompt", "sample"]

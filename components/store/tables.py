@@ -322,6 +322,23 @@ STEERED = Table(
     },
     ("concept", "method", "kl_budget"),
 )
+FURTHER_JUDGES = Table(
+    "further_judges",
+    "steer",
+    "What each judge that `steered` has no column for says of what each method writes; only where there is one.",
+    {
+        **_CONCEPT,
+        "method": (pl.String, "as in `steered`"),
+        "kl_budget": (pl.Float64, "nats a token"),
+        "judge": (pl.String, "who judges"),
+        "value": (pl.Float64, "mean over generations, failures as 0"),
+        "unsteered": (pl.Float64, "mean over plain text, failures left out"),
+        "n": (pl.Int64, "generations"),
+        "n_failed": (pl.Int64, "generations that failed or that the judge gave no value, counted in n"),
+        "reason": (pl.String, "why nothing was steered; the value is then null"),
+    },
+    ("concept", "method", "kl_budget", "judge"),
+)
 CONCEPTS_FOUND = Table(
     "concepts_found",
     "evaluate",
@@ -400,7 +417,7 @@ TABLES = {
     table.name: table
     for table in (
         DOCUMENTS, CONCEPTS, LABELS, PAIRS, PROMPTS, VOCABULARY, CURVE, LATENTS, NEIGHBOURS, POOLED, CONTEXTS, EXPLANATIONS,
-        EXPLANATION_SCORES, CONTROL_SCORES, EXPLANATION_STRATA, STRENGTHS, GENERATIONS, JUDGEMENTS, STEERED, CONCEPTS_FOUND, ABSORPTION,
-        FIRST_LETTER,
+        EXPLANATION_SCORES, CONTROL_SCORES, EXPLANATION_STRATA, STRENGTHS, GENERATIONS, JUDGEMENTS, STEERED, FURTHER_JUDGES,
+        CONCEPTS_FOUND, ABSORPTION, FIRST_LETTER,
     )
 }  # fmt: skip

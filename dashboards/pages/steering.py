@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 import streamlit as st
 
+from components.report.measure import Measures
 from components.report.scores import KINDS
 from components.report.tables import REPORT
 from components.store.artifact import Artifact
@@ -16,12 +17,8 @@ from dashboards.markdown import plain
 from dashboards.runs import Experiment
 
 PAIRS = 20
-CURVES = (
-    ("Composite, 0 to 1", "composite"),
-    ("Uplift, rise of concept probability", "uplift"),
-    ("Fluency, 0 to 1", "fluency"),
-    ("Above every random one, share", "share_above_random"),
-)
+CHARTS = 4
+"""Charts in a row."""
 
 
 def page(shown: Experiment) -> None:
@@ -33,7 +30,7 @@ def page(shown: Experiment) -> None:
         playground.section(shown)
         return
     report = runs.table(REPORT, shown.report)
-    _budgets(report)
+    _budgets(report, shown.measures)
     left, right = st.columns([1.3, 1], gap="large")
     with left:
         st.subheader("By concept", anchor="concepts")
@@ -48,7 +45,7 @@ def page(shown: Experiment) -> None:
     playground.section(shown)
 
 
-def _budgets(report: pl.DataFrame) -> None:
+def _budgets(report: pl.DataFrame, declared: Measures) -> None:
     frame = views.budgets(report)
     if frame.is_empty():
         return
@@ -56,9 +53,11 @@ def _budgets(report: pl.DataFrame) -> None:
     kinds = [kind for kind in KINDS if kind in set(frame["concept_kind"])]
     kind = st.segmented_control("Concepts of the kind", kinds, default=kinds[0], key="kind") or kinds[0]
     of = frame.filter(pl.col("concept_kind") == kind)
-    measured = [(title, what) for title, what in CURVES if what in set(of["what"])]
-    for column, (title, what) in zip(st.columns(len(CURVES)), measured, strict=False):
-        column.altair_chart(charts.budgets(of.filter(pl.col("what") == what), title), width="stretch")
+    drawn = views.curves(of, declared)
+    for start in range(0, len(drawn), CHARTS):
+        for column, measure in zip(st.columns(CHARTS), drawn[start : start + CHARTS], strict=False):
+            of_measure = of.filter(pl.col("what") == measure.name)
+            column.altair_chart(charts.budgets(of_measure, f"{measure.label}, {measure.unit}"), width="stretch")
     single = of["budget"].n_unique() == 1
     st.caption(
         "Means over concepts on test prompts, 95% intervals."
@@ -77,7 +76,8 @@ def _texts(steer: Artifact, frame: pl.DataFrame) -> None:
             "An earlier version wrote these texts, without a table of judgements. `latentflow steer` writes them anew."
         )
         return
-    concepts, budget = frame["concept"].unique(maintain_order=True).to_list(), frame["budget"][0]
+    concepts = frame["concept"].unique(maintain_order=True).to_list()
+    budget = next(iter(frame["budget"].drop_nulls()), None)
     asked = selection.chosen("concept")
     st.session_state["concept"] = asked if asked in concepts else concepts[0]
     left, right = st.columns(2)
@@ -88,15 +88,16 @@ def _texts(steer: Artifact, frame: pl.DataFrame) -> None:
     of = judged(runs.table(GENERATIONS, steer), judgements, steer.facts["measure"])
     methods = sorted(set(of["method"]) - {UNSTEERED})
     method = str(right.selectbox("Method", methods))
+    scale = steer.facts.get("scales", {}).get(method, "mean activation norms")  # none but added vectors before
     used = runs.table(STRENGTHS, steer).filter(
         pl.col("concept").eq_missing(concept) | pl.col("concept").is_null(),
         pl.col("method") == method,
-        pl.col("kl_budget").eq_missing(pl.lit(budget, pl.Float64)),
+        (pl.col("kl_budget") == budget) | pl.col("kl_budget").is_null(),
     )
     for row in used.head(1).iter_rows(named=True):
         latent = f" · latent {row['latent']}" if row["latent"] is not None else ""
         st.caption(
-            f"strength {measures.number(row['coefficient'])} of the mean activation norm · KL "
+            f"strength {measures.number(row['coefficient'])}{f' {plain(scale)}' if scale else ''} · KL "
             f"{measures.number(row['kl'])} nats a token{latent}"
             + (f" · {plain(row['reason'])}" if row["reason"] else "")
         )

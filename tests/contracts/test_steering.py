@@ -163,4 +163,5 @@ def test_a_judge_reads_each_text_by_itself_and_says_the_same_again(name: str) ->
 @pytest.mark.parametrize("name", judges.names())
 def test_a_judge_has_a_name_that_no_column_has_and_refuses_only_known_concepts(name: str) -> None:
     assert name not in TAKEN
+    assert (judges[name].measure.name, judges[name].measure.least, judges[name].measure.most) == (name, 0, 1)
     assert set(judge(name).refusals()) <= {"one", "none"}

@@ -17,7 +17,7 @@ from components.interpretation.contract import scorers
 from components.report import tables
 from components.report.measure import Measures
 from components.report.scores import write
-from components.steering.scores import DECLARED
+from components.steering import measures as of_steering
 from components.store.artifact import Artifact, Progress, Stage, Store
 
 PLACE = {"dictionary": "topk-8-k2", "hook_point": "resid_post.1", "split": "test"}
@@ -27,7 +27,9 @@ def declared() -> Measures:
     """What every registered entry declares."""
     of_scorers = summary.measures(entry for _, entry in scorers.items())
     of_sweeps = Measures.declared("compare", [STABILITY])
-    return Measures({**measures_of(evaluations.names()), **of_scorers, **DECLARED, **of_sweeps})
+    return Measures(
+        {**measures_of(evaluations.names()), **of_scorers, **of_steering.declared(["fluency"]), **of_sweeps}
+    )
 
 
 MEASURES = declared()

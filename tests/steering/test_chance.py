@@ -9,8 +9,10 @@ import pytest
 from components.report.scores import table as score_table
 from components.steering.by_concept import by_concept
 from components.steering.chance import simulate
+from components.steering.comparison import Comparison
 from components.steering.contract import Concept
-from components.steering.scores import DECLARED, Comparison, score_rows
+from components.steering.measures import declared
+from components.steering.scores import score_rows
 from components.store import tables
 from tests.steering.world import results
 
@@ -95,7 +97,7 @@ def chosen_by_chance(n: int, seed: int) -> list[dict]:
     )  # fmt: skip
     generations = results(rows)
     table = by_concept(generations, tables.STRENGTHS.frame([]), about)
-    return score_table("steer", score_rows(generations, table, about), DECLARED).to_dicts()
+    return score_table("steer", score_rows(generations, table, about), declared(about.judges)).to_dicts()
 
 
 def named(rows: list[dict], end: str) -> dict:

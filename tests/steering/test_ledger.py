@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from components.config import Config
+from components.report.measure import Measure
 from components.steering.choice import Steered
 from components.steering.composite import composite
 from components.steering.contract import Candidate, Continuation, Judge, JudgeServices, Verdicts
@@ -30,6 +31,7 @@ class Said(Judge):
     """Says what a table holds: for each text, a value for each concept."""
 
     config = Config
+    measure = Measure("said", "Said", "0 to 1", "What the table holds.", least=0, most=1)
 
     def __init__(self, values: dict[str, Sequence[float]], reasons: dict[str, str] | None = None) -> None:
         dictionary = evidence().dictionary

@@ -8,9 +8,11 @@ import pytest
 
 from components.report.scores import table as score_table
 from components.statistics import binomial_tail, t_interval, t_interval_of_groups, wilson
-from components.steering.by_concept import Comparison, by_concept
+from components.steering.by_concept import by_concept, by_judge
+from components.steering.comparison import Comparison
 from components.steering.contract import Concept
-from components.steering.scores import DECLARED, score_rows
+from components.steering.measures import declared
+from components.steering.scores import score_rows
 from components.store import tables
 from tests.steering.world import results
 
@@ -76,8 +78,8 @@ def strengths(costs: dict[str, float | None]) -> pl.DataFrame:
 def scores(
     generations: pl.DataFrame, about: Comparison, costs: dict[str, float | None] | None = None
 ) -> dict[tuple[str, str], dict[str, Any]]:
-    table = tables.STEERED.frame(by_concept(generations, strengths(costs or {}), about))
-    frame = score_table("steer", score_rows(generations, table, about), DECLARED)
+    table = by_concept(generations, strengths(costs or {}), about)
+    frame = score_table("steer", score_rows(generations, table, about), declared(about.judges))
     return {(row["name"], row["concept_kind"]): row for row in frame.to_dicts()}
 
 
@@ -395,3 +397,50 @@ def test_no_interval_leaves_the_range_of_its_score(generations: pl.DataFrame) ->
         highest = np.inf if "cost" in name else 1.0
         if row["low"] is not None:
             assert lowest <= row["low"] <= row["value"] <= row["high"] <= highest, name
+
+
+def test_a_judge_beside_the_one_that_measures_has_a_score_of_its_own_beside_unsteered_text() -> None:
+    judged = [row | {"variety": 0.5} for row in rows("m", "topic.0", 0, [0.2, 0.4]) + rows("r", "topic.0", 0, [0.1])]
+    judged[0]["variety"] = None  # the judge failed on this text
+    judged += [row | {"variety": 0.7} for row in rows("unsteered", "topic.0", 0, [0.0, 0.0])]
+    about = comparison(concepts=CONCEPTS[:1], refused={}, judges=["fluency", "variety"])
+    table = by_concept(results(judged), strengths({}), about)
+    told = by_judge(table, about).select("method", "judge", "value", "unsteered", "n", "n_failed").rows()
+    assert set(told) == {("m", "variety", 0.25, 0.7, 2, 1), ("r", "variety", 0.5, 0.7, 1, 0)}
+    scored = {(row["entry"], row["concept_kind"]): row for row in score_rows(results(judged), table, about)
+              if row["measure"] == "variety"}  # fmt: skip
+    row, floor = scored["m", "document"], scored["r", "document"]
+    assert (row["value"], row["baseline"], row["baseline_name"], row["n"]) == (0.25, 0.7, "unsteered text", 1)
+    assert row["reason"].startswith("1 of 2 generations failed and count as 0")
+    assert (floor["value"], floor["baseline"], floor["better"]) == (0.5, None, "neither")
+    plain = comparison(concepts=CONCEPTS[:1], refused={})
+    assert by_judge(by_concept(results(judged), strengths({}), plain), plain).is_empty()
+
+
+def test_the_judge_of_concepts_has_a_score_too_where_another_measures() -> None:
+    judged = [row | {"concept_judge": 0.5} for row in rows("m", "topic.0", 0, [0.2]) + rows("r", "topic.0", 0, [0.1])]
+    about = comparison(concepts=CONCEPTS[:1], refused={}, judges=["fluency", "concept"])
+    table = by_concept(results(judged), strengths({}), about)
+    assert set(by_judge(table, about).select("method", "judge", "value").rows()) == {
+        ("m", "concept", 0.5),
+        ("r", "concept", 0.5),
+    }
+    (row,) = [row for row in score_rows(results(judged), table, about)
+              if (row["measure"], row.get("entry"), row["concept_kind"]) == ("concept", "m", "document")]  # fmt: skip
+    assert row["value"] == 0.5
+
+
+def test_a_method_without_strength_stands_at_no_budget_and_is_compared_with_no_control() -> None:
+    graded = rows("m", "topic.0", 0, [0.2]) + rows("r", "topic.0", 0, [0.1])
+    found = graded + [row | {"kl_budget": None} for row in rows("said", "topic.0", 0, [0.3])]
+    about = comparison(concepts=CONCEPTS[:1], refused={}, methods=["m", "said"], ungraded=frozenset(["said"]))
+    table = by_concept(results(found), strengths({}), about)
+    assert dict(table.group_by("method").agg(pl.col("kl_budget").unique()).iter_rows()) == {
+        "m": [0.1], "r": [0.1], "said": [None],
+    }  # fmt: skip
+    said = [row for row in score_rows(results(found), table, about) if row.get("entry") == "said"]
+    assert {row["budget"] for row in said} == {None}
+    (whole,) = [row for row in said if row["measure"] == "composite" and "concept" not in row]
+    assert (whole["value"], whole["baseline"]) == (pytest.approx(0.3), None)
+    (share,) = [row for row in said if row["measure"] == "share_above_random"]
+    assert (share["value"], share["reason"]) == (None, "no control direction to compare with")

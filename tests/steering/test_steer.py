@@ -136,6 +136,18 @@ def test_what_each_method_reaches_on_each_concept_is_a_table_to_pair_methods_by(
     assert reached.filter(concept="topic.land", method="mean_difference")["composite"][0] == pytest.approx(one)
 
 
+def test_another_judge_may_measure_and_the_judge_of_concepts_then_has_a_score_of_its_own(bench: Bench) -> None:
+    config = CONFIG.model_copy(update={"measure": "fluency", "methods": ["mean_difference", "random_direction"]})
+    made, _ = bench.store.ensure(STEER, config, bench.inputs, CPU)
+    concept = tables.FURTHER_JUDGES.read(made)
+    assert set(concept["judge"]) == {"concept"} and tables.STEERED.read(made)["fluency"].null_count() == concept.height
+    ours = score(made, "steer.mean_difference.kl_0.5.concept")
+    assert ours["baseline_name"] == "unsteered text" and ours["value"] > ours["baseline"] + 0.1
+    assert score(made, "steer.mean_difference.kl_0.5")["value"] < 0  # steered text is no more fluent
+    assert "fluency" not in SCORES.read(made)["measure"]
+    assert {row["name"] for row in made.facts["measures"]} >= {"concept", "composite", "uplift"}
+
+
 def test_without_an_untrained_dictionary_its_row_is_absent_with_the_reason(ran: Any) -> None:
     row = score(ran[0], "steer.untrained.kl_0.5.composite")
     assert (row["value"], row["n"]) == (None, 0)
@@ -367,7 +379,7 @@ def test_a_method_may_not_take_the_name_of_a_control(monkeypatch: pytest.MonkeyP
 
 
 def test_a_judge_may_not_take_the_name_of_a_column(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("uplift", "composite", "text"):
+    for name in ("uplift", "composite", "text", "cost", "share_above_random", "concept_judge", "latent"):
         monkeypatch.setitem(judges._entries, name, judges["fluency"])
         with pytest.raises(ConfigError, match=f"may not be called '{name}'"):
             SteerConfig().model_copy(update={"judges": ["concept", name]})._fits()
@@ -380,6 +392,12 @@ def test_settings_enter_the_key_as_in_older_files_and_a_default_that_is_spelled_
     changed = load(SteerConfig, {"method_settings": {"add_direction": {"n_candidates": 2}}})
     assert canonical(changed) == {"method_settings": {"add_direction": {"n_candidates": 2}}}
     assert key_of(STEER, changed, bench.inputs) != bare
+
+
+def test_a_judge_whose_scores_were_not_written_once_changes_the_key() -> None:
+    unscored = [SteerConfig(), SteerConfig(judges=["concept"]), SteerConfig(judges=["fluency", "concept"])]
+    assert all("scores of judges" not in STEER.entries(config) for config in unscored)
+    assert STEER.entries(SteerConfig(measure="fluency"))["scores of judges"] == 1
 
 
 def test_the_form_draws_a_field_for_every_setting_of_every_entry() -> None:

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from components.concept.classifier import fit_classifier
 from components.config import Config
+from components.report.measure import Measure
 from components.steering.contract import Continuation, Judge, Material, Verdicts, judges
 
 
@@ -34,6 +35,10 @@ class ConceptJudge(Judge):
     """
 
     config = ConceptConfig
+    measure = Measure(
+        "concept", "Concept probability", "probability", "That the text has the concept, by a classifier of passages.",
+        rank=12, kinds=22, least=0, most=1,
+    )  # fmt: skip
 
     def fit(self, material: Material) -> None:
         """Learns from judge passages, is calibrated on others, and tried on validate passages."""

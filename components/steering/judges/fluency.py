@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import Field, PositiveInt
 
 from components.config import Config
+from components.report.measure import Measure
 from components.steering.contract import Continuation, Judge, Material, Verdicts, judges
 
 
@@ -40,6 +41,10 @@ class Fluency(Judge):
     """
 
     config = FluencyConfig
+    measure = Measure(
+        "fluency", "Fluency", "0 to 1", "1 inside the band of unsteered loss, both sides.",
+        rank=11, kinds=21, least=0, most=1,
+    )  # fmt: skip
 
     def fit(self, material: Material) -> None:
         """Sets the band."""

@@ -32,6 +32,7 @@ class RaiseTokens(Steering):
         tokens: their ids.
     """
 
+    scale = "nats"
     tokens: Int[Tensor, " word"]
 
     @classmethod

@@ -1,0 +1,66 @@
+"""What steering measures, as its manifest declares it: what every experiment has, and the measure of each judge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from components.report.measure import Measure, Measures
+from components.steering.contract import judges
+
+MEASURES = (
+    Measure(
+        "gate.passed", "Concepts that can be judged", "share", "A probe decodes and the judge judges them.", "neither",
+        rank=0, kinds=30, least=0, most=1,
+    ),
+    Measure(
+        "composite", "Steered", "0 to 1",
+        "Composite: harmonic mean of fluency and of the share gained of the concept probability that was left to gain.",
+        rank=1, kinds=1, least=0, most=1, short="steering",
+    ),
+    Measure(
+        "over_untrained", "Over the untrained dictionary", "difference",
+        "Composite minus that of the untrained dictionary, which goes through the same choice, concept for concept.",
+        rank=2, kinds=2, least=-1, most=1, part_of="composite",
+    ),
+    Measure(
+        "uplift", "Uplift", "rise of probability",
+        "Judged concept probability over unsteered text's; largest where text breaks, so read it beside fluency.",
+        rank=10, kinds=20, least=-1, most=1,
+    ),
+    Measure(
+        "share_above_random", "Above every random", "share", "Concepts that beat all controls.",
+        rank=20, kinds=30, least=0, most=1,
+    ),
+    Measure(
+        "cost", "Cost on other text", "nats a token",
+        "KL of steered from plain predictions on neutral text that set no strength; the budget stands beside it.",
+        "neither", rank=21, kinds=31, least=0,
+    ),
+    Measure(
+        "cost_whole", "Cost over whole contexts", "nats a token",
+        "The same over whole contexts: strengths are set at their beginning, where an edit costs less.",
+        "neither", rank=22, kinds=32, least=0,
+    ),
+    Measure(
+        "cost_written", "Cost on steered text", "nats a token",
+        "KL(plain, steered) of the predictions on the text that was written under steering.",
+        "neither", rank=23, kinds=33, least=0,
+    ),
+    Measure(
+        "cost_written_reverse", "Reverse cost on steered text", "nats a token",
+        "KL(steered, plain) on the text that was written under steering: what the steering costs where it acts.",
+        "neither", rank=24, kinds=34, least=0,
+    ),
+)  # fmt: skip
+COSTS = {
+    "cost": ("kl_elsewhere", "neutral", "no neutral text is left to measure it on; raise read.splits.neutral"),
+    "cost_whole": ("kl_whole", "neutral", "no neutral text is left to measure it on; raise read.splits.neutral"),
+    "cost_written": ("kl_written", "test", "no steered text to measure it on"),
+    "cost_written_reverse": ("kl_written_reverse", "test", "no steered text to measure it on"),
+}
+"""Measure of a cost -> its column of STEERED, the split of its text, and why it may be absent."""
+
+
+def declared(names: Sequence[str]) -> Measures:
+    """All measures of an experiment in which these judges stand beside the one that measures."""
+    return Measures.declared("steer", (*MEASURES, *(judges[name].measure for name in names)))
