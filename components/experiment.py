@@ -6,7 +6,7 @@ parameter in MLflow and an entry of the manifest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated
 
 from pydantic import model_validator
@@ -23,6 +23,7 @@ from components.dictionary.forecast import ENCODE_FORETELLER, TRAIN_FORETELLER
 from components.dictionary.interchange.importing import IMPORT
 from components.dictionary.settings import TrainConfig
 from components.dictionary.train import stage as training
+from components.errors import ConfigError
 from components.evaluation.compare import COMPARE
 from components.evaluation.contract import evaluations
 from components.evaluation.evaluate import EVALUATE, EvaluateConfig
@@ -84,6 +85,11 @@ class ExperimentConfig(Config):
     def _fits(self) -> ExperimentConfig:
         listed = sorted({*self.evaluate.evaluations, *self.sweep.evaluations})  # a sweep reads the same settings
         refuse_unused(evaluations, listed, self.evaluate.settings)
+        if self.train.splice.share and self.capture.arrays.path:
+            raise ConfigError(
+                "train.splice.share wants the model to take part in training, and with "
+                "capture.arrays.path there is none; set train.splice.share=0"
+            )
         return self
 
 
@@ -119,12 +125,24 @@ def stage_of(name: str) -> Stage:
     return STAGES.get(name) or BESIDE[name]
 
 
-def parents(name: str) -> Mapping[str, Parent]:
-    """What an experiment gives a stage, by role: of what is optional, that which it makes itself."""
+def without(config: ExperimentConfig) -> frozenset[str]:
+    """What an experiment does not have: activations from a file take the place of model and text."""
+    return frozenset({"model", READ.name} if config.capture.arrays.path else ())
+
+
+def parents(name: str, missing: Collection[str] = ()) -> Mapping[str, Parent]:
+    """What an experiment gives a stage, by role: of what is optional, that which it makes itself.
+
+    Args:
+        name: of the stage.
+        missing: what the experiment is `without`.
+    """
     stage = stage_of(name)
     scores = {each.name: Parent(each.name) for each in STAGES.values() if each.scored and stage.gathers}
     roles = {**stage.inputs, **scores}
-    return {role: parent for role, parent in roles.items() if not parent.optional or parent.stage not in BESIDE}
+    missing = {*BESIDE, *missing}
+    given = {role: not parent.optional or parent.stage not in missing for role, parent in roles.items()}
+    return {role: parent for role, parent in roles.items() if given[role]}
 
 
 def rests_on(name: str, ancestor: str) -> bool:

@@ -65,11 +65,12 @@ def _read(key: str, _shown: Experiment) -> Listing:
     scorers = runs.distinct(EXPLANATION_SCORES, interpret, "scorer") if interpret else []
     explainer = next(iter(explainers), None)
     scorer = "detection" if "detection" in scorers else next(iter(scorers), None)
+    has_concepts = evaluate is not None and CONCEPTS_FOUND.file in evaluate.files
     frame = views.latent_list(
         runs.scan(LATENTS, encode),
-        runs.scan(EXPLANATIONS, interpret) if interpret else None,
-        runs.scan(EXPLANATION_SCORES, interpret) if interpret else None,
-        runs.scan(CONCEPTS_FOUND, evaluate) if evaluate else None,
+        runs.scan(EXPLANATIONS, interpret) if interpret and explainer else None,
+        runs.scan(EXPLANATION_SCORES, interpret) if interpret and scorer else None,
+        runs.scan(CONCEPTS_FOUND, evaluate) if evaluate and has_concepts else None,
         split=split,
         explainer=explainer,
         scorer=scorer,

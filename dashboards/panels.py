@@ -36,11 +36,18 @@ def running() -> None:
     st.info("  \n".join(lines) + (f"  \nand {len(now) - 5} more" if len(now) > 5 else ""))
 
 
+def absent(report: pl.DataFrame, told: str) -> None:
+    """A sentence in place of what is not there, with the first reason that these rows give for it."""
+    reasons = report.filter(pl.col("value").is_null())["reason"].drop_nulls()
+    st.info(f"{told}: {plain(reasons[0])}." if len(reasons) else f"{told}.")
+
+
 def steering_by_concept(report: pl.DataFrame) -> pl.DataFrame:
     """The composite by concept at one KL budget, for the kinds of concept that are picked; returns what is shown."""
     frame = views.steering(report)
     if frame.is_empty():
-        st.info("This report has no score of steering by concept.")
+        lacking = report.filter(pl.col("stage") == "steer")
+        absent(lacking, "This report has no score of steering by concept")
         return frame
     budgets = frame["budget"].drop_nulls().unique().sort().to_list() or [0.0]
     kinds = [kind for kind in KINDS if kind in set(frame["concept_kind"])]

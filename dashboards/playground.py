@@ -30,6 +30,9 @@ BUDGET, COEFFICIENT = "KL budget", "coefficient"
 def section(shown: Experiment) -> None:
     """What to steer with, how strongly, on which prompt; below it the texts."""
     st.subheader("Playground", anchor="playground")
+    if shown.file:
+        st.caption("Nothing to steer: the activations come from a file, and no model belongs to them.")
+        return
     st.caption(
         "Written live: the same prompt from the same seed, with the direction added at every token and without. The KL "
         "is what that costs on neutral text."

@@ -56,6 +56,12 @@ class Experiment:
         return self.report.key
 
     @property
+    def file(self) -> str | None:
+        """Where its activations come from without a model and without text; None where a model was run."""
+        capture = self.artifacts.get("capture")
+        return capture.facts.get("arrays") if capture else None
+
+    @property
     def measures(self) -> Measures:
         """What its stages declare of what they measured."""
         return Measures.read(self.report)

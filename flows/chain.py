@@ -10,7 +10,6 @@ import functools
 import logging
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,7 +21,7 @@ from components.dictionary.settings import TrainConfig
 from components.dictionary.train import control, wired
 from components.evaluation.evaluate import EvaluateConfig
 from components.evaluation.gate import GateConfig
-from components.experiment import ExperimentConfig, parents, rests_on
+from components.experiment import ExperimentConfig, parents, rests_on, without
 from components.model.hook_point import translate
 from components.model.reference import ModelConfig, ModelReference
 from components.store.artifact import GIVEN, Artifact, Store
@@ -43,12 +42,16 @@ class Chain:
     Args:
         config: the experiment.
         plain: run the components directly, without Prefect and MLflow.
+
+    Attributes:
+        missing: stages that this experiment is without, and "model" where no model is run.
     """
 
     def __init__(self, config: ExperimentConfig, plain: bool = False) -> None:
         self.config = config
         self.plain = plain
         self.store = Store(config.execution.store)
+        self.missing = without(config)
         self.tracker = None if plain else _tracker(config)
         self._made: dict[str, Artifact] = {}
         self._open = contextlib.ExitStack()
@@ -97,7 +100,7 @@ class Chain:
             role: self.given(parent.stage)
             if parent.stage in GIVEN
             else self.artifact(parent.stage, untrained or parent.untrained)
-            for role, parent in parents(stage).items()
+            for role, parent in parents(stage, self.missing).items()
             if parent.wanted(config)
         }
 
@@ -109,10 +112,25 @@ class Chain:
         return dictionary
 
     def _say_if_of_another_model(self, dictionary: Artifact) -> None:
-        """A line where a dictionary reads another model than it was made for: equal widths let it pass everywhere."""
+        """A line where a dictionary reads another model than it was made for: equal widths let it pass.
+
+        Whose activations lie in a file nobody knows: a line says so where one side alone has a model.
+        """
         activations = source(dictionary, "activations")
-        key = activations and inputs(activations.manifest)["model"][1]
-        if not (activations and key) or key == self.model.key:
+        if activations is None:
+            return
+        _, key = inputs(activations.manifest).get("model", ("model", ""))
+        ours = "" if "model" in self.missing else self.model.key
+        if key == ours:
+            return
+        if not (key and ours):
+            log.warning(
+                "the dictionary %s was made on activations %s, and this experiment's are %s; whether they "
+                "are of one model cannot be told",
+                dictionary.key,
+                "of a model" if key else f"from the file {activations.facts['arrays']}",
+                "of a model" if ours else f"from the file {self.config.capture.arrays.path}",
+            )
             return
         theirs = activations.facts.get("model_config") or {}
         log.warning(
@@ -152,13 +170,22 @@ class Chain:
         return self.config.evaluate.measuring(self.config.sweep.evaluations)
 
     @property
+    def shared(self) -> dict[str, Any]:
+        """What a sweep measures every dictionary with, but the gate: activations, and any model and text."""
+        shared: dict[str, Any] = {"activations": self.artifact("capture")}
+        if "read" not in self.missing:
+            shared |= {"model": self.model, "corpus": self.artifact("read")}
+        return shared
+
+    @property
     def training(self) -> TrainConfig:
         """How it is trained; the hook point by its canonical name, since the dictionary side knows no other library's."""
         return self.config.train.model_copy(update={"hook_point": translate(self.config.train.hook_point)})
 
-    def fetched(self) -> Path:
-        """The model's folder, its files there: for who looks at the model before the first stage does."""
-        return self.model.folder
+    def fetch(self) -> None:
+        """Brings the files of the model here, if one is run: for who looks at it before any stage."""
+        if "model" not in self.missing:
+            _ = self.model.folder
 
     @functools.cached_property
     def model(self) -> ModelReference:

@@ -15,12 +15,13 @@ from flows.terminal import aside
 
 @flow(name="experiment", flow_run_name=windows.name)
 def experiment(config: ExperimentConfig) -> Reference:
-    """From text to steering scores, one stage after another; what is already made is found, not made again."""
+    """From text, or from activations in a file, to the report; what is made already is found."""
     with Chain(config) as chain:
-        chain.fetched()  # as a task, seen and tried again; the plan would download in silence
+        chain.fetch()  # as a task, seen and tried again; the plan would download in silence
         plan.say(config, aside)
         for stage in STAGES:
-            chain.artifact(stage)
+            if stage not in chain.missing:
+                chain.artifact(stage)
         artifact = chain.artifact("report")
         publish(artifact)
         return artifact.reference()

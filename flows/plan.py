@@ -103,15 +103,16 @@ class Plan(Chain):
     @functools.cached_property
     def _swept(self) -> dict[str, Any]:
         """What a sweep finds: dictionaries, and those that were measured as this one measures, by the keys of both."""
-        activations, corpus = self.artifact("capture"), self.artifact("read")
-        gate = Foretold(
-            "gate", key_of(stage_of("gate"), self.gating, {"activations": activations, "corpus": corpus}), {}
-        )
-        shared = {"model": self.model, "corpus": corpus, "activations": activations, "gate": gate}
+        shared = self.shared
+        activations = shared["activations"]
+        if "corpus" in shared:
+            of_gate = {"activations": activations, "corpus": shared["corpus"]}
+            shared["gate"] = Foretold("gate", key_of(stage_of("gate"), self.gating, of_gate), {})
         measured, seconds = set(), []
         for scored in self.store.artifacts("evaluate"):
             measured_on = inputs_of(scored.manifest)
-            if "gate" not in measured_on or measured_on["activations"] != ("capture", activations.key):
+            of_these = measured_on["activations"] == ("capture", activations.key)
+            if not of_these or ("gate" in shared) != ("gate" in measured_on):
                 continue
             seconds.append(scored.manifest["made"]["seconds"])
             dictionary = Foretold(*measured_on["dictionary"], facts={})
@@ -243,4 +244,5 @@ def show(steps: list[Step], to: Console) -> None:
     )
     for step in steps:
         if step.timing:
-            to.print(f"{step.label}: {step.timing.measured}; {step.timing.extrapolated}")
+            told = filter(None, (step.timing.measured, step.timing.extrapolated))
+            to.print(f"{step.label}: {'; '.join(told)}")

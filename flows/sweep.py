@@ -54,10 +54,11 @@ def compare(chain: Chain) -> Artifact:
     unasked(config, len(todo))
     workers = max(1, len(device.slots(config.execution)))
     torch.set_num_threads(share(config.execution).threads)  # tasks side by side share the cores
-    activations = chain.artifact("capture")
+    shared = chain.shared
     with Plan(config) as foretold:
         foretold.sweep()
-    gate = chain.artifact("gate")
+    if "corpus" in shared:
+        shared["gate"] = chain.artifact("gate")
 
     refused: dict[str, str] = {}
     learning = {
@@ -66,7 +67,6 @@ def compare(chain: Chain) -> Artifact:
     wanted = {name: (cell.config, learning) for name, cell in todo.items()}
     listed = [{name: wanted[name] for name in names} for names in groups(todo, config.sweep.together)]
     trained = _made(chain, "train", listed, workers, refused)
-    shared = {"model": chain.model, "corpus": chain.artifact("read"), "activations": activations, "gate": gate}
     references = {role: {"stage": given.stage, "key": given.key} for role, given in shared.items()}
     measured = [
         {name: (chain.measuring, references | {"dictionary": artifact.reference()})}

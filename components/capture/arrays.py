@@ -31,14 +31,20 @@ from components.registry import nearest
 from components.seeds import numpy_generator
 from components.store.artifact import Progress, Work
 from components.store.shards import PROVENANCE, write_activations
+from components.store.tables import NAMES
 
 if TYPE_CHECKING:
     from components.capture.capture import CaptureConfig
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
-"""Raised when the same file gives other rows or splits."""
+VERSION = 2
+"""Raised when the same file gives other rows, splits or tables."""
+NO_TEXT = (
+    "the activations come from a file, without a model and without text; leave capture.arrays.path "
+    "empty to run a model over a corpus"
+)
+"""Why a stage or an evaluation that needs either has nothing to do."""
 SHARD_BYTES = 64 * 2**20
 TABLES = (".parquet", ".csv")
 COLUMNS = 6
@@ -68,11 +74,13 @@ class Places:
         columns: `document`, `position` and `token` of each row, int32.
         split: number of the split of each row; -1 for a row that no split takes.
         note: how the splits were made, in one sentence.
+        names: rows of the table NAMES; none where documents have numbers or nothing is known of them.
     """
 
     columns: Mapping[str, Int[np.ndarray, " row"]]
     split: Int[np.ndarray, " row"]
     note: str
+    names: pl.DataFrame
 
 
 def files(config: ArraysConfig) -> list[Path]:
@@ -97,6 +105,8 @@ def files(config: ArraysConfig) -> list[Path]:
 def make(folder: Path, config: CaptureConfig) -> Work:
     """Writes what `capture` writes, from the user's own activations.
 
+    Where documents have names, also names.parquet.
+
     Yields how the splits were made, then rows done.
 
     Raises:
@@ -113,6 +123,8 @@ def make(folder: Path, config: CaptureConfig) -> Work:
     message = f"{n_rows:,} rows: {n_bytes / 2**20:,.0f} MiB on disk; {where.note}"
     yield Progress(0, matrix.n_rows, "rows", message, {"bytes": n_bytes})
     n_shards = yield from _write(folder, matrix, where, config.splits, dtype)
+    if where.names.height:
+        NAMES.write(folder, where.names)
     facts = written.facts(folder, n_shards, matrix.widths, dtype)
     for name, count in counts(where, config.splits).items():
         facts["splits"][name] |= count | {"dropped": 0}
@@ -143,9 +155,12 @@ def places(config: ArraysConfig, n_rows: int, splits: Sequence[str], limits: Map
         ConfigError: a split of no known size.
     """
     columns: dict[str, np.ndarray]
+    names = NAMES.frame([])
     if config.provenance:
         table = _table(expanded(config.provenance), n_rows)
         columns = {name: table[name].to_numpy() for name in ("document", "position", "token")}
+        if "name" in table.columns:
+            names = NAMES.frame(table.select("document", "name").unique().sort("document"))
         if "split" in table.columns:
             split = _own_splits(table["split"], splits, config.provenance)
             note = f"{config.provenance} says which split each row belongs to"
@@ -164,7 +179,8 @@ def places(config: ArraysConfig, n_rows: int, splits: Sequence[str], limits: Map
     for number, name in enumerate(splits):
         if limits.get(name):
             split[np.flatnonzero(split == number)[limits[name] :]] = -1
-    return Places({name: column.astype(np.int32) for name, column in columns.items()}, split, note)
+    numbers = {name: column.astype(np.int32) for name, column in columns.items()}
+    return Places(numbers, split, note, names)
 
 
 def _write(
@@ -227,7 +243,10 @@ def _own_splits(column: pl.Series, splits: Sequence[str], path: str) -> np.ndarr
 
 
 def _table(path: Path, n_rows: int) -> pl.DataFrame:
-    """The table of provenance, its columns whole numbers: documents of other names are numbered as they come."""
+    """The table of provenance, its columns whole numbers.
+
+    Documents that have names are numbered in their order; the names then stand in a column `name`.
+    """
     if not path.is_file() or path.suffix not in (".parquet", ".csv"):
         raise InputError(
             f"{path}: wanted a table of provenance, a .parquet or .csv file; set capture.arrays.provenance"
@@ -249,7 +268,8 @@ def _table(path: Path, n_rows: int) -> pl.DataFrame:
     if empty := [column.name for column in table if column.null_count()]:
         raise InputError(f"{path}: the column {empty[0]!r} has empty cells; fill them, or leave the column out")
     if not table["document"].dtype.is_integer():
-        table = table.with_columns(pl.col("document").cast(pl.String).rank("dense") - 1)
+        table = table.with_columns(pl.col("document").cast(pl.String).alias("name"))
+        table = table.with_columns(pl.col("name").rank("dense").alias("document") - 1)
     if "position" not in table.columns:
         table = table.with_columns(pl.int_range(pl.len()).over("document").alias("position"))
     if "token" not in table.columns:

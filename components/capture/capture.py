@@ -155,12 +155,19 @@ def _entries(config: CaptureConfig) -> Mapping[str, int]:
     return {"arrays": arrays.VERSION, "arrays.bytes": content_number(files)} if files else {}
 
 
+def _runs_a_model(config: CaptureConfig) -> bool:
+    return not config.arrays.path
+
+
 CAPTURE = Stage(
     "capture",
     version=1,
     make=make,
     entries=_entries,
-    inputs={"model": Parent("model"), "corpus": Parent("read")},
+    inputs={
+        "model": Parent("model", wanted=_runs_a_model),
+        "corpus": Parent("read", wanted=_runs_a_model),
+    },
 )
 
 

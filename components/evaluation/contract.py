@@ -71,7 +71,7 @@ class Subject:
         dictionary: the dictionary.
         codes: its codes.
         activations: what was encoded; row i of a split is row i of its codes.
-        corpus: the artifact of `read`: contexts, labels, the inventory of concepts.
+        read: the artifact of `read` (contexts, labels, the inventory of concepts); None without text.
         untrained: the control; None when none was given.
         folder: where tables go.
         gate: what the activations hold of the concepts, measured once for all dictionaries; None when it was not given.
@@ -83,11 +83,17 @@ class Subject:
     dictionary: Dictionary
     codes: Encoded
     activations: ActivationShards
-    corpus: Artifact
+    read: Artifact | None
     untrained: Control | None
     folder: Path
     gate: Gate | None = None
     memory: dict[Any, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def corpus(self) -> Artifact:
+        """The artifact of `read`: for evaluations that read text, which are not run without."""
+        assert self.read is not None, "an evaluation that says `reads_text = False` asks for text"
+        return self.read
 
     @property
     def hook_point(self) -> str:
@@ -169,6 +175,8 @@ class Evaluation(Entry):
     """What it measures; every score is of one of them."""
     in_sweeps: ClassVar[bool] = True
     """Whether a sweep that names no evaluations measures it; False for what few models can be asked."""
+    reads_text: ClassVar[bool] = True
+    """Whether it reads the corpus; without one, its first measure is absent with the reason."""
 
     @abstractmethod
     def measure(self, subject: Subject) -> Measuring:

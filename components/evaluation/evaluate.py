@@ -8,13 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, Field
 
+from components.capture.arrays import NO_TEXT
 from components.concept import probe
 from components.config import Config, names_of, settings_of
 from components.device import Execution, resolve
 from components.dictionary.contract import Dictionary
 from components.dictionary.encode import Encoding
 from components.evaluation import gate
-from components.evaluation.contract import Control, EvaluationServices, Subject, evaluations
+from components.evaluation.contract import (
+    ABSENT,
+    Control,
+    EvaluationServices,
+    Score,
+    Subject,
+    evaluations,
+)
 from components.report.measure import Measures
 from components.report.scores import write
 from components.store.artifact import Artifact, Facts, Inputs, Parent, Stage, Work
@@ -50,16 +58,20 @@ class EvaluateConfig(Config):
 def make(folder: Path, config: EvaluateConfig, inputs: Inputs, settings: Execution | None) -> Work:
     """Writes scores.parquet, and the tables of the evaluations that have their own.
 
-    Optional inputs: `codes` (absent: encoded here and kept in memory), `untrained` (codes of the control), `gate` (absent:
-    measured here where an evaluation asks for it), `model` (absent: who needs it says so).
+    Optional inputs: `codes` (absent: encoded here and kept in memory), `untrained` (codes of the
+    control), `gate` (absent: measured here where an evaluation asks for it), `model` (absent: who needs
+    it says so), `corpus` (absent: each evaluation that reads text has one row that says so).
     """
     execution = settings or Execution()
     subject = _subject(folder, inputs, execution)
     services = EvaluationServices(execution, config.seed, inputs.get("model"))
     rows = []
+    able = possible(config, inputs)
     for name in config.evaluations:
         evaluation = evaluations[name](getattr(config.settings, name), services)
-        scores = yield from evaluation.measure(subject)
+        scores = [Score(evaluation.measures[0].name, ABSENT, "document", reason=NO_TEXT)]
+        if name in able:
+            scores = yield from evaluation.measure(subject)
         rows += [score.row(name, subject) for score in scores]
     measures = measures_of(config.evaluations)
     frame = write(folder, EVALUATE.name, rows, measures)
@@ -71,6 +83,12 @@ def make(folder: Path, config: EvaluateConfig, inputs: Inputs, settings: Executi
         **measures.facts(),
     }
     return facts
+
+
+def possible(config: EvaluateConfig, inputs: Inputs) -> list[str]:
+    """The listed evaluations that these inputs allow: without a corpus, those that read no text."""
+    has_text = inputs.get("corpus") is not None
+    return [name for name in config.evaluations if has_text or not evaluations[name].reads_text]
 
 
 def measures_of(names: Iterable[str]) -> Measures:
@@ -90,7 +108,7 @@ def _subject(folder: Path, inputs: Inputs, execution: Execution) -> Subject:
         dictionary=dictionary,
         codes=CodeShards(codes) if (codes := inputs.get("codes")) else Encoding(dictionary, activations),
         activations=activations,
-        corpus=inputs["corpus"],
+        read=inputs.get("corpus"),
         untrained=None if untrained is None else _control(untrained, execution),
         folder=folder,
         gate=gate.load(gated) if gated and gated.facts["hook_point"] == dictionary.hook_point else None,
@@ -114,7 +132,7 @@ EVALUATE = Stage(
     entries=_entries,
     inputs={
         "model": Parent("model", optional=True),
-        "corpus": Parent("read"),
+        "corpus": Parent("read", optional=True),
         "activations": Parent("capture"),
         "dictionary": Parent("train"),
         "codes": Parent("encode", optional=True),

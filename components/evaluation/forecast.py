@@ -19,7 +19,7 @@ import torch
 from components.concept.probe import fit_probe
 from components.device import Execution, resolve
 from components.evaluation.contract import TEST
-from components.evaluation.evaluate import EvaluateConfig
+from components.evaluation.evaluate import EvaluateConfig, possible
 from components.evaluation.units import LATENT, UNTRAINED, Readings, choose
 from components.model.reference import ModelReference
 from components.store.forecast import Forecast, Foreteller, Timing, lower
@@ -36,10 +36,10 @@ UNITS = 128
 
 def formula(config: EvaluateConfig, inputs: Mapping[str, Any], settings: Execution) -> Forecast:
     """The larger of the readings of one split (activations, codes by row and by latent, labels) and the model's logits."""
-    codes, corpus, model = inputs["codes"].facts, inputs["corpus"].facts, inputs["model"]
-    n_concepts, d_in = corpus["n_concepts"], codes["d_in"]
+    codes, listed = inputs["codes"].facts, possible(config, inputs)
+    n_concepts, d_in = _n_concepts(inputs), codes["d_in"]
     parts: dict[str, dict[str, int]] = {}
-    for name in (name for name in READ if name in config.evaluations):
+    for name in (name for name in READ if name in listed):
         n = min(max(codes["rows"].values()), getattr(config.settings, name).tokens)
         entries = round(n * max(codes["l0"].values()))
         parts[name] = {
@@ -47,10 +47,10 @@ def formula(config: EvaluateConfig, inputs: Mapping[str, Any], settings: Executi
             "codes": 2 * 36 * entries,
             "labels": round(24 * SHARE * n * n_concepts) + 8 * 16_384 * n_concepts,
         }
-    if RECOVERED in config.evaluations:
-        tokens = _recovered(config).batch_tokens
+    if RECOVERED in listed:
+        model, tokens = inputs["model"], _recovered(config).batch_tokens
         parts[RECOVERED] = {"model": model.n_bytes, "logits": 4 * 4 * tokens * model.shape.vocab_size}
-    if RECONSTRUCTION in config.evaluations:
+    if RECONSTRUCTION in listed:
         n = codes["rows"].get(TEST, 0)
         parts[RECONSTRUCTION] = {"codes": round(16 * n * codes["l0"].get(TEST, 0.0)), "tokens": 32 * n}
     most = max(parts.values(), key=lambda part: sum(part.values()), default={})
@@ -59,17 +59,18 @@ def formula(config: EvaluateConfig, inputs: Mapping[str, Any], settings: Executi
 
 def probe(config: EvaluateConfig, inputs: Mapping[str, Any], settings: Execution, seconds: float) -> Timing:
     """Steps of the probe, the choice among units, one pass of the model."""
-    codes, corpus = inputs["codes"].facts, inputs["corpus"].facts
+    codes, listed, n_concepts = inputs["codes"].facts, possible(config, inputs), _n_concepts(inputs)
     total, ran, grown = 0.0, [], []
-    if FOUND in config.evaluations and corpus["n_concepts"]:
+    if FOUND in listed and n_concepts:
         n = min(max(codes["rows"].values()), _found(config).tokens)
-        fitting, choosing = _concepts(codes, corpus["n_concepts"], n, resolve(settings.device))
+        fitting, choosing = _concepts(codes, n_concepts, n, resolve(settings.device))
         total += fitting + choosing
-        ran.append(f"the probe of {corpus['n_concepts']} concepts {fitting:.1f} s, choosing units {choosing:.1f} s")
+        ran.append(f"the probe of {n_concepts} concepts {fitting:.1f} s, choosing units {choosing:.1f} s")
         grown.append(f"{n:,} tokens a split")
-    if RECOVERED in config.evaluations:
+    if RECOVERED in listed:
         tokens = min(_recovered(config).tokens, codes["rows"].get(TEST, 0))
-        loading, by_token = _passes(inputs["model"], corpus["context_length"], settings)
+        context_length = inputs["corpus"].facts["context_length"]
+        loading, by_token = _passes(inputs["model"], context_length, settings)
         total += loading
         if by_token is None:
             ran.append(f"loaded the model in {loading:.1f} s")
@@ -78,12 +79,12 @@ def probe(config: EvaluateConfig, inputs: Mapping[str, Any], settings: Execution
             total += PASSES * tokens * by_token
             ran.append(f"a pass at {1 / by_token:,.0f} tokens a second")
             grown.append(f"{PASSES} passes over {tokens:,} tokens")
-    if RECONSTRUCTION in config.evaluations:
+    if RECONSTRUCTION in listed:
         n = codes["rows"].get(TEST, 0)
         by_row = _decoding(codes)
         total += 2 * n * by_row
         grown.append(f"{n:,} rows rebuilt twice")
-    unknown = sorted(set(config.evaluations) - {FOUND, RECOVERED, RECONSTRUCTION})
+    unknown = sorted(set(listed) - {FOUND, RECOVERED, RECONSTRUCTION})
     if unknown:
         grown.append(f"without {', '.join(unknown)}, which nobody foretells")
     return Timing(total, "; ".join(ran), "in proportion to " + ", ".join(grown))
@@ -92,6 +93,10 @@ def probe(config: EvaluateConfig, inputs: Mapping[str, Any], settings: Execution
 EVALUATE_FORETELLER = Foreteller(
     formula, probe, for_memory=(lower("settings.loss_recovered.batch_tokens"),), on_device=True
 )
+
+
+def _n_concepts(inputs: Mapping[str, Any]) -> int:
+    return inputs["corpus"].facts["n_concepts"] if inputs.get("corpus") else 0
 
 
 def _found(config: EvaluateConfig) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from components.capture.arrays import NO_TEXT
 from components.device import Execution
 from components.dictionary.encode import ENCODE, EncodeConfig
 from components.dictionary.forecast import stand_in_activations, stand_in_dictionary
@@ -36,6 +37,8 @@ def formula(config: InterpretConfig, inputs: Mapping[str, Any], settings: Execut
 
     Dictionaries are read one after the other, and the windows of a control are not written.
     """
+    if not inputs.get("corpus"):
+        return Forecast({}, {"tables": 30_000})
     read = _read(inputs)
     codes = inputs["codes"].facts
     rows = sum(min(codes["rows"].get(split, 0), config.contexts.rows) for split in SPLITS)
@@ -47,6 +50,8 @@ def formula(config: InterpretConfig, inputs: Mapping[str, Any], settings: Execut
 
 def probe(config: InterpretConfig, inputs: Mapping[str, Any], settings: Execution, seconds: float) -> Timing:
     """A small dictionary as dense as the real one, on random words, by the entries that are free to run."""
+    if not inputs.get("corpus"):
+        return Timing(0.0, "nothing is interpreted", NO_TEXT)
     run, costly = _free(config)
     codes = inputs["codes"].facts
     rows = {split: min(codes["rows"].get(split, 0), config.contexts.rows) for split in SPLITS}

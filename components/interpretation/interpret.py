@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
+from components.capture.arrays import NO_TEXT
 from components.config import Config, names_of, refuse_unused, settings_of
 from components.device import Execution
 from components.errors import InputError, MissingArtifactError
@@ -52,7 +53,7 @@ from components.model.text_encoder import TextEncoderReference
 from components.report.scores import write
 from components.seeds import numpy_generator
 from components.store import tables
-from components.store.artifact import Artifact, Inputs, Parent, Progress, Stage, Work
+from components.store.artifact import Artifact, Facts, Inputs, Parent, Progress, Stage, Work
 from components.store.lineage import source
 from components.store.shards import ActivationShards, CodeShards
 
@@ -64,6 +65,14 @@ else:
     ExplainerSettings, ScorerSettings, PredictorSettings = map(settings_of, (explainers, scorers, predictors))
 
 T = TypeVar("T")
+TABLES = (
+    tables.CONTEXTS,
+    tables.EXPLANATIONS,
+    tables.EXPLANATION_SCORES,
+    tables.CONTROL_SCORES,
+    tables.EXPLANATION_STRATA,
+)
+"""What is written beside the scores."""
 
 
 class InterpretConfig(Config):
@@ -147,15 +156,18 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
     Args:
         folder: where to.
         config: the section `interpret`.
-        inputs: corpus (read), activations (capture), codes (encode); optional, the model and
-            a text encoder, for entries that use them, and codes of control dictionaries on the same activations, by the names of `CONTROLS`: without one, its rows are
-            there with the reason and no value.
+        inputs: activations (capture), codes (encode); optional, the corpus (read), without which
+            tables are empty and scores absent, the model and a text encoder, for entries that use them,
+            and codes of control dictionaries on the same activations, by the names of `CONTROLS`:
+            without one, its rows are there with the reason and no value.
         settings: for entries behind a model.
 
     Raises:
         InputError: a read artifact without a vocabulary, a split that is not there or too short for a window.
     """
     encoded: Artifact = inputs["codes"]
+    if inputs.get("corpus") is None:
+        return (yield from _nothing(folder, config, encoded))
     activations, corpus = ActivationShards(inputs["activations"]), inputs["corpus"]
     _refuse_missing_splits("activations", activations.splits, "capture.splits and encode.splits")
     _refuse_missing_splits("codes", CodeShards(encoded).splits, "encode.splits")
@@ -173,26 +185,40 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
     tables.CONTROL_SCORES.write(folder, itertools.chain.from_iterable(by_control))
     tables.EXPLANATION_STRATA.write(folder, interpreted.strata_rows({None: trained} | controls))
 
-    name, hook_point = encoded.facts["name"], encoded.facts["hook_point"]
-    common = {"dictionary": name, "hook_point": hook_point, "split": "test"}
-    common |= {"unit_of_replication": "latent", "n_seeds": encoded.facts.get("n_seeds", 1)}
     theirs = {role: controls[role].scored if role in controls else None for role in CONTROLS}
     sample, n_latents = trained.sample, len(trained.sample.latents)
     counted = {"dead": sample.n_dead, "split": sample.split, "skipped": trained.n_skipped, "n": n_latents}
     rows = [*summary.rows(trained.scored, theirs), *summary.shares(d_sae=encoded.facts["d_sae"], **counted)]
-    measures = summary.measures(scorers[scorer] for scorer in config.scorers)
-    write(folder, INTERPRET.name, [common | row for row in rows], measures)
-    return {
-        "name": name,
-        "hook_point": hook_point,
+    return _scores(folder, config, encoded, rows) | {
         "latents": n_latents,
         "skipped": trained.n_skipped,
         "dead": sample.n_dead,
         "explained": explained,
         "windows": trained.n_windows,
         "controls": {role: len(control.sample.latents) for role, control in controls.items()},
-        **measures.facts(),
     }
+
+
+def _scores(folder: Path, config: InterpretConfig, encoded: Artifact, rows: Sequence[summary.Row]) -> Facts:
+    """Writes the table of scores; returns the facts that say whose they are."""
+    named = {"name": encoded.facts["name"], "hook_point": encoded.facts["hook_point"]}
+    common = {"dictionary": named["name"], "hook_point": named["hook_point"], "split": "test"}
+    common |= {"unit_of_replication": "latent", "n_seeds": encoded.facts.get("n_seeds", 1)}
+    measures = summary.measures(scorers[scorer] for scorer in config.scorers)
+    write(folder, INTERPRET.name, [common | row for row in rows], measures)
+    return named | measures.facts()
+
+
+def _nothing(folder: Path, config: InterpretConfig, encoded: Artifact) -> Work:
+    """Empty tables, and a score of each scorer that is absent: there is no text."""
+    yield Progress(0, 0, "latents", f"nothing to interpret: {NO_TEXT}")
+    for table in TABLES:
+        table.write(folder, [])
+    explainer = config.explainers[0]
+    keys = [Key("entry", explainer, name, _able(config, name)[0]) for name in config.scorers]
+    facts = _scores(folder, config, encoded, [key.row() | {"reason": NO_TEXT} for key in keys])
+    counts = dict.fromkeys(("latents", "skipped", "dead", "windows"), 0)
+    return facts | counts | {"explained": {}, "controls": {}}
 
 
 def _interpret(
@@ -269,7 +295,7 @@ INTERPRET = Stage(
     make=make,
     entries=_entries,
     inputs={
-        "corpus": Parent("read"),
+        "corpus": Parent("read", optional=True),
         "activations": Parent("capture"),
         "codes": Parent("encode"),
         "untrained": Parent("encode", optional=True, untrained=True),

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 import torch
 
+from components.capture.arrays import NO_TEXT
 from components.device import Execution
 from components.steering.concepts import pick_concepts
 from components.steering.config import SteerConfig
@@ -25,12 +26,15 @@ PROMPT = 8  # tokens of an opening, where the corpus is not read yet
 DIRECTIONS = 4
 JOBS = 32
 GENERATION = 120  # bytes a continuation on disk
+TABLES = 15_000  # bytes on disk of tables without rows
 JUDGED = 40  # bytes on disk of what all judges say of one text for one concept
 ROW = 400  # and in memory, while it is put together and written
 
 
 def formula(config: SteerConfig, inputs: Mapping[str, Any], settings: Execution) -> Forecast:
     """The largest of logits of what was written, a batch that is being written, and the evidence of the select split."""
+    if not inputs.get("corpus"):
+        return Forecast({}, {"tables": TABLES})
     model, codes = inputs["model"], inputs["codes"].facts
     meter, n_concepts, _ = _work(config, inputs)
     meter.plan(n_concepts)
@@ -60,6 +64,8 @@ def formula(config: SteerConfig, inputs: Mapping[str, Any], settings: Execution)
 
 def probe(config: SteerConfig, inputs: Mapping[str, Any], settings: Execution, seconds: float) -> Timing:
     """Writes a few short continuations and finds the strength of a few random directions."""
+    if not inputs.get("corpus"):
+        return Timing(0.0, "nothing is steered", NO_TEXT)
     meter, n_concepts, source = _work(config, inputs)
     meter.plan(n_concepts)
     started = time.perf_counter()

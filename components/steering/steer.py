@@ -14,11 +14,13 @@ has a row for each concept too. `steered.parquet` has what each method reaches o
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from components.capture.arrays import NO_TEXT
 from components.concept import classifier, probe
 from components.device import Execution
 from components.model.language_model import LanguageModel
@@ -45,20 +47,21 @@ from components.steering.strength import calibrate, costs
 from components.steering.subject import Subject
 from components.steering.writer import Job, Prompt, Writer
 from components.store import tables
-from components.store.artifact import Inputs, Parent, Progress, Stage, Work
+from components.store.artifact import Artifact, Inputs, Parent, Progress, Stage, Work
 
 
 def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution) -> Work:
     """Writes strengths, generations, judgements, steered, scores and directions.safetensors.
 
-    A corpus without any concept, and a model that does not generate, leave empty tables and a score that is absent with
-    the reason: the rest of an experiment has its report.
+    A corpus without any concept, a model that does not generate, and activations without model and corpus leave empty
+    tables and a score that is absent with the reason: the rest of an experiment has its report.
 
     Args:
         folder: where to.
         config: the section `steer`.
-        inputs: model, corpus (read), activations (capture), dictionary (train), codes (encode); optional `untrained`
-            (codes of the untrained dictionary): absent, its rows are absent with the reason.
+        inputs: activations (capture), dictionary (train), codes (encode); optional model and corpus (read), without which
+            nothing is steered, and `untrained` (codes of the untrained dictionary): absent, its rows are absent with the
+            reason.
         settings: where to run.
 
     Raises:
@@ -66,15 +69,20 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
             that were not captured where the dictionary writes, or codes of other activations.
         DictionaryError: activations of another width.
     """
+    if not (inputs.get("model") and inputs.get("corpus")):
+        trained: Artifact = inputs["dictionary"]
+        named = {"dictionary": trained.facts["name"], "hook_point": trained.facts["hook_point"]}
+        return (yield from _nothing(folder, config, named, trained.facts.get("n_seeds", 1), NO_TEXT))
     subject = Subject.read(inputs)
+    nothing = functools.partial(_nothing, folder, config, subject.facts, subject.n_seeds)
     corpus, hook_point = subject.corpus, subject.hook_point
     inventory = tables.CONCEPTS.read(corpus)
     if inventory.is_empty():
-        return (yield from _nothing(folder, config, subject, "the corpus labels no concept, so none can be judged"))
+        return (yield from nothing("the corpus labels no concept, so none can be judged"))
     concepts = pick_concepts(inventory, config)
     model: LanguageModel = inputs["model"].load(settings)
     if "generation" not in model.capabilities:
-        return (yield from _nothing(folder, config, subject, "the model does not generate text"))
+        return (yield from nothing("the model does not generate text"))
     prompts = {split: read_prompts(corpus, model, split, config) for split in ("validate", "test")}
     writer = Writer(model, config.max_new_tokens, config.temperature, config.seed, config.batch_size)
     meter = Meter(config, prompts, inputs.get("untrained") is not None)
@@ -243,16 +251,16 @@ def _write(folder: Path, ledger: Ledger, strengths: list[dict[str, Any]], compar
     write(folder, STEER.name, score_rows(results, reached, comparison), declared(comparison.judges))
 
 
-def _nothing(folder: Path, config: SteerConfig, subject: Subject, reason: str) -> Work:
+def _nothing(folder: Path, config: SteerConfig, named: dict[str, Any], n_seeds: int, reason: str) -> Work:
     """Empty tables, and one score that is absent for this reason."""
     yield Progress(0, 0, "tokens", f"nothing to steer: {reason}")
     for table in (tables.GENERATIONS, tables.JUDGEMENTS, tables.STRENGTHS, tables.STEERED):
         table.write(folder, [])
     save(folder, [])
     measures = declared(config.beside)
-    write(folder, STEER.name, [absent_row(subject.facts | {"n_seeds": subject.n_seeds}, reason)], measures)
+    write(folder, STEER.name, [absent_row(named | {"n_seeds": n_seeds}, reason)], measures)
     empty = {"untrained": {}, "concepts": 0, "passed": 0, "prompts": {}, "directions": 0, "generations": 0, "tokens": 0}
-    return subject.facts | measures.facts() | empty
+    return named | measures.facts() | empty
 
 
 def _refused_rows(comparison: Comparison, names: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -277,8 +285,8 @@ STEER = Stage(
     make=make,
     entries=_entries,
     inputs={
-        "model": Parent("model"),
-        "corpus": Parent("read"),
+        "model": Parent("model", optional=True),
+        "corpus": Parent("read", optional=True),
         "activations": Parent("capture"),
         "dictionary": Parent("train"),
         "codes": Parent("encode"),

@@ -103,6 +103,16 @@ CURVE = Table(
     },
     ("step", "name"),
 )
+NAMES = Table(
+    "names",
+    "capture",
+    "What the documents of activations from a file are called, where they have names.",
+    {
+        "document": (pl.Int32, "number"),
+        "name": (pl.String, "as the table of provenance has it"),
+    },
+    ("document",),
+)
 LATENTS = Table(
     "latents",
     "encode",
@@ -416,8 +426,8 @@ FIRST_LETTER = Table(
 TABLES = {
     table.name: table
     for table in (
-        DOCUMENTS, CONCEPTS, LABELS, PAIRS, PROMPTS, VOCABULARY, CURVE, LATENTS, NEIGHBOURS, POOLED, CONTEXTS, EXPLANATIONS,
-        EXPLANATION_SCORES, CONTROL_SCORES, EXPLANATION_STRATA, STRENGTHS, GENERATIONS, JUDGEMENTS, STEERED, FURTHER_JUDGES,
-        CONCEPTS_FOUND, ABSORPTION, FIRST_LETTER,
+        DOCUMENTS, CONCEPTS, LABELS, PAIRS, PROMPTS, VOCABULARY, NAMES, CURVE, LATENTS, NEIGHBOURS,
+        POOLED, CONTEXTS, EXPLANATIONS, EXPLANATION_SCORES, CONTROL_SCORES, EXPLANATION_STRATA, STRENGTHS,
+        GENERATIONS, JUDGEMENTS, STEERED, FURTHER_JUDGES, CONCEPTS_FOUND, ABSORPTION, FIRST_LETTER,
     )
 }  # fmt: skip

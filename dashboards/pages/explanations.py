@@ -9,7 +9,7 @@ import streamlit as st
 
 from components.report.tables import REPORT
 from components.store.tables import CONTROL_SCORES, EXPLANATION_SCORES, EXPLANATIONS
-from dashboards import charts, runs, selection, views
+from dashboards import charts, panels, runs, selection, views
 from dashboards.app import show
 from dashboards.markdown import plain
 from dashboards.runs import Experiment
@@ -29,7 +29,7 @@ def page(shown: Experiment) -> None:
     report = views.scores(measured, shown.measures, everything=True)
     scorers = scores["scorer"].unique().sort().to_list()
     if not scorers:
-        st.info("No explanation was scored in this experiment.")
+        panels.absent(measured, "No explanation was scored in this experiment")
         return
     scorer = st.segmented_control("Scorer", scorers, default=scorers[0], format_func=plain) or scorers[0]
     for label, said_of_it, apart in views.differences_from_controls(measured, shown.measures):

@@ -18,7 +18,7 @@ from components.store.tables import (
     LATENTS,
     NEIGHBOURS,
 )
-from dashboards import charts, listing, measures, own_text, runs, selection, tokens, views
+from dashboards import charts, documents, listing, measures, own_text, runs, selection, tokens, views
 from dashboards.app import let_draw, show
 from dashboards.markdown import code, plain
 from dashboards.runs import Experiment
@@ -144,8 +144,11 @@ def _latent(shown: Experiment, asked: str) -> None:
     _head(row, interpret, top)
     left, right = st.columns([1.45, 1], gap="large")
     with left:
-        own_text.section(shown, row)
-        _contexts(row, interpret)
+        if shown.file:
+            documents.section(shown, row)
+        else:
+            own_text.section(shown, row)
+            _contexts(row, interpret)
     with right:
         _meaning(shown, row, interpret)
         _concepts(row, evaluate)
@@ -272,6 +275,9 @@ def _concepts(row: dict, evaluate: Artifact | None) -> None:
     st.subheader("Concepts it is the best latent for", anchor="concepts")
     if evaluate is None:
         st.info("No ground truth here: `latentflow evaluate` makes it.")
+        return
+    if CONCEPTS_FOUND.file not in evaluate.files:
+        st.caption("None: concepts were not looked for in this experiment.")
         return
     mine = views.concepts_of(runs.table(CONCEPTS_FOUND, evaluate), row["latent"])
     if mine.is_empty():

@@ -48,6 +48,7 @@ def _title(shown: Experiment) -> DeltaGenerator:
     st.title(plain(facts.get("name", "Experiment")))
     said = [
         _place(facts),
+        f"activations of the file {code(shown.file)}" if shown.file else "",
         f"{facts['d_sae']:,} latents of {facts['d_in']} dimensions" if "d_sae" in facts and "d_in" in facts else "",
         f"trained on {facts['tokens'] / 1e6:.2g} million tokens" if facts.get("tokens") else "",
         f"report `{shown.key}` of {shown.report.manifest['made']['at'].replace('T', ' ').rstrip('Z')} UTC",
@@ -146,7 +147,8 @@ def _concepts(report: pl.DataFrame) -> None:
     st.subheader("Concepts found", anchor="concepts")
     found = views.concepts_by_kind(report)
     if found.is_empty():
-        st.info("This report has no score `evaluate.concepts_found`.")
+        lacking = report.filter(pl.col("entry") == "concepts_found")
+        panels.absent(lacking, "This report has no score `evaluate.concepts_found`")
         return
     st.altair_chart(charts.concepts(found), width="stretch")
     st.caption(

@@ -27,8 +27,9 @@ def choices(config: ExperimentConfig) -> dict[str, str]:
     size = [str(getattr(dictionary, name)) for name in ("d_sae",) if hasattr(dictionary, name)]
     sparsity = [f"k{getattr(dictionary, name)}" for name in ("k",) if hasattr(dictionary, name)]
     trained = "-".join([dictionary.kind, *size, *sparsity])
+    source = config.capture.arrays.path or config.model.path
     return {
-        "model": Path(config.model.path).name or config.model.path,
+        "model": Path(source).name or source,
         "hook_point": config.train.hook_point or ",".join(config.capture.hook_points),
         "dictionary": (_kinds(config) if flow_run.flow_name == "sweep" else config.dictionary) or trained,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -115,6 +116,13 @@ def test_scores_are_honest_and_progress_is_told(evaluation, subject):
 
 def test_the_same_subject_gets_the_same_scores(evaluation, subject):
     assert bench.measure(evaluation, subject)[0] == bench.measure(evaluation, subject)[0]
+
+
+def test_who_reads_no_text_scores_the_same_without_any(evaluation, subject):
+    if evaluation.reads_text:
+        pytest.skip("reads text")
+    without = dataclasses.replace(subject, read=None)
+    assert bench.measure(evaluation, without)[0] == bench.measure(evaluation, subject)[0]
 
 
 def test_a_subject_without_data_gets_reasons_and_no_values(evaluation, store, tmp_path):

@@ -172,7 +172,7 @@ def subject(
         dictionary=dictionary,
         codes=codes(store, found, 2 * seed),
         activations=ActivationShards(capture(store, grids, x, seed, hook_point)),
-        corpus=corpus(store, grids, concepts, labels, seed, texts),
+        read=corpus(store, grids, concepts, labels, seed, texts),
         untrained=control or None,
         folder=folder,
     )

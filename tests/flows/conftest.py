@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,16 @@ from components.config import override
 from components.experiment import ExperimentConfig
 from flows.parameters import reference
 
-TINY = Path(__file__).resolve().parents[2] / "examples" / "tiny.yaml"
+REPOSITORY = Path(__file__).resolve().parents[2]
+TINY = REPOSITORY / "examples" / "tiny.yaml"
+
+
+def commands(page: str) -> list[list[str]]:
+    """The commands of a page of docs/, each divided as a shell divides it."""
+    shown = re.findall(
+        r"^```sh\n(.*?)\n```$", (REPOSITORY / "docs" / page).read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
+    return [shlex.split(each) for each in shown]
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import transformers
 from safetensors.torch import load_file
 from tokenizers.processors import TemplateProcessing
 
-from components.config import override
+from components.config import assignments, override
 from components.device import Execution
 from components.errors import InputError
 from components.experiment import ExperimentConfig
@@ -21,12 +21,13 @@ from components.report.tables import REPORT
 from components.store.shards import ActivationShards
 from flows.chain import Chain
 from flows.parameters import reference
-from tests.flows.conftest import TINY
+from tests.flows.conftest import TINY, commands
 
 pytestmark = pytest.mark.timeout(600)
 CPU = Execution(device="cpu", threads=1)
 FEWER = {f"read.splits.{name}": 6000 for name in ("select", "judge", "validate", "test")}
 OFF = {f"read.splits.{name}": 0 for name in ("select", "explain", "calibrate", "judge", "validate", "neutral", "test")}
+POINT = "resid_post.1"
 PACKED = {"read.contexts": "packed", "read.splits.train": 1000, "capture.splits": ["train"], **OFF}
 
 
@@ -71,16 +72,15 @@ def sentence_encoder(folder: Path) -> Path:
 
 @pytest.fixture(scope="module", params=[bert, sentence_encoder])
 def config(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
+    """The very command of the page, on a small model and little text."""
     room = tmp_path_factory.mktemp(request.param.__name__)
+    command = next(each for each in commands("other-models.md") if "read.contexts=padded" in each)
     return override(
         reference(TINY),
         {
             **FEWER,
+            **assignments(command[2:]),
             "model.path": str(request.param(room / "model")),
-            "read.contexts": "padded",
-            "read.context_length": 128,
-            "capture.hook_points": ["resid_post.0"],
-            "train.hook_point": "resid_post.0",
             "execution.store": str(room / "artifacts"),
             "execution.threads": 1,
         },
@@ -112,11 +112,11 @@ def test_a_document_has_the_activations_that_it_has_alone(chain: Chain) -> None:
     contexts = load_file(corpus.path("contexts/test.safetensors"))
     model = ModelReference(chain.config.model).load(CPU)
     provenance = shards.provenance("test")
-    rows = shards.rows("test", "resid_post.0", torch.arange(shards.n_rows("test")))
+    rows = shards.rows("test", POINT, torch.arange(shards.n_rows("test")))
     assert len(set(contexts["mask"].sum(1).tolist())) > 3, "documents of several lengths"
     for context in range(0, len(contexts["token"]), 7):
         length = int(contexts["mask"][context].sum())
-        alone = model.read(contexts["token"][context : context + 1, :length], ["resid_post.0"])["resid_post.0"][0]
+        alone = model.read(contexts["token"][context : context + 1, :length], [POINT])[POINT][0]
         inside = provenance["context"] == context
         documents = provenance["document"][inside]
         assert (documents == documents[0]).all(), "a context holds one document"

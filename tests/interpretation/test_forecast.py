@@ -23,6 +23,7 @@ CODES = Foretold(
     {"d_sae": 512, "d_in": 32, "rows": dict.fromkeys(("explain", "calibrate", "test"), 2000),
      "l0": dict.fromkeys(("explain", "calibrate", "test"), 8.0)},
 )  # fmt: skip
+INPUTS = {"codes": CODES, "corpus": Foretold("read", "0" * 24, {})}
 
 
 class Costly(Config):
@@ -97,11 +98,11 @@ def config(**lists: list[str]) -> InterpretConfig:
     ],
 )  # fmt: skip
 def test_what_is_not_declared_free_is_not_run_and_is_named(lists: dict[str, list[str]], named: str) -> None:
-    timing = INTERPRET_FORETELLER.probe(config(**lists), {"codes": CODES}, Execution(device="cpu"), 2.0)
+    timing = INTERPRET_FORETELLER.probe(config(**lists), INPUTS, Execution(device="cpu"), 2.0)
     assert timing.seconds > 0
     assert f"without {named}, which a plan does not run" in timing.extrapolated
 
 
 def test_what_is_free_is_run_and_nothing_is_left_out() -> None:
-    timing = INTERPRET_FORETELLER.probe(config(), {"codes": CODES}, Execution(device="cpu"), 2.0)
+    timing = INTERPRET_FORETELLER.probe(config(), INPUTS, Execution(device="cpu"), 2.0)
     assert np.isfinite(timing.seconds) and "without" not in timing.extrapolated

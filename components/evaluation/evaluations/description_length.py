@@ -60,6 +60,7 @@ class DescriptionLength(Evaluation):
         ),
     )  # fmt: skip
     version = 2
+    reads_text = False
 
     def measure(self, subject: Subject) -> Measuring:
         """Validate sets the step and the code, test is measured."""

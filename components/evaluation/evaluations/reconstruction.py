@@ -53,6 +53,7 @@ class Reconstruction(Evaluation):
 
     config = ReconstructionConfig
     measures = MEASURES
+    reads_text = False
 
     def measure(self, subject: Subject) -> Measuring:
         """One pass over the test split for the mean, one for each dictionary and hook point."""
