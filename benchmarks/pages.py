@@ -215,7 +215,7 @@ def measure(store: Store, latents: int) -> dict[str, Any]:
         page, near = given.get("page", 1), lists.tokens(shown) if "token" in given else None
 
         def work(how: dict[str, Any] = how, page: int = page, index: Any = near) -> Any:
-            return views.page_of(views.narrowed(listing.frame, index=index, **how), page)
+            return views.latents.page_of(views.latents.narrowed(listing.frame, index=index, **how), page)
 
         figures["filter_and_sort_ms"][name], rows = timed(work)
         sent.append(rows.height)

@@ -12,7 +12,7 @@ import polars as pl
 from components.report import frontiers
 from components.report.measure import Measures
 from components.report.scores import KINDS
-from dashboards.views import ROLES, UNITS
+from dashboards.views.scores import ROLES, UNITS
 
 BLUE, ORANGE, GREY, GREEN, PURPLE, RED = "#2b83ba", "#e08a00", "#8f8f8f", "#00a37a", "#c2669b", "#d95f02"
 UNIT_COLOURS = dict(zip(UNITS, (BLUE, ORANGE, GREY, GREEN), strict=True))
@@ -285,7 +285,7 @@ def frontier(points: pl.DataFrame, title: str, percent: bool = False) -> alt.Lay
     """One measure against L0: a point with both intervals for each run, runs of one architecture joined by a line.
 
     Args:
-        points: `views.frontier`.
+        points: `views.runs.frontier`.
         title: of the measure, with its unit.
         percent: whether the measure is a share that reads best as percent.
     """
@@ -372,7 +372,7 @@ def budgets(frame: pl.DataFrame, title: str) -> alt.LayerChart | alt.FacetChart:
     """One measure of steering over KL budgets, a line with intervals for each method.
 
     Args:
-        frame: `views.budgets`, of one measure and one kind of concept.
+        frame: `views.scores.budgets`, of one measure and one kind of concept.
         title: of the measure, with its unit.
     """
     methods = sorted(frame["method"].unique())

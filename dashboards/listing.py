@@ -22,7 +22,7 @@ class Listing:
     """The list and what its columns are about.
 
     Attributes:
-        frame: one row for each latent (`views.latent_list`), treated as read-only.
+        frame: one row for each latent (`views.latents.latent_list`), treated as read-only.
         split: whose statistics it shows.
         explainer: whose explanations; None without any.
         scorer: whose scores; None without any.
@@ -66,7 +66,7 @@ def _read(key: str, _shown: Experiment) -> Listing:
     explainer = next(iter(explainers), None)
     scorer = "detection" if "detection" in scorers else next(iter(scorers), None)
     has_concepts = evaluate is not None and CONCEPTS_FOUND.file in evaluate.files
-    frame = views.latent_list(
+    frame = views.latents.latent_list(
         runs.scan(LATENTS, encode),
         runs.scan(EXPLANATIONS, interpret) if interpret and explainer else None,
         runs.scan(EXPLANATION_SCORES, interpret) if interpret and scorer else None,
@@ -81,7 +81,7 @@ def _read(key: str, _shown: Experiment) -> Listing:
 @st.cache_resource(max_entries=4, show_spinner="Reading what the latents fire on and promote …")
 def _tokens(key: str, _shown: Experiment) -> pl.DataFrame:
     encode, interpret = _shown.artifacts["encode"], _shown.artifacts.get("interpret")
-    found = [views.promoted_tokens(runs.scan(LATENTS, encode), split_of(encode))]
+    found = [views.latents.promoted_tokens(runs.scan(LATENTS, encode), split_of(encode))]
     if interpret is not None and CONTEXTS.file in interpret.files:
-        found.append(views.peak_tokens(runs.scan(CONTEXTS, interpret)))
+        found.append(views.latents.peak_tokens(runs.scan(CONTEXTS, interpret)))
     return pl.concat(found)

@@ -30,7 +30,7 @@ def running() -> None:
         moving = workflow.progress(run.id) if run.state == "RUNNING" else None
         share = f" · {moving[0]:.0f}%" if moving else ""
         lines.append(
-            f"**{plain(run.state_name)}** · {plain(run.name)} · {plain(run.flow)}{share} · {views.readable_seconds(run.seconds)} · "
+            f"**{plain(run.state_name)}** · {plain(run.name)} · {plain(run.flow)}{share} · {views.lineage.readable_seconds(run.seconds)} · "
             f"[follow](runs?run={run.id})"
         )
     st.info("  \n".join(lines) + (f"  \nand {len(now) - 5} more" if len(now) > 5 else ""))
@@ -44,7 +44,7 @@ def absent(report: pl.DataFrame, told: str) -> None:
 
 def steering_by_concept(report: pl.DataFrame) -> pl.DataFrame:
     """The composite by concept at one KL budget, for the kinds of concept that are picked; returns what is shown."""
-    frame = views.steering(report)
+    frame = views.scores.steering(report)
     if frame.is_empty():
         lacking = report.filter(pl.col("stage") == "steer")
         absent(lacking, "This report has no score of steering by concept")

@@ -31,7 +31,9 @@ def page(shown: Experiment) -> None:
     if without:
         st.warning(f"Without any score, so left out: {plain(', '.join(without))}.")
     measures = Measures.read(*(each.report for each in picked))
-    scores = views.compared({label: report for label, report in reports.items() if not report.is_empty()}, measures)
+    scores = views.runs.compared(
+        {label: report for label, report in reports.items() if not report.is_empty()}, measures
+    )
     if scores.is_empty():
         st.info("None of these runs has a score. `latentflow experiment` measures everything.")
         return
@@ -124,7 +126,7 @@ def _frontiers(scores: pl.DataFrame, measures: Measures) -> None:
     listed = [m for (stage, _), m in measures.items() if stage == "evaluate" and m.short and m.better != "neither"]
     drawn = []
     for measure in sorted((m for m in listed if m.rank < TENS), key=lambda measure: measure.rank):
-        points = views.frontier(scores, measures, measure)
+        points = views.runs.frontier(scores, measures, measure)
         if not points.is_empty():
             drawn.append((f"{measure.label}, {measure.unit}", points))
     for start in range(0, len(drawn), ACROSS):
@@ -140,7 +142,7 @@ def _frontiers(scores: pl.DataFrame, measures: Measures) -> None:
 
 def _tables(scores: pl.DataFrame, measures: Measures) -> None:
     st.subheader("Headlines", anchor="headlines")
-    table = views.run_list(scores, measures)
+    table = views.runs.run_list(scores, measures)
     st.dataframe(
         table,
         hide_index=True,
@@ -151,7 +153,7 @@ def _tables(scores: pl.DataFrame, measures: Measures) -> None:
     )
     st.caption("Click the head of a column to sort the runs by it. Intervals are in the table below.")
     st.subheader("Every score with its 95% interval", anchor="scores")
-    beside = views.side_by_run(scores, measures)
+    beside = views.runs.side_by_run(scores, measures)
     st.dataframe(
         beside,
         hide_index=True,
@@ -165,7 +167,7 @@ def _configurations(picked: list[Experiment]) -> None:
         return
     st.subheader("What was set differently", anchor="differences")
     configs = {each.label: {stage: artifact.config for stage, artifact in each.artifacts.items()} for each in picked}
-    differ = views.differences(configs)
+    differ = views.runs.differences(configs)
     if differ.is_empty():
         st.caption("Nothing: the same parameters in every stage. The code, the model or the corpus differs.")
         return

@@ -26,20 +26,20 @@ def page(shown: Experiment) -> None:
         return
     scores, said = runs.table(EXPLANATION_SCORES, interpret), runs.table(EXPLANATIONS, interpret)
     measured = runs.table(REPORT, shown.report).filter(pl.col("stage") == "interpret")
-    report = views.scores(measured, shown.measures, everything=True)
+    report = views.scores.scores(measured, shown.measures, everything=True)
     scorers = scores["scorer"].unique().sort().to_list()
     if not scorers:
         panels.absent(measured, "No explanation was scored in this experiment")
         return
     scorer = st.segmented_control("Scorer", scorers, default=scorers[0], format_func=plain) or scorers[0]
-    for label, said_of_it, apart in views.differences_from_controls(measured, shown.measures):
+    for label, said_of_it, apart in views.scores.differences_from_controls(measured, shown.measures):
         verdict = {True: ", apart from the control", False: ", not told from the control", None: ""}[apart]
         st.text(f"{label}: {said_of_it}{verdict}")
     left, right = st.columns(2, gap="large")
     with left:
         st.subheader("All latents", anchor="distribution")
         theirs = runs.table(CONTROL_SCORES, interpret) if CONTROL_SCORES.file in interpret.files else None
-        bins = views.distribution(scores, scorer, control_scores=theirs)
+        bins = views.scores.distribution(scores, scorer, control_scores=theirs)
         st.altair_chart(charts.distribution(bins), width="stretch")
         control = (
             "" if theirs is None or theirs.is_empty() else " Untrained: latents of a dictionary that learnt nothing."
@@ -56,7 +56,7 @@ def page(shown: Experiment) -> None:
 def _list(said: pl.DataFrame, scores: pl.DataFrame, scorer: str) -> None:
     st.subheader("Every explanation", anchor="list")
     worst = st.toggle("worst first")
-    frame = views.explained(said, scores, scorer).sort("score", descending=not worst, nulls_last=True)
+    frame = views.scores.explained(said, scores, scorer).sort("score", descending=not worst, nulls_last=True)
     unexplained = frame["explanation"].null_count()
     rows = frame.head(ROWS)
     picked = st.dataframe(

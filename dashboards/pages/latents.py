@@ -88,7 +88,7 @@ def _list(shown: Experiment) -> pl.DataFrame:
         help="On how many tokens a latent is active.",
     )
     minimum = least.number_input("Activation ≥", 0.0, value=0.0, help="The latent's largest activation.")
-    found = views.narrowed(
+    found = views.latents.narrowed(
         known.frame,
         text=text,
         token=token,
@@ -103,10 +103,12 @@ def _list(shown: Experiment) -> pl.DataFrame:
         return found
     pages = -(-found.height // ROWS)
     number = int(turn.number_input(f"Page, of {pages:,}", 1, pages, 1))
-    rows = views.page_of(found, number, ROWS)
+    rows = views.latents.page_of(found, number, ROWS)
     key = f"rows {text} {token} {order} {descending} {low} {high} {minimum} {number} {shown.key}"
     st.dataframe(
-        views.readable(rows.select("latent", "explanation", "concept", "score", "density", "maximum", "promoted")),
+        views.latents.readable(
+            rows.select("latent", "explanation", "concept", "score", "density", "maximum", "promoted")
+        ),
         hide_index=True,
         column_order=["latent", "explanation", "score", "density", "maximum", "promoted", "concept"],
         height=min(300, 38 + 35 * rows.height),
@@ -203,7 +205,7 @@ def _contexts(row: dict, interpret: Artifact | None) -> None:
     largest = max([row["maximum"] or 0.0, *contexts["maximum"]])
     most = st.segmented_control("Windows of each interval", [3, 5, 10, "all"], default=3, key="windows") or 3
     st.html(tokens.legend(largest))
-    for title, windows in views.intervals(contexts):
+    for title, windows in views.latents.intervals(contexts):
         st.markdown(f"**{plain(title)}**")
         st.html(tokens.windows(windows if most == "all" else windows.head(int(most)), largest))
 
@@ -218,10 +220,10 @@ def _neighbours(shown: Experiment, row: dict) -> None:
     if near.is_empty():
         st.caption("A dictionary of one latent has no neighbours.")
         return
-    rows = views.neighbours(near, listing.read(shown).frame)
+    rows = views.latents.neighbours(near, listing.read(shown).frame)
     key = f"neighbours {row['latent']} {shown.key}"
     st.dataframe(
-        views.readable(rows),
+        views.latents.readable(rows),
         hide_index=True,
         key=key,
         on_select=lambda: _pick(key, rows),
@@ -237,8 +239,10 @@ def _meaning(shown: Experiment, row: dict, interpret: Artifact | None) -> None:
     if interpret is None:
         st.info("No scores here: `latentflow interpret` makes them.")
         return
-    controls = views.control_means(runs.table(REPORT, shown.report))
-    scores = views.scores_of(runs.rows(EXPLANATION_SCORES, interpret, latent=row["latent"]), row["latent"], controls)
+    controls = views.scores.control_means(runs.table(REPORT, shown.report))
+    scores = views.scores.scores_of(
+        runs.rows(EXPLANATION_SCORES, interpret, latent=row["latent"]), row["latent"], controls
+    )
     if scores.is_empty():
         st.caption("This latent was not scored.")
         return
@@ -259,7 +263,7 @@ def _meaning(shown: Experiment, row: dict, interpret: Artifact | None) -> None:
 def _strata(row: dict, interpret: Artifact) -> None:
     if EXPLANATION_STRATA.file not in interpret.files:
         return
-    mine = views.strata_of(runs.rows(EXPLANATION_STRATA, interpret, latent=row["latent"]), row["latent"])
+    mine = views.scores.strata_of(runs.rows(EXPLANATION_STRATA, interpret, latent=row["latent"]), row["latent"])
     if mine.is_empty():
         return
     figures = {name: st.column_config.NumberColumn(format="%.3f") for name in mine.columns[2:]}
@@ -279,18 +283,18 @@ def _concepts(row: dict, evaluate: Artifact | None) -> None:
     if CONCEPTS_FOUND.file not in evaluate.files:
         st.caption("None: concepts were not looked for in this experiment.")
         return
-    mine = views.concepts_of(runs.table(CONCEPTS_FOUND, evaluate), row["latent"])
+    mine = views.latents.concepts_of(runs.table(CONCEPTS_FOUND, evaluate), row["latent"])
     if mine.is_empty():
         st.caption("None: on select, other latents were better for every labelled concept.")
         return
-    precision = ("AP on select", "AP on test", "AUROC", *views.UNITS[1:])
+    precision = ("AP on select", "AP on test", "AUROC", *views.scores.UNITS[1:])
     st.dataframe(
         mine,
         hide_index=True,
         column_order=[
             "concept",
             "AP on test",
-            *views.UNITS[1:],
+            *views.scores.UNITS[1:],
             "found",
             "AUROC",
             "AP on select",
@@ -308,13 +312,13 @@ def _concepts(row: dict, evaluate: Artifact | None) -> None:
 
 def _shape(row: dict) -> None:
     st.subheader("How strongly", anchor="histogram")
-    bins = views.histogram(row)
+    bins = views.latents.histogram(row)
     if bins.is_empty():
         st.caption("Never active, so there is no histogram.")
     else:
         st.altair_chart(charts.histogram(bins, row["maximum"]), width="stretch")
     st.subheader("What it says next", anchor="logits")
-    logits = views.logits(row)
+    logits = views.latents.logits(row)
     if logits.is_empty():
         st.caption("No logits: the dictionary was encoded without a model.")
         return

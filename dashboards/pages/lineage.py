@@ -27,7 +27,7 @@ def page(shown: Experiment) -> None:
         selection.forget("artifact")
         stage, key = "report", shown.key
     manifests = [artifact.manifest for artifact in shown.closure]
-    dot = views.graph(
+    dot = views.lineage.graph(
         manifests,
         (stage, key),
         f"lineage?report={shown.key}&artifact=",
@@ -38,13 +38,13 @@ def page(shown: Experiment) -> None:
     total = sum(file["bytes"] for manifest in manifests for file in manifest["files"].values())
     seconds = sum(manifest["made"]["seconds"] for manifest in manifests)
     st.caption(
-        f"{len(manifests)} artifacts, {views.readable_bytes(total)}, made in {views.readable_seconds(seconds)} in all. "
+        f"{len(manifests)} artifacts, {views.lineage.readable_bytes(total)}, made in {views.lineage.readable_seconds(seconds)} in all. "
         "Click a box to open it; drawn strongly is what the chosen one rests on."
     )
     _artifact(shown, known, stage, key)
     st.subheader("All of them", anchor="all")
     st.dataframe(
-        views.lineage(manifests),
+        views.lineage.lineage(manifests),
         hide_index=True,
         column_config={
             "MB": st.column_config.NumberColumn(format="%.1f"),
@@ -58,7 +58,7 @@ def _from_a_number(shown: Experiment) -> None:
     if report.is_empty():
         st.info("This run has no score; the graph shows what it made.")
         return
-    every = views.scores(report, shown.measures, everything=True)
+    every = views.scores.scores(report, shown.measures, everything=True)
     rows = {number: row for number, row in enumerate(every.iter_rows(named=True))}
 
     def title(number: int) -> str:
@@ -96,9 +96,13 @@ def _artifact(shown: Experiment, known: dict, stage: str, key: str) -> None:
     size = sum(file["bytes"] for file in manifest["files"].values())
     memory = made.get("peak_memory_bytes")
     figures = (
-        ("Time", views.readable_seconds(made["seconds"]), "to make it"),
-        ("Size", views.readable_bytes(size), f"{len(manifest['files'])} files"),
-        ("Peak memory", views.readable_bytes(memory) if memory else measures.NOTHING, "resident, whole process"),
+        ("Time", views.lineage.readable_seconds(made["seconds"]), "to make it"),
+        ("Size", views.lineage.readable_bytes(size), f"{len(manifest['files'])} files"),
+        (
+            "Peak memory",
+            views.lineage.readable_bytes(memory) if memory else measures.NOTHING,
+            "resident, whole process",
+        ),
         ("Commit", (made.get("git_commit") or measures.NOTHING)[:8], "of the code; + where the tree differed from it"),
     )
     for column, (label, value, about) in zip(st.columns(len(figures)), figures, strict=True):
@@ -123,17 +127,17 @@ def _artifact(shown: Experiment, known: dict, stage: str, key: str) -> None:
     settings, facts, files = st.tabs(["Settings", "Facts", "Files"])
     with settings:
         if artifact.config:
-            st.dataframe(views.parameters({stage: artifact.config}), hide_index=True)
+            st.dataframe(views.lineage.parameters({stage: artifact.config}), hide_index=True)
         else:
             st.caption("This stage has no parameters.")
     with facts:
         if artifact.facts:
-            st.dataframe(views.flat(artifact.facts), hide_index=True)
+            st.dataframe(views.lineage.flat(artifact.facts), hide_index=True)
         else:
             st.caption("This stage recorded no facts.")
     with files:
         st.dataframe(
-            views.files(manifest).sort("MB", descending=True).head(500),
+            views.lineage.files(manifest).sort("MB", descending=True).head(500),
             hide_index=True,
             column_config={"MB": st.column_config.NumberColumn(format="%.3f")},
         )

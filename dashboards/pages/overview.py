@@ -78,7 +78,7 @@ def _links(place: DeltaGenerator, shown: Experiment) -> None:
 
 
 def _headlines(report: pl.DataFrame, measures: Measures) -> None:
-    cards = views.headlines(report, measures)
+    cards = views.scores.headlines(report, measures)
     for start in range(0, len(cards), 4):
         for column, row in zip(st.columns(4), cards[start : start + 4], strict=False):
             value, interval = estimate(row["value"], row["low"], row["high"])
@@ -128,7 +128,7 @@ def _table(report: pl.DataFrame, measures: Measures) -> None:
     head, switch = st.columns([4, 1], vertical_alignment="center")
     head.subheader("Every score", anchor="scores")
     everything = switch.toggle("all rows", help="Also the rows that the short table leaves out.")
-    frame = views.scores(report, measures, everything)
+    frame = views.scores.scores(report, measures, everything)
     st.dataframe(
         frame,
         hide_index=True,
@@ -145,7 +145,7 @@ def _table(report: pl.DataFrame, measures: Measures) -> None:
 
 def _concepts(report: pl.DataFrame) -> None:
     st.subheader("Concepts found", anchor="concepts")
-    found = views.concepts_by_kind(report)
+    found = views.scores.concepts_by_kind(report)
     if found.is_empty():
         lacking = report.filter(pl.col("entry") == "concepts_found")
         panels.absent(lacking, "This report has no score `evaluate.concepts_found`")
@@ -171,7 +171,7 @@ def _further(shown: Experiment) -> None:
     )
     with st.expander("Configuration: every parameter under its dotted name"):
         configs = {stage: artifact.config for stage, artifact in reversed([*shown.artifacts.items()])}
-        st.dataframe(views.parameters(configs), hide_index=True)
+        st.dataframe(views.lineage.parameters(configs), hide_index=True)
 
 
 show(page, always=panels.running)

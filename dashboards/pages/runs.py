@@ -81,7 +81,7 @@ def _follow(identity: str) -> None:
         head, stop = st.columns([5, 1], vertical_alignment="center")
         head.markdown(
             f"**{MARKS.get(run.state, '·')} {plain(run.name)}** · {plain(run.flow)} · {plain(run.state_name)} · started "
-            f"{workflow.ago(run.started)} · {views.readable_seconds(run.seconds)} · [open in Prefect]({run.address})"
+            f"{workflow.ago(run.started)} · {views.lineage.readable_seconds(run.seconds)} · [open in Prefect]({run.address})"
         )
         if run.finished:
             stop.button("Close", on_click=selection.forget, args=("run",), width="stretch")
@@ -96,7 +96,7 @@ def _follow(identity: str) -> None:
             st.markdown(
                 " → ".join(
                     f"{plain(stage.name)}: {plain(stage.state_name.lower())}"
-                    + (f", {views.readable_seconds(stage.seconds)}" if stage.seconds >= 0.1 else "")
+                    + (f", {views.lineage.readable_seconds(stage.seconds)}" if stage.seconds >= 0.1 else "")
                     for stage in stages
                 )
             )
@@ -221,7 +221,7 @@ def _recent(recent: list[workflow.FlowRun]) -> None:
         name, follow = st.columns([3, 1.1], vertical_alignment="center")
         name.markdown(
             f"{MARKS.get(run.state, '·')} **{plain(run.name)}** · {plain(run.flow)} · {plain(run.state_name)}  \n"
-            f"<small>{workflow.ago(run.started)} · {views.readable_seconds(run.seconds)}</small>",
+            f"<small>{workflow.ago(run.started)} · {views.lineage.readable_seconds(run.seconds)}</small>",
             unsafe_allow_html=True,
         )
         follow.button(

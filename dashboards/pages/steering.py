@@ -38,7 +38,7 @@ def page(shown: Experiment) -> None:
     with right:
         st.subheader("Means over concepts", anchor="means")
         columns = ["measure", "concepts", "value", "95% interval", "baseline", "baseline is", "n", "failed"]
-        means = views.scores(report.filter(pl.col("stage") == "steer"), shown.measures)
+        means = views.scores.scores(report.filter(pl.col("stage") == "steer"), shown.measures)
         st.dataframe(means.select(columns), hide_index=True)
     if not frame.is_empty():
         _texts(steer, frame)
@@ -46,14 +46,14 @@ def page(shown: Experiment) -> None:
 
 
 def _budgets(report: pl.DataFrame, declared: Measures) -> None:
-    frame = views.budgets(report)
+    frame = views.scores.budgets(report)
     if frame.is_empty():
         return
     st.subheader("Over KL budgets", anchor="budgets")
     kinds = [kind for kind in KINDS if kind in set(frame["concept_kind"])]
     kind = st.segmented_control("Concepts of the kind", kinds, default=kinds[0], key="kind") or kinds[0]
     of = frame.filter(pl.col("concept_kind") == kind)
-    drawn = views.curves(of, declared)
+    drawn = views.training.curves(of, declared)
     for start in range(0, len(drawn), CHARTS):
         for column, measure in zip(st.columns(CHARTS), drawn[start : start + CHARTS], strict=False):
             of_measure = of.filter(pl.col("what") == measure.name)
@@ -101,7 +101,7 @@ def _texts(steer: Artifact, frame: pl.DataFrame) -> None:
             f"{measures.number(row['kl'])} nats a token{latent}"
             + (f" · {plain(row['reason'])}" if row["reason"] else "")
         )
-    pairs = views.side_by_side(of, method, budget)
+    pairs = views.scores.side_by_side(of, method, budget)
     st.html(tokens.pairs(pairs.head(PAIRS)))
     st.caption(
         f"{min(PAIRS, pairs.height)} of {pairs.height} test continuations, largest composite first, failures last."

@@ -36,7 +36,7 @@ def _figures(train: Artifact) -> None:
     facts, made = train.facts, train.manifest["made"]
     figures = (
         ("Tokens", f"{facts['tokens'] / 1e6:.3g} M" if facts.get("tokens") is not None else measures.NOTHING, "seen"),
-        ("Time", views.readable_seconds(made["seconds"]), "of this stage, from first token to last byte"),
+        ("Time", views.lineage.readable_seconds(made["seconds"]), "of this stage, from first token to last byte"),
         (
             "Tokens a second",
             measures.number(facts.get("tokens_per_second")),
@@ -44,7 +44,9 @@ def _figures(train: Artifact) -> None:
         ),
         (
             "Peak memory",
-            views.readable_bytes(made["peak_memory_bytes"]) if made.get("peak_memory_bytes") else measures.NOTHING,
+            views.lineage.readable_bytes(made["peak_memory_bytes"])
+            if made.get("peak_memory_bytes")
+            else measures.NOTHING,
             "resident, of the whole process",
         ),
         (
@@ -74,7 +76,7 @@ def _curves(train: Artifact) -> None:
     if CURVE.file not in train.files:
         st.info("No training curve here: the dictionary was made elsewhere.")
         return
-    panels = views.panels(runs.table(CURVE, train))
+    panels = views.training.panels(runs.table(CURVE, train))
     if not panels:
         st.info("The curve is empty: this dictionary has nothing learnt in it (a baseline, or `train.tokens=0`).")
         return
@@ -103,13 +105,13 @@ def _densities(shown: Experiment, encode: Artifact) -> None:
 
 
 def _density(encode: Artifact, split: str, name: str) -> pl.DataFrame:
-    binned = views.densities(runs.scan(LATENTS, encode), split)
+    binned = views.training.densities(runs.scan(LATENTS, encode), split)
     return binned.select(pl.lit(name).alias("dictionary"), pl.all())
 
 
 def _dead(encode: Artifact) -> None:
     st.subheader("Dead latents", anchor="dead")
-    frame = views.dead(encode.facts)
+    frame = views.training.dead(encode.facts)
     if frame.is_empty():
         st.caption("These codes carry no counts of dead latents.")
         return

@@ -40,7 +40,7 @@ def found(scale: float = 1.0) -> pl.DataFrame:
     rows = [
         {"concept_kind": kind, "unit_kind": unit, "value": 0.5 * scale, "low": 0.4 * scale, "high": 0.6 * scale, "n": 9}
         for kind in ("all", "document")
-        for unit in views.UNITS
+        for unit in views.scores.UNITS
     ]
     return pl.DataFrame(rows)
 
@@ -83,20 +83,20 @@ def test_scores_of_a_latent_differ_by_colour_and_shape() -> None:
         }
         for who in ("tokens", "shuffled", "probe")
     ]
-    spec = charts.scores(views.scores_of(tables.EXPLANATION_SCORES.frame(rows), 1)).to_dict()
+    spec = charts.scores(views.scores.scores_of(tables.EXPLANATION_SCORES.frame(rows), 1)).to_dict()
     points = spec["layer"][1]["encoding"]
     assert points["color"]["field"] == points["shape"]["field"] == "role"
 
 
 def test_a_histogram_reaches_to_the_maximum() -> None:
-    bins = views.histogram({"histogram": [5, 1, 0, 0], "maximum": 8.0})
+    bins = views.latents.histogram({"histogram": [5, 1, 0, 0], "maximum": 8.0})
     spec = charts.histogram(bins, 8.0).to_dict()
     assert spec["encoding"]["x"]["scale"]["domain"] == [0, 8.0]
 
 
 def test_logits_of_equal_tokens_keep_a_row_each() -> None:
     row = {"promoted": [" a", "a"], "promoted_logits": [2.0, 1.0], "suppressed": [], "suppressed_logits": []}
-    spec = charts.logits(views.logits(row), "promoted").to_dict()
+    spec = charts.logits(views.latents.logits(row), "promoted").to_dict()
     assert [bar["row"] for bar in next(iter(spec["datasets"].values()))] == ["1 a", "2 a"]
 
 

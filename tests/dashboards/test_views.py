@@ -29,15 +29,17 @@ def test_headlines_come_in_their_own_order_and_prefer_the_row_of_all_kinds() -> 
         steered(0.95, "composite", method="mean_difference", role="baseline"),
         steered(0.1, "composite", subject="untrained", role="control"),
     )
-    shown = views.headlines(frame, MEASURES)
+    shown = views.scores.headlines(frame, MEASURES)
     assert [row["value"] for row in shown] == [0.3, 0.2, 0.7, 0.9, 0.95]
     assert shown[0]["label"] == "Variance unexplained (FVU)" and shown[0]["unit"] == "share"
 
 
 def test_the_table_of_scores_keeps_absent_values_with_their_reason() -> None:
     absent = report(score("fvu", None, reason="no tokens"))
-    assert views.scores(absent, MEASURES).is_empty()  # the short table has values; what is absent is told below it
-    row = views.scores(absent, MEASURES, everything=True).row(0, named=True)
+    assert views.scores.scores(
+        absent, MEASURES
+    ).is_empty()  # the short table has values; what is absent is told below it
+    row = views.scores.scores(absent, MEASURES, everything=True).row(0, named=True)
     assert row["value"] == "–"
     assert row["note"] == "no tokens"
     assert row["artifact"] == "evaluate/abc"
@@ -46,8 +48,8 @@ def test_the_table_of_scores_keeps_absent_values_with_their_reason() -> None:
 def test_all_rows_add_what_the_short_table_leaves_out() -> None:
     kinds = ("surface", "document")
     frame = report(*(found(0.1, measure="concepts_auroc", concept_kind=kind) for kind in kinds), score("fvu", 0.3))
-    assert views.scores(frame, MEASURES)["name"].to_list() == ["evaluate.fvu"]
-    assert views.scores(frame, MEASURES, everything=True)["name"].to_list() == [
+    assert views.scores.scores(frame, MEASURES)["name"].to_list() == ["evaluate.fvu"]
+    assert views.scores.scores(frame, MEASURES, everything=True)["name"].to_list() == [
         "evaluate.fvu",
         *["evaluate.concepts_auroc.latent"] * 2,
     ]
@@ -56,7 +58,7 @@ def test_all_rows_add_what_the_short_table_leaves_out() -> None:
 def test_curves_are_thinned_but_keep_their_last_point() -> None:
     steps = range(0, 1003)
     curve = tables.CURVE.frame([{"step": s, "tokens": s, "name": "fvu", "value": float(s)} for s in steps])
-    panel = views.panels(curve, points=100)["fvu"]
+    panel = views.training.panels(curve, points=100)["fvu"]
     assert panel.height <= 102
     assert panel["step"][-1] == 1002
 
@@ -64,7 +66,7 @@ def test_curves_are_thinned_but_keep_their_last_point() -> None:
 def test_terms_of_the_loss_share_a_panel() -> None:
     names = ("learning_rate", "loss", "loss.auxk", "fvu")
     curve = tables.CURVE.frame([{"step": 1, "tokens": 1, "name": name, "value": 1.0} for name in names])
-    panels = views.panels(curve)
+    panels = views.training.panels(curve)
     assert list(panels) == ["fvu", "loss", "learning_rate"]
     assert panels["loss"].height == 2
 
@@ -93,7 +95,7 @@ def test_steering_is_shown_by_concept_method_and_budget_whatever_a_concept_is_ca
         steered(0.9, "fluency"),
         steered(0.25),
     )
-    shown = views.steering(frame).select("concept", "method", "budget", "mean", "largest_random")
+    shown = views.scores.steering(frame).select("concept", "method", "budget", "mean", "largest_random")
     assert shown.rows() == [
         ("topic.sea", "add_direction", 0.1, 0.2, 0.1),
         ("topic.sea", "mean_difference", 0.1, 0.4, 0.1),
@@ -105,8 +107,8 @@ def test_steering_is_shown_by_concept_method_and_budget_whatever_a_concept_is_ca
 
 def test_the_short_table_leaves_single_concepts_to_the_chart() -> None:
     frame = report(on("topic.sea", 0.2), steered(0.9, "fluency"))
-    assert views.scores(frame, MEASURES)["measure"].to_list() == ["Fluency, KL 0.1: add direction"]
-    every = views.scores(frame, MEASURES, everything=True)["measure"].to_list()
+    assert views.scores.scores(frame, MEASURES)["measure"].to_list() == ["Fluency, KL 0.1: add direction"]
+    every = views.scores.scores(frame, MEASURES, everything=True)["measure"].to_list()
     assert "Steered, KL 0.1: add direction, on topic.sea" in every
 
 
@@ -120,7 +122,7 @@ def test_texts_are_paired_by_prompt_and_sample_and_failures_come_last() -> None:
         ],
         schema_overrides={"kl_budget": pl.Float64},
     )
-    pairs = views.side_by_side(frame, "add_direction", 0.1)
+    pairs = views.scores.side_by_side(frame, "add_direction", 0.1)
     assert pairs["unsteered"].to_list() == ["unsteered 1", "unsteered 0"]
     assert pairs["uplift"].to_list() == [0.5, None]
 
@@ -153,7 +155,9 @@ def listed() -> pl.DataFrame:
             for kind in ("latent", "neuron")
         ]
     )
-    return views.latent_list(latents(), said, scores, found, split="test", explainer="tokens", scorer="detection")
+    return views.latents.latent_list(
+        latents(), said, scores, found, split="test", explainer="tokens", scorer="detection"
+    )
 
 
 def test_the_list_has_one_row_for_each_latent_and_nulls_where_nothing_is_known() -> None:
@@ -165,13 +169,13 @@ def test_the_list_has_one_row_for_each_latent_and_nulls_where_nothing_is_known()
 
 
 def test_the_list_needs_nothing_but_statistics() -> None:
-    assert views.latent_list(latents(), split="test").height == 4
+    assert views.latents.latent_list(latents(), split="test").height == 4
 
 
 @given(st.lists(st.one_of(st.sampled_from([" a", "Ġb", "▁", " ", "\n", "Ċ", ""]), st.text(max_size=3)), max_size=4))
 def test_a_column_of_tokens_is_made_visible_as_each_token_is(words: list[str]) -> None:
     frame = tables.LATENTS.frame([{"latent": 0, "split": "test", "promoted": words}])
-    shown = views.readable(views.latent_list(frame, split="test"))["promoted"].to_list()[0]
+    shown = views.latents.readable(views.latents.latent_list(frame, split="test"))["promoted"].to_list()[0]
     assert shown == [tokens.visible(word) for word in words]
 
 
@@ -179,14 +183,14 @@ def test_a_column_of_tokens_is_made_visible_as_each_token_is(words: list[str]) -
     ("text", "kept"), [("SPRING garden", [1]), ("harbour", [3]), ("sea", [3]), ("(", []), ("", [3, 2, 1, 0])]
 )
 def test_search_wants_every_word_and_takes_signs_literally(text: str, kept: list[int]) -> None:
-    assert views.narrowed(listed(), text=text)["latent"].to_list() == kept
+    assert views.latents.narrowed(listed(), text=text)["latent"].to_list() == kept
 
 
 def test_filters_and_sorting_put_unknown_scores_last() -> None:
-    assert views.narrowed(listed(), density=(0.1, 0.25))["latent"].to_list() == [2, 1]
-    assert views.narrowed(listed(), minimum=2.5)["latent"].to_list() == [3]
+    assert views.latents.narrowed(listed(), density=(0.1, 0.25))["latent"].to_list() == [2, 1]
+    assert views.latents.narrowed(listed(), minimum=2.5)["latent"].to_list() == [3]
     for descending in (True, False):
-        assert views.narrowed(listed(), sort="score", descending=descending)["latent"].to_list() == [1, 0, 2, 3]
+        assert views.latents.narrowed(listed(), sort="score", descending=descending)["latent"].to_list() == [1, 0, 2, 3]
 
 
 PEAKS = pl.DataFrame({"latent": pl.Series([0], dtype=pl.Int32), "tokens": ["\nword3\nof\n"]})
@@ -204,9 +208,9 @@ PEAKS = pl.DataFrame({"latent": pl.Series([0], dtype=pl.Int32), "tokens": ["\nwo
     ],
 )
 def test_a_token_is_found_whole_where_it_is_promoted_or_fired_on(token: str, peaked: bool, kept: list[int]) -> None:
-    promoted = views.promoted_tokens(latents(), "test")
+    promoted = views.latents.promoted_tokens(latents(), "test")
     index = pl.concat([promoted, PEAKS]) if peaked else promoted
-    assert views.narrowed(listed(), token=token, index=index)["latent"].to_list() == kept
+    assert views.latents.narrowed(listed(), token=token, index=index)["latent"].to_list() == kept
 
 
 def test_peaks_are_the_tokens_under_the_largest_activation_of_the_strongest_windows() -> None:
@@ -216,27 +220,27 @@ def test_peaks_are_the_tokens_under_the_largest_activation_of_the_strongest_wind
             [("top", [0.0, 2.0, 1.0]), ("top", [3.0, 2.0, 1.0]), ("silent", [0.0, 0.0, 9.0])]
         )
     ]
-    found = views.peak_tokens(tables.CONTEXTS.frame(rows))
+    found = views.latents.peak_tokens(tables.CONTEXTS.frame(rows))
     assert found["latent"].to_list() == [1]
     assert set(found["tokens"][0].strip("\n").split("\n")) == {"the", "sea"}
 
 
 def test_pages_of_a_frame_are_counted_from_one_or_from_the_end() -> None:
     frame = pl.DataFrame({"n": range(25)})
-    assert views.page_of(frame, 1, 10)["n"].to_list() == list(range(10))
+    assert views.latents.page_of(frame, 1, 10)["n"].to_list() == list(range(10))
     assert (
-        views.page_of(frame, 3, 10)["n"].to_list()
-        == views.page_of(frame, -1, 10)["n"].to_list()
+        views.latents.page_of(frame, 3, 10)["n"].to_list()
+        == views.latents.page_of(frame, -1, 10)["n"].to_list()
         == [20, 21, 22, 23, 24]
     )
-    assert views.page_of(frame.head(0), -1, 10).is_empty()
+    assert views.latents.page_of(frame.head(0), -1, 10).is_empty()
 
 
 def test_neighbours_keep_their_order_and_bring_what_is_known_of_them() -> None:
     near = tables.NEIGHBOURS.frame(
         [{"latent": 0, "rank": rank, "neighbour": n, "cosine": c} for rank, n, c in ((1, 1, 0.5), (0, 2, 0.9))]
     )
-    assert views.neighbours(near, listed()).select("latent", "cosine", "explanation").rows() == [
+    assert views.latents.neighbours(near, listed()).select("latent", "cosine", "explanation").rows() == [
         (2, pytest.approx(0.9), None),
         (1, pytest.approx(0.5), "Gardens in spring"),
     ]
@@ -257,7 +261,7 @@ def test_windows_come_by_interval_strongest_first_and_silent_last() -> None:
             window(5, "silent", None, 0.0, "same_token"),
         ]
     )
-    groups = views.intervals(frame)
+    groups = views.latents.intervals(frame)
     assert [title for title, _ in groups] == [
         "Strongest · largest activation 9 · 1 window",
         "Interval 0 · largest activation 5 to 6 · 2 windows",
@@ -269,15 +273,15 @@ def test_windows_come_by_interval_strongest_first_and_silent_last() -> None:
 
 
 def test_a_histogram_spans_zero_to_the_maximum_and_leaves_empty_bins_out() -> None:
-    bins = views.histogram({"histogram": [3, 0, 1, 0], "maximum": 8.0})
+    bins = views.latents.histogram({"histogram": [3, 0, 1, 0], "maximum": 8.0})
     assert bins.rows() == [(0.0, 2.0, 3), (4.0, 6.0, 1)]
-    assert views.histogram({"histogram": None, "maximum": None}).is_empty()
+    assert views.latents.histogram({"histogram": None, "maximum": None}).is_empty()
 
 
 def test_logits_name_their_side_and_may_be_absent() -> None:
     row = {"promoted": [" a"], "promoted_logits": [1.0], "suppressed": ["b"], "suppressed_logits": [-1.0]}
-    assert views.logits(row).rows() == [("a", 1.0, "promoted", 0), ("b", -1.0, "suppressed", 0)]
-    assert views.logits(dict.fromkeys(row)).is_empty()
+    assert views.latents.logits(row).rows() == [("a", 1.0, "promoted", 0), ("b", -1.0, "suppressed", 0)]
+    assert views.latents.logits(dict.fromkeys(row)).is_empty()
 
 
 def of_latent(latent: int, role: str, value: float | None, scorer: str = "detection") -> dict:
@@ -289,7 +293,7 @@ def of_latent(latent: int, role: str, value: float | None, scorer: str = "detect
 def test_scores_of_a_latent_show_explanation_then_floor_then_ceiling() -> None:
     roles = ("ceiling", "floor", "entry")
     frame = tables.EXPLANATION_SCORES.frame([of_latent(latent, role, 0.5) for latent in (1, 2) for role in roles])
-    shown = views.scores_of(frame, 1)
+    shown = views.scores.scores_of(frame, 1)
     assert shown["role"].to_list() == ["explanation", "floor", "ceiling"]
     assert shown["row"].to_list() == ["detection · tokens", "detection · shuffled", "detection · probe"]
 
@@ -297,16 +301,16 @@ def test_scores_of_a_latent_show_explanation_then_floor_then_ceiling() -> None:
 def test_the_distribution_counts_every_scored_latent_once() -> None:
     values = (0.1, 0.5, 0.5, 1.0, None)
     frame = tables.EXPLANATION_SCORES.frame([of_latent(i, "entry", value) for i, value in enumerate(values)])
-    bins = views.distribution(frame, "detection", bins=3)
+    bins = views.scores.distribution(frame, "detection", bins=3)
     assert bins["latents"].to_list() == [1, 2, 1]
-    assert views.distribution(frame, "simulation").is_empty()
+    assert views.scores.distribution(frame, "simulation").is_empty()
 
 
 def test_the_distribution_holds_a_controls_latents_apart_and_leaves_out_its_floor() -> None:
     mine = tables.EXPLANATION_SCORES.frame([of_latent(1, "entry", 0.9)])
     theirs = [of_latent(1, "entry", 0.5), of_latent(2, "entry", 0.6), of_latent(1, "floor", 0.1)]
     controls = tables.CONTROL_SCORES.frame([row | {"control": "untrained"} for row in theirs])
-    bins = views.distribution(mine, "detection", bins=4, control_scores=controls)
+    bins = views.scores.distribution(mine, "detection", bins=4, control_scores=controls)
     counts = dict(bins.group_by("role").agg(pl.col("latents").sum()).iter_rows())
     assert counts == {"explanation": 1, "untrained": 2}
     assert bins["from"].min() == 0.5
@@ -319,18 +323,18 @@ def test_the_mean_of_a_control_stands_behind_the_scores_of_a_latent() -> None:
         explained(0.2, part="average_precision", role="control"),
     )
     mine = tables.EXPLANATION_SCORES.frame([of_latent(1, role, 0.5) for role in ("ceiling", "entry")])
-    means = views.control_means(frame)
-    shown = views.scores_of(mine, 1, means)
+    means = views.scores.control_means(frame)
+    shown = views.scores.scores_of(mine, 1, means)
     assert shown["role"].to_list() == ["explanation", "ceiling", "untrained"]
     assert shown["row"].to_list()[-1] == "detection · untrained dictionary, mean"
     assert shown.select("value", "low", "n").row(-1) == (0.6, 0.5, 9)
-    assert views.scores_of(mine, 2, means).is_empty()
+    assert views.scores.scores_of(mine, 2, means).is_empty()
 
 
 def test_a_difference_from_a_control_says_whether_it_leaves_out_zero() -> None:
     def differences(value: float | None, part: str = "over_untrained", **others) -> list[tuple]:
         rows = report(explained(0.6, role="control"), explained(value, part=part, **others))
-        return views.differences_from_controls(rows, MEASURES)
+        return views.scores.differences_from_controls(rows, MEASURES)
 
     apart = differences(0.2, low=0.1, high=0.3)
     assert apart == [("Explained, detection, over the untrained dictionary: log odds", "0.20 (0.10 to 0.30)", True)]
@@ -346,9 +350,9 @@ def test_the_concepts_of_a_latent_stand_beside_the_other_units() -> None:
             for kind, ap in (("latent", 0.9), ("neuron", 0.4), ("probe", 1.0))
         ]
     )
-    row = views.concepts_of(frame, 3).row(0, named=True)
+    row = views.latents.concepts_of(frame, 3).row(0, named=True)
     assert (row["AP on test"], row["neuron"], row["untrained"], row["probe"]) == (0.9, 0.4, None, 1.0)
-    assert views.concepts_of(frame, 4).is_empty()
+    assert views.latents.concepts_of(frame, 4).is_empty()
 
 
 def test_explanations_keep_those_that_failed_with_their_reason() -> None:
@@ -361,7 +365,7 @@ def test_explanations_keep_those_that_failed_with_their_reason() -> None:
     scores = tables.EXPLANATION_SCORES.frame(
         [of_latent(1, role, value) for role, value in (("entry", 0.9), ("floor", 0.5), ("ceiling", 1.0))]
     )
-    frame = views.explained(said, scores, "detection")
+    frame = views.scores.explained(said, scores, "detection")
     assert frame.select("latent", "score", "floor", "ceiling", "reason").rows() == [
         (1, 0.9, 0.5, 1.0, None),
         (2, None, None, None, "dead"),
@@ -369,7 +373,7 @@ def test_explanations_keep_those_that_failed_with_their_reason() -> None:
 
 
 def test_parameters_have_dotted_names_and_values_as_json() -> None:
-    frame = views.parameters({"train": {"dictionary": {"kind": "topk", "k": 16}, "empty": {}, "on": True}})
+    frame = views.lineage.parameters({"train": {"dictionary": {"kind": "topk", "k": 16}, "empty": {}, "on": True}})
     assert frame.rows() == [
         ("train.dictionary.kind", "topk"),
         ("train.dictionary.k", "16"),
@@ -388,47 +392,47 @@ def scored(l0: float, fvu: float | None, dictionary: str = "topk-8-k2") -> pl.Da
 
 
 def compared(**reports: pl.DataFrame) -> pl.DataFrame:
-    return views.compared(reports, MEASURES)
+    return views.runs.compared(reports, MEASURES)
 
 
 def test_runs_stand_side_by_side_with_intervals_and_a_dash_where_nothing_was_measured() -> None:
     scores = compared(a=scored(2, 0.2), b=scored(4, None))
     assert scores["concept"].null_count() == scores.height
-    beside = views.side_by_run(scores, MEASURES)
+    beside = views.runs.side_by_run(scores, MEASURES)
     assert beside.columns == ["measure", "concepts", "better", "a", "b"]
     fvu = beside.filter(pl.col("measure").str.contains("FVU")).row(0, named=True)
     assert (fvu["a"], fvu["b"]) == ("0.20 (0.10 to 0.30)", "–")
 
 
 def test_the_list_of_runs_holds_numbers_to_sort_by() -> None:
-    listed_runs = views.run_list(compared(a=scored(2, 0.2), b=scored(4, None)), MEASURES)
+    listed_runs = views.runs.run_list(compared(a=scored(2, 0.2), b=scored(4, None)), MEASURES)
     assert listed_runs["run"].to_list() == ["a", "b"]
     assert listed_runs["Variance unexplained (FVU)"].to_list() == [0.2, None]
 
 
 def test_a_frontier_holds_runs_that_measured_both_in_order_of_sparsity() -> None:
     runs = compared(c=scored(8, 0.1), a=scored(2, 0.3, "relu-8"), b=scored(4, None))
-    points = views.frontier(runs, MEASURES, MEASURES["evaluate", "fvu"])
+    points = views.runs.frontier(runs, MEASURES, MEASURES["evaluate", "fvu"])
     assert points.select("run", "l0", "value", "architecture").rows() == [("a", 2, 0.3, "relu"), ("c", 8, 0.1, "topk")]
-    assert views.frontier(runs, MEASURES, MEASURES["evaluate", "absorption"]).is_empty()
+    assert views.runs.frontier(runs, MEASURES, MEASURES["evaluate", "absorption"]).is_empty()
     assert compared().is_empty()
 
 
 def test_only_parameters_that_differ_are_listed() -> None:
     one = {"train": {"dictionary": {"k": 16}, "seed": 0}}
     other = {"train": {"dictionary": {"k": 32}, "seed": 0}, "steer": {"seed": 1}}
-    assert views.differences({"a": one, "b": other}).rows() == [
+    assert views.runs.differences({"a": one, "b": other}).rows() == [
         ("steer.seed", "–", "1"),
         ("train.dictionary.k", "16", "32"),
     ]
-    assert views.differences({"a": one, "b": one}).is_empty()
+    assert views.runs.differences({"a": one, "b": one}).is_empty()
 
 
 def test_densities_are_binned_by_their_logarithm_and_leave_out_the_dead() -> None:
     frame = tables.LATENTS.frame(
         [{"latent": i, "split": "test", "density": d} for i, d in enumerate([0.0, 0.011, 0.012, 0.11, 1.0])]
     )
-    binned = views.densities(frame, "test", per_decade=1)
+    binned = views.training.densities(frame, "test", per_decade=1)
     assert binned["latents"].to_list() == [2, 1, 1]
     assert binned["from"].to_list() == pytest.approx([0.01, 0.1, 1.0])
     assert binned["to"].to_list() == pytest.approx([0.1, 1.0, 10.0])
@@ -436,8 +440,8 @@ def test_densities_are_binned_by_their_logarithm_and_leave_out_the_dead() -> Non
 
 def test_dead_latents_are_told_by_split() -> None:
     facts = {"d_sae": 8, "rows": {"select": 10, "test": 20}, "dead_latents": {"test": 2}, "l0": {"test": 3.0}}
-    assert views.dead(facts).rows() == [("select", 10, None, None, None), ("test", 20, 2, 0.25, 3.0)]
-    assert views.dead({}).is_empty()
+    assert views.training.dead(facts).rows() == [("select", 10, None, None, None), ("test", 20, 2, 0.25, 3.0)]
+    assert views.training.dead({}).is_empty()
 
 
 def test_steering_over_budgets_holds_every_measure_at_every_budget() -> None:
@@ -450,7 +454,7 @@ def test_steering_over_budgets_holds_every_measure_at_every_budget() -> None:
         score("gate.passed", 1.0, "steer"),
         on("topic.sea", 0.5),
     )
-    assert views.budgets(frame).select("what", "method", "budget", "value").rows() == [
+    assert views.scores.budgets(frame).select("what", "method", "budget", "value").rows() == [
         ("composite", "add_direction", 1e-5, 0.01),
         ("composite", "add_direction", 0.03, 0.1),
         ("composite", "add_direction", 0.1, 0.2),
@@ -478,7 +482,7 @@ CHAIN = [
 
 
 def test_the_graph_has_a_linked_box_for_each_artifact_and_says_what_is_not_here() -> None:
-    dot = views.graph(CHAIN, ("train", "t1"), "lineage?report=x&artifact=", dark=False, untrained={"t1"})
+    dot = views.lineage.graph(CHAIN, ("train", "t1"), "lineage?report=x&artifact=", dark=False, untrained={"t1"})
     assert 'URL="lineage?report=x&artifact=capture/c1"' in dot
     assert "train (untrained)\\nt1\\n1 min 15 s, 2.5 MB" in dot
     assert "read\\ngone\\nnot in this store" in dot
@@ -490,12 +494,12 @@ def test_the_graph_has_a_linked_box_for_each_artifact_and_says_what_is_not_here(
     ("seconds", "said"), [(0.44, "0.4 s"), (12.4, "12 s"), (125, "2 min 5 s"), (11_520, "3 h 12 min")]
 )
 def test_durations_have_units(seconds: float, said: str) -> None:
-    assert views.readable_seconds(seconds) == said
+    assert views.lineage.readable_seconds(seconds) == said
 
 
 @pytest.mark.parametrize(("n", "said"), [(12, "12 B"), (4_100_000, "4.1 MB"), (5e12, "5000.0 GB")])
 def test_sizes_have_units(n: float, said: str) -> None:
-    assert views.readable_bytes(n) == said
+    assert views.lineage.readable_bytes(n) == said
 
 
 def test_a_peak_on_a_part_of_a_character_is_found_by_the_character() -> None:
@@ -505,6 +509,6 @@ def test_a_peak_on_a_part_of_a_character_is_found_by_the_character() -> None:
             (1, ["a", "<0xE6>", "<0x97>", "<0xA5>"], [0.0, 0.0, 2.0, 1.0]), (2, [" <0xE6><0x97>", "b"], [1.0, 0.0]),
         )
     ]  # fmt: skip
-    index = views.peak_tokens(tables.CONTEXTS.frame(rows))
+    index = views.latents.peak_tokens(tables.CONTEXTS.frame(rows))
     found = {latent: set(said.strip("\n").split("\n")) for latent, said in index.iter_rows()}
     assert found == {1: {"日", "‹97›"}, 2: {"‹e6 97›"}}
