@@ -3,8 +3,8 @@
 The pass stops behind the last hook point. Whole contexts go in, kept tokens come out, in context order. The loop only
 queues work: on CUDA tokens and activations travel through pinned memory without a wait, and a single thread behind the
 loop picks the kept rows, counts norms and writes shards, so that writing overlaps the forward pass. A shard that an
-interrupted run finished is not computed again, and what comes out is the same. Before anything is written a forecast
-says bytes, seconds and memory, and a capture that the disk cannot hold is refused.
+interrupted run finished is not computed again, and what comes out is the same. A capture that
+the disk cannot hold is refused before anything is written.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class _Split:
 
 
 def make(folder: Path, config: CaptureConfig, inputs: Mapping[str, Any], settings: Execution | None) -> Work:
-    """Writes the shards of every split; yields the forecast first, then tokens done and tokens a second.
+    """Writes the shards of every split; yields the bytes first, then tokens done and tokens a second.
 
     Raises:
         HookPointError: an unknown hook point.

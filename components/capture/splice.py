@@ -33,10 +33,10 @@ from components.model.language_model import LanguageModel
 
 LOGITS_AT_ONCE = 1 << 27
 """Logits held at a time: 512 MiB in float32, several times that while the gradient is taken."""
-LOGITS = 6
-"""Tensors of that size at the peak: two distributions, their divergence and gradients."""
-KEPT = 20
-"""Tensors of the width of the residual stream that a block keeps for the gradient."""
+LOGITS = 4
+"""Tensors of that size at the peak: the plain distribution, a divergence and gradients; two more for each hook point."""
+KEPT = 22
+"""Tensors of the width of the residual stream that a block keeps for the gradient, for each hook point."""
 
 
 def opened(config: Any, names: Sequence[str], inputs: Mapping[str, Any], settings: Execution) -> Splice:
@@ -79,8 +79,8 @@ def passes(config: Any, n_names: int, inputs: Mapping[str, Any]) -> tuple[dict[s
     n = min(-(-config.batch // length), max(1, LOGITS_AT_ONCE // (length * shape.vocab_size))) * length
     holds = {
         "model": model.n_bytes,
-        "model's logits": LOGITS * 4 * n * shape.vocab_size,
-        "model's passes": KEPT * n * shape.n_layers * shape.d_model * itemsize,
+        "model's logits": (LOGITS + 2 * n_names) * 4 * n * shape.vocab_size,
+        "model's passes": KEPT * n_names * n * shape.n_layers * shape.d_model * itemsize,
     }
     return holds, 3 * n_names + (config.splice.kl > 0)
 

@@ -221,11 +221,11 @@ class _Group:
                 log.info("continuing %s at update %d of %d", learner.dictionary.name, learner.step, learner.steps)
         self.seconds.clear()
         self.learnt.clear()
-        started, before = time.perf_counter(), {label: learner.step for label, learner in learners.items()}
+        started, before = time.perf_counter(), {label: learner.tokens for label, learner in learners.items()}
         for label, metrics in fit(learners, self.stream, self.held_out_rows, checkpoints):
             learner = learners[label]
             self.seconds[label] = time.perf_counter() - started
-            self.learnt[label] = (learner.step - before[label]) * self.batch_size
+            self.learnt[label] = learner.tokens - before[label]
             speed = {"tokens_per_second": self.learnt[label] / self.seconds[label]}
             done, total = learner.step * self.batch_size, learner.steps * self.batch_size
             yield Progress(done, total, "tokens", f"{learner.dictionary.name} {prefix}".strip(), metrics | speed)
@@ -331,7 +331,7 @@ def _facts(dictionary: Dictionary, learner: Learner, measured: Mapping[str, Any]
     name = dictionary.name if learner.steps or dictionary.learns == "nothing" else f"{dictionary.name}-untrained"
     speed = tokens / seconds if seconds else None
     learnt = {
-        "tokens": learner.steps * learner.config.batch,
+        "tokens": learner.tokens,
         "steps": learner.steps,
         "batch_size": learner.config.batch,
         "lr": learner.peak if learner.learnt and learner.steps else None,

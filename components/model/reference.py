@@ -161,13 +161,14 @@ class ModelReference:
         started = time.perf_counter()
         model = self.load(settings)
         loading = time.perf_counter() - started
-        by_token, n = 0.0, 1
-        for _ in range(3) if hook_points or not model.obstacle("causal_loss") else ():
+        taken, n = [], 1
+        for _ in range(4) if hook_points or not model.obstacle("causal_loss") else ():
             tokens, started = torch.randint(model.vocab_size, (n, length)), time.perf_counter()
             last = model.read(tokens, hook_points)[hook_points[-1]] if hook_points else model.losses(tokens)
             assert last.cpu().ndim  # a GPU is waited for here
-            by_token = (time.perf_counter() - started) / tokens.numel()
-            n = max(1, min(16, int(seconds / length / by_token / 2)))
+            taken.append((time.perf_counter() - started) / tokens.numel())
+            n = max(1, min(16, int(seconds / length / taken[-1] / 4)))
+        by_token = min(taken, default=0.0)
         told = f"loaded the model in {loading:.1f} s, {by_token * 1e6:,.0f} s a million tokens of a pass"
         return loading, by_token, told
 
