@@ -194,8 +194,7 @@ def _missing(config: SweepConfig, inputs: Mapping[str, Any]) -> tuple[dict[str, 
 def formula(config: SweepConfig, inputs: Mapping[str, Any], settings: Execution) -> Estimate:
     """Memory of the groups that learn at once on one device, the largest; on disk what is not there yet.
 
-    Seconds are those of one dictionary of each label and width, and of measuring one of them, times how many there are.
-    What a factorisation does at its end is left out where it has to be tried: that would take as long as doing it.
+    Seconds are those of each dictionary, and of measuring it. What a factorisation does at its end is left out where it has to be tried: that would take as long as doing it.
 
     Args:
         config: the section.
@@ -218,15 +217,12 @@ def formula(config: SweepConfig, inputs: Mapping[str, Any], settings: Execution)
         scratch.append(sum(n for name in names for n in planned[name].scratch.values()))
 
     def probe(seconds: float) -> tuple[float, str]:
-        kinds = {name: (cell.label, getattr(cell.config.dictionary, "d_sae", 0)) for name, cell in new.items()}
-        one_of = {kind: new[name].config for name, kind in kinds.items()}
-        timing = functools.partial(inputs["timing"], settings=settings, seconds=seconds / (len(one_of) + 1))
-        timed = {kind: timing(inputs["stage"], own, inputs)[0] for kind, own in one_of.items()}
-        total = sum(timed[kind] for kind in kinds.values())
-        if unmeasured:
-            facts = inputs["stage"].estimator.formula(unmeasured[0].config, inputs, settings).facts
+        timing = functools.partial(inputs["timing"], settings=settings, seconds=seconds / (len(new) + 1))
+        total = sum(timing(inputs["stage"], cell.config, inputs)[0] for cell in new.values())
+        for cell in unmeasured:
+            facts = inputs["stage"].estimator.formula(cell.config, inputs, settings).facts
             measured_on = {**inputs["shared"], "dictionary": Planned("train", "", facts)}
-            total += len(unmeasured) * timing(EVALUATE, inputs["evaluate"], measured_on)[0]
+            total += timing(EVALUATE, inputs["evaluate"], measured_on)[0]
         total /= max(1, len(offered))
         there = f" ({len(todo) - len(new)} of them in the store)" if len(new) < len(todo) else ""
         asked = too_many(config, len(todo))

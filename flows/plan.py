@@ -62,6 +62,8 @@ class Step:
 
 
 Timing = tuple[float, str, str]
+Took = tuple[Estimate, float, str]
+"""What was done, in how many seconds, and in words how that is known."""
 
 
 class Plan(Chain):
@@ -80,7 +82,7 @@ class Plan(Chain):
         self.steps: list[Step] = []
         self._free = disk_free(self.store.root)
         self._waiting: list[tuple[Step, Config, dict[str, Any]]] = []
-        self._before: dict[tuple[str, str], list[tuple[Estimate, Mapping[str, Any]]]] = {}
+        self._took: dict[tuple[str, str], list[Took]] = {}
 
     def time(self, seconds: float = SECONDS) -> None:
         """Times every stage that is to be made, in at most about so many seconds."""
@@ -97,19 +99,17 @@ class Plan(Chain):
         assert stage.estimator
         estimate = stage.estimator.formula(config, inputs, settings)
         (work, unit), about = estimate.work, (stage.name, settings.machine())
-        if about not in self._before:
-            self._before[about] = list(self._made_here(stage, type(config), settings))
-        for before, made in self._before[about]:
+        if about not in self._took:
+            self._took[about] = list(self._made_here(stage, type(config), settings))
+        for before, took, told in self._took[about]:
             times = work / max(1.0, before.work[0])
             if before.alike == estimate.alike and times <= RANGE:
-                took = f"{before.work[0]:,.0f} took {made['seconds']:,.1f} s here on {made['at'][:10]}"
-                return made["seconds"] * times, took, f"in proportion to {work:,.0f} {unit}"
-        return *estimate.probe(seconds), f"for {work:,.0f} {unit}"
+                return took * times, told, f"in proportion to {work:,.0f} {unit}"
+        self._took[about].insert(0, (estimate, *estimate.probe(seconds)))  # whatever is alike takes as long
+        return *self._took[about][0][1:], f"for {work:,.0f} {unit}"
 
-    def _made_here(
-        self, stage: Stage, section: type[Config], settings: Execution
-    ) -> Iterator[tuple[Estimate, Mapping[str, Any]]]:
-        """What was made of a stage on such a machine in one go, the newest first, as the formula says it."""
+    def _made_here(self, stage: Stage, section: type[Config], settings: Execution) -> Iterator[Took]:
+        """What was made of a stage on such a machine in one go, the newest first."""
         assert stage.estimator
         for artifact in sorted(self.store.artifacts(stage.name), key=lambda each: each.age, reverse=True):
             manifest, made = artifact.manifest, artifact.manifest["made"]
@@ -120,7 +120,9 @@ class Plan(Chain):
             on = made.get("machine"), made.get("continued"), manifest["version"]
             if on == (settings.machine(), False, stage.version) and None not in inputs.values():
                 with contextlib.suppress(LatentflowError, KeyError):  # a section or facts that are no longer such
-                    yield stage.estimator.formula(load(section, artifact.config), inputs, settings), made
+                    before = stage.estimator.formula(load(section, artifact.config), inputs, settings)
+                    told = f"{before.work[0]:,.0f} took {made['seconds']:,.1f} s here on {made['at'][:10]}"
+                    yield before, made["seconds"], told
 
     def sweep(self, seconds: float = 0.0, whatever: bool = False) -> Step:
         """The dictionaries of the section sweep that are not there yet; timed in about so many seconds, or not.
@@ -137,20 +139,10 @@ class Plan(Chain):
         torch.set_num_threads(settings.threads)
         activations, corpus = self.artifact("capture"), self.artifact("read")
         gate = key_of(stage_of("gate"), self.gating, {"activations": activations, "corpus": corpus})
-        inputs = {
-            **self.inputs("train", self.training),
-            "train": self.training,
-            "stage": stage_of("train"),
-            "evaluate": self.measuring,
-            "shared": {
-                "model": self.model,
-                "corpus": corpus,
-                "activations": activations,
-                "gate": Planned("gate", gate, {}),
-            },
-            "store": self.store,
-            "timing": self.timing,
-        }
+        shared = {"model": self.model, "corpus": corpus, "activations": activations, "gate": Planned("gate", gate, {})}
+        own = {"train": self.training, "evaluate": self.measuring, "shared": shared}
+        of_plan = {"stage": stage_of("train"), "store": self.store, "timing": self.timing}
+        inputs = {**self.inputs("train", self.training), **own, **of_plan}
         estimate = (
             SWEEP_ESTIMATOR.formula(self.config.sweep, inputs, settings)
             if whatever

@@ -239,7 +239,7 @@ def formula(config: ReadConfig, inputs: Mapping[str, Any], settings: Execution) 
 def _expected(config: ReadConfig, corpus: Corpus, model: Any) -> tuple[dict[str, int], dict[str, int]]:
     """Tokens and documents of each split: what is wanted, or its share of a corpus that has less."""
     division = Division.of(config.tokens, config.splits, corpus.knows_splits)
-    wanted, size = dict(division.wanted), None
+    wanted, there = dict(division.wanted), None
     if division.shares and not corpus.knows_splits:
         about = (
             config.corpus.model_dump_json(),
@@ -248,16 +248,15 @@ def _expected(config: ReadConfig, corpus: Corpus, model: Any) -> tuple[dict[str,
             config.seed,
             model.key,
         )
-        if about not in _looked_through:
+        if about not in _looked_through:  # a setting that fits is searched by asking again and again
             _looked_through[about] = _look_through(corpus, division.total, config.seed, model)
-        size = _looked_through[about]
-    if size is None:
+        there = _looked_through[about]
+    if there is None:
         return wanted, {name: -(-n // DOCUMENT) for name, n in wanted.items()}
-    shares = {name: n / division.total for name, n in wanted.items()}
-    n_documents, n_tokens = size
+    n_documents, n_tokens = (n / division.total for n in there)
     return (
-        {name: max(1, min(wanted[name], round(n_tokens * share))) for name, share in shares.items()},
-        {name: max(1, round(n_documents * share)) for name, share in shares.items()},
+        {name: max(1, min(n, round(n_tokens * n))) for name, n in wanted.items()},
+        {name: max(1, round(n_documents * n)) for name, n in wanted.items()},
     )
 
 
@@ -272,7 +271,6 @@ def _look_through(corpus: Corpus, tokens: int, seed: int, model: Any) -> tuple[i
 
 
 _looked_through: dict[tuple[Any, ...], tuple[int, int] | None] = {}
-"""By corpus and model: a setting that fits is searched by asking again and again."""
 
 
 READ = Stage(
