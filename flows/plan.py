@@ -25,7 +25,7 @@ from components.config import Config, load
 from components.device import Execution
 from components.errors import LatentflowError
 from components.experiment import ExperimentConfig, stage_of
-from components.store.artifact import Stage, key_of
+from components.store.artifact import GIVEN, Stage, key_of
 from components.store.estimate import Estimate, Planned, disk_free, fitting, size
 from components.store.lineage import inputs as inputs_of
 from components.sweep import SWEEP_ESTIMATOR, share
@@ -113,13 +113,16 @@ class Plan(Chain):
         assert stage.estimator
         for artifact in sorted(self.store.artifacts(stage.name), key=lambda each: each.age, reverse=True):
             manifest, made = artifact.manifest, artifact.manifest["made"]
-            inputs = {
-                role: self.model if place[1] == self.model.key else self.store.find(*place)
-                for role, place in inputs_of(manifest).items()
-            }
             on = made.get("machine"), made.get("continued"), manifest["version"]
-            if on == (settings.machine(), False, stage.version) and None not in inputs.values():
-                with contextlib.suppress(LatentflowError, KeyError):  # a section or facts that are no longer such
+            if on != (settings.machine(), False, stage.version):
+                continue
+            with contextlib.suppress(LatentflowError, KeyError):  # inputs that are gone; what no longer is a section
+                places = inputs_of(manifest)
+                inputs = {
+                    role: self.given(kind) if kind in GIVEN else self.store.get(kind, key)
+                    for role, (kind, key) in places.items()
+                }
+                if all(inputs[role].key == key for role, (_, key) in places.items()):
                     before = stage.estimator.formula(load(section, artifact.config), inputs, settings)
                     told = f"{before.work[0]:,.0f} took {made['seconds']:,.1f} s here on {made['at'][:10]}"
                     yield before, made["seconds"], told
