@@ -123,7 +123,7 @@ def measure(
             into = Path(folder) / f"turn-{turn}"
             into.mkdir()
             work = make(into, config, inputs, settings)
-            next(work)  # loads the model and forecasts
+            next(work)  # loads the model
             started = time.perf_counter()
             for _ in work:
                 pass

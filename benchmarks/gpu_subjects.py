@@ -123,7 +123,7 @@ def capture_once(
 
 def forecast(config: TrainConfig, d_in: int, n_rows: int, settings: Execution) -> int:
     """Bytes that a run of this section is said to take."""
-    from components.dictionary.forecast import memory  # here, since it needs polars
+    from components.dictionary.estimate import memory  # here, since it needs polars
 
     facts = {
         "hook_points": {NAME: {"d_in": d_in}},

@@ -3,7 +3,7 @@
     python benchmarks/plan.py [examples/tiny.yaml ...] [--json]
 
 The plan and each stage run in processes of their own, on a store of their own. Seconds are those of the manifest; memory
-is the largest resident set of the process that made the stage, set against the plan's process and its forecast together
+is the largest resident set of the process that made the stage, set against the plan's process and its estimate together
 (files that are mapped count in the first and not in the second); disk is the sum of the artifact's files.
 """
 

@@ -52,6 +52,16 @@ class Execution(Config):
     store: str = execution("data/artifacts")
     """Folder of the artifact store."""
 
+    def machine(self) -> str:
+        """What computes under these settings, in words: where they are the same, the same work takes about as long."""
+        import torch
+
+        where = resolve(self.device)
+        if where.type == "cuda":
+            return torch.cuda.get_device_name(where)
+        threads = self.threads or torch.get_num_threads()
+        return f"{torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores, {threads} threads"
+
 
 def resolve(name: str = "auto") -> torch.device:
     """The device of that name.

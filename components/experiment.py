@@ -12,14 +12,11 @@ from typing import Annotated
 from pydantic import model_validator
 
 from components.capture.capture import CAPTURE, CaptureConfig
-from components.capture.forecast import CAPTURE_FORETELLER
-from components.capture.splice import opened
+from components.capture.splice import opened, passes
 from components.config import Config, execution, refuse_unused
-from components.corpus.forecast import READ_FORETELLER
 from components.corpus.read import READ, ReadConfig
 from components.device import Execution
 from components.dictionary.encode import ENCODE, EncodeConfig
-from components.dictionary.forecast import ENCODE_FORETELLER, TRAIN_FORETELLER
 from components.dictionary.interchange.importing import IMPORT
 from components.dictionary.settings import TrainConfig
 from components.dictionary.train import stage as training
@@ -27,21 +24,17 @@ from components.errors import ConfigError
 from components.evaluation.compare import COMPARE
 from components.evaluation.contract import evaluations
 from components.evaluation.evaluate import EVALUATE, EvaluateConfig
-from components.evaluation.forecast import EVALUATE_FORETELLER
 from components.evaluation.gate import GATE
-from components.interpretation.forecast import INTERPRET_FORETELLER
 from components.interpretation.interpret import INTERPRET, InterpretConfig
 from components.model.reference import ModelConfig
 from components.model.text_encoder import TextEncoderConfig
 from components.report.replicates import REPLICATE
 from components.report.report import REPORT, ReportConfig
-from components.steering.forecast import STEER_FORETELLER
 from components.steering.steer import STEER, SteerConfig
 from components.store.artifact import Parent, Stage
-from components.store.forecast import Foreteller
 from components.sweep import SweepConfig
 
-TRAIN = training(opened)
+TRAIN = training(opened, passes)
 """The stage that trains; a model can take part in it here, where both are known."""
 
 
@@ -102,17 +95,6 @@ STAGES: dict[str, Stage] = {
 """The chain of an experiment, in order."""
 BESIDE: dict[str, Stage] = {GATE.name: GATE, COMPARE.name: COMPARE, REPLICATE.name: REPLICATE, "import": IMPORT}
 """Stages outside that chain: what several dictionaries share, where they meet, and which come from another project."""
-
-FORETELLERS: dict[str, Foreteller] = {
-    READ.name: READ_FORETELLER,
-    CAPTURE.name: CAPTURE_FORETELLER,
-    TRAIN.name: TRAIN_FORETELLER,
-    ENCODE.name: ENCODE_FORETELLER,
-    INTERPRET.name: INTERPRET_FORETELLER,
-    STEER.name: STEER_FORETELLER,
-    EVALUATE.name: EVALUATE_FORETELLER,
-}
-"""What each stage will cost; a report costs nothing."""
 
 
 def about(stage: str) -> str:

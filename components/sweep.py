@@ -4,13 +4,15 @@ Everything else of training is the experiment's section `train`. What "sparsity"
 (`Dictionary.sparsity`), so a new one takes part without being named here. A seed replicates first values and order of
 tokens; dictionaries of one seed share a stream of activations.
 
-What it will cost stands here too: memory of the groups that learn at once, seconds from updates that are run.
+What it will cost stands here too: memory of the groups that learn at once, seconds of each dictionary.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,15 +21,15 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from components.config import Config, canonical, execution, load, union_of
 from components.device import Execution, slots
 from components.dictionary.contract import architectures
-from components.dictionary.forecast import TRAIN_FORETELLER, memory
+from components.dictionary.estimate import MODEL, memory
 from components.dictionary.settings import TrainConfig
 from components.dictionary.train import TRAIN, stream_of
 from components.errors import ConfigError, UnknownNameError
 from components.evaluation.contract import evaluations
-from components.evaluation.evaluate import EvaluationNames
+from components.evaluation.evaluate import EVALUATE, EvaluationNames
 from components.registry import nearest
 from components.store.artifact import key_of
-from components.store.forecast import Forecast, Foreteller, Knob, Timing, below, lower
+from components.store.estimate import Estimate, Estimator, Planned, below, lower
 
 if TYPE_CHECKING:
     AnyDictionary = Any
@@ -176,98 +178,70 @@ def too_many(config: SweepConfig, n: int) -> str:
     )
 
 
-def _to_make(config: SweepConfig, inputs: Mapping[str, Any]) -> tuple[dict[str, Cell], dict[str, Cell], int]:
-    """Every dictionary by name, those that are not trained yet, and how many are not measured yet."""
+def _missing(config: SweepConfig, inputs: Mapping[str, Any]) -> tuple[dict[str, Cell], dict[str, Cell], list[Cell]]:
+    """Every dictionary by name, those that are not trained yet, and those that are not measured yet."""
     todo = {cell.name: cell for cell in cells(inputs["train"], config)}
-    learning = {role: inputs[role] for role in ("activations", "model", "corpus") if role in inputs}
+    find, learning = inputs["store"].find, {role: inputs[role] for role in TRAIN.inputs if role in inputs}
     keys = {name: key_of(TRAIN, cell.config, learning) for name, cell in todo.items()}
-    new = {name: cell for name, cell in todo.items() if keys[name] not in inputs["made"]}
-    return todo, new, sum(key not in inputs["measured"] for key in keys.values())
+    measured = {
+        name: find("evaluate", key_of(EVALUATE, inputs["evaluate"], {**inputs["shared"], "dictionary": dictionary}))
+        for name, dictionary in ((name, Planned("train", key, {})) for name, key in keys.items())
+    }
+    new = {name: cell for name, cell in todo.items() if not find("train", keys[name])}
+    return todo, new, [cell for name, cell in todo.items() if not measured[name]]
 
 
-def formula(config: SweepConfig, inputs: Mapping[str, Any], settings: Execution) -> Forecast:
+def formula(config: SweepConfig, inputs: Mapping[str, Any], settings: Execution) -> Estimate:
     """Memory of the groups that learn at once on one device, the largest; on disk what is not there yet.
+
+    Seconds are those of each dictionary, and of measuring it. What a factorisation does at its end is left out where it has to be tried: that would take as long as doing it.
 
     Args:
         config: the section.
-        inputs: `activations`, and `model` and `corpus` where the model takes part in training; `train`, the section of that name; `made`, keys of the dictionaries that are there;
-            `measured`, those of them that were measured as this sweep does; `seconds`, that measuring others took.
+        inputs: `activations`, and `model` and `corpus` where the model takes part in training; `stage`, that trains, and
+            `train`, its section; `evaluate`, how each is measured, and `shared`, what beside the dictionary it is
+            measured on; `store`; `timing`, (stage, section, inputs, execution, seconds) -> seconds and more.
         settings: of one task, see `share`.
     """
-    todo, new, unmeasured = _to_make(config, inputs)
-    at_once = max(1, sum(slot.device == settings.device for slot in slots(settings)))
-    taken, scratch = [], []
-    disk = {"dictionaries": 0, "curves": 0}
-    listed = [[new[name].config for name in names if name in new] for names in groups(todo, config.together)]
-    listed = [configs for configs in listed if configs]
-    for configs in listed:
-        taken.append(memory(configs, inputs["activations"], settings))
-        each = [TRAIN_FORETELLER.formula(own, inputs, settings) for own in configs]
-        scratch.append(sum(one.scratch_bytes for one in each))
-        disk["dictionaries"] += sum(one.disk["dictionary"] for one in each)
-        disk["curves"] += sum(one.disk["curve"] for one in each)
-    largest = sorted(taken, key=lambda parts: sum(parts.values()))[-at_once:]
-    parts = {name for group in largest for name in group}
-    return Forecast(
-        {name: sum(group.get(name, 0) for group in largest) for name in sorted(parts)},
-        disk,
+    todo, new, unmeasured = _missing(config, inputs)
+    offered = slots(settings)
+    at_once = max(1, sum(slot.device == settings.device for slot in offered))
+    planned = {name: inputs["stage"].estimator.formula(cell.config, inputs, settings) for name, cell in new.items()}
+    taken, scratch = [], [0]
+    for group in groups(todo, config.together):
+        if not (names := [name for name in group if name in new]):
+            continue
+        of_model = {name: n for one in names for name, n in planned[one].memory.items() if name.startswith(MODEL)}
+        side_by_side = memory([new[name].config for name in names], inputs["activations"], settings)
+        taken.append(Counter(side_by_side | of_model))
+        scratch.append(sum(n for name in names for n in planned[name].scratch.values()))
+
+    def probe(seconds: float) -> tuple[float, str]:
+        timing = functools.partial(inputs["timing"], settings=settings, seconds=seconds / (len(new) + 1))
+        total = sum(timing(inputs["stage"], cell.config, inputs)[0] for cell in new.values())
+        for cell in unmeasured:
+            facts = inputs["stage"].estimator.formula(cell.config, inputs, settings).facts
+            measured_on = {**inputs["shared"], "dictionary": Planned("train", "", facts)}
+            total += timing(EVALUATE, inputs["evaluate"], measured_on)[0]
+        total /= max(1, len(offered))
+        there = f" ({len(todo) - len(new)} of them in the store)" if len(new) < len(todo) else ""
+        asked = too_many(config, len(todo))
+        return total, (
+            f"{len(todo)} dictionaries{there}, about {total / 60:.0f} minutes of training and measuring on "
+            f"{max(1, len(offered))} device slot(s), {len(taken)} groups of at most {config.together} side by side"
+            f"{asked and f'; {asked}'}"
+        )
+
+    return Estimate(
+        sum(sorted(taken, key=Counter.total)[-at_once:], Counter()),
+        {"dictionaries": sum(one.disk_bytes for one in planned.values())},
         {"checkpoints": sum(sorted(scratch)[-at_once:])},
-        {"dictionaries": len(todo), "to_make": len(new) + unmeasured},
+        {"dictionaries": len(todo), "to_make": len(new) + len(unmeasured)},
+        probe=probe,
     )
 
 
-def probe(config: SweepConfig, inputs: Mapping[str, Any], settings: Execution, seconds: float) -> Timing:
-    """Updates of each label at its smallest and its largest width; in between time is a line in the number of latents.
-
-    Measuring takes as long as it took the dictionaries that were measured before, by the median. What a factorisation does
-    at its end is left out: trying it would take as long as doing it.
-    """
-    todo, new, unmeasured = _to_make(config, inputs)
-    by_size: dict[str, dict[int, Cell]] = {}
-    for cell in new.values():
-        by_size.setdefault(cell.label, {}).setdefault(_size(cell), cell)
-    ends = {label: sorted({min(sizes), max(sizes)}) for label, sizes in by_size.items()}
-    each = seconds / max(1, sum(map(len, ends.values())))
-    before = torch.get_num_threads()
-    torch.set_num_threads(settings.threads or before)
-    try:
-        timed = {
-            label: [
-                TRAIN_FORETELLER.probe(by_size[label][size].config, inputs, settings, each).seconds for size in sizes
-            ]
-            for label, sizes in ends.items()
-        }
-    finally:
-        torch.set_num_threads(before)
-    training = sum(_between(ends[cell.label], timed[cell.label], _size(cell)) for cell in new.values())
-    known = sorted(inputs["seconds"])
-    measuring = known[len(known) // 2] * unmeasured if known else 0.0
-    workers = max(1, len(slots(settings)))
-    total = (training + measuring) / workers
-    what = "training and measuring" if known else "training alone (no dictionary of these activations was measured yet)"
-    n_groups = sum(any(name in new for name in names) for names in groups(todo, config.together))
-    there = f" ({len(todo) - len(new)} of them in the store)" if len(new) < len(todo) else ""
-    asked = too_many(config, len(todo))
-    return Timing(
-        total,
-        f"updates of {len(ends)} labels at {sum(map(len, ends.values()))} sizes",
-        f"{len(todo)} dictionaries{there}, about {total / 60:.0f} minutes of {what} on {workers} device slot(s), "
-        f"{n_groups} groups of at most {config.together} side by side" + (f"; {asked}" if asked else ""),
-    )
-
-
-def _size(cell: Cell) -> int:
-    return getattr(cell.config.dictionary, "d_sae", 0)
-
-
-def _between(sizes: Sequence[int], seconds: Sequence[float], size: int) -> float:
-    """On the line through the two ends; one end alone is all there is."""
-    if len(sizes) == 1:
-        return seconds[0]
-    return seconds[0] + (seconds[1] - seconds[0]) * (size - sizes[0]) / (sizes[1] - sizes[0])
-
-
-def _narrower(config: SweepConfig, forecast: Forecast) -> list[list[int]]:
+def _narrower(config: SweepConfig, estimate: Estimate) -> list[list[int]]:
     """No width above a smaller and smaller one; without widths, that one for all."""
     own = [getattr(options, "d_sae", 0) for options in config.dictionaries.values()]
     own = own or [getattr(entry.config(), "d_sae", 0) for _, entry in architectures.items()]
@@ -275,7 +249,9 @@ def _narrower(config: SweepConfig, forecast: Forecast) -> list[list[int]]:
     return [sorted({min(width, top) for width in config.widths}) or [top] for top in tops]
 
 
-SWEEP_FORETELLER = Foreteller(
-    formula, probe, for_memory=(lower("together"), Knob("widths", _narrower)), for_disk=(Knob("widths", _narrower),),
+SWEEP_ESTIMATOR = Estimator(
+    formula,
+    for_memory={**lower("together"), "widths": _narrower},
+    for_disk={"widths": _narrower},
     on_device=True,
-)  # fmt: skip
+)

@@ -185,7 +185,7 @@ def replicate(
 
 @app.command(rich_help_panel="Runs")
 def plan(overrides: Overrides = None, params: Params = None, as_json: AsJson = False) -> None:
-    """What an experiment will cost: seconds, memory and disk of each stage, from a short probe; refuses what cannot fit."""
+    """What an experiment will cost: seconds, memory and disk of each stage; refuses what cannot fit."""
     from flows import plan
     from flows.parameters import resolve
 

@@ -17,8 +17,8 @@ import torch
 from components.capture.capture import CaptureConfig
 from components.config import Config
 from components.dictionary.interchange.importing import ImportConfig
-from components.dictionary.settings import TrainConfig
-from components.dictionary.train import control, wired
+from components.dictionary.settings import TrainConfig, wired
+from components.dictionary.train import control
 from components.evaluation.evaluate import EvaluateConfig
 from components.evaluation.gate import GateConfig
 from components.experiment import ExperimentConfig, parents, rests_on, without

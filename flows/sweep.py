@@ -55,8 +55,8 @@ def compare(chain: Chain) -> Artifact:
     workers = max(1, len(device.slots(config.execution)))
     torch.set_num_threads(share(config.execution).threads)  # tasks side by side share the cores
     shared = chain.shared
-    with Plan(config) as foretold:
-        foretold.sweep()
+    with Plan(config) as planned:
+        planned.sweep()
     if "corpus" in shared:
         shared["gate"] = chain.artifact("gate")
 
@@ -92,8 +92,9 @@ def unasked(config: ExperimentConfig, n: int) -> None:
         ConfigError: with how many they are and how long they will take, from a short probe.
     """
     if too_many(config.sweep, n):
-        with Plan(config) as foretold:
-            raise ConfigError(foretold.sweep_time(SECONDS).extrapolated)
+        with Plan(config) as planned:
+            timing = planned.sweep(SECONDS, whatever=True).timing
+            raise ConfigError(timing and timing[1])
 
 
 def _compared(cell: Cell) -> Compared:

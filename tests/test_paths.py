@@ -11,7 +11,7 @@ from components.errors import ConfigError, DictionaryError
 from components.model.reference import ModelConfig
 from components.paths import expanded
 from components.store.artifact import Store
-from components.store.forecast import disk_free
+from components.store.estimate import disk_free
 from flows import __main__, interchange, parameters
 from flows.stack import environment
 

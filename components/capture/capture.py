@@ -3,8 +3,8 @@
 The pass stops behind the last hook point. Whole contexts go in, kept tokens come out, in context order. The loop only
 queues work: on CUDA tokens and activations travel through pinned memory without a wait, and a single thread behind the
 loop picks the kept rows, counts norms and writes shards, so that writing overlaps the forward pass. A shard that an
-interrupted run finished is not computed again, and what comes out is the same. Before anything is written a forecast
-says bytes, seconds and memory, and a capture that the disk cannot hold is refused.
+interrupted run finished is not computed again, and what comes out is the same. A capture that
+the disk cannot hold is refused before anything is written.
 """
 
 from __future__ import annotations
@@ -25,16 +25,21 @@ from torch import Tensor
 
 from components.capture import arrays, written
 from components.capture.arrays import ArraysConfig
+from components.capture.matrix import Matrix
 from components.config import Config, execution
 from components.corpus.contract import content_number
 from components.device import Execution, to_host
 from components.errors import ConfigError, CorpusError, InputError
 from components.model.language_model import LanguageModel
+from components.paths import expanded
 from components.registry import nearest
 from components.store.artifact import Artifact, Parent, Progress, Stage, Work
+from components.store.estimate import Estimate, Estimator, lower
 from components.store.shards import shard_rows, write_activations
 
 MEDIAN_CONTEXTS = 64  # contexts whose median norm says what an outlier is
+PASS = 12  # tensors of the width of the residual stream that a block holds while it runs, those of its MLP among them
+FROM_FILE = 2e8  # bytes a second that are read, written and read once more for their norms
 
 
 class CaptureConfig(Config):
@@ -87,7 +92,7 @@ class _Split:
 
 
 def make(folder: Path, config: CaptureConfig, inputs: Mapping[str, Any], settings: Execution | None) -> Work:
-    """Writes the shards of every split; yields the forecast first, then tokens done and tokens a second.
+    """Writes the shards of every split; yields the bytes first, then tokens done and tokens a second.
 
     Raises:
         HookPointError: an unknown hook point.
@@ -111,15 +116,12 @@ def make(folder: Path, config: CaptureConfig, inputs: Mapping[str, Any], setting
     widths = [model.width(name) for name in points]
     n_bytes = n_tokens * written.row_bytes(widths, dtype)
     written.refuse_what_does_not_fit(folder, n_bytes, n_tokens)
-    speed, limits = _probe(model, splits[0], points, config, dtype) if missing else (1.0, {})
-    longest = max(len(split.token) for split in splits)
-    memory = memory_bytes(config, longest, splits[0].token.shape[1], widths, model.dtype)
+    limits = _limits(model, splits[0], points, config, dtype) if missing else {}
     message = (
-        f"{n_tokens:,} tokens at {len(points)} hook points: {n_bytes / 2**20:,.0f} MiB on disk, about "
-        f"{n_tokens / speed:,.0f} s at {speed:,.0f} tokens a second, about {memory / 2**20:,.0f} MiB of "
-        f"memory beside the model; {len(work) - len(missing)} of {len(work)} shards are there already"
+        f"{n_tokens:,} tokens at {len(points)} hook points: {n_bytes / 2**20:,.0f} MiB on disk; "
+        f"{len(work) - len(missing)} of {len(work)} shards are there already"
     )
-    yield Progress(0, n_tokens, "tokens", message, {"bytes": n_bytes, "seconds": n_tokens / speed})
+    yield Progress(0, n_tokens, "tokens", message, {"bytes": n_bytes})
 
     started, done, shown_at = time.perf_counter(), 0, time.perf_counter()
     with ThreadPoolExecutor(1) as behind:
@@ -159,6 +161,70 @@ def _runs_a_model(config: CaptureConfig) -> bool:
     return not config.arrays.path
 
 
+def formula(config: CaptureConfig, inputs: Mapping[str, Any], settings: Execution) -> Estimate:
+    """Shards of every split; in memory a few of them, and the model or where a file's rows belong."""
+    if config.arrays.path:
+        matrix = Matrix(expanded(config.arrays.path), config.hook_points)
+        widths, dtype = matrix.widths, matrix.dtype
+        where = arrays.places(config.arrays, matrix.n_rows, config.splits, config.tokens)
+        counts = arrays.counts(where, config.splits)
+        memory = {
+            "places of the rows": 4 * arrays.COLUMNS * matrix.n_rows,
+            "shards": len(config.splits) * arrays.SHARD_BYTES,
+        }
+        alike: tuple[Any, ...] = (tuple(widths.values()),)
+
+        def probe(seconds: float) -> tuple[float, str]:
+            return disk["activations"] / FROM_FILE, "files are read and written at 200 MB a second"
+    else:
+        model, corpus = inputs["model"], inputs["corpus"].facts
+        counts, length = _counts(config, corpus), corpus["context_length"]
+        widths = {name: model.width(name, settings) for name in config.hook_points}
+        dtype, longest = getattr(torch, model.config.dtype), max(count["contexts"] for count in counts.values())
+        in_shard, in_batch = (min(n, longest) * length for n in (config.contexts_per_shard, config.batch_size))
+        memory = {
+            "model": model.n_bytes,
+            # one that is being read, one that is being picked, one that is being written
+            "shards": 3 * in_shard * sum(widths.values()) * dtype.itemsize,
+            "forward pass": in_batch * PASS * model.shape.d_model * dtype.itemsize,
+        }
+        alike = (model.key, tuple(widths), length)
+
+        def probe(seconds: float) -> tuple[float, str]:
+            loading, by_token, told = model.pace(settings, length, seconds, config.hook_points)
+            return loading + by_token * n, told
+
+    dtype = dtype if config.dtype == "model" else getattr(torch, config.dtype)
+    facts = {
+        "hook_points": {name: {"d_in": width} for name, width in widths.items()},
+        "splits": counts,
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+    n = sum(count["rows"] for count in counts.values())
+    disk = {"activations": n * written.row_bytes(list(widths.values()), dtype)}
+    return Estimate(memory, disk, {}, facts, (n, "tokens"), alike, probe)
+
+
+def _counts(config: CaptureConfig, corpus: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """Rows, contexts and documents of each split that is captured; a limit is taken in whole contexts."""
+    counts = {}
+    for name in config.splits:
+        if name not in corpus["splits"]:
+            raise CorpusError(f"the corpus will have no split {name!r}; {nearest(name, corpus['splits'])}")
+        split = corpus["splits"][name]
+        share = min(1.0, (config.tokens.get(name) or split["tokens"]) / split["tokens"])
+        cut = {part: max(1, round(split[part] * share)) for part in ("contexts", "documents")}
+        counts[name] = {"rows": round(split["tokens"] * share), **cut}
+    return counts
+
+
+def _fewer(config: CaptureConfig, estimate: Estimate) -> list[dict[str, int]]:
+    """Every split is cut to the same number of tokens, where it has more."""
+    rows = {name: count["rows"] for name, count in estimate.facts["splits"].items()}
+    cuts = [max(1, max(rows.values()) * share // 100) for share in range(99, 0, -1)]
+    return [{**config.tokens, **{name: cut for name, n in rows.items() if n > cut}} for cut in cuts]
+
+
 CAPTURE = Stage(
     "capture",
     version=1,
@@ -168,30 +234,16 @@ CAPTURE = Stage(
         "model": Parent("model", wanted=_runs_a_model),
         "corpus": Parent("read", wanted=_runs_a_model),
     },
+    estimator=Estimator(
+        formula,
+        for_memory={**lower("contexts_per_shard"), **lower("batch_size")},
+        for_disk={
+            "dtype": lambda config, estimate: ["float16"] if estimate.facts["dtype"] == "float32" else [],
+            "tokens": _fewer,
+        },
+        on_device=True,
+    ),
 )
-
-
-def memory_bytes(
-    config: CaptureConfig, n_contexts: int, context_length: int, widths: Sequence[int], dtype: torch.dtype
-) -> int:
-    """Bytes of memory beside the model: a shard that is being read, one that is being picked, one that is being written.
-
-    Args:
-        config: the section.
-        n_contexts: contexts of the longest split.
-        context_length: tokens in one of them.
-        widths: of the hook points.
-        dtype: of the model.
-    """
-    return 3 * min(config.contexts_per_shard, n_contexts) * context_length * sum(widths) * dtype.itemsize
-
-
-def speed(model: LanguageModel, config: CaptureConfig, points: Sequence[str], context_length: int) -> float:
-    """Tokens a second of a short run on random tokens."""
-    token = torch.randint(model.vocab_size, (max(16, config.batch_size), context_length), dtype=torch.int32)
-    kept = torch.ones_like(token, dtype=torch.bool)
-    split = _Split("", token, torch.zeros_like(token), torch.zeros_like(token), kept)
-    return _probe(model, split, points, config, model.dtype)[0]
 
 
 def _split(corpus: Artifact, name: str, config: CaptureConfig, model: LanguageModel) -> _Split:
@@ -245,21 +297,17 @@ def _is_there(folder: Path, split: _Split, number: int, part: slice, config: Cap
     return rows == wanted or (rows is not None and config.drop_outlier_norms is not None and rows <= wanted)
 
 
-def _probe(
+def _limits(
     model: LanguageModel, split: _Split, points: Sequence[str], config: CaptureConfig, dtype: torch.dtype
-) -> tuple[float, dict[str, float]]:
-    """Tokens a second of a short run, and by hook point the norm above which a token is left out (if any is)."""
-    n = MEDIAN_CONTEXTS if config.drop_outlier_norms else min(16, config.batch_size)
+) -> dict[str, float]:
+    """By hook point the norm above which a token is left out, if any is."""
+    if config.drop_outlier_norms is None:
+        return {}
     norms: dict[str, list[Tensor]] = {name: [] for name in points}
-    _ready(_queue(model, split, slice(0, n), points, dtype))
-    started = time.perf_counter()
-    for rows in _batches(slice(0, n), len(split.token), config.batch_size):
+    for rows in _batches(slice(0, MEDIAN_CONTEXTS), len(split.token), config.batch_size):
         for name, x in _ready(_queue(model, split, rows, points, dtype)).items():
             norms[name].append(x[split.kept[rows, : x.shape[1]]].float().norm(dim=1))
-    speed = int(split.kept[:n].sum()) / (time.perf_counter() - started)
-    if config.drop_outlier_norms is None:
-        return speed, {}
-    return speed, {name: config.drop_outlier_norms * float(torch.cat(parts).median()) for name, parts in norms.items()}
+    return {name: config.drop_outlier_norms * float(torch.cat(parts).median()) for name, parts in norms.items()}
 
 
 def _batches(part: slice, n: int, batch_size: int) -> list[slice]:

@@ -33,6 +33,10 @@ from components.model.language_model import LanguageModel
 
 LOGITS_AT_ONCE = 1 << 27
 """Logits held at a time: 512 MiB in float32, several times that while the gradient is taken."""
+LOGITS = 4
+"""Tensors of that size at the peak: the plain distribution, a divergence and gradients; two more for each hook point."""
+KEPT = 22
+"""Tensors of the width of the residual stream that a block keeps for the gradient, for each hook point."""
 
 
 def opened(config: Any, names: Sequence[str], inputs: Mapping[str, Any], settings: Execution) -> Splice:
@@ -60,6 +64,25 @@ def opened(config: Any, names: Sequence[str], inputs: Mapping[str, Any], setting
         model.hook_point(name)
     contexts = load_file(inputs["corpus"].path(f"contexts/{config.split}.safetensors"))
     return Splice(model, contexts["token"], contexts["document"], config.splice.weights)
+
+
+def passes(config: Any, n_names: int, inputs: Mapping[str, Any]) -> tuple[dict[str, int], float]:
+    """Bytes that the model's part in an update holds, and how often a token passes the model: backwards counts twice.
+
+    Args:
+        config: the section `train`.
+        n_names: hook points that the dictionary reconstructs.
+        inputs: `model`, `corpus`; made or planned.
+    """
+    model, length = inputs["model"], inputs["corpus"].facts["context_length"]
+    shape, itemsize = model.shape, getattr(torch, model.config.dtype).itemsize
+    n = min(-(-config.batch // length), max(1, LOGITS_AT_ONCE // (length * shape.vocab_size))) * length
+    holds = {
+        "model": model.n_bytes,
+        "model's logits": (LOGITS + 2 * n_names) * 4 * n * shape.vocab_size,
+        "model's passes": KEPT * n_names * n * shape.n_layers * shape.d_model * itemsize,
+    }
+    return holds, 3 * n_names + (config.splice.kl > 0)
 
 
 class Splice:

@@ -13,6 +13,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,14 +25,16 @@ from components.config import Config, union_of
 from components.corpus.annotations import WordLists
 from components.corpus.contract import ConceptEntry, Corpus, content_number, corpora
 from components.corpus.corpora.world import WorldCorpusConfig
-from components.corpus.division import Division, SplitsConfig, refuse_what_is_too_short
+from components.corpus.division import Division, Extent, SplitsConfig, refuse_what_is_too_short
 from components.corpus.encoding import Encoder
 from components.corpus.intake import UNLABELLED, Intake
 from components.corpus.openings import prompts
+from components.device import Execution
 from components.errors import CorpusError
 from components.seeds import derive
 from components.store import tables
 from components.store.artifact import Inputs, Parent, Progress, Stage, Work
+from components.store.estimate import Estimate, Estimator, lower
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +45,12 @@ else:
 PAIRED = ("select", "validate", "test")
 OWN_TEXT = 2
 """Version of how a user's own text is read; raised when that changes and the embedded world's reading does not."""
+COLUMNS = 3  # token, document and position of every place in a context, int32
+TEXT = 5  # bytes a token of text, labels and tables, compressed: 4.4 in the embedded world
+DOCUMENT = 120  # tokens, as in the embedded world
+SAMPLE = 200  # documents whose tokens are counted
+MEMORY = 192 * 2**20  # batches of documents, the tables' writers, the tokenizer; contexts go to disk as they come
+ONCE, BY_TOKEN = 1.0, 2e-5  # seconds for vocabulary, pairs and prompts, and for a token, on one core of a server
 
 
 class ReadConfig(Config):
@@ -195,7 +204,84 @@ def _entries(config: ReadConfig) -> Mapping[str, int]:
     return entries | ({"corpus.bytes": content_number(files)} if files else {})
 
 
-READ = Stage("read", version=2, make=make, entries=_entries, inputs={"model": Parent("model")}, computes=False)
+def formula(config: ReadConfig, inputs: Mapping[str, Any], settings: Execution) -> Estimate:
+    """Contexts of all splits, and the counts that later stages are estimated from."""
+    corpus, padded = corpora[config.corpus.kind](config.corpus), config.contexts == "padded"
+    wanted, documents = _expected(config, corpus, inputs["model"])
+    # Packed, a context begins with a token of its own, and so does each document behind another. Padded, a document has
+    # at least one context, and as many more as it is long.
+    contexts = {
+        name: documents[name] * padded + -(-(n + documents[name]) // (config.context_length - 1))
+        for name, n in wanted.items()
+    }
+    concepts = [*corpus.concepts(), *WordLists(config.word_lists).concepts()]
+    facts = {
+        "splits": {
+            name: {"tokens": n, "contexts": contexts[name], "documents": documents[name]} for name, n in wanted.items()
+        },
+        "context_length": config.context_length,
+        "n_concepts": len(concepts),
+        "inventory": [entry._asdict() for entry in concepts],
+        "prompts_validate": config.prompts_validate,
+        "prompts_test": config.prompts_test,
+    }
+    n_tokens = sum(wanted.values())
+    disk = {
+        "contexts": 4 * (COLUMNS + padded) * config.context_length * sum(contexts.values()),
+        "text and labels": TEXT * n_tokens,
+    }
+    alike = (config.corpus.kind, padded, inputs["model"].key)
+    memory = {"documents": MEMORY + 2 * n_tokens}
+    seconds = ONCE + BY_TOKEN * n_tokens, "as long as on a core elsewhere"
+    return Estimate(memory, disk, {}, facts, (n_tokens, "tokens"), alike, lambda _: seconds)
+
+
+def _expected(config: ReadConfig, corpus: Corpus, model: Any) -> tuple[dict[str, int], dict[str, int]]:
+    """Tokens and documents of each split: what is wanted, or its share of a corpus that has less."""
+    division = Division.of(config.tokens, config.splits, corpus.knows_splits)
+    wanted, there = dict(division.wanted), None
+    if division.shares and not corpus.knows_splits:
+        about = (
+            config.corpus.model_dump_json(),
+            content_number(corpus.files()),
+            division.total,
+            config.seed,
+            model.key,
+        )
+        if about not in _looked_through:  # a setting that fits is searched by asking again and again
+            _looked_through[about] = _look_through(corpus, division.total, config.seed, model)
+        there = _looked_through[about]
+    if there is None:
+        return wanted, {name: -(-n // DOCUMENT) for name, n in wanted.items()}
+    n_documents, n_tokens = (n / division.total for n in there)
+    return (
+        {name: max(1, min(n, round(n_tokens * n))) for name, n in wanted.items()},
+        {name: max(1, round(n_documents * n)) for name, n in wanted.items()},
+    )
+
+
+def _look_through(corpus: Corpus, tokens: int, seed: int, model: Any) -> tuple[int, int] | None:
+    """Documents and tokens of a small corpus: its characters, at the rate of its first documents; None for a large one."""
+    extent = Extent.of(corpus, tokens)
+    if extent is None or not extent.characters:
+        return None
+    texts = [document.text for document in islice(corpus.documents("", seed), SAMPLE)]
+    n_tokens = sum(len(encoded.ids) for encoded in Encoder(model.tokenizer()).encode(texts, offsets=False))
+    return len(extent.characters), round(n_tokens / max(1, sum(map(len, texts))) * sum(extent.characters.values()))
+
+
+_looked_through: dict[tuple[Any, ...], tuple[int, int] | None] = {}
+
+
+READ = Stage(
+    "read",
+    version=2,
+    make=make,
+    entries=_entries,
+    inputs={"model": Parent("model")},
+    computes=False,
+    estimator=Estimator(formula, for_memory=lower("splits.train"), for_disk=lower("splits.train")),
+)
 
 
 def _pretraining(model: Any) -> set[int]:

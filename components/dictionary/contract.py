@@ -152,7 +152,7 @@ class Dictionary(nn.Module, ABC):
         sparsity: the option that sets how sparse the codes are, for sweeps; without such an option it has one sparsity.
         baseline: whether it stands beside the others for comparison and isn't expected to find directions.
         dense: tensors of shape (rows, d_sae) that an update holds at its peak, the pre-activations among them; what
-            memory is foretold from.
+            memory is estimated from.
         in_blocks: whether those rows are the blocks that are multiplied at once, and not a whole batch; so where latents
             are picked by `kernels.sparse.choose`.
         folds: whether a linear map of its input can be folded into its weights: it has W_enc, W_dec and b_dec of its own,
@@ -253,7 +253,7 @@ class Dictionary(nn.Module, ABC):
 
     @classmethod
     def used(cls, options: Any) -> int:
-        """Latents that a token decodes while learning, beside revived ones; what sparse parts of an update are foretold from."""
+        """Latents that a token decodes while learning, beside revived ones; what sparse parts of an update are estimated from."""
         return getattr(options, "k", 0)
 
     @classmethod

@@ -23,10 +23,13 @@ from torch import Tensor
 
 from components.config import Config, execution
 from components.device import Execution, resolve
-from components.dictionary.contract import Dictionary
+from components.dictionary.contract import Dictionary, architectures, untrained
+from components.dictionary.estimate import ENCODED, pace, rows_of
 from components.errors import DictionaryError
+from components.seeds import torch_generator
 from components.spelling import Bytes
 from components.store.artifact import Inputs, Parent, Progress, Stage, Work
+from components.store.estimate import Estimate, Estimator, lower
 from components.store.rows import Rows
 from components.store.shards import ActivationShards, Codes, CodeShards, shard_rows, write_codes
 from components.store.tables import LATENTS, NEIGHBOURS, POOLED
@@ -35,7 +38,8 @@ log = logging.getLogger(__name__)
 
 SHARD_ROWS = 65_536
 BINS = 20
-PROMOTED = 10
+PROMOTED, PROMOTED_AT_ONCE = 10, 256
+BY_ENTRY = 6e-7  # seconds of an entry of the codes in tables and on disk, on one core of a server
 NEAREST = 10
 COSINES = 1 << 24
 """Cosines held at a time while neighbours are looked for: 64 MiB."""
@@ -153,6 +157,44 @@ def make(folder: Path, config: EncodeConfig, inputs: Inputs, settings: Execution
     }
 
 
+def formula(config: EncodeConfig, inputs: Mapping[str, Any], settings: Execution) -> Estimate:
+    """Sparse shards by the dictionary's L0, which of a dictionary that is not trained yet is its k, or else d_in."""
+    captured, trained, model = inputs["activations"].facts, inputs["dictionary"].facts, inputs.get("model")
+    rows = {split: rows_of(captured, split) for split in config.splits}
+    d_sae, d_in, l0 = trained["d_sae"], trained["d_in"], trained["l0"]
+    n_rows, of_latents = sum(rows.values()), d_sae * len(rows)
+    vocabulary, n_bytes = (model.shape.vocab_size, model.n_bytes) if model else (0, 0)
+    documents = sum(captured["splits"][split].get("documents", -(-rows[split] // 120)) for split in rows)
+    # documents share few latents among their tokens: about a sixth of their entries are new, and never all latents
+    pooled = round(documents * min(d_sae, n_rows / max(1, documents) * l0 / 6))
+    memory = {
+        "weights": 2 * 4 * 2 * d_sae * d_in,
+        "model": n_bytes,
+        "pre-activations": 2 * 4 * max(min(ENCODED, config.batch * d_sae), min(COSINES, d_sae * d_sae)),
+        "codes": 200 * round(min(SHARD_ROWS, max(rows.values())) * l0),
+        "pooled": 48 * pooled,
+        "logits": 4 * 4 * min(PROMOTED_AT_ONCE, d_sae) * vocabulary,
+        "latents": of_latents * (160 + 800 * bool(model)),
+    }
+    disk = {
+        "codes": 8 * (n_rows + len(rows) + round(n_rows * l0)),
+        "latents": of_latents * (30 + 40 * bool(model)) + 60 * d_sae + 10 * pooled,
+    }
+    facts = {"d_sae": d_sae, "d_in": d_in, "rows": rows, "l0": dict.fromkeys(rows, float(l0))}
+    # the cosines of a latent take as long as the codes of a row, and all logits as long as those of the vocabulary's rows
+    work = n_rows + d_sae + vocabulary
+    alike = (trained["architecture"], d_sae, d_in, bool(model))
+
+    def probe(seconds: float) -> tuple[float, str]:
+        # what encoding costs depends on little but size and sparsity
+        options, name = architectures["topk"].config(d_sae=d_sae, k=max(1, round(l0))), trained["hook_point"]
+        x = {name: torch.randn(config.batch, d_in, device=resolve(settings.device))}
+        by_row, n = pace(untrained(options, name, {name: d_in}, x, torch_generator(0)).encode, x, config.batch, seconds)
+        return (by_row + BY_ENTRY * l0) * work, f"encoded {n:,} rows in {by_row * n:.2g} s"
+
+    return Estimate(memory, disk, {}, facts, (work, "rows, latents and tokens"), alike, probe)
+
+
 def _read(folder: Path, split: str, d_sae: int) -> Iterator[Codes]:
     for path in sorted((folder / split).glob("[0-9]*.safetensors")):
         yield Codes(**load_file(path), d_sae=d_sae)
@@ -239,7 +281,7 @@ def _promoted(dictionary: Dictionary, model: Any, settings: Execution) -> dict[s
     directions = dictionary.decoder_directions()
     parts = Bytes(getattr(loaded.tokenizer, "backend_tokenizer", None))
     columns: dict[str, list[Any]] = {"promoted": [], "promoted_logits": [], "suppressed": [], "suppressed_logits": []}
-    for part in directions.split(256):
+    for part in directions.split(PROMOTED_AT_ONCE):
         logits = loaded.direction_logits(part).cpu()
         for name, largest in (("promoted", True), ("suppressed", False)):
             values, tokens = logits.topk(min(PROMOTED, logits.shape[1]), dim=1, largest=largest)
@@ -266,4 +308,5 @@ ENCODE = Stage(
         "dictionary": Parent("train"),
         "model": Parent("model", optional=True),
     },
+    estimator=Estimator(formula, for_memory=lower("batch"), on_device=True),
 )

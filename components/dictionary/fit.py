@@ -76,8 +76,7 @@ def _point(learner: Learner, held_out: Batch) -> dict[str, float]:
     metrics = training | _finite(
         learner, {name: measured[name] for name in ("fvu", "l0", "dead_share") if name not in training}
     )
-    tokens = learner.step * learner.config.batch
-    learner.curve += [(learner.step, tokens, name, value) for name, value in metrics.items()]
+    learner.curve += [(learner.step, learner.tokens, name, value) for name, value in metrics.items()]
     return metrics
 
 

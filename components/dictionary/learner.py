@@ -63,6 +63,7 @@ class Learner:
 
     Attributes:
         spliced_from: updates that are made before a model takes part; all where none does.
+        tokens: learnt so far; batches of whole contexts hold about as many as are wanted.
         first: the decoder's rows before the first update; None where gradients leave them alone.
         turned: once it has learnt, the median cosine between these and the rows then.
     """
@@ -80,7 +81,7 @@ class Learner:
         self.recipe = dictionary.recipe
         self.steps = config.updates
         self.spliced_from = config.spliced_from if splice is not None else self.steps
-        self.step = 0
+        self.step, self.tokens = 0, 0
         self.peak = config.lr or raised(self.recipe.lr, self.steps)
         self.learnt = {name: weights for name, weights in dictionary.named_parameters() if weights.requires_grad}
         self.optimiser = torch.optim.Adam(
@@ -153,7 +154,7 @@ class Learner:
         self.silent = torch.where(outcome.fired > 0, 0, self.silent + n_tokens)
         if not self.silent.is_cpu:
             self.longest.send(self.silent)
-        self.step, self.since = self.step + 1, self.since + 1
+        self.step, self.since, self.tokens = self.step + 1, self.since + 1, self.tokens + n_tokens
         self._add({f"loss.{name}": term for name, term in losses.items()} | {"l0": outcome.fired.sum() / n_tokens})
 
     def metrics(self) -> dict[str, float]:
@@ -188,7 +189,8 @@ class Learner:
         tensors |= {"silent": self.silent} | {f"sums.{name}": total for name, total in self.sums.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.writing")
-        metadata = {"step": str(self.step), "since": str(self.since), "curve": json.dumps(self.curve)}
+        counts = {name: str(getattr(self, name)) for name in ("step", "since", "tokens")}
+        metadata = {**counts, "curve": json.dumps(self.curve)}
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())  # or a power cut could leave the name without the bytes
@@ -215,6 +217,8 @@ class Learner:
         self.silent = stored["silent"].to(device)
         self.sums = {name: tensor.to(device) for name, tensor in under("sums.").items()}
         self.step, self.since = int(metadata["step"]), int(metadata["since"])
+        # a checkpoint of an earlier version has no such count: about as many, or exactly where no model took part
+        self.tokens = int(metadata.get("tokens", self.step * self.config.batch))
         self.curve = [tuple(point) for point in json.loads(metadata["curve"])]
         return True
 

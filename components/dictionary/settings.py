@@ -27,6 +27,10 @@ STEEPNESS = 0.5
 HIGHEST = 0.01
 PATIENCE = 10_000_000
 """Tokens of silence after which the field calls a latent dead."""
+SAMPLE_ROWS = 32_768
+"""Rows that set scale and first values."""
+HELD_OUT_ROWS_IN_CURVE = 2048
+"""Rows that each point of the curve is measured on."""
 
 
 class SpliceConfig(Config):
@@ -151,6 +155,11 @@ class TrainConfig(Config):
         """Cost of all that is learnt, the search and the half run with it, over the cost of the dictionary alone."""
         learns = architectures[self.dictionary.kind].learns == "gradients"
         return 1 + learns * (self.search_share * (self.lr == "search") + 0.5 * (self.convergence == "measured"))
+
+
+def wired(config: TrainConfig, hook_point: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names that the dictionary of this section reads, and those that it reconstructs."""
+    return architectures[config.dictionary.kind].wiring(config.dictionary, hook_point)
 
 
 def raised(lr: float, updates: int) -> float:

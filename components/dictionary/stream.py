@@ -20,7 +20,8 @@ from components.store.rows import Rows
 from components.store.shards import ActivationShards
 
 BLOCK = 256
-_WINDOW_BYTES = 1 << 27
+WINDOW_BYTES = 1 << 27
+"""Of the rows that are shuffled together."""
 
 
 class Stream(Rows):
@@ -38,7 +39,7 @@ class Stream(Rows):
         self.seed, self.device = seed, torch.device(device)
         first = self.take(torch.zeros(1).long())
         row_bytes = sum(rows.element_size() * rows.shape[1] for rows in first.values())
-        self._window = max(BLOCK, _WINDOW_BYTES // row_bytes // BLOCK * BLOCK)
+        self._window = max(BLOCK, WINDOW_BYTES // row_bytes // BLOCK * BLOCK)
 
     def sample(self, n: int) -> Batch:
         """n different rows by the seed, or all where there are fewer."""

@@ -33,23 +33,23 @@ from components.device import Execution, resolve
 from components.dictionary import convergence, rates
 from components.dictionary.contract import Batch, Dictionary, architectures, untrained
 from components.dictionary.convergence import Convergence
+from components.dictionary.estimate import Passes, formula
 from components.dictionary.fit import evaluate, fit
 from components.dictionary.learner import Learner, Splice
 from components.dictionary.rates import Search, objective
-from components.dictionary.settings import TrainConfig, cautions
+from components.dictionary.settings import HELD_OUT_ROWS_IN_CURVE, SAMPLE_ROWS, TrainConfig, cautions, wired
 from components.dictionary.stream import Stream
 from components.dictionary.whitening import Whitening, whitening_of
 from components.errors import DictionaryError, DivergedError
 from components.seeds import torch_generator
 from components.store.artifact import Facts, Inputs, Parent, Progress, Stage, Work
+from components.store.estimate import Estimator, below, lower
 from components.store.rows import Rows
 from components.store.shards import ActivationShards
 from components.store.tables import CURVE
 
 log = logging.getLogger(__name__)
 
-SAMPLE_ROWS = 32_768
-HELD_OUT_ROWS_IN_CURVE = 2048
 MEASURED_AT_ONCE = 4096
 _CHECKPOINT = "state.safetensors"
 
@@ -88,11 +88,6 @@ def make(
     """Writes `dictionary.safetensors`, `dictionary.json` and `curve.parquet`; the facts hold the held-out measures."""
     made = yield from make_many({"": (folder, config, inputs)}, settings, splicing)
     return made[""]
-
-
-def wired(config: TrainConfig, hook_point: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The names that the dictionary of this section reads, and those that it reconstructs."""
-    return architectures[config.dictionary.kind].wiring(config.dictionary, hook_point)
 
 
 def stream_of(config: TrainConfig) -> tuple[Any, ...]:
@@ -226,11 +221,11 @@ class _Group:
                 log.info("continuing %s at update %d of %d", learner.dictionary.name, learner.step, learner.steps)
         self.seconds.clear()
         self.learnt.clear()
-        started, before = time.perf_counter(), {label: learner.step for label, learner in learners.items()}
+        started, before = time.perf_counter(), {label: learner.tokens for label, learner in learners.items()}
         for label, metrics in fit(learners, self.stream, self.held_out_rows, checkpoints):
             learner = learners[label]
             self.seconds[label] = time.perf_counter() - started
-            self.learnt[label] = (learner.step - before[label]) * self.batch_size
+            self.learnt[label] = learner.tokens - before[label]
             speed = {"tokens_per_second": self.learnt[label] / self.seconds[label]}
             done, total = learner.step * self.batch_size, learner.steps * self.batch_size
             yield Progress(done, total, "tokens", f"{learner.dictionary.name} {prefix}".strip(), metrics | speed)
@@ -336,7 +331,7 @@ def _facts(dictionary: Dictionary, learner: Learner, measured: Mapping[str, Any]
     name = dictionary.name if learner.steps or dictionary.learns == "nothing" else f"{dictionary.name}-untrained"
     speed = tokens / seconds if seconds else None
     learnt = {
-        "tokens": learner.steps * learner.config.batch,
+        "tokens": learner.tokens,
         "steps": learner.steps,
         "batch_size": learner.config.batch,
         "lr": learner.peak if learner.learnt and learner.steps else None,
@@ -386,8 +381,8 @@ def _is_spliced(config: TrainConfig) -> bool:
     return config.splice.share > 0
 
 
-def stage(splicing: Splicing | None = None) -> Stage:
-    """The stage; with `splicing` a model can take part in training."""
+def stage(splicing: Splicing | None = None, passes: Passes | None = None) -> Stage:
+    """The stage; with `splicing` a model can take part in training, and `passes` says what that costs."""
     return Stage(
         "train",
         version=2,
@@ -399,6 +394,12 @@ def stage(splicing: Splicing | None = None) -> Stage:
             "corpus": Parent("read", wanted=_is_spliced),
         },
         make_many=functools.partial(make_many, splicing=splicing),
+        estimator=Estimator(
+            functools.partial(formula, passes=passes),
+            for_memory={"batch_size": lambda config, _: below(config.batch)[:-1], **lower("dictionary.d_sae")},
+            for_disk=lower("dictionary.d_sae"),
+            on_device=True,
+        ),
     )
 
 

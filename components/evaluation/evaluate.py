@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, Field
 
@@ -13,10 +13,11 @@ from components.concept import probe
 from components.config import Config, names_of, settings_of
 from components.device import Execution, resolve
 from components.dictionary.contract import Dictionary
-from components.dictionary.encode import Encoding
+from components.dictionary.encode import EncodeConfig, Encoding
 from components.evaluation import gate
 from components.evaluation.contract import (
     ABSENT,
+    TEST,
     Control,
     EvaluationServices,
     Score,
@@ -26,6 +27,7 @@ from components.evaluation.contract import (
 from components.report.measure import Measures
 from components.report.scores import write
 from components.store.artifact import Artifact, Facts, Inputs, Parent, Stage, Work
+from components.store.estimate import Estimate, Estimator, lower
 from components.store.lineage import source
 from components.store.shards import ActivationShards, CodeShards
 
@@ -37,6 +39,17 @@ else:
     EvaluationName = names_of(evaluations)
     EvaluationNames = Annotated[list[EvaluationName], AfterValidator(lambda names: sorted(set(names)))]
     EvaluationSettings = settings_of(evaluations)
+
+
+FOUND, RECOVERED = "concepts_found", "loss_recovered"
+READ = (FOUND, "absorption", "sparse_probing")
+"""Evaluations that hold codes and activations of two splits at once, or codes of two dictionaries."""
+ENCODED = EncodeConfig().splits
+PASSES = 5  # clean, ablated twice, spliced, the untrained dictionary spliced
+STEPS, BATCH, EPOCHS = 300, 4096, 8  # of the probe
+SHARE = 0.02  # of tokens that carry a concept, as in the embedded world
+BY_LABEL, BY_READING = 5e-8, 5e-7
+"""Seconds for a concept of a row in a step of the probe, and for a row of a unit in the choice, on one core of a server."""
 
 
 class EvaluateConfig(Config):
@@ -125,6 +138,48 @@ def _entries(config: EvaluateConfig) -> dict[str, int]:
     return entries | {"probe": probe.VERSION}
 
 
+def formula(config: EvaluateConfig, inputs: Mapping[str, Any], settings: Execution) -> Estimate:
+    """The larger of the readings of one split (activations, codes by row and by latent, labels) and the model's logits.
+
+    The probe of all concepts takes most of the time on a small corpus, because it makes at least 300 steps; then the
+    choice of a unit for each concept, and the passes of the model with the reconstruction spliced in. What other
+    evaluations take is known from manifests alone, and a plan that has none says so.
+    """
+    trained, model, listed = inputs["dictionary"].facts, inputs.get("model"), possible(config, inputs)
+    corpus = inputs["corpus"].facts if inputs.get("corpus") else {"n_concepts": 0, "context_length": 0}
+    rows = {name: split["rows"] for name, split in inputs["activations"].facts["splits"].items() if name in ENCODED}
+    d_in, d_sae, n_concepts, most = trained["d_in"], trained["d_sae"], corpus["n_concepts"], max(rows.values())
+    parts: list[dict[str, int]] = [{}]
+    for name in listed:
+        own = getattr(config.settings, name)
+        if name in READ:
+            n = min(most, own.tokens)
+            labels = round(24 * SHARE * n * n_concepts) + 8 * 16_384 * n_concepts
+            parts.append({"activations": 8 * n * d_in, "codes": round(72 * n * trained["l0"]), "labels": labels})
+        elif name == RECOVERED and model:
+            parts.append({"model": model.n_bytes, "logits": 16 * own.batch_tokens * model.shape.vocab_size})
+
+    def probe(seconds: float) -> tuple[float, str]:
+        total, told = 0.0, []
+        if FOUND in listed:
+            told.append("the probe of concepts and the choice among units take as long as on a core elsewhere")
+            n = min(most, config.settings.concepts_found.tokens)
+            steps = max(EPOCHS * n, STEPS * min(n, BATCH))
+            total += BY_LABEL * steps * n_concepts + BY_READING * n * (2 * d_sae + d_in)
+        if RECOVERED in listed and model:
+            n = min(config.settings.loss_recovered.tokens, rows[TEST])
+            loading, by_token, measured = model.pace(settings, corpus["context_length"], seconds)
+            total += loading + PASSES * n * by_token
+            told.append(measured)
+        if unknown := sorted(set(listed) - {FOUND, RECOVERED, "reconstruction"}):
+            told.append(f"without {', '.join(unknown)}, which was not made here yet")
+        return total, "; ".join(told)
+
+    memory, disk = max(parts, key=lambda part: sum(part.values())), {"tables": 60_000 + 80 * n_concepts}
+    alike = (listed, model and model.key, n_concepts, d_in, d_sae)
+    return Estimate(memory, disk, {}, {}, (most, "rows of a split"), alike, probe)
+
+
 EVALUATE = Stage(
     "evaluate",
     version=2,
@@ -140,4 +195,5 @@ EVALUATE = Stage(
         "gate": Parent("gate", optional=True),
     },
     scored=True,
+    estimator=Estimator(formula, for_memory=lower("settings.loss_recovered.batch_tokens"), on_device=True),
 )

@@ -16,7 +16,7 @@ import dataclasses
 import itertools
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
@@ -54,6 +54,7 @@ from components.report.scores import write
 from components.seeds import numpy_generator
 from components.store import tables
 from components.store.artifact import Artifact, Facts, Inputs, Parent, Progress, Stage, Work
+from components.store.estimate import Estimate, Estimator
 from components.store.lineage import source
 from components.store.shards import ActivationShards, CodeShards
 
@@ -73,6 +74,10 @@ TABLES = (
     tables.EXPLANATION_STRATA,
 )
 """What is written beside the scores."""
+
+WINDOWS = 300  # of one latent, all roles together
+WINDOW = 32 * 80  # bytes of one in memory, its rows of the tables included
+ONCE, BY_LATENT = 1.5, 0.03  # seconds, on one core of a server
 
 
 class InterpretConfig(Config):
@@ -289,6 +294,28 @@ def _embeds(config: InterpretConfig) -> bool:
     return any(reader.embeds for reader in readers)
 
 
+def formula(config: InterpretConfig, inputs: Mapping[str, Any], settings: Execution) -> Estimate:
+    """Codes of three splits in memory by rows and by latents, and the windows of the sample.
+
+    Dictionaries are read one after the other, and the windows of a control are not written.
+    """
+    if inputs.get("corpus") is None:
+        return Estimate({}, {"tables": 30_000}, probe=lambda _: (0.0, f"nothing is interpreted: {NO_TEXT}"))
+    read = [inputs[role].facts for role in ("codes", *CONTROLS) if inputs.get(role) is not None]
+    rows = sum(min(read[0]["rows"].get(split, 0), config.contexts.rows) for split in SPLITS)
+    entries = max(round(sum(f["rows"].get(split, 0) * f["l0"].get(split, 0.0) for split in SPLITS)) for f in read)
+    windows, n_latents = WINDOWS * config.latents, len(read) * config.latents
+    memory = {"codes": 32 * entries, "tokens": 100 * rows, "windows": windows * WINDOW}
+    disk = {"windows": 40 * windows, "tables": 450 * n_latents + 30_000}
+    listed = ((explainers, config.explainers), (scorers, config.scorers), (predictors, config.predictors))
+    # its own word, never an inherited one: who builds upon a free entry may ask an endpoint on top
+    costly = [f"{of.noun} {name}" for of, names in listed for name in names if not vars(of[name]).get("free", False)]
+    told = "as long as on a core elsewhere"
+    told += f"; without {', '.join(costly)}, which a plan does not run: not declared free" if costly else ""
+    work, alike = (n_latents, "latents, those of controls included"), [names for _, names in listed]
+    return Estimate(memory, disk, {}, {}, work, (alike,), lambda _: (ONCE + BY_LATENT * n_latents, told))
+
+
 INTERPRET = Stage(
     "interpret",
     version=3,
@@ -303,6 +330,7 @@ INTERPRET = Stage(
         "text_encoder": Parent("text_encoder", wanted=_embeds),
     },
     scored=True,
+    estimator=Estimator(formula),
 )
 
 

@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -145,6 +146,31 @@ class ModelReference:
             network = loading.network(self.folder, getattr(torch, self.config.dtype))
             tokenizer = loading.tokenizer(self.folder)
         return model_of(network.to(where), tokenizer)
+
+    def pace(
+        self, settings: device.Execution, length: int, seconds: float, hook_points: Sequence[str] = ()
+    ) -> tuple[float, float, str]:
+        """Seconds to load it, seconds a token of a pass over random tokens, and both in words.
+
+        Args:
+            settings: where to run.
+            length: tokens in a context.
+            seconds: that may be taken, about.
+            hook_points: where the pass ends. Without any it ends in logits, and a model that gives none takes no time.
+        """
+        started = time.perf_counter()
+        model = self.load(settings)
+        loading = time.perf_counter() - started
+        taken, n = [], 1
+        for _ in range(4) if hook_points or not model.obstacle("causal_loss") else ():
+            tokens, started = torch.randint(model.vocab_size, (n, length)), time.perf_counter()
+            last = model.read(tokens, hook_points)[hook_points[-1]] if hook_points else model.losses(tokens)
+            assert last.cpu().ndim  # a GPU is waited for here
+            taken.append((time.perf_counter() - started) / tokens.numel())
+            n = max(1, min(16, int(seconds / length / taken[-1] / 4)))
+        by_token = min(taken, default=0.0)
+        told = f"loaded the model in {loading:.1f} s, {by_token * 1e6:,.0f} s a million tokens of a pass"
+        return loading, by_token, told
 
 
 @dataclasses.dataclass(frozen=True)

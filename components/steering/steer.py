@@ -20,6 +20,9 @@ from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+import torch
+
 from components.capture.arrays import NO_TEXT
 from components.concept import classifier, probe
 from components.device import Execution
@@ -45,9 +48,16 @@ from components.steering.saved import save
 from components.steering.scores import absent_row, score_rows
 from components.steering.strength import calibrate, costs
 from components.steering.subject import Subject
-from components.steering.writer import Job, Prompt, Writer
+from components.steering.writer import LOGITS_AT_ONCE, Job, Prompt, Writer
 from components.store import tables
 from components.store.artifact import Artifact, Inputs, Parent, Progress, Stage, Work
+from components.store.estimate import Estimate, Estimator, lower
+
+PROMPT = 8  # tokens of an opening, where the corpus is not read yet
+GENERATION = 120  # bytes a continuation on disk
+TABLES = 15_000  # bytes on disk of tables without rows
+JUDGED = 40  # bytes on disk of what all judges say of one text for one concept
+ROW = 400  # and in memory, while it is put together and written
 
 
 def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution) -> Work:
@@ -279,6 +289,62 @@ def _entries(config: SteerConfig) -> Mapping[str, int]:
     return entries | {"probe": probe.VERSION, "classifier": classifier.VERSION}
 
 
+def formula(config: SteerConfig, inputs: Mapping[str, Any], settings: Execution) -> Estimate:
+    """The largest of logits of what was written, a batch that is being written, and the evidence of the select split."""
+    if inputs.get("corpus") is None:
+        return Estimate({}, {"tables": TABLES}, probe=lambda _: (0.0, f"nothing is steered: {NO_TEXT}"))
+    model, codes = inputs["model"], inputs["codes"].facts
+    meter, n_concepts = _work(config, inputs)
+    shape, itemsize = model.shape, getattr(torch, model.config.dtype).itemsize
+    length, texts = PROMPT + config.max_new_tokens, max(config.band_texts, config.batch_size)
+    cache = 4 * shape.n_layers * shape.d_model * length * config.batch_size * itemsize
+    logits = max(
+        3 * 4 * min(LOGITS_AT_ONCE, texts * length * shape.vocab_size),
+        3 * 8 * config.batch_size * shape.vocab_size + cache,
+        4 * 4 * config.neutral_tokens * shape.vocab_size + 3 * 2**25,
+    )
+    rows = max((codes["rows"].get(split, 0) for split in ("select", "validate")), default=0)
+    entries = rows * max(codes["l0"].values()) * (1 + (inputs.get("untrained") is not None))
+
+    def probe(seconds: float) -> tuple[float, str]:
+        loading, by_token, told = model.pace(settings, config.neutral_length, seconds)
+        # strengths are measured from the hook point on: half of a pass, about
+        n_tokens = meter.total - meter.directions * meter.calibration / 2
+        return loading + n_tokens * by_token, f"{told}; judges and probes are not counted"
+
+    return Estimate(
+        {
+            "model": model.n_bytes,
+            "logits": logits,
+            "evidence": 2 * 4 * rows * codes["d_in"] + round(30 * entries),
+            "rows": ROW * meter.rows,
+        },
+        {
+            "directions": 4 * codes["d_in"] * meter.directions,
+            "generations": GENERATION * meter.texts + JUDGED * meter.rows + 200 * n_concepts,
+        },
+        work=(meter.total, f"tokens, at most: {meter.texts:,} texts, strengths of {meter.directions:,} directions"),
+        alike=(model.key, config.methods, config.judges),
+        probe=probe,
+    )
+
+
+def _work(config: SteerConfig, inputs: Mapping[str, Any]) -> tuple[Meter, int]:
+    """What is to be done, by the stage's own account, and for how many concepts."""
+    corpus = inputs["corpus"]
+    is_read = isinstance(corpus, Artifact)
+    read = corpus.config if is_read else corpus.facts
+    inventory = tables.CONCEPTS.read(corpus) if is_read else pl.DataFrame(corpus.facts["inventory"])
+    n_concepts = len(pick_concepts(inventory, config)) if inventory.height else 0
+    n_prompts = {
+        split: min(getattr(config, f"{split}_prompts"), read[f"prompts_{split}"]) for split in ("validate", "test")
+    }
+    prompts = {split: [Prompt(i, (0,) * PROMPT) for i in range(max(1, n))] for split, n in n_prompts.items()}
+    meter = Meter(config, prompts, inputs.get("untrained") is not None)
+    meter.plan(n_concepts)
+    return meter, n_concepts
+
+
 STEER = Stage(
     "steer",
     version=5,
@@ -293,4 +359,5 @@ STEER = Stage(
         "untrained": Parent("encode", optional=True, untrained=True),
     },
     scored=True,
+    estimator=Estimator(formula, for_memory={**lower("batch_size"), **lower("neutral_tokens")}, on_device=True),
 )

@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from filelock import FileLock, Timeout
 
@@ -42,6 +42,9 @@ from components.errors import (
     shortened,
 )
 from components.paths import expanded
+
+if TYPE_CHECKING:
+    from components.store.estimate import Estimator
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +130,7 @@ class Stage:
         computes: whether it wants a device; what does not, takes no device slot.
         make_many: `make` for several artifacts in one pass, label -> (folder, config, inputs), which returns the facts by
             label; None where each is made by itself. The time that they took together is divided among them.
+        estimator: says what it will cost; None where that is next to nothing.
     """
 
     name: str
@@ -140,6 +144,7 @@ class Stage:
     make_many: (
         Callable[[Mapping[str, tuple[Path, Any, Inputs]], Any], Generator[Progress, None, Mapping[str, Facts]]] | None
     ) = None
+    estimator: Estimator | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -342,16 +347,21 @@ class Store:
             for group in groups:
                 started = time.monotonic()
                 folders = {label: self._partial(stage.name, keys[label]) for label in group}
+                continued = any(any(folder.iterdir()) for folder in folders.values())
                 if stage.make_many:
                     work = stage.make_many({label: (folders[label], *wanted[label]) for label in group}, settings)
                     facts = _drain(work, report)
                 else:
                     config, inputs = wanted[group[0]]
                     facts = {group[0]: _drain(stage.make(folders[group[0]], config, inputs, settings), report)}
-                seconds = round((time.monotonic() - started) / len(group), 3)
+                took = {
+                    "seconds": round((time.monotonic() - started) / len(group), 3),
+                    "continued": continued,
+                    "machine": settings.machine() if settings else None,
+                }
                 for label in group:
                     config, inputs = wanted[label]
-                    artifact = self._finish(stage, keys[label], folders[label], config, inputs, facts[label], seconds)
+                    artifact = self._finish(stage, keys[label], folders[label], config, inputs, facts[label], took)
                     result[label] = (artifact, False)
         return {label: result[label] if label in result else result[twins[keys[label]]] for label in wanted}
 
@@ -377,8 +387,9 @@ class Store:
             locks.enter_context(lock)
 
     def _finish(
-        self, stage: Stage, key: str, partial: Path, config: Config, inputs: Inputs, facts: Facts, seconds: float
+        self, stage: Stage, key: str, partial: Path, config: Config, inputs: Inputs, facts: Facts, took: Facts
     ) -> Artifact:
+        """Writes the manifest; `took` says how long the work took, on what, and whether an earlier run had begun it."""
         files = {}
         for path in sorted(partial.rglob("*")):
             name = path.relative_to(partial).as_posix()
@@ -402,7 +413,7 @@ class Store:
             "made": {
                 "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "order": 1 + self._last_order(stage.name),
-                "seconds": seconds,
+                **took,
                 "peak_memory_bytes": peak_memory(),
                 "git_commit": git_commit(),
                 "versions": versions(),

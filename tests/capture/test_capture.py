@@ -213,12 +213,12 @@ def finish(work, messages=None):
             return end.value
 
 
-def test_the_forecast_comes_first_and_is_what_is_written(store, model, tmp_path):
+def test_bytes_on_disk_come_first_and_are_what_is_written(store, model, tmp_path):
     messages = []
     finish(make(tmp_path, config(), {"model": model, "corpus": corpus(store)}, CPU), messages)
     tensors = sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors"))
     assert messages[0].done == 0 and messages[0].metrics["bytes"] == pytest.approx(tensors, abs=8 * 1000)
-    assert "tokens at 2 hook points: 0 MiB on disk, about" in messages[0].message
+    assert "tokens at 2 hook points: 0 MiB on disk; 0 of " in messages[0].message
     assert messages[-1].done == messages[-1].total == messages[0].total and messages[-1].unit == "tokens"
     assert messages[-1].metrics["tokens_per_second"] > 0
 

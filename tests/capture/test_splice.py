@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from components.capture import splice as module
 from components.capture.capture import CAPTURE, CaptureConfig
-from components.capture.splice import Splice, opened
+from components.capture.splice import Splice, opened, passes
 from components.device import Execution
 from components.dictionary.architectures.pca import PcaConfig
 from components.dictionary.architectures.topk import TopKConfig
@@ -20,10 +20,12 @@ from components.dictionary.stream import Contexts, Stream
 from components.dictionary.train import TRAIN, stage
 from components.errors import CapabilityError, DictionaryError
 from components.model.intervention import Places, replace
+from components.store.estimate import Planned
 from components.store.shards import ActivationShards
 from components.store.tables import CURVE
 from tests import toys
 from tests.capture.test_capture import corpus
+from tests.dictionary.test_estimate import Live
 
 CPU = Execution(device="cpu")
 EARLY, LATE = "mlp_out.0", "resid_post.1"
@@ -161,6 +163,36 @@ def test_a_short_fine_tuning_lowers_what_the_reconstruction_costs_the_model(
     curve = CURVE.read(tuned).filter(CURVE.read(tuned)["name"] == "loss.kl")
     assert curve["step"].min() == 50  # the first point after update 40, from which on the model takes part
     assert all(math.isfinite(value) for value in curve["value"])
+    updates, without = config().updates, config().spliced_from
+    contexts = Contexts(Stream(ActivationShards(captured), "train", (LATE,), seed=0)).batches(config().batch)
+    whole = sum(len(next(contexts)["context"]) for _ in range(updates - without))
+    assert tuned.facts["tokens"] == without * config().batch + whole == CURVE.read(tuned)["tokens"].max()
+
+
+@pytest.mark.parametrize("names", [(EARLY,), (EARLY, LATE)])
+def test_what_the_model_holds_meanwhile_is_estimated(reference, text, captured, names):
+    section = config(batch_size=200, splice=SpliceConfig(share=0.5, **BOTH))
+    batch = batch_of(captured, names, size=200)
+    rebuilt = noisy(batch, names)
+    splice = opened(section, names, {"model": reference, "corpus": text}, CPU)
+    splice(batch, rebuilt)
+    with Live() as live:
+        splice(batch, rebuilt)
+    corpus_facts = Planned("read", "0" * 24, {"context_length": 20})
+    parts, n_passes = passes(section, len(names), {"model": reference, "corpus": corpus_facts})
+    said = sum(n_bytes for name, n_bytes in parts.items() if name != "model")
+    assert live.peak <= said <= 1.5 * live.peak and n_passes == 3 * len(names) + 1
+
+
+def test_a_plan_of_training_counts_the_passes_of_the_model(reference, text, captured):
+    inputs = {"activations": captured, "model": reference, "corpus": Planned("read", "0" * 24, {"context_length": 20})}
+    trains = stage(opened, passes)
+    assert trains.estimator
+    said = trains.estimator.formula(config(), inputs, CPU)
+    plain = trains.estimator.formula(config(splice=SpliceConfig()), {"activations": captured}, CPU)
+    assert said.memory_bytes > plain.memory_bytes + reference.n_bytes and said.alike != plain.alike
+    seconds, told = said.probe(2.0)
+    assert seconds > plain.probe(2.0)[0] and "of a pass" in told
 
 
 def test_what_is_cut_short_while_the_model_takes_part_goes_on_to_the_same_bits(tmp_path, reference, text, captured):

@@ -28,7 +28,7 @@ def first_rows(stream, batch_size, n_batches, position=0):
 @pytest.fixture
 def small_windows(monkeypatch):
     monkeypatch.setattr(module, "BLOCK", 4)
-    monkeypatch.setattr(module, "_WINDOW_BYTES", 12 * 12)  # 12 rows of 3 floats
+    monkeypatch.setattr(module, "WINDOW_BYTES", 12 * 12)  # 12 rows of 3 floats
 
 
 @pytest.mark.parametrize("batch_size", [5, 10, 50])

@@ -158,19 +158,15 @@ def test_the_plan_knows_the_keys_and_probes_what_has_work_alone(made: Made, tmp_
     fresh = override(made.config, {"execution.store": str(tmp_path)})
     steps = {step.label: step for step in plan.plan(fresh, seconds=1.0)}
     assert "read" not in steps and steps["report"].key == made.report.key
-    assert steps["capture"].forecast.disk_bytes == pytest.approx(
+    assert steps["capture"].estimate.disk_bytes == pytest.approx(
         sum(file["bytes"] for file in made.capture.manifest["files"].values()), rel=0.15
     )
     for stage, told in (("interpret", "nothing is interpreted"), ("steer", "nothing is steered")):
         timing = steps[stage].timing
-        assert timing and (timing.seconds, timing.measured, timing.extrapolated) == (
-            0.0,
-            told,
-            NO_TEXT,
-        )
+        assert timing and timing[0] == 0.0 and f"{told}: {NO_TEXT}" in " ".join(timing[1:])
     console = Console(width=400, record=True)
     plan.show(list(steps.values()), console)
-    assert "evaluate: in proportion to" in console.export_text()
+    assert "evaluate: for" in console.export_text()
 
 
 def opened(made: Made, page: str, monkeypatch: pytest.MonkeyPatch) -> AppTest:
@@ -236,8 +232,8 @@ def test_a_sweep_measures_what_needs_no_text(tmp_path: Path) -> None:
     with Chain(config, plain=True) as chain:
         table = COMPARISON.read(compare(chain))
     assert {"fvu", "l0"} <= set(table.filter(pl.col("value").is_not_null())["measure"])
-    with plan.Plan(config) as foretold:
-        assert foretold.sweep().cached
+    with plan.Plan(config) as planned:
+        assert planned.sweep().cached
     assert not list(Store(config.execution.store).artifacts("gate"))
 
 

@@ -54,9 +54,9 @@ def report(store: Store) -> Store:
 
 def test_the_pinned_artifacts_are_those_that_this_code_would_make(tmp_path: Path) -> None:
     """When this fails, run `dvc repro`, then benchmarks/readme.py."""
-    foretold = Plan(resolve([f"execution.store={tmp_path}"], REPOSITORY / "params.yaml"))
-    foretold.artifact("report")
-    keys = {step.label: step.key for step in foretold.steps}
+    planned = Plan(resolve([f"execution.store={tmp_path}"], REPOSITORY / "params.yaml"))
+    planned.artifact("report")
+    keys = {step.label: step.key for step in planned.steps}
     pinned = {name: json.loads((REPOSITORY / "data" / "refs" / f"{name}.json").read_text())["key"] for name in STAGES}
     assert {name: keys[name] for name in STAGES} == pinned
 

@@ -1,4 +1,4 @@
-"""The plan: what is cached is what the run finds, what is foretold is what the run makes, what cannot fit is refused."""
+"""The plan: what is cached is what the run finds, what is estimated is what the run makes, what cannot fit is refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from rich.console import Console
 from components import device
 from components.config import override
 from components.errors import NoMemoryError, NoSpaceError
-from components.experiment import FORETELLERS, STAGES
+from components.experiment import STAGES, stage_of
+from components.store.artifact import Store
 from flows import plan
 from flows.chain import Chain
 from flows.parameters import resolve
@@ -37,11 +38,11 @@ def config(tmp_path_factory):
     return resolve([f"execution.store={tmp_path_factory.mktemp('store')}", "execution.device=cpu"], TINY)
 
 
-def test_every_stage_that_computes_has_a_forecast():
-    assert set(STAGES) - set(FORETELLERS) == {"report"}
+def test_every_stage_that_computes_has_an_estimator():
+    assert [name for name, stage in STAGES.items() if not stage.estimator] == ["report"]
 
 
-def test_what_a_plan_foretells_is_what_is_then_made_and_found(config):
+def test_what_a_plan_says_is_what_is_then_made_and_found(config):
     steps = {step.label: step for step in plan.plan(config, seconds=0)}
     assert [label for label in steps if label != "report"] == TO_MAKE and not any(s.cached for s in steps.values())
     with Chain(config, plain=True) as chain:
@@ -50,19 +51,40 @@ def test_what_a_plan_foretells_is_what_is_then_made_and_found(config):
         said = steps[made.stage]
         assert said.key == made.key
         real = sum(file["bytes"] for file in made.manifest["files"].values())
-        assert said.forecast.disk_bytes == pytest.approx(real, rel=0.1), made.stage
-    foretold = steps["capture"].forecast.facts
-    assert foretold["dtype"] == capture.facts["dtype"]
-    assert {name: fact["d_in"] for name, fact in foretold["hook_points"].items()} == {
+        assert said.estimate.disk_bytes == pytest.approx(real, rel=0.1), made.stage
+    planned = steps["capture"].estimate.facts
+    assert planned["dtype"] == capture.facts["dtype"]
+    assert {name: fact["d_in"] for name, fact in planned["hook_points"].items()} == {
         name: fact["d_in"] for name, fact in capture.facts["hook_points"].items()
     }
     for split, counts in capture.facts["splits"].items():
-        assert foretold["splits"][split]["rows"] == pytest.approx(counts["rows"], rel=0.05)
-    assert len(steps["read"].forecast.facts["inventory"]) == read.facts["n_concepts"]
+        assert planned["splits"][split]["rows"] == pytest.approx(counts["rows"], rel=0.05)
+    assert len(steps["read"].estimate.facts["inventory"]) == read.facts["n_concepts"]
     again = {step.label: step for step in plan.plan(config, seconds=0)}
     assert [label for label, step in again.items() if step.cached] == ["read", "capture", "train"]
     wider = resolve([f"execution.store={config.execution.store}", "train.dictionary.d_sae=256"], TINY)
     assert [step.label for step in plan.plan(wider, seconds=0) if step.cached] == ["read", "capture"]
+
+
+def test_seconds_are_what_this_machine_took_where_the_store_says_it(config):
+    more = resolve([f"execution.store={config.execution.store}", "execution.device=cpu", "train.tokens=40000"], TINY)
+    [made] = Store(config.execution.store).artifacts("train")
+
+    def train() -> tuple[float, str, str]:
+        [step] = [step for step in plan.plan(more, seconds=3.0) if step.label == "train"]
+        assert step.timing
+        return step.timing
+
+    seconds, measured, extrapolated = train()
+    took = made.manifest["made"]["seconds"]
+    assert 1.3 * took < seconds < 2 * took and f"took {took:,.1f} s here" in measured
+    assert extrapolated.startswith("in proportion to ")
+    manifest = made.folder / "manifest.json"
+    text = manifest.read_text()
+    for before, after in (('"continued": false', '"continued": true'), ('"machine": "', '"machine": "another ')):
+        manifest.write_text(text.replace(before, after))
+        assert "here" not in train()[1], "what was begun before, or made elsewhere, says nothing"
+    manifest.write_text(text)
 
 
 def test_a_hook_point_by_another_librarys_name_is_the_same_capture(config):
@@ -80,9 +102,9 @@ def test_a_plan_makes_nothing_and_times_every_stage(config, tmp_path):
     steps = plan.plan(config, seconds=9.0)
     assert sorted(Path(config.execution.store).rglob("*")) == there
     timed = {step.label: step.timing for step in steps if step.timing}
-    assert set(timed) == {step.label for step in steps if not step.cached and step.stage in FORETELLERS}
+    assert set(timed) == {step.label for step in steps if not step.cached and stage_of(step.stage).estimator}
     for label, timing in timed.items():
-        assert 0 < timing.seconds < 3600 and timing.measured and timing.extrapolated, label
+        assert 0 < timing[0] < 3600 and all(timing[1:]), label
     rows = plan.rows(steps)
     assert rows[-1]["label"] == "total" and rows[-1]["seconds"] == pytest.approx(
         sum(row["seconds"] or 0 for row in rows[:-1]), abs=0.1
@@ -94,7 +116,7 @@ def test_a_plan_makes_nothing_and_times_every_stage(config, tmp_path):
     assert "Memory is beside the process itself" in told and all(f"{label}: " in told for label in timed)
 
 
-def test_a_sweep_that_is_listed_is_foretold_below_the_totals(config):
+def test_a_sweep_that_is_listed_stands_below_the_totals(config):
     swept = override(
         config,
         {
@@ -108,11 +130,11 @@ def test_a_sweep_that_is_listed_is_foretold_below_the_totals(config):
     *_, total, row = plan.rows(steps)
     assert (total["label"], row["label"], row["cached"]) == ("total", "sweep", False)
     assert row["seconds"] > 0 and row["memory"]["weights"] and row["disk_bytes"] > 6 * 4 * 2 * 64 * 64
-    assert total["seconds"] == pytest.approx(sum(step.timing.seconds for step in steps[:-1] if step.timing), abs=0.1)
+    assert total["seconds"] == pytest.approx(sum(step.timing[0] for step in steps[:-1] if step.timing), abs=0.1)
     console = Console(record=True, width=1000)
     plan.show(steps, console)
     told = console.export_text()
-    assert "sweep: updates of 3 labels at 3 sizes; 7 dictionaries, about " in told
+    assert "sweep: 7 dictionaries, about " in told
     assert "more than the 2 that are trained without asking: give --yes" in told
     said = Console(record=True, width=120)
     plan.say(swept, said)
@@ -133,7 +155,7 @@ def test_what_memory_cannot_hold_is_refused_and_the_advice_fits(config):
     assert name == "train.dictionary.d_sae"
     fits = resolve([f"execution.store={config.execution.store}", f"{name}={int(value) // 2}"], TINY)
     steps = {step.label: step for step in plan.plan(fits, seconds=0)}
-    assert steps["train"].forecast.memory_bytes <= device.memory_free("cpu")[1]
+    assert steps["train"].estimate.memory_bytes <= device.memory_free("cpu")[1]
 
 
 def test_what_the_disk_cannot_hold_beside_what_comes_before_is_refused(config, monkeypatch, tmp_path):
@@ -149,7 +171,7 @@ def test_what_the_disk_cannot_hold_beside_what_comes_before_is_refused(config, m
     for advice in (f"capture.tokens={cut}", "capture.dtype=float16"):
         advised = resolve([f"execution.store={tmp_path}", "execution.device=cpu", advice], TINY)
         [capture] = [step for step in plan.plan(advised, seconds=0) if step.label == "capture"]
-        assert capture.forecast.disk_bytes <= 29 * 2**20
+        assert capture.estimate.disk_bytes <= 29 * 2**20
 
 
 def test_an_experiment_says_its_plan_and_is_not_stopped_by_it(config, caplog, monkeypatch):

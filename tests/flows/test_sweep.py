@@ -49,10 +49,10 @@ def test_a_sweep_ends_in_one_table_and_one_more_seed_trains_that_seed_alone(swep
     assert sweep(swept) == reference
     trained = {artifact.facts["trained_together"] for artifact in store.artifacts("train")}
     assert trained <= {1, 3, 4} and max(trained) > 1
-    with Plan(swept) as foretold:
-        assert foretold.sweep().cached
-    with Plan(override(swept, {"sweep.evaluations": ["concepts_found"]})) as foretold:
-        assert foretold.sweep().forecast.facts["to_make"] == 7, "measured otherwise is not measured"
+    with Plan(swept) as planned:
+        assert planned.sweep().cached
+    with Plan(override(swept, {"sweep.evaluations": ["concepts_found"]})) as planned:
+        assert planned.sweep().estimate.facts["to_make"] == 7, "measured otherwise is not measured"
     before = {stage: made(swept, stage) for stage in ("train", "evaluate", "gate", "capture")}
     sweep(override(swept, {"sweep.seeds": [0, 1, 2]}))
     new = {stage: made(swept, stage) - keys for stage, keys in before.items()}

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from components.device import Execution
-from components.dictionary import forecast
+from components.dictionary import estimate
 from components.dictionary import stream as streams
 from components.dictionary.architectures.batch_topk import BatchTopKConfig
 from components.dictionary.architectures.matching_pursuit import MatchingPursuitConfig
@@ -110,7 +110,7 @@ def test_the_longest_silence_is_read_after_it_has_arrived():
 def test_a_stream_gives_the_same_batches_and_waits_for_none(store, monkeypatch, rows_in_window):
     """Windows that hold less than a batch, more than one, all: what is left of one goes into the next."""
     monkeypatch.setattr(streams, "BLOCK", 8)
-    monkeypatch.setattr(streams, "_WINDOW_BYTES", rows_in_window * 8 * 4 * D_IN)
+    monkeypatch.setattr(streams, "WINDOW_BYTES", rows_in_window * 8 * 4 * D_IN)
     shards = ActivationShards(toys.activations(store, SPLITS, rows_per_shard=100))
     wanted = list(itertools.islice(Stream(shards, "train", (HOOK,), 0).batches(50, 30), 40))
     with stand_in_gpu() as gpu:
@@ -239,12 +239,12 @@ def test_a_run_that_stopped_there_goes_on_there(store, tmp_path):
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
 
 
-def test_the_forecast_of_an_update_holds_on_the_device(monkeypatch):
+def test_the_estimate_of_an_update_holds_on_the_device(monkeypatch):
     """Bytes that live there on the way from a batch to the gradients, a block of pre-activations after another."""
     d_in, batch = 64, 512
     options = TopKConfig(d_sae=2048, k=8)
     config = TrainConfig(dictionary=options, tokens=100 * batch, batch_size=batch)
-    for module in (sparse, forecast):
+    for module in (sparse, estimate):
         monkeypatch.setattr(module, "ENTRIES_AT_ONCE_ELSEWHERE", batch * options.d_sae // 4)
     with stand_in_gpu() as gpu:
         x = torch.randn(batch, d_in).to("cuda")
@@ -257,8 +257,8 @@ def test_the_forecast_of_an_update_holds_on_the_device(monkeypatch):
         before, gpu.peak = gpu.bytes, gpu.bytes
         one.learn({HOOK: x})
         made = gpu.peak - before
-        said = forecast.held(config, options.d_sae, d_in, Execution(device="cuda"))
-        whole = forecast.held(config, options.d_sae, d_in, Execution(device="cpu", threads=1))
+        said = estimate.held(config, one.dictionary, Execution(device="cuda"))
+        whole = estimate.held(config, one.dictionary, Execution(device="cpu", threads=1))
     gradients = 4 * (2 * options.d_sae * d_in + options.d_sae + d_in)
     assert 0.5 * (said + gradients) <= made <= said + gradients
     assert said < whole, "the CPU's blocks are larger than those that this test sets"
@@ -268,9 +268,9 @@ def test_a_probe_times_the_device_it_will_run_on(store):
     activations = toys.activations(store, SPLITS, rows_per_shard=100)
     config = TrainConfig(dictionary=TopKConfig(d_sae=48, k=3), tokens=4000, batch_size=100)
     with stand_in_gpu() as gpu:
-        timing = forecast.TRAIN_FORETELLER.probe(config, {"activations": activations}, Execution(device="cuda"), 1.0)
+        seconds, _ = estimate.formula(config, {"activations": activations}, Execution(device="cuda")).probe(1.0)
         assert gpu.peak > 0
-    assert timing.seconds > 0
+    assert seconds > 0
 
 
 def finish(work):

@@ -124,7 +124,8 @@ def test_a_manifest_says_from_what_with_what_and_how_long(store: Store) -> None:
     source = store.ensure(TEXT, TextConfig(), {})[0]
     made = store.ensure(TEXT, TextConfig(text="b"), {"source": source, "model": None})[0]
     assert made.manifest["inputs"] == {"source": source.reference()}
-    assert {"at", "order", "seconds", "peak_memory_bytes", "git_commit", "versions"} == set(made.manifest["made"])
+    about = {"at", "order", "seconds", "continued", "machine", "peak_memory_bytes", "git_commit", "versions"}
+    assert about == set(made.manifest["made"]) and made.manifest["made"]["continued"] is False
     assert made.manifest["made"]["versions"]["numpy"] == np.__version__
     assert made.stage == "text" and made.key == key(TextConfig(text="b"), source=source)
 

@@ -1,4 +1,4 @@
-"""A forecast of interpretation runs nothing that may cost: entries that do not declare themselves free are named instead."""
+"""An estimate of interpretation runs nothing that may cost: entries that do not declare themselves free are named instead."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from components.config import Config
 from components.device import Execution
 from components.interpretation.contract import Explainer, Predictor, Scorer, explainers, predictors, scorers
 from components.interpretation.explainers.log_odds import LogOdds
-from components.interpretation.forecast import INTERPRET_FORETELLER
-from components.interpretation.interpret import InterpretConfig
-from components.store.forecast import Foretold
+from components.interpretation.interpret import InterpretConfig, formula
+from components.store.estimate import Planned
 
-CODES = Foretold(
+CODES = Planned(
     "encode",
     "0" * 24,
     {"d_sae": 512, "d_in": 32, "rows": dict.fromkeys(("explain", "calibrate", "test"), 2000),
      "l0": dict.fromkeys(("explain", "calibrate", "test"), 8.0)},
 )  # fmt: skip
-INPUTS = {"codes": CODES, "corpus": Foretold("read", "0" * 24, {})}
+INPUTS = {"codes": CODES, "corpus": Planned("read", "0" * 24, {})}
 
 
 class Costly(Config):
@@ -98,11 +97,14 @@ def config(**lists: list[str]) -> InterpretConfig:
     ],
 )  # fmt: skip
 def test_what_is_not_declared_free_is_not_run_and_is_named(lists: dict[str, list[str]], named: str) -> None:
-    timing = INTERPRET_FORETELLER.probe(config(**lists), INPUTS, Execution(device="cpu"), 2.0)
-    assert timing.seconds > 0
-    assert f"without {named}, which a plan does not run" in timing.extrapolated
+    seconds, told = formula(config(**lists), INPUTS, Execution(device="cpu")).probe(2.0)
+    assert seconds > 0
+    assert f"without {named}, which a plan does not run" in told
 
 
-def test_what_is_free_is_run_and_nothing_is_left_out() -> None:
-    timing = INTERPRET_FORETELLER.probe(config(), INPUTS, Execution(device="cpu"), 2.0)
-    assert np.isfinite(timing.seconds) and "without" not in timing.extrapolated
+def test_of_what_is_free_nothing_is_left_out() -> None:
+    few, more = (
+        formula(config().model_copy(update={"latents": n}), INPUTS, Execution(device="cpu")).probe(2.0)
+        for n in (10, 1000)
+    )
+    assert np.isfinite(more[0]) and more[0] > few[0] > 0 and "without" not in more[1]

@@ -1,4 +1,4 @@
-"""The forecast of training and encoding, held to what really is allocated and written."""
+"""The estimate of training and encoding, held to what really is allocated and written."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from components.dictionary.architectures.relu import ReluConfig
 from components.dictionary.architectures.topk import MULTI, TopKConfig
 from components.dictionary.contract import architectures, untrained
 from components.dictionary.encode import ENCODE, EncodeConfig
-from components.dictionary.forecast import ENCODE_FORETELLER, TRAIN_FORETELLER, held, memory, probe, weights
+from components.dictionary.estimate import empty, formula, held, memory, numbers
 from components.dictionary.kernels import product
 from components.dictionary.learner import Learner
 from components.dictionary.settings import TrainConfig
 from components.dictionary.train import TRAIN
 from components.errors import DictionaryError, NoMemoryError, NoSpaceError
-from components.store.forecast import Foretold, fitting
+from components.store.estimate import Planned, fitting
 from tests import toys
 from tests.planted import HOOK, directions, rows
 
@@ -37,7 +37,7 @@ D_IN, D_SAE, BATCH = 64, 1024, 512
 CPU = Execution(device="cpu")
 CONFIG = TrainConfig(dictionary=TopKConfig(d_sae=D_SAE, k=8), tokens=8 * BATCH, batch_size=BATCH, log_every=4)
 LARGE = TrainConfig(dictionary=ReluConfig(d_sae=2**17), tokens=8 * BATCH, batch_size=8192, log_every=4)
-CAPTURED = Foretold(
+CAPTURED = Planned(
     "capture",
     "0" * 24,
     {
@@ -92,7 +92,7 @@ def test_weights_gradients_and_moments_are_what_a_learner_really_holds(kind):
     learner.learn({HOOK: sample[HOOK][:BATCH]})
     parts = memory([config], CAPTURED, CPU)
     state = learner.dictionary.state_dict()
-    n, learnt = weights(config, HOOK, {HOOK: D_IN})
+    n, learnt = numbers(config, empty(config, CAPTURED.facts))
     gathered = architectures[kind].gathers(config.dictionary, D_IN)
     assert 4 * n + gathered == pytest.approx(sum(tensor.nbytes for tensor in state.values()), abs=8)  # and a count
     assert parts.get("statistics", 0) in (0, gathered)
@@ -117,7 +117,7 @@ FORMS = {kind: of(kind) for kind in architectures.names()} | {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_what_an_update_allocates_is_foretold(form, monkeypatch):
+def test_what_an_update_allocates_is_estimated(form, monkeypatch):
     """Gradients, and all that is made between the batch and them."""
     monkeypatch.setattr(product, "_scratch", threading.local())  # blocks that a wider dictionary left are none of it
     config, kind = FORMS[form], FORMS[form].dictionary.kind
@@ -130,18 +130,18 @@ def test_what_an_update_allocates_is_foretold(form, monkeypatch):
         weight.grad = None
     with Live() as live:
         learner.learn(batch)
-    _, learnt = weights(config, HOOK, {HOOK: D_IN})
-    said = 4 * (learnt + 6 * BATCH * D_IN) + held(config, d_sae, D_IN, CPU)
+    _, learnt = numbers(config, empty(config, CAPTURED.facts))
+    said = 4 * (learnt + 6 * BATCH * D_IN) + held(config, learner.dictionary, CPU)
     said += architectures[kind].gathers(config.dictionary, D_IN)
     assert live.peak <= 1.05 * said, f"{kind} holds {live.peak / said:.2f} times what its `dense` says; raise it"
 
 
-def test_a_dictionary_and_its_codes_take_the_disk_that_is_foretold(store):
+def test_a_dictionary_and_its_codes_take_the_disk_that_is_estimated(store):
     planted = directions(d=D_IN)
     splits = {"train": {HOOK: rows(4000, planted)}, "validate": {HOOK: rows(500, planted, seed=2)}}
     activations = toys.activations(store, splits)
     trained, _ = store.ensure(TRAIN, CONFIG, {"activations": activations}, CPU)
-    said = TRAIN_FORETELLER.formula(CONFIG, {"activations": CAPTURED}, CPU)
+    said = formula(CONFIG, {"activations": CAPTURED}, CPU)
     real = {name: file["bytes"] for name, file in trained.manifest["files"].items()}
     assert said.disk["dictionary"] == pytest.approx(real["dictionary.safetensors"], abs=2000)
     assert said.disk["curve"] < 10 * real["curve.parquet"]
@@ -150,78 +150,79 @@ def test_a_dictionary_and_its_codes_take_the_disk_that_is_foretold(store):
     }
     config = EncodeConfig(splits=("validate",))
     made, _ = store.ensure(ENCODE, config, {"activations": activations, "dictionary": trained}, CPU)
-    given = {"activations": CAPTURED, "dictionary": Foretold("train", "0", said.facts)}
-    said = ENCODE_FORETELLER.formula(config, given, CPU)
+    given = {"activations": CAPTURED, "dictionary": Planned("train", "0", said.facts)}
+    said = ENCODE.estimator.formula(config, given, CPU)
     real = {name: file["bytes"] for name, file in made.manifest["files"].items()}
     assert said.disk["codes"] == pytest.approx(real["validate/00000.safetensors"], rel=0.1)
 
 
-def test_a_checkpoint_takes_the_disk_that_is_foretold(tmp_path):
+def test_a_checkpoint_takes_the_disk_that_is_estimated(tmp_path):
     learner, sample = begun(CONFIG)
     learner.learn({HOOK: sample[HOOK][:BATCH]})
     learner.save(tmp_path / "state.safetensors")
-    said = TRAIN_FORETELLER.formula(CONFIG, {"activations": CAPTURED}, CPU)
+    said = formula(CONFIG, {"activations": CAPTURED}, CPU)
     assert said.scratch["checkpoints"] / 2 == pytest.approx((tmp_path / "state.safetensors").stat().st_size, abs=4000)
 
 
 def test_memory_that_lacks_names_the_largest_batch_and_width_that_fit(monkeypatch):
-    wanted = TRAIN_FORETELLER.formula(LARGE, {"activations": CAPTURED}, CPU).memory_bytes
+    wanted = formula(LARGE, {"activations": CAPTURED}, CPU).memory_bytes
     monkeypatch.setattr("components.device.memory_free", lambda name="auto": ("this machine", int(0.7 * wanted)))
     with pytest.raises(NoMemoryError) as caught:
-        fitting("train", TRAIN_FORETELLER, LARGE, {"activations": CAPTURED}, CPU, 2**40)
+        fitting("train", TRAIN.estimator, LARGE, {"activations": CAPTURED}, CPU, 2**40)
     said = str(caught.value)
     assert said.startswith("train wants ") and "of memory on this machine (" in said and "there is" in said
     advised = [part.split("=") for part in said.partition("nearest that fits: ")[2].split(", or ")]
     assert [name for name, _ in advised] == ["train.batch_size", "train.dictionary.d_sae"]
     for name, value in advised:
         other = override(LARGE, {name.removeprefix("train."): int(value)})
-        fitting("train", TRAIN_FORETELLER, other, {"activations": CAPTURED}, CPU, 2**40)
+        fitting("train", TRAIN.estimator, other, {"activations": CAPTURED}, CPU, 2**40)
         above = override(LARGE, {name.removeprefix("train."): int(int(value) * 1.13) + 1})
         with pytest.raises(NoMemoryError):
-            fitting("train", TRAIN_FORETELLER, above, {"activations": CAPTURED}, CPU, 2**40)
+            fitting("train", TRAIN.estimator, above, {"activations": CAPTURED}, CPU, 2**40)
 
 
 def test_a_width_below_k_is_no_advice(monkeypatch):
     config = LARGE.model_copy(update={"dictionary": TopKConfig(d_sae=2**17, k=2**17)})
-    wanted = TRAIN_FORETELLER.formula(config, {"activations": CAPTURED}, CPU).memory_bytes
+    wanted = formula(config, {"activations": CAPTURED}, CPU).memory_bytes
     monkeypatch.setattr("components.device.memory_free", lambda name="auto": ("this machine", int(0.7 * wanted)))
     with pytest.raises(NoMemoryError, match=r"nearest that fits: train\.batch_size=\d+$"):
-        fitting("train", TRAIN_FORETELLER, config, {"activations": CAPTURED}, CPU, 2**40)
+        fitting("train", TRAIN.estimator, config, {"activations": CAPTURED}, CPU, 2**40)
 
 
 def test_a_size_that_follows_from_the_width_is_no_advice(monkeypatch):
     config = LARGE.model_copy(update={"dictionary": PcaConfig(k=8)})
-    said = TRAIN_FORETELLER.formula(config, {"activations": CAPTURED}, CPU)
+    said = formula(config, {"activations": CAPTURED}, CPU)
     assert (said.facts["d_sae"], said.facts["l0"]) == (2 * D_IN, 8)
     monkeypatch.setattr("components.device.memory_free", lambda name="auto": ("this machine", said.memory_bytes // 2))
     with pytest.raises(NoMemoryError, match="train wants ") as caught:
-        fitting("train", TRAIN_FORETELLER, config, {"activations": CAPTURED}, CPU, 2**40)
+        fitting("train", TRAIN.estimator, config, {"activations": CAPTURED}, CPU, 2**40)
     assert "d_sae" not in str(caught.value)
 
 
 def test_what_learns_nothing_needs_no_update_and_no_checkpoint():
     config = CONFIG.model_copy(update={"dictionary": NeuronsConfig(k=8)})
-    said = TRAIN_FORETELLER.formula(config, {"activations": CAPTURED}, CPU)
+    said = formula(config, {"activations": CAPTURED}, CPU)
     assert said.scratch["checkpoints"] == 0 and said.disk == {"dictionary": 4 * D_IN, "curve": 0}
 
 
 def test_disk_that_lacks_names_the_width_that_fits():
     with pytest.raises(NoSpaceError, match=r"train wants .* of disk in .*nearest that fits: train\.dictionary\.d_sae="):
-        fitting("train", TRAIN_FORETELLER, CONFIG, {"activations": CAPTURED}, CPU, 65 * 2**20)
+        fitting("train", TRAIN.estimator, CONFIG, {"activations": CAPTURED}, CPU, 65 * 2**20)
 
 
 def test_a_hook_point_that_will_not_be_captured_is_refused():
     config = CONFIG.model_copy(update={"hook_point": "resid_post.7"})
     with pytest.raises(DictionaryError, match=r"wants activations at resid_post\.7, and capture.hook_points gives"):
-        TRAIN_FORETELLER.formula(config, {"activations": CAPTURED}, CPU)
+        formula(config, {"activations": CAPTURED}, CPU)
 
 
 def test_the_probe_says_seconds_in_proportion_to_the_updates():
     short, long = (
-        probe(CONFIG.model_copy(update={"tokens": n * BATCH}), {"activations": CAPTURED}, CPU, 2.0) for n in (20, 2000)
+        formula(CONFIG.model_copy(update={"tokens": n * BATCH}), {"activations": CAPTURED}, CPU).probe(2.0)
+        for n in (20, 2000)
     )
-    assert 10 < long.seconds / short.seconds < 400 and short.seconds > 0
-    assert "updates of 512 rows" in long.measured and "2,000 updates" in long.extrapolated
+    assert 10 < long[0] / short[0] < 400 and short[0] > 0
+    assert "then 512 rows in" in long[1]
 
 
 def test_dictionaries_of_one_stream_share_it_and_add_their_states():
@@ -241,7 +242,7 @@ import json, sys
 import psutil, torch
 from components.device import Execution
 from components.dictionary.architectures.topk import TopKConfig
-from components.dictionary.forecast import memory
+from components.dictionary.estimate import memory
 from components.dictionary.kernels import product
 from components.dictionary.settings import TrainConfig
 from components.dictionary.train import TRAIN
@@ -267,7 +268,7 @@ print(json.dumps({
 """
 
 
-def test_memory_of_blocks_is_foretold_from_above_and_from_below(tmp_path):
+def test_memory_of_blocks_is_estimated_from_above_and_from_below(tmp_path):
     """Of a whole process: batches of four blocks, in a plane, so that nearly all latents are dead and learn as such."""
     command = [sys.executable, "-c", BLOCKS, str(tmp_path)]
     ran = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
