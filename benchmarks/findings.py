@@ -116,6 +116,9 @@ def limits(artifact: Artifact, store: Store, comparison: pl.DataFrame, measures:
         ),
         "- A dictionary that says little absorbs little and is easily stable: read absorption and stability beside concepts "
         f"found and loss recovered. Of the baselines the least absorption is that of {little}.",
+        "- Absorption is counted where a latent more special than the concept carries it. Where only a broader latent does, "
+        "the concept was not absorbed but left to its parent: that is `carried by a broader latent`, and the field's rate is "
+        "the sum of both.",
         "- Where a curve falls off between two of its sparsities, values at a matched L0 between them are those of no "
         "dictionary that was trained; `Every setting` has those that were.",
         "- Intervals are over training seeds on one model and one corpus, and not corrected for the number of comparisons.",

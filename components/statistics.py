@@ -285,6 +285,16 @@ def auroc(scores: Real[np.ndarray, " row"], labels: Shaped[np.ndarray, " row"]) 
     return _auroc(*_tied(scores, labels))
 
 
+def auroc_of_answers(scores: Float[np.ndarray, " row"], positive: Bool[np.ndarray, " row"]) -> float:
+    """The same where answers may be missing (NaN): one counts half against every row of the other class.
+
+    Both classes must be there.
+    """
+    above = scores[positive][:, None] > scores[~positive]
+    below = scores[positive][:, None] < scores[~positive]
+    return float((0.5 + 0.5 * above - 0.5 * below).mean())  # without an answer neither holds
+
+
 def auroc_interval(value: float, n_positive: int, n_negative: int, confidence: float = 0.95) -> Interval:
     """An AUROC with Newcombe's interval, which holds the values whose own standard error does not reject this one.
 

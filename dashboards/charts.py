@@ -16,7 +16,7 @@ from dashboards.views.scores import ROLES, UNITS
 
 BLUE, ORANGE, GREY, GREEN, PURPLE, RED = "#2b83ba", "#e08a00", "#8f8f8f", "#00a37a", "#c2669b", "#d95f02"
 UNIT_COLOURS = dict(zip(UNITS, (BLUE, ORANGE, GREY, GREEN), strict=True))
-ROLE_COLOURS = [BLUE, GREY, GREEN, ORANGE]
+ROLE_COLOURS = [BLUE, GREY, GREEN, ORANGE, PURPLE]
 """Of `ROLES`, in their order."""
 CURVE_TITLES = {
     "fvu": "Variance unexplained (FVU)",
@@ -143,7 +143,7 @@ def scores(frame: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
         shape=alt.Shape(
             "role:N",
             legend=None,
-            scale=alt.Scale(domain=list(ROLES), range=["circle", "square", "diamond", "triangle"]),
+            scale=alt.Scale(domain=list(ROLES), range=["circle", "square", "diamond", "triangle", "cross"]),
         ),
     )
     return alt.layer(rules, points).properties(height=ROW * frame.height + FRAME)
@@ -194,7 +194,7 @@ def distribution(frame: pl.DataFrame) -> alt.Chart:
     Args:
         frame: role, from, to, latents (counts already made).
     """
-    dashes = dict(zip(ROLES, ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2]), strict=True))
+    dashes = dict(zip(ROLES, ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [4, 1]), strict=True))
     colours = dict(zip(ROLES, ROLE_COLOURS, strict=True))
     present = [role for role in ROLES if role in set(frame["role"])]
     return (

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import re
 import unicodedata
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import ClassVar, Literal, NamedTuple
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -32,17 +32,15 @@ from components.model.text_encoder import TextEncoder, TextEncoderReference
 from components.registry import Entry, Registry, Services
 from components.report.measure import Measure
 from components.store.artifact import Artifact
-from components.writing_systems import MARKS, UNSPACED
 
 LONGEST = 200
-"""Characters of an explanation, at most."""
+"""Characters of an explanation, at most, unless `interpret.longest` says otherwise."""
+LONGEST_OF_ALL = 512
+"""Characters of any explanation, at most: what `interpret.longest` may be, and what the explainer `given` takes."""
 
 Unit = Literal["windows", "tokens", "marks", "choice"]
 """What an answer has one number for: each window; each token; each window, for how well its marked tokens are those where
 the latent is active; each window, to be compared with the others of its group, of which one is right."""
-
-_BOUNDARY = re.compile(rf"(?=\s)|(?![{MARKS}])(?:(?<=[{UNSPACED}])|(?=[{UNSPACED}]))")
-"""Where a text may be cut: before a space, and around a character of a script without spaces between words."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,6 +77,7 @@ class LatentEvidence:
             model with logits, or the direction is not written to its residual stream.
         suppressed: tokens whose logits it lowers most, likewise.
         label: reads the labels of windows of the explain split; None where the corpus has none.
+        described: concept -> one sentence, of the labelled concepts that have one.
     """
 
     latent: int
@@ -86,6 +85,7 @@ class LatentEvidence:
     promoted: Sequence[str] = ()
     suppressed: Sequence[str] = ()
     label: Callable[[Windows], Mapping[str, Bool[np.ndarray, "window token"]]] | None = None
+    described: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def labels(self) -> Mapping[str, Bool[np.ndarray, "window token"]]:
@@ -95,7 +95,7 @@ class LatentEvidence:
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-    """What an explainer says; at most `LONGEST` characters.
+    """What an explainer says; at most `LONGEST_OF_ALL` characters.
 
     Attributes:
         text: None when nothing could be written.
@@ -107,23 +107,29 @@ class Explanation:
 
     def __post_init__(self) -> None:
         assert (self.text is None) == (self.reason is not None), "an explanation is a text, or null with a reason"
-        assert self.text is None or 0 < len(self.text) <= LONGEST, f"not 1 to {LONGEST} characters: {self.text!r}"
+        fits = self.text is None or 0 < len(self.text) <= LONGEST_OF_ALL
+        assert fits, f"not 1 to {LONGEST_OF_ALL} characters: {self.text!r}"
 
     @classmethod
-    def of(cls, text: str) -> Explanation:
-        """Whatever somebody wrote, a language model above all: cut at the end of a word, or refused with the reason.
+    def of(cls, text: str, longest: int = LONGEST) -> Explanation:
+        """Whatever somebody wrote, a language model above all; refused with the reason where it cannot stand.
 
-        Control characters and lone surrogates become spaces, runs of spaces one space. Nothing is raised.
+        Control characters and lone surrogates become spaces, runs of spaces one space. A text of more than `longest`
+        characters is refused, never cut: half a sentence may say the opposite. Nothing is raised.
         """
-        shown = " ".join("".join(" " if unicodedata.category(c) in ("Cc", "Cs") else c for c in text).split())
+        spaced = "".join(" " if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
+        shown = " ".join(spaced.split())
         if not any(c.isprintable() and not c.isspace() for c in shown):
             return cls(None, f"nothing that can be read was written ({len(text):,} characters)")
-        if len(shown) <= LONGEST:
-            return cls(shown)
-        ends = [match.start() for match in _BOUNDARY.finditer(shown, 0, LONGEST + 1) if 0 < match.start() <= LONGEST]
-        if not ends:
-            return cls(None, f"{len(shown):,} characters without the end of a word in the first {LONGEST}")
-        return cls(shown[: ends[-1]].rstrip())
+        if len(shown) > longest:
+            return cls(None, too_long(len(shown), longest))
+        return cls(shown)
+
+
+def too_long(n: int, longest: int) -> str:
+    """Why an explanation of n characters is refused."""
+    limit = f"{longest} characters (interpret.longest; {LONGEST_OF_ALL} where it was given)"
+    return f"it has {n:,} characters, wanted at most {limit}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -274,9 +280,11 @@ class ExplainerServices(ReaderServices):
 
     Attributes:
         predictor: the first of the listed, for an explainer that tests what it wrote; None where there is none.
+        longest: characters of an explanation, at most.
     """
 
     predictor: Predictor | None = None
+    longest: int = LONGEST
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -308,6 +316,20 @@ class Explainer(_Reader):
     """Writes explanations. A file in `explainers/` holds one, registered with `@explainers`."""
 
     services: ExplainerServices
+    role: ClassVar[Literal["entry", "control"]] = "entry"
+    """control: what every explanation is to beat. It is scored like the others and never ranked among them."""
+    any_dictionary: ClassVar[bool] = True
+    """Whether it can explain latents of a control dictionary too; not where its explanations are of one dictionary."""
+
+    @property
+    def longest(self) -> int:
+        """Characters of its explanations, at most; what is longer becomes a null with the reason."""
+        return self.services.longest
+
+    @classmethod
+    def files(cls, settings: Any) -> Sequence[Path]:
+        """The files that it reads with these settings; their bytes become part of the artifact's key."""
+        return ()
 
     @abstractmethod
     def explain(self, evidence: Iterable[LatentEvidence]) -> Iterator[Explanation]:
@@ -319,11 +341,16 @@ class Predictor(_Reader):
 
     services: PredictorServices
     gives: ClassVar[frozenset[Unit]]
-    """What it can give numbers for."""
+    """What it can give numbers for. Who gives tokens can be asked for marks too: `Question.marked` makes them."""
 
     @abstractmethod
     def predict(self, questions: Iterable[Question], unit: Unit) -> Iterator[Answer]:
         """One answer for each question, in order, in that unit."""
+
+    @classmethod
+    def answers(cls, unit: Unit) -> bool:
+        """Whether a scorer that needs this unit can ask it."""
+        return unit in cls.gives or (unit == "marks" and "tokens" in cls.gives)
 
 
 class Scorer(_Reader):

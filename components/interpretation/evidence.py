@@ -51,6 +51,13 @@ class CorpusLabels:
         return {concept: mask & windows.texts.present for concept, mask in marked.items()}
 
     @functools.cached_property
+    def described(self) -> Mapping[str, str]:
+        """Concept -> one sentence about it, of those that have one."""
+        if tables.CONCEPTS.file not in self._corpus.files:
+            return {}
+        return dict(tables.CONCEPTS.read(self._corpus).select("concept", "description").drop_nulls().iter_rows())
+
+    @functools.cached_property
     def _labels(self) -> pl.DataFrame:
         documents = tables.DOCUMENTS.scan(self._corpus).filter(pl.col("split") == self._split)
         labels = tables.LABELS.scan(self._corpus).filter(pl.col("value") > 0)
@@ -74,4 +81,5 @@ def gather(
     for record in records:
         if record.reason is None:
             promoted, suppressed = tokens.get(record.latent, ((), ()))
-            yield LatentEvidence(record.latent, record.explain, promoted, suppressed, labels and labels.of)
+            label, described = (labels.of, labels.described) if labels else (None, {})
+            yield LatentEvidence(record.latent, record.explain, promoted, suppressed, label, described)

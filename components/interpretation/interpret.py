@@ -3,7 +3,8 @@
 Windows are chosen for a sample of alive latents; each explainer writes a string from the explain windows; each
 predictor reads the string against bare test windows; each scorer compares. Beside every explainer stand the floor
 (another latent's explanation), a probe, and control dictionaries: as many of their latents, drawn, explained and scored
-in the same way with the same seeds.
+in the same way with the same seeds. Explainers that are controls (`token_lookup`, `constant`) stand beside the others as
+rivals, and explain no control dictionary.
 
 Measures are each scorer's own, `<scorer>.over_floor` for the paired difference from the floor,
 `<scorer>.over_untrained` for the difference from the untrained dictionary (independent samples), and the strata
@@ -22,11 +23,14 @@ from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from components.capture.arrays import NO_TEXT
 from components.config import Config, names_of, refuse_unused, settings_of
+from components.corpus.contract import content_number
 from components.device import Execution
 from components.errors import InputError, MissingArtifactError
 from components.interpretation import interpreted, summary
 from components.interpretation.contexts import SPLITS, ContextsConfig, choose, cut_splits
 from components.interpretation.contract import (
+    LONGEST,
+    LONGEST_OF_ALL,
     Explainer,
     ExplainerServices,
     Explanation,
@@ -93,6 +97,8 @@ class InterpretConfig(Config):
     """What is measured; their order has no meaning."""
     predictors: list[PredictorName] = Field(default=["lexical"], min_length=1)
     """Who reads explanations."""
+    longest: int = Field(default=LONGEST, ge=40, le=LONGEST_OF_ALL)
+    """Characters of an explanation, at most; a longer one is refused with the reason, never cut. 512 where it was given."""
     explainer_settings: ExplainerSettings = ExplainerSettings()
     """Settings of each explainer, by its name."""
     scorer_settings: ScorerSettings = ScorerSettings()
@@ -142,11 +148,15 @@ class _Run:
         services = PredictorServices(self.execution, config.seed, self.text_encoder, self.model)
         return {n: predictors[n](getattr(config.predictor_settings, n), services) for n in config.predictors}
 
-    def explainers(self, predictor: Predictor) -> dict[str, Explainer]:
-        """The listed explainers, which may test what they write with this predictor."""
+    def explainers(self, predictor: Predictor, of_control: bool) -> dict[str, Explainer]:
+        """The listed explainers, which may test what they write with this predictor.
+
+        Of a control dictionary only those that it is to be compared with.
+        """
         config = self.config
-        services = ExplainerServices(self.execution, config.seed, self.text_encoder, predictor)
-        return {n: explainers[n](getattr(config.explainer_settings, n), services) for n in config.explainers}
+        services = ExplainerServices(self.execution, config.seed, self.text_encoder, predictor, config.longest)
+        names = [name for name in config.explainers if not of_control or summary.beside_controls(explainers[name])]
+        return {name: explainers[name](getattr(config.explainer_settings, name), services) for name in names}
 
     def scorers(self, codes: Artifact) -> dict[str, Scorer]:
         """The listed scorers, for the dictionary that made these codes."""
@@ -248,10 +258,11 @@ def _interpret(
     readers = run.predictors()
     labels = CorpusLabels.found(run.corpus, "explain")
     written: dict[str, list[Explanation]] = {}
-    for name, explainer in run.explainers(readers[config.predictors[0]]).items():
+    for name, explainer in run.explainers(readers[config.predictors[0]], bool(control)).items():
         evidence = gather(records, statistics, labels)
         written[name] = yield from _marked(mark, explain(name, explainer, records, evidence))
-    read: dict[tuple[str, str], Sequence[Explanation]] = {("entry", name): each for name, each in written.items()}
+    read: dict[tuple[str, str], Sequence[Explanation]]
+    read = {(explainers[name].role, name): each for name, each in written.items()}
     for name, explanations in written.items():
         read["floor", name] = shuffled(records, explanations, numpy_generator(seed, "shuffled", name))
 
@@ -262,7 +273,7 @@ def _interpret(
         for predictor_name in _able(config, scorer_name):
             predictor = readers[predictor_name]
             for (role, name), explanations in read.items():
-                called = name if role == "entry" else _floor(name, config)
+                called = _floor(name, config) if role == "floor" else name
                 work = score(called, records, trials, explanations, scorer, predictor, seed)
                 scored[Key(role, name, scorer_name, predictor_name)] = yield from _marked(mark, work)
         if not control:
@@ -285,7 +296,11 @@ def _marked(mark: str, work: Generator[Progress, None, T]) -> Generator[Progress
 
 def _entries(config: InterpretConfig) -> Mapping[str, int]:
     listed = ((explainers, config.explainers), (scorers, config.scorers), (predictors, config.predictors))
-    return {f"{registry.noun}.{name}": registry.version(name) for registry, names in listed for name in names}
+    used = {f"{registry.noun}.{name}": registry.version(name) for registry, names in listed for name in names}
+    for name in config.explainers:  # other bytes under the same path are other explanations
+        if files := explainers[name].files(getattr(config.explainer_settings, name)):
+            used[f"explainer.{name}.bytes"] = content_number(files)
+    return used
 
 
 def _embeds(config: InterpretConfig) -> bool:
@@ -344,7 +359,7 @@ def _scored(scores: Mapping[Key, Sequence[LatentScore]], config: InterpretConfig
 
 def _able(config: InterpretConfig, scorer: str) -> list[str]:
     """The listed predictors that give what the scorer needs."""
-    return [name for name in config.predictors if scorers[scorer].needs in predictors[name].gives]
+    return [name for name in config.predictors if predictors[name].answers(scorers[scorer].needs)]
 
 
 def _floor(explainer: str, config: InterpretConfig) -> str:

@@ -16,6 +16,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from components.spelling import PART
+
 _PIECE = re.compile(r'"(?:[^"\\]|\\.)*"|;|\bafter\b|\bin text with\b')
 _LONG_WORD = re.compile(r"\w{4,}")
 
@@ -32,6 +34,10 @@ class Term(NamedTuple):
     word: str | None = None
     left: str | None = None
     near: str | None = None
+
+    def readable(self) -> bool:
+        """Whether a reader can see each of its words: no control characters, no bytes of a broken character."""
+        return all(_readable(word) for word in self if word is not None)
 
 
 def write(terms: Iterable[Term]) -> str:
@@ -94,3 +100,8 @@ def _unquoted(piece: str) -> str:
         return json.loads(piece, strict=False)
     except json.JSONDecodeError:  # a backslash in somebody else's string is a backslash
         return piece[1:-1]
+
+
+def _readable(word: str) -> bool:
+    broken = PART.search(word) or "\N{REPLACEMENT CHARACTER}" in word
+    return bool(word.strip()) and word.isprintable() and not broken

@@ -6,7 +6,8 @@ chance, with their reason, and count in n and n_failed. Means and paired differe
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+import itertools
+from collections.abc import Generator, Iterable, Iterator, Sequence
 
 from components.interpretation import strata
 from components.interpretation.contract import (
@@ -17,8 +18,11 @@ from components.interpretation.contract import (
     LatentRecord,
     LatentScore,
     Predictor,
+    Question,
     Scorer,
     Trials,
+    Unit,
+    too_long,
 )
 from components.interpretation.probe import NgramProbe
 from components.seeds import numpy_generator
@@ -28,11 +32,17 @@ from components.store.artifact import Progress
 def explain(
     name: str, explainer: Explainer, records: Sequence[LatentRecord], evidence: Iterable[LatentEvidence]
 ) -> Generator[Progress, None, list[Explanation]]:
-    """One explanation for each record, in order; `evidence` is of those that were not skipped."""
+    """One explanation for each record, in order; `evidence` is of those that were not skipped.
+
+    A text that is longer than the explainer may write becomes a null with the reason.
+    """
     explanations = []
     written = explainer.explain(evidence)
     for record in records:
-        explanations.append(Explanation(None, record.reason) if record.reason else next(written))
+        each = Explanation(None, record.reason) if record.reason else next(written)
+        if each.text is not None and len(each.text) > explainer.longest:
+            each = Explanation(None, too_long(len(each.text), explainer.longest))
+        explanations.append(each)
         yield Progress(len(explanations), len(records), "latents", f"explained by {name}")
     return explanations
 
@@ -54,7 +64,7 @@ def score(
     """One score for each record, in order, of a predictor that reads these explanations."""
     rows = list(zip(records, trials, explanations, strict=True))
     questions = (asked.question(said.text) for record, asked, said in rows if said.text and not record.reason)
-    answers = predictor.predict(questions, scorer.needs)
+    answers = _answers(predictor, questions, scorer.needs)
     scores = []
     for record, asked, said in rows:
         reason = record.reason or said.reason
@@ -78,6 +88,16 @@ def score_probe(
         scores.append(_score("probe", record, asked, answer, scorer, seed))
         yield Progress(len(scores), len(records), "latents", f"probe: {scorer.kind}")
     return scores
+
+
+def _answers(predictor: Predictor, questions: Iterator[Question], unit: Unit) -> Iterator[Answer]:
+    """What the predictor answers; marks are made from its tokens where it gives no marks of its own."""
+    if unit in predictor.gives:
+        yield from predictor.predict(questions, unit)
+        return
+    asked, shown = itertools.tee(questions)
+    for question, answer in zip(asked, predictor.predict(shown, "tokens"), strict=True):
+        yield answer if answer.values is None else Answer(question.marked(answer.values), answer.reason)
 
 
 def _score(name: str, record: LatentRecord, trials: Trials, answer: Answer, scorer: Scorer, seed: int) -> LatentScore:

@@ -5,6 +5,9 @@ cut to what the score can be. An explanation and its floor are paired by latent;
 so the difference from it is that of two independent samples, with Welch's interval.
 
 Rows of strata stand behind all others, each beside the same stratum of the first control.
+
+An explainer that is a control itself (a list of tokens, the same words for every latent) has its mean and its difference
+from its floor. It stands against every other explainer, and beside no control dictionary.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from components.interpretation.contract import LatentScore, Scorer
+from components.interpretation.contract import Explainer, LatentScore, Scorer
 from components.interpretation.controls import CONTROLS
 from components.report.measure import Measure, Measures
 from components.statistics import Interval, bounded, t_interval, welch, wilson
@@ -27,7 +30,7 @@ class Key(NamedTuple):
     """Whose scores.
 
     Attributes:
-        role: entry; floor, who read another latent's explanation; ceiling, the probe.
+        role: entry; control, an explainer that is one; floor, who read another latent's explanation; ceiling, the probe.
         explainer: who wrote the explanations; None for the probe.
         scorer: how they were scored.
         predictor: who read them; None for the probe.
@@ -58,6 +61,8 @@ OF_A_STRATUM = {
     "random": "only the silent windows drawn at random stand against the active ones",
     "same_token": "only the silent windows with the word that the latent fires on most stand against the active ones",
     "macro": "each kind of silent windows counts alike in every latent",
+    "silent": "only marks in silent windows stand against the right ones",
+    "active": "only marks on other tokens of active windows stand against the right ones",
 }
 SHARES = (
     Measure(
@@ -134,6 +139,11 @@ class Scored:
         return self.scores[Key("floor", key.explainer or explainer, key.scorer, predictor)]
 
 
+def beside_controls(explainer: type[Explainer]) -> bool:
+    """Whether an explainer explains the latents of control dictionaries too."""
+    return explainer.role == "entry" and explainer.any_dictionary
+
+
 def rows(trained: Scored, controls: Mapping[str, Scored | None]) -> Iterator[Row]:
     """Every row but the shares.
 
@@ -205,8 +215,12 @@ def _control_rows(control: str, key: Key, scores: Sequence[LatentScore], theirs:
     """The control dictionary's own mean above its own floor, and how far ours lies above it."""
     over = key.row() | {"measure": f"{key.scorer}.over_{control}", "baseline": 0.0}
     over["baseline_name"] = f"no difference from the {CONTROLS[control]}"
-    if theirs is None:
-        reason = f"no {CONTROLS[control]} was given to interpret; a run of the chain (latentflow interpret) makes one"
+    if theirs is None or key not in theirs.scores:
+        reason = f"{key.explainer} holds explanations of one dictionary, and none of the {CONTROLS[control]}"
+        if theirs is None:
+            reason = (
+                f"no {CONTROLS[control]} was given to interpret; a run of the chain (latentflow interpret) makes one"
+            )
         yield key.row(control) | {"n_failed": 0, "reason": reason}
         yield over | {"n_failed": 0, "reason": reason}
         return
@@ -224,7 +238,7 @@ def _control_rows(control: str, key: Key, scores: Sequence[LatentScore], theirs:
 def _strata_rows(trained: Scored, key: Key, controls: Mapping[str, Scored | None]) -> Iterator[Row]:
     """The strata of one explainer's score beside those of the first control, and everybody's score at natural density."""
     scorer = trained.scorers[key.scorer]
-    there = {control: theirs.scores[key] for control, theirs in controls.items() if theirs is not None}
+    there = {control: theirs.scores[key] for control, theirs in controls.items() if theirs and key in theirs.scores}
     control = next(iter(there), None)
     for stratum in scorer.strata:
         others = [score.strata[stratum].value for score in there.get(control or "", ()) if stratum in score.strata]

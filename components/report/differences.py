@@ -161,7 +161,7 @@ def explained(interpret: Artifact, rows: Sequence[Row]) -> Iterator[Items]:
         if row["measure"] != row["scorer"]:  # a stratum, or a difference
             continue
         of = {column: row[column] for column in ("role", "explainer", "scorer", "predictor")} | {"control": None}
-        if row["role"] == "control":
+        if row["role"] == "control" and row["subject"]:  # of another dictionary, not an explainer that is a control
             of |= {"role": "entry", "control": row["subject"]}
         here = table.filter(pl.col(column).eq_missing(pl.lit(value, pl.String)) for column, value in of.items())
         items = here.select(pl.col("latent").cast(pl.String).alias("item"), "value").drop_nulls("value")
@@ -287,7 +287,7 @@ def _pairs(scored: Iterator[Items], families: Mapping[str, str], seed: int) -> I
             )
 
 
-OPEN = ("entry", "subject", "role", "concept")
+OPEN = ("entry", "subject", "role", "explainer", "concept")
 """What may differ between a score and its rivals'."""
 
 

@@ -189,14 +189,18 @@ EXPLANATIONS = Table(
     {
         "latent": (pl.Int32, "latent"),
         "explainer": (pl.String, "who wrote it"),
-        "explanation": (pl.String, "at most 200 characters; null when none could be written"),
+        "explanation": (pl.String, "at most interpret.longest characters; null when none could be written"),
         "reason": (pl.String, "why it is null"),
     },
     ("latent", "explainer"),
 )
 _EXPLANATION_SCORE: dict[str, tuple[Any, str]] = {
     "latent": (pl.Int32, "latent"),
-    "role": (pl.String, "entry; floor (another latent's explanation was read); ceiling (a probe read none)"),
+    "role": (
+        pl.String,
+        "entry; control (an explainer that others are to beat); floor (another latent's explanation was read); ceiling "
+        "(a probe read none)",
+    ),
     "explainer": (pl.String, "who wrote the explanation; null for the probe"),
     "scorer": (pl.String, "what is measured"),
     "predictor": (pl.String, "who reads the explanation"),
@@ -235,7 +239,8 @@ EXPLANATION_STRATA = Table(
         "stratum": (
             pl.String,
             "strongest, weakest (three tenths of the active windows against all silent ones), random, same_token (all "
-            "active ones against one kind of silent ones), macro (mean of those two), average_precision, natural_density",
+            "active ones against one kind of silent ones), macro (mean of those two), average_precision, natural_density; "
+            "of marks: silent, active (wrong marks in silent windows, or on other tokens of active ones)",
         ),
         "value": (pl.Float64, "the score over these windows; chance where it failed"),
         "chance": (pl.Float64, "what knowing nothing gets"),

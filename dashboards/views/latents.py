@@ -36,8 +36,8 @@ def latent_list(
     else:
         frame = frame.with_columns(pl.lit(None, dtype=pl.String).alias("explanation"))
     if explanation_scores is not None:
-        entry = pl.col("role") == "entry"
-        of = explanation_scores.lazy().filter(entry, pl.col("explainer") == explainer, pl.col("scorer") == scorer)
+        written = pl.col("role").is_in(["entry", "control"])
+        of = explanation_scores.lazy().filter(written, pl.col("explainer") == explainer, pl.col("scorer") == scorer)
         frame = frame.join(of.group_by("latent").agg(pl.col("value").mean().alias("score")), on="latent", how="left")
     else:
         frame = frame.with_columns(pl.lit(None, dtype=pl.Float64).alias("score"))

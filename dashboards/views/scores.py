@@ -16,16 +16,11 @@ from components.store.judgements import UNSTEERED, others
 from dashboards.measures import NOTHING, estimate, number
 
 UNITS = ("latent", "neuron", "untrained", "probe")
-ROLES = ("explanation", "floor", "ceiling", "untrained")
+ROLES = ("explanation", "floor", "ceiling", "untrained", "control")
 """What a row of the explanation scores is to the reader; latents of a control dictionary have a table of their own, and
 the dictionary's name as their role."""
 METHOD = pl.coalesce("subject", "entry").alias("method")
 """Of rows of steering."""
-WRITER = pl.coalesce(
-    pl.col("role").replace_strict({"floor": "shuffled", "ceiling": "probe"}, default=None, return_dtype=pl.String),
-    "explainer",
-).alias("explainer")
-"""Of the explanation scores: who wrote the explanation, or what stands in its place."""
 ROLE = pl.col("role").replace("entry", "explanation")
 """Of the explanation scores, as a reader meets it."""
 VISIBLE = (
@@ -169,11 +164,15 @@ def side_by_side(results: pl.DataFrame, method: str, budget: float | None, split
 
 def control_means(report: pl.DataFrame) -> pl.DataFrame:
     """What latents of control dictionaries reach on average, as rows of `scores_of`; empty where none was explained."""
-    of_controls = report.filter(pl.col("role") == "control", pl.col("measure") == pl.col("scorer"))
-    return of_controls.filter(pl.col("value").is_not_null()).select(
+    control = (pl.col("role") == "control") & pl.col("subject").is_not_null()
+    of_controls = report.filter(control, pl.col("measure") == pl.col("scorer"), pl.col("value").is_not_null())
+    mean = pl.format("{} dictionary, mean", "subject")
+    if of_controls["explainer"].n_unique() > 1:
+        mean = pl.format("{} of {}", mean, "explainer")
+    return of_controls.select(
         pl.lit(None, dtype=pl.Int32).alias("latent"),
         pl.col("subject").alias("role"),
-        pl.format("{} dictionary, mean", "subject").alias("explainer"),
+        mean.alias("explainer"),
         "scorer",
         pl.lit(None, dtype=pl.String).alias("predictor"),
         "value",
@@ -189,7 +188,7 @@ def differences_from_controls(report: pl.DataFrame, measures: Measures) -> list[
     """Of every explanation score that stands beside a control dictionary: what it is, the difference with its interval or
     why there is none, and whether the interval leaves out 0 (None without one)."""
     told = []
-    controls = report.filter(pl.col("role") == "control")["subject"].unique(maintain_order=True).to_list()
+    controls = report.filter(pl.col("role") == "control")["subject"].drop_nulls().unique(maintain_order=True).to_list()
     over = [f"{scorer}.over_{control}" for control in controls for scorer in report["scorer"].drop_nulls().unique()]
     for row in report.filter(pl.col("stage") == "interpret", pl.col("measure").is_in(over)).iter_rows(named=True):
         value, interval = estimate(row["value"], row["low"], row["high"])
@@ -202,9 +201,9 @@ def differences_from_controls(report: pl.DataFrame, measures: Measures) -> list[
 def strata_of(strata: pl.DataFrame, latent: int) -> pl.DataFrame:
     """One latent's scores over strata of its windows: a row for each, a column for each scorer and explainer."""
     mine = strata.filter(pl.col("latent") == latent, pl.col("control").is_null())
-    of = pl.format("{} · {}", "scorer", WRITER)
+    of = pl.format("{} · {}", "scorer", _writer(mine))
     wide = mine.with_columns(of.alias("of")).sort("of").pivot("of", index=["stratum", "n"], values="value")
-    order = ("strongest", "weakest", "random", "same_token", "macro", "average_precision", "natural_density")
+    order = ("strongest", "weakest", "random", "same_token", "macro", "silent", "active", "average_precision")
     rank = pl.col("stratum").replace_strict({name: n for n, name in enumerate(order)}, default=len(order))
     return wide.sort(rank, "stratum").rename({"stratum": "windows", "n": "of them"})
 
@@ -217,7 +216,8 @@ def scores_of(explanation_scores: pl.DataFrame, latent: int, control_means: pl.D
         latent: which.
         control_means: `control_means` of the report, to stand beside.
     """
-    found = explanation_scores.filter(pl.col("latent") == latent).with_columns(WRITER, ROLE)
+    found = explanation_scores.filter(pl.col("latent") == latent)
+    found = found.with_columns(_writer(found).alias("explainer"), ROLE)
     if control_means is not None and found.height:
         theirs = control_means.filter(pl.col("scorer").is_in(found["scorer"].unique().to_list()))
         found = pl.concat([found, theirs.select(found.columns)], how="vertical_relaxed")
@@ -262,7 +262,7 @@ def explained(explanations: pl.DataFrame, explanation_scores: pl.DataFrame, scor
     of = explanation_scores.filter(pl.col("scorer") == scorer)
     means = of.group_by("latent", "role", "explainer").agg(pl.col("value", "low", "high").mean())
     frame = explanations.join(
-        means.filter(pl.col("role") == "entry").drop("role").rename({"value": "score"}),
+        means.filter(pl.col("role").is_in(["entry", "control"])).drop("role").rename({"value": "score"}),
         on=["latent", "explainer"],
         how="left",
     )
@@ -283,3 +283,15 @@ def budgets(report: pl.DataFrame) -> pl.DataFrame:
         pl.col("measure").alias("what"),
         *("value", "low", "high", "n", "n_failed", "baseline", "baseline_name"),
     ).sort("what", "method", "budget")
+
+
+def _writer(scores: pl.DataFrame) -> pl.Expr:
+    """Of the explanation scores: who wrote the explanation, or what stands in its place.
+
+    Where several explainers were shuffled or several predictors read, it says which.
+    """
+    n_explainers, n_readers = (scores[name].drop_nulls().n_unique() for name in ("explainer", "predictor"))
+    shuffled = pl.format("shuffled {}", "explainer") if n_explainers > 1 else pl.lit("shuffled")
+    writer = pl.when(pl.col("role") == "floor").then(shuffled)
+    writer = writer.when(pl.col("role") == "ceiling").then(pl.lit("probe")).otherwise("explainer")
+    return pl.concat_str(writer, "predictor", separator=" · ", ignore_nulls=True) if n_readers > 1 else writer

@@ -5,13 +5,16 @@ Entries that need a service or a model join with doubles of those; what stands h
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from components.config import Config
 from components.interpretation.contract import (
-    LONGEST,
     Answer,
+    Explainer,
     LatentEvidence,
     Question,
     Unit,
@@ -41,8 +44,18 @@ def windows(seed: int = 0, n: int = 40) -> Windows:
     return windows_of(lines, activations)
 
 
-def entry(registry, name: str):
-    return registry[name](registry[name].config(), SERVICES[registry.noun])
+def entry(registry, name: str, **settings: str):
+    return registry[name](registry[name].config(**settings), SERVICES[registry.noun])
+
+
+@pytest.fixture
+def explainer(request: pytest.FixtureRequest, tmp_path: Path) -> Explainer:
+    """The explainer of that name; one that needs a file has one, which tells of the first latent."""
+    settings = {}
+    if request.param == "given":
+        settings = {"path": str(tmp_path / "known.csv")}
+        (tmp_path / "known.csv").write_text('latent,text\n7,"the word ""harbor"""\n', encoding="utf-8")
+    return entry(explainers, request.param, **settings)
 
 
 @pytest.mark.parametrize(("registry", "name"), EVERY_ENTRY)
@@ -53,17 +66,35 @@ def test_an_entry_says_what_it_is_and_needs_no_settings(registry, name: str) -> 
     assert isinstance(found.version, int)
 
 
-@pytest.mark.parametrize("name", explainers.names())
-def test_an_explainer_says_one_short_thing_of_each_latent_in_order(name: str) -> None:
+@pytest.mark.parametrize("explainer", explainers.names(), indirect=True)
+def test_an_explainer_says_one_short_thing_of_each_latent_in_order(explainer: Explainer) -> None:
+    shown = windows(0)
+    harbor = shown.texts.words == shown.texts.vocabulary.find("harbor")
+    label = {"word.harbor": harbor, "word.sea": ~harbor}
     evidence = [
-        LatentEvidence(7, windows(0), (" harbor", " sea"), (" sky",)),
+        LatentEvidence(7, shown, (" harbor", " sea"), (" sky",), lambda _: label),
         LatentEvidence(3, windows_of(["a b"] * 4, [[1, 0], [], [0, 1], []])),
     ]
-    found = list(entry(explainers, name).explain(evidence))
-    assert len(found) == 2
-    assert found[0].text is not None and "harbor" in found[0].text
-    assert all(said.text is None or 0 < len(said.text) <= LONGEST for said in found)
-    assert found == list(entry(explainers, name).explain(evidence))
+    said = list(explainer.explain(evidence))
+    assert len(said) == 2
+    assert all(each.text is None or 0 < len(each.text) <= explainer.longest for each in said)
+    assert said == list(explainer.explain(evidence))
+    assert said[0].text is not None
+    if explainer.kind == "constant":
+        assert said[0] == said[1]
+    else:
+        assert "harbor" in said[0].text
+
+
+@pytest.mark.parametrize("name", [name for name in explainers.names() if name != "given"])
+def test_an_explainer_that_may_write_little_writes_little_or_nothing(name: str) -> None:
+    kind = explainers[name]
+    shown = windows(0)
+    label = {"word." + "harbor" * 9: shown.activations > 0}
+    evidence = LatentEvidence(7, shown, (" harbor" * 3, " sea"), (), lambda _: label)
+    short = kind(kind.config(), dataclasses.replace(EXPLAINER, longest=40))
+    (said,) = short.explain([evidence])
+    assert said.reason if said.text is None else len(said.text) <= 40
 
 
 @pytest.mark.parametrize(("name", "unit"), CASES)

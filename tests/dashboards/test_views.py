@@ -298,6 +298,25 @@ def test_scores_of_a_latent_show_explanation_then_floor_then_ceiling() -> None:
     assert shown["row"].to_list() == ["detection · tokens", "detection · shuffled", "detection · probe"]
 
 
+def test_several_explainers_and_readers_are_told_apart() -> None:
+    rows = [
+        of_latent(1, role, 0.5) | {"explainer": name, "predictor": reader}
+        for name, role in (("tokens", "entry"), ("tokens", "floor"), ("lookup", "control"), ("lookup", "floor"))
+        for reader in ("lexical", "other")
+    ]
+    rows.append(of_latent(1, "ceiling", 0.5))
+    shown = views.scores.scores_of(tables.EXPLANATION_SCORES.frame(rows), 1)
+    writers = ["tokens", "shuffled lookup", "shuffled tokens", "probe", "lookup"]
+    assert shown["row"].to_list() == [
+        f"detection · {writer}" + (f" · {reader}" if reader else "")
+        for writer in writers
+        for reader in (("lexical", "other") if writer != "probe" else ("",))
+    ]
+    parts = [{name: row[name] for name in row if name != "explanation"} | {"stratum": "silent", "n": 4} for row in rows]
+    wide = views.scores.strata_of(tables.EXPLANATION_STRATA.frame(parts), 1)
+    assert wide.height == 1 and set(wide.columns) == {"windows", "of them", *shown["row"]}
+
+
 def test_the_distribution_counts_every_scored_latent_once() -> None:
     values = (0.1, 0.5, 0.5, 1.0, None)
     frame = tables.EXPLANATION_SCORES.frame([of_latent(i, "entry", value) for i, value in enumerate(values)])

@@ -17,7 +17,7 @@ from components.config import Config
 from components.errors import MissingArtifactError, ServiceError
 from components.experiment import STAGES, ExperimentConfig, parents, rests_on
 from components.report.tables import REPORT
-from components.store.artifact import Facts, Inputs, Stage, Store, Work
+from components.store.artifact import GIVEN, Facts, Inputs, Stage, Store, Work
 from flows import pipeline, queries
 from flows.__main__ import app
 from flows.parameters import resolve
@@ -69,7 +69,7 @@ def test_dvc_stages_are_the_stages_and_their_sections() -> None:
         assert set(stage["params"]) <= set(ExperimentConfig.model_fields)
         assert name in stage["params"]
         refs = {path.removeprefix("data/refs/").removesuffix(".json") for path in stage["deps"]} - {"data/demo"}
-        needed = {parent.stage for parent in parents(name).values()} - {"model"}
+        needed = {parent.stage for parent in parents(name).values()} - set(GIVEN)
         assert all(rests_on(name, ref) for ref in refs)
         assert all(any(rests_on(ref, parent) for ref in refs) for parent in needed), name
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import polars as pl
 import pytest
 
+from components.config import override
 from components.interpretation.contexts import choose, cut_splits
 from components.interpretation.contract import LatentRecord
 from components.interpretation.interpret import INTERPRET, InterpretConfig
@@ -34,8 +36,25 @@ def interpreted(planted_store: Store, planted: Planted) -> Artifact:
 
 
 @pytest.fixture(scope="session")
+def offline(planted_store: Store, planted: Planted, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """Every explainer that needs no model, by two scorers; what is given are the planted phrases of the first ten latents."""
+    known = tmp_path_factory.mktemp("known") / "known.parquet"
+    phrases = [{"latent": latent, "text": phrase} for latent, phrase in planted.phrases.items() if latent < 10]
+    pl.DataFrame(phrases).write_parquet(known)
+    named = ["log_odds", "logistic", "logit_lens", "concept_match", "given", "token_lookup", "constant"]
+    config = InterpretConfig(explainers=named, scorers=["detection", "fuzzing"])
+    config = override(config, {"explainer_settings.given.path": str(known)})
+    return planted_store.ensure(INTERPRET, config, planted.inputs)[0]
+
+
+@pytest.fixture(scope="session")
 def records(planted: Planted) -> dict[int, LatentRecord]:
     """Every sampled latent with its windows, by latent."""
+    return records_of(planted)
+
+
+def records_of(planted: Planted) -> dict[int, LatentRecord]:
+    """Latent -> its windows."""
     codes, activations = CodeShards(planted.inputs["codes"]), ActivationShards(planted.inputs["activations"])
     sample = sample_latents(tables.LATENTS.read(planted.inputs["codes"]), D_SAE, 100, 0)
     vocabulary = Vocabulary([f" {word}" for word in WORDS])

@@ -51,6 +51,24 @@ def test_labels_mark_the_tokens_that_carry_a_concept(store: Store) -> None:
     assert CorpusLabels.found(bare, "explain") is None
 
 
+def test_concepts_come_with_their_sentences_where_they_have_some(store: Store) -> None:
+    labels = CorpusLabels.found(corpus(store), "explain")
+    assert labels is not None and labels.described == {}
+
+    def write(folder: Path) -> None:
+        for table in (tables.LABELS, tables.DOCUMENTS):
+            (folder / table.file).write_bytes(corpus(store).path(table.file).read_bytes())
+        concepts = [{"concept": "late", "description": "a late token"}, {"concept": "whole", "description": None}]
+        tables.CONCEPTS.write(folder, concepts)
+
+    labels = CorpusLabels.found(toys.artifact(store, "read", write, {}, seed=2), "explain")
+    assert labels is not None and labels.described == {"late": "a late token"}
+    record = LatentRecord(9, 0.1, 0, WINDOWS, WINDOWS, WINDOWS)
+    statistics = tables.LATENTS.frame(pl.DataFrame({"latent": [9], "split": "explain"}))
+    (evidence,) = gather([record], statistics, labels)
+    assert evidence.described == {"late": "a late token"}
+
+
 def test_evidence_is_of_latents_that_were_not_skipped_in_order(store: Store) -> None:
     skipped = LatentRecord(5, 0.1, 0, WINDOWS, WINDOWS, WINDOWS, reason="too few windows")
     records = [dataclasses.replace(skipped, latent=latent, reason=None) for latent in (9, 2)]

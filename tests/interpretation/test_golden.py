@@ -12,6 +12,10 @@ from components.store.artifact import Artifact
 from tests.interpretation.planted import AFTER, BIGRAM, SENSE
 
 VERSIONS = {"interpret": 3, "log_odds": 1, "lexical": 1, "detection": 2, "simulation": 1}
+OFFLINE = {
+    **{"logistic": 1, "logit_lens": 1, "concept_match": 1, "given": 1, "token_lookup": 1, "constant": 1},
+    **{"fuzzing": 1, "detection": 2, "lexical": 1},
+}
 SAID = {
     0: 'the words "bonlo", "bonma" and "bonnic"',
     BIGRAM: 'the word "barter" after "barnic"',
@@ -35,6 +39,44 @@ VALUES = {
     "interpret.log_odds.detection.average_precision": 0.907259,
     "interpret.log_odds.simulation.natural_density": 0.808219,
 }
+OFFLINE_SAID = {
+    ("logistic", 0): 'the words "bonlo", "bonma" and "bonnic"',
+    ("logistic", BIGRAM): 'the word "barter" after "barnic"',
+    ("logistic", AFTER): 'after "belket"',
+    ("logistic", SENSE): 'the word "barma"',
+    ("token_lookup", 0): 'the words "bonlo", "bonma" and "bonnic"',
+    ("token_lookup", BIGRAM): 'the word "barter"',
+    (
+        "token_lookup",
+        AFTER,
+    ): 'the words "belter", "fonter", "barket", "lonnic", "fuster", "delket", "gelma", "bioter", "darter", "buster", "bonda" and "nelket"',
+    ("token_lookup", SENSE): 'the word "barma"',
+    ("given", 0): 'the words "bonlo" and "bonma" and "bonnic"',
+    ("constant", 0): "ordinary English text",
+    ("logit_lens", 0): None,
+    ("concept_match", 0): None,
+}
+OFFLINE_VALUES = {
+    "interpret.log_odds.fuzzing": 0.914406,
+    "interpret.log_odds.fuzzing.silent": 0.936659,
+    "interpret.log_odds.fuzzing.active": 0.940906,
+    "interpret.log_odds.detection": 0.913967,
+    "interpret.logistic.detection": 0.905411,
+    "interpret.logistic.fuzzing": 0.915922,
+    "interpret.logit_lens.fuzzing": 0.500000,
+    "interpret.concept_match.fuzzing": 0.500000,
+    "interpret.given.detection": 0.777778,
+    "interpret.given.fuzzing": 0.777778,
+    "interpret.token_lookup.detection": 0.859222,
+    "interpret.token_lookup.fuzzing": 0.893156,
+    "interpret.constant.detection": 0.500000,
+    "interpret.constant.fuzzing": 0.500000,
+    "interpret.shuffled.fuzzing": 0.491083,
+    "interpret.shuffled.token_lookup.fuzzing": 0.499411,
+    "interpret.probe.fuzzing": 0.916022,
+    "interpret.untrained.fuzzing": 0.501916,
+    "interpret.untrained.logistic.fuzzing": 0.500000,
+}
 
 
 def test_results_move_only_with_a_version(interpreted: Artifact) -> None:
@@ -46,3 +88,13 @@ def test_results_move_only_with_a_version(interpreted: Artifact) -> None:
     assert {latent: said[latent] for latent in SAID} == SAID
     values = dict(SCORES.read(interpreted).select("name", "value").iter_rows())
     assert {name: values[name] for name in VALUES} == pytest.approx(VALUES, abs=1e-3)
+
+
+def test_results_of_offline_entries_move_only_with_a_version(offline: Artifact) -> None:
+    registries = (explainers, predictors, scorers)
+    versions = {name: each.version(name) for each in registries for name in each.names() if name in OFFLINE}
+    assert versions == OFFLINE
+    said = {(name, latent): text for latent, name, text, _ in tables.EXPLANATIONS.read(offline).iter_rows()}
+    assert {key: said[key] for key in OFFLINE_SAID} == OFFLINE_SAID
+    values = dict(SCORES.read(offline).select("name", "value").iter_rows())
+    assert {name: values[name] for name in OFFLINE_VALUES} == pytest.approx(OFFLINE_VALUES, abs=1e-3)

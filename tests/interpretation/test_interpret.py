@@ -17,8 +17,9 @@ from components.interpretation.interpret import INTERPRET, InterpretConfig
 from components.interpretation.predictors.lexical import Lexical, LexicalConfig
 from components.interpretation.protocol import draw, score
 from components.interpretation.scorers.detection import Detection, DetectionConfig
+from components.interpretation.scorers.fuzzing import Fuzzing
 from components.interpretation.summary import Key, Scored, measures, rows
-from components.report.scores import table
+from components.report.scores import headlines, table
 from components.report.tables import SCORES
 from components.store import tables
 from components.store.artifact import Artifact, Store, key_of
@@ -300,6 +301,93 @@ def scored_of(values: dict[tuple[str, str | None], float]) -> Scored:
         for (role, explainer), value in values.items()
     }
     return Scored(scores, ("log_odds", {"detection": "lexical"}), {"detection": Detection})
+
+
+def test_a_control_is_scored_beside_the_others_and_ranked_nowhere(offline: Artifact) -> None:
+    found = scores_of(offline)
+    for name in ("token_lookup", "constant"):
+        for scorer in ("detection", "fuzzing"):
+            row = found[f"interpret.{name}.{scorer}"]
+            assert (row["role"], row["subject"], row["entry"], row["n"]) == ("control", None, name, 18)
+            assert row["baseline"] == found[f"interpret.shuffled.{name}.{scorer}"]["value"]
+            assert f"interpret.{name}.{scorer}.over_floor" in found
+            assert not any(f".{name}.{scorer}.over_untrained" in other for other in found)
+            assert f"interpret.untrained.{name}.{scorer}" not in found
+    assert found["interpret.constant.fuzzing"]["value"] == 0.5
+    assert found["interpret.token_lookup.detection"]["value"] > 0.8
+    table = tables.EXPLANATION_SCORES.read(offline)
+    roles = dict(table.filter(pl.col("role") != "floor").select("explainer", "role").unique().drop_nulls().iter_rows())
+    assert {name for name, role in roles.items() if role == "control"} == {"token_lookup", "constant"}
+    assert set(tables.CONTROL_SCORES.read(offline)["explainer"]) == {
+        "log_odds",
+        "logistic",
+        "logit_lens",
+        "concept_match",
+    }
+    shown = headlines(SCORES.read(offline), measures([Detection, Fuzzing]))
+    short = [name for name, _, row in shown if row["role"] == "control"]
+    assert "explanation_fuzzing_token_lookup" in short  # by its name: nobody takes it for an explanation's
+
+
+def test_what_is_given_is_scored_like_the_others_and_of_one_dictionary(offline: Artifact) -> None:
+    found = scores_of(offline)
+    row = found["interpret.given.fuzzing"]
+    assert (row["role"], row["n"], row["n_failed"]) == ("entry", 18, 8)  # of 18 latents ten were given
+    assert row["value"] > 0.7
+    assert found["interpret.given.fuzzing.over_floor"]["low"] > 0
+    for name in ("interpret.untrained.given.fuzzing", "interpret.given.fuzzing.over_untrained"):
+        assert found[name]["value"] is None
+        assert (
+            found[name]["reason"] == "given holds explanations of one dictionary, and none of the untrained dictionary"
+        )
+    assert found["interpret.given.detection.strongest"]["baseline"] is None
+
+
+def test_an_explainer_that_knows_nothing_gives_nulls_with_a_reason(offline: Artifact) -> None:
+    said = tables.EXPLANATIONS.read(offline).filter(pl.col("latent") == 0)
+    reasons = dict(said.filter(pl.col("explanation").is_null()).select("explainer", "reason").iter_rows())
+    assert reasons == {
+        "concept_match": "the corpus has no labelled concepts",
+        "logit_lens": "no promoted tokens: no model with logits, or a direction that is not added to its residual stream",
+    }
+
+
+def test_every_stratum_of_fuzzing_stands_in_the_scores(offline: Artifact) -> None:
+    found = scores_of(offline)
+    for stratum in ("silent", "active"):
+        row = found[f"interpret.logistic.fuzzing.{stratum}"]
+        assert row["value"] > 0.8 and row["baseline_name"] == "untrained dictionary"
+        assert abs(row["baseline"] - 0.5) < 0.1
+
+
+def test_other_bytes_in_the_same_file_are_another_artifact(planted: Planted, tmp_path: Path) -> None:
+    path = tmp_path / "known.csv"
+    config = override(InterpretConfig(explainers=["given"]), {"explainer_settings.given.path": str(path)})
+    path.write_text("latent,text\n0,the sea\n")
+    before = key_of(INTERPRET, config, planted.inputs)
+    assert key_of(INTERPRET, config, planted.inputs) == before
+    path.write_text("latent,text\n0,the shore\n")
+    assert key_of(INTERPRET, config, planted.inputs) != before
+    path.unlink()
+    with pytest.raises(InputError, match=r"known\.csv is not there; wanted "):
+        key_of(INTERPRET, config, planted.inputs)
+
+
+def test_explanations_are_as_long_as_the_setting_allows(planted: Planted, tmp_path: Path) -> None:
+    config = InterpretConfig(latents=12, explainers=["log_odds", "token_lookup", "constant"], longest=45)
+    config = override(config, {"explainer_settings.constant.text": "x" * 46})
+    made = Store(tmp_path).ensure(INTERPRET, config, planted.inputs)[0]
+    said = tables.EXPLANATIONS.read(made)
+    lengths = said.drop_nulls("explanation").group_by("explainer").agg(pl.col("explanation").str.len_chars().max())
+    assert set(lengths["explainer"]) == {"log_odds", "token_lookup"}
+    assert 0 < lengths["explanation"].max() <= 45
+    of_constant = said.filter(pl.col("explainer") == "constant", ~pl.col("reason").str.contains("windows"))
+    assert set(of_constant["reason"]) == {
+        "it has 46 characters, wanted at most 45 characters (interpret.longest; 512 where it was given)"
+    }
+    assert key_of(INTERPRET, InterpretConfig(longest=200), planted.inputs) == key_of(
+        INTERPRET, InterpretConfig(), planted.inputs
+    )
 
 
 def test_a_second_explainer_has_its_own_floor_and_its_own_control() -> None:

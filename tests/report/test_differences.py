@@ -177,6 +177,30 @@ def test_latents_are_paired_with_shuffled_explanations_and_not_with_another_dict
     assert untrained["detectable"] > 0
 
 
+def test_an_explainer_stands_against_every_control_that_writes_explanations_too(store: Store) -> None:
+    random = numpy_generator(5, "test")
+    base = random.uniform(0.5, 0.9, 30)
+    roles = {"log_odds": "entry", "logistic": "entry", "token_lookup": "control"}
+    values = {"log_odds": base, "logistic": base - 0.2, "token_lookup": base - random.uniform(0.05, 0.15, 30)}
+    items = [
+        {"latent": latent, "role": role, "explainer": name, "scorer": "detection", "predictor": "lexical",
+         "value": float(value), "n": 20}
+        for name, role in roles.items()
+        for latent, value in enumerate(values[name])
+    ]  # fmt: skip
+    rows = [
+        made.explained(float(values[name].mean()), n=30, role=role, explainer=name, subject=None)
+        for name, role in roles.items()
+    ]
+    artifact = stage_of(store, "interpret", explanation_scores=items, scores=rows)
+    found = compared(report_frame(*rows), {"interpret": artifact}, {}).to_dicts()
+    outcomes = {(row["explainer"], row["rival"]): (row["paired"], row["outcome"]) for row in found}
+    assert outcomes == {
+        ("log_odds", "token lookup"): (True, "for us"),
+        ("logistic", "token lookup"): (True, "against us"),
+    }
+
+
 def steered(store: Store, uplift: dict[str, dict[str, list[float]]]) -> tuple[pl.DataFrame, Artifact]:
     """method -> concept -> uplift by prompt; `random_direction` has two directions, the second half as strong."""
     generations, judgements, rows = [], [], []

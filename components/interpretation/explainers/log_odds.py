@@ -3,8 +3,8 @@
 For each shape of condition (the word, the word before, both, a word earlier in the window, the word with one earlier)
 the candidates are the conditions with the highest z of the log-odds ratio between active and other tokens. Of these,
 terms are added one at a time while what they say together follows the activation better, and written as one phrase of
-at most 200 characters. What is followed is the square root of the activation (Pearson r over the tokens of the explain
-split): the activation itself would be all peaks, and mere presence would forget them.
+at most `interpret.longest` characters. What is followed is the square root of the activation (Pearson r over the tokens
+of the explain split): the activation itself would be all peaks, and mere presence would forget them.
 
 Source: log-odds ratio with half a token added to each cell, and its standard error: Haldane (1956), Annals of Human
 Genetics 20, 309-311. An informative prior (Monroe et al. 2008) was tried and ranks conditions without a single
@@ -22,11 +22,10 @@ from jaxtyping import Bool, Float
 from pydantic import Field, PositiveInt
 
 from components.config import Config
-from components.interpretation.contract import LONGEST, Explainer, Explanation, LatentEvidence, explainers
+from components.interpretation.contract import Explainer, Explanation, LatentEvidence, explainers
 from components.interpretation.ngrams import SHAPES, Shape, incidences, numbered, term
 from components.interpretation.phrase import Term, write
 from components.interpretation.windows import Windows
-from components.spelling import PART
 
 SECTION = "interpret.explainer_settings.log_odds"
 
@@ -72,10 +71,10 @@ class LogOdds(Explainer):
         settings = self.settings
         assert isinstance(settings, LogOddsConfig)
         for of_latent in evidence:
-            yield _explain(of_latent.windows, settings)
+            yield _explain(of_latent.windows, settings, self.longest)
 
 
-def _explain(windows: Windows, settings: LogOddsConfig) -> Explanation:
+def _explain(windows: Windows, settings: LogOddsConfig, longest: int) -> Explanation:
     by_shape = [_candidates(windows, shape, settings) for shape in SHAPES]
     terms = [term for candidates in by_shape for term in candidates.terms]
     if not terms:
@@ -87,7 +86,7 @@ def _explain(windows: Windows, settings: LogOddsConfig) -> Explanation:
     holds = np.concatenate([candidates.holds for candidates in by_shape])
     present = windows.texts.present.ravel()
     followed = np.sqrt(np.maximum(windows.activations.ravel()[present], 0))
-    chosen, reached = _forward(holds[:, present], followed, terms, settings)
+    chosen, reached = _forward(holds[:, present], followed, terms, settings, longest)
     if reached < settings.least:
         return Explanation(
             None,
@@ -102,6 +101,7 @@ def _forward(
     followed: Float[np.ndarray, " token"],
     terms: list[Term],
     settings: LogOddsConfig,
+    longest: int,
 ) -> tuple[list[Term], float]:
     """Adds the term that most raises the correlation of the union, while it does and the phrase is short enough."""
     centred = (followed - followed.mean()) / followed.std()
@@ -112,7 +112,7 @@ def _forward(
         spread = np.sqrt(share * (1 - share))
         r = np.divide(candidate @ centred, len(centred) * spread, out=np.zeros(len(share)), where=spread > 0)
         best = int(r.argmax())
-        if r[best] < reached + settings.gain or len(write([*chosen, terms[best]])) > LONGEST:
+        if r[best] < reached + settings.gain or len(write([*chosen, terms[best]])) > longest:
             break
         chosen.append(terms[best])
         union, reached = candidate[best], float(r[best])
@@ -135,7 +135,7 @@ def _candidates(windows: Windows, shape: Shape, settings: LogOddsConfig) -> Cand
         condition = term(int(keys[number]), shape, texts)
         where = token[of == number]
         met = np.unique(windows.document[where[active[where]] // width])
-        if len(met) >= settings.documents and all(_readable(word) for word in condition if word is not None):
+        if len(met) >= settings.documents and condition.readable():
             holds = np.zeros(n_windows * width, bool)
             holds[where] = True
             terms.append(condition)
@@ -151,8 +151,3 @@ def _z(
     """Log-odds ratio over its standard error, of y1 among n1 active and y0 among n0 other tokens."""
     cells = np.stack([y1, n1 - y1, y0, n0 - y0]) + 0.5
     return (np.log(cells) * np.array([[1], [-1], [-1], [1]])).sum(0) / np.sqrt((1 / cells).sum(0))
-
-
-def _readable(word: str) -> bool:
-    unread = PART.search(word) or "\N{REPLACEMENT CHARACTER}" in word
-    return bool(word.strip()) and word.isprintable() and not unread

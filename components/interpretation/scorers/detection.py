@@ -29,7 +29,7 @@ from components.interpretation.contract import (
     scorers,
 )
 from components.report.measure import Measure
-from components.statistics import auroc_interval, average_precision_weighted
+from components.statistics import auroc_interval, auroc_of_answers, average_precision_weighted
 
 
 class DetectionConfig(Config):
@@ -63,12 +63,11 @@ class Detection(Scorer):
     def score(self, answer: Answer, trials: Trials, generator: np.random.Generator | None) -> LatentScore:
         """Chance that an active window is given more than a silent one, ties half."""
         assert answer.values is not None and answer.values.shape == (len(trials),)
-        active, silent = answer.values[trials.truth], answer.values[~trials.truth]
-        above, below = active[:, None] > silent, active[:, None] < silent
-        value = float((0.5 + 0.5 * above - 0.5 * below).mean())  # without an answer neither holds
+        value = auroc_of_answers(answer.values, trials.truth)
+        n_active = int(trials.truth.sum())
         low = high = None
         if generator is not None:
-            interval = auroc_interval(value, len(active), len(silent))
+            interval = auroc_interval(value, n_active, len(trials) - n_active)
             low, high = interval.low, interval.high
         n_failed = int(np.isnan(answer.values).sum())
         return LatentScore(
