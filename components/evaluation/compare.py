@@ -29,6 +29,7 @@ from components.device import Execution
 from components.dictionary.contract import Dictionary
 from components.report.measure import Measure, Measures
 from components.report.report import scores_of
+from components.report.scores import bounded
 from components.report.tables import CELLS, COMPARISON, MEASURED, SETTING
 from components.statistics import Interval, t_interval
 from components.store.artifact import Artifact, Inputs, Progress, Stage, Work
@@ -96,7 +97,7 @@ def make(folder: Path, config: CompareConfig, inputs: Inputs, settings: Executio
     declared = Measures.read(*(inputs[f"evaluate.{number}"] for number in range(len(config.cells))))
     measures = Measures({**declared, (COMPARE.name, STABILITY.name): STABILITY})
     both = pl.concat([over_seeds(cells), *(at_l0(cells, level) for level in config.at_l0)])
-    frame = COMPARISON.write(folder, both)
+    frame = COMPARISON.write(folder, bounded(COMPARISON.frame(both), measures))
     return {
         "labels": cells["label"].unique(maintain_order=True).to_list(),
         "n_dictionaries": len(config.cells),
@@ -106,7 +107,7 @@ def make(folder: Path, config: CompareConfig, inputs: Inputs, settings: Executio
     }
 
 
-COMPARE = Stage("compare", version=3, make=make, computes=False)
+COMPARE = Stage("compare", version=4, make=make, computes=False)
 
 
 def stabilities(trained: Mapping[int, Artifact]) -> dict[int, tuple[float | None, str | None]]:
