@@ -33,7 +33,7 @@ SECTION = "interpret.explainer_settings.logistic"
 SHAPES: tuple[Shape, ...] = ("word", "left", "pair")
 WEAKEST = 300.0
 """The weakest penalty that is tried, as a fraction of the strongest."""
-INTERCEPT = 20.0
+INTERCEPT = 20
 """liblinear punishes the intercept like a weight; scaled so, hardly."""
 
 
