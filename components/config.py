@@ -156,7 +156,12 @@ def settings_of(registry: Registry[Any]) -> Any:
         __base__=Config,
         __doc__=f"Settings of each {registry.noun}, by its name.",
         **{
-            name: (entry.config, Field(entry.config(), description=(entry.config.__doc__ or name).splitlines()[0]))
+            name: (
+                entry.config,
+                Field(
+                    entry.config(), description=" ".join((entry.config.__doc__ or name).partition("\n\n")[0].split())
+                ),
+            )
             for name, entry in registry.items()
         },
     )

@@ -67,7 +67,7 @@ class ArraysConfig(Config):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Places:
+class RowPlaces:
     """Where the rows of a file belong.
 
     Attributes:
@@ -131,7 +131,7 @@ def make(folder: Path, config: CaptureConfig) -> Work:
     return facts | {"arrays": config.arrays.path, "note": where.note, "tokens_per_second": None}
 
 
-def counts(where: Places, splits: Sequence[str]) -> dict[str, dict[str, int]]:
+def counts(where: RowPlaces, splits: Sequence[str]) -> dict[str, dict[str, int]]:
     """Rows and documents of each split; a document counts as one context."""
     found = {}
     for number, name in enumerate(splits):
@@ -141,7 +141,7 @@ def counts(where: Places, splits: Sequence[str]) -> dict[str, dict[str, int]]:
     return found
 
 
-def places(config: ArraysConfig, n_rows: int, splits: Sequence[str], limits: Mapping[str, int]) -> Places:
+def places(config: ArraysConfig, n_rows: int, splits: Sequence[str], limits: Mapping[str, int]) -> RowPlaces:
     """Where each of `n_rows` rows belongs.
 
     Args:
@@ -180,11 +180,11 @@ def places(config: ArraysConfig, n_rows: int, splits: Sequence[str], limits: Map
         if limits.get(name):
             split[np.flatnonzero(split == number)[limits[name] :]] = -1
     numbers = {name: column.astype(np.int32) for name, column in columns.items()}
-    return Places(numbers, split, note, names)
+    return RowPlaces(numbers, split, note, names)
 
 
 def _write(
-    folder: Path, matrix: Matrix, where: Places, splits: Sequence[str], dtype: torch.dtype
+    folder: Path, matrix: Matrix, where: RowPlaces, splits: Sequence[str], dtype: torch.dtype
 ) -> Generator[Progress, None, dict[str, int]]:
     """Writes the shards of every split; returns how many each has."""
     per_shard = max(1024, SHARD_BYTES // written.row_bytes(list(matrix.widths.values()), dtype))
@@ -206,7 +206,7 @@ def _write(
 
 
 def _write_shard(
-    folder: Path, split: str, number: int, parts: Sequence[tuple[dict[str, Tensor], np.ndarray]], where: Places
+    folder: Path, split: str, number: int, parts: Sequence[tuple[dict[str, Tensor], np.ndarray]], where: RowPlaces
 ) -> None:
     row = np.concatenate([rows for _, rows in parts])
     activations = {name: torch.cat([part[name] for part, _ in parts]) for name in parts[0][0]}

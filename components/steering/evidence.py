@@ -13,7 +13,7 @@ from components.model.language_model import LanguageModel
 from components.steering.contract import Concept, Evidence
 from components.steering.gate import Split
 from components.steering.passages import contexts
-from components.steering.subject import Subject
+from components.steering.subject import SteeredSubject
 from components.store import tables
 from components.store.artifact import Artifact
 from components.store.lineage import inputs, source
@@ -21,7 +21,12 @@ from components.store.shards import CodeShards
 
 
 def read_evidence(
-    subject: Subject, model: LanguageModel, select: Split, columns: Sequence[int], codes: Artifact, stand_ins: int
+    subject: SteeredSubject,
+    model: LanguageModel,
+    select: Split,
+    columns: Sequence[int],
+    codes: Artifact,
+    stand_ins: int,
 ) -> Evidence:
     """What methods may know of the concepts in these columns.
 

@@ -47,7 +47,7 @@ from components.steering.proposals import Proposals, propose
 from components.steering.saved import save
 from components.steering.scores import absent_row, score_rows
 from components.steering.strength import calibrate, costs
-from components.steering.subject import Subject
+from components.steering.subject import SteeredSubject
 from components.steering.writer import LOGITS_AT_ONCE, Job, Prompt, Writer
 from components.store import tables
 from components.store.artifact import Artifact, Inputs, Parent, Progress, Stage, Work
@@ -83,7 +83,7 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
         trained: Artifact = inputs["dictionary"]
         named = {"dictionary": trained.facts["name"], "hook_point": trained.facts["hook_point"]}
         return (yield from _nothing(folder, config, named, trained.facts.get("n_seeds", 1), NO_TEXT))
-    subject = Subject.read(inputs)
+    subject = SteeredSubject.read(inputs)
     nothing = functools.partial(_nothing, folder, config, subject.facts, subject.n_seeds)
     corpus, hook_point = subject.corpus, subject.hook_point
     inventory = tables.CONCEPTS.read(corpus)
@@ -184,7 +184,7 @@ def _at_strengths(
 
 def _comparison(
     config: SteerConfig,
-    subject: Subject,
+    subject: SteeredSubject,
     concepts: Sequence[Concept],
     refused: Mapping[str, str],
     panel: Panel,
@@ -214,7 +214,7 @@ def _comparison(
 
 
 def _facts(
-    config: SteerConfig, subject: Subject, comparison: Comparison, proposals: Proposals, texts: _Texts
+    config: SteerConfig, subject: SteeredSubject, comparison: Comparison, proposals: Proposals, texts: _Texts
 ) -> dict[str, Any]:
     """What the manifest says."""
     scales = {name: entry.steering.scale for name, (entry, _) in config.method_kinds().items()}

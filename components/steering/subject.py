@@ -13,7 +13,7 @@ from components.store.shards import ActivationShards
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Subject:
+class SteeredSubject:
     """The inputs that every part of the stage needs.
 
     Attributes:
@@ -33,7 +33,7 @@ class Subject:
     units: Mapping[str, float]
 
     @classmethod
-    def read(cls, inputs: Inputs) -> Subject:
+    def read(cls, inputs: Inputs) -> SteeredSubject:
         """From the inputs of the stage.
 
         Raises:
