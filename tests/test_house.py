@@ -16,6 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGES = ("components", "flows", "dashboards")
 SOURCES = sorted(path for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py"))
 TABLES = {
+    "components/client/clients",
     "components/world/families",
     "components/corpus/corpora",
     "components/dictionary/architectures",
@@ -32,6 +33,7 @@ ONE_DOOR = {
     "huggingface_hub": {"components/model"},
     "prefect": {"flows"},
     "mlflow": {"flows/tracking", "flows/stack/mlflow_server.py", "dashboards/runs.py"},
+    "openai": {"components/client/clients/endpoint.py"},
     "streamlit": {"dashboards"},
     "dvc": {"flows/pipeline.py"},
 }

@@ -1,0 +1,143 @@
+"""What a run has asked and got: counts, tokens, cost, who answered, and a sample of calls kept whole.
+
+Everything here is over the replies that the run has got, whoever has paid for them, so a run that was killed and goes on
+tells the same; only `asked` and `paid` are of this process. The sample is the calls with the smallest keys: keys are hashes,
+so it is a random sample, and the same one whatever the order and however often the run was interrupted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+import logging
+from collections import Counter
+from typing import Any
+
+import polars as pl
+
+from components.client.contract import Reply, Request, Response, Usage
+from components.store.table import Table
+
+log = logging.getLogger(__name__)
+
+CALLS = Table(
+    "calls",
+    "*",
+    "A sample of what was asked of a client, whole.",
+    {
+        "call": (pl.String, "key of the request in the cache of answers"),
+        "label": (pl.String, "what it was for"),
+        "replicate": (pl.Int64, "which of several answers to one prompt"),
+        "prompt": (pl.String, "every message, each under its role"),
+        "answer": (pl.String, "as it came; null where nothing did"),
+        "reason": (pl.String, "why it is no answer"),
+        "input_tokens": (pl.Int64, "tokens of the prompt, read anew"),
+        "cached_tokens": (pl.Int64, "tokens of the prompt that the server still knew"),
+        "reasoning_tokens": (pl.Int64, "tokens written before the answer"),
+        "output_tokens": (pl.Int64, "tokens of the answer"),
+        "estimated": (pl.Boolean, "whether the server did not count, and these are from the lengths of the texts"),
+        "usd": (pl.Float64, "what it cost; null where no price is known"),
+        "served_model": (pl.String, "the model that the server says it is"),
+        "fingerprint": (pl.String, "of the server's configuration, where it tells one"),
+        "seconds": (pl.Float64, "from the request to the whole answer, when it was asked"),
+    },
+    ("call",),
+)
+
+
+class Account:
+    """What came of all requests of a run.
+
+    Attributes:
+        replies: requests that something came of, or that were refused.
+        asked: those that were sent now.
+        usage: tokens by kind, of all.
+        usd: what they cost; None once one has no known price.
+        paid: what those cost that were sent now; None likewise.
+        failures: kind of reason -> how many.
+        served: "model (fingerprint)" -> how many.
+        left_out: settings that a server did not take.
+    """
+
+    def __init__(self, sample: int) -> None:
+        """`sample` is how many calls are kept whole."""
+        self.replies = self.asked = self.estimated = 0
+        self.usage: Counter[str] = Counter()
+        self.usd: float | None = 0.0
+        self.paid: float | None = 0.0
+        self.failures: Counter[str] = Counter()
+        self.served: Counter[str] = Counter()
+        self.left_out: set[str] = set()
+        self._sample = sample
+        self._kept: list[tuple[int, dict[str, Any]]] = []
+        self._in_sample: set[str] = set()
+
+    def add(self, request: Request, reply: Reply, response: Response | None) -> None:
+        """Counts one."""
+        self.replies += 1
+        if reply.reason:
+            self.failures[reply.reason.partition(":")[0]] += 1
+        if response is None:
+            return
+        used = dataclasses.asdict(reply.usage)
+        self.estimated += used.pop("estimated")
+        self.usage.update(used)
+        self.usd = None if self.usd is None or reply.cost is None else self.usd + reply.cost
+        if not reply.cached:
+            self.asked += 1
+            self.paid = None if self.paid is None or reply.cost is None else self.paid + reply.cost
+        self._serve(response)
+        self._keep(request, reply, response)
+
+    def _serve(self, response: Response) -> None:
+        name = response.served_model + (f" ({response.fingerprint})" if response.fingerprint else "")
+        if self.served and name not in self.served and len(self.served) < 10:
+            log.warning("answers of different models mix: %s, and now %s", ", ".join(self.served), name)
+        self.served[name] += 1
+        if new := set(response.left_out) - self.left_out:
+            log.warning("%s does not take %s and is asked without", response.served_model, ", ".join(sorted(new)))
+            self.left_out |= new
+
+    def _keep(self, request: Request, reply: Reply, response: Response) -> None:
+        order = -int(reply.key, 16)
+        if not self._sample or reply.key in self._in_sample:
+            return
+        if len(self._kept) == self._sample and order < self._kept[0][0]:
+            return
+        row = {
+            "call": reply.key,
+            "label": request.label,
+            "replicate": request.replicate,
+            "prompt": request.text,
+            "answer": response.content,
+            "reason": reply.reason,
+            **{f"{kind}_tokens": getattr(reply.usage, kind) for kind in ("input", "cached", "reasoning", "output")},
+            "estimated": reply.usage.estimated,
+            "usd": reply.cost,
+            "served_model": reply.served_model,
+            "fingerprint": reply.fingerprint,
+            "seconds": response.seconds,
+        }
+        self._in_sample.add(reply.key)
+        if len(self._kept) < self._sample:
+            heapq.heappush(self._kept, (order, row))
+        else:
+            self._in_sample.discard(heapq.heappushpop(self._kept, (order, row))[1]["call"])
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The sample, rows of `CALLS`, by key."""
+        return [row for _, row in sorted(self._kept, key=lambda kept: -kept[0])]
+
+    def facts(self) -> dict[str, Any]:
+        """For a manifest: numbers and names only."""
+        return {
+            "replies": self.replies,
+            "asked": self.asked,
+            "tokens": {field.name: self.usage[field.name] for field in dataclasses.fields(Usage)[:-1]},
+            "estimated": self.estimated,
+            "usd": self.usd,
+            "paid": self.paid,
+            "failures": dict(sorted(self.failures.items())),
+            "served": dict(sorted(self.served.items())),
+            "left_out": sorted(self.left_out),
+        }
