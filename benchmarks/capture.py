@@ -27,7 +27,8 @@ from components.capture.capture import CaptureConfig, make
 from components.config import Config
 from components.model.language_model import LanguageModel
 from components.model.reference import ModelConfig, ModelReference
-from components.store.artifact import Artifact, Progress, Stage, Store
+from components.store.artifact import Artifact, Store
+from components.store.stage import Progress, Stage
 
 TO_REACH = 0.90
 

@@ -35,8 +35,9 @@ from components.dictionary.nonlinearities import coarse_to_fine
 from components.dictionary.settings import TrainConfig
 from components.dictionary.stream import Stream
 from components.model.language_model import LanguageModel
-from components.store.artifact import Progress, Stage, Store
+from components.store.artifact import Store
 from components.store.shards import PROVENANCE, ActivationShards, write_activations
+from components.store.stage import Progress, Stage
 
 
 class Rows(Config):

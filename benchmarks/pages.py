@@ -35,7 +35,8 @@ from components.config import Config  # noqa: E402
 from components.report.tables import REPORT  # noqa: E402
 from components.seeds import numpy_generator  # noqa: E402
 from components.store import tables  # noqa: E402
-from components.store.artifact import Artifact, Progress, Stage, Store  # noqa: E402
+from components.store.artifact import Artifact, Store  # noqa: E402
+from components.store.stage import Progress, Stage  # noqa: E402
 
 LIMITS = {"filter_and_sort_ms": 300, "rows_sent": 10_000, "first_view_s": 3}
 SPLITS = ("select", "explain", "calibrate", "validate", "test")

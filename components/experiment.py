@@ -31,7 +31,7 @@ from components.model.text_encoder import TextEncoderConfig
 from components.report.replicates import REPLICATE
 from components.report.report import REPORT, ReportConfig
 from components.steering.steer import STEER, SteerConfig
-from components.store.artifact import Parent, Stage
+from components.store.stage import Parent, Stage
 from components.sweep import SweepConfig
 
 TRAIN = training(opened, passes)

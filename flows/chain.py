@@ -24,8 +24,9 @@ from components.evaluation.gate import GateConfig
 from components.experiment import ExperimentConfig, parents, rests_on, without
 from components.model.hook_point import translate
 from components.model.reference import ModelConfig, ModelReference
-from components.store.artifact import GIVEN, Artifact, Store
+from components.store.artifact import Artifact, Store
 from components.store.lineage import inputs, source
+from components.store.stage import GIVEN
 from flows import steps
 from flows.progress import progress_bar
 from flows.stack import environment, stopping, windows

@@ -25,9 +25,10 @@ from components.config import Config, load
 from components.device import Execution
 from components.errors import LatentflowError
 from components.experiment import ExperimentConfig, stage_of
-from components.store.artifact import GIVEN, Stage, key_of
+from components.store.artifact import key_of
 from components.store.estimate import Estimate, Planned, disk_free, fitting, size
 from components.store.lineage import inputs as inputs_of
+from components.store.stage import GIVEN, Stage
 from components.sweep import SWEEP_ESTIMATOR, share
 from flows.chain import Chain
 

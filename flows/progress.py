@@ -15,7 +15,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
-from components.store.artifact import Progress
+from components.store.stage import Progress
 from flows.terminal import aside
 
 log = logging.getLogger(__name__)

@@ -27,8 +27,9 @@ from components.errors import ModelError
 from components.experiment import ExperimentConfig, stage_of
 from components.model.reference import ModelConfig, ModelReference
 from components.model.text_encoder import TextEncoderConfig, TextEncoderReference
-from components.store.artifact import GIVEN, Artifact, Progress, Store, key_of
+from components.store.artifact import Artifact, Store, key_of
 from components.store.lineage import inputs
+from components.store.stage import GIVEN, Progress
 from flows.progress import progress_bar
 from flows.stack import slots
 from flows.terminal import aside

@@ -17,8 +17,9 @@ from transformers import PreTrainedTokenizerFast
 from components.config import Config
 from components.model.language_model import LanguageModel
 from components.model.reference import ModelConfig, ModelReference
-from components.store.artifact import Artifact, Progress, Stage, Store
+from components.store.artifact import Artifact, Store
 from components.store.shards import PROVENANCE, write_activations
+from components.store.stage import Progress, Stage
 
 transformers.utils.logging.disable_progress_bar()
 

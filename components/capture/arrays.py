@@ -29,8 +29,8 @@ from components.errors import ConfigError, InputError
 from components.paths import expanded
 from components.registry import nearest
 from components.seeds import numpy_generator
-from components.store.artifact import Progress, Work
 from components.store.shards import PROVENANCE, write_activations
+from components.store.stage import Progress, Work
 from components.store.tables import NAMES
 
 if TYPE_CHECKING:

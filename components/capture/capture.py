@@ -33,9 +33,10 @@ from components.errors import ConfigError, CorpusError, InputError
 from components.model.language_model import LanguageModel
 from components.paths import expanded
 from components.registry import nearest
-from components.store.artifact import Artifact, Parent, Progress, Stage, Work
+from components.store.artifact import Artifact
 from components.store.estimate import Estimate, Estimator, lower
 from components.store.shards import shard_rows, write_activations
+from components.store.stage import Parent, Progress, Stage, Work
 
 MEDIAN_CONTEXTS = 64  # contexts whose median norm says what an outlier is
 PASS = 12  # tensors of the width of the residual stream that a block holds while it runs, those of its MLP among them

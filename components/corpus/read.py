@@ -33,8 +33,8 @@ from components.device import Execution
 from components.errors import CorpusError
 from components.seeds import derive
 from components.store import tables
-from components.store.artifact import Inputs, Parent, Progress, Stage, Work
 from components.store.estimate import Estimate, Estimator, lower
+from components.store.stage import Inputs, Parent, Progress, Stage, Work
 
 log = logging.getLogger(__name__)
 

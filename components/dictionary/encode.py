@@ -28,10 +28,10 @@ from components.dictionary.estimate import ENCODED, pace, rows_of
 from components.errors import DictionaryError
 from components.seeds import torch_generator
 from components.spelling import Bytes
-from components.store.artifact import Inputs, Parent, Progress, Stage, Work
 from components.store.estimate import Estimate, Estimator, lower
 from components.store.rows import Rows
 from components.store.shards import ActivationShards, Codes, CodeShards, shard_rows, write_codes
+from components.store.stage import Inputs, Parent, Progress, Stage, Work
 from components.store.tables import LATENTS, NEIGHBOURS, POOLED
 
 log = logging.getLogger(__name__)

@@ -42,10 +42,10 @@ from components.dictionary.stream import Stream
 from components.dictionary.whitening import Whitening, whitening_of
 from components.errors import DictionaryError, DivergedError
 from components.seeds import torch_generator
-from components.store.artifact import Facts, Inputs, Parent, Progress, Stage, Work
 from components.store.estimate import Estimator, below, lower
 from components.store.rows import Rows
 from components.store.shards import ActivationShards
+from components.store.stage import Facts, Inputs, Parent, Progress, Stage, Work
 from components.store.tables import CURVE
 
 log = logging.getLogger(__name__)

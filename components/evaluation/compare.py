@@ -32,7 +32,8 @@ from components.report.report import scores_of
 from components.report.scores import bounded
 from components.report.tables import CELLS, COMPARISON, MEASURED, SETTING
 from components.statistics import Interval, t_interval
-from components.store.artifact import Artifact, Inputs, Progress, Stage, Work
+from components.store.artifact import Artifact
+from components.store.stage import Inputs, Progress, Stage, Work
 
 STABILITY = Measure(
     "stability",

@@ -25,9 +25,10 @@ from components.model.reference import ModelReference
 from components.registry import Entry, Registry, Services
 from components.report.measure import Measure
 from components.statistics import Interval
-from components.store.artifact import Artifact, Progress
+from components.store.artifact import Artifact
 from components.store.rows import Rows
 from components.store.shards import ActivationShards, CodeShards
+from components.store.stage import Progress
 
 TEST = "test"
 ABSENT = Interval(None, None, None, 0)

@@ -26,10 +26,11 @@ from components.evaluation.contract import (
 )
 from components.report.measure import Measures
 from components.report.scores import write
-from components.store.artifact import Artifact, Facts, Inputs, Parent, Stage, Work
+from components.store.artifact import Artifact
 from components.store.estimate import Estimate, Estimator, lower
 from components.store.lineage import source
 from components.store.shards import ActivationShards, CodeShards
+from components.store.stage import Facts, Inputs, Parent, Stage, Work
 
 if TYPE_CHECKING:
     EvaluationName = str

@@ -25,8 +25,9 @@ from components.config import Config
 from components.device import Execution, resolve
 from components.evaluation.contract import TEST, Gate, Subject
 from components.evaluation.units import Choice, Readings, choose, read, score
-from components.store.artifact import Artifact, Inputs, Parent, Progress, Stage, Work
+from components.store.artifact import Artifact
 from components.store.shards import ActivationShards
+from components.store.stage import Inputs, Parent, Progress, Stage, Work
 from components.store.tables import CONCEPTS, CONCEPTS_FOUND
 
 SELECT, VALIDATE = "select", "validate"

@@ -21,8 +21,9 @@ from components.concept.ranking import Ranking, precision_of_codes, precision_of
 from components.dictionary.encode import Encoded
 from components.evaluation.contract import Subject
 from components.statistics import auroc_sparse, average_precision_sparse
-from components.store.artifact import Artifact, Progress
+from components.store.artifact import Artifact
 from components.store.shards import ActivationShards
+from components.store.stage import Progress
 
 LATENT, NEURON, UNTRAINED = "latent", "neuron", "untrained"
 

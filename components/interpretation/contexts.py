@@ -19,8 +19,8 @@ from components.interpretation.sample import Sample
 from components.interpretation.tiling import ContextsConfig, Tiling
 from components.interpretation.windows import Vocabulary, Windows
 from components.seeds import numpy_generator
-from components.store.artifact import Progress
 from components.store.shards import ActivationShards, CodeShards
+from components.store.stage import Progress
 
 SPLITS = ("explain", "calibrate", "test")
 

@@ -57,10 +57,11 @@ from components.model.text_encoder import TextEncoderReference
 from components.report.scores import write
 from components.seeds import numpy_generator
 from components.store import tables
-from components.store.artifact import Artifact, Facts, Inputs, Parent, Progress, Stage, Work
+from components.store.artifact import Artifact
 from components.store.estimate import Estimate, Estimator
 from components.store.lineage import source
 from components.store.shards import ActivationShards, CodeShards
+from components.store.stage import Facts, Inputs, Parent, Progress, Stage, Work
 
 if TYPE_CHECKING:
     ExplainerName = ScorerName = PredictorName = str

@@ -26,7 +26,7 @@ from components.interpretation.contract import (
 )
 from components.interpretation.probe import NgramProbe
 from components.seeds import numpy_generator
-from components.store.artifact import Progress
+from components.store.stage import Progress
 
 
 def explain(

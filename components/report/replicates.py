@@ -19,7 +19,8 @@ from components.report.measure import Measures
 from components.report.scores import bounded
 from components.report.tables import PLACE, REPLICATES, REPORT
 from components.statistics import t_interval
-from components.store.artifact import Artifact, Inputs, Progress, Stage, Work
+from components.store.artifact import Artifact
+from components.store.stage import Inputs, Progress, Stage, Work
 
 
 class ReplicateConfig(Config):

@@ -26,7 +26,8 @@ from components.report.order import shortened
 from components.report.reasons import absent, caveats, plain
 from components.report.scores import STAGES
 from components.report.sentences import Told, interval, number, rank, replicates, tell
-from components.store.artifact import Artifact, Facts, Inputs, Parent, Progress, Stage, Work
+from components.store.artifact import Artifact
+from components.store.stage import Facts, Inputs, Parent, Progress, Stage, Work
 from components.store.table import Table
 from components.store.tables import CONCEPTS
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from components.store.artifact import Progress
+from components.store.stage import Progress
 
 if TYPE_CHECKING:
     from components.steering.config import SteerConfig

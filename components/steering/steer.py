@@ -50,8 +50,9 @@ from components.steering.strength import calibrate, costs
 from components.steering.subject import SteeredSubject
 from components.steering.writer import LOGITS_AT_ONCE, Job, Prompt, Writer
 from components.store import tables
-from components.store.artifact import Artifact, Inputs, Parent, Progress, Stage, Work
+from components.store.artifact import Artifact
 from components.store.estimate import Estimate, Estimator, lower
+from components.store.stage import Inputs, Parent, Progress, Stage, Work
 
 PROMPT = 8  # tokens of an opening, where the corpus is not read yet
 GENERATION = 120  # bytes a continuation on disk

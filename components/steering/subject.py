@@ -8,8 +8,9 @@ from typing import Any
 
 from components.dictionary.contract import Dictionary
 from components.errors import DictionaryError
-from components.store.artifact import Artifact, Inputs
+from components.store.artifact import Artifact
 from components.store.shards import ActivationShards
+from components.store.stage import Inputs
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

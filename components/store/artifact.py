@@ -14,20 +14,15 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
-import importlib.metadata
 import json
 import logging
 import os
 import re
-import resource
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -42,109 +37,14 @@ from components.errors import (
     shortened,
 )
 from components.paths import expanded
-
-if TYPE_CHECKING:
-    from components.store.estimate import Estimator
+from components.store.provenance import git_commit, peak_memory, versions
+from components.store.stage import Facts, Inputs, Progress, Stage
 
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 FORMAT = 1
 _verified: dict[tuple[str, int, int, int], str] = {}
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """What a stage yields while it works; the flow decides what to log, show or save.
-
-    Attributes:
-        done: units finished so far.
-        total: units in all (0 when unknown).
-        unit: what is counted ("tokens", "steps", "concepts").
-        message: a short sentence, or "".
-        metrics: numbers at this moment, by name ("loss", "fvu", "tokens_per_second").
-    """
-
-    done: int
-    total: int
-    unit: str
-    message: str = ""
-    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
-
-
-Facts = dict[str, Any]
-Work = Generator[Progress, None, Facts]
-
-
-@runtime_checkable
-class Input(Protocol):
-    """Anything with a content key that a stage may read: an artifact, or a model reference."""
-
-    @property
-    def stage(self) -> str:
-        """The stage that made it, or what kind of input it is."""
-        ...
-
-    @property
-    def key(self) -> str:
-        """Its content key."""
-        ...
-
-
-GIVEN = ("model", "text_encoder")
-"""Inputs that no stage makes: the language model that is looked into, and the model that gives texts vectors."""
-Inputs = Mapping[str, Any]
-"""Inputs of a stage by role: an `Input`, or None for an optional input that is absent."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Parent:
-    """Whose artifact an input of a stage is.
-
-    Attributes:
-        stage: the name of the stage that makes it, or one of `GIVEN`.
-        optional: whether the stage also works without it. An experiment gives it if that stage is one of its own.
-        untrained: the artifact of the untrained control instead of the dictionary's.
-        wanted: whether a stage of this section has this input at all; without it the input is no part of the key.
-    """
-
-    stage: str
-    optional: bool = False
-    untrained: bool = False
-    wanted: Callable[[Any], bool] = lambda config: True
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """One step of the chain, named by a verb that it carries everywhere.
-
-    Attributes:
-        name: the verb ("capture").
-        version: a number beside the code; raise it when results change.
-        make: `make(folder, config, inputs, execution)` writes the artifact's files into `folder` (which may hold what
-            an interrupted run left there), yields `Progress`, and returns the facts for the manifest.
-        entries: the registered entries that a config uses, as {"architecture.topk": version}.
-        inputs: by role.
-        scored: whether it writes the table SCORES.
-        gathers: whether every stage of the experiment that is scored is an input too, its name being the role.
-        computes: whether it wants a device; what does not, takes no device slot.
-        make_many: `make` for several artifacts in one pass, label -> (folder, config, inputs), which returns the facts by
-            label; None where each is made by itself. The time that they took together is divided among them.
-        estimator: says what it will cost; None where that is next to nothing.
-    """
-
-    name: str
-    version: int
-    make: Callable[[Path, Any, Inputs, Any], Work]
-    entries: Callable[[Any], Mapping[str, int]] = lambda config: {}
-    inputs: Mapping[str, Parent] = dataclasses.field(default_factory=dict)
-    scored: bool = False
-    gathers: bool = False
-    computes: bool = True
-    make_many: (
-        Callable[[Mapping[str, tuple[Path, Any, Inputs]], Any], Generator[Progress, None, Mapping[str, Facts]]] | None
-    ) = None
-    estimator: Estimator | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -491,40 +391,3 @@ def _drain(work: Generator[Progress, None, Any], report: Callable[[Progress], No
             report(next(work))
         except StopIteration as end:
             return end.value
-
-
-@cache
-def git_commit() -> str | None:
-    """The commit this code runs from, with '+' when the tree differs from it; None outside a repository."""
-
-    def answer(*arguments: str) -> str:
-        command, here = ["git", *arguments], Path(__file__).parent
-        ran = subprocess.run(command, cwd=here, capture_output=True, check=True)
-        return ran.stdout.decode("utf-8", errors="replace").strip()
-
-    try:
-        return answer("rev-parse", "HEAD") + ("+" if answer("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def peak_memory() -> int:
-    """The most bytes of memory that this process has held so far.
-
-    On Linux the kernel's own line: getrusage's maximum begins at that of whoever started the process.
-    """
-    with contextlib.suppress(OSError):
-        if found := re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8")):
-            return int(found[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-@cache
-def versions() -> dict[str, str]:
-    """Versions of the libraries that can change a number."""
-    names = ("torch", "transformers", "numpy", "polars", "scikit-learn", "safetensors", "tokenizers")
-    found = {}
-    for name in names:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found

@@ -9,7 +9,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from components.store.artifact import GIVEN, Artifact, Store
+from components.store.artifact import Artifact, Store
+from components.store.stage import GIVEN
 
 Place = tuple[str, str]
 UNTRAINED = "untrained"

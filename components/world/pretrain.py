@@ -26,7 +26,8 @@ from components.config import Config
 from components.device import Execution, resolve
 from components.model import loading
 from components.seeds import derive
-from components.store.artifact import Artifact, Progress, Stage, Work
+from components.store.artifact import Artifact
+from components.store.stage import Progress, Stage, Work
 from components.world.grammar import Split, World, WorldConfig
 from components.world.inventory import write_inventory
 from components.world.tokenizer import build_tokenizer

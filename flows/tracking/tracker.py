@@ -33,8 +33,9 @@ from components.report import frontiers
 from components.report.measure import Measures
 from components.report.scores import flat
 from components.report.tables import COMPARISON, REPORT, SCORES
-from components.store.artifact import Artifact, git_commit, versions
+from components.store.artifact import Artifact
 from components.store.lineage import inputs
+from components.store.provenance import git_commit, versions
 from components.store.tables import CURVE, LATENTS
 from flows.stack import environment, relocation
 from flows.tracking import registry

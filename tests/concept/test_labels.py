@@ -13,7 +13,8 @@ from components.concept.labels import concept_names, document_labels, documents_
 from components.config import Config
 from components.errors import UnknownNameError
 from components.store import tables
-from components.store.artifact import Artifact, Stage, Store
+from components.store.artifact import Artifact, Store
+from components.store.stage import Stage
 
 LABELS = [("fox", 0, 1, 1.0), ("fox", 2, 0, 0.5), ("dog", 0, 0, 1.0), ("dog", 2, 1, 0.0), ("sad", 2, None, 1.0)]
 TEST = [("fox", 1, 0, 1.0), ("sad", 1, None, 2.0)]

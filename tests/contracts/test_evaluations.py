@@ -13,7 +13,8 @@ from components.config import Config
 from components.evaluation.contract import Evaluation, evaluations
 from components.evaluation.evaluate import measures_of
 from components.report.scores import table
-from components.store.artifact import Progress, Store
+from components.store.artifact import Store
+from components.store.stage import Progress
 from tests import toys
 from tests.evaluation import bench
 

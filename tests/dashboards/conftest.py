@@ -16,7 +16,8 @@ from components.config import Config
 from components.report.tables import REPORT
 from components.seeds import numpy_generator
 from components.store import tables
-from components.store.artifact import Artifact, Progress, Stage, Store
+from components.store.artifact import Artifact, Store
+from components.store.stage import Progress, Stage
 from tests.report.rows import MEASURES, explained, score, steered
 from tests.report.rows import found as concepts_found
 

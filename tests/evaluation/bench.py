@@ -22,8 +22,9 @@ from components.model.language_model import LanguageModel
 from components.model.reference import ModelConfig, ModelReference
 from components.report.names import name_of
 from components.store import tables
-from components.store.artifact import Artifact, Progress, Store
+from components.store.artifact import Artifact, Store
 from components.store.shards import ActivationShards, Codes, CodeShards, write_codes
+from components.store.stage import Progress
 from tests import toys
 
 HOOK_POINT = "resid_post.1"

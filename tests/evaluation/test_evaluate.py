@@ -17,8 +17,9 @@ from components.experiment import ExperimentConfig
 from components.report.scores import write
 from components.report.tables import SCORES
 from components.store import tables
-from components.store.artifact import Progress, Stage, key_of
+from components.store.artifact import key_of
 from components.store.shards import write_codes
+from components.store.stage import Progress, Stage
 from tests import toys
 from tests.evaluation import bench
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from components.config import Config
 from components.report.measure import Measure, Measures
 from components.report.scores import write
-from components.store.artifact import Inputs, Parent, Progress, Stage, Work
+from components.store.stage import Inputs, Parent, Progress, Stage, Work
 
 
 MEASURES = Measures.declared("count", [Measure("tokens", "Tokens", "tokens", "Tokens of a split.", "neither")])

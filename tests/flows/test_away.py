@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 from components.config import Config, override
 from components.errors import ServiceError
 from components.experiment import ExperimentConfig
-from components.store.artifact import Artifact, Inputs, Stage, Store, Work
+from components.store.artifact import Artifact, Store
+from components.store.stage import Inputs, Stage, Work
 from dashboards import runs as pages
 from flows.__main__ import app
 from flows.stack.processes import free_port

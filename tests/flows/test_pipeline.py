@@ -17,7 +17,8 @@ from components.config import Config
 from components.errors import MissingArtifactError, ServiceError
 from components.experiment import STAGES, ExperimentConfig, parents, rests_on
 from components.report.tables import REPORT
-from components.store.artifact import GIVEN, Facts, Inputs, Stage, Store, Work
+from components.store.artifact import Store
+from components.store.stage import GIVEN, Facts, Inputs, Stage, Work
 from flows import pipeline, queries
 from flows.__main__ import app
 from flows.parameters import resolve

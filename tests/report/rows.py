@@ -18,7 +18,8 @@ from components.report import tables
 from components.report.measure import Measures
 from components.report.scores import write
 from components.steering import measures as of_steering
-from components.store.artifact import Artifact, Progress, Stage, Store
+from components.store.artifact import Artifact, Store
+from components.store.stage import Progress, Stage
 
 PLACE = {"dictionary": "topk-8-k2", "hook_point": "resid_post.1", "split": "test"}
 

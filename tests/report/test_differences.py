@@ -15,7 +15,8 @@ from components.report.sentences import Told
 from components.report.tables import DIFFERENCES, TABLES
 from components.seeds import numpy_generator
 from components.statistics import holm, sign_flip_test, t_interval
-from components.store.artifact import Artifact, Progress, Stage, Store
+from components.store.artifact import Artifact, Store
+from components.store.stage import Progress, Stage
 from components.store.tables import STEERED
 from tests.report import rows as made
 from tests.report.rows import MEASURES, Made, report_frame

@@ -13,7 +13,8 @@ from components.report import order, reasons, tables
 from components.report.measure import Measures
 from components.report.report import REPORT, ReportConfig, markdown
 from components.report.sentences import Told, tell
-from components.store.artifact import Progress, Stage, Store
+from components.store.artifact import Store
+from components.store.stage import Progress, Stage
 from tests.report.rows import MEASURES, Made, explained, found, score, scored, steered
 from tests.report.rows import report_frame as frame
 

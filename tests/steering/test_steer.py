@@ -22,9 +22,10 @@ from components.steering.config import SteerConfig
 from components.steering.contract import judges, methods
 from components.steering.steer import STEER
 from components.store import tables
-from components.store.artifact import Artifact, Progress, Store, key_of
+from components.store.artifact import Artifact, Store, key_of
 from components.store.judgements import judged
 from components.store.shards import Codes, write_codes
+from components.store.stage import Progress
 from tests import toys
 from tests.steering import world
 from tests.steering.conftest import PLANTED, Bench

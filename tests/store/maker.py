@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 from components.config import Config
-from components.store.artifact import Inputs, Progress, Stage, Store, Work
+from components.store.artifact import Store
+from components.store.stage import Inputs, Progress, Stage, Work
 
 N_PARTS = 5
 

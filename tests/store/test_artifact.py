@@ -29,7 +29,8 @@ from components.errors import (
     ReadOnlyStoreError,
     StoreError,
 )
-from components.store.artifact import MANIFEST, Artifact, Progress, Stage, Store, key_of
+from components.store.artifact import MANIFEST, Artifact, Store, key_of
+from components.store.stage import Progress, Stage
 from tests.store.maker import N_PARTS, SLOW, SlowConfig
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -132,7 +133,7 @@ def test_a_manifest_says_from_what_with_what_and_how_long(store: Store) -> None:
 
 def test_peak_memory_is_of_this_process_and_not_of_the_one_that_started_it() -> None:
     large = b"x" * 2**30
-    asking = "from components.store.artifact import peak_memory; large = b'x' * 2**28; print(peak_memory())"
+    asking = "from components.store.provenance import peak_memory; large = b'x' * 2**28; print(peak_memory())"
     peak = int(subprocess.run([sys.executable, "-c", asking], capture_output=True, text=True, check=True).stdout)
     assert 2**28 < peak < len(large)
 

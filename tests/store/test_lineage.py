@@ -9,7 +9,8 @@ import pytest
 from components.config import Config
 from components.errors import MissingArtifactError
 from components.store import lineage
-from components.store.artifact import Artifact, Inputs, Progress, Stage, Store, Work
+from components.store.artifact import Artifact, Store
+from components.store.stage import Inputs, Progress, Stage, Work
 
 
 class NamedConfig(Config):

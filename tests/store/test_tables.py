@@ -12,7 +12,8 @@ import pytest
 from components.config import Config
 from components.errors import DamagedArtifactError
 from components.report.tables import SCORES, TABLES
-from components.store.artifact import Artifact, Stage, Store
+from components.store.artifact import Artifact, Store
+from components.store.stage import Stage
 from components.store.table import Table
 from components.store.tables import LABELS, PROMPTS
 

@@ -20,9 +20,10 @@ from components.dictionary.interchange.contract import formats
 from components.dictionary.interchange.exchange import bring
 from components.dictionary.train import facts_of
 from components.errors import DictionaryError
-from components.store.artifact import Inputs, Parent, Progress, Stage, Work, digest
+from components.store.artifact import digest
 from components.store.rows import Rows
 from components.store.shards import ActivationShards
+from components.store.stage import Inputs, Parent, Progress, Stage, Work
 from components.store.tables import CURVE
 
 log = logging.getLogger(__name__)

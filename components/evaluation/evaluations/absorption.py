@@ -44,7 +44,7 @@ from components.evaluation.units import LATENT, readings
 from components.report.measure import Measure
 from components.seeds import numpy_generator
 from components.statistics import bootstrap_mean
-from components.store.artifact import Progress
+from components.store.stage import Progress
 from components.store.tables import ABSORPTION
 
 CANDIDATES = 10

@@ -39,7 +39,7 @@ from components.evaluation.gate import PROBE, SELECT, VALIDATE, SplitScores, dec
 from components.evaluation.units import LATENT, NEURON, UNTRAINED, choose, readings, score
 from components.report.measure import Measure
 from components.statistics import Interval, clustered_t_interval, clustered_wilson, t_interval, wilson
-from components.store.artifact import Progress
+from components.store.stage import Progress
 from components.store.tables import CONCEPTS, CONCEPTS_FOUND
 
 UNITS = (LATENT, UNTRAINED, NEURON, PROBE)

@@ -30,8 +30,8 @@ from components.evaluation.contract import ABSENT, TEST, Evaluation, Measuring, 
 from components.report.measure import Measure
 from components.seeds import numpy_generator
 from components.statistics import cluster_bootstrap
-from components.store.artifact import Progress
 from components.store.shards import Codes
+from components.store.stage import Progress
 
 VALIDATE = "validate"
 HALVINGS = 12

@@ -48,7 +48,7 @@ from components.evaluation.gate import SELECT, VALIDATE, missing
 from components.report.measure import Measure
 from components.seeds import derive, numpy_generator
 from components.statistics import Interval, bootstrap_mean
-from components.store.artifact import Progress
+from components.store.stage import Progress
 from components.store.tables import FIRST_LETTER
 
 PARTS = (SELECT, VALIDATE, TEST)

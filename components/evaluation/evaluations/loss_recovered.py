@@ -33,7 +33,7 @@ from components.model.language_model import LanguageModel
 from components.report.measure import Measure
 from components.seeds import numpy_generator
 from components.statistics import Interval, cluster_bootstrap
-from components.store.artifact import Progress
+from components.store.stage import Progress
 
 MEAN_FROM = "select"
 ABLATIONS = ("zero_ablation", "mean_ablation")

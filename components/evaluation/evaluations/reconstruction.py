@@ -23,7 +23,7 @@ from components.evaluation.contract import ABSENT, TEST, Evaluation, Measuring, 
 from components.report.measure import Measure
 from components.seeds import numpy_generator
 from components.statistics import Interval, cluster_bootstrap, wilson
-from components.store.artifact import Progress
+from components.store.stage import Progress
 
 ROWS = 8192
 MEASURES = (

@@ -27,7 +27,7 @@ from components.evaluation.units import LATENT, Readings, readings
 from components.report.measure import Measure
 from components.seeds import numpy_generator
 from components.statistics import bootstrap_mean
-from components.store.artifact import Progress
+from components.store.stage import Progress
 
 INVERSE_PENALTY = 1.0
 MOST_NEGATIVES = 5_000
