@@ -1,10 +1,12 @@
-"""Capture, writing included, against the bare forward pass cut at the same block: the ratio of their speeds, in one run.
+"""Capture, writing included, against the bare forward pass cut at the same block: the ratio of
+their speeds, in one run.
 
-The bare pass is the network itself with later blocks, final norm and head taken out, no hook and nothing kept. Both run
-over the same contexts, turn by turn, so that whatever else the machine does falls on both; the ratio is the median over
-the turns. To reach: 0.90 or more.
+The bare pass is the network itself with later blocks, final norm and head taken out, no hook and
+nothing kept. Both run over the same contexts, turn by turn, so that whatever else the machine does
+falls on both; the ratio is the median over the turns. To reach: 0.90 or more.
 
-    python -m benchmarks.capture [--json] [--turns 7] [--tokens 150000] [--only demo] [--device auto]
+    python -m benchmarks.capture [--json] [--turns 7] [--tokens 150000] [--only demo] [--device
+    auto]
 """
 
 from __future__ import annotations
@@ -51,12 +53,29 @@ def _models(folder: Path) -> dict[str, tuple[ModelReference, int]]:
     demo = ModelReference(ModelConfig())
     try:
         found, name = demo.folder, "demo"
-        blocks_there = json.loads((found / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"]
+        blocks_there = json.loads((found / "config.json").read_text(encoding="utf-8"))[
+            "num_hidden_layers"
+        ]
     except ValueError:
         name, blocks_there = "demo-sized random Llama", 4
-        shape = {"vocab_size": 2048, "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": blocks_there}
-        demo = _random_model(folder / "llama", "llama", **shape, num_attention_heads=4, max_position_embeddings=128)
-    gpt2 = _random_model(folder / "gpt2", "gpt2", n_embd=768, n_layer=12, n_head=12, n_positions=1024, vocab_size=50257)
+        shape = {
+            "vocab_size": 2048,
+            "hidden_size": 128,
+            "intermediate_size": 384,
+            "num_hidden_layers": blocks_there,
+        }
+        demo = _random_model(
+            folder / "llama", "llama", **shape, num_attention_heads=4, max_position_embeddings=128
+        )
+    gpt2 = _random_model(
+        folder / "gpt2",
+        "gpt2",
+        n_embd=768,
+        n_layer=12,
+        n_head=12,
+        n_positions=1024,
+        vocab_size=50257,
+    )
     return {name: (demo, blocks_there // 2), "random GPT-2 small": (gpt2, 6)}
 
 
@@ -68,7 +87,8 @@ def corpus(store: Store, name: str, n_contexts: int, length: int, vocab_size: in
         position = torch.arange(-1, length - 1, dtype=torch.int32).repeat(n_contexts, 1)
         (folder / "contexts").mkdir()
         save_file(
-            {"token": token, "document": document, "position": position}, folder / "contexts" / "train.safetensors"
+            {"token": token, "document": document, "position": position},
+            folder / "contexts" / "train.safetensors",
         )
         yield Progress(1, 1, "files")
         return {}
@@ -103,11 +123,14 @@ def measure(
     batch: int = 32,
     within: Path | None = None,
 ) -> dict:
-    """One model: speeds of both, and their ratio turn by turn, over contexts of `length` tokens, `batch` in a pass; writes below `within`."""
+    """One model: speeds of both, and their ratio turn by turn, over contexts of `length` tokens,
+    `batch` in a pass; writes below `within`."""
     n_contexts = max(batch, n_tokens // length)
     model = reference.load(settings)
     bare = _bare(model, block)
-    config = CaptureConfig(hook_points=(f"resid_post.{block}",), splits=("train",), batch_size=batch)
+    config = CaptureConfig(
+        hook_points=(f"resid_post.{block}",), splits=("train",), batch_size=batch
+    )
     ratios, captured, plain = [], [], []
     with tempfile.TemporaryDirectory(dir=within) as folder:
         contexts = corpus(Store(folder), name, n_contexts, length, model.vocab_size)
@@ -154,10 +177,14 @@ def measure(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--turns", type=int, default=7)
-    parser.add_argument("--tokens", type=int, default=150_000, help="tokens a turn for the small model")
+    parser.add_argument(
+        "--tokens", type=int, default=150_000, help="tokens a turn for the small model"
+    )
     parser.add_argument("--only", default="", help="measure only models whose name contains this")
     parser.add_argument("--device", default="auto")
     given = parser.parse_args()
@@ -178,13 +205,17 @@ def main() -> None:
         "python": platform.python_version(),
     }
     if given.json:
-        print(json.dumps({"benchmark": "capture", "machine": machine, "results": results}, indent=1))
+        print(
+            json.dumps({"benchmark": "capture", "machine": machine, "results": results}, indent=1)
+        )
         return
     for result in results:
         print(
-            f"{result['model']:28} {result['hook_point']:14} capture {result['capture_tokens_per_second']:>9,} tok/s   "
+            f"{result['model']:28} {result['hook_point']:14} capture "
+            f"{result['capture_tokens_per_second']:>9,} tok/s   "
             f"bare {result['bare_tokens_per_second']:>9,} tok/s   ratio {result['ratio']:.3f} "
-            f"({result['ratio_low']:.3f} to {result['ratio_high']:.3f})  {'reached' if result['reached'] else 'MISSED'}"
+            f"({result['ratio_low']:.3f} to {result['ratio_high']:.3f})  "
+            f"{'reached' if result['reached'] else 'MISSED'}"
         )
     sys.exit(0 if all(result["reached"] for result in results) else 1)
 

@@ -90,7 +90,11 @@ def _is_text(node: ast.AST) -> bool:
 
 def _covered(nodes: Sequence[ast.stmt]) -> set[int]:
     """Numbers of the lines that these statements stand on."""
-    return {number for node in nodes for number in range(node.lineno, (node.end_lineno or node.lineno) + 1)}
+    return {
+        number
+        for node in nodes
+        for number in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }
 
 
 def working_tree(folders: Sequence[str]) -> dict[str, str]:
@@ -166,7 +170,8 @@ def tokens(module: Module) -> int:
     found = tokenize.generate_tokens(io.StringIO(module.text).readline)
     documented = module.documentation
     return sum(
-        token.type not in LAYOUT and not (token.type == tokenize.STRING and token.start[0] in documented)
+        token.type not in LAYOUT
+        and not (token.type == tokenize.STRING and token.start[0] in documented)
         for token in found
     )
 
@@ -178,7 +183,8 @@ def _functions(module: Module) -> Iterator[tuple[int, str]]:
 
 
 def duplicates(modules: Sequence[Module]) -> tuple[list[str], int]:
-    """Runs of lines that stood before, each with the place of the first; how many lines they are."""
+    """Runs of lines that stood before, each with the place of the first; how many lines they
+    are."""
     first: dict[tuple[str, ...], str] = {}
     found, n_lines = [], 0
     for module in modules:

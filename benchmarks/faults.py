@@ -1,8 +1,10 @@
-"""Every fault of the stack, made for real, on the tiny experiment: what happened, what was lost, and how long it took.
+"""Every fault of the stack, made for real, on the tiny experiment: what happened, what was lost,
+and how long it took.
 
-Each fault starts from a store that has everything but the last stages, hits while `evaluate` is being made (or where the
-fault belongs), lets the run go on or starts it again as its message says, and compares keys and table with an undisturbed
-run. `tests/flows/test_faults.py` runs the same functions.
+Each fault starts from a store that has everything but the last stages, hits while `evaluate` is
+being made (or where the fault belongs), lets the run go on or starts it again as its message says,
+and compares keys and table with an undisturbed run. `tests/flows/test_faults.py` runs the same
+functions.
 
     python benchmarks/faults.py [--write docs/reliability.md] [--json]
 """
@@ -63,10 +65,14 @@ class Bench:
     reference: Path
     away: float = 60.0
 
-    def room(self, name: str, without: tuple[str, ...] = ("evaluate", "report"), **variables: str) -> Room:
+    def room(
+        self, name: str, without: tuple[str, ...] = ("evaluate", "report"), **variables: str
+    ) -> Room:
         """A room whose store lacks some stages."""
         folder = self.folder / name
-        shutil.copytree(self.reference, folder / "artifacts", ignore=shutil.ignore_patterns(".locks", *without))
+        shutil.copytree(
+            self.reference, folder / "artifacts", ignore=shutil.ignore_patterns(".locks", *without)
+        )
         return Room(folder, **variables)
 
     def lost(self, room: Room) -> str:
@@ -74,12 +80,15 @@ class Bench:
         wanted, found = contents(self.reference), contents(room.store)
         if missing := sorted(set(wanted) - set(found)):
             return f"artifacts {', '.join(missing)}"
-        different = [key for key in wanted if key.startswith("report/") and wanted[key] != found[key]]
+        different = [
+            key for key in wanted if key.startswith("report/") and wanted[key] != found[key]
+        ]
         return f"the numbers of {', '.join(different)}" if different else "nothing"
 
 
 def contents(store: Path) -> dict[str, list[dict]]:
-    """Key of every complete artifact -> the rows of its report (each file verified against its manifest)."""
+    """Key of every complete artifact -> the rows of its report (each file verified against its
+    manifest)."""
     found = {}
     for artifact in Store(store).artifacts():
         for name in artifact.files:
@@ -92,13 +101,21 @@ def contents(store: Path) -> dict[str, list[dict]]:
 def only_complete(store: Path) -> bool:
     """Whether every folder with a final name is a complete artifact."""
     folders = [
-        path for path in store.glob("*/*") if path.is_dir() and path.suffix != ".partial" and path.parent.name[0] != "."
+        path
+        for path in store.glob("*/*")
+        if path.is_dir() and path.suffix != ".partial" and path.parent.name[0] != "."
     ]
     return {f"{path.parent.name}/{path.name}" for path in folders} == set(contents(store))
 
 
 def experiment(room: Room) -> tuple[str, ...]:
-    return ("experiment", "--params", str(TINY), f"execution.store={room.store}", "execution.threads=1")
+    return (
+        "experiment",
+        "--params",
+        str(TINY),
+        f"execution.store={room.store}",
+        "execution.threads=1",
+    )
 
 
 def evaluating(room: Room) -> Callable[[], bool]:
@@ -143,9 +160,21 @@ def prefect_killed(bench: Bench) -> Outcome:
     restarted = "starting it again" in room.text()
     room.close()
     if status:
-        return Outcome("kill -9 of the Prefect server", f"the run failed:\n{room.text()[-1500:]}", "the run", seconds)
-    happened = "the run started the server again and went on" if restarted else "the run did not notice"
-    return Outcome("kill -9 of the Prefect server under a command line run", happened, bench.lost(room), seconds)
+        return Outcome(
+            "kill -9 of the Prefect server",
+            f"the run failed:\n{room.text()[-1500:]}",
+            "the run",
+            seconds,
+        )
+    happened = (
+        "the run started the server again and went on" if restarted else "the run did not notice"
+    )
+    return Outcome(
+        "kill -9 of the Prefect server under a command line run",
+        happened,
+        bench.lost(room),
+        seconds,
+    )
 
 
 def child_killed(bench: Bench, name: str, title: str) -> Outcome:
@@ -197,7 +226,8 @@ def supervisor_killed(bench: Bench) -> Outcome:
     lost = bench.lost(room) if whole else "an incomplete artifact had a final name"
     return Outcome(
         "kill -9 of `latentflow up` itself",
-        f"{happened}; after the next `up` the run is {ended.capitalize()} in Prefect; started again, it finished",
+        f"{happened}; after the next `up` the run is {ended.capitalize()} in Prefect; started "
+        "again, it finished",
         lost,
         time.monotonic() - began,
     )
@@ -210,7 +240,12 @@ def read_only(bench: Bench) -> Outcome:
         began = time.monotonic()
         status, output = room.run(*experiment(room), "--plain")
     finished(room)
-    return Outcome("the store becomes read-only", said(status, output), bench.lost(room), time.monotonic() - began)
+    return Outcome(
+        "the store becomes read-only",
+        said(status, output),
+        bench.lost(room),
+        time.monotonic() - began,
+    )
 
 
 def disk_full(bench: Bench) -> Outcome:
@@ -232,7 +267,8 @@ def disk_full(bench: Bench) -> Outcome:
 
 
 def state_disk_full(bench: Bench) -> Outcome:
-    """The disk of Prefect's and MLflow's databases fills up while a run goes on; the store is elsewhere."""
+    """The disk of Prefect's and MLflow's databases fills up while a run goes on; the store is
+    elsewhere."""
     room = bench.room("state-full")
     state = room.folder / "state"
     state.mkdir()
@@ -252,7 +288,12 @@ def state_disk_full(bench: Bench) -> Outcome:
         room.close()
     happened = "the run went on" if status == 0 else said(status, output)
     lost = bench.lost(room) if whole else "an incomplete artifact had a final name"
-    return Outcome("the disk of Prefect's and MLflow's databases fills up", happened, lost, time.monotonic() - began)
+    return Outcome(
+        "the disk of Prefect's and MLflow's databases fills up",
+        happened,
+        lost,
+        time.monotonic() - began,
+    )
 
 
 def mlflow_lost(bench: Bench) -> Outcome:
@@ -275,20 +316,46 @@ def mlflow_lost(bench: Bench) -> Outcome:
     server.wait()
     room.close()
     warned = "MLflow could not" in room.text()
-    everything = {"read", "capture", "train", "encode", "evaluate", "interpret", "steer", "report"} <= recorded
+    everything = {
+        "read",
+        "capture",
+        "train",
+        "encode",
+        "evaluate",
+        "interpret",
+        "steer",
+        "report",
+    } <= recorded
     happened = ("the run went on" if status == 0 else f"the run ended with status {status}") + (
-        ", said that MLflow does not answer, and recorded what it had missed" if warned and everything else ""
+        ", said that MLflow does not answer, and recorded what it had missed"
+        if warned and everything
+        else ""
     )
     if not everything and not still:
         happened += f"; it was over before MLflow came back and said so; recorded: {', '.join(sorted(recorded))}"
-    lost = bench.lost(room) if everything else "MLflow's record of " + ", ".join(sorted({"report"} - recorded))
+    lost = (
+        bench.lost(room)
+        if everything
+        else "MLflow's record of " + ", ".join(sorted({"report"} - recorded))
+    )
     return Outcome(f"MLflow is away for {bench.away:.0f} s", happened, lost, seconds)
 
 
 def mlflow_server(room: Room, port: int) -> subprocess.Popen[bytes]:
     state = room.folder / "state"
     state.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
     command += ["--backend-store-uri", f"sqlite:///{state / 'mlflow.db'}"]
     command += ["--artifacts-destination", (state / "mlflow-artifacts").as_uri()]
     with (room.folder / "mlflow.log").open("a", encoding="utf-8") as log:
@@ -308,7 +375,9 @@ def recorded_stages(port: int) -> set[str]:
     import httpx
 
     address = f"http://127.0.0.1:{port}/api/2.0/mlflow"
-    found = httpx.get(f"{address}/experiments/get-by-name", params={"experiment_name": "latentflow"}, timeout=30)
+    found = httpx.get(
+        f"{address}/experiments/get-by-name", params={"experiment_name": "latentflow"}, timeout=30
+    )
     wanted = {"experiment_ids": [found.json()["experiment"]["experiment_id"]], "max_results": 200}
     runs = httpx.post(f"{address}/runs/search", json=wanted, timeout=30).json().get("runs", [])
     tags = [
@@ -323,7 +392,9 @@ def said(status: int, output: str) -> str:
     """What a failed command said at its end; a traceback is a fault of its own."""
     if "Traceback" in output:
         return f"status {status} and a traceback: {output.strip().splitlines()[-1]}"
-    sentences = [line for line in output.splitlines() if "Error:" in line or line.startswith("Disk:")]
+    sentences = [
+        line for line in output.splitlines() if "Error:" in line or line.startswith("Disk:")
+    ]
     return f"status {status}: {sentences[-1].strip() if sentences else output.strip()[-200:]}"
 
 
@@ -336,7 +407,12 @@ def finished(room: Room) -> None:
 
 def mount(*arguments: str) -> None:
     done = subprocess.run(
-        ["mount", *arguments], capture_output=True, text=True, check=False, encoding="utf-8", errors="replace"
+        ["mount", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        encoding="utf-8",
+        errors="replace",
     )
     if done.returncode:
         raise CannotTry(f"mount is not permitted here: {done.stderr.strip()}")
@@ -383,25 +459,33 @@ def page(outcomes: list[Outcome]) -> str:
         [
             "# Reliability",
             "",
-            "Written by `python benchmarks/faults.py`: every fault is made for real while the tiny experiment runs, and the",
-            "result is compared with an undisturbed run (all artifact keys, every file's digest, every row of the table).",
-            f"Machine: {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}. Seconds are from the fault to the",
+            "Written by `python benchmarks/faults.py`: every fault is made for real while the "
+            "tiny experiment runs, and the",
+            "result is compared with an undisturbed run (all artifact keys, every file's digest, "
+            "every row of the table).",
+            f"Machine: {os.cpu_count()} cores, {platform.system()}, Python "
+            f"{platform.python_version()}. Seconds are from the fault to the",
             "finished experiment, a second start of servers and interpreter included.",
             "",
             "| fault | what happened | lost | seconds |",
             "|---|---|---|---|",
             *rows,
             "",
-            "Why nothing is lost: an artifact gets its name by one rename after its manifest is on disk; until then it is",
-            "`<key>.partial`, which the next run continues. Locks (artifacts, device slots, runs, the stack) belong to the",
-            "operating system and end with their process. Prefect says what ran and MLflow holds numbers; neither holds bytes.",
+            "Why nothing is lost: an artifact gets its name by one rename after its manifest is "
+            "on disk; until then it is",
+            "`<key>.partial`, which the next run continues. Locks (artifacts, device slots, runs, "
+            "the stack) belong to the",
+            "operating system and end with their process. Prefect says what ran and MLflow holds "
+            "numbers; neither holds bytes.",
             "",
         ]
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--write", type=Path, default=REPOSITORY / "docs" / "reliability.md")
     parser.add_argument("--only", nargs="*", default=list(FAULTS), choices=list(FAULTS))
     parser.add_argument("--away", type=float, default=60.0, help="seconds that MLflow is away")
@@ -417,8 +501,16 @@ def main() -> None:
             outcomes.append(Outcome(name, f"not tried: {reason}", "–", 0.0))
         except Exception as error:  # the others are still worth knowing
             traceback.print_exc()
-            outcomes.append(Outcome(name, f"the fault could not be made: {type(error).__name__}", "unknown", 0.0))
-        print(json.dumps(outcomes[-1]._asdict()) if arguments.json else outcomes[-1], file=sys.stderr, flush=True)
+            outcomes.append(
+                Outcome(
+                    name, f"the fault could not be made: {type(error).__name__}", "unknown", 0.0
+                )
+            )
+        print(
+            json.dumps(outcomes[-1]._asdict()) if arguments.json else outcomes[-1],
+            file=sys.stderr,
+            flush=True,
+        )
     if list(arguments.only) == list(FAULTS):
         arguments.write.write_text(page(outcomes).replace(f"{folder}/", ""), encoding="utf-8")
     if arguments.json:

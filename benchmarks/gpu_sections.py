@@ -283,7 +283,8 @@ def capturing(bench: Bench) -> Iterator[Figure]:
 
 
 def _on_a_gpu(bench: Bench, figure: Figure) -> Figure:
-    """The figure; elsewhere nothing is wanted of it: small sizes measure the machine's other work."""
+    """The figure; elsewhere nothing is wanted of it: small sizes measure the machine's other
+    work."""
     return figure if bench.is_gpu else dataclasses.replace(figure, wanted="", holds=None)
 
 

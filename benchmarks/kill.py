@@ -1,7 +1,8 @@
 """Kills a running experiment at random moments and shows that nothing is lost.
 
-An undisturbed run in one folder; in another, `latentflow experiment` is killed (SIGKILL to its whole group) at ten random
-moments and run again to the end. Both must end with the same artifact keys and the same table.
+An undisturbed run in one folder; in another, `latentflow experiment` is killed (SIGKILL to its
+whole group) at ten random moments and run again to the end. Both must end with the same artifact
+keys and the same table.
 
     python benchmarks/kill.py [--kills 10] [--params examples/tiny.yaml] [--json]
 """
@@ -25,7 +26,11 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 def environment(folder: Path, port: int) -> dict[str, str]:
     """State and ports of its own, so that the run touches nothing else on this machine."""
-    return {**os.environ, "LATENTFLOW_STATE": str(folder / "state"), "LATENTFLOW_PREFECT_PORT": str(port)}
+    return {
+        **os.environ,
+        "LATENTFLOW_STATE": str(folder / "state"),
+        "LATENTFLOW_PREFECT_PORT": str(port),
+    }
 
 
 def command(folder: Path, params: str) -> list[str]:
@@ -78,11 +83,15 @@ def table(folder: Path) -> tuple[list[str], list[dict]]:
 
     store = Store(folder / "artifacts")
     keys = sorted(f"{artifact.stage}/{artifact.key}" for artifact in store.artifacts())
-    return keys, [row for report in store.artifacts("report") for row in REPORT.read(report).to_dicts()]
+    return keys, [
+        row for report in store.artifacts("report") for row in REPORT.read(report).to_dicts()
+    ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--params", default="examples/tiny.yaml")
     parser.add_argument("--seed", type=int, default=0)
@@ -117,7 +126,11 @@ def main() -> None:
         "same_table": rows == rows_after,
         "partial_folders_left": len(list((hunted / "artifacts").glob("*/*.partial"))),
     }
-    print(json.dumps(result) if arguments.json else "\n".join(f"{name:<22} {value}" for name, value in result.items()))
+    print(
+        json.dumps(result)
+        if arguments.json
+        else "\n".join(f"{name:<22} {value}" for name, value in result.items())
+    )
     shutil.rmtree(room)
     sys.exit(0 if result["same_keys"] and result["same_table"] else 1)
 

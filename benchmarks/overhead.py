@@ -1,13 +1,15 @@
-"""What orchestration costs: an experiment through Prefect and MLflow against the same components called directly.
+"""What orchestration costs: an experiment through Prefect and MLflow against the same components
+called directly.
 
-Both start from an empty store, in turns (direct, tracked, direct, tracked, ...), with as many threads as the machine has
-cores, on a state folder that a tiny tracked run made first, as on a machine that is used. The bar: at most 10% or 15 s
-more, whichever is larger, by the medians.
+Both start from an empty store, in turns (direct, tracked, direct, tracked, ...), with as many
+threads as the machine has cores, on a state folder that a tiny tracked run made first, as on a
+machine that is used. The bar: at most 10% or 15 s more, whichever is larger, by the medians.
 
     python benchmarks/overhead.py [--params examples/tiny.yaml] [--repeat 2] [--json]
 
-With `--up` it measures the stack instead: seconds until `latentflow up` is ready, on a fresh and on a used state folder,
-and resident memory by process. The bar: 25 s and 1.2 GB without the live worker.
+With `--up` it measures the stack instead: seconds until `latentflow up` is ready, on a fresh and on
+a used state folder, and resident memory by process. The bar: 25 s and 1.2 GB without the live
+worker.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ def tracking(folder: Path, params: str, repeat: int) -> dict:
     for _ in range(repeat):
         direct.append(seconds(room, *arguments, "--plain"))
         tracked.append(seconds(room, *arguments))
-        print(f"direct {direct[-1]:.0f} s, tracked {tracked[-1]:.0f} s", file=sys.stderr, flush=True)
+        print(
+            f"direct {direct[-1]:.0f} s, tracked {tracked[-1]:.0f} s", file=sys.stderr, flush=True
+        )
     without, with_ = statistics.median(direct), statistics.median(tracked)
     allowed = max(0.1 * without, 15.0)
     return {
@@ -89,7 +93,9 @@ def stack(folder: Path) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--params", default="examples/tiny.yaml")
     parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--up", action="store_true", help="measure the stack instead")
@@ -97,7 +103,11 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="latentflow-overhead-"))
     result = stack(folder) if arguments.up else tracking(folder, arguments.params, arguments.repeat)
-    print(json.dumps(result) if arguments.json else "\n".join(f"{name:<24} {value}" for name, value in result.items()))
+    print(
+        json.dumps(result)
+        if arguments.json
+        else "\n".join(f"{name:<24} {value}" for name, value in result.items())
+    )
     shutil.rmtree(folder)
     sys.exit(0 if result["within"] else 1)
 

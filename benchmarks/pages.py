@@ -1,9 +1,12 @@
-"""How fast the latents page answers on a wide dictionary: reads, filters, sorts and pages, through the pages' own code.
+"""How fast the latents page answers on a wide dictionary: reads, filters, sorts and pages, through
+the pages' own code.
 
-Writes an invented experiment of 100,000 latents through the real store and the real table schemas, then measures in this
-process what a click costs: the first reading of the list (from cold caches), every filter and every order, the tables of
-one latent, the rows and the bytes that would be sent. `--browser` also serves the dashboards on a free port and times the
-first view and a search in headless Chromium, beside an empty page of Streamlit, below which no view can be. Limits: a filter with its sort 300 ms, 10,000 rows sent, first view 3 s.
+Writes an invented experiment of 100,000 latents through the real store and the real table schemas,
+then measures in this process what a click costs: the first reading of the list (from cold caches),
+every filter and every order, the tables of one latent, the rows and the bytes that would be sent.
+`--browser` also serves the dashboards on a free port and times the first view and a search in
+headless Chromium, beside an empty page of Streamlit, below which no view can be. Limits: a filter
+with its sort 300 ms, 10,000 rows sent, first view 3 s.
 
     python benchmarks/pages.py [--latents 100000] [--store FOLDER] [--browser] [--json]
 """
@@ -41,7 +44,11 @@ from components.store.stage import Progress, Stage  # noqa: E402
 LIMITS = {"filter_and_sort_ms": 300, "rows_sent": 10_000, "first_view_s": 3}
 SPLITS = ("select", "explain", "calibrate", "validate", "test")
 WORDS = np.array(
-    [f"{a}{b}" for a in ("harbo", "kitch", "gard", "mark", "libr", "stat") for b in ("ur", "en", "et", "y")]
+    [
+        f"{a}{b}"
+        for a in ("harbo", "kitch", "gard", "mark", "libr", "stat")
+        for b in ("ur", "en", "et", "y")
+    ]
 )
 TOKENS = np.array([f" token{number}" for number in range(5000)])
 WINDOWS, LENGTH = 6, 16
@@ -65,7 +72,12 @@ def wide(store: Store, latents: int) -> dict[str, Artifact]:
         def work(folder: Path, config: WideConfig, given: Any, settings: Any) -> Iterator[Progress]:
             write(folder, numpy_generator(0, stage), config.latents)
             yield Progress(1, 1, "tables")
-            return {"name": f"topk-{latents}-k32", "hook_point": "resid_post.2", "d_in": 768, "d_sae": latents}
+            return {
+                "name": f"topk-{latents}-k32",
+                "hook_point": "resid_post.2",
+                "d_in": 768,
+                "d_sae": latents,
+            }
 
         return store.ensure(Stage(stage, 1, work), WideConfig(latents=latents), inputs)[0]
 
@@ -80,7 +92,8 @@ def wide(store: Store, latents: int) -> dict[str, Artifact]:
 
 def _curve(folder: Path, random: np.random.Generator, latents: int) -> None:
     tables.CURVE.write(
-        folder, [{"step": s, "tokens": s * 4096, "name": "fvu", "value": 1 / (s + 1)} for s in range(500)]
+        folder,
+        [{"step": s, "tokens": s * 4096, "name": "fvu", "value": 1 / (s + 1)} for s in range(500)],
     )
 
 
@@ -104,9 +117,14 @@ def _encode(folder: Path, random: np.random.Generator, latents: int) -> None:
             "suppressed_logits": random.normal(-1, 0.1, (latents, 10)).astype(np.float32),
         }
         lists = {
-            name: pl.Series(columns[name].tolist()) for name in ("histogram", "promoted_logits", "suppressed_logits")
+            name: pl.Series(columns[name].tolist())
+            for name in ("histogram", "promoted_logits", "suppressed_logits")
         }
-        parts.append(tables.LATENTS.frame(pl.DataFrame(columns | lists).with_columns(pl.lit(split).alias("split"))))
+        parts.append(
+            tables.LATENTS.frame(
+                pl.DataFrame(columns | lists).with_columns(pl.lit(split).alias("split"))
+            )
+        )
     tables.LATENTS.write(folder, pl.concat(parts))
     near = {
         "latent": np.repeat(np.arange(latents), 10),
@@ -119,10 +137,13 @@ def _encode(folder: Path, random: np.random.Generator, latents: int) -> None:
 
 def _interpret(folder: Path, random: np.random.Generator, latents: int) -> None:
     said = [
-        f"the word '{a}' after '{b}'" for a, b in zip(*WORDS[random.integers(0, len(WORDS), (2, latents))], strict=True)
+        f"the word '{a}' after '{b}'"
+        for a, b in zip(*WORDS[random.integers(0, len(WORDS), (2, latents))], strict=True)
     ]
     number = np.arange(latents)
-    tables.EXPLANATIONS.write(folder, pl.DataFrame({"latent": number, "explainer": "log_odds", "explanation": said}))
+    tables.EXPLANATIONS.write(
+        folder, pl.DataFrame({"latent": number, "explainer": "log_odds", "explanation": said})
+    )
     scores = []
     for role, centre in (("entry", 0.75), ("floor", 0.5)):
         value = random.normal(centre, 0.08, latents).clip(0, 1)
@@ -134,7 +155,11 @@ def _interpret(folder: Path, random: np.random.Generator, latents: int) -> None:
             "predictor": "lexical",
             "value": value,
         }
-        scores.append(pl.DataFrame(columns | {"low": value - 0.04, "high": value + 0.04, "n": 40, "n_failed": 0}))
+        scores.append(
+            pl.DataFrame(
+                columns | {"low": value - 0.04, "high": value + 0.04, "n": 40, "n_failed": 0}
+            )
+        )
     tables.EXPLANATION_SCORES.write(folder, pl.concat(scores))
     rows = latents * WINDOWS
     values = np.zeros((rows, LENGTH), np.float32)
@@ -216,7 +241,9 @@ def measure(store: Store, latents: int) -> dict[str, Any]:
         page, near = given.get("page", 1), lists.tokens(shown) if "token" in given else None
 
         def work(how: dict[str, Any] = how, page: int = page, index: Any = near) -> Any:
-            return views.latents.page_of(views.latents.narrowed(listing.frame, index=index, **how), page)
+            return views.latents.page_of(
+                views.latents.narrowed(listing.frame, index=index, **how), page
+            )
 
         figures["filter_and_sort_ms"][name], rows = timed(work)
         sent.append(rows.height)
@@ -238,36 +265,55 @@ def measure(store: Store, latents: int) -> dict[str, Any]:
 
 
 def browse(store: Store) -> dict[str, Any]:
-    """The same in headless Chromium: seconds until the list is drawn, until a search has answered, bytes received."""
+    """The same in headless Chromium: seconds until the list is drawn, until a search has answered,
+    bytes received."""
     from playwright.sync_api import sync_playwright
 
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         empty = Path(folder) / "empty.py"
-        empty.write_text("import streamlit as st\nst.header('Latent 42')\nst.dataframe({'n': [1]})\n", encoding="utf-8")
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        for name, script in (("empty_page_s", empty), ("first_view_s", REPOSITORY / "dashboards" / "app.py")):
+        empty.write_text(
+            "import streamlit as st\nst.header('Latent 42')\nst.dataframe({'n': [1]})\n",
+            encoding="utf-8",
+        )
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        for name, script in (
+            ("empty_page_s", empty),
+            ("first_view_s", REPOSITORY / "dashboards" / "app.py"),
+        ):
             with _served(script, store) as port:
                 figures[name] = []
                 for _ in range(4):  # the first of them finds a server that has read nothing yet
                     page = browser.new_page(viewport={"width": 1366, "height": 768})
                     frames: list[int] = []
-                    page.on("websocket", lambda s, to=frames: s.on("framereceived", lambda f: to.append(len(f))))
+                    page.on(
+                        "websocket",
+                        lambda s, to=frames: s.on("framereceived", lambda f: to.append(len(f))),
+                    )
                     started = time.perf_counter()
-                    page.goto(f"http://127.0.0.1:{port}/{'' if script == empty else 'latents?latent=42'}")
+                    page.goto(
+                        f"http://127.0.0.1:{port}/{'' if script == empty else 'latents?latent=42'}"
+                    )
                     page.wait_for_selector("h2:has-text('Latent 42')", timeout=60_000)
                     page.wait_for_selector("[data-testid=stDataFrame] canvas", timeout=60_000)
                     figures[name].append(round(time.perf_counter() - started, 2))
                     if script != empty:
-                        page.wait_for_selector("[data-testid=stVegaLiteChart] :is(svg, canvas)", timeout=60_000)
-                        figures.setdefault("whole_view_s", []).append(round(time.perf_counter() - started, 2))
+                        page.wait_for_selector(
+                            "[data-testid=stVegaLiteChart] :is(svg, canvas)", timeout=60_000
+                        )
+                        figures.setdefault("whole_view_s", []).append(
+                            round(time.perf_counter() - started, 2)
+                        )
                         figures["websocket_mb"] = round(sum(frames) / 1e6, 2)
                         started = time.perf_counter()
                         search = page.get_by_placeholder("explanation or concept")
                         search.fill("harbour")
                         search.press("Enter")
                         page.wait_for_function(
-                            "!/([0-9,]+) of \\1 latents/.test(document.body.innerText)", timeout=60_000
+                            "!/([0-9,]+) of \\1 latents/.test(document.body.innerText)",
+                            timeout=60_000,
                         )
                         figures["search_s"] = round(time.perf_counter() - started, 2)
                     page.close()
@@ -281,7 +327,11 @@ def _served(script: Path, store: Store) -> Iterator[int]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     ours = script == REPOSITORY / "dashboards" / "app.py"  # served as `latentflow up` does
-    command = [sys.executable, "-m", *(["dashboards"] if ours else ["streamlit", "run", str(script)])]
+    command = [
+        sys.executable,
+        "-m",
+        *(["dashboards"] if ours else ["streamlit", "run", str(script)]),
+    ]
     command += ["--server.port", str(port)]
     command += ["--server.address", "127.0.0.1", "--server.headless", "true"]
     environment = os.environ | {"LATENTFLOW_STORE": str(store.root), "PYTHONPATH": str(REPOSITORY)}
@@ -306,7 +356,9 @@ def _until_up(port: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--latents", type=int, default=100_000)
     parser.add_argument("--store", type=Path, help="keep the invented store here and use it again")
     parser.add_argument("--browser", action="store_true")
@@ -316,7 +368,10 @@ def main() -> None:
         store = Store(arguments.store or folder)
         started = time.perf_counter()
         wide(store, arguments.latents)
-        figures = {"written_s": round(time.perf_counter() - started, 1), **measure(store, arguments.latents)}
+        figures = {
+            "written_s": round(time.perf_counter() - started, 1),
+            **measure(store, arguments.latents),
+        }
         if arguments.browser:
             figures |= browse(store)
     slowest = max(figures["filter_and_sort_ms"].values())

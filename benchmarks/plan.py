@@ -2,9 +2,10 @@
 
     python benchmarks/plan.py [examples/tiny.yaml ...] [--json]
 
-The plan and each stage run in processes of their own, on a store of their own. Seconds are those of the manifest; memory
-is the largest resident set of the process that made the stage, set against the plan's process and its estimate together
-(files that are mapped count in the first and not in the second); disk is the sum of the artifact's files.
+The plan and each stage run in processes of their own, on a store of their own. Seconds are those of
+the manifest; memory is the largest resident set of the process that made the stage, set against the
+plan's process and its estimate together (files that are mapped count in the first and not in the
+second); disk is the sum of the artifact's files.
 """
 
 from __future__ import annotations
@@ -32,17 +33,33 @@ print(json.dumps({
 
 def compare(params: str) -> list[dict[str, object]]:
     with tempfile.TemporaryDirectory() as store:
-        command = [sys.executable, "-m", "flows", "plan", "--json", "--params", params, f"execution.store={store}"]
+        command = [
+            sys.executable,
+            "-m",
+            "flows",
+            "plan",
+            "--json",
+            "--params",
+            params,
+            f"execution.store={store}",
+        ]
         planned = json.loads(
             subprocess.run(
-                command, capture_output=True, text=True, check=True, encoding="utf-8", errors="replace"
+                command,
+                capture_output=True,
+                text=True,
+                check=True,
+                encoding="utf-8",
+                errors="replace",
             ).stdout
         )
         said = {row["label"]: row for row in planned}
         total = said["total"]
         rows = []
         for label in [row["label"] for row in planned if row["label"] not in ("report", "total")]:
-            ran = subprocess.run([sys.executable, "-c", STAGE, label, params, store], capture_output=True, check=True)
+            ran = subprocess.run(
+                [sys.executable, "-c", STAGE, label, params, store], capture_output=True, check=True
+            )
             real, row = json.loads(ran.stdout), said[label]
             rows.append(
                 {

@@ -1,4 +1,5 @@
-"""Writes the result block of the README from the newest replicates in the store; nothing in it is typed by hand.
+"""Writes the result block of the README from the newest replicates in the store; nothing in it is
+typed by hand.
 
 latentflow replicate && python benchmarks/readme.py
 
@@ -27,7 +28,12 @@ from flows.stack import environment  # noqa: E402
 BEGIN, END = "<!-- result -->", "<!-- end of result -->"
 ROWS = 24
 """Rows of the table, the headlines first (`components.report.order`)."""
-UNITS = {"latent": "latents", "untrained": "untrained dictionary", "neuron": "raw neurons", "probe": "linear probe"}
+UNITS = {
+    "latent": "latents",
+    "untrained": "untrained dictionary",
+    "neuron": "raw neurons",
+    "probe": "linear probe",
+}
 SENTENCES = (
     ("against us", "against_us", None),
     ("for us", "for_us", 16),
@@ -61,10 +67,16 @@ def result(store: Store, replicates: Artifact | None, reports: list[Artifact]) -
     measures = Measures.read(replicates or reports[0])
     train = store.get(**reports[0].manifest["inputs"]["train"])
     seeds = [] if replicates is None else replicates.facts["seeds"]
-    how = f"mean and 95% interval over {len(seeds)} training seeds" if seeds else "one training seed, 95% intervals"
+    how = (
+        f"mean and 95% interval over {len(seeds)} training seeds"
+        if seeds
+        else "one training seed, 95% intervals"
+    )
     lines = [
-        f"What `{'latentflow replicate' if seeds else 'make demo'}` prints, in short (dictionary `{train.facts['name']}` at "
-        f"`{train.facts['hook_point']}`, {train.facts['tokens'] / 1e6:.1f} M tokens; test split, {how}):",
+        f"What `{'latentflow replicate' if seeds else 'make demo'}` prints, in short (dictionary "
+        f"`{train.facts['name']}` at "
+        f"`{train.facts['hook_point']}`, {train.facts['tokens'] / 1e6:.1f} M tokens; test split, "
+        f"{how}):",
         "",
         "| measure | "
         + ("mean | " + " | ".join(f"seed {seed}" for seed in seeds) if seeds else "value")
@@ -73,9 +85,13 @@ def result(store: Store, replicates: Artifact | None, reports: list[Artifact]) -
     ]
     for row in shortened(frame, measures, ROWS).to_dicts():
         known = measures.of(row)
-        what = label(known, row) + (f" ({row['concept_kind']} concepts)" if row["concept_kind"] else "")
+        what = label(known, row) + (
+            f" ({row['concept_kind']} concepts)" if row["concept_kind"] else ""
+        )
         n = row["n_items"] if seeds else row["n"]
-        baseline = "" if row["baseline"] is None else f"{number(row['baseline'])} {row['baseline_name']}"
+        baseline = (
+            "" if row["baseline"] is None else f"{number(row['baseline'])} {row['baseline_name']}"
+        )
         cells = [what + (f", {known.unit}" if known.unit else ""), interval(row)]
         cells += map(number, row["values"]) if seeds else []
         cells += [f"{n} {row['unit_of_replication']}s", baseline]
@@ -87,7 +103,11 @@ def result(store: Store, replicates: Artifact | None, reports: list[Artifact]) -
     of = f" (training seed {seeds[0]})" if seeds else ""
     for heading, name, most in SENTENCES:
         sentences = getattr(told, name)
-        lines += ["", f"What came out {heading}{of}:" if sentences else f"Nothing came out {heading}{of}.", ""]
+        lines += [
+            "",
+            f"What came out {heading}{of}:" if sentences else f"Nothing came out {heading}{of}.",
+            "",
+        ]
         lines += [f"- {plain(sentence)}" for sentence in sentences[:most]]
         if most is not None and len(sentences) > most:
             lines.append(f"- {len(sentences) - most} more: `latentflow report --all`")
@@ -95,7 +115,8 @@ def result(store: Store, replicates: Artifact | None, reports: list[Artifact]) -
 
 
 def concepts(frame: pl.DataFrame, seeds: list[int]) -> list[str]:
-    """The table of concepts found, by kind of concept and of unit; nothing where none was measured."""
+    """The table of concepts found, by kind of concept and of unit; nothing where none was
+    measured."""
     measured = frame.filter(pl.col("measure") == "concepts_found", pl.col("value").is_not_null())
     rows = {(row["subject"], row["concept_kind"]): row for row in measured.to_dicts()}
     kinds = [kind for kind in KINDS if any(of == kind for _, of in rows)]
@@ -122,14 +143,21 @@ def main() -> None:
     replicates, report = newest(store, "replicate"), newest(store, "report")
     if report is None:
         sys.exit(
-            "no report in the store; `make demo` makes one, `latentflow replicate` one for each of three training seeds"
+            "no report in the store; `make demo` makes one, `latentflow replicate` one for each "
+            "of three training seeds"
         )
-    reports = [report] if replicates is None else [store.get("report", key) for key in replicates.facts["reports"]]
+    reports = (
+        [report]
+        if replicates is None
+        else [store.get("report", key) for key in replicates.facts["reports"]]
+    )
     readme = REPOSITORY / "README.md"
     text = readme.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     after = rest.partition(END)[2] if END in rest else rest
-    readme.write_text(f"{before}{BEGIN}\n\n{result(store, replicates, reports)}\n\n{END}{after}", encoding="utf-8")
+    readme.write_text(
+        f"{before}{BEGIN}\n\n{result(store, replicates, reports)}\n\n{END}{after}", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -1,14 +1,18 @@
-"""How many planted directions each architecture finds, at matched L0; writes the table of docs/dictionaries.md.
+"""How many planted directions each architecture finds, at matched L0; writes the table of
+docs/dictionaries.md.
 
-    python benchmarks/recovery.py [--only topk relu] [--seeds 3] [--steps 1000] [--json] [--no-write]
+    python benchmarks/recovery.py [--only topk relu] [--seeds 3] [--steps 1000] [--json]
+    [--no-write]
 
-Activations are sparse mixtures of random unit directions, four times as many as there are coordinates, around an offset with
-a little noise; some directions are seldom (frequencies fall as 1 / (rank + 10), 4 active on average). Each seed draws
-directions, rows and first values anew. Every registered architecture (and further forms of some) sees the same rows in the same order, the same
+Activations are sparse mixtures of random unit directions, four times as many as there are
+coordinates, around an offset with a little noise; some directions are seldom (frequencies fall as 1
+/ (rank + 10), 4 active on average). Each seed draws directions, rows and first values anew. Every
+registered architecture (and further forms of some) sees the same rows in the same order, the same
 number of updates and the same learning rate, and is measured on rows that nothing learnt from.
 
-L0 is matched at 4. An architecture with `k` or a target for L0 is told so. One with a penalty gets for each seed the
-coefficient that gives 4 (within 5%), found by bisection on rows that are neither learnt from nor reported on.
+L0 is matched at 4. An architecture with `k` or a target for L0 is told so. One with a penalty gets
+for each seed the coefficient that gives 4 (within 5%), found by bisection on rows that are neither
+learnt from nor reported on.
 """
 
 from __future__ import annotations
@@ -80,11 +84,19 @@ class Planted:
 
 
 def train(options: Config, planted: Planted, steps: int, lr: float) -> tuple[Dictionary, float]:
-    """A dictionary trained on fresh rows, and the CPU seconds it took, without those for making rows."""
+    """A dictionary trained on fresh rows, and the CPU seconds it took, without those for making
+    rows."""
     sample = {HOOK: planted.rows(8192, "sample")}
-    dictionary = untrained(options, HOOK, {HOOK: D_IN}, sample, torch_generator(planted.seed, "dictionary"))
+    dictionary = untrained(
+        options, HOOK, {HOOK: D_IN}, sample, torch_generator(planted.seed, "dictionary")
+    )
     config = TrainConfig(
-        dictionary=options, tokens=steps * BATCH, batch_size=BATCH, lr=lr, dead_after=50 * BATCH, seed=planted.seed
+        dictionary=options,
+        tokens=steps * BATCH,
+        batch_size=BATCH,
+        lr=lr,
+        dead_after=50 * BATCH,
+        seed=planted.seed,
     )
     learner = Learner(dictionary, config)
     seconds = 0.0
@@ -99,7 +111,8 @@ def train(options: Config, planted: Planted, steps: int, lr: float) -> tuple[Dic
 
 
 def measure(dictionary: Dictionary, planted: Planted, rows: str = "held out") -> dict[str, float]:
-    """Recovery, and reconstruction of rows never learnt from; a planted direction is found where a decoder direction has cosine > 0.9."""
+    """Recovery, and reconstruction of rows never learnt from; a planted direction is found where a
+    decoder direction has cosine > 0.9."""
     directions = normalize(dictionary.decoder_directions(), dim=1)
     nearest = (planted.directions @ directions.T).amax(1)
     found = evaluate(dictionary, [{HOOK: planted.rows(HELD_OUT, rows)}])
@@ -139,7 +152,12 @@ def runs(kinds: list[str], n_seeds: int, steps: int, lr: float) -> Iterator[dict
         for seed in range(n_seeds):
             planted = Planted(seed)
             dictionary, seconds = trained(kind, planted, steps, lr)
-            row = {"kind": kind, "name": dictionary.name, "baseline": dictionary.baseline, "seed": seed}
+            row = {
+                "kind": kind,
+                "name": dictionary.name,
+                "baseline": dictionary.baseline,
+                "seed": seed,
+            }
             yield row | measure(dictionary, planted) | {"seconds": seconds}
 
 
@@ -147,11 +165,16 @@ def table(rows: list[Mapping[str, Any]], steps: int, lr: float) -> str:
     """Means with 95% intervals over seeds, architectures first, then baselines, best first."""
     kinds = {row["kind"]: [other for other in rows if other["kind"] == row["kind"]] for row in rows}
     of = lambda kind, name: t_interval(np.array([row[name] for row in kinds[kind]]))  # noqa: E731
-    order = sorted(kinds, key=lambda kind: (kinds[kind][0]["baseline"], -(of(kind, "mean_max_cosine").value or 0)))
+    order = sorted(
+        kinds,
+        key=lambda kind: (kinds[kind][0]["baseline"], -(of(kind, "mean_max_cosine").value or 0)),
+    )
     n_seeds = len(kinds[order[0]])
     lines = [
-        f"{N_PLANTED} planted directions in {D_IN} coordinates, {ACTIVE} active on average; {steps:,} updates of {BATCH} "
-        f"tokens at learning rate {lr:g}; {n_seeds} seeds; mean and 95% interval over seeds (Student's t). A direction "
+        f"{N_PLANTED} planted directions in {D_IN} coordinates, {ACTIVE} active on average; "
+        f"{steps:,} updates of {BATCH} "
+        f"tokens at learning rate {lr:g}; {n_seeds} seeds; mean and 95% interval over seeds "
+        "(Student's t). A direction "
         f"counts as recovered at cosine > {FOUND}. Seconds of one CPU core, learning only.",
         "",
         "| dictionary | mean max cosine | recovered | FVU | L0 | dead share | n | seconds |",
@@ -173,7 +196,9 @@ def _cell(interval: Any, digits: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     forms = [*architectures.names(), *FORMS]
     parser.add_argument("--only", nargs="*", default=forms, choices=forms)
     parser.add_argument("--seeds", type=int, default=3)

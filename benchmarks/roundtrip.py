@@ -1,12 +1,13 @@
 """Publishes a run and brings it back elsewhere: nothing may be computed again, nothing may differ.
 
-In a clone of this repository: the experiment, `dvc repro` (which must find every stage), `latentflow publish`, a commit,
-`dvc push` to a folder remote. In a clone of that clone: `dvc pull`, and the experiment again, every stage cached and the
-same report.
+In a clone of this repository: the experiment, `dvc repro` (which must find every stage),
+`latentflow publish`, a commit, `dvc push` to a folder remote. In a clone of that clone: `dvc pull`,
+and the experiment again, every stage cached and the same report.
 
     python benchmarks/roundtrip.py [--params examples/tiny.yaml] [--keep folder] [--json]
 
-Without --params the reference experiment is run (minutes). Uses this interpreter and servers of its own.
+Without --params the reference experiment is run (minutes). Uses this interpreter and servers of its
+own.
 """
 
 from __future__ import annotations
@@ -28,13 +29,29 @@ KEY = re.compile(r"^\s+([a-z ]+?)\s+([0-9a-f]{24})\s+[\d.]+ MB\s+(cached|[\d.]+ 
 
 def run(where: Path, *command: str, port: int) -> str:
     """What the command said, on both streams; it must succeed."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("LATENTFLOW_", "PREFECT_", "MLFLOW_"))}
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # dvc.yaml says `python`
-    own = {"LATENTFLOW_PREFECT_PORT": str(port), "PYTHONPATH": str(where), "COLUMNS": "200", "PATH": path}
+    inherited = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith(("LATENTFLOW_", "PREFECT_", "MLFLOW_"))
+    }
+    path = (
+        f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # dvc.yaml says `python`
+    )
+    own = {
+        "LATENTFLOW_PREFECT_PORT": str(port),
+        "PYTHONPATH": str(where),
+        "COLUMNS": "200",
+        "PATH": path,
+    }
     given = {"cwd": where, "env": {**inherited, **own}, "text": True}
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, **given)
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, **given
+    )
     if done.returncode:
-        sys.exit(f"{' '.join(command)} in {where} ended with status {done.returncode}:\n{done.stdout[-3000:]}")
+        sys.exit(
+            f"{' '.join(command)} in {where} ended with status "
+            f"{done.returncode}:\n{done.stdout[-3000:]}"
+        )
     return done.stdout
 
 
@@ -44,9 +61,13 @@ def stages(said: str) -> dict[str, tuple[str, bool]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--params")
-    parser.add_argument("--keep", type=Path, help="leave the clones here, with dvc.lock and data/refs of the run")
+    parser.add_argument(
+        "--keep", type=Path, help="leave the clones here, with dvc.lock and data/refs of the run"
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     room = options.keep or Path(tempfile.mkdtemp(prefix="latentflow-roundtrip-"))
@@ -65,7 +86,8 @@ def main() -> None:
         run(home, "git", "config", key, value, port=0)
     if options.params:  # what is in params.yaml is what DVC runs
         (home / "params.yaml").write_text(
-            run(home, python, "-m", "flows", "params", "--params", options.params, port=0), encoding="utf-8"
+            run(home, python, "-m", "flows", "params", "--params", options.params, port=0),
+            encoding="utf-8",
         )
     first = stages(step("experiment", home, python, "-m", "flows", "experiment"))
     repro = stages(step("dvc repro", home, python, "-m", "dvc", "repro"))
@@ -83,7 +105,8 @@ def main() -> None:
         "stages": len(first),
         "repro_recomputed": sorted(label for label, (_, found) in repro.items() if not found),
         "elsewhere_recomputed": sorted(label for label, (_, found) in again.items() if not found),
-        "same_keys": {label: key for label, (key, _) in first.items()} == {k: key for k, (key, _) in again.items()},
+        "same_keys": {label: key for label, (key, _) in first.items()}
+        == {k: key for k, (key, _) in again.items()},
         "files_pushed": int((re.search(r"(\d+) files? pushed", pushed) or [0, 0])[1]),
         "published": published.strip().splitlines()[0],
         "dvc_status": status,

@@ -1,8 +1,9 @@
 """Drives the three windows in headless Chromium and keeps what a person would see.
 
-Against a stack that is up (`make up`): opens the experiment's form in Prefect, switches the dictionary's `kind` on its tab,
-starts the run, follows it until it is completed, then opens the same run in MLflow and every page of Streamlit, light and
-dark. Pictures go to `docs/images/`; foreign requests, errors in the console and tracebacks are counted and must be none.
+Against a stack that is up (`make up`): opens the experiment's form in Prefect, switches the
+dictionary's `kind` on its tab, starts the run, follows it until it is completed, then opens the
+same run in MLflow and every page of Streamlit, light and dark. Pictures go to `docs/images/`;
+foreign requests, errors in the console and tracebacks are counted and must be none.
 `tests/browser/test_windows.py` drives the same `Windows`.
 
     python benchmarks/windows.py [--images docs/images] [--kind relu] [--no-run]
@@ -26,7 +27,15 @@ from urllib.parse import urlparse
 
 import httpx
 from PIL import Image
-from playwright.sync_api import BrowserContext, ConsoleMessage, Locator, Page, Request, WebSocket, sync_playwright
+from playwright.sync_api import (
+    BrowserContext,
+    ConsoleMessage,
+    Locator,
+    Page,
+    Request,
+    WebSocket,
+    sync_playwright,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
@@ -34,13 +43,26 @@ sys.path.insert(0, str(REPOSITORY))
 from flows.stack import environment  # noqa: E402
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
-NO_CHROMIUM = "no Chromium here: `apt-get install chromium` on Debian, or set CHROMIUM to the path of one"
+NO_CHROMIUM = (
+    "no Chromium here: `apt-get install chromium` on Debian, or set CHROMIUM to the path of one"
+)
 ARGUMENTS = [
     *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--disable-quic"),
 ]
-PAGES = ("overview", "compare", "latents", "explanations", "steering", "training", "lineage", "runs")
-QUIET = "[data-testid=stApp][data-test-script-state=notRunning][data-test-connection-state=CONNECTED]"
+PAGES = (
+    "overview",
+    "compare",
+    "latents",
+    "explanations",
+    "steering",
+    "training",
+    "lineage",
+    "runs",
+)
+QUIET = (
+    "[data-testid=stApp][data-test-script-state=notRunning][data-test-connection-state=CONNECTED]"
+)
 
 # Errors in the console that are nobody's fault here -> why. Everything else is one.
 ALLOWED: Mapping[str, str] = {
@@ -54,13 +76,15 @@ ALLOWED: Mapping[str, str] = {
 
 
 class Windows:
-    """A browser on the three windows that remembers foreign requests, errors in the console and tracebacks.
+    """A browser on the three windows that remembers foreign requests, errors in the console and
+    tracebacks.
 
     Attributes:
         page: the tab that is in front.
         addresses: of prefect, mlflow and streamlit.
         foreign: hosts beyond this machine that any tab asked.
-        errors: what the consoles said, and what no page caught, beyond `ALLOWED` and what was forgiven.
+        errors: what the consoles said, and what no page caught, beyond `ALLOWED` and what was
+            forgiven.
     """
 
     def __init__(self, context: BrowserContext, addresses: Mapping[str, str], images: Path) -> None:
@@ -82,7 +106,9 @@ class Windows:
 
     def _console(self, message: ConsoleMessage) -> None:
         said = f"{message.text} {message.location.get('url', '')}".strip()
-        if message.type == "error" and not any(re.search(known, said) for known in (*ALLOWED, *self.forgiven)):
+        if message.type == "error" and not any(
+            re.search(known, said) for known in (*ALLOWED, *self.forgiven)
+        ):
             self.errors.append(said)
 
     @contextlib.contextmanager
@@ -113,7 +139,10 @@ class Windows:
     def refuse_traceback(self) -> None:
         """Notes a traceback that a person would read."""
         shown = self.page.locator("body").inner_text()
-        if "Traceback (most recent call last)" in shown or self.page.locator("[data-testid=stException]").count():
+        if (
+            "Traceback (most recent call last)" in shown
+            or self.page.locator("[data-testid=stException]").count()
+        ):
             self.errors.append(f"a traceback on {self.page.url}")
 
     def picture(self, name: str) -> None:
@@ -135,7 +164,10 @@ class Windows:
 
     def form(self, deployment: str) -> None:
         """Opens the form of a deployment."""
-        self.go(f"{self.addresses['prefect']}/deployments/deployment/{deployment}/run", ".schema-form-property")
+        self.go(
+            f"{self.addresses['prefect']}/deployments/deployment/{deployment}/run",
+            ".schema-form-property",
+        )
 
     def field(self, name: str) -> Locator:
         """One property of the form by its dotted name, `config` left out."""
@@ -180,11 +212,15 @@ class Windows:
     def turn_to(self, name: str) -> None:
         """Goes to another page of Streamlit by its navigation."""
         before = self.page.locator("h1").first.inner_text()
-        self.page.locator("[data-testid=stSidebarNavLink]").get_by_text(name.title(), exact=True).click()
+        self.page.locator("[data-testid=stSidebarNavLink]").get_by_text(
+            name.title(), exact=True
+        ).click()
         if name != "overview":
             self.page.wait_for_selector(f"h1:has-text('{name.title()}')", timeout=60_000)
         else:
-            self.page.wait_for_function("before => document.querySelector('h1')?.innerText !== before", arg=before)
+            self.page.wait_for_function(
+                "before => document.querySelector('h1')?.innerText !== before", arg=before
+            )
         self.settled()
 
     def settled(self, seconds: float = 60) -> None:
@@ -254,7 +290,9 @@ def ended(run: str, seconds: float) -> dict[str, Any]:
     """Waits until the run has ended."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        found = httpx.get(f"{environment.address('prefect')}/api/flow_runs/{run}", timeout=30).json()
+        found = httpx.get(
+            f"{environment.address('prefect')}/api/flow_runs/{run}", timeout=30
+        ).json()
         if found["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
             return found
         time.sleep(3)
@@ -272,7 +310,9 @@ def look(windows: Windows, report: str, suffix: str = "") -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=Path, default=REPOSITORY / "docs" / "images")
     parser.add_argument("--kind", default="relu")
     parser.add_argument("--no-run", action="store_true", help="only look")
@@ -285,7 +325,9 @@ def main() -> None:
             run = start_from_form(windows, arguments.kind)
             found = ended(run, arguments.seconds)
             result["prefect"] = {"run": run, "state": found["state_type"], "kind": arguments.kind}
-            result["prefect"]["parameters_kind"] = found["parameters"]["config"]["train"]["dictionary"]["kind"]
+            result["prefect"]["parameters_kind"] = found["parameters"]["config"]["train"][
+                "dictionary"
+            ]["kind"]
             windows.go(f"{addresses['prefect']}/runs/flow-run/{run}", "text=Completed")
             windows.page.wait_for_timeout(3000)
             windows.picture("prefect-run")
@@ -294,7 +336,9 @@ def main() -> None:
         client = MlflowClient()
         experiment = client.get_experiment_by_name("latentflow")
         assert experiment is not None
-        newest = client.search_runs([experiment.experiment_id], "tags.report != ''", max_results=1)[0]
+        newest = client.search_runs([experiment.experiment_id], "tags.report != ''", max_results=1)[
+            0
+        ]
         result["mlflow"] = {"run": newest.info.run_id, "report": newest.data.tags["report"]}
         place = f"{addresses['mlflow']}/#/experiments/{experiment.experiment_id}/runs"
         windows.go(f"{place}/{newest.info.run_id}", "text=Parameters", 90)

@@ -2,9 +2,10 @@
 
     python -m benchmarks.world [--model data/demo] [--json] [--stories 1500] [--no-write]
 
-Everything is measured on stories of streams that nothing else reads (seed 1), never on the experiment's own splits.
-A unit finds a concept when its average precision over all tokens (or documents), at their natural density, is at least
-0.8; probes are fitted and coordinates chosen on the select stream, and both are scored on the validate stream.
+Everything is measured on stories of streams that nothing else reads (seed 1), never on the
+experiment's own splits. A unit finds a concept when its average precision over all tokens (or
+documents), at their natural density, is at least 0.8; probes are fitted and coordinates chosen on
+the select stream, and both are scored on the validate stream.
 """
 
 from __future__ import annotations
@@ -35,13 +36,21 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Reading:
-    """Stories as the model reads them: tokens, labels by token and document, activations and next-token predictions."""
+    """Stories as the model reads them: tokens, labels by token and document, activations and
+    next-token predictions."""
 
-    def __init__(self, model: Any, tokenizer: Any, world: World, split: Split, n_stories: int) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, world: World, split: Split, n_stories: int
+    ) -> None:
         self.stories: list[Story] = [
-            story for _, story in zip(range(n_stories), world.stories(split, SEED, labels=True), strict=False)
+            story
+            for _, story in zip(
+                range(n_stories), world.stories(split, SEED, labels=True), strict=False
+            )
         ]
-        encoded = tokenizer([s.text for s in self.stories], return_offsets_mapping=True, add_special_tokens=False)
+        encoded = tokenizer(
+            [s.text for s in self.stories], return_offsets_mapping=True, add_special_tokens=False
+        )
         self.ids: list[list[int]] = encoded["input_ids"]
         names = [concept.concept for concept in world.concepts()]
         column = {name: number for number, name in enumerate(names)}
@@ -52,7 +61,9 @@ class Reading:
         token_columns: list[int] = []
         document_rows: list[int] = []
         document_columns: list[int] = []
-        for number, (story, offsets) in enumerate(zip(self.stories, encoded["offset_mapping"], strict=True)):
+        for number, (story, offsets) in enumerate(
+            zip(self.stories, encoded["offset_mapping"], strict=True)
+        ):
             at = {start: index for index, (start, _) in enumerate(offsets)}
             for label in story.labels:
                 if label.start is None:
@@ -72,8 +83,11 @@ def _indicator(rows: list[int], columns: list[int], shape: tuple[int, int]) -> s
 
 
 @torch.no_grad()
-def _run(model: Any, tokenizer: Any, documents: list[list[int]]) -> tuple[list[np.ndarray], list[Any], list[Any]]:
-    """Activations after every block [token, d] (special tokens dropped), and what was predicted at each token."""
+def _run(
+    model: Any, tokenizer: Any, documents: list[list[int]]
+) -> tuple[list[np.ndarray], list[Any], list[Any]]:
+    """Activations after every block [token, d] (special tokens dropped), and what was predicted at
+    each token."""
     kept: dict[int, Any] = {}
     handles = [
         layer.register_forward_hook(
@@ -90,7 +104,9 @@ def _run(model: Any, tokenizer: Any, documents: list[list[int]]) -> tuple[list[n
         longest = max(len(documents[number]) for number in numbers)
         batch = torch.full((len(numbers), longest + 1), tokenizer.pad_token_id)
         for row, number in enumerate(numbers):
-            batch[row, : len(documents[number]) + 1] = torch.tensor([tokenizer.bos_token_id, *documents[number]])
+            batch[row, : len(documents[number]) + 1] = torch.tensor(
+                [tokenizer.bos_token_id, *documents[number]]
+            )
         out = model(input_ids=batch, use_cache=False).logits
         for row, number in enumerate(numbers):
             length = len(documents[number])
@@ -106,8 +122,8 @@ def _run(model: Any, tokenizer: Any, documents: list[list[int]]) -> tuple[list[n
 def grammar_of_words(reading: Reading, tokenizer: Any, world: World) -> dict[str, tuple[int, int]]:
     """(right, n) of each agreement that the text decides, at the tokens where it shows.
 
-    Pronouns: the right form against those of the other gender. Valence: the word's whole class against its counterpart.
-    Everything else: the most likely token of the vocabulary.
+    Pronouns: the right form against those of the other gender. Valence: the word's whole class
+    against its counterpart. Everything else: the most likely token of the vocabulary.
     """
     right: Counter[str] = Counter()
     n: Counter[str] = Counter()
@@ -116,7 +132,10 @@ def grammar_of_words(reading: Reading, tokenizer: Any, world: World) -> dict[str
     for gender, other in (("female", "male"), ("male", "female")):
         subject, *rest = PRONOUNS[gender]
         rival_subject, *rival_rest = PRONOUNS[other]
-        rivals[subject], rivals[subject.capitalize()] = (rival_subject,), (rival_subject.capitalize(),)
+        rivals[subject], rivals[subject.capitalize()] = (
+            (rival_subject,),
+            (rival_subject.capitalize(),),
+        )
         for word in rest[:2]:
             rivals[word] = tuple(rival_rest[:2])
         rivals[rest[2]] = (rival_rest[2],)
@@ -139,14 +158,20 @@ def grammar_of_words(reading: Reading, tokenizer: Any, world: World) -> dict[str
             correct = bool(best[at] == tokens[at])
             before = words[max(0, at - 4) : at]
             group, _, valence = world.class_of[word].rpartition(".")
-            if valence in opposite and group != "frame" and any(w in words[:at] for w in ("looked", "seemed")):
+            if (
+                valence in opposite
+                and group != "frame"
+                and any(w in words[:at] for w in ("looked", "seemed"))
+            ):
                 mass = [
                     np.exp(logits[at][members[f"{group}.{v}"]].astype(float)).sum()
                     for v in (valence, opposite[valence])
                 ]
                 count("valence of qualities, manners, feelings, sayings", bool(mass[0] > mass[1]))
             if word in rivals:
-                correct = all(logits[at][ids[word]] > logits[at][ids[rival]] for rival in rivals[word])
+                correct = all(
+                    logits[at][ids[word]] > logits[at][ids[rival]] for rival in rivals[word]
+                )
                 if not two:
                     count("pronoun gender, one character", correct)
                 elif word not in ("she", "She", "he", "He"):
@@ -161,12 +186,14 @@ def grammar_of_words(reading: Reading, tokenizer: Any, world: World) -> dict[str
                 elif before[-1] == "been":
                     count("weekday before ('Yesterday had been')", correct)
             elif word in ORDINALS and before[-2:] == [",", "the"]:
-                # whether an ordinal or 'day' follows is open: right when it is the likeliest ordinal
+                # whether an ordinal or 'day' follows is open: right when it is the likeliest
+                # ordinal
                 scores = {ordinal: logits[at][ids[ordinal]] for ordinal in ORDINALS}
                 count("number of the weekday", max(scores, key=lambda o: scores[o]) == word)
-            elif (word in NUMBERS and (before[-1] == "made" or (before[-1] == "," and before[-2] in NUMBERS))) or (
-                word in (",", ".") and before[-1] in NUMBERS and _declared(words, at)
-            ):
+            elif (
+                word in NUMBERS
+                and (before[-1] == "made" or (before[-1] == "," and before[-2] in NUMBERS))
+            ) or (word in (",", ".") and before[-1] in NUMBERS and _declared(words, at)):
                 count("counting", correct)
     return {name: (right[name], n[name]) for name in sorted(n)}
 
@@ -177,9 +204,11 @@ def _declared(words: list[str], at: int) -> bool:
 
 
 def precision_both_ways(values: np.ndarray, positives: list[np.ndarray]) -> np.ndarray:
-    """Average precision of one column of scores for every concept, as it is and negated: [2, concept].
+    """Average precision of one column of scores for every concept, as it is and negated: [2,
+    concept].
 
-    Activations have no ties to speak of, so ranks suffice: the k-th best positive at rank r adds k / r.
+    Activations have no ties to speak of, so ranks suffice: the k-th best positive at rank r adds k
+    / r.
     """
     order = np.argsort(-values, kind="stable")
     ranks = np.empty(len(values), dtype=np.int64)
@@ -189,20 +218,30 @@ def precision_both_ways(values: np.ndarray, positives: list[np.ndarray]) -> np.n
         if len(rows):
             place = np.sort(ranks[rows])
             hits = np.arange(1, len(rows) + 1)
-            found[:, number] = (hits / place).mean(), (hits / (len(values) + 1 - place[::-1])).mean()
+            found[:, number] = (
+                (hits / place).mean(),
+                (hits / (len(values) + 1 - place[::-1])).mean(),
+            )
     return found
 
 
 def concepts_found(
     select_x: np.ndarray, select_y: sparse.csc_matrix, x: np.ndarray, y: sparse.csc_matrix
 ) -> dict[str, np.ndarray]:
-    """Average precision (and the probe's AUROC) on the validate stream of probe and best coordinate, by concept."""
-    on_select = [select_y.indices[a:b] for a, b in zip(select_y.indptr, select_y.indptr[1:], strict=False)]
+    """Average precision (and the probe's AUROC) on the validate stream of probe and best
+    coordinate, by concept."""
+    on_select = [
+        select_y.indices[a:b] for a, b in zip(select_y.indptr, select_y.indptr[1:], strict=False)
+    ]
     positives = [y.indices[a:b] for a, b in zip(y.indptr, y.indptr[1:], strict=False)]
     probe = fit_probe(torch.from_numpy(select_x), select_y).scores(torch.from_numpy(x)).numpy()
     n_concepts = y.shape[1]
-    probe_ap = np.array([precision_both_ways(probe[:, c], [positives[c]])[0, 0] for c in range(n_concepts)])
-    chosen = np.stack([precision_both_ways(select_x[:, d], on_select) for d in range(x.shape[1])])  # [d, 2, concept]
+    probe_ap = np.array(
+        [precision_both_ways(probe[:, c], [positives[c]])[0, 0] for c in range(n_concepts)]
+    )
+    chosen = np.stack(
+        [precision_both_ways(select_x[:, d], on_select) for d in range(x.shape[1])]
+    )  # [d, 2, concept]
     scored = np.stack([precision_both_ways(x[:, d], positives) for d in range(x.shape[1])])
     flat = chosen.reshape(-1, n_concepts).argmax(0)
     coordinate_ap = scored.reshape(-1, n_concepts)[flat, np.arange(n_concepts)]
@@ -222,7 +261,9 @@ def concepts_found(
 
 def pooled(x: np.ndarray, reading: Reading) -> np.ndarray:
     """Mean activation of each document."""
-    return np.stack([x[a:b].mean(0) for a, b in zip(reading.starts, reading.starts[1:], strict=False)])
+    return np.stack(
+        [x[a:b].mean(0) for a, b in zip(reading.starts, reading.starts[1:], strict=False)]
+    )
 
 
 def measure(model: Any, tokenizer: Any, world: World, n_stories: int) -> dict[str, Any]:
@@ -240,7 +281,8 @@ def measure(model: Any, tokenizer: Any, world: World, n_stories: int) -> dict[st
         "n_tokens": n_tokens,
         "words_per_story": words / n_stories,
         "agreement": {
-            name: {"right": r, "n": n} for name, (r, n) in grammar_of_words(validate, tokenizer, world).items()
+            name: {"right": r, "n": n}
+            for name, (r, n) in grammar_of_words(validate, tokenizer, world).items()
         },
         "hook_points": {},
         "concepts": {},
@@ -252,7 +294,10 @@ def measure(model: Any, tokenizer: Any, world: World, n_stories: int) -> dict[st
     result["d_model"] = validate.activations[0].shape[1]
     for n in range(len(validate.activations)):
         tokens = concepts_found(
-            select.activations[n], select.token_labels, validate.activations[n], validate.token_labels
+            select.activations[n],
+            select.token_labels,
+            validate.activations[n],
+            validate.token_labels,
         )
         documents = concepts_found(
             pooled(select.activations[n], select), select.document_labels,
@@ -270,7 +315,11 @@ def measure(model: Any, tokenizer: Any, world: World, n_stories: int) -> dict[st
                 "coordinate_of_probed": int((by_probe & (ap["coordinate"] >= THRESHOLD)).sum()),
             }
         name = f"resid_post.{n}"
-        topics = [number for number, c in enumerate(concepts) if c.family == "topics" and c.unit == "document"]
+        topics = [
+            number
+            for number, c in enumerate(concepts)
+            if c.family == "topics" and c.unit == "document"
+        ]
         found["topic_auroc"] = float(np.mean(ap["auroc"][topics]))
         found["sentiment_auroc"] = float(
             np.mean(
@@ -290,7 +339,8 @@ def measure(model: Any, tokenizer: Any, world: World, n_stories: int) -> dict[st
 
 
 def groups(result: dict[str, Any], hook_point: str) -> list[tuple[str, str, int, int, int]]:
-    """(kind, group of concepts, how many, found by the probe, by a coordinate) at one hook point."""
+    """(kind, group of concepts, how many, found by the probe, by a coordinate) at one hook
+    point."""
     rows: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
     for concept in World().concepts():
         name, _, place = concept.concept.partition("@")
@@ -319,10 +369,13 @@ def document(result: dict[str, Any], provenance: dict[str, Any], world: World) -
     lines = [
         "# The embedded world",
         "",
-        "Written by `python -m benchmarks.world`; do not edit. Source: `components/world/`, committed model: `data/demo/`.",
+        "Written by `python -m benchmarks.world`; do not edit. Source: `components/world/`, "
+        "committed model: `data/demo/`.",
         "",
-        "A probabilistic grammar tells short English stories. Whatever a story is about is drawn before it is told, so every",
-        "concept on every token is known, and so is the entropy of the text. A small Llama was pretrained on it from scratch.",
+        "A probabilistic grammar tells short English stories. Whatever a story is about is drawn "
+        "before it is told, so every",
+        "concept on every token is known, and so is the entropy of the text. A small Llama was "
+        "pretrained on it from scratch.",
         "",
         "## Ten stories",
         "",
@@ -334,32 +387,44 @@ def document(result: dict[str, Any], provenance: dict[str, Any], world: World) -
         "",
         "## The grammar",
         "",
-        f"- {sum(inventory.values())} labelled concepts: {inventory['surface']} surface, {inventory['contextual']} contextual, "
-        f"{inventory['document']} document; {result['d_model']} residual dimensions. All of them: `data/demo/concepts.csv`.",
-        f"- {result['vocabulary']} tokens of vocabulary, {result['words_per_story']:.0f} words and marks a story.",
+        f"- {sum(inventory.values())} labelled concepts: {inventory['surface']} surface, "
+        f"{inventory['contextual']} contextual, "
+        f"{inventory['document']} document; {result['d_model']} residual dimensions. All of them: "
+        "`data/demo/concepts.csv`.",
+        f"- {result['vocabulary']} tokens of vocabulary, {result['words_per_story']:.0f} words "
+        "and marks a story.",
         f"- Entropy of the derivation {result['entropy']:.3f} nats a token, the end token counted.",
         "",
         "## The language model",
         "",
-        f"Llama, {provenance['config']['n_layers']} blocks, width {result['d_model']}, {result['parameters']:,} parameters, "
-        f"{provenance['tokens']:,} tokens in {provenance['seconds'] / 60:.0f} minutes on a shared two-core machine.",
+        f"Llama, {provenance['config']['n_layers']} blocks, width {result['d_model']}, "
+        f"{result['parameters']:,} parameters, "
+        f"{provenance['tokens']:,} tokens in {provenance['seconds'] / 60:.0f} minutes on a shared "
+        "two-core machine.",
         "",
         "| measured on unseen stories | reached | wanted |",
         "|---|---|---|",
-        f"| loss minus entropy, nats a token ({result['n_tokens']:,} tokens) | {result['gap']:.3f} (loss {result['loss']:.3f}) | at most 0.10 |",
+        f"| loss minus entropy, nats a token ({result['n_tokens']:,} tokens) | "
+        f"{result['gap']:.3f} (loss {result['loss']:.3f}) | at most 0.10 |",
     ]
     wanted = {"pronoun gender, one character": "99%", "counting": "98%"}
     for name, row in result["agreement"].items():
-        lines.append(f"| {name} ({row['n']:,}) | {row['right'] / row['n']:.1%} | {wanted.get(name, 'reported')} |")
+        lines.append(
+            f"| {name} ({row['n']:,}) | {row['right'] / row['n']:.1%} | "
+            f"{wanted.get(name, 'reported')} |"
+        )
     at = result["hook_points"][best]
     lines += [
-        f"| topic, AUROC of a probe on mean-pooled `{best}`, mean of 24 | {at['topic_auroc']:.3f} | 0.95 |",
+        f"| topic, AUROC of a probe on mean-pooled `{best}`, mean of 24 | {at['topic_auroc']:.3f} "
+        "| 0.95 |",
         f"| sentiment, likewise | {at['sentiment_auroc']:.3f} | reported |",
         "",
         "## What a probe reads, and what one coordinate reads",
         "",
-        f"A unit finds a concept when its average precision over all tokens (or documents) at natural density is at least {THRESHOLD}. "
-        "The coordinate and its sign are chosen on other stories. Wanted: coordinates find less than half of what the probe finds.",
+        "A unit finds a concept when its average precision over all tokens (or documents) at "
+        f"natural density is at least {THRESHOLD}. "
+        "The coordinate and its sign are chosen on other stories. Wanted: coordinates find less "
+        "than half of what the probe finds.",
         "",
         "| hook point | kind | concepts | probe | best coordinate |",
         "|---|---|---|---|---|",
@@ -367,7 +432,9 @@ def document(result: dict[str, Any], provenance: dict[str, Any], world: World) -
     for name, found in result["hook_points"].items():
         for kind in ("surface", "contextual", "document", "all"):
             row = found[kind]
-            lines.append(f"| `{name}` | {kind} | {row['concepts']} | {row['probe']} | {row['coordinate']} |")
+            lines.append(
+                f"| `{name}` | {kind} | {row['concepts']} | {row['probe']} | {row['coordinate']} |"
+            )
     lines += [
         "",
         f"By group at `{best}`:",
@@ -375,34 +442,47 @@ def document(result: dict[str, Any], provenance: dict[str, Any], world: World) -
         "| kind | group | concepts | probe | best coordinate |",
         "|---|---|---|---|---|",
     ]
-    lines += [f"| {kind} | {group} | {n} | {p} | {c} |" for kind, group, n, p, c in groups(result, best)]
+    lines += [
+        f"| {kind} | {group} | {n} | {p} | {c} |" for kind, group, n, p, c in groups(result, best)
+    ]
     all_here = at["all"]
     lines += [
         "",
-        f"At `{best}` the probe finds {all_here['probe']} of {all_here['concepts']} concepts and the best coordinate "
-        f"{all_here['coordinate']}. Concepts that the probe does not find stay in the inventory and out of later scores.",
+        f"At `{best}` the probe finds {all_here['probe']} of {all_here['concepts']} concepts and "
+        "the best coordinate "
+        f"{all_here['coordinate']}. Concepts that the probe does not find stay in the inventory "
+        "and out of later scores.",
         "Groups of which it finds less than half: "
         + (", ".join(f"`{group}`" for group in missed(result, best)) or "none")
         + ".",
         "",
         "## What had to be learnt about the world itself",
         "",
-        "- A version in which a story's valence chose only among adjectives and feelings was not learnt at all in 4 million",
-        "  tokens (right class of adjective 48%, probe AUROC 0.47), although the loss looked good: both classes stood in the",
-        "  same places, and their embeddings had a cosine of 0.99. Manner, verbs of seeming and saying, and connectives now",
+        "- A version in which a story's valence chose only among adjectives and feelings was not "
+        "learnt at all in 4 million",
+        "  tokens (right class of adjective 48%, probe AUROC 0.47), although the loss looked "
+        "good: both classes stood in the",
+        "  same places, and their embeddings had a cosine of 0.99. Manner, verbs of seeming and "
+        "saying, and connectives now",
         "  follow the valence too; it is learnt within the first million tokens.",
-        "- With embeddings drawn at 0.04 the words of one class fell together before topics were learnt, and the loss stayed",
-        "  at about 1.4 nats until the run was stopped at 3 million tokens. Drawn at 0.5, with the final norm at the inverse,",
+        "- With embeddings drawn at 0.04 the words of one class fell together before topics were "
+        "learnt, and the loss stayed",
+        "  at about 1.4 nats until the run was stopped at 3 million tokens. Drawn at 0.5, with "
+        "the final norm at the inverse,",
         "  it fell below 1.25 before 1.3 million.",
-        "- Weekdays are learnt because every story states a day together with its neighbour or its number in the week.",
-        "- Options of equal wording must be one option with a weight: listed twice they inflate the derivation's entropy (by",
+        "- Weekdays are learnt because every story states a day together with its neighbour or "
+        "its number in the week.",
+        "- Options of equal wording must be one option with a weight: listed twice they inflate "
+        "the derivation's entropy (by",
         "  an estimated 0.04 nats a token in a first version) and flatter the model.",
     ]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", type=Path, default=ROOT / "data" / "demo")
     parser.add_argument("--stories", type=int, default=1500)
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")

@@ -1,8 +1,10 @@
-"""Configuration: frozen pydantic models, unknown keys refused, one sentence under each field, dotted names everywhere.
+"""Configuration: frozen pydantic models, unknown keys refused, one sentence under each field,
+dotted names everywhere.
 
-A field that cannot change a result (device, threads, workers, addresses, limits, verbosity) is declared with
-`execution(...)` and never enters an artifact key. A union of entries is declared with `union_of(registry)`: pydantic
-validates it by its `kind`, and the JSON schema says `anyOf` (Prefect's form draws that as tabs, and `oneOf` as raw JSON).
+A field that cannot change a result (device, threads, workers, addresses, limits, verbosity) is
+declared with `execution(...)` and never enters an artifact key. A union of entries is declared with
+`union_of(registry)`: pydantic validates it by its `kind`, and the JSON schema says `anyOf`
+(Prefect's form draws that as tabs, and `oneOf` as raw JSON).
 """
 
 from __future__ import annotations
@@ -23,18 +25,30 @@ from components.errors import ConfigError, UnknownNameError, quoted, shortened
 from components.registry import Registry, nearest
 
 LARGEST_INTEGER = 2**53 - 1
-"""What JSON, a browser's form and SQLite hold exactly; a larger one in a run makes Prefect's lists unreadable."""
+"""What JSON, a browser's form and SQLite hold exactly; a larger one in a run makes Prefect's lists
+unreadable."""
 LARGEST_NUMBER = 1e12
 """Beyond every sensible setting, and far enough within float32 to be squared there."""
 MOST_FAULTS = 10
-"""Faults that one error tells; a list of a million wrong values is as wrong after the first ones."""
-INSIDE = {"schema", "fields", "choices", "items_schema", "keys_schema", "values_schema", "definitions", "steps"}
+"""Faults that one error tells; a list of a million wrong values is as wrong after the first
+ones."""
+INSIDE = {
+    "schema",
+    "fields",
+    "choices",
+    "items_schema",
+    "keys_schema",
+    "values_schema",
+    "definitions",
+    "steps",
+}
 """Where a pydantic schema holds others."""
 LARGEST = {"int": LARGEST_INTEGER, "float": LARGEST_NUMBER}
 
 
 def _any_of(schema: Any) -> None:
-    """Rewrites `oneOf` with a discriminator to plain `anyOf`, through the whole schema, in place."""
+    """Rewrites `oneOf` with a discriminator to plain `anyOf`, through the whole schema, in
+    place."""
     if isinstance(schema, dict):
         if "oneOf" in schema:
             schema["anyOf"] = schema.pop("oneOf")
@@ -47,7 +61,8 @@ def _any_of(schema: Any) -> None:
 
 
 def _bounded(schema: Any, cls: type) -> None:
-    """Bounds every number in the pydantic schema of `cls` on the sides that its field leaves open, in place."""
+    """Bounds every number in the pydantic schema of `cls` on the sides that its field leaves open,
+    in place."""
     if isinstance(schema, list):
         for part in schema:
             _bounded(part, cls)
@@ -90,12 +105,16 @@ def _plain(value: Any) -> Any:
 
 
 class Config(BaseModel):
-    """One section of an experiment: frozen, strict about unknown keys, hashable by its canonical form.
+    """One section of an experiment: frozen, strict about unknown keys, hashable by its canonical
+    form.
 
-    No number is without bounds: where a field sets none, an integer lies within 2^53 - 1 of zero and a float is finite.
+    No number is without bounds: where a field sets none, an integer lies within 2^53 - 1 of zero
+    and a float is finite.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True
+    )
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
@@ -133,7 +152,8 @@ def _is_execution(field: FieldInfo) -> bool:
 def union_of(registry: Registry[Any]) -> Any:
     """The type 'the config of any entry of this registry', discriminated by `kind`.
 
-    Each entry carries its config class as `entry.config`, with a field `kind: Literal["<file name>"]`.
+    Each entry carries its config class as `entry.config`, with a field `kind: Literal["<file
+    name>"]`.
     """
     configs = [entry.config for _, entry in registry.items()]
     if len(configs) == 1:
@@ -147,9 +167,11 @@ def names_of(registry: Registry[Any]) -> Any:
 
 
 def settings_of(registry: Registry[Any]) -> Any:
-    """The type 'the settings of every entry of this registry, by its name': a section with a typed section for each.
+    """The type 'the settings of every entry of this registry, by its name': a section with a typed
+    section for each.
 
-    Typed, so that a default that is spelled out is no other setting and every window can draw a field for it.
+    Typed, so that a default that is spelled out is no other setting and every window can draw a
+    field for it.
     """
     return create_model(
         "".join(word.title() for word in registry.noun.split()) + "Settings",
@@ -159,7 +181,10 @@ def settings_of(registry: Registry[Any]) -> Any:
             name: (
                 entry.config,
                 Field(
-                    entry.config(), description=" ".join((entry.config.__doc__ or name).partition("\n\n")[0].split())
+                    entry.config(),
+                    description=" ".join(
+                        (entry.config.__doc__ or name).partition("\n\n")[0].split()
+                    ),
                 ),
             )
             for name, entry in registry.items()
@@ -168,7 +193,8 @@ def settings_of(registry: Registry[Any]) -> Any:
 
 
 def refuse_unused(registry: Registry[Any], names: Sequence[str], settings: BaseModel) -> None:
-    """Refuses a list with a name twice, and settings of an entry that is not listed: they would change nothing.
+    """Refuses a list with a name twice, and settings of an entry that is not listed: they would
+    change nothing.
 
     Raises:
         ConfigError: either of them.
@@ -178,7 +204,9 @@ def refuse_unused(registry: Registry[Any], names: Sequence[str], settings: BaseM
         raise ConfigError(f"{article} {registry.noun} is listed twice: {', '.join(names)}")
     changed = [name for name in canonical(settings) if name not in names]
     if changed:
-        raise ConfigError(f"settings for {', '.join(changed)}; {registry.noun}s listed: {', '.join(names)}")
+        raise ConfigError(
+            f"settings for {', '.join(changed)}; {registry.noun}s listed: {', '.join(names)}"
+        )
 
 
 def flatten(config: BaseModel | Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -214,10 +242,15 @@ def canonical(config: BaseModel) -> dict[str, Any]:
 
 
 def parse(text: str) -> Any:
-    """One value from a command line: YAML, so that 1e-3, true, null and [a, b] mean what they look like."""
+    """One value from a command line: YAML, so that 1e-3, true, null and [a, b] mean what they look
+    like."""
     try:
         value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):  # also a month 13, or an integer of 5,000 digits
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ):  # also a month 13, or an integer of 5,000 digits
         return text
     if isinstance(value, str) and value == text.strip():  # what was quoted stays text
         try:
@@ -241,23 +274,28 @@ def assignments(arguments: list[str]) -> dict[str, Typed]:
     for argument in arguments:
         name, equals, text = argument.partition("=")
         if not equals or not name:
-            raise ConfigError(f"wanted name=value, got {quoted(argument)}; for example train.dictionary.k=64")
+            raise ConfigError(
+                f"wanted name=value, got {quoted(argument)}; for example train.dictionary.k=64"
+            )
         overrides[name] = Typed(text)
     return overrides
 
 
 def override(config: ConfigT, overrides: Mapping[str, Any]) -> ConfigT:
-    """A new config with dotted names replaced. Setting a `kind` resets its section to the new kind's defaults.
+    """A new config with dotted names replaced. Setting a `kind` resets its section to the new
+    kind's defaults.
 
-    What was typed on a command line is parsed; where that gives a number and a string was wanted (a name `2024`, an artifact
-    key of digits), it is what was typed; `null` stays null.
+    What was typed on a command line is parsed; where that gives a number and a string was wanted (a
+    name `2024`, an artifact key of digits), it is what was typed; `null` stays null.
 
     Raises:
         UnknownNameError: a dotted name that is not in the config (the nearest names are listed).
         ConfigError: a value of the wrong type or out of range, with its dotted name.
     """
     kinds = {dotted: value for dotted, value in overrides.items() if dotted.endswith(".kind")}
-    if kinds and len(kinds) < len(overrides):  # kinds first: the rest is then read against the new kinds' fields
+    if kinds and len(kinds) < len(
+        overrides
+    ):  # kinds first: the rest is then read against the new kinds' fields
         rest = {dotted: value for dotted, value in overrides.items() if dotted not in kinds}
         return override(override(config, kinds), rest)
     nested = config.model_dump(mode="json")
@@ -281,13 +319,21 @@ def override(config: ConfigT, overrides: Mapping[str, Any]) -> ConfigT:
         raise explain(config, error) from None
 
 
-def _wanted_as_text(config: BaseModel, error: ValidationError, overrides: Mapping[str, Any]) -> Iterator[str]:
+def _wanted_as_text(
+    config: BaseModel, error: ValidationError, overrides: Mapping[str, Any]
+) -> Iterator[str]:
     """Names of what was typed and parsed to no string, where a string was wanted."""
     faults = [fault["loc"] for fault in error.errors() if fault["type"] == "string_type"]
     places = [".".join(_without_tags(config, [str(part) for part in place])) for place in faults]
     for name, value in overrides.items():
-        inside = any(place == name or place.startswith(f"{name}.") for place in places)  # below: a member of a union
-        if inside and isinstance(value, Typed) and (not value or not isinstance(parse(value), list | dict | None)):
+        inside = any(
+            place == name or place.startswith(f"{name}.") for place in places
+        )  # below: a member of a union
+        if (
+            inside
+            and isinstance(value, Typed)
+            and (not value or not isinstance(parse(value), list | dict | None))
+        ):
             yield name
 
 
@@ -323,9 +369,13 @@ def explain(config: BaseModel, error: ValidationError) -> ConfigError:
     for fault in faults[:MOST_FAULTS]:
         dotted = ".".join(_without_tags(config, [str(part) for part in fault["loc"]]))
         if fault["type"] == "extra_forbidden":
-            sentences.append(f"no parameter {quoted(dotted)}; {_nearest_parameters(config, dotted)}")
+            sentences.append(
+                f"no parameter {quoted(dotted)}; {_nearest_parameters(config, dotted)}"
+            )
         else:
-            sentences.append(f"{shortened(dotted)}: {shortened(fault['msg'])}, got {quoted(fault.get('input'))}")
+            sentences.append(
+                f"{shortened(dotted)}: {shortened(fault['msg'])}, got {quoted(fault.get('input'))}"
+            )
     if len(faults) > MOST_FAULTS:
         sentences.append(f"and {len(faults) - MOST_FAULTS} more")
     unknown = any(fault["type"] == "extra_forbidden" for fault in faults)
@@ -333,7 +383,8 @@ def explain(config: BaseModel, error: ValidationError) -> ConfigError:
 
 
 def _without_tags(config: BaseModel, path: list[str]) -> list[str]:
-    """Drops the union tags that pydantic writes into locations (train.dictionary.topk.k -> train.dictionary.k)."""
+    """Drops the union tags that pydantic writes into locations (train.dictionary.topk.k ->
+    train.dictionary.k)."""
     kept: list[str] = []
     model: Any = type(config)
     for part in path:
@@ -343,7 +394,9 @@ def _without_tags(config: BaseModel, path: list[str]) -> list[str]:
             model = fields[part].annotation
             continue
         members = {
-            get_args(m.model_fields["kind"].annotation)[0]: m for m in _members(model) if "kind" in m.model_fields
+            get_args(m.model_fields["kind"].annotation)[0]: m
+            for m in _members(model)
+            if "kind" in m.model_fields
         }
         if part in members:
             model = members[part]

@@ -2,16 +2,18 @@
 
 `resolve` turns a name into a torch device: `auto` is CUDA when there is one, else the CPU.
 
-`hold` gives one task a *slot* on a device for as long as it computes. The guard is a lock of the operating system, one
-file for each slot in a folder that every clone and user of this machine shares: the system frees it the moment its process
-ends, however it ends, so no slot outlives a process. `execution.devices` lists the slots; a device that is listed twice
-has two. Empty, each CUDA device is one slot wherever `execution.device` means CUDA, and the CPU has none. `cpu:0` and
+`hold` gives one task a *slot* on a device for as long as it computes. The guard is a lock of the
+operating system, one file for each slot in a folder that every clone and user of this machine
+shares: the system frees it the moment its process ends, however it ends, so no slot outlives a
+process. `execution.devices` lists the slots; a device that is listed twice has two. Empty, each
+CUDA device is one slot wherever `execution.device` means CUDA, and the CPU has none. `cpu:0` and
 `cpu:1` are slots too, both on the CPU: the same bookkeeping on a machine without GPUs.
 
-Tasks of a flow run share its process, and a process reads CUDA_VISIBLE_DEVICES once, when CUDA starts. So within the
-process a slot is the torch device of that index; CUDA_VISIBLE_DEVICES is set, after CUDA has started, for whatever
-process the task starts. Locks are named after the physical device (the entry of CUDA_VISIBLE_DEVICES that this process
-was given), so `cuda:0` under CUDA_VISIBLE_DEVICES=3 and `cuda:3` without it are the same slot.
+Tasks of a flow run share its process, and a process reads CUDA_VISIBLE_DEVICES once, when CUDA
+starts. So within the process a slot is the torch device of that index; CUDA_VISIBLE_DEVICES is set,
+after CUDA has started, for whatever process the task starts. Locks are named after the physical
+device (the entry of CUDA_VISIBLE_DEVICES that this process was given), so `cuda:0` under
+CUDA_VISIBLE_DEVICES=3 and `cuda:3` without it are the same slot.
 """
 
 from __future__ import annotations
@@ -46,21 +48,25 @@ class Execution(Config):
     device: str = execution("auto")
     """auto, cpu, cuda, or cuda:<number>."""
     devices: list[str] = execution([])
-    """Slots that tasks take turns on, for example [cuda:0, cuda:1]; empty: every CUDA device, where `device` is CUDA."""
+    """Slots that tasks take turns on, for example [cuda:0, cuda:1]; empty: every CUDA device, where
+    `device` is CUDA."""
     threads: int = execution(0, ge=0, le=4096)
     """CPU threads for torch; 0 takes every core."""
     store: str = execution("data/artifacts")
     """Folder of the artifact store."""
 
     def machine(self) -> str:
-        """What computes under these settings, in words: where they are the same, the same work takes about as long."""
+        """What computes under these settings, in words: where they are the same, the same work
+        takes about as long."""
         import torch
 
         where = resolve(self.device)
         if where.type == "cuda":
             return torch.cuda.get_device_name(where)
         threads = self.threads or torch.get_num_threads()
-        return f"{torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores, {threads} threads"
+        return (
+            f"{torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores, {threads} threads"
+        )
 
 
 def resolve(name: str = "auto") -> torch.device:
@@ -71,14 +77,18 @@ def resolve(name: str = "auto") -> torch.device:
     """
     import torch
 
-    # torch knows the names of many more backends, whether or not they are here; nothing was ever tried on them
+    # torch knows the names of many more backends, whether or not they are here; nothing was ever
+    # tried on them
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,4})?", name):
-        raise ConfigError(f"execution.device: wanted auto, cpu, cuda or cuda:<number>, got {name!r}")
+        raise ConfigError(
+            f"execution.device: wanted auto, cpu, cuda or cuda:<number>, got {name!r}"
+        )
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(
-            f"execution.device is {name!r}, but torch {torch.__version__} sees no CUDA device here; use auto or cpu"
+            f"execution.device is {name!r}, but torch {torch.__version__} sees no CUDA device "
+            "here; use auto or cpu"
         )
     _refuse_beyond(name, "execution.device")
     return torch.device(name)
@@ -97,14 +107,16 @@ def memory_free(name: str = "auto") -> tuple[str, int]:
 
 
 def to_device(x: torch.Tensor, where: torch.device) -> torch.Tensor:
-    """The tensor there; to a GPU it travels from pinned memory, so that the host does not wait for it."""
+    """The tensor there; to a GPU it travels from pinned memory, so that the host does not wait for
+    it."""
     if where.type != "cuda" or not x.is_cpu:
         return x.to(where)
     return x.pin_memory().to(where, non_blocking=True)
 
 
 def to_host(x: torch.Tensor) -> Callable[[], torch.Tensor]:
-    """Starts a tensor's way to the host; what comes back waits until it has arrived, and gives it."""
+    """Starts a tensor's way to the host; what comes back waits until it has arrived, and gives
+    it."""
     if not x.is_cuda:
         return lambda: x
     import torch
@@ -143,12 +155,17 @@ class Slot:
         if not self.name.startswith("cuda"):
             return ""
         index = int(self.name.partition(":")[2])
-        given = [part.strip() for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.strip()]
+        given = [
+            part.strip()
+            for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+            if part.strip()
+        ]
         return given[index] if index < len(given) else str(index)
 
     @property
     def label(self) -> str:
-        """Its name on this machine: the physical device, and the slot's number where there are several."""
+        """Its name on this machine: the physical device, and the slot's number where there are
+        several."""
         device = f"cuda-{self.visible}" if self.visible else self.name.replace(":", "-")
         return f"{device}-{self.number}" if self.number else device
 
@@ -164,10 +181,15 @@ def slots(settings: Execution) -> list[Slot]:
         where = resolve(settings.device)
         if where.type != "cuda":
             return []
-        names = [f"cuda:{i}" for i in ([where.index] if where.index is not None else range(_cuda_devices()))]
+        names = [
+            f"cuda:{i}"
+            for i in ([where.index] if where.index is not None else range(_cuda_devices()))
+        ]
     for name in names:
         if not re.fullmatch(r"(cpu|cuda):\d+", name):
-            raise ConfigError(f"execution.devices: wanted names such as cuda:0 or cpu:0, got {name!r}")
+            raise ConfigError(
+                f"execution.devices: wanted names such as cuda:0 or cpu:0, got {name!r}"
+            )
         if name.startswith("cuda"):
             resolve("cuda")
             _refuse_beyond(name, "execution.devices")
@@ -178,7 +200,8 @@ def slots(settings: Execution) -> list[Slot]:
 def hold(
     settings: Execution, waiting: Callable[[str], None] = lambda sentence: None
 ) -> Iterator[tuple[Execution, Slot | None]]:
-    """A free slot for as long as the block runs, and the settings that compute on it; no slot where none is needed.
+    """A free slot for as long as the block runs, and the settings that compute on it; no slot where
+    none is needed.
 
     Args:
         settings: how to run.
@@ -225,9 +248,11 @@ def _acquire(offered: list[Slot], waiting: Callable[[str], None]) -> tuple[Slot,
 
 
 def _leave_note(slot: Slot) -> None:
-    """Who holds the slot, for those who wait; the lock alone decides, so a note that cannot be written is none.
+    """Who holds the slot, for those who wait; the lock alone decides, so a note that cannot be
+    written is none.
 
-    One that another user's dead process left can be neither replaced nor removed in a folder that all users share.
+    One that another user's dead process left can be neither replaced nor removed in a folder that
+    all users share.
     """
     note, own = _holder_file(slot), _holder_file(slot).with_suffix(f".{os.getpid()}")
     with contextlib.suppress(OSError):
@@ -243,7 +268,9 @@ def _held_by(slot: Slot) -> str:
 
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError):
         found = json.loads(_holder_file(slot).read_text(encoding="utf-8"))
-        if psutil.pid_exists(int(found["pid"])):  # else the note of one who died, and this holder could not replace it
+        if psutil.pid_exists(
+            int(found["pid"])
+        ):  # else the note of one who died, and this holder could not replace it
             return f"{slot.name} held by process {int(found['pid'])} for {max(0.0, time.time() - found['since']):.0f} s"
     return f"{slot.name} held"
 
@@ -262,13 +289,18 @@ def _holder_file(slot: Slot) -> Path:
 
 
 def _folder() -> Path:
-    return expanded(os.environ.get("LATENTFLOW_DEVICE_LOCKS") or Path(tempfile.gettempdir()) / "latentflow-devices")
+    return expanded(
+        os.environ.get("LATENTFLOW_DEVICE_LOCKS")
+        or Path(tempfile.gettempdir()) / "latentflow-devices"
+    )
 
 
 def _refuse_beyond(name: str, setting: str) -> None:
     number = name.partition(":")[2]
     if name.startswith("cuda") and number and int(number) >= _cuda_devices():
-        raise ConfigError(f"{setting}: no {name} here, this machine has {_cuda_devices()} CUDA device(s)")
+        raise ConfigError(
+            f"{setting}: no {name} here, this machine has {_cuda_devices()} CUDA device(s)"
+        )
 
 
 def _cuda_devices() -> int:
@@ -279,7 +311,8 @@ def _cuda_devices() -> int:
 
 @contextlib.contextmanager
 def _alone(slot: Slot) -> Iterator[None]:
-    """The slot's device is torch's current one, and the only one that processes started in the block see."""
+    """The slot's device is torch's current one, and the only one that processes started in the
+    block see."""
     if not slot.visible:
         yield
         return
@@ -292,4 +325,6 @@ def _alone(slot: Slot) -> Iterator[None]:
         with torch.cuda.device(slot.device):
             yield
     finally:
-        os.environ.pop("CUDA_VISIBLE_DEVICES") if before is None else os.environ.update(CUDA_VISIBLE_DEVICES=before)
+        os.environ.pop("CUDA_VISIBLE_DEVICES") if before is None else os.environ.update(
+            CUDA_VISIBLE_DEVICES=before
+        )

@@ -31,7 +31,8 @@ LONGEST_QUOTATION = 200
 class LatentflowError(Exception):
     """The root: catch this to catch every error raised on purpose.
 
-    A message that came to hold something endless keeps its beginning and its end, where the advice stands.
+    A message that came to hold something endless keeps its beginning and its end, where the advice
+    stands.
     """
 
     def __init__(self, message: str = "", *more: object) -> None:
@@ -106,14 +107,18 @@ class ServiceError(LatentflowError):
 
 
 def quoted(value: object) -> str:
-    """What came, as an error repeats it: whole where it is short, else its beginning and how long it is."""
+    """What came, as an error repeats it: whole where it is short, else its beginning and how long
+    it is."""
     if isinstance(value, str):
         beginning = repr(value[:LONGEST_QUOTATION])
         over = len(value) > LONGEST_QUOTATION
         return f"{beginning}... ({len(value):,} characters)" if over else beginning
     try:
         return shortened(repr(value))
-    except (ValueError, RecursionError):  # an integer beyond Python's limit of digits; lists in one another
+    except (
+        ValueError,
+        RecursionError,
+    ):  # an integer beyond Python's limit of digits; lists in one another
         return f"{type(value).__name__} too long to be shown"
 
 

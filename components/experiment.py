@@ -1,7 +1,8 @@
-"""The one declaration of the stages and of every parameter: a section for each stage, the same dotted names everywhere.
+"""The one declaration of the stages and of every parameter: a section for each stage, the same
+dotted names everywhere.
 
-`train.dictionary.k` is a field of the Prefect form, an argument of the command line, a line of `params.yaml`, a
-parameter in MLflow and an entry of the manifest.
+`train.dictionary.k` is a field of the Prefect form, an argument of the command line, a line of
+`params.yaml`, a parameter in MLflow and an entry of the manifest.
 """
 
 from __future__ import annotations
@@ -41,14 +42,16 @@ TRAIN = training(opened, passes)
 class ExperimentConfig(Config):
     """One experiment: a chain of stages over one model.
 
-    A field with a stage beside its type is that stage's section, and puts the stage into the chain at this place; the
-    sentence below is what every window says of it. Nothing else lists the stages.
+    A field with a stage beside its type is that stage's section, and puts the stage into the chain
+    at this place; the sentence below is what every window says of it. Nothing else lists the
+    stages.
     """
 
     name: str = execution("demo", min_length=1, max_length=60)
     """What the run is called in Prefect and MLflow."""
     dictionary: str = execution("")
-    """Use this trained dictionary instead of training one: name@alias in the MLflow registry, or an artifact key."""
+    """Use this trained dictionary instead of training one: name@alias in the MLflow registry, or an
+    artifact key."""
     model: ModelConfig = ModelConfig()
     """The language model that is looked into."""
     text_encoder: TextEncoderConfig = TextEncoderConfig()
@@ -76,7 +79,9 @@ class ExperimentConfig(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> ExperimentConfig:
-        listed = sorted({*self.evaluate.evaluations, *self.sweep.evaluations})  # a sweep reads the same settings
+        listed = sorted(
+            {*self.evaluate.evaluations, *self.sweep.evaluations}
+        )  # a sweep reads the same settings
         refuse_unused(evaluations, listed, self.evaluate.settings)
         if self.train.splice.share and self.capture.arrays.path:
             raise ConfigError(
@@ -93,8 +98,14 @@ STAGES: dict[str, Stage] = {
     if isinstance(stage, Stage)
 }
 """The chain of an experiment, in order."""
-BESIDE: dict[str, Stage] = {GATE.name: GATE, COMPARE.name: COMPARE, REPLICATE.name: REPLICATE, "import": IMPORT}
-"""Stages outside that chain: what several dictionaries share, where they meet, and which come from another project."""
+BESIDE: dict[str, Stage] = {
+    GATE.name: GATE,
+    COMPARE.name: COMPARE,
+    REPLICATE.name: REPLICATE,
+    "import": IMPORT,
+}
+"""Stages outside that chain: what several dictionaries share, where they meet, and which come from
+another project."""
 
 
 def about(stage: str) -> str:
@@ -108,7 +119,8 @@ def stage_of(name: str) -> Stage:
 
 
 def without(config: ExperimentConfig) -> frozenset[str]:
-    """What an experiment does not have: activations from a file take the place of model and text."""
+    """What an experiment does not have: activations from a file take the place of model and
+    text."""
     return frozenset({"model", READ.name} if config.capture.arrays.path else ())
 
 
@@ -120,15 +132,22 @@ def parents(name: str, missing: Collection[str] = ()) -> Mapping[str, Parent]:
         missing: what the experiment is `without`.
     """
     stage = stage_of(name)
-    scores = {each.name: Parent(each.name) for each in STAGES.values() if each.scored and stage.gathers}
+    scores = {
+        each.name: Parent(each.name) for each in STAGES.values() if each.scored and stage.gathers
+    }
     roles = {**stage.inputs, **scores}
     missing = {*BESIDE, *missing}
-    given = {role: not parent.optional or parent.stage not in missing for role, parent in roles.items()}
+    given = {
+        role: not parent.optional or parent.stage not in missing for role, parent in roles.items()
+    }
     return {role: parent for role, parent in roles.items() if given[role]}
 
 
 def rests_on(name: str, ancestor: str) -> bool:
-    """Whether the artifact of one stage is made from that of another, through however many between."""
+    """Whether the artifact of one stage is made from that of another, through however many
+    between."""
     if name == ancestor:
         return True
-    return name != "model" and any(rests_on(parent.stage, ancestor) for parent in parents(name).values())
+    return name != "model" and any(
+        rests_on(parent.stage, ancestor) for parent in parents(name).values()
+    )

@@ -1,4 +1,5 @@
-"""What the pages and the live worker say to one another, as JSON over loopback HTTP: questions, answers, refusals.
+"""What the pages and the live worker say to one another, as JSON over loopback HTTP: questions,
+answers, refusals.
 
 `flows/live/` answers and `dashboards/live.py` asks; neither imports the other.
 """
@@ -75,13 +76,15 @@ class Read(Wire):
     n_unknown: int
     """Tokens that stand for what the model's tokenizer has no word for."""
     n_special: int
-    """Special tokens that stood in the text as words: the model reads them, but they are no part of the text."""
+    """Special tokens that stood in the text as words: the model reads them, but they are no part of
+    the text."""
     activations: dict[int, list[float]]
     """Chosen latent -> its activation on every token."""
     strongest: list[Activity]
     """The latents with the largest activations anywhere in the text."""
     strongest_by_token: list[list[tuple[int, float]]]
-    """For every token the latents strongest on it, with their activations; empty where latents were chosen."""
+    """For every token the latents strongest on it, with their activations; empty where latents were
+    chosen."""
     hook_point: str
     """Where the dictionary reads."""
     seconds: float
@@ -128,7 +131,8 @@ class SteerQuestion(Wire):
     seed: int = Field(default=0, ge=0, lt=2**53)
     """Of sampling; steered and plain text share it."""
     prompt_number: int = Field(default=0, ge=0, lt=2**31)
-    """Enters the seed: with the prompt's number in the prompts table the text is that of the stage."""
+    """Enters the seed: with the prompt's number in the prompts table the text is that of the
+    stage."""
     max_new_tokens: PositiveInt = Field(default=40, le=512)
     """Longest continuation."""
     samples: PositiveInt = Field(default=1, le=8)

@@ -1,4 +1,5 @@
-"""Paths as a user writes them: `~` is the home folder wherever a path is taken, not only where a shell reads it."""
+"""Paths as a user writes them: `~` is the home folder wherever a path is taken, not only where a
+shell reads it."""
 
 from __future__ import annotations
 
@@ -16,4 +17,6 @@ def expanded(path: Path | str) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError:
-        raise ConfigError(f"{str(path)!r}: no home folder of that name is known here; write the whole path") from None
+        raise ConfigError(
+            f"{str(path)!r}: no home folder of that name is known here; write the whole path"
+        ) from None

@@ -1,16 +1,17 @@
 """A plural folder as a table: one file is one entry, the file's name is the entry's name.
 
-`Registry("architecture", "components.dictionary.architectures")` knows every module of that package by listing its
-files; an entry is imported when it is asked for. The module marks its entry with the registry as a decorator:
+`Registry("architecture", "components.dictionary.architectures")` knows every module of that package
+by listing its files; an entry is imported when it is asked for. The module marks its entry with the
+registry as a decorator:
 
     @architectures
     class TopK(Dictionary): ...
 
-The entry's name is the module's name, so nothing is written twice; `version` is a class attribute (a number beside the
-code, part of every artifact key that used the entry).
+The entry's name is the module's name, so nothing is written twice; `version` is a class attribute
+(a number beside the code, part of every artifact key that used the entry).
 
-Every entry of every registry that computes is made the same way, `Entry(config, services)`: its own settings, and what
-it may use. It never sees the inputs of its stage.
+Every entry of every registry that computes is made the same way, `Entry(config, services)`: its own
+settings, and what it may use. It never sees the inputs of its stage.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Services:
-    """What an entry may use beside its own settings. The contract of a stage adds what its entries need, no more.
+    """What an entry may use beside its own settings. The contract of a stage adds what its entries
+    need, no more.
 
     Attributes:
         execution: where to run.
@@ -86,22 +88,30 @@ class Registry(Generic[T]):
         self._entries: dict[str, Any] = {}
 
     def __call__(self, entry: Any) -> Any:
-        """Decorator: registers a class (or function) under the name of the module it is written in."""
+        """Decorator: registers a class (or function) under the name of the module it is written
+        in."""
         name = entry.__module__.rpartition(".")[2]
         entry.kind = name
         self._entries[name] = entry
         return entry
 
     def names(self) -> list[str]:
-        """Every known name, sorted; reads file names only and imports nothing beyond the package itself."""
+        """Every known name, sorted; reads file names only and imports nothing beyond the package
+        itself."""
         folder = importlib.import_module(self.package).__path__
-        on_disk = {module.name for module in pkgutil.iter_modules(folder) if not module.name.startswith("_")}
+        on_disk = {
+            module.name
+            for module in pkgutil.iter_modules(folder)
+            if not module.name.startswith("_")
+        }
         return sorted(on_disk | set(self._entries))
 
     def __getitem__(self, name: str) -> T:
         if name not in self._entries:
             if name not in self.names():
-                raise UnknownNameError(f"no {self.noun} named {quoted(name)}; {nearest(name, self.names())}")
+                raise UnknownNameError(
+                    f"no {self.noun} named {quoted(name)}; {nearest(name, self.names())}"
+                )
             importlib.import_module(f"{self.package}.{name}")
         return self._entries[name]
 

@@ -1,7 +1,7 @@
 """One seed, independent named generators.
 
-Every use of randomness asks for a generator by name, so adding one draw somewhere moves no draw anywhere else.
-Seeds are derived by hashing (blake2b), never by Python's salted `hash`.
+Every use of randomness asks for a generator by name, so adding one draw somewhere moves no draw
+anywhere else. Seeds are derived by hashing (blake2b), never by Python's salted `hash`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 
 def derive(seed: int, *names: str | int) -> int:
-    """A 63-bit seed for the stream called `names` under `seed`: the same on every machine and in every process."""
+    """A 63-bit seed for the stream called `names` under `seed`: the same on every machine and in
+    every process."""
     text = "\x1f".join(str(part) for part in (seed, *names)).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
 

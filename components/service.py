@@ -1,8 +1,10 @@
-"""A service that may be away: asked with a limit on the time, and left alone for a while once it has cost some.
+"""A service that may be away: asked with a limit on the time, and left alone for a while once it
+has cost some.
 
-A server that is not there refuses at once and may be asked again at once. One that takes a connection and never answers
-costs the whole limit each time, so after that it is not asked for minutes. The limit holds whatever the server does,
-also when it sends a byte now and then: a question runs on a thread of its own, which is given up.
+A server that is not there refuses at once and may be asked again at once. One that takes a
+connection and never answers costs the whole limit each time, so after that it is not asked for
+minutes. The limit holds whatever the server does, also when it sends a byte now and then: a
+question runs on a thread of its own, which is given up.
 """
 
 from __future__ import annotations
@@ -66,13 +68,16 @@ class Service:
 
     @contextlib.contextmanager
     def used(self) -> Iterator[None]:
-        """Meanwhile it is used; when that fails and has cost seconds, it is left alone for many times as long.
+        """Meanwhile it is used; when that fails and has cost seconds, it is left alone for many
+        times as long.
 
         Raises:
             ServiceError: it is left alone now.
         """
         if self.rest:
-            raise ServiceError(f"{self.name} did not answer and is asked again in {self.rest:.0f} s")
+            raise ServiceError(
+                f"{self.name} did not answer and is asked again in {self.rest:.0f} s"
+            )
         started = time.monotonic()
         try:
             yield

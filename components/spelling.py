@@ -1,10 +1,12 @@
 """Tokens that stand for bytes, as text: a character of several bytes may be several tokens.
 
-Byte-level tokenizers (GPT-2) write each byte as a stand-in letter, tokenizers with byte fallback (Llama) write `<0xE6>`.
-Here every byte that is part of a character and not the whole of it is written `<0xE6>`, whatever the tokenizer; what is
-whole is text. So neighbouring tokens can be put together again (`groups`), by whoever shows or explains them.
+Byte-level tokenizers (GPT-2) write each byte as a stand-in letter, tokenizers with byte fallback
+(Llama) write `<0xE6>`. Here every byte that is part of a character and not the whole of it is
+written `<0xE6>`, whatever the tokenizer; what is whole is text. So neighbouring tokens can be put
+together again (`groups`), by whoever shows or explains them.
 
-Source of the stand-ins: `bytes_to_unicode` of GPT-2 (Radford et al. 2019, https://github.com/openai/gpt-2).
+Source of the stand-ins: `bytes_to_unicode` of GPT-2 (Radford et al. 2019,
+https://github.com/openai/gpt-2).
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from functools import cache
 from typing import Any
 
 PART = re.compile("<0x([89A-F][0-9A-F])>")
-"""A byte that is part of a character. Bytes below 0x80 are characters of their own, so they never stand like this."""
+"""A byte that is part of a character. Bytes below 0x80 are characters of their own, so they never
+stand like this."""
 _FALLBACK = re.compile("<0x([0-9A-F]{2})>")
 _ESCAPED = re.compile("[\udc80-\udcff]")
 _RUN = re.compile("(?:<0x[89A-F][0-9A-F]>)+")
@@ -25,17 +28,21 @@ _RUN = re.compile("(?:<0x[89A-F][0-9A-F]>)+")
 
 def spelled(raw: bytes) -> str:
     """Bytes as text, each byte that is no whole character as `<0xE6>`."""
-    return _ESCAPED.sub(lambda found: f"<0x{ord(found[0]) - 0xDC00:02X}>", raw.decode("utf-8", "surrogateescape"))
+    return _ESCAPED.sub(
+        lambda found: f"<0x{ord(found[0]) - 0xDC00:02X}>", raw.decode("utf-8", "surrogateescape")
+    )
 
 
 def whole(texts: Sequence[str]) -> str:
-    """Texts of neighbouring tokens as one text, their parts put together where they make characters."""
+    """Texts of neighbouring tokens as one text, their parts put together where they make
+    characters."""
     joined = "".join(texts)
     return spelled(_raw(joined)) if PART.search(joined) else joined
 
 
 def groups(texts: Sequence[str]) -> list[tuple[int, int]]:
-    """Runs of tokens as (first, end): tokens that share a character stand together, every other one alone."""
+    """Runs of tokens as (first, end): tokens that share a character stand together, every other one
+    alone."""
     cuts = set(range(len(texts) + 1))
     first = 0
     while first < len(texts):
@@ -57,14 +64,17 @@ class Bytes:
     """Which tokens of a tokenizer stand for bytes, and for which.
 
     Args:
-        backend: the fast tokenizer (of the `tokenizers` library); None where there is none, and then no token does.
+        backend: the fast tokenizer (of the `tokenizers` library); None where there is none, and
+            then no token does.
     """
 
     def __init__(self, backend: Any) -> None:
         state: Mapping[str, Any] = json.loads(backend.to_str()) if backend is not None else {}
         kinds = {kind for name in ("decoder", "pre_tokenizer") for kind in _kinds(state.get(name))}
         self._level = "ByteLevel" in kinds
-        self._fallback = "ByteFallback" in kinds or bool(state.get("model", {}).get("byte_fallback"))
+        self._fallback = "ByteFallback" in kinds or bool(
+            state.get("model", {}).get("byte_fallback")
+        )
         self._added = {token["content"] for token in state.get("added_tokens", ())}
 
     def text(self, token: str | None) -> str | None:
@@ -80,15 +90,22 @@ class Bytes:
 
 @cache
 def _stand_ins() -> dict[str, int]:
-    """Stand-in letter -> byte: what can be printed stands for itself, the rest for letters from 256 on."""
+    """Stand-in letter -> byte: what can be printed stands for itself, the rest for letters from 256
+    on."""
     printed = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printed]
-    return {chr(byte): byte for byte in printed} | {chr(256 + n): byte for n, byte in enumerate(others)}
+    return {chr(byte): byte for byte in printed} | {
+        chr(256 + n): byte for n, byte in enumerate(others)
+    }
 
 
 def _of_stand_ins(token: str) -> bytes | None:
     known = _stand_ins()
-    return bytes(known[letter] for letter in token) if all(letter in known for letter in token) else None
+    return (
+        bytes(known[letter] for letter in token)
+        if all(letter in known for letter in token)
+        else None
+    )
 
 
 def _kinds(section: Any) -> set[str]:
@@ -104,7 +121,8 @@ def _raw(text: str) -> bytes:
 
 
 def _inside(raws: Sequence[bytes], first: int) -> set[int]:
-    """The boundaries between tokens that lie inside a character, the tokens counted from `first`."""
+    """The boundaries between tokens that lie inside a character, the tokens counted from
+    `first`."""
     raw, ends = b"".join(raws), {}
     at = 0
     for number, part in enumerate(raws, first + 1):

@@ -1,7 +1,8 @@
 """Intervals, tests and measures of ranking: pure functions of arrays for every stage.
 
-What an empty input gives is the same everywhere: no value (None) and n = 0, never a zero. A single replicate has a
-value and no interval. Resampling takes a numpy generator (components.seeds). Sources stand at each function.
+What an empty input gives is the same everywhere: no value (None) and n = 0, never a zero. A single
+replicate has a value and no interval. Resampling takes a numpy generator (components.seeds).
+Sources stand at each function.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-import scipy.special  # not scipy.stats, which takes a third of a second to import and asks the same functions
+
+# not scipy.stats, which takes a third of a second to import and asks the same functions
+import scipy.special
 from jaxtyping import Bool, Float, Int, Real, Shaped
 
 Alternative = Literal["two-sided", "greater", "less"]
@@ -50,7 +53,12 @@ def bootstrap_mean(
     Source: Efron & Tibshirani, An Introduction to the Bootstrap (1993), section 13.3.
     """
     return cluster_bootstrap(
-        values, None, np.arange(len(values)), generator, confidence=confidence, n_resamples=n_resamples
+        values,
+        None,
+        np.arange(len(values)),
+        generator,
+        confidence=confidence,
+        n_resamples=n_resamples,
     )
 
 
@@ -63,9 +71,11 @@ def cluster_bootstrap(
     confidence: float = 0.95,
     n_resamples: int = 2000,
 ) -> Interval:
-    """Ratio of sums (a mean when `denominator` is None), with an interval from resampling whole clusters.
+    """Ratio of sums (a mean when `denominator` is None), with an interval from resampling whole
+    clusters.
 
-    Rows of one document are not independent: the documents are what is resampled, so `n` counts clusters.
+    Rows of one document are not independent: the documents are what is resampled, so `n` counts
+    clusters.
 
     Source: Davison & Hinkley, Bootstrap Methods and their Application (1997), section 3.8.
     """
@@ -73,8 +83,12 @@ def cluster_bootstrap(
         return ABSENT
     names, member = np.unique(cluster, return_inverse=True)
     over = np.bincount(member, weights=numerator.astype(np.float64))
-    under = np.bincount(member, weights=None if denominator is None else denominator.astype(np.float64)).astype(float)
-    assert np.isfinite(over).all() and np.isfinite(under).all(), "failures enter as chance, not as NaN"
+    under = np.bincount(
+        member, weights=None if denominator is None else denominator.astype(np.float64)
+    ).astype(float)
+    assert np.isfinite(over).all() and np.isfinite(under).all(), (
+        "failures enter as chance, not as NaN"
+    )
     if under.sum() == 0:
         return Interval(None, None, None, len(names))
     value, n = float(over.sum() / under.sum()), len(names)
@@ -104,13 +118,17 @@ def t_interval(values: Real[np.ndarray, " replicate"], confidence: float = 0.95)
 
 
 def bounded(interval: Interval, least: float, most: float) -> Interval:
-    """The interval cut to what its score can be; an end that was cut covers the truth no less often."""
-    low, high = (None if end is None else min(max(end, least), most) for end in (interval.low, interval.high))
+    """The interval cut to what its score can be; an end that was cut covers the truth no less
+    often."""
+    low, high = (
+        None if end is None else min(max(end, least), most) for end in (interval.low, interval.high)
+    )
     return dataclasses.replace(interval, low=low, high=high)
 
 
 def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
-    """A share with Wilson's score interval, which stays inside 0 to 1 and has width even at 0 and n.
+    """A share with Wilson's score interval, which stays inside 0 to 1 and has width even at 0 and
+    n.
 
     Source: Wilson (1927), JASA 22, 209-212.
     """
@@ -120,7 +138,9 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
     share, z2 = successes / n, scipy.special.ndtri((1 + confidence) / 2) ** 2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     reach = np.sqrt(z2 * share * (1 - share) / n + z2**2 / (4 * n * n)) / (1 + z2 / n)
-    low = 0.0 if successes == 0 else float(centre - reach)  # exact at the ends, where rounding would miss
+    low = (
+        0.0 if successes == 0 else float(centre - reach)
+    )  # exact at the ends, where rounding would miss
     high = 1.0 if successes == n else float(centre + reach)
     return Interval(share, low, high, n)
 
@@ -128,9 +148,11 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
 def clustered_t_interval(
     values: Real[np.ndarray, " row"], cluster: Shaped[np.ndarray, " row"], confidence: float = 0.95
 ) -> Interval:
-    """Mean of rows with Student's interval over clusters of rows that succeed or fail together; `n` counts clusters.
+    """Mean of rows with Student's interval over clusters of rows that succeed or fail together; `n`
+    counts clusters.
 
-    The value is the mean over rows. One row in each cluster gives `t_interval`. No interval with fewer than two clusters.
+    The value is the mean over rows. One row in each cluster gives `t_interval`. No interval with
+    fewer than two clusters.
 
     Source: Cameron & Miller (2015), J. Human Resources 50, 317-372, equations 8 and 11 for a mean.
     """
@@ -147,16 +169,21 @@ def clustered_t_interval(
 
 
 def clustered_wilson(
-    successes: Bool[np.ndarray, " row"], cluster: Shaped[np.ndarray, " row"], confidence: float = 0.95
+    successes: Bool[np.ndarray, " row"],
+    cluster: Shaped[np.ndarray, " row"],
+    confidence: float = 0.95,
 ) -> Interval:
-    """A share whose rows succeed or fail together in clusters: Wilson's interval at the effective number of rows.
+    """A share whose rows succeed or fail together in clusters: Wilson's interval at the effective
+    number of rows.
 
-    That number is p (1 - p) over the variance between clusters, at most the number of rows; at a share of 0 or 1, where no
-    variance shows, it is the number of clusters. Student's quantile of one less than the clusters takes the normal's place.
-    `n` counts rows. With one row in each cluster it is `wilson` but for that quantile.
+    That number is p (1 - p) over the variance between clusters, at most the number of rows; at a
+    share of 0 or 1, where no variance shows, it is the number of clusters. Student's quantile of
+    one less than the clusters takes the normal's place. `n` counts rows. With one row in each
+    cluster it is `wilson` but for that quantile.
 
-    Source: Dean & Pagano (2015), Journal of Survey Statistics and Methodology 3, 484-503; Korn & Graubard (1998), Survey
-    Methodology 24, 193-201, for the effective number and its degrees of freedom.
+    Source: Dean & Pagano (2015), Journal of Survey Statistics and Methodology 3, 484-503; Korn &
+    Graubard (1998), Survey Methodology 24, 193-201, for the effective number and its degrees of
+    freedom.
     """
     n = len(successes)
     names, member = np.unique(cluster, return_inverse=True)
@@ -166,25 +193,36 @@ def clustered_wilson(
     share = float(successes.mean())
     residual = np.bincount(member, weights=successes.astype(np.float64) - share)
     variance = groups / (groups - 1) * float((residual**2).sum()) / n**2
-    effective = min(float(n), share * (1 - share) / variance) if variance > 0 and 0 < share < 1 else float(groups)
+    effective = (
+        min(float(n), share * (1 - share) / variance)
+        if variance > 0 and 0 < share < 1
+        else float(groups)
+    )
     z2 = float(scipy.special.stdtrit(groups - 1, (1 + confidence) / 2)) ** 2
     centre = (share + z2 / (2 * effective)) / (1 + z2 / effective)
-    reach = np.sqrt(z2 * share * (1 - share) / effective + z2**2 / (4 * effective**2)) / (1 + z2 / effective)
+    reach = np.sqrt(z2 * share * (1 - share) / effective + z2**2 / (4 * effective**2)) / (
+        1 + z2 / effective
+    )
     low = 0.0 if share == 0 else max(0.0, float(centre - reach))
     return Interval(share, low, 1.0 if share == 1 else min(1.0, float(centre + reach)), n)
 
 
 def average_precision_interval(ap: float, n_positive: int, confidence: float = 0.95) -> Interval:
-    """Interval of an average precision over so many positives, by its logit; it never leaves 0 to 1.
+    """Interval of an average precision over so many positives, by its logit; it never leaves 0 to
+    1.
 
-    The standard error of the logit is 1 / sqrt(n p (1 - p)); p is drawn in by half a positive, so that it has width at 1.
+    The standard error of the logit is 1 / sqrt(n p (1 - p)); p is drawn in by half a positive, so
+    that it has width at 1.
 
-    Source: Boyd, Eng & Page (2013), ECML PKDD, "Area under the precision-recall curve", section 3.1.
+    Source: Boyd, Eng & Page (2013), ECML PKDD, "Area under the precision-recall curve", section
+    3.1.
     """
     if n_positive == 0:
         return ABSENT
     drawn_in = (ap * n_positive + 0.5) / (n_positive + 1)
-    reach = scipy.special.ndtri((1 + confidence) / 2) / np.sqrt(n_positive * drawn_in * (1 - drawn_in))
+    reach = scipy.special.ndtri((1 + confidence) / 2) / np.sqrt(
+        n_positive * drawn_in * (1 - drawn_in)
+    )
     centre = scipy.special.logit(drawn_in)
     low, high = (float(scipy.special.expit(centre + sign * reach)) for sign in (-1, 1))
     return Interval(ap, min(low, ap), max(high, ap), n_positive)
@@ -193,10 +231,11 @@ def average_precision_interval(ap: float, n_positive: int, confidence: float = 0
 def welch(
     one: Real[np.ndarray, " row"], other: Real[np.ndarray, " row2"], confidence: float = 0.95
 ) -> tuple[Interval, float | None, float | None]:
-    """Difference of two means over rows that are no pairs, its p-value of 'equal means' (two-sided), degrees of freedom.
+    """Difference of two means over rows that are no pairs, its p-value of 'equal means'
+    (two-sided), degrees of freedom.
 
-    `n` counts the rows of both. Without two rows on each side, or where no row differs from its own mean, there is no
-    interval and no p-value.
+    `n` counts the rows of both. Without two rows on each side, or where no row differs from its own
+    mean, there is no interval and no p-value.
 
     Source: Welch (1947), Biometrika 34, 28-35.
     """
@@ -218,7 +257,8 @@ def welch(
 def detectable(
     interval: Interval, freedom: float, tests: int = 1, power: float = 0.8, level: float = 0.05
 ) -> float | None:
-    """The least difference that a two-sided test at `level` over so many tests (Bonferroni) sees with this power.
+    """The least difference that a two-sided test at `level` over so many tests (Bonferroni) sees
+    with this power.
 
     Read off a 95% Student interval of that many degrees of freedom; None where there is none.
 
@@ -227,7 +267,9 @@ def detectable(
     if interval.low is None or interval.high is None:
         return None
     error = (interval.high - interval.low) / 2 / scipy.special.stdtrit(freedom, 0.975)
-    reach = scipy.special.stdtrit(freedom, 1 - level / tests / 2) + scipy.special.stdtrit(freedom, power)
+    reach = scipy.special.stdtrit(freedom, 1 - level / tests / 2) + scipy.special.stdtrit(
+        freedom, power
+    )
     return float(reach * error)
 
 
@@ -285,8 +327,11 @@ def auroc(scores: Real[np.ndarray, " row"], labels: Shaped[np.ndarray, " row"]) 
     return _auroc(*_tied(scores, labels))
 
 
-def auroc_of_answers(scores: Float[np.ndarray, " row"], positive: Bool[np.ndarray, " row"]) -> float:
-    """The same where answers may be missing (NaN): one counts half against every row of the other class.
+def auroc_of_answers(
+    scores: Float[np.ndarray, " row"], positive: Bool[np.ndarray, " row"]
+) -> float:
+    """The same where answers may be missing (NaN): one counts half against every row of the other
+    class.
 
     Both classes must be there.
     """
@@ -295,12 +340,16 @@ def auroc_of_answers(scores: Float[np.ndarray, " row"], positive: Bool[np.ndarra
     return float((0.5 + 0.5 * above - 0.5 * below).mean())  # without an answer neither holds
 
 
-def auroc_interval(value: float, n_positive: int, n_negative: int, confidence: float = 0.95) -> Interval:
-    """An AUROC with Newcombe's interval, which holds the values whose own standard error does not reject this one.
+def auroc_interval(
+    value: float, n_positive: int, n_negative: int, confidence: float = 0.95
+) -> Interval:
+    """An AUROC with Newcombe's interval, which holds the values whose own standard error does not
+    reject this one.
 
-    The standard error is Hanley and McNeil's at the value that is tried, so the interval stays inside 0 to 1 and has
-    width even at 1. It covers near 1 and with ten of each class, where DeLong's does not (0.53 at 0.98), nor DeLong's
-    on the logit (0.51): tests/test_statistics.py simulates it. With many ties it is wider than it need be.
+    The standard error is Hanley and McNeil's at the value that is tried, so the interval stays
+    inside 0 to 1 and has width even at 1. It covers near 1 and with ten of each class, where
+    DeLong's does not (0.53 at 0.98), nor DeLong's on the logit (0.51): tests/test_statistics.py
+    simulates it. With many ties it is wider than it need be.
 
     Args:
         value: the AUROC, ties half.
@@ -329,30 +378,43 @@ def auroc_interval(value: float, n_positive: int, n_negative: int, confidence: f
     return Interval(value, *ends, n)
 
 
-def average_precision(scores: Real[np.ndarray, " row"], labels: Shaped[np.ndarray, " row"]) -> float | None:
+def average_precision(
+    scores: Real[np.ndarray, " row"], labels: Shaped[np.ndarray, " row"]
+) -> float | None:
     """Sum over distinct thresholds of (gain in recall) times precision; None without a positive.
 
-    Rows of equal score enter together, so their order cannot matter. Equal to scikit-learn's average_precision_score.
+    Rows of equal score enter together, so their order cannot matter. Equal to scikit-learn's
+    average_precision_score.
     """
     return _average_precision(*_tied(scores, labels))
 
 
 def average_precision_weighted(
-    scores: Real[np.ndarray, " row"], labels: Shaped[np.ndarray, " row"], weights: Float[np.ndarray, " row"]
+    scores: Real[np.ndarray, " row"],
+    labels: Shaped[np.ndarray, " row"],
+    weights: Float[np.ndarray, " row"],
 ) -> float | None:
-    """`average_precision` where each row stands for so many; None unless a positive stands for something."""
+    """`average_precision` where each row stands for so many; None unless a positive stands for
+    something."""
     kept = weights > 0
     scores, positive, weights = scores[kept], labels[kept].astype(bool), weights[kept]
     if not positive.any():
         return None
-    levels, at = np.unique(-scores, return_inverse=True)  # highest first; rows of equal score enter together
+    levels, at = np.unique(
+        -scores, return_inverse=True
+    )  # highest first; rows of equal score enter together
     gained = np.bincount(at, weights=weights * positive, minlength=len(levels))
-    precision = np.cumsum(gained) / np.cumsum(np.bincount(at, weights=weights, minlength=len(levels)))
+    precision = np.cumsum(gained) / np.cumsum(
+        np.bincount(at, weights=weights, minlength=len(levels))
+    )
     return float((gained * precision).sum() / gained.sum())
 
 
 def average_precision_sparse(
-    values: Real[np.ndarray, " entry"], labels: Shaped[np.ndarray, " entry"], n_positive: int, n_rows: int
+    values: Real[np.ndarray, " entry"],
+    labels: Shaped[np.ndarray, " entry"],
+    n_positive: int,
+    n_rows: int,
 ) -> float | None:
     """`average_precision` of a score that is 0 on every row but those listed.
 
@@ -366,16 +428,21 @@ def average_precision_sparse(
 
 
 def auroc_sparse(
-    values: Real[np.ndarray, " entry"], labels: Shaped[np.ndarray, " entry"], n_positive: int, n_rows: int
+    values: Real[np.ndarray, " entry"],
+    labels: Shaped[np.ndarray, " entry"],
+    n_positive: int,
+    n_rows: int,
 ) -> float | None:
-    """`auroc` of a score that is 0 on every row but those listed; arguments as in `average_precision_sparse`."""
+    """`auroc` of a score that is 0 on every row but those listed; arguments as in
+    `average_precision_sparse`."""
     return _auroc(*_tied_sparse(values, labels, n_positive, n_rows))
 
 
 def expected_calibration_error(
     probabilities: Real[np.ndarray, " row"], outcomes: Shaped[np.ndarray, " row"], n_bins: int = 10
 ) -> float | None:
-    """Mean gap between stated probability and share of outcomes over bins of equal width, weighted by rows.
+    """Mean gap between stated probability and share of outcomes over bins of equal width, weighted
+    by rows.
 
     Source: Guo et al. (2017), arXiv:1706.04599, equation 5.
     """
@@ -391,7 +458,9 @@ def expected_calibration_error(
 Counts = Int[np.ndarray, " level"]
 
 
-def _tied(scores: Real[np.ndarray, " row"], labels: Shaped[np.ndarray, " row"]) -> tuple[Counts, Counts]:
+def _tied(
+    scores: Real[np.ndarray, " row"], labels: Shaped[np.ndarray, " row"]
+) -> tuple[Counts, Counts]:
     """Positives and rows at each distinct score, highest first."""
     if len(scores) == 0:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -404,16 +473,24 @@ def _tied(scores: Real[np.ndarray, " row"], labels: Shaped[np.ndarray, " row"]) 
 
 
 def _tied_sparse(
-    values: Real[np.ndarray, " entry"], labels: Shaped[np.ndarray, " entry"], n_positive: int, n_rows: int
+    values: Real[np.ndarray, " entry"],
+    labels: Shaped[np.ndarray, " entry"],
+    n_positive: int,
+    n_rows: int,
 ) -> tuple[Counts, Counts]:
     assert len(values) <= n_rows
     above, below = values > 0, values < 0
     at_zero = n_rows - int(above.sum()) - int(below.sum())
     positive_at_zero = n_positive - int(labels[above | below].astype(bool).sum())
-    (p_above, n_above), (p_below, n_below) = _tied(values[above], labels[above]), _tied(values[below], labels[below])
+    (p_above, n_above), (p_below, n_below) = (
+        _tied(values[above], labels[above]),
+        _tied(values[below], labels[below]),
+    )
     middle = [at_zero] if at_zero else []
     return (
-        np.concatenate([p_above, np.array([positive_at_zero] if at_zero else [], np.int64), p_below]),
+        np.concatenate(
+            [p_above, np.array([positive_at_zero] if at_zero else [], np.int64), p_below]
+        ),
         np.concatenate([n_above, np.array(middle, np.int64), n_below]),
     )
 
@@ -433,7 +510,9 @@ def _auroc(positives: Counts, rows: Counts) -> float | None:
     return float((positives * beaten).sum() / (float(positives.sum()) * float(negatives.sum())))
 
 
-def _tail_share(observed: float, null: Real[np.ndarray, " draw"], alternative: Alternative) -> float:
+def _tail_share(
+    observed: float, null: Real[np.ndarray, " draw"], alternative: Alternative
+) -> float:
     slack = 1e-9 * max(1.0, abs(observed))  # equal sums in another order still count as equal
     extreme: Bool[np.ndarray, " draw"] = {
         "greater": null >= observed - slack,
@@ -443,13 +522,17 @@ def _tail_share(observed: float, null: Real[np.ndarray, " draw"], alternative: A
     return float(extreme.mean())
 
 
-def t_interval_of_groups(groups: Sequence[Real[np.ndarray, " _"]], confidence: float = 0.95) -> Interval:
-    """Mean of the means of groups, each group of equal weight whatever its size; empty groups are left out.
+def t_interval_of_groups(
+    groups: Sequence[Real[np.ndarray, " _"]], confidence: float = 0.95
+) -> Interval:
+    """Mean of the means of groups, each group of equal weight whatever its size; empty groups are
+    left out.
 
-    The interval is Student's with the degrees of freedom of Welch and Satterthwaite; none where a group has one replicate,
-    whose spread nothing tells. `n` counts all replicates.
+    The interval is Student's with the degrees of freedom of Welch and Satterthwaite; none where a
+    group has one replicate, whose spread nothing tells. `n` counts all replicates.
 
-    Source: Satterthwaite (1946), Biometrics Bulletin 2, 110-114; Welch (1947), Biometrika 34, 28-35.
+    Source: Satterthwaite (1946), Biometrics Bulletin 2, 110-114; Welch (1947), Biometrika 34,
+    28-35.
     """
     groups = [group for group in groups if len(group)]
     n = sum(map(len, groups))
@@ -461,7 +544,9 @@ def t_interval_of_groups(groups: Sequence[Real[np.ndarray, " _"]], confidence: f
     parts = np.array([np.var(group, ddof=1) / len(group) for group in groups]) / len(groups) ** 2
     if parts.sum() == 0:
         return Interval(value, value, value, n)
-    freedom = parts.sum() ** 2 / sum(part**2 / (len(group) - 1) for part, group in zip(parts, groups, strict=True))
+    freedom = parts.sum() ** 2 / sum(
+        part**2 / (len(group) - 1) for part, group in zip(parts, groups, strict=True)
+    )
     reach = float(scipy.special.stdtrit(freedom, (1 + confidence) / 2) * np.sqrt(parts.sum()))
     return Interval(value, value - reach, value + reach, n)
 

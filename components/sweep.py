@@ -1,10 +1,13 @@
-"""A sweep: dictionaries x widths x sparsities x seeds at equal tokens, as a list of training configs.
+"""A sweep: dictionaries x widths x sparsities x seeds at equal tokens, as a list of training
+configs.
 
-Everything else of training is the experiment's section `train`. What "sparsity" is each architecture declares itself
-(`Dictionary.sparsity`), so a new one takes part without being named here. A seed replicates first values and order of
-tokens; dictionaries of one seed share a stream of activations.
+Everything else of training is the experiment's section `train`. What "sparsity" is each
+architecture declares itself (`Dictionary.sparsity`), so a new one takes part without being named
+here. A seed replicates first values and order of tokens; dictionaries of one seed share a stream of
+activations.
 
-What it will cost stands here too: memory of the groups that learn at once, seconds of each dictionary.
+What it will cost stands here too: memory of the groups that learn at once, seconds of each
+dictionary.
 """
 
 from __future__ import annotations
@@ -44,13 +47,16 @@ class SweepConfig(Config):
     """Dictionaries to train beside one another, and what is measured of each."""
 
     dictionaries: dict[str, AnyDictionary] = {}
-    """Label -> dictionary; empty takes every architecture with its own settings. Baselines among them are run once."""
+    """Label -> dictionary; empty takes every architecture with its own settings. Baselines among
+    them are run once."""
     widths: list[PositiveInt] = []
     """Numbers of latents; empty keeps each dictionary's own."""
     sparsities: dict[str, list[PositiveFloat]] = {}
-    """Label -> values of the option that sets its sparsity (k, l1, ...); who is not named takes half, once and twice its own."""
+    """Label -> values of the option that sets its sparsity (k, l1, ...); who is not named takes
+    half, once and twice its own."""
     rates: dict[str, PositiveFloat] = {}
-    """Label -> learning rate; who is not named takes train.lr, and where that is null a rate is searched for each, at equal cost: architectures are compared at rates found in one way."""
+    """Label -> learning rate; who is not named takes train.lr, and where that is null a rate is
+    searched for each, at equal cost: architectures are compared at rates found in one way."""
     seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
     """Training seeds; each replicates first values and order of tokens."""
     evaluations: EvaluationNames = Field(
@@ -58,9 +64,11 @@ class SweepConfig(Config):
     )
     """What to measure of each dictionary, with the settings of the section evaluate."""
     at_l0: list[PositiveFloat] = [16.0, 32.0, 64.0]
-    """Numbers of active latents a token at which architectures are compared, by interpolation along each one's curve."""
+    """Numbers of active latents a token at which architectures are compared, by interpolation along
+    each one's curve."""
     together: PositiveInt = execution(6)
-    """Dictionaries that learn from one stream side by side, at most; fewer use more of several devices."""
+    """Dictionaries that learn from one stream side by side, at most; fewer use more of several
+    devices."""
     limit: PositiveInt = execution(64)
     """Dictionaries that are trained without being asked for with --yes."""
     confirmed: bool = execution(False)
@@ -89,9 +97,15 @@ class Cell:
     def name(self) -> str:
         """Label, size, sparsity and seed in a word, as `topk-1536-k=32-seed0`."""
         size = getattr(self.config.dictionary, "d_sae", None)
-        sparsity = f"{self.sparsity_name}={self.sparsity!r}".removesuffix(".0") if self.sparsity_name else None
+        sparsity = (
+            f"{self.sparsity_name}={self.sparsity!r}".removesuffix(".0")
+            if self.sparsity_name
+            else None
+        )
         return "-".join(
-            str(part) for part in (self.label, size, sparsity, f"seed{self.config.seed}") if part is not None
+            str(part)
+            for part in (self.label, size, sparsity, f"seed{self.config.seed}")
+            if part is not None
         )
 
 
@@ -100,13 +114,16 @@ def cells(train: TrainConfig, sweep: SweepConfig) -> list[Cell]:
 
     Raises:
         UnknownNameError: sparsities or a learning rate for a label that the sweep does not have.
-        ConfigError: a sparsity that an architecture refuses, or one for an architecture that has none.
+        ConfigError: a sparsity that an architecture refuses, or one for an architecture that has
+            none.
     """
     chosen = sweep.dictionaries or {name: entry.config() for name, entry in architectures.items()}
     for what, named in (("sparsities", sweep.sparsities), ("rates", sweep.rates)):
         for label in named:
             if label not in chosen:
-                raise UnknownNameError(f"sweep.{what} names {label!r}, which is no label; {nearest(label, chosen)}")
+                raise UnknownNameError(
+                    f"sweep.{what} names {label!r}, which is no label; {nearest(label, chosen)}"
+                )
     found: dict[str, Cell] = {}
     if train.lr is None:
         train = train.model_copy(update={"lr": "search"})
@@ -117,11 +134,21 @@ def cells(train: TrainConfig, sweep: SweepConfig) -> list[Cell]:
         for own, value in _settings(label, options, sweep):
             for seed in seeds:
                 learns = entry.learns == "gradients"
-                rate = {"lr": sweep.rates[label]} if label in sweep.rates else {} if learns else {"lr": None}
+                rate = (
+                    {"lr": sweep.rates[label]}
+                    if label in sweep.rates
+                    else {}
+                    if learns
+                    else {"lr": None}
+                )
                 whitened = {} if entry.folds else {"normalise": "scale"}
-                config = train.model_copy(update={"dictionary": own, "seed": seed, **rate, **whitened})
+                config = train.model_copy(
+                    update={"dictionary": own, "seed": seed, **rate, **whitened}
+                )
                 name = option if hasattr(own, option) else None
-                found.setdefault(f"{label} {canonical(config)}", Cell(label, config, name, value, entry.baseline))
+                found.setdefault(
+                    f"{label} {canonical(config)}", Cell(label, config, name, value, entry.baseline)
+                )
     return list(found.values())
 
 
@@ -133,17 +160,22 @@ def _settings(label: str, options: Any, sweep: SweepConfig) -> Iterator[tuple[An
     given = sweep.sparsities.get(label)
     if own is None and given:
         raise ConfigError(
-            f"sweep.sparsities.{label}: architecture {options.kind} has no option {option!r}, so it has one "
+            f"sweep.sparsities.{label}: architecture {options.kind} has no option {option!r}, so "
+            "it has one "
             "sparsity; leave the label out of sweep.sparsities"
         )
-    values = given or ([own] if entry.baseline or own is None else [own * factor for factor in LADDER])
+    values = given or (
+        [own] if entry.baseline or own is None else [own * factor for factor in LADDER]
+    )
     sized = "d_sae" in type(options).model_fields
     widths = sweep.widths if sized else []
     for width in (widths[:1] if entry.baseline else widths) or [None]:
         for value in values:
             changes: dict[str, Any] = {} if width is None else {"d_sae": width}
             if value is not None:
-                changes[option] = value if given or not isinstance(own, int) else max(1, round(value))
+                changes[option] = (
+                    value if given or not isinstance(own, int) else max(1, round(value))
+                )
             try:
                 made = load(type(options), options.model_dump() | changes)
             except ConfigError as error:
@@ -165,26 +197,39 @@ def share(settings: Execution) -> Execution:
     """Where one of the tasks of a sweep runs: the first device slot, and its share of the cores."""
     offered = slots(settings)
     threads = settings.threads or max(1, torch.get_num_threads() // max(1, len(offered)))
-    return settings.model_copy(update={"threads": threads} | ({"device": offered[0].device} if offered else {}))
+    return settings.model_copy(
+        update={"threads": threads} | ({"device": offered[0].device} if offered else {})
+    )
 
 
 def too_many(config: SweepConfig, n: int) -> str:
-    """Where n dictionaries are more than are trained without being asked, a sentence that says so; else nothing."""
+    """Where n dictionaries are more than are trained without being asked, a sentence that says so;
+    else nothing."""
     if n <= config.limit or config.confirmed:
         return ""
     return (
-        f"that is more than the {config.limit} that are trained without asking: give --yes (sweep.confirmed in a form), or "
+        f"that is more than the {config.limit} that are trained without asking: give --yes "
+        "(sweep.confirmed in a form), or "
         "fewer widths, sparsities or seeds"
     )
 
 
-def _missing(config: SweepConfig, inputs: Mapping[str, Any]) -> tuple[dict[str, Cell], dict[str, Cell], list[Cell]]:
-    """Every dictionary by name, those that are not trained yet, and those that are not measured yet."""
+def _missing(
+    config: SweepConfig, inputs: Mapping[str, Any]
+) -> tuple[dict[str, Cell], dict[str, Cell], list[Cell]]:
+    """Every dictionary by name, those that are not trained yet, and those that are not measured
+    yet."""
     todo = {cell.name: cell for cell in cells(inputs["train"], config)}
-    find, learning = inputs["store"].find, {role: inputs[role] for role in TRAIN.inputs if role in inputs}
+    find, learning = (
+        inputs["store"].find,
+        {role: inputs[role] for role in TRAIN.inputs if role in inputs},
+    )
     keys = {name: key_of(TRAIN, cell.config, learning) for name, cell in todo.items()}
     measured = {
-        name: find("evaluate", key_of(EVALUATE, inputs["evaluate"], {**inputs["shared"], "dictionary": dictionary}))
+        name: find(
+            "evaluate",
+            key_of(EVALUATE, inputs["evaluate"], {**inputs["shared"], "dictionary": dictionary}),
+        )
         for name, dictionary in ((name, Planned("train", key, {})) for name, key in keys.items())
     }
     new = {name: cell for name, cell in todo.items() if not find("train", keys[name])}
@@ -192,32 +237,45 @@ def _missing(config: SweepConfig, inputs: Mapping[str, Any]) -> tuple[dict[str, 
 
 
 def formula(config: SweepConfig, inputs: Mapping[str, Any], settings: Execution) -> Estimate:
-    """Memory of the groups that learn at once on one device, the largest; on disk what is not there yet.
+    """Memory of the groups that learn at once on one device, the largest; on disk what is not there
+    yet.
 
-    Seconds are those of each dictionary, and of measuring it. What a factorisation does at its end is left out where it has to be tried: that would take as long as doing it.
+    Seconds are those of each dictionary, and of measuring it. What a factorisation does at its end
+    is left out where it has to be tried: that would take as long as doing it.
 
     Args:
         config: the section.
-        inputs: `activations`, and `model` and `corpus` where the model takes part in training; `stage`, that trains, and
-            `train`, its section; `evaluate`, how each is measured, and `shared`, what beside the dictionary it is
-            measured on; `store`; `timing`, (stage, section, inputs, execution, seconds) -> seconds and more.
+        inputs: `activations`, and `model` and `corpus` where the model takes part in training;
+            `stage`, that trains, and `train`, its section; `evaluate`, how each is measured, and
+            `shared`, what beside the dictionary it is measured on; `store`; `timing`, (stage,
+            section, inputs, execution, seconds) -> seconds and more.
         settings: of one task, see `share`.
     """
     todo, new, unmeasured = _missing(config, inputs)
     offered = slots(settings)
     at_once = max(1, sum(slot.device == settings.device for slot in offered))
-    planned = {name: inputs["stage"].estimator.formula(cell.config, inputs, settings) for name, cell in new.items()}
+    planned = {
+        name: inputs["stage"].estimator.formula(cell.config, inputs, settings)
+        for name, cell in new.items()
+    }
     taken, scratch = [], [0]
     for group in groups(todo, config.together):
         if not (names := [name for name in group if name in new]):
             continue
-        of_model = {name: n for one in names for name, n in planned[one].memory.items() if name.startswith(MODEL)}
+        of_model = {
+            name: n
+            for one in names
+            for name, n in planned[one].memory.items()
+            if name.startswith(MODEL)
+        }
         side_by_side = memory([new[name].config for name in names], inputs["activations"], settings)
         taken.append(Counter(side_by_side | of_model))
         scratch.append(sum(n for name in names for n in planned[name].scratch.values()))
 
     def probe(seconds: float) -> tuple[float, str]:
-        timing = functools.partial(inputs["timing"], settings=settings, seconds=seconds / (len(new) + 1))
+        timing = functools.partial(
+            inputs["timing"], settings=settings, seconds=seconds / (len(new) + 1)
+        )
         total = sum(timing(inputs["stage"], cell.config, inputs)[0] for cell in new.values())
         for cell in unmeasured:
             facts = inputs["stage"].estimator.formula(cell.config, inputs, settings).facts
@@ -227,8 +285,10 @@ def formula(config: SweepConfig, inputs: Mapping[str, Any], settings: Execution)
         there = f" ({len(todo) - len(new)} of them in the store)" if len(new) < len(todo) else ""
         asked = too_many(config, len(todo))
         return total, (
-            f"{len(todo)} dictionaries{there}, about {total / 60:.0f} minutes of training and measuring on "
-            f"{max(1, len(offered))} device slot(s), {len(taken)} groups of at most {config.together} side by side"
+            f"{len(todo)} dictionaries{there}, about {total / 60:.0f} minutes of training and "
+            "measuring on "
+            f"{max(1, len(offered))} device slot(s), {len(taken)} groups of at most "
+            f"{config.together} side by side"
             f"{asked and f'; {asked}'}"
         )
 

@@ -1,6 +1,8 @@
-"""What the characters of a text are to a word: scripts without spaces between words, and marks that belong to a letter.
+"""What the characters of a text are to a word: scripts without spaces between words, and marks that
+belong to a letter.
 
-Where words are not parted by spaces, a word list marks substrings, and openings are counted in characters.
+Where words are not parted by spaces, a word list marks substrings, and openings are counted in
+characters.
 """
 
 from __future__ import annotations
@@ -30,5 +32,8 @@ _RANGES = (
 )
 UNSPACED = "".join(f"{first}-{last}" for first, last in _RANGES)
 """Their characters, as they stand inside the brackets of a regular expression."""
-MARKS = "".join(chr(code) for code in range(0x300, 0xFE30) if unicodedata.category(chr(code))[0] == "M")
-"""Accents, vowel signs and other marks, likewise: Python's `\\w` takes none of them for part of a word."""
+MARKS = "".join(
+    chr(code) for code in range(0x300, 0xFE30) if unicodedata.category(chr(code))[0] == "M"
+)
+"""Accents, vowel signs and other marks, likewise: Python's `\\w` takes none of them for part of a
+word."""

@@ -1,1 +1,2 @@
-"""Pages that read what was made: tables, manifests and MLflow; nothing is computed here and torch is never imported."""
+"""Pages that read what was made: tables, manifests and MLflow; nothing is computed here and torch
+is never imported."""

@@ -1,7 +1,7 @@
 """Serves the pages: `python -m dashboards`, with Streamlit's own options behind it.
 
-What the pages import is imported before the server answers, and the newest experiment's list of latents is read while it
-starts, so that whoever opens the first page waits for neither.
+What the pages import is imported before the server answers, and the newest experiment's list of
+latents is read while it starts, so that whoever opens the first page waits for neither.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from pathlib import Path
 
 from streamlit.web import cli
 
-logging.getLogger("streamlit.runtime.caching.cache_data_api").setLevel(logging.ERROR)  # "no runtime": it comes later
+logging.getLogger("streamlit.runtime.caching.cache_data_api").setLevel(
+    logging.ERROR
+)  # "no runtime": it comes later
 
 from dashboards import charts, listing, live, panels, runs, selection, tokens, views, workflow  # noqa: E402
 
@@ -22,7 +24,8 @@ AHEAD = (charts, live, panels, selection, tokens, views, workflow)
 
 
 def read_ahead() -> None:
-    """Reads the list that the page of latents will most likely be asked for; what is wrong with it, the page says."""
+    """Reads the list that the page of latents will most likely be asked for; what is wrong with it,
+    the page says."""
     with contextlib.suppress(Exception):
         for shown in runs.experiments()[:1]:
             listing.read(shown)

@@ -1,8 +1,9 @@
 """Navigation: which pages there are, and the frame that every page is drawn in.
 
-Run with `streamlit run dashboards/app.py` or `latentflow up`. Two things are notable. Titles carry no Material icons:
-Streamlit would fetch those from a foreign host. And a folder named `pages` makes Streamlit run a page without this file
-when a deep link is the first thing a new server sees, so the frame is drawn by the page (`show`), not around it.
+Run with `streamlit run dashboards/app.py` or `latentflow up`. Two things are notable. Titles carry
+no Material icons: Streamlit would fetch those from a foreign host. And a folder named `pages` makes
+Streamlit run a page without this file when a deep link is the first thing a new server sees, so the
+frame is drawn by the page (`show`), not around it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from components.errors import LatentflowError
 from dashboards import runs, selection, workflow
 from dashboards.markdown import plain, sentence
 
-# Section -> name of the page (its file and its address) -> title. A comment: Streamlit would print a string.
+# Section -> name of the page (its file and its address) -> title. A comment: Streamlit would print
+# a string.
 PAGES = {
     "What came out": {"overview": "Overview", "compare": "Compare"},
     "What it means": {"latents": "Latents", "explanations": "Explanations", "steering": "Steering"},
@@ -35,7 +37,8 @@ def navigation() -> None:
 
 
 def show(page: Callable[[runs.Experiment], None], always: Callable[[], None] | None = None) -> None:
-    """Draws one page for the chosen experiment; what goes wrong is a sentence on the page, never a traceback.
+    """Draws one page for the chosen experiment; what goes wrong is a sentence on the page, never a
+    traceback.
 
     Args:
         page: draws what belongs to the experiment; left out while there is none.
@@ -50,17 +53,20 @@ def show_alone(page: Callable[[], None]) -> None:
 
 
 def let_draw() -> None:
-    """Gives the browser time to draw what it was sent so far, once a session; call it before a page's long second half.
+    """Gives the browser time to draw what it was sent so far, once a session; call it before a
+    page's long second half.
 
-    A new session fetches the code of every kind of element it is told of, and draws none while it does: told of all of a
-    page at once, it shows the first of it more than a second later.
+    A new session fetches the code of every kind of element it is told of, and draws none while it
+    does: told of all of a page at once, it shows the first of it more than a second later.
     """
     if "drawn" not in st.session_state:
         st.session_state["drawn"] = True
         time.sleep(SECONDS_TO_DRAW)
 
 
-def _with_experiment(page: Callable[[runs.Experiment], None], always: Callable[[], None] | None) -> None:
+def _with_experiment(
+    page: Callable[[runs.Experiment], None], always: Callable[[], None] | None
+) -> None:
     if always:
         always()
     selection.pick_experiment()
@@ -74,10 +80,13 @@ def _frame(draw: Callable[[], None]) -> None:
     st.html(STYLE)
     try:
         draw()
-    except PolarsError as error:  # a table of another version: a column is not there, or of another type
+    except (
+        PolarsError
+    ) as error:  # a table of another version: a column is not there, or of another type
         first = (str(error).splitlines() or [""])[0]
         st.error(
-            f"A table of this artifact cannot be read as this version expects it ({plain(first)}). Run the stage again, "
+            "A table of this artifact cannot be read as this version expects it "
+            f"({plain(first)}). Run the stage again, "
             "or read the store with the version that wrote it."
         )
     except (LatentflowError, FileNotFoundError) as error:
@@ -92,18 +101,23 @@ def _pages():
     st.set_page_config(page_title="Latentflow", layout="wide")
     st.session_state["navigated"] = True
     folder = Path(__file__).resolve().parent / "pages"
-    # Streamlit serves the start page at "/" alone and keeps its own name from others: so its name is another, and a
-    # hidden page answers at the name by which it is known
+    # Streamlit serves the start page at "/" alone and keeps its own name from others: so its name
+    # is another, and a hidden page answers at the name by which it is known
     pages = {
         section: [
             st.Page(
-                folder / f"{name}.py", title=title, url_path="start" if name == START else name, default=name == START
+                folder / f"{name}.py",
+                title=title,
+                url_path="start" if name == START else name,
+                default=name == START,
             )
             for name, title in titles.items()
         ]
         for section, titles in PAGES.items()
     }
-    named = st.Page(folder / f"{START}.py", title=START.title(), url_path=START, visibility="hidden")
+    named = st.Page(
+        folder / f"{START}.py", title=START.title(), url_path=START, visibility="hidden"
+    )
     return st.navigation({**pages, "": [named]})
 
 

@@ -1,5 +1,6 @@
-"""Pure functions: DataFrame -> chart. Colours near those of Okabe and Ito, dark enough for white, light enough for black;
-colour never speaks alone (axis labels and shapes say the same), and every interval is drawn where there is one.
+"""Pure functions: DataFrame -> chart. Colours near those of Okabe and Ito, dark enough for white,
+light enough for black; colour never speaks alone (axis labels and shapes say the same), and every
+interval is drawn where there is one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,14 @@ from components.report.measure import Measures
 from components.report.scores import KINDS
 from dashboards.views.scores import ROLES, UNITS
 
-BLUE, ORANGE, GREY, GREEN, PURPLE, RED = "#2b83ba", "#e08a00", "#8f8f8f", "#00a37a", "#c2669b", "#d95f02"
+BLUE, ORANGE, GREY, GREEN, PURPLE, RED = (
+    "#2b83ba",
+    "#e08a00",
+    "#8f8f8f",
+    "#00a37a",
+    "#c2669b",
+    "#d95f02",
+)
 UNIT_COLOURS = dict(zip(UNITS, (BLUE, ORANGE, GREY, GREEN), strict=True))
 ROLE_COLOURS = [BLUE, GREY, GREEN, ORANGE, PURPLE]
 """Of `ROLES`, in their order."""
@@ -30,7 +38,8 @@ ROW, FRAME = 22, 110
 
 
 def curve(panel: pl.DataFrame, name: str) -> alt.Chart:
-    """One measure against tokens seen; logarithmic where it spans more than a factor of twenty above zero."""
+    """One measure against tokens seen; logarithmic where it spans more than a factor of twenty
+    above zero."""
     low, high = panel["value"].min(), panel["value"].max()
     wide = name != "learning_rate" and low is not None and low > 0 and high / low > 20  # type: ignore[operator]
     one = panel["name"].n_unique() == 1
@@ -58,7 +67,12 @@ def curve(panel: pl.DataFrame, name: str) -> alt.Chart:
                 scale=alt.Scale(range=[BLUE, ORANGE, GREEN, PURPLE, GREY]),
             ),
             strokeDash=alt.value([1, 0]) if one else alt.StrokeDash("name:N", title=None),
-            tooltip=["name:N", alt.Tooltip("tokens:Q", format=".3f"), "step:Q", alt.Tooltip("value:Q", format=".4g")],
+            tooltip=[
+                "name:N",
+                alt.Tooltip("tokens:Q", format=".3f"),
+                "step:Q",
+                alt.Tooltip("value:Q", format=".4g"),
+            ],
         )
         .properties(height=240, title=CURVE_TITLES.get(name, name))
     )
@@ -69,9 +83,18 @@ def concepts(found: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     share = all(value <= 1 for value in found["value"])
     kinds = [kind for kind in KINDS if kind in set(found["concept_kind"])]
     base = alt.Chart(found).encode(
-        x=alt.X("concept_kind:N", sort=kinds, title=None, axis=alt.Axis(labelAngle=0, labelFontSize=13)),
+        x=alt.X(
+            "concept_kind:N", sort=kinds, title=None, axis=alt.Axis(labelAngle=0, labelFontSize=13)
+        ),
         xOffset=alt.XOffset("unit_kind:N", sort=list(UNITS)),
-        tooltip=["concept_kind:N", "unit_kind:N", _figure("value"), _figure("low"), _figure("high"), "n:Q"],
+        tooltip=[
+            "concept_kind:N",
+            "unit_kind:N",
+            _figure("value"),
+            _figure("low"),
+            _figure("high"),
+            "n:Q",
+        ],
     )
     bars = base.mark_bar(cornerRadiusEnd=2).encode(
         y=alt.Y(
@@ -92,10 +115,13 @@ def concepts(found: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
 
 
 def steering(frame: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
-    """Steering by concept: a point with interval for each method, a bar from zero for the largest random direction."""
+    """Steering by concept: a point with interval for each method, a bar from zero for the largest
+    random direction."""
     order = frame["concept"].unique(maintain_order=True).to_list()
     methods = sorted(frame["method"].unique())
-    y = alt.Y("concept:N", sort=order, title=None, axis=alt.Axis(labelLimit=220, labelOverlap=False))
+    y = alt.Y(
+        "concept:N", sort=order, title=None, axis=alt.Axis(labelLimit=220, labelOverlap=False)
+    )
     offset = alt.YOffset("method:N", sort=methods)
     base = alt.Chart(frame).encode(
         y=y,
@@ -108,11 +134,21 @@ def steering(frame: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     floor = (
         alt.Chart(frame.unique("concept", maintain_order=True))
         .mark_bar(color=GREY, opacity=0.45, height=ROW - 8)
-        .encode(y=y, x=alt.X("largest_random:Q"), tooltip=["concept:N", _figure("largest_random"), "control:N"])
+        .encode(
+            y=y,
+            x=alt.X("largest_random:Q"),
+            tooltip=["concept:N", _figure("largest_random"), "control:N"],
+        )
     )
-    colours = alt.Color("method:N", title=None, scale=alt.Scale(domain=methods, range=[BLUE, ORANGE, GREEN, PURPLE]))
+    colours = alt.Color(
+        "method:N", title=None, scale=alt.Scale(domain=methods, range=[BLUE, ORANGE, GREEN, PURPLE])
+    )
     points = base.mark_point(filled=True, size=70, opacity=1).encode(
-        x=alt.X("mean:Q", title="composite of concept gained and fluency", axis=alt.Axis(tickCount=5, orient="top")),
+        x=alt.X(
+            "mean:Q",
+            title="composite of concept gained and fluency",
+            axis=alt.Axis(tickCount=5, orient="top"),
+        ),
         color=colours.legend(orient="top"),
         shape=alt.Shape("method:N", title=None),
     )
@@ -121,15 +157,29 @@ def steering(frame: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
 
 
 def scores(frame: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
-    """Scores of one latent: who wrote the explanation on one axis, the value with its interval on the other.
+    """Scores of one latent: who wrote the explanation on one axis, the value with its interval on
+    the other.
 
     Args:
         frame: explainer, scorer, role (one of `ROLES`), value, low, high, n.
     """
-    y = alt.Y("row:N", sort=frame["row"].to_list(), title=None, axis=alt.Axis(labelLimit=240, labelOverlap=False))
+    y = alt.Y(
+        "row:N",
+        sort=frame["row"].to_list(),
+        title=None,
+        axis=alt.Axis(labelLimit=240, labelOverlap=False),
+    )
     base = alt.Chart(frame).encode(
         y=y,
-        tooltip=["explainer:N", "scorer:N", "predictor:N", _figure("value"), _figure("low"), _figure("high"), "n:Q"],
+        tooltip=[
+            "explainer:N",
+            "scorer:N",
+            "predictor:N",
+            _figure("value"),
+            _figure("low"),
+            _figure("high"),
+            "n:Q",
+        ],
         color=alt.Color(
             "role:N",
             title=None,
@@ -143,22 +193,30 @@ def scores(frame: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
         shape=alt.Shape(
             "role:N",
             legend=None,
-            scale=alt.Scale(domain=list(ROLES), range=["circle", "square", "diamond", "triangle", "cross"]),
+            scale=alt.Scale(
+                domain=list(ROLES), range=["circle", "square", "diamond", "triangle", "cross"]
+            ),
         ),
     )
     return alt.layer(rules, points).properties(height=ROW * frame.height + FRAME)
 
 
 def histogram(bins: pl.DataFrame, maximum: float) -> alt.Chart:
-    """How strongly a latent fires where it fires; counts on a scale that shows one token beside ten thousand."""
+    """How strongly a latent fires where it fires; counts on a scale that shows one token beside ten
+    thousand."""
     return (
         alt.Chart(bins)
         .mark_bar(color=ORANGE)
         .encode(
-            x=alt.X("from:Q", bin="binned", title="activation", scale=alt.Scale(domain=[0, maximum])),
+            x=alt.X(
+                "from:Q", bin="binned", title="activation", scale=alt.Scale(domain=[0, maximum])
+            ),
             x2="to:Q",
             y=alt.Y(
-                "tokens:Q", title="tokens", scale=alt.Scale(type="symlog"), axis=alt.Axis(tickCount=4, format="~s")
+                "tokens:Q",
+                title="tokens",
+                scale=alt.Scale(type="symlog"),
+                axis=alt.Axis(tickCount=4, format="~s"),
             ),
             tooltip=[_figure("from"), _figure("to"), "tokens:Q"],
         )
@@ -179,7 +237,9 @@ def logits(frame: pl.DataFrame, side: str) -> alt.Chart:
                 title=None,
                 sort=alt.EncodingSortField("rank"),
                 axis=alt.Axis(
-                    labelExpr="slice(datum.label, indexof(datum.label, ' ') + 1)", labelLimit=110, labelOverlap=False
+                    labelExpr="slice(datum.label, indexof(datum.label, ' ') + 1)",
+                    labelLimit=110,
+                    labelOverlap=False,
                 ),
             ),
             tooltip=["token:N", _figure("logit")],
@@ -189,7 +249,8 @@ def logits(frame: pl.DataFrame, side: str) -> alt.Chart:
 
 
 def distribution(frame: pl.DataFrame) -> alt.Chart:
-    """Scores of all latents by role, as steps, so that explanation, floor, ceiling and control can be seen apart.
+    """Scores of all latents by role, as steps, so that explanation, floor, ceiling and control can
+    be seen apart.
 
     Args:
         frame: role, from, to, latents (counts already made).
@@ -210,7 +271,9 @@ def distribution(frame: pl.DataFrame) -> alt.Chart:
                 legend=alt.Legend(orient="top"),
             ),
             strokeDash=alt.StrokeDash(
-                "role:N", title=None, scale=alt.Scale(domain=present, range=[dashes[role] for role in present])
+                "role:N",
+                title=None,
+                scale=alt.Scale(domain=present, range=[dashes[role] for role in present]),
             ),
             tooltip=["role:N", _figure("from"), _figure("to"), "latents:Q"],
         )
@@ -220,7 +283,9 @@ def distribution(frame: pl.DataFrame) -> alt.Chart:
 
 def _interval(base: alt.Chart, axis: str) -> alt.Chart:
     """Thin rules from low to high over the marks of `base`."""
-    return base.mark_rule(strokeWidth=1.5, color="#808080").encode(**{axis: "low:Q", f"{axis}2": "high:Q"})
+    return base.mark_rule(strokeWidth=1.5, color="#808080").encode(
+        **{axis: "low:Q", f"{axis}2": "high:Q"}
+    )
 
 
 def _figure(name: str) -> alt.Tooltip:
@@ -229,7 +294,9 @@ def _figure(name: str) -> alt.Tooltip:
 
 def _decades(low: float, high: float) -> list[float]:
     """The powers of ten around an interval: the only lines a logarithmic axis needs."""
-    return [10.0**power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
+    return [
+        10.0**power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ]
 
 
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, GREY, RED)
@@ -238,17 +305,23 @@ NAMED = 6
 """Points beyond which names on a chart would cover one another."""
 
 
-def sweep_frontier(comparison: pl.DataFrame, measures: Measures, title: str) -> alt.LayerChart | alt.FacetChart | None:
-    """One measure against L0: a line for each label and width through its sparsities, bars for the interval over seeds,
-    a single mark for each baseline; None where nothing was measured."""
+def sweep_frontier(
+    comparison: pl.DataFrame, measures: Measures, title: str
+) -> alt.LayerChart | alt.FacetChart | None:
+    """One measure against L0: a line for each label and width through its sparsities, bars for the
+    interval over seeds, a single mark for each baseline; None where nothing was measured."""
     drawn = frontiers.points(comparison, measures, title)
     if drawn.is_empty():
         return None
     several = drawn.filter(~pl.col("is_baseline"))["d_sae"].n_unique() > 1
     called = pl.format("{} {}", "label", "d_sae") if several else pl.col("label")
-    drawn = drawn.with_columns(called.alias("dictionary"), pl.col("low", "high").fill_null(pl.col("value")))
+    drawn = drawn.with_columns(
+        called.alias("dictionary"), pl.col("low", "high").fill_null(pl.col("value"))
+    )
     kinds = drawn["dictionary"].unique(maintain_order=True).to_list()
-    below = alt.Legend(orient="bottom", columns=2, symbolLimit=0)  # beside a narrow chart the last of many are cut off
+    below = alt.Legend(
+        orient="bottom", columns=2, symbolLimit=0
+    )  # beside a narrow chart the last of many are cut off
     colour = alt.Color(
         "dictionary:N",
         title=None,
@@ -274,15 +347,20 @@ def sweep_frontier(comparison: pl.DataFrame, measures: Measures, title: str) -> 
     scale = alt.Scale(type="log", nice=False) if over_decades else alt.Scale(zero=False)
     y = alt.Y("value:Q", title=title, scale=scale)
     lines = base.transform_filter("!datum.is_baseline").mark_line(strokeWidth=1.5).encode(y=y)
-    rules = base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q", title=title, scale=scale), y2="high:Q")
+    rules = base.mark_rule(strokeWidth=1.5).encode(
+        y=alt.Y("low:Q", title=title, scale=scale), y2="high:Q"
+    )
     marks = base.mark_point(filled=True, size=60, opacity=1).encode(
         y=y, shape=alt.Shape("is_baseline:N", legend=None, scale=alt.Scale(domain=[False, True], range=["circle", "diamond"]))
     )  # fmt: skip
     return alt.layer(lines, rules, marks).properties(height=480, title=title)
 
 
-def frontier(points: pl.DataFrame, title: str, percent: bool = False) -> alt.LayerChart | alt.FacetChart:
-    """One measure against L0: a point with both intervals for each run, runs of one architecture joined by a line.
+def frontier(
+    points: pl.DataFrame, title: str, percent: bool = False
+) -> alt.LayerChart | alt.FacetChart:
+    """One measure against L0: a point with both intervals for each run, runs of one architecture
+    joined by a line.
 
     Args:
         points: `views.runs.frontier`.
@@ -300,7 +378,15 @@ def frontier(points: pl.DataFrame, title: str, percent: bool = False) -> alt.Lay
     )
     base = alt.Chart(points).encode(
         color=colour,
-        tooltip=["run:N", "hook_point:N", _figure("l0"), _figure("value"), _figure("low"), _figure("high"), "n:Q"],
+        tooltip=[
+            "run:N",
+            "hook_point:N",
+            _figure("l0"),
+            _figure("value"),
+            _figure("low"),
+            _figure("high"),
+            "n:Q",
+        ],
     )
     x = alt.X(
         "l0:Q",
@@ -324,10 +410,14 @@ def frontier(points: pl.DataFrame, title: str, percent: bool = False) -> alt.Lay
     marks = base.mark_point(filled=True, size=80, opacity=1).encode(
         x=x, y=y, shape=alt.Shape("architecture:N", title=None, legend=None)
     )
-    names = alt.Chart(points).mark_text(dy=-12, fontSize=11, color=GREY).encode(x=x, y=y, text=alt.Text("dictionary:N"))
-    return alt.layer(lines, across, up, marks, *([names] if points.height <= NAMED else [])).properties(
-        height=260, title=title
+    names = (
+        alt.Chart(points)
+        .mark_text(dy=-12, fontSize=11, color=GREY)
+        .encode(x=x, y=y, text=alt.Text("dictionary:N"))
     )
+    return alt.layer(
+        lines, across, up, marks, *([names] if points.height <= NAMED else [])
+    ).properties(height=260, title=title)
 
 
 def densities(frame: pl.DataFrame) -> alt.Chart:
@@ -345,7 +435,10 @@ def densities(frame: pl.DataFrame) -> alt.Chart:
                 "from:Q",
                 title="density, share of tokens on which a latent is active",
                 scale=alt.Scale(type="log"),
-                axis=alt.Axis(format=".0e", values=_decades(float(frame["from"].min()), float(frame["to"].max()))),  # type: ignore[arg-type]
+                axis=alt.Axis(
+                    format=".0e",
+                    values=_decades(float(frame["from"].min()), float(frame["to"].max())),
+                ),  # type: ignore[arg-type]
             ),
             y=alt.Y("latents:Q", title="latents", axis=alt.Axis(tickCount=5)),
             color=alt.Color(

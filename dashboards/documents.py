@@ -37,21 +37,27 @@ def section(shown: Experiment, row: Mapping[str, Any]) -> None:
             hide_index=True,
             column_config={"mean": st.column_config.NumberColumn("mean activation", format="%.3g")},
         )
-    more = "" if of_file["provenance"] else "; capture.arrays.provenance takes a table that says more"
+    more = (
+        "" if of_file["provenance"] else "; capture.arrays.provenance takes a table that says more"
+    )
     st.caption(
-        f"The {rows.height} strongest of {pooled.height:,} documents of {plain(row['split'])} on which it "
+        f"The {rows.height} strongest of {pooled.height:,} documents of {plain(row['split'])} on "
+        "which it "
         f"is active, by its mean over their rows. No text: the activations come from "
         f"{code(of_file['path'])}; {plain(capture.facts['note'])}{more}."
     )
 
 
-def strongest(pooled: pl.DataFrame, names: pl.DataFrame | None, rows_per_document: int | None) -> pl.DataFrame:
+def strongest(
+    pooled: pl.DataFrame, names: pl.DataFrame | None, rows_per_document: int | None
+) -> pl.DataFrame:
     """Columns document and mean of the documents with the largest means.
 
     Args:
         pooled: rows of the table POOLED, of one latent and split.
         names: the table NAMES; None where documents have numbers.
-        rows_per_document: consecutive rows of the file that stand for a document; None with a table.
+        rows_per_document: consecutive rows of the file that stand for a document; None with a
+            table.
     """
     number = pl.col("document")
     called = number.cast(pl.String)

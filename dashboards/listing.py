@@ -1,7 +1,9 @@
-"""The list of every latent of one experiment: read lazily, joined once for each report, then searched in milliseconds.
+"""The list of every latent of one experiment: read lazily, joined once for each report, then
+searched in milliseconds.
 
-Only the columns that the list shows leave the disk, of one split. Where a latent fires most is read from the chosen
-windows when a token is first searched for. What one latent's page needs is read row by row (`runs.rows`).
+Only the columns that the list shows leave the disk, of one split. Where a latent fires most is read
+from the chosen windows when a token is first searched for. What one latent's page needs is read row
+by row (`runs.rows`).
 """
 
 from __future__ import annotations
@@ -12,7 +14,13 @@ import polars as pl
 import streamlit as st
 
 from components.store.artifact import Artifact
-from components.store.tables import CONCEPTS_FOUND, CONTEXTS, EXPLANATION_SCORES, EXPLANATIONS, LATENTS
+from components.store.tables import (
+    CONCEPTS_FOUND,
+    CONTEXTS,
+    EXPLANATION_SCORES,
+    EXPLANATIONS,
+    LATENTS,
+)
 from dashboards import runs, views
 from dashboards.runs import Experiment
 
@@ -52,13 +60,16 @@ def split_of(encode: Artifact) -> str:
 
 
 def tokens(shown: Experiment) -> pl.DataFrame:
-    """The tokens that each latent promotes, and those on which it fires most where windows were chosen."""
+    """The tokens that each latent promotes, and those on which it fires most where windows were
+    chosen."""
     return _tokens(shown.key, shown)
 
 
 @st.cache_resource(max_entries=8, show_spinner="Reading the latents …")
 def _read(key: str, _shown: Experiment) -> Listing:
-    encode, interpret, evaluate = (_shown.artifacts.get(stage) for stage in ("encode", "interpret", "evaluate"))
+    encode, interpret, evaluate = (
+        _shown.artifacts.get(stage) for stage in ("encode", "interpret", "evaluate")
+    )
     assert encode is not None
     split = split_of(encode)
     explainers = runs.distinct(EXPLANATIONS, interpret, "explainer") if interpret else []

@@ -1,7 +1,9 @@
-"""The pages' way to the live worker: questions over loopback HTTP, asked at once and followed by their id.
+"""The pages' way to the live worker: questions over loopback HTTP, asked at once and followed by
+their id.
 
-Nothing here waits long: the worker answers a page within milliseconds whatever it computes, and one that is down, busy or
-gone is a `LiveError`, whose text is a sentence for the page. The address is LATENTFLOW_LIVE_URL.
+Nothing here waits long: the worker answers a page within milliseconds whatever it computes, and one
+that is down, busy or gone is a `LiveError`, whose text is a sentence for the page. The address is
+LATENTFLOW_LIVE_URL.
 """
 
 from __future__ import annotations
@@ -87,11 +89,17 @@ def _call(kind: type[AnswerT], method: str, path: str, **sent: Any) -> AnswerT:
             return kind.model_validate(body)
         problem = Problem.model_validate(body)
     except httpx.TimeoutException:
-        raise LiveError(f"The live worker at {url()} does not answer in time; try again in a moment.", "down") from None
+        raise LiveError(
+            f"The live worker at {url()} does not answer in time; try again in a moment.", "down"
+        ) from None
     except ValidationError:
-        raise LiveError(f"What answers at {url()} is no live worker. `latentflow up` starts it.", "down") from None
+        raise LiveError(
+            f"What answers at {url()} is no live worker. `latentflow up` starts it.", "down"
+        ) from None
     except (httpx.HTTPError, httpx.InvalidURL, ValueError):
-        raise LiveError(f"No live worker answers at {url()}. `latentflow up` starts it.", "down") from None
+        raise LiveError(
+            f"No live worker answers at {url()}. `latentflow up` starts it.", "down"
+        ) from None
     raise LiveError(sentence(problem), problem.kind)
 
 

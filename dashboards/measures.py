@@ -9,7 +9,8 @@ NOTHING = "–"
 
 
 def number(value: float | None, decimals: int | None = None) -> str:
-    """A number to read: three significant digits unless decimals are given, a true minus sign, a dash when absent."""
+    """A number to read: three significant digits unless decimals are given, a true minus sign, a
+    dash when absent."""
     if value is None or math.isnan(value):
         return NOTHING
     if decimals is not None:
@@ -26,6 +27,8 @@ def number(value: float | None, decimals: int | None = None) -> str:
 def estimate(value: float | None, low: float | None, high: float | None) -> tuple[str, str]:
     """A value and its interval with as many decimals as the interval's width bears."""
     if value is None or low is None or high is None or not high > low:
-        return number(value), NOTHING if low is None or high is None else f"{number(low)} to {number(high)}"
+        return number(
+            value
+        ), NOTHING if low is None or high is None else f"{number(low)} to {number(high)}"
     decimals = min(6, max(0, 1 - math.floor(math.log10(high - low))))
     return number(value, decimals), f"{number(low, decimals)} to {number(high, decimals)}"

@@ -1,7 +1,8 @@
-"""Your own text on a latent's page: where is this latent active on it, and which latents are strongest?
+"""Your own text on a latent's page: where is this latent active on it, and which latents are
+strongest?
 
-The text goes to the live worker and stays in this browser's session; it follows from latent to latent until another one
-is written.
+The text goes to the live worker and stays in this browser's session; it follows from latent to
+latent until another one is written.
 """
 
 from __future__ import annotations
@@ -34,7 +35,11 @@ def section(shown: Experiment, row: Mapping[str, Any]) -> None:
     st.subheader("Your own text", anchor="own-text")
     with st.form(NAME, border=False):
         text = st.text_area(
-            "Text", key=f"{NAME} words", height=80, label_visibility="collapsed", placeholder="Write or paste a text"
+            "Text",
+            key=f"{NAME} words",
+            height=80,
+            label_visibility="collapsed",
+            placeholder="Write or paste a text",
         )
         sent = st.form_submit_button("Test this text")
     wanted = {"latent": row["latent"], "experiment": shown.key}
@@ -66,7 +71,8 @@ def _draw(answer: Read, row: Mapping[str, Any], shown: Experiment) -> None:
     with st.container(height=420 if len(words) > TALL else "content", border=False):
         st.html(tokens.passage(words, values, contexts, largest))
     said = (
-        f"Active on {n_active:,} of {len(words):,} tokens; largest activation here {measures.number(top)}, on "
+        f"Active on {n_active:,} of {len(words):,} tokens; largest activation here "
+        f"{measures.number(top)}, on "
         f"{plain(row['split'])} {measures.number(row['maximum'])}."
         if n_active
         else f"Latent {row['latent']} is not active on any of the {len(words):,} tokens."
@@ -74,13 +80,12 @@ def _draw(answer: Read, row: Mapping[str, Any], shown: Experiment) -> None:
     if answer.n_unknown:
         said += f" The model's tokenizer has no word for {answer.n_unknown:,} of them (shown as its unknown token)."
     if answer.n_special:
-        said += (
-            f" {answer.n_special:,} special tokens stand in the text; the model reads them, but they are no part of it."
-        )
+        said += f" {answer.n_special:,} special tokens stand in the text; the model reads them, but they are no part of it."
     n_contexts = len(set(contexts))
     if n_contexts > 1:
         said += (
-            f" Longer than a context of {answer.context_length} tokens, so read in {n_contexts}: behind a dashed "
+            f" Longer than a context of {answer.context_length} tokens, so read in {n_contexts}: "
+            "behind a dashed "
             "rule the model sees nothing of what stands above."
         )
     st.caption(said)
@@ -91,10 +96,16 @@ def _draw(answer: Read, row: Mapping[str, Any], shown: Experiment) -> None:
 def _strongest(answer: Read, shown: Experiment) -> None:
     rows = pl.DataFrame([active.model_dump() for active in answer.strongest], schema={"latent": pl.Int32, "maximum": pl.Float64, "token": pl.Int64,
                                                      "n_active": pl.Int64})  # fmt: skip
-    words = pl.Series([tokens.in_text(answer.tokens, number) for number in rows["token"]], dtype=pl.String)
+    words = pl.Series(
+        [tokens.in_text(answer.tokens, number) for number in rows["token"]], dtype=pl.String
+    )
     rows = rows.with_columns(words.alias("on the token"), explanation=pl.lit(measures.NOTHING))
     if interpret := shown.artifacts.get("interpret"):
-        said = runs.table(EXPLANATIONS, interpret).select("latent", "explanation").unique("latent", keep="first")
+        said = (
+            runs.table(EXPLANATIONS, interpret)
+            .select("latent", "explanation")
+            .unique("latent", keep="first")
+        )
         rows = rows.drop("explanation").join(said, on="latent", how="left", maintain_order="left")
         rows = rows.with_columns(pl.col("explanation").fill_null(measures.NOTHING))
     key = f"strongest {answer.hook_point} {rows['latent'].to_list()}"
@@ -107,8 +118,12 @@ def _strongest(answer: Read, shown: Experiment) -> None:
         column_order=["latent", "maximum", "on the token", "n_active", "explanation"],
         column_config={
             "latent": st.column_config.NumberColumn(width="small", format="%d"),
-            "maximum": st.column_config.NumberColumn("activation", format="%.3g", help="largest on this text"),
-            "n_active": st.column_config.NumberColumn("tokens", help="tokens of this text on which it is active"),
+            "maximum": st.column_config.NumberColumn(
+                "activation", format="%.3g", help="largest on this text"
+            ),
+            "n_active": st.column_config.NumberColumn(
+                "tokens", help="tokens of this text on which it is active"
+            ),
             "explanation": st.column_config.TextColumn(width="large"),
         },
     )

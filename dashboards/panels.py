@@ -30,20 +30,23 @@ def running() -> None:
         moving = workflow.progress(run.id) if run.state == "RUNNING" else None
         share = f" · {moving[0]:.0f}%" if moving else ""
         lines.append(
-            f"**{plain(run.state_name)}** · {plain(run.name)} · {plain(run.flow)}{share} · {views.lineage.readable_seconds(run.seconds)} · "
+            f"**{plain(run.state_name)}** · {plain(run.name)} · {plain(run.flow)}{share} · "
+            f"{views.lineage.readable_seconds(run.seconds)} · "
             f"[follow](runs?run={run.id})"
         )
     st.info("  \n".join(lines) + (f"  \nand {len(now) - 5} more" if len(now) > 5 else ""))
 
 
 def absent(report: pl.DataFrame, told: str) -> None:
-    """A sentence in place of what is not there, with the first reason that these rows give for it."""
+    """A sentence in place of what is not there, with the first reason that these rows give for
+    it."""
     reasons = report.filter(pl.col("value").is_null())["reason"].drop_nulls()
     st.info(f"{told}: {plain(reasons[0])}." if len(reasons) else f"{told}.")
 
 
 def steering_by_concept(report: pl.DataFrame) -> pl.DataFrame:
-    """The composite by concept at one KL budget, for the kinds of concept that are picked; returns what is shown."""
+    """The composite by concept at one KL budget, for the kinds of concept that are picked; returns
+    what is shown."""
     frame = views.scores.steering(report)
     if frame.is_empty():
         lacking = report.filter(pl.col("stage") == "steer")
@@ -52,9 +55,16 @@ def steering_by_concept(report: pl.DataFrame) -> pl.DataFrame:
     budgets = frame["budget"].drop_nulls().unique().sort().to_list() or [0.0]
     kinds = [kind for kind in KINDS if kind in set(frame["concept_kind"])]
     left, right = st.columns([1, 2])
-    budget = left.segmented_control("KL budget, nats a token", budgets, default=budgets[0], key="budget") or budgets[0]
-    picked = right.pills("Concepts", kinds, default=kinds, selection_mode="multi", key="kinds") or kinds
-    at = (pl.col("budget") == budget) | pl.col("budget").is_null()  # what has no strength stands at every budget
+    budget = (
+        left.segmented_control("KL budget, nats a token", budgets, default=budgets[0], key="budget")
+        or budgets[0]
+    )
+    picked = (
+        right.pills("Concepts", kinds, default=kinds, selection_mode="multi", key="kinds") or kinds
+    )
+    at = (pl.col("budget") == budget) | pl.col(
+        "budget"
+    ).is_null()  # what has no strength stands at every budget
     shown = frame.filter(at, pl.col("concept_kind").is_in(picked))
     n = shown["concept"].n_unique()
     with st.container(height=360 if n > TALL else "content", border=False):

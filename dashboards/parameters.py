@@ -1,7 +1,9 @@
-"""From a deployment's JSON schema to the fields of a form, and from what was filled in to parameters: pure functions.
+"""From a deployment's JSON schema to the fields of a form, and from what was filled in to
+parameters: pure functions.
 
-Everything has its dotted name, as on the command line. A union is a field `<section>.kind`; choosing another kind resets
-its section to that kind's defaults. What the schema does not describe (free mappings) is taken as YAML.
+Everything has its dotted name, as on the command line. A union is a field `<section>.kind`;
+choosing another kind resets its section to that kind's defaults. What the schema does not describe
+(free mappings) is taken as YAML.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ class Field:
     Attributes:
         name: dotted.
         about: one sentence.
-        form: integer, number, boolean, text, choice, choices (several of them), kind (of a union) or yaml.
+        form: integer, number, boolean, text, choice, choices (several of them), kind (of a union)
+            or yaml.
         default: the schema's.
         choices: for choice, choices and kind.
         minimum: the least value allowed; None without.
@@ -42,7 +45,9 @@ class Field:
     maximum: float | None = None
 
 
-def fields(schema: Schema, values: Mapping[str, Any], parameter: str = "config") -> dict[str, Field]:
+def fields(
+    schema: Schema, values: Mapping[str, Any], parameter: str = "config"
+) -> dict[str, Field]:
     """Every field of one parameter, by dotted name, for the kinds that `values` holds.
 
     Args:
@@ -67,7 +72,8 @@ def value_of(values: Mapping[str, Any], name: str, default: Any = None) -> Any:
 
 
 def changed(values: Mapping[str, Any], assignments: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of nested values with others under their dotted names; another `kind` empties its section first."""
+    """A copy of nested values with others under their dotted names; another `kind` empties its
+    section first."""
     result = copy.deepcopy(dict(values))
     for name in sorted(assignments, key=lambda name: (not name.endswith(".kind"), name)):
         *path, last = name.split(".")
@@ -97,15 +103,23 @@ def parsed(text: str, known: Mapping[str, Field]) -> dict[str, Any]:
         if not equals:
             raise ConfigError(f"line {number}: wanted name=value, got {line.strip()[:80]!r}")
         if name not in known and not any(
-            name.startswith(f"{free.name}.") for free in known.values() if free.form in ("yaml", "kind")
+            name.startswith(f"{free.name}.")
+            for free in known.values()
+            if free.form in ("yaml", "kind")
         ):
             near = difflib.get_close_matches(name, known, 3, 0.5)
             hint = f"; nearest: {', '.join(near)}" if near else ""
             raise UnknownNameError(f"line {number}: no parameter {name[:80]!r}{hint}")
         try:
             found[name] = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError, RecursionError):  # also a month 13, or an integer of 5,000 digits
-            raise ConfigError(f"line {number}: the value of {name} is not YAML: {value[:80]!r}") from None
+        except (
+            yaml.YAMLError,
+            ValueError,
+            RecursionError,
+        ):  # also a month 13, or an integer of 5,000 digits
+            raise ConfigError(
+                f"line {number}: the value of {name} is not YAML: {value[:80]!r}"
+            ) from None
     return found
 
 
@@ -115,9 +129,15 @@ def _walk(schema: Schema, node: Schema, name: str, values: Any) -> Iterator[Fiel
         kind = values.get("kind") if isinstance(values, Mapping) else None
         kind = kind if kind in members else next(iter(members))
         about = str(node.get("description", ""))
-        yield Field(f"{name}.kind", about, "kind", (node.get("default") or {}).get("kind"), tuple(members))
+        yield Field(
+            f"{name}.kind", about, "kind", (node.get("default") or {}).get("kind"), tuple(members)
+        )
         node = members[kind]
-    inner = {part: each for part, each in node.get("properties", {}).items() if "const" not in _resolved(schema, each)}
+    inner = {
+        part: each
+        for part, each in node.get("properties", {}).items()
+        if "const" not in _resolved(schema, each)
+    }
     if "properties" in node:
         for part, each in inner.items():
             below = values.get(part) if isinstance(values, Mapping) else None
@@ -127,7 +147,11 @@ def _walk(schema: Schema, node: Schema, name: str, values: Any) -> Iterator[Fiel
 
 
 def _field(schema: Schema, node: Schema, name: str) -> Field:
-    given = {"name": name, "about": str(node.get("description", "")), "default": node.get("default")}
+    given = {
+        "name": name,
+        "about": str(node.get("description", "")),
+        "default": node.get("default"),
+    }
     kind = node.get("type")
     if "enum" in node:
         return Field(form="choice", choices=tuple(node["enum"]), **given)
@@ -137,7 +161,9 @@ def _field(schema: Schema, node: Schema, name: str) -> Field:
             return Field(form="choices", choices=tuple(choices), **given)
     if kind in ("integer", "number"):
         step = 1 if kind == "integer" else 0
-        low = node.get("minimum", node["exclusiveMinimum"] + step if "exclusiveMinimum" in node else None)
+        low = node.get(
+            "minimum", node["exclusiveMinimum"] + step if "exclusiveMinimum" in node else None
+        )
         return Field(form=kind, minimum=low, maximum=node.get("maximum"), **given)
     return Field(form={"boolean": "boolean", "string": "text"}.get(str(kind), "yaml"), **given)
 
@@ -151,7 +177,9 @@ def _kinds(schema: Schema, node: Schema) -> dict[str, Schema]:
 
 def _resolved(schema: Schema, node: Schema) -> dict[str, Any]:
     """The node with what it refers to, its own words first."""
-    reference = node.get("$ref") or next((each["$ref"] for each in node.get("allOf", []) if "$ref" in each), None)
+    reference = node.get("$ref") or next(
+        (each["$ref"] for each in node.get("allOf", []) if "$ref" in each), None
+    )
     if reference is None:
         return dict(node)
     target = schema.get("definitions", schema.get("$defs", {}))[reference.rsplit("/", 1)[-1]]

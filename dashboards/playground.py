@@ -1,7 +1,9 @@
-"""The steering playground: latents or a method's vector, a strength, a prompt; steered and plain text side by side.
+"""The steering playground: latents or a method's vector, a strength, a prompt; steered and plain
+text side by side.
 
-Defaults are those of the steer stage (its seed, temperature, length and prompts), so that a vector at the stage's budget
-writes the very text that the stage wrote. The page polls while the live worker writes, and stays usable.
+Defaults are those of the steer stage (its seed, temperature, length and prompts), so that a vector
+at the stage's budget writes the very text that the stage wrote. The page polls while the live
+worker writes, and stays usable.
 """
 
 from __future__ import annotations
@@ -31,10 +33,13 @@ def section(shown: Experiment) -> None:
     """What to steer with, how strongly, on which prompt; below it the texts."""
     st.subheader("Playground", anchor="playground")
     if shown.file:
-        st.caption("Nothing to steer: the activations come from a file, and no model belongs to them.")
+        st.caption(
+            "Nothing to steer: the activations come from a file, and no model belongs to them."
+        )
         return
     st.caption(
-        "Written live: the same prompt from the same seed, with the direction added at every token and without. The KL "
+        "Written live: the same prompt from the same seed, with the direction added at every "
+        "token and without. The KL "
         "is what that costs on neutral text."
     )
     steer = shown.artifacts.get("steer")
@@ -90,10 +95,15 @@ def _latents(shown: Experiment, where: Any) -> tuple[dict[str, Any], str | None]
     if len(latents) > 1:
         columns = where.columns(max(4, len(latents)))
         weights = [
-            column.number_input(f"Weight of {latent}", -10.0, 10.0, 1.0, 0.5, key=f"weight {latent}")
+            column.number_input(
+                f"Weight of {latent}", -10.0, 10.0, 1.0, 0.5, key=f"weight {latent}"
+            )
             for column, latent in zip(columns, latents, strict=False)
         ]
-    mixed = [{"latent": latent, "weight": weight} for latent, weight in zip(latents, weights, strict=True)]
+    mixed = [
+        {"latent": latent, "weight": weight}
+        for latent, weight in zip(latents, weights, strict=True)
+    ]
     return {"latents": mixed}, None
 
 
@@ -104,7 +114,10 @@ def _explained(shown: Experiment) -> dict[int, str]:
         return {}
     said = runs.table(EXPLANATIONS, interpret).filter(pl.col("explanation").is_not_null())
     rows = said.unique("latent", keep="first").sort("latent").head(OFFERED)
-    return {row["latent"]: f"{row['latent']} · {row['explanation'][:80]}" for row in rows.iter_rows(named=True)}
+    return {
+        row["latent"]: f"{row['latent']} · {row['explanation'][:80]}"
+        for row in rows.iter_rows(named=True)
+    }
 
 
 def _vector(kept: pl.DataFrame, where: Any) -> dict[str, Any]:
@@ -117,7 +130,9 @@ def _vector(kept: pl.DataFrame, where: Any) -> dict[str, Any]:
     concepts = of["concept"].drop_nulls().unique().sort().to_list()
     if not concepts:
         numbers = of["replicate"].unique().sort().to_list()
-        number = second.selectbox("Direction", numbers, key="direction", help="Of a control: it belongs to no concept.")
+        number = second.selectbox(
+            "Direction", numbers, key="direction", help="Of a control: it belongs to no concept."
+        )
         return {"vector": {"method": method, "replicate": number}}
     asked = selection.chosen("concept")
     index = concepts.index(asked) if asked in concepts else 0
@@ -128,26 +143,41 @@ def _vector(kept: pl.DataFrame, where: Any) -> dict[str, Any]:
 def _strength(kept: pl.DataFrame) -> dict[str, float]:
     left, right = st.columns([1, 2.4], gap="large")
     right, _ = right.columns(2)
-    kind = left.segmented_control("Strength as", [BUDGET, COEFFICIENT], default=BUDGET, key="strength as") or BUDGET
+    kind = (
+        left.segmented_control(
+            "Strength as", [BUDGET, COEFFICIENT], default=BUDGET, key="strength as"
+        )
+        or BUDGET
+    )
     if kind == COEFFICIENT:
         about = "In units of the mean activation norm at the hook point; negative steers away."
-        return {"coefficient": right.number_input("Coefficient", -16.0, 16.0, 0.5, 0.1, key="coefficient", help=about)}
+        return {
+            "coefficient": right.number_input(
+                "Coefficient", -16.0, 16.0, 0.5, 0.1, key="coefficient", help=about
+            )
+        }
     usual = min(NATS, float(kept["kl_budget"].min() or 0.1))  # type: ignore[arg-type]
     about = f"The coefficient is found that costs this much on neutral text; at most {NATS:g}."
-    # the step begins at the stage's own budget, so that one of 0.00001 can be stepped from, and none is below the bounds
+    # the step begins at the stage's own budget, so that one of 0.00001 can be stepped from, and
+    # none is below the bounds
     least, step = min(0.001, usual), min(0.05, usual)
-    budget = right.number_input("Nats a token", least, NATS, usual, step, format="%g", key="nats", help=about)
+    budget = right.number_input(
+        "Nats a token", least, NATS, usual, step, format="%g", key="nats", help=about
+    )
     return {"kl_budget": budget}
 
 
 def _prompt(shown: Experiment) -> tuple[str, int]:
-    """The prompt, and its number where it is one of the experiment's own (they share their luck with the stage)."""
+    """The prompt, and its number where it is one of the experiment's own (they share their luck
+    with the stage)."""
     read = shown.artifacts.get("read")
     known: dict[str, int] = {}
     if read is not None and PROMPTS.file in read.files:
         table = runs.table(PROMPTS, read).filter(pl.col("split") == "test").sort("prompt")
         known = dict(table.select("text", "prompt").iter_rows())
-    prompt = st.text_area("Prompt", next(iter(known), ""), height=70, key="prompt", help="What the model continues.")
+    prompt = st.text_area(
+        "Prompt", next(iter(known), ""), height=70, key="prompt", help="What the model continues."
+    )
     return prompt, known.get(prompt, 0)
 
 
@@ -156,10 +186,20 @@ def _sampling(config: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
     temperature, length, samples, seed = st.columns(4)
     usual = min(2.0, float(config.get("temperature", 1.0)))
     longest = int(config.get("max_new_tokens", 40))
-    cut = f" The stage wrote up to {longest}, here it is {TOKENS} at most." if longest > TOKENS else ""
+    cut = (
+        f" The stage wrote up to {longest}, here it is {TOKENS} at most."
+        if longest > TOKENS
+        else ""
+    )
     chosen = {
         "temperature": temperature.number_input(
-            "Temperature", 0.0, 2.0, usual, 0.1, key="temperature", help="0 takes the likeliest token."
+            "Temperature",
+            0.0,
+            2.0,
+            usual,
+            0.1,
+            key="temperature",
+            help="0 takes the likeliest token.",
         ),
         "max_new_tokens": length.number_input(
             "New tokens, at most",
@@ -173,7 +213,9 @@ def _sampling(config: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
             "Samples", 1, 8, 1, key="samples", help="Continuations, steered and plain each."
         ),
     }
-    said = seed.text_input("Seed", str(config.get("seed", 0)), key="seed", help="The same seed writes the same text.")
+    said = seed.text_input(
+        "Seed", str(config.get("seed", 0)), key="seed", help="The same seed writes the same text."
+    )
     if not (said.strip().isdecimal() and len(said.strip()) <= 15):
         return chosen, f"No seed {code(said[:40])}: wanted a whole number of at most 15 digits."
     return {**chosen, "seed": int(said)}, None
@@ -186,14 +228,22 @@ def _said(direction: Mapping[str, Any]) -> str:
     mixed = direction["latents"]
     if len(mixed) == 1:
         return f"latent {mixed[0]['latent']}"
-    return "latents " + " + ".join(f"{measures.number(part['weight'])} × {part['latent']}" for part in mixed)
+    return "latents " + " + ".join(
+        f"{measures.number(part['weight'])} × {part['latent']}" for part in mixed
+    )
 
 
 def _draw(answer: SteeredAnswer, about: Mapping[str, Any]) -> None:
-    kl = "not measured: no neutral text" if answer.kl is None else f"{measures.number(answer.kl)} nats a token"
+    kl = (
+        "not measured: no neutral text"
+        if answer.kl is None
+        else f"{measures.number(answer.kl)} nats a token"
+    )
     cost, strength, _ = st.columns([1, 1, 1])
     cost.metric(
-        "KL on neutral text", kl, help=f"Plain against steered predictions, mean over {answer.kl_tokens:,} tokens."
+        "KL on neutral text",
+        kl,
+        help=f"Plain against steered predictions, mean over {answer.kl_tokens:,} tokens.",
     )
     strength.metric(
         "Coefficient",
@@ -202,7 +252,11 @@ def _draw(answer: SteeredAnswer, about: Mapping[str, Any]) -> None:
     )
     columns = [("Plain", answer.plain), (f"Steered · {about['direction']}", answer.steered)]
     st.html(tokens.written(about["prompt"], columns))
-    left_out = f" {answer.n_special:,} special tokens in the prompt were left out." if answer.n_special else ""
+    left_out = (
+        f" {answer.n_special:,} special tokens in the prompt were left out."
+        if answer.n_special
+        else ""
+    )
     st.caption(f"Written in {measures.number(answer.seconds)} s.{left_out}")
 
 

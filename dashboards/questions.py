@@ -1,7 +1,9 @@
-"""A question to the live worker as a part of a page: asked once, followed while the page stays usable, cancelled on demand.
+"""A question to the live worker as a part of a page: asked once, followed while the page stays
+usable, cancelled on demand.
 
-The part polls by itself (a Streamlit fragment) and stops polling when the answer is there. What was asked is kept in the
-session under the part's name, so an answer stays on the page until another question takes its place.
+The part polls by itself (a Streamlit fragment) and stops polling when the answer is there. What was
+asked is kept in the session under the part's name, so an answer stays on the page until another
+question takes its place.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from dashboards.markdown import plain, sentence
 
 SECONDS_BETWEEN_LOOKS = 0.7
 PATIENCE = 1.0
-"""Seconds a page waits for an answer before it begins to poll: most answers come sooner, and then nothing flickers."""
+"""Seconds a page waits for an answer before it begins to poll: most answers come sooner, and then
+nothing flickers."""
 
 
 @dataclasses.dataclass
@@ -49,7 +52,9 @@ def forget(name: str) -> None:
         _cancel(before)
 
 
-def ask(name: str, kind: live.Kind, experiment: str, about: Mapping[str, Any], **question: Any) -> None:
+def ask(
+    name: str, kind: live.Kind, experiment: str, about: Mapping[str, Any], **question: Any
+) -> None:
     """Asks; a question of this part that still runs is cancelled."""
     forget(name)
     new = Asked(about)
@@ -62,7 +67,8 @@ def ask(name: str, kind: live.Kind, experiment: str, about: Mapping[str, Any], *
 
 
 def show(name: str, draw: Callable[[Any, Mapping[str, Any]], None]) -> None:
-    """Shows how far the question is, or what came out: `draw(answer, about)`; nothing where nothing was asked."""
+    """Shows how far the question is, or what came out: `draw(answer, about)`; nothing where nothing
+    was asked."""
     current = asked(name)
     if current is None:
         return
@@ -92,7 +98,9 @@ def _follow(name: str, draw: Callable[[Any, Mapping[str, Any]], None]) -> None:
         (st.info if problem and problem.kind == "cancelled" else st.warning)(sentence(why))
     else:
         said, button = st.columns([5, 1], vertical_alignment="center")
-        said.progress(question.share or 0.0, "being cancelled" if current.cancelled else _standing(question))
+        said.progress(
+            question.share or 0.0, "being cancelled" if current.cancelled else _standing(question)
+        )
         button.button(
             "Cancel",
             key=f"cancel {name}",
@@ -106,7 +114,9 @@ def _follow(name: str, draw: Callable[[Any, Mapping[str, Any]], None]) -> None:
 def _standing(question: live.AskedQuestion) -> str:
     if question.state == "waiting" and question.position:
         return f"waiting; {question.position} before it"
-    return plain(question.message or "waiting") + ("" if question.share is None else f" · {question.share:.0%}")
+    return plain(question.message or "waiting") + (
+        "" if question.share is None else f" · {question.share:.0%}"
+    )
 
 
 def _cancel(current: Asked) -> None:

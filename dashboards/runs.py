@@ -1,7 +1,10 @@
-"""Which experiments and artifacts exist, and which MLflow run belongs to them: the only file that reads MLflow.
+"""Which experiments and artifacts exist, and which MLflow run belongs to them: the only file that
+reads MLflow.
 
-An experiment is one `report` artifact; its manifest leads to every artifact it rests on. Addresses come from the
-environment: LATENTFLOW_STORE, MLFLOW_TRACKING_URI, LATENTFLOW_MLFLOW_URL. Whatever is read is remembered by artifact key: an artifact never changes, so neither does what was read from it.
+An experiment is one `report` artifact; its manifest leads to every artifact it rests on. Addresses
+come from the environment: LATENTFLOW_STORE, MLFLOW_TRACKING_URI, LATENTFLOW_MLFLOW_URL. Whatever is
+read is remembered by artifact key: an artifact never changes, so neither does what was read from
+it.
 """
 
 from __future__ import annotations
@@ -57,7 +60,8 @@ class Experiment:
 
     @property
     def file(self) -> str | None:
-        """Where its activations come from without a model and without text; None where a model was run."""
+        """Where its activations come from without a model and without text; None where a model was
+        run."""
         capture = self.artifacts.get("capture")
         return capture.facts.get("arrays") if capture else None
 
@@ -68,7 +72,8 @@ class Experiment:
 
     @property
     def control(self) -> Artifact | None:
-        """The codes of the untrained dictionary of equal size; None where the experiment made none."""
+        """The codes of the untrained dictionary of equal size; None where the experiment made
+        none."""
         evaluate = self.artifacts.get("evaluate")
         place = lineage.inputs(evaluate.manifest).get(lineage.UNTRAINED) if evaluate else None
         return next((each for each in self.closure if (each.stage, each.key) == place), None)
@@ -76,9 +81,7 @@ class Experiment:
     @property
     def label(self) -> str:
         """Which dictionary and which report, short enough for a column or a legend."""
-        return (
-            f"{self.artifacts['train'].facts['name'] if 'train' in self.artifacts else 'experiment'} · {self.key[:6]}"
-        )
+        return f"{self.artifacts['train'].facts['name'] if 'train' in self.artifacts else 'experiment'} · {self.key[:6]}"
 
     @property
     def title(self) -> str:
@@ -134,19 +137,27 @@ def scan(wanted: Table, artifact: Artifact) -> pl.LazyFrame:
 def rows(wanted: Table, artifact: Artifact, **where: Any) -> pl.DataFrame:
     """The rows of a table whose columns have these values, read without loading the others."""
     given = tuple(sorted(where.items()))
-    return _rows(str(artifact.folder.parent.parent), artifact.stage, artifact.key, wanted.name, given)
+    return _rows(
+        str(artifact.folder.parent.parent), artifact.stage, artifact.key, wanted.name, given
+    )
 
 
 def distinct(wanted: Table, artifact: Artifact, column: str) -> list[Any]:
     """The values of one column, sorted; [] where the artifact does not hold the table."""
     if wanted.file not in artifact.files:
         return []
-    return _distinct(str(artifact.folder.parent.parent), artifact.stage, artifact.key, wanted.name, column)
+    return _distinct(
+        str(artifact.folder.parent.parent), artifact.stage, artifact.key, wanted.name, column
+    )
 
 
 def tracked(report_key: str) -> dict[str, str]:
-    """Links from a report to what tracked it: {"MLflow": address, "Prefect": address}, as far as they are known."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('data/state/mlflow.db').absolute()}"
+    """Links from a report to what tracked it: {"MLflow": address, "Prefect": address}, as far as
+    they are known."""
+    uri = (
+        os.environ.get("MLFLOW_TRACKING_URI")
+        or f"sqlite:///{Path('data/state/mlflow.db').absolute()}"
+    )
     run = _mlflow_run(uri, report_key)
     links = {}
     if run:
@@ -181,7 +192,9 @@ def _scan(root: str, stage: str, key: str, name: str) -> pl.LazyFrame:
 
 
 @st.cache_resource(max_entries=256, show_spinner=False)
-def _rows(root: str, stage: str, key: str, name: str, where: tuple[tuple[str, Any], ...]) -> pl.DataFrame:
+def _rows(
+    root: str, stage: str, key: str, name: str, where: tuple[tuple[str, Any], ...]
+) -> pl.DataFrame:
     found = _scan(root, stage, key, name)
     return found.filter(*(pl.col(column) == value for column, value in where)).collect()
 
@@ -194,7 +207,9 @@ def _distinct(root: str, stage: str, key: str, name: str, column: str) -> list[A
 
 @st.cache_resource(max_entries=4, show_spinner=False)
 def _mlflow(uri: str) -> Service:
-    return Service(f"MLflow at {uri}", SECONDS_FOR_MLFLOW if uri.startswith("http") else SECONDS_FOR_A_DATABASE)
+    return Service(
+        f"MLflow at {uri}", SECONDS_FOR_MLFLOW if uri.startswith("http") else SECONDS_FOR_A_DATABASE
+    )
 
 
 @st.cache_data(ttl=30, max_entries=64, show_spinner=False)
@@ -214,7 +229,9 @@ def _mlflow_run(uri: str, report_key: str) -> dict[str, str] | None:
 
     try:
         runs = _mlflow(uri).ask(look)
-    except Exception as error:  # a client's, a database's or none in time: a page shows what the store has
+    except (
+        Exception
+    ) as error:  # a client's, a database's or none in time: a page shows what the store has
         told = shortened(str(error))
         log.warning("MLflow at %s cannot be read, so pages show no link to it: %s", uri, told)
         return None

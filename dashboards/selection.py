@@ -1,7 +1,8 @@
-"""Which experiment and which latent a page shows. The address bar is the truth, so every view has a deep link.
+"""Which experiment and which latent a page shows. The address bar is the truth, so every view has a
+deep link.
 
-A widget never holds the choice: it writes it into the address (`choose`), and pages read it from there (`chosen`).
-Changing the page empties the address; what was last chosen is then written back.
+A widget never holds the choice: it writes it into the address (`choose`), and pages read it from
+there (`chosen`). Changing the page empties the address; what was last chosen is then written back.
 """
 
 from __future__ import annotations
@@ -56,12 +57,16 @@ def experiment() -> Experiment | None:
     """The experiment that the page shows; None after a sentence on why there is none to show."""
     known = {experiment.key: experiment for experiment in experiments()}
     if not known:
-        st.info("No experiment has finished in this store yet. `make demo` runs the embedded one, about eight minutes.")
+        st.info(
+            "No experiment has finished in this store yet. `make demo` runs the embedded one, "
+            "about eight minutes."
+        )
         return None
     asked = chosen("report")
     if asked and asked not in known:
         st.warning(
-            f"No report {code(asked[:40])} in this store; showing the newest. If it was published, `dvc pull` fetches it."
+            f"No report {code(asked[:40])} in this store; showing the newest. If it was "
+            "published, `dvc pull` fetches it."
         )
         forget("report")
         asked = None

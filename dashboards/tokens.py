@@ -1,10 +1,12 @@
 """Tokens as HTML: activation as depth of one hue, every token escaped.
 
-One hue (an orange, safe for the colour-blind) laid over the theme's background, never deeper
-than keeps the text at a contrast of 4.5 : 1 in light and dark; the strongest token is bold and underlined besides.
+One hue (an orange, safe for the colour-blind) laid over the theme's background, never deeper than
+keeps the text at a contrast of 4.5 : 1 in light and dark; the strongest token is bold and
+underlined besides.
 
-Neighbouring tokens that make one character between them are shown as that character, dotted below, each with its own
-share of the shade; a byte that makes no character with its neighbours is shown as ‹E6›.
+Neighbouring tokens that make one character between them are shown as that character, dotted below,
+each with its own share of the shade; a byte that makes no character with its neighbours is shown as
+‹E6›.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ _DEEPEST = 0.6
 
 
 def plain(token: str) -> str:
-    """A token as a reader sees it: markers of a leading space become spaces, line breaks and lone bytes become signs."""
+    """A token as a reader sees it: markers of a leading space become spaces, line breaks and lone
+    bytes become signs."""
     if token[:1] in {"Ġ", "▁"}:
         token = " " + token[1:]
     return marked(token).replace("Ċ", "\n").replace("\n", "↵")
@@ -37,37 +40,44 @@ def visible(token: str) -> str:
 
 
 def whole_at(tokens: Sequence[str], number: int) -> str | None:
-    """The characters that one token of a text makes together with its neighbours; None where it makes none with them."""
+    """The characters that one token of a text makes together with its neighbours; None where it
+    makes none with them."""
     first, end = next(group for group in groups(tokens) if group[0] <= number < group[1])
     return whole(tokens[first:end]) if end - first > 1 else None
 
 
 def in_text(tokens: Sequence[str], number: int) -> str:
-    """One token of a text for a table: of a part of a character the character, and which bytes of it the token is."""
+    """One token of a text for a table: of a part of a character the character, and which bytes of
+    it the token is."""
     text = whole_at(tokens, number) if PART.search(tokens[number]) else None
     return visible(tokens[number]) if text is None else f"{visible(text)} {visible(tokens[number])}"
 
 
 def span(token: str, activation: float, largest: float, peak: bool = False) -> str:
-    """One token, shaded by activation / largest, its value as tooltip; the space before it stays plain."""
+    """One token, shaded by activation / largest, its value as tooltip; the space before it stays
+    plain."""
     shown = plain(token)
     if activation <= 0 or largest <= 0:
         return escape(shown)
     return _shaded(shown, f"{activation:.3g}", f"background:{_shade(activation, largest)}", peak)
 
 
-def line(tokens: Sequence[str], activations: Sequence[float], largest: float, spaced: bool = False) -> str:
+def line(
+    tokens: Sequence[str], activations: Sequence[float], largest: float, spaced: bool = False
+) -> str:
     """One window of text.
 
     Args:
         tokens: their texts.
         activations: on each of them.
         largest: activation of the deepest shade.
-        spaced: whether tokens carry their spaces, as those of `read`'s vocabulary do; else word-level tokens, which bring
-            none of their own, are parted by spaces.
+        spaced: whether tokens carry their spaces, as those of `read`'s vocabulary do; else
+            word-level tokens, which bring none of their own, are parted by spaces.
     """
     shown = [plain(token) for token in tokens]
-    carried = spaced or any(token[:1] == " " or token[-1:] == " " or _UNSPACED.search(token) for token in shown)
+    carried = spaced or any(
+        token[:1] == " " or token[-1:] == " " or _UNSPACED.search(token) for token in shown
+    )
     carried = carried or any(PART.search(token) for token in tokens)
     top = max(activations, default=0.0)
     peak = list(activations).index(top) if top > 0 else -1
@@ -76,14 +86,18 @@ def line(tokens: Sequence[str], activations: Sequence[float], largest: float, sp
         if end - first == 1:
             parts.append(span(tokens[first], activations[first], largest, first == peak))
         else:
-            parts.append(_together(tokens[first:end], activations[first:end], largest, first <= peak < end))
+            parts.append(
+                _together(tokens[first:end], activations[first:end], largest, first <= peak < end)
+            )
     return ("" if carried else " ").join(parts)
 
 
 _UNSPACED = re.compile(f"[{UNSPACED}]")
 
 
-def _together(tokens: Sequence[str], activations: Sequence[float], largest: float, peak: bool) -> str:
+def _together(
+    tokens: Sequence[str], activations: Sequence[float], largest: float, peak: bool
+) -> str:
     """Tokens that make characters together: shades side by side, and every value in the tooltip."""
     shown = plain(whole(tokens))
     values = ", ".join(f"{value:.3g}" for value in activations)
@@ -92,7 +106,11 @@ def _together(tokens: Sequence[str], activations: Sequence[float], largest: floa
         f"{_shade(value, largest)} {share * number:.4g}% {share * (number + 1):.4g}%"
         for number, value in enumerate(activations)
     )
-    shade = f"background:linear-gradient(90deg,{steps});" if any(value > 0 for value in activations) else ""
+    shade = (
+        f"background:linear-gradient(90deg,{steps});"
+        if any(value > 0 for value in activations)
+        else ""
+    )
     about = f"{len(tokens)} tokens make this together: {values}"
     return _shaded(shown, about, f"{shade}border-bottom:1px dotted currentColor", peak)
 
@@ -110,7 +128,8 @@ def _shaded(shown: str, about: str, style: str, peak: bool) -> str:
 
 
 def windows(frame: pl.DataFrame, largest: float) -> str:
-    """Rows of the contexts table, one line each: the largest activation, the text, where it comes from."""
+    """Rows of the contexts table, one line each: the largest activation, the text, where it comes
+    from."""
     rows = []
     for row in frame.iter_rows(named=True):
         text = line(row["tokens"], row["activations"], largest, spaced=True)
@@ -125,15 +144,20 @@ def windows(frame: pl.DataFrame, largest: float) -> str:
     return "".join(rows)
 
 
-def passage(tokens: Sequence[str], activations: Sequence[float], contexts: Sequence[int], largest: float) -> str:
-    """A whole text; a rule stands where a new context begins, which sees nothing of what is above."""
+def passage(
+    tokens: Sequence[str], activations: Sequence[float], contexts: Sequence[int], largest: float
+) -> str:
+    """A whole text; a rule stands where a new context begins, which sees nothing of what is
+    above."""
     starts = [i for i in range(len(contexts)) if i == 0 or contexts[i] != contexts[i - 1]]
     parts = [
         f'<div style="white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.75">'
         f"{line(tokens[first:last], activations[first:last], largest, spaced=True).lstrip(' ')}</div>"
         for first, last in zip(starts, [*starts[1:], len(contexts)], strict=True)
     ]
-    return '<hr style="margin:.5rem 0;border:0;border-top:1px dashed rgba(128,128,128,.5)">'.join(parts)
+    return '<hr style="margin:.5rem 0;border:0;border-top:1px dashed rgba(128,128,128,.5)">'.join(
+        parts
+    )
 
 
 def legend(largest: float) -> str:
@@ -149,7 +173,8 @@ def legend(largest: float) -> str:
 
 
 def pairs(frame: pl.DataFrame) -> str:
-    """Steered beside unsteered text: columns unsteered, steered and reason; every other one is a judgement."""
+    """Steered beside unsteered text: columns unsteered, steered and reason; every other one is a
+    judgement."""
     cell = "padding:.45rem .6rem;vertical-align:top;border-bottom:1px solid rgba(128,128,128,.25);text-align:left"
     measures = [name for name in frame.columns if name not in ("unsteered", "steered", "reason")]
     titles = (*measures, "unsteered", "steered")
@@ -158,7 +183,9 @@ def pairs(frame: pl.DataFrame) -> str:
     for row in frame.iter_rows(named=True):
         judged = ["–" if row[name] is None else f"{row[name]:.2f}" for name in measures]
         if "uplift" in measures:
-            judged[measures.index("uplift")] = "failed" if row["uplift"] is None else _signed(row["uplift"])
+            judged[measures.index("uplift")] = (
+                "failed" if row["uplift"] is None else _signed(row["uplift"])
+            )
         steered = escape(row["steered"] or f"no text: {row['reason'] or 'no reason was given'}")
         cells = (*judged, escape(row["unsteered"] or "–"), steered)
         body += "<tr>" + "".join(f'<td style="{cell}">{text}</td>' for text in cells) + "</tr>"
@@ -167,14 +194,24 @@ def pairs(frame: pl.DataFrame) -> str:
 
 def written(prompt: str, columns: Sequence[tuple[str, Sequence[Written]]]) -> str:
     """Continuations of one prompt side by side: (title, samples) for each column."""
-    opening = f'<div style="opacity:.6;white-space:pre-wrap">{escape(prompt) or "<i>no prompt</i>"}</div>'
+    opening = (
+        f'<div style="opacity:.6;white-space:pre-wrap">{escape(prompt) or "<i>no prompt</i>"}</div>'
+    )
     body = ""
     for title, samples in columns:
         texts = ""
         for sample in samples:
             text = sample.text
-            loss = "" if sample.nll is None else f" · {sample.nll:.2f} nats a token under the plain model"
-            said = f"<i>no text: {escape(sample.reason or 'no reason was given')}</i>" if text is None else escape(text)
+            loss = (
+                ""
+                if sample.nll is None
+                else f" · {sample.nll:.2f} nats a token under the plain model"
+            )
+            said = (
+                f"<i>no text: {escape(sample.reason or 'no reason was given')}</i>"
+                if text is None
+                else escape(text)
+            )
             texts += (
                 f'<div style="padding:.55rem 0;border-top:1px solid rgba(128,128,128,.25)">{opening}'
                 f'<div style="white-space:pre-wrap;overflow-wrap:anywhere">{said}</div>'

@@ -1,7 +1,9 @@
-"""What Prefect runs, and how a run is started and stopped, over its REST API: the only file that speaks to Prefect.
+"""What Prefect runs, and how a run is started and stopped, over its REST API: the only file that
+speaks to Prefect.
 
-Dashboards never import Prefect. The address comes from LATENTFLOW_PREFECT_URL (or PREFECT_API_URL), the password, where
-the server wants one, from PREFECT_API_AUTH_STRING. Every function raises `ServiceError` with a sentence that a page shows.
+Dashboards never import Prefect. The address comes from LATENTFLOW_PREFECT_URL (or PREFECT_API_URL),
+the password, where the server wants one, from PREFECT_API_AUTH_STRING. Every function raises
+`ServiceError` with a sentence that a page shows.
 """
 
 from __future__ import annotations
@@ -123,13 +125,20 @@ def flow_run(identity: str) -> FlowRun:
     """
     found = _flow_runs({"flow_runs": {"id": {"any_": [identity]}}}, 1)
     if not found:
-        raise ServiceError(f"Prefect at {url()} knows no flow run {identity}; it may belong to another state folder")
+        raise ServiceError(
+            f"Prefect at {url()} knows no flow run {identity}; it may belong to another state "
+            "folder"
+        )
     return found[0]
 
 
 def tasks(identity: str) -> list[TaskRun]:
     """The stages of a flow run in the order they began."""
-    wanted = {"flow_runs": {"id": {"any_": [identity]}}, "sort": "EXPECTED_START_TIME_ASC", "limit": 100}
+    wanted = {
+        "flow_runs": {"id": {"any_": [identity]}},
+        "sort": "EXPECTED_START_TIME_ASC",
+        "limit": 100,
+    }
     return [
         TaskRun(
             name=task["name"],
@@ -142,14 +151,16 @@ def tasks(identity: str) -> list[TaskRun]:
 
 
 def progress(identity: str) -> tuple[float, str] | None:
-    """The latest progress of a flow run: percent and what is done; None where nothing reports any."""
+    """The latest progress of a flow run: percent and what is done; None where nothing reports
+    any."""
     wanted = {"artifacts": {"flow_run_id": {"any_": [identity]}, "type": {"any_": ["progress"]}}}
     found = _ask("artifacts/filter", wanted | {"sort": "UPDATED_DESC", "limit": 1})
     return (float(found[0]["data"]), found[0]["description"] or "") if found else None
 
 
 def report_of(identity: str) -> str | None:
-    """The key of the report that a flow run made, read off the link it left; None when it made none."""
+    """The key of the report that a flow run made, read off the link it left; None when it made
+    none."""
     wanted = {"artifacts": {"flow_run_id": {"any_": [identity]}, "key": {"any_": ["dashboard"]}}}
     for artifact in _ask("artifacts/filter", wanted | {"limit": 5}):
         if match := REPORT_IN_LINK.search(str(artifact["data"])):
@@ -178,7 +189,8 @@ def start(deployment: Deployment, parameters: Mapping[str, Any]) -> str:
     """Starts a run and returns its id.
 
     Raises:
-        ServiceError: Prefect refuses a parameter (its sentence names the dotted path), or does not answer.
+        ServiceError: Prefect refuses a parameter (its sentence names the dotted path), or does not
+            answer.
     """
     body = {"parameters": dict(parameters), "state": {"type": "SCHEDULED"}, "tags": [TAG]}
     return _ask(f"deployments/{deployment.id}/create_flow_run", body)["id"]
@@ -190,8 +202,13 @@ def cancel(identity: str) -> None:
     Raises:
         ServiceError: Prefect will not (a run that has ended, for one), or does not answer.
     """
-    answer = _ask(f"flow_runs/{identity}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
-    if (answer.get("state") or {}).get("type") not in ("CANCELLING", "CANCELLED"):  # one that waits is ended at once
+    answer = _ask(
+        f"flow_runs/{identity}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}}
+    )
+    if (answer.get("state") or {}).get("type") not in (
+        "CANCELLING",
+        "CANCELLED",
+    ):  # one that waits is ended at once
         reason = (answer.get("details") or {}).get("reason") or "it gives no reason"
         raise ServiceError(f"Prefect does not cancel this run: {reason}")
 
@@ -215,7 +232,8 @@ def _flow_runs(wanted: Mapping[str, Any], limit: int) -> list[FlowRun]:
 
 
 def _readable(wanted: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A page of flow runs; where Prefect cannot give it, one by one, and what it cannot read at all as a row that says so.
+    """A page of flow runs; where Prefect cannot give it, one by one, and what it cannot read at all
+    as a row that says so.
 
     A value that its JSON cannot hold makes Prefect fail over every list that the run is in.
     """
@@ -228,9 +246,18 @@ def _readable(wanted: Mapping[str, Any]) -> list[dict[str, Any]]:
         try:
             found.append(_ask(f"flow_runs/{row['id']}", None))
         except Unreadable:
-            state = {"message": f"Prefect cannot read this run; `prefect flow-run delete {row['id']}` removes it."}
-            unread = {"flow_id": None, "state_name": "Unreadable", "state": state, "start_time": row["timestamp"]}
-            found.append({"id": row["id"], "name": row["id"], "state_type": row["state_type"], **unread})
+            state = {
+                "message": f"Prefect cannot read this run; `prefect flow-run delete {row['id']}` removes it."
+            }
+            unread = {
+                "flow_id": None,
+                "state_name": "Unreadable",
+                "state": state,
+                "start_time": row["timestamp"],
+            }
+            found.append(
+                {"id": row["id"], "name": row["id"], "state_type": row["state_type"], **unread}
+            )
     return found
 
 
@@ -269,7 +296,9 @@ def _ask(path: str, body: Mapping[str, Any] | None) -> Any:
     user, _, secret = (password or "").partition(":")
     try:
         request = _client().build_request(
-            "GET" if body is None else "POST", f"{url()}/api/{path}", json=None if body is None else dict(body)
+            "GET" if body is None else "POST",
+            f"{url()}/api/{path}",
+            json=None if body is None else dict(body),
         )
         login = (user, secret) if password else httpx.USE_CLIENT_DEFAULT
         try:
@@ -286,9 +315,13 @@ def _ask(path: str, body: Mapping[str, Any] | None) -> Any:
             f"Prefect does not answer at {url()} ({type(error).__name__}); `make up` starts it"
         ) from None
     if answer.status_code in (401, 403):
-        raise ServiceError(f"Prefect at {url()} wants a password: set PREFECT_API_AUTH_STRING to user:password")
+        raise ServiceError(
+            f"Prefect at {url()} wants a password: set PREFECT_API_AUTH_STRING to user:password"
+        )
     if answer.is_error:
-        raise (Unreadable if answer.is_server_error else ServiceError)(f"Prefect refuses: {_said(answer)}")
+        raise (Unreadable if answer.is_server_error else ServiceError)(
+            f"Prefect refuses: {_said(answer)}"
+        )
     return answer.json() if answer.content else None
 
 
@@ -298,10 +331,17 @@ def _said(answer: httpx.Response) -> str:
     except ValueError:
         return f"status {answer.status_code}"
     if isinstance(detail, Mapping):
-        detail = detail.get("detail") or detail.get("exception_message") or detail.get("exception_detail") or detail
+        detail = (
+            detail.get("detail")
+            or detail.get("exception_message")
+            or detail.get("exception_detail")
+            or detail
+        )
     return str(detail)[:600]
 
 
 @st.cache_resource(show_spinner=False)
 def _client() -> httpx.Client:
-    return httpx.Client(timeout=SECONDS, trust_env=False)  # loopback: no proxy of the environment in between
+    return httpx.Client(
+        timeout=SECONDS, trust_env=False
+    )  # loopback: no proxy of the environment in between

@@ -5,5 +5,8 @@ import logging
 from flows.stack import environment
 
 environment.apply()
-for _name in ("components", "flows"):  # what they say is read in a terminal and on the run's page in Prefect
+for _name in (
+    "components",
+    "flows",
+):  # what they say is read in a terminal and on the run's page in Prefect
     logging.getLogger(_name).setLevel(logging.INFO)

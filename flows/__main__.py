@@ -1,7 +1,7 @@
 """The command line: `latentflow <stage|experiment> a.b=c ...`, and what goes with it.
 
-Every parameter is given by its dotted name, the same as in `params.yaml`, in Prefect's form and in MLflow.
-Heavy imports wait until a command needs them.
+Every parameter is given by its dotted name, the same as in `params.yaml`, in Prefect's form and in
+MLflow. Heavy imports wait until a command needs them.
 """
 
 from __future__ import annotations
@@ -41,19 +41,31 @@ app = typer.Typer(
 )
 
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[name=value]...", help="for example train.dictionary.k=64")
+    list[str] | None,
+    typer.Argument(metavar="[name=value]...", help="for example train.dictionary.k=64"),
 ]
-AS_PATH = {"parser": expanded, "metavar": "PATH", "show_default": False}  # a shell leaves the ~ of --params=~/x alone
-Params = Annotated[Path | None, typer.Option("--params", help="parameter file; params.yaml when it is here", **AS_PATH)]
-Plain = Annotated[bool, typer.Option("--plain", help="run the components alone, without Prefect and MLflow")]
+AS_PATH = {
+    "parser": expanded,
+    "metavar": "PATH",
+    "show_default": False,
+}  # a shell leaves the ~ of --params=~/x alone
+Params = Annotated[
+    Path | None,
+    typer.Option("--params", help="parameter file; params.yaml when it is here", **AS_PATH),
+]
+Plain = Annotated[
+    bool, typer.Option("--plain", help="run the components alone, without Prefect and MLflow")
+]
 Ref = Annotated[
-    Path | None, typer.Option("--ref", help="write a pointer file (stage, key, parents) for DVC", **AS_PATH)
+    Path | None,
+    typer.Option("--ref", help="write a pointer file (stage, key, parents) for DVC", **AS_PATH),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="machine-readable output")]
 
 
 def _stages() -> dict[str, str]:
-    """What each stage of the chain makes, by its name: read from the source, since importing it takes seconds (torch)."""
+    """What each stage of the chain makes, by its name: read from the source, since importing it
+    takes seconds (torch)."""
     source = (Path(components.__file__).parent / "experiment.py").read_text(encoding="utf-8")
     [declared] = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
     stages = {}
@@ -67,9 +79,11 @@ def _stages() -> dict[str, str]:
     return stages
 
 
-def _run(name: str, overrides: list[str] | None, params: Path | None, plain: bool, **given: Any) -> Any:
-    """One flow by name, or the same chain of components; returns the artifact. `given` is what `import` and `replicate`
-    need besides."""
+def _run(
+    name: str, overrides: list[str] | None, params: Path | None, plain: bool, **given: Any
+) -> Any:
+    """One flow by name, or the same chain of components; returns the artifact. `given` is what
+    `import` and `replicate` need besides."""
     if plain and name == "replicate":
         from flows.parameters import resolve
         from flows.replicate import plainly
@@ -93,7 +107,9 @@ def _run(name: str, overrides: list[str] | None, params: Path | None, plain: boo
             return chain.artifact("report" if name == "experiment" else name)
     from flows.stack.server import prefect_server
 
-    assert "prefect" not in sys.modules, "Prefect reads its address when it is imported: import flows below"
+    assert "prefect" not in sys.modules, (
+        "Prefect reads its address when it is imported: import flows below"
+    )
     with prefect_server() as server:  # starts while the heavy imports below run
         from flows.parameters import resolve
 
@@ -123,17 +139,22 @@ def _refusal(error: Exception, address: str) -> str:
         and "bytes" in answer.text
     ):
         return (
-            "the parameters of this run are longer than Prefect takes (half a million characters): put long lists of "
+            "the parameters of this run are longer than Prefect takes (half a million "
+            "characters): put long lists of "
             "words into files and give the files' names, or run with --plain"
         )
     return (
-        f"the Prefect server at {address} did not answer as it should ({shortened(str(error))}); its log is "
-        f"{os.environ['PREFECT_HOME']}/server.log. What is made is kept: when the cause is gone, run the same command"
+        f"the Prefect server at {address} did not answer as it should ({shortened(str(error))}); "
+        "its log is "
+        f"{os.environ['PREFECT_HOME']}/server.log. What is made is kept: when the cause is gone, "
+        "run the same command"
     )
 
 
 def _stage_command(name: str, about: str) -> Callable[..., None]:
-    def command(overrides: Overrides = None, params: Params = None, plain: Plain = False, ref: Ref = None) -> None:
+    def command(
+        overrides: Overrides = None, params: Params = None, plain: Plain = False, ref: Ref = None
+    ) -> None:
         artifact = _run(name, overrides, params, plain)
         if ref:
             from flows.steps import write_reference
@@ -164,15 +185,22 @@ def replicate(
     overrides: Overrides = None,
     params: Params = None,
     plain: Plain = False,
-    seeds: Annotated[str, typer.Option(help="training seeds, each an experiment of its own")] = "0,1,2",
-    everything: Annotated[bool, typer.Option("--all", help="every row, not only the short table")] = False,
+    seeds: Annotated[
+        str, typer.Option(help="training seeds, each an experiment of its own")
+    ] = "0,1,2",
+    everything: Annotated[
+        bool, typer.Option("--all", help="every row, not only the short table")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """The experiment under several training seeds: one table with the mean and interval over seeds; what is made is found."""
+    """The experiment under several training seeds: one table with the mean and interval over seeds;
+    what is made is found."""
     try:
         listed = [int(seed) for seed in seeds.split(",")]
     except ValueError:
-        raise ConfigError(f"--seeds: wanted whole numbers with commas between, such as 0,1,2, got {seeds!r}") from None
+        raise ConfigError(
+            f"--seeds: wanted whole numbers with commas between, such as 0,1,2, got {seeds!r}"
+        ) from None
     artifact = _run("replicate", overrides, params, plain, seeds=listed)
     from components.report.tables import REPLICATES
     from flows.replicate import show
@@ -185,7 +213,8 @@ def replicate(
 
 @app.command(rich_help_panel="Runs")
 def plan(overrides: Overrides = None, params: Params = None, as_json: AsJson = False) -> None:
-    """What an experiment will cost: seconds, memory and disk of each stage; refuses what cannot fit."""
+    """What an experiment will cost: seconds, memory and disk of each stage; refuses what cannot
+    fit."""
     from flows import plan
     from flows.parameters import resolve
 
@@ -206,10 +235,15 @@ def report(
     everything: Annotated[
         bool, typer.Option("--all", help="every row and comparison, not only the short table")
     ] = False,
-    metrics: Annotated[Path | None, typer.Option(help="write the scores as a DVC metrics file", **AS_PATH)] = None,
-    plots: Annotated[Path | None, typer.Option(help="write the training curves as a DVC plots file", **AS_PATH)] = None,
+    metrics: Annotated[
+        Path | None, typer.Option(help="write the scores as a DVC metrics file", **AS_PATH)
+    ] = None,
+    plots: Annotated[
+        Path | None, typer.Option(help="write the training curves as a DVC plots file", **AS_PATH)
+    ] = None,
 ) -> None:
-    """The table of an experiment: every score with n, failures, interval, baseline and direction."""
+    """The table of an experiment: every score with n, failures, interval, baseline and
+    direction."""
     artifact = _run("report", overrides, params, plain or as_json)
     from components.report.tables import REPORT
     from flows import pipeline
@@ -237,8 +271,11 @@ def sweep(
     yes: Annotated[bool, typer.Option("--yes", help="train them however many they are")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Architectures x widths x sparsities x seeds at equal tokens: one table, with intervals over seeds at matched L0."""
-    artifact = _run("sweep", [*(overrides or []), *(["sweep.confirmed=true"] if yes else [])], params, plain)
+    """Architectures x widths x sparsities x seeds at equal tokens: one table, with intervals over
+    seeds at matched L0."""
+    artifact = _run(
+        "sweep", [*(overrides or []), *(["sweep.confirmed=true"] if yes else [])], params, plain
+    )
     from components.report import frontiers
     from components.report.measure import Measures
     from components.report.tables import COMPARISON
@@ -257,7 +294,10 @@ def pretrain(
         list[str] | None, typer.Argument(metavar="[name=value]...", help="for example tokens=1e6")
     ] = None,
     to: Annotated[
-        Path, typer.Option(help="folder that gets the model and its tokenizer", parser=expanded, metavar="PATH")
+        Path,
+        typer.Option(
+            help="folder that gets the model and its tokenizer", parser=expanded, metavar="PATH"
+        ),
     ] = Path("data/scratch/model"),
 ) -> None:
     """Trains the embedded world's language model and writes it as a Hugging Face folder."""
@@ -269,32 +309,39 @@ def pretrain(
 @app.command("import", rich_help_panel="Share")
 def import_(
     format: Annotated[
-        str, typer.Argument(help="whose files: saelens, sparsify, dictionary_learning, gemma_scope, llama_scope")
+        str,
+        typer.Argument(
+            help="whose files: saelens, sparsify, dictionary_learning, gemma_scope, llama_scope"
+        ),
     ],
     source: Annotated[str, typer.Argument(help="a folder, or a hub id (with model.online=true)")],
     overrides: Overrides = None,
     params: Params = None,
     plain: Plain = False,
 ) -> None:
-    """Another project's dictionary, checked on these activations; `dictionary=<its key>` then takes it through every stage."""
+    """Another project's dictionary, checked on these activations; `dictionary=<its key>` then takes
+    it through every stage."""
     artifact = _run("import", overrides, params, plain, format=format, source=source)
     facts = artifact.facts
     console.print(f"{artifact.stage}/{artifact.key}")
-    line = (
-        f"{facts['name']} at {facts['hook_point']}: fvu {facts['fvu']:.4g}, l0 {facts['l0']:.4g} on {facts['held_out']}"
-    )
+    line = f"{facts['name']} at {facts['hook_point']}: fvu {facts['fvu']:.4g}, l0 {facts['l0']:.4g} on {facts['held_out']}"
     aside.print(f"{line}; next: latentflow experiment dictionary={artifact.key}")
 
 
 @app.command(rich_help_panel="Share")
 def export(
-    dictionary: Annotated[str, typer.Argument(help="an artifact key of train, or name@alias in the MLflow registry")],
+    dictionary: Annotated[
+        str, typer.Argument(help="an artifact key of train, or name@alias in the MLflow registry")
+    ],
     to: Annotated[Path, typer.Option(help="the folder to write, new or empty", **AS_PATH)],
-    format: Annotated[str, typer.Option(help="whose files: saelens, sparsify, dictionary_learning")] = "saelens",
+    format: Annotated[
+        str, typer.Option(help="whose files: saelens, sparsify, dictionary_learning")
+    ] = "saelens",
     overrides: Overrides = None,
     params: Params = None,
 ) -> None:
-    """A dictionary as another project's files, its activation scale folded in; checked in both conventions."""
+    """A dictionary as another project's files, its activation scale folded in; checked in both
+    conventions."""
     from flows import interchange
     from flows.parameters import resolve
 
@@ -304,7 +351,8 @@ def export(
 
 @app.command(rich_help_panel="Look")
 def params(overrides: Overrides = None, path: Params = None) -> None:
-    """Prints every parameter with its value, as YAML; `latentflow params > params.yaml` pins them."""
+    """Prints every parameter with its value, as YAML; `latentflow params > params.yaml` pins
+    them."""
     import yaml
 
     from flows.parameters import resolve
@@ -314,7 +362,9 @@ def params(overrides: Overrides = None, path: Params = None) -> None:
 
 
 @app.command(rich_help_panel="Look")
-def runs(limit: Annotated[int, typer.Option(help="how many")] = 20, as_json: AsJson = False) -> None:
+def runs(
+    limit: Annotated[int, typer.Option(help="how many")] = 20, as_json: AsJson = False
+) -> None:
     """The latest experiments in MLflow, with their headline numbers."""
     from flows.tracking import runs
 
@@ -324,13 +374,17 @@ def runs(limit: Annotated[int, typer.Option(help="how many")] = 20, as_json: AsJ
 @app.command(rich_help_panel="Look")
 def sql(
     query: Annotated[
-        str, typer.Argument(help="for example \"select name, value from scores where stage = 'evaluate'\"")
+        str,
+        typer.Argument(
+            help="for example \"select name, value from scores where stage = 'evaluate'\""
+        ),
     ] = "",
     overrides: Overrides = None,
     params: Params = None,
     as_json: AsJson = False,
 ) -> None:
-    """Queries all runs' tables with SQL, lazily; without a query, lists the tables and their columns."""
+    """Queries all runs' tables with SQL, lazily; without a query, lists the tables and their
+    columns."""
     from flows import queries
 
     _show(queries.run(_store(overrides, params), query) if query else queries.describe(), as_json)
@@ -339,11 +393,18 @@ def sql(
 @app.command(rich_help_panel="Run the stack")
 def up(
     host: Annotated[
-        str, typer.Option(help="address to bind to; anything but this machine's own needs --public", show_default=False)
+        str,
+        typer.Option(
+            help="address to bind to; anything but this machine's own needs --public",
+            show_default=False,
+        ),
     ] = "",
-    public: Annotated[bool, typer.Option("--public", help="let other machines reach the three windows")] = False,
+    public: Annotated[
+        bool, typer.Option("--public", help="let other machines reach the three windows")
+    ] = False,
 ) -> None:
-    """Prefect, MLflow, Streamlit, the live worker and the deployments on this folder's state, until Ctrl-C or `latentflow down`."""
+    """Prefect, MLflow, Streamlit, the live worker and the deployments on this folder's state, until
+    Ctrl-C or `latentflow down`."""
     from flows.stack import supervisor
 
     raise typer.Exit(supervisor.up(host, public))
@@ -359,7 +420,8 @@ def down() -> None:
 
 @app.command(rich_help_panel="Run the stack")
 def status(as_json: AsJson = False) -> None:
-    """Which processes of the stack run, where, with how much memory; exit status 1 when any does not."""
+    """Which processes of the stack run, where, with how much memory; exit status 1 when any does
+    not."""
     from flows.stack import supervisor
 
     rows = supervisor.status()
@@ -368,14 +430,18 @@ def status(as_json: AsJson = False) -> None:
     else:
         for row in rows:
             memory = f"{row['memory_mb']:>5.0f} MB" if row["memory_mb"] is not None else " " * 8
-            line = terminal.visible(f"{row['name']:<10} {row['address']:<24} {memory}  {row['state']}")
+            line = terminal.visible(
+                f"{row['name']:<10} {row['address']:<24} {memory}  {row['state']}"
+            )
             console.print(line, soft_wrap=True)
     raise typer.Exit(0 if all(row["state"] == "up" for row in rows) else 1)
 
 
 @app.command(rich_help_panel="Share")
 def publish(
-    key: Annotated[str, typer.Argument(help="key of a report artifact; the latest when left out")] = "",
+    key: Annotated[
+        str, typer.Argument(help="key of a report artifact; the latest when left out")
+    ] = "",
     overrides: Overrides = None,
     params: Params = None,
 ) -> None:
@@ -390,7 +456,8 @@ def publish(
 
 
 def _store(overrides: list[str] | None, params: Path | None) -> Store:
-    """The store of the resolved parameters; where nothing was given, without importing every stage for it."""
+    """The store of the resolved parameters; where nothing was given, without importing every stage
+    for it."""
     from components.store.artifact import Store
 
     if overrides or params:
@@ -405,7 +472,9 @@ def _store(overrides: list[str] | None, params: Path | None) -> Store:
 
 def _show(frame: Any, as_json: bool) -> None:
     if as_json:
-        sys.stdout.write(json.dumps(json.loads(frame.write_json())) + "\n")  # ASCII: any terminal can take it
+        sys.stdout.write(
+            json.dumps(json.loads(frame.write_json())) + "\n"
+        )  # ASCII: any terminal can take it
         return
     from rich.table import Table
 
@@ -426,23 +495,31 @@ def _cell(value: Any) -> str:
 
 
 def _quiet_engine() -> None:
-    """Keeps the engine's own account of a failure out of the terminal: the error itself is said once, by `main`.
+    """Keeps the engine's own account of a failure out of the terminal: the error itself is said
+    once, by `main`.
 
     Prefect's record of the run keeps the whole traceback.
     """
     for handler in (*logging.getLogger("prefect").handlers, *logging.getLogger().handlers):
-        handler.addFilter(lambda record: not record.name.startswith(("prefect.flow_runs", "prefect.task_runs")))
+        handler.addFilter(
+            lambda record: not record.name.startswith(("prefect.flow_runs", "prefect.task_runs"))
+        )
 
 
 def main() -> None:
-    """Runs the command line; an error raised on purpose is one sentence and status 2, never a traceback."""
+    """Runs the command line; an error raised on purpose is one sentence and status 2, never a
+    traceback."""
     terminal.speak_any_encoding()
     handler = RichHandler(console=aside, show_path=False, show_time=False, markup=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # each try of a server that is away; the last one is said
+    logging.getLogger("urllib3").setLevel(
+        logging.ERROR
+    )  # each try of a server that is away; the last one is said
     try:
         app()
-    except processes.Ended as ended:  # in order; whoever sent the signal hears that it was the signal
+    except (
+        processes.Ended
+    ) as ended:  # in order; whoever sent the signal hears that it was the signal
         sys.stdout.flush()
         signal.signal(ended.number, signal.SIG_DFL)
         os.kill(os.getpid(), ended.number)
@@ -453,14 +530,19 @@ def main() -> None:
             raise
         _fail(
             "Locale:",
-            f"this locale ({error.encoding}) has no letter {error.object[error.start]!r} for the name of a file "
+            f"this locale ({error.encoding}) has no letter {error.object[error.start]!r} for the "
+            "name of a file "
             f"({error.object[:80]}); set LC_ALL=C.UTF-8, or PYTHONUTF8=1",
         )
     except OSError as error:
         if error.errno not in DISK:
             raise
         where = f" ({shortened(str(error.filename))})" if error.filename else ""
-        _fail("Disk:", f"{error.strerror}{where}; {DISK[error.errno]}, then run the same command: what is made is kept")
+        _fail(
+            "Disk:",
+            f"{error.strerror}{where}; {DISK[error.errno]}, then run the same command: what is "
+            "made is kept",
+        )
 
 
 DISK = {
@@ -473,7 +555,9 @@ DISK = {
 
 
 def _fail(kind: str, sentence: str) -> NoReturn:
-    sentence = sentence.encode(errors="backslashreplace").decode()  # half a character that somebody typed
+    sentence = sentence.encode(
+        errors="backslashreplace"
+    ).decode()  # half a character that somebody typed
     told = Text.assemble((f"{kind} ", "red"), terminal.visible(sentence))
     aside.print(told, soft_wrap=True)
     sys.exit(2)

@@ -1,4 +1,5 @@
-"""One experiment's stages: each made once, and whatever it needs made first, so that every flow is one sentence.
+"""One experiment's stages: each made once, and whatever it needs made first, so that every flow is
+one sentence.
 
 What a stage needs it says itself (`components/experiment.py`).
 """
@@ -67,11 +68,15 @@ class Chain:
             self._open.enter_context(windows.introduced(self.config, self.tracker.page))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: Any
+    ) -> None:
         try:
             if self.tracker:
                 stopped = error is not None and not isinstance(error, Exception)
-                self.tracker.close("FINISHED" if error is None else "KILLED" if stopped else "FAILED")
+                self.tracker.close(
+                    "FINISHED" if error is None else "KILLED" if stopped else "FAILED"
+                )
         finally:
             self._open.__exit__(kind, error, trace)
 
@@ -79,9 +84,10 @@ class Chain:
         """What a stage makes of this experiment.
 
         Args:
-            stage: of the chain, or beside it. `train` is the dictionary that `dictionary` names, where it names one.
-            untrained: of a dictionary of equal size and sparsity that saw no activation but those that set its bias and
-                scale, the control of every unit-by-unit score.
+            stage: of the chain, or beside it. `train` is the dictionary that `dictionary` names,
+                where it names one.
+            untrained: of a dictionary of equal size and sparsity that saw no activation but those
+                that set its bias and scale, the control of every unit-by-unit score.
         """
         untrained = untrained and rests_on(stage, "train")
         label = f"{stage} untrained" if untrained else stage
@@ -113,9 +119,11 @@ class Chain:
         return dictionary
 
     def _say_if_of_another_model(self, dictionary: Artifact) -> None:
-        """A line where a dictionary reads another model than it was made for: equal widths let it pass.
+        """A line where a dictionary reads another model than it was made for: equal widths let it
+        pass.
 
-        Whose activations lie in a file nobody knows: a line says so where one side alone has a model.
+        Whose activations lie in a file nobody knows: a line says so where one side alone has a
+        model.
         """
         activations = source(dictionary, "activations")
         if activations is None:
@@ -126,7 +134,8 @@ class Chain:
             return
         if not (key and ours):
             log.warning(
-                "the dictionary %s was made on activations %s, and this experiment's are %s; whether they "
+                "the dictionary %s was made on activations %s, and this experiment's are %s; "
+                "whether they "
                 "are of one model cannot be told",
                 dictionary.key,
                 "of a model" if key else f"from the file {activations.facts['arrays']}",
@@ -135,7 +144,8 @@ class Chain:
             return
         theirs = activations.facts.get("model_config") or {}
         log.warning(
-            "the dictionary %s was made on activations of another model than this experiment's: %s there, %s here; its "
+            "the dictionary %s was made on activations of another model than this experiment's: "
+            "%s there, %s here; its "
             "scores say how it does on a model that it never saw",
             dictionary.key,
             _told(theirs, key),
@@ -149,18 +159,25 @@ class Chain:
     def section(self, stage: str) -> Config:
         """The settings that a stage is made with; those of `gate` follow from `evaluate`."""
         evaluate = self.config.evaluate.measuring(self.config.evaluate.evaluations)
-        rewritten = {"capture": self.capturing, "train": self.training, "gate": self.gating, "evaluate": evaluate}
+        rewritten = {
+            "capture": self.capturing,
+            "train": self.training,
+            "gate": self.gating,
+            "evaluate": evaluate,
+        }
         return rewritten[stage] if stage in rewritten else getattr(self.config, stage)
 
     @property
     def capturing(self) -> CaptureConfig:
-        """What is captured; hook points by their canonical names, so that one place has one key whatever it was called."""
+        """What is captured; hook points by their canonical names, so that one place has one key
+        whatever it was called."""
         names = tuple(dict.fromkeys(translate(name) for name in self.config.capture.hook_points))
         return self.config.capture.model_copy(update={"hook_points": names})
 
     @property
     def gating(self) -> GateConfig:
-        """Where concepts are looked for (where the dictionary reads first), on as many tokens as concepts_found takes."""
+        """Where concepts are looked for (where the dictionary reads first), on as many tokens as
+        concepts_found takes."""
         tokens = self.config.evaluate.settings.concepts_found.tokens
         reads, _ = wired(self.training, self.training.hook_point)
         return GateConfig(hook_point=reads[0], tokens=tokens)
@@ -172,7 +189,8 @@ class Chain:
 
     @property
     def shared(self) -> dict[str, Any]:
-        """What a sweep measures every dictionary with, but the gate: activations, and any model and text."""
+        """What a sweep measures every dictionary with, but the gate: activations, and any model and
+        text."""
         shared: dict[str, Any] = {"activations": self.artifact("capture")}
         if "read" not in self.missing:
             shared |= {"model": self.model, "corpus": self.artifact("read")}
@@ -180,11 +198,15 @@ class Chain:
 
     @property
     def training(self) -> TrainConfig:
-        """How it is trained; the hook point by its canonical name, since the dictionary side knows no other library's."""
-        return self.config.train.model_copy(update={"hook_point": translate(self.config.train.hook_point)})
+        """How it is trained; the hook point by its canonical name, since the dictionary side knows
+        no other library's."""
+        return self.config.train.model_copy(
+            update={"hook_point": translate(self.config.train.hook_point)}
+        )
 
     def fetch(self) -> None:
-        """Brings the files of the model here, if one is run: for who looks at it before any stage."""
+        """Brings the files of the model here, if one is run: for who looks at it before any
+        stage."""
         if "model" not in self.missing:
             _ = self.model.folder
 
@@ -212,7 +234,9 @@ class Chain:
         label = label or stage
         if label in self._made:
             return self._made[label]
-        references = {role: {"stage": parent.stage, "key": parent.key} for role, parent in inputs.items()}
+        references = {
+            role: {"stage": parent.stage, "key": parent.key} for role, parent in inputs.items()
+        }
         started = time.monotonic()
         arguments = (label, stage, config, references, self.config)
         if self.plain:
@@ -233,11 +257,14 @@ class Chain:
 
 
 def _tracker(config: ExperimentConfig) -> Tracker:
-    """MLflow takes seconds to import, and who only describes flows or runs without it shall not wait."""
+    """MLflow takes seconds to import, and who only describes flows or runs without it shall not
+    wait."""
     from flows.tracking.tracker import Tracker
 
     return Tracker(config)
 
 
 def _told(model: Mapping[str, Any], key: str) -> str:
-    return f"{model.get('path', 'a model')} ({model.get('dtype', 'of unknown dtype')}, key {key[:8]})"
+    return (
+        f"{model.get('path', 'a model')} ({model.get('dtype', 'of unknown dtype')}, key {key[:8]})"
+    )

@@ -1,8 +1,9 @@
 """Another project's dictionary as an artifact of ours, and ours as that project's files.
 
-An imported dictionary is an artifact of `train` whose facts say `imported_from`; `dictionary=<its key>` takes it through
-every later stage. A hub id may go on into its folders (`google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71`);
-it is asked for only with `model.online=true`: what it holds is listed first, a pickle is refused there as it is here, and
+An imported dictionary is an artifact of `train` whose facts say `imported_from`; `dictionary=<its
+key>` takes it through every later stage. A hub id may go on into its folders
+(`google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71`); it is asked for only with
+`model.online=true`: what it holds is listed first, a pickle is refused there as it is here, and
 nothing is downloaded but the files of the format.
 """
 
@@ -38,14 +39,17 @@ from flows.tracking.registry import resolve_dictionary
 
 @flow(name="import", flow_run_name=windows.name)
 def import_(config: ExperimentConfig, format: str, source: str) -> Reference:
-    """Another project's dictionary, compared in both conventions and measured on this experiment's activations."""
+    """Another project's dictionary, compared in both conventions and measured on this experiment's
+    activations."""
     with Chain(config) as chain:
         return bring(chain, format, fetch(source, format, config.model)).reference()
 
 
 def bring(chain: Chain, format: str, folder: Path) -> Artifact:
     """The artifact of the dictionary in a folder, its hook point under the canonical name."""
-    said = formats[format]().read(folder).hook_point  # what cannot be read is refused before anything is captured
+    said = (
+        formats[format]().read(folder).hook_point
+    )  # what cannot be read is refused before anything is captured
     point = _place(chain.config.train.hook_point or said, folder, chain.capturing.hook_points)
     config = ImportConfig(
         format=format,
@@ -63,21 +67,27 @@ def _place(named: str, folder: Path, captured: Sequence[str]) -> str:
     """The captured hook point at which a dictionary reads, by whatever name; "" where nobody says.
 
     Raises:
-        DictionaryError: a name that means nothing here, or a place that is not captured; with settings that can be.
+        DictionaryError: a name that means nothing here, or a place that is not captured; with
+            settings that can be.
     """
     point = translate(named)
     if re.fullmatch(r"blocks\.\d+\..+|.*\bhook_\w+", point):
         raise DictionaryError(
-            f"the dictionary in {folder} reads {named}, a place of another library that has no name here; find the module "
-            "that it goes into or comes out of (between attention and MLP that is the norm before the MLP, its input), and "
+            f"the dictionary in {folder} reads {named}, a place of another library that has no "
+            "name here; find the module "
+            "that it goes into or comes out of (between attention and MLP that is the norm before "
+            "the MLP, its input), and "
             "set both capture.hook_points=[module:<path>:<input|output>] and train.hook_point to it"
         )
     if point and not re.fullmatch(rf"(?:{'|'.join(KINDS)})\.\d+|module:.+", point):
-        point = f"module:{point}:output"  # SAELens names a place of a Hugging Face model by the module that gives it
+        # SAELens names a place of a Hugging Face model by the module that gives it
+        point = f"module:{point}:output"
     if point and point not in captured:
         raise DictionaryError(
-            f"the dictionary in {folder} reads {named}, but these activations are captured at {', '.join(captured)}; set "
-            f"capture.hook_points=[{point}], or train.hook_point to the captured place that is the same"
+            f"the dictionary in {folder} reads {named}, but these activations are captured at "
+            f"{', '.join(captured)}; set "
+            f"capture.hook_points=[{point}], or train.hook_point to the captured place that is "
+            "the same"
         )
     return point
 
@@ -87,7 +97,8 @@ def write(name: str, to: Path, format: str, config: ExperimentConfig) -> None:
 
     Raises:
         DictionaryError: an architecture that is not written so, or a folder that is not empty.
-        MissingArtifactError: no such dictionary, or its activations (which the check needs) are gone.
+        MissingArtifactError: no such dictionary, or its activations (which the check needs) are
+            gone.
     """
     entry = formats[format]()
     store = Store(config.execution.store)
@@ -100,11 +111,12 @@ def write(name: str, to: Path, format: str, config: ExperimentConfig) -> None:
 
 
 def local(source: str, format: str, model: ModelConfig) -> Path:
-    """The folder that a path or a hub id names; of a hub repository only the files of that format are fetched.
+    """The folder that a path or a hub id names; of a hub repository only the files of that format
+    are fetched.
 
     Raises:
-        DictionaryError: no such folder, and no leave to ask the hub or no answer there; nothing of that format there, or
-            pickles.
+        DictionaryError: no such folder, and no leave to ask the hub or no answer there; nothing of
+            that format there, or pickles.
     """
     folder = expanded(source)
     if folder.is_dir():
@@ -114,7 +126,8 @@ def local(source: str, format: str, model: ModelConfig) -> Path:
     parts = Path(source).parts
     if len(parts) < 2 or source.startswith((".", "/", "~")):
         raise DictionaryError(
-            f"no folder {source!r}; give a folder, or a hub id such as google/gemma-scope-2b-pt-res/layer_20"
+            f"no folder {source!r}; give a folder, or a hub id such as "
+            "google/gemma-scope-2b-pt-res/layer_20"
         )
     entry, repository, inside = formats[format](), "/".join(parts[:2]), "/".join(parts[2:])
     wanted: Sequence[str] = [name for layout in entry.layouts for name in layout]
@@ -122,7 +135,9 @@ def local(source: str, format: str, model: ModelConfig) -> Path:
         wanted = _wanted(entry, repository, inside, names)
     try:
         found = snapshot(
-            repository, [glob.escape(f"{inside}/{name}".lstrip("/")) for name in wanted], online=model.online
+            repository,
+            [glob.escape(f"{inside}/{name}".lstrip("/")) for name in wanted],
+            online=model.online,
         )
     except InputError as error:
         raise DictionaryError(f"no folder {source!r}, and {error}") from error
@@ -150,8 +165,16 @@ def _wanted(entry: Format, repository: str, inside: str, names: Sequence[str]) -
     wanted = entry.layout(lambda name: PurePosixPath(name) in below)
     for file in map(PurePosixPath, wanted):
         if file not in below:
-            beside = {path.relative_to(file.parent).parts[0] for path in below if path.is_relative_to(file.parent)}
-            holding = (path.parent for path in paths if any(path.name == layout[0] for layout in entry.layouts))
+            beside = {
+                path.relative_to(file.parent).parts[0]
+                for path in below
+                if path.is_relative_to(file.parent)
+            }
+            holding = (
+                path.parent
+                for path in paths
+                if any(path.name == layout[0] for layout in entry.layouts)
+            )
             example = next((str(PurePosixPath(repository, folder)) for folder in holding), "")
             raise absent(PurePosixPath(repository, inside, file), beside, example)
     return wanted

@@ -1,9 +1,9 @@
 """What an experiment will cost before it runs: the chain of stages, estimated instead of made.
 
-`Plan` is the chain with another step: a stage that is in the store is cached, any other gets its estimate, and the facts
-that its manifest will have are what the next stage is estimated from. Keys are computed as the chain computes them, so
-what is called cached is what the run will find. Where the section `sweep` lists anything, what `latentflow sweep` would
-train stands below.
+`Plan` is the chain with another step: a stage that is in the store is cached, any other gets its
+estimate, and the facts that its manifest will have are what the next stage is estimated from. Keys
+are computed as the chain computes them, so what is called cached is what the run will find. Where
+the section `sweep` lists anything, what `latentflow sweep` would train stands below.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ log = logging.getLogger(__name__)
 SECONDS = 20.0
 """Of probing, in all; and once more for a sweep."""
 RANGE = 10
-"""How many times the work of an artifact its seconds may stand for: beyond, what it did once would weigh too much."""
+"""How many times the work of an artifact its seconds may stand for: beyond, what it did once would
+weigh too much."""
 SWEEP = "sweep"
 
 
@@ -51,7 +52,8 @@ class Step:
         key: of its artifact; a sweep has none here.
         cached: whether the store holds it; of a sweep, whether it holds every dictionary, measured.
         estimate: bytes; of what is cached, those that lie there.
-        timing: seconds, what took how long, and how that became the whole; None where it is cached or was not timed.
+        timing: seconds, what took how long, and how that became the whole; None where it is cached
+            or was not timed.
     """
 
     label: str
@@ -91,12 +93,20 @@ class Plan(Chain):
         while self._waiting:
             left = max(1.0, ends - time.perf_counter()) / len(self._waiting)
             step, config, inputs = self._waiting.pop(0)
-            step.timing = self.timing(stage_of(step.stage), config, inputs, self.config.execution, left)
+            step.timing = self.timing(
+                stage_of(step.stage), config, inputs, self.config.execution, left
+            )
 
     def timing(
-        self, stage: Stage, config: Config, inputs: Mapping[str, Any], settings: Execution, seconds: float
+        self,
+        stage: Stage,
+        config: Config,
+        inputs: Mapping[str, Any],
+        settings: Execution,
+        seconds: float,
     ) -> Timing:
-        """How long a stage takes that has an estimator: as this machine took, or by a probe of about `seconds`."""
+        """How long a stage takes that has an estimator: as this machine took, or by a probe of
+        about `seconds`."""
         assert stage.estimator
         estimate = stage.estimator.formula(config, inputs, settings)
         (work, unit), about = estimate.work, (stage.name, settings.machine())
@@ -106,37 +116,49 @@ class Plan(Chain):
             times = work / max(1.0, before.work[0])
             if before.alike == estimate.alike and times <= RANGE:
                 return took * times, told, f"in proportion to {work:,.0f} {unit}"
-        self._took[about].insert(0, (estimate, *estimate.probe(seconds)))  # whatever is alike takes as long
+        self._took[about].insert(
+            0, (estimate, *estimate.probe(seconds))
+        )  # whatever is alike takes as long
         return *self._took[about][0][1:], f"for {work:,.0f} {unit}" if unit else ""
 
-    def _made_here(self, stage: Stage, section: type[Config], settings: Execution) -> Iterator[Took]:
+    def _made_here(
+        self, stage: Stage, section: type[Config], settings: Execution
+    ) -> Iterator[Took]:
         """What was made of a stage on such a machine in one go, the newest first."""
         assert stage.estimator
-        for artifact in sorted(self.store.artifacts(stage.name), key=lambda each: each.age, reverse=True):
+        for artifact in sorted(
+            self.store.artifacts(stage.name), key=lambda each: each.age, reverse=True
+        ):
             manifest, made = artifact.manifest, artifact.manifest["made"]
             on = made.get("machine"), made.get("continued"), manifest["version"]
             if on != (settings.machine(), False, stage.version):
                 continue
-            with contextlib.suppress(LatentflowError, KeyError):  # inputs that are gone; what no longer is a section
+            with contextlib.suppress(
+                LatentflowError, KeyError
+            ):  # inputs that are gone; what no longer is a section
                 places = inputs_of(manifest)
                 inputs = {
                     role: self.given(kind) if kind in GIVEN else self.store.get(kind, key)
                     for role, (kind, key) in places.items()
                 }
                 if all(inputs[role].key == key for role, (_, key) in places.items()):
-                    before = stage.estimator.formula(load(section, artifact.config), inputs, settings)
+                    before = stage.estimator.formula(
+                        load(section, artifact.config), inputs, settings
+                    )
                     told = f"{before.work[0]:,.0f} took {made['seconds']:,.1f} s here on {made['at'][:10]}"
                     yield before, made["seconds"], told
 
     def sweep(self, seconds: float = 0.0, whatever: bool = False) -> Step:
-        """The dictionaries of the section sweep that are not there yet; timed in about so many seconds, or not.
+        """The dictionaries of the section sweep that are not there yet; timed in about so many
+        seconds, or not.
 
         Args:
             seconds: of probing.
             whatever: whether they are listed though they do not fit.
 
         Raises:
-            NoMemoryError: the groups that learn at once do not fit; with the nearest setting that does.
+            NoMemoryError: the groups that learn at once do not fit; with the nearest setting that
+                does.
             NoSpaceError: the disk cannot hold the dictionaries; likewise.
         """
         settings = share(self.config.execution)
@@ -168,7 +190,9 @@ class Plan(Chain):
             files = artifact.manifest["files"].values()
             step.estimate = Estimate({}, {"files": sum(file["bytes"] for file in files)})
         elif estimator:
-            step.estimate = fitting(stage, estimator, config, inputs, self.config.execution, self._free, label)
+            step.estimate = fitting(
+                stage, estimator, config, inputs, self.config.execution, self._free, label
+            )
             self._free -= step.estimate.disk_bytes
             self._waiting.append((step, config, inputs))
         self.steps.append(step)
@@ -177,11 +201,13 @@ class Plan(Chain):
 
 
 def plan(config: ExperimentConfig, seconds: float = SECONDS) -> list[Step]:
-    """Every stage of an experiment, and its sweep where one is listed: bytes by formula, seconds as this machine took.
+    """Every stage of an experiment, and its sweep where one is listed: bytes by formula, seconds as
+    this machine took.
 
     Args:
         config: the experiment.
-        seconds: of probing, in all, where no manifest says how long a stage takes; 0 leaves seconds out.
+        seconds: of probing, in all, where no manifest says how long a stage takes; 0 leaves seconds
+            out.
 
     Raises:
         NoMemoryError: a stage does not fit into memory.
@@ -197,10 +223,11 @@ def plan(config: ExperimentConfig, seconds: float = SECONDS) -> list[Step]:
 
 
 def say(config: ExperimentConfig, to: Console) -> None:
-    """One line for each stage that an experiment will make, by formula alone; what would not fit is a warning.
+    """One line for each stage that an experiment will make, by formula alone; what would not fit is
+    a warning.
 
-    A run is not stopped by its estimate: memory may be free again when its turn comes, and capture itself refuses what
-    the disk cannot hold.
+    A run is not stopped by its estimate: memory may be free again when its turn comes, and capture
+    itself refuses what the disk cannot hold.
     """
     try:
         with Plan(config) as chain:
@@ -215,7 +242,8 @@ def say(config: ExperimentConfig, to: Console) -> None:
 
 
 def rows(steps: list[Step]) -> list[dict[str, Any]]:
-    """The plan as plain rows, and one more for the totals: sums of seconds and disk, the largest of memory.
+    """The plan as plain rows, and one more for the totals: sums of seconds and disk, the largest of
+    memory.
 
     A sweep is no part of the experiment: it comes after the totals.
     """
@@ -238,7 +266,10 @@ def rows(steps: list[Step]) -> list[dict[str, Any]]:
     own = [row for row in listed if row["stage"] != SWEEP]
     to_make = [row for row in own if not row["cached"]]
     sums = {name: sum(row[name] or 0 for row in to_make) for name in ("seconds", "disk_bytes")}
-    most = {name: max((row[name] for row in to_make), default=0) for name in ("memory_bytes", "scratch_bytes")}
+    most = {
+        name: max((row[name] for row in to_make), default=0)
+        for name in ("memory_bytes", "scratch_bytes")
+    }
     total = {"label": "total", **sums, **most, "process_bytes": psutil.Process().memory_info().rss}
     return [*own, total, *listed[len(own) :]]
 
@@ -256,10 +287,13 @@ def show(steps: list[Step], to: Console) -> None:
         state = Text("cached", "cyan") if cached else "to make"
         seconds = "" if cached or row["seconds"] is None else f"{row['seconds']:,.1f}"
         memory = "" if cached else size(row["memory_bytes"])
-        table.add_row(row["label"], state, seconds, memory, size(row["disk_bytes"]), end_section=is_total)
+        table.add_row(
+            row["label"], state, seconds, memory, size(row["disk_bytes"]), end_section=is_total
+        )
     to.print(table)
     to.print(
-        f"Memory is beside the process itself ({size(total['process_bytes'])} with its libraries); of several stages the "
+        f"Memory is beside the process itself ({size(total['process_bytes'])} with its "
+        "libraries); of several stages the "
         f"largest. Disk: {size(total['scratch_bytes'])} more while they work.",
     )
     for step in steps:

@@ -1,4 +1,5 @@
-"""How far a stage is: a bar in a terminal, a progress artifact in Prefect's UI, a log line otherwise."""
+"""How far a stage is: a bar in a terminal, a progress artifact in Prefect's UI, a log line
+otherwise."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ _drawing = threading.Lock()
 def progress_bar(
     label: str, progress_artifact: bool = False
 ) -> Callable[[], contextlib.AbstractContextManager[Callable[[Progress], None]]]:
-    """A reporter of progress: a rich bar in a terminal, a Prefect progress artifact in the UI, a log line otherwise."""
+    """A reporter of progress: a rich bar in a terminal, a Prefect progress artifact in the UI, a
+    log line otherwise."""
 
     @contextlib.contextmanager
     def reporter() -> Iterator[Callable[[Progress], None]]:
@@ -38,7 +40,9 @@ def progress_bar(
             MofNCompleteColumn(),
             TextColumn("{task.fields[unit]}", markup=False),
         )
-        alone = _drawing.acquire(blocking=False)  # a terminal shows one bar at a time; tasks side by side log instead
+        alone = _drawing.acquire(
+            blocking=False
+        )  # a terminal shows one bar at a time; tasks side by side log instead
         bar = RichProgress(
             *columns,
             TimeElapsedColumn(),
@@ -70,11 +74,15 @@ def progress_bar(
         def publish(share: float, description: str) -> None:
             try:
                 if live["id"] is None:
-                    key = re.sub("[^a-z0-9]+", "-", f"{label} progress".lower())  # all that Prefect takes
+                    key = re.sub(
+                        "[^a-z0-9]+", "-", f"{label} progress".lower()
+                    )  # all that Prefect takes
                     live["id"] = create_progress_artifact(share, key=key, description=description)
                 else:
                     update_progress_artifact(live["id"], share, description=description)
-            except Exception as error:  # a server that is away costs a bar in a window, not the stage
+            except (
+                Exception
+            ) as error:  # a server that is away costs a bar in a window, not the stage
                 log.warning("Prefect did not take the progress of %s (%s)", label, error)
 
         try:

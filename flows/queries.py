@@ -1,4 +1,5 @@
-"""SQL over the tables of every run in the store, lazily: the same scans that the report and the pages read."""
+"""SQL over the tables of every run in the store, lazily: the same scans that the report and the
+pages read."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from components.store.artifact import Store
 
 
 def run(store: Store, query: str) -> pl.DataFrame:
-    """The answer to a query over the tables of `components/store/tables.py`; each has the column `origin` (stage/key).
+    """The answer to a query over the tables of `components/store/tables.py`; each has the column
+    `origin` (stage/key).
 
     Raises:
         ConfigError: the query is not understood, or names a table or column that does not exist.
@@ -19,7 +21,9 @@ def run(store: Store, query: str) -> pl.DataFrame:
         try:
             return context.execute(query, eager=True)
         except (pl.exceptions.PolarsError, TypeError) as error:
-            raise ConfigError(f"the query was not understood: {error}; tables: {', '.join(sorted(TABLES))}") from None
+            raise ConfigError(
+                f"the query was not understood: {error}; tables: {', '.join(sorted(TABLES))}"
+            ) from None
 
 
 def describe() -> pl.DataFrame:

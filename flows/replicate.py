@@ -1,7 +1,8 @@
 """One experiment under several training seeds, and one table with the interval over them.
 
-Each seed is an ordinary experiment: it has its own report, and shares reading and capture by key with every other, so
-what `latentflow experiment` has made is found. What is made stays when a run is stopped; run again, it goes on.
+Each seed is an ordinary experiment: it has its own report, and shares reading and capture by key
+with every other, so what `latentflow experiment` has made is found. What is made stays when a run
+is stopped; run again, it goes on.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def replicate(config: ExperimentConfig, seeds: list[int]) -> Reference:
     """The experiment under each training seed, one after another, and one table over the seeds."""
     reports = [experiment(each) for each in seeded(config, seeds)]
     with Chain(config) as chain:
-        return table(chain, seeds, [chain.store.get(**reference) for reference in reports]).reference()
+        return table(
+            chain, seeds, [chain.store.get(**reference) for reference in reports]
+        ).reference()
 
 
 def plainly(config: ExperimentConfig, seeds: Sequence[int]) -> Artifact:
@@ -55,10 +58,14 @@ def seeded(config: ExperimentConfig, seeds: Sequence[int]) -> list[ExperimentCon
         ConfigError: fewer than two seeds, one twice, or a dictionary that is not trained here.
     """
     if len(seeds) < 2 or len(set(seeds)) < len(seeds):
-        raise ConfigError(f"replicate wants at least two training seeds, each once, got {list(seeds)}: --seeds 0,1,2")
+        raise ConfigError(
+            f"replicate wants at least two training seeds, each once, got {list(seeds)}: --seeds "
+            "0,1,2"
+        )
     if config.dictionary:
         raise ConfigError(
-            f"replicate trains a dictionary for each seed, and dictionary={config.dictionary} names one that is made; leave it out"
+            f"replicate trains a dictionary for each seed, and dictionary={config.dictionary} "
+            "names one that is made; leave it out"
         )
     return [override(config, {"train.seed": seed}) for seed in seeds]
 
@@ -81,7 +88,15 @@ def show(artifact: Artifact, console: Console, everything: bool = False) -> None
     seeds = artifact.facts["seeds"]
     title = f"{len(seeds)} training seeds, 95% Student interval over them"
     shown = Table(title=title, title_justify="left", header_style="bold", expand=False)
-    for column in ("score", "kind", "mean", "95% interval", *(f"seed {seed}" for seed in seeds), "baseline", ""):
+    for column in (
+        "score",
+        "kind",
+        "mean",
+        "95% interval",
+        *(f"seed {seed}" for seed in seeds),
+        "baseline",
+        "",
+    ):
         left = column in ("score", "kind", "baseline", "")
         shown.add_column(column, justify="left" if left else "right", no_wrap=column != "baseline")
     stage = None
@@ -92,7 +107,9 @@ def show(artifact: Artifact, console: Console, everything: bool = False) -> None
             shown.add_section()
         stage = row["stage"]
         ends = "" if row["low"] is None else f"{row['low']:.3g} to {row['high']:.3g}"
-        baseline = "" if row["baseline"] is None else f"{row['baseline']:.3g} {row['baseline_name']}"
+        baseline = (
+            "" if row["baseline"] is None else f"{row['baseline']:.3g} {row['baseline_name']}"
+        )
         arrow = {"higher": "↑", "lower": "↓"}.get(row["better"], "")
         cells = [row["name"], row["concept_kind"] or "", number(row["value"]), ends]
         shown.add_row(*map(Text, [*cells, *map(number, row["values"]), baseline, arrow]))

@@ -1,4 +1,5 @@
-"""Every score of an experiment in one table: in the terminal, as a Prefect artifact, in MLflow, as JSON."""
+"""Every score of an experiment in one table: in the terminal, as a Prefect artifact, in MLflow, as
+JSON."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ def publish(artifact: Artifact) -> None:
 
 
 def show(artifact: Artifact, console: Console, everything: bool = False) -> None:
-    """The table in the terminal, and below it what came out for and against us, and what has no value.
+    """The table in the terminal, and below it what came out for and against us, and what has no
+    value.
 
     Args:
         artifact: the report.
@@ -52,7 +54,9 @@ def show(artifact: Artifact, console: Console, everything: bool = False) -> None
     """
     frame, measures, told = REPORT.read(artifact), Measures.read(artifact), Told.of(artifact)
     console = for_tables(console)
-    table = Table(title=f"report {artifact.key}", title_justify="left", header_style="bold", expand=False)
+    table = Table(
+        title=f"report {artifact.key}", title_justify="left", header_style="bold", expand=False
+    )
     for column in ("score", "kind", "value", "95% interval", "n", "failed", "baseline", ""):
         right = column in ("value", "95% interval", "n", "failed")
         table.add_column(column, justify="right" if right else "left", no_wrap=column != "baseline")
@@ -68,14 +72,25 @@ def show(artifact: Artifact, console: Console, everything: bool = False) -> None
         console.print(table)
         left_out = every.height - shown.height
         rest = f"; {left_out} more rows: latentflow report --all" if left_out else ""
-        console.print(Text(f"↑ higher is better, ↓ lower is better{rest}; machine-readable: latentflow report --json"))
+        console.print(
+            Text(
+                f"↑ higher is better, ↓ lower is better{rest}; machine-readable: latentflow "
+                "report --json"
+            )
+        )
     lines = [("", told.training or "", "")]
     lines += [("against us: ", sentence, "yellow") for sentence in told.against_us]
     lines += [("for us: ", sentence, "green") for sentence in told.for_us]
     undecided = told.undecided if everything else told.undecided[:UNDECIDED]
     lines += [("no difference can be told: ", sentence, "bold") for sentence in undecided]
     if hidden := len(told.undecided) - len(undecided):
-        lines.append(("no difference can be told: ", f"{hidden} more comparisons, latentflow report --all", "bold"))
+        lines.append(
+            (
+                "no difference can be told: ",
+                f"{hidden} more comparisons, latentflow report --all",
+                "bold",
+            )
+        )
     lines += [("not measured: ", sentence, "bold") for sentence in absent(frame, measures)]
     lines += [("note: ", sentence, "bold") for sentence in caveats(frame, measures)]
     for begin, sentence, style in lines:
@@ -88,7 +103,16 @@ def _cells(row: dict) -> list[str]:
     baseline = "" if row["baseline"] is None else f"{row['baseline']:.3g} {row['baseline_name']}"
     arrow = {"higher": "↑", "lower": "↓"}.get(row["better"], "")
     value, n = number(row["value"]), replicates(row)
-    return [row["name"], row["concept_kind"] or "", value, ends, n, str(row["n_failed"] or 0), baseline, arrow]
+    return [
+        row["name"],
+        row["concept_kind"] or "",
+        value,
+        ends,
+        n,
+        str(row["n_failed"] or 0),
+        baseline,
+        arrow,
+    ]
 
 
 def rows(frame: pl.DataFrame) -> list[dict]:

@@ -1,8 +1,9 @@
 """The one bridge: a component call as a Prefect task around `ensure`, shown as Cached on a hit.
 
-Tasks hand each other references (stage and key), never tensors or frames. Without Prefect (`plain`) the same calls run
-directly: DVC and tests use that. A stage that computes holds one device slot while it does; what is already made needs
-none. Only a task that touches a network is tried again: the same work on the same machine fails the same way.
+Tasks hand each other references (stage and key), never tensors or frames. Without Prefect (`plain`)
+the same calls run directly: DVC and tests use that. A stage that computes holds one device slot
+while it does; what is already made needs none. Only a task that touches a network is tried again:
+the same work on the same machine fails the same way.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ from flows.progress import progress_bar
 from flows.stack import slots
 from flows.terminal import aside
 
-record = logging.getLogger("flows.run")  # for the run's page in Prefect alone: a terminal has the lines from `console`
+record = logging.getLogger(
+    "flows.run"
+)  # for the run's page in Prefect alone: a terminal has the lines from `console`
 record.propagate = False
 
 Reference = dict[str, str]
@@ -45,7 +48,8 @@ SECONDS_BEFORE_A_RETRY = [5.0, 30.0]
 
 
 def failed_over_a_network(task: Task, run: TaskRun, state: State) -> bool:
-    """Whether a task failed because something far away did not answer, at whatever depth of causes."""
+    """Whether a task failed because something far away did not answer, at whatever depth of
+    causes."""
     error = state.result(raise_on_failure=False)
     while isinstance(error, BaseException):
         if isinstance(error, OVER_A_NETWORK):
@@ -67,20 +71,31 @@ over_a_network = partial(
 
 @over_a_network()
 def fetch(config: ModelConfig) -> str:
-    """The model's files, downloaded where they are not on this machine: the one task that touches a network."""
+    """The model's files, downloaded where they are not on this machine: the one task that touches a
+    network."""
     return str(reference(config).folder)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def make(
-    label: str, stage: str, config: Config, inputs: Mapping[str, Reference], experiment: ExperimentConfig
+    label: str,
+    stage: str,
+    config: Config,
+    inputs: Mapping[str, Reference],
+    experiment: ExperimentConfig,
 ) -> State[Reference]:
     """One stage. The store decides whether it is done; Prefect shows it."""
-    artifact, hit = ensure(label, stage, config, inputs, experiment, report=progress_bar(label, progress_artifact=True))
+    artifact, hit = ensure(
+        label, stage, config, inputs, experiment, report=progress_bar(label, progress_artifact=True)
+    )
     if hit:
-        return Completed(name="Cached", message=f"artifact {artifact.key} present", data=artifact.reference())
+        return Completed(
+            name="Cached", message=f"artifact {artifact.key} present", data=artifact.reference()
+        )
     seconds = artifact.manifest["made"]["seconds"]
-    return Completed(message=f"artifact {artifact.key} made in {seconds:.0f} s", data=artifact.reference())
+    return Completed(
+        message=f"artifact {artifact.key} made in {seconds:.0f} s", data=artifact.reference()
+    )
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
@@ -88,12 +103,16 @@ def make_together(
     label: str, stage: str, wanted: Mapping[str, Wanted], experiment: ExperimentConfig
 ) -> State[dict[str, Reference]]:
     """Several artifacts of one stage in one pass, on one device slot."""
-    made = ensure_many(label, stage, wanted, experiment, report=progress_bar(label, progress_artifact=True))
+    made = ensure_many(
+        label, stage, wanted, experiment, report=progress_bar(label, progress_artifact=True)
+    )
     data = {name: artifact.reference() for name, (artifact, _) in made.items()}
     if all(hit for _, hit in made.values()):
         return Completed(name="Cached", message=f"{len(made)} artifacts present", data=data)
     new = [artifact.manifest["made"]["seconds"] for artifact, hit in made.values() if not hit]
-    return Completed(message=f"{len(new)} of {len(made)} artifacts made in {sum(new):.0f} s", data=data)
+    return Completed(
+        message=f"{len(new)} of {len(made)} artifacts made in {sum(new):.0f} s", data=data
+    )
 
 
 def ensure(
@@ -117,7 +136,8 @@ def ensure_many(
     report: Callable[[], contextlib.AbstractContextManager[Callable[[Progress], None]]],
     plain: bool = False,
 ) -> dict[str, tuple[Artifact, bool]]:
-    """`ensure` for several artifacts of one stage by name, all on one device slot; dictionaries learn side by side."""
+    """`ensure` for several artifacts of one stage by name, all on one device slot; dictionaries
+    learn side by side."""
     store, made_by = Store(experiment.execution.store), stage_of(stage)
     stored = {
         name: (
@@ -131,9 +151,13 @@ def ensure_many(
     }
     with report() as show:
         there = all(store.find(made_by.name, key_of(made_by, *each)) for each in stored.values())
-        turn: contextlib.AbstractContextManager[Execution] = contextlib.nullcontext(experiment.execution)
+        turn: contextlib.AbstractContextManager[Execution] = contextlib.nullcontext(
+            experiment.execution
+        )
         if made_by.computes and not there:
-            turn = slots.hold(experiment.execution, lambda words: show(Progress(0, 0, "", message=words)), plain)
+            turn = slots.hold(
+                experiment.execution, lambda words: show(Progress(0, 0, "", message=words)), plain
+            )
         with turn as settings:
             made = store.ensure_many(made_by, stored, settings, show)
     for name, (artifact, hit) in made.items():
@@ -145,14 +169,19 @@ def ensure_many(
 
 def reference(config: ModelConfig) -> ModelReference:
     """The model, or the text encoder, that a section of the experiment names."""
-    return TextEncoderReference(config) if isinstance(config, TextEncoderConfig) else ModelReference(config)
+    return (
+        TextEncoderReference(config)
+        if isinstance(config, TextEncoderConfig)
+        else ModelReference(config)
+    )
 
 
 def _given(experiment: ExperimentConfig, place: Reference) -> ModelReference:
     model = reference(getattr(experiment, place["stage"]))
     if model.key != place["key"]:
         raise ModelError(
-            f"the files of {place['stage']} {model.config.path} changed while the experiment ran (key {place['key']} then, "
+            f"the files of {place['stage']} {model.config.path} changed while the experiment ran "
+            f"(key {place['key']} then, "
             f"{model.key} now); run again, and what does not rest on them is found"
         )
     return model
@@ -166,7 +195,10 @@ def _line(label: str, artifact: Artifact, hit: bool) -> Text:
 
 
 def write_reference(path: Path, artifact: Artifact) -> None:
-    """A pointer file for DVC: stage, key and the parents' keys; no digests, which differ by machine."""
+    """A pointer file for DVC: stage, key and the parents' keys; no digests, which differ by
+    machine."""
     parents = {role: key for role, (_, key) in inputs(artifact.manifest).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**artifact.reference(), "parents": parents}, indent=1) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps({**artifact.reference(), "parents": parents}, indent=1) + "\n", encoding="utf-8"
+    )

@@ -1,9 +1,11 @@
-"""Many dictionaries beside one another: architectures x widths x sparsities x seeds, one table of what each is worth.
+"""Many dictionaries beside one another: architectures x widths x sparsities x seeds, one table of
+what each is worth.
 
-Training comes in groups that share a stream of activations, measuring one dictionary at a time; each is a Prefect task on
-one device slot, and as many run at once as there are slots. What is made is found again, so a rerun is cached and one
-more seed trains that seed alone. A dictionary that cannot be trained or measured, for whatever reason, is named and
-left out; the others go on. Groups that memory cannot hold are refused before any is trained.
+Training comes in groups that share a stream of activations, measuring one dictionary at a time;
+each is a Prefect task on one device slot, and as many run at once as there are slots. What is made
+is found again, so a rerun is cached and one more seed trains that seed alone. A dictionary that
+cannot be trained or measured, for whatever reason, is named and left out; the others go on. Groups
+that memory cannot hold are refused before any is trained.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ log = logging.getLogger(__name__)
 
 @flow(name="sweep", flow_run_name=windows.name)
 def sweep(config: ExperimentConfig) -> Reference:
-    """Trains and measures every dictionary of the section sweep, and compares them at matched sparsity."""
+    """Trains and measures every dictionary of the section sweep, and compares them at matched
+    sparsity."""
     with Chain(config) as chain:
         return compare(chain).reference()
 
@@ -62,10 +65,13 @@ def compare(chain: Chain) -> Artifact:
 
     refused: dict[str, str] = {}
     learning = {
-        role: {"stage": given.stage, "key": given.key} for role, given in chain.inputs("train", chain.training).items()
+        role: {"stage": given.stage, "key": given.key}
+        for role, given in chain.inputs("train", chain.training).items()
     }
     wanted = {name: (cell.config, learning) for name, cell in todo.items()}
-    listed = [{name: wanted[name] for name in names} for names in groups(todo, config.sweep.together)]
+    listed = [
+        {name: wanted[name] for name in names} for names in groups(todo, config.sweep.together)
+    ]
     trained = _made(chain, "train", listed, workers, refused)
     references = {role: {"stage": given.stage, "key": given.key} for role, given in shared.items()}
     measured = [
@@ -76,10 +82,14 @@ def compare(chain: Chain) -> Artifact:
 
     names = [name for name in todo if name in evaluated]
     if not names:
-        raise ConfigError(f"no dictionary of this sweep could be made: {'; '.join(refused.values())}")
+        raise ConfigError(
+            f"no dictionary of this sweep could be made: {'; '.join(refused.values())}"
+        )
     for name, reason in refused.items():
         log.warning("left out of the comparison: %s (%s)", name, reason)
-    comparison = CompareConfig(cells=tuple(_compared(todo[name]) for name in names), at_l0=tuple(config.sweep.at_l0))
+    comparison = CompareConfig(
+        cells=tuple(_compared(todo[name]) for name in names), at_l0=tuple(config.sweep.at_l0)
+    )
     inputs = {f"train.{number}": trained[name] for number, name in enumerate(names)}
     inputs |= {f"evaluate.{number}": evaluated[name] for number, name in enumerate(names)}
     return chain.step("compare", comparison, **inputs)
@@ -98,14 +108,21 @@ def unasked(config: ExperimentConfig, n: int) -> None:
 
 
 def _compared(cell: Cell) -> Compared:
-    shared = {name: getattr(cell, name) for name in ("label", "sparsity_name", "sparsity", "is_baseline")}
+    shared = {
+        name: getattr(cell, name) for name in ("label", "sparsity_name", "sparsity", "is_baseline")
+    }
     return Compared(seed=cell.config.seed, **shared)
 
 
 def _made(
-    chain: Chain, stage: str, groups: Sequence[Mapping[str, Wanted]], workers: int, refused: dict[str, str]
+    chain: Chain,
+    stage: str,
+    groups: Sequence[Mapping[str, Wanted]],
+    workers: int,
+    refused: dict[str, str],
 ) -> dict[str, Artifact]:
-    """Every artifact by name, as many groups at once as there are workers; what cannot be made is added to `refused`.
+    """Every artifact by name, as many groups at once as there are workers; what cannot be made is
+    added to `refused`.
 
     Of a group that fails each is tried alone, so one bad dictionary costs no other.
     """
@@ -179,12 +196,15 @@ def _label(stage: str, group: Mapping[str, Wanted]) -> str:
 
 
 def _reason(label: str, error: Exception) -> str:
-    """What went wrong in a sentence; what nobody raised on purpose is logged whole. The error lets go of its frames."""
+    """What went wrong in a sentence; what nobody raised on purpose is logged whole. The error lets
+    go of its frames."""
     on_purpose = isinstance(error, LatentflowError)
     if not on_purpose:
         log.error("%s failed", label, exc_info=error)
     at: BaseException | None = error
-    while at is not None:  # tensors of a group that was too large must be gone before each is tried alone
+    while (
+        at is not None
+    ):  # tensors of a group that was too large must be gone before each is tried alone
         traceback.clear_frames(at.__traceback__)
         at = at.__cause__ or at.__context__
     return str(error) if on_purpose else f"{type(error).__name__}: {error}"

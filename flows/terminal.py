@@ -1,7 +1,8 @@
-"""What a person reads in a terminal: data is never markup, and what a terminal cannot show ends no command.
+"""What a person reads in a terminal: data is never markup, and what a terminal cannot show ends no
+command.
 
-Everything is printed through these two. Style is given as `rich.text.Text`; a plain string is shown as it is, whatever
-brackets, names of emoji or control characters stand in it.
+Everything is printed through these two. Style is given as `rich.text.Text`; a plain string is shown
+as it is, whatever brackets, names of emoji or control characters stand in it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,11 @@ aside = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 def for_tables(to: Console = console) -> Console:
     """Where a table is printed: as wide as the terminal, and wide where there is none."""
-    return to if to.is_terminal else Console(width=WIDTH, file=to.file, markup=False, emoji=False, highlight=False)
+    return (
+        to
+        if to.is_terminal
+        else Console(width=WIDTH, file=to.file, markup=False, emoji=False, highlight=False)
+    )
 
 
 def is_unicode() -> bool:
@@ -36,12 +41,14 @@ def is_unicode() -> bool:
 def visible(text: str) -> str:
     """Text without control characters, which a terminal would obey: they are shown as escapes."""
     return "".join(
-        each if each.isprintable() or each in "\n\t" else each.encode("unicode_escape").decode() for each in text
+        each if each.isprintable() or each in "\n\t" else each.encode("unicode_escape").decode()
+        for each in text
     )
 
 
 def speak_any_encoding() -> None:
-    """Lets a locale without UTF-8 print and take any text: signs become plainer, letters escapes, arguments are UTF-8."""
+    """Lets a locale without UTF-8 print and take any text: signs become plainer, letters escapes,
+    arguments are UTF-8."""
     codecs.register_error("plainer", _plainer)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

@@ -1,4 +1,5 @@
-"""What every test shares: quiet offline settings before anything is imported, the shared folder, a store."""
+"""What every test shares: quiet offline settings before anything is imported, the shared folder, a
+store."""
 
 from __future__ import annotations
 
@@ -30,10 +31,11 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 class ByFile(LoadScopeScheduling):
-    """Several processes share the tests by file; flows share one Prefect server and one experiment, so a process.
+    """Several processes share the tests by file; flows share one Prefect server and one experiment,
+    so a process.
 
-    The sweep trains dictionaries of its own, and the terminal's tests run commands without Prefect, both long: neither looks
-    at another experiment, so they are as good beside them.
+    The sweep trains dictionaries of its own, and the terminal's tests run commands without Prefect,
+    both long: neither looks at another experiment, so they are as good beside them.
     """
 
     def _split_scope(self, nodeid: str) -> str:
@@ -44,7 +46,8 @@ class ByFile(LoadScopeScheduling):
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
-    """Which test goes to which process (`-n`): in the order of collection, not by how many tests a file has."""
+    """Which test goes to which process (`-n`): in the order of collection, not by how many tests a
+    file has."""
     config.option.loadscopereorder = False
     return ByFile(config, log)
 
@@ -56,7 +59,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_device_slots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tests neither wait for the device slots of what else runs on this machine, nor for one another's."""
+    """Tests neither wait for the device slots of what else runs on this machine, nor for one
+    another's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LATENTFLOW_DEVICE_LOCKS", str(tmp_path_factory.mktemp("locks")))
         yield
@@ -64,16 +68,20 @@ def own_device_slots(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real models and data beside the repository; tests that need it skip where it is absent."""
+    """The folder of real models and data beside the repository; tests that need it skip where it is
+    absent."""
     folder = REPOSITORY.parent / "shared"
     if not (folder / "models").is_dir():
-        pytest.skip(f"needs the folder {folder.name}/models beside the repository, which is not here")
+        pytest.skip(
+            f"needs the folder {folder.name}/models beside the repository, which is not here"
+        )
     return folder
 
 
 @pytest.fixture(scope="session")
 def extended(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A copy of the sources that holds the examples of docs/extending.md (`tests.extending.Tree`)."""
+    """A copy of the sources that holds the examples of docs/extending.md
+    (`tests.extending.Tree`)."""
     from tests.extending import Tree
 
     return Tree.planted(tmp_path_factory.mktemp("extended"))
@@ -87,7 +95,8 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture(scope="session")
 def tiny_experiment(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A whole experiment of a tiny trained model, made by the real stages (`tests.workers.Tiny`)."""
+    """A whole experiment of a tiny trained model, made by the real stages
+    (`tests.workers.Tiny`)."""
     from tests.workers import made
 
     return made(tmp_path_factory.mktemp("tiny"))

@@ -1,4 +1,5 @@
-"""The examples of docs/extending.md, and a copy of the sources that holds them and nothing else that is new."""
+"""The examples of docs/extending.md, and a copy of the sources that holds them and nothing else
+that is new."""
 
 from __future__ import annotations
 
@@ -52,14 +53,17 @@ class Example:
 
 
 EXAMPLES = {
-    example["path"]: Example(example["path"], example["code"], tuple(shlex.split(example["arguments"])))
+    example["path"]: Example(
+        example["path"], example["code"], tuple(shlex.split(example["arguments"]))
+    )
     for example in EXAMPLE.finditer(PAGE)
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Tree:
-    """A copy of the sources with every example of the page in its place; made once for all tests of a session.
+    """A copy of the sources with every example of the page in its place; made once for all tests of
+    a session.
 
     Attributes:
         folder: where it is, a repository of git.
@@ -93,8 +97,12 @@ class Tree:
         return subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout
 
     def changes(self) -> list[str]:
-        """The files that differ from what was last added to git's index, those that git ignores left out."""
-        changed = self.git("diff", "--name-only"), self.git("ls-files", "--others", "--exclude-standard")
+        """The files that differ from what was last added to git's index, those that git ignores
+        left out."""
+        changed = (
+            self.git("diff", "--name-only"),
+            self.git("ls-files", "--others", "--exclude-standard"),
+        )
         return [line for part in changed for line in part.splitlines()]
 
     def python(self, *arguments: str, seconds: float = 280) -> str:
@@ -113,9 +121,16 @@ class Tree:
         return done.stdout
 
     def experiment(self, *overrides: str) -> pl.DataFrame:
-        """The report of `latentflow experiment` on examples/tiny.yaml; stages that an earlier one made are found."""
+        """The report of `latentflow experiment` on examples/tiny.yaml; stages that an earlier one
+        made are found."""
         store = self.store
-        given = ("--plain", "--params", "examples/tiny.yaml", f"execution.store={store}", "execution.threads=1")
+        given = (
+            "--plain",
+            "--params",
+            "examples/tiny.yaml",
+            f"execution.store={store}",
+            "execution.threads=1",
+        )
         self.python("-m", "flows", "experiment", *given, *overrides)
         return REPORT.read(self.newest("report"))
 

@@ -1,7 +1,8 @@
 """A tiny random model of every causal family that the installed transformers can make small.
 
-`FAMILIES` lists them; `LEFT_OUT` lists the rest with the reason. A configuration is asked for small numbers under each
-of the names that configurations use, and only the names that it knows are given to it.
+`FAMILIES` lists them; `LEFT_OUT` lists the rest with the reason. A configuration is asked for small
+numbers under each of the names that configurations use, and only the names that it knows are given
+to it.
 """
 
 from __future__ import annotations
@@ -32,8 +33,10 @@ _SIZES: tuple[tuple[int, str], ...] = (
     (8, "kv_lora_rank q_lora_rank sliding_window attention_window window_size attention_chunk_size chunk_size "
     "hc_lowrank adapter_rank mamba_d_head indexer_head_dim index_head_dim"),
     (4, "head_dim attention_head_dim rotary_dim qk_rope_head_dim qk_nope_head_dim v_head_dim num_experts "
-    "num_local_experts n_routed_experts moe_num_experts state_size time_step_rank mamba_d_state mamba_n_heads "
-    "n_mamba_heads linear_key_head_dim linear_value_head_dim linear_num_value_heads index_topk indexer_budget "
+    "num_local_experts n_routed_experts moe_num_experts state_size time_step_rank mamba_d_state "
+    "mamba_n_heads "
+    "n_mamba_heads linear_key_head_dim linear_value_head_dim linear_num_value_heads index_topk "
+    "indexer_budget "
     "linear_num_key_heads ssm_state_size mamba_num_heads mamba_head_dim"),
     (2, "num_key_value_heads num_experts_per_tok mamba_expand expand eos_token_id"),
     (1, "n_shared_experts n_group topk_group mamba_n_groups mamba_ngroups bos_token_id"),
@@ -48,17 +51,34 @@ _TEXT = {name: _SMALL[name] for name in (
 )}  # fmt: skip
 _VISION = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28,
            "patch_size": 14, "head_dim": 8, "num_key_value_heads": 2, "position_embedding_size": 16}  # fmt: skip
-_PER_LAYER = {"global_head_dim": 4, "vocab_size_per_layer_input": 64, "hidden_size_per_layer_input": 8}
-_ROPE = {kind: {"rope_type": "default", "rope_theta": 10000.0} for kind in ("sliding_attention", "full_attention")}
+_PER_LAYER = {
+    "global_head_dim": 4,
+    "vocab_size_per_layer_input": 64,
+    "hidden_size_per_layer_input": 8,
+}
+_ROPE = {
+    kind: {"rope_type": "default", "rope_theta": 10000.0}
+    for kind in ("sliding_attention", "full_attention")
+}
 _LATENT_ATTENTION = (  # has a key and a value for every head
     "axk1", "axk2", "deepseek_v2", "deepseek_v3", "deepseek_v32", "dots3_note_text", "glm4_moe_lite", "glm_moe_dsa",
     "longcat_flash", "minicpm3", "youtu",
 )  # fmt: skip
-_SCALED = ("granite", "granite_swa", "granitemoe", "granitemoe_swa", "granitemoehybrid", "granitemoeshared")
+_SCALED = (
+    "granite",
+    "granite_swa",
+    "granitemoe",
+    "granitemoe_swa",
+    "granitemoehybrid",
+    "granitemoeshared",
+)
 _OWN: dict[str, dict[str, Any]] = {
     **{family: {"num_key_value_heads": _HEADS} for family in _LATENT_ATTENTION},
     **{family: {"residual_multiplier": 0.22} for family in _SCALED},
-    "cohere_compass_text": {"layer_types": ["sliding_attention", "full_attention"], "rope_parameters": _ROPE},
+    "cohere_compass_text": {
+        "layer_types": ["sliding_attention", "full_attention"],
+        "rope_parameters": _ROPE,
+    },
     "dbrx": {
         "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0},
         "ffn_config": {"ffn_hidden_size": 40, "moe_top_k": 2},
@@ -137,11 +157,15 @@ FAMILIES = tuple(name for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if name not 
 
 
 def network(family: str, seed: int = 0, **changes: Any) -> Any:
-    """A random transformers model of that family: 2 blocks of width 16, 64 token ids, in evaluation mode.
+    """A random transformers model of that family: 2 blocks of width 16, 64 token ids, in evaluation
+    mode.
 
-    Its weights are large enough that blocks, positions and tokens all matter; norms and biases are not 1 and 0.
+    Its weights are large enough that blocks, positions and tokens all matter; norms and biases are
+    not 1 and 0.
     """
-    config = transformers.CONFIG_MAPPING[family](**(_small(family) | _OWN.get(family, {}) | changes))
+    config = transformers.CONFIG_MAPPING[family](
+        **(_small(family) | _OWN.get(family, {}) | changes)
+    )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         made = transformers.AutoModelForCausalLM.from_config(config)
@@ -155,7 +179,11 @@ def encoder(family: str, seed: int = 0, **changes: Any) -> Any:
     """The same of a family whose attention looks both ways, without a head; of a T5 its encoder."""
     kind = transformers.CONFIG_MAPPING[family]
     config = kind(**(_small(family) | _OWN.get(family, {}) | {"is_decoder": False} | changes))
-    auto = transformers.AutoModelForTextEncoding if config.is_encoder_decoder else transformers.AutoModel
+    auto = (
+        transformers.AutoModelForTextEncoding
+        if config.is_encoder_decoder
+        else transformers.AutoModel
+    )
     config.is_encoder_decoder = False
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -1,6 +1,8 @@
-"""A hub on this machine: the few addresses that huggingface_hub asks for a listing and for files, over real HTTP.
+"""A hub on this machine: the few addresses that huggingface_hub asks for a listing and for files,
+over real HTTP.
 
-What asks it runs in a process of its own, since that library reads its address and its cache's when it is imported.
+What asks it runs in a process of its own, since that library reads its address and its cache's when
+it is imported.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ COMMIT = "a" * 40
 
 
 class Hub:
-    """Repositories by id, each a folder; `downloaded` are the files that were fetched, as `owner/name/path`."""
+    """Repositories by id, each a folder; `downloaded` are the files that were fetched, as
+    `owner/name/path`."""
 
     def __init__(self, repositories: Mapping[str, Path], address: str) -> None:
         self.repositories, self.address = repositories, address
@@ -42,7 +45,11 @@ class Hub:
                 {"type": "file", "path": name, "size": file.stat().st_size, "oid": _digest(file)}
                 for name, file in names.items()
             ]
-            told: Any = tree if what.startswith("/tree") else {"id": repository, "sha": COMMIT, "siblings": []}
+            told: Any = (
+                tree
+                if what.startswith("/tree")
+                else {"id": repository, "sha": COMMIT, "siblings": []}
+            )
             return 200, {"Content-Type": "application/json"}, json.dumps(told).encode()
         if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
             file = self.repositories.get(found[1], Path("nowhere")) / found[2]
@@ -54,7 +61,8 @@ class Hub:
         return 404, {}, b""
 
     def run(self, code: str, home: Path, **variables: str) -> Any:
-        """What Python code prints as its last line, as JSON, in a process that knows this hub only."""
+        """What Python code prints as its last line, as JSON, in a process that knows this hub
+        only."""
         environment = os.environ | {
             "HF_ENDPOINT": self.address,
             "HF_HOME": str(home),
@@ -65,7 +73,9 @@ class Hub:
             **variables,
         }
         command = [sys.executable, "-W", "ignore", "-c", code]
-        done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
 

@@ -1,4 +1,5 @@
-"""A real stack, or a command line, on a state folder and ports of its own: what the tests of the stack and its faults start."""
+"""A real stack, or a command line, on a state folder and ports of its own: what the tests of the
+stack and its faults start."""
 
 from __future__ import annotations
 
@@ -26,10 +27,21 @@ class Room:
     def __init__(self, folder: Path, **variables: str) -> None:
         self.folder = folder
         self.store = folder / "artifacts"
-        self.ports = {tool: processes.free_port() for tool in ("prefect", "mlflow", "streamlit", "live")}
-        forgotten = ("PREFECT_API_URL", "PREFECT_HOME", "PREFECT_API_DATABASE_CONNECTION_URL", "MLFLOW_TRACKING_URI")
-        self.environment = {name: value for name, value in os.environ.items() if name not in forgotten}
-        self.environment |= {f"LATENTFLOW_{tool.upper()}_PORT": str(port) for tool, port in self.ports.items()}
+        self.ports = {
+            tool: processes.free_port() for tool in ("prefect", "mlflow", "streamlit", "live")
+        }
+        forgotten = (
+            "PREFECT_API_URL",
+            "PREFECT_HOME",
+            "PREFECT_API_DATABASE_CONNECTION_URL",
+            "MLFLOW_TRACKING_URI",
+        )
+        self.environment = {
+            name: value for name, value in os.environ.items() if name not in forgotten
+        }
+        self.environment |= {
+            f"LATENTFLOW_{tool.upper()}_PORT": str(port) for tool, port in self.ports.items()
+        }
         self.environment |= {
             "LATENTFLOW_STATE": str(folder / "state"),
             "LATENTFLOW_STORE": str(self.store),
@@ -71,28 +83,40 @@ class Room:
         """Waits until `ready()` is true; how long that took."""
         began = time.monotonic()
         while not ready():
-            assert time.monotonic() - began < seconds, f"waited {seconds} s in vain:\n{self.text(log)[-4000:]}"
+            assert time.monotonic() - began < seconds, (
+                f"waited {seconds} s in vain:\n{self.text(log)[-4000:]}"
+            )
             time.sleep(0.1)
         return time.monotonic() - began
 
     def up(self) -> subprocess.Popen[str]:
         """A stack that is up."""
         process = self.start("up", log="up.log")
-        self.until(lambda: "up after" in self.text("up.log") or process.poll() is not None, log="up.log")
+        self.until(
+            lambda: "up after" in self.text("up.log") or process.poll() is not None, log="up.log"
+        )
         assert process.poll() is None, self.text("up.log")[-4000:]
         return process
 
     def child(self, name: str) -> int:
         """The pid of one child of the stack."""
-        return json.loads((self.folder / "state" / "stack.json").read_text())["children"][name]["pid"]
+        return json.loads((self.folder / "state" / "stack.json").read_text())["children"][name][
+            "pid"
+        ]
 
     def api(self, path: str, body: dict[str, Any] | None = None) -> Any:
         """Prefect's API: GET without a body, else POST."""
         address = f"http://127.0.0.1:{self.ports['prefect']}/api/{path}"
         login = self.environment.get("PREFECT_API_AUTH_STRING")
         options = {"timeout": 30, "auth": tuple(login.split(":")) if login else None}
-        for _ in range(20):  # 503 is SQLite that was locked for a moment; Prefect's own client asks again too
-            answer = httpx.get(address, **options) if body is None else httpx.post(address, json=body, **options)
+        for _ in range(
+            20
+        ):  # 503 is SQLite that was locked for a moment; Prefect's own client asks again too
+            answer = (
+                httpx.get(address, **options)
+                if body is None
+                else httpx.post(address, json=body, **options)
+            )
             if answer.status_code != 503:
                 break
             time.sleep(0.5)
@@ -110,7 +134,9 @@ class Room:
         self.until(lambda: self.api("deployments/filter", wanted), 60, "up.log")
         deployment = self.api("deployments/filter", wanted)[0]["id"]
         config = yaml.safe_load(TINY.read_text())
-        config |= {"execution": {"store": str(self.store), "threads": 1, "devices": ["cpu:0", "cpu:1"]}} | sections
+        config |= {
+            "execution": {"store": str(self.store), "threads": 1, "devices": ["cpu:0", "cpu:1"]}
+        } | sections
         body = {"parameters": {"config": config}, "state": {"type": "SCHEDULED"}}
         return self.api(f"deployments/{deployment}/create_flow_run", body)["id"]
 

@@ -217,7 +217,9 @@ def _refuse_mixed(name: str, args: Any, kwargs: Any) -> None:
     tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
     outside = [list(x.shape) for x in tensors if not isinstance(x, OnGpu) and x.dim()]
     if outside and name not in INDEXED:
-        raise RuntimeError(f"Expected all tensors to be on the same device, but {name} got {outside[0]} on the CPU")
+        raise RuntimeError(
+            f"Expected all tensors to be on the same device, but {name} got {outside[0]} on the CPU"
+        )
 
 
 def _asks_for_values(name: str, args: Any, kwargs: Any) -> bool:

@@ -34,7 +34,9 @@ class Thing:
 
 NAMES = r"evaluate\\.fvu", rf"steer\\.(\\w+)\\.({{BUDGET}})", r"\\.over_\\w+$", r"blocks\\.(\\d+)", "evaluate.fvu"
 ''' + REPEATED.format(name="first")
-TWO = '"""Another."""\n\n\nclass Thing:\n    pass\n\n\nclass Other:\n    pass\n' + REPEATED.format(name="second")
+TWO = '"""Another."""\n\n\nclass Thing:\n    pass\n\n\nclass Other:\n    pass\n' + REPEATED.format(
+    name="second"
+)
 FILES = {"components/one.py": ONE, "flows/two.py": TWO}
 
 
@@ -46,7 +48,10 @@ def test_each_figure_is_what_the_files_hold():
     assert (values["largest file"], values["which file"]) == (ONE.count("\n"), "components/one.py")
     assert values["longest function"] == 9
     assert values["own-line comments a thousand lines"] == round(2000 / values["lines"], 1)
-    assert figures.lists["wide lines"] == ["components/one.py:14 (108)", "components/one.py:18 (104)"]
+    assert figures.lists["wide lines"] == [
+        "components/one.py:14 (108)",
+        "components/one.py:18 (104)",
+    ]
     assert figures.lists["class names twice"] == ["Thing: components/one.py, flows/two.py"]
     assert [name.partition(" ")[2] for name in figures.lists["parsed names"]] == [
         'r"evaluate\\.fvu"', 'rf"steer\\.(\\w+)\\.({BUDGET})"', 'r"\\.over_\\w+$"',
@@ -54,7 +59,8 @@ def test_each_figure_is_what_the_files_hold():
 
 
 def test_what_is_repeated_is_said_once_with_where_it_stood_first():
-    """Six lines or more, comments and blank ones left out; the lines with the functions' names differ."""
+    """Six lines or more, comments and blank ones left out; the lines with the functions' names
+    differ."""
     (repeated,) = measured(FILES).lists["duplicates"]
     first, second = (text.splitlines().index("    a = x + 1") + 1 for text in (ONE, TWO))
     assert repeated == f"flows/two.py:{second} as components/one.py:{first}"
@@ -65,12 +71,19 @@ def test_what_is_repeated_is_said_once_with_where_it_stood_first():
 
 def test_tokens_are_of_the_code_alone():
     assert measured({"a.py": "x = 1  # one\n\n\n"}).values["tokens"] == 3
-    assert measured({"a.py": '"""Words."""\n\n\ndef f():\n    """More."""\n    return "text"\n'}).values["tokens"] == 7
+    assert (
+        measured(
+            {"a.py": '"""Words."""\n\n\ndef f():\n    """More."""\n    return "text"\n'}
+        ).values["tokens"]
+        == 7
+    )
 
 
 def test_a_revision_is_read_as_git_has_it():
     files = revision("HEAD", [*FOLDERS, "no-such-folder"])
     assert "components/device.py" in files and "class Execution" in files["components/device.py"]
-    figures = measured({path: text for path, text in files.items() if path.startswith("components/store")})
+    figures = measured(
+        {path: text for path, text in files.items() if path.startswith("components/store")}
+    )
     shown = table({"HEAD": figures, "again": figures}).splitlines()
     assert shown[0] == "|  | HEAD | again |" and len(shown) == 2 + len(figures.values)

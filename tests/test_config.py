@@ -1,4 +1,5 @@
-"""One declaration, one dotted name: what is accepted, what is refused and with which words, what enters a key."""
+"""One declaration, one dotted name: what is accepted, what is refused and with which words, what
+enters a key."""
 
 from __future__ import annotations
 
@@ -116,7 +117,8 @@ def test_a_kind_and_its_fields_may_come_in_any_order(order: list[str]) -> None:
 
 def test_a_field_of_another_kind_is_refused_with_the_names_of_this_kind() -> None:
     with pytest.raises(
-        UnknownNameError, match=r"no parameter 'shape.radius'; known: shape.colour, shape.kind, shape.side"
+        UnknownNameError,
+        match=r"no parameter 'shape.radius'; known: shape.colour, shape.kind, shape.side",
     ):
         override(DRAWING, {"shape.kind": "square", "shape.radius": 3})
 
@@ -124,8 +126,14 @@ def test_a_field_of_another_kind_is_refused_with_the_names_of_this_kind() -> Non
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("paper.widht", r"no parameter 'paper.widht'; known: paper.tags, paper.width; did you mean 'paper.width'\?"),
-        ("papers.width", r"no parameter 'papers.width' \(nothing at 'papers'\); known: .*did you mean 'paper.width'\?"),
+        (
+            "paper.widht",
+            r"no parameter 'paper.widht'; known: paper.tags, paper.width; did you mean 'paper.width'\?",
+        ),
+        (
+            "papers.width",
+            r"no parameter 'papers.width' \(nothing at 'papers'\); known: .*did you mean 'paper.width'\?",
+        ),
         ("order.first", r"no parameter 'order.first' \(nothing at 'order'\)"),
         ("thread", r"no parameter 'thread'; known: .*did you mean 'threads'\?"),
     ],
@@ -144,7 +152,9 @@ def test_an_unknown_name_is_told_with_the_nearest(name: str, message: str) -> No
         ("shape.kind", "triangle", r"shape: Input tag 'triangle' .* 'circle', 'square'"),
     ],
 )
-def test_a_value_out_of_range_is_told_by_its_dotted_name(name: str, value: object, message: str) -> None:
+def test_a_value_out_of_range_is_told_by_its_dotted_name(
+    name: str, value: object, message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         override(DRAWING, {name: value})
 
@@ -156,7 +166,9 @@ def test_every_fault_is_told_at_once() -> None:
 
 def test_a_file_of_parameters_is_read_with_the_same_errors() -> None:
     assert load(DrawingConfig, {"shape": {"kind": "square"}}).shape == SquareConfig()
-    with pytest.raises(UnknownNameError, match=r"no parameter 'paper.hight'; known: paper.tags, paper.width"):
+    with pytest.raises(
+        UnknownNameError, match=r"no parameter 'paper.hight'; known: paper.tags, paper.width"
+    ):
         load(DrawingConfig, {"paper": {"hight": 3}})
 
 
@@ -183,7 +195,10 @@ def test_what_python_writes_of_a_plain_value_is_read_back(value: object) -> None
 def test_arguments_are_names_and_values() -> None:
     assert assignments(["a.b=1", "c=x=y", "d="]) == {"a.b": "1", "c": "x=y", "d": ""}
     for wrong in ("width", "=3"):
-        with pytest.raises(ConfigError, match=rf"wanted name=value, got '{wrong}'; for example train.dictionary.k=64"):
+        with pytest.raises(
+            ConfigError,
+            match=rf"wanted name=value, got '{wrong}'; for example train.dictionary.k=64",
+        ):
             assignments([wrong])
 
 
@@ -192,26 +207,45 @@ def typed(*arguments: str) -> DrawingConfig:
 
 
 def test_what_was_typed_is_parsed_by_override() -> None:
-    drawn = typed("shape.kind=square", "shape.side=7", "paper.tags={a: 1}", "order=[b, a]", "threads=2")
+    drawn = typed(
+        "shape.kind=square", "shape.side=7", "paper.tags={a: 1}", "order=[b, a]", "threads=2"
+    )
     assert drawn == DrawingConfig(
         shape=SquareConfig(side=7), paper=PaperConfig(tags={"a": 1}), order=["b", "a"], threads=2
     )
-    with pytest.raises(ConfigError, match=r"^paper.width: Input should be less than or equal to 99, got 100.0$"):
+    with pytest.raises(
+        ConfigError, match=r"^paper.width: Input should be less than or equal to 99, got 100.0$"
+    ):
         typed("paper.width=1e2")
 
 
 @pytest.mark.parametrize(
     "text",
-    ["2024", "1234567890e1234567890123", "123456789012345678901234", "true", "", "007", "2026-01-02", "1e3"],
+    [
+        "2024",
+        "1234567890e1234567890123",
+        "123456789012345678901234",
+        "true",
+        "",
+        "007",
+        "2026-01-02",
+        "1e3",
+    ],
 )
 def test_a_string_that_looks_like_something_else_is_taken_as_it_was_typed(text: str) -> None:
-    assert typed(f"shape.colour={text}", "threads=3") == DrawingConfig(shape=CircleConfig(colour=text), threads=3)
+    assert typed(f"shape.colour={text}", "threads=3") == DrawingConfig(
+        shape=CircleConfig(colour=text), threads=3
+    )
 
 
 def test_a_list_or_nothing_where_a_string_is_wanted_is_refused_as_what_it_is() -> None:
-    with pytest.raises(ConfigError, match=r"^shape.colour: Input should be a valid string, got None$"):
+    with pytest.raises(
+        ConfigError, match=r"^shape.colour: Input should be a valid string, got None$"
+    ):
         typed("shape.colour=null")
-    with pytest.raises(ConfigError, match=r"^shape.colour: Input should be a valid string, got \['red', 'blue'\]$"):
+    with pytest.raises(
+        ConfigError, match=r"^shape.colour: Input should be a valid string, got \['red', 'blue'\]$"
+    ):
         typed("shape.colour=[red, blue]")
     with pytest.raises(ConfigError, match=r"order.1: Input should be a valid string, got 2$"):
         typed("order=[a, 2]", "paper.width=0")
@@ -250,8 +284,12 @@ def test_unions_are_any_of_everywhere_so_that_forms_draw_them() -> None:
 
 
 def test_every_field_has_its_sentence_in_the_schema() -> None:
-    definitions = DrawingConfig.model_json_schema()["$defs"] | {"": DrawingConfig.model_json_schema()}
-    assert all(field["description"] for one in definitions.values() for field in one["properties"].values())
+    definitions = DrawingConfig.model_json_schema()["$defs"] | {
+        "": DrawingConfig.model_json_schema()
+    }
+    assert all(
+        field["description"] for one in definitions.values() for field in one["properties"].values()
+    )
 
 
 def test_entries_of_a_registry_are_the_members_of_its_union_and_its_names() -> None:
@@ -293,7 +331,10 @@ def all_configs() -> list[type[Config]]:
             yield inner
             yield from below(inner)
 
-    return sorted({cls for cls in below(Config) if cls.__module__.startswith("components.")}, key=lambda c: c.__name__)
+    return sorted(
+        {cls for cls in below(Config) if cls.__module__.startswith("components.")},
+        key=lambda c: c.__name__,
+    )
 
 
 def test_every_number_of_every_section_has_bounds_that_all_windows_can_hold() -> None:
@@ -352,7 +393,9 @@ LONG = "word " * 600_000
         ("a mapping", {"read.word_lists": {LONG: 3}}), ("a choice", {"capture.dtype": LONG}),
     ],
 )  # fmt: skip
-def test_an_error_quotes_the_beginning_of_something_endless(fault: str, changes: dict[str, Any]) -> None:
+def test_an_error_quotes_the_beginning_of_something_endless(
+    fault: str, changes: dict[str, Any]
+) -> None:
     with pytest.raises(ConfigError) as refused:
         override(ExperimentConfig(), changes)
     told = str(refused.value)

@@ -1,4 +1,5 @@
-"""Device slots: never shared, never outliving a process, and free of charge where tasks need not take turns."""
+"""Device slots: never shared, never outliving a process, and free of charge where tasks need not
+take turns."""
 
 from __future__ import annotations
 
@@ -44,11 +45,16 @@ def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "locks"
 
 
-@pytest.mark.parametrize("name", ["mps", "xpu", "hpu", "meta", "cpu:1", "CUDA", "cuda:", "cuda:-1", "gpu", "", "cpu\n"])
+@pytest.mark.parametrize(
+    "name", ["mps", "xpu", "hpu", "meta", "cpu:1", "CUDA", "cuda:", "cuda:-1", "gpu", "", "cpu\n"]
+)
 def test_only_cpu_and_cuda_are_devices(name: str) -> None:
     with pytest.raises(ConfigError) as refused:
         device.resolve(name)
-    assert str(refused.value) == f"execution.device: wanted auto, cpu, cuda or cuda:<number>, got {name!r}"
+    assert (
+        str(refused.value)
+        == f"execution.device: wanted auto, cpu, cuda or cuda:<number>, got {name!r}"
+    )
 
 
 def start(devices: list[str], turns: int, seconds: float) -> subprocess.Popen[str]:
@@ -58,7 +64,12 @@ def start(devices: list[str], turns: int, seconds: float) -> subprocess.Popen[st
 
 def overlaps(turns: list[list]) -> list[tuple[list, list]]:
     ordered = sorted(turns, key=lambda turn: turn[2])
-    return [(a, b) for i, a in enumerate(ordered) for b in ordered[i + 1 :] if a[:2] == b[:2] and b[2] < a[3]]
+    return [
+        (a, b)
+        for i, a in enumerate(ordered)
+        for b in ordered[i + 1 :]
+        if a[:2] == b[:2] and b[2] < a[3]
+    ]
 
 
 @pytest.mark.parametrize("devices", [["cpu:0"], ["cpu:0", "cpu:1"]])
@@ -97,26 +108,39 @@ def test_who_waits_is_told_who_holds_the_device() -> None:
 
 
 @pytest.mark.parametrize("note", ["a folder", "no JSON", "a list", "a number beyond any pid"])
-def test_a_note_that_can_be_neither_read_nor_replaced_keeps_nobody_from_a_slot(locks: Path, note: str) -> None:
+def test_a_note_that_can_be_neither_read_nor_replaced_keeps_nobody_from_a_slot(
+    locks: Path, note: str
+) -> None:
     holder = locks / "cpu-0.holder"
     locks.mkdir()
     if note == "a folder":
         (holder / "inside").mkdir(parents=True)
     else:
-        written = {"no JSON": "{", "a list": "[1]", "a number beyond any pid": f'{{"pid": {10**30}, "since": 0}}'}
+        written = {
+            "no JSON": "{",
+            "a list": "[1]",
+            "a number beyond any pid": f'{{"pid": {10**30}, "since": 0}}',
+        }
         holder.write_text(written[note])
         assert device._held_by(Slot("cpu:0")) == "cpu:0 held"
     for _ in range(2):
         with device.hold(Execution(devices=["cpu:0"])) as (_, slot):
             assert slot is not None and device.is_held(slot)
-    assert sorted(path.name for path in locks.iterdir()) in (["cpu-0.holder", "cpu-0.lock"], ["cpu-0.lock"])
+    assert sorted(path.name for path in locks.iterdir()) in (
+        ["cpu-0.holder", "cpu-0.lock"],
+        ["cpu-0.lock"],
+    )
 
 
-AS_ANOTHER_USER = "import os, psutil, torch; from components import device; os.setgid(65534); os.setuid(65534)\n"
+AS_ANOTHER_USER = (
+    "import os, psutil, torch; from components import device; os.setgid(65534); os.setuid(65534)\n"
+)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
-def test_a_note_of_another_users_dead_process_is_not_believed_and_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_note_of_another_users_dead_process_is_not_believed_and_stops_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with tempfile.TemporaryDirectory() as folder, subprocess.Popen(["true"]) as dead:
         dead.wait()
         Path(folder).chmod(0o755)
@@ -126,10 +150,14 @@ def test_a_note_of_another_users_dead_process_is_not_believed_and_stops_nobody(m
             pass
         assert locks.stat().st_mode & 0o1777 == 0o1777
         holder = locks / "cpu-0.holder"
-        holder.write_text(json.dumps({"pid": dead.pid, "since": time.time()}))  # ours, and the folder is sticky
+        holder.write_text(
+            json.dumps({"pid": dead.pid, "since": time.time()})
+        )  # ours, and the folder is sticky
         holder.chmod(0o644)
         command = [sys.executable, "-c", AS_ANOTHER_USER + TAKE_TURNS, '["cpu:0"]', "1", "0.5"]
-        other = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        other = subprocess.Popen(
+            command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         while other.poll() is None and not device.is_held(Slot("cpu:0")):
             time.sleep(0.02)
         said = device._held_by(Slot("cpu:0"))
@@ -171,13 +199,17 @@ def test_processes_that_a_task_starts_see_its_device_alone() -> None:
         assert os.environ["CUDA_VISIBLE_DEVICES"] == slot.visible
         assert torch.zeros(1, device=settings.device).device == torch.device(last)
         count = [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"]
-        assert subprocess.run(count, capture_output=True, text=True, check=True).stdout.strip() == "1"
+        assert (
+            subprocess.run(count, capture_output=True, text=True, check=True).stdout.strip() == "1"
+        )
     assert os.environ.get("CUDA_VISIBLE_DEVICES") == before
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_where_auto_means_cuda_each_device_is_a_slot() -> None:
-    assert [slot.name for slot in device.slots(Execution())] == [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    assert [slot.name for slot in device.slots(Execution())] == [
+        f"cuda:{i}" for i in range(torch.cuda.device_count())
+    ]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
@@ -187,7 +219,9 @@ def test_a_device_that_is_not_there_is_refused() -> None:
 
 
 def test_a_name_that_is_no_device_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"execution\.devices: wanted names such as cuda:0 or cpu:0, got 'gpu0'"):
+    with pytest.raises(
+        ConfigError, match=r"execution\.devices: wanted names such as cuda:0 or cpu:0, got 'gpu0'"
+    ):
         device.slots(Execution(devices=["gpu0"]))
 
 

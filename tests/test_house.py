@@ -57,8 +57,16 @@ def name(path: Path) -> str:
 @pytest.mark.parametrize("library", ONE_DOOR)
 def test_a_foreign_library_has_one_door(library: str) -> None:
     doors = ONE_DOOR[library]
-    users = {name(path) for path in SOURCES if any(m == library or m.startswith(f"{library}.") for m in imports(path))}
-    assert {user for user in users if not any(user == door or user.startswith(f"{door}/") for door in doors)} == set()
+    users = {
+        name(path)
+        for path in SOURCES
+        if any(m == library or m.startswith(f"{library}.") for m in imports(path))
+    }
+    assert {
+        user
+        for user in users
+        if not any(user == door or user.startswith(f"{door}/") for door in doors)
+    } == set()
 
 
 @pytest.mark.parametrize("folder", sorted(TABLES))
@@ -67,34 +75,54 @@ def test_entries_of_a_table_do_not_import_their_siblings(folder: str) -> None:
     entries = [path for path in (REPOSITORY / folder).glob("*.py") if path.name != "__init__.py"]
     assert entries, f"{folder} has no entry"
     for path in entries:
-        assert not {module for module in imports(path) if module.startswith(f"{package}.")}, name(path)
+        assert not {module for module in imports(path) if module.startswith(f"{package}.")}, name(
+            path
+        )
 
 
 def test_no_file_is_called_after_nothing() -> None:
     forbidden = {"utils", "helpers", "common", "core", "base", "misc"}
-    assert {name(path) for path in SOURCES if path.stem in forbidden or path.parent.name in forbidden} == set()
+    assert {
+        name(path) for path in SOURCES if path.stem in forbidden or path.parent.name in forbidden
+    } == set()
 
 
 def test_nothing_reads_or_writes_pickle() -> None:
-    words = re.compile(r"\bimport pickle\b|\btorch\.load\(|\btorch\.save\(|\bjoblib\.|allow_pickle=True")
+    words = re.compile(
+        r"\bimport pickle\b|\btorch\.load\(|\btorch\.save\(|\bjoblib\.|allow_pickle=True"
+    )
     assert {name(path) for path in SOURCES if words.search(path.read_text())} == set()
 
 
 def _as_the_locale_has_it(path: Path) -> list[int]:
     """Lines that read or write text without naming its encoding."""
     found = []
-    for call in (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)):
+    for call in (
+        node
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+    ):
         named = {keyword.arg: keyword.value for keyword in call.keywords}
-        called = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-        modes = [value.value for value in (*call.args, named.get("mode")) if isinstance(value, ast.Constant)]
-        modes = [mode for mode in modes if isinstance(mode, str) and mode and set(mode) <= set("rwabxt+")]
+        called = (
+            call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        )
+        modes = [
+            value.value
+            for value in (*call.args, named.get("mode"))
+            if isinstance(value, ast.Constant)
+        ]
+        modes = [
+            mode for mode in modes if isinstance(mode, str) and mode and set(mode) <= set("rwabxt+")
+        ]
         text = isinstance(named.get("text"), ast.Constant) and named["text"].value is True
         opened = called in ("open", "fdopen") and not any("b" in mode for mode in modes)
         opened = opened and (
             bool(modes) or isinstance(call.func, ast.Name)
         )  # a method `open` without a mode is no file's
         before = {"read_text": 0, "write_text": 1}.get(called)  # arguments before the encoding
-        method = isinstance(call.func, ast.Attribute) and before is not None and len(call.args) <= before
+        method = (
+            isinstance(call.func, ast.Attribute) and before is not None and len(call.args) <= before
+        )
         if (method or opened or text) and "encoding" not in named:
             found.append(call.lineno)
     return found
@@ -102,10 +130,19 @@ def _as_the_locale_has_it(path: Path) -> list[int]:
 
 @pytest.mark.parametrize(
     "code",
-    ["p.read_text()", "p.write_text(t)", "p.read_text(errors='strict')", "open(p)", "p.open('w')", "run(c, text=True)"],
+    [
+        "p.read_text()",
+        "p.write_text(t)",
+        "p.read_text(errors='strict')",
+        "open(p)",
+        "p.open('w')",
+        "run(c, text=True)",
+    ],
 )
 def test_text_without_an_encoding_is_noticed(tmp_path: Path, code: str) -> None:
-    (tmp_path / "code.py").write_text(f"import os\n{code}\n{code[:-1]}, encoding='utf-8')\n".replace("(,", "("))
+    (tmp_path / "code.py").write_text(
+        f"import os\n{code}\n{code[:-1]}, encoding='utf-8')\n".replace("(,", "(")
+    )
     assert _as_the_locale_has_it(tmp_path / "code.py") == [2]
 
 
@@ -115,8 +152,12 @@ def test_text_is_read_and_written_as_utf_8_whatever_the_locale() -> None:
 
 
 def test_no_host_of_a_package_registry_and_no_path_of_a_machine_is_committed() -> None:
-    listed = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=False).stdout
-    words = re.compile(r"pypi\.org|pythonhosted|registry\.npmjs|/work/|/opt/pypi|file:///" + r"home")
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    ).stdout
+    words = re.compile(
+        r"pypi\.org|pythonhosted|registry\.npmjs|/work/|/opt/pypi|file:///" + r"home"
+    )
     for file in listed.split():
         path = REPOSITORY / file
         if (
@@ -130,43 +171,66 @@ def test_no_host_of_a_package_registry_and_no_path_of_a_machine_is_committed() -
 def test_the_page_of_peers_has_no_digit_that_another_machine_would_change() -> None:
     from benchmarks import oracle
 
-    generated = oracle.DOC.read_text(encoding="utf-8").partition(oracle.BEGIN)[2].partition(oracle.END)[0]
+    generated = (
+        oracle.DOC.read_text(encoding="utf-8").partition(oracle.BEGIN)[2].partition(oracle.END)[0]
+    )
     told = re.findall(r"\| ([^|]+) \|$", generated, re.MULTILINE)
     assert len(told) > 100
     bounds = {f"{bound:.0e}" for bound in oracle.BOUNDS}
     assert set(told) == {"largest deviation below", *bounds, "not compared"}
     rows = [
-        oracle.Row("peer", "theirs / ours", "codes", each, "as they are") for each in (0.0, 2.9e-8, 3.1e-8, 7e-5, None)
+        oracle.Row("peer", "theirs / ours", "codes", each, "as they are")
+        for each in (0.0, 2.9e-8, 3.1e-8, 7e-5, None)
     ]
     assert [row.bounded for row in rows] == ["1e-10", "1e-06", "1e-06", "1e-03", "not compared"]
-    assert oracle.Row("peer", "theirs / ours", "codes", 0.2, "as they are").bounded == "2.0e-01"  # too large for any
+    assert (
+        oracle.Row("peer", "theirs / ours", "codes", 0.2, "as they are").bounded == "2.0e-01"
+    )  # too large for any
 
 
 def test_every_dependency_is_pinned_inside_its_range() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    pinned = dict(line.split("==") for line in (REPOSITORY / "constraints.txt").read_text().split() if "==" in line)
+    pinned = dict(
+        line.split("==")
+        for line in (REPOSITORY / "constraints.txt").read_text().split()
+        if "==" in line
+    )
     pinned = {package.lower(): version for package, version in pinned.items()}
-    for need in map(Requirement, [*project["dependencies"], *project["optional-dependencies"]["test"]]):
+    for need in map(
+        Requirement, [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    ):
         assert need.name.lower() in pinned, need
-        assert need.specifier.contains(pinned[need.name.lower()], prereleases=True), (need, pinned[need.name.lower()])
+        assert need.specifier.contains(pinned[need.name.lower()], prereleases=True), (
+            need,
+            pinned[need.name.lower()],
+        )
     assert "+cpu" not in (REPOSITORY / "constraints.txt").read_text()
 
 
 def test_the_prefect_server_can_be_created_with_the_pinned_versions() -> None:
     code = "from prefect.server.api.server import create_app; create_app()"
-    made = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    made = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False
+    )
     assert made.returncode == 0, made.stderr
 
 
 def test_dashboards_do_not_import_torch() -> None:
     modules = sorted(
-        path.stem for path in (REPOSITORY / "dashboards").glob("*.py") if path.stem not in ("__init__", "app")
+        path.stem
+        for path in (REPOSITORY / "dashboards").glob("*.py")
+        if path.stem not in ("__init__", "app")
     )
     code = (
         f"import sys; import {', '.join(f'dashboards.{name}' for name in modules)}; "
         "sys.exit('torch' in sys.modules or 'prefect' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=REPOSITORY, check=False).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code], cwd=REPOSITORY, check=False
+        ).returncode
+        == 0
+    )
 
 
 def test_the_readme_draws_the_chain_of_stages() -> None:
@@ -177,5 +241,11 @@ def test_the_readme_draws_the_chain_of_stages() -> None:
 
 def test_every_folder_has_its_phrase_in_the_readme() -> None:
     readme = (REPOSITORY / "README.md").read_text()
-    folders = {path.parent.name for path in SOURCES} | {"tests", "benchmarks", "examples", "docs", "data"}
+    folders = {path.parent.name for path in SOURCES} | {
+        "tests",
+        "benchmarks",
+        "examples",
+        "docs",
+        "data",
+    }
     assert {folder for folder in folders if f"{folder}/" not in readme} == set()

@@ -26,7 +26,8 @@ def test_a_tilde_is_the_home_folder_and_another_one_is_refused(home: Path) -> No
     assert expanded("~/x") == home / "x"
     assert expanded("a/~/x") == Path("a/~/x")
     with pytest.raises(
-        ConfigError, match=r"'~nobody-here/x': no home folder of that name is known here; write the whole"
+        ConfigError,
+        match=r"'~nobody-here/x': no home folder of that name is known here; write the whole",
     ):
         expanded("~nobody-here/x")
 

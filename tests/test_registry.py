@@ -33,7 +33,9 @@ def animals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registr
         del sys.modules[name]
 
 
-def test_names_are_those_of_the_files_and_nothing_is_imported_to_know_them(animals: Registry) -> None:
+def test_names_are_those_of_the_files_and_nothing_is_imported_to_know_them(
+    animals: Registry,
+) -> None:
     assert animals.names() == list(animals) == ["cat", "dog"]
     assert "animals.cat" not in sys.modules
 
@@ -41,7 +43,10 @@ def test_names_are_those_of_the_files_and_nothing_is_imported_to_know_them(anima
 def test_an_entry_is_imported_when_asked_for_and_knows_its_name(animals: Registry) -> None:
     assert animals["cat"].kind == "cat"
     assert "animals.cat" in sys.modules and "animals.dog" not in sys.modules
-    assert [(name, entry.kind) for name, entry in animals.items()] == [("cat", "cat"), ("dog", "dog")]
+    assert [(name, entry.kind) for name, entry in animals.items()] == [
+        ("cat", "cat"),
+        ("dog", "dog"),
+    ]
 
 
 def test_a_version_stands_beside_the_code_and_is_1_where_none_does(animals: Registry) -> None:
@@ -49,7 +54,9 @@ def test_a_version_stands_beside_the_code_and_is_1_where_none_does(animals: Regi
 
 
 def test_an_unknown_name_is_told_with_the_known_ones_and_the_nearest(animals: Registry) -> None:
-    with pytest.raises(UnknownNameError, match=r"^no animal named 'cta'; known: cat, dog; did you mean 'cat'\?$"):
+    with pytest.raises(
+        UnknownNameError, match=r"^no animal named 'cta'; known: cat, dog; did you mean 'cat'\?$"
+    ):
         animals["cta"]
     with pytest.raises(UnknownNameError, match=r"^no animal named 'zebra'; known: cat, dog$"):
         animals["zebra"]

@@ -17,13 +17,21 @@ def test_a_derived_seed_is_the_same_on_every_machine_and_in_every_process() -> N
     code = "from components.seeds import derive; print(derive(0, 'train', 3))"
     for salt in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": salt}
-        told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        told = subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         assert int(told.stdout) == derive(0, "train", 3)
 
 
 def test_every_name_and_every_seed_has_a_stream_of_its_own() -> None:
     seeds = {
-        derive(seed, *names) for seed in range(10) for names in [(), ("a",), ("b",), ("a", "b"), ("ab",), ("a", 1)]
+        derive(seed, *names)
+        for seed in range(10)
+        for names in [(), ("a",), ("b",), ("a", "b"), ("ab",), ("a", 1)]
     }
     assert len(seeds) == 60
     assert all(0 <= seed < 2**63 for seed in seeds)

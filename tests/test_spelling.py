@@ -21,9 +21,12 @@ def test_bytes_that_are_no_whole_character_are_spelled_and_the_rest_is_text() ->
 
 
 @given(
-    st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=12), st.lists(st.integers(1, 4), max_size=30)
+    st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=12),
+    st.lists(st.integers(1, 4), max_size=30),
 )
-def test_however_a_text_is_cut_into_bytes_its_parts_make_it_again(text: str, sizes: list[int]) -> None:
+def test_however_a_text_is_cut_into_bytes_its_parts_make_it_again(
+    text: str, sizes: list[int]
+) -> None:
     raw, tokens, at = text.encode(), [], 0
     for size in [*sizes, len(raw)]:
         if at < len(raw):
@@ -37,7 +40,18 @@ def test_however_a_text_is_cut_into_bytes_its_parts_make_it_again(text: str, siz
 
 
 def test_only_tokens_that_share_a_character_stand_together() -> None:
-    tokens = [" x", "<0xE6>", "<0x97>", "<0xA5>", "y", " <0xE6><0x9C>", "<0xAC><0xE8>", "<0xAA><0x9E>", "<0x81>", "z"]
+    tokens = [
+        " x",
+        "<0xE6>",
+        "<0x97>",
+        "<0xA5>",
+        "y",
+        " <0xE6><0x9C>",
+        "<0xAC><0xE8>",
+        "<0xAA><0x9E>",
+        "<0x81>",
+        "z",
+    ]
     assert groups(tokens) == [(0, 1), (1, 4), (4, 5), (5, 8), (8, 9), (9, 10)]
     assert whole(tokens[5:8]) == " 本語"
     assert groups([]) == []

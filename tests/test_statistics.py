@@ -39,13 +39,17 @@ ranked = st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_
 
 
 def arrays(rows: list[tuple[int, bool]]) -> tuple[np.ndarray, np.ndarray]:
-    return np.array([score for score, _ in rows], np.float32), np.array([label for _, label in rows])
+    return np.array([score for score, _ in rows], np.float32), np.array(
+        [label for _, label in rows]
+    )
 
 
 @given(ranked)
 def test_average_precision_with_ties_equals_scikit_learn(rows: list[tuple[int, bool]]) -> None:
     scores, labels = arrays(rows)
-    assert average_precision(scores, labels) == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
+    assert average_precision(scores, labels) == pytest.approx(
+        average_precision_score(labels, scores), abs=1e-12
+    )
 
 
 @given(ranked)
@@ -55,11 +59,17 @@ def test_auroc_with_ties_equals_scikit_learn(rows: list[tuple[int, bool]]) -> No
 
 
 @given(ranked, st.randoms())
-def test_a_sparse_score_gives_what_the_dense_one_gives(rows: list[tuple[int, bool]], random) -> None:
+def test_a_sparse_score_gives_what_the_dense_one_gives(
+    rows: list[tuple[int, bool]], random
+) -> None:
     scores, labels = arrays(rows)
-    listed = (scores != 0) | np.array([random.random() < 0.3 for _ in rows])  # some listed scores may be 0
+    listed = (scores != 0) | np.array(
+        [random.random() < 0.3 for _ in rows]
+    )  # some listed scores may be 0
     sparse = (scores[listed], labels[listed], int(labels.sum()), len(rows))
-    assert average_precision_sparse(*sparse) == pytest.approx(average_precision(scores, labels), abs=1e-12)
+    assert average_precision_sparse(*sparse) == pytest.approx(
+        average_precision(scores, labels), abs=1e-12
+    )
     assert auroc_sparse(*sparse) == pytest.approx(auroc(scores, labels), abs=1e-12)
 
 
@@ -100,7 +110,9 @@ def test_the_bootstrap_covers_the_mean_about_as_often_as_it_says() -> None:
 def test_the_cluster_bootstrap_is_a_ratio_of_sums_over_whole_clusters() -> None:
     generator = np.random.default_rng(2)
     cluster = np.repeat(np.arange(30), 50)
-    numerator = np.repeat(generator.normal(size=30), 50)  # rows of a cluster agree: 30 replicates, not 1500
+    numerator = np.repeat(
+        generator.normal(size=30), 50
+    )  # rows of a cluster agree: 30 replicates, not 1500
     denominator = np.full(1500, 2.0)
     found = cluster_bootstrap(numerator, denominator, cluster, generator)
     naive = bootstrap_mean(numerator, generator)
@@ -125,7 +137,10 @@ def test_the_t_interval_equals_scipy() -> None:
 def test_wilson_equals_scipy(successes: int, n: int) -> None:
     wanted = scipy.stats.binomtest(successes, n).proportion_ci(0.95, method="wilson")
     found = wilson(successes, n)
-    assert (found.low, found.high) == (pytest.approx(wanted.low, abs=1e-12), pytest.approx(wanted.high, abs=1e-12))
+    assert (found.low, found.high) == (
+        pytest.approx(wanted.low, abs=1e-12),
+        pytest.approx(wanted.high, abs=1e-12),
+    )
 
 
 def test_the_sign_flip_test_is_exact_for_few_pairs() -> None:
@@ -162,12 +177,17 @@ def test_calibration_error_by_hand() -> None:
 def test_rows_that_stand_alone_have_the_ordinary_interval() -> None:
     values = np.random.default_rng(0).normal(size=12)
     found, plain = clustered_t_interval(values, np.arange(12)), t_interval(values)
-    assert (found.value, found.low, found.high, found.n) == pytest.approx((plain.value, plain.low, plain.high, plain.n))
+    assert (found.value, found.low, found.high, found.n) == pytest.approx(
+        (plain.value, plain.low, plain.high, plain.n)
+    )
 
 
 def test_clusters_that_move_together_widen_the_interval_as_if_each_were_one_row() -> None:
     each = np.random.default_rng(1).normal(size=9)
-    found, plain = clustered_t_interval(np.repeat(each, 4), np.repeat(np.arange(9), 4)), t_interval(each)
+    found, plain = (
+        clustered_t_interval(np.repeat(each, 4), np.repeat(np.arange(9), 4)),
+        t_interval(each),
+    )
     assert (found.low, found.high, found.n) == pytest.approx((plain.low, plain.high, 9))
     one = clustered_t_interval(each, np.zeros(9))
     assert (one.low, one.high, one.n) == (None, None, 1)
@@ -180,7 +200,10 @@ def test_clustered_intervals_cover_where_unclustered_ones_do_not() -> None:
     covered = {"clustered": 0, "plain": 0}
     for _ in range(600):
         values = random.normal(size=12)[cluster] + random.normal(size=72)
-        for name, found in (("clustered", clustered_t_interval(values, cluster)), ("plain", t_interval(values))):
+        for name, found in (
+            ("clustered", clustered_t_interval(values, cluster)),
+            ("plain", t_interval(values)),
+        ):
             assert found.low is not None and found.high is not None
             covered[name] += found.low <= 0 <= found.high
     assert 0.92 <= covered["clustered"] / 600 <= 0.98
@@ -217,7 +240,9 @@ def test_what_is_called_detectable_is_detected_four_times_in_five() -> None:
 
 
 @given(ranked, st.randoms(use_true_random=False))
-def test_weighted_average_precision_is_that_of_repeated_rows(rows: list[tuple[int, bool]], random) -> None:
+def test_weighted_average_precision_is_that_of_repeated_rows(
+    rows: list[tuple[int, bool]], random
+) -> None:
     scores, labels = arrays(rows)
     times = np.array([random.randint(0, 3) for _ in rows])
     repeated = average_precision(np.repeat(scores, times), np.repeat(labels, times))
@@ -245,7 +270,9 @@ def test_the_interval_of_an_auroc_covers_near_one_and_for_few_rows(truth: float,
         assert 0 <= found.low <= value <= found.high <= 1
         hits += found.low <= truth <= found.high
         wide.append(found.high - found.low)
-    assert 0.93 <= hits / 400 <= 0.99  # DeLong's: 0.91, 0.82, 0.53 with 10, 0.94, 0.94, 0.86 with 50
+    assert (
+        0.93 <= hits / 400 <= 0.99
+    )  # DeLong's: 0.91, 0.82, 0.53 with 10, 0.94, 0.94, 0.86 with 50
     assert np.mean(wide) < {10: 0.42, 50: 0.21}[n]  # and is not bought by covering everything
 
 
@@ -254,7 +281,9 @@ def test_the_interval_of_an_auroc_is_as_worked_out_by_hand() -> None:
     for end in (found.low, found.high):
         assert end is not None
         spread = 1 + 9 * ((1 - end) / (2 - end) + end / (1 + end))  # Newcombe's method 5
-        assert abs(0.9 - end) == pytest.approx(1.959964 * np.sqrt(end * (1 - end) * spread / 100), rel=1e-5)
+        assert abs(0.9 - end) == pytest.approx(
+            1.959964 * np.sqrt(end * (1 - end) * spread / 100), rel=1e-5
+        )
     assert auroc_interval(1.0, 10, 10).high == 1.0
     assert auroc_interval(0.0, 10, 10).low == 0.0
     assert auroc_interval(0.5, 0, 10) == Interval(None, None, None, 10)
@@ -266,8 +295,13 @@ def test_students_interval_covers_means_of_skewed_scores_better_than_the_bootstr
     for n in (5, 20, 100):
         hits = {"student": 0, "bootstrap": 0}
         for _ in range(400):
-            scores = np.where(generator.random(n) < 0.1, 0.5, generator.beta(8, 2, n))  # a tenth at chance
-            found = {"student": t_interval(scores), "bootstrap": bootstrap_mean(scores, generator, n_resamples=400)}
+            scores = np.where(
+                generator.random(n) < 0.1, 0.5, generator.beta(8, 2, n)
+            )  # a tenth at chance
+            found = {
+                "student": t_interval(scores),
+                "bootstrap": bootstrap_mean(scores, generator, n_resamples=400),
+            }
             for name, interval in found.items():
                 assert interval.low is not None and interval.high is not None
                 hits[name] += interval.low <= truth <= interval.high
@@ -279,18 +313,26 @@ def test_groups_weigh_the_same_whatever_their_size() -> None:
     many, few = np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.8, 1.0])
     found = t_interval_of_groups([many, few])
     assert (found.value, found.n) == (pytest.approx((0.25 + 0.9) / 2), 6)
-    welch = scipy.stats.ttest_ind(many, -few, equal_var=False)  # the difference of two means is their sum with a sign
+    welch = scipy.stats.ttest_ind(
+        many, -few, equal_var=False
+    )  # the difference of two means is their sum with a sign
     low, high = welch.confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((low / 2, high / 2))
     one = t_interval(many)
     alone = t_interval_of_groups([many, np.zeros(0)])
-    assert (alone.value, alone.low, alone.high, alone.n) == pytest.approx((one.value, one.low, one.high, one.n))
+    assert (alone.value, alone.low, alone.high, alone.n) == pytest.approx(
+        (one.value, one.low, one.high, one.n)
+    )
 
 
 def test_a_group_of_one_gives_no_interval_and_nothing_gives_nothing() -> None:
     one = t_interval_of_groups([np.array([0.1, 0.3]), np.array([0.5])])
     assert (one.value, one.low, one.high, one.n) == (pytest.approx(0.35), None, None, 3)
-    assert t_interval_of_groups([]) == t_interval_of_groups([np.zeros(0)]) == Interval(None, None, None, 0)
+    assert (
+        t_interval_of_groups([])
+        == t_interval_of_groups([np.zeros(0)])
+        == Interval(None, None, None, 0)
+    )
     same = t_interval_of_groups([np.full(3, 0.5), np.full(2, 0.5)])
     assert (same.low, same.high) == (0.5, 0.5)
 
@@ -298,12 +340,16 @@ def test_a_group_of_one_gives_no_interval_and_nothing_gives_nothing() -> None:
 def test_groups_of_unequal_spread_are_covered() -> None:
     rng, hits = np.random.default_rng(0), 0
     for _ in range(1000):
-        found = t_interval_of_groups([rng.normal(0.1, 0.3, 6), rng.normal(0.5, 0.05, 20), rng.normal(0.3, 0.1, 11)])
+        found = t_interval_of_groups(
+            [rng.normal(0.1, 0.3, 6), rng.normal(0.5, 0.05, 20), rng.normal(0.3, 0.1, 11)]
+        )
         assert found.low is not None and found.high is not None
         hits += found.low <= 0.3 <= found.high
     assert 0.93 < hits / 1000 < 0.975
 
 
-@pytest.mark.parametrize(("k", "n", "chance"), [(0, 5, 0.2), (3, 5, 0.2), (5, 5, 0.5), (1, 40, 1 / 21)])
+@pytest.mark.parametrize(
+    ("k", "n", "chance"), [(0, 5, 0.2), (3, 5, 0.2), (5, 5, 0.5), (1, 40, 1 / 21)]
+)
 def test_the_tail_of_the_binomial_is_scipys(k: int, n: int, chance: float) -> None:
     assert binomial_tail(k, n, chance) == pytest.approx(scipy.stats.binom.sf(k - 1, n, chance))

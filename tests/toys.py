@@ -1,4 +1,5 @@
-"""Tiny real doubles that every test may use: random language models by layout, artifacts of given numbers."""
+"""Tiny real doubles that every test may use: random language models by layout, artifacts of given
+numbers."""
 
 from __future__ import annotations
 
@@ -25,9 +26,15 @@ transformers.utils.logging.disable_progress_bar()
 
 
 def artifact(
-    store: Store, stage: str, write: Any, facts: Mapping[str, Any], seed: int = 0, **inputs: Artifact
+    store: Store,
+    stage: str,
+    write: Any,
+    facts: Mapping[str, Any],
+    seed: int = 0,
+    **inputs: Artifact,
 ) -> Artifact:
-    """A real artifact of any stage: `write(folder)` writes its files. `seed` tells apart artifacts of one stage."""
+    """A real artifact of any stage: `write(folder)` writes its files. `seed` tells apart artifacts
+    of one stage."""
 
     class Toy(Config):
         seed: int = 0
@@ -62,14 +69,20 @@ def activations(
             for number, start in enumerate(range(0, n, rows_per_shard)):
                 part = slice(start, start + rows_per_shard)
                 x = {name: value[part] for name, value in by_hook_point.items()}
-                write_activations(folder, split, number, x, {name: c[part] for name, c in columns.items()})
+                write_activations(
+                    folder, split, number, x, {name: c[part] for name, c in columns.items()}
+                )
 
     first = splits.get("train") or next(iter(splits.values()))
     facts = {
         "hook_points": {
-            name: {"d_in": x.shape[1], "mean_norm": float(x.float().norm(dim=1).mean())} for name, x in first.items()
+            name: {"d_in": x.shape[1], "mean_norm": float(x.float().norm(dim=1).mean())}
+            for name, x in first.items()
         },
-        "splits": {split: {"rows": len(next(iter(x.values()))), "contexts": 1} for split, x in splits.items()},
+        "splits": {
+            split: {"rows": len(next(iter(x.values()))), "contexts": 1}
+            for split, x in splits.items()
+        },
         "dtype": str(next(iter(first.values())).dtype).removeprefix("torch."),
         "tokens_per_second": 1.0,
         "model": "toy",
@@ -122,15 +135,22 @@ LAYOUTS = ("gpt2", "gpt_neox", "llama", "qwen2", "gemma2", "mistral")
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """One id for each of `WORDS`, words parted by spaces."""
-    words = Tokenizer(WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
+    words = Tokenizer(
+        WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>")
+    )
     words.pre_tokenizer = WhitespaceSplit()
     return PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", unk_token="<unk>"
+        tokenizer_object=words,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        unk_token="<unk>",
     )
 
 
 def tiny_network(layout: str = "llama", seed: int = 0, **changes: Any) -> Any:
-    """A random transformers model of that layout: 3 blocks (4 heads of 4) of width 16, vocabulary `WORDS`.
+    """A random transformers model of that layout: 3 blocks (4 heads of 4) of width 16, vocabulary
+    `WORDS`.
 
     Its weights are large enough that blocks, positions and tokens all matter.
     """
@@ -148,7 +168,13 @@ def tiny_network(layout: str = "llama", seed: int = 0, **changes: Any) -> Any:
     }
     own: dict[str, Any] = {"num_key_value_heads": 2}
     if layout == "gpt2":
-        own = {"n_inner": 40, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "n_positions": 128}
+        own = {
+            "n_inner": 40,
+            "resid_pdrop": 0.0,
+            "embd_pdrop": 0.0,
+            "attn_pdrop": 0.0,
+            "n_positions": 128,
+        }
         own["tie_word_embeddings"] = True
     elif layout == "gpt_neox":
         own = {"tie_word_embeddings": False}
@@ -174,7 +200,9 @@ def tiny_model(layout: str = "llama", seed: int = 0, **changes: Any) -> Language
     return LanguageModel(tiny_network(layout, seed, **changes), tokenizer())
 
 
-def tiny_reference(folder: Path, layout: str = "llama", seed: int = 0, **changes: Any) -> ModelReference:
+def tiny_reference(
+    folder: Path, layout: str = "llama", seed: int = 0, **changes: Any
+) -> ModelReference:
     """The same model written to a folder, as an input of stages."""
     tiny_network(layout, seed, **changes).save_pretrained(folder)
     tokenizer().save_pretrained(folder)

@@ -62,7 +62,8 @@ class Tiny:
 
 
 def made(folder: Path) -> Tiny:
-    """Trains the model, reads its world, then captures, trains, encodes, steers and reports with the real stages."""
+    """Trains the model, reads its world, then captures, trains, encodes, steers and reports with
+    the real stages."""
     store, model = Store(folder / "store"), world.trained_model(folder / "model")
     found = {"read": world.corpus(store, world.PROMPTS)}
 
@@ -72,7 +73,11 @@ def made(folder: Path) -> Tiny:
     captured = CaptureConfig(hook_points=(world.HOOK,), splits=("select", "validate"))
     step(CAPTURE, captured, model=model, corpus=found["read"])
     trained = TrainConfig(
-        dictionary=TopKConfig(d_sae=48, k=6), tokens=30_000, batch_size=256, split="select", dead_after=9000
+        dictionary=TopKConfig(d_sae=48, k=6),
+        tokens=30_000,
+        batch_size=256,
+        split="select",
+        dead_after=9000,
     )
     step(TRAIN, trained, activations=found["capture"])
     given = {"model": model, "activations": found["capture"], "dictionary": found["train"]}
@@ -126,7 +131,9 @@ class Live:
     @contextlib.contextmanager
     def slow(self, seconds: float = 0.05) -> Iterator[None]:
         """Every pass of the loaded model takes so much longer."""
-        hook = self.worker.bench.model.network.register_forward_pre_hook(lambda *_: time.sleep(seconds))
+        hook = self.worker.bench.model.network.register_forward_pre_hook(
+            lambda *_: time.sleep(seconds)
+        )
         try:
             yield
         finally:
@@ -144,7 +151,9 @@ def free_port() -> int:
 def serving(store: Store, **limits: Any) -> Iterator[Live]:
     """A worker over a store on a free port, its limits as given."""
     app, port = application(store, **limits), free_port()
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", ws="none"))
+    server = uvicorn.Server(
+        uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", ws="none")
+    )
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -1,4 +1,5 @@
-"""Runs dictionary_learning's own classes on the cases in a folder; run by the python of the environment that has it."""
+"""Runs dictionary_learning's own classes on the cases in a folder; run by the python of the
+environment that has it."""
 
 from __future__ import annotations
 
@@ -8,7 +9,14 @@ from pathlib import Path
 
 here = sys.path.pop(0)  # the distribution's module has this file's name
 from dictionary_learning import dictionary as classes  # noqa: E402
-from dictionary_learning.trainers import batch_top_k, gdm, jumprelu, matryoshka_batch_top_k, standard, top_k  # noqa: E402
+from dictionary_learning.trainers import (  # noqa: E402  # noqa: E402
+    batch_top_k,
+    gdm,
+    jumprelu,
+    matryoshka_batch_top_k,
+    standard,
+    top_k,
+)
 
 sys.path.insert(0, here)
 import torch  # noqa: E402
@@ -45,9 +53,20 @@ def turned(name):
 
 def made(weights, settings):
     d_sae, d_in = weights["W_dec"].shape
-    common = {"steps": 10, "activation_dim": d_in, "dict_size": d_sae, "layer": 0, "lm_name": "", "device": "cpu"}
+    common = {
+        "steps": 10,
+        "activation_dim": d_in,
+        "dict_size": d_sae,
+        "layer": 0,
+        "lm_name": "",
+        "device": "cpu",
+    }
     warm = {"warmup_steps": 0, "lr": settings["lr"]}
-    trainer = getattr(standard, settings["trainer"]) if "trainer" in settings else TRAINERS[settings["architecture"]]
+    trainer = (
+        getattr(standard, settings["trainer"])
+        if "trainer" in settings
+        else TRAINERS[settings["architecture"]]
+    )
     trainer = trainer(**common, **warm, **settings["options"])
     trainer.ae.double()
     with torch.no_grad():
@@ -73,7 +92,9 @@ def case(tensors, settings):
     rebuilt = log.x_hat if hasattr(log, "x_hat") else log.recon
     result = {"codes": codes, "reconstruction": rebuilt}
     for name, value in log.losses.items():
-        result[f"loss.{'total' if name == 'loss' else name}"] = torch.tensor(value, dtype=torch.float64)
+        result[f"loss.{'total' if name == 'loss' else name}"] = torch.tensor(
+            value, dtype=torch.float64
+        )
     if settings["architecture"] in ("BatchTopKSAE", "MatryoshkaBatchTopKSAE"):
         result["inference"] = trainer.ae.encode(x, use_threshold=True)
     trainer = made(weights, settings)
@@ -100,7 +121,9 @@ def trip(folder, back, x, settings):
     codes = autoencoder.encode(x)
     back.mkdir(parents=True, exist_ok=True)
     torch.save(autoencoder.state_dict(), back / "ae.pt")
-    (back / "config.json").write_text((folder / "config.json").read_text(encoding="utf-8"), encoding="utf-8")
+    (back / "config.json").write_text(
+        (folder / "config.json").read_text(encoding="utf-8"), encoding="utf-8"
+    )
     subprocess.run([sys.executable, "-c", settings["convert"]], cwd=back, check=True)
     return {"codes": codes, "reconstruction": autoencoder.decode(codes)}, {}
 

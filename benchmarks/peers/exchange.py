@@ -1,7 +1,8 @@
-"""What our side and a peer's side of the comparison hand each other: tensors and settings in safetensors, no pickle.
+"""What our side and a peer's side of the comparison hand each other: tensors and settings in
+safetensors, no pickle.
 
-Imported by both: needs safetensors and torch only. Weights go by our names and in our layouts, encoder and decoder
-[d_sae, d_in]; a peer's script turns them into its own.
+Imported by both: needs safetensors and torch only. Weights go by our names and in our layouts,
+encoder and decoder [d_sae, d_in]; a peer's script turns them into its own.
 """
 
 from __future__ import annotations
@@ -31,7 +32,11 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 def gradients(
@@ -39,8 +44,13 @@ def gradients(
 ) -> dict[str, Tensor]:
     """Of one loss term, by parameter; zero where the term does not reach it."""
     if not term.requires_grad:
-        return {f"{prefix}.{name}": torch.zeros_like(p.T if name in turned else p) for name, p in parameters.items()}
-    found = torch.autograd.grad(term, list(parameters.values()), retain_graph=True, allow_unused=True)
+        return {
+            f"{prefix}.{name}": torch.zeros_like(p.T if name in turned else p)
+            for name, p in parameters.items()
+        }
+    found = torch.autograd.grad(
+        term, list(parameters.values()), retain_graph=True, allow_unused=True
+    )
     result = {}
     for (name, parameter), grad in zip(parameters.items(), found, strict=True):
         whole = torch.zeros_like(parameter) if grad is None else grad
@@ -49,12 +59,15 @@ def gradients(
 
 
 def serve(folder: Path, case, trip) -> None:
-    """Runs `case(tensors, settings)` on every file of cases and `trip(folder, x, settings)` on every exported folder."""
+    """Runs `case(tensors, settings)` on every file of cases and `trip(folder, x, settings)` on
+    every exported folder."""
     for path in sorted((folder / "cases").glob("*.safetensors")):
         tensors, settings = read(path)
         write(folder / "results" / path.name, case(tensors, settings), {})
     for path in sorted((folder / "trips").glob("*.safetensors")):
         tensors, settings = read(path)
         name = path.name.removesuffix(".safetensors")
-        found, told = trip(folder / "exported" / name, folder / "back" / name, tensors["x"], settings)
+        found, told = trip(
+            folder / "exported" / name, folder / "back" / name, tensors["x"], settings
+        )
         write(folder / "tripped" / path.name, found, told)

@@ -1,4 +1,5 @@
-"""Runs SAELens's own classes on the cases in a folder; run by the python of the environment that has sae-lens."""
+"""Runs SAELens's own classes on the cases in a folder; run by the python of the environment that
+has sae-lens."""
 
 from __future__ import annotations
 
@@ -46,7 +47,9 @@ def case(tensors, settings):
     out = forward(sae, x, dead, settings)
     result = {"codes": out.feature_acts, "reconstruction": out.sae_out, "loss.total": out.loss}
     inner = [term for name, term in out.losses.items() if name.startswith("inner_mse_loss")]
-    terms = {name: term for name, term in out.losses.items() if not name.startswith("inner_mse_loss")}
+    terms = {
+        name: term for name, term in out.losses.items() if not name.startswith("inner_mse_loss")
+    }
     if inner:
         terms["inner_mse_loss"] = torch.stack(inner).sum()
     for name, term in terms.items():
@@ -69,7 +72,9 @@ def trip(folder, back, x, settings):
         from sae_lens.loading.pretrained_sae_loaders import sparsify_disk_loader
 
         try:
-            sae = SAE.load_from_disk(folder / settings["inside"], converter=sparsify_disk_loader, dtype="float32")
+            sae = SAE.load_from_disk(
+                folder / settings["inside"], converter=sparsify_disk_loader, dtype="float32"
+            )
             codes = sae.encode(x)
             told = {"subtracts": sae.cfg.apply_b_dec_to_input, "W_dec": list(sae.W_dec.shape)}
             return {"codes": codes}, told

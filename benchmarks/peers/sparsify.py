@@ -1,4 +1,5 @@
-"""Runs sparsify's own class on the cases in a folder; run by the python of the environment that has eai-sparsify."""
+"""Runs sparsify's own class on the cases in a folder; run by the python of the environment that has
+eai-sparsify."""
 
 from __future__ import annotations
 
@@ -37,7 +38,10 @@ def case(tensors, settings):
     parameters = {NAMES[name]: parameter for name, parameter in coder.named_parameters()}
     top, indices, _ = coder.encode(x)
     out = coder(x, dead_mask=dead)
-    result = {"codes": dense(top, indices, len(weights["W_dec"])), "reconstruction": coder.decode(top, indices)}
+    result = {
+        "codes": dense(top, indices, len(weights["W_dec"])),
+        "reconstruction": coder.decode(top, indices),
+    }
     result["returned"] = out.sae_out
     terms = {"fvu": out.fvu, "auxk_loss": out.auxk_loss, "multi_topk_fvu": out.multi_topk_fvu}
     for name, term in terms.items():
@@ -61,7 +65,10 @@ def trip(folder, back, x, settings):
     coder = SparseCoder.load_from_disk(folder)
     top, indices, _ = coder.encode(x)
     coder.save_to_disk(back)
-    return {"codes": dense(top, indices, coder.num_latents), "reconstruction": coder.decode(top, indices)}, {}
+    return {
+        "codes": dense(top, indices, coder.num_latents),
+        "reconstruction": coder.decode(top, indices),
+    }, {}
 
 
 with torch.enable_grad():

@@ -1,9 +1,11 @@
-"""Activations from a file instead of a model: a matrix [row, d_in] becomes the artifact that `capture` makes.
+"""Activations from a file instead of a model: a matrix [row, d_in] becomes the artifact that
+`capture` makes.
 
-A `.npy`, `.safetensors` or `.parquet` file is read front to back, a block of rows at a time and memory-mapped where its
-format allows, so that memory is bounded whatever its size. A table of provenance may say which document each row belongs
-to; splits are then disjoint by document. Without one, runs of consecutive rows stand for documents and splits are
-contiguous blocks of them, because neighbouring rows are often alike.
+A `.npy`, `.safetensors` or `.parquet` file is read front to back, a block of rows at a time and
+memory-mapped where its format allows, so that memory is bounded whatever its size. A table of
+provenance may say which document each row belongs to; splits are then disjoint by document. Without
+one, runs of consecutive rows stand for documents and splits are contiguous blocks of them, because
+neighbouring rows are often alike.
 """
 
 from __future__ import annotations
@@ -48,18 +50,21 @@ NO_TEXT = (
 SHARD_BYTES = 64 * 2**20
 TABLES = (".parquet", ".csv")
 COLUMNS = 6
-"""Whole numbers of 4 bytes that are held for each row: three columns, its split (8 bytes) and its document's order."""
+"""Whole numbers of 4 bytes that are held for each row: three columns, its split (8 bytes) and its
+document's order."""
 
 
 class ArraysConfig(Config):
     """Activations of your own, from a file: no model and no text is read."""
 
     path: str = ""
-    """A .npy, .safetensors or .parquet file with a matrix of activations, one row for each token. With several hook points
-    it holds a tensor (or a column of lists) of each one's name. Empty: the model is run over the corpus."""
+    """A .npy, .safetensors or .parquet file with a matrix of activations, one row for each token.
+    With several hook points it holds a tensor (or a column of lists) of each one's name. Empty: the
+    model is run over the corpus."""
     provenance: str = ""
-    """A .parquet or .csv table with one row for each row of the matrix and a column `document`; `position` and `token` (a
-    number) as well if you have them, and `split` where the division into splits is your own. Empty: nothing is known."""
+    """A .parquet or .csv table with one row for each row of the matrix and a column `document`;
+    `position` and `token` (a number) as well if you have them, and `split` where the division into
+    splits is your own. Empty: nothing is known."""
     rows_per_document: PositiveInt = 128
     """Consecutive rows that stand for one document where there is no table of provenance."""
     seed: int = 0
@@ -74,7 +79,8 @@ class RowPlaces:
         columns: `document`, `position` and `token` of each row, int32.
         split: number of the split of each row; -1 for a row that no split takes.
         note: how the splits were made, in one sentence.
-        names: rows of the table NAMES; none where documents have numbers or nothing is known of them.
+        names: rows of the table NAMES; none where documents have numbers or nothing is known of
+            them.
     """
 
     columns: Mapping[str, Int[np.ndarray, " row"]]
@@ -95,7 +101,9 @@ def files(config: ArraysConfig) -> list[Path]:
             continue
         path = expanded(setting)
         if path.suffix not in formats:
-            raise InputError(f"capture.arrays.{name}={path}: wanted a file of the kinds {', '.join(formats)}")
+            raise InputError(
+                f"capture.arrays.{name}={path}: wanted a file of the kinds {', '.join(formats)}"
+            )
         if not path.is_file():
             raise InputError(f"no file {path}; set capture.arrays.{name} to where it lies")
         paths.append(path)
@@ -141,7 +149,9 @@ def counts(where: RowPlaces, splits: Sequence[str]) -> dict[str, dict[str, int]]
     return found
 
 
-def places(config: ArraysConfig, n_rows: int, splits: Sequence[str], limits: Mapping[str, int]) -> RowPlaces:
+def places(
+    config: ArraysConfig, n_rows: int, splits: Sequence[str], limits: Mapping[str, int]
+) -> RowPlaces:
     """Where each of `n_rows` rows belongs.
 
     Args:
@@ -151,7 +161,8 @@ def places(config: ArraysConfig, n_rows: int, splits: Sequence[str], limits: Map
         limits: most rows of a split, by name; 0 or none for no limit.
 
     Raises:
-        InputError: a table without `document`, of another length, with empty cells, or too few documents.
+        InputError: a table without `document`, of another length, with empty cells, or too few
+            documents.
         ConfigError: a split of no known size.
     """
     columns: dict[str, np.ndarray]
@@ -170,10 +181,15 @@ def places(config: ArraysConfig, n_rows: int, splits: Sequence[str], limits: Map
     else:
         rows = np.arange(n_rows)
         per_document = config.rows_per_document
-        columns = {"document": rows // per_document, "position": rows % per_document, "token": np.full(n_rows, -1)}
+        columns = {
+            "document": rows // per_document,
+            "position": rows % per_document,
+            "token": np.full(n_rows, -1),
+        }
         split = _by_document(columns["document"], splits, None)
         note = (
-            f"there is no table of provenance, so splits are contiguous blocks of rows, and {per_document} consecutive "
+            "there is no table of provenance, so splits are contiguous blocks of rows, and "
+            f"{per_document} consecutive "
             "rows count as one document"
         )
     for number, name in enumerate(splits):
@@ -195,7 +211,9 @@ def _write(
         for number, name in enumerate(splits):
             inside = np.flatnonzero(where.split[start:stop] == number)
             index = torch.from_numpy(inside)
-            waiting[name].append(({point: x[index].to(dtype) for point, x in rows.items()}, start + inside))
+            waiting[name].append(
+                ({point: x[index].to(dtype) for point, x in rows.items()}, start + inside)
+            )
             n_waiting = sum(len(row) for _, row in waiting[name])
             if n_waiting >= per_shard or (n_waiting and stop == matrix.n_rows):
                 _write_shard(folder, name, n_shards[name], waiting[name], where)
@@ -206,25 +224,37 @@ def _write(
 
 
 def _write_shard(
-    folder: Path, split: str, number: int, parts: Sequence[tuple[dict[str, Tensor], np.ndarray]], where: RowPlaces
+    folder: Path,
+    split: str,
+    number: int,
+    parts: Sequence[tuple[dict[str, Tensor], np.ndarray]],
+    where: RowPlaces,
 ) -> None:
     row = np.concatenate([rows for _, rows in parts])
     activations = {name: torch.cat([part[name] for part, _ in parts]) for name in parts[0][0]}
-    known = {**where.columns} | {"context": where.columns["document"], "offset": where.columns["position"]}
+    known = {**where.columns} | {
+        "context": where.columns["document"],
+        "offset": where.columns["position"],
+    }
     provenance = {name: torch.from_numpy(known[name][row]) for name in PROVENANCE}
     write_activations(folder, split, number, activations, provenance)
 
 
 def _by_document(document: np.ndarray, splits: Sequence[str], seed: int | None) -> np.ndarray:
-    """The split of each row: documents in the order of a draw (of their numbers, without a seed), cut by shares."""
+    """The split of each row: documents in the order of a draw (of their numbers, without a seed),
+    cut by shares."""
     usual = SplitsConfig().model_dump()
     if unknown := [name for name in splits if not usual.get(name)]:
-        raise ConfigError(f"capture.splits: {unknown[0]!r} has no size of its own; {nearest(unknown[0], usual)}")
+        raise ConfigError(
+            f"capture.splits: {unknown[0]!r} has no size of its own; {nearest(unknown[0], usual)}"
+        )
     names, inverse, n_rows = np.unique(document, return_inverse=True, return_counts=True)
     if len(names) < len(splits):
         raise InputError(
-            f"{len(names)} documents are too few for the {len(splits)} splits {', '.join(splits)}: a document belongs to "
-            "one split; bring more rows, lower capture.arrays.rows_per_document, or list fewer splits"
+            f"{len(names)} documents are too few for the {len(splits)} splits "
+            f"{', '.join(splits)}: a document belongs to "
+            "one split; bring more rows, lower capture.arrays.rows_per_document, or list fewer "
+            "splits"
         )
     order = np.arange(len(names))
     if seed is not None:
@@ -237,9 +267,15 @@ def _by_document(document: np.ndarray, splits: Sequence[str], seed: int | None) 
 def _own_splits(column: pl.Series, splits: Sequence[str], path: str) -> np.ndarray:
     there = column.unique().to_list()
     if missing := [name for name in splits if name not in there]:
-        raise InputError(f"{path}: no row of the split {missing[0]!r}; {nearest(missing[0], map(str, there))}")
+        raise InputError(
+            f"{path}: no row of the split {missing[0]!r}; {nearest(missing[0], map(str, there))}"
+        )
     number = pl.Series(list(splits)).to_list()
-    return column.replace_strict({name: place for place, name in enumerate(number)}, default=-1).to_numpy().copy()
+    return (
+        column.replace_strict({name: place for place, name in enumerate(number)}, default=-1)
+        .to_numpy()
+        .copy()
+    )
 
 
 def _table(path: Path, n_rows: int) -> pl.DataFrame:
@@ -249,24 +285,31 @@ def _table(path: Path, n_rows: int) -> pl.DataFrame:
     """
     if not path.is_file() or path.suffix not in (".parquet", ".csv"):
         raise InputError(
-            f"{path}: wanted a table of provenance, a .parquet or .csv file; set capture.arrays.provenance"
+            f"{path}: wanted a table of provenance, a .parquet or .csv file; set "
+            "capture.arrays.provenance"
         )
     try:
         table = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise InputError(f"{path} could not be read as a table: {str(error).splitlines()[0]}") from error
+        raise InputError(
+            f"{path} could not be read as a table: {str(error).splitlines()[0]}"
+        ) from error
     if "document" not in table.columns:
         raise InputError(
-            f"{path} has no column 'document' (it has {', '.join(table.columns) or 'none'}); it says which document each "
+            f"{path} has no column 'document' (it has {', '.join(table.columns) or 'none'}); it "
+            "says which document each "
             "row of the activations belongs to"
         )
     if table.height != n_rows:
         raise InputError(
-            f"{path} has {table.height:,} rows, and the activations have {n_rows:,}; wanted one for each of theirs"
+            f"{path} has {table.height:,} rows, and the activations have {n_rows:,}; wanted one "
+            "for each of theirs"
         )
     table = table.select(name for name in DESCRIBING if name in table.columns)
     if empty := [column.name for column in table if column.null_count()]:
-        raise InputError(f"{path}: the column {empty[0]!r} has empty cells; fill them, or leave the column out")
+        raise InputError(
+            f"{path}: the column {empty[0]!r} has empty cells; fill them, or leave the column out"
+        )
     if not table["document"].dtype.is_integer():
         table = table.with_columns(pl.col("document").cast(pl.String).alias("name"))
         table = table.with_columns(pl.col("name").rank("dense").alias("document") - 1)
@@ -276,6 +319,13 @@ def _table(path: Path, n_rows: int) -> pl.DataFrame:
         table = table.with_columns(token=pl.lit(-1))
     for name in ("document", "position", "token"):
         column = table[name]
-        if not column.dtype.is_integer() or int(column.min() or 0) < -1 or int(column.max() or 0) > 2**31 - 1:  # type: ignore[arg-type]
-            raise InputError(f"{path}: the column {name!r} is {column.dtype}; wanted whole numbers from 0 to 2^31 - 1")
+        if (
+            not column.dtype.is_integer()
+            or int(column.min() or 0) < -1
+            or int(column.max() or 0) > 2**31 - 1
+        ):  # type: ignore[arg-type]
+            raise InputError(
+                f"{path}: the column {name!r} is {column.dtype}; wanted whole numbers from 0 to "
+                "2^31 - 1"
+            )
     return table

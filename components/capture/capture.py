@@ -1,10 +1,12 @@
-"""Capture: runs the model over contexts and writes the activations at several hook points in one pass.
+"""Capture: runs the model over contexts and writes the activations at several hook points in one
+pass.
 
-The pass stops behind the last hook point. Whole contexts go in, kept tokens come out, in context order. The loop only
-queues work: on CUDA tokens and activations travel through pinned memory without a wait, and a single thread behind the
-loop picks the kept rows, counts norms and writes shards, so that writing overlaps the forward pass. A shard that an
-interrupted run finished is not computed again, and what comes out is the same. A capture that
-the disk cannot hold is refused before anything is written.
+The pass stops behind the last hook point. Whole contexts go in, kept tokens come out, in context
+order. The loop only queues work: on CUDA tokens and activations travel through pinned memory
+without a wait, and a single thread behind the loop picks the kept rows, counts norms and writes
+shards, so that writing overlaps the forward pass. A shard that an interrupted run finished is not
+computed again, and what comes out is the same. A capture that the disk cannot hold is refused
+before anything is written.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ from components.store.shards import shard_rows, write_activations
 from components.store.stage import Parent, Progress, Stage, Work
 
 MEDIAN_CONTEXTS = 64  # contexts whose median norm says what an outlier is
-PASS = 12  # tensors of the width of the residual stream that a block holds while it runs, those of its MLP among them
+# tensors of the width of the residual stream that a block holds while it runs, those of its MLP
+# among them
+PASS = 12
 FROM_FILE = 2e8  # bytes a second that are read, written and read once more for their norms
 
 
@@ -48,17 +52,21 @@ class CaptureConfig(Config):
 
     hook_points: tuple[str, ...] = Field(("resid_post.2",), min_length=1)
     """Places in the model, canonical or TransformerLens names; all are read in one pass."""
-    splits: tuple[str, ...] = Field(("train", "select", "explain", "calibrate", "validate", "test"), min_length=1)
+    splits: tuple[str, ...] = Field(
+        ("train", "select", "explain", "calibrate", "validate", "test"), min_length=1
+    )
     """Splits of the corpus that are captured."""
     tokens: dict[str, NonNegativeInt] = {}
-    """At most about this many tokens of a split, in whole contexts; a split that is not named, or 0, is taken whole."""
+    """At most about this many tokens of a split, in whole contexts; a split that is not named, or
+    0, is taken whole."""
     dtype: Literal["model", "float32", "float16", "bfloat16"] = "model"
     """Type on disk; `model` keeps that of the model."""
     drop_special: bool = True
-    """Leaves out special tokens (begin and end of a text), whose activations are outliers; padding never counts."""
+    """Leaves out special tokens (begin and end of a text), whose activations are outliers; padding
+    never counts."""
     drop_outlier_norms: PositiveFloat | None = None
-    """Leaves out tokens whose norm at any hook point exceeds this many times the median there (over the first 64 contexts
-    of the first split); absent keeps all."""
+    """Leaves out tokens whose norm at any hook point exceeds this many times the median there (over
+    the first 64 contexts of the first split); absent keeps all."""
     arrays: ArraysConfig = ArraysConfig()
     """Activations of your own in place of a model's."""
     contexts_per_shard: PositiveInt = 512
@@ -70,10 +78,13 @@ class CaptureConfig(Config):
     def _once(self) -> CaptureConfig:
         for name, listed in (("hook_points", self.hook_points), ("splits", self.splits)):
             if len(set(listed)) < len(listed):
-                raise ConfigError(f"capture.{name} lists something twice: {', '.join(listed)}; name each once")
+                raise ConfigError(
+                    f"capture.{name} lists something twice: {', '.join(listed)}; name each once"
+                )
         if self.arrays.path and self.drop_outlier_norms:
             raise ConfigError(
-                "capture.drop_outlier_norms looks at the model's first contexts, and capture.arrays has none; take the "
+                "capture.drop_outlier_norms looks at the model's first contexts, and "
+                "capture.arrays has none; take the "
                 "rows out of the file yourself"
             )
         return self
@@ -81,7 +92,8 @@ class CaptureConfig(Config):
 
 @dataclasses.dataclass(frozen=True)
 class _Split:
-    """The contexts of one split that are captured, [context, column], and which of their tokens are kept."""
+    """The contexts of one split that are captured, [context, column], and which of their tokens are
+    kept."""
 
     name: str
     token: Tensor
@@ -89,11 +101,15 @@ class _Split:
     position: Tensor
     kept: Bool[Tensor, "context column"]
     mask: Tensor | None = None
-    """1 for every token that is no padding; None for packed contexts, whose padding no causal model looks at."""
+    """1 for every token that is no padding; None for packed contexts, whose padding no causal model
+    looks at."""
 
 
-def make(folder: Path, config: CaptureConfig, inputs: Mapping[str, Any], settings: Execution | None) -> Work:
-    """Writes the shards of every split; yields the bytes first, then tokens done and tokens a second.
+def make(
+    folder: Path, config: CaptureConfig, inputs: Mapping[str, Any], settings: Execution | None
+) -> Work:
+    """Writes the shards of every split; yields the bytes first, then tokens done and tokens a
+    second.
 
     Raises:
         HookPointError: an unknown hook point.
@@ -108,11 +124,19 @@ def make(folder: Path, config: CaptureConfig, inputs: Mapping[str, Any], setting
     dtype = model.dtype if config.dtype == "model" else getattr(torch, config.dtype)
     splits = [_split(inputs["corpus"], name, config, model) for name in config.splits]
     work = [
-        (split, number, slice(number * config.contexts_per_shard, (number + 1) * config.contexts_per_shard))
+        (
+            split,
+            number,
+            slice(number * config.contexts_per_shard, (number + 1) * config.contexts_per_shard),
+        )
         for split in splits
         for number in range(-(-len(split.token) // config.contexts_per_shard))
     ]
-    missing = [(s, number, part) for s, number, part in work if not _is_there(folder, s, number, part, config)]
+    missing = [
+        (s, number, part)
+        for s, number, part in work
+        if not _is_there(folder, s, number, part, config)
+    ]
     n_tokens = sum(int(split.kept[part].sum()) for split, _, part in missing)
     widths = [model.width(name) for name in points]
     n_bytes = n_tokens * written.row_bytes(widths, dtype)
@@ -134,7 +158,13 @@ def make(folder: Path, config: CaptureConfig, inputs: Mapping[str, Any], setting
                 done += int(split.kept[rows].sum())
                 if time.perf_counter() - shown_at > 1:
                     shown_at = time.perf_counter()
-                    yield Progress(done, n_tokens, "tokens", "", {"tokens_per_second": done / (shown_at - started)})
+                    yield Progress(
+                        done,
+                        n_tokens,
+                        "tokens",
+                        "",
+                        {"tokens_per_second": done / (shown_at - started)},
+                    )
             if writing is not None:
                 writing.result()  # at most one shard waits to be written; its error is raised here
             writing = behind.submit(_write, folder, split, number, part, batches, limits)
@@ -147,9 +177,16 @@ def make(folder: Path, config: CaptureConfig, inputs: Mapping[str, Any], setting
     facts = written.facts(folder, shards, dict(zip(points, widths, strict=True)), dtype)
     for split in splits:
         n_rows = facts["splits"][split.name]["rows"]
-        facts["splits"][split.name] |= {"contexts": len(split.token), "dropped": int(split.kept.sum()) - n_rows}
+        facts["splits"][split.name] |= {
+            "contexts": len(split.token),
+            "dropped": int(split.kept.sum()) - n_rows,
+        }
     model_config = inputs["model"].config.model_dump(mode="json")
-    return facts | {"model": inputs["model"].key, "model_config": model_config, "tokens_per_second": speed}
+    return facts | {
+        "model": inputs["model"].key,
+        "model_config": model_config,
+        "tokens_per_second": speed,
+    }
 
 
 def _entries(config: CaptureConfig) -> Mapping[str, int]:
@@ -163,7 +200,8 @@ def _runs_a_model(config: CaptureConfig) -> bool:
 
 
 def formula(config: CaptureConfig, inputs: Mapping[str, Any], settings: Execution) -> Estimate:
-    """Shards of every split; in memory a few of them, and the model or where a file's rows belong."""
+    """Shards of every split; in memory a few of them, and the model or where a file's rows
+    belong."""
     if config.arrays.path:
         matrix = Matrix(expanded(config.arrays.path), config.hook_points)
         widths, dtype = matrix.widths, matrix.dtype
@@ -181,8 +219,13 @@ def formula(config: CaptureConfig, inputs: Mapping[str, Any], settings: Executio
         model, corpus = inputs["model"], inputs["corpus"].facts
         counts, length = _counts(config, corpus), corpus["context_length"]
         widths = {name: model.width(name, settings) for name in config.hook_points}
-        dtype, longest = getattr(torch, model.config.dtype), max(count["contexts"] for count in counts.values())
-        in_shard, in_batch = (min(n, longest) * length for n in (config.contexts_per_shard, config.batch_size))
+        dtype, longest = (
+            getattr(torch, model.config.dtype),
+            max(count["contexts"] for count in counts.values()),
+        )
+        in_shard, in_batch = (
+            min(n, longest) * length for n in (config.contexts_per_shard, config.batch_size)
+        )
         memory = {
             "model": model.n_bytes,
             # one that is being read, one that is being picked, one that is being written
@@ -207,11 +250,14 @@ def formula(config: CaptureConfig, inputs: Mapping[str, Any], settings: Executio
 
 
 def _counts(config: CaptureConfig, corpus: Mapping[str, Any]) -> dict[str, dict[str, int]]:
-    """Rows, contexts and documents of each split that is captured; a limit is taken in whole contexts."""
+    """Rows, contexts and documents of each split that is captured; a limit is taken in whole
+    contexts."""
     counts = {}
     for name in config.splits:
         if name not in corpus["splits"]:
-            raise CorpusError(f"the corpus will have no split {name!r}; {nearest(name, corpus['splits'])}")
+            raise CorpusError(
+                f"the corpus will have no split {name!r}; {nearest(name, corpus['splits'])}"
+            )
         split = corpus["splits"][name]
         share = min(1.0, (config.tokens.get(name) or split["tokens"]) / split["tokens"])
         cut = {part: max(1, round(split[part] * share)) for part in ("contexts", "documents")}
@@ -239,7 +285,9 @@ CAPTURE = Stage(
         formula,
         for_memory={**lower("contexts_per_shard"), **lower("batch_size")},
         for_disk={
-            "dtype": lambda config, estimate: ["float16"] if estimate.facts["dtype"] == "float32" else [],
+            "dtype": lambda config, estimate: (
+                ["float16"] if estimate.facts["dtype"] == "float32" else []
+            ),
             "tokens": _fewer,
         },
         on_device=True,
@@ -250,25 +298,35 @@ CAPTURE = Stage(
 def _split(corpus: Artifact, name: str, config: CaptureConfig, model: LanguageModel) -> _Split:
     file = f"contexts/{name}.safetensors"
     if file not in corpus.files:
-        there = [name.split("/")[1].removesuffix(".safetensors") for name in corpus.files if "contexts/" in name]
-        raise CorpusError(f"the corpus {corpus.stage}/{corpus.key} has no split {name!r}; {nearest(name, there)}")
+        there = [
+            name.split("/")[1].removesuffix(".safetensors")
+            for name in corpus.files
+            if "contexts/" in name
+        ]
+        raise CorpusError(
+            f"the corpus {corpus.stage}/{corpus.key} has no split {name!r}; {nearest(name, there)}"
+        )
     tensors = load_file(corpus.path(file))
     token, document, position = (tensors[column] for column in ("token", "document", "position"))
     if model.context_length is not None and token.shape[1] > model.context_length:
         raise InputError(
-            f"contexts of {token.shape[1]} tokens do not fit the model's {model.context_length} positions; "
+            f"contexts of {token.shape[1]} tokens do not fit the model's {model.context_length} "
+            "positions; "
             "set read.context_length to at most that"
         )
     if token.numel() and int(token.max()) >= model.vocab_size:
         raise InputError(
-            f"split {name!r} holds token {int(token.max())}, and the model knows ids below {model.vocab_size}; "
+            f"split {name!r} holds token {int(token.max())}, and the model knows ids below "
+            f"{model.vocab_size}; "
             "read the corpus with this model's tokenizer"
         )
     mask = tensors.get("mask")
     if mask is None and not model.causal:
         raise InputError(
-            f"{type(model.network).__name__} looks both ways, and documents that share a context would change one "
-            f"another's activations there; the contexts of the corpus {corpus.key} are packed: set read.contexts=padded"
+            f"{type(model.network).__name__} looks both ways, and documents that share a context "
+            "would change one "
+            f"another's activations there; the contexts of the corpus {corpus.key} are packed: "
+            "set read.contexts=padded"
         )
     kept = document >= 0
     if not config.drop_special:
@@ -280,12 +338,15 @@ def _split(corpus: Artifact, name: str, config: CaptureConfig, model: LanguageMo
         token, document, position, kept = token[:n], document[:n], position[:n], kept[:n]
         mask = None if mask is None else mask[:n]
     if not kept.any():
-        raise CorpusError(f"split {name!r} of the corpus {corpus.stage}/{corpus.key} has no token to capture")
+        raise CorpusError(
+            f"split {name!r} of the corpus {corpus.stage}/{corpus.key} has no token to capture"
+        )
     return _Split(name, token, document, position, kept, mask)
 
 
 def _real(token: Tensor, document: Tensor, eos: frozenset[int]) -> Tensor:
-    """Everything up to the last document's token and the end token behind it: what is not padding."""
+    """Everything up to the last document's token and the end token behind it: what is not
+    padding."""
     columns = torch.arange(token.shape[1])
     last = torch.where(document >= 0, columns, -1).max(dim=1, keepdim=True).values
     ended = torch.isin(token, torch.tensor(sorted(eos), dtype=token.dtype)) & (columns == last + 1)
@@ -295,11 +356,17 @@ def _real(token: Tensor, document: Tensor, eos: frozenset[int]) -> Tensor:
 def _is_there(folder: Path, split: _Split, number: int, part: slice, config: CaptureConfig) -> bool:
     rows = shard_rows(folder, split.name, number)
     wanted = int(split.kept[part].sum())
-    return rows == wanted or (rows is not None and config.drop_outlier_norms is not None and rows <= wanted)
+    return rows == wanted or (
+        rows is not None and config.drop_outlier_norms is not None and rows <= wanted
+    )
 
 
 def _limits(
-    model: LanguageModel, split: _Split, points: Sequence[str], config: CaptureConfig, dtype: torch.dtype
+    model: LanguageModel,
+    split: _Split,
+    points: Sequence[str],
+    config: CaptureConfig,
+    dtype: torch.dtype,
 ) -> dict[str, float]:
     """By hook point the norm above which a token is left out, if any is."""
     if config.drop_outlier_norms is None:
@@ -308,23 +375,31 @@ def _limits(
     for rows in _batches(slice(0, MEDIAN_CONTEXTS), len(split.token), config.batch_size):
         for name, x in _ready(_queue(model, split, rows, points, dtype)).items():
             norms[name].append(x[split.kept[rows, : x.shape[1]]].float().norm(dim=1))
-    return {name: config.drop_outlier_norms * float(torch.cat(parts).median()) for name, parts in norms.items()}
+    return {
+        name: config.drop_outlier_norms * float(torch.cat(parts).median())
+        for name, parts in norms.items()
+    }
 
 
 def _batches(part: slice, n: int, batch_size: int) -> list[slice]:
     stop = min(part.stop, n)
-    return [slice(first, min(first + batch_size, stop)) for first in range(part.start, stop, batch_size)]
+    return [
+        slice(first, min(first + batch_size, stop)) for first in range(part.start, stop, batch_size)
+    ]
 
 
 _Queued: TypeAlias = Mapping[str, Callable[[], Tensor]]
 """By hook point what waits until a batch's activations have arrived, and gives them."""
 
 
-def _queue(model: LanguageModel, split: _Split, rows: slice, points: Sequence[str], dtype: torch.dtype) -> _Queued:
-    """Starts one forward pass and the way of its activations to the host; nothing here waits for a GPU.
+def _queue(
+    model: LanguageModel, split: _Split, rows: slice, points: Sequence[str], dtype: torch.dtype
+) -> _Queued:
+    """Starts one forward pass and the way of its activations to the host; nothing here waits for a
+    GPU.
 
-    Columns that are padding in every row are left out. A causal model gets no mask: padding is on the right, where its
-    attention never looks.
+    Columns that are padding in every row are left out. A causal model gets no mask: padding is on
+    the right, where its attention never looks.
     """
     token, mask = split.token[rows], None
     if split.mask is not None:
@@ -339,7 +414,12 @@ def _ready(queued: _Queued) -> dict[str, Tensor]:
 
 
 def _write(
-    folder: Path, split: _Split, number: int, part: slice, batches: Sequence[_Queued], limits: Mapping[str, float]
+    folder: Path,
+    split: _Split,
+    number: int,
+    part: slice,
+    batches: Sequence[_Queued],
+    limits: Mapping[str, float],
 ) -> None:
     """Picks the kept rows of one shard and writes them."""
     kept = split.kept[part]
@@ -354,10 +434,14 @@ def _write(
         context_at, row = context_at + len(x), row + len(inside)
     context, offset = kept.nonzero(as_tuple=True)
     context = context + part.start
-    provenance = {name: getattr(split, name)[context, offset] for name in ("token", "document", "position")}
+    provenance = {
+        name: getattr(split, name)[context, offset] for name in ("token", "document", "position")
+    }
     provenance |= {"context": context, "offset": offset}
     if limits:
-        small = torch.stack([x.float().norm(dim=1) <= limits[name] for name, x in activations.items()]).all(dim=0)
+        small = torch.stack(
+            [x.float().norm(dim=1) <= limits[name] for name, x in activations.items()]
+        ).all(dim=0)
         activations = {name: x[small] for name, x in activations.items()}
         provenance = {name: column[small] for name, column in provenance.items()}
     write_activations(folder, split.name, number, activations, provenance)

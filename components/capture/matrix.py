@@ -1,6 +1,8 @@
-"""A file with a matrix [row, d_in] of numbers for each hook point, read front to back a block of rows at a time.
+"""A file with a matrix [row, d_in] of numbers for each hook point, read front to back a block of
+rows at a time.
 
-`.npy` and `.safetensors` are memory-mapped; of `.parquet` a block is decoded at a time. Nothing is unpickled.
+`.npy` and `.safetensors` are memory-mapped; of `.parquet` a block is decoded at a time. Nothing is
+unpickled.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ class Matrix:
 
     Args:
         path: the file.
-        names: hook points. With a single one, the single matrix of a file is its, whatever it is called there.
+        names: hook points. With a single one, the single matrix of a file is its, whatever it is
+            called there.
 
     Attributes:
         path: the file.
@@ -44,12 +47,15 @@ class Matrix:
 
     def __init__(self, path: Path, names: Sequence[str]) -> None:
         self.path = path
-        opened = {".npy": _numpy, ".safetensors": _safetensors, ".parquet": _parquet}[path.suffix](path, names)
+        opened = {".npy": _numpy, ".safetensors": _safetensors, ".parquet": _parquet}[path.suffix](
+            path, names
+        )
         self._blocks, shapes, self.dtype = opened
         for name, shape in shapes.items():
             if len(shape) != 2 or 0 in shape:
                 raise InputError(
-                    f"{path}: the activations of {name} have the shape {list(shape)}; wanted [rows, d_in], a row for "
+                    f"{path}: the activations of {name} have the shape {list(shape)}; wanted "
+                    "[rows, d_in], a row for "
                     "each token"
                 )
         counts = {name: shape[0] for name, shape in shapes.items()}
@@ -72,7 +78,8 @@ class Matrix:
                 sound = x.isfinite().all(dim=1)
                 if not sound.all():
                     raise InputError(
-                        f"{self.path}: row {start + int((~sound).int().argmax()):,} of {name} holds NaN or infinity; "
+                        f"{self.path}: row {start + int((~sound).int().argmax()):,} of {name} "
+                        "holds NaN or infinity; "
                         "take such rows out, of the table of provenance too"
                     )
             yield start, rows
@@ -85,12 +92,15 @@ Opened = tuple[Any, dict[str, tuple[int, ...]], torch.dtype]
 
 def _numpy(path: Path, names: Sequence[str]) -> Opened:
     if len(names) > 1:
-        raise InputError(f"{path} holds one matrix, and capture.hook_points names {len(names)}; use .safetensors")
+        raise InputError(
+            f"{path} holds one matrix, and capture.hook_points names {len(names)}; use .safetensors"
+        )
     try:
         matrix = np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
         raise InputError(
-            f"{path} is no array of numbers ({error}); files with Python objects are never loaded: save it with "
+            f"{path} is no array of numbers ({error}); files with Python objects are never "
+            "loaded: save it with "
             "np.save(path, x.astype(np.float32))"
         ) from error
     if matrix.dtype not in TYPES:
@@ -113,7 +123,9 @@ def _safetensors(path: Path, names: Sequence[str]) -> Opened:
     shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
     dtypes = {name: (part[:1]).dtype for name, part in slices.items() if shapes[name][0]}
     if other := [name for name, dtype in dtypes.items() if not dtype.is_floating_point]:
-        raise InputError(f"{path}: {of[other[0]]} holds {dtypes[other[0]]} numbers; wanted floating-point ones")
+        raise InputError(
+            f"{path}: {of[other[0]]} holds {dtypes[other[0]]} numbers; wanted floating-point ones"
+        )
 
     def blocks() -> Iterator[dict[str, Tensor]]:
         for start in range(0, shapes[names[0]][0], BLOCK_ROWS):
@@ -144,7 +156,9 @@ def _parquet(path: Path, names: Sequence[str]) -> Opened:
             raise InputError(f"{path} has no columns of lists, one for each of {', '.join(names)}")
         of, widths, numbers = {}, {names[0]: len(types)}, next(iter(types.values()), pa.null())
         if mixed := [name for name, kind in types.items() if kind != numbers]:
-            raise InputError(f"{path}: the column {mixed[0]!r} is {types[mixed[0]]}, and others are {numbers}")
+            raise InputError(
+                f"{path}: the column {mixed[0]!r} is {types[mixed[0]]}, and others are {numbers}"
+            )
     kinds = {pa.float16(): torch.float16, pa.float32(): torch.float32, pa.float64(): torch.float64}
     if numbers not in kinds:
         raise InputError(f"{path} holds {numbers} numbers; wanted float16, float32 or float64")
@@ -157,8 +171,13 @@ def _parquet(path: Path, names: Sequence[str]) -> Opened:
         length = column.value_lengths().to_numpy(zero_copy_only=False)
         if column.null_count or (length != widths[name]).any():
             row = start + int(np.argmax(length != widths[name]))
-            raise InputError(f"{path}: row {row:,} of {of[name]} has not the {widths[name]} numbers of the first row")
-        values = column.flatten().to_numpy(zero_copy_only=False)  # an empty cell becomes NaN, which is refused
+            raise InputError(
+                f"{path}: row {row:,} of {of[name]} has not the {widths[name]} numbers of the "
+                "first row"
+            )
+        values = column.flatten().to_numpy(
+            zero_copy_only=False
+        )  # an empty cell becomes NaN, which is refused
         return torch.from_numpy(values.reshape(-1, widths[name]).copy())
 
     def blocks() -> Iterator[dict[str, Tensor]]:
@@ -176,7 +195,8 @@ def _assigned(path: Path, names: Sequence[str], there: Sequence[str]) -> dict[st
         return {names[0]: there[0]}
     if missing := [name for name in names if name not in there]:
         raise InputError(
-            f"{path} holds nothing called {missing[0]!r}; {nearest(missing[0], there)}; name it in capture.hook_points "
+            f"{path} holds nothing called {missing[0]!r}; {nearest(missing[0], there)}; name it "
+            "in capture.hook_points "
             "(and train.hook_point)"
         )
     return {name: name for name in names}

@@ -1,18 +1,21 @@
-"""A dictionary inside the model's forward pass: what its reconstruction does to the predictions, as a loss to learn from.
+"""A dictionary inside the model's forward pass: what its reconstruction does to the predictions, as
+a loss to learn from.
 
     KL(plain || spliced), or the spliced model's cross-entropy of the next token, in nats a token
 
-Rows come as whole contexts, since what is written at one token acts on the tokens behind it. The reconstruction stands at
-the tokens whose activations were captured; other tokens (special ones, outliers, padding) keep theirs. A dictionary of
-several hook points is spliced at one after another, as loss recovered does it (a later one would hide an earlier one),
-and the mean is taken. KL is the mean over predictions made at these tokens, cross-entropy over those
-of them whose next token belongs to the same document. Logits are held for a bounded number of contexts at a time: the
-gradient is taken part by part with respect to the reconstruction, and handed on as if the whole had been one pass.
+Rows come as whole contexts, since what is written at one token acts on the tokens behind it. The
+reconstruction stands at the tokens whose activations were captured; other tokens (special ones,
+outliers, padding) keep theirs. A dictionary of several hook points is spliced at one after another,
+as loss recovered does it (a later one would hide an earlier one), and the mean is taken. KL is the
+mean over predictions made at these tokens, cross-entropy over those of them whose next token
+belongs to the same document. Logits are held for a bounded number of contexts at a time: the
+gradient is taken part by part with respect to the reconstruction, and handed on as if the whole had
+been one pass.
 
-Source: Braun et al. 2024, "Identifying Functionally Important Features with End-to-End Sparse Dictionary Learning"
-(arXiv:2405.12241); Karvonen 2025, "Revisiting End-To-End Sparse Autoencoder Training: A Short Finetune Is All You Need"
-(arXiv:2503.17272), without its low-rank adapters. Deviation: fixed weights, where the second scales KL to the size of the
-reconstruction loss.
+Source: Braun et al. 2024, "Identifying Functionally Important Features with End-to-End Sparse
+Dictionary Learning" (arXiv:2405.12241); Karvonen 2025, "Revisiting End-To-End Sparse Autoencoder
+Training: A Short Finetune Is All You Need" (arXiv:2503.17272), without its low-rank adapters.
+Deviation: fixed weights, where the second scales KL to the size of the reconstruction loss.
 """
 
 from __future__ import annotations
@@ -34,12 +37,16 @@ from components.model.language_model import LanguageModel
 LOGITS_AT_ONCE = 1 << 27
 """Logits held at a time: 512 MiB in float32, several times that while the gradient is taken."""
 LOGITS = 4
-"""Tensors of that size at the peak: the plain distribution, a divergence and gradients; two more for each hook point."""
+"""Tensors of that size at the peak: the plain distribution, a divergence and gradients; two more
+for each hook point."""
 KEPT = 22
-"""Tensors of the width of the residual stream that a block keeps for the gradient, for each hook point."""
+"""Tensors of the width of the residual stream that a block keeps for the gradient, for each hook
+point."""
 
 
-def opened(config: Any, names: Sequence[str], inputs: Mapping[str, Any], settings: Execution) -> Splice:
+def opened(
+    config: Any, names: Sequence[str], inputs: Mapping[str, Any], settings: Execution
+) -> Splice:
     """The model's part in training one dictionary.
 
     Args:
@@ -49,15 +56,16 @@ def opened(config: Any, names: Sequence[str], inputs: Mapping[str, Any], setting
         settings: where to run.
 
     Raises:
-        CapabilityError: a model that predicts no next token or gives no gradients; a dictionary that reconstructs what a
-            forward pass does not hold.
+        CapabilityError: a model that predicts no next token or gives no gradients; a dictionary
+            that reconstructs what a forward pass does not hold.
     """
     model = inputs["model"].load(settings)
     for capability in ("causal_loss", "gradients"):
         model.require(capability)
     if amiss := [name for name in names if name.startswith(("gradient:", "error:"))]:
         raise CapabilityError(
-            f"train.splice puts reconstructions into the model's forward pass, which holds no {', '.join(amiss)}; set "
+            "train.splice puts reconstructions into the model's forward pass, which holds no "
+            f"{', '.join(amiss)}; set "
             "train.splice.share=0, or train a dictionary that reconstructs activations"
         )
     for name in names:
@@ -67,7 +75,8 @@ def opened(config: Any, names: Sequence[str], inputs: Mapping[str, Any], setting
 
 
 def passes(config: Any, n_names: int, inputs: Mapping[str, Any]) -> tuple[dict[str, int], float]:
-    """Bytes that the model's part in an update holds, and how often a token passes the model: backwards counts twice.
+    """Bytes that the model's part in an update holds, and how often a token passes the model:
+    backwards counts twice.
 
     Args:
         config: the section `train`.
@@ -76,7 +85,10 @@ def passes(config: Any, n_names: int, inputs: Mapping[str, Any]) -> tuple[dict[s
     """
     model, length = inputs["model"], inputs["corpus"].facts["context_length"]
     shape, itemsize = model.shape, getattr(torch, model.config.dtype).itemsize
-    n = min(-(-config.batch // length), max(1, LOGITS_AT_ONCE // (length * shape.vocab_size))) * length
+    n = (
+        min(-(-config.batch // length), max(1, LOGITS_AT_ONCE // (length * shape.vocab_size)))
+        * length
+    )
     holds = {
         "model": model.n_bytes,
         "model's logits": (LOGITS + 2 * n_names) * 4 * n * shape.vocab_size,
@@ -104,7 +116,9 @@ class Splice:
     ) -> None:
         self.model, self.token, self.document, self.weights = model, token, document, weights
 
-    def __call__(self, batch: Mapping[str, Tensor], reconstruction: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def __call__(
+        self, batch: Mapping[str, Tensor], reconstruction: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
         """Weighted loss terms by name.
 
         Args:
@@ -112,13 +126,22 @@ class Splice:
             reconstruction: rows by hook point, in activation units.
 
         Raises:
-            CapabilityError: no gradient comes back from the predictions to where the reconstruction stands.
+            CapabilityError: no gradient comes back from the predictions to where the reconstruction
+                stands.
         """
         context, offset = batch["context"].long(), batch["offset"].long()
-        begins = torch.cat([torch.ones(1, dtype=torch.bool), (context.diff() != 0) | (offset.diff() <= 0)])
-        contexts, counts = context[begins], begins.nonzero()[:, 0].diff(append=torch.tensor([len(context)]))
+        begins = torch.cat(
+            [torch.ones(1, dtype=torch.bool), (context.diff() != 0) | (offset.diff() <= 0)]
+        )
+        contexts, counts = (
+            context[begins],
+            begins.nonzero()[:, 0].diff(append=torch.tensor([len(context)])),
+        )
         at_once = max(1, LOGITS_AT_ONCE // (self.token.shape[1] * self.model.vocab_size))
-        n_counted = {"kl": len(context), "cross_entropy": int(self._is_followed(context, offset).sum())}
+        n_counted = {
+            "kl": len(context),
+            "cross_entropy": int(self._is_followed(context, offset).sum()),
+        }
         sums = {name: torch.zeros((), device=self.model.device) for name in self.weights}
         gradients: list[list[Tensor]] = []
         first = 0
@@ -128,19 +151,29 @@ class Splice:
             leaves = {name: x[here].detach().requires_grad_() for name, x in reconstruction.items()}
             row = torch.repeat_interleave(rows)
             terms = self._terms(part, row, offset[here], leaves)
-            terms = {name: weight * terms[name] / max(1, n_counted[name]) for name, weight in self.weights.items()}
+            terms = {
+                name: weight * terms[name] / max(1, n_counted[name])
+                for name, weight in self.weights.items()
+            }
             gradients.append(self._gradients(torch.stack(list(terms.values())).sum(), leaves))
             sums = {name: total + terms[name].detach() for name, total in sums.items()}
         carrier = torch.zeros((), device=self.model.device)
         for x, parts in zip(reconstruction.values(), zip(*gradients, strict=True), strict=True):
             product = (x * torch.cat(parts)).sum()
             carrier = carrier + (product - product.detach())  # zero, with the gradient of the whole
-        return {name: total + (carrier if i == 0 else 0) for i, (name, total) in enumerate(sums.items())}
+        return {
+            name: total + (carrier if i == 0 else 0) for i, (name, total) in enumerate(sums.items())
+        }
 
     def _terms(
-        self, contexts: Tensor, row: Tensor, offset: Tensor, rebuilt: Mapping[str, Float[Tensor, "row width"]]
+        self,
+        contexts: Tensor,
+        row: Tensor,
+        offset: Tensor,
+        rebuilt: Mapping[str, Float[Tensor, "row width"]],
     ) -> dict[str, Float[Tensor, ""]]:
-        """Sums over the tokens of these contexts; `row` and `offset` say where each row of `rebuilt` stands."""
+        """Sums over the tokens of these contexts; `row` and `offset` say where each row of
+        `rebuilt` stands."""
         token = self.token[contexts].to(self.model.device)
         place = row.to(token.device), offset.to(token.device)
         kept = torch.zeros_like(token, dtype=torch.bool)
@@ -152,13 +185,17 @@ class Splice:
         for name, x in rebuilt.items():
             spliced = self._pass(token, _edit(name, x, place, kept))[place].log_softmax(-1)
             if plain is not None:
-                terms["kl"] = terms["kl"] + kl_div(spliced, plain, reduction="sum", log_target=True) / len(rebuilt)
+                terms["kl"] = terms["kl"] + kl_div(
+                    spliced, plain, reduction="sum", log_target=True
+                ) / len(rebuilt)
             if "cross_entropy" in self.weights:
                 lost = cross_entropy(spliced[followed], target, reduction="sum")
                 terms["cross_entropy"] = terms["cross_entropy"] + lost / len(rebuilt)
         return terms
 
-    def _is_followed(self, context: Int[Tensor, " row"], offset: Int[Tensor, " row"]) -> Bool[Tensor, " row"]:
+    def _is_followed(
+        self, context: Int[Tensor, " row"], offset: Int[Tensor, " row"]
+    ) -> Bool[Tensor, " row"]:
         """Whether the next token belongs to the same document."""
         document = self.document[context]
         here = document.gather(1, offset[:, None])[:, 0]
@@ -179,13 +216,18 @@ class Splice:
         for name, gradient in zip(leaves, gradients, strict=True):
             if gradient is None:
                 raise CapabilityError(
-                    f"train.splice needs gradients from the model's predictions back to {name}, and "
-                    f"{type(self.model.network).__name__} gives none: it computes without them, or its predictions do not "
-                    "depend on that place; name a hook point that acts on what comes later, or set train.splice.share=0"
+                    f"train.splice needs gradients from the model's predictions back to {name}, "
+                    "and "
+                    f"{type(self.model.network).__name__} gives none: it computes without them, "
+                    "or its predictions do not "
+                    "depend on that place; name a hook point that acts on what comes later, or "
+                    "set train.splice.share=0"
                 )
         return [gradient for gradient in gradients if gradient is not None]
 
 
-def _edit(hook_point: str, rebuilt: Tensor, place: tuple[Tensor, Tensor], kept: Bool[Tensor, "b t"]) -> Edit:
+def _edit(
+    hook_point: str, rebuilt: Tensor, place: tuple[Tensor, Tensor], kept: Bool[Tensor, "b t"]
+) -> Edit:
     """The reconstruction in place of the activations at the kept tokens."""
     return replace(hook_point, lambda x: x.index_put(place, rebuilt.to(x.device, x.dtype)), kept)

@@ -1,4 +1,5 @@
-"""What a capture writes, wherever its activations come from: bytes before, counts and mean norms afterwards."""
+"""What a capture writes, wherever its activations come from: bytes before, counts and mean norms
+afterwards."""
 
 from __future__ import annotations
 
@@ -31,14 +32,19 @@ def refuse_what_does_not_fit(folder: Path, n_bytes: int, n_tokens: int) -> None:
     free = shutil.disk_usage(folder).free
     if n_bytes + SPARE > free:
         raise NoSpaceError(
-            f"capture would write {n_bytes / 2**20:,.0f} MiB ({n_tokens:,} tokens), and the disk of {folder} has "
-            f"{free / 2**20:,.0f} MiB free; lower capture.tokens, take fewer hook points or capture.dtype=float16, "
+            f"capture would write {n_bytes / 2**20:,.0f} MiB ({n_tokens:,} tokens), and the disk "
+            f"of {folder} has "
+            f"{free / 2**20:,.0f} MiB free; lower capture.tokens, take fewer hook points or "
+            "capture.dtype=float16, "
             "or set execution.store to another disk"
         )
 
 
-def facts(folder: Path, shards: Mapping[str, int], widths: Mapping[str, int], dtype: torch.dtype) -> dict[str, Any]:
-    """Counts and mean norms, read off the shards as they lie there, so that a resumed capture says the same.
+def facts(
+    folder: Path, shards: Mapping[str, int], widths: Mapping[str, int], dtype: torch.dtype
+) -> dict[str, Any]:
+    """Counts and mean norms, read off the shards as they lie there, so that a resumed capture says
+    the same.
 
     Args:
         folder: of the artifact.
@@ -62,7 +68,9 @@ def facts(folder: Path, shards: Mapping[str, int], widths: Mapping[str, int], dt
             for name in widths:
                 sums[name] += float(shard[f"x.{name}"].float().norm(dim=1).sum(dtype=torch.float64))
                 if not math.isfinite(sums[name]):
-                    _refuse_what_is_not_finite(name, shard[f"x.{name}"], f"{split}/{number:05}.safetensors")
+                    _refuse_what_is_not_finite(
+                        name, shard[f"x.{name}"], f"{split}/{number:05}.safetensors"
+                    )
     return {
         "hook_points": {
             name: {"d_in": width, "mean_norm": sums[name] / rows[normed] if rows[normed] else None}
@@ -77,6 +85,7 @@ def _refuse_what_is_not_finite(name: str, x: Tensor, shard: str) -> None:
     row = int((~x.isfinite().all(dim=1)).int().argmax())
     raise InputError(
         f"activations at {name} hold NaN or infinity: row {row} of shard {shard}, in "
-        f"{str(x.dtype).removeprefix('torch.')}; capture in a wider dtype (capture.dtype=float32, or "
+        f"{str(x.dtype).removeprefix('torch.')}; capture in a wider dtype (capture.dtype=float32, "
+        "or "
         "model.dtype=float32 where the model itself overflows)"
     )

@@ -1,8 +1,10 @@
-"""What a run has asked and got: counts, tokens, cost, who answered, and a sample of calls kept whole.
+"""What a run has asked and got: counts, tokens, cost, who answered, and a sample of calls kept
+whole.
 
-Everything here is over the replies that the run has got, whoever has paid for them, so a run that was killed and goes on
-tells the same; only `asked` and `paid` are of this process. The sample is the calls with the smallest keys: keys are hashes,
-so it is a random sample, and the same one whatever the order and however often the run was interrupted.
+Everything here is over the replies that the run has got, whoever has paid for them, so a run that
+was killed and goes on tells the same; only `asked` and `paid` are of this process. The sample is
+the calls with the smallest keys: keys are hashes, so it is a random sample, and the same one
+whatever the order and however often the run was interrupted.
 """
 
 from __future__ import annotations
@@ -35,7 +37,10 @@ CALLS = Table(
         "cached_tokens": (pl.Int64, "tokens of the prompt that the server still knew"),
         "reasoning_tokens": (pl.Int64, "tokens written before the answer"),
         "output_tokens": (pl.Int64, "tokens of the answer"),
-        "estimated": (pl.Boolean, "whether the server did not count, and these are from the lengths of the texts"),
+        "estimated": (
+            pl.Boolean,
+            "whether the server did not count, and these are from the lengths of the texts",
+        ),
         "usd": (pl.Float64, "what it cost; null where no price is known"),
         "served_model": (pl.String, "the model that the server says it is"),
         "fingerprint": (pl.String, "of the server's configuration, where it tells one"),
@@ -90,12 +95,20 @@ class Account:
         self._keep(request, reply, response)
 
     def _serve(self, response: Response) -> None:
-        name = response.served_model + (f" ({response.fingerprint})" if response.fingerprint else "")
+        name = response.served_model + (
+            f" ({response.fingerprint})" if response.fingerprint else ""
+        )
         if self.served and name not in self.served and len(self.served) < 10:
-            log.warning("answers of different models mix: %s, and now %s", ", ".join(self.served), name)
+            log.warning(
+                "answers of different models mix: %s, and now %s", ", ".join(self.served), name
+            )
         self.served[name] += 1
         if new := set(response.left_out) - self.left_out:
-            log.warning("%s does not take %s and is asked without", response.served_model, ", ".join(sorted(new)))
+            log.warning(
+                "%s does not take %s and is asked without",
+                response.served_model,
+                ", ".join(sorted(new)),
+            )
             self.left_out |= new
 
     def _keep(self, request: Request, reply: Reply, response: Response) -> None:
@@ -111,7 +124,10 @@ class Account:
             "prompt": request.text,
             "answer": response.content,
             "reason": reply.reason,
-            **{f"{kind}_tokens": getattr(reply.usage, kind) for kind in ("input", "cached", "reasoning", "output")},
+            **{
+                f"{kind}_tokens": getattr(reply.usage, kind)
+                for kind in ("input", "cached", "reasoning", "output")
+            },
             "estimated": reply.usage.estimated,
             "usd": reply.cost,
             "served_model": reply.served_model,
@@ -133,7 +149,9 @@ class Account:
         return {
             "replies": self.replies,
             "asked": self.asked,
-            "tokens": {field.name: self.usage[field.name] for field in dataclasses.fields(Usage)[:-1]},
+            "tokens": {
+                field.name: self.usage[field.name] for field in dataclasses.fields(Usage)[:-1]
+            },
             "estimated": self.estimated,
             "usd": self.usd,
             "paid": self.paid,

@@ -1,5 +1,5 @@
-"""Asynchronous work for a caller that blocks: on a thread with an event loop of its own, so that it makes no difference
-whether the caller runs inside one (a notebook, an asynchronous flow) or not."""
+"""Asynchronous work for a caller that blocks: on a thread with an event loop of its own, so that it
+makes no difference whether the caller runs inside one (a notebook, an asynchronous flow) or not."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ class Beside(Generic[T]):
     """
 
     def __init__(
-        self, work: Coroutine[Any, Any, T], lock: threading.Lock, when_done: Callable[[], Any] | None = None
+        self,
+        work: Coroutine[Any, Any, T],
+        lock: threading.Lock,
+        when_done: Callable[[], Any] | None = None,
     ) -> None:
         self._outcome: dict[str, Any] = {}
         self._loop = asyncio.new_event_loop()
@@ -31,7 +34,9 @@ class Beside(Generic[T]):
         self._lock, self._when_done = lock, when_done
         # in the caller's context, so that what is logged belongs to the caller's task
         run = contextvars.copy_context().run
-        self._thread = threading.Thread(target=run, args=(self._run,), daemon=True, name="asks a client")
+        self._thread = threading.Thread(
+            target=run, args=(self._run,), daemon=True, name="asks a client"
+        )
         self._thread.start()
 
     def result(self) -> T:

@@ -1,14 +1,15 @@
-"""Asks a client many things: in order, beside one another, each paid once, within a budget, and never with an exception
-from what a server does.
+"""Asks a client many things: in order, beside one another, each paid once, within a budget, and
+never with an exception from what a server does.
 
     client = Client(config.client, config.budget)     # asks nothing yet
     client.check()                                    # refuses what cannot work, in a sentence
     client.quote(requests).needs_leave                # what it may cost, before it does
     replies = client.ask(requests)                    # or: replies = yield from client.asking(requests)
 
-Everything that came back from a server is written into the cache before anybody sees it. What raises: settings that
-cannot work, seen before or at the first request that was not in the cache; and a disk that does not take what was paid.
-Work runs on a thread with an event loop of its own, so it makes no difference whether the caller has one.
+Everything that came back from a server is written into the cache before anybody sees it. What
+raises: settings that cannot work, seen before or at the first request that was not in the cache;
+and a disk that does not take what was paid. Work runs on a thread with an event loop of its own, so
+it makes no difference whether the caller has one.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from components.client.round import Round, Standing
 from components.config import union_of
 from components.device import Execution
 from components.registry import Services
-from components.store.artifact import Progress
+from components.store.stage import Progress
 
 if TYPE_CHECKING:
     ClientConfig = Any
@@ -92,13 +93,15 @@ class Client:
         return self._responder.leaves
 
     def check(self, longest: Request | None = None) -> None:
-        """Makes sure that it can be asked. It asks the server what it serves, and pays nothing; a replay asks nobody.
+        """Makes sure that it can be asked. It asks the server what it serves, and pays nothing; a
+        replay asks nobody.
 
         Args:
             longest: a request as long as any that will come.
 
         Raises:
-            ConfigError: no endpoint there, no key, a model that is not served, a prompt too long for it, no budget.
+            ConfigError: no endpoint there, no key, a model that is not served, a prompt too long
+                for it, no budget.
         """
 
         async def checked() -> None:
@@ -125,7 +128,9 @@ class Client:
         read, written = sum(each.input_tokens for each in new), sum(each.max_tokens for each in new)
         return self.quote_of(len(new), read, written, len(requests) - len(new))
 
-    def quote_of(self, calls: int, input_tokens: int, output_tokens: int, cached: int = 0) -> Quotation:
+    def quote_of(
+        self, calls: int, input_tokens: int, output_tokens: int, cached: int = 0
+    ) -> Quotation:
         """What so many calls and tokens would cost, before there are prompts.
 
         Raises:
@@ -154,7 +159,9 @@ class Client:
         told: queue.SimpleQueue[Progress | None] = queue.SimpleQueue()
 
         async def answered() -> list[Reply]:
-            with cache.opened(self._config.replies, to_write=self.is_set and not self._config.replay) as replies:
+            with cache.opened(
+                self._config.replies, to_write=self.is_set and not self._config.replay
+            ) as replies:
                 return await Round(self._standing, replies, requests, told.put).run()
 
         work = Beside(answered(), self._lock, lambda: told.put(None))

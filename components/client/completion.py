@@ -1,6 +1,7 @@
 """The body of an answer of `/chat/completions`, read whatever it holds.
 
-The server took the request, so it may be paid: whatever is wrong with the body is a reason, and it is not asked again.
+The server took the request, so it may be paid: whatever is wrong with the body is a reason, and it
+is not asked again.
 """
 
 from __future__ import annotations
@@ -19,12 +20,16 @@ def response_of(body: bytes, request: Request, model: str) -> Response:
     try:
         told = json.loads(body)
     except (ValueError, RecursionError):
-        return unreadable(f"wanted JSON, got {quoted(body.decode('utf-8', 'replace'))}", request, model)
+        return unreadable(
+            f"wanted JSON, got {quoted(body.decode('utf-8', 'replace'))}", request, model
+        )
     choices = told.get("choices") if isinstance(told, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(told, dict) or not isinstance(choice, dict) or not isinstance(message, dict):
-        return unreadable(f"wanted choices with a message, got {quoted(_short(told))}", request, model)
+        return unreadable(
+            f"wanted choices with a message, got {quoted(_short(told))}", request, model
+        )
     content, finish = _text(message.get("content")), choice.get("finish_reason")
     reason = None
     if refusal := message.get("refusal"):
@@ -65,7 +70,11 @@ def _text(content: Any) -> str | None:
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else []
-    texts = [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
+    texts = [
+        part["text"]
+        for part in parts
+        if isinstance(part, dict) and isinstance(part.get("text"), str)
+    ]
     return "".join(texts) if texts else None
 
 
@@ -80,7 +89,8 @@ def _usage(told: Any) -> Usage | None:
         _count(details.get(name)) or 0 if isinstance(details, dict) else 0
         for details, name in zip(inside, ("cached_tokens", "reasoning_tokens"), strict=True)
     )
-    # some servers count reasoning among the tokens of the completion, as they should, and some beside them
+    # some servers count reasoning among the tokens of the completion, as they should, and some
+    # beside them
     output = written - reasoning if reasoning <= written else written
     return Usage(max(0, read - cached), min(cached, read), reasoning, output)
 
@@ -110,8 +120,12 @@ def _token(entry: Any) -> tuple[str, float] | None:
     if not isinstance(entry, dict):
         return None
     text, value = entry.get("token"), entry.get("logprob")
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
-    return (text, max(float(value), -1e4)) if isinstance(text, str) and is_number else None  # some say -inf for never
+    is_number = (
+        isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+    )
+    return (
+        (text, max(float(value), -1e4)) if isinstance(text, str) and is_number else None
+    )  # some say -inf for never
 
 
 def _short(told: Any) -> str:

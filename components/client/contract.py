@@ -1,8 +1,9 @@
-"""What answering prompts promises: requests in, replies in the same order, and never an exception out of a server.
+"""What answering prompts promises: requests in, replies in the same order, and never an exception
+out of a server.
 
-A `Responder` (one file of `clients/`) takes requests to whoever answers. It gives a `Response` for what came back and was
-or may have been paid, or a `Unanswered` for what did not. `Client` (client.py) puts cache, budget and counting around it and
-makes a `Reply` of each.
+A `Responder` (one file of `clients/`) takes requests to whoever answers. It gives a `Response` for
+what came back and was or may have been paid, or a `Unanswered` for what did not. `Client`
+(client.py) puts cache, budget and counting around it and makes a `Reply` of each.
 """
 
 from __future__ import annotations
@@ -44,12 +45,16 @@ class Request:
         messages: the conversation so far.
         max_tokens: longest answer, reasoning included.
         temperature: 0 takes the likeliest token.
-        replicate: which of several answers to the same prompt; another number is another request and is paid again.
-        schema: the answer is to be JSON of this class; one that forbids extra keys suits strict servers. The prompt has
-            to say so too: a server that knows no schemas is asked without.
-        logprobs: how many likeliest alternatives are wanted for each token, with log-probabilities; None for none.
-        may_be_cut: whether an answer that ends at `max_tokens` is one, as a single token of yes or no is.
-        label: what it is for ("explain max_activating, latent 7"); stands in the table of calls, changes no answer.
+        replicate: which of several answers to the same prompt; another number is another request
+            and is paid again.
+        schema: the answer is to be JSON of this class; one that forbids extra keys suits strict
+            servers. The prompt has to say so too: a server that knows no schemas is asked without.
+        logprobs: how many likeliest alternatives are wanted for each token, with log-probabilities;
+            None for none.
+        may_be_cut: whether an answer that ends at `max_tokens` is one, as a single token of yes or
+            no is.
+        label: what it is for ("explain max_activating, latent 7"); stands in the table of calls,
+            changes no answer.
     """
 
     messages: Sequence[Message]
@@ -64,7 +69,9 @@ class Request:
     def __post_init__(self) -> None:
         assert self.messages, "a request needs a message"
         assert self.max_tokens > 0, "a request needs room for an answer"
-        assert self.logprobs is None or 1 <= self.logprobs <= MOST_LOGPROBS, f"logprobs: 1 to {MOST_LOGPROBS}"
+        assert self.logprobs is None or 1 <= self.logprobs <= MOST_LOGPROBS, (
+            f"logprobs: 1 to {MOST_LOGPROBS}"
+        )
 
     @property
     def text(self) -> str:
@@ -83,9 +90,14 @@ class Request:
 
     @property
     def most_input_tokens(self) -> int:
-        """Tokens that the prompt has at most: a byte is at least one only in the worst case, a message costs a frame."""
+        """Tokens that the prompt has at most: a byte is at least one only in the worst case, a
+        message costs a frame."""
         schema = len(json.dumps(self.json_schema)) if self.schema else 0
-        return schema + 32 + sum(16 + len(message.text.encode("utf-8", "replace")) for message in self.messages)
+        return (
+            schema
+            + 32
+            + sum(16 + len(message.text.encode("utf-8", "replace")) for message in self.messages)
+        )
 
     def canonical(self, identity: Mapping[str, Any]) -> str:
         """Everything that decides the answer, as JSON: the request, and who is asked."""
@@ -181,7 +193,8 @@ class Unanswered:
 
     Attributes:
         reason: "kind: detail".
-        stops: nothing more can be had from there (a key that expired, no credit left): no further request is made.
+        stops: nothing more can be had from there (a key that expired, no credit left): no further
+            request is made.
     """
 
     reason: str
@@ -194,8 +207,8 @@ class Reply:
 
     Attributes:
         text: the answer; None where there is none.
-        reason: why there is none, "kind: detail"; kinds are `not asked`, `no answer`, `not taken`, `unreadable`,
-            `refused`, `cut`, `empty` and `not as asked`.
+        reason: why there is none, "kind: detail"; kinds are `not asked`, `no answer`, `not taken`,
+            `unreadable`, `refused`, `cut`, `empty` and `not as asked`.
         value: the answer as the class that the request names as its schema.
         logprobs: of each token; None where they were not asked for or not given.
         usage: tokens, also of failures that the server has counted.
@@ -204,8 +217,8 @@ class Reply:
         fingerprint: of the server's configuration, where it tells one.
         left_out: settings that the server does not take, so that it was asked without.
         cached: nothing was sent for it now.
-        again: whether the same request may come to an answer another time; one that was paid does not, ask the next
-            replicate.
+        again: whether the same request may come to an answer another time; one that was paid does
+            not, ask the next replicate.
         key: of the request, in the cache and in the table of calls.
     """
 
@@ -235,7 +248,8 @@ class ClientSettings(Config):
 
 
 class Responder(Entry):
-    """Takes requests to whoever answers. A file in `clients/` holds one, registered with `@clients`.
+    """Takes requests to whoever answers. A file in `clients/` holds one, registered with
+    `@clients`.
 
     Attributes:
         batch: how many requests it takes at once.
@@ -288,12 +302,16 @@ class Responder(Entry):
         yield
 
     @abstractmethod
-    async def respond(self, requests: Sequence[Request], keys: Sequence[str]) -> Sequence[Response | Unanswered]:
-        """What comes of at most `batch` requests, in order; `keys` are theirs in the cache, and seed what is drawn."""
+    async def respond(
+        self, requests: Sequence[Request], keys: Sequence[str]
+    ) -> Sequence[Response | Unanswered]:
+        """What comes of at most `batch` requests, in order; `keys` are theirs in the cache, and
+        seed what is drawn."""
 
 
 def seed_of(key: str) -> int:
-    """The seed of an answer that is drawn: another for each request and replicate, and within what all servers take."""
+    """The seed of an answer that is drawn: another for each request and replicate, and within what
+    all servers take."""
     return int(key[:8], 16) >> 1
 
 

@@ -1,4 +1,5 @@
-"""What a server means by an error: whether to ask again, to ask without a setting, to stop, or to leave that request."""
+"""What a server means by an error: whether to ask again, to ask without a setting, to stop, or to
+leave that request."""
 
 from __future__ import annotations
 
@@ -23,15 +24,20 @@ _NO_MODEL = re.compile(
     re.I | re.DOTALL,
 )
 _FLAGGED = re.compile(r"moderation|flagged|content[_ ]policy|safety", re.IGNORECASE)
-_NO_CREDIT = re.compile(r"insufficient_quota|insufficient credits|exceeded your current quota|billing", re.IGNORECASE)
+_NO_CREDIT = re.compile(
+    r"insufficient_quota|insufficient credits|exceeded your current quota|billing", re.IGNORECASE
+)
 SETTINGS: Mapping[str, re.Pattern[str]] = {
-    "response_format": re.compile(r"response_format|json_schema|structured output|guided|grammar", re.IGNORECASE),
+    "response_format": re.compile(
+        r"response_format|json_schema|structured output|guided|grammar", re.IGNORECASE
+    ),
     "logprobs": re.compile(r"logprob", re.IGNORECASE),
     "seed": re.compile(r"\bseed\b", re.IGNORECASE),
     "max_tokens": re.compile(r"max_completion_tokens", re.IGNORECASE),
     "temperature": re.compile(r"temperature", re.IGNORECASE),
 }
-"""Settings that a request can do without, each with how an error names it; `max_tokens` has a younger name."""
+"""Settings that a request can do without, each with how an error names it; `max_tokens` has a
+younger name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +46,8 @@ class Fault:
 
     Attributes:
         text: what happened, as part of a sentence.
-        kind: away (nobody there, or not in time), broken (an answer that was taking too long), busy (later, perhaps), key,
-            credit, model, long (the prompt), moved (another address), other.
+        kind: away (nobody there, or not in time), broken (an answer that was taking too long), busy
+            (later, perhaps), key, credit, model, long (the prompt), moved (another address), other.
         status: HTTP's number; None where nothing came back.
         wait: seconds that the server asks to wait.
     """
@@ -69,10 +75,13 @@ def fault_of(status: int, body: str, headers: Mapping[str, str]) -> Fault:
 
 
 def refused_setting(fault: Fault, body: str, sent: Mapping[str, Any]) -> str | None:
-    """The setting of a request that the server does not take, where the request can do without it."""
+    """The setting of a request that the server does not take, where the request can do without
+    it."""
     if fault.kind not in ("other", "moved") or fault.status not in (400, 404, 415, 422, 501):
         return None
-    return next((name for name, named in SETTINGS.items() if name in sent and named.search(body)), None)
+    return next(
+        (name for name, named in SETTINGS.items() if name in sent and named.search(body)), None
+    )
 
 
 def _kind(status: int, body: str) -> Kind:

@@ -1,9 +1,10 @@
 """How fast a server may be asked, and how long to wait when it says not now.
 
-Requests and tokens a minute are kept by even spacing (the generic cell rate algorithm without a burst), so no window of a
-minute holds more than the limit. What an answer took is known behind it: a turn is given for the most, and the rest handed
-back. When the server wants a pause, everybody pauses, and comes back one by one, further apart each time that it says so
-and nearer again with each answer: so a limit that nobody has set is found.
+Requests and tokens a minute are kept by even spacing (the generic cell rate algorithm without a
+burst), so no window of a minute holds more than the limit. What an answer took is known behind it:
+a turn is given for the most, and the rest handed back. When the server wants a pause, everybody
+pauses, and comes back one by one, further apart each time that it says so and nearer again with
+each answer: so a limit that nobody has set is found.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from collections.abc import Mapping
 MINUTE = 60.0
 LONGEST_BACKOFF = 60.0
 SHORTEST_GAP, LONGEST_GAP, NEARER = 0.05, 1.0, 0.8
-"""Seconds between requests after a server's first wish for a pause, the most of them, and their change with an answer."""
+"""Seconds between requests after a server's first wish for a pause, the most of them, and their
+change with an answer."""
 
 
 class Pace:
@@ -29,7 +31,9 @@ class Pace:
         tokens_per_minute: of prompts and answers; None for no limit.
     """
 
-    def __init__(self, requests_per_minute: int | None = None, tokens_per_minute: int | None = None) -> None:
+    def __init__(
+        self, requests_per_minute: int | None = None, tokens_per_minute: int | None = None
+    ) -> None:
         self._each = MINUTE / requests_per_minute if requests_per_minute else 0.0
         self._token = MINUTE / tokens_per_minute if tokens_per_minute else 0.0
         self._gap = 0.0
@@ -42,7 +46,9 @@ class Pace:
             at = max(self._next, self._next_tokens, self._paused)
             if at <= now:
                 break
-            await asyncio.sleep(at - now)  # whoever wakes first goes, and the others wait for their turn
+            await asyncio.sleep(
+                at - now
+            )  # whoever wakes first goes, and the others wait for their turn
         self._next = now + max(self._each, self._gap)
         self._next_tokens = now + tokens * self._token
 
@@ -60,12 +66,14 @@ class Pace:
 
 
 def backoff(first: float, attempt: int) -> float:
-    """Seconds to wait after that many failed attempts (0 after the first), spread so that not all come back at once."""
+    """Seconds to wait after that many failed attempts (0 after the first), spread so that not all
+    come back at once."""
     return min(first * 2.0**attempt, LONGEST_BACKOFF) * random.uniform(0.75, 1.0)
 
 
 def asked_for(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server asks to wait (`retry-after-ms`, `retry-after` in seconds or as a date); None if it does not."""
+    """Seconds that a server asks to wait (`retry-after-ms`, `retry-after` in seconds or as a date);
+    None if it does not."""
     for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
         try:
             seconds = float(headers.get(name, "")) * unit

@@ -1,9 +1,10 @@
 """What calls cost: prices, a budget that is never passed, and what a run would cost at most.
 
-The budget counts what the answers of a run cost, also those that lie in the cache since a run before: so a run that was
-killed and is started again stops where it would have stopped. A request is admitted if what is spent and the most that
-every open request can cost leave room for the most that it can cost; where that fails only because of open ones, it
-waits for them. So who is admitted depends on the order of the requests and on costs, not on which answer came first.
+The budget counts what the answers of a run cost, also those that lie in the cache since a run
+before: so a run that was killed and is started again stops where it would have stopped. A request
+is admitted if what is spent and the most that every open request can cost leave room for the most
+that it can cost; where that fails only because of open ones, it waits for them. So who is admitted
+depends on the order of the requests and on costs, not on which answer came first.
 """
 
 from __future__ import annotations
@@ -93,7 +94,8 @@ class Purse:
         self._lock = threading.Lock()
 
     def reserve(self, most: float) -> bool:
-        """Whether one more call of at most so many USD fits beside what is spent and open; if so, room is kept for it."""
+        """Whether one more call of at most so many USD fits beside what is spent and open; if so,
+        room is kept for it."""
         usd, calls = self.budget.usd, self.budget.calls
         with self._lock:
             if calls is not None and self.calls >= calls:
@@ -105,17 +107,17 @@ class Purse:
             return True
 
     def close(self) -> None:
-        """Nothing more is bought, also nothing cheaper: what is asked is then a beginning, not a choice by price."""
+        """Nothing more is bought, also nothing cheaper: what is asked is then a beginning, not a
+        choice by price."""
         usd, calls = self.budget.usd, self.budget.calls
         if calls is not None and self.calls >= calls:
             self.closed = f"the budget of {calls:,} calls is spent"
         else:
-            self.closed = (
-                f"the budget of {usd:g} USD is spent ({self.usd:.4g}, and the next call may cost more than is left)"
-            )
+            self.closed = f"the budget of {usd:g} USD is spent ({self.usd:.4g}, and the next call may cost more than is left)"
 
     def settle(self, most: float, usd: float | None) -> None:
-        """A call for which room was kept has cost so much; None gives all of it back, since nothing came of the call."""
+        """A call for which room was kept has cost so much; None gives all of it back, since nothing
+        came of the call."""
         with self._lock:
             self._reserved = max(0.0, self._reserved - most)
             if usd is None:

@@ -1,7 +1,8 @@
 """Reading answers: strictly, and graded where log-probabilities are there.
 
-A model that thinks aloud before its answer (`<think> ... </think>`) is read behind that. JSON is the whole answer, at most
-inside one fence of three backticks; a sentence around it makes it no answer, since nobody knows what else it says.
+A model that thinks aloud before its answer (`<think> ... </think>`) is read behind that. JSON is
+the whole answer, at most inside one fence of three backticks; a sentence around it makes it no
+answer, since nobody knows what else it says.
 """
 
 from __future__ import annotations
@@ -59,14 +60,16 @@ def parsed(text: str, schema: type[SchemaT]) -> SchemaT:
         return schema.model_validate_json(fenced[1] if fenced else text, strict=True)
     except ValidationError as error:
         raise ValueError(
-            f"wanted JSON of {schema.__name__} and nothing else ({in_one_line(error)}), got {quoted(text)}"
+            f"wanted JSON of {schema.__name__} and nothing else ({in_one_line(error)}), got "
+            f"{quoted(text)}"
         ) from None
 
 
 def graded(reply: Reply, yes: Collection[str] = YES, no: Collection[str] = NO) -> float | None:
     """How much the answer is a yes: P(yes) / (P(yes) + P(no)) at the first token that says either.
 
-    Without log-probabilities it is 1 for a text that begins with a yes, 0 for a no, and None for neither.
+    Without log-probabilities it is 1 for a text that begins with a yes, 0 for a no, and None for
+    neither.
 
     Args:
         reply: to a question of yes or no.
@@ -77,7 +80,8 @@ def graded(reply: Reply, yes: Collection[str] = YES, no: Collection[str] = NO) -
         if _word(token.token) in (*yes, *no):
             likeliest = {token.token: token.logprob, **token.likeliest}
             for_, against = (
-                sum(math.exp(value) for word, value in likeliest.items() if _word(word) in words) for words in (yes, no)
+                sum(math.exp(value) for word, value in likeliest.items() if _word(word) in words)
+                for words in (yes, no)
             )
             return for_ / (for_ + against) if for_ + against > 0 else None
     first = re.match(r"\W*(\w+)", reply.text or "")

@@ -1,9 +1,10 @@
 """The cache of answers: one SQLite file, a row for each request, written before its answer is used.
 
-It is a store of its own: an answer that was paid is worth keeping when the artifact that it went into is deleted. A row
-holds the whole request and the whole response as JSON, so a colleague who is given the file replays a run without a key,
-and anybody can read it (`sqlite3 replies.sqlite "select request, response from replies"`). Keys and addresses with secrets
-never come here: a key is no part of a request, and addresses that hold one are refused.
+It is a store of its own: an answer that was paid is worth keeping when the artifact that it went
+into is deleted. A row holds the whole request and the whole response as JSON, so a colleague who is
+given the file replays a run without a key, and anybody can read it (`sqlite3 replies.sqlite "select
+request, response from replies"`). Keys and addresses with secrets never come here: a key is no part
+of a request, and addresses that hold one are refused.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ class Replies:
         for start in range(0, len(keys), 500):  # SQLite takes so many arguments everywhere
             part = keys[start : start + 500]
             marks = ",".join("?" * len(part))
-            rows = self._connection.execute(f"SELECT key, response FROM replies WHERE key IN ({marks})", part)
+            rows = self._connection.execute(
+                f"SELECT key, response FROM replies WHERE key IN ({marks})", part
+            )
             kept.update((key, Response.from_json(text)) for key, text in rows)
         return kept
 
@@ -52,7 +55,8 @@ class Replies:
                 )
         except sqlite3.Error as error:
             raise StoreError(
-                f"{self._path} could not keep an answer that was paid: {error}; nothing more is asked"
+                f"{self._path} could not keep an answer that was paid: {error}; nothing more is "
+                "asked"
             ) from error
 
 
@@ -61,7 +65,8 @@ def opened(folder: str, *, to_write: bool) -> Iterator[Replies]:
     """The cache in a folder, which is made where it is to be written.
 
     Raises:
-        ConfigError: not a folder that can be used so, or a file of another kind or of a newer version.
+        ConfigError: not a folder that can be used so, or a file of another kind or of a newer
+            version.
     """
     path = expanded(folder) / FILE
     try:
@@ -81,22 +86,28 @@ def opened(folder: str, *, to_write: bool) -> Iterator[Replies]:
         except sqlite3.Error as error:
             raise _unusable(path, error) from error
         if version > VERSION:
-            raise ConfigError(f"a newer Latentflow wrote the cache of answers {path}; use that, or set client.replies")
+            raise ConfigError(
+                f"a newer Latentflow wrote the cache of answers {path}; use that, or set "
+                "client.replies"
+            )
         yield Replies(connection, path)
 
 
 def _unusable(path: Path, error: Exception) -> ConfigError:
     return ConfigError(
-        f"the cache of answers {path} cannot be used: {error}; set client.replies to a folder where it can be written"
+        f"the cache of answers {path} cannot be used: {error}; set client.replies to a folder "
+        "where it can be written"
     )
 
 
 def _make(connection: sqlite3.Connection) -> None:
-    # one file at all times (no write-ahead log beside it), so that copying it while nobody writes copies everything
+    # one file at all times (no write-ahead log beside it), so that copying it while nobody writes
+    # copies everything
     connection.execute("PRAGMA journal_mode=DELETE")
     with connection:
         connection.execute(
             "CREATE TABLE IF NOT EXISTS replies "
-            "(key TEXT PRIMARY KEY, request TEXT NOT NULL, response TEXT NOT NULL, written TEXT NOT NULL) WITHOUT ROWID"
+            "(key TEXT PRIMARY KEY, request TEXT NOT NULL, response TEXT NOT NULL, written TEXT "
+            "NOT NULL) WITHOUT ROWID"
         )
         connection.execute(f"PRAGMA user_version={VERSION}")

@@ -1,7 +1,8 @@
-"""One list of requests on its way: looked up, admitted in order, sent beside one another, written, counted.
+"""One list of requests on its way: looked up, admitted in order, sent beside one another, written,
+counted.
 
-The first request is sent alone, and until one has been answered: what a server does not take is learnt from it, and a key
-or a model that cannot work is said before hundreds of requests find out.
+The first request is sent alone, and until one has been answered: what a server does not take is
+learnt from it, and a key or a model that cannot work is said before hundreds of requests find out.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ from components.client.reading import read
 from components.client.replies import Replies
 from components.errors import ConfigError, LatentflowError
 from components.model.hub import first_line
-from components.store.artifact import Progress
+from components.store.stage import Progress
 
 log = logging.getLogger(__name__)
 FAILURES_IN_A_ROW = 8
-"""So many requests that came to nothing, with no answer between them: the server is gone, and is left alone."""
+"""So many requests that came to nothing, with no answer between them: the server is gone, and is
+left alone."""
 FAILURES_AT_FIRST = 2
-"""The same before it has ever answered, where requests go one by one and each may have waited for long."""
+"""The same before it has ever answered, where requests go one by one and each may have waited for
+long."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -65,12 +68,15 @@ class Standing:
         where, price, budget = self.budget_where, self.responder.price, self.purse.budget
         if self.responder.leaves and not budget.is_set:
             raise ConfigError(
-                f"{where} is not set, and before it is, nothing leaves this machine: set {where}.usd or {where}.calls"
+                f"{where} is not set, and before it is, nothing leaves this machine: set "
+                f"{where}.usd or {where}.calls"
             )
         if budget.usd is not None and price is None:
             raise ConfigError(
-                f"{where}.usd needs the price of the model {self.responder.model!r}, and {self.responder.where}.prices does "
-                f"not have it: add [{{model: {self.responder.model}, input: <USD for a million tokens>, output: ...}}], or "
+                f"{where}.usd needs the price of the model {self.responder.model!r}, and "
+                f"{self.responder.where}.prices does "
+                f"not have it: add [{{model: {self.responder.model}, input: <USD for a million "
+                f"tokens>, output: ...}}], or "
                 f"set {where}.calls instead"
             )
 
@@ -110,9 +116,18 @@ class Round:
     """
 
     def __init__(
-        self, standing: Standing, cache: Replies, requests: Sequence[Request], tell: Callable[[Progress], None]
+        self,
+        standing: Standing,
+        cache: Replies,
+        requests: Sequence[Request],
+        tell: Callable[[Progress], None],
     ) -> None:
-        self._standing, self._responder, self._cache, self._tell = standing, standing.responder, cache, tell
+        self._standing, self._responder, self._cache, self._tell = (
+            standing,
+            standing.responder,
+            cache,
+            tell,
+        )
         self._replies: list[Reply | None] = [None] * len(requests)
         self._asked: dict[str, Pending] = {}
         for place, request in enumerate(requests):
@@ -164,7 +179,8 @@ class Round:
             await self._send()
 
     async def _obstacle(self, each: Pending, response: Response | None) -> str | None:
-        """Why a request is not answered; None once room is kept for it. Waits where that depends on what others cost."""
+        """Why a request is not answered; None once room is kept for it. Waits where that depends on
+        what others cost."""
         standing = self._standing
         if response is None and standing.replay:
             return f"{self._responder.where}.replay is on, and the cache has no answer to it"
@@ -203,12 +219,16 @@ class Round:
             await self._wait()
 
     async def _wait(self) -> None:
-        done, self._on_their_way = await asyncio.wait(self._on_their_way, return_when=asyncio.FIRST_COMPLETED)
+        done, self._on_their_way = await asyncio.wait(
+            self._on_their_way, return_when=asyncio.FIRST_COMPLETED
+        )
         for task in done:
             task.result()
 
     async def _respond(self, group: Sequence[Pending]) -> None:
-        meanwhile = self._cache.get([each.key for each in group])  # another run may have paid since this one looked
+        meanwhile = self._cache.get(
+            [each.key for each in group]
+        )  # another run may have paid since this one looked
         for each in group:
             if each.key in meanwhile:
                 self._came(each, meanwhile[each.key], cached=True)
@@ -235,7 +255,9 @@ class Round:
         """A response is there, and in the cache."""
         self._open.discard(each)
         cost = self._cost(response)
-        reply = dataclasses.replace(read(each.request, response), cost=cost, cached=cached, key=each.key)
+        reply = dataclasses.replace(
+            read(each.request, response), cost=cost, cached=cached, key=each.key
+        )
         if each.key not in self._standing.counted:
             self._standing.counted.add(each.key)
             self._standing.purse.settle(each.most, cost or 0.0)
@@ -251,7 +273,9 @@ class Round:
             raise ConfigError(reason.partition(": ")[2])
         is_silent = reason.startswith("no answer") and not standing.has_answered
         standing.failed_in_a_row += not reason.startswith("not asked")
-        is_gone = standing.failed_in_a_row >= (FAILURES_AT_FIRST if is_silent else FAILURES_IN_A_ROW)
+        is_gone = standing.failed_in_a_row >= (
+            FAILURES_AT_FIRST if is_silent else FAILURES_IN_A_ROW
+        )
         if standing.stopped is None and (refusal.stops or is_gone):
             times = "" if refusal.stops else f" ({standing.failed_in_a_row} requests in a row)"
             standing.stopped = f"asking has stopped{times}: {reason}"
@@ -260,7 +284,11 @@ class Round:
 
     def _give(self, each: Pending, reply: Reply, response: Response | None) -> None:
         for number, place in enumerate(each.places):
-            same = reply if number == 0 or reply.again else dataclasses.replace(_free(reply), cached=True)
+            same = (
+                reply
+                if number == 0 or reply.again
+                else dataclasses.replace(_free(reply), cached=True)
+            )
             self._replies[place] = same
             self._standing.account.add(each.request, same, response if number == 0 else None)
         self._n_done += len(each.places)

@@ -12,13 +12,15 @@ from components.errors import ConfigError
 
 MOST_LISTED = 20
 FEWEST_PER_CHARACTER = 1 / 8
-"""Tokens that a character is at least, for what is refused unasked: no tokenizer of prose is that terse."""
+"""Tokens that a character is at least, for what is refused unasked: no tokenizer of prose is that
+terse."""
 LENGTHS = ("max_model_len", "context_length", "context_window", "max_context_length")
 """Under which names servers tell the longest context of a model."""
 
 
 def models(body: bytes) -> dict[str, Mapping[str, Any]]:
-    """What a server tells of each of its models, by name; empty where it tells nothing that can be read."""
+    """What a server tells of each of its models, by name; empty where it tells nothing that can be
+    read."""
     try:
         told = json.loads(body)
     except (ValueError, RecursionError):
@@ -32,7 +34,8 @@ def models(body: bytes) -> dict[str, Mapping[str, Any]]:
 
 
 def is_among(model: str, listed: Mapping[str, Any]) -> bool:
-    """Whether a model is listed, by its name or with a tag behind it (`llama3` is `llama3:latest`)."""
+    """Whether a model is listed, by its name or with a tag behind it (`llama3` is
+    `llama3:latest`)."""
     return model in listed or model.partition(":")[0] in {name.partition(":")[0] for name in listed}
 
 
@@ -40,7 +43,9 @@ def told(model: str, listed: Mapping[str, Any]) -> str:
     """What is served, for a sentence: all of it, or of a long list what is nearest."""
     if len(listed) <= MOST_LISTED:
         return f"it serves {', '.join(sorted(listed))}"
-    near = sorted(name for name in listed if model.lower() in name.lower()) or get_close_matches(model, listed, 5)
+    near = sorted(name for name in listed if model.lower() in name.lower()) or get_close_matches(
+        model, listed, 5
+    )
     return f"it serves {len(listed)} models, near to it: {', '.join(near[:MOST_LISTED]) or 'none'}"
 
 
@@ -48,7 +53,9 @@ def context_length(model: str, listed: Mapping[str, Mapping[str, Any]]) -> int |
     """Tokens of prompt and answer together that a model takes, where the server tells."""
     row = listed.get(model, {})
     inside = row.get("meta")
-    values = [row.get(name) for name in LENGTHS] + [inside.get("n_ctx_train") if isinstance(inside, dict) else None]
+    values = [row.get(name) for name in LENGTHS] + [
+        inside.get("n_ctx_train") if isinstance(inside, dict) else None
+    ]
     return next((value for value in values if isinstance(value, int) and value > 0), None)
 
 
@@ -69,6 +76,7 @@ def refuse_too_long(longest: Request, length: int, what: str, exact: int | None 
     if fewest + longest.max_tokens > length:
         about = f"at least {fewest:,}" if exact is None else f"{exact:,}"
         raise ConfigError(
-            f"a prompt of {about} tokens and an answer of up to {longest.max_tokens:,} do not fit the {length:,} tokens that "
+            f"a prompt of {about} tokens and an answer of up to {longest.max_tokens:,} do not fit "
+            f"the {length:,} tokens that "
             f"{what}; show fewer or shorter windows, or choose a model with a longer context"
         )

@@ -1,9 +1,11 @@
-"""Does a short text speak of a concept? Words weighted by TF-IDF, one logistic regression for each concept, calibrated.
+"""Does a short text speak of a concept? Words weighted by TF-IDF, one logistic regression for each
+concept, calibrated.
 
-It is fitted on passages as long as what it will be asked about (whoever cuts them sees to that): a text is positive for
-a concept of tokens when any of its tokens carries it. Platt scaling (Platt 1999, with the smoothed targets and Newton's
-method of Lin, Lin & Weng 2007, all concepts at once) on passages it was not fitted on turns scores into probabilities.
-A concept without examples on both sides cannot be judged: its probabilities are NaN and `unfit` says why.
+It is fitted on passages as long as what it will be asked about (whoever cuts them sees to that): a
+text is positive for a concept of tokens when any of its tokens carries it. Platt scaling (Platt
+1999, with the smoothed targets and Newton's method of Lin, Lin & Weng 2007, all concepts at once)
+on passages it was not fitted on turns scores into probabilities. A concept without examples on both
+sides cannot be judged: its probabilities are NaN and `unfit` says why.
 """
 
 from __future__ import annotations
@@ -64,9 +66,17 @@ class ConceptClassifier:
     """
 
     def __init__(
-        self, words: Sequence[str], arrays: dict[str, np.ndarray], concepts: Sequence[str], unfit: dict[str, str]
+        self,
+        words: Sequence[str],
+        arrays: dict[str, np.ndarray],
+        concepts: Sequence[str],
+        unfit: dict[str, str],
     ) -> None:
-        self.words, self.concepts, self.unfit = {word: i for i, word in enumerate(words)}, tuple(concepts), unfit
+        self.words, self.concepts, self.unfit = (
+            {word: i for i, word in enumerate(words)},
+            tuple(concepts),
+            unfit,
+        )
         self.weight, self.bias, self.idf = arrays["weight"], arrays["bias"], arrays["idf"]
         self.slope, self.offset = arrays["slope"], arrays["offset"]
         self._vectorizer = _vectorizer(words)
@@ -82,14 +92,18 @@ class ConceptClassifier:
         """Calibrated probabilities; NaN for concepts that cannot be judged."""
         return scipy.special.expit(self.scores(texts) * self.slope + self.offset).astype(np.float32)
 
-    def assess(self, texts: Sequence[str], labels: Bool[np.ndarray, "text concept"]) -> list[Assessment]:
+    def assess(
+        self, texts: Sequence[str], labels: Bool[np.ndarray, "text concept"]
+    ) -> list[Assessment]:
         """What it reaches on other texts, concept by concept."""
         stated = self.probabilities(texts)
         return [
             Assessment(
                 concept,
                 None if concept in self.unfit else auroc(stated[:, i], labels[:, i]),
-                None if concept in self.unfit else expected_calibration_error(stated[:, i], labels[:, i]),
+                None
+                if concept in self.unfit
+                else expected_calibration_error(stated[:, i], labels[:, i]),
                 int(labels[:, i].sum()),
                 len(texts),
             )
@@ -99,7 +113,9 @@ class ConceptClassifier:
     def save(self, folder: Path) -> None:
         """Writes classifier.safetensors and classifier.json."""
         described = {"words": list(self.words), "concepts": self.concepts, "unfit": self.unfit}
-        arrays = {name: getattr(self, name) for name in ("weight", "bias", "idf", "slope", "offset")}
+        arrays = {
+            name: getattr(self, name) for name in ("weight", "bias", "idf", "slope", "offset")
+        }
         writing = folder / ".classifier.writing"
         writing.write_text(json.dumps(described), encoding="utf-8")
         writing.rename(folder / "classifier.json")
@@ -130,12 +146,17 @@ def fit_classifier(
         calibrate_labels: likewise.
         concepts: names of the columns.
     """
-    from sklearn.linear_model import LogisticRegression  # here: describing the flows need not wait for it
+    from sklearn.linear_model import (
+        LogisticRegression,  # here: describing the flows need not wait for it
+    )
 
     unfit = {
         concept: reason
         for i, concept in enumerate(concepts)
-        if (reason := _lacking(labels[:, i], "judge") or _lacking(calibrate_labels[:, i], "calibrate"))
+        if (
+            reason := _lacking(labels[:, i], "judge")
+            or _lacking(calibrate_labels[:, i], "calibrate")
+        )
     }
     vectorizer = _vectorizer(None)
     given = vectorizer.fit_transform(texts if any(map(str.strip, texts)) else ["nothing"])
@@ -147,13 +168,17 @@ def fit_classifier(
     }
     for i, concept in enumerate(concepts):
         if concept not in unfit:
-            model = LogisticRegression(C=INVERSE_PENALTY, solver="liblinear").fit(given, labels[:, i])
+            model = LogisticRegression(C=INVERSE_PENALTY, solver="liblinear").fit(
+                given, labels[:, i]
+            )
             arrays["weight"][i], arrays["bias"][i] = model.coef_[0], model.intercept_[0]
     judged = np.array([concept not in unfit for concept in concepts], bool)
     arrays["slope"] = np.full(len(concepts), np.nan, np.float32)
     arrays["offset"] = arrays["slope"].copy()
     raw = ConceptClassifier(words, arrays, concepts, unfit).scores(calibrate_texts)
-    arrays["slope"][judged], arrays["offset"][judged] = _platt(raw[:, judged], calibrate_labels[:, judged])
+    arrays["slope"][judged], arrays["offset"][judged] = _platt(
+        raw[:, judged], calibrate_labels[:, judged]
+    )
     return ConceptClassifier(words, arrays, concepts, unfit)
 
 
@@ -166,16 +191,15 @@ def _vectorizer(words: Sequence[str] | None) -> TfidfVectorizer:
 def _lacking(present: Bool[np.ndarray, " text"], split: str) -> str | None:
     n, n_positive = len(present), int(present.sum())
     if min(n_positive, n - n_positive) < MINIMUM:
-        return (
-            f"{n_positive} of {n} {split} passages have the concept; at least {MINIMUM} with and without it are needed"
-        )
+        return f"{n_positive} of {n} {split} passages have the concept; at least {MINIMUM} with and without it are needed"
     return None
 
 
 def _platt(
     scores: Float[np.ndarray, "text concept"], labels: Bool[np.ndarray, "text concept"]
 ) -> tuple[Float[np.ndarray, " concept"], Float[np.ndarray, " concept"]]:
-    """Slope and offset of each concept's log-odds: 30 damped Newton steps on the cross-entropy with smoothed targets."""
+    """Slope and offset of each concept's log-odds: 30 damped Newton steps on the cross-entropy with
+    smoothed targets."""
     positive = labels.sum(0).astype(np.float64)
     negative = len(labels) - positive
     target = np.where(labels, (positive + 1) / (positive + 2), 1 / (negative + 2))

@@ -1,12 +1,13 @@
 """Which concepts a probe decodes: what can be asked of any model and any text.
 
-A probe passes where it ranks rows well (AUROC) and where the lower bound of its average precision lies above what chance
-gives by a share of what is left:
+A probe passes where it ranks rows well (AUROC) and where the lower bound of its average precision
+lies above what chance gives by a share of what is left:
 
     lift = (AP - b) / (1 - b)        b the share of rows that have the concept
 
-An absolute average precision would be a property of one corpus: at natural density a rare concept that a probe ranks with
-an AUROC of 0.98 may have an average precision of 0.5. The lower bound keeps a handful of lucky rows from passing.
+An absolute average precision would be a property of one corpus: at natural density a rare concept
+that a probe ranks with an AUROC of 0.98 may have an average precision of 0.5. The lower bound keeps
+a handful of lucky rows from passing.
 """
 
 from __future__ import annotations
@@ -19,16 +20,19 @@ from components.statistics import average_precision_interval
 
 
 class ProbeGate(Config):
-    """What a probe must reach on validate, so that a concept counts as decoded from the activations."""
+    """What a probe must reach on validate, so that a concept counts as decoded from the
+    activations."""
 
     min_auroc: float = Field(default=0.9, ge=0, le=1)
     """Least AUROC of the probe."""
     min_lift: float = Field(default=0.2, ge=0, le=1)
-    """Least lower bound (95%) of the probe's average precision above the base rate, as a share of what is left above it; 0 asks nothing."""
+    """Least lower bound (95%) of the probe's average precision above the base rate, as a share of
+    what is left above it; 0 asks nothing."""
 
 
 def lift(ap: float, base_rate: float) -> float:
-    """Average precision above the base rate, as a share of what is left above it: 0 at chance, 1 at perfection."""
+    """Average precision above the base rate, as a share of what is left above it: 0 at chance, 1 at
+    perfection."""
     return (ap - base_rate) / (1 - base_rate) if base_rate < 1 else 0.0
 
 
@@ -55,7 +59,9 @@ def refusal(found: Ranking, n_positive: int, n: int, gate: ProbeGate) -> str | N
     least = least_lift(found.ap, n_positive, n)
     if gate.min_lift and least < gate.min_lift:
         return (
-            f"average precision {found.ap:.2f} on validate at a base rate of {n_positive / n:.2g} over {n_positive} rows with "
-            f"the concept: its lower bound lies {least:.2f} of the way above the base rate, wanted {gate.min_lift:g}"
+            f"average precision {found.ap:.2f} on validate at a base rate of {n_positive / n:.2g} "
+            f"over {n_positive} rows with "
+            f"the concept: its lower bound lies {least:.2f} of the way above the base rate, "
+            f"wanted {gate.min_lift:g}"
         )
     return None

@@ -1,8 +1,8 @@
 """Labels of a corpus as sparse matrices beside the rows of a capture or beside its documents.
 
-The labels table speaks of (document, token in document); rows of activations come in the order of packed contexts. A
-concept is present where its value is above 0. Names come in the order of the concepts table, so a column has the same
-meaning for every split.
+The labels table speaks of (document, token in document); rows of activations come in the order of
+packed contexts. A concept is present where its value is above 0. Names come in the order of the
+concepts table, so a column has the same meaning for every split.
 """
 
 from __future__ import annotations
@@ -22,19 +22,26 @@ from components.store.artifact import Artifact
 
 
 def concept_names(corpus: Artifact, unit: str | None = None) -> list[str]:
-    """Names of the concepts of a unit (token, document; None for all), in the order of the inventory."""
+    """Names of the concepts of a unit (token, document; None for all), in the order of the
+    inventory."""
     inventory = tables.CONCEPTS.read(corpus)
-    return (inventory if unit is None else inventory.filter(pl.col("unit") == unit))["concept"].to_list()
+    return (inventory if unit is None else inventory.filter(pl.col("unit") == unit))[
+        "concept"
+    ].to_list()
 
 
 def token_labels(
-    corpus: Artifact, provenance: Mapping[str, Tensor], split: str, concepts: Sequence[str] | None = None
+    corpus: Artifact,
+    provenance: Mapping[str, Tensor],
+    split: str,
+    concepts: Sequence[str] | None = None,
 ) -> tuple[scipy.sparse.csc_matrix, list[str]]:
     """Which rows of a captured split carry which concept.
 
     Args:
         corpus: artifact of `read`.
-        provenance: `document` and `position` of each row, as a capture gives them; -1 for rows of no document.
+        provenance: `document` and `position` of each row, as a capture gives them; -1 for rows of
+            no document.
         split: the split that was captured.
         concepts: the concepts wanted, in this order; every concept of unit token when None.
 
@@ -45,7 +52,9 @@ def token_labels(
         UnknownNameError: a concept that the corpus does not label.
     """
     names = _wanted(corpus, concepts, "token")
-    document, position = (provenance[name].cpu().numpy().astype(np.int64) for name in ("document", "position"))
+    document, position = (
+        provenance[name].cpu().numpy().astype(np.int64) for name in ("document", "position")
+    )
     labels = _labels(corpus, split, names).filter(pl.col("token").is_not_null())
     row = _row_of(document, position, labels["document"].to_numpy(), labels["token"].to_numpy())
     kept = row >= 0
@@ -55,7 +64,8 @@ def token_labels(
 def document_labels(
     corpus: Artifact, split: str, concepts: Sequence[str] | None = None
 ) -> tuple[Int64[np.ndarray, " document"], scipy.sparse.csc_matrix, list[str]]:
-    """Which documents of a split carry which concept; a concept of tokens is carried when any token carries it.
+    """Which documents of a split carry which concept; a concept of tokens is carried when any token
+    carries it.
 
     Args:
         corpus: artifact of `read`.
@@ -63,7 +73,8 @@ def document_labels(
         concepts: the concepts wanted, in this order; every concept of unit document when None.
 
     Returns:
-        Document numbers ascending, a boolean matrix [document, concept], and the names of its columns.
+        Document numbers ascending, a boolean matrix [document, concept], and the names of its
+            columns.
 
     Raises:
         UnknownNameError: a concept that the corpus does not label.
@@ -77,7 +88,12 @@ def document_labels(
 
 def documents_of(corpus: Artifact, split: str) -> Int64[np.ndarray, " document"]:
     """Numbers of the documents of a split, ascending."""
-    found = tables.DOCUMENTS.scan(corpus).filter(pl.col("split") == split).select("document").collect()["document"]
+    found = (
+        tables.DOCUMENTS.scan(corpus)
+        .filter(pl.col("split") == split)
+        .select("document")
+        .collect()["document"]
+    )
     return np.sort(found.to_numpy().astype(np.int64))
 
 
@@ -88,7 +104,8 @@ def _wanted(corpus: Artifact, concepts: Sequence[str] | None, unit: str) -> list
     for concept in concepts:
         if concept not in known:
             raise UnknownNameError(
-                f"no concept named {concept!r} in {corpus.stage}/{corpus.key}; {nearest(concept, names)}"
+                f"no concept named {concept!r} in {corpus.stage}/{corpus.key}; "
+                f"{nearest(concept, names)}"
             )
     return list(concepts)
 
@@ -97,10 +114,19 @@ def _labels(corpus: Artifact, split: str, names: Sequence[str]) -> pl.DataFrame:
     """Labels of one split: column, document, token."""
     documents = tables.DOCUMENTS.scan(corpus).filter(pl.col("split") == split).select("document")
     columns = pl.LazyFrame(
-        {"concept": list(names), "column": np.arange(len(names))}, schema={"concept": pl.String, "column": pl.Int64}
+        {"concept": list(names), "column": np.arange(len(names))},
+        schema={"concept": pl.String, "column": pl.Int64},
     )
-    found = tables.LABELS.scan(corpus).filter(pl.col("value") > 0).join(documents, on="document", how="semi")
-    return found.join(columns, on="concept").select("column", pl.col("document").cast(pl.Int64), "token").collect()
+    found = (
+        tables.LABELS.scan(corpus)
+        .filter(pl.col("value") > 0)
+        .join(documents, on="document", how="semi")
+    )
+    return (
+        found.join(columns, on="concept")
+        .select("column", pl.col("document").cast(pl.Int64), "token")
+        .collect()
+    )
 
 
 def _row_of(

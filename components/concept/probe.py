@@ -1,10 +1,11 @@
 """A linear probe for many concepts at once: logistic regression on dense activations.
 
-Notable: the optimiser works in whitened coordinates and starts from linear discriminant analysis (Fisher 1936; one
-covariance for all concepts), because what a model knows of context lies in directions of little variance, where plain
-gradient descent on activations never arrives. A few epochs of Adam then finish what the shared covariance got
-wrong. Classes are not rebalanced: scores are read by average precision at natural density. The weights are folded back,
-so a probe is a matrix and a bias on raw activations.
+Notable: the optimiser works in whitened coordinates and starts from linear discriminant analysis
+(Fisher 1936; one covariance for all concepts), because what a model knows of context lies in
+directions of little variance, where plain gradient descent on activations never arrives. A few
+epochs of Adam then finish what the shared covariance got wrong. Classes are not rebalanced: scores
+are read by average precision at natural density. The weights are folded back, so a probe is a
+matrix and a bias on raw activations.
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ class Probe:
     """
 
     def __init__(
-        self, weight: Float[Tensor, "concept d_in"], bias: Float[Tensor, " concept"], concepts: Sequence[str] = ()
+        self,
+        weight: Float[Tensor, "concept d_in"],
+        bias: Float[Tensor, " concept"],
+        concepts: Sequence[str] = (),
     ) -> None:
         self.weight, self.bias, self.concepts = weight, bias, tuple(concepts)
 
@@ -57,7 +61,11 @@ class Probe:
         """What `save` wrote."""
         with safe_open(path, "pt") as file:
             named = (file.metadata() or {}).get("concepts", "")
-            return cls(file.get_tensor("weight"), file.get_tensor("bias"), named.split("\n") if named else ())
+            return cls(
+                file.get_tensor("weight"),
+                file.get_tensor("bias"),
+                named.split("\n") if named else (),
+            )
 
 
 def fit_probe(
@@ -72,16 +80,19 @@ def fit_probe(
 ) -> Probe:
     """Fits one logistic regression for each column of `labels`, all together.
 
-    The order of rows is the same in every fit: whichever stage asks whether a probe decodes a concept hears the same.
+    The order of rows is the same in every fit: whichever stage asks whether a probe decodes a
+    concept hears the same.
 
     Args:
         x: activations, of any float type, on any device; the probe stays there.
         labels: which row carries which concept.
         concepts: names of the columns.
-        epochs: passes over the rows; where rows are few, more, so that there are at least 300 steps.
+        epochs: passes over the rows; where rows are few, more, so that there are at least 300
+            steps.
         batch: rows in a step.
         learning_rate: of Adam in whitened coordinates, falling to 0 along a cosine.
-        decay: penalty on half the squared weights in whitened coordinates; one row's worth (1 / rows) when None.
+        decay: penalty on half the squared weights in whitened coordinates; one row's worth (1 /
+            rows) when None.
     """
     assert labels.get_shape()[0] == x.shape[0], "one row of labels for each row of activations"
     n_rows, device = x.shape[0], x.device
@@ -89,7 +100,10 @@ def fit_probe(
     decay = 1 / max(n_rows, 1) if decay is None else decay
     mean, whiten = _whitening(x)
     weight, bias = _discriminant(x, mean, whiten, rows)
-    first, second = [torch.zeros_like(p) for p in (weight, bias)], [torch.zeros_like(p) for p in (weight, bias)]
+    first, second = (
+        [torch.zeros_like(p) for p in (weight, bias)],
+        [torch.zeros_like(p) for p in (weight, bias)],
+    )
     generator = torch_generator(0, "probe")
     steps = max(epochs * math.ceil(n_rows / batch), 300 if n_rows else 0)
     order = torch.empty(0, dtype=torch.long)
@@ -111,8 +125,11 @@ def fit_probe(
     return Probe(folded, bias - folded @ mean, concepts)
 
 
-def _whitening(x: Float[Tensor, "row d_in"]) -> tuple[Float[Tensor, " d_in"], Float[Tensor, "d_in d_in"]]:
-    """Mean, and the map that gives centred rows unit covariance; directions of almost no variance are left small."""
+def _whitening(
+    x: Float[Tensor, "row d_in"],
+) -> tuple[Float[Tensor, " d_in"], Float[Tensor, "d_in d_in"]]:
+    """Mean, and the map that gives centred rows unit covariance; directions of almost no variance
+    are left small."""
     n_rows, d_in = x.shape
     total = torch.zeros(d_in, dtype=torch.float64, device=x.device)
     for part in x.split(65536):
@@ -130,19 +147,27 @@ def _whitening(x: Float[Tensor, "row d_in"]) -> tuple[Float[Tensor, " d_in"], Fl
 def _discriminant(
     x: Float[Tensor, "row d_in"], mean: Tensor, whiten: Tensor, labels: scipy.sparse.csr_matrix
 ) -> tuple[Float[Tensor, "d_in concept"], Float[Tensor, " concept"]]:
-    """Linear discriminant analysis in whitened coordinates, the total covariance standing in for the one within.
+    """Linear discriminant analysis in whitened coordinates, the total covariance standing in for
+    the one within.
 
-    With w the difference of class means there, w / (1 - p (1 - p) w.w) is the direction under the covariance within.
+    With w the difference of class means there, w / (1 - p (1 - p) w.w) is the direction under the
+    covariance within.
     """
     n_rows, n_concepts = x.shape[0], labels.get_shape()[1]
     positives = np.asarray(labels.sum(0), np.float64).ravel()
-    share = torch.from_numpy(np.clip(positives, 0.5, max(n_rows - 0.5, 0.5)) / max(n_rows, 1)).float().to(x.device)
+    share = (
+        torch.from_numpy(np.clip(positives, 0.5, max(n_rows - 0.5, 0.5)) / max(n_rows, 1))
+        .float()
+        .to(x.device)
+    )
     total = torch.zeros(x.shape[1], n_concepts, device=x.device)
     for start in range(0, n_rows, 16384):
         z = (x[start : start + 16384].float() - mean) @ whiten
         y = torch.from_numpy(labels[start : start + 16384].toarray()).to(x.device, torch.float32)
         total += z.T @ y
-    above = total / torch.from_numpy(np.maximum(positives, 1.0)).float().to(x.device)  # the mean of positives
+    above = total / torch.from_numpy(np.maximum(positives, 1.0)).float().to(
+        x.device
+    )  # the mean of positives
     difference = above / (1 - share)
     spread = share * (1 - share) * difference.square().sum(0)
     weight = difference / (1 - spread).clamp(min=0.05)

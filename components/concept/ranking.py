@@ -1,13 +1,15 @@
-"""How well every unit ranks the tokens (or documents) that have a concept: exact, tied, and never dense for codes.
+"""How well every unit ranks the tokens (or documents) that have a concept: exact, tied, and never
+dense for codes.
 
-Average precision is the mean over positives of (positives at or above it) / (rows at or above it); rows of equal
-score stand together, so order among them cannot matter. This equals scikit-learn's sum over distinct thresholds, and
-it needs the ranks of positives only. Each unit's rows are sorted once and serve every concept: the labels' rows are
-taken in that order, a transposition groups them by concept, and counting does the rest. For codes, which are zero
-nearly everywhere, only active entries are sorted; all silent rows are one tied group at the end.
+Average precision is the mean over positives of (positives at or above it) / (rows at or above it);
+rows of equal score stand together, so order among them cannot matter. This equals scikit-learn's
+sum over distinct thresholds, and it needs the ranks of positives only. Each unit's rows are sorted
+once and serve every concept: the labels' rows are taken in that order, a transposition groups them
+by concept, and counting does the rest. For codes, which are zero nearly everywhere, only active
+entries are sorted; all silent rows are one tied group at the end.
 
-Source: Manning, Raghavan & Schütze, Introduction to Information Retrieval (2008), section 8.4; ties as in
-scikit-learn's `average_precision_score`.
+Source: Manning, Raghavan & Schütze, Introduction to Information Retrieval (2008), section 8.4; ties
+as in scikit-learn's `average_precision_score`.
 """
 
 from __future__ import annotations
@@ -34,28 +36,40 @@ class Ranking:
     auroc: float | None
 
 
-def precision_of_codes(codes: sp.csc_matrix, labels: sp.csr_matrix) -> Iterator[Float[np.ndarray, " concept"]]:
-    """Average precision of each latent for every concept, one latent at a time; NaN for a concept without positives.
+def precision_of_codes(
+    codes: sp.csc_matrix, labels: sp.csr_matrix
+) -> Iterator[Float[np.ndarray, " concept"]]:
+    """Average precision of each latent for every concept, one latent at a time; NaN for a concept
+    without positives.
 
     Args:
         codes: [row, latent], positive where a latent is active.
         labels: [row, concept], every stored entry a positive.
     """
-    values, rows, start = np.asarray(codes.data, np.float32), np.asarray(codes.indices), np.asarray(codes.indptr)
-    assert not len(values) or values.min() > 0, "a stored code is positive; what is silent is not stored"
+    values, rows, start = (
+        np.asarray(codes.data, np.float32),
+        np.asarray(codes.indices),
+        np.asarray(codes.indptr),
+    )
+    assert not len(values) or values.min() > 0, (
+        "a stored code is positive; what is silent is not stored"
+    )
     positives, n_rows = _count(labels), len(np.asarray(labels.indptr)) - 1
     with np.errstate(invalid="ignore"):  # nothing over nothing is NaN, on purpose
         at_the_end = positives / n_rows  # precision once every silent row is counted too
         for first, last in itertools.pairwise(start):
             order = first + np.argsort(-values[first:last], kind="stable")
-            sums, found = _precision_sums(labels[rows[order]].tocsc(), _rows_at_or_above(values[order]))
+            sums, found = _precision_sums(
+                labels[rows[order]].tocsc(), _rows_at_or_above(values[order])
+            )
             yield (sums + (positives - found) * at_the_end) / positives
 
 
 def precision_of_coordinates(
     x: Real[np.ndarray, "row d_in"], labels: sp.csr_matrix
 ) -> Iterator[Float[np.ndarray, "2 concept"]]:
-    """Average precision of each raw coordinate read with sign +1 and -1, one coordinate at a time."""
+    """Average precision of each raw coordinate read with sign +1 and -1, one coordinate at a
+    time."""
     positives = _count(labels)
     for coordinate in range(x.shape[1]):
         column = np.ascontiguousarray(x[:, coordinate])
@@ -67,7 +81,9 @@ def precision_of_coordinates(
             yield np.stack([down, up[::-1]]) / positives
 
 
-def ranking(scores: Real[np.ndarray, " row"], positive_rows: Int[np.ndarray, " positive"]) -> Ranking:
+def ranking(
+    scores: Real[np.ndarray, " row"], positive_rows: Int[np.ndarray, " positive"]
+) -> Ranking:
     """Average precision and AUROC of one dense score from a single sort.
 
     Args:
@@ -90,7 +106,9 @@ def ranking(scores: Real[np.ndarray, " row"], positive_rows: Int[np.ndarray, " p
 
 
 def _count(labels: sp.csr_matrix) -> Float[np.ndarray, " concept"]:
-    return np.bincount(np.asarray(labels.indices), minlength=labels.get_shape()[1]).astype(np.float64)
+    return np.bincount(np.asarray(labels.indices), minlength=labels.get_shape()[1]).astype(
+        np.float64
+    )
 
 
 def _rows_at_or_above(descending: Real[np.ndarray, " rank"]) -> Int[np.ndarray, " rank"]:
@@ -110,7 +128,8 @@ def _reversed(ranked: sp.csc_matrix) -> sp.csc_matrix:
 def _precision_sums(
     by_concept: sp.csc_matrix, at_or_above: Int[np.ndarray, " rank"]
 ) -> tuple[Float[np.ndarray, " concept"], Int[np.ndarray, " concept"]]:
-    """For each concept, the sum of precision over the positives among the ranked rows, and how many those are."""
+    """For each concept, the sum of precision over the positives among the ranked rows, and how many
+    those are."""
     start = np.asarray(by_concept.indptr)
     found = np.diff(start)
     some = np.flatnonzero(found)

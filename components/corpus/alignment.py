@@ -1,7 +1,8 @@
-"""Labels on characters become labels on tokens: a token carries a label when the two share a character.
+"""Labels on characters become labels on tokens: a token carries a label when the two share a
+character.
 
-One batch of documents at a time, without a loop over tokens: documents are laid end to end on one axis of characters,
-and two binary searches give each label its run of tokens.
+One batch of documents at a time, without a loop over tokens: documents are laid end to end on one
+axis of characters, and two binary searches give each label its run of tokens.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ class Aligned(NamedTuple):
     """Labels of one batch.
 
     Attributes:
-        rows: columns concept (code), document (index in the batch), token (null for the whole document), value.
+        rows: columns concept (code), document (index in the batch), token (null for the whole
+            document), value.
         n_lost: labels whose characters no token covers.
     """
 
@@ -29,7 +31,9 @@ class Aligned(NamedTuple):
     n_lost: int
 
 
-def align(documents: Sequence[Document], encodings: Sequence[Any], codes: MutableMapping[str, int]) -> Aligned:
+def align(
+    documents: Sequence[Document], encodings: Sequence[Any], codes: MutableMapping[str, int]
+) -> Aligned:
     """Labels of a batch by token position.
 
     Args:
@@ -51,14 +55,25 @@ def align(documents: Sequence[Document], encodings: Sequence[Any], codes: Mutabl
     code, index, begin, stop, value = (
         (np.array(column) for column in zip(*spans, strict=True)) if spans else [_NONE] * 5
     )
-    low = np.searchsorted(end, base[index] + begin, side="right")  # first token that ends after the label begins
-    high = np.searchsorted(start, base[index] + stop, side="left")  # first token that begins after the label ends
+    low = np.searchsorted(
+        end, base[index] + begin, side="right"
+    )  # first token that ends after the label begins
+    high = np.searchsorted(
+        start, base[index] + stop, side="left"
+    )  # first token that begins after the label ends
     n_tokens = np.where(begin < stop, np.maximum(high - low, 0), 0)
     label = np.repeat(np.arange(len(n_tokens)), n_tokens)
     within = np.arange(len(label)) - np.repeat(np.cumsum(n_tokens) - n_tokens, n_tokens)
     frames = [
-        _frame(code[label], index[label], low[label] + within - first_token[index[label]], value[label]),
-        _frame(*(np.array(column) for column in zip(*((c, i, -1, v) for c, i, v in whole), strict=True)))
+        _frame(
+            code[label], index[label], low[label] + within - first_token[index[label]], value[label]
+        ),
+        _frame(
+            *(
+                np.array(column)
+                for column in zip(*((c, i, -1, v) for c, i, v in whole), strict=True)
+            )
+        )
         if whole
         else _frame(*[_NONE] * 4),
     ]
@@ -72,18 +87,25 @@ _NONE = np.zeros(0, np.int64)
 
 def _laid_out(
     documents: Sequence[Document], encodings: Sequence[Any]
-) -> tuple[Int64[np.ndarray, " token"], Int64[np.ndarray, " token"], Int64[np.ndarray, " document"]]:
-    """First and last character of every token on the common axis, and each document's first token."""
+) -> tuple[
+    Int64[np.ndarray, " token"], Int64[np.ndarray, " token"], Int64[np.ndarray, " document"]
+]:
+    """First and last character of every token on the common axis, and each document's first
+    token."""
     lengths = np.array([len(encoding.ids) for encoding in encodings], np.int64)
     flat = chain.from_iterable(chain.from_iterable(encoding.offsets for encoding in encodings))
     offsets = np.fromiter(flat, np.int64, 2 * int(lengths.sum())).reshape(-1, 2)
     sizes = np.array([len(document.text) + 1 for document in documents], np.int64)
     offsets += np.repeat(np.cumsum(sizes) - sizes, lengths)[:, None]
-    offsets = np.maximum.accumulate(offsets, axis=0)  # a normaliser may give a character twice, never go back
+    offsets = np.maximum.accumulate(
+        offsets, axis=0
+    )  # a normaliser may give a character twice, never go back
     return offsets[:, 0], offsets[:, 1], np.cumsum(lengths) - lengths
 
 
-def _frame(concept: np.ndarray, document: np.ndarray, token: np.ndarray, value: np.ndarray) -> pl.DataFrame:
+def _frame(
+    concept: np.ndarray, document: np.ndarray, token: np.ndarray, value: np.ndarray
+) -> pl.DataFrame:
     return pl.DataFrame(
         {
             "concept": concept.astype(np.int32),

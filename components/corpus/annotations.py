@@ -1,8 +1,10 @@
-"""A user's own labels: columns beside the text, and lists of words, as labels of the one labels table.
+"""A user's own labels: columns beside the text, and lists of words, as labels of the one labels
+table.
 
-A column says something of the whole document. True or false: concept `<column>`. A number: graded concept `<column>`,
-present where it is above 0. Text: one concept `<column>.<value>` for each value. Null: nothing is said. A word list
-marks its words and phrases wherever they stand, whole and in any case (`WordLists`).
+A column says something of the whole document. True or false: concept `<column>`. A number: graded
+concept `<column>`, present where it is above 0. Text: one concept `<column>.<value>` for each
+value. Null: nothing is said. A word list marks its words and phrases wherever they stand, whole and
+in any case (`WordLists`).
 """
 
 from __future__ import annotations
@@ -91,7 +93,9 @@ class ColumnLabels:
                 where = f"{path}, row {number}"
                 if mend:
                     mend(row, where)
-                yield Document(self.text(row, where), place(path, number, files), self.labels(row, where))
+                yield Document(
+                    self.text(row, where), place(path, number, files), self.labels(row, where)
+                )
                 number += 1
 
     def text(self, row: Mapping[str, Any], where: str) -> str:
@@ -105,13 +109,18 @@ class ColumnLabels:
             return ""
         if not isinstance(text, str):
             texts = (
-                [name for name, value in row.items() if isinstance(value, str)] if self._texts is None else self._texts
+                [name for name, value in row.items() if isinstance(value, str)]
+                if self._texts is None
+                else self._texts
             )
             advice = (
-                f"set read.corpus.text_column to one of {', '.join(texts)}" if texts else "write the text as a string"
+                f"set read.corpus.text_column to one of {', '.join(texts)}"
+                if texts
+                else "write the text as a string"
             )
             raise CorpusError(
-                f"{where}: column {self.text_column!r} holds {type(text).__name__}, wanted text; {advice}"
+                f"{where}: column {self.text_column!r} holds {type(text).__name__}, wanted text; "
+                f"{advice}"
             )
         return text
 
@@ -119,7 +128,8 @@ class ColumnLabels:
         """The labels of one row.
 
         Raises:
-            CorpusError: a value that is no truth value, number or text, or a column of too many values.
+            CorpusError: a value that is no truth value, number or text, or a column of too many
+                values.
         """
         labels = []
         for column in self.label_columns:
@@ -130,7 +140,8 @@ class ColumnLabels:
                 self._meet(column, column, "")
                 if abs(value) > _LARGEST:
                     raise CorpusError(
-                        f"{where}: label column {column!r} holds a number beyond {_LARGEST:.3g}, which no label can be; "
+                        f"{where}: label column {column!r} holds a number beyond {_LARGEST:.3g}, "
+                        "which no label can be; "
                         "write a smaller one, or null where nothing is known"
                     )
                 if value:
@@ -138,7 +149,8 @@ class ColumnLabels:
             elif isinstance(value, str):
                 if value != sound(value):
                     raise CorpusError(
-                        f"{where}: label column {column!r} holds {value!r} with a lone surrogate, wanted the name of a "
+                        f"{where}: label column {column!r} holds {value!r} with a lone surrogate, "
+                        "wanted the name of a "
                         "category in whole characters"
                     )
                 self._meet(f"{column}.{value}", column, f" is {value!r}")
@@ -150,7 +162,8 @@ class ColumnLabels:
                 )
             if len(self._met) > MAXIMUM_VALUES * len(self.label_columns):
                 raise CorpusError(
-                    f"{where}: label column {column!r} has more than {MAXIMUM_VALUES} different values, "
+                    f"{where}: label column {column!r} has more than {MAXIMUM_VALUES} different "
+                    "values, "
                     "wanted a category; leave it out of read.corpus.label_columns"
                 )
         return labels
@@ -158,20 +171,26 @@ class ColumnLabels:
     def _meet(self, concept: str, column: str, described: str) -> None:
         if concept not in self._met:
             self._met[concept] = ConceptEntry(
-                concept, "document", "document", column, f"Documents whose column {column!r}{described or ' is set'}."
+                concept,
+                "document",
+                "document",
+                column,
+                f"Documents whose column {column!r}{described or ' is set'}.",
             )
 
 
 class WordLists:
     """Labels on words: concept -> its words and phrases.
 
-    Case does not count, nor whether an accent is a character of its own, nor which apostrophe, hyphen or space is
-    typed. An entry stands as a whole: between characters that are no letters of its word. `dog` marks the dog of `dog's`
-    and of `l'dog`, but nothing in `dogs`, `hot-dog` or, for `don`, in `don't`. Scripts without spaces have no such
-    borders: there it is marked wherever it stands.
+    Case does not count, nor whether an accent is a character of its own, nor which apostrophe,
+    hyphen or space is typed. An entry stands as a whole: between characters that are no letters of
+    its word. `dog` marks the dog of `dog's` and of `l'dog`, but nothing in `dogs`, `hot-dog` or,
+    for `don`, in `don't`. Scripts without spaces have no such borders: there it is marked wherever
+    it stands.
 
     Args:
-        lists: concept -> the words themselves, or the name of a file with one on each line (# and ; begin comments).
+        lists: concept -> the words themselves, or the name of a file with one on each line (# and ;
+            begin comments).
 
     Raises:
         CorpusError: a list without words, or a file that is not there.
@@ -182,11 +201,14 @@ class WordLists:
     def __init__(self, lists: Mapping[str, str | Sequence[str]]) -> None:
         self.lists = dict(lists)
         self._by_word: dict[str, list[tuple[str, str]]] = {}  # first word -> (entry, concept)
-        self._by_letter: dict[str, list[tuple[str, str]]] = {}  # first letter -> the same, of what begins with no word
+        self._by_letter: dict[
+            str, list[tuple[str, str]]
+        ] = {}  # first letter -> the same, of what begins with no word
         for concept, words in self.lists.items():
             if concept != sound(concept):
                 raise CorpusError(
-                    f"read.word_lists: {concept!r} holds a lone surrogate, wanted a name of whole characters"
+                    f"read.word_lists: {concept!r} holds a lone surrogate, wanted a name of whole "
+                    "characters"
                 )
             entries = {
                 " ".join(folded(entry).text.split())
@@ -195,13 +217,20 @@ class WordLists:
             for entry in sorted(entries - {""}):
                 if not any(unicodedata.category(letter)[0] in "LNS" for letter in entry):
                     raise CorpusError(
-                        f"read.word_lists.{concept}: {entry!r} holds no letter, digit or symbol; leave it out of the list"
+                        f"read.word_lists.{concept}: {entry!r} holds no letter, digit or symbol; "
+                        "leave it out of the list"
                     )
                 first = _WORD.match(entry)
-                index, key = (self._by_word, first.group()) if first else (self._by_letter, entry[0])
+                index, key = (
+                    (self._by_word, first.group()) if first else (self._by_letter, entry[0])
+                )
                 index.setdefault(key, []).append((entry, concept))
             if not entries - {""}:
-                comments = "; lines that begin with # or ; and a space are comments" if isinstance(words, str) else ""
+                comments = (
+                    "; lines that begin with # or ; and a space are comments"
+                    if isinstance(words, str)
+                    else ""
+                )
                 raise CorpusError(f"read.word_lists.{concept}: the list has no words{comments}")
         letters = "".join(re.escape(letter) for letter in sorted(self._by_letter))
         self._start = re.compile(rf"{_WORD.pattern}|[{letters}]" if letters else _WORD.pattern)
@@ -218,7 +247,8 @@ class WordLists:
                 "surface",
                 "token",
                 "words",
-                f"Words of the list {concept!r}" + ("; none of them stands in the text." if concept in silent else "."),
+                f"Words of the list {concept!r}"
+                + ("; none of them stands in the text." if concept in silent else "."),
             )
             for concept in sorted(self.lists)
         ]
@@ -253,11 +283,14 @@ def folded(text: str) -> Folded:
     """Small letters, accents on their letters, one kind of apostrophe, hyphen and space."""
     text = text.translate(_SAME)
     small = text.casefold()
-    if text.isascii() or (len(small) == len(text) and unicodedata.is_normalized("NFC", text) and "\u0307" not in small):
+    if text.isascii() or (
+        len(small) == len(text) and unicodedata.is_normalized("NFC", text) and "\u0307" not in small
+    ):
         return Folded(small, range(len(text)), range(1, len(text) + 1))
     parts, start, end = [], [], []
     for cluster in _CLUSTER.finditer(text):
-        # The dot that small letters of İ carry goes, so that İ and I are one letter, as in any case they are.
+        # The dot that small letters of İ carry goes, so that İ and I are one letter, as in any case
+        # they are.
         letters = unicodedata.normalize("NFC", unicodedata.normalize("NFC", cluster[0]).casefold())
         letters = _DOTTED.sub("i", letters)
         parts.append(letters)
@@ -276,7 +309,9 @@ _CLUSTER = re.compile(rf"(?s)[\u1100-\u115f][\u1160-\u11a7][\u11a8-\u11ff]?|.[{M
 _DOTTED = re.compile("i\u0307")
 _LETTER = re.compile(rf"[^\W{UNSPACED}]|[{MARKS}]")
 _CONTINUED = re.compile(rf"-[^\W{UNSPACED}]")
-_CONTRACTED = re.compile(r"'t(?!\w)")  # of don't, can't: the negation is no word of its own, and changes the one before
+_CONTRACTED = re.compile(
+    r"'t(?!\w)"
+)  # of don't, can't: the negation is no word of its own, and changes the one before
 
 
 def _is_whole(text: str, start: int, end: int) -> bool:
@@ -294,7 +329,8 @@ def _file_of(name: str, concept: str) -> list[str]:
     path = expanded(name)
     if not path.is_file():
         raise CorpusError(
-            f"read.word_lists.{concept}: wanted a list of words or a file of them, but no file is at {name!r}"
+            f"read.word_lists.{concept}: wanted a list of words or a file of them, but no file is "
+            f"at {name!r}"
         )
     comment = re.compile(r"\s*[#;](\s|$)")  # a word may begin with such a sign, as #metoo does
     return [line for line in lines(path) if not comment.match(line)]

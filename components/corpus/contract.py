@@ -1,7 +1,8 @@
 """What a corpus promises: documents with labels, the inventory of concepts, minimal pairs, prompts.
 
-A corpus that knows the splits of the product (a generated world) yields each split's own documents. One that does not
-(files) yields all its documents, and `read` divides them by the digest of their text.
+A corpus that knows the splits of the product (a generated world) yields each split's own documents.
+One that does not (files) yields all its documents, and `read` divides them by the digest of their
+text.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class Document(NamedTuple):
     labels: Sequence[Label] = ()
     """What is not listed is absent."""
     nats: float | None = None
-    """What the text costs under the process that wrote it, in nats, the end included; None where nobody knows."""
+    """What the text costs under the process that wrote it, in nats, the end included; None where
+    nobody knows."""
 
 
 class ConceptEntry(NamedTuple):
@@ -73,8 +75,8 @@ class Pair(NamedTuple):
 class Corpus(ABC):
     """A source of documents.
 
-    Class attributes: `kind` (the file's name, set by the registry), `version` (raised when documents change), `config`
-    (the section's type), `knows_splits`.
+    Class attributes: `kind` (the file's name, set by the registry), `version` (raised when
+    documents change), `config` (the section's type), `knows_splits`.
     """
 
     kind: ClassVar[str]
@@ -87,7 +89,8 @@ class Corpus(ABC):
 
     @abstractmethod
     def documents(self, split: str, seed: int, labels: bool = True) -> Iterator[Document]:
-        """Documents of one split, perhaps without end; of all splits together where `knows_splits` is False.
+        """Documents of one split, perhaps without end; of all splits together where `knows_splits`
+        is False.
 
         Args:
             split: the split asked for; means nothing where `knows_splits` is False.
@@ -111,7 +114,8 @@ class Corpus(ABC):
         return ()
 
     def files(self) -> Sequence[Path]:
-        """The files whose bytes the documents depend on; they enter the key of what is read from them."""
+        """The files whose bytes the documents depend on; they enter the key of what is read from
+        them."""
         return ()
 
 
@@ -122,7 +126,8 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def sound(text: str) -> str:
-    """The text with U+FFFD for each lone surrogate, which JSON can write, and no tokenizer, table or file can hold."""
+    """The text with U+FFFD for each lone surrogate, which JSON can write, and no tokenizer, table
+    or file can hold."""
     return text if text.isascii() else _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 

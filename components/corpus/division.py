@@ -1,9 +1,9 @@
 """Which document goes into which split: absolute numbers of tokens, or shares of what there is.
 
-A corpus that knows its splits gives each its own documents. Files are divided by the digest of the text, in proportion to
-the tokens wanted, so their order does not matter. Where shares are wanted and the corpus is smaller than what is asked
-for, it is used whole: its documents, in the order of their digests, are cut where the shares end, so that even a few
-documents give every split its part.
+A corpus that knows its splits gives each its own documents. Files are divided by the digest of the
+text, in proportion to the tokens wanted, so their order does not matter. Where shares are wanted
+and the corpus is smaller than what is asked for, it is used whole: its documents, in the order of
+their digests, are cut where the shares end, so that even a few documents give every split its part.
 """
 
 from __future__ import annotations
@@ -23,9 +23,12 @@ from components.errors import ConfigError, CorpusError
 from components.seeds import derive
 
 CHARACTERS = 16
-"""Characters of one token, at most, as texts go: a corpus with more of them than that for each token wanted is large."""
+"""Characters of one token, at most, as texts go: a corpus with more of them than that for each
+token wanted is large."""
 
-with warnings.catch_warnings():  # pydantic's own deprecated `validate` gives way to the split of that name
+with (
+    warnings.catch_warnings()
+):  # pydantic's own deprecated `validate` gives way to the split of that name
     warnings.filterwarnings("ignore", 'Field name "validate"')
 
     class SplitsConfig(Config):
@@ -51,7 +54,8 @@ with warnings.catch_warnings():  # pydantic's own deprecated `validate` gives wa
 
 @runtime_checkable
 class Reached(Protocol):
-    """What became of one split: its name, the tokens wanted, and the documents and tokens that it got."""
+    """What became of one split: its name, the tokens wanted, and the documents and tokens that it
+    got."""
 
     name: str
     wanted: int
@@ -82,8 +86,8 @@ class Division:
 
         Args:
             tokens: of all splits together; None for the numbers of `splits`.
-            splits: tokens of each. With `tokens`, a number that is not the default stays, and the others share the rest in
-                the proportions of the defaults.
+            splits: tokens of each. With `tokens`, a number that is not the default stays, and the
+                others share the rest in the proportions of the defaults.
             knows_splits: of the corpus. Files whose splits nobody set are divided by shares too.
 
         Raises:
@@ -97,8 +101,10 @@ class Division:
         whole = sum(usual[name] for name in free)
         if rest < len(free):
             raise ConfigError(
-                f"read.splits wants {tokens - rest:,} tokens of the {tokens:,} of read.tokens, which leaves none for "
-                f"{', '.join(free)}; raise read.tokens, lower read.splits, or set those to 0 that no stage needs"
+                f"read.splits wants {tokens - rest:,} tokens of the {tokens:,} of read.tokens, "
+                "which leaves none for "
+                f"{', '.join(free)}; raise read.tokens, lower read.splits, or set those to 0 that "
+                "no stage needs"
             )
         ends = np.cumsum([0, *(usual[name] for name in free)]) * rest // whole
         return cls(_positive(settings | dict(zip(free, np.diff(ends).tolist(), strict=True))), True)
@@ -116,7 +122,8 @@ class Division:
         full: Callable[[str], bool],
         known: Collection[int] = (),
     ) -> Iterator[tuple[str, Document, int, int]]:
-        """Documents with split, digest and number of characters that were replaced, until every split is full or the documents end.
+        """Documents with split, digest and number of characters that were replaced, until every
+        split is full or the documents end.
 
         Args:
             corpus: the source.
@@ -127,7 +134,9 @@ class Division:
         """
         if corpus.knows_splits:
             for name in self.wanted:
-                for document, number, n_replaced in _sound(corpus.documents(name, seed, labels=labelled(name))):
+                for document, number, n_replaced in _sound(
+                    corpus.documents(name, seed, labels=labelled(name))
+                ):
                     if full(name):
                         break
                     yield name, document, number, n_replaced
@@ -148,11 +157,16 @@ class Division:
         ]
 
     def _ranked(self, extent: Extent, seed: int) -> Callable[[int], str | None]:
-        """Cuts the documents in the order of their digests where the shares of the text end; no split stays empty."""
+        """Cuts the documents in the order of their digests where the shares of the text end; no
+        split stays empty."""
         names, known = list(self.wanted), extent.characters
         order = sorted(known, key=lambda number: derive(seed, "split", number))
-        split = cut(np.array([known[number] for number in order], np.float64), list(self.wanted.values()))
-        name_of = {number: names[place] for number, place in zip(order, split.tolist(), strict=True)}
+        split = cut(
+            np.array([known[number] for number in order], np.float64), list(self.wanted.values())
+        )
+        name_of = {
+            number: names[place] for number, place in zip(order, split.tolist(), strict=True)
+        }
         return name_of.get
 
 
@@ -186,7 +200,8 @@ class Extent:
 
     @classmethod
     def of(cls, corpus: Corpus, tokens: int, known: Collection[int] = ()) -> Extent | None:
-        """What there is beside the known documents; None where that is plainly more than so many tokens."""
+        """What there is beside the known documents; None where that is plainly more than so many
+        tokens."""
         characters: dict[int, int] = {}
         total = 0
         for document, number, _ in _sound(corpus.documents("", 0)):
@@ -199,7 +214,11 @@ class Extent:
 
 
 def refuse_what_is_too_short(
-    splits: Sequence[Reached], corpus: Any, shares: bool, context_length: int, dropped: Mapping[str, int]
+    splits: Sequence[Reached],
+    corpus: Any,
+    shares: bool,
+    context_length: int,
+    dropped: Mapping[str, int],
 ) -> None:
     """Says what came and what to do where a split did not get what it needs.
 
@@ -213,41 +232,53 @@ def refuse_what_is_too_short(
     Raises:
         CorpusError: nothing came, or too little.
     """
-    n_documents, n_tokens = sum(split.documents for split in splits), sum(split.tokens for split in splits)
+    n_documents, n_tokens = (
+        sum(split.documents for split in splits),
+        sum(split.tokens for split in splits),
+    )
     left_out = ", ".join(f"{n:,} {_LEFT_OUT[reason]}" for reason, n in dropped.items() if n)
-    came = f"{n_tokens:,} tokens came in {_count(n_documents)}" + (f" ({left_out})" if left_out else "")
+    came = f"{n_tokens:,} tokens came in {_count(n_documents)}" + (
+        f" ({left_out})" if left_out else ""
+    )
     if not n_documents:
         look = "; look at read.corpus.path" if hasattr(corpus, "path") else ""
         raise CorpusError(
-            f"the corpus ({corpus.kind}) is empty: no document with text came{look}{f' ({left_out})' * bool(left_out)}"
+            f"the corpus ({corpus.kind}) is empty: no document with text "
+            f"came{look}{f' ({left_out})' * bool(left_out)}"
         )
     if n_tokens < context_length:
         raise CorpusError(
-            f"the corpus ({corpus.kind}) is shorter than one context: {came}, and read.context_length is "
+            f"the corpus ({corpus.kind}) is shorter than one context: {came}, and "
+            "read.context_length is "
             f"{context_length:,}; lower it or add documents"
         )
     empty = [split.name for split in splits if not split.documents]
     if shares and empty:
         raise CorpusError(
-            f"too few documents: {came}, a document belongs to one split, and none was left for {', '.join(empty)}; "
+            f"too few documents: {came}, a document belongs to one split, and none was left for "
+            f"{', '.join(empty)}; "
             f"{_smaller(corpus)}, or set read.splits.<name>=0 for those that no stage needs"
         )
     short = [split for split in splits if not split.full]
     if shares or not short:
         return
     listed = "; ".join(
-        f"read.splits.{split.name} wants {split.wanted:,} and got {split.tokens:,} in {_count(split.documents)}"
+        f"read.splits.{split.name} wants {split.wanted:,} and got {split.tokens:,} in "
+        f"{_count(split.documents)}"
         for split in short
     )
     wanted = sum(split.wanted for split in splits)
     summary = f"too few tokens: {listed}. In all {came}, and {wanted:,} are wanted"
-    if n_documents < FEW * len(splits):  # a document is never cut in two, so smaller numbers may change nothing
+    if n_documents < FEW * len(
+        splits
+    ):  # a document is never cut in two, so smaller numbers may change nothing
         raise CorpusError(f"{summary}. A document belongs to one split, and these are few for {len(splits)}: "
                           f"{_smaller(corpus)}, or lower read.splits")  # fmt: skip
     part = min(0.9 * split.tokens / split.wanted for split in short)
     lower = f" (to about {part:.0%} of what they are)" if part >= 0.01 else ""
     raise CorpusError(
-        f"{summary}; lower read.splits{lower}, or leave them out and the corpus is used whole, or add documents"
+        f"{summary}; lower read.splits{lower}, or leave them out and the corpus is used whole, or "
+        "add documents"
     )
 
 
@@ -264,7 +295,11 @@ def _smaller(corpus: Any) -> str:
     """How more documents come from the same text."""
     unit = getattr(corpus, "documents", "")
     finer = {"file": "blank_line (or line)", "blank_line": "line"}.get(unit)
-    return f"set read.corpus.documents={finer}, or add documents" if finer else "add documents, or divide them"
+    return (
+        f"set read.corpus.documents={finer}, or add documents"
+        if finer
+        else "add documents, or divide them"
+    )
 
 
 def _count(n: int) -> str:
@@ -276,9 +311,12 @@ def _positive(wanted: Mapping[str, int]) -> dict[str, int]:
 
 
 def _sound(documents: Iterator[Document]) -> Iterator[tuple[Document, int, int]]:
-    """Documents as they can be read and kept, their digests, and how many of their characters were replaced."""
+    """Documents as they can be read and kept, their digests, and how many of their characters were
+    replaced."""
     for document in documents:
         text, n_replaced = sound(document.text), 0
         if text != document.text:
-            n_replaced = sum(before != after for before, after in zip(document.text, text, strict=True))
+            n_replaced = sum(
+                before != after for before, after in zip(document.text, text, strict=True)
+            )
         yield document._replace(text=text), text_digest(text), n_replaced

@@ -1,8 +1,10 @@
-"""A text as token ids, the same wherever a text is taken in: by `read`, by the live worker, as a prompt.
+"""A text as token ids, the same wherever a text is taken in: by `read`, by the live worker, as a
+prompt.
 
-A special token that stands in a text as a word (`<|endoftext|>` between stories, chat marks) is read by the model as what
-it is, and is no part of the document: it has no position there, no label, and is counted. Lone surrogates are replaced.
-The model's own first, last and padding token count only where its embedding has a row for them.
+A special token that stands in a text as a word (`<|endoftext|>` between stories, chat marks) is
+read by the model as what it is, and is no part of the document: it has no position there, no label,
+and is counted. Lone surrogates are replaced. The model's own first, last and padding token count
+only where its embedding has a row for them.
 """
 
 from __future__ import annotations
@@ -43,13 +45,20 @@ class Encoded:
         """The tokens of the text, without special ones."""
         if self.special is None:
             return self.written
-        return [token for token, out in zip(self.written, self.special.tolist(), strict=True) if not out]
+        return [
+            token for token, out in zip(self.written, self.special.tolist(), strict=True) if not out
+        ]
 
     @functools.cached_property
     def offsets(self) -> list[tuple[int, int]]:
-        """First character, and character after the last, of each of `ids`; only where offsets were asked for."""
+        """First character, and character after the last, of each of `ids`; only where offsets were
+        asked for."""
         offsets = self.source.offsets
-        return offsets if self.kept is None else [offsets[place] for place in np.flatnonzero(self.kept)]
+        return (
+            offsets
+            if self.kept is None
+            else [offsets[place] for place in np.flatnonzero(self.kept)]
+        )
 
     @property
     def n_special(self) -> int:
@@ -72,14 +81,16 @@ class Encoder:
         pad: token for what stays empty.
 
     Raises:
-        CorpusError: the tokenizer has no fast form, so nobody could say which characters a token covers.
+        CorpusError: the tokenizer has no fast form, so nobody could say which characters a token
+            covers.
     """
 
     def __init__(self, tokenizer: Any, n_rows: int | None = None) -> None:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise CorpusError(
-                f"reading needs a fast tokenizer (tokenizer.json), and the model's is {type(tokenizer).__name__}; "
+                "reading needs a fast tokenizer (tokenizer.json), and the model's is "
+                f"{type(tokenizer).__name__}; "
                 "save it with transformers as a fast tokenizer"
             )
         self.backend = type(backend).from_str(backend.to_str())
@@ -88,11 +99,16 @@ class Encoder:
         self.tokenizer = tokenizer
         self._limit = 2**31 if n_rows is None else n_rows
         self.bos, self.eos = self._row(tokenizer.bos_token_id), self._row(tokenizer.eos_token_id)
-        # Nobody reads padding, so any row does where the tokenizer's own has none (a [PAD] that was added to it later).
-        self.pad = next(token for token in (self._row(tokenizer.pad_token_id), self.eos, 0) if token is not None)
+        # Nobody reads padding, so any row does where the tokenizer's own has none (a [PAD] that was
+        # added to it later).
+        self.pad = next(
+            token for token in (self._row(tokenizer.pad_token_id), self.eos, 0) if token is not None
+        )
         added = self.backend.get_added_tokens_decoder()
         unknown = tokenizer.unk_token_id
-        self._special = {token for token, known in added.items() if known.special} | set(tokenizer.all_special_ids)
+        self._special = {token for token, known in added.items() if known.special} | set(
+            tokenizer.all_special_ids
+        )
         self._unknown = (unknown, tokenizer.unk_token) if unknown in self._special else None
         self._largest = max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1)
         self._fits = self._largest < self._limit
@@ -108,7 +124,8 @@ class Encoder:
     def frame(self) -> tuple[list[int], list[int]]:
         """Tokens that stand before and behind a text that is read alone, such as [CLS] and [SEP].
 
-        They are those that the tokenizer itself writes; where it writes none, its first and its last token.
+        They are those that the tokenizer itself writes; where it writes none, its first and its
+        last token.
         """
         text = "a"
         bare = self.backend.encode(text, add_special_tokens=False).ids
@@ -127,7 +144,8 @@ class Encoder:
         return first, last
 
     def layout(self, context_length: int, padded: bool) -> Packer | Padder:
-        """What puts documents into contexts of this length: several in one, or padded, each alone."""
+        """What puts documents into contexts of this length: several in one, or padded, each
+        alone."""
         if padded:
             return Padder(*self.frame, self.pad, context_length)
         return Packer(self.bos, self.eos, self.pad, context_length)
@@ -148,10 +166,11 @@ class Encoder:
         return [self._encoded(text, source) for text, source in zip(texts, sources, strict=True)]
 
     def vocabulary(self) -> list[dict[str, Any]]:
-        """Each token as it reads after another one: only then does every kind of tokenizer show the space it carries.
+        """Each token as it reads after another one: only then does every kind of tokenizer show the
+        space it carries.
 
-        Bytes that are no whole character read `<0xE6>` (`components.spelling`), special tokens as they are written in the
-        tokenizer, and ids that no token has read as nothing.
+        Bytes that are no whole character read `<0xE6>` (`components.spelling`), special tokens as
+        they are written in the tokenizer, and ids that no token has read as nothing.
         """
         encoder, ids = self.backend, range(self._largest + 1)
         before = next((token for token in ids if encoder.decode([token]).strip().isalpha()), 0)
@@ -181,12 +200,16 @@ class Encoder:
             self._refuse_unknown_row(ids[int((there | special).argmin())])
         if there.all():
             return Encoded(ids, special, source, ~special)
-        # A special token that stands in the text and that the model has no row for cannot be read, only left out.
+        # A special token that stands in the text and that the model has no row for cannot be read,
+        # only left out.
         written = [token for token, has_row in zip(ids, there.tolist(), strict=True) if has_row]
         return Encoded(written, special[there] if special[there].any() else None, source, ~special)
 
-    def _specials(self, text: str, ids: list[int], source: Any) -> tuple[Bool[np.ndarray, " token"] | None, Any]:
-        """Which tokens are special ones that stand in the text. The unknown token is one only where it is written out."""
+    def _specials(
+        self, text: str, ids: list[int], source: Any
+    ) -> tuple[Bool[np.ndarray, " token"] | None, Any]:
+        """Which tokens are special ones that stand in the text. The unknown token is one only where
+        it is written out."""
         if self._special.isdisjoint(ids):
             return None, source
         marks = np.array([token in self._special for token in ids])
@@ -202,11 +225,14 @@ class Encoder:
 
     def _refuse_unknown_row(self, token: int) -> NoReturn:
         raise CorpusError(
-            f"the tokenizer writes token {token} ({self.backend.id_to_token(token)!r}), and the model's embedding has "
-            f"{self._limit} rows (ids below {self._limit}); put the tokenizer beside the model that it was trained with, or "
+            f"the tokenizer writes token {token} ({self.backend.id_to_token(token)!r}), and the "
+            "model's embedding has "
+            f"{self._limit} rows (ids below {self._limit}); put the tokenizer beside the model "
+            "that it was trained with, or "
             "give the model rows for the added tokens (resize_token_embeddings) and save it"
         )
 
 
 _of_model: WeakKeyDictionary[Any, Encoder] = WeakKeyDictionary()
-"""An encoder lives as long as its model: it holds the tokenizer, so a table by tokenizer would keep both for ever."""
+"""An encoder lives as long as its model: it holds the tokenizer, so a table by tokenizer would keep
+both for ever."""

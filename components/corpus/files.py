@@ -1,4 +1,5 @@
-"""Files of text on this machine: which there are, and their lines, plain or gzipped, with errors that name the place."""
+"""Files of text on this machine: which there are, and their lines, plain or gzipped, with errors
+that name the place."""
 
 from __future__ import annotations
 
@@ -25,7 +26,10 @@ def matching(path: str, pattern: str) -> list[Path]:
     if root.is_file():
         return [root]
     if not path or not root.is_dir():
-        raise CorpusError(f"read.corpus.path: wanted a file or folder, but nothing is at {path!r} ({root.absolute()})")
+        raise CorpusError(
+            f"read.corpus.path: wanted a file or folder, but nothing is at {path!r} "
+            f"({root.absolute()})"
+        )
     paths = sorted(
         file
         for file in root.glob(pattern)
@@ -33,7 +37,8 @@ def matching(path: str, pattern: str) -> list[Path]:
     )
     if not paths:
         raise CorpusError(
-            f"read.corpus.path: the folder {path!r} has no file that matches {pattern!r}; set read.corpus.pattern"
+            f"read.corpus.path: the folder {path!r} has no file that matches {pattern!r}; set "
+            "read.corpus.pattern"
         )
     return paths
 
@@ -59,18 +64,24 @@ def lines(path: Path, alone: bool = True) -> Iterator[str]:
                     raise CorpusError(f"{path}:{number}: not text, it holds a zero byte; {wanted}")
                 yield line
     except UnicodeDecodeError as error:
-        raise CorpusError(f"{path}: not text, {error.reason} soon after line {number}; {wanted}") from None
+        raise CorpusError(
+            f"{path}: not text, {error.reason} soon after line {number}; {wanted}"
+        ) from None
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise CorpusError(
-            f"{path}: the name ends in .gz, but the bytes after line {number} are not whole gzip ({error}); "
+            f"{path}: the name ends in .gz, but the bytes after line {number} are not whole gzip "
+            f"({error}); "
             "rename it, or fetch it again"
         ) from None
     except OSError as error:
-        raise CorpusError(f"{path}: cannot be read ({error.strerror}); make it readable{otherwise}") from None
+        raise CorpusError(
+            f"{path}: cannot be read ({error.strerror}); make it readable{otherwise}"
+        ) from None
 
 
 def place(path: Path, number: int, files: Sequence[Path]) -> str:
-    """Where a document comes from: file name and line or row, the folder too where there are several files."""
+    """Where a document comes from: file name and line or row, the folder too where there are
+    several files."""
     name = path.name if len(files) == 1 else f"{path.parent.name}/{path.name}"
     return f"{sound(name)}:{number}"  # a name that is no UTF-8 holds surrogates
 
@@ -79,7 +90,8 @@ def texts(schema: pyarrow.Schema) -> list[str]:
     """The columns that hold text."""
     kinds = (pyarrow.types.is_string, pyarrow.types.is_large_string, pyarrow.types.is_string_view)
     types = {
-        field.name: field.type.value_type if pyarrow.types.is_dictionary(field.type) else field.type for field in schema
+        field.name: field.type.value_type if pyarrow.types.is_dictionary(field.type) else field.type
+        for field in schema
     }
     return [name for name, type_ in types.items() if any(kind(type_) for kind in kinds)]
 
@@ -94,5 +106,6 @@ def rows(batch: pyarrow.RecordBatch, where: str) -> list[dict[str, Any]]:
         return batch.to_pylist()
     except UnicodeDecodeError as error:
         raise CorpusError(
-            f"{where}: a column of text holds bytes that are not UTF-8 ({error.reason}); write it again"
+            f"{where}: a column of text holds bytes that are not UTF-8 ({error.reason}); write it "
+            "again"
         ) from None

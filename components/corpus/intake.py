@@ -1,6 +1,7 @@
 """Documents as `read` takes them in: tokenized, numbered, put into contexts, labelled.
 
-Memory is bounded: contexts, documents and labels go to disk as they come, a batch of documents at a time.
+Memory is bounded: contexts, documents and labels go to disk as they come, a batch of documents at a
+time.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class SplitIntake:
         pending: documents that wait to be tokenized together.
         documents: number of documents taken.
         tokens: number of their tokens.
-        nats: what they cost under the process that wrote them; None where that is not known of all of them.
+        nats: what they cost under the process that wrote them; None where that is not known of all
+            of them.
     """
 
     name: str
@@ -114,12 +116,15 @@ class Intake:
         self.openings: dict[str, list[str]] = {"validate": [], "test": []}
 
     def take(self, split: SplitIntake) -> None:
-        """Tokenizes, numbers, lays out and labels the documents that wait, until the split is full."""
+        """Tokenizes, numbers, lays out and labels the documents that wait, until the split is
+        full."""
         waiting, split.pending = split.pending, []
         labelled = split.name not in UNLABELLED
         texts = [document.text for document in waiting]
         first, taken, encodings = self.documents.n_rows, [], []
-        for document, encoding in zip(waiting, self.encoder.encode(texts, offsets=labelled), strict=True):
+        for document, encoding in zip(
+            waiting, self.encoder.encode(texts, offsets=labelled), strict=True
+        ):
             if split.full:
                 break
             self.n_special += encoding.n_special
@@ -161,12 +166,16 @@ class Intake:
         rows, n_lost = align(documents, encodings, self.codes)
         self.n_lost += n_lost
         names = pl.Series(list(self.codes), dtype=pl.String)
-        rows = rows.with_columns(names.gather(rows["concept"]).alias("concept"), pl.col("document") + first)
+        rows = rows.with_columns(
+            names.gather(rows["concept"]).alias("concept"), pl.col("document") + first
+        )
         self.n_labels.update(dict(rows.group_by("concept").len().iter_rows()))
         self.labels.add(rows)
 
 
-def _document_rows(documents: list[Document], encodings: list[Any], split: str, first: int) -> pl.DataFrame:
+def _document_rows(
+    documents: list[Document], encodings: list[Any], split: str, first: int
+) -> pl.DataFrame:
     return pl.DataFrame(
         {
             "document": np.arange(first, first + len(documents), dtype=np.int32),

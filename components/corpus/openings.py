@@ -1,7 +1,8 @@
 """Prompts of a corpus that has none of its own: the openings of its documents.
 
-An opening is the first six words. Where words are not parted by spaces, two characters stand for one word; and whatever
-the text is (a line of code, an address), an opening has a bounded number of tokens, so that a continuation fits behind it.
+An opening is the first six words. Where words are not parted by spaces, two characters stand for
+one word; and whatever the text is (a line of code, an address), an opening has a bounded number of
+tokens, so that a continuation fits behind it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ _WORD = re.compile(rf"[{UNSPACED}]{{1,2}}|[^\s{UNSPACED}]+")
 
 
 def opening(text: str, encoding: Encoded, context_length: int) -> str:
-    """The first words of a text, without special tokens; "" where it begins with too long a character.
+    """The first words of a text, without special tokens; "" where it begins with too long a
+    character.
 
     Args:
         text: the text.
@@ -48,7 +50,8 @@ def opening(text: str, encoding: Encoded, context_length: int) -> str:
 def prompts(
     corpus: Corpus, wanted: Mapping[str, int], openings: Mapping[str, Sequence[str]], seed: int
 ) -> list[dict[str, Any]]:
-    """Prompts of both splits, no text in two; a corpus without any gives openings of the split's documents.
+    """Prompts of both splits, no text in two; a corpus without any gives openings of the split's
+    documents.
 
     Args:
         corpus: the source.
@@ -64,4 +67,7 @@ def prompts(
                 break
             if text:
                 split_of.setdefault(text, split)
-    return [{"prompt": number, "split": split, "text": text} for number, (text, split) in enumerate(split_of.items())]
+    return [
+        {"prompt": number, "split": split, "text": text}
+        for number, (text, split) in enumerate(split_of.items())
+    ]

@@ -1,13 +1,15 @@
-"""Documents into contexts of one length: packed `[bos] document [eos] document [eos] ... pad`, or each alone.
+"""Documents into contexts of one length: packed `[bos] document [eos] document [eos] ... pad`, or
+each alone.
 
-Packed (`Packer`): a document that fits into a context is never cut, and few positions are wasted, because a document goes into
-the fullest of a bounded number of open contexts that still holds it (best fit, Johnson 1974, with bounded space). A longer
-document is cut into pieces that start contexts of their own. The end token is left out where a document ends exactly at
-the end of its context. Padding is always at the end, so a causal model sees nothing of it.
+Packed (`Packer`): a document that fits into a context is never cut, and few positions are wasted,
+because a document goes into the fullest of a bounded number of open contexts that still holds it
+(best fit, Johnson 1974, with bounded space). A longer document is cut into pieces that start
+contexts of their own. The end token is left out where a document ends exactly at the end of its
+context. Padding is always at the end, so a causal model sees nothing of it.
 
-Padded (`Padder`): each document stands alone, between the tokens that its tokenizer puts around a text. That is what a
-model needs whose attention looks both ways: it would see the other documents of its context. A longer document is cut into
-pieces, each in a context of its own.
+Padded (`Padder`): each document stands alone, between the tokens that its tokenizer puts around a
+text. That is what a model needs whose attention looks both ways: it would see the other documents
+of its context. A longer document is cut into pieces, each in a context of its own.
 """
 
 from __future__ import annotations
@@ -61,8 +63,16 @@ class Packer:
         n_open: unfinished contexts to choose from.
     """
 
-    def __init__(self, bos: int | None, eos: int | None, pad: int, context_length: int, n_open: int = 64) -> None:
-        self.bos, self.eos, self.pad, self.context_length, self.n_open = bos, eos, pad, context_length, n_open
+    def __init__(
+        self, bos: int | None, eos: int | None, pad: int, context_length: int, n_open: int = 64
+    ) -> None:
+        self.bos, self.eos, self.pad, self.context_length, self.n_open = (
+            bos,
+            eos,
+            pad,
+            context_length,
+            n_open,
+        )
         self.capacity = context_length - (bos is not None)
         assert self.capacity > 0, "a context holds at least one token beside the first"
         self._open: list[_Open] = []  # by room, fullest first; equal room by age
@@ -70,15 +80,18 @@ class Packer:
         self._opened = 0
 
     def add(
-        self, document: int, ids: Sequence[int] | np.ndarray, special: Bool[np.ndarray, " token"] | None = None
+        self,
+        document: int,
+        ids: Sequence[int] | np.ndarray,
+        special: Bool[np.ndarray, " token"] | None = None,
     ) -> None:
         """Places one document.
 
         Args:
             document: its number.
             ids: its tokens.
-            special: which of them are special tokens that stand in its text: the model reads them, but they are no part
-                of the document, and positions are counted without them.
+            special: which of them are special tokens that stand in its text: the model reads them,
+                but they are no part of the document, and positions are counted without them.
         """
         tokens, position = _numbered(ids, special)
         for start in range(0, len(tokens), self.capacity):
@@ -127,7 +140,8 @@ class Packer:
 
 
 class Padder:
-    """Puts each document, or each piece of a long one, into a context of its own, with padding behind it.
+    """Puts each document, or each piece of a long one, into a context of its own, with padding
+    behind it.
 
     Args:
         first: tokens before each piece.
@@ -136,14 +150,24 @@ class Padder:
         context_length: tokens in a context, special tokens and padding included.
     """
 
-    def __init__(self, first: Sequence[int], last: Sequence[int], pad: int, context_length: int) -> None:
-        self.first, self.last, self.pad, self.context_length = list(first), list(last), pad, context_length
+    def __init__(
+        self, first: Sequence[int], last: Sequence[int], pad: int, context_length: int
+    ) -> None:
+        self.first, self.last, self.pad, self.context_length = (
+            list(first),
+            list(last),
+            pad,
+            context_length,
+        )
         self.capacity = context_length - len(self.first) - len(self.last)
         assert self.capacity > 0, "a context holds at least one token beside those around it"
         self._pieces: list[tuple[int, np.ndarray, np.ndarray]] = []
 
     def add(
-        self, document: int, ids: Sequence[int] | np.ndarray, special: Bool[np.ndarray, " token"] | None = None
+        self,
+        document: int,
+        ids: Sequence[int] | np.ndarray,
+        special: Bool[np.ndarray, " token"] | None = None,
     ) -> None:
         """Places one document; arguments as those of `Packer.add`."""
         tokens, position = _numbered(ids, special)
@@ -174,13 +198,21 @@ class Padder:
 def _numbered(
     ids: Sequence[int] | np.ndarray, special: Bool[np.ndarray, " token"] | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens of a document, and the position of each in it: -1 for special ones, which positions do not count."""
+    """Tokens of a document, and the position of each in it: -1 for special ones, which positions do
+    not count."""
     tokens = np.asarray(ids, dtype=np.int32)
-    return tokens, np.arange(len(tokens)) if special is None else np.where(special, -1, np.cumsum(~special) - 1)
+    return tokens, np.arange(len(tokens)) if special is None else np.where(
+        special, -1, np.cumsum(~special) - 1
+    )
 
 
 def pack(
-    documents: Iterable[Sequence[int] | np.ndarray], *, bos: int | None, eos: int | None, pad: int, context_length: int
+    documents: Iterable[Sequence[int] | np.ndarray],
+    *,
+    bos: int | None,
+    eos: int | None,
+    pad: int,
+    context_length: int,
 ) -> Packed:
     """Packs token ids of documents, numbered in their order.
 

@@ -1,9 +1,10 @@
-"""read: documents, their splits, their labels and their contexts; what comes later reads nothing else of the corpus.
+"""read: documents, their splits, their labels and their contexts; what comes later reads nothing
+else of the corpus.
 
-Splits are disjoint by document, and a document is its text: a text that came before (in this corpus, or in what the
-model was trained on, when its folder says so) is dropped and counted, and at the end disjointness is asserted on the
-digests; `components/corpus/division.py` says which document goes where. Memory is bounded: contexts, documents and
-labels go to disk as they come.
+Splits are disjoint by document, and a document is its text: a text that came before (in this
+corpus, or in what the model was trained on, when its folder says so) is dropped and counted, and at
+the end disjointness is asserted on the digests; `components/corpus/division.py` says which document
+goes where. Memory is bounded: contexts, documents and labels go to disk as they come.
 """
 
 from __future__ import annotations
@@ -44,13 +45,19 @@ else:
     CorpusChoice = union_of(corpora)
 PAIRED = ("select", "validate", "test")
 OWN_TEXT = 2
-"""Version of how a user's own text is read; raised when that changes and the embedded world's reading does not."""
+"""Version of how a user's own text is read; raised when that changes and the embedded world's
+reading does not."""
 COLUMNS = 3  # token, document and position of every place in a context, int32
 TEXT = 5  # bytes a token of text, labels and tables, compressed: 4.4 in the embedded world
 DOCUMENT = 120  # tokens, as in the embedded world
 SAMPLE = 200  # documents whose tokens are counted
-MEMORY = 192 * 2**20  # batches of documents, the tables' writers, the tokenizer; contexts go to disk as they come
-ONCE, BY_TOKEN = 1.0, 2e-5  # seconds for vocabulary, pairs and prompts, and for a token, on one core of a server
+MEMORY = (
+    192 * 2**20
+)  # batches of documents, the tables' writers, the tokenizer; contexts go to disk as they come
+ONCE, BY_TOKEN = (
+    1.0,
+    2e-5,
+)  # seconds for vocabulary, pairs and prompts, and for a token, on one core of a server
 
 
 class ReadConfig(Config):
@@ -59,14 +66,17 @@ class ReadConfig(Config):
     corpus: CorpusChoice = WorldCorpusConfig()
     """Where documents come from."""
     tokens: PositiveInt | None = None
-    """Tokens of all splits together, divided in the proportions of the defaults of `splits`; a smaller corpus is used whole."""
+    """Tokens of all splits together, divided in the proportions of the defaults of `splits`; a
+    smaller corpus is used whole."""
     splits: SplitsConfig = SplitsConfig()
-    """Tokens of each split. What is set here stays; what is not is a share of `tokens`, or of the whole of your own files."""
+    """Tokens of each split. What is set here stays; what is not is a share of `tokens`, or of the
+    whole of your own files."""
     context_length: int = Field(256, ge=8)
     """Tokens in one context, special tokens included."""
     contexts: Literal["packed", "padded"] = "packed"
-    """packed: short documents share a context, which wastes little and suits causal models, which never see a later one;
-    padded: each document has contexts of its own, as a model needs whose attention looks both ways."""
+    """packed: short documents share a context, which wastes little and suits causal models, which
+    never see a later one; padded: each document has contexts of its own, as a model needs whose
+    attention looks both ways."""
     word_lists: dict[str, str | list[str]] = {}
     """Concepts of your own: a name, and its words or a file with one word on each line."""
     pairs: NonNegativeInt = 4
@@ -80,9 +90,11 @@ class ReadConfig(Config):
 
 
 def make(folder: Path, config: ReadConfig, inputs: Inputs, settings: Any) -> Work:
-    """Writes documents, concepts, labels, pairs, prompts and vocabulary as tables, and `contexts/<split>.safetensors`.
+    """Writes documents, concepts, labels, pairs, prompts and vocabulary as tables, and
+    `contexts/<split>.safetensors`.
 
-    A file of contexts holds `token`, `document` and `position`, int32 [context, column]; padded ones also hold `mask`.
+    A file of contexts holds `token`, `document` and `position`, int32 [context, column]; padded
+    ones also hold `mask`.
 
     Raises:
         CorpusError: nothing to read, not text, an unknown column, or too few tokens for a split.
@@ -104,7 +116,11 @@ def make(folder: Path, config: ReadConfig, inputs: Inputs, settings: Any) -> Wor
     trained_on = _pretraining(model)
     seen: set[int] = set()
     stream = division.stream(
-        corpus, config.seed, lambda name: name not in UNLABELLED, lambda name: splits[name].full, trained_on
+        corpus,
+        config.seed,
+        lambda name: name not in UNLABELLED,
+        lambda name: splits[name].full,
+        trained_on,
     )
     for name, document, number, n_replaced_here in stream:
         if number in seen or number in trained_on:
@@ -125,7 +141,9 @@ def make(folder: Path, config: ReadConfig, inputs: Inputs, settings: Any) -> Wor
     for split in splits.values():
         if not split.full:
             intake.take(split)
-    refuse_what_is_too_short(list(splits.values()), config.corpus, division.shares, config.context_length, dropped)
+    refuse_what_is_too_short(
+        list(splits.values()), config.corpus, division.shares, config.context_length, dropped
+    )
     intake.finish()
     _assert_disjoint(folder, trained_on)
     silent = sorted(name for name in config.word_lists if not intake.n_labels[name])
@@ -133,7 +151,9 @@ def make(folder: Path, config: ReadConfig, inputs: Inputs, settings: Any) -> Wor
     tables.CONCEPTS.write(folder, [entry._asdict() for entry in inventory])
     pairs = tables.PAIRS.write(folder, _pairs(corpus, config))
     wanted = {"validate": config.prompts_validate, "test": config.prompts_test}
-    prompts_read = tables.PROMPTS.write(folder, prompts(corpus, wanted, intake.openings, config.seed))
+    prompts_read = tables.PROMPTS.write(
+        folder, prompts(corpus, wanted, intake.openings, config.seed)
+    )
     tables.VOCABULARY.write(folder, encoder.vocabulary())
     n_tokens = sum(split.tokens for split in splits.values())
     notes = list(_notes(n_tokens, division, intake, n_replaced, silent))
@@ -169,37 +189,43 @@ def make(folder: Path, config: ReadConfig, inputs: Inputs, settings: Any) -> Wor
     }
 
 
-def _notes(n_tokens: int, division: Division, intake: Intake, n_replaced: int, silent: Sequence[str]) -> Iterator[str]:
+def _notes(
+    n_tokens: int, division: Division, intake: Intake, n_replaced: int, silent: Sequence[str]
+) -> Iterator[str]:
     """What a reader of the corpus should know, one sentence each; none for most corpora."""
     if n_tokens < division.total:
         yield (
-            f"the corpus has {n_tokens:,} tokens in {intake.documents.n_rows:,} documents, fewer than the {division.total:,} that were "
+            f"the corpus has {n_tokens:,} tokens in {intake.documents.n_rows:,} documents, fewer "
+            f"than the {division.total:,} that were "
             "asked for: it is used whole, in the same shares"
         )
     if intake.n_special:
         yield (
-            f"{intake.n_special:,} special tokens stood in the text as words: the model reads them, but they are no part "
+            f"{intake.n_special:,} special tokens stood in the text as words: the model reads "
+            "them, but they are no part "
             "of a document"
         )
     if n_replaced:
         yield f"{n_replaced:,} lone surrogates in the text were replaced by U+FFFD"
     for name in silent:
         yield (
-            f"the word list {name!r} labels nothing: none of its words stands in the labelled splits; look at their "
+            f"the word list {name!r} labels nothing: none of its words stands in the labelled "
+            "splits; look at their "
             f"spelling in read.word_lists.{name}"
         )
 
 
 def _entries(config: ReadConfig) -> Mapping[str, int]:
-    """The corpus and its version; for files also a number for their bytes, so that changed files are read again."""
+    """The corpus and its version; for files also a number for their bytes, so that changed files
+    are read again."""
     kind = config.corpus.kind
     entries = {f"corpus.{kind}": corpora.version(kind)}
     files = [*corpora[kind](config.corpus).files(), *WordLists(config.word_lists).files()]
     if config.word_lists:
         entries["word_lists"] = WordLists.version
     if not corpora[kind].knows_splits:
-        # The embedded world's text has no special token, no character of several tokens and no script without spaces, so
-        # what changed in how such texts are read changes nothing there.
+        # The embedded world's text has no special token, no character of several tokens and no
+        # script without spaces, so what changed in how such texts are read changes nothing there.
         entries["own_text"] = OWN_TEXT
     return entries | ({"corpus.bytes": content_number(files)} if files else {})
 
@@ -208,8 +234,8 @@ def formula(config: ReadConfig, inputs: Mapping[str, Any], settings: Execution) 
     """Contexts of all splits, and the counts that later stages are estimated from."""
     corpus, padded = corpora[config.corpus.kind](config.corpus), config.contexts == "padded"
     wanted, documents = _expected(config, corpus, inputs["model"])
-    # Packed, a context begins with a token of its own, and so does each document behind another. Padded, a document has
-    # at least one context, and as many more as it is long.
+    # Packed, a context begins with a token of its own, and so does each document behind another.
+    # Padded, a document has at least one context, and as many more as it is long.
     contexts = {
         name: documents[name] * padded + -(-(n + documents[name]) // (config.context_length - 1))
         for name, n in wanted.items()
@@ -217,7 +243,8 @@ def formula(config: ReadConfig, inputs: Mapping[str, Any], settings: Execution) 
     concepts = [*corpus.concepts(), *WordLists(config.word_lists).concepts()]
     facts = {
         "splits": {
-            name: {"tokens": n, "contexts": contexts[name], "documents": documents[name]} for name, n in wanted.items()
+            name: {"tokens": n, "contexts": contexts[name], "documents": documents[name]}
+            for name, n in wanted.items()
         },
         "context_length": config.context_length,
         "n_concepts": len(concepts),
@@ -236,8 +263,11 @@ def formula(config: ReadConfig, inputs: Mapping[str, Any], settings: Execution) 
     return Estimate(memory, disk, {}, facts, (n_tokens, "tokens"), alike, lambda _: seconds)
 
 
-def _expected(config: ReadConfig, corpus: Corpus, model: Any) -> tuple[dict[str, int], dict[str, int]]:
-    """Tokens and documents of each split: what is wanted, or its share of a corpus that has less."""
+def _expected(
+    config: ReadConfig, corpus: Corpus, model: Any
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Tokens and documents of each split: what is wanted, or its share of a corpus that has
+    less."""
     division = Division.of(config.tokens, config.splits, corpus.knows_splits)
     wanted, there = dict(division.wanted), None
     if division.shares and not corpus.knows_splits:
@@ -248,7 +278,9 @@ def _expected(config: ReadConfig, corpus: Corpus, model: Any) -> tuple[dict[str,
             config.seed,
             model.key,
         )
-        if about not in _looked_through:  # a setting that fits is searched by asking again and again
+        if (
+            about not in _looked_through
+        ):  # a setting that fits is searched by asking again and again
             _looked_through[about] = _look_through(corpus, division.total, config.seed, model)
         there = _looked_through[about]
     if there is None:
@@ -261,13 +293,18 @@ def _expected(config: ReadConfig, corpus: Corpus, model: Any) -> tuple[dict[str,
 
 
 def _look_through(corpus: Corpus, tokens: int, seed: int, model: Any) -> tuple[int, int] | None:
-    """Documents and tokens of a small corpus: its characters, at the rate of its first documents; None for a large one."""
+    """Documents and tokens of a small corpus: its characters, at the rate of its first documents;
+    None for a large one."""
     extent = Extent.of(corpus, tokens)
     if extent is None or not extent.characters:
         return None
     texts = [document.text for document in islice(corpus.documents("", seed), SAMPLE)]
-    n_tokens = sum(len(encoded.ids) for encoded in Encoder(model.tokenizer()).encode(texts, offsets=False))
-    return len(extent.characters), round(n_tokens / max(1, sum(map(len, texts))) * sum(extent.characters.values()))
+    n_tokens = sum(
+        len(encoded.ids) for encoded in Encoder(model.tokenizer()).encode(texts, offsets=False)
+    )
+    return len(extent.characters), round(
+        n_tokens / max(1, sum(map(len, texts))) * sum(extent.characters.values())
+    )
 
 
 _looked_through: dict[tuple[Any, ...], tuple[int, int] | None] = {}
@@ -300,9 +337,13 @@ def _assert_disjoint(folder: Path, trained_on: set[int]) -> None:
 
 
 def _inventory(entries: list[ConceptEntry], codes: Mapping[str, int]) -> list[ConceptEntry]:
-    repeated = [name for name, count in Counter(entry.concept for entry in entries).items() if count > 1]
+    repeated = [
+        name for name, count in Counter(entry.concept for entry in entries).items() if count > 1
+    ]
     if repeated:
-        raise CorpusError(f"two sources give the concept {repeated[0]!r}; rename it in read.word_lists")
+        raise CorpusError(
+            f"two sources give the concept {repeated[0]!r}; rename it in read.word_lists"
+        )
     unknown = set(codes) - {entry.concept for entry in entries}
     assert not unknown, f"labels of concepts that no inventory lists: {sorted(unknown)[:5]}"
     return entries

@@ -1,4 +1,5 @@
-"""Rows and contexts that go to disk as they come, and become one file each at the end, whole or not at all."""
+"""Rows and contexts that go to disk as they come, and become one file each at the end, whole or not
+at all."""
 
 from __future__ import annotations
 
@@ -66,7 +67,10 @@ class ContextSpool:
     def __init__(self, folder: Path, split: str, context_length: int, masked: bool = False) -> None:
         self.folder, self.split, self.context_length = folder, split, context_length
         self.n_contexts = 0
-        self._paths = {name: folder / f".contexts-{split}-{name}" for name in (*GRIDS, *(["mask"] if masked else []))}
+        self._paths = {
+            name: folder / f".contexts-{split}-{name}"
+            for name in (*GRIDS, *(["mask"] if masked else []))
+        }
         for path in self._paths.values():
             path.write_bytes(b"")
 

@@ -1,12 +1,16 @@
-"""What a dictionary promises: it reads activations by name, writes sparse codes, and reconstructs activations by name.
+"""What a dictionary promises: it reads activations by name, writes sparse codes, and reconstructs
+activations by name.
 
-A name is a hook point (`resid_post.3`) or the gradient of the model's loss there (`gradient:resid_post.3`); a batch maps
-names to rows. An autoencoder reads and reconstructs one name; a transcoder reconstructs another than it reads; a
-crosscoder reads and reconstructs several. What lies under `scales` is the only normalisation: one number for each name,
-estimated once from a sample so that the mean norm becomes sqrt(width), kept in the artifact, applied on the way in and
-undone on the way out. Architectures see scaled rows only; everybody else sees activations and codes in their units.
+A name is a hook point (`resid_post.3`) or the gradient of the model's loss there
+(`gradient:resid_post.3`); a batch maps names to rows. An autoencoder reads and reconstructs one
+name; a transcoder reconstructs another than it reads; a crosscoder reads and reconstructs several.
+What lies under `scales` is the only normalisation: one number for each name, estimated once from a
+sample so that the mean norm becomes sqrt(width), kept in the artifact, applied on the way in and
+undone on the way out. Architectures see scaled rows only; everybody else sees activations and codes
+in their units.
 
-An architecture is one file in `architectures/`: a final class marked with `@architectures`, its config beside it.
+An architecture is one file in `architectures/`: a final class marked with `@architectures`, its
+config beside it.
 
     def start        first values of the parameters, from a sample
     def outcome      one training batch -> named loss terms, reconstruction, which latents fired
@@ -14,12 +18,14 @@ An architecture is one file in `architectures/`: a final class marked with `@arc
     def rebuild      codes -> rows                 (unless that is z W_dec + b_dec, and `directions` the rows of W_dec)
     def finish       after the last batch; a factorisation without loss terms takes its statistics here
 
-A model can take part in training: what it says of `Outcome.reconstruction` (its graph is alive) is a further loss term. A
-second dictionary on the error of a frozen one is given a stream whose batches carry `error:<hook point>`.
+A model can take part in training: what it says of `Outcome.reconstruction` (its graph is alive) is
+a further loss term. A second dictionary on the error of a frozen one is given a stream whose
+batches carry `error:<hook point>`.
 
-Several dictionaries that learn together, of which one is kept, are one entry: `rivals` says how many they are, `start`
-makes the others as further modules (so that gradients, checkpoints and the optimiser reach them), `outcome` sums the
-losses of all, and `finish` copies the winner's values into the parameters that `__init__` made and removes the others.
+Several dictionaries that learn together, of which one is kept, are one entry: `rivals` says how
+many they are, `start` makes the others as further modules (so that gradients, checkpoints and the
+optimiser reach them), `outcome` sums the losses of all, and `finish` copies the winner's values
+into the parameters that `__init__` made and removes the others.
 """
 
 from __future__ import annotations
@@ -49,7 +55,9 @@ _ENTRIES_AT_ONCE = 1 << 24  # rows x d_sae of one encoder product: 64 MiB in flo
 Batch = Mapping[str, Tensor]
 """Rows of activations by name, [token, width], the same tokens under every name."""
 
-architectures: Registry[type[Dictionary]] = Registry("architecture", "components.dictionary.architectures")
+architectures: Registry[type[Dictionary]] = Registry(
+    "architecture", "components.dictionary.architectures"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +68,8 @@ class Recipe:
         lr: learning rate, where the training config names none.
         betas: Adam's decay rates.
         eps: Adam's epsilon (6.25e-10: OpenAI's, for gradients as small as those of seldom latents).
-        unit_rows: parameters whose rows keep norm 1: the gradient loses its part along the row, the row is renormalised.
+        unit_rows: parameters whose rows keep norm 1: the gradient loses its part along the row, the
+            row is renormalised.
     """
 
     lr: float
@@ -70,9 +79,11 @@ class Recipe:
 
 
 def rate(d_sae: int) -> float:
-    """The learning rate that most architectures share: 2e-4 at 2^14 latents, falling as the root of their number.
+    """The learning rate that most architectures share: 2e-4 at 2^14 latents, falling as the root of
+    their number.
 
-    Source: sparsify's and dictionary_learning's rule for TopK (Gao et al. 2024, arXiv:2406.04093, section A.3).
+    Source: sparsify's and dictionary_learning's rule for TopK (Gao et al. 2024, arXiv:2406.04093,
+    section A.3).
     """
     return 2e-4 / (d_sae / 2**14) ** 0.5
 
@@ -84,7 +95,9 @@ def refuse_large_k(k: int, d_sae: int) -> None:
         ValueError: more latents for a token than there are.
     """
     if k > d_sae:
-        raise ValueError(f"k is {k}, but there are only d_sae = {d_sae} latents; lower k or raise d_sae")
+        raise ValueError(
+            f"k is {k}, but there are only d_sae = {d_sae} latents; lower k or raise d_sae"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +109,8 @@ class Moment:
         steps: updates in all.
         dead: latents that have been silent for the configured number of tokens.
         generator: for architectures that draw; a fresh stream for each step.
-        may_be_dead: False where the host knows, without a wait for the device, that no latent is dead.
+        may_be_dead: False where the host knows, without a wait for the device, that no latent is
+            dead.
     """
 
     step: int
@@ -108,12 +122,16 @@ class Moment:
     def revives(self, coefficient: float) -> bool:
         """Whether a term by which dead latents learn is to be made.
 
-        On the CPU, where any latent is dead; elsewhere, where any may be: the term is zero then if none is.
+        On the CPU, where any latent is dead; elsewhere, where any may be: the term is zero then if
+        none is.
         """
-        return coefficient > 0 and self.may_be_dead and (not self.dead.is_cpu or bool(self.dead.any()))
+        return (
+            coefficient > 0 and self.may_be_dead and (not self.dead.is_cpu or bool(self.dead.any()))
+        )
 
     def risen(self, warm_up: float) -> float:
-        """How far a weight has risen that goes from 0 to 1 over the first `warm_up` of training; 1 without a warm-up."""
+        """How far a weight has risen that goes from 0 to 1 over the first `warm_up` of training; 1
+        without a warm-up."""
         return min(1.0, self.step / rising) if (rising := warm_up * self.steps) else 1.0
 
 
@@ -122,7 +140,8 @@ class Outcome:
     """What one training batch gives.
 
     Attributes:
-        losses: named terms, coefficients applied; training descends on their sum. Empty: nothing to descend on.
+        losses: named terms, coefficients applied; training descends on their sum. Empty: nothing to
+            descend on.
         reconstruction: scaled rows by name, differentiable.
         fired: tokens of the batch on which each latent is active.
     """
@@ -138,25 +157,30 @@ def autoencoder(options: Any, hook_point: str) -> tuple[tuple[str, ...], tuple[s
 
 
 class Dictionary(nn.Module, ABC):
-    """A dictionary of latents. Everything concrete here is final, except what stands under "what it may write".
+    """A dictionary of latents. Everything concrete here is final, except what stands under "what it
+    may write".
 
     Attributes:
         kind: name of the architecture, set by the registry.
         version: number beside the architecture's code.
-        config: class of the architecture's options; has `kind`, and `d_sae` unless `size` follows from the width.
+        config: class of the architecture's options; has `kind`, and `d_sae` unless `size` follows
+            from the width.
         wiring: (options, hook point) -> names read, names reconstructed.
-        learns: from gradients of its loss terms, from statistics of the batches (taken in `outcome`, used in `finish`), or
-            nothing: a baseline whose first values are its last.
-        trains_as_it_encodes: whether a training batch gets the codes that `encode` gives; not so where the tokens of a
-            batch share a budget of latents.
-        sparsity: the option that sets how sparse the codes are, for sweeps; without such an option it has one sparsity.
-        baseline: whether it stands beside the others for comparison and isn't expected to find directions.
-        dense: tensors of shape (rows, d_sae) that an update holds at its peak, the pre-activations among them; what
-            memory is estimated from.
-        in_blocks: whether those rows are the blocks that are multiplied at once, and not a whole batch; so where latents
-            are picked by `kernels.sparse.choose`.
-        folds: whether a linear map of its input can be folded into its weights: it has W_enc, W_dec and b_dec of its own,
-            reads only (x - b_dec) W_enc.T, and does not rest on the norms of W_dec's rows once it is trained.
+        learns: from gradients of its loss terms, from statistics of the batches (taken in
+            `outcome`, used in `finish`), or nothing: a baseline whose first values are its last.
+        trains_as_it_encodes: whether a training batch gets the codes that `encode` gives; not so
+            where the tokens of a batch share a budget of latents.
+        sparsity: the option that sets how sparse the codes are, for sweeps; without such an option
+            it has one sparsity.
+        baseline: whether it stands beside the others for comparison and isn't expected to find
+            directions.
+        dense: tensors of shape (rows, d_sae) that an update holds at its peak, the pre-activations
+            among them; what memory is estimated from.
+        in_blocks: whether those rows are the blocks that are multiplied at once, and not a whole
+            batch; so where latents are picked by `kernels.sparse.choose`.
+        folds: whether a linear map of its input can be folded into its weights: it has W_enc, W_dec
+            and b_dec of its own, reads only (x - b_dec) W_enc.T, and does not rest on the norms of
+            W_dec's rows once it is trained.
         options: this dictionary's options.
         reads: names of what `encode` needs.
         reconstructs: names of what `decode` gives; codes are in the units of the first.
@@ -175,7 +199,9 @@ class Dictionary(nn.Module, ABC):
     kind: ClassVar[str]
     version: ClassVar[int] = 1
     config: ClassVar[type[Config]]
-    wiring: ClassVar[Callable[[Any, str], tuple[tuple[str, ...], tuple[str, ...]]]] = staticmethod(autoencoder)
+    wiring: ClassVar[Callable[[Any, str], tuple[tuple[str, ...], tuple[str, ...]]]] = staticmethod(
+        autoencoder
+    )
     learns: ClassVar[Literal["gradients", "statistics", "nothing"]] = "gradients"
     trains_as_it_encodes: ClassVar[bool] = True
     sparsity: ClassVar[str] = "k"
@@ -184,7 +210,13 @@ class Dictionary(nn.Module, ABC):
     in_blocks: ClassVar[bool] = False
     folds: ClassVar[bool] = False
 
-    def __init__(self, options: Any, reads: tuple[str, ...], reconstructs: tuple[str, ...], widths: Mapping[str, int]):
+    def __init__(
+        self,
+        options: Any,
+        reads: tuple[str, ...],
+        reconstructs: tuple[str, ...],
+        widths: Mapping[str, int],
+    ):
         super().__init__()
         self.options = options
         self.reads, self.reconstructs = tuple(reads), tuple(reconstructs)
@@ -194,7 +226,8 @@ class Dictionary(nn.Module, ABC):
         self.d_sae: int = self.size(options, self.d_in)
         if (k := getattr(options, "k", 1)) > self.d_sae:
             raise DictionaryError(
-                f"k is {k}, but {self.kind} has only {self.d_sae} latents at width {self.d_in}; lower k"
+                f"k is {k}, but {self.kind} has only {self.d_sae} latents at width {self.d_in}; "
+                "lower k"
             )
         self.register_buffer(
             "like", torch.zeros(()), persistent=False
@@ -214,7 +247,8 @@ class Dictionary(nn.Module, ABC):
     def codes(self, batch: Batch) -> Codes:
         """Codes of scaled rows, in scaled units."""
 
-    # What it may write: this is what is right for one reconstructed name, with `W_dec` and `b_dec` kept.
+    # What it may write: this is what is right for one reconstructed name, with `W_dec` and `b_dec`
+    # kept.
 
     @property
     def name(self) -> str:
@@ -225,11 +259,13 @@ class Dictionary(nn.Module, ABC):
 
     @property
     def recipe(self) -> Recipe:
-        """How it wants to be optimised, if it learns from gradients: at `rate`, with decoder rows of length 1, with momentum."""
+        """How it wants to be optimised, if it learns from gradients: at `rate`, with decoder rows
+        of length 1, with momentum."""
         return Recipe(lr=rate(self.d_sae), unit_rows=("W_dec",))
 
     def rebuild(self, codes: Codes) -> Batch:
-        """Scaled rows by name, from codes in scaled units: z W_dec + b_dec for the one name that is reconstructed."""
+        """Scaled rows by name, from codes in scaled units: z W_dec + b_dec for the one name that is
+        reconstructed."""
         self._reconstructs_one("rebuild")
         return {self.reconstructs[0]: decode_codes(codes, self.W_dec) + self.b_dec}
 
@@ -243,7 +279,8 @@ class Dictionary(nn.Module, ABC):
 
     @classmethod
     def size(cls, options: Any, d_in: int) -> int:
-        """Number of latents: `d_sae` of the options, unless it follows from the width (then the options have none)."""
+        """Number of latents: `d_sae` of the options, unless it follows from the width (then the
+        options have none)."""
         return options.d_sae
 
     @classmethod
@@ -253,7 +290,8 @@ class Dictionary(nn.Module, ABC):
 
     @classmethod
     def used(cls, options: Any) -> int:
-        """Latents that a token decodes while learning, beside revived ones; what sparse parts of an update are estimated from."""
+        """Latents that a token decodes while learning, beside revived ones; what sparse parts of an
+        update are estimated from."""
         return getattr(options, "k", 0)
 
     @classmethod
@@ -263,30 +301,36 @@ class Dictionary(nn.Module, ABC):
 
     @classmethod
     def control(cls, trained: Mapping[str, Any]) -> Config:
-        """Options of the dictionary that stands untrained beside a trained one, equal in size and in sparsity.
+        """Options of the dictionary that stands untrained beside a trained one, equal in size and
+        in sparsity.
 
-        Random directions, with a gain fitted, and as many active latents as the trained one has on held-out text. (First
-        values of another architecture would not do: a `relu` one starts half active.) Where options of an architecture
-        that learns are returned, its first values are the control.
+        Random directions, with a gain fitted, and as many active latents as the trained one has on
+        held-out text. (First values of another architecture would not do: a `relu` one starts half
+        active.) Where options of an architecture that learns are returned, its first values are the
+        control.
 
         Args:
             trained: the facts of its artifact: `d_sae`, `l0`, `reads`, `reconstructs`.
 
         Raises:
-            DictionaryError: a dictionary that is no autoencoder of one hook point, whose class has no `control`.
+            DictionaryError: a dictionary that is no autoencoder of one hook point, whose class has
+                no `control`.
         """
         reads, reconstructs = tuple(trained["reads"]), tuple(trained["reconstructs"])
         if reads != reconstructs or len(reads) > 1:
             raise DictionaryError(
-                f"architecture {cls.kind} reads {', '.join(reads)} and reconstructs {', '.join(reconstructs)}, and its "
-                "class has no `control` of its own: what it inherits is for one hook point; write `control`"
+                f"architecture {cls.kind} reads {', '.join(reads)} and reconstructs "
+                f"{', '.join(reconstructs)}, and its "
+                "class has no `control` of its own: what it inherits is for one hook point; write "
+                "`control`"
             )
         k = min(max(1, round(trained["l0"])), trained["d_sae"])
         return architectures["untrained"].config(d_sae=trained["d_sae"], k=k)  # type: ignore[call-arg]
 
     @classmethod
     def sparsity_of(cls, options: Any) -> str:
-        """`sparsity`, unless the options say that another one of them sets how sparse the codes are."""
+        """`sparsity`, unless the options say that another one of them sets how sparse the codes
+        are."""
         return cls.sparsity
 
     # What everybody calls.
@@ -306,8 +350,11 @@ class Dictionary(nn.Module, ABC):
     @property
     @final
     def writes(self) -> tuple[str, ...]:
-        """The hook points among what is reconstructed: where the model can be given the reconstruction or be steered."""
-        return tuple(name for name in self.reconstructs if not name.startswith(("gradient:", "error:")))
+        """The hook points among what is reconstructed: where the model can be given the
+        reconstruction or be steered."""
+        return tuple(
+            name for name in self.reconstructs if not name.startswith(("gradient:", "error:"))
+        )
 
     @final
     def begin(self, sample: Batch, generator: torch.Generator) -> None:
@@ -329,7 +376,8 @@ class Dictionary(nn.Module, ABC):
     @final
     @torch.no_grad()
     def encode(self, x: Tensor | Batch) -> Codes:
-        """Codes of activations: a latent's value is its length along its decoder direction, in activation units.
+        """Codes of activations: a latent's value is its length along its decoder direction, in
+        activation units.
 
         The encoder's product is made for a bounded number of rows at a time.
 
@@ -343,7 +391,12 @@ class Dictionary(nn.Module, ABC):
         n_rows = batch[self.reads[0]].shape[0] if self.reads[0] in batch else 0
         at_once = max(1, _ENTRIES_AT_ONCE // self.d_sae)
         parts = [
-            self.codes(self.scaled({name: rows[start : start + at_once] for name, rows in batch.items()}, self.reads))
+            self.codes(
+                self.scaled(
+                    {name: rows[start : start + at_once] for name, rows in batch.items()},
+                    self.reads,
+                )
+            )
             for start in range(0, max(1, n_rows), at_once)
         ]
         codes = Codes.cat(parts)
@@ -352,7 +405,8 @@ class Dictionary(nn.Module, ABC):
     @final
     @torch.no_grad()
     def decode(self, codes: Codes, name: str | None = None) -> Float[Tensor, "token width"]:
-        """Activations that the codes stand for, towards `name` (by default the first that is reconstructed).
+        """Activations that the codes stand for, towards `name` (by default the first that is
+        reconstructed).
 
         Raises:
             DictionaryError: codes of a dictionary of another size.
@@ -375,7 +429,8 @@ class Dictionary(nn.Module, ABC):
 
     @final
     def scaled(self, batch: Batch, names: tuple[str, ...] | None = None) -> dict[str, Tensor]:
-        """Rows in this dictionary's dtype, on its device, times the scale, for these names (by default all).
+        """Rows in this dictionary's dtype, on its device, times the scale, for these names (by
+        default all).
 
         Raises:
             DictionaryError: rows of another width, or a name that is missing.
@@ -384,14 +439,17 @@ class Dictionary(nn.Module, ABC):
         for name in names or tuple(self.widths):
             if name not in batch:
                 raise DictionaryError(
-                    f"dictionary {self.name} reads {name}, got activations at {', '.join(batch) or 'no hook point'}; "
+                    f"dictionary {self.name} reads {name}, got activations at "
+                    f"{', '.join(batch) or 'no hook point'}; "
                     "capture that hook point too"
                 )
             width = batch[name].shape[-1]
             if width != self.widths[name]:
                 raise DictionaryError(
-                    f"dictionary {self.name} was trained at {name} with d_in {self.widths[name]}, got activations of "
-                    f"width {width}; use activations of the model it was trained on, or train one on these"
+                    f"dictionary {self.name} was trained at {name} with d_in {self.widths[name]}, "
+                    "got activations of "
+                    f"width {width}; use activations of the model it was trained on, or train one "
+                    "on these"
                 )
             scaled[name] = batch[name].to(self.like.device, self.like.dtype) * self.scales[name]
         return scaled
@@ -399,12 +457,16 @@ class Dictionary(nn.Module, ABC):
     @final
     @torch.no_grad()
     def fold(self, whitening: Whitening) -> None:
-        """From now on reads activations where it read whitened ones, and rebuilds activations: same codes, other weights.
+        """From now on reads activations where it read whitened ones, and rebuilds activations: same
+        codes, other weights.
 
-        With u = s (x - mean) A, what it has learnt to read: W_enc becomes W_enc A, W_dec becomes W_dec A^-1, and b_dec becomes
-        b_dec A^-1 + s mean. The pre-activations are the same numbers up to rounding. Rows of W_dec lose their norm of 1.
+        With u = s (x - mean) A, what it has learnt to read: W_enc becomes W_enc A, W_dec becomes
+        W_dec A^-1, and b_dec becomes b_dec A^-1 + s mean. The pre-activations are the same numbers
+        up to rounding. Rows of W_dec lose their norm of 1.
         """
-        assert self.folds and self.reads == self.reconstructs and len(self.reads) == 1, f"{self.kind} cannot be folded"
+        assert self.folds and self.reads == self.reconstructs and len(self.reads) == 1, (
+            f"{self.kind} cannot be folded"
+        )
         W_enc = self.get_parameter("W_enc")
         W_enc.copy_(W_enc @ whitening.into)
         self.W_dec.copy_(whitening.directions(self.W_dec))
@@ -413,7 +475,8 @@ class Dictionary(nn.Module, ABC):
     def _reconstructs_one(self, what: str) -> None:
         if len(self.reconstructs) > 1:
             raise DictionaryError(
-                f"architecture {self.kind} reconstructs {', '.join(self.reconstructs)}, and its class has no `{what}` of its "
+                f"architecture {self.kind} reconstructs {', '.join(self.reconstructs)}, and its "
+                f"class has no `{what}` of its "
                 "own: what it inherits is for one name; write `rebuild` and `directions`"
             )
 
@@ -440,7 +503,8 @@ class Dictionary(nn.Module, ABC):
         """The dictionary in a folder or in an artifact of `train` (its bytes verified).
 
         Raises:
-            DictionaryError: no dictionary there, a pickle, a newer format, or tensors that are missing or misshapen.
+            DictionaryError: no dictionary there, a pickle, a newer format, or tensors that are
+                missing or misshapen.
         """
         description, tensors = saved.read(source, device)
         architecture = architectures[description["architecture"]]
@@ -461,27 +525,37 @@ class Dictionary(nn.Module, ABC):
 
 
 def untrained(
-    options: Any, hook_point: str, widths: Mapping[str, int], sample: Batch, generator: torch.Generator
+    options: Any,
+    hook_point: str,
+    widths: Mapping[str, int],
+    sample: Batch,
+    generator: torch.Generator,
 ) -> Dictionary:
-    """A dictionary of these options with its scales and first values, on the sample's device; nothing learnt yet."""
+    """A dictionary of these options with its scales and first values, on the sample's device;
+    nothing learnt yet."""
     architecture = architectures[options.kind]
     reads, reconstructs = architecture.wiring(options, hook_point)
-    dictionary = architecture(options, reads, reconstructs, widths).to(next(iter(sample.values())).device)
+    dictionary = architecture(options, reads, reconstructs, widths).to(
+        next(iter(sample.values())).device
+    )
     dictionary.begin(sample, generator)
     return dictionary
 
 
 def _scale(name: str, sample: Batch) -> float:
-    """sqrt(width) over the mean norm; gradients take the inverse scale of their hook point, by the chain rule."""
+    """sqrt(width) over the mean norm; gradients take the inverse scale of their hook point, by the
+    chain rule."""
     hook_point = name.rpartition("gradient:")[2]
     if hook_point not in sample:
         raise DictionaryError(
-            f"{name} is scaled by the activations at {hook_point}, got {', '.join(sample)}; read {hook_point} beside it"
+            f"{name} is scaled by the activations at {hook_point}, got {', '.join(sample)}; read "
+            f"{hook_point} beside it"
         )
     rows = sample[hook_point].float()
     if not (rows != rows[0]).any():
         raise DictionaryError(
-            f"the {len(rows)} activations sampled at {hook_point} are all equal: nothing to learn; capture other text "
+            f"the {len(rows)} activations sampled at {hook_point} are all equal: nothing to "
+            "learn; capture other text "
             "or another hook point"
         )
     scale = math.sqrt(rows.shape[1]) / rows.norm(dim=1).mean().item()

@@ -1,9 +1,11 @@
-"""The stage `encode`: activations and a dictionary -> sparse codes, statistics of every latent, codes pooled by document.
+"""The stage `encode`: activations and a dictionary -> sparse codes, statistics of every latent,
+codes pooled by document.
 
-Activations are read once, a batch at a time, and nothing dense outlives the encoder's product. Statistics come from the
-sparse shards: one pass for counts, sums and maxima, one for the histograms, whose bins need the maximum. Row i of the
-codes of a split is row i of its activations. Neighbours by decoder cosine are found a block of rows at a time, so that no
-table of d_sae x d_sae ever exists. A killed run continues at the shard.
+Activations are read once, a batch at a time, and nothing dense outlives the encoder's product.
+Statistics come from the sparse shards: one pass for counts, sums and maxima, one for the
+histograms, whose bins need the maximum. Row i of the codes of a split is row i of its activations.
+Neighbours by decoder cosine are found a block of rows at a time, so that no table of d_sae x d_sae
+ever exists. A killed run continues at the shard.
 """
 
 from __future__ import annotations
@@ -66,12 +68,15 @@ class _Statistics:
 
 
 class Encoding:
-    """Codes of captured activations, made when first asked for and kept in memory; read like `CodeShards`.
+    """Codes of captured activations, made when first asked for and kept in memory; read like
+    `CodeShards`.
 
     For a dictionary that is measured once and whose codes nobody reads again.
     """
 
-    def __init__(self, dictionary: Dictionary, activations: ActivationShards, batch: int = 4096) -> None:
+    def __init__(
+        self, dictionary: Dictionary, activations: ActivationShards, batch: int = 4096
+    ) -> None:
         self.dictionary, self.activations, self.batch = dictionary, activations, batch
         self.d_sae: int = dictionary.d_sae
         self._made: dict[str, Codes] = {}
@@ -98,7 +103,8 @@ Encoded = CodeShards | Encoding
 
 
 def make(folder: Path, config: EncodeConfig, inputs: Inputs, settings: Execution | None) -> Work:
-    """Writes `<split>/<NNNNN>.safetensors`, `latents.parquet`, `neighbours.parquet` and `pooled.parquet`.
+    """Writes `<split>/<NNNNN>.safetensors`, `latents.parquet`, `neighbours.parquet` and
+    `pooled.parquet`.
 
     Raises:
         DictionaryError: the dictionary's hook point was not captured, or with another width.
@@ -120,7 +126,10 @@ def make(folder: Path, config: EncodeConfig, inputs: Inputs, settings: Execution
     for split, each in rows.items():
         for number, shard in enumerate(torch.arange(each.n_rows).split(SHARD_ROWS)):
             if shard_rows(folder, split, number) != len(shard):
-                parts = [dictionary.encode(each.take(index)).to("cpu") for index in shard.split(config.batch)]
+                parts = [
+                    dictionary.encode(each.take(index)).to("cpu")
+                    for index in shard.split(config.batch)
+                ]
                 write_codes(folder, split, number, Codes.cat(parts))
             done += len(shard)
             yield Progress(done, sum(n_rows.values()), "tokens", f"encoding {split}")
@@ -134,7 +143,9 @@ def make(folder: Path, config: EncodeConfig, inputs: Inputs, settings: Execution
         statistics = _statistics(folder, split, dictionary.d_sae)
         n_active[split] = statistics.n_active
         latents.append(_latents(split, n_rows[split], statistics, norms, promoted))
-        pooled.append(_pooled(folder, split, shards.provenance(split)["document"], dictionary.d_sae))
+        pooled.append(
+            _pooled(folder, split, shards.provenance(split)["document"], dictionary.d_sae)
+        )
         yield Progress(done, done, "tokens", f"statistics of {split}")
     LATENTS.write(folder, pl.concat(latents))
     near = []
@@ -158,19 +169,29 @@ def make(folder: Path, config: EncodeConfig, inputs: Inputs, settings: Execution
 
 
 def formula(config: EncodeConfig, inputs: Mapping[str, Any], settings: Execution) -> Estimate:
-    """Sparse shards by the dictionary's L0, which of a dictionary that is not trained yet is its k, or else d_in."""
-    captured, trained, model = inputs["activations"].facts, inputs["dictionary"].facts, inputs.get("model")
+    """Sparse shards by the dictionary's L0, which of a dictionary that is not trained yet is its k,
+    or else d_in."""
+    captured, trained, model = (
+        inputs["activations"].facts,
+        inputs["dictionary"].facts,
+        inputs.get("model"),
+    )
     rows = {split: rows_of(captured, split) for split in config.splits}
     d_sae, d_in, l0 = trained["d_sae"], trained["d_in"], trained["l0"]
     n_rows, of_latents = sum(rows.values()), d_sae * len(rows)
     vocabulary, n_bytes = (model.shape.vocab_size, model.n_bytes) if model else (0, 0)
-    documents = sum(captured["splits"][split].get("documents", -(-rows[split] // 120)) for split in rows)
-    # documents share few latents among their tokens: about a sixth of their entries are new, and never all latents
+    documents = sum(
+        captured["splits"][split].get("documents", -(-rows[split] // 120)) for split in rows
+    )
+    # documents share few latents among their tokens: about a sixth of their entries are new, and
+    # never all latents
     pooled = round(documents * min(d_sae, n_rows / max(1, documents) * l0 / 6))
     memory = {
         "weights": 2 * 4 * 2 * d_sae * d_in,
         "model": n_bytes,
-        "pre-activations": 2 * 4 * max(min(ENCODED, config.batch * d_sae), min(COSINES, d_sae * d_sae)),
+        "pre-activations": 2
+        * 4
+        * max(min(ENCODED, config.batch * d_sae), min(COSINES, d_sae * d_sae)),
         "codes": 200 * round(min(SHARD_ROWS, max(rows.values())) * l0),
         "pooled": 48 * pooled,
         "logits": 4 * 4 * min(PROMOTED_AT_ONCE, d_sae) * vocabulary,
@@ -181,15 +202,24 @@ def formula(config: EncodeConfig, inputs: Mapping[str, Any], settings: Execution
         "latents": of_latents * (30 + 40 * bool(model)) + 60 * d_sae + 10 * pooled,
     }
     facts = {"d_sae": d_sae, "d_in": d_in, "rows": rows, "l0": dict.fromkeys(rows, float(l0))}
-    # the cosines of a latent take as long as the codes of a row, and all logits as long as those of the vocabulary's rows
+    # the cosines of a latent take as long as the codes of a row, and all logits as long as those of
+    # the vocabulary's rows
     work = n_rows + d_sae + vocabulary
     alike = (trained["architecture"], d_sae, d_in, bool(model))
 
     def probe(seconds: float) -> tuple[float, str]:
         # what encoding costs depends on little but size and sparsity
-        options, name = architectures["topk"].config(d_sae=d_sae, k=max(1, round(l0))), trained["hook_point"]
+        options, name = (
+            architectures["topk"].config(d_sae=d_sae, k=max(1, round(l0))),
+            trained["hook_point"],
+        )
         x = {name: torch.randn(config.batch, d_in, device=resolve(settings.device))}
-        by_row, n = pace(untrained(options, name, {name: d_in}, x, torch_generator(0)).encode, x, config.batch, seconds)
+        by_row, n = pace(
+            untrained(options, name, {name: d_in}, x, torch_generator(0)).encode,
+            x,
+            config.batch,
+            seconds,
+        )
         return (by_row + BY_ENTRY * l0) * work, f"encoded {n:,} rows in {by_row * n:.2g} s"
 
     return Estimate(memory, disk, {}, facts, (work, "rows, latents and tokens"), alike, probe)
@@ -218,7 +248,11 @@ def _statistics(folder: Path, split: str, d_sae: int) -> _Statistics:
 
 
 def _latents(
-    split: str, n_rows: int, statistics: _Statistics, norms: Tensor, promoted: Mapping[str, Any] | None
+    split: str,
+    n_rows: int,
+    statistics: _Statistics,
+    norms: Tensor,
+    promoted: Mapping[str, Any] | None,
 ) -> pl.DataFrame:
     active = statistics.n_active > 0
     columns = {
@@ -226,7 +260,9 @@ def _latents(
         "n_active": statistics.n_active,
         "density": statistics.n_active / n_rows,
         "maximum": pl.Series(statistics.maximum).set(pl.Series(~active), None),
-        "mean_active": pl.Series(statistics.total / np.maximum(1, statistics.n_active)).set(pl.Series(~active), None),
+        "mean_active": pl.Series(statistics.total / np.maximum(1, statistics.n_active)).set(
+            pl.Series(~active), None
+        ),
         "histogram": statistics.histogram.tolist(),
         "decoder_norm": norms.numpy(),
     }
@@ -244,9 +280,16 @@ def _pooled(folder: Path, split: str, document: Tensor, d_sae: int) -> pl.DataFr
         frame = pl.DataFrame(entries | {"sum": codes.values.double().numpy()})
         sums.append(frame.group_by("document", "latent").agg(pl.col("sum").sum()))
     counts = pl.DataFrame({"document": document.numpy()}).group_by("document").len()
-    pooled = pl.concat(sums).filter(pl.col("document") >= 0).group_by("document", "latent").agg(pl.col("sum").sum())
+    pooled = (
+        pl.concat(sums)
+        .filter(pl.col("document") >= 0)
+        .group_by("document", "latent")
+        .agg(pl.col("sum").sum())
+    )
     pooled = pooled.join(counts, on="document").sort("document", "latent")
-    return POOLED.frame(pooled.select("document", "latent", mean=pl.col("sum") / pl.col("len"), split=pl.lit(split)))
+    return POOLED.frame(
+        pooled.select("document", "latent", mean=pl.col("sum") / pl.col("len"), split=pl.lit(split))
+    )
 
 
 def _neighbours(directions: Tensor) -> Iterator[tuple[int, pl.DataFrame]]:
@@ -269,9 +312,11 @@ def _neighbours(directions: Tensor) -> Iterator[tuple[int, pl.DataFrame]]:
         yield start + n, NEIGHBOURS.frame(pl.DataFrame(columns))
 
 
-def _promoted(dictionary: Dictionary, model: Any, settings: Execution) -> dict[str, list[Any]] | None:
-    """What each decoder direction does to the logits; None where that means nothing: no model, no logits, or a hook point
-    that does not write to the residual stream.
+def _promoted(
+    dictionary: Dictionary, model: Any, settings: Execution
+) -> dict[str, list[Any]] | None:
+    """What each decoder direction does to the logits; None where that means nothing: no model, no
+    logits, or a hook point that does not write to the residual stream.
     """
     if model is None or dictionary.reconstructs[0].partition(".")[0] not in RESIDUAL_WRITERS:
         return None
@@ -280,18 +325,27 @@ def _promoted(dictionary: Dictionary, model: Any, settings: Execution) -> dict[s
         return None
     directions = dictionary.decoder_directions()
     parts = Bytes(getattr(loaded.tokenizer, "backend_tokenizer", None))
-    columns: dict[str, list[Any]] = {"promoted": [], "promoted_logits": [], "suppressed": [], "suppressed_logits": []}
+    columns: dict[str, list[Any]] = {
+        "promoted": [],
+        "promoted_logits": [],
+        "suppressed": [],
+        "suppressed_logits": [],
+    }
     for part in directions.split(PROMOTED_AT_ONCE):
         logits = loaded.direction_logits(part).cpu()
         for name, largest in (("promoted", True), ("suppressed", False)):
             values, tokens = logits.topk(min(PROMOTED, logits.shape[1]), dim=1, largest=largest)
-            columns[name] += [[_text_of(token, loaded.tokenizer, parts) for token in row] for row in tokens.tolist()]
+            columns[name] += [
+                [_text_of(token, loaded.tokenizer, parts) for token in row]
+                for row in tokens.tolist()
+            ]
             columns[f"{name}_logits"] += values.tolist()
     return columns
 
 
 def _text_of(token: int, tokenizer: Any, parts: Bytes) -> str:
-    """A token alone as text: bytes that are no whole character as `<0xE6>`, a row that no token has as its number."""
+    """A token alone as text: bytes that are no whole character as `<0xE6>`, a row that no token has
+    as its number."""
     text = tokenizer.decode([token])
     if text and "\N{REPLACEMENT CHARACTER}" not in text:
         return text

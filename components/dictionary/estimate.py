@@ -1,11 +1,12 @@
 """What training a dictionary will cost.
 
-Training holds weights, their gradients and Adam's two moments, the rows of a window of the stream, a few tensors of
-(rows, d_sae) and a few numbers for each latent that a token uses: how many tensors, and whether their rows are a batch or
-the blocks of it that are multiplied at once, each architecture says (`dense`, `in_blocks`). Beside these stands the
-largest of what is made on the way: an update, or a checkpoint (all of the state once more, as bytes). The sizes of the
-weights come from the architecture itself, built without memory. Where a model takes part, whoever stands above this
-package says what its passes hold and how many they are (`Passes`).
+Training holds weights, their gradients and Adam's two moments, the rows of a window of the stream,
+a few tensors of (rows, d_sae) and a few numbers for each latent that a token uses: how many
+tensors, and whether their rows are a batch or the blocks of it that are multiplied at once, each
+architecture says (`dense`, `in_blocks`). Beside these stands the largest of what is made on the
+way: an update, or a checkpoint (all of the state once more, as bytes). The sizes of the weights
+come from the architecture itself, built without memory. Where a model takes part, whoever stands
+above this package says what its passes hold and how many they are (`Passes`).
 """
 
 from __future__ import annotations
@@ -32,14 +33,16 @@ from components.store.estimate import Estimate
 
 FLOAT = 4
 ENCODED = 1 << 24  # entries of one encoder product outside training
-USED = 120  # bytes for a latent that a token uses: index, value, gradient, order by latent, what the allocator keeps
+# bytes for a latent that a token uses: index, value, gradient, order by latent, what the allocator
+# keeps
+USED = 120
 CURVE_POINT = 100  # bytes of a point of all curves on disk
 MODEL = "model"
 """What begins the names of memory that a model takes."""
 
 Passes = Callable[[TrainConfig, int, Mapping[str, Any]], tuple[Mapping[str, int], float]]
-"""(section, names that are reconstructed, inputs) -> bytes that a model holds while it takes part in an update by what
-they hold, and passes of the model for each token of these updates."""
+"""(section, names that are reconstructed, inputs) -> bytes that a model holds while it takes part
+in an update by what they hold, and passes of the model for each token of these updates."""
 
 
 def empty(config: TrainConfig, facts: Mapping[str, Any]) -> Dictionary:
@@ -63,9 +66,12 @@ def empty(config: TrainConfig, facts: Mapping[str, Any]) -> Dictionary:
 
 
 def numbers(config: TrainConfig, dictionary: Dictionary) -> tuple[int, int]:
-    """Numbers in a dictionary and in rivals that learn beside it, and those of them that gradients change."""
+    """Numbers in a dictionary and in rivals that learn beside it, and those of them that gradients
+    change."""
     rivals = dictionary.rivals(config.dictionary)
-    learnt = sum(p.numel() for p in dictionary.parameters() if p.requires_grad) * bool(config.updates)
+    learnt = sum(p.numel() for p in dictionary.parameters() if p.requires_grad) * bool(
+        config.updates
+    )
     n = sum(tensor.numel() for tensor in dictionary.state_dict().values())
     return rivals * n, rivals * learnt * (dictionary.learns == "gradients")
 
@@ -78,7 +84,8 @@ def rows_of(facts: Mapping[str, Any], split: str) -> int:
     """
     if split not in facts["splits"]:
         raise DictionaryError(
-            f"the capture will have no split {split!r}; {nearest(split, facts['splits'])}; add it to capture.splits"
+            f"the capture will have no split {split!r}; {nearest(split, facts['splits'])}; add it "
+            "to capture.splits"
         )
     return facts["splits"][split]["rows"]
 
@@ -86,33 +93,50 @@ def rows_of(facts: Mapping[str, Any], split: str) -> int:
 def memory(configs: Sequence[TrainConfig], activations: Any, settings: Execution) -> dict[str, int]:
     """Bytes of memory by what they hold, of dictionaries that learn side by side.
 
-    What each keeps adds up; the stream is there once, and of what is made on the way the most that any one makes.
+    What each keeps adds up; the stream is there once, and of what is made on the way the most that
+    any one makes.
 
     Args:
         configs: one section for each dictionary, of one stream.
         activations: the artifact of capture, or a planned one.
         settings: where to run; with `threads` 0 as many as torch has now.
     """
-    itemsize, n_rows = getattr(torch, activations.facts["dtype"]).itemsize, rows_of(activations.facts, configs[0].split)
+    itemsize, n_rows = (
+        getattr(torch, activations.facts["dtype"]).itemsize,
+        rows_of(activations.facts, configs[0].split),
+    )
     parts, most, batch, width = Counter(), Counter(), configs[0].batch, 0
     for config in configs:
         dictionary = empty(config, activations.facts)
-        (n, learnt), gathered = numbers(config, dictionary), dictionary.gathers(config.dictionary, dictionary.d_in)
+        (n, learnt), gathered = (
+            numbers(config, dictionary),
+            dictionary.gathers(config.dictionary, dictionary.d_in),
+        )
         width = sum(dictionary.widths.values())
-        # a second dictionary, that measures convergence, learns beside the weights of the first alone
+        # a second dictionary, that measures convergence, learns beside the weights of the first
+        # alone
         parts["weights"] += FLOAT * n * (1 + (config.convergence == "measured" and learnt > 0))
-        parts += {"gradients": FLOAT * learnt, "optimiser": 2 * FLOAT * learnt, "statistics": gathered}
+        parts += {
+            "gradients": FLOAT * learnt,
+            "optimiser": 2 * FLOAT * learnt,
+            "statistics": gathered,
+        }
         update = held(config, dictionary, settings) * bool(config.updates)
         most |= {
             "pre-activations": max(update, 2 * FLOAT * min(ENCODED, batch * dictionary.d_sae)),
             "checkpoint": FLOAT * (n + 2 * learnt) + gathered,
         }
     window = min(n_rows * itemsize * width, max(WINDOW_BYTES, batch * itemsize * width))
-    # before learning the sample of the first values, in float64; then what came from disk, shuffled, and merged with the
-    # rest of the window before
+    # before learning the sample of the first values, in float64; then what came from disk,
+    # shuffled, and merged with the rest of the window before
     sample = min(SAMPLE_ROWS, n_rows) * width * (itemsize + FLOAT + 3 * 8)
     stream = max(3 * window * any(config.updates for config in configs), sample)
-    return {**parts, "stream": stream, "batch": 6 * FLOAT * batch * width, **dict(most.most_common(1))}
+    return {
+        **parts,
+        "stream": stream,
+        "batch": 6 * FLOAT * batch * width,
+        **dict(most.most_common(1)),
+    }
 
 
 def held(config: TrainConfig, dictionary: Dictionary, settings: Execution) -> int:
@@ -125,12 +149,17 @@ def held(config: TrainConfig, dictionary: Dictionary, settings: Execution) -> in
     elif dictionary.in_blocks:
         rows = min(n, max(1, ENTRIES_AT_ONCE_ELSEWHERE // d_sae))
     revives = getattr(config.dictionary, "auxk_coefficient", 0)
-    used = dictionary.used(config.dictionary) + (most_revived(d_sae, dictionary.d_in) if revives else 0)
+    used = dictionary.used(config.dictionary) + (
+        most_revived(d_sae, dictionary.d_in) if revives else 0
+    )
     return dictionary.dense * FLOAT * rows * d_sae + USED * n * min(d_sae, used)
 
 
 def formula(
-    config: TrainConfig, inputs: Mapping[str, Any], settings: Execution, passes: Passes | None = None
+    config: TrainConfig,
+    inputs: Mapping[str, Any],
+    settings: Execution,
+    passes: Passes | None = None,
 ) -> Estimate:
     """Memory while it learns, the dictionary on disk, and beside it two checkpoints."""
     activations, updates, model = inputs["activations"], config.updates, inputs.get(MODEL)
@@ -147,22 +176,37 @@ def formula(
     work = config.batch * updates * config.relative_cost + measured / 3
 
     def probe(seconds: float) -> tuple[float, str]:
-        n_rows, where = min(SAMPLE_ROWS, rows_of(activations.facts, config.split)), device.resolve(settings.device)
-        rows = {name: torch.randn(n_rows, width, device=where) for name, width in dictionary.widths.items()}
+        n_rows, where = (
+            min(SAMPLE_ROWS, rows_of(activations.facts, config.split)),
+            device.resolve(settings.device),
+        )
+        rows = {
+            name: torch.randn(n_rows, width, device=where)
+            for name, width in dictionary.widths.items()
+        }
         started = time.perf_counter()
-        begun = untrained(config.dictionary, dictionary.hook_point, dictionary.widths, rows, torch_generator(0))
+        begun = untrained(
+            config.dictionary, dictionary.hook_point, dictionary.widths, rows, torch_generator(0)
+        )
         once = time.perf_counter() - started
         learner = Learner(begun, config.model_copy(update={"lr": None}))
 
         def learn(batch: Batch) -> None:
             learner.learn(batch)
-            learner.silent[: max(1, d_sae // 20)] = 2**40  # a twentieth counts as dead, so that it is revived
+            learner.silent[: max(1, d_sae // 20)] = (
+                2**40
+            )  # a twentieth counts as dead, so that it is revived
             learner.longest.forget()
 
         by_row, n = pace(learn if updates else begun.encode, rows, config.batch, seconds)
-        total, told = once + by_row * work, f"first values in {once:.1f} s, then {n:,} rows in {by_row * n:.2g} s"
+        total, told = (
+            once + by_row * work,
+            f"first values in {once:.1f} s, then {n:,} rows in {by_row * n:.2g} s",
+        )
         if model and n_passes:
-            loading, by_token, of_model = model.pace(settings, inputs["corpus"].facts["context_length"], seconds)
+            loading, by_token, of_model = model.pace(
+                settings, inputs["corpus"].facts["context_length"], seconds
+            )
             spliced = (updates - config.spliced_from) * config.batch * config.relative_cost
             total, told = total + loading + by_token * n_passes * spliced, f"{told}; {of_model}"
         return total, told
@@ -187,7 +231,8 @@ def formula(
 
 
 def pace(work: Callable[[Batch], Any], rows: Batch, most: int, seconds: float) -> tuple[float, int]:
-    """Seconds of work on a row, from some `seconds` of it, and on how many rows at once: `most`, or what time allows."""
+    """Seconds of work on a row, from some `seconds` of it, and on how many rows at once: `most`, or
+    what time allows."""
 
     def run(n: int) -> float:
         started = time.perf_counter()

@@ -1,4 +1,5 @@
-"""Learning: one stream of batches, any number of dictionaries that read each of them, and how well they do meanwhile."""
+"""Learning: one stream of batches, any number of dictionaries that read each of them, and how well
+they do meanwhile."""
 
 from __future__ import annotations
 
@@ -19,14 +20,19 @@ from components.errors import DictionaryError, DivergedError
 
 
 def fit(
-    learners: Mapping[str, Learner], stream: Stream, held_out: Batch, checkpoints: Mapping[str, Path]
+    learners: Mapping[str, Learner],
+    stream: Stream,
+    held_out: Batch,
+    checkpoints: Mapping[str, Path],
 ) -> Iterator[tuple[str, dict[str, float]]]:
-    """Trains every learner on one stream of batches; yields (label, metrics) at each point of its curve.
+    """Trains every learner on one stream of batches; yields (label, metrics) at each point of its
+    curve.
 
-    The learners share batch size, number of updates, and the update from which a model takes part. One that learns
-    nothing from batches gets none. A dictionary learns the same here as alone. A kill may fall between two checkpoints of
-    one update: the learner that is behind then catches up first, and no learner sees a batch twice. A factorisation has
-    no measures before its end, so its curve is one point.
+    The learners share batch size, number of updates, and the update from which a model takes part.
+    One that learns nothing from batches gets none. A dictionary learns the same here as alone. A
+    kill may fall between two checkpoints of one update: the learner that is behind then catches up
+    first, and no learner sees a batch twice. A factorisation has no measures before its end, so its
+    curve is one point.
 
     Args:
         learners: by label.
@@ -35,8 +41,9 @@ def fit(
         checkpoints: the file of each learner, by label.
 
     Raises:
-        DivergedError: a loss or a weight became NaN or infinite. It is looked for at the points of the curve and before
-            each checkpoint, never in between, so that no update waits for the device; a checkpoint that is there is sound.
+        DivergedError: a loss or a weight became NaN or infinite. It is looked for at the points of
+            the curve and before each checkpoint, never in between, so that no update waits for the
+            device; a checkpoint that is there is sound.
     """
     learning = {label: learner for label, learner in learners.items() if learner.steps}
     agreed = {(each.config.batch, each.steps, each.spliced_from) for each in learning.values()}
@@ -52,7 +59,12 @@ def fit(
                 learner.learn(batch)
             for label, learner in turn.items():
                 if learner.step % learner.config.log_every == 0 or learner.step == learner.steps:
-                    yield label, {} if learner.dictionary.learns == "statistics" else _point(learner, held_out)
+                    yield (
+                        label,
+                        {}
+                        if learner.dictionary.learns == "statistics"
+                        else _point(learner, held_out),
+                    )
                 if learner.step % learner.config.checkpoint_every == 0:
                     _finite(learner, {"sum of the weights": learner.weight()})
                     learner.save(checkpoints[label])
@@ -65,18 +77,25 @@ def fit(
 def _batches(stream: Stream, batch_size: int, step: int, spliced_from: int) -> Iterator[Batch]:
     """From this update on: shuffled rows, then whole contexts once the model takes part."""
     if step < spliced_from:
-        yield from itertools.islice(stream.batches(batch_size, step * batch_size), spliced_from - step)
+        yield from itertools.islice(
+            stream.batches(batch_size, step * batch_size), spliced_from - step
+        )
     yield from Contexts(stream).batches(batch_size, max(0, step - spliced_from))
 
 
 def _point(learner: Learner, held_out: Batch) -> dict[str, float]:
     """Measures for the curve, which they are added to."""
-    training = {} if learner.dictionary.learns == "statistics" else _finite(learner, learner.metrics())
+    training = (
+        {} if learner.dictionary.learns == "statistics" else _finite(learner, learner.metrics())
+    )
     measured = evaluate(learner.dictionary, [held_out], learner)
     metrics = training | _finite(
-        learner, {name: measured[name] for name in ("fvu", "l0", "dead_share") if name not in training}
+        learner,
+        {name: measured[name] for name in ("fvu", "l0", "dead_share") if name not in training},
     )
-    learner.curve += [(learner.step, learner.tokens, name, value) for name, value in metrics.items()]
+    learner.curve += [
+        (learner.step, learner.tokens, name, value) for name, value in metrics.items()
+    ]
     return metrics
 
 
@@ -90,26 +109,35 @@ def _finite(learner: Learner, metrics: dict[str, float]) -> dict[str, float]:
         if not math.isfinite(value):
             last = learner.curve[-1][0] if learner.curve else 0
             raise DivergedError(
-                f"{learner.dictionary.name} diverged: the {name} is {value} at update {learner.step} of {learner.steps}, and "
-                f"all was finite at update {last}; the learning rate was {learner.rate(learner.step - 1):.3g} (at its height "
-                f"{learner.peak:.3g}) and the activations were finite. No dictionary is made, and the last checkpoint is "
-                f"from before; lower train.lr (to {learner.peak / 10:.1g}, say), or raise train.warm_up"
+                f"{learner.dictionary.name} diverged: the {name} is {value} at update "
+                f"{learner.step} of {learner.steps}, and "
+                f"all was finite at update {last}; the learning rate was "
+                f"{learner.rate(learner.step - 1):.3g} (at its height "
+                f"{learner.peak:.3g}) and the activations were finite. No dictionary is made, and "
+                "the last checkpoint is "
+                f"from before; lower train.lr (to {learner.peak / 10:.1g}, say), or raise "
+                "train.warm_up"
             )
     return metrics
 
 
 @torch.no_grad()
-def evaluate(dictionary: Dictionary, batches: Iterable[Batch], learner: Learner | None = None) -> dict[str, Any]:
+def evaluate(
+    dictionary: Dictionary, batches: Iterable[Batch], learner: Learner | None = None
+) -> dict[str, Any]:
     """How well a dictionary reconstructs held-out activations (the first name it reconstructs).
 
     Args:
         dictionary: which.
         batches: held-out rows by name.
-        learner: where the dictionary is still learning, so that whitened rows are measured in activation units.
+        learner: where the dictionary is still learning, so that whitened rows are measured in
+            activation units.
 
     Returns:
-        fvu: sum of squared errors over sum of squared deviations from the mean of all rows, each summed over the whole
-        set in float64 and divided once. l0: mean number of active latents. dead_share: share of latents that are
+        fvu: sum of squared errors over sum of squared deviations from the mean of all rows, each
+            summed over the whole
+        set in float64 and divided once. l0: mean number of active latents. dead_share: share of
+            latents that are
         active on none of the rows. rows: how many there were.
 
     Raises:
@@ -128,7 +156,9 @@ def evaluate(dictionary: Dictionary, batches: Iterable[Batch], learner: Learner 
         else:
             codes, rebuilt = learner.rebuilt(batch, name)
         x = batch[name].cpu().double()
-        centre = x.mean(0) if centre is None else centre  # deviations from near the mean: no cancellation
+        centre = (
+            x.mean(0) if centre is None else centre
+        )  # deviations from near the mean: no cancellation
         error += (x - rebuilt.cpu()).square().sum().item()
         squares += (x - centre).square().sum().item()
         total += (x - centre).sum(0)
@@ -137,7 +167,8 @@ def evaluate(dictionary: Dictionary, batches: Iterable[Batch], learner: Learner 
     variance = squares - total.square().sum().item() / max(1, n)
     if variance <= 0:
         raise DictionaryError(
-            f"the {n} held-out activations at {name} do not vary, so no share of their variance can be measured; "
+            f"the {n} held-out activations at {name} do not vary, so no share of their variance "
+            "can be measured; "
             "capture more text for that split"
         )
     return {

@@ -1,4 +1,5 @@
-"""Which latents a token uses: selections on pre-activations. They choose indices; values are gathered afterwards."""
+"""Which latents a token uses: selections on pre-activations. They choose indices; values are
+gathered afterwards."""
 
 from __future__ import annotations
 
@@ -12,9 +13,9 @@ GROUP = 8
 def largest(pre: Float[Tensor, "token d_sae"], k: int) -> Int64[Tensor, "token k"]:
     """The k largest pre-activations of each token, in no order; signs are not looked at.
 
-    Wide rows are searched from coarse to fine: the k largest lie in the k groups with the largest maxima, so only those
-    groups are searched, and the groups are found in the same way. Exact up to ties; on a CPU core a third of
-    `torch.topk`'s time at 16,384 latents.
+    Wide rows are searched from coarse to fine: the k largest lie in the k groups with the largest
+    maxima, so only those groups are searched, and the groups are found in the same way. Exact up to
+    ties; on a CPU core a third of `torch.topk`'s time at 16,384 latents.
     """
     d_sae = pre.shape[1]
     if not pre.is_cpu or d_sae % GROUP or d_sae < max(2048, 4 * GROUP * k):
@@ -30,7 +31,8 @@ def coarse_to_fine(pre: Float[Tensor, "token d"], k: int) -> Int64[Tensor, "toke
 
 
 def maxima(pre: Float[Tensor, "token d"]) -> Float[Tensor, "token d_over_group"]:
-    """The largest of each group; a group is every (d / GROUP)-th column, so that memory is read in order."""
+    """The largest of each group; a group is every (d / GROUP)-th column, so that memory is read in
+    order."""
     n_groups = pre.shape[1] // GROUP
     return pre.view(-1, GROUP, n_groups).amax(1)
 
@@ -44,11 +46,13 @@ def _within(pre: Tensor, groups: Tensor, k: int) -> Tensor:
 def largest_of_batch(
     pre: Float[Tensor, "token d_sae"], n: int
 ) -> tuple[Int64[Tensor, " entry"], Int64[Tensor, " tokens_and_one"]]:
-    """The n largest pre-activations of the whole batch that are above zero: their latents, and where each token begins.
+    """The n largest pre-activations of the whole batch that are above zero: their latents, and
+    where each token begins.
 
-    On the CPU no sort of all entries is made: n groups have maxima of at least the n-th largest maximum, so the n largest
-    entries are at least that; the few entries above this bound are then searched. Exact up to ties. Elsewhere (where
-    counting would wait for the device) always n come back, those at or below zero among them.
+    On the CPU no sort of all entries is made: n groups have maxima of at least the n-th largest
+    maximum, so the n largest entries are at least that; the few entries above this bound are then
+    searched. Exact up to ties. Elsewhere (where counting would wait for the device) always n come
+    back, those at or below zero among them.
     """
     d_sae = pre.shape[1]
     if pre.is_cpu:
@@ -64,10 +68,13 @@ def largest_of_batch(
 
 
 def _bound(pre: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Maxima of groups of entries, and a value that at least n entries reach (minus infinity where none is known)."""
+    """Maxima of groups of entries, and a value that at least n entries reach (minus infinity where
+    none is known)."""
     d_sae = pre.shape[1]
     if d_sae % GROUP**2 or n > pre.numel() // GROUP**2:
-        return pre, pre.new_tensor(-torch.inf) if n >= pre.numel() else pre.flatten().topk(n).values[-1]
+        return pre, pre.new_tensor(-torch.inf) if n >= pre.numel() else pre.flatten().topk(
+            n
+        ).values[-1]
     groups = maxima(pre)
     coarse = maxima(groups).view(-1)
     return groups, coarse.kthvalue(len(coarse) - n + 1).values
@@ -87,9 +94,9 @@ def largest_of(
 ) -> Int64[Tensor, "token at_most_k"]:
     """The k largest pre-activations of each token among the chosen latents.
 
-    On the CPU only the chosen columns are searched, and fewer than k come back when fewer are chosen. Elsewhere their
-    number is not asked for (that would wait for the device): k come back, and those beyond are latents not chosen, which
-    the caller masks with `chosen[indices]`.
+    On the CPU only the chosen columns are searched, and fewer than k come back when fewer are
+    chosen. Elsewhere their number is not asked for (that would wait for the device): k come back,
+    and those beyond are latents not chosen, which the caller masks with `chosen[indices]`.
     """
     if pre.device.type == "cpu":
         columns = chosen.nonzero().squeeze(1)

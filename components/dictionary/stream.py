@@ -1,8 +1,10 @@
-"""Shuffled rows of one split without end. What comes at a position is a function of (seed, position) alone.
+"""Shuffled rows of one split without end. What comes at a position is a function of (seed,
+position) alone.
 
-So a resumed run needs one number to continue with the very same batches. Blocks of neighbouring rows are permuted over
-the whole split, then a window of many blocks is gathered (each page of the disk is touched once an epoch) and its rows
-are permuted in memory: indices move, data do not. A split that fits one window is shuffled completely.
+So a resumed run needs one number to continue with the very same batches. Blocks of neighbouring
+rows are permuted over the whole split, then a window of many blocks is gathered (each page of the
+disk is touched once an epoch) and its rows are permuted in memory: indices move, data do not. A
+split that fits one window is shuffled completely.
 """
 
 from __future__ import annotations
@@ -54,7 +56,9 @@ class Stream(Rows):
             held += _length(window)
             if held < batch_size:
                 continue
-            merged = {name: torch.cat([part[name] for part in waiting]) for name in self.hook_points}
+            merged = {
+                name: torch.cat([part[name] for part in waiting]) for name in self.hook_points
+            }
             whole = held - held % batch_size
             moved = {name: self.moved(rows[:whole]) for name, rows in merged.items()}
             for start in range(0, whole, batch_size):
@@ -66,26 +70,33 @@ class Stream(Rows):
         first, skip = divmod(position, self.n_rows)
         for epoch in itertools.count(first):
             blocks = torch.arange(self.n_rows).split(BLOCK)
-            drawn = torch.randperm(len(blocks), generator=torch_generator(self.seed, "blocks", epoch))
+            drawn = torch.randperm(
+                len(blocks), generator=torch_generator(self.seed, "blocks", epoch)
+            )
             order = torch.cat([blocks[number] for number in drawn.tolist()])
             for number, window in enumerate(order.split(self._window)):
                 if skip >= len(window):
                     skip -= len(window)
                     continue
-                shuffle = torch.randperm(len(window), generator=torch_generator(self.seed, "rows", epoch, number))
+                shuffle = torch.randperm(
+                    len(window), generator=torch_generator(self.seed, "rows", epoch, number)
+                )
                 yield self.take(window[shuffle[skip:]])
                 skip = 0
 
     def moved(self, rows: Tensor) -> Tensor:
-        """The same rows on the stream's device: a whole window at once, so that no batch waits for it."""
+        """The same rows on the stream's device: a whole window at once, so that no batch waits for
+        it."""
         return to_device(rows, self.device)
 
 
 class Contexts:
-    """Whole contexts of a stream's split, tokens in order, for a loss that a model gives: it needs what stands around a token.
+    """Whole contexts of a stream's split, tokens in order, for a loss that a model gives: it needs
+    what stands around a token.
 
-    Every epoch has an order of contexts of its own; what comes at a position is a function of (seed, position) alone. A
-    batch holds, beside the rows by name, `context` and `offset`: where each row stood in the corpus.
+    Every epoch has an order of contexts of its own; what comes at a position is a function of
+    (seed, position) alone. A batch holds, beside the rows by name, `context` and `offset`: where
+    each row stood in the corpus.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -96,7 +107,8 @@ class Contexts:
         self._rows = torch.arange(stream.n_rows).split(counts.tolist())
 
     def batches(self, batch_size: int, number: int = 0) -> Iterator[Batch]:
-        """Batches without end, beginning with the batch of this number: about `batch_size` rows, at least one context."""
+        """Batches without end, beginning with the batch of this number: about `batch_size` rows, at
+        least one context."""
         n = len(self._rows)
         at_once = max(1, round(batch_size * n / self.stream.n_rows))
         order = itertools.islice(self._order(), number * at_once, None)

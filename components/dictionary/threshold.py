@@ -1,14 +1,17 @@
-"""What a batch shares in training becomes one threshold for every row: inference of the BatchTopK family.
+"""What a batch shares in training becomes one threshold for every row: inference of the BatchTopK
+family.
 
-In training the k * n largest pre-activations of n tokens are kept, wherever they fall. A row alone has no batch, so codes
-are the pre-activations above a running threshold: the mean, over recent batches, of the smallest value that was kept.
+In training the k * n largest pre-activations of n tokens are kept, wherever they fall. A row alone
+has no batch, so codes are the pre-activations above a running threshold: the mean, over recent
+batches, of the smallest value that was kept.
 
-Source: Bussmann et al. 2024, "BatchTopK Sparse Autoencoders" (arXiv:2412.06410); dictionary_learning
-`trainers/batch_top_k.py`, whose rule this is: decay 0.999 from update 1000 on, the first value assigned. Deviations: runs
-here may be shorter than that, so the mean begins after a tenth of the updates and forgets over a twentieth of them, at
-most 1000 each, and is then the rule of the source; and it has a value from the start (of the sample), so that a
-dictionary that never trained encodes about k latents too. The learning rate falls to zero at the end, so the last batches,
-which the mean remembers, were cut by weights that hardly move.
+Source: Bussmann et al. 2024, "BatchTopK Sparse Autoencoders" (arXiv:2412.06410);
+dictionary_learning `trainers/batch_top_k.py`, whose rule this is: decay 0.999 from update 1000 on,
+the first value assigned. Deviations: runs here may be shorter than that, so the mean begins after a
+tenth of the updates and forgets over a twentieth of them, at most 1000 each, and is then the rule
+of the source; and it has a value from the start (of the sample), so that a dictionary that never
+trained encodes about k latents too. The learning rate falls to zero at the end, so the last
+batches, which the mean remembers, were cut by weights that hardly move.
 """
 
 from __future__ import annotations
@@ -31,7 +34,9 @@ LONGEST = 1000
 ROWS_AT_START = 4096
 
 
-def smallest_kept(values: Float[Tensor, " entry"], otherwise: Float[Tensor, ""]) -> Float[Tensor, ""]:
+def smallest_kept(
+    values: Float[Tensor, " entry"], otherwise: Float[Tensor, ""]
+) -> Float[Tensor, ""]:
     """The smallest value above zero; `otherwise` where there is none. No wait for the device."""
     infinite = torch.full((1,), torch.inf, dtype=values.dtype, device=values.device)
     smallest = torch.cat([torch.where(values > 0, values, torch.inf), infinite]).amin()
@@ -52,7 +57,9 @@ def follow(threshold: Float[Tensor, ""], values: Float[Tensor, " entry"], moment
     threshold.lerp_(smallest_kept(values, threshold), weight)
 
 
-def batch_start(dictionary: Any, sample: Float[Tensor, "row d_in"], generator: torch.Generator) -> None:
+def batch_start(
+    dictionary: Any, sample: Float[Tensor, "row d_in"], generator: torch.Generator
+) -> None:
     """First values of a tied dictionary; its threshold keeps k latents a row of the sample."""
     start_tied(dictionary, sample, generator)
     _, pre = preactivations(sample[:ROWS_AT_START], *_encoder(dictionary))
@@ -65,12 +72,15 @@ def batch_outcome(
     dictionary: Any,
     x: Float[Tensor, "token d_in"],
     moment: Moment,
-    rebuild: Callable[[Float[Tensor, " entry"], Pattern], tuple[dict[str, Tensor], Float[Tensor, "token d_in"]]],
+    rebuild: Callable[
+        [Float[Tensor, " entry"], Pattern], tuple[dict[str, Tensor], Float[Tensor, "token d_in"]]
+    ],
 ) -> Outcome:
     """What a batch gives whose tokens share k latents each; moves the threshold.
 
     Args:
-        dictionary: has `W_enc`, `b_enc`, `W_dec`, `b_dec`, `threshold`; options `k`, `auxk_coefficient`.
+        dictionary: has `W_enc`, `b_enc`, `W_dec`, `b_dec`, `threshold`; options `k`,
+            `auxk_coefficient`.
         x: scaled rows.
         moment: where training stands.
         rebuild: values and places of the codes -> loss terms and the reconstruction.

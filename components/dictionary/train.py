@@ -1,22 +1,24 @@
 """The stage `train`: a stream of activations -> a dictionary.
 
-    sample -> scale, first values -> [ batch -> loss terms -> gradient -> project, clip, Adam, renormalise ] -> held-out FVU
+    sample -> scale, first values -> [ batch -> loss terms -> gradient -> project, clip, Adam,
+    renormalise ] -> held-out FVU
 
-Every learner reads the same batches from one stream, so several dictionaries can learn from it side by side: `make_many`
-reads each batch once for all configs that agree on the stream, and each dictionary has the same bits as trained alone.
-In the last updates a model may take part (`train.splice`): `stage` is told how by whoever stands above this package.
-(Their encoder products are not stacked into one: on a CPU that was measured to be no faster, see docs/sweep.md.) Resuming
-is exact: the checkpoint holds weights, Adam's moments, counters of silent tokens, running sums and the curve; batches and
-random draws are functions of (seed, step). On the CPU an interrupted and resumed run gives the same bits as an
-uninterrupted one with the same number of threads.
+Every learner reads the same batches from one stream, so several dictionaries can learn from it side
+by side: `make_many` reads each batch once for all configs that agree on the stream, and each
+dictionary has the same bits as trained alone. In the last updates a model may take part
+(`train.splice`): `stage` is told how by whoever stands above this package. (Their encoder products
+are not stacked into one: on a CPU that was measured to be no faster, see docs/sweep.md.) Resuming
+is exact: the checkpoint holds weights, Adam's moments, counters of silent tokens, running sums and
+the curve; batches and random draws are functions of (seed, step). On the CPU an interrupted and
+resumed run gives the same bits as an uninterrupted one with the same number of threads.
 
-A seed replicates everything that is drawn: the first values, the sample that sets scale and bias, and the order of
-tokens. Where `order` is given, the last two follow it, and dictionaries of different seeds can share a stream; their
-spread is then that of the first values alone.
+A seed replicates everything that is drawn: the first values, the sample that sets scale and bias,
+and the order of tokens. Where `order` is given, the last two follow it, and dictionaries of
+different seeds can share a stream; their spread is then that of the first values alone.
 
-Source: step order and constants of Gao et al. 2024 (arXiv:2406.04093) and the peers compared in the architectures'
-docstrings. Deviations: warm-up is a share of training rather than 1000 steps, because runs here may be shorter than
-that; the learning rate falls to zero over the last fifth.
+Source: step order and constants of Gao et al. 2024 (arXiv:2406.04093) and the peers compared in the
+architectures' docstrings. Deviations: warm-up is a share of training rather than 1000 steps,
+because runs here may be shorter than that; the learning rate falls to zero over the last fifth.
 """
 
 from __future__ import annotations
@@ -37,7 +39,13 @@ from components.dictionary.estimate import Passes, formula
 from components.dictionary.fit import evaluate, fit
 from components.dictionary.learner import Learner, Splice
 from components.dictionary.rates import Search, objective
-from components.dictionary.settings import HELD_OUT_ROWS_IN_CURVE, SAMPLE_ROWS, TrainConfig, cautions, wired
+from components.dictionary.settings import (
+    HELD_OUT_ROWS_IN_CURVE,
+    SAMPLE_ROWS,
+    TrainConfig,
+    cautions,
+    wired,
+)
 from components.dictionary.stream import Stream
 from components.dictionary.whitening import Whitening, whitening_of
 from components.errors import DictionaryError, DivergedError
@@ -56,16 +64,20 @@ _CHECKPOINT = "state.safetensors"
 Wanted = Mapping[str, tuple[Path, TrainConfig, Inputs]]
 """Dictionaries to train, by label: folder, section and inputs of each."""
 Splicing = Callable[[TrainConfig, Sequence[str], Inputs, Execution], Splice]
-"""(section, names that are reconstructed, inputs, where to run) -> the model's part of an update."""
+"""(section, names that are reconstructed, inputs, where to run) -> the model's part of an
+update."""
 
 
 def control(config: TrainConfig, trained: Mapping[str, Any]) -> TrainConfig:
-    """How the dictionary is made that stands untrained beside a trained one; which one it is, the architecture says.
+    """How the dictionary is made that stands untrained beside a trained one; which one it is, the
+    architecture says.
 
-    What it reads is normalised like what the trained one reads, so that what remains between the two is what was learnt.
+    What it reads is normalised like what the trained one reads, so that what remains between the
+    two is what was learnt.
 
     Args:
-        config: how the trained one was trained: seed and splits are taken over, what only training reads is not.
+        config: how the trained one was trained: seed and splits are taken over, what only training
+            reads is not.
         trained: the facts of its artifact.
     """
     options = architectures[trained["architecture"]].control(trained)
@@ -83,9 +95,14 @@ def control(config: TrainConfig, trained: Mapping[str, Any]) -> TrainConfig:
 
 
 def make(
-    folder: Path, config: TrainConfig, inputs: Inputs, settings: Execution | None, splicing: Splicing | None = None
+    folder: Path,
+    config: TrainConfig,
+    inputs: Inputs,
+    settings: Execution | None,
+    splicing: Splicing | None = None,
 ) -> Work:
-    """Writes `dictionary.safetensors`, `dictionary.json` and `curve.parquet`; the facts hold the held-out measures."""
+    """Writes `dictionary.safetensors`, `dictionary.json` and `curve.parquet`; the facts hold the
+    held-out measures."""
     made = yield from make_many({"": (folder, config, inputs)}, settings, splicing)
     return made[""]
 
@@ -102,9 +119,11 @@ def stream_of(config: TrainConfig) -> tuple[Any, ...]:
 def make_many(
     wanted: Wanted, settings: Execution | None, splicing: Splicing | None = None
 ) -> Generator[Progress, None, dict[str, Facts]]:
-    """`make` for several dictionaries: those that share a stream learn side by side, and each batch is read once.
+    """`make` for several dictionaries: those that share a stream learn side by side, and each batch
+    is read once.
 
-    Every dictionary gets the bits that it would have alone (with the same number of threads), in a folder of its own.
+    Every dictionary gets the bits that it would have alone (with the same number of threads), in a
+    folder of its own.
 
     Args:
         wanted: what to train.
@@ -116,7 +135,9 @@ def make_many(
         groups.setdefault((inputs["activations"].key, stream_of(config)), []).append(label)
     facts: dict[str, Facts] = {}
     for labels in groups.values():
-        group = _Group({label: wanted[label] for label in labels}, settings or Execution(), splicing)
+        group = _Group(
+            {label: wanted[label] for label in labels}, settings or Execution(), splicing
+        )
         facts |= yield from group.make()
     return facts
 
@@ -145,7 +166,9 @@ class _Group:
         self.stream = Stream(shards, split, names, order, device)
         self.held_out = Rows(shards, held_out_split, names)
         self.held_out_rows = self.held_out.drawn(HELD_OUT_ROWS_IN_CURVE, order)
-        self._sample = {name: rows.to(device) for name, rows in self.stream.sample(SAMPLE_ROWS).items()}
+        self._sample = {
+            name: rows.to(device) for name, rows in self.stream.sample(SAMPLE_ROWS).items()
+        }
         self._splices: dict[tuple[str, ...], Splice] = {}
         self.seconds: dict[str, float] = {}
         self.learnt: dict[str, int] = {}
@@ -162,7 +185,9 @@ class _Group:
         configs |= {label: search.best_config for label, search in searches.items()}
         learners = {label: self._begun(config) for label, config in configs.items()}
         yield from self._run(learners, "")
-        taken = {label: (self.seconds.get(label, 0.0), self.learnt.get(label, 0)) for label in learners}
+        taken = {
+            label: (self.seconds.get(label, 0.0), self.learnt.get(label, 0)) for label in learners
+        }
         facts: dict[str, Facts] = {}
         for label, learner in learners.items():
             learner.release()
@@ -200,12 +225,15 @@ class _Group:
             return None
         if self.splicing is None or "model" not in self.inputs:
             raise DictionaryError(
-                "train.splice wants the model to take part in training, and this run of the stage was given none; "
+                "train.splice wants the model to take part in training, and this run of the stage "
+                "was given none; "
                 "train it as part of an experiment, or set train.splice.share=0"
             )
         _, reconstructs = wired(config, self.hook_point)
         if reconstructs not in self._splices:
-            self._splices[reconstructs] = self.splicing(config, reconstructs, self.inputs, self.settings)
+            self._splices[reconstructs] = self.splicing(
+                config, reconstructs, self.inputs, self.settings
+            )
         return self._splices[reconstructs]
 
     def _run(self, learners: Mapping[str, Learner], prefix: str) -> Iterator[Progress]:
@@ -218,17 +246,31 @@ class _Group:
         checkpoints = {label: self._checkpoint(label, prefix) for label in learners}
         for label, learner in learners.items():
             if checkpoints[label].exists() and learner.resume(checkpoints[label]):
-                log.info("continuing %s at update %d of %d", learner.dictionary.name, learner.step, learner.steps)
+                log.info(
+                    "continuing %s at update %d of %d",
+                    learner.dictionary.name,
+                    learner.step,
+                    learner.steps,
+                )
         self.seconds.clear()
         self.learnt.clear()
-        started, before = time.perf_counter(), {label: learner.tokens for label, learner in learners.items()}
+        started, before = (
+            time.perf_counter(),
+            {label: learner.tokens for label, learner in learners.items()},
+        )
         for label, metrics in fit(learners, self.stream, self.held_out_rows, checkpoints):
             learner = learners[label]
             self.seconds[label] = time.perf_counter() - started
             self.learnt[label] = learner.tokens - before[label]
             speed = {"tokens_per_second": self.learnt[label] / self.seconds[label]}
             done, total = learner.step * self.batch_size, learner.steps * self.batch_size
-            yield Progress(done, total, "tokens", f"{learner.dictionary.name} {prefix}".strip(), metrics | speed)
+            yield Progress(
+                done,
+                total,
+                "tokens",
+                f"{learner.dictionary.name} {prefix}".strip(),
+                metrics | speed,
+            )
         for path in checkpoints.values() if prefix else ():
             path.unlink(missing_ok=True)
 
@@ -239,24 +281,41 @@ class _Group:
         return evaluate(learner.dictionary, self.held_out.in_order(MEASURED_AT_ONCE))
 
     def _halves(
-        self, configs: Mapping[str, TrainConfig], searches: Mapping[str, Search], learners: Mapping[str, Learner]
+        self,
+        configs: Mapping[str, TrainConfig],
+        searches: Mapping[str, Search],
+        learners: Mapping[str, Learner],
     ) -> dict[str, Learner]:
-        """Those that learn half of the tokens, to measure convergence by: at the factor that a search has found."""
-        halves = {label: convergence.half(each) for label, each in configs.items() if each.convergence == "measured"}
+        """Those that learn half of the tokens, to measure convergence by: at the factor that a
+        search has found."""
+        halves = {
+            label: convergence.half(each)
+            for label, each in configs.items()
+            if each.convergence == "measured"
+        }
         for label in halves.keys() & searches.keys():
-            halves[label] = halves[label].model_copy(update={"lr": searches[label].rate(halves[label].updates)})
+            halves[label] = halves[label].model_copy(
+                update={"lr": searches[label].rate(halves[label].updates)}
+            )
         learning = {
-            label: half for label, half in halves.items() if learners[label].learnt and learners[label].steps > 1
+            label: half
+            for label, half in halves.items()
+            if learners[label].learnt and learners[label].steps > 1
         }
         return {label: self._begun(half) for label, half in learning.items()}
 
-    def _searched(self, configs: Mapping[str, TrainConfig]) -> Generator[Progress, None, dict[str, Search]]:
-        """The learning rates of those that want theirs searched; they try their next candidates side by side."""
+    def _searched(
+        self, configs: Mapping[str, TrainConfig]
+    ) -> Generator[Progress, None, dict[str, Search]]:
+        """The learning rates of those that want theirs searched; they try their next candidates
+        side by side."""
         searches: dict[str, Search] = {}
         for label, config in configs.items():
             if config.lr == "search":
                 own_rate = self._begun(config.model_copy(update={"lr": None})).recipe.lr
-                searches[label] = Search(config, own_rate, self.wanted[label][0] / ".checkpoint" / "rates.json")
+                searches[label] = Search(
+                    config, own_rate, self.wanted[label][0] / ".checkpoint" / "rates.json"
+                )
         while any(search.next for search in searches.values()):
             todo = {label: search.next for label, search in searches.items() if search.next}
             streams: dict[int, list[str]] = {}
@@ -271,14 +330,17 @@ class _Group:
     def _tried(
         self, candidates: Mapping[str, TrainConfig]
     ) -> Generator[Progress, None, dict[str, tuple[float, float]]]:
-        """Rate and objective of each candidate. Where one of several diverges, each runs again alone."""
+        """Rate and objective of each candidate. Where one of several diverges, each runs again
+        alone."""
         learners = {label: self._begun(candidate) for label, candidate in candidates.items()}
         for learner in learners.values():
             learner.folds = False
         try:
             yield from self._run(learners, "rate-")
         except DivergedError as error:
-            for label in learners:  # a checkpoint of one that diverged is no beginning for the next candidate
+            for label in (
+                learners
+            ):  # a checkpoint of one that diverged is no beginning for the next candidate
                 self._checkpoint(label, "rate-").unlink(missing_ok=True)
             if len(learners) > 1:
                 alone: dict[str, tuple[float, float]] = {}
@@ -288,7 +350,10 @@ class _Group:
             (learner,) = learners.values()
             log.info("a rate of %.3g is too high: %s", learner.peak, error)
             return dict.fromkeys(learners, (learner.peak, math.inf))
-        return {label: (learner.peak, objective(learner, self.held_out_rows)) for label, learner in learners.items()}
+        return {
+            label: (learner.peak, objective(learner, self.held_out_rows))
+            for label, learner in learners.items()
+        }
 
 
 def _whitening(config: TrainConfig, sample: Batch) -> Whitening | None:
@@ -297,7 +362,8 @@ def _whitening(config: TrainConfig, sample: Batch) -> Whitening | None:
         return None
     if len(sample) > 1:
         raise DictionaryError(
-            f"train.normalise is whiten, and {config.dictionary.kind} reads {', '.join(sample)}: what is whitened is one hook "
+            f"train.normalise is whiten, and {config.dictionary.kind} reads {', '.join(sample)}: "
+            "what is whitened is one hook "
             "point that is read and reconstructed; set train.normalise=scale"
         )
     return whitening_of(next(iter(sample.values())), config.whitening_floor)
@@ -327,8 +393,18 @@ def _convergence(learner: Learner, fvu: float, half_fvu: float | None) -> Conver
     return Convergence(ratio, "estimated", learner.turned, reason)
 
 
-def _facts(dictionary: Dictionary, learner: Learner, measured: Mapping[str, Any], seconds: float, tokens: int) -> Facts:
-    name = dictionary.name if learner.steps or dictionary.learns == "nothing" else f"{dictionary.name}-untrained"
+def _facts(
+    dictionary: Dictionary,
+    learner: Learner,
+    measured: Mapping[str, Any],
+    seconds: float,
+    tokens: int,
+) -> Facts:
+    name = (
+        dictionary.name
+        if learner.steps or dictionary.learns == "nothing"
+        else f"{dictionary.name}-untrained"
+    )
     speed = tokens / seconds if seconds else None
     learnt = {
         "tokens": learner.tokens,
@@ -340,7 +416,9 @@ def _facts(dictionary: Dictionary, learner: Learner, measured: Mapping[str, Any]
     return facts_of(dictionary, name, learner.config.held_out, measured) | learnt
 
 
-def facts_of(dictionary: Dictionary, name: str, held_out: str, measured: Mapping[str, Any]) -> Facts:
+def facts_of(
+    dictionary: Dictionary, name: str, held_out: str, measured: Mapping[str, Any]
+) -> Facts:
     """What every manifest of `train` says of a dictionary, wherever it learnt; nothing learnt here.
 
     Args:
@@ -382,7 +460,8 @@ def _is_spliced(config: TrainConfig) -> bool:
 
 
 def stage(splicing: Splicing | None = None, passes: Passes | None = None) -> Stage:
-    """The stage; with `splicing` a model can take part in training, and `passes` says what that costs."""
+    """The stage; with `splicing` a model can take part in training, and `passes` says what that
+    costs."""
     return Stage(
         "train",
         version=2,
@@ -396,7 +475,10 @@ def stage(splicing: Splicing | None = None, passes: Passes | None = None) -> Sta
         make_many=functools.partial(make_many, splicing=splicing),
         estimator=Estimator(
             functools.partial(formula, passes=passes),
-            for_memory={"batch_size": lambda config, _: below(config.batch)[:-1], **lower("dictionary.d_sae")},
+            for_memory={
+                "batch_size": lambda config, _: below(config.batch)[:-1],
+                **lower("dictionary.d_sae"),
+            },
             for_disk=lower("dictionary.d_sae"),
             on_device=True,
         ),

@@ -1,15 +1,19 @@
-"""Whitening of what a dictionary learns from: the directions of little variance count as much as those of much.
+"""Whitening of what a dictionary learns from: the directions of little variance count as much as
+those of much.
 
     w = (x - mean) A        A = (C + floor * mean variance * I)^(-1/2)        C the covariance of a sample
 
-The dictionary learns rows `w`; at the end A is folded into its weights, so that the saved dictionary reads and
-reconstructs activations as any other: W_enc A and W_dec A^-1, and the pre-activations are the same numbers.
+The dictionary learns rows `w`; at the end A is folded into its weights, so that the saved
+dictionary reads and reconstructs activations as any other: W_enc A and W_dec A^-1, and the
+pre-activations are the same numbers.
 
-A concept that moves the activation by a hundredth of a percent of its variance is worth nothing to a squared error, and a
-whole direction to a whitened one. `floor` keeps directions that are nearly noise from being blown up without bound.
+A concept that moves the activation by a hundredth of a percent of its variance is worth nothing to
+a squared error, and a whole direction to a whitened one. `floor` keeps directions that are nearly
+noise from being blown up without bound.
 
-Source: Saraswatula & Klindt 2025, "Data Whitening Improves Sparse Autoencoder Learning" (arXiv:2511.13981). Deviations:
-the floor is a share of the mean variance; the symmetric (ZCA) root, which turns nothing.
+Source: Saraswatula & Klindt 2025, "Data Whitening Improves Sparse Autoencoder Learning"
+(arXiv:2511.13981). Deviations: the floor is a share of the mean variance; the symmetric (ZCA) root,
+which turns nothing.
 """
 
 from __future__ import annotations
@@ -67,7 +71,8 @@ def whitening_of(rows: Float[Tensor, "row d"], floor: float) -> Whitening:
     variances = variances.clamp_min(0)
     if not variances.mean() > 0:
         raise DictionaryError(
-            f"the {len(rows)} activations sampled do not vary, so they cannot be whitened; capture other text, or set "
+            f"the {len(rows)} activations sampled do not vary, so they cannot be whitened; "
+            "capture other text, or set "
             "train.normalise=scale"
         )
     spread = (variances + floor * variances.mean()).sqrt()

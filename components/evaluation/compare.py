@@ -1,14 +1,18 @@
-"""The stage `compare`: the scores of a sweep's dictionaries -> one table with intervals over seeds, at matched L0.
+"""The stage `compare`: the scores of a sweep's dictionaries -> one table with intervals over seeds,
+at matched L0.
 
-Equal coefficients are not equal sparsities, so architectures are compared at equal L0: for each seed the scores of one
-label and width are a curve over the L0 that its dictionaries have on test, read at the wanted L0 by straight lines in
-log L0 between neighbouring points. Nothing is extrapolated: a curve that does not reach an L0 has no value there, with
-the range that it covers as the reason. Intervals are Student's over seeds.
+Equal coefficients are not equal sparsities, so architectures are compared at equal L0: for each
+seed the scores of one label and width are a curve over the L0 that its dictionaries have on test,
+read at the wanted L0 by straight lines in log L0 between neighbouring points. Nothing is
+extrapolated: a curve that does not reach an L0 has no value there, with the range that it covers as
+the reason. Intervals are Student's over seeds.
 
-Seed stability is measured here, where several seeds meet: latents of two dictionaries are matched one to one so that the
-summed cosine of their decoder directions is largest (Hungarian method), and a dictionary's stability is the mean matched
-cosine with each other seed of its setting. Twins of one dictionary (cosine above 0.95) count once, dead latents count. Stabilities of a setting share pairs, so
-the interval over seeds is too narrow; the table says so. Source: Paulo & Belrose 2025 (arXiv:2501.16615).
+Seed stability is measured here, where several seeds meet: latents of two dictionaries are matched
+one to one so that the summed cosine of their decoder directions is largest (Hungarian method), and
+a dictionary's stability is the mean matched cosine with each other seed of its setting. Twins of
+one dictionary (cosine above 0.95) count once, dead latents count. Stabilities of a setting share
+pairs, so the interval over seeds is too narrow; the table says so. Source: Paulo & Belrose 2025
+(arXiv:2501.16615).
 """
 
 from __future__ import annotations
@@ -49,12 +53,14 @@ SHARED_PAIRS = "seeds share pairs: the interval is too narrow"
 TWINS = 0.95
 """Cosine above which two decoder directions of one dictionary count as the same."""
 MOST_MATCHED = 16_384
-"""Latents up to which dictionaries are matched; beyond, the table of cosines alone is a gibibyte."""
+"""Latents up to which dictionaries are matched; beyond, the table of cosines alone is a
+gibibyte."""
 IS_L0 = (pl.col("stage") == "evaluate") & (pl.col("measure") == "l0")
 
 
 class Compared(Config):
-    """One dictionary of the comparison; its artifacts are the inputs train.<number> and evaluate.<number>."""
+    """One dictionary of the comparison; its artifacts are the inputs train.<number> and
+    evaluate.<number>."""
 
     label: str
     """What the sweep calls it."""
@@ -88,10 +94,18 @@ def make(folder: Path, config: CompareConfig, inputs: Inputs, settings: Executio
         trained = {number: inputs[f"train.{number}"] for number in numbers}
         for number, (value, reason) in stabilities(trained).items():
             cell, artifact = config.cells[number], trained[number]
-            row = {"stage": COMPARE.name, "measure": STABILITY.name, "role": "entry", "value": value, "reason": reason}
+            row = {
+                "stage": COMPARE.name,
+                "measure": STABILITY.name,
+                "role": "entry",
+                "value": value,
+                "reason": reason,
+            }
             row |= {"n": len(numbers) - 1 if value is not None else 0, "better": STABILITY.better}
             row |= {"hook_point": artifact.facts["hook_point"]}
-            rows.append(_setting(cell, artifact) | row | _keys(artifact, inputs[f"evaluate.{number}"]))
+            rows.append(
+                _setting(cell, artifact) | row | _keys(artifact, inputs[f"evaluate.{number}"])
+            )
         done += len(numbers)
         yield Progress(done, len(config.cells), "dictionaries", "matching seeds")
     cells = CELLS.write(folder, rows)
@@ -112,14 +126,18 @@ COMPARE = Stage("compare", version=4, make=make, computes=False)
 
 
 def stabilities(trained: Mapping[int, Artifact]) -> dict[int, tuple[float | None, str | None]]:
-    """For each dictionary of one setting its mean matched cosine with each other; or why there is none."""
+    """For each dictionary of one setting its mean matched cosine with each other; or why there is
+    none."""
     if len(trained) < 2:
         return dict.fromkeys(trained, (None, "one seed only"))
     sizes = {artifact.facts["d_sae"] for artifact in trained.values()}
     if max(sizes) > MOST_MATCHED:
-        return dict.fromkeys(trained, (None, f"{max(sizes)} latents are more than are matched ({MOST_MATCHED})"))
+        return dict.fromkeys(
+            trained, (None, f"{max(sizes)} latents are more than are matched ({MOST_MATCHED})")
+        )
     directions = {
-        number: merged(Dictionary.load(artifact).decoder_directions()) for number, artifact in trained.items()
+        number: merged(Dictionary.load(artifact).decoder_directions())
+        for number, artifact in trained.items()
     }
     numbers, found = list(directions), {number: [] for number in directions}
     for i, one in enumerate(numbers):
@@ -131,9 +149,11 @@ def stabilities(trained: Mapping[int, Artifact]) -> dict[int, tuple[float | None
 
 
 def merged(directions: Float[Tensor, "row d_in"]) -> Float[Tensor, "distinct d_in"]:
-    """Rows of norm 1, twins once: a row that has a cosine above TWINS with an earlier one is left out.
+    """Rows of norm 1, twins once: a row that has a cosine above TWINS with an earlier one is left
+    out.
 
-    Matching one to one rewards twins: a dictionary that says the same thing many times finds a partner for each.
+    Matching one to one rewards twins: a dictionary that says the same thing many times finds a
+    partner for each.
     """
     rows = torch.nn.functional.normalize(directions.double(), dim=1)
     kept: list[int] = []
@@ -144,7 +164,8 @@ def merged(directions: Float[Tensor, "row d_in"]) -> Float[Tensor, "distinct d_i
 
 
 def matched_cosine(one: Float[Tensor, "row d_in"], other: Float[Tensor, "row2 d_in"]) -> float:
-    """Mean cosine of rows matched one to one, so that it is largest, over the larger of the two numbers of rows.
+    """Mean cosine of rows matched one to one, so that it is largest, over the larger of the two
+    numbers of rows.
 
     A zero row has cosine 0 with all, and so has a row that finds no partner.
     """
@@ -187,15 +208,27 @@ def at_l0(cells: pl.DataFrame, level: float) -> pl.DataFrame:
             "at_l0": level,
             "l0": level,
         }
-        span = f"the curves run from L0 {min(ranges):.3g} to {max(ranges):.3g}" if ranges else "no value on any curve"
-        rows.append(
-            row | _interval(pl.Series(values, dtype=pl.Float64), [f"{span}; nothing is extrapolated"], row["measure"])
+        span = (
+            f"the curves run from L0 {min(ranges):.3g} to {max(ranges):.3g}"
+            if ranges
+            else "no value on any curve"
         )
-    return COMPARISON.frame(pl.DataFrame(rows, schema_overrides=dict(COMPARISON.schema), infer_schema_length=None))
+        rows.append(
+            row
+            | _interval(
+                pl.Series(values, dtype=pl.Float64),
+                [f"{span}; nothing is extrapolated"],
+                row["measure"],
+            )
+        )
+    return COMPARISON.frame(
+        pl.DataFrame(rows, schema_overrides=dict(COMPARISON.schema), infer_schema_length=None)
+    )
 
 
 def interpolate(l0: Sequence[float], values: Sequence[float], level: float) -> float | None:
-    """The value at an L0, on straight lines in log L0 between neighbouring points; None outside them."""
+    """The value at an L0, on straight lines in log L0 between neighbouring points; None outside
+    them."""
     points = sorted((at, value) for at, value in zip(l0, values, strict=True) if at > 0)
     for at, value in points:
         if at == level:
@@ -240,5 +273,7 @@ def _keys(trained: Artifact, evaluated: Artifact) -> dict[str, str]:
 def _same_setting(cells: Sequence[Compared], inputs: Inputs) -> list[list[int]]:
     groups: dict[Any, list[int]] = {}
     for number, cell in enumerate(cells):
-        groups.setdefault((cell.label, cell.sparsity, inputs[f"train.{number}"].facts["d_sae"]), []).append(number)
+        groups.setdefault(
+            (cell.label, cell.sparsity, inputs[f"train.{number}"].facts["d_sae"]), []
+        ).append(number)
     return list(groups.values())

@@ -1,8 +1,10 @@
-"""What an evaluation promises: it reads a subject and returns scores; whatever it could not measure it says why.
+"""What an evaluation promises: it reads a subject and returns scores; whatever it could not measure
+it says why.
 
-A file in `evaluations/` holds one evaluation, registered with `@evaluations`. The subject is one dictionary and what
-there is of it: its codes, the activations and the text they come from, and, where there is one, an untrained dictionary
-of equal size. Choices are made on select and validate; test is read to report.
+A file in `evaluations/` holds one evaluation, registered with `@evaluations`. The subject is one
+dictionary and what there is of it: its codes, the activations and the text they come from, and,
+where there is one, an untrained dictionary of equal size. Choices are made on select and validate;
+test is read to report.
 """
 
 from __future__ import annotations
@@ -72,11 +74,14 @@ class Subject:
         dictionary: the dictionary.
         codes: its codes.
         activations: what was encoded; row i of a split is row i of its codes.
-        read: the artifact of `read` (contexts, labels, the inventory of concepts); None without text.
+        read: the artifact of `read` (contexts, labels, the inventory of concepts); None without
+            text.
         untrained: the control; None when none was given.
         folder: where tables go.
-        gate: what the activations hold of the concepts, measured once for all dictionaries; None when it was not given.
-        memory: what one evaluation has read and another will read again, by whatever names it; let go with the subject.
+        gate: what the activations hold of the concepts, measured once for all dictionaries; None
+            when it was not given.
+        memory: what one evaluation has read and another will read again, by whatever names it; let
+            go with the subject.
     """
 
     name: str
@@ -123,7 +128,8 @@ class Score:
         unit_of_replication: what one replicate is.
         baseline: what a named trivial or competing method gets.
         baseline_name: its name.
-        subject: which of several was measured (latent, neuron, untrained, probe); None for the dictionary itself.
+        subject: which of several was measured (latent, neuron, untrained, probe); None for the
+            dictionary itself.
         role: what that is to the reader.
         k: units that a probe may use; None where there is no such number.
         concept_kind: all or a kind; None where no concept is meant.
@@ -151,7 +157,12 @@ class Score:
         columns |= dataclasses.asdict(columns.pop("interval"))
         columns["baseline_name"] = None if self.baseline is None else self.baseline_name
         columns["hook_point"] = self.hook_point or subject.hook_point
-        return columns | {"entry": entry, "dictionary": subject.name, "n_seeds": subject.n_seeds, "split": TEST}
+        return columns | {
+            "entry": entry,
+            "dictionary": subject.name,
+            "n_seeds": subject.n_seeds,
+            "split": TEST,
+        }
 
 
 Measuring = Generator[Progress, None, list[Score]]
@@ -162,7 +173,8 @@ class EvaluationServices(Services):
     """What an evaluation may use.
 
     Attributes:
-        model: the model whose activations these are, loaded by whoever needs it; None where there is none.
+        model: the model whose activations these are, loaded by whoever needs it; None where there
+            is none.
     """
 
     model: ModelReference | None = None
@@ -175,13 +187,17 @@ class Evaluation(Entry):
     measures: ClassVar[tuple[Measure, ...]]
     """What it measures; every score is of one of them."""
     in_sweeps: ClassVar[bool] = True
-    """Whether a sweep that names no evaluations measures it; False for what few models can be asked."""
+    """Whether a sweep that names no evaluations measures it; False for what few models can be
+    asked."""
     reads_text: ClassVar[bool] = True
     """Whether it reads the corpus; without one, its first measure is absent with the reason."""
 
     @abstractmethod
     def measure(self, subject: Subject) -> Measuring:
-        """Yields progress, writes tables of its own into the subject's folder, returns the scores."""
+        """Yields progress, writes tables of its own into the subject's folder, returns the
+        scores."""
 
 
-evaluations: Registry[type[Evaluation]] = Registry("evaluation", "components.evaluation.evaluations")
+evaluations: Registry[type[Evaluation]] = Registry(
+    "evaluation", "components.evaluation.evaluations"
+)

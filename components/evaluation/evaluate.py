@@ -1,4 +1,5 @@
-"""evaluate: what the dictionary keeps, loses and finds, each evaluation in turn, into one table of scores."""
+"""evaluate: what the dictionary keeps, loses and finds, each evaluation in turn, into one table of
+scores."""
 
 from __future__ import annotations
 
@@ -38,25 +39,31 @@ if TYPE_CHECKING:
     EvaluationSettings = Config
 else:
     EvaluationName = names_of(evaluations)
-    EvaluationNames = Annotated[list[EvaluationName], AfterValidator(lambda names: sorted(set(names)))]
+    EvaluationNames = Annotated[
+        list[EvaluationName], AfterValidator(lambda names: sorted(set(names)))
+    ]
     EvaluationSettings = settings_of(evaluations)
 
 
 FOUND, RECOVERED = "concepts_found", "loss_recovered"
 READ = (FOUND, "absorption", "sparse_probing")
-"""Evaluations that hold codes and activations of two splits at once, or codes of two dictionaries."""
+"""Evaluations that hold codes and activations of two splits at once, or codes of two
+dictionaries."""
 ENCODED = EncodeConfig().splits
 PASSES = 5  # clean, ablated twice, spliced, the untrained dictionary spliced
 STEPS, BATCH, EPOCHS = 300, 4096, 8  # of the probe
 SHARE = 0.02  # of tokens that carry a concept, as in the embedded world
 BY_LABEL, BY_READING = 5e-8, 5e-7
-"""Seconds for a concept of a row in a step of the probe, and for a row of a unit in the choice, on one core of a server."""
+"""Seconds for a concept of a row in a step of the probe, and for a row of a unit in the choice, on
+one core of a server."""
 
 
 class EvaluateConfig(Config):
     """What is measured of a dictionary."""
 
-    evaluations: EvaluationNames = Field(default=["concepts_found", "loss_recovered", "reconstruction"], min_length=1)
+    evaluations: EvaluationNames = Field(
+        default=["concepts_found", "loss_recovered", "reconstruction"], min_length=1
+    )
     """What to measure, in any order; a sweep has a list of its own, `sweep.evaluations`."""
     settings: EvaluationSettings = EvaluationSettings()
     """Settings of each evaluation, by its name."""
@@ -64,17 +71,20 @@ class EvaluateConfig(Config):
     """Of intervals, of which contexts are spliced, and of the probe."""
 
     def measuring(self, names: Sequence[str]) -> EvaluateConfig:
-        """The section with exactly these evaluations: settings of others, which would change nothing, are left out."""
+        """The section with exactly these evaluations: settings of others, which would change
+        nothing, are left out."""
         unused = {name: type(section)() for name, section in self.settings if name not in names}
-        return self.model_copy(update={"evaluations": list(names), "settings": self.settings.model_copy(update=unused)})
+        return self.model_copy(
+            update={"evaluations": list(names), "settings": self.settings.model_copy(update=unused)}
+        )
 
 
 def make(folder: Path, config: EvaluateConfig, inputs: Inputs, settings: Execution | None) -> Work:
     """Writes scores.parquet, and the tables of the evaluations that have their own.
 
     Optional inputs: `codes` (absent: encoded here and kept in memory), `untrained` (codes of the
-    control), `gate` (absent: measured here where an evaluation asks for it), `model` (absent: who needs
-    it says so), `corpus` (absent: each evaluation that reads text has one row that says so).
+    control), `gate` (absent: measured here where an evaluation asks for it), `model` (absent: who
+    needs it says so), `corpus` (absent: each evaluation that reads text has one row that says so).
     """
     execution = settings or Execution()
     subject = _subject(folder, inputs, execution)
@@ -107,7 +117,9 @@ def possible(config: EvaluateConfig, inputs: Inputs) -> list[str]:
 
 def measures_of(names: Iterable[str]) -> Measures:
     """What these evaluations declare."""
-    return Measures.declared("evaluate", (each for name in dict.fromkeys(names) for each in evaluations[name].measures))
+    return Measures.declared(
+        "evaluate", (each for name in dict.fromkeys(names) for each in evaluations[name].measures)
+    )
 
 
 def _subject(folder: Path, inputs: Inputs, execution: Execution) -> Subject:
@@ -120,18 +132,24 @@ def _subject(folder: Path, inputs: Inputs, execution: Execution) -> Subject:
         name=trained.facts["name"],
         n_seeds=trained.facts.get("n_seeds", 1),
         dictionary=dictionary,
-        codes=CodeShards(codes) if (codes := inputs.get("codes")) else Encoding(dictionary, activations),
+        codes=CodeShards(codes)
+        if (codes := inputs.get("codes"))
+        else Encoding(dictionary, activations),
         activations=activations,
         read=inputs.get("corpus"),
         untrained=None if untrained is None else _control(untrained, execution),
         folder=folder,
-        gate=gate.load(gated) if gated and gated.facts["hook_point"] == dictionary.hook_point else None,
+        gate=gate.load(gated)
+        if gated and gated.facts["hook_point"] == dictionary.hook_point
+        else None,
     )
 
 
 def _control(codes: Artifact, execution: Execution) -> Control:
     trained = source(codes, "dictionary")
-    return Control(CodeShards(codes), Dictionary.load(trained, resolve(execution.device)) if trained else None)
+    return Control(
+        CodeShards(codes), Dictionary.load(trained, resolve(execution.device)) if trained else None
+    )
 
 
 def _entries(config: EvaluateConfig) -> dict[str, int]:
@@ -140,30 +158,58 @@ def _entries(config: EvaluateConfig) -> dict[str, int]:
 
 
 def formula(config: EvaluateConfig, inputs: Mapping[str, Any], settings: Execution) -> Estimate:
-    """The larger of the readings of one split (activations, codes by row and by latent, labels) and the model's logits.
+    """The larger of the readings of one split (activations, codes by row and by latent, labels) and
+    the model's logits.
 
-    The probe of all concepts takes most of the time on a small corpus, because it makes at least 300 steps; then the
-    choice of a unit for each concept, and the passes of the model with the reconstruction spliced in. What other
-    evaluations take is known from manifests alone, and a plan that has none says so.
+    The probe of all concepts takes most of the time on a small corpus, because it makes at least
+    300 steps; then the choice of a unit for each concept, and the passes of the model with the
+    reconstruction spliced in. What other evaluations take is known from manifests alone, and a plan
+    that has none says so.
     """
-    trained, model, listed = inputs["dictionary"].facts, inputs.get("model"), possible(config, inputs)
-    corpus = inputs["corpus"].facts if inputs.get("corpus") else {"n_concepts": 0, "context_length": 0}
-    rows = {name: split["rows"] for name, split in inputs["activations"].facts["splits"].items() if name in ENCODED}
-    d_in, d_sae, n_concepts, most = trained["d_in"], trained["d_sae"], corpus["n_concepts"], max(rows.values())
+    trained, model, listed = (
+        inputs["dictionary"].facts,
+        inputs.get("model"),
+        possible(config, inputs),
+    )
+    corpus = (
+        inputs["corpus"].facts if inputs.get("corpus") else {"n_concepts": 0, "context_length": 0}
+    )
+    rows = {
+        name: split["rows"]
+        for name, split in inputs["activations"].facts["splits"].items()
+        if name in ENCODED
+    }
+    d_in, d_sae, n_concepts, most = (
+        trained["d_in"],
+        trained["d_sae"],
+        corpus["n_concepts"],
+        max(rows.values()),
+    )
     parts: list[dict[str, int]] = [{}]
     for name in listed:
         own = getattr(config.settings, name)
         if name in READ:
             n = min(most, own.tokens)
             labels = round(24 * SHARE * n * n_concepts) + 8 * 16_384 * n_concepts
-            parts.append({"activations": 8 * n * d_in, "codes": round(72 * n * trained["l0"]), "labels": labels})
+            parts.append(
+                {
+                    "activations": 8 * n * d_in,
+                    "codes": round(72 * n * trained["l0"]),
+                    "labels": labels,
+                }
+            )
         elif name == RECOVERED and model:
-            parts.append({"model": model.n_bytes, "logits": 16 * own.batch_tokens * model.shape.vocab_size})
+            parts.append(
+                {"model": model.n_bytes, "logits": 16 * own.batch_tokens * model.shape.vocab_size}
+            )
 
     def probe(seconds: float) -> tuple[float, str]:
         total, told = 0.0, []
         if FOUND in listed:
-            told.append("the probe of concepts and the choice among units take as long as on a core elsewhere")
+            told.append(
+                "the probe of concepts and the choice among units take as long as on a core "
+                "elsewhere"
+            )
             n = min(most, config.settings.concepts_found.tokens)
             steps = max(EPOCHS * n, STEPS * min(n, BATCH))
             total += BY_LABEL * steps * n_concepts + BY_READING * n * (2 * d_sae + d_in)
@@ -176,7 +222,10 @@ def formula(config: EvaluateConfig, inputs: Mapping[str, Any], settings: Executi
             told.append(f"without {', '.join(unknown)}, which was not made here yet")
         return total, "; ".join(told)
 
-    memory, disk = max(parts, key=lambda part: sum(part.values())), {"tables": 60_000 + 80 * n_concepts}
+    memory, disk = (
+        max(parts, key=lambda part: sum(part.values())),
+        {"tables": 60_000 + 80 * n_concepts},
+    )
     alike = (listed, model and model.key, n_concepts, d_in, d_sae)
     return Estimate(memory, disk, {}, {}, (most, "rows of a split"), alike, probe)
 
@@ -196,5 +245,7 @@ EVALUATE = Stage(
         "gate": Parent("gate", optional=True),
     },
     scored=True,
-    estimator=Estimator(formula, for_memory=lower("settings.loss_recovered.batch_tokens"), on_device=True),
+    estimator=Estimator(
+        formula, for_memory=lower("settings.loss_recovered.batch_tokens"), on_device=True
+    ),
 )

@@ -1,8 +1,10 @@
-"""The stage `gate`: which concepts the activations hold at all, once for every dictionary of the same activations.
+"""The stage `gate`: which concepts the activations hold at all, once for every dictionary of the
+same activations.
 
-For each labelled concept a linear probe of all coordinates, fitted on select, and the best raw coordinate, chosen on
-select; both are scored on validate (the gate is read there) and on test. None of it depends on a dictionary, and it costs
-more than measuring one: `evaluate` takes this artifact as its input `gate`, or does the same itself without it.
+For each labelled concept a linear probe of all coordinates, fitted on select, and the best raw
+coordinate, chosen on select; both are scored on validate (the gate is read there) and on test. None
+of it depends on a dictionary, and it costs more than measuring one: `evaluate` takes this artifact
+as its input `gate`, or does the same itself without it.
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ class GateConfig(Config):
 
 
 def make(folder: Path, config: GateConfig, inputs: Inputs, settings: Execution | None) -> Work:
-    """Writes `concepts_found.parquet` (neurons and probe, without a threshold) and `probe.<unit>.safetensors`."""
+    """Writes `concepts_found.parquet` (neurons and probe, without a threshold) and
+    `probe.<unit>.safetensors`."""
     activations = ActivationShards(inputs["activations"])
     hook_point = config.hook_point or activations.hook_points[0]
     device = str(resolve((settings or Execution()).device))
@@ -54,7 +57,11 @@ def make(folder: Path, config: GateConfig, inputs: Inputs, settings: Execution |
     CONCEPTS_FOUND.write(folder, gate.found)
     for unit, fitted in gate.probes.items():
         fitted.save(folder / _file(unit))
-    return {"hook_point": hook_point, "tokens": config.tokens, "n_concepts": gate.found["concept"].n_unique()}
+    return {
+        "hook_point": hook_point,
+        "tokens": config.tokens,
+        "n_concepts": gate.found["concept"].n_unique(),
+    }
 
 
 GATE = Stage(
@@ -68,17 +75,24 @@ GATE = Stage(
 
 def load(artifact: Artifact) -> Gate:
     """What the stage wrote."""
-    probes = {unit: Probe.load(artifact.path(_file(unit))) for unit in UNITS if _file(unit) in artifact.files}
+    probes = {
+        unit: Probe.load(artifact.path(_file(unit)))
+        for unit in UNITS
+        if _file(unit) in artifact.files
+    }
     return Gate(artifact.facts["tokens"], CONCEPTS_FOUND.read(artifact), probes)
 
 
 def gate_of(subject: Subject, tokens: int, execution: Execution) -> Generator[Progress, None, Gate]:
-    """The subject's gate; where none of so many tokens was given, measured here, once for all evaluations."""
+    """The subject's gate; where none of so many tokens was given, measured here, once for all
+    evaluations."""
     if subject.gate and subject.gate.tokens == tokens:
         return subject.gate
     if ("gate", tokens) not in subject.memory:
         device = str(resolve(execution.device))
-        measured = yield from measure(subject.activations, subject.corpus, subject.hook_point, tokens, device)
+        measured = yield from measure(
+            subject.activations, subject.corpus, subject.hook_point, tokens, device
+        )
         subject.memory["gate", tokens] = measured
     return subject.memory["gate", tokens]
 
@@ -88,7 +102,9 @@ def passed(gate: Gate, thresholds: ProbeGate, unit: str | None = None) -> pl.Dat
     rows = gate.found.filter(pl.col("unit_kind") == PROBE)
     decoded = [row["concept"] for row in rows.iter_rows(named=True) if decodes(row, thresholds)]
     rows = rows.filter(pl.col("concept").is_in(decoded))
-    return rows if unit is None else rows.filter(pl.col("concept").is_in(gate.probes[unit].concepts))
+    return (
+        rows if unit is None else rows.filter(pl.col("concept").is_in(gate.probes[unit].concepts))
+    )
 
 
 def decodes(row: dict[str, Any], thresholds: ProbeGate) -> bool | None:
@@ -102,7 +118,9 @@ def decodes(row: dict[str, Any], thresholds: ProbeGate) -> bool | None:
 def missing(activations: ActivationShards) -> list[str]:
     """Splits that choosing, gating and scoring need and the capture lacks."""
     return [
-        split for split in (SELECT, VALIDATE, TEST) if split not in activations.splits or not activations.n_rows(split)
+        split
+        for split in (SELECT, VALIDATE, TEST)
+        if split not in activations.splits or not activations.n_rows(split)
     ]
 
 
@@ -154,10 +172,17 @@ class SplitScores:
 
     def add(self, split: str, here: Readings, ranked: dict[str, list[Ranking]]) -> None:
         """What one split says."""
-        self.n_positive[split], self.n[split], self.rankings[split] = here.n_positive, here.n, ranked
+        self.n_positive[split], self.n[split], self.rankings[split] = (
+            here.n_positive,
+            here.n,
+            ranked,
+        )
 
-    def row(self, column: int, concept: dict[str, Any], kind: str, choice: Choice | None) -> dict[str, Any]:
-        """One row of the table CONCEPTS_FOUND; its reason where a split has no row with the concept."""
+    def row(
+        self, column: int, concept: dict[str, Any], kind: str, choice: Choice | None
+    ) -> dict[str, Any]:
+        """One row of the table CONCEPTS_FOUND; its reason where a split has no row with the
+        concept."""
         lacking = [split for split, count in self.n_positive.items() if not count[column]]
         return {
             "concept": concept["concept"],
@@ -170,7 +195,9 @@ class SplitScores:
             "unit_kind": kind,
             **unit_of(choice, column),
             **scored(self.rankings[VALIDATE][kind][column], self.rankings[TEST][kind][column]),
-            "reason": f"no {concept['unit']} of {' and '.join(lacking)} has it" if lacking else None,
+            "reason": f"no {concept['unit']} of {' and '.join(lacking)} has it"
+            if lacking
+            else None,
         }
 
 
@@ -184,7 +211,12 @@ def unit_of(choice: Choice | None, concept: int) -> dict[str, Any]:
 
 def scored(validate: Ranking, test: Ranking) -> dict[str, Any]:
     """Columns of how it ranks the concept."""
-    return {"validate_ap": validate.ap, "validate_auroc": validate.auroc, "ap": test.ap, "auroc": test.auroc}
+    return {
+        "validate_ap": validate.ap,
+        "validate_auroc": validate.auroc,
+        "ap": test.ap,
+        "auroc": test.auroc,
+    }
 
 
 def _file(unit: str) -> str:
@@ -192,10 +224,14 @@ def _file(unit: str) -> str:
 
 
 def _read(fit: Probe, given: Readings, fitted: np.ndarray) -> list[Ranking]:
-    """How the probe ranks each concept that it could be fitted on; a few concepts at a time, so memory is bounded."""
+    """How the probe ranks each concept that it could be fitted on; a few concepts at a time, so
+    memory is bounded."""
     found, x = [], torch.from_numpy(given.x)
     for start in range(0, len(fitted), AT_ONCE):
         few = slice(start, start + AT_ONCE)
         scores = Probe(fit.weight[few], fit.bias[few]).scores(x).cpu().T.contiguous().numpy()
         found += [ranking(column, given.positive(start + i)) for i, column in enumerate(scores)]
-    return [ranks if has else Ranking(None, None) for ranks, has in zip(found, fitted.tolist(), strict=True)]
+    return [
+        ranks if has else Ranking(None, None)
+        for ranks, has in zip(found, fitted.tolist(), strict=True)
+    ]

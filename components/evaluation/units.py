@@ -1,8 +1,10 @@
-"""Units that may stand for a concept (latents, raw coordinates): what they are read on, how one is chosen, how it scores.
+"""Units that may stand for a concept (latents, raw coordinates): what they are read on, how one is
+chosen, how it scores.
 
-A unit is chosen on one split and scored on others, never on the same one. Concepts of tokens are read off each token,
-concepts of documents off the mean over a document's tokens, for codes and raw coordinates alike. Latents are read with
-sign +, as codes are positive; raw coordinates with either sign.
+A unit is chosen on one split and scored on others, never on the same one. Concepts of tokens are
+read off each token, concepts of documents off the mean over a document's tokens, for codes and raw
+coordinates alike. Latents are read with sign +, as codes are positive; raw coordinates with either
+sign.
 """
 
 from __future__ import annotations
@@ -17,7 +19,12 @@ from jaxtyping import Float, Float32, Int
 
 from components.concept.labels import document_labels, token_labels
 from components.concept.pooling import pooling
-from components.concept.ranking import Ranking, precision_of_codes, precision_of_coordinates, ranking
+from components.concept.ranking import (
+    Ranking,
+    precision_of_codes,
+    precision_of_coordinates,
+    ranking,
+)
 from components.dictionary.encode import Encoded
 from components.evaluation.contract import Subject
 from components.statistics import auroc_sparse, average_precision_sparse
@@ -73,16 +80,28 @@ class Choice:
     ap: Float[np.ndarray, " concept"]
 
 
-def readings(subject: Subject, split: str, unit: str, concepts: Sequence[str], limit: int) -> Readings:
-    """The first `limit` tokens of a split, or the documents that they belong to, through the subject's dictionary.
+def readings(
+    subject: Subject, split: str, unit: str, concepts: Sequence[str], limit: int
+) -> Readings:
+    """The first `limit` tokens of a split, or the documents that they belong to, through the
+    subject's dictionary.
 
     Read once, because several evaluations read the same.
     """
     wanted = "readings", split, unit, tuple(concepts), limit
     if wanted not in subject.memory:
-        shards = {LATENT: subject.codes} | ({UNTRAINED: subject.untrained.codes} if subject.untrained else {})
+        shards = {LATENT: subject.codes} | (
+            {UNTRAINED: subject.untrained.codes} if subject.untrained else {}
+        )
         subject.memory[wanted] = read(
-            subject.activations, subject.corpus, subject.hook_point, split, unit, concepts, limit, shards
+            subject.activations,
+            subject.corpus,
+            subject.hook_point,
+            split,
+            unit,
+            concepts,
+            limit,
+            shards,
         )
     return subject.memory[wanted]
 
@@ -97,7 +116,8 @@ def read(
     limit: int,
     shards: Mapping[str, Encoded] | None = None,
 ) -> Readings:
-    """The first `limit` tokens of a split, or the documents that they belong to: codes of each kind, or raw where none are given."""
+    """The first `limit` tokens of a split, or the documents that they belong to: codes of each
+    kind, or raw where none are given."""
     n = min(limit, activations.n_rows(split))
     provenance = {name: column[:n] for name, column in activations.provenance(split).items()}
     x = None if shards else activations.rows(split, hook_point, torch.arange(n)).float().numpy()
@@ -114,7 +134,8 @@ def read(
 
 
 def choose(given: Readings) -> Generator[Progress, None, dict[str, Choice]]:
-    """The unit of each kind that ranks each concept best, by exact average precision over all rows."""
+    """The unit of each kind that ranks each concept best, by exact average precision over all
+    rows."""
     by_row = sp.csr_matrix(given.labels)
     n_concepts, found = len(given.n_positive), {}
     for kind, codes in given.codes.items():
@@ -130,7 +151,9 @@ def score(given: Readings, kind: str, choice: Choice) -> list[Ranking]:
     """How the chosen units rank their concepts on these readings."""
     return [
         _one(given, kind, unit, sign, concept) if unit >= 0 else Ranking(None, None)
-        for concept, (unit, sign) in enumerate(zip(choice.unit.tolist(), choice.sign.tolist(), strict=True))
+        for concept, (unit, sign) in enumerate(
+            zip(choice.unit.tolist(), choice.sign.tolist(), strict=True)
+        )
     ]
 
 
@@ -141,7 +164,10 @@ def _one(given: Readings, kind: str, unit: int, sign: int, concept: int) -> Rank
         return ranking(sign * given.x[:, unit], positive)
     start = np.asarray(given.codes[kind].indptr)
     here = slice(start[unit], start[unit + 1])
-    values, rows = np.asarray(given.codes[kind].data)[here], np.asarray(given.codes[kind].indices)[here]
+    values, rows = (
+        np.asarray(given.codes[kind].data)[here],
+        np.asarray(given.codes[kind].indices)[here],
+    )
     has = np.zeros(given.n, bool)
     has[positive] = True
     active = values, has[rows], len(positive), given.n
@@ -149,7 +175,10 @@ def _one(given: Readings, kind: str, unit: int, sign: int, concept: int) -> Rank
 
 
 def _best(
-    kind: str, precisions: Iterator[Float[np.ndarray, "sign concept"]], n_units: int, n_concepts: int
+    kind: str,
+    precisions: Iterator[Float[np.ndarray, "sign concept"]],
+    n_units: int,
+    n_concepts: int,
 ) -> Generator[Progress, None, Choice]:
     """Of equal units the first, of equal signs +: nothing is drawn."""
     unit, sign = np.full(n_concepts, -1), np.ones(n_concepts, np.int8)

@@ -1,8 +1,9 @@
 """Which latents are looked at, and through which windows of text.
 
-Every split is cut once into windows (components/interpretation/tiling.py), and each latent gets some of them
-(components/interpretation/drawing.py). The codes are read once for each split, keeping the entries of sampled latents
-only. Explain, calibrate and test are disjoint by document (asserted).
+Every split is cut once into windows (components/interpretation/tiling.py), and each latent gets
+some of them (components/interpretation/drawing.py). The codes are read once for each split, keeping
+the entries of sampled latents only. Explain, calibrate and test are disjoint by document
+(asserted).
 """
 
 from __future__ import annotations
@@ -25,13 +26,18 @@ from components.store.stage import Progress
 SPLITS = ("explain", "calibrate", "test")
 
 
-def cut_splits(activations: ActivationShards, vocabulary: Vocabulary, config: ContextsConfig) -> dict[str, Tiling]:
+def cut_splits(
+    activations: ActivationShards, vocabulary: Vocabulary, config: ContextsConfig
+) -> dict[str, Tiling]:
     """The splits as windows: the same for every dictionary that is read on these activations.
 
     Raises:
         InputError: a split without a single window.
     """
-    cut = {split: Tiling.cut(activations.provenance(split), vocabulary, split, config) for split in SPLITS}
+    cut = {
+        split: Tiling.cut(activations.provenance(split), vocabulary, split, config)
+        for split in SPLITS
+    }
     for split, other in (("explain", "calibrate"), ("explain", "test"), ("calibrate", "test")):
         common = np.intersect1d(cut[split].document, cut[other].document)
         assert not len(common), f"documents {common[:5]} are in both {split} and {other}"
@@ -54,7 +60,9 @@ def choose(
                 words = cut[split].vocabulary.word_of[cut[split].token[rows]]
                 favourite = int(np.bincount(words, weights=values).argmax())
             generator = numpy_generator(seed, "windows", split, latent)
-            chosen[split] = draw_windows(cut[split], rows, values, favourite, list(chosen.values()), split, generator)
+            chosen[split] = draw_windows(
+                cut[split], rows, values, favourite, list(chosen.values()), split, generator
+            )
         reason = _too_few(chosen, config.fewest)
         facts = (latent, float(sample.density[number]), int(sample.decile[number]))
         records.append(LatentRecord(*facts, **chosen, reason=reason))
@@ -73,7 +81,9 @@ def _active(
         part = shard.rows(0, min(shard.n_rows, limit - base))
         number = number_of[part.indices.numpy()]
         wanted = number >= 0
-        parts.append((number[wanted], part.row_index().numpy()[wanted] + base, part.values.numpy()[wanted]))
+        parts.append(
+            (number[wanted], part.row_index().numpy()[wanted] + base, part.values.numpy()[wanted])
+        )
         base += part.n_rows
         if base == limit:
             break

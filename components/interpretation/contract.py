@@ -1,14 +1,15 @@
-"""What interpretation promises: explainers write a string, predictors see only that string, scorers compare.
+"""What interpretation promises: explainers write a string, predictors see only that string, scorers
+compare.
 
-What each may know is fixed by types. An explainer gets `LatentEvidence`: windows of the explain split, with activations. A
-predictor gets `Question`s: a string, and windows of bare text. A scorer draws `Trials` from the windows of the test
-split and compares the predictor's answers with what is true of them. So no weight, no activation and no test text can
-leak into a score.
+What each may know is fixed by types. An explainer gets `LatentEvidence`: windows of the explain
+split, with activations. A predictor gets `Question`s: a string, and windows of bare text. A scorer
+draws `Trials` from the windows of the test split and compares the predictor's answers with what is
+true of them. So no weight, no activation and no test text can leak into a score.
 
 Trials are drawn once for each latent: every explainer, predictor and control answers the same ones.
 
-Explainers and predictors work on streams and answer in order, so that an entry behind a model or an endpoint may batch
-as it likes.
+Explainers and predictors work on streams and answer in order, so that an entry behind a model or an
+endpoint may batch as it likes.
 """
 
 from __future__ import annotations
@@ -36,11 +37,13 @@ from components.store.artifact import Artifact
 LONGEST = 200
 """Characters of an explanation, at most, unless `interpret.longest` says otherwise."""
 LONGEST_OF_ALL = 512
-"""Characters of any explanation, at most: what `interpret.longest` may be, and what the explainer `given` takes."""
+"""Characters of any explanation, at most: what `interpret.longest` may be, and what the explainer
+`given` takes."""
 
 Unit = Literal["windows", "tokens", "marks", "choice"]
-"""What an answer has one number for: each window; each token; each window, for how well its marked tokens are those where
-the latent is active; each window, to be compared with the others of its group, of which one is right."""
+"""What an answer has one number for: each window; each token; each window, for how well its marked
+tokens are those where the latent is active; each window, to be compared with the others of its
+group, of which one is right."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,8 +76,9 @@ class LatentEvidence:
     Attributes:
         latent: index in the dictionary.
         windows: of the explain split.
-        promoted: tokens whose logits the decoder direction raises most, the most raised first; empty where there is no
-            model with logits, or the direction is not written to its residual stream.
+        promoted: tokens whose logits the decoder direction raises most, the most raised first;
+            empty where there is no model with logits, or the direction is not written to its
+            residual stream.
         suppressed: tokens whose logits it lowers most, likewise.
         label: reads the labels of windows of the explain split; None where the corpus has none.
         described: concept -> one sentence, of the labelled concepts that have one.
@@ -106,16 +110,20 @@ class Explanation:
     reason: str | None = None
 
     def __post_init__(self) -> None:
-        assert (self.text is None) == (self.reason is not None), "an explanation is a text, or null with a reason"
+        assert (self.text is None) == (self.reason is not None), (
+            "an explanation is a text, or null with a reason"
+        )
         fits = self.text is None or 0 < len(self.text) <= LONGEST_OF_ALL
         assert fits, f"not 1 to {LONGEST_OF_ALL} characters: {self.text!r}"
 
     @classmethod
     def of(cls, text: str, longest: int = LONGEST) -> Explanation:
-        """Whatever somebody wrote, a language model above all; refused with the reason where it cannot stand.
+        """Whatever somebody wrote, a language model above all; refused with the reason where it
+        cannot stand.
 
-        Control characters and lone surrogates become spaces, runs of spaces one space. A text of more than `longest`
-        characters is refused, never cut: half a sentence may say the opposite. Nothing is raised.
+        Control characters and lone surrogates become spaces, runs of spaces one space. A text of
+        more than `longest` characters is refused, never cut: half a sentence may say the opposite.
+        Nothing is raised.
         """
         spaced = "".join(" " if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
         shown = " ".join(spaced.split())
@@ -149,10 +157,14 @@ class Question:
     group: Int[np.ndarray, " window"] | None = None
 
     def marked(self, values: Float[np.ndarray, "window token"]) -> Float[np.ndarray, " window"]:
-        """An answer for marks from one for tokens: the mean over marked tokens less that over the window's others."""
+        """An answer for marks from one for tokens: the mean over marked tokens less that over the
+        window's others."""
         assert self.marks is not None, "a question of the unit marks has marks"
         inside, outside = self.marks & self.texts.present, ~self.marks & self.texts.present
-        means = [np.where(part, values, 0).sum(1) / np.maximum(1, part.sum(1)) for part in (inside, outside)]
+        means = [
+            np.where(part, values, 0).sum(1) / np.maximum(1, part.sum(1))
+            for part in (inside, outside)
+        ]
         return means[0] - means[1]
 
 
@@ -161,8 +173,8 @@ class Answer:
     """Expected activation, on any scale.
 
     Attributes:
-        values: for each window, or where tokens are asked for each token of each window; NaN where there is no answer;
-            None for none at all.
+        values: for each window, or where tokens are asked for each token of each window; NaN where
+            there is no answer; None for none at all.
         reason: what failed.
     """
 
@@ -176,17 +188,23 @@ class Trials:
 
     Attributes:
         texts: the windows that are shown.
-        truth: the activation of each token where tokens are asked for; else a number for each window: whether the
-            latent is active in it, the marked tokens are those where it is, or the window is the right one of its group.
+        truth: the activation of each token where tokens are asked for; else a number for each
+            window: whether the latent is active in it, the marked tokens are those where it is, or
+            the window is the right one of its group.
         marks: for the unit marks, the tokens that are marked; else None.
         group: for the unit choice, the group of each window; else None.
         strata: name -> the windows over which the score is told once more.
-        stands_for: how many windows of the split each stands for, where the score is told at natural density too.
+        stands_for: how many windows of the split each stands for, where the score is told at
+            natural density too.
         natural_chance: what knowing nothing gets at natural density.
     """
 
     texts: Texts
-    truth: Float[np.ndarray, " window"] | Float[np.ndarray, "window token"] | Bool[np.ndarray, " window"]
+    truth: (
+        Float[np.ndarray, " window"]
+        | Float[np.ndarray, "window token"]
+        | Bool[np.ndarray, " window"]
+    )
     marks: Bool[np.ndarray, "window token"] | None = None
     group: Int[np.ndarray, " window"] | None = None
     strata: Mapping[str, Bool[np.ndarray, " window"]] = dataclasses.field(default_factory=dict)
@@ -200,7 +218,9 @@ class Trials:
     def part(self, mask: Bool[np.ndarray, " window"]) -> Trials:
         """Some of the windows, in their order, without strata and natural density of their own."""
         texts = Texts(self.texts.tokens[mask], self.texts.vocabulary)
-        marks, group = (None if column is None else column[mask] for column in (self.marks, self.group))
+        marks, group = (
+            None if column is None else column[mask] for column in (self.marks, self.group)
+        )
         return Trials(texts, self.truth[mask], marks, group)
 
     def question(self, explanation: str) -> Question:
@@ -233,8 +253,8 @@ class LatentScore:
         n: windows, or groups of which one is chosen.
         n_failed: those that failed, counted in n at chance.
         reason: what failed.
-        strata: the same over strata of the windows, and at natural density, by name; without those that it has no
-            windows of.
+        strata: the same over strata of the windows, and at natural density, by name; without those
+            that it has no windows of.
     """
 
     value: float
@@ -259,7 +279,9 @@ class ReaderServices(Services):
     @functools.cached_property
     def encoder(self) -> TextEncoder:
         """The text encoder itself, loaded when it is first asked for."""
-        assert self.text_encoder is not None, "an entry that uses the text encoder says so: embeds = True"
+        assert self.text_encoder is not None, (
+            "an entry that uses the text encoder says so: embeds = True"
+        )
         return self.text_encoder.load_encoder(self.execution)
 
 
@@ -279,7 +301,8 @@ class ExplainerServices(ReaderServices):
     """What an explainer may use.
 
     Attributes:
-        predictor: the first of the listed, for an explainer that tests what it wrote; None where there is none.
+        predictor: the first of the listed, for an explainer that tests what it wrote; None where
+            there is none.
         longest: characters of an explanation, at most.
     """
 
@@ -293,7 +316,8 @@ class ScorerServices(Services):
 
     Attributes:
         model: the model that is looked into; None where the activations came without one.
-        trained: the artifact of the dictionary whose latents are scored; None where only its codes are here.
+        trained: the artifact of the dictionary whose latents are scored; None where only its codes
+            are here.
     """
 
     model: ModelReference | None = None
@@ -302,12 +326,15 @@ class ScorerServices(Services):
     @functools.cached_property
     def dictionary(self) -> Dictionary | None:
         """The dictionary itself, loaded when it is first asked for."""
-        return Dictionary.load(self.trained, resolve(self.execution.device)) if self.trained else None
+        return (
+            Dictionary.load(self.trained, resolve(self.execution.device)) if self.trained else None
+        )
 
 
 class _Reader(Entry):
     free: ClassVar[bool] = False
-    """Whether running it costs nothing but time on this machine: no endpoint, no model. `latentflow plan` runs no other."""
+    """Whether running it costs nothing but time on this machine: no endpoint, no model. `latentflow
+    plan` runs no other."""
     embeds: ClassVar[bool] = False
     """Whether it uses `services.encoder`."""
 
@@ -317,18 +344,22 @@ class Explainer(_Reader):
 
     services: ExplainerServices
     role: ClassVar[Literal["entry", "control"]] = "entry"
-    """control: what every explanation is to beat. It is scored like the others and never ranked among them."""
+    """control: what every explanation is to beat. It is scored like the others and never ranked
+    among them."""
     any_dictionary: ClassVar[bool] = True
-    """Whether it can explain latents of a control dictionary too; not where its explanations are of one dictionary."""
+    """Whether it can explain latents of a control dictionary too; not where its explanations are of
+    one dictionary."""
 
     @property
     def longest(self) -> int:
-        """Characters of its explanations, at most; what is longer becomes a null with the reason."""
+        """Characters of its explanations, at most; what is longer becomes a null with the
+        reason."""
         return self.services.longest
 
     @classmethod
     def files(cls, settings: Any) -> Sequence[Path]:
-        """The files that it reads with these settings; their bytes become part of the artifact's key."""
+        """The files that it reads with these settings; their bytes become part of the artifact's
+        key."""
         return ()
 
     @abstractmethod
@@ -341,7 +372,8 @@ class Predictor(_Reader):
 
     services: PredictorServices
     gives: ClassVar[frozenset[Unit]]
-    """What it can give numbers for. Who gives tokens can be asked for marks too: `Question.marked` makes them."""
+    """What it can give numbers for. Who gives tokens can be asked for marks too: `Question.marked`
+    makes them."""
 
     @abstractmethod
     def predict(self, questions: Iterable[Question], unit: Unit) -> Iterator[Answer]:
@@ -354,7 +386,8 @@ class Predictor(_Reader):
 
 
 class Scorer(_Reader):
-    """Says how well answers foretell the latent. A file in `scorers/` holds one, registered with `@scorers`."""
+    """Says how well answers foretell the latent. A file in `scorers/` holds one, registered with
+    `@scorers`."""
 
     services: ScorerServices
     needs: ClassVar[Unit]
@@ -362,9 +395,11 @@ class Scorer(_Reader):
     chance: ClassVar[float]
     """What knowing nothing gets: the value of every failure."""
     measure: ClassVar[Measure]
-    """The score itself, as a reader meets it; its name is the scorer's, and it has a least and a greatest value."""
+    """The score itself, as a reader meets it; its name is the scorer's, and it has a least and a
+    greatest value."""
     strata: ClassVar[tuple[str, ...]] = ()
-    """Names of the strata that its trials may have; components/interpretation/strata.py has the usual ones."""
+    """Names of the strata that its trials may have; components/interpretation/strata.py has the
+    usual ones."""
     natural: ClassVar[str | None] = None
     """What the score at natural density is called; None where it has none."""
 
@@ -373,11 +408,13 @@ class Scorer(_Reader):
         """What it asks of a latent, drawn from the windows of the test split."""
 
     @abstractmethod
-    def score(self, answer: Answer, trials: Trials, generator: np.random.Generator | None) -> LatentScore:
+    def score(
+        self, answer: Answer, trials: Trials, generator: np.random.Generator | None
+    ) -> LatentScore:
         """One latent's score; `answer.values` is not None.
 
-        The score at natural density is among the strata, where trials have `stands_for`. A stratum that is left out is
-        scored by asking again for its part of the trials.
+        The score at natural density is among the strata, where trials have `stands_for`. A stratum
+        that is left out is scored by asking again for its part of the trials.
 
         Args:
             answer: to all of the trials.
@@ -386,6 +423,10 @@ class Scorer(_Reader):
         """
 
 
-explainers: Registry[type[Explainer]] = Registry("explainer", "components.interpretation.explainers")
-predictors: Registry[type[Predictor]] = Registry("predictor", "components.interpretation.predictors")
+explainers: Registry[type[Explainer]] = Registry(
+    "explainer", "components.interpretation.explainers"
+)
+predictors: Registry[type[Predictor]] = Registry(
+    "predictor", "components.interpretation.predictors"
+)
 scorers: Registry[type[Scorer]] = Registry("scorer", "components.interpretation.scorers")

@@ -1,8 +1,9 @@
 """The windows of one latent out of a split: top, by tenths of activation, and verified silent ones.
 
-Sources: quantile windows after delphi (arXiv 2410.13928, section 3), which draws explaining and scoring windows from
-one list and labels random windows silent unchecked; here neither can happen. Half of the silent windows hold the very
-word that the latent fires on most, where there are such: a harder contrast than random text.
+Sources: quantile windows after delphi (arXiv 2410.13928, section 3), which draws explaining and
+scoring windows from one list and labels random windows silent unchecked; here neither can happen.
+Half of the silent windows hold the very word that the latent fires on most, where there are such: a
+harder contrast than random text.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def draw_windows(
     # Twice as many as wanted are drawn, because near-duplicates go.
     groups = [_Draw("top", "", ranked[: 2 * n_top], n_top)]
     groups += [
-        _Draw("quantile", "", generator.permutation(tenth)[: 2 * per_tenth + n_top], per_tenth) for tenth in tenths
+        _Draw("quantile", "", generator.permutation(tenth)[: 2 * per_tenth + n_top], per_tenth)
+        for tenth in tenths
     ]
     before = [windows.texts.tokens for windows in earlier]
     distinct = _distinct(tiling, groups, before)
@@ -60,11 +62,15 @@ def draw_windows(
     half = len(active) // 2
     groups = [_Draw("silent", "same_token", _draw(weights * holds, 2 * half, generator), half)]
     groups += [_Draw("silent", "random", _draw(weights, 2 * len(active), generator), len(active))]
-    distinct += _distinct(tiling, groups, [*before, tiling.rows(active, tiling.token)], in_all=len(active))
+    distinct += _distinct(
+        tiling, groups, [*before, tiling.rows(active, tiling.token)], in_all=len(active)
+    )
     tenth_of = np.full(len(tiling.first), -1)
     tenth_of[ranked] = np.repeat(np.arange(TENTHS), [len(tenth) for tenth in tenths])
     drawn = np.concatenate([group.tiles for group in distinct[1:]])
-    kind_of = np.where(tenth_of >= 0, tenth_of, TENTHS + holds)  # a tenth of activation, or one of two silent kinds
+    kind_of = np.where(
+        tenth_of >= 0, tenth_of, TENTHS + holds
+    )  # a tenth of activation, or one of two silent kinds
     top = np.zeros(len(distinct[0].tiles))  # was not drawn and stands for nothing
     stands_for = np.concatenate([top, _stands_for(kind_of, drawn, tenth_of >= 0)])
     return _gather(tiling, distinct, tenth_of, stands_for, rows, values)
@@ -77,8 +83,11 @@ class _Draw(NamedTuple):
     wanted: int
 
 
-def _distinct(tiling: Tiling, groups: list[_Draw], before: list[np.ndarray], in_all: int | None = None) -> list[_Draw]:
-    """The first windows of each group, as many as wanted, none a near-duplicate of one kept before it."""
+def _distinct(
+    tiling: Tiling, groups: list[_Draw], before: list[np.ndarray], in_all: int | None = None
+) -> list[_Draw]:
+    """The first windows of each group, as many as wanted, none a near-duplicate of one kept before
+    it."""
     candidates = np.concatenate([group.tiles for group in groups])
     tokens = np.concatenate([*before, tiling.rows(candidates, tiling.token)])
     similar = _similar(tokens, tiling.config.near_duplicate)
@@ -88,7 +97,11 @@ def _distinct(tiling: Tiling, groups: list[_Draw], before: list[np.ndarray], in_
     for group in groups:
         good: list[int] = []
         for tile in group.tiles.tolist():
-            if len(good) < group.wanted and n_accepted != in_all and not similar[number][accepted].any():
+            if (
+                len(good) < group.wanted
+                and n_accepted != in_all
+                and not similar[number][accepted].any()
+            ):
                 accepted[number] = True
                 n_accepted += 1
                 good.append(tile)
@@ -124,14 +137,20 @@ def _gather(
 
 
 def _stands_for(
-    kind_of: Int[np.ndarray, " window"], chosen: Int[np.ndarray, " chosen"], active: Bool[np.ndarray, " window"]
+    kind_of: Int[np.ndarray, " window"],
+    chosen: Int[np.ndarray, " chosen"],
+    active: Bool[np.ndarray, " window"],
 ) -> Float[np.ndarray, " chosen"]:
     """How many windows of the split each chosen one stands for.
 
-    All windows of a kind share the windows of that kind; a kind without a chosen window is stood for by the others of
-    its class (active or silent), so that together they are all windows of the split.
+    All windows of a kind share the windows of that kind; a kind without a chosen window is stood
+    for by the others of its class (active or silent), so that together they are all windows of the
+    split.
     """
-    there, drawn = np.bincount(kind_of, minlength=TENTHS + 2), np.bincount(kind_of[chosen], minlength=TENTHS + 2)
+    there, drawn = (
+        np.bincount(kind_of, minlength=TENTHS + 2),
+        np.bincount(kind_of[chosen], minlength=TENTHS + 2),
+    )
     weights = (there / np.maximum(drawn, 1))[kind_of[chosen]]
     for of_class in (active, ~active):
         mine = of_class[chosen]
@@ -139,12 +158,20 @@ def _stands_for(
     return weights
 
 
-def _draw(weights: Float[np.ndarray, " window"], n: int, generator: np.random.Generator) -> Int[np.ndarray, " drawn"]:
+def _draw(
+    weights: Float[np.ndarray, " window"], n: int, generator: np.random.Generator
+) -> Int[np.ndarray, " drawn"]:
     n = min(n, int((weights > 0).sum()))
-    return generator.choice(len(weights), n, replace=False, p=weights / weights.sum()) if n else np.zeros(0, np.int64)
+    return (
+        generator.choice(len(weights), n, replace=False, p=weights / weights.sum())
+        if n
+        else np.zeros(0, np.int64)
+    )
 
 
-def _similar(tokens: Int[np.ndarray, "window token"], threshold: float) -> Bool[np.ndarray, "window window"]:
+def _similar(
+    tokens: Int[np.ndarray, "window token"], threshold: float
+) -> Bool[np.ndarray, "window window"]:
     """Which windows share more than `threshold` of their three-token sequences (Jaccard)."""
     base = int(tokens.max(initial=0)) + 2
     keys = ((tokens[:, :-2] + 1) * base + tokens[:, 1:-1] + 1) * base + tokens[:, 2:] + 1

@@ -1,6 +1,8 @@
-"""What explainers may know: windows of the explain split, what the decoder direction does to the logits, labels.
+"""What explainers may know: windows of the explain split, what the decoder direction does to the
+logits, labels.
 
-Nothing here comes from another split: tokens that a direction promotes are a property of the dictionary and the model.
+Nothing here comes from another split: tokens that a direction promotes are a property of the
+dictionary and the model.
 """
 
 from __future__ import annotations
@@ -38,14 +40,22 @@ class CorpusLabels:
     def of(self, windows: Windows) -> Mapping[str, Bool[np.ndarray, "window token"]]:
         """Concept -> the tokens that carry it; only concepts that occur there."""
         length = windows.texts.present.sum(1)
-        where = {"window": np.arange(len(windows)), "document": windows.document, "start": windows.start}
-        frame = pl.DataFrame(where | {"length": length}).with_columns(pl.col("document").cast(pl.Int64))
+        where = {
+            "window": np.arange(len(windows)),
+            "document": windows.document,
+            "start": windows.start,
+        }
+        frame = pl.DataFrame(where | {"length": length}).with_columns(
+            pl.col("document").cast(pl.Int64)
+        )
         # A label without a token is of the whole document.
         at = pl.col("token").cast(pl.Int64) - pl.col("start")
         inside = at.is_null() | ((at >= 0) & (at < pl.col("length")))
         rows = self._labels.join(frame, on="document").with_columns(at=at).filter(inside)
         marked: dict[str, np.ndarray] = {}
-        for concept, window, token in rows.sort("concept").select("concept", "window", "at").iter_rows():
+        for concept, window, token in (
+            rows.sort("concept").select("concept", "window", "at").iter_rows()
+        ):
             mask = marked.setdefault(concept, np.zeros(windows.texts.tokens.shape, bool))
             mask[window, slice(None) if token is None else token] = True
         return {concept: mask & windows.texts.present for concept, mask in marked.items()}
@@ -55,7 +65,12 @@ class CorpusLabels:
         """Concept -> one sentence about it, of those that have one."""
         if tables.CONCEPTS.file not in self._corpus.files:
             return {}
-        return dict(tables.CONCEPTS.read(self._corpus).select("concept", "description").drop_nulls().iter_rows())
+        return dict(
+            tables.CONCEPTS.read(self._corpus)
+            .select("concept", "description")
+            .drop_nulls()
+            .iter_rows()
+        )
 
     @functools.cached_property
     def _labels(self) -> pl.DataFrame:
@@ -82,4 +97,6 @@ def gather(
         if record.reason is None:
             promoted, suppressed = tokens.get(record.latent, ((), ()))
             label, described = (labels.of, labels.described) if labels else (None, {})
-            yield LatentEvidence(record.latent, record.explain, promoted, suppressed, label, described)
+            yield LatentEvidence(
+                record.latent, record.explain, promoted, suppressed, label, described
+            )

@@ -1,14 +1,15 @@
 """The stage `interpret`: what sampled latents mean, in words, and how well the words foretell them.
 
-Windows are chosen for a sample of alive latents; each explainer writes a string from the explain windows; each
-predictor reads the string against bare test windows; each scorer compares. Beside every explainer stand the floor
-(another latent's explanation), a probe, and control dictionaries: as many of their latents, drawn, explained and scored
-in the same way with the same seeds. Explainers that are controls (`token_lookup`, `constant`) stand beside the others as
-rivals, and explain no control dictionary.
+Windows are chosen for a sample of alive latents; each explainer writes a string from the explain
+windows; each predictor reads the string against bare test windows; each scorer compares. Beside
+every explainer stand the floor (another latent's explanation), a probe, and control dictionaries:
+as many of their latents, drawn, explained and scored in the same way with the same seeds.
+Explainers that are controls (`token_lookup`, `constant`) stand beside the others as rivals, and
+explain no control dictionary.
 
 Measures are each scorer's own, `<scorer>.over_floor` for the paired difference from the floor,
-`<scorer>.over_untrained` for the difference from the untrained dictionary (independent samples), and the strata
-(components/interpretation/strata.py).
+`<scorer>.over_untrained` for the difference from the untrained dictionary (independent samples),
+and the strata (components/interpretation/strata.py).
 """
 
 from __future__ import annotations
@@ -67,8 +68,14 @@ if TYPE_CHECKING:
     ExplainerName = ScorerName = PredictorName = str
     ExplainerSettings = ScorerSettings = PredictorSettings = Config
 else:
-    ExplainerName, ScorerName, PredictorName = names_of(explainers), names_of(scorers), names_of(predictors)
-    ExplainerSettings, ScorerSettings, PredictorSettings = map(settings_of, (explainers, scorers, predictors))
+    ExplainerName, ScorerName, PredictorName = (
+        names_of(explainers),
+        names_of(scorers),
+        names_of(predictors),
+    )
+    ExplainerSettings, ScorerSettings, PredictorSettings = map(
+        settings_of, (explainers, scorers, predictors)
+    )
 
 T = TypeVar("T")
 TABLES = (
@@ -99,7 +106,8 @@ class InterpretConfig(Config):
     predictors: list[PredictorName] = Field(default=["lexical"], min_length=1)
     """Who reads explanations."""
     longest: int = Field(default=LONGEST, ge=40, le=LONGEST_OF_ALL)
-    """Characters of an explanation, at most; a longer one is refused with the reason, never cut. 512 where it was given."""
+    """Characters of an explanation, at most; a longer one is refused with the reason, never cut.
+    512 where it was given."""
     explainer_settings: ExplainerSettings = ExplainerSettings()
     """Settings of each explainer, by its name."""
     scorer_settings: ScorerSettings = ScorerSettings()
@@ -147,7 +155,10 @@ class _Run:
         """The listed predictors, by name."""
         config = self.config
         services = PredictorServices(self.execution, config.seed, self.text_encoder, self.model)
-        return {n: predictors[n](getattr(config.predictor_settings, n), services) for n in config.predictors}
+        return {
+            n: predictors[n](getattr(config.predictor_settings, n), services)
+            for n in config.predictors
+        }
 
     def explainers(self, predictor: Predictor, of_control: bool) -> dict[str, Explainer]:
         """The listed explainers, which may test what they write with this predictor.
@@ -155,31 +166,44 @@ class _Run:
         Of a control dictionary only those that it is to be compared with.
         """
         config = self.config
-        services = ExplainerServices(self.execution, config.seed, self.text_encoder, predictor, config.longest)
-        names = [name for name in config.explainers if not of_control or summary.beside_controls(explainers[name])]
-        return {name: explainers[name](getattr(config.explainer_settings, name), services) for name in names}
+        services = ExplainerServices(
+            self.execution, config.seed, self.text_encoder, predictor, config.longest
+        )
+        names = [
+            name
+            for name in config.explainers
+            if not of_control or summary.beside_controls(explainers[name])
+        ]
+        return {
+            name: explainers[name](getattr(config.explainer_settings, name), services)
+            for name in names
+        }
 
     def scorers(self, codes: Artifact) -> dict[str, Scorer]:
         """The listed scorers, for the dictionary that made these codes."""
         config = self.config
-        services = ScorerServices(self.execution, config.seed, self.model, source(codes, "dictionary"))
+        services = ScorerServices(
+            self.execution, config.seed, self.model, source(codes, "dictionary")
+        )
         return {n: scorers[n](getattr(config.scorer_settings, n), services) for n in config.scorers}
 
 
 def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execution | None) -> Work:
-    """Writes contexts, explanations, explanation_scores, explanation_strata, control_scores and scores.
+    """Writes contexts, explanations, explanation_scores, explanation_strata, control_scores and
+    scores.
 
     Args:
         folder: where to.
         config: the section `interpret`.
         inputs: activations (capture), codes (encode); optional, the corpus (read), without which
-            tables are empty and scores absent, the model and a text encoder, for entries that use them,
-            and codes of control dictionaries on the same activations, by the names of `CONTROLS`:
-            without one, its rows are there with the reason and no value.
+            tables are empty and scores absent, the model and a text encoder, for entries that use
+            them, and codes of control dictionaries on the same activations, by the names of
+            `CONTROLS`: without one, its rows are there with the reason and no value.
         settings: for entries behind a model.
 
     Raises:
-        InputError: a read artifact without a vocabulary, a split that is not there or too short for a window.
+        InputError: a read artifact without a vocabulary, a split that is not there or too short for
+            a window.
     """
     encoded: Artifact = inputs["codes"]
     if inputs.get("corpus") is None:
@@ -188,13 +212,23 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
     _refuse_missing_splits("activations", activations.splits, "capture.splits and encode.splits")
     _refuse_missing_splits("codes", CodeShards(encoded).splits, "encode.splits")
     cut = cut_splits(activations, _vocabulary(corpus), config.contexts)
-    run = _Run(config, settings or Execution(), corpus, inputs.get("model"), inputs.get("text_encoder"), cut)
+    run = _Run(
+        config,
+        settings or Execution(),
+        corpus,
+        inputs.get("model"),
+        inputs.get("text_encoder"),
+        cut,
+    )
     trained = yield from _interpret(run, "", encoded, folder)
     controls: dict[str, Interpreted] = {}
     for role in CONTROLS:
         if inputs.get(role) is not None:
             controls[role] = yield from _interpret(run, role, inputs[role], None)
-    explained = {name: sum(each.text is not None for each in texts) for name, texts in trained.written.items()}
+    explained = {
+        name: sum(each.text is not None for each in texts)
+        for name, texts in trained.written.items()
+    }
     tables.EXPLANATIONS.write(folder, interpreted.explanation_rows(trained))
     tables.EXPLANATION_SCORES.write(folder, interpreted.score_rows(trained))
     by_control = (interpreted.control_rows(role, control) for role, control in controls.items())
@@ -203,8 +237,16 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
 
     theirs = {role: controls[role].scored if role in controls else None for role in CONTROLS}
     sample, n_latents = trained.sample, len(trained.sample.latents)
-    counted = {"dead": sample.n_dead, "split": sample.split, "skipped": trained.n_skipped, "n": n_latents}
-    rows = [*summary.rows(trained.scored, theirs), *summary.shares(d_sae=encoded.facts["d_sae"], **counted)]
+    counted = {
+        "dead": sample.n_dead,
+        "split": sample.split,
+        "skipped": trained.n_skipped,
+        "n": n_latents,
+    }
+    rows = [
+        *summary.rows(trained.scored, theirs),
+        *summary.shares(d_sae=encoded.facts["d_sae"], **counted),
+    ]
     return _scores(folder, config, encoded, rows) | {
         "latents": n_latents,
         "skipped": trained.n_skipped,
@@ -215,7 +257,9 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
     }
 
 
-def _scores(folder: Path, config: InterpretConfig, encoded: Artifact, rows: Sequence[summary.Row]) -> Facts:
+def _scores(
+    folder: Path, config: InterpretConfig, encoded: Artifact, rows: Sequence[summary.Row]
+) -> Facts:
     """Writes the table of scores; returns the facts that say whose they are."""
     named = {"name": encoded.facts["name"], "hook_point": encoded.facts["hook_point"]}
     common = {"dictionary": named["name"], "hook_point": named["hook_point"], "split": "test"}
@@ -265,7 +309,9 @@ def _interpret(
     read: dict[tuple[str, str], Sequence[Explanation]]
     read = {(explainers[name].role, name): each for name, each in written.items()}
     for name, explanations in written.items():
-        read["floor", name] = shuffled(records, explanations, numpy_generator(seed, "shuffled", name))
+        read["floor", name] = shuffled(
+            records, explanations, numpy_generator(seed, "shuffled", name)
+        )
 
     probes = [None if record.reason or control else NgramProbe.fit(record) for record in records]
     scored: dict[Key, list[LatentScore]] = {}
@@ -276,7 +322,9 @@ def _interpret(
             for (role, name), explanations in read.items():
                 called = _floor(name, config) if role == "floor" else name
                 work = score(called, records, trials, explanations, scorer, predictor, seed)
-                scored[Key(role, name, scorer_name, predictor_name)] = yield from _marked(mark, work)
+                scored[Key(role, name, scorer_name, predictor_name)] = yield from _marked(
+                    mark, work
+                )
         if not control:
             work = score_probe(records, trials, probes, scorer, seed)
             scored[Key("ceiling", None, scorer_name, None)] = yield from work
@@ -296,8 +344,16 @@ def _marked(mark: str, work: Generator[Progress, None, T]) -> Generator[Progress
 
 
 def _entries(config: InterpretConfig) -> Mapping[str, int]:
-    listed = ((explainers, config.explainers), (scorers, config.scorers), (predictors, config.predictors))
-    used = {f"{registry.noun}.{name}": registry.version(name) for registry, names in listed for name in names}
+    listed = (
+        (explainers, config.explainers),
+        (scorers, config.scorers),
+        (predictors, config.predictors),
+    )
+    used = {
+        f"{registry.noun}.{name}": registry.version(name)
+        for registry, names in listed
+        for name in names
+    }
     for name in config.explainers:  # other bytes under the same path are other explanations
         if files := explainers[name].files(getattr(config.explainer_settings, name)):
             used[f"explainer.{name}.bytes"] = content_number(files)
@@ -306,7 +362,9 @@ def _entries(config: InterpretConfig) -> Mapping[str, int]:
 
 def _embeds(config: InterpretConfig) -> bool:
     """Whether a listed entry uses the text encoder."""
-    readers = [explainers[name] for name in config.explainers] + [predictors[name] for name in config.predictors]
+    readers = [explainers[name] for name in config.explainers] + [
+        predictors[name] for name in config.predictors
+    ]
     return any(reader.embeds for reader in readers)
 
 
@@ -316,20 +374,40 @@ def formula(config: InterpretConfig, inputs: Mapping[str, Any], settings: Execut
     Dictionaries are read one after the other, and the windows of a control are not written.
     """
     if inputs.get("corpus") is None:
-        return Estimate({}, {"tables": 30_000}, probe=lambda _: (0.0, f"nothing is interpreted: {NO_TEXT}"))
+        return Estimate(
+            {}, {"tables": 30_000}, probe=lambda _: (0.0, f"nothing is interpreted: {NO_TEXT}")
+        )
     read = [inputs[role].facts for role in ("codes", *CONTROLS) if inputs.get(role) is not None]
     rows = sum(min(read[0]["rows"].get(split, 0), config.contexts.rows) for split in SPLITS)
-    entries = max(round(sum(f["rows"].get(split, 0) * f["l0"].get(split, 0.0) for split in SPLITS)) for f in read)
+    entries = max(
+        round(sum(f["rows"].get(split, 0) * f["l0"].get(split, 0.0) for split in SPLITS))
+        for f in read
+    )
     windows, n_latents = WINDOWS * config.latents, len(read) * config.latents
     memory = {"codes": 32 * entries, "tokens": 100 * rows, "windows": windows * WINDOW}
     disk = {"windows": 40 * windows, "tables": 450 * n_latents + 30_000}
-    listed = ((explainers, config.explainers), (scorers, config.scorers), (predictors, config.predictors))
+    listed = (
+        (explainers, config.explainers),
+        (scorers, config.scorers),
+        (predictors, config.predictors),
+    )
     # its own word, never an inherited one: who builds upon a free entry may ask an endpoint on top
-    costly = [f"{of.noun} {name}" for of, names in listed for name in names if not vars(of[name]).get("free", False)]
+    costly = [
+        f"{of.noun} {name}"
+        for of, names in listed
+        for name in names
+        if not vars(of[name]).get("free", False)
+    ]
     told = "as long as on a core elsewhere"
-    told += f"; without {', '.join(costly)}, which a plan does not run: not declared free" if costly else ""
+    told += (
+        f"; without {', '.join(costly)}, which a plan does not run: not declared free"
+        if costly
+        else ""
+    )
     work, alike = (n_latents, "latents, those of controls included"), [names for _, names in listed]
-    return Estimate(memory, disk, {}, {}, work, (alike,), lambda _: (ONCE + BY_LATENT * n_latents, told))
+    return Estimate(
+        memory, disk, {}, {}, work, (alike,), lambda _: (ONCE + BY_LATENT * n_latents, told)
+    )
 
 
 INTERPRET = Stage(
@@ -372,7 +450,8 @@ def _refuse_missing_splits(what: str, there: Sequence[str], setting: str) -> Non
     missing = [split for split in SPLITS if split not in there]
     if missing:
         raise InputError(
-            f"interpret reads the splits {', '.join(SPLITS)}, and the {what} hold no {', '.join(missing)}; add to {setting}"
+            f"interpret reads the splits {', '.join(SPLITS)}, and the {what} hold no "
+            f"{', '.join(missing)}; add to {setting}"
         )
 
 
@@ -380,5 +459,7 @@ def _vocabulary(corpus: Artifact) -> Vocabulary:
     try:
         texts = dict(tables.VOCABULARY.read(corpus).iter_rows())
     except MissingArtifactError as error:
-        raise InputError(f"interpret shows tokens as text and needs the vocabulary of the corpus; {error}") from error
+        raise InputError(
+            f"interpret shows tokens as text and needs the vocabulary of the corpus; {error}"
+        ) from error
     return Vocabulary([texts.get(token, "") for token in range(max(texts, default=-1) + 1)])

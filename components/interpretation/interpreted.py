@@ -1,4 +1,5 @@
-"""What was found out about the latents of one dictionary, and the rows of the tables that say it."""
+"""What was found out about the latents of one dictionary, and the rows of the tables that say
+it."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ class Interpreted:
     Attributes:
         sample: which latents.
         written: explanations by explainer, in the order of the sample.
-        read: by role and explainer: the same, and those of other latents that the floors were read with.
+        read: by role and explainer: the same, and those of other latents that the floors were read
+            with.
         scored: what all of these scored.
         n_skipped: latents with too few windows.
         n_windows: windows chosen, all latents together.
@@ -45,7 +47,8 @@ def windows_of(record: LatentRecord) -> tuple[Windows, Windows, Windows]:
 
 
 def context_rows(records: Sequence[LatentRecord]) -> pl.DataFrame:
-    """Rows of the table of windows: built column by column, so that many thousand windows never become single strings."""
+    """Rows of the table of windows: built column by column, so that many thousand windows never
+    become single strings."""
     if not records:
         return pl.DataFrame(schema=tables.CONTEXTS.schema)
     every = [windows for record in records for windows in windows_of(record)]
@@ -65,7 +68,10 @@ def context_rows(records: Sequence[LatentRecord]) -> pl.DataFrame:
     columns["split"] = np.repeat(SPLITS * len(records), sizes)
     columns["window"] = np.concatenate([np.arange(n) for n in of_record])
     columns["maximum"] = activations.max(1, initial=0)
-    of_lists = {name: pl.from_arrow(pa.ListArray.from_arrays(offsets, values)) for name, values in lists.items()}
+    of_lists = {
+        name: pl.from_arrow(pa.ListArray.from_arrays(offsets, values))
+        for name, values in lists.items()
+    }
     unset = [pl.col("quantile").replace(-1, None), pl.col("stratum").replace("", None)]
     return pl.DataFrame(columns | of_lists).with_columns(unset)
 
@@ -74,7 +80,12 @@ def explanation_rows(interpreted: Interpreted) -> Iterator[dict[str, Any]]:
     """Rows of the table of explanations."""
     for name, explanations in interpreted.written.items():
         for latent, each in zip(interpreted.sample.latents.tolist(), explanations, strict=True):
-            yield {"latent": latent, "explainer": name, "explanation": each.text, "reason": each.reason}
+            yield {
+                "latent": latent,
+                "explainer": name,
+                "explanation": each.text,
+                "reason": each.reason,
+            }
 
 
 def score_rows(interpreted: Interpreted) -> Iterator[dict[str, Any]]:
@@ -82,7 +93,11 @@ def score_rows(interpreted: Interpreted) -> Iterator[dict[str, Any]]:
     for key, scores in interpreted.scored.scores.items():
         for latent, each in zip(interpreted.sample.latents.tolist(), scores, strict=True):
             figures = ("value", "low", "high", "n", "n_failed", "reason")
-            yield {"latent": latent, **key._asdict(), **{figure: getattr(each, figure) for figure in figures}}
+            yield {
+                "latent": latent,
+                **key._asdict(),
+                **{figure: getattr(each, figure) for figure in figures},
+            }
 
 
 def control_rows(control: str, interpreted: Interpreted) -> Iterator[dict[str, Any]]:
@@ -93,7 +108,10 @@ def control_rows(control: str, interpreted: Interpreted) -> Iterator[dict[str, A
         for latent, each in zip(interpreted.sample.latents.tolist(), explanations, strict=True)
     }
     for row in score_rows(interpreted):
-        yield {"control": control, "explanation": texts[row["role"], row["explainer"], row["latent"]]} | row
+        yield {
+            "control": control,
+            "explanation": texts[row["role"], row["explainer"], row["latent"]],
+        } | row
 
 
 def strata_rows(by_control: Mapping[str | None, Interpreted]) -> Iterator[dict[str, Any]]:
@@ -102,4 +120,9 @@ def strata_rows(by_control: Mapping[str | None, Interpreted]) -> Iterator[dict[s
         for key, scores in each.scored.scores.items():
             for latent, score_of in zip(each.sample.latents.tolist(), scores, strict=True):
                 for stratum, part in score_of.strata.items():
-                    yield {"control": control, "latent": latent, **key._asdict(), "stratum": stratum} | part._asdict()
+                    yield {
+                        "control": control,
+                        "latent": latent,
+                        **key._asdict(),
+                        "stratum": stratum,
+                    } | part._asdict()

@@ -1,7 +1,9 @@
-"""What stands at, before and earlier than each token of a window, as integer keys: the features of offline methods.
+"""What stands at, before and earlier than each token of a window, as integer keys: the features of
+offline methods.
 
-A key names a condition on a token, of one of five shapes; `incidences` lists for a shape every (token, condition) that
-holds. Counting, probing and choosing words all start from these lists, so none of them loops over tokens.
+A key names a condition on a token, of one of five shapes; `incidences` lists for a shape every
+(token, condition) that holds. Counting, probing and choosing words all start from these lists, so
+none of them loops over tokens.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from components.interpretation.windows import Texts
 
 Shape = Literal["word", "left", "pair", "near", "word_near"]
 BASE = 2**31
-"""More than there are words: the number of a pair of words is the same whichever words the vocabulary has met by then."""
+"""More than there are words: the number of a pair of words is the same whichever words the
+vocabulary has met by then."""
 SHAPES: tuple[Shape, ...] = ("word", "left", "pair", "near", "word_near")
 
 
@@ -44,14 +47,19 @@ def incidences(texts: Texts, shape: Shape) -> Incidences:
         token = np.flatnonzero((words >= 0) & ((left >= 0) | (shape == "word")))
         return Incidences(token, key.ravel()[token])
     window, at, earlier = _earlier(words, strictly=shape == "word_near")
-    key = words[window, earlier] if shape == "near" else words[window, at] * BASE + words[window, earlier]
+    key = (
+        words[window, earlier]
+        if shape == "near"
+        else words[window, at] * BASE + words[window, earlier]
+    )
     return Incidences(window * words.shape[1] + at, key)
 
 
 def numbered(
     key: Int[np.ndarray, " incidence"], shape: Shape, texts: Texts
 ) -> tuple[Int[np.ndarray, " condition"], Int[np.ndarray, " incidence"]]:
-    """The distinct conditions, ascending, and the number of each incidence's: np.unique, without sorting a long list."""
+    """The distinct conditions, ascending, and the number of each incidence's: np.unique, without
+    sorting a long list."""
     n = len(texts.vocabulary.words)
     if shape in ("word", "left", "near"):
         return _tabled(key, n)
@@ -61,7 +69,11 @@ def numbered(
     if len(firsts) * len(seconds) > LARGEST_TABLE:
         return np.unique(key, return_inverse=True)
     pairs, of = _tabled(a * len(seconds) + b, len(firsts) * len(seconds))
-    return (firsts[pairs // len(seconds)] * BASE + seconds[pairs % len(seconds)] if len(pairs) else pairs), of
+    return (
+        firsts[pairs // len(seconds)] * BASE + seconds[pairs % len(seconds)]
+        if len(pairs)
+        else pairs
+    ), of
 
 
 def _tabled(
@@ -70,7 +82,9 @@ def _tabled(
     there = np.zeros(size, bool)
     there[key] = True
     met = np.flatnonzero(there)
-    number = np.empty(size, np.int64)  # unset where nothing is met: a table of millions is not filled for thousands
+    number = np.empty(
+        size, np.int64
+    )  # unset where nothing is met: a table of millions is not filled for thousands
     number[met] = np.arange(len(met))
     return met, number[key]
 
@@ -106,7 +120,8 @@ def first_occurrences(words: Int[np.ndarray, "window token"]) -> Bool[np.ndarray
 def _earlier(
     words: Int[np.ndarray, "window token"], strictly: bool
 ) -> tuple[Int[np.ndarray, " pair"], Int[np.ndarray, " pair"], Int[np.ndarray, " pair"]]:
-    """(window, token, first occurrence of a word at or before it): each distinct earlier word once."""
+    """(window, token, first occurrence of a word at or before it): each distinct earlier word
+    once."""
     at, earlier = np.tril_indices(words.shape[1], -1 if strictly else 0)
     window, pair = np.nonzero(first_occurrences(words)[:, earlier] & (words >= 0)[:, at])
     return window, at[pair], earlier[pair]

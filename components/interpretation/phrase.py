@@ -2,10 +2,11 @@
 
     the words "harbor" and "sailor"; after "the"; the word "bank" in text with "river" or "water"
 
-A phrase is a list of clauses; any one of them is enough. A clause is up to three conditions that hold together: the
-word itself, the word before it (`after`), and a word at or before it in the same text (`in text with`). Quoted words
-are JSON strings, so any token can be written. Reading asks little of the form: it looks for quoted words, `after` and
-`in text with`, and is therefore also fair to what other explainers write.
+A phrase is a list of clauses; any one of them is enough. A clause is up to three conditions that
+hold together: the word itself, the word before it (`after`), and a word at or before it in the same
+text (`in text with`). Quoted words are JSON strings, so any token can be written. Reading asks
+little of the form: it looks for quoted words, `after` and `in text with`, and is therefore also
+fair to what other explainers write.
 """
 
 from __future__ import annotations
@@ -36,12 +37,14 @@ class Term(NamedTuple):
     near: str | None = None
 
     def readable(self) -> bool:
-        """Whether a reader can see each of its words: no control characters, no bytes of a broken character."""
+        """Whether a reader can see each of its words: no control characters, no bytes of a broken
+        character."""
         return all(_readable(word) for word in self if word is not None)
 
 
 def write(terms: Iterable[Term]) -> str:
-    """Terms as a phrase, in their order; terms of one shape that share their conditions share a clause."""
+    """Terms as a phrase, in their order; terms of one shape that share their conditions share a
+    clause."""
     clauses: dict[tuple[object, ...], list[list[str]]] = {}
     for term in terms:
         shape = (term.word is not None, term.left is not None, term.near is not None)
@@ -59,7 +62,8 @@ def write(terms: Iterable[Term]) -> str:
 
 
 def read(phrase: str) -> list[Term]:
-    """The terms of a phrase, in order. Without a quoted word, every word of four or more letters is a term."""
+    """The terms of a phrase, in order. Without a quoted word, every word of four or more letters is
+    a term."""
     terms: list[Term] = []
     parts: tuple[list[str], ...] = ([], [], [])
     part = 0
@@ -67,7 +71,10 @@ def read(phrase: str) -> list[Term]:
         piece = match[0] if match else ";"
         if piece == ";":
             if any(parts):
-                terms += [Term(*words) for words in itertools.product(*[words or [None] for words in parts])]
+                terms += [
+                    Term(*words)
+                    for words in itertools.product(*[words or [None] for words in parts])
+                ]
             parts, part = ([], [], []), 0
         elif piece[0] == '"':
             if word := _unquoted(piece):

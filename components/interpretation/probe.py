@@ -1,7 +1,8 @@
-"""A linear model on the n-grams of a latent's explain windows: what an explanation could reach without words.
+"""A linear model on the n-grams of a latent's explain windows: what an explanation could reach
+without words.
 
-The ceiling of every score: it keeps everything but the bottleneck of a short string, sees the windows that the explainer
-saw and answers the questions that predictors answer.
+The ceiling of every score: it keeps everything but the bottleneck of a short string, sees the
+windows that the explainer saw and answers the questions that predictors answer.
 """
 
 from __future__ import annotations
@@ -15,7 +16,13 @@ import scipy.sparse
 from jaxtyping import Float, Int
 
 from components.interpretation.contract import Answer, LatentRecord, Question, Unit
-from components.interpretation.ngrams import Incidences, Shape, first_occurrences, incidences, numbered
+from components.interpretation.ngrams import (
+    Incidences,
+    Shape,
+    first_occurrences,
+    incidences,
+    numbered,
+)
 from components.interpretation.windows import Texts, Windows
 
 DESIGNS: tuple[tuple[Shape, ...], ...] = (
@@ -23,7 +30,8 @@ DESIGNS: tuple[tuple[Shape, ...], ...] = (
     ("word", "left", "pair", "near"),
     ("word", "left", "pair", "word_near"),
 )
-"""What the probe may look at: the token and its left neighbour, or earlier words too, or the two together."""
+"""What the probe may look at: the token and its left neighbour, or earlier words too, or the two
+together."""
 PENALTY = 1.0
 """Of the probe's ridge regression, on the squared weights."""
 TOLERANCE = 1e-3
@@ -34,7 +42,8 @@ STEPS = 500
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class NgramProbe:
-    """Ridge regression of the activation on the n-grams at each token: what an explanation could reach without words.
+    """Ridge regression of the activation on the n-grams at each token: what an explanation could
+    reach without words.
 
     Attributes:
         keys: the conditions met in the explain windows, by shape, ascending.
@@ -46,7 +55,8 @@ class NgramProbe:
 
     @classmethod
     def fit(cls, record: LatentRecord) -> NgramProbe:
-        """On the explain windows; of the designs the one that follows the calibrate windows best."""
+        """On the explain windows; of the designs the one that follows the calibrate windows
+        best."""
         windows, held_out = record.explain, record.calibrate.texts
         every = tuple(dict.fromkeys(itertools.chain.from_iterable(DESIGNS)))
         blocks = {shape: Block.of(windows, shape) for shape in every}
@@ -54,11 +64,16 @@ class NgramProbe:
         fitted = []
         for shapes in DESIGNS:
             design = {shape: blocks[shape] for shape in shapes}
-            fitted.append(cls({shape: block.keys for shape, block in design.items()}, ridge(design, windows)))
-        return max(fitted, key=lambda probe: _correlation(probe._expected(held_out, met), record.calibrate))
+            fitted.append(
+                cls({shape: block.keys for shape, block in design.items()}, ridge(design, windows))
+            )
+        return max(
+            fitted, key=lambda probe: _correlation(probe._expected(held_out, met), record.calibrate)
+        )
 
     def answer(self, question: Question, unit: Unit) -> Answer:
-        """Expected activation of each token, the largest in each window, or how far it stands out on marked tokens.
+        """Expected activation of each token, the largest in each window, or how far it stands out
+        on marked tokens.
 
         Conditions that the explain windows never met say nothing. The explanation is not read.
         """
@@ -70,22 +85,28 @@ class NgramProbe:
             return Answer(question.marked(expected))
         return Answer(np.where(texts.present, expected, -np.inf).max(1))
 
-    def _expected(self, texts: Texts, met: Mapping[Shape, Incidences]) -> Float[np.ndarray, "window token"]:
+    def _expected(
+        self, texts: Texts, met: Mapping[Shape, Incidences]
+    ) -> Float[np.ndarray, "window token"]:
         expected = np.zeros(texts.tokens.shape)
         for shape, known in self.keys.items():
             token, key = met[shape]
             at = np.searchsorted(known, key)
             there = np.append(known, -1)[at] == key
-            weights = np.bincount(token[there], self.weights[shape][at[there]], minlength=texts.tokens.size)
+            weights = np.bincount(
+                token[there], self.weights[shape][at[there]], minlength=texts.tokens.size
+            )
             weights = weights.reshape(texts.tokens.shape)
             expected += weights.cumsum(1) if shape == "near" else weights
         return expected
 
 
 def _met(texts: Texts, shape: Shape) -> Incidences:
-    """The conditions that hold; of those that go on holding to the end of the window (`near`) only where they begin.
+    """The conditions that hold; of those that go on holding to the end of the window (`near`) only
+    where they begin.
 
-    What begins is a running sum along the window, and a twentieth of the list of all tokens where it holds.
+    What begins is a running sum along the window, and a twentieth of the list of all tokens where
+    it holds.
     """
     if shape != "near":
         return incidences(texts, shape)
@@ -96,13 +117,16 @@ def _met(texts: Texts, shape: Shape) -> Incidences:
 def _correlation(expected: Float[np.ndarray, "window token"], windows: Windows) -> float:
     present = windows.texts.present
     spread = expected[present].std() * windows.activations[present].std() if len(windows) else 0.0
-    together = np.cov(expected[present], windows.activations[present], ddof=0)[0, 1] if spread > 0 else 0.0
+    together = (
+        np.cov(expected[present], windows.activations[present], ddof=0)[0, 1] if spread > 0 else 0.0
+    )
     return float(together / spread) if spread > 0 else 0.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Block:
-    """The conditions of one shape as columns of a design whose rows are the tokens of the windows, padding included.
+    """The conditions of one shape as columns of a design whose rows are the tokens of the windows,
+    padding included.
 
     Attributes:
         keys: the conditions met, ascending.
@@ -118,27 +142,39 @@ class Block:
     def of(cls, windows: Windows, shape: Shape) -> Block:
         """The conditions of one shape that these windows meet."""
         token, key = _met(windows.texts, shape)
-        if shape == "word_near":  # thousands, of which most are met once: too many to fit and to trust
+        if (
+            shape == "word_near"
+        ):  # thousands, of which most are met once: too many to fit and to trust
             met, of = numbered(key, shape, windows.texts)
             active = np.bincount(of[windows.activations.ravel()[token] > 0], minlength=len(met)) > 0
             trusted = (active & (np.bincount(of, minlength=len(met)) >= 3))[of]
             token, key = token[trusted], key[trusted]
         keys, column = numbered(key, shape, windows.texts)
         size = (windows.texts.tokens.size, len(keys))
-        return cls(keys, scipy.sparse.csr_matrix((np.ones(len(token)), (token, column)), shape=size), shape == "near")
+        return cls(
+            keys,
+            scipy.sparse.csr_matrix((np.ones(len(token)), (token, column)), shape=size),
+            shape == "near",
+        )
 
 
 class _Design:
-    """Blocks side by side, as what multiplies; those that run come last, summed along each window after the product.
+    """Blocks side by side, as what multiplies; those that run come last, summed along each window
+    after the product.
 
     A library's solver would need the running sums as a sparse matrix, twenty times as long.
     """
 
     def __init__(self, blocks: Sequence[Block], there: Float[np.ndarray, "window token"]) -> None:
         self._there = there
-        sides = [[block.begins for block in blocks if block.running == running] for running in (False, True)]
+        sides = [
+            [block.begins for block in blocks if block.running == running]
+            for running in (False, True)
+        ]
         self._forth = [scipy.sparse.csr_matrix(scipy.sparse.hstack(side)) for side in sides if side]
-        self._back = [matrix.T.tocsr() for matrix in self._forth]  # a product along rows is the faster one
+        self._back = [
+            matrix.T.tocsr() for matrix in self._forth
+        ]  # a product along rows is the faster one
         self._ends = [matrix.shape[1] for matrix in self._forth[:-1]]
 
     def times(self, weights: Float[np.ndarray, " condition"]) -> Float[np.ndarray, " token"]:
@@ -152,10 +188,14 @@ class _Design:
     def transposed(self, values: Float[np.ndarray, " token"]) -> Float[np.ndarray, " condition"]:
         """The design turned over times values, which are 0 in padding."""
         from_here = [values, values.reshape(self._there.shape)[:, ::-1].cumsum(1)[:, ::-1].ravel()]
-        return np.concatenate([matrix @ side for matrix, side in zip(self._back, from_here, strict=False)])
+        return np.concatenate(
+            [matrix @ side for matrix, side in zip(self._back, from_here, strict=False)]
+        )
 
 
-def ridge(blocks: Mapping[Shape, Block], windows: Windows) -> dict[Shape, Float[np.ndarray, " condition"]]:
+def ridge(
+    blocks: Mapping[Shape, Block], windows: Windows
+) -> dict[Shape, Float[np.ndarray, " condition"]]:
     """Weights of a ridge regression of the activation, with an intercept, on all blocks together.
 
     Conjugate gradients on the least squares; the residual stays centred, so the design need not be.

@@ -1,7 +1,9 @@
-"""How explanations are asked for and scored: everybody answers about every latent, and nobody drops out.
+"""How explanations are asked for and scored: everybody answers about every latent, and nobody drops
+out.
 
-A latent that was skipped, an explanation that could not be written and an answer that could not be read stand at
-chance, with their reason, and count in n and n_failed. Means and paired differences rest on all sampled latents.
+A latent that was skipped, an explanation that could not be written and an answer that could not be
+read stand at chance, with their reason, and count in n and n_failed. Means and paired differences
+rest on all sampled latents.
 """
 
 from __future__ import annotations
@@ -30,7 +32,10 @@ from components.store.stage import Progress
 
 
 def explain(
-    name: str, explainer: Explainer, records: Sequence[LatentRecord], evidence: Iterable[LatentEvidence]
+    name: str,
+    explainer: Explainer,
+    records: Sequence[LatentRecord],
+    evidence: Iterable[LatentEvidence],
 ) -> Generator[Progress, None, list[Explanation]]:
     """One explanation for each record, in order; `evidence` is of those that were not skipped.
 
@@ -49,7 +54,10 @@ def explain(
 
 def draw(scorer: Scorer, records: Sequence[LatentRecord], seed: int) -> list[Trials]:
     """The trials of each record, in order: drawn once, for whoever answers."""
-    return [scorer.trials(record, numpy_generator(seed, "trials", scorer.kind, record.latent)) for record in records]
+    return [
+        scorer.trials(record, numpy_generator(seed, "trials", scorer.kind, record.latent))
+        for record in records
+    ]
 
 
 def score(
@@ -63,14 +71,18 @@ def score(
 ) -> Generator[Progress, None, list[LatentScore]]:
     """One score for each record, in order, of a predictor that reads these explanations."""
     rows = list(zip(records, trials, explanations, strict=True))
-    questions = (asked.question(said.text) for record, asked, said in rows if said.text and not record.reason)
+    questions = (
+        asked.question(said.text) for record, asked, said in rows if said.text and not record.reason
+    )
     answers = _answers(predictor, questions, scorer.needs)
     scores = []
     for record, asked, said in rows:
         reason = record.reason or said.reason
         answer = Answer(None, reason) if reason else next(answers)
         scores.append(_score(name, record, asked, answer, scorer, seed))
-        yield Progress(len(scores), len(records), "latents", f"{name}: {scorer.kind} by {predictor.kind}")
+        yield Progress(
+            len(scores), len(records), "latents", f"{name}: {scorer.kind} by {predictor.kind}"
+        )
     return scores
 
 
@@ -81,28 +93,40 @@ def score_probe(
     scorer: Scorer,
     seed: int,
 ) -> Generator[Progress, None, list[LatentScore]]:
-    """One score for each record, in order, of the probe fitted to it; None where the record was skipped."""
+    """One score for each record, in order, of the probe fitted to it; None where the record was
+    skipped."""
     scores = []
     for record, asked, probe in zip(records, trials, probes, strict=True):
-        answer = probe.answer(asked.question(""), scorer.needs) if probe else Answer(None, record.reason)
+        answer = (
+            probe.answer(asked.question(""), scorer.needs) if probe else Answer(None, record.reason)
+        )
         scores.append(_score("probe", record, asked, answer, scorer, seed))
         yield Progress(len(scores), len(records), "latents", f"probe: {scorer.kind}")
     return scores
 
 
 def _answers(predictor: Predictor, questions: Iterator[Question], unit: Unit) -> Iterator[Answer]:
-    """What the predictor answers; marks are made from its tokens where it gives no marks of its own."""
+    """What the predictor answers; marks are made from its tokens where it gives no marks of its
+    own."""
     if unit in predictor.gives:
         yield from predictor.predict(questions, unit)
         return
     asked, shown = itertools.tee(questions)
     for question, answer in zip(asked, predictor.predict(shown, "tokens"), strict=True):
-        yield answer if answer.values is None else Answer(question.marked(answer.values), answer.reason)
+        yield (
+            answer
+            if answer.values is None
+            else Answer(question.marked(answer.values), answer.reason)
+        )
 
 
-def _score(name: str, record: LatentRecord, trials: Trials, answer: Answer, scorer: Scorer, seed: int) -> LatentScore:
+def _score(
+    name: str, record: LatentRecord, trials: Trials, answer: Answer, scorer: Scorer, seed: int
+) -> LatentScore:
     if answer.values is None:
         whole = LatentScore(scorer.chance, None, None, len(trials), len(trials), answer.reason)
     else:
-        whole = scorer.score(answer, trials, numpy_generator(seed, "interval", name, scorer.kind, record.latent))
+        whole = scorer.score(
+            answer, trials, numpy_generator(seed, "interval", name, scorer.kind, record.latent)
+        )
     return strata.told(whole, answer, trials, scorer)

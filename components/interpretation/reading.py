@@ -1,8 +1,9 @@
 """Which latents are active on a text that lies in no corpus.
 
-The text takes the way of a document, so that its codes are those that the stages would have written: tokenised and
-packed as `read` does, run and cast as `capture` does, encoded as `encode` does. A document that stands behind another
-one in its context has seen that other one; a text read here comes first.
+The text takes the way of a document, so that its codes are those that the stages would have
+written: tokenised and packed as `read` does, run and cast as `capture` does, encoded as `encode`
+does. A document that stands behind another one in its context has seen that other one; a text read
+here comes first.
 """
 
 from __future__ import annotations
@@ -66,10 +67,16 @@ class Reading:
     def strongest(self, n: int) -> list[Active]:
         """The latents with the largest activations anywhere in the text, largest first."""
         order = self.codes.values.argsort(descending=True, stable=True)
-        latents, rows, values = self.codes.indices[order], self.codes.row_index()[order], self.codes.values[order]
+        latents, rows, values = (
+            self.codes.indices[order],
+            self.codes.row_index()[order],
+            self.codes.values[order],
+        )
         counts = torch.bincount(self.codes.indices.long(), minlength=self.codes.d_sae)
         found: dict[int, Active] = {}
-        for latent, row, value in zip(latents.tolist(), rows.tolist(), values.tolist(), strict=True):
+        for latent, row, value in zip(
+            latents.tolist(), rows.tolist(), values.tolist(), strict=True
+        ):
             if len(found) == n:
                 break
             if latent not in found:
@@ -81,7 +88,9 @@ class Reading:
         bounds = self.codes.offsets.tolist()
         latents, values = self.codes.indices.tolist(), self.codes.values.tolist()
         return [
-            sorted(zip(latents[first:last], values[first:last], strict=True), key=lambda pair: -pair[1])[:n]
+            sorted(
+                zip(latents[first:last], values[first:last], strict=True), key=lambda pair: -pair[1]
+            )[:n]
             for first, last in itertools.pairwise(bounds)
         ]
 
@@ -104,7 +113,8 @@ def read_text(
     """
     if gradients := [name for name in dictionary.reads if name.startswith("gradient:")]:
         raise CapabilityError(
-            f"a text has no gradients before it has a loss, and {dictionary.name} reads {gradients[0]}"
+            f"a text has no gradients before it has a loss, and {dictionary.name} reads "
+            f"{gradients[0]}"
         )
     encoder = Encoder.of(model)
     encoded = encoder.encode([text], offsets=False)[0]
@@ -117,7 +127,9 @@ def read_text(
     rows: dict[str, list[Tensor]] = {name: [] for name in dictionary.reads}
     kept = torch.from_numpy(packed.document) >= 0
     tokens, mask = torch.from_numpy(packed.token), torch.from_numpy(packed.mask)
-    for parts in zip(*(whole.split(CONTEXTS_AT_ONCE) for whole in (tokens, kept, mask)), strict=True):
+    for parts in zip(
+        *(whole.split(CONTEXTS_AT_ONCE) for whole in (tokens, kept, mask)), strict=True
+    ):
         part, inside, real = parts
         for name, x in model.read(part, dictionary.reads, None if model.causal else real).items():
             rows[name].append(x.to(dtype)[inside.to(x.device)])
@@ -126,4 +138,6 @@ def read_text(
         "contexts hold the text in its order"
     )
     codes = dictionary.encode({name: torch.cat(found) for name, found in rows.items()})
-    return Reading(tokens[kept].int(), kept.nonzero()[:, 0].int(), codes.to("cpu"), encoded.n_special)
+    return Reading(
+        tokens[kept].int(), kept.nonzero()[:, 0].int(), codes.to("cpu"), encoded.n_special
+    )

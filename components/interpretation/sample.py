@@ -36,17 +36,22 @@ def sample_latents(statistics: pl.DataFrame, d_sae: int, n: int, seed: int) -> S
     """One alive latent from each of n equal strata by density; all of them where there are fewer.
 
     Args:
-        statistics: rows of the latents table; the explain split is used where it is there, else the first.
+        statistics: rows of the latents table; the explain split is used where it is there, else the
+            first.
         d_sae: latents of the dictionary; those without a row are dead.
         n: how many to draw.
         seed: of the stage.
     """
     splits = statistics["split"].unique().sort().to_list()
     split = "explain" if "explain" in splits else next(iter(splits), "")
-    alive = statistics.filter((pl.col("split") == split) & (pl.col("n_active") > 0)).sort("density", "latent")
+    alive = statistics.filter((pl.col("split") == split) & (pl.col("n_active") > 0)).sort(
+        "density", "latent"
+    )
     generator = numpy_generator(seed, "latents")
     strata = np.array_split(np.arange(alive.height), max(1, min(n, alive.height)))
-    index = np.array([generator.choice(stratum) for stratum in strata if len(stratum)], dtype=np.int64)
+    index = np.array(
+        [generator.choice(stratum) for stratum in strata if len(stratum)], dtype=np.int64
+    )
     latents = alive["latent"].to_numpy().astype(np.int64)[index]
     order = np.argsort(latents)
     density = alive["density"].to_numpy().astype(np.float64)[index]

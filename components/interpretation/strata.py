@@ -1,8 +1,8 @@
 """One latent's score over strata of its windows: what a pooled score mixes, held apart.
 
-A score over all windows depends on which silent windows there were to draw: those that hold the latent's own word are
-harder, and a latent has none to half of them. It depends on how strongly the active ones are active, too. So the same
-score stands beside it over part of the windows.
+A score over all windows depends on which silent windows there were to draw: those that hold the
+latent's own word are harder, and a latent has none to half of them. It depends on how strongly the
+active ones are active, too. So the same score stands beside it over part of the windows.
 
     strongest      the active windows of the upper three tenths by activation, against all silent ones
     weakest        those of the lower three
@@ -10,9 +10,11 @@ score stands beside it over part of the windows.
     same_token     all active windows against the silent ones that hold the word the latent fires on most
     macro          mean of `random` and `same_token`, of those that the latent has: each counts alike in every latent
 
-and at natural density, each window counted as often as windows of the split are like it; a scorer names that itself.
+and at natural density, each window counted as often as windows of the split are like it; a scorer
+names that itself.
 
-Source: intervals of activation after delphi (arXiv 2410.13928, section 3.2); strata of silent windows are ours.
+Source: intervals of activation after delphi (arXiv 2410.13928, section 3.2); strata of silent
+windows are ours.
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ def masks(windows: Windows) -> Mapping[str, Bool[np.ndarray, " window"]]:
 
 def trials_of(
     windows: Windows,
-    truth: Float[np.ndarray, " window"] | Float[np.ndarray, "window token"] | Bool[np.ndarray, " window"],
+    truth: Float[np.ndarray, " window"]
+    | Float[np.ndarray, "window token"]
+    | Bool[np.ndarray, " window"],
     natural_chance: float = 0.0,
 ) -> Trials:
     """Trials that show whole windows, with their strata and with what each window stands for."""
@@ -60,7 +64,8 @@ def trials_of(
 
 
 def told(score: LatentScore, answer: Answer, trials: Trials, scorer: Scorer) -> LatentScore:
-    """The score with all its strata: those that the scorer left out, the macro mean, and natural density last.
+    """The score with all its strata: those that the scorer left out, the macro mean, and natural
+    density last.
 
     Args:
         score: over all trials.
@@ -79,11 +84,15 @@ def told(score: LatentScore, answer: Answer, trials: Trials, scorer: Scorer) -> 
     return dataclasses.replace(score, strata=parts)
 
 
-def _part(name: str, score: LatentScore, answer: Answer, trials: Trials, scorer: Scorer) -> ScorePart:
+def _part(
+    name: str, score: LatentScore, answer: Answer, trials: Trials, scorer: Scorer
+) -> ScorePart:
     if name in score.strata:
         return score.strata[name]
     mask = trials.strata[name]
     trials, value = trials.part(mask), scorer.chance
     if answer.values is not None:
-        value = scorer.score(dataclasses.replace(answer, values=answer.values[mask]), trials, None).value
+        value = scorer.score(
+            dataclasses.replace(answer, values=answer.values[mask]), trials, None
+        ).value
     return ScorePart(value, scorer.chance, len(trials))

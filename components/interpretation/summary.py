@@ -1,13 +1,16 @@
-"""From the scores of latents to rows of the scores table: means over latents, and what they stand beside.
+"""From the scores of latents to rows of the scores table: means over latents, and what they stand
+beside.
 
-Means have Student's interval over latents (it covers better than the bootstrap at every n, tests/test_statistics.py),
-cut to what the score can be. An explanation and its floor are paired by latent; a control dictionary has other latents,
-so the difference from it is that of two independent samples, with Welch's interval.
+Means have Student's interval over latents (it covers better than the bootstrap at every n,
+tests/test_statistics.py), cut to what the score can be. An explanation and its floor are paired by
+latent; a control dictionary has other latents, so the difference from it is that of two independent
+samples, with Welch's interval.
 
 Rows of strata stand behind all others, each beside the same stratum of the first control.
 
-An explainer that is a control itself (a list of tokens, the same words for every latent) has its mean and its difference
-from its floor. It stands against every other explainer, and beside no control dictionary.
+An explainer that is a control itself (a list of tokens, the same words for every latent) has its
+mean and its difference from its floor. It stands against every other explainer, and beside no
+control dictionary.
 """
 
 from __future__ import annotations
@@ -30,7 +33,8 @@ class Key(NamedTuple):
     """Whose scores.
 
     Attributes:
-        role: entry; control, an explainer that is one; floor, who read another latent's explanation; ceiling, the probe.
+        role: entry; control, an explainer that is one; floor, who read another latent's
+            explanation; ceiling, the probe.
         explainer: who wrote the explanations; None for the probe.
         scorer: how they were scored.
         predictor: who read them; None for the probe.
@@ -49,12 +53,16 @@ class Key(NamedTuple):
         """
         subject = control or {"floor": "shuffled", "ceiling": "probe"}.get(self.role)
         role = "control" if control else self.role
-        return {"entry": self.explainer, "subject": subject, **self._asdict(), "role": role, "measure": self.scorer}
+        return {
+            "entry": self.explainer,
+            "subject": subject,
+            **self._asdict(),
+            "role": role,
+            "measure": self.scorer,
+        }
 
 
-NOBODY = (
-    "no latent is active on the split that they are drawn from: the dictionary is dead there (train.tokens, train.lr)"
-)
+NOBODY = "no latent is active on the split that they are drawn from: the dictionary is dead there (train.tokens, train.lr)"
 OF_A_STRATUM = {
     "strongest": "only the active windows of the upper three tenths by activation stand against all silent ones",
     "weakest": "only the active windows of the lower three tenths by activation stand against all silent ones",
@@ -77,8 +85,11 @@ SHARES = (
 
 
 def measures(scorers: Iterable[type[Scorer]]) -> Measures:
-    """What the scorers declare, and of each its strata, its value at natural density and its differences."""
-    return Measures.declared("interpret", [*SHARES, *(each for scorer in scorers for each in _measures(scorer))])
+    """What the scorers declare, and of each its strata, its value at natural density and its
+    differences."""
+    return Measures.declared(
+        "interpret", [*SHARES, *(each for scorer in scorers for each in _measures(scorer))]
+    )
 
 
 def _measures(scorer: type[Scorer]) -> Iterator[Measure]:
@@ -100,10 +111,18 @@ def _measures(scorer: type[Scorer]) -> Iterator[Measure]:
         )
     about = "Score minus that of another latent's explanation."
     yield _derived(
-        own, "over_floor", label=f"{own.label}, over the floor", about=about, rank=40 + own.rank, short="", **apart
+        own,
+        "over_floor",
+        label=f"{own.label}, over the floor",
+        about=about,
+        rank=40 + own.rank,
+        short="",
+        **apart,
     )
     for stratum in scorer.strata:
-        about = f"The score where {OF_A_STRATUM.get(stratum, 'only some of what was asked counts')}."
+        about = (
+            f"The score where {OF_A_STRATUM.get(stratum, 'only some of what was asked counts')}."
+        )
         label = f"{own.label}, {stratum.replace('_', ' ')} windows"
         part = {"label": label, "about": about, "rank": 30, "part_of": own.name, "short": ""}
         yield _derived(own, stratum, **part)
@@ -124,7 +143,8 @@ class Scored:
 
     Attributes:
         scores: by whose they are.
-        first: the first explainer, and of each scorer the first predictor: the floor that a probe stands beside.
+        first: the first explainer, and of each scorer the first predictor: the floor that a probe
+            stands beside.
         scorers: by name.
     """
 
@@ -168,18 +188,27 @@ def rows(trained: Scored, controls: Mapping[str, Scored | None]) -> Iterator[Row
 
 
 def shares(*, dead: int, d_sae: int, split: str, skipped: int, n: int) -> Iterator[Row]:
-    """Who is not explained: of the dictionary the dead, of the sample those with too few windows."""
+    """Who is not explained: of the dictionary the dead, of the sample those with too few
+    windows."""
     few = "too few windows on explain or test; at chance. More text there (read.splits) or a lower"
     for measure, where, n_found, of, reason in (
         (SHARES[0], split, dead, d_sae, "never active on this split; none is sampled"),
-        (SHARES[1], "test", skipped, n, f"{few} interpret.contexts.fewest would keep them" if n else NOBODY),
+        (
+            SHARES[1],
+            "test",
+            skipped,
+            n,
+            f"{few} interpret.contexts.fewest would keep them" if n else NOBODY,
+        ),
     ):
         share = wilson(n_found, of)
         ends = {"value": share.value, "low": share.low, "high": share.high, "n": of, "n_failed": 0}
         yield ends | {"measure": measure.name, "split": where, "reason": reason}
 
 
-def mean_row(scores: Sequence[LatentScore], scorer: type[Scorer], baseline: float | None, baseline_name: str) -> Row:
+def mean_row(
+    scores: Sequence[LatentScore], scorer: type[Scorer], baseline: float | None, baseline_name: str
+) -> Row:
     """The mean over latents, as columns of a row of scores."""
     n_failed = _n_failed(scores)
     caveat = f"{n_failed} of {len(scores)} latents stand at chance" if n_failed else None
@@ -194,7 +223,9 @@ def mean_row(scores: Sequence[LatentScore], scorer: type[Scorer], baseline: floa
     }
 
 
-def difference_row(scores: Sequence[LatentScore], floor: Sequence[LatentScore], scorer: type[Scorer]) -> Row:
+def difference_row(
+    scores: Sequence[LatentScore], floor: Sequence[LatentScore], scorer: type[Scorer]
+) -> Row:
     """The mean paired difference from the floor, as columns of a row of scores."""
     return {
         "measure": f"{scorer.measure.name}.over_floor",
@@ -211,37 +242,56 @@ def mean(scores: Sequence[LatentScore]) -> float | None:
     return float(_values(scores).mean()) if scores else None
 
 
-def _control_rows(control: str, key: Key, scores: Sequence[LatentScore], theirs: Scored | None) -> Iterator[Row]:
+def _control_rows(
+    control: str, key: Key, scores: Sequence[LatentScore], theirs: Scored | None
+) -> Iterator[Row]:
     """The control dictionary's own mean above its own floor, and how far ours lies above it."""
     over = key.row() | {"measure": f"{key.scorer}.over_{control}", "baseline": 0.0}
     over["baseline_name"] = f"no difference from the {CONTROLS[control]}"
     if theirs is None or key not in theirs.scores:
         reason = f"{key.explainer} holds explanations of one dictionary, and none of the {CONTROLS[control]}"
         if theirs is None:
-            reason = (
-                f"no {CONTROLS[control]} was given to interpret; a run of the chain (latentflow interpret) makes one"
-            )
+            reason = f"no {CONTROLS[control]} was given to interpret; a run of the chain (latentflow interpret) makes one"
         yield key.row(control) | {"n_failed": 0, "reason": reason}
         yield over | {"n_failed": 0, "reason": reason}
         return
     scorer, others = theirs.scorers[key.scorer], theirs.scores[key]
-    yield key.row(control) | mean_row(others, scorer, mean(theirs.floor(key)), "its shuffled explanations")
+    yield key.row(control) | mean_row(
+        others, scorer, mean(theirs.floor(key)), "its shuffled explanations"
+    )
     difference = bounded(welch(_values(scores), _values(others))[0], *_differences(scorer))
     reason = None if scores and others else NOBODY
     if scores and others and _n_failed(scores) + _n_failed(others) == len(scores) + len(others):
         reason = f"all latents of both stand at chance, the first because: {scores[0].reason}"
-    elif difference.low is not None and difference.high is not None and difference.low <= 0 <= difference.high:
+    elif (
+        difference.low is not None
+        and difference.high is not None
+        and difference.low <= 0 <= difference.high
+    ):
         reason = f"the interval holds 0: this score does not tell the dictionary from the {CONTROLS[control]}"
-    yield over | {**_ends(difference), "n_failed": _n_failed(scores) + _n_failed(others), "reason": reason}
+    yield over | {
+        **_ends(difference),
+        "n_failed": _n_failed(scores) + _n_failed(others),
+        "reason": reason,
+    }
 
 
 def _strata_rows(trained: Scored, key: Key, controls: Mapping[str, Scored | None]) -> Iterator[Row]:
-    """The strata of one explainer's score beside those of the first control, and everybody's score at natural density."""
+    """The strata of one explainer's score beside those of the first control, and everybody's score
+    at natural density."""
     scorer = trained.scorers[key.scorer]
-    there = {control: theirs.scores[key] for control, theirs in controls.items() if theirs and key in theirs.scores}
+    there = {
+        control: theirs.scores[key]
+        for control, theirs in controls.items()
+        if theirs and key in theirs.scores
+    }
     control = next(iter(there), None)
     for stratum in scorer.strata:
-        others = [score.strata[stratum].value for score in there.get(control or "", ()) if stratum in score.strata]
+        others = [
+            score.strata[stratum].value
+            for score in there.get(control or "", ())
+            if stratum in score.strata
+        ]
         beside = (_mean(others), CONTROLS[control] if control else None)
         yield key.row() | _stratum_row(trained.scores[key], scorer, stratum, *beside)
     if scorer.natural is None:
@@ -253,10 +303,18 @@ def _strata_rows(trained: Scored, key: Key, controls: Mapping[str, Scored | None
 
 
 def _stratum_row(
-    scores: Sequence[LatentScore], scorer: type[Scorer], stratum: str, baseline: float | None, is_what: str | None
+    scores: Sequence[LatentScore],
+    scorer: type[Scorer],
+    stratum: str,
+    baseline: float | None,
+    is_what: str | None,
 ) -> Row:
     having = [score for score in scores if stratum in score.strata]
-    absent = f"{len(scores) - len(having)} of {len(scores)} latents have no such window" if scores else NOBODY
+    absent = (
+        f"{len(scores) - len(having)} of {len(scores)} latents have no such window"
+        if scores
+        else NOBODY
+    )
     values = np.array([score.strata[stratum].value for score in having], dtype=np.float64)
     return {
         "measure": f"{scorer.measure.name}.{stratum}",

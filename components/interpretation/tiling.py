@@ -1,4 +1,5 @@
-"""A split cut once into windows that never cross a document and serve as active or silent for any latent.
+"""A split cut once into windows that never cross a document and serve as active or silent for any
+latent.
 
 So both classes have one distribution of position, and silence is known, not hoped for.
 """
@@ -29,13 +30,16 @@ class ContextsConfig(Config):
     top: int = Field(default=20, ge=0)
     """Windows of the explain split with the highest activation."""
     per_tenth: PositiveInt = 5
-    """Windows drawn from each tenth of the active windows, ordered by activation, of the explain and test splits."""
+    """Windows drawn from each tenth of the active windows, ordered by activation, of the explain
+    and test splits."""
     calibrate_per_tenth: PositiveInt = 2
     """The same for the calibrate split."""
     fewest: PositiveInt = 10
-    """A latent with fewer active or fewer silent windows on the explain or the test split is skipped and counted."""
+    """A latent with fewer active or fewer silent windows on the explain or the test split is
+    skipped and counted."""
     near_duplicate: float = Field(default=0.5, gt=0, le=1)
-    """Of two windows that share more than this part of their three-token sequences, one is dropped."""
+    """Of two windows that share more than this part of their three-token sequences, one is
+    dropped."""
     rows: PositiveInt = 1_000_000
     """Tokens of each split that are read, at most: bounds memory."""
 
@@ -45,7 +49,9 @@ class ContextsConfig(Config):
             raise ValueError(f"shortest ({self.shortest}) is more than width ({self.width})")
         if self.fewest > TENTHS * self.per_tenth:
             most = f"the {TENTHS * self.per_tenth} windows that ten tenths of per_tenth ({self.per_tenth}) can give"
-            raise ValueError(f"fewest ({self.fewest}) is more than {most}; every latent would be skipped")
+            raise ValueError(
+                f"fewest ({self.fewest}) is more than {most}; every latent would be skipped"
+            )
         return self
 
 
@@ -75,14 +81,24 @@ class Tiling:
 
     @classmethod
     def cut(
-        cls, provenance: Mapping[str, object], vocabulary: Vocabulary, split: str, config: ContextsConfig
+        cls,
+        provenance: Mapping[str, object],
+        vocabulary: Vocabulary,
+        split: str,
+        config: ContextsConfig,
     ) -> Tiling:
         """Each run of text into windows of nearly equal length, between `shortest` and `width`."""
         columns = {name: np.asarray(column)[: config.rows] for name, column in provenance.items()}
         token, document, position, context, offset = (
-            columns[name].astype(np.int64) for name in ("token", "document", "position", "context", "offset")
+            columns[name].astype(np.int64)
+            for name in ("token", "document", "position", "context", "offset")
         )
-        joined = (np.diff(document) == 0) & (np.diff(context) == 0) & (np.diff(offset) == 1) & (np.diff(position) == 1)
+        joined = (
+            (np.diff(document) == 0)
+            & (np.diff(context) == 0)
+            & (np.diff(offset) == 1)
+            & (np.diff(position) == 1)
+        )
         begin = np.flatnonzero(np.append(True, ~joined)) if len(token) else np.zeros(0, np.int64)
         size = np.diff(np.append(begin, len(token)))
         whole = -(-size // config.width)
@@ -90,8 +106,10 @@ class Tiling:
         n = np.where(fits, whole, size // config.width)
         if not n.sum():
             raise InputError(
-                f"interpret: the {split} split ({len(token)} tokens) has no run of {config.shortest} tokens inside one "
-                f"document; lower interpret.contexts.shortest (and width), or read more text into that split"
+                f"interpret: the {split} split ({len(token)} tokens) has no run of "
+                f"{config.shortest} tokens inside one "
+                "document; lower interpret.contexts.shortest (and width), or read more text into "
+                "that split"
             )
         used = np.where(fits, size, n * config.width)
         run = np.repeat(np.arange(len(begin)), n)
@@ -101,7 +119,9 @@ class Tiling:
         tile = np.repeat(np.arange(len(first)), length)
         tile_of = np.full(len(token), -1)
         tile_of[first[tile] + np.arange(len(tile)) - (np.cumsum(length) - length)[tile]] = tile
-        return cls(config, vocabulary, token, first, length, tile_of, document[first], position[first])
+        return cls(
+            config, vocabulary, token, first, length, tile_of, document[first], position[first]
+        )
 
     def holding(self, word: int) -> Bool[np.ndarray, " window"]:
         """Which windows hold a word."""
@@ -114,12 +134,15 @@ class Tiling:
     def silence(
         self, active: Int[np.ndarray, " active"], lengths: Int[np.ndarray, " chosen"]
     ) -> Float[np.ndarray, " window"]:
-        """Chances to draw each silent window, such that lengths are distributed as among the chosen active ones."""
+        """Chances to draw each silent window, such that lengths are distributed as among the chosen
+        active ones."""
         silent = np.ones(len(self.first), bool)
         silent[active] = False
         longest = self.config.width + 1
         there = np.bincount(self.length[silent], minlength=longest)
-        return silent * (np.bincount(lengths, minlength=longest) / np.maximum(there, 1))[self.length]
+        return (
+            silent * (np.bincount(lengths, minlength=longest) / np.maximum(there, 1))[self.length]
+        )
 
     def rows(
         self, tiles: Int[np.ndarray, " chosen"], column: Int[np.ndarray, " row"]

@@ -13,20 +13,24 @@ from components.spelling import PART, groups, whole
 
 
 class Vocabulary:
-    """Token ids as text. A *word* is a token's text without surrounding space, so that ' sea' and 'sea' are one.
+    """Token ids as text. A *word* is a token's text without surrounding space, so that ' sea' and
+    'sea' are one.
 
     Attributes:
         texts: the text of each token id.
         words: the distinct words; grows by the characters that neighbouring tokens make together.
         word_of: the word of each token id, and -1 at the end: `word_of[-1]` is what padding is.
-        partial: whether each token id holds bytes that are part of a character; padding, at the end, does not.
+        partial: whether each token id holds bytes that are part of a character; padding, at the
+            end, does not.
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.texts = list(texts)
         self.words: list[str] = []
         self._ids: dict[str, int] = {}
-        self.word_of: Int[np.ndarray, " token_and_padding"] = np.array([*map(self.add, self.texts), -1], dtype=np.int64)
+        self.word_of: Int[np.ndarray, " token_and_padding"] = np.array(
+            [*map(self.add, self.texts), -1], dtype=np.int64
+        )
         self.partial: Bool[np.ndarray, " token_and_padding"] = np.array(
             [*(PART.search(text) is not None for text in self.texts), False], dtype=bool
         )
@@ -63,7 +67,8 @@ class Texts:
 
     @functools.cached_property
     def words(self) -> Int[np.ndarray, "window token"]:
-        """The word at each token; -1 for padding. Tokens that make a character together have it as their word."""
+        """The word at each token; -1 for padding. Tokens that make a character together have it as
+        their word."""
         vocabulary = self.vocabulary
         words = vocabulary.word_of[self.tokens]
         for row in np.flatnonzero(vocabulary.partial[self.tokens].any(1)):
@@ -75,18 +80,26 @@ class Texts:
 
     @functools.cached_property
     def left(self) -> Int[np.ndarray, "window token"]:
-        """The word before each token; -1 for the first, whose left neighbour the window does not show."""
+        """The word before each token; -1 for the first, whose left neighbour the window does not
+        show."""
         left = np.pad(self.words, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
         inside = self.vocabulary.partial[self.tokens]
         for row in np.flatnonzero((inside[:, 1:] & inside[:, :-1]).any(1)):
-            texts = [self.vocabulary.texts[token] for token in self.tokens[row].tolist() if token >= 0]
+            texts = [
+                self.vocabulary.texts[token] for token in self.tokens[row].tolist() if token >= 0
+            ]
             for first, end in groups(texts):
-                left[row, first:end] = left[row, first]  # inside a character, what stands before is before all of it
+                left[row, first:end] = left[
+                    row, first
+                ]  # inside a character, what stands before is before all of it
         return left
 
     def strings(self) -> list[list[str]]:
         """Each window as the texts of its tokens."""
-        return [[self.vocabulary.texts[token] for token in row if token >= 0] for row in self.tokens.tolist()]
+        return [
+            [self.vocabulary.texts[token] for token in row if token >= 0]
+            for row in self.tokens.tolist()
+        ]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -101,8 +114,9 @@ class Windows:
         role: top, quantile, or silent (verified: no activation inside).
         quantile: interval of activation, 0 the strongest; -1 for silent windows.
         stratum: random or same_token for silent windows; "" for the others.
-        stands_for: how many windows of the split each stands for, itself included: together all of the split, active
-            and silent, at their natural density. 0 for top windows, which were not drawn.
+        stands_for: how many windows of the split each stands for, itself included: together all of
+            the split, active and silent, at their natural density. 0 for top windows, which were
+            not drawn.
     """
 
     texts: Texts
@@ -126,4 +140,6 @@ class Windows:
         """Some of the windows, in their order."""
         columns = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         texts = Texts(self.texts.tokens[kept], self.texts.vocabulary)
-        return Windows(texts, **{name: column[kept] for name, column in columns.items() if name != "texts"})
+        return Windows(
+            texts, **{name: column[kept] for name, column in columns.items() if name != "texts"}
+        )

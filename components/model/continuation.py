@@ -1,9 +1,10 @@
 """Rows of text that grow token by token, and what the model predicts behind each.
 
-What went before is kept in the model's own cache where that gives what whole passes give: tried once for each model, with
-padding in front and without, because caches go by several names or none, and not every layout counts positions behind
-padding. Else whole rows are read again at every step, moved to the left: what stands behind a text is nothing that a
-causal model sees, so no mask is needed.
+What went before is kept in the model's own cache where that gives what whole passes give: tried
+once for each model, with padding in front and without, because caches go by several names or none,
+and not every layout counts positions behind padding. Else whole rows are read again at every step,
+moved to the left: what stands behind a text is nothing that a causal model sees, so no mask is
+needed.
 """
 
 from __future__ import annotations
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
     from components.model.language_model import LanguageModel
 
 _STEPS = 4  # of a trial
-_CACHES = ("past_key_values", "cache_params", "state")  # names under which networks take and return what they keep
+_CACHES = (
+    "past_key_values",
+    "cache_params",
+    "state",
+)  # names under which networks take and return what they keep
 
 
 class ContinuedRows:
@@ -34,7 +39,9 @@ class ContinuedRows:
         cached: whether to use the model's cache; found by a trial when absent.
     """
 
-    def __init__(self, model: LanguageModel, prompts: Sequence[Sequence[int]], cached: bool | None = None) -> None:
+    def __init__(
+        self, model: LanguageModel, prompts: Sequence[Sequence[int]], cached: bool | None = None
+    ) -> None:
         lengths = [len(prompt) for prompt in prompts]
         self._model, self._most_padding = model, max(lengths) - min(lengths)
         left = [[0] * (max(lengths) - len(prompt)) + list(prompt) for prompt in prompts]
@@ -42,7 +49,9 @@ class ContinuedRows:
         self._n_prompt = torch.tensor(lengths, device=model.device)
         self._n_pad = max(lengths) - self._n_prompt
         self._n_cached, self._cache = 0, {}
-        self._is_cached = can_cache(model, padded=self._most_padding > 0) if cached is None else cached
+        self._is_cached = (
+            can_cache(model, padded=self._most_padding > 0) if cached is None else cached
+        )
 
     def next_logits(self) -> Float[Tensor, "row V"]:
         """Logits of the token behind the last one of each row, float32."""
@@ -71,7 +80,9 @@ class ContinuedRows:
             kwargs["position_ids"] = position.clamp(min=0)
         if self._model.takes("logits_to_keep"):
             kwargs["logits_to_keep"] = 1
-        output = self._model.forward(self._tokens[:, self._n_cached :], Places(position, self._n_prompt), **kwargs)
+        output = self._model.forward(
+            self._tokens[:, self._n_cached :], Places(position, self._n_prompt), **kwargs
+        )
         name = next(name for name in _CACHES if output.get(name) is not None)
         self._n_cached, self._cache = n_tokens, {name: output[name]}
         return output.logits[:, -1]
@@ -86,12 +97,17 @@ class ContinuedRows:
         if self._model.takes("logits_to_keep"):
             kwargs["logits_to_keep"] = self._most_padding + 1
         logits = self._model.forward(tokens, Places(position, self._n_prompt), **kwargs).logits
-        return logits[torch.arange(n_rows, device=logits.device), last - n_tokens]  # counted from the end
+        return logits[
+            torch.arange(n_rows, device=logits.device), last - n_tokens
+        ]  # counted from the end
 
 
 def can_cache(model: LanguageModel, *, padded: bool) -> bool:
-    """Whether the model's cache gives what whole passes give, with or without padding in front of some rows."""
-    return model.tried("cache behind padding" if padded else "cache", lambda: _agrees(model, padded))
+    """Whether the model's cache gives what whole passes give, with or without padding in front of
+    some rows."""
+    return model.tried(
+        "cache behind padding" if padded else "cache", lambda: _agrees(model, padded)
+    )
 
 
 def _agrees(model: LanguageModel, padded: bool) -> bool:

@@ -1,10 +1,12 @@
-"""How far an intervention moves a model's predictions on given text, and how strong it may be for a budget of that.
+"""How far an intervention moves a model's predictions on given text, and how strong it may be for a
+budget of that.
 
-The measure is KL(plain || steered) between next-token distributions, in nats a token, from float32 log-probabilities;
-special tokens and padding are masked out, and a mean sums over all tokens and divides once. Strengths are found by
-bracketing in log coefficient and log KL: KL grows as the square of a small coefficient, so interpolation in these
-coordinates needs far fewer measurements than halving. A ruler runs the plain text once and measures many interventions
-in one pass; that for added vectors runs only the blocks behind the first of them.
+The measure is KL(plain || steered) between next-token distributions, in nats a token, from float32
+log-probabilities; special tokens and padding are masked out, and a mean sums over all tokens and
+divides once. Strengths are found by bracketing in log coefficient and log KL: KL grows as the
+square of a small coefficient, so interpolation in these coordinates needs far fewer measurements
+than halving. A ruler runs the plain text once and measures many interventions in one pass; that for
+added vectors runs only the blocks behind the first of them.
 """
 
 from __future__ import annotations
@@ -21,13 +23,18 @@ from components.model.intervention import Intervention, add, logits_under
 from components.model.language_model import LanguageModel
 
 Ruler: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""(numbers [n] of what is measured, strengths [n]) -> what each costs [n]: mean nats a token, float64."""
+"""(numbers [n] of what is measured, strengths [n]) -> what each costs [n]: mean nats a token,
+float64."""
 
 
 def kl_per_token(
-    model: LanguageModel, tokens: Int[Tensor, "b t"], mask: Bool[Tensor, "b t"], intervention: Intervention
+    model: LanguageModel,
+    tokens: Int[Tensor, "b t"],
+    mask: Bool[Tensor, "b t"],
+    intervention: Intervention,
 ) -> Float32[Tensor, "b t"]:
-    """KL(plain || steered) of the prediction made after each token, in nats; 0 where the mask is false."""
+    """KL(plain || steered) of the prediction made after each token, in nats; 0 where the mask is
+    false."""
     plain = model.logits(tokens).log_softmax(dim=-1)
     return _divergence(plain, logits_under(model, tokens, intervention)) * mask.to(model.device)
 
@@ -38,13 +45,15 @@ def ruler(
     mask: Bool[Tensor, "b t"],
     intervention: Callable[[Int[Tensor, " row"], Float[Tensor, " row"]], Intervention],
 ) -> Ruler:
-    """Measures any interventions, as many in one pass as fit, on text whose plain predictions are made once, here.
+    """Measures any interventions, as many in one pass as fit, on text whose plain predictions are
+    made once, here.
 
     Args:
         model: the model.
         tokens: text; padding, if any, on the right.
         mask: tokens whose predictions count.
-        intervention: (the number and the strength of what is applied to each row) -> the intervention of that batch.
+        intervention: (the number and the strength of what is applied to each row) -> the
+            intervention of that batch.
     """
     plain = model.logits(tokens).log_softmax(dim=-1)
     b = len(tokens)
@@ -62,7 +71,8 @@ def ruler_of_vectors(
     tokens: Int[Tensor, "b t"],
     mask: Bool[Tensor, "b t"],
 ) -> Ruler:
-    """The same of vectors added at every token; the blocks before the first hook point are run once, here.
+    """The same of vectors added at every token; the blocks before the first hook point are run
+    once, here.
 
     Args:
         model: the model.
@@ -98,7 +108,8 @@ def strengths_for_budgets(
     """The strength at which each of n steerings costs each KL budget, within 3 times the tolerance.
 
     Args:
-        measure: what a steering costs at a strength; a cost that is not finite counts as beyond every budget.
+        measure: what a steering costs at a strength; a cost that is not finite counts as beyond
+            every budget.
         n: steerings.
         budgets: mean nats a token.
         tolerance: relative distance from the budget that is near enough.
@@ -106,11 +117,14 @@ def strengths_for_budgets(
         rounds: largest number of measurements for each steering and budget.
 
     Returns:
-        Strengths, and the KL measured at them. Both nan where the budget lies beyond the largest strength, or where no
+        Strengths, and the KL measured at them. Both nan where the budget lies beyond the largest
+            strength, or where no
         measurement came near it.
     """
     wanted = torch.tensor(list(budgets), dtype=torch.float64)
-    coefficient = torch.full((n, 1), 0.5, dtype=torch.float64)  # every measurement so far, nan where there was none
+    coefficient = torch.full(
+        (n, 1), 0.5, dtype=torch.float64
+    )  # every measurement so far, nan where there was none
     kl = measure(torch.arange(n), coefficient[:, 0]).nan_to_num(nan=torch.inf)[:, None]
     for number in range(rounds - 1):
         proposed = _propose(coefficient, kl, wanted, tolerance, maximum, number)
@@ -119,8 +133,13 @@ def strengths_for_budgets(
             break
         measured = torch.full_like(proposed, torch.nan)
         measured[of, budget] = measure(of, proposed[of, budget]).nan_to_num(nan=torch.inf)
-        coefficient, kl = torch.cat([coefficient, proposed], dim=1), torch.cat([kl, measured], dim=1)
-    distance = (kl[:, :, None].clamp(min=1e-12) / wanted).log().abs().nan_to_num(torch.inf)  # [n, measurement, budget]
+        coefficient, kl = (
+            torch.cat([coefficient, proposed], dim=1),
+            torch.cat([kl, measured], dim=1),
+        )
+    distance = (
+        (kl[:, :, None].clamp(min=1e-12) / wanted).log().abs().nan_to_num(torch.inf)
+    )  # [n, measurement, budget]
     nearest = distance.argmin(dim=1)
     missed = distance.min(dim=1).values > math.log1p(3 * tolerance)
     return (
@@ -129,8 +148,11 @@ def strengths_for_budgets(
     )
 
 
-def _ruler(plain: Float[Tensor, "b t V"], mask: Tensor, logits: Callable[[Tensor, Tensor], Tensor]) -> Ruler:
-    """Measures in parts whose logits fit beside the plain ones; `logits` gives those of all texts, steering by steering."""
+def _ruler(
+    plain: Float[Tensor, "b t V"], mask: Tensor, logits: Callable[[Tensor, Tensor], Tensor]
+) -> Ruler:
+    """Measures in parts whose logits fit beside the plain ones; `logits` gives those of all texts,
+    steering by steering."""
     weight = mask.to(plain.device) / mask.sum()
     together = max(1, (2**25 if plain.device.type == "cpu" else 2**30) // (plain.numel() * 4))
 
@@ -147,11 +169,12 @@ def _ruler(plain: Float[Tensor, "b t V"], mask: Tensor, logits: Callable[[Tensor
 def _propose(
     coefficient: Tensor, kl: Tensor, wanted: Tensor, tolerance: float, maximum: float, number: int
 ) -> Float64[Tensor, "n budget"]:
-    """The next coefficient for every direction and budget; nan where one is near enough or nothing is left to try.
+    """The next coefficient for every direction and budget; nan where one is near enough or nothing
+    is left to try.
 
-    Works in logs x (coefficient) and y (KL over budget) on the measurements nearest below and above the budget: between
-    the two by interpolation (every third time by halving, lest one end stay), beyond the one by the square law, in
-    steps that grow where KL has stopped to.
+    Works in logs x (coefficient) and y (KL over budget) on the measurements nearest below and above
+    the budget: between the two by interpolation (every third time by halving, lest one end stay),
+    beyond the one by the square law, in steps that grow where KL has stopped to.
     """
     x = coefficient.log()[:, :, None]
     y = (kl.clamp(min=1e-12)[:, :, None] / wanted).log()
@@ -173,16 +196,23 @@ def _propose(
 
 
 def _entry(model: LanguageModel, hook_points: Sequence[str]) -> tuple[int, dict[str, str]]:
-    """The block from which a pass must run for these hook points to be met, and what each of them is called there."""
+    """The block from which a pass must run for these hook points to be met, and what each of them
+    is called there."""
     layers, places = [], {}
     for name in hook_points:
         point = model.hook_point(name)
         layer, places[name] = point.layer or 0, name if point.layer is None else point.name
-        if point.layer is not None and point.name.startswith("resid_post") and point.layer + 1 < model.n_layers:
+        if (
+            point.layer is not None
+            and point.name.startswith("resid_post")
+            and point.layer + 1 < model.n_layers
+        ):
             layer, places[name] = point.layer + 1, f"resid_pre.{point.layer + 1}"
         layers.append(layer)
     return min(layers), places
 
 
-def _divergence(plain: Float[Tensor, "b t V"], logits: Float[Tensor, "*n b t V"]) -> Float[Tensor, "*n b t"]:
+def _divergence(
+    plain: Float[Tensor, "b t V"], logits: Float[Tensor, "*n b t V"]
+) -> Float[Tensor, "*n b t"]:
     return (plain.exp() * (plain - logits.log_softmax(dim=-1))).sum(dim=-1)

@@ -1,9 +1,11 @@
-"""Generation in batches, cached where that is exact, under an intervention, each row with a seed of its own.
+"""Generation in batches, cached where that is exact, under an intervention, each row with a seed of
+its own.
 
-What a row says does not depend on who shares its batch: its random numbers are a function of (its seed, the step), made
-by a counter-based generator (SplitMix64; Steele, Lea and Flood 2014, https://doi.org/10.1145/2714064.2660195), and a
-token is the inverse of the cumulative distribution in float64 at that number. What is left is the rounding of batched
-matrix products (about 1e-6 of a logit in float32), which moves a token only when the number falls that near a boundary.
+What a row says does not depend on who shares its batch: its random numbers are a function of (its
+seed, the step), made by a counter-based generator (SplitMix64; Steele, Lea and Flood 2014,
+https://doi.org/10.1145/2714064.2660195), and a token is the inverse of the cumulative distribution
+in float64 at that number. What is left is the rounding of batched matrix products (about 1e-6 of a
+logit in float32), which moves a token only when the number falls that near a boundary.
 """
 
 from __future__ import annotations
@@ -34,12 +36,13 @@ def generate(
 
     Args:
         model: the model.
-        prompts: token ids, special tokens included; lengths may differ (shorter ones are padded on the left).
+        prompts: token ids, special tokens included; lengths may differ (shorter ones are padded on
+            the left).
         max_new_tokens: longest continuation.
         temperature: logits are divided by it; 0 takes the likeliest token.
         seeds: one for each prompt; not used at temperature 0.
-        intervention: applied to the prompt and at every step, its edits each at their own positions; what it has for
-            each row goes by prompt.
+        intervention: applied to the prompt and at every step, its edits each at their own
+            positions; what it has for each row goes by prompt.
         stop: token ids that end a row; those of the model when absent.
 
     Returns:
@@ -53,12 +56,18 @@ def generate(
     assert len(seeds) == len(prompts), f"{len(seeds)} seeds for {len(prompts)} prompts"
     if not prompts or max_new_tokens == 0:
         return [[] for _ in prompts]
-    ends = torch.tensor(sorted(model.eos if stop is None else stop), dtype=torch.long, device=model.device)
+    ends = torch.tensor(
+        sorted(model.eos if stop is None else stop), dtype=torch.long, device=model.device
+    )
 
     def write(rows: Sequence[Sequence[int]], seeds: Sequence[int]) -> list[list[int]]:
         return _sampled(model, rows, max_new_tokens, temperature, seeds, intervention, ends)
 
-    return intervention.decoding(write, prompts, seeds) if intervention.decoding else write(prompts, seeds)
+    return (
+        intervention.decoding(write, prompts, seeds)
+        if intervention.decoding
+        else write(prompts, seeds)
+    )
 
 
 def _sampled(
@@ -90,27 +99,37 @@ def _sampled(
                 break
             continuation.append(chosen)
     ended = set(ends.tolist())
-    return [[t for t in row if t >= 0 and t not in ended] for row in torch.stack(made, dim=1).tolist()]
+    return [
+        [t for t in row if t >= 0 and t not in ended] for row in torch.stack(made, dim=1).tolist()
+    ]
 
 
-def _refuse_what_does_not_fit(model: LanguageModel, rows: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+def _refuse_what_does_not_fit(
+    model: LanguageModel, rows: Sequence[Sequence[int]], max_new_tokens: int
+) -> None:
     lengths = [len(row) for row in rows]
     if min(lengths) == 0:
-        raise InputError(f"prompt {lengths.index(0)} has no tokens; begin it with the model's first token (bos)")
+        raise InputError(
+            f"prompt {lengths.index(0)} has no tokens; begin it with the model's first token (bos)"
+        )
     if model.context_length is not None and max(lengths) + max_new_tokens > model.context_length:
         raise InputError(
-            f"a prompt of {max(lengths)} tokens and {max_new_tokens} new ones do not fit the model's "
+            f"a prompt of {max(lengths)} tokens and {max_new_tokens} new ones do not fit the "
+            "model's "
             f"{model.context_length} positions; shorten the prompt, or lower max_new_tokens"
         )
 
 
 def uniform(seeds: Int64[Tensor, " row"], step: int) -> Float64[Tensor, " row"]:
-    """One number in [0, 1) for each (seed, step), the same on every device: 53 bits of SplitMix64."""
+    """One number in [0, 1) for each (seed, step), the same on every device: 53 bits of
+    SplitMix64."""
     z = _mix(seeds) + _signed(0x9E3779B97F4A7C15 * (step + 1))
     return _shifted(_mix(z), 11).double() * 2.0**-53
 
 
-def _choose(logits: Float[Tensor, "row V"], temperature: float, seeds: Tensor, step: int) -> Int64[Tensor, " row"]:
+def _choose(
+    logits: Float[Tensor, "row V"], temperature: float, seeds: Tensor, step: int
+) -> Int64[Tensor, " row"]:
     if temperature == 0:
         return logits.argmax(dim=1)
     cumulative = (logits.double() / temperature).softmax(dim=1).cumsum(dim=1)

@@ -10,10 +10,11 @@ Canonical names, with i the number of the block:
     resid_post.i    the residual stream as block i leaves it, before any final norm
     module:<path>:<input|output>    the first tensor that goes into or comes out of any module that runs once in a pass
 
-So resid_pre + attn_out + mlp_out = resid_post, to the last digit: that is tried on a few tokens when a name is first
-used, and a network in which it does not hold refuses the two names. Activations are [row, token, width] whatever the
-module's own tensor looks like. TransformerLens names are translated; its `hook_z` keeps heads apart where `head_out` has
-them concatenated, and its `hook_attn_out` of Gemma 2 is also taken after the norm. This file knows torch modules only, no
+So resid_pre + attn_out + mlp_out = resid_post, to the last digit: that is tried on a few tokens
+when a name is first used, and a network in which it does not hold refuses the two names.
+Activations are [row, token, width] whatever the module's own tensor looks like. TransformerLens
+names are translated; its `hook_z` keeps heads apart where `head_out` has them concatenated, and its
+`hook_attn_out` of Gemma 2 is also taken after the norm. This file knows torch modules only, no
 model library.
 """
 
@@ -69,14 +70,19 @@ class HookPoint:
 def translate(name: str) -> str:
     """A TransformerLens name as its canonical one; every other name unchanged."""
     match = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
-    return f"{_TRANSFORMER_LENS[match[2]]}.{match[1]}" if match and match[2] in _TRANSFORMER_LENS else name
+    return (
+        f"{_TRANSFORMER_LENS[match[2]]}.{match[1]}"
+        if match and match[2] in _TRANSFORMER_LENS
+        else name
+    )
 
 
 def find(layout: Layout, name: str) -> HookPoint:
     """The hook point of that name in this network.
 
     Raises:
-        HookPointError: there is no such place, or it is not what its name says; lists what there is and the nearest names.
+        HookPointError: there is no such place, or it is not what its name says; lists what there is
+            and the nearest names.
     """
     canonical, network = translate(name), type(layout.network).__name__
     if match := re.fullmatch(r"module:(.+):(input|output)", canonical):
@@ -91,7 +97,9 @@ def find(layout: Layout, name: str) -> HookPoint:
         return HookPoint(canonical, place.path, place.side, place.arrangement, place.width, None)
     kind, _, number = canonical.partition(".")
     if kind not in KINDS or not number.isdigit():
-        raise HookPointError(f"no hook point {name!r} in this {network}; {_known(canonical, layout.n_layers)}")
+        raise HookPointError(
+            f"no hook point {name!r} in this {network}; {_known(canonical, layout.n_layers)}"
+        )
     layer = int(number)
     if layer >= layout.n_layers:
         raise HookPointError(
@@ -99,11 +107,16 @@ def find(layout: Layout, name: str) -> HookPoint:
             f"{_known(canonical, layout.n_layers)}"
         )
     place = layout.block(kind, layer)
-    return HookPoint(f"{kind}.{layer}", place.path, place.side, place.arrangement, place.width, layer)
+    return HookPoint(
+        f"{kind}.{layer}", place.path, place.side, place.arrangement, place.width, layer
+    )
 
 
-def attach(network: nn.Module, hook_point: HookPoint, function: Callable[[Tensor], Tensor]) -> RemovableHandle:
-    """Has `function` read, and by what it returns replace, the activation at a hook point until the handle is removed."""
+def attach(
+    network: nn.Module, hook_point: HookPoint, function: Callable[[Tensor], Tensor]
+) -> RemovableHandle:
+    """Has `function` read, and by what it returns replace, the activation at a hook point until the
+    handle is removed."""
     module = network.get_submodule(hook_point.path)
 
     def on_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -112,21 +125,29 @@ def attach(network: nn.Module, hook_point: HookPoint, function: Callable[[Tensor
         return args, _with_first_tensor(kwargs, function, hook_point)
 
     def on_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        return function(output) if isinstance(output, Tensor) else _with_first_tensor(output, function, hook_point)
+        return (
+            function(output)
+            if isinstance(output, Tensor)
+            else _with_first_tensor(output, function, hook_point)
+        )
 
     if hook_point.side == "input":
         return module.register_forward_pre_hook(on_input, with_kwargs=True)
     return module.register_forward_hook(on_output)
 
 
-def _with_first_tensor(several: Any, function: Callable[[Tensor], Tensor], hook_point: HookPoint) -> Any:
-    """The same tuple, list or mapping (transformers' output objects are mappings) with its first tensor replaced."""
+def _with_first_tensor(
+    several: Any, function: Callable[[Tensor], Tensor], hook_point: HookPoint
+) -> Any:
+    """The same tuple, list or mapping (transformers' output objects are mappings) with its first
+    tensor replaced."""
     listed = several if isinstance(several, tuple | list) else ()
     parts = several.items() if isinstance(several, Mapping) else enumerate(listed)
     at, x = next(((at, value) for at, value in parts if isinstance(value, Tensor)), (None, None))
     if x is None:
         raise HookPointError(
-            f"there is no tensor at {hook_point.name}, but {type(several).__name__}; name a module inside it"
+            f"there is no tensor at {hook_point.name}, but {type(several).__name__}; name a "
+            "module inside it"
         )
     changed = function(x)
     if isinstance(several, Mapping):

@@ -1,6 +1,8 @@
-"""The Hugging Face hub: what a repository there holds, and a copy of some of its files on this machine.
+"""The Hugging Face hub: what a repository there holds, and a copy of some of its files on this
+machine.
 
-Nothing is asked of the hub without leave (`online`); without it only copies that were made earlier are found.
+Nothing is asked of the hub without leave (`online`); without it only copies that were made earlier
+are found.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from components.errors import InputError
 
 
 def listing(repository: str) -> list[str] | None:
-    """Names of all files of a repository's default branch; None where the hub does not tell (`snapshot` says why)."""
+    """Names of all files of a repository's default branch; None where the hub does not tell
+    (`snapshot` says why)."""
     from huggingface_hub import HfApi
 
     try:
@@ -22,18 +25,24 @@ def listing(repository: str) -> list[str] | None:
         return None
 
 
-def snapshot(repository: str, patterns: Sequence[str], *, online: bool, revision: str | None = None) -> Path:
+def snapshot(
+    repository: str, patterns: Sequence[str], *, online: bool, revision: str | None = None
+) -> Path:
     """The folder that holds those of a repository's files whose names fit one of the patterns.
 
     Raises:
-        InputError: no copy here, and no leave to ask the hub or no answer there; begins as the second half of a sentence.
+        InputError: no copy here, and no leave to ask the hub or no answer there; begins as the
+            second half of a sentence.
     """
     from huggingface_hub import snapshot_download
 
     try:
         with _without_bars():
             folder = snapshot_download(
-                repository, revision=revision, allow_patterns=list(patterns), local_files_only=not online
+                repository,
+                revision=revision,
+                allow_patterns=list(patterns),
+                local_files_only=not online,
             )
     except Exception as error:  # many kinds, and all mean the same to a user
         raise InputError(
@@ -53,7 +62,11 @@ def first_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _without_bars() -> Iterator[None]:
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
 
     disabled = are_progress_bars_disabled()
     disable_progress_bars()

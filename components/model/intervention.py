@@ -1,8 +1,10 @@
-"""Interventions: everything that may be changed while a model reads or writes, edits of activations first of all.
+"""Interventions: everything that may be changed while a model reads or writes, edits of activations
+first of all.
 
-Positions are counted over each row's tokens, padding left out: 0 is the first token of the row whether padding lies
-left, right or nowhere, and a token keeps its number when it is generated one step at a time from a cache. Padding is
-never edited. An edit of a step sees exactly the tokens of that step.
+Positions are counted over each row's tokens, padding left out: 0 is the first token of the row
+whether padding lies left, right or nowhere, and a token keeps its number when it is generated one
+step at a time from a cache. Padding is never edited. An edit of a step sees exactly the tokens of
+that step.
 """
 
 from __future__ import annotations
@@ -31,10 +33,11 @@ class Edit:
 
     Attributes:
         hook_point: canonical or TransformerLens name.
-        function: `function(x[b, t, d], mask[b, t, 1])` returns the new activations; what it returns outside the mask
-            (true at the tokens to be edited) is not used.
-        positions: all; prompt (tokens that were given); generated (tokens that the model made); a list of positions,
-            the negative ones counted back from the end of the prompt; or a mask [row, position], false beyond its end.
+        function: `function(x[b, t, d], mask[b, t, 1])` returns the new activations; what it returns
+            outside the mask (true at the tokens to be edited) is not used.
+        positions: all; prompt (tokens that were given); generated (tokens that the model made); a
+            list of positions, the negative ones counted back from the end of the prompt; or a mask
+            [row, position], false beyond its end.
     """
 
     hook_point: str
@@ -48,14 +51,17 @@ class Intervention:
 
     Attributes:
         edits: of activations, at any number of hook points.
-        prefix: for each row, tokens that stand before its own (behind the model's first token, where the row begins
-            with it); empty for none. They are given tokens like the row's own, and edits count them as such.
-        logits: `function(logits[b, t, V], tokens[b, n])` returns the new logits. They are the predictions made after the
-            last t tokens of each row; `tokens` has every token so far, the prefix too, and -1 for padding, on the left.
-        weights: `weights(model)` is entered for as long as the intervention is applied and left whatever happens inside:
-            it may exchange weights.
-        decoding: `decoding(write, prompts, seeds)` returns the new tokens of each row, by calls of `write` (which
-            samples under the rest of this intervention). What a pass over given text predicts does not depend on it.
+        prefix: for each row, tokens that stand before its own (behind the model's first token,
+            where the row begins with it); empty for none. They are given tokens like the row's own,
+            and edits count them as such.
+        logits: `function(logits[b, t, V], tokens[b, n])` returns the new logits. They are the
+            predictions made after the last t tokens of each row; `tokens` has every token so far,
+            the prefix too, and -1 for padding, on the left.
+        weights: `weights(model)` is entered for as long as the intervention is applied and left
+            whatever happens inside: it may exchange weights.
+        decoding: `decoding(write, prompts, seeds)` returns the new tokens of each row, by calls of
+            `write` (which samples under the rest of this intervention). What a pass over given text
+            predicts does not depend on it.
     """
 
     edits: tuple[Edit, ...] = ()
@@ -66,8 +72,12 @@ class Intervention:
 
     @contextlib.contextmanager
     def applied(self, model: LanguageModel) -> Iterator[None]:
-        """Holds weights and edits for every pass made inside; afterwards, and after any exception, all is as before."""
-        with self.weights(model) if self.weights else contextlib.nullcontext(), model.edited(*self.edits):
+        """Holds weights and edits for every pass made inside; afterwards, and after any exception,
+        all is as before."""
+        with (
+            self.weights(model) if self.weights else contextlib.nullcontext(),
+            model.edited(*self.edits),
+        ):
             yield
 
     def prefixed(self, model: LanguageModel, rows: Sequence[Row]) -> list[list[int]]:
@@ -87,7 +97,8 @@ NOTHING = Intervention()
 def logits_under(
     model: LanguageModel, tokens: Int[Tensor, "b t"], intervention: Intervention
 ) -> Float[Tensor, "b t V"]:
-    """The predictions made after each of these tokens, float32, under an intervention; padding, if any, on the right.
+    """The predictions made after each of these tokens, float32, under an intervention; padding, if
+    any, on the right.
 
     Raises:
         CapabilityError: the model has no head.
@@ -101,9 +112,13 @@ def logits_under(
         given = torch.tensor([row + [0] * (width - len(row)) for row in rows])
     with intervention.applied(model):
         logits = model.logits(given)
-    if longest:  # what follows token i is predicted as many places later as the row's prefix is long
+    if (
+        longest
+    ):  # what follows token i is predicted as many places later as the row's prefix is long
         places = torch.arange(tokens.shape[1])[None] + torch.tensor(lengths)[:, None]
-        logits = logits.gather(1, places.to(logits.device)[:, :, None].expand(-1, -1, logits.shape[2]))
+        logits = logits.gather(
+            1, places.to(logits.device)[:, :, None].expand(-1, -1, logits.shape[2])
+        )
     if intervention.logits is None:
         return logits
     so_far = given
@@ -129,7 +144,9 @@ class Places:
         at, prompt = self.position, self.prompt[:, None]
         real = at >= 0
         if isinstance(positions, Tensor):
-            assert len(positions) == len(at), f"a mask of {len(positions)} rows for {len(at)} rows of tokens"
+            assert len(positions) == len(at), (
+                f"a mask of {len(positions)} rows for {len(at)} rows of tokens"
+            )
             inside = at.clamp(0, positions.shape[1] - 1)
             mask = positions.to(at.device).gather(1, inside) & (at < positions.shape[1])
         elif positions == "all":
@@ -158,6 +175,8 @@ def add(hook_point: str, vectors: Float[Tensor, "*b d"], positions: Positions = 
     return Edit(hook_point, function, positions)
 
 
-def replace(hook_point: str, function: Callable[[Tensor], Tensor], positions: Positions = "all") -> Edit:
+def replace(
+    hook_point: str, function: Callable[[Tensor], Tensor], positions: Positions = "all"
+) -> Edit:
     """Replaces x by function(x): a reconstruction, a mean, zero."""
     return Edit(hook_point, lambda x, mask: function(x), positions)

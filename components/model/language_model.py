@@ -1,9 +1,10 @@
 """Any causal language model, with activations read and edited at named hook points.
 
-A pass stops at the last hook point it needs (a private exception, raised by the hook and caught here), takes no
-gradients unless asked, and leaves no hook behind whatever happens inside. Padding may lie left or right of a row:
-positions are counted over real tokens and given to the model explicitly. A model whose attention looks both ways is an
-`EncoderModel` (`components/model/encoder_model.py`): padding and later documents would enter its activations here.
+A pass stops at the last hook point it needs (a private exception, raised by the hook and caught
+here), takes no gradients unless asked, and leaves no hook behind whatever happens inside. Padding
+may lie left or right of a row: positions are counted over real tokens and given to the model
+explicitly. A model whose attention looks both ways is an `EncoderModel`
+(`components/model/encoder_model.py`): padding and later documents would enter its activations here.
 """
 
 from __future__ import annotations
@@ -39,14 +40,18 @@ class LanguageModel:
         n_layers: number of blocks.
         d_model: width of the residual stream.
         vocab_size: number of token ids.
-        context_length: most positions that it was built for; None where its configuration does not say.
+        context_length: most positions that it was built for; None where its configuration does not
+            say.
         causal: whether what it computes for a token depends on earlier tokens alone.
     """
 
     causal: ClassVar[bool] = True
 
-    def __init__(self, network: nn.Module, tokenizer: Any = None, causal: bool | None = None) -> None:
-        """Finds out nothing but whether the network is causal; whatever else is asked is tried when it is asked.
+    def __init__(
+        self, network: nn.Module, tokenizer: Any = None, causal: bool | None = None
+    ) -> None:
+        """Finds out nothing but whether the network is causal; whatever else is asked is tried when
+        it is asked.
 
         Args:
             network: the transformers module.
@@ -59,21 +64,27 @@ class LanguageModel:
         self.network: Any = network.eval().requires_grad_(False)
         self._check(trial.is_causal(self.network) if causal is None else causal)
         self.tokenizer = tokenizer
-        self.n_layers, self.d_model, self.vocab_size, self.context_length = loading.sizes(self.network.config)
+        self.n_layers, self.d_model, self.vocab_size, self.context_length = loading.sizes(
+            self.network.config
+        )
         self._arguments = frozenset(inspect.signature(self.network.forward).parameters)
         self._places: Places | None = None
         self._before_pass: Callable[[], None] | None = None
         self._tried: dict[str, Any] = {}
         self._n_trials = 0
-        self._layout = Layout(self.network, self.n_layers, self.d_model, trial.tokens_apart(self.network), self._try)
+        self._layout = Layout(
+            self.network, self.n_layers, self.d_model, trial.tokens_apart(self.network), self._try
+        )
         self._hook_points: dict[str, HookPoint] = {}
         self._overwritten: set[str] = set()
 
     def _check(self, causal: bool) -> None:
         if not causal:
             raise ModelError(
-                f"{type(self.network).__name__} looks ahead: later tokens change what it computes for earlier ones, so "
-                "padding and other documents would enter its activations; read it as an EncoderModel"
+                f"{type(self.network).__name__} looks ahead: later tokens change what it computes "
+                "for earlier ones, so "
+                "padding and other documents would enter its activations; read it as an "
+                "EncoderModel"
             )
 
     @property
@@ -88,11 +99,19 @@ class LanguageModel:
 
     @functools.cached_property
     def eos(self) -> frozenset[int]:
-        """Token ids that end a text: those of the tokenizer, of the configuration and of the generation settings."""
+        """Token ids that end a text: those of the tokenizer, of the configuration and of the
+        generation settings."""
         config = self.network.config
-        places = (self.tokenizer, config, config.get_text_config(decoder=True), self.network.generation_config)
+        places = (
+            self.tokenizer,
+            config,
+            config.get_text_config(decoder=True),
+            self.network.generation_config,
+        )
         return frozenset(
-            token for where in places for token in loading.end_tokens(getattr(where, "eos_token_id", None))
+            token
+            for where in places
+            for token in loading.end_tokens(getattr(where, "eos_token_id", None))
         )
 
     @functools.cached_property
@@ -114,12 +133,14 @@ class LanguageModel:
         """
         if reason := self.obstacle(capability):
             raise CapabilityError(
-                f"this needs a model with the capability {capability}; {type(self.network).__name__} has "
+                f"this needs a model with the capability {capability}; "
+                f"{type(self.network).__name__} has "
                 f"{', '.join(sorted(self.capabilities))}: {reason}"
             )
 
     def hook_point(self, name: str) -> HookPoint:
-        """The hook point of that name (canonical, `module:<path>:<side>`, or a TransformerLens name).
+        """The hook point of that name (canonical, `module:<path>:<side>`, or a TransformerLens
+        name).
 
         Raises:
             HookPointError: no such place; what there is and the nearest names are listed.
@@ -153,9 +174,10 @@ class LanguageModel:
         Args:
             tokens: token ids.
             hook_points: names; the result has the same names.
-            attention_mask: [b, t], 1 for real tokens; None when nothing is padding, or only right of the real tokens
-                (causal attention never looks there).
-            edits: applied in the same pass; what is read at an edited hook point is the edited activation.
+            attention_mask: [b, t], 1 for real tokens; None when nothing is padding, or only right
+                of the real tokens (causal attention never looks there).
+            edits: applied in the same pass; what is read at an edited hook point is the edited
+                activation.
 
         Raises:
             HookPointError: an unknown hook point, or one that the pass never reaches.
@@ -172,23 +194,37 @@ class LanguageModel:
                 raise _Stop
             return x
 
-        with torch.no_grad(), self.edited(*edits), contextlib.ExitStack() as stack, contextlib.suppress(_Stop):
+        with (
+            torch.no_grad(),
+            self.edited(*edits),
+            contextlib.ExitStack() as stack,
+            contextlib.suppress(_Stop),
+        ):
             for name, point in points.items():
                 stack.callback(self.attach(point, functools.partial(keep, name)).remove)
             self._pass(tokens, attention_mask)
         if missing := sorted(set(points) - set(activations)):
-            raise HookPointError(f"the pass never came to {', '.join(missing)}; name a module that the model calls")
+            raise HookPointError(
+                f"the pass never came to {', '.join(missing)}; name a module that the model calls"
+            )
         if overwritten := {name for name, x in activations.items() if x._version != version[name]}:
             # Falcon adds attention into the MLP's output: what was kept is no longer what was there
             self._overwritten |= overwritten
             return self.read(tokens, hook_points, attention_mask, edits)
         return {name: activations[name] for name in points}
 
-    def last_activations(self, tokens: Int[Tensor, "b t"], attention_mask: Tensor) -> Float[Tensor, "b t d"]:
-        """What the network's body ends in, behind its last norm and before any head, in the dtype of the weights."""
+    def last_activations(
+        self, tokens: Int[Tensor, "b t"], attention_mask: Tensor
+    ) -> Float[Tensor, "b t d"]:
+        """What the network's body ends in, behind its last norm and before any head, in the dtype
+        of the weights."""
         with torch.no_grad():
             body = self.network.base_model
-            arguments = {"attention_mask": attention_mask.to(self.device)} if self.takes("attention_mask") else {}
+            arguments = (
+                {"attention_mask": attention_mask.to(self.device)}
+                if self.takes("attention_mask")
+                else {}
+            )
             return body(input_ids=tokens.to(self.device), use_cache=False, **arguments)[0]
 
     def logits(
@@ -218,7 +254,9 @@ class LanguageModel:
         """
         logits = self.logits(tokens, attention_mask, edits)
         targets = tokens[:, 1:].to(self.device)
-        loss = nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), targets.long(), reduction="none")
+        loss = nn.functional.cross_entropy(
+            logits[:, :-1].transpose(1, 2), targets.long(), reduction="none"
+        )
         if attention_mask is None:
             return loss
         real = attention_mask.to(self.device).bool()
@@ -232,7 +270,8 @@ class LanguageModel:
         attention_mask: Tensor | None = None,
         edits: Sequence[Edit] = (),
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Activations and the gradient of `objective(logits)` (a scalar) with respect to them, in one full pass."""
+        """Activations and the gradient of `objective(logits)` (a scalar) with respect to them, in
+        one full pass."""
         self.require("gradients")
         self.require("causal_loss")
         points = {name: self.hook_point(name) for name in hook_points}
@@ -247,7 +286,9 @@ class LanguageModel:
                 stack.callback(self.attach(point, functools.partial(keep, name)).remove)
             value = objective(self._pass(tokens, attention_mask).logits.float())
             gradients = torch.autograd.grad(value, [activations[name] for name in points])
-        return {name: activations[name].detach() for name in points}, dict(zip(points, gradients, strict=True))
+        return {name: activations[name].detach() for name in points}, dict(
+            zip(points, gradients, strict=True)
+        )
 
     def resume(
         self,
@@ -257,11 +298,12 @@ class LanguageModel:
         attention_mask: Tensor | None = None,
         edits: Sequence[Edit] = (),
     ) -> Float[Tensor, "b t V"]:
-        """The logits when block `layer` receives this residual stream (`layer = n_layers`: when the final norm does).
+        """The logits when block `layer` receives this residual stream (`layer = n_layers`: when the
+        final norm does).
 
-        A pass that was cut at `resid_pre.<layer>` goes on from there. Earlier blocks are left out where that gives what
-        a whole pass gives, which is tried once; else (later blocks take keys, a state or a position bias from them) they
-        run, and what they hand on is replaced.
+        A pass that was cut at `resid_pre.<layer>` goes on from there. Earlier blocks are left out
+        where that gives what a whole pass gives, which is tried once; else (later blocks take keys,
+        a state or a position bias from them) they run, and what they hand on is replaced.
         """
         self.require("causal_loss")
         self._refuse_padding(attention_mask)
@@ -271,7 +313,8 @@ class LanguageModel:
 
     @contextlib.contextmanager
     def edited(self, *edits: Edit) -> Iterator[None]:
-        """Applies edits to every pass made inside; afterwards, and after any exception, the model is as before."""
+        """Applies edits to every pass made inside; afterwards, and after any exception, the model
+        is as before."""
         with contextlib.ExitStack() as stack:
             for edit in edits:
                 point = self.hook_point(edit.hook_point)
@@ -280,9 +323,11 @@ class LanguageModel:
 
     @contextlib.contextmanager
     def watched(self, before_pass: Callable[[], None]) -> Iterator[None]:
-        """Calls `before_pass` before every pass made inside: it may count, and what it raises ends the work there.
+        """Calls `before_pass` before every pass made inside: it may count, and what it raises ends
+        the work there.
 
-        Generation makes one pass for each token, so this is how work on a model is stopped between two tokens.
+        Generation makes one pass for each token, so this is how work on a model is stopped between
+        two tokens.
         """
         outer, self._before_pass = self._before_pass, before_pass
         try:
@@ -291,7 +336,8 @@ class LanguageModel:
             self._before_pass = outer
 
     def direction_logits(self, vectors: Float[Tensor, "n d"]) -> Float[Tensor, "n V"]:
-        """What a step along each direction adds to the logits, by the unembedding alone (no final norm, no bias)."""
+        """What a step along each direction adds to the logits, by the unembedding alone (no final
+        norm, no bias)."""
         self.require("causal_loss")
         weight = self.network.get_output_embeddings().weight
         return (vectors.to(weight.device, weight.dtype) @ weight.T).float()
@@ -301,7 +347,8 @@ class LanguageModel:
         return argument in self._arguments
 
     def tried(self, name: str, trial_of_it: Callable[[], T]) -> T:
-        """What came out of a trial, which is made once; what is attached now rests in it, and nobody is told of it."""
+        """What came out of a trial, which is made once; what is attached now rests in it, and
+        nobody is told of it."""
         if name not in self._tried:
             self._n_trials += 1
             try:
@@ -311,7 +358,8 @@ class LanguageModel:
         return self._tried[name]
 
     def attach(self, point: HookPoint, function: Callable[[Tensor], Tensor]) -> RemovableHandle:
-        """Has `function` read, and by what it returns replace, the activations [b, t, d] there until the handle is removed."""
+        """Has `function` read, and by what it returns replace, the activations [b, t, d] there
+        until the handle is removed."""
         within = self._n_trials
 
         def by_token(x: Tensor) -> Tensor:
@@ -322,7 +370,8 @@ class LanguageModel:
             rows = point.arrangement.by_token(x, b, t)
             if rows is None or rows.shape[2] != point.width:
                 raise HookPointError(
-                    f"{point.name} holds {list(x.shape)} where {b} rows of {t} tokens pass, which is no vector for each "
+                    f"{point.name} holds {list(x.shape)} where {b} rows of {t} tokens pass, which "
+                    "is no vector for each "
                     "token; name another module"
                 )
             changed = function(rows)
@@ -339,7 +388,8 @@ class LanguageModel:
             self._n_trials -= 1
 
     def forward(self, tokens: Int[Tensor, "b t"], places: Places, **kwargs: Any) -> Any:
-        """One forward pass of the network and what it returns; edits and whoever watches are told of it.
+        """One forward pass of the network and what it returns; edits and whoever watches are told
+        of it.
 
         Args:
             tokens: token ids.
@@ -360,21 +410,25 @@ class LanguageModel:
         new = edit.function(x, mask)
         if new.shape[1:] != x.shape[1:]:
             raise HookPointError(
-                f"the edit at {edit.hook_point} got activations {list(x.shape)} and returned {list(new.shape)}; "
+                f"the edit at {edit.hook_point} got activations {list(x.shape)} and returned "
+                f"{list(new.shape)}; "
                 "it must keep their shape"
             )
         return torch.where(mask, new.to(x.dtype), x)
 
     def _pass(self, tokens: Tensor, mask: Tensor | None) -> Any:
         """One forward pass over given text."""
-        # without a cache transformers looks into the positions, and on a GPU that look would wait for all queued work
+        # without a cache transformers looks into the positions, and on a GPU that look would wait
+        # for all queued work
         kwargs: dict[str, Any] = {"use_cache": mask is None and self.device.type == "cuda"}
         if mask is None:
             position = torch.arange(tokens.shape[1], device=self.device).expand(len(tokens), -1)
         else:
             real = to_device(mask, self.device).bool()
             position = torch.where(real, real.long().cumsum(1) - 1, -1)
-            if not _is_right(mask):  # what causal attention never looks at needs no mask, and is faster without
+            if not _is_right(
+                mask
+            ):  # what causal attention never looks at needs no mask, and is faster without
                 self._refuse_padding(mask)
                 kwargs |= self._behind_padding(position)
         return self.forward(tokens, Places(position, position.max(dim=1).values + 1), **kwargs)
@@ -384,9 +438,14 @@ class LanguageModel:
         return {"attention_mask": (position >= 0).long(), **positions}
 
     def _refuse_padding(self, mask: Tensor | None) -> None:
-        if mask is not None and not _is_right(mask) and not self.tried("padding", self._is_blind_to_padding):
+        if (
+            mask is not None
+            and not _is_right(mask)
+            and not self.tried("padding", self._is_blind_to_padding)
+        ):
             raise CapabilityError(
-                f"{type(self.network).__name__} has other numbers for a text with padding before it; pad on the right"
+                f"{type(self.network).__name__} has other numbers for a text with padding before "
+                "it; pad on the right"
             )
 
     def _is_blind_to_padding(self) -> bool:
@@ -404,7 +463,8 @@ class LanguageModel:
 
 
 def _is_right(mask: Tensor) -> bool:
-    """Whether padding is only on the right; on a GPU that is not looked at, since looking would wait."""
+    """Whether padding is only on the right; on a GPU that is not looked at, since looking would
+    wait."""
     return not mask.is_cuda and bool((mask[:, 1:] <= mask[:, :-1]).all())
 
 

@@ -1,9 +1,11 @@
-"""The files of a model as transformers reads them: its network, its configuration and its tokenizer.
+"""The files of a model as transformers reads them: its network, its configuration and its
+tokenizer.
 
-Code that comes with a model is never run (`trust_remote_code` is never set) and weights are safetensors only. A network
-has its head wherever transformers has a class of next-token models for the type in config.json and the files hold every
-weight of it; a configuration need not name its class. No weight is left out in silence: blocks beyond those that
-config.json asks for are refused, and whatever else was not used is said in one line of the log.
+Code that comes with a model is never run (`trust_remote_code` is never set) and weights are
+safetensors only. A network has its head wherever transformers has a class of next-token models for
+the type in config.json and the files hold every weight of it; a configuration need not name its
+class. No weight is left out in silence: blocks beyond those that config.json asks for are refused,
+and whatever else was not used is said in one line of the log.
 """
 
 from __future__ import annotations
@@ -42,8 +44,12 @@ def configuration(folder: Path) -> Any:
 
     with quiet():
         try:
-            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        except Exception as error:  # transformers raises many kinds here, and all mean the same to a user
+            config = AutoConfig.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+        except (
+            Exception
+        ) as error:  # transformers raises many kinds here, and all mean the same to a user
             raise _unreadable(folder, error) from error
     if _read_as_encoder(config):
         # of its two stacks of blocks only the encoder's is loaded and counted
@@ -52,7 +58,8 @@ def configuration(folder: Path) -> Any:
 
 
 def _read_as_encoder(config: Any) -> bool:
-    """Whether it is a T5 or its kin, of which the encoder is a model by itself, as sentence encoders use it."""
+    """Whether it is a T5 or its kin, of which the encoder is a model by itself, as sentence
+    encoders use it."""
     from transformers import AutoModelForTextEncoding
 
     known = AutoModelForTextEncoding._model_mapping
@@ -60,23 +67,31 @@ def _read_as_encoder(config: Any) -> bool:
 
 
 def sizes(config: Any) -> tuple[int, int, int, int | None]:
-    """Number of blocks, width of the residual stream, number of token ids, and most positions where that is said.
+    """Number of blocks, width of the residual stream, number of token ids, and most positions where
+    that is said.
 
     Raises:
         ModelError: the configuration does not describe a language model of blocks.
     """
     text = config.get_text_config(decoder=True)
-    # BART and its kin count the blocks of their encoder as num_hidden_layers; of a decoder alone those are not here
-    layers = (getattr(text, name, None) for name in ("decoder_layers", "num_decoder_layers", "num_hidden_layers"))
+    # BART and its kin count the blocks of their encoder as num_hidden_layers; of a decoder alone
+    # those are not here
+    layers = (
+        getattr(text, name, None)
+        for name in ("decoder_layers", "num_decoder_layers", "num_hidden_layers")
+    )
     n_layers = next(filter(None, layers), None)
     d_model, vocab_size = getattr(text, "hidden_size", None), getattr(text, "vocab_size", None)
     if not (isinstance(n_layers, int) and isinstance(d_model, int) and isinstance(vocab_size, int)):
         raise ModelError(
-            f"a {config.model_type} is not a language model of blocks: its configuration does not say "
+            f"a {config.model_type} is not a language model of blocks: its configuration does not "
+            "say "
             "num_hidden_layers, hidden_size and vocab_size; use a causal language model"
         )
     positions = getattr(text, "max_position_embeddings", None)
-    n_positions = positions if isinstance(positions, int) and positions > 0 else None  # XLNet says -1
+    n_positions = (
+        positions if isinstance(positions, int) and positions > 0 else None
+    )  # XLNet says -1
     return n_layers, d_model, vocab_size, n_positions
 
 
@@ -94,14 +109,17 @@ def end_tokens_beside(folder: Path) -> list[int]:
     known = described.get("config.json", {})
     texts = (known, *(part for part in known.values() if isinstance(part, dict)))
     ends = frozenset(token for text in texts for token in end_tokens(text.get("eos_token_id")))
-    return sorted(end_tokens(described.get("generation_config.json", {}).get("eos_token_id")) - ends)
+    return sorted(
+        end_tokens(described.get("generation_config.json", {}).get("eos_token_id")) - ends
+    )
 
 
 def network(folder: Path, dtype: torch.dtype) -> Any:
     """The network in that type of numbers, on the CPU.
 
     Raises:
-        ModelError: files that transformers cannot read, weights that are missing, or blocks that config.json leaves out.
+        ModelError: files that transformers cannot read, weights that are missing, or blocks that
+            config.json leaves out.
     """
     import transformers
 
@@ -133,13 +151,16 @@ def network(folder: Path, dtype: torch.dtype) -> Any:
         missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
         if not missing:
             if info["missing_keys"]:
-                network.pooler = None  # it sums a text up from its tokens, and files without it are whole for us
+                network.pooler = (
+                    None  # it sums a text up from its tokens, and files without it are whole for us
+                )
             _tell_of_unused(folder, network, info["unexpected_keys"])
             return network
         lacking = lacking or missing
     assert lacking
     raise ModelError(
-        f"{folder} lacks {len(lacking)} weights that its config.json asks for ({', '.join(lacking[:3])} ...); "
+        f"{folder} lacks {len(lacking)} weights that its config.json asks for "
+        f"({', '.join(lacking[:3])} ...); "
         "use the files of one and the same model"
     )
 
@@ -152,14 +173,19 @@ def tokenizer(folder: Path) -> Any:
     """
     from transformers import AutoTokenizer
 
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+    if not any(
+        (folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")
+    ):
         return None
     with quiet():
         try:
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            return AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
         except Exception as error:  # as above
             raise ModelError(
-                f"the tokenizer in {folder} could not be loaded: {first_line(error)}; wanted the tokenizer.json that "
+                f"the tokenizer in {folder} could not be loaded: {first_line(error)}; wanted the "
+                "tokenizer.json that "
                 "transformers saves (code that comes with a model is never run)"
             ) from error
 
@@ -195,18 +221,29 @@ def quiet() -> Iterator[None]:
 
 
 def _tell_of_unused(folder: Path, network: Any, unused: Collection[str]) -> None:
-    """Refuses files that hold more blocks than the network has; says in the log what else was not used."""
-    sizes = {path: len(module) for path, module in network.named_modules() if isinstance(module, nn.ModuleList)}
+    """Refuses files that hold more blocks than the network has; says in the log what else was not
+    used."""
+    sizes = {
+        path: len(module)
+        for path, module in network.named_modules()
+        if isinstance(module, nn.ModuleList)
+    }
     if beyond := sorted(name for name in unused if _is_beyond(name, sizes)):
         raise ModelError(
-            f"{folder}: {len(beyond)} weights of its files have no place in the model that its config.json describes "
-            f"({', '.join(beyond[:3])} ...), which asks for fewer layers than there are; use the config.json that came "
+            f"{folder}: {len(beyond)} weights of its files have no place in the model that its "
+            "config.json describes "
+            f"({', '.join(beyond[:3])} ...), which asks for fewer layers than there are; use the "
+            "config.json that came "
             "with these weights"
         )
     if unused:
         listed = f"{', '.join(sorted(unused)[:3])}{' ...' if len(unused) > 3 else ''}"
         log.warning(
-            "%s: %d weights of its files are not used by %s: %s", folder, len(unused), type(network).__name__, listed
+            "%s: %d weights of its files are not used by %s: %s",
+            folder,
+            len(unused),
+            type(network).__name__,
+            listed,
         )
 
 
@@ -222,6 +259,7 @@ def _is_beyond(name: str, sizes: Mapping[str, int]) -> bool:
 
 def _unreadable(folder: Path, error: Exception) -> ModelError:
     return ModelError(
-        f"{folder} could not be loaded as a language model: {first_line(error)}; wanted config.json of a type that "
+        f"{folder} could not be loaded as a language model: {first_line(error)}; wanted "
+        "config.json of a type that "
         "transformers knows and model.safetensors (code that comes with a model is never run)"
     )

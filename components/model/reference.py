@@ -1,7 +1,8 @@
-"""Which language model is examined, by its files: its key, its sizes and its tokenizer without loading it, and itself.
+"""Which language model is examined, by its files: its key, its sizes and its tokenizer without
+loading it, and itself.
 
-A model is an input of stages as an artifact is. Its key is the digest of the bytes that decide what it computes, so that a
-copy under another path is the same model.
+A model is an input of stages as an artifact is. Its key is the digest of the bytes that decide what
+it computes, so that a copy under another path is the same model.
 """
 
 from __future__ import annotations
@@ -34,16 +35,19 @@ from components.registry import nearest
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONTENT = ("config.json", "model*.safetensors", "model.safetensors.index.json", "tokenizer*", "special_tokens_map.json",
            "added_tokens.json", "vocab.*", "merges.txt", "spiece.model", "pretrain_documents.safetensors")  # fmt: skip
-"""What a model's key is the digest of: also the list of what it was trained on, by which reading leaves documents out."""
+"""What a model's key is the digest of: also the list of what it was trained on, by which reading
+leaves documents out."""
 DOWNLOADED = ("generation_config.json", "adapter_config.json")
-"""What is looked at beside that: end tokens (a key has those that stand nowhere else), and whether it is an adapter."""
+"""What is looked at beside that: end tokens (a key has those that stand nowhere else), and whether
+it is an adapter."""
 
 
 class ModelConfig(Config):
     """Which language model is examined."""
 
     path: str = "data/demo"
-    """A local folder in Hugging Face form, or a Hugging Face hub id such as EleutherAI/pythia-70m."""
+    """A local folder in Hugging Face form, or a Hugging Face hub id such as
+    EleutherAI/pythia-70m."""
     revision: str | None = None
     """Branch, tag or commit of a hub id; its default branch when absent."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -72,27 +76,37 @@ class ModelReference:
         """The local folder that holds the model's files; downloads them when `online` allows it.
 
         Raises:
-            ModelError: no such folder, and no such model on the hub or no leave to ask there; or a folder with an adapter.
+            ModelError: no such folder, and no such model on the hub or no leave to ask there; or a
+                folder with an adapter.
         """
         path = expanded(self.config.path)
-        local = (folder for folder in (path, REPOSITORY / path) if (folder / "config.json").is_file())
-        folder = next(local, None) or (path if loading.adapter(path) else _from_hub(self.config, self.content))
+        local = (
+            folder for folder in (path, REPOSITORY / path) if (folder / "config.json").is_file()
+        )
+        folder = next(local, None) or (
+            path if loading.adapter(path) else _from_hub(self.config, self.content)
+        )
         if file := loading.adapter(folder):
             raise ModelError(
-                f"{folder} holds an adapter ({file}), and only whole models are read; merge it into its model first "
-                "(peft: merge_and_unload, then save_pretrained to a new folder) and set model.path to that folder"
+                f"{folder} holds an adapter ({file}), and only whole models are read; merge it "
+                "into its model first "
+                "(peft: merge_and_unload, then save_pretrained to a new folder) and set "
+                "model.path to that folder"
             )
         return folder
 
     @functools.cached_property
     def key(self) -> str:
-        """Digest of config, weights and tokenizer files and of the dtype (24 hexadecimal digits): same bytes, same key.
+        """Digest of config, weights and tokenizer files and of the dtype (24 hexadecimal digits):
+        same bytes, same key.
 
-        Read once, so that whatever one reference makes carries one key, though the files change meanwhile.
+        Read once, so that whatever one reference makes carries one key, though the files change
+        meanwhile.
         """
         paths = sorted({path for pattern in self.content for path in self.folder.glob(pattern)})
         content: list[list[Any]] = [
-            [path.relative_to(self.folder).as_posix(), _digest(path, *_state(path))] for path in paths
+            [path.relative_to(self.folder).as_posix(), _digest(path, *_state(path))]
+            for path in paths
         ]
         if more := loading.end_tokens_beside(self.folder):
             content.append(["end tokens", more])
@@ -101,7 +115,8 @@ class ModelReference:
 
     @functools.cached_property
     def n_bytes(self) -> int:
-        """Bytes of the weights in memory, read off the headers of their files: nothing is loaded."""
+        """Bytes of the weights in memory, read off the headers of their files: nothing is
+        loaded."""
         n = 0
         for path in self.folder.glob("model*.safetensors"):
             with safe_open(path, framework="pt") as file:
@@ -115,14 +130,19 @@ class ModelReference:
         n_layers, d_model, vocab_size, _ = loading.sizes(config)
         text = config.get_text_config(decoder=True)
         hidden = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None)
-        return Shape(d_model, hidden if isinstance(hidden, int) else 4 * d_model, n_layers, vocab_size)
+        return Shape(
+            d_model, hidden if isinstance(hidden, int) else 4 * d_model, n_layers, vocab_size
+        )
 
     def width(self, hook_point: str, settings: device.Execution | None = None) -> int:
-        """Width of the activations at a hook point; the model is loaded only where its configuration does not say it."""
+        """Width of the activations at a hook point; the model is loaded only where its
+        configuration does not say it."""
         kind = translate(hook_point).partition(".")[0]
         if kind in ("resid_pre", "resid_post", "attn_out", "mlp_out"):
             return self.shape.d_model
-        return self.shape.d_hidden if kind == "mlp_hidden" else self.load(settings).width(hook_point)
+        return (
+            self.shape.d_hidden if kind == "mlp_hidden" else self.load(settings).width(hook_point)
+        )
 
     def tokenizer(self) -> Any:
         """The model's tokenizer.
@@ -132,14 +152,18 @@ class ModelReference:
         """
         tokenizer = loading.tokenizer(self.folder)
         if tokenizer is None:
-            raise ModelError(f"{self.folder} holds no tokenizer (tokenizer.json); add the files of the model's own one")
+            raise ModelError(
+                f"{self.folder} holds no tokenizer (tokenizer.json); add the files of the model's "
+                "own one"
+            )
         return tokenizer
 
     def load(self, settings: device.Execution | None = None) -> LanguageModel:
         """The model on its device, ready for inference.
 
         Raises:
-            ModelError: the files are not those of a model that transformers knows, or weights are missing.
+            ModelError: the files are not those of a model that transformers knows, or weights are
+                missing.
         """
         where = device.resolve((settings or device.Execution()).device)
         with _loading:
@@ -148,7 +172,11 @@ class ModelReference:
         return model_of(network.to(where), tokenizer)
 
     def pace(
-        self, settings: device.Execution, length: int, seconds: float, hook_points: Sequence[str] = ()
+        self,
+        settings: device.Execution,
+        length: int,
+        seconds: float,
+        hook_points: Sequence[str] = (),
     ) -> tuple[float, float, str]:
         """Seconds to load it, seconds a token of a pass over random tokens, and both in words.
 
@@ -156,7 +184,8 @@ class ModelReference:
             settings: where to run.
             length: tokens in a context.
             seconds: that may be taken, about.
-            hook_points: where the pass ends. Without any it ends in logits, and a model that gives none takes no time.
+            hook_points: where the pass ends. Without any it ends in logits, and a model that gives
+                none takes no time.
         """
         started = time.perf_counter()
         model = self.load(settings)
@@ -164,7 +193,11 @@ class ModelReference:
         taken, n = [], 1
         for _ in range(4) if hook_points or not model.obstacle("causal_loss") else ():
             tokens, started = torch.randint(model.vocab_size, (n, length)), time.perf_counter()
-            last = model.read(tokens, hook_points)[hook_points[-1]] if hook_points else model.losses(tokens)
+            last = (
+                model.read(tokens, hook_points)[hook_points[-1]]
+                if hook_points
+                else model.losses(tokens)
+            )
             assert last.cpu().ndim  # a GPU is waited for here
             taken.append((time.perf_counter() - started) / tokens.numel())
             n = max(1, min(16, int(seconds / length / taken[-1] / 4)))
@@ -191,7 +224,8 @@ class Shape:
 
 
 def locate(key: str, places: Sequence[ModelConfig]) -> ModelReference:
-    """The model of that key among these places: artifacts name a model by its bytes, which may have moved since.
+    """The model of that key among these places: artifacts name a model by its bytes, which may have
+    moved since.
 
     Raises:
         ModelError: it lies at none of them; each is listed with what lies there.
@@ -206,7 +240,10 @@ def locate(key: str, places: Sequence[ModelConfig]) -> ModelReference:
         except ModelError:
             looked.setdefault(f"{place.path} ({place.dtype})", "no model")
     listed = "; ".join(f"{where}: {what}" for where, what in looked.items())
-    raise ModelError(f"wanted model {key}, and found {listed}; set model.path (and model.dtype) to where it lies now")
+    raise ModelError(
+        f"wanted model {key}, and found {listed}; set model.path (and model.dtype) to where it "
+        "lies now"
+    )
 
 
 def _state(path: Path) -> tuple[int, int]:
@@ -220,7 +257,9 @@ def _digest(path: Path, size: int, modified: int) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-_loading = threading.Lock()  # tasks side by side: transformers imports its parts when asked for, and not safely
+_loading = (
+    threading.Lock()
+)  # tasks side by side: transformers imports its parts when asked for, and not safely
 
 
 def _from_hub(config: ModelConfig, content: Sequence[str]) -> Path:
@@ -230,13 +269,16 @@ def _from_hub(config: ModelConfig, content: Sequence[str]) -> Path:
     beside = beside if beside.is_dir() else REPOSITORY / "data"
     known = [str(path.parent) for path in beside.glob("*/config.json")]
     known += [
-        path.name.removeprefix("models--").replace("--", "/") for path in Path(constants.HF_HUB_CACHE).glob("models--*")
+        path.name.removeprefix("models--").replace("--", "/")
+        for path in Path(constants.HF_HUB_CACHE).glob("models--*")
     ]
     where = f"no folder {config.path!r} with a config.json"
     hub_id = len(Path(config.path).parts) <= 2 and not config.path.startswith((".", "/", "~"))
     if not hub_id:
         raise ModelError(f"{where}; {nearest(config.path, known)}")
     try:
-        return snapshot(config.path, [*content, *DOWNLOADED], online=config.online, revision=config.revision)
+        return snapshot(
+            config.path, [*content, *DOWNLOADED], online=config.online, revision=config.revision
+        )
     except InputError as error:
         raise ModelError(f"{where}, and {error}; {nearest(config.path, known)}") from error

@@ -1,4 +1,5 @@
-"""A pass that goes on from a residual stream, without the blocks before it where the network allows that."""
+"""A pass that goes on from a residual stream, without the blocks before it where the network allows
+that."""
 
 from __future__ import annotations
 
@@ -25,25 +26,37 @@ def resume(
     edits: Sequence[Edit],
 ) -> Float[Tensor, "b t V"]:
     """The logits when block `layer` receives this residual stream; see `LanguageModel.resume`."""
-    can_skip = layer > 0 and model.tried(f"resume at block {layer}", lambda: _can_skip(model, layer))
-    with (_skipped if can_skip else _overwritten)(model, layer, residual.to(model.device, model.dtype)):
-        return model.logits(tokens, attention_mask, edits)  # edits come last: they see the residual that was given
+    can_skip = layer > 0 and model.tried(
+        f"resume at block {layer}", lambda: _can_skip(model, layer)
+    )
+    with (_skipped if can_skip else _overwritten)(
+        model, layer, residual.to(model.device, model.dtype)
+    ):
+        return model.logits(
+            tokens, attention_mask, edits
+        )  # edits come last: they see the residual that was given
 
 
 def _can_skip(model: LanguageModel, layer: int) -> bool:
-    """Whether earlier blocks can be left out, tried with a residual stream that they would not have given.
+    """Whether earlier blocks can be left out, tried with a residual stream that they would not have
+    given.
 
-    They cannot where later blocks take more from them than it: shared keys, a state, a position bias.
+    They cannot where later blocks take more from them than it: shared keys, a state, a position
+    bias.
     """
     tokens, point = trial.tokens(model.network, 2), _entrance(model, layer)
     residual = model.read(tokens, [point])[point]
-    residual = residual + residual.flip(0, 1)  # the other row's, backwards: large enough to matter, and of no token
+    residual = residual + residual.flip(
+        0, 1
+    )  # the other row's, backwards: large enough to matter, and of no token
     try:
         with _overwritten(model, layer, residual):
             overwritten = model.logits(tokens)
         with _skipped(model, layer, residual):
             skipped = model.logits(tokens)
-    except Exception:  # networks that ask more of a block than a stand-in can answer fail in many ways
+    except (
+        Exception
+    ):  # networks that ask more of a block than a stand-in can answer fail in many ways
         return False
     return trial.agree(skipped, overwritten, model.dtype)
 
@@ -64,7 +77,8 @@ def _overwritten(model: LanguageModel, layer: int, residual: Tensor) -> Iterator
 
 @contextlib.contextmanager
 def _skipped(model: LanguageModel, layer: int, residual: Tensor) -> Iterator[None]:
-    """The blocks before this one are stood in for by modules that hand on the residual stream and do nothing."""
+    """The blocks before this one are stood in for by modules that hand on the residual stream and
+    do nothing."""
     listed = model.blocks
     skipped = list(listed[:layer])
     forms = model.tried("what blocks return", lambda: _forms(model, listed))
@@ -78,7 +92,8 @@ def _skipped(model: LanguageModel, layer: int, residual: Tensor) -> Iterator[Non
 
 
 def _forms(model: LanguageModel, listed: nn.ModuleList) -> list[Callable[[Tensor], Any]]:
-    """By block, how the residual stream is packed in what the block returns; the rest of a tuple is left empty."""
+    """By block, how the residual stream is packed in what the block returns; the rest of a tuple is
+    left empty."""
     forms: list[Callable[[Tensor], Any]] = [lambda x: x] * len(listed)
 
     def learn(number: int, output: Any) -> None:
@@ -88,7 +103,9 @@ def _forms(model: LanguageModel, listed: nn.ModuleList) -> list[Callable[[Tensor
 
     with contextlib.ExitStack() as stack:
         for number, block in enumerate(listed):
-            hook = block.register_forward_hook(lambda _, __, output, number=number: learn(number, output))
+            hook = block.register_forward_hook(
+                lambda _, __, output, number=number: learn(number, output)
+            )
             stack.callback(hook.remove)
         model.logits(trial.tokens(model.network, 1))
     return forms
@@ -99,7 +116,9 @@ class _StandIn(nn.Module):
 
     def __init__(self, block: nn.Module, output: Any) -> None:
         super().__init__()
-        self.__dict__["block"] = block  # not registered: the block's weights and hooks are not this module's
+        self.__dict__["block"] = (
+            block  # not registered: the block's weights and hooks are not this module's
+        )
         self.output = output
 
     def __getattr__(self, name: str) -> Any:

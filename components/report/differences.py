@@ -1,12 +1,15 @@
-"""Ours against each rival, item by item: pairs where both have the same items, one correction over each measure's tests.
+"""Ours against each rival, item by item: pairs where both have the same items, one correction over
+each measure's tests.
 
-Items come from the stages' own tables: concepts of `concepts_found` and of `steered`, latents of `explanation_scores`, prompts
-of `generations`. A difference is believed only of a score whose items average to it; what else is compared has
-intervals of two scores and no more (`components.report.sentences`).
+Items come from the stages' own tables: concepts of `concepts_found` and of `steered`, latents of
+`explanation_scores`, prompts of `generations`. A difference is believed only of a score whose items
+average to it; what else is compared has intervals of two scores and no more
+(`components.report.sentences`).
 
-Concepts of one family succeed or fail together (word.*, topic.*@the), so signs are flipped and intervals taken over whole
-families. Fewer than six families can never reach 5%; then each concept stands alone, and the row says how many families
-there are. Latents of another dictionary are no pairs of ours: Welch's test.
+Concepts of one family succeed or fail together (word.*, topic.*@the), so signs are flipped and
+intervals taken over whole families. Fewer than six families can never reach 5%; then each concept
+stands alone, and the row says how many families there are. Latents of another dictionary are no
+pairs of ours: Welch's test.
 """
 
 from __future__ import annotations
@@ -52,11 +55,13 @@ WORDS = {
 """Subjects, as they are called in a sentence."""
 Row = dict[str, Any]
 Items = tuple[Row, pl.DataFrame]
-"""A score, and what it is a mean of: item, value. `rival` is set where the score stands beside another thing than a row."""
+"""A score, and what it is a mean of: item, value. `rival` is set where the score stands beside
+another thing than a row."""
 
 
 def cluster_of(concept: str) -> str:
-    """The group of concepts that succeed or fail together, by name: what stands before the first dot and after `@`.
+    """The group of concepts that succeed or fail together, by name: what stands before the first
+    dot and after `@`.
 
     A name without either, as of a word list, is a group of its own.
     """
@@ -91,7 +96,9 @@ def compared(
     if "steer" in artifacts:
         rows += _pairs(steered(artifacts["steer"], of["steer"]), families, seed)
         rows += single(artifacts["steer"], scores, seed)
-    return DIFFERENCES.frame([{k: v for k, v in row.items() if k != "family"} for row in corrected(rows, measures)])
+    return DIFFERENCES.frame(
+        [{k: v for k, v in row.items() if k != "family"} for row in corrected(rows, measures)]
+    )
 
 
 def corrected(rows: list[Row], measures: Measures) -> list[Row]:
@@ -103,8 +110,12 @@ def corrected(rows: list[Row], measures: Measures) -> list[Row]:
             row |= {"p_holm": float(p), "n_tests": len(tested)}
     for row in rows:
         interval, freedom, measure = row.pop("interval"), row.pop("freedom"), measures.of(row)
-        row["detectable"] = detectable(interval, freedom, row.get("n_tests", 1)) if freedom else None
-        if measure.least is not None and measure.most is not None:  # a difference of shares lies in -1 to 1
+        row["detectable"] = (
+            detectable(interval, freedom, row.get("n_tests", 1)) if freedom else None
+        )
+        if (
+            measure.least is not None and measure.most is not None
+        ):  # a difference of shares lies in -1 to 1
             span = measure.most - measure.least
             row["low"] = None if row["low"] is None else max(row["low"], -span)
             row["high"] = None if row["high"] is None else min(row["high"], span)
@@ -124,7 +135,9 @@ def concepts(evaluate: Artifact, rows: Sequence[Row]) -> Iterator[Items]:
         if (column := ITEMS.get(row["measure"])) is None:
             continue
         value = pl.col(column).cast(pl.Float64)
-        value = value.fill_null(0.0) if column.startswith("found") else value  # as its share counts it
+        value = (
+            value.fill_null(0.0) if column.startswith("found") else value
+        )  # as its share counts it
         own = _of_kind(found.filter(pl.col("unit_kind") == row["subject"]), row["concept_kind"])
         for asked in _asked(found, evaluate):
             items = own.filter(pl.col("concept").is_in(asked))
@@ -135,10 +148,13 @@ def concepts(evaluate: Artifact, rows: Sequence[Row]) -> Iterator[Items]:
 
 
 def _asked(found: pl.DataFrame, evaluate: Artifact) -> Iterator[list[str]]:
-    """The concepts that a score may be over: those that the probe decodes well, at all, or by the absolute standard."""
+    """The concepts that a score may be over: those that the probe decodes well, at all, or by the
+    absolute standard."""
     for column in ("decodable", "gate"):
         yield found.filter(pl.col(column))["concept"].unique().to_list()
-    threshold = (evaluate.config.get("settings") or {}).get("concepts_found", {}).get("ap_threshold")
+    threshold = (
+        (evaluate.config.get("settings") or {}).get("concepts_found", {}).get("ap_threshold")
+    )
     if threshold is not None:
         probes = found.filter(pl.col("unit_kind") == "probe", pl.col("validate_ap") >= threshold)
         yield probes["concept"].to_list()
@@ -147,32 +163,46 @@ def _asked(found: pl.DataFrame, evaluate: Artifact) -> Iterator[list[str]]:
 def _of_kind(items: pl.DataFrame, kind: str | None) -> pl.DataFrame:
     if kind in (None, "all"):
         return items
-    return items.filter(pl.col("concept_kind") != "document" if kind == "token" else pl.col("concept_kind") == kind)
+    return items.filter(
+        pl.col("concept_kind") != "document" if kind == "token" else pl.col("concept_kind") == kind
+    )
 
 
 def explained(interpret: Artifact, rows: Sequence[Row]) -> Iterator[Items]:
     """Each explanation score with its latents."""
     if tables.EXPLANATION_SCORES.file not in interpret.files:
         return
-    table = tables.EXPLANATION_SCORES.read(interpret).with_columns(pl.lit(None, pl.String).alias("control"))
+    table = tables.EXPLANATION_SCORES.read(interpret).with_columns(
+        pl.lit(None, pl.String).alias("control")
+    )
     if tables.CONTROL_SCORES.file in interpret.files:
         table = pl.concat([table, tables.CONTROL_SCORES.read(interpret).select(table.columns)])
     for row in rows:
         if row["measure"] != row["scorer"]:  # a stratum, or a difference
             continue
-        of = {column: row[column] for column in ("role", "explainer", "scorer", "predictor")} | {"control": None}
-        if row["role"] == "control" and row["subject"]:  # of another dictionary, not an explainer that is a control
+        of = {column: row[column] for column in ("role", "explainer", "scorer", "predictor")} | {
+            "control": None
+        }
+        if (
+            row["role"] == "control" and row["subject"]
+        ):  # of another dictionary, not an explainer that is a control
             of |= {"role": "entry", "control": row["subject"]}
-        here = table.filter(pl.col(column).eq_missing(pl.lit(value, pl.String)) for column, value in of.items())
-        items = here.select(pl.col("latent").cast(pl.String).alias("item"), "value").drop_nulls("value")
+        here = table.filter(
+            pl.col(column).eq_missing(pl.lit(value, pl.String)) for column, value in of.items()
+        )
+        items = here.select(pl.col("latent").cast(pl.String).alias("item"), "value").drop_nulls(
+            "value"
+        )
         if _averages(items, row):
             yield row, items
 
 
 def steered(steer: Artifact, rows: Sequence[Row]) -> Iterator[Items]:
-    """Each score of a steering method with its concepts; what has no steering counts as the score counts it, as 0.
+    """Each score of a steering method with its concepts; what has no steering counts as the score
+    counts it, as 0.
 
-    Beside each, on the same concepts: the largest control direction; for what a judge says, plain text.
+    Beside each, on the same concepts: the largest control direction; for what a judge says, plain
+    text.
     """
     if tables.STEERED.file not in steer.files:
         return
@@ -181,21 +211,30 @@ def steered(steer: Artifact, rows: Sequence[Row]) -> Iterator[Items]:
         measure = row["measure"]
         of_judge = measure not in ("composite", "uplift")
         if measure not in reached or (row["role"] == "floor" and not of_judge):
-            continue  # the largest of the control's directions stands against us, concept by concept
+            # the largest of the control's directions stands against us, concept by concept
+            continue
         own = _of_kind(_of_method(reached[measure], steer, row), row["concept_kind"])
         yield row, _items(own, pl.col("value").fill_null(0.0))
         if row["role"] != "entry":
             continue
         if of_judge:
-            yield row | {"rival": "unsteered text", "drawn": "unsteered"}, _items(own, pl.col("rival"))
+            yield (
+                row | {"rival": "unsteered text", "drawn": "unsteered"},
+                _items(own, pl.col("rival")),
+            )
         elif row["baseline_name"] is not None:
             yield row | {"rival": _largest(row["baseline_name"])}, _items(own, pl.col("rival"))
 
 
 def _reached(steer: Artifact) -> dict[str, pl.DataFrame]:
-    """Measure -> its value on each concept, and the rival's: the largest control direction's, or plain text's."""
+    """Measure -> its value on each concept, and the rival's: the largest control direction's, or
+    plain text's."""
     table, place = tables.STEERED.read(steer), ("concept", "concept_kind", "method", "kl_budget")
-    rivals = {"composite": "composite_largest", "uplift": "uplift_largest", "fluency": "fluency_unsteered"}
+    rivals = {
+        "composite": "composite_largest",
+        "uplift": "uplift_largest",
+        "fluency": "fluency_unsteered",
+    }
     reached = {
         name: table.select(*place, pl.col(name).alias("value"), pl.col(rival).alias("rival"))
         for name, rival in rivals.items()
@@ -207,14 +246,23 @@ def _reached(steer: Artifact) -> dict[str, pl.DataFrame]:
 
 
 def _of_method(table: pl.DataFrame, steer: Artifact, row: Row) -> pl.DataFrame:
-    """The rows of one method at one budget; the untrained dictionary has a name of its own in each."""
+    """The rows of one method at one budget; the untrained dictionary has a name of its own in
+    each."""
     method = steer.facts["untrained"][row["entry"]] if row["subject"] else row["entry"]
-    return table.filter(pl.col("method") == method, pl.col("kl_budget").eq_missing(pl.lit(row["budget"], pl.Float64)))
+    return table.filter(
+        pl.col("method") == method,
+        pl.col("kl_budget").eq_missing(pl.lit(row["budget"], pl.Float64)),
+    )
 
 
 def _largest(baseline_name: str) -> str:
-    """What the largest control direction on a concept is called; a score's baseline may be another thing of them."""
-    return baseline_name if baseline_name.startswith("largest") else "largest of the Gaussian directions"
+    """What the largest control direction on a concept is called; a score's baseline may be another
+    thing of them."""
+    return (
+        baseline_name
+        if baseline_name.startswith("largest")
+        else "largest of the Gaussian directions"
+    )
 
 
 def _items(rows: pl.DataFrame, value: pl.Expr) -> pl.DataFrame:
@@ -234,30 +282,52 @@ def single(steer: Artifact, scores: pl.DataFrame, seed: int) -> Iterator[Row]:
     of_steer = scores.filter(pl.col("stage") == "steer")
     floors = of_steer.filter(pl.col("role") == "floor")["entry"].unique().to_list()
     by = ["concept", "method", "replicate", "kl_budget"]
-    ours = of_steer.filter(SINGLE, pl.col("role") == "entry", pl.col("measure").is_in(["composite", "uplift"]))
+    ours = of_steer.filter(
+        SINGLE, pl.col("role") == "entry", pl.col("measure").is_in(["composite", "uplift"])
+    )
     for row in ours.drop_nulls(["value", "baseline"]).iter_rows(named=True):
         column = row["measure"]
         value = pl.col(column).fill_null(0.0).mean()
-        here = generations.filter(pl.col("kl_budget") == row["budget"], pl.col("concept") == row["concept"])
+        here = generations.filter(
+            pl.col("kl_budget") == row["budget"], pl.col("concept") == row["concept"]
+        )
         prompts = here.group_by([*by, "prompt"]).agg(value.alias("value"))
         random = prompts.filter(pl.col("method").is_in(floors))
-        # Directions that only stand in for a method's candidates are no rivals: the largest is the one that the table names.
-        of = _of_method(table, steer, row).filter(pl.col("concept") == row["concept"])[f"{column}_largest"]
+        # Directions that only stand in for a method's candidates are no rivals: the largest is the
+        # one that the table names.
+        of = _of_method(table, steer, row).filter(pl.col("concept") == row["concept"])[
+            f"{column}_largest"
+        ]
         if of.is_empty() or of[0] is None:
             continue
-        means = random.group_by(by).agg(pl.col("value").mean()).filter((pl.col("value") - of[0]).abs() < 1e-9).sort(by)
-        theirs = random.join(means.head(1).select(by), on=by).select("prompt", pl.col("value").alias("theirs"))
-        pairs = prompts.filter(pl.col("method") == row["entry"]).join(theirs, on="prompt").sort("prompt")
+        means = (
+            random.group_by(by)
+            .agg(pl.col("value").mean())
+            .filter((pl.col("value") - of[0]).abs() < 1e-9)
+            .sort(by)
+        )
+        theirs = random.join(means.head(1).select(by), on=by).select(
+            "prompt", pl.col("value").alias("theirs")
+        )
+        pairs = (
+            prompts.filter(pl.col("method") == row["entry"])
+            .join(theirs, on="prompt")
+            .sort("prompt")
+        )
         if pairs.is_empty():
             continue
-        told = {"family": f"single {name_of(row | {'concept': None})}", "rival": _largest(row["baseline_name"])}
+        told = {
+            "family": f"single {name_of(row | {'concept': None})}",
+            "rival": _largest(row["baseline_name"]),
+        }
         values = (pairs["value"].to_numpy(), pairs["theirs"].to_numpy(), pairs["prompt"].to_numpy())
         paired = _paired(*values, numpy_generator(seed, "flips", row["name"]))
         yield _place(row) | told | {"unit_of_replication": "prompt", "n_families": None} | paired
 
 
 def _pairs(scored: Iterator[Items], families: Mapping[str, str], seed: int) -> Iterator[Row]:
-    """Every score of ours against every rival of the same measure, settings, kind, split, dictionary and hook point."""
+    """Every score of ours against every rival of the same measure, settings, kind, split,
+    dictionary and hook point."""
     listed = [(row, items.sort("item")) for row, items in scored]
     for ours, own in listed:
         judged = ours["role"] == "entry" and ours["better"] in ("higher", "lower")
@@ -266,11 +336,20 @@ def _pairs(scored: Iterator[Items], families: Mapping[str, str], seed: int) -> I
         for theirs, rival in listed:
             if not is_rival(theirs, ours):
                 continue
-            generator = numpy_generator(seed, "flips", ours["name"], ours["concept_kind"] or "", _drawn_for(theirs))
-            told = {"family": f"{ours['stage']} {ours['measure']}", "rival": theirs.get("rival") or called(theirs)}
+            generator = numpy_generator(
+                seed, "flips", ours["name"], ours["concept_kind"] or "", _drawn_for(theirs)
+            )
+            told = {
+                "family": f"{ours['stage']} {ours['measure']}",
+                "rival": theirs.get("rival") or called(theirs),
+            }
             told = _place(ours) | told | {"unit_of_replication": ours["unit_of_replication"]}
             if ours["unit_of_replication"] == "latent" and theirs["subject"] in OTHER_LATENTS:
-                yield told | {"n_families": None} | _unpaired(own["value"].to_numpy(), rival["value"].to_numpy())
+                yield (
+                    told
+                    | {"n_families": None}
+                    | _unpaired(own["value"].to_numpy(), rival["value"].to_numpy())
+                )
                 continue
             pairs = own.join(rival, on="item", suffix="_theirs").sort("item")
             if pairs.is_empty():
@@ -283,7 +362,9 @@ def _pairs(scored: Iterator[Items], families: Mapping[str, str], seed: int) -> I
             yield (
                 told
                 | {"n_families": groups}
-                | _paired(pairs["value"].to_numpy(), pairs["value_theirs"].to_numpy(), cluster, generator)
+                | _paired(
+                    pairs["value"].to_numpy(), pairs["value_theirs"].to_numpy(), cluster, generator
+                )
             )
 
 
@@ -297,12 +378,15 @@ def place(row: Mapping[str, Any]) -> tuple:
 
 
 def is_rival(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
-    """Whether a row stands against one of ours: measured alike, and of the same entry unless it is an entry of its own."""
+    """Whether a row stands against one of ours: measured alike, and of the same entry unless it is
+    an entry of its own."""
     if place(theirs) != place(ours):
         return False
     if theirs.get("rival"):
         return theirs["name"] == ours["name"]
-    return theirs["role"] in RIVALS and (theirs["subject"] is None or theirs["entry"] == ours["entry"])
+    return theirs["role"] in RIVALS and (
+        theirs["subject"] is None or theirs["entry"] == ours["entry"]
+    )
 
 
 def called(row: Mapping[str, Any]) -> str:
@@ -322,7 +406,9 @@ def _place(row: Row) -> Row:
     return {column: row[column] for column in (*PLACE, "name", "better")}
 
 
-def _paired(ours: np.ndarray, theirs: np.ndarray, cluster: np.ndarray, generator: np.random.Generator) -> Row:
+def _paired(
+    ours: np.ndarray, theirs: np.ndarray, cluster: np.ndarray, generator: np.random.Generator
+) -> Row:
     difference = ours - theirs
     interval = clustered_t_interval(difference, cluster)
     if np.ptp(difference) <= 1e-12 * max(
@@ -340,10 +426,16 @@ def _paired(ours: np.ndarray, theirs: np.ndarray, cluster: np.ndarray, generator
 
 def _unpaired(ours: np.ndarray, theirs: np.ndarray) -> Row:
     interval, p, freedom = welch(ours, theirs)
-    return _row(ours, theirs, interval, p, freedom) | {"paired": False, "n": interval.n, "n_clusters": interval.n}
+    return _row(ours, theirs, interval, p, freedom) | {
+        "paired": False,
+        "n": interval.n,
+        "n_clusters": interval.n,
+    }
 
 
-def _row(ours: np.ndarray, theirs: np.ndarray, interval: Any, p: float | None, freedom: float | None) -> Row:
+def _row(
+    ours: np.ndarray, theirs: np.ndarray, interval: Any, p: float | None, freedom: float | None
+) -> Row:
     return {
         "ours": float(np.mean(ours)),
         "theirs": float(np.mean(theirs)),

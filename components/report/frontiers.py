@@ -1,7 +1,8 @@
-"""What a sweep says, read off its table: which kind is best at equal sparsity, and each kind's curve.
+"""What a sweep says, read off its table: which kind is best at equal sparsity, and each kind's
+curve.
 
-Pure functions of the table `comparison` and of what its measures declare, so that the terminal, MLflow, the page and
-docs/findings.md say the same. Polars only, no torch.
+Pure functions of the table `comparison` and of what its measures declare, so that the terminal,
+MLflow, the page and docs/findings.md say the same. Polars only, no torch.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ SHORT = 6
 
 
 def titled(comparison: pl.DataFrame, measures: Measures) -> pl.DataFrame:
-    """The rows by which dictionaries are compared, in the measures' reading order, with the column `title`: what a measure
-    is called for short, and its settings."""
+    """The rows by which dictionaries are compared, in the measures' reading order, with the column
+    `title`: what a measure is called for short, and its settings."""
     ours = comparison.filter(pl.col("role") == "entry", pl.col("better") != "neither")
     rows = whole(ours, measures)
     several = rows["hook_point"].n_unique() > 1
@@ -48,20 +49,31 @@ def titles(comparison: pl.DataFrame, measures: Measures, drawn: bool = False) ->
 
 
 def headline(comparison: pl.DataFrame, measures: Measures) -> pl.DataFrame:
-    """One row for each label, width and matched L0 (baselines: their own L0), one column for each measure: mean and half
-    the width of the interval as text."""
-    rows = titled(comparison, measures).filter(pl.col("is_baseline") | pl.col("at_l0").is_not_null())
+    """One row for each label, width and matched L0 (baselines: their own L0), one column for each
+    measure: mean and half the width of the interval as text."""
+    rows = titled(comparison, measures).filter(
+        pl.col("is_baseline") | pl.col("at_l0").is_not_null()
+    )
     order = rows["title"].unique(maintain_order=True).to_list()
     index = ["label", "d_sae", "is_baseline", "l0"]
-    wide = rows.with_columns(said()).pivot("title", index=index, values="said", aggregate_function="first")
-    return wide.sort("is_baseline", "l0", "label").select("label", "d_sae", pl.col("l0").round(1).alias("L0"), *order)
+    wide = rows.with_columns(said()).pivot(
+        "title", index=index, values="said", aggregate_function="first"
+    )
+    return wide.sort("is_baseline", "l0", "label").select(
+        "label", "d_sae", pl.col("l0").round(1).alias("L0"), *order
+    )
 
 
 def best(comparison: pl.DataFrame, measures: Measures) -> pl.DataFrame:
-    """At each matched L0, for each measure, the label that does best, the next, and whether their intervals are apart."""
-    rows = titled(comparison, measures).filter(pl.col("at_l0").is_not_null(), pl.col("value").is_not_null())
+    """At each matched L0, for each measure, the label that does best, the next, and whether their
+    intervals are apart."""
+    rows = titled(comparison, measures).filter(
+        pl.col("at_l0").is_not_null(), pl.col("value").is_not_null()
+    )
     ranking = []
-    for (title, level, d_sae), part in rows.group_by(["title", "at_l0", "d_sae"], maintain_order=True):
+    for (title, level, d_sae), part in rows.group_by(
+        ["title", "at_l0", "d_sae"], maintain_order=True
+    ):
         ranked = part.sort("value", descending=part["better"][0] == "higher")
         first = ranked.row(0, named=True)
         second = ranked.row(1, named=True) if ranked.height > 1 else None
@@ -84,12 +96,16 @@ def best(comparison: pl.DataFrame, measures: Measures) -> pl.DataFrame:
     frame = pl.DataFrame(ranking, infer_schema_length=None)
     if frame.is_empty():
         return frame
-    order = {title: rank for rank, title in enumerate(rows["title"].unique(maintain_order=True).to_list())}
+    order = {
+        title: rank
+        for rank, title in enumerate(rows["title"].unique(maintain_order=True).to_list())
+    }
     return frame.sort(pl.col("measure").replace_strict(order), "d_sae", "L0")
 
 
 def points(comparison: pl.DataFrame, measures: Measures, title: str) -> pl.DataFrame:
-    """The settings' own rows of one measure, with a value and an L0: what a frontier is drawn through."""
+    """The settings' own rows of one measure, with a value and an L0: what a frontier is drawn
+    through."""
     rows = titled(comparison, measures).filter(pl.col("title") == title, pl.col("at_l0").is_null())
     return rows.filter(pl.col("value").is_not_null(), pl.col("l0") > 0).sort("label", "d_sae", "l0")
 
@@ -97,8 +113,15 @@ def points(comparison: pl.DataFrame, measures: Measures, title: str) -> pl.DataF
 def said() -> pl.Expr:
     """Mean and half the width of the interval, as text."""
     value = pl.col("value").map_elements(lambda number: f"{number:.3g}", return_dtype=pl.String)
-    reach = ((pl.col("high") - pl.col("low")) / 2).map_elements(lambda number: f"{number:.1g}", return_dtype=pl.String)
-    return pl.when(pl.col("low").is_null()).then(value).otherwise(pl.format("{} ± {}", value, reach)).alias("said")
+    reach = ((pl.col("high") - pl.col("low")) / 2).map_elements(
+        lambda number: f"{number:.1g}", return_dtype=pl.String
+    )
+    return (
+        pl.when(pl.col("low").is_null())
+        .then(value)
+        .otherwise(pl.format("{} ± {}", value, reach))
+        .alias("said")
+    )
 
 
 def _apart(one: dict, other: dict) -> bool | None:

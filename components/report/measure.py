@@ -1,8 +1,9 @@
-"""What a score measures, and how it is spoken of: declared by the entry that measures it, read by everybody else.
+"""What a score measures, and how it is spoken of: declared by the entry that measures it, read by
+everybody else.
 
-Every stage that writes scores puts the measures of its entries into its manifest's facts; `report` and `compare` hand them
-on. So the terminal, MLflow, DVC and the pages label, sort, bound and draw scores of entries that they have never heard of,
-and without importing one. Polars only, no torch.
+Every stage that writes scores puts the measures of its entries into its manifest's facts; `report`
+and `compare` hand them on. So the terminal, MLflow, DVC and the pages label, sort, bound and draw
+scores of entries that they have never heard of, and without importing one. Polars only, no torch.
 """
 
 from __future__ import annotations
@@ -31,15 +32,16 @@ class Measure:
         unit: of value and interval.
         about: one sentence.
         better: which direction is better, unless a row says otherwise.
-        rank: place in the reading order of its stage. Ranks 0 to 9 belong in the shortest table, 10 to 19 go in while
-            there is room, and so on; from 40 on only in the full one.
+        rank: place in the reading order of its stage. Ranks 0 to 9 belong in the shortest table, 10
+            to 19 go in while there is room, and so on; from 40 on only in the full one.
         kinds: rank of its rows of one kind of concept; None: 20 more than `rank`.
         least: least value that it can take; None for no bound.
         most: greatest, likewise.
-        short: what its headline is called in MLflow (in lower case, with underscores), as a column of runs and sweeps,
-            and above charts; "" where it is no headline.
+        short: what its headline is called in MLflow (in lower case, with underscores), as a column
+            of runs and sweeps, and above charts; "" where it is no headline.
         over: the kind of concepts that its headline is over, where that was measured.
-        part_of: the measure of which it is a stratum or a difference, and with which it is compared; "" for none.
+        part_of: the measure of which it is a stratum or a difference, and with which it is
+            compared; "" for none.
     """
 
     name: str
@@ -57,7 +59,13 @@ class Measure:
 
     def tier(self, of_a_kind: bool) -> int:
         """How late its rows come into the short table."""
-        rank = self.rank if not of_a_kind else self.rank + 2 * TENS if self.kinds is None else self.kinds
+        rank = (
+            self.rank
+            if not of_a_kind
+            else self.rank + 2 * TENS
+            if self.kinds is None
+            else self.kinds
+        )
         return rank // TENS
 
 
@@ -66,7 +74,8 @@ UNKNOWN = Measure("", "", "", "", rank=999)
 
 
 class Measures(Mapping[tuple[str, str], Measure]):
-    """Measures by stage and name; `of(row)` answers for any row, also for one that nobody declared."""
+    """Measures by stage and name; `of(row)` answers for any row, also for one that nobody
+    declared."""
 
     def __init__(self, declared: Mapping[tuple[str, str], Measure]) -> None:
         self._declared = dict(declared)
@@ -92,12 +101,19 @@ class Measures(Mapping[tuple[str, str], Measure]):
 
     def facts(self) -> dict[str, Any]:
         """As part of a manifest's facts."""
-        return {FACT: [{"stage": stage, **dataclasses.asdict(measure)} for (stage, _), measure in self.items()]}
+        return {
+            FACT: [
+                {"stage": stage, **dataclasses.asdict(measure)}
+                for (stage, _), measure in self.items()
+            ]
+        }
 
     def of(self, row: Mapping[str, Any]) -> Measure:
         """The measure of a row of scores."""
         stage, name = row["stage"], row["measure"]
-        return self._declared.get((stage, name)) or dataclasses.replace(UNKNOWN, name=name, label=f"{stage}.{name}")
+        return self._declared.get((stage, name)) or dataclasses.replace(
+            UNKNOWN, name=name, label=f"{stage}.{name}"
+        )
 
     def __getitem__(self, key: tuple[str, str]) -> Measure:
         return self._declared[key]
@@ -116,7 +132,8 @@ def _fields(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def label(measure: Measure, row: Mapping[str, Any]) -> str:
-    """What a reader calls a row: the measure, its settings, who was measured, and on which concept."""
+    """What a reader calls a row: the measure, its settings, who was measured, and on which
+    concept."""
     said = [measure.label]
     if row["budget"] is not None:
         said.append(f"KL {number(row['budget'])}")

@@ -1,12 +1,14 @@
-"""The dotted name of a score, made from its columns in this one place; nothing reads a name back into parts.
+"""The dotted name of a score, made from its columns in this one place; nothing reads a name back
+into parts.
 
     evaluate.<measure>[.<subject>][.k<number>]
     interpret.<explainer or subject>.<measure>
     steer.<method or subject>.kl_<budget>[.<measure>][.concept.<concept>]
 
-Rows of one table that would share a name are told apart by what else they are of (the entry, the predictor, the hook
-point, ...): the first value in the table stays unsaid, every other stands at the end of the name. So a name stays what it is
-when an experiment grows by one more predictor or hook point.
+Rows of one table that would share a name are told apart by what else they are of (the entry, the
+predictor, the hook point, ...): the first value in the table stays unsaid, every other stands at
+the end of the name. So a name stays what it is when an experiment grows by one more predictor or
+hook point.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from typing import Any
 import polars as pl
 
 BY_ENTRY = ("interpret", "steer")
-"""Stages whose entries are compared with one another: explainers, steering methods. Their names begin with the entry."""
+"""Stages whose entries are compared with one another: explainers, steering methods. Their names
+begin with the entry."""
 UNSAID = {"steer": "uplift"}
 """The measure of a stage that its names leave out."""
 APART = ("entry", "predictor", "hook_point", "split", "dictionary")
@@ -64,6 +67,7 @@ def name_of(row: Mapping[str, Any], entry: bool = False) -> str:
 
 
 def number(value: float) -> str:
-    """A number as a part of a name, with as many digits as tell it from every other; MLflow takes no plus in a name."""
+    """A number as a part of a name, with as many digits as tell it from every other; MLflow takes
+    no plus in a name."""
     short = f"{value:g}"
     return (short if float(short) == value else repr(value)).replace("e+", "e")

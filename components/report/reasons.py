@@ -1,4 +1,5 @@
-"""Why scores have no value, what to know of those that have one, and which setting would change it. Polars only, no torch."""
+"""Why scores have no value, what to know of those that have one, and which setting would change it.
+Polars only, no torch."""
 
 from __future__ import annotations
 
@@ -13,13 +14,17 @@ from components.report.order import placed
 
 
 def absent(frame: pl.DataFrame, measures: Measures) -> list[str]:
-    """For each reason a line: which scores have no value, why, and the setting that would change it."""
+    """For each reason a line: which scores have no value, why, and the setting that would change
+    it."""
     rows = placed(frame, measures).filter(pl.col("value").is_null())
     lines = []
     measured = set(frame.filter(pl.col("value").is_not_null())["stage"])
     for (stage, reason), lacking in rows.group_by("stage", "reason", maintain_order=True):
         names = lacking["name"].unique(maintain_order=True).to_list()
-        of_stage = rows.filter(pl.col("stage") == stage)["reason"].n_unique() == 1 and stage not in measured
+        of_stage = (
+            rows.filter(pl.col("stage") == stage)["reason"].n_unique() == 1
+            and stage not in measured
+        )
         what = f"all of {stage}" if of_stage and stage != "evaluate" else _together(names)
         why = reason or f"the stage {stage} gives no reason"
         change = setting(lacking.row(0, named=True))
@@ -27,11 +32,15 @@ def absent(frame: pl.DataFrame, measures: Measures) -> list[str]:
     merged: dict[tuple[str, str | None], list[str]] = {}
     for why, change, what in lines:
         merged.setdefault((why, change), []).append(what)
-    return [f"{', '.join(what)}: {why}" + (f"; {change}" if change else "") for (why, change), what in merged.items()]
+    return [
+        f"{', '.join(what)}: {why}" + (f"; {change}" if change else "")
+        for (why, change), what in merged.items()
+    ]
 
 
 def caveats(frame: pl.DataFrame, measures: Measures) -> list[str]:
-    """For each remark on a row that has a value: which scores, and what a reader of them must know."""
+    """For each remark on a row that has a value: which scores, and what a reader of them must
+    know."""
     rows = placed(frame, measures).filter(
         pl.col("value").is_not_null(), pl.col("reason").is_not_null(), pl.col("tier") <= 1
     )
@@ -44,14 +53,26 @@ def caveats(frame: pl.DataFrame, measures: Measures) -> list[str]:
 SETTINGS = (
     (r"labels no concept", "label concepts with read.word_lists or read.corpus.label_columns"),
     (r"the capture ha\w+ no (token of the )?\w+ split", "list the split in capture.splits"),
-    (r"the capture holds no token|no next token|no rows", "list test in capture.splits and raise read.splits.test"),
+    (
+        r"the capture holds no token|no next token|no rows",
+        "list test in capture.splits and raise read.splits.test",
+    ),
     (r"no \w+ (of|in) .*(has it|has the concept)", "raise read.splits, or label commoner concepts"),
-    (r"no latent is (alive|active)", "train longer (train.tokens) or at another sparsity (train.dictionary)"),
+    (
+        r"no latent is (alive|active)",
+        "train longer (train.tokens) or at another sparsity (train.dictionary)",
+    ),
     (r"too few windows", "raise read.splits.explain and read.splits.test"),
     (r"no neutral text", "raise read.splits.neutral, or lower steer.neutral_tokens"),
     (r"no control direction", "list random_direction in steer.methods"),
-    (r"no usable direction|no direction of it|no strength", "raise the budgets in steer.kl_budgets"),
-    (r"does not generate text|predicts no next token|does not spell", "take another model (model.path)"),
+    (
+        r"no usable direction|no direction of it|no strength",
+        "raise the budgets in steer.kl_budgets",
+    ),
+    (
+        r"does not generate text|predicts no next token|does not spell",
+        "take another model (model.path)",
+    ),
 )
 """What a reason says, and the setting that would change it."""
 UNGATED = {
@@ -84,9 +105,16 @@ def plain(text: str) -> str:
 
     An underscore between letters is none in markdown, and stays readable.
     """
-    return re.sub(r"[\\`*\[\]<>|$~]|(?<![^\W_])_|_(?![^\W_])", lambda found: f"\\{found[0]}", text.replace("\n", " "))
+    return re.sub(
+        r"[\\`*\[\]<>|$~]|(?<![^\W_])_|_(?![^\W_])",
+        lambda found: f"\\{found[0]}",
+        text.replace("\n", " "),
+    )
 
 
 def _together(names: Sequence[str]) -> str:
-    """A list of scores for one line: those that differ in their last parts under the first of them."""
-    return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"
+    """A list of scores for one line: those that differ in their last parts under the first of
+    them."""
+    return (
+        ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"
+    )

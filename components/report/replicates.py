@@ -1,7 +1,9 @@
-"""The stage `replicate`: one experiment under several training seeds -> every score's mean and interval over the seeds.
+"""The stage `replicate`: one experiment under several training seeds -> every score's mean and
+interval over the seeds.
 
-Each seed is an ordinary experiment with a report of its own. What one report holds says how sure it is of one dictionary;
-another seed gives another dictionary, and the interval here is Student's over those. Polars only, no torch.
+Each seed is an ordinary experiment with a report of its own. What one report holds says how sure it
+is of one dictionary; another seed gives another dictionary, and the interval here is Student's over
+those. Polars only, no torch.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from components.store.stage import Inputs, Progress, Stage, Work
 
 
 class ReplicateConfig(Config):
-    """Which seeds stand beside one another; their reports are the inputs report.<number>, in this order."""
+    """Which seeds stand beside one another; their reports are the inputs report.<number>, in this
+    order."""
 
     seeds: tuple[int, ...] = ()
     """Training seeds."""
@@ -38,8 +41,12 @@ def make(folder: Path, config: ReplicateConfig, inputs: Inputs, settings: Any) -
     """
     reports = {seed: inputs.get(f"report.{number}") for number, seed in enumerate(config.seeds)}
     given = {seed: report for seed, report in reports.items() if report is not None}
-    if len(given) < len(config.seeds) or len({report.key for report in given.values()}) < len(config.seeds):
-        raise InputError(f"replicate wants one report for each of the seeds {', '.join(map(str, config.seeds))}")
+    if len(given) < len(config.seeds) or len({report.key for report in given.values()}) < len(
+        config.seeds
+    ):
+        raise InputError(
+            f"replicate wants one report for each of the seeds {', '.join(map(str, config.seeds))}"
+        )
     measures = Measures.read(*given.values())
     frame = REPLICATES.write(folder, bounded(REPLICATES.frame(over_seeds(given)), measures))
     yield Progress(len(given), len(given), "reports")
@@ -71,11 +78,17 @@ def over_seeds(reports: Mapping[int, Artifact]) -> list[dict[str, Any]]:
         first = next(iter(of.values()))
         values = [of[seed]["value"] if seed in of else None for seed in seeds]
         known = pl.Series(values, dtype=pl.Float64).drop_nulls().to_numpy()
-        baselines = pl.Series([row["baseline"] for row in of.values()], dtype=pl.Float64).drop_nulls()
+        baselines = pl.Series(
+            [row["baseline"] for row in of.values()], dtype=pl.Float64
+        ).drop_nulls()
         interval = t_interval(known)
-        if len(set(known.tolist())) == 1:  # no seed touches it: an interval without width would claim to be sure
+        if (
+            len(set(known.tolist())) == 1
+        ):  # no seed touches it: an interval without width would claim to be sure
             interval = dataclasses.replace(interval, low=None, high=None)
-        reasons = dict.fromkeys(row["reason"] for row in of.values() if row["value"] is None and row["reason"])
+        reasons = dict.fromkeys(
+            row["reason"] for row in of.values() if row["value"] is None and row["reason"]
+        )
         rows.append(
             {column: first[column] for column in (*PLACE, "better", "unit_of_replication")}
             | {
@@ -88,7 +101,9 @@ def over_seeds(reports: Mapping[int, Artifact]) -> list[dict[str, Any]]:
                 "values": values,
                 "n_items": first["n"],
                 "baseline": baselines.mean(),
-                "baseline_name": next((row["baseline_name"] for row in of.values() if row["baseline_name"]), None),
+                "baseline_name": next(
+                    (row["baseline_name"] for row in of.values() if row["baseline_name"]), None
+                ),
                 "reason": "; ".join(reasons) or None,
             }
         )

@@ -1,10 +1,12 @@
-"""Every score of one experiment in one table, and in plain sentences what came out for us, against us, or undecided.
+"""Every score of one experiment in one table, and in plain sentences what came out for us, against
+us, or undecided.
 
-The stage copies the SCORES tables of whatever artifacts it is given, adds where each row came from, and chooses
-nothing: a score that was measured is in the table, good or bad. Beside it stands the table of differences, ours against
-each rival, item by item (`components.report.differences`). What has no value is told in a line with its reason and the
-setting that would change it. What the stages declare of their measures goes into the report's facts. The terminal, Prefect,
-MLflow, README and pages read what is written here. Polars only, no torch.
+The stage copies the SCORES tables of whatever artifacts it is given, adds where each row came from,
+and chooses nothing: a score that was measured is in the table, good or bad. Beside it stands the
+table of differences, ours against each rival, item by item (`components.report.differences`). What
+has no value is told in a line with its reason and the setting that would change it. What the stages
+declare of their measures goes into the report's facts. The terminal, Prefect, MLflow, README and
+pages read what is written here. Polars only, no torch.
 """
 
 from __future__ import annotations
@@ -39,16 +41,22 @@ class ReportConfig(Config):
 def make(folder: Path, config: ReportConfig, inputs: Inputs, settings: Any) -> Work:
     """Writes report.parquet, differences.parquet, report.json (a list of rows) and report.md.
 
-    Optional inputs: `train`, whose facts say whether training had converged, and `corpus`, whose inventory says which
-    concepts belong together.
+    Optional inputs: `train`, whose facts say whether training had converged, and `corpus`, whose
+    inventory says which concepts belong together.
 
     Raises:
-        InputError: no input has scores, an earlier version wrote them, or two artifacts measured the same score.
+        InputError: no input has scores, an earlier version wrote them, or two artifacts measured
+            the same score.
     """
-    scored = {role: given for role, given in inputs.items() if given is not None and _holds(given, tables.SCORES)}
+    scored = {
+        role: given
+        for role, given in inputs.items()
+        if given is not None and _holds(given, tables.SCORES)
+    }
     if not scored:
         raise InputError(
-            f"a report wants artifacts with {tables.SCORES.file} (evaluate, interpret, steer); got {', '.join(inputs) or 'none'}"
+            f"a report wants artifacts with {tables.SCORES.file} (evaluate, interpret, steer); "
+            f"got {', '.join(inputs) or 'none'}"
         )
     parts = []
     for role in sorted(scored, key=lambda role: (rank(STAGES, scored[role].stage), role)):
@@ -60,14 +68,25 @@ def make(folder: Path, config: ReportConfig, inputs: Inputs, settings: Any) -> W
     frame = tables.REPORT.write(folder, frame)
     corpus = inputs.get("corpus")
     inventory = CONCEPTS.read(corpus) if corpus is not None and _holds(corpus, CONCEPTS) else None
-    families = {} if inventory is None else dict(inventory.select("concept", "family").drop_nulls().iter_rows())
-    differences = compared(frame, measures, {artifact.stage: artifact for artifact in scored.values()}, families)
+    families = (
+        {}
+        if inventory is None
+        else dict(inventory.select("concept", "family").drop_nulls().iter_rows())
+    )
+    differences = compared(
+        frame, measures, {artifact.stage: artifact for artifact in scored.values()}, families
+    )
     tables.DIFFERENCES.write(folder, differences)
     told = tell(frame, measures, differences, getattr(inputs.get("train"), "facts", {}))
     _write(folder / "report.json", json.dumps(frame.to_dicts(), indent=1, allow_nan=False) + "\n")
     _write(folder / "report.md", markdown(frame, measures, told))
     named = frame["dictionary"].drop_nulls().unique(maintain_order=True).to_list()
-    facts: Facts = {"n_scores": frame.height, "dictionaries": named, **dataclasses.asdict(told), **measures.facts()}
+    facts: Facts = {
+        "n_scores": frame.height,
+        "dictionaries": named,
+        **dataclasses.asdict(told),
+        **measures.facts(),
+    }
     return facts
 
 
@@ -89,36 +108,52 @@ def scores_of(artifact: Artifact) -> pl.DataFrame:
     """The scores of one artifact.
 
     Raises:
-        InputError: an earlier version wrote them: without columns, or without what is declared of their measures.
+        InputError: an earlier version wrote them: without columns, or without what is declared of
+            their measures.
     """
     if FACT not in artifact.facts:
         raise InputError(
-            f"the scores of {artifact.stage}/{artifact.key} were written by an earlier version of Latentflow, which named "
-            "them without columns; run the same command again to make new ones (these stay as they are)"
+            f"the scores of {artifact.stage}/{artifact.key} were written by an earlier version of "
+            "Latentflow, which named "
+            "them without columns; run the same command again to make new ones (these stay as "
+            "they are)"
         )
     return tables.SCORES.read(artifact)
 
 
 def markdown(frame: pl.DataFrame, measures: Measures, told: Told) -> str:
-    """The short table, how training ended, what came out for and against us, and why values are absent."""
+    """The short table, how training ended, what came out for and against us, and why values are
+    absent."""
     lines = [
         "| score | kind | value | 95% interval | n | failed | baseline | better |",
         "|---|---|---:|---|---:|---:|---|---|",
     ]
     for row in shortened(frame, measures).to_dicts():
-        cells = [row["name"], row["concept_kind"] or "", number(row["value"]), interval(row), replicates(row)]
+        cells = [
+            row["name"],
+            row["concept_kind"] or "",
+            number(row["value"]),
+            interval(row),
+            replicates(row),
+        ]
         cells += [str(row["n_failed"] or 0), _baseline(row), row["better"] or ""]
         lines.append(f"| {' | '.join(map(plain, cells))} |")
     if told.training:
         lines += ["", plain(told.training)]
     for heading, sentences, nothing in (
-        ("Against us", told.against_us, "Nothing: no rival does better beyond what chance explains."),
+        (
+            "Against us",
+            told.against_us,
+            "Nothing: no rival does better beyond what chance explains.",
+        ),
         ("For us", told.for_us, "Nothing: no rival does worse beyond what chance explains."),
         ("No difference can be told at this n", told.undecided, ""),
         ("Not measured", absent(frame, measures), ""),
         ("To know of these rows", caveats(frame, measures), ""),
     ):
-        listed = [f"- {plain(sentence)}" for sentence in sentences] or ([nothing] if nothing else [])
+        listed = [f"- {plain(sentence)}" for sentence in sentences] or (
+            [nothing] if nothing else []
+        )
         lines += ["", f"**{heading}**", "", *listed] if listed else []
     return "\n".join(lines) + "\n"
 
@@ -126,9 +161,13 @@ def markdown(frame: pl.DataFrame, measures: Measures, told: Told) -> str:
 def _refuse_repeats(frame: pl.DataFrame) -> None:
     repeated = frame.filter(pl.struct(tables.REPORT.key).is_duplicated())
     if repeated.height:
-        name, artifacts = repeated["name"][0], ", ".join(repeated["artifact"].unique(maintain_order=True).to_list())
+        name, artifacts = (
+            repeated["name"][0],
+            ", ".join(repeated["artifact"].unique(maintain_order=True).to_list()),
+        )
         raise InputError(
-            f"one report wants each score once; {name!r} for the same dictionary and hook point came from {artifacts}; "
+            f"one report wants each score once; {name!r} for the same dictionary and hook point "
+            f"came from {artifacts}; "
             "make a report for each experiment"
         )
 

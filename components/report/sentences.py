@@ -1,5 +1,6 @@
-"""What came out for us, against us, or undecided, in plain sentences: made of the differences by item, and where there are
-no items of two intervals, or of a value and its baseline. Polars only, no torch.
+"""What came out for us, against us, or undecided, in plain sentences: made of the differences by
+item, and where there are no items of two intervals, or of a value and its baseline. Polars only, no
+torch.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class Told:
         for_us: what came out for the dictionary.
         against_us: what came out against it.
         undecided: comparisons of which no difference can be told at this n.
-        training: whether training had converged, in one sentence; None where the train artifact does not say.
+        training: whether training had converged, in one sentence; None where the train artifact
+            does not say.
     """
 
     for_us: Sequence[str] = ()
@@ -46,13 +48,19 @@ class Told:
     def of(cls, report: Artifact) -> Told:
         """What a report artifact holds; a report of an older version says less."""
         names = [field.name for field in dataclasses.fields(cls)]
-        return cls(**{name: report.facts[name] for name in names if report.facts.get(name) is not None})
+        return cls(
+            **{name: report.facts[name] for name in names if report.facts.get(name) is not None}
+        )
 
 
-def tell(frame: pl.DataFrame, measures: Measures, differences: pl.DataFrame, trained: Mapping[str, Any]) -> Told:
-    """Sentences of every difference by item, and of what has no items: there two intervals, or a baseline, are compared.
+def tell(
+    frame: pl.DataFrame, measures: Measures, differences: pl.DataFrame, trained: Mapping[str, Any]
+) -> Told:
+    """Sentences of every difference by item, and of what has no items: there two intervals, or a
+    baseline, are compared.
 
-    Only rows of the role `entry` are scores of ours. Single concepts are counted and named, not told one by one.
+    Only rows of the role `entry` are scores of ours. Single concepts are counted and named, not
+    told one by one.
 
     Args:
         frame: the REPORT table.
@@ -65,7 +73,11 @@ def tell(frame: pl.DataFrame, measures: Measures, differences: pl.DataFrame, tra
     if training and trained.get("converged") is False:
         told["against us"].append(training)
     whole = differences.filter(~SINGLE).to_dicts()
-    sentences = [*_by_item(whole), *_by_interval(frame, measures, whole), *_single_concepts(differences.filter(SINGLE))]
+    sentences = [
+        *_by_item(whole),
+        *_by_interval(frame, measures, whole),
+        *_single_concepts(differences.filter(SINGLE)),
+    ]
     for outcome, sentence in sentences:
         told[outcome].append(sentence)
     return Told(told["for us"], told["against us"], told["undecided"], training)
@@ -81,16 +93,26 @@ def _training(facts: Mapping[str, Any]) -> str | None:
 
 
 def _by_item(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
-    """(outcome, sentence) for each score, rival and outcome, its kinds of concepts in one sentence."""
+    """(outcome, sentence) for each score, rival and outcome, its kinds of concepts in one
+    sentence."""
     grouped: dict[tuple, list[Mapping[str, Any]]] = {}
     for row in rows:
-        grouped.setdefault((row["name"], row["rival"], row["outcome"], row["hook_point"]), []).append(row)
+        grouped.setdefault(
+            (row["name"], row["rival"], row["outcome"], row["hook_point"]), []
+        ).append(row)
     for (name, rival, outcome, _), found in grouped.items():
         first = found[0]
-        verb = {"for us": "better than", "against us": "worse than", "undecided": "not told apart from"}[outcome]
+        verb = {
+            "for us": "better than",
+            "against us": "worse than",
+            "undecided": "not told apart from",
+        }[outcome]
         how = "paired" if first["paired"] else "unpaired, since their latents are not ours"
         holm = f", Holm over {first['n_tests']}" if (first["n_tests"] or 1) > 1 else ""
-        parts = "; ".join(_difference(row) for row in sorted(found, key=lambda row: rank(KINDS, row["concept_kind"])))
+        parts = "; ".join(
+            _difference(row)
+            for row in sorted(found, key=lambda row: rank(KINDS, row["concept_kind"]))
+        )
         yield outcome, f"{name}: {verb} {rival} ({how}{holm}): {parts}"
 
 
@@ -102,11 +124,17 @@ def _difference(row: Mapping[str, Any]) -> str:
     told += f", {replicates(row)}"
     if row["n_families"] is not None and row["n_families"] < row["n"]:
         clustered = row["n_clusters"] == row["n_families"]
-        told += f" in {row['n_families']} families" + ("" if clustered else ", too few to resample whole")
+        told += f" in {row['n_families']} families" + (
+            "" if clustered else ", too few to resample whole"
+        )
     if row["outcome"] == "undecided":
-        small = row["paired"] and 2.0 ** (1 - row["n_clusters"]) > LEVEL  # signs that all agree are one flip in so many
+        small = (
+            row["paired"] and 2.0 ** (1 - row["n_clusters"]) > LEVEL
+        )  # signs that all agree are one flip in so many
         seen = row["detectable"]
-        told += ", n too small to see any" if small else f", {seen:.2g} would be seen" if seen else ""
+        told += (
+            ", n too small to see any" if small else f", {seen:.2g} would be seen" if seen else ""
+        )
     return told
 
 
@@ -133,11 +161,17 @@ def _by_interval(
         rivals = [rival for rival in by_place[place(row)] if is_rival(rival, row)]
         largest = any(key == _key(row) and who.startswith("largest") for key, who in known)
         for rival in rivals:
-            of_largest = largest and rival["role"] == "floor"  # the largest of them stands against us already
+            of_largest = (
+                largest and rival["role"] == "floor"
+            )  # the largest of them stands against us already
             if (_key(row), called(rival)) not in known and not of_largest:
                 yield _two_intervals(row, called(rival), rival)
         baseline = row["baseline"]
-        beside = any(math.isclose(rival["value"], baseline) for rival in rivals) if baseline is not None else True
+        beside = (
+            any(math.isclose(rival["value"], baseline) for rival in rivals)
+            if baseline is not None
+            else True
+        )
         ceiling = any(word in (row["baseline_name"] or "") for word in CEILINGS)
         told = _key(row) in compared_scores and _is_rival(row["baseline_name"], paired)
         if not beside and not ceiling and row["value"] != baseline and not told:
@@ -162,7 +196,9 @@ def _baseline_outcome(row: Mapping[str, Any]) -> tuple[str, str]:
         return "undecided", f"{said} (over {replicates(row)}; ours has no interval)"
     outside = baseline < row["low"] or baseline > row["high"]
     where = "outside" if outside else "inside"
-    constant = "" if name.startswith(CONSTANTS) else "unpaired, the baseline has no interval of its own; "
+    constant = (
+        "" if name.startswith(CONSTANTS) else "unpaired, the baseline has no interval of its own; "
+    )
     return _outcome(
         row, baseline, outside
     ), f"{said} ({constant}{where} our 95% interval {interval(row)}, over {replicates(row)})"
@@ -174,7 +210,8 @@ def _outcome(row: Mapping[str, Any], other: float, apart: bool) -> str:
 
 
 def _single_concepts(differences: pl.DataFrame) -> Iterator[tuple[str, str]]:
-    """For each score and control, on how many single concepts ours does better and worse, and on which."""
+    """For each score and control, on how many single concepts ours does better and worse, and on
+    which."""
     grouped: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in differences.to_dicts():
         grouped.setdefault((name_of(row | {"concept": None}), row["rival"]), []).append(row)
@@ -191,8 +228,13 @@ def _single_concepts(differences: pl.DataFrame) -> Iterator[tuple[str, str]]:
 
 
 def _is_rival(name: str | None, paired: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a baseline is somebody whom the table of differences holds, whatever it is called there."""
-    rivals = {"largest", "untrained dictionary", *(row["rival"].removeprefix("the ") for row in paired)}
+    """Whether a baseline is somebody whom the table of differences holds, whatever it is called
+    there."""
+    rivals = {
+        "largest",
+        "untrained dictionary",
+        *(row["rival"].removeprefix("the ") for row in paired),
+    }
     return any(word in (name or "") for word in rivals)
 
 
@@ -223,4 +265,6 @@ def replicates(row: Mapping[str, Any]) -> str:
     """How many of what a score rests on."""
     if row["n"] is None:
         return "–"
-    return f"{row['n']} {row['unit_of_replication'] or 'replicate'}" + ("" if row["n"] == 1 else "s")
+    return f"{row['n']} {row['unit_of_replication'] or 'replicate'}" + (
+        "" if row["n"] == 1 else "s"
+    )

@@ -1,7 +1,9 @@
-"""The tables of scores: what a stage measured, one experiment's report, differences, and means over training seeds.
+"""The tables of scores: what a stage measured, one experiment's report, differences, and means over
+training seeds.
 
-What a score is of stands in the columns PLACE, each with one meaning; `name` is made from them (`components.report.scores`)
-and never read back into parts. Numbers among them are numbers. Polars only, no torch.
+What a score is of stands in the columns PLACE, each with one meaning; `name` is made from them
+(`components.report.scores`) and never read back into parts. Numbers among them are numbers. Polars
+only, no torch.
 """
 
 from __future__ import annotations
@@ -18,41 +20,58 @@ Columns = dict[str, tuple[Any, str]]
 
 _PLACE: Columns = {
     "stage": (pl.String, "the stage that measured it"),
-    "entry": (pl.String, "whose score it is: evaluation, explainer or steering method; null where none is meant"),
+    "entry": (
+        pl.String,
+        "whose score it is: evaluation, explainer or steering method; null where none is meant",
+    ),
     "measure": (pl.String, "what is measured, as its entry declares it"),
     "subject": (
         pl.String,
-        "what was measured beside the entry itself, or which of several: latent, neuron, untrained, probe, shuffled",
+        "what was measured beside the entry itself, or which of several: latent, neuron, "
+        "untrained, probe, shuffled",
     ),
-    "role": (pl.String, "what the row is to the reader: entry, floor, ceiling, control, or baseline (a competitor)"),
+    "role": (
+        pl.String,
+        "what the row is to the reader: entry, floor, ceiling, control, or baseline (a competitor)",
+    ),
     "explainer": (pl.String, "who wrote the explanations"),
     "scorer": (pl.String, "how explanations were scored"),
     "predictor": (pl.String, "who read the explanations"),
     "budget": (pl.Float64, "KL budget of the steering, nats a token"),
     "k": (pl.Int64, "units that a probe may use"),
     "concept": (pl.String, "the one concept that is meant; null for all others"),
-    "concept_kind": (pl.String, "all, token, surface, contextual or document; null where no concept is meant"),
+    "concept_kind": (
+        pl.String,
+        "all, token, surface, contextual or document; null where no concept is meant",
+    ),
     "split": (pl.String, "the split it was measured on"),
     "dictionary": (pl.String, "architecture and size, as topk-1536-k16"),
     "hook_point": (pl.String, "canonical hook point"),
 }
 PLACE = tuple(_PLACE)
 """What a score is of: the key of every table of scores."""
-_NAME: Columns = {"name": (pl.String, "the columns above in one dotted name, as MLflow and DVC show it")}
+_NAME: Columns = {
+    "name": (pl.String, "the columns above in one dotted name, as MLflow and DVC show it")
+}
 _VALUE: Columns = {
     "value": (pl.Float64, "the estimate; null with a reason"),
     "low": (pl.Float64, "95% interval, lower end"),
     "high": (pl.Float64, "95% interval, upper end"),
     "n": (pl.Int64, "replicates that the estimate rests on, failures included"),
     "n_failed": (pl.Int64, "replicates that failed, counted in n"),
-    "unit_of_replication": (pl.String, "what one replicate is: token, document, latent, concept, prompt"),
+    "unit_of_replication": (
+        pl.String,
+        "what one replicate is: token, document, latent, concept, prompt",
+    ),
     "n_seeds": (pl.Int32, "training seeds behind it"),
     "baseline": (pl.Float64, "what a named trivial or competing method gets"),
     "baseline_name": (pl.String, "its name"),
     "better": (pl.String, "higher, lower, or neither"),
     "reason": (pl.String, "why the value is null, or a caveat"),
 }
-SCORES = Table("scores", "*", "Every score of one stage.", {**_PLACE, **_NAME, **_VALUE}, PLACE, named)
+SCORES = Table(
+    "scores", "*", "Every score of one stage.", {**_PLACE, **_NAME, **_VALUE}, PLACE, named
+)
 REPORT = Table(
     "report",
     "report",
@@ -64,7 +83,8 @@ REPORT = Table(
 DIFFERENCES = Table(
     "differences",
     "report",
-    "What is measured of the dictionary against each rival, item by item, with one correction over each score's tests.",
+    "What is measured of the dictionary against each rival, item by item, with one correction "
+    "over each score's tests.",
     {
         **_PLACE,
         **_NAME,
@@ -73,20 +93,31 @@ DIFFERENCES = Table(
         "ours": (pl.Float64, "our mean over the items"),
         "theirs": (pl.Float64, "the rival's"),
         "difference": (pl.Float64, "ours minus theirs"),
-        "low": (pl.Float64, "95% Student interval of the difference over clusters, lower end; not corrected"),
+        "low": (
+            pl.Float64,
+            "95% Student interval of the difference over clusters, lower end; not corrected",
+        ),
         "high": (pl.Float64, "upper end"),
         "paired": (pl.Boolean, "whether both have the same items"),
         "n": (pl.Int64, "items: pairs, or those of both sides"),
         "unit_of_replication": (pl.String, "what one item is: concept, latent, prompt"),
-        "n_clusters": (pl.Int64, "groups of items that were resampled whole; n where each stands alone"),
-        "n_families": (pl.Int64, "families that the concepts belong to; null where no concept is meant"),
+        "n_clusters": (
+            pl.Int64,
+            "groups of items that were resampled whole; n where each stands alone",
+        ),
+        "n_families": (
+            pl.Int64,
+            "families that the concepts belong to; null where no concept is meant",
+        ),
         "p": (
             pl.Float64,
-            "of no difference: signs of whole clusters flipped, or Welch's test where there are no pairs",
+            "of no difference: signs of whole clusters flipped, or Welch's test where there are "
+            "no pairs",
         ),
         "n_tests": (
             pl.Int64,
-            "tests corrected together: every rival, method, budget and kind of concept of one measure",
+            "tests corrected together: every rival, method, budget and kind of concept of one "
+            "measure",
         ),
         "p_holm": (pl.Float64, "p after Holm over those"),
         "detectable": (pl.Float64, "difference seen with 80% power at this n and correction"),
@@ -109,9 +140,15 @@ REPLICATES = Table(
         "seeds": (pl.List(pl.Int64), "training seeds"),
         "values": (pl.List(pl.Float64), "the value of each"),
         "n_items": (pl.Int64, "what each value rests on, in the first seed's report"),
-        "unit_of_replication": (pl.String, "what one of those is: token, document, latent, concept"),
+        "unit_of_replication": (
+            pl.String,
+            "what one of those is: token, document, latent, concept",
+        ),
         "better": (pl.String, "higher, lower, or neither"),
-        "baseline": (pl.Float64, "mean over seeds of what a named trivial or competing method gets"),
+        "baseline": (
+            pl.Float64,
+            "mean over seeds of what a named trivial or competing method gets",
+        ),
         "baseline_name": (pl.String, "its name"),
         "reason": (pl.String, "why a value is null"),
     },

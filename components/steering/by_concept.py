@@ -1,7 +1,8 @@
-"""What each method reaches on each concept, from texts and judgements alone: one row for concept, method and budget.
+"""What each method reaches on each concept, from texts and judgements alone: one row for concept,
+method and budget.
 
-A generation that failed counts as nothing gained and is counted. These rows are what scores are means over, and what two
-methods are compared by, concept for concept.
+A generation that failed counts as nothing gained and is counted. These rows are what scores are
+means over, and what two methods are compared by, concept for concept.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ COUNTS = r"^(n|.*_failed)$"
 def concept_means(results: pl.DataFrame, split: str = "test") -> pl.DataFrame:
     """Means over the texts of each (concept, method, replicate, kl_budget) on one split.
 
-    Composite, uplift and every judge's column with failures as 0; the KL on the steered text of what was measured.
-    `n_failed` counts texts without an uplift; `<column>_failed` those, and texts without a value of this judge.
+    Composite, uplift and every judge's column with failures as 0; the KL on the steered text of
+    what was measured. `n_failed` counts texts without an uplift; `<column>_failed` those, and texts
+    without a value of this judge.
     """
     failed, judges = pl.col("uplift").is_null(), others(results)
     return (
@@ -40,8 +42,11 @@ def concept_means(results: pl.DataFrame, split: str = "test") -> pl.DataFrame:
     )
 
 
-def by_concept(results: pl.DataFrame, strengths: pl.DataFrame, comparison: Comparison) -> pl.DataFrame:
-    """Every method, and the mean of each control's directions, on each concept that passed the gate.
+def by_concept(
+    results: pl.DataFrame, strengths: pl.DataFrame, comparison: Comparison
+) -> pl.DataFrame:
+    """Every method, and the mean of each control's directions, on each concept that passed the
+    gate.
 
     Args:
         results: texts with their judgements (`components.store.judgements.judged`).
@@ -54,10 +59,14 @@ def by_concept(results: pl.DataFrame, strengths: pl.DataFrame, comparison: Compa
     """
     means = concept_means(results)
     plain = results.filter(pl.col("method") == UNSTEERED, pl.col("split") == "test")
-    plain = plain.group_by("concept").agg(pl.col(others(results)).mean())  # what failed must not lower it
+    plain = plain.group_by("concept").agg(
+        pl.col(others(results)).mean()
+    )  # what failed must not lower it
     unsteered = {row["concept"]: row for row in plain.iter_rows(named=True)}
     judges = [column(name) for name in comparison.judges]
-    of_place = {(row["concept"], row["method"], row["kl_budget"]): row for row in _own(means, comparison)}
+    of_place = {
+        (row["concept"], row["method"], row["kl_budget"]): row for row in _own(means, comparison)
+    }
     cost = {tuple(row[name] for name in tables.STRENGTHS.key): row for row in strengths.to_dicts()}
     rows = []
     for budget, methods in comparison.places:
@@ -73,12 +82,23 @@ def by_concept(results: pl.DataFrame, strengths: pl.DataFrame, comparison: Compa
                         "method": method,
                         "kl_budget": budget,
                         **{name: own.get(name) for name in _OF_MEANS},
-                        **{name: measured.get(name) for name in ("latent", "kl_elsewhere", "kl_whole")},
+                        **{
+                            name: measured.get(name)
+                            for name in ("latent", "kl_elsewhere", "kl_whole")
+                        },
                         **{column(name): own.get(column(name)) for name in comparison.told},
                         **largest.get(concept.name, {}),
-                        **{f"{name}_unsteered": unsteered.get(concept.name, {}).get(name) for name in judges},
-                        **{f"{name}_failed": own.get(f"{name}_failed", own.get("n_failed")) for name in judges},
-                        "reason": None if own else comparison.unsteered.get((concept.name, method, budget)),
+                        **{
+                            f"{name}_unsteered": unsteered.get(concept.name, {}).get(name)
+                            for name in judges
+                        },
+                        **{
+                            f"{name}_failed": own.get(f"{name}_failed", own.get("n_failed"))
+                            for name in judges
+                        },
+                        "reason": None
+                        if own
+                        else comparison.unsteered.get((concept.name, method, budget)),
                     }
                 )
     kinds = {"": pl.Float64, "_unsteered": pl.Float64, "_failed": pl.Int64}
@@ -111,7 +131,8 @@ _OF_MEANS = ("replicate", "n", "n_failed", "kl_written", "kl_written_reverse")
 
 
 def _own(means: pl.DataFrame, comparison: Comparison) -> list[dict[str, Any]]:
-    """Rows of methods as they are; of controls the mean over their directions, stand-ins among them."""
+    """Rows of methods as they are; of controls the mean over their directions, stand-ins among
+    them."""
     controls = pl.col("method").is_in(list(comparison.controls))
     averaged = (
         means.filter(controls)
@@ -125,14 +146,25 @@ def _compared(means: pl.DataFrame, comparison: Comparison, budget: float | None)
     of_controls = means.filter(pl.col("method").is_in(list(comparison.controls)), at(budget))
     steerings = of_controls.select("method", "replicate").unique()
     compared = [s not in comparison.stand_ins for s in steerings.iter_rows()]
-    return of_controls.join(steerings.filter(compared), on=["method", "replicate"], how="semi", maintain_order="left")
+    return of_controls.join(
+        steerings.filter(compared), on=["method", "replicate"], how="semi", maintain_order="left"
+    )
 
 
-def _largest(means: pl.DataFrame, comparison: Comparison, budget: float | None) -> dict[str, dict[str, float]]:
-    """For each concept the largest composite, and the largest uplift, that a control direction reaches."""
-    maxima = _compared(means, comparison, budget).group_by("concept").agg(pl.col("composite", "uplift").max())
+def _largest(
+    means: pl.DataFrame, comparison: Comparison, budget: float | None
+) -> dict[str, dict[str, float]]:
+    """For each concept the largest composite, and the largest uplift, that a control direction
+    reaches."""
+    maxima = (
+        _compared(means, comparison, budget)
+        .group_by("concept")
+        .agg(pl.col("composite", "uplift").max())
+    )
     silent = comparison.silent
     return {
-        row["concept"]: {f"{name}_largest": row[name] for name in ("composite", "uplift") if name not in silent}
+        row["concept"]: {
+            f"{name}_largest": row[name] for name in ("composite", "uplift") if name not in silent
+        }
         for row in maxima.to_dicts()
     }

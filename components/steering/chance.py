@@ -1,9 +1,10 @@
 """What chance gives a method that chooses: Gaussian directions put through the same choice.
 
-A method that proposes one direction exceeds the largest of R Gaussian ones by chance in 1 of R + 1. One that lets the
-validate prompts choose among several does so more often, and reaches more on test. So the Gaussian directions, whose
-text belongs to no concept and is judged for all, are dealt anew many times: some stand in for the candidates, validate
-prompts choose one of them for each concept, and it is compared on test with R of the others.
+A method that proposes one direction exceeds the largest of R Gaussian ones by chance in 1 of R + 1.
+One that lets the validate prompts choose among several does so more often, and reaches more on
+test. So the Gaussian directions, whose text belongs to no concept and is judged for all, are dealt
+anew many times: some stand in for the candidates, validate prompts choose one of them for each
+concept, and it is compared on test with R of the others.
 """
 
 from __future__ import annotations
@@ -53,7 +54,10 @@ def simulate(
         None where no direction would be left to compare with.
     """
     test, seen = _by_concept(tested), _by_concept(validated)
-    directions = sorted({name for of in test.values() for name in of} & {name for of in seen.values() for name in of})
+    directions = sorted(
+        {name for of in test.values() for name in of}
+        & {name for of in seen.values() for name in of}
+    )
     most = int(rivals.max(initial=0))
     if not concepts or n_others < 1 or len(directions) <= most:
         return None
@@ -63,7 +67,9 @@ def simulate(
         value = np.array([test.get(concept, {}).get(name, (0.0, 0.0))[0] for name in directions])
         merit = [seen.get(concept, {}).get(name, (0.0, 0.0)) for name in directions]
         place = np.empty(len(directions))
-        place[sorted(range(len(directions)), key=lambda d, merit=merit: merit[d])] = np.arange(len(directions))
+        place[sorted(range(len(directions)), key=lambda d, merit=merit: merit[d])] = np.arange(
+            len(directions)
+        )
         chosen = deal[np.arange(DEALS), place[deal[:, :n]].argmax(axis=1)]
         reached[:, i] = value[chosen]
         above[:, i] = value[chosen] > value[deal[:, most : most + n_others]].max(axis=1)
@@ -71,7 +77,8 @@ def simulate(
 
 
 def _by_concept(means: pl.DataFrame) -> dict[str, dict[tuple[str, int], tuple[float, float]]]:
-    """Concept -> direction -> composite and uplift, in the order in which the choice compares them."""
+    """Concept -> direction -> composite and uplift, in the order in which the choice compares
+    them."""
     found: dict[str, dict[tuple[str, int], tuple[float, float]]] = {}
     for row in means.select("concept", "method", "replicate", "composite", "uplift").iter_rows():
         found.setdefault(row[0], {})[row[1], row[2]] = (row[3], row[4])

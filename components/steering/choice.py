@@ -1,8 +1,8 @@
 """Candidates at their strengths, and which of them the validate prompts choose.
 
-A method may propose several steerings for a concept; the one with the largest mean composite on validate prompts is used
-(failures count as none; on a tie, and where no composite was judged, the larger uplift, then the better on select).
-Controls are not chosen among: each is reported.
+A method may propose several steerings for a concept; the one with the largest mean composite on
+validate prompts is used (failures count as none; on a tie, and where no composite was judged, the
+larger uplift, then the better on select). Controls are not chosen among: each is reported.
 """
 
 from __future__ import annotations
@@ -46,7 +46,11 @@ class Steered:
         if self.strength is None:
             return []
         steering, strength = self.candidate.steering, self.strength
-        return [Job(prompt, sample, steering, strength) for prompt in prompts for sample in range(n_samples)]
+        return [
+            Job(prompt, sample, steering, strength)
+            for prompt in prompts
+            for sample in range(n_samples)
+        ]
 
     def row(self) -> dict[str, object]:
         """Its row of the strengths table."""
@@ -67,21 +71,28 @@ class Steered:
 
 
 def contested(steered: Sequence[Steered], controls: Collection[str]) -> list[Steered]:
-    """Those with a rival: another candidate of the same method, concept and budget that has a strength."""
+    """Those with a rival: another candidate of the same method, concept and budget that has a
+    strength."""
     return [s for group in _rivals(steered, controls).values() if len(group) > 1 for s in group]
 
 
-def choose(validated: pl.DataFrame, steered: Sequence[Steered], controls: Collection[str]) -> list[Steered]:
+def choose(
+    validated: pl.DataFrame, steered: Sequence[Steered], controls: Collection[str]
+) -> list[Steered]:
     """One for each concept, method and budget, and every control.
 
     Args:
-        validated: texts of validate prompts with their judgements (`components.store.judgements`), and no others.
+        validated: texts of validate prompts with their judgements (`components.store.judgements`),
+            and no others.
         steered: all that have, or lack, a strength.
         controls: methods whose steerings are all kept.
     """
     assert (validated["split"] == "validate").all(), "only validate prompts choose"
     keys = ("concept", "method", "replicate", "kl_budget")
-    means = {tuple(row[key] for key in keys): row for row in concept_means(validated, "validate").to_dicts()}
+    means = {
+        tuple(row[key] for key in keys): row
+        for row in concept_means(validated, "validate").to_dicts()
+    }
 
     def merit(s: Steered) -> tuple[float, float, int]:
         reached = means.get((s.candidate.concept, s.method, s.candidate.replicate, s.budget), {})

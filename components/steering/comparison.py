@@ -1,4 +1,5 @@
-"""What the scores of steering are about: concepts, methods, controls, budgets and judges, and what is absent and why."""
+"""What the scores of steering are about: concepts, methods, controls, budgets and judges, and what
+is absent and why."""
 
 from __future__ import annotations
 
@@ -26,14 +27,18 @@ class Comparison:
         methods: names of the methods that have directions of their own for each concept.
         controls: names of those whose directions belong to no concept.
         budgets: KL budgets, nats a token.
-        silent: why a measure (fluency, and with it the composite) is judged for no text, where that is so.
+        silent: why a measure (fluency, and with it the composite) is judged for no text, where that
+            is so.
         unsteered: why (concept, method, budget) has no steering, where it has none.
         seed: of the deals of chance.
         columns: what every row says (dictionary, hook_point, n_seeds).
-        untrained: method -> the name, among `methods`, under which the untrained dictionary goes through it.
+        untrained: method -> the name, among `methods`, under which the untrained dictionary goes
+            through it.
         absent: name among `methods` -> why nothing was steered by it at all.
-        stand_ins: (control, replicate) of directions that stand in for candidates and are compared with nobody.
-        competitors: names among `methods` that read no dictionary: what a dictionary's latents stand against.
+        stand_ins: (control, replicate) of directions that stand in for candidates and are compared
+            with nobody.
+        competitors: names among `methods` that read no dictionary: what a dictionary's latents
+            stand against.
         limit: that not all concepts of the corpus are candidates, where that is so.
         ungraded: names whose steerings have no strength: they stand at no budget.
         judges: whose own scores stand beside composite and uplift (`SteerConfig.beside`).
@@ -58,7 +63,8 @@ class Comparison:
 
     @property
     def measures(self) -> list[str]:
-        """What is averaged over texts: the composite, the uplift, and what each of these judges says."""
+        """What is averaged over texts: the composite, the uplift, and what each of these judges
+        says."""
         return [COMPOSITE, "uplift", *self.judges]
 
     @property
@@ -68,7 +74,8 @@ class Comparison:
 
     @property
     def places(self) -> list[tuple[float | None, list[str]]]:
-        """Each budget with the methods and controls that stand at it; at no budget those that are not graded."""
+        """Each budget with the methods and controls that stand at it; at no budget those that are
+        not graded."""
         names = [*self.methods, *self.controls]
         graded = [name for name in names if name not in self.ungraded]
         rest = [name for name in names if name in self.ungraded]
@@ -81,7 +88,11 @@ class Comparison:
         bare = next((entry for entry, name in self.untrained.items() if name == method), None)
         if bare:
             return {"entry": bare, "subject": UNTRAINED, "role": "control"}
-        return {"entry": method, "subject": None, "role": "baseline" if method in self.competitors else "entry"}
+        return {
+            "entry": method,
+            "subject": None,
+            "role": "baseline" if method in self.competitors else "entry",
+        }
 
     def passed(self, kind: str = "all") -> list[Concept]:
         """Concepts of a kind (or all) that the gate let through."""

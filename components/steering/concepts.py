@@ -16,9 +16,11 @@ from components.steering.contract import Concept
 
 
 def pick_concepts(inventory: pl.DataFrame, config: SteerConfig) -> list[Concept]:
-    """All matching concepts of documents, and of each family a bounded number of others, in the inventory's order.
+    """All matching concepts of documents, and of each family a bounded number of others, in the
+    inventory's order.
 
-    Which ones is settled by a hash of seed and name: a concept that is added displaces at most one of its family.
+    Which ones is settled by a hash of seed and name: a concept that is added displaces at most one
+    of its family.
 
     Raises:
         InputError: no concept of the corpus matches.
@@ -31,7 +33,8 @@ def pick_concepts(inventory: pl.DataFrame, config: SteerConfig) -> list[Concept]
     if not matching:
         wanted = ", ".join(config.concepts)
         raise InputError(
-            f"steer.concepts wants {wanted}, and of {inventory.height} labelled concepts of the corpus none matches; "
+            f"steer.concepts wants {wanted}, and of {inventory.height} labelled concepts of the "
+            "corpus none matches; "
             f"{nearest(config.concepts[0], inventory['concept'].head(20).to_list())}"
         )
     drawn = sorted(matching, key=lambda row: derive(config.seed, "concept", row["concept"]))
@@ -41,7 +44,11 @@ def pick_concepts(inventory: pl.DataFrame, config: SteerConfig) -> list[Concept]
         taken[row["family"]] += row["unit"] != "document"
         if row["unit"] == "document" or taken[row["family"]] <= config.max_concepts_per_family:
             picked.add(row["concept"])
-    return [Concept(row["concept"], row["concept_kind"], row["unit"]) for row in matching if row["concept"] in picked]
+    return [
+        Concept(row["concept"], row["concept_kind"], row["unit"])
+        for row in matching
+        if row["concept"] in picked
+    ]
 
 
 def limit(config: SteerConfig, inventory: pl.DataFrame, concepts: Sequence[Concept]) -> str | None:
@@ -49,6 +56,7 @@ def limit(config: SteerConfig, inventory: pl.DataFrame, concepts: Sequence[Conce
     if len(concepts) == inventory.height:
         return None
     return (
-        f"{len(concepts)} of {inventory.height} concepts were tried: all of documents that match, and of each family "
+        f"{len(concepts)} of {inventory.height} concepts were tried: all of documents that match, "
+        "and of each family "
         f"at most {config.max_concepts_per_family} others, drawn (steer.max_concepts_per_family)"
     )

@@ -27,22 +27,28 @@ else:
 class SteerConfig(Config):
     """Steering methods, their strengths, and who judges."""
 
-    methods: list[MethodName] = Field(default=["add_direction", "mean_difference", "random_direction"], min_length=1)
+    methods: list[MethodName] = Field(
+        default=["add_direction", "mean_difference", "random_direction"], min_length=1
+    )
     """What is steered with; random_direction is the control that the others are compared with."""
     judges: list[JudgeName] = Field(default=["concept", "fluency"], min_length=1)
     """Who judges the text; the composite needs fluency beside the judge that measures."""
     measure: JudgeName = "concept"
-    """The judge that measures: what steered text has more of its value than unsteered text is the uplift."""
+    """The judge that measures: what steered text has more of its value than unsteered text is the
+    uplift."""
     method_settings: MethodSettings = Field(default_factory=MethodSettings)
     """Settings of each method, by its name."""
     judge_settings: JudgeSettings = Field(default_factory=JudgeSettings)
     """Settings of each judge, by its name."""
-    kl_budgets: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default=[0.1], min_length=1)
+    kl_budgets: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        default=[0.1], min_length=1
+    )
     """What steering may cost on neutral text, nats a token; methods are compared at equal cost."""
     concepts: list[str] = Field(default=["*"], min_length=1)
     """Patterns of the names of concepts to steer towards, such as topic.*."""
     max_concepts_per_family: NonNegativeInt = 4
-    """Concepts of tokens taken from each family, drawn by the seed; concepts of documents are all taken."""
+    """Concepts of tokens taken from each family, drawn by the seed; concepts of documents are all
+    taken."""
     gate: ProbeGate = ProbeGate()
     """When a probe decodes a concept, so that it is steered towards."""
     validate_prompts: PositiveInt = 24
@@ -56,11 +62,13 @@ class SteerConfig(Config):
     temperature: float = Field(1.0, ge=0)
     """Of sampling; 0 takes the likeliest token."""
     neutral_tokens: PositiveInt = 2048
-    """Tokens of neutral text on which strengths are set; what they cost is then measured on other neutral text."""
+    """Tokens of neutral text on which strengths are set; what they cost is then measured on other
+    neutral text."""
     neutral_length: PositiveInt = 64
     """Tokens taken from the beginning of each neutral context."""
     band_texts: PositiveInt = 256
-    """Unsteered continuations of validate prompts, and real passages, whose loss sets the fluency band."""
+    """Unsteered continuations of validate prompts, and real passages, whose loss sets the fluency
+    band."""
     seed: int = 0
     """Draws the concepts, the text, the control directions and the resamples."""
     batch_size: PositiveInt = execution(256)
@@ -68,30 +76,42 @@ class SteerConfig(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> SteerConfig:
-        if taken := [name for name in self.methods if name == UNSTEERED or name.startswith(UNTRAINED)]:
+        if taken := [
+            name for name in self.methods if name == UNSTEERED or name.startswith(UNTRAINED)
+        ]:
             raise ConfigError(
-                f"a steering method may not be called {taken[0]!r}: tables call a control so; rename its file"
+                f"a steering method may not be called {taken[0]!r}: tables call a control so; "
+                "rename its file"
             )
         if taken := sorted(set(self.judges) & (TAKEN | {measure.name for measure in MEASURES})):
-            raise ConfigError(f"a judge may not be called {taken[0]!r}: tables call another thing so; rename its file")
+            raise ConfigError(
+                f"a judge may not be called {taken[0]!r}: tables call another thing so; rename "
+                "its file"
+            )
         for registry, names, settings in self.tables():
             refuse_unused(registry, names, settings)
         if len(set(self.kl_budgets)) < len(self.kl_budgets):
             raise ConfigError(f"a KL budget is listed twice: {self.kl_budgets}")
         if self.measure not in self.judges:
             raise ConfigError(
-                f"uplift is what the judge {self.measure!r} says; judges listed: {', '.join(self.judges)}"
+                f"uplift is what the judge {self.measure!r} says; judges listed: "
+                f"{', '.join(self.judges)}"
             )
         return self
 
     @property
     def beside(self) -> list[str]:
-        """Judges beside the one that measures; fluency also where it is not listed: its score is then absent."""
+        """Judges beside the one that measures; fluency also where it is not listed: its score is
+        then absent."""
         return [name for name in dict.fromkeys([FLUENCY, *self.judges]) if name != self.measure]
 
     def tables(self) -> list[tuple[Registry[Any], list[str], Any]]:
-        """Methods and judges: the registry, the names that are listed, and the settings of each entry."""
-        return [(methods, self.methods, self.method_settings), (judges, self.judges, self.judge_settings)]
+        """Methods and judges: the registry, the names that are listed, and the settings of each
+        entry."""
+        return [
+            (methods, self.methods, self.method_settings),
+            (judges, self.judges, self.judge_settings),
+        ]
 
     def method_kinds(self) -> dict[str, tuple[type[SteeringMethod], Any]]:
         """The methods that are listed: class and settings of each, by its name."""

@@ -1,8 +1,9 @@
-"""What steering promises: a method proposes steerings from the select split, a judge reads what was written.
+"""What steering promises: a method proposes steerings from the select split, a judge reads what was
+written.
 
-A `Steering` is anything that turns a strength into an intervention; many of them share one forward pass. Methods see
-`Evidence`, which holds nothing but the select split; judges are fitted on `Material`, which holds nothing of the test
-split: so no test data can choose a setting.
+A `Steering` is anything that turns a strength into an intervention; many of them share one forward
+pass. Methods see `Evidence`, which holds nothing but the select split; judges are fitted on
+`Material`, which holds nothing of the test split: so no test data can choose a setting.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ class Steering(ABC):
     """One way to change what a model writes, with at most one free parameter: its strength.
 
     Attributes:
-        graded: whether its effect grows with the strength, from none at 0. If not, it is applied as it is (at strength 1),
-            and what it costs is measured and reported beside the budgets.
+        graded: whether its effect grows with the strength, from none at 0. If not, it is applied as
+            it is (at strength 1), and what it costs is measured and reported beside the budgets.
         scale: the unit of strengths, as tables and pages say it.
     """
 
@@ -45,18 +46,21 @@ class Steering(ABC):
     @classmethod
     @abstractmethod
     def intervention(cls, rows: Sequence[Any], strengths: Float[Tensor, " row"]) -> Intervention:
-        """The intervention of one batch: row i is steered by `rows[i]`; all are of this class and agree in `together`.
+        """The intervention of one batch: row i is steered by `rows[i]`; all are of this class and
+        agree in `together`.
 
         Strength 0 leaves the row of a graded steering as it is.
         """
 
     def added(self, strength: float = 1.0) -> Mapping[str, Float[Tensor, " d_in"]]:
-        """By hook point, the vector that it adds at every token, where it is nothing else; its cost is then found faster."""
+        """By hook point, the vector that it adds at every token, where it is nothing else; its cost
+        is then found faster."""
         return {}
 
     @abstractmethod
     def tensors(self) -> Mapping[str, Tensor]:
-        """What has to be saved to steer again, by name ("" for the only one; no name holds a slash)."""
+        """What has to be saved to steer again, by name ("" for the only one; no name holds a
+        slash)."""
 
     @classmethod
     @abstractmethod
@@ -96,7 +100,8 @@ class Candidate:
         sign: +1 when more of the steering is meant to give more of the concept.
         select_score: what it scored on the select split.
         reason: why there is no steering.
-        stand_in: of a control: it is compared with nobody, and stands for a candidate where a choice is made by chance.
+        stand_in: of a control: it is compared with nobody, and stands for a candidate where a
+            choice is made by chance.
     """
 
     concept: str | None
@@ -111,7 +116,8 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evidence:
-    """What a method may know of the text: the select split and nothing else. Rows are the captured tokens of it.
+    """What a method may know of the text: the select split and nothing else. Rows are the captured
+    tokens of it.
 
     Attributes:
         concepts: the concepts to steer towards, in the order of the label columns.
@@ -122,14 +128,16 @@ class Evidence:
         token: token id of each row.
         document: for each row, the row of its document in `document_labels`.
         document_labels: documents with the concept (document concepts; other columns are empty).
-        batches: activations at a hook point in row order, anew at each call: (first row, activations).
+        batches: activations at a hook point in row order, anew at each call: (first row,
+            activations).
         contexts: packed contexts: `token`, `document` and `position`, each [context, position].
         pairs: minimal pairs (`components.store.tables.PAIRS`).
         codes: sparse codes; absent without a dictionary.
         dictionary: the dictionary; absent without one.
         d_in: width of the activations where to steer.
-        stand_ins: how many more steerings a control proposes, of which chance chooses as a method chooses: the most
-            candidates that a method proposes for one concept; 0 where none has a choice.
+        stand_ins: how many more steerings a control proposes, of which chance chooses as a method
+            chooses: the most candidates that a method proposes for one concept; 0 where none has a
+            choice.
     """
 
     concepts: Sequence[Concept]
@@ -170,9 +178,10 @@ class SteeringMethod(Entry):
 
     Attributes:
         steering: the class of what it proposes.
-        control: its steerings belong to no concept: each is judged for every concept, and none is chosen.
-        reads_dictionary: it takes codes or dictionary from the evidence, so the untrained dictionary goes through it
-            too, as a control.
+        control: its steerings belong to no concept: each is judged for every concept, and none is
+            chosen.
+        reads_dictionary: it takes codes or dictionary from the evidence, so the untrained
+            dictionary goes through it too, as a control.
     """
 
     steering: ClassVar[type[Steering]]
@@ -186,13 +195,16 @@ class SteeringMethod(Entry):
     @classmethod
     @abstractmethod
     def at_most(cls, config: Any) -> int:
-        """Steerings that it proposes for one concept at most; a control, in all but for its stand-ins."""
+        """Steerings that it proposes for one concept at most; a control, in all but for its
+        stand-ins."""
 
     @abstractmethod
     def candidates(self, evidence: Evidence) -> Iterable[Candidate]:
-        """At least one candidate for each concept of the evidence (one with a reason where there is no steering).
+        """At least one candidate for each concept of the evidence (one with a reason where there is
+        no steering).
 
-        Where a concept has several, the validate prompts choose. A control gives candidates without a concept.
+        Where a concept has several, the validate prompts choose. A control gives candidates without
+        a concept.
         """
 
 
@@ -205,8 +217,10 @@ class Continuation:
         n_tokens: tokens in it.
         nll: nats a token under the unsteered model, given the prompt; None without text.
         reason: why there is no text.
-        kl: KL(plain || steered) of the predictions of its tokens, nats a token; None without text, or not measured.
-        kl_reverse: KL(steered || plain) of the same: what the steering costs on the text that it wrote.
+        kl: KL(plain || steered) of the predictions of its tokens, nats a token; None without text,
+            or not measured.
+        kl_reverse: KL(steered || plain) of the same: what the steering costs on the text that it
+            wrote.
         prompt: the text that it goes on from.
     """
 
@@ -282,7 +296,8 @@ class Verdicts:
 
 
 class Judge(Entry):
-    """Judges texts. A file in `judges/` holds one, registered with `@judges`; its name is the judge's in every table.
+    """Judges texts. A file in `judges/` holds one, registered with `@judges`; its name is the
+    judge's in every table.
 
     Attributes:
         measure: its score as a reader meets it, the mean of what it says of texts; the name is the
@@ -296,7 +311,8 @@ class Judge(Entry):
         super().__init__(config, services)
 
     def fit(self, material: Material) -> None:
-        """Learns what it needs; called once, before anything else. Columns of what it says are `material.concepts`."""
+        """Learns what it needs; called once, before anything else. Columns of what it says are
+        `material.concepts`."""
         self.material = material
 
     @abstractmethod
@@ -308,7 +324,8 @@ class Judge(Entry):
         return {}
 
     def silence(self) -> str | None:
-        """Why it gives no value at all (NaN for every text), where that is so; concepts are steered without it."""
+        """Why it gives no value at all (NaN for every text), where that is so; concepts are steered
+        without it."""
         return None
 
 

@@ -36,7 +36,8 @@ def read_evidence(
     shards = CodeShards(codes)
     if shards.n_rows("select") != len(select.document):
         raise InputError(
-            f"artifact {codes.stage}/{codes.key} has codes of {shards.n_rows('select'):,} select tokens, "
+            f"artifact {codes.stage}/{codes.key} has codes of {shards.n_rows('select'):,} select "
+            "tokens, "
             f"and {len(select.document):,} were captured; encode these activations"
         )
     concepts = [select.concepts[column] for column in columns]
@@ -60,9 +61,11 @@ def read_evidence(
 
 
 def of_untrained(evidence: Evidence, codes: Artifact | None) -> tuple[Evidence | None, str | None]:
-    """The evidence with the untrained dictionary in the place of the trained one, or why there is none.
+    """The evidence with the untrained dictionary in the place of the trained one, or why there is
+    none.
 
-    Codes name the dictionary that made them; it lies in the same store, unless only they were copied.
+    Codes name the dictionary that made them; it lies in the same store, unless only they were
+    copied.
     """
     if codes is None:
         return None, "no codes of an untrained dictionary were given (the input untrained)"
@@ -73,12 +76,17 @@ def of_untrained(evidence: Evidence, codes: Artifact | None) -> tuple[Evidence |
     same_place = evidence.hook_point in dictionary.writes
     if not same_place or shards.n_rows("select") != len(evidence.document):
         return None, f"the untrained dictionary {key} is of other activations"
-    return dataclasses.replace(evidence, codes=shards.codes("select").matrix(), dictionary=dictionary), None
+    return dataclasses.replace(
+        evidence, codes=shards.codes("select").matrix(), dictionary=dictionary
+    ), None
 
 
 def _pairs(corpus: Artifact, concepts: Sequence[Concept]) -> pl.DataFrame:
-    """Minimal pairs of the select split that differ in one of these concepts; none where the corpus has no pairs."""
+    """Minimal pairs of the select split that differ in one of these concepts; none where the corpus
+    has no pairs."""
     if tables.PAIRS.file not in corpus.files:
         return tables.PAIRS.frame([])
     names = [concept.name for concept in concepts]
-    return tables.PAIRS.read(corpus).filter(pl.col("split") == "select", pl.col("concept").is_in(names))
+    return tables.PAIRS.read(corpus).filter(
+        pl.col("split") == "select", pl.col("concept").is_in(names)
+    )

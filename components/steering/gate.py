@@ -1,8 +1,9 @@
 """Which concepts may be steered towards: those that a probe decodes and the judges can judge.
 
-A concept that the model does not represent, or that no judge recognises, would count against every method alike. The
-probe is fitted on select (activations of tokens, or their means over documents) and read on validate, by the same gate as
-in evaluation (components/concept/gate.py). What fails is left out and counted.
+A concept that the model does not represent, or that no judge recognises, would count against every
+method alike. The probe is fitted on select (activations of tokens, or their means over documents)
+and read on validate, by the same gate as in evaluation (components/concept/gate.py). What fails is
+left out and counted.
 """
 
 from __future__ import annotations
@@ -40,9 +41,19 @@ class Split:
     """
 
     def __init__(
-        self, corpus: Artifact, activations: ActivationShards, split: str, hook_point: str, concepts: Sequence[Concept]
+        self,
+        corpus: Artifact,
+        activations: ActivationShards,
+        split: str,
+        hook_point: str,
+        concepts: Sequence[Concept],
     ) -> None:
-        self.concepts, self._activations, self._split, self._hook_point = concepts, activations, split, hook_point
+        self.concepts, self._activations, self._split, self._hook_point = (
+            concepts,
+            activations,
+            split,
+            hook_point,
+        )
         provenance = activations.provenance(split)
         self.labels = row_labels(corpus, provenance, split, concepts)
         self.token = provenance["token"].numpy()
@@ -53,8 +64,11 @@ class Split:
         self.document_labels = (rows.astype(np.float64) @ whole).astype(bool).tocsc()
         self.document_labels.eliminate_zeros()
 
-    def batches(self, hook_point: str | None = None) -> Iterator[tuple[int, Float[Tensor, "token d_in"]]]:
-        """(first row, activations in the stored dtype), in row order; at another hook point where one is named."""
+    def batches(
+        self, hook_point: str | None = None
+    ) -> Iterator[tuple[int, Float[Tensor, "token d_in"]]]:
+        """(first row, activations in the stored dtype), in row order; at another hook point where
+        one is named."""
         name = hook_point or self._hook_point
         rows = Rows(self._activations, self._split, [name])
         for number, x in enumerate(rows.in_order(BATCH)):
@@ -81,20 +95,26 @@ def probe_refusals(select: Split, validate: Split, gate: ProbeGate) -> dict[str,
         columns = [i for i, concept in enumerate(select.concepts) if concept.unit == unit]
         if not columns:
             continue
-        (x, labels), (x_validate, truth) = (_read(split, unit, columns) for split in (select, validate))
+        (x, labels), (x_validate, truth) = (
+            _read(split, unit, columns) for split in (select, validate)
+        )
         scores = fit_probe(x, labels).scores(x_validate).cpu().numpy()
         for j, column in enumerate(columns):
             positive = np.flatnonzero(truth[:, j].toarray().ravel())
             ranked = ranking(scores[:, j], positive)
             if ranked.ap is None or labels[:, j].nnz == 0:
                 where = "validate" if ranked.ap is None else "select"
-                refused[select.concepts[column].name] = f"probe: no {unit} of the {where} split has the concept"
+                refused[select.concepts[column].name] = (
+                    f"probe: no {unit} of the {where} split has the concept"
+                )
             elif why := refusal(ranked, len(positive), len(scores), gate):
                 refused[select.concepts[column].name] = f"probe: {why}"
     return refused
 
 
-def _read(split: Split, unit: str, columns: Sequence[int]) -> tuple[Float[Tensor, "row d_in"], scipy.sparse.csc_matrix]:
+def _read(
+    split: Split, unit: str, columns: Sequence[int]
+) -> tuple[Float[Tensor, "row d_in"], scipy.sparse.csc_matrix]:
     if unit == "document":
         return split.documents(), split.document_labels[:, columns]
     return split.tokens(), split.labels[:, columns]

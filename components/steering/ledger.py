@@ -1,7 +1,9 @@
-"""Every continuation as a row of the generations table, and what the judges said of it as rows of the judgements table.
+"""Every continuation as a row of the generations table, and what the judges said of it as rows of
+the judgements table.
 
-A text that is steered towards a concept is judged for it (and its values for the other concepts stand in one list); plain
-text, and the text of a control, is judged for every concept. The composite is entered as one more judge.
+A text that is steered towards a concept is judged for it (and its values for the other concepts
+stand in one list); plain text, and the text of a control, is judged for every concept. The
+composite is entered as one more judge.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ class Ledger:
     Attributes:
         panel: who judges.
         column: concept -> its column in what judges say.
-        judged: the concepts that plain and control text are judged for, in the order of `off_target`.
+        judged: the concepts that plain and control text are judged for, in the order of
+            `off_target`.
     """
 
     panel: Panel
@@ -43,7 +46,8 @@ class Ledger:
         self._texts: list[pl.DataFrame] = []
         self._judgements: list[pl.DataFrame] = []
         self._plain: dict[tuple[int, int], Float[np.ndarray, " concept"]] = {}
-        """(prompt, sample) -> what the measured judge says of the plain text; NaN where there is none."""
+        """(prompt, sample) -> what the measured judge says of the plain text; NaN where there is
+        none."""
 
     def generations(self) -> pl.DataFrame:
         """The texts as a table."""
@@ -64,8 +68,11 @@ class Ledger:
             self._plain[job.prompt.number, job.sample] = values
         self._enter(split, [(UNSTEERED, None, 0, None)] * len(jobs), jobs, texts, verdicts)
 
-    def add_steered(self, split: str, jobs: Sequence[tuple[Steered, Job]], texts: Sequence[Continuation]) -> None:
-        """Enters steered text, judged for its concept, or for every concept where it belongs to none."""
+    def add_steered(
+        self, split: str, jobs: Sequence[tuple[Steered, Job]], texts: Sequence[Continuation]
+    ) -> None:
+        """Enters steered text, judged for its concept, or for every concept where it belongs to
+        none."""
         places = [(s.method, s.candidate.concept, s.candidate.replicate, s.budget) for s, _ in jobs]
         self._enter(split, places, [job for _, job in jobs], texts, self.panel.verdicts(texts))
 
@@ -77,27 +84,39 @@ class Ledger:
         texts: Sequence[Continuation],
         verdicts: Mapping[str, Verdicts],
     ) -> None:
-        """One row for each text; for each judge one for each text and concept that it is judged for."""
+        """One row for each text; for each judge one for each text and concept that it is judged
+        for."""
         if not texts:
             return
         number = sum(part.height for part in self._texts) + np.arange(len(texts))
         self._texts.append(_texts(split, number, places, jobs, texts))
         owned = [concept is not None for _, concept, _, _ in places]
-        concepts = [[concept] if concept is not None else list(self.judged) for _, concept, _, _ in places]
+        concepts = [
+            [concept] if concept is not None else list(self.judged) for _, concept, _, _ in places
+        ]
         names = [name for own in concepts for name in own]
         if not names:
             return
-        text: Int[np.ndarray, " row"] = np.repeat(np.arange(len(texts)), [len(own) for own in concepts])
+        text: Int[np.ndarray, " row"] = np.repeat(
+            np.arange(len(texts)), [len(own) for own in concepts]
+        )
         column = np.array([self.column[name] for name in names])
-        before = np.array([self._plain[job.prompt.number, job.sample] for job in jobs])[text, column]
+        before = np.array([self._plain[job.prompt.number, job.sample] for job in jobs])[
+            text, column
+        ]
         values = {name: verdict.values[text, column] for name, verdict in verdicts.items()}
         others = [self.column[name] for name in self.judged]
         shared = {"generation": number[text], "concept": names}
         for name, verdict in verdicts.items():
-            lists = [row.tolist() if own else None for row, own in zip(verdict.values[:, others], owned, strict=True)]
+            lists = [
+                row.tolist() if own else None
+                for row, own in zip(verdict.values[:, others], owned, strict=True)
+            ]
             reasons = [verdict.reasons.get(i) for i in text.tolist()]
             self._judge(name, shared, values[name], reasons, [lists[i] for i in text.tolist()])
-        whole = composite(values[self.panel.measure], before, values.get(FLUENCY, np.full(len(text), np.nan)))
+        whole = composite(
+            values[self.panel.measure], before, values.get(FLUENCY, np.full(len(text), np.nan))
+        )
         missing = [UNPAIRED if gone else None for gone in np.isnan(before).tolist()]
         reasons = [texts[i].reason or why for i, why in zip(text.tolist(), missing, strict=True)]
         self._judge(COMPOSITE, shared, whole, reasons, [None] * len(text))
@@ -114,7 +133,9 @@ class Ledger:
         columns = {**shared, "value": values, "off_target": off_target, "reason": reasons}
         frame = pl.DataFrame(columns, schema_overrides={name: schema[name] for name in columns})
         nothing = pl.col("off_target").list.eval(pl.element().fill_nan(None))
-        frame = frame.with_columns(pl.lit(name).alias("judge"), pl.col("value").fill_nan(None), nothing)
+        frame = frame.with_columns(
+            pl.lit(name).alias("judge"), pl.col("value").fill_nan(None), nothing
+        )
         self._judgements.append(tables.JUDGEMENTS.frame(frame))
 
 

@@ -1,4 +1,5 @@
-"""What judges are fitted on, and the openings that are continued: read from the corpus, measured by the model."""
+"""What judges are fitted on, and the openings that are continued: read from the corpus, measured by
+the model."""
 
 from __future__ import annotations
 
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from components.steering.config import SteerConfig
 
 
-def read_prompts(corpus: Artifact, model: LanguageModel, split: str, config: SteerConfig) -> list[Prompt]:
+def read_prompts(
+    corpus: Artifact, model: LanguageModel, split: str, config: SteerConfig
+) -> list[Prompt]:
     """The first prompts of a split, as many as are asked for.
 
     Raises:
@@ -30,7 +33,8 @@ def read_prompts(corpus: Artifact, model: LanguageModel, split: str, config: Ste
     table = tables.PROMPTS.read(corpus).filter(pl.col("split") == split).sort("prompt")
     if table.is_empty():
         raise InputError(
-            f"steering needs prompts of the split {split!r}, and artifact {corpus.stage}/{corpus.key} has none; "
+            f"steering needs prompts of the split {split!r}, and artifact "
+            f"{corpus.stage}/{corpus.key} has none; "
             f"set read.prompts_{split} above 0"
         )
     n = config.validate_prompts if split == "validate" else config.test_prompts
@@ -58,7 +62,9 @@ def read_material(
             openings = [[*head, *pieces.openings[i]] for i in measured]
             nll[measured] = writer.losses(openings, [pieces.tokens[i] for i in measured])
         # of no passages it would make one empty text
-        texts = tokenizer.batch_decode(pieces.tokens, skip_special_tokens=True) if pieces.tokens else []
+        texts = (
+            tokenizer.batch_decode(pieces.tokens, skip_special_tokens=True) if pieces.tokens else []
+        )
         passages[split] = Passages(texts, pieces.labels, nll)
     return Material([c.name for c in concepts], **passages, unsteered=unsteered, seed=config.seed)
 
@@ -68,6 +74,7 @@ def too_short(material: Material) -> str | None:
     if material.judge.texts and material.calibrate.texts and material.validate.texts:
         return None
     return (
-        "no document goes on for half a continuation behind its opening, so there is no real text to judge by; "
+        "no document goes on for half a continuation behind its opening, so there is no real text "
+        "to judge by; "
         "lower steer.max_new_tokens"
     )

@@ -1,4 +1,5 @@
-"""What steering measures, as its manifest declares it: what every experiment has, and the measure of each judge."""
+"""What steering measures, as its manifest declares it: what every experiment has, and the measure
+of each judge."""
 
 from __future__ import annotations
 
@@ -14,17 +15,20 @@ MEASURES = (
     ),
     Measure(
         "composite", "Steered", "0 to 1",
-        "Composite: harmonic mean of fluency and of the share gained of the concept probability that was left to gain.",
+        "Composite: harmonic mean of fluency and of the share gained of the concept probability "
+        "that was left to gain.",
         rank=1, kinds=1, least=0, most=1, short="steering",
     ),
     Measure(
         "over_untrained", "Over the untrained dictionary", "difference",
-        "Composite minus that of the untrained dictionary, which goes through the same choice, concept for concept.",
+        "Composite minus that of the untrained dictionary, which goes through the same choice, "
+        "concept for concept.",
         rank=2, kinds=2, least=-1, most=1, part_of="composite",
     ),
     Measure(
         "uplift", "Uplift", "rise of probability",
-        "Judged concept probability over unsteered text's; largest where text breaks, so read it beside fluency.",
+        "Judged concept probability over unsteered text's; largest where text breaks, so read it "
+        "beside fluency.",
         rank=10, kinds=20, least=-1, most=1,
     ),
     Measure(
@@ -33,12 +37,14 @@ MEASURES = (
     ),
     Measure(
         "cost", "Cost on other text", "nats a token",
-        "KL of steered from plain predictions on neutral text that set no strength; the budget stands beside it.",
+        "KL of steered from plain predictions on neutral text that set no strength; the budget "
+        "stands beside it.",
         "neither", rank=21, kinds=31, least=0,
     ),
     Measure(
         "cost_whole", "Cost over whole contexts", "nats a token",
-        "The same over whole contexts: strengths are set at their beginning, where an edit costs less.",
+        "The same over whole contexts: strengths are set at their beginning, where an edit costs "
+        "less.",
         "neither", rank=22, kinds=32, least=0,
     ),
     Measure(
@@ -48,13 +54,22 @@ MEASURES = (
     ),
     Measure(
         "cost_written_reverse", "Reverse cost on steered text", "nats a token",
-        "KL(steered, plain) on the text that was written under steering: what the steering costs where it acts.",
+        "KL(steered, plain) on the text that was written under steering: what the steering costs "
+        "where it acts.",
         "neither", rank=24, kinds=34, least=0,
     ),
 )  # fmt: skip
 COSTS = {
-    "cost": ("kl_elsewhere", "neutral", "no neutral text is left to measure it on; raise read.splits.neutral"),
-    "cost_whole": ("kl_whole", "neutral", "no neutral text is left to measure it on; raise read.splits.neutral"),
+    "cost": (
+        "kl_elsewhere",
+        "neutral",
+        "no neutral text is left to measure it on; raise read.splits.neutral",
+    ),
+    "cost_whole": (
+        "kl_whole",
+        "neutral",
+        "no neutral text is left to measure it on; raise read.splits.neutral",
+    ),
     "cost_written": ("kl_written", "test", "no steered text to measure it on"),
     "cost_written_reverse": ("kl_written_reverse", "test", "no steered text to measure it on"),
 }

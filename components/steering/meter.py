@@ -1,4 +1,5 @@
-"""How much steering there is to do, counted before it begins: tokens that the model reads or writes."""
+"""How much steering there is to do, counted before it begins: tokens that the model reads or
+writes."""
 
 from __future__ import annotations
 
@@ -21,18 +22,25 @@ class Meter:
     Attributes:
         done: tokens so far.
         written: continuations so far.
-        texts, directions: continuations and steerings in all, at most, once `plan` has counted them.
+        texts, directions: continuations and steerings in all, at most, once `plan` has counted
+            them.
         rows: pairs of a text and a concept that it is judged for, likewise.
         stand_ins: control directions that stand in for candidates, where a method has a choice.
         continuation: tokens for one continuation, read once more to measure its loss.
-        tested: tokens for one of a test prompt, read once more to measure what the steering costs on it.
-        calibration: tokens for one steering: about four measurements on neutral text for each budget.
+        tested: tokens for one of a test prompt, read once more to measure what the steering costs
+            on it.
+        calibration: tokens for one steering: about four measurements on neutral text for each
+            budget.
     """
 
-    def __init__(self, config: SteerConfig, prompts: Mapping[str, Sequence[Prompt]], untrained: bool = False) -> None:
+    def __init__(
+        self, config: SteerConfig, prompts: Mapping[str, Sequence[Prompt]], untrained: bool = False
+    ) -> None:
         self.done, self.written, self._started = 0, 0, time.monotonic()
         self._config, self._untrained = config, untrained
-        self._entries = [(kind, kind.at_most(settings)) for kind, settings in config.method_kinds().values()]
+        self._entries = [
+            (kind, kind.at_most(settings)) for kind, settings in config.method_kinds().values()
+        ]
         self._n = {split: len(of_split) * config.n_samples for split, of_split in prompts.items()}
         longest = max(len(prompt.tokens) for of_split in prompts.values() for prompt in of_split)
         self.continuation, self.tested = (n * (longest + config.max_new_tokens) for n in (2, 3))
@@ -42,13 +50,22 @@ class Meter:
 
     def plan(self, n_concepts: int) -> str:
         """Counts what so many concepts will take, at most, and says it."""
-        n_budgets, validate, test = len(self._config.kl_budgets), self._n["validate"], self._n["test"]
+        n_budgets, validate, test = (
+            len(self._config.kl_budgets),
+            self._n["validate"],
+            self._n["test"],
+        )
         n_plain, n_read = max(self._config.band_texts, validate), (validate + test) * n_concepts
         directions = n_validated = n_tested = 0
         for kind, at_most in self._entries:
             if kind.control:
                 steerings = (at_most + self.stand_ins) * bool(n_concepts)
-                n_read += steerings * n_budgets * (test + (validate if self.stand_ins else 0)) * n_concepts
+                n_read += (
+                    steerings
+                    * n_budgets
+                    * (test + (validate if self.stand_ins else 0))
+                    * n_concepts
+                )
                 n_validated += steerings * n_budgets * validate * bool(self.stand_ins)
                 n_tested += steerings * n_budgets * test
             else:
@@ -59,19 +76,26 @@ class Meter:
             directions += steerings
         self.texts, self.directions = n_plain + test + n_validated + n_tested, directions
         self.rows = n_read + n_validated + n_tested
-        self.total = directions * self.calibration + (n_plain + test + n_validated) * self.continuation
+        self.total = (
+            directions * self.calibration + (n_plain + test + n_validated) * self.continuation
+        )
         self.total += n_tested * self.tested
         return (
-            f"at most {self.total:,} tokens for {n_concepts} concepts: strengths of {directions:,} directions, "
+            f"at most {self.total:,} tokens for {n_concepts} concepts: strengths of "
+            f"{directions:,} directions, "
             f"{self.texts:,} continuations"
         )
 
     def progress(self, message: str) -> Progress:
         """Where the work stands."""
         speed = self.done / max(time.monotonic() - self._started, 1e-9)
-        return Progress(self.done, max(self.total, self.done), "tokens", message, {"tokens_per_second": speed})
+        return Progress(
+            self.done, max(self.total, self.done), "tokens", message, {"tokens_per_second": speed}
+        )
 
-    def run(self, work: Generator[int, None, Result], message: str, each: int) -> Generator[Progress, None, Result]:
+    def run(
+        self, work: Generator[int, None, Result], message: str, each: int
+    ) -> Generator[Progress, None, Result]:
         """Runs work that yields how many units it did, of `each` tokens."""
         while True:
             try:

@@ -1,4 +1,5 @@
-"""Neutral text, on which side effects are measured: beginnings of contexts to set strengths on, and other text beside it."""
+"""Neutral text, on which side effects are measured: beginnings of contexts to set strengths on, and
+other text beside it."""
 
 from __future__ import annotations
 
@@ -26,9 +27,9 @@ class Neutral:
 
     @classmethod
     def read(cls, corpus: Artifact, n_tokens: int, length: int) -> tuple[Neutral, Neutral]:
-        """The first `length` tokens of each context of the neutral split: about `n_tokens` to set strengths on, from half
-        the contexts at most, and up to four times as many, of other documents, to measure them on. The second is empty
-        where the split has no more.
+        """The first `length` tokens of each context of the neutral split: about `n_tokens` to set
+        strengths on, from half the contexts at most, and up to four times as many, of other
+        documents, to measure them on. The second is empty where the split has no more.
         """
         parts, n, others = cls._parted(corpus, n_tokens, length)
         tokens, mask = parts["token"][:, :length].long(), parts["document"][:, :length] >= 0
@@ -36,8 +37,9 @@ class Neutral:
 
     @classmethod
     def whole(cls, corpus: Artifact, n_tokens: int, length: int) -> Neutral:
-        """Whole contexts of the documents on which no strength was set, about `n_tokens`, at least two contexts: at the
-        beginning of a context, where strengths are set, the same edit costs less than behind it.
+        """Whole contexts of the documents on which no strength was set, about `n_tokens`, at least
+        two contexts: at the beginning of a context, where strengths are set, the same edit costs
+        less than behind it.
         """
         parts, _, others = cls._parted(corpus, n_tokens, length)
         tokens, mask = parts["token"][others].long(), parts["document"][others] >= 0
@@ -45,8 +47,11 @@ class Neutral:
         return cls(tokens[:n], mask[:n])
 
     @staticmethod
-    def _parted(corpus: Artifact, n_tokens: int, length: int) -> tuple[dict[str, Tensor], int, Tensor]:
-        """The split's contexts, how many of them set strengths, and which share no document with those."""
+    def _parted(
+        corpus: Artifact, n_tokens: int, length: int
+    ) -> tuple[dict[str, Tensor], int, Tensor]:
+        """The split's contexts, how many of them set strengths, and which share no document with
+        those."""
         parts = contexts(corpus, "neutral")
         document = parts["document"]
         n = max(1, min(len(document) // 2, round(n_tokens / length)))

@@ -1,4 +1,5 @@
-"""The judges of an experiment together: fitted once, asked about texts, and what they cannot judge."""
+"""The judges of an experiment together: fitted once, asked about texts, and what they cannot
+judge."""
 
 from __future__ import annotations
 
@@ -9,7 +10,14 @@ import numpy as np
 
 from components.steering.composite import FLUENCY
 from components.steering.config import SteerConfig
-from components.steering.contract import Continuation, Judge, JudgeServices, Material, Verdicts, judges
+from components.steering.contract import (
+    Continuation,
+    Judge,
+    JudgeServices,
+    Material,
+    Verdicts,
+    judges,
+)
 from components.store.judgements import COMPOSITE
 
 
@@ -30,7 +38,10 @@ class Panel:
     @classmethod
     def fitted(cls, config: SteerConfig, material: Material, services: JudgeServices) -> Panel:
         """The judges that are listed, fitted on the material."""
-        panel = {name: judges[name](getattr(config.judge_settings, name), services) for name in config.judges}
+        panel = {
+            name: judges[name](getattr(config.judge_settings, name), services)
+            for name in config.judges
+        }
         for judge in panel.values():
             judge.fit(material)
         return cls(panel, config.measure, len(material.concepts))
@@ -44,7 +55,8 @@ class Panel:
         }
 
     def silence(self) -> dict[str, str]:
-        """Measures that no text has, with the reason: a judge's own, and the composite without its parts."""
+        """Measures that no text has, with the reason: a judge's own, and the composite without its
+        parts."""
         silent = {name: why for name, judge in self.judges.items() if (why := judge.silence())}
         if FLUENCY not in self.judges:
             silent[FLUENCY] = f"steer.judges does not list {FLUENCY}"

@@ -1,8 +1,10 @@
-"""Real text for the judges: documents cut into passages as long as a continuation, labelled concept by concept.
+"""Real text for the judges: documents cut into passages as long as a continuation, labelled concept
+by concept.
 
-A judge must read what it will be asked about, so passages are as long as continuations, begin where a continuation
-begins (behind an opening as long as a prompt) and go through the same tokenizer. A passage has a concept of tokens when
-a labelled token lies inside, and a concept of documents when its document has it.
+A judge must read what it will be asked about, so passages are as long as continuations, begin where
+a continuation begins (behind an opening as long as a prompt) and go through the same tokenizer. A
+passage has a concept of tokens when a labelled token lies inside, and a concept of documents when
+its document has it.
 """
 
 from __future__ import annotations
@@ -37,11 +39,15 @@ class Cut:
     openings: dict[int, list[int]]
 
 
-def cut(corpus: Artifact, split: str, concepts: Sequence[Concept], opening: int, length: int) -> Cut:
+def cut(
+    corpus: Artifact, split: str, concepts: Sequence[Concept], opening: int, length: int
+) -> Cut:
     """Cuts every document of a split; what is shorter than half a continuation is left out."""
     parts = contexts(corpus, split)
     kept = (parts["document"] >= 0).flatten()
-    document, position, token = (parts[name].flatten()[kept].long() for name in ("document", "position", "token"))
+    document, position, token = (
+        parts[name].flatten()[kept].long() for name in ("document", "position", "token")
+    )
     order = np.lexsort((position.numpy(), document.numpy()))
     document, position, token = document[order], position[order], token[order]
     _, begins = np.unique(document.numpy(), return_index=True)
@@ -59,7 +65,9 @@ def cut(corpus: Artifact, split: str, concepts: Sequence[Concept], opening: int,
     inside = [np.arange(*span) for span in spans]
     indices = np.concatenate(inside) if inside else np.zeros(0, np.int64)
     offsets = np.cumsum([0, *map(len, inside)])
-    member = scipy.sparse.csr_matrix((np.ones(len(indices)), indices, offsets), shape=(len(spans), len(document)))
+    member = scipy.sparse.csr_matrix(
+        (np.ones(len(indices)), indices, offsets), shape=(len(spans), len(document))
+    )
     labels = scipy.sparse.csr_matrix(member @ rows.astype(np.float64)).toarray() > 0
     return Cut([token[a:b].tolist() for a, b in spans], labels, openings)
 
@@ -67,8 +75,11 @@ def cut(corpus: Artifact, split: str, concepts: Sequence[Concept], opening: int,
 def row_labels(
     corpus: Artifact, provenance: Mapping[str, Tensor], split: str, concepts: Sequence[Concept]
 ) -> scipy.sparse.csc_matrix:
-    """Which rows of a split have which concept [row, concept]: their own label, or that of their document."""
-    own, of_document = ([c.name for c in concepts if (c.unit == "document") == whole] for whole in (False, True))
+    """Which rows of a split have which concept [row, concept]: their own label, or that of their
+    document."""
+    own, of_document = (
+        [c.name for c in concepts if (c.unit == "document") == whole] for whole in (False, True)
+    )
     tokens, names = token_labels(corpus, provenance, split, own)
     numbers, documents, whole_names = document_labels(corpus, split, of_document)
     row = np.searchsorted(numbers, provenance["document"].cpu().numpy())
@@ -86,7 +97,8 @@ def contexts(corpus: Artifact, split: str) -> dict[str, Tensor]:
     name = f"contexts/{split}.safetensors"
     if name not in corpus.files:
         raise InputError(
-            f"steering needs the split {split!r}, and artifact {corpus.stage}/{corpus.key} was read without it; "
+            f"steering needs the split {split!r}, and artifact {corpus.stage}/{corpus.key} was "
+            "read without it; "
             f"set read.splits.{split} above 0"
         )
     return load_file(corpus.path(name))

@@ -1,4 +1,5 @@
-"""What each method proposes, the untrained dictionary among the methods, and at which strengths it is tried."""
+"""What each method proposes, the untrained dictionary among the methods, and at which strengths it
+is tried."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ class Proposals:
 
     Attributes:
         candidates: (name of the method in tables, candidate).
-        methods: names of the methods that are listed and have steerings of their own for each concept.
+        methods: names of the methods that are listed and have steerings of their own for each
+            concept.
         controls: names of those whose steerings belong to no concept.
         untrained: method -> the name under which the untrained dictionary goes through it.
         absent: such a name -> why nothing is proposed under it.
@@ -38,8 +40,12 @@ class Proposals:
     @property
     def ungraded(self) -> frozenset[str]:
         """Names whose steerings have no strength."""
-        names = {name: name for name in (*self.methods, *self.controls)} | {u: m for m, u in self.untrained.items()}
-        return frozenset(name for name, method in names.items() if not methods[method].steering.graded)
+        names = {name: name for name in (*self.methods, *self.controls)} | {
+            u: m for m, u in self.untrained.items()
+        }
+        return frozenset(
+            name for name, method in names.items() if not methods[method].steering.graded
+        )
 
     @property
     def steerings(self) -> list[Steering]:
@@ -47,7 +53,10 @@ class Proposals:
         return list({id(c.steering): c.steering for _, c in self.candidates if c.steering}.values())
 
     def at_strengths(
-        self, measured: Mapping[int, Sequence[Sequence[float]]], budgets: Sequence[float], neutral: Neutral
+        self,
+        measured: Mapping[int, Sequence[Sequence[float]]],
+        budgets: Sequence[float],
+        neutral: Neutral,
     ) -> list[Steered]:
         """Every candidate at every budget, one that is not graded once.
 
@@ -63,20 +72,29 @@ class Proposals:
                 (strength, kl), *_ = measured.get(id(candidate.steering), [[math.nan, math.nan]])
                 there = None if candidate.steering is None else 1.0
                 cost = kl if math.isfinite(kl) else None
-                steered.append(Steered(method, candidate, None, there, cost, reason=candidate.reason))
+                steered.append(
+                    Steered(method, candidate, None, there, cost, reason=candidate.reason)
+                )
                 continue
             row = measured.get(id(candidate.steering), [[math.nan, math.nan]] * len(budgets))
             for budget, (strength, kl) in zip(budgets, row, strict=True):
                 if math.isfinite(strength):
                     steered.append(Steered(method, candidate, budget, strength, kl))
                 else:
-                    reason = candidate.reason or no_text or f"no strength that was tried costs {budget:g} nats a token"
+                    reason = (
+                        candidate.reason
+                        or no_text
+                        or f"no strength that was tried costs {budget:g} nats a token"
+                    )
                     steered.append(Steered(method, candidate, budget, reason=reason))
         return steered
 
 
-def propose(config: SteerConfig, evidence: Evidence, services: MethodServices, untrained: Artifact | None) -> Proposals:
-    """Asks every listed method; those that read a dictionary also with the untrained one in its place.
+def propose(
+    config: SteerConfig, evidence: Evidence, services: MethodServices, untrained: Artifact | None
+) -> Proposals:
+    """Asks every listed method; those that read a dictionary also with the untrained one in its
+    place.
 
     Args:
         config: the section `steer`.
@@ -84,14 +102,20 @@ def propose(config: SteerConfig, evidence: Evidence, services: MethodServices, u
         services: what methods may use.
         untrained: codes of the untrained dictionary.
     """
-    entries = {name: kind(settings, services) for name, (kind, settings) in config.method_kinds().items()}
+    entries = {
+        name: kind(settings, services) for name, (kind, settings) in config.method_kinds().items()
+    }
     names = untrained_names(config)
     control, why_absent = of_untrained(evidence, untrained)
     candidates = []
     if evidence.concepts:
-        candidates = [(name, c) for name, method in entries.items() for c in method.candidates(evidence)]
+        candidates = [
+            (name, c) for name, method in entries.items() for c in method.candidates(evidence)
+        ]
         if control is not None:
-            candidates += [(name, c) for own, name in names.items() for c in entries[own].candidates(control)]
+            candidates += [
+                (name, c) for own, name in names.items() for c in entries[own].candidates(control)
+            ]
     controls = [name for name, method in entries.items() if method.control]
     return Proposals(
         candidates=candidates,
@@ -103,6 +127,11 @@ def propose(config: SteerConfig, evidence: Evidence, services: MethodServices, u
 
 
 def untrained_names(config: SteerConfig) -> dict[str, str]:
-    """Methods that read a dictionary, each with the name under which the untrained one goes through it."""
-    reading = [name for name, (kind, _) in config.method_kinds().items() if kind.reads_dictionary and not kind.control]
+    """Methods that read a dictionary, each with the name under which the untrained one goes through
+    it."""
+    reading = [
+        name
+        for name, (kind, _) in config.method_kinds().items()
+        if kind.reads_dictionary and not kind.control
+    ]
     return {name: UNTRAINED if name == reading[0] else f"{UNTRAINED}_{name}" for name in reading}

@@ -19,8 +19,8 @@ FILE = "directions.safetensors"
 
 
 def save(folder: Path, candidates: Sequence[tuple[str, Candidate]]) -> None:
-    """Writes each steering as `<method>/<concept>/<replicate>`, of a control `<method>/<replicate>`; its parts, where it
-    has several, behind a slash.
+    """Writes each steering as `<method>/<concept>/<replicate>`, of a control
+    `<method>/<replicate>`; its parts, where it has several, behind a slash.
     """
     tensors = {}
     for method, candidate in candidates:
@@ -32,7 +32,9 @@ def save(folder: Path, candidates: Sequence[tuple[str, Candidate]]) -> None:
     (folder / f".{FILE}").rename(folder / FILE)
 
 
-def restored(steer: Artifact, method: str, concept: str | None, replicate: int | None = None) -> Steering:
+def restored(
+    steer: Artifact, method: str, concept: str | None, replicate: int | None = None
+) -> Steering:
     """A steering that the stage `steer` used, by default the one that its validate prompts chose.
 
     Args:
@@ -42,7 +44,8 @@ def restored(steer: Artifact, method: str, concept: str | None, replicate: int |
         replicate: which of the method's candidates.
 
     Raises:
-        UnknownNameError: the artifact holds no such steering; what it holds of that method, or which methods.
+        UnknownNameError: the artifact holds no such steering; what it holds of that method, or
+            which methods.
     """
     with safe_open(steer.path(FILE), framework="pt") as file:
         names = set(file.keys())
@@ -50,7 +53,11 @@ def restored(steer: Artifact, method: str, concept: str | None, replicate: int |
             replicate = _chosen(steer, method, concept)
         name = _name(method, concept, replicate)
         parts = {key: "" if key == name else key.removeprefix(f"{name}/") for key in names}
-        tensors = {part: file.get_tensor(key) for key, part in parts.items() if part != key and "/" not in part}
+        tensors = {
+            part: file.get_tensor(key)
+            for key, part in parts.items()
+            if part != key and "/" not in part
+        }
     if tensors:
         facts = steer.facts
         units = facts.get("units") or {facts["hook_point"]: facts["unit"]}
@@ -59,12 +66,17 @@ def restored(steer: Artifact, method: str, concept: str | None, replicate: int |
     listed = sorted({key.partition("/")[0] for key in names})
     if method not in listed:
         raise UnknownNameError(
-            f"artifact steer/{steer.key} holds no direction of {method!r}; {nearest(method, listed)}"
+            f"artifact steer/{steer.key} holds no direction of {method!r}; "
+            f"{nearest(method, listed)}"
         )
-    concepts = sorted({key.split("/", 1)[1].rpartition("/")[0] for key in names if key.startswith(f"{method}/")} - {""})
+    concepts = sorted(
+        {key.split("/", 1)[1].rpartition("/")[0] for key in names if key.startswith(f"{method}/")}
+        - {""}
+    )
     what = f"{concept!r} (number {replicate})" if concept else f"no concept (number {replicate})"
     raise UnknownNameError(
-        f"artifact steer/{steer.key} holds no direction of {method} for {what}; {nearest(concept or '', concepts)}"
+        f"artifact steer/{steer.key} holds no direction of {method} for {what}; "
+        f"{nearest(concept or '', concepts)}"
     )
 
 
@@ -73,9 +85,12 @@ def _name(method: str, concept: str | None, replicate: int) -> str:
 
 
 def _chosen(steer: Artifact, method: str, concept: str | None) -> int:
-    """The candidate whose text the test prompts saw (at the lowest budget); 0 where none was written."""
+    """The candidate whose text the test prompts saw (at the lowest budget); 0 where none was
+    written."""
     texts = tables.GENERATIONS.scan(steer).filter(
-        pl.col("method") == method, pl.col("concept").eq_missing(pl.lit(concept)), pl.col("split") == "test"
+        pl.col("method") == method,
+        pl.col("concept").eq_missing(pl.lit(concept)),
+        pl.col("split") == "test",
     )
     first = texts.sort("kl_budget", "replicate").select("replicate").head(1).collect()
     return int(first["replicate"][0]) if first.height else 0

@@ -1,10 +1,12 @@
-"""Scores of steering: for each method and KL budget the composite of gain and fluency, and beside it what judges say.
+"""Scores of steering: for each method and KL budget the composite of gain and fluency, and beside
+it what judges say.
 
-The replicate is the concept: prompts and samples are averaged inside it, and intervals are Student's over concept means,
-cut to the range of the score. A concept's own interval is over prompts. Kinds of concept are told apart; where there are
-several, `all` is the mean of their means, each kind weighing the same. The baseline of the composite is what Gaussian
-directions reach when they are chosen as the method chooses (the clip makes that positive); the share of concepts on
-which a method exceeds every Gaussian direction stands beside what chance gives the same choice.
+The replicate is the concept: prompts and samples are averaged inside it, and intervals are
+Student's over concept means, cut to the range of the score. A concept's own interval is over
+prompts. Kinds of concept are told apart; where there are several, `all` is the mean of their means,
+each kind weighing the same. The baseline of the composite is what Gaussian directions reach when
+they are chosen as the method chooses (the clip makes that positive); the share of concepts on which
+a method exceeds every Gaussian direction stands beside what chance gives the same choice.
 """
 
 from __future__ import annotations
@@ -38,17 +40,21 @@ from components.store.judgements import column
 
 LEVEL = 0.05
 FEWEST_PAIRS = 6
-"""Below so many pairs not even differences of one sign are significant at 0.05 (2 of 2^5 flips are as extreme)."""
+"""Below so many pairs not even differences of one sign are significant at 0.05 (2 of 2^5 flips are
+as extreme)."""
 Rows = Mapping[str, Mapping[str, Any]]
 """Concept -> its row of what `by_concept` returns."""
 
 
-def score_rows(results: pl.DataFrame, by_concept: pl.DataFrame, comparison: Comparison) -> Iterator[dict[str, Any]]:
+def score_rows(
+    results: pl.DataFrame, by_concept: pl.DataFrame, comparison: Comparison
+) -> Iterator[dict[str, Any]]:
     """Rows of the scores table; a kind of concept that is not in the inventory has none.
 
     Args:
         results: texts with their judgements (`components.store.judgements.judged`).
-        by_concept: what each method reaches on each concept, made of it (`components.steering.by_concept`).
+        by_concept: what each method reaches on each concept, made of it
+            (`components.steering.by_concept`).
         comparison: what the scores are about.
     """
     means, validated = concept_means(results), concept_means(results, "validate")
@@ -56,9 +62,14 @@ def score_rows(results: pl.DataFrame, by_concept: pl.DataFrame, comparison: Comp
     yield from (_gate(comparison, kind) for kind in dict.fromkeys(["all", *kinds]))
     for budget, here in comparison.places:
         found: dict[str, Rows] = {}
-        for (method,), part in by_concept.filter(at(budget)).group_by("method", maintain_order=True):
+        for (method,), part in by_concept.filter(at(budget)).group_by(
+            "method", maintain_order=True
+        ):
             found[str(method)] = {row["concept"]: row for row in part.iter_rows(named=True)}
-        of = {method: _Scores(comparison, method, budget, found.get(method, {}), means, validated) for method in here}
+        of = {
+            method: _Scores(comparison, method, budget, found.get(method, {}), means, validated)
+            for method in here
+        }
         methods = [method for method in comparison.methods if method in here]
         for method in methods:
             scores = of[method]
@@ -76,14 +87,23 @@ def score_rows(results: pl.DataFrame, by_concept: pl.DataFrame, comparison: Comp
                 yield from of[control].of_control(kind)
         for method in methods:
             if method not in comparison.untrained.values():
-                yield from (of[method].of_concept(results, concept) for concept in comparison.passed())
+                yield from (
+                    of[method].of_concept(results, concept) for concept in comparison.passed()
+                )
 
 
 def absent_row(columns: Mapping[str, Any], reason: str) -> dict[str, Any]:
     """The one row of a steering that could not begin."""
     nothing = dataclasses.asdict(ABSENT)
     about = {"unit_of_replication": "concept", "split": "validate", "concept_kind": "all"}
-    return {"measure": "gate.passed", **nothing, **about, "n_failed": 0, "reason": reason, **columns}
+    return {
+        "measure": "gate.passed",
+        **nothing,
+        **about,
+        "n_failed": 0,
+        "reason": reason,
+        **columns,
+    }
 
 
 class _Scores:
@@ -103,16 +123,26 @@ class _Scores:
         self.concepts = comparison.passed()
         self.n_others = n_compared(means, comparison, budget)
         controls = pl.col("method").is_in(list(comparison.controls))
-        self.rivals = _rivals(validated.filter(pl.col("method") == method, at(budget)), self.concepts)
+        self.rivals = _rivals(
+            validated.filter(pl.col("method") == method, at(budget)), self.concepts
+        )
         self.chance: Chance | None = None
-        self.floor = {} if "composite" in comparison.silent else _floor(means.filter(controls, at(budget)))
+        self.floor = (
+            {} if "composite" in comparison.silent else _floor(means.filter(controls, at(budget)))
+        )
         if self.rivals.max(initial=1) > 1 and "composite" not in comparison.silent:
             of_budget = "" if budget is None else f".kl_{number(budget)}"
             draw = numpy_generator(comparison.seed, "chance", f"steer.{method}{of_budget}")
             given = means.filter(controls, at(budget)), validated.filter(controls, at(budget))
-            self.chance = simulate(*given, [c.name for c in self.concepts], self.rivals, self.n_others, draw)
+            self.chance = simulate(
+                *given, [c.name for c in self.concepts], self.rivals, self.n_others, draw
+            )
             reached = {} if self.chance is None else self.chance.composite.mean(axis=0)
-            self.floor = {c.name: float(reached[i]) for i, c in enumerate(self.concepts)} if len(reached) else {}
+            self.floor = (
+                {c.name: float(reached[i]) for i, c in enumerate(self.concepts)}
+                if len(reached)
+                else {}
+            )
 
     def absent(self, kind: str) -> dict[str, Any]:
         """The one row of a method with which nothing was steered."""
@@ -124,32 +154,57 @@ class _Scores:
         concepts = self.comparison.passed(kind)
         choice = "chosen likewise" if self.rivals.max(initial=1) > 1 else "mean"
         floor = self._mean(concepts, self.floor), f"Gaussian directions, {choice}"
-        largest = {n: row["uplift_largest"] for n, row in self.found.items() if row["uplift_largest"] is not None}
+        largest = {
+            n: row["uplift_largest"]
+            for n, row in self.found.items()
+            if row["uplift_largest"] is not None
+        }
         above = self._mean(concepts, largest), f"largest of {self.n_others} Gaussian directions"
         beside = [
-            (judge, (self._unsteered(column(judge), concepts), "unsteered text")) for judge in self.comparison.judges
+            (judge, (self._unsteered(column(judge), concepts), "unsteered text"))
+            for judge in self.comparison.judges
         ]
         for measure, baseline in (("composite", floor), ("uplift", above), *beside):
-            about, given = self._about(kind, concepts, measure), baseline if baseline[0] is not None else None
+            about, given = (
+                self._about(kind, concepts, measure),
+                baseline if baseline[0] is not None else None,
+            )
             if measure in self.comparison.silent:
                 silent = {"n_failed": 0, "reason": self.comparison.silent[measure]}
                 yield self._row(measure, ABSENT, **{**about, **silent})
             else:
-                yield self._row(measure, self._estimate(measure, kind, concepts), **about, baseline=given)
+                yield self._row(
+                    measure, self._estimate(measure, kind, concepts), **about, baseline=given
+                )
 
     def _unsteered(self, judge: str, concepts: Sequence[Concept]) -> float | None:
-        """What the judge of this column says of plain text, over the concepts for which it says anything."""
-        plain = {n: row[f"{judge}_unsteered"] for n, row in self.found.items() if row[f"{judge}_unsteered"] is not None}
+        """What the judge of this column says of plain text, over the concepts for which it says
+        anything."""
+        plain = {
+            n: row[f"{judge}_unsteered"]
+            for n, row in self.found.items()
+            if row[f"{judge}_unsteered"] is not None
+        }
         return self._mean([c for c in concepts if c.name in plain], plain)
 
     def over_untrained(self, kind: str, found: Mapping[str, Rows]) -> Iterator[dict[str, Any]]:
-        """How much more a trained dictionary reaches than an untrained one that goes through the same, by concept."""
+        """How much more a trained dictionary reaches than an untrained one that goes through the
+        same, by concept."""
         other = found.get(self.comparison.untrained.get(self.method, ""))
-        if other is None or self.method in self.comparison.untrained.values() or "composite" in self.comparison.silent:
+        if (
+            other is None
+            or self.method in self.comparison.untrained.values()
+            or "composite" in self.comparison.silent
+        ):
             return
         concepts = self.comparison.passed(kind)
-        difference = [(self.found[c.name]["composite"] or 0.0) - (other[c.name]["composite"] or 0.0) for c in concepts]
-        interval = _over(dict(zip([c.name for c in concepts], difference, strict=True)), kind, concepts)
+        difference = [
+            (self.found[c.name]["composite"] or 0.0) - (other[c.name]["composite"] or 0.0)
+            for c in concepts
+        ]
+        interval = _over(
+            dict(zip([c.name for c in concepts], difference, strict=True)), kind, concepts
+        )
         about = self._about(kind, concepts)
         if 0 < len(concepts) < FEWEST_PAIRS:
             interval = Interval(interval.value, None, None, interval.n)
@@ -158,15 +213,24 @@ class _Scores:
         yield self._row("over_untrained", interval, **about, baseline=(0.0, "untrained dictionary"))
 
     def share_above_random(self, kind: str) -> dict[str, Any]:
-        """On which share of concepts the composite exceeds that of every Gaussian direction, beside chance."""
+        """On which share of concepts the composite exceeds that of every Gaussian direction, beside
+        chance."""
         concepts, measure = self.comparison.passed(kind), "share_above_random"
         about = self._about(kind, concepts)
-        largest = [self.found[c.name]["composite_largest"] for c in concepts if c.name in self.found]
+        largest = [
+            self.found[c.name]["composite_largest"] for c in concepts if c.name in self.found
+        ]
         absent = (
-            "no control direction to compare with" if not self.n_others else self.comparison.silent.get("composite")
+            "no control direction to compare with"
+            if not self.n_others
+            else self.comparison.silent.get("composite")
         )
         if not concepts or absent or None in largest or len(largest) < len(concepts):
-            reason = about["reason"] if not concepts else absent or "a control direction has no text for some concepts"
+            reason = (
+                about["reason"]
+                if not concepts
+                else absent or "a control direction has no text for some concepts"
+            )
             return self._row(measure, ABSENT, **{**about, "reason": reason})
         worked = _worked(self.found, concepts)  # what failed is above nothing
         value = np.array([self.found[c.name]["composite"] or 0.0 for c in concepts])
@@ -178,12 +242,19 @@ class _Scores:
             p, least = binomial_tail(above, n, chance), chance**n
         elif self.chance is None:
             few = f"no chance is known: {self.n_others} Gaussian directions are too few for a choice among candidates"
-            return self._row(measure, share, **{**about, "reason": "; ".join(filter(None, (few, about["reason"])))})
+            return self._row(
+                measure,
+                share,
+                **{**about, "reason": "; ".join(filter(None, (few, about["reason"])))},
+            )
         else:
             of_kind = np.array([c in concepts for c in self.concepts])
             draws = self.chance.above[:, of_kind].mean(axis=1)
             most = int(self.rivals.max())
-            baseline = float(draws.mean()), f"chance of the best of {most} Gaussian directions against {self.n_others}"
+            baseline = (
+                float(draws.mean()),
+                f"chance of the best of {most} Gaussian directions against {self.n_others}",
+            )
             p, least = permutation_p(share.value or 0.0, draws), permutation_p(1.0, draws)
             told.append(f"95% of draws of chance reach at most {np.quantile(draws, 0.95):.2g}")
         if least is not None and least >= LEVEL:
@@ -192,11 +263,15 @@ class _Scores:
         else:
             told.append(f"p {p:.2g} against chance")
         return self._row(
-            measure, share, **{**about, "reason": "; ".join(filter(None, [*told, about["reason"]]))}, baseline=baseline
+            measure,
+            share,
+            **{**about, "reason": "; ".join(filter(None, [*told, about["reason"]]))},
+            baseline=baseline,
         )
 
     def costs(self, kind: str) -> Iterator[dict[str, Any]]:
-        """What the chosen steerings cost where nothing was set, and on the text that they wrote, beside the budget."""
+        """What the chosen steerings cost where nothing was set, and on the text that they wrote,
+        beside the budget."""
         concepts = self.comparison.passed(kind)
         budget = None if self.budget is None else (self.budget, "KL budget")
         for measure, (cost, split, why) in COSTS.items():
@@ -218,7 +293,9 @@ class _Scores:
                 about |= {"reason": "no direction of it has a strength", "n_failed": 0}
             silent = self.comparison.silent.get(measure)
             interval = ABSENT
-            if there and not silent:  # without any strength there is no value; a concept left out counts as 0
+            if (
+                there and not silent
+            ):  # without any strength there is no value; a concept left out counts as 0
                 interval = self._estimate(measure, kind, concepts)
             given = about | ({"reason": silent, "n_failed": 0} if silent else {})
             baseline = None if measure in self.comparison.judges else (0.0, "unsteered")
@@ -227,7 +304,11 @@ class _Scores:
     def of_concept(self, results: pl.DataFrame, concept: Concept) -> dict[str, Any]:
         """One concept's composite, with an interval over prompts."""
         row = self.found.get(concept.name, {})
-        about: dict[str, Any] = {"concept": concept.name, "concept_kind": concept.kind, "n_failed": 0}
+        about: dict[str, Any] = {
+            "concept": concept.name,
+            "concept_kind": concept.kind,
+            "n_failed": 0,
+        }
         about["unit_of_replication"] = "prompt"
         reason = self.comparison.silent.get("composite") or row.get("reason")
         if self.comparison.silent.get("composite") or row.get("n") is None:
@@ -239,40 +320,59 @@ class _Scores:
             pl.col("split") == "test",
         )
         by_prompt = own.group_by("prompt").agg(
-            pl.col("composite").fill_null(0.0).mean(), pl.col("uplift").is_null().all().alias("failed")
+            pl.col("composite").fill_null(0.0).mean(),
+            pl.col("uplift").is_null().all().alias("failed"),
         )
         about["n_failed"] = int(by_prompt["failed"].sum())
         interval = t_interval(by_prompt.sort("prompt")["composite"].to_numpy())
         baseline = (row["composite_largest"], f"largest of {self.n_others} Gaussian directions")
-        return self._row("composite", interval, **about, baseline=baseline if baseline[0] is not None else None)
+        return self._row(
+            "composite", interval, **about, baseline=baseline if baseline[0] is not None else None
+        )
 
     def _estimate(self, measure: str, kind: str, concepts: Sequence[Concept]) -> Interval:
         values = {name: row[column(measure)] or 0.0 for name, row in self.found.items()}
         return _over(values, kind, concepts)
 
     def _mean(self, concepts: Sequence[Concept], values: Mapping[str, float]) -> float | None:
-        """The mean over these concepts, kinds weighing the same; None where a concept has no value."""
+        """The mean over these concepts, kinds weighing the same; None where a concept has no
+        value."""
         if not concepts or any(c.name not in values for c in concepts):
             return None
         kinds = dict.fromkeys(c.kind for c in concepts)
-        return float(np.mean([np.mean([values[c.name] for c in concepts if c.kind == kind]) for kind in kinds]))
+        return float(
+            np.mean(
+                [np.mean([values[c.name] for c in concepts if c.kind == kind]) for kind in kinds]
+            )
+        )
 
-    def _about(self, kind: str, concepts: Sequence[Concept], measure: str = "composite") -> dict[str, Any]:
+    def _about(
+        self, kind: str, concepts: Sequence[Concept], measure: str = "composite"
+    ) -> dict[str, Any]:
         failed = f"{column(measure)}_failed" if measure in self.comparison.judges else "n_failed"
         rows = {name: {**row, "n_failed": row[failed]} for name, row in self.found.items()}
         told = _caveat([rows[c.name] for c in concepts if c.name in rows], concepts)
         if kind == "all" and concepts:
             counted = Counter(c.kind for c in concepts)
             kinds = ", ".join(f"{n} {of}" for of, n in counted.items())
-            told = "; ".join(filter(None, (f"the mean over kinds, each weighing the same: {kinds} concepts", told)))
-        return {"concept_kind": kind, "n_failed": int((~_worked(rows, concepts)).sum()), "reason": told}
+            told = "; ".join(
+                filter(
+                    None, (f"the mean over kinds, each weighing the same: {kinds} concepts", told)
+                )
+            )
+        return {
+            "concept_kind": kind,
+            "n_failed": int((~_worked(rows, concepts)).sum()),
+            "reason": told,
+        }
 
     def _row(self, measure: str, interval: Interval, **about: Any) -> dict[str, Any]:
         return _row(self.comparison, measure, interval, **self.who, **about)
 
 
 def _rivals(validated: pl.DataFrame, concepts: Sequence[Concept]) -> Int[np.ndarray, " concept"]:
-    """Among how many candidates validate prompts chose, for each concept; 1 where there was no choice."""
+    """Among how many candidates validate prompts chose, for each concept; 1 where there was no
+    choice."""
     counted = dict(validated.group_by("concept").agg(pl.col("replicate").n_unique()).iter_rows())
     return np.array([counted.get(c.name, 1) for c in concepts], dtype=np.int64)
 
@@ -284,7 +384,10 @@ def _floor(controls: pl.DataFrame) -> dict[str, float]:
 
 def _over(values: Mapping[str, float], kind: str, concepts: Sequence[Concept]) -> Interval:
     kinds = dict.fromkeys(c.kind for c in concepts)
-    groups = [np.array([values.get(c.name, 0.0) for c in concepts if c.kind == of], np.float64) for of in kinds]
+    groups = [
+        np.array([values.get(c.name, 0.0) for c in concepts if c.kind == of], np.float64)
+        for of in kinds
+    ]
     if kind == "all":
         return t_interval_of_groups(groups)
     return t_interval(groups[0] if groups else np.zeros(0))
@@ -301,14 +404,24 @@ def _gate(comparison: Comparison, kind: str) -> dict[str, Any]:
     concepts = [c for c in comparison.concepts if kind in ("all", c.kind)]
     passed = len(comparison.passed(kind))
     about = {"concept_kind": kind, "n_failed": 0, "split": "validate"}
-    reason = "; ".join(told for told in (_refusals(comparison, concepts), comparison.limit) if told) or None
+    reason = (
+        "; ".join(told for told in (_refusals(comparison, concepts), comparison.limit) if told)
+        or None
+    )
     return _row(comparison, "gate.passed", wilson(passed, len(concepts)), reason=reason, **about)
 
 
 def _row(
-    comparison: Comparison, measure: str, interval: Interval, *, baseline: tuple[float, str] | None = None, **about: Any
+    comparison: Comparison,
+    measure: str,
+    interval: Interval,
+    *,
+    baseline: tuple[float, str] | None = None,
+    **about: Any,
 ) -> dict[str, Any]:
-    if interval.low is not None and interval.low == interval.high:  # without width it would claim to be sure
+    if (
+        interval.low is not None and interval.low == interval.high
+    ):  # without width it would claim to be sure
         interval = dataclasses.replace(interval, low=None, high=None)
         sure = f"all {interval.n} are alike, which tells no interval"
         about["reason"] = "; ".join(filter(None, (sure, about.get("reason"))))
@@ -326,7 +439,11 @@ def _row(
 
 def _refusals(comparison: Comparison, concepts: Sequence[Concept]) -> str | None:
     """How many concepts the gate kept out, by its first words."""
-    counted = Counter(comparison.refused[c.name].partition(":")[0] for c in concepts if c.name in comparison.refused)
+    counted = Counter(
+        comparison.refused[c.name].partition(":")[0]
+        for c in concepts
+        if c.name in comparison.refused
+    )
     if not counted:
         return None
     told = ", ".join(f"{n} by the {who}" for who, n in sorted(counted.items()))
@@ -334,14 +451,20 @@ def _refusals(comparison: Comparison, concepts: Sequence[Concept]) -> str | None
 
 
 def _caveat(means: Sequence[Mapping[str, Any]], concepts: Sequence[Concept]) -> str | None:
-    """What a reader of the row must know: refusals, concepts without a direction, failed generations."""
+    """What a reader of the row must know: refusals, concepts without a direction, failed
+    generations."""
     if not concepts:
         return "no concept passed the gate"
     told, there = [], [row for row in means if row.get("n")]
     if len(there) < len(concepts):
-        told.append(f"{len(concepts) - len(there)} of {len(concepts)} concepts had no usable direction and count as 0")
+        told.append(
+            f"{len(concepts) - len(there)} of {len(concepts)} concepts had no usable direction "
+            "and count as 0"
+        )
     if failed := sum(row["n_failed"] for row in there):
-        told.append(f"{failed:g} of {sum(row['n'] for row in there):g} generations failed and count as 0")
+        told.append(
+            f"{failed:g} of {sum(row['n'] for row in there):g} generations failed and count as 0"
+        )
     if len(concepts) < 2:
         told.append("one concept gives no interval")
     return "; ".join(told) or None

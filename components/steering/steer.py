@@ -1,14 +1,16 @@
-"""The stage `steer`: text written under steering at equal KL cost, judged beside the largest of Gaussian controls.
+"""The stage `steer`: text written under steering at equal KL cost, judged beside the largest of
+Gaussian controls.
 
-In order, and nothing later reaches back: the select split gives steerings; the gate (probe on validate, judges on
-validate passages) keeps concepts; neutral text sets strengths; validate prompts choose among a method's candidates;
-then, once, test prompts are written and scored.
+In order, and nothing later reaches back: the select split gives steerings; the gate (probe on
+validate, judges on validate passages) keeps concepts; neutral text sets strengths; validate prompts
+choose among a method's candidates; then, once, test prompts are written and scored.
 
-The untrained dictionary, where it is given, goes through every method that reads a dictionary, by the same choice: what
-it reaches is what the dictionary's training did not bring.
+The untrained dictionary, where it is given, goes through every method that reads a dictionary, by
+the same choice: what it reaches is what the dictionary's training did not bring.
 
-What is measured stands in `components.steering.measures.MEASURES`; the composite of gain and fluency is the headline, and
-has a row for each concept too. `steered.parquet` has what each method reaches on each concept.
+What is measured stands in `components.steering.measures.MEASURES`; the composite of gain and
+fluency is the headline, and has a row for each concept too. `steered.parquet` has what each method
+reaches on each concept.
 """
 
 from __future__ import annotations
@@ -64,26 +66,30 @@ ROW = 400  # and in memory, while it is put together and written
 def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution) -> Work:
     """Writes strengths, generations, judgements, steered, scores and directions.safetensors.
 
-    A corpus without any concept, a model that does not generate, and activations without model and corpus leave empty
-    tables and a score that is absent with the reason: the rest of an experiment has its report.
+    A corpus without any concept, a model that does not generate, and activations without model and
+    corpus leave empty tables and a score that is absent with the reason: the rest of an experiment
+    has its report.
 
     Args:
         folder: where to.
         config: the section `steer`.
-        inputs: activations (capture), dictionary (train), codes (encode); optional model and corpus (read), without which
-            nothing is steered, and `untrained` (codes of the untrained dictionary): absent, its rows are absent with the
-            reason.
+        inputs: activations (capture), dictionary (train), codes (encode); optional model and corpus
+            (read), without which nothing is steered, and `untrained` (codes of the untrained
+            dictionary): absent, its rows are absent with the reason.
         settings: where to run.
 
     Raises:
-        InputError: a corpus without prompts, without a split or without the concepts that are needed, or activations
-            that were not captured where the dictionary writes, or codes of other activations.
+        InputError: a corpus without prompts, without a split or without the concepts that are
+            needed, or activations that were not captured where the dictionary writes, or codes of
+            other activations.
         DictionaryError: activations of another width.
     """
     if not (inputs.get("model") and inputs.get("corpus")):
         trained: Artifact = inputs["dictionary"]
         named = {"dictionary": trained.facts["name"], "hook_point": trained.facts["hook_point"]}
-        return (yield from _nothing(folder, config, named, trained.facts.get("n_seeds", 1), NO_TEXT))
+        return (
+            yield from _nothing(folder, config, named, trained.facts.get("n_seeds", 1), NO_TEXT)
+        )
     subject = SteeredSubject.read(inputs)
     nothing = functools.partial(_nothing, folder, config, subject.facts, subject.n_seeds)
     corpus, hook_point = subject.corpus, subject.hook_point
@@ -95,7 +101,9 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     if "generation" not in model.capabilities:
         return (yield from nothing("the model does not generate text"))
     prompts = {split: read_prompts(corpus, model, split, config) for split in ("validate", "test")}
-    writer = Writer(model, config.max_new_tokens, config.temperature, config.seed, config.batch_size)
+    writer = Writer(
+        model, config.max_new_tokens, config.temperature, config.seed, config.batch_size
+    )
     meter = Meter(config, prompts, inputs.get("untrained") is not None)
     yield meter.progress(meter.plan(len(concepts)))
 
@@ -104,13 +112,18 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     band = [Job(prompt, sample) for sample in range(n_plain) for prompt in prompts["validate"]]
     plain = yield from meter.run(writer.write(band), "unsteered text", meter.continuation)
     material = read_material(corpus, concepts, writer, prompts["validate"], plain, config)
-    panel = Panel.fitted(config, material, JudgeServices(settings, config.seed, model, subject.dictionary))
+    panel = Panel.fitted(
+        config, material, JudgeServices(settings, config.seed, model, subject.dictionary)
+    )
     select, validate = (
-        Split(corpus, subject.activations, split, hook_point, concepts) for split in ("select", "validate")
+        Split(corpus, subject.activations, split, hook_point, concepts)
+        for split in ("select", "validate")
     )
     refused = panel.refusals() | probe_refusals(select, validate, config.gate)
     passed = [column for column, concept in enumerate(concepts) if concept.name not in refused]
-    yield meter.progress(f"{len(passed)} of {len(concepts)} concepts pass the gate; {meter.plan(len(passed))}")
+    yield meter.progress(
+        f"{len(passed)} of {len(concepts)} concepts pass the gate; {meter.plan(len(passed))}"
+    )
 
     # What each method proposes, and how strong it may be.
     evidence = read_evidence(subject, model, select, passed, inputs["codes"], meter.stand_ins)
@@ -123,7 +136,9 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     # Validate prompts choose; after that test prompts are written, once.
     column_of = {concept.name: column for column, concept in enumerate(concepts)}
     ledger = Ledger(panel, column_of, [concepts[column].name for column in passed])
-    recorded = [(job, text) for job, text in zip(band, plain, strict=True) if job.sample < config.n_samples]
+    recorded = [
+        (job, text) for job, text in zip(band, plain, strict=True) if job.sample < config.n_samples
+    ]
     ledger.add_plain("validate", [job for job, _ in recorded], [text for _, text in recorded])
     texts = _Texts(prompts, config.n_samples, writer, meter, ledger)
     final = yield from texts.choose(steered, proposals.controls)
@@ -132,7 +147,9 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     yield from texts.test(final)
 
     save(folder, proposals.candidates)
-    limits = "; ".join(filter(None, (too_short(material), limit(config, inventory, concepts)))) or None
+    limits = (
+        "; ".join(filter(None, (too_short(material), limit(config, inventory, concepts)))) or None
+    )
     comparison = _comparison(config, subject, concepts, refused, panel, proposals, steered, limits)
     refusals = _refused_rows(comparison, proposals.methods)
     _write(folder, ledger, [*(s.row() for s in steered), *refusals], comparison)
@@ -149,12 +166,18 @@ class _Texts:
     meter: Meter
     ledger: Ledger
 
-    def choose(self, steered: Sequence[Steered], controls: Collection[str]) -> Generator[Progress, None, list[Steered]]:
+    def choose(
+        self, steered: Sequence[Steered], controls: Collection[str]
+    ) -> Generator[Progress, None, list[Steered]]:
         """Those that validate prompts choose, and every control."""
         rivals = contested(steered, controls)
         # chance chooses among the controls' steerings as methods choose among theirs
         dealt = [s for s in steered if s.method in controls] if rivals else []
-        jobs = [(s, job) for s in (*rivals, *dealt) for job in s.jobs(self.prompts["validate"], self.n_samples)]
+        jobs = [
+            (s, job)
+            for s in (*rivals, *dealt)
+            for job in s.jobs(self.prompts["validate"], self.n_samples)
+        ]
         work = self.writer.write([job for _, job in jobs])
         texts = yield from self.meter.run(work, "validate prompts", self.meter.continuation)
         self.ledger.add_steered("validate", jobs, texts)
@@ -162,7 +185,11 @@ class _Texts:
 
     def test(self, final: Sequence[Steered]) -> Iterator[Progress]:
         """Plain and steered text after test prompts."""
-        unsteered = [Job(prompt, sample) for prompt in self.prompts["test"] for sample in range(self.n_samples)]
+        unsteered = [
+            Job(prompt, sample)
+            for prompt in self.prompts["test"]
+            for sample in range(self.n_samples)
+        ]
         work = self.writer.write(unsteered)
         texts = yield from self.meter.run(work, "unsteered text", self.meter.continuation)
         self.ledger.add_plain("test", unsteered, texts)
@@ -204,7 +231,9 @@ def _comparison(
         untrained=proposals.untrained,
         absent=proposals.absent,
         stand_ins=frozenset((name, c.replicate) for name, c in proposals.candidates if c.stand_in),
-        unsteered={(s.candidate.concept, s.method, s.budget): s.reason for s in steered if s.reason},
+        unsteered={
+            (s.candidate.concept, s.method, s.budget): s.reason for s in steered if s.reason
+        },
         limit=limits,
         seed=config.seed,
         competitors=frozenset(proposals.methods) - set(proposals.untrained),
@@ -215,7 +244,11 @@ def _comparison(
 
 
 def _facts(
-    config: SteerConfig, subject: SteeredSubject, comparison: Comparison, proposals: Proposals, texts: _Texts
+    config: SteerConfig,
+    subject: SteeredSubject,
+    comparison: Comparison,
+    proposals: Proposals,
+    texts: _Texts,
 ) -> dict[str, Any]:
     """What the manifest says."""
     scales = {name: entry.steering.scale for name, (entry, _) in config.method_kinds().items()}
@@ -231,7 +264,9 @@ def _facts(
             "concepts": len(comparison.concepts),
             "passed": len(comparison.passed()),
             "prompts": {split: len(of_split) for split, of_split in texts.prompts.items()},
-            "directions": sum(candidate.steering is not None for _, candidate in proposals.candidates),
+            "directions": sum(
+                candidate.steering is not None for _, candidate in proposals.candidates
+            ),
             "generations": texts.meter.written,
             "tokens": texts.meter.done,
         }
@@ -239,17 +274,30 @@ def _facts(
 
 
 def _with_cost(
-    column: str, text: Neutral, steered: Sequence[Steered], final: Sequence[Steered], model: LanguageModel, meter: Meter
+    column: str,
+    text: Neutral,
+    steered: Sequence[Steered],
+    final: Sequence[Steered],
+    model: LanguageModel,
+    meter: Meter,
 ) -> Iterator[Progress]:
     """All, and the chosen among them, with what the chosen cost on this text."""
-    chosen = [(s.candidate.steering, s.strength) for s in final if s.candidate.steering and s.strength is not None]
-    measured = yield from meter.run(costs(model, chosen, text), "costs on other text", text.tokens.numel())
+    chosen = [
+        (s.candidate.steering, s.strength)
+        for s in final
+        if s.candidate.steering and s.strength is not None
+    ]
+    measured = yield from meter.run(
+        costs(model, chosen, text), "costs on other text", text.tokens.numel()
+    )
     cost = {id(s): float(kl) for s, kl in zip(final, measured, strict=True) if math.isfinite(kl)}
     changed = {id(s): dataclasses.replace(s, **{column: cost.get(id(s))}) for s in steered}
     return [changed[id(s)] for s in steered], [changed[id(s)] for s in final]
 
 
-def _write(folder: Path, ledger: Ledger, strengths: list[dict[str, Any]], comparison: Comparison) -> None:
+def _write(
+    folder: Path, ledger: Ledger, strengths: list[dict[str, Any]], comparison: Comparison
+) -> None:
     tables.GENERATIONS.write(folder, ledger.generations())
     tables.JUDGEMENTS.write(folder, ledger.judgements())
     table = tables.STRENGTHS.write(folder, strengths)
@@ -262,7 +310,9 @@ def _write(folder: Path, ledger: Ledger, strengths: list[dict[str, Any]], compar
     write(folder, STEER.name, score_rows(results, reached, comparison), declared(comparison.judges))
 
 
-def _nothing(folder: Path, config: SteerConfig, named: dict[str, Any], n_seeds: int, reason: str) -> Work:
+def _nothing(
+    folder: Path, config: SteerConfig, named: dict[str, Any], n_seeds: int, reason: str
+) -> Work:
     """Empty tables, and one score that is absent for this reason."""
     yield Progress(0, 0, "tokens", f"nothing to steer: {reason}")
     for table in (tables.GENERATIONS, tables.JUDGEMENTS, tables.STRENGTHS, tables.STEERED):
@@ -270,7 +320,15 @@ def _nothing(folder: Path, config: SteerConfig, named: dict[str, Any], n_seeds: 
     save(folder, [])
     measures = declared(config.beside)
     write(folder, STEER.name, [absent_row(named | {"n_seeds": n_seeds}, reason)], measures)
-    empty = {"untrained": {}, "concepts": 0, "passed": 0, "prompts": {}, "directions": 0, "generations": 0, "tokens": 0}
+    empty = {
+        "untrained": {},
+        "concepts": 0,
+        "passed": 0,
+        "prompts": {},
+        "directions": 0,
+        "generations": 0,
+        "tokens": 0,
+    }
     return named | measures.facts() | empty
 
 
@@ -284,16 +342,23 @@ def _refused_rows(comparison: Comparison, names: Sequence[str]) -> Iterator[dict
 
 
 def _entries(config: SteerConfig) -> Mapping[str, int]:
-    entries = {f"{table.noun}.{name}": table.version(name) for table, names, _ in config.tables() for name in names}
+    entries = {
+        f"{table.noun}.{name}": table.version(name)
+        for table, names, _ in config.tables()
+        for name in names
+    }
     if config.beside != [FLUENCY]:
         entries["scores of judges"] = 1  # those of other judges were not written once
     return entries | {"probe": probe.VERSION, "classifier": classifier.VERSION}
 
 
 def formula(config: SteerConfig, inputs: Mapping[str, Any], settings: Execution) -> Estimate:
-    """The largest of logits of what was written, a batch that is being written, and the evidence of the select split."""
+    """The largest of logits of what was written, a batch that is being written, and the evidence of
+    the select split."""
     if inputs.get("corpus") is None:
-        return Estimate({}, {"tables": TABLES}, probe=lambda _: (0.0, f"nothing is steered: {NO_TEXT}"))
+        return Estimate(
+            {}, {"tables": TABLES}, probe=lambda _: (0.0, f"nothing is steered: {NO_TEXT}")
+        )
     model, codes = inputs["model"], inputs["codes"].facts
     meter, n_concepts = _work(config, inputs)
     shape, itemsize = model.shape, getattr(torch, model.config.dtype).itemsize
@@ -324,7 +389,10 @@ def formula(config: SteerConfig, inputs: Mapping[str, Any], settings: Execution)
             "directions": 4 * codes["d_in"] * meter.directions,
             "generations": GENERATION * meter.texts + JUDGED * meter.rows + 200 * n_concepts,
         },
-        work=(meter.total, f"tokens, at most: {meter.texts:,} texts, strengths of {meter.directions:,} directions"),
+        work=(
+            meter.total,
+            f"tokens, at most: {meter.texts:,} texts, strengths of {meter.directions:,} directions",
+        ),
         alike=(model.key, config.methods, config.judges),
         probe=probe,
     )
@@ -338,9 +406,13 @@ def _work(config: SteerConfig, inputs: Mapping[str, Any]) -> tuple[Meter, int]:
     inventory = tables.CONCEPTS.read(corpus) if is_read else pl.DataFrame(corpus.facts["inventory"])
     n_concepts = len(pick_concepts(inventory, config)) if inventory.height else 0
     n_prompts = {
-        split: min(getattr(config, f"{split}_prompts"), read[f"prompts_{split}"]) for split in ("validate", "test")
+        split: min(getattr(config, f"{split}_prompts"), read[f"prompts_{split}"])
+        for split in ("validate", "test")
     }
-    prompts = {split: [Prompt(i, (0,) * PROMPT) for i in range(max(1, n))] for split, n in n_prompts.items()}
+    prompts = {
+        split: [Prompt(i, (0,) * PROMPT) for i in range(max(1, n))]
+        for split, n in n_prompts.items()
+    }
     meter = Meter(config, prompts, inputs.get("untrained") is not None)
     meter.plan(n_concepts)
     return meter, n_concepts
@@ -360,5 +432,7 @@ STEER = Stage(
         "untrained": Parent("encode", optional=True, untrained=True),
     },
     scored=True,
-    estimator=Estimator(formula, for_memory={**lower("batch_size"), **lower("neutral_tokens")}, on_device=True),
+    estimator=Estimator(
+        formula, for_memory={**lower("batch_size"), **lower("neutral_tokens")}, on_device=True
+    ),
 )

@@ -22,7 +22,8 @@ class SteeredSubject:
         trained: artifact of `train`.
         dictionary: the dictionary in it.
         activations: captured rows.
-        hook_point: the first that the dictionary writes: there methods steer, unless they say otherwise.
+        hook_point: the first that the dictionary writes: there methods steer, unless they say
+            otherwise.
         units: mean activation norm of each hook point that it writes, that one first.
     """
 
@@ -46,8 +47,10 @@ class SteeredSubject:
         for name in dictionary.writes:
             if dictionary.widths[name] != shards.d_in(name):
                 raise DictionaryError(
-                    f"dictionary {dictionary.name} writes {dictionary.widths[name]} coordinates at {name}, and the "
-                    f"activations have {shards.d_in(name)}; use activations of the model it was trained on"
+                    f"dictionary {dictionary.name} writes {dictionary.widths[name]} coordinates "
+                    f"at {name}, and the "
+                    f"activations have {shards.d_in(name)}; use activations of the model it was "
+                    "trained on"
                 )
         units = {name: shards.mean_norm(name) for name in dictionary.writes}
         return cls(inputs["corpus"], trained, dictionary, shards, dictionary.writes[0], units)

@@ -1,8 +1,9 @@
-"""One steering tried by hand on a prompt: text with it, text without it from the same seed, and what it costs.
+"""One steering tried by hand on a prompt: text with it, text without it from the same seed, and
+what it costs.
 
-A trial goes through the parts of the stage (`Writer`, `calibrate`, `Neutral`), so that its numbers are the stage's: the
-same prompt number, sample and seed meet the same luck, the same text measures the cost. What is tried is a mixture of
-latents, or a steering that the stage saved.
+A trial goes through the parts of the stage (`Writer`, `calibrate`, `Neutral`), so that its numbers
+are the stage's: the same prompt number, sample and seed meet the same luck, the same text measures
+the cost. What is tried is a mixture of latents, or a steering that the stage saved.
 """
 
 from __future__ import annotations
@@ -63,7 +64,10 @@ def mixture(dictionary: Dictionary, weights: Mapping[int, float], unit: float) -
     hook_point = dictionary.writes[0]
     latents = list(weights)
     if beyond := [latent for latent in latents if not 0 <= latent < dictionary.d_sae]:
-        raise InputError(f"no latent {beyond[0]} in dictionary {dictionary.name}; it has 0 to {dictionary.d_sae - 1}")
+        raise InputError(
+            f"no latent {beyond[0]} in dictionary {dictionary.name}; it has 0 to "
+            f"{dictionary.d_sae - 1}"
+        )
     rows = dictionary.decoder_directions(hook_point)[latents].detach().float().cpu()
     if len(latents) == 1 and weights[latents[0]] == 1:
         total = rows[0]
@@ -72,36 +76,51 @@ def mixture(dictionary: Dictionary, weights: Mapping[int, float], unit: float) -
         total = (torch.tensor(list(weights.values()))[:, None] * rows / norms).sum(dim=0)
     steering = AddVector.along(hook_point, total, unit)
     if steering is None:
-        raise InputError("these latents and weights add up to no direction; change a weight or leave a latent out")
+        raise InputError(
+            "these latents and weights add up to no direction; change a weight or leave a latent "
+            "out"
+        )
     return steering
 
 
-def at_coefficient(model: LanguageModel, steering: Steering, coefficient: float, neutral: Neutral | None) -> Strength:
-    """The strength, with its mean KL over all neutral tokens, divided once; no KL without neutral text."""
+def at_coefficient(
+    model: LanguageModel, steering: Steering, coefficient: float, neutral: Neutral | None
+) -> Strength:
+    """The strength, with its mean KL over all neutral tokens, divided once; no KL without neutral
+    text."""
     if neutral is None or not neutral.mask.any():
         return Strength(coefficient, None)
     measured = _end_of(costs(model, [(steering, coefficient)], neutral))
     return Strength(coefficient, float(measured[0]))
 
 
-def at_budget(model: LanguageModel, steering: Steering, budget: float, neutral: Neutral | None) -> Strength:
+def at_budget(
+    model: LanguageModel, steering: Steering, budget: float, neutral: Neutral | None
+) -> Strength:
     """The strength that costs so many nats a token, as the stage finds it.
 
     Raises:
         InputError: no neutral text to measure on, or no strength that was tried costs as much.
     """
     if neutral is None or not neutral.mask.any():
-        raise InputError("the corpus of this experiment has no neutral text to measure a KL on; give a coefficient")
+        raise InputError(
+            "the corpus of this experiment has no neutral text to measure a KL on; give a "
+            "coefficient"
+        )
     coefficient, kl = _end_of(calibrate(model, [steering], neutral, [budget]))[0, 0].tolist()
     if not math.isfinite(coefficient):
         raise InputError(
-            f"no strength that was tried costs {budget:g} nats a token; ask for less, or give a coefficient"
+            f"no strength that was tried costs {budget:g} nats a token; ask for less, or give a "
+            "coefficient"
         )
     return Strength(coefficient, kl)
 
 
-def write(writer: Writer, prompt: Prompt, steering: Steering, coefficient: float, n_samples: int) -> Trial:
-    """Steered and plain continuations of a prompt; sample i of both has the seed of sample i in the stage."""
+def write(
+    writer: Writer, prompt: Prompt, steering: Steering, coefficient: float, n_samples: int
+) -> Trial:
+    """Steered and plain continuations of a prompt; sample i of both has the seed of sample i in the
+    stage."""
     steered = [Job(prompt, sample, steering, coefficient) for sample in range(n_samples)]
     plain = [Job(prompt, sample) for sample in range(n_samples)]
     written = _end_of(writer.write([*steered, *plain]))

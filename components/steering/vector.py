@@ -35,10 +35,14 @@ class AddVector(Steering):
         return self.hook_point, self.unit
 
     @classmethod
-    def intervention(cls, rows: Sequence[AddVector], strengths: Float[Tensor, " row"]) -> Intervention:
+    def intervention(
+        cls, rows: Sequence[AddVector], strengths: Float[Tensor, " row"]
+    ) -> Intervention:
         """One addition with a vector for each row."""
         vectors = torch.stack([row.vector for row in rows])
-        return Intervention((add(rows[0].hook_point, strengths[:, None].to(vectors) * rows[0].unit * vectors),))
+        return Intervention(
+            (add(rows[0].hook_point, strengths[:, None].to(vectors) * rows[0].unit * vectors),)
+        )
 
     def added(self, strength: float = 1.0) -> Mapping[str, Float[Tensor, " d_in"]]:
         """The vector at its hook point."""
@@ -55,7 +59,9 @@ class AddVector(Steering):
         return cls(hook_point, tensors[""], unit)
 
     @classmethod
-    def along(cls, hook_point: str, vector: Float[Tensor, " d_in"], unit: float) -> AddVector | None:
+    def along(
+        cls, hook_point: str, vector: Float[Tensor, " d_in"], unit: float
+    ) -> AddVector | None:
         """Along a vector of any length; None where it has no direction (zero or not finite)."""
         vector = vector.detach().float().cpu()
         norm = float(vector.norm())

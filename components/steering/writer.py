@@ -1,7 +1,7 @@
 """Writes continuations, plain and steered, and measures them under the unsteered model.
 
-Common random numbers: the seed of a continuation depends on its prompt and sample only, so every method, and plain
-text, meets the same luck; at strength 0 a steered continuation is the plain one.
+Common random numbers: the seed of a continuation depends on its prompt and sample only, so every
+method, and plain text, meets the same luck; at strength 0 a steered continuation is the plain one.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ class Job:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Writer:
-    """Writes continuations and measures them under the unsteered model, in batches of mixed steerings.
+    """Writes continuations and measures them under the unsteered model, in batches of mixed
+    steerings.
 
     Attributes:
         model: the model.
@@ -86,45 +87,65 @@ class Writer:
     seed: int
     batch_size: int
 
-    def write(self, jobs: Sequence[Job], side_effects: bool = False) -> Generator[int, None, list[Continuation]]:
+    def write(
+        self, jobs: Sequence[Job], side_effects: bool = False
+    ) -> Generator[int, None, list[Continuation]]:
         """The continuations in the order of the jobs; yields the number of jobs done in each batch.
 
         Args:
             jobs: what is to be written.
-            side_effects: measure too how far the steering moves predictions on the text that it wrote.
+            side_effects: measure too how far the steering moves predictions on the text that it
+                wrote.
         """
         first: dict[tuple, int] = {}  # a steering that serves several concepts writes its text once
         same = [
-            first.setdefault((job.prompt, job.sample, id(job.steering), job.strength), i) for i, job in enumerate(jobs)
+            first.setdefault((job.prompt, job.sample, id(job.steering), job.strength), i)
+            for i, job in enumerate(jobs)
         ]
         done: dict[int, Continuation] = {}
         for batch in _batches(jobs, sorted(first.values()), self.batch_size):
-            done.update(zip(batch, self._write([jobs[i] for i in batch], side_effects), strict=True))
+            done.update(
+                zip(batch, self._write([jobs[i] for i in batch], side_effects), strict=True)
+            )
             yield len(batch)
         return [done[i] for i in same]
 
-    def losses(self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]) -> Float[np.ndarray, " row"]:
-        """Nats a token of what was written after each prompt, under the unsteered model; NaN for nothing."""
+    def losses(
+        self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]]
+    ) -> Float[np.ndarray, " row"]:
+        """Nats a token of what was written after each prompt, under the unsteered model; NaN for
+        nothing."""
         return self._measured(prompts, written)[:, 0]
 
     def _measured(
-        self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]], jobs: Sequence[Job] | None = None
+        self,
+        prompts: Sequence[Sequence[int]],
+        written: Sequence[Sequence[int]],
+        jobs: Sequence[Job] | None = None,
     ) -> Float[np.ndarray, "row 3"]:
-        """Means over what was written, nats a token: loss under the unsteered model, and where jobs are given what their
-        steerings do to the predictions of these tokens, KL(plain || steered) and KL(steered || plain); NaN for nothing.
+        """Means over what was written, nats a token: loss under the unsteered model, and where jobs
+        are given what their steerings do to the predictions of these tokens, KL(plain || steered)
+        and KL(steered || plain); NaN for nothing.
         """
         measured = np.full((len(prompts), 3), np.nan)
         rows = [i for i, new in enumerate(written) if len(new)]
         if not rows:
             return measured
         width = max(len(prompts[i]) + len(written[i]) for i in rows)
-        at_once = max(1, LOGITS_AT_ONCE // (width * self.model.vocab_size) // (1 if jobs is None else 2))
+        at_once = max(
+            1, LOGITS_AT_ONCE // (width * self.model.vocab_size) // (1 if jobs is None else 2)
+        )
         for part in (rows[start : start + at_once] for start in range(0, len(rows), at_once)):
             texts = [[*prompts[i], *written[i]] for i in part]
             tokens = torch.tensor([text + [0] * (width - len(text)) for text in texts])
-            first = min(len(prompts[i]) for i in part) - 1  # the first position that predicts a token that was written
+            first = (
+                min(len(prompts[i]) for i in part) - 1
+            )  # the first position that predicts a token that was written
             position = torch.arange(first, width - 1)
-            begins, ends = (torch.tensor(list(map(len, of)))[:, None] for of in ([prompts[i] for i in part], texts))
+            begins, ends = (
+                torch.tensor(list(map(len, of)))[:, None]
+                for of in ([prompts[i] for i in part], texts)
+            )
             weight = ((position >= begins - 1) & (position < ends - 1)).double()
             weight /= weight.sum(dim=1, keepdim=True)
 
@@ -137,7 +158,9 @@ class Writer:
             if jobs is None:
                 continue
             intervention = _intervention([jobs[i] for i in part])
-            steered = logits_under(self.model, tokens, intervention)[:, first:-1].log_softmax(dim=-1)
+            steered = logits_under(self.model, tokens, intervention)[:, first:-1].log_softmax(
+                dim=-1
+            )
             measured[part, 1] = mean((plain.exp() * (plain - steered)).sum(dim=-1))
             measured[part, 2] = mean((steered.exp() * (steered - plain)).sum(dim=-1))
         return measured
@@ -155,11 +178,19 @@ class Writer:
         texts = self.model.tokenizer.batch_decode(written, skip_special_tokens=True)
         measured = self._measured(prompts, written, jobs if side_effects else None).tolist()
         results = zip(jobs, texts, written, measured, strict=True)
-        return [continuation(text, len(new), *each, prompt=job.prompt.text) for job, text, new, each in results]
+        return [
+            continuation(text, len(new), *each, prompt=job.prompt.text)
+            for job, text, new, each in results
+        ]
 
 
 def continuation(
-    text: str, n_tokens: int, nll: float, kl: float = math.nan, kl_reverse: float = math.nan, prompt: str = ""
+    text: str,
+    n_tokens: int,
+    nll: float,
+    kl: float = math.nan,
+    kl_reverse: float = math.nan,
+    prompt: str = "",
 ) -> Continuation:
     """What was written, or why that is nothing; NaN is what was not measured."""
     reason = None
@@ -176,11 +207,16 @@ def continuation(
 def _intervention(jobs: Sequence[Job]) -> Intervention:
     """That of a batch whose steerings can share one; nothing for plain text."""
     rows = [job.steering for job in jobs if job.steering]
-    return type(rows[0]).intervention(rows, torch.tensor([job.strength for job in jobs])) if rows else NOTHING
+    return (
+        type(rows[0]).intervention(rows, torch.tensor([job.strength for job in jobs]))
+        if rows
+        else NOTHING
+    )
 
 
 def _batches(jobs: Sequence[Job], numbers: Sequence[int], size: int) -> Iterator[list[int]]:
-    """These numbers of jobs in batches whose steerings can share a pass, with prompts of nearly equal length."""
+    """These numbers of jobs in batches whose steerings can share a pass, with prompts of nearly
+    equal length."""
     groups: dict[tuple, list[int]] = {}
     for i in numbers:
         steering = jobs[i].steering

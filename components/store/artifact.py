@@ -1,11 +1,13 @@
 """One notion of done: a content-addressed store of artifacts.
 
-    key = blake2b(canonical JSON of [stage, version, entry versions, result-bearing config, keys of the inputs])
+    key = blake2b(canonical JSON of [stage, version, entry versions, result-bearing config, keys of
+    the inputs])
 
-`ensure` returns the artifact if its manifest is there and verifies, else makes it in `<key>.partial/` under an
-operating-system lock (a second process waits and then finds it done; a run that was killed leaves its partial folder
-for the next holder to continue). `manifest.json` is written last, then the folder is renamed: an artifact that has its
-final name is complete. The store knows nothing of Prefect, MLflow or DVC.
+`ensure` returns the artifact if its manifest is there and verifies, else makes it in
+`<key>.partial/` under an operating-system lock (a second process waits and then finds it done; a
+run that was killed leaves its partial folder for the next holder to continue). `manifest.json` is
+written last, then the folder is renamed: an artifact that has its final name is complete. The store
+knows nothing of Prefect, MLflow or DVC.
 """
 
 from __future__ import annotations
@@ -76,7 +78,8 @@ class Artifact:
 
     @property
     def age(self) -> tuple[int, str, float]:
-        """Sorts artifacts of one stage from the first made to the last, also where the clock was set back meanwhile."""
+        """Sorts artifacts of one stage from the first made to the last, also where the clock was
+        set back meanwhile."""
         made = self.manifest["made"]
         return int(made.get("order", 0)), str(made["at"]), self.folder.stat().st_mtime
 
@@ -86,7 +89,8 @@ class Artifact:
         return sorted(self.manifest["files"])
 
     def path(self, name: str) -> Path:
-        """The path of one file, its bytes verified against the manifest (once for each state of the file).
+        """The path of one file, its bytes verified against the manifest (once for each state of the
+        file).
 
         Raises:
             MissingArtifactError: the artifact has no such file.
@@ -94,14 +98,16 @@ class Artifact:
         """
         if name not in self.manifest["files"]:
             raise MissingArtifactError(
-                f"artifact {self.stage}/{self.key} has no file {name!r}; it has {', '.join(self.files) or 'none'}"
+                f"artifact {self.stage}/{self.key} has no file {name!r}; it has "
+                f"{', '.join(self.files) or 'none'}"
             )
         path = self.folder / name
         wanted = self.manifest["files"][name]
         found = digest(path) if path.exists() else "no file"
         if found != wanted["digest"]:
             raise DamagedArtifactError(
-                f"{path} is damaged: wanted digest {wanted['digest']} and {wanted['bytes']} bytes, found {found}; "
+                f"{path} is damaged: wanted digest {wanted['digest']} and {wanted['bytes']} "
+                f"bytes, found {found}; "
                 f"delete the folder {self.folder} and run again, and it is remade"
             )
         return path
@@ -117,7 +123,9 @@ def digest(path: Path) -> str:
     state = (str(path), status.st_size, status.st_mtime_ns, status.st_ino)
     if state not in _verified:
         with path.open("rb") as file:
-            _verified[state] = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+            _verified[state] = hashlib.file_digest(
+                file, lambda: hashlib.blake2b(digest_size=16)
+            ).hexdigest()
     return _verified[state]
 
 
@@ -149,7 +157,8 @@ class Store:
         return self.root / stage / key
 
     def find(self, stage: str, key: str) -> Artifact | None:
-        """The artifact if it is complete: manifest present, every file there with its size. Digests are checked on reading."""
+        """The artifact if it is complete: manifest present, every file there with its size. Digests
+        are checked on reading."""
         folder = self.folder(stage, key)
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -160,13 +169,16 @@ class Store:
             return None
         if manifest.get("format", 0) > FORMAT:
             raise StoreError(
-                f"artifact {stage}/{key} has format {manifest['format']}, this version reads up to {FORMAT}; "
+                f"artifact {stage}/{key} has format {manifest['format']}, this version reads up "
+                f"to {FORMAT}; "
                 "update Latentflow or use another store"
             )
         for name, wanted in manifest["files"].items():
             path = folder / name
             if not path.exists() or path.stat().st_size != wanted["bytes"]:
-                log.warning("%s is missing or truncated; artifact %s/%s is remade", path, stage, key)
+                log.warning(
+                    "%s is missing or truncated; artifact %s/%s is remade", path, stage, key
+                )
                 return None
         return Artifact(folder, manifest)
 
@@ -179,7 +191,8 @@ class Store:
         found = self.find(stage, key)
         if found is None:
             raise MissingArtifactError(
-                f"no artifact {stage}/{key} in {self.root}; run the stage again, or `dvc pull` if it was published"
+                f"no artifact {stage}/{key} in {self.root}; run the stage again, or `dvc pull` if "
+                "it was published"
             )
         return found
 
@@ -208,7 +221,8 @@ class Store:
             report: called with every `Progress`.
 
         Raises:
-            NoSpaceError: the disk filled up; what was written so far stays for the next run to continue.
+            NoSpaceError: the disk filled up; what was written so far stays for the next run to
+                continue.
             ReadOnlyStoreError: the store cannot be written.
         """
         made = self.ensure_many(stage, {"": (config, inputs)}, settings, report)
@@ -221,7 +235,8 @@ class Store:
         settings: Any = None,
         report: Callable[[Progress], None] = lambda progress: None,
     ) -> dict[str, tuple[Artifact, bool]]:
-        """Several artifacts of one stage, those missing made in one pass where the stage has `make_many`, else one by one.
+        """Several artifacts of one stage, those missing made in one pass where the stage has
+        `make_many`, else one by one.
 
         Args:
             stage: what to make.
@@ -230,9 +245,13 @@ class Store:
             report: called with every `Progress`.
         """
         keys = {label: key_of(stage, config, inputs) for label, (config, inputs) in wanted.items()}
-        done = {label: found for label, key in keys.items() if (found := self.find(stage.name, key))}
+        done = {
+            label: found for label, key in keys.items() if (found := self.find(stage.name, key))
+        }
         result = {label: (artifact, True) for label, artifact in done.items()}
-        twins = {keys[label]: label for label in reversed(list(wanted)) if label not in done}  # equal keys: one is made
+        twins = {
+            keys[label]: label for label in reversed(list(wanted)) if label not in done
+        }  # equal keys: one is made
         missing = [twins[key] for key in sorted(twins)]
         if not missing:
             return result
@@ -243,17 +262,25 @@ class Store:
                 if found := self.find(stage.name, keys[label]):
                     result[label] = (found, True)
                     missing.remove(label)
-            groups: Sequence[list[str]] = [missing] if stage.make_many and missing else [[label] for label in missing]
+            groups: Sequence[list[str]] = (
+                [missing] if stage.make_many and missing else [[label] for label in missing]
+            )
             for group in groups:
                 started = time.monotonic()
                 folders = {label: self._partial(stage.name, keys[label]) for label in group}
                 continued = any(any(folder.iterdir()) for folder in folders.values())
                 if stage.make_many:
-                    work = stage.make_many({label: (folders[label], *wanted[label]) for label in group}, settings)
+                    work = stage.make_many(
+                        {label: (folders[label], *wanted[label]) for label in group}, settings
+                    )
                     facts = _drain(work, report)
                 else:
                     config, inputs = wanted[group[0]]
-                    facts = {group[0]: _drain(stage.make(folders[group[0]], config, inputs, settings), report)}
+                    facts = {
+                        group[0]: _drain(
+                            stage.make(folders[group[0]], config, inputs, settings), report
+                        )
+                    }
                 took = {
                     "seconds": round((time.monotonic() - started) / len(group), 3),
                     "continued": continued,
@@ -261,9 +288,14 @@ class Store:
                 }
                 for label in group:
                     config, inputs = wanted[label]
-                    artifact = self._finish(stage, keys[label], folders[label], config, inputs, facts[label], took)
+                    artifact = self._finish(
+                        stage, keys[label], folders[label], config, inputs, facts[label], took
+                    )
                     result[label] = (artifact, False)
-        return {label: result[label] if label in result else result[twins[keys[label]]] for label in wanted}
+        return {
+            label: result[label] if label in result else result[twins[keys[label]]]
+            for label in wanted
+        }
 
     def delete(self, stage: str, key: str) -> None:
         """Removes one artifact and anything partial of that key."""
@@ -287,9 +319,17 @@ class Store:
             locks.enter_context(lock)
 
     def _finish(
-        self, stage: Stage, key: str, partial: Path, config: Config, inputs: Inputs, facts: Facts, took: Facts
+        self,
+        stage: Stage,
+        key: str,
+        partial: Path,
+        config: Config,
+        inputs: Inputs,
+        facts: Facts,
+        took: Facts,
     ) -> Artifact:
-        """Writes the manifest; `took` says how long the work took, on what, and whether an earlier run had begun it."""
+        """Writes the manifest; `took` says how long the work took, on what, and whether an earlier
+        run had begun it."""
         files = {}
         for path in sorted(partial.rglob("*")):
             name = path.relative_to(partial).as_posix()
@@ -306,7 +346,9 @@ class Store:
             "entries": dict(stage.entries(config)),
             "config": config.model_dump(mode="json"),
             "inputs": {
-                role: {"stage": given.stage, "key": given.key} for role, given in inputs.items() if given is not None
+                role: {"stage": given.stage, "key": given.key}
+                for role, given in inputs.items()
+                if given is not None
             },
             "facts": facts,
             "files": files,
@@ -326,15 +368,22 @@ class Store:
             os.fsync(file.fileno())
         temporary.rename(partial / MANIFEST)
         final = self.folder(stage.name, key)
-        if final.exists():  # found incomplete above: a truncated or damaged artifact makes room for the new one
+        if (
+            final.exists()
+        ):  # found incomplete above: a truncated or damaged artifact makes room for the new one
             shutil.rmtree(final)
         partial.rename(final)
-        for hidden in final.glob(".*"):  # checkpoints and other working files end with the work, and not before it
-            shutil.rmtree(hidden, ignore_errors=True) if hidden.is_dir() else hidden.unlink(missing_ok=True)
+        for hidden in final.glob(
+            ".*"
+        ):  # checkpoints and other working files end with the work, and not before it
+            shutil.rmtree(hidden, ignore_errors=True) if hidden.is_dir() else hidden.unlink(
+                missing_ok=True
+            )
         return Artifact(final, manifest)
 
     def _last_order(self, stage: str) -> int:
-        """The highest order of a stage's artifacts; one that cannot be read, or is of a newer format, has none."""
+        """The highest order of a stage's artifacts; one that cannot be read, or is of a newer
+        format, has none."""
         found = [0]
         for manifest in (self.root / stage).glob(f"*/{MANIFEST}"):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -345,12 +394,15 @@ class Store:
     def _readable_errors(self, stage: str) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # polars and safetensors report a full disk with errors of their own
+        except (
+            Exception
+        ) as error:  # polars and safetensors report a full disk with errors of their own
             if _is_too_large(error):
                 said = shortened(str(error).partition("\n")[0]) or "no more is free"
                 raise NoMemoryError(
                     f"memory cannot hold what {stage} needs at once ({said}); lower "
-                    "the largest of its settings: `latentflow plan` says what each stage needs and what would fit"
+                    "the largest of its settings: `latentflow plan` says what each stage needs "
+                    "and what would fit"
                 ) from error
             number, name = _error_number(error), getattr(error, "filename", None)
             where = self.root if name is None else Path(str(name)).absolute()
@@ -358,29 +410,35 @@ class Store:
                 raise  # a file of the user's, not of the store
             if number == errno.ENOSPC:
                 raise NoSpaceError(
-                    f"the disk holding {self.root} is full while making {stage}; what was written stays and the next "
+                    f"the disk holding {self.root} is full while making {stage}; what was written "
+                    "stays and the next "
                     f"run continues it: free space or set execution.store to another disk"
                 ) from error
             if number in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR):
                 raise ReadOnlyStoreError(
-                    f"the store {self.root} cannot be written while making {stage} ({os.strerror(number)}); make it "
+                    f"the store {self.root} cannot be written while making {stage} "
+                    f"({os.strerror(number)}); make it "
                     f"writable or set execution.store to another folder"
                 ) from error
             raise
 
 
 def _is_too_large(error: Exception) -> bool:
-    """Whether an allocation failed, or could not even be counted: torch and numpy have no class for some of it."""
+    """Whether an allocation failed, or could not even be counted: torch and numpy have no class for
+    some of it."""
     said = str(error).lower()
     of_torch = isinstance(error, RuntimeError) and any(
         word in said for word in ("allocate", "out of memory", "overflow")
     )
-    of_numpy = isinstance(error, ValueError) and ("array is too big" in said or "maximum allowed dimension" in said)
+    of_numpy = isinstance(error, ValueError) and (
+        "array is too big" in said or "maximum allowed dimension" in said
+    )
     return isinstance(error, MemoryError | OverflowError) or of_torch or of_numpy
 
 
 def _error_number(error: Exception) -> int | None:
-    """The operating system's number of an error, also where a Rust library only wrote it into its message."""
+    """The operating system's number of an error, also where a Rust library only wrote it into its
+    message."""
     written = re.search(r"\(os error (\d+)\)", str(error))
     return getattr(error, "errno", None) or (int(written.group(1)) if written else None)
 

@@ -1,12 +1,15 @@
-"""What a stage will cost, said before it is made: bytes by formula, seconds by what this machine already did.
+"""What a stage will cost, said before it is made: bytes by formula, seconds by what this machine
+already did.
 
-Every stage has an estimator beside its code. Its `formula` is a pure function of the section and of the facts of its
-inputs: memory and disk in bytes by what they hold, the work that its time grows with, and the facts that the manifest
-will have, so that the next stage can be estimated from them. Seconds are those of the newest artifact of the store that
-was made on such a machine and did the like, in proportion to the work (`flows/plan.py`). Where there is none, `probe`
-times a pass of the model or an update of the dictionary, whatever the stage does most.
+Every stage has an estimator beside its code. Its `formula` is a pure function of the section and of
+the facts of its inputs: memory and disk in bytes by what they hold, the work that its time grows
+with, and the facts that the manifest will have, so that the next stage can be estimated from them.
+Seconds are those of the newest artifact of the store that was made on such a machine and did the
+like, in proportion to the work (`flows/plan.py`). Where there is none, `probe` times a pass of the
+model or an update of the dictionary, whatever the stage does most.
 
-`fitting` refuses what the machine cannot hold, and searches the formula for the nearest setting that fits.
+`fitting` refuses what the machine cannot hold, and searches the formula for the nearest setting
+that fits.
 """
 
 from __future__ import annotations
@@ -33,14 +36,16 @@ class Estimate:
     """Bytes that a stage will take, the work that it will do, and what its manifest will say.
 
     Attributes:
-        memory: at the peak, by what they hold, beside the process itself; files that are mapped are not counted.
+        memory: at the peak, by what they hold, beside the process itself; files that are mapped are
+            not counted.
         disk: of the finished artifact, by what they hold.
         scratch: on disk while it works, and gone at the end.
         facts: of the finished artifact, as far as they are known before.
         work: what its time grows with, and what that is counted in.
-        alike: what the seconds of a unit depend on: only an artifact that has the same says how long they take.
-        probe: seconds that it may take, about -> seconds of the whole, and in words where they come from. It asks nobody
-            who may be paid.
+        alike: what the seconds of a unit depend on: only an artifact that has the same says how
+            long they take.
+        probe: seconds that it may take, about -> seconds of the whole, and in words where they come
+            from. It asks nobody who may be paid.
     """
 
     memory: Mapping[str, int]
@@ -64,7 +69,8 @@ class Estimate:
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
-    """An artifact that is not made yet: an input by its key and by the facts that are known of it."""
+    """An artifact that is not made yet: an input by its key and by the facts that are known of
+    it."""
 
     stage: str
     key: str
@@ -72,8 +78,8 @@ class Planned:
 
 
 Knobs = Mapping[str, Callable[[Any, Estimate], Sequence[Any]]]
-"""Settings that may be lowered, by their names inside the section ("dictionary.d_sae"): (section, estimate) -> values
-cheaper than the one that is set, the nearest first."""
+"""Settings that may be lowered, by their names inside the section ("dictionary.d_sae"): (section,
+estimate) -> values cheaper than the one that is set, the nearest first."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +100,8 @@ class Estimator:
 
 
 def lower(name: str) -> Knobs:
-    """The knob of a setting that is a whole number; an entry without that setting has no value of it."""
+    """The knob of a setting that is a whole number; an entry without that setting has no value of
+    it."""
 
     def values(config: Any, estimate: Estimate) -> list[int]:
         for part in name.split("."):
@@ -151,7 +158,9 @@ def fitting(
         advised = []
         for name, values in knobs.items():
             for value in values(config, estimate):
-                with contextlib.suppress(ConfigError):  # a value that the section refuses is no advice
+                with contextlib.suppress(
+                    ConfigError
+                ):  # a value that the section refuses is no advice
                     changed = estimator.formula(override(config, {name: value}), inputs, settings)
                     if sum(parts_of(changed).values()) <= there_is:
                         advised.append(f"{stage}.{name}={_written(value)}")
@@ -163,9 +172,12 @@ def fitting(
             if knobs
             else "no setting of this stage makes it fit; use a larger machine"
         )
-        listed = ", ".join(f"{name} {size(n)}" for name, n in sorted(parts.items(), key=lambda part: -part[1]) if n)
+        listed = ", ".join(
+            f"{name} {size(n)}" for name, n in sorted(parts.items(), key=lambda part: -part[1]) if n
+        )
         raise error(
-            f"{label or stage} wants {size(wanted)} {of} ({listed}), and there is {size(max(0, there_is))}; {advice}"
+            f"{label or stage} wants {size(wanted)} {of} ({listed}), and there is "
+            f"{size(max(0, there_is))}; {advice}"
         )
     return estimate
 

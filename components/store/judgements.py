@@ -1,6 +1,8 @@
-"""Judgements beside the texts that they are of: one row for each text and each concept that it is judged for.
+"""Judgements beside the texts that they are of: one row for each text and each concept that it is
+judged for.
 
-`uplift` is what a text has more of the measured judge's value than the unsteered text of the same prompt and sample.
+`uplift` is what a text has more of the measured judge's value than the unsteered text of the same
+prompt and sample.
 """
 
 from __future__ import annotations
@@ -12,13 +14,17 @@ from components.store.tables import GENERATIONS, STEERED
 UNSTEERED = "unsteered"
 """The method of text that nothing steered."""
 COMPOSITE = "composite"
-"""The judge whose value is made of others': the harmonic mean of the gain in the measured judge's value and of fluency."""
+"""The judge whose value is made of others': the harmonic mean of the gain in the measured judge's
+value and of fluency."""
 TARGET = "target"
 """What the measured judge says, whichever that is, as a column."""
 UNPAIRED = "the unsteered text of this prompt and sample failed"
 CONCEPT_JUDGE = "concept_judge"
 """The column of the judge `concept` beside others, because `concept` is the column of concepts."""
-TAKEN = frozenset({TARGET, CONCEPT_JUDGE, "judge", *GENERATIONS.columns, *STEERED.columns} - {"concept", "fluency"})
+TAKEN = frozenset(
+    {TARGET, CONCEPT_JUDGE, "judge", *GENERATIONS.columns, *STEERED.columns}
+    - {"concept", "fluency"}
+)
 """Names that no judge may have, because columns have them."""
 
 
@@ -28,8 +34,13 @@ def column(judge: str) -> str:
 
 
 def others(results: pl.DataFrame) -> list[str]:
-    """Columns of what `judged` returns that hold what a judge says, but for the one that measures."""
-    return [name for name in results.columns if name not in TAKEN - {CONCEPT_JUDGE} and name != "concept"]
+    """Columns of what `judged` returns that hold what a judge says, but for the one that
+    measures."""
+    return [
+        name
+        for name in results.columns
+        if name not in TAKEN - {CONCEPT_JUDGE} and name != "concept"
+    ]
 
 
 def judged(generations: pl.DataFrame, judgements: pl.DataFrame, measure: str) -> pl.DataFrame:
@@ -41,7 +52,8 @@ def judged(generations: pl.DataFrame, judgements: pl.DataFrame, measure: str) ->
         measure: the judge whose difference is the uplift (fact `measure` of the artifact).
 
     Returns:
-        The columns of GENERATIONS (`concept` is the one that is judged for), `target`, `uplift`, `composite` and one column
+        The columns of GENERATIONS (`concept` is the one that is judged for), `target`, `uplift`,
+            `composite` and one column
         for each other judge (`column`).
     """
     place = ["generation", "concept"]
@@ -49,20 +61,28 @@ def judged(generations: pl.DataFrame, judgements: pl.DataFrame, measure: str) ->
     rows = of.select(*place, pl.col("value").alias(TARGET), pl.col("reason").alias("_reason"))
     names = judgements["judge"].unique(maintain_order=True).to_list()
     for name in dict.fromkeys([COMPOSITE, *(name for name in names if name != measure)]):
-        other = judgements.filter(pl.col("judge") == name).select(*place, pl.col("value").alias(column(name)))
+        other = judgements.filter(pl.col("judge") == name).select(
+            *place, pl.col("value").alias(column(name))
+        )
         rows = rows.join(other, on=place, how="left", maintain_order="left")
-    rows = rows.join(generations.drop("concept"), on="generation", how="inner", maintain_order="left")
+    rows = rows.join(
+        generations.drop("concept"), on="generation", how="inner", maintain_order="left"
+    )
     at = ["concept", "split", "prompt", "sample"]
     plain = rows.filter(pl.col("method") == UNSTEERED).select(*at, pl.col(TARGET).alias("_before"))
     rows = rows.join(plain, on=at, how="left", maintain_order="left")
     unpaired = pl.when(pl.col("_before").is_null()).then(pl.lit(UNPAIRED))
     return rows.with_columns(
-        (pl.col(TARGET) - pl.col("_before")).alias("uplift"), pl.coalesce("reason", "_reason", unpaired).alias("reason")
+        (pl.col(TARGET) - pl.col("_before")).alias("uplift"),
+        pl.coalesce("reason", "_reason", unpaired).alias("reason"),
     ).drop("_before", "_reason")
 
 
-def off_target(generations: pl.DataFrame, judgements: pl.DataFrame, measure: str, concepts: list[str]) -> pl.DataFrame:
-    """How much text that is steered towards one concept gains of every other: mean uplift on test prompts.
+def off_target(
+    generations: pl.DataFrame, judgements: pl.DataFrame, measure: str, concepts: list[str]
+) -> pl.DataFrame:
+    """How much text that is steered towards one concept gains of every other: mean uplift on test
+    prompts.
 
     Args:
         generations: the GENERATIONS table.
@@ -71,14 +91,21 @@ def off_target(generations: pl.DataFrame, judgements: pl.DataFrame, measure: str
         concepts: names in the order of `off_target` (fact `judged` of the artifact).
 
     Returns:
-        method, kl_budget, concept (steered towards), other (judged for), uplift; failures are left out.
+        method, kl_budget, concept (steered towards), other (judged for), uplift; failures are left
+            out.
     """
     of = judgements.filter(pl.col("judge") == measure)
     texts = generations.filter(pl.col("split") == "test").drop("concept")
     at = ["prompt", "sample", "other"]
     plain = of.join(texts.filter(pl.col("method") == UNSTEERED), on="generation")
-    before = plain.select("prompt", "sample", pl.col("concept").alias("other"), pl.col("value").alias("before"))
-    values = of.drop_nulls("off_target").with_columns(pl.lit(concepts).alias("other")).explode("off_target", "other")
+    before = plain.select(
+        "prompt", "sample", pl.col("concept").alias("other"), pl.col("value").alias("before")
+    )
+    values = (
+        of.drop_nulls("off_target")
+        .with_columns(pl.lit(concepts).alias("other"))
+        .explode("off_target", "other")
+    )
     key = ["method", "kl_budget", "concept", "other"]
     return (
         values.join(texts, on="generation")

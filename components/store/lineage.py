@@ -23,13 +23,15 @@ def inputs(manifest: Mapping[str, Any]) -> dict[str, Place]:
 
 
 def source(artifact: Artifact, role: str) -> Artifact | None:
-    """The artifact that an input is; None where there is no such input, or it is not in the same store."""
+    """The artifact that an input is; None where there is no such input, or it is not in the same
+    store."""
     place = inputs(artifact.manifest).get(role)
     return Store(artifact.folder.parent.parent).find(*place) if place else None
 
 
 def trail(manifests: Iterable[Mapping[str, Any]], place: Place) -> set[Place]:
-    """Everything that an artifact rests on, itself included, whether or not its manifest is among these."""
+    """Everything that an artifact rests on, itself included, whether or not its manifest is among
+    these."""
     known = {(manifest["stage"], manifest["key"]): manifest for manifest in manifests}
     reached: set[Place] = set()
     waiting = [place]
@@ -41,7 +43,9 @@ def trail(manifests: Iterable[Mapping[str, Any]], place: Place) -> set[Place]:
     return reached
 
 
-def closure(store: Store, artifacts: Sequence[Artifact], whole: bool = False) -> dict[Place, Artifact]:
+def closure(
+    store: Store, artifacts: Sequence[Artifact], whole: bool = False
+) -> dict[Place, Artifact]:
     """These artifacts and every artifact that they were made from.
 
     Raises:
@@ -94,11 +98,14 @@ def behind(store: Store, report: Artifact) -> Behind:
             waiting.extend(inputs(artifact.manifest).items())
         elif place[0] not in GIVEN:
             missing.append(place[0])
-    return Behind(artifacts, tuple(stage for stage in dict.fromkeys(missing) if stage not in artifacts))
+    return Behind(
+        artifacts, tuple(stage for stage in dict.fromkeys(missing) if stage not in artifacts)
+    )
 
 
 def controls(artifacts: Iterable[Artifact]) -> set[str]:
-    """Keys of the control's artifacts among these: untrained codes and the dictionary that made them."""
+    """Keys of the control's artifacts among these: untrained codes and the dictionary that made
+    them."""
     manifests = {(artifact.stage, artifact.key): artifact.manifest for artifact in artifacts}
     keys: set[str] = set()
     for manifest in manifests.values():

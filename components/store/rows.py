@@ -1,4 +1,5 @@
-"""Rows of activations of one split, read in order or by number, and refused where they are not finite."""
+"""Rows of activations of one split, read in order or by number, and refused where they are not
+finite."""
 
 from __future__ import annotations
 
@@ -55,6 +56,7 @@ class Rows:
             number, inside = number + 1, inside - length
         shard = f"{self.split}/{number:05}.safetensors"
         raise DictionaryError(
-            f"activations at {hook_point} hold NaN or infinity: row {inside} of shard {shard} (row {row} of the "
+            f"activations at {hook_point} hold NaN or infinity: row {inside} of shard {shard} "
+            f"(row {row} of the "
             "split); capture again in a wider dtype or leave that document out"
         )

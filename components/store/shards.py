@@ -1,9 +1,10 @@
-"""Activations and codes on disk: safetensors shards, written whole or not at all, memory-mapped on reading.
+"""Activations and codes on disk: safetensors shards, written whole or not at all, memory-mapped on
+reading.
 
-An activation shard `<split>/<NNNNN>.safetensors` holds `x.<hook_point>` [rows, d_in] for each hook point and the int32
-provenance of every row: `token, document, position, context, offset`. A code shard holds one compressed sparse row
-matrix: `offsets` int64 [rows + 1], `indices` int32, `values` float32. Row i of the codes of a split is row i of its
-activations.
+An activation shard `<split>/<NNNNN>.safetensors` holds `x.<hook_point>` [rows, d_in] for each hook
+point and the int32 provenance of every row: `token, document, position, context, offset`. A code
+shard holds one compressed sparse row matrix: `offsets` int64 [rows + 1], `indices` int32, `values`
+float32. Row i of the codes of a split is row i of its activations.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ class Codes:
         return cls(_offsets(counts), index.int(), dense[row, index].float(), dense.shape[1])
 
     @classmethod
-    def from_topk(cls, values: Float[Tensor, "row k"], indices: Int[Tensor, "row k"], d_sae: int) -> Codes:
+    def from_topk(
+        cls, values: Float[Tensor, "row k"], indices: Int[Tensor, "row k"], d_sae: int
+    ) -> Codes:
         """From `torch.topk`'s pair; entries that are zero are left out."""
         indices, order = indices.sort(dim=1)
         values = values.gather(1, order)
@@ -67,7 +70,9 @@ class Codes:
         assert parts, "codes of nothing have no d_sae"
         counts = torch.cat([part.offsets.diff() for part in parts])
         indices = torch.cat([part.indices for part in parts])
-        return cls(_offsets(counts), indices, torch.cat([part.values for part in parts]), parts[0].d_sae)
+        return cls(
+            _offsets(counts), indices, torch.cat([part.values for part in parts]), parts[0].d_sae
+        )
 
     @property
     def n_rows(self) -> int:
@@ -116,11 +121,18 @@ class Codes:
         """The same entries latent by latent (a counting sort, linear in the entries)."""
         csc = self.matrix().tocsc()
         offsets, rows = csc.indptr.astype(np.int64), csc.indices.astype(np.int64)
-        return Columns(torch.from_numpy(offsets), torch.from_numpy(rows), torch.from_numpy(csc.data), self.n_rows)
+        return Columns(
+            torch.from_numpy(offsets),
+            torch.from_numpy(rows),
+            torch.from_numpy(csc.data),
+            self.n_rows,
+        )
 
     def to(self, device: torch.device | str) -> Codes:
         """The same codes on another device."""
-        return Codes(self.offsets.to(device), self.indices.to(device), self.values.to(device), self.d_sae)
+        return Codes(
+            self.offsets.to(device), self.indices.to(device), self.values.to(device), self.d_sae
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -150,15 +162,23 @@ class _Shards:
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
-        self.splits: list[str] = sorted({match[1] for name in artifact.files if (match := _SHARD.fullmatch(name))})
+        self.splits: list[str] = sorted(
+            {match[1] for name in artifact.files if (match := _SHARD.fullmatch(name))}
+        )
         self._open: dict[str, list[dict[str, Tensor]]] = {}
 
     def _shards(self, split: str) -> list[dict[str, Tensor]]:
         if split not in self._open:
-            names = [name for name in self.artifact.files if _SHARD.fullmatch(name) and name.startswith(f"{split}/")]
+            names = [
+                name
+                for name in self.artifact.files
+                if _SHARD.fullmatch(name) and name.startswith(f"{split}/")
+            ]
             if not names:
                 what = f"{self.artifact.stage}/{self.artifact.key}"
-                raise InputError(f"artifact {what} holds no split {split!r}; {nearest(split, self.splits)}")
+                raise InputError(
+                    f"artifact {what} holds no split {split!r}; {nearest(split, self.splits)}"
+                )
             self._open[split] = [_mapped(self.artifact.path(name)) for name in names]
         return self._open[split]
 
@@ -185,27 +205,38 @@ class ActivationShards(_Shards):
         return self._fact(hook_point, "d_in")
 
     def mean_norm(self, hook_point: str) -> float:
-        """Mean Euclidean norm of the activations over the train split (the first split where there is no train)."""
+        """Mean Euclidean norm of the activations over the train split (the first split where there
+        is no train)."""
         return self._fact(hook_point, "mean_norm")
 
     def provenance(self, split: str) -> dict[str, Int32[Tensor, " row"]]:
-        """For every row its token id, document, position in the document, context, and offset in the context."""
-        return {name: torch.cat([shard[name] for shard in self._shards(split)]) for name in PROVENANCE}
+        """For every row its token id, document, position in the document, context, and offset in
+        the context."""
+        return {
+            name: torch.cat([shard[name] for shard in self._shards(split)]) for name in PROVENANCE
+        }
 
-    def rows(self, split: str, hook_point: str, index: Int64[Tensor, " taken"]) -> Float[Tensor, "taken d_in"]:
+    def rows(
+        self, split: str, hook_point: str, index: Int64[Tensor, " taken"]
+    ) -> Float[Tensor, "taken d_in"]:
         """The activations of these rows, in this order and in the stored dtype.
 
-        They are read in the order of their place on disk (each page is touched once), then put where they belong.
+        They are read in the order of their place on disk (each page is touched once), then put
+        where they belong.
         """
         self._fact(hook_point, "d_in")
         shards = self._shards(split)
         starts = torch.tensor([0] + [shard["token"].shape[0] for shard in shards]).cumsum(0)
         inside, order = index.sort()
-        assert not len(index) or (inside[0] >= 0 and inside[-1] < starts[-1]), f"row numbers outside {split}"
+        assert not len(index) or (inside[0] >= 0 and inside[-1] < starts[-1]), (
+            f"row numbers outside {split}"
+        )
         bounds = torch.searchsorted(inside, starts).tolist()
         like = shards[0][f"x.{hook_point}"]
         taken = like.new_empty(len(index), like.shape[1])
-        for shard, first, last, start in zip(shards, bounds, bounds[1:], starts.tolist(), strict=False):
+        for shard, first, last, start in zip(
+            shards, bounds, bounds[1:], starts.tolist(), strict=False
+        ):
             if first < last:
                 taken[order[first:last]] = shard[f"x.{hook_point}"][inside[first:last] - start]
         return taken
@@ -214,7 +245,9 @@ class ActivationShards(_Shards):
         facts = self.artifact.facts["hook_points"]
         if hook_point not in facts:
             what = f"{self.artifact.stage}/{self.artifact.key}"
-            raise InputError(f"artifact {what} holds no hook point {hook_point!r}; {nearest(hook_point, facts)}")
+            raise InputError(
+                f"artifact {what} holds no hook point {hook_point!r}; {nearest(hook_point, facts)}"
+            )
         return facts[hook_point][name]
 
 
@@ -253,9 +286,16 @@ def write_activations(
     provenance: Mapping[str, Int[Tensor, " row"]],
 ) -> None:
     """Writes one activation shard, whole or not at all."""
-    assert set(provenance) == set(PROVENANCE), f"provenance is {PROVENANCE}, not {tuple(provenance)}"
+    assert set(provenance) == set(PROVENANCE), (
+        f"provenance is {PROVENANCE}, not {tuple(provenance)}"
+    )
     tensors = {f"x.{hook_point}": x.contiguous() for hook_point, x in activations.items()}
-    _write(folder, split, number, tensors | {name: column.int().contiguous() for name, column in provenance.items()})
+    _write(
+        folder,
+        split,
+        number,
+        tensors | {name: column.int().contiguous() for name, column in provenance.items()},
+    )
 
 
 def write_codes(folder: Path, split: str, number: int, codes: Codes) -> None:
@@ -265,7 +305,8 @@ def write_codes(folder: Path, split: str, number: int, codes: Codes) -> None:
 
 
 def shard_rows(folder: Path, split: str, number: int) -> int | None:
-    """Rows of a shard that an interrupted run left; None where there is none or it cannot be read."""
+    """Rows of a shard that an interrupted run left; None where there is none or it cannot be
+    read."""
     try:
         with safe_open(_path(folder, split, number), framework="pt") as file:
             if "token" in file.keys():  # noqa: SIM118 (safe_open is no mapping)

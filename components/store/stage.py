@@ -1,4 +1,5 @@
-"""What a stage is: a step of the chain by its verb, what it is made from, and how it says how far it is."""
+"""What a stage is: a step of the chain by its verb, what it is made from, and how it says how far
+it is."""
 
 from __future__ import annotations
 
@@ -52,7 +53,8 @@ class Input(Protocol):
 
 
 GIVEN = ("model", "text_encoder")
-"""Inputs that no stage makes: the language model that is looked into, and the model that gives texts vectors."""
+"""Inputs that no stage makes: the language model that is looked into, and the model that gives
+texts vectors."""
 
 
 Inputs = Mapping[str, Any]
@@ -65,9 +67,11 @@ class Parent:
 
     Attributes:
         stage: the name of the stage that makes it, or one of `GIVEN`.
-        optional: whether the stage also works without it. An experiment gives it if that stage is one of its own.
+        optional: whether the stage also works without it. An experiment gives it if that stage is
+            one of its own.
         untrained: the artifact of the untrained control instead of the dictionary's.
-        wanted: whether a stage of this section has this input at all; without it the input is no part of the key.
+        wanted: whether a stage of this section has this input at all; without it the input is no
+            part of the key.
     """
 
     stage: str
@@ -83,15 +87,18 @@ class Stage:
     Attributes:
         name: the verb ("capture").
         version: a number beside the code; raise it when results change.
-        make: `make(folder, config, inputs, execution)` writes the artifact's files into `folder` (which may hold what
-            an interrupted run left there), yields `Progress`, and returns the facts for the manifest.
+        make: `make(folder, config, inputs, execution)` writes the artifact's files into `folder`
+            (which may hold what an interrupted run left there), yields `Progress`, and returns the
+            facts for the manifest.
         entries: the registered entries that a config uses, as {"architecture.topk": version}.
         inputs: by role.
         scored: whether it writes the table SCORES.
-        gathers: whether every stage of the experiment that is scored is an input too, its name being the role.
+        gathers: whether every stage of the experiment that is scored is an input too, its name
+            being the role.
         computes: whether it wants a device; what does not, takes no device slot.
-        make_many: `make` for several artifacts in one pass, label -> (folder, config, inputs), which returns the facts by
-            label; None where each is made by itself. The time that they took together is divided among them.
+        make_many: `make` for several artifacts in one pass, label -> (folder, config, inputs),
+            which returns the facts by label; None where each is made by itself. The time that they
+            took together is divided among them.
         estimator: says what it will cost; None where that is next to nothing.
     """
 
@@ -104,6 +111,10 @@ class Stage:
     gathers: bool = False
     computes: bool = True
     make_many: (
-        Callable[[Mapping[str, tuple[Path, Any, Inputs]], Any], Generator[Progress, None, Mapping[str, Facts]]] | None
+        Callable[
+            [Mapping[str, tuple[Path, Any, Inputs]], Any],
+            Generator[Progress, None, Mapping[str, Facts]],
+        ]
+        | None
     ) = None
     estimator: Estimator | None = None

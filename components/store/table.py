@@ -1,6 +1,8 @@
-"""One declared table: its columns with type and unit, its key, and the one way to write, to scan and to refuse it.
+"""One declared table: its columns with type and unit, its key, and the one way to write, to scan
+and to refuse it.
 
-Polars only, no torch: dashboards read through this file. Absent is null with a `reason`, never a default.
+Polars only, no torch: dashboards read through this file. Absent is null with a `reason`, never a
+default.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from components.errors import StoreError
 from components.store.artifact import Artifact, Store
 
 GROUP = 16_384
-"""Rows of a parquet row group: a page that asks for one latent of 100,000 decodes one group, not the file."""
+"""Rows of a parquet row group: a page that asks for one latent of 100,000 decodes one group, not
+the file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +66,13 @@ class Table:
         unknown = set(frame.columns) - set(self.columns)
         assert not unknown, f"table {self.name} has no columns {sorted(unknown)}"
         missing = [
-            pl.lit(None, dtype=kind).alias(name) for name, kind in self.schema.items() if name not in frame.columns
+            pl.lit(None, dtype=kind).alias(name)
+            for name, kind in self.schema.items()
+            if name not in frame.columns
         ]
-        frame = frame.with_columns(missing).select(pl.col(name).cast(kind) for name, kind in self.schema.items())
+        frame = frame.with_columns(missing).select(
+            pl.col(name).cast(kind) for name, kind in self.schema.items()
+        )
         if self.key and frame.height:
             repeated = frame.height - frame.select(self.key).n_unique()
             assert repeated == 0, f"table {self.name}: {repeated} rows repeat the key {self.key}"
@@ -89,8 +96,10 @@ class Table:
         there = set(frame.collect_schema().names())
         if missing := [column for column in self.columns if column not in there]:
             raise StoreError(
-                f"an earlier version of Latentflow wrote the table {self.name} of {artifact.stage}/{artifact.key}, without "
-                f"{_listed(missing)}; run the same command again to make a new one (this one stays as it is), or read it "
+                f"an earlier version of Latentflow wrote the table {self.name} of "
+                f"{artifact.stage}/{artifact.key}, without "
+                f"{_listed(missing)}; run the same command again to make a new one (this one "
+                "stays as it is), or read it "
                 "with the version that wrote it"
             )
         return frame
@@ -104,8 +113,8 @@ class Table:
         return self.scan(artifact).collect()
 
     def scan_all(self, store: Store) -> pl.LazyFrame:
-        """The table over every artifact that holds it, with the column `origin` (stage/key) in front; columns that an
-        earlier version did not write are null."""
+        """The table over every artifact that holds it, with the column `origin` (stage/key) in
+        front; columns that an earlier version did not write are null."""
         artifacts = store.artifacts(None if self.stage == "*" else self.stage)
         frames = [pl.LazyFrame(schema={"origin": pl.String, **self.schema})]
         for artifact in artifacts:

@@ -1,6 +1,7 @@
 """Every table but those of the report: its columns with type and unit, and its key.
 
-Polars only, no torch: dashboards read through this file. Absent is null with a `reason`, never a default.
+Polars only, no torch: dashboards read through this file. Absent is null with a `reason`, never a
+default.
 """
 
 from __future__ import annotations
@@ -49,7 +50,10 @@ LABELS = Table(
     {
         "concept": (pl.String, "name, as in the concepts table"),
         "document": (pl.Int32, "document number"),
-        "token": (pl.Int32, "position of the token in its document; null when the whole document is meant"),
+        "token": (
+            pl.Int32,
+            "position of the token in its document; null when the whole document is meant",
+        ),
         "value": (pl.Float32, "1 for present; other values for graded concepts"),
     },
     ("concept", "document", "token"),
@@ -97,7 +101,8 @@ CURVE = Table(
         "tokens": (pl.Int64, "tokens seen"),
         "name": (
             pl.String,
-            "what is measured: loss, loss.reconstruction, loss.auxk, fvu, l0, dead_share, learning_rate",
+            "what is measured: loss, loss.reconstruction, loss.auxk, fvu, l0, dead_share, "
+            "learning_rate",
         ),
         "value": (pl.Float64, "its value"),
     },
@@ -130,7 +135,10 @@ LATENTS = Table(
             pl.List(pl.String),
             "ten tokens whose logits the decoder direction raises most; null without a model",
         ),
-        "promoted_logits": (pl.List(pl.Float32), "by how much, for a unit step along the direction"),
+        "promoted_logits": (
+            pl.List(pl.Float32),
+            "by how much, for a unit step along the direction",
+        ),
         "suppressed": (pl.List(pl.String), "ten tokens whose logits it lowers most"),
         "suppressed_logits": (pl.List(pl.Float32), "by how much"),
     },
@@ -172,7 +180,8 @@ CONTEXTS = Table(
         "quantile": (pl.Int8, "interval of activation, 0 the strongest; null for silent windows"),
         "stratum": (
             pl.String,
-            "of silent windows: random, or same_token (holds the token that the latent fires on most); null else",
+            "of silent windows: random, or same_token (holds the token that the latent fires on "
+            "most); null else",
         ),
         "document": (pl.Int32, "document number"),
         "start": (pl.Int32, "position in the document of the first token"),
@@ -189,7 +198,10 @@ EXPLANATIONS = Table(
     {
         "latent": (pl.Int32, "latent"),
         "explainer": (pl.String, "who wrote it"),
-        "explanation": (pl.String, "at most interpret.longest characters; null when none could be written"),
+        "explanation": (
+            pl.String,
+            "at most interpret.longest characters; null when none could be written",
+        ),
         "reason": (pl.String, "why it is null"),
     },
     ("latent", "explainer"),
@@ -198,7 +210,8 @@ _EXPLANATION_SCORE: dict[str, tuple[Any, str]] = {
     "latent": (pl.Int32, "latent"),
     "role": (
         pl.String,
-        "entry; control (an explainer that others are to beat); floor (another latent's explanation was read); ceiling "
+        "entry; control (an explainer that others are to beat); floor (another latent's "
+        "explanation was read); ceiling "
         "(a probe read none)",
     ),
     "explainer": (pl.String, "who wrote the explanation; null for the probe"),
@@ -223,7 +236,10 @@ CONTROL_SCORES = Table(
     "interpret",
     "The same of latents of control dictionaries, which were drawn, explained and scored alike.",
     {
-        "control": (pl.String, "which dictionary: untrained (equal size and sparsity, nothing learnt)"),
+        "control": (
+            pl.String,
+            "which dictionary: untrained (equal size and sparsity, nothing learnt)",
+        ),
         "explanation": (pl.String, "what was read; null when none could be written"),
         **_EXPLANATION_SCORE,
     },
@@ -234,13 +250,22 @@ EXPLANATION_STRATA = Table(
     "interpret",
     "The same scores over part of a latent's test windows, and at natural density.",
     {
-        "control": (pl.String, "which control dictionary the latent is of; null for the dictionary itself"),
-        **{name: _EXPLANATION_SCORE[name] for name in ("latent", "role", "explainer", "scorer", "predictor")},
+        "control": (
+            pl.String,
+            "which control dictionary the latent is of; null for the dictionary itself",
+        ),
+        **{
+            name: _EXPLANATION_SCORE[name]
+            for name in ("latent", "role", "explainer", "scorer", "predictor")
+        },
         "stratum": (
             pl.String,
-            "strongest, weakest (three tenths of the active windows against all silent ones), random, same_token (all "
-            "active ones against one kind of silent ones), macro (mean of those two), average_precision, natural_density; "
-            "of marks: silent, active (wrong marks in silent windows, or on other tokens of active ones)",
+            "strongest, weakest (three tenths of the active windows against all silent ones), "
+            "random, same_token (all "
+            "active ones against one kind of silent ones), macro (mean of those two), "
+            "average_precision, natural_density; "
+            "of marks: silent, active (wrong marks in silent windows, or on other tokens of "
+            "active ones)",
         ),
         "value": (pl.Float64, "the score over these windows; chance where it failed"),
         "chance": (pl.Float64, "what knowing nothing gets"),
@@ -259,11 +284,23 @@ STRENGTHS = Table(
         "latent": (pl.Int32, "the latent used, where one is"),
         "sign": (pl.Int8, "sign of the direction"),
         "kl_budget": (pl.Float64, "nats a token; null where no strength can be set"),
-        "coefficient": (pl.Float64, "of an added vector in units of the mean activation norm at the hook point"),
+        "coefficient": (
+            pl.Float64,
+            "of an added vector in units of the mean activation norm at the hook point",
+        ),
         "kl": (pl.Float64, "nats a token measured at that strength, on the text it was set on"),
-        "kl_elsewhere": (pl.Float64, "nats a token on other neutral text; null for what was not chosen"),
-        "kl_whole": (pl.Float64, "nats a token over whole contexts of other neutral text; likewise"),
-        "select_score": (pl.Float64, "what the unit scored on the select split; null where none was selected"),
+        "kl_elsewhere": (
+            pl.Float64,
+            "nats a token on other neutral text; null for what was not chosen",
+        ),
+        "kl_whole": (
+            pl.Float64,
+            "nats a token over whole contexts of other neutral text; likewise",
+        ),
+        "select_score": (
+            pl.Float64,
+            "what the unit scored on the select split; null where none was selected",
+        ),
         "reason": (pl.String, "why there is none"),
     },
     ("concept", "method", "replicate", "kl_budget"),
@@ -274,10 +311,16 @@ GENERATIONS = Table(
     "Every steered and unsteered continuation.",
     {
         "generation": (pl.Int32, "number of the text"),
-        "concept": (pl.String, "the concept steered towards; null for plain text and for a control"),
+        "concept": (
+            pl.String,
+            "the concept steered towards; null for plain text and for a control",
+        ),
         "method": (pl.String, "steering method; unsteered for plain text"),
         "replicate": (pl.Int32, "number of the steering among equals"),
-        "kl_budget": (pl.Float64, "nats a token; null for unsteered, and where no strength was set"),
+        "kl_budget": (
+            pl.Float64,
+            "nats a token; null for unsteered, and where no strength was set",
+        ),
         "split": (pl.String, "validate or test"),
         "prompt": (pl.Int32, "prompt number"),
         "sample": (pl.Int32, "number of the sample"),
@@ -285,7 +328,10 @@ GENERATIONS = Table(
         "n_tokens": (pl.Int32, "tokens in it"),
         "nll": (pl.Float64, "nats a token under the unsteered model"),
         "kl": (pl.Float64, "KL(plain || steered) on this text, nats a token; of test prompts"),
-        "kl_reverse": (pl.Float64, "KL(steered || plain) on this text, nats a token; of test prompts"),
+        "kl_reverse": (
+            pl.Float64,
+            "KL(steered || plain) on this text, nats a token; of test prompts",
+        ),
         "reason": (pl.String, "why there is no text"),
     },
     ("generation",),
@@ -293,15 +339,20 @@ GENERATIONS = Table(
 JUDGEMENTS = Table(
     "judgements",
     "steer",
-    "What each judge says of each continuation: of the concept steered towards, or of each where there is none.",
+    "What each judge says of each continuation: of the concept steered towards, or of each where "
+    "there is none.",
     {
         "generation": (pl.Int32, "number of the text"),
         "concept": (pl.String, "the concept it is judged for"),
-        "judge": (pl.String, "who judges; composite is the harmonic mean of gain in the target and fluency"),
+        "judge": (
+            pl.String,
+            "who judges; composite is the harmonic mean of gain in the target and fluency",
+        ),
         "value": (pl.Float64, "0 to 1"),
         "off_target": (
             pl.List(pl.Float32),
-            "the judge's value for every concept that passed the gate, in the order of the fact `judged`; null where the "
+            "the judge's value for every concept that passed the gate, in the order of the fact "
+            "`judged`; null where the "
             "text belongs to no concept, and has a row for each",
         ),
         "reason": (pl.String, "why there is no value"),
@@ -311,36 +362,57 @@ JUDGEMENTS = Table(
 STEERED = Table(
     "steered",
     "steer",
-    "What each method reaches on each concept over test prompts: pair methods by concept (and kl_budget).",
+    "What each method reaches on each concept over test prompts: pair methods by concept (and "
+    "kl_budget).",
     {
         **_CONCEPT,
         "method": (
             pl.String,
-            "steering method; untrained is the untrained dictionary; of a control the mean over its directions",
+            "steering method; untrained is the untrained dictionary; of a control the mean over "
+            "its directions",
         ),
         "kl_budget": (pl.Float64, "nats a token"),
         "replicate": (pl.Int32, "the candidate that validate prompts chose; null for a control"),
         "latent": (pl.Int32, "the latent used, where one is"),
-        "composite": (pl.Float64, "mean over generations, failures as 0: the value to compare methods by"),
+        "composite": (
+            pl.Float64,
+            "mean over generations, failures as 0: the value to compare methods by",
+        ),
         "uplift": (pl.Float64, "mean over generations, failures as 0"),
         "fluency": (pl.Float64, "mean over generations, failures as 0"),
         "n": (pl.Int64, "generations"),
         "n_failed": (pl.Int64, "generations that failed, counted in n"),
-        "composite_largest": (pl.Float64, "largest mean composite of a control direction on this concept"),
-        "uplift_largest": (pl.Float64, "largest mean uplift of a control direction on this concept"),
+        "composite_largest": (
+            pl.Float64,
+            "largest mean composite of a control direction on this concept",
+        ),
+        "uplift_largest": (
+            pl.Float64,
+            "largest mean uplift of a control direction on this concept",
+        ),
         "fluency_unsteered": (pl.Float64, "mean fluency of plain text"),
-        "kl_elsewhere": (pl.Float64, "nats a token on other neutral text than strengths were set on"),
+        "kl_elsewhere": (
+            pl.Float64,
+            "nats a token on other neutral text than strengths were set on",
+        ),
         "kl_whole": (pl.Float64, "nats a token over whole contexts of that"),
         "kl_written": (pl.Float64, "KL(plain || steered) on the steered text, nats a token"),
-        "kl_written_reverse": (pl.Float64, "KL(steered || plain) on the steered text, nats a token"),
-        "reason": (pl.String, "why nothing was steered; composite, uplift and fluency are then null"),
+        "kl_written_reverse": (
+            pl.Float64,
+            "KL(steered || plain) on the steered text, nats a token",
+        ),
+        "reason": (
+            pl.String,
+            "why nothing was steered; composite, uplift and fluency are then null",
+        ),
     },
     ("concept", "method", "kl_budget"),
 )
 FURTHER_JUDGES = Table(
     "further_judges",
     "steer",
-    "What each judge that `steered` has no column for says of what each method writes; only where there is one.",
+    "What each judge that `steered` has no column for says of what each method writes; only where "
+    "there is one.",
     {
         **_CONCEPT,
         "method": (pl.String, "as in `steered`"),
@@ -349,7 +421,10 @@ FURTHER_JUDGES = Table(
         "value": (pl.Float64, "mean over generations, failures as 0"),
         "unsteered": (pl.Float64, "mean over plain text, failures left out"),
         "n": (pl.Int64, "generations"),
-        "n_failed": (pl.Int64, "generations that failed or that the judge gave no value, counted in n"),
+        "n_failed": (
+            pl.Int64,
+            "generations that failed or that the judge gave no value, counted in n",
+        ),
         "reason": (pl.String, "why nothing was steered; the value is then null"),
     },
     ("concept", "method", "kl_budget", "judge"),
@@ -360,7 +435,10 @@ CONCEPTS_FOUND = Table(
     "The best unit for each concept, chosen on select and scored once on test.",
     {
         **_CONCEPT,
-        "family": (pl.String, "the family it belongs to; its concepts are found or missed together"),
+        "family": (
+            pl.String,
+            "the family it belongs to; its concepts are found or missed together",
+        ),
         "unit_kind": (pl.String, "latent, neuron, untrained or probe"),
         "unit": (pl.Int32, "index of the unit; null for the probe"),
         "sign": (pl.Int8, "sign with which the unit is read"),
@@ -369,20 +447,28 @@ CONCEPTS_FOUND = Table(
         "gate": (pl.Boolean, "whether the probe decodes the concept on validate"),
         "decodable": (
             pl.Boolean,
-            "gate passed, and the probe's lift on validate is large enough to compare units with it",
+            "gate passed, and the probe's lift on validate is large enough to compare units with "
+            "it",
         ),
         "select_ap": (pl.Float64, "average precision on select"),
         "validate_ap": (pl.Float64, "average precision on validate"),
         "validate_auroc": (pl.Float64, "AUROC on validate"),
-        "validate_positive": (pl.Int64, "tokens or documents of the validate split with the concept"),
+        "validate_positive": (
+            pl.Int64,
+            "tokens or documents of the validate split with the concept",
+        ),
         "validate_n": (pl.Int64, "tokens or documents of the validate split"),
         "ap": (pl.Float64, "average precision on test, natural density"),
         "auroc": (pl.Float64, "AUROC on test"),
-        "share": (pl.Float64, "average precision above the base rate, over the probe's, on test; decodable concepts"),
+        "share": (
+            pl.Float64,
+            "average precision above the base rate, over the probe's, on test; decodable concepts",
+        ),
         "found": (pl.Boolean, "decodable, and the share at least the threshold"),
         "found_absolute": (
             pl.Boolean,
-            "average precision at least a fixed one, the probe's on validate and the unit's on test",
+            "average precision at least a fixed one, the probe's on validate and the unit's on "
+            "test",
         ),
         "reason": (pl.String, "why a value is null"),
     },
@@ -391,14 +477,18 @@ CONCEPTS_FOUND = Table(
 ABSORPTION = Table(
     "absorption",
     "evaluate",
-    "For each token concept that the gate passes, how often a more special latent carries it while its own are silent.",
+    "For each token concept that the gate passes, how often a more special latent carries it "
+    "while its own are silent.",
     {
         **_CONCEPT,
         "main": (pl.List(pl.Int32), "the main latents, chosen on select, the best first"),
         "main_f1": (pl.Float64, "F1 of any main latent being active, on test"),
         "n": (pl.Int64, "tokens of test that have the concept and that the probe recognises"),
         "n_silent": (pl.Int64, "of those, tokens on which no main latent is active"),
-        "n_absorbed": (pl.Int64, "of those, tokens on which a more special latent carries the concept"),
+        "n_absorbed": (
+            pl.Int64,
+            "of those, tokens on which a more special latent carries the concept",
+        ),
         "n_broad": (pl.Int64, "of those, tokens on which only a broader latent carries it"),
         "rate": (pl.Float64, "n_absorbed over n"),
         "reason": (pl.String, "why the rate is null"),
@@ -408,13 +498,17 @@ ABSORPTION = Table(
 FIRST_LETTER = Table(
     "first_letter",
     "evaluate",
-    "For each first letter of a word, whether the model spells it, and how much of it another latent carries.",
+    "For each first letter of a word, whether the model spells it, and how much of it another "
+    "latent carries.",
     {
         "letter": (pl.String, "a to z"),
         "words_select": (pl.Int64, "words with the letter on which its probe was fitted"),
         "words_validate": (pl.Int64, "other words with it, on which the probe was gated"),
         "words_test": (pl.Int64, "other words again, which are counted"),
-        "probe_f1": (pl.Float64, "F1 of the probe on the words of validate; null where words are too few"),
+        "probe_f1": (
+            pl.Float64,
+            "F1 of the probe on the words of validate; null where words are too few",
+        ),
         "probe_f1_test": (pl.Float64, "the same on the words of test"),
         "spelt": (pl.Boolean, "whether probe_f1 reaches what was asked for"),
         "main": (pl.List(pl.Int32), "the main latents, in the order in which they were taken"),

@@ -1,7 +1,9 @@
-"""What a family of concepts promises, and what a world gives: stories with labels, and minimal pairs.
+"""What a family of concepts promises, and what a world gives: stories with labels, and minimal
+pairs.
 
-A family declares its vocabulary by class, its concepts, the sentences it contributes and the labels it can read off a
-finished telling (`components/world/telling.py`). Every random choice goes through `Draw` (`components/world/draw.py`).
+A family declares its vocabulary by class, its concepts, the sentences it contributes and the labels
+it can read off a finished telling (`components/world/telling.py`). Every random choice goes through
+`Draw` (`components/world/draw.py`).
 """
 
 from __future__ import annotations
@@ -94,13 +96,15 @@ class Family(ABC):
     sentences: Sequence[tuple[float, Sentence]] = ()
 
     def begin(self, telling: Telling) -> None:  # noqa: B027
-        """Settles what this family settles for the whole story, and says its part of the opening."""
+        """Settles what this family settles for the whole story, and says its part of the
+        opening."""
 
     def end(self, telling: Telling) -> None:  # noqa: B027
         """Says its part of the ending."""
 
     def labels(self, telling: Telling, class_of: Mapping[str, str]) -> WordLabels:
-        """Its contextual and document labels: (concept, index of the word, or None for the document)."""
+        """Its contextual and document labels: (concept, index of the word, or None for the
+        document)."""
         yield from ()
 
     def concepts(self) -> list[WorldConcept]:
@@ -111,15 +115,19 @@ class Family(ABC):
                 "surface",
                 "token",
                 self.kind,
-                f"the word '{words[0]}'" if len(words) == 1 else f"one of the {len(words)} words of {name}",
+                f"the word '{words[0]}'"
+                if len(words) == 1
+                else f"one of the {len(words)} words of {name}",
             )
             for name, words in self.surface.items()
         ]
         in_context = [
-            WorldConcept(name, "contextual", "token", self.kind, text) for name, text in self.contextual.items()
+            WorldConcept(name, "contextual", "token", self.kind, text)
+            for name, text in self.contextual.items()
         ]
         of_documents = [
-            WorldConcept(name, "document", "document", self.kind, text) for name, text in self.document.items()
+            WorldConcept(name, "document", "document", self.kind, text)
+            for name, text in self.document.items()
         ]
         return on_words + in_context + of_documents
 

@@ -1,7 +1,8 @@
 """Random choices that know their cost.
 
-Each choice takes exactly one number from the stream and adds its cost in nats. So the derivation entropy of a story is
-exact, and a telling that is replayed with one choice forced stays parallel to the original word by word.
+Each choice takes exactly one number from the stream and adds its cost in nats. So the derivation
+entropy of a story is exact, and a telling that is replayed with one choice forced stays parallel to
+the original word by word.
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
 """The world: a probabilistic grammar of short English stories whose concepts are known exactly.
 
-A story takes three days in a row. Its opening states a weekday, introduces one or two characters, shows whether things
-go well, and gives the main character a part in one of the topics; each day then holds one or more sentences, contributed
-by the families and chosen by weight; the ending returns home. The length comes from a hazard after every sentence, and
-the days are named aloud, so where the text may go next is always visible in the text.
+A story takes three days in a row. Its opening states a weekday, introduces one or two characters,
+shows whether things go well, and gives the main character a part in one of the topics; each day
+then holds one or more sentences, contributed by the families and chosen by weight; the ending
+returns home. The length comes from a hazard after every sentence, and the days are named aloud, so
+where the text may go next is always visible in the text.
 
-`nats` is the entropy of the derivation: every random choice's -log p. Two derivations rarely give one text, so it is a
-tight bound of the text's own cost; the end token costs nothing and is counted in the length.
+`nats` is the entropy of the derivation: every random choice's -log p. Two derivations rarely give
+one text, so it is a tight bound of the text's own cost; the end token costs nothing and is counted
+in the length.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from components.world.contract import Family, Story, WorldConcept, WorldLabel, W
 from components.world.draw import Draw, Weighted
 from components.world.telling import Telling
 
-Split = Literal["pretrain", "train", "select", "explain", "calibrate", "judge", "validate", "neutral", "test"]
+Split = Literal[
+    "pretrain", "train", "select", "explain", "calibrate", "judge", "validate", "neutral", "test"
+]
 SPLITS: tuple[Split, ...] = (
     "pretrain", "train", "select", "explain", "calibrate", "judge", "validate", "neutral", "test",
 )  # fmt: skip
@@ -47,7 +51,9 @@ class World:
     def __init__(self, config: WorldConfig | None = None) -> None:
         self.config = config or WorldConfig()
         self.families: dict[str, Family] = {name: family() for name, family in families.items()}
-        self._sentences = Weighted([entry for family in self.families.values() for entry in family.sentences])
+        self._sentences = Weighted(
+            [entry for family in self.families.values() for entry in family.sentences]
+        )
         senses = self.families["senses"].classes["double"]
         self._doubles: dict[str, tuple[str, ...]] = {}
         for word in senses:
@@ -79,14 +85,18 @@ class World:
         """The stream of one story: independent for every (split, seed, index)."""
         return np.random.Generator(np.random.SFC64(derive(seed, "world", split, index)))
 
-    def stories(self, split: Split, seed: int, labels: bool = False, start: int = 0) -> Iterator[Story]:
+    def stories(
+        self, split: Split, seed: int, labels: bool = False, start: int = 0
+    ) -> Iterator[Story]:
         """The stories of a split, without end, from the `start`-th on."""
         index = start
         while True:
             yield self.story(self.rng(split, seed, index), labels)
             index += 1
 
-    def story(self, rng: np.random.Generator, labels: bool = True, force: Mapping[str, Any] | None = None) -> Story:
+    def story(
+        self, rng: np.random.Generator, labels: bool = True, force: Mapping[str, Any] | None = None
+    ) -> Story:
         """One story.
 
         Args:
@@ -137,13 +147,15 @@ class World:
                 if index is None:
                     yield WorldLabel(concept, None, None)
                 else:
-                    yield WorldLabel(concept, starts[index], starts[index] + len(telling.words[index]))
+                    yield WorldLabel(
+                        concept, starts[index], starts[index] + len(telling.words[index])
+                    )
 
     def pairs(self, n: int, seed: int = 0) -> Iterator[WorldPair]:
         """`n` minimal pairs for every topic, valence, main gender and sense.
 
-        Both texts are told with the same choices, except for the one that is forced: they have the same number of words
-        and differ in those that carry the concept.
+        Both texts are told with the same choices, except for the one that is forced: they have the
+        same number of words and differ in those that carry the concept.
         """
         topics = sorted(self._doubles)
         for concept in (c.concept for c in self.concepts()):
@@ -152,7 +164,12 @@ class World:
                 choices = [({"topic": rest}, {"topic": topic}) for topic in topics if topic != rest]
                 contains = ""
             elif concept in self.families["sentiment"].document:
-                choices = [({"valence": rest}, {"valence": "negative" if rest == "positive" else "positive"})]
+                choices = [
+                    (
+                        {"valence": rest},
+                        {"valence": "negative" if rest == "positive" else "positive"},
+                    )
+                ]
                 contains = ""
             elif concept in self.families["characters"].document and family == "main":
                 choices = [({"gender": rest}, {"gender": "male" if rest == "female" else "female"})]
@@ -183,9 +200,11 @@ class World:
             n_made += 1
 
     def prompts(self, n: int, seed: int = 0, split: Split = "test") -> list[str]:
-        """`n` different openings that name neither a topic nor a valence: the weekday and the characters.
+        """`n` different openings that name neither a topic nor a valence: the weekday and the
+        characters.
 
-        An opening belongs to the one split that a hash of its text names, so splits never share one.
+        An opening belongs to the one split that a hash of its text names, so splits never share
+        one.
         """
         rng = numpy_generator(seed, "world", "prompts", split)
         texts: dict[str, None] = {}

@@ -1,6 +1,8 @@
-"""The inventory of the world's concepts as a table, committed beside the demo model before any dictionary is trained.
+"""The inventory of the world's concepts as a table, committed beside the demo model before any
+dictionary is trained.
 
-`data/demo/concepts.csv` is what later scores are held against; a test keeps it equal to what the families declare.
+`data/demo/concepts.csv` is what later scores are held against; a test keeps it equal to what the
+families declare.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ FILE = "concepts.csv"
 
 def inventory(world: World | None = None) -> pl.DataFrame:
     """Every concept with its kind, unit, family and description (schema of the concepts table)."""
-    return CONCEPTS.frame([dataclasses.asdict(concept) for concept in (world or World()).concepts()])
+    return CONCEPTS.frame(
+        [dataclasses.asdict(concept) for concept in (world or World()).concepts()]
+    )
 
 
 def write_inventory(folder: Path, world: World | None = None) -> Path:

@@ -1,10 +1,11 @@
 """Pretraining of the world's language model: a small Llama on stories packed whole.
 
-Contexts are laid out as every later stage packs them: `[bos] story [eos] story [eos] ... pad`, a story never cut unless
-it is longer than a context. The optimiser is AdamW with a short warm-up and a linear decay to zero (Defazio et al. 2024,
-"When, Why and How Much? Adaptive Learning Rate Scheduling by Refinement", find linear decay hard to beat).
-The loss is held against the grammar's own entropy per token, which is the least a model of its stories can reach but for
-what is summed out in the derivation.
+Contexts are laid out as every later stage packs them: `[bos] story [eos] story [eos] ... pad`, a
+story never cut unless it is longer than a context. The optimiser is AdamW with a short warm-up and
+a linear decay to zero (Defazio et al. 2024, "When, Why and How Much? Adaptive Learning Rate
+Scheduling by Refinement", find linear decay hard to beat). The loss is held against the grammar's
+own entropy per token, which is the least a model of its stories can reach but for what is summed
+out in the derivation.
 """
 
 from __future__ import annotations
@@ -68,8 +69,9 @@ class PretrainConfig(Config):
     weight_decay: float = Field(default=0.1, ge=0)
     """Decoupled weight decay of matrices."""
     embedding_scale: PositiveFloat = 0.5
-    """Deviation of the initial embeddings; the final norm starts at its inverse, so that first logits are small. With
-    small embeddings the words of one class fall together in the first steps, and topics stay unlearnt for long."""
+    """Deviation of the initial embeddings; the final norm starts at its inverse, so that first
+    logits are small. With small embeddings the words of one class fall together in the first steps,
+    and topics stay unlearnt for long."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     """Precision of the matrix products while training; weights and optimiser stay in float32."""
     held_out_stories: PositiveInt = 400
@@ -77,14 +79,18 @@ class PretrainConfig(Config):
 
 
 def story_digest(text: str) -> int:
-    """blake2b-64 of a document as a signed integer; `read` uses the same to keep its splits away from pretraining."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
+    """blake2b-64 of a document as a signed integer; `read` uses the same to keep its splits away
+    from pretraining."""
+    return int.from_bytes(
+        hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True
+    )
 
 
 def pack_stories(
     documents: Sequence[Sequence[int]], context_length: int, bos: int, eos: int, pad: int
 ) -> Int[Tensor, "context position"]:
-    """Documents into contexts, first fit: each goes whole into the first context that has room for it and its end."""
+    """Documents into contexts, first fit: each goes whole into the first context that has room for
+    it and its end."""
     room = context_length - 1
     contexts: list[list[int]] = []
     for document in documents:
@@ -99,9 +105,14 @@ def pack_stories(
 
 
 def _contexts(
-    world: World, tokenizer: PreTrainedTokenizerFast, split: Split, config: PretrainConfig, seen: list[int]
+    world: World,
+    tokenizer: PreTrainedTokenizerFast,
+    split: Split,
+    config: PretrainConfig,
+    seen: list[int],
 ) -> Iterator[Int[Tensor, "position"]]:
-    """The contexts of a split without end, packed a window of stories at a time; `seen` takes the documents' digests."""
+    """The contexts of a split without end, packed a window of stories at a time; `seen` takes the
+    documents' digests."""
     stories = world.stories(split, config.seed)
     while True:
         texts = [next(stories).text for _ in range(WINDOW)]
@@ -110,7 +121,9 @@ def _contexts(
         yield from _pack(documents, tokenizer, config.context_length)
 
 
-def _pack(documents: Any, tokenizer: PreTrainedTokenizerFast, context_length: int) -> Int[Tensor, "context position"]:
+def _pack(
+    documents: Any, tokenizer: PreTrainedTokenizerFast, context_length: int
+) -> Int[Tensor, "context position"]:
     bos, eos, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
     return pack_stories(documents, context_length, bos, eos, pad)
 
@@ -135,7 +148,9 @@ def build_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> L
         torch.manual_seed(derive(config.seed, "pretrain", "weights"))
         model = loading.new_llama(**shape)
         torch.nn.init.normal_(model.model.embed_tokens.weight, std=config.embedding_scale)
-        torch.nn.init.constant_(model.model.norm.weight, 1 / (config.embedding_scale * config.d_model**0.5))
+        torch.nn.init.constant_(
+            model.model.norm.weight, 1 / (config.embedding_scale * config.d_model**0.5)
+        )
         return model
 
 
@@ -145,20 +160,30 @@ def token_losses(
     """Cross-entropy in nats of every token that is not padding, the first of a context excepted."""
     logits = model(input_ids=contexts, use_cache=False).logits[:, :-1]
     targets = contexts[:, 1:].masked_fill(contexts[:, 1:] == pad, IGNORED)
-    losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
+    losses = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1).float(), targets.flatten(), reduction="none"
+    )
     return losses[targets.flatten() != IGNORED]
 
 
 @torch.no_grad()
 def held_out_loss(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world: World, n_stories: int, split: Split, seed: int
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    world: World,
+    n_stories: int,
+    split: Split,
+    seed: int,
 ) -> tuple[float, float, int]:
-    """(loss, entropy, tokens): nats a token over whole stories and their end tokens, and the grammar's own.
+    """(loss, entropy, tokens): nats a token over whole stories and their end tokens, and the
+    grammar's own.
 
     Each story stands alone in its context, so that both sums run over the same tokens.
     """
     device = model.device
-    stories = [story for _, story in zip(range(n_stories), world.stories(split, seed), strict=False)]
+    stories = [
+        story for _, story in zip(range(n_stories), world.stories(split, seed), strict=False)
+    ]
     documents = tokenizer([story.text for story in stories], add_special_tokens=False)["input_ids"]
     total, n_tokens, nats = 0.0, 0, 0.0
     order = sorted(range(n_stories), key=lambda number: len(documents[number]))
@@ -188,7 +213,10 @@ def make(folder: Path, config: PretrainConfig, inputs: Any, settings: Execution)
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim == 1]
     optimiser = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+        [
+            {"params": matrices, "weight_decay": config.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ],
         lr=config.learning_rate,
         betas=(0.9, 0.95),
         fused=True,
@@ -217,10 +245,18 @@ def make(folder: Path, config: PretrainConfig, inputs: Any, settings: Execution)
         if step % 50 == 0 or tokens >= config.tokens:
             speed = tokens / (time.time() - started)
             curve.append({"tokens": tokens, "loss": round(loss.item(), 4)})
-            yield Progress(tokens, config.tokens, "tokens", "", {"loss": loss.item(), "tokens_per_second": speed})
+            yield Progress(
+                tokens,
+                config.tokens,
+                "tokens",
+                "",
+                {"loss": loss.item(), "tokens_per_second": speed},
+            )
 
     model.eval()
-    loss, entropy, n_held_out = held_out_loss(model, tokenizer, world, config.held_out_stories, "validate", config.seed)
+    loss, entropy, n_held_out = held_out_loss(
+        model, tokenizer, world, config.held_out_stories, "validate", config.seed
+    )
     model.cpu().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     write_inventory(folder, world)
@@ -236,8 +272,15 @@ def make(folder: Path, config: PretrainConfig, inputs: Any, settings: Execution)
         "entropy": round(entropy, 4),
         "held_out_tokens": n_held_out,
     }
-    provenance = {"config": config.model_dump(mode="json"), "world_version": world.version, **facts, "curve": curve}
-    (folder / "provenance.json").write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
+    provenance = {
+        "config": config.model_dump(mode="json"),
+        "world_version": world.version,
+        **facts,
+        "curve": curve,
+    }
+    (folder / "provenance.json").write_text(
+        json.dumps(provenance, indent=1) + "\n", encoding="utf-8"
+    )
     return facts
 
 

@@ -1,7 +1,7 @@
 """A story while it is told: its words so far, and what holds for the whole of it.
 
-Families of concepts never import one another. What one of them settles for the whole story (the topic, the characters,
-the mood, the day) lies in the `Telling`, where the others find it.
+Families of concepts never import one another. What one of them settles for the whole story (the
+topic, the characters, the mood, the day) lies in the `Telling`, where the others find it.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class Character:
 class Mood:
     """How a story goes, and the words that agree with it.
 
-    Beside qualities and adverbs these are structural words (how a thing looks, what joins two clauses): two classes of
-    words that stand in equal places equally often give a model no first step by which to tell them apart, and it then
-    learns nothing of the valence at all.
+    Beside qualities and adverbs these are structural words (how a thing looks, what joins two
+    clauses): two classes of words that stand in equal places equally often give a model no first
+    step by which to tell them apart, and it then learns nothing of the valence at all.
     """
 
     valence: str
@@ -66,7 +66,8 @@ class Telling:
 
     Attributes:
         draw: the choices.
-        force: choices settled from outside (`topic`, `gender`, `valence`, `double`), for minimal pairs.
+        force: choices settled from outside (`topic`, `gender`, `valence`, `double`), for minimal
+            pairs.
         words: words and punctuation so far.
         events: (what, index of the next word, value), for whoever labels the telling afterwards.
         topic: what it is about.
@@ -88,7 +89,9 @@ class Telling:
     mood: Mood
     day: int
 
-    def __init__(self, draw: Draw, doubles_of: Mapping[str, tuple[str, ...]], force: Mapping[str, Any]) -> None:
+    def __init__(
+        self, draw: Draw, doubles_of: Mapping[str, tuple[str, ...]], force: Mapping[str, Any]
+    ) -> None:
         self.draw = draw
         self.doubles_of = doubles_of
         self.force = force
@@ -110,18 +113,23 @@ class Telling:
         self.doubles = self.doubles_of[topic.name]
 
     def thing(self) -> str:
-        """A noun of the topic: three times in five one of its own, else one that has another sense elsewhere."""
+        """A noun of the topic: three times in five one of its own, else one that has another sense
+        elsewhere."""
         if self.draw.chance(0.6):
             return self.draw.one(self.topic.things)
         return self.double()
 
     def double(self) -> str:
-        """A two-sense word of the topic; `force["double"]` = (word, index) puts a word at an index of the table."""
+        """A two-sense word of the topic; `force["double"]` = (word, index) puts a word at an index
+        of the table."""
         words = self.doubles
         if "double" in self.force:
             word, index = self.force["double"]
             here = words.index(word)
-            words = tuple(word if i == index else words[index] if i == here else w for i, w in enumerate(words))
+            words = tuple(
+                word if i == index else words[index] if i == here else w
+                for i, w in enumerate(words)
+            )
         return self.draw.one(words)
 
     def adjective(self) -> str:
@@ -137,10 +145,15 @@ class Telling:
     def manner(self) -> None:
         """Says, half of the time, how something is done."""
         if self.draw.chance(0.5):
-            self.say(self.draw.one(ADVERBS) if self.draw.chance(0.6) else self.draw.one(self.mood.adverbs))
+            self.say(
+                self.draw.one(ADVERBS)
+                if self.draw.chance(0.6)
+                else self.draw.one(self.mood.adverbs)
+            )
 
     def stop(self) -> None:
-        """Ends the sentence, two times in five after saying when or how: words that every topic shares."""
+        """Ends the sentence, two times in five after saying when or how: words that every topic
+        shares."""
         if self.draw.chance(0.4):
             self.say(*self.draw.one(CIRCUMSTANCES))
         self.say(".")
@@ -157,7 +170,8 @@ class Telling:
         return self.other
 
     def subject(self, capital: bool = True) -> Character:
-        """Says a subject (pronoun, name, or for the main character 'the' and the role) and returns who it is."""
+        """Says a subject (pronoun, name, or for the main character 'the' and the role) and returns
+        who it is."""
         who = self.someone()
         self.mark("subject", who.gender)
         form = self.draw.weighted(MAIN_FORMS if who is self.main else OTHER_FORMS)

@@ -1,4 +1,5 @@
-"""Which dictionary, or which run, is better, at what sparsity, and is the difference larger than its intervals?"""
+"""Which dictionary, or which run, is better, at what sparsity, and is the difference larger than
+its intervals?"""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ ACROSS = 3
 
 
 def page(shown: Experiment) -> None:
-    """Runs to pick, then frontiers, then every score beside each other, then what was set differently."""
+    """Runs to pick, then frontiers, then every score beside each other, then what was set
+    differently."""
     st.header("Runs", anchor="runs")
     picked = _pick(shown)
     if not picked:
@@ -39,7 +41,8 @@ def page(shown: Experiment) -> None:
         return
     if len(picked) == 1:
         st.caption(
-            "Only one run to show. Another sparsity makes a second point: `latentflow experiment train.dictionary.k=16`, "
+            "Only one run to show. Another sparsity makes a second point: `latentflow experiment "
+            "train.dictionary.k=16`, "
             "or start it on the page Runs."
         )
     _frontiers(scores, measures)
@@ -48,11 +51,15 @@ def page(shown: Experiment) -> None:
 
 
 def sweeps() -> None:
-    """The newest sweep, or the one in the address: frontiers, scores at matched L0, who is best, every score."""
+    """The newest sweep, or the one in the address: frontiers, scores at matched L0, who is best,
+    every score."""
     st.title("Compare")
     known = {artifact.key: artifact for artifact in runs.sweeps()}
     if not known:
-        st.caption("No sweep in this store. `latentflow sweep --params examples/sweep.yaml` compares architectures.")
+        st.caption(
+            "No sweep in this store. `latentflow sweep --params examples/sweep.yaml` compares "
+            "architectures."
+        )
         return
     st.header("Sweeps", anchor="sweeps")
     asked = selection.chosen("sweep")
@@ -76,19 +83,24 @@ def sweeps() -> None:
             else:
                 column.caption(f"{title}: not measured together with L0.")
     st.caption(
-        "Test split; bars are 95% intervals over seeds, diamonds are baselines. Curves join the sparsities of one label."
+        "Test split; bars are 95% intervals over seeds, diamonds are baselines. Curves join the "
+        "sparsities of one label."
     )
     st.subheader("At matched L0", anchor="matched")
     st.dataframe(frontiers.headline(comparison, measures), hide_index=True)
     st.caption(
-        "Mean over seeds ± half the 95% interval, read off each curve between its sparsities; empty where a curve does not "
+        "Mean over seeds ± half the 95% interval, read off each curve between its sparsities; "
+        "empty where a curve does not "
         "reach that L0 or nothing was measured. Baselines stand at their own L0."
     )
     best = frontiers.best(comparison, measures)
     if not best.is_empty():
         st.subheader("Who does best", anchor="best")
         st.dataframe(best, hide_index=True)
-        st.caption("apart: the intervals of the best and the next do not meet. Without it the order may be chance.")
+        st.caption(
+            "apart: the intervals of the best and the next do not meet. Without it the order may "
+            "be chance."
+        )
     with st.expander("Every score over seeds, with reasons for what is absent"):
         st.dataframe(comparison, hide_index=True)
 
@@ -105,7 +117,8 @@ def _pick(shown: Experiment) -> list[Experiment]:
     lost = [key for key in asked if key not in known]
     if lost:
         st.warning(
-            f"Not in this store: {len(lost)} of the reports in this address. `dvc pull` fetches what was published."
+            f"Not in this store: {len(lost)} of the reports in this address. `dvc pull` fetches "
+            "what was published."
         )
     newest = list(dict.fromkeys([shown.key, *known]))[:AT_FIRST]
     st.session_state["compared"] = [key for key in asked if key in known][:AT_MOST] or newest
@@ -123,20 +136,27 @@ def _pick(shown: Experiment) -> list[Experiment]:
 
 def _frontiers(scores: pl.DataFrame, measures: Measures) -> None:
     st.subheader("Frontiers", anchor="frontiers")
-    listed = [m for (stage, _), m in measures.items() if stage == "evaluate" and m.short and m.better != "neither"]
+    listed = [
+        m
+        for (stage, _), m in measures.items()
+        if stage == "evaluate" and m.short and m.better != "neither"
+    ]
     drawn = []
     for measure in sorted((m for m in listed if m.rank < TENS), key=lambda measure: measure.rank):
         points = views.runs.frontier(scores, measures, measure)
         if not points.is_empty():
             drawn.append((f"{measure.label}, {measure.unit}", points))
     for start in range(0, len(drawn), ACROSS):
-        for column, (title, points) in zip(st.columns(ACROSS), drawn[start : start + ACROSS], strict=False):
+        for column, (title, points) in zip(
+            st.columns(ACROSS), drawn[start : start + ACROSS], strict=False
+        ):
             column.altair_chart(charts.frontier(points, title), width="stretch")
     if not drawn:
         st.caption("Nothing was measured together with L0.")
     if drawn:
         st.caption(
-            "Test split; bars are 95% intervals in both directions; point at a mark for its run, n and hook point."
+            "Test split; bars are 95% intervals in both directions; point at a mark for its run, "
+            "n and hook point."
         )
 
 
@@ -148,10 +168,16 @@ def _tables(scores: pl.DataFrame, measures: Measures) -> None:
         hide_index=True,
         column_config={
             "run": st.column_config.TextColumn(pinned=True),
-            **{name: st.column_config.NumberColumn(format="%.4g") for name in table.columns if name != "run"},
+            **{
+                name: st.column_config.NumberColumn(format="%.4g")
+                for name in table.columns
+                if name != "run"
+            },
         },
     )
-    st.caption("Click the head of a column to sort the runs by it. Intervals are in the table below.")
+    st.caption(
+        "Click the head of a column to sort the runs by it. Intervals are in the table below."
+    )
     st.subheader("Every score with its 95% interval", anchor="scores")
     beside = views.runs.side_by_run(scores, measures)
     st.dataframe(
@@ -166,10 +192,16 @@ def _configurations(picked: list[Experiment]) -> None:
     if len(picked) < 2:
         return
     st.subheader("What was set differently", anchor="differences")
-    configs = {each.label: {stage: artifact.config for stage, artifact in each.artifacts.items()} for each in picked}
+    configs = {
+        each.label: {stage: artifact.config for stage, artifact in each.artifacts.items()}
+        for each in picked
+    }
     differ = views.runs.differences(configs)
     if differ.is_empty():
-        st.caption("Nothing: the same parameters in every stage. The code, the model or the corpus differs.")
+        st.caption(
+            "Nothing: the same parameters in every stage. The code, the model or the corpus "
+            "differs."
+        )
         return
     st.dataframe(differ, hide_index=True)
 

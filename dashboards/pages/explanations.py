@@ -22,7 +22,10 @@ def page(shown: Experiment) -> None:
     st.title("Explanations")
     interpret = shown.artifacts.get("interpret")
     if interpret is None:
-        st.info("The interpret artifact of this experiment is not in this store. `latentflow interpret` makes it.")
+        st.info(
+            "The interpret artifact of this experiment is not in this store. `latentflow "
+            "interpret` makes it."
+        )
         return
     scores, said = runs.table(EXPLANATION_SCORES, interpret), runs.table(EXPLANATIONS, interpret)
     measured = runs.table(REPORT, shown.report).filter(pl.col("stage") == "interpret")
@@ -31,24 +34,44 @@ def page(shown: Experiment) -> None:
     if not scorers:
         panels.absent(measured, "No explanation was scored in this experiment")
         return
-    scorer = st.segmented_control("Scorer", scorers, default=scorers[0], format_func=plain) or scorers[0]
-    for label, said_of_it, apart in views.scores.differences_from_controls(measured, shown.measures):
-        verdict = {True: ", apart from the control", False: ", not told from the control", None: ""}[apart]
+    scorer = (
+        st.segmented_control("Scorer", scorers, default=scorers[0], format_func=plain) or scorers[0]
+    )
+    for label, said_of_it, apart in views.scores.differences_from_controls(
+        measured, shown.measures
+    ):
+        verdict = {
+            True: ", apart from the control",
+            False: ", not told from the control",
+            None: "",
+        }[apart]
         st.text(f"{label}: {said_of_it}{verdict}")
     left, right = st.columns(2, gap="large")
     with left:
         st.subheader("All latents", anchor="distribution")
-        theirs = runs.table(CONTROL_SCORES, interpret) if CONTROL_SCORES.file in interpret.files else None
+        theirs = (
+            runs.table(CONTROL_SCORES, interpret)
+            if CONTROL_SCORES.file in interpret.files
+            else None
+        )
         bins = views.scores.distribution(scores, scorer, control_scores=theirs)
         st.altair_chart(charts.distribution(bins), width="stretch")
         control = (
-            "" if theirs is None or theirs.is_empty() else " Untrained: latents of a dictionary that learnt nothing."
+            ""
+            if theirs is None or theirs.is_empty()
+            else " Untrained: latents of a dictionary that learnt nothing."
         )
-        st.caption(f"Latents by score. Floor: another latent's explanation (shuffled). Ceiling: a probe.{control}")
+        st.caption(
+            "Latents by score. Floor: another latent's explanation (shuffled). Ceiling: a "
+            f"probe.{control}"
+        )
     with right:
         st.subheader("Means", anchor="means")
         st.dataframe(
-            report.select("measure", "value", "95% interval", "baseline", "baseline is", "n", "failed"), hide_index=True
+            report.select(
+                "measure", "value", "95% interval", "baseline", "baseline is", "n", "failed"
+            ),
+            hide_index=True,
         )
     _list(said, scores, scorer)
 
@@ -56,7 +79,9 @@ def page(shown: Experiment) -> None:
 def _list(said: pl.DataFrame, scores: pl.DataFrame, scorer: str) -> None:
     st.subheader("Every explanation", anchor="list")
     worst = st.toggle("worst first")
-    frame = views.scores.explained(said, scores, scorer).sort("score", descending=not worst, nulls_last=True)
+    frame = views.scores.explained(said, scores, scorer).sort(
+        "score", descending=not worst, nulls_last=True
+    )
     unexplained = frame["explanation"].null_count()
     rows = frame.head(ROWS)
     picked = st.dataframe(
@@ -74,7 +99,8 @@ def _list(said: pl.DataFrame, scores: pl.DataFrame, scorer: str) -> None:
         },
     )
     st.caption(
-        f"{min(frame.height, ROWS):,} of {frame.height:,}; {unexplained:,} without an explanation, each with its reason. "
+        f"{min(frame.height, ROWS):,} of {frame.height:,}; {unexplained:,} without an "
+        "explanation, each with its reason. "
         "Click the box at the left of a row to open that latent."
     )
     if picked.selection.rows:

@@ -18,7 +18,17 @@ from components.store.tables import (
     LATENTS,
     NEIGHBOURS,
 )
-from dashboards import charts, documents, listing, measures, own_text, runs, selection, tokens, views
+from dashboards import (
+    charts,
+    documents,
+    listing,
+    measures,
+    own_text,
+    runs,
+    selection,
+    tokens,
+    views,
+)
 from dashboards.app import let_draw, show
 from dashboards.markdown import code, plain
 from dashboards.runs import Experiment
@@ -36,14 +46,24 @@ DENSITIES = ["0", "1e-6", "1e-5", "1e-4", "1e-3", "1e-2", "1e-1", "1"]
 COLUMNS: dict[str, Any] = {
     "latent": st.column_config.NumberColumn(pinned=True, width="small", format="%d"),
     "explanation": st.column_config.TextColumn(width="large"),
-    "score": st.column_config.NumberColumn(format="%.3f", help="score of the explanation, mean over predictors"),
-    "cosine": st.column_config.NumberColumn(format="%.3f", help="of the two decoder directions, -1 to 1"),
-    "density": st.column_config.NumberColumn(format="%.3g", help="share of tokens on which it is active"),
+    "score": st.column_config.NumberColumn(
+        format="%.3f", help="score of the explanation, mean over predictors"
+    ),
+    "cosine": st.column_config.NumberColumn(
+        format="%.3f", help="of the two decoder directions, -1 to 1"
+    ),
+    "density": st.column_config.NumberColumn(
+        format="%.3g", help="share of tokens on which it is active"
+    ),
     "maximum": st.column_config.NumberColumn(
-        "max", format="%.3g", help="largest activation, in units of the activations at the hook point"
+        "max",
+        format="%.3g",
+        help="largest activation, in units of the activations at the hook point",
     ),
     "promoted": st.column_config.ListColumn("promotes", help="tokens whose logits it raises most"),
-    "concept": st.column_config.TextColumn("best latent for", help="concepts that it was chosen for on select"),
+    "concept": st.column_config.TextColumn(
+        "best latent for", help="concepts that it was chosen for on select"
+    ),
 }
 
 
@@ -51,7 +71,10 @@ def page(shown: Experiment) -> None:
     """A list to search, and below it the latent that was picked."""
     st.title("Latents")
     if "encode" not in shown.artifacts:
-        st.info("The encode artifact of this experiment is not in this store. `latentflow encode` makes it.")
+        st.info(
+            "The encode artifact of this experiment is not in this store. `latentflow encode` "
+            "makes it."
+        )
         return
     rows = _list(shown)
     asked = selection.chosen("latent")
@@ -78,7 +101,9 @@ def _list(shown: Experiment) -> pl.DataFrame:
         bind="query-params",
         help="Latents that promote this token, or whose strongest windows peak on it.",
     )
-    order, descending = SORTS[sort.selectbox("Sort by", list(SORTS), key="sort", bind="query-params")]
+    order, descending = SORTS[
+        sort.selectbox("Sort by", list(SORTS), key="sort", bind="query-params")
+    ]
     low, high = density.select_slider(
         "Density, share of tokens",
         DENSITIES,
@@ -87,7 +112,9 @@ def _list(shown: Experiment) -> pl.DataFrame:
         bind="query-params",
         help="On how many tokens a latent is active.",
     )
-    minimum = least.number_input("Activation ≥", 0.0, value=0.0, help="The latent's largest activation.")
+    minimum = least.number_input(
+        "Activation ≥", 0.0, value=0.0, help="The latent's largest activation."
+    )
     found = views.latents.narrowed(
         known.frame,
         text=text,
@@ -107,10 +134,20 @@ def _list(shown: Experiment) -> pl.DataFrame:
     key = f"rows {text} {token} {order} {descending} {low} {high} {minimum} {number} {shown.key}"
     st.dataframe(
         views.latents.readable(
-            rows.select("latent", "explanation", "concept", "score", "density", "maximum", "promoted")
+            rows.select(
+                "latent", "explanation", "concept", "score", "density", "maximum", "promoted"
+            )
         ),
         hide_index=True,
-        column_order=["latent", "explanation", "score", "density", "maximum", "promoted", "concept"],
+        column_order=[
+            "latent",
+            "explanation",
+            "score",
+            "density",
+            "maximum",
+            "promoted",
+            "concept",
+        ],
         height=min(300, 38 + 35 * rows.height),
         key=key,
         on_select=lambda: _pick(key, rows),
@@ -120,7 +157,8 @@ def _list(shown: Experiment) -> pl.DataFrame:
     scored = f", score: {plain(known.scorer)} of {plain(known.explainer)}" if known.scorer else ""
     st.caption(
         f"{found.height:,} of {known.frame.height:,} latents, rows {(number - 1) * ROWS + 1:,} to "
-        f"{(number - 1) * ROWS + rows.height:,}; {known.explained:,} of all have an explanation{scored}; statistics of "
+        f"{(number - 1) * ROWS + rows.height:,}; {known.explained:,} of all have an "
+        f"explanation{scored}; statistics of "
         f"{plain(known.split)}. Click the box at the left of a row to open that latent."
     )
     return rows
@@ -164,14 +202,24 @@ def _head(row: dict, interpret: Artifact | None, top: int) -> None:
     title.header(f"Latent {number}", anchor="latent")
     let_draw()
     before.button(
-        "← prev", on_click=selection.choose, args=("latent", number - 1), disabled=number <= 0, width="stretch"
+        "← prev",
+        on_click=selection.choose,
+        args=("latent", number - 1),
+        disabled=number <= 0,
+        width="stretch",
     )
     after.button(
-        "next →", on_click=selection.choose, args=("latent", number + 1), disabled=number >= top, width="stretch"
+        "next →",
+        on_click=selection.choose,
+        args=("latent", number + 1),
+        disabled=number >= top,
+        width="stretch",
     )
     if interpret:
         for said in runs.rows(EXPLANATIONS, interpret, latent=number).iter_rows(named=True):
-            text = said["explanation"] or f"no explanation: {said['reason'] or 'no reason was given'}"
+            text = (
+                said["explanation"] or f"no explanation: {said['reason'] or 'no reason was given'}"
+            )
             st.html(
                 f'<div style="font-size:1.15rem">{tokens.escape(text)} '
                 f'<span style="opacity:.6;font-size:.8rem">explainer: {tokens.escape(said["explainer"])}</span></div>'
@@ -181,10 +229,19 @@ def _head(row: dict, interpret: Artifact | None, top: int) -> None:
         (
             "Active on, tokens",
             every,
-            f"density {measures.number(row['density'])}; {row['n_active']:,} tokens of {plain(row['split'])}",
+            f"density {measures.number(row['density'])}; {row['n_active']:,} tokens of "
+            f"{plain(row['split'])}",
         ),
-        ("Largest activation", measures.number(row["maximum"]), "in units of the activations at the hook point"),
-        ("Mean where active", measures.number(row["mean_active"]), "in units of the activations at the hook point"),
+        (
+            "Largest activation",
+            measures.number(row["maximum"]),
+            "in units of the activations at the hook point",
+        ),
+        (
+            "Mean where active",
+            measures.number(row["mean_active"]),
+            "in units of the activations at the hook point",
+        ),
         ("Decoder norm", measures.number(row["decoder_norm"]), "norm of the decoder direction"),
     )
     for column, (label, value, about) in zip(st.columns(4), figures, strict=True):
@@ -194,16 +251,28 @@ def _head(row: dict, interpret: Artifact | None, top: int) -> None:
 def _contexts(row: dict, interpret: Artifact | None) -> None:
     st.subheader("Where it fires", anchor="contexts")
     if interpret is None or CONTEXTS.file not in interpret.files:
-        st.info("The interpret artifact of this experiment is not in this store. `latentflow interpret` makes it.")
+        st.info(
+            "The interpret artifact of this experiment is not in this store. `latentflow "
+            "interpret` makes it."
+        )
         return
     contexts = runs.rows(CONTEXTS, interpret, latent=row["latent"])
     if contexts.is_empty():
         n = len(runs.distinct(EXPLANATIONS, interpret, "latent"))
-        dead = "it is never active" if not row["n_active"] else f"interpret looked at a sample of {n:,} latents"
+        dead = (
+            "it is never active"
+            if not row["n_active"]
+            else f"interpret looked at a sample of {n:,} latents"
+        )
         st.info(f"No windows of text were chosen for this latent: {dead}.")
         return
     largest = max([row["maximum"] or 0.0, *contexts["maximum"]])
-    most = st.segmented_control("Windows of each interval", [3, 5, 10, "all"], default=3, key="windows") or 3
+    most = (
+        st.segmented_control(
+            "Windows of each interval", [3, 5, 10, "all"], default=3, key="windows"
+        )
+        or 3
+    )
     st.html(tokens.legend(largest))
     for title, windows in views.latents.intervals(contexts):
         st.markdown(f"**{plain(title)}**")
@@ -214,7 +283,10 @@ def _neighbours(shown: Experiment, row: dict) -> None:
     st.subheader("Its neighbours", anchor="neighbours")
     encode = shown.artifacts["encode"]
     if NEIGHBOURS.file not in encode.files:
-        st.caption("These codes were encoded before neighbours were kept; `latentflow experiment` encodes them again.")
+        st.caption(
+            "These codes were encoded before neighbours were kept; `latentflow experiment` "
+            "encodes them again."
+        )
         return
     near = runs.rows(NEIGHBOURS, encode, latent=row["latent"])
     if near.is_empty():
@@ -231,7 +303,10 @@ def _neighbours(shown: Experiment, row: dict) -> None:
         column_order=["latent", "cosine", "promoted", "explanation", "density"],
         column_config=COLUMNS | {"explanation": st.column_config.TextColumn(width="medium")},
     )
-    st.caption("The decoder directions that lie nearest, by cosine. Click the box at the left of a row to open it.")
+    st.caption(
+        "The decoder directions that lie nearest, by cosine. Click the box at the left of a row "
+        "to open it."
+    )
 
 
 def _meaning(shown: Experiment, row: dict, interpret: Artifact | None) -> None:
@@ -249,9 +324,15 @@ def _meaning(shown: Experiment, row: dict, interpret: Artifact | None) -> None:
     st.altair_chart(charts.scores(scores), width="stretch")
     failed = scores.filter(pl.col("reason").is_not_null())
     st.caption(
-        "Windows of the test split, 95% intervals. Detection: AUROC, chance 0.5. Simulation: Pearson r, chance 0. Grey "
-        "square, the floor: another latent's explanation (shuffled). Green diamond, the ceiling: a probe."
-        + (" Orange triangle: the mean over latents of a dictionary that learnt nothing." if controls.height else "")
+        "Windows of the test split, 95% intervals. Detection: AUROC, chance 0.5. Simulation: "
+        "Pearson r, chance 0. Grey "
+        "square, the floor: another latent's explanation (shuffled). Green diamond, the ceiling: "
+        "a probe."
+        + (
+            " Orange triangle: the mean over latents of a dictionary that learnt nothing."
+            if controls.height
+            else ""
+        )
         + "".join(
             f" {plain(r['row'])}: {r['n_failed']} of {r['n']} failed ({plain(r['reason'])})."
             for r in failed.iter_rows(named=True)
@@ -263,14 +344,18 @@ def _meaning(shown: Experiment, row: dict, interpret: Artifact | None) -> None:
 def _strata(row: dict, interpret: Artifact) -> None:
     if EXPLANATION_STRATA.file not in interpret.files:
         return
-    mine = views.scores.strata_of(runs.rows(EXPLANATION_STRATA, interpret, latent=row["latent"]), row["latent"])
+    mine = views.scores.strata_of(
+        runs.rows(EXPLANATION_STRATA, interpret, latent=row["latent"]), row["latent"]
+    )
     if mine.is_empty():
         return
     figures = {name: st.column_config.NumberColumn(format="%.3f") for name in mine.columns[2:]}
     st.dataframe(mine, hide_index=True, column_config=figures)
     st.caption(
-        "The same over part of the windows: active ones of three tenths by activation, silent ones drawn at random or "
-        "holding the word it fires on most, the mean of these two, and each window as often as the split has such. "
+        "The same over part of the windows: active ones of three tenths by activation, silent "
+        "ones drawn at random or "
+        "holding the word it fires on most, the mean of these two, and each window as often as "
+        "the split has such. "
         "Latents differ in how many silent windows hold their word: compare them within a row."
     )
 
@@ -306,7 +391,8 @@ def _concepts(row: dict, evaluate: Artifact | None) -> None:
         column_config={name: st.column_config.NumberColumn(format="%.3f") for name in precision},
     )
     st.caption(
-        "Average precision at natural density; neuron, untrained and probe: what the best of those reaches on test."
+        "Average precision at natural density; neuron, untrained and probe: what the best of "
+        "those reaches on test."
     )
 
 

@@ -1,4 +1,5 @@
-"""From a number back to the bytes: what made it, from what, with which settings, how long, how large."""
+"""From a number back to the bytes: what made it, from what, with which settings, how long, how
+large."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from dashboards.runs import Experiment
 
 
 def page(shown: Experiment) -> None:
-    """A number to start from, the graph of artifacts behind it, and everything about the one that is chosen."""
+    """A number to start from, the graph of artifacts behind it, and everything about the one that
+    is chosen."""
     st.title("Lineage")
     known = {(artifact.stage, artifact.key): artifact for artifact in shown.closure}
     _from_a_number(shown)
@@ -21,7 +23,8 @@ def page(shown: Experiment) -> None:
     stage, _, key = asked.partition("/")
     if (stage, key) not in known:
         st.warning(
-            f"No artifact {code(asked[:60])} behind this report; showing the report. If it was published, `dvc pull` fetches it; "
+            f"No artifact {code(asked[:60])} behind this report; showing the report. If it was "
+            "published, `dvc pull` fetches it; "
             "`latentflow experiment` makes it again."
         )
         selection.forget("artifact")
@@ -38,7 +41,8 @@ def page(shown: Experiment) -> None:
     total = sum(file["bytes"] for manifest in manifests for file in manifest["files"].values())
     seconds = sum(manifest["made"]["seconds"] for manifest in manifests)
     st.caption(
-        f"{len(manifests)} artifacts, {views.lineage.readable_bytes(total)}, made in {views.lineage.readable_seconds(seconds)} in all. "
+        f"{len(manifests)} artifacts, {views.lineage.readable_bytes(total)}, made in "
+        f"{views.lineage.readable_seconds(seconds)} in all. "
         "Click a box to open it; drawn strongly is what the chosen one rests on."
     )
     _artifact(shown, known, stage, key)
@@ -78,7 +82,8 @@ def _from_a_number(shown: Experiment) -> None:
     if picked is not None:
         row = rows[picked]
         st.markdown(
-            f"**{plain(title(picked))}**, 95% interval {row['95% interval']}, n = {row['n']} · {code(row['name'])} measured by "
+            f"**{plain(title(picked))}**, 95% interval {row['95% interval']}, n = {row['n']} · "
+            f"{code(row['name'])} measured by "
             f"{code(row['artifact'])} on {plain(row['split'])}"
         )
 
@@ -103,26 +108,38 @@ def _artifact(shown: Experiment, known: dict, stage: str, key: str) -> None:
             views.lineage.readable_bytes(memory) if memory else measures.NOTHING,
             "resident, whole process",
         ),
-        ("Commit", (made.get("git_commit") or measures.NOTHING)[:8], "of the code; + where the tree differed from it"),
+        (
+            "Commit",
+            (made.get("git_commit") or measures.NOTHING)[:8],
+            "of the code; + where the tree differed from it",
+        ),
     )
     for column, (label, value, about) in zip(st.columns(len(figures)), figures, strict=True):
         column.metric(label, plain(value), help=about)
-    versions = ", ".join(f"{name} {number}" for name, number in (made.get("versions") or {}).items())
-    entries = ", ".join(f"{name} {number}" for name, number in (manifest.get("entries") or {}).items())
+    versions = ", ".join(
+        f"{name} {number}" for name, number in (made.get("versions") or {}).items()
+    )
+    entries = ", ".join(
+        f"{name} {number}" for name, number in (manifest.get("entries") or {}).items()
+    )
     st.markdown(
-        f"made {made['at'].replace('T', ' ').rstrip('Z')} UTC · key {code(key)} · version {manifest['version']} of the stage"
+        f"made {made['at'].replace('T', ' ').rstrip('Z')} UTC · key {code(key)} · version "
+        f"{manifest['version']} of the stage"
         + (f" · entries {code(entries)}" if entries else "")
         + (f" · {plain(versions)}" if versions else "")
         + f"  \nin {code(artifact.folder)}"
     )
-    parents = [f"{plain(role)}: {_link(shown, *place, known)}" for role, place in inputs(manifest).items()]
+    parents = [
+        f"{plain(role)}: {_link(shown, *place, known)}" for role, place in inputs(manifest).items()
+    ]
     users = [
         _link(shown, other.stage, other.key, known)
         for other in shown.closure
         if (stage, key) in inputs(other.manifest).values()
     ]
     st.markdown(
-        f"made from {' · '.join(parents) or 'nothing in the store'}  \nused by {' · '.join(users) or 'nothing yet'}"
+        f"made from {' · '.join(parents) or 'nothing in the store'}  \nused by "
+        f"{' · '.join(users) or 'nothing yet'}"
     )
     settings, facts, files = st.tabs(["Settings", "Facts", "Files"])
     with settings:
@@ -146,7 +163,9 @@ def _artifact(shown: Experiment, known: dict, stage: str, key: str) -> None:
 
 def _link(shown: Experiment, stage: str, key: str, known: dict) -> str:
     if (stage, key) not in known:
-        return f"{plain(stage)} {code(key[:8])}" + ("" if stage == "model" else " (not in this store)")
+        return f"{plain(stage)} {code(key[:8])}" + (
+            "" if stage == "model" else " (not in this store)"
+        )
     return f"[{plain(stage)} {key[:8]}](lineage?report={shown.key}&artifact={stage}/{key})"
 
 

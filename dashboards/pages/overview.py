@@ -25,7 +25,8 @@ def page(shown: Experiment) -> None:
     links = _title(shown)
     if report.is_empty():
         st.info(
-            "This run has no score: no stage that measures anything was part of it. `latentflow experiment` runs all."
+            "This run has no score: no stage that measures anything was part of it. `latentflow "
+            "experiment` runs all."
         )
         _further(shown)
         return _links(links, shown)
@@ -49,31 +50,43 @@ def _title(shown: Experiment) -> DeltaGenerator:
     said = [
         _place(facts),
         f"activations of the file {code(shown.file)}" if shown.file else "",
-        f"{facts['d_sae']:,} latents of {facts['d_in']} dimensions" if "d_sae" in facts and "d_in" in facts else "",
+        f"{facts['d_sae']:,} latents of {facts['d_in']} dimensions"
+        if "d_sae" in facts and "d_in" in facts
+        else "",
         f"trained on {facts['tokens'] / 1e6:.2g} million tokens" if facts.get("tokens") else "",
-        f"report `{shown.key}` of {shown.report.manifest['made']['at'].replace('T', ' ').rstrip('Z')} UTC",
+        f"report `{shown.key}` of "
+        f"{shown.report.manifest['made']['at'].replace('T', ' ').rstrip('Z')} UTC",
     ]
     st.markdown(" · ".join(part for part in said if part))
     links = st.empty()
     if shown.missing:
         st.warning(
-            f"Not in this store, though this experiment rests on it: {plain(', '.join(shown.missing))}. `dvc pull` fetches what "
+            "Not in this store, though this experiment rests on it: "
+            f"{plain(', '.join(shown.missing))}. `dvc pull` fetches what "
             "was published; `latentflow experiment` makes it again."
         )
     return links
 
 
 def _place(facts: Mapping[str, Any]) -> str:
-    """Where the dictionary stands in the model: what it reads, and what it reconstructs where that is something else."""
+    """Where the dictionary stands in the model: what it reads, and what it reconstructs where that
+    is something else."""
     if "reads" not in facts or facts["reads"] == facts["reconstructs"]:
-        return f"at {', '.join(map(code, facts.get('reads', [facts['hook_point']])))}" if "hook_point" in facts else ""
+        return (
+            f"at {', '.join(map(code, facts.get('reads', [facts['hook_point']])))}"
+            if "hook_point" in facts
+            else ""
+        )
     reads, reconstructs = (", ".join(map(code, facts[role])) for role in ("reads", "reconstructs"))
     return f"reads {reads}, reconstructs {reconstructs}"
 
 
 def _links(place: DeltaGenerator, shown: Experiment) -> None:
-    """Where the other two windows show this run; last, for the first question to MLflow loads its library."""
-    if links := [f"[open in {name}]({address})" for name, address in runs.tracked(shown.key).items()]:
+    """Where the other two windows show this run; last, for the first question to MLflow loads its
+    library."""
+    if links := [
+        f"[open in {name}]({address})" for name, address in runs.tracked(shown.key).items()
+    ]:
         place.markdown(" · ".join(links))
 
 
@@ -109,7 +122,8 @@ def _beside(row: dict, interval: str) -> str:
 
 
 def _told(shown: Experiment, report: pl.DataFrame) -> None:
-    """What the report says in sentences: against us first, then for us, then what is open, then what has no value."""
+    """What the report says in sentences: against us first, then for us, then what is open, then
+    what has no value."""
     facts = shown.report.facts
     if facts.get("training"):
         st.caption(plain(facts["training"]))
@@ -135,10 +149,14 @@ def _table(report: pl.DataFrame, measures: Measures) -> None:
         height=min(560, 38 + 35 * frame.height),
         column_config={
             "measure": st.column_config.TextColumn(pinned=True, width="medium"),
-            "n": st.column_config.NumberColumn(format="localized", help="replicates, failures included"),
+            "n": st.column_config.NumberColumn(
+                format="localized", help="replicates, failures included"
+            ),
             "of": st.column_config.TextColumn(help="what one replicate is"),
             "seeds": st.column_config.NumberColumn(help="training seeds"),
-            "name": st.column_config.TextColumn(help="the name in MLflow, DVC and `latentflow report --json`"),
+            "name": st.column_config.TextColumn(
+                help="the name in MLflow, DVC and `latentflow report --json`"
+            ),
         },
     )
 
@@ -152,8 +170,10 @@ def _concepts(report: pl.DataFrame) -> None:
         return
     st.altair_chart(charts.concepts(found), width="stretch")
     st.caption(
-        "Of the concepts that a probe decodes: found when the unit that is best on select reaches the average precision "
-        "asked for on test. Latents of the dictionary, raw neurons, latents of an untrained dictionary of equal size, "
+        "Of the concepts that a probe decodes: found when the unit that is best on select reaches "
+        "the average precision "
+        "asked for on test. Latents of the dictionary, raw neurons, latents of an untrained "
+        "dictionary of equal size, "
         "and the full probe. Bars with 95% intervals."
     )
 
@@ -166,11 +186,15 @@ def _steering(report: pl.DataFrame) -> None:
 def _further(shown: Experiment) -> None:
     address = f"?report={shown.key}"
     st.markdown(
-        f"[Training: curves, dead latents, densities](training{address}) · [Latents](latents{address}) · "
-        f"[Compare with other runs](compare{address}) · [Lineage: from a number to the bytes](lineage{address})"
+        f"[Training: curves, dead latents, densities](training{address}) · "
+        f"[Latents](latents{address}) · "
+        f"[Compare with other runs](compare{address}) · [Lineage: from a number to the "
+        f"bytes](lineage{address})"
     )
     with st.expander("Configuration: every parameter under its dotted name"):
-        configs = {stage: artifact.config for stage, artifact in reversed([*shown.artifacts.items()])}
+        configs = {
+            stage: artifact.config for stage, artifact in reversed([*shown.artifacts.items()])
+        }
         st.dataframe(views.lineage.parameters(configs), hide_index=True)
 
 

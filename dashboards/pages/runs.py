@@ -80,12 +80,18 @@ def _follow(identity: str) -> None:
             return
         head, stop = st.columns([5, 1], vertical_alignment="center")
         head.markdown(
-            f"**{MARKS.get(run.state, '·')} {plain(run.name)}** · {plain(run.flow)} · {plain(run.state_name)} · started "
-            f"{workflow.ago(run.started)} · {views.lineage.readable_seconds(run.seconds)} · [open in Prefect]({run.address})"
+            f"**{MARKS.get(run.state, '·')} {plain(run.name)}** · {plain(run.flow)} · "
+            f"{plain(run.state_name)} · started "
+            f"{workflow.ago(run.started)} · {views.lineage.readable_seconds(run.seconds)} · [open "
+            f"in Prefect]({run.address})"
         )
         if run.finished:
             stop.button("Close", on_click=selection.forget, args=("run",), width="stretch")
-        elif stop.button("Cancel", width="stretch", help="What is complete stays in the store; a run continues there."):
+        elif stop.button(
+            "Cancel",
+            width="stretch",
+            help="What is complete stays in the store; a run continues there.",
+        ):
             try:
                 workflow.cancel(identity)
             except ServiceError as error:
@@ -96,7 +102,11 @@ def _follow(identity: str) -> None:
             st.markdown(
                 " → ".join(
                     f"{plain(stage.name)}: {plain(stage.state_name.lower())}"
-                    + (f", {views.lineage.readable_seconds(stage.seconds)}" if stage.seconds >= 0.1 else "")
+                    + (
+                        f", {views.lineage.readable_seconds(stage.seconds)}"
+                        if stage.seconds >= 0.1
+                        else ""
+                    )
                     for stage in stages
                 )
             )
@@ -105,22 +115,31 @@ def _follow(identity: str) -> None:
         if run.state in ("FAILED", "CRASHED") and run.message:
             st.error(sentence(run.message))
         if run.state == "COMPLETED":
-            st.markdown(f"[Read what came out](./?report={report})" if report else "It made no report.")
+            st.markdown(
+                f"[Read what came out](./?report={report})" if report else "It made no report."
+            )
 
 
 def _form(deployments: list[workflow.Deployment]) -> None:
     if not deployments:
-        st.info("Prefect serves no flow of Latentflow. `make up` serves the experiment and every stage.")
+        st.info(
+            "Prefect serves no flow of Latentflow. `make up` serves the experiment and every stage."
+        )
         return
     by_flow = {each.flow: each for each in deployments}
     flow = st.selectbox("What to run", list(by_flow), key="flow", bind="query-params")
     deployment = by_flow[flow]
     if not deployment.served:
-        st.warning("No process answers for this flow now, so a run would wait. `make up` serves it.")
+        st.warning(
+            "No process answers for this flow now, so a run would wait. `make up` serves it."
+        )
     values = dict(deployment.parameters.get("config") or {})
     known = parameters.fields(deployment.schema, values)
     if not known:
-        st.info("This flow takes no parameter `config`, so there is nothing to fill in here; its form is in Prefect.")
+        st.info(
+            "This flow takes no parameter `config`, so there is nothing to fill in here; its form "
+            "is in Prefect."
+        )
         return
     answers: dict[str, Any] = {}
     for main in MAIN:
@@ -129,7 +148,9 @@ def _form(deployments: list[workflow.Deployment]) -> None:
                 answers |= _ask(known[name], values, flow)
                 values = parameters.changed(values, answers)
                 known = parameters.fields(deployment.schema, values)
-    places = [name for name in known if any(name == main or name.startswith(f"{main}.") for main in MAIN)]
+    places = [
+        name for name in known if any(name == main or name.startswith(f"{main}.") for main in MAIN)
+    ]
     places = [name for name in places if not name.endswith(".kind")]
     for start in range(0, len(places), 2):
         for column, name in zip(st.columns(2), places[start : start + 2], strict=False):
@@ -149,12 +170,18 @@ def _form(deployments: list[workflow.Deployment]) -> None:
     given = answers | (lines or {})
     served = deployment.parameters.get("config") or {}
     unless = {
-        name: parameters.value_of(served if name.endswith(".kind") else values, name, known[name].default)
+        name: parameters.value_of(
+            served if name.endswith(".kind") else values, name, known[name].default
+        )
         for name in given
         if name in known
     }
-    overrides = {name: value for name, value in given.items() if name not in unless or unless[name] != value}
-    command = " ".join([f"latentflow {flow}", *(f"{name}={_shell(value)}" for name, value in overrides.items())])
+    overrides = {
+        name: value for name, value in given.items() if name not in unless or unless[name] != value
+    }
+    command = " ".join(
+        [f"latentflow {flow}", *(f"{name}={_shell(value)}" for name, value in overrides.items())]
+    )
     st.caption("The same from the command line:")
     st.code(command, language="bash", wrap_lines=True)
     if st.button("Start the run", type="primary", disabled=lines is None):
@@ -172,11 +199,17 @@ def _ask(field: Field, values: dict[str, Any], flow: str) -> dict[str, Any]:
     """One widget; {name: value} of what it holds, or {} while what is written cannot be read."""
     value = parameters.value_of(values, field.name, field.default)
     key = f"{flow} {field.name}"
-    common: dict[str, Any] = {"label": code(field.name), "help": sentence(field.about) or None, "key": key}
+    common: dict[str, Any] = {
+        "label": code(field.name),
+        "help": sentence(field.about) or None,
+        "key": key,
+    }
     if field.form in ("choice", "kind"):
         choices = list(field.choices)
         return {
-            field.name: st.selectbox(options=choices, index=choices.index(value) if value in choices else 0, **common)
+            field.name: st.selectbox(
+                options=choices, index=choices.index(value) if value in choices else 0, **common
+            )
         }
     if field.form == "choices":
         held = [each for each in value or [] if each in field.choices]
@@ -220,14 +253,23 @@ def _recent(recent: list[workflow.FlowRun]) -> None:
     for run in recent:
         name, follow = st.columns([3, 1.1], vertical_alignment="center")
         name.markdown(
-            f"{MARKS.get(run.state, '·')} **{plain(run.name)}** · {plain(run.flow)} · {plain(run.state_name)}  \n"
-            f"<small>{workflow.ago(run.started)} · {views.lineage.readable_seconds(run.seconds)}</small>",
+            f"{MARKS.get(run.state, '·')} **{plain(run.name)}** · {plain(run.flow)} · "
+            f"{plain(run.state_name)}  \n"
+            f"<small>{workflow.ago(run.started)} · "
+            f"{views.lineage.readable_seconds(run.seconds)}</small>",
             unsafe_allow_html=True,
         )
         follow.button(
-            "Follow", key=f"follow {run.id}", on_click=selection.choose, args=("run", run.id), width="stretch"
+            "Follow",
+            key=f"follow {run.id}",
+            on_click=selection.choose,
+            args=("run", run.id),
+            width="stretch",
         )
-    st.caption(f"Every run and its logs: [Prefect]({workflow.url()}/runs). Numbers: [MLflow]({runs.mlflow_url()}).")
+    st.caption(
+        f"Every run and its logs: [Prefect]({workflow.url()}/runs). Numbers: "
+        f"[MLflow]({runs.mlflow_url()})."
+    )
 
 
 show_alone(page)

@@ -26,7 +26,10 @@ def page(shown: Experiment) -> None:
     st.title("Steering")
     steer = shown.artifacts.get("steer")
     if steer is None:
-        st.info("The steer artifact of this experiment is not in this store. `latentflow steer` makes it.")
+        st.info(
+            "The steer artifact of this experiment is not in this store. `latentflow steer` makes "
+            "it."
+        )
         playground.section(shown)
         return
     report = runs.table(REPORT, shown.report)
@@ -37,7 +40,16 @@ def page(shown: Experiment) -> None:
         frame = panels.steering_by_concept(report)
     with right:
         st.subheader("Means over concepts", anchor="means")
-        columns = ["measure", "concepts", "value", "95% interval", "baseline", "baseline is", "n", "failed"]
+        columns = [
+            "measure",
+            "concepts",
+            "value",
+            "95% interval",
+            "baseline",
+            "baseline is",
+            "n",
+            "failed",
+        ]
         means = views.scores.scores(report.filter(pl.col("stage") == "steer"), shown.measures)
         st.dataframe(means.select(columns), hide_index=True)
     if not frame.is_empty():
@@ -51,18 +63,24 @@ def _budgets(report: pl.DataFrame, declared: Measures) -> None:
         return
     st.subheader("Over KL budgets", anchor="budgets")
     kinds = [kind for kind in KINDS if kind in set(frame["concept_kind"])]
-    kind = st.segmented_control("Concepts of the kind", kinds, default=kinds[0], key="kind") or kinds[0]
+    kind = (
+        st.segmented_control("Concepts of the kind", kinds, default=kinds[0], key="kind")
+        or kinds[0]
+    )
     of = frame.filter(pl.col("concept_kind") == kind)
     drawn = views.training.curves(of, declared)
     for start in range(0, len(drawn), CHARTS):
         for column, measure in zip(st.columns(CHARTS), drawn[start : start + CHARTS], strict=False):
             of_measure = of.filter(pl.col("what") == measure.name)
-            column.altair_chart(charts.budgets(of_measure, f"{measure.label}, {measure.unit}"), width="stretch")
+            column.altair_chart(
+                charts.budgets(of_measure, f"{measure.label}, {measure.unit}"), width="stretch"
+            )
     single = of["budget"].n_unique() == 1
     st.caption(
         "Means over concepts on test prompts, 95% intervals."
         + (
-            " One budget was steered at; more make curves: `latentflow steer steer.kl_budgets='[0.03, 0.1, 0.3]'`."
+            " One budget was steered at; more make curves: `latentflow steer "
+            "steer.kl_budgets='[0.03, 0.1, 0.3]'`."
             if single
             else ""
         )
@@ -73,7 +91,8 @@ def _texts(steer: Artifact, frame: pl.DataFrame) -> None:
     st.subheader("Texts side by side", anchor="texts")
     if JUDGEMENTS.file not in steer.files:
         st.info(
-            "An earlier version wrote these texts, without a table of judgements. `latentflow steer` writes them anew."
+            "An earlier version wrote these texts, without a table of judgements. `latentflow "
+            "steer` writes them anew."
         )
         return
     concepts = frame["concept"].unique(maintain_order=True).to_list()
@@ -82,13 +101,18 @@ def _texts(steer: Artifact, frame: pl.DataFrame) -> None:
     st.session_state["concept"] = asked if asked in concepts else concepts[0]
     left, right = st.columns(2)
     concept = left.selectbox(
-        "Concept", concepts, key="concept", on_change=lambda: selection.choose("concept", st.session_state["concept"])
+        "Concept",
+        concepts,
+        key="concept",
+        on_change=lambda: selection.choose("concept", st.session_state["concept"]),
     )
     judgements = runs.rows(JUDGEMENTS, steer, concept=concept)
     of = judged(runs.table(GENERATIONS, steer), judgements, steer.facts["measure"])
     methods = sorted(set(of["method"]) - {UNSTEERED})
     method = str(right.selectbox("Method", methods))
-    scale = steer.facts.get("scales", {}).get(method, "mean activation norms")  # none but added vectors before
+    scale = steer.facts.get("scales", {}).get(
+        method, "mean activation norms"
+    )  # none but added vectors before
     used = runs.table(STRENGTHS, steer).filter(
         pl.col("concept").eq_missing(concept) | pl.col("concept").is_null(),
         pl.col("method") == method,
@@ -97,14 +121,16 @@ def _texts(steer: Artifact, frame: pl.DataFrame) -> None:
     for row in used.head(1).iter_rows(named=True):
         latent = f" · latent {row['latent']}" if row["latent"] is not None else ""
         st.caption(
-            f"strength {measures.number(row['coefficient'])}{f' {plain(scale)}' if scale else ''} · KL "
+            f"strength {measures.number(row['coefficient'])}{f' {plain(scale)}' if scale else ''} "
+            "· KL "
             f"{measures.number(row['kl'])} nats a token{latent}"
             + (f" · {plain(row['reason'])}" if row["reason"] else "")
         )
     pairs = views.scores.side_by_side(of, method, budget)
     st.html(tokens.pairs(pairs.head(PAIRS)))
     st.caption(
-        f"{min(PAIRS, pairs.height)} of {pairs.height} test continuations, largest composite first, failures last."
+        f"{min(PAIRS, pairs.height)} of {pairs.height} test continuations, largest composite "
+        "first, failures last."
     )
 
 

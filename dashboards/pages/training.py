@@ -18,12 +18,18 @@ def page(shown: Experiment) -> None:
     st.title("Training")
     train, encode = shown.artifacts.get("train"), shown.artifacts.get("encode")
     if train is None:
-        st.info("The train artifact of this experiment is not in this store. `latentflow train` makes it.")
+        st.info(
+            "The train artifact of this experiment is not in this store. `latentflow train` makes "
+            "it."
+        )
     else:
         _figures(train)
         _curves(train)
     if encode is None:
-        st.info("The encode artifact of this experiment is not in this store. `latentflow encode` makes it.")
+        st.info(
+            "The encode artifact of this experiment is not in this store. `latentflow encode` "
+            "makes it."
+        )
         return
     left, right = st.columns([1.5, 1], gap="large")
     with left:
@@ -35,8 +41,18 @@ def page(shown: Experiment) -> None:
 def _figures(train: Artifact) -> None:
     facts, made = train.facts, train.manifest["made"]
     figures = (
-        ("Tokens", f"{facts['tokens'] / 1e6:.3g} M" if facts.get("tokens") is not None else measures.NOTHING, "seen"),
-        ("Time", views.lineage.readable_seconds(made["seconds"]), "of this stage, from first token to last byte"),
+        (
+            "Tokens",
+            f"{facts['tokens'] / 1e6:.3g} M"
+            if facts.get("tokens") is not None
+            else measures.NOTHING,
+            "seen",
+        ),
+        (
+            "Time",
+            views.lineage.readable_seconds(made["seconds"]),
+            "of this stage, from first token to last byte",
+        ),
         (
             "Tokens a second",
             measures.number(facts.get("tokens_per_second")),
@@ -63,11 +79,13 @@ def _figures(train: Artifact) -> None:
         told(sentence[0].upper() + sentence[1:] + ".")
     if facts.get("lr"):
         tried = ", ".join(
-            f"{trial['lr']:.2g}: {measures.number(trial['objective'])}" for trial in facts.get("rates_tried", [])
+            f"{trial['lr']:.2g}: {measures.number(trial['objective'])}"
+            for trial in facts.get("rates_tried", [])
         )
         searched = f"; short runs tried (rate: objective on held-out rows) {tried}" if tried else ""
         st.caption(
-            f"Learning rate {facts['lr']:.3g}, {facts['steps']:,} updates of {facts['batch_size']:,} tokens{searched}."
+            f"Learning rate {facts['lr']:.3g}, {facts['steps']:,} updates of "
+            f"{facts['batch_size']:,} tokens{searched}."
         )
 
 
@@ -78,13 +96,17 @@ def _curves(train: Artifact) -> None:
         return
     panels = views.training.panels(runs.table(CURVE, train))
     if not panels:
-        st.info("The curve is empty: this dictionary has nothing learnt in it (a baseline, or `train.tokens=0`).")
+        st.info(
+            "The curve is empty: this dictionary has nothing learnt in it (a baseline, or "
+            "`train.tokens=0`)."
+        )
         return
     columns = st.columns(3)
     for position, (name, panel) in enumerate(panels.items()):
         columns[position % 3].altair_chart(charts.curve(panel, name), width="stretch")
     st.caption(
-        "Measured on training batches; at most 400 points of each series are drawn, the whole series is in the store."
+        "Measured on training batches; at most 400 points of each series are drawn, the whole "
+        "series is in the store."
     )
 
 
@@ -100,7 +122,8 @@ def _densities(shown: Experiment, encode: Artifact) -> None:
         return
     st.altair_chart(charts.densities(frame), width="stretch")
     st.caption(
-        f"Latents by the share of tokens of {plain(split)} on which they are active, five bins to a factor of ten."
+        f"Latents by the share of tokens of {plain(split)} on which they are active, five bins to "
+        "a factor of ten."
     )
 
 
@@ -126,7 +149,10 @@ def _dead(encode: Artifact) -> None:
     )
     everywhere = encode.facts.get("dead_latents_everywhere")
     if everywhere is not None:
-        st.caption(f"{everywhere:,} of {encode.facts['d_sae']:,} latents are active on no token of any split.")
+        st.caption(
+            f"{everywhere:,} of {encode.facts['d_sae']:,} latents are active on no token of any "
+            "split."
+        )
 
 
 show(page)

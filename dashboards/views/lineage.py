@@ -1,4 +1,5 @@
-"""What an artifact is made of: parameters, parents, files. Pure functions of tables, without Streamlit."""
+"""What an artifact is made of: parameters, parents, files. Pure functions of tables, without
+Streamlit."""
 
 from __future__ import annotations
 
@@ -21,7 +22,12 @@ def parameters(configs: Mapping[str, Mapping[str, Any]]) -> pl.DataFrame:
             for name, inner in value.items():
                 walk(f"{prefix}.{name}", inner)
         else:
-            rows.append({"parameter": prefix, "value": value if isinstance(value, str) else json.dumps(value)})
+            rows.append(
+                {
+                    "parameter": prefix,
+                    "value": value if isinstance(value, str) else json.dumps(value),
+                }
+            )
 
     for stage, config in configs.items():
         walk(stage, config)
@@ -29,12 +35,15 @@ def parameters(configs: Mapping[str, Mapping[str, Any]]) -> pl.DataFrame:
 
 
 def lineage(manifests: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
-    """The artifacts behind a report, in the order they were made: stage, key, inputs, size, seconds, when, commit."""
+    """The artifacts behind a report, in the order they were made: stage, key, inputs, size,
+    seconds, when, commit."""
     rows = [
         {
             "stage": manifest["stage"],
             "key": manifest["key"],
-            "made from": ", ".join(f"{role}: {stage}/{key[:8]}" for role, (stage, key) in inputs(manifest).items()),
+            "made from": ", ".join(
+                f"{role}: {stage}/{key[:8]}" for role, (stage, key) in inputs(manifest).items()
+            ),
             "MB": sum(file["bytes"] for file in manifest["files"].values()) / 1e6,
             "seconds": manifest["made"]["seconds"],
             "made at (UTC)": manifest["made"]["at"].replace("T", " ").rstrip("Z"),
@@ -49,9 +58,14 @@ def lineage(manifests: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
 
 
 def graph(
-    manifests: Sequence[Mapping[str, Any]], chosen: tuple[str, str], address: str, dark: bool, untrained: set[str]
+    manifests: Sequence[Mapping[str, Any]],
+    chosen: tuple[str, str],
+    address: str,
+    dark: bool,
+    untrained: set[str],
 ) -> str:
-    """The artifacts behind a report as a graph in the DOT language, what the chosen one rests on drawn strongly.
+    """The artifacts behind a report as a graph in the DOT language, what the chosen one rests on
+    drawn strongly.
 
     Args:
         manifests: of every artifact.
@@ -61,7 +75,9 @@ def graph(
         untrained: keys of the control's artifacts.
     """
     text, faint, fill, edge = (
-        ("#fafafa", "#8a8f98", "#17456b", "#c8ccd2") if dark else ("#1a1c20", "#8a8f98", "#cfe5f5", "#3b3f45")
+        ("#fafafa", "#8a8f98", "#17456b", "#c8ccd2")
+        if dark
+        else ("#1a1c20", "#8a8f98", "#cfe5f5", "#3b3f45")
     )
     strong = trail(manifests, chosen)
     known = {(manifest["stage"], manifest["key"]): manifest for manifest in manifests}
@@ -103,14 +119,17 @@ def graph(
 def files(manifest: Mapping[str, Any]) -> pl.DataFrame:
     """The files of an artifact: file, bytes, digest (blake2b as the manifest has it)."""
     rows = [
-        {"file": name, "MB": file["bytes"] / 1e6, "digest": file["digest"]} for name, file in manifest["files"].items()
+        {"file": name, "MB": file["bytes"] / 1e6, "digest": file["digest"]}
+        for name, file in manifest["files"].items()
     ]
     return pl.DataFrame(rows, schema={"file": pl.String, "MB": pl.Float64, "digest": pl.String})
 
 
 def flat(facts: Mapping[str, Any]) -> pl.DataFrame:
     """Nested facts under dotted names: fact, value."""
-    return parameters({"": facts}).select(pl.col("parameter").str.strip_prefix(".").alias("fact"), pl.col("value"))
+    return parameters({"": facts}).select(
+        pl.col("parameter").str.strip_prefix(".").alias("fact"), pl.col("value")
+    )
 
 
 def readable_bytes(n: float) -> str:

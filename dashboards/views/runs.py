@@ -17,7 +17,8 @@ from dashboards.views.scores import headlines
 
 
 def compared(reports: Mapping[str, pl.DataFrame], measures: Measures) -> pl.DataFrame:
-    """The scores of several experiments in one long frame, `run` (its label) in front; single concepts left out."""
+    """The scores of several experiments in one long frame, `run` (its label) in front; single
+    concepts left out."""
     frames = [
         ordered(report, measures).filter(~SINGLE).select(pl.lit(run).alias("run"), pl.all())
         for run, report in reports.items()
@@ -26,7 +27,8 @@ def compared(reports: Mapping[str, pl.DataFrame], measures: Measures) -> pl.Data
 
 
 def side_by_run(scores: pl.DataFrame, measures: Measures) -> pl.DataFrame:
-    """One row for each measure, one column for each run: value and 95% interval as text, a dash where not measured."""
+    """One row for each measure, one column for each run: value and 95% interval as text, a dash
+    where not measured."""
     rows: dict[tuple[str, str | None], dict[str, str]] = {}
     for row in scores.iter_rows(named=True):
         known = measures.of(row)
@@ -45,7 +47,8 @@ def side_by_run(scores: pl.DataFrame, measures: Measures) -> pl.DataFrame:
 
 
 def run_list(scores: pl.DataFrame, measures: Measures) -> pl.DataFrame:
-    """One row for each run and the headline measures as numbers, so that a click on a column sorts the runs."""
+    """One row for each run and the headline measures as numbers, so that a click on a column sorts
+    the runs."""
     rows: dict[str, dict[str, Any]] = {}
     for run in scores["run"].unique(maintain_order=True).to_list():
         rows[run] = {"run": run}
@@ -55,21 +58,28 @@ def run_list(scores: pl.DataFrame, measures: Measures) -> pl.DataFrame:
 
 
 def frontier(scores: pl.DataFrame, measures: Measures, measure: Measure) -> pl.DataFrame:
-    """One measure of the dictionaries against L0, with both intervals, for every run that measured both.
+    """One measure of the dictionaries against L0, with both intervals, for every run that measured
+    both.
 
     Returns:
-        run, dictionary, architecture, hook_point, l0, l0_low, l0_high, value, low, high, n; sorted by L0.
+        run, dictionary, architecture, hook_point, l0, l0_low, l0_high, value, low, high, n; sorted
+            by L0.
     """
     key = ["run", "dictionary", "hook_point", "split"]
     ours = whole(scores.filter(pl.col("role") == "entry", pl.col("value").is_not_null()), measures)
     l0 = ours.filter(pl.col("stage") == "evaluate", pl.col("measure") == "l0").select(
-        *key, pl.col("value").alias("l0"), pl.col("low").alias("l0_low"), pl.col("high").alias("l0_high")
+        *key,
+        pl.col("value").alias("l0"),
+        pl.col("low").alias("l0_low"),
+        pl.col("high").alias("l0_high"),
     )
     return (
         ours.filter(pl.col("stage") == "evaluate", pl.col("measure") == measure.name)
         .select(*key, "value", "low", "high", "n")
         .join(l0, on=key, nulls_equal=True)
-        .with_columns(pl.col("dictionary").fill_null("").str.split("-").list.first().alias("architecture"))
+        .with_columns(
+            pl.col("dictionary").fill_null("").str.split("-").list.first().alias("architecture")
+        )
         .sort("l0", "run")
     )
 

@@ -17,8 +17,8 @@ from dashboards.measures import NOTHING, estimate, number
 
 UNITS = ("latent", "neuron", "untrained", "probe")
 ROLES = ("explanation", "floor", "ceiling", "untrained", "control")
-"""What a row of the explanation scores is to the reader; latents of a control dictionary have a table of their own, and
-the dictionary's name as their role."""
+"""What a row of the explanation scores is to the reader; latents of a control dictionary have a
+table of their own, and the dictionary's name as their role."""
 METHOD = pl.coalesce("subject", "entry").alias("method")
 """Of rows of steering."""
 ROLE = pl.col("role").replace("entry", "explanation")
@@ -40,7 +40,17 @@ SILENT = {
 }
 SCORE_COLUMNS = (
     dict.fromkeys(
-        ("measure", "concepts", "value", "95% interval", "unit", "better", "baseline", "baseline is"), pl.String
+        (
+            "measure",
+            "concepts",
+            "value",
+            "95% interval",
+            "unit",
+            "better",
+            "baseline",
+            "baseline is",
+        ),
+        pl.String,
     )
     | {"n": pl.Int64, "of": pl.String, "failed": pl.Int64, "seeds": pl.Int32}
     | dict.fromkeys(("split", "note", "dictionary", "hook point", "name", "artifact"), pl.String)
@@ -48,7 +58,8 @@ SCORE_COLUMNS = (
 
 
 def scores(report: pl.DataFrame, measures: Measures, everything: bool = False) -> pl.DataFrame:
-    """The report as a reader's table, in the terminal's order; numbers as text with the decimals they bear.
+    """The report as a reader's table, in the terminal's order; numbers as text with the decimals
+    they bear.
 
     Args:
         report: the REPORT table.
@@ -92,7 +103,9 @@ def headlines(report: pl.DataFrame, measures: Measures) -> list[dict[str, Any]]:
     chosen = []
     for _, measure, row in every_headline(report, measures):
         if row["role"] in ("entry", "baseline"):
-            chosen.append(row | {"label": label(measure, row), "unit": measure.unit, "about": measure.about})
+            chosen.append(
+                row | {"label": label(measure, row), "unit": measure.unit, "about": measure.about}
+            )
     return chosen
 
 
@@ -107,13 +120,17 @@ def concepts_by_kind(report: pl.DataFrame) -> pl.DataFrame:
 
 
 def steering(report: pl.DataFrame) -> pl.DataFrame:
-    """The composite by concept, method and KL budget as the report has it, the largest control direction beside it.
+    """The composite by concept, method and KL budget as the report has it, the largest control
+    direction beside it.
 
     Returns:
-        concept, concept_kind, method, budget, mean, low, high (over prompts), n, n_failed, largest_random, control
+        concept, concept_kind, method, budget, mean, low, high (over prompts), n, n_failed,
+            largest_random, control
         (what that control is); by concept in falling order of its best method.
     """
-    of_concepts = report.filter(SINGLE, pl.col("stage") == "steer", pl.col("measure") == "composite")
+    of_concepts = report.filter(
+        SINGLE, pl.col("stage") == "steer", pl.col("measure") == "composite"
+    )
     return (
         of_concepts.filter(pl.col("value").is_not_null())
         .select(
@@ -129,16 +146,26 @@ def steering(report: pl.DataFrame) -> pl.DataFrame:
             pl.col("baseline").alias("largest_random"),
             pl.col("baseline_name").alias("control"),
         )
-        .sort(pl.col("mean").max().over("concept", "budget"), "concept", "method", descending=[True, False, False])
+        .sort(
+            pl.col("mean").max().over("concept", "budget"),
+            "concept",
+            "method",
+            descending=[True, False, False],
+        )
     )
 
 
 def _role_rank() -> pl.Expr:
-    return pl.col("role").replace_strict({"top": 0, "quantile": 1, "silent": 2}, default=3, return_dtype=pl.Int8)
+    return pl.col("role").replace_strict(
+        {"top": 0, "quantile": 1, "silent": 2}, default=3, return_dtype=pl.Int8
+    )
 
 
-def side_by_side(results: pl.DataFrame, method: str, budget: float | None, split: str = "test") -> pl.DataFrame:
-    """Steered beside unsteered text of the same prompt and sample, largest composite first, failures last.
+def side_by_side(
+    results: pl.DataFrame, method: str, budget: float | None, split: str = "test"
+) -> pl.DataFrame:
+    """Steered beside unsteered text of the same prompt and sample, largest composite first,
+    failures last.
 
     Args:
         results: texts with their judgements (`components.store.judgements.judged`).
@@ -157,15 +184,32 @@ def side_by_side(results: pl.DataFrame, method: str, budget: float | None, split
     return (
         of_split.filter(pl.col("method") == method, at)
         .join(before, on=["prompt", "sample"], how="left")
-        .sort("composite", "uplift", "prompt", "sample", descending=[True, True, False, False], nulls_last=True)
-        .select("composite", "uplift", *others(results), "unsteered", pl.col("text").alias("steered"), "reason")
+        .sort(
+            "composite",
+            "uplift",
+            "prompt",
+            "sample",
+            descending=[True, True, False, False],
+            nulls_last=True,
+        )
+        .select(
+            "composite",
+            "uplift",
+            *others(results),
+            "unsteered",
+            pl.col("text").alias("steered"),
+            "reason",
+        )
     )
 
 
 def control_means(report: pl.DataFrame) -> pl.DataFrame:
-    """What latents of control dictionaries reach on average, as rows of `scores_of`; empty where none was explained."""
+    """What latents of control dictionaries reach on average, as rows of `scores_of`; empty where
+    none was explained."""
     control = (pl.col("role") == "control") & pl.col("subject").is_not_null()
-    of_controls = report.filter(control, pl.col("measure") == pl.col("scorer"), pl.col("value").is_not_null())
+    of_controls = report.filter(
+        control, pl.col("measure") == pl.col("scorer"), pl.col("value").is_not_null()
+    )
     mean = pl.format("{} dictionary, mean", "subject")
     if of_controls["explainer"].n_unique() > 1:
         mean = pl.format("{} of {}", mean, "explainer")
@@ -184,32 +228,67 @@ def control_means(report: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def differences_from_controls(report: pl.DataFrame, measures: Measures) -> list[tuple[str, str, bool | None]]:
-    """Of every explanation score that stands beside a control dictionary: what it is, the difference with its interval or
-    why there is none, and whether the interval leaves out 0 (None without one)."""
+def differences_from_controls(
+    report: pl.DataFrame, measures: Measures
+) -> list[tuple[str, str, bool | None]]:
+    """Of every explanation score that stands beside a control dictionary: what it is, the
+    difference with its interval or why there is none, and whether the interval leaves out 0 (None
+    without one)."""
     told = []
-    controls = report.filter(pl.col("role") == "control")["subject"].drop_nulls().unique(maintain_order=True).to_list()
-    over = [f"{scorer}.over_{control}" for control in controls for scorer in report["scorer"].drop_nulls().unique()]
-    for row in report.filter(pl.col("stage") == "interpret", pl.col("measure").is_in(over)).iter_rows(named=True):
+    controls = (
+        report.filter(pl.col("role") == "control")["subject"]
+        .drop_nulls()
+        .unique(maintain_order=True)
+        .to_list()
+    )
+    over = [
+        f"{scorer}.over_{control}"
+        for control in controls
+        for scorer in report["scorer"].drop_nulls().unique()
+    ]
+    for row in report.filter(
+        pl.col("stage") == "interpret", pl.col("measure").is_in(over)
+    ).iter_rows(named=True):
         value, interval = estimate(row["value"], row["low"], row["high"])
         apart = None if row["low"] is None else not row["low"] <= 0 <= row["high"]
-        told_of_it = f"{value} ({interval})" if row["value"] is not None else row["reason"] or NOTHING
+        told_of_it = (
+            f"{value} ({interval})" if row["value"] is not None else row["reason"] or NOTHING
+        )
         told.append((label(measures.of(row), row), told_of_it, apart))
     return told
 
 
 def strata_of(strata: pl.DataFrame, latent: int) -> pl.DataFrame:
-    """One latent's scores over strata of its windows: a row for each, a column for each scorer and explainer."""
+    """One latent's scores over strata of its windows: a row for each, a column for each scorer and
+    explainer."""
     mine = strata.filter(pl.col("latent") == latent, pl.col("control").is_null())
     of = pl.format("{} · {}", "scorer", _writer(mine))
-    wide = mine.with_columns(of.alias("of")).sort("of").pivot("of", index=["stratum", "n"], values="value")
-    order = ("strongest", "weakest", "random", "same_token", "macro", "silent", "active", "average_precision")
-    rank = pl.col("stratum").replace_strict({name: n for n, name in enumerate(order)}, default=len(order))
+    wide = (
+        mine.with_columns(of.alias("of"))
+        .sort("of")
+        .pivot("of", index=["stratum", "n"], values="value")
+    )
+    order = (
+        "strongest",
+        "weakest",
+        "random",
+        "same_token",
+        "macro",
+        "silent",
+        "active",
+        "average_precision",
+    )
+    rank = pl.col("stratum").replace_strict(
+        {name: n for n, name in enumerate(order)}, default=len(order)
+    )
     return wide.sort(rank, "stratum").rename({"stratum": "windows", "n": "of them"})
 
 
-def scores_of(explanation_scores: pl.DataFrame, latent: int, control_means: pl.DataFrame | None = None) -> pl.DataFrame:
-    """The scores of one latent with `role` and a title for each row, explanation first, then floor, ceiling, control.
+def scores_of(
+    explanation_scores: pl.DataFrame, latent: int, control_means: pl.DataFrame | None = None
+) -> pl.DataFrame:
+    """The scores of one latent with `role` and a title for each row, explanation first, then floor,
+    ceiling, control.
 
     Args:
         explanation_scores: the EXPLANATION_SCORES table.
@@ -223,17 +302,23 @@ def scores_of(explanation_scores: pl.DataFrame, latent: int, control_means: pl.D
         found = pl.concat([found, theirs.select(found.columns)], how="vertical_relaxed")
     return found.with_columns(pl.format("{} · {}", "scorer", "explainer").alias("row")).sort(
         "scorer",
-        pl.col("role").replace_strict({role: rank for rank, role in enumerate(ROLES)}, return_dtype=pl.Int8),
+        pl.col("role").replace_strict(
+            {role: rank for rank, role in enumerate(ROLES)}, return_dtype=pl.Int8
+        ),
         "row",
     )
 
 
 def distribution(
-    explanation_scores: pl.DataFrame, scorer: str, bins: int = 30, control_scores: pl.DataFrame | None = None
+    explanation_scores: pl.DataFrame,
+    scorer: str,
+    bins: int = 30,
+    control_scores: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """How many latents score in each of `bins` equal intervals, by role: role, from, to, latents.
 
-    Roles are explanation, floor and ceiling, and each control dictionary, whose latents others are, without its floor.
+    Roles are explanation, floor and ceiling, and each control dictionary, whose latents others are,
+    without its floor.
     """
     of = explanation_scores.select(ROLE, "scorer", "value")
     if control_scores is not None:
@@ -243,7 +328,9 @@ def distribution(
         of = pl.concat([of, theirs])
     of = of.filter(pl.col("scorer") == scorer, pl.col("value").is_not_null())
     if of.is_empty():
-        return pl.DataFrame(schema={"role": pl.String, "from": pl.Float64, "to": pl.Float64, "latents": pl.Int64})
+        return pl.DataFrame(
+            schema={"role": pl.String, "from": pl.Float64, "to": pl.Float64, "latents": pl.Int64}
+        )
     low, high = float(of["value"].min()), float(of["value"].max())  # type: ignore[arg-type]
     width = (high - low) / bins or 1.0
     rows = []
@@ -251,30 +338,46 @@ def distribution(
         place = ((frame["value"] - low) / width).floor().clip(0, bins - 1).cast(pl.Int64)
         counts = dict(place.value_counts().iter_rows())
         rows += [
-            {"role": role, "from": low + i * width, "to": low + (i + 1) * width, "latents": counts.get(i, 0)}
+            {
+                "role": role,
+                "from": low + i * width,
+                "to": low + (i + 1) * width,
+                "latents": counts.get(i, 0),
+            }
             for i in range(bins)
         ]
     return pl.DataFrame(rows)
 
 
-def explained(explanations: pl.DataFrame, explanation_scores: pl.DataFrame, scorer: str) -> pl.DataFrame:
-    """Every explanation with its score, interval, floor and ceiling under one scorer (means over predictors)."""
+def explained(
+    explanations: pl.DataFrame, explanation_scores: pl.DataFrame, scorer: str
+) -> pl.DataFrame:
+    """Every explanation with its score, interval, floor and ceiling under one scorer (means over
+    predictors)."""
     of = explanation_scores.filter(pl.col("scorer") == scorer)
     means = of.group_by("latent", "role", "explainer").agg(pl.col("value", "low", "high").mean())
     frame = explanations.join(
-        means.filter(pl.col("role").is_in(["entry", "control"])).drop("role").rename({"value": "score"}),
+        means.filter(pl.col("role").is_in(["entry", "control"]))
+        .drop("role")
+        .rename({"value": "score"}),
         on=["latent", "explainer"],
         how="left",
     )
     for name in ("floor", "ceiling"):
-        control = means.filter(pl.col("role") == name).group_by("latent").agg(pl.col("value").mean().alias(name))
+        control = (
+            means.filter(pl.col("role") == name)
+            .group_by("latent")
+            .agg(pl.col("value").mean().alias(name))
+        )
         frame = frame.join(control, on="latent", how="left")
-    return frame.select("latent", "explanation", "score", "low", "high", "floor", "ceiling", "explainer", "reason")
+    return frame.select(
+        "latent", "explanation", "score", "low", "high", "floor", "ceiling", "explainer", "reason"
+    )
 
 
 def budgets(report: pl.DataFrame) -> pl.DataFrame:
-    """Steering over KL budgets, means over concepts: method, budget, concept_kind, what (the measure), value, low, high,
-    n, n_failed, each with its baseline."""
+    """Steering over KL budgets, means over concepts: method, budget, concept_kind, what (the
+    measure), value, low, high, n, n_failed, each with its baseline."""
     means = report.filter(~SINGLE, pl.col("budget").is_not_null(), pl.col("value").is_not_null())
     return means.select(
         METHOD,
@@ -290,8 +393,14 @@ def _writer(scores: pl.DataFrame) -> pl.Expr:
 
     Where several explainers were shuffled or several predictors read, it says which.
     """
-    n_explainers, n_readers = (scores[name].drop_nulls().n_unique() for name in ("explainer", "predictor"))
+    n_explainers, n_readers = (
+        scores[name].drop_nulls().n_unique() for name in ("explainer", "predictor")
+    )
     shuffled = pl.format("shuffled {}", "explainer") if n_explainers > 1 else pl.lit("shuffled")
     writer = pl.when(pl.col("role") == "floor").then(shuffled)
     writer = writer.when(pl.col("role") == "ceiling").then(pl.lit("probe")).otherwise("explainer")
-    return pl.concat_str(writer, "predictor", separator=" · ", ignore_nulls=True) if n_readers > 1 else writer
+    return (
+        pl.concat_str(writer, "predictor", separator=" · ", ignore_nulls=True)
+        if n_readers > 1
+        else writer
+    )

@@ -18,7 +18,9 @@ from flows.stack import environment, processes
 def main() -> None:
     """Serves until told to stop."""
     parser = argparse.ArgumentParser(prog="python -m flows.live", description="The live worker.")
-    parser.add_argument("--host", choices=LOOPBACK, default="127.0.0.1", help="only this machine may ask")
+    parser.add_argument(
+        "--host", choices=LOOPBACK, default="127.0.0.1", help="only this machine may ask"
+    )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     processes.refuse_port("live")

@@ -80,10 +80,14 @@ def _direction(bench: Bench, asked: SteerQuestion) -> Steering:
     from components.steering.trial import mixture
 
     if asked.vector is None:
-        return mixture(bench.dictionary, {given.latent: given.weight for given in asked.latents}, bench.unit)
+        return mixture(
+            bench.dictionary, {given.latent: given.weight for given in asked.latents}, bench.unit
+        )
     assert bench.sources.steer is not None, "refused before it was queued"
     try:
-        return restored(bench.sources.steer, asked.vector.method, asked.vector.concept, asked.vector.replicate)
+        return restored(
+            bench.sources.steer, asked.vector.method, asked.vector.concept, asked.vector.replicate
+        )
     except UnknownNameError as error:
         raise Refusal(404, "unknown_direction", str(error)) from None
 

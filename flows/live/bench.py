@@ -1,4 +1,5 @@
-"""What a live question is answered with: the artifacts of an experiment, its model and its dictionary, loaded once."""
+"""What a live question is answered with: the artifacts of an experiment, its model and its
+dictionary, loaded once."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ class Sources:
 
     @classmethod
     def of(cls, store: Store, key: str) -> Sources:
-        """From the key of a report, or of a trained dictionary (then with its newest steer artifact)."""
+        """From the key of a report, or of a trained dictionary (then with its newest steer
+        artifact)."""
         report = store.find("report", key) if key.isalnum() else None
         if report is not None:
             places = dict(inputs(report.manifest).values())
@@ -54,19 +56,27 @@ class Sources:
             trained = store.find("train", key) if key.isalnum() else None
             if trained is None:
                 raise MissingArtifactError(
-                    f"neither report nor train artifact {_plain(key)} in {store.root}; `latentflow experiment` makes both"
+                    f"neither report nor train artifact {_plain(key)} in {store.root}; "
+                    "`latentflow experiment` makes both"
                 )
             train = trained
-            steered = [each for each in store.artifacts("steer") if inputs(each.manifest)["dictionary"][1] == key]
+            steered = [
+                each
+                for each in store.artifacts("steer")
+                if inputs(each.manifest)["dictionary"][1] == key
+            ]
             steer = max(steered, key=lambda artifact: artifact.age, default=None)
             captured = inputs((steer or train).manifest).get("activations")
         if captured is None:
-            raise MissingArtifactError(f"dictionary train/{key} names no activations, so no model to read a text with")
+            raise MissingArtifactError(
+                f"dictionary train/{key} names no activations, so no model to read a text with"
+            )
         capture = store.get(*captured)
         places = inputs(capture.manifest)
         if "corpus" not in places or "model" not in places:
             raise MissingArtifactError(
-                f"activations capture/{capture.key} were brought along: no model to read a text with"
+                f"activations capture/{capture.key} were brought along: no model to read a text "
+                "with"
             )
         return cls(train, capture, store.get(*places["corpus"]), steer)
 
@@ -146,7 +156,8 @@ class Worker:
 
 
 def _machine() -> tuple[ModelConfig, Execution]:
-    """Which model, and on which device, by params.yaml; the other sections would import every stage."""
+    """Which model, and on which device, by params.yaml; the other sections would import every
+    stage."""
     from components.config import load
     from components.device import Execution
     from components.model.reference import ModelConfig
@@ -156,7 +167,8 @@ def _machine() -> tuple[ModelConfig, Execution]:
 
 
 def _neutral_size(steer: Artifact | None) -> tuple[int, int]:
-    """Tokens of neutral text and their number in each context: those of the stage, else its defaults."""
+    """Tokens of neutral text and their number in each context: those of the stage, else its
+    defaults."""
     if steer is not None:
         return steer.config["neutral_tokens"], steer.config["neutral_length"]
     from components.config import load

@@ -1,7 +1,9 @@
-"""Questions that wait their turn on one thread: numbered, bounded, cancellable between two passes, limited in time.
+"""Questions that wait their turn on one thread: numbered, bounded, cancellable between two passes,
+limited in time.
 
-A question belongs to who asks about it: one that nobody has looked at for a while is dropped, waiting or running, so a
-client that was killed holds up nobody. What was asked and answered lives in memory only and is never logged.
+A question belongs to who asks about it: one that nobody has looked at for a while is dropped,
+waiting or running, so a client that was killed holds up nobody. What was asked and answered lives
+in memory only and is never logged.
 """
 
 from __future__ import annotations
@@ -96,7 +98,9 @@ class Ticket:
         if now - self.looked_at > self.unasked:
             raise Cancelled(f"nobody asked about it for {self.unasked:.0f} s")
         if self.started is not None and now - self.started > self.seconds:
-            raise TimedOut(f"it ran for longer than {self.seconds:.0f} s, the most that one question may")
+            raise TimedOut(
+                f"it ran for longer than {self.seconds:.0f} s, the most that one question may"
+            )
 
     def drop(self) -> None:
         """Marks it as no longer wanted."""
@@ -115,9 +119,20 @@ class Queue:
     """
 
     def __init__(
-        self, work: Callable[[Ticket], Any], waiting: int = 8, seconds: float = 120, unasked: float = 60, kept: int = 32
+        self,
+        work: Callable[[Ticket], Any],
+        waiting: int = 8,
+        seconds: float = 120,
+        unasked: float = 60,
+        kept: int = 32,
     ) -> None:
-        self._work, self._most, self._seconds, self._unasked, self._kept = work, waiting, seconds, unasked, kept
+        self._work, self._most, self._seconds, self._unasked, self._kept = (
+            work,
+            waiting,
+            seconds,
+            unasked,
+            kept,
+        )
         self._tickets: dict[str, Ticket] = {}
         self._changed = threading.Condition()
         self._closed = False
@@ -140,7 +155,8 @@ class Queue:
         return ticket
 
     def look(self, number: str, seconds: float = 0.0) -> Ticket | None:
-        """The question of that id, waiting up to `seconds` for its end; None where there is none (any more)."""
+        """The question of that id, waiting up to `seconds` for its end; None where there is none
+        (any more)."""
         end = time.monotonic() + seconds
         with self._changed:
             ticket = self._tickets.get(number)
@@ -152,7 +168,8 @@ class Queue:
         return ticket
 
     def cancel(self, number: str) -> Ticket | None:
-        """Cancels it: at once where it waits, before the next pass where it runs, not at all where it has ended."""
+        """Cancels it: at once where it waits, before the next pass where it runs, not at all where
+        it has ended."""
         with self._changed:
             ticket = self._tickets.get(number)
             if ticket is not None and ticket.state not in ENDED:
@@ -172,7 +189,9 @@ class Queue:
     @property
     def running(self) -> Ticket | None:
         """The question that runs."""
-        return next((ticket for ticket in list(self._tickets.values()) if ticket.state == "running"), None)
+        return next(
+            (ticket for ticket in list(self._tickets.values()) if ticket.state == "running"), None
+        )
 
     @property
     def n_waiting(self) -> int:
@@ -194,12 +213,16 @@ class Queue:
                 ticket.check()
                 answer = self._work(ticket)
             except (Cancelled, TimedOut) as error:
-                self._finish(ticket, "cancelled" if isinstance(error, Cancelled) else "failed", error=error)
+                self._finish(
+                    ticket, "cancelled" if isinstance(error, Cancelled) else "failed", error=error
+                )
             except Exception as error:
                 if not isinstance(error, LatentflowError):
                     where = traceback.extract_tb(error.__traceback__)[-1]
                     what = (ticket.id, type(error).__name__, where.filename, where.lineno)
-                    log.error("question %s failed: %s in %s, line %s", *what)  # its message may hold what was asked
+                    log.error(
+                        "question %s failed: %s in %s, line %s", *what
+                    )  # its message may hold what was asked
                 self._finish(ticket, "failed", error=error.with_traceback(None))
             else:
                 self._finish(ticket, "done", answer=answer)
@@ -215,12 +238,21 @@ class Queue:
                 self._changed.wait(1.0)
         return None
 
-    def _finish(self, ticket: Ticket, state: State, answer: Any = None, error: BaseException | None = None) -> None:
+    def _finish(
+        self, ticket: Ticket, state: State, answer: Any = None, error: BaseException | None = None
+    ) -> None:
         with self._changed:
             self._end(ticket, state, answer, error)
 
-    def _end(self, ticket: Ticket, state: State, answer: Any = None, error: BaseException | None = None) -> None:
-        ticket.state, ticket.answer, ticket.error, ticket.ended = state, answer, error, time.monotonic()
+    def _end(
+        self, ticket: Ticket, state: State, answer: Any = None, error: BaseException | None = None
+    ) -> None:
+        ticket.state, ticket.answer, ticket.error, ticket.ended = (
+            state,
+            answer,
+            error,
+            time.monotonic(),
+        )
         ticket.asked = None
         ended = [other for other in self._tickets.values() if other.state in ENDED]
         for old in sorted(ended, key=lambda other: other.ended or 0.0)[: -self._kept]:

@@ -17,9 +17,14 @@ TEXT_BYTES = 50_000
 class Refusal(LatentflowError):
     """A question that is not taken."""
 
-    def __init__(self, status: int, kind: Kind, error: str, wanted: Any = None, came: Any = None) -> None:
+    def __init__(
+        self, status: int, kind: Kind, error: str, wanted: Any = None, came: Any = None
+    ) -> None:
         super().__init__(error)
-        self.status, self.problem = status, Problem(error=error, kind=kind, wanted=wanted, came=came)
+        self.status, self.problem = (
+            status,
+            Problem(error=error, kind=kind, wanted=wanted, came=came),
+        )
 
 
 def bounded(text: str) -> None:

@@ -1,11 +1,13 @@
-"""The live worker: one loaded model and dictionary behind loopback HTTP, for the pages' live questions.
+"""The live worker: one loaded model and dictionary behind loopback HTTP, for the pages' live
+questions.
 
     python -m flows.live            answers on 127.0.0.1:8600 (LATENTFLOW_LIVE_PORT)
 
-A question is posted to `/read` or `/steer` and gets an id at once; `/questions/<id>` tells how far it is and what came
-out, and DELETE there cancels it, also while it runs. Questions are answered one after the other (`flows/live/queue.py`).
-Model and dictionary are loaded when first asked for, torch with them, and stay until another experiment is asked for.
-Every refusal is JSON: a sentence (`error`), its `kind`, and what was wanted and what came. What is asked is not logged.
+A question is posted to `/read` or `/steer` and gets an id at once; `/questions/<id>` tells how far
+it is and what came out, and DELETE there cancels it, also while it runs. Questions are answered one
+after the other (`flows/live/queue.py`). Model and dictionary are loaded when first asked for, torch
+with them, and stay until another experiment is asked for. Every refusal is JSON: a sentence
+(`error`), its `kind`, and what was wanted and what came. What is asked is not logged.
 """
 
 from __future__ import annotations
@@ -50,12 +52,18 @@ def application(store: Store, **limits: Any) -> FastAPI:
 
     @app.middleware("http")
     async def guard(request: Request, call_next: Any) -> Any:
-        """Answers programs of this machine only: no page of a foreign site, no body without an end."""
+        """Answers programs of this machine only: no page of a foreign site, no body without an
+        end."""
         hosts = [urlsplit(f"//{request.headers.get('host', '')}").hostname]
         if "origin" in request.headers:
             hosts.append(urlsplit(request.headers["origin"]).hostname)
         if any(host not in LOOPBACK for host in hosts):
-            return json_of(403, Problem(error="only this machine may ask", kind="bad_request", wanted=list(LOOPBACK)))
+            return json_of(
+                403,
+                Problem(
+                    error="only this machine may ask", kind="bad_request", wanted=list(LOOPBACK)
+                ),
+            )
         size = request.headers.get("content-length", "")
         if request.method == "POST" and not (size.isdecimal() and int(size) <= BODY_BYTES):
             return json_of(413, too_long(int(size) if size.isdecimal() else None))
@@ -66,7 +74,10 @@ def application(store: Store, **limits: Any) -> FastAPI:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"] if part != "body")
         said = f"{where or 'question'}: {first['msg'].removeprefix('Value error, ')}"
-        return json_of(422, Problem(error=said, kind="bad_request", wanted=first.get("ctx", {}).get("expected")))
+        return json_of(
+            422,
+            Problem(error=said, kind="bad_request", wanted=first.get("ctx", {}).get("expected")),
+        )
 
     @app.exception_handler(LatentflowError)
     async def refused(request: Request, error: LatentflowError) -> JSONResponse:
@@ -109,7 +120,8 @@ def application(store: Store, **limits: Any) -> FastAPI:
 
     @app.delete("/questions/{number}")
     def cancel(number: str) -> AskedQuestion:
-        """Cancels a question: at once where it waits, between two passes of the model where it runs."""
+        """Cancels a question: at once where it waits, between two passes of the model where it
+        runs."""
         return _question(worker.queue, _there(worker.queue.cancel(number)))
 
     return app
@@ -120,7 +132,9 @@ def _known(sources: Sources, latents: list[int]) -> None:
     top = sources.train.facts["d_sae"] - 1
     for latent in latents:
         if not 0 <= latent <= top:
-            said = f"no latent {latent} in dictionary {sources.train.facts['name']}; it has 0 to {top}"
+            said = (
+                f"no latent {latent} in dictionary {sources.train.facts['name']}; it has 0 to {top}"
+            )
             raise Refusal(404, "unknown_latent", said, [0, top], latent)
 
 
@@ -128,7 +142,9 @@ def _queued(queue: Queue, kind: str, question: Wire) -> Ticket:
     try:
         return queue.add(kind, question)
     except QueueFull as error:
-        raise Refusal(503, "busy", f"the live worker is busy: {error}; ask again in a moment") from None
+        raise Refusal(
+            503, "busy", f"the live worker is busy: {error}; ask again in a moment"
+        ) from None
 
 
 def _there(ticket: Ticket | None) -> Ticket:

@@ -1,8 +1,10 @@
-"""Serves the experiment and every stage as deployments, their forms filled with the reference parameters.
+"""Serves the experiment and every stage as deployments, their forms filled with the reference
+parameters.
 
-Two processes, for memory's sake. One, short-lived, imports the flows (and with them torch), clears away what a dead
-machine left (its runs are Crashed, its device slots free), prints what is to be served, and ends. The other holds Prefect
-alone; each run it starts is a process of its own that imports what it needs.
+Two processes, for memory's sake. One, short-lived, imports the flows (and with them torch), clears
+away what a dead machine left (its runs are Crashed, its device slots free), prints what is to be
+served, and ends. The other holds Prefect alone; each run it starts is a process of its own that
+imports what it needs.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ def ready() -> Path:
 
 
 def describe() -> dict[str, Any]:
-    """What is served: each flow's entrypoint, form (JSON schema) and reference parameters, and how many runs at once."""
+    """What is served: each flow's entrypoint, form (JSON schema) and reference parameters, and how
+    many runs at once."""
     from components import device
     from flows.parameters import reference
 
@@ -71,7 +74,8 @@ def names() -> list[str]:
 
 
 def entrypoint(name: str) -> str:
-    """Where a worker or the runner finds a flow, from the root of the repository; prefect.yaml has the same."""
+    """Where a worker or the runner finds a flow, from the root of the repository; prefect.yaml has
+    the same."""
     return f"flows/{MODULES.get(name, 'stages')}.py:{name}"
 
 
@@ -91,17 +95,24 @@ async def serve(described: dict[str, Any]) -> None:
     async def without_hooks(flow_run: Any, **_: Any) -> Flow:
         return Flow(fn=lambda: None, name="without hooks")
 
-    # When a run is cancelled or crashes the runner imports its flow, in this process, to look for hooks. There are none,
-    # and the import (torch) would cost the cancelling several seconds and this process half a gigabyte.
+    # When a run is cancelled or crashes the runner imports its flow, in this process, to look for
+    # hooks. There are none, and the import (torch) would cost the cancelling several seconds and
+    # this process half a gigabyte.
     prefect.runner.runner.load_flow_from_flow_run = without_hooks
 
     runner = Runner(name="latentflow", limit=described["limit"], pause_on_shutdown=False)
     for given in described["deployments"]:
         schema = given.pop("schema")
-        deployment = RunnerDeployment(name=NAME, parameters=described["parameters"], tags=["latentflow"], **given)
-        deployment._parameter_openapi_schema = ParameterSchema.model_validate(schema)  # else the flow is imported here
+        deployment = RunnerDeployment(
+            name=NAME, parameters=described["parameters"], tags=["latentflow"], **given
+        )
+        deployment._parameter_openapi_schema = ParameterSchema.model_validate(
+            schema
+        )  # else the flow is imported here
         deployment._path = str(Path.cwd())
-        await runner.aadd_deployment(deployment)  # one by one: together they wait for SQLite's lock, for minutes
+        await runner.aadd_deployment(
+            deployment
+        )  # one by one: together they wait for SQLite's lock, for minutes
     ready().touch()
     try:
         await runner.start()
@@ -114,7 +125,9 @@ def _prepare() -> None:
     from flows.stack.slots import reset
 
     described = describe()
-    while not processes.answers(f"{environment.address('prefect')}/api/health"):  # imports ran while it started
+    while not processes.answers(
+        f"{environment.address('prefect')}/api/health"
+    ):  # imports ran while it started
         time.sleep(0.2)
     reaping.reap()
     reset(reference().execution)
@@ -127,7 +140,9 @@ if __name__ == "__main__":
         _prepare()
     else:
         command = [sys.executable, "-m", "flows.stack.deployments", "--describe"]
-        describing = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8", errors="replace")
+        describing = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, encoding="utf-8", errors="replace"
+        )
         import prefect.runner  # noqa: F401, both processes import at once
 
         assert describing.stdout is not None

@@ -1,7 +1,8 @@
 """Every address and switch that reaches Latentflow through the environment, in one table.
 
-Applied when `flows` is imported, before any tool reads its settings: telemetry of all tools off, servers on loopback,
-state under one folder, the classic Prefect interface. A variable that is already set is respected, except telemetry.
+Applied when `flows` is imported, before any tool reads its settings: telemetry of all tools off,
+servers on loopback, state under one folder, the classic Prefect interface. A variable that is
+already set is respected, except telemetry.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ ALWAYS = {
     "STREAMLIT_BROWSER_GATHER_USAGE_STATS": "false",
 }
 UNFIT = "%?#"
-"""Characters that mean something else in an address; SQLAlchemy, MLflow and Prefect do not agree on how to escape them."""
+"""Characters that mean something else in an address; SQLAlchemy, MLflow and Prefect do not agree on
+how to escape them."""
 PORTS = {"prefect": 4200, "mlflow": 5001, "streamlit": 8501, "live": 8600}
 
 
@@ -43,12 +45,15 @@ def refuse_state() -> None:
     """Refuses a state folder that the servers could not use; only they need one.
 
     Raises:
-        ConfigError: its path holds a character that an address of a database or file ends at, or reads as another.
+        ConfigError: its path holds a character that an address of a database or file ends at, or
+            reads as another.
     """
     if odd := sorted(set(UNFIT) & set(str(state()))):
         raise ConfigError(
-            f"the state folder {quoted(str(state()))} has {' and '.join(odd)} in its path, which the addresses of Prefect's "
-            "and MLflow's databases cannot hold; set LATENTFLOW_STATE to a folder without, for example "
+            f"the state folder {quoted(str(state()))} has {' and '.join(odd)} in its path, which "
+            "the addresses of Prefect's "
+            "and MLflow's databases cannot hold; set LATENTFLOW_STATE to a folder without, for "
+            "example "
             f"{Path.home() / 'latentflow-state'}, or run with --plain"
         )
 
@@ -63,7 +68,11 @@ def written(params: Path = Path("params.yaml")) -> dict[str, Any]:
         return {}
     try:
         nested = yaml.safe_load(params.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # an integer of 5,000 digits, a month 13, no UTF-8
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # an integer of 5,000 digits, a month 13, no UTF-8
         raise ConfigError(f"{params} is not YAML: {shortened(str(error))}") from None
     if nested is None:  # `latentflow params > params.yaml` is being written
         return {}
@@ -73,10 +82,16 @@ def written(params: Path = Path("params.yaml")) -> dict[str, Any]:
 
 
 def store(params: Path = Path("params.yaml")) -> Path:
-    """The artifact store of this folder's parameters (absolute), without importing anything heavy."""
+    """The artifact store of this folder's parameters (absolute), without importing anything
+    heavy."""
     try:
         return expanded(written(params)["execution"]["store"]).absolute()
-    except (OSError, ConfigError, KeyError, TypeError):  # whoever needs the parameters says what is wrong with them
+    except (
+        OSError,
+        ConfigError,
+        KeyError,
+        TypeError,
+    ):  # whoever needs the parameters says what is wrong with them
         return Path("data/artifacts").absolute()
 
 
@@ -85,7 +100,8 @@ def warn_of_another_store(used: Path) -> None:
     shown = expanded(os.environ.get("LATENTFLOW_STORE") or store())
     if used.resolve() != shown.resolve():
         log.warning(
-            "this run keeps its artifacts in %s, and the pages show %s: to see it there, set execution.store in params.yaml, "
+            "this run keeps its artifacts in %s, and the pages show %s: to see it there, set "
+            "execution.store in params.yaml, "
             "or LATENTFLOW_STORE, and start `latentflow up` again",
             used,
             shown,
@@ -93,7 +109,8 @@ def warn_of_another_store(used: Path) -> None:
 
 
 def port(tool: str) -> int:
-    """The port of `prefect`, `mlflow`, `streamlit` or `live`, from LATENTFLOW_<TOOL>_PORT; MLflow's own 5000 is AirPlay's, so 5001.
+    """The port of `prefect`, `mlflow`, `streamlit` or `live`, from LATENTFLOW_<TOOL>_PORT; MLflow's
+    own 5000 is AirPlay's, so 5001.
 
     Raises:
         ConfigError: the variable holds no port number.
@@ -125,7 +142,8 @@ def address(tool: str) -> str:
 
 
 def login() -> tuple[str, str] | None:
-    """Name and password from LATENTFLOW_AUTH (`name:password`), with which Prefect and MLflow then ask for them.
+    """Name and password from LATENTFLOW_AUTH (`name:password`), with which Prefect and MLflow then
+    ask for them.
 
     Raises:
         ConfigError: it is not `name:password`, or shorter than MLflow accepts.
@@ -135,7 +153,9 @@ def login() -> tuple[str, str] | None:
         return None
     name, colon, password = given.partition(":")
     if not (name and colon and len(password) >= 12):
-        raise ConfigError("LATENTFLOW_AUTH: wanted name:password with a password of at least 12 characters")
+        raise ConfigError(
+            "LATENTFLOW_AUTH: wanted name:password with a password of at least 12 characters"
+        )
     return name, password
 
 
@@ -145,18 +165,22 @@ def defaults() -> dict[str, str]:
     return {
         "PREFECT_HOME": str(folder / "prefect"),
         "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder / 'prefect' / 'prefect.db'}",
-        "PREFECT_SERVER_UI_V2_ENABLED": "false",  # the new interface asks a foreign host from the browser
+        # the new interface asks a foreign host from the browser
+        "PREFECT_SERVER_UI_V2_ENABLED": "false",
         "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         # leases in memory die with the server and leave their slots held
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-        "PREFECT_CLIENT_MAX_RETRIES": "6",  # a minute: long enough for a server that is started again
+        # a minute: long enough for a server that is started again
+        "PREFECT_CLIENT_MAX_RETRIES": "6",
         "PREFECT_LOGGING_LEVEL": "WARNING",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-        "PREFECT_LOGGING_EXTRA_LOGGERS": "components,flows,flows.run",  # what a run says is read on its page too
+        # what a run says is read on its page too
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "components,flows,flows.run",
         "PREFECT_CLI_PROMPT": "false",
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # MLflow is asked again after the next stage; no stage waits minutes
+        # MLflow is asked again after the next stage; no stage waits minutes
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -164,9 +188,11 @@ def defaults() -> dict[str, str]:
         "LATENTFLOW_STORE": str(store()),
         "LATENTFLOW_DEVICE_LOCKS": str(Path(tempfile.gettempdir()) / "latentflow-devices"),
         "TOKENIZERS_PARALLELISM": "false",
-        "OMP_WAIT_POLICY": "PASSIVE",  # two spinning threads fall to a fifth of their speed beside other work
+        # two spinning threads fall to a fifth of their speed beside other work
+        "OMP_WAIT_POLICY": "PASSIVE",
         **dict.fromkeys(
-            ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"), os.environ.get("LATENTFLOW_AUTH", "")
+            ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"),
+            os.environ.get("LATENTFLOW_AUTH", ""),
         ),
     }
 

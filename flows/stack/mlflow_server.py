@@ -1,8 +1,9 @@
-"""MLflow's server in one process: the same command line as `mlflow server`, half the time to start and half the memory.
+"""MLflow's server in one process: the same command line as `mlflow server`, half the time to start
+and half the memory.
 
-MLflow's command makes the database ready and then starts uvicorn as a child, so MLflow is imported twice and both
-processes stay. Here uvicorn runs where the command ran. Only the call that starts the child is replaced; an MLflow in
-which it has another name starts its child as before.
+MLflow's command makes the database ready and then starts uvicorn as a child, so MLflow is imported
+twice and both processes stay. Here uvicorn runs where the command ran. Only the call that starts
+the child is replaced; an MLflow in which it has another name starts its child as before.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Prefect's server, the same command line as `prefect`; a run's own one ends when no run uses it any more.
+"""Prefect's server, the same command line as `prefect`; a run's own one ends when no run uses it
+any more.
 
-A run stops its server when it ends in order. One that was killed cannot, so the server looks by itself, every second,
-whether a run of its state folder lives.
+A run stops its server when it ends in order. One that was killed cannot, so the server looks by
+itself, every second, whether a run of its state folder lives.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ SECONDS_TO_STOP = 10.0
 
 
 def look() -> Literal["used", "unused", "unknown"]:
-    """Whether somebody may use this process's server; unknown where the state folder names another one, or is gone.
+    """Whether somebody may use this process's server; unknown where the state folder names another
+    one, or is gone.
 
     An unused one is in no record afterwards, so nobody begins to use it while it ends.
     """
@@ -42,7 +44,9 @@ def look() -> Literal["used", "unused", "unknown"]:
 
 def watch() -> None:
     """Ends this process when its server is no longer used."""
-    end_of_patience = time.monotonic() + SECONDS_TO_BE_KNOWN  # who starts it writes its record a moment later
+    end_of_patience = (
+        time.monotonic() + SECONDS_TO_BE_KNOWN
+    )  # who starts it writes its record a moment later
     while True:
         time.sleep(SECONDS_BETWEEN_LOOKS)
         try:

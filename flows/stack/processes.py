@@ -1,9 +1,11 @@
-"""Processes that outlive a function: remembered in small files, known again by pid and start, stopped in order.
+"""Processes that outlive a function: remembered in small files, known again by pid and start,
+stopped in order.
 
-A pid alone is not an identity: it is used again. A record is believed only while a process of that pid *and* that start
-lives, so a file left by a dead machine names nobody. The start is counted by the kernel in ticks since the machine
-started, because a time of day moves with a clock that is set; where there are no such ticks (macOS) it is the time. A
-record is also believed only in the folder it was written for: a copied state folder has copies of the original's records.
+A pid alone is not an identity: it is used again. A record is believed only while a process of that
+pid *and* that start lives, so a file left by a dead machine names nobody. The start is counted by
+the kernel in ticks since the machine started, because a time of day moves with a clock that is set;
+where there are no such ticks (macOS) it is the time. A record is also believed only in the folder
+it was written for: a copied state folder has copies of the original's records.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ ESCALATION = ((signal.SIGINT, 8.0), (signal.SIGTERM, 4.0), (signal.SIGKILL, 2.0)
 
 
 class Ended(SystemExit):
-    """A signal told this process to end: raised where it was, so that whatever has to be put in order is.
+    """A signal told this process to end: raised where it was, so that whatever has to be put in
+    order is.
 
     Attributes:
         number: the signal.
@@ -43,11 +46,14 @@ class Ended(SystemExit):
 
 @contextlib.contextmanager
 def ending_in_order() -> Iterator[None]:
-    """Meanwhile SIGTERM and SIGHUP raise `Ended` in the main thread, once; a signal that is ignored stays ignored."""
+    """Meanwhile SIGTERM and SIGHUP raise `Ended` in the main thread, once; a signal that is ignored
+    stays ignored."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    taken = [name for name in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(name) is signal.SIG_DFL]
+    taken = [
+        name for name in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(name) is signal.SIG_DFL
+    ]
 
     def end(number: int, _: object) -> None:
         for name in taken:  # a second one must not end the putting in order
@@ -64,22 +70,29 @@ def ending_in_order() -> Iterator[None]:
 
 
 def identity(pid: int | None = None) -> dict[str, Any]:
-    """A process, this one by default: pid, start time in seconds since the epoch, and its start by the kernel's count."""
+    """A process, this one by default: pid, start time in seconds since the epoch, and its start by
+    the kernel's count."""
     process = psutil.Process(pid)
     return {"pid": process.pid, "created": process.create_time(), "started": _started(process)}
 
 
 def _started(process: psutil.Process) -> str:
-    """When a process started, whatever the clock says: this start of the machine, and ticks since then; "" if unknown."""
+    """When a process started, whatever the clock says: this start of the machine, and ticks since
+    then; "" if unknown."""
     with contextlib.suppress(OSError, IndexError):
         fields = (
-            Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            Path(f"/proc/{process.pid}/stat")
+            .read_text(encoding="utf-8", errors="replace")
+            .rpartition(")")[2]
+            .split()
         )
         boot = ""
         with contextlib.suppress(OSError):
             boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return f"{boot} {fields[19]}"
-    with contextlib.suppress(AttributeError, TypeError, psutil.Error):  # macOS: as written down at the start
+    with contextlib.suppress(
+        AttributeError, TypeError, psutil.Error
+    ):  # macOS: as written down at the start
         return str(process._proc.create_time(monotonic=True))  # type: ignore[attr-defined]
     return ""
 
@@ -112,7 +125,8 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 
 def read_any(path: Path) -> dict[str, Any] | None:
-    """The record, whether or not its process lives; none where it came with a copy of the folder."""
+    """The record, whether or not its process lives; none where it came with a copy of the
+    folder."""
     with contextlib.suppress(OSError, ValueError):
         found = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(found, dict):
@@ -123,15 +137,21 @@ def read_any(path: Path) -> dict[str, Any] | None:
 
 
 def _place(path: Path) -> list[Any]:
-    """Where a record lies: its folder's address, and its number on its disk, which it keeps when it is moved."""
+    """Where a record lies: its folder's address, and its number on its disk, which it keeps when it
+    is moved."""
     folder = path.parent.resolve()
     return [str(folder), folder.stat().st_ino]
 
 
-def stop_all(pids: Collection[int], escalation: tuple[tuple[signal.Signals, float], ...] = ESCALATION) -> None:
-    """Tells every process group at once, then, after each signal's seconds, tells those still there more firmly."""
+def stop_all(
+    pids: Collection[int], escalation: tuple[tuple[signal.Signals, float], ...] = ESCALATION
+) -> None:
+    """Tells every process group at once, then, after each signal's seconds, tells those still there
+    more firmly."""
     remaining = set(pids)
-    families = [process for pid in pids for process in _descendants(pid)]  # a served run has a group of its own
+    families = [
+        process for pid in pids for process in _descendants(pid)
+    ]  # a served run has a group of its own
     for name, seconds in escalation:
         for pid in remaining:
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -214,7 +234,8 @@ def refuse_port(tool: str) -> None:
         return
     variable = f"LATENTFLOW_{tool.upper()}_PORT"
     raise ServiceError(
-        f"port {port}, wanted for {tool}, is held by {holder(port)}; stop it or set {variable} to a free port"
+        f"port {port}, wanted for {tool}, is held by {holder(port)}; stop it or set {variable} to "
+        "a free port"
     )
 
 
@@ -222,7 +243,11 @@ def holder(port: int) -> str:
     """Who listens on a port, in words."""
     with contextlib.suppress(psutil.AccessDenied, psutil.NoSuchProcess):
         for connection in psutil.net_connections("tcp"):
-            if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN:
+            if (
+                connection.laddr
+                and connection.laddr.port == port
+                and connection.status == psutil.CONN_LISTEN
+            ):
                 if connection.pid is None:
                     break
                 return f"process {connection.pid} ({' '.join(psutil.Process(connection.pid).cmdline())[:80]})"

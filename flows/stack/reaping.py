@@ -1,6 +1,8 @@
-"""What dead processes left in Prefect: runs that look alive and are not, found by their locks and set to Crashed.
+"""What dead processes left in Prefect: runs that look alive and are not, found by their locks and
+set to Crashed.
 
-Nothing here may keep a command from its work: a run that cannot be read or set is left out and named.
+Nothing here may keep a command from its work: a run that cannot be read or set is left out and
+named.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ GONE = (
 
 
 def run_lock(flow_run: str) -> FileLock:
-    """Held by the process that runs a flow run; the system frees it when the process dies, however it dies."""
+    """Held by the process that runs a flow run; the system frees it when the process dies, however
+    it dies."""
     locks = environment.state() / "runs"
     locks.mkdir(parents=True, exist_ok=True)
     return FileLock(locks / f"{flow_run}.lock")
@@ -44,13 +47,13 @@ def run_lock(flow_run: str) -> FileLock:
 def reap(served: bool = True) -> list[str]:
     """Sets runs to Crashed that were unfinished before and whose process is gone; their names.
 
-    A run whose lock is there and free had a process, which is gone. One that never had a lock counts when it is from
-    before. Before is when the server started. While a stack serves (`served` is false) its runs are its runner's to watch,
-    and one that was just started has no process yet: then only runs of a command line count, and before is when this
-    process began.
+    A run whose lock is there and free had a process, which is gone. One that never had a lock
+    counts when it is from before. Before is when the server started. While a stack serves (`served`
+    is false) its runs are its runner's to watch, and one that was just started has no process yet:
+    then only runs of a command line count, and before is when this process began.
 
-    Their runs in MLflow end as well, and those of runs that were cancelled too fast to say so. Runs of a work pool are
-    left to their workers, which may be on another machine.
+    Their runs in MLflow end as well, and those of runs that were cancelled too fast to say so. Runs
+    of a work pool are left to their workers, which may be on another machine.
     """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter
@@ -71,14 +74,18 @@ def reap(served: bool = True) -> list[str]:
                 with _forgiving(f"set run {run.name} to Crashed"):
                     _crash(client, run)
                     names.append(run.name)
-        stopped = FlowRunFilter.model_validate({"state": {"type": {"any_": ("CANCELLED", "CRASHED")}}})
+        stopped = FlowRunFilter.model_validate(
+            {"state": {"type": {"any_": ("CANCELLED", "CRASHED")}}}
+        )
         ended = {str(run.id) for run in _page(client, stopped, 0, ENDED_LOOKED_AT)}
     if ended:
         from flows.tracking import runs
 
         runs.reap(ended)
     if names:
-        log.warning("runs left unfinished by a process that is gone are now Crashed: %s", ", ".join(names))
+        log.warning(
+            "runs left unfinished by a process that is gone are now Crashed: %s", ", ".join(names)
+        )
     return names
 
 
@@ -121,7 +128,8 @@ def _pages(client: SyncPrefectClient, wanted: FlowRunFilter) -> Iterator[FlowRun
 
 
 def _page(client: SyncPrefectClient, wanted: FlowRunFilter, start: int, most: int) -> list[FlowRun]:
-    """Flow runs, the latest first; where Prefect cannot give the page they are read one by one, and what it fails over named."""
+    """Flow runs, the latest first; where Prefect cannot give the page they are read one by one, and
+    what it fails over named."""
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
     from prefect.client.schemas.sorting import FlowRunSort
     from prefect.exceptions import PrefectHTTPStatusError
@@ -129,19 +137,27 @@ def _page(client: SyncPrefectClient, wanted: FlowRunFilter, start: int, most: in
     latest = FlowRunSort.START_TIME_DESC
     try:
         return client.read_flow_runs(flow_run_filter=wanted, sort=latest, limit=most, offset=start)
-    except (PrefectHTTPStatusError, ValueError) as error:  # a value that JSON cannot hold makes its page unreadable
+    except (
+        PrefectHTTPStatusError,
+        ValueError,
+    ) as error:  # a value that JSON cannot hold makes its page unreadable
         log.debug("a page of flow runs cannot be read: %s", error)
     runs, faulty = [], []
     for identity in _ids(client, wanted, start, most):
         try:
-            runs += client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[UUID(identity)])))
+            runs += client.read_flow_runs(
+                flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[UUID(identity)]))
+            )
         except (PrefectHTTPStatusError, ValueError):
             faulty.append(identity)
             with contextlib.suppress(PrefectHTTPStatusError, ValueError):
-                runs.append(client.read_flow_run(UUID(identity)))  # another way through Prefect, which may work
+                runs.append(
+                    client.read_flow_run(UUID(identity))
+                )  # another way through Prefect, which may work
     if faulty:
         log.warning(
-            "Prefect cannot list %d of its own flow runs (%s), so its pages fail too; `prefect flow-run delete <id>` "
+            "Prefect cannot list %d of its own flow runs (%s), so its pages fail too; `prefect "
+            "flow-run delete <id>` "
             "removes one, and its artifacts stay in the store",
             len(faulty),
             ", ".join(faulty[:5]),
@@ -165,4 +181,6 @@ def _forgiving(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # whatever it is: a command does its own work all the same
-        log.warning("Prefect could not %s (%s: %s)", what, type(error).__name__, shortened(str(error)))
+        log.warning(
+            "Prefect could not %s (%s: %s)", what, type(error).__name__, shortened(str(error))
+        )

@@ -1,10 +1,11 @@
 """The Prefect server of a state folder: found, started, watched, stopped.
 
-A command line run uses a server only if it belongs to its own state folder: `prefect/server.json` there names the
-server's process and its address. Another clone's server on port 4200 is therefore never used; then the run starts one of
-its own on a free port, shared with other runs of this folder and stopped by the last of them, also when a signal ends
-it; what not even a signal handler can stop ends by itself (`prefect_server.py`). A server that dies while a run uses it is
-started again on the same port, unless it never answers: the run's calls to it are tried for a minute.
+A command line run uses a server only if it belongs to its own state folder: `prefect/server.json`
+there names the server's process and its address. Another clone's server on port 4200 is therefore
+never used; then the run starts one of its own on a free port, shared with other runs of this folder
+and stopped by the last of them, also when a signal ends it; what not even a signal handler can stop
+ends by itself (`prefect_server.py`). A server that dies while a run uses it is started again on the
+same port, unless it never answers: the run's calls to it are tried for a minute.
 """
 
 from __future__ import annotations
@@ -37,13 +38,25 @@ _started: list[subprocess.Popen[bytes]] = []
 def command() -> list[str]:
     """The command that runs the server."""
     at = ("--host", environment.host(), "--port", str(environment.port("prefect")))
-    return [sys.executable, "-m", "flows.stack.prefect_server", "server", "start", *at, "--analytics-off"]
+    return [
+        sys.executable,
+        "-m",
+        "flows.stack.prefect_server",
+        "server",
+        "start",
+        *at,
+        "--analytics-off",
+    ]
 
 
 def switches() -> dict[str, str]:
     """The server's environment: its browser pages must ask this very server, not port 4200."""
     everywhere = environment.host() in ("0.0.0.0", "::")
-    return {"PREFECT_SERVER_UI_API_URL": "/api" if everywhere else f"{environment.address('prefect')}/api"}
+    return {
+        "PREFECT_SERVER_UI_API_URL": "/api"
+        if everywhere
+        else f"{environment.address('prefect')}/api"
+    }
 
 
 def folder() -> Path:
@@ -58,7 +71,12 @@ def own() -> dict[str, Any] | None:
 
 def record(pid: int, owner: str) -> None:
     """Writes down that this process is the state folder's server."""
-    facts = {**processes.identity(pid), "port": environment.port("prefect"), "host": environment.host(), "owner": owner}
+    facts = {
+        **processes.identity(pid),
+        "port": environment.port("prefect"),
+        "host": environment.host(),
+        "owner": owner,
+    }
     processes.write_record(folder() / "server.json", facts)
 
 
@@ -108,14 +126,16 @@ class Server:
         while not self.answers():
             if self.hopeless.is_set():
                 raise ServiceError(
-                    f"the Prefect server ended {STARTS_IN_VAIN} times while it started{last_words()}; its log is "
+                    f"the Prefect server ended {STARTS_IN_VAIN} times while it "
+                    f"started{last_words()}; its log is "
                     f"{folder() / 'server.log'}, and --plain runs without it"
                 )
             if time.monotonic() > end:
                 wanted = f"no Prefect server answered at {self.address} within {seconds} s"
                 if self.given:
                     raise ServiceError(
-                        f"{wanted}; PREFECT_API_URL names it: start it there, or unset the variable and the run starts its own"
+                        f"{wanted}; PREFECT_API_URL names it: start it there, or unset the "
+                        "variable and the run starts its own"
                     )
                 raise ServiceError(f"{wanted}; its log is {folder() / 'server.log'}")
             time.sleep(0.2)
@@ -132,14 +152,19 @@ def last_words() -> str:
         with (folder() / "server.log").open("rb") as log_file:
             log_file.seek(max(0, log_file.seek(0, os.SEEK_END) - 4096))
             lines = log_file.read().decode(errors="replace").split("\n")
-        said = [line.strip() for line in lines if line.strip(" \u2500-=") and not line.startswith("Server stopped")]
+        said = [
+            line.strip()
+            for line in lines
+            if line.strip(" \u2500-=") and not line.startswith("Server stopped")
+        ]
         return f" ({shortened(said[-1], 300)})" if said else ""
     return ""
 
 
 @contextlib.contextmanager
 def prefect_server() -> Iterator[Server]:
-    """The Prefect server for this run: the one PREFECT_API_URL names, the state folder's own, or a new one."""
+    """The Prefect server for this run: the one PREFECT_API_URL names, the state folder's own, or a
+    new one."""
     if address := os.environ.get("PREFECT_API_URL"):
         yield Server(address.removesuffix("/").removesuffix("/api"), started=False, given=True)
         return
@@ -151,7 +176,10 @@ def prefect_server() -> Iterator[Server]:
 
 def _own_server() -> Iterator[Server]:
     mine = folder() / "users" / str(os.getpid())
-    before = {name: os.environ.get(name) for name in ("PREFECT_API_URL", "LATENTFLOW_PREFECT_PORT", "LATENTFLOW_HOST")}
+    before = {
+        name: os.environ.get(name)
+        for name in ("PREFECT_API_URL", "LATENTFLOW_PREFECT_PORT", "LATENTFLOW_HOST")
+    }
     with lock():
         processes.write_record(mine, processes.identity())
         started = (found := own()) is None
@@ -201,7 +229,8 @@ def stop_own() -> None:
 
 
 def _port() -> int:
-    """The port for a server of one's own: the one that was asked for, else Prefect's if it is free, else any."""
+    """The port for a server of one's own: the one that was asked for, else Prefect's if it is free,
+    else any."""
     if "LATENTFLOW_PREFECT_PORT" in os.environ:
         processes.refuse_port("prefect")
         return environment.port("prefect")
@@ -224,20 +253,32 @@ def _start() -> None:
 
 
 def _watch(done: threading.Event, server: Server) -> None:
-    """Starts the server again when it died: whoever used it goes on. One that never answers is given up."""
+    """Starts the server again when it died: whoever used it goes on. One that never answers is
+    given up."""
     answered, in_vain = False, 0
     while not done.wait(1.0):
         if own():
             answered = answered or server.answers()
             continue
         with contextlib.suppress(Timeout), lock().acquire(timeout=0.1):
-            if not own() and not done.is_set() and processes.is_free(environment.port("prefect"), environment.host()):
+            if (
+                not own()
+                and not done.is_set()
+                and processes.is_free(environment.port("prefect"), environment.host())
+            ):
                 in_vain = 0 if answered else in_vain + 1
                 if in_vain >= STARTS_IN_VAIN:
-                    log.error("the Prefect server ended %d times while it started%s", in_vain, last_words())
+                    log.error(
+                        "the Prefect server ended %d times while it started%s",
+                        in_vain,
+                        last_words(),
+                    )
                     server.hopeless.set()
                     return
-                log.warning("the Prefect server ended; starting it again on port %d", environment.port("prefect"))
+                log.warning(
+                    "the Prefect server ended; starting it again on port %d",
+                    environment.port("prefect"),
+                )
                 answered = False
                 _start()
 
@@ -246,7 +287,8 @@ def refuse_newer_state() -> None:
     """Writes down which versions wrote this state folder.
 
     Raises:
-        ServiceError: a newer Latentflow, Prefect or MLflow wrote it; their databases only migrate upwards.
+        ServiceError: a newer Latentflow, Prefect or MLflow wrote it; their databases only migrate
+            upwards.
     """
     import importlib.metadata
 
@@ -255,14 +297,19 @@ def refuse_newer_state() -> None:
     path = environment.state() / "versions.json"
     here = {name: importlib.metadata.version(name) for name in ("prefect", "mlflow")}
     found = processes.read_any(path) or {}
-    wanted = [f"format {found['format']}, here {FORMAT}"] if int(found.get("format", FORMAT)) > FORMAT else []
+    wanted = (
+        [f"format {found['format']}, here {FORMAT}"]
+        if int(found.get("format", FORMAT)) > FORMAT
+        else []
+    )
     for name, version in here.items():
         with contextlib.suppress(InvalidVersion):
             if name in found and Version(str(found[name])) > Version(version):
                 wanted.append(f"{name} {found[name]}, here {version}")
     if wanted:
         raise ServiceError(
-            f"the state folder {environment.state()} was written by a newer version ({'; '.join(wanted)}); "
+            f"the state folder {environment.state()} was written by a newer version "
+            f"({'; '.join(wanted)}); "
             "update this installation, or set LATENTFLOW_STATE to another folder"
         )
     if found != {"format": FORMAT, **here}:

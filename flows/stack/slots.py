@@ -1,8 +1,10 @@
-"""Device slots as Prefect shows them: one global concurrency limit for each slot of this machine, with leases on disk.
+"""Device slots as Prefect shows them: one global concurrency limit for each slot of this machine,
+with leases on disk.
 
-The guard is the operating system's lock (`components/device.py`), which also holds without Prefect. The limit shows in
-Prefect which device is taken and spans processes that share a server but no file system. It is asked for after the lock
-and never kept waiting for: a lease that a killed run left is given up by the server after a minute.
+The guard is the operating system's lock (`components/device.py`), which also holds without Prefect.
+The limit shows in Prefect which device is taken and spans processes that share a server but no file
+system. It is asked for after the lock and never kept waiting for: a lease that a killed run left is
+given up by the server after a minute.
 """
 
 from __future__ import annotations
@@ -25,12 +27,15 @@ SECONDS_FOR_PREFECT = 5.0
 
 
 def limit(slot: Slot) -> str:
-    """The name of a slot's limit: the machine's name is in it, since several machines may share a server."""
+    """The name of a slot's limit: the machine's name is in it, since several machines may share a
+    server."""
     return f"device-{socket.gethostname()}-{slot.label}"
 
 
 @contextlib.contextmanager
-def hold(settings: Execution, waiting: Callable[[str], None], plain: bool = False) -> Iterator[Execution]:
+def hold(
+    settings: Execution, waiting: Callable[[str], None], plain: bool = False
+) -> Iterator[Execution]:
     """One slot for as long as the block runs; the settings that compute on it."""
     with device.hold(settings, waiting) as (own, slot):
         shown = contextlib.ExitStack()
@@ -46,14 +51,17 @@ def hold(settings: Execution, waiting: Callable[[str], None], plain: bool = Fals
 
 
 def reset(settings: Execution) -> None:
-    """The limits of this machine's slots, each with one place, and free where no process holds the slot."""
+    """The limits of this machine's slots, each with one place, and free where no process holds the
+    slot."""
     from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 
     with get_client(sync_client=True) as client:
         for slot in device.slots(settings):
             client.upsert_global_concurrency_limit_by_name(limit(slot), 1)
             if not device.is_held(slot):
-                client.update_global_concurrency_limit(limit(slot), GlobalConcurrencyLimitUpdate(active_slots=0))
+                client.update_global_concurrency_limit(
+                    limit(slot), GlobalConcurrencyLimitUpdate(active_slots=0)
+                )
 
 
 def _show(slot: Slot, shown: contextlib.ExitStack) -> None:
@@ -76,4 +84,8 @@ def _forgiving(slot: Slot | None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        log.warning("Prefect does not show who holds %s (%s); the system's lock does", slot and slot.name, error)
+        log.warning(
+            "Prefect does not show who holds %s (%s); the system's lock does",
+            slot and slot.name,
+            error,
+        )

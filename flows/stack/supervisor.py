@@ -1,9 +1,12 @@
-"""Brings the whole stack up and down: Prefect, MLflow, Streamlit, the live worker, the deployments, on one state folder.
+"""Brings the whole stack up and down: Prefect, MLflow, Streamlit, the live worker, the deployments,
+on one state folder.
 
-`CHILDREN` lists the processes: each starts when those it names in `after` are ready, and is ready by its health page. `up`
-holds the state folder's lock while it runs, so there is one stack for each folder; logs carry their process's name; Ctrl-C, SIGTERM, `latentflow down`
-or the death of a child stops everything, all told at once and then more firmly. `stack.json` in the state folder names
-the processes: what a killed supervisor left behind is found there and stopped by the next `up` or `down`.
+`CHILDREN` lists the processes: each starts when those it names in `after` are ready, and is ready
+by its health page. `up` holds the state folder's lock while it runs, so there is one stack for each
+folder; logs carry their process's name; Ctrl-C, SIGTERM, `latentflow down` or the death of a child
+stops everything, all told at once and then more firmly. `stack.json` in the state folder names the
+processes: what a killed supervisor left behind is found there and stopped by the next `up` or
+`down`.
 """
 
 from __future__ import annotations
@@ -60,13 +63,24 @@ class Child:
 
     def is_ready(self) -> bool:
         """Whether it does its work."""
-        return processes.answers(environment.address(self.name) + self.health) if self.health else self.ready()
+        return (
+            processes.answers(environment.address(self.name) + self.health)
+            if self.health
+            else self.ready()
+        )
 
 
 def _mlflow() -> list[str]:
     state = environment.state()
     return [
-        *(sys.executable, "-m", "flows.stack.mlflow_server", "server", "--host", environment.host()),
+        *(
+            sys.executable,
+            "-m",
+            "flows.stack.mlflow_server",
+            "server",
+            "--host",
+            environment.host(),
+        ),
         *("--port", str(environment.port("mlflow")), "--workers", "1"),
         *("--backend-store-uri", f"sqlite:///{state / 'mlflow.db'}"),
         *("--artifacts-destination", (state / "mlflow-artifacts").as_uri()),
@@ -75,7 +89,8 @@ def _mlflow() -> list[str]:
 
 
 def _mlflow_switches() -> dict[str, str]:
-    """MLflow's own login, where LATENTFLOW_AUTH asks for one: its user table is made anew from the variable at each start."""
+    """MLflow's own login, where LATENTFLOW_AUTH asks for one: its user table is made anew from the
+    variable at each start."""
     login = environment.login()
     if login is None:
         return {}
@@ -110,10 +125,31 @@ def _deployments_are_served() -> bool:
 
 
 CHILDREN = (
-    Child("prefect", server.command, "/api/health", switches=server.switches, title="trigger", colour=34),
-    Child("mlflow", _mlflow, "/health", after=("prefect",), switches=_mlflow_switches, title="review", colour=36),
+    Child(
+        "prefect",
+        server.command,
+        "/api/health",
+        switches=server.switches,
+        title="trigger",
+        colour=34,
+    ),
+    Child(
+        "mlflow",
+        _mlflow,
+        "/health",
+        after=("prefect",),
+        switches=_mlflow_switches,
+        title="review",
+        colour=36,
+    ),
     Child("streamlit", _streamlit, "/_stcore/health", title="read", colour=35),
-    Child("live", lambda: [sys.executable, "-m", "flows.live", "--host", "127.0.0.1"], "/health", title="", colour=33),
+    Child(
+        "live",
+        lambda: [sys.executable, "-m", "flows.live", "--host", "127.0.0.1"],
+        "/health",
+        title="",
+        colour=33,
+    ),
     Child(
         "serve",
         lambda: [sys.executable, "-m", "flows.stack.deployments"],
@@ -130,15 +166,16 @@ def up(host: str = "", public: bool = False) -> int:
         public: leave to bind where other machines can reach it.
 
     Raises:
-        ServiceError: a public host without leave, a port in use, a stack or a run that holds this state folder, a state
-            folder of a newer version, or a child that does not start.
+        ServiceError: a public host without leave, a port in use, a stack or a run that holds this
+            state folder, a state folder of a newer version, or a child that does not start.
     """
     if host:
         os.environ["LATENTFLOW_HOST"] = host
     _refuse_host(environment.host(), public)
     if environment.login() and importlib.util.find_spec("flask_wtf") is None:
         raise ServiceError(
-            "LATENTFLOW_AUTH: MLflow's login needs the package flask-wtf: pip install 'latentflow[auth]'"
+            "LATENTFLOW_AUTH: MLflow's login needs the package flask-wtf: pip install "
+            "'latentflow[auth]'"
         )
     environment.refuse_state()
     server.refuse_newer_state()
@@ -175,11 +212,15 @@ def _down_without_supervisor() -> str:
     before = server.own()
     if before and (users := server.users()):
         told.append(
-            f"a run on {where} uses a Prefect server of its own (runs: {', '.join(map(str, users))}), which ends with it"
+            f"a run on {where} uses a Prefect server of its own (runs: "
+            f"{', '.join(map(str, users))}), which ends with it"
         )
     elif before:
         server.stop_own()
-        told.append(f"the Prefect server (process {before['pid']}) that a run on {where} had left is stopped")
+        told.append(
+            f"the Prefect server (process {before['pid']}) that a run on {where} had left is "
+            "stopped"
+        )
     return "; ".join(told) or f"no stack runs on {where}"
 
 
@@ -191,9 +232,17 @@ def status() -> list[dict[str, Any]]:
     for child in CHILDREN:
         who = found.get("children", {}).get(child.name, {})
         alive = processes.lives(who)
-        address = who.get("address", "") if alive else environment.address(child.name) if child.health else ""
+        address = (
+            who.get("address", "")
+            if alive
+            else environment.address(child.name)
+            if child.health
+            else ""
+        )
         if not alive:
-            taken = bool(child.health) and not processes.is_free(environment.port(child.name), environment.host())
+            taken = bool(child.health) and not processes.is_free(
+                environment.port(child.name), environment.host()
+            )
             state = (
                 f"not running; its port is held by {processes.holder(environment.port(child.name))}"
                 if taken
@@ -202,7 +251,9 @@ def status() -> list[dict[str, Any]]:
         elif not (processes.answers(address + child.health) if child.health else child.ready()):
             state = "not answering"
         else:
-            state = "up" if supervisor else "up, but its supervisor is gone: latentflow down stops it"
+            state = (
+                "up" if supervisor else "up, but its supervisor is gone: latentflow down stops it"
+            )
         rows.append(
             {
                 "name": child.name,
@@ -270,12 +321,16 @@ class _Stack:
                         self._start(child)
                     continue
                 if (code := self.children[name].poll()) is not None:
-                    raise ServiceError(f"{name} ended with status {code} while starting; its last lines are above")
+                    raise ServiceError(
+                        f"{name} ended with status {code} while starting; its last lines are above"
+                    )
                 if child.is_ready():
                     ready.add(name)
                     del waiting[name]
             if time.monotonic() > end:
-                raise ServiceError(f"{', '.join(sorted(waiting))} was not ready within {SECONDS_TO_START} s")
+                raise ServiceError(
+                    f"{', '.join(sorted(waiting))} was not ready within {SECONDS_TO_START} s"
+                )
             time.sleep(0.1)
 
     def _start(self, child: Child) -> None:
@@ -308,13 +363,17 @@ class _Stack:
             if child.name in self.children:
                 with contextlib.suppress(psutil.Error):
                     children[child.name] = processes.identity(self.children[child.name].pid)
-                    children[child.name]["address"] = environment.address(child.name) if child.health else ""
+                    children[child.name]["address"] = (
+                        environment.address(child.name) if child.health else ""
+                    )
         processes.write_record(_record(), {**processes.identity(), "children": children})
 
     def _announce(self, seconds: float) -> None:
         for child in CHILDREN:
             if child.title:
-                _say("stack", f"{child.name:<10} {environment.address(child.name):<24} {child.title}")
+                _say(
+                    "stack", f"{child.name:<10} {environment.address(child.name):<24} {child.title}"
+                )
         _say("stack", f"up after {seconds:.0f} s; Ctrl-C or `latentflow down` stops everything")
 
 
@@ -327,7 +386,8 @@ def _only_stack() -> Iterator[None]:
         found = processes.read_record(_record())
         who = f"process {found['pid']}" if found else "another process"
         raise ServiceError(
-            f"a stack already runs on state folder {environment.state()} ({who}); `latentflow status` shows it, "
+            f"a stack already runs on state folder {environment.state()} ({who}); `latentflow "
+            "status` shows it, "
             "`latentflow down` stops it, and LATENTFLOW_STATE names another folder for a second one"
         ) from None
     try:
@@ -338,13 +398,15 @@ def _only_stack() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _the_only_server() -> Iterator[None]:
-    """No other Prefect server on this state folder; leases that nobody can hold any more are gone."""
+    """No other Prefect server on this state folder; leases that nobody can hold any more are
+    gone."""
     server.stop_own()
     with server.lock():
         if found := server.own():
             runs = ", ".join(map(str, server.users())) or "none"
             raise ServiceError(
-                f"a run on state folder {environment.state()} uses a Prefect server of its own (process {found['pid']}, "
+                f"a run on state folder {environment.state()} uses a Prefect server of its own "
+                f"(process {found['pid']}, "
                 f"runs: {runs}); wait until the run ends or stop it, then start the stack"
             )
         shutil.rmtree(server.folder() / "concurrency_leases", ignore_errors=True)
@@ -361,8 +423,10 @@ def _refuse_host(host: str, public: bool) -> None:
         else ("set LATENTFLOW_AUTH=name:password and Prefect and MLflow ask for it")
     )
     raise ServiceError(
-        f"{host} can be reached from other machines, and whoever reaches these pages can run code here. Put "
-        f"authentication in front: {asks}; Streamlit has no password of its own and needs a proxy that has (or an ssh "
+        f"{host} can be reached from other machines, and whoever reaches these pages can run code "
+        "here. Put "
+        f"authentication in front: {asks}; Streamlit has no password of its own and needs a proxy "
+        "that has (or an ssh "
         "tunnel to 127.0.0.1, which needs none of this; docs/stack.md). Then say --public"
     )
 

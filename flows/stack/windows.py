@@ -1,4 +1,5 @@
-"""How a flow run introduces itself in Prefect: a name and tags that carry its choices, links to the other two windows."""
+"""How a flow run introduces itself in Prefect: a name and tags that carry its choices, links to the
+other two windows."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ log = logging.getLogger(__name__)
 
 
 def choices(config: ExperimentConfig) -> dict[str, str]:
-    """What tells one run from another, in a word each: model, hook point, dictionary (or how many kinds of them)."""
+    """What tells one run from another, in a word each: model, hook point, dictionary (or how many
+    kinds of them)."""
     dictionary = config.train.dictionary
     size = [str(getattr(dictionary, name)) for name in ("d_sae",) if hasattr(dictionary, name)]
     sparsity = [f"k{getattr(dictionary, name)}" for name in ("k",) if hasattr(dictionary, name)]
@@ -31,7 +33,8 @@ def choices(config: ExperimentConfig) -> dict[str, str]:
     return {
         "model": Path(source).name or source,
         "hook_point": config.train.hook_point or ",".join(config.capture.hook_points),
-        "dictionary": (_kinds(config) if flow_run.flow_name == "sweep" else config.dictionary) or trained,
+        "dictionary": (_kinds(config) if flow_run.flow_name == "sweep" else config.dictionary)
+        or trained,
     }
 
 
@@ -49,12 +52,17 @@ def name() -> str:
 
 def tags(config: ExperimentConfig) -> set[str]:
     """The same choices as tags, which Prefect filters by."""
-    return {"latentflow", config.name, *(f"{what}:{value}" for what, value in choices(config).items())}
+    return {
+        "latentflow",
+        config.name,
+        *(f"{what}:{value}" for what, value in choices(config).items()),
+    }
 
 
 @contextlib.contextmanager
 def introduced(config: ExperimentConfig, mlflow_page: str | None) -> Iterator[None]:
-    """Tags and links on the current flow run; its lock is held meanwhile, so that nobody takes it for dead.
+    """Tags and links on the current flow run; its lock is held meanwhile, so that nobody takes it
+    for dead.
 
     Args:
         config: the experiment.
@@ -72,8 +80,16 @@ def introduced(config: ExperimentConfig, mlflow_page: str | None) -> Iterator[No
         with _forgiving("tag the flow run"), get_client(sync_client=True) as client:
             client.update_flow_run(run.id, tags=set(run.tags) | tags(config))
         if mlflow_page:
-            link("mlflow", f"{environment.address('mlflow')}/{mlflow_page}", "This run's numbers in MLflow")
-        link("streamlit", environment.address("streamlit"), "What is running and what came out, in Streamlit")
+            link(
+                "mlflow",
+                f"{environment.address('mlflow')}/{mlflow_page}",
+                "This run's numbers in MLflow",
+            )
+        link(
+            "streamlit",
+            environment.address("streamlit"),
+            "What is running and what came out, in Streamlit",
+        )
         yield
     except TerminationSignal:
         if run.deployment_id:

@@ -16,7 +16,11 @@ Value = TypeVar("Value")
 def metrics_of(values: Mapping[str, float]) -> list[Metric]:
     """Numbers as metrics, those that are not finite left out."""
     now = int(time.time() * 1000)
-    return [Metric(name, value, now, 0) for name, value in _named(values).items() if math.isfinite(value)]
+    return [
+        Metric(name, value, now, 0)
+        for name, value in _named(values).items()
+        if math.isfinite(value)
+    ]
 
 
 def parameters_of(values: Mapping[str, Any]) -> list[Param]:
@@ -25,7 +29,8 @@ def parameters_of(values: Mapping[str, Any]) -> list[Param]:
 
 
 def _named(values: Mapping[str, Value]) -> dict[str, Value]:
-    """The same under names that MLflow takes; two that become equal (c+, c#) are told apart by a number."""
+    """The same under names that MLflow takes; two that become equal (c+, c#) are told apart by a
+    number."""
     named: dict[str, Value] = {}
     for name, value in values.items():
         allowed = first = safe(name)

@@ -1,4 +1,5 @@
-"""A dictionary as an MLflow model, from code: no pickle, only safetensors and JSON beside this file."""
+"""A dictionary as an MLflow model, from code: no pickle, only safetensors and JSON beside this
+file."""
 
 from __future__ import annotations
 
@@ -12,10 +13,13 @@ import numpy as np
 class DictionaryModel(mlflow.pyfunc.PythonModel):
     """`predict(activations)` -> reconstructions; `dictionary` is the loaded dictionary itself.
 
-    Where it reads or reconstructs several hook points, their coordinates lie side by side, in its own order of names.
+    Where it reads or reconstructs several hook points, their coordinates lie side by side, in its
+    own order of names.
     """
 
-    _skip_type_hint_validation = True  # arrays have no schema in MLflow, which would warn about that
+    _skip_type_hint_validation = (
+        True  # arrays have no schema in MLflow, which would warn about that
+    )
 
     def load_context(self, context: Any) -> None:
         """Loads the dictionary from the logged files."""
@@ -25,8 +29,11 @@ class DictionaryModel(mlflow.pyfunc.PythonModel):
         assert weights.parent == config.parent
         self.dictionary = Dictionary.load(weights.parent)
 
-    def predict(self, context, model_input, params=None):  # unannotated: MLflow reads hints as a schema
-        """Activations [token, coordinates that are read] -> reconstructions [token, coordinates that are written]."""
+    def predict(
+        self, context, model_input, params=None
+    ):  # unannotated: MLflow reads hints as a schema
+        """Activations [token, coordinates that are read] -> reconstructions [token, coordinates
+        that are written]."""
         import torch
 
         x = torch.as_tensor(np.asarray(model_input, dtype=np.float32))
@@ -34,7 +41,9 @@ class DictionaryModel(mlflow.pyfunc.PythonModel):
         parts = x.split([self.dictionary.widths[name] for name in reads], dim=1)
         with torch.no_grad():
             codes = self.dictionary.encode(dict(zip(reads, parts, strict=True)))
-            return torch.cat([self.dictionary.decode(codes, name) for name in reconstructs], dim=1).numpy()
+            return torch.cat(
+                [self.dictionary.decode(codes, name) for name in reconstructs], dim=1
+            ).numpy()
 
 
 mlflow.models.set_model(DictionaryModel())

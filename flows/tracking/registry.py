@@ -20,7 +20,8 @@ from flows.tracking.service import answered
 from flows.tracking.view import EXPERIMENT
 
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-"""What MLflow answers where there is no such model or alias; any other code says that it could not look."""
+"""What MLflow answers where there is no such model or alias; any other code says that it could not
+look."""
 
 
 def resolve_dictionary(name: str) -> str:
@@ -42,7 +43,11 @@ def resolve_dictionary(name: str) -> str:
         except MlflowException as error:
             if error.error_code not in ABSENT:
                 raise
-            return [f"{m.name}@{a}" for m in client.search_registered_models() for a in (m.aliases or {})]
+            return [
+                f"{m.name}@{a}"
+                for m in client.search_registered_models()
+                for a in (m.aliases or {})
+            ]
 
     version = answered(
         look,
@@ -50,19 +55,25 @@ def resolve_dictionary(name: str) -> str:
         "start it again, or give the dictionary's artifact key, which needs no registry",
     )
     if isinstance(version, list):
-        raise UnknownNameError(f"no dictionary {quoted(name)} in the MLflow registry; {nearest(name, version)}")
+        raise UnknownNameError(
+            f"no dictionary {quoted(name)} in the MLflow registry; {nearest(name, version)}"
+        )
     key = version.tags.get("artifact")
     if not key:
         raise ConfigError(
-            f"{name} (version {version.version}) has no tag `artifact`: it was not registered by Latentflow"
+            f"{name} (version {version.version}) has no tag `artifact`: it was not registered by "
+            "Latentflow"
         )
     return key
 
 
 def register(client: MlflowClient, run: str, artifact: Artifact) -> None:
-    """The dictionary in the registry, once for each artifact: name as in its facts, alias `champion` on the latest."""
+    """The dictionary in the registry, once for each artifact: name as in its facts, alias
+    `champion` on the latest."""
     name = str(artifact.facts["name"])
-    with FileLock(environment.state() / "mlflow-registry.lock"):  # two runs of one dictionary register it once
+    with FileLock(
+        environment.state() / "mlflow-registry.lock"
+    ):  # two runs of one dictionary register it once
         _register_once(client, name, run, artifact)
 
 
@@ -96,7 +107,8 @@ def _register_once(client: MlflowClient, name: str, run: str, artifact: Artifact
 
 @contextlib.contextmanager
 def _run_as(run: str) -> Iterator[None]:
-    """The fluent interface (log_model needs it) on an existing run, left unfinished for the client to end."""
+    """The fluent interface (log_model needs it) on an existing run, left unfinished for the client
+    to end."""
     mlflow.set_experiment(EXPERIMENT)
     with mlflow.start_run(run_id=run):
         yield

@@ -30,7 +30,9 @@ def runs(limit: int = 20) -> pl.DataFrame:
 
     uri = mlflow.get_tracking_uri()
     advice = (
-        "unset MLFLOW_TRACKING_URI for this folder's own runs" if uri.startswith("http") else "see whether it is whole"
+        "unset MLFLOW_TRACKING_URI for this folder's own runs"
+        if uri.startswith("http")
+        else "see whether it is whole"
     )
     rows = []
     for run in answered(look, "which runs there are", f"start it again, or {advice}"):
@@ -46,7 +48,11 @@ def runs(limit: int = 20) -> pl.DataFrame:
                 **headline,
             }
         )
-    return pl.DataFrame(rows, infer_schema_length=None) if rows else pl.DataFrame(schema={"run": pl.String})
+    return (
+        pl.DataFrame(rows, infer_schema_length=None)
+        if rows
+        else pl.DataFrame(schema={"run": pl.String})
+    )
 
 
 def reap(flow_runs: Collection[str]) -> None:
@@ -59,7 +65,9 @@ def reap(flow_runs: Collection[str]) -> None:
             return
         for run in client.search_runs([found.experiment_id], "attributes.status = 'RUNNING'"):
             parent = (
-                client.get_run(run.data.tags["mlflow.parentRunId"]) if "mlflow.parentRunId" in run.data.tags else run
+                client.get_run(run.data.tags["mlflow.parentRunId"])
+                if "mlflow.parentRunId" in run.data.tags
+                else run
             )
             if parent.data.tags.get("prefect.flow_run") in flow_runs:
                 client.set_terminated(run.info.run_id, "KILLED")

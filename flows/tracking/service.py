@@ -1,4 +1,5 @@
-"""MLflow as a service that may be away: what it is asked, and what is left alone while it does not answer."""
+"""MLflow as a service that may be away: what it is asked, and what is left alone while it does not
+answer."""
 
 from __future__ import annotations
 
@@ -15,7 +16,9 @@ from components.errors import ServiceError, shortened
 from components.service import Service
 
 log = logging.getLogger(__name__)
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # its traceback beside our sentence
+logging.getLogger("mlflow.store.db.utils").setLevel(
+    logging.CRITICAL
+)  # its traceback beside our sentence
 
 Value = TypeVar("Value")
 SECONDS_TO_ANSWER = 5.0
@@ -42,13 +45,17 @@ def answered(look: Callable[[], Value], what: str, advice: str) -> Value:
     try:
         return Service(f"MLflow at {uri}", SECONDS_TO_LIST).ask(look)
     except Exception as error:  # whatever it is, a client's or a database's
-        raise ServiceError(f"MLflow could not say {what} ({uri}: {_said(error)}); {advice}") from error
+        raise ServiceError(
+            f"MLflow could not say {what} ({uri}: {_said(error)}); {advice}"
+        ) from error
 
 
 def forgiving(what: str, act: Callable[[], object]) -> bool:
-    """Does something in MLflow, and says whether it was done; MLflow owns numbers, not results, so no failure matters.
+    """Does something in MLflow, and says whether it was done; MLflow owns numbers, not results, so
+    no failure matters.
 
-    A server is first asked whether it answers at all. While it is left alone nothing is tried, and nothing said again.
+    A server is first asked whether it answers at all. While it is left alone nothing is tried, and
+    nothing said again.
     """
     asked = service()
     if asked.rest:
@@ -58,10 +65,14 @@ def forgiving(what: str, act: Callable[[], object]) -> bool:
             asked.ask(lambda: MlflowClient().search_experiments(max_results=1))
         with asked.used():
             act()
-    except Exception as error:  # whatever it is, a database's or a client's: a run does not end by it
+    except (
+        Exception
+    ) as error:  # whatever it is, a database's or a client's: a run does not end by it
         later = f"; it is asked again after {asked.rest:.0f} s" if asked.rest else ""
         told = _said(error)
-        log.warning("MLflow could not %s (%s)%s; the artifacts in the store are complete", what, told, later)
+        log.warning(
+            "MLflow could not %s (%s)%s; the artifacts in the store are complete", what, told, later
+        )
         return False
     return True
 

@@ -1,9 +1,10 @@
-"""The only file that writes MLflow: a parent run for an experiment, a nested run for each stage, the registry.
+"""The only file that writes MLflow: a parent run for an experiment, a nested run for each stage,
+the registry.
 
-MLflow gets parameters under their dotted names, metrics in batches, the artifact key and the parents' keys. The parent
-run holds the few scores by which runs are compared, under short names, the charts and the report. Curves are
-thinned (the full series is the parquet file in the store). A dictionary is logged without pickle: models-from-code
-beside safetensors and JSON.
+MLflow gets parameters under their dotted names, metrics in batches, the artifact key and the
+parents' keys. The parent run holds the few scores by which runs are compared, under short names,
+the charts and the report. Curves are thinned (the full series is the parquet file in the store). A
+dictionary is logged without pickle: models-from-code beside safetensors and JSON.
 """
 
 from __future__ import annotations
@@ -58,10 +59,11 @@ SECONDS_BETWEEN_SAMPLES = 5
 class Tracker:
     """One experiment's runs in MLflow.
 
-    A tracking server that does not answer costs a few seconds, once: what could not be recorded waits, and is recorded
-    at the next stage, and at the end for a minute and a half if it had answered before and is not there. One that takes
-    connections and says nothing is left alone for minutes. If it is still away at the end, running the same command again
-    records everything: the stages are found in the store.
+    A tracking server that does not answer costs a few seconds, once: what could not be recorded
+    waits, and is recorded at the next stage, and at the end for a minute and a half if it had
+    answered before and is not there. One that takes connections and says nothing is left alone for
+    minutes. If it is still away at the end, running the same command again records everything: the
+    stages are found in the store.
     """
 
     def __init__(self, config: ExperimentConfig) -> None:
@@ -84,8 +86,9 @@ class Tracker:
     def close(self, status: str) -> None:
         """Ends the parent run as FINISHED, FAILED or KILLED, after what was still waiting.
 
-        Who was killed has no time: the signal may have left a transaction of this process open, which would lock it out
-        of the database for half a minute. What is not written then, `reap` writes later.
+        Who was killed has no time: the signal may have left a transaction of this process open,
+        which would lock it out of the database for half a minute. What is not written then, `reap`
+        writes later.
         """
         if status == "KILLED":
             ending = threading.Thread(target=self._end, args=(status,), daemon=True)
@@ -105,7 +108,8 @@ class Tracker:
         self._end(status)
         if self._waiting or not self._monitor:
             log.warning(
-                "MLflow has no record of %s; the store has everything. Once MLflow answers again, run the same command: "
+                "MLflow has no record of %s; the store has everything. Once MLflow answers again, "
+                "run the same command: "
                 "it finds what is made and records it",
                 ", ".join(record.label for record in self._waiting) or "this run",
             )
@@ -115,7 +119,8 @@ class Tracker:
             forgiving("end the run", lambda: self.client.set_terminated(parent, status))
 
     def stage(self, label: str, artifact: Artifact, hit: bool, seconds: float) -> None:
-        """A nested run for one stage: its facts and scores, its curve, its chart, its key and its parents' keys."""
+        """A nested run for one stage: its facts and scores, its curve, its chart, its key and its
+        parents' keys."""
         now = int(time.time() * 1000)
         self._waiting.append(_Record(label, artifact, hit, seconds, ended=now))
         self._record_waiting()
@@ -154,7 +159,9 @@ class Tracker:
             **_prefect_tags(),
         }
         if self.parent is None:  # else an attempt came this far
-            run = self.client.create_run(self.experiment, self._started, tags=tags, run_name=self.config.name)
+            run = self.client.create_run(
+                self.experiment, self._started, tags=tags, run_name=self.config.name
+            )
             self.parent = run.info.run_id
         self._log(self.parent, {}, parameters_of(flatten(self.config)))
         self.client.log_dict(self.parent, _environment(), "environment.json")
@@ -177,7 +184,9 @@ class Tracker:
             run = self.client.create_run(self.experiment or "0", started, tags=tags, run_name=label)
             record.run = run.info.run_id
         parameters = parameters_of(flatten(artifact.config, f"{artifact.stage}."))
-        facts = {f"{artifact.stage}.{name}": value for name, value in flatten(artifact.facts).items()}
+        facts = {
+            f"{artifact.stage}.{name}": value for name, value in flatten(artifact.facts).items()
+        }
         metrics = {name: float(value) for name, value in facts.items() if is_number(value)}
         metrics[f"{artifact.stage}.seconds"] = record.seconds
         self._log(record.run, metrics | _scores(artifact), parameters)
@@ -185,13 +194,17 @@ class Tracker:
             self._curve(record.run, artifact)
         self._datasets(record.run, artifact)
         self.client.log_text(
-            record.run, (artifact.folder / "manifest.json").read_text(encoding="utf-8"), "manifest.json"
+            record.run,
+            (artifact.folder / "manifest.json").read_text(encoding="utf-8"),
+            "manifest.json",
         )
         if label == artifact.stage:  # the untrained control is a number in the table, not a picture
             self._chart(artifact)
         if label in ("train", "import"):
             run = record.run  # a refusal must not keep every later stage waiting
-            forgiving("register the dictionary", lambda: registry.register(self.client, run, artifact))
+            forgiving(
+                "register the dictionary", lambda: registry.register(self.client, run, artifact)
+            )
         if artifact.stage == "report":
             self._report(artifact)
         if artifact.stage == "compare":
@@ -207,7 +220,8 @@ class Tracker:
             self.client.log_batch(run, metrics=metrics[start : start + BATCH])
 
     def _report(self, artifact: Artifact) -> None:
-        """The report's table and the headlines on the parent run, where a reviewer sorts and compares."""
+        """The report's table and the headlines on the parent run, where a reviewer sorts and
+        compares."""
         assert self.parent is not None
         frame = REPORT.read(artifact)
         values = headlines(frame, Measures.read(artifact))
@@ -217,7 +231,9 @@ class Tracker:
         prefect = _prefect_tags().get("prefect.url")
         tags["mlflow.note.content"] = note(values, address, prefect, self.experiment or "0")
         self.client.log_batch(
-            self.parent, metrics=metrics_of(values), tags=[RunTag(name, value) for name, value in tags.items()]
+            self.parent,
+            metrics=metrics_of(values),
+            tags=[RunTag(name, value) for name, value in tags.items()],
         )
         for name in artifact.files:
             self.client.log_artifact(self.parent, str(artifact.path(name)), "report")
@@ -241,14 +257,19 @@ class Tracker:
             "compare": artifact.key,
             "dashboard": f"{environment.address('streamlit')}/compare?sweep={artifact.key}",
         }
-        counted = {"dictionaries": artifact.facts["n_dictionaries"], "seeds": artifact.facts["n_seeds"]}
+        counted = {
+            "dictionaries": artifact.facts["n_dictionaries"],
+            "seeds": artifact.facts["n_seeds"],
+        }
         tags_written = [RunTag(name, value) for name, value in tags.items()]
         self.client.log_batch(self.parent, metrics=metrics_of(counted), tags=tags_written)
 
     def _describe(self, name: str, report: Artifact, values: Mapping[str, float]) -> None:
         """The headlines as tags of the registered dictionary that this report is about."""
         _, key = inputs(report.manifest).get("train", ("train", None))
-        for version in self.client.search_model_versions(f"name = '{name}' and tags.artifact = '{key}'"):
+        for version in self.client.search_model_versions(
+            f"name = '{name}' and tags.artifact = '{key}'"
+        ):
             for score, value in values.items():
                 self.client.set_model_version_tag(name, version.version, score, f"{value:.4g}")
             self.client.set_model_version_tag(name, version.version, "report", report.key)
@@ -279,7 +300,11 @@ class Tracker:
         kept = steps.gather_every(max(1, math.ceil(len(steps) / POINTS)))
         rows = curve.filter(pl.col("step").is_in(kept.implode())).iter_rows(named=True)
         now = int(time.time() * 1000)
-        metrics = [Metric(f"train.{r['name']}", r["value"], now, r["step"]) for r in rows if math.isfinite(r["value"])]
+        metrics = [
+            Metric(f"train.{r['name']}", r["value"], now, r["step"])
+            for r in rows
+            if math.isfinite(r["value"])
+        ]
         for start in range(0, len(metrics), BATCH):
             self.client.log_batch(run, metrics=metrics[start : start + BATCH])
 

@@ -13,13 +13,24 @@ from flows.stack import environment
 
 EXPERIMENT = "latentflow"
 VIEW = "mlflow.sharedViewState.headlines"
-"""MLflow's tag for a shared view of the list of runs; its address ends in `?viewStateShareKey=headlines`."""
-COLUMNS = ("loss_recovered", "l0", "fvu", "concepts_found", "explanation_detection", "steering_add_direction")
+"""MLflow's tag for a shared view of the list of runs; its address ends in
+`?viewStateShareKey=headlines`."""
+COLUMNS = (
+    "loss_recovered",
+    "l0",
+    "fvu",
+    "concepts_found",
+    "explanation_detection",
+    "steering_add_direction",
+)
 """The headlines that the shared view has as columns."""
 ABOUT = (
-    "Each parent run is one experiment, its stages are nested below it. The parent holds the headline scores under short "
-    "names (loss_recovered, l0, fvu, concepts_found, explanation_detection, steering_add_direction, ...): add them as "
-    "columns and sort. Every score with its dotted name is on the nested runs, and with interval, n and baseline in "
+    "Each parent run is one experiment, its stages are nested below it. The parent holds the "
+    "headline scores under short "
+    "names (loss_recovered, l0, fvu, concepts_found, explanation_detection, "
+    "steering_add_direction, ...): add them as "
+    "columns and sort. Every score with its dotted name is on the nested runs, and with interval, "
+    "n and baseline in "
     "report/ of the parent."
 )
 
@@ -34,7 +45,8 @@ def experiment_of(client: MlflowClient) -> str:
     with contextlib.suppress(MlflowException):  # two runs at once: the other one made it
         location = (environment.state() / "mlflow-artifacts").as_uri()
         kind = {
-            "mlflow.experimentKind": "custom_model_development",  # opens as runs to compare, not as chats to trace
+            # opens as runs to compare, not as chats to trace
+            "mlflow.experimentKind": "custom_model_development",
             "mlflow.note.content": ABOUT,
             VIEW: _view(),
         }
@@ -45,8 +57,13 @@ def experiment_of(client: MlflowClient) -> str:
 
 
 def _view() -> str:
-    """The list of finished experiments, best loss recovered first, the headlines as columns, as MLflow's page keeps it."""
-    columns = ["attributes.`Created`", "tags.`dictionary`", *(f"metrics.`{name}`" for name in COLUMNS)]
+    """The list of finished experiments, best loss recovered first, the headlines as columns, as
+    MLflow's page keeps it."""
+    columns = [
+        "attributes.`Created`",
+        "tags.`dictionary`",
+        *(f"metrics.`{name}`" for name in COLUMNS),
+    ]
     state = {
         "searchFilter": "tags.report != ''",
         "orderByKey": "metrics.`loss_recovered`",
@@ -57,7 +74,10 @@ def _view() -> str:
         "datasetsFilter": [],
         "selectedColumns": columns,
         **{name: {} for name in ("runsExpanded", "groupsExpanded", "globalLineChartConfig")},
-        **{name: [] for name in ("runsPinned", "runsHidden", "compareRunCharts", "compareRunSections")},
+        **{
+            name: []
+            for name in ("runsPinned", "runsHidden", "compareRunCharts", "compareRunSections")
+        },
         "groupBy": None,
     }
     return json.dumps(state)

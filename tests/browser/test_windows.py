@@ -1,4 +1,5 @@
-"""A person's way through the three windows, in Debian's Chromium on a real stack: trigger, review, read."""
+"""A person's way through the three windows, in Debian's Chromium on a real stack: trigger, review,
+read."""
 
 from __future__ import annotations
 
@@ -22,13 +23,16 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
-    """A stack over a finished tiny experiment and an invented wide one; the form is filled with the tiny one."""
+    """A stack over a finished tiny experiment and an invented wide one; the form is filled with the
+    tiny one."""
     if not windows.CHROMIUM:
         pytest.skip(windows.NO_CHROMIUM)
     room = Room(tmp_path_factory.mktemp("windows"))
     writing = threading.Thread(target=pages.wide, args=(Store(room.store), LATENTS))
     writing.start()
-    status, output = room.run("experiment", "--params", str(TINY), f"execution.store={room.store}", "name=made first")
+    status, output = room.run(
+        "experiment", "--params", str(TINY), f"execution.store={room.store}", "name=made first"
+    )
     writing.join()
     assert status == 0, output
     process = room.up()
@@ -46,7 +50,8 @@ def seen(room: Room) -> Iterator[Windows]:
 
 @pytest.fixture(autouse=True)
 def nothing_amiss(seen: Windows) -> Iterator[None]:
-    """After each step: nobody foreign was asked, no console complained, no page showed a traceback."""
+    """After each step: nobody foreign was asked, no console complained, no page showed a
+    traceback."""
     yield
     seen.picture("last")
     assert seen.foreign == set()
@@ -56,17 +61,23 @@ def nothing_amiss(seen: Windows) -> Iterator[None]:
 def deployment(room: Room) -> str:
     """The served experiment, its form filled with the tiny one."""
     found = room.api("deployments/filter", {"flows": {"name": {"any_": ["experiment"]}}})[0]["id"]
-    config = yaml.safe_load(TINY.read_text()) | {"execution": {"store": str(room.store), "threads": 1}}
+    config = yaml.safe_load(TINY.read_text()) | {
+        "execution": {"store": str(room.store), "threads": 1}
+    }
     room.fill_form(found, config)
     return found
 
 
-def test_the_form_refuses_a_wrong_value_and_starts_the_corrected_run(seen: Windows, room: Room) -> None:
+def test_the_form_refuses_a_wrong_value_and_starts_the_corrected_run(
+    seen: Windows, room: Room
+) -> None:
     before = {run["id"] for run in room.api("flow_runs/filter", {})}
     seen.form(deployment(room))
     seen.fill("name", "from the form")
     seen.fill("interpret.latents", 0)
-    with seen.forgiving(r"409 \(Conflict\).*/create_flow_run|/assets/FlowRunCreate"):  # the refusal that is asked for
+    with seen.forgiving(
+        r"409 \(Conflict\).*/create_flow_run|/assets/FlowRunCreate"
+    ):  # the refusal that is asked for
         seen.submit()
         refusal = seen.page.get_by_text(re.compile(r"config\.interpret\.latents")).first
         refusal.wait_for()
@@ -79,7 +90,9 @@ def test_the_form_refuses_a_wrong_value_and_starts_the_corrected_run(seen: Windo
     seen.page.locator(f"a[href$='/runs/flow-run/{run['id']}']").first.click()
     seen.page.wait_for_url(f"**/runs/flow-run/{run['id']}*")
     seen.page.get_by_text("Completed", exact=True).first.wait_for(timeout=150_000)
-    seen.page.get_by_text(re.compile(r"^report +[0-9a-f]{24}")).first.wait_for()  # what the run said
+    seen.page.get_by_text(
+        re.compile(r"^report +[0-9a-f]{24}")
+    ).first.wait_for()  # what the run said
     run = room.api(f"flow_runs/{run['id']}")
     assert run["state_type"] == "COMPLETED"
     assert run["name"].startswith("from the form")
@@ -89,7 +102,9 @@ def test_the_form_refuses_a_wrong_value_and_starts_the_corrected_run(seen: Windo
 def test_a_run_leads_to_its_numbers_in_mlflow(seen: Windows) -> None:
     run = seen.page.url
     seen.artifact("mlflow")
-    seen.follow(seen.page.locator(f"a[href^='{seen.addresses['mlflow']}']").first, "text=Parameters")
+    seen.follow(
+        seen.page.locator(f"a[href^='{seen.addresses['mlflow']}']").first, "text=Parameters"
+    )
     seen.page.get_by_text("from the form").first.wait_for()
     seen.page.get_by_text("interpret.latents").first.wait_for()
     seen.go(run, "text=Completed")
@@ -121,7 +136,8 @@ def test_a_latent_is_opened_from_the_list(seen: Windows) -> None:
     first = seen.page.locator("h2:has-text('Latent ')").inner_text()
     seen.page.locator("[data-testid=stDataFrame]").first.click(position={"x": 16, "y": 35 * 3 + 17})
     seen.page.wait_for_function(
-        "first => ![first, undefined].includes([...document.querySelectorAll('h2')].map(h => h.innerText)"
+        "first => ![first, undefined].includes([...document.querySelectorAll('h2')].map(h => "
+        "h.innerText)"
         ".find(text => text.startsWith('Latent ')))",
         arg=first,
     )
@@ -134,7 +150,9 @@ def test_a_latent_is_opened_from_the_list(seen: Windows) -> None:
 def test_a_text_is_tested_live(seen: Windows) -> None:
     seen.page.get_by_placeholder("Write or paste a text").fill(TEXT)
     seen.page.get_by_role("button", name="Test this text").click()
-    said = seen.page.get_by_text(re.compile(r"ctive on (any of the )?[\d,]+ (of [\d,]+ )?tokens")).first
+    said = seen.page.get_by_text(
+        re.compile(r"ctive on (any of the )?[\d,]+ (of [\d,]+ )?tokens")
+    ).first
     said.wait_for(timeout=90_000)
     seen.settled()
     assert re.search(rf"\b{len(TEXT.split())} tokens", said.inner_text())
@@ -148,9 +166,15 @@ def test_steering_is_written_live_beside_plain_text(seen: Windows) -> None:
     seen.page.get_by_text("KL on neutral text").first.wait_for(timeout=90_000)
     seen.settled()
     seen.page.get_by_text(f"Steered · latent {latent}").first.wait_for()
-    written = seen.page.get_by_text(re.compile(r"^[1-9]\d* tokens · [\d.]+ nats a token under the plain model$"))
+    written = seen.page.get_by_text(
+        re.compile(r"^[1-9]\d* tokens · [\d.]+ nats a token under the plain model$")
+    )
     assert written.count() == 2
-    cost = seen.page.locator("[data-testid=stMetric]").filter(has_text="KL on neutral text").inner_text()
+    cost = (
+        seen.page.locator("[data-testid=stMetric]")
+        .filter(has_text="KL on neutral text")
+        .inner_text()
+    )
     assert re.search(r"\d nats a token", cost)
 
 
@@ -160,15 +184,21 @@ def test_a_hundred_thousand_latents_are_searched(seen: Windows, room: Room) -> N
     choice.click()
     choice.fill(f"topk-{LATENTS}")
     seen.page.get_by_role("option").filter(has_text=f"topk-{LATENTS}").first.click()
-    seen.page.get_by_text(f"{LATENTS:,} of {LATENTS:,} latents, rows 1 to 100").wait_for(timeout=60_000)
-    (interpret,) = [a for a in Store(room.store).artifacts("interpret") if a.facts.get("d_sae") == LATENTS]
+    seen.page.get_by_text(f"{LATENTS:,} of {LATENTS:,} latents, rows 1 to 100").wait_for(
+        timeout=60_000
+    )
+    (interpret,) = [
+        a for a in Store(room.store).artifacts("interpret") if a.facts.get("d_sae") == LATENTS
+    ]
     said = EXPLANATIONS.read(interpret)["explanation"].str
     wanted = int((said.contains("harbour") & said.contains("gardet")).sum())
     assert 0 < wanted < LATENTS
     search = seen.page.get_by_placeholder("explanation or concept")
     search.fill("harbour gardet")
     search.press("Enter")
-    seen.page.get_by_text(f"{wanted:,} of {LATENTS:,} latents, rows 1 to {min(100, wanted)}").wait_for(timeout=10_000)
+    seen.page.get_by_text(
+        f"{wanted:,} of {LATENTS:,} latents, rows 1 to {min(100, wanted)}"
+    ).wait_for(timeout=10_000)
 
 
 def test_a_deep_link_opens_its_latent(seen: Windows) -> None:

@@ -1,4 +1,5 @@
-"""Capture: every kept token's activations, whatever the batching, the interruptions and the drops."""
+"""Capture: every kept token's activations, whatever the batching, the interruptions and the
+drops."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ def contexts(n=N, length=LENGTH, seed=0):
         token[i, 0], at = 1, 1
         for j in range(2):
             size = int(torch.randint(1, (length - 2) // 2, (1,), generator=generator))
-            token[i, at : at + size] = torch.randint(4, 30, (size,), generator=generator, dtype=torch.int32)
+            token[i, at : at + size] = torch.randint(
+                4, 30, (size,), generator=generator, dtype=torch.int32
+            )
             document[i, at : at + size] = 2 * i + j
             position[i, at : at + size] = torch.arange(size)
             token[i, at + size] = 2
@@ -58,7 +61,9 @@ def config(**changes):
 
 
 def capture(store, model, **changes):
-    return store.ensure(CAPTURE, config(**changes), {"model": model, "corpus": corpus(store)}, CPU)[0]
+    return store.ensure(CAPTURE, config(**changes), {"model": model, "corpus": corpus(store)}, CPU)[
+        0
+    ]
 
 
 def test_every_kept_token_has_the_activations_of_a_plain_pass(store, model):
@@ -69,16 +74,26 @@ def test_every_kept_token_has_the_activations_of_a_plain_pass(store, model):
         given = contexts(seed=number)
         kept = given["document"] >= 0
         assert shards.n_rows(split) == int(kept.sum())
-        x = loaded.read(given["token"], ["resid_post.1", "mlp_hidden.0"], attention_mask=(given["token"] > 0).long())
+        x = loaded.read(
+            given["token"],
+            ["resid_post.1", "mlp_hidden.0"],
+            attention_mask=(given["token"] > 0).long(),
+        )
         everything = torch.arange(shards.n_rows(split))
         for name in x:
-            torch.testing.assert_close(shards.rows(split, name, everything), x[name][kept], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(
+                shards.rows(split, name, everything), x[name][kept], atol=1e-5, rtol=1e-5
+            )
         provenance = shards.provenance(split)
         for name in ("token", "document", "position"):
             assert torch.equal(provenance[name], given[name][kept])
-        assert torch.equal(given["token"][provenance["context"], provenance["offset"]], provenance["token"])
+        assert torch.equal(
+            given["token"][provenance["context"], provenance["offset"]], provenance["token"]
+        )
     train = shards.rows("train", "resid_post.1", torch.arange(shards.n_rows("train")))
-    assert shards.mean_norm("resid_post.1") == pytest.approx(float(train.norm(dim=1).double().mean()), rel=1e-6)
+    assert shards.mean_norm("resid_post.1") == pytest.approx(
+        float(train.norm(dim=1).double().mean()), rel=1e-6
+    )
     assert shards.d_in("mlp_hidden.0") == 40 and artifact.facts["dtype"] == "float32"
     assert artifact.facts["model"] == model.key and artifact.facts["tokens_per_second"] > 0
     assert artifact.facts["splits"]["test"]["contexts"] == N
@@ -87,12 +102,21 @@ def test_every_kept_token_has_the_activations_of_a_plain_pass(store, model):
 def test_the_numbers_are_those_of_version_1(store, model):
     """When this fails and the change is meant, raise the version of the stage with the numbers."""
     facts = capture(store, model).facts
-    assert CAPTURE.version == 1 and facts["splits"]["train"] == {"rows": 59, "contexts": 11, "dropped": 0}
+    assert CAPTURE.version == 1 and facts["splits"]["train"] == {
+        "rows": 59,
+        "contexts": 11,
+        "dropped": 0,
+    }
     norms = {name: fact["mean_norm"] for name, fact in facts["hook_points"].items()}
     assert norms == pytest.approx({"resid_post.1": 6.731889, "mlp_hidden.0": 3.061127}, rel=1e-4)
 
 
-LLAMA4 = {"head_dim": 4, "num_local_experts": 4, "num_experts_per_tok": 1, "intermediate_size_mlp": 40}
+LLAMA4 = {
+    "head_dim": 4,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 1,
+    "intermediate_size_mlp": 40,
+}
 LLAMA4 |= {"interleave_moe_layer_step": 1, "attention_chunk_size": 64}
 
 
@@ -104,7 +128,9 @@ LLAMA4 |= {"interleave_moe_layer_step": 1, "attention_chunk_size": 64}
         ("llama", {}, None, "model.rotary_emb"),  # [1, t, width]
     ],
 )
-def test_what_is_not_row_token_width_is_stored_by_token(store, tmp_path, layout, changes, name, path):
+def test_what_is_not_row_token_width_is_stored_by_token(
+    store, tmp_path, layout, changes, name, path
+):
     reference, seen = toys.tiny_reference(tmp_path / layout, layout, **changes), []
     name = name or f"module:{path}:output"
     artifact = capture(store, reference, hook_points=(name,))
@@ -114,7 +140,9 @@ def test_what_is_not_row_token_width_is_stored_by_token(store, tmp_path, layout,
     with torch.no_grad():
         network(given["token"].long())
     tensor = seen[0] if isinstance(seen[0], torch.Tensor) else seen[0][0]
-    wanted = tensor.reshape(-1, LENGTH, tensor.numel() // (LENGTH * (1 if len(tensor) == 1 else N))).expand(N, -1, -1)
+    wanted = tensor.reshape(
+        -1, LENGTH, tensor.numel() // (LENGTH * (1 if len(tensor) == 1 else N))
+    ).expand(N, -1, -1)
     shards = ActivationShards(artifact)
     rows = shards.rows("train", name, torch.arange(shards.n_rows("train")))
     torch.testing.assert_close(rows, wanted[given["document"] >= 0], atol=1e-5, rtol=1e-5)
@@ -127,7 +155,10 @@ def test_batching_and_sharding_change_no_number(store, model):
     index = torch.arange(wanted.n_rows("train"))
     for name in wanted.hook_points:
         torch.testing.assert_close(
-            other.rows("train", name, index), wanted.rows("train", name, index), atol=1e-5, rtol=1e-5
+            other.rows("train", name, index),
+            wanted.rows("train", name, index),
+            atol=1e-5,
+            rtol=1e-5,
         )
     assert wanted.artifact.key != other.artifact.key
     assert config(batch_size=5).model_dump() != config().model_dump()
@@ -139,7 +170,9 @@ def test_special_tokens_are_kept_on_request_and_padding_never(store, model):
     shards = ActivationShards(capture(store, model, drop_special=False))
     ended = (given["token"] == 2).sum() + (given["token"] == 1).sum()
     assert shards.n_rows("train") == int((given["document"] >= 0).sum() + ended)
-    assert set(shards.provenance("train")["token"][shards.provenance("train")["document"] < 0].tolist()) == {1, 2}
+    assert set(
+        shards.provenance("train")["token"][shards.provenance("train")["document"] < 0].tolist()
+    ) == {1, 2}
 
 
 def test_outlier_norms_are_dropped_and_counted(store, model):
@@ -164,7 +197,10 @@ def test_limited_tokens_take_the_first_whole_contexts(store, model):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_a_chosen_dtype_is_what_lies_on_disk(store, model, dtype):
-    shards, whole = ActivationShards(capture(store, model, dtype=dtype)), ActivationShards(capture(store, model))
+    shards, whole = (
+        ActivationShards(capture(store, model, dtype=dtype)),
+        ActivationShards(capture(store, model)),
+    )
     index = torch.arange(whole.n_rows("train"))
     x = shards.rows("train", "resid_post.1", index)
     assert x.dtype == getattr(torch, dtype)
@@ -185,7 +221,9 @@ def test_an_interrupted_capture_computes_only_what_is_missing_and_ends_the_same(
     shutil.copytree(whole, torn)
     for name in files[3:]:
         (torn / name).unlink()
-    (torn / files[2]).write_bytes((whole / files[2]).read_bytes()[:-9])  # cut short as no crash of ours would leave it
+    (torn / files[2]).write_bytes(
+        (whole / files[2]).read_bytes()[:-9]
+    )  # cut short as no crash of ours would leave it
     (torn / f".{files[3].parent}-{files[3].name}").write_bytes(b"half a shard")
     ran = collections.Counter()
     from components.capture import capture as module
@@ -200,7 +238,9 @@ def test_an_interrupted_capture_computes_only_what_is_missing_and_ends_the_same(
     }
     for name in files:
         assert (torn / name).read_bytes() == (whole / name).read_bytes()
-    assert finish(make(torn, chosen, inputs, CPU))["tokens_per_second"] is None  # nothing was left to measure
+    assert (
+        finish(make(torn, chosen, inputs, CPU))["tokens_per_second"] is None
+    )  # nothing was left to measure
 
 
 def finish(work, messages=None):
@@ -217,13 +257,20 @@ def test_bytes_on_disk_come_first_and_are_what_is_written(store, model, tmp_path
     messages = []
     finish(make(tmp_path, config(), {"model": model, "corpus": corpus(store)}, CPU), messages)
     tensors = sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors"))
-    assert messages[0].done == 0 and messages[0].metrics["bytes"] == pytest.approx(tensors, abs=8 * 1000)
+    assert messages[0].done == 0 and messages[0].metrics["bytes"] == pytest.approx(
+        tensors, abs=8 * 1000
+    )
     assert "tokens at 2 hook points: 0 MiB on disk; 0 of " in messages[0].message
-    assert messages[-1].done == messages[-1].total == messages[0].total and messages[-1].unit == "tokens"
+    assert (
+        messages[-1].done == messages[-1].total == messages[0].total
+        and messages[-1].unit == "tokens"
+    )
     assert messages[-1].metrics["tokens_per_second"] > 0
 
 
-def test_a_capture_that_the_disk_cannot_hold_is_refused_before_it_starts(store, model, tmp_path, monkeypatch):
+def test_a_capture_that_the_disk_cannot_hold_is_refused_before_it_starts(
+    store, model, tmp_path, monkeypatch
+):
     usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 66 * 2**20))
     big = corpus(store, splits=("train",), n=2000, length=100, seed=5)
@@ -240,21 +287,33 @@ def test_an_error_while_writing_is_raised_not_lost(store, model, tmp_path):
 
 
 def test_inputs_that_do_not_fit_are_refused(store, model):
-    with pytest.raises(CorpusError, match="has no split 'tset'; known: test, train; did you mean 'test'"):
+    with pytest.raises(
+        CorpusError, match="has no split 'tset'; known: test, train; did you mean 'test'"
+    ):
         capture(store, model, splits=("tset",))
     with pytest.raises(HookPointError, match="no hook point 'resid_post.9'"):
         capture(store, model, hook_points=("resid_post.9",))
-    with pytest.raises(InputError, match="contexts of 200 tokens do not fit the model's 128 positions"):
-        store.ensure(CAPTURE, config(), {"model": model, "corpus": corpus(store, length=200, seed=3)}, CPU)
+    with pytest.raises(
+        InputError, match="contexts of 200 tokens do not fit the model's 128 positions"
+    ):
+        store.ensure(
+            CAPTURE, config(), {"model": model, "corpus": corpus(store, length=200, seed=3)}, CPU
+        )
 
     def write(folder):
         (folder / "contexts").mkdir()
         given = contexts()
         save_file(given | {"token": given["token"] + 900}, folder / "contexts/train.safetensors")
-        save_file(given | {"document": torch.full_like(given["token"], -1)}, folder / "contexts/test.safetensors")
+        save_file(
+            given | {"document": torch.full_like(given["token"], -1)},
+            folder / "contexts/test.safetensors",
+        )
 
     strange = toys.artifact(store, "read", write, {}, seed=9)
-    with pytest.raises(InputError, match="split 'train' holds token 929, and the model knows ids below 38; read the"):
+    with pytest.raises(
+        InputError,
+        match="split 'train' holds token 929, and the model knows ids below 38; read the",
+    ):
         store.ensure(CAPTURE, config(splits=("train",)), {"model": model, "corpus": strange}, CPU)
     with pytest.raises(CorpusError, match="split 'test' of the corpus .* has no token to capture"):
         store.ensure(CAPTURE, config(splits=("test",)), {"model": model, "corpus": strange}, CPU)
@@ -262,14 +321,18 @@ def test_inputs_that_do_not_fit_are_refused(store, model):
 
 @pytest.mark.parametrize("name", ["hook_points", "splits"])
 def test_nothing_to_capture_and_the_same_thing_twice_are_refused(name):
-    with pytest.raises(ValidationError, match=f"capture.{name} lists something twice: train, train; name each once"):
+    with pytest.raises(
+        ValidationError, match=f"capture.{name} lists something twice: train, train; name each once"
+    ):
         CaptureConfig(**{name: ("train", "train")})
     with pytest.raises(ValidationError, match="at least 1 item"):
         CaptureConfig(**{name: ()})
 
 
 def test_the_configuration_is_reached_by_dotted_names():
-    changed = override(CaptureConfig(), {"tokens.train": 1000, "hook_points": ["resid_post.0"], "dtype": "float16"})
+    changed = override(
+        CaptureConfig(), {"tokens.train": 1000, "hook_points": ["resid_post.0"], "dtype": "float16"}
+    )
     assert changed.tokens == {"train": 1000} and changed.hook_points == ("resid_post.0",)
 
 
@@ -281,4 +344,6 @@ def test_cuda_agrees_with_the_cpu(store, model, tmp_path):
 
     cpu = ActivationShards(capture(store, model))
     rows = read_shard(tmp_path, "train", 0)["x.resid_post.1"]
-    torch.testing.assert_close(rows, cpu.rows("train", "resid_post.1", torch.arange(len(rows))), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        rows, cpu.rows("train", "resid_post.1", torch.arange(len(rows))), atol=1e-3, rtol=1e-3
+    )

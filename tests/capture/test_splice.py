@@ -1,4 +1,5 @@
-"""A dictionary inside the model's forward pass: its terms are the model's own numbers, and their gradient is exact."""
+"""A dictionary inside the model's forward pass: its terms are the model's own numbers, and their
+gradient is exact."""
 
 from __future__ import annotations
 
@@ -65,7 +66,10 @@ def batch_of(captured, names=(EARLY, LATE), size=60):
 
 def noisy(batch, names):
     generator = torch.Generator().manual_seed(1)
-    return {n: (batch[n] + 0.3 * torch.randn(batch[n].shape, generator=generator)).requires_grad_() for n in names}
+    return {
+        n: (batch[n] + 0.3 * torch.randn(batch[n].shape, generator=generator)).requires_grad_()
+        for n in names
+    }
 
 
 def by_one_pass(model, text, batch, rebuilt):
@@ -83,7 +87,9 @@ def by_one_pass(model, text, batch, rebuilt):
     kl, lost = [], []
     for name, rows in rebuilt.items():
         with model.edited(replace(name, lambda x, rows=rows: x.index_put(place, rows), kept)):
-            logits = model.forward(token, Places(position, position.max(1).values + 1), use_cache=False).logits
+            logits = model.forward(
+                token, Places(position, position.max(1).values + 1), use_cache=False
+            ).logits
         after = logits.log_softmax(-1)
         kl.append((plain.exp() * (plain - after)).sum(-1)[kept].mean())
         lost.append(-after[:, :-1].gather(2, token[:, 1:, None].long())[:, :, 0][followed].mean())
@@ -110,11 +116,16 @@ def test_terms_and_gradients_are_those_of_one_pass_however_many_contexts_are_hel
         assert rebuilt[name].grad.abs().sum() > 0
 
 
-def test_the_activations_themselves_cost_nothing_and_a_weight_scales_its_term(model, text, captured):
+def test_the_activations_themselves_cost_nothing_and_a_weight_scales_its_term(
+    model, text, captured
+):
     batch = batch_of(captured)
     same = {LATE: batch[LATE].clone().requires_grad_()}
     assert spliced(model, text, {"kl": 1.0})(batch, same)["kl"].item() == pytest.approx(0, abs=1e-6)
-    once, thrice = (spliced(model, text, {"kl": w})(batch, noisy(batch, (LATE,)))["kl"].item() for w in (1.0, 3.0))
+    once, thrice = (
+        spliced(model, text, {"kl": w})(batch, noisy(batch, (LATE,)))["kl"].item()
+        for w in (1.0, 3.0)
+    )
     assert once > 0.01 and thrice == pytest.approx(3 * once)
 
 
@@ -139,7 +150,13 @@ def test_batches_are_whole_contexts_that_resume_at_any_number(captured):
 
 
 def config(**changes):
-    defaults = {"tokens": 8_000, "batch_size": 100, "log_every": 10, "checkpoint_every": 9, "lr": 1e-2}
+    defaults = {
+        "tokens": 8_000,
+        "batch_size": 100,
+        "log_every": 10,
+        "checkpoint_every": 9,
+        "lr": 1e-2,
+    }
     splice = SpliceConfig(share=0.5, kl=4.0, reconstruction=0.25)
     defaults |= {"dictionary": TopKConfig(d_sae=24, k=3), "splice": splice, "hook_point": LATE}
     return TrainConfig(**(defaults | changes))
@@ -157,16 +174,28 @@ def test_a_short_fine_tuning_lowers_what_the_reconstruction_costs_the_model(
 ):
     inputs = {"activations": captured, "model": reference, "corpus": text}
     tuned, _ = store.ensure(stage(opened), config(normalise=normalise), inputs, CPU)
-    plain, _ = store.ensure(TRAIN, config(normalise=normalise, splice=SpliceConfig()), {"activations": captured}, CPU)
-    tuned_kl, plain_kl = (kl_of(model, text, captured, Dictionary.load(made)) for made in (tuned, plain))
+    plain, _ = store.ensure(
+        TRAIN, config(normalise=normalise, splice=SpliceConfig()), {"activations": captured}, CPU
+    )
+    tuned_kl, plain_kl = (
+        kl_of(model, text, captured, Dictionary.load(made)) for made in (tuned, plain)
+    )
     assert tuned_kl < 0.9 * plain_kl
     curve = CURVE.read(tuned).filter(CURVE.read(tuned)["name"] == "loss.kl")
-    assert curve["step"].min() == 50  # the first point after update 40, from which on the model takes part
+    assert (
+        curve["step"].min() == 50
+    )  # the first point after update 40, from which on the model takes part
     assert all(math.isfinite(value) for value in curve["value"])
     updates, without = config().updates, config().spliced_from
-    contexts = Contexts(Stream(ActivationShards(captured), "train", (LATE,), seed=0)).batches(config().batch)
+    contexts = Contexts(Stream(ActivationShards(captured), "train", (LATE,), seed=0)).batches(
+        config().batch
+    )
     whole = sum(len(next(contexts)["context"]) for _ in range(updates - without))
-    assert tuned.facts["tokens"] == without * config().batch + whole == CURVE.read(tuned)["tokens"].max()
+    assert (
+        tuned.facts["tokens"]
+        == without * config().batch + whole
+        == CURVE.read(tuned)["tokens"].max()
+    )
 
 
 @pytest.mark.parametrize("names", [(EARLY,), (EARLY, LATE)])
@@ -185,7 +214,11 @@ def test_what_the_model_holds_meanwhile_is_estimated(reference, text, captured, 
 
 
 def test_a_plan_of_training_counts_the_passes_of_the_model(reference, text, captured):
-    inputs = {"activations": captured, "model": reference, "corpus": Planned("read", "0" * 24, {"context_length": 20})}
+    inputs = {
+        "activations": captured,
+        "model": reference,
+        "corpus": Planned("read", "0" * 24, {"context_length": 20}),
+    }
     trains = stage(opened, passes)
     assert trains.estimator
     said = trains.estimator.formula(config(), inputs, CPU)
@@ -195,7 +228,9 @@ def test_a_plan_of_training_counts_the_passes_of_the_model(reference, text, capt
     assert seconds > plain.probe(2.0)[0] and "of a pass" in told
 
 
-def test_what_is_cut_short_while_the_model_takes_part_goes_on_to_the_same_bits(tmp_path, reference, text, captured):
+def test_what_is_cut_short_while_the_model_takes_part_goes_on_to_the_same_bits(
+    tmp_path, reference, text, captured
+):
     inputs = {"activations": captured, "model": reference, "corpus": text}
     written = []
     for name, stop in (("whole", 99), ("cut", 5)):
@@ -207,28 +242,37 @@ def test_what_is_cut_short_while_the_model_takes_part_goes_on_to_the_same_bits(t
         work.close()
         for _ in stage(opened).make(folder, config(), inputs, CPU):
             pass
-        written.append([(folder / file).read_bytes() for file in ("dictionary.safetensors", "curve.parquet")])
+        written.append(
+            [(folder / file).read_bytes() for file in ("dictionary.safetensors", "curve.parquet")]
+        )
     assert written[0] == written[1]
 
 
-def test_a_model_that_gives_no_gradient_is_refused_in_a_sentence(model, text, captured, monkeypatch):
+def test_a_model_that_gives_no_gradient_is_refused_in_a_sentence(
+    model, text, captured, monkeypatch
+):
     batch = batch_of(captured)
     plain = model.network.forward
     monkeypatch.setattr(model.network, "forward", torch.no_grad()(plain))
     with pytest.raises(
-        CapabilityError, match=r"gradients from the model's predictions back to resid_post\.1, and Llama"
+        CapabilityError,
+        match=r"gradients from the model's predictions back to resid_post\.1, and Llama",
     ):
         spliced(model, text, {"kl": 1.0})(batch, noisy(batch, (LATE,)))
 
 
 def test_what_a_forward_pass_does_not_hold_cannot_be_spliced(reference, text):
     given = {"model": reference, "corpus": text}
-    with pytest.raises(CapabilityError, match=r"holds no gradient:resid_post\.1; set train\.splice\.share=0"):
+    with pytest.raises(
+        CapabilityError, match=r"holds no gradient:resid_post\.1; set train\.splice\.share=0"
+    ):
         opened(config(), ("gradient:resid_post.1",), given, CPU)
 
 
 def test_without_a_model_the_stage_says_what_it_lacks(store, captured):
-    with pytest.raises(DictionaryError, match=r"train\.splice wants the model .* set train\.splice\.share=0"):
+    with pytest.raises(
+        DictionaryError, match=r"train\.splice wants the model .* set train\.splice\.share=0"
+    ):
         store.ensure(TRAIN, config(), {"activations": captured}, CPU)
 
 

@@ -44,7 +44,11 @@ def client(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> A
 
 
 def prompt(text: str, **changes: Any) -> Request:
-    return Request([Message("system", "Answer."), Message("user", text)], changes.pop("max_tokens", 50), **changes)
+    return Request(
+        [Message("system", "Answer."), Message("user", text)],
+        changes.pop("max_tokens", 50),
+        **changes,
+    )
 
 
 def prompts(n: int, **changes: Any) -> list[Request]:

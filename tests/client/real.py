@@ -1,4 +1,5 @@
-"""A real server that the test starts: FastAPI over loopback in front of a small transformers model that really writes."""
+"""A real server that the test starts: FastAPI over loopback in front of a small transformers model
+that really writes."""
 
 from __future__ import annotations
 
@@ -30,11 +31,15 @@ def application(network: Any, tokenizer: Any, name: str) -> FastAPI:
     def complete(body: dict[str, Any] = Body()) -> Any:  # noqa: B008
         if "response_format" in body:
             raise HTTPException(400, "response_format: this server knows no structured output")
-        text = tokenizer.apply_chat_template(body["messages"], tokenize=False, add_generation_prompt=True)
+        text = tokenizer.apply_chat_template(
+            body["messages"], tokenize=False, add_generation_prompt=True
+        )
         ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
         if ids.shape[1] + body["max_tokens"] > 128:
             raise HTTPException(
-                400, f"maximum context length is 128 tokens, got {ids.shape[1]} and {body['max_tokens']}"
+                400,
+                f"maximum context length is 128 tokens, got {ids.shape[1]} and "
+                f"{body['max_tokens']}",
             )
         written = network.generate(
             ids,
@@ -45,12 +50,20 @@ def application(network: Any, tokenizer: Any, name: str) -> FastAPI:
             return_dict_in_generate=True,
         )
         tokens = written.sequences[0, ids.shape[1] :].tolist()
-        choice: dict[str, Any] = {"index": 0, "finish_reason": "stop" if tokens[-1] == 2 else "length"}
-        choice["message"] = {"role": "assistant", "content": tokenizer.decode(tokens, skip_special_tokens=True)}
+        choice: dict[str, Any] = {
+            "index": 0,
+            "finish_reason": "stop" if tokens[-1] == 2 else "length",
+        }
+        choice["message"] = {
+            "role": "assistant",
+            "content": tokenizer.decode(tokens, skip_special_tokens=True),
+        }
         if body.get("logprobs"):
             steps = [logits[0].log_softmax(0) for logits in written.logits]
             choice["logprobs"] = {
-                "content": [_token(*pair, body["top_logprobs"]) for pair in zip(tokens, steps, strict=True)]
+                "content": [
+                    _token(*pair, body["top_logprobs"]) for pair in zip(tokens, steps, strict=True)
+                ]
             }
         usage = {
             "prompt_tokens": ids.shape[1],
@@ -83,7 +96,9 @@ def tokenizer() -> Any:
 def serving(network: Any) -> Iterator[str]:
     """Serves the network as the model `toy`; gives the address."""
     port = free_port()
-    config = uvicorn.Config(application(network, tokenizer(), "toy"), "127.0.0.1", port, log_level="warning")
+    config = uvicorn.Config(
+        application(network, tokenizer(), "toy"), "127.0.0.1", port, log_level="warning"
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -1,4 +1,5 @@
-"""A server on loopback that answers chat completions as a test scripts it, and keeps the books that a client is held to."""
+"""A server on loopback that answers chat completions as a test scripts it, and keeps the books that
+a client is held to."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ PRICE = {"input": 2.0, "cached": 0.5, "output": 8.0, "reasoning": 10.0}
 
 @dataclass(frozen=True)
 class Act:
-    """What the server does with one request: seconds of silence, then an answer, whole or broken."""
+    """What the server does with one request: seconds of silence, then an answer, whole or
+    broken."""
 
     body: bytes = b"{}"
     status: int = 200
@@ -33,8 +35,11 @@ class Act:
     paid: bool = False
 
 
-def answer(text: str | None, tokens: tuple[int, int, int, int] = (10, 5, 3, 7), **changes: Any) -> Act:
-    """A whole answer; `changes` are of its choice, or `model`, `fingerprint` and `usage`, of its body."""
+def answer(
+    text: str | None, tokens: tuple[int, int, int, int] = (10, 5, 3, 7), **changes: Any
+) -> Act:
+    """A whole answer; `changes` are of its choice, or `model`, `fingerprint` and `usage`, of its
+    body."""
     read, cached, reasoning, written = tokens
     usage = {
         "prompt_tokens": read + cached,
@@ -42,7 +47,10 @@ def answer(text: str | None, tokens: tuple[int, int, int, int] = (10, 5, 3, 7), 
         "prompt_tokens_details": {"cached_tokens": cached},
         "completion_tokens_details": {"reasoning_tokens": reasoning},
     }
-    body = {"model": changes.pop("model", "judge-1"), "system_fingerprint": changes.pop("fingerprint", "fp_a")}
+    body = {
+        "model": changes.pop("model", "judge-1"),
+        "system_fingerprint": changes.pop("fingerprint", "fp_a"),
+    }
     body["usage"] = changes.pop("usage", usage)
     message = {"role": "assistant", "content": text} | changes.pop("message", {})
     body["choices"] = [{"index": 0, "message": message, "finish_reason": "stop"} | changes]
@@ -142,7 +150,10 @@ def serving() -> Iterator[Server]:
             server.lists += 1
             if server.models is None:
                 self._write(Act(b"", 404))
-            elif server.key is not None and self.headers.get("Authorization") != f"Bearer {server.key}":
+            elif (
+                server.key is not None
+                and self.headers.get("Authorization") != f"Bearer {server.key}"
+            ):
                 self._write(error(401, f"bad key {self.headers.get('Authorization')}"))
             else:
                 self._write(Act(json.dumps({"data": server.models}).encode(), server.list_status))
@@ -150,11 +161,13 @@ def serving() -> Iterator[Server]:
         def do_POST(self) -> None:
             sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with server.busy():
-                act = server.act(sent, {name.lower(): value for name, value in self.headers.items()})
+                act = server.act(
+                    sent, {name.lower(): value for name, value in self.headers.items()}
+                )
                 time.sleep(act.silence)
-                if (
-                    act.paid
-                ):  # before the answer goes out: who pays for what is lost on the way is the client's question
+                # before the answer goes out: who pays for what is lost on the way is the client's
+                # question
+                if act.paid:
                     server.bill(sent, act)
                 self._write(act)
 
@@ -181,7 +194,9 @@ def serving() -> Iterator[Server]:
 
     http = Http(("127.0.0.1", 0), Handler)
     server = Server(http.server_address[1])
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread = threading.Thread(
+        target=http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+    )
     thread.start()
     try:
         yield server

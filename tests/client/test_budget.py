@@ -1,4 +1,5 @@
-"""A budget: nothing leaves before it is set, it is never passed, and where it ends the rest is missing, with the reason."""
+"""A budget: nothing leaves before it is set, it is never passed, and where it ends the rest is
+missing, with the reason."""
 
 from __future__ import annotations
 
@@ -97,8 +98,12 @@ def test_a_run_that_starts_again_stops_at_the_same_place(server: Server, client:
 
 
 @pytest.mark.parametrize("concurrency", [1, 5])
-def test_a_budget_of_money_is_never_passed_and_ends_at_one_place(server: Server, client: Ask, concurrency: int) -> None:
-    server.script = lambda sent, times: answer("x", (40, 0, 0, 10 + 5 * (int(prompt_of(sent).split()[1]) % 4)))
+def test_a_budget_of_money_is_never_passed_and_ends_at_one_place(
+    server: Server, client: Ask, concurrency: int
+) -> None:
+    server.script = lambda sent, times: answer(
+        "x", (40, 0, 0, 10 + 5 * (int(prompt_of(sent).split()[1]) % 4))
+    )
     request = prompts(1)[0]
     most = (request.most_input_tokens * 2 + 50 * 10) / 1e6
     budget = Budget(usd=10 * most)
@@ -130,12 +135,15 @@ def test_money_needs_a_price(client: Ask) -> None:
     with pytest.raises(ConfigError) as refused:
         client(Budget(usd=1), url=AWAY, prices=[]).check()
     assert str(refused.value) == (
-        "budget.usd needs the price of the model 'judge-1', and client.prices does not have it: add [{model: judge-1, "
+        "budget.usd needs the price of the model 'judge-1', and client.prices does not have it: "
+        "add [{model: judge-1, "
         "input: <USD for a million tokens>, output: ...}], or set budget.calls instead"
     )
 
 
-def test_a_server_on_this_machine_is_free_unless_it_has_a_price(server: Server, client: Ask) -> None:
+def test_a_server_on_this_machine_is_free_unless_it_has_a_price(
+    server: Server, client: Ask
+) -> None:
     free = client(Budget(usd=1e-9), prices=[])
     assert all(reply.text and reply.cost == 0 for reply in free.ask(prompts(3)))
 

@@ -1,4 +1,5 @@
-"""A client of a server that does as it should: order, cache, counting, forecast, replay, what is sent."""
+"""A client of a server that does as it should: order, cache, counting, forecast, replay, what is
+sent."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from components.client.client import Client
 from components.client.contract import Usage
 from components.client.price import Price, Quotation
 from components.errors import ConfigError
-from components.store.artifact import Progress
+from components.store.stage import Progress
 from tests.client.conftest import KEY, Ask, prompt, prompts
 from tests.client.servers import Act, Server, answer, echo, prompt_of
 
@@ -28,21 +29,31 @@ def test_replies_come_in_the_order_of_the_requests(server: Server, client: Ask) 
 
     server.script = later_ones_sooner
     replies = client(concurrency=4).ask(prompts(12))
-    assert [reply.text for reply in replies] == [f"answer to question {number}" for number in range(12)]
+    assert [reply.text for reply in replies] == [
+        f"answer to question {number}" for number in range(12)
+    ]
     assert server.most_at_once == 4
 
 
-def test_a_request_is_paid_once_and_its_cost_is_the_servers_own_count(server: Server, client: Ask) -> None:
+def test_a_request_is_paid_once_and_its_cost_is_the_servers_own_count(
+    server: Server, client: Ask
+) -> None:
     first, again = client(), client()
     replies = first.ask([*prompts(5), *prompts(3)])
     more = first.ask(prompts(6))
     assert [reply.cached for reply in replies] == [False] * 5 + [True] * 3
     assert [reply.cached for reply in more] == [True] * 5 + [False]
     assert set(server.paid.values()) == {1}
-    assert first.account.usd == pytest.approx(server.usd) == pytest.approx(sum(r.cost or 0 for r in [*replies, *more]))
+    assert (
+        first.account.usd
+        == pytest.approx(server.usd)
+        == pytest.approx(sum(r.cost or 0 for r in [*replies, *more]))
+    )
     assert replies[0].usage == Usage(input=10, cached=5, reasoning=3, output=7)
     assert replies[0].cost == pytest.approx((10 * 2 + 5 * 0.5 + 3 * 10 + 7 * 8) / 1e6)
-    assert again.ask(prompts(6)) == [dataclasses.replace(r, cached=True) for r in [*replies[:5], more[5]]]
+    assert again.ask(prompts(6)) == [
+        dataclasses.replace(r, cached=True) for r in [*replies[:5], more[5]]
+    ]
     assert again.account.usd == pytest.approx(server.usd)
     assert again.account.paid == 0 and again.account.asked == 0
     assert len(server.sent) == 6
@@ -58,12 +69,16 @@ def test_another_replicate_is_another_request(server: Server, client: Ask) -> No
 
 
 @pytest.mark.parametrize("change", [{"max_tokens": 51}, {"temperature": 0.5}, {"logprobs": 2}])
-def test_whatever_decides_the_answer_is_in_the_key(server: Server, client: Ask, change: dict) -> None:
+def test_whatever_decides_the_answer_is_in_the_key(
+    server: Server, client: Ask, change: dict
+) -> None:
     client().ask([prompt("why"), prompt("why", **change)])
     assert len(server.sent) == 2
 
 
-def test_another_model_address_or_setting_of_the_server_is_another_question(server: Server, client: Ask) -> None:
+def test_another_model_address_or_setting_of_the_server_is_another_question(
+    server: Server, client: Ask
+) -> None:
     server.models = [{"id": "judge-1"}, {"id": "judge-2"}]
     client().ask([prompt("why", label="one")])
     client().ask([prompt("why", label="another label is no other question")])
@@ -79,7 +94,12 @@ def test_what_a_run_would_cost_is_said_before_it(server: Server, client: Ask) ->
     client().ask(prompts(2))
     quotation = client().quote(prompts(10))
     tokens = sum(each.input_tokens for each in prompts(10)[2:])
-    assert (quotation.calls, quotation.cached, quotation.input_tokens, quotation.output_tokens) == (8, 2, tokens, 400)
+    assert (quotation.calls, quotation.cached, quotation.input_tokens, quotation.output_tokens) == (
+        8,
+        2,
+        tokens,
+        400,
+    )
     assert quotation.usd == pytest.approx((tokens * 2 + 400 * 10) / 1e6)
     assert quotation.needs_leave is None
     assert len(server.sent) == 2
@@ -94,7 +114,9 @@ def test_leave_is_needed_above_five_dollars_and_ten_thousand_calls() -> None:
 
 
 def test_absent_prices_of_cached_and_reasoning_tokens_are_those_of_input_and_output() -> None:
-    assert Price(input=1, output=2).of(Usage(1, 10, 100, 1000)) == pytest.approx((1 + 10 + 200 + 2000) / 1e6)
+    assert Price(input=1, output=2).of(Usage(1, 10, 100, 1000)) == pytest.approx(
+        (1 + 10 + 200 + 2000) / 1e6
+    )
 
 
 def test_a_colleague_replays_a_run_without_server_or_key(
@@ -118,7 +140,9 @@ def test_a_replay_of_nothing_makes_no_file(client: Ask, tmp_path: Path) -> None:
     assert not (tmp_path / "replies").exists()
 
 
-def test_an_answer_is_in_the_cache_before_it_is_used(server: Server, client: Ask, tmp_path: Path) -> None:
+def test_an_answer_is_in_the_cache_before_it_is_used(
+    server: Server, client: Ask, tmp_path: Path
+) -> None:
     asking = client(concurrency=1).asking(prompts(5))
     for done in range(1, 6):
         assert next(asking).done == done
@@ -128,7 +152,9 @@ def test_an_answer_is_in_the_cache_before_it_is_used(server: Server, client: Ask
     asking.close()
 
 
-def test_progress_is_told_and_closing_it_ends_what_is_on_its_way(server: Server, client: Ask) -> None:
+def test_progress_is_told_and_closing_it_ends_what_is_on_its_way(
+    server: Server, client: Ask
+) -> None:
     hang = threading.Event()
 
     def script(sent, times):  # type: ignore[no-untyped-def]
@@ -152,19 +178,25 @@ def test_it_works_inside_a_running_event_loop(client: Ask) -> None:
     async def inside() -> list:
         return client().ask(prompts(2))
 
-    assert [reply.text for reply in asyncio.run(inside())] == ["answer to question 0", "answer to question 1"]
+    assert [reply.text for reply in asyncio.run(inside())] == [
+        "answer to question 0",
+        "answer to question 1",
+    ]
 
 
 def test_two_threads_may_share_a_client(server: Server, client: Ask) -> None:
     shared, replies = client(), {}
     threads = [
-        threading.Thread(target=lambda n=n: replies.update({n: shared.ask(prompts(8)[n : n + 4])})) for n in (0, 2, 4)
+        threading.Thread(target=lambda n=n: replies.update({n: shared.ask(prompts(8)[n : n + 4])}))
+        for n in (0, 2, 4)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [reply.text for reply in replies[2]] == [f"answer to question {number}" for number in range(2, 6)]
+    assert [reply.text for reply in replies[2]] == [
+        f"answer to question {number}" for number in range(2, 6)
+    ]
     assert set(server.paid.values()) == {1}
     assert shared.account.usd == pytest.approx(server.usd)
 
@@ -181,7 +213,9 @@ def test_what_another_run_pays_for_meanwhile_is_not_paid_again(server: Server, c
     assert set(server.paid.values()) == {1}
 
 
-def test_models_that_mix_are_told_of(server: Server, client: Ask, caplog: pytest.LogCaptureFixture) -> None:
+def test_models_that_mix_are_told_of(
+    server: Server, client: Ask, caplog: pytest.LogCaptureFixture
+) -> None:
     def script(sent, times):  # type: ignore[no-untyped-def]
         return answer("yes", fingerprint="fp_b" if prompt_of(sent) > "question 2" else "fp_a")
 
@@ -189,13 +223,15 @@ def test_models_that_mix_are_told_of(server: Server, client: Ask, caplog: pytest
     asking = client(concurrency=1)
     replies = asking.ask(prompts(5))
     assert [reply.fingerprint for reply in replies] == ["fp_a", "fp_a", "fp_a", "fp_b", "fp_b"]
-    assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
-        "answers of different models mix: judge-1 (fp_a), and now judge-1 (fp_b)"
-    ]
+    assert [
+        record.getMessage() for record in caplog.records if record.levelno == logging.WARNING
+    ] == ["answers of different models mix: judge-1 (fp_a), and now judge-1 (fp_b)"]
     assert asking.account.served == {"judge-1 (fp_a)": 3, "judge-1 (fp_b)": 2}
 
 
-def test_a_sample_of_calls_is_kept_whole_the_same_one_after_an_interruption(server: Server, client: Ask) -> None:
+def test_a_sample_of_calls_is_kept_whole_the_same_one_after_an_interruption(
+    server: Server, client: Ask
+) -> None:
     whole = client(sample=7)
     whole.ask(prompts(30))
     interrupted = client(sample=7)
@@ -207,7 +243,12 @@ def test_a_sample_of_calls_is_kept_whole_the_same_one_after_an_interruption(serv
     row = frame.row(0, named=True)
     assert row["prompt"].startswith("[system]\nAnswer.\n\n[user]\nquestion ")
     assert row["answer"] == "answer to question " + row["prompt"].split()[-1]
-    assert (row["input_tokens"], row["cached_tokens"], row["reasoning_tokens"], row["output_tokens"]) == (10, 5, 3, 7)
+    assert (
+        row["input_tokens"],
+        row["cached_tokens"],
+        row["reasoning_tokens"],
+        row["output_tokens"],
+    ) == (10, 5, 3, 7)
     assert row["usd"] == pytest.approx(server.usd / 30)
     assert client(sample=0).account.rows() == []
 
@@ -237,18 +278,29 @@ def test_the_key_is_in_no_file_no_log_and_no_answer(
     server.key = "another"
     with pytest.raises(ConfigError) as refused:
         client().ask(prompts(5))
-    everything = [str(replies), str(asking.account.rows()), str(asking.account.facts()), str(refused.value)]
-    everything += [record.getMessage() + str(record.args) + str(record.exc_text) for record in caplog.records]
+    everything = [
+        str(replies),
+        str(asking.account.rows()),
+        str(asking.account.facts()),
+        str(refused.value),
+    ]
+    everything += [
+        record.getMessage() + str(record.args) + str(record.exc_text) for record in caplog.records
+    ]
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert files and len(caplog.records) > 4
     assert not [text for text in everything if KEY in text]
     assert not [path for path in files if KEY.encode() in path.read_bytes()]
 
 
-def test_only_what_a_request_needs_is_sent(server: Server, client: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_a_request_needs_is_sent(
+    server: Server, client: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OPENAI_ORG_ID", "org-elsewhere")
     monkeypatch.setenv("OPENAI_PROJECT_ID", "project-elsewhere")
-    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Other-Secret: elsewhere\nAuthorization: Bearer elsewhere")
+    monkeypatch.setenv(
+        "OPENAI_CUSTOM_HEADERS", "X-Other-Secret: elsewhere\nAuthorization: Bearer elsewhere"
+    )
     monkeypatch.setenv("OPENAI_API_KEY", "elsewhere")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9")
@@ -263,18 +315,25 @@ def test_only_what_a_request_needs_is_sent(server: Server, client: Ask, monkeypa
     assert with_key["authorization"] == f"Bearer {KEY}" and "authorization" not in without
     assert server.sent[0] == {
         "model": "judge-1",
-        "messages": [{"role": "system", "content": "Answer."}, {"role": "user", "content": "question 0"}],
+        "messages": [
+            {"role": "system", "content": "Answer."},
+            {"role": "user", "content": "question 0"},
+        ],
         "max_tokens": 50,
         "temperature": 0.0,
     }
 
 
-def test_nobody_answers_nothing_and_makes_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_answers_nothing_and_makes_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     nobody = Client()
     nobody.check()
     assert not nobody.is_set and not nobody.leaves
     replies = nobody.ask(prompts(20))
-    assert {reply.reason for reply in replies} == {"not asked: client.kind is none; set it to endpoint or local"}
+    assert {reply.reason for reply in replies} == {
+        "not asked: client.kind is none; set it to endpoint or local"
+    }
     assert list(tmp_path.iterdir()) == []
     assert nobody.account.facts()["failures"] == {"not asked": 20}

@@ -1,4 +1,5 @@
-"""Every fault of a server: the result is complete, each failure has its reason, nothing is paid twice, nothing raises."""
+"""Every fault of a server: the result is complete, each failure has its reason, nothing is paid
+twice, nothing raises."""
 
 from __future__ import annotations
 
@@ -21,7 +22,12 @@ from tests.client.conftest import KEY, Ask, prompt, prompts
 from tests.client.servers import Act, Server, answer, echo, error, prompt_of
 
 LONG = json.dumps(
-    {"error": {"message": "This model's maximum context length is 4096 tokens", "code": "context_length_exceeded"}}
+    {
+        "error": {
+            "message": "This model's maximum context length is 4096 tokens",
+            "code": "context_length_exceeded",
+        }
+    }
 )
 
 
@@ -33,27 +39,49 @@ class Verdict(BaseModel):
 
 PAID = {
     "garbage": (Act(b"\xff\x00 garbage", paid=True), "unreadable", "wanted JSON, got "),
-    "a page": (Act(b"<html>Welcome</html>", paid=True), "unreadable", "wanted JSON, got '<html>Welcome</html>'"),
+    "a page": (
+        Act(b"<html>Welcome</html>", paid=True),
+        "unreadable",
+        "wanted JSON, got '<html>Welcome</html>'",
+    ),
     "half an answer": (
         dataclasses.replace(answer("half", (0, 0, 0, 0)), cut=True),
         "unreadable",
         "the connection ended within it (RemoteProtocolError",
     ),
-    "no choices": (Act(b'{"choices": []}', paid=True), "unreadable", "wanted choices with a message, got"),
+    "no choices": (
+        Act(b'{"choices": []}', paid=True),
+        "unreadable",
+        "wanted choices with a message, got",
+    ),
     "a list": (Act(b"[1, 2]", paid=True), "unreadable", "wanted choices with a message"),
-    "a message that is text": (Act(b'{"choices": [{"message": "x"}]}', paid=True), "unreadable", "wanted choices"),
+    "a message that is text": (
+        Act(b'{"choices": [{"message": "x"}]}', paid=True),
+        "unreadable",
+        "wanted choices",
+    ),
     "no text": (answer(None), "empty", "the answer has no text"),
     "blanks": (answer("  \n "), "empty", "the answer has no text"),
     "only thoughts": (answer("<think>hm</think>"), "empty", "the answer has no text"),
     "a refusal": (answer(None, message={"refusal": "I will not."}), "refused", "'I will not.'"),
-    "a filter": (answer("I", finish_reason="content_filter"), "refused", "the server's filter withheld the answer"),
-    "cut": (answer("and then", finish_reason="length"), "cut", "the answer was not at its end after max_tokens=50"),
+    "a filter": (
+        answer("I", finish_reason="content_filter"),
+        "refused",
+        "the server's filter withheld the answer",
+    ),
+    "cut": (
+        answer("and then", finish_reason="length"),
+        "cut",
+        "the answer was not at its end after max_tokens=50",
+    ),
     "broken off": (answer("and", finish_reason="error"), "unreadable", "the server broke off"),
 }
 
 
 @pytest.mark.parametrize("name", PAID)
-def test_an_answer_that_is_none_is_a_reason_and_is_not_paid_again(server: Server, client: Ask, name: str) -> None:
+def test_an_answer_that_is_none_is_a_reason_and_is_not_paid_again(
+    server: Server, client: Ask, name: str
+) -> None:
     act, kind, detail = PAID[name]
     server.script = lambda sent, times: act if prompt_of(sent) == "question 2" else echo(sent)
     asking = client(concurrency=2)
@@ -67,7 +95,9 @@ def test_an_answer_that_is_none_is_a_reason_and_is_not_paid_again(server: Server
     assert len(server.sent) == 5 and server.paid["question 2"] == 1
     if any(act.tokens):
         assert asking.account.usd == rerun.account.usd == pytest.approx(server.usd)
-    elif kind == "unreadable":  # the server did not say what it cost, so the length of the prompt says it
+    elif (
+        kind == "unreadable"
+    ):  # the server did not say what it cost, so the length of the prompt says it
         assert replies[2].usage.estimated and replies[2].usage.input > 0
 
 
@@ -76,7 +106,9 @@ def test_thoughts_before_an_answer_are_not_the_answer(server: Server, client: As
     assert client().ask(prompts(1))[0].text == "a cat"
 
 
-def test_a_storm_of_429_is_waited_for_as_long_as_the_server_asks(server: Server, client: Ask) -> None:
+def test_a_storm_of_429_is_waited_for_as_long_as_the_server_asks(
+    server: Server, client: Ask
+) -> None:
     def storm(sent: Any, times: int) -> Act:
         return error(429, "slow down", retry_after="0.2") if times < 2 else echo(sent)
 
@@ -86,7 +118,11 @@ def test_a_storm_of_429_is_waited_for_as_long_as_the_server_asks(server: Server,
     assert all(reply.text for reply in replies)
     assert len(server.sent) == 9 and set(server.paid.values()) == {1}
     assert asking.account.usd == pytest.approx(server.usd)
-    first = [time for time, text in zip(server.times, server.prompts, strict=True) if text == "question 0"]
+    first = [
+        time
+        for time, text in zip(server.times, server.prompts, strict=True)
+        if text == "question 0"
+    ]
     assert min(later - earlier for earlier, later in itertools.pairwise(first)) > 0.19
 
 
@@ -110,33 +146,50 @@ def test_a_limit_that_nobody_has_set_is_found(server: Server, client: Ask) -> No
 def test_a_server_that_never_lets_anybody_in_is_given_up(server: Server, client: Ask) -> None:
     server.script = lambda sent, times: error(429, "no", retry_after="0.2")
     replies = client(longest_wait=0.5).ask(prompts(9))
-    assert replies[0].reason == f"no answer: {server.url} answers HTTP 429 ('no') (waited 0.6 s in all)"
-    assert (replies[2].reason or "").startswith("not asked: asking has stopped (2 requests in a row): no answer: ")
+    assert (
+        replies[0].reason
+        == f"no answer: {server.url} answers HTTP 429 ('no') (waited 0.6 s in all)"
+    )
+    assert (replies[2].reason or "").startswith(
+        "not asked: asking has stopped (2 requests in a row): no answer: "
+    )
     assert len(server.sent) == 6
 
 
 def test_a_pause_may_be_asked_for_as_a_date(server: Server, client: Ask) -> None:
     at = email.utils.formatdate(time.time() + 2, usegmt=True)
-    server.script = lambda sent, times: error(503, "later", retry_after=at) if times == 0 else echo(sent)
+    server.script = lambda sent, times: (
+        error(503, "later", retry_after=at) if times == 0 else echo(sent)
+    )
     assert client().ask(prompts(1))[0].text
     assert server.times[1] - server.times[0] > 0.9  # dates have whole seconds
 
 
 def test_a_pause_that_is_too_long_ends_the_asking(server: Server, client: Ask) -> None:
     def script(sent: Any, times: int) -> Act:
-        return error(429, "tomorrow", retry_after="86400") if prompt_of(sent) == "question 1" else echo(sent)
+        return (
+            error(429, "tomorrow", retry_after="86400")
+            if prompt_of(sent) == "question 1"
+            else echo(sent)
+        )
 
     server.script = script
     replies = client(concurrency=1).ask(prompts(4))
     assert replies[0].text
-    assert "it wants a pause of 86,400 s, longer than client.longest_wait" in (replies[1].reason or "")
+    assert "it wants a pause of 86,400 s, longer than client.longest_wait" in (
+        replies[1].reason or ""
+    )
     assert (replies[2].reason or "").startswith("not asked: asking has stopped: no answer: ")
     assert len(server.sent) == 2
 
 
 def test_errors_of_the_server_are_tried_again(server: Server, client: Ask) -> None:
     def script(sent: Any, times: int) -> Act:
-        broken = error(500, "oops") if times == 0 else Act(b'{"error": {"message": "upstream", "code": 502}}')
+        broken = (
+            error(500, "oops")
+            if times == 0
+            else Act(b'{"error": {"message": "upstream", "code": 502}}')
+        )
         return echo(sent) if times == 2 else broken
 
     server.script = script
@@ -146,13 +199,17 @@ def test_errors_of_the_server_are_tried_again(server: Server, client: Ask) -> No
 
 
 def test_a_server_that_only_fails_is_left_alone_after_a_while(server: Server, client: Ask) -> None:
-    server.script = lambda sent, times: echo(sent) if prompt_of(sent) == "question 0" else error(500, "oops")
+    server.script = lambda sent, times: (
+        echo(sent) if prompt_of(sent) == "question 0" else error(500, "oops")
+    )
     asking = client(attempts=2, concurrency=2)
     replies = asking.ask(prompts(30))
     url = server.url
     assert replies[0].text and not any(reply.text for reply in replies[1:])
     assert replies[1].reason == f"no answer: {url} answers HTTP 500 ('oops') (sent 2 times)"
-    assert (replies[29].reason or "").startswith("not asked: asking has stopped (8 requests in a row): no answer: ")
+    assert (replies[29].reason or "").startswith(
+        "not asked: asking has stopped (8 requests in a row): no answer: "
+    )
     assert all(reply.again for reply in replies[1:])
     failures = asking.account.facts()["failures"]
     assert failures["no answer"] + failures["not asked"] == 29 and 8 <= failures["no answer"] <= 10
@@ -163,7 +220,9 @@ def test_a_server_that_only_fails_is_left_alone_after_a_while(server: Server, cl
 
 def test_a_server_that_hangs_or_drips_is_given_up_in_time(server: Server, client: Ask) -> None:
     def script(sent: Any, times: int) -> Act:
-        slow = {"question 1": {"silence": 99.0}, "question 2": {"drip": 0.3}}.get(prompt_of(sent), {})
+        slow = {"question 1": {"silence": 99.0}, "question 2": {"drip": 0.3}}.get(
+            prompt_of(sent), {}
+        )
         return dataclasses.replace(echo(sent), **slow, paid=not slow)
 
     server.script = script
@@ -194,11 +253,14 @@ def test_a_server_that_goes_away_in_the_middle(server: Server, client: Ask) -> N
 def test_a_key_that_expires_ends_the_asking_with_a_sentence(
     server: Server, client: Ask, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server.script = lambda sent, times: echo(sent) if prompt_of(sent) < "question 3" else error(401, f"expired: {KEY}")
+    server.script = lambda sent, times: (
+        echo(sent) if prompt_of(sent) < "question 3" else error(401, f"expired: {KEY}")
+    )
     asking = client(concurrency=1)
     replies = asking.ask(prompts(9))
     sentence = (
-        f"no answer: {server.url} answers HTTP 401 ('expired: <key>'); it does not take the key in the environment "
+        f"no answer: {server.url} answers HTTP 401 ('expired: <key>'); it does not take the key "
+        "in the environment "
         "variable LATENTFLOW_CLIENT_KEY"
     )
     assert [bool(reply.text) for reply in replies] == [True] * 3 + [False] * 6
@@ -206,20 +268,24 @@ def test_a_key_that_expires_ends_the_asking_with_a_sentence(
     assert {reply.reason for reply in replies[4:]} == {f"not asked: asking has stopped: {sentence}"}
     assert len(server.sent) == 4
     assert asking.ask(prompts(10))[9].reason == replies[4].reason
-    assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
-        f"client: asking has stopped: {sentence}"
-    ]
+    assert [
+        record.getMessage() for record in caplog.records if record.levelno == logging.WARNING
+    ] == [f"client: asking has stopped: {sentence}"]
 
 
 def test_credit_that_ends_stops_the_asking(server: Server, client: Ask) -> None:
-    spent = error(429, "You exceeded your current quota, please check your plan and billing details")
+    spent = error(
+        429, "You exceeded your current quota, please check your plan and billing details"
+    )
     server.script = lambda sent, times: echo(sent) if prompt_of(sent) == "question 0" else spent
     replies = client(concurrency=1).ask(prompts(3))
     assert (replies[1].reason or "").endswith("there is no credit left with it")
     assert len(server.sent) == 2
 
 
-def test_a_prompt_that_is_too_long_is_a_reason_for_that_prompt_alone(server: Server, client: Ask) -> None:
+def test_a_prompt_that_is_too_long_is_a_reason_for_that_prompt_alone(
+    server: Server, client: Ask
+) -> None:
     def script(sent: Any, times: int) -> Act:
         return Act(LONG.encode(), 400) if prompt_of(sent) == "question 1" else echo(sent)
 
@@ -249,19 +315,35 @@ def test_answers_are_read_by_their_schema(server: Server, client: Ask) -> None:
     ]
     assert [reply.text is None and reply.value is None for reply in replies[2:]] == [True] * 4
     assert replies[3].reason == (
-        "not as asked: wanted JSON of Verdict and nothing else (verdict: Input should be 'yes' or 'no'), got "
+        "not as asked: wanted JSON of Verdict and nothing else (verdict: Input should be 'yes' or "
+        "'no'), got "
         '\'{"verdict": "maybe", "share": 1}\''
     )
     sent = server.sent[0]["response_format"]
-    assert sent["type"] == "json_schema" and sent["json_schema"]["schema"] == Verdict.model_json_schema()
+    assert (
+        sent["type"] == "json_schema"
+        and sent["json_schema"]["schema"] == Verdict.model_json_schema()
+    )
 
 
 REFUSALS = {
-    "response_format": ({"schema": Verdict}, error(400, "response_format is not supported by this model")),
-    "logprobs": ({"logprobs": 5}, error(400, "You are not allowed to request logprobs from this model")),
+    "response_format": (
+        {"schema": Verdict},
+        error(400, "response_format is not supported by this model"),
+    ),
+    "logprobs": (
+        {"logprobs": 5},
+        error(400, "You are not allowed to request logprobs from this model"),
+    ),
     "seed": ({"temperature": 0.5}, error(422, "Unexpected fields in the request: {'seed'}")),
-    "temperature": ({}, error(400, "Unsupported value: 'temperature' does not support 0 with this model.")),
-    "max_tokens": ({}, error(400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.")),
+    "temperature": (
+        {},
+        error(400, "Unsupported value: 'temperature' does not support 0 with this model."),
+    ),
+    "max_tokens": (
+        {},
+        error(400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."),
+    ),
 }
 
 
@@ -270,7 +352,9 @@ def test_a_setting_that_the_server_does_not_take_is_left_out_and_said(
     server: Server, client: Ask, setting: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     change, refusal = REFUSALS[setting]
-    server.script = lambda sent, times: refusal if setting in sent else answer('{"verdict": "yes", "share": 0}')
+    server.script = lambda sent, times: (
+        refusal if setting in sent else answer('{"verdict": "yes", "share": 0}')
+    )
     asking = client()
     replies = asking.ask(prompts(4, **change))
     assert all(reply.text for reply in replies)
@@ -290,12 +374,19 @@ def test_a_setting_that_the_server_does_not_take_is_left_out_and_said(
 
 def _logprobs(**likeliest: float) -> dict[str, Any]:
     top = [{"token": token, "logprob": value} for token, value in likeliest.items()]
-    return {"content": [{"token": "\n", "logprob": -0.1, "top_logprobs": []}, {**top[0], "top_logprobs": top}]}
+    return {
+        "content": [
+            {"token": "\n", "logprob": -0.1, "top_logprobs": []},
+            {**top[0], "top_logprobs": top},
+        ]
+    }
 
 
 def test_a_yes_is_graded_where_log_probabilities_are_there(server: Server, client: Ask) -> None:
     acts = {
-        "question 0": answer("Yes", logprobs=_logprobs(**{"Yes": -0.7, " yes": -2.0, "No": -1.2, "Maybe": -3.0})),
+        "question 0": answer(
+            "Yes", logprobs=_logprobs(**{"Yes": -0.7, " yes": -2.0, "No": -1.2, "Maybe": -3.0})
+        ),
         "question 1": answer("no."),
         "question 2": answer("Yes, it is"),
         "question 3": answer("perhaps"),
@@ -328,14 +419,22 @@ def test_tokens_are_estimated_where_the_server_does_not_count(server: Server, cl
     assert asking.account.facts()["estimated"] == 3
 
 
-def test_reasoning_that_is_counted_beside_the_completion_is_not_taken_from_it(server: Server, client: Ask) -> None:
-    usage = {"prompt_tokens": 4, "completion_tokens": 2, "completion_tokens_details": {"reasoning_tokens": 9}}
+def test_reasoning_that_is_counted_beside_the_completion_is_not_taken_from_it(
+    server: Server, client: Ask
+) -> None:
+    usage = {
+        "prompt_tokens": 4,
+        "completion_tokens": 2,
+        "completion_tokens_details": {"reasoning_tokens": 9},
+    }
     server.script = lambda sent, times: answer("x", usage=usage)
     used = client().ask(prompts(1))[0].usage
     assert (used.reasoning, used.output) == (9, 2)
 
 
-def test_an_endless_answer_is_cut(server: Server, client: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_answer_is_cut(
+    server: Server, client: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from components.client.clients import endpoint
 
     monkeypatch.setattr(endpoint, "LARGEST_BODY", 10_000)
@@ -344,7 +443,9 @@ def test_an_endless_answer_is_cut(server: Server, client: Ask, monkeypatch: pyte
 
 
 def test_a_redirect_is_not_followed(server: Server, client: Ask) -> None:
-    server.script = lambda sent, times: Act(b"", 307, {"Location": "http://192.0.2.1/v1/chat/completions"})
+    server.script = lambda sent, times: Act(
+        b"", 307, {"Location": "http://192.0.2.1/v1/chat/completions"}
+    )
     with pytest.raises(ConfigError, match=r"answers HTTP 307; set client.url to its address"):
         client().ask(prompts(1))
     assert len(server.sent) == 1
@@ -354,9 +455,12 @@ def test_limits_a_minute_are_kept(server: Server, client: Ask) -> None:
     started = time.monotonic()
     assert all(reply.text for reply in client(requests_per_minute=600).ask(prompts(8)))
     assert time.monotonic() - started > 7 * 0.1
-    # a turn is for the most that a request can take, 54 tokens, of which 29 come back with the answer: 25 are used
+    # a turn is for the most that a request can take, 54 tokens, of which 29 come back with the
+    # answer: 25 are used
     started = time.monotonic()
-    assert all(reply.text for reply in client(tokens_per_minute=6_000, extra={"n": 1}).ask(prompts(6)))
+    assert all(
+        reply.text for reply in client(tokens_per_minute=6_000, extra={"n": 1}).ask(prompts(6))
+    )
     assert time.monotonic() - started > 5 * 0.25
 
 

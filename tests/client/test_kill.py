@@ -36,17 +36,23 @@ def test_after_kill_9_no_call_is_made_twice(server: Server, client: Ask, tmp_pat
     def script(sent: Any, times: int) -> Act:
         if int(prompt_of(sent).split()[1]) >= 5 and not killed.is_set():
             released.wait(30)
-            return dataclasses.replace(echo(sent), paid=False)  # nobody waits for it any more, so it is not billed
+            return dataclasses.replace(
+                echo(sent), paid=False
+            )  # nobody waits for it any more, so it is not billed
         return echo(sent)
 
     server.script = script
     folder = tmp_path / "replies"
     command = [sys.executable, "-W", "ignore", "-c", RUN, server.url, str(folder)]
-    running = subprocess.Popen(command, cwd=REPOSITORY, env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
+    running = subprocess.Popen(
+        command, cwd=REPOSITORY, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    )
     kept = 0
     try:
         until = time.monotonic() + 200
-        while kept < 5 or len(server.sent) < 8:  # five answers are kept, three requests are on their way
+        while (
+            kept < 5 or len(server.sent) < 8
+        ):  # five answers are kept, three requests are on their way
             assert time.monotonic() < until and running.poll() is None
             time.sleep(0.05)
             if (folder / "replies.sqlite").is_file():
@@ -63,7 +69,9 @@ def test_after_kill_9_no_call_is_made_twice(server: Server, client: Ask, tmp_pat
 
     resumed = client()
     replies = resumed.ask(prompts(12))
-    assert [reply.text for reply in replies] == [f"answer to question {number}" for number in range(12)]
+    assert [reply.text for reply in replies] == [
+        f"answer to question {number}" for number in range(12)
+    ]
     assert [reply.cached for reply in replies] == [True] * 5 + [False] * 7
     assert server.paid == Counter({f"question {number}": 1 for number in range(12)})
     assert [server.prompts.count(f"question {number}") for number in range(5)] == [1] * 5

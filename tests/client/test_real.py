@@ -54,45 +54,68 @@ def url() -> Iterator[str]:
 def local(folder: Path, tmp_path: Path) -> Any:
     def make(budget: Budget | None = None, **changes: Any) -> Client:
         model = changes.pop("model", ModelConfig(path=str(folder)))
-        return Client(LocalConfig(model=model, replies=str(tmp_path / "replies"), **changes), budget)
+        return Client(
+            LocalConfig(model=model, replies=str(tmp_path / "replies"), **changes), budget
+        )
 
     return make
 
 
-def test_a_real_server_and_the_same_model_in_this_process_say_the_same(url: str, local: Any, tmp_path: Path) -> None:
+def test_a_real_server_and_the_same_model_in_this_process_say_the_same(
+    url: str, local: Any, tmp_path: Path
+) -> None:
     endpoint = Client(EndpointConfig(url=url, model="toy", replies=str(tmp_path / "replies")))
     requests = [ask(text) for text in TEXTS]
     served, own = endpoint.ask(requests), local(batch=2).ask(requests)
     for there, here in zip(served, own, strict=True):
         assert there.text and there.text == here.text
-        assert there.usage.input == here.usage.input == len(f"it was {TEXTS[served.index(there)]} then".split())
+        assert (
+            there.usage.input
+            == here.usage.input
+            == len(f"it was {TEXTS[served.index(there)]} then".split())
+        )
         assert there.logprobs and here.logprobs
-        for ours, theirs in zip(here.logprobs, there.logprobs, strict=False):  # the server also counts the end
-            assert ours.token == theirs.token and ours.logprob == pytest.approx(theirs.logprob, abs=1e-4)
+        for ours, theirs in zip(
+            here.logprobs, there.logprobs, strict=False
+        ):  # the server also counts the end
+            assert ours.token == theirs.token and ours.logprob == pytest.approx(
+                theirs.logprob, abs=1e-4
+            )
             assert dict(ours.likeliest) == pytest.approx(dict(theirs.likeliest), abs=1e-4)
     assert {reply.served_model for reply in served} == {"toy"}
-    reply, first = next((r, r.logprobs[0]) for r in served if r.logprobs and r.logprobs[0].token.isalpha())
+    reply, first = next(
+        (r, r.logprobs[0]) for r in served if r.logprobs and r.logprobs[0].token.isalpha()
+    )
     others = [word for word in first.likeliest if word.isalpha() and word != first.token]
     assert (
-        0 < (graded(reply, yes=others, no=[first.token]) or 0) < (graded(reply, yes=[first.token], no=others) or 0) < 1
+        0
+        < (graded(reply, yes=others, no=[first.token]) or 0)
+        < (graded(reply, yes=[first.token], no=others) or 0)
+        < 1
     )
 
 
-def test_a_real_server_that_knows_no_schemas_and_has_a_short_context(url: str, tmp_path: Path) -> None:
+def test_a_real_server_that_knows_no_schemas_and_has_a_short_context(
+    url: str, tmp_path: Path
+) -> None:
     class Verdict(BaseModel):
         verdict: str
 
     endpoint = Client(EndpointConfig(url=url, model="toy", replies=str(tmp_path / "replies")))
     formatted, long = endpoint.ask([ask("a cat", schema=Verdict), ask("the " * 200)])
     assert formatted.left_out == ("response_format",)
-    assert (formatted.reason or "").startswith("not as asked: wanted JSON of Verdict and nothing else")
+    assert (formatted.reason or "").startswith(
+        "not as asked: wanted JSON of Verdict and nothing else"
+    )
     assert "longer than the model takes" in (long.reason or "")
     with pytest.raises(ConfigError, match="do not fit the 128 tokens that the model toy takes"):
         endpoint.check(ask("the cat " * 300))
 
 
 def test_a_model_in_this_process_is_asked_once_for_each_prompt(local: Any) -> None:
-    requests = [ask(text, temperature=1.0, replicate=number) for text in TEXTS for number in range(3)]
+    requests = [
+        ask(text, temperature=1.0, replicate=number) for text in TEXTS for number in range(3)
+    ]
     first = local(batch=4)
     replies = first.ask(requests)
     assert len({reply.text for reply in replies[:3]}) > 1
@@ -114,7 +137,8 @@ def test_a_prompt_that_is_too_long_for_a_model_in_this_process(local: Any, folde
     with pytest.raises(ConfigError) as raised:
         asking.check(ask("the " * 140))
     assert str(raised.value) == (
-        f"a prompt of 143 tokens and an answer of up to 8 do not fit the 128 tokens that client.model ({folder}) takes; "
+        "a prompt of 143 tokens and an answer of up to 8 do not fit the 128 tokens that "
+        f"client.model ({folder}) takes; "
         "show fewer or shorter windows, or choose a model with a longer context"
     )
     replies = asking.ask([ask("the cat"), ask("the " * 140)])
@@ -128,7 +152,9 @@ def test_a_model_that_cannot_answer(local: Any, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no folder"):
         local(model=ModelConfig(path=str(tmp_path / "nowhere"))).ask([ask("a cat")])
     toys.tiny_network().save_pretrained(tmp_path / "mute")
-    with pytest.raises(ConfigError, match=r"client.model \(.*mute\) has no tokenizer, so it reads no prompt"):
+    with pytest.raises(
+        ConfigError, match=r"client.model \(.*mute\) has no tokenizer, so it reads no prompt"
+    ):
         local(model=ModelConfig(path=str(tmp_path / "mute"))).check()
 
 
@@ -137,18 +163,35 @@ def test_transformers_serve(folder: Path, local: Any, tmp_path: Path) -> None:
         pytest.skip("`transformers serve` needs the package accelerate, which is not installed")
     port, log = free_port(), tmp_path / "log"
     serve = "from transformers.cli.transformers import main; main()"
-    command = [sys.executable, "-c", serve, "serve", str(folder), "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-c",
+        serve,
+        "serve",
+        str(folder),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     environment = os.environ | {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [*command, "--device", "cpu", "--dtype", "float32"], stdout=file, stderr=file, env=environment
+            [*command, "--device", "cpu", "--dtype", "float32"],
+            stdout=file,
+            stderr=file,
+            env=environment,
         )
     try:
         while not _answers(f"http://127.0.0.1:{port}/health"):
             assert process.poll() is None, log.read_text(encoding="utf-8")
             time.sleep(0.2)
         asking = Client(
-            EndpointConfig(url=f"http://127.0.0.1:{port}/v1", model=str(folder), replies=str(tmp_path / "replies"))
+            EndpointConfig(
+                url=f"http://127.0.0.1:{port}/v1",
+                model=str(folder),
+                replies=str(tmp_path / "replies"),
+            )
         )
         served = asking.ask([ask(text) for text in TEXTS])
     finally:

@@ -44,11 +44,15 @@ def refused(client: Client, *requests: Any) -> str:
 def test_clients_are_a_table_and_nobody_is_the_default() -> None:
     assert clients.names() == ["endpoint", "local", "none"]
     assert Section().client.kind == "none"
-    chosen = override(Section(), {"client.kind": "endpoint", "client.model": "m", "client.concurrency": 2})
+    chosen = override(
+        Section(), {"client.kind": "endpoint", "client.model": "m", "client.concurrency": 2}
+    )
     assert (chosen.client.model, chosen.client.concurrency) == ("m", 2)
     with pytest.raises(UnknownNameError, match=r"client\.key"):
         override(Section(), {"client.kind": "endpoint", "client.key": "sk-secret"})
-    prices = override(Section(), {"client.kind": "endpoint", "client.prices": [{"model": "a/b:c", "input": 1.0}]})
+    prices = override(
+        Section(), {"client.kind": "endpoint", "client.prices": [{"model": "a/b:c", "input": 1.0}]}
+    )
     assert flatten(prices)["client.prices"] == [
         {"model": "a/b:c", "input": 1.0, "cached": None, "output": 0.0, "reasoning": None}
     ]
@@ -58,14 +62,18 @@ def test_an_endpoint_that_is_not_there(client: Ask) -> None:
     url = f"http://127.0.0.1:{free_port()}/v1"
     sentence = refused(client(url=url))
     assert re.fullmatch(
-        rf"{re.escape(url)} does not answer \(ConnectError: .*\); start the server there, or set client\.url", sentence
+        rf"{re.escape(url)} does not answer \(ConnectError: .*\); start the server there, or set client\.url",
+        sentence,
     )
 
 
-def test_an_endpoint_that_is_not_set(client: Ask, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_that_is_not_set(
+    client: Ask, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("LATENTFLOW_CLIENT_URL", raising=False)
     assert refused(client(url="")) == (
-        "client.url is empty, and so is the environment variable LATENTFLOW_CLIENT_URL; wanted the address of a server up "
+        "client.url is empty, and so is the environment variable LATENTFLOW_CLIENT_URL; wanted "
+        "the address of a server up "
         "to /chat/completions, for example http://127.0.0.1:8000/v1"
     )
     monkeypatch.setenv("LATENTFLOW_CLIENT_URL", f"{server.url}/")
@@ -73,7 +81,8 @@ def test_an_endpoint_that_is_not_set(client: Ask, server: Server, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    "url", ["https://me:sk-secret@host/v1", "https://host/v1?key=sk-secret", "https://h/v1#sk-secret"]
+    "url",
+    ["https://me:sk-secret@host/v1", "https://host/v1?key=sk-secret", "https://h/v1#sk-secret"],
 )
 def test_a_secret_in_the_address_is_refused_and_not_repeated(client: Ask, url: str) -> None:
     sentence = refused(client(url=url))
@@ -93,8 +102,10 @@ def test_a_key_that_is_missing_is_named(client: Ask, monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("OPENROUTER_API_KEY", raising=False)
     asking = client(Budget(calls=1), url="http://192.0.2.1/v1", key_variable="OPENROUTER_API_KEY")
     assert refused(asking) == (
-        "no key for http://192.0.2.1/v1: the environment variable OPENROUTER_API_KEY is empty, and a key is read nowhere "
-        "else; set it, or name another in client.key_variable (empty for a server that wants no key)"
+        "no key for http://192.0.2.1/v1: the environment variable OPENROUTER_API_KEY is empty, "
+        "and a key is read nowhere "
+        "else; set it, or name another in client.key_variable (empty for a server that wants no "
+        "key)"
     )
 
 
@@ -104,19 +115,28 @@ def test_a_key_with_a_line_break_inside_is_refused_and_not_repeated(
     monkeypatch.setenv("LATENTFLOW_CLIENT_KEY", "sk-secret-one\nsk-secret-two")
     sentence = refused(client())
     assert sentence == (
-        "the key in the environment variable LATENTFLOW_CLIENT_KEY holds blanks or signs that no key has"
+        "the key in the environment variable LATENTFLOW_CLIENT_KEY holds blanks or signs that no "
+        "key has"
     )
     monkeypatch.setenv("LATENTFLOW_CLIENT_KEY", "sk-secret-one\n")
     client().ask(prompts(1))
     assert server.headers[0]["authorization"] == "Bearer sk-secret-one"
 
 
-def test_a_key_that_the_server_does_not_take(server: Server, client: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_that_the_server_does_not_take(
+    server: Server, client: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.key = "another"
-    assert refused(client()).endswith("it does not take the key in the environment variable LATENTFLOW_CLIENT_KEY")
+    assert refused(client()).endswith(
+        "it does not take the key in the environment variable LATENTFLOW_CLIENT_KEY"
+    )
     monkeypatch.delenv("LATENTFLOW_CLIENT_KEY")
-    assert refused(client()).endswith("it wants a key, and the environment variable LATENTFLOW_CLIENT_KEY is empty")
-    assert refused(client(key_variable="")).endswith("it wants a key, and client.key_variable is empty")
+    assert refused(client()).endswith(
+        "it wants a key, and the environment variable LATENTFLOW_CLIENT_KEY is empty"
+    )
+    assert refused(client(key_variable="")).endswith(
+        "it wants a key, and client.key_variable is empty"
+    )
     server.key = None  # as some servers do, which show their list to everybody
     server.script = lambda sent, times: error(401, "no")
     with pytest.raises(ConfigError, match="it wants a key"):
@@ -128,12 +148,14 @@ def test_a_model_that_is_not_served_is_told_what_is(server: Server, client: Ask)
     server.models = [{"id": "judge-1"}, {"id": "llama3:latest"}]
     url = server.url
     assert (
-        refused(client(model="judge")) == f"{url} does not serve client.model='judge'; it serves judge-1, llama3:latest"
+        refused(client(model="judge"))
+        == f"{url} does not serve client.model='judge'; it serves judge-1, llama3:latest"
     )
     client(model="llama3").check()
     server.models = [{"id": f"vendor/model-{number}"} for number in range(300)]
     assert refused(client(model="model-29")).startswith(
-        f"{url} does not serve client.model='model-29'; it serves 300 models, near to it: vendor/model-29, vendor/model-290"
+        f"{url} does not serve client.model='model-29'; it serves 300 models, near to it: "
+        "vendor/model-29, vendor/model-290"
     )
     assert server.sent == []
 
@@ -144,7 +166,8 @@ def test_a_model_that_only_the_first_question_finds_missing(server: Server, clie
     with pytest.raises(ConfigError) as raised:
         client().ask(prompts(9))
     assert str(raised.value) == (
-        f"{server.url} does not serve client.model='judge-1' (HTTP 404 ('The model `judge-1` does not exist')); ask its "
+        f"{server.url} does not serve client.model='judge-1' (HTTP 404 ('The model `judge-1` does "
+        "not exist')); ask its "
         "keeper what it serves"
     )
     assert len(server.sent) == 1
@@ -156,20 +179,25 @@ def test_an_address_at_which_nothing_lies(server: Server, client: Ask) -> None:
     with pytest.raises(ConfigError) as raised:
         client().ask(prompts(3))
     assert str(raised.value) == (
-        f"{server.url} answers HTTP 404 ('Not Found'); set client.url to its address up to /chat/completions, which ends in "
+        f"{server.url} answers HTTP 404 ('Not Found'); set client.url to its address up to "
+        "/chat/completions, which ends in "
         "/v1 with most servers"
     )
 
 
 def test_a_model_without_a_name(client: Ask, server: Server) -> None:
-    assert refused(client(model="")) == f"client.model is empty; wanted the name of a model that {server.url} serves"
+    assert (
+        refused(client(model=""))
+        == f"client.model is empty; wanted the name of a model that {server.url} serves"
+    )
 
 
 def test_a_prompt_that_is_longer_than_the_model_takes(server: Server, client: Ask) -> None:
     with pytest.raises(ConfigError) as raised:
         client().check(prompt("word " * 8_000))
     assert str(raised.value) == (
-        "a prompt of at least 5,000 tokens and an answer of up to 50 do not fit the 4,096 tokens that the model judge-1 "
+        "a prompt of at least 5,000 tokens and an answer of up to 50 do not fit the 4,096 tokens "
+        "that the model judge-1 "
         "takes; show fewer or shorter windows, or choose a model with a longer context"
     )
     client().check(prompt("word " * 3_000))
@@ -184,7 +212,8 @@ def test_two_prices_for_one_model(client: Ask) -> None:
 def test_a_cache_that_cannot_be_used(client: Ask, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x", encoding="utf-8")
     with pytest.raises(
-        ConfigError, match=r"the cache of answers .*replies.sqlite cannot be used: .*set client.replies"
+        ConfigError,
+        match=r"the cache of answers .*replies.sqlite cannot be used: .*set client.replies",
     ):
         client(replies=str(tmp_path / "file")).ask(prompts(1))
     (tmp_path / "replies").mkdir()

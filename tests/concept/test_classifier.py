@@ -16,7 +16,8 @@ CONCEPTS = ["sea", "farm", "ghost"]
 
 
 def passages(n: int, seed: int) -> tuple[list[str], np.ndarray]:
-    """Texts of 12 words; a topic's texts hold one word of it, and one in five other texts does too."""
+    """Texts of 12 words; a topic's texts hold one word of it, and one in five other texts does
+    too."""
     draw, texts, labels = random.Random(seed), [], np.zeros((n, 3), bool)
     for i in range(n):
         words = draw.choices(FILL, k=12)
@@ -35,7 +36,9 @@ def classifier() -> ConceptClassifier:
 
 
 def test_a_text_is_judged_by_its_words(classifier: ConceptClassifier) -> None:
-    found = classifier.probabilities(["then the boat was on it", "then the cow was on it", "then it was on it"])
+    found = classifier.probabilities(
+        ["then the boat was on it", "then the cow was on it", "then it was on it"]
+    )
     assert found[0, 0] > 0.6 and found[1, 1] > 0.6
     assert max(found[1, 0], found[0, 1], found[2, 0], found[2, 1]) < 0.2
 
@@ -54,7 +57,9 @@ def test_calibration_is_what_brings_that_about(classifier: ConceptClassifier) ->
     assert brier[1] < brier[0]
 
 
-def test_a_concept_without_examples_cannot_be_judged_and_says_why(classifier: ConceptClassifier) -> None:
+def test_a_concept_without_examples_cannot_be_judged_and_says_why(
+    classifier: ConceptClassifier,
+) -> None:
     assert classifier.unfit == {
         "ghost": "0 of 1500 judge passages have the concept; at least 5 with and without it are needed"
     }
@@ -76,4 +81,7 @@ def test_what_is_saved_comes_back(classifier: ConceptClassifier, tmp_path: Path)
     texts = passages(50, 4)[0]
     np.testing.assert_array_equal(again.probabilities(texts), classifier.probabilities(texts))
     assert again.unfit == classifier.unfit and again.concepts == classifier.concepts
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["classifier.json", "classifier.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "classifier.json",
+        "classifier.safetensors",
+    ]

@@ -1,4 +1,5 @@
-"""A probe passes on any corpus: by rank and by the lower bound of its lift, not by an absolute average precision."""
+"""A probe passes on any corpus: by rank and by the lower bound of its lift, not by an absolute
+average precision."""
 
 from __future__ import annotations
 
@@ -25,7 +26,9 @@ def test_what_is_refused_says_what_was_wanted_and_what_came():
 
 def test_lift_is_0_at_the_base_rate_and_1_at_perfection():
     assert lift(0.3, 0.3) == 0 and lift(1.0, 0.3) == 1 and lift(0.65, 0.3) == pytest.approx(0.5)
-    assert least_lift(0.9, 1000, 10_000) > least_lift(0.9, 10, 100)  # more rows, a narrower interval
+    assert least_lift(0.9, 1000, 10_000) > least_lift(
+        0.9, 10, 100
+    )  # more rows, a narrower interval
 
 
 def test_an_average_precision_has_width_at_1_and_stays_inside_its_range():
@@ -36,7 +39,8 @@ def test_an_average_precision_has_width_at_1_and_stays_inside_its_range():
 
 
 def test_a_clustered_share_covers_where_wilson_does_not():
-    """24 families of 16 concepts that share their luck: the interval over families covers, the one over concepts does not."""
+    """24 families of 16 concepts that share their luck: the interval over families covers, the one
+    over concepts does not."""
     generator, covered, independent = np.random.default_rng(0), 0, 0
     family = np.repeat(np.arange(24), 16)
     for _ in range(400):

@@ -16,19 +16,33 @@ from components.store import tables
 from components.store.artifact import Artifact, Store
 from components.store.stage import Stage
 
-LABELS = [("fox", 0, 1, 1.0), ("fox", 2, 0, 0.5), ("dog", 0, 0, 1.0), ("dog", 2, 1, 0.0), ("sad", 2, None, 1.0)]
+LABELS = [
+    ("fox", 0, 1, 1.0),
+    ("fox", 2, 0, 0.5),
+    ("dog", 0, 0, 1.0),
+    ("dog", 2, 1, 0.0),
+    ("sad", 2, None, 1.0),
+]
 TEST = [("fox", 1, 0, 1.0), ("sad", 1, None, 2.0)]
 
 
 @pytest.fixture
 def corpus(store: Store) -> Artifact:
     def make(folder: Path, config: Config, inputs: Mapping, settings: object):
-        documents = [{"document": n, "split": split} for n, split in enumerate(["select", "test", "select", "select"])]
+        documents = [
+            {"document": n, "split": split}
+            for n, split in enumerate(["select", "test", "select", "select"])
+        ]
         tables.DOCUMENTS.write(folder, documents)
-        rows = [dict(zip(("concept", "document", "token", "value"), row, strict=True)) for row in LABELS + TEST]
+        rows = [
+            dict(zip(("concept", "document", "token", "value"), row, strict=True))
+            for row in LABELS + TEST
+        ]
         tables.LABELS.write(folder, rows)
         units = {"fox": "token", "sad": "document", "dog": "token"}
-        tables.CONCEPTS.write(folder, [{"concept": name, "unit": unit} for name, unit in units.items()])
+        tables.CONCEPTS.write(
+            folder, [{"concept": name, "unit": unit} for name, unit in units.items()]
+        )
         yield from ()
         return {}
 
@@ -84,6 +98,7 @@ def test_names_are_those_of_the_inventory_in_its_order(corpus: Artifact) -> None
     assert concept_names(corpus) == ["fox", "sad", "dog"]
     assert concept_names(corpus, "document") == ["sad"]
     with pytest.raises(
-        UnknownNameError, match=r"no concept named 'foxes' in read/.*known: dog, fox, sad; did you mean"
+        UnknownNameError,
+        match=r"no concept named 'foxes' in read/.*known: dog, fox, sad; did you mean",
     ):
         document_labels(corpus, "select", ["foxes"])

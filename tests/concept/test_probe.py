@@ -16,7 +16,9 @@ from components.statistics import average_precision
 PRECISIONS = [0.9622, 0.8587, 0.7164]
 
 
-def problem(n: int = 4000, d: int = 24, seed: int = 0) -> tuple[torch.Tensor, scipy.sparse.csc_matrix, torch.Tensor]:
+def problem(
+    n: int = 4000, d: int = 24, seed: int = 0
+) -> tuple[torch.Tensor, scipy.sparse.csc_matrix, torch.Tensor]:
     """Activations, labels and the best possible scores of three concepts of different density.
 
     All three lie in the directions of least variance of badly scaled activations.
@@ -41,7 +43,9 @@ def test_a_probe_is_as_good_as_scikit_learns_logistic_regression_on_whitened_act
     values, vectors = np.linalg.eigh(np.cov(x.numpy().T))
     whiten = vectors / np.sqrt(values)
     for i in range(3):
-        model = LogisticRegression(max_iter=1000).fit((x.numpy() - 5) @ whiten, y[:, i].toarray().ravel())
+        model = LogisticRegression(max_iter=1000).fit(
+            (x.numpy() - 5) @ whiten, y[:, i].toarray().ravel()
+        )
         wanted = average_precision(
             model.decision_function((x_test.numpy() - 5) @ whiten), y_test[:, i].toarray().ravel()
         )
@@ -61,11 +65,15 @@ def test_scores_are_log_odds() -> None:
     np.testing.assert_allclose(stated.numpy(), y_test.toarray().mean(0), atol=0.02)
 
 
-def test_whoever_fits_gets_the_same_probe_for_a_concept_whatever_other_concepts_are_fitted_with_it() -> None:
+def test_whoever_fits_gets_the_same_probe_for_a_concept_whatever_other_concepts_are_fitted_with_it() -> (
+    None
+):
     x, y, _ = problem(500)
     together = fit_probe(x, y)
     assert torch.equal(together.weight, fit_probe(x, y).weight)
-    torch.testing.assert_close(fit_probe(x, y[:, [1]]).weight[0], together.weight[1], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        fit_probe(x, y[:, [1]]).weight[0], together.weight[1], rtol=1e-3, atol=1e-4
+    )
 
 
 def test_activations_of_half_precision_are_read() -> None:
@@ -76,7 +84,9 @@ def test_activations_of_half_precision_are_read() -> None:
 def test_a_concept_that_never_comes_and_a_dead_coordinate_leave_finite_scores() -> None:
     x, y, _ = problem(300)
     x[:, 5] = 2.0
-    y = scipy.sparse.csc_matrix(np.hstack([y.toarray(), np.zeros((300, 1), bool), np.ones((300, 1), bool)]))
+    y = scipy.sparse.csc_matrix(
+        np.hstack([y.toarray(), np.zeros((300, 1), bool), np.ones((300, 1), bool)])
+    )
     scores = fit_probe(x, y).scores(x)
     assert torch.isfinite(scores).all()
     assert scores[:, 3].max() < 0 < scores[:, 4].min()
@@ -96,4 +106,6 @@ def test_results_move_only_with_a_version() -> None:
     (x, y, _), (x_test, y_test, _) = problem(), problem(seed=1)
     scores = fit_probe(x, y).scores(x_test).numpy()
     found = [average_precision(scores[:, i], y_test[:, i].toarray().ravel()) for i in range(3)]
-    assert (VERSION, found) == (1, pytest.approx(PRECISIONS, abs=2e-3)), "raise probe.VERSION when the fit changes"
+    assert (VERSION, found) == (1, pytest.approx(PRECISIONS, abs=2e-3)), (
+        "raise probe.VERSION when the fit changes"
+    )

@@ -1,4 +1,5 @@
-"""Ranking measures are scikit-learn's, ties and silent rows included, for every unit and concept at once."""
+"""Ranking measures are scikit-learn's, ties and silent rows included, for every unit and concept at
+once."""
 
 from __future__ import annotations
 
@@ -9,7 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from components.concept.ranking import Ranking, precision_of_codes, precision_of_coordinates, ranking
+from components.concept.ranking import (
+    Ranking,
+    precision_of_codes,
+    precision_of_coordinates,
+    ranking,
+)
 
 
 def worlds(levels: int):
@@ -21,14 +27,19 @@ def worlds(levels: int):
         scores = rng.integers(0, levels, (rows, units)) * (rng.random((rows, units)) < 0.5)
         return scores.astype(np.float32), rng.random((rows, concepts)) < rng.random(concepts)
 
-    return st.tuples(st.integers(1, 40), st.integers(1, 4), st.integers(1, 5), st.integers(0, 2**30)).map(build)
+    return st.tuples(
+        st.integers(1, 40), st.integers(1, 4), st.integers(1, 5), st.integers(0, 2**30)
+    ).map(build)
 
 
 def expected(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """[unit, concept], by scikit-learn, one pair at a time."""
     return np.array(
         [
-            [average_precision_score(has, unit) if has.any() else np.nan for has in labels.T.astype(int)]
+            [
+                average_precision_score(has, unit) if has.any() else np.nan
+                for has in labels.T.astype(int)
+            ]
             for unit in scores.T
         ]
     )

@@ -9,7 +9,25 @@ from components.concept.words import beginnings
 from components.store import tables
 from tests import toys
 
-TEXTS = ["<s>", " the", "the", " st", "ill", " ", "e", "'", "t", "1", "st", "“", " don't", " é", "\n", " A", ""]
+TEXTS = [
+    "<s>",
+    " the",
+    "the",
+    " st",
+    "ill",
+    " ",
+    "e",
+    "'",
+    "t",
+    "1",
+    "st",
+    "“",
+    " don't",
+    " é",
+    "\n",
+    " A",
+    "",
+]
 AT = {text: number for number, text in enumerate(TEXTS)}
 
 
@@ -23,7 +41,9 @@ def found(corpus, *texts, document=None, position=None):
     n = len(texts)
     given = {
         "token": torch.tensor([AT[text] for text in texts], dtype=torch.int32),
-        "document": torch.zeros(n, dtype=torch.int32) if document is None else torch.tensor(document).int(),
+        "document": torch.zeros(n, dtype=torch.int32)
+        if document is None
+        else torch.tensor(document).int(),
         "position": torch.arange(n).int() if position is None else torch.tensor(position).int(),
     }
     return beginnings(corpus, given).tolist()
@@ -34,11 +54,28 @@ def test_a_space_before_letters_begins_a_word_in_lower_case(corpus):
 
 
 def test_a_space_or_a_mark_in_the_token_before_is_one_too(corpus):
-    assert found(corpus, " ", "e", "ill", "“", "the", "\n", "e") == ["", "e", "", "", "the", "", "e"]
+    assert found(corpus, " ", "e", "ill", "“", "the", "\n", "e") == [
+        "",
+        "e",
+        "",
+        "",
+        "the",
+        "",
+        "e",
+    ]
 
 
 def test_what_follows_letters_digits_or_an_apostrophe_begins_no_word(corpus):
-    assert found(corpus, " ", "e", "'", "t", "1", "st", "", "ill") == ["", "e", "", "", "", "", "", ""]
+    assert found(corpus, " ", "e", "'", "t", "1", "st", "", "ill") == [
+        "",
+        "e",
+        "",
+        "",
+        "",
+        "",
+        "",
+        "",
+    ]
 
 
 def test_only_letters_of_a_to_z_are_words(corpus):
@@ -47,7 +84,13 @@ def test_only_letters_of_a_to_z_are_words(corpus):
 
 def test_a_document_begins_with_a_word_and_special_tokens_belong_to_none(corpus):
     given = {"document": [-1, 4, 4, 5, 5], "position": [-1, 0, 1, 0, 1]}
-    assert found(corpus, "<s>", "the", "ill", "ill", " the", **given) == ["", "the", "", "ill", "the"]
+    assert found(corpus, "<s>", "the", "ill", "ill", " the", **given) == [
+        "",
+        "the",
+        "",
+        "ill",
+        "the",
+    ]
 
 
 def test_without_the_token_before_only_a_tokens_own_space_tells(corpus):

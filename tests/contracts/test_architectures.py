@@ -1,7 +1,8 @@
-"""Laws for every registered architecture. A new file in the table is held to them with no edit here.
+"""Laws for every registered architecture. A new file in the table is held to them with no edit
+here.
 
-`OPTIONS` only says how sparse an entry has to be for the planted data; an entry that is not listed takes its defaults.
-`FORMS` are further forms of an entry, held to the same laws.
+`OPTIONS` only says how sparse an entry has to be for the planted data; an entry that is not listed
+takes its defaults. `FORMS` are further forms of an entry, held to the same laws.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ X, HELD_OUT = rows(6000, PLANTED), rows(500, PLANTED, seed=9)
 
 
 def options(form):
-    """Three latents a token where an entry counts them, 64 latents where their number does not follow from the width."""
+    """Three latents a token where an entry counts them, 64 latents where their number does not
+    follow from the width."""
     fields = entry(form).config.model_fields
     chosen = {name: value for name, value in (SPARSE | {"d_sae": D_SAE}).items() if name in fields}
     return entry(form).config(**(chosen | (OPTIONS | FORMS).get(form, {})))
@@ -69,7 +71,10 @@ def batch(form, x):
 
 def captured(store, form):
     rows = {"train": X[:600], "validate": HELD_OUT[:100]}
-    splits = {split: {name: x.clone() for name, x in batch(form, part).items()} for split, part in rows.items()}
+    splits = {
+        split: {name: x.clone() for name, x in batch(form, part).items()}
+        for split, part in rows.items()
+    }
     return toys.activations(store, splits, None, 250)
 
 
@@ -82,7 +87,9 @@ def share_recovered(dictionary):
 
 
 def begun(form, seed=0):
-    return untrained(options(form), HOOK, batch(form, D_IN), batch(form, X), torch.Generator().manual_seed(seed))
+    return untrained(
+        options(form), HOOK, batch(form, D_IN), batch(form, X), torch.Generator().manual_seed(seed)
+    )
 
 
 def config(form, **changes):
@@ -92,7 +99,8 @@ def config(form, **changes):
 
 @functools.cache
 def trained(form):
-    """One trained dictionary and its loss at the beginning and at the end (none without gradients), for all the laws."""
+    """One trained dictionary and its loss at the beginning and at the end (none without gradients),
+    for all the laws."""
     learner = Learner(begun(form), config(form))
     losses = []
     for step in range(learner.steps):
@@ -125,10 +133,15 @@ def test_shapes(form):
     assert (codes.n_rows, codes.d_sae) == (500, d_sae) and (codes.values > 0).all()
     assert dictionary.decode(codes).shape == HELD_OUT.shape
     assert dictionary.decoder_directions().shape == (d_sae, D_IN)
-    outcome = dictionary.loss(batch(form, X[:50]), Moment(0, 10, torch.zeros(d_sae).bool(), torch.Generator()))
+    outcome = dictionary.loss(
+        batch(form, X[:50]), Moment(0, 10, torch.zeros(d_sae).bool(), torch.Generator())
+    )
     assert ("reconstruction" in outcome.losses) == (entry(form).learns == "gradients")
     assert all(term.shape == () for term in outcome.losses.values())
-    assert outcome.fired.shape == (d_sae,) and outcome.reconstruction[written(form)].shape == (50, D_IN)
+    assert outcome.fired.shape == (d_sae,) and outcome.reconstruction[written(form)].shape == (
+        50,
+        D_IN,
+    )
 
 
 def test_training_and_encoding_agree_on_codes_and_reconstruction(form):
@@ -150,7 +163,10 @@ def test_decoding_is_linear_in_the_codes(form):
     assert dictionary.decode(empty).shape == (0, D_IN)
     differences = dictionary.decode(codes).diff(dim=0)
     torch.testing.assert_close(
-        differences, codes.dense().diff(dim=0) @ dictionary.decoder_directions(), atol=1e-4, rtol=1e-4
+        differences,
+        codes.dense().diff(dim=0) @ dictionary.decoder_directions(),
+        atol=1e-4,
+        rtol=1e-4,
     )
 
 
@@ -166,7 +182,11 @@ def test_what_is_saved_is_what_is_loaded(form, tmp_path):
     dictionary.save(tmp_path)
     loaded = Dictionary.load(tmp_path)
     assert type(loaded) is type(dictionary) and loaded.options == dictionary.options
-    assert (loaded.scales, loaded.reads, loaded.name) == (dictionary.scales, dictionary.reads, dictionary.name)
+    assert (loaded.scales, loaded.reads, loaded.name) == (
+        dictionary.scales,
+        dictionary.reads,
+        dictionary.name,
+    )
     before, after = dictionary.encode(batch(form, HELD_OUT)), loaded.encode(batch(form, HELD_OUT))
     assert torch.equal(before.values, after.values) and torch.equal(before.indices, after.indices)
     assert torch.equal(dictionary.decode(before), loaded.decode(after))
@@ -174,15 +194,20 @@ def test_what_is_saved_is_what_is_loaded(form, tmp_path):
 
 def test_the_same_seed_gives_the_same_dictionary_and_another_seed_another(form):
     first, again, other = begun(form), begun(form), begun(form, seed=1)
-    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(first.state_dict().values(), again.state_dict().values(), strict=True)
+    )
     if entry(form).learns == "gradients":  # a baseline may have nothing to draw
         assert any(
-            not torch.equal(a, b) for a, b in zip(first.state_dict().values(), other.state_dict().values(), strict=True)
+            not torch.equal(a, b)
+            for a, b in zip(first.state_dict().values(), other.state_dict().values(), strict=True)
         )
 
 
 def test_its_control_is_untrained_of_its_size_and_of_its_wiring(form):
-    """What stands beside it in every score: as many latents, as sparse, at the same hook points, nothing learnt."""
+    """What stands beside it in every score: as many latents, as sparse, at the same hook points,
+    nothing learnt."""
     trained_one, *_ = trained(form)
     measured = evaluate(trained_one, [batch(form, HELD_OUT)])
     facts = {
@@ -195,7 +220,9 @@ def test_its_control_is_untrained_of_its_size_and_of_its_wiring(form):
     }
     beside = control(config(form), facts)
     assert beside.updates == 0
-    bare = untrained(beside.dictionary, beside.hook_point, batch(form, D_IN), batch(form, X), torch.Generator())
+    bare = untrained(
+        beside.dictionary, beside.hook_point, batch(form, D_IN), batch(form, X), torch.Generator()
+    )
     assert (bare.d_sae, bare.reads, bare.reconstructs) == (
         trained_one.d_sae,
         trained_one.reads,
@@ -206,7 +233,8 @@ def test_its_control_is_untrained_of_its_size_and_of_its_wiring(form):
 
 
 def test_learning_does_what_the_entry_says(form):
-    """Gradients: the loss falls. Statistics: more variance is explained. Nothing: first values are last values."""
+    """Gradients: the loss falls. Statistics: more variance is explained. Nothing: first values are
+    last values."""
     dictionary, before, after = trained(form)
     match entry(form).learns:
         case "gradients":
@@ -215,7 +243,9 @@ def test_learning_does_what_the_entry_says(form):
             assert explained(form, dictionary) > explained(form, begun(form)) + 0.02
         case "nothing":
             first = begun(form).state_dict()
-            assert all(torch.equal(tensor, first[name]) for name, tensor in dictionary.state_dict().items())
+            assert all(
+                torch.equal(tensor, first[name]) for name, tensor in dictionary.state_dict().items()
+            )
 
 
 def test_held_out_variance_is_explained_with_few_latents(form):
@@ -236,7 +266,9 @@ def test_most_planted_directions_are_recovered_and_few_by_a_baseline(form):
 
 def test_resumed_equals_uninterrupted_bit_for_bit(form, store, tmp_path):
     activations = captured(store, form)
-    plan = config(form, tokens=2000, batch_size=100, log_every=5, checkpoint_every=4, dead_after=300)
+    plan = config(
+        form, tokens=2000, batch_size=100, log_every=5, checkpoint_every=4, dead_after=300
+    )
     written = []
     for name, stop in (("whole", 99), ("cut", 2)):
         (tmp_path / name).mkdir()
@@ -253,7 +285,9 @@ def test_resumed_equals_uninterrupted_bit_for_bit(form, store, tmp_path):
 
 def test_the_stages_train_and_encode_take_it(form, store):
     activations = captured(store, form)
-    made, _ = store.ensure(TRAIN, config(form, tokens=900, batch_size=100, log_every=5), {"activations": activations})
+    made, _ = store.ensure(
+        TRAIN, config(form, tokens=900, batch_size=100, log_every=5), {"activations": activations}
+    )
     dictionary, learns = Dictionary.load(made), entry(form).learns
     assert made.facts["name"] == dictionary.name and made.facts["d_sae"] == dictionary.d_sae
     assert made.facts["tokens"] == (0 if learns == "nothing" else 900)

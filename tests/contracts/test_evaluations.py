@@ -1,4 +1,5 @@
-"""Laws for every registered evaluation: honest scores, the same again, reasons where nothing can be measured."""
+"""Laws for every registered evaluation: honest scores, the same again, reasons where nothing can be
+measured."""
 
 from __future__ import annotations
 
@@ -18,13 +19,19 @@ from components.store.stage import Progress
 from tests import toys
 from tests.evaluation import bench
 
-CONCEPTS = [("most", "surface", "token"), ("late", "contextual", "token"), ("even", "document", "document")]
+CONCEPTS = [
+    ("most", "surface", "token"),
+    ("late", "contextual", "token"),
+    ("even", "document", "document"),
+]
 LABELS = {
     "most": lambda split, token, document: token > 9,  # so many that the gate is passed
     "late": lambda split, token, document: torch.arange(token.shape[1]) > 11,
     "even": lambda split, token, document: document % 2 == 0,
 }
-GOLDEN = {  # at the version of each entry: when a number moves on purpose, raise the version and write it down here
+# at the version of each entry: when a number moves on purpose, raise the version and write it down
+# here
+GOLDEN = {
     ("reconstruction", 1): {"fvu": 0.584906, "l0": 12.0, "dead_share": 0.25},
     ("loss_recovered", 1): {
         "loss_recovered.zero_ablation": 0.580583,
@@ -69,20 +76,33 @@ SETTINGS = {
     "concepts_found": {"gate": EASY, "min_decodable": 0.05},
     "sparse_probing": {"gate": EASY},
 }
-"""For entries that by themselves ask for more text than there is here, and for probes that are better than its."""
+"""For entries that by themselves ask for more text than there is here, and for probes that are
+better than its."""
 
 
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory):
-    """A dictionary that keeps three quarters of the coordinates, beside a control that keeps a quarter."""
+    """A dictionary that keeps three quarters of the coordinates, beside a control that keeps a
+    quarter."""
     folder = tmp_path_factory.mktemp("evaluations")
     dictionary = bench.linear((torch.arange(bench.D_IN) % 4 > 0).float())
     control = bench.linear((torch.arange(bench.D_IN) % 4 == 0).float())
     model = toys.tiny_model()
-    x = {split: bench.kept(model, bench.contexts(model, number)) for number, split in enumerate(bench.SPLITS)}
+    x = {
+        split: bench.kept(model, bench.contexts(model, number))
+        for number, split in enumerate(bench.SPLITS)
+    }
     untrained = (control, {split: control.encode(rows) for split, rows in x.items()})
     store = Store(folder / "artifacts")
-    return bench.of_model(store, folder, dictionary, model=model, untrained=untrained, concepts=CONCEPTS, labels=LABELS)
+    return bench.of_model(
+        store,
+        folder,
+        dictionary,
+        model=model,
+        untrained=untrained,
+        concepts=CONCEPTS,
+        labels=LABELS,
+    )
 
 
 @pytest.fixture(params=evaluations.names())
@@ -128,13 +148,19 @@ def test_who_reads_no_text_scores_the_same_without_any(evaluation, subject):
 
 def test_a_subject_without_data_gets_reasons_and_no_values(evaluation, store, tmp_path):
     grids = {"train": bench.plain(2, 3)}
-    empty = bench.subject(store, tmp_path, bench.linear(torch.ones(2)), grids=grids, x={"train": torch.randn(6, 2)})
+    empty = bench.subject(
+        store, tmp_path, bench.linear(torch.ones(2)), grids=grids, x={"train": torch.randn(6, 2)}
+    )
     scores, _ = bench.measure(evaluation, empty)
-    assert scores and all(score.interval.value is None and score.reason for score in scores.values())
+    assert scores and all(
+        score.interval.value is None and score.reason for score in scores.values()
+    )
 
 
 def test_numbers_move_only_with_the_version(evaluation, subject):
     wanted = GOLDEN[evaluation.kind, evaluation.version]
-    found = {name: score.interval.value for name, score in bench.measure(evaluation, subject)[0].items()}
+    found = {
+        name: score.interval.value for name, score in bench.measure(evaluation, subject)[0].items()
+    }
     found = {".".join(filter(None, name)): value for name, value in found.items()}
     assert {name: found[name] for name in wanted} == pytest.approx(wanted, rel=1e-3, abs=1e-5)

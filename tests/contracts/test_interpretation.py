@@ -26,7 +26,9 @@ from components.interpretation.windows import Windows
 from tests.interpretation.windows_of import EXPLAINER, PREDICTOR, SCORER, trials_of, windows_of
 
 SERVICES = {"explainer": EXPLAINER, "predictor": PREDICTOR, "scorer": SCORER}
-EVERY_ENTRY = [(registry, name) for registry in (explainers, predictors, scorers) for name in registry.names()]
+EVERY_ENTRY = [
+    (registry, name) for registry in (explainers, predictors, scorers) for name in registry.names()
+]
 CASES = [(name, unit) for name in predictors.names() for unit in sorted(predictors[name].gives)]
 
 
@@ -50,11 +52,14 @@ def entry(registry, name: str, **settings: str):
 
 @pytest.fixture
 def explainer(request: pytest.FixtureRequest, tmp_path: Path) -> Explainer:
-    """The explainer of that name; one that needs a file has one, which tells of the first latent."""
+    """The explainer of that name; one that needs a file has one, which tells of the first
+    latent."""
     settings = {}
     if request.param == "given":
         settings = {"path": str(tmp_path / "known.csv")}
-        (tmp_path / "known.csv").write_text('latent,text\n7,"the word ""harbor"""\n', encoding="utf-8")
+        (tmp_path / "known.csv").write_text(
+            'latent,text\n7,"the word ""harbor"""\n', encoding="utf-8"
+        )
     return entry(explainers, request.param, **settings)
 
 
@@ -98,9 +103,15 @@ def test_an_explainer_that_may_write_little_writes_little_or_nothing(name: str) 
 
 
 @pytest.mark.parametrize(("name", "unit"), CASES)
-def test_a_predictor_answers_each_question_in_order_in_the_unit_asked_for(name: str, unit: Unit) -> None:
+def test_a_predictor_answers_each_question_in_order_in_the_unit_asked_for(
+    name: str, unit: Unit
+) -> None:
     texts = windows().texts
-    marks = np.arange(texts.tokens.size).reshape(texts.tokens.shape) % 3 == 0 if unit == "marks" else None
+    marks = (
+        np.arange(texts.tokens.size).reshape(texts.tokens.shape) % 3 == 0
+        if unit == "marks"
+        else None
+    )
     group = np.arange(len(texts.tokens)) // 4 if unit == "choice" else None
     questions = [Question(f'the word "{word}"', texts, marks, group) for word in ("harbor", "sky")]
     answers = list(entry(predictors, name).predict(questions, unit))
@@ -138,6 +149,16 @@ def test_a_scorer_counts_windows_without_an_answer_and_leaves_them_at_chance(nam
     half[:n] = np.nan
     found = scorer.score(Answer(half, "timed out"), shown, np.random.default_rng(0))
     assert (found.n, found.n_failed, found.reason) == (len(shown), n, "timed out")
-    assert scorer.chance < found.value < scorer.score(Answer(truth), shown, np.random.default_rng(0)).value
-    nothing = scorer.score(Answer(np.full_like(truth, np.nan), "timed out"), shown, np.random.default_rng(0))
-    assert (nothing.value, nothing.n_failed, nothing.reason) == (scorer.chance, len(shown), "timed out")
+    assert (
+        scorer.chance
+        < found.value
+        < scorer.score(Answer(truth), shown, np.random.default_rng(0)).value
+    )
+    nothing = scorer.score(
+        Answer(np.full_like(truth, np.nan), "timed out"), shown, np.random.default_rng(0)
+    )
+    assert (nothing.value, nothing.n_failed, nothing.reason) == (
+        scorer.chance,
+        len(shown),
+        "timed out",
+    )

@@ -30,8 +30,22 @@ from components.store.judgements import TAKEN
 from tests import toys
 from tests.steering.world import HOOK, WIDTH, evidence, fitted, method
 
-WITH = ["the cat ran .", "a dog sat .", "the cat sat .", "a cat saw .", "the dog ate .", "a dog ran ."]
-WITHOUT = ["the king ran .", "a queen sat .", "the king saw .", "a king ate .", "the queen ran .", "a king sat ."]
+WITH = [
+    "the cat ran .",
+    "a dog sat .",
+    "the cat sat .",
+    "a cat saw .",
+    "the dog ate .",
+    "a dog ran .",
+]
+WITHOUT = [
+    "the king ran .",
+    "a queen sat .",
+    "the king saw .",
+    "a king ate .",
+    "the queen ran .",
+    "a king sat .",
+]
 
 
 @pytest.mark.parametrize("table", [methods, judges], ids=lambda table: table.noun)
@@ -48,7 +62,9 @@ def evidence_of(model: LanguageModel) -> Evidence:
     given = evidence()
     wide = TopK(TopKConfig(d_sae=WIDTH, k=2), (HOOK,), (HOOK,), {HOOK: model.d_model})
     with torch.no_grad():
-        wide.W_dec.copy_(torch.randn(WIDTH, model.d_model, generator=torch.Generator().manual_seed(1)))
+        wide.W_dec.copy_(
+            torch.randn(WIDTH, model.d_model, generator=torch.Generator().manual_seed(1))
+        )
 
     def batches(hook_point: str) -> Iterator[tuple[int, torch.Tensor]]:
         for start, x in given.batches(hook_point):
@@ -100,17 +116,23 @@ TOKENS = torch.tensor([[1, 4, 6, 12, 15, 4], [1, 5, 8, 13, 16, 20]])
 
 
 @pytest.mark.parametrize("name", methods.names())
-def test_strength_zero_leaves_logits_and_text_as_they_are_and_rows_are_independent(name: str) -> None:
+def test_strength_zero_leaves_logits_and_text_as_they_are_and_rows_are_independent(
+    name: str,
+) -> None:
     model, rows = toys.tiny_model(), steerings(name)
     kind, n = type(rows[0]), len(rows)
     tokens = TOKENS[:1].repeat(n, 1)
     plain, strengths = model.logits(tokens), torch.linspace(0.5, 2, n)
     if kind.graded:
         nothing = kind.intervention(rows, torch.zeros(n))
-        assert torch.equal(logits_under(model, tokens, nothing), plain), "bitwise, in one batch layout"
+        assert torch.equal(logits_under(model, tokens, nothing), plain), (
+            "bitwise, in one batch layout"
+        )
         settings = {"max_new_tokens": 6, "temperature": 1.0, "seeds": list(range(n)), "stop": []}
         prompts = tokens.tolist()
-        assert generate(model, prompts, intervention=nothing, **settings) == generate(model, prompts, **settings)
+        assert generate(model, prompts, intervention=nothing, **settings) == generate(
+            model, prompts, **settings
+        )
     together = logits_under(model, tokens, kind.intervention(rows, strengths))
     for i, steering in enumerate(rows):
         alone = logits_under(model, tokens[:1], kind.intervention([steering], strengths[i : i + 1]))
@@ -126,7 +148,9 @@ def test_a_steering_is_restored_from_what_it_saved(name: str) -> None:
         tensors = {part: tensor.clone() for part, tensor in steering.tensors().items()}
         again, strength = methods[name].steering.restored(tensors, units), torch.tensor([1.5, 0.5])
         ours = logits_under(model, TOKENS, type(steering).intervention([steering] * 2, strength))
-        assert torch.equal(logits_under(model, TOKENS, type(again).intervention([again] * 2, strength)), ours)
+        assert torch.equal(
+            logits_under(model, TOKENS, type(again).intervention([again] * 2, strength)), ours
+        )
 
 
 def judge(name: str) -> Judge:
@@ -135,11 +159,17 @@ def judge(name: str) -> Judge:
     labels = np.zeros((len(texts), 2), bool)
     labels[: len(texts) // 2, 0] = True
     passages = Passages(texts, labels, np.linspace(1, 2, len(texts)))
-    plain = [Continuation(text, 4, nll) for text, nll in zip(texts, np.linspace(1, 2, len(texts)), strict=True)]
+    plain = [
+        Continuation(text, 4, nll)
+        for text, nll in zip(texts, np.linspace(1, 2, len(texts)), strict=True)
+    ]
     return fitted(name, Material(["one", "none"], passages, passages, passages, plain, 0))
 
 
-TEXTS = [Continuation("the cat ran .", 4, 1.5, prompt="then"), Continuation("a king .", 3, 9.0, prompt="it was")]
+TEXTS = [
+    Continuation("the cat ran .", 4, 1.5, prompt="then"),
+    Continuation("a king .", 3, 9.0, prompt="it was"),
+]
 
 
 @pytest.mark.parametrize("name", judges.names())
@@ -163,5 +193,9 @@ def test_a_judge_reads_each_text_by_itself_and_says_the_same_again(name: str) ->
 @pytest.mark.parametrize("name", judges.names())
 def test_a_judge_has_a_name_that_no_column_has_and_refuses_only_known_concepts(name: str) -> None:
     assert name not in TAKEN
-    assert (judges[name].measure.name, judges[name].measure.least, judges[name].measure.most) == (name, 0, 1)
+    assert (judges[name].measure.name, judges[name].measure.least, judges[name].measure.most) == (
+        name,
+        0,
+        1,
+    )
     assert set(judge(name).refusals()) <= {"one", "none"}

@@ -1,7 +1,8 @@
-"""What is no autoencoder of one hook point goes through everything: the laws, and an experiment from capture to report.
+"""What is no autoencoder of one hook point goes through everything: the laws, and an experiment
+from capture to report.
 
-The doubles of `tests/wirings/` are files as anybody would add them. Each is put into a copy of the sources, because an
-architecture that is there at all is in every form, sweep and list.
+The doubles of `tests/wirings/` are files as anybody would add them. Each is put into a copy of the
+sources, because an architecture that is there at all is in every form, sweep and list.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 MLP_IN, MLP_OUT = "module:model.layers.2.mlp:input", "mlp_out.2"
 CROSSED = ("resid_post.1", "resid_post.2")
 DOUBLES = ("transcoder", "crosscoder", "rivals")
-WITHOUT_PROBES = "evaluate.evaluations=[loss_recovered,reconstruction]"  # concepts_found takes longer than all the rest
+# concepts_found takes longer than all the rest
+WITHOUT_PROBES = "evaluate.evaluations=[loss_recovered,reconstruction]"
 RUNS = {
     "transcoder": (
         "train.dictionary.kind=transcoder",
@@ -56,12 +58,17 @@ def checkout(tmp_path_factory):
     """A copy of the sources, with each double as one more file."""
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("components", "flows", "tests", "examples"):
-        shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
+        )
     shutil.copytree(REPOSITORY / "data" / "demo", folder / "data" / "demo")
     for name in ("pyproject.toml", "params.yaml"):
         shutil.copy(REPOSITORY / name, folder)
     for name in DOUBLES:
-        shutil.copy(REPOSITORY / "tests" / "wirings" / f"{name}.py", folder / "components/dictionary/architectures")
+        shutil.copy(
+            REPOSITORY / "tests" / "wirings" / f"{name}.py",
+            folder / "components/dictionary/architectures",
+        )
     return folder
 
 
@@ -82,7 +89,8 @@ def python(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def reports(checkout):
-    """The artifact of `report` of every run, by its name; all of them read one corpus and one capture."""
+    """The artifact of `report` of every run, by its name; all of them read one corpus and one
+    capture."""
     store = checkout / "artifacts"
     points = ",".join((MLP_IN, MLP_OUT, *CROSSED))
     shared = (
@@ -93,7 +101,10 @@ def reports(checkout):
     )
     runs = "|".join(" ".join(run) for run in RUNS.values())
     keys = python(checkout, "-c", CHAINS, *shared, runs).split()
-    return {name: Store(store).get("report", key) for name, key in zip(RUNS, keys[-len(RUNS) :], strict=True)}
+    return {
+        name: Store(store).get("report", key)
+        for name, key in zip(RUNS, keys[-len(RUNS) :], strict=True)
+    }
 
 
 @pytest.mark.parametrize("double", DOUBLES)
@@ -132,7 +143,9 @@ def test_a_crosscoder_is_measured_at_every_hook_point_and_steered_at_the_first(r
     for name in ("fvu", "loss_recovered.mean_ablation", "cross_entropy_rise"):
         rows = scores(report, name)
         assert set(rows) == set(CROSSED)
-        assert all(row["value"] is not None and row["baseline"] is not None for row in rows.values()), rows
+        assert all(
+            row["value"] is not None and row["baseline"] is not None for row in rows.values()
+        ), rows
     assert behind(report, "steer").facts["hook_point"] == CROSSED[0]
     assert behind(report, "encode").facts["l0"]["test"] > 1
     found = REPORT.read(report).filter(pl.col("name").str.starts_with("evaluate.concepts_found"))

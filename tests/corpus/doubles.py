@@ -8,11 +8,15 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-SAMPLE = "Once upon a time there was a little fox, and the fox said: “naïve café!” 1 2 3 over the lazy dog\n" * 4
+SAMPLE = (
+    "Once upon a time there was a little fox, and the fox said: “naïve café!” 1 2 3 over the lazy "
+    "dog\n" * 4
+)
 
 
 def byte_level(bos: bool = True) -> Any:
-    """A byte-level BPE tokenizer: tokens carry their space, and rare characters are several tokens."""
+    """A byte-level BPE tokenizer: tokens carry their space, and rare characters are several
+    tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -24,7 +28,9 @@ def byte_level(bos: bool = True) -> Any:
     )
     tokenizer.train_from_iterator([SAMPLE], trainer)
     special = {"bos_token": "<s>"} if bos else {}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", pad_token="<pad>", **special)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="</s>", pad_token="<pad>", **special
+    )
 
 
 class Reference:

@@ -41,7 +41,10 @@ def test_alignment_equals_the_definition(documents: list[Document]) -> None:
     codes: dict[str, int] = {}
     found = align(documents, encodings, codes)
     names = {code: name for name, code in codes.items()}
-    rows = [(names[c], d, t) for c, d, t in found.rows.select("concept", "document", "token").iter_rows()]
+    rows = [
+        (names[c], d, t)
+        for c, d, t in found.rows.select("concept", "document", "token").iter_rows()
+    ]
     assert len(rows) == len(set(rows))
     assert set(rows) == wanted
     assert found.n_lost == lost
@@ -51,11 +54,15 @@ def test_every_byte_of_a_split_character_is_labelled() -> None:
     encodings = TOKENIZER.encode_batch(["a 漢 b"])
     assert len(encodings[0].ids) > 5
     found = align([Document("a 漢 b", "", [Label("han", 2, 3)])], encodings, {})
-    covered = [token for token, (first, last) in enumerate(encodings[0].offsets) if first <= 2 < last]
+    covered = [
+        token for token, (first, last) in enumerate(encodings[0].offsets) if first <= 2 < last
+    ]
     assert found.rows["token"].to_list() == covered and len(covered) >= 3
 
 
 def test_of_two_values_on_one_token_the_larger_stays() -> None:
-    document = Document("fox", "", [Label("a", 0, 3, 0.5), Label("a", 0, 2, 2.0), Label("a", 0, 1, 1.0)])
+    document = Document(
+        "fox", "", [Label("a", 0, 3, 0.5), Label("a", 0, 2, 2.0), Label("a", 0, 1, 1.0)]
+    )
     found = align([document], TOKENIZER.encode_batch(["fox"]), {})
     assert found.rows.filter(found.rows["token"] == 0)["value"].to_list() == [2.0]

@@ -1,4 +1,5 @@
-"""Texts as token ids: special tokens in a text, tokenizers with gaps, models with fewer rows, broken characters."""
+"""Texts as token ids: special tokens in a text, tokenizers with gaps, models with fewer rows,
+broken characters."""
 
 from __future__ import annotations
 
@@ -30,7 +31,10 @@ def test_special_tokens_that_stand_in_a_text_are_read_and_marked() -> None:
     assert plain.written == plain.ids
     assert broken.special is not None
     bos, eos = encoder.tokenizer.bos_token_id, encoder.tokenizer.eos_token_id
-    assert [token for token, out in zip(broken.written, broken.special, strict=True) if out] == [eos, bos]
+    assert [token for token, out in zip(broken.written, broken.special, strict=True) if out] == [
+        eos,
+        bos,
+    ]
     assert {bos, eos}.isdisjoint(broken.ids)
     assert broken.n_special == 2
     assert "".join("the</s> <s>fox"[a:b] for a, b in broken.offsets) == "the fox"
@@ -38,7 +42,9 @@ def test_special_tokens_that_stand_in_a_text_are_read_and_marked() -> None:
 
 def test_the_unknown_token_is_special_only_where_it_is_written_out() -> None:
     encoder = Encoder(word_level(WORDS, **KNOWN))
-    unknown, literal, both = encoder.encode(["the cat", "the <unk> dog", "cat <unk> </s> dog"], offsets=False)
+    unknown, literal, both = encoder.encode(
+        ["the cat", "the <unk> dog", "cat <unk> </s> dog"], offsets=False
+    )
     assert (unknown.ids, unknown.n_special) == ([3, 0], 0)
     assert (literal.ids, literal.n_special) == ([3, 4], 1)
     assert (both.ids, both.n_special) == ([0, 4], 2)
@@ -78,7 +84,12 @@ def test_a_vocabulary_with_gaps_has_a_row_for_every_id() -> None:
     encoder = Encoder(word_level({"<unk>": 0, "the": 3, "little": 60, "girl": 62}))
     rows = encoder.vocabulary()
     assert [row["token"] for row in rows] == list(range(63))
-    assert [row["text"].strip() for row in rows if row["text"]] == ["<unk>", "the", "little", "girl"]
+    assert [row["text"].strip() for row in rows if row["text"]] == [
+        "<unk>",
+        "the",
+        "little",
+        "girl",
+    ]
     assert max(encoder.encode(["the little girl"])[0].ids) < len(rows)
 
 
@@ -86,5 +97,9 @@ def test_parts_of_characters_read_as_bytes_and_special_tokens_as_written() -> No
     encoder = Encoder(byte_level())
     texts = [row["text"] for row in encoder.vocabulary()]
     assert texts[encoder.tokenizer.eos_token_id] == "</s>"
-    assert [texts[token] for token in encoder.encode(["日"])[0].ids] == ["<0xE6>", "<0x97>", "<0xA5>"]
+    assert [texts[token] for token in encoder.encode(["日"])[0].ids] == [
+        "<0xE6>",
+        "<0x97>",
+        "<0xA5>",
+    ]
     assert not any("æ" in text for text in texts)

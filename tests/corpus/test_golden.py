@@ -1,4 +1,5 @@
-"""Numbers of reading. Where one moves on purpose, raise the version of the stage or corpus beside it."""
+"""Numbers of reading. Where one moves on purpose, raise the version of the stage or corpus beside
+it."""
 
 from __future__ import annotations
 
@@ -22,7 +23,11 @@ SUMS = {
 """Of tokens and of positions, over all contexts of a split."""
 LABELS = {"main.male@stop": 133, "sentiment.negative@the": 129, "class.determiner": 238}
 PAIRS = 372
-PROMPTS = ["It was Sunday, the day before ", "It was Friday, the day before ", "It was Wednesday, the day befo"]
+PROMPTS = [
+    "It was Sunday, the day before ",
+    "It was Friday, the day before ",
+    "It was Wednesday, the day befo",
+]
 
 
 def test_results_move_only_with_a_version(store: Store) -> None:
@@ -31,7 +36,10 @@ def test_results_move_only_with_a_version(store: Store) -> None:
     made, _ = store.ensure(READ, config, {"model": WORLD})
     for split, sums in SUMS.items():
         contexts = load_file(made.path(f"contexts/{split}.safetensors"))
-        assert tuple(int(contexts[name].astype("int64").sum()) for name in ("token", "position")) == sums
+        assert (
+            tuple(int(contexts[name].astype("int64").sum()) for name in ("token", "position"))
+            == sums
+        )
     counts = dict(tables.LABELS.read(made).group_by("concept").len().iter_rows())
     assert {concept: counts[concept] for concept in LABELS} == LABELS
     assert tables.PAIRS.read(made).height == PAIRS

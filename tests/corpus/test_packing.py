@@ -18,7 +18,9 @@ def documents_of(packed: Packed) -> dict[int, list[int]]:
     """Tokens of each document, by position; fails where a position comes twice."""
     found: dict[int, dict[int, int]] = {}
     kept = packed.document >= 0
-    for document, position, token in zip(packed.document[kept], packed.position[kept], packed.token[kept], strict=True):
+    for document, position, token in zip(
+        packed.document[kept], packed.position[kept], packed.token[kept], strict=True
+    ):
         place = found.setdefault(int(document), {})
         assert int(position) not in place
         place[int(position)] = int(token)
@@ -28,7 +30,9 @@ def documents_of(packed: Packed) -> dict[int, list[int]]:
 
 
 @given(corpora, lengths, specials)
-def test_every_token_of_every_document_is_kept_exactly_once_in_order(documents, length, special) -> None:
+def test_every_token_of_every_document_is_kept_exactly_once_in_order(
+    documents, length, special
+) -> None:
     packed = pack(documents, bos=special[0], eos=special[1], pad=PAD, context_length=length)
     assert documents_of(packed) == {i: ids for i, ids in enumerate(documents) if ids}
 
@@ -39,14 +43,20 @@ def test_a_context_is_bos_then_whole_runs_of_one_document_each_then_eos_then_pad
 ) -> None:
     bos, eos = special
     packed = pack(documents, bos=bos, eos=eos, pad=PAD, context_length=length)
-    for token, document, position in zip(packed.token, packed.document, packed.position, strict=True):
+    for token, document, position in zip(
+        packed.token, packed.document, packed.position, strict=True
+    ):
         at = 0
         if bos is not None:
             assert (token[0], document[0], position[0]) == (bos, -1, -1)
             at = 1
         while at < length and document[at] >= 0:
             end = at
-            while end < length and document[end] == document[at] and position[end] == position[at] + end - at:
+            while (
+                end < length
+                and document[end] == document[at]
+                and position[end] == position[at] + end - at
+            ):
                 end += 1
             ended = position[end - 1] + 1 == len(documents[document[at]])
             assert ended or end == length, "a piece that is not the last fills its context"
@@ -54,7 +64,11 @@ def test_a_context_is_bos_then_whole_runs_of_one_document_each_then_eos_then_pad
                 assert (token[end], document[end], position[end]) == (eos, -1, -1)
                 end += 1
             at = end
-        assert (token[at:] == PAD).all() and (document[at:] == -1).all() and (position[at:] == -1).all()
+        assert (
+            (token[at:] == PAD).all()
+            and (document[at:] == -1).all()
+            and (position[at:] == -1).all()
+        )
 
 
 @given(corpora, lengths, specials)
@@ -75,7 +89,10 @@ def test_taking_contexts_as_they_finish_loses_none(documents, length, n_open) ->
         assert len(packer._open) <= n_open
     parts.append(packer.finish())
     whole = Packed(
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("token", "document", "position", "mask"))
+        *(
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("token", "document", "position", "mask")
+        )
     )
     assert documents_of(whole) == {i: ids for i, ids in enumerate(documents) if ids}
 

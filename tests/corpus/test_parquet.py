@@ -16,19 +16,29 @@ from components.errors import CorpusError
 
 def test_rows_become_documents_with_labels(tmp_path: Path) -> None:
     table = pyarrow.table(
-        {"body": pyarrow.array(["a b", None, "c"]).dictionary_encode(), "good": [True, None, False], "other": [1, 2, 3]}
+        {
+            "body": pyarrow.array(["a b", None, "c"]).dictionary_encode(),
+            "good": [True, None, False],
+            "other": [1, 2, 3],
+        }
     )
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
     config = ParquetConfig(path=str(tmp_path), text_column="body", label_columns=["good"])
     documents = list(Parquet(config).documents("train", 0))
     assert [document.text for document in documents] == ["a b", "", "c"]
-    assert [document.source for document in documents] == ["a.parquet:0", "a.parquet:1", "a.parquet:2"]
+    assert [document.source for document in documents] == [
+        "a.parquet:0",
+        "a.parquet:1",
+        "a.parquet:2",
+    ]
     assert [list(document.labels) for document in documents] == [[Label("good")], [], []]
 
 
 def test_a_column_that_is_not_there_is_named_with_the_nearest(tmp_path: Path) -> None:
     pl.DataFrame({"texts": ["a"], "id": [1]}).write_parquet(tmp_path / "a.parquet")
-    with pytest.raises(CorpusError, match=r"a.parquet: no column 'text'; known: id, texts; did you mean 'texts'\?"):
+    with pytest.raises(
+        CorpusError, match=r"a.parquet: no column 'text'; known: id, texts; did you mean 'texts'\?"
+    ):
         list(Parquet(ParquetConfig(path=str(tmp_path))).documents("train", 0))
 
 
@@ -45,13 +55,13 @@ def test_a_real_file_of_reviews_has_two_categories(shared: Path) -> None:
     assert [entry.concept for entry in corpus.concepts()] == ["label.negative", "label.positive"]
 
 
-def test_a_text_column_of_another_type_is_refused_with_the_columns_that_hold_text(tmp_path: Path) -> None:
+def test_a_text_column_of_another_type_is_refused_with_the_columns_that_hold_text(
+    tmp_path: Path,
+) -> None:
     body = pyarrow.array(["a"]).dictionary_encode()
     table = pyarrow.table({"text": [{"en": "a"}], "title": ["a"], "body": body, "n": [1]})
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
-    wanted = (
-        r"a.parquet, row 0: column 'text' holds dict, wanted text; set read.corpus.text_column to one of title, body$"
-    )
+    wanted = r"a.parquet, row 0: column 'text' holds dict, wanted text; set read.corpus.text_column to one of title, body$"
     with pytest.raises(CorpusError, match=wanted):
         list(Parquet(ParquetConfig(path=str(tmp_path))).documents("train", 0))
 
@@ -59,5 +69,8 @@ def test_a_text_column_of_another_type_is_refused_with_the_columns_that_hold_tex
 def test_text_that_is_not_utf_8_is_refused_with_the_file(tmp_path: Path) -> None:
     column = pyarrow.array([b"good", b"\xff\xfe"], pyarrow.binary()).view(pyarrow.string())
     pyarrow.parquet.write_table(pyarrow.table({"text": column}), tmp_path / "a.parquet")
-    with pytest.raises(CorpusError, match=r"a.parquet, after row 0: a column of text holds bytes that are not UTF-8"):
+    with pytest.raises(
+        CorpusError,
+        match=r"a.parquet, after row 0: a column of text holds bytes that are not UTF-8",
+    ):
         list(Parquet(ParquetConfig(path=str(tmp_path))).documents("train", 0))

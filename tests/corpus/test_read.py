@@ -27,7 +27,23 @@ from tests.corpus.doubles import Reference, byte_level
 NONE = dict.fromkeys(SplitsConfig().model_dump(), 0)
 WORLD = Reference(build_tokenizer())
 BYTES = Reference(byte_level())
-WORDS = ["fox", "dog", "time", "upon", "little", "lazy", "once", "over", "there", "said", "1", "2", "3", "a", "the"]
+WORDS = [
+    "fox",
+    "dog",
+    "time",
+    "upon",
+    "little",
+    "lazy",
+    "once",
+    "over",
+    "there",
+    "said",
+    "1",
+    "2",
+    "3",
+    "a",
+    "the",
+]
 
 
 def splits(**tokens: int) -> dict[str, int]:
@@ -44,16 +60,23 @@ TINY = splits(train=150, test=150)
 
 def of_file(path: Path, **fields: Any) -> ReadConfig:
     given = {"corpus.kind": "jsonl", "corpus.path": str(path), "context_length": 16}
-    return override(ReadConfig(), given | (splits() | splits(train=300, test=100, neutral=60)) | fields)
+    return override(
+        ReadConfig(), given | (splits() | splits(train=300, test=100, neutral=60)) | fields
+    )
 
 
 def lines(n: int, seed: int = 0) -> list[str]:
     draw = random.Random(seed)
-    return [" ".join(draw.choices(WORDS, k=draw.randint(2, 12))) + f" {number}" for number in range(n)]
+    return [
+        " ".join(draw.choices(WORDS, k=draw.randint(2, 12))) + f" {number}" for number in range(n)
+    ]
 
 
 def jsonl(path: Path, texts: list[str], **columns: list) -> Path:
-    rows = [dict(zip(["text", *columns], row, strict=True)) for row in zip(texts, *columns.values(), strict=True)]
+    rows = [
+        dict(zip(["text", *columns], row, strict=True))
+        for row in zip(texts, *columns.values(), strict=True)
+    ]
     path.write_text("\n".join(map(json.dumps, rows)))
     return path
 
@@ -68,7 +91,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Artifact]:
     with pytest.MonkeyPatch.context() as patch:  # of the hundred kinds of pairs a few will do
         patch.setattr(WorldCorpus, "pairs", lambda *args: islice(every(*args), 4))
         yield read(
-            Store(tmp_path_factory.mktemp("store")), of_world(pairs=2, prompts_validate=8, prompts_test=16), WORLD
+            Store(tmp_path_factory.mktemp("store")),
+            of_world(pairs=2, prompts_validate=8, prompts_test=16),
+            WORLD,
         )
 
 
@@ -85,7 +110,9 @@ def test_every_split_gets_its_tokens_and_no_document_is_in_two(world: Artifact) 
         own = documents.filter(split=split)
         assert own["n_tokens"].sum() == facts["tokens"] >= getattr(of_world().splits, split)
         assert own.height == facts["documents"]
-        assert facts["tokens"] - own["n_tokens"][-1] < getattr(of_world().splits, split), "not a document too many"
+        assert facts["tokens"] - own["n_tokens"][-1] < getattr(of_world().splits, split), (
+            "not a document too many"
+        )
 
 
 def test_contexts_hold_exactly_the_documents_of_their_split(world: Artifact) -> None:
@@ -146,12 +173,17 @@ def test_the_vocabulary_shows_each_token_as_it_reads(store: Store, tmp_path: Pat
     assert "" not in shown.values()
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_documents(tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_documents(
+    tmp_path: Path,
+) -> None:
     first, again, other = (
-        read(Store(tmp_path / str(n)), of_world(seed=seed, **TINY), WORLD) for n, seed in enumerate([0, 0, 1])
+        read(Store(tmp_path / str(n)), of_world(seed=seed, **TINY), WORLD)
+        for n, seed in enumerate([0, 0, 1])
     )
     assert first.manifest["files"] == again.manifest["files"]
-    assert set(tables.DOCUMENTS.read(first)["digest"]).isdisjoint(tables.DOCUMENTS.read(other)["digest"])
+    assert set(tables.DOCUMENTS.read(first)["digest"]).isdisjoint(
+        tables.DOCUMENTS.read(other)["digest"]
+    )
 
 
 def test_what_a_killed_run_left_changes_nothing(store: Store, tmp_path: Path) -> None:
@@ -167,7 +199,9 @@ def test_what_a_killed_run_left_changes_nothing(store: Store, tmp_path: Path) ->
     assert read(store, config, BYTES).manifest["files"] == wanted
 
 
-def test_repeated_empty_and_pretrained_documents_are_dropped_and_counted(store: Store, tmp_path: Path) -> None:
+def test_repeated_empty_and_pretrained_documents_are_dropped_and_counted(
+    store: Store, tmp_path: Path
+) -> None:
     texts = lines(200)
     known = {"digest": np.array([text_digest(text) for text in texts[:7]], np.int64)}
     save_file(known, tmp_path / "pretrain_documents.safetensors")
@@ -178,7 +212,9 @@ def test_repeated_empty_and_pretrained_documents_are_dropped_and_counted(store: 
     artifact = read(store, of_file(path), Reference(byte_level(), tmp_path))
     assert artifact.facts["dropped"]["pretraining"] > 0
     assert set(tables.DOCUMENTS.read(artifact)["text"]).isdisjoint(texts[:7])
-    assert tables.DOCUMENTS.read(artifact)["text"].n_unique() == tables.DOCUMENTS.read(artifact).height
+    assert (
+        tables.DOCUMENTS.read(artifact)["text"].n_unique() == tables.DOCUMENTS.read(artifact).height
+    )
     assert artifact.facts["dropped"]["repeated"] > 0
 
 
@@ -186,7 +222,9 @@ def test_the_order_of_a_file_moves_no_document_to_another_split(tmp_path: Path) 
     texts = lines(120)
     split_of = []
     for n, order in enumerate([texts, texts[20:] + texts[:20]]):
-        artifact = read(Store(tmp_path / str(n)), of_file(jsonl(tmp_path / f"{n}.jsonl", order)), BYTES)
+        artifact = read(
+            Store(tmp_path / str(n)), of_file(jsonl(tmp_path / f"{n}.jsonl", order)), BYTES
+        )
         split_of.append(dict(tables.DOCUMENTS.read(artifact).select("text", "split").iter_rows()))
     both = split_of[0].keys() & split_of[1].keys()
     assert len(both) > 10
@@ -197,7 +235,9 @@ def test_the_order_of_a_file_moves_no_document_to_another_split(tmp_path: Path) 
 def test_a_users_columns_and_words_become_labels(store: Store, tmp_path: Path) -> None:
     texts = lines(200)
     path = jsonl(tmp_path / "a.jsonl", texts, long=[len(text) > 30 for text in texts])
-    config = of_file(path, **{"corpus.label_columns": ["long"], "word_lists": {"animal": ["fox", "dog"]}})
+    config = of_file(
+        path, **{"corpus.label_columns": ["long"], "word_lists": {"animal": ["fox", "dog"]}}
+    )
     artifact = read(store, config, BYTES)
     documents, labels = tables.DOCUMENTS.read(artifact), tables.LABELS.read(artifact)
     assert tables.CONCEPTS.read(artifact).select("concept", "unit").rows() == [
@@ -213,7 +253,9 @@ def test_a_users_columns_and_words_become_labels(store: Store, tmp_path: Path) -
         ids = BYTES.tokenizer()(text)["input_ids"]
         at = labels.filter(concept="animal", document=document)["token"].sort().to_list()
         n_words = sum(word in ("fox", "dog") for word in text.split())
-        assert "".join(shown[ids[token]] for token in at).split() == [w for w in text.split() if w in ("fox", "dog")]
+        assert "".join(shown[ids[token]] for token in at).split() == [
+            w for w in text.split() if w in ("fox", "dog")
+        ]
         assert bool(at) == bool(n_words)
 
 
@@ -221,7 +263,10 @@ def test_a_corpus_without_prompts_lends_first_words_of_documents_of_their_own_sp
     store: Store, tmp_path: Path
 ) -> None:
     config = of_file(
-        jsonl(tmp_path / "a.jsonl", lines(300)), prompts_test=2, prompts_validate=2, **{"splits.validate": 60}
+        jsonl(tmp_path / "a.jsonl", lines(300)),
+        prompts_test=2,
+        prompts_validate=2,
+        **{"splits.validate": 60},
     )
     artifact = read(store, config, BYTES)
     prompts = tables.PROMPTS.read(artifact)
@@ -240,15 +285,23 @@ def test_changed_bytes_under_the_same_name_are_read_again(store: Store, tmp_path
     assert read(store, config, BYTES).key != first.key
 
 
-def test_a_model_without_bos_has_contexts_that_begin_with_a_document(store: Store, tmp_path: Path) -> None:
-    artifact = read(store, of_file(jsonl(tmp_path / "a.jsonl", lines(200))), Reference(byte_level(bos=False)))
+def test_a_model_without_bos_has_contexts_that_begin_with_a_document(
+    store: Store, tmp_path: Path
+) -> None:
+    artifact = read(
+        store, of_file(jsonl(tmp_path / "a.jsonl", lines(200))), Reference(byte_level(bos=False))
+    )
     assert (load_file(artifact.path("contexts/train.safetensors"))["document"][:, 0] >= 0).all()
 
 
 @pytest.mark.parametrize(
     ("texts", "fields", "message"),
     [
-        (["", "  "], {}, r"the corpus \(jsonl\) is empty: no document with text came; look at read.corpus.path"),
+        (
+            ["", "  "],
+            {},
+            r"the corpus \(jsonl\) is empty: no document with text came; look at read.corpus.path",
+        ),
         (
             ["a fox"],
             {},
@@ -260,7 +313,11 @@ def test_a_model_without_bos_has_contexts_that_begin_with_a_document(store: Stor
             r"too few tokens: read.splits.train wants 300 and got \d+ .*read.splits.test wants 9,000 and got [\d,]+ in "
             r"\d+ documents.* In all [\d,]+ tokens came in 40 documents, and 9,360 are wanted; lower read.splits",
         ),
-        (lines(200), {"corpus.text_column": "txt"}, r"no column 'txt'; known: text; did you mean 'text'\?"),
+        (
+            lines(200),
+            {"corpus.text_column": "txt"},
+            r"no column 'txt'; known: text; did you mean 'text'\?",
+        ),
     ],
 )
 def test_a_corpus_that_cannot_be_divided_says_what_came(
@@ -273,7 +330,9 @@ def test_a_corpus_that_cannot_be_divided_says_what_came(
 def test_two_sources_of_one_concept_are_refused(store: Store, tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", lines(200), fox=[True] * 200)
     config = of_file(path, **{"corpus.label_columns": ["fox"], "word_lists": {"fox": ["fox"]}})
-    with pytest.raises(CorpusError, match="two sources give the concept 'fox'; rename it in read.word_lists"):
+    with pytest.raises(
+        CorpusError, match="two sources give the concept 'fox'; rename it in read.word_lists"
+    ):
         read(store, config, BYTES)
 
 
@@ -282,7 +341,8 @@ def test_a_tokenizer_without_a_fast_form_is_refused(store: Store) -> None:
         pass
 
     with pytest.raises(
-        CorpusError, match=r"reading needs a fast tokenizer \(tokenizer.json\), and the model's is Slow"
+        CorpusError,
+        match=r"reading needs a fast tokenizer \(tokenizer.json\), and the model's is Slow",
     ):
         read(store, of_world(), Reference(Slow()))
 
@@ -291,8 +351,12 @@ def test_the_split_called_validate_is_a_parameter_like_any_other() -> None:
     config = override(ReadConfig(), {"splits.validate": 7})
     assert config.splits.validate == 7
     assert flatten(config)["splits.validate"] == 7
-    assert ReadConfig.model_json_schema()["$defs"]["SplitsConfig"]["properties"]["validate"]["description"]
-    with pytest.raises(ConfigError, match="splits.validate: Input should be greater than or equal to 0, got -1"):
+    assert ReadConfig.model_json_schema()["$defs"]["SplitsConfig"]["properties"]["validate"][
+        "description"
+    ]
+    with pytest.raises(
+        ConfigError, match="splits.validate: Input should be greater than or equal to 0, got -1"
+    ):
         override(ReadConfig(), {"splits.validate": -1})
 
 
@@ -308,7 +372,8 @@ def test_tokens_alone_are_enough_and_a_small_corpus_is_used_whole(
     assert nothing_said.manifest["files"] == small.manifest["files"]
     [note] = small.facts["notes"]
     assert note.startswith(
-        f"the corpus has {small.facts['tokens']:,} tokens in 120 documents, fewer than the 1,000,000"
+        f"the corpus has {small.facts['tokens']:,} tokens in 120 documents, fewer than the "
+        "1,000,000"
     )
     assert f"read: {note}" in caplog.messages
     few = read(store, override(ReadConfig(), given | {"tokens": 200}), BYTES)
@@ -322,11 +387,20 @@ def test_tokens_do_for_the_embedded_world_too(store: Store) -> None:
         SplitsConfig().model_dump().items(), made.facts["splits"].values(), strict=True)} == dict.fromkeys(NONE, True)  # fmt: skip
 
 
-def test_special_tokens_in_a_text_are_no_part_of_a_document_and_are_counted(store: Store, tmp_path: Path) -> None:
+def test_special_tokens_in_a_text_are_no_part_of_a_document_and_are_counted(
+    store: Store, tmp_path: Path
+) -> None:
     plain = lines(200)
-    texts = [text.replace(" ", " </s> <s> ", 1) if n % 2 else f"{text}</s>" for n, text in enumerate(plain)]
+    texts = [
+        text.replace(" ", " </s> <s> ", 1) if n % 2 else f"{text}</s>"
+        for n, text in enumerate(plain)
+    ]
     path = jsonl(tmp_path / "a.jsonl", [*texts, "<s></s>"])
-    artifact = read(store, of_file(path, **{"word_lists": {"animal": ["fox", "dog"]}, "splits.test": 600}), BYTES)
+    artifact = read(
+        store,
+        of_file(path, **{"word_lists": {"animal": ["fox", "dog"]}, "splits.test": 600}),
+        BYTES,
+    )
     tokenizer = BYTES.tokenizer()
     special = [tokenizer.bos_token_id, tokenizer.eos_token_id]
     documents = tables.DOCUMENTS.read(artifact)
@@ -338,9 +412,16 @@ def test_special_tokens_in_a_text_are_no_part_of_a_document_and_are_counted(stor
         assert not np.isin(packed["token"][kept], special).any()
         assert kept.sum() == artifact.facts["splits"][split]["tokens"]
         assert (packed["position"][~kept] == -1).all()
-        inside = ~kept[:, 1:-1] & kept[:, :-2] & kept[:, 2:] & (packed["document"][:, :-2] == packed["document"][:, 2:])
+        inside = (
+            ~kept[:, 1:-1]
+            & kept[:, :-2]
+            & kept[:, 2:]
+            & (packed["document"][:, :-2] == packed["document"][:, 2:])
+        )
         n_inside += inside.sum()
-        for number, text, n in documents.filter(split=split).select("document", "text", "n_tokens").iter_rows():
+        for number, text, n in (
+            documents.filter(split=split).select("document", "text", "n_tokens").iter_rows()
+        ):
             place = packed["document"] == number
             assert sorted(packed["position"][place].tolist()) == list(range(n))
             order = np.argsort(packed["position"][place])
@@ -348,14 +429,20 @@ def test_special_tokens_in_a_text_are_no_part_of_a_document_and_are_counted(stor
             assert said == text.replace("</s>", "").replace("<s>", "")
     for document, token in tables.LABELS.read(artifact).select("document", "token").iter_rows():
         text = documents.filter(document=document)["text"][0]
-        ids = [t for t in tokenizer(text, add_special_tokens=False)["input_ids"] if t not in special]
+        ids = [
+            t for t in tokenizer(text, add_special_tokens=False)["input_ids"] if t not in special
+        ]
         assert shown[ids[token]].strip() in "fox dog"
     assert artifact.facts["n_special"] > 100
-    assert artifact.facts["notes"][0].startswith(f"{artifact.facts['n_special']:,} special tokens stood in the text")
+    assert artifact.facts["notes"][0].startswith(
+        f"{artifact.facts['n_special']:,} special tokens stood in the text"
+    )
 
 
 def test_lone_surrogates_are_replaced_and_counted(store: Store, tmp_path: Path) -> None:
-    path = jsonl(tmp_path / "a.jsonl", [f"{text} \ud83d" for text in lines(200)] + ["x \ud83d", "x \ud83e"])
+    path = jsonl(
+        tmp_path / "a.jsonl", [f"{text} \ud83d" for text in lines(200)] + ["x \ud83d", "x \ud83e"]
+    )
     artifact = read(store, of_file(path), BYTES)
     assert tables.DOCUMENTS.read(artifact)["text"].str.contains("�").all()
     assert artifact.facts["n_replaced"] >= tables.DOCUMENTS.read(artifact).height
@@ -371,9 +458,14 @@ def test_a_list_that_labels_nothing_says_so(store: Store, tmp_path: Path) -> Non
     assert inventory["typo"] == "Words of the list 'typo'; none of them stands in the text."
 
 
-def test_text_without_spaces_is_labelled_and_its_prompts_are_short(store: Store, tmp_path: Path) -> None:
+def test_text_without_spaces_is_labelled_and_its_prompts_are_short(
+    store: Store, tmp_path: Path
+) -> None:
     draw = random.Random(0)
-    texts = ["".join(draw.choices(["小猫", "大雨", "花园", "蝴蝶", "朋友", "，", "。"], k=60)) for _ in range(200)]
+    texts = [
+        "".join(draw.choices(["小猫", "大雨", "花园", "蝴蝶", "朋友", "，", "。"], k=60))
+        for _ in range(200)
+    ]
     config = of_file(
         jsonl(tmp_path / "a.jsonl", texts),
         **{"word_lists": {"cat": ["小猫"]}, "splits.test": 4000, "splits.validate": 400},

@@ -14,19 +14,32 @@ from components.errors import ConfigError, CorpusError
 
 def read(path: Path, **kwargs) -> list[tuple[str, str]]:
     corpus = Text(TextConfig(path=str(path), **kwargs))
-    return [(document.text, document.source) for document in corpus.documents("train", 0) if document.text]
+    return [
+        (document.text, document.source)
+        for document in corpus.documents("train", 0)
+        if document.text
+    ]
 
 
 def test_documents_end_at_blank_lines_lines_or_files(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     file.write_text("one\ntwo\n\n  \nthree\n")
     assert read(file) == [("one\ntwo", "a.txt:1"), ("three", "a.txt:5")]
-    assert read(file, documents="line") == [("one", "a.txt:1"), ("two", "a.txt:2"), ("three", "a.txt:5")]
+    assert read(file, documents="line") == [
+        ("one", "a.txt:1"),
+        ("two", "a.txt:2"),
+        ("three", "a.txt:5"),
+    ]
     assert read(file, documents="file") == [("one\ntwo\n\n  \nthree", "a.txt:1")]
 
 
 def test_a_folder_is_read_in_order_without_hidden_files(tmp_path: Path) -> None:
-    for name, text in {"b.txt": "second", "a/c.md": "first", ".hidden": "no", ".git/x": "no"}.items():
+    for name, text in {
+        "b.txt": "second",
+        "a/c.md": "first",
+        ".hidden": "no",
+        ".git/x": "no",
+    }.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert [text for text, _ in read(tmp_path)] == ["first", "second"]
@@ -39,7 +52,9 @@ def test_gzip_reads_as_the_text_inside(tmp_path: Path) -> None:
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=r"read.corpus.path: wanted a file or folder, but nothing is at '.*gone'"):
+    with pytest.raises(
+        CorpusError, match=r"read.corpus.path: wanted a file or folder, but nothing is at '.*gone'"
+    ):
         read(tmp_path / "gone")
     with pytest.raises(CorpusError, match="wanted a file or folder, but nothing is at ''"):
         list(Text(TextConfig()).documents("train", 0))
@@ -50,12 +65,16 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"ab\nc\0d", "é".encode("latin-1")])
 def test_bytes_that_are_not_text_are_refused_with_the_place(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.bin").write_bytes(content)
-    with pytest.raises(CorpusError, match=r"x.bin.*not text.*wanted UTF-8 text .*read.corpus.pattern"):
+    with pytest.raises(
+        CorpusError, match=r"x.bin.*not text.*wanted UTF-8 text .*read.corpus.pattern"
+    ):
         read(tmp_path)
 
 
 @pytest.mark.parametrize(
-    "content", [b"plain text\n", gzip.compress(b"a longer text " * 99)[:-20]], ids=["plain", "cut short"]
+    "content",
+    [b"plain text\n", gzip.compress(b"a longer text " * 99)[:-20]],
+    ids=["plain", "cut short"],
 )
 def test_what_is_not_whole_gzip_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.txt.gz").write_bytes(content)
@@ -74,11 +93,17 @@ def test_a_file_whose_name_is_no_text_is_read_under_a_name_that_is(tmp_path: Pat
     assert [(document.text, document.source) for document in found] == [("a fox", "caf�.txt:1")]
 
 
-def test_the_home_folder_is_meant_by_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_home_folder_is_meant_by_a_tilde(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "a.txt").write_text("a fox")
-    assert [document.text for document in Text(TextConfig(path="~/a.txt")).documents("", 0)] == ["a fox"]
-    with pytest.raises(ConfigError, match=r"'~nobody-here/a.txt': no home folder of that name is known here"):
+    assert [document.text for document in Text(TextConfig(path="~/a.txt")).documents("", 0)] == [
+        "a fox"
+    ]
+    with pytest.raises(
+        ConfigError, match=r"'~nobody-here/a.txt': no home folder of that name is known here"
+    ):
         Text(TextConfig(path="~nobody-here/a.txt")).files()
 
 

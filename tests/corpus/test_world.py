@@ -13,7 +13,10 @@ CORPUS = WorldCorpus(WorldCorpusConfig())
 
 
 def test_splits_have_streams_of_their_own_and_start_over_the_same() -> None:
-    texts = {split: [d.text for d in islice(CORPUS.documents(split, 0), 8)] for split in ("pretrain", "train", "test")}
+    texts = {
+        split: [d.text for d in islice(CORPUS.documents(split, 0), 8)]
+        for split in ("pretrain", "train", "test")
+    }
     assert len({text for of_split in texts.values() for text in of_split}) == 24
     assert [d.text for d in islice(CORPUS.documents("test", 0, labels=False), 8)] == texts["test"]
     assert [d.text for d in islice(CORPUS.documents("test", 1), 8)] != texts["test"]
@@ -31,7 +34,9 @@ def test_labels_cover_words_and_are_of_the_inventory() -> None:
 
 
 def test_labels_are_left_out_where_nobody_asks() -> None:
-    assert all(not document.labels for document in islice(CORPUS.documents("train", 0, labels=False), 5))
+    assert all(
+        not document.labels for document in islice(CORPUS.documents("train", 0, labels=False), 5)
+    )
 
 
 def test_pairs_and_prompts_come_as_asked() -> None:
@@ -53,5 +58,10 @@ def test_contexts_read_as_those_of_pretraining() -> None:
     for contexts in (ours, theirs):
         told = [context[1:] for context in contexts if context[0] == 1]
         assert len(told) == len(contexts)
-        pieces = [piece for context in told for piece in "".join(map(str, context)).rstrip("0").split("2") if piece]
+        pieces = [
+            piece
+            for context in told
+            for piece in "".join(map(str, context)).rstrip("0").split("2")
+            if piece
+        ]
         assert sorted(pieces) == sorted("".join(map(str, document)) for document in documents)

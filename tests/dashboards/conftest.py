@@ -1,4 +1,5 @@
-"""An experiment made of invented numbers: every table a page reads, written through the real store and schemas."""
+"""An experiment made of invented numbers: every table a page reads, written through the real store
+and schemas."""
 
 from __future__ import annotations
 
@@ -77,7 +78,14 @@ class Invented(NamedTuple):
 Write = Callable[[Path, np.random.Generator], None]
 
 
-def make(store: Store, stage: str, inputs: Mapping[str, Any], facts: Mapping[str, Any], write: Write, **config: Any):
+def make(
+    store: Store,
+    stage: str,
+    inputs: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    write: Write,
+    **config: Any,
+):
     """One artifact of invented content, made by the real `ensure`."""
 
     def work(folder: Path, chosen: InventedConfig, given: Any, settings: Any) -> Iterator[Progress]:
@@ -101,7 +109,12 @@ def curve(folder: Path, random: np.random.Generator) -> None:
         "learning_rate": 1e-3 * np.minimum(1, steps / 100 + 0.01),
     }
     rows = [
-        {"step": int(s), "tokens": int(s) * 4096, "name": name, "value": float(v) * math.exp(random.normal(0, 0.03))}
+        {
+            "step": int(s),
+            "tokens": int(s) * 4096,
+            "name": name,
+            "value": float(v) * math.exp(random.normal(0, 0.03)),
+        }
         for name, values in series.items()
         for s, v in zip(steps, values, strict=True)
     ]
@@ -133,7 +146,12 @@ def latents(d_sae: int) -> Write:
             )
         tables.LATENTS.write(folder, rows)
         near = [
-            {"latent": latent, "rank": rank, "neighbour": (latent + rank + 1) % d_sae, "cosine": 0.9 - 0.1 * rank}
+            {
+                "latent": latent,
+                "rank": rank,
+                "neighbour": (latent + rank + 1) % d_sae,
+                "cosine": 0.9 - 0.1 * rank,
+            }
             for latent in range(d_sae)
             for rank in range(5)
         ]
@@ -147,10 +165,22 @@ def interpretation(d_sae: int) -> Write:
         windows, said, scores = [], [], []
         for latent in range(d_sae):
             if latent % 16 == 5:
-                said.append({"latent": latent, "explainer": "log_odds", "reason": "no context: the latent is dead"})
+                said.append(
+                    {
+                        "latent": latent,
+                        "explainer": "log_odds",
+                        "reason": "no context: the latent is dead",
+                    }
+                )
                 continue
             topic = TOPICS[latent % 6]
-            said.append({"latent": latent, "explainer": "log_odds", "explanation": f"the word '{topic}' after 'the'"})
+            said.append(
+                {
+                    "latent": latent,
+                    "explainer": "log_odds",
+                    "explanation": f"the word '{topic}' after 'the'",
+                }
+            )
             text = [word.format(topic) for word in STORY]
             for window in range(14):
                 role = "top" if window < 4 else "quantile" if window < 12 else "silent"
@@ -197,7 +227,12 @@ def interpretation(d_sae: int) -> Write:
         tables.CONTROL_SCORES.write(
             folder,
             [
-                row | {"control": "untrained", "explanation": "the word 'of'", "value": row["value"] - 0.1}
+                row
+                | {
+                    "control": "untrained",
+                    "explanation": "the word 'of'",
+                    "value": row["value"] - 0.1,
+                }
                 for row in mine
             ],
         )
@@ -219,17 +254,28 @@ def steering(folder: Path, random: np.random.Generator, budget: float = 0.1) -> 
     methods = {"add_direction": 0.42, "mean_difference": 0.5, "random_direction": 0.02}
     shared = {"split": "test", "n_tokens": 12, "nll": 1.3, "sample": 0}
 
-    def written(concepts: Sequence[str], values: Mapping[str, float | None], **columns: Any) -> None:
+    def written(
+        concepts: Sequence[str], values: Mapping[str, float | None], **columns: Any
+    ) -> None:
         number = len(generations)
         generations.append(shared | {"generation": number} | columns)
         for concept in concepts:
             said = {"generation": number, "concept": concept, "reason": columns.get("reason")}
-            judgements.extend(said | {"judge": judge, "value": value} for judge, value in values.items())
+            judgements.extend(
+                said | {"judge": judge, "value": value} for judge, value in values.items()
+            )
 
     everything = [f"topic.{concept}" for concept in TOPICS]
     for prompt in range(6):
         values = {"concept": 0.1, "fluency": 0.95, "composite": 0.0}
-        written(everything, values, method="unsteered", replicate=0, prompt=prompt, text="They met at noon .")
+        written(
+            everything,
+            values,
+            method="unsteered",
+            replicate=0,
+            prompt=prompt,
+            text="They met at noon .",
+        )
     for concept in TOPICS:
         for method, uplift in methods.items():
             for replicate in range(5 if method == "random_direction" else 1):
@@ -240,7 +286,11 @@ def steering(folder: Path, random: np.random.Generator, budget: float = 0.1) -> 
                 )  # fmt: skip
                 for prompt in range(6):
                     failed = method == "add_direction" and prompt == 5
-                    up = None if failed else float(np.clip(uplift + random.normal(0, 0.08), -0.1, 0.9))
+                    up = (
+                        None
+                        if failed
+                        else float(np.clip(uplift + random.normal(0, 0.08), -0.1, 0.9))
+                    )
                     values = {
                         "concept": None if up is None else 0.1 + up,
                         "fluency": None if failed else 0.95,
@@ -265,7 +315,12 @@ def steering(folder: Path, random: np.random.Generator, budget: float = 0.1) -> 
 def found(folder: Path, random: np.random.Generator) -> None:
     rows = []
     for number, (concept, kind) in enumerate(KINDS.items()):
-        for unit_kind, centre in (("latent", 0.82), ("neuron", 0.55), ("untrained", 0.5), ("probe", 0.96)):
+        for unit_kind, centre in (
+            ("latent", 0.82),
+            ("neuron", 0.55),
+            ("untrained", 0.5),
+            ("probe", 0.96),
+        ):
             ap = float(np.clip(centre + random.normal(0, 0.08), 0, 1))
             rows.append(
                 {"concept": concept, "concept_kind": kind, "unit_kind": unit_kind, "sign": 1, "n_positive": 120,
@@ -276,7 +331,13 @@ def found(folder: Path, random: np.random.Generator) -> None:
 
 
 def report_rows(keys: Mapping[str, str], name: str, budget: float = 0.1) -> list[dict[str, Any]]:
-    base = {"dictionary": name, "hook_point": "resid_post.2", "split": "test", "n_seeds": 1, "n_failed": 0}
+    base = {
+        "dictionary": name,
+        "hook_point": "resid_post.2",
+        "split": "test",
+        "n_seeds": 1,
+        "n_failed": 0,
+    }
     token = base | {"artifact": keys["evaluate"], "n": 900}
     rows = [
         score("dead_share", 0.0625, **(token | {"n": 64}), unit_of_replication="latent", low=0.02, high=0.13),
@@ -293,21 +354,50 @@ def report_rows(keys: Mapping[str, str], name: str, budget: float = 0.1) -> list
             value = share * {"all": 0.9, "surface": 1.0, "contextual": 0.7, "document": 0.95}[kind]
             ends = {"low": max(0, value - 0.1), "high": min(1, value + 0.1)}
             beside = {} if unit == "neuron" else {"baseline": 0.28, "baseline_name": "neuron"}
-            rows.append(concepts_found(value, unit, **(token | {"n": 11}), concept_kind=kind, **ends, **beside))
+            rows.append(
+                concepts_found(
+                    value, unit, **(token | {"n": 11}), concept_kind=kind, **ends, **beside
+                )
+            )
     control = base | {"artifact": keys["interpret"], "n": 64}
     for scorer, value in (("detection", 0.81), ("simulation", 0.78)):
-        beside = {"low": value - 0.01, "high": value + 0.01, "baseline": 0.5, "baseline_name": "shuffled"}
+        beside = {
+            "low": value - 0.01,
+            "high": value + 0.01,
+            "baseline": 0.5,
+            "baseline_name": "shuffled",
+        }
         rows.append(explained(value, scorer, **(control | {"n_failed": 4}), **beside))
-        rows.append(explained(value - 0.1, scorer, role="control", **control, low=value - 0.12, high=value - 0.08))
+        rows.append(
+            explained(
+                value - 0.1, scorer, role="control", **control, low=value - 0.12, high=value - 0.08
+            )
+        )
         over = {"low": 0.07 if scorer == "detection" else -0.02, "high": 0.13}
-        rows.append(explained(0.1 if scorer == "detection" else 0.01, scorer, "over_untrained", **control, **over))
+        rows.append(
+            explained(
+                0.1 if scorer == "detection" else 0.01, scorer, "over_untrained", **control, **over
+            )
+        )
     steer = base | {"artifact": keys["steer"], "n": 6, "concept_kind": "document", "baseline": 0.09}
-    for method, value, role in (("add_direction", 0.41, "entry"), ("mean_difference", 0.5, "baseline")):
-        beside = {"low": value - 0.06, "high": value + 0.06, "baseline_name": "largest of 5 random", "role": role}
+    for method, value, role in (
+        ("add_direction", 0.41, "entry"),
+        ("mean_difference", 0.5, "baseline"),
+    ):
+        beside = {
+            "low": value - 0.06,
+            "high": value + 0.06,
+            "baseline_name": "largest of 5 random",
+            "role": role,
+        }
         rows.append(steered(value, "composite", method, budget, **steer, **beside))
         for number, concept in enumerate(TOPICS):
             mean = value - 0.05 * number
-            about = {"low": mean - 0.1, "high": mean + 0.1, "baseline_name": "largest of 5 Gaussian directions"}
+            about = {
+                "low": mean - 0.1,
+                "high": mean + 0.1,
+                "baseline_name": "largest of 5 Gaussian directions",
+            }
             about |= {"concept": f"topic.{concept}", "n_failed": int(number == 0), "role": role}
             rows.append(steered(mean, "composite", method, budget, **(steer | about)))
     return rows
@@ -329,18 +419,47 @@ def written(
 
     made: dict[str, Artifact] = {}
     made["read"] = make(store, "read", {}, {"n_concepts": len(KINDS)}, nothing, seed=seed)
-    made["capture"] = make(store, "capture", {"corpus": made["read"]}, {"dtype": "float32"}, nothing, seed=seed)
-    facts = {"name": name, "hook_point": "resid_post.2", "d_in": 32, "d_sae": d_sae, "tokens": 2_400_000, "fvu": 0.009}
+    made["capture"] = make(
+        store, "capture", {"corpus": made["read"]}, {"dtype": "float32"}, nothing, seed=seed
+    )
+    facts = {
+        "name": name,
+        "hook_point": "resid_post.2",
+        "d_in": 32,
+        "d_sae": d_sae,
+        "tokens": 2_400_000,
+        "fvu": 0.009,
+    }
     given = {"activations": made["capture"]}
-    untrained = make(store, "train", given, facts | {"name": "untrained"}, curve, seed=seed, name="untrained")
+    untrained = make(
+        store, "train", given, facts | {"name": "untrained"}, curve, seed=seed, name="untrained"
+    )
     made["train"] = make(store, "train", given, facts, curve, seed=seed)
-    bare = make(store, "encode", given | {"dictionary": untrained}, facts, latents(d_sae), seed=seed, name="untrained")
-    made["encode"] = make(store, "encode", given | {"dictionary": made["train"]}, facts, latents(d_sae), seed=seed)
+    bare = make(
+        store,
+        "encode",
+        given | {"dictionary": untrained},
+        facts,
+        latents(d_sae),
+        seed=seed,
+        name="untrained",
+    )
+    made["encode"] = make(
+        store, "encode", given | {"dictionary": made["train"]}, facts, latents(d_sae), seed=seed
+    )
     given = {"corpus": made["read"], "activations": made["capture"], "codes": made["encode"]}
     made["interpret"] = make(store, "interpret", given, {}, interpretation(d_sae), seed=seed)
     given["dictionary"] = made["train"]
     write = functools.partial(steering, budget=budget)
-    made["steer"] = make(store, "steer", given, {"measure": "concept"}, write, seed=seed, max_new_tokens=max_new_tokens)
+    made["steer"] = make(
+        store,
+        "steer",
+        given,
+        {"measure": "concept"},
+        write,
+        seed=seed,
+        max_new_tokens=max_new_tokens,
+    )
     made["evaluate"] = make(store, "evaluate", {"untrained": bare, **given}, {}, found, seed=seed)
     keys = {stage: artifact.key for stage, artifact in made.items()}
 
@@ -362,13 +481,16 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Invented:
 def own_experiment(experiment: Invented, store: Store) -> Invented:
     """A copy of it in this test's own store, to be damaged."""
     shutil.copytree(experiment.report.folder.parent.parent, store.root)
-    artifacts = {stage: store.get(stage, artifact.key) for stage, artifact in experiment.artifacts.items()}
+    artifacts = {
+        stage: store.get(stage, artifact.key) for stage, artifact in experiment.artifacts.items()
+    }
     return Invented(artifacts["report"], artifacts)
 
 
 @pytest.fixture
 def write_experiment() -> Callable[..., Invented]:
-    """Writes invented experiments: `write_experiment(store, d_sae=64, seed=0, name="topk-64-k16")`."""
+    """Writes invented experiments: `write_experiment(store, d_sae=64, seed=0,
+    name="topk-64-k16")`."""
     return written
 
 
@@ -381,7 +503,10 @@ def write_report() -> Callable[..., Artifact]:
             REPORT.write(folder, rows)
 
         store = Store(of.report.folder.parent.parent)
-        parts = {stage: of.artifacts[stage] for stage in ("train", "encode", "interpret", "steer", "evaluate")}
+        parts = {
+            stage: of.artifacts[stage]
+            for stage in ("train", "encode", "interpret", "steer", "evaluate")
+        }
         return make(store, "report", parts, MEASURES.facts(), write, seed=99)
 
     return written

@@ -1,4 +1,5 @@
-"""Charts are pure: what they encode is read back from the Vega-Lite specification, which altair validates."""
+"""Charts are pure: what they encode is read back from the Vega-Lite specification, which altair
+validates."""
 
 from __future__ import annotations
 
@@ -10,7 +11,9 @@ from dashboards import charts, views
 
 
 def curve(name: str, values: list[float]) -> pl.DataFrame:
-    rows = [{"step": i, "tokens": i * 1_000_000, "name": name, "value": v} for i, v in enumerate(values)]
+    rows = [
+        {"step": i, "tokens": i * 1_000_000, "name": name, "value": v} for i, v in enumerate(values)
+    ]
     return tables.CURVE.frame(rows)
 
 
@@ -38,7 +41,14 @@ def test_a_curve_is_drawn_against_millions_of_tokens() -> None:
 
 def found(scale: float = 1.0) -> pl.DataFrame:
     rows = [
-        {"concept_kind": kind, "unit_kind": unit, "value": 0.5 * scale, "low": 0.4 * scale, "high": 0.6 * scale, "n": 9}
+        {
+            "concept_kind": kind,
+            "unit_kind": unit,
+            "value": 0.5 * scale,
+            "low": 0.4 * scale,
+            "high": 0.6 * scale,
+            "n": 9,
+        }
         for kind in ("all", "document")
         for unit in views.scores.UNITS
     ]
@@ -53,7 +63,10 @@ def test_concepts_found_have_a_bar_and_an_interval_for_each_unit() -> None:
 
 
 def test_counts_of_concepts_are_not_shown_as_shares() -> None:
-    assert charts.concepts(found(scale=40)).to_dict()["layer"][0]["encoding"]["y"]["title"] == "concepts found"
+    assert (
+        charts.concepts(found(scale=40)).to_dict()["layer"][0]["encoding"]["y"]["title"]
+        == "concepts found"
+    )
 
 
 def test_steering_shows_the_largest_random_direction_once_for_each_concept() -> None:
@@ -95,12 +108,19 @@ def test_a_histogram_reaches_to_the_maximum() -> None:
 
 
 def test_logits_of_equal_tokens_keep_a_row_each() -> None:
-    row = {"promoted": [" a", "a"], "promoted_logits": [2.0, 1.0], "suppressed": [], "suppressed_logits": []}
+    row = {
+        "promoted": [" a", "a"],
+        "promoted_logits": [2.0, 1.0],
+        "suppressed": [],
+        "suppressed_logits": [],
+    }
     spec = charts.logits(views.latents.logits(row), "promoted").to_dict()
     assert [bar["row"] for bar in next(iter(spec["datasets"].values()))] == ["1 a", "2 a"]
 
 
 def test_a_distribution_names_only_the_roles_it_has() -> None:
-    frame = pl.DataFrame({"role": ["floor", "explanation"], "from": [0.0, 0.0], "to": [1.0, 1.0], "latents": [3, 4]})
+    frame = pl.DataFrame(
+        {"role": ["floor", "explanation"], "from": [0.0, 0.0], "to": [1.0, 1.0], "latents": [3, 4]}
+    )
     spec = charts.distribution(frame).to_dict()
     assert spec["encoding"]["color"]["scale"]["domain"] == ["explanation", "floor"]

@@ -1,4 +1,5 @@
-"""The pages' client of the live worker, and the two page sections, against a real worker on a free port."""
+"""The pages' client of the live worker, and the two page sections, against a real worker on a free
+port."""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ def nobody(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture
-def open_page(tiny_experiment: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., AppTest]:
+def open_page(
+    tiny_experiment: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., AppTest]:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.setenv("LATENTFLOW_STORE", str(tiny_experiment.store.root))
 
@@ -85,7 +88,9 @@ def test_a_question_is_asked_followed_and_answered(address: str, tiny_experiment
 
 
 def test_a_refusal_keeps_the_workers_sentence_and_kind(address: str, tiny_experiment: Tiny) -> None:
-    with pytest.raises(live.LiveError, match=r"^No latent 77 in dictionary .* it has 0 to 47\.$") as caught:
+    with pytest.raises(
+        live.LiveError, match=r"^No latent 77 in dictionary .* it has 0 to 47\.$"
+    ) as caught:
         live.ask("read", tiny_experiment.report, text="the", latents=[77])
     assert caught.value.kind == "unknown_latent"
     with pytest.raises(live.LiveError, match="started anew") as caught:
@@ -96,7 +101,9 @@ def test_a_refusal_keeps_the_workers_sentence_and_kind(address: str, tiny_experi
 def test_a_worker_that_is_down_is_a_sentence_with_the_command(nobody: str) -> None:
     started = time.monotonic()
     for call in (live.health, lambda: live.ask("read", "0", text="x"), lambda: live.cancel("x")):
-        with pytest.raises(live.LiveError, match=rf"No live worker answers at {nobody}. `latentflow up`") as caught:
+        with pytest.raises(
+            live.LiveError, match=rf"No live worker answers at {nobody}. `latentflow up`"
+        ) as caught:
             call()
         assert caught.value.kind == "down"
     assert time.monotonic() - started < 5
@@ -111,7 +118,9 @@ def test_a_proxy_of_the_environment_is_not_asked(
 
 
 @pytest.mark.parametrize("body", [b"<html>another program</html>", b'{"detail": "Not Found"}'])
-def test_another_program_on_the_port_is_told_as_such(monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
+def test_another_program_on_the_port_is_told_as_such(
+    monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
     class Other(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(404)
@@ -132,7 +141,9 @@ def test_another_program_on_the_port_is_told_as_such(monkeypatch: pytest.MonkeyP
 def test_a_text_of_your_own_is_shown_as_a_heat_map_with_every_token_escaped(
     address: str, open_page: Callable[..., AppTest], live_worker: Live, tiny_experiment: Tiny
 ) -> None:
-    best = live_worker.answered("/read", experiment=tiny_experiment.report, text=TEXT, top=1)["strongest"][0]
+    best = live_worker.answered("/read", experiment=tiny_experiment.report, text=TEXT, top=1)[
+        "strongest"
+    ][0]
     app = open_page("latents", latent=best["latent"])
     app.text_area[0].set_value(TEXT)
     app = until_answered(press(app, "Test this text"))
@@ -155,12 +166,17 @@ def test_the_text_follows_to_the_next_latent(
     assert app.header[0].value == "Latent 2"
     read = live_worker.answered("/read", experiment=tiny_experiment.report, text=TEXT, latents=[2])
     n = sum(value > 0 for value in read["activations"]["2"])
-    assert (f"Active on {n} of 8 tokens" if n else "Latent 2 is not active on any of the 8 tokens") in said(app)
+    assert (
+        f"Active on {n} of 8 tokens" if n else "Latent 2 is not active on any of the 8 tokens"
+    ) in said(app)
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
-    [("  ", "Write a text first"), ("x" * 200_000, r"50,000 bytes at most, and 200,000 bytes came")],
+    [
+        ("  ", "Write a text first"),
+        ("x" * 200_000, r"50,000 bytes at most, and 200,000 bytes came"),
+    ],
 )
 def test_a_text_that_cannot_be_read_is_a_sentence(
     address: str, open_page: Callable[..., AppTest], text: str, sentence: str
@@ -171,7 +187,9 @@ def test_a_text_that_cannot_be_read_is_a_sentence(
     assert not app.exception and sentence in said(app)
 
 
-def test_without_a_worker_both_sections_name_the_command(nobody: str, open_page: Callable[..., AppTest]) -> None:
+def test_without_a_worker_both_sections_name_the_command(
+    nobody: str, open_page: Callable[..., AppTest]
+) -> None:
     app = open_page("latents", latent=1)
     app.text_area[0].set_value(TEXT)
     app = press(app, "Test this text")
@@ -189,7 +207,11 @@ def test_the_playground_writes_steered_beside_plain_text_with_its_cost(
     costs = {metric.label: metric.value for metric in app.metric}
     assert costs["KL on neutral text"].endswith("nats a token") and float(costs["Coefficient"]) > 0
     assert "Steered · latent 3" in html(app)
-    question = {"latents": [{"latent": 3}], "kl_budget": 0.5, "prompt": app.text_area(key="prompt").value}
+    question = {
+        "latents": [{"latent": 3}],
+        "kl_budget": 0.5,
+        "prompt": app.text_area(key="prompt").value,
+    }
     number = {"prompt_number": 12, "max_new_tokens": 12}
     answer = live_worker.answered("/steer", experiment=tiny_experiment.report, **question, **number)
     assert answer["steered"][0]["text"] in html(app) and answer["plain"][0]["text"] in html(app)
@@ -199,7 +221,9 @@ def test_a_methods_vector_at_the_stages_budget_writes_the_text_of_the_stage(
     address: str, open_page: Callable[..., AppTest], tiny_experiment: Tiny
 ) -> None:
     rows = GENERATIONS.read(tiny_experiment.artifacts["steer"]).filter(pl.col("prompt") == 12)
-    of = rows.filter(pl.col("concept").eq_missing("topic.royal") | (pl.col("method") == "unsteered"))
+    of = rows.filter(
+        pl.col("concept").eq_missing("topic.royal") | (pl.col("method") == "unsteered")
+    )
     of = of.select("method", "text").unique("method")
     written = dict(of.iter_rows())
     app = open_page("steering", concept="topic.royal")
@@ -283,7 +307,8 @@ def test_the_pages_do_not_import_torch() -> None:
     import sys
 
     code = (
-        "import sys; import dashboards.live, dashboards.questions, dashboards.own_text, dashboards.playground; "
+        "import sys; import dashboards.live, dashboards.questions, dashboards.own_text, "
+        "dashboards.playground; "
         "sys.exit('torch' in sys.modules or 'flows' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False).returncode == 0

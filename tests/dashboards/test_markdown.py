@@ -37,12 +37,15 @@ MARKED = {
 
 
 def seen(source: str) -> str:
-    """The words that a reader of this markdown sees; HTML that is no text any more is not among them."""
+    """The words that a reader of this markdown sees; HTML that is no text any more is not among
+    them."""
     words = []
     for block in MARKDOWN.parse(source):
         assert block.type not in ("html_block", "fence", "code_block", "hr"), source
         words += [
-            token.content for token in block.children or () if token.type in ("text", "text_special", "code_inline")
+            token.content
+            for token in block.children or ()
+            if token.type in ("text", "text_special", "code_inline")
         ]
     return "".join(words).replace(JOINER, "")
 
@@ -62,7 +65,11 @@ def test_data_is_shown_as_it_is(text: str, shown: Callable[[str], str]) -> None:
 
 def test_a_message_of_this_program_keeps_its_commands_and_addresses_and_nothing_else() -> None:
     said = "Prefect does not answer at http://127.0.0.1:9/a_b (no *way*); `make up` starts it, not `x_y` [z]"
-    assert "`make up`" in sentence(said) and "`x_y`" in sentence(said) and "http://127.0.0.1:9/a_b " in sentence(said)
+    assert (
+        "`make up`" in sentence(said)
+        and "`x_y`" in sentence(said)
+        and "http://127.0.0.1:9/a_b " in sentence(said)
+    )
     assert seen(sentence(said)) == said.replace("`", "")
     assert seen(sentence("one ` alone")) == "one ` alone"
 
@@ -77,7 +84,8 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> conftest.Invente
 
     def marked(keys: Any, name: str, *rest: Any) -> list[dict[str, Any]]:
         found = [
-            row | {"baseline_name": f"base {HOSTILE}", "hook_point": f"at {HOSTILE}"} for row in rows(keys, name, *rest)
+            row | {"baseline_name": f"base {HOSTILE}", "hook_point": f"at {HOSTILE}"}
+            for row in rows(keys, name, *rest)
         ]
         absent = {"value": None, "low": None, "high": None, "reason": f"why {HOSTILE}"}
         headline = next(row for row in found if row["measure"] == "cross_entropy_rise")
@@ -102,14 +110,23 @@ def markdown_of(app: AppTest) -> Iterator[tuple[str, str]]:
     """(kind of element, source) of everything that Streamlit reads as markdown on a page."""
     for element in [*app.main, *app.sidebar]:
         for field, value in element.proto.ListFields() if element.proto is not None else ():
-            if element.type in ("html", "arrow_data_frame", "arrow_vega_lite_chart", "graphviz_chart"):
+            if element.type in (
+                "html",
+                "arrow_data_frame",
+                "arrow_vega_lite_chart",
+                "graphviz_chart",
+            ):
                 continue
-            if field.name not in SHOWN_AS_MARKDOWN or (field.name == "options" and element.type in PLAIN_OPTIONS):
+            if field.name not in SHOWN_AS_MARKDOWN or (
+                field.name == "options" and element.type in PLAIN_OPTIONS
+            ):
                 continue
             values = value if field.name == "options" else [value]
             for each in values:
                 text = each if isinstance(each, str) else getattr(each, "content", "")
-                if text and not (field.name == "value" and element.type in ("text_area", "text_input")):
+                if text and not (
+                    field.name == "value" and element.type in ("text_area", "text_input")
+                ):
                     yield f"{element.type}.{field.name}", text
 
 
@@ -131,5 +148,7 @@ def test_no_page_reads_a_name_as_markup(
     for kind, source in marked:
         assert HOSTILE in seen(source), (kind, source)
         left = without_code(source)
-        assert not re.search(r"(?<!\\)(?:\\\\)*\$|(?<!\\):(?!\d+:)[\w+-]+:|(?<!\\):[a-z-]+\[", left), (kind, source)
+        assert not re.search(
+            r"(?<!\\)(?:\\\\)*\$|(?<!\\):(?!\d+:)[\w+-]+:|(?<!\\):[a-z-]+\[", left
+        ), (kind, source)
     assert {kind for kind, _ in marked} >= MARKED.get(page, set())

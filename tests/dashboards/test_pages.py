@@ -1,4 +1,5 @@
-"""Pages run headless on an invented experiment: what they show, deep links, and a sentence for every fault."""
+"""Pages run headless on an invented experiment: what they show, deep links, and a sentence for
+every fault."""
 
 from __future__ import annotations
 
@@ -46,13 +47,24 @@ def open_page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Open:
 
 def words(app: AppTest) -> str:
     """Everything the page says in text."""
-    said = [*app.title, *app.header, *app.subheader, *app.markdown, *app.caption, *app.info, *app.warning, *app.error]
+    said = [
+        *app.title,
+        *app.header,
+        *app.subheader,
+        *app.markdown,
+        *app.caption,
+        *app.info,
+        *app.warning,
+        *app.error,
+    ]
     html = [element.proto.body for element in app.main if element.type == "html"]
     return "\n".join([*(element.value for element in said), *(m.label for m in app.metric), *html])
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_an_empty_store_names_the_command_that_fills_it(open_page: Open, store: Store, page: str) -> None:
+def test_an_empty_store_names_the_command_that_fills_it(
+    open_page: Open, store: Store, page: str
+) -> None:
     app = open_page(page, store)
     assert not app.exception
     assert "`make demo`" in app.info[0].value
@@ -60,7 +72,9 @@ def test_an_empty_store_names_the_command_that_fills_it(open_page: Open, store: 
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_page_shows_a_whole_experiment_without_complaint(open_page: Open, experiment: Any, page: str) -> None:
+def test_every_page_shows_a_whole_experiment_without_complaint(
+    open_page: Open, experiment: Any, page: str
+) -> None:
     app = open_page(page, experiment)
     assert not app.exception
     assert not app.error
@@ -68,7 +82,9 @@ def test_every_page_shows_a_whole_experiment_without_complaint(open_page: Open, 
     assert not app.info
 
 
-def test_the_overview_says_what_came_out_with_intervals_and_baselines(open_page: Open, experiment: Any) -> None:
+def test_the_overview_says_what_came_out_with_intervals_and_baselines(
+    open_page: Open, experiment: Any
+) -> None:
     app = open_page("overview", experiment)
     fvu = app.metric[0]
     assert (fvu.label, fvu.value) == ("Variance unexplained (FVU)", "0.0087")
@@ -85,7 +101,9 @@ def test_the_newest_experiment_is_shown_first_a_link_or_a_choice_opens_another(
     store = Store(own_experiment.report.folder.parent.parent)
     newer = write_experiment(store, seed=2, name="newer")
     stamp = newer.report.folder / "manifest.json"
-    stamp.write_text(stamp.read_text().replace(newer.report.manifest["made"]["at"], "2999-01-01T00:00:00Z"))
+    stamp.write_text(
+        stamp.read_text().replace(newer.report.manifest["made"]["at"], "2999-01-01T00:00:00Z")
+    )
     linked = open_page("overview", store, report=own_experiment.report.key)
     assert linked.title[0].value == "topk-64-k16"
     app = open_page("overview", store)
@@ -95,10 +113,14 @@ def test_the_newest_experiment_is_shown_first_a_link_or_a_choice_opens_another(
     assert app.query_params["report"] == own_experiment.report.key
 
 
-def test_every_page_answers_at_its_name_and_the_overview_at_the_start_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_page_answers_at_its_name_and_the_overview_at_the_start_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     seen: list[Any] = []
     monkeypatch.setattr(
-        st, "navigation", lambda sections: seen.extend(page for pages in sections.values() for page in pages)
+        st,
+        "navigation",
+        lambda sections: seen.extend(page for pages in sections.values() for page in pages),
     )
     monkeypatch.setattr(st, "set_page_config", lambda **_: None)
     AppTest.from_file(str(APP.parent / "pages" / "overview.py"), default_timeout=60).run()
@@ -107,13 +129,17 @@ def test_every_page_answers_at_its_name_and_the_overview_at_the_start_too(monkey
     assert sorted(visible) == sorted(["", "runs", *(name for name in PAGES if name != "overview")])
 
 
-def test_an_unknown_report_is_a_sentence_and_the_newest_is_shown(open_page: Open, experiment: Any) -> None:
+def test_an_unknown_report_is_a_sentence_and_the_newest_is_shown(
+    open_page: Open, experiment: Any
+) -> None:
     app = open_page("overview", experiment, report="<b>no such")
     assert "No report `<b>no such`" in app.warning[0].value
     assert experiment.report.key in words(app)
 
 
-def test_a_latent_opens_from_a_link_with_its_tokens_escaped(open_page: Open, experiment: Any) -> None:
+def test_a_latent_opens_from_a_link_with_its_tokens_escaped(
+    open_page: Open, experiment: Any
+) -> None:
     app = open_page("latents", experiment, latent=2)
     assert app.header[0].value == "Latent 2"
     said = words(app)
@@ -124,7 +150,9 @@ def test_a_latent_opens_from_a_link_with_its_tokens_escaped(open_page: Open, exp
     assert "<b>sailor" not in said
     strata, concepts, near = (app.dataframe[number].value for number in (1, 2, 3))
     assert strata["windows"].tolist() == ["strongest", "weakest", "macro"]
-    assert (strata["detection · log_odds"] > 0.3).all()  # not those of the control's latent of that number
+    assert (
+        strata["detection · log_odds"] > 0.3
+    ).all()  # not those of the control's latent of that number
     assert "Orange triangle: the mean over latents of a dictionary that learnt nothing" in said
     assert near["latent"].tolist() == [3, 4, 5, 6, 7]
     assert near["explanation"].tolist()[0] == "the word 'market' after 'the'"
@@ -139,13 +167,19 @@ def test_a_dead_latent_is_told_as_such(open_page: Open, experiment: Any) -> None
 
 
 @pytest.mark.parametrize("latent", ["64", "-1", "<b>x</b>", "1" * 300, "+1", "`a`", "1.5", "²"])
-def test_an_unknown_latent_in_a_link_is_a_sentence(open_page: Open, experiment: Any, latent: str) -> None:
+def test_an_unknown_latent_in_a_link_is_a_sentence(
+    open_page: Open, experiment: Any, latent: str
+) -> None:
     app = open_page("latents", experiment, latent=latent)
     assert not app.exception
-    assert f"No latent {code(latent[:20])} in this dictionary; it has 0 to 63." in app.warning[0].value
+    assert (
+        f"No latent {code(latent[:20])} in this dictionary; it has 0 to 63." in app.warning[0].value
+    )
 
 
-def test_the_buttons_step_through_the_latents_and_the_address_follows(open_page: Open, experiment: Any) -> None:
+def test_the_buttons_step_through_the_latents_and_the_address_follows(
+    open_page: Open, experiment: Any
+) -> None:
     app = open_page("latents", experiment, latent=0)
     previous, following, *_ = app.button
     assert previous.disabled
@@ -168,7 +202,9 @@ def test_a_search_has_a_deep_link(open_page: Open, experiment: Any) -> None:
     assert app.text_input(key="words").value == "harbour"
 
 
-def test_a_token_finds_latents_that_promote_it_and_latents_that_fire_on_it(open_page: Open, experiment: Any) -> None:
+def test_a_token_finds_latents_that_promote_it_and_latents_that_fire_on_it(
+    open_page: Open, experiment: Any
+) -> None:
     promoted = open_page("latents", experiment, token="harbour3").dataframe[0].value["latent"]
     assert set(promoted) == set(range(3, 64, 6))
     fired = open_page("latents", experiment, token="harbour").dataframe[0].value["latent"]
@@ -231,7 +267,9 @@ def test_a_missing_artifact_names_the_command(
     assert f"`{command}`" in words(app)
 
 
-@pytest.mark.parametrize(("budget", "length"), [(1e-5, 40), (2.5e-7, 600), (0.1, 600), (50.0, 512), (1000.0, 100_000)])
+@pytest.mark.parametrize(
+    ("budget", "length"), [(1e-5, 40), (2.5e-7, 600), (0.1, 600), (50.0, 512), (1000.0, 100_000)]
+)
 def test_steering_at_any_budget_and_length_is_shown_and_can_be_tried(
     open_page: Open, store: Store, write_experiment: Callable[..., Any], budget: float, length: int
 ) -> None:
@@ -239,7 +277,9 @@ def test_steering_at_any_budget_and_length_is_shown_and_can_be_tried(
     app = open_page("steering", experiment)
     assert not app.exception and not app.error
     said = words(app)
-    assert "Over KL budgets" in said and "Texts side by side" in said, "the budget's scores are found by their names"
+    assert "Over KL budgets" in said and "Texts side by side" in said, (
+        "the budget's scores are found by their names"
+    )
     assert app.number_input(key="nats").value == min(20.0, budget)
     assert app.number_input(key="length").value == min(512, length)
 
@@ -252,7 +292,9 @@ def test_damaged_bytes_are_a_sentence_not_a_traceback(open_page: Open, own_exper
     assert "is damaged" in app.error[0].value
 
 
-def test_an_artifact_that_vanishes_while_shown_is_a_sentence(open_page: Open, own_experiment: Any) -> None:
+def test_an_artifact_that_vanishes_while_shown_is_a_sentence(
+    open_page: Open, own_experiment: Any
+) -> None:
     app = open_page("steering", own_experiment)
     shutil.rmtree(own_experiment.artifacts["steer"].folder)
     st.cache_resource.clear()  # what was read is forgotten; the list of experiments is read anew
@@ -289,11 +331,15 @@ def test_a_run_without_any_result_is_a_sentence_on_every_page(
         assert not app.exception, page
         assert not app.error, page
     assert "This run has no score" in words(open_page("overview", own_experiment, report=bare.key))
-    assert "Without any score, so left out" in words(open_page("compare", own_experiment, compare=bare.key))
+    assert "Without any score, so left out" in words(
+        open_page("compare", own_experiment, compare=bare.key)
+    )
     assert "This run has no score" in words(open_page("lineage", own_experiment, report=bare.key))
 
 
-def test_a_number_leads_to_the_artifact_that_measured_it_and_its_files(open_page: Open, experiment: Any) -> None:
+def test_a_number_leads_to_the_artifact_that_measured_it_and_its_files(
+    open_page: Open, experiment: Any
+) -> None:
     app = open_page("lineage", experiment)
     assert app.header[0].value == f"report {experiment.report.key[:8]}"
     app.selectbox(key=f"number {experiment.report.key}").set_value(0).run()
@@ -303,7 +349,9 @@ def test_a_number_leads_to_the_artifact_that_measured_it_and_its_files(open_page
     said = words(app)
     assert evaluate.key in said and "95% interval 0.0081 to 0.0093" in said
     files = next(table.value for table in app.dataframe if "digest" in table.value.columns)
-    assert files["digest"].tolist() == [file["digest"] for file in evaluate.manifest["files"].values()]
+    assert files["digest"].tolist() == [
+        file["digest"] for file in evaluate.manifest["files"].values()
+    ]
 
 
 def test_an_unknown_artifact_in_a_link_is_a_sentence(open_page: Open, experiment: Any) -> None:
@@ -314,7 +362,9 @@ def test_an_unknown_artifact_in_a_link_is_a_sentence(open_page: Open, experiment
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_store_from_a_newer_version_is_a_sentence(open_page: Open, own_experiment: Any, page: str) -> None:
+def test_a_store_from_a_newer_version_is_a_sentence(
+    open_page: Open, own_experiment: Any, page: str
+) -> None:
     manifest = own_experiment.report.folder / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 99', 1))
     app = open_page(page, own_experiment)
@@ -323,7 +373,9 @@ def test_a_store_from_a_newer_version_is_a_sentence(open_page: Open, own_experim
 
 
 @pytest.mark.parametrize("page", ["overview", "latents", "steering", "explanations", "training"])
-def test_a_table_of_another_version_is_a_sentence(open_page: Open, own_experiment: Any, page: str) -> None:
+def test_a_table_of_another_version_is_a_sentence(
+    open_page: Open, own_experiment: Any, page: str
+) -> None:
     tables = {"overview": ("report", "report"), "latents": ("encode", "latents"), "steering": ("steer", "strengths"),
               "explanations": ("interpret", "explanation_scores"), "training": ("encode", "latents")}  # fmt: skip
     stage, table = tables[page]
@@ -398,11 +450,15 @@ def test_the_page_of_explanations_says_whether_the_scores_are_apart_from_the_con
     over = "over the untrained dictionary: log odds"
     assert f"Explained, detection, {over}: 0.100 (0.070 to 0.130), apart from the control" in said
     assert f"Explained, simulation, {over}: 0.01 (−0.02 to 0.13), not told from the control" in said
-    assert "Untrained: latents of a dictionary that learnt nothing" in words(open_page("explanations", experiment))
+    assert "Untrained: latents of a dictionary that learnt nothing" in words(
+        open_page("explanations", experiment)
+    )
 
 
 @pytest.mark.parametrize("page", ["explanations", "latents"])
-def test_what_was_interpreted_without_a_control_is_still_shown(open_page: Open, own_experiment: Any, page: str) -> None:
+def test_what_was_interpreted_without_a_control_is_still_shown(
+    open_page: Open, own_experiment: Any, page: str
+) -> None:
     manifest = own_experiment.artifacts["interpret"].folder / "manifest.json"
     content = json.loads(manifest.read_text())
     for name in ("control_scores.parquet", "explanation_strata.parquet"):

@@ -1,4 +1,5 @@
-"""The form is read off the real configuration's schema, and what it holds becomes parameters under dotted names."""
+"""The form is read off the real configuration's schema, and what it holds becomes parameters under
+dotted names."""
 
 from __future__ import annotations
 
@@ -31,7 +32,10 @@ def test_every_field_has_its_form_its_choices_and_its_range(schema: dict[str, An
     assert known["train.warm_up"].form == "number" and known["train.warm_up"].maximum == 1
     assert known["model.online"].form == "boolean"
     assert known["capture.hook_points"].form == "yaml"
-    assert known["steer.methods"].form == "choices" and "mean_difference" in known["steer.methods"].choices
+    assert (
+        known["steer.methods"].form == "choices"
+        and "mean_difference" in known["steer.methods"].choices
+    )
     assert known["train.dictionary.kind"].form == "kind" and {"relu", "topk"} <= set(
         known["train.dictionary.kind"].choices
     )
@@ -55,7 +59,9 @@ def test_what_the_form_holds_is_a_configuration_again(schema: dict[str, Any]) ->
 
 
 def test_a_kind_is_set_before_the_fields_it_brings_and_nothing_given_is_touched() -> None:
-    new = changed(DEFAULTS, {"train.dictionary.d_sae": 7, "train.dictionary.kind": "relu", "train.seed": 3})
+    new = changed(
+        DEFAULTS, {"train.dictionary.d_sae": 7, "train.dictionary.kind": "relu", "train.seed": 3}
+    )
     assert new["train"]["dictionary"] == {"kind": "relu", "d_sae": 7}
     assert new["train"]["seed"] == 3
     assert DEFAULTS["train"]["dictionary"]["kind"] == "topk"
@@ -74,12 +80,18 @@ def test_lines_are_read_as_yaml_under_dotted_names(schema: dict[str, Any]) -> No
 @pytest.mark.parametrize(
     ("line", "error", "said"),
     [
-        ("train.token=5", UnknownNameError, "line 1: no parameter 'train.token'; nearest: train.tokens"),
+        (
+            "train.token=5",
+            UnknownNameError,
+            "line 1: no parameter 'train.token'; nearest: train.tokens",
+        ),
         ("train.tokens 5", ConfigError, "line 1: wanted name=value, got 'train.tokens 5'"),
         ("train.tokens=[5", ConfigError, "line 1: the value of train.tokens is not YAML"),
     ],
 )
-def test_a_wrong_line_is_named(schema: dict[str, Any], line: str, error: type[Exception], said: str) -> None:
+def test_a_wrong_line_is_named(
+    schema: dict[str, Any], line: str, error: type[Exception], said: str
+) -> None:
     with pytest.raises(error, match=said.replace("[", r"\[")):
         parsed(line, fields(schema, DEFAULTS))
 

@@ -19,7 +19,9 @@ def here(experiment: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     st.cache_data.clear()
 
 
-def test_a_store_that_does_not_exist_has_no_experiment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_store_that_does_not_exist_has_no_experiment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("LATENTFLOW_STORE", str(tmp_path / "none"))
     assert runs.experiments() == []
 
@@ -36,7 +38,9 @@ def test_an_experiment_is_its_report_and_what_that_rests_on(experiment: Any) -> 
 def test_the_untrained_control_never_stands_for_the_dictionary(experiment: Any) -> None:
     (shown,) = runs.experiments()
     assert shown.artifacts["train"].facts["name"] == "topk-64-k16"
-    assert len(shown.closure) == len(experiment.artifacts) + 2  # the control's train and encode artifacts
+    assert (
+        len(shown.closure) == len(experiment.artifacts) + 2
+    )  # the control's train and encode artifacts
 
 
 def test_a_table_is_read_once_for_each_artifact(experiment: Any) -> None:
@@ -50,15 +54,21 @@ def test_rows_are_those_with_the_values_asked_for(experiment: Any) -> None:
     assert runs.rows(tables.EXPLANATION_SCORES, interpret, latent=3, scorer="detection").height == 3
 
 
-def test_values_of_a_column_are_listed_once_and_a_table_that_is_not_there_has_none(experiment: Any) -> None:
-    assert runs.distinct(tables.EXPLANATION_SCORES, experiment.artifacts["interpret"], "scorer") == [
+def test_values_of_a_column_are_listed_once_and_a_table_that_is_not_there_has_none(
+    experiment: Any,
+) -> None:
+    assert runs.distinct(
+        tables.EXPLANATION_SCORES, experiment.artifacts["interpret"], "scorer"
+    ) == [
         "detection",
         "simulation",
     ]
     assert runs.distinct(tables.EXPLANATIONS, experiment.artifacts["encode"], "explainer") == []
 
 
-def test_without_tracking_there_are_no_links_and_no_file_is_made(experiment: Any, tmp_path: Path) -> None:
+def test_without_tracking_there_are_no_links_and_no_file_is_made(
+    experiment: Any, tmp_path: Path
+) -> None:
     assert runs.tracked(experiment.report.key) == {}
     assert not (tmp_path / "mlflow.db").exists()
 
@@ -79,10 +89,17 @@ def test_pages_import_neither_torch_nor_prefect_even_when_they_ask_mlflow(tmp_pa
         "sys.exit('torch' in sys.modules or 'prefect' in sys.modules or 'flows' in sys.modules)"
     )
     root = Path(__file__).resolve().parents[2]
-    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=root, check=False).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code], cwd=root, check=False
+        ).returncode
+        == 0
+    )
 
 
-def test_links_lead_to_the_run_that_carries_the_report(experiment: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_links_lead_to_the_run_that_carries_the_report(
+    experiment: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Client:
         """Stands where MLflow's client stands: one run, found by its tag."""
 
@@ -97,7 +114,13 @@ def test_links_lead_to_the_run_that_carries_the_report(experiment: Any, monkeypa
             if query != f"tags.`report` = '{experiment.report.key}'":
                 return []
             info = type("I", (), {"experiment_id": "4", "run_id": "r1"})
-            return [type("R", (), {"info": info, "data": type("D", (), {"tags": {"prefect.flow_run": "f1"}})})]
+            return [
+                type(
+                    "R",
+                    (),
+                    {"info": info, "data": type("D", (), {"tags": {"prefect.flow_run": "f1"}})},
+                )
+            ]
 
     import mlflow.tracking
 

@@ -73,7 +73,14 @@ def test_a_failed_text_is_told_with_its_reason_and_nothing_is_markup() -> None:
             "fluency": None,
             "reason": "out of <time>",
         },
-        {"unsteered": None, "steered": "b", "composite": 0.0, "uplift": -0.25, "fluency": 0.5, "reason": None},
+        {
+            "unsteered": None,
+            "steered": "b",
+            "composite": 0.0,
+            "uplift": -0.25,
+            "fluency": 0.5,
+            "reason": None,
+        },
     ]
     html = tokens.pairs(pl.DataFrame(rows))
     assert "no text: out of &lt;time&gt;" in html
@@ -87,7 +94,14 @@ def test_the_space_before_a_token_is_not_shaded() -> None:
 
 
 def test_an_uplift_of_nothing_has_no_sign() -> None:
-    row = {"unsteered": "a", "steered": "b", "composite": 0.0, "uplift": -0.001, "fluency": 1.0, "reason": None}
+    row = {
+        "unsteered": "a",
+        "steered": "b",
+        "composite": 0.0,
+        "uplift": -0.001,
+        "fluency": 1.0,
+        "reason": None,
+    }
     assert ">0.00<" in tokens.pairs(pl.DataFrame([row]))
 
 

@@ -47,7 +47,10 @@ def test_the_table_of_scores_keeps_absent_values_with_their_reason() -> None:
 
 def test_all_rows_add_what_the_short_table_leaves_out() -> None:
     kinds = ("surface", "document")
-    frame = report(*(found(0.1, measure="concepts_auroc", concept_kind=kind) for kind in kinds), score("fvu", 0.3))
+    frame = report(
+        *(found(0.1, measure="concepts_auroc", concept_kind=kind) for kind in kinds),
+        score("fvu", 0.3),
+    )
     assert views.scores.scores(frame, MEASURES)["name"].to_list() == ["evaluate.fvu"]
     assert views.scores.scores(frame, MEASURES, everything=True)["name"].to_list() == [
         "evaluate.fvu",
@@ -57,7 +60,9 @@ def test_all_rows_add_what_the_short_table_leaves_out() -> None:
 
 def test_curves_are_thinned_but_keep_their_last_point() -> None:
     steps = range(0, 1003)
-    curve = tables.CURVE.frame([{"step": s, "tokens": s, "name": "fvu", "value": float(s)} for s in steps])
+    curve = tables.CURVE.frame(
+        [{"step": s, "tokens": s, "name": "fvu", "value": float(s)} for s in steps]
+    )
     panel = views.training.panels(curve, points=100)["fvu"]
     assert panel.height <= 102
     assert panel["step"][-1] == 1002
@@ -65,22 +70,34 @@ def test_curves_are_thinned_but_keep_their_last_point() -> None:
 
 def test_terms_of_the_loss_share_a_panel() -> None:
     names = ("learning_rate", "loss", "loss.auxk", "fvu")
-    curve = tables.CURVE.frame([{"step": 1, "tokens": 1, "name": name, "value": 1.0} for name in names])
+    curve = tables.CURVE.frame(
+        [{"step": 1, "tokens": 1, "name": name, "value": 1.0} for name in names]
+    )
     panels = views.training.panels(curve)
     assert list(panels) == ["fvu", "loss", "learning_rate"]
     assert panels["loss"].height == 2
 
 
-def generation(method: str, replicate: int, prompt: int, uplift: float | None, sample: int = 0) -> dict:
+def generation(
+    method: str, replicate: int, prompt: int, uplift: float | None, sample: int = 0
+) -> dict:
     budget = None if method == "unsteered" else 0.1
     return {"concept": "garden", "method": method, "replicate": replicate, "kl_budget": budget, "split": "test",
             "prompt": prompt, "sample": sample, "uplift": uplift, "composite": uplift, "text": f"{method} {prompt}",
             "reason": None}  # fmt: skip
 
 
-def on(concept: str, value: float | None, method: str = "add_direction", budget: float = 0.1) -> dict:
+def on(
+    concept: str, value: float | None, method: str = "add_direction", budget: float = 0.1
+) -> dict:
     """The composite of one concept."""
-    about = {"concept_kind": "document", "baseline": 0.1, "baseline_name": "random", "low": 0.0, "high": 1.0}
+    about = {
+        "concept_kind": "document",
+        "baseline": 0.1,
+        "baseline_name": "random",
+        "low": 0.0,
+        "high": 1.0,
+    }
     return steered(value, "composite", method, budget, concept=concept, **about)
 
 
@@ -95,7 +112,9 @@ def test_steering_is_shown_by_concept_method_and_budget_whatever_a_concept_is_ca
         steered(0.9, "fluency"),
         steered(0.25),
     )
-    shown = views.scores.steering(frame).select("concept", "method", "budget", "mean", "largest_random")
+    shown = views.scores.steering(frame).select(
+        "concept", "method", "budget", "mean", "largest_random"
+    )
     assert shown.rows() == [
         ("topic.sea", "add_direction", 0.1, 0.2, 0.1),
         ("topic.sea", "mean_difference", 0.1, 0.4, 0.1),
@@ -107,7 +126,9 @@ def test_steering_is_shown_by_concept_method_and_budget_whatever_a_concept_is_ca
 
 def test_the_short_table_leaves_single_concepts_to_the_chart() -> None:
     frame = report(on("topic.sea", 0.2), steered(0.9, "fluency"))
-    assert views.scores.scores(frame, MEASURES)["measure"].to_list() == ["Fluency, KL 0.1: add direction"]
+    assert views.scores.scores(frame, MEASURES)["measure"].to_list() == [
+        "Fluency, KL 0.1: add direction"
+    ]
     every = views.scores.scores(frame, MEASURES, everything=True)["measure"].to_list()
     assert "Steered, KL 0.1: add direction, on topic.sea" in every
 
@@ -130,7 +151,13 @@ def test_texts_are_paired_by_prompt_and_sample_and_failures_come_last() -> None:
 def latents(n: int = 4) -> pl.DataFrame:
     return tables.LATENTS.frame(
         [
-            {"latent": i, "split": split, "density": i / 10, "maximum": float(i), "promoted": [f" word{i}", " the"]}
+            {
+                "latent": i,
+                "split": split,
+                "density": i / 10,
+                "maximum": float(i),
+                "promoted": [f" word{i}", " the"],
+            }
             for i in range(n)
             for split in ("test", "explain")
         ]
@@ -172,15 +199,23 @@ def test_the_list_needs_nothing_but_statistics() -> None:
     assert views.latents.latent_list(latents(), split="test").height == 4
 
 
-@given(st.lists(st.one_of(st.sampled_from([" a", "Ġb", "▁", " ", "\n", "Ċ", ""]), st.text(max_size=3)), max_size=4))
+@given(
+    st.lists(
+        st.one_of(st.sampled_from([" a", "Ġb", "▁", " ", "\n", "Ċ", ""]), st.text(max_size=3)),
+        max_size=4,
+    )
+)
 def test_a_column_of_tokens_is_made_visible_as_each_token_is(words: list[str]) -> None:
     frame = tables.LATENTS.frame([{"latent": 0, "split": "test", "promoted": words}])
-    shown = views.latents.readable(views.latents.latent_list(frame, split="test"))["promoted"].to_list()[0]
+    shown = views.latents.readable(views.latents.latent_list(frame, split="test"))[
+        "promoted"
+    ].to_list()[0]
     assert shown == [tokens.visible(word) for word in words]
 
 
 @pytest.mark.parametrize(
-    ("text", "kept"), [("SPRING garden", [1]), ("harbour", [3]), ("sea", [3]), ("(", []), ("", [3, 2, 1, 0])]
+    ("text", "kept"),
+    [("SPRING garden", [1]), ("harbour", [3]), ("sea", [3]), ("(", []), ("", [3, 2, 1, 0])],
 )
 def test_search_wants_every_word_and_takes_signs_literally(text: str, kept: list[int]) -> None:
     assert views.latents.narrowed(listed(), text=text)["latent"].to_list() == kept
@@ -190,7 +225,9 @@ def test_filters_and_sorting_put_unknown_scores_last() -> None:
     assert views.latents.narrowed(listed(), density=(0.1, 0.25))["latent"].to_list() == [2, 1]
     assert views.latents.narrowed(listed(), minimum=2.5)["latent"].to_list() == [3]
     for descending in (True, False):
-        assert views.latents.narrowed(listed(), sort="score", descending=descending)["latent"].to_list() == [1, 0, 2, 3]
+        assert views.latents.narrowed(listed(), sort="score", descending=descending)[
+            "latent"
+        ].to_list() == [1, 0, 2, 3]
 
 
 PEAKS = pl.DataFrame({"latent": pl.Series([0], dtype=pl.Int32), "tokens": ["\nword3\nof\n"]})
@@ -207,7 +244,9 @@ PEAKS = pl.DataFrame({"latent": pl.Series([0], dtype=pl.Int32), "tokens": ["\nwo
         ("", True, [3, 2, 1, 0]),
     ],
 )
-def test_a_token_is_found_whole_where_it_is_promoted_or_fired_on(token: str, peaked: bool, kept: list[int]) -> None:
+def test_a_token_is_found_whole_where_it_is_promoted_or_fired_on(
+    token: str, peaked: bool, kept: list[int]
+) -> None:
     promoted = views.latents.promoted_tokens(latents(), "test")
     index = pl.concat([promoted, PEAKS]) if peaked else promoted
     assert views.latents.narrowed(listed(), token=token, index=index)["latent"].to_list() == kept
@@ -215,7 +254,13 @@ def test_a_token_is_found_whole_where_it_is_promoted_or_fired_on(token: str, pea
 
 def test_peaks_are_the_tokens_under_the_largest_activation_of_the_strongest_windows() -> None:
     rows = [
-        {"latent": 1, "window": n, "role": role, "tokens": [" The", "Ġsea", "."], "activations": values}
+        {
+            "latent": 1,
+            "window": n,
+            "role": role,
+            "tokens": [" The", "Ġsea", "."],
+            "activations": values,
+        }
         for n, (role, values) in enumerate(
             [("top", [0.0, 2.0, 1.0]), ("top", [3.0, 2.0, 1.0]), ("silent", [0.0, 0.0, 9.0])]
         )
@@ -238,16 +283,30 @@ def test_pages_of_a_frame_are_counted_from_one_or_from_the_end() -> None:
 
 def test_neighbours_keep_their_order_and_bring_what_is_known_of_them() -> None:
     near = tables.NEIGHBOURS.frame(
-        [{"latent": 0, "rank": rank, "neighbour": n, "cosine": c} for rank, n, c in ((1, 1, 0.5), (0, 2, 0.9))]
+        [
+            {"latent": 0, "rank": rank, "neighbour": n, "cosine": c}
+            for rank, n, c in ((1, 1, 0.5), (0, 2, 0.9))
+        ]
     )
-    assert views.latents.neighbours(near, listed()).select("latent", "cosine", "explanation").rows() == [
+    assert views.latents.neighbours(near, listed()).select(
+        "latent", "cosine", "explanation"
+    ).rows() == [
         (2, pytest.approx(0.9), None),
         (1, pytest.approx(0.5), "Gardens in spring"),
     ]
 
 
-def window(number: int, role: str, quantile: int | None, maximum: float, stratum: str | None = None) -> dict:
-    return {"latent": 1, "window": number, "role": role, "quantile": quantile, "maximum": maximum, "stratum": stratum}
+def window(
+    number: int, role: str, quantile: int | None, maximum: float, stratum: str | None = None
+) -> dict:
+    return {
+        "latent": 1,
+        "window": number,
+        "role": role,
+        "quantile": quantile,
+        "maximum": maximum,
+        "stratum": stratum,
+    }
 
 
 def test_windows_come_by_interval_strongest_first_and_silent_last() -> None:
@@ -279,29 +338,51 @@ def test_a_histogram_spans_zero_to_the_maximum_and_leaves_empty_bins_out() -> No
 
 
 def test_logits_name_their_side_and_may_be_absent() -> None:
-    row = {"promoted": [" a"], "promoted_logits": [1.0], "suppressed": ["b"], "suppressed_logits": [-1.0]}
-    assert views.latents.logits(row).rows() == [("a", 1.0, "promoted", 0), ("b", -1.0, "suppressed", 0)]
+    row = {
+        "promoted": [" a"],
+        "promoted_logits": [1.0],
+        "suppressed": ["b"],
+        "suppressed_logits": [-1.0],
+    }
+    assert views.latents.logits(row).rows() == [
+        ("a", 1.0, "promoted", 0),
+        ("b", -1.0, "suppressed", 0),
+    ]
     assert views.latents.logits(dict.fromkeys(row)).is_empty()
 
 
 def of_latent(latent: int, role: str, value: float | None, scorer: str = "detection") -> dict:
     """A row of the explanation scores."""
-    who = {"explainer": None if role == "ceiling" else "tokens", "predictor": None if role == "ceiling" else "lexical"}
+    who = {
+        "explainer": None if role == "ceiling" else "tokens",
+        "predictor": None if role == "ceiling" else "lexical",
+    }
     return {"latent": latent, "role": role, "scorer": scorer, "value": value, **who}
 
 
 def test_scores_of_a_latent_show_explanation_then_floor_then_ceiling() -> None:
     roles = ("ceiling", "floor", "entry")
-    frame = tables.EXPLANATION_SCORES.frame([of_latent(latent, role, 0.5) for latent in (1, 2) for role in roles])
+    frame = tables.EXPLANATION_SCORES.frame(
+        [of_latent(latent, role, 0.5) for latent in (1, 2) for role in roles]
+    )
     shown = views.scores.scores_of(frame, 1)
     assert shown["role"].to_list() == ["explanation", "floor", "ceiling"]
-    assert shown["row"].to_list() == ["detection · tokens", "detection · shuffled", "detection · probe"]
+    assert shown["row"].to_list() == [
+        "detection · tokens",
+        "detection · shuffled",
+        "detection · probe",
+    ]
 
 
 def test_several_explainers_and_readers_are_told_apart() -> None:
     rows = [
         of_latent(1, role, 0.5) | {"explainer": name, "predictor": reader}
-        for name, role in (("tokens", "entry"), ("tokens", "floor"), ("lookup", "control"), ("lookup", "floor"))
+        for name, role in (
+            ("tokens", "entry"),
+            ("tokens", "floor"),
+            ("lookup", "control"),
+            ("lookup", "floor"),
+        )
         for reader in ("lexical", "other")
     ]
     rows.append(of_latent(1, "ceiling", 0.5))
@@ -312,14 +393,19 @@ def test_several_explainers_and_readers_are_told_apart() -> None:
         for writer in writers
         for reader in (("lexical", "other") if writer != "probe" else ("",))
     ]
-    parts = [{name: row[name] for name in row if name != "explanation"} | {"stratum": "silent", "n": 4} for row in rows]
+    parts = [
+        {name: row[name] for name in row if name != "explanation"} | {"stratum": "silent", "n": 4}
+        for row in rows
+    ]
     wide = views.scores.strata_of(tables.EXPLANATION_STRATA.frame(parts), 1)
     assert wide.height == 1 and set(wide.columns) == {"windows", "of them", *shown["row"]}
 
 
 def test_the_distribution_counts_every_scored_latent_once() -> None:
     values = (0.1, 0.5, 0.5, 1.0, None)
-    frame = tables.EXPLANATION_SCORES.frame([of_latent(i, "entry", value) for i, value in enumerate(values)])
+    frame = tables.EXPLANATION_SCORES.frame(
+        [of_latent(i, "entry", value) for i, value in enumerate(values)]
+    )
     bins = views.scores.distribution(frame, "detection", bins=3)
     assert bins["latents"].to_list() == [1, 2, 1]
     assert views.scores.distribution(frame, "simulation").is_empty()
@@ -341,7 +427,9 @@ def test_the_mean_of_a_control_stands_behind_the_scores_of_a_latent() -> None:
         explained(None, "simulation", role="control"),
         explained(0.2, part="average_precision", role="control"),
     )
-    mine = tables.EXPLANATION_SCORES.frame([of_latent(1, role, 0.5) for role in ("ceiling", "entry")])
+    mine = tables.EXPLANATION_SCORES.frame(
+        [of_latent(1, role, 0.5) for role in ("ceiling", "entry")]
+    )
     means = views.scores.control_means(frame)
     shown = views.scores.scores_of(mine, 1, means)
     assert shown["role"].to_list() == ["explanation", "ceiling", "untrained"]
@@ -356,7 +444,13 @@ def test_a_difference_from_a_control_says_whether_it_leaves_out_zero() -> None:
         return views.scores.differences_from_controls(rows, MEASURES)
 
     apart = differences(0.2, low=0.1, high=0.3)
-    assert apart == [("Explained, detection, over the untrained dictionary: log odds", "0.20 (0.10 to 0.30)", True)]
+    assert apart == [
+        (
+            "Explained, detection, over the untrained dictionary: log odds",
+            "0.20 (0.10 to 0.30)",
+            True,
+        )
+    ]
     assert differences(0.2, low=-0.1, high=0.3)[0][2] is False
     assert differences(None, reason="none was given")[0][1:] == ("none was given", None)
     assert not differences(1.0, "over_floor")
@@ -370,7 +464,12 @@ def test_the_concepts_of_a_latent_stand_beside_the_other_units() -> None:
         ]
     )
     row = views.latents.concepts_of(frame, 3).row(0, named=True)
-    assert (row["AP on test"], row["neuron"], row["untrained"], row["probe"]) == (0.9, 0.4, None, 1.0)
+    assert (row["AP on test"], row["neuron"], row["untrained"], row["probe"]) == (
+        0.9,
+        0.4,
+        None,
+        1.0,
+    )
     assert views.latents.concepts_of(frame, 4).is_empty()
 
 
@@ -382,7 +481,10 @@ def test_explanations_keep_those_that_failed_with_their_reason() -> None:
         ]
     )
     scores = tables.EXPLANATION_SCORES.frame(
-        [of_latent(1, role, value) for role, value in (("entry", 0.9), ("floor", 0.5), ("ceiling", 1.0))]
+        [
+            of_latent(1, role, value)
+            for role, value in (("entry", 0.9), ("floor", 0.5), ("ceiling", 1.0))
+        ]
     )
     frame = views.scores.explained(said, scores, "detection")
     assert frame.select("latent", "score", "floor", "ceiling", "reason").rows() == [
@@ -392,7 +494,9 @@ def test_explanations_keep_those_that_failed_with_their_reason() -> None:
 
 
 def test_parameters_have_dotted_names_and_values_as_json() -> None:
-    frame = views.lineage.parameters({"train": {"dictionary": {"kind": "topk", "k": 16}, "empty": {}, "on": True}})
+    frame = views.lineage.parameters(
+        {"train": {"dictionary": {"kind": "topk", "k": 16}, "empty": {}, "on": True}}
+    )
     assert frame.rows() == [
         ("train.dictionary.kind", "topk"),
         ("train.dictionary.k", "16"),
@@ -432,7 +536,10 @@ def test_the_list_of_runs_holds_numbers_to_sort_by() -> None:
 def test_a_frontier_holds_runs_that_measured_both_in_order_of_sparsity() -> None:
     runs = compared(c=scored(8, 0.1), a=scored(2, 0.3, "relu-8"), b=scored(4, None))
     points = views.runs.frontier(runs, MEASURES, MEASURES["evaluate", "fvu"])
-    assert points.select("run", "l0", "value", "architecture").rows() == [("a", 2, 0.3, "relu"), ("c", 8, 0.1, "topk")]
+    assert points.select("run", "l0", "value", "architecture").rows() == [
+        ("a", 2, 0.3, "relu"),
+        ("c", 8, 0.1, "topk"),
+    ]
     assert views.runs.frontier(runs, MEASURES, MEASURES["evaluate", "absorption"]).is_empty()
     assert compared().is_empty()
 
@@ -449,7 +556,10 @@ def test_only_parameters_that_differ_are_listed() -> None:
 
 def test_densities_are_binned_by_their_logarithm_and_leave_out_the_dead() -> None:
     frame = tables.LATENTS.frame(
-        [{"latent": i, "split": "test", "density": d} for i, d in enumerate([0.0, 0.011, 0.012, 0.11, 1.0])]
+        [
+            {"latent": i, "split": "test", "density": d}
+            for i, d in enumerate([0.0, 0.011, 0.012, 0.11, 1.0])
+        ]
     )
     binned = views.training.densities(frame, "test", per_decade=1)
     assert binned["latents"].to_list() == [2, 1, 1]
@@ -458,8 +568,16 @@ def test_densities_are_binned_by_their_logarithm_and_leave_out_the_dead() -> Non
 
 
 def test_dead_latents_are_told_by_split() -> None:
-    facts = {"d_sae": 8, "rows": {"select": 10, "test": 20}, "dead_latents": {"test": 2}, "l0": {"test": 3.0}}
-    assert views.training.dead(facts).rows() == [("select", 10, None, None, None), ("test", 20, 2, 0.25, 3.0)]
+    facts = {
+        "d_sae": 8,
+        "rows": {"select": 10, "test": 20},
+        "dead_latents": {"test": 2},
+        "l0": {"test": 3.0},
+    }
+    assert views.training.dead(facts).rows() == [
+        ("select", 10, None, None, None),
+        ("test", 20, 2, 0.25, 3.0),
+    ]
     assert views.training.dead({}).is_empty()
 
 
@@ -501,7 +619,9 @@ CHAIN = [
 
 
 def test_the_graph_has_a_linked_box_for_each_artifact_and_says_what_is_not_here() -> None:
-    dot = views.lineage.graph(CHAIN, ("train", "t1"), "lineage?report=x&artifact=", dark=False, untrained={"t1"})
+    dot = views.lineage.graph(
+        CHAIN, ("train", "t1"), "lineage?report=x&artifact=", dark=False, untrained={"t1"}
+    )
     assert 'URL="lineage?report=x&artifact=capture/c1"' in dot
     assert "train (untrained)\\nt1\\n1 min 15 s, 2.5 MB" in dot
     assert "read\\ngone\\nnot in this store" in dot
@@ -510,7 +630,8 @@ def test_the_graph_has_a_linked_box_for_each_artifact_and_says_what_is_not_here(
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"), [(0.44, "0.4 s"), (12.4, "12 s"), (125, "2 min 5 s"), (11_520, "3 h 12 min")]
+    ("seconds", "said"),
+    [(0.44, "0.4 s"), (12.4, "12 s"), (125, "2 min 5 s"), (11_520, "3 h 12 min")],
 )
 def test_durations_have_units(seconds: float, said: str) -> None:
     assert views.lineage.readable_seconds(seconds) == said

@@ -1,4 +1,5 @@
-"""The example of docs/dictionaries.md is one file, and one file is enough: registry, schema, command line, sweep, laws."""
+"""The example of docs/dictionaries.md is one file, and one file is enough: registry, schema,
+command line, sweep, laws."""
 
 from __future__ import annotations
 
@@ -63,7 +64,14 @@ def python(folder: Path, *arguments: str) -> None:
 
 def test_it_is_in_the_registry_in_the_schema_of_the_form_and_on_the_command_line(checkout):
     python(checkout, "-c", SEEN)
-    python(checkout, "-m", "flows", "params", "train.dictionary.kind=group_max", "train.dictionary.groups=6")
+    python(
+        checkout,
+        "-m",
+        "flows",
+        "params",
+        "train.dictionary.kind=group_max",
+        "train.dictionary.groups=6",
+    )
 
 
 def test_it_keeps_the_laws(checkout):

@@ -1,4 +1,5 @@
-"""What an update frees stays with the process while dictionaries learn, and goes back afterwards."""
+"""What an update frees stays with the process while dictionaries learn, and goes back
+afterwards."""
 
 from __future__ import annotations
 
@@ -33,10 +34,14 @@ print(json.dumps(held))
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc is left as it is")
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="another C library than glibc is left as it is"
+)
 def test_freed_blocks_are_kept_until_nobody_learns_any_more():
     ran = subprocess.run([sys.executable, "-c", HELD], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     held = json.loads(ran.stdout)
     assert min(held["kept"], held["by_both"], held["by_one"]) > BLOCK - 2**20, held
-    assert max(held["usual"], held["released"], held["usual_again"], held["larger"]) < BLOCK // 4, held
+    assert max(held["usual"], held["released"], held["usual_again"], held["larger"]) < BLOCK // 4, (
+        held
+    )

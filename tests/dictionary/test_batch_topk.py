@@ -1,4 +1,5 @@
-"""BatchTopK: an example by hand, gradients against dense float64 autograd, the threshold, and a golden run."""
+"""BatchTopK: an example by hand, gradients against dense float64 autograd, the threshold, and a
+golden run."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ def by_hand(k=1):
 
 
 def test_a_hand_computed_example():
-    # u of (3, 2) is (2, 1.5, -2), of (0, 0) (-1, -0.5, 1): the two largest of the batch are both the first token's
+    # u of (3, 2) is (2, 1.5, -2), of (0, 0) (-1, -0.5, 1): the two largest of the batch are both
+    # the first token's
     dictionary = by_hand()
     x = torch.tensor([[3.0, 2.0], [0.0, 0.0]])
     outcome = dictionary.loss({HOOK: x}, moment(NONE_DEAD))
@@ -42,13 +44,20 @@ def test_a_hand_computed_example():
     torch.testing.assert_close(outcome.reconstruction[HOOK], torch.tensor([[3.0, 2.5], [1.0, 1.0]]))
     assert outcome.losses["reconstruction"].item() == pytest.approx((0.25 + 2) / (2 * (1.5**2 + 1)))
     assert dictionary.threshold.item() == 1.5
-    assert dictionary.encode(x).dense().tolist() == [[2.0, 0.0, 0.0], [0.0, 0.0, 0.0]]  # above 1.5, not at it
+    assert dictionary.encode(x).dense().tolist() == [
+        [2.0, 0.0, 0.0],
+        [0.0, 0.0, 0.0],
+    ]  # above 1.5, not at it
 
 
 def reference(p, x, dead, n, k_aux):
     """The loss in plain dense float64 autograd."""
     u = (x - p["b_dec"]) @ p["W_enc"].T + p["b_enc"]
-    keep = torch.zeros(u.numel(), dtype=u.dtype).scatter(0, u.flatten().topk(n).indices, 1.0).view_as(u)
+    keep = (
+        torch.zeros(u.numel(), dtype=u.dtype)
+        .scatter(0, u.flatten().topk(n).indices, 1.0)
+        .view_as(u)
+    )
     x_hat = (keep * u.relu()) @ p["W_dec"] + p["b_dec"]
     e = (x - x_hat).detach()
     chosen = torch.where(dead, u, -torch.inf).topk(min(k_aux, int(dead.sum()))).indices
@@ -68,7 +77,10 @@ def test_value_and_every_gradient_equal_a_dense_float64_reference(n_dead):
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
     x = torch.randn(20, d, dtype=torch.float64, generator=generator)
     dead = torch.arange(d_sae) < n_dead
-    copies = {name: tensor.detach().clone().requires_grad_() for name, tensor in dictionary.named_parameters()}
+    copies = {
+        name: tensor.detach().clone().requires_grad_()
+        for name, tensor in dictionary.named_parameters()
+    }
     ours = torch.stack(list(dictionary.loss({HOOK: x}, moment(dead)).losses.values())).sum()
     theirs = reference(copies, x, dead, k * 20, d // 2)
     ours.backward()
@@ -93,7 +105,9 @@ def test_the_threshold_takes_the_first_value_then_a_running_mean_and_ignores_an_
 
 def learnt(steps, k=3):
     x = rows(6000, directions())
-    config = TrainConfig(dictionary=BatchTopKConfig(d_sae=64, k=k), tokens=250 * steps, batch_size=250, lr=1e-2)
+    config = TrainConfig(
+        dictionary=BatchTopKConfig(d_sae=64, k=k), tokens=250 * steps, batch_size=250, lr=1e-2
+    )
     dictionary = BatchTopK(config.dictionary, *NAMES, {HOOK: 24})
     dictionary.begin({HOOK: x}, torch.Generator().manual_seed(0))
     learner = Learner(dictionary, config)
@@ -118,7 +132,9 @@ def test_the_threshold_is_saved(tmp_path):
 
 
 def test_k_larger_than_d_sae_is_refused():
-    with pytest.raises(ConfigError, match="k is 9, but there are only d_sae = 4 latents; lower k or raise d_sae"):
+    with pytest.raises(
+        ConfigError, match="k is 9, but there are only d_sae = 4 latents; lower k or raise d_sae"
+    ):
         load(BatchTopKConfig, {"d_sae": 4, "k": 9})
 
 

@@ -1,4 +1,5 @@
-"""The contract: one scale folded in one place, files without pickle, errors that help, and room for what comes later."""
+"""The contract: one scale folded in one place, files without pickle, errors that help, and room for
+what comes later."""
 
 from __future__ import annotations
 
@@ -25,12 +26,15 @@ X = rows(300, directions())
 
 
 def begun(options, x=X, seed=0):
-    return untrained(options, HOOK, {HOOK: x.shape[1]}, {HOOK: x}, torch.Generator().manual_seed(seed))
+    return untrained(
+        options, HOOK, {HOOK: x.shape[1]}, {HOOK: x}, torch.Generator().manual_seed(seed)
+    )
 
 
 def test_an_unknown_architecture_lists_the_known_and_the_nearest():
     with pytest.raises(
-        UnknownNameError, match=r"no architecture named 'topkk'; known: .*relu.*topk.*; did you mean 'topk'"
+        UnknownNameError,
+        match=r"no architecture named 'topkk'; known: .*relu.*topk.*; did you mean 'topk'",
     ):
         architectures["topkk"]
 
@@ -38,7 +42,9 @@ def test_an_unknown_architecture_lists_the_known_and_the_nearest():
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda options: options.kind)
 def test_the_scale_makes_the_mean_norm_the_root_of_the_width(options):
     dictionary = begun(options)
-    assert dictionary.scaled({HOOK: X})[HOOK].norm(dim=1).mean().item() == pytest.approx(24**0.5, rel=1e-5)
+    assert dictionary.scaled({HOOK: X})[HOOK].norm(dim=1).mean().item() == pytest.approx(
+        24**0.5, rel=1e-5
+    )
 
 
 @given(st.floats(1e-3, 1e3), st.sampled_from(OPTIONS))
@@ -48,7 +54,9 @@ def test_activations_in_other_units_give_the_same_codes_in_those_units(factor, o
     assert other.scale * factor == pytest.approx(plain.scale, rel=1e-4)
     codes, scaled = plain.encode(X[:20]), other.encode(X[:20] * factor)
     torch.testing.assert_close(scaled.dense() / factor, codes.dense(), atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(other.decode(scaled) / factor, plain.decode(codes), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        other.decode(scaled) / factor, plain.decode(codes), atol=1e-3, rtol=1e-3
+    )
     torch.testing.assert_close(other.decoder_directions(), plain.decoder_directions())
 
 
@@ -57,7 +65,9 @@ def test_decoding_is_bias_plus_codes_times_directions_in_activation_units(option
     dictionary = begun(options)
     codes = dictionary.encode(X[:20])
     bias = dictionary.decode(Codes.from_dense(torch.zeros(1, 48)))
-    torch.testing.assert_close(dictionary.decode(codes), bias + codes.dense() @ dictionary.decoder_directions())
+    torch.testing.assert_close(
+        dictionary.decode(codes), bias + codes.dense() @ dictionary.decoder_directions()
+    )
     torch.testing.assert_close(bias[0] * dictionary.scale, dictionary.b_dec.detach())
 
 
@@ -75,7 +85,10 @@ def test_two_lines_from_python(tmp_path):
     described = json.loads((tmp_path / "dictionary.json").read_text())
     assert described["options"] == OPTIONS[0].model_dump(mode="json")
     assert (described["d_in"], described["dtype"], described["reads"]) == (24, "float32", [HOOK])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["dictionary.json", "dictionary.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "dictionary.json",
+        "dictionary.safetensors",
+    ]
 
 
 def test_many_rows_are_encoded_in_bounded_pieces(monkeypatch):
@@ -106,7 +119,9 @@ def test_activations_of_another_width_are_refused_in_words():
 
 
 def test_a_missing_hook_point_is_named():
-    with pytest.raises(DictionaryError, match=r"reads resid_post\.1, got activations at mlp_out\.0; capture that"):
+    with pytest.raises(
+        DictionaryError, match=r"reads resid_post\.1, got activations at mlp_out\.0; capture that"
+    ):
         begun(OPTIONS[0]).encode({"mlp_out.0": X})
 
 
@@ -117,12 +132,16 @@ def test_codes_of_a_dictionary_of_another_size_are_refused():
 
 @pytest.mark.parametrize("value", [0.0, 3.0])
 def test_constant_activations_are_refused(value):
-    with pytest.raises(DictionaryError, match=r"the 9 activations sampled at resid_post\.1 are all equal"):
+    with pytest.raises(
+        DictionaryError, match=r"the 9 activations sampled at resid_post\.1 are all equal"
+    ):
         begun(OPTIONS[0], torch.full((9, 24), value))
 
 
 def test_a_folder_without_a_dictionary_says_what_was_wanted(tmp_path):
-    with pytest.raises(DictionaryError, match=r"wanted dictionary\.json and dictionary\.safetensors"):
+    with pytest.raises(
+        DictionaryError, match=r"wanted dictionary\.json and dictionary\.safetensors"
+    ):
         Dictionary.load(tmp_path)
 
 
@@ -135,7 +154,9 @@ def test_truncated_missing_or_transposed_tensors_are_refused(tmp_path):
     with pytest.raises(DictionaryError, match="no dictionary in"):
         Dictionary.load(tmp_path)
     save_file(weights | {"W_enc": weights["W_enc"].T.contiguous()}, path)
-    with pytest.raises(DictionaryError, match=r"wanted tensors of shapes .*'W_enc': \(48, 24\).*found"):
+    with pytest.raises(
+        DictionaryError, match=r"wanted tensors of shapes .*'W_enc': \(48, 24\).*found"
+    ):
         Dictionary.load(tmp_path)
     weights.pop("b_dec")
     save_file(weights, path)
@@ -149,7 +170,9 @@ def test_a_description_that_lacks_something_is_damaged(tmp_path, name):
     path = tmp_path / "dictionary.json"
     description = json.loads(path.read_text())
     path.write_text(json.dumps({key: value for key, value in description.items() if key != name}))
-    with pytest.raises(DictionaryError, match=rf"dictionary\.json is damaged: it lacks {name}; take the file from"):
+    with pytest.raises(
+        DictionaryError, match=rf"dictionary\.json is damaged: it lacks {name}; take the file from"
+    ):
         Dictionary.load(tmp_path)
 
 
@@ -170,7 +193,9 @@ def test_a_newer_format_is_refused(tmp_path):
 
 
 def test_the_bytes_of_an_artifact_are_verified(store):
-    made = toys.artifact(store, "train", lambda folder: begun(OPTIONS[0]).save(folder), {"name": "topk-48-k5"})
+    made = toys.artifact(
+        store, "train", lambda folder: begun(OPTIONS[0]).save(folder), {"name": "topk-48-k5"}
+    )
     assert Dictionary.load(made).name == "topk-48-k5"
     path = made.folder / "dictionary.safetensors"
     damaged = bytearray(path.read_bytes())
@@ -189,12 +214,16 @@ def test_a_pickle_is_refused_with_the_reason_and_the_way_round(tmp_path):
     (tmp_path / "beside" / "ae.pt").write_bytes(pickled)
     (tmp_path / "sae.pth").write_bytes(pickled)
     for name in ("as_safetensors", "beside", "sae.pth"):
-        with pytest.raises(DictionaryError, match=r"is a pickle, which can run any code when it is read") as caught:
+        with pytest.raises(
+            DictionaryError, match=r"is a pickle, which can run any code when it is read"
+        ) as caught:
             Dictionary.load(tmp_path / name)
         assert "write its tensors with safetensors.torch.save_file" in str(caught.value)
 
 
 def test_a_safetensors_file_that_begins_like_a_pickle_is_none(tmp_path):
     """The length of a header may be 0x280: the first bytes of a pickle of protocol 2."""
-    (tmp_path / "x.safetensors").write_bytes((0x280).to_bytes(8, "little") + b"{" + b" " * (0x280 - 2) + b"}")
+    (tmp_path / "x.safetensors").write_bytes(
+        (0x280).to_bytes(8, "little") + b"{" + b" " * (0x280 - 2) + b"}"
+    )
     assert load_file(tmp_path / "x.safetensors") == {} and not is_pickle(tmp_path / "x.safetensors")

@@ -28,8 +28,12 @@ X, HELD_OUT = rows(6000, PLANTED), rows(800, PLANTED, seed=9)
 
 
 def learnt(tokens, k=3, **changes):
-    config = TrainConfig(dictionary=TopKConfig(d_sae=64, k=k), tokens=tokens, batch_size=100, **changes)
-    dictionary = untrained(config.dictionary, HOOK, {HOOK: 24}, {HOOK: X}, torch.Generator().manual_seed(0))
+    config = TrainConfig(
+        dictionary=TopKConfig(d_sae=64, k=k), tokens=tokens, batch_size=100, **changes
+    )
+    dictionary = untrained(
+        config.dictionary, HOOK, {HOOK: 24}, {HOOK: X}, torch.Generator().manual_seed(0)
+    )
     learner = Learner(dictionary, config)
     for step in range(learner.steps):
         learner.learn({HOOK: X[torch.arange(step * 100, step * 100 + 100) % len(X)]})
@@ -74,7 +78,11 @@ def test_the_estimate_is_that_of_a_power_law():
 def test_it_takes_both_to_have_converged(ratio, cosine, verdict):
     found = Convergence(ratio, "measured", cosine, None if ratio else "no half")
     assert found.converged is verdict
-    opening = {True: "training had converged", False: "training had not converged", None: "whether training had"}
+    opening = {
+        True: "training had converged",
+        False: "training had not converged",
+        None: "whether training had",
+    }
     assert found.sentence.startswith(opening[verdict])
     assert ("raise train.tokens" in found.sentence) == (verdict is False)
 
@@ -84,16 +92,26 @@ def test_the_rate_is_searched_by_factors_and_once_beyond_an_end():
     for objective in (0.5, 0.4, 0.3):
         factor = rates.next_factor(trials)
         trials.append(rates.ShortRun(factor, factor, objective))
-    assert [trial.factor for trial in trials] == [1 / 3, 1.0, 3.0] and rates.next_factor(trials) == 9.0
+    assert [trial.factor for trial in trials] == [1 / 3, 1.0, 3.0] and rates.next_factor(
+        trials
+    ) == 9.0
     inside = [
-        rates.ShortRun(factor, factor, objective) for factor, objective in zip(rates.FACTORS, (2, 1, 2), strict=True)
+        rates.ShortRun(factor, factor, objective)
+        for factor, objective in zip(rates.FACTORS, (2, 1, 2), strict=True)
     ]
     assert rates.next_factor(inside) is None
     config = TrainConfig(tokens=4_000_000, lr="search")
     assert rates.best(inside) == 1.0
-    leaning = [rates.ShortRun(rate, rate, objective) for rate, objective in ((1 / 3, 2), (1, 1), (3, 1.5))]
-    assert rates.best(leaning) == pytest.approx(3 ** (1 / 6))  # the lowest point of the parabola through the three
-    assert rates.best(leaning[1:]) == 1.0 and rates.best([*leaning[:2], rates.ShortRun(3, 3, math.inf)]) == 1.0
+    leaning = [
+        rates.ShortRun(rate, rate, objective) for rate, objective in ((1 / 3, 2), (1, 1), (3, 1.5))
+    ]
+    assert rates.best(leaning) == pytest.approx(
+        3 ** (1 / 6)
+    )  # the lowest point of the parabola through the three
+    assert (
+        rates.best(leaning[1:]) == 1.0
+        and rates.best([*leaning[:2], rates.ShortRun(3, 3, math.inf)]) == 1.0
+    )
     assert config.relative_cost == 1.5
 
 
@@ -110,13 +128,21 @@ CONFIG = TrainConfig(
 
 @pytest.fixture(scope="module")
 def activations(tmp_path_factory):
-    return toys.activations(Store(tmp_path_factory.mktemp("rows") / "artifacts"), SPLITS, rows_per_shard=1000)
+    return toys.activations(
+        Store(tmp_path_factory.mktemp("rows") / "artifacts"), SPLITS, rows_per_shard=1000
+    )
 
 
 def facts_of(activations, folder, stop_at=None, **changes):
-    """The stage's facts; with `stop_at`, None after so many reports of progress, as a kill would leave it."""
+    """The stage's facts; with `stop_at`, None after so many reports of progress, as a kill would
+    leave it."""
     folder.mkdir(parents=True, exist_ok=True)
-    work = make(folder, CONFIG.model_copy(update=changes), {"activations": activations}, Execution(device="cpu"))
+    work = make(
+        folder,
+        CONFIG.model_copy(update=changes),
+        {"activations": activations},
+        Execution(device="cpu"),
+    )
     for number in itertools.count():
         try:
             next(work)
@@ -127,23 +153,33 @@ def facts_of(activations, folder, stop_at=None, **changes):
             return None
 
 
-def test_a_second_dictionary_on_half_the_tokens_measures_it_and_changes_nothing(activations, tmp_path):
+def test_a_second_dictionary_on_half_the_tokens_measures_it_and_changes_nothing(
+    activations, tmp_path
+):
     alone = facts_of(activations, tmp_path / "alone", convergence="off")
     beside = facts_of(activations, tmp_path / "beside", convergence="measured")
     half = facts_of(activations, tmp_path / "half", convergence="off", tokens=12_000)
     assert alone["converged"] is None and "train.convergence is off" in alone["convergence"]
-    assert beside["fvu"] == alone["fvu"] and beside["half_fvu_ratio"] == pytest.approx(half["fvu"] / alone["fvu"])
-    assert beside["converged"] is (half["fvu"] / alone["fvu"] <= 1.1 and beside["rows_turned_cosine"] < 0.5)
+    assert beside["fvu"] == alone["fvu"] and beside["half_fvu_ratio"] == pytest.approx(
+        half["fvu"] / alone["fvu"]
+    )
+    assert beside["converged"] is (
+        half["fvu"] / alone["fvu"] <= 1.1 and beside["rows_turned_cosine"] < 0.5
+    )
     assert not list((tmp_path / "beside" / ".checkpoint").glob("half-*"))
 
 
-def test_the_search_takes_a_rate_on_held_out_rows_and_a_kill_in_its_midst_changes_nothing(activations, tmp_path):
+def test_the_search_takes_a_rate_on_held_out_rows_and_a_kill_in_its_midst_changes_nothing(
+    activations, tmp_path
+):
     whole = facts_of(activations, tmp_path / "whole", lr="search")
     tried = whole["rates_tried"]
     short = rates.candidate(CONFIG.model_copy(update={"lr": "search"}), 1.0, 1e-3)
     carried = (short.updates / 240) ** 0.25
     assert len(tried) in (3, 4) and carried < 1
-    assert whole["lr"] == pytest.approx(rates.best([rates.ShortRun(**trial) for trial in tried]) * carried)
+    assert whole["lr"] == pytest.approx(
+        rates.best([rates.ShortRun(**trial) for trial in tried]) * carried
+    )
     for stop_at in (8, 40):
         assert facts_of(activations, tmp_path / f"cut{stop_at}", stop_at, lr="search") is None
         again = facts_of(activations, tmp_path / f"cut{stop_at}", lr="search")
@@ -151,8 +187,11 @@ def test_the_search_takes_a_rate_on_held_out_rows_and_a_kill_in_its_midst_change
             assert again[name] == whole[name], name
 
 
-def test_a_candidate_that_diverges_spoils_no_other_and_no_next_one(activations, tmp_path, monkeypatch):
-    """Of two that search side by side one diverges at the middle rate: the other finds what it finds alone."""
+def test_a_candidate_that_diverges_spoils_no_other_and_no_next_one(
+    activations, tmp_path, monkeypatch
+):
+    """Of two that search side by side one diverges at the middle rate: the other finds what it
+    finds alone."""
     configs = {
         "a": CONFIG.model_copy(update={"lr": "search"}),
         "b": CONFIG.model_copy(update={"lr": "search", "clip": 7.0}),
@@ -161,12 +200,19 @@ def test_a_candidate_that_diverges_spoils_no_other_and_no_next_one(activations, 
     plain = Learner.metrics
 
     def metrics(self):
-        bad = self.config.clip == 7.0 and self.step > 10 and abs(self.peak - alone["rates_tried"][1]["lr"]) < 1e-9
+        bad = (
+            self.config.clip == 7.0
+            and self.step > 10
+            and abs(self.peak - alone["rates_tried"][1]["lr"]) < 1e-9
+        )
         return plain(self) | ({"loss": float("nan")} if bad else {})
 
     monkeypatch.setattr(Learner, "metrics", metrics)
     work = make_many(
-        {label: (tmp_path / label, config, {"activations": activations}) for label, config in configs.items()},
+        {
+            label: (tmp_path / label, config, {"activations": activations})
+            for label, config in configs.items()
+        },
         Execution(device="cpu"),
     )
     for label in configs:
@@ -177,16 +223,23 @@ def test_a_candidate_that_diverges_spoils_no_other_and_no_next_one(activations, 
         except StopIteration as end:
             together = end.value
             break
-    assert together["a"]["rates_tried"] == alone["rates_tried"] and together["a"]["fvu"] == alone["fvu"]
+    assert (
+        together["a"]["rates_tried"] == alone["rates_tried"]
+        and together["a"]["fvu"] == alone["fvu"]
+    )
     tried = together["b"]["rates_tried"]
-    assert tried[1]["objective"] is None and all(trial["objective"] for trial in (tried[0], tried[2]))
+    assert tried[1]["objective"] is None and all(
+        trial["objective"] for trial in (tried[0], tried[2])
+    )
 
 
 def test_whitening_in_the_stage_saves_a_dictionary_of_activations(activations, tmp_path):
     facts = facts_of(activations, tmp_path / "white", normalise="whiten")
     dictionary = Dictionary.load(tmp_path / "white")
     assert evaluate(dictionary, [{HOOK: HELD_OUT}])["fvu"] == pytest.approx(facts["fvu"], rel=1e-4)
-    assert json.loads((tmp_path / "white" / "dictionary.json").read_text())["architecture"] == "topk"
+    assert (
+        json.loads((tmp_path / "white" / "dictionary.json").read_text())["architecture"] == "topk"
+    )
 
 
 def test_what_learns_nothing_by_gradients_says_so(activations, tmp_path):

@@ -24,7 +24,10 @@ SPLITS = {
     "select": {HOOK: rows(45, PLANTED, seed=3)},
     "test": {HOOK: rows(30, PLANTED, seed=4)},
 }
-DOCUMENTS = {"select": torch.arange(45) // 6, "test": 100 + torch.arange(30) % 4}  # in test they are interleaved
+DOCUMENTS = {
+    "select": torch.arange(45) // 6,
+    "test": 100 + torch.arange(30) % 4,
+}  # in test they are interleaved
 GOLDEN = [90, 8.607996, 78.791687]
 CONFIG = EncodeConfig(splits=("select", "test"), batch=8)
 
@@ -36,13 +39,19 @@ def small_shards(monkeypatch):
 
 @pytest.fixture
 def activations(store):
-    return toys.activations(store, SPLITS, {split: {"document": d} for split, d in DOCUMENTS.items()})
+    return toys.activations(
+        store, SPLITS, {split: {"document": d} for split, d in DOCUMENTS.items()}
+    )
 
 
 def trained(store, hook_point=HOOK, d_in=16):
     x = {hook_point: torch.randn(60, d_in, generator=torch.Generator().manual_seed(5))}
     dictionary = untrained(
-        TopKConfig(d_sae=24, k=3), hook_point, {hook_point: d_in}, x, torch.Generator().manual_seed(0)
+        TopKConfig(d_sae=24, k=3),
+        hook_point,
+        {hook_point: d_in},
+        x,
+        torch.Generator().manual_seed(0),
     )
     with torch.no_grad():
         dictionary.b_enc[5] = -100.0  # a latent that never fires
@@ -83,7 +92,9 @@ def test_the_table_of_latents_equals_statistics_of_the_dense_codes(encoded, dens
         np.testing.assert_allclose(found["mean_active"].to_numpy()[active], means, rtol=1e-5)
         for latent in np.flatnonzero(active):
             values = z[z[:, latent] > 0, latent]
-            bins = np.bincount(np.minimum(19, (values / (values.max() / 20)).astype(int)), minlength=20)
+            bins = np.bincount(
+                np.minimum(19, (values / (values.max() / 20)).astype(int)), minlength=20
+            )
             assert found["histogram"][int(latent)].to_list() == bins.tolist()
     assert np.allclose(table["decoder_norm"], 1, atol=1e-5)
 
@@ -96,13 +107,19 @@ def test_a_latent_that_never_fires_has_null_statistics_and_is_counted(encoded):
     assert encoded.facts["dead_latents_everywhere"] >= 1
 
 
-def test_pooled_codes_are_means_over_all_tokens_of_a_document_even_when_documents_interleave(encoded, dense):
+def test_pooled_codes_are_means_over_all_tokens_of_a_document_even_when_documents_interleave(
+    encoded, dense
+):
     table = POOLED.read(encoded)
     for split, z in dense.items():
         for document in DOCUMENTS[split].unique():
             wanted = z[DOCUMENTS[split] == document].mean(0)
             found = torch.zeros(24)
-            for latent, mean in table.filter(pl.col("document") == int(document)).select("latent", "mean").iter_rows():
+            for latent, mean in (
+                table.filter(pl.col("document") == int(document))
+                .select("latent", "mean")
+                .iter_rows()
+            ):
                 found[latent] = mean
             torch.testing.assert_close(found, wanted)
     assert (table["mean"] > 0).all()
@@ -111,7 +128,12 @@ def test_pooled_codes_are_means_over_all_tokens_of_a_document_even_when_document
 
 def test_facts_repeat_the_dictionary_and_say_the_sparsity_of_each_split(encoded, dense):
     facts = encoded.facts
-    assert (facts["name"], facts["hook_point"], facts["d_in"], facts["d_sae"]) == ("topk-24-k3", HOOK, 16, 24)
+    assert (facts["name"], facts["hook_point"], facts["d_in"], facts["d_sae"]) == (
+        "topk-24-k3",
+        HOOK,
+        16,
+        24,
+    )
     assert facts["rows"] == {"select": 45, "test": 30}
     for split, z in dense.items():
         assert facts["l0"][split] == pytest.approx((z > 0).sum(1).float().mean().item())
@@ -120,10 +142,14 @@ def test_facts_repeat_the_dictionary_and_say_the_sparsity_of_each_split(encoded,
 
 def test_without_a_model_nothing_is_promoted(encoded):
     table = LATENTS.read(encoded)
-    assert all(table[name].null_count() == 48 for name in ("promoted", "promoted_logits", "suppressed"))
+    assert all(
+        table[name].null_count() == 48 for name in ("promoted", "promoted_logits", "suppressed")
+    )
 
 
-def test_with_a_model_each_direction_names_the_tokens_it_raises_and_lowers(store, activations, tmp_path):
+def test_with_a_model_each_direction_names_the_tokens_it_raises_and_lowers(
+    store, activations, tmp_path
+):
     reference = toys.tiny_reference(tmp_path / "model")
     dictionary = trained(store)
     inputs = {"activations": activations, "dictionary": dictionary, "model": reference}
@@ -134,7 +160,9 @@ def test_with_a_model_each_direction_names_the_tokens_it_raises_and_lowers(store
     order = logits.argsort(descending=True).tolist()
     assert row["promoted"] == [model.tokenizer.decode([token]) for token in order[:10]]
     assert row["suppressed"] == [model.tokenizer.decode([token]) for token in order[::-1][:10]]
-    torch.testing.assert_close(torch.tensor(row["promoted_logits"]), logits.sort(descending=True).values[:10])
+    torch.testing.assert_close(
+        torch.tensor(row["promoted_logits"]), logits.sort(descending=True).values[:10]
+    )
 
 
 def test_a_hook_point_that_does_not_write_to_the_residual_stream_promotes_nothing(store, tmp_path):
@@ -170,7 +198,9 @@ def test_a_dictionary_of_one_latent_has_no_neighbours(store):
     assert part.height == 0 and part.columns == list(NEIGHBOURS.columns)
 
 
-def test_an_interrupted_run_continues_at_the_shard(tmp_path, store, activations, monkeypatch, encoded):
+def test_an_interrupted_run_continues_at_the_shard(
+    tmp_path, store, activations, monkeypatch, encoded
+):
     inputs = {"activations": activations, "dictionary": trained(store)}
     work = make(tmp_path, CONFIG, inputs, Execution(device="cpu"))
     next(work), next(work), work.close()
@@ -188,14 +218,17 @@ def test_an_interrupted_run_continues_at_the_shard(tmp_path, store, activations,
 
 def test_a_dictionary_of_another_width_is_refused_in_words(store, activations):
     inputs = {"activations": activations, "dictionary": trained(store, d_in=12)}
-    with pytest.raises(DictionaryError, match=r"trained at resid_post\.1 with d_in 12, got activations of width 16"):
+    with pytest.raises(
+        DictionaryError, match=r"trained at resid_post\.1 with d_in 12, got activations of width 16"
+    ):
         store.ensure(ENCODE, CONFIG, inputs)
 
 
 def test_a_dictionary_of_a_hook_point_that_was_not_captured_is_refused_in_words(store, activations):
     inputs = {"activations": activations, "dictionary": trained(store, "mlp_out.2")}
     with pytest.raises(
-        DictionaryError, match=r"reads mlp_out\.2, but these activations were captured at resid_post\.1"
+        DictionaryError,
+        match=r"reads mlp_out\.2, but these activations were captured at resid_post\.1",
     ):
         store.ensure(ENCODE, CONFIG, inputs)
 
@@ -207,7 +240,12 @@ def test_a_split_that_was_not_captured_lists_those_that_were(store, activations)
 
 
 def test_results_move_only_with_a_version(encoded):
-    """Raise the version of ENCODE when what it writes of the same activations and dictionary changes."""
+    """Raise the version of ENCODE when what it writes of the same activations and dictionary
+    changes."""
     latents = LATENTS.read(encoded).filter(pl.col("split") == "test")
-    found = [latents["n_active"].sum(), latents["maximum"].max(), POOLED.read(encoded)["mean"].sum()]
+    found = [
+        latents["n_active"].sum(),
+        latents["maximum"].max(),
+        POOLED.read(encoded)["mean"].sum(),
+    ]
     assert (ENCODE.version, found) == (2, pytest.approx(GOLDEN, rel=1e-4))

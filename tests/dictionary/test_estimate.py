@@ -35,14 +35,21 @@ from tests.planted import HOOK, directions, rows
 
 D_IN, D_SAE, BATCH = 64, 1024, 512
 CPU = Execution(device="cpu")
-CONFIG = TrainConfig(dictionary=TopKConfig(d_sae=D_SAE, k=8), tokens=8 * BATCH, batch_size=BATCH, log_every=4)
-LARGE = TrainConfig(dictionary=ReluConfig(d_sae=2**17), tokens=8 * BATCH, batch_size=8192, log_every=4)
+CONFIG = TrainConfig(
+    dictionary=TopKConfig(d_sae=D_SAE, k=8), tokens=8 * BATCH, batch_size=BATCH, log_every=4
+)
+LARGE = TrainConfig(
+    dictionary=ReluConfig(d_sae=2**17), tokens=8 * BATCH, batch_size=8192, log_every=4
+)
 CAPTURED = Planned(
     "capture",
     "0" * 24,
     {
         "hook_points": {HOOK: {"d_in": D_IN}},
-        "splits": {"train": {"rows": 4000, "documents": 40}, "validate": {"rows": 500, "documents": 5}},
+        "splits": {
+            "train": {"rows": 4000, "documents": 40},
+            "validate": {"rows": 500, "documents": 5},
+        },
         "dtype": "float32",
     },
 )
@@ -55,7 +62,9 @@ class Live(TorchDispatchMode):
         super().__init__()
         self.now, self.peak, self.known = 0, 0, set()
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         made = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(made):
             if isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided:
@@ -75,7 +84,8 @@ class Live(TorchDispatchMode):
 def begun(config):
     sample = {HOOK: torch.randn(1000, D_IN, generator=torch.Generator().manual_seed(0))}
     return Learner(
-        untrained(config.dictionary, HOOK, {HOOK: D_IN}, sample, torch.Generator().manual_seed(0)), config
+        untrained(config.dictionary, HOOK, {HOOK: D_IN}, sample, torch.Generator().manual_seed(0)),
+        config,
     ), sample
 
 
@@ -94,7 +104,9 @@ def test_weights_gradients_and_moments_are_what_a_learner_really_holds(kind):
     state = learner.dictionary.state_dict()
     n, learnt = numbers(config, empty(config, CAPTURED.facts))
     gathered = architectures[kind].gathers(config.dictionary, D_IN)
-    assert 4 * n + gathered == pytest.approx(sum(tensor.nbytes for tensor in state.values()), abs=8)  # and a count
+    assert 4 * n + gathered == pytest.approx(
+        sum(tensor.nbytes for tensor in state.values()), abs=8
+    )  # and a count
     assert parts.get("statistics", 0) in (0, gathered)
     gradients = sum(w.grad.nbytes for w in learner.learnt.values() if w.grad is not None)
     moments = sum(
@@ -105,7 +117,11 @@ def test_weights_gradients_and_moments_are_what_a_learner_really_holds(kind):
     )
     assert 4 * learnt == gradients and 8 * learnt == moments
     if "gradients" in parts:
-        assert (parts["weights"], parts["gradients"], parts["optimiser"]) == (4 * n, gradients, moments)
+        assert (parts["weights"], parts["gradients"], parts["optimiser"]) == (
+            4 * n,
+            gradients,
+            moments,
+        )
 
 
 FORMS = {kind: of(kind) for kind in architectures.names()} | {
@@ -119,7 +135,9 @@ FORMS = {kind: of(kind) for kind in architectures.names()} | {
 @pytest.mark.parametrize("form", FORMS)
 def test_what_an_update_allocates_is_estimated(form, monkeypatch):
     """Gradients, and all that is made between the batch and them."""
-    monkeypatch.setattr(product, "_scratch", threading.local())  # blocks that a wider dictionary left are none of it
+    monkeypatch.setattr(
+        product, "_scratch", threading.local()
+    )  # blocks that a wider dictionary left are none of it
     config, kind = FORMS[form], FORMS[form].dictionary.kind
     learner, sample = begun(config)
     batch = {HOOK: sample[HOOK][:BATCH]}
@@ -133,7 +151,9 @@ def test_what_an_update_allocates_is_estimated(form, monkeypatch):
     _, learnt = numbers(config, empty(config, CAPTURED.facts))
     said = 4 * (learnt + 6 * BATCH * D_IN) + held(config, learner.dictionary, CPU)
     said += architectures[kind].gathers(config.dictionary, D_IN)
-    assert live.peak <= 1.05 * said, f"{kind} holds {live.peak / said:.2f} times what its `dense` says; raise it"
+    assert live.peak <= 1.05 * said, (
+        f"{kind} holds {live.peak / said:.2f} times what its `dense` says; raise it"
+    )
 
 
 def test_a_dictionary_and_its_codes_take_the_disk_that_is_estimated(store):
@@ -161,16 +181,24 @@ def test_a_checkpoint_takes_the_disk_that_is_estimated(tmp_path):
     learner.learn({HOOK: sample[HOOK][:BATCH]})
     learner.save(tmp_path / "state.safetensors")
     said = formula(CONFIG, {"activations": CAPTURED}, CPU)
-    assert said.scratch["checkpoints"] / 2 == pytest.approx((tmp_path / "state.safetensors").stat().st_size, abs=4000)
+    assert said.scratch["checkpoints"] / 2 == pytest.approx(
+        (tmp_path / "state.safetensors").stat().st_size, abs=4000
+    )
 
 
 def test_memory_that_lacks_names_the_largest_batch_and_width_that_fit(monkeypatch):
     wanted = formula(LARGE, {"activations": CAPTURED}, CPU).memory_bytes
-    monkeypatch.setattr("components.device.memory_free", lambda name="auto": ("this machine", int(0.7 * wanted)))
+    monkeypatch.setattr(
+        "components.device.memory_free", lambda name="auto": ("this machine", int(0.7 * wanted))
+    )
     with pytest.raises(NoMemoryError) as caught:
         fitting("train", TRAIN.estimator, LARGE, {"activations": CAPTURED}, CPU, 2**40)
     said = str(caught.value)
-    assert said.startswith("train wants ") and "of memory on this machine (" in said and "there is" in said
+    assert (
+        said.startswith("train wants ")
+        and "of memory on this machine (" in said
+        and "there is" in said
+    )
     advised = [part.split("=") for part in said.partition("nearest that fits: ")[2].split(", or ")]
     assert [name for name, _ in advised] == ["train.batch_size", "train.dictionary.d_sae"]
     for name, value in advised:
@@ -184,7 +212,9 @@ def test_memory_that_lacks_names_the_largest_batch_and_width_that_fit(monkeypatc
 def test_a_width_below_k_is_no_advice(monkeypatch):
     config = LARGE.model_copy(update={"dictionary": TopKConfig(d_sae=2**17, k=2**17)})
     wanted = formula(config, {"activations": CAPTURED}, CPU).memory_bytes
-    monkeypatch.setattr("components.device.memory_free", lambda name="auto": ("this machine", int(0.7 * wanted)))
+    monkeypatch.setattr(
+        "components.device.memory_free", lambda name="auto": ("this machine", int(0.7 * wanted))
+    )
     with pytest.raises(NoMemoryError, match=r"nearest that fits: train\.batch_size=\d+$"):
         fitting("train", TRAIN.estimator, config, {"activations": CAPTURED}, CPU, 2**40)
 
@@ -193,7 +223,10 @@ def test_a_size_that_follows_from_the_width_is_no_advice(monkeypatch):
     config = LARGE.model_copy(update={"dictionary": PcaConfig(k=8)})
     said = formula(config, {"activations": CAPTURED}, CPU)
     assert (said.facts["d_sae"], said.facts["l0"]) == (2 * D_IN, 8)
-    monkeypatch.setattr("components.device.memory_free", lambda name="auto": ("this machine", said.memory_bytes // 2))
+    monkeypatch.setattr(
+        "components.device.memory_free",
+        lambda name="auto": ("this machine", said.memory_bytes // 2),
+    )
     with pytest.raises(NoMemoryError, match="train wants ") as caught:
         fitting("train", TRAIN.estimator, config, {"activations": CAPTURED}, CPU, 2**40)
     assert "d_sae" not in str(caught.value)
@@ -206,19 +239,26 @@ def test_what_learns_nothing_needs_no_update_and_no_checkpoint():
 
 
 def test_disk_that_lacks_names_the_width_that_fits():
-    with pytest.raises(NoSpaceError, match=r"train wants .* of disk in .*nearest that fits: train\.dictionary\.d_sae="):
+    with pytest.raises(
+        NoSpaceError,
+        match=r"train wants .* of disk in .*nearest that fits: train\.dictionary\.d_sae=",
+    ):
         fitting("train", TRAIN.estimator, CONFIG, {"activations": CAPTURED}, CPU, 65 * 2**20)
 
 
 def test_a_hook_point_that_will_not_be_captured_is_refused():
     config = CONFIG.model_copy(update={"hook_point": "resid_post.7"})
-    with pytest.raises(DictionaryError, match=r"wants activations at resid_post\.7, and capture.hook_points gives"):
+    with pytest.raises(
+        DictionaryError, match=r"wants activations at resid_post\.7, and capture.hook_points gives"
+    ):
         formula(config, {"activations": CAPTURED}, CPU)
 
 
 def test_the_probe_says_seconds_in_proportion_to_the_updates():
     short, long = (
-        formula(CONFIG.model_copy(update={"tokens": n * BATCH}), {"activations": CAPTURED}, CPU).probe(2.0)
+        formula(
+            CONFIG.model_copy(update={"tokens": n * BATCH}), {"activations": CAPTURED}, CPU
+        ).probe(2.0)
         for n in (20, 2000)
     )
     assert 10 < long[0] / short[0] < 400 and short[0] > 0
@@ -226,7 +266,9 @@ def test_the_probe_says_seconds_in_proportion_to_the_updates():
 
 
 def test_dictionaries_of_one_stream_share_it_and_add_their_states():
-    topk, dense, basis = (of(kind).model_copy(update={"batch_size": 4096}) for kind in ("topk", "relu", "neurons"))
+    topk, dense, basis = (
+        of(kind).model_copy(update={"batch_size": 4096}) for kind in ("topk", "relu", "neurons")
+    )
     alone, relu = memory([topk], CAPTURED, CPU), memory([dense], CAPTURED, CPU)
     several = memory([topk, topk.model_copy(update={"seed": 1}), dense, basis], CAPTURED, CPU)
     assert several["weights"] == 2 * alone["weights"] + relu["weights"] + 4 * D_IN
@@ -234,7 +276,9 @@ def test_dictionaries_of_one_stream_share_it_and_add_their_states():
         assert several[name] == 2 * alone[name] + relu[name]
     for name in ("stream", "batch"):
         assert several[name] == alone[name] == relu[name]
-    assert several["pre-activations"] == relu["pre-activations"] > alone["pre-activations"]  # the largest, once
+    assert (
+        several["pre-activations"] == relu["pre-activations"] > alone["pre-activations"]
+    )  # the largest, once
 
 
 BLOCKS = """
@@ -269,9 +313,12 @@ print(json.dumps({
 
 
 def test_memory_of_blocks_is_estimated_from_above_and_from_below(tmp_path):
-    """Of a whole process: batches of four blocks, in a plane, so that nearly all latents are dead and learn as such."""
+    """Of a whole process: batches of four blocks, in a plane, so that nearly all latents are dead
+    and learn as such."""
     command = [sys.executable, "-c", BLOCKS, str(tmp_path)]
-    ran = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
+    ran = subprocess.run(
+        command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False
+    )
     assert ran.returncode == 0, ran.stderr
     found = json.loads(ran.stdout.splitlines()[-1])
     assert found["block"] * 4 == 8192 and found["dead"] > 0.9

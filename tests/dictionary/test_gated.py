@@ -1,4 +1,5 @@
-"""Gated: a step computed by hand, the frozen decoder of the auxiliary term, what its options change, a golden run."""
+"""Gated: a step computed by hand, the frozen decoder of the auxiliary term, what its options
+change, a golden run."""
 
 from __future__ import annotations
 
@@ -47,7 +48,9 @@ def test_a_magnitude_below_zero_is_no_code_even_where_the_gate_is_open(gated):
     assert gated.encode(torch.tensor([[2.0, 1.0]])).nnz == 0
 
 
-def test_the_gates_terms_leave_the_decoder_alone_and_the_reconstruction_leaves_the_gate_alone(gated):
+def test_the_gates_terms_leave_the_decoder_alone_and_the_reconstruction_leaves_the_gate_alone(
+    gated,
+):
     x = torch.randn(64, 2, generator=torch.Generator().manual_seed(0)) + 1
     losses = gated.loss({HOOK: x}, moment()).losses
     of = lambda terms, weights: torch.autograd.grad(  # noqa: E731
@@ -56,8 +59,12 @@ def test_the_gates_terms_leave_the_decoder_alone_and_the_reconstruction_leaves_t
     to_decoder = of(("gate", "l1"), (gated.W_dec, gated.r_mag, gated.b_mag))
     assert all(gradient is None or not gradient.any() for gradient in to_decoder)
     (to_gate,) = of(("reconstruction",), (gated.b_gate,))
-    torch.testing.assert_close(to_gate, torch.zeros(2), atol=1e-4, rtol=0)  # the decision has no gradient
-    assert of(("gate",), (gated.b_gate,))[0].any() and of(("reconstruction",), (gated.W_dec,))[0].any()
+    torch.testing.assert_close(
+        to_gate, torch.zeros(2), atol=1e-4, rtol=0
+    )  # the decision has no gradient
+    assert (
+        of(("gate",), (gated.b_gate,))[0].any() and of(("reconstruction",), (gated.W_dec,))[0].any()
+    )
 
 
 def test_its_gradients_are_those_of_the_formula_written_out():
@@ -65,18 +72,23 @@ def test_its_gradients_are_those_of_the_formula_written_out():
     dictionary = Gated(GatedConfig(d_sae=7, l1=0.3), (HOOK,), (HOOK,), {HOOK: 4}).double()
     with torch.no_grad():
         for parameter in dictionary.parameters():
-            parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+            parameter.copy_(
+                0.5 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            )
     x = torch.randn(30, 4, generator=generator, dtype=torch.float64)
     at = Moment(10, 10, torch.zeros(7).bool(), generator)
     found = torch.autograd.grad(
-        torch.stack(list(dictionary.loss({HOOK: x}, at).losses.values())).sum(), list(dictionary.parameters())
+        torch.stack(list(dictionary.loss({HOOK: x}, at).losses.values())).sum(),
+        list(dictionary.parameters()),
     )
     p = dict(dictionary.named_parameters())
     h = (x - p["b_dec"]) @ p["W_enc"].T
     gate = h + p["b_gate"]
     z = (gate > 0) * (h * p["r_mag"].exp() + p["b_mag"]).relu()
     frozen = gate.relu() @ p["W_dec"].detach() + p["b_dec"].detach()
-    loss = (x - z @ p["W_dec"] - p["b_dec"]).square().sum(1).mean() + 0.3 * gate.relu().sum(1).mean()
+    loss = (x - z @ p["W_dec"] - p["b_dec"]).square().sum(1).mean() + 0.3 * gate.relu().sum(
+        1
+    ).mean()
     wanted = torch.autograd.grad(loss + (x - frozen).square().sum(1).mean(), list(p.values()))
     for mine, theirs in zip(found, wanted, strict=True):
         torch.testing.assert_close(mine, theirs)
@@ -92,10 +104,17 @@ def test_results_of_version_2_are_kept():
     """Golden: if these numbers change, raise `Gated.version`."""
     assert Gated.version == 2
     x = rows(400, directions())
-    dictionary = untrained(GatedConfig(d_sae=48), HOOK, {HOOK: 24}, {HOOK: x}, torch.Generator().manual_seed(0))
+    dictionary = untrained(
+        GatedConfig(d_sae=48), HOOK, {HOOK: 24}, {HOOK: x}, torch.Generator().manual_seed(0)
+    )
     learner = Learner(dictionary, TrainConfig(tokens=2000, batch_size=100, lr=3e-3))
     for step in range(20):
         learner.learn({HOOK: x[torch.arange(step * 100, step * 100 + 100) % 400]})
     found = learner.metrics()
-    wanted = {"loss.reconstruction": 15.7854, "loss.gate": 16.1306, "loss.l1": 70.4224, "l0": 22.3840}
+    wanted = {
+        "loss.reconstruction": 15.7854,
+        "loss.gate": 16.1306,
+        "loss.l1": 70.4224,
+        "l0": 22.3840,
+    }
     assert {name: found[name] for name in wanted} == pytest.approx(wanted, rel=1e-3)

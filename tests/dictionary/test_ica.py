@@ -1,4 +1,5 @@
-"""Independent components: mixed sources are found again, the seed decides, flat directions are left out."""
+"""Independent components: mixed sources are found again, the seed decides, flat directions are left
+out."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ X = rows(3000, PLANTED, active=0.6)  # seldom active: far from Gaussian
 
 def begun(x=X, seed=0, **options):
     options = IcaConfig(**({"k": 3} | options))
-    return untrained(options, HOOK, {HOOK: x.shape[1]}, {HOOK: x}, torch.Generator().manual_seed(seed))
+    return untrained(
+        options, HOOK, {HOOK: x.shape[1]}, {HOOK: x}, torch.Generator().manual_seed(seed)
+    )
 
 
 def fitted(x=X, batch=500, **options):
@@ -30,7 +33,9 @@ def fitted(x=X, batch=500, **options):
 
 
 def unexplained(dictionary, x=X):
-    return (x - dictionary.decode(dictionary.encode(x))).square().sum().item() / (x - x.mean(0)).square().sum().item()
+    return (x - dictionary.decode(dictionary.encode(x))).square().sum().item() / (
+        x - x.mean(0)
+    ).square().sum().item()
 
 
 def test_independent_sources_mixed_by_a_square_matrix_are_found_again():
@@ -83,7 +88,10 @@ def test_directions_that_do_not_vary_become_latents_that_never_fire():
 def test_too_few_iterations_are_told(caplog):
     with caplog.at_level(logging.WARNING):
         fitted(iterations=1)
-    assert "ica-24-k3 has not converged after 1 iterations over 3000 rows; raise iterations or rows" in caplog.text
+    assert (
+        "ica-24-k3 has not converged after 1 iterations over 3000 rows; raise iterations or rows"
+        in caplog.text
+    )
 
 
 def test_rows_are_in_the_checkpoint_and_not_in_the_artifact(tmp_path):

@@ -29,7 +29,9 @@ def test_no_nearby_point_has_a_smaller_sum_of_distances(seed):
 
 def test_it_stands_on_a_row_that_holds_the_majority():
     rows = torch.tensor([[1.0, 1.0]] * 3 + [[5.0, 0.0]])
-    torch.testing.assert_close(geometric_median(rows), torch.tensor([1.0, 1.0]).double(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        geometric_median(rows), torch.tensor([1.0, 1.0]).double(), atol=1e-3, rtol=0
+    )
 
 
 def test_directions_have_norm_one_and_come_from_the_generator():

@@ -1,4 +1,5 @@
-"""k-sparse: by hand, every gradient of the tied weights against float64 autograd, the falling k, and a golden run."""
+"""k-sparse: by hand, every gradient of the tied weights against float64 autograd, the falling k,
+and a golden run."""
 
 from __future__ import annotations
 
@@ -42,7 +43,10 @@ def test_gradients_of_the_tied_weights_equal_dense_float64_autograd():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
     x = torch.randn(20, 8, dtype=torch.float64, generator=generator)
     dictionary.loss({HOOK: x}, moment()).losses["reconstruction"].backward()
-    p = {name: tensor.detach().clone().requires_grad_() for name, tensor in dictionary.named_parameters()}
+    p = {
+        name: tensor.detach().clone().requires_grad_()
+        for name, tensor in dictionary.named_parameters()
+    }
     u = (x - p["b_dec"]) @ p["W_dec"].T + p["b_enc"]
     z = torch.zeros_like(u).scatter(1, u.topk(3).indices, 1.0) * u.relu()
     x_hat = z @ p["W_dec"] + p["b_dec"]
@@ -65,7 +69,9 @@ def test_k_falls_over_the_first_half_of_training():
 
 
 def test_more_latents_than_there_are_is_refused():
-    with pytest.raises(ConfigError, match="k is 2 and k_start 9, but there are only d_sae = 4 latents; lower them"):
+    with pytest.raises(
+        ConfigError, match="k is 2 and k_start 9, but there are only d_sae = 4 latents; lower them"
+    ):
         load(KSparseConfig, {"d_sae": 4, "k": 2, "k_start": 9})
 
 
@@ -75,7 +81,9 @@ def test_results_of_version_1_are_kept():
     x = rows(400, directions())
     dictionary = KSparse(KSparseConfig(d_sae=48, k=2), *NAMES, {HOOK: 24})
     dictionary.begin({HOOK: x}, torch.Generator().manual_seed(0))
-    learner = Learner(dictionary, TrainConfig(dictionary=dictionary.options, tokens=2000, batch_size=100, lr=3e-3))
+    learner = Learner(
+        dictionary, TrainConfig(dictionary=dictionary.options, tokens=2000, batch_size=100, lr=3e-3)
+    )
     for step in range(20):
         learner.learn({HOOK: x[torch.arange(step * 100, step * 100 + 100) % 400]})
     found = learner.metrics()

@@ -1,7 +1,8 @@
 """Room for what comes later: these need no other contract than the one that is there.
 
-Each double is as small as the claim: a transcoder, a dictionary of two hook points that reads a gradient, one on the
-error of another that is frozen, one learnt without gradients, a loss spliced in from outside.
+Each double is as small as the claim: a transcoder, a dictionary of two hook points that reads a
+gradient, one on the error of another that is frozen, one learnt without gradients, a loss spliced
+in from outside.
 """
 
 from __future__ import annotations
@@ -45,8 +46,12 @@ class Linear(Dictionary):
 
     def __init__(self, options, reads, reconstructs, widths):
         super().__init__(options, reads, reconstructs, widths)
-        self.encoders = nn.ParameterList(torch.randn(8, widths[name], generator=GENERATOR) / 3 for name in reads)
-        self.decoders = nn.ParameterList(torch.randn(8, widths[name], generator=GENERATOR) / 3 for name in reconstructs)
+        self.encoders = nn.ParameterList(
+            torch.randn(8, widths[name], generator=GENERATOR) / 3 for name in reads
+        )
+        self.decoders = nn.ParameterList(
+            torch.randn(8, widths[name], generator=GENERATOR) / 3 for name in reconstructs
+        )
 
     name = property(lambda self: "toy")
     recipe = property(lambda self: Recipe(lr=1e-2))
@@ -55,7 +60,9 @@ class Linear(Dictionary):
         pass
 
     def _latents(self, batch):
-        return sum(batch[name] @ W.T for name, W in zip(self.reads, self.encoders, strict=True)).relu()
+        return sum(
+            batch[name] @ W.T for name, W in zip(self.reads, self.encoders, strict=True)
+        ).relu()
 
     def _out(self, z):
         return {name: z @ W for name, W in zip(self.reconstructs, self.decoders, strict=True)}
@@ -63,7 +70,10 @@ class Linear(Dictionary):
     def outcome(self, batch, moment):
         z = self._latents(batch)
         out = self._out(z)
-        losses = {f"reconstruction.{name}": (batch[name] - rows).square().mean() for name, rows in out.items()}
+        losses = {
+            f"reconstruction.{name}": (batch[name] - rows).square().mean()
+            for name, rows in out.items()
+        }
         return Outcome(losses, out, (z > 0).sum(0).float())
 
     def codes(self, batch):
@@ -96,7 +106,9 @@ class PrincipalComponents(Dictionary):
     def outcome(self, batch, moment):
         x = batch[self.hook_point]
         self.moments += x.T @ x
-        return Outcome({}, {self.hook_point: x @ self.W.T @ self.W}, torch.full((self.d_sae,), float(len(x))))
+        return Outcome(
+            {}, {self.hook_point: x @ self.W.T @ self.W}, torch.full((self.d_sae,), float(len(x)))
+        )
 
     def finish(self):
         self.W.copy_(torch.linalg.eigh(self.moments).eigenvectors.T[-self.d_sae :])
@@ -130,7 +142,9 @@ def test_a_transcoder_reads_one_hook_point_and_reconstructs_another_in_its_own_u
     assert transcoder.scales[IN] != transcoder.scales[OUT]
     codes = transcoder.encode(X)
     assert transcoder.decode(codes).shape == (512, 3)
-    torch.testing.assert_close(transcoder.decode(codes), codes.dense() @ transcoder.decoder_directions())
+    torch.testing.assert_close(
+        transcoder.decode(codes), codes.dense() @ transcoder.decoder_directions()
+    )
     assert evaluate(transcoder, [BATCH])["fvu"] < 0.3
 
 
@@ -140,19 +154,25 @@ def test_several_hook_points_and_a_gradient_are_read_together_and_gradients_take
     assert crosscoder.scales[GRADIENT] == pytest.approx(1 / crosscoder.scales[IN])
     codes = crosscoder.encode(BATCH)
     for name in (IN, OUT):
-        torch.testing.assert_close(crosscoder.decode(codes, name), codes.dense() @ crosscoder.decoder_directions(name))
+        torch.testing.assert_close(
+            crosscoder.decode(codes, name), codes.dense() @ crosscoder.decoder_directions(name)
+        )
 
 
 def test_a_gradient_without_its_hook_point_has_no_scale():
     with pytest.raises(
-        DictionaryError, match=r"gradient:resid_post\.0 is scaled by the activations at resid_post\.0, got"
+        DictionaryError,
+        match=r"gradient:resid_post\.0 is scaled by the activations at resid_post\.0, got",
     ):
         trained(Linear(ToyConfig(), (GRADIENT,), (GRADIENT,), WIDTHS), {GRADIENT: BATCH[GRADIENT]})
 
 
 def test_what_reconstructs_several_names_inherits_no_decoder():
     several = TopK(TopKConfig(d_sae=8, k=2), (IN,), (IN, OUT), WIDTHS)
-    with pytest.raises(DictionaryError, match=r"reconstructs resid_post\.0, mlp_out\.1, .* no `directions` of its own"):
+    with pytest.raises(
+        DictionaryError,
+        match=r"reconstructs resid_post\.0, mlp_out\.1, .* no `directions` of its own",
+    ):
         several.decoder_directions(OUT)
     with pytest.raises(DictionaryError, match=r"no `rebuild` of its own"):
         several.decode(Codes.from_dense(torch.ones(1, 8)), OUT)
@@ -189,7 +209,9 @@ def test_a_loss_spliced_in_from_outside_reaches_the_weights():
 
     plain, spliced = (TopK(TopKConfig(d_sae=8, k=2), (IN,), (IN,), WIDTHS) for _ in range(2))
     trained(plain)
-    learner = trained(spliced, splice=splice, config=CONFIG.model_copy(update={"splice": SpliceConfig(share=1)}))
+    learner = trained(
+        spliced, splice=splice, config=CONFIG.model_copy(update={"splice": SpliceConfig(share=1)})
+    )
     assert "loss.through_the_model" in learner.metrics()
     assert seen[0].shape == X.shape and seen[0].norm() > 0.3 * X.norm()  # activation units
     assert spliced.decode(spliced.encode(X)).norm() < 0.95 * plain.decode(plain.encode(X)).norm()

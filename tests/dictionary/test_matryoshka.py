@@ -1,4 +1,5 @@
-"""Matryoshka: an example by hand, gradients against prefixes decoded anew, refusals, and a golden run."""
+"""Matryoshka: an example by hand, gradients against prefixes decoded anew, refusals, and a golden
+run."""
 
 from __future__ import annotations
 
@@ -38,11 +39,17 @@ def test_a_hand_computed_example():
 def reference(p, x, dead, n, k_aux, widths, weights):
     """Every prefix decoded anew, in plain dense float64 autograd."""
     u = (x - p["b_dec"]) @ p["W_enc"].T + p["b_enc"]
-    keep = torch.zeros(u.numel(), dtype=u.dtype).scatter(0, u.flatten().topk(n).indices, 1.0).view_as(u)
+    keep = (
+        torch.zeros(u.numel(), dtype=u.dtype)
+        .scatter(0, u.flatten().topk(n).indices, 1.0)
+        .view_as(u)
+    )
     z = keep * u.relu()
     variance = (x - x.mean(0)).square().sum()
     x_hats = [z[:, :width] @ p["W_dec"][:width] + p["b_dec"] for width in widths]
-    loss = sum(g * (x - x_hat).square().sum() / variance for g, x_hat in zip(weights, x_hats, strict=True))
+    loss = sum(
+        g * (x - x_hat).square().sum() / variance for g, x_hat in zip(weights, x_hats, strict=True)
+    )
     e = (x - x_hats[-1]).detach()
     chosen = torch.where(dead, u, -torch.inf).topk(min(k_aux, int(dead.sum()))).indices
     z_aux = torch.zeros_like(u).scatter(1, chosen, 1.0) * u.relu()
@@ -60,7 +67,10 @@ def test_value_and_every_gradient_equal_a_dense_float64_reference():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
     x = torch.randn(20, d, dtype=torch.float64, generator=generator)
     dead = torch.arange(d_sae) % 5 == 0
-    copies = {name: tensor.detach().clone().requires_grad_() for name, tensor in dictionary.named_parameters()}
+    copies = {
+        name: tensor.detach().clone().requires_grad_()
+        for name, tensor in dictionary.named_parameters()
+    }
     ours = torch.stack(list(dictionary.loss({HOOK: x}, moment(dead)).losses.values())).sum()
     theirs = reference(copies, x, dead, k * 20, d // 2, (2, 8, 16), weights)
     ours.backward()
@@ -74,7 +84,10 @@ def test_value_and_every_gradient_equal_a_dense_float64_reference():
     ("given", "message"),
     [
         ({"d_sae": 100}, "d_sae is 100, and prefixes .* take a multiple of 16, as 96"),
-        ({"prefixes": (0.5, 0.25, 1.0), "weights": (1, 1, 1)}, "give shares that ascend from above 0 to 1"),
+        (
+            {"prefixes": (0.5, 0.25, 1.0), "weights": (1, 1, 1)},
+            "give shares that ascend from above 0 to 1",
+        ),
         ({"prefixes": (0.25, 0.5), "weights": (1, 1)}, "give shares that ascend from above 0 to 1"),
         ({"weights": (1.0,)}, "5 prefixes but 1 weights; give one for each"),
         ({"d_sae": 16, "k": 17}, "k is 17, but there are only d_sae = 16 latents"),
@@ -87,7 +100,9 @@ def test_bad_options_are_refused_and_say_what_to_do(given, message):
 
 def learnt(steps):
     x = rows(6000, directions())
-    config = TrainConfig(dictionary=MatryoshkaConfig(d_sae=64, k=3), tokens=250 * steps, batch_size=250, lr=1e-2)
+    config = TrainConfig(
+        dictionary=MatryoshkaConfig(d_sae=64, k=3), tokens=250 * steps, batch_size=250, lr=1e-2
+    )
     dictionary = Matryoshka(config.dictionary, *NAMES, {HOOK: 24})
     dictionary.begin({HOOK: x}, torch.Generator().manual_seed(0))
     learner = Learner(dictionary, config)

@@ -12,7 +12,9 @@ def values(pre, indices):
     return pre.gather(1, indices).sort(dim=1).values
 
 
-@pytest.mark.parametrize("d_sae, k", [(40, 3), (2048, 32), (2056, 8), (4096, 1), (2050, 8), (16384, 32), (16384, 3)])
+@pytest.mark.parametrize(
+    "d_sae, k", [(40, 3), (2048, 32), (2056, 8), (4096, 1), (2050, 8), (16384, 32), (16384, 3)]
+)
 def test_the_largest_are_those_of_a_full_sort_at_any_width(d_sae, k):
     pre = torch.randn(64, d_sae, generator=torch.Generator().manual_seed(k))
     found = largest(pre, k)
@@ -35,7 +37,14 @@ def test_of_the_chosen_only_and_no_more_than_there_are():
 
 @pytest.mark.parametrize(
     "n_tokens, d_sae, n",
-    [(64, 2048, 64 * 8), (64, 2048, 1), (7, 40, 20), (64, 64, 64 * 3), (5, 64, 300), (3, 128, 9999)],
+    [
+        (64, 2048, 64 * 8),
+        (64, 2048, 1),
+        (7, 40, 20),
+        (64, 64, 64 * 3),
+        (5, 64, 300),
+        (3, 128, 9999),
+    ],
 )
 @pytest.mark.parametrize("shift", [0.0, -2.0])
 def test_the_largest_of_a_batch_are_those_of_a_full_sort_above_zero(n_tokens, d_sae, n, shift):

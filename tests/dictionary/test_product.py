@@ -70,7 +70,8 @@ def test_no_gradient_and_no_error_is_lost(case, threads):
 
 
 @pytest.mark.parametrize(
-    ("n", "d_sae", "threads", "rows"), [(4096, 16384, 2, 1024), (4096, 24576, 2, 512), (10, 64, 4, 3)]
+    ("n", "d_sae", "threads", "rows"),
+    [(4096, 16384, 2, 1024), (4096, 24576, 2, 512), (10, 64, 4, 3)],
 )
 def test_blocks_are_equal_and_fit(n, d_sae, threads, rows):
     assert product.block(n, d_sae, threads) == rows
@@ -85,14 +86,17 @@ def test_bfloat16_rounds_the_factors_and_sums_in_float32(case, threads):
         torch.testing.assert_close(found, wanted)
         torch.testing.assert_close(product.affine(x, W_enc, b_enc), wanted)
         with product.in_precision("float32"):
-            torch.testing.assert_close(product.affine(x, W_enc, b_enc), torch.addmm(b_enc, x, W_enc.T))
+            torch.testing.assert_close(
+                product.affine(x, W_enc, b_enc), torch.addmm(b_enc, x, W_enc.T)
+            )
     exact = torch.cat(product.by_rows(x, W_enc, b_enc, torch.clone))
     torch.testing.assert_close(exact, torch.addmm(b_enc, x, W_enc.T))
     assert (exact - wanted).abs().max() > 1e-3
 
 
 def test_products_beside_each_other_have_threads_of_their_own_and_leave_no_limit(case):
-    """Two at once, ending in turn: neither's library runs wide while the other multiplies, nor stays narrow after."""
+    """Two at once, ending in turn: neither's library runs wide while the other multiplies, nor
+    stays narrow after."""
     before = _threads_of_libraries()
     first_is_in, second_is_done, seen = threading.Event(), threading.Event(), {}
 
@@ -130,5 +134,8 @@ def _threads_of_libraries():
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_gpu_gives_what_the_cpu_gives(case, precision):
     with product.in_precision(precision):
-        here, there = product.affine(*case), product.affine(*(tensor.cuda() for tensor in case)).cpu()
+        here, there = (
+            product.affine(*case),
+            product.affine(*(tensor.cuda() for tensor in case)).cpu(),
+        )
     torch.testing.assert_close(here, there, rtol=1e-4, atol=1e-4)

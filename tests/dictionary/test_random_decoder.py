@@ -1,4 +1,5 @@
-"""A frozen decoder: by hand, every gradient but the decoder's, and what training leaves as it was."""
+"""A frozen decoder: by hand, every gradient but the decoder's, and what training leaves as it
+was."""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ MOMENT = Moment(0, 10, torch.zeros(12).bool(), torch.Generator())
 def learner_of(x, **options):
     dictionary = RandomDecoder(RandomDecoderConfig(**options), *NAMES, {HOOK: 24})
     dictionary.begin({HOOK: x}, torch.Generator().manual_seed(0))
-    return Learner(dictionary, TrainConfig(dictionary=dictionary.options, tokens=2000, batch_size=100, lr=3e-3))
+    return Learner(
+        dictionary, TrainConfig(dictionary=dictionary.options, tokens=2000, batch_size=100, lr=3e-3)
+    )
 
 
 def test_a_hand_computed_example():
@@ -34,7 +37,9 @@ def test_a_hand_computed_example():
     codes = dictionary.encode(x)
     assert codes.dense().tolist() == [[2.0, 0.0], [0.0, 2.5]]
     torch.testing.assert_close(dictionary.decode(codes), torch.tensor([[2.2, 2.6], [3.5, 1.0]]))
-    loss = dictionary.loss({HOOK: x}, Moment(0, 1, torch.zeros(2).bool(), torch.Generator())).losses["reconstruction"]
+    loss = dictionary.loss(
+        {HOOK: x}, Moment(0, 1, torch.zeros(2).bool(), torch.Generator())
+    ).losses["reconstruction"]
     assert loss.item() == pytest.approx((0.2**2 + 0.6**2 + 3.5**2 + 2**2) / (2 * (1 + 0.25)))
 
 
@@ -46,7 +51,10 @@ def test_gradients_equal_dense_float64_autograd_and_the_decoder_has_none():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
     x = torch.randn(20, 8, dtype=torch.float64, generator=generator)
     dictionary.loss({HOOK: x}, MOMENT).losses["reconstruction"].backward()
-    p = {name: tensor.detach().clone().requires_grad_() for name, tensor in dictionary.named_parameters()}
+    p = {
+        name: tensor.detach().clone().requires_grad_()
+        for name, tensor in dictionary.named_parameters()
+    }
     u = (x - p["b_dec"]) @ p["W_enc"].T + p["b_enc"]
     z = torch.zeros_like(u).scatter(1, u.topk(3).indices, 1.0) * u.relu()
     x_hat = z @ p["W_dec"] + p["b_dec"]
@@ -63,11 +71,17 @@ def test_training_moves_the_encoder_and_leaves_the_decoder():
     for step in range(20):
         learner.learn({HOOK: x[torch.arange(step * 100, step * 100 + 100) % 400]})
     after = learner.dictionary.state_dict()
-    assert {name for name in after if not torch.equal(after[name], before[name])} == {"W_enc", "b_enc", "b_dec"}
+    assert {name for name in after if not torch.equal(after[name], before[name])} == {
+        "W_enc",
+        "b_enc",
+        "b_dec",
+    }
 
 
 def test_k_larger_than_d_sae_is_refused():
-    with pytest.raises(ConfigError, match="k is 9, but there are only d_sae = 4 latents; lower k or raise d_sae"):
+    with pytest.raises(
+        ConfigError, match="k is 9, but there are only d_sae = 4 latents; lower k or raise d_sae"
+    ):
         load(RandomDecoderConfig, {"d_sae": 4, "k": 9})
 
 

@@ -46,7 +46,9 @@ def test_the_penalty_rises_over_its_share_of_training():
     x = {HOOK: torch.tensor([[3.0, 2.0]])}
     found = [dictionary.loss(x, moment(step, 100)).losses["l1"].item() for step in (0, 25, 50, 99)]
     assert found == pytest.approx([0, 11 / 2, 11, 11])
-    assert by_hand(l1=1.0, l1_warm_up=0).loss(x, moment(1, 100)).losses["l1"].item() == pytest.approx(11)
+    assert by_hand(l1=1.0, l1_warm_up=0).loss(x, moment(1, 100)).losses[
+        "l1"
+    ].item() == pytest.approx(11)
 
 
 def test_results_of_version_2_are_kept():
@@ -55,7 +57,9 @@ def test_results_of_version_2_are_kept():
     x = rows(400, directions())
     dictionary = Relu(ReluConfig(d_sae=48, l1=1.0), *NAMES, {HOOK: 24})
     dictionary.begin({HOOK: x}, torch.Generator().manual_seed(0))
-    learner = Learner(dictionary, TrainConfig(dictionary=dictionary.options, tokens=2000, batch_size=100, lr=3e-3))
+    learner = Learner(
+        dictionary, TrainConfig(dictionary=dictionary.options, tokens=2000, batch_size=100, lr=3e-3)
+    )
     for step in range(20):
         learner.learn({HOOK: x[torch.arange(step * 100, step * 100 + 100) % 400]})
     found = learner.metrics()
@@ -65,13 +69,17 @@ def test_results_of_version_2_are_kept():
 
 def test_unit_rows_stay_at_norm_one_and_the_penalty_is_then_a_plain_sum():
     x = rows(500, directions(d=12))
-    dictionary = untrained(ReluConfig(d_sae=32, decoder="unit"), HOOK, {HOOK: 12}, {HOOK: x}, torch.Generator())
+    dictionary = untrained(
+        ReluConfig(d_sae=32, decoder="unit"), HOOK, {HOOK: 12}, {HOOK: x}, torch.Generator()
+    )
     torch.testing.assert_close(dictionary.W_dec.norm(dim=1), torch.ones(32))
     learner = Learner(dictionary, TrainConfig(tokens=500, batch_size=100, lr=1e-2))
     for batch in x.split(100):
         learner.learn({HOOK: batch})
     torch.testing.assert_close(dictionary.W_dec.norm(dim=1), torch.ones(32))
-    found = dictionary.loss({HOOK: x}, Moment(10, 10, torch.zeros(32).bool(), torch.Generator())).losses["l1"]
+    found = dictionary.loss(
+        {HOOK: x}, Moment(10, 10, torch.zeros(32).bool(), torch.Generator())
+    ).losses["l1"]
     plain = 5 * dictionary.encode(x).values.sum() * dictionary.scale / len(x)
     torch.testing.assert_close(found, plain, rtol=1e-4, atol=0)
 

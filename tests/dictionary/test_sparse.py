@@ -1,4 +1,5 @@
-"""The sparse kernels equal dense products, and their hand-written gradients equal autograd through dense ones."""
+"""The sparse kernels equal dense products, and their hand-written gradients equal autograd through
+dense ones."""
 
 from __future__ import annotations
 
@@ -10,7 +11,14 @@ from hypothesis import strategies as st
 from components.dictionary.kernels import product
 from components.dictionary.kernels.dense import centred_linear
 from components.dictionary.kernels.rows import norm, normalise_, project_
-from components.dictionary.kernels.sparse import Pattern, choose, decode, decode_codes, preactivations, select
+from components.dictionary.kernels.sparse import (
+    Pattern,
+    choose,
+    decode,
+    decode_codes,
+    preactivations,
+    select,
+)
 from components.store.shards import Codes
 
 
@@ -24,7 +32,13 @@ def spread(values, indices, d_sae):
     return dense.scatter_add(1, indices, values)
 
 
-shapes = st.tuples(st.integers(1, 6), st.integers(1, 4), st.integers(1, 7), st.integers(1, 5), st.integers(0, 2**20))
+shapes = st.tuples(
+    st.integers(1, 6),
+    st.integers(1, 4),
+    st.integers(1, 7),
+    st.integers(1, 5),
+    st.integers(0, 2**20),
+)
 
 
 @given(shapes)
@@ -38,13 +52,21 @@ def test_the_three_products_equal_dense_ones_with_repeated_latents(shape):
     dense = spread(values, indices, d_sae)
     torch.testing.assert_close(pattern.to_tokens(values, table), dense @ table)
     torch.testing.assert_close(pattern.to_latents(values, tokens), dense.T @ tokens)
-    torch.testing.assert_close(pattern.between(tokens, table), (tokens @ table.T).gather(1, indices))
+    torch.testing.assert_close(
+        pattern.between(tokens, table), (tokens @ table.T).gather(1, indices)
+    )
 
 
 @pytest.fixture
 def case():
     n, d_sae, d = 6, 9, 4
-    names = {"x": (n, d), "W_enc": (d_sae, d), "b_enc": (d_sae,), "W_dec": (d_sae, d), "b_dec": (d,)}
+    names = {
+        "x": (n, d),
+        "W_enc": (d_sae, d),
+        "b_enc": (d_sae,),
+        "W_dec": (d_sae, d),
+        "b_dec": (d,),
+    }
     return {name: drawn(seed, *shape) for seed, (name, shape) in enumerate(names.items())}
 
 
@@ -90,7 +112,9 @@ def test_a_frozen_decoder_costs_and_receives_no_gradient(case):
 
 def test_the_dense_encoder_passes_gradcheck_and_equals_the_plain_expression(case):
     x, W_enc, b_enc, b_dec = case["x"], case["W_enc"], case["b_enc"], case["b_dec"]
-    torch.testing.assert_close(centred_linear(x, W_enc, b_enc, b_dec), (x - b_dec) @ W_enc.T + b_enc)
+    torch.testing.assert_close(
+        centred_linear(x, W_enc, b_enc, b_dec), (x - b_dec) @ W_enc.T + b_enc
+    )
     parameters = [tensor.requires_grad_() for tensor in (W_enc, b_enc, b_dec)]
     assert torch.autograd.gradcheck(lambda *given: centred_linear(x, *given), parameters)
 
@@ -108,11 +132,19 @@ def test_codes_of_any_length_decode_as_the_dense_matrix_and_empty_rows_give_zero
 def test_the_three_products_equal_dense_ones_for_tokens_of_any_number_of_latents(lengths, seed):
     n, d_sae, d = len(lengths), 5, 3
     offsets = torch.tensor([0, *lengths]).cumsum(0)
-    indices = torch.randint(0, d_sae, (sum(lengths),), generator=torch.Generator().manual_seed(seed))
+    indices = torch.randint(
+        0, d_sae, (sum(lengths),), generator=torch.Generator().manual_seed(seed)
+    )
     pattern = Pattern(indices, d_sae, offsets)
-    values, table, tokens = drawn(seed, len(indices)), drawn(seed + 1, d_sae, d), drawn(seed + 2, n, d)
+    values, table, tokens = (
+        drawn(seed, len(indices)),
+        drawn(seed + 1, d_sae, d),
+        drawn(seed + 2, n, d),
+    )
     of = torch.arange(n).repeat_interleave(torch.tensor(lengths))
-    dense = torch.zeros(n, d_sae, dtype=torch.float64).index_put((of, indices), values, accumulate=True)
+    dense = torch.zeros(n, d_sae, dtype=torch.float64).index_put(
+        (of, indices), values, accumulate=True
+    )
     torch.testing.assert_close(pattern.to_tokens(values, table), dense @ table)
     torch.testing.assert_close(pattern.to_latents(values, tokens), dense.T @ tokens)
     torch.testing.assert_close(pattern.between(tokens, table), (tokens @ table.T)[of, indices])
@@ -149,7 +181,9 @@ def test_row_passes_equal_the_plain_expressions():
     torch.testing.assert_close(norm([gradient, directions]), (gradient.square().sum() + 700).sqrt())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and this machine has none")
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="needs a CUDA device, and this machine has none"
+)
 def test_the_step_on_cuda_equals_the_cpu(case):
     moved = {name: tensor.float().cuda() for name, tensor in case.items()}
     on_cpu = reconstruct(**{name: tensor.float() for name, tensor in case.items()})

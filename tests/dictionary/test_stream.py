@@ -33,7 +33,9 @@ def small_windows(monkeypatch):
 
 @pytest.mark.parametrize("batch_size", [5, 10, 50])
 def test_an_epoch_holds_every_row_once_and_the_next_another_order(store, small_windows, batch_size):
-    found = first_rows(Stream(numbered(store), "train", [HOOK], seed=0), batch_size, 100 // batch_size)
+    found = first_rows(
+        Stream(numbered(store), "train", [HOOK], seed=0), batch_size, 100 // batch_size
+    )
     assert sorted(found[:50]) == list(range(50)) == sorted(found[50:])
     assert found[:50] != found[50:]
     assert found[:50] != list(range(50))
@@ -42,7 +44,9 @@ def test_an_epoch_holds_every_row_once_and_the_next_another_order(store, small_w
 @pytest.mark.parametrize("position", [0, 7, 12, 49, 50, 133])
 def test_a_stream_begun_at_a_position_continues_the_same_rows(store, small_windows, position):
     stream = Stream(numbered(store), "train", [HOOK], seed=3)
-    assert first_rows(stream, 1, 200)[position : position + 60] == first_rows(stream, 20, 3, position)
+    assert first_rows(stream, 1, 200)[position : position + 60] == first_rows(
+        stream, 20, 3, position
+    )
 
 
 def test_batches_larger_than_the_split_span_epochs(store):
@@ -51,7 +55,9 @@ def test_batches_larger_than_the_split_span_epochs(store):
 
 
 def test_a_split_that_fits_one_window_is_shuffled_completely(store):
-    found = torch.tensor(first_rows(Stream(numbered(store, n=600), "train", [HOOK], seed=0), 600, 1))
+    found = torch.tensor(
+        first_rows(Stream(numbered(store, n=600), "train", [HOOK], seed=0), 600, 1)
+    )
     jumps = (found.diff().abs() > module.BLOCK).float().mean()
     assert jumps > 0.2  # neighbours come from different blocks
 
@@ -70,6 +76,10 @@ def test_seeds_give_different_orders_and_a_sample_holds_different_rows(store):
 def test_a_row_that_is_not_finite_is_refused_with_its_shard_and_row(store, bad):
     x = torch.ones(20, 3)
     x[16, 1] = bad
-    shards = ActivationShards(toys.activations(store, {"train": {HOOK: torch.ones(2, 3)}, "test": {HOOK: x}}))
-    with pytest.raises(DictionaryError, match=r"resid_post\.1 .* row 2 of shard test/00002\.safetensors \(row 16 "):
+    shards = ActivationShards(
+        toys.activations(store, {"train": {HOOK: torch.ones(2, 3)}, "test": {HOOK: x}})
+    )
+    with pytest.raises(
+        DictionaryError, match=r"resid_post\.1 .* row 2 of shard test/00002\.safetensors \(row 16 "
+    ):
         next(Stream(shards, "test", [HOOK], 0).batches(20))

@@ -24,9 +24,13 @@ def test_a_hand_computed_example():
     dictionary.W_dec.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]))
     dictionary.W_enc.copy_(dictionary.W_dec)
     dictionary.b_dec.copy_(torch.tensor([1.0, 0.0]))
-    codes = dictionary.encode(torch.tensor([[2.0, 2.0], [0.0, -1.0]]))  # centred (1, 2) and (-1, -1)
+    codes = dictionary.encode(
+        torch.tensor([[2.0, 2.0], [0.0, -1.0]])
+    )  # centred (1, 2) and (-1, -1)
     torch.testing.assert_close(codes.dense(), torch.tensor([[0.0, 0.0, 2.2], [0.0, 0.0, 0.0]]))
-    torch.testing.assert_close(dictionary.decode(codes), torch.tensor([[1 + 2.2 * 0.6, 2.2 * 0.8], [1.0, 0.0]]))
+    torch.testing.assert_close(
+        dictionary.decode(codes), torch.tensor([[1 + 2.2 * 0.6, 2.2 * 0.8], [1.0, 0.0]])
+    )
 
 
 def test_it_is_topk_before_its_first_update_but_for_the_gain():
@@ -61,7 +65,9 @@ def test_another_seed_draws_other_directions():
 
 
 def test_k_larger_than_d_sae_is_refused():
-    with pytest.raises(ConfigError, match="k is 9, but there are only d_sae = 4 latents; lower k or raise d_sae"):
+    with pytest.raises(
+        ConfigError, match="k is 9, but there are only d_sae = 4 latents; lower k or raise d_sae"
+    ):
         load(UntrainedConfig, {"d_sae": 4, "k": 9})
 
 
@@ -69,5 +75,7 @@ def test_results_of_version_2_are_kept():
     """Golden: if this number changes, raise `Untrained.version`."""
     assert Untrained.version == 2
     dictionary = begun(UntrainedConfig(d_sae=64, k=3))
-    left = (X - dictionary.decode(dictionary.encode(X))).square().sum() / (X - X.mean(0)).square().sum()
+    left = (X - dictionary.decode(dictionary.encode(X))).square().sum() / (
+        X - X.mean(0)
+    ).square().sum()
     assert left.item() == pytest.approx(0.623502, rel=1e-3)

@@ -1,4 +1,5 @@
-"""Whitened rows have equal variances; what learnt them is folded into weights that read activations as any other's."""
+"""Whitened rows have equal variances; what learnt them is folded into weights that read activations
+as any other's."""
 
 from __future__ import annotations
 
@@ -21,10 +22,21 @@ ABLE = [name for name, entry in architectures.items() if entry.folds]
 
 
 def learner(kind, tokens=20_000):
-    sizes = {"d_sae": 64, "k": 3, "target_l0": 3.0, "l1": 1.0, "prefixes": (0.75, 1.0), "weights": (0.5, 0.5)}
+    sizes = {
+        "d_sae": 64,
+        "k": 3,
+        "target_l0": 3.0,
+        "l1": 1.0,
+        "prefixes": (0.75, 1.0),
+        "weights": (0.5, 0.5),
+    }
     fields = architectures[kind].config.model_fields
-    options = architectures[kind].config(**{name: value for name, value in sizes.items() if name in fields})
-    config = TrainConfig(dictionary=options, tokens=tokens, batch_size=200, lr=1e-2, normalise="whiten")
+    options = architectures[kind].config(
+        **{name: value for name, value in sizes.items() if name in fields}
+    )
+    config = TrainConfig(
+        dictionary=options, tokens=tokens, batch_size=200, lr=1e-2, normalise="whiten"
+    )
     whitening = whitening_of(X, 0.01)
     sample = {HOOK: whitening.whitened(X)}
     dictionary = untrained(options, HOOK, {HOOK: D_IN}, sample, torch.Generator().manual_seed(0))
@@ -44,7 +56,9 @@ def test_the_floor_keeps_what_is_nearly_noise_small():
 
 
 def test_rows_that_do_not_vary_are_refused():
-    with pytest.raises(DictionaryError, match=r"the 5 activations sampled do not vary.*train\.normalise=scale"):
+    with pytest.raises(
+        DictionaryError, match=r"the 5 activations sampled do not vary.*train\.normalise=scale"
+    ):
         whitening_of(torch.ones(5, 3), 0.1)
 
 
@@ -57,9 +71,14 @@ def test_folded_weights_give_the_same_codes_and_reconstruction(kind, tmp_path):
     fvu = evaluate(one.dictionary, [{HOOK: X}], one)["fvu"]
     one.finish()
     after = one.dictionary.encode(X)
-    assert (before.dense() > 0).eq(after.dense() > 0).double().mean() > 0.9999  # a tie may round to the other side
+    assert (before.dense() > 0).eq(
+        after.dense() > 0
+    ).double().mean() > 0.9999  # a tie may round to the other side
     torch.testing.assert_close(
-        one.dictionary.decode(after).double().mean(0), rebuilt.double().mean(0), rtol=1e-3, atol=1e-3
+        one.dictionary.decode(after).double().mean(0),
+        rebuilt.double().mean(0),
+        rtol=1e-3,
+        atol=1e-3,
     )
     assert evaluate(one.dictionary, [{HOOK: X}])["fvu"] == pytest.approx(fvu, rel=1e-3)
     one.dictionary.save(tmp_path)
@@ -69,6 +88,7 @@ def test_folded_weights_give_the_same_codes_and_reconstruction(kind, tmp_path):
 
 def test_an_architecture_that_cannot_be_folded_is_refused_with_those_that_can():
     with pytest.raises(
-        ConfigError, match=r"normalise is whiten, and pca has no encoder.*take one of batch_topk, gated"
+        ConfigError,
+        match=r"normalise is whiten, and pca has no encoder.*take one of batch_topk, gated",
     ):
         load(TrainConfig, {"dictionary": {"kind": "pca"}, "normalise": "whiten"})

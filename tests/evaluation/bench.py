@@ -1,7 +1,8 @@
-"""A whole small subject of evaluation from real parts: a tiny language model, its text, activations, dictionaries, codes.
+"""A whole small subject of evaluation from real parts: a tiny language model, its text,
+activations, dictionaries, codes.
 
-Every split has `N_CONTEXTS` contexts `[bos] document [eos] document [eos] pad pad`, sampled from the model itself, so
-that its cross-entropy is low and ablations raise it.
+Every split has `N_CONTEXTS` contexts `[bos] document [eos] document [eos] pad pad`, sampled from
+the model itself, so that its cross-entropy is low and ablations raise it.
 """
 
 from __future__ import annotations
@@ -76,8 +77,9 @@ def corpus(
     seed: int = 0,
     texts: Sequence[str] | None = None,
 ) -> Artifact:
-    """An artifact of read. `concepts` are (name, kind, unit); `labels[name](split, token, document)` marks the grid; `texts`
-    are those of the tokens, the tiny model's words where none are given."""
+    """An artifact of read. `concepts` are (name, kind, unit); `labels[name](split, token,
+    document)` marks the grid; `texts` are those of the tokens, the tiny model's words where none
+    are given."""
 
     def write(folder: Path) -> None:
         (folder / "contexts").mkdir(exist_ok=True)
@@ -89,17 +91,30 @@ def corpus(
             documents += [{"document": number, "split": split, "text": ""} for number in numbers]
             for name, _, unit in concepts:
                 marked = (labels or {})[name](split, grid["token"], grid["document"]) & inside
-                pairs = zip(grid["document"][marked].tolist(), grid["position"][marked].tolist(), strict=True)
+                pairs = zip(
+                    grid["document"][marked].tolist(),
+                    grid["position"][marked].tolist(),
+                    strict=True,
+                )
                 found = {(number, None if unit == "document" else place) for number, place in pairs}
-                rows += [{"concept": name, "document": d, "token": p, "value": 1.0} for d, p in found]
+                rows += [
+                    {"concept": name, "document": d, "token": p, "value": 1.0} for d, p in found
+                ]
         tables.DOCUMENTS.write(folder, documents)
         tables.LABELS.write(folder, rows)
         tables.VOCABULARY.write(
             folder,
-            [{"token": i, "text": text} for i, text in enumerate(texts or [f" {word}" for word in toys.WORDS])],
+            [
+                {"token": i, "text": text}
+                for i, text in enumerate(texts or [f" {word}" for word in toys.WORDS])
+            ],
         )
         tables.CONCEPTS.write(
-            folder, [dict(zip(("concept", "concept_kind", "unit"), entry, strict=True)) for entry in concepts]
+            folder,
+            [
+                dict(zip(("concept", "concept_kind", "unit"), entry, strict=True))
+                for entry in concepts
+            ],
         )
 
     return toys.artifact(store, "read", write, {"context_length": LENGTH}, seed)
@@ -120,7 +135,11 @@ def capture(
         provenance[split] = {name: column[inside] for name, column in grid.items()}
         provenance[split] |= {"context": place[:, 0], "offset": place[:, 1]}
     return toys.activations(
-        store, {split: {hook_point: rows} for split, rows in x.items()}, provenance, rows_per_shard=31, seed=seed
+        store,
+        {split: {hook_point: rows} for split, rows in x.items()},
+        provenance,
+        rows_per_shard=31,
+        seed=seed,
     )
 
 
@@ -138,7 +157,8 @@ def codes(store: Store, by_split: Mapping[str, Codes], seed: int = 0) -> CodeSha
 
 
 def linear(kept: Tensor, bias: Tensor | None = None, hook_point: str = HOOK_POINT) -> Relu:
-    """A ReLU dictionary that reconstructs `kept * (x - bias) + bias` exactly: a latent for each sign of a coordinate."""
+    """A ReLU dictionary that reconstructs `kept * (x - bias) + bias` exactly: a latent for each
+    sign of a coordinate."""
     d_in = len(kept)
     dictionary = Relu(ReluConfig(d_sae=2 * d_in), (hook_point,), (hook_point,), {hook_point: d_in})
     both = torch.cat([torch.eye(d_in), -torch.eye(d_in)])
@@ -203,7 +223,9 @@ def plain(n_documents: int, length: int) -> dict[str, Tensor]:
     }
 
 
-def measure(evaluation: Evaluation, given: Subject) -> tuple[dict[tuple[str, str | None], Score], list[Progress]]:
+def measure(
+    evaluation: Evaluation, given: Subject
+) -> tuple[dict[tuple[str, str | None], Score], list[Progress]]:
     """Scores by (name without the stage, concept kind), and what was reported on the way."""
     work, reported = evaluation.measure(given), []
     while True:
@@ -219,4 +241,6 @@ def measure(evaluation: Evaluation, given: Subject) -> tuple[dict[tuple[str, str
 def dotted(score: Score) -> str:
     """A score's name, without the stage's."""
     row = {"stage": "evaluate", "entry": None, "concept": None}
-    return name_of(row | {part: getattr(score, part) for part in ("measure", "subject", "k")}).removeprefix("evaluate.")
+    return name_of(
+        row | {part: getattr(score, part) for part in ("measure", "subject", "k")}
+    ).removeprefix("evaluate.")

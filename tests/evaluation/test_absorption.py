@@ -1,4 +1,5 @@
-"""Absorption on a planted hierarchy: the main latent is silent exactly where a more special latent carries the concept."""
+"""Absorption on a planted hierarchy: the main latent is silent exactly where a more special latent
+carries the concept."""
 
 from __future__ import annotations
 
@@ -47,21 +48,31 @@ def test_absorbed_means_silent_and_carried_by_another_along_the_direction():
     codes = sp.csr_matrix(np.array([[1.0, 0, 0], [0, 0.7, 0], [0, 0.6, 0], [0, 0, 1], [0, 1, 0]]))
     silent, absorbed = absorbed_rows(concept, np.arange(5), x, codes, written)
     assert silent.tolist() == [False, True, True, True, True]
-    # 0.7 * 0.6 = 0.42 of a length of 1 is enough, 0.36 is not; the other way or behind the origin carries nothing
+    # 0.7 * 0.6 = 0.42 of a length of 1 is enough, 0.36 is not; the other way or behind the origin
+    # carries nothing
     assert absorbed.tolist() == [False, True, False, False, False]
-    _, special = absorbed_rows(concept, np.arange(5), x, codes, written, np.array([True, False, True]))
+    _, special = absorbed_rows(
+        concept, np.arange(5), x, codes, written, np.array([True, False, True])
+    )
     assert not special.any()  # the one that carries it is not special
-    assert [each.tolist() for each in absorbed_rows(concept, np.arange(0), x, codes, written)] == [[], []]
+    assert [each.tolist() for each in absorbed_rows(concept, np.arange(0), x, codes, written)] == [
+        [],
+        [],
+    ]
 
 
 def planted(split, share, broad=False):
-    """Activations with a concept on tokens 3 and 4; on `share` of those of token 4 a special latent carries it.
+    """Activations with a concept on tokens 3 and 4; on `share` of those of token 4 a special latent
+    carries it.
 
     A broad one is also active on all tokens without the concept.
     """
     generator = torch.Generator().manual_seed(len(split))
     token = GRID["token"].flatten()
-    has, special = (token == 3) | (token == 4), (token == 4) & (GRID["document"].flatten() < 40 * share)
+    has, special = (
+        (token == 3) | (token == 4),
+        (token == 4) & (GRID["document"].flatten() < 40 * share),
+    )
     x = 0.01 * torch.randn(len(token), 4, generator=generator)
     x[:, 0] += 5 * has
     x[:, 1] += 5 * special
@@ -75,12 +86,21 @@ def planted(split, share, broad=False):
 
 
 @pytest.mark.parametrize(("share", "broad"), [(0.0, False), (0.1, False), (0.1, True)])
-def test_the_rate_on_a_planted_hierarchy_is_the_share_that_was_absorbed(store, tmp_path, share, broad):
-    grids = {split: {**GRID, "document": GRID["document"] + 1000 * n} for n, split in enumerate(bench.SPLITS)}
+def test_the_rate_on_a_planted_hierarchy_is_the_share_that_was_absorbed(
+    store, tmp_path, share, broad
+):
+    grids = {
+        split: {**GRID, "document": GRID["document"] + 1000 * n}
+        for n, split in enumerate(bench.SPLITS)
+    }
     made = {split: planted(split, share, broad) for split in bench.SPLITS}
-    dictionary = Relu(ReluConfig(d_sae=4), (bench.HOOK_POINT,), (bench.HOOK_POINT,), {bench.HOOK_POINT: 4})
+    dictionary = Relu(
+        ReluConfig(d_sae=4), (bench.HOOK_POINT,), (bench.HOOK_POINT,), {bench.HOOK_POINT: 4}
+    )
     with torch.no_grad():
-        dictionary.W_dec.copy_(torch.tensor([[1.0, 0, 0, 0], [0.5**0.5, 0.5**0.5, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]))
+        dictionary.W_dec.copy_(
+            torch.tensor([[1.0, 0, 0, 0], [0.5**0.5, 0.5**0.5, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+        )
     subject = bench.subject(
         store, tmp_path, dictionary, grids=grids, x={s: pair[0] for s, pair in made.items()},
         found={s: pair[1] for s, pair in made.items()}, concepts=[("word", "surface", "token")],

@@ -1,4 +1,5 @@
-"""A planted concept is found by its own unit, chosen before test is read; what cannot be judged says why."""
+"""A planted concept is found by its own unit, chosen before test is read; what cannot be judged
+says why."""
 
 from __future__ import annotations
 
@@ -32,11 +33,15 @@ LABELS = {
 
 
 def grids(splits=bench.SPLITS):
-    return {split: {**GRID, "document": GRID["document"] + 1000 * number} for number, split in enumerate(splits)}
+    return {
+        split: {**GRID, "document": GRID["document"] + 1000 * number}
+        for number, split in enumerate(splits)
+    }
 
 
 def planted(split, grid):
-    """Activations and codes: `spread` lies along all coordinates, `axis` against one; a latent each, and one of topic."""
+    """Activations and codes: `spread` lies along all coordinates, `axis` against one; a latent
+    each, and one of topic."""
     generator = torch.Generator().manual_seed(len(split))
     token, document = grid["token"].flatten(), grid["document"].flatten()
     has = {name: mark(split, token, document) for name, mark in LABELS.items()}
@@ -49,16 +54,22 @@ def planted(split, grid):
     dense = torch.zeros(len(token), D_SAE)
     dense[:, SPREAD] = has["spread"] * (1 + torch.rand(len(token), generator=generator))
     dense[:, AXIS] = has["axis"].float()
-    dense[:, TOPIC] = (has["topic"] & (token == 0)).float()  # one token of each document: the mean tells
+    dense[:, TOPIC] = (
+        has["topic"] & (token == 0)
+    ).float()  # one token of each document: the mean tells
     dense[:, 0] = torch.rand(len(token), generator=generator)
     return x, Codes.from_dense(dense)
 
 
-def subject(store, tmp_path, *, labels=LABELS, concepts=CONCEPTS, splits=bench.SPLITS, seed=0, **kwargs):
+def subject(
+    store, tmp_path, *, labels=LABELS, concepts=CONCEPTS, splits=bench.SPLITS, seed=0, **kwargs
+):
     made = {split: planted(split, grid) for split, grid in grids(splits).items()}
     x, found = ({split: pair[i] for split, pair in made.items()} for i in (0, 1))
     generator = torch.Generator().manual_seed(9)
-    random = {s: Codes.from_dense(torch.rand(len(r), D_SAE, generator=generator)) for s, r in x.items()}
+    random = {
+        s: Codes.from_dense(torch.rand(len(r), D_SAE, generator=generator)) for s, r in x.items()
+    }
     return bench.subject(
         store, tmp_path, bench.linear(torch.ones(D_IN)), grids=grids(splits), x=x, found=found,
         untrained=(None, random), concepts=concepts, labels=labels, seed=seed, **kwargs,
@@ -83,9 +94,9 @@ def test_a_gate_of_other_tokens_is_measured_anew(measured, store, tmp_path):
     nothing = Gate(7, CONCEPTS_FOUND.frame([]), {})
     given = dataclasses.replace(subject(store, tmp_path), gate=nothing)
     scores, _ = measured
-    assert {name: score.interval for name, score in bench.measure(EVALUATION, given)[0].items()} == {
-        name: score.interval for name, score in scores.items()
-    }
+    assert {
+        name: score.interval for name, score in bench.measure(EVALUATION, given)[0].items()
+    } == {name: score.interval for name, score in scores.items()}
 
 
 def test_a_planted_concept_is_found_by_its_own_latent(measured):
@@ -128,9 +139,12 @@ def test_the_probe_gates_and_ungated_concepts_stay_in_the_table_but_not_in_the_s
 
 
 def test_the_unit_is_fixed_before_test_is_read(store, tmp_path, measured):
-    """With the labels of test turned round, nothing that was chosen moves; only what test says does."""
+    """With the labels of test turned round, nothing that was chosen moves; only what test says
+    does."""
     turned = {
-        name: lambda split, token, document, mark=mark: mark(split, token, document) ^ (split == "test")
+        name: lambda split, token, document, mark=mark: (
+            mark(split, token, document) ^ (split == "test")
+        )
         for name, mark in LABELS.items()
     }
     _, before = measured
@@ -141,11 +155,17 @@ def test_the_unit_is_fixed_before_test_is_read(store, tmp_path, measured):
     assert after["spread", "latent"]["ap"] < 1 and not after["topic", "latent"]["found"]
 
 
-def test_a_concept_that_a_split_lacks_is_a_null_with_its_reason_and_counts_as_failed(store, tmp_path):
+def test_a_concept_that_a_split_lacks_is_a_null_with_its_reason_and_counts_as_failed(
+    store, tmp_path
+):
     lacking = {
         **LABELS,
-        "spread": lambda split, token, document: LABELS["spread"](split, token, document) & (split != "test"),
-        "axis": lambda split, token, document: LABELS["axis"](split, token, document) & (split != "select"),
+        "spread": lambda split, token, document: (
+            LABELS["spread"](split, token, document) & (split != "test")
+        ),
+        "axis": lambda split, token, document: (
+            LABELS["axis"](split, token, document) & (split != "select")
+        ),
     }
     scores, rows = table(subject(store, tmp_path, labels=lacking))
     untested, unfitted = rows["spread", "latent"], rows["axis", "latent"]
@@ -155,8 +175,14 @@ def test_a_concept_that_a_split_lacks_is_a_null_with_its_reason_and_counts_as_fa
     assert unfitted["reason"] == "no token of select has it"
     share = scores["concepts_found.latent", "all"]
     assert (share.interval.value, share.interval.n, share.n_failed) == (1 / 2, 2, 1)
-    assert (scores["concepts_gated", "all"].interval.n, scores["concepts_gated", "all"].n_failed) == (4, 1)
-    assert ("concepts_found.latent", "surface") not in scores  # none of its kind is decoded, see concepts_gated
+    assert (
+        scores["concepts_gated", "all"].interval.n,
+        scores["concepts_gated", "all"].n_failed,
+    ) == (4, 1)
+    assert (
+        "concepts_found.latent",
+        "surface",
+    ) not in scores  # none of its kind is decoded, see concepts_gated
     assert scores["concepts_gated", "surface"].interval.value == 0
     assert scores["concepts_ap.latent", "contextual"].reason == "none of 1 concepts has a value"
 
@@ -164,12 +190,16 @@ def test_a_concept_that_a_split_lacks_is_a_null_with_its_reason_and_counts_as_fa
 def test_without_labels_or_without_a_split_there_is_a_reason(store, tmp_path):
     scores, rows = table(subject(store, tmp_path, concepts=[]))
     assert (
-        scores["concepts_found.latent", "all"].reason.startswith("the corpus labels no concept; give read.word_lists")
+        scores["concepts_found.latent", "all"].reason.startswith(
+            "the corpus labels no concept; give read.word_lists"
+        )
         and not rows
     )
     scores, rows = table(subject(store, tmp_path, splits=("select", "test"), seed=1))
     assert (
-        scores["concepts_found.latent", "all"].reason.startswith("the capture has no validate split; add it to")
+        scores["concepts_found.latent", "all"].reason.startswith(
+            "the capture has no validate split; add it to"
+        )
         and not rows
     )
 
@@ -185,15 +215,27 @@ def test_the_share_is_measured_above_the_base_rate_and_against_the_probe(measure
     row, probe = rows["axis", "untrained"], rows["axis", "probe"]
     base = row["n_positive"] / row["n"]
     wanted = (row["ap"] - base) / (probe["ap"] - base)
-    assert row["share"] == pytest.approx(min(1.0, max(0.0, wanted))) and row["share"] < 0.8 and row["found"] is False
+    assert (
+        row["share"] == pytest.approx(min(1.0, max(0.0, wanted)))
+        and row["share"] < 0.8
+        and row["found"] is False
+    )
     assert rows["axis", "latent"]["share"] == pytest.approx(1.0)
-    assert rows["noise", "latent"]["decodable"] is False and rows["noise", "latent"]["share"] is None
+    assert (
+        rows["noise", "latent"]["decodable"] is False and rows["noise", "latent"]["share"] is None
+    )
 
 
 def test_the_normalised_share_puts_the_untrained_dictionary_at_0_and_the_probe_at_1(measured):
     scores, rows = measured
     concepts = [name for name in LABELS if rows[name, "probe"]["decodable"]]
-    latent, random = (sum(rows[name, unit]["share"] for name in concepts) for unit in ("latent", "untrained"))
+    latent, random = (
+        sum(rows[name, unit]["share"] for name in concepts) for unit in ("latent", "untrained")
+    )
     wanted = (latent - random) / (len(concepts) - random)
     found = scores["concepts_found_normalised.latent", "all"]
-    assert found.interval.value == pytest.approx(wanted) and found.baseline == 0.0 and found.interval.n == len(concepts)
+    assert (
+        found.interval.value == pytest.approx(wanted)
+        and found.baseline == 0.0
+        and found.interval.n == len(concepts)
+    )

@@ -12,7 +12,9 @@ from components.store.estimate import Planned
 ROWS, D_IN = 50_000, 768
 GIVEN = {
     "dictionary": Planned("train", "0" * 24, {"d_in": D_IN, "d_sae": 1536, "l0": 32.0}),
-    "activations": Planned("capture", "0" * 24, {"splits": {"select": {"rows": ROWS}, "test": {"rows": ROWS}}}),
+    "activations": Planned(
+        "capture", "0" * 24, {"splits": {"select": {"rows": ROWS}, "test": {"rows": ROWS}}}
+    ),
     "corpus": Planned("read", "0" * 24, {"n_concepts": 20}),
     "model": None,
 }

@@ -1,4 +1,5 @@
-"""k-sparse probes: latents chosen and weighed on select, scored once on test, exact although silent rows are merged."""
+"""k-sparse probes: latents chosen and weighed on select, scored once on test, exact although silent
+rows are merged."""
 
 from __future__ import annotations
 
@@ -9,7 +10,12 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
-from components.evaluation.evaluations.sparse_probing import SparseProbing, SparseProbingConfig, coefficients, precision
+from components.evaluation.evaluations.sparse_probing import (
+    SparseProbing,
+    SparseProbingConfig,
+    coefficients,
+    precision,
+)
 from components.store.shards import Codes
 from tests.evaluation import bench
 
@@ -37,7 +43,10 @@ def test_one_latent_is_read_by_its_sign_and_several_by_their_weights():
 
 
 def test_a_concept_split_over_two_latents_needs_two(store, tmp_path):
-    grids = {split: {**GRID, "document": GRID["document"] + 1000 * n} for n, split in enumerate(bench.SPLITS)}
+    grids = {
+        split: {**GRID, "document": GRID["document"] + 1000 * n}
+        for n, split in enumerate(bench.SPLITS)
+    }
 
     def made(split):
         generator = torch.Generator().manual_seed(len(split))
@@ -55,7 +64,13 @@ def test_a_concept_split_over_two_latents_needs_two(store, tmp_path):
         found={s: pair[1] for s, pair in both.items()}, concepts=[("word", "surface", "token")],
         labels={"word": lambda split, token, document: (token == 3) | (token == 4)},
     )  # fmt: skip
-    scores, _ = bench.measure(SparseProbing(SparseProbingConfig(k=(1, 2)), bench.services()), subject)
+    scores, _ = bench.measure(
+        SparseProbing(SparseProbingConfig(k=(1, 2)), bench.services()), subject
+    )
     one, two = (scores[f"sparse_probing.k{k}", "all"] for k in (1, 2))
     assert one.interval.value < 0.8 and two.interval.value == pytest.approx(1)
-    assert two.baseline == pytest.approx(1) and two.baseline_name == "linear probe" and two.interval.n == 1
+    assert (
+        two.baseline == pytest.approx(1)
+        and two.baseline_name == "linear probe"
+        and two.interval.n == 1
+    )

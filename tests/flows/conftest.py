@@ -1,4 +1,5 @@
-"""One tiny experiment through a real Prefect server and a real MLflow store, made once and looked at by several tests."""
+"""One tiny experiment through a real Prefect server and a real MLflow store, made once and looked
+at by several tests."""
 
 from __future__ import annotations
 
@@ -21,7 +22,9 @@ TINY = REPOSITORY / "examples" / "tiny.yaml"
 def commands(page: str) -> list[list[str]]:
     """The commands of a page of docs/, each divided as a shell divides it."""
     shown = re.findall(
-        r"^```sh\n(.*?)\n```$", (REPOSITORY / "docs" / page).read_text("utf-8"), re.DOTALL | re.MULTILINE
+        r"^```sh\n(.*?)\n```$",
+        (REPOSITORY / "docs" / page).read_text("utf-8"),
+        re.DOTALL | re.MULTILINE,
     )
     return [shlex.split(each) for each in shown]
 
@@ -33,8 +36,11 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def config(room: Path) -> ExperimentConfig:
-    # One thread, as `benchmarks/faults.py` runs what it compares with this: sums depend on it in the last digit.
-    return override(reference(TINY), {"execution.store": str(room / "artifacts"), "execution.threads": 1})
+    # One thread, as `benchmarks/faults.py` runs what it compares with this: sums depend on it in
+    # the last digit.
+    return override(
+        reference(TINY), {"execution.store": str(room / "artifacts"), "execution.threads": 1}
+    )
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,5 @@
-"""A stage is its package and one field of `ExperimentConfig`: every window and every list then knows it."""
+"""A stage is its package and one field of `ExperimentConfig`: every window and every list then
+knows it."""
 
 from __future__ import annotations
 
@@ -74,7 +75,12 @@ assert counted.manifest["inputs"]["corpus"]["key"] == steps["read"].key
 SPLITS = ("train", "select", "explain", "calibrate", "judge", "validate", "neutral", "test")
 SMALL = (
     f"read.splits={{{', '.join(f'{split}: 2000' for split in SPLITS)}}}",
-    *("execution.store=artifacts", "read.pairs=1", "read.prompts_validate=1", "read.prompts_test=1"),
+    *(
+        "execution.store=artifacts",
+        "read.pairs=1",
+        "read.prompts_validate=1",
+        "read.prompts_test=1",
+    ),
 )
 
 
@@ -83,14 +89,18 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the sources with that stage: a package of its own, and two lines elsewhere."""
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("components", "flows", "dashboards"):
-        shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
+        )
     (folder / "data").mkdir()
     (folder / "data" / "demo").symlink_to(REPOSITORY / "data" / "demo")
     (folder / "components" / "counting").mkdir()
     (folder / "components" / "counting" / "__init__.py").touch()
     (folder / "components" / "counting" / "count.py").write_text(STAGE, encoding="utf-8")
     declared = folder / "components" / "experiment.py"
-    before, annotated, after = declared.read_text(encoding="utf-8").partition("    report: Annotated[")
+    before, annotated, after = declared.read_text(encoding="utf-8").partition(
+        "    report: Annotated["
+    )
     imported = before.replace("from components.device", f"{IMPORT}from components.device", 1)
     declared.write_text(imported + FIELD + annotated + after, encoding="utf-8")
     return folder
@@ -114,7 +124,9 @@ def python(folder: Path, *arguments: str) -> str:
 def test_the_command_line_lists_and_runs_it(checkout: Path) -> None:
     assert "How many tokens there are." in python(checkout, "-m", "flows", "--help")
     said = python(checkout, "-m", "flows", "count", "--plain", "count.split=judge", *SMALL)
-    assert said.startswith("count/") and len(list((checkout / "artifacts" / "count").iterdir())) == 1
+    assert (
+        said.startswith("count/") and len(list((checkout / "artifacts" / "count").iterdir())) == 1
+    )
 
 
 def test_chain_plan_report_deployments_and_form_know_it(checkout: Path) -> None:

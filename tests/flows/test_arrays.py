@@ -1,4 +1,5 @@
-"""Activations from a file through the whole chain: what needs no text is measured, the rest says why."""
+"""Activations from a file through the whole chain: what needs no text is measured, the rest says
+why."""
 
 from __future__ import annotations
 
@@ -73,7 +74,8 @@ def brought(folder: Path) -> Path:
 
 
 def settings(folder: Path, kind: str, **changes: Any) -> ExperimentConfig:
-    """The page's command on the files of this folder, with a small dictionary and without a model."""
+    """The page's command on the files of this folder, with a small dictionary and without a
+    model."""
     named = assignments(COMMANDS[kind][2:])
     files: Mapping[str, Any] = {name: str(folder / str(value)) for name, value in named.items()}
     small = {
@@ -250,11 +252,16 @@ def test_a_dictionary_of_other_activations_is_measured_with_a_line_that_says_so(
     of_a_model = override(config, {"dictionary": trained.key, **a_model})
     with Chain(of_a_model, plain=True) as chain:
         chain.artifact("train")
-    assert f"from the file {config.capture.arrays.path}, and this experiment's are of a model" in caplog.text
+    assert (
+        f"from the file {config.capture.arrays.path}, and this experiment's are of a model"
+        in caplog.text
+    )
 
 
 def test_training_with_a_model_is_refused_before_anything_is_read(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"train.splice.share wants the model .* train.splice.share=0"):
+    with pytest.raises(
+        ConfigError, match=r"train.splice.share wants the model .* train.splice.share=0"
+    ):
         settings(tmp_path, "alone", **{"train.splice.share": 0.1})
 
 

@@ -1,4 +1,5 @@
-"""MLflow that is away, or takes connections and says nothing, costs a run or a page seconds, once; moved folders keep theirs."""
+"""MLflow that is away, or takes connections and says nothing, costs a run or a page seconds, once;
+moved folders keep theirs."""
 
 from __future__ import annotations
 
@@ -68,7 +69,9 @@ class Hanging:
 
     def _drip(self, connection: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 10000\r\n\r\n")
+            connection.sendall(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 10000\r\n\r\n"
+            )
             while True:
                 connection.sendall(b" ")
                 time.sleep(0.5)
@@ -134,7 +137,10 @@ def test_a_server_that_begins_to_hang_in_the_middle_holds_up_nothing_and_gets_th
     tracker.stage("first", artifact, hit=True, seconds=0.1)
     assert tracker.parent is not None and not service.service().rest
     asked = service.service()
-    with pytest.raises(TimeoutError), asked.used():  # what a hanging request does to whoever uses it
+    with (
+        pytest.raises(TimeoutError),
+        asked.used(),
+    ):  # what a hanging request does to whoever uses it
         time.sleep(2.1)
         raise TimeoutError
     assert 60 < asked.rest < 70
@@ -145,7 +151,9 @@ def test_a_server_that_begins_to_hang_in_the_middle_holds_up_nothing_and_gets_th
     tracker.stage("third", artifact, hit=True, seconds=0.1)
     tracker.close("FINISHED")
     client = MlflowClient()
-    found = client.search_runs([tracker.experiment or ""], f"tags.`mlflow.parentRunId` = '{tracker.parent}'")
+    found = client.search_runs(
+        [tracker.experiment or ""], f"tags.`mlflow.parentRunId` = '{tracker.parent}'"
+    )
     assert sorted(run.info.run_name or "" for run in found) == ["first", "second", "third"]
 
 
@@ -177,17 +185,23 @@ def test_every_command_that_asks_mlflow_says_in_a_sentence_that_it_is_away(
     tracked_at(addresses[away])
     with pytest.raises(ServiceError, match="MLflow could not say which runs there are"):
         CliRunner().invoke(app, ["runs"], catch_exceptions=False)
-    with pytest.raises(ServiceError, match=r"MLflow could not say which dictionary 'topk@champion' is .* artifact key"):
+    with pytest.raises(
+        ServiceError,
+        match=r"MLflow could not say which dictionary 'topk@champion' is .* artifact key",
+    ):
         resolve_dictionary("topk@champion")
     tracker = Tracker(ExperimentConfig())
     tracker.open()
     tracker.close("FAILED")
 
 
-def test_a_hanging_server_is_a_sentence_too(hanging: Hanging, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_server_is_a_sentence_too(
+    hanging: Hanging, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(service, "SECONDS_TO_LIST", 1.0)
     with pytest.raises(
-        ServiceError, match=r"which runs there are \(http.*does not answer within 1 s\); start it again"
+        ServiceError,
+        match=r"which runs there are \(http.*does not answer within 1 s\); start it again",
     ):
         runs.runs()
 
@@ -201,13 +215,19 @@ def record(artifact: Artifact, state: Path, tracked_at: TrackedAt, name: str) ->
     tracker.stage("toy", artifact, hit=False, seconds=0.1)
     tracker.close("FINISHED")
     assert tracker.parent is not None
-    found = [path for path in (state / "mlflow-artifacts").rglob("environment.json") if tracker.parent in path.parts]
+    found = [
+        path
+        for path in (state / "mlflow-artifacts").rglob("environment.json")
+        if tracker.parent in path.parts
+    ]
     assert len(found) == 1, f"no file of the run in {state}"
     return found[0]
 
 
 def files(folder: Path) -> set[Path]:
-    return {path.relative_to(folder) for path in folder.rglob("*") if "mlflow-artifacts" in path.parts}
+    return {
+        path.relative_to(folder) for path in folder.rglob("*") if "mlflow-artifacts" in path.parts
+    }
 
 
 def test_mlflows_files_follow_a_state_folder_that_is_copied_or_moved(

@@ -20,15 +20,21 @@ def test_the_experiment_the_sweep_and_every_stage_are_served() -> None:
 
 def test_prefect_yaml_deploys_the_same_entrypoints_to_a_process_pool() -> None:
     written = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())["deployments"]
-    assert {given["entrypoint"] for given in written} == {deployments.entrypoint(name) for name in deployments.names()}
+    assert {given["entrypoint"] for given in written} == {
+        deployments.entrypoint(name) for name in deployments.names()
+    }
     assert {given["work_pool"]["name"] for given in written} == {"gpu"}
 
 
 def test_every_entrypoint_is_a_flow_without_hooks() -> None:
-    # the served runner does not import flows to look for hooks: a flow that gains one must change that
+    # the served runner does not import flows to look for hooks: a flow that gains one must change
+    # that
     for name in deployments.names():
         flow = deployments.flow_of(name)
-        assert load_flow_from_entrypoint(str(REPOSITORY / deployments.entrypoint(name))).name == flow.name
+        assert (
+            load_flow_from_entrypoint(str(REPOSITORY / deployments.entrypoint(name))).name
+            == flow.name
+        )
         assert flow.name == name
         assert not flow.on_cancellation_hooks and not flow.on_crashed_hooks
 

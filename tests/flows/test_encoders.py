@@ -1,4 +1,5 @@
-"""Experiments on models whose attention looks both ways: every stage runs, and what does not apply says why."""
+"""Experiments on models whose attention looks both ways: every stage runs, and what does not apply
+says why."""
 
 from __future__ import annotations
 
@@ -26,7 +27,10 @@ from tests.flows.conftest import TINY, commands
 pytestmark = pytest.mark.timeout(600)
 CPU = Execution(device="cpu", threads=1)
 FEWER = {f"read.splits.{name}": 6000 for name in ("select", "judge", "validate", "test")}
-OFF = {f"read.splits.{name}": 0 for name in ("select", "explain", "calibrate", "judge", "validate", "neutral", "test")}
+OFF = {
+    f"read.splits.{name}": 0
+    for name in ("select", "explain", "calibrate", "judge", "validate", "neutral", "test")
+}
 POINT = "resid_post.1"
 PACKED = {"read.contexts": "packed", "read.splits.train": 1000, "capture.splits": ["train"], **OFF}
 
@@ -35,9 +39,18 @@ def bert(folder: Path) -> Path:
     """A random BERT with the embedded world's words."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(REPOSITORY / "data" / "demo")
     torch.manual_seed(0)
-    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    shape = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     config = transformers.BertConfig(
-        vocab_size=len(tokenizer), **shape, max_position_embeddings=128, initializer_range=0.25, pad_token_id=0
+        vocab_size=len(tokenizer),
+        **shape,
+        max_position_embeddings=128,
+        initializer_range=0.25,
+        pad_token_id=0,
     )
     transformers.BertModel(config, add_pooling_layer=False).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -45,12 +58,15 @@ def bert(folder: Path) -> Path:
 
 
 def sentence_encoder(folder: Path) -> Path:
-    """The same with the mark of a class before each text, in the folder of a sentence encoder with mean pooling."""
+    """The same with the mark of a class before each text, in the folder of a sentence encoder with
+    mean pooling."""
     bert(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     tokenizer.add_special_tokens({"cls_token": "<bos>", "sep_token": "<eos>"})
     around = [("<bos>", tokenizer.bos_token_id), ("<eos>", tokenizer.eos_token_id)]
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A <eos>", special_tokens=around)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<bos> $A <eos>", special_tokens=around
+    )
     tokenizer.save_pretrained(folder)
     kinds = ("Transformer", "Pooling", "Normalize")
     modules = [
@@ -71,7 +87,9 @@ def sentence_encoder(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module", params=[bert, sentence_encoder])
-def config(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ExperimentConfig:
+def config(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> ExperimentConfig:
     """The very command of the page, on a small model and little text."""
     room = tmp_path_factory.mktemp(request.param.__name__)
     command = next(each for each in commands("other-models.md") if "read.contexts=padded" in each)
@@ -102,9 +120,16 @@ def test_every_stage_runs_and_what_does_not_apply_says_why(chain: Chain) -> None
     assert steered["reason"].unique().to_list() == ["the model does not generate text"]
     absent = frame.filter(pl.col("name").str.contains("loss_recovered|cross_entropy"))
     assert absent["value"].null_count() == absent.height > 0
-    assert absent["reason"].unique().to_list() == ["the model predicts no next token (capability causal_loss)"]
+    assert absent["reason"].unique().to_list() == [
+        "the model predicts no next token (capability causal_loss)"
+    ]
     told = frame.filter(~pl.col("name").is_in(absent["name"].to_list()), pl.col("stage") != "steer")
-    assert told.filter(pl.col("measure").is_in(["fvu", "concepts_found", "detection"]))["value"].null_count() == 0
+    assert (
+        told.filter(pl.col("measure").is_in(["fvu", "concepts_found", "detection"]))[
+            "value"
+        ].null_count()
+        == 0
+    )
 
 
 def test_a_document_has_the_activations_that_it_has_alone(chain: Chain) -> None:
@@ -120,7 +145,9 @@ def test_a_document_has_the_activations_that_it_has_alone(chain: Chain) -> None:
         inside = provenance["context"] == context
         documents = provenance["document"][inside]
         assert (documents == documents[0]).all(), "a context holds one document"
-        torch.testing.assert_close(rows[inside], alone[provenance["offset"][inside]], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            rows[inside], alone[provenance["offset"][inside]], atol=1e-5, rtol=1e-5
+        )
 
 
 def test_packed_contexts_are_refused_before_anything_is_captured(config: ExperimentConfig) -> None:

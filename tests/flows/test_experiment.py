@@ -1,4 +1,5 @@
-"""The chain through Prefect, the store and MLflow: made once, found afterwards, remade only where something is gone."""
+"""The chain through Prefect, the store and MLflow: made once, found afterwards, remade only where
+something is gone."""
 
 from __future__ import annotations
 
@@ -25,19 +26,26 @@ pytestmark = [pytest.mark.flow, pytest.mark.timeout(600)]
 
 def made(store: Store) -> dict[str, str]:
     return {
-        f"{a.stage}/{a.key}": a.manifest["made"]["at"] + str(a.manifest["made"]["seconds"]) for a in store.artifacts()
+        f"{a.stage}/{a.key}": a.manifest["made"]["at"] + str(a.manifest["made"]["seconds"])
+        for a in store.artifacts()
     }
 
 
-def test_the_report_holds_scores_of_every_scored_stage(config: ExperimentConfig, first: dict[str, str]) -> None:
+def test_the_report_holds_scores_of_every_scored_stage(
+    config: ExperimentConfig, first: dict[str, str]
+) -> None:
     frame = REPORT.read(Store(config.execution.store).get(**first))
     assert set(frame["stage"]) == {"evaluate", "interpret", "steer"}
     assert frame["n"].null_count() == 0
     assert frame.filter(pl.col("value").is_null() & pl.col("reason").is_null()).height == 0
     steered = frame.filter(
-        pl.col("measure") == "uplift", pl.col("role").is_in(["entry", "baseline"]), pl.col("concept").is_null()
+        pl.col("measure") == "uplift",
+        pl.col("role").is_in(["entry", "baseline"]),
+        pl.col("concept").is_null(),
     )
-    assert steered["value"].null_count() == 0 and (steered["n"] > 0).all(), "steering was tried, not skipped"
+    assert steered["value"].null_count() == 0 and (steered["n"] > 0).all(), (
+        "steering was tried, not skipped"
+    )
 
 
 def test_a_second_run_finds_every_stage_and_shows_them_as_cached(
@@ -67,7 +75,10 @@ def test_the_command_line_without_prefect_finds_the_same_artifacts(
 
 
 def test_the_model_is_fetched_by_its_task_before_the_plan_looks_for_it(
-    config: ExperimentConfig, servers: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    config: ExperimentConfig,
+    servers: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     from flows import plan, steps
     from flows.experiment import experiment
@@ -87,7 +98,10 @@ def test_the_model_is_fetched_by_its_task_before_the_plan_looks_for_it(
     with pytest.raises(Enough):
         experiment(override(config, {"model.online": True}))
     assert done == ["fetch", "plan"]
-    assert f"this run keeps its artifacts in {config.execution.store}, and the pages show " in caplog.text
+    assert (
+        f"this run keeps its artifacts in {config.execution.store}, and the pages show "
+        in caplog.text
+    )
 
 
 def test_a_stage_takes_a_device_slot_unless_it_says_that_it_needs_none() -> None:
@@ -95,7 +109,9 @@ def test_a_stage_takes_a_device_slot_unless_it_says_that_it_needs_none() -> None
     assert free == {"read", "report", "compare", "replicate"}
 
 
-def test_deleting_one_artifact_remakes_only_what_follows(config: ExperimentConfig, first: dict[str, str]) -> None:
+def test_deleting_one_artifact_remakes_only_what_follows(
+    config: ExperimentConfig, first: dict[str, str]
+) -> None:
     store = Store(config.execution.store)
     report = store.get(**first)
     frame = REPORT.read(report)
@@ -109,24 +125,34 @@ def test_deleting_one_artifact_remakes_only_what_follows(config: ExperimentConfi
     assert REPORT.read(again).equals(frame)
 
 
-def test_a_model_that_changes_while_the_experiment_runs_is_refused(config: ExperimentConfig, tmp_path: Path) -> None:
+def test_a_model_that_changes_while_the_experiment_runs_is_refused(
+    config: ExperimentConfig, tmp_path: Path
+) -> None:
     copy = tmp_path / "model"
     shutil.copytree(REPOSITORY / config.model.path, copy)
-    changing = override(config, {"model.path": str(copy), "execution.store": str(tmp_path / "artifacts")})
+    changing = override(
+        config, {"model.path": str(copy), "execution.store": str(tmp_path / "artifacts")}
+    )
     with Chain(changing, plain=True) as chain:
         chain.artifact("read")
         described = json.loads((copy / "config.json").read_text())
         (copy / "config.json").write_text(json.dumps(described, indent=4))
-        with pytest.raises(ModelError, match=r"the files of model .* changed while the experiment ran .* run again"):
+        with pytest.raises(
+            ModelError, match=r"the files of model .* changed while the experiment ran .* run again"
+        ):
             chain.artifact("capture")
 
 
-def test_a_named_dictionary_brings_a_control_of_its_own_size(config: ExperimentConfig, first: dict[str, str]) -> None:
+def test_a_named_dictionary_brings_a_control_of_its_own_size(
+    config: ExperimentConfig, first: dict[str, str]
+) -> None:
     store = Store(config.execution.store)
     trained = store.get(**store.get(**first).manifest["inputs"]["train"])
     other = override(config, {"dictionary": trained.key, "train.dictionary.d_sae": "96"})
     with Chain(other, plain=True) as chain:
-        assert chain.artifact("train", untrained=True).facts["d_sae"] == trained.facts["d_sae"] == 128
+        assert (
+            chain.artifact("train", untrained=True).facts["d_sae"] == trained.facts["d_sae"] == 128
+        )
 
 
 def test_mlflow_has_a_parent_run_with_parameters_and_a_nested_run_for_each_stage(
@@ -141,8 +167,21 @@ def test_mlflow_has_a_parent_run_with_parameters_and_a_nested_run_for_each_stage
     assert parent.data.params["train.dictionary.k"] == "8"
     assert parent.data.tags["report"] == first["key"]
     assert {"fvu", "l0", "loss_recovered", "concepts_found"} <= parent.data.metrics.keys()
-    nested = {run.data.tags["stage"] for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id}
-    assert nested == {"read", "capture", "train", "encode", "interpret", "steer", "evaluate", "report"}
+    nested = {
+        run.data.tags["stage"]
+        for run in runs
+        if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
+    }
+    assert nested == {
+        "read",
+        "capture",
+        "train",
+        "encode",
+        "interpret",
+        "steer",
+        "evaluate",
+        "report",
+    }
     evaluate = next(run for run in runs if run.data.tags.get("stage") == "evaluate")
     keys = {given.dataset.digest for given in evaluate.inputs.dataset_inputs}
     assert {evaluate.data.tags["input.codes"], evaluate.data.tags["input.dictionary"]} <= keys
@@ -163,9 +202,13 @@ def test_the_registered_dictionary_loads_without_pickle_and_can_be_named(
     model = mlflow.pyfunc.load_model(f"models:/{name}")
     x = np.random.default_rng(0).normal(size=(4, trained.facts["d_in"])).astype(np.float32)
     assert model.predict(x).shape == x.shape
-    files = [path.name for path in Path(mlflow.artifacts.download_artifacts(f"models:/{name}")).rglob("*")]
+    files = [
+        path.name
+        for path in Path(mlflow.artifacts.download_artifacts(f"models:/{name}")).rglob("*")
+    ]
     assert not [file for file in files if file.endswith((".pkl", ".pt", ".bin"))]
     with pytest.raises(
-        UnknownNameError, match=rf"no dictionary 'nosuch@champion'.*known: {trained.facts['name']}@champion"
+        UnknownNameError,
+        match=rf"no dictionary 'nosuch@champion'.*known: {trained.facts['name']}@champion",
     ):
         resolve_dictionary("nosuch@champion")

@@ -1,6 +1,8 @@
-"""Faults made for real during an experiment: nothing is lost, and whoever has to act is told what to do.
+"""Faults made for real during an experiment: nothing is lost, and whoever has to act is told what
+to do.
 
-`benchmarks/faults.py` makes them all and writes docs/reliability.md; these are the ones that fit into CI.
+`benchmarks/faults.py` makes them all and writes docs/reliability.md; these are the ones that fit
+into CI.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")
-def bench(config: ExperimentConfig, first: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> faults.Bench:
+def bench(
+    config: ExperimentConfig, first: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> faults.Bench:
     """The undisturbed run is the one that the other tests of flows look at."""
     return faults.Bench(tmp_path_factory.mktemp("faults"), Path(config.execution.store), away=3.0)
 
@@ -28,7 +32,9 @@ def outcome(bench: faults.Bench, name: str) -> faults.Outcome:
         pytest.skip(str(reason))
 
 
-def test_a_killed_flow_is_found_crashed_and_finished_by_the_same_command(bench: faults.Bench) -> None:
+def test_a_killed_flow_is_found_crashed_and_finished_by_the_same_command(
+    bench: faults.Bench,
+) -> None:
     found = outcome(bench, "flow killed")
     assert found.lost == "nothing"
     assert "the killed run is Crashed in Prefect" in found.happened
@@ -36,7 +42,10 @@ def test_a_killed_flow_is_found_crashed_and_finished_by_the_same_command(bench: 
 
 def test_a_killed_prefect_server_is_started_again_and_the_run_goes_on(bench: faults.Bench) -> None:
     found = outcome(bench, "Prefect killed")
-    assert (found.happened, found.lost) == ("the run started the server again and went on", "nothing")
+    assert (found.happened, found.lost) == (
+        "the run started the server again and went on",
+        "nothing",
+    )
 
 
 def test_a_read_only_store_is_a_sentence(bench: faults.Bench) -> None:

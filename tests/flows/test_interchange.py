@@ -1,4 +1,5 @@
-"""Another project's dictionary as an artifact: made, registered, and taken through every later stage."""
+"""Another project's dictionary as an artifact: made, registered, and taken through every later
+stage."""
 
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ def trained(config: ExperimentConfig, first: dict[str, str]) -> Artifact:
 
 
 @pytest.fixture(scope="module")
-def folder(config: ExperimentConfig, trained: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(
+    config: ExperimentConfig, trained: Artifact, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     to = tmp_path_factory.mktemp("peer") / "saelens"
     interchange.write(trained.key, to, "saelens", config)
     return to
@@ -53,7 +56,10 @@ def imported(config: ExperimentConfig, folder: Path) -> Artifact:
 def test_it_is_an_artifact_of_train_that_measures_as_what_it_was_exported_from(
     trained: Artifact, imported: Artifact
 ) -> None:
-    assert (imported.stage, imported.facts["imported_from"]) == ("train", "saelens") and imported.key != trained.key
+    assert (imported.stage, imported.facts["imported_from"]) == (
+        "train",
+        "saelens",
+    ) and imported.key != trained.key
     of_learning = {
         "batch_size",
         "lr",
@@ -96,12 +102,18 @@ def test_it_runs_through_every_later_stage_beside_an_untrained_one(
         assert chain.artifact("train").key == imported.key
         assert chain.artifact("train", untrained=True).facts["d_sae"] == imported.facts["d_sae"]
     assert set(frame["stage"]) == {"evaluate", "interpret", "steer"}
-    assert frame.filter(frame["name"] == "evaluate.loss_recovered.mean_ablation")["value"].null_count() == 0
+    assert (
+        frame.filter(frame["name"] == "evaluate.loss_recovered.mean_ablation")["value"].null_count()
+        == 0
+    )
 
 
 def test_it_loads_in_two_lines_of_python(imported: Artifact) -> None:
     dictionary = Dictionary.load(imported.folder)
-    assert dictionary.decode(dictionary.encode(dictionary.decoder_directions()[:3])).shape == (3, dictionary.d_in)
+    assert dictionary.decode(dictionary.encode(dictionary.decoder_directions()[:3])).shape == (
+        3,
+        dictionary.d_in,
+    )
 
 
 def test_a_hook_point_that_was_not_captured_says_what_to_set(
@@ -111,9 +123,7 @@ def test_a_hook_point_that_was_not_captured_says_what_to_set(
     changed = json.loads((tmp_path / "elsewhere" / "cfg.json").read_text())
     changed["metadata"]["hook_name"] = "blocks.0.hook_mlp_out"
     (tmp_path / "elsewhere" / "cfg.json").write_text(json.dumps(changed))
-    said = (
-        r"reads blocks.0.hook_mlp_out, but these activations are captured at .*; set capture.hook_points=\[mlp_out.0\]"
-    )
+    said = r"reads blocks.0.hook_mlp_out, but these activations are captured at .*; set capture.hook_points=\[mlp_out.0\]"
     with Chain(config, plain=True) as chain, pytest.raises(DictionaryError, match=said):
         interchange.bring(chain, "saelens", tmp_path / "elsewhere")
 
@@ -141,7 +151,9 @@ def test_the_advice_on_a_hook_point_is_taken_by_the_next_command(
         assert brought.facts["hook_point"] in chain.artifact("capture").facts["hook_points"]
 
 
-@pytest.mark.parametrize("hook_name", ["blocks.0.hook_resid_mid", "blocks.1.ln2.hook_normalized", "hook_embed"])
+@pytest.mark.parametrize(
+    "hook_name", ["blocks.0.hook_resid_mid", "blocks.1.ln2.hook_normalized", "hook_embed"]
+)
 def test_a_place_that_has_no_name_here_is_refused_before_anything_is_captured(
     config: ExperimentConfig, folder: Path, tmp_path: Path, hook_name: str
 ) -> None:
@@ -170,7 +182,9 @@ def test_a_dictionary_on_another_model_of_its_width_gets_a_word(
     with Chain(override(own, {"model.path": str(tmp_path / "other")}), plain=True) as chain:
         chain.artifact("train")
         chain.artifact("train")
-    said = [record.getMessage() for record in caplog.records if "another model" in record.getMessage()]
+    said = [
+        record.getMessage() for record in caplog.records if "another model" in record.getMessage()
+    ]
     assert len(said) == 1 and str(tmp_path / "other") in said[0] and config.model.path in said[0]
 
 
@@ -219,8 +233,13 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], lis
 
 def test_a_hub_id_is_not_asked_for_without_leave(asked: tuple[dict[str, Any], list[str]]) -> None:
     told, _ = asked
-    assert "model.online is false, so nothing is downloaded; set model.online=true" in told["without leave"]
-    with pytest.raises(DictionaryError, match=r"no folder './nowhere'; give a folder, or a hub id such as"):
+    assert (
+        "model.online is false, so nothing is downloaded; set model.online=true"
+        in told["without leave"]
+    )
+    with pytest.raises(
+        DictionaryError, match=r"no folder './nowhere'; give a folder, or a hub id such as"
+    ):
         interchange.local("./nowhere", "sparsify", ModelConfig())
 
 
@@ -239,7 +258,9 @@ def test_of_a_hub_repository_only_the_files_of_the_format_are_downloaded(
     assert "model.online is false" in told["another folder"]
 
 
-def test_a_pickle_on_the_hub_is_refused_as_one_here_is(asked: tuple[dict[str, Any], list[str]]) -> None:
+def test_a_pickle_on_the_hub_is_refused_as_one_here_is(
+    asked: tuple[dict[str, Any], list[str]],
+) -> None:
     told, _ = asked
     assert told["a pickle"].startswith(
         "them/pickled/trainer_0/ae.pt is a pickle: loading it could run any code that is"
@@ -247,10 +268,13 @@ def test_a_pickle_on_the_hub_is_refused_as_one_here_is(asked: tuple[dict[str, An
     assert conversion("ae.pt", "ae.safetensors") in told["a pickle"]
 
 
-def test_what_a_hub_repository_does_not_hold_is_said_with_what_it_does(asked: tuple[dict[str, Any], list[str]]) -> None:
+def test_what_a_hub_repository_does_not_hold_is_said_with_what_it_does(
+    asked: tuple[dict[str, Any], list[str]],
+) -> None:
     told, _ = asked
     assert told["no folder named"] == (
-        "no cfg.json in them/topk; it holds layers.1, layers.2; give the folder that holds it, for example them/topk/layers.1"
+        "no cfg.json in them/topk; it holds layers.1, layers.2; give the folder that holds it, "
+        "for example them/topk/layers.1"
     )
     assert told["another format"].startswith(
         "no params.npz in them/topk/layers.1; it holds cfg.json, optimizer.pt, sae."
@@ -259,7 +283,9 @@ def test_what_a_hub_repository_does_not_hold_is_said_with_what_it_does(asked: tu
     assert "and the hub did not give it: RepositoryNotFoundError" in told["no such repository"]
 
 
-def test_what_is_not_there_or_in_the_way_is_said(config: ExperimentConfig, trained: Artifact, tmp_path: Path) -> None:
+def test_what_is_not_there_or_in_the_way_is_said(
+    config: ExperimentConfig, trained: Artifact, tmp_path: Path
+) -> None:
     (tmp_path / "other.txt").write_text("mine")
     with pytest.raises(DictionaryError, match="is not empty; give a new folder"):
         interchange.write(trained.key, tmp_path, "saelens", config)
@@ -275,7 +301,12 @@ def test_the_command_line_exports_and_imports(
     store = f"execution.store={config.execution.store}"
     tiny = ["--params", "examples/tiny.yaml"]
     to = tmp_path / "out"
-    written = CliRunner().invoke(app, ["export", trained.key, "--to", str(to), "--format", "sparsify", *tiny, store])
-    assert written.exit_code == 0 and {path.name for path in to.iterdir()} == {"cfg.json", "sae.safetensors"}
+    written = CliRunner().invoke(
+        app, ["export", trained.key, "--to", str(to), "--format", "sparsify", *tiny, store]
+    )
+    assert written.exit_code == 0 and {path.name for path in to.iterdir()} == {
+        "cfg.json",
+        "sae.safetensors",
+    }
     read = CliRunner().invoke(app, ["import", "sparsify", str(to), "--plain", *tiny, store])
     assert read.exit_code == 0 and "train/" in read.stdout

@@ -1,4 +1,5 @@
-"""A user's own text without a single label: every stage runs or says why not, and there is a report."""
+"""A user's own text without a single label: every stage runs or says why not, and there is a
+report."""
 
 from __future__ import annotations
 
@@ -19,10 +20,17 @@ EIGHT = ("train", "select", "explain", "calibrate", "judge", "validate", "neutra
 pytestmark = pytest.mark.timeout(600)
 
 
-def test_text_without_labels_ends_with_a_report(first: dict[str, str], config, tmp_path: Path) -> None:
-    """The text is that of the world's own stories, so the embedded model has something to say of it."""
+def test_text_without_labels_ends_with_a_report(
+    first: dict[str, str], config, tmp_path: Path
+) -> None:
+    """The text is that of the world's own stories, so the embedded model has something to say of
+    it."""
     store = Store(config.execution.store)
-    corpus = store.get(**store.get(**store.get(**first).manifest["inputs"]["evaluate"]).manifest["inputs"]["corpus"])
+    corpus = store.get(
+        **store.get(**store.get(**first).manifest["inputs"]["evaluate"]).manifest["inputs"][
+            "corpus"
+        ]
+    )
     stories = DOCUMENTS.read(corpus).filter(pl.col("split") == "train")["text"].to_list()
     (tmp_path / "stories.txt").write_text("\n\n".join(stories))
     mine = override(
@@ -39,10 +47,16 @@ def test_text_without_labels_ends_with_a_report(first: dict[str, str], config, t
     with Chain(mine, plain=True) as chain:
         frame = REPORT.read(chain.artifact("report"))
     rows = {row["name"]: row for row in frame.to_dicts()}
-    assert rows["evaluate.fvu"]["value"] is not None and rows["evaluate.loss_recovered.mean_ablation"]["value"] > 0
+    assert (
+        rows["evaluate.fvu"]["value"] is not None
+        and rows["evaluate.loss_recovered.mean_ablation"]["value"] > 0
+    )
     assert rows["interpret.log_odds.detection"]["n"] == 3
     reason = "the corpus labels no concept, so none can be judged"
-    assert (rows["steer.gate.passed"]["value"], rows["steer.gate.passed"]["reason"]) == (None, reason)
+    assert (rows["steer.gate.passed"]["value"], rows["steer.gate.passed"]["reason"]) == (
+        None,
+        reason,
+    )
     assert rows["evaluate.concepts_found.latent"]["reason"].startswith(
         "the corpus labels no concept; give read.word_lists"
     )

@@ -32,7 +32,8 @@ def test_setting_a_kind_takes_that_kinds_defaults() -> None:
 
 def test_an_unknown_parameter_names_the_nearest() -> None:
     with pytest.raises(
-        UnknownNameError, match=r"no parameter 'train\.dictionary\.kk'.*did you mean 'train\.dictionary\.k'"
+        UnknownNameError,
+        match=r"no parameter 'train\.dictionary\.kk'.*did you mean 'train\.dictionary\.k'",
     ):
         parameters.resolve(["train.dictionary.kk=3"])
 
@@ -47,9 +48,14 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         parameters.resolve([], tmp_path / "nowhere.yaml")
 
 
-def test_a_file_that_is_no_mapping_is_refused_and_the_pages_take_the_usual_store(tmp_path: Path) -> None:
+def test_a_file_that_is_no_mapping_is_refused_and_the_pages_take_the_usual_store(
+    tmp_path: Path,
+) -> None:
     file = tmp_path / "params.yaml"
-    for text, wanted in (("[train]", "wanted a mapping of sections, got list"), ("a: [", "is not YAML")):
+    for text, wanted in (
+        ("[train]", "wanted a mapping of sections, got list"),
+        ("a: [", "is not YAML"),
+    ):
         file.write_text(text)
         with pytest.raises(ConfigError, match=wanted):
             parameters.resolve([], file)
@@ -84,12 +90,15 @@ def test_the_form_draws_unions_as_tabs_and_describes_every_field() -> None:
     assert "oneOf" not in str(schema)
     definitions = schema["definitions"]
     kinds = [
-        option["$ref"].rpartition("/")[2] for option in definitions["TrainConfig"]["properties"]["dictionary"]["anyOf"]
+        option["$ref"].rpartition("/")[2]
+        for option in definitions["TrainConfig"]["properties"]["dictionary"]["anyOf"]
     ]
-    assert {definitions[kind]["properties"]["kind"]["const"] for kind in kinds} == set(architectures.names())
+    assert {definitions[kind]["properties"]["kind"]["const"] for kind in kinds} == set(
+        architectures.names()
+    )
     for name, definition in definitions.items():
         for field, about in definition.get("properties", {}).items():
-            described = about.get("description") or definitions.get(about.get("$ref", "").rpartition("/")[2], {}).get(
-                "description"
-            )
+            described = about.get("description") or definitions.get(
+                about.get("$ref", "").rpartition("/")[2], {}
+            ).get("description")
             assert field == "kind" or described, f"{name}.{field} has no sentence"

@@ -1,4 +1,5 @@
-"""What DVC sees: stages with the same names and sections, metrics by dotted name, pointer files without digests."""
+"""What DVC sees: stages with the same names and sections, metrics by dotted name, pointer files
+without digests."""
 
 from __future__ import annotations
 
@@ -58,7 +59,10 @@ def test_the_pinned_artifacts_are_those_that_this_code_would_make(tmp_path: Path
     planned = Plan(resolve([f"execution.store={tmp_path}"], REPOSITORY / "params.yaml"))
     planned.artifact("report")
     keys = {step.label: step.key for step in planned.steps}
-    pinned = {name: json.loads((REPOSITORY / "data" / "refs" / f"{name}.json").read_text())["key"] for name in STAGES}
+    pinned = {
+        name: json.loads((REPOSITORY / "data" / "refs" / f"{name}.json").read_text())["key"]
+        for name in STAGES
+    }
     assert {name: keys[name] for name in STAGES} == pinned
 
 
@@ -69,7 +73,9 @@ def test_dvc_stages_are_the_stages_and_their_sections() -> None:
         assert f"flows {name} --plain --ref data/refs/{name}.json" in stage["cmd"]
         assert set(stage["params"]) <= set(ExperimentConfig.model_fields)
         assert name in stage["params"]
-        refs = {path.removeprefix("data/refs/").removesuffix(".json") for path in stage["deps"]} - {"data/demo"}
+        refs = {path.removeprefix("data/refs/").removesuffix(".json") for path in stage["deps"]} - {
+            "data/demo"
+        }
         needed = {parent.stage for parent in parents(name).values()} - set(GIVEN)
         assert all(rests_on(name, ref) for ref in refs)
         assert all(any(rests_on(ref, parent) for ref in refs) for parent in needed), name
@@ -79,19 +85,25 @@ def test_dvc_asks_for_every_stage_where_only_the_pointers_are(tmp_path: Path) ->
     """A fresh clone holds the pointers and not one artifact."""
     for name in ("dvc.yaml", "dvc.lock", "params.yaml", ".dvcignore"):
         shutil.copy(REPOSITORY / name, tmp_path / name)
-    shutil.copytree(REPOSITORY / ".dvc", tmp_path / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache"))
+    shutil.copytree(
+        REPOSITORY / ".dvc", tmp_path / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache")
+    )
     for folder in ("demo", "refs"):
         shutil.copytree(REPOSITORY / "data" / folder, tmp_path / "data" / folder)
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     command = [sys.executable, "-m", "dvc", "repro", "--dry"]
-    told = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False, encoding="utf-8", errors="replace")
+    told = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, check=False, encoding="utf-8", errors="replace"
+    )
     assert told.returncode == 0, told.stderr
     assert re.findall(r"Running stage '(\w+)'", told.stdout) == list(
         yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
     ), told.stdout
 
 
-def test_metrics_stand_by_dotted_name_and_leave_out_what_was_not_measured(store: Store, tmp_path: Path) -> None:
+def test_metrics_stand_by_dotted_name_and_leave_out_what_was_not_measured(
+    store: Store, tmp_path: Path
+) -> None:
     artifact = next(report(store).artifacts("report"))
     pipeline.write_metrics(tmp_path / "metrics.json", artifact)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
@@ -116,9 +128,13 @@ def test_a_pointer_file_holds_keys_and_no_digest(store: Store, tmp_path: Path) -
 
 def test_sql_reads_every_runs_tables(store: Store) -> None:
     answer = queries.run(
-        report(store), "select name, value from report where value > 0.4 and stage = 'evaluate' order by value"
+        report(store),
+        "select name, value from report where value > 0.4 and stage = 'evaluate' order by value",
     )
-    assert answer.rows() == [("evaluate.concepts_found.latent", 0.5), ("evaluate.concepts_found.latent", 0.75)]
+    assert answer.rows() == [
+        ("evaluate.concepts_found.latent", 0.5),
+        ("evaluate.concepts_found.latent", 0.75),
+    ]
 
 
 def test_sql_and_publish_take_the_store_of_the_resolved_parameters(
@@ -146,7 +162,9 @@ def test_sql_and_publish_take_the_store_of_the_resolved_parameters(
             told("publish", *arguments)
 
 
-def test_publish_says_what_to_add_to_git_wherever_the_store_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_publish_says_what_to_add_to_git_wherever_the_store_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     store = report(Store(tmp_path / "my own" / "artifacts"))
     for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
@@ -159,7 +177,10 @@ def test_publish_says_what_to_add_to_git_wherever_the_store_is(tmp_path: Path, m
         ["git", "ls-files", "my own"], capture_output=True, text=True, check=True, cwd=tmp_path
     ).stdout
     (made,) = store.artifacts("report")
-    assert listed.split("\n")[:-1] == ["my own/artifacts/report/.gitignore", f"my own/artifacts/report/{made.key}.dvc"]
+    assert listed.split("\n")[:-1] == [
+        "my own/artifacts/report/.gitignore",
+        f"my own/artifacts/report/{made.key}.dvc",
+    ]
 
 
 def test_a_run_whose_store_the_pages_do_not_show_says_so_in_a_line(
@@ -171,7 +192,8 @@ def test_a_run_whose_store_the_pages_do_not_show_says_so_in_a_line(
     environment.warn_of_another_store(tmp_path / "used")
     (line,) = caplog.messages
     assert line.startswith(
-        f"this run keeps its artifacts in {tmp_path / 'used'}, and the pages show {tmp_path / 'shown'}"
+        f"this run keeps its artifacts in {tmp_path / 'used'}, and the pages show "
+        f"{tmp_path / 'shown'}"
     )
     assert "set execution.store in params.yaml, or LATENTFLOW_STORE" in line
 
@@ -182,5 +204,7 @@ def test_git_ignores_artifacts_and_neither_git_nor_dvc_ignores_what_publishes_th
     scm = Git(str(REPOSITORY))
     stage = REPOSITORY / "data" / "artifacts" / "read"
     assert scm.is_ignored(f"{stage / 'abc'}/")
-    assert not scm.is_ignored(f"{stage}/")  # DVC walks past a folder that is ignored, and the pins in it
+    assert not scm.is_ignored(
+        f"{stage}/"
+    )  # DVC walks past a folder that is ignored, and the pins in it
     assert not scm.is_ignored(str(stage / "abc.dvc"))

@@ -1,4 +1,5 @@
-"""The plan: what is cached is what the run finds, what is estimated is what the run makes, what cannot fit is refused."""
+"""The plan: what is cached is what the run finds, what is estimated is what the run makes, what
+cannot fit is refused."""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ TO_MAKE = [
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    return resolve([f"execution.store={tmp_path_factory.mktemp('store')}", "execution.device=cpu"], TINY)
+    return resolve(
+        [f"execution.store={tmp_path_factory.mktemp('store')}", "execution.device=cpu"], TINY
+    )
 
 
 def test_every_stage_that_computes_has_an_estimator():
@@ -44,9 +47,15 @@ def test_every_stage_that_computes_has_an_estimator():
 
 def test_what_a_plan_says_is_what_is_then_made_and_found(config):
     steps = {step.label: step for step in plan.plan(config, seconds=0)}
-    assert [label for label in steps if label != "report"] == TO_MAKE and not any(s.cached for s in steps.values())
+    assert [label for label in steps if label != "report"] == TO_MAKE and not any(
+        s.cached for s in steps.values()
+    )
     with Chain(config, plain=True) as chain:
-        read, capture, train = chain.artifact("read"), chain.artifact("capture"), chain.artifact("train")
+        read, capture, train = (
+            chain.artifact("read"),
+            chain.artifact("capture"),
+            chain.artifact("train"),
+        )
     for made in (read, capture, train):
         said = steps[made.stage]
         assert said.key == made.key
@@ -62,12 +71,20 @@ def test_what_a_plan_says_is_what_is_then_made_and_found(config):
     assert len(steps["read"].estimate.facts["inventory"]) == read.facts["n_concepts"]
     again = {step.label: step for step in plan.plan(config, seconds=0)}
     assert [label for label, step in again.items() if step.cached] == ["read", "capture", "train"]
-    wider = resolve([f"execution.store={config.execution.store}", "train.dictionary.d_sae=256"], TINY)
-    assert [step.label for step in plan.plan(wider, seconds=0) if step.cached] == ["read", "capture"]
+    wider = resolve(
+        [f"execution.store={config.execution.store}", "train.dictionary.d_sae=256"], TINY
+    )
+    assert [step.label for step in plan.plan(wider, seconds=0) if step.cached] == [
+        "read",
+        "capture",
+    ]
 
 
 def test_seconds_are_what_this_machine_took_where_the_store_says_it(config):
-    more = resolve([f"execution.store={config.execution.store}", "execution.device=cpu", "train.tokens=40000"], TINY)
+    more = resolve(
+        [f"execution.store={config.execution.store}", "execution.device=cpu", "train.tokens=40000"],
+        TINY,
+    )
     [made] = Store(config.execution.store).artifacts("train")
 
     def train() -> tuple[float, str, str]:
@@ -81,7 +98,10 @@ def test_seconds_are_what_this_machine_took_where_the_store_says_it(config):
     assert extrapolated.startswith("in proportion to ")
     manifest = made.folder / "manifest.json"
     text = manifest.read_text()
-    for before, after in (('"continued": false', '"continued": true'), ('"machine": "', '"machine": "another ')):
+    for before, after in (
+        ('"continued": false', '"continued": true'),
+        ('"machine": "', '"machine": "another '),
+    ):
         manifest.write_text(text.replace(before, after))
         assert "here" not in train()[1], "what was begun before, or made elsewhere, says nothing"
     manifest.write_text(text)
@@ -92,7 +112,9 @@ def test_a_hook_point_by_another_librarys_name_is_the_same_capture(config):
     kind, _, layer = name.partition(".")
     other = f"blocks.{layer}.hook_{kind}"
     for named in (other, f"{name}, {other}"):
-        alias = resolve([f"execution.store={config.execution.store}", f"capture.hook_points=[{named}]"], TINY)
+        alias = resolve(
+            [f"execution.store={config.execution.store}", f"capture.hook_points=[{named}]"], TINY
+        )
         steps = {step.label: step for step in plan.plan(alias, seconds=0)}
         assert steps["capture"].cached and steps["train"].cached, named
 
@@ -102,7 +124,9 @@ def test_a_plan_makes_nothing_and_times_every_stage(config, tmp_path):
     steps = plan.plan(config, seconds=9.0)
     assert sorted(Path(config.execution.store).rglob("*")) == there
     timed = {step.label: step.timing for step in steps if step.timing}
-    assert set(timed) == {step.label for step in steps if not step.cached and stage_of(step.stage).estimator}
+    assert set(timed) == {
+        step.label for step in steps if not step.cached and stage_of(step.stage).estimator
+    }
     for label, timing in timed.items():
         assert 0 < timing[0] < 3600 and all(timing[1:]), label
     rows = plan.rows(steps)
@@ -113,14 +137,20 @@ def test_a_plan_makes_nothing_and_times_every_stage(config, tmp_path):
     console = Console(record=True, width=200)
     plan.show(steps, console)
     told = console.export_text()
-    assert "Memory is beside the process itself" in told and all(f"{label}: " in told for label in timed)
+    assert "Memory is beside the process itself" in told and all(
+        f"{label}: " in told for label in timed
+    )
 
 
 def test_a_sweep_that_is_listed_stands_below_the_totals(config):
     swept = override(
         config,
         {
-            "sweep.dictionaries": {"topk": {"kind": "topk"}, "relu": {"kind": "relu"}, "basis": {"kind": "neurons"}},
+            "sweep.dictionaries": {
+                "topk": {"kind": "topk"},
+                "relu": {"kind": "relu"},
+                "basis": {"kind": "neurons"},
+            },
             "sweep.widths": [64],
             "sweep.sparsities": {"topk": [4], "relu": [5]},
             "sweep.limit": 2,
@@ -129,8 +159,12 @@ def test_a_sweep_that_is_listed_stands_below_the_totals(config):
     steps = plan.plan(swept, seconds=4.0)
     *_, total, row = plan.rows(steps)
     assert (total["label"], row["label"], row["cached"]) == ("total", "sweep", False)
-    assert row["seconds"] > 0 and row["memory"]["weights"] and row["disk_bytes"] > 6 * 4 * 2 * 64 * 64
-    assert total["seconds"] == pytest.approx(sum(step.timing[0] for step in steps[:-1] if step.timing), abs=0.1)
+    assert (
+        row["seconds"] > 0 and row["memory"]["weights"] and row["disk_bytes"] > 6 * 4 * 2 * 64 * 64
+    )
+    assert total["seconds"] == pytest.approx(
+        sum(step.timing[0] for step in steps[:-1] if step.timing), abs=0.1
+    )
     console = Console(record=True, width=1000)
     plan.show(steps, console)
     told = console.export_text()
@@ -142,14 +176,20 @@ def test_a_sweep_that_is_listed_stands_below_the_totals(config):
 
 
 def test_a_sweep_that_memory_cannot_hold_is_refused_by_the_plan(config):
-    wide = override(config, {"sweep.dictionaries": {"relu": {"kind": "relu"}}, "sweep.widths": [40_000_000]})
-    with pytest.raises(NoMemoryError, match=r"^sweep wants .* nearest that fits: sweep\.widths='\["):
+    wide = override(
+        config, {"sweep.dictionaries": {"relu": {"kind": "relu"}}, "sweep.widths": [40_000_000]}
+    )
+    with pytest.raises(
+        NoMemoryError, match=r"^sweep wants .* nearest that fits: sweep\.widths='\["
+    ):
         plan.plan(wide, seconds=0)
 
 
 def test_what_memory_cannot_hold_is_refused_and_the_advice_fits(config):
     wide = ["train.dictionary.d_sae=40000000"]
-    with pytest.raises(NoMemoryError, match=r"^train wants .* GiB of memory on this machine \(") as caught:
+    with pytest.raises(
+        NoMemoryError, match=r"^train wants .* GiB of memory on this machine \("
+    ) as caught:
         plan.plan(resolve([f"execution.store={config.execution.store}", *wide], TINY), seconds=0)
     name, value = str(caught.value).rpartition("nearest that fits: ")[2].split("=")
     assert name == "train.dictionary.d_sae"
@@ -158,14 +198,18 @@ def test_what_memory_cannot_hold_is_refused_and_the_advice_fits(config):
     assert steps["train"].estimate.memory_bytes <= device.memory_free("cpu")[1]
 
 
-def test_what_the_disk_cannot_hold_beside_what_comes_before_is_refused(config, monkeypatch, tmp_path):
+def test_what_the_disk_cannot_hold_beside_what_comes_before_is_refused(
+    config, monkeypatch, tmp_path
+):
     fresh = resolve([f"execution.store={tmp_path}", "execution.device=cpu"], TINY)
     monkeypatch.setattr(plan, "disk_free", lambda store: 64 * 2**20 + 30 * 2**20)
     with pytest.raises(
         NoSpaceError, match=r"^capture wants .* MiB of disk in .* \(activations .*there is 28"
     ) as caught:
         plan.plan(fresh, seconds=0)
-    assert "nearest that fits: capture.dtype=float16, or capture.tokens='{train: " in str(caught.value)
+    assert "nearest that fits: capture.dtype=float16, or capture.tokens='{train: " in str(
+        caught.value
+    )
     cut = str(caught.value).partition("capture.tokens='")[2].rstrip("'")
     monkeypatch.setattr(plan, "disk_free", lambda store: 2**40)
     for advice in (f"capture.tokens={cut}", "capture.dtype=float16"):
@@ -191,8 +235,21 @@ def test_the_command_line_refuses_with_status_2_and_prints_rows(config):
         return subprocess.run([*command, given], capture_output=True, text=True, check=False)
 
     refused = run("train.batch_size=900000000")
-    assert refused.returncode == 2 and refused.stderr.startswith("NoMemoryError: train wants"), refused.stderr
-    assert "nearest that fits: train.batch_size=" in refused.stderr and "Traceback" not in refused.stderr
+    assert refused.returncode == 2 and refused.stderr.startswith("NoMemoryError: train wants"), (
+        refused.stderr
+    )
+    assert (
+        "nearest that fits: train.batch_size=" in refused.stderr
+        and "Traceback" not in refused.stderr
+    )
     rows = json.loads(run("--json", "steer.concepts=[topic.kitchen]").stdout)
     assert [row["label"] for row in rows] == [*TO_MAKE, "report", "total"]
-    assert {"seconds", "memory_bytes", "disk_bytes", "cached", "key", "measured", "extrapolated"} <= set(rows[0])
+    assert {
+        "seconds",
+        "memory_bytes",
+        "disk_bytes",
+        "cached",
+        "key",
+        "measured",
+        "extrapolated",
+    } <= set(rows[0])

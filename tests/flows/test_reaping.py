@@ -1,4 +1,5 @@
-"""A run that Prefect cannot read any more keeps no command and no page from the others; dead ones are found by their locks."""
+"""A run that Prefect cannot read any more keeps no command and no page from the others; dead ones
+are found by their locks."""
 
 from __future__ import annotations
 
@@ -46,10 +47,16 @@ def unreadable(prefect: str) -> Iterator[str]:
     """A run with a parameter beyond 64 bits, as versions without bounds could make one."""
     with get_client(sync_client=True) as client:
         identity = str(client.create_flow_run(nothing, state=Running()).id)
-    body = {"flow_id": str(flow_of(identity)), "parameters": {"seed": 2**70}, "state": {"type": "RUNNING"}}
+    body = {
+        "flow_id": str(flow_of(identity)),
+        "parameters": {"seed": 2**70},
+        "state": {"type": "RUNNING"},
+    }
     found = httpx.post(f"{prefect}/api/flow_runs/", json=body, timeout=30).json()["id"]
     one = {"flow_runs": {"id": {"any_": [found]}}}
-    assert httpx.post(f"{prefect}/api/flow_runs/filter", json=one, timeout=30).status_code == 500, "it does no harm"
+    assert httpx.post(f"{prefect}/api/flow_runs/filter", json=one, timeout=30).status_code == 500, (
+        "it does no harm"
+    )
     yield found
     for run in (found, identity):
         httpx.delete(f"{prefect}/api/flow_runs/{run}", timeout=30)
@@ -60,7 +67,9 @@ def flow_of(identity: str) -> Any:
         return client.read_flow_run(uuid.UUID(identity)).flow_id
 
 
-def test_pages_list_every_run_beside_one_that_prefect_cannot_list(prefect: str, unreadable: str) -> None:
+def test_pages_list_every_run_beside_one_that_prefect_cannot_list(
+    prefect: str, unreadable: str
+) -> None:
     with pytest.raises(workflow.Unreadable):
         workflow._ask("flow_runs/filter", {"limit": 15})
     listed = {run.id: run for run in workflow.recent(200)}
@@ -83,7 +92,9 @@ def test_a_run_that_cannot_be_read_in_any_way_is_a_row_that_says_so(
 
     monkeypatch.setattr(workflow, "_ask", fail_over_it)
     listed = {run.id: run for run in workflow.recent(200)}
-    assert listed[unreadable].state_name == "Unreadable" and unreadable in listed[unreadable].message
+    assert (
+        listed[unreadable].state_name == "Unreadable" and unreadable in listed[unreadable].message
+    )
     assert [run.state_name for run in listed.values()].count("Unreadable") == 1 < len(listed)
 
 
@@ -101,7 +112,10 @@ def test_a_run_that_cannot_be_read_does_not_stop_the_reaping_of_others(
         names = reaping.reap()
     assert dead.name in names and alive.name not in names
     assert "Prefect cannot list 1 of its own flow runs" in caplog.text and unreadable in caplog.text
-    assert httpx.get(f"{prefect}/api/flow_runs/{unreadable}", timeout=30).json()["state_type"] == "CRASHED"
+    assert (
+        httpx.get(f"{prefect}/api/flow_runs/{unreadable}", timeout=30).json()["state_type"]
+        == "CRASHED"
+    )
     with get_client(sync_client=True) as client:
         assert client.read_flow_run(dead.id).state_name == "Crashed"
         assert client.read_flow_run(alive.id).state_name == "Running"
@@ -109,8 +123,11 @@ def test_a_run_that_cannot_be_read_does_not_stop_the_reaping_of_others(
             client.delete_flow_run(run.id)
 
 
-def test_a_clock_that_was_set_back_hides_no_dead_run(prefect: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its state is dated after the server's start; that its lock is there and free says that its process is gone."""
+def test_a_clock_that_was_set_back_hides_no_dead_run(
+    prefect: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its state is dated after the server's start; that its lock is there and free says that its
+    process is gone."""
     with get_client(sync_client=True) as client:
         dead, new = (client.create_flow_run(nothing, state=Running()) for _ in range(2))
     assert dead.state is not None and dead.state.timestamp < datetime.now(UTC)
@@ -134,5 +151,6 @@ def test_a_server_that_fails_over_everything_keeps_no_command_from_its_work(
     monkeypatch.setattr(reaping, "_page", fail)
     assert reaping.reap() == []
     assert (
-        "Prefect could not look for runs whose process is gone (ServiceError: the database is damaged)" in caplog.text
+        "Prefect could not look for runs whose process is gone (ServiceError: the database is "
+        "damaged)" in caplog.text
     )

@@ -1,4 +1,5 @@
-"""Several training seeds: each is an ordinary experiment, what they share is made once, and one table is over them."""
+"""Several training seeds: each is an ordinary experiment, what they share is made once, and one
+table is over them."""
 
 from __future__ import annotations
 
@@ -29,7 +30,10 @@ def test_a_seed_more_trains_that_seed_alone_and_the_first_is_found(
     config: ExperimentConfig, first: dict[str, str]
 ) -> None:
     store = Store(config.execution.store)
-    before = {stage: {artifact.key for artifact in store.artifacts(stage)} for stage in ("read", "capture", "train")}
+    before = {
+        stage: {artifact.key for artifact in store.artifacts(stage)}
+        for stage in ("read", "capture", "train")
+    }
     made = store.get(**replicate(config, [0, 1]))
     after = {stage: {artifact.key for artifact in store.artifacts(stage)} for stage in before}
     assert after["read"] == before["read"] and after["capture"] == before["capture"]

@@ -1,4 +1,5 @@
-"""The report in a terminal: what has a value, at most thirty rows, and data that is never markup."""
+"""The report in a terminal: what has a value, at most thirty rows, and data that is never
+markup."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ def report(tmp_path: Path) -> Artifact:
     """A report of many scores, absent ones and concepts whose names are markup."""
     store = Store(tmp_path / "store")
     rows = [
-        found(0.1 + 0.01 * number, unit, f"concepts_{measure}", concept_kind=kind, low=0.05, high=0.3)
+        found(
+            0.1 + 0.01 * number, unit, f"concepts_{measure}", concept_kind=kind, low=0.05, high=0.3
+        )
         for measure in ("found", "ap", "auroc")
         for unit in ("latent", "neuron", "untrained", "probe")
         for number, kind in enumerate(KINDS)
@@ -30,7 +33,12 @@ def report(tmp_path: Path) -> Artifact:
     rows += [score("sparse_probing", 0.5, k=k) for k in range(20)]
     rows += [score("fvu", None, reason="all activations of the [test] split are equal")]
     evaluate = scored(store, "evaluate", *rows)
-    about = {"low": 0.1, "high": 0.3, "baseline_name": "largest [/b] of 5", "concept_kind": "document"}
+    about = {
+        "low": 0.1,
+        "high": 0.3,
+        "baseline_name": "largest [/b] of 5",
+        "concept_kind": "document",
+    }
     single = [
         steered(0.2, "composite", concept=concept, baseline=0.5, **about)
         for concept in ("[/b] _g_", "[link=x]y[/link]", "[red]")
@@ -46,7 +54,9 @@ def printed(report: Artifact, everything: bool = False) -> str:
 
 
 def table_of(text: str) -> list[str]:
-    return [line for line in text.splitlines() if line.startswith("│") and line.split("│")[1].strip()]
+    return [
+        line for line in text.splitlines() if line.startswith("│") and line.split("│")[1].strip()
+    ]
 
 
 def test_the_terminal_shows_thirty_rows_and_all_of_them_when_asked(report: Artifact) -> None:

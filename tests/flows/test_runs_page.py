@@ -1,4 +1,5 @@
-"""The dashboards' page of runs against a real Prefect server: what is served, a refusal in words, a start, a stop."""
+"""The dashboards' page of runs against a real Prefect server: what is served, a refusal in words, a
+start, a stop."""
 
 from __future__ import annotations
 
@@ -29,7 +30,9 @@ def prefect(servers: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("LATENTFLOW_PREFECT_URL", str(PREFECT_API_URL.value()).removesuffix("/api"))
     st.cache_resource.clear()
     config = {"config": reference().model_dump(mode="json")}
-    yield str(experiment.to_deployment(name="local", parameters=config, tags=["latentflow"]).apply())
+    yield str(
+        experiment.to_deployment(name="local", parameters=config, tags=["latentflow"]).apply()
+    )
 
 
 def served() -> workflow.Deployment:
@@ -42,7 +45,9 @@ def test_a_deployment_is_read_with_its_schema_and_its_values(prefect: str) -> No
     assert deployment.id == prefect
     assert not deployment.served  # nobody serves it in this test
     known = parameters.fields(deployment.schema, deployment.parameters["config"])
-    assert known["train.dictionary.kind"].choices == tuple(sorted(known["train.dictionary.kind"].choices))
+    assert known["train.dictionary.kind"].choices == tuple(
+        sorted(known["train.dictionary.kind"].choices)
+    )
     assert known["train.dictionary.k"].form == "integer"
 
 
@@ -57,7 +62,9 @@ def test_a_deployment_is_read_with_its_schema_and_its_values(prefect: str) -> No
         ),  # in a union Prefect names the section, and its values
     ],
 )
-def test_a_wrong_value_is_refused_with_its_dotted_path(prefect: str, name: str, value: int, said: str) -> None:
+def test_a_wrong_value_is_refused_with_its_dotted_path(
+    prefect: str, name: str, value: int, said: str
+) -> None:
     deployment = served()
     config = parameters.changed(deployment.parameters["config"], {name: value})
     with pytest.raises(ServiceError, match=f"Prefect refuses.*{said}"):
@@ -76,7 +83,9 @@ def test_a_run_is_started_found_waiting_and_stopped(prefect: str) -> None:
         each.id for each in workflow.recent()
     ]
     assert (
-        workflow.tasks(identity) == [] and workflow.progress(identity) is None and workflow.report_of(identity) is None
+        workflow.tasks(identity) == []
+        and workflow.progress(identity) is None
+        and workflow.report_of(identity) is None
     )
     with get_client(sync_client=True) as client:
         held = client.read_flow_run(identity).parameters["config"]
@@ -88,12 +97,15 @@ def test_a_run_is_started_found_waiting_and_stopped(prefect: str) -> None:
 def test_a_cancel_that_prefect_rejects_says_why(prefect: str, first: dict[str, str]) -> None:
     done = next(run for run in workflow.recent(50) if run.state == "COMPLETED")
     with pytest.raises(
-        ServiceError, match="^Prefect does not cancel this run: .*(final|terminal|completed|CANCELLING)"
+        ServiceError,
+        match="^Prefect does not cancel this run: .*(final|terminal|completed|CANCELLING)",
     ):
         workflow.cancel(done.id)
 
 
-def test_the_name_of_a_run_is_no_markup(prefect: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_name_of_a_run_is_no_markup(
+    prefect: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("LATENTFLOW_STORE", str(tmp_path / "artifacts"))
     deployment = served()
     identity = workflow.start(deployment, {"config": deployment.parameters["config"]})
@@ -111,7 +123,9 @@ def test_the_name_of_a_run_is_no_markup(prefect: str, monkeypatch: pytest.Monkey
 
 
 def test_an_unknown_flow_run_is_a_sentence(prefect: str) -> None:
-    with pytest.raises(ServiceError, match="knows no flow run 00000000-0000-0000-0000-000000000000"):
+    with pytest.raises(
+        ServiceError, match="knows no flow run 00000000-0000-0000-0000-000000000000"
+    ):
         workflow.flow_run("00000000-0000-0000-0000-000000000000")
 
 
@@ -129,7 +143,8 @@ def test_the_page_fills_the_form_names_a_wrong_line_and_starts_what_it_shows(
     assert start.disabled
     app.text_area(key="more experiment").set_value("interpret.contexts.top=9").run()
     assert app.code[0].value == (
-        "latentflow experiment train.dictionary.kind=relu train.dictionary.d_sae=1024 train.seed=7 interpret.contexts.top=9"
+        "latentflow experiment train.dictionary.kind=relu train.dictionary.d_sae=1024 "
+        "train.seed=7 interpret.contexts.top=9"
     )
     next(button for button in app.button if button.label == "Start the run").click().run()
     assert not app.exception and not app.error
@@ -144,7 +159,9 @@ def test_the_page_fills_the_form_names_a_wrong_line_and_starts_what_it_shows(
 
 
 def test_a_finished_run_is_followed_to_its_report(prefect: str, first: dict[str, str]) -> None:
-    ended = [run for run in workflow.recent(50) if run.flow == "experiment" and run.state == "COMPLETED"]
+    ended = [
+        run for run in workflow.recent(50) if run.flow == "experiment" and run.state == "COMPLETED"
+    ]
     done = next(run for run in ended if workflow.report_of(run.id) == first["key"])
     assert {"read", "train", "report"} <= {stage.name for stage in workflow.tasks(done.id)}
     assert done.seconds > 0 and done.finished

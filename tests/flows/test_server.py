@@ -1,4 +1,5 @@
-"""A command line run uses its own folder's Prefect server, and no other; a newer state folder is refused in words."""
+"""A command line run uses its own folder's Prefect server, and no other; a newer state folder is
+refused in words."""
 
 from __future__ import annotations
 
@@ -55,15 +56,23 @@ def other_clone(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 @pytest.fixture
 def sleeper(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that stands for the server: only its life matters here."""
-    monkeypatch.setattr(server, "command", lambda: [sys.executable, "-c", "import time; time.sleep(60)"])
+    monkeypatch.setattr(
+        server, "command", lambda: [sys.executable, "-c", "import time; time.sleep(60)"]
+    )
 
 
-def test_another_clones_server_is_not_used_and_a_free_port_is_taken(other_clone: int, sleeper: None) -> None:
+def test_another_clones_server_is_not_used_and_a_free_port_is_taken(
+    other_clone: int, sleeper: None
+) -> None:
     assert processes.answers(f"http://127.0.0.1:{other_clone}/api/health")
     with server.prefect_server() as found:
         assert found.started
         assert found.address != f"http://127.0.0.1:{other_clone}"
-        assert os.environ["PREFECT_API_URL"] == f"{found.address}/api" == f"{environment.address('prefect')}/api"
+        assert (
+            os.environ["PREFECT_API_URL"]
+            == f"{found.address}/api"
+            == f"{environment.address('prefect')}/api"
+        )
     assert "PREFECT_API_URL" not in os.environ
 
 
@@ -83,7 +92,10 @@ def test_a_port_that_was_asked_for_and_is_taken_is_refused_with_its_holder(
 ) -> None:
     monkeypatch.setenv("LATENTFLOW_PREFECT_PORT", str(other_clone))
     with (
-        pytest.raises(ServiceError, match=rf"port {other_clone}, wanted for prefect, is held by process {os.getpid()}"),
+        pytest.raises(
+            ServiceError,
+            match=rf"port {other_clone}, wanted for prefect, is held by process {os.getpid()}",
+        ),
         server.prefect_server(),
     ):
         pass
@@ -110,14 +122,22 @@ def test_a_record_of_a_process_that_is_gone_names_nobody(state: Path) -> None:
     again = {**me, "created": me["created"] - 60, "started": me["started"] + "0", "port": 1}
     processes.write_record(state / "prefect" / "server.json", again)
     assert server.own() is None  # the pid was used again
-    processes.write_record(state / "prefect" / "server.json", {"pid": me["pid"], "created": me["created"] - 60})
+    processes.write_record(
+        state / "prefect" / "server.json", {"pid": me["pid"], "created": me["created"] - 60}
+    )
     assert server.own() is None  # as older versions wrote it
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="psutil counts from the machine's start on Linux")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="psutil counts from the machine's start on Linux"
+)
 @pytest.mark.parametrize("hours", [-1, 1, 24 * 365])
-def test_a_clock_that_was_set_does_not_hide_a_process(state: Path, hours: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    processes.write_record(state / "prefect" / "server.json", {**processes.identity(), "port": 1, "owner": "run"})
+def test_a_clock_that_was_set_does_not_hide_a_process(
+    state: Path, hours: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processes.write_record(
+        state / "prefect" / "server.json", {**processes.identity(), "port": 1, "owner": "run"}
+    )
     told = psutil._pslinux.boot_time()  # type: ignore[attr-defined]
     monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: told + 3600 * hours)  # type: ignore[attr-defined]
     moved = psutil.Process().create_time()
@@ -135,8 +155,12 @@ def test_records_go_with_a_folder_that_is_moved_and_not_with_a_copy(
     shutil.copytree(state, tmp_path / "copy")
     monkeypatch.setenv("LATENTFLOW_STATE", str(tmp_path / "copy"))
     assert server.own() is None, "a run in the copy would write into the original's database"
-    assert stack.down() == f"no stack runs on state folder {tmp_path / 'copy'}", "it would have stopped this process"
-    assert processes.read_any(tmp_path / "copy" / "versions.json"), "what names no process is as true in a copy"
+    assert stack.down() == f"no stack runs on state folder {tmp_path / 'copy'}", (
+        "it would have stopped this process"
+    )
+    assert processes.read_any(tmp_path / "copy" / "versions.json"), (
+        "what names no process is as true in a copy"
+    )
     state.rename(tmp_path / "moved")
     monkeypatch.setenv("LATENTFLOW_STATE", str(tmp_path / "moved"))
     assert server.own() is not None
@@ -154,7 +178,9 @@ with server.prefect_server():
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_a_run_that_is_ended_leaves_no_server(state: Path, number: signal.Signals) -> None:
-    with subprocess.Popen([sys.executable, "-c", RUN], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as run:
+    with subprocess.Popen(
+        [sys.executable, "-c", RUN], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
+    ) as run:
         assert run.stdout is not None and run.stdout.readline() == "ready\n"
         found = server.own()
         assert found is not None and found["owner"] == "run"
@@ -173,7 +199,10 @@ def test_down_stops_the_server_of_a_run_that_is_gone_and_spares_that_of_one_that
     with server.prefect_server():
         found = server.own()
         assert found is not None
-        assert f"uses a Prefect server of its own (runs: {os.getpid()}), which ends with it" in stack.down()
+        assert (
+            f"uses a Prefect server of its own (runs: {os.getpid()}), which ends with it"
+            in stack.down()
+        )
         assert processes.lives(found)
         (state / "prefect" / "users" / str(os.getpid())).unlink()
         assert f"the Prefect server (process {found['pid']}) that a run on" in stack.down()
@@ -187,7 +216,9 @@ def test_a_server_that_ends_at_once_is_started_a_few_times_and_its_log_is_named(
     dies = f"open({str(tries)!r}, 'a').write('x'); raise SystemExit('unable to open database file')"
     monkeypatch.setattr(server, "command", lambda: [sys.executable, "-c", dies])
     began = time.monotonic()
-    wanted = r"ended 3 times while it started \(unable to open database file\); its log is .*server\.log"
+    wanted = (
+        r"ended 3 times while it started \(unable to open database file\); its log is .*server\.log"
+    )
     with pytest.raises(ServiceError, match=wanted), server.prefect_server() as found:
         found.wait()
     assert tries.read_text() == "xxx"
@@ -199,17 +230,25 @@ def test_a_state_folder_that_no_address_can_hold_is_refused_before_anything_is_m
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LATENTFLOW_STATE", str(tmp_path / name / "state"))
-    with pytest.raises(ConfigError, match=r"has [%?#] in its path.*set LATENTFLOW_STATE"), server.prefect_server():
+    with (
+        pytest.raises(ConfigError, match=r"has [%?#] in its path.*set LATENTFLOW_STATE"),
+        server.prefect_server(),
+    ):
         pass
     with pytest.raises(ConfigError, match=r"has [%?#] in its path"):
         stack.up()
     assert not list(tmp_path.iterdir())
 
 
-def test_a_server_that_was_named_and_is_not_there_is_said_with_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_was_named_and_is_not_there_is_said_with_the_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(server, "SECONDS_FOR_ANOTHERS", 0.5)
     monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{processes.free_port()}/api")
-    with pytest.raises(ServiceError, match="PREFECT_API_URL names it"), server.prefect_server() as found:
+    with (
+        pytest.raises(ServiceError, match="PREFECT_API_URL names it"),
+        server.prefect_server() as found,
+    ):
         found.wait()
 
 
@@ -219,7 +258,8 @@ def test_a_state_folder_of_a_newer_version_is_refused(state: Path) -> None:
     server.refuse_newer_state()
     (state / "versions.json").write_text(json.dumps(written | {"prefect": "99.1"}))
     with pytest.raises(
-        ServiceError, match=r"was written by a newer version \(prefect 99\.1, here 3\..*LATENTFLOW_STATE"
+        ServiceError,
+        match=r"was written by a newer version \(prefect 99\.1, here 3\..*LATENTFLOW_STATE",
     ):
         server.refuse_newer_state()
     (state / "versions.json").write_text(json.dumps(written | {"format": 99}))

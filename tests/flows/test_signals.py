@@ -1,4 +1,5 @@
-"""A whole run on the command line that a signal ends: its server ends with it, its port is free, its run is Crashed."""
+"""A whole run on the command line that a signal ends: its server ends with it, its port is free,
+its run is Crashed."""
 
 from __future__ import annotations
 
@@ -14,7 +15,9 @@ pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.timeout(400)]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-def test_a_run_that_a_signal_ends_leaves_no_server_and_no_port(number: signal.Signals, tmp_path: Path) -> None:
+def test_a_run_that_a_signal_ends_leaves_no_server_and_no_port(
+    number: signal.Signals, tmp_path: Path
+) -> None:
     room = Room(tmp_path)
     run = room.start("experiment", "--params", str(TINY), f"execution.store={room.store}")
     try:
@@ -30,7 +33,10 @@ def test_a_run_that_a_signal_ends_leaves_no_server_and_no_port(number: signal.Si
         assert not processes.lives(server)
         assert processes.is_free(server["port"])
         status, told = room.run("down")
-        assert (status, told.strip()) == (0, f"no stack runs on state folder {room.folder / 'state'}")
+        assert (status, told.strip()) == (
+            0,
+            f"no stack runs on state folder {room.folder / 'state'}",
+        )
         assert "Traceback" not in room.text()
     finally:
         room.close()

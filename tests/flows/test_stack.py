@@ -1,4 +1,5 @@
-"""The stack binds to loopback, says nothing to anybody, refuses what is taken, and is one for each state folder."""
+"""The stack binds to loopback, says nothing to anybody, refuses what is taken, and is one for each
+state folder."""
 
 from __future__ import annotations
 
@@ -40,10 +41,14 @@ def test_telemetry_is_off_whatever_the_user_set(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_leases_are_kept_on_disk() -> None:
-    assert environment.defaults()["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"].endswith("lease_storage.filesystem")
+    assert environment.defaults()["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"].endswith(
+        "lease_storage.filesystem"
+    )
 
 
-def test_a_port_in_use_is_named_with_its_holder_and_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_in_use_is_named_with_its_holder_and_the_way_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -62,7 +67,9 @@ def test_the_live_worker_is_a_child_of_the_stack(monkeypatch: pytest.MonkeyPatch
 
 def test_a_port_that_is_no_port_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LATENTFLOW_MLFLOW_PORT", "five")
-    with pytest.raises(ConfigError, match="LATENTFLOW_MLFLOW_PORT: wanted a port from 1 to 65535, got 'five'"):
+    with pytest.raises(
+        ConfigError, match="LATENTFLOW_MLFLOW_PORT: wanted a port from 1 to 65535, got 'five'"
+    ):
         environment.port("mlflow")
 
 
@@ -71,7 +78,9 @@ def test_a_public_address_needs_leave_and_hears_of_authentication(
     state: Path, host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LATENTFLOW_HOST", "127.0.0.1")
-    with pytest.raises(ServiceError, match=r"LATENTFLOW_AUTH=name:password.*Streamlit.*needs a proxy.*--public"):
+    with pytest.raises(
+        ServiceError, match=r"LATENTFLOW_AUTH=name:password.*Streamlit.*needs a proxy.*--public"
+    ):
         stack.up(host)
     stack._refuse_host(host, public=True)
 
@@ -83,7 +92,9 @@ def test_this_machines_own_addresses_need_no_leave(host: str) -> None:
 
 def test_a_login_that_mlflow_would_refuse_is_refused_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LATENTFLOW_AUTH", "me:short")
-    with pytest.raises(ConfigError, match="name:password with a password of at least 12 characters") as refused:
+    with pytest.raises(
+        ConfigError, match="name:password with a password of at least 12 characters"
+    ) as refused:
         environment.login()
     assert "short" not in str(refused.value).replace("shorter", "")
 
@@ -95,12 +106,16 @@ def test_down_and_status_say_that_nothing_runs(state: Path) -> None:
 
 def test_what_a_killed_supervisor_left_is_stopped(state: Path) -> None:
     sleeper = "import time; time.sleep(60); print('ended by itself')"
-    child = subprocess.Popen([sys.executable, "-c", sleeper], start_new_session=True, stdout=subprocess.PIPE)
+    child = subprocess.Popen(
+        [sys.executable, "-c", sleeper], start_new_session=True, stdout=subprocess.PIPE
+    )
     gone = {**processes.identity(), "created": 1.0, "started": "another start of the machine 1"}
     left = {"mlflow": {**processes.identity(child.pid), "address": "http://127.0.0.1:1"}}
     processes.write_record(state / "stack.json", {**gone, "children": left})
     assert stack.down().endswith("had lost its supervisor; 1 processes stopped")
-    told, _ = child.communicate(timeout=5)  # its exit status may have been collected by who stopped it
+    told, _ = child.communicate(
+        timeout=5
+    )  # its exit status may have been collected by who stopped it
     assert told == b"" and not psutil.pid_exists(child.pid)
 
 
@@ -109,13 +124,18 @@ def test_a_supervisor_that_does_not_stop_is_killed_with_its_children(
 ) -> None:
     deaf = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); held = b'x' * 2**29; "
-        "print('ready', flush=True); time.sleep(60)"  # so much memory takes a moment to give back: it dies slowly
+        # so much memory takes a moment to give back: it dies slowly
+        "print('ready', flush=True); time.sleep(60)"
     )
     supervisor = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE, text=True)
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True
+    )
     assert supervisor.stdout is not None and supervisor.stdout.readline() == "ready\n"
     left = {"mlflow": processes.identity(child.pid)}
-    processes.write_record(state / "stack.json", {**processes.identity(supervisor.pid), "children": left})
+    processes.write_record(
+        state / "stack.json", {**processes.identity(supervisor.pid), "children": left}
+    )
     monkeypatch.setattr(stack, "SECONDS_TO_STOP", 0.3)
     try:
         assert stack.down().endswith("did not stop within 0.3 s and was killed")

@@ -37,8 +37,12 @@ def in_a_callback(act: Callable[[], object]) -> None:
     assert reference() is None
 
 
-@pytest.mark.parametrize(("name", "error"), [("SIGTERM", TerminationSignal), ("SIGINT", KeyboardInterrupt)])
-def test_a_signal_that_a_weak_reference_swallowed_comes_again(raising: None, name: str, error: type[BaseException]):
+@pytest.mark.parametrize(
+    ("name", "error"), [("SIGTERM", TerminationSignal), ("SIGINT", KeyboardInterrupt)]
+)
+def test_a_signal_that_a_weak_reference_swallowed_comes_again(
+    raising: None, name: str, error: type[BaseException]
+):
     began = time.monotonic()
     with stopping.heeded(), pytest.raises(error):
         in_a_callback(lambda: signal.raise_signal(signal.Signals[name]))

@@ -1,4 +1,5 @@
-"""A small sweep through Prefect on two slots: one table, nothing made twice, one more seed trains that seed alone."""
+"""A small sweep through Prefect on two slots: one table, nothing made twice, one more seed trains
+that seed alone."""
 
 from __future__ import annotations
 
@@ -25,13 +26,19 @@ def swept(config: ExperimentConfig, tmp_path_factory: pytest.TempPathFactory) ->
     """Two architectures and a baseline, two seeds, on the smallest text."""
     store = tmp_path_factory.mktemp("sweep") / "artifacts"
     changes = {
-        "sweep.dictionaries": {"relu": {"kind": "relu"}, "topk": {"kind": "topk"}, "basis": {"kind": "neurons"}},
+        "sweep.dictionaries": {
+            "relu": {"kind": "relu"},
+            "topk": {"kind": "topk"},
+            "basis": {"kind": "neurons"},
+        },
         "sweep.widths": [64],
         "sweep.sparsities": {"topk": [4, 8], "relu": [5.0]},
         "sweep.seeds": [0, 1],
         "sweep.at_l0": [6.0],
         "sweep.evaluations": ["concepts_found", "reconstruction"],
-        "execution": Execution(store=str(store), devices=["cpu:0", "cpu:1"], threads=1).model_dump(),
+        "execution": Execution(
+            store=str(store), devices=["cpu:0", "cpu:1"], threads=1
+        ).model_dump(),
         "train.tokens": 8000,
     }
     return override(config, changes)
@@ -41,7 +48,9 @@ def made(config: ExperimentConfig, stage: str) -> set[str]:
     return {artifact.key for artifact in Store(config.execution.store).artifacts(stage)}
 
 
-def test_a_sweep_ends_in_one_table_and_one_more_seed_trains_that_seed_alone(swept: ExperimentConfig, servers: None):
+def test_a_sweep_ends_in_one_table_and_one_more_seed_trains_that_seed_alone(
+    swept: ExperimentConfig, servers: None
+):
     reference = sweep(swept)
     store = Store(swept.execution.store)
     table = COMPARISON.read(store.get(**reference))
@@ -56,7 +65,12 @@ def test_a_sweep_ends_in_one_table_and_one_more_seed_trains_that_seed_alone(swep
     before = {stage: made(swept, stage) for stage in ("train", "evaluate", "gate", "capture")}
     sweep(override(swept, {"sweep.seeds": [0, 1, 2]}))
     new = {stage: made(swept, stage) - keys for stage, keys in before.items()}
-    assert {stage: len(keys) for stage, keys in new.items()} == {"train": 3, "evaluate": 3, "gate": 0, "capture": 0}
+    assert {stage: len(keys) for stage, keys in new.items()} == {
+        "train": 3,
+        "evaluate": 3,
+        "gate": 0,
+        "capture": 0,
+    }
     assert {store.get("train", key).config["seed"] for key in new["train"]} == {2}
 
 
@@ -80,8 +94,11 @@ def test_a_dictionary_that_fails_is_left_out_and_the_others_go_on(
     assert Relu.outcome is not plain and "Traceback" not in caplog.text
 
 
-def test_a_failure_that_nobody_raised_on_purpose_is_left_out_too(swept: ExperimentConfig, servers, monkeypatch, caplog):
-    """Through Prefect, whose task fails; the reason names the error and the log holds its traceback."""
+def test_a_failure_that_nobody_raised_on_purpose_is_left_out_too(
+    swept: ExperimentConfig, servers, monkeypatch, caplog
+):
+    """Through Prefect, whose task fails; the reason names the error and the log holds its
+    traceback."""
     from components.dictionary.architectures.relu import Relu
 
     def broken(self, batch, moment):
@@ -91,7 +108,10 @@ def test_a_failure_that_nobody_raised_on_purpose_is_left_out_too(swept: Experime
     reference = sweep(override(swept, {"sweep.seeds": [8]}))
     table = COMPARISON.read(Store(swept.execution.store).get(**reference))
     assert set(table["label"]) == {"topk", "basis"}
-    assert "left out of the comparison: relu-64-l1=5-seed8 (ArithmeticError: seven is not eight)" in caplog.text
+    assert (
+        "left out of the comparison: relu-64-l1=5-seed8 (ArithmeticError: seven is not eight)"
+        in caplog.text
+    )
     assert "in broken" in caplog.text
 
 
@@ -141,26 +161,36 @@ def test_an_interruption_is_no_failure_of_one_dictionary(swept: ExperimentConfig
         compare(chain)
 
 
-def test_groups_that_memory_cannot_hold_are_refused_before_training(swept: ExperimentConfig, monkeypatch):
+def test_groups_that_memory_cannot_hold_are_refused_before_training(
+    swept: ExperimentConfig, monkeypatch
+):
     config = override(swept, {"sweep.seeds": [11], "execution.devices": []})
     with Chain(config, plain=True) as chain:
         chain.artifact("capture")
         before = made(config, "train")
-        monkeypatch.setattr("components.device.memory_free", lambda name="auto": ("this machine", 10))
+        monkeypatch.setattr(
+            "components.device.memory_free", lambda name="auto": ("this machine", 10)
+        )
         with pytest.raises(NoMemoryError, match=r"^sweep wants .* of memory on this machine \("):
             compare(chain)
     assert made(config, "train") == before
 
 
-def test_lists_that_explode_are_refused_with_how_many_and_how_long(swept: ExperimentConfig, monkeypatch) -> None:
+def test_lists_that_explode_are_refused_with_how_many_and_how_long(
+    swept: ExperimentConfig, monkeypatch
+) -> None:
     """Also where they would not fit, which is said when they are wanted none the less."""
     many = override(swept, {"sweep.limit": 6})
-    with pytest.raises(ConfigError, match=r"7 dictionaries.*, about \d+ minutes of .* more than the 6 .* give --yes"):
+    with pytest.raises(
+        ConfigError,
+        match=r"7 dictionaries.*, about \d+ minutes of .* more than the 6 .* give --yes",
+    ):
         unasked(many, 7)
     with monkeypatch.context() as patch:
         patch.setattr("components.device.memory_free", lambda name="auto": ("this machine", 10))
         with pytest.raises(
-            ConfigError, match=r"7 dictionaries.*, about \d+ minutes of .* more than the 6 .* give --yes"
+            ConfigError,
+            match=r"7 dictionaries.*, about \d+ minutes of .* more than the 6 .* give --yes",
         ):
             unasked(many, 7)
     unasked(override(many, {"sweep.confirmed": True}), 7)

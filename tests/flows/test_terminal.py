@@ -20,11 +20,25 @@ C_LOCALE = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE"
 
 
 def run(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    given = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "PYTHONIOENCODING"))}
-    given |= {"PYTHONPATH": str(REPOSITORY), "LATENTFLOW_STATE": str(folder / "state"), **environment}
+    given = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("LC_", "PYTHONIOENCODING"))
+    }
+    given |= {
+        "PYTHONPATH": str(REPOSITORY),
+        "LATENTFLOW_STATE": str(folder / "state"),
+        **environment,
+    }
     command = [sys.executable, "-m", "flows", *arguments]
     return subprocess.run(
-        command, capture_output=True, cwd=folder, env=given, check=False, encoding="utf-8", errors="replace"
+        command,
+        capture_output=True,
+        cwd=folder,
+        env=given,
+        check=False,
+        encoding="utf-8",
+        errors="replace",
     )
 
 
@@ -39,11 +53,15 @@ def test_a_cell_of_a_query_is_shown_as_it_is(tmp_path: Path, text: str) -> None:
 def test_a_cell_cannot_command_the_terminal(tmp_path: Path) -> None:
     done = run("sql", "select 'a\x1b[31mred\x07\x9b2J' as x", folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", done.stdout.replace("\n", "")), done.stdout
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", done.stdout.replace("\n", "")), (
+        done.stdout
+    )
     assert r"a\x1b[31mred\x07\x9b2J" in done.stdout
 
 
-def test_every_console_of_the_flows_is_one_that_shows_text_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_console_of_the_flows_is_one_that_shows_text_as_it_is(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     for console in (terminal.console, terminal.for_tables()):
         console.print(HOSTILE, soft_wrap=True)
         assert capsys.readouterr().out == HOSTILE + "\n"
@@ -60,7 +78,8 @@ def test_every_console_of_the_flows_is_one_that_shows_text_as_it_is(capsys: pyte
 
 @pytest.mark.timeout(900)  # a whole experiment
 def test_a_locale_without_utf_8_prints_and_writes_everything(tmp_path: Path) -> None:
-    """One experiment with letters beyond ASCII in its parameters, from the first stage to the table."""
+    """One experiment with letters beyond ASCII in its parameters, from the first stage to the
+    table."""
     params = yaml.safe_load((REPOSITORY / "examples" / "tiny.yaml").read_text(encoding="utf-8"))
     params["name"] = "größer – 日本"
     written = yaml.safe_dump(params, allow_unicode=True)
@@ -89,5 +108,7 @@ def test_a_locale_without_utf_8_prints_and_writes_everything(tmp_path: Path) -> 
 
 def test_a_file_name_that_the_locale_cannot_hold_is_a_sentence(tmp_path: Path) -> None:
     done = run("read", "--plain", f"execution.store={tmp_path}/größe", folder=tmp_path, **C_LOCALE)
-    assert done.returncode == 2 and done.stderr.startswith("Locale: this locale (ascii) has no letter"), done.stderr
+    assert done.returncode == 2 and done.stderr.startswith(
+        "Locale: this locale (ascii) has no letter"
+    ), done.stderr
     assert "set LC_ALL=C.UTF-8" in " ".join(done.stderr.split())

@@ -1,4 +1,5 @@
-"""What a reviewer finds in MLflow: short headlines to sort by, charts, environment, system metrics; and no loss in an outage."""
+"""What a reviewer finds in MLflow: short headlines to sort by, charts, environment, system metrics;
+and no loss in an outage."""
 
 from __future__ import annotations
 
@@ -39,9 +40,14 @@ def runs_of(client: MlflowClient, name: str = EXPERIMENT) -> list[Run]:
 
 
 def measured_steering(report: pl.DataFrame) -> list[dict[str, Any]]:
-    """Means over all concepts, or over the one kind there is, that have a value: on a barely trained model none may pass the gate."""
-    composites = report.filter(pl.col("measure") == "composite", ~SINGLE, pl.col("value").is_not_null())
-    return composites.filter((pl.col("concept_kind") == "all") | (pl.len().over("name") == 1)).to_dicts()
+    """Means over all concepts, or over the one kind there is, that have a value: on a barely
+    trained model none may pass the gate."""
+    composites = report.filter(
+        pl.col("measure") == "composite", ~SINGLE, pl.col("value").is_not_null()
+    )
+    return composites.filter(
+        (pl.col("concept_kind") == "all") | (pl.len().over("name") == 1)
+    ).to_dicts()
 
 
 @pytest.fixture
@@ -55,12 +61,22 @@ def test_runs_can_be_sorted_by_headlines_without_opening_one(
     config: ExperimentConfig, first: dict[str, str], parent: Run
 ) -> None:
     report = REPORT.read(Store(config.execution.store).get(**first))
-    assert parent.data.metrics.keys() >= {"loss_recovered", "l0", "fvu", "concepts_found", "explanation_detection"}
+    assert parent.data.metrics.keys() >= {
+        "loss_recovered",
+        "l0",
+        "fvu",
+        "concepts_found",
+        "explanation_detection",
+    }
     methods = {f"steering_{row['subject'] or row['entry']}" for row in measured_steering(report)}
     assert {name for name in parent.data.metrics if name.startswith("steering_")} == methods
     (fvu,) = report.filter(pl.col("name") == "evaluate.fvu")["value"]
     assert parent.data.metrics["fvu"] == pytest.approx(fvu)
-    assert not [name for name in parent.data.metrics if name.startswith(("evaluate.", "interpret.", "steer."))]
+    assert not [
+        name
+        for name in parent.data.metrics
+        if name.startswith(("evaluate.", "interpret.", "steer."))
+    ]
     ordered = MlflowClient().search_runs(
         [parent.info.experiment_id], "metrics.loss_recovered > -9", order_by=["metrics.l0 ASC"]
     )
@@ -82,7 +98,11 @@ def test_a_shared_view_lists_the_experiments_with_their_headlines_as_columns(par
 
 
 def test_every_score_is_on_the_nested_report_run(first: dict[str, str], parent: Run) -> None:
-    nested = [run for run in runs_of(MlflowClient()) if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    nested = [
+        run
+        for run in runs_of(MlflowClient())
+        if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
+    ]
     (report,) = [run for run in nested if run.data.tags["stage"] == "report"]
     assert "evaluate.loss_recovered.mean_ablation" in report.data.metrics
     assert all(run.info.status == "FINISHED" for run in nested)
@@ -92,17 +112,27 @@ def test_charts_report_and_environment_are_artifacts_that_open_without_a_network
     config: ExperimentConfig, first: dict[str, str], parent: Run, tmp_path: Path
 ) -> None:
     client = MlflowClient()
-    charts = {file.path: file.file_size for file in client.list_artifacts(parent.info.run_id, "charts")}
-    wanted = {f"charts/{name}.png" for name in ("training", "densities", "concepts_found", "explanations")}
+    charts = {
+        file.path: file.file_size for file in client.list_artifacts(parent.info.run_id, "charts")
+    }
+    wanted = {
+        f"charts/{name}.png" for name in ("training", "densities", "concepts_found", "explanations")
+    }
     report = REPORT.read(Store(config.execution.store).get(**first))
     assert set(charts) == wanted | ({"charts/steering.png"} if measured_steering(report) else set())
     assert all(size > 5000 for size in charts.values())
-    assert {file.path for file in client.list_artifacts(parent.info.run_id, "report")} >= {"report/report.md"}
+    assert {file.path for file in client.list_artifacts(parent.info.run_id, "report")} >= {
+        "report/report.md"
+    }
     environment = json.loads(
-        Path(client.download_artifacts(parent.info.run_id, "environment.json", str(tmp_path))).read_text()
+        Path(
+            client.download_artifacts(parent.info.run_id, "environment.json", str(tmp_path))
+        ).read_text()
     )
     assert environment["versions"]["torch"] and environment["cores"] > 0
-    assert parent.data.tags["mlflow.source.git.commit"] == (environment["git_commit"] or "unknown").removesuffix("+")
+    assert parent.data.tags["mlflow.source.git.commit"] == (
+        environment["git_commit"] or "unknown"
+    ).removesuffix("+")
 
 
 def test_system_metrics_are_sampled_on_the_parent_run(parent: Run) -> None:
@@ -119,7 +149,9 @@ def test_the_registered_dictionary_carries_the_headlines(
     )  # of the run that came last, here of another seed
     versions = MlflowClient().search_model_versions(f"name = '{name}'")
     version = next(version for version in versions if version.tags.get("report") == first["key"])
-    assert float(version.tags["loss_recovered"]) == pytest.approx(parent.data.metrics["loss_recovered"], rel=1e-3)
+    assert float(version.tags["loss_recovered"]) == pytest.approx(
+        parent.data.metrics["loss_recovered"], rel=1e-3
+    )
     assert version.tags["report"] == first["key"]
     assert "no pickle" in version.description
 
@@ -127,10 +159,14 @@ def test_the_registered_dictionary_carries_the_headlines(
 def test_what_mlflow_missed_while_it_was_away_is_recorded_when_it_is_back(
     config: ExperimentConfig, first: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MLflow is away when the run starts and through two stages, then back: nothing is missing and nothing is twice."""
+    """MLflow is away when the run starts and through two stages, then back: nothing is missing and
+    nothing is twice."""
     store = Store(config.execution.store)
     report = store.get(**first)
-    stages = {role: store.get(**report.manifest["inputs"][role]) for role in ("train", "evaluate", "interpret")}
+    stages = {
+        role: store.get(**report.manifest["inputs"][role])
+        for role in ("train", "evaluate", "interpret")
+    }
     tracker = Tracker(config.model_copy(update={"name": "outage"}))
     away = True
     real = tracker.client.log_batch
@@ -149,8 +185,17 @@ def test_what_mlflow_missed_while_it_was_away_is_recorded_when_it_is_back(
     tracker.stage("report", report, hit=True, seconds=1.0)
     tracker.close("FINISHED")
     assert tracker.parent is not None
-    nested = [run for run in runs_of(tracker.client) if run.data.tags.get("mlflow.parentRunId") == tracker.parent]
-    assert sorted(run.data.tags["stage"] for run in nested) == ["evaluate", "interpret", "report", "train"]
+    nested = [
+        run
+        for run in runs_of(tracker.client)
+        if run.data.tags.get("mlflow.parentRunId") == tracker.parent
+    ]
+    assert sorted(run.data.tags["stage"] for run in nested) == [
+        "evaluate",
+        "interpret",
+        "report",
+        "train",
+    ]
     named = [run.info.run_id for run in runs_of(tracker.client) if run.info.run_name == "outage"]
     assert named == [tracker.parent], "an attempt that failed was taken up again, not left behind"
     run = tracker.client.get_run(tracker.parent)
@@ -158,7 +203,10 @@ def test_what_mlflow_missed_while_it_was_away_is_recorded_when_it_is_back(
 
 
 def test_a_server_that_never_answers_costs_the_numbers_only(
-    config: ExperimentConfig, first: dict[str, str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    config: ExperimentConfig,
+    first: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     tracker = Tracker(config)
 
@@ -171,10 +219,15 @@ def test_a_server_that_never_answers_costs_the_numbers_only(
     tracker.stage("report", Store(config.execution.store).get(**first), hit=True, seconds=1.0)
     tracker.close("FINISHED")
     assert time.monotonic() - started < 10
-    assert "MLflow could not record report (no connection); the artifacts in the store are complete" in caplog.text
+    assert (
+        "MLflow could not record report (no connection); the artifacts in the store are complete"
+        in caplog.text
+    )
 
 
-def test_a_name_that_mlflow_refuses_costs_no_record(config: ExperimentConfig, servers: None) -> None:
+def test_a_name_that_mlflow_refuses_costs_no_record(
+    config: ExperimentConfig, servers: None
+) -> None:
     odd = {"c++": ["a"], "c##": ["b"], "a//b": ["c"], "plain": ["d"]}
     changes = {"read.word_lists": odd, "sweep.dictionaries": {"relu (l1=2)": {"kind": "relu"}}}
     tracker = Tracker(override(config, changes))
@@ -182,7 +235,11 @@ def test_a_name_that_mlflow_refuses_costs_no_record(config: ExperimentConfig, se
     tracker.close("FINISHED")
     assert tracker.parent is not None
     run = tracker.client.get_run(tracker.parent)
-    lists = {name: value for name, value in run.data.params.items() if name.startswith("read.word_lists.")}
+    lists = {
+        name: value
+        for name, value in run.data.params.items()
+        if name.startswith("read.word_lists.")
+    }
     assert lists == {
         f"read.word_lists.{name}": str(odd[given])
         for name, given in {"c__": "c++", "c__ 2": "c##", "a__b": "a//b", "plain": "plain"}.items()
@@ -191,12 +248,17 @@ def test_a_name_that_mlflow_refuses_costs_no_record(config: ExperimentConfig, se
     assert run.data.params["train.dictionary.k"] == "8"
 
 
-def test_a_registry_that_does_not_answer_is_a_sentence_and_not_an_unknown_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registry_that_does_not_answer_is_a_sentence_and_not_an_unknown_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(f"http://127.0.0.1:{free_port()}")
     try:
-        with pytest.raises(ServiceError, match=r"which dictionary 'topk@champion' is \(.*127\.0\.0\.1.*artifact key"):
+        with pytest.raises(
+            ServiceError,
+            match=r"which dictionary 'topk@champion' is \(.*127\.0\.0\.1.*artifact key",
+        ):
             resolve_dictionary("topk@champion")
     finally:
         mlflow.set_tracking_uri(before)
@@ -209,18 +271,29 @@ def test_headlines_are_over_all_concepts_and_leave_out_what_was_not_measured() -
         score("fvu", None),
         steered(0.3, "composite", concept_kind="all"),
     ]
-    assert headlines(report_frame(*rows), MEASURES) == {"concepts_found": 0.2, "steering_add_direction": 0.3}
+    assert headlines(report_frame(*rows), MEASURES) == {
+        "concepts_found": 0.2,
+        "steering_add_direction": 0.3,
+    }
 
 
-def test_a_headline_of_the_one_kind_of_concepts_there_is_stands_for_all_and_of_one_of_several_does_not() -> None:
+def test_a_headline_of_the_one_kind_of_concepts_there_is_stands_for_all_and_of_one_of_several_does_not() -> (
+    None
+):
     row = steered(0.3, "composite", "mean_difference", 1e-5, concept_kind="document")
     assert headlines(report_frame(row), MEASURES) == {"steering_mean_difference": 0.3}
     assert headlines(report_frame(row, row | {"concept_kind": "surface"}), MEASURES) == {}
 
 
 def test_several_hook_points_and_budgets_are_headlines_and_metrics_of_their_own() -> None:
-    rows = [score("fvu", value, hook_point=place) for value, place in ((0.1, "resid_post.1"), (0.2, "resid_post.2"))]
-    rows += [steered(value, "composite", budget=budget) for value, budget in ((0.3, 0.1), (0.4, 0.1000001))]
+    rows = [
+        score("fvu", value, hook_point=place)
+        for value, place in ((0.1, "resid_post.1"), (0.2, "resid_post.2"))
+    ]
+    rows += [
+        steered(value, "composite", budget=budget)
+        for value, budget in ((0.3, 0.1), (0.4, 0.1000001))
+    ]
     assert headlines(report_frame(*rows), MEASURES) == {
         "fvu": 0.1,
         "fvu_resid_post.2": 0.2,
@@ -237,7 +310,11 @@ def test_nothing_measured_is_no_picture(draw: Any) -> None:
 
 def test_a_picture_of_explanations_shows_the_control_and_no_stratum():
     ends = {"low": 0.5, "high": 0.7}
-    rows = [explained(0.6, **ends), explained(0.6, role="control", **ends), score("dead_share", 0.6, "interpret")]
+    rows = [
+        explained(0.6, **ends),
+        explained(0.6, role="control", **ends),
+        score("dead_share", 0.6, "interpret"),
+    ]
     rows += [explained(0.6, part=part, **ends) for part in ("over_untrained", "weakest")]
     rows.append(explained(0.6, part="average_precision", role="control", **ends))
     figure = figures.explanations(SCORES.frame(rows))
@@ -263,9 +340,13 @@ def test_pictures_hold_a_mark_for_each_score_that_was_measured() -> None:
         "random_direction.kl_0.1.composite",
         "untrained.kl_1e-05.composite",
     ]
-    figure = figures.concepts(SCORES.frame([found(0.3, unit, **base) for unit in ("latent", "probe")]))
+    figure = figures.concepts(
+        SCORES.frame([found(0.3, unit, **base) for unit in ("latent", "probe")])
+    )
     assert figure is not None and len(figure.axes[0].patches) == 2
-    latents = LATENTS.frame([{"latent": n, "split": "test", "density": d} for n, d in enumerate([0, 0.01, 0.011, 1.0])])
+    latents = LATENTS.frame(
+        [{"latent": n, "split": "test", "density": d} for n, d in enumerate([0, 0.01, 0.011, 1.0])]
+    )
     figure = figures.densities(latents, "test")
     assert figure is not None and sum(bar.get_height() for bar in figure.axes[0].patches) == 3
     assert figures.densities(latents.head(1), "test") is None

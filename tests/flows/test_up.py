@@ -1,4 +1,5 @@
-"""One real stack, with a login where MLflow can ask for one, looked at from every side and then broken."""
+"""One real stack, with a login where MLflow can ask for one, looked at from every side and then
+broken."""
 
 from __future__ import annotations
 
@@ -23,13 +24,17 @@ pytestmark = [pytest.mark.flow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
-def up(config: ExperimentConfig, first: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
+def up(
+    config: ExperimentConfig, first: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Room]:
     """Its store has everything of the tiny experiment but the last stages."""
     login = {"LATENTFLOW_AUTH": ":".join(LOGIN)} if importlib.util.find_spec("flask_wtf") else {}
     bench = Bench(tmp_path_factory.mktemp("stack"), Path(config.execution.store))
     up = bench.room("up", **login)
     if login:
-        up.environment |= dict.fromkeys(("PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING"), ":".join(LOGIN))
+        up.environment |= dict.fromkeys(
+            ("PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING"), ":".join(LOGIN)
+        )
     process = up.up()
     yield up
     up.close()
@@ -45,7 +50,11 @@ def test_three_addresses_are_printed_and_every_process_is_up(up: Room) -> None:
     rows = json.loads(rows)
     assert {row["name"] for row in rows} == {child.name for child in stack.CHILDREN}
     assert {row["state"] for row in rows} == {"up"}
-    light = [row["memory_mb"] for row in rows if row["name"] in ("prefect", "mlflow", "streamlit", "serve")]
+    light = [
+        row["memory_mb"]
+        for row in rows
+        if row["name"] in ("prefect", "mlflow", "streamlit", "serve")
+    ]
     assert sum(light) < 1250
 
 
@@ -60,7 +69,9 @@ def test_authentication_is_asked_for(up: Room) -> None:
     if "LATENTFLOW_AUTH" not in up.environment:
         pytest.skip("MLflow asks for a login only with flask-wtf (pip install latentflow[auth])")
     prefect = f"http://127.0.0.1:{up.ports['prefect']}/api/flows/filter"
-    mlflow = f"http://127.0.0.1:{up.ports['mlflow']}/api/2.0/mlflow/experiments/search?max_results=1"
+    mlflow = (
+        f"http://127.0.0.1:{up.ports['mlflow']}/api/2.0/mlflow/experiments/search?max_results=1"
+    )
     assert httpx.post(prefect, json={}).status_code == 401
     assert httpx.post(prefect, json={}, auth=("reviewer", "wrong-wrong-wrong")).status_code == 401
     assert httpx.post(prefect, json={}, auth=LOGIN).status_code == 200
@@ -74,11 +85,15 @@ def test_the_slots_of_this_machine_are_reset(up: Room) -> None:
     assert {limit["active_slots"] for limit in up.api("v2/concurrency_limits/filter", {})} <= {0}
 
 
-def test_a_cancelled_run_stops_within_ten_seconds_and_leaves_complete_artifacts_only(up: Room) -> None:
+def test_a_cancelled_run_stops_within_ten_seconds_and_leaves_complete_artifacts_only(
+    up: Room,
+) -> None:
     run = up.trigger("experiment")
     up.until(evaluating(up), log="up.log")
     limits = up.api("v2/concurrency_limits/filter", {})
-    assert {limit["name"]: limit["active_slots"] for limit in limits}[slots.limit(slots.Slot("cpu:0"))] == 1
+    assert {limit["name"]: limit["active_slots"] for limit in limits}[
+        slots.limit(slots.Slot("cpu:0"))
+    ] == 1
     began = time.monotonic()
     up.api(f"flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
     ended = up.until_ended(run, 30)
@@ -92,7 +107,9 @@ def test_a_cancelled_run_stops_within_ten_seconds_and_leaves_complete_artifacts_
 def test_a_run_says_its_choices_and_leads_to_the_other_windows(up: Room) -> None:
     run = up.api("flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})[0]
     assert run["name"] == "tiny · demo · resid_post.2 · topk-128-k8"
-    assert {"model:demo", "hook_point:resid_post.2", "dictionary:topk-128-k8", "tiny"} <= set(run["tags"])
+    assert {"model:demo", "hook_point:resid_post.2", "dictionary:topk-128-k8", "tiny"} <= set(
+        run["tags"]
+    )
     wanted = {"artifacts": {"flow_run_id": {"any_": [run["id"]]}}}
     links = {found["key"]: found["data"] for found in up.api("artifacts/filter", wanted)}
     assert f"127.0.0.1:{up.ports['mlflow']}/#/experiments/" in links["mlflow"]
@@ -115,7 +132,8 @@ def test_a_stage_that_fails_is_one_sentence_in_the_terminal(up: Room) -> None:
     status, output = up.run("read", *wrong)
     assert status == 2
     assert output.strip().splitlines() == [
-        "CorpusError: read.corpus.path: wanted a file or folder, but nothing is at '/nowhere' (/nowhere)"
+        "CorpusError: read.corpus.path: wanted a file or folder, but nothing is at '/nowhere' "
+        "(/nowhere)"
     ]
 
 

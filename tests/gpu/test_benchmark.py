@@ -38,7 +38,8 @@ finally:
 
 
 def a_machine_with(names: set[str], folder: Path) -> None:
-    """A folder of links to these installed packages and no other, names in lower case with dashes."""
+    """A folder of links to these installed packages and no other, names in lower case with
+    dashes."""
     folder.mkdir()
     for distribution in importlib.metadata.distributions():
         if _plain(distribution.metadata["Name"]) not in names:
@@ -82,18 +83,23 @@ def _plain(name: str) -> str:
 
 
 def test_every_section_runs_with_the_packages_that_are_listed_and_no_other(tmp_path: Path) -> None:
-    """In less than a minute of one core; the wheels of `gpu.md` are enough, and none is listed in vain."""
+    """In less than a minute of one core; the wheels of `gpu.md` are enough, and none is listed in
+    vain."""
     a_machine_with(brought_by((*BASE, "polars")) | set(wheels()), tmp_path / "site")
     script = ["-S", "-c", RUN, str(tmp_path / "site")]
     options = ["--device", "cpu", "--small", "--seconds", "3000", "--out", str(tmp_path)]
     command = [sys.executable, *script, *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    ran = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, env=environment, check=False)
+    ran = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, env=environment, check=False
+    )
     assert ran.returncode == 0, ran.stderr[-3000:]
     results = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
     assert list(results["sections"]) == list(SECTIONS)
-    assert all(section["error"] is None and section["figures"] for section in results["sections"].values())
+    assert all(
+        section["error"] is None and section["figures"] for section in results["sections"].values()
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 60
     table = (tmp_path / "gpu.md").read_text(encoding="utf-8")
@@ -109,11 +115,24 @@ def test_budgets_fit_eight_minutes() -> None:
 
 @pytest.fixture(scope="module")
 def on_stand_in(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
-    """The sections on a device that says it is a GPU and computes here; `waits` reads what only CUDA itself records."""
+    """The sections on a device that says it is a GPU and computes here; `waits` reads what only
+    CUDA itself records."""
     folder = tmp_path_factory.mktemp("stand-in")
     sections = [name for name in SECTIONS if name != "waits"]
     with stand_in_gpu():
-        gpu.main(["--device", "cuda", "--small", "--out", str(folder), "--seconds", "3000", "--only", *sections])
+        gpu.main(
+            [
+                "--device",
+                "cuda",
+                "--small",
+                "--out",
+                str(folder),
+                "--seconds",
+                "3000",
+                "--only",
+                *sections,
+            ]
+        )
     return json.loads((folder / "gpu.json").read_text(encoding="utf-8"))["sections"]
 
 
@@ -161,7 +180,9 @@ def succeeds(bench: Bench):
     yield at_least("speed", 1234.5, 1000, "tokens/s")
 
 
-def test_a_section_that_fails_or_dawdles_is_recorded_and_the_others_go_on(tmp_path: Path, capsys) -> None:
+def test_a_section_that_fails_or_dawdles_is_recorded_and_the_others_go_on(
+    tmp_path: Path, capsys
+) -> None:
     with Planted(fails=(fails, 5), dawdles=(dawdles, 0.2), succeeds=(succeeds, 5)):
         code, results = run(tmp_path)
     assert code == 1
@@ -175,9 +196,9 @@ def test_a_section_that_fails_or_dawdles_is_recorded_and_the_others_go_on(tmp_pa
         ["before"], ["quick"], ["speed"],
     ]  # fmt: skip
     assert "| succeeds | speed | 1,234 tokens/s | at least 1000 | yes |" in capsys.readouterr().out
-    assert "| fails | ended early: ValueError: a / bar | | | **no** |" in (tmp_path / "gpu.md").read_text(
-        encoding="utf-8"
-    )
+    assert "| fails | ended early: ValueError: a / bar | | | **no** |" in (
+        tmp_path / "gpu.md"
+    ).read_text(encoding="utf-8")
 
 
 def test_all_sections_together_have_an_end_too(tmp_path: Path) -> None:
@@ -193,15 +214,22 @@ def test_figures_are_on_disk_before_their_section_ends(tmp_path: Path) -> None:
 
     def looks(bench: Bench):
         yield Figure("first", 1.0)
-        seen.append(json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["sections"]["looks"]["figures"])
+        seen.append(
+            json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["sections"]["looks"][
+                "figures"
+            ]
+        )
 
     with Planted(looks=(looks, 5)):
         run(tmp_path)
     assert [figure["what"] for figure in seen[0]] == ["first"]
 
 
-def test_where_a_failure_leaves_cuda_unusable_the_rest_runs_in_a_new_process(tmp_path: Path, monkeypatch) -> None:
-    """What a new process would be started with, taken here: it keeps the figures and does not begin again."""
+def test_where_a_failure_leaves_cuda_unusable_the_rest_runs_in_a_new_process(
+    tmp_path: Path, monkeypatch
+) -> None:
+    """What a new process would be started with, taken here: it keeps the figures and does not begin
+    again."""
     started = []
 
     class NewProcessError(Exception):
@@ -226,16 +254,22 @@ def test_where_a_failure_leaves_cuda_unusable_the_rest_runs_in_a_new_process(tmp
     ]
 
 
-def test_the_table_of_another_machine_is_taken_into_the_document(tmp_path: Path, monkeypatch) -> None:
+def test_the_table_of_another_machine_is_taken_into_the_document(
+    tmp_path: Path, monkeypatch
+) -> None:
     document = tmp_path / "performance.md"
     document.write_text(f"before\n\n{gpu.BEGIN}\nyesterday\n{gpu.END}\n\nafter\n", encoding="utf-8")
     monkeypatch.setattr(gpu, "DOCUMENT", document)
     with Planted(succeeds=(succeeds, 5)):
         run(tmp_path)
-    assert "yesterday" in document.read_text(encoding="utf-8"), "a run on the CPU changes no document"
+    assert "yesterday" in document.read_text(encoding="utf-8"), (
+        "a run on the CPU changes no document"
+    )
     assert gpu.main(["--take", str(tmp_path / "gpu.json")]) == 0
     text = document.read_text(encoding="utf-8")
-    assert text.startswith(f"before\n\n{gpu.BEGIN}\n\nOn the CPU") and text.endswith(f"{gpu.END}\n\nafter\n")
+    assert text.startswith(f"before\n\n{gpu.BEGIN}\n\nOn the CPU") and text.endswith(
+        f"{gpu.END}\n\nafter\n"
+    )
     assert "| succeeds | speed |" in text and "yesterday" not in text
     document.write_text("no marks", encoding="utf-8")
     with pytest.raises(SystemExit, match="has no place for the table"):

@@ -1,4 +1,5 @@
-"""Capture and the model on a device that is not the CPU: the CPU's numbers, and no wait in the loop."""
+"""Capture and the model on a device that is not the CPU: the CPU's numbers, and no wait in the
+loop."""
 
 from __future__ import annotations
 
@@ -46,15 +47,20 @@ def corpus(store, n=N):
 
 def captured(folder, reference, contexts, device, **changes):
     folder.mkdir()
-    config = CaptureConfig(hook_points=POINTS, splits=("train",), contexts_per_shard=8, batch_size=2, **changes)
-    for _ in make(folder, config, {"model": reference, "corpus": contexts}, Execution(device=device)):
+    config = CaptureConfig(
+        hook_points=POINTS, splits=("train",), contexts_per_shard=8, batch_size=2, **changes
+    )
+    for _ in make(
+        folder, config, {"model": reference, "corpus": contexts}, Execution(device=device)
+    ):
         pass
     return [read_shard(folder, "train", number) for number in range(2)]
 
 
 @pytest.mark.parametrize("changes", [{}, {"drop_outlier_norms": 1.5, "dtype": "float16"}])
 def test_shards_are_the_cpus(store, tmp_path, reference, changes):
-    """Activations travel through pinned memory; whoever read them before they arrived would write NaN."""
+    """Activations travel through pinned memory; whoever read them before they arrived would write
+    NaN."""
     contexts = corpus(store)
     with stand_in_gpu():
         there = captured(tmp_path / "there", reference, contexts, "cuda", **changes)
@@ -64,7 +70,8 @@ def test_shards_are_the_cpus(store, tmp_path, reference, changes):
 
 
 def test_the_loop_waits_for_no_batch(store, tmp_path, reference):
-    """Twice as many batches, and not one look more: what is looked at is the model when it is loaded."""
+    """Twice as many batches, and not one look more: what is looked at is the model when it is
+    loaded."""
     looks, queued = [], []
     for n in (N, 2 * N):
         with stand_in_gpu() as gpu:
@@ -72,7 +79,9 @@ def test_the_loop_waits_for_no_batch(store, tmp_path, reference):
             looks.append(Counter(gpu.looks))
             queued.append(gpu.queued)
     assert looks[0] == looks[1]
-    assert queued[1] - queued[0] == N // 2 * (1 + len(POINTS)), "a batch's tokens, and each hook point's activations"
+    assert queued[1] - queued[0] == N // 2 * (1 + len(POINTS)), (
+        "a batch's tokens, and each hook point's activations"
+    )
 
 
 @pytest.fixture
@@ -95,7 +104,8 @@ def test_text_is_the_cpus_under_any_strength(models, prompts, strength):
 
 
 def test_generation_asks_at_every_eighth_token_whether_all_is_said(models):
-    """Rows of one length need no mask. Where some are padded transformers looks at the mask at each token."""
+    """Rows of one length need no mask. Where some are padded transformers looks at the mask at each
+    token."""
     asked = {}
     for name, prompts in (("even", [[1, 5, 6], [1, 7, 8]]), ("padded", [[1, 5, 6], [1, 7]])):
         with stand_in_gpu() as gpu:
@@ -126,7 +136,8 @@ def test_losses_and_divergences_are_the_cpus(models):
 
 
 def test_a_mask_that_lies_on_the_device_is_not_looked_at(models):
-    """Padding on the right or the left: it is handed to the network as it is, which costs a mask and no wait."""
+    """Padding on the right or the left: it is handed to the network as it is, which costs a mask
+    and no wait."""
     here, there = models
     tokens = torch.randint(4, 30, (2, 9), generator=torch.Generator().manual_seed(0))
     left = torch.ones(2, 9, dtype=torch.long)

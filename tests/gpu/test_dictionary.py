@@ -38,12 +38,20 @@ TRAINED = [kind for kind, entry in architectures.items() if entry.learns != "not
 
 def options_of(kind):
     config = architectures[kind].config
-    return config(**{name: value for name, value in {"d_sae": D_SAE, "k": K}.items() if name in config.model_fields})
+    return config(
+        **{
+            name: value
+            for name, value in {"d_sae": D_SAE, "k": K}.items()
+            if name in config.model_fields
+        }
+    )
 
 
 def learner(options, sample, **changes):
     settings = {"tokens": BATCH * UPDATES, "batch_size": BATCH, "dead_after": 2 * BATCH} | changes
-    dictionary = untrained(options, HOOK, {HOOK: D_IN}, {HOOK: sample}, torch.Generator().manual_seed(0))
+    dictionary = untrained(
+        options, HOOK, {HOOK: D_IN}, {HOOK: sample}, torch.Generator().manual_seed(0)
+    )
     return Learner(dictionary, TrainConfig(dictionary=options, **settings))
 
 
@@ -80,7 +88,8 @@ def test_an_update_gives_the_cpus_numbers_and_waits_for_nothing(kind, precision)
 
 
 def test_a_latent_that_died_is_revived_there_too():
-    """The host hears of the longest silence some updates late, and until then lets the term be made."""
+    """The host hears of the longest silence some updates late, and until then lets the term be
+    made."""
     options = TopKConfig(d_sae=D_SAE, k=K)
     with stand_in_gpu():
         here, there = learner(options, ROWS), learner(options, ROWS.to("cuda"))
@@ -108,7 +117,8 @@ def test_the_longest_silence_is_read_after_it_has_arrived():
 
 @pytest.mark.parametrize("rows_in_window", [1, 3, 100])
 def test_a_stream_gives_the_same_batches_and_waits_for_none(store, monkeypatch, rows_in_window):
-    """Windows that hold less than a batch, more than one, all: what is left of one goes into the next."""
+    """Windows that hold less than a batch, more than one, all: what is left of one goes into the
+    next."""
     monkeypatch.setattr(streams, "BLOCK", 8)
     monkeypatch.setattr(streams, "WINDOW_BYTES", rows_in_window * 8 * 4 * D_IN)
     shards = ActivationShards(toys.activations(store, SPLITS, rows_per_shard=100))
@@ -118,7 +128,10 @@ def test_a_stream_gives_the_same_batches_and_waits_for_none(store, monkeypatch, 
         got = list(itertools.islice(batches, 40))
         assert all(isinstance(batch[HOOK], OnGpu) for batch in got)
         assert gpu.looks == [] and gpu.queued > 0
-        assert all(torch.equal(ours[HOOK].cpu(), theirs[HOOK]) for ours, theirs in zip(got, wanted, strict=True))
+        assert all(
+            torch.equal(ours[HOOK].cpu(), theirs[HOOK])
+            for ours, theirs in zip(got, wanted, strict=True)
+        )
 
 
 def test_selections_there_choose_what_they_choose_here():
@@ -133,7 +146,9 @@ def test_selections_there_choose_what_they_choose_here():
         few = few.cpu()
     assert of_row.sort().values.equal(largest(x, 5).sort().values)
     assert of_chosen.sort().values.equal(largest_of(x, chosen, 7).sort().values)
-    assert all(ours.equal(theirs) for ours, theirs in zip(of_batch, largest_of_batch(x, 40), strict=True))
+    assert all(
+        ours.equal(theirs) for ours, theirs in zip(of_batch, largest_of_batch(x, 40), strict=True)
+    )
     assert few.shape == (9, 7), "as many as were asked for: the caller masks what is not chosen"
     assert {0, 3} <= set(few[0].tolist())
 
@@ -159,10 +174,13 @@ def test_choosing_there_in_blocks_is_choosing_here(monkeypatch, at_once):
 
 
 def test_a_pursuit_that_is_done_everywhere_goes_on_without_effect():
-    """On the CPU it stops; where asking would wait it takes all its steps, and later values are zero."""
+    """On the CPU it stops; where asking would wait it takes all its steps, and later values are
+    zero."""
     x = PLANTED[:6] * 2
     options = MatchingPursuitConfig(d_sae=len(PLANTED), k=4, tolerance=1e-3)
-    dictionary = untrained(options, HOOK, {HOOK: D_IN}, {HOOK: ROWS}, torch.Generator().manual_seed(0))
+    dictionary = untrained(
+        options, HOOK, {HOOK: D_IN}, {HOOK: ROWS}, torch.Generator().manual_seed(0)
+    )
     with torch.no_grad():
         dictionary.W_dec.copy_(PLANTED)
         dictionary.b_dec.zero_()
@@ -214,7 +232,10 @@ def test_train_and_encode_give_what_the_cpu_gives(store, tmp_path, options, chan
     assert facts["fvu"] == pytest.approx(here.facts["fvu"], rel=0.02)
     assert said["l0"] == pytest.approx(codes.facts["l0"])
     for name in ("latents", "neighbours"):
-        ours, theirs = (pl.read_parquet(folder / f"{name}.parquet") for folder in (tmp_path / "codes", codes.folder))
+        ours, theirs = (
+            pl.read_parquet(folder / f"{name}.parquet")
+            for folder in (tmp_path / "codes", codes.folder)
+        )
         assert ours.select("latent").equals(theirs.select("latent"))
         column = "n_active" if name == "latents" else "cosine"
         assert ours[column].to_list() == pytest.approx(theirs[column].to_list(), abs=1e-4)
@@ -222,7 +243,9 @@ def test_train_and_encode_give_what_the_cpu_gives(store, tmp_path, options, chan
 
 def test_a_run_that_stopped_there_goes_on_there(store, tmp_path):
     activations = toys.activations(store, SPLITS, rows_per_shard=100)
-    config = TrainConfig(dictionary=TopKConfig(d_sae=48, k=3), tokens=4000, batch_size=200, checkpoint_every=4)
+    config = TrainConfig(
+        dictionary=TopKConfig(d_sae=48, k=3), tokens=4000, batch_size=200, checkpoint_every=4
+    )
     with stand_in_gpu():
         whole, broken = tmp_path / "whole", tmp_path / "broken"
         whole.mkdir()
@@ -240,7 +263,8 @@ def test_a_run_that_stopped_there_goes_on_there(store, tmp_path):
 
 
 def test_the_estimate_of_an_update_holds_on_the_device(monkeypatch):
-    """Bytes that live there on the way from a batch to the gradients, a block of pre-activations after another."""
+    """Bytes that live there on the way from a batch to the gradients, a block of pre-activations
+    after another."""
     d_in, batch = 64, 512
     options = TopKConfig(d_sae=2048, k=8)
     config = TrainConfig(dictionary=options, tokens=100 * batch, batch_size=batch)
@@ -268,7 +292,9 @@ def test_a_probe_times_the_device_it_will_run_on(store):
     activations = toys.activations(store, SPLITS, rows_per_shard=100)
     config = TrainConfig(dictionary=TopKConfig(d_sae=48, k=3), tokens=4000, batch_size=100)
     with stand_in_gpu() as gpu:
-        seconds, _ = estimate.formula(config, {"activations": activations}, Execution(device="cuda")).probe(1.0)
+        seconds, _ = estimate.formula(
+            config, {"activations": activations}, Execution(device="cuda")
+        ).probe(1.0)
         assert gpu.peak > 0
     assert seconds > 0
 

@@ -19,7 +19,9 @@ def test_tensors_of_host_and_device_do_not_mix():
     with stand_in_gpu():
         x = torch.ones(3, device="cuda")
         assert x.is_cuda and not x.is_cpu and x.device == torch.device("cuda:0")
-        assert (x + torch.tensor(1.0)).tolist() == [2.0] * 3, "a single number may come from the host"
+        assert (x + torch.tensor(1.0)).tolist() == [2.0] * 3, (
+            "a single number may come from the host"
+        )
         with pytest.raises(
             RuntimeError,
             match="Expected all tensors to be on the same device, but add got \\[3\\] on the CPU",
@@ -95,7 +97,9 @@ def test_where_auto_means_cuda_its_one_device_is_a_slot(monkeypatch):
         assert device.resolve() == torch.device("cuda")
         assert device.slots(Execution()) == [Slot("cuda:0")]
         assert device.memory_free()[0] == "cuda"
-        with pytest.raises(ConfigError, match=r"execution.device: no cuda:1 here, this machine has 1 CUDA device"):
+        with pytest.raises(
+            ConfigError, match=r"execution.device: no cuda:1 here, this machine has 1 CUDA device"
+        ):
             device.resolve("cuda:1")
 
 

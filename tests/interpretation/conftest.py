@@ -36,12 +36,27 @@ def interpreted(planted_store: Store, planted: Planted) -> Artifact:
 
 
 @pytest.fixture(scope="session")
-def offline(planted_store: Store, planted: Planted, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """Every explainer that needs no model, by two scorers; what is given are the planted phrases of the first ten latents."""
+def offline(
+    planted_store: Store, planted: Planted, tmp_path_factory: pytest.TempPathFactory
+) -> Artifact:
+    """Every explainer that needs no model, by two scorers; what is given are the planted phrases of
+    the first ten latents."""
     known = tmp_path_factory.mktemp("known") / "known.parquet"
-    phrases = [{"latent": latent, "text": phrase} for latent, phrase in planted.phrases.items() if latent < 10]
+    phrases = [
+        {"latent": latent, "text": phrase}
+        for latent, phrase in planted.phrases.items()
+        if latent < 10
+    ]
     pl.DataFrame(phrases).write_parquet(known)
-    named = ["log_odds", "logistic", "logit_lens", "concept_match", "given", "token_lookup", "constant"]
+    named = [
+        "log_odds",
+        "logistic",
+        "logit_lens",
+        "concept_match",
+        "given",
+        "token_lookup",
+        "constant",
+    ]
     config = InterpretConfig(explainers=named, scorers=["detection", "fuzzing"])
     config = override(config, {"explainer_settings.given.path": str(known)})
     return planted_store.ensure(INTERPRET, config, planted.inputs)[0]
@@ -55,8 +70,13 @@ def records(planted: Planted) -> dict[int, LatentRecord]:
 
 def records_of(planted: Planted) -> dict[int, LatentRecord]:
     """Latent -> its windows."""
-    codes, activations = CodeShards(planted.inputs["codes"]), ActivationShards(planted.inputs["activations"])
+    codes, activations = (
+        CodeShards(planted.inputs["codes"]),
+        ActivationShards(planted.inputs["activations"]),
+    )
     sample = sample_latents(tables.LATENTS.read(planted.inputs["codes"]), D_SAE, 100, 0)
     vocabulary = Vocabulary([f" {word}" for word in WORDS])
-    chosen = finished(choose(codes, cut_splits(activations, vocabulary, ContextsConfig()), sample, 0))
+    chosen = finished(
+        choose(codes, cut_splits(activations, vocabulary, ContextsConfig()), sample, 0)
+    )
     return {record.latent: record for record in chosen}

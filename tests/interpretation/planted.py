@@ -96,7 +96,9 @@ def plant(store: Store, seed: int = 0) -> Planted:
         n = int(ends[-1])
         starts = np.repeat(ends - lengths, lengths)
         token = random.choice(N_WORDS, n, p=chances)
-        for row in np.flatnonzero(random.random(n - 1) < 0.01):  # planted pairs, which chance would seldom give
+        for row in np.flatnonzero(
+            random.random(n - 1) < 0.01
+        ):  # planted pairs, which chance would seldom give
             token[row : row + 2] = 4, 5
         for row in np.flatnonzero(random.random(n - 4) < 0.01):
             token[row : row + 4 : 3] = 12, 3
@@ -104,8 +106,16 @@ def plant(store: Store, seed: int = 0) -> Planted:
         number = np.repeat(np.arange(document, document + n_documents), lengths)
         document += n_documents
         context = (number - number[0]) // 2
-        offset = np.arange(n) - np.repeat(np.flatnonzero(np.diff(context, prepend=-1)), np.bincount(context))
-        columns = {"token": token, "document": number, "position": position, "context": context, "offset": offset}
+        offset = np.arange(n) - np.repeat(
+            np.flatnonzero(np.diff(context, prepend=-1)), np.bincount(context)
+        )
+        columns = {
+            "token": token,
+            "document": number,
+            "position": position,
+            "context": context,
+            "offset": offset,
+        }
         provenance[split] = {name: torch.from_numpy(column) for name, column in columns.items()}
         codes[split] = Codes.from_dense(torch.from_numpy(rules(token, position, random)))
 
@@ -121,7 +131,13 @@ def plant(store: Store, seed: int = 0) -> Planted:
             write_codes(folder, split, 1, found.rows(half, found.n_rows))
             n_active = np.bincount(found.indices.numpy(), minlength=D_SAE)
             rows.append(
-                pl.DataFrame({"latent": np.arange(D_SAE), "n_active": n_active, "density": n_active / found.n_rows})
+                pl.DataFrame(
+                    {
+                        "latent": np.arange(D_SAE),
+                        "n_active": n_active,
+                        "density": n_active / found.n_rows,
+                    }
+                )
                 .with_columns(split=pl.lit(split))
                 .pipe(tables.LATENTS.frame)
             )
@@ -134,9 +150,16 @@ def plant(store: Store, seed: int = 0) -> Planted:
         "activations": toys.activations(store, x, provenance, rows_per_shard=5000, seed=seed),
         "codes": toys.artifact(store, "encode", write_encode, facts, seed),
     }
-    for split, found in codes.items():  # what nothing was planted in: an untrained dictionary stands for it in a chain
+    for (
+        split,
+        found,
+    ) in (
+        codes.items()
+    ):  # what nothing was planted in: an untrained dictionary stands for it in a chain
         noise = random.random((found.n_rows, D_SAE)) < 0.02
-        codes[split] = Codes.from_dense(torch.from_numpy(noise * random.uniform(1, 2, noise.shape)).float())
+        codes[split] = Codes.from_dense(
+            torch.from_numpy(noise * random.uniform(1, 2, noise.shape)).float()
+        )
     inputs["untrained"] = toys.artifact(store, "encode", write_encode, facts, seed + 1)
     tokens = {split: columns["token"].numpy() for split, columns in provenance.items()}
     documents = {split: columns["document"].numpy() for split, columns in provenance.items()}

@@ -13,31 +13,46 @@ from components.interpretation.predictors.lexical import Lexical, LexicalConfig
 from tests.interpretation.windows_of import EXPLAINER, PREDICTOR, windows_of
 
 WINDOWS = windows_of(["the old sea", "a sea here", "the sky there"], [[0, 0, 2], [0, 1, 0], []])
-SEA, LATE = np.array([[0, 0, 1], [0, 1, 0], [0, 0, 0]], bool), np.array([[0, 0, 1], [0, 0, 1], [0, 0, 1]], bool)
+SEA, LATE = (
+    np.array([[0, 0, 1], [0, 1, 0], [0, 0, 0]], bool),
+    np.array([[0, 0, 1], [0, 0, 1], [0, 0, 1]], bool),
+)
 LABELS = {"topic.place@stop": LATE, "word.sea": SEA, "everywhere": np.ones((3, 3), bool)}
 
 
-def explain(labels: dict[str, np.ndarray], longest: int = 200, least: float = 0.1, **described: str) -> Explanation:
-    explainer = ConceptMatch(ConceptMatchConfig(least=least), dataclasses.replace(EXPLAINER, longest=longest))
-    (said,) = explainer.explain([LatentEvidence(0, WINDOWS, label=lambda _: labels, described=described)])
+def explain(
+    labels: dict[str, np.ndarray], longest: int = 200, least: float = 0.1, **described: str
+) -> Explanation:
+    explainer = ConceptMatch(
+        ConceptMatchConfig(least=least), dataclasses.replace(EXPLAINER, longest=longest)
+    )
+    (said,) = explainer.explain(
+        [LatentEvidence(0, WINDOWS, label=lambda _: labels, described=described)]
+    )
     return said
 
 
 def test_the_concept_that_follows_the_activation_best_is_named() -> None:
     assert explain(LABELS) == Explanation('the concept "sea": word.sea')
-    assert explain({"topic.place@stop": LATE}) == Explanation('the concept "place": topic.place@stop')
+    assert explain({"topic.place@stop": LATE}) == Explanation(
+        'the concept "place": topic.place@stop'
+    )
 
 
 def test_its_sentence_stands_behind_it_where_that_fits() -> None:
     described = {"word.sea": "the word 'sea', wherever it stands in a story"}
-    assert explain(LABELS, **described) == Explanation(f'the concept "sea": {described["word.sea"]}')
+    assert explain(LABELS, **described) == Explanation(
+        f'the concept "sea": {described["word.sea"]}'
+    )
     assert explain(LABELS, longest=40, **described) == Explanation('the concept "sea": word.sea')
 
 
 def test_a_reader_of_words_looks_for_the_last_part_of_the_name() -> None:
     said = explain(LABELS, **{"word.sea": "one of the words that stand in a story"})
     assert said.text is not None
-    (answer,) = Lexical(LexicalConfig(), PREDICTOR).predict([Question(said.text, WINDOWS.texts)], "tokens")
+    (answer,) = Lexical(LexicalConfig(), PREDICTOR).predict(
+        [Question(said.text, WINDOWS.texts)], "tokens"
+    )
     np.testing.assert_array_equal(answer.values, SEA)
 
 
@@ -60,7 +75,9 @@ def test_where_none_follows_or_none_is_there_the_reason_says_so() -> None:
     assert explain({"everywhere": LABELS["everywhere"]}) == Explanation(
         None, f"{short} (interpret.explainer_settings.concept_match.least)"
     )
-    assert explain({}) == Explanation(None, "no labelled concept occurs in the windows of this latent")
+    assert explain({}) == Explanation(
+        None, "no labelled concept occurs in the windows of this latent"
+    )
     (said,) = ConceptMatch(ConceptMatchConfig(), EXPLAINER).explain([LatentEvidence(0, WINDOWS)])
     assert said == Explanation(None, "the corpus has no labelled concepts")
 

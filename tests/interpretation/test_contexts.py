@@ -22,7 +22,16 @@ from components.interpretation.windows import Vocabulary, Windows
 from components.store.artifact import Store
 from components.store.shards import ActivationShards, Codes, CodeShards, write_codes
 from tests import toys
-from tests.interpretation.planted import AFTER, EVERYWHERE, PHRASES, RARE, SENSE, WORDS, Planted, finished
+from tests.interpretation.planted import (
+    AFTER,
+    EVERYWHERE,
+    PHRASES,
+    RARE,
+    SENSE,
+    WORDS,
+    Planted,
+    finished,
+)
 
 VOCABULARY = Vocabulary([f" {word}" for word in WORDS])
 
@@ -37,12 +46,16 @@ def only(latent: int) -> Sample:
 
 
 def cut(lengths: list[int], **settings: int) -> Tiling:
-    """One document of each length, two in a context, with a special token between them that was not captured."""
+    """One document of each length, two in a context, with a special token between them that was not
+    captured."""
     document = np.repeat(np.arange(len(lengths)), lengths)
     position = np.concatenate([np.arange(n) for n in lengths])
     columns = {"token": np.zeros(len(document)), "document": document, "position": position}
     columns |= {"context": document // 2, "offset": position + 100 * (document % 2)}
-    provenance = {name: torch.from_numpy(np.asarray(column, dtype=np.int32)) for name, column in columns.items()}
+    provenance = {
+        name: torch.from_numpy(np.asarray(column, dtype=np.int32))
+        for name, column in columns.items()
+    }
     return Tiling.cut(provenance, Vocabulary(["a"]), "test", ContextsConfig(**settings))
 
 
@@ -53,7 +66,9 @@ def test_windows_lie_inside_documents_and_keep_to_their_lengths(lengths: list[in
     tiling = cut(lengths)
     ends = np.cumsum(lengths)
     starts = ends - lengths
-    for first, length, document, start in zip(tiling.first, tiling.length, tiling.document, tiling.start, strict=True):
+    for first, length, document, start in zip(
+        tiling.first, tiling.length, tiling.document, tiling.start, strict=True
+    ):
         assert 24 <= length <= 32
         assert starts[document] <= first and first + length <= ends[document]
         assert start == first - starts[document]
@@ -64,15 +79,23 @@ def test_windows_lie_inside_documents_and_keep_to_their_lengths(lengths: list[in
 
 def test_a_gap_in_the_captured_tokens_ends_a_window() -> None:
     position = np.array([*range(30), *range(31, 61)])  # position 30 was left out of the capture
-    columns = {"token": position, "document": 0 * position, "position": position, "context": 0 * position}
-    provenance = {name: torch.from_numpy(column) for name, column in (columns | {"offset": position}).items()}
+    columns = {
+        "token": position,
+        "document": 0 * position,
+        "position": position,
+        "context": 0 * position,
+    }
+    provenance = {
+        name: torch.from_numpy(column) for name, column in (columns | {"offset": position}).items()
+    }
     tiling = Tiling.cut(provenance, VOCABULARY, "test", ContextsConfig())
     assert tiling.start.tolist() == [0, 31]
 
 
 def test_a_split_without_room_for_a_window_says_what_to_do() -> None:
     with pytest.raises(
-        InputError, match=r"the test split \(20 tokens\) has no run of 24 tokens inside one document; lower"
+        InputError,
+        match=r"the test split \(20 tokens\) has no run of 24 tokens inside one document; lower",
     ):
         cut([10, 10])
 
@@ -84,12 +107,15 @@ def test_a_window_shorter_than_the_shortest_cannot_be_asked_for() -> None:
 
 def test_more_windows_than_can_be_drawn_cannot_be_demanded() -> None:
     with pytest.raises(
-        ConfigError, match=r"fewest \(60\) is more than the 50 windows that ten tenths of per_tenth \(5\)"
+        ConfigError,
+        match=r"fewest \(60\) is more than the 50 windows that ten tenths of per_tenth \(5\)",
     ):
         load(ContextsConfig, {"fewest": 60})
 
 
-def test_documents_of_the_three_splits_are_disjoint(records: dict[int, LatentRecord], planted: Planted) -> None:
+def test_documents_of_the_three_splits_are_disjoint(
+    records: dict[int, LatentRecord], planted: Planted
+) -> None:
     for record in records.values():
         seen = [set(windows.document.tolist()) for windows in splits(record).values()]
         assert sum(map(len, seen)) == len(set.union(*seen))
@@ -101,15 +127,22 @@ def test_a_document_in_two_splits_is_refused(planted: Planted, store: Store) -> 
     shards = ActivationShards(planted.inputs["activations"])
     provenance = {split: dict(shards.provenance(split)) for split in SPLITS}
     provenance["test"]["document"] -= 200  # now some documents of explain and calibrate come again
-    x = {split: {"resid_post.0": torch.zeros(len(columns["token"]), 1)} for split, columns in provenance.items()}
+    x = {
+        split: {"resid_post.0": torch.zeros(len(columns["token"]), 1)}
+        for split, columns in provenance.items()
+    }
     mixed = ActivationShards(toys.activations(store, x, provenance, rows_per_shard=10_000))
     codes = CodeShards(planted.inputs["codes"])
     with pytest.raises(AssertionError, match="are in both explain and test"):
         next(choose(codes, cut_splits(mixed, VOCABULARY, ContextsConfig()), only(0), 0))
 
 
-def test_text_and_activations_are_those_of_the_artifacts(records: dict[int, LatentRecord], planted: Planted) -> None:
-    dense = {split: CodeShards(planted.inputs["codes"]).codes(split).dense().numpy() for split in SPLITS}
+def test_text_and_activations_are_those_of_the_artifacts(
+    records: dict[int, LatentRecord], planted: Planted
+) -> None:
+    dense = {
+        split: CodeShards(planted.inputs["codes"]).codes(split).dense().numpy() for split in SPLITS
+    }
     for latent in (0, AFTER, EVERYWHERE):
         for split, windows in splits(records[latent]).items():
             documents = planted.documents[split]
@@ -118,12 +151,18 @@ def test_text_and_activations_are_those_of_the_artifacts(records: dict[int, Late
                 first = np.searchsorted(documents, windows.document[number]) + windows.start[number]
                 rows = slice(first, first + n)
                 assert (documents[rows] == windows.document[number]).all()
-                np.testing.assert_array_equal(windows.texts.tokens[number, :n], planted.tokens[split][rows])
-                np.testing.assert_array_equal(windows.activations[number, :n], dense[split][rows, latent])
+                np.testing.assert_array_equal(
+                    windows.texts.tokens[number, :n], planted.tokens[split][rows]
+                )
+                np.testing.assert_array_equal(
+                    windows.activations[number, :n], dense[split][rows, latent]
+                )
                 assert (windows.role[number] == "silent") == (dense[split][rows, latent].max() == 0)
 
 
-def test_as_many_silent_windows_as_active_and_of_the_same_lengths(records: dict[int, LatentRecord]) -> None:
+def test_as_many_silent_windows_as_active_and_of_the_same_lengths(
+    records: dict[int, LatentRecord],
+) -> None:
     for latent in PHRASES:
         for windows in splits(records[latent]).values():
             lengths = windows.texts.present.sum(1)
@@ -137,7 +176,9 @@ def test_the_test_split_holds_five_windows_of_each_tenth_and_the_explain_split_t
     test, explain = records[AFTER].test, records[AFTER].explain
     assert Counter(test.quantile[test.active].tolist()) == dict.fromkeys(range(TENTHS), 5)
     assert set(test.role.tolist()) == {"quantile", "silent"}
-    lowest = [test.activations[test.quantile == quantile].max(1).min() for quantile in range(TENTHS)]
+    lowest = [
+        test.activations[test.quantile == quantile].max(1).min() for quantile in range(TENTHS)
+    ]
     assert lowest == sorted(lowest, reverse=True)
     top = explain.activations[explain.role == "top"].max(1)
     assert len(top) == 20
@@ -146,14 +187,18 @@ def test_the_test_split_holds_five_windows_of_each_tenth_and_the_explain_split_t
     assert top.max() == pytest.approx(float(codes.max()), abs=0.01)
 
 
-def test_half_of_the_silent_windows_hold_the_word_the_latent_fires_on(records: dict[int, LatentRecord]) -> None:
+def test_half_of_the_silent_windows_hold_the_word_the_latent_fires_on(
+    records: dict[int, LatentRecord],
+) -> None:
     word = VOCABULARY.find(WORDS[3])  # the two-sense word: often silent
     for windows in splits(records[SENSE]).values():
         hard = windows.stratum == "same_token"
         assert hard.sum() == windows.active.sum() // 2
         assert (windows.texts.words[hard] == word).any(1).all()
         assert set(windows.stratum[windows.active].tolist()) == {""}
-    assert not (records[0].test.stratum == "same_token").any()  # a latent that fires on its word always has none
+    assert not (
+        records[0].test.stratum == "same_token"
+    ).any()  # a latent that fires on its word always has none
 
 
 def test_repeated_text_is_shown_once_over_all_splits(store: Store) -> None:
@@ -179,7 +224,9 @@ def test_repeated_text_is_shown_once_over_all_splits(store: Store) -> None:
     x = {split: {"resid_post.0": torch.zeros(60 * 28, 1)} for split in SPLITS}
     activations = ActivationShards(toys.activations(store, x, provenance, rows_per_shard=1000))
     encoded = CodeShards(toys.artifact(store, "encode", write, {"d_sae": 1}))
-    (record,) = finished(choose(encoded, cut_splits(activations, VOCABULARY, ContextsConfig()), only(0), 0))
+    (record,) = finished(
+        choose(encoded, cut_splits(activations, VOCABULARY, ContextsConfig()), only(0), 0)
+    )
     shown = np.concatenate([windows.texts.tokens[:, :28] for windows in splits(record).values()])
     assert len(shown) > 60
     assert ((shown == page).mean(1) > 0.9).sum() == 1
@@ -187,18 +234,23 @@ def test_repeated_text_is_shown_once_over_all_splits(store: Store) -> None:
 
 def test_too_few_windows_are_a_reason_and_not_a_silence(records: dict[int, LatentRecord]) -> None:
     assert records[RARE].reason == (
-        "3 active windows in the explain split, wanted at least 10 (interpret.contexts.fewest); more text there would give "
+        "3 active windows in the explain split, wanted at least 10 (interpret.contexts.fewest); "
+        "more text there would give "
         "more (read.splits.explain)"
     )
     assert records[EVERYWHERE].reason == (
-        "0 silent windows in the explain split, wanted at least 10 (interpret.contexts.fewest); shorter windows would give "
+        "0 silent windows in the explain split, wanted at least 10 (interpret.contexts.fewest); "
+        "shorter windows would give "
         "more (interpret.contexts.width and shortest)"
     )
     assert all(records[latent].reason is None for latent in PHRASES)
 
 
 def test_no_more_rows_are_read_than_allowed(planted: Planted) -> None:
-    codes, activations = CodeShards(planted.inputs["codes"]), ActivationShards(planted.inputs["activations"])
+    codes, activations = (
+        CodeShards(planted.inputs["codes"]),
+        ActivationShards(planted.inputs["activations"]),
+    )
     config = ContextsConfig(rows=6000, fewest=1)
     (record,) = finished(choose(codes, cut_splits(activations, VOCABULARY, config), only(AFTER), 0))
     for split, windows in splits(record).items():
@@ -207,7 +259,11 @@ def test_no_more_rows_are_read_than_allowed(planted: Planted) -> None:
 
 
 def statistics(n_active: list[int]) -> pl.DataFrame:
-    rows = {"latent": range(len(n_active)), "n_active": n_active, "density": [n / 1000 for n in n_active]}
+    rows = {
+        "latent": range(len(n_active)),
+        "n_active": n_active,
+        "density": [n / 1000 for n in n_active],
+    }
     return pl.DataFrame(rows).with_columns(split=pl.lit("explain"))
 
 
@@ -230,7 +286,9 @@ def test_fewer_alive_latents_than_wanted_are_all_taken() -> None:
 
 def test_the_sample_depends_on_the_seed_alone() -> None:
     frame = statistics(list(range(1, 201)))
-    first, again, other = (sample_latents(frame, 200, 20, seed).latents.tolist() for seed in (0, 0, 1))
+    first, again, other = (
+        sample_latents(frame, 200, 20, seed).latents.tolist() for seed in (0, 0, 1)
+    )
     assert first == again
     assert first != other
 
@@ -238,7 +296,9 @@ def test_the_sample_depends_on_the_seed_alone() -> None:
 def test_the_chosen_windows_stand_for_all_windows_of_the_split(
     records: dict[int, LatentRecord], planted: Planted
 ) -> None:
-    cut_into = cut_splits(ActivationShards(planted.inputs["activations"]), VOCABULARY, ContextsConfig())
+    cut_into = cut_splits(
+        ActivationShards(planted.inputs["activations"]), VOCABULARY, ContextsConfig()
+    )
     codes = CodeShards(planted.inputs["codes"])
     for split in SPLITS:
         dense, tile_of = codes.codes(split).dense().numpy(), cut_into[split].tile_of
@@ -254,13 +314,17 @@ def test_the_chosen_windows_stand_for_all_windows_of_the_split(
 def test_silent_windows_with_the_word_count_as_often_as_they_come(
     records: dict[int, LatentRecord], planted: Planted
 ) -> None:
-    whole = cut_splits(ActivationShards(planted.inputs["activations"]), VOCABULARY, ContextsConfig())["test"]
+    whole = cut_splits(
+        ActivationShards(planted.inputs["activations"]), VOCABULARY, ContextsConfig()
+    )["test"]
     dense = CodeShards(planted.inputs["codes"]).codes("test").dense().numpy()[:, SENSE]
     active = np.zeros(len(whole.first), bool)
     active[whole.tile_of[(dense > 0) & (whole.tile_of >= 0)]] = True
     really = np.zeros(len(whole.first), bool)
     really[whole.tile_of[(planted.tokens["test"] == 3) & (whole.tile_of >= 0)]] = True
-    windows = records[SENSE].test  # fires on the word in one sense only: silent windows hold it, and more were drawn
+    windows = records[
+        SENSE
+    ].test  # fires on the word in one sense only: silent windows hold it, and more were drawn
     silent = windows.part(~windows.active)
     holds = (silent.texts.words == VOCABULARY.find(WORDS[3])).any(1)
     assert silent.stands_for[holds].sum() == pytest.approx((really & ~active).sum())
@@ -270,5 +334,8 @@ def test_silent_windows_with_the_word_count_as_often_as_they_come(
 def test_part_of_the_windows_keeps_what_belongs_together(records: dict[int, LatentRecord]) -> None:
     windows = records[0].test
     some = windows.part(windows.quantile == 2)
-    assert set(some.quantile) == {2} and len(some) == len(some.texts.tokens) == len(some.activations) > 0
+    assert (
+        set(some.quantile) == {2}
+        and len(some) == len(some.texts.tokens) == len(some.activations) > 0
+    )
     assert (some.activations.max(1) > 0).all()

@@ -1,4 +1,5 @@
-"""Controls: shuffled explanations come from elsewhere in the same decile; the probe learns what there is to learn."""
+"""Controls: shuffled explanations come from elsewhere in the same decile; the probe learns what
+there is to learn."""
 
 from __future__ import annotations
 
@@ -23,14 +24,22 @@ EMPTY = windows_of(["a"], [[1.0]])
 
 
 def records_of(deciles: list[int]) -> list[LatentRecord]:
-    return [LatentRecord(latent, 0.1, decile, EMPTY, EMPTY, EMPTY) for latent, decile in enumerate(deciles)]
+    return [
+        LatentRecord(latent, 0.1, decile, EMPTY, EMPTY, EMPTY)
+        for latent, decile in enumerate(deciles)
+    ]
 
 
 def explanations_of(said: list[bool]) -> list[Explanation]:
-    return [Explanation(str(n)) if text else Explanation(None, "none") for n, text in enumerate(said)]
+    return [
+        Explanation(str(n)) if text else Explanation(None, "none") for n, text in enumerate(said)
+    ]
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=2, max_size=30), st.integers(0, 9))
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=2, max_size=30),
+    st.integers(0, 9),
+)
 def test_nobody_is_read_with_their_own_explanation(rows: list[tuple[int, bool]], seed: int) -> None:
     deciles, said = [decile for decile, _ in rows], [text for _, text in rows]
     given_to = shuffled(records_of(deciles), explanations_of(said), np.random.default_rng(seed))
@@ -59,7 +68,10 @@ def test_the_probe_finds_a_planted_rule(latent: int, records: dict[int, LatentRe
     simulation = Simulation(SimulationConfig(), SCORER)
     for scorer, least in ((detection, 0.9), (simulation, 0.75)):
         trials = scorer.trials(record, random)
-        assert scorer.score(probe.answer(trials.question(""), scorer.needs), trials, random).value > least
+        assert (
+            scorer.score(probe.answer(trials.question(""), scorer.needs), trials, random).value
+            > least
+        )
 
 
 def test_the_probe_finds_no_rule_where_there_is_none(records: dict[int, LatentRecord]) -> None:
@@ -70,7 +82,9 @@ def test_the_probe_finds_no_rule_where_there_is_none(records: dict[int, LatentRe
     assert 0.3 < scorer.score(answer, trials, np.random.default_rng(0)).value < 0.7
 
 
-def test_the_probe_takes_earlier_words_only_where_they_carry_over(records: dict[int, LatentRecord]) -> None:
+def test_the_probe_takes_earlier_words_only_where_they_carry_over(
+    records: dict[int, LatentRecord],
+) -> None:
     assert "near" not in NgramProbe.fit(records[BIGRAM]).keys
 
 
@@ -79,7 +93,9 @@ def test_the_probe_never_sees_the_test_activations(records: dict[int, LatentReco
     blind = dataclasses.replace(record.test, activations=np.zeros_like(record.test.activations))
     question = Question("", record.test.texts)
     first = NgramProbe.fit(record).answer(question, "tokens").values
-    second = NgramProbe.fit(dataclasses.replace(record, test=blind)).answer(question, "tokens").values
+    second = (
+        NgramProbe.fit(dataclasses.replace(record, test=blind)).answer(question, "tokens").values
+    )
     assert first is not None and second is not None
     np.testing.assert_array_equal(first, second)
 
@@ -89,14 +105,18 @@ def test_the_planted_phrases_are_all_in_the_sample(records: dict[int, LatentReco
 
 
 @pytest.mark.parametrize("latent", [0, AFTER, SENSE])
-def test_the_probe_is_the_ridge_regression_of_scikit_learn(latent: int, records: dict[int, LatentRecord]) -> None:
+def test_the_probe_is_the_ridge_regression_of_scikit_learn(
+    latent: int, records: dict[int, LatentRecord]
+) -> None:
     windows = records[latent].explain
     there = np.flatnonzero(windows.texts.present)
     for shapes in DESIGNS:
         weights = ridge({shape: Block.of(windows, shape) for shape in shapes}, windows)
         columns = []
         for shape in shapes:
-            token, key = incidences(windows.texts, shape)  # every token on which a condition holds, also of `near`
+            token, key = incidences(
+                windows.texts, shape
+            )  # every token on which a condition holds, also of `near`
             holds = key[:, None] == Block.of(windows, shape).keys
             columns.append(np.zeros((windows.texts.tokens.size, holds.shape[1])))
             np.add.at(columns[-1], token, holds)
@@ -104,4 +124,9 @@ def test_the_probe_is_the_ridge_regression_of_scikit_learn(latent: int, records:
         exact = Ridge(alpha=1.0, solver="cholesky").fit(design, windows.activations.ravel()[there])
         found = design @ np.concatenate([weights[shape] for shape in shapes])
         assert np.corrcoef(found, design @ exact.coef_)[0, 1] > 0.9999
-        assert np.abs(found - found.mean() - design @ exact.coef_ + (design @ exact.coef_).mean()).max() < 0.02
+        assert (
+            np.abs(
+                found - found.mean() - design @ exact.coef_ + (design @ exact.coef_).mean()
+            ).max()
+            < 0.02
+        )

@@ -25,7 +25,9 @@ def windows(active: list[bool]) -> Windows:
 
 def score(values: list[float], active: list[bool]) -> LatentScore:
     trials = trials_of(DETECTION, windows(active))
-    return DETECTION.score(Answer(np.array(values, dtype=np.float64)), trials, np.random.default_rng(0))
+    return DETECTION.score(
+        Answer(np.array(values, dtype=np.float64)), trials, np.random.default_rng(0)
+    )
 
 
 @pytest.mark.parametrize(
@@ -51,7 +53,9 @@ def test_auroc_is_the_one_worked_out_by_hand(values: list[float], expected: floa
         lambda rows: 0 < sum(b for _, b in rows) < len(rows)
     )
 )
-def test_auroc_equals_that_of_statistics_and_lies_in_its_interval(rows: list[tuple[int, bool]]) -> None:
+def test_auroc_equals_that_of_statistics_and_lies_in_its_interval(
+    rows: list[tuple[int, bool]],
+) -> None:
     values, active = [float(v) for v, _ in rows], [a for _, a in rows]
     found = score(values, active)
     assert found.value == pytest.approx(auroc(np.array(values), np.array(active)))
@@ -75,7 +79,9 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
 
 
 def test_at_natural_density_each_window_counts_as_often_as_it_stands_for() -> None:
-    shown = dataclasses.replace(windows([True, True, False, False]), stands_for=np.array([1.0, 1.0, 8.0, 10.0]))
+    shown = dataclasses.replace(
+        windows([True, True, False, False]), stands_for=np.array([1.0, 1.0, 8.0, 10.0])
+    )
     trials = trials_of(DETECTION, shown)
 
     def natural(*values: float) -> ScorePart:
@@ -83,8 +89,14 @@ def test_at_natural_density_each_window_counts_as_often_as_it_stands_for() -> No
 
     found = natural(3.0, 1.0, 2.0, 0.0)
     assert found.chance == pytest.approx(2 / 20)
-    assert found.value == pytest.approx(0.5 * 1 + 0.5 * 2 / 10)  # precision 1 at the first, 2 of 10 at the second
-    assert score([3, 1, 2, 0], [True, True, False, False]).value == 0.75  # the balanced score hides the eight
+    assert found.value == pytest.approx(
+        0.5 * 1 + 0.5 * 2 / 10
+    )  # precision 1 at the first, 2 of 10 at the second
+    assert (
+        score([3, 1, 2, 0], [True, True, False, False]).value == 0.75
+    )  # the balanced score hides the eight
     assert natural(NAN, NAN, NAN, NAN).value == found.chance
     half = natural(3.0, NAN, NAN, 0.0)
-    assert half.value == pytest.approx(11 / 20 * 1 + 9 / 20 * 0.1)  # what has no answer stands at chance
+    assert half.value == pytest.approx(
+        11 / 20 * 1 + 9 / 20 * 0.1
+    )  # what has no answer stands at chance

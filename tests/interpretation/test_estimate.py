@@ -1,4 +1,5 @@
-"""An estimate of interpretation runs nothing that may cost: entries that do not declare themselves free are named instead."""
+"""An estimate of interpretation runs nothing that may cost: entries that do not declare themselves
+free are named instead."""
 
 from __future__ import annotations
 
@@ -11,7 +12,14 @@ import pytest
 
 from components.config import Config
 from components.device import Execution
-from components.interpretation.contract import Explainer, Predictor, Scorer, explainers, predictors, scorers
+from components.interpretation.contract import (
+    Explainer,
+    Predictor,
+    Scorer,
+    explainers,
+    predictors,
+    scorers,
+)
 from components.interpretation.explainers.log_odds import LogOdds
 from components.interpretation.interpret import InterpretConfig, formula
 from components.store.estimate import Planned
@@ -80,7 +88,11 @@ def config(**lists: list[str]) -> InterpretConfig:
                 if name in registry._entries
             }
         )
-        for role, registry in (("explainer", explainers), ("scorer", scorers), ("predictor", predictors))
+        for role, registry in (
+            ("explainer", explainers),
+            ("scorer", scorers),
+            ("predictor", predictors),
+        )
     }
     return usual.model_copy(update=lists | settings)
 
@@ -96,7 +108,9 @@ def config(**lists: list[str]) -> InterpretConfig:
          "explainer paid, scorer paid, predictor paid"),
     ],
 )  # fmt: skip
-def test_what_is_not_declared_free_is_not_run_and_is_named(lists: dict[str, list[str]], named: str) -> None:
+def test_what_is_not_declared_free_is_not_run_and_is_named(
+    lists: dict[str, list[str]], named: str
+) -> None:
     seconds, told = formula(config(**lists), INPUTS, Execution(device="cpu")).probe(2.0)
     assert seconds > 0
     assert f"without {named}, which a plan does not run" in told
@@ -104,7 +118,9 @@ def test_what_is_not_declared_free_is_not_run_and_is_named(lists: dict[str, list
 
 def test_of_what_is_free_nothing_is_left_out() -> None:
     few, more = (
-        formula(config().model_copy(update={"latents": n}), INPUTS, Execution(device="cpu")).probe(2.0)
+        formula(config().model_copy(update={"latents": n}), INPUTS, Execution(device="cpu")).probe(
+            2.0
+        )
         for n in (10, 1000)
     )
     assert np.isfinite(more[0]) and more[0] > few[0] > 0 and "without" not in more[1]

@@ -1,4 +1,5 @@
-"""What an explainer is shown beside windows: tokens that the direction promotes, and labels of the explain split alone."""
+"""What an explainer is shown beside windows: tokens that the direction promotes, and labels of the
+explain split alone."""
 
 from __future__ import annotations
 
@@ -30,11 +31,24 @@ def corpus(store: Store) -> Artifact:
     """Documents 0 and 2 of explain, 7 of test."""
 
     def write(folder: Path) -> None:
-        rows = [("late", 0, 4), ("late", 7, 0), ("late", 2, 99), ("whole", 2, None), ("elsewhere", 7, None)]
+        rows = [
+            ("late", 0, 4),
+            ("late", 7, 0),
+            ("late", 2, 99),
+            ("whole", 2, None),
+            ("elsewhere", 7, None),
+        ]
         splits = {0: "explain", 2: "explain", 7: "test"}
-        tables.DOCUMENTS.write(folder, [{"document": n, "split": split} for n, split in splits.items()])
-        labels = [{"concept": name, "document": n, "token": token, "value": 1.0} for name, n, token in rows]
-        tables.LABELS.write(folder, [*labels, {"concept": "absent", "document": 0, "token": 0, "value": 0.0}])
+        tables.DOCUMENTS.write(
+            folder, [{"document": n, "split": split} for n, split in splits.items()]
+        )
+        labels = [
+            {"concept": name, "document": n, "token": token, "value": 1.0}
+            for name, n, token in rows
+        ]
+        tables.LABELS.write(
+            folder, [*labels, {"concept": "absent", "document": 0, "token": 0, "value": 0.0}]
+        )
 
     return toys.artifact(store, "read", write, {})
 
@@ -58,7 +72,10 @@ def test_concepts_come_with_their_sentences_where_they_have_some(store: Store) -
     def write(folder: Path) -> None:
         for table in (tables.LABELS, tables.DOCUMENTS):
             (folder / table.file).write_bytes(corpus(store).path(table.file).read_bytes())
-        concepts = [{"concept": "late", "description": "a late token"}, {"concept": "whole", "description": None}]
+        concepts = [
+            {"concept": "late", "description": "a late token"},
+            {"concept": "whole", "description": None},
+        ]
         tables.CONCEPTS.write(folder, concepts)
 
     labels = CorpusLabels.found(toys.artifact(store, "read", write, {}, seed=2), "explain")
@@ -73,7 +90,9 @@ def test_evidence_is_of_latents_that_were_not_skipped_in_order(store: Store) -> 
     skipped = LatentRecord(5, 0.1, 0, WINDOWS, WINDOWS, WINDOWS, reason="too few windows")
     records = [dataclasses.replace(skipped, latent=latent, reason=None) for latent in (9, 2)]
     promoted = {"promoted": [[" sea"], None], "suppressed": [[" sky"], None]}
-    statistics = tables.LATENTS.frame(pl.DataFrame({"latent": [9, 2], "split": "explain"} | promoted))
+    statistics = tables.LATENTS.frame(
+        pl.DataFrame({"latent": [9, 2], "split": "explain"} | promoted)
+    )
     labels = CorpusLabels.found(corpus(store), "explain")
     one, other = gather([records[0], skipped, records[1]], statistics, labels)
     assert (one.latent, list(one.promoted), list(one.suppressed)) == (9, [" sea"], [" sky"])
@@ -83,7 +102,9 @@ def test_evidence_is_of_latents_that_were_not_skipped_in_order(store: Store) -> 
     assert alone.labels == {}
 
 
-def test_trials_are_drawn_once_for_each_latent_and_shared(planted: Planted, tmp_path: Path, monkeypatch) -> None:
+def test_trials_are_drawn_once_for_each_latent_and_shared(
+    planted: Planted, tmp_path: Path, monkeypatch
+) -> None:
     drawn: list[tuple[str, int]] = []
 
     def counted(draw):
@@ -99,4 +120,6 @@ def test_trials_are_drawn_once_for_each_latent_and_shared(planted: Planted, tmp_
     made, _ = Store(tmp_path).ensure(INTERPRET, InterpretConfig(latents=4), inputs)
     latents = tables.EXPLANATIONS.read(made)["latent"].to_list()
     assert set(tables.EXPLANATION_SCORES.read(made)["role"]) == {"entry", "floor", "ceiling"}
-    assert sorted(drawn) == sorted((kind, latent) for kind in ("detection", "simulation") for latent in latents)
+    assert sorted(drawn) == sorted(
+        (kind, latent) for kind in ("detection", "simulation") for latent in latents
+    )

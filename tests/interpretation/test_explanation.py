@@ -1,4 +1,5 @@
-"""Whatever a language model writes becomes an explanation or a reason, and nothing is raised on the way."""
+"""Whatever a language model writes becomes an explanation or a reason, and nothing is raised on the
+way."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ def test_anything_is_a_short_text_that_a_table_holds_or_a_reason(text: str) -> N
 
 @pytest.mark.parametrize("text", ["", " \n\t ", "\x00\x07\x1b", "\ud800", "\u200b\u200d"])
 def test_what_cannot_be_read_is_refused(text: str) -> None:
-    assert Explanation.of(text) == Explanation(None, f"nothing that can be read was written ({len(text):,} characters)")
+    assert Explanation.of(text) == Explanation(
+        None, f"nothing that can be read was written ({len(text):,} characters)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -49,6 +52,7 @@ def test_what_fits_is_kept_with_single_spaces(text: str, expected: str) -> None:
 def test_a_text_that_is_too_long_is_refused_and_never_cut(n: int, longest: int) -> None:
     assert Explanation.of("sea " * (n // 4) + "x" * (n % 4), longest) == Explanation(
         None,
-        f"it has {len('sea ' * (n // 4) + 'x' * (n % 4)) - (n % 4 == 0):,} characters, wanted at most {longest} characters "
+        f"it has {len('sea ' * (n // 4) + 'x' * (n % 4)) - (n % 4 == 0):,} characters, wanted at "
+        f"most {longest} characters "
         "(interpret.longest; 512 where it was given)",
     )

@@ -1,4 +1,5 @@
-"""Fuzzing: marks by hand, no cue of place or number left, and everybody who knows nothing at exactly one half."""
+"""Fuzzing: marks by hand, no cue of place or number left, and everybody who knows nothing at
+exactly one half."""
 
 from __future__ import annotations
 
@@ -29,10 +30,14 @@ LEXICAL = Lexical(LexicalConfig(), PREDICTOR)
 
 
 def trials(windows: Windows, scorer: Fuzzing = FUZZING) -> Trials:
-    return scorer.trials(LatentRecord(0, 0.1, 0, windows, windows, windows), np.random.default_rng(0))
+    return scorer.trials(
+        LatentRecord(0, 0.1, 0, windows, windows, windows), np.random.default_rng(0)
+    )
 
 
-def scored(records: Sequence[LatentRecord], texts: Sequence[str], by: Predictor) -> list[LatentScore]:
+def scored(
+    records: Sequence[LatentRecord], texts: Sequence[str], by: Predictor
+) -> list[LatentScore]:
     said = [Explanation(text) for text in texts]
     return finished(score("said", records, draw(FUZZING, records, 0), said, FUZZING, by, 0))
 
@@ -76,22 +81,30 @@ def test_a_token_is_marked_from_three_tenths_of_its_windows_largest_activation()
     assert (strict.marks.sum(1) == 1).all()
 
 
-def test_wrong_marks_have_the_number_and_the_places_of_the_right_ones(records: dict[int, LatentRecord]) -> None:
+def test_wrong_marks_have_the_number_and_the_places_of_the_right_ones(
+    records: dict[int, LatentRecord],
+) -> None:
     for latent in [*PHRASES, NOISE]:
         (asked,) = draw(FUZZING, [records[latent]], 0)
         marks, texts = asked.marks, asked.texts
         assert marks is not None and set(asked.strata) == {"silent", "active"}
         assert (marks <= texts.present).all() and (marks.sum(1) < texts.present.sum(1)).all()
         for mask in asked.strata.values():
-            right, wrong = (sorted(map(tuple, marks[mask & part])) for part in (asked.truth, ~asked.truth))
+            right, wrong = (
+                sorted(map(tuple, marks[mask & part])) for part in (asked.truth, ~asked.truth)
+            )
             assert right == wrong
         shown = {
-            tuple(tokens): marked for tokens, marked in zip(texts.tokens[asked.truth], marks[asked.truth], strict=True)
+            tuple(tokens): marked
+            for tokens, marked in zip(texts.tokens[asked.truth], marks[asked.truth], strict=True)
         }
         of_active = asked.strata["active"] & ~asked.truth
         for tokens, marked in zip(texts.tokens[of_active], marks[of_active], strict=True):
             assert not (shown[tuple(tokens)] & marked).any()  # other tokens of the same window
-        silent = {tuple(row) for row in records[latent].test.texts.tokens[~records[latent].test.active].tolist()}
+        silent = {
+            tuple(row)
+            for row in records[latent].test.texts.tokens[~records[latent].test.active].tolist()
+        }
         of_silent = asked.strata["silent"] & ~asked.truth
         assert {tuple(row) for row in texts.tokens[of_silent].tolist()} <= silent
 
@@ -120,7 +133,10 @@ def test_who_looks_at_marks_alone_scores_exactly_one_half(
     chosen = [records[latent] for latent in [*PHRASES, NOISE]]
     for each in scored(chosen, ["anything"] * len(chosen), Of(answer)):
         assert each.value == 0.5
-        assert {name: part.value for name, part in each.strata.items()} == {"silent": 0.5, "active": 0.5}
+        assert {name: part.value for name, part in each.strata.items()} == {
+            "silent": 0.5,
+            "active": 0.5,
+        }
 
 
 def test_the_length_of_a_window_tells_hardly_anything(records: dict[int, LatentRecord]) -> None:
@@ -130,12 +146,18 @@ def test_the_length_of_a_window_tells_hardly_anything(records: dict[int, LatentR
     assert 0.47 < np.mean(values) < 0.53
 
 
-def test_an_empty_string_and_always_yes_score_exactly_one_half(records: dict[int, LatentRecord]) -> None:
+def test_an_empty_string_and_always_yes_score_exactly_one_half(
+    records: dict[int, LatentRecord],
+) -> None:
     (asked,) = draw(FUZZING, [records[0]], 0)
     (answer,) = LEXICAL.predict([asked.question("")], "marks")
     assert answer.values is None  # nothing was read: the protocol leaves it at chance
     (told,) = scored([records[0]], ["..."], LEXICAL)
-    assert (told.value, told.n_failed, told.reason) == (0.5, told.n, "no word can be read from the explanation")
+    assert (told.value, told.n_failed, told.reason) == (
+        0.5,
+        told.n,
+        "no word can be read from the explanation",
+    )
     assert {part.value for part in told.strata.values()} == {0.5}
     everywhere = asked.question("").marked(np.ones(asked.texts.tokens.shape))
     assert FUZZING.score(Answer(everywhere), asked, None).value == 0.5
@@ -144,7 +166,9 @@ def test_an_empty_string_and_always_yes_score_exactly_one_half(records: dict[int
 def test_a_predictor_of_tokens_is_asked_for_marks_too(records: dict[int, LatentRecord]) -> None:
     chosen, texts = [records[latent] for latent in PHRASES], list(PHRASES.values())
     assert Tokens.answers("marks") and not Tokens.answers("windows") and not Of.answers("tokens")
-    assert scored(chosen, texts, Tokens(LexicalConfig(), PREDICTOR)) == scored(chosen, texts, LEXICAL)
+    assert scored(chosen, texts, Tokens(LexicalConfig(), PREDICTOR)) == scored(
+        chosen, texts, LEXICAL
+    )
 
 
 def test_where_every_place_is_the_latents_own_only_silent_windows_are_marked_wrongly() -> None:

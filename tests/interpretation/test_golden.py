@@ -1,4 +1,5 @@
-"""Numbers of the planted corpus. Where one moves on purpose, raise the version of the stage or entry beside it."""
+"""Numbers of the planted corpus. Where one moves on purpose, raise the version of the stage or
+entry beside it."""
 
 from __future__ import annotations
 
@@ -13,7 +14,14 @@ from tests.interpretation.planted import AFTER, BIGRAM, SENSE
 
 VERSIONS = {"interpret": 3, "log_odds": 1, "lexical": 1, "detection": 2, "simulation": 1}
 OFFLINE = {
-    **{"logistic": 1, "logit_lens": 1, "concept_match": 1, "given": 1, "token_lookup": 1, "constant": 1},
+    **{
+        "logistic": 1,
+        "logit_lens": 1,
+        "concept_match": 1,
+        "given": 1,
+        "token_lookup": 1,
+        "constant": 1,
+    },
     **{"fuzzing": 1, "detection": 2, "lexical": 1},
 }
 SAID = {
@@ -92,9 +100,16 @@ def test_results_move_only_with_a_version(interpreted: Artifact) -> None:
 
 def test_results_of_offline_entries_move_only_with_a_version(offline: Artifact) -> None:
     registries = (explainers, predictors, scorers)
-    versions = {name: each.version(name) for each in registries for name in each.names() if name in OFFLINE}
+    versions = {
+        name: each.version(name) for each in registries for name in each.names() if name in OFFLINE
+    }
     assert versions == OFFLINE
-    said = {(name, latent): text for latent, name, text, _ in tables.EXPLANATIONS.read(offline).iter_rows()}
+    said = {
+        (name, latent): text
+        for latent, name, text, _ in tables.EXPLANATIONS.read(offline).iter_rows()
+    }
     assert {key: said[key] for key in OFFLINE_SAID} == OFFLINE_SAID
     values = dict(SCORES.read(offline).select("name", "value").iter_rows())
-    assert {name: values[name] for name in OFFLINE_VALUES} == pytest.approx(OFFLINE_VALUES, abs=1e-3)
+    assert {name: values[name] for name in OFFLINE_VALUES} == pytest.approx(
+        OFFLINE_VALUES, abs=1e-3
+    )

@@ -24,7 +24,17 @@ from components.report.tables import SCORES
 from components.store import tables
 from components.store.artifact import Artifact, Store, key_of
 from tests import toys
-from tests.interpretation.planted import AFTER, D_SAE, EVERYWHERE, NOISE, PHRASES, RARE, SENSE, Planted, finished
+from tests.interpretation.planted import (
+    AFTER,
+    D_SAE,
+    EVERYWHERE,
+    NOISE,
+    PHRASES,
+    RARE,
+    SENSE,
+    Planted,
+    finished,
+)
 from tests.interpretation.windows_of import PREDICTOR, SCORER
 
 
@@ -32,7 +42,9 @@ def scores_of(interpreted: Artifact) -> dict[str, dict]:
     return {row["name"]: row for row in SCORES.read(interpreted).iter_rows(named=True)}
 
 
-def test_the_right_strings_detect_planted_latents_and_shuffled_strings_do_not(records: dict[int, LatentRecord]) -> None:
+def test_the_right_strings_detect_planted_latents_and_shuffled_strings_do_not(
+    records: dict[int, LatentRecord],
+) -> None:
     chosen = [records[latent] for latent in PHRASES]
     right = [Explanation(phrase) for phrase in PHRASES.values()]
     wrong = shuffled(chosen, right, np.random.default_rng(0))
@@ -40,13 +52,17 @@ def test_the_right_strings_detect_planted_latents_and_shuffled_strings_do_not(re
     trials = draw(detection, chosen, 0)
     found = finished(score("right", chosen, trials, right, detection, lexical, 0))
     for latent, each in zip(PHRASES, found, strict=True):
-        assert each.value > (0.9 if latent == SENSE else 0.95)  # the word that decides may stand before the window
+        assert each.value > (
+            0.9 if latent == SENSE else 0.95
+        )  # the word that decides may stand before the window
     floor = finished(score("wrong", chosen, trials, wrong, detection, lexical, 0))
     assert 0.45 < np.mean([each.value for each in floor]) < 0.55
 
 
 def test_the_explainer_detects_every_planted_latent(interpreted: Artifact) -> None:
-    frame = tables.EXPLANATION_SCORES.read(interpreted).filter(pl.col("latent").is_in(list(PHRASES)))
+    frame = tables.EXPLANATION_SCORES.read(interpreted).filter(
+        pl.col("latent").is_in(list(PHRASES))
+    )
     detection = frame.filter((pl.col("scorer") == "detection") & (pl.col("role") == "entry"))
     assert detection.height == len(PHRASES)
     assert detection.filter(pl.col("latent") != SENSE)["value"].min() > 0.95
@@ -64,7 +80,10 @@ def test_a_latent_of_pure_noise_is_not_detected(interpreted: Artifact) -> None:
 def test_every_score_stands_beside_its_floor_and_the_probe(interpreted: Artifact) -> None:
     found = scores_of(interpreted)
     for scorer, chance in (("detection", 0.5), ("simulation", 0.0)):
-        explained, floor = found[f"interpret.log_odds.{scorer}"], found[f"interpret.shuffled.{scorer}"]
+        explained, floor = (
+            found[f"interpret.log_odds.{scorer}"],
+            found[f"interpret.shuffled.{scorer}"],
+        )
         assert explained["baseline"] == floor["value"]
         assert explained["baseline_name"] == "shuffled explanations"
         assert (floor["baseline"], floor["baseline_name"]) == (chance, "chance")
@@ -74,7 +93,13 @@ def test_every_score_stands_beside_its_floor_and_the_probe(interpreted: Artifact
         assert over["low"] > 0.3
     for row in found.values():
         assert row["low"] <= row["value"] <= row["high"]
-        least = 0 if "detection" in row["name"] and "over" not in row["name"] else -2 if "over" in row["name"] else -1
+        least = (
+            0
+            if "detection" in row["name"] and "over" not in row["name"]
+            else -2
+            if "over" in row["name"]
+            else -1
+        )
         assert least <= row["low"] and row["high"] <= (2 if "simulation.over" in row["name"] else 1)
         assert (row["dictionary"], row["hook_point"]) == (f"planted-{D_SAE}", "resid_post.0")
         assert (row["unit_of_replication"], row["n_seeds"]) == ("latent", 1)
@@ -97,7 +122,9 @@ def test_the_control_is_drawn_explained_and_scored_alike(interpreted: Artifact) 
         assert over["value"] == pytest.approx(ours["value"] - row["value"])
         assert over["low"] > 0.2
         assert (over["n"], over["baseline"], over["reason"]) == (37, 0.0, None)
-        assert found[f"interpret.log_odds.{scorer}.random"]["baseline_name"] == "untrained dictionary"
+        assert (
+            found[f"interpret.log_odds.{scorer}.random"]["baseline_name"] == "untrained dictionary"
+        )
     assert set(theirs["role"]) == {"entry", "floor"} and set(theirs["explainer"]) == {"log_odds"}
     assert set(theirs.filter(pl.col("explanation").is_null())["value"]) <= {0.5, 0.0}
     kept = tables.CONTEXTS.read(interpreted).filter(pl.col("latent") == NOISE)
@@ -111,7 +138,8 @@ def test_a_dictionary_beside_itself_is_not_told_from_it(planted: Planted, tmp_pa
     over = found["interpret.log_odds.detection.over_untrained"]
     assert over["value"] == 0 and over["low"] < 0 < over["high"]
     assert (
-        over["reason"] == "the interval holds 0: this score does not tell the dictionary from the untrained dictionary"
+        over["reason"]
+        == "the interval holds 0: this score does not tell the dictionary from the untrained dictionary"
     )
     for stratum in ("strongest", "weakest", "random", "same_token", "macro"):
         row = found[f"interpret.log_odds.detection.{stratum}"]
@@ -125,7 +153,8 @@ def test_without_a_control_its_rows_have_a_reason(planted: Planted, tmp_path: Pa
     for name in ("interpret.untrained.detection", "interpret.log_odds.detection.over_untrained"):
         assert found[name]["value"] is None
         assert found[name]["reason"] == (
-            "no untrained dictionary was given to interpret; a run of the chain (latentflow interpret) makes one"
+            "no untrained dictionary was given to interpret; a run of the chain (latentflow "
+            "interpret) makes one"
         )
     assert found["interpret.log_odds.detection.random"]["value"] is not None
     assert found["interpret.log_odds.detection.random"]["baseline"] is None
@@ -151,24 +180,35 @@ def test_strata_stand_for_each_latent_and_their_means_in_the_scores(interpreted:
             found[f"interpret.log_odds.detection.{stratum}"],
         )
         assert (row["value"], row["n"]) == (pytest.approx(values.mean()), len(values))
-    wide = mine.filter(pl.col("latent") == AFTER).pivot("stratum", index="latent", values="value").row(0, named=True)
+    wide = (
+        mine.filter(pl.col("latent") == AFTER)
+        .pivot("stratum", index="latent", values="value")
+        .row(0, named=True)
+    )
     assert wide["macro"] == pytest.approx((wide["random"] + wide["same_token"]) / 2)
     assert wide["same_token"] > 0.9  # the word alone does not tell: `after` does
     row = found["interpret.log_odds.detection.same_token"]
     assert row["n"] < 18 and row["reason"] == f"{18 - row['n']} of 18 latents have no such window"
     natural = found["interpret.log_odds.detection.average_precision"]
-    assert natural["baseline"] == pytest.approx(mine.filter(pl.col("stratum") == "average_precision")["chance"].mean())
+    assert natural["baseline"] == pytest.approx(
+        mine.filter(pl.col("stratum") == "average_precision")["chance"].mean()
+    )
     assert natural["baseline_name"] == "chance at natural density"
 
 
 def test_skipped_latents_stay_in_the_count_at_chance(interpreted: Artifact) -> None:
     found = scores_of(interpreted)
-    assert (found["interpret.log_odds.detection"]["n"], found["interpret.log_odds.detection"]["n_failed"]) == (18, 2)
+    assert (
+        found["interpret.log_odds.detection"]["n"],
+        found["interpret.log_odds.detection"]["n_failed"],
+    ) == (18, 2)
     assert found["interpret.log_odds.detection"]["reason"] == "2 of 18 latents stand at chance"
     assert found["interpret.skipped_share"]["value"] == pytest.approx(2 / 18)
     assert found["interpret.dead_share"]["value"] == pytest.approx(1 / D_SAE)
     frame = tables.EXPLANATION_SCORES.read(interpreted)
-    mean = frame.filter((pl.col("scorer") == "detection") & (pl.col("role") == "entry"))["value"].mean()
+    mean = frame.filter((pl.col("scorer") == "detection") & (pl.col("role") == "entry"))[
+        "value"
+    ].mean()
     assert found["interpret.log_odds.detection"]["value"] == pytest.approx(mean)
     failed = frame.filter(pl.col("latent").is_in([RARE, EVERYWHERE]))
     assert set(failed.filter(pl.col("scorer") == "detection")["value"]) == {0.5}
@@ -178,7 +218,8 @@ def test_skipped_latents_stay_in_the_count_at_chance(interpreted: Artifact) -> N
     said = tables.EXPLANATIONS.read(interpreted).filter(pl.col("latent") == RARE).row(0, named=True)
     assert said["explanation"] is None
     assert said["reason"] == (
-        "3 active windows in the explain split, wanted at least 10 (interpret.contexts.fewest); more text there would give "
+        "3 active windows in the explain split, wanted at least 10 (interpret.contexts.fewest); "
+        "more text there would give "
         "more (read.splits.explain)"
     )
 
@@ -188,8 +229,14 @@ def test_the_contexts_table_holds_windows_as_text(interpreted: Artifact) -> None
     assert set(frame["split"]) == {"explain", "calibrate", "test"}
     assert frame.filter(pl.col("role") == "silent")["maximum"].max() == 0
     assert frame.filter(pl.col("role") != "silent")["maximum"].min() > 0
-    assert frame.filter(pl.col("role") == "silent")["quantile"].null_count() == (frame["role"] == "silent").sum()
-    assert frame.filter(pl.col("role") != "silent")["stratum"].null_count() == (frame["role"] != "silent").sum()
+    assert (
+        frame.filter(pl.col("role") == "silent")["quantile"].null_count()
+        == (frame["role"] == "silent").sum()
+    )
+    assert (
+        frame.filter(pl.col("role") != "silent")["stratum"].null_count()
+        == (frame["role"] != "silent").sum()
+    )
     assert (frame["tokens"].list.len() == frame["activations"].list.len()).all()
     assert (frame["activations"].list.max() == frame["maximum"]).all()
     assert frame["tokens"].list.first().str.starts_with(" ").all()
@@ -204,12 +251,16 @@ def test_facts_count_what_was_done(interpreted: Artifact) -> None:
 
 def test_the_same_inputs_give_the_same_bytes(planted: Planted, tmp_path: Path) -> None:
     config = InterpretConfig(latents=4)
-    once, again = (Store(tmp_path / name).ensure(INTERPRET, config, planted.inputs)[0] for name in ("a", "b"))
+    once, again = (
+        Store(tmp_path / name).ensure(INTERPRET, config, planted.inputs)[0] for name in ("a", "b")
+    )
     assert once.manifest["files"] == again.manifest["files"]
     assert once.key == again.key
 
 
-def test_a_dictionary_without_an_alive_latent_gives_nulls_with_a_reason(planted: Planted, tmp_path: Path) -> None:
+def test_a_dictionary_without_an_alive_latent_gives_nulls_with_a_reason(
+    planted: Planted, tmp_path: Path
+) -> None:
     def write(folder: Path) -> None:
         source = planted.inputs["codes"]
         for name in source.files:
@@ -219,18 +270,23 @@ def test_a_dictionary_without_an_alive_latent_gives_nulls_with_a_reason(planted:
 
     store = Store(tmp_path)
     dead = toys.artifact(store, "encode", write, planted.inputs["codes"].facts)
-    found = scores_of(store.ensure(INTERPRET, InterpretConfig(), {**planted.inputs, "codes": dead})[0])
+    found = scores_of(
+        store.ensure(INTERPRET, InterpretConfig(), {**planted.inputs, "codes": dead})[0]
+    )
     row = found["interpret.log_odds.detection"]
     assert (row["value"], row["n"]) == (None, 0)
     assert row["reason"] == (
-        "no latent is active on the split that they are drawn from: the dictionary is dead there (train.tokens, train.lr)"
+        "no latent is active on the split that they are drawn from: the dictionary is dead there "
+        "(train.tokens, train.lr)"
     )
     reasons = {name: row["reason"] for name, row in found.items() if row["value"] is None}
     assert all(reasons.values()) and len(reasons) > 20
     assert found["interpret.dead_share"]["value"] == 1.0
 
 
-def test_a_split_that_was_not_encoded_is_refused_with_the_setting(planted: Planted, tmp_path: Path) -> None:
+def test_a_split_that_was_not_encoded_is_refused_with_the_setting(
+    planted: Planted, tmp_path: Path
+) -> None:
     def write(folder: Path) -> None:
         source = planted.inputs["codes"]
         for name in source.files:
@@ -239,11 +295,15 @@ def test_a_split_that_was_not_encoded_is_refused_with_the_setting(planted: Plant
                 (folder / name).write_bytes(source.path(name).read_bytes())
 
     short = toys.artifact(Store(tmp_path), "encode", write, planted.inputs["codes"].facts)
-    with pytest.raises(InputError, match=r"and the codes hold no calibrate; add to encode\.splits$"):
+    with pytest.raises(
+        InputError, match=r"and the codes hold no calibrate; add to encode\.splits$"
+    ):
         Store(tmp_path).ensure(INTERPRET, InterpretConfig(), {**planted.inputs, "codes": short})
 
 
-def test_where_nothing_can_be_explained_every_row_says_why(planted: Planted, tmp_path: Path) -> None:
+def test_where_nothing_can_be_explained_every_row_says_why(
+    planted: Planted, tmp_path: Path
+) -> None:
     config = override(InterpretConfig(latents=4), {"explainer_settings.log_odds.z": 1000.0})
     found = scores_of(Store(tmp_path).ensure(INTERPRET, config, planted.inputs)[0])
     why = "the first because: no readable word stands out where it is active, with a z of at least 1000 in 2 documents "
@@ -261,14 +321,21 @@ def test_a_corpus_without_a_vocabulary_is_refused(planted: Planted, tmp_path: Pa
 
 def test_settings_are_found_by_the_name_of_the_entry(planted: Planted) -> None:
     config = override(InterpretConfig(), {"explainer_settings.log_odds.terms": 1})
-    assert key_of(INTERPRET, config, planted.inputs) != key_of(INTERPRET, InterpretConfig(), planted.inputs)
-    with pytest.raises(UnknownNameError, match=r"no parameter 'explainer_settings\.log_odds\.term'.*did you mean"):
+    assert key_of(INTERPRET, config, planted.inputs) != key_of(
+        INTERPRET, InterpretConfig(), planted.inputs
+    )
+    with pytest.raises(
+        UnknownNameError, match=r"no parameter 'explainer_settings\.log_odds\.term'.*did you mean"
+    ):
         override(InterpretConfig(), {"explainer_settings.log_odds.term": 1})
 
 
 def test_what_changes_no_result_changes_no_key(planted: Planted) -> None:
     key = key_of(INTERPRET, InterpretConfig(), planted.inputs)
-    said = {"explainer_settings": {"log_odds": {"terms": 12, "z": 2.0}}, "scorers": ["simulation", "detection"]}
+    said = {
+        "explainer_settings": {"log_odds": {"terms": 12, "z": 2.0}},
+        "scorers": ["simulation", "detection"],
+    }
     assert key_of(INTERPRET, load(InterpretConfig, said), planted.inputs) == key
     assert load(InterpretConfig, said).scorers == ["detection", "simulation"]
 
@@ -276,7 +343,10 @@ def test_what_changes_no_result_changes_no_key(planted: Planted) -> None:
 def test_settings_of_an_entry_that_is_not_listed_are_refused() -> None:
     wanted = r"settings for simulation; scorers listed: detection"
     with pytest.raises(ConfigError, match=wanted):
-        load(InterpretConfig, {"scorers": ["detection"], "scorer_settings": {"simulation": {"resamples": 9}}})
+        load(
+            InterpretConfig,
+            {"scorers": ["detection"], "scorer_settings": {"simulation": {"resamples": 9}}},
+        )
     unchanged = {"scorers": ["detection"], "scorer_settings": {"simulation": {"resamples": 200}}}
     assert load(InterpretConfig, unchanged) == InterpretConfig(scorers=["detection"])
 
@@ -308,7 +378,12 @@ def test_a_control_is_scored_beside_the_others_and_ranked_nowhere(offline: Artif
     for name in ("token_lookup", "constant"):
         for scorer in ("detection", "fuzzing"):
             row = found[f"interpret.{name}.{scorer}"]
-            assert (row["role"], row["subject"], row["entry"], row["n"]) == ("control", None, name, 18)
+            assert (row["role"], row["subject"], row["entry"], row["n"]) == (
+                "control",
+                None,
+                name,
+                18,
+            )
             assert row["baseline"] == found[f"interpret.shuffled.{name}.{scorer}"]["value"]
             assert f"interpret.{name}.{scorer}.over_floor" in found
             assert not any(f".{name}.{scorer}.over_untrained" in other for other in found)
@@ -316,8 +391,17 @@ def test_a_control_is_scored_beside_the_others_and_ranked_nowhere(offline: Artif
     assert found["interpret.constant.fuzzing"]["value"] == 0.5
     assert found["interpret.token_lookup.detection"]["value"] > 0.8
     table = tables.EXPLANATION_SCORES.read(offline)
-    roles = dict(table.filter(pl.col("role") != "floor").select("explainer", "role").unique().drop_nulls().iter_rows())
-    assert {name for name, role in roles.items() if role == "control"} == {"token_lookup", "constant"}
+    roles = dict(
+        table.filter(pl.col("role") != "floor")
+        .select("explainer", "role")
+        .unique()
+        .drop_nulls()
+        .iter_rows()
+    )
+    assert {name for name, role in roles.items() if role == "control"} == {
+        "token_lookup",
+        "constant",
+    }
     assert set(tables.CONTROL_SCORES.read(offline)["explainer"]) == {
         "log_odds",
         "logistic",
@@ -326,26 +410,35 @@ def test_a_control_is_scored_beside_the_others_and_ranked_nowhere(offline: Artif
     }
     shown = headlines(SCORES.read(offline), measures([Detection, Fuzzing]))
     short = [name for name, _, row in shown if row["role"] == "control"]
-    assert "explanation_fuzzing_token_lookup" in short  # by its name: nobody takes it for an explanation's
+    assert (
+        "explanation_fuzzing_token_lookup" in short
+    )  # by its name: nobody takes it for an explanation's
 
 
 def test_what_is_given_is_scored_like_the_others_and_of_one_dictionary(offline: Artifact) -> None:
     found = scores_of(offline)
     row = found["interpret.given.fuzzing"]
-    assert (row["role"], row["n"], row["n_failed"]) == ("entry", 18, 8)  # of 18 latents ten were given
+    assert (row["role"], row["n"], row["n_failed"]) == (
+        "entry",
+        18,
+        8,
+    )  # of 18 latents ten were given
     assert row["value"] > 0.7
     assert found["interpret.given.fuzzing.over_floor"]["low"] > 0
     for name in ("interpret.untrained.given.fuzzing", "interpret.given.fuzzing.over_untrained"):
         assert found[name]["value"] is None
         assert (
-            found[name]["reason"] == "given holds explanations of one dictionary, and none of the untrained dictionary"
+            found[name]["reason"]
+            == "given holds explanations of one dictionary, and none of the untrained dictionary"
         )
     assert found["interpret.given.detection.strongest"]["baseline"] is None
 
 
 def test_an_explainer_that_knows_nothing_gives_nulls_with_a_reason(offline: Artifact) -> None:
     said = tables.EXPLANATIONS.read(offline).filter(pl.col("latent") == 0)
-    reasons = dict(said.filter(pl.col("explanation").is_null()).select("explainer", "reason").iter_rows())
+    reasons = dict(
+        said.filter(pl.col("explanation").is_null()).select("explainer", "reason").iter_rows()
+    )
     assert reasons == {
         "concept_match": "the corpus has no labelled concepts",
         "logit_lens": "no promoted tokens: no model with logits, or a direction that is not added to its residual stream",
@@ -360,9 +453,13 @@ def test_every_stratum_of_fuzzing_stands_in_the_scores(offline: Artifact) -> Non
         assert abs(row["baseline"] - 0.5) < 0.1
 
 
-def test_other_bytes_in_the_same_file_are_another_artifact(planted: Planted, tmp_path: Path) -> None:
+def test_other_bytes_in_the_same_file_are_another_artifact(
+    planted: Planted, tmp_path: Path
+) -> None:
     path = tmp_path / "known.csv"
-    config = override(InterpretConfig(explainers=["given"]), {"explainer_settings.given.path": str(path)})
+    config = override(
+        InterpretConfig(explainers=["given"]), {"explainer_settings.given.path": str(path)}
+    )
     path.write_text("latent,text\n0,the sea\n")
     before = key_of(INTERPRET, config, planted.inputs)
     assert key_of(INTERPRET, config, planted.inputs) == before
@@ -374,16 +471,25 @@ def test_other_bytes_in_the_same_file_are_another_artifact(planted: Planted, tmp
 
 
 def test_explanations_are_as_long_as_the_setting_allows(planted: Planted, tmp_path: Path) -> None:
-    config = InterpretConfig(latents=12, explainers=["log_odds", "token_lookup", "constant"], longest=45)
+    config = InterpretConfig(
+        latents=12, explainers=["log_odds", "token_lookup", "constant"], longest=45
+    )
     config = override(config, {"explainer_settings.constant.text": "x" * 46})
     made = Store(tmp_path).ensure(INTERPRET, config, planted.inputs)[0]
     said = tables.EXPLANATIONS.read(made)
-    lengths = said.drop_nulls("explanation").group_by("explainer").agg(pl.col("explanation").str.len_chars().max())
+    lengths = (
+        said.drop_nulls("explanation")
+        .group_by("explainer")
+        .agg(pl.col("explanation").str.len_chars().max())
+    )
     assert set(lengths["explainer"]) == {"log_odds", "token_lookup"}
     assert 0 < lengths["explanation"].max() <= 45
-    of_constant = said.filter(pl.col("explainer") == "constant", ~pl.col("reason").str.contains("windows"))
+    of_constant = said.filter(
+        pl.col("explainer") == "constant", ~pl.col("reason").str.contains("windows")
+    )
     assert set(of_constant["reason"]) == {
-        "it has 46 characters, wanted at most 45 characters (interpret.longest; 512 where it was given)"
+        "it has 46 characters, wanted at most 45 characters (interpret.longest; 512 where it was "
+        "given)"
     }
     assert key_of(INTERPRET, InterpretConfig(longest=200), planted.inputs) == key_of(
         INTERPRET, InterpretConfig(), planted.inputs
@@ -391,7 +497,12 @@ def test_explanations_are_as_long_as_the_setting_allows(planted: Planted, tmp_pa
 
 
 def test_a_second_explainer_has_its_own_floor_and_its_own_control() -> None:
-    ours = {("entry", "log_odds"): 0.8, ("entry", "other"): 0.9, ("floor", "log_odds"): 0.5, ("floor", "other"): 0.6}
+    ours = {
+        ("entry", "log_odds"): 0.8,
+        ("entry", "other"): 0.9,
+        ("floor", "log_odds"): 0.5,
+        ("floor", "other"): 0.6,
+    }
     theirs = {
         ("entry", "log_odds"): 0.7,
         ("entry", "other"): 0.95,
@@ -399,7 +510,10 @@ def test_a_second_explainer_has_its_own_floor_and_its_own_control() -> None:
         ("floor", "other"): 0.65,
     }
     given = rows(scored_of(ours | {("ceiling", None): 1.0}), {"untrained": scored_of(theirs)})
-    found = {row["name"]: row for row in table("interpret", given, measures([Detection])).iter_rows(named=True)}
+    found = {
+        row["name"]: row
+        for row in table("interpret", given, measures([Detection])).iter_rows(named=True)
+    }
     assert found["interpret.other.detection"]["baseline"] == pytest.approx(0.6)
     assert found["interpret.other.detection.over_floor"]["value"] == pytest.approx(0.3)
     assert found["interpret.log_odds.detection.over_floor"]["value"] == pytest.approx(0.3)

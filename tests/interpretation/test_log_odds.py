@@ -1,11 +1,18 @@
-"""The log-odds explainer names what stands out, from explain windows alone, or says why it cannot."""
+"""The log-odds explainer names what stands out, from explain windows alone, or says why it
+cannot."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from components.interpretation.contract import LONGEST, Explanation, LatentEvidence, LatentRecord, Question
+from components.interpretation.contract import (
+    LONGEST,
+    Explanation,
+    LatentEvidence,
+    LatentRecord,
+    Question,
+)
 from components.interpretation.explainers.log_odds import LogOdds, LogOddsConfig, _z
 from components.interpretation.phrase import read
 from components.interpretation.predictors.lexical import Lexical, LexicalConfig
@@ -54,11 +61,15 @@ def test_words_that_cannot_be_shown_give_no_explanation() -> None:
 def test_words_that_do_not_follow_the_activation_are_no_explanation() -> None:
     random = np.random.default_rng(0)
     lines = [" ".join(random.choice(list("abcdef"), 20)) for _ in range(60)]
-    activations = [(random.random(20) * (random.random(20) < 0.3)).tolist() for _ in range(30)] + [[]] * 30
+    activations = [(random.random(20) * (random.random(20) < 0.3)).tolist() for _ in range(30)] + [
+        []
+    ] * 30
     found = explain(lines, activations, least=0.9)
     assert found.text is None
     assert found.reason is not None
-    assert found.reason.startswith("no words follow its activation: the best reach a correlation of 0.")
+    assert found.reason.startswith(
+        "no words follow its activation: the best reach a correlation of 0."
+    )
 
 
 def test_a_word_of_one_document_is_no_evidence() -> None:
@@ -74,7 +85,9 @@ def test_a_character_of_several_tokens_is_one_word() -> None:
     found = explain(lines, [[0, 1, 2, 3, 0]] * 10 + [[]] * 10)
     assert found.text == 'the word "日"'
     texts = windows_of(lines, [[1]] * 20).texts
-    answer = next(Lexical(LexicalConfig(), PREDICTOR).predict([Question(found.text, texts)], "tokens"))
+    answer = next(
+        Lexical(LexicalConfig(), PREDICTOR).predict([Question(found.text, texts)], "tokens")
+    )
     assert answer.values is not None
     assert (answer.values == np.array([[0, 1, 1, 1, 0]] * 10 + [[0] * 5] * 10)).all()
 
@@ -83,7 +96,13 @@ def test_what_stands_before_a_character_stands_before_all_of_it() -> None:
     texts = texts_of(["a <0xE6> <0x97> <0xA5> b"])
     names = texts.vocabulary.words
     assert [names[word] for word in texts.words[0]] == ["a", "日", "日", "日", "b"]
-    assert [names[word] if word >= 0 else None for word in texts.left[0]] == [None, "a", "a", "a", "日"]
+    assert [names[word] if word >= 0 else None for word in texts.left[0]] == [
+        None,
+        "a",
+        "a",
+        "a",
+        "日",
+    ]
 
 
 def test_a_byte_that_makes_no_character_is_not_explained() -> None:

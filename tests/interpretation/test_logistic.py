@@ -1,4 +1,5 @@
-"""The sparse regression finds words and left contexts, keeps few of them, and says why where there are none."""
+"""The sparse regression finds words and left contexts, keeps few of them, and says why where there
+are none."""
 
 from __future__ import annotations
 
@@ -18,8 +19,14 @@ def explain(lines: list[str], activations: list[list[float]], **settings: float)
 
 
 @pytest.mark.parametrize("latent", [latent for latent in PHRASES if latent != SENSE])
-def test_the_planted_words_and_left_contexts_are_found(latent: int, records: dict[int, LatentRecord]) -> None:
-    said = next(Logistic(LogisticConfig(), EXPLAINER).explain([LatentEvidence(latent, records[latent].explain)]))
+def test_the_planted_words_and_left_contexts_are_found(
+    latent: int, records: dict[int, LatentRecord]
+) -> None:
+    said = next(
+        Logistic(LogisticConfig(), EXPLAINER).explain(
+            [LatentEvidence(latent, records[latent].explain)]
+        )
+    )
     assert said.text is not None
     assert set(read(said.text)) == set(read(PHRASES[latent]))  # these and no others
 
@@ -30,7 +37,9 @@ def test_a_pair_is_said_where_neither_word_is_enough() -> None:
     for _ in range(120):
         words = random.choice(["red", "blue", "car", "boat", "the", "was"], 12).tolist()
         lines.append(" ".join(words))
-        hits = [float(a == "red" and b == "boat") for a, b in zip(["", *words], words, strict=False)]
+        hits = [
+            float(a == "red" and b == "boat") for a, b in zip(["", *words], words, strict=False)
+        ]
         activations.append(hits if any(hits) else [])
     assert sum(map(bool, activations)) > 20
     assert explain(lines, activations).text == 'the word "boat" after "red"'
@@ -62,7 +71,9 @@ def test_what_makes_nothing_likely_is_no_explanation(records: dict[int, LatentRe
     evidence = [LatentEvidence(NOISE, records[NOISE].explain)]
     said = next(Logistic(LogisticConfig(probability=0.9), EXPLAINER).explain(evidence))
     assert said.text is None and said.reason is not None
-    assert said.reason.startswith("no word or left context makes it likely: the best gives a probability of 0.")
+    assert said.reason.startswith(
+        "no word or left context makes it likely: the best gives a probability of 0."
+    )
     assert said.reason.endswith("short of 0.9 (interpret.explainer_settings.logistic.probability)")
 
 

@@ -13,7 +13,9 @@ WINDOWS = windows_of(["a b"] * 4, [[1, 0], [], [0, 1], []])
 
 
 def explain(*promoted: str, longest: int = 200, **settings: int) -> Explanation:
-    explainer = LogitLens(LogitLensConfig(**settings), dataclasses.replace(EXPLAINER, longest=longest))
+    explainer = LogitLens(
+        LogitLensConfig(**settings), dataclasses.replace(EXPLAINER, longest=longest)
+    )
     (said,) = explainer.explain([LatentEvidence(0, WINDOWS, promoted, (" never",))])
     return said
 
@@ -26,7 +28,10 @@ def test_the_most_promoted_words_come_first_and_each_once() -> None:
 
 
 def test_a_token_that_does_not_fit_is_left_out() -> None:
-    assert explain(" sea", " " + "x" * 60, " ship", longest=45).text == 'makes likelier the words "sea" and "ship"'
+    assert (
+        explain(" sea", " " + "x" * 60, " ship", longest=45).text
+        == 'makes likelier the words "sea" and "ship"'
+    )
 
 
 def test_without_promoted_tokens_or_readable_ones_there_is_a_reason() -> None:

@@ -27,5 +27,8 @@ EXPECTED = {
 def test_incidences_are_those_worked_out_by_hand(shape: Shape) -> None:
     texts = texts_of(LINES)
     found = incidences(texts, shape)
-    said = [(row, term(key, shape, texts)) for row, key in zip(found.token.tolist(), found.key.tolist(), strict=True)]
+    said = [
+        (row, term(key, shape, texts))
+        for row, key in zip(found.token.tolist(), found.key.tolist(), strict=True)
+    ]
     assert sorted(map(repr, said)) == sorted(map(repr, EXPECTED[shape]))

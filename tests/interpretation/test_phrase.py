@@ -19,10 +19,19 @@ terms = st.builds(Term, maybe, maybe, maybe).filter(any)
         ([Term("harbor")], 'the word "harbor"'),
         ([Term("harbor"), Term("sailor")], 'the words "harbor" and "sailor"'),
         ([Term("a"), Term("b"), Term("c")], 'the words "a", "b" and "c"'),
-        ([Term("harbor"), Term(left="the"), Term("sea")], 'the words "harbor" and "sea"; after "the"'),
+        (
+            [Term("harbor"), Term(left="the"), Term("sea")],
+            'the words "harbor" and "sea"; after "the"',
+        ),
         ([Term(left="the"), Term(left="a")], 'after "the" or "a"'),
-        ([Term("sea", left="the"), Term("sky", left="the")], 'the words "sea" and "sky" after "the"'),
-        ([Term("bank", near="river"), Term("bank", near="mud")], 'the word "bank" in text with "river" or "mud"'),
+        (
+            [Term("sea", left="the"), Term("sky", left="the")],
+            'the words "sea" and "sky" after "the"',
+        ),
+        (
+            [Term("bank", near="river"), Term("bank", near="mud")],
+            'the word "bank" in text with "river" or "mud"',
+        ),
         ([Term("of", "full", "tank")], 'the word "of" after "full" in text with "tank"'),
         ([Term('"'), Term("after")], r'the words "\"" and "after"'),
     ],
@@ -37,7 +46,9 @@ def test_terms_written_and_read_are_the_same_terms(said: list[Term]) -> None:
     assert set(read(write(said))) == set(said)
 
 
-@given(st.lists(st.tuples(words).map(lambda word: Term(*word)), min_size=1, max_size=8, unique=True))
+@given(
+    st.lists(st.tuples(words).map(lambda word: Term(*word)), min_size=1, max_size=8, unique=True)
+)
 def test_words_keep_their_order(said: list[Term]) -> None:
     assert read(write(said)) == said
 

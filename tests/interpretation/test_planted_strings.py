@@ -8,7 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.interpretation.contract import Explanation, LatentEvidence, LatentRecord, explainers, scorers
+from components.interpretation.contract import (
+    Explanation,
+    LatentEvidence,
+    LatentRecord,
+    explainers,
+    scorers,
+)
 from components.interpretation.controls import shuffled
 from components.interpretation.predictors.lexical import Lexical, LexicalConfig
 from components.interpretation.protocol import draw, explain, score
@@ -22,16 +28,22 @@ SAYS = {"token_lookup": range(SETS), "logistic": [latent for latent in PHRASES i
 
 
 @pytest.fixture(scope="module")
-def worlds(records: dict[int, LatentRecord], tmp_path_factory: pytest.TempPathFactory) -> list[dict[int, LatentRecord]]:
+def worlds(
+    records: dict[int, LatentRecord], tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[int, LatentRecord]]:
     other = plant(Store(Path(tmp_path_factory.mktemp("other"))), seed=1)
     return [records, records_of(other)]
 
 
-def values(chosen: list[LatentRecord], said: list[Explanation], scorer: str, trials: list | None = None) -> np.ndarray:
+def values(
+    chosen: list[LatentRecord], said: list[Explanation], scorer: str, trials: list | None = None
+) -> np.ndarray:
     asked = scorers[scorer](scorers[scorer].config(), SCORER)
     lexical = Lexical(LexicalConfig(), PREDICTOR)
     drawn = trials or draw(asked, chosen, 0)
-    return np.array([each.value for each in finished(score("said", chosen, drawn, said, asked, lexical, 0))])
+    return np.array(
+        [each.value for each in finished(score("said", chosen, drawn, said, asked, lexical, 0))]
+    )
 
 
 @pytest.mark.parametrize("scorer", ["detection", "fuzzing"])
@@ -46,14 +58,21 @@ def test_what_an_explainer_says_is_told_from_what_it_says_of_others(
         evidence = [LatentEvidence(record.latent, record.explain) for record in chosen]
         said = finished(explain(explainer, entry, chosen, evidence))
         right += values(chosen, said, scorer).tolist()
-        wrong += values(chosen, shuffled(chosen, said, np.random.default_rng(number)), scorer).tolist()
+        wrong += values(
+            chosen, shuffled(chosen, said, np.random.default_rng(number)), scorer
+        ).tolist()
     assert len(right) >= 16
     assert np.mean(right) > 0.95
     assert 0.45 < np.mean(wrong) < 0.55
 
 
-def test_fuzzing_tells_every_planted_phrase_from_the_others(records: dict[int, LatentRecord]) -> None:
-    chosen, said = [records[latent] for latent in PHRASES], [Explanation(phrase) for phrase in PHRASES.values()]
+def test_fuzzing_tells_every_planted_phrase_from_the_others(
+    records: dict[int, LatentRecord],
+) -> None:
+    chosen, said = (
+        [records[latent] for latent in PHRASES],
+        [Explanation(phrase) for phrase in PHRASES.values()],
+    )
     assert values(chosen, said, "fuzzing").min() > 0.95
 
 

@@ -1,4 +1,5 @@
-"""A text that lies in no corpus takes the way of a document: special tokens in it are no part of it."""
+"""A text that lies in no corpus takes the way of a document: special tokens in it are no part of
+it."""
 
 from __future__ import annotations
 
@@ -22,14 +23,18 @@ def model(shared: Path) -> LanguageModel:
     return ModelReference(ModelConfig(path=str(shared / "models/stories260k"))).load()
 
 
-def test_special_tokens_in_a_text_or_prompt_are_no_part_of_it_and_counted(model: LanguageModel) -> None:
+def test_special_tokens_in_a_text_or_prompt_are_no_part_of_it_and_counted(
+    model: LanguageModel,
+) -> None:
     dictionary = TopK(TopKConfig(d_sae=32, k=4), (PLACE,), (PLACE,), {PLACE: model.d_model})
     plain = read_text(model, dictionary, "One day. The end.", 64, torch.float32)
     found = read_text(model, dictionary, "One day.</s> <s> The \ud83d end.", 64, torch.float32)
     assert (plain.n_special, found.n_special) == (0, 2)
     assert not set(found.token.tolist()) & {1, 2}
     assert len(found.codes.offsets) == len(found.token) + 1
-    with pytest.raises(InputError, match="the text has nothing but special tokens: wanted at least one word"):
+    with pytest.raises(
+        InputError, match="the text has nothing but special tokens: wanted at least one word"
+    ):
         read_text(model, dictionary, "</s><s>", 64, torch.float32)
 
 

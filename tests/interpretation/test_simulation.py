@@ -1,4 +1,5 @@
-"""Simulation: Pearson r over all tokens put end to end, by hand; what is not defined is 0 and says why."""
+"""Simulation: Pearson r over all tokens put end to end, by hand; what is not defined is 0 and says
+why."""
 
 from __future__ import annotations
 
@@ -19,7 +20,9 @@ WINDOWS = windows_of(["a b", "c d", "e"], [[1, 0], [0, 2], []])
 
 def score(values: list[list[float]], windows: Windows = WINDOWS) -> LatentScore:
     trials = trials_of(SIMULATION, windows)
-    return SIMULATION.score(Answer(np.array(values, dtype=np.float64)), trials, np.random.default_rng(0))
+    return SIMULATION.score(
+        Answer(np.array(values, dtype=np.float64)), trials, np.random.default_rng(0)
+    )
 
 
 def test_r_is_over_all_tokens_and_not_a_mean_over_windows() -> None:
@@ -45,7 +48,9 @@ def test_a_constant_answer_is_zero_and_says_so() -> None:
 
 def test_a_constant_activation_is_zero_and_says_so() -> None:
     windows = windows_of(["a b", "c d"], [[1, 1], [1, 1]])
-    assert score([[1, 0], [0, 1]], windows).reason == "the activation is constant over the test tokens"
+    assert (
+        score([[1, 0], [0, 1]], windows).reason == "the activation is constant over the test tokens"
+    )
 
 
 def test_a_window_without_an_answer_counts_and_tells_nothing() -> None:

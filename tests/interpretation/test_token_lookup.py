@@ -1,4 +1,5 @@
-"""The list of tokens holds the words that carry the activation, the most first, and ends where it holds nearly all."""
+"""The list of tokens holds the words that carry the activation, the most first, and ends where it
+holds nearly all."""
 
 from __future__ import annotations
 
@@ -13,14 +14,18 @@ from tests.interpretation.planted import PHRASES, SETS
 from tests.interpretation.windows_of import EXPLAINER, windows_of
 
 
-def explain(lines: list[str], activations: list[list[float]], longest: int = 200, **settings: float) -> Explanation:
+def explain(
+    lines: list[str], activations: list[list[float]], longest: int = 200, **settings: float
+) -> Explanation:
     services = dataclasses.replace(EXPLAINER, longest=longest)
     explainer = TokenLookup(TokenLookupConfig(**settings), services)
     return next(explainer.explain([LatentEvidence(0, windows_of(lines, activations))]))
 
 
 @pytest.mark.parametrize("latent", range(SETS))
-def test_the_planted_words_are_listed_and_no_others(latent: int, records: dict[int, LatentRecord]) -> None:
+def test_the_planted_words_are_listed_and_no_others(
+    latent: int, records: dict[int, LatentRecord]
+) -> None:
     evidence = [LatentEvidence(latent, records[latent].explain)]
     said = next(TokenLookup(TokenLookupConfig(), EXPLAINER).explain(evidence))
     assert said.text is not None

@@ -1,4 +1,5 @@
-"""Windows written by hand: text and activations, one window for each line; and what entries are made with."""
+"""Windows written by hand: text and activations, one window for each line; and what entries are
+made with."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ def texts_of(lines: Sequence[str], vocabulary: Vocabulary | None = None) -> Text
 
 
 def windows_of(lines: Sequence[str], activations: Sequence[Sequence[float]]) -> Windows:
-    """Windows with these activations; a window without any is silent. Each is of its own document."""
+    """Windows with these activations; a window without any is silent. Each is of its own
+    document."""
     texts = texts_of(lines)
     values = np.zeros(texts.tokens.shape, np.float32)
     for number, row in enumerate(activations):
@@ -41,7 +43,9 @@ def windows_of(lines: Sequence[str], activations: Sequence[Sequence[float]]) -> 
     number = np.arange(len(lines))
     stratum = np.where(active, "", "random")
     where = (number, np.zeros_like(number))
-    return Windows(texts, values, *where, role, np.where(active, 0, -1), stratum, np.ones(len(lines)))
+    return Windows(
+        texts, values, *where, role, np.where(active, 0, -1), stratum, np.ones(len(lines))
+    )
 
 
 CPU = Execution(device="cpu")
@@ -53,4 +57,6 @@ SCORER = ScorerServices(CPU, 0)
 
 def trials_of(scorer: Scorer, windows: Windows) -> Trials:
     """What the scorer asks of a latent with these windows in its test split."""
-    return scorer.trials(LatentRecord(0, 0.1, 0, windows, windows, windows), np.random.default_rng(0))
+    return scorer.trials(
+        LatentRecord(0, 0.1, 0, windows, windows, windows), np.random.default_rng(0)
+    )

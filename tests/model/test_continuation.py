@@ -1,4 +1,5 @@
-"""Every causal family continues text and resumes a pass as whole passes would, in whatever way its layout allows."""
+"""Every causal family continues text and resumes a pass as whole passes would, in whatever way its
+layout allows."""
 
 from __future__ import annotations
 
@@ -28,13 +29,18 @@ NO_RESIDUAL_STREAM = (  # no block names in it, so no block to resume at
         "xlm",
     ),
 )
-OFFSETS = "its forward pass counts positions from the padding id, and generate gives it positions from 0"
+OFFSETS = (
+    "its forward pass counts positions from the padding id, and generate gives it positions from 0"
+)
 NO_POSITIONS = "behind padding its positions are those of the padded row"
-THEIRS = {  # what transformers' own generate does otherwise than its own whole passes, without and behind padding
+# what transformers' own generate does otherwise than its own whole passes, without and behind
+# padding
+THEIRS = {
     **dict.fromkeys(("camembert", "data2vec-text", "roberta", "roberta-prelayernorm"), OFFSETS),
     **dict.fromkeys(("xlm-roberta", "xlm-roberta-xl", "xmod"), OFFSETS),
     **dict.fromkeys(
-        ("bart", "blenderbot", "blenderbot-small", "marian", "mbart", "mvp", "pegasus", "plbart"), NO_POSITIONS
+        ("bart", "blenderbot", "blenderbot-small", "marian", "mbart", "mvp", "pegasus", "plbart"),
+        NO_POSITIONS,
     ),
     **dict.fromkeys(("prophetnet", "reformer", "rwkv", "trocr"), NO_POSITIONS),
     "deepseek_v32": "behind padding its index of keys is not what it is alone",
@@ -54,7 +60,10 @@ THEIRS = {  # what transformers' own generate does otherwise than its own whole 
         ),
         "two blocks are too few for one that attends",
     ),
-    **dict.fromkeys(("qwen3_next", "qwen4_exp_text", "recurrent_gemma"), "two blocks are too few for one that attends"),
+    **dict.fromkeys(
+        ("qwen3_next", "qwen4_exp_text", "recurrent_gemma"),
+        "two blocks are too few for one that attends",
+    ),
 }
 
 
@@ -77,7 +86,8 @@ def by_transformers(model: LanguageModel) -> list[list[int]]:
 
 
 def before_padding(rows: list[list[int]]) -> list[list[int]]:
-    """Up to a padding token that the model wrote itself: some layouts embed it as 0 or do not count it."""
+    """Up to a padding token that the model wrote itself: some layouts embed it as 0 or do not count
+    it."""
     return [row[: row.index(0)] if 0 in row else row for row in rows]
 
 
@@ -108,5 +118,7 @@ def test_a_family_continues_and_resumes_as_by_whole_passes(family: str) -> None:
         torch.testing.assert_close(model.resume(TOKENS, layer, x), whole, atol=1e-4, rtol=1e-4)
         step = torch.linspace(-1, 1, x.shape[-1])
         moved = model.logits(TOKENS, edits=[add(point, step)])
-        torch.testing.assert_close(model.resume(TOKENS, layer, x + step), moved, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(
+            model.resume(TOKENS, layer, x + step), moved, atol=1e-3, rtol=1e-3
+        )
         assert (moved - whole).norm() > 1e-3 * whole.norm()

@@ -29,7 +29,10 @@ def test_no_edit_costs_nothing_and_an_edit_costs_what_a_count_by_hand_says():
     model = toys.tiny_model()
     assert (kl_per_token(model, TOKENS, MASK, NOTHING) == 0).all()
     edit = add("resid_post.1", unit_directions(1)[0] * 3)
-    p, q = model.logits(TOKENS).double().softmax(-1), model.logits(TOKENS, edits=[edit]).double().softmax(-1)
+    p, q = (
+        model.logits(TOKENS).double().softmax(-1),
+        model.logits(TOKENS, edits=[edit]).double().softmax(-1),
+    )
     by_hand = (p * (p / q).log()).sum(-1) * MASK
     ours = kl_per_token(model, TOKENS, MASK, Intervention((edit,)))
     torch.testing.assert_close(ours.double(), by_hand, atol=1e-5, rtol=1e-4)
@@ -40,7 +43,10 @@ def test_no_edit_costs_nothing_and_an_edit_costs_what_a_count_by_hand_says():
     ("layout", "hook_point"),
     [
         *[(layout, "resid_post.0") for layout in toys.LAYOUTS],
-        *[("llama", hook_point) for hook_point in ("resid_post.2", "resid_pre.0", "attn_out.1", "mlp_hidden.1")],
+        *[
+            ("llama", hook_point)
+            for hook_point in ("resid_post.2", "resid_pre.0", "attn_out.1", "mlp_hidden.1")
+        ],
     ],
 )
 def test_strengths_spend_their_budgets_as_measured_by_a_full_pass(layout, hook_point):
@@ -56,13 +62,15 @@ def test_strengths_spend_their_budgets_as_measured_by_a_full_pass(layout, hook_p
     assert coefficients[:, :2].isfinite().all()
     for i in range(3):
         for j, budget in enumerate(budgets):
-            if coefficients[
-                i, j
-            ].isnan():  # norms make large steps all alike, so a budget may lie beyond every strength
+            if (
+                coefficients[i, j].isnan()
+            ):  # norms make large steps all alike, so a budget may lie beyond every strength
                 assert spent(i, 64.0) < budget
             else:
                 assert float(kls[i, j]) == pytest.approx(budget, rel=0.031)
-                assert spent(i, coefficients[i, j]) == pytest.approx(float(kls[i, j]), rel=2e-3, abs=1e-5)
+                assert spent(i, coefficients[i, j]) == pytest.approx(
+                    float(kls[i, j]), rel=2e-3, abs=1e-5
+                )
 
 
 def test_strengths_of_many_directions_are_those_of_each_alone():
@@ -76,6 +84,8 @@ def test_strengths_of_many_directions_are_those_of_each_alone():
 
 def test_a_budget_that_no_strength_reaches_is_absent_not_zero():
     model = toys.tiny_model()
-    coefficients, kls = searched(model, "resid_post.1", unit_directions(2), [0.01, 1e4], 2.0, maximum=8.0)
+    coefficients, kls = searched(
+        model, "resid_post.1", unit_directions(2), [0.01, 1e4], 2.0, maximum=8.0
+    )
     assert coefficients[:, 1].isnan().all() and kls[:, 1].isnan().all()
     assert kls[:, 0].isfinite().all() and coefficients[:, 0].isfinite().all()

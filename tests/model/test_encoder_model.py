@@ -1,4 +1,5 @@
-"""Models whose attention looks both ways: the right masks, in every family, and one sentence for what they cannot do."""
+"""Models whose attention looks both ways: the right masks, in every family, and one sentence for
+what they cannot do."""
 
 from __future__ import annotations
 
@@ -19,7 +20,9 @@ from components.model.reference import ModelConfig, ModelReference
 from tests import families
 
 CPU = Execution(device="cpu")
-TOKENS = torch.tensor([[5, 9, 17, 33, 12, 41, 8], [7, 22, 14, 51, 6, 30, 19], [40, 3, 28, 11, 60, 25, 2]])
+TOKENS = torch.tensor(
+    [[5, 9, 17, 33, 12, 41, 8], [7, 22, 14, 51, 6, 30, 19], [40, 3, 28, 11, 60, 25, 2]]
+)
 LENGTHS = torch.tensor([4, 7, 2])
 MASK = (torch.arange(7) < LENGTHS[:, None]).long()
 FAMILIES = (
@@ -45,15 +48,21 @@ def test_a_row_does_not_depend_on_its_padding_or_on_its_neighbours(family: str) 
     for row, length in enumerate(LENGTHS.tolist()):
         alone = model.read(TOKENS[row : row + 1, :length], names)
         for name in names:
-            torch.testing.assert_close(together[name][row, :length], alone[name][0], atol=1e-5, rtol=1e-5)
-            torch.testing.assert_close(others[name][row, :length], alone[name][0], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(
+                together[name][row, :length], alone[name][0], atol=1e-5, rtol=1e-5
+            )
+            torch.testing.assert_close(
+                others[name][row, :length], alone[name][0], atol=1e-5, rtol=1e-5
+            )
 
 
 @pytest.mark.parametrize("family", REFUSED)
 def test_a_model_that_reads_its_padding_is_given_rows_of_one_length(family: str) -> None:
     model = encoder(family)
     name = f"module:{next(path for path, module in model.network.named_modules() if '0' in path)}:output"
-    with pytest.raises(CapabilityError, match="has other numbers for a text with padding behind it"):
+    with pytest.raises(
+        CapabilityError, match="has other numbers for a text with padding behind it"
+    ):
         model.read(TOKENS, [name], MASK)
     assert model.read(TOKENS, [name], torch.ones_like(TOKENS))[name].shape[:2] == TOKENS.shape
 
@@ -64,13 +73,17 @@ def test_what_is_read_is_what_transformers_computes_with_that_mask() -> None:
     found = model.read(TOKENS, ["resid_post.1"], MASK)["resid_post.1"]
     assert torch.equal(found[MASK.bool()], wanted[MASK.bool()])
     unmasked = model.network(input_ids=TOKENS).last_hidden_state
-    assert not torch.allclose(found[MASK.bool()], unmasked[MASK.bool()], atol=1e-2), "the mask matters here"
+    assert not torch.allclose(found[MASK.bool()], unmasked[MASK.bool()], atol=1e-2), (
+        "the mask matters here"
+    )
 
 
 def test_an_edit_changes_the_real_tokens_of_its_positions_and_no_padding() -> None:
     model, step = encoder("eurobert"), torch.linspace(-1, 1, 16)
     plain = model.read(TOKENS, ["resid_post.0"], MASK)["resid_post.0"]
-    moved = model.read(TOKENS, ["resid_post.0"], MASK, edits=[add("resid_post.0", step, [1, -1])])["resid_post.0"]
+    moved = model.read(TOKENS, ["resid_post.0"], MASK, edits=[add("resid_post.0", step, [1, -1])])[
+        "resid_post.0"
+    ]
     changed = (moved - plain).abs().sum(2) > 1e-6
     assert changed.nonzero().tolist() == [[0, 1], [0, 3], [1, 1], [1, 6], [2, 1]]
     torch.testing.assert_close(moved[0, 3], plain[0, 3] + step)
@@ -84,9 +97,14 @@ def test_what_an_encoder_cannot_do_is_said_in_one_sentence() -> None:
         lambda: generate(model, [[5, 9]], max_new_tokens=1, temperature=0, seeds=[0]),
         lambda: model.resume(TOKENS, 1, torch.zeros(3, 7, 16)),
     ):
-        with pytest.raises(CapabilityError, match="BertModel has gradients: its attention looks both ways, so it pred"):
+        with pytest.raises(
+            CapabilityError,
+            match="BertModel has gradients: its attention looks both ways, so it pred",
+        ):
             ask()
-    with pytest.raises(CapabilityError, match="BertModel counts positions from the first column; pad on the right"):
+    with pytest.raises(
+        CapabilityError, match="BertModel counts positions from the first column; pad on the right"
+    ):
         model.read(TOKENS, ["resid_post.1"], MASK.flip(1))
 
 
@@ -102,7 +120,9 @@ def test_a_folder_gives_the_kind_of_model_that_it_holds(tmp_path: Path) -> None:
         model = ModelReference(ModelConfig(path=str(tmp_path / family))).load(CPU)
         assert isinstance(model, EncoderModel) and model.n_layers == 2
         wanted = encoder(family).read(TOKENS, ["resid_post.1"], MASK)["resid_post.1"]
-        torch.testing.assert_close(model.read(TOKENS, ["resid_post.1"], MASK)["resid_post.1"], wanted)
+        torch.testing.assert_close(
+            model.read(TOKENS, ["resid_post.1"], MASK)["resid_post.1"], wanted
+        )
 
 
 def test_of_a_t5_the_encoder_is_read_and_a_bart_is_refused(tmp_path: Path) -> None:
@@ -116,11 +136,21 @@ def test_of_a_t5_the_encoder_is_read_and_a_bart_is_refused(tmp_path: Path) -> No
     reference = ModelReference(ModelConfig(path=str(tmp_path / "t5")))
     model = reference.load(CPU)
     assert isinstance(model, EncoderModel) and model.n_layers == reference.shape.n_layers == 3
-    wanted = whole.encoder(input_ids=TOKENS, attention_mask=MASK, output_hidden_states=True).hidden_states[2]
+    wanted = whole.encoder(
+        input_ids=TOKENS, attention_mask=MASK, output_hidden_states=True
+    ).hidden_states[2]
     found = model.read(TOKENS, ["resid_post.1"], MASK)["resid_post.1"]
     torch.testing.assert_close(found[MASK.bool()], wanted[MASK.bool()])
-    small = {f"{part}_{name}": n for part in ("encoder", "decoder") for name, n in (("layers", 2), ("ffn_dim", 24))}
+    small = {
+        f"{part}_{name}": n
+        for part in ("encoder", "decoder")
+        for name, n in (("layers", 2), ("ffn_dim", 24))
+    }
     heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
-    bart = transformers.BartConfig(vocab_size=64, d_model=16, max_position_embeddings=64, **small, **heads)
-    with pytest.raises(ModelError, match="has an encoder and a decoder, each with a text of its own"):
+    bart = transformers.BartConfig(
+        vocab_size=64, d_model=16, max_position_embeddings=64, **small, **heads
+    )
+    with pytest.raises(
+        ModelError, match="has an encoder and a decoder, each with a text of its own"
+    ):
         model_of(transformers.BartModel(bart))

@@ -1,4 +1,5 @@
-"""Every causal family that can be made small is right or refused in one sentence: the sum, reading, padding."""
+"""Every causal family that can be made small is right or refused in one sentence: the sum, reading,
+padding."""
 
 from __future__ import annotations
 
@@ -15,9 +16,13 @@ from tests import families
 
 TOKENS = torch.tensor([[5, 9, 17, 33, 12, 41, 8], [7, 22, 14, 51, 6, 30, 19]])
 REFUSED = {
-    **dict.fromkeys(("hrm_text", "longcat_flash", "reformer", "xlm"), "block names mean nothing in it"),
+    **dict.fromkeys(
+        ("hrm_text", "longcat_flash", "reformer", "xlm"), "block names mean nothing in it"
+    ),
     **dict.fromkeys(("cpmant", "prophetnet"), "which is no vector for each token"),
-    **dict.fromkeys(("deepseek_v4", "gemma3n_text", "hy_v4", "qwen4_exp_text"), "is no single residual stream"),
+    **dict.fromkeys(
+        ("deepseek_v4", "gemma3n_text", "hy_v4", "qwen4_exp_text"), "is no single residual stream"
+    ),
 }
 """Families without `resid_pre` and `resid_post`, and what is said of them."""
 
@@ -64,14 +69,22 @@ def test_hook_points_are_what_their_names_say(model, request):
             assert torch.equal(alone, x[name]), f"{name} read alone and read beside others differ"
     steps = torch.linspace(-1, 1, model.d_model)
     for layer in range(2):
-        attention, mlp, pre, post = (f"{kind}.{layer}" for kind in ("attn_out", "mlp_out", "resid_pre", "resid_post"))
+        attention, mlp, pre, post = (
+            f"{kind}.{layer}" for kind in ("attn_out", "mlp_out", "resid_pre", "resid_post")
+        )
         parts = [name for name in (attention, mlp) if name in names]
         if len(parts) == 2:
-            torch.testing.assert_close(x[pre] + x[attention] + x[mlp], x[post], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(
+                x[pre] + x[attention] + x[mlp], x[post], atol=1e-5, rtol=1e-5
+            )
         for part in (
             parts if layer == 1 else ()
         ):  # what is added there arrives in the residual stream, and nothing else does
-            held = [replace(mlp, lambda _, there=x[mlp]: there)] if part == attention and mlp in parts else []
+            held = (
+                [replace(mlp, lambda _, there=x[mlp]: there)]
+                if part == attention and mlp in parts
+                else []
+            )
             if part == mlp or held:
                 moved = model.read(TOKENS, [post], edits=[add(part, steps), *held])[post]
                 torch.testing.assert_close(moved, x[post] + steps, atol=1e-5, rtol=1e-5)

@@ -1,4 +1,5 @@
-"""Generation: every row as if it were alone and uncached, edits at exactly their tokens, and a published greedy text."""
+"""Generation: every row as if it were alone and uncached, edits at exactly their tokens, and a
+published greedy text."""
 
 from __future__ import annotations
 
@@ -25,11 +26,14 @@ def model(request):
 
 
 def plainly(model, prompt, vector, edited, n, stop):
-    """Greedy continuation of one prompt without a cache: every step runs the whole text, edited where `edited` says."""
+    """Greedy continuation of one prompt without a cache: every step runs the whole text, edited
+    where `edited` says."""
     row = list(prompt)
     for _ in range(n):
         mask = torch.tensor([[edited(position, len(prompt)) for position in range(len(row))]])
-        token = int(model.logits(torch.tensor([row]), edits=[add(POINT, vector, mask)])[0, -1].argmax())
+        token = int(
+            model.logits(torch.tensor([row]), edits=[add(POINT, vector, mask)])[0, -1].argmax()
+        )
         if token in stop:
             break
         row.append(token)
@@ -44,7 +48,10 @@ def plainly(model, prompt, vector, edited, n, stop):
         ("generated", lambda position, prompt: position >= prompt),
         ([0, 2, 4], lambda position, prompt: position in (0, 2, 4)),
         ([-1], lambda position, prompt: position == prompt - 1),
-        (torch.tensor([[0, 1, 0, 1, 0, 1, 1]] * 4).bool(), lambda position, prompt: position in (1, 3, 5, 6)),
+        (
+            torch.tensor([[0, 1, 0, 1, 0, 1, 1]] * 4).bool(),
+            lambda position, prompt: position in (1, 3, 5, 6),
+        ),
     ],
 )
 def test_cached_batched_generation_edits_exactly_the_tokens_named(model, positions, edited):
@@ -58,7 +65,9 @@ def test_cached_batched_generation_edits_exactly_the_tokens_named(model, positio
         stop=[2],
         intervention=Intervention((add(POINT, vectors, positions),)),
     )
-    assert ours == [plainly(model, p, v, edited, 5, [2]) for p, v in zip(PROMPTS, vectors, strict=True)]
+    assert ours == [
+        plainly(model, p, v, edited, 5, [2]) for p, v in zip(PROMPTS, vectors, strict=True)
+    ]
 
 
 def test_a_rows_sample_does_not_depend_on_its_batch(model):
@@ -66,7 +75,9 @@ def test_a_rows_sample_does_not_depend_on_its_batch(model):
         return generate(model, prompts, max_new_tokens=12, temperature=1.0, seeds=seeds)
 
     together = sampled(PROMPTS, [5, 6, 7, 8])
-    assert together == [sampled([prompt], [seed])[0] for prompt, seed in zip(PROMPTS, [5, 6, 7, 8], strict=True)]
+    assert together == [
+        sampled([prompt], [seed])[0] for prompt, seed in zip(PROMPTS, [5, 6, 7, 8], strict=True)
+    ]
     assert sampled(PROMPTS[::-1], [8, 7, 6, 5]) == together[::-1]
     assert sampled(PROMPTS, [5, 6, 7, 9])[:3] == together[:3]
 
@@ -94,26 +105,48 @@ def test_rows_end_at_a_stop_token_and_leave_it_out():
     free = generate(model, PROMPTS, max_new_tokens=10, temperature=1.0, seeds=[1, 2, 3, 4], stop=[])
     assert [len(row) for row in free] == [10] * 4
     stop = free[1][3]
-    ended = generate(model, PROMPTS, max_new_tokens=10, temperature=1.0, seeds=[1, 2, 3, 4], stop=[stop])
+    ended = generate(
+        model, PROMPTS, max_new_tokens=10, temperature=1.0, seeds=[1, 2, 3, 4], stop=[stop]
+    )
     assert ended == [row[: row.index(stop)] if stop in row else row for row in free]
     assert generate(model, [], max_new_tokens=3, temperature=0, seeds=[]) == []
 
 
 def test_generation_that_cannot_be_is_refused():
     model = toys.tiny_model()
-    with pytest.raises(InputError, match="prompt 1 has no tokens; begin it with the model's first token"):
+    with pytest.raises(
+        InputError, match="prompt 1 has no tokens; begin it with the model's first token"
+    ):
         generate(model, [[1], []], max_new_tokens=1, temperature=0, seeds=[0, 0])
-    with pytest.raises(InputError, match="a prompt of 100 tokens and 29 new ones do not fit the model's 128 positions"):
+    with pytest.raises(
+        InputError,
+        match="a prompt of 100 tokens and 29 new ones do not fit the model's 128 positions",
+    ):
         generate(model, [[1] * 100], max_new_tokens=29, temperature=0, seeds=[0])
     with pytest.raises(CapabilityError, match="generation"):
-        generate(LanguageModel(toys.tiny_network().model), [[1]], max_new_tokens=1, temperature=0, seeds=[0])
+        generate(
+            LanguageModel(toys.tiny_network().model),
+            [[1]],
+            max_new_tokens=1,
+            temperature=0,
+            seeds=[0],
+        )
 
 
 def test_the_greedy_text_that_llama2c_publishes(shared):
     folder = shared / "models/stories260k"
     published = json.loads((folder / "reference.json").read_text())["greedy"]
     model = ModelReference(ModelConfig(path=str(folder))).load(Execution(device="cpu"))
-    zero = Intervention((add("resid_post.2", torch.zeros(64)),))  # steering with strength 0 changes nothing
+    zero = Intervention(
+        (add("resid_post.2", torch.zeros(64)),)
+    )  # steering with strength 0 changes nothing
     n = published["max_new_tokens"]
-    ours = generate(model, [published["start_ids"]], max_new_tokens=n, temperature=0, seeds=[0], intervention=zero)
+    ours = generate(
+        model,
+        [published["start_ids"]],
+        max_new_tokens=n,
+        temperature=0,
+        seeds=[0],
+        intervention=zero,
+    )
     assert model.tokenizer.decode(ours[0]).strip() == published["text"].strip()

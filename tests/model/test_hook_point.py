@@ -1,4 +1,5 @@
-"""Hook points mean the same in every layout, and a name that means nothing is told with the nearest one."""
+"""Hook points mean the same in every layout, and a name that means nothing is told with the nearest
+one."""
 
 from __future__ import annotations
 
@@ -29,7 +30,9 @@ def test_what_attention_and_mlp_add_is_what_the_block_adds(model):
     x = model.read(TOKENS, names)
     for layer in range(3):
         added = x[f"attn_out.{layer}"] + x[f"mlp_out.{layer}"]
-        torch.testing.assert_close(x[f"resid_pre.{layer}"] + added, x[f"resid_post.{layer}"], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            x[f"resid_pre.{layer}"] + added, x[f"resid_post.{layer}"], atol=1e-5, rtol=1e-5
+        )
         assert added.abs().max() > 0.1
     assert torch.equal(x["resid_post.0"], x["resid_pre.1"])
 
@@ -71,7 +74,9 @@ def test_transformer_lens_names_are_translated(theirs, ours):
 def test_reading_by_a_transformer_lens_name_answers_by_that_name():
     model = toys.tiny_model()
     name = "blocks.1.hook_resid_post"
-    assert torch.equal(model.read(TOKENS, [name])[name], model.read(TOKENS, ["resid_post.1"])["resid_post.1"])
+    assert torch.equal(
+        model.read(TOKENS, [name])[name], model.read(TOKENS, ["resid_post.1"])["resid_post.1"]
+    )
     assert model.hook_point(name).name == "resid_post.1"
 
 
@@ -108,10 +113,13 @@ class Strange(nn.Module):
 
 def test_a_network_without_blocks_or_attention_says_what_it_has():
     linear, strange = nn.Linear(2, 2), Strange()
-    with pytest.raises(HookPointError, match="Linear has no list of 3 blocks, so block names mean nothing in it"):
+    with pytest.raises(
+        HookPointError, match="Linear has no list of 3 blocks, so block names mean nothing in it"
+    ):
         _ = Layout(linear, 3, 2, TOKENS, linear).blocks
     with pytest.raises(
-        HookPointError, match=r"cannot tell where mlp_out is: layers.0 \(Sequential\) has none of mlp, .*"
+        HookPointError,
+        match=r"cannot tell where mlp_out is: layers.0 \(Sequential\) has none of mlp, .*",
     ):
         find(Layout(strange, 1, 2, TOKENS, strange), "mlp_out.0")
 
@@ -123,7 +131,9 @@ def test_an_edit_keeps_the_kind_of_object_that_a_module_returns(layout):
     outputs = []
     point = f"module:{body}:output"
     handle = model.network.base_model.register_forward_hook(lambda *call: outputs.append(call[-1]))
-    with model.edited(add(point, torch.ones(16))):  # attached later, so it acts on what the line above has seen
+    with model.edited(
+        add(point, torch.ones(16))
+    ):  # attached later, so it acts on what the line above has seen
         edited = model.logits(TOKENS)
     handle.remove()
     moved = outputs[-1].last_hidden_state + 1  # those before are of the trial
@@ -138,7 +148,11 @@ def test_what_a_module_returns_is_rebuilt_as_it_was(kind):
     named = namedtuple("named", "first second third")
     x, y = torch.zeros(1, 2, 3), torch.ones(1, 2, 3)
     given = (
-        {"a": None, "b": x, "c": y} if kind is dict else named(None, x, y) if kind == "named" else kind([None, x, y])
+        {"a": None, "b": x, "c": y}
+        if kind is dict
+        else named(None, x, y)
+        if kind == "named"
+        else kind([None, x, y])
     )
 
     class Returns(torch.nn.Module):
@@ -152,4 +166,6 @@ def test_what_a_module_returns_is_rebuilt_as_it_was(kind):
     handle.remove()
     values = list(output.values()) if kind is dict else list(output)
     assert type(output) is type(given) and values[0] is None and values[2] is y
-    assert torch.equal(values[1], x + 5) and torch.equal(x, torch.zeros(1, 2, 3)), "what was returned is left as it was"
+    assert torch.equal(values[1], x + 5) and torch.equal(x, torch.zeros(1, 2, 3)), (
+        "what was returned is left as it was"
+    )

@@ -25,7 +25,8 @@ print(json.dumps(told))
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
-    """What four askings in turn got, what was downloaded by then, and the key of the folder that the hub serves."""
+    """What four askings in turn got, what was downloaded by then, and the key of the folder that
+    the hub serves."""
     folder = tiny_reference(tmp_path_factory.mktemp("models") / "tiny").folder
     (folder / "pytorch_model.bin").write_bytes(b"a pickle that is never asked for")
     asked = [("toys/tiny", False), ("toys/tiny", True), ("toys/tiny", False), ("toys/none", True)]
@@ -36,7 +37,10 @@ def told(tmp_path_factory):
 
 def test_a_model_is_downloaded_with_leave_only_and_found_again_without(told):
     (without, online, again, _), _, key = told
-    assert "model.online is false, so nothing is downloaded; set model.online=true to permit it" in without
+    assert (
+        "model.online is false, so nothing is downloaded; set model.online=true to permit it"
+        in without
+    )
     assert online["key"] == key and again == online
 
 
@@ -48,4 +52,7 @@ def test_nothing_but_what_a_model_needs_is_downloaded(told):
 
 def test_a_repository_that_the_hub_does_not_have_is_said(told):
     (*_, none), _, _ = told
-    assert "no folder 'toys/none' with a config.json, and the hub did not give it: RepositoryNotFoundError" in none
+    assert (
+        "no folder 'toys/none' with a config.json, and the hub did not give it: "
+        "RepositoryNotFoundError" in none
+    )

@@ -1,4 +1,5 @@
-"""Edits change exactly the tokens they name, in every layout and padding, and leave nothing behind."""
+"""Edits change exactly the tokens they name, in every layout and padding, and leave nothing
+behind."""
 
 from __future__ import annotations
 
@@ -18,7 +19,10 @@ POINT = "resid_post.1"
 def padded(rows, side):
     """Rows of different lengths as tokens and mask, padding on one side."""
     width = max(map(len, rows))
-    tokens, mask = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width, dtype=torch.long)
+    tokens, mask = (
+        torch.zeros(len(rows), width, dtype=torch.long),
+        torch.zeros(len(rows), width, dtype=torch.long),
+    )
     for i, row in enumerate(rows):
         part = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
         tokens[i, part], mask[i, part] = torch.tensor(row), 1
@@ -34,23 +38,35 @@ def model(request):
     return toys.tiny_model(request.param)
 
 
-@pytest.mark.parametrize("kind", ["resid_pre", "attn_out", "head_out", "mlp_out", "mlp_hidden", "resid_post"])
+@pytest.mark.parametrize(
+    "kind", ["resid_pre", "attn_out", "head_out", "mlp_out", "mlp_hidden", "resid_post"]
+)
 def test_the_edited_place_is_original_plus_vector_and_what_lies_before_is_untouched(model, kind):
     point = f"{kind}.1"
     vector = torch.randn(model.width(point))
     plain = model.read(TOKENS, ["resid_post.0", point, "resid_post.2"])
-    edited = model.read(TOKENS, ["resid_post.0", point, "resid_post.2"], edits=[add(point, vector, [2, -1])])
+    edited = model.read(
+        TOKENS, ["resid_post.0", point, "resid_post.2"], edits=[add(point, vector, [2, -1])]
+    )
     torch.testing.assert_close(edited["resid_post.0"], plain["resid_post.0"])
     wanted = plain[point].clone()
     wanted[:, [2, 5]] += vector
     torch.testing.assert_close(edited[point], wanted)
-    assert torch.equal(edited["resid_post.2"][:, :2], plain["resid_post.2"][:, :2])  # causal: earlier tokens unmoved
-    assert not torch.allclose(edited["resid_post.2"][:, 2:], plain["resid_post.2"][:, 2:], atol=1e-3)
+    assert torch.equal(
+        edited["resid_post.2"][:, :2], plain["resid_post.2"][:, :2]
+    )  # causal: earlier tokens unmoved
+    assert not torch.allclose(
+        edited["resid_post.2"][:, 2:], plain["resid_post.2"][:, 2:], atol=1e-3
+    )
 
 
 def test_several_edits_and_reads_in_one_pass_compose(model):
     first, second = torch.randn(16), torch.randn(16)
-    edits = [add("resid_post.0", first), add("resid_post.0", second), replace("resid_post.1", torch.zeros_like)]
+    edits = [
+        add("resid_post.0", first),
+        add("resid_post.0", second),
+        replace("resid_post.1", torch.zeros_like),
+    ]
     x = model.read(TOKENS, ["resid_post.0", "resid_post.1", "resid_post.2"], edits=edits)
     plain = model.read(TOKENS, ["resid_post.0"])["resid_post.0"]
     torch.testing.assert_close(x["resid_post.0"], plain + first + second)
@@ -82,7 +98,9 @@ def test_padding_moves_no_edit(model, side, positions):
 
 def test_generated_positions_are_none_in_a_pass_over_given_text(model):
     vector = torch.randn(16)
-    assert torch.equal(model.logits(TOKENS, edits=[add(POINT, vector, "generated")]), model.logits(TOKENS))
+    assert torch.equal(
+        model.logits(TOKENS, edits=[add(POINT, vector, "generated")]), model.logits(TOKENS)
+    )
 
 
 @given(st.integers(1, 5), st.integers(0, 3), st.lists(st.integers(-5, 9), max_size=4))
@@ -135,6 +153,7 @@ def test_edits_in_a_context_hold_for_every_pass_inside():
 def test_an_edit_that_changes_the_shape_is_told():
     model = toys.tiny_model()
     with pytest.raises(
-        HookPointError, match=r"the edit at resid_post.1 got activations \[2, 6, 16\] and returned \[2, 6, 3\]"
+        HookPointError,
+        match=r"the edit at resid_post.1 got activations \[2, 6, 16\] and returned \[2, 6, 3\]",
     ):
         model.logits(TOKENS, edits=[replace(POINT, lambda x: x[..., :3])])

@@ -1,4 +1,5 @@
-"""Interventions: prefixes, functions on logits, weights and decodings, in text that is read and in text that is written."""
+"""Interventions: prefixes, functions on logits, weights and decodings, in text that is read and in
+text that is written."""
 
 from __future__ import annotations
 
@@ -40,31 +41,45 @@ def n_hooks(model):
 
 @pytest.mark.parametrize(
     "nothing",
-    [NOTHING, Intervention((add("resid_post.1", torch.zeros(4, 16)),)), biased(0.0), Intervention(prefix=((),) * 4)],
+    [
+        NOTHING,
+        Intervention((add("resid_post.1", torch.zeros(4, 16)),)),
+        biased(0.0),
+        Intervention(prefix=((),) * 4),
+    ],
     ids=["empty", "added nothing", "biased by nothing", "prefixed by nothing"],
 )
 def test_what_changes_nothing_gives_bitwise_the_plain_logits_and_text(model, nothing):
     four = TOKENS.repeat(2, 1)
     assert torch.equal(logits_under(model, four, nothing), model.logits(four))
-    assert generate(model, PROMPTS, intervention=nothing, **SAMPLED) == generate(model, PROMPTS, **SAMPLED)
+    assert generate(model, PROMPTS, intervention=nothing, **SAMPLED) == generate(
+        model, PROMPTS, **SAMPLED
+    )
 
 
 def test_a_prefix_stands_behind_the_first_token_and_before_the_rows_own(model):
-    wanted = generate(model, [[1, *p, *row[1:]] for p, row in zip(PREFIX, PROMPTS, strict=True)], **SAMPLED)
+    wanted = generate(
+        model, [[1, *p, *row[1:]] for p, row in zip(PREFIX, PROMPTS, strict=True)], **SAMPLED
+    )
     assert generate(model, PROMPTS, intervention=Intervention(prefix=PREFIX), **SAMPLED) == wanted
     logits = logits_under(model, TOKENS, Intervention(prefix=((7, 9, 11), (13,))))
     for row, prefix in enumerate(((7, 9, 11), (13,))):
         text = torch.tensor([[1, *prefix, *TOKENS[row, 1:].tolist()]])
-        torch.testing.assert_close(logits[row], model.logits(text)[0, len(prefix) :], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            logits[row], model.logits(text)[0, len(prefix) :], atol=1e-5, rtol=1e-5
+        )
 
 
 def test_a_prefix_stands_first_where_a_row_does_not_begin_with_the_models_first_token(model):
     logits = logits_under(model, torch.tensor([[4, 6, 12]]), Intervention(prefix=((7, 9),)))
-    torch.testing.assert_close(logits[0], model.logits(torch.tensor([[7, 9, 4, 6, 12]]))[0, 2:], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        logits[0], model.logits(torch.tensor([[7, 9, 4, 6, 12]]))[0, 2:], atol=1e-5, rtol=1e-5
+    )
 
 
 def seen_tokens(texts):
-    """A function on logits that remembers the tokens it was given and forbids what came directly before."""
+    """A function on logits that remembers the tokens it was given and forbids what came directly
+    before."""
 
     def function(logits, tokens):
         texts.append(tokens.tolist())
@@ -77,13 +92,17 @@ def seen_tokens(texts):
 def test_a_function_on_logits_sees_every_token_so_far_the_same_in_text_read_and_written(model):
     texts: list = []
     new = generate(model, PROMPTS, intervention=seen_tokens(texts), **{**SAMPLED, "temperature": 0})
-    whole = [[1, *p, *row[1:], *written] for p, row, written in zip(PREFIX, PROMPTS, new, strict=True)]
+    whole = [
+        [1, *p, *row[1:], *written] for p, row, written in zip(PREFIX, PROMPTS, new, strict=True)
+    ]
     longest = max(len(row) for row in whole)
     for step, rows in enumerate(texts):
         for row, text in zip(rows, whole, strict=True):
             so_far = text[: len(text) - SAMPLED["max_new_tokens"] + step]
             assert row == [-1] * (longest - SAMPLED["max_new_tokens"] + step - len(so_far)) + so_far
-    for i, row in enumerate(PROMPTS):  # each token is the likeliest in a pass over the whole text too
+    for i, row in enumerate(
+        PROMPTS
+    ):  # each token is the likeliest in a pass over the whole text too
         read = torch.tensor([row + new[i]])
         intervention = seen_tokens([])
         alone = Intervention(prefix=PREFIX[i : i + 1], logits=intervention.logits)
@@ -135,9 +154,11 @@ def test_weights_are_exchanged_while_the_intervention_is_applied_and_no_longer()
     plain = model.logits(TOKENS)
     exchanged = Intervention(weights=silenced)
     assert (logits_under(model, TOKENS, exchanged) == 0).all()
-    assert set(generate(model, [[1, 4]], intervention=exchanged, **{**SAMPLED, "seeds": [1], "temperature": 0})[0]) == {
-        0
-    }
+    assert set(
+        generate(
+            model, [[1, 4]], intervention=exchanged, **{**SAMPLED, "seeds": [1], "temperature": 0}
+        )[0]
+    ) == {0}
     assert torch.equal(model.logits(TOKENS), plain)
 
 
@@ -149,10 +170,15 @@ def test_another_decoding_writes_by_calls_of_the_plain_one():
         drawn = [write(prompts, seeds), write(prompts, [seed + 100 for seed in seeds])]
         return [max(rows, key=lambda row: row.count(5)) for rows in zip(*drawn, strict=True)]
 
-    ours = generate(model, PROMPTS, intervention=Intervention(prefix=PREFIX, decoding=best_of_two), **SAMPLED)
+    ours = generate(
+        model, PROMPTS, intervention=Intervention(prefix=PREFIX, decoding=best_of_two), **SAMPLED
+    )
     seeds = ([5, 6, 7, 8], [105, 106, 107, 108])
     drawn = [
-        generate(model, PROMPTS, intervention=Intervention(prefix=PREFIX), **{**SAMPLED, "seeds": s}) for s in seeds
+        generate(
+            model, PROMPTS, intervention=Intervention(prefix=PREFIX), **{**SAMPLED, "seeds": s}
+        )
+        for s in seeds
     ]
     assert ours == [max(rows, key=lambda row: row.count(5)) for rows in zip(*drawn, strict=True)]
     assert ours != drawn[0] or ours != drawn[1]
@@ -165,7 +191,9 @@ def fails(*_):
 @pytest.mark.parametrize(
     "broken",
     [
-        Intervention((add("resid_post.0", torch.ones(16)), Edit("attn_out.1", fails)), weights=silenced),
+        Intervention(
+            (add("resid_post.0", torch.ones(16)), Edit("attn_out.1", fails)), weights=silenced
+        ),
         Intervention((add("resid_post.0", torch.ones(16)),), logits=fails, weights=silenced),
     ],
     ids=["edit", "logits"],
@@ -187,9 +215,14 @@ def test_a_ruler_measures_many_interventions_as_each_alone():
     prefixes = [(7, 9), (), (13,), (4,), ()]
 
     def intervention(numbers, strengths):
-        edits = (add("resid_post.0", vectors[numbers] * strengths[:, None]), add("mlp_out.1", vectors[numbers]))
+        edits = (
+            add("resid_post.0", vectors[numbers] * strengths[:, None]),
+            add("mlp_out.1", vectors[numbers]),
+        )
         return Intervention(
-            edits, tuple(prefixes[i] for i in numbers.tolist()), biased(strengths[:, None, None]).logits
+            edits,
+            tuple(prefixes[i] for i in numbers.tolist()),
+            biased(strengths[:, None, None]).logits,
         )
 
     strengths = torch.linspace(0.5, 2, 5)
@@ -200,13 +233,20 @@ def test_a_ruler_measures_many_interventions_as_each_alone():
         assert float(measured[i]) == pytest.approx(float(kl), rel=1e-4, abs=1e-6)
 
 
-@pytest.mark.parametrize("places", [["resid_post.0", "resid_post.1"], ["attn_out.1", "resid_pre.0"], ["resid_post.2"]])
+@pytest.mark.parametrize(
+    "places", [["resid_post.0", "resid_post.1"], ["attn_out.1", "resid_pre.0"], ["resid_post.2"]]
+)
 def test_the_fast_ruler_of_vectors_at_several_hook_points_is_the_ruler_of_any_intervention(places):
     model, mask = toys.tiny_model(), torch.ones(2, 6).bool()
-    vectors = {p: torch.randn(3, 16, generator=torch.Generator().manual_seed(i)) for i, p in enumerate(places)}
+    vectors = {
+        p: torch.randn(3, 16, generator=torch.Generator().manual_seed(i))
+        for i, p in enumerate(places)
+    }
 
     def intervention(numbers, strengths):
-        return Intervention(tuple(add(p, x[numbers] * strengths[:, None]) for p, x in vectors.items()))
+        return Intervention(
+            tuple(add(p, x[numbers] * strengths[:, None]) for p, x in vectors.items())
+        )
 
     numbers, strengths = torch.tensor([2, 0, 1]), torch.tensor([0.3, 1.0, 2.0])
     fast = ruler_of_vectors(model, vectors, TOKENS, mask)(numbers, strengths)

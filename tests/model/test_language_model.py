@@ -32,7 +32,12 @@ def test_a_folder_gives_the_model_that_was_written(reference, capfd, caplog):
     model = reference.load(CPU)
     assert torch.equal(model.logits(TOKENS), toys.tiny_model().logits(TOKENS))
     assert model.tokenizer("the cat sat", add_special_tokens=False).input_ids == [4, 6, 13 - 1]
-    assert (model.d_model, model.n_layers, model.vocab_size, model.dtype) == (16, 3, len(toys.WORDS), torch.float32)
+    assert (model.d_model, model.n_layers, model.vocab_size, model.dtype) == (
+        16,
+        3,
+        len(toys.WORDS),
+        torch.float32,
+    )
     assert model.capabilities == {"causal_loss", "generation", "gradients"} and model.eos == {2}
     assert not any(parameter.requires_grad for parameter in model.network.parameters())
     assert capfd.readouterr() == ("", "") and not caplog.records
@@ -62,11 +67,18 @@ def test_half_precision_stays_near_full_precision(reference):
 
 def test_an_unknown_model_names_the_nearest_and_says_how_to_download(reference):
     wrong = reference.folder.parent / "tinny"
-    with pytest.raises(ModelError, match=f"no folder '{wrong}' with a config.json; known: .*; did you mean '.*/tiny'?"):
+    with pytest.raises(
+        ModelError,
+        match=f"no folder '{wrong}' with a config.json; known: .*; did you mean '.*/tiny'?",
+    ):
         _ = ModelReference(ModelConfig(path=str(wrong))).key
-    with pytest.raises(ModelError, match=r"model.online is false, so nothing is downloaded; set model.online=true"):
+    with pytest.raises(
+        ModelError, match=r"model.online is false, so nothing is downloaded; set model.online=true"
+    ):
         _ = ModelReference(ModelConfig(path="somebody/no-such-model")).key
-    with pytest.raises(ModelError, match="the hub did not give it"):  # the tests run with the hub switched off
+    with pytest.raises(
+        ModelError, match="the hub did not give it"
+    ):  # the tests run with the hub switched off
         _ = ModelReference(ModelConfig(path="somebody/no-such-model", online=True)).key
 
 
@@ -75,7 +87,10 @@ def test_files_that_are_not_a_whole_model_are_refused(reference, tmp_path):
         folder = tmp_path / name
         shutil.copytree(reference.folder, folder)
         (folder / name).write_bytes((folder / name).read_bytes()[:-40])
-        with pytest.raises(ModelError, match=f"{folder} could not be loaded as a language model: .*wanted config.json"):
+        with pytest.raises(
+            ModelError,
+            match=f"{folder} could not be loaded as a language model: .*wanted config.json",
+        ):
             ModelReference(ModelConfig(path=str(folder))).load(CPU)
     deeper = tmp_path / "deeper"
     shutil.copytree(reference.folder, deeper)
@@ -83,7 +98,8 @@ def test_files_that_are_not_a_whole_model_are_refused(reference, tmp_path):
     config.pop("layer_types", None)
     (deeper / "config.json").write_text(json.dumps(config))
     with pytest.raises(
-        ModelError, match=r"lacks 9 weights that its config.json asks for \(model.layers.3.input_layernorm"
+        ModelError,
+        match=r"lacks 9 weights that its config.json asks for \(model.layers.3.input_layernorm",
     ):
         ModelReference(ModelConfig(path=str(deeper))).load(CPU)
 
@@ -98,7 +114,8 @@ def test_a_model_without_tokenizer_or_head_says_so_when_they_are_needed(tmp_path
     wanted = toys.tiny_model().read(TOKENS, ["resid_post.1"])["resid_post.1"]
     assert torch.equal(model.read(TOKENS, ["resid_post.1"])["resid_post.1"], wanted)
     with pytest.raises(
-        CapabilityError, match="this needs a model with the capability causal_loss; LlamaModel has gradients"
+        CapabilityError,
+        match="this needs a model with the capability causal_loss; LlamaModel has gradients",
     ):
         model.logits(TOKENS)
 
@@ -147,7 +164,10 @@ def test_gradients_agree_with_finite_differences():
     direction = torch.randn(16).double()
     for name, gradient in gradients.items():
         assert gradient.shape == x[name].shape == (2, 6, 16)
-        up, down = (objective(model.logits(TOKENS, edits=[add(name, s * 1e-3 * direction)])) for s in (1, -1))
+        up, down = (
+            objective(model.logits(TOKENS, edits=[add(name, s * 1e-3 * direction)]))
+            for s in (1, -1)
+        )
         slope = (gradient[0] @ direction).sum().float()
         torch.testing.assert_close(slope, (up - down) / 2e-3, atol=1e-2, rtol=1e-2)
 
@@ -174,7 +194,9 @@ def test_direction_logits_are_the_unembedding():
 def test_the_activations_that_a_gpt2_publisher_computed(shared):
     folder = shared / "models/nano-sort-gpt2"
     published = load_file(folder / "reference_activations.safetensors")
-    published["pos_emb"] = published["pos_emb"].expand_as(published["x"])  # theirs is one row for all
+    published["pos_emb"] = published["pos_emb"].expand_as(
+        published["x"]
+    )  # theirs is one row for all
     model = ModelReference(ModelConfig(path=str(folder))).load(CPU)
     tokens = published.pop("idx").long()
     h = "module:transformer.h.0"
@@ -203,10 +225,19 @@ def test_the_activations_that_a_gpt2_publisher_computed(shared):
     q, k, v = (part.unflatten(-1, (3, 16)).transpose(1, 2) for part in ours["qkv"].chunk(3, dim=-1))
     later = torch.ones(11, 11).triu(1).bool()
     att = (q @ k.transpose(2, 3) / 4).masked_fill(later, -torch.inf)
-    ours |= {"q": q, "k": k, "v": v, "att": att, "attSm": att.softmax(-1), "probs": model.logits(tokens).softmax(-1)}
+    ours |= {
+        "q": q,
+        "k": k,
+        "v": v,
+        "att": att,
+        "attSm": att.softmax(-1),
+        "probs": model.logits(tokens).softmax(-1),
+    }
     assert len(published) == 24 and set(ours) == set(published)
     for name, wanted in published.items():
-        torch.testing.assert_close(ours[name], wanted, atol=1e-5, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            ours[name], wanted, atol=1e-5, rtol=0, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 @pytest.mark.parametrize("name", ["stories260k", "babyllama-105"])
@@ -223,7 +254,9 @@ def test_the_logits_of_an_independent_forward_pass(shared, name):
 @pytest.mark.parametrize("layout", toys.LAYOUTS)
 def test_what_is_done_to_keep_a_gpu_busy_changes_no_number(layout):
     network = toys.tiny_network(layout)
-    torch.testing.assert_close(network(TOKENS, use_cache=True).logits, network(TOKENS, use_cache=False).logits)
+    torch.testing.assert_close(
+        network(TOKENS, use_cache=True).logits, network(TOKENS, use_cache=False).logits
+    )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -255,5 +288,7 @@ def test_a_model_is_located_by_its_bytes(tmp_path: Path) -> None:
     other = toys.tiny_reference(tmp_path / "other", seed=1)
     places = [ModelConfig(path=str(tmp_path / "gone")), other.config, reference.config]
     assert locate(reference.key, places).folder == tmp_path / "here"
-    with pytest.raises(ModelError, match=rf"gone \(float32\): no model; .*other \(float32\): model {other.key}"):
+    with pytest.raises(
+        ModelError, match=rf"gone \(float32\): no model; .*other \(float32\): model {other.key}"
+    ):
         locate(reference.key, places[:2])

@@ -1,4 +1,5 @@
-"""Which list holds the blocks, what a block's parts add, and how the activations of any module lie."""
+"""Which list holds the blocks, what a block's parts add, and how the activations of any module
+lie."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ def test_a_vision_tower_of_the_same_depth_is_not_the_blocks(kind):
 def test_lists_of_attentions_are_not_the_blocks(n_layers):
     model = families.model("xlm", n_layers=n_layers)
     with pytest.raises(
-        HookPointError, match=r"XLMWithLMHeadModel has no list of . blocks that hand the residual stream"
+        HookPointError,
+        match=r"XLMWithLMHeadModel has no list of . blocks that hand the residual stream",
     ):
         model.read(TOKENS, ["resid_post.0"])
     name = "module:transformer.layer_norm2.0:output"
@@ -83,7 +85,10 @@ def test_a_single_block_is_found(layout):
 def test_parts_are_placed_where_they_add_up(family, changes, attention, mlp, dtype):
     model = LanguageModel(families.network(family, **changes).to(dtype))
     for kind, wanted in (("attn_out", attention), ("mlp_out", mlp)):
-        assert model.hook_point(f"{kind}.1").path == f"{model.hook_point('resid_post.1').path}.{wanted}"
+        assert (
+            model.hook_point(f"{kind}.1").path
+            == f"{model.hook_point('resid_post.1').path}.{wanted}"
+        )
 
 
 @pytest.mark.parametrize(
@@ -127,7 +132,10 @@ def test_gradients_at_a_place_that_a_model_overwrites_agree_with_finite_differen
     x, gradients = model.gradients(TOKENS, ["mlp_out.0", "resid_pre.1"], objective)
     torch.testing.assert_close(x["mlp_out.0"], model.read(TOKENS, ["mlp_out.0"])["mlp_out.0"])
     direction = torch.randn(16).double()
-    up, down = (objective(model.logits(TOKENS, edits=[add("mlp_out.0", s * 1e-3 * direction)])) for s in (1, -1))
+    up, down = (
+        objective(model.logits(TOKENS, edits=[add("mlp_out.0", s * 1e-3 * direction)]))
+        for s in (1, -1)
+    )
     slope = (gradients["mlp_out.0"][0] @ direction).sum().float()
     torch.testing.assert_close(slope, (up - down) / 2e-3, atol=1e-2, rtol=1e-2)
 
@@ -175,14 +183,23 @@ def test_activations_are_row_token_width_whatever_the_tensor_looks_like(family, 
 @pytest.mark.parametrize(
     ("family", "name", "message"),
     [
-        ("llama", "module:model.embed_tokens:input", "holds int64 numbers, and no activations; name a module"),
+        (
+            "llama",
+            "module:model.embed_tokens:input",
+            "holds int64 numbers, and no activations; name a module",
+        ),
         ("hrm_text", "module:model.L_module.layers.0:output", "is no one place: its module runs "),
         (
             "bloom",
             "module:transformer.h.0.self_attention.attention_dropout:output",
-            "holds [3, 4, 5, 5] where 3 rows of 5 tokens pass, which is no vector for each token; name a module",
+            "holds [3, 4, 5, 5] where 3 rows of 5 tokens pass, which is no vector for each token; "
+            "name a module",
         ),
-        ("llama", "module:model.layers:output", "the pass never came to module:model.layers:output; name a module"),
+        (
+            "llama",
+            "module:model.layers:output",
+            "the pass never came to module:model.layers:output; name a module",
+        ),
     ],
 )
 def test_what_holds_no_vector_for_each_token_is_refused(family, name, message):
@@ -220,9 +237,13 @@ def test_arrangements_are_told_apart_and_undone(shape, axes):
     assert found is not None and found.axes == axes
     rows = found.by_token(x, 3, 5)
     assert rows is not None and rows.shape[:2] == (3, 5)
-    at = dict(zip(axes, (2, 4), strict=True)) if len(axes) == 2 else {0: 2 * 5 + 4}  # the last token of the last row
+    at = (
+        dict(zip(axes, (2, 4), strict=True)) if len(axes) == 2 else {0: 2 * 5 + 4}
+    )  # the last token of the last row
     at = {axis: min(number, shape[axis] - 1) for axis, number in at.items()}
-    assert torch.equal(rows[2, 4], x[tuple(at.get(axis, slice(None)) for axis in range(x.ndim))].flatten())
+    assert torch.equal(
+        rows[2, 4], x[tuple(at.get(axis, slice(None)) for axis in range(x.ndim))].flatten()
+    )
     back = found.back(rows + 1, x)
     assert torch.equal(back, (x + 1).expand_as(back))
     assert found.by_token(x, 3, 6) is None

@@ -1,4 +1,5 @@
-"""What a folder's files make: the head where there is one, nothing left out in silence, end tokens from wherever."""
+"""What a folder's files make: the head where there is one, nothing left out in silence, end tokens
+from wherever."""
 
 from __future__ import annotations
 
@@ -46,7 +47,9 @@ def load(folder: Path) -> LanguageModel:
 def rewrite(file: Path, **changes: Any) -> None:
     """Changes entries of a JSON file; None takes one out."""
     content = (json.loads(file.read_text()) if file.exists() else {}) | changes
-    file.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+    file.write_text(
+        json.dumps({name: value for name, value in content.items() if value is not None})
+    )
 
 
 def test_a_head_is_kept_though_the_configuration_names_no_class(tmp_path: Path) -> None:
@@ -62,7 +65,9 @@ def test_the_text_part_of_a_model_with_a_vision_tower_has_its_head(tmp_path: Pat
     text = SHAPE | {"num_key_value_heads": 2, "head_dim": 4, "pad_token_id": 0}
     gemma = transformers.Gemma3Config(text_config=text, vision_config=VISION, mm_tokens_per_image=4)
     clip = VISION | {"model_type": "clip_vision_model", "projection_dim": 16}
-    llava = transformers.LlavaConfig(text_config=SHAPE | {"model_type": "llama"}, vision_config=clip)
+    llava = transformers.LlavaConfig(
+        text_config=SHAPE | {"model_type": "llama"}, vision_config=clip
+    )
     for network in (
         transformers.Gemma3ForConditionalGeneration(gemma),
         transformers.LlavaForConditionalGeneration(llava),
@@ -73,7 +78,12 @@ def test_the_text_part_of_a_model_with_a_vision_tower_has_its_head(tmp_path: Pat
         assert model.capabilities == {"causal_loss", "generation", "gradients"}
         assert (model.n_layers, model.d_model, model.vocab_size) == (2, 16, 64)
         torch.testing.assert_close(model.logits(TOKENS), network(input_ids=TOKENS).logits)
-        assert len(generate(model, [[1, 5, 7]], max_new_tokens=3, temperature=0, seeds=[0], stop=[])[0]) == 3
+        assert (
+            len(
+                generate(model, [[1, 5, 7]], max_new_tokens=3, temperature=0, seeds=[0], stop=[])[0]
+            )
+            == 3
+        )
 
 
 def test_weights_that_are_not_used_are_told_and_blocks_that_are_left_out_are_refused(
@@ -83,7 +93,9 @@ def test_weights_that_are_not_used_are_told_and_blocks_that_are_left_out_are_ref
     transformers.LlamaForSequenceClassification(config).save_pretrained(tmp_path / "classifier")
     assert load(tmp_path / "classifier").capabilities == {"gradients"}
     [record] = caplog.records
-    assert record.getMessage().endswith("1 weights of its files are not used by LlamaModel: score.weight")
+    assert record.getMessage().endswith(
+        "1 weights of its files are not used by LlamaModel: score.weight"
+    )
     toys.tiny_network("gpt2").save_pretrained(tmp_path / "fewer")
     rewrite(tmp_path / "fewer" / "config.json", n_layer=2)
     with pytest.raises(
@@ -94,7 +106,9 @@ def test_weights_that_are_not_used_are_told_and_blocks_that_are_left_out_are_ref
         load(tmp_path / "fewer")
 
 
-@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"])
+@pytest.mark.parametrize(
+    "name", ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"]
+)
 def test_an_adapter_is_never_ignored(tmp_path: Path, name: str) -> None:
     toys.tiny_reference(tmp_path / "whole")
     (tmp_path / "whole" / name).write_text("{}")
@@ -103,19 +117,27 @@ def test_an_adapter_is_never_ignored(tmp_path: Path, name: str) -> None:
     for folder in ("whole", "alone"):
         reference = ModelReference(ModelConfig(path=str(tmp_path / folder)))
         for ask in (lambda reference: reference.key, lambda reference: reference.load(CPU)):
-            with pytest.raises(ModelError, match=rf"holds an adapter \({name}\).*merge it into its model first"):
+            with pytest.raises(
+                ModelError, match=rf"holds an adapter \({name}\).*merge it into its model first"
+            ):
                 ask(reference)
 
 
-def test_a_path_may_begin_at_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_may_begin_at_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     reference = toys.tiny_reference(tmp_path / "models" / "tiny")
     assert ModelReference(ModelConfig(path="~/models/tiny")).key == reference.key
-    with pytest.raises(ModelError, match="no folder '~/models/other' with a config.json; known: .*/models/tiny"):
+    with pytest.raises(
+        ModelError, match="no folder '~/models/other' with a config.json; known: .*/models/tiny"
+    ):
         _ = ModelReference(ModelConfig(path="~/models/other")).key
 
 
-def test_end_tokens_come_from_tokenizer_configuration_and_generation_settings(tmp_path: Path) -> None:
+def test_end_tokens_come_from_tokenizer_configuration_and_generation_settings(
+    tmp_path: Path,
+) -> None:
     reference = toys.tiny_reference(tmp_path)
     before = reference.key
     assert reference.load(CPU).eos == {2}
@@ -147,7 +169,9 @@ def test_text_ends_at_an_end_token_that_only_the_generation_settings_name(tmp_pa
 @pytest.mark.parametrize("network", ["bert", "distilbert", "modernbert", "masked", "electra"])
 def test_a_model_that_looks_ahead_is_loaded_as_an_encoder(tmp_path: Path, network: str) -> None:
     torch.manual_seed(0)
-    small = {name: value for name, value in SHAPE.items() if name != "initializer_range"}  # as they are made
+    small = {
+        name: value for name, value in SHAPE.items() if name != "initializer_range"
+    }  # as they are made
     special = {f"{name}_token_id": 0 for name in ("pad", "bos", "eos", "cls", "sep")}
     distil = transformers.DistilBertConfig(
         vocab_size=64, dim=16, hidden_dim=40, n_layers=2, n_heads=4, max_position_embeddings=64
@@ -155,14 +179,18 @@ def test_a_model_that_looks_ahead_is_loaded_as_an_encoder(tmp_path: Path, networ
     made = {
         "bert": lambda: transformers.BertModel(transformers.BertConfig(**small)),
         "distilbert": lambda: transformers.DistilBertModel(distil),
-        "modernbert": lambda: transformers.ModernBertModel(transformers.ModernBertConfig(**small, **special)),
+        "modernbert": lambda: transformers.ModernBertModel(
+            transformers.ModernBertConfig(**small, **special)
+        ),
         "masked": lambda: transformers.BertForMaskedLM(transformers.BertConfig(**small)),
         "electra": lambda: transformers.ElectraForCausalLM(transformers.ElectraConfig(**small)),
     }
     made[network]().save_pretrained(tmp_path)
     model = load(tmp_path)
     assert isinstance(model, EncoderModel) and model.capabilities == {"gradients"}
-    with pytest.raises(ModelError, match="looks ahead: later tokens .* read it as an EncoderModel") as refused:
+    with pytest.raises(
+        ModelError, match="looks ahead: later tokens .* read it as an EncoderModel"
+    ) as refused:
         LanguageModel(model.network)
     assert "\n" not in str(refused.value)
 
@@ -181,12 +209,18 @@ def test_looking_ahead_is_seen_in_every_type_of_numbers(dtype: str, looks_ahead:
 
 
 def test_what_is_no_language_model_is_refused_in_a_sentence(tmp_path: Path) -> None:
-    transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**VISION)).save_pretrained(tmp_path / "pictures")
-    with pytest.raises(ModelError, match="is not a language model of blocks: its configuration does not say"):
+    transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**VISION)).save_pretrained(
+        tmp_path / "pictures"
+    )
+    with pytest.raises(
+        ModelError, match="is not a language model of blocks: its configuration does not say"
+    ):
         load(tmp_path / "pictures")
     with pytest.raises(ModelError, match="is not a language model of blocks"):
         _ = ModelReference(ModelConfig(path=str(tmp_path / "pictures"))).shape
     (tmp_path / "unknown").mkdir()
     (tmp_path / "unknown" / "config.json").write_text('{"model_type": "no-such-type"}')
-    with pytest.raises(ModelError, match="unknown could not be loaded as a language model: .*wanted config.json"):
+    with pytest.raises(
+        ModelError, match="unknown could not be loaded as a language model: .*wanted config.json"
+    ):
         _ = ModelReference(ModelConfig(path=str(tmp_path / "unknown"))).shape

@@ -1,4 +1,5 @@
-"""Vectors of texts: what the folder of a sentence encoder says, alone as in a batch, and a sentence for the rest."""
+"""Vectors of texts: what the folder of a sentence encoder says, alone as in a batch, and a sentence
+for the rest."""
 
 from __future__ import annotations
 
@@ -28,8 +29,11 @@ TEXTS = [
 WORDS = len(toys.WORDS)
 
 
-def folder(path: Path, family: str = "bert", pooling: dict[str, Any] | None = None, **files: Any) -> Path:
-    """A random sentence encoder in the form of sentence-transformers: transformer, pooling, normalisation."""
+def folder(
+    path: Path, family: str = "bert", pooling: dict[str, Any] | None = None, **files: Any
+) -> Path:
+    """A random sentence encoder in the form of sentence-transformers: transformer, pooling,
+    normalisation."""
     families.encoder(family, vocab_size=WORDS).save_pretrained(path)
     tokenizer = toys.tokenizer()
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
@@ -82,7 +86,9 @@ def test_a_vector_does_not_depend_on_its_company(
     alone = torch.cat([encoder.embed([text]) for text in TEXTS])
     monkeypatch.setattr(text_encoder, "BATCH_TOKENS", batch_tokens)
     torch.testing.assert_close(encoder.embed(TEXTS), alone, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(encoder.embed([*TEXTS[::-1], *TEXTS])[3:5], alone[[0, 0]], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        encoder.embed([*TEXTS[::-1], *TEXTS])[3:5], alone[[0, 0]], atol=1e-5, rtol=1e-5
+    )
     assert encoder.embed([]).shape == (0, 16)
 
 
@@ -94,10 +100,15 @@ def test_a_vector_does_not_depend_on_its_company(
         ({"pooling_mode_lasttoken": True}, lambda x: x[-1]),
         ({"pooling_mode": "mean"}, lambda x: x.mean(0)),
         ({"pooling_mode_mean_sqrt_len_tokens": True}, lambda x: x.sum(0) / len(x) ** 0.5),
-        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, lambda x: torch.cat([x[0], x.mean(0)])),
+        (
+            {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True},
+            lambda x: torch.cat([x[0], x.mean(0)]),
+        ),
     ],
 )
-def test_tokens_are_pooled_as_the_folder_says(tmp_path: Path, pooling: dict[str, Any], wanted: Any) -> None:
+def test_tokens_are_pooled_as_the_folder_says(
+    tmp_path: Path, pooling: dict[str, Any], wanted: Any
+) -> None:
     modules = [{"type": f"sentence_transformers.models.{kind}", "path": place} for kind, place in (
         ("Transformer", ""), ("Pooling", "1_Pooling"))]  # fmt: skip
     encoder = load(folder(tmp_path, pooling=pooling, **{"modules.json": modules}))
@@ -135,11 +146,15 @@ def test_the_key_follows_how_tokens_are_pooled(tmp_path: Path) -> None:
 
 
 def test_what_is_not_known_is_refused_in_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="pools by 'weightedmean_tokens', which is not known here; known: cls, last"):
+    with pytest.raises(
+        ModelError,
+        match="pools by 'weightedmean_tokens', which is not known here; known: cls, last",
+    ):
         load(folder(tmp_path / "weighted", pooling={"pooling_mode_weightedmean_tokens": True}))
     dense = [{"type": "sentence_transformers.models.Dense", "path": "2_Dense"}]
     with pytest.raises(
-        ModelError, match=r"modules.json lists 2_Dense: a Dense, which is not known here; known: Transf"
+        ModelError,
+        match=r"modules.json lists 2_Dense: a Dense, which is not known here; known: Transf",
     ):
         load(folder(tmp_path / "dense", **{"modules.json": dense}))
     path = folder(tmp_path / "broken")

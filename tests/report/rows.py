@@ -1,4 +1,5 @@
-"""Rows of scores for tests: every column said, none read out of a name; and what the real entries declare."""
+"""Rows of scores for tests: every column said, none read out of a name; and what the real entries
+declare."""
 
 from __future__ import annotations
 
@@ -29,42 +30,77 @@ def declared() -> Measures:
     of_scorers = summary.measures(entry for _, entry in scorers.items())
     of_sweeps = Measures.declared("compare", [STABILITY])
     return Measures(
-        {**measures_of(evaluations.names()), **of_scorers, **of_steering.declared(["fluency"]), **of_sweeps}
+        {
+            **measures_of(evaluations.names()),
+            **of_scorers,
+            **of_steering.declared(["fluency"]),
+            **of_sweeps,
+        }
     )
 
 
 MEASURES = declared()
 
 
-def score(measure: str, value: float | None, stage: str = "evaluate", **others: Any) -> dict[str, Any]:
+def score(
+    measure: str, value: float | None, stage: str = "evaluate", **others: Any
+) -> dict[str, Any]:
     """A score of the entry itself; an absent value gives its reason, unless another is given."""
     reason = {} if value is not None else {"reason": "none was given"}
     better = MEASURES.of({"stage": stage, "measure": measure}).better
     about = {"n": 10, "unit_of_replication": "document", "better": better, "role": "entry"}
-    return {"stage": stage, "measure": measure, "value": value, **about, **PLACE, **reason, **others}
+    return {
+        "stage": stage,
+        "measure": measure,
+        "value": value,
+        **about,
+        **PLACE,
+        **reason,
+        **others,
+    }
 
 
-def found(value: float | None, unit: str = "latent", measure: str = "concepts_found", **others: Any) -> dict[str, Any]:
+def found(
+    value: float | None, unit: str = "latent", measure: str = "concepts_found", **others: Any
+) -> dict[str, Any]:
     """A score by concept, of one kind of unit."""
-    about = {"entry": "concepts_found", "subject": unit, "role": ROLES[unit], "unit_of_replication": "concept"}
+    about = {
+        "entry": "concepts_found",
+        "subject": unit,
+        "role": ROLES[unit],
+        "unit_of_replication": "concept",
+    }
     return score(measure, value, **{**about, **others})
 
 
-def explained(value: float | None, scorer: str = "detection", part: str = "", **others: Any) -> dict[str, Any]:
+def explained(
+    value: float | None, scorer: str = "detection", part: str = "", **others: Any
+) -> dict[str, Any]:
     """A score of an explainer, or one of its parts (`over_floor`, `weakest`, ...)."""
     role = others.get("role", "entry")
     explainer = others.pop("explainer", None if role == "ceiling" else "log_odds")
     subject = {"floor": "shuffled", "ceiling": "probe", "control": "untrained"}.get(role)
     about = {"entry": explainer, "explainer": explainer, "scorer": scorer, "subject": subject}
-    about |= {"unit_of_replication": "latent", "predictor": None if role == "ceiling" else "lexical"}
+    about |= {
+        "unit_of_replication": "latent",
+        "predictor": None if role == "ceiling" else "lexical",
+    }
     return score(f"{scorer}.{part}" if part else scorer, value, "interpret", **{**about, **others})
 
 
 def steered(
-    value: float | None, measure: str = "uplift", method: str = "add_direction", budget: float = 0.1, **others: Any
+    value: float | None,
+    measure: str = "uplift",
+    method: str = "add_direction",
+    budget: float = 0.1,
+    **others: Any,
 ) -> dict[str, Any]:
     """A score of a steering method."""
-    about = {"entry": method, "budget": budget, "unit_of_replication": "prompt" if others.get("concept") else "concept"}
+    about = {
+        "entry": method,
+        "budget": budget,
+        "unit_of_replication": "prompt" if others.get("concept") else "concept",
+    }
     return score(measure, value, "steer", **{**about, **others})
 
 

@@ -1,4 +1,5 @@
-"""Comparisons are of pairs, families of concepts count as one, and Holm corrects each measure's tests."""
+"""Comparisons are of pairs, families of concepts count as one, and Holm corrects each measure's
+tests."""
 
 from __future__ import annotations
 
@@ -22,11 +23,15 @@ from tests.report import rows as made
 from tests.report.rows import MEASURES, Made, report_frame
 
 
-def compared(frame: pl.DataFrame, artifacts: dict[str, Artifact], families: dict[str, str]) -> pl.DataFrame:
+def compared(
+    frame: pl.DataFrame, artifacts: dict[str, Artifact], families: dict[str, str]
+) -> pl.DataFrame:
     return compared_with(frame, MEASURES, artifacts, families)
 
 
-def stage_of(store: Store, stage: str, facts: dict | None = None, **written: list[dict]) -> Artifact:
+def stage_of(
+    store: Store, stage: str, facts: dict | None = None, **written: list[dict]
+) -> Artifact:
     """An artifact of these tables, with these facts."""
 
     def make(folder: Path, config: Made, inputs, settings):
@@ -56,7 +61,9 @@ def mean_rows(rows: list[dict], measure: str, column: str) -> list[dict]:
     ]  # fmt: skip
 
 
-def evaluated(store: Store, ap: dict[str, np.ndarray], names: list[str]) -> tuple[pl.DataFrame, Artifact]:
+def evaluated(
+    store: Store, ap: dict[str, np.ndarray], names: list[str]
+) -> tuple[pl.DataFrame, Artifact]:
     items = found_rows(ap, names)
     rows = mean_rows(items, "ap", "ap") + mean_rows(items, "found", "found")
     artifact = stage_of(store, "evaluate", concepts_found=items, scores=rows)
@@ -74,10 +81,14 @@ def test_ours_is_paired_with_each_rival_by_concept(store: Store) -> None:
     (row,) = found.filter(pl.col("name") == "evaluate.concepts_ap.latent").to_dicts()
     difference = ap["latent"] - ap["neuron"]
     expected = t_interval(difference[np.argsort(names)])
-    assert (row["difference"], row["low"], row["high"]) == pytest.approx((expected.value, expected.low, expected.high))
+    assert (row["difference"], row["low"], row["high"]) == pytest.approx(
+        (expected.value, expected.low, expected.high)
+    )
     assert row["paired"] and row["n"] == row["n_clusters"] == 20 and row["outcome"] == "for us"
     spread = t_interval(ap["latent"])
-    assert spread.low is not None and spread.low < neuron.mean()  # within our own interval, and yet told apart
+    assert (
+        spread.low is not None and spread.low < neuron.mean()
+    )  # within our own interval, and yet told apart
 
 
 def test_concepts_of_one_family_are_flipped_and_resampled_together(store: Store) -> None:
@@ -85,7 +96,11 @@ def test_concepts_of_one_family_are_flipped_and_resampled_together(store: Store)
     lift = np.repeat([0.2, 0.2, 0.2, 0.2, -0.2, 0.2, 0.2, -0.2], 5)
     ap = {"latent": 0.5 + lift, "neuron": np.full(40, 0.5)}
     frame, artifact = evaluated(store, ap, names)
-    row = compared(frame, {"evaluate": artifact}, {}).filter(pl.col("measure") == "concepts_ap").row(0, named=True)
+    row = (
+        compared(frame, {"evaluate": artifact}, {})
+        .filter(pl.col("measure") == "concepts_ap")
+        .row(0, named=True)
+    )
     assert (row["n"], row["n_clusters"], row["n_families"]) == (40, 8, 8)
     assert row["p"] == sign_flip_test(lift[::5] * 5, numpy_generator(0), n_flips=10_000)
     assert row["outcome"] == "undecided"  # concept by concept this would be told apart
@@ -95,11 +110,17 @@ def test_concepts_of_one_family_are_flipped_and_resampled_together(store: Store)
     assert (row["low"], row["high"]) == pytest.approx((expected.low, expected.high))
 
 
-def test_where_families_are_too_few_each_concept_stands_alone_and_the_row_says_so(store: Store) -> None:
+def test_where_families_are_too_few_each_concept_stands_alone_and_the_row_says_so(
+    store: Store,
+) -> None:
     names = [f"topic.{number}" for number in range(12)]
     ap = {"latent": np.linspace(0.6, 0.9, 12), "neuron": np.linspace(0.3, 0.8, 12)}
     frame, artifact = evaluated(store, ap, names)
-    row = compared(frame, {"evaluate": artifact}, {}).filter(pl.col("measure") == "concepts_ap").row(0, named=True)
+    row = (
+        compared(frame, {"evaluate": artifact}, {})
+        .filter(pl.col("measure") == "concepts_ap")
+        .row(0, named=True)
+    )
     assert (row["n_clusters"], row["n_families"]) == (12, 1)
 
 
@@ -109,7 +130,9 @@ def test_the_inventory_keeps_families_of_one_prefix_apart(store: Store) -> None:
     frame, artifact = evaluated(store, ap, names)
     families = {name: f"family{number % 6}" for number, name in enumerate(names)}
     row = (
-        compared(frame, {"evaluate": artifact}, families).filter(pl.col("measure") == "concepts_ap").row(0, named=True)
+        compared(frame, {"evaluate": artifact}, families)
+        .filter(pl.col("measure") == "concepts_ap")
+        .row(0, named=True)
     )
     assert (row["n_clusters"], row["n_families"]) == (6, 6)
 
@@ -142,7 +165,9 @@ def test_holm_goes_over_all_rivals_and_kinds_of_one_measure(store: Store) -> Non
 
 def test_a_score_whose_items_do_not_average_to_it_is_not_compared_by_item(store: Store) -> None:
     names = [f"list{number}" for number in range(10)]
-    frame, artifact = evaluated(store, {"latent": np.linspace(0, 1, 10), "neuron": np.linspace(0, 0.5, 10)}, names)
+    frame, artifact = evaluated(
+        store, {"latent": np.linspace(0, 1, 10), "neuron": np.linspace(0, 0.5, 10)}, names
+    )
     wrong = frame.with_columns(pl.col("value") + 0.1)
     assert compared(wrong, {"evaluate": artifact}, {}).is_empty()
 
@@ -156,13 +181,21 @@ def explained(store: Store, values: dict[str, np.ndarray]) -> tuple[pl.DataFrame
         for latent, value in enumerate(each)
     ]  # fmt: skip
     n = len(values["entry"])
-    ours = [{name: value for name, value in row.items() if name != "control"} for row in items[: 2 * n]]
-    rows = [made.explained(float(each.mean()), n=len(each), role=role) for role, each in values.items()]
-    artifact = stage_of(store, "interpret", explanation_scores=ours, control_scores=items[2 * n :], scores=rows)
+    ours = [
+        {name: value for name, value in row.items() if name != "control"} for row in items[: 2 * n]
+    ]
+    rows = [
+        made.explained(float(each.mean()), n=len(each), role=role) for role, each in values.items()
+    ]
+    artifact = stage_of(
+        store, "interpret", explanation_scores=ours, control_scores=items[2 * n :], scores=rows
+    )
     return report_frame(*rows), artifact
 
 
-def test_latents_are_paired_with_shuffled_explanations_and_not_with_another_dictionary(store: Store) -> None:
+def test_latents_are_paired_with_shuffled_explanations_and_not_with_another_dictionary(
+    store: Store,
+) -> None:
     random = numpy_generator(2, "test")
     base = random.uniform(0.5, 0.9, 30)
     values = {
@@ -172,17 +205,26 @@ def test_latents_are_paired_with_shuffled_explanations_and_not_with_another_dict
     }
     frame, artifact = explained(store, values)
     found = {row["rival"]: row for row in compared(frame, {"interpret": artifact}, {}).to_dicts()}
-    assert found["shuffled explanations"]["paired"] and found["shuffled explanations"]["outcome"] == "for us"
+    assert (
+        found["shuffled explanations"]["paired"]
+        and found["shuffled explanations"]["outcome"] == "for us"
+    )
     untrained = found["the untrained dictionary"]
     assert not untrained["paired"] and untrained["n"] == 60 and untrained["outcome"] == "undecided"
     assert untrained["detectable"] > 0
 
 
-def test_an_explainer_stands_against_every_control_that_writes_explanations_too(store: Store) -> None:
+def test_an_explainer_stands_against_every_control_that_writes_explanations_too(
+    store: Store,
+) -> None:
     random = numpy_generator(5, "test")
     base = random.uniform(0.5, 0.9, 30)
     roles = {"log_odds": "entry", "logistic": "entry", "token_lookup": "control"}
-    values = {"log_odds": base, "logistic": base - 0.2, "token_lookup": base - random.uniform(0.05, 0.15, 30)}
+    values = {
+        "log_odds": base,
+        "logistic": base - 0.2,
+        "token_lookup": base - random.uniform(0.05, 0.15, 30),
+    }
     items = [
         {"latent": latent, "role": role, "explainer": name, "scorer": "detection", "predictor": "lexical",
          "value": float(value), "n": 20}
@@ -202,30 +244,48 @@ def test_an_explainer_stands_against_every_control_that_writes_explanations_too(
     }
 
 
-def steered(store: Store, uplift: dict[str, dict[str, list[float]]]) -> tuple[pl.DataFrame, Artifact]:
-    """method -> concept -> uplift by prompt; `random_direction` has two directions, the second half as strong."""
+def steered(
+    store: Store, uplift: dict[str, dict[str, list[float]]]
+) -> tuple[pl.DataFrame, Artifact]:
+    """method -> concept -> uplift by prompt; `random_direction` has two directions, the second half
+    as strong."""
     generations, judgements, rows = [], [], []
 
     def written(judged_for: str, value: float, **columns: object) -> None:
         number = len(generations)
-        generations.append({"generation": number, "split": "test", "sample": 0, "text": "x"} | columns)
-        judgements.append({"generation": number, "concept": judged_for, "judge": "concept", "value": value})
+        generations.append(
+            {"generation": number, "split": "test", "sample": 0, "text": "x"} | columns
+        )
+        judgements.append(
+            {"generation": number, "concept": judged_for, "judge": "concept", "value": value}
+        )
 
     for method, concepts in uplift.items():
         for replicate in range(2 if method == "random_direction" else 1):
             for concept, values in concepts.items():
                 for prompt, value in enumerate(values):
-                    place = {"concept": concept, "method": method, "replicate": replicate, "kl_budget": 0.1}
+                    place = {
+                        "concept": concept,
+                        "method": method,
+                        "replicate": replicate,
+                        "kl_budget": 0.1,
+                    }
                     written(concept, 0.05 + value / (1 + replicate), prompt=prompt, **place)
     for concept, values in uplift["random_direction"].items():
         for prompt in range(len(values)):
             written(concept, 0.05, prompt=prompt, method="unsteered", replicate=0)
-    largest = {concept: float(np.mean(values)) for concept, values in uplift["random_direction"].items()}
+    largest = {
+        concept: float(np.mean(values)) for concept, values in uplift["random_direction"].items()
+    }
     about = {"concept_kind": "document", "baseline_name": "largest of 2 Gaussian directions"}
     roles = {"add_direction": "entry", "mean_difference": "baseline", "random_direction": "floor"}
     for method, concepts in uplift.items():
         means = {concept: float(np.mean(values)) for concept, values in concepts.items()}
-        floor = {} if method == "random_direction" else {"baseline": float(np.mean(list(largest.values())))}
+        floor = (
+            {}
+            if method == "random_direction"
+            else {"baseline": float(np.mean(list(largest.values())))}
+        )
         mean = float(np.mean(list(means.values()))) * (0.75 if method == "random_direction" else 1)
         place = {"method": method, "role": roles[method], **about}
         rows.append(made.steered(mean, **place, **floor))
@@ -252,13 +312,19 @@ def steered(store: Store, uplift: dict[str, dict[str, list[float]]]) -> tuple[pl
     )
 
 
-def test_steering_is_paired_by_concept_with_every_method_and_the_largest_control(store: Store) -> None:
+def test_steering_is_paired_by_concept_with_every_method_and_the_largest_control(
+    store: Store,
+) -> None:
     random = numpy_generator(3, "test")
     concepts = [f"list{number}" for number in range(10)]
     plain = {concept: random.normal(0.1, 0.05, 8).tolist() for concept in concepts}
     uplift = {
-        "add_direction": {concept: (np.array(values) + 0.2).tolist() for concept, values in plain.items()},
-        "mean_difference": {concept: (np.array(values) + 0.3).tolist() for concept, values in plain.items()},
+        "add_direction": {
+            concept: (np.array(values) + 0.2).tolist() for concept, values in plain.items()
+        },
+        "mean_difference": {
+            concept: (np.array(values) + 0.3).tolist() for concept, values in plain.items()
+        },
         "random_direction": plain,
     }
     frame, artifact = steered(store, uplift)
@@ -270,10 +336,16 @@ def test_steering_is_paired_by_concept_with_every_method_and_the_largest_control
         rows["mean difference"]["difference"] == pytest.approx(-0.1)
         and rows["mean difference"]["outcome"] == "against us"
     )
-    assert rows["mean difference"]["low"] is None  # no spread: an interval without width would claim to be sure
+    assert (
+        rows["mean difference"]["low"] is None
+    )  # no spread: an interval without width would claim to be sure
     assert rows["largest of 2 Gaussian directions"]["difference"] == pytest.approx(0.2)
     single = found.filter(pl.col("concept").is_not_null())
-    assert single.height == 10 and set(single["unit_of_replication"]) == {"prompt"} and set(single["n_tests"]) == {10}
+    assert (
+        single.height == 10
+        and set(single["unit_of_replication"]) == {"prompt"}
+        and set(single["n_tests"]) == {10}
+    )
     assert single["difference"].to_list() == pytest.approx([0.2] * 10)
 
 
@@ -300,7 +372,9 @@ def test_a_concept_without_steering_counts_as_no_uplift_as_in_the_score(store: S
     without = stage_of(Store(store.root / "other"), "steer", steered=table.to_dicts(), scores=[])
     found = compared(lost, {"steer": without}, {}).filter(pl.col("concept").is_null())
     assert found["n"].to_list() == [6, 6]
-    assert found.filter(pl.col("rival") == "mean difference")["difference"][0] == pytest.approx(-0.35 / 6)
+    assert found.filter(pl.col("rival") == "mean difference")["difference"][0] == pytest.approx(
+        -0.35 / 6
+    )
 
 
 def test_the_report_writes_the_table_and_reads_families_from_the_corpus(store: Store) -> None:
@@ -308,7 +382,12 @@ def test_the_report_writes_the_table_and_reads_families_from_the_corpus(store: S
     ap = {"latent": np.linspace(0.6, 0.9, 12), "neuron": np.linspace(0.1, 0.3, 12)}
     _, evaluate = evaluated(store, ap, names)
     inventory = [
-        {"concept": name, "concept_kind": "surface", "unit": "token", "family": f"family{number % 6}"}
+        {
+            "concept": name,
+            "concept_kind": "surface",
+            "unit": "token",
+            "family": f"family{number % 6}",
+        }
         for number, name in enumerate(names)
     ]
     corpus = stage_of(store, "read", concepts=inventory)

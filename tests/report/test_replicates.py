@@ -1,4 +1,5 @@
-"""Scores over training seeds: mean, Student's interval over the seeds, and every seed's own value."""
+"""Scores over training seeds: mean, Student's interval over the seeds, and every seed's own
+value."""
 
 from __future__ import annotations
 
@@ -20,18 +21,29 @@ def report(store: Store, *rows: dict) -> Artifact:
 
 def over(store: Store, *reports: Artifact) -> dict[str, dict]:
     config = ReplicateConfig(seeds=tuple(range(len(reports))))
-    made, _ = store.ensure(REPLICATE, config, {f"report.{n}": given for n, given in enumerate(reports)})
+    made, _ = store.ensure(
+        REPLICATE, config, {f"report.{n}": given for n, given in enumerate(reports)}
+    )
     assert made.facts["reports"] == [given.key for given in reports]
     return {row["name"]: row for row in REPLICATES.read(made).to_dicts()}
 
 
 def test_the_interval_is_over_seeds_and_every_seed_is_shown(store: Store) -> None:
     values = [0.20, 0.23, 0.21]
-    rows = [[score("fvu", value, low=0.1, high=0.3, baseline=0.5 + value, baseline_name="b")] for value in values]
+    rows = [
+        [score("fvu", value, low=0.1, high=0.3, baseline=0.5 + value, baseline_name="b")]
+        for value in values
+    ]
     means = over(store, *(report(store, *each) for each in rows))["evaluate.fvu"]
     wanted = t_interval(np.array(values))
-    assert (means["value"], means["low"], means["high"]) == pytest.approx((wanted.value, wanted.low, wanted.high))
-    assert means["values"] == values and means["seeds"] == [0, 1, 2] and (means["n"], means["n_failed"]) == (3, 0)
+    assert (means["value"], means["low"], means["high"]) == pytest.approx(
+        (wanted.value, wanted.low, wanted.high)
+    )
+    assert (
+        means["values"] == values
+        and means["seeds"] == [0, 1, 2]
+        and (means["n"], means["n_failed"]) == (3, 0)
+    )
     assert means["n_items"] == 10 and means["unit_of_replication"] == "document"
     assert means["baseline"] == pytest.approx(0.5 + sum(values) / 3)
 
@@ -46,7 +58,10 @@ def test_a_seed_without_a_value_is_counted_and_its_reason_kept(store: Store) -> 
     second = report(store, score("fvu", None, reason="no tokens"), score("l0", 4.0))
     means = over(store, first, second)
     assert (means["evaluate.fvu"]["n"], means["evaluate.fvu"]["n_failed"]) == (2, 1)
-    assert means["evaluate.fvu"]["values"] == [0.2, None] and means["evaluate.fvu"]["reason"] == "no tokens"
+    assert (
+        means["evaluate.fvu"]["values"] == [0.2, None]
+        and means["evaluate.fvu"]["reason"] == "no tokens"
+    )
     assert means["evaluate.fvu"]["low"] is None
     same = means["evaluate.l0"]  # no seed touches it
     assert (same["value"], same["low"], same["high"]) == (4.0, None, None)

@@ -1,4 +1,5 @@
-"""The report holds every score it is given, says the same in every form, and hides nothing that came out, for us or against."""
+"""The report holds every score it is given, says the same in every form, and hides nothing that
+came out, for us or against."""
 
 from __future__ import annotations
 
@@ -33,13 +34,24 @@ def absent(rows: pl.DataFrame) -> list[str]:
 
 def told(*rows: dict, differences: pl.DataFrame | None = None, trained: dict | None = None) -> Told:
     return tell(
-        frame(*rows), MEASURES, tables.DIFFERENCES.frame([]) if differences is None else differences, trained or {}
+        frame(*rows),
+        MEASURES,
+        tables.DIFFERENCES.frame([]) if differences is None else differences,
+        trained or {},
     )
 
 
 def difference(score_of: dict, rival: str, outcome: str, **others) -> dict:
     (row,) = frame(score_of).select(*tables.PLACE, "name", "better").to_dicts()
-    numbers = {"ours": 0.2, "theirs": 0.4, "difference": -0.2, "low": -0.3, "high": -0.1, "p": 0.001, "p_holm": 0.004}
+    numbers = {
+        "ours": 0.2,
+        "theirs": 0.4,
+        "difference": -0.2,
+        "low": -0.3,
+        "high": -0.1,
+        "p": 0.001,
+        "p_holm": 0.004,
+    }
     about = {
         "paired": True,
         "n": 40,
@@ -68,39 +80,53 @@ def test_the_report_holds_every_score_with_the_artifact_it_came_from(store: Stor
 def test_inputs_without_scores_are_links_only(store: Store) -> None:
     train, _ = store.ensure(Stage("train", 1, _nothing), Made(), {})
     evaluate = scored(store, "evaluate", score("fvu", 0.02))
-    report, _ = store.ensure(REPORT, ReportConfig(), {"train": train, "evaluate": evaluate, "steer": None})
+    report, _ = store.ensure(
+        REPORT, ReportConfig(), {"train": train, "evaluate": evaluate, "steer": None}
+    )
     assert tables.REPORT.read(report).height == 1
-    with pytest.raises(InputError, match="a report wants artifacts with scores.parquet .*; got train"):
+    with pytest.raises(
+        InputError, match="a report wants artifacts with scores.parquet .*; got train"
+    ):
         store.ensure(REPORT, ReportConfig(), {"train": train})
 
 
-def test_scores_of_an_earlier_version_are_refused_in_one_sentence_and_stay_as_they_are(store: Store) -> None:
+def test_scores_of_an_earlier_version_are_refused_in_one_sentence_and_stay_as_they_are(
+    store: Store,
+) -> None:
     """As evaluate wrote them before scores had columns: a name, and nothing declared."""
 
     def before(folder: Path, config: Made, inputs, settings):
-        pl.DataFrame({"name": ["evaluate.fvu"], "value": [0.02]}).write_parquet(folder / tables.SCORES.file)
+        pl.DataFrame({"name": ["evaluate.fvu"], "value": [0.02]}).write_parquet(
+            folder / tables.SCORES.file
+        )
         yield from _nothing(folder, config, inputs, settings)
         return {}
 
     old, _ = store.ensure(Stage("evaluate", 1, before), Made(), {})
     kept = old.path(tables.SCORES.file).read_bytes()
     with pytest.raises(
-        InputError, match=f"^the scores of evaluate/{old.key} were written by an earlier version .* again"
+        InputError,
+        match=f"^the scores of evaluate/{old.key} were written by an earlier version .* again",
     ):
         store.ensure(REPORT, ReportConfig(), {"evaluate": old})
     with pytest.raises(
-        StoreError, match=f"the table scores of evaluate/{old.key}, without the columns stage, entry, measure"
+        StoreError,
+        match=f"the table scores of evaluate/{old.key}, without the columns stage, entry, measure",
     ):
         tables.SCORES.read(old)
     assert old.path(tables.SCORES.file).read_bytes() == kept
     every = tables.SCORES.scan_all(store).collect()
-    assert every.select("name", "value", "stage").rows() == [("evaluate.fvu", 0.02, None)]  # SQL still reads them
+    assert every.select("name", "value", "stage").rows() == [
+        ("evaluate.fvu", 0.02, None)
+    ]  # SQL still reads them
 
 
 def test_two_measurements_of_one_score_are_refused(store: Store) -> None:
     first = scored(store, "evaluate", score("fvu", 0.02))
     second = scored(store, "evaluate", score("fvu", 0.03))
-    with pytest.raises(InputError, match=f"'evaluate.fvu' for the same dictionary .* came from .*{first.key}"):
+    with pytest.raises(
+        InputError, match=f"'evaluate.fvu' for the same dictionary .* came from .*{first.key}"
+    ):
         store.ensure(REPORT, ReportConfig(), {"evaluate": first, "again": second})
 
 
@@ -126,9 +152,16 @@ def test_headline_reads_in_order_and_absent_values_have_no_row() -> None:
         ("evaluate.concepts_ap.latent", "all"),
     ]
     last = [("steer.add_direction.kl_0.1", None)]
-    kinds = [("evaluate.concepts_ap.latent", "surface"), ("evaluate.concepts_ap.latent", "document")]
-    assert [(row["name"], row["concept_kind"]) for row in shortened(rows).to_dicts()] == first + last
-    assert [(row["name"], row["concept_kind"]) for row in ordered(rows).to_dicts()] == first + kinds + last
+    kinds = [
+        ("evaluate.concepts_ap.latent", "surface"),
+        ("evaluate.concepts_ap.latent", "document"),
+    ]
+    assert [
+        (row["name"], row["concept_kind"]) for row in shortened(rows).to_dicts()
+    ] == first + last
+    assert [
+        (row["name"], row["concept_kind"]) for row in ordered(rows).to_dicts()
+    ] == first + kinds + last
 
 
 def test_the_short_table_has_at_most_thirty_rows_and_keeps_the_headlines() -> None:
@@ -153,7 +186,9 @@ def test_the_short_table_has_at_most_thirty_rows_and_keeps_the_headlines() -> No
     names = ("evaluate.concepts_found.latent", "steer.add_direction.kl_0.1.composite")
     wanted = {(name, kind) for kind in kinds for name in names}
     assert wanted <= set(short)
-    assert not any("kl_1e-05" in name for name, _ in short)  # a later budget waits for the first one's rows
+    assert not any(
+        "kl_1e-05" in name for name, _ in short
+    )  # a later budget waits for the first one's rows
     assert ("evaluate.concepts_auroc.neuron", "surface") not in short
 
 
@@ -168,21 +203,29 @@ def test_a_kind_of_concept_that_is_the_only_one_is_told_once() -> None:
     assert len(absent(frame(*nothing))) == 1
 
 
-def test_what_has_no_value_is_one_line_for_each_reason_with_the_setting_that_would_change_it() -> None:
+def test_what_has_no_value_is_one_line_for_each_reason_with_the_setting_that_would_change_it() -> (
+    None
+):
     unlabelled = "the corpus labels no concept"
     rows = frame(
         score("fvu", 0.02),
-        *(found(None, measure=f"concepts_{name}", reason=unlabelled) for name in ("found", "ap", "auroc")),
+        *(
+            found(None, measure=f"concepts_{name}", reason=unlabelled)
+            for name in ("found", "ap", "auroc")
+        ),
         score("gate.passed", None, "steer", reason=f"{unlabelled}, so none can be judged"),
         explained(None, explainer="x", reason=None),
         explained(0.2, "simulation", explainer="x"),
     )
     lines = absent(rows)
     assert lines == [
-        "evaluate.concepts_found.latent, evaluate.concepts_ap.latent, evaluate.concepts_auroc.latent: the corpus labels no "
+        "evaluate.concepts_found.latent, evaluate.concepts_ap.latent, "
+        "evaluate.concepts_auroc.latent: the corpus labels no "
         "concept; label concepts with read.word_lists or read.corpus.label_columns",
-        "interpret.x.detection: the stage interpret gives no reason; its settings: `latentflow params`, section interpret",
-        "all of steer: the corpus labels no concept, so none can be judged; label concepts with read.word_lists or "
+        "interpret.x.detection: the stage interpret gives no reason; its settings: `latentflow "
+        "params`, section interpret",
+        "all of steer: the corpus labels no concept, so none can be judged; label concepts with "
+        "read.word_lists or "
         "read.corpus.label_columns",
     ]
     assert shortened(rows)["name"].to_list() == ["evaluate.fvu", "interpret.x.simulation"]
@@ -196,7 +239,10 @@ def test_a_reason_that_names_its_setting_is_left_as_it_is() -> None:
 
 def test_remarks_on_rows_that_have_a_value_are_said_once() -> None:
     reason = "3 of 4 concepts did not pass the gate (3 by the probe)"
-    rows = [score("gate.passed", 0.25, "steer", reason=reason, concept_kind=kind) for kind in ("all", "surface")]
+    rows = [
+        score("gate.passed", 0.25, "steer", reason=reason, concept_kind=kind)
+        for kind in ("all", "surface")
+    ]
     assert reasons.caveats(frame(*rows), MEASURES) == [f"steer.gate.passed (surface): {reason}"]
 
 
@@ -206,8 +252,14 @@ def test_markdown_shows_values_intervals_baselines_and_why_values_are_absent() -
         score("l0", None, n=0, reason="no rows | none"),
     )
     text = markdown(rows, MEASURES, Told(training="training had converged: FVU 0.02 against 0.021"))
-    assert "| evaluate.fvu |  | 0.02 | 0.01 to 0.03 | 10 documents | 0 | 0.5 (untrained) | lower |" in text
-    assert "- evaluate.l0: no rows \\| none; list test in capture.splits and raise read.splits.test" in text
+    assert (
+        "| evaluate.fvu |  | 0.02 | 0.01 to 0.03 | 10 documents | 0 | 0.5 (untrained) | lower |"
+        in text
+    )
+    assert (
+        "- evaluate.l0: no rows \\| none; list test in capture.splits and raise read.splits.test"
+        in text
+    )
     assert "Nothing: no rival does better beyond what chance explains." in text
     assert "training had converged: FVU 0.02 against 0.021" in text
 
@@ -219,7 +271,9 @@ def test_a_name_of_the_users_is_no_markdown() -> None:
     assert r"\[a\](b) \*c\* \_d\_ e_f" in text
 
 
-def test_differences_by_item_are_told_with_their_kinds_together_and_wins_as_well_as_losses() -> None:
+def test_differences_by_item_are_told_with_their_kinds_together_and_wins_as_well_as_losses() -> (
+    None
+):
     name = "evaluate.concepts_found.latent"
     rows = [
         found(0.2, low=0.1, high=0.3, concept_kind=kind, baseline=0.4, baseline_name="raw neurons")
@@ -227,7 +281,9 @@ def test_differences_by_item_are_told_with_their_kinds_together_and_wins_as_well
     ]
     given = tables.DIFFERENCES.frame(
         [
-            difference(found(0.2), "raw neurons", "against us", concept_kind="document", n_clusters=40),
+            difference(
+                found(0.2), "raw neurons", "against us", concept_kind="document", n_clusters=40
+            ),
             difference(found(0.2), "raw neurons", "against us", concept_kind="surface"),
             difference(
                 found(0.2),
@@ -254,13 +310,16 @@ def test_differences_by_item_are_told_with_their_kinds_together_and_wins_as_well
     )
     sentences = told(*rows, differences=given)
     assert sentences.against_us == [
-        "evaluate.concepts_found.latent: worse than raw neurons (paired, Holm over 4): surface 0.2 against 0.4, difference "
-        "-0.2 (-0.3 to -0.1), p 0.004, 40 concepts in 12 families; document 0.2 against 0.4, difference -0.2 (-0.3 to -0.1), "
+        "evaluate.concepts_found.latent: worse than raw neurons (paired, Holm over 4): surface "
+        "0.2 against 0.4, difference "
+        "-0.2 (-0.3 to -0.1), p 0.004, 40 concepts in 12 families; document 0.2 against 0.4, "
+        "difference -0.2 (-0.3 to -0.1), "
         "p 0.004, 40 concepts in 12 families, too few to resample whole"
     ]
     (won,) = sentences.for_us
     assert won.startswith(
-        f"{name}: better than the untrained dictionary (paired, Holm over 4): surface 0.2 against 0.1"
+        f"{name}: better than the untrained dictionary (paired, Holm over 4): surface 0.2 against "
+        "0.1"
     )
     (open_,) = sentences.undecided
     assert open_.endswith("40 concepts in 4 families, n too small to see any")
@@ -269,7 +328,8 @@ def test_differences_by_item_are_told_with_their_kinds_together_and_wins_as_well
 def test_a_baseline_without_items_is_told_as_unpaired() -> None:
     row = score("fvu", 0.2, low=0.1, high=0.3, baseline=0.05, baseline_name="untrained dictionary")
     assert told(row).against_us == [
-        "evaluate.fvu: ours 0.2, untrained dictionary 0.05 (unpaired, the baseline has no interval of its own; outside our "
+        "evaluate.fvu: ours 0.2, untrained dictionary 0.05 (unpaired, the baseline has no "
+        "interval of its own; outside our "
         "95% interval 0.1 to 0.3, over 10 documents)"
     ]
     assert told({**row, "baseline": 0.5}).for_us and not told({**row, "baseline": 0.5}).against_us
@@ -279,7 +339,12 @@ def test_a_baseline_without_items_is_told_as_unpaired() -> None:
 
 
 def test_chance_is_a_number_and_not_an_unpaired_rival() -> None:
-    chance = {"low": 0.2, "high": 0.4, "baseline": 1 / 6, "baseline_name": "chance of being the largest of 6 equals"}
+    chance = {
+        "low": 0.2,
+        "high": 0.4,
+        "baseline": 1 / 6,
+        "baseline_name": "chance of being the largest of 6 equals",
+    }
     (sentence,) = told(steered(0.3, "share_above_random", **chance)).for_us
     assert "unpaired" not in sentence and "outside our 95% interval 0.2 to 0.4" in sentence
 
@@ -301,7 +366,17 @@ def test_a_ceiling_is_no_rival() -> None:
         found(0.5, low=0.4, high=0.6),
         found(1.0, "probe", low=0.9, high=1.0),
     ]
-    rows.append(score("sparse_probing", 0.4, k=1, low=0.3, high=0.5, baseline=1.0, baseline_name="linear probe"))
+    rows.append(
+        score(
+            "sparse_probing",
+            0.4,
+            k=1,
+            low=0.3,
+            high=0.5,
+            baseline=1.0,
+            baseline_name="linear probe",
+        )
+    )
     nothing = told(*rows)
     assert not (nothing.for_us or nothing.against_us or nothing.undecided)
 
@@ -314,10 +389,13 @@ def test_single_concepts_are_counted_and_named() -> None:
     given = [difference(row, "largest of 5", outcomes[row["concept"]], **about) for row in rows]
     sentences = told(whole, *rows, differences=tables.DIFFERENCES.frame(given))
     assert sentences.against_us == [
-        "steer.add_direction.kl_0.1.composite: worse than the largest of 5 on 1 of 3 single concepts (paired by prompt, Holm "
+        "steer.add_direction.kl_0.1.composite: worse than the largest of 5 on 1 of 3 single "
+        "concepts (paired by prompt, Holm "
         "over 3): sea"
     ]
-    assert sentences.for_us[0].endswith("on 1 of 3 single concepts (paired by prompt, Holm over 3): war")
+    assert sentences.for_us[0].endswith(
+        "on 1 of 3 single concepts (paired by prompt, Holm over 3): war"
+    )
     assert shortened(frame(whole, *rows))["concept"].to_list() == [None]
 
 
@@ -326,7 +404,11 @@ def test_single_concepts_are_counted_and_named() -> None:
     [
         ({}, None, False),
         ({"converged": True, "convergence": "x"}, "training had converged: x", False),
-        ({"converged": True, "convergence": "training had converged: x"}, "training had converged: x", False),
+        (
+            {"converged": True, "convergence": "training had converged: x"},
+            "training had converged: x",
+            False,
+        ),
         (
             {"converged": False, "convergence": "FVU halves with each doubling"},
             "training had not converged: FVU halves with each doubling",

@@ -1,4 +1,5 @@
-"""One trained tiny model, its corpus, activations and a dictionary with planted directions, shared by these tests."""
+"""One trained tiny model, its corpus, activations and a dictionary with planted directions, shared
+by these tests."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from components.store.shards import ActivationShards
 from tests.steering import world
 
 PLANTED = ("topic.animal", "topic.royal", "topic.land", "topic.home", "word.cat", "word.king")
-"""Concepts whose difference of means is a latent of the dictionary: the first ones, in this order."""
+"""Concepts whose difference of means is a latent of the dictionary: the first ones, in this
+order."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +40,9 @@ class Bench:
         return {"model": self.reference} | {name: getattr(self, name) for name in names}
 
     def split(self, name: str = "select") -> Split:
-        return Split(self.corpus, ActivationShards(self.activations), name, world.HOOK, self.concepts)
+        return Split(
+            self.corpus, ActivationShards(self.activations), name, world.HOOK, self.concepts
+        )
 
 
 @pytest.fixture(scope="session")
@@ -53,8 +57,12 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     split = Split(corpus, shards, "select", world.HOOK, concepts)
     x, planted = split.tokens().double(), []
     for concept in PLANTED:
-        inside = torch.from_numpy(split.labels[:, [c.name for c in concepts].index(concept)].toarray().ravel())
+        inside = torch.from_numpy(
+            split.labels[:, [c.name for c in concepts].index(concept)].toarray().ravel()
+        )
         planted.append(x[inside].mean(0) - x[~inside].mean(0))
     directions = torch.nn.functional.normalize(torch.stack(planted), dim=1).float()
     dictionary, codes = world.planted(store, activations, directions)
-    return Bench(store, reference, model, corpus, activations, dictionary, codes, concepts, directions)
+    return Bench(
+        store, reference, model, corpus, activations, dictionary, codes, concepts, directions
+    )

@@ -30,11 +30,14 @@ def means(values: np.ndarray) -> pl.DataFrame:
 
 
 def drawn(share: float, n_rivals: int, n: int = 28) -> float:
-    """Chance that the chosen one exceeds 20 others where this share of the variance is the direction's own."""
+    """Chance that the chosen one exceeds 20 others where this share of the variance is the
+    direction's own."""
     rng = np.random.default_rng(3)
     own = rng.normal(size=(40, n)) * np.sqrt(share)
     test, seen = (own + rng.normal(size=(40, n)) * np.sqrt(1 - share) for _ in range(2))
-    found = simulate(means(test), means(seen), CONCEPTS, np.full(40, n_rivals), 20, np.random.default_rng(0))
+    found = simulate(
+        means(test), means(seen), CONCEPTS, np.full(40, n_rivals), 20, np.random.default_rng(0)
+    )
     assert found is not None
     return float(found.above.mean())
 
@@ -54,9 +57,13 @@ def test_between_them_chance_grows_with_what_validate_prompts_tell() -> None:
 
 def test_the_chosen_one_is_the_best_on_validate_and_is_measured_on_test() -> None:
     test, seen = np.tile(np.arange(9.0), (40, 1)), np.tile(-np.arange(9.0), (40, 1))
-    found = simulate(means(test), means(seen), CONCEPTS, np.full(40, 8), 1, np.random.default_rng(0))
+    found = simulate(
+        means(test), means(seen), CONCEPTS, np.full(40, 8), 1, np.random.default_rng(0)
+    )
     assert found is not None
-    assert set(np.unique(found.composite)) == {0.0, 1.0}, "the worst on test, unless it was left out"
+    assert set(np.unique(found.composite)) == {0.0, 1.0}, (
+        "the worst on test, unless it was left out"
+    )
     assert not found.above.all()
 
 
@@ -67,7 +74,8 @@ def test_without_a_direction_left_to_compare_with_there_is_no_chance() -> None:
 
 
 def chosen_by_chance(n: int, seed: int) -> list[dict]:
-    """Scores of a method whose eight candidates are Gaussian directions like those that it is compared with."""
+    """Scores of a method whose eight candidates are Gaussian directions like those that it is
+    compared with."""
     rng = np.random.default_rng(seed)
     names = [f"c{i}" for i in range(n)]
     own = rng.uniform(0, 0.5, size=(n, 36))
@@ -80,7 +88,11 @@ def chosen_by_chance(n: int, seed: int) -> list[dict]:
             for d in range(36):
                 if d < 8 and best is not None and best[c] != d:
                     continue
-                place = {"method": "m", "replicate": d} if d < 8 else {"method": "r", "replicate": d - 8}
+                place = (
+                    {"method": "m", "replicate": d}
+                    if d < 8
+                    else {"method": "r", "replicate": d - 8}
+                )
                 about = {
                     "concept": concept,
                     "kl_budget": 0.1,
@@ -88,7 +100,11 @@ def chosen_by_chance(n: int, seed: int) -> list[dict]:
                     "prompt": int(split == "test"),
                     "sample": 0,
                 }
-                rows.append(place | about | {"composite": reached[c, d], "uplift": reached[c, d], "fluency": 1.0})
+                rows.append(
+                    place
+                    | about
+                    | {"composite": reached[c, d], "uplift": reached[c, d], "fluency": 1.0}
+                )
     about = Comparison(
         concepts=[Concept(name, "document", "document") for name in names],
         refused={}, methods=["m"], controls=["r"], budgets=[0.1], silent={}, unsteered={}, seed=0,
@@ -97,7 +113,9 @@ def chosen_by_chance(n: int, seed: int) -> list[dict]:
     )  # fmt: skip
     generations = results(rows)
     table = by_concept(generations, tables.STRENGTHS.frame([]), about)
-    return score_table("steer", score_rows(generations, table, about), declared(about.judges)).to_dicts()
+    return score_table(
+        "steer", score_rows(generations, table, about), declared(about.judges)
+    ).to_dicts()
 
 
 def named(rows: list[dict], end: str) -> dict:
@@ -105,7 +123,9 @@ def named(rows: list[dict], end: str) -> dict:
     return found
 
 
-def test_a_method_no_better_than_gaussian_directions_has_the_share_and_the_composite_of_chance() -> None:
+def test_a_method_no_better_than_gaussian_directions_has_the_share_and_the_composite_of_chance() -> (
+    None
+):
     shares, chances, reached, floors = [], [], [], []
     for seed in range(12):
         rows = chosen_by_chance(30, seed)

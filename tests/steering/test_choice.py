@@ -14,14 +14,20 @@ from tests.steering.world import results
 DIRECTION = AddVector("resid_post.0", torch.tensor([1.0, 0.0]), 1.0)
 
 
-def steered(method: str, concept: str | None, replicate: int, strength: float | None = 1.0) -> Steered:
+def steered(
+    method: str, concept: str | None, replicate: int, strength: float | None = 1.0
+) -> Steered:
     reason = None if strength else "nothing"
     kl = 0.1 if strength else None
-    return Steered(method, Candidate(concept, replicate, DIRECTION), 0.1, strength, kl, reason=reason)
+    return Steered(
+        method, Candidate(concept, replicate, DIRECTION), 0.1, strength, kl, reason=reason
+    )
 
 
 def generations(
-    rows: list[tuple[str, str, int, int, float | None]], split: str = "validate", measure: str = "composite"
+    rows: list[tuple[str, str, int, int, float | None]],
+    split: str = "validate",
+    measure: str = "composite",
 ) -> pl.DataFrame:
     names = ("concept", "method", "replicate", "prompt", measure)
     shared = {"split": split, "kl_budget": 0.1, "sample": 0}
@@ -43,13 +49,22 @@ def test_where_no_composite_was_judged_the_larger_uplift_wins() -> None:
 
 def test_the_largest_mean_on_validate_prompts_wins() -> None:
     rivals = [steered("m", "c", 0), steered("m", "c", 1)]
-    seen = generations([("c", "m", 0, 0, 0.1), ("c", "m", 0, 1, 0.2), ("c", "m", 1, 0, 0.3), ("c", "m", 1, 1, 0.1)])
+    seen = generations(
+        [("c", "m", 0, 0, 0.1), ("c", "m", 0, 1, 0.2), ("c", "m", 1, 0, 0.3), ("c", "m", 1, 1, 0.1)]
+    )
     assert choose(seen, rivals, []) == [rivals[1]]
 
 
 def test_a_failed_generation_counts_as_nothing_gained() -> None:
     rivals = [steered("m", "c", 0), steered("m", "c", 1)]
-    seen = generations([("c", "m", 0, 0, 0.2), ("c", "m", 0, 1, 0.2), ("c", "m", 1, 0, 0.3), ("c", "m", 1, 1, None)])
+    seen = generations(
+        [
+            ("c", "m", 0, 0, 0.2),
+            ("c", "m", 0, 1, 0.2),
+            ("c", "m", 1, 0, 0.3),
+            ("c", "m", 1, 1, None),
+        ]
+    )
     assert choose(seen, rivals, []) == [rivals[0]]
 
 
@@ -76,7 +91,9 @@ def test_a_candidate_without_strength_has_no_jobs_and_a_row_with_the_reason() ->
     absent = steered("m", "c", 0, None)
     assert absent.jobs([Prompt(0, (1, 2))], 2) == []
     assert tables.STRENGTHS.frame([absent.row()])["reason"].to_list() == ["nothing"]
-    assert [(job.prompt.number, job.sample) for job in steered("m", "c", 0).jobs([Prompt(3, (1,))], 2)] == [
+    assert [
+        (job.prompt.number, job.sample) for job in steered("m", "c", 0).jobs([Prompt(3, (1,))], 2)
+    ] == [
         (3, 0),
         (3, 1),
     ]

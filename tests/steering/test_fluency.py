@@ -17,7 +17,11 @@ def fluency(given: Material) -> Fluency:
 
 
 def text(nll: float | None) -> Continuation:
-    return Continuation(None, 0, None, "the model ended at once") if nll is None else Continuation("a dog", 2, nll)
+    return (
+        Continuation(None, 0, None, "the model ended at once")
+        if nll is None
+        else Continuation("a dog", 2, nll)
+    )
 
 
 def material(real: np.ndarray, labels: np.ndarray) -> Material:
@@ -29,7 +33,8 @@ def material(real: np.ndarray, labels: np.ndarray) -> Material:
 
 @pytest.fixture
 def judge() -> Fluency:
-    """Plain text costs 1 to 2 nats; real text of the first concept 3, other real text 2 (and one not measured)."""
+    """Plain text costs 1 to 2 nats; real text of the first concept 3, other real text 2 (and one
+    not measured)."""
     labels = np.zeros((101, 2), bool)
     labels[:30, 0] = labels[:5, 1] = True
     return fluency(material(np.r_[np.full(30, 3.0), np.full(70, 2.0), np.nan], labels))
@@ -40,7 +45,9 @@ def test_inside_the_band_is_one(judge: Fluency) -> None:
 
 
 def test_the_band_has_two_sides(judge: Fluency) -> None:
-    below, above = judge.judge([text(judge.lower - judge.scale), text(3 + judge.scale)]).values[:, 0]
+    below, above = judge.judge([text(judge.lower - judge.scale), text(3 + judge.scale)]).values[
+        :, 0
+    ]
     assert below == pytest.approx(np.exp(-1))
     assert above == pytest.approx(np.exp(-1))
 
@@ -49,10 +56,14 @@ def test_the_band_ends_where_real_text_of_the_concept_does(judge: Fluency) -> No
     assert judge.lower == pytest.approx(1.01)
     assert judge.upper[0] == pytest.approx(3.0)
     everything = np.r_[np.full(30, 3.0), np.full(70, 2.0)]
-    assert judge.upper[1] == pytest.approx(np.quantile(everything, 0.95)), "five passages are too few"
+    assert judge.upper[1] == pytest.approx(np.quantile(everything, 0.95)), (
+        "five passages are too few"
+    )
 
 
-def test_without_text_that_sets_the_band_there_is_no_score_and_the_reason_says_what_to_set() -> None:
+def test_without_text_that_sets_the_band_there_is_no_score_and_the_reason_says_what_to_set() -> (
+    None
+):
     labels = np.ones((3, 2), bool)
     real = material(np.ones(3), labels)
     mute = dataclasses.replace(real, unsteered=[text(None), text(None)])

@@ -1,4 +1,5 @@
-"""Numbers of steering. Where one moves on purpose, raise the version of the stage or entry beside it."""
+"""Numbers of steering. Where one moves on purpose, raise the version of the stage or entry beside
+it."""
 
 from __future__ import annotations
 
@@ -53,17 +54,27 @@ def test_results_move_only_with_a_version() -> None:
         steering = proposed(name)[0].steering
         assert isinstance(steering, AddVector)
         assert steering.vector[:3].tolist() == pytest.approx(vector, abs=1e-4)
-    assert [c.steering.tensors()[""].tolist() for c in proposed("logit_bias") if c.steering] == [[WORDS[0]], [WORDS[1]]]
-    assert [candidate.latent for candidate in proposed("add_direction") if candidate.concept == "mark"][:3] == RANKED
+    assert [c.steering.tensors()[""].tolist() for c in proposed("logit_bias") if c.steering] == [
+        [WORDS[0]],
+        [WORDS[1]],
+    ]
+    assert [
+        candidate.latent for candidate in proposed("add_direction") if candidate.concept == "mark"
+    ][:3] == RANKED
     for name, scores in JUDGED.items():
         assert judge(name).judge(TEXTS).values[:, 0].tolist() == pytest.approx(scores, abs=1e-3)
 
 
 def test_text_and_strengths_move_only_with_a_version() -> None:
-    model, vector = toys.tiny_model("llama"), torch.nn.functional.normalize(torch.arange(1.0, 17.0), dim=0)
+    model, vector = (
+        toys.tiny_model("llama"),
+        torch.nn.functional.normalize(torch.arange(1.0, 17.0), dim=0),
+    )
     steering = AddVector("resid_post.1", vector, 4.0)
     tokens = torch.arange(60).reshape(4, 15) % 29 + 4
-    strengths, _ = finish(calibrate(model, [steering], Neutral(tokens, torch.ones_like(tokens) > 0), [0.1]))
+    strengths, _ = finish(
+        calibrate(model, [steering], Neutral(tokens, torch.ones_like(tokens) > 0), [0.1])
+    )
     assert float(strengths[0, 0, 0]) == pytest.approx(STRENGTH, rel=0.02)
     jobs = [Job(Prompt(0, (1, 4, 6)), sample, steering, 1.0) for sample in range(2)]
     written, _ = finish(Writer(model, 6, 1.0, 0, 8).write(jobs))

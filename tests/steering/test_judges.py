@@ -1,4 +1,5 @@
-"""The judges on a trained tiny model: what they accept, what they refuse, and what cannot game them."""
+"""The judges on a trained tiny model: what they accept, what they refuse, and what cannot game
+them."""
 
 from __future__ import annotations
 
@@ -54,7 +55,9 @@ def reached(panel: Panel, plain: float, text: Continuation) -> float:
     return float(np.nan_to_num(composite(probability, np.array([plain]), fluency))[0])
 
 
-def test_real_text_of_the_concept_is_recognised_and_other_text_is_not(writer: Writer, panel: Panel) -> None:
+def test_real_text_of_the_concept_is_recognised_and_other_text_is_not(
+    writer: Writer, panel: Panel
+) -> None:
     other = "the king ran . the queen sat . the queen saw . the king ate ."
     with_it, without = values(panel, "concept", [read(writer, GOOD), read(writer, other)])
     assert with_it > 0.8
@@ -65,7 +68,9 @@ def test_real_text_of_the_concept_is_recognised_and_other_text_is_not(writer: Wr
 def test_concepts_that_text_does_not_tell_are_refused_with_the_reason(panel: Panel) -> None:
     refused = panel.judges["concept"].refusals()
     assert set(refused) == {"topic.noise", "word.blue"}
-    assert refused["topic.noise"].startswith("AUROC 0.") and refused["topic.noise"].endswith("wanted 0.9")
+    assert refused["topic.noise"].startswith("AUROC 0.") and refused["topic.noise"].endswith(
+        "wanted 0.9"
+    )
     assert refused["word.blue"].startswith("0 of ") and "at least 5" in refused["word.blue"]
     assert panel.judges["fluency"].refusals() == {}
 
@@ -75,13 +80,17 @@ def test_concepts_that_text_does_not_tell_are_refused_with_the_reason(panel: Pan
     [
         "cat dog dog cat dog cat cat dog cat dog dog cat dog cat cat dog",  # a list of keywords
         " ".join([NOUN] * 16),  # one word of the concept repeated
-        "the cat ran . " + "three under red he , two in ? blue tree she on",  # a good beginning, then noise
-        "dog the ate the . the ran sat . the dog saw cat the . cat .",  # the words of a good text, shuffled
+        "the cat ran . "
+        + "three under red he , two in ? blue tree she on",  # a good beginning, then noise
+        # the words of a good text, shuffled
+        "dog the ate the . the ran sat . the dog saw cat the . cat .",
         "",  # nothing
         "the king ran . the queen sat . the queen saw . the king ate .",  # another topic
     ],
 )
-def test_tricks_score_below_an_honest_text(text: str, writer: Writer, panel: Panel, plain: list[Continuation]) -> None:
+def test_tricks_score_below_an_honest_text(
+    text: str, writer: Writer, panel: Panel, plain: list[Continuation]
+) -> None:
     before = float(np.nanmean(values(panel, "concept", plain)))
     honest = reached(panel, before, read(writer, GOOD))
     assert reached(panel, before, read(writer, text)) < honest - 0.1

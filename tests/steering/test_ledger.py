@@ -33,7 +33,9 @@ class Said(Judge):
     config = Config
     measure = Measure("said", "Said", "0 to 1", "What the table holds.", least=0, most=1)
 
-    def __init__(self, values: dict[str, Sequence[float]], reasons: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, values: dict[str, Sequence[float]], reasons: dict[str, str] | None = None
+    ) -> None:
         dictionary = evidence().dictionary
         assert dictionary is not None
         super().__init__(Config(), JudgeServices(CPU, 0, toys.tiny_model(), dictionary))
@@ -41,36 +43,55 @@ class Said(Judge):
 
     def judge(self, texts: Sequence[Continuation]) -> Verdicts:
         why = {i: self.reasons[c.text or ""] for i, c in enumerate(texts) if c.text in self.reasons}
-        return Verdicts(np.array([self.values[c.text or ""] for c in texts]).reshape(len(texts), 3), why)
+        return Verdicts(
+            np.array([self.values[c.text or ""] for c in texts]).reshape(len(texts), 3), why
+        )
 
 
-TARGET = {"plain": [0, 0.2, 0.1], "waves": [0, 0.6, 0.3], "noise": [0, 0.1, 0.2], "odd": [np.nan] * 3}
+TARGET = {
+    "plain": [0, 0.2, 0.1],
+    "waves": [0, 0.6, 0.3],
+    "noise": [0, 0.1, 0.2],
+    "odd": [np.nan] * 3,
+}
 FLUENT = {text: [1.0, 0.8, 0.5] for text in TARGET}
 
 
 def text(words: str | None) -> Continuation:
-    return Continuation(words, 0, None, "ended at once") if words is None else Continuation(words, 3, 1.0)
+    return (
+        Continuation(words, 0, None, "ended at once")
+        if words is None
+        else Continuation(words, 3, 1.0)
+    )
 
 
 @pytest.fixture
 def ledger() -> Ledger:
     """Two test prompts: the plain text of the second failed."""
     judges = {"said": Said(TARGET, {"odd": "cannot be read"}), "fluency": Said(FLUENT)}
-    ledger = Ledger(Panel(judges, "said", 3), {name: i for i, name in enumerate(CONCEPTS)}, CONCEPTS[1:])
+    ledger = Ledger(
+        Panel(judges, "said", 3), {name: i for i, name in enumerate(CONCEPTS)}, CONCEPTS[1:]
+    )
     jobs = [Job(Prompt(0, (1,))), Job(Prompt(1, (1,)))]
     ledger.add_plain("test", jobs, [text("plain"), text(None)])
     vector = AddVector("resid_post.0", torch.ones(1), 1.0)
-    towards, control = (Steered("m", Candidate(concept, 0, vector), 0.1, 1.0) for concept in ("sea", None))
+    towards, control = (
+        Steered("m", Candidate(concept, 0, vector), 0.1, 1.0) for concept in ("sea", None)
+    )
     control = dataclasses.replace(control, method="r")
     ledger.add_steered("test", [(towards, job) for job in jobs], [text("waves"), text("waves")])
     ledger.add_steered(
-        "test", [(control, jobs[0]), (towards, dataclasses.replace(jobs[0], sample=0))][:1], [text("noise")]
+        "test",
+        [(control, jobs[0]), (towards, dataclasses.replace(jobs[0], sample=0))][:1],
+        [text("noise")],
     )
     return ledger
 
 
 def rows(frame: pl.DataFrame, **where: Any) -> list[dict[str, Any]]:
-    return frame.filter(pl.col(name).eq_missing(pl.lit(value)) for name, value in where.items()).to_dicts()
+    return frame.filter(
+        pl.col(name).eq_missing(pl.lit(value)) for name, value in where.items()
+    ).to_dicts()
 
 
 def test_a_text_is_kept_once_whoever_it_is_judged_for(ledger: Ledger) -> None:
@@ -78,7 +99,9 @@ def test_a_text_is_kept_once_whoever_it_is_judged_for(ledger: Ledger) -> None:
     assert texts["generation"].to_list() == [0, 1, 2, 3, 4]
     assert texts["text"].to_list() == ["plain", None, "waves", "waves", "noise"]
     assert texts["concept"].to_list() == [None, None, "sea", "sea", None]
-    judged_for = said.group_by("generation").agg(pl.col("concept").unique().sort(), pl.col("judge").unique().sort())
+    judged_for = said.group_by("generation").agg(
+        pl.col("concept").unique().sort(), pl.col("judge").unique().sort()
+    )
     everyone = ["composite", "fluency", "said"]
     assert {row["generation"]: row["concept"] for row in judged_for.to_dicts()} == {
         0: ["cat", "sea"], 1: ["cat", "sea"], 2: ["sea"], 3: ["sea"], 4: ["cat", "sea"],
@@ -86,38 +109,63 @@ def test_a_text_is_kept_once_whoever_it_is_judged_for(ledger: Ledger) -> None:
     assert all(judges == everyone for judges in judged_for["judge"].to_list())
 
 
-def test_steered_text_has_what_a_judge_says_for_every_other_concept_in_one_list(ledger: Ledger) -> None:
+def test_steered_text_has_what_a_judge_says_for_every_other_concept_in_one_list(
+    ledger: Ledger,
+) -> None:
     said = ledger.judgements()
     (row,) = rows(said, generation=2, judge="said")
-    assert (row["value"], row["off_target"]) == (0.6, pytest.approx([0.6, 0.3])), "concepts that passed, in their order"
-    assert said.filter(pl.col("generation").is_in([0, 1, 4]))["off_target"].null_count() == 3 * 2 * 3
+    assert (row["value"], row["off_target"]) == (0.6, pytest.approx([0.6, 0.3])), (
+        "concepts that passed, in their order"
+    )
+    assert (
+        said.filter(pl.col("generation").is_in([0, 1, 4]))["off_target"].null_count() == 3 * 2 * 3
+    )
 
 
 def test_results_hold_target_uplift_and_composite_of_each_text_and_concept(ledger: Ledger) -> None:
     results = ledger.results()
     (row,) = rows(results, generation=2)
     wanted = composite(np.array([0.6]), np.array([0.2]), np.array([0.8]))[0]
-    assert row["target"] == 0.6 and row["uplift"] == pytest.approx(0.4) and row["composite"] == pytest.approx(wanted)
+    assert (
+        row["target"] == 0.6
+        and row["uplift"] == pytest.approx(0.4)
+        and row["composite"] == pytest.approx(wanted)
+    )
     assert (row["concept"], row["method"], row["fluency"], row["reason"]) == ("sea", "m", 0.8, None)
     control = {row["concept"]: row["uplift"] for row in rows(results, generation=4)}
     assert control == {"sea": pytest.approx(-0.1), "cat": pytest.approx(0.1)}
     assert {row["uplift"] for row in rows(results, generation=0)} == {0.0}
 
 
-def test_without_plain_text_to_compare_with_there_is_no_uplift_and_the_reason(ledger: Ledger) -> None:
+def test_without_plain_text_to_compare_with_there_is_no_uplift_and_the_reason(
+    ledger: Ledger,
+) -> None:
     (row,) = rows(ledger.results(), generation=3)
-    assert (row["target"], row["uplift"], row["composite"], row["reason"]) == (0.6, None, None, UNPAIRED)
+    assert (row["target"], row["uplift"], row["composite"], row["reason"]) == (
+        0.6,
+        None,
+        None,
+        UNPAIRED,
+    )
     (whole,) = rows(ledger.judgements(), generation=3, judge="composite")
     assert (whole["value"], whole["reason"]) == (None, UNPAIRED)
 
 
-def test_what_is_no_text_and_what_a_judge_cannot_judge_are_null_with_their_reason(ledger: Ledger) -> None:
+def test_what_is_no_text_and_what_a_judge_cannot_judge_are_null_with_their_reason(
+    ledger: Ledger,
+) -> None:
     for row in rows(ledger.judgements(), generation=1):
         assert (row["value"], row["reason"]) == (None, "ended at once")
-    steered = Steered("m", Candidate("cat", 0, AddVector("resid_post.0", torch.ones(1), 1.0)), 0.1, 1.0)
+    steered = Steered(
+        "m", Candidate("cat", 0, AddVector("resid_post.0", torch.ones(1), 1.0)), 0.1, 1.0
+    )
     ledger.add_steered("test", [(steered, Job(Prompt(0, (1,))))], [text("odd")])
     (row,) = rows(ledger.judgements(), generation=5, judge="said")
-    assert (row["value"], row["reason"], row["off_target"]) == (None, "cannot be read", [None, None])
+    assert (row["value"], row["reason"], row["off_target"]) == (
+        None,
+        "cannot be read",
+        [None, None],
+    )
     (row,) = rows(ledger.results(), generation=5)
     assert (row["text"], row["uplift"], row["reason"]) == ("odd", None, "cannot be read")
 
@@ -127,7 +175,9 @@ def test_off_target_effects_are_a_matrix_of_mean_uplifts(ledger: Ledger) -> None
     assert matrix.select("method", "kl_budget", "concept", "other").rows() == [
         ("m", 0.1, "sea", "cat"), ("m", 0.1, "sea", "sea"),
     ]  # fmt: skip
-    assert matrix["uplift"].to_list() == pytest.approx([0.2, 0.4]), "the prompt without plain text is left out"
+    assert matrix["uplift"].to_list() == pytest.approx([0.2, 0.4]), (
+        "the prompt without plain text is left out"
+    )
 
 
 def test_any_judge_may_measure(ledger: Ledger) -> None:
@@ -138,4 +188,6 @@ def test_any_judge_may_measure(ledger: Ledger) -> None:
 
 def test_a_ledger_without_a_row_has_empty_tables_of_the_right_columns() -> None:
     empty = Ledger(Panel({}, "said", 0), {}, [])
-    assert empty.results().is_empty() and {"uplift", "composite", "target"} <= set(empty.results().columns)
+    assert empty.results().is_empty() and {"uplift", "composite", "target"} <= set(
+        empty.results().columns
+    )

@@ -15,7 +15,12 @@ from tests.steering.world import HOOK, WIDTH, evidence, method
 
 def test_add_direction_takes_the_latent_that_ranks_the_concept_best_first() -> None:
     found = list(method("add_direction", n_candidates=2).candidates(evidence()))
-    assert [(c.concept, c.replicate) for c in found] == [("mark", 0), ("mark", 1), ("doc", 0), ("doc", 1)]
+    assert [(c.concept, c.replicate) for c in found] == [
+        ("mark", 0),
+        ("mark", 1),
+        ("doc", 0),
+        ("doc", 1),
+    ]
     assert found[0].latent == 2
     assert found[2].latent == 4
     assert found[0].select_score > found[1].select_score
@@ -53,7 +58,9 @@ def test_mean_difference_is_the_difference_of_the_two_means() -> None:
     x = torch.cat([block for _, block in given.batches(HOOK)])
     for column, concept in enumerate(("mark", "doc")):
         inside = torch.from_numpy(given.labels[:, column].toarray().ravel())
-        wanted = torch.nn.functional.normalize(x[inside].mean(0) - x[~inside].mean(0), dim=0).float()
+        wanted = torch.nn.functional.normalize(
+            x[inside].mean(0) - x[~inside].mean(0), dim=0
+        ).float()
         torch.testing.assert_close(found[concept].steering.vector, wanted)
 
 
@@ -66,7 +73,9 @@ def test_mean_difference_needs_tokens_on_both_sides(value: bool, which: str) -> 
 
 def test_equal_means_have_no_direction() -> None:
     flat = evidence(batches=lambda hook_point: iter([(0, torch.ones(200, WIDTH))]))
-    assert {c.reason for c in method("mean_difference").candidates(flat)} == {"the two means are equal"}
+    assert {c.reason for c in method("mean_difference").candidates(flat)} == {
+        "the two means are equal"
+    }
 
 
 def test_random_directions_are_the_same_for_every_run_and_belong_to_no_concept() -> None:

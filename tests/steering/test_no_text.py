@@ -1,4 +1,5 @@
-"""Where there is no text to judge or to judge by, the stage goes on: what cannot be said is absent with its reason."""
+"""Where there is no text to judge or to judge by, the stage goes on: what cannot be said is absent
+with its reason."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ END = 2
 
 @pytest.fixture(scope="module")
 def mute(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> ModelReference:
-    """The trained model with an end token that is all but certain everywhere: one coordinate, the same for all tokens."""
+    """The trained model with an end token that is all but certain everywhere: one coordinate, the
+    same for all tokens."""
     folder = tmp_path_factory.mktemp("mute")
     network = AutoModelForCausalLM.from_pretrained(bench.reference.folder)
     with torch.no_grad():
@@ -37,9 +39,14 @@ def mute(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> ModelReferen
 
 
 def run(
-    bench: Bench, corpus: Artifact | None = None, model: ModelReference | None = None, **changes: object
+    bench: Bench,
+    corpus: Artifact | None = None,
+    model: ModelReference | None = None,
+    **changes: object,
 ) -> Artifact:
-    inputs = bench.inputs | ({"corpus": corpus} if corpus else {}) | ({"model": model} if model else {})
+    inputs = (
+        bench.inputs | ({"corpus": corpus} if corpus else {}) | ({"model": model} if model else {})
+    )
     return bench.store.ensure(STEER, CONFIG.model_copy(update=changes), inputs, CPU)[0]
 
 
@@ -48,7 +55,9 @@ def test_a_model_that_ends_at_once_has_no_fluency_and_no_composite_and_the_reaso
 ) -> None:
     made = run(bench, model=mute)
     rows = texts(made)
-    assert rows.filter(method="unsteered")["reason"].unique().to_list() == ["the model ended at once"]
+    assert rows.filter(method="unsteered")["reason"].unique().to_list() == [
+        "the model ended at once"
+    ]
     assert rows["fluency"].null_count() == rows["composite"].null_count() == rows.height
     why = "the model wrote nothing after any validate prompt (it ended at once), so no text sets the fluency band"
     for name in (
@@ -59,16 +68,22 @@ def test_a_model_that_ends_at_once_has_no_fluency_and_no_composite_and_the_reaso
         row = score(made, name)
         assert (row["value"], row["reason"]) == (None, why)
     uplift = score(made, "steer.mean_difference.kl_0.5")
-    assert (uplift["value"], uplift["n_failed"]) == (0.0, 4), "without plain text to compare with there is no uplift"
+    assert (uplift["value"], uplift["n_failed"]) == (0.0, 4), (
+        "without plain text to compare with there is no uplift"
+    )
     frame = SCORES.read(made)
     assert frame.filter(pl.col("value").is_null() & pl.col("reason").is_null()).is_empty()
 
 
-def test_documents_shorter_than_a_continuation_leave_absent_scores_that_say_what_to_set(bench: Bench) -> None:
+def test_documents_shorter_than_a_continuation_leave_absent_scores_that_say_what_to_set(
+    bench: Bench,
+) -> None:
     made = run(bench, max_new_tokens=60)
     gate = score(made, "steer.gate.passed", "all")
     assert (gate["value"], gate["n"]) == (0.0, len(world.CONCEPTS))
-    assert "by the concept judge" in gate["reason"] and "lower steer.max_new_tokens" in gate["reason"]
+    assert (
+        "by the concept judge" in gate["reason"] and "lower steer.max_new_tokens" in gate["reason"]
+    )
     row = score(made, "steer.add_direction.kl_0.5.composite")
     assert (row["value"], row["n"]) == (None, 0)
     assert row["reason"]
@@ -80,11 +95,15 @@ def test_both_at_once(bench: Bench, mute: ModelReference) -> None:
     assert score(made, "steer.gate.passed", "all")["value"] == 0.0
 
 
-def test_a_neutral_split_without_a_token_has_no_strengths_and_the_reason(bench: Bench, tmp_path: Path) -> None:
+def test_a_neutral_split_without_a_token_has_no_strengths_and_the_reason(
+    bench: Bench, tmp_path: Path
+) -> None:
     made = run(bench, corpus=world.corpus(bench.store, world.PROMPTS, number=11, bare="neutral"))
     strengths = tables.STRENGTHS.read(made)
     assert strengths["coefficient"].null_count() == strengths.height > 0
-    assert strengths.filter(~pl.col("reason").str.starts_with("gate"))["reason"].unique().to_list() == [
+    assert strengths.filter(~pl.col("reason").str.starts_with("gate"))[
+        "reason"
+    ].unique().to_list() == [
         "the neutral split has no token to measure a KL on; raise read.splits.neutral"
     ]
     assert score(made, "steer.mean_difference.kl_0.5.composite")["reason"]

@@ -16,7 +16,9 @@ from components.steering.scores import score_rows
 from components.store import tables
 from tests.steering.world import results
 
-CONCEPTS = [Concept(f"topic.{i}", "document", "document") for i in range(3)] + [Concept("word.a", "surface", "token")]
+CONCEPTS = [Concept(f"topic.{i}", "document", "document") for i in range(3)] + [
+    Concept("word.a", "surface", "token")
+]
 UPLIFT = {"topic.0": 0.6, "topic.1": 0.2, "word.a": 0.1}
 
 
@@ -57,7 +59,8 @@ def comparison(**changes: Any) -> Comparison:
 
 @pytest.fixture
 def generations() -> pl.DataFrame:
-    """Each concept's uplift with a spread of 0.1 over two prompts; two controls, the second larger on all but one."""
+    """Each concept's uplift with a spread of 0.1 over two prompts; two controls, the second larger
+    on all but one."""
     found = []
     for concept, uplift in UPLIFT.items():
         found += rows("m", concept, 0, [uplift - 0.1, uplift + 0.1], 0.8)
@@ -71,7 +74,10 @@ def generations() -> pl.DataFrame:
 def strengths(costs: dict[str, float | None]) -> pl.DataFrame:
     shared = {"method": "m", "replicate": 0, "kl_budget": 0.1, "coefficient": 0.5, "kl": 0.1}
     return tables.STRENGTHS.frame(
-        [{"concept": c, "kl_elsewhere": kl, "kl_whole": kl and 2 * kl, **shared} for c, kl in costs.items()]
+        [
+            {"concept": c, "kl_elsewhere": kl, "kl_whole": kl and 2 * kl, **shared}
+            for c, kl in costs.items()
+        ]
     )
 
 
@@ -83,51 +89,72 @@ def scores(
     return {(row["name"], row["concept_kind"]): row for row in frame.to_dicts()}
 
 
-def test_each_measure_is_a_mean_over_the_concepts_of_a_kind_with_students_interval(generations: pl.DataFrame) -> None:
+def test_each_measure_is_a_mean_over_the_concepts_of_a_kind_with_students_interval(
+    generations: pl.DataFrame,
+) -> None:
     found = scores(generations, comparison())
     wanted = t_interval(np.array([0.6, 0.2]))
     for name in ("steer.m.kl_0.1.composite", "steer.m.kl_0.1"):
         row = found[name, "document"]
         assert (row["value"], row["n"]) == pytest.approx((wanted.value, 2))
     assert row["unit_of_replication"] == "concept"
-    assert (wanted.low, wanted.high) < (-1.0, 1.0), "Student's interval of two would leave the range of the score"
+    assert (wanted.low, wanted.high) < (-1.0, 1.0), (
+        "Student's interval of two would leave the range of the score"
+    )
     assert (row["low"], row["high"]) == (-1.0, 1.0)
     row = found["steer.m.kl_0.1.composite", "document"]
     assert (row["low"], row["high"]) == (0.0, 1.0)
     assert (row["split"], row["better"], row["dictionary"]) == ("test", "higher", "topk-8-k2")
 
 
-def test_all_concepts_together_weigh_their_kinds_alike_and_say_so(generations: pl.DataFrame) -> None:
+def test_all_concepts_together_weigh_their_kinds_alike_and_say_so(
+    generations: pl.DataFrame,
+) -> None:
     row = scores(generations, comparison())["steer.m.kl_0.1.composite", "all"]
     assert (row["value"], row["n"]) == (pytest.approx((0.4 + 0.1) / 2), 3)
-    assert (row["low"], row["high"]) == (None, None), "one surface concept tells nothing of their spread"
-    assert row["reason"] == "the mean over kinds, each weighing the same: 2 document, 1 surface concepts"
+    assert (row["low"], row["high"]) == (None, None), (
+        "one surface concept tells nothing of their spread"
+    )
+    assert (
+        row["reason"]
+        == "the mean over kinds, each weighing the same: 2 document, 1 surface concepts"
+    )
     several = [*CONCEPTS, Concept("word.b", "surface", "token")]
     more = pl.concat([generations, results(rows("m", "word.b", 0, [0.3]))])
     row = scores(more, comparison(concepts=several))["steer.m.kl_0.1", "all"]
     wanted = t_interval_of_groups([np.array([0.6, 0.2]), np.array([0.1, 0.3])])
-    assert (row["value"], row["low"], row["high"]) == pytest.approx((wanted.value, wanted.low, wanted.high))
+    assert (row["value"], row["low"], row["high"]) == pytest.approx(
+        (wanted.value, wanted.low, wanted.high)
+    )
 
 
 def test_a_kind_that_is_the_only_one_is_not_repeated(generations: pl.DataFrame) -> None:
     found = scores(generations, comparison(concepts=CONCEPTS[:3]))
-    kinds = {kind for name, kind in found if name.startswith("steer.m") or name.startswith("steer.r")}
+    kinds = {
+        kind for name, kind in found if name.startswith("steer.m") or name.startswith("steer.r")
+    }
     assert kinds == {"document"}
 
 
-def test_the_baseline_of_uplift_is_the_mean_of_the_largest_control(generations: pl.DataFrame) -> None:
+def test_the_baseline_of_uplift_is_the_mean_of_the_largest_control(
+    generations: pl.DataFrame,
+) -> None:
     row = scores(generations, comparison())["steer.m.kl_0.1", "surface"]
     assert row["baseline"] == pytest.approx(0.15)
     assert row["baseline_name"] == "largest of 2 Gaussian directions"
 
 
-def test_the_floor_of_the_composite_is_what_gaussian_directions_reach_in_the_mean(generations: pl.DataFrame) -> None:
+def test_the_floor_of_the_composite_is_what_gaussian_directions_reach_in_the_mean(
+    generations: pl.DataFrame,
+) -> None:
     found = scores(generations, comparison())
-    assert found["steer.m.kl_0.1.composite", "document"]["baseline"] == pytest.approx((0.05 / 2 + 0.05 / 2) / 2), (
-        "the clip"
-    )
+    assert found["steer.m.kl_0.1.composite", "document"]["baseline"] == pytest.approx(
+        (0.05 / 2 + 0.05 / 2) / 2
+    ), "the clip"
     assert found["steer.m.kl_0.1.composite", "surface"]["baseline"] == pytest.approx(0.15 / 2)
-    assert found["steer.m.kl_0.1.composite", "surface"]["baseline_name"] == "Gaussian directions, mean"
+    assert (
+        found["steer.m.kl_0.1.composite", "surface"]["baseline_name"] == "Gaussian directions, mean"
+    )
 
 
 def test_every_kind_of_concept_has_its_row(generations: pl.DataFrame) -> None:
@@ -148,7 +175,9 @@ def test_the_share_above_random_counts_concepts_beside_the_chance_of_one_directi
         "steer.m.kl_0.1.share_above_random", "document"
     ]
     wanted = wilson(3, 4)
-    assert (row["value"], row["low"], row["high"], row["n"]) == pytest.approx((3 / 4, wanted.low, wanted.high, 4))
+    assert (row["value"], row["low"], row["high"], row["n"]) == pytest.approx(
+        (3 / 4, wanted.low, wanted.high, 4)
+    )
     assert (row["baseline"], row["baseline_name"]) == (
         pytest.approx(1 / 22),
         "chance of being the largest of 22 equals",
@@ -156,14 +185,20 @@ def test_the_share_above_random_counts_concepts_beside_the_chance_of_one_directi
     assert row["reason"] == f"p {binomial_tail(3, 4, 1 / 22):.2g} against chance"
 
 
-def test_where_no_share_could_be_significant_there_is_no_interval_but_the_reason(generations: pl.DataFrame) -> None:
+def test_where_no_share_could_be_significant_there_is_no_interval_but_the_reason(
+    generations: pl.DataFrame,
+) -> None:
     row = scores(generations, comparison())["steer.m.kl_0.1.share_above_random", "document"]
     assert (row["value"], row["low"], row["high"], row["n"]) == (1.0, None, None, 2)
     assert row["reason"] == "n too small: even 2 of 2 would come by chance (p 0.11)"
 
 
-def test_directions_that_stand_in_for_candidates_are_compared_with_nobody(generations: pl.DataFrame) -> None:
-    row = scores(generations, comparison(stand_ins=frozenset({("r", 1)})))["steer.m.kl_0.1", "surface"]
+def test_directions_that_stand_in_for_candidates_are_compared_with_nobody(
+    generations: pl.DataFrame,
+) -> None:
+    row = scores(generations, comparison(stand_ins=frozenset({("r", 1)})))[
+        "steer.m.kl_0.1", "surface"
+    ]
     assert (row["baseline"], row["baseline_name"]) == (0.0, "largest of 1 Gaussian directions")
 
 
@@ -177,7 +212,9 @@ def test_fluency_stands_beside_that_of_unsteered_text(generations: pl.DataFrame)
 
 
 def test_what_no_judge_judged_is_absent_and_says_so(generations: pl.DataFrame) -> None:
-    unjudged = generations.with_columns(pl.lit(None, pl.Float64).alias(name) for name in ("fluency", "composite"))
+    unjudged = generations.with_columns(
+        pl.lit(None, pl.Float64).alias(name) for name in ("fluency", "composite")
+    )
     why = "steer.judges does not list fluency"
     found = scores(unjudged, comparison(silent={"fluency": why, "composite": why}))
     for name in ("steer.m.kl_0.1.composite", "steer.m.kl_0.1.fluency", "steer.r.kl_0.1.composite"):
@@ -207,18 +244,27 @@ def test_a_control_counts_what_failed_on_the_concepts_of_its_row(generations: pl
     assert found["steer.r.kl_0.1.composite", "surface"]["reason"] == "one concept gives no interval"
 
 
-def test_a_concept_that_a_control_lacks_counts_as_no_uplift_of_it(generations: pl.DataFrame) -> None:
-    row = scores(generations.filter(~((pl.col("concept") == "word.a") & (pl.col("method") == "r"))), comparison())[
-        "steer.r.kl_0.1", "all"
-    ]
+def test_a_concept_that_a_control_lacks_counts_as_no_uplift_of_it(
+    generations: pl.DataFrame,
+) -> None:
+    row = scores(
+        generations.filter(~((pl.col("concept") == "word.a") & (pl.col("method") == "r"))),
+        comparison(),
+    )["steer.r.kl_0.1", "all"]
     assert (row["value"], row["n"], row["n_failed"]) == (pytest.approx(0.0), 3, 1)
-    assert row["reason"].endswith("concepts; 1 of 3 concepts had no usable direction and count as 0")
+    assert row["reason"].endswith(
+        "concepts; 1 of 3 concepts had no usable direction and count as 0"
+    )
 
 
-def test_plain_text_that_could_not_be_judged_does_not_lower_the_baseline_of_fluency(generations: pl.DataFrame) -> None:
+def test_plain_text_that_could_not_be_judged_does_not_lower_the_baseline_of_fluency(
+    generations: pl.DataFrame,
+) -> None:
     lost = (pl.col("method") == "unsteered") & (pl.col("prompt") == 1)
     failed = generations.with_columns(pl.when(~lost).then(pl.col("fluency")).alias("fluency"))
-    assert scores(failed, comparison())["steer.m.kl_0.1.fluency", "document"]["baseline"] == pytest.approx(0.9)
+    assert scores(failed, comparison())["steer.m.kl_0.1.fluency", "document"][
+        "baseline"
+    ] == pytest.approx(0.9)
 
 
 def test_each_concept_has_a_row_with_an_interval_over_prompts(generations: pl.DataFrame) -> None:
@@ -229,30 +275,45 @@ def test_each_concept_has_a_row_with_an_interval_over_prompts(generations: pl.Da
 
 def test_the_gate_counts_every_candidate_and_says_who_refused(generations: pl.DataFrame) -> None:
     found = scores(generations, comparison())
-    assert (found["steer.gate.passed", "all"]["value"], found["steer.gate.passed", "all"]["n"]) == (0.75, 4)
+    assert (found["steer.gate.passed", "all"]["value"], found["steer.gate.passed", "all"]["n"]) == (
+        0.75,
+        4,
+    )
     assert found["steer.gate.passed", "document"]["value"] == pytest.approx(2 / 3)
-    assert found["steer.gate.passed", "all"]["reason"] == "1 of 4 concepts did not pass the gate (1 by the probe)"
+    assert (
+        found["steer.gate.passed", "all"]["reason"]
+        == "1 of 4 concepts did not pass the gate (1 by the probe)"
+    )
     assert found["steer.gate.passed", "all"]["split"] == "validate"
 
 
 def test_failed_generations_count_as_no_uplift_and_are_told(generations: pl.DataFrame) -> None:
     failed = generations.with_columns(
-        pl.when((pl.col("concept") == "topic.0") & (pl.col("method") == "m") & (pl.col("prompt") == 1))
+        pl.when(
+            (pl.col("concept") == "topic.0") & (pl.col("method") == "m") & (pl.col("prompt") == 1)
+        )
         .then(None)
         .otherwise(pl.col(name))
         .alias(name)
         for name in ("composite", "uplift", "fluency")
     )
     found = scores(failed, comparison())
-    assert found["steer.m.kl_0.1.composite.concept.topic.0", "document"]["value"] == pytest.approx(0.25)
+    assert found["steer.m.kl_0.1.composite.concept.topic.0", "document"]["value"] == pytest.approx(
+        0.25
+    )
     assert found["steer.m.kl_0.1.composite.concept.topic.0", "document"]["n_failed"] == 1
-    assert found["steer.m.kl_0.1.composite", "document"]["reason"] == "1 of 4 generations failed and count as 0"
+    assert (
+        found["steer.m.kl_0.1.composite", "document"]["reason"]
+        == "1 of 4 generations failed and count as 0"
+    )
     assert found["steer.m.kl_0.1.fluency", "document"]["value"] == pytest.approx((0.4 + 0.8) / 2)
 
 
 def test_a_concept_without_a_direction_counts_as_no_uplift(generations: pl.DataFrame) -> None:
     without = generations.filter(~((pl.col("concept") == "topic.0") & (pl.col("method") == "m")))
-    found = scores(without, comparison(unsteered={("topic.0", "m", 0.1): "the two means are equal"}))
+    found = scores(
+        without, comparison(unsteered={("topic.0", "m", 0.1): "the two means are equal"})
+    )
     row = found["steer.m.kl_0.1.composite", "document"]
     assert (row["value"], row["n"], row["n_failed"]) == (pytest.approx(0.1), 2, 1)
     assert row["reason"] == "1 of 2 concepts had no usable direction and count as 0"
@@ -261,7 +322,9 @@ def test_a_concept_without_a_direction_counts_as_no_uplift(generations: pl.DataF
 
 
 def test_what_failed_is_above_nothing(generations: pl.DataFrame) -> None:
-    lowering = generations.filter(~((pl.col("concept") == "topic.0") & (pl.col("method") == "m"))).with_columns(
+    lowering = generations.filter(
+        ~((pl.col("concept") == "topic.0") & (pl.col("method") == "m"))
+    ).with_columns(
         pl.when(pl.col("method") == "r")
         .then(0.0)
         .when((pl.col("method") == "m") & (pl.col("concept") == "topic.1"))
@@ -275,38 +338,63 @@ def test_what_failed_is_above_nothing(generations: pl.DataFrame) -> None:
     assert (row["value"], row["n"], row["n_failed"]) == (0.0, 2, 2)
 
 
-def test_a_control_without_a_strength_is_not_named_among_the_equals(generations: pl.DataFrame) -> None:
+def test_a_control_without_a_strength_is_not_named_among_the_equals(
+    generations: pl.DataFrame,
+) -> None:
     one = generations.filter(~((pl.col("method") == "r") & (pl.col("replicate") == 1)))
     found = scores(one, comparison())
     assert found["steer.m.kl_0.1", "all"]["baseline_name"] == "largest of 1 Gaussian directions"
-    assert found["steer.m.kl_0.1.share_above_random", "document"]["baseline"] == pytest.approx(1 / 2)
+    assert found["steer.m.kl_0.1.share_above_random", "document"]["baseline"] == pytest.approx(
+        1 / 2
+    )
 
 
-def test_the_cost_is_measured_where_no_strength_was_set_and_stands_beside_the_budget(generations: pl.DataFrame) -> None:
+def test_the_cost_is_measured_where_no_strength_was_set_and_stands_beside_the_budget(
+    generations: pl.DataFrame,
+) -> None:
     found = scores(generations, comparison(), {"topic.0": 0.08, "topic.1": None})
     row = found["steer.m.kl_0.1.cost", "document"]
     assert (row["value"], row["n"], row["n_failed"]) == (pytest.approx(0.08), 1, 1)
     assert (row["baseline"], row["baseline_name"], row["split"]) == (0.1, "KL budget", "neutral")
     assert found["steer.m.kl_0.1.cost_whole", "document"]["value"] == pytest.approx(0.16)
     none = found["steer.m.kl_0.1.cost", "surface"]
-    assert none["value"] is None and none["reason"].startswith("no neutral text is left to measure it on")
+    assert none["value"] is None and none["reason"].startswith(
+        "no neutral text is left to measure it on"
+    )
 
 
-def test_the_cost_on_the_steered_text_is_a_mean_over_concepts_both_ways(generations: pl.DataFrame) -> None:
-    written = generations.with_columns(kl=pl.when(pl.col("method") == "m").then(0.2), kl_reverse=pl.lit(0.4))
+def test_the_cost_on_the_steered_text_is_a_mean_over_concepts_both_ways(
+    generations: pl.DataFrame,
+) -> None:
+    written = generations.with_columns(
+        kl=pl.when(pl.col("method") == "m").then(0.2), kl_reverse=pl.lit(0.4)
+    )
     found = scores(written, comparison())
     for name, value in (("cost_written", 0.2), ("cost_written_reverse", 0.4)):
         row = found[f"steer.m.kl_0.1.{name}", "document"]
-        assert (row["value"], row["n"], row["split"], row["baseline"]) == (pytest.approx(value), 2, "test", 0.1)
+        assert (row["value"], row["n"], row["split"], row["baseline"]) == (
+            pytest.approx(value),
+            2,
+            "test",
+            0.1,
+        )
     assert scores(generations, comparison())["steer.m.kl_0.1.cost_written", "document"]["reason"]
 
 
 def test_the_untrained_dictionary_is_compared_concept_for_concept() -> None:
     concepts = [Concept(f"c{i}", "document", "document") for i in range(8)]
     found = [row for i, c in enumerate(concepts) for row in rows("m", c.name, 0, [0.3 + i / 20])]
-    found += [row for i, c in enumerate(concepts) for row in rows("untrained", c.name, 0, [0.2 + i / 20 - 0.01 * i])]
+    found += [
+        row
+        for i, c in enumerate(concepts)
+        for row in rows("untrained", c.name, 0, [0.2 + i / 20 - 0.01 * i])
+    ]
     about = comparison(
-        concepts=concepts, refused={}, methods=["m", "untrained"], controls=[], untrained={"m": "untrained"}
+        concepts=concepts,
+        refused={},
+        methods=["m", "untrained"],
+        controls=[],
+        untrained={"m": "untrained"},
     )
     row = scores(results(found), about)["steer.m.kl_0.1.over_untrained", "document"]
     wanted = t_interval(0.1 + 0.01 * np.arange(8))
@@ -323,38 +411,57 @@ def test_the_untrained_dictionary_is_compared_concept_for_concept() -> None:
     assert row["reason"].startswith("n too small: not even 5 differences of one sign")
 
 
-def test_an_untrained_dictionary_that_was_not_given_is_absent_with_the_reason(generations: pl.DataFrame) -> None:
-    about = comparison(methods=["m", "untrained"], untrained={"m": "untrained"}, absent={"untrained": "none was given"})
+def test_an_untrained_dictionary_that_was_not_given_is_absent_with_the_reason(
+    generations: pl.DataFrame,
+) -> None:
+    about = comparison(
+        methods=["m", "untrained"],
+        untrained={"m": "untrained"},
+        absent={"untrained": "none was given"},
+    )
     found = scores(generations, about)
     row = found["steer.untrained.kl_0.1.composite", "document"]
     assert (row["value"], row["n"], row["reason"]) == (None, 0, "none was given")
-    assert not [name for name, _ in found if "over_untrained" in name or name == "steer.untrained.kl_0.1"]
+    assert not [
+        name for name, _ in found if "over_untrained" in name or name == "steer.untrained.kl_0.1"
+    ]
 
 
 @pytest.mark.parametrize("name", ["fluency", "cost", "probe", "neuron", "all", "random", "uplift", "share_above_random",
                                   "cost_written", "over_untrained", "concept", "concept.fluency", "untrained", "a.b/c d"])  # fmt: skip
 def test_a_concept_may_be_called_anything(name: str) -> None:
     concepts = [Concept(name, "document", "document"), Concept("other", "document", "document")]
-    found = [row for c in concepts for row in rows("m", c.name, 0, [0.2, 0.4]) + rows("r", c.name, 0, [0.1])]
+    found = [
+        row
+        for c in concepts
+        for row in rows("m", c.name, 0, [0.2, 0.4]) + rows("r", c.name, 0, [0.1])
+    ]
     found = scores(results(found), comparison(concepts=concepts, refused={}))
-    assert found[f"steer.m.kl_0.1.composite.concept.{name}", "document"]["value"] == pytest.approx(0.3)
+    assert found[f"steer.m.kl_0.1.composite.concept.{name}", "document"]["value"] == pytest.approx(
+        0.3
+    )
     assert found["steer.m.kl_0.1.fluency", "document"]["unit_of_replication"] == "concept"
 
 
 @pytest.mark.parametrize(
-    "budgets", [[0.1, 0.1000000001], [1e-5, 2e-5], [1e-12], [123456.7, 123456.8], [1.0, 20.0], [1e20]]
+    "budgets",
+    [[0.1, 0.1000000001], [1e-5, 2e-5], [1e-12], [123456.7, 123456.8], [1.0, 20.0], [1e20]],
 )
 def test_budgets_however_near_small_or_large_have_rows_of_their_own(budgets: list[float]) -> None:
     concepts = [Concept("c", "document", "document")]
     found = [row | {"kl_budget": budget} for budget in budgets for row in rows("m", "c", 0, [0.2])]
     found = scores(results(found), comparison(concepts=concepts, refused={}, budgets=budgets))
-    composites = [row for row in found.values() if (row["measure"], row["entry"]) == ("composite", "m")]
+    composites = [
+        row for row in found.values() if (row["measure"], row["entry"]) == ("composite", "m")
+    ]
     values = {row["budget"]: row["value"] for row in composites if row["concept"] is None}
     assert values == {budget: pytest.approx(0.2) for budget in budgets}
 
 
 def test_the_gate_says_that_not_every_concept_was_tried(generations: pl.DataFrame) -> None:
-    row = scores(generations, comparison(limit="4 of 90 concepts were tried"))["steer.gate.passed", "all"]
+    row = scores(generations, comparison(limit="4 of 90 concepts were tried"))[
+        "steer.gate.passed", "all"
+    ]
     assert row["reason"].endswith("(1 by the probe); 4 of 90 concepts were tried")
 
 
@@ -378,7 +485,9 @@ def test_when_no_concept_passes_there_is_no_value_but_a_reason() -> None:
 def test_the_interval_is_students_whatever_the_number_of_concepts(n: int) -> None:
     concepts = [Concept(f"c{i}", "document", "document") for i in range(n)]
     found = [row for i in range(n) for row in rows("m", f"c{i}", 0, [i / n])]
-    row = scores(results(found), comparison(concepts=concepts, refused={}))["steer.m.kl_0.1.composite", "document"]
+    row = scores(results(found), comparison(concepts=concepts, refused={}))[
+        "steer.m.kl_0.1.composite", "document"
+    ]
     wanted = t_interval(np.arange(n) / n)
     assert (row["low"], row["high"]) == pytest.approx((wanted.low, wanted.high))
 
@@ -391,7 +500,9 @@ def test_values_that_are_all_alike_tell_no_interval(generations: pl.DataFrame) -
 
 
 def test_no_interval_leaves_the_range_of_its_score(generations: pl.DataFrame) -> None:
-    near_one = generations.with_columns(fluency=pl.when(pl.col("concept") == "topic.0").then(1.0).otherwise(0.9))
+    near_one = generations.with_columns(
+        fluency=pl.when(pl.col("concept") == "topic.0").then(1.0).otherwise(0.9)
+    )
     for (name, _), row in scores(near_one, comparison(), {"topic.0": 0.3, "topic.1": 0.01}).items():
         lowest = -1.0 if name.endswith(("kl_0.1", "over_untrained")) else 0.0
         highest = np.inf if "cost" in name else 1.0
@@ -399,18 +510,32 @@ def test_no_interval_leaves_the_range_of_its_score(generations: pl.DataFrame) ->
             assert lowest <= row["low"] <= row["value"] <= row["high"] <= highest, name
 
 
-def test_a_judge_beside_the_one_that_measures_has_a_score_of_its_own_beside_unsteered_text() -> None:
-    judged = [row | {"variety": 0.5} for row in rows("m", "topic.0", 0, [0.2, 0.4]) + rows("r", "topic.0", 0, [0.1])]
+def test_a_judge_beside_the_one_that_measures_has_a_score_of_its_own_beside_unsteered_text() -> (
+    None
+):
+    judged = [
+        row | {"variety": 0.5}
+        for row in rows("m", "topic.0", 0, [0.2, 0.4]) + rows("r", "topic.0", 0, [0.1])
+    ]
     judged[0]["variety"] = None  # the judge failed on this text
     judged += [row | {"variety": 0.7} for row in rows("unsteered", "topic.0", 0, [0.0, 0.0])]
     about = comparison(concepts=CONCEPTS[:1], refused={}, judges=["fluency", "variety"])
     table = by_concept(results(judged), strengths({}), about)
-    told = by_judge(table, about).select("method", "judge", "value", "unsteered", "n", "n_failed").rows()
+    told = (
+        by_judge(table, about)
+        .select("method", "judge", "value", "unsteered", "n", "n_failed")
+        .rows()
+    )
     assert set(told) == {("m", "variety", 0.25, 0.7, 2, 1), ("r", "variety", 0.5, 0.7, 1, 0)}
     scored = {(row["entry"], row["concept_kind"]): row for row in score_rows(results(judged), table, about)
               if row["measure"] == "variety"}  # fmt: skip
     row, floor = scored["m", "document"], scored["r", "document"]
-    assert (row["value"], row["baseline"], row["baseline_name"], row["n"]) == (0.25, 0.7, "unsteered text", 1)
+    assert (row["value"], row["baseline"], row["baseline_name"], row["n"]) == (
+        0.25,
+        0.7,
+        "unsteered text",
+        1,
+    )
     assert row["reason"].startswith("1 of 2 generations failed and count as 0")
     assert (floor["value"], floor["baseline"], floor["better"]) == (0.5, None, "neither")
     plain = comparison(concepts=CONCEPTS[:1], refused={})
@@ -418,7 +543,10 @@ def test_a_judge_beside_the_one_that_measures_has_a_score_of_its_own_beside_unst
 
 
 def test_the_judge_of_concepts_has_a_score_too_where_another_measures() -> None:
-    judged = [row | {"concept_judge": 0.5} for row in rows("m", "topic.0", 0, [0.2]) + rows("r", "topic.0", 0, [0.1])]
+    judged = [
+        row | {"concept_judge": 0.5}
+        for row in rows("m", "topic.0", 0, [0.2]) + rows("r", "topic.0", 0, [0.1])
+    ]
     about = comparison(concepts=CONCEPTS[:1], refused={}, judges=["fluency", "concept"])
     table = by_concept(results(judged), strengths({}), about)
     assert set(by_judge(table, about).select("method", "judge", "value").rows()) == {
@@ -433,7 +561,9 @@ def test_the_judge_of_concepts_has_a_score_too_where_another_measures() -> None:
 def test_a_method_without_strength_stands_at_no_budget_and_is_compared_with_no_control() -> None:
     graded = rows("m", "topic.0", 0, [0.2]) + rows("r", "topic.0", 0, [0.1])
     found = graded + [row | {"kl_budget": None} for row in rows("said", "topic.0", 0, [0.3])]
-    about = comparison(concepts=CONCEPTS[:1], refused={}, methods=["m", "said"], ungraded=frozenset(["said"]))
+    about = comparison(
+        concepts=CONCEPTS[:1], refused={}, methods=["m", "said"], ungraded=frozenset(["said"])
+    )
     table = by_concept(results(found), strengths({}), about)
     assert dict(table.group_by("method").agg(pl.col("kl_budget").unique()).iter_rows()) == {
         "m": [0.1], "r": [0.1], "said": [None],

@@ -68,8 +68,18 @@ def random(bench: Bench, seed: int) -> AddVector:
 
 
 def jobs(bench: Bench, strength: float) -> list[Job]:
-    kinds: list[Any] = [None, random(bench, 1), random(bench, 2), Clamp(HOOK, random(bench, 1).vector)]
-    return [Job(prompt, sample, kind, strength) for kind in kinds for prompt in PROMPTS for sample in range(2)]
+    kinds: list[Any] = [
+        None,
+        random(bench, 1),
+        random(bench, 2),
+        Clamp(HOOK, random(bench, 1).vector),
+    ]
+    return [
+        Job(prompt, sample, kind, strength)
+        for kind in kinds
+        for prompt in PROMPTS
+        for sample in range(2)
+    ]
 
 
 def test_strength_zero_writes_exactly_the_unsteered_text(bench: Bench, writer: Writer) -> None:
@@ -86,18 +96,28 @@ def test_strong_steering_writes_other_text_from_the_same_luck(bench: Bench, writ
     assert written == again
 
 
-def test_batches_do_not_change_what_a_row_says_and_are_reported(bench: Bench, writer: Writer) -> None:
+def test_batches_do_not_change_what_a_row_says_and_are_reported(
+    bench: Bench, writer: Writer
+) -> None:
     everything = jobs(bench, 1.0)
     small, counted = finish(writer.write(everything))
-    large, _ = finish(dataclasses.replace(writer, batch_size=1000).write(list(reversed(everything))))
+    large, _ = finish(
+        dataclasses.replace(writer, batch_size=1000).write(list(reversed(everything)))
+    )
     assert [text.text for text in small] == [text.text for text in reversed(large)]
     assert sum(counted) == len(everything)
     assert max(counted) <= 7
 
 
-def test_a_steering_that_serves_several_concepts_is_written_once(bench: Bench, writer: Writer) -> None:
+def test_a_steering_that_serves_several_concepts_is_written_once(
+    bench: Bench, writer: Writer
+) -> None:
     shared, own = random(bench, 1), random(bench, 1)
-    asked = [Job(PROMPTS[0], 0, steering, strength) for steering in (shared, shared, own) for strength in (0.5, 1.0)]
+    asked = [
+        Job(PROMPTS[0], 0, steering, strength)
+        for steering in (shared, shared, own)
+        for strength in (0.5, 1.0)
+    ]
     written, counted = finish(writer.write(asked))
     assert sum(counted) == 4, "two strengths of each steering"
     assert written[0] == written[2] == written[4] and written[1] == written[3] == written[5]
@@ -105,12 +125,17 @@ def test_a_steering_that_serves_several_concepts_is_written_once(bench: Bench, w
 
 def test_another_seed_writes_other_text(bench: Bench, writer: Writer) -> None:
     plain = [Job(prompt, sample) for prompt in PROMPTS for sample in range(2)]
-    one, other = finish(writer.write(plain))[0], finish(dataclasses.replace(writer, seed=1).write(plain))[0]
+    one, other = (
+        finish(writer.write(plain))[0],
+        finish(dataclasses.replace(writer, seed=1).write(plain))[0],
+    )
     assert [text.text for text in one] != [text.text for text in other]
     assert one[0].text != one[1].text, "samples of one prompt differ"
 
 
-def test_the_loss_is_that_of_the_continuation_alone_under_the_unsteered_model(bench: Bench, writer: Writer) -> None:
+def test_the_loss_is_that_of_the_continuation_alone_under_the_unsteered_model(
+    bench: Bench, writer: Writer
+) -> None:
     prompts, new = [[1, 4], [1, 4, 11, 6]], [[6, 10, 27], [12]]
     found = writer.losses(prompts, new)
     for i in range(2):
@@ -120,7 +145,9 @@ def test_the_loss_is_that_of_the_continuation_alone_under_the_unsteered_model(be
     assert np.isnan(writer.losses([[1, 4], [1]], [[], [4]])).tolist() == [True, False]
 
 
-def test_what_a_steering_costs_on_the_text_that_it_wrote_is_measured_both_ways(bench: Bench, writer: Writer) -> None:
+def test_what_a_steering_costs_on_the_text_that_it_wrote_is_measured_both_ways(
+    bench: Bench, writer: Writer
+) -> None:
     asked = jobs(bench, 1.0)
     written, _ = finish(writer.write(asked, side_effects=True))
     plainly, _ = finish(writer.write(asked))
@@ -141,8 +168,16 @@ def test_what_a_steering_costs_on_the_text_that_it_wrote_is_measured_both_ways(b
         plain = bench.model.logits(tokens).log_softmax(-1)[0]
         steered = logits_under(bench.model, tokens, intervention).log_softmax(-1)[0]
         of_text = slice(len(job.prompt.tokens) - 1, tokens.shape[1] - 1)
-        forward = torch.nn.functional.kl_div(steered, plain, log_target=True, reduction="none").sum(-1)[of_text].mean()
-        reverse = torch.nn.functional.kl_div(plain, steered, log_target=True, reduction="none").sum(-1)[of_text].mean()
+        forward = (
+            torch.nn.functional.kl_div(steered, plain, log_target=True, reduction="none")
+            .sum(-1)[of_text]
+            .mean()
+        )
+        reverse = (
+            torch.nn.functional.kl_div(plain, steered, log_target=True, reduction="none")
+            .sum(-1)[of_text]
+            .mean()
+        )
         assert text.kl == pytest.approx(float(forward), rel=1e-3, abs=1e-6)
         assert text.kl_reverse == pytest.approx(float(reverse), rel=1e-3, abs=1e-6)
     assert compared >= 6
@@ -201,12 +236,18 @@ def test_a_budget_out_of_reach_has_no_strength(bench: Bench) -> None:
     assert np.isnan(found).all()
 
 
-def test_costs_are_those_of_a_full_pass_for_vectors_and_for_any_other_steering(bench: Bench) -> None:
+def test_costs_are_those_of_a_full_pass_for_vectors_and_for_any_other_steering(
+    bench: Bench,
+) -> None:
     neutral, _ = Neutral.read(bench.corpus, 300, 24)
     vector, clamp = random(bench, 1), Clamp(HOOK, random(bench, 1).vector)
-    found, counted = finish(costs(bench.model, [(vector, 0.5), (clamp, 0.3), (vector, 1.0)], neutral))
+    found, counted = finish(
+        costs(bench.model, [(vector, 0.5), (clamp, 0.3), (vector, 1.0)], neutral)
+    )
     assert sum(counted) == 3
-    for (steering, strength), cost in zip([(vector, 0.5), (clamp, 0.3), (vector, 1.0)], found, strict=True):
+    for (steering, strength), cost in zip(
+        [(vector, 0.5), (clamp, 0.3), (vector, 1.0)], found, strict=True
+    ):
         assert cost == pytest.approx(whole(bench, neutral, steering, strength), rel=1e-3)
     nothing = Neutral(neutral.tokens[:0], neutral.mask[:0])
     assert np.isnan(finish(costs(bench.model, [(vector, 0.5)], nothing))[0]).all()
@@ -226,7 +267,9 @@ def test_whole_contexts_are_of_documents_on_which_no_strength_was_set(bench: Ben
     setting, whole = Neutral.read(bench.corpus, 100, 12)[0], Neutral.whole(bench.corpus, 100, 12)
     parts = contexts(bench.corpus, "neutral")
     document, token = parts["document"], parts["token"].long()
-    assert whole.tokens.shape == (3, token.shape[1]), "about as many tokens as asked for, whole contexts"
+    assert whole.tokens.shape == (3, token.shape[1]), (
+        "about as many tokens as asked for, whole contexts"
+    )
     at = [int((token == row).all(1).nonzero()[0]) for row in whole.tokens]
     met = set(document[: len(setting.tokens), :12].flatten().tolist()) - {-1}
     assert met.isdisjoint(set(document[at].flatten().tolist()))

@@ -1,4 +1,5 @@
-"""A world small enough to train a model on within seconds: short texts of four topics, with every table of a corpus."""
+"""A world small enough to train a model on within seconds: short texts of four topics, with every
+table of a corpus."""
 
 from __future__ import annotations
 
@@ -39,9 +40,27 @@ CPU = Execution(device="cpu")
 HOOK = "resid_post.0"
 LENGTH = 33
 SPLITS = {"select": 90, "judge": 240, "calibrate": 60, "validate": 90, "neutral": 24}
-NOUNS = {"animal": ["cat", "dog"], "royal": ["king", "queen"], "land": ["tree", "river"], "home": ["house", "bird"]}
+NOUNS = {
+    "animal": ["cat", "dog"],
+    "royal": ["king", "queen"],
+    "land": ["tree", "river"],
+    "home": ["house", "bird"],
+}
 VERBS = ["ran", "sat", "saw", "ate"]
-OPENINGS = ["the", "a", "then the", "and then", "it was", "he saw", "she saw the", "and it", "it", "he", "she", "then"]
+OPENINGS = [
+    "the",
+    "a",
+    "then the",
+    "and then",
+    "it was",
+    "he saw",
+    "she saw the",
+    "and it",
+    "it",
+    "he",
+    "she",
+    "then",
+]
 PROMPTS = {
     "validate": [f"{o} {w}" for o in OPENINGS[:6] for w in ("big", "small")],
     "test": [f"{o} {w}" for o in OPENINGS[6:] for w in ("big", "small")],
@@ -60,7 +79,8 @@ CONCEPTS = [
 
 
 def story(rng: np.random.Generator) -> tuple[str, list[str]]:
-    """A topic and a text of it: an opening that names none, then sentences whose nouns are the topic's, mostly."""
+    """A topic and a text of it: an opening that names none, then sentences whose nouns are the
+    topic's, mostly."""
     topic = str(rng.choice(list(NOUNS)))
     words = [*str(rng.choice(OPENINGS)).split(), str(rng.choice(["big", "small"]))]
     while len(words) < 24:
@@ -86,8 +106,8 @@ def labels(topic: str, words: list[str], rng: np.random.Generator) -> list[tuple
 def corpus(
     store: Store, openings: Mapping[str, list[str]], number: int = 0, drop: str = "", bare: str = ""
 ) -> Artifact:
-    """An artifact of `read`, always of the same documents; `number` tells apart several; `drop` leaves out a split, and of
-    the split `bare` no document is left.
+    """An artifact of `read`, always of the same documents; `number` tells apart several; `drop`
+    leaves out a split, and of the split `bare` no document is left.
     """
     tokenizer = toys.tokenizer()
     documents, rows, contexts, n = [], [], {}, 0
@@ -100,26 +120,35 @@ def corpus(
             about = {"document": document, "split": split, "source": "toy", "digest": text}
             documents.append(about | {"n_tokens": len(words), "text": text})
             rows += [
-                {"concept": c, "document": document, "token": t, "value": 1.0} for c, t in labels(topic, words, rng)
+                {"concept": c, "document": document, "token": t, "value": 1.0}
+                for c, t in labels(topic, words, rng)
             ]
         packed = pack(ids, bos=1, eos=2, pad=0, context_length=LENGTH)
         contexts[split] = {
             "token": torch.from_numpy(packed.token),
-            "document": torch.from_numpy(np.where(packed.document < 0, -1, packed.document + n)).int(),
+            "document": torch.from_numpy(
+                np.where(packed.document < 0, -1, packed.document + n)
+            ).int(),
             "position": torch.from_numpy(packed.position),
         }
         if split == bare:
             contexts[split] = {name: part[:0] for name, part in contexts[split].items()}
         n += count
-    prompts = [{"split": split, "text": text} for split, texts in openings.items() for text in texts]
+    prompts = [
+        {"split": split, "text": text} for split, texts in openings.items() for text in texts
+    ]
 
     def write(folder: Path) -> None:
         names = ("concept", "concept_kind", "unit", "family")
-        tables.CONCEPTS.write(folder, [dict(zip(names, c, strict=True)) | {"description": c[0]} for c in CONCEPTS])
+        tables.CONCEPTS.write(
+            folder, [dict(zip(names, c, strict=True)) | {"description": c[0]} for c in CONCEPTS]
+        )
         tables.DOCUMENTS.write(folder, documents)
         tables.LABELS.write(folder, rows)
         tables.PROMPTS.write(folder, [{"prompt": i, **prompt} for i, prompt in enumerate(prompts)])
-        tables.VOCABULARY.write(folder, [{"token": i, "text": f" {word}"} for i, word in enumerate(toys.WORDS)])
+        tables.VOCABULARY.write(
+            folder, [{"token": i, "text": f" {word}"} for i, word in enumerate(toys.WORDS)]
+        )
         (folder / "contexts").mkdir()
         for split, parts in contexts.items():
             if split != drop:
@@ -130,7 +159,9 @@ def corpus(
 
 def trained_model(folder: Path, steps: int = 90) -> ModelReference:
     """A tiny Llama trained on stories, as a folder."""
-    network = toys.tiny_network("llama", hidden_size=32, initializer_range=0.05, num_hidden_layers=2)
+    network = toys.tiny_network(
+        "llama", hidden_size=32, initializer_range=0.05, num_hidden_layers=2
+    )
     tokenizer, rng = toys.tokenizer(), np.random.default_rng(5)
     ids = [tokenizer(" ".join(story(rng)[1]))["input_ids"] for _ in range(16 * steps)]
     packed = torch.from_numpy(pack(ids, bos=1, eos=2, pad=0, context_length=LENGTH).token).long()
@@ -161,7 +192,8 @@ def captured(store: Store, read: Artifact, model: LanguageModel) -> Artifact:
 def planted(
     store: Store, capture: Artifact, directions: torch.Tensor, d_sae: int = 24, number: int = 0
 ) -> tuple[Artifact, Artifact]:
-    """A dictionary whose first latents are these directions, the others Gaussian, and its codes; `number` tells several."""
+    """A dictionary whose first latents are these directions, the others Gaussian, and its codes;
+    `number` tells several."""
     shards = ActivationShards(capture)
     d = shards.d_in(HOOK)
     x = shards.rows("select", HOOK, torch.arange(shards.n_rows("select")))
@@ -187,7 +219,8 @@ WIDTH = 6
 
 
 def evidence(seed: int = 0, **changes: object) -> Evidence:
-    """Tokens in 20 documents; concept `mark` shifts coordinate 2, concept `doc` (of documents) coordinate 4."""
+    """Tokens in 20 documents; concept `mark` shifts coordinate 2, concept `doc` (of documents)
+    coordinate 4."""
     rng = np.random.default_rng(seed)
     document = np.repeat(np.arange(20), 10)
     mark, doc = rng.random(200) < 0.2, (np.arange(20) % 2 == 0)
@@ -208,7 +241,9 @@ def evidence(seed: int = 0, **changes: object) -> Evidence:
         token=np.where(mark, toys.WORDS.index("cat"), toys.WORDS.index("king")),
         document=document,
         document_labels=scipy.sparse.csc_matrix(np.stack([np.zeros(20, bool), doc], axis=1)),
-        batches=lambda hook_point: ((start, torch.from_numpy(x[start : start + 64])) for start in range(0, 200, 64)),
+        batches=lambda hook_point: (
+            (start, torch.from_numpy(x[start : start + 64])) for start in range(0, 200, 64)
+        ),
         contexts={"token": torch.zeros(1, 200, dtype=torch.long)},
         pairs=tables.PAIRS.frame([]),
         codes=codes,
@@ -224,7 +259,9 @@ def method(name: str, seed: int = 0, **settings: Any) -> SteeringMethod:
     return kind(kind.config(**settings), MethodServices(CPU, seed, toys.tiny_model()))
 
 
-def fitted(name: str, material: Material, model: LanguageModel | None = None, **settings: Any) -> Judge:
+def fitted(
+    name: str, material: Material, model: LanguageModel | None = None, **settings: Any
+) -> Judge:
     """A judge with these settings, fitted on this material."""
     kind = judges[name]
     given = evidence().dictionary
@@ -235,11 +272,16 @@ def fitted(name: str, material: Material, model: LanguageModel | None = None, **
 
 
 def results(rows: list[dict[str, Any]]) -> pl.DataFrame:
-    """Texts with their judgements, as `components.store.judgements.judged` gives them, from the columns that matter."""
-    schema = {name: kind for name, kind in tables.GENERATIONS.schema.items() if name != "generation"}
+    """Texts with their judgements, as `components.store.judgements.judged` gives them, from the
+    columns that matter."""
+    schema = {
+        name: kind for name, kind in tables.GENERATIONS.schema.items() if name != "generation"
+    }
     schema |= dict.fromkeys(("target", "uplift", "composite", "fluency"), pl.Float64)
     missing = {name: kind for name, kind in schema.items() if not rows or name not in rows[0]}
-    frame = pl.DataFrame(rows, schema_overrides={n: k for n, k in schema.items() if n not in missing})
+    frame = pl.DataFrame(
+        rows, schema_overrides={n: k for n, k in schema.items() if n not in missing}
+    )
     if not rows:
         return pl.DataFrame(schema=schema)
     return frame.with_columns(pl.lit(None, kind).alias(name) for name, kind in missing.items())

@@ -1,4 +1,5 @@
-"""A slow stage in a process of its own, to be killed or raced: `python -m tests.store.maker <store> <seconds> <log>`."""
+"""A slow stage in a process of its own, to be killed or raced: `python -m tests.store.maker <store>
+<seconds> <log>`."""
 
 from __future__ import annotations
 

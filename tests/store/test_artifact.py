@@ -1,4 +1,5 @@
-"""One notion of done: what makes a key, what counts as complete, and what is left behind when things go wrong."""
+"""One notion of done: what makes a key, what counts as complete, and what is left behind when
+things go wrong."""
 
 from __future__ import annotations
 
@@ -125,7 +126,16 @@ def test_a_manifest_says_from_what_with_what_and_how_long(store: Store) -> None:
     source = store.ensure(TEXT, TextConfig(), {})[0]
     made = store.ensure(TEXT, TextConfig(text="b"), {"source": source, "model": None})[0]
     assert made.manifest["inputs"] == {"source": source.reference()}
-    about = {"at", "order", "seconds", "continued", "machine", "peak_memory_bytes", "git_commit", "versions"}
+    about = {
+        "at",
+        "order",
+        "seconds",
+        "continued",
+        "machine",
+        "peak_memory_bytes",
+        "git_commit",
+        "versions",
+    }
     assert about == set(made.manifest["made"]) and made.manifest["made"]["continued"] is False
     assert made.manifest["made"]["versions"]["numpy"] == np.__version__
     assert made.stage == "text" and made.key == key(TextConfig(text="b"), source=source)
@@ -134,11 +144,17 @@ def test_a_manifest_says_from_what_with_what_and_how_long(store: Store) -> None:
 def test_peak_memory_is_of_this_process_and_not_of_the_one_that_started_it() -> None:
     large = b"x" * 2**30
     asking = "from components.store.provenance import peak_memory; large = b'x' * 2**28; print(peak_memory())"
-    peak = int(subprocess.run([sys.executable, "-c", asking], capture_output=True, text=True, check=True).stdout)
+    peak = int(
+        subprocess.run(
+            [sys.executable, "-c", asking], capture_output=True, text=True, check=True
+        ).stdout
+    )
     assert 2**28 < peak < len(large)
 
 
-def test_a_run_that_waits_for_another_says_so(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_that_waits_for_another_says_so(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
     wanted = key(TextConfig(text="slow"))
     (store.root / ".locks").mkdir(parents=True)
     hold = "import filelock, sys, time; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(flush=True); time.sleep(0.5)"
@@ -184,7 +200,8 @@ def test_changed_bytes_are_found_when_they_are_read(store: Store) -> None:
     (made.folder / "text" / "a.txt").write_text("hellO")
     damaged = store.get("text", made.key)
     with pytest.raises(
-        DamagedArtifactError, match=r"a.txt is damaged: wanted digest \w+ and 5 bytes, found \w+; delete"
+        DamagedArtifactError,
+        match=r"a.txt is damaged: wanted digest \w+ and 5 bytes, found \w+; delete",
     ):
         damaged.path("text/a.txt")
 
@@ -207,14 +224,19 @@ def test_what_is_not_there_is_named(store: Store) -> None:
     made = store.ensure(TEXT, TextConfig(), {})[0]
     with pytest.raises(MissingArtifactError, match=r"has no file 'b.txt'; it has text/a.txt"):
         made.path("b.txt")
-    with pytest.raises(MissingArtifactError, match=r"no artifact text/0000 in .*; run the stage again, or `dvc pull`"):
+    with pytest.raises(
+        MissingArtifactError,
+        match=r"no artifact text/0000 in .*; run the stage again, or `dvc pull`",
+    ):
         store.get("text", "0000")
 
 
 def test_a_store_of_a_later_format_is_refused_not_misread(store: Store) -> None:
     made = store.ensure(TEXT, TextConfig(), {})[0]
     (made.folder / MANIFEST).write_text(json.dumps({**made.manifest, "format": 99}))
-    with pytest.raises(StoreError, match=r"has format 99, this version reads up to 1; update Latentflow"):
+    with pytest.raises(
+        StoreError, match=r"has format 99, this version reads up to 1; update Latentflow"
+    ):
         store.find("text", made.key)
 
 
@@ -241,23 +263,36 @@ def full_disks() -> dict[str, Exception]:
     """How Python, polars and safetensors say that a disk is full."""
     return {
         "python": OSError(errno.ENOSPC, "No space left on device"),
-        "polars": pl.exceptions.ComputeError("parquet: underlying IO error: No space left on device (os error 28)"),
-        "safetensors": safetensors.SafetensorError("I/O error: No space left on device (os error 28)"),
+        "polars": pl.exceptions.ComputeError(
+            "parquet: underlying IO error: No space left on device (os error 28)"
+        ),
+        "safetensors": safetensors.SafetensorError(
+            "I/O error: No space left on device (os error 28)"
+        ),
     }
 
 
 @pytest.mark.parametrize("library", full_disks())
 def test_a_full_disk_is_told_as_such_whichever_library_meets_it(store: Store, library: str) -> None:
-    with pytest.raises(NoSpaceError, match=r"the disk holding .*artifacts is full while making text; what was written"):
+    with pytest.raises(
+        NoSpaceError,
+        match=r"the disk holding .*artifacts is full while making text; what was written",
+    ):
         store.ensure(failing_with(full_disks()[library]), TextConfig(), {})
-    assert (store.folder("text", f"{key(TextConfig())}.partial") / "begun").exists(), "for the next run to continue"
+    assert (store.folder("text", f"{key(TextConfig())}.partial") / "begun").exists(), (
+        "for the next run to continue"
+    )
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device /dev/full, which is Linux's")
+@pytest.mark.skipif(
+    not Path("/dev/full").exists(), reason="needs the device /dev/full, which is Linux's"
+)
 def test_polars_says_of_a_full_disk_what_the_store_understands(store: Store) -> None:
     def make(folder: Path, config: Config, inputs: Mapping, settings: Any):
         (folder / "a.parquet").symlink_to("/dev/full")
-        pl.DataFrame({"a": np.random.default_rng(0).random(10**5)}).write_parquet(folder / "a.parquet")
+        pl.DataFrame({"a": np.random.default_rng(0).random(10**5)}).write_parquet(
+            folder / "a.parquet"
+        )
         yield Progress(1, 1, "files")
         return {}
 
@@ -275,19 +310,27 @@ def test_a_store_that_cannot_be_written_is_told_as_such(
     found = store.ensure(TEXT, TextConfig(text="made before"), {})[0]
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(
-        ReadOnlyStoreError, match=rf"cannot be written while making text \({os.strerror(number)}\); make"
+        ReadOnlyStoreError,
+        match=rf"cannot be written while making text \({os.strerror(number)}\); make",
     ):
         store.ensure(TEXT, TextConfig(), {})
-    assert store.ensure(TEXT, TextConfig(text="made before"), {}) == (found, True), "reading still works"
+    assert store.ensure(TEXT, TextConfig(text="made before"), {}) == (found, True), (
+        "reading still works"
+    )
 
 
 def test_a_store_whose_folder_is_a_file_is_told_as_such(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ReadOnlyStoreError, match=r"the store .*file cannot be written while making text \(Not a dir"):
+    with pytest.raises(
+        ReadOnlyStoreError,
+        match=r"the store .*file cannot be written while making text \(Not a dir",
+    ):
         Store(tmp_path / "file").ensure(TEXT, TextConfig(), {})
 
 
-def test_a_users_file_that_may_not_be_read_is_not_blamed_on_the_store(store: Store, tmp_path: Path) -> None:
+def test_a_users_file_that_may_not_be_read_is_not_blamed_on_the_store(
+    store: Store, tmp_path: Path
+) -> None:
     theirs = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "corpus.txt"))
     with pytest.raises(PermissionError, match=r"corpus.txt"):
         store.ensure(failing_with(theirs), TextConfig(), {})
@@ -309,7 +352,9 @@ def whole(artifact: Artifact) -> bool:
     return all(artifact.path(f"part-{n}").read_bytes() == bytes([n]) * 1000 for n in range(N_PARTS))
 
 
-def test_processes_that_want_the_same_artifact_at_once_make_it_once(store: Store, tmp_path: Path) -> None:
+def test_processes_that_want_the_same_artifact_at_once_make_it_once(
+    store: Store, tmp_path: Path
+) -> None:
     processes = [start(store, 0.05, tmp_path / "log") for _ in range(3)]
     assert [process.wait(120) for process in processes] == [0, 0, 0]
     lines = (tmp_path / "log").read_text().splitlines()
@@ -326,18 +371,25 @@ def test_processes_that_want_the_same_artifact_at_once_make_it_once(store: Store
     ],
     ids=["torch, uncountable", "torch", "numpy", "python", "python, uncountable"],
 )  # fmt: skip
-def test_what_memory_cannot_hold_is_said_in_a_sentence_and_other_errors_stay(store: Store, allocate: Any) -> None:
+def test_what_memory_cannot_hold_is_said_in_a_sentence_and_other_errors_stay(
+    store: Store, allocate: Any
+) -> None:
     def make(folder: Path, config: Config, inputs: Mapping, settings: Any):
         allocate()
         yield Progress(0, 1, "files")
         return {}
 
     with pytest.raises(
-        NoMemoryError, match=r"memory cannot hold what text needs at once \(.+\); lower .*`latentflow plan`"
+        NoMemoryError,
+        match=r"memory cannot hold what text needs at once \(.+\); lower .*`latentflow plan`",
     ):
         store.ensure(Stage("text", 1, make), TextConfig(), {})
     with pytest.raises(RuntimeError, match="^mat1 and mat2"):
-        store.ensure(failing_with(RuntimeError("mat1 and mat2 shapes cannot be multiplied")), TextConfig(), {})
+        store.ensure(
+            failing_with(RuntimeError("mat1 and mat2 shapes cannot be multiplied")),
+            TextConfig(),
+            {},
+        )
 
 
 def test_the_newest_is_the_last_made_also_where_the_clock_was_set_back(
@@ -352,11 +404,17 @@ def test_the_newest_is_the_last_made_also_where_the_clock_was_set_back(
     for artifact in (second, third):
         os.utime(artifact.folder, (now - 3600, now - 3600))
     assert second.manifest["made"]["at"] < first.manifest["made"]["at"]
-    assert sorted(store.artifacts(TEXT.name), key=lambda artifact: artifact.age) == [first, second, third]
+    assert sorted(store.artifacts(TEXT.name), key=lambda artifact: artifact.age) == [
+        first,
+        second,
+        third,
+    ]
     assert second.manifest["made"]["seconds"] >= 0
 
 
-def test_a_killed_process_leaves_only_what_is_complete_and_the_next_one_continues(store: Store, tmp_path: Path) -> None:
+def test_a_killed_process_leaves_only_what_is_complete_and_the_next_one_continues(
+    store: Store, tmp_path: Path
+) -> None:
     log = tmp_path / "log"
     for n_parts in (1, 3):  # killed as soon as so many parts are there
         process = start(store, 0.2, log)
@@ -374,7 +432,9 @@ def test_a_killed_process_leaves_only_what_is_complete_and_the_next_one_continue
     assert made_parts(log) == list(range(N_PARTS)), "no part was made twice"
 
 
-def test_a_manifest_half_written_by_a_killed_process_is_no_file_of_the_artifact(store: Store) -> None:
+def test_a_manifest_half_written_by_a_killed_process_is_no_file_of_the_artifact(
+    store: Store,
+) -> None:
     partial = store.folder("text", f"{key(TextConfig())}.partial")
     partial.mkdir(parents=True)
     (partial / f".{MANIFEST}.writing").write_text('{"half')

@@ -32,7 +32,9 @@ class Chain:
         self.store = store
         self.read = self.made("read")
         self.capture = self.made("capture", corpus=self.read)
-        self.train, self.other = (self.made("train", name, activations=self.capture) for name in ("ours", "untrained"))
+        self.train, self.other = (
+            self.made("train", name, activations=self.capture) for name in ("ours", "untrained")
+        )
         self.encode = self.made("encode", "ours", dictionary=self.train)
         self.control = self.made("encode", "untrained", dictionary=self.other)
         self.evaluate = self.made("evaluate", codes=self.encode, untrained=self.control)
@@ -49,29 +51,48 @@ def places(*artifacts: Artifact) -> set[lineage.Place]:
 
 def test_the_closure_is_everything_an_artifact_was_made_from(store: Store) -> None:
     chain = Chain(store)
-    everything = (chain.read, chain.capture, chain.train, chain.other, chain.encode, chain.control, chain.evaluate)
+    everything = (
+        chain.read,
+        chain.capture,
+        chain.train,
+        chain.other,
+        chain.encode,
+        chain.control,
+        chain.evaluate,
+    )
     assert set(lineage.closure(store, [chain.report])) == places(*everything, chain.report)
-    assert set(lineage.closure(store, [chain.train])) == places(chain.read, chain.capture, chain.train)
+    assert set(lineage.closure(store, [chain.train])) == places(
+        chain.read, chain.capture, chain.train
+    )
 
 
 def test_a_whole_closure_with_a_gap_is_refused(store: Store) -> None:
     chain = Chain(store)
     store.delete("read", chain.read.key)
     assert set(lineage.closure(store, [chain.capture])) == places(chain.capture)
-    with pytest.raises(MissingArtifactError, match=f"no artifact read/{chain.read.key} in .*; run the stage again"):
+    with pytest.raises(
+        MissingArtifactError, match=f"no artifact read/{chain.read.key} in .*; run the stage again"
+    ):
         lineage.closure(store, [chain.capture], whole=True)
 
 
 def test_a_trail_reaches_what_is_not_in_the_store(store: Store) -> None:
     chain = Chain(store)
     manifests = [chain.train.manifest, chain.capture.manifest]
-    assert lineage.trail(manifests, ("train", chain.train.key)) == places(chain.train, chain.capture, chain.read)
+    assert lineage.trail(manifests, ("train", chain.train.key)) == places(
+        chain.train, chain.capture, chain.read
+    )
 
 
-def test_behind_a_report_the_nearest_artifact_stands_for_its_stage_and_the_control_for_none(store: Store) -> None:
+def test_behind_a_report_the_nearest_artifact_stands_for_its_stage_and_the_control_for_none(
+    store: Store,
+) -> None:
     chain = Chain(store)
     behind = lineage.behind(store, chain.report)
-    assert behind.artifacts["train"].key == chain.train.key and behind.artifacts["encode"].key == chain.encode.key
+    assert (
+        behind.artifacts["train"].key == chain.train.key
+        and behind.artifacts["encode"].key == chain.encode.key
+    )
     assert set(behind.artifacts) == {"report", "train", "evaluate", "capture", "encode", "read"}
     store.delete("read", chain.read.key)
     assert lineage.behind(store, chain.report).missing == ("read",)

@@ -42,10 +42,14 @@ def test_codes_keep_every_number_of_the_dense_matrix(dense):
 def test_rows_take_and_cat_act_as_on_the_dense_matrix(dense, seed):
     codes = Codes.from_dense(dense)
     start, stop = len(dense) // 3, len(dense) - len(dense) // 4
-    index = torch.randint(0, max(1, len(dense)), (min(5, len(dense)),), generator=torch.Generator().manual_seed(seed))
+    index = torch.randint(
+        0, max(1, len(dense)), (min(5, len(dense)),), generator=torch.Generator().manual_seed(seed)
+    )
     assert torch.equal(codes.rows(start, stop).dense(), dense[start:stop])
     assert torch.equal(codes.take(index).dense(), dense[index])
-    assert torch.equal(Codes.cat([codes, codes.rows(start, stop)]).dense(), torch.cat([dense, dense[start:stop]]))
+    assert torch.equal(
+        Codes.cat([codes, codes.rows(start, stop)]).dense(), torch.cat([dense, dense[start:stop]])
+    )
 
 
 @given(sparse_matrices())
@@ -69,7 +73,9 @@ def test_codes_from_topk_leave_out_zeros_and_sort_latents():
 def test_activations_come_back_in_their_dtype_in_any_order(store, dtype):
     x = torch.randn(23, 4).to(dtype)
     y = torch.randn(23, 6).to(dtype)
-    shards = ActivationShards(toys.activations(store, {"train": {"resid_post.0": x, "mlp_out.1": y}}))
+    shards = ActivationShards(
+        toys.activations(store, {"train": {"resid_post.0": x, "mlp_out.1": y}})
+    )
     index = torch.tensor([22, 0, 7, 7, 13, 6])
     assert torch.equal(shards.rows("train", "resid_post.0", index), x[index])
     assert shards.rows("train", "mlp_out.1", index[:0]).shape == (0, 6)
@@ -80,13 +86,17 @@ def test_activations_come_back_in_their_dtype_in_any_order(store, dtype):
     )
     assert shards.provenance("train")["token"].tolist() == list(range(23))
     taken = Rows(shards, "train", ["resid_post.0", "mlp_out.1"]).take(index)
-    assert torch.equal(taken["resid_post.0"], x[index]) and torch.equal(taken["mlp_out.1"], y[index])
+    assert torch.equal(taken["resid_post.0"], x[index]) and torch.equal(
+        taken["mlp_out.1"], y[index]
+    )
 
 
 def test_rows_in_order_are_all_rows_in_order(store):
     x = torch.randn(50, 3)
     shards = ActivationShards(toys.activations(store, {"train": {"resid_post.0": x}}))
-    parts = [batch["resid_post.0"] for batch in Rows(shards, "train", ["resid_post.0"]).in_order(20)]
+    parts = [
+        batch["resid_post.0"] for batch in Rows(shards, "train", ["resid_post.0"]).in_order(20)
+    ]
     assert [len(part) for part in parts] == [20, 20, 10]
     assert torch.equal(torch.cat(parts), x)
 
@@ -106,10 +116,16 @@ def test_codes_come_back_shard_by_shard_and_whole(store):
 
 
 def test_unknown_split_and_hook_point_name_the_nearest(store):
-    shards = ActivationShards(toys.activations(store, {"train": {"resid_post.0": torch.randn(3, 4)}}))
-    with pytest.raises(InputError, match="holds no split 'trian'; known: train; did you mean 'train'"):
+    shards = ActivationShards(
+        toys.activations(store, {"train": {"resid_post.0": torch.randn(3, 4)}})
+    )
+    with pytest.raises(
+        InputError, match="holds no split 'trian'; known: train; did you mean 'train'"
+    ):
         shards.n_rows("trian")
-    with pytest.raises(InputError, match="holds no hook point 'resid_pst.0'; known: resid_post.0; did you mean"):
+    with pytest.raises(
+        InputError, match="holds no hook point 'resid_pst.0'; known: resid_post.0; did you mean"
+    ):
         shards.rows("train", "resid_pst.0", torch.tensor([0]))
 
 
@@ -120,7 +136,8 @@ def test_a_damaged_shard_is_refused_with_what_to_do(store, damage):
     whole = path.read_bytes()
     path.write_bytes(whole[:-4] if damage == "truncated" else whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(
-        DamagedArtifactError, match=f"{re.escape(str(path))} is damaged: wanted digest .* and it is remade"
+        DamagedArtifactError,
+        match=f"{re.escape(str(path))} is damaged: wanted digest .* and it is remade",
     ):
         ActivationShards(artifact).rows("train", "resid_post.0", torch.tensor([0]))
 

@@ -1,4 +1,5 @@
-"""Tables are what their schema says: every column documented, keys unique, absent is null, written whole or not at all."""
+"""Tables are what their schema says: every column documented, keys unique, absent is null, written
+whole or not at all."""
 
 from __future__ import annotations
 
@@ -17,14 +18,19 @@ from components.store.stage import Stage
 from components.store.table import Table
 from components.store.tables import LABELS, PROMPTS
 
-ROWS = [{"prompt": 0, "split": "test", "text": "a"}, {"prompt": 1, "split": "validate", "text": "b"}]
+ROWS = [
+    {"prompt": 0, "split": "test", "text": "a"},
+    {"prompt": 1, "split": "validate", "text": "b"},
+]
 
 
 class NumberConfig(Config):
     number: int = 0
 
 
-def stored(store: Store, number: int = 0, stage: str = "read", table: Table | None = PROMPTS) -> Artifact:
+def stored(
+    store: Store, number: int = 0, stage: str = "read", table: Table | None = PROMPTS
+) -> Artifact:
     def make(folder: Path, config: NumberConfig, inputs: Mapping, settings: Any):
         if table is not None:
             table.write(folder, [{**row, "prompt": row["prompt"] + 10 * number} for row in ROWS])
@@ -45,7 +51,9 @@ def test_every_table_documents_its_columns_and_its_key_is_among_them(table: Tabl
 
 
 def test_columns_that_are_left_out_are_null_and_types_are_those_of_the_schema() -> None:
-    frame = SCORES.frame([{"stage": "evaluate", "measure": "fvu", "value": 1, "n": 3, "split": "test"}])
+    frame = SCORES.frame(
+        [{"stage": "evaluate", "measure": "fvu", "value": 1, "n": 3, "split": "test"}]
+    )
     assert frame.schema == SCORES.schema
     assert frame["value"].to_list() == [1.0] and frame["low"].to_list() == [None]
 
@@ -58,13 +66,18 @@ def test_an_undeclared_column_and_a_repeated_key_are_our_mistakes() -> None:
 
 
 def test_null_is_a_value_of_a_key_like_any_other() -> None:
-    whole, token = {"concept": "a", "document": 0, "token": None}, {"concept": "a", "document": 0, "token": 0}
+    whole, token = (
+        {"concept": "a", "document": 0, "token": None},
+        {"concept": "a", "document": 0, "token": 0},
+    )
     assert LABELS.frame([whole, token]).height == 2
     with pytest.raises(AssertionError, match="1 rows repeat the key"):
         LABELS.frame([whole, whole])
 
 
-def test_a_table_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def stop(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 

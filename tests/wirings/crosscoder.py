@@ -1,7 +1,8 @@
-"""A minimal crosscoder: reads several hook points at once and reconstructs all of them from one code.
+"""A minimal crosscoder: reads several hook points at once and reconstructs all of them from one
+code.
 
-The terms are those of Lindsey et al. 2024, "Sparse Crosscoders for Cross-Layer Features and Model Diffing", with TopK in
-place of the penalty.
+The terms are those of Lindsey et al. 2024, "Sparse Crosscoders for Cross-Layer Features and Model
+Diffing", with TopK in place of the penalty.
 """
 
 from typing import Literal, final
@@ -52,14 +53,18 @@ class Crosscoder(Dictionary):
         return CrosscoderConfig(d_sae=trained["d_sae"], k=k, hook_points=tuple(trained["reads"]))
 
     def start(self, sample, generator):
-        for name, W_enc, W_dec, bias in zip(self.reads, self.encoders, self.decoders, self.biases, strict=True):
+        for name, W_enc, W_dec, bias in zip(
+            self.reads, self.encoders, self.decoders, self.biases, strict=True
+        ):
             bias.copy_(sample[name].mean(0))
             W_dec.copy_(random_directions(*W_dec.shape, generator))
             W_enc.copy_(W_dec / len(self.reads))
 
     def _dense(self, batch):
         parts = zip(self.reads, self.encoders, self.biases, strict=True)
-        values, indices = sum((batch[name] - bias) @ W.T for name, W, bias in parts).topk(self.options.k, dim=1)
+        values, indices = sum((batch[name] - bias) @ W.T for name, W, bias in parts).topk(
+            self.options.k, dim=1
+        )
         return values.new_zeros(len(values), self.d_sae).scatter(1, indices, values.relu())
 
     def _rows(self, z):

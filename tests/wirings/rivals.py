@@ -33,13 +33,17 @@ class Tensors(torch.nn.Module):
     def __init__(self, d_sae, d_in):
         super().__init__()
         self.W_enc, self.W_dec = (torch.nn.Parameter(torch.zeros(d_sae, d_in)) for _ in range(2))
-        self.b_enc, self.b_dec = torch.nn.Parameter(torch.zeros(d_sae)), torch.nn.Parameter(torch.zeros(d_in))
+        self.b_enc, self.b_dec = (
+            torch.nn.Parameter(torch.zeros(d_sae)),
+            torch.nn.Parameter(torch.zeros(d_in)),
+        )
 
 
 @architectures
 @final
 class Rivals(Dictionary):
-    """The others are modules from `start` to `finish`; what they lost lately is kept in a buffer of the checkpoint."""
+    """The others are modules from `start` to `finish`; what they lost lately is kept in a buffer of
+    the checkpoint."""
 
     config = RivalsConfig
     recipe = property(lambda self: Recipe(lr=1e-2))
@@ -68,7 +72,9 @@ class Rivals(Dictionary):
         if self.others:
             self.lost.lerp_(losses.detach(), 0.1)
         rebuilt, z = parts[0]
-        return Outcome({"reconstruction": losses.sum()}, {self.hook_point: rebuilt}, (z > 0).sum(0).to(x.dtype))
+        return Outcome(
+            {"reconstruction": losses.sum()}, {self.hook_point: rebuilt}, (z > 0).sum(0).to(x.dtype)
+        )
 
     def _part(self, weights, x):
         u = (x - weights.b_dec) @ weights.W_enc.T + weights.b_enc
@@ -85,4 +91,6 @@ class Rivals(Dictionary):
         del self.lost
 
     def codes(self, batch):
-        return topk_codes(batch[self.hook_point], self.W_enc, self.b_enc, self.b_dec, self.options.k)
+        return topk_codes(
+            batch[self.hook_point], self.W_enc, self.b_enc, self.b_dec, self.options.k
+        )

@@ -28,7 +28,8 @@ class TranscoderConfig(Config, title="transcoder"):
 @architectures
 @final
 class Transcoder(Dictionary):
-    """TopK codes of centred rows; the decoder starts at random directions in the other place's width."""
+    """TopK codes of centred rows; the decoder starts at random directions in the other place's
+    width."""
 
     config = TranscoderConfig
     wiring = staticmethod(lambda options, hook_point: ((hook_point,), (options.writes,)))

@@ -1,4 +1,5 @@
-"""The committed model is what docs/world.md says: near the entropy, right in gender and counting, and small."""
+"""The committed model is what docs/world.md says: near the entropy, right in gender and counting,
+and small."""
 
 from __future__ import annotations
 
@@ -75,7 +76,12 @@ def test_it_gets_gender_and_counting_right(model, tokenizer, world):
         alone = all(label.concept != "characters.two" for label in story.labels)
         for at, word in enumerate(words):
             if alone and word in RIVALS:
-                pronouns.append(all(logits[at, vocabulary[word]] > logits[at, vocabulary[r]] for r in RIVALS[word]))
+                pronouns.append(
+                    all(
+                        logits[at, vocabulary[word]] > logits[at, vocabulary[r]]
+                        for r in RIVALS[word]
+                    )
+                )
             if word in NUMBERS and words[at - 1] == "," and words[at - 2] in NUMBERS:
                 counts.append(int(logits[at].argmax()) == vocabulary[word])
     assert len(pronouns) > 100 and len(counts) > 50
@@ -86,5 +92,16 @@ def test_it_gets_gender_and_counting_right(model, tokenizer, world):
 def test_it_was_pretrained_on_no_story_of_another_split(world, provenance):
     seen = set(load_file(DEMO / DOCUMENTS)["documents"].tolist())
     assert len(seen) == provenance["stories"]
-    for split in ("train", "select", "explain", "calibrate", "judge", "validate", "neutral", "test"):
-        assert not seen & {story_digest(s.text) for s in itertools.islice(world.stories(split, 0), 50)}
+    for split in (
+        "train",
+        "select",
+        "explain",
+        "calibrate",
+        "judge",
+        "validate",
+        "neutral",
+        "test",
+    ):
+        assert not seen & {
+            story_digest(s.text) for s in itertools.islice(world.stories(split, 0), 50)
+        }

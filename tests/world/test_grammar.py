@@ -1,4 +1,5 @@
-"""The grammar keeps its promises: determinism, exact entropy, agreement, and stories that differ where they should."""
+"""The grammar keeps its promises: determinism, exact entropy, agreement, and stories that differ
+where they should."""
 
 from __future__ import annotations
 
@@ -86,7 +87,8 @@ def test_weighted_choices_come_as_often_as_their_weights_say():
 
 
 def test_the_mean_cost_of_a_story_agrees_with_the_entropy_of_its_choices(world):
-    """An independent account: over replays, the cost of the opening's choices is log of their number of outcomes."""
+    """An independent account: over replays, the cost of the opening's choices is log of their
+    number of outcomes."""
     for index in range(5):
         draw = Draw(world.rng("test", 9, index))
         draw.one(range(7))
@@ -104,7 +106,10 @@ def test_stories_are_short(world):
 
 def test_the_hazard_lengthens_stories():
     short, long = World(WorldConfig(more=0.3)), World(WorldConfig(more=0.8))
-    lengths = [np.mean([s.n_words for s in itertools.islice(w.stories("test", 0), 60)]) for w in (short, long)]
+    lengths = [
+        np.mean([s.n_words for s in itertools.islice(w.stories("test", 0), 60)])
+        for w in (short, long)
+    ]
     assert lengths[0] < lengths[1]
 
 
@@ -137,7 +142,9 @@ def test_with_two_characters_the_object_is_the_other_one(told):
             if word in ("helped", "thanked", "met", "followed", "gave"):
                 start = max(i for i in range(at) if words[i] == ".") + 1
                 female = (
-                    words[start] == "She" or words[start] in NAMES["female"] or (words[start] == "The" and female_main)
+                    words[start] == "She"
+                    or words[start] in NAMES["female"]
+                    or (words[start] == "The" and female_main)
                 )
                 assert words[at + 1] == ("him" if female else "her")
                 checked += 1
@@ -166,7 +173,9 @@ def test_weekdays_follow_one_another(told):
     for _, words in told:
         day = DAYS.index(words[2])
         if words[5] in ORDINALS:
-            assert (ORDINALS.index(words[5]) == words[2:3] and False) or ORDINALS.index(words[5]) == day
+            assert (ORDINALS.index(words[5]) == words[2:3] and False) or ORDINALS.index(
+                words[5]
+            ) == day
         else:
             step = 1 if words[6] == "before" else -1
             assert DAYS.index(words[7]) == (day + step) % 7
@@ -188,5 +197,8 @@ def test_topic_words_stay_in_their_topic_and_qualities_in_their_valence(told, wo
             concept.split(".")[1] for concept in present if concept.startswith("topic.")
         }
         valence = next(c.split(".")[1] for c in present if c.startswith("sentiment."))
-        moods = {world.class_of[word].rpartition(".")[2] for word in words} & {"positive", "negative"}
+        moods = {world.class_of[word].rpartition(".")[2] for word in words} & {
+            "positive",
+            "negative",
+        }
         assert moods == {valence}

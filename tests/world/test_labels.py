@@ -1,4 +1,5 @@
-"""Labels lie where they should, every concept of the inventory occurs, pairs differ in one concept, prompts in none."""
+"""Labels lie where they should, every concept of the inventory occurs, pairs differ in one concept,
+prompts in none."""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ def test_every_label_lies_on_exactly_one_token(world, stories):
     for story in stories[:100]:
         offsets = set(tokenizer(story.text, return_offsets_mapping=True)["offset_mapping"])
         assert len(offsets) == story.n_words
-        assert all((label.start, label.end) in offsets for label in story.labels if label.start is not None)
+        assert all(
+            (label.start, label.end) in offsets for label in story.labels if label.start is not None
+        )
 
 
 def test_no_label_is_given_twice(stories):
@@ -59,7 +62,10 @@ def test_labels_of_words_lie_on_those_words(world, stories):
 
 def test_labels_that_look_ahead_stand_right_before_what_they_foretell(world, stories):
     tokenizer = build_tokenizer(world)
-    pronouns = {"subject.female@verb": {"her", "him", "herself"}, "subject.male@verb": {"his", "her", "himself"}}
+    pronouns = {
+        "subject.female@verb": {"her", "him", "herself"},
+        "subject.male@verb": {"his", "her", "himself"},
+    }
     checked = 0
     for story in stories[:100]:
         encoded = tokenizer(story.text, return_offsets_mapping=True)
@@ -78,7 +84,9 @@ def test_labels_that_look_ahead_stand_right_before_what_they_foretell(world, sto
 def test_the_sense_is_the_topics(stories):
     for story in stories[:100]:
         topic = next(
-            c.concept.split(".")[1] for c in story.labels if c.start is None and c.concept.startswith("topic.")
+            c.concept.split(".")[1]
+            for c in story.labels
+            if c.start is None and c.concept.startswith("topic.")
         )
         senses = {c.concept.split(".")[2] for c in story.labels if c.concept.startswith("sense.")}
         assert senses <= {topic}
@@ -127,12 +135,17 @@ def test_texts_of_a_pair_are_told_alike_and_differ_in_their_concept(world):
         family, _, rest = pair.concept.partition(".")
         if family in ("topic", "sense"):
             assert words <= set(topic_of) | set(DOUBLES)
-            assert {topic_of[word] for word in positive if word in topic_of} == {rest.rpartition(".")[2]}
+            assert {topic_of[word] for word in positive if word in topic_of} == {
+                rest.rpartition(".")[2]
+            }
         elif family == "main":
             classes = {world.class_of[word].split(".")[0] for word in words}
             assert classes <= {"name", "pronoun"}
         else:
-            assert {world.class_of[word].rpartition(".")[2] for word in words} == {"positive", "negative"}
+            assert {world.class_of[word].rpartition(".")[2] for word in words} == {
+                "positive",
+                "negative",
+            }
         if family == "sense":
             word = rest.split(".")[0]
             assert [a == word for a in positive] == [b == word for b in negative]

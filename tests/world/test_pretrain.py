@@ -1,4 +1,5 @@
-"""Pretraining: the layout of contexts, determinism, what is written, and what a stopped run leaves behind."""
+"""Pretraining: the layout of contexts, determinism, what is written, and what a stopped run leaves
+behind."""
 
 from __future__ import annotations
 
@@ -14,11 +15,25 @@ from safetensors.torch import load_file
 
 from components.device import Execution
 from components.world.grammar import World
-from components.world.pretrain import DOCUMENTS, PRETRAIN, PretrainConfig, export, pack_stories, story_digest
+from components.world.pretrain import (
+    DOCUMENTS,
+    PRETRAIN,
+    PretrainConfig,
+    export,
+    pack_stories,
+    story_digest,
+)
 from components.world.tokenizer import build_tokenizer
 
 TINY = PretrainConfig(
-    tokens=1200, d_model=16, n_layers=1, n_heads=2, d_mlp=32, batch_contexts=2, held_out_stories=8, learning_rate=1e-2
+    tokens=1200,
+    d_model=16,
+    n_layers=1,
+    n_heads=2,
+    d_mlp=32,
+    batch_contexts=2,
+    held_out_stories=8,
+    learning_rate=1e-2,
 )
 CPU = Execution(device="cpu", threads=1)
 
@@ -83,9 +98,13 @@ def test_the_documents_it_saw_are_listed_and_are_those_of_its_split(made):
     artifact, _ = made
     seen = set(load_file(artifact.path(DOCUMENTS))["documents"].tolist())
     world = World()
-    assert {story_digest(s.text) for s in itertools.islice(world.stories("pretrain", 0), 50)} <= seen
+    assert {
+        story_digest(s.text) for s in itertools.islice(world.stories("pretrain", 0), 50)
+    } <= seen
     for split in ("train", "test"):
-        assert not seen & {story_digest(s.text) for s in itertools.islice(world.stories(split, 0), 200)}
+        assert not seen & {
+            story_digest(s.text) for s in itertools.islice(world.stories(split, 0), 200)
+        }
 
 
 def test_the_same_config_gives_the_same_weights_and_another_seed_others(made, tmp_path):
@@ -95,7 +114,8 @@ def test_the_same_config_gives_the_same_weights_and_another_seed_others(made, tm
     again, _ = store.ensure(PRETRAIN, TINY, {}, CPU)
     other, _ = store.ensure(PRETRAIN, TINY.model_copy(update={"seed": 1}), {}, CPU)
     wanted, found, different = (
-        load_file(a.path("model.safetensors"))["model.layers.0.mlp.up_proj.weight"] for a in (made[0], again, other)
+        load_file(a.path("model.safetensors"))["model.layers.0.mlp.up_proj.weight"]
+        for a in (made[0], again, other)
     )
     assert torch.equal(wanted, found)
     assert not torch.equal(wanted, different)
@@ -116,13 +136,20 @@ def test_export_copies_every_file(made, tmp_path):
     artifact, _ = made
     copies = export(artifact, tmp_path / "demo")
     assert sorted(path.name for path in copies) == artifact.files
-    assert {"model.safetensors", "config.json", "tokenizer.json", "provenance.json", "concepts.csv", DOCUMENTS} <= {
-        path.name for path in copies
-    }
+    assert {
+        "model.safetensors",
+        "config.json",
+        "tokenizer.json",
+        "provenance.json",
+        "concepts.csv",
+        DOCUMENTS,
+    } <= {path.name for path in copies}
 
 
 def test_first_fit_wastes_little():
     world, tokenizer = World(), build_tokenizer()
-    documents = [tokenizer(s.text)["input_ids"] for s in itertools.islice(world.stories("train", 0), 256)]
+    documents = [
+        tokenizer(s.text)["input_ids"] for s in itertools.islice(world.stories("train", 0), 256)
+    ]
     contexts = pack_stories(documents, 256, bos=2, eos=3, pad=0)
     assert float((contexts != 0).float().mean()) > 0.8

@@ -35,7 +35,9 @@ def test_stories_come_back_as_they_were(world, tokenizer):
         assert len(ids) == story.n_words
         assert tokenizer.unk_token_id not in ids
         assert tokenizer.decode(ids) == story.text
-        assert tokenizer.decode([*ids, tokenizer.eos_token_id], skip_special_tokens=True) == story.text
+        assert (
+            tokenizer.decode([*ids, tokenizer.eos_token_id], skip_special_tokens=True) == story.text
+        )
 
 
 def test_a_word_of_no_story_is_unknown_and_not_an_error(tokenizer):

@@ -1,11 +1,14 @@
-"""Any server that speaks OpenAI's chat completions: hosted ones, OpenRouter, vLLM, llama.cpp, Ollama, `transformers serve`.
+"""Any server that speaks OpenAI's chat completions: hosted ones, OpenRouter, vLLM, llama.cpp,
+Ollama, `transformers serve`.
 
-The `openai` package carries the requests. Its own retries are off, since pauses here are of all requests together; of its
-headers only those pass that a request needs (it would send the operating system, and what OPENAI_ORG_ID and
-OPENAI_CUSTOM_HEADERS hold, to any address); redirects are not followed, and on loopback no proxy is used, so that what is
-meant for this machine stays on it. The key is read from the environment, once, and taken out of every byte that comes back.
+The `openai` package carries the requests. Its own retries are off, since pauses here are of all
+requests together; of its headers only those pass that a request needs (it would send the operating
+system, and what OPENAI_ORG_ID and OPENAI_CUSTOM_HEADERS hold, to any address); redirects are not
+followed, and on loopback no proxy is used, so that what is meant for this machine stays on it. The
+key is read from the environment, once, and taken out of every byte that comes back.
 
-Bodies are read here (completion.py) and not by the package, which raises in many ways at what is no completion.
+Bodies are read here (completion.py) and not by the package, which raises in many ways at what is no
+completion.
 """
 
 from __future__ import annotations
@@ -25,7 +28,15 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from components.client import completion, served
-from components.client.contract import ClientSettings, Request, Responder, Response, Unanswered, clients, seed_of
+from components.client.contract import (
+    ClientSettings,
+    Request,
+    Responder,
+    Response,
+    Unanswered,
+    clients,
+    seed_of,
+)
 from components.client.faults import Fault, fault_of, refused_setting
 from components.client.pace import Pace, backoff
 from components.client.price import FREE, Price
@@ -53,15 +64,18 @@ class EndpointConfig(ClientSettings):
     kind: Literal["endpoint"] = "endpoint"
     """A server."""
     url: str = execution("")
-    """Its address up to `/chat/completions`, as https://openrouter.ai/api/v1; else that in LATENTFLOW_CLIENT_URL."""
+    """Its address up to `/chat/completions`, as https://openrouter.ai/api/v1; else that in
+    LATENTFLOW_CLIENT_URL."""
     model: str = ""
     """Which of its models answers."""
     extra: dict[str, Any] = {}
     """Further settings that this server takes, as {reasoning_effort: low}."""
     key_variable: str = execution(KEY)
-    """The environment variable that holds the key; empty where the server wants none. A key is read nowhere else."""
+    """The environment variable that holds the key; empty where the server wants none. A key is read
+    nowhere else."""
     prices: list[Price] = execution([])
-    """What models cost, a row each: [{model: gpt-4o-mini, input: 0.15, cached: 0.075, output: 0.6}] in USD for a million."""
+    """What models cost, a row each: [{model: gpt-4o-mini, input: 0.15, cached: 0.075, output: 0.6}]
+    in USD for a million."""
     concurrency: int = execution(8, ge=1, le=1024)
     """Requests beside one another."""
     requests_per_minute: int | None = execution(None, ge=1)
@@ -71,11 +85,14 @@ class EndpointConfig(ClientSettings):
     seconds: float = execution(300.0, gt=0, le=86_400)
     """The longest that one answer may take."""
     attempts: int = execution(6, ge=1, le=100)
-    """How often a request is sent before it counts as not answered: on 5xx, time-outs and lost connections."""
+    """How often a request is sent before it counts as not answered: on 5xx, time-outs and lost
+    connections."""
     wait: float = execution(1.0, ge=0, le=3600)
-    """Seconds before the second attempt, doubled each time; what the server asks for (Retry-After) goes before."""
+    """Seconds before the second attempt, doubled each time; what the server asks for (Retry-After)
+    goes before."""
     longest_wait: float = execution(600.0, ge=0, le=86_400)
-    """Seconds that a request waits in all for a server that says 429; one that asks for a longer pause is left alone."""
+    """Seconds that a request waits in all for a server that says 429; one that asks for a longer
+    pause is left alone."""
 
 
 @clients
@@ -104,7 +121,8 @@ class Endpoint(Responder):
         name = f"{self.where}.url" if self.settings.url else f"the environment variable {ADDRESS}"
         if not address:
             raise ConfigError(
-                f"{self.where}.url is empty, and so is the environment variable {ADDRESS}; wanted the address of a server "
+                f"{self.where}.url is empty, and so is the environment variable {ADDRESS}; wanted "
+                "the address of a server "
                 "up to /chat/completions, for example http://127.0.0.1:8000/v1"
             )
         try:
@@ -114,7 +132,8 @@ class Endpoint(Responder):
             parts, port = urlsplit(""), ""
         if "@" in parts.netloc or parts.query or parts.fragment:  # not repeated: it may be a secret
             raise ConfigError(
-                f"{name} holds a user, a query or a fragment; wanted http(s)://host[:port]/path alone, and the key in the "
+                f"{name} holds a user, a query or a fragment; wanted http(s)://host[:port]/path "
+                "alone, and the key in the "
                 f"environment variable {self.settings.key_variable or KEY}"
             )
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -130,13 +149,20 @@ class Endpoint(Responder):
             ConfigError: it has none.
         """
         if not self.settings.model:
-            raise ConfigError(f"{self.where}.model is empty; wanted the name of a model that {self.url} serves")
+            raise ConfigError(
+                f"{self.where}.model is empty; wanted the name of a model that {self.url} serves"
+            )
         return self.settings.model
 
     @property
     def identity(self) -> Mapping[str, Any]:
         """Address, model and what else the server is told."""
-        return {"kind": "endpoint", "url": self.url, "model": self.model, "extra": self.settings.extra}
+        return {
+            "kind": "endpoint",
+            "url": self.url,
+            "model": self.model,
+            "extra": self.settings.extra,
+        }
 
     @functools.cached_property
     def leaves(self) -> bool:
@@ -148,10 +174,13 @@ class Endpoint(Responder):
 
     @functools.cached_property
     def price(self) -> Price | None:
-        """That of the model in the table of prices; nothing on this machine, where the table does not say."""
+        """That of the model in the table of prices; nothing on this machine, where the table does
+        not say."""
         named = [price for price in self.settings.prices if price.model == self.model]
         if len(named) > 1:
-            raise ConfigError(f"{self.where}.prices has {len(named)} rows for {self.model!r}; wanted one")
+            raise ConfigError(
+                f"{self.where}.prices has {len(named)} rows for {self.model!r}; wanted one"
+            )
         return named[0] if named else None if self.leaves else FREE
 
     @contextlib.asynccontextmanager
@@ -160,13 +189,18 @@ class Endpoint(Responder):
         import openai  # half a second, and only needed here
 
         async def strip(request: Any) -> None:
-            request.extensions["unsent"] = {name: request.headers.pop(name) for name in set(request.headers) - PASSED}
+            request.extensions["unsent"] = {
+                name: request.headers.pop(name) for name in set(request.headers) - PASSED
+            }
             request.headers.pop("authorization", None)
             request.headers.update(
-                {"user-agent": "latentflow"} | ({"authorization": f"Bearer {self._key}"} if self._key else {})
+                {"user-agent": "latentflow"}
+                | ({"authorization": f"Bearer {self._key}"} if self._key else {})
             )
 
-        async def restore(response: Any) -> None:  # the package looks there how its caller wants the answer
+        async def restore(
+            response: Any,
+        ) -> None:  # the package looks there how its caller wants the answer
             response.request.headers.update(response.request.extensions["unsent"])
 
         http = openai.DefaultAsyncHttpxClient(
@@ -193,13 +227,23 @@ class Endpoint(Responder):
         model, variable = self.model, self.settings.key_variable
         if variable and not self._key and self.leaves:
             raise ConfigError(
-                f"no key for {self.url}: the environment variable {variable} is empty, and a key is read nowhere else; set "
-                f"it, or name another in {self.where}.key_variable (empty for a server that wants no key)"
+                f"no key for {self.url}: the environment variable {variable} is empty, and a key "
+                "is read nowhere else; set "
+                f"it, or name another in {self.where}.key_variable (empty for a server that wants "
+                "no key)"
             )
-        if not re.fullmatch("[!-~]*", self._key):  # such a header is refused with an error that repeats it
-            raise ConfigError(f"the key in the environment variable {variable} holds blanks or signs that no key has")
+        if not re.fullmatch(
+            "[!-~]*", self._key
+        ):  # such a header is refused with an error that repeats it
+            raise ConfigError(
+                f"the key in the environment variable {variable} holds blanks or signs that no "
+                "key has"
+            )
         if self._key and self.leaves and self.url.startswith("http:"):
-            log.warning("the key goes to %s without encryption; use https where the server offers it", self.url)
+            log.warning(
+                "the key goes to %s without encryption; use https where the server offers it",
+                self.url,
+            )
         self._listed = await self._list()
         if self._listed and not served.is_among(model, self._listed) and not Path(model).is_dir():
             raise ConfigError(self._sentence(Fault("", "model")))
@@ -208,18 +252,25 @@ class Endpoint(Responder):
             served.refuse_too_long(longest, length, f"the model {model} takes")
 
     async def _list(self) -> Mapping[str, Mapping[str, Any]]:
-        """The models that the server lists, by name; none where it has no list, or cannot give it now."""
+        """The models that the server lists, by name; none where it has no list, or cannot give it
+        now."""
         try:
             async with asyncio.timeout(min(self.settings.seconds, LONGEST_LIST)):
                 async with self._openai.models.with_streaming_response.list() as answer:
                     return served.models(self._scrubbed(await _read(answer)))
         except Exception as error:  # as in _asked
             fault, _ = self._fault(error)
-        if fault.status == 404 or (fault.status is not None and fault.kind in ("busy", "model", "other")):
-            return {}  # `transformers serve` fails here where it has no cache of the hub, and answers all the same
+        if fault.status == 404 or (
+            fault.status is not None and fault.kind in ("busy", "model", "other")
+        ):
+            # `transformers serve` fails here where it has no cache of the hub, and answers all the
+            # same
+            return {}
         raise ConfigError(self._sentence(fault))
 
-    async def respond(self, requests: Sequence[Request], keys: Sequence[str]) -> Sequence[Response | Unanswered]:
+    async def respond(
+        self, requests: Sequence[Request], keys: Sequence[str]
+    ) -> Sequence[Response | Unanswered]:
         """Asks for one answer, as often as it takes."""
         (request,), (key,) = requests, keys
         failed, waited = 0, 0.0
@@ -238,10 +289,17 @@ class Endpoint(Responder):
             failed += 1
             seconds = backoff(self.settings.wait, failed - 1) if fault.wait is None else fault.wait
             if seconds > self.settings.longest_wait:
-                wants = f"it wants a pause of {seconds:,.0f} s, longer than {self.where}.longest_wait"
+                wants = (
+                    f"it wants a pause of {seconds:,.0f} s, longer than {self.where}.longest_wait"
+                )
                 return [Unanswered(f"no answer: {sentence}; {wants}", stops=True)]
-            if fault.status == 429:  # it is there, and others may be getting their answers meanwhile
-                failed, waited = failed if fault.wait is None else 0, waited + max(seconds, self.settings.wait, 0.01)
+            if (
+                fault.status == 429
+            ):  # it is there, and others may be getting their answers meanwhile
+                failed, waited = (
+                    failed if fault.wait is None else 0,
+                    waited + max(seconds, self.settings.wait, 0.01),
+                )
                 if waited > self.settings.longest_wait:
                     return [Unanswered(f"no answer: {sentence} (waited {waited:,.1f} s in all)")]
             elif failed >= self.settings.attempts:
@@ -251,7 +309,9 @@ class Endpoint(Responder):
             else:
                 await asyncio.sleep(seconds)
 
-    async def _asked(self, request: Request, sent: Mapping[str, Any]) -> tuple[Response | None, Fault, str]:
+    async def _asked(
+        self, request: Request, sent: Mapping[str, Any]
+    ) -> tuple[Response | None, Fault, str]:
         """Sends it once: the response, or the fault and what the server wrote about it."""
         model, most = self.model, request.input_tokens + request.max_tokens
         await self._pace.turn(most)
@@ -263,30 +323,45 @@ class Endpoint(Responder):
                 async with create(**sent, extra_body=self.settings.extra or None) as answer:
                     is_taken = True
                     body = self._scrubbed(await _read(answer))
-        except TimeoutError:  # one that had begun may be paid: it is not asked for again in this run
+        except (
+            TimeoutError
+        ):  # one that had begun may be paid: it is not asked for again in this run
             kind = "broken" if is_taken else "away"
             return None, Fault(f"gave no whole answer within {self.settings.seconds:g} s", kind), ""
         except Exception as error:  # the package and what it stands on raise many kinds
             if not is_taken:
                 return None, *self._fault(error)
-            response = completion.unreadable(f"the connection ended within it ({first_line(error)})", request, model)
+            response = completion.unreadable(
+                f"the connection ended within it ({first_line(error)})", request, model
+            )
         else:
             if told := completion.error_in(body):
                 status = told.get("code")
                 status = status if isinstance(status, int) and status >= 300 else 502
-                return None, fault_of(status, body.decode(errors="replace"), {}), body.decode(errors="replace")
+                return (
+                    None,
+                    fault_of(status, body.decode(errors="replace"), {}),
+                    body.decode(errors="replace"),
+                )
             response = completion.response_of(body, request, model)
         used = response.usage
         self._pace.answered(most - used.input - used.cached - used.reasoning - used.output)
-        left_out = sorted(self._without & set(self._wanted(request)) - {"max_tokens"})  # that has another name only
+        left_out = sorted(
+            self._without & set(self._wanted(request)) - {"max_tokens"}
+        )  # that has another name only
         seconds = time.monotonic() - started
-        return dataclasses.replace(response, left_out=tuple(left_out), seconds=seconds), no_fault, ""
+        return (
+            dataclasses.replace(response, left_out=tuple(left_out), seconds=seconds),
+            no_fault,
+            "",
+        )
 
     def _settings(self, request: Request, key: str) -> dict[str, Any]:
         """What is sent, without what the server does not take."""
         wanted = self._wanted(request, key)
         sent = {name: value for name, value in wanted.items() if name not in self._without}
-        # under its younger name, which older servers pass over without a word, so that it is not the first choice
+        # under its younger name, which older servers pass over without a word, so that it is not
+        # the first choice
         if "max_tokens" in self._without:
             sent["max_completion_tokens"] = request.max_tokens
         if "logprobs" in sent:
@@ -295,13 +370,20 @@ class Endpoint(Responder):
         return {"model": self.model, "messages": messages, **sent}
 
     def _wanted(self, request: Request, key: str = "0" * 8) -> dict[str, Any]:
-        wanted: dict[str, Any] = {"max_tokens": request.max_tokens, "temperature": request.temperature}
+        wanted: dict[str, Any] = {
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
+        }
         if request.temperature > 0:
             wanted["seed"] = seed_of(key)
         if request.logprobs:
             wanted["logprobs"] = True
         if request.schema is not None:
-            schema = {"name": request.schema.__name__, "schema": request.json_schema, "strict": True}
+            schema = {
+                "name": request.schema.__name__,
+                "schema": request.json_schema,
+                "strict": True,
+            }
             wanted["response_format"] = {"type": "json_schema", "json_schema": schema}
         return wanted
 
@@ -318,14 +400,23 @@ class Endpoint(Responder):
         return Fault(f"does not answer ({first_line(cause)})", "away"), ""
 
     def _scrubbed(self, body: bytes) -> bytes:
-        """Without the key, which some servers repeat; a short one is a placeholder, and may be a word of an answer."""
-        return body.replace(self._key.encode(), b"<key>") if len(self._key) >= SHORTEST_SECRET else body
+        """Without the key, which some servers repeat; a short one is a placeholder, and may be a
+        word of an answer."""
+        return (
+            body.replace(self._key.encode(), b"<key>")
+            if len(self._key) >= SHORTEST_SECRET
+            else body
+        )
 
     def _sentence(self, fault: Fault) -> str:
         """What happened, and what to do."""
         variable, model = self.settings.key_variable, self.model
         if fault.kind == "model":
-            known = f"; {served.told(model, self._listed)}" if self._listed else "; ask its keeper what it serves"
+            known = (
+                f"; {served.told(model, self._listed)}"
+                if self._listed
+                else "; ask its keeper what it serves"
+            )
             said = f" ({fault.text})" if fault.text else ""
             return f"{self.url} does not serve {self.where}.model={model!r}{said}{known}"
         advice = {

@@ -1,8 +1,9 @@
 """A language model on this machine, in this process: any folder or hub id that `model.path` takes.
 
-Prompts go through the tokenizer's chat template; a tokenizer without one gets the messages as they are, a blank line
-between them. What a prompt is answered does not depend on the batch it is in (`components/model/generation.py`), and the
-model's key, the digest of its files, is part of the key in the cache.
+Prompts go through the tokenizer's chat template; a tokenizer without one gets the messages as they
+are, a blank line between them. What a prompt is answered does not depend on the batch it is in
+(`components/model/generation.py`), and the model's key, the digest of its files, is part of the key
+in the cache.
 """
 
 from __future__ import annotations
@@ -80,7 +81,9 @@ class Local(Responder):
         except CapabilityError as error:
             raise ConfigError(f"{self.where}.model cannot answer prompts: {error}") from error
         if model.tokenizer is None:
-            raise ConfigError(f"{self.where}.model ({self.model}) has no tokenizer, so it reads no prompt")
+            raise ConfigError(
+                f"{self.where}.model ({self.model}) has no tokenizer, so it reads no prompt"
+            )
         return model
 
     async def check(self, longest: Request | None) -> None:
@@ -95,7 +98,9 @@ class Local(Responder):
             whose = f"{self.where}.model ({self.model}) takes"
             refuse_too_long(longest, length, whose, exact=len(self._tokens(longest)))
 
-    async def respond(self, requests: Sequence[Request], keys: Sequence[str]) -> Sequence[Response | Unanswered]:
+    async def respond(
+        self, requests: Sequence[Request], keys: Sequence[str]
+    ) -> Sequence[Response | Unanswered]:
         """Answers a batch; requests of one temperature and length share a pass."""
         outcomes: dict[int, Response | Unanswered] = {}
         shared: dict[tuple[int, float], list[int]] = {}
@@ -104,14 +109,18 @@ class Local(Responder):
         for number, request in enumerate(requests):
             if length is not None and len(tokens[number]) + request.max_tokens > length:
                 outcomes[number] = Unanswered(
-                    f"not taken: the prompt has {len(tokens[number]):,} tokens and the answer up to {request.max_tokens:,}, "
-                    f"longer than the {length:,} that the model takes; show fewer or shorter windows"
+                    f"not taken: the prompt has {len(tokens[number]):,} tokens and the answer up "
+                    f"to {request.max_tokens:,}, "
+                    f"longer than the {length:,} that the model takes; show fewer or shorter "
+                    "windows"
                 )
                 continue
             shared.setdefault((request.max_tokens, request.temperature), []).append(number)
         for numbers in shared.values():
             answers = self._answers(
-                [requests[n] for n in numbers], [tokens[n] for n in numbers], [keys[n] for n in numbers]
+                [requests[n] for n in numbers],
+                [tokens[n] for n in numbers],
+                [keys[n] for n in numbers],
             )
             outcomes.update(zip(numbers, answers, strict=True))
         return [outcomes[number] for number in range(len(requests))]
@@ -138,7 +147,9 @@ class Local(Responder):
                 Usage(input=len(tokens[number]), output=len(row)),
                 self.model,
                 is_cut=len(row) == request.max_tokens,
-                logprobs=watched.of(number, row, request.logprobs, decode) if watched and request.logprobs else None,
+                logprobs=watched.of(number, row, request.logprobs, decode)
+                if watched and request.logprobs
+                else None,
                 fingerprint=self._reference.key,
                 seconds=seconds,
             )
@@ -148,8 +159,12 @@ class Local(Responder):
     def _tokens(self, request: Request) -> list[int]:
         tokenizer = self._loaded.tokenizer
         if getattr(tokenizer, "chat_template", None):
-            messages = [{"role": message.role, "content": message.text} for message in request.messages]
-            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            messages = [
+                {"role": message.role, "content": message.text} for message in request.messages
+            ]
+            text = tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True
+            )
             ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         else:
             ids = tokenizer("\n\n".join(message.text for message in request.messages))["input_ids"]
@@ -165,7 +180,9 @@ class _Watched:
         self._chosen: list[Tensor] = []
         self._last: Tensor | None = None
 
-    def __call__(self, logits: Float[Tensor, "row 1 V"], tokens: Tensor) -> Float[Tensor, "row 1 V"]:
+    def __call__(
+        self, logits: Float[Tensor, "row 1 V"], tokens: Tensor
+    ) -> Float[Tensor, "row 1 V"]:
         if self._last is not None:  # what was chosen behind the step before is known now
             self._chosen.append(self._last.gather(1, tokens[:, -1:].clamp(min=0))[:, 0].cpu())
         self._last = logits[:, 0].log_softmax(dim=1)
@@ -173,13 +190,19 @@ class _Watched:
         self._steps.append((values.cpu(), ids.cpu()))
         return logits
 
-    def of(self, number: int, row: Sequence[int], most: int, decode: Any) -> tuple[TokenLogprob, ...]:
+    def of(
+        self, number: int, row: Sequence[int], most: int, decode: Any
+    ) -> tuple[TokenLogprob, ...]:
         """The tokens of one row of the batch."""
         assert self._last is not None
         found = []
         for step, token in enumerate(row):
             values, ids = (part[number][:most].tolist() for part in self._steps[step])
-            own = self._chosen[step][number] if step < len(self._chosen) else self._last[number, token]
+            own = (
+                self._chosen[step][number]
+                if step < len(self._chosen)
+                else self._last[number, token]
+            )
             likeliest: dict[str, float] = {}
             for value, id_ in zip(values, ids, strict=True):
                 likeliest.setdefault(decode([id_]), value)

@@ -1,4 +1,5 @@
-"""Nobody: every request comes back unasked. What needs answers says so, and everything else goes its way."""
+"""Nobody: every request comes back unasked. What needs answers says so, and everything else goes
+its way."""
 
 from __future__ import annotations
 
@@ -29,6 +30,10 @@ class Nobody(Responder):
     async def check(self, longest: Request | None) -> None:
         """Nobody can always be asked."""
 
-    async def respond(self, requests: Sequence[Request], keys: Sequence[str]) -> Sequence[Unanswered]:
+    async def respond(
+        self, requests: Sequence[Request], keys: Sequence[str]
+    ) -> Sequence[Unanswered]:
         """No answers."""
-        return [Unanswered(f"not asked: {self.where}.kind is none; set it to endpoint or local")] * len(requests)
+        return [
+            Unanswered(f"not asked: {self.where}.kind is none; set it to endpoint or local")
+        ] * len(requests)

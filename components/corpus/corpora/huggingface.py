@@ -1,7 +1,9 @@
-"""A data set in a local folder as the `datasets` library saves it (`save_to_disk`): arrow files beside a state.json.
+"""A data set in a local folder as the `datasets` library saves it (`save_to_disk`): arrow files
+beside a state.json.
 
-Read with pyarrow alone. A folder of several splits (`dataset_dict.json`) is read one split at a time (`subset`); class
-labels written as numbers come back as their names, which the arrow schema carries.
+Read with pyarrow alone. A folder of several splits (`dataset_dict.json`) is read one split at a
+time (`subset`); class labels written as numbers come back as their names, which the arrow schema
+carries.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ class HuggingFaceConfig(Config):
     text_column: str = "text"
     """The column that holds the text."""
     label_columns: list[str] = []
-    """Columns that hold labels of the document: true or false, a number, a category, or a class label."""
+    """Columns that hold labels of the document: true or false, a number, a category, or a class
+    label."""
 
 
 @corpora
@@ -58,13 +61,17 @@ class HuggingFace(Corpus):
         if (folder / "dataset_dict.json").is_file():
             parts = _said(folder / "dataset_dict.json", "splits")
             if self.settings.subset not in parts:
-                raise CorpusError(f"{folder}: no part {self.settings.subset!r}; {nearest(self.settings.subset, parts)}")
+                raise CorpusError(
+                    f"{folder}: no part {self.settings.subset!r}; "
+                    f"{nearest(self.settings.subset, parts)}"
+                )
             folder /= self.settings.subset
         state = folder / "state.json"
         if not self.settings.path or not state.is_file():
             raise CorpusError(
                 f"read.corpus.path: wanted a folder written by datasets' save_to_disk, "
-                f"but there is no state.json in {self.settings.path!r}; for parquet files use kind parquet"
+                f"but there is no state.json in {self.settings.path!r}; for parquet files use "
+                "kind parquet"
             )
         try:
             return [folder / part["filename"] for part in _said(state, "_data_files")]
@@ -80,14 +87,19 @@ class HuggingFace(Corpus):
         files = self.files()
         for path in files:
             try:
-                with pyarrow.memory_map(str(path)) as source, pyarrow.ipc.open_stream(source) as stream:
+                with (
+                    pyarrow.memory_map(str(path)) as source,
+                    pyarrow.ipc.open_stream(source) as stream,
+                ):
                     self._columns.check(stream.schema.names, str(path), texts(stream.schema))
                     batches = (batch.select(list(self._columns.columns)) for batch in stream)
                     yield from self._columns.documents(
                         batches, path, files, partial(_name_classes, _class_names(stream.schema))
                     )
             except (pyarrow.ArrowInvalid, OSError) as error:
-                raise CorpusError(f"{path}: not readable as arrow ({error}); save the data set again") from None
+                raise CorpusError(
+                    f"{path}: not readable as arrow ({error}); save the data set again"
+                ) from None
 
 
 def _said(path: Path, name: str) -> list[Any]:
@@ -97,7 +109,9 @@ def _said(path: Path, name: str) -> list[Any]:
     except (ValueError, KeyError, TypeError, RecursionError):
         listed = None
     if not isinstance(listed, list):
-        raise CorpusError(f"{path}: holds no list {name!r}, as save_to_disk writes one; save the data set again")
+        raise CorpusError(
+            f"{path}: holds no list {name!r}, as save_to_disk writes one; save the data set again"
+        )
     return listed
 
 
@@ -112,7 +126,9 @@ def _class_of(value: Any, classes: Sequence[str], where: str) -> Any:
     if not isinstance(value, int) or isinstance(value, bool):
         return value
     if value >= len(classes):
-        raise CorpusError(f"{where} holds class {value} of {len(classes)} named ones; save the data set again")
+        raise CorpusError(
+            f"{where} holds class {value} of {len(classes)} named ones; save the data set again"
+        )
     return classes[value] if value >= 0 else None
 
 

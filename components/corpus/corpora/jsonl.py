@@ -1,4 +1,5 @@
-"""JSON lines: one object on each line with a text column and, if you like, label columns; gzipped or not."""
+"""JSON lines: one object on each line with a text column and, if you like, label columns; gzipped
+or not."""
 
 from __future__ import annotations
 
@@ -60,18 +61,23 @@ class Jsonl(Corpus):
                 try:
                     row = json.loads(line, parse_int=_integer)
                 except json.JSONDecodeError as error:
-                    raise CorpusError(f"{where}: not JSON ({error.msg}); wanted one object on each line") from None
+                    raise CorpusError(
+                        f"{where}: not JSON ({error.msg}); wanted one object on each line"
+                    ) from None
                 except RecursionError:
                     raise CorpusError(
                         f"{where}: lists or objects lie too deep in one another; wanted columns"
                     ) from None
                 if not isinstance(row, dict):
-                    raise CorpusError(f"{where}: holds {type(row).__name__}, wanted one object on each line")
+                    raise CorpusError(
+                        f"{where}: holds {type(row).__name__}, wanted one object on each line"
+                    )
                 self._columns.check(list(row), where)
                 text = self._columns.text(row, where)
                 yield Document(text, place(path, number, files), self._columns.labels(row, where))
 
 
 def _integer(digits: str) -> float:
-    """Python refuses to read integers of thousands of digits; a column that nobody asked for may hold one."""
+    """Python refuses to read integers of thousands of digits; a column that nobody asked for may
+    hold one."""
     return int(digits) if len(digits) < 1000 else float(digits)

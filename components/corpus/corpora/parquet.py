@@ -1,4 +1,5 @@
-"""Parquet: a file or a folder of them, with a text column and, if you like, label columns; read in batches."""
+"""Parquet: a file or a folder of them, with a text column and, if you like, label columns; read in
+batches."""
 
 from __future__ import annotations
 
@@ -55,8 +56,14 @@ class Parquet(Corpus):
         for path in files:
             try:
                 with pyarrow.parquet.ParquetFile(path) as file:
-                    self._columns.check(file.schema_arrow.names, str(path), texts(file.schema_arrow))
-                    batches = file.iter_batches(batch_size=1024, columns=list(self._columns.columns))
+                    self._columns.check(
+                        file.schema_arrow.names, str(path), texts(file.schema_arrow)
+                    )
+                    batches = file.iter_batches(
+                        batch_size=1024, columns=list(self._columns.columns)
+                    )
                     yield from self._columns.documents(batches, path, files)
             except (pyarrow.ArrowInvalid, OSError) as error:
-                raise CorpusError(f"{path}: not readable as parquet ({error}); write it again") from None
+                raise CorpusError(
+                    f"{path}: not readable as parquet ({error}); write it again"
+                ) from None

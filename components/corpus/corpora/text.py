@@ -1,4 +1,5 @@
-"""Plain text: one file or a folder of files, gzipped or not; a document is a paragraph, a line or a whole file."""
+"""Plain text: one file or a folder of files, gzipped or not; a document is a paragraph, a line or a
+whole file."""
 
 from __future__ import annotations
 

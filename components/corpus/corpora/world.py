@@ -1,4 +1,5 @@
-"""The embedded world as a corpus: stories without end, every split from streams of its own, labels known exactly."""
+"""The embedded world as a corpus: stories without end, every split from streams of its own, labels
+known exactly."""
 
 from __future__ import annotations
 
@@ -36,13 +37,17 @@ class WorldCorpus(Corpus):
     def concepts(self) -> Sequence[ConceptEntry]:
         """The inventory of the world."""
         return [
-            ConceptEntry(entry.concept, entry.concept_kind, entry.unit, entry.family, entry.description)
+            ConceptEntry(
+                entry.concept, entry.concept_kind, entry.unit, entry.family, entry.description
+            )
             for entry in self._world.concepts()
         ]
 
     def pairs(self, n: int, seed: int) -> Iterator[Pair]:
         """Two tellings that differ in one forced choice."""
-        return (Pair(pair.concept, pair.positive, pair.negative) for pair in self._world.pairs(n, seed))
+        return (
+            Pair(pair.concept, pair.positive, pair.negative) for pair in self._world.pairs(n, seed)
+        )
 
     def prompts(self, n: int, split: str, seed: int) -> Sequence[str]:
         """Openings that name neither a topic nor a valence."""

@@ -1,15 +1,17 @@
-"""BatchTopK: the tokens of a batch share k latents each, so that hard tokens use more and easy ones fewer.
+"""BatchTopK: the tokens of a batch share k latents each, so that hard tokens use more and easy ones
+fewer.
 
-Source: Bussmann et al. 2024, "BatchTopK Sparse Autoencoders" (arXiv:2412.06410); dictionary_learning
-`trainers/batch_top_k.py`, SAELens `batchtopk_sae.py` and overcomplete compared.
+Source: Bussmann et al. 2024, "BatchTopK Sparse Autoencoders" (arXiv:2412.06410);
+dictionary_learning `trainers/batch_top_k.py`, SAELens `batchtopk_sae.py` and overcomplete compared.
 
     u = (x - b_dec) W_enc.T + b_enc        z = ReLU(the k n largest u of n tokens)        x^ = z W_dec + b_dec
     loss = sum ||x - x^||^2 / sum ||x - mean x||^2  +  1/32 AuxK          inference: z = u where u > threshold, above zero
 
-Loss, AuxK, first values and unit decoder rows are those of `topk`. Where the references differ: exactly k n entries are
-kept (overcomplete keeps ties), the threshold follows dictionary_learning's rule with the deviations that `threshold.py`
-states, is in scaled units and part of what is saved. The entries are found by a bound from maxima of groups rather than by
-a sort of all n d_sae, the same set up to ties.
+Loss, AuxK, first values and unit decoder rows are those of `topk`. Where the references differ:
+exactly k n entries are kept (overcomplete keeps ties), the threshold follows dictionary_learning's
+rule with the deviations that `threshold.py` states, is in scaled units and part of what is saved.
+The entries are found by a bound from maxima of groups rather than by a sort of all n d_sae, the
+same set up to ties.
 """
 
 from __future__ import annotations

@@ -4,15 +4,17 @@
     s = (x - b_dec) U.T        x = s A.T + b_dec        W_dec = (a_i / ||a_i||, its opposite)        W_enc = (||a_i|| u_i, ...)
     u = (x - b_dec) W_enc.T        z = ReLU(the k largest u)        x^ = z W_dec + b_dec
 
-FastICA needs its rows at once, so the first `rows` rows of the shuffled stream are kept (part of the checkpoint, dropped
-at the end) and later ones are not looked at. The first rotation is drawn from the seed, so the result is a function of
-seed and data. Directions that do not vary are left out: their latents are rows of zeros that never fire. Decoder rows
-have norm 1, so a code is the length of its contribution and the largest contributions are kept; they are not orthogonal,
-so the rest is not refitted. Both signs because codes are amounts and never negative here, so d_sae = 2 d_in. Before the
-end it is the raw basis.
+FastICA needs its rows at once, so the first `rows` rows of the shuffled stream are kept (part of
+the checkpoint, dropped at the end) and later ones are not looked at. The first rotation is drawn
+from the seed, so the result is a function of seed and data. Directions that do not vary are left
+out: their latents are rows of zeros that never fire. Decoder rows have norm 1, so a code is the
+length of its contribution and the largest contributions are kept; they are not orthogonal, so the
+rest is not refitted. Both signs because codes are amounts and never negative here, so d_sae = 2
+d_in. Before the end it is the raw basis.
 
-Source: Hyvarinen and Oja 2000, "Independent component analysis: algorithms and applications" (parallel FastICA with
-log cosh); as a baseline for dictionaries, Cunningham et al. 2023 (arXiv:2309.08600).
+Source: Hyvarinen and Oja 2000, "Independent component analysis: algorithms and applications"
+(parallel FastICA with log cosh); as a baseline for dictionaries, Cunningham et al. 2023
+(arXiv:2309.08600).
 """
 
 from __future__ import annotations
@@ -89,13 +91,19 @@ class Ica(Dictionary):
         self.W_dec.copy_(both_signs(torch.eye(self.d_in)))
         self.W_enc.copy_(self.W_dec)
         self.seed = int(torch.randint(2**31, (), generator=generator))
-        self.n = torch.zeros((), dtype=torch.int64)  # on the host, where asking it waits for nothing
+        self.n = torch.zeros(
+            (), dtype=torch.int64
+        )  # on the host, where asking it waits for nothing
         self.kept = self.W_dec.new_zeros(self.options.rows, self.d_in)
 
     def outcome(self, batch: Batch, moment: Moment) -> Outcome:
         """Keeps rows while there is room; nothing to descend on."""
         x = batch[self.hook_point]
-        if self.n is not None and self.kept is not None and (room := len(self.kept) - int(self.n)) > 0:
+        if (
+            self.n is not None
+            and self.kept is not None
+            and (room := len(self.kept) - int(self.n)) > 0
+        ):
             self.kept[int(self.n) : int(self.n) + len(x)] = x[:room]
             self.n += min(room, len(x))
         x_hat, active = topk_rebuilt(x, self.W_enc, self.W_dec, self.b_dec, self.options.k)
@@ -109,7 +117,10 @@ class Ica(Dictionary):
             mean = rows.mean(0)
             unmixing, mixing = self._factors(rows - mean)
             norms = mixing.norm(dim=0)
-            for weights, directions in ((self.W_enc, unmixing * norms[:, None]), (self.W_dec, (mixing / norms).T)):
+            for weights, directions in (
+                (self.W_enc, unmixing * norms[:, None]),
+                (self.W_dec, (mixing / norms).T),
+            ):
                 whole = torch.zeros(self.d_in, self.d_in, dtype=torch.float64)
                 whole[: len(directions)] = directions
                 weights.copy_(both_signs(whole))
@@ -117,8 +128,11 @@ class Ica(Dictionary):
         self.n = self.kept = None
 
     def _factors(self, centred: Tensor) -> tuple[Tensor, Tensor]:
-        """Unmixing [component, d_in] and mixing [d_in, component]: centred = (centred @ unmixing.T) @ mixing.T."""
-        from sklearn.decomposition import FastICA  # here: half a second that describing the flows need not wait for
+        """Unmixing [component, d_in] and mixing [d_in, component]: centred = (centred @ unmixing.T)
+        @ mixing.T."""
+        from sklearn.decomposition import (
+            FastICA,  # here: half a second that describing the flows need not wait for
+        )
         from sklearn.exceptions import ConvergenceWarning
 
         _, singular, axes = torch.linalg.svd(centred, full_matrices=False)
@@ -138,7 +152,9 @@ class Ica(Dictionary):
                 len(centred),
             )
         rotation = torch.from_numpy(factorised.components_)
-        return rotation @ (axes / deviations[:, None]), axes.T @ (deviations[:, None] * torch.linalg.inv(rotation))
+        return rotation @ (axes / deviations[:, None]), axes.T @ (
+            deviations[:, None] * torch.linalg.inv(rotation)
+        )
 
     def codes(self, batch: Batch) -> Codes:
         """The k largest sources, by the length of what they add."""

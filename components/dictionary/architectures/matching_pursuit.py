@@ -3,15 +3,18 @@
     r_0 = x - b_dec        f_t = argmax_f <r_t, d_f>        z_(f_t) = ReLU(<r_t, d_(f_t)>)        r_(t+1) = r_t - z_(f_t) d_(f_t)
     x^ = z W_dec + b_dec        loss = sum ||x - x^||^2 / sum ||x - mean x||^2
 
-There is no encoder: the decoder's rows, of norm 1, are all there is. So a latent can be active because another one is,
-and correlated or nested directions are told apart, at the price of one product over all latents for each step.
+There is no encoder: the decoder's rows, of norm 1, are all there is. So a latent can be active
+because another one is, and correlated or nested directions are told apart, at the price of one
+product over all latents for each step.
 
-Source: Costa et al. 2025, "From flat to hierarchical: extracting sparse representations with matching pursuit"
-(arXiv:2506.03093); overcomplete's `mp_sae.py` and SAELens's `matching_pursuit_sae.py` (PR #601) compared. As in SAELens
-the choice has no gradient and the value is computed again from the gathered row; b_dec is optional; a token stops when
-its residual is shorter than `tolerance` (in scaled units, where the mean norm is sqrt(d_in)) or when a latent is chosen
-again, before that one is added. Deviations: at most k steps rather than d_in; the loss is a fraction of variance; the
-backward is written by hand (`kernels/pursuit.py`) and no step waits for the device.
+Source: Costa et al. 2025, "From flat to hierarchical: extracting sparse representations with
+matching pursuit" (arXiv:2506.03093); overcomplete's `mp_sae.py` and SAELens's
+`matching_pursuit_sae.py` (PR #601) compared. As in SAELens the choice has no gradient and the value
+is computed again from the gathered row; b_dec is optional; a token stops when its residual is
+shorter than `tolerance` (in scaled units, where the mean norm is sqrt(d_in)) or when a latent is
+chosen again, before that one is added. Deviations: at most k steps rather than d_in; the loss is a
+fraction of variance; the backward is written by hand (`kernels/pursuit.py`) and no step waits for
+the device.
 """
 
 from __future__ import annotations
@@ -48,7 +51,8 @@ class MatchingPursuitConfig(Config, title="matching_pursuit"):
     k: PositiveInt = 32
     """Latents that a token may use, one step for each."""
     tolerance: NonNegativeFloat = 0.01
-    """A token whose residual is shorter than this takes no further latent; the mean activation has length sqrt(d_in)."""
+    """A token whose residual is shorter than this takes no further latent; the mean activation has
+    length sqrt(d_in)."""
     bias: bool = True
     """Whether a learnt centre is subtracted first."""
 

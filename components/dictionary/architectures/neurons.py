@@ -1,16 +1,18 @@
-"""The raw basis: coordinates of the activations as latents, each with both signs; nothing is learnt.
+"""The raw basis: coordinates of the activations as latents, each with both signs; nothing is
+learnt.
 
 The question it answers is whether a dictionary is better than the model's own axes.
 
     u = (c, -c)  with c = x - b_dec        z = ReLU(the k largest u)        x^ = b_dec + z_(first half) - z_(second half)
 
-Latent i is coordinate i above the mean, latent d_in + i the same below it, because codes are amounts and never negative
-here. So d_sae = 2 d_in, and keeping the k largest is the best reconstruction from k coordinates; with k = d_in it is
-exact. b_dec is the mean of the sample from which the scale is estimated, the only number that is not fixed beforehand;
-no weight matrix is stored.
+Latent i is coordinate i above the mean, latent d_in + i the same below it, because codes are
+amounts and never negative here. So d_sae = 2 d_in, and keeping the k largest is the best
+reconstruction from k coordinates; with k = d_in it is exact. b_dec is the mean of the sample from
+which the scale is estimated, the only number that is not fixed beforehand; no weight matrix is
+stored.
 
-Source: the neuron baseline of Bricken et al. 2023, "Towards Monosemanticity" (there MLP neurons as they are; at a hook
-point without a nonlinearity both signs are needed).
+Source: the neuron baseline of Bricken et al. 2023, "Towards Monosemanticity" (there MLP neurons as
+they are; at a hook point without a nonlinearity both signs are needed).
 """
 
 from __future__ import annotations

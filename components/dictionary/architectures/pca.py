@@ -1,14 +1,17 @@
-"""Principal components, both signs of each, top-k sparsified: the best linear code of its rank, and not a sparse one.
+"""Principal components, both signs of each, top-k sparsified: the best linear code of its rank, and
+not a sparse one.
 
     C = covariance of the activations over all batches = V diag(l) V.T
     u = (x - b_dec) (V, -V)        z = ReLU(the k largest u)        x^ = z (V, -V).T + b_dec        b_dec = mean
 
-Exact: count, sum and products of deviations are added up in float64 over every batch (around the mean of the sample, so
-that nothing cancels) and factorised once at the end; memory is d_in^2 however long the stream is. The sums are part of
-the checkpoint, so a resumed run gives the same components, and they are dropped when the components are there. Latent i
-is component i, by falling variance, and latent d_in + i its opposite, because codes are amounts and never negative here;
-so d_sae = 2 d_in. Rows are orthonormal, so the k largest codes are the k largest contributions and the best
-reconstruction from k components of each token; with k = d_in it is exact. Before the end it is the raw basis.
+Exact: count, sum and products of deviations are added up in float64 over every batch (around the
+mean of the sample, so that nothing cancels) and factorised once at the end; memory is d_in^2
+however long the stream is. The sums are part of the checkpoint, so a resumed run gives the same
+components, and they are dropped when the components are there. Latent i is component i, by falling
+variance, and latent d_in + i its opposite, because codes are amounts and never negative here; so
+d_sae = 2 d_in. Rows are orthonormal, so the k largest codes are the k largest contributions and the
+best reconstruction from k components of each token; with k = d_in it is exact. Before the end it is
+the raw basis.
 
 Source: Pearson 1901; as a baseline for dictionaries, Cunningham et al. 2023 (arXiv:2309.08600).
 """
@@ -83,13 +86,21 @@ class Pca(Dictionary):
             self.n += len(deviations)
             self.total += deviations.sum(0)
             self.products += deviations.T @ deviations
-        x_hat, active = topk_rebuilt(batch[self.hook_point], self.W_dec, self.W_dec, self.b_dec, self.options.k)
+        x_hat, active = topk_rebuilt(
+            batch[self.hook_point], self.W_dec, self.W_dec, self.b_dec, self.options.k
+        )
         return Outcome({}, {self.hook_point: x_hat}, active)
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Components by falling variance, the largest coordinate of each positive; the sums are dropped."""
-        if self.n is not None and self.total is not None and self.products is not None and self.n > 0:
+        """Components by falling variance, the largest coordinate of each positive; the sums are
+        dropped."""
+        if (
+            self.n is not None
+            and self.total is not None
+            and self.products is not None
+            and self.n > 0
+        ):
             mean = self.total / self.n
             covariance = self.products / self.n - torch.outer(mean, mean)
             components = torch.linalg.eigh(covariance).eigenvectors.flip(1).T

@@ -1,14 +1,16 @@
-"""A frozen random decoder with a trained encoder: what a dictionary reaches without learning a single direction.
+"""A frozen random decoder with a trained encoder: what a dictionary reaches without learning a
+single direction.
 
     u = (x - b_dec) W_enc.T + b_enc        z = ReLU(the k largest u)        x^ = z W_dec + b_dec        W_dec never moves
     loss = sum ||x - x^||^2 / sum ||x - mean x||^2
 
-Selection, first values, loss and learning rate are those of `topk`, so what lies between the two is what the decoder
-learnt. Encoder and both biases learn (b_dec is no direction). Deviation from the source: no term for dead latents,
-because a latent that is of no use to a random decoder need not be revived.
+Selection, first values, loss and learning rate are those of `topk`, so what lies between the two is
+what the decoder learnt. Encoder and both biases learn (b_dec is no direction). Deviation from the
+source: no term for dead latents, because a latent that is of no use to a random decoder need not be
+revived.
 
-Source: Korznikov et al. 2026, "Sanity checks for sparse autoencoders: do SAEs beat random baselines?"
-(arXiv:2602.14111), the frozen decoder.
+Source: Korznikov et al. 2026, "Sanity checks for sparse autoencoders: do SAEs beat random
+baselines?" (arXiv:2602.14111), the frozen decoder.
 """
 
 from __future__ import annotations
@@ -85,7 +87,8 @@ class RandomDecoder(Dictionary):
         return Recipe(lr=rate(self.d_sae))
 
     def start(self, sample: Batch, generator: torch.Generator) -> None:
-        """Bias at the geometric median, random directions of norm 1, the encoder their transpose."""
+        """Bias at the geometric median, random directions of norm 1, the encoder their
+        transpose."""
         start_tied(self, sample[self.hook_point], generator)
 
     def outcome(self, batch: Batch, moment: Moment) -> Outcome:
@@ -96,8 +99,14 @@ class RandomDecoder(Dictionary):
         used = Pattern(largest(pre, self.options.k), self.d_sae)
         z = select(centred, pre, used, *encoder).relu()
         x_hat = decode(z, used, self.W_dec) + self.b_dec
-        return Outcome({"reconstruction": fvu(x, x_hat)}, {self.hook_point: x_hat}, fired(used.indices, z, self.d_sae))
+        return Outcome(
+            {"reconstruction": fvu(x, x_hat)},
+            {self.hook_point: x_hat},
+            fired(used.indices, z, self.d_sae),
+        )
 
     def codes(self, batch: Batch) -> Codes:
         """The k largest pre-activations, those above zero."""
-        return topk_codes(batch[self.hook_point], self.W_enc, self.b_enc, self.b_dec, self.options.k)
+        return topk_codes(
+            batch[self.hook_point], self.W_enc, self.b_enc, self.b_dec, self.options.k
+        )

@@ -1,18 +1,20 @@
-"""ReLU with an L1 penalty weighted by the decoder's norms (the April 2024 form), or with decoder rows of norm 1.
+"""ReLU with an L1 penalty weighted by the decoder's norms (the April 2024 form), or with decoder
+rows of norm 1.
 
-Source: Anthropic, "Update on how we train SAEs" (Transformer Circuits, April 2024); SAELens `standard_sae.py` and
-dictionary_learning `StandardTrainerAprilUpdate` compared.
+Source: Anthropic, "Update on how we train SAEs" (Transformer Circuits, April 2024); SAELens
+`standard_sae.py` and dictionary_learning `StandardTrainerAprilUpdate` compared.
 
     z = ReLU((x - b_dec) W_enc.T + b_enc)        x^ = z W_dec + b_dec
     loss = mean over tokens of ||x - x^||^2  +  s(t) l1 mean over tokens of sum_f z_f ||d_f||
 
-s rises from 0 to 1 over the first `l1_warm_up` of training, the gradient flows through ||d_f||, decoder rows are free
-(they start at norm 0.1); with `decoder: unit` they are kept at norm 1 and the penalty is the plain sum of codes, the
-older form (Bricken et al. 2023). With activations of mean norm sqrt(d_in) the coefficient 5 is a good beginning.
-Deviations from the update: the learning rate is higher (published 5e-5, which on the demo world leaves half the variance
-unexplained after 200 updates of 4,096 tokens); b_dec is subtracted from the input and starts at the geometric median, as
-in the other architectures. Codes are dense while training (they start half full), so the step uses dense products; they
-leave `codes` sparse.
+s rises from 0 to 1 over the first `l1_warm_up` of training, the gradient flows through ||d_f||,
+decoder rows are free (they start at norm 0.1); with `decoder: unit` they are kept at norm 1 and the
+penalty is the plain sum of codes, the older form (Bricken et al. 2023). With activations of mean
+norm sqrt(d_in) the coefficient 5 is a good beginning. Deviations from the update: the learning rate
+is higher (published 5e-5, which on the demo world leaves half the variance unexplained after 200
+updates of 4,096 tokens); b_dec is subtracted from the input and starts at the geometric median, as
+in the other architectures. Codes are dense while training (they start half full), so the step uses
+dense products; they leave `codes` sparse.
 """
 
 from __future__ import annotations
@@ -23,7 +25,15 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from components.config import Config
-from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, Recipe, architectures, rate
+from components.dictionary.contract import (
+    Batch,
+    Dictionary,
+    Moment,
+    Outcome,
+    Recipe,
+    architectures,
+    rate,
+)
 from components.dictionary.initial import linear_parameters, start_tied
 from components.dictionary.kernels.dense import centred_linear
 from components.dictionary.losses import squared_error, weighted_l1
@@ -42,7 +52,8 @@ class ReluConfig(Config, title="relu"):
     l1: NonNegativeFloat = 5.0
     """Weight of the penalty, for activations of mean norm sqrt(d_in)."""
     l1_warm_up: float = Field(default=0.05, ge=0, le=1)
-    """Share of training over which the penalty rises to its weight; without it latents die early."""
+    """Share of training over which the penalty rises to its weight; without it latents die
+    early."""
 
 
 @architectures
@@ -70,11 +81,19 @@ class Relu(Dictionary):
     @property
     def recipe(self) -> Recipe:
         """The learning rate of `topk`, so that all are compared at one."""
-        return Recipe(lr=rate(self.d_sae), unit_rows=("W_dec",) if self.options.decoder == "unit" else ())
+        return Recipe(
+            lr=rate(self.d_sae), unit_rows=("W_dec",) if self.options.decoder == "unit" else ()
+        )
 
     def start(self, sample: Batch, generator: torch.Generator) -> None:
-        """Bias at the geometric median, random directions of norm 0.1 (1 in the unit form), the encoder their transpose."""
-        start_tied(self, sample[self.hook_point], generator, norm=1.0 if self.options.decoder == "unit" else 0.1)
+        """Bias at the geometric median, random directions of norm 0.1 (1 in the unit form), the
+        encoder their transpose."""
+        start_tied(
+            self,
+            sample[self.hook_point],
+            generator,
+            norm=1.0 if self.options.decoder == "unit" else 0.1,
+        )
 
     def outcome(self, batch: Batch, moment: Moment) -> Outcome:
         """The loss in the module's docstring."""

@@ -2,14 +2,15 @@
 
     u = (x - b_dec) W_enc.T        z = ReLU(the k largest u)        x^ = z W_dec + b_dec        W_enc = g W_dec, random rows
 
-The first values of `topk` and nothing after them (the same seed gives the same directions) but one number, the gain g: the
-one of least squared error on the sample. Random directions overlap, so that with g = 1 the reconstruction overshoots and is
-worse than the mean activation; a baseline for reconstruction must not lose by its size alone. The gain changes no order of
-latents. The chain makes such a control beside every dictionary, as sparse as that one turned out
+The first values of `topk` and nothing after them (the same seed gives the same directions) but one
+number, the gain g: the one of least squared error on the sample. Random directions overlap, so that
+with g = 1 the reconstruction overshoots and is worse than the mean activation; a baseline for
+reconstruction must not lose by its size alone. The gain changes no order of latents. The chain
+makes such a control beside every dictionary, as sparse as that one turned out
 (`Dictionary.control`).
 
-Source: Heap et al. 2025, "Sparse autoencoders can interpret randomly initialized transformers" (arXiv:2501.17727), asks
-the question of models; here it is the dictionary that is random.
+Source: Heap et al. 2025, "Sparse autoencoders can interpret randomly initialized transformers"
+(arXiv:2501.17727), asks the question of models; here it is the dictionary that is random.
 """
 
 from __future__ import annotations
@@ -21,7 +22,14 @@ from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 
 from components.config import Config
-from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, architectures, refuse_large_k
+from components.dictionary.contract import (
+    Batch,
+    Dictionary,
+    Moment,
+    Outcome,
+    architectures,
+    refuse_large_k,
+)
 from components.dictionary.initial import start_tied
 from components.dictionary.kernels.sparse import counted, topk_codes
 from components.store.shards import Codes
@@ -64,16 +72,20 @@ class Untrained(Dictionary):
         self.b_dec = nn.Parameter(torch.zeros(self.d_in), requires_grad=False)
 
     def start(self, sample: Batch, generator: torch.Generator) -> None:
-        """Bias at the geometric median, random directions of norm 1, the encoder their transpose times the gain."""
+        """Bias at the geometric median, random directions of norm 1, the encoder their transpose
+        times the gain."""
         x = sample[self.hook_point]
         start_tied(self, x, generator)
         self.W_enc.mul_(self._gain(x))
 
     def _gain(self, x: Tensor) -> float:
-        """sum (x - b_dec) . r / sum r . r over the rows, r their reconstruction without gain and bias."""
+        """sum (x - b_dec) . r / sum r . r over the rows, r their reconstruction without gain and
+        bias."""
         product = squares = 0.0
         for rows in x.split(ROWS_AT_ONCE):
-            rebuilt = self.rebuild(self.codes({self.hook_point: rows}))[self.hook_point] - self.b_dec
+            rebuilt = (
+                self.rebuild(self.codes({self.hook_point: rows}))[self.hook_point] - self.b_dec
+            )
             product += ((rows - self.b_dec) * rebuilt).sum(dtype=torch.float64).item()
             squares += rebuilt.square().sum(dtype=torch.float64).item()
         return product / squares if squares else 1.0

@@ -1,11 +1,14 @@
-"""What a format of another project promises: reading and writing that project's files, and computing as it computes.
+"""What a format of another project promises: reading and writing that project's files, and
+computing as it computes.
 
-In between stands `Weights`: a dictionary in activation units, in the terms on which every project agrees.
+In between stands `Weights`: a dictionary in activation units, in the terms on which every project
+agrees.
 
     u = (x - b_dec) W_enc.T + b_enc    (without b_dec where the file does not centre: folded exactly on the way in)
     z = nonlinearity(u)                x^ = z W_dec + b_dec
 
-A format is one file in `formats/`: a class marked with `@formats`. `exchange.py` turns files into dictionaries and back.
+A format is one file in `formats/`: a class marked with `@formats`. `exchange.py` turns files into
+dictionaries and back.
 """
 
 from __future__ import annotations
@@ -32,10 +35,12 @@ class Weights:
 
     Attributes:
         architecture: ours: relu, topk, gated, jumprelu, batch_topk, matryoshka.
-        tensors: by our names: W_enc and W_dec [d_sae, d_in], b_dec [d_in], and what the architecture has besides.
+        tensors: by our names: W_enc and W_dec [d_sae, d_in], b_dec [d_in], and what the
+            architecture has besides.
         options: the architecture's options that the file tells (k, prefixes), by our names.
         centred: whether b_dec is subtracted from the input.
-        hook_point: where it belongs, by our or TransformerLens's name; empty where the file does not say.
+        hook_point: where it belongs, by our or TransformerLens's name; empty where the file does
+            not say.
         model: the model it belongs to; empty where the file does not say.
     """
 
@@ -69,7 +74,8 @@ class Weights:
         return (self.tensors[name].double() + self._shift(name)).to(self.tensors[name].dtype)
 
     def _shift(self, name: str) -> Tensor:
-        """What b_dec adds to the sum that this bias belongs to: a gated magnitude is exp(r_mag) x W_enc.T + b_mag."""
+        """What b_dec adds to the sum that this bias belongs to: a gated magnitude is exp(r_mag) x
+        W_enc.T + b_mag."""
         shift = self.tensors["W_enc"].double() @ self.tensors["b_dec"].double()
         return shift * self.tensors["r_mag"].double().exp() if name == "b_mag" else shift
 
@@ -81,8 +87,10 @@ class Format(ABC):
         kind: name of the format, set by the registry.
         version: number beside the format's code.
         peer: what the project is called.
-        layouts: names, below the folder, of the files that hold a dictionary; a layout is told by the first of them.
-        exports: our architecture -> what the project calls it; empty for a format that is only read.
+        layouts: names, below the folder, of the files that hold a dictionary; a layout is told by
+            the first of them.
+        exports: our architecture -> what the project calls it; empty for a format that is only
+            read.
     """
 
     kind: ClassVar[str]
@@ -112,18 +120,22 @@ class Format(ABC):
         """The dictionary in that folder.
 
         Raises:
-            DictionaryError: files or tensors that are missing, misshapen or without a counterpart here.
+            DictionaryError: files or tensors that are missing, misshapen or without a counterpart
+                here.
         """
 
     @abstractmethod
     def as_peer(
         self, folder: Path, x: Float[Tensor, "token d_in"]
     ) -> tuple[Float[Tensor, "token d_sae"], Float[Tensor, "token d_in"]]:
-        """Codes and reconstruction as the project computes them, from the file alone, in x's type."""
+        """Codes and reconstruction as the project computes them, from the file alone, in x's
+        type."""
 
     def write(self, weights: Weights, folder: Path) -> None:
         """Writes the folder that the project's own loader reads."""
-        raise DictionaryError(f"the format {self.kind} is read, not written; written are: {', '.join(written())}")
+        raise DictionaryError(
+            f"the format {self.kind} is read, not written; written are: {', '.join(written())}"
+        )
 
 
 def written() -> list[str]:

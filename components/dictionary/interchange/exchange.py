@@ -1,10 +1,11 @@
 """Files of another project -> a dictionary, and back, each with a numeric check at its end.
 
-`bring` reads a file into a `Dictionary`, `export` writes one, the activation scale folded in: with scale s a dictionary
-computes z' = f((s x - b_dec) W_enc + b_enc) and gives z = z' / s; every f here is positively homogeneous once its
-thresholds are divided too, so dividing biases and thresholds by s gives the same z from x itself. The check encodes and
-decodes the same activations in both conventions, the peer's one from the file alone (`Format.as_peer`), in float64, so
-that what is compared is the convention and not rounding.
+`bring` reads a file into a `Dictionary`, `export` writes one, the activation scale folded in: with
+scale s a dictionary computes z' = f((s x - b_dec) W_enc + b_enc) and gives z = z' / s; every f here
+is positively homogeneous once its thresholds are divided too, so dividing biases and thresholds by
+s gives the same z from x itself. The check encodes and decodes the same activations in both
+conventions, the peer's one from the file alone (`Format.as_peer`), in float64, so that what is
+compared is the convention and not rounding.
 """
 
 from __future__ import annotations
@@ -26,12 +27,15 @@ from components.errors import DictionaryError
 TOLERANCE = 1e-5
 """Largest deviation of codes and of reconstructions, as a share of their norm."""
 UNDECIDED = 200
-"""One row in so many may differ: where two pre-activations tie in the last digit, folding decides which is taken."""
+"""One row in so many may differ: where two pre-activations tie in the last digit, folding decides
+which is taken."""
 IN_UNITS = ("b_enc", "b_dec", "b_gate", "b_mag", "threshold")
 """Parameters in the units of what is encoded, which the activation scale divides."""
 
 
-def bring(format_: Format, folder: Path, x: Float[Tensor, "token d_in"], hook_point: str = "") -> Dictionary:
+def bring(
+    format_: Format, folder: Path, x: Float[Tensor, "token d_in"], hook_point: str = ""
+) -> Dictionary:
     """The dictionary in a folder of another project's files.
 
     Args:
@@ -41,27 +45,40 @@ def bring(format_: Format, folder: Path, x: Float[Tensor, "token d_in"], hook_po
         hook_point: what that place is called; empty takes the file's word.
 
     Raises:
-        DictionaryError: files that cannot be read, another width than x has, or a dictionary that does not compute here
-            what the file computes there.
+        DictionaryError: files that cannot be read, another width than x has, or a dictionary that
+            does not compute here what the file computes there.
     """
     weights = format_.read(folder)
     hook_point = hook_point or weights.hook_point
     if not hook_point:
         raise DictionaryError(
-            f"{folder} does not say at which hook point its dictionary reads; give it, for example resid_post.8"
+            f"{folder} does not say at which hook point its dictionary reads; give it, for "
+            "example resid_post.8"
         )
     if x.shape[1] != weights.d_in:
         raise DictionaryError(
-            f"the dictionary in {folder} has d_in {weights.d_in}, got activations of width {x.shape[1]} at {hook_point}; "
-            f"use the model it was made for{f' ({weights.model})' if weights.model else ''}, or name another hook point"
+            f"the dictionary in {folder} has d_in {weights.d_in}, got activations of width "
+            f"{x.shape[1]} at {hook_point}; "
+            f"use the model it was made for{f' ({weights.model})' if weights.model else ''}, or "
+            "name another hook point"
         )
     dictionary = built(weights, hook_point, folder)
-    check(format_, dictionary, folder, x, f"the import of {dictionary.name} ({format_.peer}, {folder})")
+    check(
+        format_,
+        dictionary,
+        folder,
+        x,
+        f"the import of {dictionary.name} ({format_.peer}, {folder})",
+    )
     return dictionary
 
 
 def export(
-    format_: Format, dictionary: Dictionary, folder: Path, x: Float[Tensor, "token d_in"], model: str = ""
+    format_: Format,
+    dictionary: Dictionary,
+    folder: Path,
+    x: Float[Tensor, "token d_in"],
+    model: str = "",
 ) -> None:
     """Writes a dictionary as another project's own loader reads it.
 
@@ -73,31 +90,44 @@ def export(
         model: the model they come from, for the metadata.
 
     Raises:
-        DictionaryError: an architecture that is not written, a folder that is not empty, or files that do not compute
-            the same.
+        DictionaryError: an architecture that is not written, a folder that is not empty, or files
+            that do not compute the same.
     """
     if not format_.exports:
-        raise DictionaryError(f"the format {format_.kind} is read, not written; written are: {', '.join(written())}")
+        raise DictionaryError(
+            f"the format {format_.kind} is read, not written; written are: {', '.join(written())}"
+        )
     if dictionary.kind not in format_.exports:
         raise DictionaryError(
-            f"{dictionary.kind!r} is not written as files of {format_.peer}; written are: {', '.join(format_.exports)}"
+            f"{dictionary.kind!r} is not written as files of {format_.peer}; written are: "
+            f"{', '.join(format_.exports)}"
         )
     if len(dictionary.widths) > 1:
         raise DictionaryError(
             f"dictionary {dictionary.name} reads {', '.join(dictionary.reads)} and reconstructs "
-            f"{', '.join(dictionary.reconstructs)}; only autoencoders of one hook point are exported"
+            f"{', '.join(dictionary.reconstructs)}; only autoencoders of one hook point are "
+            "exported"
         )
     if folder.is_file():
         raise DictionaryError(f"{folder} is a file; give a new folder")
     if folder.is_dir() and any(folder.iterdir()):
         raise DictionaryError(
-            f"{folder} is not empty; give a new folder, so that nothing of another dictionary stays beside"
+            f"{folder} is not empty; give a new folder, so that nothing of another dictionary "
+            "stays beside"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", suffix=".partial", dir=folder.parent) as beside:
+    with tempfile.TemporaryDirectory(
+        prefix=f"{folder.name}.", suffix=".partial", dir=folder.parent
+    ) as beside:
         partial = Path(beside)
         format_.write(dataclasses.replace(plain(dictionary), model=model), partial)
-        check(format_, dictionary, partial, x, f"the export of {dictionary.name} ({format_.peer}, {folder})")
+        check(
+            format_,
+            dictionary,
+            partial,
+            x,
+            f"the export of {dictionary.name} ({format_.peer}, {folder})",
+        )
         folder.mkdir(exist_ok=True)
         for path in partial.iterdir():
             path.rename(folder / path.name)
@@ -107,25 +137,36 @@ def plain(dictionary: Dictionary) -> Weights:
     """A dictionary of ours in plain terms: the scale folded into biases and thresholds, in float32.
 
     Raises:
-        DictionaryError: a batch_topk or matryoshka dictionary that was never trained and has no threshold.
+        DictionaryError: a batch_topk or matryoshka dictionary that was never trained and has no
+            threshold.
     """
-    state = {name: tensor.detach().double().cpu() for name, tensor in dictionary.state_dict().items()}
+    state = {
+        name: tensor.detach().double().cpu() for name, tensor in dictionary.state_dict().items()
+    }
     if dictionary.kind in ("batch_topk", "matryoshka") and not state["threshold"] > 0:
         raise DictionaryError(
-            f"dictionary {dictionary.name} has no threshold yet ({state['threshold'].item():g}): outside training it would "
+            f"dictionary {dictionary.name} has no threshold yet ({state['threshold'].item():g}): "
+            "outside training it would "
             "encode nothing as it was trained to; train it first"
         )
-    scaled = {name: tensor / dictionary.scale if name in IN_UNITS else tensor for name, tensor in state.items()}
-    options = {name: value for name, value in dictionary.options if name in ("k", "prefixes", "weights")}
+    scaled = {
+        name: tensor / dictionary.scale if name in IN_UNITS else tensor
+        for name, tensor in state.items()
+    }
+    options = {
+        name: value for name, value in dictionary.options if name in ("k", "prefixes", "weights")
+    }
     tensors = {name: tensor.float().contiguous() for name, tensor in scaled.items()}
     return Weights(dictionary.kind, tensors, options, hook_point=dictionary.hook_point)
 
 
 def built(weights: Weights, hook_point: str, folder: Path) -> Dictionary:
-    """A dictionary of ours with these weights, its scale 1; `folder` is where they were read, for the error.
+    """A dictionary of ours with these weights, its scale 1; `folder` is where they were read, for
+    the error.
 
     Raises:
-        DictionaryError: options that no such dictionary can have, as a k above the number of latents.
+        DictionaryError: options that no such dictionary can have, as a k above the number of
+            latents.
     """
     architecture = architectures[weights.architecture]
     try:
@@ -134,7 +175,8 @@ def built(weights: Weights, hook_point: str, folder: Path) -> Dictionary:
         came = ", ".join(f"{name} = {value}" for name, value in weights.options.items())
         faults = [" ".join((*map(str, fault["loc"]), fault["msg"])) for fault in error.errors()]
         raise DictionaryError(
-            f"{folder} holds no {weights.architecture} dictionary of {weights.d_sae} latents that can be: it has {came}; "
+            f"{folder} holds no {weights.architecture} dictionary of {weights.d_sae} latents that "
+            f"can be: it has {came}; "
             f"{'; '.join(faults)}; the files are damaged or not of one dictionary"
         ) from error
     dictionary = architecture(options, (hook_point,), (hook_point,), {hook_point: weights.d_in})
@@ -161,15 +203,23 @@ def check(format_: Format, dictionary: Dictionary, folder: Path, x: Tensor, what
         difference = deviation(mine, peer.double())
         if not difference <= TOLERANCE:
             raise DictionaryError(
-                f"{what} does not compute the same: {name} differ by {difference:.2g} of their norm, at most {TOLERANCE:g} was "
+                f"{what} does not compute the same: {name} differ by {difference:.2g} of their "
+                f"norm, at most {TOLERANCE:g} was "
                 "wanted; do not use it"
             )
 
 
 def deviation(ours: Float[Tensor, "token _"], theirs: Float[Tensor, "token _"]) -> float:
-    """Norm of the difference over the norm, all rows together but the worst one in `UNDECIDED`; inf for another shape."""
+    """Norm of the difference over the norm, all rows together but the worst one in `UNDECIDED`; inf
+    for another shape."""
     if ours.shape != theirs.shape:
         return float("inf")
     errors = (ours - theirs).square().sum(1)
-    counted = errors.sort().values[: len(errors) - len(errors) // UNDECIDED] if errors.isfinite().all() else errors
-    return (counted.sum() / ours.square().sum().clamp_min(torch.finfo(ours.dtype).tiny)).sqrt().item()
+    counted = (
+        errors.sort().values[: len(errors) - len(errors) // UNDECIDED]
+        if errors.isfinite().all()
+        else errors
+    )
+    return (
+        (counted.sum() / ours.square().sum().clamp_min(torch.finfo(ours.dtype).tiny)).sqrt().item()
+    )

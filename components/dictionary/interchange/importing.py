@@ -1,8 +1,10 @@
-"""Another project's files and captured activations -> an artifact of `train`, as if it had been trained here.
+"""Another project's files and captured activations -> an artifact of `train`, as if it had been
+trained here.
 
-It holds the same files and facts as a trained one (and `imported_from`), so whatever takes a dictionary takes it.
-The key rests on the digest of the files, not on where they lie. How well it reconstructs is measured on held-out
-activations; a share of variance unexplained above 1 is said aloud, for it mostly means another hook point or model.
+It holds the same files and facts as a trained one (and `imported_from`), so whatever takes a
+dictionary takes it. The key rests on the digest of the files, not on where they lie. How well it
+reconstructs is measured on held-out activations; a share of variance unexplained above 1 is said
+aloud, for it mostly means another hook point or model.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ from components.store.tables import CURVE
 log = logging.getLogger(__name__)
 
 CHECKED_ROWS = 256
-"""Rows encoded and decoded in both conventions; the peer's codes are dense, 268 MB at 131,072 latents."""
+"""Rows encoded and decoded in both conventions; the peer's codes are dense, 268 MB at 131,072
+latents."""
 BATCH = 1024
 
 
@@ -39,7 +42,8 @@ class ImportConfig(Config):
     format: str = "saelens"
     """Whose layout of files."""
     content: str = ""
-    """Digest of the files (`content_of`); the same bytes are the same dictionary, wherever they lie."""
+    """Digest of the files (`content_of`); the same bytes are the same dictionary, wherever they
+    lie."""
     folder: str = execution("")
     """The folder that holds the files."""
     hook_point: str = ""
@@ -64,14 +68,17 @@ def content_of(format_: str, folder: Path) -> str:
 
 
 def make(folder: Path, config: ImportConfig, inputs: Inputs, settings: Execution | None) -> Work:
-    """Writes `dictionary.safetensors`, `dictionary.json` and an empty `curve.parquet`; the facts hold the measures.
+    """Writes `dictionary.safetensors`, `dictionary.json` and an empty `curve.parquet`; the facts
+    hold the measures.
 
     Raises:
         DictionaryError: see `bring`; files that changed; a hook point that was not captured.
     """
     source = Path(config.folder)
     if (content := content_of(config.format, source)) != config.content:
-        raise DictionaryError(f"the files in {source} changed meanwhile (digest {config.content} then, {content} now)")
+        raise DictionaryError(
+            f"the files in {source} changed meanwhile (digest {config.content} then, {content} now)"
+        )
     format_ = formats[config.format]()
     shards = ActivationShards(inputs["activations"])
     weights = format_.read(source)
@@ -83,8 +90,10 @@ def make(folder: Path, config: ImportConfig, inputs: Inputs, settings: Execution
         )
     if hook_point not in shards.hook_points:
         raise DictionaryError(
-            f"the dictionary in {source} reads {hook_point}, but these activations were captured at "
-            f"{', '.join(shards.hook_points)}; set capture.hook_points=[{hook_point}], or train.hook_point to the captured "
+            f"the dictionary in {source} reads {hook_point}, but these activations were captured "
+            "at "
+            f"{', '.join(shards.hook_points)}; set capture.hook_points=[{hook_point}], or "
+            "train.hook_point to the captured "
             "place that is the same"
         )
     sample = Rows(shards, config.split, (hook_point,)).drawn(CHECKED_ROWS, config.seed)[hook_point]
@@ -95,7 +104,8 @@ def make(folder: Path, config: ImportConfig, inputs: Inputs, settings: Execution
     measured = evaluate(dictionary, held_out.in_order(BATCH))
     if measured["fvu"] > 1:
         log.warning(
-            "the imported dictionary reconstructs %s worse than their mean would (fvu %.3g): is it of this model, at this "
+            "the imported dictionary reconstructs %s worse than their mean would (fvu %.3g): is "
+            "it of this model, at this "
             "hook point?",
             hook_point,
             measured["fvu"],
@@ -112,4 +122,6 @@ def _entries(config: ImportConfig) -> dict[str, int]:
     return {f"format.{config.format}": formats.version(config.format)}
 
 
-IMPORT = Stage("train", version=1, make=make, entries=_entries, inputs={"activations": Parent("capture")})
+IMPORT = Stage(
+    "train", version=1, make=make, entries=_entries, inputs={"activations": Parent("capture")}
+)

@@ -1,9 +1,10 @@
 """The memory of gradients that one update frees is kept for the next while dictionaries learn.
 
-The C library of Linux (glibc) gives every freed block above 32 MiB back to the system, which then has to find, clear and
-map each of its pages again for the next update: at 16,384 x 512 latents 25,000 page faults an update, a fifteenth of its
-time. Only blocks up to the size of a gradient are kept: larger ones would tear holes that nothing else fits into. Nothing
-changes in what is computed, and nothing at all on other systems.
+The C library of Linux (glibc) gives every freed block above 32 MiB back to the system, which then
+has to find, clear and map each of its pages again for the next update: at 16,384 x 512 latents
+25,000 page faults an update, a fifteenth of its time. Only blocks up to the size of a gradient are
+kept: larger ones would tear holes that nothing else fits into. Nothing changes in what is computed,
+and nothing at all on other systems.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ _inside: list[int] = []
 
 @contextlib.contextmanager
 def kept(n_bytes: int) -> Iterator[None]:
-    """Meanwhile blocks up to so many bytes are kept; at the end what is free is given back. Several may be inside at once."""
+    """Meanwhile blocks up to so many bytes are kept; at the end what is free is given back. Several
+    may be inside at once."""
     if n_bytes + _SPARE <= USUAL:
         yield
         return
@@ -46,5 +48,7 @@ def _keep(n_bytes: int) -> None:
 
 
 def _call(name: str, *arguments: int) -> None:
-    if sys.platform == "linux" and (function := getattr(ctypes.CDLL(None), name, None)):  # musl has neither
+    if sys.platform == "linux" and (
+        function := getattr(ctypes.CDLL(None), name, None)
+    ):  # musl has neither
         function(*arguments)

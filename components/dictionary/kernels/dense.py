@@ -1,7 +1,9 @@
-"""The encoder's product for architectures whose codes are dense in training: one matrix product back instead of two.
+"""The encoder's product for architectures whose codes are dense in training: one matrix product
+back instead of two.
 
-Autograd would make a whole (tokens, d_sae) x (d_sae, d_in) product only to learn how b_dec moves the centred input.
-Reduced over tokens first it is a product of a vector: d b_dec = -(sum over tokens of du) W_enc.
+Autograd would make a whole (tokens, d_sae) x (d_sae, d_in) product only to learn how b_dec moves
+the centred input. Reduced over tokens first it is a product of a vector: d b_dec = -(sum over
+tokens of du) W_enc.
 """
 
 from __future__ import annotations

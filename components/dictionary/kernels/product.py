@@ -1,13 +1,15 @@
 """The encoder's product: in which precision, and on the CPU in blocks, a core for each.
 
-On the CPU a core multiplies a block of rows by the whole encoder and hands the pre-activations, still in its cache, to
-whoever picks latents from them; no core waits for another before the last block. The product itself is the quicker of
-two, with one thread for each core: torch's (MKL) on Intel's processors, where numpy's (OpenBLAS) took a sixth more time
-(measured on one with AVX-512), and numpy's on all others, where it took a tenth less (measured on AMD's with AVX-512).
-Blocks, and so bits, depend on the number of threads and on the processor's maker alone.
+On the CPU a core multiplies a block of rows by the whole encoder and hands the pre-activations,
+still in its cache, to whoever picks latents from them; no core waits for another before the last
+block. The product itself is the quicker of two, with one thread for each core: torch's (MKL) on
+Intel's processors, where numpy's (OpenBLAS) took a sixth more time (measured on one with AVX-512),
+and numpy's on all others, where it took a tenth less (measured on AMD's with AVX-512). Blocks, and
+so bits, depend on the number of threads and on the processor's maker alone.
 
-In bfloat16 the factors are rounded and their products summed in float32. A GPU multiplies bfloat16 several times faster;
-a CPU that has no such units multiplies the rounded factors in float32, to the same result and no faster.
+In bfloat16 the factors are rounded and their products summed in float32. A GPU multiplies bfloat16
+several times faster; a CPU that has no such units multiplies the rounded factors in float32, to the
+same result and no faster.
 """
 
 from __future__ import annotations
@@ -27,9 +29,11 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 ENTRIES_AT_ONCE = 1 << 25
-"""Pre-activations held at a time by all cores together, 128 MiB in float32: fewer rows cost the product."""
+"""Pre-activations held at a time by all cores together, 128 MiB in float32: fewer rows cost the
+product."""
 FEWEST_ROWS = 256
-"""Rows of a block of a dictionary however wide: with fewer, reading the encoder again costs more than multiplying."""
+"""Rows of a block of a dictionary however wide: with fewer, reading the encoder again costs more
+than multiplying."""
 Precision = Literal["float32", "bfloat16"]
 Found = TypeVar("Found")
 _scratch = threading.local()
@@ -48,7 +52,9 @@ def in_precision(precision: Precision) -> Iterator[None]:
 
 
 def affine(
-    x: Float[Tensor, "token d_in"], W_enc: Float[Tensor, "d_sae d_in"], b_enc: Float[Tensor, " d_sae"]
+    x: Float[Tensor, "token d_in"],
+    W_enc: Float[Tensor, "d_sae d_in"],
+    b_enc: Float[Tensor, " d_sae"],
 ) -> Float[Tensor, "token d_sae"]:
     """x @ W_enc.T + b_enc, in the precision that is in force; no gradient."""
     with torch.no_grad():
@@ -72,7 +78,8 @@ def by_rows(
     b_enc: Float[Tensor, " d_sae"],
     use: Callable[[Tensor], Found],
 ) -> list[Found]:
-    """`use` of the pre-activations x @ W_enc.T + b_enc of each block of rows, in order; no gradient.
+    """`use` of the pre-activations x @ W_enc.T + b_enc of each block of rows, in order; no
+    gradient.
 
     `use` runs on several threads at once, and its argument is overwritten after it.
     """
@@ -103,7 +110,10 @@ def _product(rows: Tensor, W_enc: Tensor, b_enc: Tensor) -> Tensor:
     if held is None or held.dtype != rows.dtype or held.numel() < shape[0] * shape[1]:
         held = _scratch.pre = rows.new_empty(shape[0] * shape[1])
     pre = held[: shape[0] * shape[1]].view(shape)
-    if _intel() or rows.dtype not in (torch.float32, torch.float64):  # numpy has no bfloat16, and a slow float16
+    if _intel() or rows.dtype not in (
+        torch.float32,
+        torch.float64,
+    ):  # numpy has no bfloat16, and a slow float16
         return torch.addmm(b_enc, rows, W_enc.T, out=pre)
     with np.errstate(all="ignore"):  # what is not finite is for the caller to see, as with torch
         np.matmul(rows.detach().numpy(), W_enc.detach().numpy().T, out=pre.numpy())
@@ -126,7 +136,8 @@ def _libraries() -> ThreadpoolController:
 
 
 class _OneThreadEach:
-    """numpy's library multiplies on the thread that calls it. Its limit is the process's, so the last one out lifts it."""
+    """numpy's library multiplies on the thread that calls it. Its limit is the process's, so the
+    last one out lifts it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -150,7 +161,8 @@ _one_thread_each = _OneThreadEach()
 
 
 def _alone() -> None:
-    torch.get_num_threads()  # a thread takes the process's number when it is first asked, and would forget its own
+    # a thread takes the process's number when it is first asked, and would forget its own
+    torch.get_num_threads()
     torch.set_num_threads(1)
 
 
@@ -158,9 +170,11 @@ _starting = threading.Lock()
 
 
 def _cores(threads: int) -> ThreadPoolExecutor:
-    """As many threads, each of which works alone: torch's own operators on one of them start no more.
+    """As many threads, each of which works alone: torch's own operators on one of them start no
+    more.
 
-    They are the calling thread's own (two that train beside each other do not wait for one another) and end with it.
+    They are the calling thread's own (two that train beside each other do not wait for one another)
+    and end with it.
     """
     pools: dict[int, ThreadPoolExecutor] = _scratch.__dict__.setdefault("pools", {})
     if threads not in pools:
@@ -168,6 +182,8 @@ def _cores(threads: int) -> ThreadPoolExecutor:
             pool = ThreadPoolExecutor(threads, "encoder-product", initializer=_alone)
             started = threading.Barrier(threads)
             list(pool.map(lambda _: started.wait(), range(threads)))
-            torch.set_num_threads(threads)  # threads to come take the number that was set last, by whichever thread
+            torch.set_num_threads(
+                threads
+            )  # threads to come take the number that was set last, by whichever thread
             pools[threads] = pool
     return pools[threads]

@@ -1,12 +1,15 @@
-"""Decoding and gradients that touch only the latents in use; the encoder's product is the only dense one.
+"""Decoding and gradients that touch only the latents in use; the encoder's product is the only
+dense one.
 
-With k latents a token, decode and all gradients cost tokens * k * d_in instead of tokens * d_sae * d_in. Stock operators
-only: weighted sums of rows (`embedding_bag`, measured at half the time of MKL's CSR product), sampled products
-(`sampled_addmm`), and one stable sort of the indices as the transposed pattern that encoder and decoder share. Nothing
-of shape (tokens, k, d_in) is ever made. The same operators run on the CPU and on CUDA, and sum in a fixed order.
+With k latents a token, decode and all gradients cost tokens * k * d_in instead of tokens * d_sae *
+d_in. Stock operators only: weighted sums of rows (`embedding_bag`, measured at half the time of
+MKL's CSR product), sampled products (`sampled_addmm`), and one stable sort of the indices as the
+transposed pattern that encoder and decoder share. Nothing of shape (tokens, k, d_in) is ever made.
+The same operators run on the CPU and on CUDA, and sum in a fixed order.
 
-Source: the scheme of Gao et al. 2024 (arXiv:2406.04093, section D.2), whose kernels are Triton. Bias gradients are
-reduced over tokens first: d b_dec = -(sum over tokens of du) W_enc, a product of a vector instead of a matrix.
+Source: the scheme of Gao et al. 2024 (arXiv:2406.04093, section D.2), whose kernels are Triton.
+Bias gradients are reduced over tokens first: d b_dec = -(sum over tokens of du) W_enc, a product of
+a vector instead of a matrix.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ from components.dictionary.losses import auxk
 from components.dictionary.nonlinearities import largest, largest_of
 from components.store.shards import Codes
 
-with warnings.catch_warnings():  # "Sparse CSR tensor support is in beta state", said once for each process
+with (
+    warnings.catch_warnings()
+):  # "Sparse CSR tensor support is in beta state", said once for each process
     warnings.simplefilter("ignore")
     torch.sparse_csr_tensor([0, 0], [], [], (1, 1), check_invariants=False)
 
@@ -36,17 +41,26 @@ ENTRIES_AT_ONCE_ELSEWHERE = 1 << 30
 
 
 class Pattern:
-    """Which latents each token uses, with the three products over them. Values have the shape of the indices.
+    """Which latents each token uses, with the three products over them. Values have the shape of
+    the indices.
 
     Attributes:
-        indices: latents of each token: k for every token [token, k], or of any number [entry]; one may stand twice.
+        indices: latents of each token: k for every token [token, k], or of any number [entry]; one
+            may stand twice.
         d_sae: number of latents.
         offsets: where each token's entries begin, and the end; only with indices [entry].
         n: number of tokens.
     """
 
-    def __init__(self, indices: Int[Tensor, "..."], d_sae: int, offsets: Int64[Tensor, " n_and_one"] | None = None):
-        assert indices.dim() == (2 if offsets is None else 1), "indices [token, k], or [entry] with offsets"
+    def __init__(
+        self,
+        indices: Int[Tensor, "..."],
+        d_sae: int,
+        offsets: Int64[Tensor, " n_and_one"] | None = None,
+    ):
+        assert indices.dim() == (2 if offsets is None else 1), (
+            "indices [token, k], or [entry] with offsets"
+        )
         self.indices = indices
         self.d_sae = d_sae
         self.offsets = offsets
@@ -62,33 +76,45 @@ class Pattern:
 
     @cached_property
     def _transposed(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Order of the entries by latent (tokens ascending inside), their tokens, and where each latent begins."""
+        """Order of the entries by latent (tokens ascending inside), their tokens, and where each
+        latent begins."""
         latents, order = self.indices.reshape(-1).int().sort(stable=True)
         bounds = torch.arange(self.d_sae + 1, dtype=torch.int32, device=latents.device)
         return order, self.tokens[order].int(), torch.searchsorted(latents, bounds, out_int32=True)
 
-    def to_tokens(self, values: Float[Tensor, "..."], table: Float[Tensor, "d_sae d"]) -> Float[Tensor, "token d"]:
+    def to_tokens(
+        self, values: Float[Tensor, "..."], table: Float[Tensor, "d_sae d"]
+    ) -> Float[Tensor, "token d"]:
         """For each token, the sum of its latents' rows of the table, weighted: values @ table."""
         if self.offsets is None:
             return embedding_bag(self.indices, table, mode="sum", per_sample_weights=values)
         last = {"per_sample_weights": values, "include_last_offset": True}
         return embedding_bag(self.indices, table, self.offsets, mode="sum", **last)
 
-    def to_latents(self, values: Float[Tensor, "..."], table: Float[Tensor, "token d"]) -> Float[Tensor, "d_sae d"]:
+    def to_latents(
+        self, values: Float[Tensor, "..."], table: Float[Tensor, "token d"]
+    ) -> Float[Tensor, "d_sae d"]:
         """For each latent, the sum of its tokens' rows of the table, weighted: values.T @ table."""
         order, tokens, offsets = self._transposed
         weights = values.reshape(-1)[order]
-        return embedding_bag(tokens, table, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)
+        return embedding_bag(
+            tokens, table, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
+        )
 
-    def between(self, tokens: Float[Tensor, "token d"], latents: Float[Tensor, "d_sae d"]) -> Float[Tensor, "..."]:
-        """For each token and each of its latents, the inner product of their rows: (tokens @ latents.T) where used.
+    def between(
+        self, tokens: Float[Tensor, "token d"], latents: Float[Tensor, "d_sae d"]
+    ) -> Float[Tensor, "..."]:
+        """For each token and each of its latents, the inner product of their rows: (tokens @
+        latents.T) where used.
 
-        Taken latent by latent: the rows that are jumped about in are those of the tokens, a table small enough for a
-        cache (half the time of going token by token).
+        Taken latent by latent: the rows that are jumped about in are those of the tokens, a table
+        small enough for a cache (half the time of going token by token).
         """
         order, members, offsets = self._transposed
         zeros = tokens.new_zeros(len(order))
-        sampled = torch.sparse_csr_tensor(offsets, members, zeros, (self.d_sae, self.n), check_invariants=False)
+        sampled = torch.sparse_csr_tensor(
+            offsets, members, zeros, (self.d_sae, self.n), check_invariants=False
+        )
         products = torch.sparse.sampled_addmm(sampled, latents, tokens.T, beta=0).values()
         return torch.empty_like(products).scatter_(0, order, products).view(self.indices.shape)
 
@@ -116,7 +142,13 @@ class _Decode(torch.autograd.Function):
 class _Attach(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, values: Tensor, centred: Tensor, pattern: Pattern, W_enc: Tensor, b_enc: Tensor, b_dec: Tensor
+        ctx: Any,
+        values: Tensor,
+        centred: Tensor,
+        pattern: Pattern,
+        W_enc: Tensor,
+        b_enc: Tensor,
+        b_dec: Tensor,
     ) -> Tensor:
         ctx.pattern = pattern
         ctx.save_for_backward(centred, W_enc)
@@ -146,10 +178,12 @@ def choose(
     b_dec: Float[Tensor, " d_in"],
     choice: Callable[[Tensor], Tensor],
 ) -> tuple[Float[Tensor, "token d_in"], Int64[Tensor, "token k"], Float[Tensor, "token k"]]:
-    """x - b_dec, the latents that `choice` takes of each token, and their pre-activations; no gradient: see `attach`.
+    """x - b_dec, the latents that `choice` takes of each token, and their pre-activations; no
+    gradient: see `attach`.
 
-    The one dense product, made for some tokens at a time: `choice` (pre-activations -> indices, token by token, on the
-    CPU by several threads at once) finds it in the cache, and pre-activations of a whole batch are never in memory.
+    The one dense product, made for some tokens at a time: `choice` (pre-activations -> indices,
+    token by token, on the CPU by several threads at once) finds it in the cache, and
+    pre-activations of a whole batch are never in memory.
     """
 
     def use(pre: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,7 +209,8 @@ def attach(
     b_enc: Float[Tensor, " d_sae"],
     b_dec: Float[Tensor, " d_in"],
 ) -> Float[Tensor, "..."]:
-    """Pre-activations that are known already, now differentiable in W_enc, b_enc and b_dec (not in the data)."""
+    """Pre-activations that are known already, now differentiable in W_enc, b_enc and b_dec (not in
+    the data)."""
     return _Attach.apply(values, centred, pattern, W_enc, b_enc, b_dec)
 
 
@@ -185,7 +220,8 @@ def preactivations(
     b_enc: Float[Tensor, " d_sae"],
     b_dec: Float[Tensor, " d_in"],
 ) -> tuple[Float[Tensor, "token d_in"], Float[Tensor, "token d_sae"]]:
-    """x - b_dec, and (x - b_dec) @ W_enc.T + b_enc of the whole batch; no gradient: `select` carries it."""
+    """x - b_dec, and (x - b_dec) @ W_enc.T + b_enc of the whole batch; no gradient: `select`
+    carries it."""
     with torch.no_grad():
         centred = x - b_dec
         return centred, product.affine(centred, W_enc, b_enc)
@@ -199,8 +235,13 @@ def select(
     b_enc: Float[Tensor, " d_sae"],
     b_dec: Float[Tensor, " d_in"],
 ) -> Float[Tensor, "..."]:
-    """The pre-activations of the latents in use, differentiable in W_enc, b_enc and b_dec (not in the data)."""
-    values = pre.gather(1, pattern.indices) if pattern.offsets is None else pre[pattern.tokens, pattern.indices]
+    """The pre-activations of the latents in use, differentiable in W_enc, b_enc and b_dec (not in
+    the data)."""
+    values = (
+        pre.gather(1, pattern.indices)
+        if pattern.offsets is None
+        else pre[pattern.tokens, pattern.indices]
+    )
     return attach(values, centred, pattern, W_enc, b_enc, b_dec)
 
 
@@ -236,15 +277,19 @@ def topk_rebuilt(
     b_dec: Float[Tensor, " d_in"],
     k: int,
 ) -> tuple[Float[Tensor, "token d_in"], Float[Tensor, " d_sae"]]:
-    """What `topk_codes` without a bias stand for, and on how many tokens each latent is active. No wait for the device."""
+    """What `topk_codes` without a bias stand for, and on how many tokens each latent is active. No
+    wait for the device."""
     _, pre = preactivations(x, W_enc, W_enc.new_zeros(len(W_enc)), b_dec)
     used = Pattern(largest(pre, k), len(W_dec))
     values = pre.gather(1, used.indices).relu()
     return used.to_tokens(values, W_dec) + b_dec, fired(used.indices, values, len(W_dec))
 
 
-def fired(latents: Int[Tensor, "..."], values: Float[Tensor, "..."], d_sae: int) -> Float[Tensor, " d_sae"]:
-    """On how many tokens each latent is active, from the latents chosen and their values; no gradient."""
+def fired(
+    latents: Int[Tensor, "..."], values: Float[Tensor, "..."], d_sae: int
+) -> Float[Tensor, " d_sae"]:
+    """On how many tokens each latent is active, from the latents chosen and their values; no
+    gradient."""
     active = (values.detach() > 0).to(values.dtype).reshape(-1)
     return active.new_zeros(d_sae).index_add_(0, latents.reshape(-1), active)
 
@@ -257,7 +302,8 @@ def auxiliary(
     encoder: tuple[Tensor, Tensor, Tensor],
     W_dec: Float[Tensor, "d_sae d_in"],
 ) -> Float[Tensor, ""]:
-    """The AuxK term of pre-activations that are all there: dead latents foretell the error, encoder and decoder learn."""
+    """The AuxK term of pre-activations that are all there: dead latents foretell the error, encoder
+    and decoder learn."""
     k_aux = most_revived(*W_dec.shape)
     spare = Pattern(largest_of(pre, dead, k_aux), len(W_dec))
     values = select(centred, pre, spare, *encoder).relu() * dead[spare.indices]

@@ -1,10 +1,12 @@
-"""Feature absorption: a concept is there and the probe sees it, its main latents are silent, and a more special latent
-carries it.
+"""Feature absorption: a concept is there and the probe sees it, its main latents are silent, and a
+more special latent carries it.
 
-For every token concept that the gate passes, with d the unit vector from the mean activation without it to that with it:
+For every token concept that the gate passes, with d the unit vector from the mean activation
+without it to that with it:
 
     main       on select: the latent whose activity has the best F1 for the concept; of the ten best further ones those
-               that, each added to the set in turn, raise the F1 of "any of them active" by more than 0.03
+               that, each added to the set in turn, raise the F1 of "any of them active" by more
+               than 0.03
     counted    tokens of test with the concept on which the probe says yes
     silent     none of the main latents is active there
     carried    silent, and some other active latent with cos(d, w_j) >= 0.025 gives at least 0.4 of the token's own
@@ -12,17 +14,19 @@ For every token concept that the gate passes, with d the unit vector from the me
     absorbed   carried by a special latent: of the tokens of select on which it is active, at least half have the concept
     broad      carried by another latent only
 
-The rates are absorbed and broad over counted, for each concept, averaged over concepts. They say nothing where no latent
-stands for a concept, so the F1 of the main latents on test stands beside them: a dictionary whose latents are always active
-absorbs nothing and finds nothing.
+The rates are absorbed and broad over counted, for each concept, averaged over concepts. They say
+nothing where no latent stands for a concept, so the F1 of the main latents on test stands beside
+them: a dictionary whose latents are always active absorbs nothing and finds nothing.
 
-Source: Chanin et al. 2024 (arXiv:2409.14507), and SAEBench's constants and full absorption (arXiv:2503.09532).
-Deviations: labels of any concept in place of first letters, so "probe true positives" are tokens of the world; the main
-latents are chosen by the F1 of their activity instead of a chain of sparse probes; d is the difference of means, since a
-probe fitted in whitened coordinates points where variance is small and not where dictionaries write. The sources count whatever
-carries. In small dictionaries that is nearly always a latent far broader than the concept (measured on 512 latents: active
-on 17% of all tokens in topk, on 26% in matryoshka, whose first latents are made to carry much by themselves), and a concept
-that its parent carries was not absorbed; so the two are told apart here, and their sum is the sources' rate.
+Source: Chanin et al. 2024 (arXiv:2409.14507), and SAEBench's constants and full absorption
+(arXiv:2503.09532). Deviations: labels of any concept in place of first letters, so "probe true
+positives" are tokens of the world; the main latents are chosen by the F1 of their activity instead
+of a chain of sparse probes; d is the difference of means, since a probe fitted in whitened
+coordinates points where variance is small and not where dictionaries write. The sources count
+whatever carries. In small dictionaries that is nearly always a latent far broader than the concept
+(measured on 512 latents: active on 17% of all tokens in topk, on 26% in matryoshka, whose first
+latents are made to carry much by themselves), and a concept that its parent carries was not
+absorbed; so the two are told apart here, and their sum is the sources' rate.
 """
 
 from __future__ import annotations
@@ -38,7 +42,15 @@ from pydantic import PositiveInt
 
 from components.concept.gate import ProbeGate
 from components.config import Config
-from components.evaluation.contract import ABSENT, TEST, Evaluation, Measuring, Score, Subject, evaluations
+from components.evaluation.contract import (
+    ABSENT,
+    TEST,
+    Evaluation,
+    Measuring,
+    Score,
+    Subject,
+    evaluations,
+)
 from components.evaluation.gate import SELECT, gate_of, passed
 from components.evaluation.units import LATENT, readings
 from components.report.measure import Measure
@@ -108,22 +120,29 @@ class MainLatents:
 
 @evaluations
 class Absorption(Evaluation):
-    """Rate of absorption, share of silent main latents, and how well the main latents tell the concept."""
+    """Rate of absorption, share of silent main latents, and how well the main latents tell the
+    concept."""
 
     version = 3  # a latent broader than the concept no longer counts as one that absorbs it
     config = AbsorptionConfig
     measures = MEASURES
 
     def measure(self, subject: Subject) -> Measuring:
-        """Writes a row for each gated token concept; select chooses main latents and directions, test is counted."""
+        """Writes a row for each gated token concept; select chooses main latents and directions,
+        test is counted."""
         gate = yield from gate_of(subject, self.settings.tokens, self.services.execution)
         rows: list[dict[str, Any]] = []
         if "token" in gate.probes:
             probe, gated = gate.probes["token"], passed(gate, self.settings.gate, "token")
             names = list(probe.concepts)
-            given, test = (readings(subject, split, "token", names, self.settings.tokens) for split in (SELECT, TEST))
+            given, test = (
+                readings(subject, split, "token", names, self.settings.tokens)
+                for split in (SELECT, TEST)
+            )
             x = {
-                split: subject.activations.rows(split, subject.hook_point, torch.arange(n)).float().numpy()
+                split: subject.activations.rows(split, subject.hook_point, torch.arange(n))
+                .float()
+                .numpy()
                 for split, n in ((SELECT, given.n), (TEST, test.n))
             }
             activity = sp.csc_matrix(given.codes[LATENT] > 0)
@@ -142,7 +161,11 @@ class Absorption(Evaluation):
                     difference / np.linalg.norm(difference),
                 )
                 positive = test.positive(column)
-                seen = x[TEST][positive] @ probe.weight[column].cpu().numpy() + float(probe.bias[column]) > 0
+                seen = (
+                    x[TEST][positive] @ probe.weight[column].cpu().numpy()
+                    + float(probe.bias[column])
+                    > 0
+                )
                 counted = positive[seen]
                 with_concept = f1[:, column] * (n_active + n_positive) / 2
                 special = with_concept >= LEAST_PRECISION * np.maximum(1, n_active)
@@ -160,7 +183,9 @@ class Absorption(Evaluation):
                         "n_absorbed": int(absorbed.sum()),
                         "n_broad": int((carried & ~absorbed).sum()),
                         "rate": float(absorbed.mean()) if n else None,
-                        "reason": None if n else f"the probe recognises none of the {len(positive)} tokens of {TEST}",
+                        "reason": None
+                        if n
+                        else f"the probe recognises none of the {len(positive)} tokens of {TEST}",
                     }
                 )
                 yield Progress(number, gated.height, "concepts", "absorption")
@@ -198,7 +223,8 @@ def absorbed_rows(
     written: np.ndarray,
     special: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each of the rows, whether the main latents are silent, and whether another latent carries the concept then.
+    """For each of the rows, whether the main latents are silent, and whether another latent carries
+    the concept then.
 
     Args:
         concept: what was chosen on select.
@@ -208,7 +234,11 @@ def absorbed_rows(
         written: decoder directions, [d_sae, d_in].
         special: which latents may carry it; all of them where absent.
     """
-    silent = np.asarray(codes[rows][:, concept.main].sum(1)).ravel() == 0 if len(rows) else np.zeros(0, bool)
+    silent = (
+        np.asarray(codes[rows][:, concept.main].sum(1)).ravel() == 0
+        if len(rows)
+        else np.zeros(0, bool)
+    )
     along = written @ concept.direction
     along[along < LEAST_COSINE * np.linalg.norm(written, axis=1)] = 0
     along[concept.main] = 0
@@ -243,5 +273,7 @@ def _scores(seed: int, table: pl.DataFrame) -> list[Score]:
             interval = bootstrap_mean(values.to_numpy(), draw) if len(values) else ABSENT
             reason = None if len(values) else "no token concept passed the gate"
             failed = part[column].null_count() if len(values) else 0
-            scores.append(Score(name, interval, "concept", concept_kind=kind, n_failed=failed, reason=reason))
+            scores.append(
+                Score(name, interval, "concept", concept_kind=kind, n_failed=failed, reason=reason)
+            )
     return scores

@@ -1,7 +1,9 @@
-"""Which labelled concepts one unit finds, measured by what a probe of all coordinates finds, at natural density.
+"""Which labelled concepts one unit finds, measured by what a probe of all coordinates finds, at
+natural density.
 
-For every concept of the inventory and every kind of unit: `latent`, `neuron` (a raw coordinate, either sign),
-`untrained` (a latent of the untrained dictionary) and `probe` (a linear probe of all coordinates, fitted on select).
+For every concept of the inventory and every kind of unit: `latent`, `neuron` (a raw coordinate,
+either sign), `untrained` (a latent of the untrained dictionary) and `probe` (a linear probe of all
+coordinates, fitted on select).
 
     gate        on validate the probe decodes the concept (components/concept/gate.py)
     decodable   gate passed, and there the probe's average precision is at least half of the way above the base rate
@@ -9,17 +11,19 @@ For every concept of the inventory and every kind of unit: `latent`, `neuron` (a
     share       (AP of the unit - b) / (AP of the probe - b) on test, b the base rate
     found       decodable, and the share is at least 0.8
 
-Test is read once, after gate and choice. A share below 0 counts as 0 and one above 1 as 1 in means. `found_absolute` asks
-for a fixed average precision instead (0.8 by the probe on validate, and by the unit on test), a standard that suits a
-corpus whose concepts are known to be exact. AUROC stands beside: on rare concepts it is too kind to tell units apart.
+Test is read once, after gate and choice. A share below 0 counts as 0 and one above 1 as 1 in means.
+`found_absolute` asks for a fixed average precision instead (0.8 by the probe on validate, and by
+the unit on test), a standard that suits a corpus whose concepts are known to be exact. AUROC stands
+beside: on rare concepts it is too kind to tell units apart.
 
-The headline is `concepts_found.latent` over token concepts, because random latents find most concepts of documents, whose
-mean activation is read. `concepts_found_normalised` puts the untrained dictionary at 0 and the probe at 1. Concepts of one
-family are found or missed together, so intervals are over families where there are at least five.
+The headline is `concepts_found.latent` over token concepts, because random latents find most
+concepts of documents, whose mean activation is read. `concepts_found_normalised` puts the untrained
+dictionary at 0 and the probe at 1. Concepts of one family are found or missed together, so
+intervals are over families where there are at least five.
 
-The baseline of latents is the untrained dictionary (raw neurons where there is none), that of the untrained dictionary raw
-neurons, that of neurons the probe. A concept that cannot be judged (no positive in a split) is a null with its reason; it
-counts in n, and as failed.
+The baseline of latents is the untrained dictionary (raw neurons where there is none), that of the
+untrained dictionary raw neurons, that of neurons the probe. A concept that cannot be judged (no
+positive in a split) is a null with its reason; it counts in n, and as failed.
 """
 
 from __future__ import annotations
@@ -34,11 +38,33 @@ from pydantic import Field, PositiveInt
 
 from components.concept.gate import ProbeGate, lift
 from components.config import Config
-from components.evaluation.contract import ABSENT, TEST, Evaluation, Measuring, Score, Subject, evaluations
-from components.evaluation.gate import PROBE, SELECT, VALIDATE, SplitScores, decodes, gate_of, missing
+from components.evaluation.contract import (
+    ABSENT,
+    TEST,
+    Evaluation,
+    Measuring,
+    Score,
+    Subject,
+    evaluations,
+)
+from components.evaluation.gate import (
+    PROBE,
+    SELECT,
+    VALIDATE,
+    SplitScores,
+    decodes,
+    gate_of,
+    missing,
+)
 from components.evaluation.units import LATENT, NEURON, UNTRAINED, choose, readings, score
 from components.report.measure import Measure
-from components.statistics import Interval, clustered_t_interval, clustered_wilson, t_interval, wilson
+from components.statistics import (
+    Interval,
+    clustered_t_interval,
+    clustered_wilson,
+    t_interval,
+    wilson,
+)
 from components.store.stage import Progress
 from components.store.tables import CONCEPTS, CONCEPTS_FOUND
 
@@ -48,14 +74,16 @@ NAMES = {UNTRAINED: "untrained dictionary", NEURON: "raw neurons", PROBE: "linea
 KINDS = ("surface", "contextual", "document")
 NOT_DECODED = "the probe decodes no such concept well enough; see concepts_gated, evaluate.settings.concepts_found.gate"
 FEWEST_FAMILIES = 5
-"""With fewer families an interval over families would say nothing; concepts then count as independent."""
+"""With fewer families an interval over families would say nothing; concepts then count as
+independent."""
 SHARES = ("found", "found_absolute")
 MEANS = ("share", "ap", "auroc")
 
 
 ROLES = {LATENT: "entry", UNTRAINED: "control", NEURON: "baseline", PROBE: "ceiling"}
 _UNITS = (
-    "Concepts whose best unit, chosen on select, reaches most of what a probe reaches above the base rate on test, "
+    "Concepts whose best unit, chosen on select, reaches most of what a probe reaches above the "
+    "base rate on test, "
     "scored once."
 )
 MEASURES = (
@@ -95,11 +123,14 @@ class ConceptsFoundConfig(Config):
     gate: ProbeGate = ProbeGate()
     """When a probe decodes a concept at all."""
     min_decodable: float = Field(default=0.5, gt=0, le=1)
-    """How far the probe's average precision on validate must lie above the base rate, so that units are compared with it."""
+    """How far the probe's average precision on validate must lie above the base rate, so that units
+    are compared with it."""
     min_share: float = Field(default=0.8, gt=0, le=1)
-    """Share of the probe's average precision above the base rate at which a unit has found a concept."""
+    """Share of the probe's average precision above the base rate at which a unit has found a
+    concept."""
     ap_threshold: float = Field(default=0.8, gt=0, le=1)
-    """Average precision at which a concept counts as decoded, and as found, by the absolute standard."""
+    """Average precision at which a concept counts as decoded, and as found, by the absolute
+    standard."""
     tokens: PositiveInt = 200_000
     """Tokens of each split that are read; all when it has fewer."""
 
@@ -113,7 +144,8 @@ class ConceptsFound(Evaluation):
     measures = MEASURES
 
     def measure(self, subject: Subject) -> Measuring:
-        """Writes the table of every concept and unit, and returns shares and means over the gated concepts."""
+        """Writes the table of every concept and unit, and returns shares and means over the gated
+        concepts."""
         gate = yield from gate_of(subject, self.settings.tokens, self.services.execution)
         rows = gate.found.to_dicts()
         inventory = CONCEPTS.read(subject.corpus)
@@ -130,20 +162,32 @@ class ConceptsFound(Evaluation):
                 if lacking
                 else "the corpus labels no concept; give read.word_lists or a column of labels"
             )
-            return [Score("concepts_found", ABSENT, "concept", subject=LATENT, concept_kind="all", reason=reason)]
+            return [
+                Score(
+                    "concepts_found",
+                    ABSENT,
+                    "concept",
+                    subject=LATENT,
+                    concept_kind="all",
+                    reason=reason,
+                )
+            ]
         return _scores(frame, self.settings.ap_threshold)
 
     def _of(
         self, subject: Subject, unit: str, concepts: pl.DataFrame
     ) -> Generator[Progress, None, list[dict[str, Any]]]:
-        """Rows of the latents for the concepts of one unit: select chooses, validate and test are scored."""
+        """Rows of the latents for the concepts of one unit: select chooses, validate and test are
+        scored."""
         names, limit = concepts["concept"].to_list(), self.settings.tokens
         given = readings(subject, SELECT, unit, names, limit)
         chosen = yield from choose(given)
         scores = SplitScores({SELECT: given.n_positive})
         for step, split in enumerate((VALIDATE, TEST), 1):
             given = readings(subject, split, unit, names, limit)
-            scores.add(split, given, {kind: score(given, kind, choice) for kind, choice in chosen.items()})
+            scores.add(
+                split, given, {kind: score(given, kind, choice) for kind, choice in chosen.items()}
+            )
             yield Progress(step, 2, "splits", f"scoring {len(names)} {unit} concepts on {split}")
         return [
             scores.row(column, concept, kind, choice)
@@ -156,7 +200,9 @@ class ConceptsFound(Evaluation):
         settings = self.settings
         gate = decodes(probe, settings.gate)
         decodable = gate and _lift(probe, "validate") >= settings.min_decodable
-        absolute = None if probe["validate_ap"] is None else probe["validate_ap"] >= settings.ap_threshold
+        absolute = (
+            None if probe["validate_ap"] is None else probe["validate_ap"] >= settings.ap_threshold
+        )
         share = None
         if decodable and row["ap"] is not None and _lift(probe, "test") > 0:
             share = min(1.0, max(0.0, _lift(row, "test") / _lift(probe, "test")))
@@ -174,13 +220,17 @@ class ConceptsFound(Evaluation):
 def _lift(row: Mapping[str, Any], split: str) -> float:
     prefix = "" if split == TEST else "validate_"
     return lift(
-        row[f"{prefix}ap"], row[f"{prefix}n_positive" if not prefix else "validate_positive"] / row[f"{prefix}n"]
+        row[f"{prefix}ap"],
+        row[f"{prefix}n_positive" if not prefix else "validate_positive"] / row[f"{prefix}n"],
     )
 
 
 def _scores(frame: pl.DataFrame, threshold: float) -> list[Score]:
-    """For all concepts, those of tokens and each kind: how many a probe decodes, and of those what each unit reaches."""
-    frame = frame.with_columns(pl.col("family").fill_null(pl.col("concept")))  # of no family: a family of its own
+    """For all concepts, those of tokens and each kind: how many a probe decodes, and of those what
+    each unit reaches."""
+    frame = frame.with_columns(
+        pl.col("family").fill_null(pl.col("concept"))
+    )  # of no family: a family of its own
     named = frame["concept_kind"].unique().to_list()
     kinds = [kind for kind in KINDS if kind in named] + sorted(set(named) - set(KINDS))
     parts = {"all": frame}
@@ -201,11 +251,16 @@ def _scores(frame: pl.DataFrame, threshold: float) -> list[Score]:
             scores += [
                 _score(measure, unit, units, kind, rows, why)
                 for kind, (rows, why) in asked.items()
-                if rows.height or (unit, kind) == (LATENT, "all")  # of what nobody can be asked, one row says so
+                if rows.height
+                or (unit, kind) == (LATENT, "all")  # of what nobody can be asked, one row says so
             ]
     if UNTRAINED in units:
         asked = {kind: _asked("share", part, threshold) for kind, part in parts.items()}
-        scores += [_normalised(kind, *rows) for kind, rows in asked.items() if rows[0].height or kind == "all"]
+        scores += [
+            _normalised(kind, *rows)
+            for kind, rows in asked.items()
+            if rows[0].height or kind == "all"
+        ]
     return scores
 
 
@@ -219,15 +274,22 @@ def _asked(measure: str, part: pl.DataFrame, threshold: float) -> tuple[pl.DataF
     return part.filter(pl.col(column)), NOT_DECODED
 
 
-def _score(measure: str, unit: str, units: list[str], kind: str, asked: pl.DataFrame, why: str) -> Score:
+def _score(
+    measure: str, unit: str, units: list[str], kind: str, asked: pl.DataFrame, why: str
+) -> Score:
     """One row."""
     rows = {name: asked.filter(pl.col("unit_kind") == name) for name in units}
     own = rows[unit]
     if measure in SHARES:
-        rows = {name: frame.with_columns(pl.col(measure).fill_null(False)) for name, frame in rows.items()}
+        rows = {
+            name: frame.with_columns(pl.col(measure).fill_null(False))
+            for name, frame in rows.items()
+        }
         interval = _share(rows[unit], measure)
     else:  # the mean of what has a value; n counts the rest too, as failed
-        interval = dataclasses.replace(_mean(own.filter(pl.col(measure).is_not_null()), measure), n=own.height)
+        interval = dataclasses.replace(
+            _mean(own.filter(pl.col(measure).is_not_null()), measure), n=own.height
+        )
     rival = next((name for name in RIVALS[unit] if name in units), None)
     baseline: float | None = rows[rival][measure].cast(pl.Float64).mean() if rival else None  # type: ignore[assignment]
     return Score(
@@ -249,9 +311,13 @@ def _score(measure: str, unit: str, units: list[str], kind: str, asked: pl.DataF
 
 
 def _normalised(kind: str, asked: pl.DataFrame, why: str) -> Score:
-    """Mean share of the latents between that of the untrained dictionary (0) and that of the probe (1)."""
+    """Mean share of the latents between that of the untrained dictionary (0) and that of the probe
+    (1)."""
     columns = {
-        name: asked.filter(pl.col("unit_kind") == name).sort("concept")["share"].fill_null(0.0).to_numpy()
+        name: asked.filter(pl.col("unit_kind") == name)
+        .sort("concept")["share"]
+        .fill_null(0.0)
+        .to_numpy()
         for name in (LATENT, UNTRAINED)
     }
     families = asked.filter(pl.col("unit_kind") == LATENT).sort("concept")["family"].to_numpy()
@@ -279,7 +345,9 @@ def _share(rows: pl.DataFrame, column: str) -> Interval:
 def _mean(rows: pl.DataFrame, column: str) -> Interval:
     """A mean over concepts of a value between 0 and 1."""
     interval = _mean_of(rows[column].to_numpy(), rows["family"].to_numpy())
-    low, high = (None if end is None else min(1.0, max(0.0, end)) for end in (interval.low, interval.high))
+    low, high = (
+        None if end is None else min(1.0, max(0.0, end)) for end in (interval.low, interval.high)
+    )
     return Interval(interval.value, low, high, rows.height)
 
 

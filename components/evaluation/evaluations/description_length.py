@@ -1,20 +1,22 @@
-"""Description length: bits a token that the codes cost when they are sent with no more error than they have.
+"""Description length: bits a token that the codes cost when they are sent with no more error than
+they have.
 
     bits(token) = sum over latents  -log2 P(active or not)   +   sum over active ones  -log2 P(bin of the value | latent)
 
-Values are rounded to multiples of one step, the coarsest of halving ones that keeps the squared error of the
-reconstruction within 1% on validate; where none does, the score is absent. The probabilities are those of validate, with
-half a count added to each outcome; the lengths are of test. A bin above all of validate's is sent as an escape and then by
-how much it is above (Elias's gamma code). So it is the length of a real code (fitted once, sent for new text), not an
-entropy of the text it was fitted on. The dictionary itself is not sent: it is shared by all tokens.
+Values are rounded to multiples of one step, the coarsest of halving ones that keeps the squared
+error of the reconstruction within 1% on validate; where none does, the score is absent. The
+probabilities are those of validate, with half a count added to each outcome; the lengths are of
+test. A bin above all of validate's is sent as an escape and then by how much it is above (Elias's
+gamma code). So it is the length of a real code (fitted once, sent for new text), not an entropy of
+the text it was fitted on. The dictionary itself is not sent: it is shared by all tokens.
 
-The baseline is what a Gaussian of the activations' covariance needs for the same squared error (reverse water-filling):
-the bits of a dense, linear description. A dictionary below it knows something of the activations that their covariance
-does not say.
+The baseline is what a Gaussian of the activations' covariance needs for the same squared error
+(reverse water-filling): the bits of a dense, linear description. A dictionary below it knows
+something of the activations that their covariance does not say.
 
-Source: Ayonrinde et al. 2024 (arXiv:2410.11179); SAEBench's MDL for the coarsest bins within a tolerance; Cover & Thomas,
-Elements of Information Theory (2006), section 10.3.3, for the baseline. Deviation: one code for both is fitted on other
-text than it is measured on.
+Source: Ayonrinde et al. 2024 (arXiv:2410.11179); SAEBench's MDL for the coarsest bins within a
+tolerance; Cover & Thomas, Elements of Information Theory (2006), section 10.3.3, for the baseline.
+Deviation: one code for both is fitted on other text than it is measured on.
 """
 
 from __future__ import annotations
@@ -26,7 +28,15 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 
 from components.config import Config
-from components.evaluation.contract import ABSENT, TEST, Evaluation, Measuring, Score, Subject, evaluations
+from components.evaluation.contract import (
+    ABSENT,
+    TEST,
+    Evaluation,
+    Measuring,
+    Score,
+    Subject,
+    evaluations,
+)
 from components.report.measure import Measure
 from components.seeds import numpy_generator
 from components.statistics import cluster_bootstrap
@@ -82,7 +92,8 @@ class DescriptionLength(Evaluation):
                 break
         else:
             reason = (
-                f"values in {2**HALVINGS} steps still raise the squared error on {VALIDATE} by more than "
+                f"values in {2**HALVINGS} steps still raise the squared error on {VALIDATE} by "
+                "more than "
                 f"{self.settings.tolerance:g} of itself"
             )
             return [Score("description_length", ABSENT, "document", reason=reason)]
@@ -112,7 +123,9 @@ def lengths(known: Codes, sent: Codes, step: float) -> np.ndarray:
     n_bins = escape + 1
     active = np.bincount(at, minlength=d_sae)
     share = (active + 0.5) / (known.n_rows + 1)
-    pairs, counts = np.unique(at * n_bins + inside, return_counts=True)  # few of all bins of all latents are used
+    pairs, counts = np.unique(
+        at * n_bins + inside, return_counts=True
+    )  # few of all bins of all latents are used
     wanted = sent_at * n_bins + np.minimum(sent_inside, escape)
     place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
     seen = np.where(pairs[place] == wanted, counts[place], 0)
@@ -120,16 +133,22 @@ def lengths(known: Codes, sent: Codes, step: float) -> np.ndarray:
     beyond = sent_inside >= escape
     value[beyond] += 2 * np.floor(np.log2(sent_inside[beyond] - escape + 1)) + 1
     entry = value + np.log2(1 - share[sent_at]) - np.log2(share[sent_at])
-    return np.bincount(sent.row_index().numpy(), entry, minlength=sent.n_rows) - np.log2(1 - share).sum()
+    return (
+        np.bincount(sent.row_index().numpy(), entry, minlength=sent.n_rows)
+        - np.log2(1 - share).sum()
+    )
 
 
 def gaussian_bits(variances: np.ndarray, error: float) -> float:
-    """Bits for a Gaussian of these variances at a mean squared error: sum of 1/2 log2(variance / level) above the level."""
+    """Bits for a Gaussian of these variances at a mean squared error: sum of 1/2 log2(variance /
+    level) above the level."""
     variances = np.sort(np.maximum(variances, 0))
     if error >= variances.sum():
         return 0.0
     level = 0.0
-    for number, variance in enumerate(variances):  # those below the level are not sent, and cost their variance
+    for number, variance in enumerate(
+        variances
+    ):  # those below the level are not sent, and cost their variance
         level = (error - variances[:number].sum()) / (len(variances) - number)
         if level <= variance:
             break
@@ -144,6 +163,10 @@ def _squared_error(subject: Subject, codes: Codes, split: str) -> float:
     for start in range(0, codes.n_rows, ROWS):
         stop = min(start + ROWS, codes.n_rows)
         x = subject.activations.rows(split, name, torch.arange(start, stop)).double()
-        rebuilt = dictionary.decode(codes.rows(start, stop).to(dictionary.like.device), name).cpu().double()
+        rebuilt = (
+            dictionary.decode(codes.rows(start, stop).to(dictionary.like.device), name)
+            .cpu()
+            .double()
+        )
         total += (x - rebuilt).square().sum().item()
     return total

@@ -1,29 +1,34 @@
-"""Feature absorption by the first-letter task: the latents of a letter are silent on a word, and another latent carries it.
+"""Feature absorption by the first-letter task: the latents of a letter are silent on a word, and
+another latent carries it.
 
-A model spells where a linear probe of a first letter, fitted on some words, knows the letter of words it has never seen. So
-words are divided, not only documents: half of each letter's words belong to select, a quarter to validate, a quarter to
-test (dealt by a hash of the word), and each is read in the documents of its own split alone. A word counts once, however
-often it is read. What is a word: `components/concept/words.py`.
+A model spells where a linear probe of a first letter, fitted on some words, knows the letter of
+words it has never seen. So words are divided, not only documents: half of each letter's words
+belong to select, a quarter to validate, a quarter to test (dealt by a hash of the word), and each
+is read in the documents of its own split alone. A word counts once, however often it is read. What
+is a word: `components/concept/words.py`.
 
     probe      on select: logistic regression of the letter, classes balanced; d its unit direction
     spelt      its F1 on the words of validate reaches 0.6; a letter below that is named and left out
     main       of the ten latents with the largest difference of means on select those that, each added in turn to a probe
-               of the main latents, raise its F1 on the words of validate by more than 0.03 (the first: from 0)
+               of the main latents, raise its F1 on the words of validate by more than 0.03 (the
+               first: from 0)
     counted    tokens of the letter's words of test on which the probe says yes
     A, M, q_j  (x - mean without) . d;  sum of q_j over main latents;  a_j (w_j . d)
     B          sum of the three largest q_j > 0 of other latents with cos(d, w_j) >= 0.1
     fraction   0 if M >= A or B < 0.4 A;  1 if M <= 0;  else b / (b + M) with b = min(B, A - M)
     full       no main latent above 1e-8, and the other latent of largest q_j has cos(d, w_j) >= 0.025 and q_j >= 0.4 A
 
-Each is a mean over a word's counted tokens, over the letter's words, then over letters, which are the replicates. Where no
-letter is spelt there is no score: the model does not spell, and nothing follows for the dictionary.
+Each is a mean over a word's counted tokens, over the letter's words, then over letters, which are
+the replicates. Where no letter is spelt there is no score: the model does not spell, and nothing
+follows for the dictionary.
 
-Source: Chanin et al. 2024 (arXiv:2409.14507); definitions and constants of SAEBench (arXiv:2503.09532). Deviations: words
-in running text instead of prompts that ask for the letter; candidates by difference of means instead of an L1 probe over
-all latents, and a candidate that adds nothing is passed over, not the end; F1 of main latents on words that no probe has
-seen, since a latent of one word tells that word and no other; lengths along d from the mean of the other letters' words
-instead of from 0, because what all words share is carried by no latent of a letter; every gated letter counts, and fewer
-than twenty are no reason to refuse: their number is n.
+Source: Chanin et al. 2024 (arXiv:2409.14507); definitions and constants of SAEBench
+(arXiv:2503.09532). Deviations: words in running text instead of prompts that ask for the letter;
+candidates by difference of means instead of an L1 probe over all latents, and a candidate that adds
+nothing is passed over, not the end; F1 of main latents on words that no probe has seen, since a
+latent of one word tells that word and no other; lengths along d from the mean of the other letters'
+words instead of from 0, because what all words share is carried by no latent of a letter; every
+gated letter counts, and fewer than twenty are no reason to refuse: their number is n.
 """
 
 from __future__ import annotations
@@ -43,7 +48,15 @@ from components.concept.words import beginnings
 from components.config import Config
 from components.dictionary.contract import Dictionary
 from components.dictionary.encode import Encoded
-from components.evaluation.contract import ABSENT, TEST, Evaluation, Measuring, Score, Subject, evaluations
+from components.evaluation.contract import (
+    ABSENT,
+    TEST,
+    Evaluation,
+    Measuring,
+    Score,
+    Subject,
+    evaluations,
+)
 from components.evaluation.gate import SELECT, VALIDATE, missing
 from components.report.measure import Measure
 from components.seeds import derive, numpy_generator
@@ -103,12 +116,15 @@ MEASURES = (
 
 
 class FirstLetterConfig(Config):
-    """First letters of words that another latent carries; for models that spell, so a sweep measures it only when asked."""
+    """First letters of words that another latent carries; for models that spell, so a sweep
+    measures it only when asked."""
 
     probe_f1: float = Field(default=0.6, gt=0, le=1)
-    """F1 of a letter's probe on words of validate, which it has not seen, from which the letter counts as spelt."""
+    """F1 of a letter's probe on words of validate, which it has not seen, from which the letter
+    counts as spelt."""
     words: PositiveInt = 5
-    """Words with a letter, and words without it, that select, validate and test must each hold for it to be tested."""
+    """Words with a letter, and words without it, that select, validate and test must each hold for
+    it to be tested."""
     occurrences: PositiveInt = 5
     """Tokens of each word that are read in its split, at most; a word counts once all the same."""
     tokens: PositiveInt = 200_000
@@ -157,25 +173,34 @@ class Direction:
 
 @evaluations
 class FirstLetter(Evaluation):
-    """Which letters are spelt, how much of them is absorbed, and how well their main latents tell them."""
+    """Which letters are spelt, how much of them is absorbed, and how well their main latents tell
+    them."""
 
     config = FirstLetterConfig
     measures = MEASURES
     in_sweeps = False
 
     def measure(self, subject: Subject) -> Measuring:
-        """Writes a row for each letter; probes are fitted on select, gated on validate, and words of test are counted."""
+        """Writes a row for each letter; probes are fitted on select, gated on validate, and words
+        of test are counted."""
         if lacking := missing(subject.activations):
             FIRST_LETTER.write(subject.folder, [])
             return _scores(
-                self.services.seed, FIRST_LETTER.frame([]), None, f"the capture holds no {', '.join(lacking)} split"
+                self.services.seed,
+                FIRST_LETTER.frame([]),
+                None,
+                f"the capture holds no {', '.join(lacking)} split",
             )
         parts = self.parts(subject)
         x = {
-            split: subject.activations.rows(split, subject.hook_point, torch.from_numpy(part.row)).float().numpy()
+            split: subject.activations.rows(split, subject.hook_point, torch.from_numpy(part.row))
+            .float()
+            .numpy()
             for split, part in parts.items()
         }
-        letters = sorted({word[0] for part in parts.values() for word in np.unique(part.word).tolist()})
+        letters = sorted(
+            {word[0] for part in parts.values() for word in np.unique(part.word).tolist()}
+        )
         rows: dict[str, dict[str, Any]] = {}
         directions: dict[str, Direction] = {}
         for number, letter in enumerate(letters, 1):
@@ -192,37 +217,56 @@ class FirstLetter(Evaluation):
         if directions and subject.untrained and subject.untrained.dictionary:
             control = _Latents(subject.untrained.codes, subject.untrained.dictionary, parts, x)
             untrained = FIRST_LETTER.frame(
-                {"letter": letter, **control.measured(letter, found)} for letter, found in directions.items()
+                {"letter": letter, **control.measured(letter, found)}
+                for letter, found in directions.items()
             )
         reason = self._why_none(rows, subject.hook_point)
-        return _scores(self.services.seed, FIRST_LETTER.write(subject.folder, rows.values()), untrained, reason)
+        return _scores(
+            self.services.seed, FIRST_LETTER.write(subject.folder, rows.values()), untrained, reason
+        )
 
     def parts(self, subject: Subject) -> dict[str, SplitWords]:
-        """The words of each split that belong to it, at most so many tokens of each, evenly over the split."""
+        """The words of each split that belong to it, at most so many tokens of each, evenly over
+        the split."""
         found = {}
         for split in PARTS:
             n = min(self.settings.tokens, subject.n_rows(split))
-            provenance = {name: column[:n] for name, column in subject.activations.provenance(split).items()}
+            provenance = {
+                name: column[:n] for name, column in subject.activations.provenance(split).items()
+            }
             found[split] = beginnings(subject.corpus, provenance)
         owner = dealt(np.unique(np.concatenate(list(found.values()))).tolist())
-        return {split: _part(words, split, owner, self.settings.occurrences) for split, words in found.items()}
+        return {
+            split: _part(words, split, owner, self.settings.occurrences)
+            for split, words in found.items()
+        }
 
     def _gated(
         self, letter: str, parts: Mapping[str, SplitWords], x: Mapping[str, np.ndarray]
     ) -> tuple[dict[str, Any], Direction | None]:
         """Columns of one letter, and its direction where the letter could be tested."""
         counts = {split: part.n_words(letter) for split, part in parts.items()}
-        row: dict[str, Any] = {"letter": letter} | {f"words_{split}": n for split, (n, _) in counts.items()}
+        row: dict[str, Any] = {"letter": letter} | {
+            f"words_{split}": n for split, (n, _) in counts.items()
+        }
         if min(map(min, counts.values())) < self.settings.words:
             held = ", ".join(f"{n} of {split}" for split, (n, _) in counts.items())
-            row["reason"] = f"words with it: {held}; {self.settings.words} of each, and as many without, are needed"
+            row["reason"] = (
+                f"words with it: {held}; {self.settings.words} of each, and as many without, are "
+                "needed"
+            )
             return row, None
         has = {split: part.has(letter) for split, part in parts.items()}
         found = _direction(x, has[SELECT], parts[SELECT].weight)
-        gate, test = (f1(found.said[split], has[split], parts[split].weight) for split in (VALIDATE, TEST))
+        gate, test = (
+            f1(found.said[split], has[split], parts[split].weight) for split in (VALIDATE, TEST)
+        )
         row |= {"probe_f1": gate, "probe_f1_test": test, "spelt": gate >= self.settings.probe_f1}
         if not row["spelt"]:
-            row["reason"] = f"not spelt: F1 {gate:.2f} on words of {VALIDATE}, wanted {self.settings.probe_f1:g}"
+            row["reason"] = (
+                f"not spelt: F1 {gate:.2f} on words of {VALIDATE}, wanted "
+                f"{self.settings.probe_f1:g}"
+            )
         return row, found
 
     def _why_none(self, rows: Mapping[str, Mapping[str, Any]], hook_point: str) -> str:
@@ -230,13 +274,16 @@ class FirstLetter(Evaluation):
         reached = {letter: row["probe_f1"] for letter, row in rows.items() if "probe_f1" in row}
         if not reached:
             return (
-                f"no letter begins {self.settings.words} words of each of {', '.join(PARTS)}: give more text, or lower "
+                f"no letter begins {self.settings.words} words of each of {', '.join(PARTS)}: "
+                "give more text, or lower "
                 "evaluate.settings.first_letter.words"
             )
         best = max(reached, key=lambda letter: reached[letter])
         return (
-            f"the model does not spell: at {hook_point} the probes of {len(reached)} letters were read on words that they "
-            f"had not seen, and none reaches an F1 of {self.settings.probe_f1:g} (best: {best}, {reached[best]:.2f})"
+            f"the model does not spell: at {hook_point} the probes of {len(reached)} letters were "
+            "read on words that they "
+            f"had not seen, and none reaches an F1 of {self.settings.probe_f1:g} (best: {best}, "
+            f"{reached[best]:.2f})"
         )
 
 
@@ -244,7 +291,11 @@ class _Latents:
     """The codes of one dictionary on the words of every split, and what its latents write."""
 
     def __init__(
-        self, codes: Encoded, dictionary: Dictionary, parts: Mapping[str, SplitWords], x: Mapping[str, np.ndarray]
+        self,
+        codes: Encoded,
+        dictionary: Dictionary,
+        parts: Mapping[str, SplitWords],
+        x: Mapping[str, np.ndarray],
     ) -> None:
         self.parts, self.x = parts, x
         self.codes = {
@@ -261,36 +312,55 @@ class _Latents:
         weight = {split: part.weight for split, part in self.parts.items()}
         main, said = main_latents(self.codes, has, weight)
         if not len(main):
-            return {"main": [], "reason": f"no latent tells it on words of {VALIDATE} (F1 at most {GROWTH})"}
+            return {
+                "main": [],
+                "reason": f"no latent tells it on words of {VALIDATE} (F1 at most {GROWTH})",
+            }
         part = self.parts[TEST]
-        columns = {"main": main.tolist(), "n_main": len(main), "main_f1": f1(said, has[TEST], part.weight)}
+        columns = {
+            "main": main.tolist(),
+            "n_main": len(main),
+            "main_f1": f1(said, has[TEST], part.weight),
+        }
         counted = np.flatnonzero(has[TEST] & found.said[TEST])
         if not len(counted):
             n = part.n_words(letter)[0]
-            return columns | {"n": 0, "reason": f"the probe recognises none of its {n} words of {TEST}"}
+            return columns | {
+                "n": 0,
+                "reason": f"the probe recognises none of its {n} words of {TEST}",
+            }
         along = self.written @ found.direction
         length = (self.x[TEST][counted] - found.origin) @ found.direction
         given = self.by_row[counted]
         each = absorbed(given, main, along, along / np.maximum(self.norm, 1e-30), length)
         _, word = np.unique(part.word[counted], return_inverse=True)
-        shares = {name: float((np.bincount(word, values) / np.bincount(word)).mean()) for name, values in each.items()}
+        shares = {
+            name: float((np.bincount(word, values) / np.bincount(word)).mean())
+            for name, values in each.items()
+        }
         return columns | {"n": int(word.max()) + 1, **shares, "reason": None}
 
 
 def dealt(words: Sequence[str]) -> dict[str, str]:
-    """Word -> the split that it belongs to: each letter's words in the order of a hash, dealt out two, one and one."""
+    """Word -> the split that it belongs to: each letter's words in the order of a hash, dealt out
+    two, one and one."""
     turn: dict[str, int] = {}
     owner = {}
-    for word in sorted(filter(None, words), key=lambda word: (derive(0, "first_letter", word), word)):
+    for word in sorted(
+        filter(None, words), key=lambda word: (derive(0, "first_letter", word), word)
+    ):
         turn[word[0]] = turn.get(word[0], -1) + 1
         owner[word] = DEALT[turn[word[0]] % len(DEALT)]
     return owner
 
 
 def main_latents(
-    codes: Mapping[str, sp.csc_matrix], has: Mapping[str, np.ndarray], weight: Mapping[str, np.ndarray]
+    codes: Mapping[str, sp.csc_matrix],
+    has: Mapping[str, np.ndarray],
+    weight: Mapping[str, np.ndarray],
 ) -> tuple[Int[np.ndarray, " main"], Bool[np.ndarray, " token"]]:
-    """The latents that together stand for one letter, and whether a probe of them says yes on test, token by token.
+    """The latents that together stand for one letter, and whether a probe of them says yes on test,
+    token by token.
 
     Args:
         codes: of the words of each split, [token, d_sae].
@@ -298,7 +368,10 @@ def main_latents(
         weight: split -> of each token.
     """
     over = {side: weight[SELECT] * (has[SELECT] == side) for side in (True, False)}
-    mean = {side: np.asarray(codes[SELECT].T @ (given / given.sum())).ravel() for side, given in over.items()}
+    mean = {
+        side: np.asarray(codes[SELECT].T @ (given / given.sum())).ravel()
+        for side, given in over.items()
+    }
     difference = mean[True] - mean[False]
     main: list[int] = []
     reached, told = 0.0, np.zeros(len(has[TEST]), bool)
@@ -322,7 +395,8 @@ def absorbed(
     cosine: Float[np.ndarray, " d_sae"],
     length: Float[np.ndarray, " token"],
 ) -> dict[str, Float[np.ndarray, " token"]]:
-    """For each token whether the main latents are silent, the fraction absorbed, and whether absorption is full (0 or 1).
+    """For each token whether the main latents are silent, the fraction absorbed, and whether
+    absorption is full (0 or 1).
 
     Args:
         codes: of these tokens.
@@ -346,19 +420,24 @@ def absorbed(
             part = min(aligned, whole - by_main)
             found["fraction"][number] = 1.0 if by_main <= 0 else part / (part + by_main)
         top = int(others.argmax())
-        found["full"][number] = silent and cosines[top] >= LEAST_COSINE and others[top] >= LEAST_SHARE * whole
+        found["full"][number] = (
+            silent and cosines[top] >= LEAST_COSINE and others[top] >= LEAST_SHARE * whole
+        )
     return found
 
 
 def f1(said: np.ndarray, has: np.ndarray, weight: np.ndarray) -> float:
-    """F1 of "the letter is there" over words, each weighing 1; 0 where it is neither said nor there."""
+    """F1 of "the letter is there" over words, each weighing 1; 0 where it is neither said nor
+    there."""
     both = weight[said].sum() + weight[has].sum()
     return float(2 * weight[said & has].sum() / both) if both else 0.0
 
 
 def logistic(x: np.ndarray, has: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, float]:
     """Slope and bias of a logistic regression in which both classes weigh the same."""
-    from sklearn.linear_model import LogisticRegression  # here: describing the flows need not wait for it
+    from sklearn.linear_model import (
+        LogisticRegression,  # here: describing the flows need not wait for it
+    )
 
     balanced = weight * weight.sum() / 2 / np.where(has, weight[has].sum(), weight[~has].sum())
     fit = LogisticRegression(C=INVERSE_PENALTY, max_iter=2000).fit(x, has, balanced)
@@ -381,7 +460,8 @@ def _part(words: np.ndarray, split: str, owner: Mapping[str, str], occurrences: 
 
 
 def _direction(x: Mapping[str, np.ndarray], has: np.ndarray, weight: np.ndarray) -> Direction:
-    """The probe of one letter, fitted on select where activations have mean 0 and coordinates variance 1 on average."""
+    """The probe of one letter, fitted on select where activations have mean 0 and coordinates
+    variance 1 on average."""
     mean = np.average(x[SELECT], axis=0, weights=weight).astype(np.float32)
     scale = float(np.sqrt(np.square(x[SELECT] - mean).mean())) or 1.0
     slope, bias = logistic((x[SELECT] - mean) / scale, has, weight)
@@ -390,7 +470,9 @@ def _direction(x: Mapping[str, np.ndarray], has: np.ndarray, weight: np.ndarray)
     return Direction(origin, slope / max(float(np.linalg.norm(slope)), 1e-30), said)
 
 
-def _scores(seed: int, table: pl.DataFrame, untrained: pl.DataFrame | None, reason: str) -> list[Score]:
+def _scores(
+    seed: int, table: pl.DataFrame, untrained: pl.DataFrame | None, reason: str
+) -> list[Score]:
     tested = table.filter(pl.col("probe_f1").is_not_null())
     scores = [
         _score(seed, "first_letter.probe_f1", tested["probe_f1"], reason),
@@ -398,8 +480,14 @@ def _scores(seed: int, table: pl.DataFrame, untrained: pl.DataFrame | None, reas
     ]
     spelt = tested.filter("spelt")
     for name, column in COLUMNS.items():
-        given, baseline_name = (spelt, "linear probe") if column == "main_f1" else (untrained, "untrained dictionary")
-        floor: Any = given["probe_f1_test" if column == "main_f1" else column].mean() if given is not None else None
+        given, baseline_name = (
+            (spelt, "linear probe") if column == "main_f1" else (untrained, "untrained dictionary")
+        )
+        floor: Any = (
+            given["probe_f1_test" if column == "main_f1" else column].mean()
+            if given is not None
+            else None
+        )
         lost = spelt.filter(pl.col(column).is_null()).select("letter", "reason").rows()
         why = "; ".join(f"{letter}: {because}" for letter, because in lost) or reason
         scores.append(_score(seed, name, spelt[column].cast(pl.Float64), why, floor, baseline_name))
@@ -417,7 +505,9 @@ def _score(
     """The mean over letters; those without a value are counted as failed."""
     values = letters.drop_nulls()
     failed = len(letters) - len(values)
-    found = bootstrap_mean(values.to_numpy(), numpy_generator(seed, name)) if len(values) else ABSENT
+    found = (
+        bootstrap_mean(values.to_numpy(), numpy_generator(seed, name)) if len(values) else ABSENT
+    )
     interval = Interval(found.value, found.low, found.high, len(letters))
     why = reason if failed or not len(values) else None
     return Score(name, interval, "letter", baseline, baseline_name, n_failed=failed, reason=why)

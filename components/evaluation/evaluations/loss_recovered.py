@@ -1,17 +1,20 @@
-"""What the model loses when it must work with the reconstruction: cross-entropy with it spliced in at its hook point.
+"""What the model loses when it must work with the reconstruction: cross-entropy with it spliced in
+at its hook point.
 
     loss recovered = sum (CE_ablated - CE_spliced) / sum (CE_ablated - CE_clean)
 
-in nats, sums over all counted tokens, divided once (dictionary_learning averages ratios of batches); ablated means zero,
-or the mean activation of the select split. Zero flatters, and mean ablation can lie above ln V: so the rise of the
-cross-entropy, CE_spliced - CE_clean in nats a token, stands beside.
+in nats, sums over all counted tokens, divided once (dictionary_learning averages ratios of
+batches); ablated means zero, or the mean activation of the select split. Zero flatters, and mean
+ablation can lie above ln V: so the rise of the cross-entropy, CE_spliced - CE_clean in nats a
+token, stands beside.
 
-Only positions that hold a token of a document are replaced, in the splice and in both ablations alike; special tokens
-and padding are left as they are, because dictionaries are not trained there. Counted are the predictions made at such a
-position of the document's next token. A dictionary of several hook points is spliced at one after another. Intervals
-resample contexts: what is spliced earlier in a context acts on what comes later. The baseline is the untrained
-dictionary of equal size, spliced the same way. Source: SAEBench, section on the loss recovered metric
-(Karvonen et al. 2025, arXiv:2503.09532); the deviations are those just named.
+Only positions that hold a token of a document are replaced, in the splice and in both ablations
+alike; special tokens and padding are left as they are, because dictionaries are not trained there.
+Counted are the predictions made at such a position of the document's next token. A dictionary of
+several hook points is spliced at one after another. Intervals resample contexts: what is spliced
+earlier in a context acts on what comes later. The baseline is the untrained dictionary of equal
+size, spliced the same way. Source: SAEBench, section on the loss recovered metric (Karvonen et al.
+2025, arXiv:2503.09532); the deviations are those just named.
 """
 
 from __future__ import annotations
@@ -27,7 +30,15 @@ from torch.nn.functional import cross_entropy
 
 from components.config import Config, execution
 from components.dictionary.contract import Dictionary
-from components.evaluation.contract import ABSENT, TEST, Evaluation, Measuring, Score, Subject, evaluations
+from components.evaluation.contract import (
+    ABSENT,
+    TEST,
+    Evaluation,
+    Measuring,
+    Score,
+    Subject,
+    evaluations,
+)
 from components.model.intervention import Edit, replace
 from components.model.language_model import LanguageModel
 from components.report.measure import Measure
@@ -40,7 +51,8 @@ ABLATIONS = ("zero_ablation", "mean_ablation")
 MEASURES = (
     Measure(
         "loss_recovered.mean_ablation", "Loss recovered, mean ablation", "share",
-        "How much of the loss that ablating the hook point costs the reconstruction gives back; ratio of sums.",
+        "How much of the loss that ablating the hook point costs the reconstruction gives back; "
+        "ratio of sums.",
         rank=1, kinds=1, short="loss recovered",
     ),
     Measure(
@@ -76,11 +88,16 @@ class LossRecovered(Evaluation):
     measures = MEASURES
 
     def measure(self, subject: Subject) -> Measuring:
-        """For each hook point the pass goes on from it five times: clean, ablated twice, spliced, the untrained spliced."""
+        """For each hook point the pass goes on from it five times: clean, ablated twice, spliced,
+        the untrained spliced."""
         hook_points = subject.dictionary.writes
         contexts = _contexts(subject, self.settings.tokens, self.services.seed)
         model = self.services.model and self.services.model.load(self.services.execution)
-        reason = "no model came with these activations" if model is None else _obstacle(subject, model, contexts)
+        reason = (
+            "no model came with these activations"
+            if model is None
+            else _obstacle(subject, model, contexts)
+        )
         if reason or model is None:
             return [score for hook_point in hook_points for score in _absent(hook_point, reason)]
         scores = []
@@ -90,9 +107,14 @@ class LossRecovered(Evaluation):
         return scores
 
     def _sums(
-        self, subject: Subject, model: LanguageModel, contexts: Mapping[str, Tensor], hook_point: str
+        self,
+        subject: Subject,
+        model: LanguageModel,
+        contexts: Mapping[str, Tensor],
+        hook_point: str,
     ) -> Generator[Progress, None, tuple[dict[str, np.ndarray], np.ndarray]]:
-        """Cross-entropy summed over the counted tokens of each context, by what was done; and how many were counted."""
+        """Cross-entropy summed over the counted tokens of each context, by what was done; and how
+        many were counted."""
         document = contexts["document"]
         inside = document >= 0
         counts = inside[:, :-1] & (document[:, 1:] == document[:, :-1])
@@ -104,10 +126,17 @@ class LossRecovered(Evaluation):
             tokens, kept = contexts["token"][rows].long(), inside[rows]
             x, logits = _split_pass(model, tokens, hook_point, subject.dictionary.reads)
             for how, edit in _edits(subject, hook_point, mean, x, kept):
-                predicted, targets = logits(edit)[:, :-1].transpose(1, 2), tokens[:, 1:].to(model.device)
-                losses = cross_entropy(predicted, targets, reduction="none") * counts[rows].to(model.device)
+                predicted, targets = (
+                    logits(edit)[:, :-1].transpose(1, 2),
+                    tokens[:, 1:].to(model.device),
+                )
+                losses = cross_entropy(predicted, targets, reduction="none") * counts[rows].to(
+                    model.device
+                )
                 sums.setdefault(how, []).append(losses.double().sum(1).cpu())
-            yield Progress(min(rows.stop, len(document)), len(document), "contexts", "loss recovered")
+            yield Progress(
+                min(rows.stop, len(document)), len(document), "contexts", "loss recovered"
+            )
         return {how: torch.cat(parts).numpy() for how, parts in sums.items()}, counts.sum(1).numpy()
 
 
@@ -125,7 +154,9 @@ def _split_pass(
     start = point.name if behind else f"resid_pre.{point.layer}"
     found = model.read(tokens, tuple(dict.fromkeys((*reads, start))))
     layer, residual = point.layer + behind, found[start]
-    return {name: found[name] for name in reads}, lambda edits: model.resume(tokens, layer, residual, edits=edits)
+    return {name: found[name] for name in reads}, lambda edits: model.resume(
+        tokens, layer, residual, edits=edits
+    )
 
 
 def _edits(
@@ -153,13 +184,17 @@ def _splice(dictionary: Dictionary, hook_point: str, x: Mapping[str, Tensor], ke
     return replace(hook_point, function, kept)
 
 
-def _scores(seed: int, hook_point: str, sums: Mapping[str, np.ndarray], counted: np.ndarray) -> list[Score]:
+def _scores(
+    seed: int, hook_point: str, sums: Mapping[str, np.ndarray], counted: np.ndarray
+) -> list[Score]:
     context = np.arange(len(counted))
     clean, spliced, untrained = sums["clean"], sums["spliced"], sums.get("untrained")
     n_tokens = counted.sum()
 
     def interval(name: str, over: np.ndarray, under: np.ndarray) -> Interval:
-        return cluster_bootstrap(over, under, context, numpy_generator(seed, "loss_recovered", name))
+        return cluster_bootstrap(
+            over, under, context, numpy_generator(seed, "loss_recovered", name)
+        )
 
     scores = []
     for ablation in ABLATIONS:
@@ -170,23 +205,40 @@ def _scores(seed: int, hook_point: str, sums: Mapping[str, np.ndarray], counted:
             why = f"{ablation.replace('_', ' ')} does not raise the cross-entropy ({nats:+.3g} nats a token)"
             scores.append(Score(name, ABSENT, "context", hook_point=hook_point, reason=why))
             continue
-        floor = None if untrained is None else float((sums[ablation] - untrained).sum() / lost.sum())
+        floor = (
+            None if untrained is None else float((sums[ablation] - untrained).sum() / lost.sum())
+        )
         found = interval(name, sums[ablation] - spliced, lost)
-        scores.append(Score(name, found, "context", floor, "untrained dictionary", hook_point=hook_point))
+        scores.append(
+            Score(name, found, "context", floor, "untrained dictionary", hook_point=hook_point)
+        )
     floor = None if untrained is None else float((untrained - clean).sum() / n_tokens)
     rise = interval("rise", spliced - clean, counted)
-    scores.append(Score("cross_entropy_rise", rise, "context", floor, "untrained dictionary", hook_point=hook_point))
+    scores.append(
+        Score(
+            "cross_entropy_rise",
+            rise,
+            "context",
+            floor,
+            "untrained dictionary",
+            hook_point=hook_point,
+        )
+    )
     level = interval("clean", clean, counted)
     scores.append(Score("cross_entropy.clean", level, "context", hook_point=hook_point))
     return scores
 
 
 def _absent(hook_point: str, reason: str) -> list[Score]:
-    return [Score(each.name, ABSENT, "context", hook_point=hook_point, reason=reason) for each in MEASURES]
+    return [
+        Score(each.name, ABSENT, "context", hook_point=hook_point, reason=reason)
+        for each in MEASURES
+    ]
 
 
 def _contexts(subject: Subject, tokens: int, seed: int) -> dict[str, Tensor]:
-    """Whole test contexts drawn at random until they hold that many tokens, in the order of the file."""
+    """Whole test contexts drawn at random until they hold that many tokens, in the order of the
+    file."""
     name = f"contexts/{TEST}.safetensors"
     if name not in subject.corpus.files:
         return {name: torch.zeros(0, 1, dtype=torch.int32) for name in ("token", "document")}

@@ -1,12 +1,15 @@
-"""What of the activations the codes keep: fraction of variance unexplained, latents in use, latents never in use.
+"""What of the activations the codes keep: fraction of variance unexplained, latents in use, latents
+never in use.
 
     FVU = sum over tokens ||x - x^||^2  /  sum over tokens ||x - mean x||^2
 
-Both sums run over the whole test split and are divided once; the mean is that of the test split itself. (SAEBench's
-explained variance took variance about zero and averaged ratios of batches: it is not comparable.) L0 is the mean number
-of active latents a token. Intervals of both resample documents, since tokens of one document are alike. A latent is dead
-when it is active on no test token; what is replicated there are latents (Wilson), because resampling documents could
-only lose active latents. The baseline of each is the untrained dictionary of equal size. Without tokens: no values.
+Both sums run over the whole test split and are divided once; the mean is that of the test split
+itself. (SAEBench's explained variance took variance about zero and averaged ratios of batches: it
+is not comparable.) L0 is the mean number of active latents a token. Intervals of both resample
+documents, since tokens of one document are alike. A latent is dead when it is active on no test
+token; what is replicated there are latents (Wilson), because resampling documents could only lose
+active latents. The baseline of each is the untrained dictionary of equal size. Without tokens: no
+values.
 """
 
 from __future__ import annotations
@@ -19,7 +22,15 @@ import torch
 from components.config import Config
 from components.dictionary.contract import Dictionary
 from components.dictionary.encode import Encoded
-from components.evaluation.contract import ABSENT, TEST, Evaluation, Measuring, Score, Subject, evaluations
+from components.evaluation.contract import (
+    ABSENT,
+    TEST,
+    Evaluation,
+    Measuring,
+    Score,
+    Subject,
+    evaluations,
+)
 from components.report.measure import Measure
 from components.seeds import numpy_generator
 from components.statistics import Interval, cluster_bootstrap, wilson
@@ -58,20 +69,30 @@ class Reconstruction(Evaluation):
     def measure(self, subject: Subject) -> Measuring:
         """One pass over the test split for the mean, one for each dictionary and hook point."""
         empty = not subject.n_rows(TEST)
-        document = np.zeros(0, np.int32) if empty else subject.activations.provenance(TEST)["document"].numpy()
+        document = (
+            np.zeros(0, np.int32)
+            if empty
+            else subject.activations.provenance(TEST)["document"].numpy()
+        )
         control, scores = subject.untrained, []
         for hook_point in subject.dictionary.reconstructs:
             if empty:
                 scores.append(Score("fvu", ABSENT, "document", hook_point=hook_point, reason=EMPTY))
                 continue
             mean = subject.mean(TEST, hook_point)
-            error, spread = yield from _squares(subject, subject.codes, subject.dictionary, hook_point, mean)
+            error, spread = yield from _squares(
+                subject, subject.codes, subject.dictionary, hook_point, mean
+            )
             draw = numpy_generator(self.services.seed, "reconstruction", "fvu", hook_point)
             fvu, floor = cluster_bootstrap(error, spread, document, draw), None
             if control and control.dictionary and spread.sum() > 0:
-                other, _ = yield from _squares(subject, control.codes, control.dictionary, hook_point, mean)
+                other, _ = yield from _squares(
+                    subject, control.codes, control.dictionary, hook_point, mean
+                )
                 floor = float(other.sum() / spread.sum())
-            reason = None if fvu.value is not None else f"all activations of the {TEST} split are equal"
+            reason = (
+                None if fvu.value is not None else f"all activations of the {TEST} split are equal"
+            )
             scores.append(_score("fvu", fvu, "document", floor, reason, hook_point))
         active, dead = _use(subject.codes, empty)
         floors: tuple[float | None, float | None] = (None, None)
@@ -89,9 +110,22 @@ class Reconstruction(Evaluation):
 
 
 def _score(
-    measure: str, interval: Interval, unit: str, baseline: float | None, reason: str | None, hook_point=None
+    measure: str,
+    interval: Interval,
+    unit: str,
+    baseline: float | None,
+    reason: str | None,
+    hook_point=None,
 ) -> Score:
-    return Score(measure, interval, unit, baseline, "untrained dictionary", hook_point=hook_point, reason=reason)
+    return Score(
+        measure,
+        interval,
+        unit,
+        baseline,
+        "untrained dictionary",
+        hook_point=hook_point,
+        reason=reason,
+    )
 
 
 def _squares(
@@ -105,7 +139,9 @@ def _squares(
         for first in range(0, shard.n_rows, ROWS):
             codes = shard.rows(first, min(first + ROWS, shard.n_rows))
             here = slice(done, done + codes.n_rows)
-            x = subject.activations.rows(TEST, hook_point, torch.arange(here.start, here.stop)).double()
+            x = subject.activations.rows(
+                TEST, hook_point, torch.arange(here.start, here.stop)
+            ).double()
             rebuilt = dictionary.decode(codes.to(device), hook_point).cpu().double()
             error[here] = (x - rebuilt).square().sum(1).numpy()
             spread[here] = (x - mean).square().sum(1).numpy()

@@ -1,14 +1,17 @@
-"""How well a probe does that may read only the k best latents: k-sparse probing, at natural density.
+"""How well a probe does that may read only the k best latents: k-sparse probing, at natural
+density.
 
-For every concept that the gate passes, the k latents of largest |mean where present - mean where absent| on select, a
-logistic regression on them fitted on select, and its average precision on test. With k = 1 nothing is fitted: the latent
-is read with the sign of that difference. For speed, tokens on which all k are silent are one row with a weight, which
-changes nothing, and of more than 5,000 active tokens without the concept every m-th stands for m, an approximation (the same
-for every dictionary; what it does to a score was not measured). The baseline is the probe that reads every coordinate.
+For every concept that the gate passes, the k latents of largest |mean where present - mean where
+absent| on select, a logistic regression on them fitted on select, and its average precision on
+test. With k = 1 nothing is fitted: the latent is read with the sign of that difference. For speed,
+tokens on which all k are silent are one row with a weight, which changes nothing, and of more than
+5,000 active tokens without the concept every m-th stands for m, an approximation (the same for
+every dictionary; what it does to a score was not measured). The baseline is the probe that reads
+every coordinate.
 
-Source: Gurnee et al. 2023 (arXiv:2305.01610); SAEBench (arXiv:2503.09532) for k = 1, 2, 5 and the choice by mean
-difference. Deviations: average precision at natural density in place of accuracy on balanced classes (a rare concept is
-not made common), concepts of tokens beside those of documents.
+Source: Gurnee et al. 2023 (arXiv:2305.01610); SAEBench (arXiv:2503.09532) for k = 1, 2, 5 and the
+choice by mean difference. Deviations: average precision at natural density in place of accuracy on
+balanced classes (a rare concept is not made common), concepts of tokens beside those of documents.
 """
 
 from __future__ import annotations
@@ -21,7 +24,15 @@ from pydantic import Field, PositiveInt
 from components.concept.gate import ProbeGate
 from components.concept.ranking import ranking
 from components.config import Config
-from components.evaluation.contract import ABSENT, TEST, Evaluation, Measuring, Score, Subject, evaluations
+from components.evaluation.contract import (
+    ABSENT,
+    TEST,
+    Evaluation,
+    Measuring,
+    Score,
+    Subject,
+    evaluations,
+)
 from components.evaluation.gate import SELECT, gate_of, passed
 from components.evaluation.units import LATENT, Readings, readings
 from components.report.measure import Measure
@@ -58,23 +69,34 @@ class SparseProbing(Evaluation):
     )  # fmt: skip
 
     def measure(self, subject: Subject) -> Measuring:
-        """Concepts of tokens, then of documents; k latents chosen and weighed on select, scored once on test."""
+        """Concepts of tokens, then of documents; k latents chosen and weighed on select, scored
+        once on test."""
         gate = yield from gate_of(subject, self.settings.tokens, self.services.execution)
         found: list[dict[str, object]] = []
         for unit in gate.probes:
             gated = passed(gate, self.settings.gate, unit)
             names = list(gate.probes[unit].concepts)
-            given, test = (readings(subject, split, unit, names, self.settings.tokens) for split in (SELECT, TEST))
+            given, test = (
+                readings(subject, split, unit, names, self.settings.tokens)
+                for split in (SELECT, TEST)
+            )
             ranked = _by_mean_difference(given, max(self.settings.k))
             for number, row in enumerate(gated.iter_rows(named=True), 1):
                 column = names.index(row["concept"])
                 best, signs = ranked[column]
                 has, had = _marked(given, column), _marked(test, column)
                 for k in self.settings.k:
-                    sets = (given.codes[LATENT][:, best[:k]], has), (test.codes[LATENT][:, best[:k]], had)
+                    sets = (
+                        (given.codes[LATENT][:, best[:k]], has),
+                        (test.codes[LATENT][:, best[:k]], had),
+                    )
                     ap = precision(*sets, int(signs[0]))
-                    found.append({"k": k, "kind": row["concept_kind"], "ap": ap, "probe": row["ap"]})
-                yield Progress(number, gated.height, "concepts", f"sparse probes of {unit} concepts")
+                    found.append(
+                        {"k": k, "kind": row["concept_kind"], "ap": ap, "probe": row["ap"]}
+                    )
+                yield Progress(
+                    number, gated.height, "concepts", f"sparse probes of {unit} concepts"
+                )
         return self._scores(pl.DataFrame(found, schema=_SCHEMA))
 
     def _scores(self, found: pl.DataFrame) -> list[Score]:
@@ -82,7 +104,9 @@ class SparseProbing(Evaluation):
         scores = []
         for k in self.settings.k:
             for kind in kinds:
-                part = found.filter(pl.col("k") == k, pl.lit(kind == "all") | (pl.col("kind") == kind))
+                part = found.filter(
+                    pl.col("k") == k, pl.lit(kind == "all") | (pl.col("kind") == kind)
+                )
                 values = part["ap"].drop_nulls()
                 draw = numpy_generator(self.services.seed, "sparse_probing", k, kind)
                 interval = bootstrap_mean(values.to_numpy(), draw) if len(values) else ABSENT
@@ -107,20 +131,26 @@ def _marked(given: Readings, concept: int) -> np.ndarray:
 
 
 def _by_mean_difference(given: Readings, k: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each concept the k latents of largest absolute difference of means, and the signs of those."""
+    """For each concept the k latents of largest absolute difference of means, and the signs of
+    those."""
     codes = given.codes[LATENT]
     total = np.asarray(codes.sum(0)).ravel()
     inside = np.asarray((given.labels.T.astype(np.float32) @ codes).todense())
     positives = given.n_positive[:, None]
-    difference = inside / np.maximum(1, positives) - (total - inside) / np.maximum(1, given.n - positives)
+    difference = inside / np.maximum(1, positives) - (total - inside) / np.maximum(
+        1, given.n - positives
+    )
     best = np.argsort(-np.abs(difference), axis=1, kind="stable")[:, :k]
     return [(row, np.where(difference[i, row] < 0, -1, 1)) for i, row in enumerate(best)]
 
 
 def precision(
-    fitted_on: tuple[sp.csc_matrix, np.ndarray], scored_on: tuple[sp.csc_matrix, np.ndarray], sign: int
+    fitted_on: tuple[sp.csc_matrix, np.ndarray],
+    scored_on: tuple[sp.csc_matrix, np.ndarray],
+    sign: int,
 ) -> float | None:
-    """Average precision of a logistic regression on a few latents; of one latent, read with `sign`, without a fit.
+    """Average precision of a logistic regression on a few latents; of one latent, read with `sign`,
+    without a fit.
 
     Args:
         fitted_on: codes of those latents [row, k], and whether each row has the concept.
@@ -139,13 +169,16 @@ def precision(
 
 
 def coefficients(x: sp.csc_matrix, has: np.ndarray) -> np.ndarray | None:
-    """Of a logistic regression in which rows that are alike or too many stand in with weights; None with a single class."""
+    """Of a logistic regression in which rows that are alike or too many stand in with weights; None
+    with a single class."""
     if not has.any() or has.all():
         return None
     active, dense = _active(x)
     silent = np.ones(len(has), bool)
     silent[active] = False
-    from sklearn.linear_model import LogisticRegression  # here: describing the flows need not wait for it
+    from sklearn.linear_model import (
+        LogisticRegression,  # here: describing the flows need not wait for it
+    )
 
     positive, negative = int((silent & has).sum()), int((silent & ~has).sum())
     rows = np.vstack([dense, np.zeros((2, x.shape[1]))])

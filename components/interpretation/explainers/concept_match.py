@@ -1,4 +1,5 @@
-"""Names the labelled concept that a latent follows best: a word, a topic, whatever the corpus labels.
+"""Names the labelled concept that a latent follows best: a word, a topic, whatever the corpus
+labels.
 
 How well is Pearson's r between the presence of the concept and the square root of the activation,
 over the tokens of the explain windows. A concept of whole documents is present on each of their
@@ -64,7 +65,9 @@ def _explain(evidence: LatentEvidence, least: float, longest: int) -> Explanatio
     if r[best] < least:
         nearest = f"the nearest, {concepts[best]}, reaches a correlation of {r[best]:.2f}"
         return Explanation(
-            None, f"no labelled concept follows its activation: {nearest}, short of {least} ({SECTION}.least)"
+            None,
+            f"no labelled concept follows its activation: {nearest}, short of {least} "
+            f"({SECTION}.least)",
         )
     said = _said(concepts[best], evidence.described.get(concepts[best], ""))
     return Explanation.of(said if len(said) <= longest else _said(concepts[best], ""), longest)
@@ -73,7 +76,11 @@ def _explain(evidence: LatentEvidence, least: float, longest: int) -> Explanatio
 def _correlation(holds: np.ndarray, activation: np.ndarray) -> float:
     """Pearson's r; 0 where either side is constant."""
     spread = holds.std() * activation.std()
-    return float(((holds - holds.mean()) * (activation - activation.mean())).mean() / spread) if spread > 0 else 0.0
+    return (
+        float(((holds - holds.mean()) * (activation - activation.mean())).mean() / spread)
+        if spread > 0
+        else 0.0
+    )
 
 
 def _said(concept: str, sentence: str) -> str:

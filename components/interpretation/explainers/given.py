@@ -28,7 +28,13 @@ import polars as pl
 
 from components.config import Config
 from components.errors import LONGEST_QUOTATION, InputError
-from components.interpretation.contract import LONGEST_OF_ALL, Explainer, Explanation, LatentEvidence, explainers
+from components.interpretation.contract import (
+    LONGEST_OF_ALL,
+    Explainer,
+    Explanation,
+    LatentEvidence,
+    explainers,
+)
 from components.paths import expanded
 
 log = logging.getLogger(__name__)
@@ -98,14 +104,29 @@ class Given(Explainer):
             InputError: no path, nothing there, or nothing of a kind that is read.
         """
         if not settings.path:
-            raise InputError(f"the explainer given needs explanations: set {SECTION}.path to {KINDS}")
+            raise InputError(
+                f"the explainer given needs explanations: set {SECTION}.path to {KINDS}"
+            )
         path = expanded(settings.path)
-        inside = sorted(file for file in path.iterdir() if _kind(file) in ("jsonl", "txt")) if path.is_dir() else []
+        inside = (
+            sorted(file for file in path.iterdir() if _kind(file) in ("jsonl", "txt"))
+            if path.is_dir()
+            else []
+        )
         found = [path] if path.is_file() and _kind(path) in _READERS else inside
         if len({_kind(file) for file in inside}) > 1:
-            raise InputError(f"{SECTION}.path={path}: the folder holds both .jsonl and .txt files; wanted one kind")
+            raise InputError(
+                f"{SECTION}.path={path}: the folder holds both .jsonl and .txt files; wanted one "
+                "kind"
+            )
         if not found:
-            there = "holds none" if path.is_dir() else "is of another kind" if path.exists() else "is not there"
+            there = (
+                "holds none"
+                if path.is_dir()
+                else "is of another kind"
+                if path.exists()
+                else "is not there"
+            )
             raise InputError(f"{SECTION}.path={path} {there}; wanted {KINDS}")
         return found
 
@@ -117,7 +138,9 @@ class Given(Explainer):
         for of_latent in evidence:
             text = texts.get(of_latent.latent)
             if text is None:
-                yield Explanation(None, f"{self.settings.path} has no explanation of latent {of_latent.latent}")
+                yield Explanation(
+                    None, f"{self.settings.path} has no explanation of latent {of_latent.latent}"
+                )
             else:
                 yield Explanation.of(text, self.longest)
 
@@ -125,7 +148,10 @@ class Given(Explainer):
 def _texts(files: Sequence[Path], settings: GivenConfig) -> Mapping[int, str]:
     """Latent -> text, of the source and the author that are wanted."""
     rows = [row for file in files for row in _READERS[_kind(file)](file)]
-    for name, several in (("source", lambda row: [row.source]), ("author", lambda row: row.authors)):
+    for name, several in (
+        ("source", lambda row: [row.source]),
+        ("author", lambda row: row.authors),
+    ):
         if wanted := getattr(settings, name):
             known = sorted({each for row in rows for each in several(row)})
             rows = [row for row in rows if wanted in several(row)]
@@ -134,13 +160,18 @@ def _texts(files: Sequence[Path], settings: GivenConfig) -> Mapping[int, str]:
     sources = sorted({row.source for row in rows})
     if len(sources) > 1:
         raise InputError(
-            f"{settings.path} holds explanations of several dictionaries ({_listed(sources)}); set {SECTION}.source"
+            f"{settings.path} holds explanations of several dictionaries ({_listed(sources)}); "
+            f"set {SECTION}.source"
         )
     texts: dict[int, str] = {}
     for row in rows:
         texts.setdefault(row.latent, row.text)
     if n_more := len(rows) - len(texts):
-        log.warning("given: %s further explanations of latents that have one are not used (%s.author)", n_more, SECTION)
+        log.warning(
+            "given: %s further explanations of latents that have one are not used (%s.author)",
+            n_more,
+            SECTION,
+        )
     return texts
 
 
@@ -151,12 +182,21 @@ def _listed(names: Sequence[str]) -> str:
 
 def _kind(path: Path) -> str:
     name = path.name.lower()
-    return next((kind for kind in ("csv", "parquet", "jsonl", "txt") if re.search(rf"\.{kind}(\.gz)?$", name)), "")
+    return next(
+        (
+            kind
+            for kind in ("csv", "parquet", "jsonl", "txt")
+            if re.search(rf"\.{kind}(\.gz)?$", name)
+        ),
+        "",
+    )
 
 
 def _table(path: Path) -> Iterator[Row]:
     try:
-        frame = pl.read_csv(path, infer_schema=False) if _kind(path) == "csv" else pl.read_parquet(path)
+        frame = (
+            pl.read_csv(path, infer_schema=False) if _kind(path) == "csv" else pl.read_parquet(path)
+        )
     except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is no readable table: {error}") from None
     for number, row in enumerate(frame.iter_rows(named=True), 1):
@@ -173,13 +213,17 @@ def _lines(path: Path) -> Iterator[Row]:
     except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path}, line {number or 1}: wanted a JSON object on each line; {error}") from None
+        raise InputError(
+            f"{path}, line {number or 1}: wanted a JSON object on each line; {error}"
+        ) from None
 
 
 def _file(path: Path) -> Iterator[Row]:
     match = _NUMBERED.fullmatch(path.stem)
     if match is None:
-        raise InputError(f"{path}: wanted a name that ends in the number of the latent, as layers.6_latent12.txt")
+        raise InputError(
+            f"{path}: wanted a name that ends in the number of the latent, as layers.6_latent12.txt"
+        )
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -202,8 +246,12 @@ _READERS: Mapping[str, Callable[[Path], Iterator[Row]]] = {
 def _row(row: object, where: str) -> Iterator[Row]:
     """The row; nothing for one without a text, which explains nothing."""
     if not isinstance(row, Mapping):
-        raise InputError(f"{where}: wanted an object with latent and text, found {type(row).__name__}")
-    values = {name: [row[key] for key in keys if row.get(key) is not None] for name, keys in NAMES.items()}
+        raise InputError(
+            f"{where}: wanted an object with latent and text, found {type(row).__name__}"
+        )
+    values = {
+        name: [row[key] for key in keys if row.get(key) is not None] for name, keys in NAMES.items()
+    }
     for name in ("latent", "text"):
         if not any(key in row for key in NAMES[name]):
             there = _listed([str(key) for key in row])
@@ -212,6 +260,8 @@ def _row(row: object, where: str) -> Iterator[Row]:
         return
     latent = str(values["latent"][0]) if values["latent"] else ""
     if not re.fullmatch(r"\d{1,9}", latent):
-        raise InputError(f"{where}: wanted the number of a latent, found {latent[:LONGEST_QUOTATION]!r}")
+        raise InputError(
+            f"{where}: wanted the number of a latent, found {latent[:LONGEST_QUOTATION]!r}"
+        )
     source = str(values["source"][0]) if values["source"] else ""
     yield Row(int(latent), str(values["text"][0]), source, tuple(map(str, values["author"])))

@@ -1,15 +1,17 @@
-"""Writes down the words that tell a latent's active tokens from the rest, by log-odds, in a sentence template.
+"""Writes down the words that tell a latent's active tokens from the rest, by log-odds, in a
+sentence template.
 
-For each shape of condition (the word, the word before, both, a word earlier in the window, the word with one earlier)
-the candidates are the conditions with the highest z of the log-odds ratio between active and other tokens. Of these,
-terms are added one at a time while what they say together follows the activation better, and written as one phrase of
-at most `interpret.longest` characters. What is followed is the square root of the activation (Pearson r over the tokens
-of the explain split): the activation itself would be all peaks, and mere presence would forget them.
+For each shape of condition (the word, the word before, both, a word earlier in the window, the word
+with one earlier) the candidates are the conditions with the highest z of the log-odds ratio between
+active and other tokens. Of these, terms are added one at a time while what they say together
+follows the activation better, and written as one phrase of at most `interpret.longest` characters.
+What is followed is the square root of the activation (Pearson r over the tokens of the explain
+split): the activation itself would be all peaks, and mere presence would forget them.
 
-Source: log-odds ratio with half a token added to each cell, and its standard error: Haldane (1956), Annals of Human
-Genetics 20, 309-311. An informative prior (Monroe et al. 2008) was tried and ranks conditions without a single
-counterexample far down. Deviation: forward selection follows the ranking, so that a phrase is not one thing said twelve
-times.
+Source: log-odds ratio with half a token added to each cell, and its standard error: Haldane (1956),
+Annals of Human Genetics 20, 309-311. An informative prior (Monroe et al. 2008) was tried and ranks
+conditions without a single counterexample far down. Deviation: forward selection follows the
+ranking, so that a phrase is not one thing said twelve times.
 """
 
 from __future__ import annotations
@@ -80,7 +82,8 @@ def _explain(windows: Windows, settings: LogOddsConfig, longest: int) -> Explana
     if not terms:
         return Explanation(
             None,
-            f"no readable word stands out where it is active, with a z of at least {settings.z:g} in {settings.documents} "
+            f"no readable word stands out where it is active, with a z of at least {settings.z:g} "
+            f"in {settings.documents} "
             f"documents ({SECTION}.z, .documents)",
         )
     holds = np.concatenate([candidates.holds for candidates in by_shape])
@@ -90,7 +93,8 @@ def _explain(windows: Windows, settings: LogOddsConfig, longest: int) -> Explana
     if reached < settings.least:
         return Explanation(
             None,
-            f"no words follow its activation: the best reach a correlation of {reached:.2f}, short of {settings.least} "
+            f"no words follow its activation: the best reach a correlation of {reached:.2f}, "
+            f"short of {settings.least} "
             f"({SECTION}.least)",
         )
     return Explanation(write(chosen))
@@ -103,14 +107,17 @@ def _forward(
     settings: LogOddsConfig,
     longest: int,
 ) -> tuple[list[Term], float]:
-    """Adds the term that most raises the correlation of the union, while it does and the phrase is short enough."""
+    """Adds the term that most raises the correlation of the union, while it does and the phrase is
+    short enough."""
     centred = (followed - followed.mean()) / followed.std()
     union, reached, chosen = np.zeros(holds.shape[1], bool), 0.0, []
     while len(chosen) < settings.terms:
         candidate = holds | union
         share = candidate.mean(1)
         spread = np.sqrt(share * (1 - share))
-        r = np.divide(candidate @ centred, len(centred) * spread, out=np.zeros(len(share)), where=spread > 0)
+        r = np.divide(
+            candidate @ centred, len(centred) * spread, out=np.zeros(len(share)), where=spread > 0
+        )
         best = int(r.argmax())
         if r[best] < reached + settings.gain or len(write([*chosen, terms[best]])) > longest:
             break
@@ -120,13 +127,16 @@ def _forward(
 
 
 def _candidates(windows: Windows, shape: Shape, settings: LogOddsConfig) -> Candidates:
-    """The conditions of one shape with the highest z that enough documents bear out and that can be read."""
+    """The conditions of one shape with the highest z that enough documents bear out and that can be
+    read."""
     texts, (n_windows, width) = windows.texts, windows.activations.shape
     token, key = incidences(texts, shape)
     active = windows.activations.ravel() > 0
     keys, of = numbered(key, shape, texts)
     n_active = int(active.sum())
-    y1 = np.bincount(of, weights=active[token], minlength=len(keys)).astype(np.float64)  # integers where empty
+    y1 = np.bincount(of, weights=active[token], minlength=len(keys)).astype(
+        np.float64
+    )  # integers where empty
     y0 = np.bincount(of, minlength=len(keys)) - y1
     z = _z(y1, y0, n_active, int(texts.present.sum()) - n_active)
     ranked = np.argsort(-z, kind="stable")
@@ -148,6 +158,7 @@ def _candidates(windows: Windows, shape: Shape, settings: LogOddsConfig) -> Cand
 def _z(
     y1: Float[np.ndarray, " condition"], y0: Float[np.ndarray, " condition"], n1: int, n0: int
 ) -> Float[np.ndarray, " condition"]:
-    """Log-odds ratio over its standard error, of y1 among n1 active and y0 among n0 other tokens."""
+    """Log-odds ratio over its standard error, of y1 among n1 active and y0 among n0 other
+    tokens."""
     cells = np.stack([y1, n1 - y1, y0, n0 - y0]) + 0.5
     return (np.log(cells) * np.array([[1], [-1], [-1], [1]])).sum(0) / np.sqrt((1 / cells).sum(0))

@@ -97,7 +97,8 @@ def _explain(windows: Windows, settings: LogisticConfig, longest: int) -> Explan
         best = f"{alone[weights > 0].max(initial=0):.2f}"
         return Explanation(
             None,
-            f"no word or left context makes it likely: the best gives a probability of {best}, short of "
+            f"no word or left context makes it likely: the best gives a probability of {best}, "
+            "short of "
             f"{settings.probability} ({SECTION}.probability)",
         )
     return Explanation(write(chosen))
@@ -115,7 +116,9 @@ def _design(windows: Windows, documents: int) -> Design:
         keys, of = numbered(key, shape, texts)
         hits = active[token]
         document = windows.document[token[hits] // width]
-        met = np.unique(np.stack([of[hits], document], axis=1), axis=0)[:, 0]  # once for each document
+        met = np.unique(np.stack([of[hits], document], axis=1), axis=0)[
+            :, 0
+        ]  # once for each document
         for number in np.flatnonzero(np.bincount(met, minlength=len(keys)) >= documents).tolist():
             condition = term(int(keys[number]), shape, texts)
             if condition.readable():
@@ -131,18 +134,29 @@ def _fit(
 ) -> tuple[Float[np.ndarray, " term"], float]:
     """Weights and intercept at the penalty of lowest BIC among those that keep few enough terms
     with a positive weight."""
-    from sklearn.exceptions import ConvergenceWarning  # here: describing the flows need not wait for it
+    from sklearn.exceptions import (
+        ConvergenceWarning,  # here: describing the flows need not wait for it
+    )
     from sklearn.linear_model import LogisticRegression
 
     n, best = len(active), np.inf
     weights, intercept = np.zeros(holds.shape[1]), 0.0
-    strongest = 1 / np.abs(holds.T @ (active - active.mean())).max()  # below it no weight leaves zero
+    strongest = (
+        1 / np.abs(holds.T @ (active - active.mean())).max()
+    )  # below it no weight leaves zero
     for c in strongest * np.geomspace(1.5, WEAKEST, settings.penalties):
         fit = LogisticRegression(
-            l1_ratio=1, C=c, solver="liblinear", intercept_scaling=INTERCEPT, max_iter=200, random_state=0
+            l1_ratio=1,
+            C=c,
+            solver="liblinear",
+            intercept_scaling=INTERCEPT,
+            max_iter=200,
+            random_state=0,
         )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # nearly there is near enough to choose words
+            warnings.simplefilter(
+                "ignore", ConvergenceWarning
+            )  # nearly there is near enough to choose words
             fit.fit(holds, active)
         tried, constant = np.asarray(fit.coef_)[0], float(np.asarray(fit.intercept_)[0])
         if (tried > 0).sum() > settings.terms:

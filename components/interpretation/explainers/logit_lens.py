@@ -1,4 +1,5 @@
-"""Lists the tokens that a latent's decoder direction makes likelier: what it writes, not what it reads.
+"""Lists the tokens that a latent's decoder direction makes likelier: what it writes, not what it
+reads.
 
 The output side. A detection score asks where a latent is active, so a low one says no more than
 that this latent promotes other words than it reads.
@@ -39,15 +40,16 @@ class LogitLens(Explainer):
         assert isinstance(self.settings, LogitLensConfig)
         for of_latent in evidence:
             if not of_latent.promoted:
-                reason = (
-                    "no promoted tokens: no model with logits, or a direction that is not added to its residual stream"
-                )
+                reason = "no promoted tokens: no model with logits, or a direction that is not added to its residual stream"
                 yield Explanation(None, reason)
                 continue
             listed: list[Term] = []
             for token in of_latent.promoted:
                 term = Term(token.strip())
-                fits = len(listed) < self.settings.tokens and len(_said([*listed, term])) <= self.longest
+                fits = (
+                    len(listed) < self.settings.tokens
+                    and len(_said([*listed, term])) <= self.longest
+                )
                 if fits and term not in listed and term.readable():
                     listed.append(term)
             if listed:

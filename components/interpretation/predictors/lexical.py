@@ -1,9 +1,11 @@
 """Reads the quoted words of an explanation and looks for them: a reader without a model.
 
-The phrase is all it has. A token scores 1 where any term of the phrase holds (the word itself, the word before it, a
-word earlier in the window; components/interpretation/phrase.py), else 0; a window scores the share of its tokens that
-do, and marks the share among marked tokens less the share among the others. There is no threshold to set and nothing to learn. Deviation from delphi's simulator (levels 0 to 10 by a language
-model): levels cannot be read off words, so the order of terms says nothing here.
+The phrase is all it has. A token scores 1 where any term of the phrase holds (the word itself, the
+word before it, a word earlier in the window; components/interpretation/phrase.py), else 0; a window
+scores the share of its tokens that do, and marks the share among marked tokens less the share among
+the others. There is no threshold to set and nothing to learn. Deviation from delphi's simulator
+(levels 0 to 10 by a language model): levels cannot be read off words, so the order of terms says
+nothing here.
 """
 
 from __future__ import annotations
@@ -58,5 +60,7 @@ def _holds(term: Term, texts: Texts) -> Bool[np.ndarray, "window token"]:
     if term.left is not None:
         holds = holds & (texts.left == texts.vocabulary.find(term.left))
     if term.near is not None:
-        holds = holds & np.logical_or.accumulate(texts.words == texts.vocabulary.find(term.near), axis=1)
+        holds = holds & np.logical_or.accumulate(
+            texts.words == texts.vocabulary.find(term.near), axis=1
+        )
     return holds

@@ -1,11 +1,13 @@
 """Reads an explanation by its meaning: the cosine of its vector and each window's.
 
-A window is the text of its tokens, as a reader sees it. What the vectors of a window and of the explanation share says
-whether they are about one thing, in other words too; a rule about single tokens is read badly, which the strata show.
+A window is the text of its tokens, as a reader sees it. What the vectors of a window and of the
+explanation share says whether they are about one thing, in other words too; a rule about single
+tokens is read badly, which the strata show.
 
-Source: the embedding score of delphi (arXiv 2410.13928, section 3.2). Deviations: here the cosine itself is the answer, so
-that any scorer over windows can use it; the explanation is not put behind an instruction, because encoders differ in
-which one they were trained with (a default prompt that the encoder's own files name is written before every text).
+Source: the embedding score of delphi (arXiv 2410.13928, section 3.2). Deviations: here the cosine
+itself is the answer, so that any scorer over windows can use it; the explanation is not put behind
+an instruction, because encoders differ in which one they were trained with (a default prompt that
+the encoder's own files name is written before every text).
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ class TextEncoderPredictorConfig(Config, title="text_encoder"):
     """Compares meanings; the encoder itself is the section text_encoder."""
 
     remembered: NonNegativeInt = execution(200_000)
-    """Windows whose vectors are remembered: every explainer and its floor ask about the same ones."""
+    """Windows whose vectors are remembered: every explainer and its floor ask about the same
+    ones."""
 
 
 @predictors

@@ -63,7 +63,8 @@ class Fuzzing(Scorer):
     chance: ClassVar[float] = 0.5
     measure: ClassVar[Measure] = Measure(
         "fuzzing", "Explained, fuzzing", "AUROC",
-        "Chance that rightly marked tokens are given more than wrongly marked ones by a predictor that sees only the "
+        "Chance that rightly marked tokens are given more than wrongly marked ones by a predictor "
+        "that sees only the "
         "explanation.",
         rank=2, kinds=2, least=0, most=1, short="explanation fuzzing",
     )  # fmt: skip
@@ -95,24 +96,36 @@ class Fuzzing(Scorer):
             if len(givers):
                 strata[name] = mask[order]
         texts = Texts(np.concatenate(tokens)[order], windows.texts.vocabulary)
-        return Trials(texts, (kind == "right")[order], marks=np.concatenate(shown)[order], strata=strata)
+        return Trials(
+            texts, (kind == "right")[order], marks=np.concatenate(shown)[order], strata=strata
+        )
 
-    def score(self, answer: Answer, trials: Trials, generator: np.random.Generator | None) -> LatentScore:
+    def score(
+        self, answer: Answer, trials: Trials, generator: np.random.Generator | None
+    ) -> LatentScore:
         """Chance that right marks are given more than wrong ones, ties half; the mean over the
         kinds of wrong marks."""
         assert answer.values is not None and answer.values.shape == (len(trials),)
         n_right = int(trials.truth.sum())
         if not n_right:
-            return LatentScore(self.chance, None, None, len(trials), len(trials), "no window can be marked wrongly")
+            return LatentScore(
+                self.chance, None, None, len(trials), len(trials), "no window can be marked wrongly"
+            )
         masks = trials.strata or {"": np.ones(len(trials), bool)}
-        values = {name: auroc_of_answers(answer.values[mask], trials.truth[mask]) for name, mask in masks.items()}
+        values = {
+            name: auroc_of_answers(answer.values[mask], trials.truth[mask])
+            for name, mask in masks.items()
+        }
         value = float(np.mean(list(values.values())))
         low = high = None
         if generator is not None:
             interval = auroc_interval(value, n_right, max(1, (len(trials) - n_right) // len(masks)))
             low, high = interval.low, interval.high
         n_failed = int(np.isnan(answer.values).sum())
-        strata = {name: ScorePart(values[name], self.chance, int(mask.sum())) for name, mask in trials.strata.items()}
+        strata = {
+            name: ScorePart(values[name], self.chance, int(mask.sum()))
+            for name, mask in trials.strata.items()
+        }
         return LatentScore(value, low, high, len(trials), n_failed, answer.reason, strata)
 
 
@@ -139,7 +152,9 @@ def _paired(
     fits = (last[:, None] < room) & (n_marks[:, None] < room) & contrast[:, None]
     fits &= ~(marks.astype(np.int64) @ taken.T.astype(np.int64) > 0)
     cost = np.abs(length[:, None] - room) + generator.random(fits.shape)
-    never = 2.0 * len(width) * (max(fits.shape, default=0) + 1)  # more than all other pairs together
+    never = (
+        2.0 * len(width) * (max(fits.shape, default=0) + 1)
+    )  # more than all other pairs together
     givers, takers = scipy.optimize.linear_sum_assignment(np.where(fits, cost, never))
     there = fits[givers, takers]
     return givers[there], takers[there]

@@ -1,12 +1,14 @@
-"""Does the explanation follow the activation token by token? Pearson r over all tokens of the test windows.
+"""Does the explanation follow the activation token by token? Pearson r over all tokens of the test
+windows.
 
-The tokens of all windows, active and silent, are put end to end, and r is taken once: not the mean of r by window.
-Where either side is constant r is not defined; it is 0, and the reason says so. Windows without an answer are taken
-to be constant at the mean of the answers. The interval resamples windows. At natural density each window counts as
-often as windows of the split are like it.
+The tokens of all windows, active and silent, are put end to end, and r is taken once: not the mean
+of r by window. Where either side is constant r is not defined; it is 0, and the reason says so.
+Windows without an answer are taken to be constant at the mean of the answers. The interval
+resamples windows. At natural density each window counts as often as windows of the split are like
+it.
 
-Source: Bills et al. (2023), Language models can explain neurons in language models, correlation scoring; delphi's
-simulation scorer gives NaN where ours gives 0.
+Source: Bills et al. (2023), Language models can explain neurons in language models, correlation
+scoring; delphi's simulation scorer gives NaN where ours gives 0.
 """
 
 from __future__ import annotations
@@ -49,7 +51,8 @@ class Simulation(Scorer):
     chance: ClassVar[float] = 0.0
     measure: ClassVar[Measure] = Measure(
         "simulation", "Explained, simulation", "Pearson r",
-        "Expected against true activation, token by token, by a predictor that sees only the explanation.",
+        "Expected against true activation, token by token, by a predictor that sees only the "
+        "explanation.",
         rank=1, kinds=1, least=-1, most=1, short="explanation simulation",
     )  # fmt: skip
     strata: ClassVar[tuple[str, ...]] = strata.USUAL
@@ -59,8 +62,11 @@ class Simulation(Scorer):
         """All windows of the test split; true is the activation on every token."""
         return strata.trials_of(record.test, record.test.activations)
 
-    def score(self, answer: Answer, trials: Trials, generator: np.random.Generator | None) -> LatentScore:
-        """Pearson r over concatenated tokens; strata from the same pass, because r is made of sums over windows."""
+    def score(
+        self, answer: Answer, trials: Trials, generator: np.random.Generator | None
+    ) -> LatentScore:
+        """Pearson r over concatenated tokens; strata from the same pass, because r is made of sums
+        over windows."""
         assert isinstance(self.settings, SimulationConfig)
         n = len(trials)
         expected, n_failed, constant = _expected(answer, trials)
@@ -68,7 +74,9 @@ class Simulation(Scorer):
         if trials.stands_for is not None:
             sizes["natural_density"] = n
         if constant:
-            at_chance = {name: ScorePart(self.chance, self.chance, size) for name, size in sizes.items()}
+            at_chance = {
+                name: ScorePart(self.chance, self.chance, size) for name, size in sizes.items()
+            }
             return LatentScore(self.chance, None, None, n, n, answer.reason or constant, at_chance)
         sums = _sums(expected, trials)
         low = high = None
@@ -77,13 +85,19 @@ class Simulation(Scorer):
             low, high = (float(end) for end in np.quantile(_pearson(times @ sums), [0.025, 0.975]))
         values = _over(trials, sums)
         over = {
-            name: ScorePart(value, self.chance, size) for (name, size), value in zip(sizes.items(), values, strict=True)
+            name: ScorePart(value, self.chance, size)
+            for (name, size), value in zip(sizes.items(), values, strict=True)
         }
-        return LatentScore(float(_pearson(sums.sum(0)[None])[0]), low, high, n, n_failed, answer.reason, over)
+        return LatentScore(
+            float(_pearson(sums.sum(0)[None])[0]), low, high, n, n_failed, answer.reason, over
+        )
 
 
-def _expected(answer: Answer, trials: Trials) -> tuple[Float[np.ndarray, "window token"], int, str | None]:
-    """What was answered, the mean where nothing was; windows without an answer; which side is constant, where one is."""
+def _expected(
+    answer: Answer, trials: Trials
+) -> tuple[Float[np.ndarray, "window token"], int, str | None]:
+    """What was answered, the mean where nothing was; windows without an answer; which side is
+    constant, where one is."""
     present = trials.texts.present
     assert answer.values is not None and answer.values.shape == present.shape
     unanswered = np.any(np.isnan(answer.values) & present, axis=1)
@@ -91,15 +105,24 @@ def _expected(answer: Answer, trials: Trials) -> tuple[Float[np.ndarray, "window
     fill = answer.values[answered].mean() if answered.any() else 0.0
     expected = np.where(answered, answer.values, fill)
     sides = (("the prediction", expected), ("the activation", trials.truth))
-    constant = [f"{side} is constant over the test tokens" for side, values in sides if np.ptp(values[present]) == 0]
+    constant = [
+        f"{side} is constant over the test tokens"
+        for side, values in sides
+        if np.ptp(values[present]) == 0
+    ]
     return expected, int(unanswered.sum()), next(iter(constant), None)
 
 
-def _sums(expected: Float[np.ndarray, "window token"], trials: Trials) -> Float[np.ndarray, "window 6"]:
-    """Of each window what r is made of; standardised, so that the sums are exact enough for every resample."""
+def _sums(
+    expected: Float[np.ndarray, "window token"], trials: Trials
+) -> Float[np.ndarray, "window 6"]:
+    """Of each window what r is made of; standardised, so that the sums are exact enough for every
+    resample."""
     present = trials.texts.present
     x, y = (_standard(values, present) for values in (expected, trials.truth))
-    return np.stack([present.sum(1), x.sum(1), y.sum(1), (x * x).sum(1), (y * y).sum(1), (x * y).sum(1)], axis=1)
+    return np.stack(
+        [present.sum(1), x.sum(1), y.sum(1), (x * x).sum(1), (y * y).sum(1), (x * y).sum(1)], axis=1
+    )
 
 
 def _over(trials: Trials, sums: Float[np.ndarray, "window 6"]) -> list[float]:
@@ -120,7 +143,8 @@ def _standard(
 
 
 def _pearson(sums: Float[np.ndarray, "sample 6"]) -> Float[np.ndarray, " sample"]:
-    """r from (n, sums of x, y, xx, yy, xy) of standardised sides; 0 where a resample is constant."""
+    """r from (n, sums of x, y, xx, yy, xy) of standardised sides; 0 where a resample is
+    constant."""
     n, x, y, xx, yy, xy = sums.T
     spread = np.sqrt(np.maximum(n * xx - x * x, 0) * np.maximum(n * yy - y * y, 0))
     constant = spread <= 1e-12 * n * n

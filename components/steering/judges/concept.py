@@ -1,8 +1,10 @@
-"""The concept judge: how probably does the text have the concept, by a classifier of real labelled passages.
+"""The concept judge: how probably does the text have the concept, by a classifier of real labelled
+passages.
 
-It reads the continuation only, never the prompt, the activations or the method; it is fitted on the judge split,
-calibrated on the calibrate split, and judged itself on validate: a concept that it ranks with an AUROC below the
-threshold there is refused. It counts words, so lists of keywords please it: read it beside fluency.
+It reads the continuation only, never the prompt, the activations or the method; it is fitted on the
+judge split, calibrated on the calibrate split, and judged itself on validate: a concept that it
+ranks with an AUROC below the threshold there is refused. It counts words, so lists of keywords
+please it: read it beside fluency.
 """
 
 from __future__ import annotations
@@ -50,7 +52,9 @@ class ConceptJudge(Judge):
 
     def judge(self, texts: Sequence[Continuation]) -> Verdicts:
         """Probabilities."""
-        return Verdicts(self.classifier.probabilities([c.text or "" for c in texts]).astype(np.float64))
+        return Verdicts(
+            self.classifier.probabilities([c.text or "" for c in texts]).astype(np.float64)
+        )
 
     def refusals(self) -> Mapping[str, str]:
         """Concepts with too few passages, or ranked too badly."""
@@ -60,7 +64,11 @@ class ConceptJudge(Judge):
             if result.concept in refused:
                 continue
             if result.auroc is None:
-                refused[result.concept] = f"{result.n_positive} of {result.n} validate passages have the concept"
+                refused[result.concept] = (
+                    f"{result.n_positive} of {result.n} validate passages have the concept"
+                )
             elif result.auroc < wanted:
-                refused[result.concept] = f"AUROC {result.auroc:.2f} on validate passages, wanted {wanted:g}"
+                refused[result.concept] = (
+                    f"AUROC {result.auroc:.2f} on validate passages, wanted {wanted:g}"
+                )
         return refused

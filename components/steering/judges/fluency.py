@@ -1,10 +1,12 @@
-"""Fluency: 1 while the unsteered model finds the text as likely as text can be expected to be, decaying outside.
+"""Fluency: 1 while the unsteered model finds the text as likely as text can be expected to be,
+decaying outside.
 
-The measure is the loss of the continuation under the unsteered model (nats a token, the prompt as context). The band
-has two sides, because repetition lowers the loss and "lower is better" could be gamed: from the 1% quantile of
-unsteered continuations to the 95% quantile of real passages that have the concept (all passages where too few have
-it), since text on a concept is rightly less expected after a neutral prompt. Outside, exp(-distance / interquartile
-range of the unsteered continuations). Where there is no such text to set the band, there is no score, with the reason.
+The measure is the loss of the continuation under the unsteered model (nats a token, the prompt as
+context). The band has two sides, because repetition lowers the loss and "lower is better" could be
+gamed: from the 1% quantile of unsteered continuations to the 95% quantile of real passages that
+have the concept (all passages where too few have it), since text on a concept is rightly less
+expected after a neutral prompt. Outside, exp(-distance / interquartile range of the unsteered
+continuations). Where there is no such text to set the band, there is no score, with the reason.
 """
 
 from __future__ import annotations
@@ -81,7 +83,8 @@ def _lacking(n_plain: int, n_real: int) -> str | None:
         return "the model wrote nothing after any validate prompt (it ended at once), so no text sets the fluency band"
     if n_real == 0:
         return (
-            "no document of the judge split goes on for half a continuation behind its opening, so no real text sets the "
+            "no document of the judge split goes on for half a continuation behind its opening, "
+            "so no real text sets the "
             "fluency band; lower steer.max_new_tokens"
         )
     return None

@@ -1,11 +1,13 @@
-"""Raises the logits of a concept's words by a constant: keyword stuffing without touching an activation.
+"""Raises the logits of a concept's words by a constant: keyword stuffing without touching an
+activation.
 
-The baseline that every edit must beat: it brings the words, and knows nothing of the text. Words are single tokens that
-are commoner among the concept's tokens than among all others of the select split (for document concepts, among tokens
-of documents that have it), by the log-odds ratio over its standard error. The strength is what is added, in nats.
+The baseline that every edit must beat: it brings the words, and knows nothing of the text. Words
+are single tokens that are commoner among the concept's tokens than among all others of the select
+split (for document concepts, among tokens of documents that have it), by the log-odds ratio over
+its standard error. The strength is what is added, in nats.
 
-Source: the log-odds ratio as in Monroe, Colaresi and Quinn (2008), https://doi.org/10.1093/pan/mpn018, with half a count
-in every cell in the place of their prior.
+Source: the log-odds ratio as in Monroe, Colaresi and Quinn (2008),
+https://doi.org/10.1093/pan/mpn018, with half a count in every cell in the place of their prior.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ class RaiseTokens(Steering):
     tokens: Int[Tensor, " word"]
 
     @classmethod
-    def intervention(cls, rows: Sequence[RaiseTokens], strengths: Float[Tensor, " row"]) -> Intervention:
+    def intervention(
+        cls, rows: Sequence[RaiseTokens], strengths: Float[Tensor, " row"]
+    ) -> Intervention:
         """One addition with words and strength of each row."""
         built: dict[tuple[int, torch.device], Tensor] = {}
 
@@ -86,7 +90,12 @@ class LogitBias(SteeringMethod):
             inside = evidence.labels[:, column].toarray().ravel().astype(bool)
             if inside.all() or not inside.any():
                 which = "every" if inside.all() else "no"
-                yield Candidate(concept.name, 0, None, reason=f"{which} token of the select split has the concept")
+                yield Candidate(
+                    concept.name,
+                    0,
+                    None,
+                    reason=f"{which} token of the select split has the concept",
+                )
                 continue
             z = log_odds(evidence.token, inside)
             words = np.argsort(-z, kind="stable")[: self.settings.n_words]
@@ -96,8 +105,11 @@ class LogitBias(SteeringMethod):
             yield Candidate(concept.name, 0, steering, reason=reason)
 
 
-def log_odds(token: Int[np.ndarray, " row"], inside: Bool[np.ndarray, " row"]) -> Float[np.ndarray, " vocab"]:
-    """Log-odds ratio over its standard error of each token id, rows inside against all others; 0 for ids without a row."""
+def log_odds(
+    token: Int[np.ndarray, " row"], inside: Bool[np.ndarray, " row"]
+) -> Float[np.ndarray, " vocab"]:
+    """Log-odds ratio over its standard error of each token id, rows inside against all others; 0
+    for ids without a row."""
     n = int(token.max()) + 1
     counts = [np.bincount(token[rows], minlength=n) for rows in (inside, ~inside)]
     cells = np.stack([part for count in counts for part in (count, count.sum() - count)]) + 0.5

@@ -1,9 +1,11 @@
-"""Adds the difference of two means: activations of tokens with the concept minus activations of all others, on select.
+"""Adds the difference of two means: activations of tokens with the concept minus activations of all
+others, on select.
 
-For document concepts the tokens are those of documents that have the concept. Sums are taken over the whole split in
-double precision and divided once.
+For document concepts the tokens are those of documents that have the concept. Sums are taken over
+the whole split in double precision and divided once.
 
-Source: DiffMean in Wu et al., AxBench (2025), arXiv:2501.17148; Marks & Tegmark (2023), arXiv:2310.06824.
+Source: DiffMean in Wu et al., AxBench (2025), arXiv:2501.17148; Marks & Tegmark (2023),
+arXiv:2310.06824.
 """
 
 from __future__ import annotations
@@ -48,8 +50,17 @@ class MeanDifference(SteeringMethod):
             n = n_inside[column]
             if n in (0, n_rows):
                 which = "no" if n == 0 else "every"
-                yield Candidate(concept.name, 0, None, reason=f"{which} token of the select split has the concept")
+                yield Candidate(
+                    concept.name,
+                    0,
+                    None,
+                    reason=f"{which} token of the select split has the concept",
+                )
                 continue
             difference = inside[column] / n - (total - inside[column]) / (n_rows - n)
-            steering = AddVector.along(evidence.hook_point, torch.from_numpy(difference), evidence.unit)
-            yield Candidate(concept.name, 0, steering, reason=None if steering else "the two means are equal")
+            steering = AddVector.along(
+                evidence.hook_point, torch.from_numpy(difference), evidence.unit
+            )
+            yield Candidate(
+                concept.name, 0, steering, reason=None if steering else "the two means are equal"
+            )

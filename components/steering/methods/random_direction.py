@@ -1,9 +1,10 @@
 """The control: Gaussian directions, drawn once and judged for every concept.
 
-Not latents of the dictionary: a random latent can be a latent of the very concept (one gave an uplift of 0.74 in a
-trial), so a null made of latents is no null. The largest of the first `n_directions` is what other methods must exceed:
-with 20, one direction that exceeds them all has an empirical p of 1/21, which is below 0.05. The stand-ins behind them
-are what chance gives a method that chooses among several candidates.
+Not latents of the dictionary: a random latent can be a latent of the very concept (one gave an
+uplift of 0.74 in a trial), so a null made of latents is no null. The largest of the first
+`n_directions` is what other methods must exceed: with 20, one direction that exceeds them all has
+an empirical p of 1/21, which is below 0.05. The stand-ins behind them are what chance gives a
+method that chooses among several candidates.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ class RandomDirectionConfig(Config):
     """Settings of random_direction."""
 
     n_directions: PositiveInt = 20
-    """Directions that every method is compared with; 20 or more, so that exceeding them all means something."""
+    """Directions that every method is compared with; 20 or more, so that exceeding them all means
+    something."""
 
 
 @methods

@@ -1,7 +1,8 @@
 """Characters: one or two people with names, genders and the pronouns that agree.
 
-Where there are two they have opposite genders, so a pronoun says who is meant, and the object of 'helped' is always
-the other one: agreement within a sentence and reference across sentences are both decidable.
+Where there are two they have opposite genders, so a pronoun says who is meant, and the object of
+'helped' is always the other one: agreement within a sentence and reference across sentences are
+both decidable.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ NAMES = {
 }
 PRONOUNS = {"female": ("she", "her", "her", "herself"), "male": ("he", "him", "his", "himself")}
 PEOPLE = {
-    gender: tuple(Character(name, gender, *PRONOUNS[gender]) for name in names) for gender, names in NAMES.items()
+    gender: tuple(Character(name, gender, *PRONOUNS[gender]) for name in names)
+    for gender, names in NAMES.items()
 }
 OPPOSITE = {"female": "male", "male": "female"}
 PLANS = (
@@ -80,8 +82,15 @@ class Characters(Family):
         "class.pronoun.male": ("he", "He", "him", "his", "himself"),
     }
     contextual = {
-        **{f"main.{g}@{on}": f"{text}, in a story with a {g} main character" for g in NAMES for on, text in ON.items()},
-        **{f"subject.{g}@verb": f"the word before a pronoun that a {g} subject decides" for g in NAMES},
+        **{
+            f"main.{g}@{on}": f"{text}, in a story with a {g} main character"
+            for g in NAMES
+            for on, text in ON.items()
+        },
+        **{
+            f"subject.{g}@verb": f"the word before a pronoun that a {g} subject decides"
+            for g in NAMES
+        },
     }
     document = {
         **{f"main.{gender}": f"a story with a {gender} main character" for gender in NAMES},
@@ -110,7 +119,8 @@ class Characters(Family):
         telling.say("went", "home", ".")
 
     def labels(self, telling: Telling, class_of: Mapping[str, str]) -> WordLabels:
-        """The main character's gender on punctuation, and the subject's where a pronoun is about to agree with it."""
+        """The main character's gender on punctuation, and the subject's where a pronoun is about to
+        agree with it."""
         gender = telling.main.gender
         yield f"main.{gender}", None
         if telling.other is not None:

@@ -1,7 +1,8 @@
 """Counting: sequences of number words that must come out right.
 
-Declared counts say how far they go ('counted four steps: one, two, three, four.') and so must end there; open counts end
-at random and then say their total. Either way every number is decided by what stands before it.
+Declared counts say how far they go ('counted four steps: one, two, three, four.') and so must end
+there; open counts end at random and then say their total. Either way every number is decided by
+what stands before it.
 """
 
 from __future__ import annotations
@@ -25,9 +26,16 @@ class Counting(Family):
         "counted": COUNTED,
         "function": ("counted", "aloud", ":", ",", ".", "That", "made", "There", "were"),
     }
-    surface = {**{f"word.{word}": (word,) for word in NUMBERS[1:7]}, "class.number": NUMBERS, "class.counted": COUNTED}
+    surface = {
+        **{f"word.{word}": (word,) for word in NUMBERS[1:7]},
+        "class.number": NUMBERS,
+        "class.counted": COUNTED,
+    }
     contextual = {
-        **{f"count.{n}@comma": f"the comma in a count after {n} have been counted" for n in range(1, LONGEST)},
+        **{
+            f"count.{n}@comma": f"the comma in a count after {n} have been counted"
+            for n in range(1, LONGEST)
+        },
         "count.last": "the number word that completes a count whose goal was declared",
         "count.inside": "any token inside a count",
     }

@@ -1,7 +1,8 @@
-"""Forty-eight words of two senses: each belongs to two topics, and only the document's topic says which is meant.
+"""Forty-eight words of two senses: each belongs to two topics, and only the document's topic says
+which is meant.
 
-The sentences around them are the same in every topic, and so is the rest of the vocabulary; what follows from a sense
-(what such a thing does, who handles it) differs because the topic differs.
+The sentences around them are the same in every topic, and so is the rest of the vocabulary; what
+follows from a sense (what such a thing does, who handles it) differs because the topic differs.
 """
 
 from __future__ import annotations
@@ -45,7 +46,18 @@ class Senses(Family):
 
     classes = {
         "double": tuple(DOUBLES),
-        "function": ("The", "the", "was", ".", "Everybody", "talked", "about", "Nobody", "forgot", "noticed"),
+        "function": (
+            "The",
+            "the",
+            "was",
+            ".",
+            "Everybody",
+            "talked",
+            "about",
+            "Nobody",
+            "forgot",
+            "noticed",
+        ),
     }
     surface = {f"word.{word}": (word,) for word in DOUBLES}
     contextual = {

@@ -1,9 +1,11 @@
-"""Sentiment: a story goes well or badly, and says so wherever a quality, a manner, a feeling or an outcome is named.
+"""Sentiment: a story goes well or badly, and says so wherever a quality, a manner, a feeling or an
+outcome is named.
 
-The valence is settled in the opening; every adjective, reaction and outcome, many adverbs, the verbs of seeming and
-saying, and the ending follow it, about one token in seven, so a model that does not track it loses a bit on each.
-A first version, in which the valences differed by adjectives and feelings alone, was not learnt in 4 million tokens: the
-two classes of words stood in the same places and their embeddings fell together.
+The valence is settled in the opening; every adjective, reaction and outcome, many adverbs, the
+verbs of seeming and saying, and the ending follow it, about one token in seven, so a model that
+does not track it loses a bit on each. A first version, in which the valences differed by adjectives
+and feelings alone, was not learnt in 4 million tokens: the two classes of words stood in the same
+places and their embeddings fell together.
 """
 
 from __future__ import annotations
@@ -36,7 +38,18 @@ MOODS = {
                 "priceless",
             ]
         ),
-        tuple(["happily", "gladly", "proudly", "kindly", "bravely", "gracefully", "joyfully", "skillfully"]),
+        tuple(
+            [
+                "happily",
+                "gladly",
+                "proudly",
+                "kindly",
+                "bravely",
+                "gracefully",
+                "joyfully",
+                "skillfully",
+            ]
+        ),
         looked="looked",
         because="when",
         so="as",
@@ -65,7 +78,9 @@ MOODS = {
                 "filthy",
             ]
         ),
-        tuple(["sadly", "angrily", "badly", "nervously", "bitterly", "clumsily", "grimly", "wearily"]),
+        tuple(
+            ["sadly", "angrily", "badly", "nervously", "bitterly", "clumsily", "grimly", "wearily"]
+        ),
         looked="seemed",
         because="because",
         so="so",
@@ -96,7 +111,10 @@ class Sentiment(Family):
         **{f"adjective.{valence}": mood.adjectives for valence, mood in MOODS.items()},
         **{f"manner.{valence}": mood.adverbs for valence, mood in MOODS.items()},
         **{f"saying.{valence}": mood.said for valence, mood in MOODS.items()},
-        **{f"frame.{valence}": (mood.looked, mood.because, mood.so, mood.luckily) for valence, mood in MOODS.items()},
+        **{
+            f"frame.{valence}": (mood.looked, mood.because, mood.so, mood.luckily)
+            for valence, mood in MOODS.items()
+        },
         "function": ("The", "plan", "it", "was", "a", "week", ".", ","),
     }
     surface = {
@@ -148,7 +166,8 @@ def react(telling: Telling) -> None:
 
 
 def judge(telling: Telling) -> None:
-    """'The plan worked as the anchor looked perfect.', or 'The plan failed so the anchor seemed cheap.'"""
+    """'The plan worked as the anchor looked perfect.', or 'The plan failed so the anchor seemed
+    cheap.'"""
     telling.say("The", "plan", telling.draw.one(OUTCOMES[telling.mood.valence]), telling.mood.so)
     telling.determine()
     telling.say(telling.thing(), telling.mood.looked, telling.adjective(), ".")

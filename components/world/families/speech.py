@@ -1,4 +1,5 @@
-"""Quoted speech: the same things said by someone, in the first person and the present, between quotation marks."""
+"""Quoted speech: the same things said by someone, in the first person and the present, between
+quotation marks."""
 
 from __future__ import annotations
 
@@ -7,7 +8,10 @@ from collections.abc import Mapping
 from components.world.contract import Family, WordLabels, families
 from components.world.telling import Telling
 
-LIKING = {"positive": ("love", "like", "enjoy", "adore"), "negative": ("hate", "dislike", "fear", "loathe")}
+LIKING = {
+    "positive": ("love", "like", "enjoy", "adore"),
+    "negative": ("hate", "dislike", "fear", "loathe"),
+}
 
 
 @families
@@ -76,7 +80,9 @@ def where(telling: Telling) -> None:
 
 def praise(telling: Telling) -> None:
     """'“This harbor is lovely!” Tom said.'"""
-    telling.say("“", "This", telling.draw.one(telling.topic.places), "is", telling.adjective(), "!", "”")
+    telling.say(
+        "“", "This", telling.draw.one(telling.topic.places), "is", telling.adjective(), "!", "”"
+    )
     telling.subject(capital=False)
     telling.manner()
     telling.say(telling.draw.one(telling.mood.said))

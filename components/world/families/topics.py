@@ -1,8 +1,8 @@
 """Twenty-four topics, each with its own people, things, places, actions and events.
 
-The topic is settled in the opening and holds for the whole document; it shows on its own words and must be remembered
-on the words that every topic shares. Contextual concepts: the topic on a determiner, on an adjective, on an adverb, none
-of which says it.
+The topic is settled in the opening and holds for the whole document; it shows on its own words and
+must be remembered on the words that every topic shares. Contextual concepts: the topic on a
+determiner, on an adjective, on an adverb, none of which says it.
 """
 
 from __future__ import annotations
@@ -79,7 +79,11 @@ class Topics(Family):
     }  # fmt: skip
     surface = {
         **{f"topicword.{topic.name}": topic.words for topic in TOPICS},
-        **{f"word.{word}": (word,) for topic in TOPICS for word in (topic.things[0], topic.places[0])},
+        **{
+            f"word.{word}": (word,)
+            for topic in TOPICS
+            for word in (topic.things[0], topic.places[0])
+        },
         "class.verb.shared": SHARED_VERBS,
         "class.adverb": ADVERBS,
         "class.quality": QUALITIES,
@@ -87,7 +91,11 @@ class Topics(Family):
         "class.determiner": ("the", "The", "this", "This", "that"),
     }
     contextual = {
-        **{f"topic.{t.name}@{on}": f"{text}, in a story about {t.name}" for t in TOPICS for on, text in ON.items()},
+        **{
+            f"topic.{t.name}@{on}": f"{text}, in a story about {t.name}"
+            for t in TOPICS
+            for on, text in ON.items()
+        },
     }
     document = {f"topic.{topic.name}": f"a story about {topic.name}" for topic in TOPICS}
 
@@ -102,7 +110,13 @@ class Topics(Family):
         telling.role = telling.draw.one((0, 1))
         telling.say(telling.main.name, "was", "the", "new")
         telling.mark("told", telling.topic.name)
-        telling.say(telling.topic.roles[telling.role], "at", "the", telling.draw.one(telling.topic.places), ".")
+        telling.say(
+            telling.topic.roles[telling.role],
+            "at",
+            "the",
+            telling.draw.one(telling.topic.places),
+            ".",
+        )
 
     def labels(self, telling: Telling, class_of: Mapping[str, str]) -> WordLabels:
         """The topic once it has been told, on words that do not say it."""

@@ -1,8 +1,8 @@
 """Weekdays: which day it is, which comes before and after, and which of the week it is.
 
-A story lasts three days in a row. The opening states a day together with a neighbour or its number in the week (a
-hint from calibration: left to the story's own days, weekday embeddings collapse onto each other); later mentions follow
-from the day the story stands at.
+A story lasts three days in a row. The opening states a day together with a neighbour or its number
+in the week (a hint from calibration: left to the story's own days, weekday embeddings collapse onto
+each other); later mentions follow from the day the story stands at.
 """
 
 from __future__ import annotations
@@ -29,10 +29,20 @@ class Weekdays(Family):
             "Yesterday", "had", "been",
         ),
     }  # fmt: skip
-    surface = {**{f"word.{day}": (day,) for day in DAYS}, "class.weekday": DAYS, "class.ordinal": ORDINALS}
+    surface = {
+        **{f"word.{day}": (day,) for day in DAYS},
+        "class.weekday": DAYS,
+        "class.ordinal": ORDINALS,
+    }
     contextual = {
-        **{f"day.{day}@before": f"the word before the story says {day}, which its earlier days decide" for day in DAYS},
-        **{f"part.{part}@stop": f"a full stop in the {part} day's part of the story" for part in PARTS},
+        **{
+            f"day.{day}@before": f"the word before the story says {day}, which its earlier days decide"
+            for day in DAYS
+        },
+        **{
+            f"part.{part}@stop": f"a full stop in the {part} day's part of the story"
+            for part in PARTS
+        },
     }
 
     def __init__(self) -> None:

@@ -1,4 +1,5 @@
-"""Ours as another project's files: the scale is folded, names and shapes are theirs, and reading them back gives ours."""
+"""Ours as another project's files: the scale is folded, names and shapes are theirs, and reading
+them back gives ours."""
 
 from __future__ import annotations
 
@@ -19,7 +20,10 @@ from tests.planted import HOOK, directions, rows
 X = 7 * rows(200, directions())
 D_IN, D_SAE = 24, 48
 PAIRS = [
-    (name, kind) for name in written() for kind in formats[name].exports if kind in architectures.names()
+    (name, kind)
+    for name in written()
+    for kind in formats[name].exports
+    if kind in architectures.names()
 ]  # what both have
 
 
@@ -45,7 +49,11 @@ def test_ours_through_their_files_and_back_gives_the_same_codes(name, kind, tmp_
     back = bring(formats[name](), tmp_path, X, HOOK)
     assert back.scale == 1.0
     ours, again = dictionary.encode(X), back.encode(X)
-    weight = dictionary.decoder_directions().norm(dim=1) if (name, kind) == ("saelens", "batch_topk") else 1.0
+    weight = (
+        dictionary.decoder_directions().norm(dim=1)
+        if (name, kind) == ("saelens", "batch_topk")
+        else 1.0
+    )
     assert deviation(ours.dense() * weight, again.dense()) < 1e-5
     assert deviation(dictionary.decode(ours), back.decode(again)) < 1e-5
 
@@ -56,7 +64,9 @@ def test_their_convention_gives_our_codes_from_activations_without_any_scale(nam
     export(formats[name](), dictionary, tmp_path, X)
     codes, rebuilt = formats[name]().as_peer(tmp_path, X)
     ours = dictionary.encode(X)
-    assert deviation(ours.dense(), codes) < 1e-5 and deviation(dictionary.decode(ours), rebuilt) < 1e-5
+    assert (
+        deviation(ours.dense(), codes) < 1e-5 and deviation(dictionary.decode(ours), rebuilt) < 1e-5
+    )
 
 
 @pytest.mark.parametrize("kind", ["topk", "relu"])
@@ -73,18 +83,28 @@ def test_saelens_files_have_its_names_shapes_and_fields(kind, tmp_path):
     assert config["metadata"]["hook_name"] == HOOK and config["metadata"]["model_name"] == "toy"
 
 
-def test_an_export_that_computes_something_else_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
+def test_an_export_that_computes_something_else_is_refused_and_leaves_nothing(
+    tmp_path, monkeypatch
+):
     dictionary, format_ = begun("topk"), formats["saelens"]()
     honest = type(format_).as_peer
-    monkeypatch.setattr(type(format_), "as_peer", lambda self, folder, x: honest(self, folder, x + 0.1))
+    monkeypatch.setattr(
+        type(format_), "as_peer", lambda self, folder, x: honest(self, folder, x + 0.1)
+    )
     said = rf"the export of topk-48-k5 \(SAELens, {tmp_path / 'out'}\) does not compute the same: codes differ by"
     with pytest.raises(DictionaryError, match=said):
         export(format_, dictionary, tmp_path / "out", X)
     assert list(tmp_path.iterdir()) == []
     monkeypatch.undo()
     export(format_, dictionary, tmp_path / "out", X)  # the same folder, tried again
-    assert {path.name for path in tmp_path.rglob("*")} == {"out", "cfg.json", "sae_weights.safetensors"}
-    with pytest.raises(DictionaryError, match="out is not empty; give a new folder, so that nothing of another"):
+    assert {path.name for path in tmp_path.rglob("*")} == {
+        "out",
+        "cfg.json",
+        "sae_weights.safetensors",
+    }
+    with pytest.raises(
+        DictionaryError, match="out is not empty; give a new folder, so that nothing of another"
+    ):
         export(format_, dictionary, tmp_path / "out", X)
     with pytest.raises(DictionaryError, match="cfg.json is a file; give a new folder"):
         export(format_, dictionary, tmp_path / "out" / "cfg.json", X)
@@ -100,9 +120,13 @@ def test_a_dictionary_that_holds_no_numbers_is_refused(tmp_path, monkeypatch):
 
 def test_an_architecture_without_counterpart_is_refused(tmp_path, monkeypatch):
     dictionary = begun("relu")
-    with pytest.raises(DictionaryError, match="'relu' is not written as files of sparsify; written are: topk"):
+    with pytest.raises(
+        DictionaryError, match="'relu' is not written as files of sparsify; written are: topk"
+    ):
         export(formats["sparsify"](), dictionary, tmp_path, X)
-    with pytest.raises(DictionaryError, match="the format gemma_scope is read, not written; written are: "):
+    with pytest.raises(
+        DictionaryError, match="the format gemma_scope is read, not written; written are: "
+    ):
         export(formats["gemma_scope"](), dictionary, tmp_path, X)
 
 

@@ -1,4 +1,5 @@
-"""Other projects' files become dictionaries that compute what the files say; what cannot is refused in a sentence."""
+"""Other projects' files become dictionaries that compute what the files say; what cannot is refused
+in a sentence."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ from components.errors import DictionaryError, UnknownNameError
 from tests import foreign
 from tests.foreign import D_IN, D_SAE, K
 
-GEMMA = "my-transcoders/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71"  # the release's name tells, no other
+# the release's name tells, no other
+GEMMA = "my-transcoders/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71"
 X = 3 * torch.randn(400, D_IN, generator=torch.Generator().manual_seed(9)) + 0.5
 FOLDERS = {
     "saelens standard": ("saelens", "relu", lambda to, w: foreign.saelens(to, "standard", w)),
@@ -93,21 +95,30 @@ def test_a_file_becomes_a_dictionary_that_computes_what_the_file_says(name, tmp_
     codes, rebuilt = format_of(format_).as_peer(folder, X)
     ours = dictionary.encode(X)
     assert codes.count_nonzero() > len(X), "the test has codes to compare"
-    assert deviation(ours.dense(), codes) < 1e-5 and deviation(dictionary.decode(ours), rebuilt) < 1e-5
+    assert (
+        deviation(ours.dense(), codes) < 1e-5 and deviation(dictionary.decode(ours), rebuilt) < 1e-5
+    )
     assert dictionary.hook_point in ("blocks.1.hook_resid_post", "resid_post.1", "resid_post.20")
 
 
 @pytest.mark.parametrize("name", known)
 def test_what_is_imported_saves_and_loads_in_two_lines(name, tmp_path):
     format_, _, write = FOLDERS[name]
-    bring(format_of(format_), write(tmp_path / "theirs", foreign.numbers()), X).save(tmp_path / "ours")
+    bring(format_of(format_), write(tmp_path / "theirs", foreign.numbers()), X).save(
+        tmp_path / "ours"
+    )
     dictionary = Dictionary.load(tmp_path / "ours")
     rebuilt = dictionary.decode(dictionary.encode(X))
     assert rebuilt.shape == X.shape
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10**6), d_in=st.integers(2, 9), d_sae=st.integers(K, 17), centred=st.booleans())
+@given(
+    seed=st.integers(0, 10**6),
+    d_in=st.integers(2, 9),
+    d_sae=st.integers(K, 17),
+    centred=st.booleans(),
+)
 def test_centring_is_folded_exactly_for_any_weights(seed, d_in, d_sae, centred, tmp_path_factory):
     folder = tmp_path_factory.mktemp("any")
     w = foreign.numbers(seed, d_in, d_sae)
@@ -126,7 +137,12 @@ def test_the_peers_side_is_computed_from_the_file_alone_as_a_hand_computed_examp
         "b_enc": torch.tensor([0.0, -1.0, 0.5]),
         "b_dec": torch.tensor([1.0, 0.0]),
     }
-    foreign.saelens(tmp_path, "topk", w | dict.fromkeys(("threshold", "b_gate", "b_mag", "r_mag"), w["b_enc"]), k=1)
+    foreign.saelens(
+        tmp_path,
+        "topk",
+        w | dict.fromkeys(("threshold", "b_gate", "b_mag", "r_mag"), w["b_enc"]),
+        k=1,
+    )
     # x - b_dec = (2, 1): pre-activations 2, 1, -0.5; with (0, 1): 0, 1, 1.5
     codes, rebuilt = format_of("saelens").as_peer(tmp_path, torch.tensor([[3.0, 1.0], [1.0, 1.0]]))
     assert codes.tolist() == [[2.0, 0.0, 0.0], [0.0, 0.0, 1.5]]
@@ -136,7 +152,11 @@ def test_the_peers_side_is_computed_from_the_file_alone_as_a_hand_computed_examp
 def test_a_topk_dictionary_of_saelens_before_version_6_is_not_read_as_relu(tmp_path):
     folder = foreign.saelens(tmp_path, "standard", foreign.numbers())
     config = json.loads((folder / "cfg.json").read_text())
-    config |= {"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 3}, "hook_point": "blocks.2.hook_mlp_out"}
+    config |= {
+        "activation_fn_str": "topk",
+        "activation_fn_kwargs": {"k": 3},
+        "hook_point": "blocks.2.hook_mlp_out",
+    }
     del config["metadata"], config["architecture"]
     (folder / "cfg.json").write_text(json.dumps(config))
     dictionary = bring(format_of("saelens"), folder, X)
@@ -147,7 +167,9 @@ def test_a_topk_dictionary_of_saelens_before_version_6_is_not_read_as_relu(tmp_p
 def test_a_file_in_half_precision_is_read_as_the_numbers_it_holds(tmp_path):
     folder = foreign.sparsify(tmp_path / "layers.1", foreign.numbers())
     held = load_file(folder / "sae.safetensors")
-    save_file({name: tensor.bfloat16() for name, tensor in held.items()}, folder / "sae.safetensors")
+    save_file(
+        {name: tensor.bfloat16() for name, tensor in held.items()}, folder / "sae.safetensors"
+    )
     dictionary = bring(format_of("sparsify"), folder, X)
     assert torch.equal(dictionary.W_dec, held["W_dec"].bfloat16().float())
 
@@ -171,7 +193,9 @@ REFUSED = {
     ),
     "saelens scale": (
         "saelens",
-        lambda to, w: foreign.saelens(to, "standard", w, normalize_activations="expected_average_only_in"),
+        lambda to, w: foreign.saelens(
+            to, "standard", w, normalize_activations="expected_average_only_in"
+        ),
         r"the scale is not in the file: save it with SAELens's save_inference_model, which folds the scale",
     ),
     "saelens k": (
@@ -186,18 +210,23 @@ REFUSED = {
     ),
     "dictionary_learning k": (
         "dictionary_learning",
-        lambda to, w: resized(foreign.dictionary_learning(to, "BatchTopKSAE", w), k=torch.tensor(0)),
+        lambda to, w: resized(
+            foreign.dictionary_learning(to, "BatchTopKSAE", w), k=torch.tensor(0)
+        ),
         rf"holds no batch_topk dictionary of {D_SAE} latents that can be: it has k = 0; k Input should be greater than 0",
     ),
     "dictionary_learning k twice": (
         "dictionary_learning",
-        lambda to, w: resized(foreign.dictionary_learning(to, "AutoEncoderTopK", w), k=torch.tensor([4, 5])),
+        lambda to, w: resized(
+            foreign.dictionary_learning(to, "AutoEncoderTopK", w), k=torch.tensor([4, 5])
+        ),
         r"ae.safetensors: wanted k as one whole number, found \[4, 5\]",
     ),
     "dictionary_learning groups": (
         "dictionary_learning",
         lambda to, w: resized(
-            foreign.dictionary_learning(to, "MatryoshkaBatchTopKSAE", w), group_sizes=torch.tensor([8, 9])
+            foreign.dictionary_learning(to, "MatryoshkaBatchTopKSAE", w),
+            group_sizes=torch.tensor([8, 9]),
         ),
         rf"wanted group_sizes as whole numbers above 0 that add up to dict_size = {D_SAE}, found \[8, 9\]",
     ),
@@ -228,7 +257,9 @@ REFUSED = {
     ),
     "dictionary_learning threshold": (
         "dictionary_learning",
-        lambda to, w: foreign.dictionary_learning(to, "BatchTopKSAE", w | {"threshold": torch.tensor([-1.0])}),
+        lambda to, w: foreign.dictionary_learning(
+            to, "BatchTopKSAE", w | {"threshold": torch.tensor([-1.0])}
+        ),
         r"its threshold is -1, so training stopped before it was ever set",
     ),
     "gemma_scope transcoder": (
@@ -268,7 +299,9 @@ def test_what_has_no_counterpart_is_refused_in_a_sentence(name, tmp_path):
 
 def damaged(folder, file, change):
     tensors = load_file(folder / file)
-    save_file({name: tensor.contiguous() for name, tensor in change(tensors).items()}, folder / file)
+    save_file(
+        {name: tensor.contiguous() for name, tensor in change(tensors).items()}, folder / file
+    )
     return folder
 
 
@@ -309,7 +342,9 @@ def test_a_pickle_is_refused_with_the_reason_and_the_way_round(tmp_path):
     tensors = load_file(folder / "ae.safetensors")
     (folder / "ae.safetensors").unlink()
     torch.save(tensors, folder / "ae.pt")
-    with pytest.raises(DictionaryError, match=r"ae.pt is a pickle: loading it could run any code .* python -c") as told:
+    with pytest.raises(
+        DictionaryError, match=r"ae.pt is a pickle: loading it could run any code .* python -c"
+    ) as told:
         bring(format_of("dictionary_learning"), folder, X)
     assert conversion("ae.pt", "ae.safetensors") in str(told.value)
 
@@ -330,12 +365,18 @@ def test_the_way_round_works(tmp_path, monkeypatch):
     assert bring(format_of("dictionary_learning"), folder, X).kind == "relu"
 
 
-@pytest.mark.parametrize("kind", ["AutoEncoder", "GatedAutoEncoder", "AutoEncoderTopK", "BatchTopKSAE"])
+@pytest.mark.parametrize(
+    "kind", ["AutoEncoder", "GatedAutoEncoder", "AutoEncoderTopK", "BatchTopKSAE"]
+)
 @pytest.mark.parametrize("norm", [None, 7.0])
-def test_the_way_round_works_for_a_backup_in_units_of_normalised_activations(kind, norm, tmp_path, monkeypatch):
+def test_the_way_round_works_for_a_backup_in_units_of_normalised_activations(
+    kind, norm, tmp_path, monkeypatch
+):
     folder = foreign.dictionary_learning(tmp_path, kind, foreign.numbers())
     trained = load_file(folder / "ae.safetensors")
-    codes, rebuilt = format_of("dictionary_learning").as_peer(folder, X)  # of activations divided by the norm
+    codes, rebuilt = format_of("dictionary_learning").as_peer(
+        folder, X
+    )  # of activations divided by the norm
     (folder / "ae.safetensors").unlink()
     state = {"step": 5, "ae": trained, "optimizer": {"state": {}, "param_groups": []}, "config": {}}
     torch.save(state | {"norm_factor": norm}, folder / "ae.pt")
@@ -355,7 +396,10 @@ def test_objects_in_an_npz_are_never_unpickled(tmp_path):
 
     folder = tmp_path / GEMMA
     foreign.gemma_scope(folder, foreign.numbers(), b_dec=np.array([Trap()], dtype=object))
-    with pytest.raises(DictionaryError, match="holds a pickle .b_dec is of Python objects.: loading it could run any"):
+    with pytest.raises(
+        DictionaryError,
+        match="holds a pickle .b_dec is of Python objects.: loading it could run any",
+    ):
         bring(format_of("gemma_scope"), folder, X)
     with pytest.raises(SystemExit, match="ran"):  # the trap is a real one
         np.load(folder / "params.npz", allow_pickle=True)["b_dec"]
@@ -370,9 +414,18 @@ def saved(save, array):
 
 NOT_NPZ = {
     "nothing": (b"", "params.npz is empty; fetch the file again"),
-    "one array": (saved(np.save, np.zeros(3)), r"is one array \(npy\), wanted an archive of several \(npz\)"),
-    "text": (b"version https://git-lfs", "begins with b'versio', which no npz archive does; fetch the file again"),
-    "a pickle": (b"\x80\x04N.", "is a pickle under another name: loading it could run any code that is in it"),
+    "one array": (
+        saved(np.save, np.zeros(3)),
+        r"is one array \(npy\), wanted an archive of several \(npz\)",
+    ),
+    "text": (
+        b"version https://git-lfs",
+        "begins with b'versio', which no npz archive does; fetch the file again",
+    ),
+    "a pickle": (
+        b"\x80\x04N.",
+        "is a pickle under another name: loading it could run any code that is in it",
+    ),
     "torch's pickle": (
         saved(lambda file, array: torch.save(array, file), torch.zeros(3)),
         r"is a pickle under another name \(it holds .*data.pkl\): loading it could run any code",
@@ -390,7 +443,10 @@ NOT_NPZ = {
         saved(np.savez, np.zeros(99)).replace(b"\0" * 99, b"\1" * 99, 1),
         r"is no npz archive, or a damaged one \(Bad CRC-32",
     ),
-    "nothing in it": (saved(lambda file, array: np.savez(file), None), "lacks W_enc or b_dec: found none"),
+    "nothing in it": (
+        saved(lambda file, array: np.savez(file), None),
+        "lacks W_enc or b_dec: found none",
+    ),
 }
 
 
@@ -417,7 +473,11 @@ def test_whatever_the_settings_hold_is_read_or_refused_in_a_sentence(name, file,
     folder = write(tmp_path, foreign.numbers())
     kept = json.loads((folder / file).read_text())
     n_refused = 0
-    for keys in [(), *((key,) for key in kept), *((key, inner) for key in kept for inner in inside(kept[key]))]:
+    for keys in [
+        (),
+        *((key,) for key in kept),
+        *((key, inner) for key in kept for inner in inside(kept[key])),
+    ]:
         for value in (None, 0, -1, True, 1.5, 10**6, "x", [], {}):
             changed = json.loads(json.dumps(kept))
             place = changed
@@ -439,31 +499,50 @@ def inside(value):
 
 def test_activations_of_another_width_are_refused_by_name(tmp_path):
     folder = foreign.saelens(tmp_path, "topk", foreign.numbers())
-    with pytest.raises(DictionaryError, match=rf"has d_in {D_IN}, got activations of width 7 at .*made for \(toy\)"):
+    with pytest.raises(
+        DictionaryError, match=rf"has d_in {D_IN}, got activations of width 7 at .*made for \(toy\)"
+    ):
         bring(format_of("saelens"), folder, torch.zeros(3, 7))
 
 
 def test_a_file_that_does_not_say_where_it_reads_needs_to_be_told(tmp_path):
     folder = foreign.sparsify(tmp_path / "somewhere", foreign.numbers())
-    with pytest.raises(DictionaryError, match="does not say at which hook point its dictionary reads; give it"):
+    with pytest.raises(
+        DictionaryError, match="does not say at which hook point its dictionary reads; give it"
+    ):
         bring(format_of("sparsify"), folder, X)
     assert bring(format_of("sparsify"), folder, X, "mlp_out.3").hook_point == "mlp_out.3"
 
 
 def test_a_folder_without_the_files_says_what_it_holds(tmp_path):
     (tmp_path / "notes.txt").write_text("nothing")
-    with pytest.raises(DictionaryError, match=r"no cfg.json in .*; it holds notes.txt; give the folder that holds it"):
+    with pytest.raises(
+        DictionaryError,
+        match=r"no cfg.json in .*; it holds notes.txt; give the folder that holds it",
+    ):
         bring(format_of("saelens"), tmp_path, X)
-    with pytest.raises(UnknownNameError, match="no format named 'saelense'; known: .*did you mean 'saelens'"):
+    with pytest.raises(
+        UnknownNameError, match="no format named 'saelense'; known: .*did you mean 'saelens'"
+    ):
         formats["saelense"]
 
 
 @pytest.mark.parametrize(
     ("folder", "place"),
-    [("layers.10", "resid_post.10"), ("h.3.mlp", "mlp_out.3"), ("layers.4.self_attn", "attn_out.4"), ("other", "")],
+    [
+        ("layers.10", "resid_post.10"),
+        ("h.3.mlp", "mlp_out.3"),
+        ("layers.4.self_attn", "attn_out.4"),
+        ("other", ""),
+    ],
 )
 def test_sparsifys_folder_names_are_places(folder, place, tmp_path):
-    assert format_of("sparsify").read(foreign.sparsify(tmp_path / folder, foreign.numbers())).hook_point == place
+    assert (
+        format_of("sparsify")
+        .read(foreign.sparsify(tmp_path / folder, foreign.numbers()))
+        .hook_point
+        == place
+    )
 
 
 def test_an_import_that_computes_something_else_is_refused(tmp_path, monkeypatch):
@@ -472,7 +551,8 @@ def test_an_import_that_computes_something_else_is_refused(tmp_path, monkeypatch
     honest = Format.as_peer
     monkeypatch.setattr(Format, "as_peer", lambda self, folder, x: honest(self, folder, x + 0.1))
     with pytest.raises(
-        DictionaryError, match=r"the import of topk-20-k4 .* does not compute the same: codes differ by"
+        DictionaryError,
+        match=r"the import of topk-20-k4 .* does not compute the same: codes differ by",
     ):
         bring(format_of("saelens"), folder, X)
 

@@ -1,7 +1,8 @@
-"""The comparison with the peers' classes (`benchmarks/oracle.py`) goes red where a side lacks what a case declares.
+"""The comparison with the peers' classes (`benchmarks/oracle.py`) goes red where a side lacks what
+a case declares.
 
-Our side is computed as there; the peer's is a copy of it in the form its script returns, whole or without one part. That
-the peers themselves agree is seen in their own environments (`make oracle`).
+Our side is computed as there; the peer's is a copy of it in the form its script returns, whole or
+without one part. That the peers themselves agree is seen in their own environments (`make oracle`).
 """
 
 from __future__ import annotations
@@ -13,16 +14,26 @@ import torch
 
 from benchmarks import oracle
 
-sys.path.remove(str(oracle.REPOSITORY / "benchmarks" / "peers"))  # the oracle's own way to its peers' scripts
+sys.path.remove(
+    str(oracle.REPOSITORY / "benchmarks" / "peers")
+)  # the oracle's own way to its peers' scripts
 
 
 def as_returned(case, mine):
     """What a peer's script would return if it agreed with ours in everything."""
     weights, *_ = case.numbers()
     theirs = {name: tensor for name, tensor in mine.items() if name.startswith(("loss.", "grad."))}
-    moved = {name.removeprefix("after."): change for name, change in mine.items() if name.startswith("after.")}
+    moved = {
+        name.removeprefix("after."): change
+        for name, change in mine.items()
+        if name.startswith("after.")
+    }
     theirs |= {f"after.{name}": weights[name] + change for name, change in moved.items()}
-    theirs |= {"codes": mine["codes"], "inference": mine["codes"], "reconstruction": mine["reconstruction"]}
+    theirs |= {
+        "codes": mine["codes"],
+        "inference": mine["codes"],
+        "reconstruction": mine["reconstruction"],
+    }
     if case.kind in ("batch_topk", "matryoshka"):  # compared by how many rows use each latent
         theirs["codes"] = (torch.arange(oracle.N)[:, None] < mine["fired"]).double()
     return theirs
@@ -38,14 +49,18 @@ def test_what_a_side_lacks_is_a_row_that_does_not_hold(case):
     for term in case.terms:
         declared.append(f"loss.{term.theirs}")
         if term.gradient:
-            declared += [f"grad.{term.theirs}.{name}" for name in learnt if name not in term.without]
+            declared += [
+                f"grad.{term.theirs}.{name}" for name in learnt if name not in term.without
+            ]
     if not case.no_steps:
         declared += [f"after.{name}" for name in learnt]
     for name in declared:
         without = {other: tensor for other, tensor in theirs.items() if other != name}
         damaged = theirs | {name: theirs[name] * torch.nan}
         for lacking in (without, damaged) if name != "codes" else (without,):
-            assert [row.deviation for row in oracle.compare(case, mine, lacking) if not row.holds] == [float("inf")]
+            assert [
+                row.deviation for row in oracle.compare(case, mine, lacking) if not row.holds
+            ] == [float("inf")]
 
 
 def test_what_is_not_compared_has_its_reason_in_the_table():

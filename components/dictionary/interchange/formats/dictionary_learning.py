@@ -1,4 +1,5 @@
-"""dictionary_learning: `config.json` and `ae.pt`. The latter is a pickle, so `ae.safetensors` is read and written instead.
+"""dictionary_learning: `config.json` and `ae.pt`. The latter is a pickle, so `ae.safetensors` is
+read and written instead.
 
 Source: dictionary_learning 0.1 `dictionary.py` and `trainers/`. `dict_class` says what it is:
 
@@ -10,9 +11,10 @@ Source: dictionary_learning 0.1 `dictionary.py` and `trainers/`. `dict_class` sa
     MatryoshkaBatchTopKSAE  matryoshka, subtracted        W_enc [d_in, d_sae], W_dec [d_sae, d_in]
     JumpReluAutoEncoder     jumprelu, not subtracted      W_enc [d_in, d_sae], W_dec [d_sae, d_in]
 
-A threshold of -1 means that training never set it; such a BatchTopK or Matryoshka dictionary is refused, since what it
-encodes with outside training is not known. To read a file, write the tensors of `ae.pt`, or of a backup under that name,
-to `ae.safetensors` where the pickle is trusted (the error says how). To use an exported one there:
+A threshold of -1 means that training never set it; such a BatchTopK or Matryoshka dictionary is
+refused, since what it encodes with outside training is not known. To read a file, write the tensors
+of `ae.pt`, or of a backup under that name, to `ae.safetensors` where the pickle is trusted (the
+error says how). To use an exported one there:
 
     autoencoder = AutoEncoderTopK(d_in, d_sae, k)
     autoencoder.load_state_dict(safetensors.torch.load_file("ae.safetensors"))
@@ -30,7 +32,15 @@ import torch
 from torch import Tensor
 
 from components.dictionary.interchange.contract import Format, Weights, formats
-from components.dictionary.interchange.files import checked, read_json, read_tensors, section, text, whole, write_files
+from components.dictionary.interchange.files import (
+    checked,
+    read_json,
+    read_tensors,
+    section,
+    text,
+    whole,
+    write_files,
+)
 from components.errors import DictionaryError
 
 CONFIG, WEIGHTS = "config.json", "ae.safetensors"
@@ -98,7 +108,9 @@ class DictionaryLearning(Format):
             options["prefixes"] = tuple(end / trainer["dict_size"] for end in accumulate(sizes))
             options["weights"] = (1 / len(sizes),) * len(sizes)
         if kind == "JumpReluAutoEncoder":
-            tensors["threshold"] = tensors["threshold"].clamp_min(0)  # it rectifies too: below zero is zero
+            tensors["threshold"] = tensors["threshold"].clamp_min(
+                0
+            )  # it rectifies too: below zero is zero
         return Weights(
             OURS[kind],
             tensors,
@@ -112,13 +124,21 @@ class DictionaryLearning(Format):
         """`encode` and `decode` of the class that `config.json` names."""
         trainer = self._trainer(folder)
         kind, theirs = trainer["dict_class"], self._tensors(folder, trainer)
-        w = {name: tensor.to(x.dtype) for name, tensor in theirs.items() if tensor.is_floating_point()}
-        b_dec = next(w[name] for name in ("bias", "decoder.bias", "decoder_bias", "b_dec") if name in w)
+        w = {
+            name: tensor.to(x.dtype)
+            for name, tensor in theirs.items()
+            if tensor.is_floating_point()
+        }
+        b_dec = next(
+            w[name] for name in ("bias", "decoder.bias", "decoder_bias", "b_dec") if name in w
+        )
         encoder = w["W_enc"].T if "W_enc" in w else w["encoder.weight"]
         decoder = w["W_dec"] if "W_dec" in w else w["decoder.weight"].T
         projected = torch.nn.functional.linear(x if kind in NOT_CENTRED else x - b_dec, encoder)
         if kind == "GatedAutoEncoder":
-            codes = (projected + w["gate_bias"] > 0) * (w["r_mag"].exp() * projected + w["mag_bias"]).relu()
+            codes = (projected + w["gate_bias"] > 0) * (
+                w["r_mag"].exp() * projected + w["mag_bias"]
+            ).relu()
         else:
             codes = (projected + w["b_enc" if "b_enc" in w else "encoder.bias"]).relu()
         if kind == "AutoEncoderTopK":
@@ -162,24 +182,34 @@ class DictionaryLearning(Format):
         path = folder / CONFIG
         trainer = section(path, read_json(path), "trainer")
         if (kind := text(path, trainer, "dict_class")) not in OURS:
-            raise DictionaryError(f"{path}: dict_class {kind!r} has no counterpart here; read are: {', '.join(OURS)}")
+            raise DictionaryError(
+                f"{path}: dict_class {kind!r} has no counterpart here; read are: {', '.join(OURS)}"
+            )
         return trainer
 
     def _tensors(self, folder: Path, trainer: Mapping[str, Any]) -> dict[str, Tensor]:
         path, kind = folder / WEIGHTS, trainer["dict_class"]
         stored = read_tensors(path)
-        d_in, d_sae = (whole(folder / CONFIG, trainer, name) for name in ("activation_dim", "dict_size"))
+        d_in, d_sae = (
+            whole(folder / CONFIG, trainer, name) for name in ("activation_dim", "dict_size")
+        )
         linear = "W_enc" not in NAMES[kind]
         shapes: dict[str, tuple[int, ...]] = {}
         for name, ours in NAMES[kind].items():
-            encoder, decoder = ((d_sae, d_in), (d_in, d_sae)) if linear else ((d_in, d_sae), (d_sae, d_in))
+            encoder, decoder = (
+                ((d_sae, d_in), (d_in, d_sae)) if linear else ((d_in, d_sae), (d_sae, d_in))
+            )
             one = () if kind in SHARED and ours == "threshold" else (d_sae,)
             shapes[name] = {"W_enc": encoder, "W_dec": decoder, "b_dec": (d_in,)}.get(ours, one)
         tensors = checked(path, stored, shapes)
         for name in ("k", "group_sizes"):
-            needed = (name == "k" and "k" in trainer) or (name == "group_sizes" and kind == "MatryoshkaBatchTopKSAE")
+            needed = (name == "k" and "k" in trainer) or (
+                name == "group_sizes" and kind == "MatryoshkaBatchTopKSAE"
+            )
             if needed and name not in stored:
-                raise DictionaryError(f"{path} lacks {name}; the file is of another format or incomplete")
+                raise DictionaryError(
+                    f"{path} lacks {name}; the file is of another format or incomplete"
+                )
             if name in stored:
                 tensors[name] = stored[name].flatten()
         if kind == "AutoEncoderTopK" and "k" not in tensors:
@@ -190,18 +220,22 @@ class DictionaryLearning(Format):
             came = tensors["group_sizes"].tolist()
             if sum(came) != d_sae or any(size < 1 or size % 1 != 0 for size in came):
                 raise DictionaryError(
-                    f"{path}: wanted group_sizes as whole numbers above 0 that add up to dict_size = {d_sae}, found {came}"
+                    f"{path}: wanted group_sizes as whole numbers above 0 that add up to "
+                    f"dict_size = {d_sae}, found {came}"
                 )
         if kind in SHARED and tensors["threshold"] < 0:
             raise DictionaryError(
-                f"{path}: its threshold is {tensors['threshold'].item():g}, so training stopped before it was ever set "
-                "(dictionary_learning begins after threshold_start_step); train it further, or set it from activations"
+                f"{path}: its threshold is {tensors['threshold'].item():g}, so training stopped "
+                "before it was ever set "
+                "(dictionary_learning begins after threshold_start_step); train it further, or "
+                "set it from activations"
             )
         return tensors
 
 
 def _hook_point(trainer: Mapping[str, Any]) -> str:
-    """The residual stream behind `layer`, where the submodule's name says no other place; our own names as they are."""
+    """The residual stream behind `layer`, where the submodule's name says no other place; our own
+    names as they are."""
     name, layer = str(trainer.get("submodule_name") or ""), trainer.get("layer")
     if isinstance(layer, int) and _RESIDUAL.fullmatch(name):
         return f"resid_post.{layer}"

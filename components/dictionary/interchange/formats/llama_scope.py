@@ -1,16 +1,20 @@
-"""Llama Scope, in its two layouts; JumpReLU, ReLU and TopK autoencoders; b_D is not subtracted from the input.
+"""Llama Scope, in its two layouts; JumpReLU, ReLU and TopK autoencoders; b_D is not subtracted from
+the input.
 
     Llamascopium    config.json, sae_weights.safetensors: W_E [d_in, d_sae], b_E, W_D [d_sae, d_in], b_D,
-                    activation_function.log_jumprelu_threshold, dataset_average_activation_norm.<hook point>
+                    activation_function.log_jumprelu_threshold,
+                    dataset_average_activation_norm.<hook point>
     the release     hyperparams.json, checkpoints/final.safetensors: encoder and decoder as linear layers, one threshold
 
-Source: OpenMOSS Language-Model-SAEs, `llamascopium/models/sae.py` and `sparse_dictionary.py`; for the release SAELens 6.54
-`pretrained_sae_loaders.py`, whose reading of its threshold (in units of plain activations, hence times the scale) is
-followed. With `norm_activation: dataset-wise` rows are multiplied by sqrt(d_in) / their mean norm on the way in and divided
-on the way out: W_enc is multiplied, W_dec and b_dec are divided, so the codes stay the project's. With
-`sparsity_include_decoder_norm` the nonlinearity sees u ||d||: thresholds are divided by the norms; a TopK selection takes
-the norms into the encoder, and its codes are then the project's times ||d||. Refused: any other `sae_type`, transcoders,
-a gated encoder (`use_glu_encoder`), rows normalised one by one or batch by batch.
+Source: OpenMOSS Language-Model-SAEs, `llamascopium/models/sae.py` and `sparse_dictionary.py`; for
+the release SAELens 6.54 `pretrained_sae_loaders.py`, whose reading of its threshold (in units of
+plain activations, hence times the scale) is followed. With `norm_activation: dataset-wise` rows are
+multiplied by sqrt(d_in) / their mean norm on the way in and divided on the way out: W_enc is
+multiplied, W_dec and b_dec are divided, so the codes stay the project's. With
+`sparsity_include_decoder_norm` the nonlinearity sees u ||d||: thresholds are divided by the norms;
+a TopK selection takes the norms into the encoder, and its codes are then the project's times ||d||.
+Refused: any other `sae_type`, transcoders, a gated encoder (`use_glu_encoder`), rows normalised one
+by one or batch by batch.
 """
 
 from __future__ import annotations
@@ -24,7 +28,15 @@ import torch
 from torch import Tensor
 
 from components.dictionary.interchange.contract import Format, Weights, formats
-from components.dictionary.interchange.files import checked, number, read_json, read_tensors, section, text, whole
+from components.dictionary.interchange.files import (
+    checked,
+    number,
+    read_json,
+    read_tensors,
+    section,
+    text,
+    whole,
+)
 from components.errors import DictionaryError
 
 CONFIG, WEIGHTS = "config.json", "sae_weights.safetensors"
@@ -61,7 +73,8 @@ class LlamaScope(Format):
         )
 
     def as_peer(self, folder: Path, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`SparseAutoEncoder.encode` and `decode` between the two normalisations; TopK codes times ||d||."""
+        """`SparseAutoEncoder.encode` and `decode` between the two normalisations; TopK codes times
+        ||d||."""
         config = self._config(folder)
         w = {name: tensor.to(x.dtype) for name, tensor in self._tensors(folder, config).items()}
         norm = w["W_D"].norm(dim=1) if config["by_norm"] else torch.ones_like(w["b_E"])
@@ -70,31 +83,44 @@ class LlamaScope(Format):
             values, indices = pre.relu().topk(config["top_k"], dim=1)
             codes = torch.zeros_like(pre).scatter(1, indices, values)
             return codes, ((codes / norm) @ w["W_D"] + w["b_D"]) / config["scale"]
-        codes = (pre * (pre > w["threshold"]) if config["act_fn"] == "jumprelu" else pre.relu()) / norm
+        codes = (
+            pre * (pre > w["threshold"]) if config["act_fn"] == "jumprelu" else pre.relu()
+        ) / norm
         return codes, (codes @ w["W_D"] + w["b_D"]) / config["scale"]
 
     def _config(self, folder: Path) -> dict[str, Any]:
         """Either layout's configuration, with `scale` and `by_norm` besides."""
         released = (folder / RELEASED_CONFIG).is_file()
         path = folder / (RELEASED_CONFIG if released else CONFIG)
-        config = {"sae_type": "sae", "hook_point_out": None, "norm_activation": "inference"} | read_json(path)
+        config = {
+            "sae_type": "sae",
+            "hook_point_out": None,
+            "norm_activation": "inference",
+        } | read_json(path)
         config["act_fn"] = str(config.get("act_fn", "relu")).lower()
         if config["sae_type"] != "sae":
-            raise DictionaryError(f"{path}: sae_type {config['sae_type']!r} has no counterpart here; read is: sae")
+            raise DictionaryError(
+                f"{path}: sae_type {config['sae_type']!r} has no counterpart here; read is: sae"
+            )
         if config["hook_point_out"] not in (None, config.get("hook_point_in")):
             raise DictionaryError(
-                f"{path} is a transcoder ({config.get('hook_point_in')} to {config['hook_point_out']}); only autoencoders "
+                f"{path} is a transcoder ({config.get('hook_point_in')} to "
+                f"{config['hook_point_out']}); only autoencoders "
                 "are read"
             )
         if config["act_fn"] not in OURS:
             raise DictionaryError(
-                f"{path}: activation {config['act_fn']!r} has no counterpart here; read are: {', '.join(OURS)}"
+                f"{path}: activation {config['act_fn']!r} has no counterpart here; read are: "
+                f"{', '.join(OURS)}"
             )
         if config.get("use_glu_encoder"):
-            raise DictionaryError(f"{path}: its encoder is gated (use_glu_encoder), which has no counterpart here")
+            raise DictionaryError(
+                f"{path}: its encoder is gated (use_glu_encoder), which has no counterpart here"
+            )
         if config["norm_activation"] not in ("dataset-wise", "inference", "none", None):
             raise DictionaryError(
-                f"{path}: its activations are normalised {config['norm_activation']}, which no weights can fold"
+                f"{path}: its activations are normalised {config['norm_activation']}, which no "
+                "weights can fold"
             )
         for name in ("hook_point_in", "model_name"):
             config[name] = text(path, config, name)
@@ -124,7 +150,8 @@ class LlamaScope(Format):
             norm = stored.item() if stored is not None and stored.numel() == 1 else None
         if not norm or norm <= 0:
             raise DictionaryError(
-                f"{folder}: its activations are scaled by their mean norm, which is not in the files "
+                f"{folder}: its activations are scaled by their mean norm, which is not in the "
+                "files "
                 "(dataset_average_activation_norm)"
             )
         return math.sqrt(config["d_model"]) / norm
@@ -139,7 +166,9 @@ class LlamaScope(Format):
             w = {"W_E": stored["encoder.weight"].T, "b_E": stored["encoder.bias"]}
             w |= {"W_D": stored["decoder.weight"].T, "b_D": stored["decoder.bias"]}
             if config["act_fn"] == "jumprelu":
-                w["threshold"] = torch.full((d_sae,), float(config["jump_relu_threshold"]) * config["scale"])
+                w["threshold"] = torch.full(
+                    (d_sae,), float(config["jump_relu_threshold"]) * config["scale"]
+                )
             return w
         path = folder / WEIGHTS
         shapes = {"W_E": (d_in, d_sae), "b_E": (d_sae,), "W_D": (d_sae, d_in)}

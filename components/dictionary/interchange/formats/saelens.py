@@ -1,14 +1,16 @@
 """SAELens 6: `cfg.json` and `sae_weights.safetensors`; weights [d_in, d_sae], encoder first.
 
-Source: SAELens 6.54 `saes/sae.py`, `saes/standard_sae.py`, `saes/topk_sae.py`, `saes/jumprelu_sae.py`,
-`saes/gated_sae.py`, and `loading/pretrained_sae_loaders.py` for the flat configuration of versions before 6. A TopK
-dictionary of those versions calls itself `standard` with `activation_fn_str: topk`; it is read as TopK (SAELens issue
-553: read as ReLU it is silently wrong). BatchTopK and Matryoshka dictionaries are JumpReLU ones outside training, in
-SAELens as here, and are written as such: the threshold broadcast, the decoder's norms folded into the encoder.
+Source: SAELens 6.54 `saes/sae.py`, `saes/standard_sae.py`, `saes/topk_sae.py`,
+`saes/jumprelu_sae.py`, `saes/gated_sae.py`, and `loading/pretrained_sae_loaders.py` for the flat
+configuration of versions before 6. A TopK dictionary of those versions calls itself `standard` with
+`activation_fn_str: topk`; it is read as TopK (SAELens issue 553: read as ReLU it is silently
+wrong). BatchTopK and Matryoshka dictionaries are JumpReLU ones outside training, in SAELens as
+here, and are written as such: the threshold broadcast, the decoder's norms folded into the encoder.
 
-With `rescale_acts_by_decoder_norm` a TopK dictionary selects on u ||d|| and decodes z / ||d||; the norms are folded.
-Refused: activations normalised at run time (`layer_norm`, `constant_norm_rescale`), a scale that was never folded
-(`expected_average_only_in`), transcoders, and architectures without a counterpart.
+With `rescale_acts_by_decoder_norm` a TopK dictionary selects on u ||d|| and decodes z / ||d||; the
+norms are folded. Refused: activations normalised at run time (`layer_norm`,
+`constant_norm_rescale`), a scale that was never folded (`expected_average_only_in`), transcoders,
+and architectures without a counterpart.
 """
 
 from __future__ import annotations
@@ -21,7 +23,15 @@ import torch
 from torch import Tensor
 
 from components.dictionary.interchange.contract import Format, Weights, formats
-from components.dictionary.interchange.files import checked, read_json, read_tensors, section, text, whole, write_files
+from components.dictionary.interchange.files import (
+    checked,
+    read_json,
+    read_tensors,
+    section,
+    text,
+    whole,
+    write_files,
+)
 from components.errors import DictionaryError
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -53,9 +63,15 @@ class SAELens(Format):
         W_enc, W_dec = theirs.pop("W_enc").T, theirs.pop("W_dec")
         if config.get("rescale_acts_by_decoder_norm"):
             norm = W_dec.norm(dim=1)
-            W_enc, W_dec, theirs["b_enc"] = W_enc * norm[:, None], W_dec / norm[:, None], theirs["b_enc"] * norm
+            W_enc, W_dec, theirs["b_enc"] = (
+                W_enc * norm[:, None],
+                W_dec / norm[:, None],
+                theirs["b_enc"] * norm,
+            )
         if "threshold" in theirs:
-            theirs["threshold"] = theirs["threshold"].clamp_min(0)  # SAELens rectifies first: below zero is zero
+            theirs["threshold"] = theirs["threshold"].clamp_min(
+                0
+            )  # SAELens rectifies first: below zero is zero
         metadata = section(folder / CONFIG, config, "metadata") or config
         return Weights(
             OURS[config["architecture"]],
@@ -83,7 +99,11 @@ class SAELens(Format):
                 values, indices = pre.topk(config["k"], dim=1)
                 codes = torch.zeros_like(pre).scatter(1, indices, values.relu())
             else:
-                codes = pre.relu() * (pre > w["threshold"]) if architecture == "jumprelu" else pre.relu()
+                codes = (
+                    pre.relu() * (pre > w["threshold"])
+                    if architecture == "jumprelu"
+                    else pre.relu()
+                )
         return codes, (codes / norm if rescale else codes) @ w["W_dec"] + w["b_dec"]
 
     def write(self, weights: Weights, folder: Path) -> None:
@@ -91,7 +111,10 @@ class SAELens(Format):
         tensors = dict(weights.tensors)
         if weights.architecture in ("batch_topk", "matryoshka"):
             norm = tensors["W_dec"].norm(dim=1)
-            tensors["W_enc"], tensors["b_enc"] = tensors["W_enc"] * norm[:, None], tensors["b_enc"] * norm
+            tensors["W_enc"], tensors["b_enc"] = (
+                tensors["W_enc"] * norm[:, None],
+                tensors["b_enc"] * norm,
+            )
             tensors["W_dec"] = tensors["W_dec"] / norm[:, None]
             tensors["threshold"] = tensors["threshold"] * norm
         architecture = self.exports[weights.architecture]
@@ -132,17 +155,24 @@ class SAELens(Format):
             config = {FLAT.get(name, name): value for name, value in config.items()}
             config.setdefault("architecture", "standard")
             if config.get("activation_fn", "relu") == "topk":
-                config |= {"architecture": "topk", "k": section(path, config, "activation_fn_kwargs").get("k")}
+                config |= {
+                    "architecture": "topk",
+                    "k": section(path, config, "activation_fn_kwargs").get("k"),
+                }
             elif config.get("activation_fn", "relu") != "relu":
                 raise DictionaryError(
-                    f"{path}: activation function {config['activation_fn']!r} has no counterpart here"
+                    f"{path}: activation function {config['activation_fn']!r} has no counterpart "
+                    "here"
                 )
             if config.get("finetuning_scaling_factor"):
-                raise DictionaryError(f"{path}: its codes are scaled after training (finetuning_scaling_factor)")
+                raise DictionaryError(
+                    f"{path}: its codes are scaled after training (finetuning_scaling_factor)"
+                )
         architecture = text(path, config, "architecture")
         if architecture not in OURS:
             raise DictionaryError(
-                f"{path}: architecture {architecture!r} has no counterpart here; read are: {', '.join(OURS)}"
+                f"{path}: architecture {architecture!r} has no counterpart here; read are: "
+                f"{', '.join(OURS)}"
             )
         config["apply_b_dec_to_input"] = bool(config.get("apply_b_dec_to_input", True))
         normalised = config.get("normalize_activations") or "none"
@@ -150,7 +180,8 @@ class SAELens(Format):
             raise DictionaryError(
                 f"{path}: its activations are normalised ({normalised}), "
                 + (
-                    "and the scale is not in the file: save it with SAELens's save_inference_model, which folds the scale"
+                    "and the scale is not in the file: save it with SAELens's "
+                    "save_inference_model, which folds the scale"
                     if normalised in ("expected_average_only_in", True)
                     else "token by token, which no weights can fold; no dictionary here does that"
                 )
@@ -163,12 +194,21 @@ class SAELens(Format):
         stored = read_tensors(folder / WEIGHTS)
         if "topk_threshold" in stored:
             raise DictionaryError(
-                f"{folder / WEIGHTS} is a training checkpoint (it has topk_threshold); save it with SAELens's "
+                f"{folder / WEIGHTS} is a training checkpoint (it has topk_threshold); save it "
+                "with SAELens's "
                 "save_inference_model first"
             )
-        return checked(folder / WEIGHTS, stored, _shapes(config["architecture"], config["d_in"], config["d_sae"]))
+        return checked(
+            folder / WEIGHTS,
+            stored,
+            _shapes(config["architecture"], config["d_in"], config["d_sae"]),
+        )
 
 
 def _shapes(architecture: str, d_in: int, d_sae: int) -> dict[str, tuple[int, ...]]:
-    latent = {"gated": ("b_gate", "b_mag", "r_mag"), "jumprelu": ("b_enc", "threshold")}.get(architecture, ("b_enc",))
-    return {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,)} | dict.fromkeys(latent, (d_sae,))
+    latent = {"gated": ("b_gate", "b_mag", "r_mag"), "jumprelu": ("b_enc", "threshold")}.get(
+        architecture, ("b_enc",)
+    )
+    return {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,)} | dict.fromkeys(
+        latent, (d_sae,)
+    )

@@ -1,13 +1,16 @@
-"""sparsify: one folder for each hook point, with `cfg.json` and `sae.safetensors`; weights [d_sae, d_in], TopK.
+"""sparsify: one folder for each hook point, with `cfg.json` and `sae.safetensors`; weights [d_sae,
+d_in], TopK.
 
-Source: sparsify 1.3 `sparse_coder.py` and `config.py`. W_dec is stored [d_sae, d_in], as here, and is not transposed; b_dec
-is subtracted from the input unless the coder transcodes, whatever `normalize_decoder` says (SAELens's loader gets both
-wrong; see docs/peers.md). sparsify rectifies before it selects, which differs from selecting first only in zeros.
-Refused: transcoders, skip connections, GroupMax.
+Source: sparsify 1.3 `sparse_coder.py` and `config.py`. W_dec is stored [d_sae, d_in], as here, and
+is not transposed; b_dec is subtracted from the input unless the coder transcodes, whatever
+`normalize_decoder` says (SAELens's loader gets both wrong; see docs/peers.md). sparsify rectifies
+before it selects, which differs from selecting first only in zeros. Refused: transcoders, skip
+connections, GroupMax.
 
-The folder's name is the module's, which is the only place that says where the coder belongs: `layers.10` or `h.10` is
-that block's output, `layers.10.mlp` its MLP's. Where norms stand behind the parts of a block (Gemma 2 and 3, OLMo 2) sparsify
-reads before them and `mlp_out` behind: name the place then, `train.hook_point=module:model.layers.10.mlp:output`.
+The folder's name is the module's, which is the only place that says where the coder belongs:
+`layers.10` or `h.10` is that block's output, `layers.10.mlp` its MLP's. Where norms stand behind
+the parts of a block (Gemma 2 and 3, OLMo 2) sparsify reads before them and `mlp_out` behind: name
+the place then, `train.hook_point=module:model.layers.10.mlp:output`.
 """
 
 from __future__ import annotations
@@ -21,7 +24,13 @@ import torch
 from torch import Tensor
 
 from components.dictionary.interchange.contract import Format, Weights, formats
-from components.dictionary.interchange.files import checked, read_json, read_tensors, whole, write_files
+from components.dictionary.interchange.files import (
+    checked,
+    read_json,
+    read_tensors,
+    whole,
+    write_files,
+)
 from components.errors import DictionaryError
 
 CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
@@ -47,14 +56,20 @@ class Sparsify(Format):
             tensors,
             {"k": config["k"]},
             hook_point=str(config.get("hook_point") or hook_point(folder.name)),
-            model=str(config.get("model") or (read_json(model).get("model") if model.is_file() else "") or ""),
+            model=str(
+                config.get("model")
+                or (read_json(model).get("model") if model.is_file() else "")
+                or ""
+            ),
         )
 
     def as_peer(self, folder: Path, x: Tensor) -> tuple[Tensor, Tensor]:
         """`SparseCoder.encode` and `SparseCoder.decode`."""
         config = self._config(folder)
         w = {name: tensor.to(x.dtype) for name, tensor in self._tensors(folder, config).items()}
-        pre = torch.nn.functional.linear(x - w["b_dec"], w["encoder.weight"], w["encoder.bias"]).relu()
+        pre = torch.nn.functional.linear(
+            x - w["b_dec"], w["encoder.weight"], w["encoder.bias"]
+        ).relu()
         values, indices = pre.topk(config["k"], dim=1)
         codes = torch.zeros_like(pre).scatter(1, indices, values)
         return codes, codes @ w["W_dec"] + w["b_dec"]
@@ -74,7 +89,13 @@ class Sparsify(Format):
             "hook_point": weights.hook_point,  # sparsify passes over what it does not know
             "model": weights.model,
         }
-        write_files(folder, {WEIGHTS: {name: weights.tensors[ours] for name, ours in NAMES.items()}, CONFIG: config})
+        write_files(
+            folder,
+            {
+                WEIGHTS: {name: weights.tensors[ours] for name, ours in NAMES.items()},
+                CONFIG: config,
+            },
+        )
 
     def _config(self, folder: Path) -> dict[str, Any]:
         path = folder / CONFIG
@@ -84,20 +105,31 @@ class Sparsify(Format):
         if config.get("skip_connection"):
             raise DictionaryError(f"{path} has a skip connection, which no dictionary here has")
         if (activation := config.get("activation", "topk")) != "topk":
-            raise DictionaryError(f"{path}: activation {activation!r} has no counterpart here; read is: topk")
+            raise DictionaryError(
+                f"{path}: activation {activation!r} has no counterpart here; read is: topk"
+            )
         if config.get("signed"):
-            raise DictionaryError(f"{path}: its codes are signed; read is: topk of rectified pre-activations")
+            raise DictionaryError(
+                f"{path}: its codes are signed; read is: topk of rectified pre-activations"
+            )
         whole(path, config, "k")
         d_in = whole(path, config, "d_in")
         if config.get("num_latents"):
             config["d_sae"] = whole(path, config, "num_latents")
         else:
-            config["d_sae"] = d_in * whole(path, {"expansion_factor": 32} | config, "expansion_factor")
+            config["d_sae"] = d_in * whole(
+                path, {"expansion_factor": 32} | config, "expansion_factor"
+            )
         return config
 
     def _tensors(self, folder: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
         d_in, d_sae = config["d_in"], config["d_sae"]
-        shapes = {"encoder.weight": (d_sae, d_in), "encoder.bias": (d_sae,), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
+        shapes = {
+            "encoder.weight": (d_sae, d_in),
+            "encoder.bias": (d_sae,),
+            "W_dec": (d_sae, d_in),
+            "b_dec": (d_in,),
+        }
         return checked(folder / WEIGHTS, read_tensors(folder / WEIGHTS), shapes)
 
 
