@@ -32,7 +32,7 @@ from components.model.text_encoder import TextEncoderConfig
 from components.report.replicates import REPLICATE
 from components.report.report import REPORT, ReportConfig
 from components.steering.steer import STEER, SteerConfig
-from components.store.stage import Parent, Stage
+from components.store.stage import GIVEN, Parent, Stage
 from components.sweep import SweepConfig
 
 TRAIN = training(opened, passes)
@@ -148,6 +148,6 @@ def rests_on(name: str, ancestor: str) -> bool:
     between."""
     if name == ancestor:
         return True
-    return name != "model" and any(
+    return name not in GIVEN and any(
         rests_on(parent.stage, ancestor) for parent in parents(name).values()
     )

@@ -163,16 +163,12 @@ def test_mlflow_has_a_parent_run_with_parameters_and_a_nested_run_for_each_stage
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
-    parent = parents[-1]
+    parent = [run for run in parents if run.data.tags.get("report") == first["key"]][-1]
     assert parent.data.params["train.dictionary.k"] == "8"
     assert parent.data.tags["report"] == first["key"]
     assert {"fvu", "l0", "loss_recovered", "concepts_found"} <= parent.data.metrics.keys()
-    nested = {
-        run.data.tags["stage"]
-        for run in runs
-        if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
-    }
-    assert nested == {
+    below = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert {run.data.tags["stage"] for run in below} == {
         "read",
         "capture",
         "train",
@@ -182,7 +178,7 @@ def test_mlflow_has_a_parent_run_with_parameters_and_a_nested_run_for_each_stage
         "evaluate",
         "report",
     }
-    evaluate = next(run for run in runs if run.data.tags.get("stage") == "evaluate")
+    evaluate = next(run for run in below if run.data.tags["stage"] == "evaluate")
     keys = {given.dataset.digest for given in evaluate.inputs.dataset_inputs}
     assert {evaluate.data.tags["input.codes"], evaluate.data.tags["input.dictionary"]} <= keys
 
