@@ -597,10 +597,8 @@ def ours(case: Case) -> tuple[dict[str, Tensor], Any]:
     learner = Learner(dictionary, config)
     if not case.unit_rows:
         learner.recipe = dataclasses.replace(learner.recipe, unit_rows=())
-    learner.step, learner.steps = (
-        1,
-        1 + STEPS,
-    )  # a penalty without warm-up is at its weight from the second update on
+    # a penalty without warm-up is at its weight from the second update on
+    learner.step, learner.steps = (1, 1 + STEPS)
     learner.optimiser.param_groups[0] |= {"eps": 1e-8 / scale, "betas": case.betas}
     if case.dead_in_steps:
         learner.silent[dead] = 10_000_000

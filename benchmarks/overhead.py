@@ -43,9 +43,8 @@ def seconds(room: Room, *arguments: str) -> float:
 def tracking(folder: Path, params: str, repeat: int) -> dict:
     room = Room(folder, OMP_NUM_THREADS=str(os.cpu_count()))
     store = f"execution.store={room.store}"
-    seconds(
-        room, "experiment", "--params", str(TINY), store
-    )  # both kinds find warm files, the tracked one its databases
+    # both kinds find warm files, the tracked one its databases
+    seconds(room, "experiment", "--params", str(TINY), store)
     arguments = ("experiment", "--params", params, store)
     direct, tracked = [], []
     for _ in range(repeat):

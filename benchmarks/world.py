@@ -239,9 +239,8 @@ def concepts_found(
     probe_ap = np.array(
         [precision_both_ways(probe[:, c], [positives[c]])[0, 0] for c in range(n_concepts)]
     )
-    chosen = np.stack(
-        [precision_both_ways(select_x[:, d], on_select) for d in range(x.shape[1])]
-    )  # [d, 2, concept]
+    # [d, 2, concept]
+    chosen = np.stack([precision_both_ways(select_x[:, d], on_select) for d in range(x.shape[1])])
     scored = np.stack([precision_both_ways(x[:, d], positives) for d in range(x.shape[1])])
     flat = chosen.reshape(-1, n_concepts).argmax(0)
     coordinate_ap = scored.reshape(-1, n_concepts)[flat, np.arange(n_concepts)]

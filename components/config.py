@@ -246,11 +246,8 @@ def parse(text: str) -> Any:
     like."""
     try:
         value = yaml.safe_load(text)
-    except (
-        yaml.YAMLError,
-        ValueError,
-        RecursionError,
-    ):  # also a month 13, or an integer of 5,000 digits
+    except (yaml.YAMLError, ValueError, RecursionError):
+        # also a month 13, or an integer of 5,000 digits
         return text
     if isinstance(value, str) and value == text.strip():  # what was quoted stays text
         try:
@@ -293,9 +290,8 @@ def override(config: ConfigT, overrides: Mapping[str, Any]) -> ConfigT:
         ConfigError: a value of the wrong type or out of range, with its dotted name.
     """
     kinds = {dotted: value for dotted, value in overrides.items() if dotted.endswith(".kind")}
-    if kinds and len(kinds) < len(
-        overrides
-    ):  # kinds first: the rest is then read against the new kinds' fields
+    # kinds first: the rest is then read against the new kinds' fields
+    if kinds and len(kinds) < len(overrides):
         rest = {dotted: value for dotted, value in overrides.items() if dotted not in kinds}
         return override(override(config, kinds), rest)
     nested = config.model_dump(mode="json")
@@ -326,9 +322,8 @@ def _wanted_as_text(
     faults = [fault["loc"] for fault in error.errors() if fault["type"] == "string_type"]
     places = [".".join(_without_tags(config, [str(part) for part in place])) for place in faults]
     for name, value in overrides.items():
-        inside = any(
-            place == name or place.startswith(f"{name}.") for place in places
-        )  # below: a member of a union
+        # below: a member of a union
+        inside = any(place == name or place.startswith(f"{name}.") for place in places)
         if (
             inside
             and isinstance(value, Typed)

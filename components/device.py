@@ -268,9 +268,8 @@ def _held_by(slot: Slot) -> str:
 
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError):
         found = json.loads(_holder_file(slot).read_text(encoding="utf-8"))
-        if psutil.pid_exists(
-            int(found["pid"])
-        ):  # else the note of one who died, and this holder could not replace it
+        # else the note of one who died, and this holder could not replace it
+        if psutil.pid_exists(int(found["pid"])):
             return f"{slot.name} held by process {int(found['pid'])} for {max(0.0, time.time() - found['since']):.0f} s"
     return f"{slot.name} held"
 

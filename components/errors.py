@@ -115,10 +115,8 @@ def quoted(value: object) -> str:
         return f"{beginning}... ({len(value):,} characters)" if over else beginning
     try:
         return shortened(repr(value))
-    except (
-        ValueError,
-        RecursionError,
-    ):  # an integer beyond Python's limit of digits; lists in one another
+    except (ValueError, RecursionError):
+        # an integer beyond Python's limit of digits; lists in one another
         return f"{type(value).__name__} too long to be shown"
 
 

@@ -79,9 +79,8 @@ class ExperimentConfig(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> ExperimentConfig:
-        listed = sorted(
-            {*self.evaluate.evaluations, *self.sweep.evaluations}
-        )  # a sweep reads the same settings
+        # a sweep reads the same settings
+        listed = sorted({*self.evaluate.evaluations, *self.sweep.evaluations})
         refuse_unused(evaluations, listed, self.evaluate.settings)
         if self.train.splice.share and self.capture.arrays.path:
             raise ConfigError(

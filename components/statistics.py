@@ -138,9 +138,8 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
     share, z2 = successes / n, scipy.special.ndtri((1 + confidence) / 2) ** 2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     reach = np.sqrt(z2 * share * (1 - share) / n + z2**2 / (4 * n * n)) / (1 + z2 / n)
-    low = (
-        0.0 if successes == 0 else float(centre - reach)
-    )  # exact at the ends, where rounding would miss
+    # exact at the ends, where rounding would miss
+    low = 0.0 if successes == 0 else float(centre - reach)
     high = 1.0 if successes == n else float(centre + reach)
     return Interval(share, low, high, n)
 
@@ -400,9 +399,8 @@ def average_precision_weighted(
     scores, positive, weights = scores[kept], labels[kept].astype(bool), weights[kept]
     if not positive.any():
         return None
-    levels, at = np.unique(
-        -scores, return_inverse=True
-    )  # highest first; rows of equal score enter together
+    # highest first; rows of equal score enter together
+    levels, at = np.unique(-scores, return_inverse=True)
     gained = np.bincount(at, weights=weights * positive, minlength=len(levels))
     precision = np.cumsum(gained) / np.cumsum(
         np.bincount(at, weights=weights, minlength=len(levels))

@@ -14,9 +14,8 @@ from pathlib import Path
 
 from streamlit.web import cli
 
-logging.getLogger("streamlit.runtime.caching.cache_data_api").setLevel(
-    logging.ERROR
-)  # "no runtime": it comes later
+# "no runtime": it comes later
+logging.getLogger("streamlit.runtime.caching.cache_data_api").setLevel(logging.ERROR)
 
 from dashboards import charts, listing, live, panels, runs, selection, tokens, views, workflow  # noqa: E402
 

@@ -319,9 +319,8 @@ def sweep_frontier(
         called.alias("dictionary"), pl.col("low", "high").fill_null(pl.col("value"))
     )
     kinds = drawn["dictionary"].unique(maintain_order=True).to_list()
-    below = alt.Legend(
-        orient="bottom", columns=2, symbolLimit=0
-    )  # beside a narrow chart the last of many are cut off
+    # beside a narrow chart the last of many are cut off
+    below = alt.Legend(orient="bottom", columns=2, symbolLimit=0)
     colour = alt.Color(
         "dictionary:N",
         title=None,
@@ -339,10 +338,8 @@ def sweep_frontier(
             alt.Tooltip("low:Q", format=".4g"), alt.Tooltip("high:Q", format=".4g"), "n:Q", "sparsity_name:N", "sparsity:Q",
         ],
     )  # fmt: skip
-    least, most = (
-        drawn["low"].min(),
-        drawn["high"].max(),
-    )  # an untrained dictionary's FVU is a hundred times a good one's
+    # an untrained dictionary's FVU is a hundred times a good one's
+    least, most = (drawn["low"].min(), drawn["high"].max())
     over_decades = isinstance(least, float) and isinstance(most, float) and 0 < least < most / 20
     scale = alt.Scale(type="log", nice=False) if over_decades else alt.Scale(zero=False)
     y = alt.Y("value:Q", title=title, scale=scale)

@@ -112,11 +112,8 @@ def parsed(text: str, known: Mapping[str, Field]) -> dict[str, Any]:
             raise UnknownNameError(f"line {number}: no parameter {name[:80]!r}{hint}")
         try:
             found[name] = yaml.safe_load(value)
-        except (
-            yaml.YAMLError,
-            ValueError,
-            RecursionError,
-        ):  # also a month 13, or an integer of 5,000 digits
+        except (yaml.YAMLError, ValueError, RecursionError):
+            # also a month 13, or an integer of 5,000 digits
             raise ConfigError(
                 f"line {number}: the value of {name} is not YAML: {value[:80]!r}"
             ) from None

@@ -205,10 +205,8 @@ def cancel(identity: str) -> None:
     answer = _ask(
         f"flow_runs/{identity}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}}
     )
-    if (answer.get("state") or {}).get("type") not in (
-        "CANCELLING",
-        "CANCELLED",
-    ):  # one that waits is ended at once
+    # one that waits is ended at once
+    if (answer.get("state") or {}).get("type") not in ("CANCELLING", "CANCELLED"):
         reason = (answer.get("details") or {}).get("reason") or "it gives no reason"
         raise ServiceError(f"Prefect does not cancel this run: {reason}")
 
@@ -303,10 +301,8 @@ def _ask(path: str, body: Mapping[str, Any] | None) -> Any:
         login = (user, secret) if password else httpx.USE_CLIENT_DEFAULT
         try:
             answer = _client().send(request, auth=login)
-        except (
-            httpx.ReadError,
-            httpx.RemoteProtocolError,
-        ):  # a kept connection that Prefect has closed, as after a fault
+        except (httpx.ReadError, httpx.RemoteProtocolError):
+            # a kept connection that Prefect has closed, as after a fault
             if not path.endswith(READING) and body is not None:
                 raise
             answer = _client().send(request, auth=login)
@@ -342,6 +338,5 @@ def _said(answer: httpx.Response) -> str:
 
 @st.cache_resource(show_spinner=False)
 def _client() -> httpx.Client:
-    return httpx.Client(
-        timeout=SECONDS, trust_env=False
-    )  # loopback: no proxy of the environment in between
+    # loopback: no proxy of the environment in between
+    return httpx.Client(timeout=SECONDS, trust_env=False)

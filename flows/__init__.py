@@ -5,8 +5,6 @@ import logging
 from flows.stack import environment
 
 environment.apply()
-for _name in (
-    "components",
-    "flows",
-):  # what they say is read in a terminal and on the run's page in Prefect
+# what they say is read in a terminal and on the run's page in Prefect
+for _name in ("components", "flows"):
     logging.getLogger(_name).setLevel(logging.INFO)

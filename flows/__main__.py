@@ -44,11 +44,8 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[name=value]...", help="for example train.dictionary.k=64"),
 ]
-AS_PATH = {
-    "parser": expanded,
-    "metavar": "PATH",
-    "show_default": False,
-}  # a shell leaves the ~ of --params=~/x alone
+# a shell leaves the ~ of --params=~/x alone
+AS_PATH = {"parser": expanded, "metavar": "PATH", "show_default": False}
 Params = Annotated[
     Path | None,
     typer.Option("--params", help="parameter file; params.yaml when it is here", **AS_PATH),
@@ -472,9 +469,8 @@ def _store(overrides: list[str] | None, params: Path | None) -> Store:
 
 def _show(frame: Any, as_json: bool) -> None:
     if as_json:
-        sys.stdout.write(
-            json.dumps(json.loads(frame.write_json())) + "\n"
-        )  # ASCII: any terminal can take it
+        # ASCII: any terminal can take it
+        sys.stdout.write(json.dumps(json.loads(frame.write_json())) + "\n")
         return
     from rich.table import Table
 
@@ -512,9 +508,8 @@ def main() -> None:
     terminal.speak_any_encoding()
     handler = RichHandler(console=aside, show_path=False, show_time=False, markup=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
-    logging.getLogger("urllib3").setLevel(
-        logging.ERROR
-    )  # each try of a server that is away; the last one is said
+    # each try of a server that is away; the last one is said
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
     try:
         app()
     except (

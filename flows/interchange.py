@@ -47,9 +47,8 @@ def import_(config: ExperimentConfig, format: str, source: str) -> Reference:
 
 def bring(chain: Chain, format: str, folder: Path) -> Artifact:
     """The artifact of the dictionary in a folder, its hook point under the canonical name."""
-    said = (
-        formats[format]().read(folder).hook_point
-    )  # what cannot be read is refused before anything is captured
+    # what cannot be read is refused before anything is captured
+    said = formats[format]().read(folder).hook_point
     point = _place(chain.config.train.hook_point or said, folder, chain.capturing.hook_points)
     config = ImportConfig(
         format=format,

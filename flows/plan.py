@@ -116,9 +116,8 @@ class Plan(Chain):
             times = work / max(1.0, before.work[0])
             if before.alike == estimate.alike and times <= RANGE:
                 return took * times, told, f"in proportion to {work:,.0f} {unit}"
-        self._took[about].insert(
-            0, (estimate, *estimate.probe(seconds))
-        )  # whatever is alike takes as long
+        # whatever is alike takes as long
+        self._took[about].insert(0, (estimate, *estimate.probe(seconds)))
         return *self._took[about][0][1:], f"for {work:,.0f} {unit}" if unit else ""
 
     def _made_here(
@@ -133,9 +132,8 @@ class Plan(Chain):
             on = made.get("machine"), made.get("continued"), manifest["version"]
             if on != (settings.machine(), False, stage.version):
                 continue
-            with contextlib.suppress(
-                LatentflowError, KeyError
-            ):  # inputs that are gone; what no longer is a section
+            # inputs that are gone; what no longer is a section
+            with contextlib.suppress(LatentflowError, KeyError):
                 places = inputs_of(manifest)
                 inputs = {
                     role: self.given(kind) if kind in GIVEN else self.store.get(kind, key)

@@ -40,9 +40,8 @@ def progress_bar(
             MofNCompleteColumn(),
             TextColumn("{task.fields[unit]}", markup=False),
         )
-        alone = _drawing.acquire(
-            blocking=False
-        )  # a terminal shows one bar at a time; tasks side by side log instead
+        # a terminal shows one bar at a time; tasks side by side log instead
+        alone = _drawing.acquire(blocking=False)
         bar = RichProgress(
             *columns,
             TimeElapsedColumn(),
@@ -74,9 +73,8 @@ def progress_bar(
         def publish(share: float, description: str) -> None:
             try:
                 if live["id"] is None:
-                    key = re.sub(
-                        "[^a-z0-9]+", "-", f"{label} progress".lower()
-                    )  # all that Prefect takes
+                    # all that Prefect takes
+                    key = re.sub("[^a-z0-9]+", "-", f"{label} progress".lower())
                     live["id"] = create_progress_artifact(share, key=key, description=description)
                 else:
                     update_progress_artifact(live["id"], share, description=description)

@@ -25,6 +25,5 @@ def _flow(stage: str) -> Flow[Any, Any]:
     return flow(name=stage, flow_run_name=windows.name)(run)
 
 
-globals().update(
-    {stage: _flow(stage) for stage in STAGES if stage != "report"}
-)  # Prefect looks a flow up by its name
+# Prefect looks a flow up by its name
+globals().update({stage: _flow(stage) for stage in STAGES if stage != "report"})

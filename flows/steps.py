@@ -35,9 +35,8 @@ from flows.progress import progress_bar
 from flows.stack import slots
 from flows.terminal import aside
 
-record = logging.getLogger(
-    "flows.run"
-)  # for the run's page in Prefect alone: a terminal has the lines from `console`
+# for the run's page in Prefect alone: a terminal has the lines from `console`
+record = logging.getLogger("flows.run")
 record.propagate = False
 
 Reference = dict[str, str]

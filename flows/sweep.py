@@ -202,9 +202,8 @@ def _reason(label: str, error: Exception) -> str:
     if not on_purpose:
         log.error("%s failed", label, exc_info=error)
     at: BaseException | None = error
-    while (
-        at is not None
-    ):  # tensors of a group that was too large must be gone before each is tried alone
+    # tensors of a group that was too large must be gone before each is tried alone
+    while at is not None:
         traceback.clear_frames(at.__traceback__)
         at = at.__cause__ or at.__context__
     return str(error) if on_purpose else f"{type(error).__name__}: {error}"

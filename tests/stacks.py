@@ -109,9 +109,8 @@ class Room:
         address = f"http://127.0.0.1:{self.ports['prefect']}/api/{path}"
         login = self.environment.get("PREFECT_API_AUTH_STRING")
         options = {"timeout": 30, "auth": tuple(login.split(":")) if login else None}
-        for _ in range(
-            20
-        ):  # 503 is SQLite that was locked for a moment; Prefect's own client asks again too
+        # 503 is SQLite that was locked for a moment; Prefect's own client asks again too
+        for _ in range(20):
             answer = (
                 httpx.get(address, **options)
                 if body is None

@@ -150,9 +150,8 @@ def test_a_note_of_another_users_dead_process_is_not_believed_and_stops_nobody(
             pass
         assert locks.stat().st_mode & 0o1777 == 0o1777
         holder = locks / "cpu-0.holder"
-        holder.write_text(
-            json.dumps({"pid": dead.pid, "since": time.time()})
-        )  # ours, and the folder is sticky
+        # ours, and the folder is sticky
+        holder.write_text(json.dumps({"pid": dead.pid, "since": time.time()}))
         holder.chmod(0o644)
         command = [sys.executable, "-c", AS_ANOTHER_USER + TAKE_TURNS, '["cpu:0"]', "1", "0.5"]
         other = subprocess.Popen(

@@ -116,9 +116,8 @@ def _as_the_locale_has_it(path: Path) -> list[int]:
         ]
         text = isinstance(named.get("text"), ast.Constant) and named["text"].value is True
         opened = called in ("open", "fdopen") and not any("b" in mode for mode in modes)
-        opened = opened and (
-            bool(modes) or isinstance(call.func, ast.Name)
-        )  # a method `open` without a mode is no file's
+        # a method `open` without a mode is no file's
+        opened = opened and (bool(modes) or isinstance(call.func, ast.Name))
         before = {"read_text": 0, "write_text": 1}.get(called)  # arguments before the encoding
         method = (
             isinstance(call.func, ast.Attribute) and before is not None and len(call.args) <= before
@@ -183,9 +182,8 @@ def test_the_page_of_peers_has_no_digit_that_another_machine_would_change() -> N
         for each in (0.0, 2.9e-8, 3.1e-8, 7e-5, None)
     ]
     assert [row.bounded for row in rows] == ["1e-10", "1e-06", "1e-06", "1e-03", "not compared"]
-    assert (
-        oracle.Row("peer", "theirs / ours", "codes", 0.2, "as they are").bounded == "2.0e-01"
-    )  # too large for any
+    # too large for any
+    assert oracle.Row("peer", "theirs / ours", "codes", 0.2, "as they are").bounded == "2.0e-01"
 
 
 def test_every_dependency_is_pinned_inside_its_range() -> None:

@@ -63,9 +63,8 @@ def test_a_sparse_score_gives_what_the_dense_one_gives(
     rows: list[tuple[int, bool]], random
 ) -> None:
     scores, labels = arrays(rows)
-    listed = (scores != 0) | np.array(
-        [random.random() < 0.3 for _ in rows]
-    )  # some listed scores may be 0
+    # some listed scores may be 0
+    listed = (scores != 0) | np.array([random.random() < 0.3 for _ in rows])
     sparse = (scores[listed], labels[listed], int(labels.sum()), len(rows))
     assert average_precision_sparse(*sparse) == pytest.approx(
         average_precision(scores, labels), abs=1e-12
@@ -110,9 +109,8 @@ def test_the_bootstrap_covers_the_mean_about_as_often_as_it_says() -> None:
 def test_the_cluster_bootstrap_is_a_ratio_of_sums_over_whole_clusters() -> None:
     generator = np.random.default_rng(2)
     cluster = np.repeat(np.arange(30), 50)
-    numerator = np.repeat(
-        generator.normal(size=30), 50
-    )  # rows of a cluster agree: 30 replicates, not 1500
+    # rows of a cluster agree: 30 replicates, not 1500
+    numerator = np.repeat(generator.normal(size=30), 50)
     denominator = np.full(1500, 2.0)
     found = cluster_bootstrap(numerator, denominator, cluster, generator)
     naive = bootstrap_mean(numerator, generator)
@@ -270,9 +268,8 @@ def test_the_interval_of_an_auroc_covers_near_one_and_for_few_rows(truth: float,
         assert 0 <= found.low <= value <= found.high <= 1
         hits += found.low <= truth <= found.high
         wide.append(found.high - found.low)
-    assert (
-        0.93 <= hits / 400 <= 0.99
-    )  # DeLong's: 0.91, 0.82, 0.53 with 10, 0.94, 0.94, 0.86 with 50
+    # DeLong's: 0.91, 0.82, 0.53 with 10, 0.94, 0.94, 0.86 with 50
+    assert 0.93 <= hits / 400 <= 0.99
     assert np.mean(wide) < {10: 0.42, 50: 0.21}[n]  # and is not bought by covering everything
 
 
@@ -295,9 +292,8 @@ def test_students_interval_covers_means_of_skewed_scores_better_than_the_bootstr
     for n in (5, 20, 100):
         hits = {"student": 0, "bootstrap": 0}
         for _ in range(400):
-            scores = np.where(
-                generator.random(n) < 0.1, 0.5, generator.beta(8, 2, n)
-            )  # a tenth at chance
+            # a tenth at chance
+            scores = np.where(generator.random(n) < 0.1, 0.5, generator.beta(8, 2, n))
             found = {
                 "student": t_interval(scores),
                 "bootstrap": bootstrap_mean(scores, generator, n_resamples=400),
@@ -313,9 +309,8 @@ def test_groups_weigh_the_same_whatever_their_size() -> None:
     many, few = np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.8, 1.0])
     found = t_interval_of_groups([many, few])
     assert (found.value, found.n) == (pytest.approx((0.25 + 0.9) / 2), 6)
-    welch = scipy.stats.ttest_ind(
-        many, -few, equal_var=False
-    )  # the difference of two means is their sum with a sign
+    # the difference of two means is their sum with a sign
+    welch = scipy.stats.ttest_ind(many, -few, equal_var=False)
     low, high = welch.confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((low / 2, high / 2))
     one = t_interval(many)

@@ -175,9 +175,8 @@ def _parquet(path: Path, names: Sequence[str]) -> Opened:
                 f"{path}: row {row:,} of {of[name]} has not the {widths[name]} numbers of the "
                 "first row"
             )
-        values = column.flatten().to_numpy(
-            zero_copy_only=False
-        )  # an empty cell becomes NaN, which is refused
+        # an empty cell becomes NaN, which is refused
+        values = column.flatten().to_numpy(zero_copy_only=False)
         return torch.from_numpy(values.reshape(-1, widths[name]).copy())
 
     def blocks() -> Iterator[dict[str, Tensor]]:

@@ -123,9 +123,8 @@ def _token(entry: Any) -> tuple[str, float] | None:
     is_number = (
         isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
     )
-    return (
-        (text, max(float(value), -1e4)) if isinstance(text, str) and is_number else None
-    )  # some say -inf for never
+    # some say -inf for never
+    return (text, max(float(value), -1e4)) if isinstance(text, str) and is_number else None
 
 
 def _short(told: Any) -> str:

@@ -46,9 +46,8 @@ class Pace:
             at = max(self._next, self._next_tokens, self._paused)
             if at <= now:
                 break
-            await asyncio.sleep(
-                at - now
-            )  # whoever wakes first goes, and the others wait for their turn
+            # whoever wakes first goes, and the others wait for their turn
+            await asyncio.sleep(at - now)
         self._next = now + max(self._each, self._gap)
         self._next_tokens = now + tokens * self._token
 

@@ -226,9 +226,8 @@ class Round:
             task.result()
 
     async def _respond(self, group: Sequence[Pending]) -> None:
-        meanwhile = self._cache.get(
-            [each.key for each in group]
-        )  # another run may have paid since this one looked
+        # another run may have paid since this one looked
+        meanwhile = self._cache.get([each.key for each in group])
         for each in group:
             if each.key in meanwhile:
                 self._came(each, meanwhile[each.key], cached=True)

@@ -165,9 +165,8 @@ def _discriminant(
         z = (x[start : start + 16384].float() - mean) @ whiten
         y = torch.from_numpy(labels[start : start + 16384].toarray()).to(x.device, torch.float32)
         total += z.T @ y
-    above = total / torch.from_numpy(np.maximum(positives, 1.0)).float().to(
-        x.device
-    )  # the mean of positives
+    # the mean of positives
+    above = total / torch.from_numpy(np.maximum(positives, 1.0)).float().to(x.device)
     difference = above / (1 - share)
     spread = share * (1 - share) * difference.square().sum(0)
     weight = difference / (1 - spread).clamp(min=0.05)

@@ -55,12 +55,10 @@ def align(
     code, index, begin, stop, value = (
         (np.array(column) for column in zip(*spans, strict=True)) if spans else [_NONE] * 5
     )
-    low = np.searchsorted(
-        end, base[index] + begin, side="right"
-    )  # first token that ends after the label begins
-    high = np.searchsorted(
-        start, base[index] + stop, side="left"
-    )  # first token that begins after the label ends
+    # first token that ends after the label begins
+    low = np.searchsorted(end, base[index] + begin, side="right")
+    # first token that begins after the label ends
+    high = np.searchsorted(start, base[index] + stop, side="left")
     n_tokens = np.where(begin < stop, np.maximum(high - low, 0), 0)
     label = np.repeat(np.arange(len(n_tokens)), n_tokens)
     within = np.arange(len(label)) - np.repeat(np.cumsum(n_tokens) - n_tokens, n_tokens)
@@ -97,9 +95,8 @@ def _laid_out(
     offsets = np.fromiter(flat, np.int64, 2 * int(lengths.sum())).reshape(-1, 2)
     sizes = np.array([len(document.text) + 1 for document in documents], np.int64)
     offsets += np.repeat(np.cumsum(sizes) - sizes, lengths)[:, None]
-    offsets = np.maximum.accumulate(
-        offsets, axis=0
-    )  # a normaliser may give a character twice, never go back
+    # a normaliser may give a character twice, never go back
+    offsets = np.maximum.accumulate(offsets, axis=0)
     return offsets[:, 0], offsets[:, 1], np.cumsum(lengths) - lengths
 
 

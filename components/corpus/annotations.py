@@ -309,9 +309,8 @@ _CLUSTER = re.compile(rf"(?s)[\u1100-\u115f][\u1160-\u11a7][\u11a8-\u11ff]?|.[{M
 _DOTTED = re.compile("i\u0307")
 _LETTER = re.compile(rf"[^\W{UNSPACED}]|[{MARKS}]")
 _CONTINUED = re.compile(rf"-[^\W{UNSPACED}]")
-_CONTRACTED = re.compile(
-    r"'t(?!\w)"
-)  # of don't, can't: the negation is no word of its own, and changes the one before
+# of don't, can't: the negation is no word of its own, and changes the one before
+_CONTRACTED = re.compile(r"'t(?!\w)")
 
 
 def _is_whole(text: str, start: int, end: int) -> bool:

@@ -26,9 +26,8 @@ CHARACTERS = 16
 """Characters of one token, at most, as texts go: a corpus with more of them than that for each
 token wanted is large."""
 
-with (
-    warnings.catch_warnings()
-):  # pydantic's own deprecated `validate` gives way to the split of that name
+# pydantic's own deprecated `validate` gives way to the split of that name
+with warnings.catch_warnings():
     warnings.filterwarnings("ignore", 'Field name "validate"')
 
     class SplitsConfig(Config):
@@ -269,9 +268,8 @@ def refuse_what_is_too_short(
     )
     wanted = sum(split.wanted for split in splits)
     summary = f"too few tokens: {listed}. In all {came}, and {wanted:,} are wanted"
-    if n_documents < FEW * len(
-        splits
-    ):  # a document is never cut in two, so smaller numbers may change nothing
+    # a document is never cut in two, so smaller numbers may change nothing
+    if n_documents < FEW * len(splits):
         raise CorpusError(f"{summary}. A document belongs to one split, and these are few for {len(splits)}: "
                           f"{_smaller(corpus)}, or lower read.splits")  # fmt: skip
     part = min(0.9 * split.tokens / split.wanted for split in short)

@@ -51,13 +51,10 @@ COLUMNS = 3  # token, document and position of every place in a context, int32
 TEXT = 5  # bytes a token of text, labels and tables, compressed: 4.4 in the embedded world
 DOCUMENT = 120  # tokens, as in the embedded world
 SAMPLE = 200  # documents whose tokens are counted
-MEMORY = (
-    192 * 2**20
-)  # batches of documents, the tables' writers, the tokenizer; contexts go to disk as they come
-ONCE, BY_TOKEN = (
-    1.0,
-    2e-5,
-)  # seconds for vocabulary, pairs and prompts, and for a token, on one core of a server
+# batches of documents, the tables' writers, the tokenizer; contexts go to disk as they come
+MEMORY = 192 * 2**20
+# seconds for vocabulary, pairs and prompts, and for a token, on one core of a server
+ONCE, BY_TOKEN = (1.0, 2e-5)
 
 
 class ReadConfig(Config):
@@ -278,9 +275,8 @@ def _expected(
             config.seed,
             model.key,
         )
-        if (
-            about not in _looked_through
-        ):  # a setting that fits is searched by asking again and again
+        # a setting that fits is searched by asking again and again
+        if about not in _looked_through:
             _looked_through[about] = _look_through(corpus, division.total, config.seed, model)
         there = _looked_through[about]
     if there is None:

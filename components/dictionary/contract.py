@@ -229,9 +229,8 @@ class Dictionary(nn.Module, ABC):
                 f"k is {k}, but {self.kind} has only {self.d_sae} latents at width {self.d_in}; "
                 "lower k"
             )
-        self.register_buffer(
-            "like", torch.zeros(()), persistent=False
-        )  # tells dtype and device, whatever else there is
+        # tells dtype and device, whatever else there is
+        self.register_buffer("like", torch.zeros(()), persistent=False)
 
     # What an architecture writes.
 

@@ -193,9 +193,8 @@ def formula(
 
         def learn(batch: Batch) -> None:
             learner.learn(batch)
-            learner.silent[: max(1, d_sae // 20)] = (
-                2**40
-            )  # a twentieth counts as dead, so that it is revived
+            # a twentieth counts as dead, so that it is revived
+            learner.silent[: max(1, d_sae // 20)] = 2**40
             learner.longest.forget()
 
         by_row, n = pace(learn if updates else begun.encode, rows, config.batch, seconds)

@@ -156,9 +156,8 @@ def evaluate(
         else:
             codes, rebuilt = learner.rebuilt(batch, name)
         x = batch[name].cpu().double()
-        centre = (
-            x.mean(0) if centre is None else centre
-        )  # deviations from near the mean: no cancellation
+        # deviations from near the mean: no cancellation
+        centre = x.mean(0) if centre is None else centre
         error += (x - rebuilt.cpu()).square().sum().item()
         squares += (x - centre).square().sum().item()
         total += (x - centre).sum(0)

@@ -142,9 +142,8 @@ class Learner:
         """After the last batch, once: what it does not learn by gradients is set, the whitening
         goes into the weights."""
         self.dictionary.finish()
-        rivals = (
-            type(self.dictionary).rivals(self.dictionary.options) > 1
-        )  # the rows may be another one's by now
+        # the rows may be another one's by now
+        rivals = type(self.dictionary).rivals(self.dictionary.options) > 1
         if self.first is not None and not rivals:
             cosines = torch.nn.functional.cosine_similarity(
                 self.dictionary.W_dec.detach(), self.first, dim=1

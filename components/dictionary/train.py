@@ -338,9 +338,8 @@ class _Group:
         try:
             yield from self._run(learners, "rate-")
         except DivergedError as error:
-            for label in (
-                learners
-            ):  # a checkpoint of one that diverged is no beginning for the next candidate
+            # a checkpoint of one that diverged is no beginning for the next candidate
+            for label in learners:
                 self._checkpoint(label, "rate-").unlink(missing_ok=True)
             if len(learners) > 1:
                 alone: dict[str, tuple[float, float]] = {}

@@ -169,9 +169,8 @@ def matched_cosine(one: Float[Tensor, "row d_in"], other: Float[Tensor, "row2 d_
 
     A zero row has cosine 0 with all, and so has a row that finds no partner.
     """
-    from scipy.optimize import (
-        linear_sum_assignment,
-    )  # here: a third of a second that describing the flows need not wait for
+    # here: a third of a second that describing the flows need not wait for
+    from scipy.optimize import linear_sum_assignment
 
     normal = torch.nn.functional.normalize
     cosine = (normal(one.double(), dim=1) @ normal(other.double(), dim=1).T).cpu().numpy()

@@ -68,9 +68,8 @@ def draw_windows(
     tenth_of = np.full(len(tiling.first), -1)
     tenth_of[ranked] = np.repeat(np.arange(TENTHS), [len(tenth) for tenth in tenths])
     drawn = np.concatenate([group.tiles for group in distinct[1:]])
-    kind_of = np.where(
-        tenth_of >= 0, tenth_of, TENTHS + holds
-    )  # a tenth of activation, or one of two silent kinds
+    # a tenth of activation, or one of two silent kinds
+    kind_of = np.where(tenth_of >= 0, tenth_of, TENTHS + holds)
     top = np.zeros(len(distinct[0].tiles))  # was not drawn and stands for nothing
     stands_for = np.concatenate([top, _stands_for(kind_of, drawn, tenth_of >= 0)])
     return _gather(tiling, distinct, tenth_of, stands_for, rows, values)

@@ -82,9 +82,8 @@ def _tabled(
     there = np.zeros(size, bool)
     there[key] = True
     met = np.flatnonzero(there)
-    number = np.empty(
-        size, np.int64
-    )  # unset where nothing is met: a table of millions is not filled for thousands
+    # unset where nothing is met: a table of millions is not filled for thousands
+    number = np.empty(size, np.int64)
     number[met] = np.arange(len(met))
     return met, number[key]
 

@@ -142,9 +142,8 @@ class Block:
     def of(cls, windows: Windows, shape: Shape) -> Block:
         """The conditions of one shape that these windows meet."""
         token, key = _met(windows.texts, shape)
-        if (
-            shape == "word_near"
-        ):  # thousands, of which most are met once: too many to fit and to trust
+        # thousands, of which most are met once: too many to fit and to trust
+        if shape == "word_near":
             met, of = numbered(key, shape, windows.texts)
             active = np.bincount(of[windows.activations.ravel()[token] > 0], minlength=len(met)) > 0
             trusted = (active & (np.bincount(of, minlength=len(met)) >= 3))[of]
@@ -172,9 +171,8 @@ class _Design:
             for running in (False, True)
         ]
         self._forth = [scipy.sparse.csr_matrix(scipy.sparse.hstack(side)) for side in sides if side]
-        self._back = [
-            matrix.T.tocsr() for matrix in self._forth
-        ]  # a product along rows is the faster one
+        # a product along rows is the faster one
+        self._back = [matrix.T.tocsr() for matrix in self._forth]
         self._ends = [matrix.shape[1] for matrix in self._forth[:-1]]
 
     def times(self, weights: Float[np.ndarray, " condition"]) -> Float[np.ndarray, " token"]:

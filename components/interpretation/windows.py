@@ -89,9 +89,8 @@ class Texts:
                 self.vocabulary.texts[token] for token in self.tokens[row].tolist() if token >= 0
             ]
             for first, end in groups(texts):
-                left[row, first:end] = left[
-                    row, first
-                ]  # inside a character, what stands before is before all of it
+                # inside a character, what stands before is before all of it
+                left[row, first:end] = left[row, first]
         return left
 
     def strings(self) -> list[list[str]]:

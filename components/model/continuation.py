@@ -23,11 +23,8 @@ if TYPE_CHECKING:
     from components.model.language_model import LanguageModel
 
 _STEPS = 4  # of a trial
-_CACHES = (
-    "past_key_values",
-    "cache_params",
-    "state",
-)  # names under which networks take and return what they keep
+# names under which networks take and return what they keep
+_CACHES = ("past_key_values", "cache_params", "state")
 
 
 class ContinuedRows:
@@ -97,9 +94,8 @@ class ContinuedRows:
         if self._model.takes("logits_to_keep"):
             kwargs["logits_to_keep"] = self._most_padding + 1
         logits = self._model.forward(tokens, Places(position, self._n_prompt), **kwargs).logits
-        return logits[
-            torch.arange(n_rows, device=logits.device), last - n_tokens
-        ]  # counted from the end
+        # counted from the end
+        return logits[torch.arange(n_rows, device=logits.device), last - n_tokens]
 
 
 def can_cache(model: LanguageModel, *, padded: bool) -> bool:

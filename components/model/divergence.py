@@ -122,9 +122,8 @@ def strengths_for_budgets(
         measurement came near it.
     """
     wanted = torch.tensor(list(budgets), dtype=torch.float64)
-    coefficient = torch.full(
-        (n, 1), 0.5, dtype=torch.float64
-    )  # every measurement so far, nan where there was none
+    # every measurement so far, nan where there was none
+    coefficient = torch.full((n, 1), 0.5, dtype=torch.float64)
     kl = measure(torch.arange(n), coefficient[:, 0]).nan_to_num(nan=torch.inf)[:, None]
     for number in range(rounds - 1):
         proposed = _propose(coefficient, kl, wanted, tolerance, maximum, number)
@@ -137,9 +136,8 @@ def strengths_for_budgets(
             torch.cat([coefficient, proposed], dim=1),
             torch.cat([kl, measured], dim=1),
         )
-    distance = (
-        (kl[:, :, None].clamp(min=1e-12) / wanted).log().abs().nan_to_num(torch.inf)
-    )  # [n, measurement, budget]
+    # [n, measurement, budget]
+    distance = (kl[:, :, None].clamp(min=1e-12) / wanted).log().abs().nan_to_num(torch.inf)
     nearest = distance.argmin(dim=1)
     missed = distance.min(dim=1).values > math.log1p(3 * tolerance)
     return (

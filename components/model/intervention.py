@@ -112,9 +112,8 @@ def logits_under(
         given = torch.tensor([row + [0] * (width - len(row)) for row in rows])
     with intervention.applied(model):
         logits = model.logits(given)
-    if (
-        longest
-    ):  # what follows token i is predicted as many places later as the row's prefix is long
+    # what follows token i is predicted as many places later as the row's prefix is long
+    if longest:
         places = torch.arange(tokens.shape[1])[None] + torch.tensor(lengths)[:, None]
         logits = logits.gather(
             1, places.to(logits.device)[:, :, None].expand(-1, -1, logits.shape[2])

@@ -426,9 +426,8 @@ class LanguageModel:
         else:
             real = to_device(mask, self.device).bool()
             position = torch.where(real, real.long().cumsum(1) - 1, -1)
-            if not _is_right(
-                mask
-            ):  # what causal attention never looks at needs no mask, and is faster without
+            # what causal attention never looks at needs no mask, and is faster without
+            if not _is_right(mask):
                 self._refuse_padding(mask)
                 kwargs |= self._behind_padding(position)
         return self.forward(tokens, Places(position, position.max(dim=1).values + 1), **kwargs)

@@ -111,9 +111,8 @@ class Layout:
                 f"names mean nothing in it; {_SAY_MODULE}"
             )
         order = [call.path for call in calls]
-        path = max(
-            handing_on, key=lambda path: order.index(members[path][-1])
-        )  # a decoder runs after its encoder
+        # a decoder runs after its encoder
+        path = max(handing_on, key=lambda path: order.index(members[path][-1]))
         return path, lists[path]
 
     def module(self, name: str, path: str, side: Side) -> Place:
@@ -142,9 +141,8 @@ class Layout:
                 "width]"
             )
         arrangement = Arrangement.of(x, b, t)
-        if arrangement and arrangement.axes == (
-            0,
-        ):  # one axis: is it the tokens of the first row that come first?
+        # one axis: is it the tokens of the first row that come first?
+        if arrangement and arrangement.axes == (0,):
             whole, first = (
                 self._calls(tokens, [path])[0].on(side)
                 for tokens in (self._tokens, self._tokens[:1])

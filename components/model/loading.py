@@ -89,9 +89,8 @@ def sizes(config: Any) -> tuple[int, int, int, int | None]:
             "num_hidden_layers, hidden_size and vocab_size; use a causal language model"
         )
     positions = getattr(text, "max_position_embeddings", None)
-    n_positions = (
-        positions if isinstance(positions, int) and positions > 0 else None
-    )  # XLNet says -1
+    # XLNet says -1
+    n_positions = positions if isinstance(positions, int) and positions > 0 else None
     return n_layers, d_model, vocab_size, n_positions
 
 

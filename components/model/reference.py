@@ -257,9 +257,8 @@ def _digest(path: Path, size: int, modified: int) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-_loading = (
-    threading.Lock()
-)  # tasks side by side: transformers imports its parts when asked for, and not safely
+# tasks side by side: transformers imports its parts when asked for, and not safely
+_loading = threading.Lock()
 
 
 def _from_hub(config: ModelConfig, content: Sequence[str]) -> Path:

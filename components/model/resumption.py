@@ -32,9 +32,8 @@ def resume(
     with (_skipped if can_skip else _overwritten)(
         model, layer, residual.to(model.device, model.dtype)
     ):
-        return model.logits(
-            tokens, attention_mask, edits
-        )  # edits come last: they see the residual that was given
+        # edits come last: they see the residual that was given
+        return model.logits(tokens, attention_mask, edits)
 
 
 def _can_skip(model: LanguageModel, layer: int) -> bool:
@@ -46,17 +45,15 @@ def _can_skip(model: LanguageModel, layer: int) -> bool:
     """
     tokens, point = trial.tokens(model.network, 2), _entrance(model, layer)
     residual = model.read(tokens, [point])[point]
-    residual = residual + residual.flip(
-        0, 1
-    )  # the other row's, backwards: large enough to matter, and of no token
+    # the other row's, backwards: large enough to matter, and of no token
+    residual = residual + residual.flip(0, 1)
     try:
         with _overwritten(model, layer, residual):
             overwritten = model.logits(tokens)
         with _skipped(model, layer, residual):
             skipped = model.logits(tokens)
-    except (
-        Exception
-    ):  # networks that ask more of a block than a stand-in can answer fail in many ways
+    except Exception:
+        # networks that ask more of a block than a stand-in can answer fail in many ways
         return False
     return trial.agree(skipped, overwritten, model.dtype)
 

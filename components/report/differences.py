@@ -113,9 +113,8 @@ def corrected(rows: list[Row], measures: Measures) -> list[Row]:
         row["detectable"] = (
             detectable(interval, freedom, row.get("n_tests", 1)) if freedom else None
         )
-        if (
-            measure.least is not None and measure.most is not None
-        ):  # a difference of shares lies in -1 to 1
+        # a difference of shares lies in -1 to 1
+        if measure.least is not None and measure.most is not None:
             span = measure.most - measure.least
             row["low"] = None if row["low"] is None else max(row["low"], -span)
             row["high"] = None if row["high"] is None else min(row["high"], span)
@@ -135,9 +134,8 @@ def concepts(evaluate: Artifact, rows: Sequence[Row]) -> Iterator[Items]:
         if (column := ITEMS.get(row["measure"])) is None:
             continue
         value = pl.col(column).cast(pl.Float64)
-        value = (
-            value.fill_null(0.0) if column.startswith("found") else value
-        )  # as its share counts it
+        # as its share counts it
+        value = value.fill_null(0.0) if column.startswith("found") else value
         own = _of_kind(found.filter(pl.col("unit_kind") == row["subject"]), row["concept_kind"])
         for asked in _asked(found, evaluate):
             items = own.filter(pl.col("concept").is_in(asked))
@@ -183,9 +181,8 @@ def explained(interpret: Artifact, rows: Sequence[Row]) -> Iterator[Items]:
         of = {column: row[column] for column in ("role", "explainer", "scorer", "predictor")} | {
             "control": None
         }
-        if (
-            row["role"] == "control" and row["subject"]
-        ):  # of another dictionary, not an explainer that is a control
+        # of another dictionary, not an explainer that is a control
+        if row["role"] == "control" and row["subject"]:
             of |= {"role": "entry", "control": row["subject"]}
         here = table.filter(
             pl.col(column).eq_missing(pl.lit(value, pl.String)) for column, value in of.items()
@@ -411,9 +408,8 @@ def _paired(
 ) -> Row:
     difference = ours - theirs
     interval = clustered_t_interval(difference, cluster)
-    if np.ptp(difference) <= 1e-12 * max(
-        1.0, float(np.abs(ours).max())
-    ):  # an interval without width would claim to be sure
+    # an interval without width would claim to be sure
+    if np.ptp(difference) <= 1e-12 * max(1.0, float(np.abs(ours).max())):
         interval = dataclasses.replace(interval, low=None, high=None)
     sums = np.bincount(np.unique(cluster, return_inverse=True)[1], weights=difference)
     p = sign_flip_test(sums, generator) if len(sums) > 1 else None

@@ -82,9 +82,8 @@ def over_seeds(reports: Mapping[int, Artifact]) -> list[dict[str, Any]]:
             [row["baseline"] for row in of.values()], dtype=pl.Float64
         ).drop_nulls()
         interval = t_interval(known)
-        if (
-            len(set(known.tolist())) == 1
-        ):  # no seed touches it: an interval without width would claim to be sure
+        # no seed touches it: an interval without width would claim to be sure
+        if len(set(known.tolist())) == 1:
             interval = dataclasses.replace(interval, low=None, high=None)
         reasons = dict.fromkeys(
             row["reason"] for row in of.values() if row["value"] is None and row["reason"]

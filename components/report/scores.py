@@ -78,9 +78,8 @@ def bounded(scores: pl.DataFrame, measures: Measures) -> pl.DataFrame:
         for (stage, name), m in measures.items()
     ]
     schema = {"stage": pl.String, "measure": pl.String, "_least": pl.Float64, "_most": pl.Float64}
-    low = pl.min_horizontal(
-        pl.max_horizontal("low", "_least"), "value"
-    )  # a bound that is null bounds nothing
+    # a bound that is null bounds nothing
+    low = pl.min_horizontal(pl.max_horizontal("low", "_least"), "value")
     high = pl.max_horizontal(pl.min_horizontal("high", "_most"), "value")
     return (
         scores.join(

@@ -128,9 +128,8 @@ def _difference(row: Mapping[str, Any]) -> str:
             "" if clustered else ", too few to resample whole"
         )
     if row["outcome"] == "undecided":
-        small = (
-            row["paired"] and 2.0 ** (1 - row["n_clusters"]) > LEVEL
-        )  # signs that all agree are one flip in so many
+        # signs that all agree are one flip in so many
+        small = row["paired"] and 2.0 ** (1 - row["n_clusters"]) > LEVEL
         seen = row["detectable"]
         told += (
             ", n too small to see any" if small else f", {seen:.2g} would be seen" if seen else ""
@@ -161,9 +160,8 @@ def _by_interval(
         rivals = [rival for rival in by_place[place(row)] if is_rival(rival, row)]
         largest = any(key == _key(row) and who.startswith("largest") for key, who in known)
         for rival in rivals:
-            of_largest = (
-                largest and rival["role"] == "floor"
-            )  # the largest of them stands against us already
+            # the largest of them stands against us already
+            of_largest = largest and rival["role"] == "floor"
             if (_key(row), called(rival)) not in known and not of_largest:
                 yield _two_intervals(row, called(rival), rival)
         baseline = row["baseline"]

@@ -59,9 +59,8 @@ def by_concept(
     """
     means = concept_means(results)
     plain = results.filter(pl.col("method") == UNSTEERED, pl.col("split") == "test")
-    plain = plain.group_by("concept").agg(
-        pl.col(others(results)).mean()
-    )  # what failed must not lower it
+    # what failed must not lower it
+    plain = plain.group_by("concept").agg(pl.col(others(results)).mean())
     unsteered = {row["concept"]: row for row in plain.iter_rows(named=True)}
     judges = [column(name) for name in comparison.judges]
     of_place = {

@@ -293,9 +293,8 @@ class _Scores:
                 about |= {"reason": "no direction of it has a strength", "n_failed": 0}
             silent = self.comparison.silent.get(measure)
             interval = ABSENT
-            if (
-                there and not silent
-            ):  # without any strength there is no value; a concept left out counts as 0
+            # without any strength there is no value; a concept left out counts as 0
+            if there and not silent:
                 interval = self._estimate(measure, kind, concepts)
             given = about | ({"reason": silent, "n_failed": 0} if silent else {})
             baseline = None if measure in self.comparison.judges else (0.0, "unsteered")
@@ -419,9 +418,8 @@ def _row(
     baseline: tuple[float, str] | None = None,
     **about: Any,
 ) -> dict[str, Any]:
-    if (
-        interval.low is not None and interval.low == interval.high
-    ):  # without width it would claim to be sure
+    # without width it would claim to be sure
+    if interval.low is not None and interval.low == interval.high:
         interval = dataclasses.replace(interval, low=None, high=None)
         sure = f"all {interval.n} are alike, which tells no interval"
         about["reason"] = "; ".join(filter(None, (sure, about.get("reason"))))

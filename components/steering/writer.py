@@ -138,9 +138,8 @@ class Writer:
         for part in (rows[start : start + at_once] for start in range(0, len(rows), at_once)):
             texts = [[*prompts[i], *written[i]] for i in part]
             tokens = torch.tensor([text + [0] * (width - len(text)) for text in texts])
-            first = (
-                min(len(prompts[i]) for i in part) - 1
-            )  # the first position that predicts a token that was written
+            # the first position that predicts a token that was written
+            first = min(len(prompts[i]) for i in part) - 1
             position = torch.arange(first, width - 1)
             begins, ends = (
                 torch.tensor(list(map(len, of)))[:, None]

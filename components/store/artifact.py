@@ -249,9 +249,8 @@ class Store:
             label: found for label, key in keys.items() if (found := self.find(stage.name, key))
         }
         result = {label: (artifact, True) for label, artifact in done.items()}
-        twins = {
-            keys[label]: label for label in reversed(list(wanted)) if label not in done
-        }  # equal keys: one is made
+        # equal keys: one is made
+        twins = {keys[label]: label for label in reversed(list(wanted)) if label not in done}
         missing = [twins[key] for key in sorted(twins)]
         if not missing:
             return result
@@ -368,14 +367,12 @@ class Store:
             os.fsync(file.fileno())
         temporary.rename(partial / MANIFEST)
         final = self.folder(stage.name, key)
-        if (
-            final.exists()
-        ):  # found incomplete above: a truncated or damaged artifact makes room for the new one
+        # found incomplete above: a truncated or damaged artifact makes room for the new one
+        if final.exists():
             shutil.rmtree(final)
         partial.rename(final)
-        for hidden in final.glob(
-            ".*"
-        ):  # checkpoints and other working files end with the work, and not before it
+        # checkpoints and other working files end with the work, and not before it
+        for hidden in final.glob(".*"):
             shutil.rmtree(hidden, ignore_errors=True) if hidden.is_dir() else hidden.unlink(
                 missing_ok=True
             )

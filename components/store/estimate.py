@@ -158,9 +158,8 @@ def fitting(
         advised = []
         for name, values in knobs.items():
             for value in values(config, estimate):
-                with contextlib.suppress(
-                    ConfigError
-                ):  # a value that the section refuses is no advice
+                # a value that the section refuses is no advice
+                with contextlib.suppress(ConfigError):
                     changed = estimator.formula(override(config, {name: value}), inputs, settings)
                     if sum(parts_of(changed).values()) <= there_is:
                         advised.append(f"{stage}.{name}={_written(value)}")

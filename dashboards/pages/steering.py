@@ -110,9 +110,8 @@ def _texts(steer: Artifact, frame: pl.DataFrame) -> None:
     of = judged(runs.table(GENERATIONS, steer), judgements, steer.facts["measure"])
     methods = sorted(set(of["method"]) - {UNSTEERED})
     method = str(right.selectbox("Method", methods))
-    scale = steer.facts.get("scales", {}).get(
-        method, "mean activation norms"
-    )  # none but added vectors before
+    # none but added vectors before
+    scale = steer.facts.get("scales", {}).get(method, "mean activation norms")
     used = runs.table(STRENGTHS, steer).filter(
         pl.col("concept").eq_missing(concept) | pl.col("concept").is_null(),
         pl.col("method") == method,

@@ -229,9 +229,8 @@ def logits(latent: Mapping[str, Any]) -> pl.DataFrame:
         {"token": visible(token), "logit": value, "side": side, "rank": rank}
         for side in ("promoted", "suppressed")
         for rank, (token, value) in enumerate(
-            zip(
-                latent[side] or (), latent[f"{side}_logits"] or (), strict=False
-            )  # equal length, or both null
+            # equal length, or both null
+            zip(latent[side] or (), latent[f"{side}_logits"] or (), strict=False)
         )
     ]
     return pl.DataFrame(

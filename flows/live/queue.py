@@ -220,9 +220,8 @@ class Queue:
                 if not isinstance(error, LatentflowError):
                     where = traceback.extract_tb(error.__traceback__)[-1]
                     what = (ticket.id, type(error).__name__, where.filename, where.lineno)
-                    log.error(
-                        "question %s failed: %s in %s, line %s", *what
-                    )  # its message may hold what was asked
+                    # its message may hold what was asked
+                    log.error("question %s failed: %s in %s, line %s", *what)
                 self._finish(ticket, "failed", error=error.with_traceback(None))
             else:
                 self._finish(ticket, "done", answer=answer)

@@ -106,13 +106,11 @@ async def serve(described: dict[str, Any]) -> None:
         deployment = RunnerDeployment(
             name=NAME, parameters=described["parameters"], tags=["latentflow"], **given
         )
-        deployment._parameter_openapi_schema = ParameterSchema.model_validate(
-            schema
-        )  # else the flow is imported here
+        # else the flow is imported here
+        deployment._parameter_openapi_schema = ParameterSchema.model_validate(schema)
         deployment._path = str(Path.cwd())
-        await runner.aadd_deployment(
-            deployment
-        )  # one by one: together they wait for SQLite's lock, for minutes
+        # one by one: together they wait for SQLite's lock, for minutes
+        await runner.aadd_deployment(deployment)
     ready().touch()
     try:
         await runner.start()
@@ -125,9 +123,8 @@ def _prepare() -> None:
     from flows.stack.slots import reset
 
     described = describe()
-    while not processes.answers(
-        f"{environment.address('prefect')}/api/health"
-    ):  # imports ran while it started
+    # imports ran while it started
+    while not processes.answers(f"{environment.address('prefect')}/api/health"):
         time.sleep(0.2)
     reaping.reap()
     reset(reference().execution)

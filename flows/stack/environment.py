@@ -86,12 +86,8 @@ def store(params: Path = Path("params.yaml")) -> Path:
     heavy."""
     try:
         return expanded(written(params)["execution"]["store"]).absolute()
-    except (
-        OSError,
-        ConfigError,
-        KeyError,
-        TypeError,
-    ):  # whoever needs the parameters says what is wrong with them
+    except (OSError, ConfigError, KeyError, TypeError):
+        # whoever needs the parameters says what is wrong with them
         return Path("data/artifacts").absolute()
 
 

@@ -44,9 +44,8 @@ def look() -> Literal["used", "unused", "unknown"]:
 
 def watch() -> None:
     """Ends this process when its server is no longer used."""
-    end_of_patience = (
-        time.monotonic() + SECONDS_TO_BE_KNOWN
-    )  # who starts it writes its record a moment later
+    # who starts it writes its record a moment later
+    end_of_patience = time.monotonic() + SECONDS_TO_BE_KNOWN
     while True:
         time.sleep(SECONDS_BETWEEN_LOOKS)
         try:

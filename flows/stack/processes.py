@@ -90,9 +90,8 @@ def _started(process: psutil.Process) -> str:
         with contextlib.suppress(OSError):
             boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return f"{boot} {fields[19]}"
-    with contextlib.suppress(
-        AttributeError, TypeError, psutil.Error
-    ):  # macOS: as written down at the start
+    # macOS: as written down at the start
+    with contextlib.suppress(AttributeError, TypeError, psutil.Error):
         return str(process._proc.create_time(monotonic=True))  # type: ignore[attr-defined]
     return ""
 
@@ -149,9 +148,8 @@ def stop_all(
     """Tells every process group at once, then, after each signal's seconds, tells those still there
     more firmly."""
     remaining = set(pids)
-    families = [
-        process for pid in pids for process in _descendants(pid)
-    ]  # a served run has a group of its own
+    # a served run has a group of its own
+    families = [process for pid in pids for process in _descendants(pid)]
     for name, seconds in escalation:
         for pid in remaining:
             with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -151,9 +151,8 @@ def _page(client: SyncPrefectClient, wanted: FlowRunFilter, start: int, most: in
         except (PrefectHTTPStatusError, ValueError):
             faulty.append(identity)
             with contextlib.suppress(PrefectHTTPStatusError, ValueError):
-                runs.append(
-                    client.read_flow_run(UUID(identity))
-                )  # another way through Prefect, which may work
+                # another way through Prefect, which may work
+                runs.append(client.read_flow_run(UUID(identity)))
     if faulty:
         log.warning(
             "Prefect cannot list %d of its own flow runs (%s), so its pages fail too; `prefect "

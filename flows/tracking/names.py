@@ -45,9 +45,8 @@ def _named(values: Mapping[str, Value]) -> dict[str, Value]:
 def safe(name: str) -> str:
     """A name in the letters and the length that MLflow takes."""
     allowed = "".join(c if c.isalnum() or c in "_-./ :" else "_" for c in name)[:250]
-    return (
-        allowed if posixpath.normpath(allowed) == allowed else allowed.replace("/", "_")
-    )  # some stores make files of it
+    # some stores make files of it
+    return allowed if posixpath.normpath(allowed) == allowed else allowed.replace("/", "_")
 
 
 def is_number(value: Any) -> bool:

@@ -29,9 +29,8 @@ class DictionaryModel(mlflow.pyfunc.PythonModel):
         assert weights.parent == config.parent
         self.dictionary = Dictionary.load(weights.parent)
 
-    def predict(
-        self, context, model_input, params=None
-    ):  # unannotated: MLflow reads hints as a schema
+    # unannotated: MLflow reads hints as a schema
+    def predict(self, context, model_input, params=None):
         """Activations [token, coordinates that are read] -> reconstructions [token, coordinates
         that are written]."""
         import torch

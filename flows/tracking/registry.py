@@ -71,9 +71,8 @@ def register(client: MlflowClient, run: str, artifact: Artifact) -> None:
     """The dictionary in the registry, once for each artifact: name as in its facts, alias
     `champion` on the latest."""
     name = str(artifact.facts["name"])
-    with FileLock(
-        environment.state() / "mlflow-registry.lock"
-    ):  # two runs of one dictionary register it once
+    # two runs of one dictionary register it once
+    with FileLock(environment.state() / "mlflow-registry.lock"):
         _register_once(client, name, run, artifact)
 
 

@@ -16,9 +16,8 @@ from components.errors import ServiceError, shortened
 from components.service import Service
 
 log = logging.getLogger(__name__)
-logging.getLogger("mlflow.store.db.utils").setLevel(
-    logging.CRITICAL
-)  # its traceback beside our sentence
+# its traceback beside our sentence
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 Value = TypeVar("Value")
 SECONDS_TO_ANSWER = 5.0

@@ -97,9 +97,8 @@ class Tracker:
             return
         end = time.monotonic() + SECONDS_TO_COME_BACK
         self._record_waiting()
-        while (
-            self._waiting and self.parent and time.monotonic() + service().rest < end
-        ):  # it had answered: it may again
+        # it had answered: it may again
+        while self._waiting and self.parent and time.monotonic() + service().rest < end:
             log.info("waiting for MLflow to come back, at most %.0f s more", end - time.monotonic())
             time.sleep(SECONDS_BETWEEN_TRIES)
             self._record_waiting()

@@ -75,9 +75,8 @@ def test_the_form_refuses_a_wrong_value_and_starts_the_corrected_run(
     seen.form(deployment(room))
     seen.fill("name", "from the form")
     seen.fill("interpret.latents", 0)
-    with seen.forgiving(
-        r"409 \(Conflict\).*/create_flow_run|/assets/FlowRunCreate"
-    ):  # the refusal that is asked for
+    # the refusal that is asked for
+    with seen.forgiving(r"409 \(Conflict\).*/create_flow_run|/assets/FlowRunCreate"):
         seen.submit()
         refusal = seen.page.get_by_text(re.compile(r"config\.interpret\.latents")).first
         refusal.wait_for()

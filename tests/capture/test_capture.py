@@ -221,9 +221,8 @@ def test_an_interrupted_capture_computes_only_what_is_missing_and_ends_the_same(
     shutil.copytree(whole, torn)
     for name in files[3:]:
         (torn / name).unlink()
-    (torn / files[2]).write_bytes(
-        (whole / files[2]).read_bytes()[:-9]
-    )  # cut short as no crash of ours would leave it
+    # cut short as no crash of ours would leave it
+    (torn / files[2]).write_bytes((whole / files[2]).read_bytes()[:-9])
     (torn / f".{files[3].parent}-{files[3].name}").write_bytes(b"half a shard")
     ran = collections.Counter()
     from components.capture import capture as module
@@ -238,9 +237,8 @@ def test_an_interrupted_capture_computes_only_what_is_missing_and_ends_the_same(
     }
     for name in files:
         assert (torn / name).read_bytes() == (whole / name).read_bytes()
-    assert (
-        finish(make(torn, chosen, inputs, CPU))["tokens_per_second"] is None
-    )  # nothing was left to measure
+    # nothing was left to measure
+    assert finish(make(torn, chosen, inputs, CPU))["tokens_per_second"] is None
 
 
 def finish(work, messages=None):

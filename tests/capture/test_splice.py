@@ -182,9 +182,8 @@ def test_a_short_fine_tuning_lowers_what_the_reconstruction_costs_the_model(
     )
     assert tuned_kl < 0.9 * plain_kl
     curve = CURVE.read(tuned).filter(CURVE.read(tuned)["name"] == "loss.kl")
-    assert (
-        curve["step"].min() == 50
-    )  # the first point after update 40, from which on the model takes part
+    # the first point after update 40, from which on the model takes part
+    assert curve["step"].min() == 50
     assert all(math.isfinite(value) for value in curve["value"])
     updates, without = config().updates, config().spliced_from
     contexts = Contexts(Stream(ActivationShards(captured), "train", (LATE,), seed=0)).batches(

@@ -95,9 +95,8 @@ def test_an_answer_that_is_none_is_a_reason_and_is_not_paid_again(
     assert len(server.sent) == 5 and server.paid["question 2"] == 1
     if any(act.tokens):
         assert asking.account.usd == rerun.account.usd == pytest.approx(server.usd)
-    elif (
-        kind == "unreadable"
-    ):  # the server did not say what it cost, so the length of the prompt says it
+    elif kind == "unreadable":
+        # the server did not say what it cost, so the length of the prompt says it
         assert replies[2].usage.estimated and replies[2].usage.input > 0
 
 

@@ -36,9 +36,8 @@ def test_after_kill_9_no_call_is_made_twice(server: Server, client: Ask, tmp_pat
     def script(sent: Any, times: int) -> Act:
         if int(prompt_of(sent).split()[1]) >= 5 and not killed.is_set():
             released.wait(30)
-            return dataclasses.replace(
-                echo(sent), paid=False
-            )  # nobody waits for it any more, so it is not billed
+            # nobody waits for it any more, so it is not billed
+            return dataclasses.replace(echo(sent), paid=False)
         return echo(sent)
 
     server.script = script
@@ -50,9 +49,8 @@ def test_after_kill_9_no_call_is_made_twice(server: Server, client: Ask, tmp_pat
     kept = 0
     try:
         until = time.monotonic() + 200
-        while (
-            kept < 5 or len(server.sent) < 8
-        ):  # five answers are kept, three requests are on their way
+        # five answers are kept, three requests are on their way
+        while kept < 5 or len(server.sent) < 8:
             assert time.monotonic() < until and running.poll() is None
             time.sleep(0.05)
             if (folder / "replies.sqlite").is_file():

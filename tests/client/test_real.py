@@ -75,9 +75,8 @@ def test_a_real_server_and_the_same_model_in_this_process_say_the_same(
             == len(f"it was {TEXTS[served.index(there)]} then".split())
         )
         assert there.logprobs and here.logprobs
-        for ours, theirs in zip(
-            here.logprobs, there.logprobs, strict=False
-        ):  # the server also counts the end
+        # the server also counts the end
+        for ours, theirs in zip(here.logprobs, there.logprobs, strict=False):
             assert ours.token == theirs.token and ours.logprob == pytest.approx(
                 theirs.logprob, abs=1e-4
             )

@@ -38,9 +38,8 @@ def test_an_experiment_is_its_report_and_what_that_rests_on(experiment: Any) -> 
 def test_the_untrained_control_never_stands_for_the_dictionary(experiment: Any) -> None:
     (shown,) = runs.experiments()
     assert shown.artifacts["train"].facts["name"] == "topk-64-k16"
-    assert (
-        len(shown.closure) == len(experiment.artifacts) + 2
-    )  # the control's train and encode artifacts
+    # the control's train and encode artifacts
+    assert len(shown.closure) == len(experiment.artifacts) + 2
 
 
 def test_a_table_is_read_once_for_each_artifact(experiment: Any) -> None:

@@ -44,10 +44,8 @@ def test_a_hand_computed_example():
     torch.testing.assert_close(outcome.reconstruction[HOOK], torch.tensor([[3.0, 2.5], [1.0, 1.0]]))
     assert outcome.losses["reconstruction"].item() == pytest.approx((0.25 + 2) / (2 * (1.5**2 + 1)))
     assert dictionary.threshold.item() == 1.5
-    assert dictionary.encode(x).dense().tolist() == [
-        [2.0, 0.0, 0.0],
-        [0.0, 0.0, 0.0],
-    ]  # above 1.5, not at it
+    # above 1.5, not at it
+    assert dictionary.encode(x).dense().tolist() == [[2.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
 
 
 def reference(p, x, dead, n, k_aux):

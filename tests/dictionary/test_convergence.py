@@ -105,9 +105,8 @@ def test_the_rate_is_searched_by_factors_and_once_beyond_an_end():
     leaning = [
         rates.ShortRun(rate, rate, objective) for rate, objective in ((1 / 3, 2), (1, 1), (3, 1.5))
     ]
-    assert rates.best(leaning) == pytest.approx(
-        3 ** (1 / 6)
-    )  # the lowest point of the parabola through the three
+    # the lowest point of the parabola through the three
+    assert rates.best(leaning) == pytest.approx(3 ** (1 / 6))
     assert (
         rates.best(leaning[1:]) == 1.0
         and rates.best([*leaning[:2], rates.ShortRun(3, 3, math.inf)]) == 1.0

@@ -24,10 +24,8 @@ SPLITS = {
     "select": {HOOK: rows(45, PLANTED, seed=3)},
     "test": {HOOK: rows(30, PLANTED, seed=4)},
 }
-DOCUMENTS = {
-    "select": torch.arange(45) // 6,
-    "test": 100 + torch.arange(30) % 4,
-}  # in test they are interleaved
+# in test they are interleaved
+DOCUMENTS = {"select": torch.arange(45) // 6, "test": 100 + torch.arange(30) % 4}
 GOLDEN = [90, 8.607996, 78.791687]
 CONFIG = EncodeConfig(splits=("select", "test"), batch=8)
 

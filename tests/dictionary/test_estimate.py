@@ -104,9 +104,8 @@ def test_weights_gradients_and_moments_are_what_a_learner_really_holds(kind):
     state = learner.dictionary.state_dict()
     n, learnt = numbers(config, empty(config, CAPTURED.facts))
     gathered = architectures[kind].gathers(config.dictionary, D_IN)
-    assert 4 * n + gathered == pytest.approx(
-        sum(tensor.nbytes for tensor in state.values()), abs=8
-    )  # and a count
+    # and a count
+    assert 4 * n + gathered == pytest.approx(sum(tensor.nbytes for tensor in state.values()), abs=8)
     assert parts.get("statistics", 0) in (0, gathered)
     gradients = sum(w.grad.nbytes for w in learner.learnt.values() if w.grad is not None)
     moments = sum(
@@ -135,9 +134,8 @@ FORMS = {kind: of(kind) for kind in architectures.names()} | {
 @pytest.mark.parametrize("form", FORMS)
 def test_what_an_update_allocates_is_estimated(form, monkeypatch):
     """Gradients, and all that is made between the batch and them."""
-    monkeypatch.setattr(
-        product, "_scratch", threading.local()
-    )  # blocks that a wider dictionary left are none of it
+    # blocks that a wider dictionary left are none of it
+    monkeypatch.setattr(product, "_scratch", threading.local())
     config, kind = FORMS[form], FORMS[form].dictionary.kind
     learner, sample = begun(config)
     batch = {HOOK: sample[HOOK][:BATCH]}
@@ -276,9 +274,8 @@ def test_dictionaries_of_one_stream_share_it_and_add_their_states():
         assert several[name] == 2 * alone[name] + relu[name]
     for name in ("stream", "batch"):
         assert several[name] == alone[name] == relu[name]
-    assert (
-        several["pre-activations"] == relu["pre-activations"] > alone["pre-activations"]
-    )  # the largest, once
+    # the largest, once
+    assert several["pre-activations"] == relu["pre-activations"] > alone["pre-activations"]
 
 
 BLOCKS = """

@@ -59,9 +59,8 @@ def test_the_gates_terms_leave_the_decoder_alone_and_the_reconstruction_leaves_t
     to_decoder = of(("gate", "l1"), (gated.W_dec, gated.r_mag, gated.b_mag))
     assert all(gradient is None or not gradient.any() for gradient in to_decoder)
     (to_gate,) = of(("reconstruction",), (gated.b_gate,))
-    torch.testing.assert_close(
-        to_gate, torch.zeros(2), atol=1e-4, rtol=0
-    )  # the decision has no gradient
+    # the decision has no gradient
+    torch.testing.assert_close(to_gate, torch.zeros(2), atol=1e-4, rtol=0)
     assert (
         of(("gate",), (gated.b_gate,))[0].any() and of(("reconstruction",), (gated.W_dec,))[0].any()
     )

@@ -128,9 +128,8 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(
 def test_a_resumed_run_does_not_repeat_what_was_done(tmp_path, activations):
     run_in(tmp_path / "cut", CONFIG, activations, until=6000)
     work = make(tmp_path / "cut", CONFIG, {"activations": activations}, Execution(device="cpu"))
-    assert (
-        next(work).done == 6000 - 2 * 200 + 400
-    )  # the checkpoint at update 28, then the point at 30
+    # the checkpoint at update 28, then the point at 30
+    assert next(work).done == 6000 - 2 * 200 + 400
     work.close()
 
 
@@ -409,9 +408,8 @@ def test_nan_stops_the_run_naming_shard_and_row_and_keeps_the_last_checkpoint(
 
     def rotten(self, split, hook_point, index):
         found = plain(self, split, hook_point, index)
-        if (
-            split == "train" and (index.diff() < 0).any()
-        ):  # the sample at the start is read in order
+        # the sample at the start is read in order
+        if split == "train" and (index.diff() < 0).any():
             found[index == 801] = float("nan")
         return found
 

@@ -24,9 +24,8 @@ def test_a_hand_computed_example():
     dictionary.W_dec.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]))
     dictionary.W_enc.copy_(dictionary.W_dec)
     dictionary.b_dec.copy_(torch.tensor([1.0, 0.0]))
-    codes = dictionary.encode(
-        torch.tensor([[2.0, 2.0], [0.0, -1.0]])
-    )  # centred (1, 2) and (-1, -1)
+    # centred (1, 2) and (-1, -1)
+    codes = dictionary.encode(torch.tensor([[2.0, 2.0], [0.0, -1.0]]))
     torch.testing.assert_close(codes.dense(), torch.tensor([[0.0, 0.0, 2.2], [0.0, 0.0, 0.0]]))
     torch.testing.assert_close(
         dictionary.decode(codes), torch.tensor([[1 + 2.2 * 0.6, 2.2 * 0.8], [1.0, 0.0]])

@@ -86,9 +86,8 @@ def test_the_stage_writes_every_score_with_its_controls(store, inputs):
     scores = {(row["name"], row["concept_kind"]): row for row in SCORES.read(artifact).to_dicts()}
     assert not hit and artifact.facts["n_scores"] == len(scores)
     assert scores["evaluate.fvu", None]["value"] == pytest.approx(0, abs=1e-9)
-    assert (
-        scores["evaluate.fvu", None]["baseline"] > 0.9
-    )  # found through the manifest of the untrained codes
+    # found through the manifest of the untrained codes
+    assert scores["evaluate.fvu", None]["baseline"] > 0.9
     assert scores["evaluate.loss_recovered.mean_ablation", None]["value"] == pytest.approx(
         1, abs=1e-5
     )
@@ -96,9 +95,8 @@ def test_the_stage_writes_every_score_with_its_controls(store, inputs):
     assert scores["evaluate.concepts_gated", "all"]["n"] == 2
     units = {row["unit_kind"] for row in tables.CONCEPTS_FOUND.read(artifact).to_dicts()}
     assert units == {"latent", "neuron", "untrained", "probe"}
-    assert (
-        scores["evaluate.concepts_found.latent", "all"]["value"] is None
-    )  # two concepts, six contexts: none is decoded
+    # two concepts, six contexts: none is decoded
+    assert scores["evaluate.concepts_found.latent", "all"]["value"] is None
     assert (
         "evaluate.settings.concepts_found.gate"
         in scores["evaluate.concepts_found.latent", "all"]["reason"]

@@ -56,24 +56,21 @@ def test_words_are_dealt_out_once_in_every_letter():
             split: sum(word[0] == letter for word in words) for split, words in by_split.items()
         }
         assert counts == {"select": N_WORDS // 2, "validate": N_WORDS // 4, "test": N_WORDS // 4}
-    assert (
-        dealt([*reversed(WORDS), ""]) == OWNER
-    )  # neither the order nor what begins no word matters
+    # neither the order nor what begins no word matters
+    assert dealt([*reversed(WORDS), ""]) == OWNER
 
 
 def test_f1_counts_words_not_tokens():
     said, has = np.array([True, True, False, True]), np.array([True, True, True, False])
     assert f1(said, has, np.ones(4)) == pytest.approx(4 / 6)
-    assert f1(said, has, np.array([0.5, 0.5, 1, 1])) == pytest.approx(
-        2 / 4
-    )  # the first two are one word
+    # the first two are one word
+    assert f1(said, has, np.array([0.5, 0.5, 1, 1])) == pytest.approx(2 / 4)
     assert f1(np.zeros(4, bool), np.zeros(4, bool), np.ones(4)) == 0
 
 
 def test_absorption_of_one_token_by_hand():
-    along = np.array(
-        [1.0, 0.8, 0.6, 0.5, 0.4, 0.02, -1.0]
-    )  # of unit directions, so these are the cosines too
+    # of unit directions, so these are the cosines too
+    along = np.array([1.0, 0.8, 0.6, 0.5, 0.4, 0.02, -1.0])
     codes = {
         "the main latent carries it all": [10, 3, 0, 0, 0, 0, 0],
         "another carries it all": [0, 10, 0, 0, 0, 0, 0],
@@ -91,11 +88,8 @@ def test_absorption_of_one_token_by_hand():
         "both, by halves": (0, 0.5, 0),
         "the other too little": (1, 0, 0),
         "three others together, one alone too little": (1, 1, 0),
-        "only three others count": (
-            0,
-            0,
-            0,
-        ),  # 1.6 + 1.2 + 1.0 = 3.8 is less than 4, with the fourth it would be more
+        # 1.6 + 1.2 + 1.0 = 3.8 is less than 4, with the fourth it would be more
+        "only three others count": (0, 0, 0),
         "no more than is missing": (0, 0.2, 0),
         "the largest is not aligned": (1, 0, 0),
         "nobody": (1, 0, 0),

@@ -27,9 +27,8 @@ def measured(store, tmp_path, dictionary, x=X, grid=GRID, **kwargs):
 def test_fvu_is_the_ratio_of_sums_about_the_mean(store, tmp_path):
     first_only = bench.linear(torch.tensor([1.0, 0]), bias=torch.tensor([0.0, 1]))
     fvu = measured(store, tmp_path, first_only)["fvu"]
-    assert fvu.interval.value == pytest.approx(
-        8 / 10
-    )  # the mean of the documents' own ratios would be 1 / 2
+    # the mean of the documents' own ratios would be 1 / 2
+    assert fvu.interval.value == pytest.approx(8 / 10)
     assert fvu.interval.n == 2 and fvu.unit_of_replication == "document"
     assert (fvu.interval.low, fvu.interval.high) == (0.0, 1.0)  # either document alone
 
@@ -46,12 +45,10 @@ def test_an_exact_dictionary_leaves_nothing_unexplained_and_the_mean_alone_every
 
 def test_l0_and_dead_latents_are_counted_over_test_tokens(store, tmp_path):
     scores = measured(store, tmp_path, bench.linear(torch.ones(2)))
-    assert scores["l0"].interval.value == pytest.approx(
-        11 / 6
-    )  # positive and negative parts that are not zero
-    assert scores["dead_share"].interval.value == pytest.approx(
-        1 / 4
-    )  # no first coordinate is negative
+    # positive and negative parts that are not zero
+    assert scores["l0"].interval.value == pytest.approx(11 / 6)
+    # no first coordinate is negative
+    assert scores["dead_share"].interval.value == pytest.approx(1 / 4)
     assert (
         scores["dead_share"].interval.n == 4
         and scores["dead_share"].unit_of_replication == "latent"

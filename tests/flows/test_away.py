@@ -137,10 +137,8 @@ def test_a_server_that_begins_to_hang_in_the_middle_holds_up_nothing_and_gets_th
     tracker.stage("first", artifact, hit=True, seconds=0.1)
     assert tracker.parent is not None and not service.service().rest
     asked = service.service()
-    with (
-        pytest.raises(TimeoutError),
-        asked.used(),
-    ):  # what a hanging request does to whoever uses it
+    # what a hanging request does to whoever uses it
+    with pytest.raises(TimeoutError), asked.used():
         time.sleep(2.1)
         raise TimeoutError
     assert 60 < asked.rest < 70

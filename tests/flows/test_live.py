@@ -334,9 +334,8 @@ def test_a_question_nobody_asks_about_any_more_does_not_block_the_queue(
     strict: Live, tiny_experiment: Tiny
 ) -> None:
     with strict.slow(0.1):
-        lost = strict.asked(
-            "/steer", experiment=tiny_experiment.report, **LONG
-        )  # whoever asked is killed now
+        # whoever asked is killed now
+        lost = strict.asked("/steer", experiment=tiny_experiment.report, **LONG)
         assert strict.answered("/read", experiment=tiny_experiment.report, text="the king")[
             "tokens"
         ]

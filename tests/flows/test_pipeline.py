@@ -204,7 +204,6 @@ def test_git_ignores_artifacts_and_neither_git_nor_dvc_ignores_what_publishes_th
     scm = Git(str(REPOSITORY))
     stage = REPOSITORY / "data" / "artifacts" / "read"
     assert scm.is_ignored(f"{stage / 'abc'}/")
-    assert not scm.is_ignored(
-        f"{stage}/"
-    )  # DVC walks past a folder that is ignored, and the pins in it
+    # DVC walks past a folder that is ignored, and the pins in it
+    assert not scm.is_ignored(f"{stage}/")
     assert not scm.is_ignored(str(stage / "abc.dvc"))

@@ -55,11 +55,8 @@ def test_a_deployment_is_read_with_its_schema_and_its_values(prefect: str) -> No
     ("name", "value", "said"),
     [
         ("train.tokens", -5, "config.train.tokens.*-5 is less than the minimum of 0"),
-        (
-            "train.dictionary.k",
-            0,
-            "config.train.dictionary'.*'k': 0",
-        ),  # in a union Prefect names the section, and its values
+        # in a union Prefect names the section, and its values
+        ("train.dictionary.k", 0, "config.train.dictionary'.*'k': 0"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_dotted_path(

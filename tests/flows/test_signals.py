@@ -21,9 +21,8 @@ def test_a_run_that_a_signal_ends_leaves_no_server_and_no_port(
     room = Room(tmp_path)
     run = room.start("experiment", "--params", str(TINY), f"execution.store={room.store}")
     try:
-        room.until(
-            lambda: "  read " in room.text() or run.poll() is not None, 240
-        )  # a stage is made, the next one runs
+        # a stage is made, the next one runs
+        room.until(lambda: "  read " in room.text() or run.poll() is not None, 240)
         server = processes.read_record(room.folder / "state" / "prefect" / "server.json")
         assert server is not None and not processes.is_free(server["port"])
         run.send_signal(number)

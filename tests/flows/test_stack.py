@@ -113,9 +113,8 @@ def test_what_a_killed_supervisor_left_is_stopped(state: Path) -> None:
     left = {"mlflow": {**processes.identity(child.pid), "address": "http://127.0.0.1:1"}}
     processes.write_record(state / "stack.json", {**gone, "children": left})
     assert stack.down().endswith("had lost its supervisor; 1 processes stopped")
-    told, _ = child.communicate(
-        timeout=5
-    )  # its exit status may have been collected by who stopped it
+    # its exit status may have been collected by who stopped it
+    told, _ = child.communicate(timeout=5)
     assert told == b"" and not psutil.pid_exists(child.pid)
 
 

@@ -144,9 +144,8 @@ def test_the_registered_dictionary_carries_the_headlines(
     config: ExperimentConfig, first: dict[str, str], parent: Run
 ) -> None:
     (name,) = Store(config.execution.store).get(**first).facts["dictionaries"]
-    assert MlflowClient().get_model_version_by_alias(
-        name, "champion"
-    )  # of the run that came last, here of another seed
+    # of the run that came last, here of another seed
+    assert MlflowClient().get_model_version_by_alias(name, "champion")
     versions = MlflowClient().search_model_versions(f"name = '{name}'")
     version = next(version for version in versions if version.tags.get("report") == first["key"])
     assert float(version.tags["loss_recovered"]) == pytest.approx(

@@ -79,9 +79,8 @@ def test_an_update_gives_the_cpus_numbers_and_waits_for_nothing(kind, precision)
         for one in (here, there):
             one.finish()
         weights = [[x.cpu() for x in one.dictionary.state_dict().values()] for one in (there, here)]
-    made_there = (
-        ours.keys() - theirs.keys()
-    )  # a term for dead latents, by a host that did not know that there were none
+    # a term for dead latents, by a host that did not know that there were none
+    made_there = ours.keys() - theirs.keys()
     assert {ours.pop(name) for name in made_there} <= {0.0}
     assert ours == pytest.approx(theirs, rel=1e-4)
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-3, atol=1e-4)

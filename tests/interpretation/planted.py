@@ -96,9 +96,8 @@ def plant(store: Store, seed: int = 0) -> Planted:
         n = int(ends[-1])
         starts = np.repeat(ends - lengths, lengths)
         token = random.choice(N_WORDS, n, p=chances)
-        for row in np.flatnonzero(
-            random.random(n - 1) < 0.01
-        ):  # planted pairs, which chance would seldom give
+        # planted pairs, which chance would seldom give
+        for row in np.flatnonzero(random.random(n - 1) < 0.01):
             token[row : row + 2] = 4, 5
         for row in np.flatnonzero(random.random(n - 4) < 0.01):
             token[row : row + 4 : 3] = 12, 3
@@ -153,9 +152,8 @@ def plant(store: Store, seed: int = 0) -> Planted:
     for (
         split,
         found,
-    ) in (
-        codes.items()
-    ):  # what nothing was planted in: an untrained dictionary stands for it in a chain
+        # what nothing was planted in: an untrained dictionary stands for it in a chain
+    ) in codes.items():
         noise = random.random((found.n_rows, D_SAE)) < 0.02
         codes[split] = Codes.from_dense(
             torch.from_numpy(noise * random.uniform(1, 2, noise.shape)).float()

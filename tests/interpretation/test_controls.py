@@ -114,9 +114,8 @@ def test_the_probe_is_the_ridge_regression_of_scikit_learn(
         weights = ridge({shape: Block.of(windows, shape) for shape in shapes}, windows)
         columns = []
         for shape in shapes:
-            token, key = incidences(
-                windows.texts, shape
-            )  # every token on which a condition holds, also of `near`
+            # every token on which a condition holds, also of `near`
+            token, key = incidences(windows.texts, shape)
             holds = key[:, None] == Block.of(windows, shape).keys
             columns.append(np.zeros((windows.texts.tokens.size, holds.shape[1])))
             np.add.at(columns[-1], token, holds)

@@ -89,14 +89,11 @@ def test_at_natural_density_each_window_counts_as_often_as_it_stands_for() -> No
 
     found = natural(3.0, 1.0, 2.0, 0.0)
     assert found.chance == pytest.approx(2 / 20)
-    assert found.value == pytest.approx(
-        0.5 * 1 + 0.5 * 2 / 10
-    )  # precision 1 at the first, 2 of 10 at the second
-    assert (
-        score([3, 1, 2, 0], [True, True, False, False]).value == 0.75
-    )  # the balanced score hides the eight
+    # precision 1 at the first, 2 of 10 at the second
+    assert found.value == pytest.approx(0.5 * 1 + 0.5 * 2 / 10)
+    # the balanced score hides the eight
+    assert score([3, 1, 2, 0], [True, True, False, False]).value == 0.75
     assert natural(NAN, NAN, NAN, NAN).value == found.chance
     half = natural(3.0, NAN, NAN, 0.0)
-    assert half.value == pytest.approx(
-        11 / 20 * 1 + 9 / 20 * 0.1
-    )  # what has no answer stands at chance
+    # what has no answer stands at chance
+    assert half.value == pytest.approx(11 / 20 * 1 + 9 / 20 * 0.1)

@@ -52,9 +52,8 @@ def test_the_right_strings_detect_planted_latents_and_shuffled_strings_do_not(
     trials = draw(detection, chosen, 0)
     found = finished(score("right", chosen, trials, right, detection, lexical, 0))
     for latent, each in zip(PHRASES, found, strict=True):
-        assert each.value > (
-            0.9 if latent == SENSE else 0.95
-        )  # the word that decides may stand before the window
+        # the word that decides may stand before the window
+        assert each.value > (0.9 if latent == SENSE else 0.95)
     floor = finished(score("wrong", chosen, trials, wrong, detection, lexical, 0))
     assert 0.45 < np.mean([each.value for each in floor]) < 0.55
 
@@ -410,19 +409,15 @@ def test_a_control_is_scored_beside_the_others_and_ranked_nowhere(offline: Artif
     }
     shown = headlines(SCORES.read(offline), measures([Detection, Fuzzing]))
     short = [name for name, _, row in shown if row["role"] == "control"]
-    assert (
-        "explanation_fuzzing_token_lookup" in short
-    )  # by its name: nobody takes it for an explanation's
+    # by its name: nobody takes it for an explanation's
+    assert "explanation_fuzzing_token_lookup" in short
 
 
 def test_what_is_given_is_scored_like_the_others_and_of_one_dictionary(offline: Artifact) -> None:
     found = scores_of(offline)
     row = found["interpret.given.fuzzing"]
-    assert (row["role"], row["n"], row["n_failed"]) == (
-        "entry",
-        18,
-        8,
-    )  # of 18 latents ten were given
+    # of 18 latents ten were given
+    assert (row["role"], row["n"], row["n_failed"]) == ("entry", 18, 8)
     assert row["value"] > 0.7
     assert found["interpret.given.fuzzing.over_floor"]["low"] > 0
     for name in ("interpret.untrained.given.fuzzing", "interpret.given.fuzzing.over_untrained"):

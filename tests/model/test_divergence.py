@@ -62,9 +62,8 @@ def test_strengths_spend_their_budgets_as_measured_by_a_full_pass(layout, hook_p
     assert coefficients[:, :2].isfinite().all()
     for i in range(3):
         for j, budget in enumerate(budgets):
-            if (
-                coefficients[i, j].isnan()
-            ):  # norms make large steps all alike, so a budget may lie beyond every strength
+            # norms make large steps all alike, so a budget may lie beyond every strength
+            if coefficients[i, j].isnan():
                 assert spent(i, 64.0) < budget
             else:
                 assert float(kls[i, j]) == pytest.approx(budget, rel=0.031)

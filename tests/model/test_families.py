@@ -77,9 +77,8 @@ def test_hook_points_are_what_their_names_say(model, request):
             torch.testing.assert_close(
                 x[pre] + x[attention] + x[mlp], x[post], atol=1e-5, rtol=1e-5
             )
-        for part in (
-            parts if layer == 1 else ()
-        ):  # what is added there arrives in the residual stream, and nothing else does
+        # what is added there arrives in the residual stream, and nothing else does
+        for part in parts if layer == 1 else ():
             held = (
                 [replace(mlp, lambda _, there=x[mlp]: there)]
                 if part == attention and mlp in parts

@@ -137,9 +137,8 @@ def test_the_greedy_text_that_llama2c_publishes(shared):
     folder = shared / "models/stories260k"
     published = json.loads((folder / "reference.json").read_text())["greedy"]
     model = ModelReference(ModelConfig(path=str(folder))).load(Execution(device="cpu"))
-    zero = Intervention(
-        (add("resid_post.2", torch.zeros(64)),)
-    )  # steering with strength 0 changes nothing
+    # steering with strength 0 changes nothing
+    zero = Intervention((add("resid_post.2", torch.zeros(64)),))
     n = published["max_new_tokens"]
     ours = generate(
         model,

@@ -131,9 +131,8 @@ def test_an_edit_keeps_the_kind_of_object_that_a_module_returns(layout):
     outputs = []
     point = f"module:{body}:output"
     handle = model.network.base_model.register_forward_hook(lambda *call: outputs.append(call[-1]))
-    with model.edited(
-        add(point, torch.ones(16))
-    ):  # attached later, so it acts on what the line above has seen
+    # attached later, so it acts on what the line above has seen
+    with model.edited(add(point, torch.ones(16))):
         edited = model.logits(TOKENS)
     handle.remove()
     moved = outputs[-1].last_hidden_state + 1  # those before are of the trial

@@ -52,9 +52,8 @@ def test_the_edited_place_is_original_plus_vector_and_what_lies_before_is_untouc
     wanted = plain[point].clone()
     wanted[:, [2, 5]] += vector
     torch.testing.assert_close(edited[point], wanted)
-    assert torch.equal(
-        edited["resid_post.2"][:, :2], plain["resid_post.2"][:, :2]
-    )  # causal: earlier tokens unmoved
+    # causal: earlier tokens unmoved
+    assert torch.equal(edited["resid_post.2"][:, :2], plain["resid_post.2"][:, :2])
     assert not torch.allclose(
         edited["resid_post.2"][:, 2:], plain["resid_post.2"][:, 2:], atol=1e-3
     )

@@ -100,9 +100,8 @@ def test_a_function_on_logits_sees_every_token_so_far_the_same_in_text_read_and_
         for row, text in zip(rows, whole, strict=True):
             so_far = text[: len(text) - SAMPLED["max_new_tokens"] + step]
             assert row == [-1] * (longest - SAMPLED["max_new_tokens"] + step - len(so_far)) + so_far
-    for i, row in enumerate(
-        PROMPTS
-    ):  # each token is the likeliest in a pass over the whole text too
+    # each token is the likeliest in a pass over the whole text too
+    for i, row in enumerate(PROMPTS):
         read = torch.tensor([row + new[i]])
         intervention = seen_tokens([])
         alone = Intervention(prefix=PREFIX[i : i + 1], logits=intervention.logits)

@@ -76,9 +76,8 @@ def test_an_unknown_model_names_the_nearest_and_says_how_to_download(reference):
         ModelError, match=r"model.online is false, so nothing is downloaded; set model.online=true"
     ):
         _ = ModelReference(ModelConfig(path="somebody/no-such-model")).key
-    with pytest.raises(
-        ModelError, match="the hub did not give it"
-    ):  # the tests run with the hub switched off
+    # the tests run with the hub switched off
+    with pytest.raises(ModelError, match="the hub did not give it"):
         _ = ModelReference(ModelConfig(path="somebody/no-such-model", online=True)).key
 
 
@@ -194,9 +193,8 @@ def test_direction_logits_are_the_unembedding():
 def test_the_activations_that_a_gpt2_publisher_computed(shared):
     folder = shared / "models/nano-sort-gpt2"
     published = load_file(folder / "reference_activations.safetensors")
-    published["pos_emb"] = published["pos_emb"].expand_as(
-        published["x"]
-    )  # theirs is one row for all
+    # theirs is one row for all
+    published["pos_emb"] = published["pos_emb"].expand_as(published["x"])
     model = ModelReference(ModelConfig(path=str(folder))).load(CPU)
     tokens = published.pop("idx").long()
     h = "module:transformer.h.0"

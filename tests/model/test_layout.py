@@ -237,9 +237,8 @@ def test_arrangements_are_told_apart_and_undone(shape, axes):
     assert found is not None and found.axes == axes
     rows = found.by_token(x, 3, 5)
     assert rows is not None and rows.shape[:2] == (3, 5)
-    at = (
-        dict(zip(axes, (2, 4), strict=True)) if len(axes) == 2 else {0: 2 * 5 + 4}
-    )  # the last token of the last row
+    # the last token of the last row
+    at = dict(zip(axes, (2, 4), strict=True)) if len(axes) == 2 else {0: 2 * 5 + 4}
     at = {axis: min(number, shape[axis] - 1) for axis, number in at.items()}
     assert torch.equal(
         rows[2, 4], x[tuple(at.get(axis, slice(None)) for axis in range(x.ndim))].flatten()

@@ -169,9 +169,8 @@ def test_text_ends_at_an_end_token_that_only_the_generation_settings_name(tmp_pa
 @pytest.mark.parametrize("network", ["bert", "distilbert", "modernbert", "masked", "electra"])
 def test_a_model_that_looks_ahead_is_loaded_as_an_encoder(tmp_path: Path, network: str) -> None:
     torch.manual_seed(0)
-    small = {
-        name: value for name, value in SHAPE.items() if name != "initializer_range"
-    }  # as they are made
+    # as they are made
+    small = {name: value for name, value in SHAPE.items() if name != "initializer_range"}
     special = {f"{name}_token_id": 0 for name in ("pad", "bos", "eos", "cls", "sep")}
     distil = transformers.DistilBertConfig(
         vocab_size=64, dim=16, hidden_dim=40, n_layers=2, n_heads=4, max_position_embeddings=64

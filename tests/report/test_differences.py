@@ -86,9 +86,8 @@ def test_ours_is_paired_with_each_rival_by_concept(store: Store) -> None:
     )
     assert row["paired"] and row["n"] == row["n_clusters"] == 20 and row["outcome"] == "for us"
     spread = t_interval(ap["latent"])
-    assert (
-        spread.low is not None and spread.low < neuron.mean()
-    )  # within our own interval, and yet told apart
+    # within our own interval, and yet told apart
+    assert spread.low is not None and spread.low < neuron.mean()
 
 
 def test_concepts_of_one_family_are_flipped_and_resampled_together(store: Store) -> None:
@@ -336,9 +335,8 @@ def test_steering_is_paired_by_concept_with_every_method_and_the_largest_control
         rows["mean difference"]["difference"] == pytest.approx(-0.1)
         and rows["mean difference"]["outcome"] == "against us"
     )
-    assert (
-        rows["mean difference"]["low"] is None
-    )  # no spread: an interval without width would claim to be sure
+    # no spread: an interval without width would claim to be sure
+    assert rows["mean difference"]["low"] is None
     assert rows["largest of 2 Gaussian directions"]["difference"] == pytest.approx(0.2)
     single = found.filter(pl.col("concept").is_not_null())
     assert (

@@ -116,9 +116,8 @@ def test_scores_of_an_earlier_version_are_refused_in_one_sentence_and_stay_as_th
         tables.SCORES.read(old)
     assert old.path(tables.SCORES.file).read_bytes() == kept
     every = tables.SCORES.scan_all(store).collect()
-    assert every.select("name", "value", "stage").rows() == [
-        ("evaluate.fvu", 0.02, None)
-    ]  # SQL still reads them
+    # SQL still reads them
+    assert every.select("name", "value", "stage").rows() == [("evaluate.fvu", 0.02, None)]
 
 
 def test_two_measurements_of_one_score_are_refused(store: Store) -> None:
@@ -186,9 +185,8 @@ def test_the_short_table_has_at_most_thirty_rows_and_keeps_the_headlines() -> No
     names = ("evaluate.concepts_found.latent", "steer.add_direction.kl_0.1.composite")
     wanted = {(name, kind) for kind in kinds for name in names}
     assert wanted <= set(short)
-    assert not any(
-        "kl_1e-05" in name for name, _ in short
-    )  # a later budget waits for the first one's rows
+    # a later budget waits for the first one's rows
+    assert not any("kl_1e-05" in name for name, _ in short)
     assert ("evaluate.concepts_auroc.neuron", "surface") not in short
 
 

@@ -175,9 +175,8 @@ def test_another_judge_may_measure_and_the_judge_of_concepts_then_has_a_score_of
     )
     ours = score(made, "steer.mean_difference.kl_0.5.concept")
     assert ours["baseline_name"] == "unsteered text" and ours["value"] > ours["baseline"] + 0.1
-    assert (
-        score(made, "steer.mean_difference.kl_0.5")["value"] < 0
-    )  # steered text is no more fluent
+    # steered text is no more fluent
+    assert score(made, "steer.mean_difference.kl_0.5")["value"] < 0
     assert "fluency" not in SCORES.read(made)["measure"]
     assert {row["name"] for row in made.facts["measures"]} >= {"concept", "composite", "uplift"}
 

@@ -232,9 +232,8 @@ class Endpoint(Responder):
                 f"it, or name another in {self.where}.key_variable (empty for a server that wants "
                 "no key)"
             )
-        if not re.fullmatch(
-            "[!-~]*", self._key
-        ):  # such a header is refused with an error that repeats it
+        # such a header is refused with an error that repeats it
+        if not re.fullmatch("[!-~]*", self._key):
             raise ConfigError(
                 f"the key in the environment variable {variable} holds blanks or signs that no "
                 "key has"
@@ -293,9 +292,8 @@ class Endpoint(Responder):
                     f"it wants a pause of {seconds:,.0f} s, longer than {self.where}.longest_wait"
                 )
                 return [Unanswered(f"no answer: {sentence}; {wants}", stops=True)]
-            if (
-                fault.status == 429
-            ):  # it is there, and others may be getting their answers meanwhile
+            # it is there, and others may be getting their answers meanwhile
+            if fault.status == 429:
                 failed, waited = (
                     failed if fault.wait is None else 0,
                     waited + max(seconds, self.settings.wait, 0.01),
@@ -323,9 +321,8 @@ class Endpoint(Responder):
                 async with create(**sent, extra_body=self.settings.extra or None) as answer:
                     is_taken = True
                     body = self._scrubbed(await _read(answer))
-        except (
-            TimeoutError
-        ):  # one that had begun may be paid: it is not asked for again in this run
+        except TimeoutError:
+            # one that had begun may be paid: it is not asked for again in this run
             kind = "broken" if is_taken else "away"
             return None, Fault(f"gave no whole answer within {self.settings.seconds:g} s", kind), ""
         except Exception as error:  # the package and what it stands on raise many kinds
@@ -346,9 +343,8 @@ class Endpoint(Responder):
             response = completion.response_of(body, request, model)
         used = response.usage
         self._pace.answered(most - used.input - used.cached - used.reasoning - used.output)
-        left_out = sorted(
-            self._without & set(self._wanted(request)) - {"max_tokens"}
-        )  # that has another name only
+        # that has another name only
+        left_out = sorted(self._without & set(self._wanted(request)) - {"max_tokens"})
         seconds = time.monotonic() - started
         return (
             dataclasses.replace(response, left_out=tuple(left_out), seconds=seconds),

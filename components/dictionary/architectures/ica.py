@@ -91,9 +91,8 @@ class Ica(Dictionary):
         self.W_dec.copy_(both_signs(torch.eye(self.d_in)))
         self.W_enc.copy_(self.W_dec)
         self.seed = int(torch.randint(2**31, (), generator=generator))
-        self.n = torch.zeros(
-            (), dtype=torch.int64
-        )  # on the host, where asking it waits for nothing
+        # on the host, where asking it waits for nothing
+        self.n = torch.zeros((), dtype=torch.int64)
         self.kept = self.W_dec.new_zeros(self.options.rows, self.d_in)
 
     def outcome(self, batch: Batch, moment: Moment) -> Outcome:

@@ -48,7 +48,6 @@ def _keep(n_bytes: int) -> None:
 
 
 def _call(name: str, *arguments: int) -> None:
-    if sys.platform == "linux" and (
-        function := getattr(ctypes.CDLL(None), name, None)
-    ):  # musl has neither
+    # musl has neither
+    if sys.platform == "linux" and (function := getattr(ctypes.CDLL(None), name, None)):
         function(*arguments)

@@ -110,10 +110,8 @@ def _product(rows: Tensor, W_enc: Tensor, b_enc: Tensor) -> Tensor:
     if held is None or held.dtype != rows.dtype or held.numel() < shape[0] * shape[1]:
         held = _scratch.pre = rows.new_empty(shape[0] * shape[1])
     pre = held[: shape[0] * shape[1]].view(shape)
-    if _intel() or rows.dtype not in (
-        torch.float32,
-        torch.float64,
-    ):  # numpy has no bfloat16, and a slow float16
+    # numpy has no bfloat16, and a slow float16
+    if _intel() or rows.dtype not in (torch.float32, torch.float64):
         return torch.addmm(b_enc, rows, W_enc.T, out=pre)
     with np.errstate(all="ignore"):  # what is not finite is for the caller to see, as with torch
         np.matmul(rows.detach().numpy(), W_enc.detach().numpy().T, out=pre.numpy())
@@ -182,8 +180,7 @@ def _cores(threads: int) -> ThreadPoolExecutor:
             pool = ThreadPoolExecutor(threads, "encoder-product", initializer=_alone)
             started = threading.Barrier(threads)
             list(pool.map(lambda _: started.wait(), range(threads)))
-            torch.set_num_threads(
-                threads
-            )  # threads to come take the number that was set last, by whichever thread
+            # threads to come take the number that was set last, by whichever thread
+            torch.set_num_threads(threads)
             pools[threads] = pool
     return pools[threads]

@@ -29,9 +29,8 @@ from components.dictionary.losses import auxk
 from components.dictionary.nonlinearities import largest, largest_of
 from components.store.shards import Codes
 
-with (
-    warnings.catch_warnings()
-):  # "Sparse CSR tensor support is in beta state", said once for each process
+# "Sparse CSR tensor support is in beta state", said once for each process
+with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     torch.sparse_csr_tensor([0, 0], [], [], (1, 1), check_invariants=False)
 

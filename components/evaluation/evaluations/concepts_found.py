@@ -228,9 +228,8 @@ def _lift(row: Mapping[str, Any], split: str) -> float:
 def _scores(frame: pl.DataFrame, threshold: float) -> list[Score]:
     """For all concepts, those of tokens and each kind: how many a probe decodes, and of those what
     each unit reaches."""
-    frame = frame.with_columns(
-        pl.col("family").fill_null(pl.col("concept"))
-    )  # of no family: a family of its own
+    # of no family: a family of its own
+    frame = frame.with_columns(pl.col("family").fill_null(pl.col("concept")))
     named = frame["concept_kind"].unique().to_list()
     kinds = [kind for kind in KINDS if kind in named] + sorted(set(named) - set(KINDS))
     parts = {"all": frame}

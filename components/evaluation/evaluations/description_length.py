@@ -123,9 +123,8 @@ def lengths(known: Codes, sent: Codes, step: float) -> np.ndarray:
     n_bins = escape + 1
     active = np.bincount(at, minlength=d_sae)
     share = (active + 0.5) / (known.n_rows + 1)
-    pairs, counts = np.unique(
-        at * n_bins + inside, return_counts=True
-    )  # few of all bins of all latents are used
+    # few of all bins of all latents are used
+    pairs, counts = np.unique(at * n_bins + inside, return_counts=True)
     wanted = sent_at * n_bins + np.minimum(sent_inside, escape)
     place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
     seen = np.where(pairs[place] == wanted, counts[place], 0)
@@ -146,9 +145,8 @@ def gaussian_bits(variances: np.ndarray, error: float) -> float:
     if error >= variances.sum():
         return 0.0
     level = 0.0
-    for number, variance in enumerate(
-        variances
-    ):  # those below the level are not sent, and cost their variance
+    # those below the level are not sent, and cost their variance
+    for number, variance in enumerate(variances):
         level = (error - variances[:number].sum()) / (len(variances) - number)
         if level <= variance:
             break

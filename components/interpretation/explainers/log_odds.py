@@ -134,9 +134,8 @@ def _candidates(windows: Windows, shape: Shape, settings: LogOddsConfig) -> Cand
     active = windows.activations.ravel() > 0
     keys, of = numbered(key, shape, texts)
     n_active = int(active.sum())
-    y1 = np.bincount(of, weights=active[token], minlength=len(keys)).astype(
-        np.float64
-    )  # integers where empty
+    # integers where empty
+    y1 = np.bincount(of, weights=active[token], minlength=len(keys)).astype(np.float64)
     y0 = np.bincount(of, minlength=len(keys)) - y1
     z = _z(y1, y0, n_active, int(texts.present.sum()) - n_active)
     ranked = np.argsort(-z, kind="stable")

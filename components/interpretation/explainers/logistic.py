@@ -116,9 +116,8 @@ def _design(windows: Windows, documents: int) -> Design:
         keys, of = numbered(key, shape, texts)
         hits = active[token]
         document = windows.document[token[hits] // width]
-        met = np.unique(np.stack([of[hits], document], axis=1), axis=0)[
-            :, 0
-        ]  # once for each document
+        # once for each document
+        met = np.unique(np.stack([of[hits], document], axis=1), axis=0)[:, 0]
         for number in np.flatnonzero(np.bincount(met, minlength=len(keys)) >= documents).tolist():
             condition = term(int(keys[number]), shape, texts)
             if condition.readable():
@@ -141,9 +140,8 @@ def _fit(
 
     n, best = len(active), np.inf
     weights, intercept = np.zeros(holds.shape[1]), 0.0
-    strongest = (
-        1 / np.abs(holds.T @ (active - active.mean())).max()
-    )  # below it no weight leaves zero
+    # below it no weight leaves zero
+    strongest = 1 / np.abs(holds.T @ (active - active.mean())).max()
     for c in strongest * np.geomspace(1.5, WEAKEST, settings.penalties):
         fit = LogisticRegression(
             l1_ratio=1,
@@ -154,9 +152,8 @@ def _fit(
             random_state=0,
         )
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", ConvergenceWarning
-            )  # nearly there is near enough to choose words
+            # nearly there is near enough to choose words
+            warnings.simplefilter("ignore", ConvergenceWarning)
             fit.fit(holds, active)
         tried, constant = np.asarray(fit.coef_)[0], float(np.asarray(fit.intercept_)[0])
         if (tried > 0).sum() > settings.terms:

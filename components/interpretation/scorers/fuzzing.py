@@ -152,9 +152,8 @@ def _paired(
     fits = (last[:, None] < room) & (n_marks[:, None] < room) & contrast[:, None]
     fits &= ~(marks.astype(np.int64) @ taken.T.astype(np.int64) > 0)
     cost = np.abs(length[:, None] - room) + generator.random(fits.shape)
-    never = (
-        2.0 * len(width) * (max(fits.shape, default=0) + 1)
-    )  # more than all other pairs together
+    # more than all other pairs together
+    never = 2.0 * len(width) * (max(fits.shape, default=0) + 1)
     givers, takers = scipy.optimize.linear_sum_assignment(np.where(fits, cost, never))
     there = fits[givers, takers]
     return givers[there], takers[there]

@@ -19,12 +19,13 @@ from tests.planted import HOOK, directions, rows
 
 X = 7 * rows(200, directions())
 D_IN, D_SAE = 24, 48
+# what both have
 PAIRS = [
     (name, kind)
     for name in written()
     for kind in formats[name].exports
     if kind in architectures.names()
-]  # what both have
+]
 
 
 def begun(kind, seed=0):

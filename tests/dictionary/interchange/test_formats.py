@@ -374,9 +374,8 @@ def test_the_way_round_works_for_a_backup_in_units_of_normalised_activations(
 ):
     folder = foreign.dictionary_learning(tmp_path, kind, foreign.numbers())
     trained = load_file(folder / "ae.safetensors")
-    codes, rebuilt = format_of("dictionary_learning").as_peer(
-        folder, X
-    )  # of activations divided by the norm
+    # of activations divided by the norm
+    codes, rebuilt = format_of("dictionary_learning").as_peer(folder, X)
     (folder / "ae.safetensors").unlink()
     state = {"step": 5, "ae": trained, "optimizer": {"state": {}, "param_groups": []}, "config": {}}
     torch.save(state | {"norm_factor": norm}, folder / "ae.pt")

@@ -14,9 +14,8 @@ import torch
 
 from benchmarks import oracle
 
-sys.path.remove(
-    str(oracle.REPOSITORY / "benchmarks" / "peers")
-)  # the oracle's own way to its peers' scripts
+# the oracle's own way to its peers' scripts
+sys.path.remove(str(oracle.REPOSITORY / "benchmarks" / "peers"))
 
 
 def as_returned(case, mine):

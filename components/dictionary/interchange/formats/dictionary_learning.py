@@ -108,9 +108,8 @@ class DictionaryLearning(Format):
             options["prefixes"] = tuple(end / trainer["dict_size"] for end in accumulate(sizes))
             options["weights"] = (1 / len(sizes),) * len(sizes)
         if kind == "JumpReluAutoEncoder":
-            tensors["threshold"] = tensors["threshold"].clamp_min(
-                0
-            )  # it rectifies too: below zero is zero
+            # it rectifies too: below zero is zero
+            tensors["threshold"] = tensors["threshold"].clamp_min(0)
         return Weights(
             OURS[kind],
             tensors,

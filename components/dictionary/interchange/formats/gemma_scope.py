@@ -41,9 +41,8 @@ class GemmaScope(Format):
             raise DictionaryError(f"{folder} is a transcoder; only autoencoders are read")
         tensors = self._tensors(folder)
         tensors["W_enc"] = tensors["W_enc"].T.contiguous()
-        tensors["threshold"] = tensors["threshold"].clamp_min(
-            0
-        )  # its codes are rectified too: below zero is zero
+        # its codes are rectified too: below zero is zero
+        tensors["threshold"] = tensors["threshold"].clamp_min(0)
         return Weights(
             "jumprelu", tensors, centred=False, hook_point=_hook_point(folder), model=_model(folder)
         )
@@ -107,9 +106,8 @@ def _arrays(path: Path) -> dict[str, torch.Tensor]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             for name in archive.files:
-                if not isinstance(
-                    array := archive[name], np.ndarray
-                ):  # numpy hands out what is no array as bytes
+                # numpy hands out what is no array as bytes
+                if not isinstance(array := archive[name], np.ndarray):
                     kind = (
                         "is a pickle under another name"
                         if name.endswith(".pkl")

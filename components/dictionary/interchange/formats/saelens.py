@@ -69,9 +69,8 @@ class SAELens(Format):
                 theirs["b_enc"] * norm,
             )
         if "threshold" in theirs:
-            theirs["threshold"] = theirs["threshold"].clamp_min(
-                0
-            )  # SAELens rectifies first: below zero is zero
+            # SAELens rectifies first: below zero is zero
+            theirs["threshold"] = theirs["threshold"].clamp_min(0)
         metadata = section(folder / CONFIG, config, "metadata") or config
         return Weights(
             OURS[config["architecture"]],
