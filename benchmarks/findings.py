@@ -56,12 +56,10 @@ def document(artifact: Artifact, store: Store) -> str:
         "# Findings",
         "",
         f"Written by `benchmarks/findings.py` from `compare/{artifact.key}`: "
-        f"{facts['n_dictionaries']} dictionaries of "
-        f"{', '.join(facts['labels'])}; {facts['n_seeds']} seeds, each replicating first values "
-        "and order of tokens. "
-        "Measured on the test split; intervals are 95% (Student's, over seeds). Curves are read "
-        "at a matched L0 between "
-        "their sparsities, never beyond them.",
+        f"{facts['n_dictionaries']} dictionaries of {', '.join(facts['labels'])}; "
+        f"{facts['n_seeds']} seeds, each replicating first values and order of tokens. Measured "
+        "on the test split; intervals are 95% (Student's, over seeds). Curves are read at a "
+        "matched L0 between their sparsities, never beyond them.",
         "",
         "## Who does best at equal sparsity",
         "",
@@ -129,10 +127,9 @@ def limits(
     )
     return [
         f"- Every dictionary saw {facts['tokens']:,} tokens, {facts['steps']:,} updates of "
-        f"{facts['batch_size']:,}. Said to have "
-        "converged (half of the tokens give an FVU at most 10% higher, estimated from the "
-        f"curve): {converged}. Of what had not, "
-        "more tokens can change the order.",
+        f"{facts['batch_size']:,}. Said to have converged (half of the tokens give an FVU at most "
+        f"10% higher, estimated from the curve): {converged}. Of what had not, more tokens can "
+        "change the order.",
         f"- Learning rates: {used}"
         + (
             "; each was searched on the split validate, three or four short runs for each "
@@ -141,16 +138,13 @@ def limits(
             else "; not all were searched, so another tuning can change the order."
         ),
         "- A dictionary that says little absorbs little and is easily stable: read absorption and "
-        "stability beside concepts "
-        f"found and loss recovered. Of the baselines the least absorption is that of {little}.",
+        "stability beside concepts found and loss recovered. Of the baselines the least "
+        f"absorption is that of {little}.",
         "- Absorption is counted where a latent more special than the concept carries it. Where "
-        "only a broader latent does, "
-        "the concept was not absorbed but left to its parent: that is `carried by a broader "
-        "latent`, and the field's rate is "
-        "the sum of both.",
+        "only a broader latent does, the concept was not absorbed but left to its parent: that is "
+        "`carried by a broader latent`, and the field's rate is the sum of both.",
         "- Where a curve falls off between two of its sparsities, values at a matched L0 between "
-        "them are those of no "
-        "dictionary that was trained; `Every setting` has those that were.",
+        "them are those of no dictionary that was trained; `Every setting` has those that were.",
         "- Intervals are over training seeds on one model and one corpus, and not corrected for "
         "the number of comparisons.",
     ]

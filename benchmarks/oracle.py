@@ -845,17 +845,16 @@ FAULTS = (
         "sparsify",
         "results/sparsify-topk",
         "AuxK and Multi-TopK train the decoder only: the fused encoder's backward "
-        "(`FusedEncoder.backward` in "
-        "`sparsify/fused_encoder.py`) never reads `grad_preacts`, the gradient of the "
-        "pre-activations it returned.",
+        "(`FusedEncoder.backward` in `sparsify/fused_encoder.py`) never reads `grad_preacts`, the "
+        "gradient of the pre-activations it returned.",
         _auxk_without_encoder,
     ),
     Fault(
         "sparsify",
         "results/sparsify-topk-multi",
         "With Multi-TopK `SparseCoder.forward` (`sparsify/sparse_coder.py`) returns the "
-        "reconstruction from the 4k largest "
-        "latents, which its trainer then puts into the model under the losses `ce` and `kl`.",
+        "reconstruction from the 4k largest latents, which its trainer then puts into the model "
+        "under the losses `ce` and `kl`.",
         _returns_the_wide_one,
     ),
     Fault(
@@ -872,28 +871,24 @@ FAULTS = (
         "saelens",
         "results/saelens-gated",
         "The auxiliary term of a gated dictionary moves the decoder "
-        "(`GatedTrainingSAE.calculate_aux_loss` in "
-        "`sae_lens/saes/gated_sae.py`); in the paper (arXiv:2404.16014, equation 8) the decoder "
-        "is frozen there.",
+        "(`GatedTrainingSAE.calculate_aux_loss` in `sae_lens/saes/gated_sae.py`); in the paper "
+        "(arXiv:2404.16014, equation 8) the decoder is frozen there.",
         _auxiliary_moves_decoder,
     ),
     Fault(
         "dictionary_learning",
         "results/dictionary_learning-JumpReluAutoEncoder",
         "The L0 step of JumpReLU is applied to codes instead of pre-activations "
-        "(`JumpReluTrainer.loss` in "
-        "`trainers/jumprelu.py`), so latents just below their threshold never count (its issue "
-        "55).",
+        "(`JumpReluTrainer.loss` in `trainers/jumprelu.py`), so latents just below their "
+        "threshold never count (its issue 55).",
         _one_sided,
     ),
     Fault(
         "dictionary_learning",
         "results/dictionary_learning-MatryoshkaBatchTopKSAE",
         "The Matryoshka loss weighs every prefix by 1/n and then takes the mean over the n "
-        "prefixes "
-        "(`MatryoshkaBatchTopKTrainer.loss` in `trainers/matryoshka_batch_top_k.py`), so "
-        "reconstruction weighs n times less "
-        "beside AuxK than its group weights say.",
+        "prefixes (`MatryoshkaBatchTopKTrainer.loss` in `trainers/matryoshka_batch_top_k.py`), so "
+        "reconstruction weighs n times less beside AuxK than its group weights say.",
         _averaged_again,
     ),
 )

@@ -74,9 +74,8 @@ def result(store: Store, replicates: Artifact | None, reports: list[Artifact]) -
     )
     lines = [
         f"What `{'latentflow replicate' if seeds else 'make demo'}` prints, in short (dictionary "
-        f"`{train.facts['name']}` at "
-        f"`{train.facts['hook_point']}`, {train.facts['tokens'] / 1e6:.1f} M tokens; test split, "
-        f"{how}):",
+        f"`{train.facts['name']}` at `{train.facts['hook_point']}`, "
+        f"{train.facts['tokens'] / 1e6:.1f} M tokens; test split, {how}):",
         "",
         "| measure | "
         + ("mean | " + " | ".join(f"seed {seed}" for seed in seeds) if seeds else "value")

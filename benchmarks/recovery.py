@@ -172,10 +172,9 @@ def table(rows: list[Mapping[str, Any]], steps: int, lr: float) -> str:
     n_seeds = len(kinds[order[0]])
     lines = [
         f"{N_PLANTED} planted directions in {D_IN} coordinates, {ACTIVE} active on average; "
-        f"{steps:,} updates of {BATCH} "
-        f"tokens at learning rate {lr:g}; {n_seeds} seeds; mean and 95% interval over seeds "
-        "(Student's t). A direction "
-        f"counts as recovered at cosine > {FOUND}. Seconds of one CPU core, learning only.",
+        f"{steps:,} updates of {BATCH} tokens at learning rate {lr:g}; {n_seeds} seeds; mean and "
+        "95% interval over seeds (Student's t). A direction counts as recovered at cosine > "
+        f"{FOUND}. Seconds of one CPU core, learning only.",
         "",
         "| dictionary | mean max cosine | recovered | FVU | L0 | dead share | n | seconds |",
         "|---|---|---|---|---|---|---|---|",

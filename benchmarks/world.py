@@ -387,9 +387,8 @@ def document(result: dict[str, Any], provenance: dict[str, Any], world: World) -
         "## The grammar",
         "",
         f"- {sum(inventory.values())} labelled concepts: {inventory['surface']} surface, "
-        f"{inventory['contextual']} contextual, "
-        f"{inventory['document']} document; {result['d_model']} residual dimensions. All of them: "
-        "`data/demo/concepts.csv`.",
+        f"{inventory['contextual']} contextual, {inventory['document']} document; "
+        f"{result['d_model']} residual dimensions. All of them: `data/demo/concepts.csv`.",
         f"- {result['vocabulary']} tokens of vocabulary, {result['words_per_story']:.0f} words "
         "and marks a story.",
         f"- Entropy of the derivation {result['entropy']:.3f} nats a token, the end token counted.",
@@ -397,9 +396,8 @@ def document(result: dict[str, Any], provenance: dict[str, Any], world: World) -
         "## The language model",
         "",
         f"Llama, {provenance['config']['n_layers']} blocks, width {result['d_model']}, "
-        f"{result['parameters']:,} parameters, "
-        f"{provenance['tokens']:,} tokens in {provenance['seconds'] / 60:.0f} minutes on a shared "
-        "two-core machine.",
+        f"{result['parameters']:,} parameters, {provenance['tokens']:,} tokens in "
+        f"{provenance['seconds'] / 60:.0f} minutes on a shared two-core machine.",
         "",
         "| measured on unseen stories | reached | wanted |",
         "|---|---|---|",
@@ -421,9 +419,8 @@ def document(result: dict[str, Any], provenance: dict[str, Any], world: World) -
         "## What a probe reads, and what one coordinate reads",
         "",
         "A unit finds a concept when its average precision over all tokens (or documents) at "
-        f"natural density is at least {THRESHOLD}. "
-        "The coordinate and its sign are chosen on other stories. Wanted: coordinates find less "
-        "than half of what the probe finds.",
+        f"natural density is at least {THRESHOLD}. The coordinate and its sign are chosen on "
+        "other stories. Wanted: coordinates find less than half of what the probe finds.",
         "",
         "| hook point | kind | concepts | probe | best coordinate |",
         "|---|---|---|---|---|",
@@ -448,9 +445,8 @@ def document(result: dict[str, Any], provenance: dict[str, Any], world: World) -
     lines += [
         "",
         f"At `{best}` the probe finds {all_here['probe']} of {all_here['concepts']} concepts and "
-        "the best coordinate "
-        f"{all_here['coordinate']}. Concepts that the probe does not find stay in the inventory "
-        "and out of later scores.",
+        f"the best coordinate {all_here['coordinate']}. Concepts that the probe does not find "
+        "stay in the inventory and out of later scores.",
         "Groups of which it finds less than half: "
         + (", ".join(f"`{group}`" for group in missed(result, best)) or "none")
         + ".",

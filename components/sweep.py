@@ -161,8 +161,7 @@ def _settings(label: str, options: Any, sweep: SweepConfig) -> Iterator[tuple[An
     if own is None and given:
         raise ConfigError(
             f"sweep.sparsities.{label}: architecture {options.kind} has no option {option!r}, so "
-            "it has one "
-            "sparsity; leave the label out of sweep.sparsities"
+            "it has one sparsity; leave the label out of sweep.sparsities"
         )
     values = given or (
         [own] if entry.baseline or own is None else [own * factor for factor in LADDER]
@@ -209,8 +208,7 @@ def too_many(config: SweepConfig, n: int) -> str:
         return ""
     return (
         f"that is more than the {config.limit} that are trained without asking: give --yes "
-        "(sweep.confirmed in a form), or "
-        "fewer widths, sparsities or seeds"
+        "(sweep.confirmed in a form), or fewer widths, sparsities or seeds"
     )
 
 
@@ -286,10 +284,8 @@ def formula(config: SweepConfig, inputs: Mapping[str, Any], settings: Execution)
         asked = too_many(config, len(todo))
         return total, (
             f"{len(todo)} dictionaries{there}, about {total / 60:.0f} minutes of training and "
-            "measuring on "
-            f"{max(1, len(offered))} device slot(s), {len(taken)} groups of at most "
-            f"{config.together} side by side"
-            f"{asked and f'; {asked}'}"
+            f"measuring on {max(1, len(offered))} device slot(s), {len(taken)} groups of at most "
+            f"{config.together} side by side{asked and f'; {asked}'}"
         )
 
     return Estimate(

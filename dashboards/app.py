@@ -86,8 +86,8 @@ def _frame(draw: Callable[[], None]) -> None:
         first = (str(error).splitlines() or [""])[0]
         st.error(
             "A table of this artifact cannot be read as this version expects it "
-            f"({plain(first)}). Run the stage again, "
-            "or read the store with the version that wrote it."
+            f"({plain(first)}). Run the stage again, or read the store with the version that "
+            "wrote it."
         )
     except (LatentflowError, FileNotFoundError) as error:
         st.error(sentence(error))

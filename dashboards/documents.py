@@ -42,8 +42,7 @@ def section(shown: Experiment, row: Mapping[str, Any]) -> None:
     )
     st.caption(
         f"The {rows.height} strongest of {pooled.height:,} documents of {plain(row['split'])} on "
-        "which it "
-        f"is active, by its mean over their rows. No text: the activations come from "
+        "which it is active, by its mean over their rows. No text: the activations come from "
         f"{code(of_file['path'])}; {plain(capture.facts['note'])}{more}."
     )
 

@@ -72,8 +72,7 @@ def _draw(answer: Read, row: Mapping[str, Any], shown: Experiment) -> None:
         st.html(tokens.passage(words, values, contexts, largest))
     said = (
         f"Active on {n_active:,} of {len(words):,} tokens; largest activation here "
-        f"{measures.number(top)}, on "
-        f"{plain(row['split'])} {measures.number(row['maximum'])}."
+        f"{measures.number(top)}, on {plain(row['split'])} {measures.number(row['maximum'])}."
         if n_active
         else f"Latent {row['latent']} is not active on any of the {len(words):,} tokens."
     )
@@ -85,8 +84,7 @@ def _draw(answer: Read, row: Mapping[str, Any], shown: Experiment) -> None:
     if n_contexts > 1:
         said += (
             f" Longer than a context of {answer.context_length} tokens, so read in {n_contexts}: "
-            "behind a dashed "
-            "rule the model sees nothing of what stands above."
+            "behind a dashed rule the model sees nothing of what stands above."
         )
     st.caption(said)
     with st.expander(f"The {len(answer.strongest)} latents most active on this text"):

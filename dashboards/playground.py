@@ -39,8 +39,7 @@ def section(shown: Experiment) -> None:
         return
     st.caption(
         "Written live: the same prompt from the same seed, with the direction added at every "
-        "token and without. The KL "
-        "is what that costs on neutral text."
+        "token and without. The KL is what that costs on neutral text."
     )
     steer = shown.artifacts.get("steer")
     kept = pl.DataFrame(schema=STRENGTHS.schema) if steer is None else runs.table(STRENGTHS, steer)

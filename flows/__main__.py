@@ -137,14 +137,13 @@ def _refusal(error: Exception, address: str) -> str:
     ):
         return (
             "the parameters of this run are longer than Prefect takes (half a million "
-            "characters): put long lists of "
-            "words into files and give the files' names, or run with --plain"
+            "characters): put long lists of words into files and give the files' names, or run "
+            "with --plain"
         )
     return (
         f"the Prefect server at {address} did not answer as it should ({shortened(str(error))}); "
-        "its log is "
-        f"{os.environ['PREFECT_HOME']}/server.log. What is made is kept: when the cause is gone, "
-        "run the same command"
+        f"its log is {os.environ['PREFECT_HOME']}/server.log. What is made is kept: when the "
+        "cause is gone, run the same command"
     )
 
 
@@ -526,8 +525,7 @@ def main() -> None:
         _fail(
             "Locale:",
             f"this locale ({error.encoding}) has no letter {error.object[error.start]!r} for the "
-            "name of a file "
-            f"({error.object[:80]}); set LC_ALL=C.UTF-8, or PYTHONUTF8=1",
+            f"name of a file ({error.object[:80]}); set LC_ALL=C.UTF-8, or PYTHONUTF8=1",
         )
     except OSError as error:
         if error.errno not in DISK:

@@ -135,8 +135,7 @@ class Chain:
         if not (key and ours):
             log.warning(
                 "the dictionary %s was made on activations %s, and this experiment's are %s; "
-                "whether they "
-                "are of one model cannot be told",
+                "whether they are of one model cannot be told",
                 dictionary.key,
                 "of a model" if key else f"from the file {activations.facts['arrays']}",
                 "of a model" if ours else f"from the file {self.config.capture.arrays.path}",
@@ -145,8 +144,7 @@ class Chain:
         theirs = activations.facts.get("model_config") or {}
         log.warning(
             "the dictionary %s was made on activations of another model than this experiment's: "
-            "%s there, %s here; its "
-            "scores say how it does on a model that it never saw",
+            "%s there, %s here; its scores say how it does on a model that it never saw",
             dictionary.key,
             _told(theirs, key),
             _told(self.config.model.model_dump(), self.model.key),

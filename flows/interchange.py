@@ -73,10 +73,9 @@ def _place(named: str, folder: Path, captured: Sequence[str]) -> str:
     if re.fullmatch(r"blocks\.\d+\..+|.*\bhook_\w+", point):
         raise DictionaryError(
             f"the dictionary in {folder} reads {named}, a place of another library that has no "
-            "name here; find the module "
-            "that it goes into or comes out of (between attention and MLP that is the norm before "
-            "the MLP, its input), and "
-            "set both capture.hook_points=[module:<path>:<input|output>] and train.hook_point to it"
+            "name here; find the module that it goes into or comes out of (between attention and "
+            "MLP that is the norm before the MLP, its input), and set both "
+            "capture.hook_points=[module:<path>:<input|output>] and train.hook_point to it"
         )
     if point and not re.fullmatch(rf"(?:{'|'.join(KINDS)})\.\d+|module:.+", point):
         # SAELens names a place of a Hugging Face model by the module that gives it
@@ -84,9 +83,8 @@ def _place(named: str, folder: Path, captured: Sequence[str]) -> str:
     if point and point not in captured:
         raise DictionaryError(
             f"the dictionary in {folder} reads {named}, but these activations are captured at "
-            f"{', '.join(captured)}; set "
-            f"capture.hook_points=[{point}], or train.hook_point to the captured place that is "
-            "the same"
+            f"{', '.join(captured)}; set capture.hook_points=[{point}], or train.hook_point to "
+            "the captured place that is the same"
         )
     return point
 

@@ -53,8 +53,7 @@ def publish(store: Store, key: str = "") -> Iterator[str]:
     if not store.root.is_relative_to(Path.cwd()):
         raise ServiceError(
             f"DVC publishes what lies in the repository, and the store is {store.root}, outside "
-            f"{Path.cwd()}; run from "
-            "the repository with execution.store inside it"
+            f"{Path.cwd()}; run from the repository with execution.store inside it"
         )
     reports = (
         [store.get("report", key)]

@@ -291,8 +291,8 @@ def show(steps: list[Step], to: Console) -> None:
     to.print(table)
     to.print(
         f"Memory is beside the process itself ({size(total['process_bytes'])} with its "
-        "libraries); of several stages the "
-        f"largest. Disk: {size(total['scratch_bytes'])} more while they work.",
+        f"libraries); of several stages the largest. Disk: {size(total['scratch_bytes'])} more "
+        "while they work.",
     )
     for step in steps:
         if step.timing:

@@ -180,8 +180,8 @@ def _given(experiment: ExperimentConfig, place: Reference) -> ModelReference:
     if model.key != place["key"]:
         raise ModelError(
             f"the files of {place['stage']} {model.config.path} changed while the experiment ran "
-            f"(key {place['key']} then, "
-            f"{model.key} now); run again, and what does not rest on them is found"
+            f"(key {place['key']} then, {model.key} now); run again, and what does not rest on "
+            "them is found"
         )
     return model
 

@@ -34,9 +34,8 @@ _SIZES: tuple[tuple[int, str], ...] = (
     "hc_lowrank adapter_rank mamba_d_head indexer_head_dim index_head_dim"),
     (4, "head_dim attention_head_dim rotary_dim qk_rope_head_dim qk_nope_head_dim v_head_dim num_experts "
     "num_local_experts n_routed_experts moe_num_experts state_size time_step_rank mamba_d_state "
-    "mamba_n_heads "
-    "n_mamba_heads linear_key_head_dim linear_value_head_dim linear_num_value_heads index_topk "
-    "indexer_budget "
+    "mamba_n_heads n_mamba_heads linear_key_head_dim linear_value_head_dim linear_num_value_heads "
+    "index_topk indexer_budget "
     "linear_num_key_heads ssm_state_size mamba_num_heads mamba_head_dim"),
     (2, "num_key_value_heads num_experts_per_tok mamba_expand expand eos_token_id"),
     (1, "n_shared_experts n_group topk_group mamba_n_groups mamba_ngroups bos_token_id"),

@@ -189,8 +189,7 @@ def places(
         split = _by_document(columns["document"], splits, None)
         note = (
             "there is no table of provenance, so splits are contiguous blocks of rows, and "
-            f"{per_document} consecutive "
-            "rows count as one document"
+            f"{per_document} consecutive rows count as one document"
         )
     for number, name in enumerate(splits):
         if limits.get(name):
@@ -252,9 +251,8 @@ def _by_document(document: np.ndarray, splits: Sequence[str], seed: int | None) 
     if len(names) < len(splits):
         raise InputError(
             f"{len(names)} documents are too few for the {len(splits)} splits "
-            f"{', '.join(splits)}: a document belongs to "
-            "one split; bring more rows, lower capture.arrays.rows_per_document, or list fewer "
-            "splits"
+            f"{', '.join(splits)}: a document belongs to one split; bring more rows, lower "
+            "capture.arrays.rows_per_document, or list fewer splits"
         )
     order = np.arange(len(names))
     if seed is not None:
@@ -297,8 +295,7 @@ def _table(path: Path, n_rows: int) -> pl.DataFrame:
     if "document" not in table.columns:
         raise InputError(
             f"{path} has no column 'document' (it has {', '.join(table.columns) or 'none'}); it "
-            "says which document each "
-            "row of the activations belongs to"
+            "says which document each row of the activations belongs to"
         )
     if table.height != n_rows:
         raise InputError(

@@ -84,8 +84,7 @@ class CaptureConfig(Config):
         if self.arrays.path and self.drop_outlier_norms:
             raise ConfigError(
                 "capture.drop_outlier_norms looks at the model's first contexts, and "
-                "capture.arrays has none; take the "
-                "rows out of the file yourself"
+                "capture.arrays has none; take the rows out of the file yourself"
             )
         return self
 
@@ -311,22 +310,19 @@ def _split(corpus: Artifact, name: str, config: CaptureConfig, model: LanguageMo
     if model.context_length is not None and token.shape[1] > model.context_length:
         raise InputError(
             f"contexts of {token.shape[1]} tokens do not fit the model's {model.context_length} "
-            "positions; "
-            "set read.context_length to at most that"
+            "positions; set read.context_length to at most that"
         )
     if token.numel() and int(token.max()) >= model.vocab_size:
         raise InputError(
             f"split {name!r} holds token {int(token.max())}, and the model knows ids below "
-            f"{model.vocab_size}; "
-            "read the corpus with this model's tokenizer"
+            f"{model.vocab_size}; read the corpus with this model's tokenizer"
         )
     mask = tensors.get("mask")
     if mask is None and not model.causal:
         raise InputError(
             f"{type(model.network).__name__} looks both ways, and documents that share a context "
-            "would change one "
-            f"another's activations there; the contexts of the corpus {corpus.key} are packed: "
-            "set read.contexts=padded"
+            "would change one another's activations there; the contexts of the corpus "
+            f"{corpus.key} are packed: set read.contexts=padded"
         )
     kept = document >= 0
     if not config.drop_special:

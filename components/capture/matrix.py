@@ -55,8 +55,7 @@ class Matrix:
             if len(shape) != 2 or 0 in shape:
                 raise InputError(
                     f"{path}: the activations of {name} have the shape {list(shape)}; wanted "
-                    "[rows, d_in], a row for "
-                    "each token"
+                    "[rows, d_in], a row for each token"
                 )
         counts = {name: shape[0] for name, shape in shapes.items()}
         if len(set(counts.values())) > 1:
@@ -79,8 +78,7 @@ class Matrix:
                 if not sound.all():
                     raise InputError(
                         f"{self.path}: row {start + int((~sound).int().argmax()):,} of {name} "
-                        "holds NaN or infinity; "
-                        "take such rows out, of the table of provenance too"
+                        "holds NaN or infinity; take such rows out, of the table of provenance too"
                     )
             yield start, rows
             start += len(next(iter(rows.values())))
@@ -100,8 +98,7 @@ def _numpy(path: Path, names: Sequence[str]) -> Opened:
     except ValueError as error:
         raise InputError(
             f"{path} is no array of numbers ({error}); files with Python objects are never "
-            "loaded: save it with "
-            "np.save(path, x.astype(np.float32))"
+            "loaded: save it with np.save(path, x.astype(np.float32))"
         ) from error
     if matrix.dtype not in TYPES:
         raise InputError(f"{path} holds {matrix.dtype} numbers; wanted float16, float32 or float64")
@@ -195,8 +192,7 @@ def _assigned(path: Path, names: Sequence[str], there: Sequence[str]) -> dict[st
     if missing := [name for name in names if name not in there]:
         raise InputError(
             f"{path} holds nothing called {missing[0]!r}; {nearest(missing[0], there)}; name it "
-            "in capture.hook_points "
-            "(and train.hook_point)"
+            "in capture.hook_points (and train.hook_point)"
         )
     return {name: name for name in names}
 

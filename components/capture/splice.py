@@ -65,8 +65,8 @@ def opened(
     if amiss := [name for name in names if name.startswith(("gradient:", "error:"))]:
         raise CapabilityError(
             "train.splice puts reconstructions into the model's forward pass, which holds no "
-            f"{', '.join(amiss)}; set "
-            "train.splice.share=0, or train a dictionary that reconstructs activations"
+            f"{', '.join(amiss)}; set train.splice.share=0, or train a dictionary that "
+            "reconstructs activations"
         )
     for name in names:
         model.hook_point(name)
@@ -217,11 +217,9 @@ class Splice:
             if gradient is None:
                 raise CapabilityError(
                     f"train.splice needs gradients from the model's predictions back to {name}, "
-                    "and "
-                    f"{type(self.model.network).__name__} gives none: it computes without them, "
-                    "or its predictions do not "
-                    "depend on that place; name a hook point that acts on what comes later, or "
-                    "set train.splice.share=0"
+                    f"and {type(self.model.network).__name__} gives none: it computes without "
+                    "them, or its predictions do not depend on that place; name a hook point that "
+                    "acts on what comes later, or set train.splice.share=0"
                 )
         return [gradient for gradient in gradients if gradient is not None]
 

@@ -33,10 +33,8 @@ def refuse_what_does_not_fit(folder: Path, n_bytes: int, n_tokens: int) -> None:
     if n_bytes + SPARE > free:
         raise NoSpaceError(
             f"capture would write {n_bytes / 2**20:,.0f} MiB ({n_tokens:,} tokens), and the disk "
-            f"of {folder} has "
-            f"{free / 2**20:,.0f} MiB free; lower capture.tokens, take fewer hook points or "
-            "capture.dtype=float16, "
-            "or set execution.store to another disk"
+            f"of {folder} has {free / 2**20:,.0f} MiB free; lower capture.tokens, take fewer hook "
+            "points or capture.dtype=float16, or set execution.store to another disk"
         )
 
 
@@ -86,6 +84,5 @@ def _refuse_what_is_not_finite(name: str, x: Tensor, shard: str) -> None:
     raise InputError(
         f"activations at {name} hold NaN or infinity: row {row} of shard {shard}, in "
         f"{str(x.dtype).removeprefix('torch.')}; capture in a wider dtype (capture.dtype=float32, "
-        "or "
-        "model.dtype=float32 where the model itself overflows)"
+        "or model.dtype=float32 where the model itself overflows)"
     )

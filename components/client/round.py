@@ -74,9 +74,8 @@ class Standing:
         if budget.usd is not None and price is None:
             raise ConfigError(
                 f"{where}.usd needs the price of the model {self.responder.model!r}, and "
-                f"{self.responder.where}.prices does "
-                f"not have it: add [{{model: {self.responder.model}, input: <USD for a million "
-                f"tokens>, output: ...}}], or "
+                f"{self.responder.where}.prices does not have it: add [{{model: "
+                f"{self.responder.model}, input: <USD for a million tokens>, output: ...}}], or "
                 f"set {where}.calls instead"
             )
 

@@ -77,6 +77,6 @@ def refuse_too_long(longest: Request, length: int, what: str, exact: int | None 
         about = f"at least {fewest:,}" if exact is None else f"{exact:,}"
         raise ConfigError(
             f"a prompt of {about} tokens and an answer of up to {longest.max_tokens:,} do not fit "
-            f"the {length:,} tokens that "
-            f"{what}; show fewer or shorter windows, or choose a model with a longer context"
+            f"the {length:,} tokens that {what}; show fewer or shorter windows, or choose a model "
+            "with a longer context"
         )

@@ -60,8 +60,7 @@ def refusal(found: Ranking, n_positive: int, n: int, gate: ProbeGate) -> str | N
     if gate.min_lift and least < gate.min_lift:
         return (
             f"average precision {found.ap:.2f} on validate at a base rate of {n_positive / n:.2g} "
-            f"over {n_positive} rows with "
-            f"the concept: its lower bound lies {least:.2f} of the way above the base rate, "
-            f"wanted {gate.min_lift:g}"
+            f"over {n_positive} rows with the concept: its lower bound lies {least:.2f} of the "
+            f"way above the base rate, wanted {gate.min_lift:g}"
         )
     return None

@@ -141,8 +141,8 @@ class ColumnLabels:
                 if abs(value) > _LARGEST:
                     raise CorpusError(
                         f"{where}: label column {column!r} holds a number beyond {_LARGEST:.3g}, "
-                        "which no label can be; "
-                        "write a smaller one, or null where nothing is known"
+                        "which no label can be; write a smaller one, or null where nothing is "
+                        "known"
                     )
                 if value:
                     labels.append(Label(column, value=float(value)))
@@ -150,8 +150,7 @@ class ColumnLabels:
                 if value != sound(value):
                     raise CorpusError(
                         f"{where}: label column {column!r} holds {value!r} with a lone surrogate, "
-                        "wanted the name of a "
-                        "category in whole characters"
+                        "wanted the name of a category in whole characters"
                     )
                 self._meet(f"{column}.{value}", column, f" is {value!r}")
                 labels.append(Label(f"{column}.{value}"))
@@ -163,8 +162,7 @@ class ColumnLabels:
             if len(self._met) > MAXIMUM_VALUES * len(self.label_columns):
                 raise CorpusError(
                     f"{where}: label column {column!r} has more than {MAXIMUM_VALUES} different "
-                    "values, "
-                    "wanted a category; leave it out of read.corpus.label_columns"
+                    "values, wanted a category; leave it out of read.corpus.label_columns"
                 )
         return labels
 

@@ -101,9 +101,8 @@ class Division:
         if rest < len(free):
             raise ConfigError(
                 f"read.splits wants {tokens - rest:,} tokens of the {tokens:,} of read.tokens, "
-                "which leaves none for "
-                f"{', '.join(free)}; raise read.tokens, lower read.splits, or set those to 0 that "
-                "no stage needs"
+                f"which leaves none for {', '.join(free)}; raise read.tokens, lower read.splits, "
+                "or set those to 0 that no stage needs"
             )
         ends = np.cumsum([0, *(usual[name] for name in free)]) * rest // whole
         return cls(_positive(settings | dict(zip(free, np.diff(ends).tolist(), strict=True))), True)
@@ -248,15 +247,14 @@ def refuse_what_is_too_short(
     if n_tokens < context_length:
         raise CorpusError(
             f"the corpus ({corpus.kind}) is shorter than one context: {came}, and "
-            "read.context_length is "
-            f"{context_length:,}; lower it or add documents"
+            f"read.context_length is {context_length:,}; lower it or add documents"
         )
     empty = [split.name for split in splits if not split.documents]
     if shares and empty:
         raise CorpusError(
             f"too few documents: {came}, a document belongs to one split, and none was left for "
-            f"{', '.join(empty)}; "
-            f"{_smaller(corpus)}, or set read.splits.<name>=0 for those that no stage needs"
+            f"{', '.join(empty)}; {_smaller(corpus)}, or set read.splits.<name>=0 for those that "
+            "no stage needs"
         )
     short = [split for split in splits if not split.full]
     if shares or not short:

@@ -90,8 +90,7 @@ class Encoder:
         if backend is None:
             raise CorpusError(
                 "reading needs a fast tokenizer (tokenizer.json), and the model's is "
-                f"{type(tokenizer).__name__}; "
-                "save it with transformers as a fast tokenizer"
+                f"{type(tokenizer).__name__}; save it with transformers as a fast tokenizer"
             )
         self.backend = type(backend).from_str(backend.to_str())
         self.backend.no_truncation()
@@ -226,10 +225,9 @@ class Encoder:
     def _refuse_unknown_row(self, token: int) -> NoReturn:
         raise CorpusError(
             f"the tokenizer writes token {token} ({self.backend.id_to_token(token)!r}), and the "
-            "model's embedding has "
-            f"{self._limit} rows (ids below {self._limit}); put the tokenizer beside the model "
-            "that it was trained with, or "
-            "give the model rows for the added tokens (resize_token_embeddings) and save it"
+            f"model's embedding has {self._limit} rows (ids below {self._limit}); put the "
+            "tokenizer beside the model that it was trained with, or give the model rows for the "
+            "added tokens (resize_token_embeddings) and save it"
         )
 
 

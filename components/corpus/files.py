@@ -70,8 +70,7 @@ def lines(path: Path, alone: bool = True) -> Iterator[str]:
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise CorpusError(
             f"{path}: the name ends in .gz, but the bytes after line {number} are not whole gzip "
-            f"({error}); "
-            "rename it, or fetch it again"
+            f"({error}); rename it, or fetch it again"
         ) from None
     except OSError as error:
         raise CorpusError(

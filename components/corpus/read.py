@@ -193,22 +193,20 @@ def _notes(
     if n_tokens < division.total:
         yield (
             f"the corpus has {n_tokens:,} tokens in {intake.documents.n_rows:,} documents, fewer "
-            f"than the {division.total:,} that were "
-            "asked for: it is used whole, in the same shares"
+            f"than the {division.total:,} that were asked for: it is used whole, in the same "
+            "shares"
         )
     if intake.n_special:
         yield (
             f"{intake.n_special:,} special tokens stood in the text as words: the model reads "
-            "them, but they are no part "
-            "of a document"
+            "them, but they are no part of a document"
         )
     if n_replaced:
         yield f"{n_replaced:,} lone surrogates in the text were replaced by U+FFFD"
     for name in silent:
         yield (
             f"the word list {name!r} labels nothing: none of its words stands in the labelled "
-            "splits; look at their "
-            f"spelling in read.word_lists.{name}"
+            f"splits; look at their spelling in read.word_lists.{name}"
         )
 
 

@@ -319,9 +319,8 @@ class Dictionary(nn.Module, ABC):
         if reads != reconstructs or len(reads) > 1:
             raise DictionaryError(
                 f"architecture {cls.kind} reads {', '.join(reads)} and reconstructs "
-                f"{', '.join(reconstructs)}, and its "
-                "class has no `control` of its own: what it inherits is for one hook point; write "
-                "`control`"
+                f"{', '.join(reconstructs)}, and its class has no `control` of its own: what it "
+                "inherits is for one hook point; write `control`"
             )
         k = min(max(1, round(trained["l0"])), trained["d_sae"])
         return architectures["untrained"].config(d_sae=trained["d_sae"], k=k)  # type: ignore[call-arg]
@@ -439,16 +438,14 @@ class Dictionary(nn.Module, ABC):
             if name not in batch:
                 raise DictionaryError(
                     f"dictionary {self.name} reads {name}, got activations at "
-                    f"{', '.join(batch) or 'no hook point'}; "
-                    "capture that hook point too"
+                    f"{', '.join(batch) or 'no hook point'}; capture that hook point too"
                 )
             width = batch[name].shape[-1]
             if width != self.widths[name]:
                 raise DictionaryError(
                     f"dictionary {self.name} was trained at {name} with d_in {self.widths[name]}, "
-                    "got activations of "
-                    f"width {width}; use activations of the model it was trained on, or train one "
-                    "on these"
+                    f"got activations of width {width}; use activations of the model it was "
+                    "trained on, or train one on these"
                 )
             scaled[name] = batch[name].to(self.like.device, self.like.dtype) * self.scales[name]
         return scaled
@@ -475,8 +472,8 @@ class Dictionary(nn.Module, ABC):
         if len(self.reconstructs) > 1:
             raise DictionaryError(
                 f"architecture {self.kind} reconstructs {', '.join(self.reconstructs)}, and its "
-                f"class has no `{what}` of its "
-                "own: what it inherits is for one name; write `rebuild` and `directions`"
+                f"class has no `{what}` of its own: what it inherits is for one name; write "
+                "`rebuild` and `directions`"
             )
 
     @final
@@ -554,8 +551,7 @@ def _scale(name: str, sample: Batch) -> float:
     if not (rows != rows[0]).any():
         raise DictionaryError(
             f"the {len(rows)} activations sampled at {hook_point} are all equal: nothing to "
-            "learn; capture other text "
-            "or another hook point"
+            "learn; capture other text or another hook point"
         )
     scale = math.sqrt(rows.shape[1]) / rows.norm(dim=1).mean().item()
     return scale if hook_point == name else 1 / scale

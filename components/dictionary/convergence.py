@@ -60,8 +60,7 @@ class Convergence:
         if self.ratio is not None:
             words.append(
                 f"half of the tokens give an FVU {100 * (self.ratio - 1):+.1f}% away ({self.how}; "
-                "at most "
-                f"{100 * LARGEST_GAIN:g}% counts as converged)"
+                f"at most {100 * LARGEST_GAIN:g}% counts as converged)"
             )
         elif self.reason:
             words.append(self.reason)
@@ -114,8 +113,8 @@ def estimated(learner: Learner) -> tuple[float | None, str | None]:
     if len(points) < FEWEST_POINTS or points[-1][0] < 1.5 * points[0][0]:
         return None, (
             f"the curve has {len(points)} points at a constant rate between update {start:.0f} "
-            f"and {end:.0f}, too few to tell; "
-            "lower train.log_every, or set train.convergence=measured"
+            f"and {end:.0f}, too few to tell; lower train.log_every, or set "
+            "train.convergence=measured"
         )
     x, y = (np.log(np.array(column, dtype=np.float64)) for column in zip(*points, strict=True))
     slope = float(np.polyfit(x - x.mean(), y, 1)[0])

@@ -110,13 +110,11 @@ def _finite(learner: Learner, metrics: dict[str, float]) -> dict[str, float]:
             last = learner.curve[-1][0] if learner.curve else 0
             raise DivergedError(
                 f"{learner.dictionary.name} diverged: the {name} is {value} at update "
-                f"{learner.step} of {learner.steps}, and "
-                f"all was finite at update {last}; the learning rate was "
-                f"{learner.rate(learner.step - 1):.3g} (at its height "
+                f"{learner.step} of {learner.steps}, and all was finite at update {last}; the "
+                f"learning rate was {learner.rate(learner.step - 1):.3g} (at its height "
                 f"{learner.peak:.3g}) and the activations were finite. No dictionary is made, and "
-                "the last checkpoint is "
-                f"from before; lower train.lr (to {learner.peak / 10:.1g}, say), or raise "
-                "train.warm_up"
+                f"the last checkpoint is from before; lower train.lr (to {learner.peak / 10:.1g}, "
+                "say), or raise train.warm_up"
             )
     return metrics
 
@@ -167,8 +165,7 @@ def evaluate(
     if variance <= 0:
         raise DictionaryError(
             f"the {n} held-out activations at {name} do not vary, so no share of their variance "
-            "can be measured; "
-            "capture more text for that split"
+            "can be measured; capture more text for that split"
         )
     return {
         "fvu": error / variance,

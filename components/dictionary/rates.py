@@ -102,8 +102,7 @@ def best(trials: list[ShortRun]) -> float:
         tried = ", ".join(f"{trial.lr:.3g}" for trial in trials)
         raise DictionaryError(
             f"the search for a learning rate found none: training diverged at each of {tried}; "
-            "set train.lr to a number "
-            f"below {min(trial.lr for trial in trials):.1g}"
+            f"set train.lr to a number below {min(trial.lr for trial in trials):.1g}"
         )
     around = by_rate[max(0, lowest - 1) : lowest + 2]
     if len(around) < 3 or not all(math.isfinite(trial.objective) for trial in around):

@@ -69,16 +69,14 @@ def read(
     except (FileNotFoundError, ValueError, SafetensorError) as error:
         raise DictionaryError(
             f"no dictionary in {folder}: wanted {DESCRIPTION} and {WEIGHTS} ({error}); give the "
-            "folder that "
-            "`Dictionary.save` or the train stage wrote, or import a peer's file first"
+            "folder that `Dictionary.save` or the train stage wrote, or import a peer's file first"
         ) from error
     if lacking := [
         name for name in DESCRIBES if not isinstance(description, dict) or name not in description
     ]:
         raise DictionaryError(
             f"{folder / DESCRIPTION} is damaged: it lacks {', '.join(lacking)}; take the file "
-            "from where the dictionary "
-            "was saved, or train it again"
+            "from where the dictionary was saved, or train it again"
         )
     if description["format"] > FORMAT:
         raise DictionaryError(
@@ -103,10 +101,9 @@ def _refuse_pickle(folder: Path) -> None:
         if path.is_file() and (path.suffix in PICKLES or is_pickle(path)):
             raise DictionaryError(
                 f"{path} is a pickle, which can run any code when it is read, so it is not read: "
-                "wanted a folder with "
-                f"{DESCRIPTION} and {WEIGHTS}. Where you trust its origin, read it elsewhere "
-                "(with torch's weights_only), "
-                "write its tensors with safetensors.torch.save_file, and import those"
+                f"wanted a folder with {DESCRIPTION} and {WEIGHTS}. Where you trust its origin, "
+                "read it elsewhere (with torch's weights_only), write its tensors with "
+                "safetensors.torch.save_file, and import those"
             )
 
 

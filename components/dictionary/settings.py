@@ -145,8 +145,8 @@ class TrainConfig(Config):
             able = ", ".join(name for name, entry in architectures.items() if entry.folds)
             raise ValueError(
                 f"normalise is whiten, and {self.dictionary.kind} has no encoder and decoder of "
-                "its own that the map could be "
-                f"folded into; set normalise=scale, or take one of {able}"
+                "its own that the map could be folded into; set normalise=scale, or take one of "
+                f"{able}"
             )
         return self
 
@@ -155,8 +155,7 @@ class TrainConfig(Config):
         if self.splice.share and architectures[self.dictionary.kind].learns != "gradients":
             raise ValueError(
                 f"splice.share is {self.splice.share:g}, and {self.dictionary.kind} learns "
-                "nothing from gradients, which are "
-                "all that a model gives; set splice.share=0"
+                "nothing from gradients, which are all that a model gives; set splice.share=0"
             )
         return self
 
@@ -222,14 +221,13 @@ def cautions(config: TrainConfig, n_rows: int) -> list[str]:
     if 0 < config.tokens < batch:
         sentences.append(
             f"train.tokens ({config.tokens:,}) is less than one batch: one update of {batch:,} "
-            "tokens is made; "
-            "raise train.tokens or lower train.batch_size"
+            "tokens is made; raise train.tokens or lower train.batch_size"
         )
     if steps and batch > n_rows:
         sentences.append(
             f"train.batch_size ({batch:,}) is more than the {n_rows:,} tokens of the split "
-            f"{config.split}: every "
-            "batch holds some of them several times; lower it or capture more"
+            f"{config.split}: every batch holds some of them several times; lower it or capture "
+            "more"
         )
     if steps and config.silence >= steps * batch:
         sentences.append(

@@ -226,8 +226,7 @@ class _Group:
         if self.splicing is None or "model" not in self.inputs:
             raise DictionaryError(
                 "train.splice wants the model to take part in training, and this run of the stage "
-                "was given none; "
-                "train it as part of an experiment, or set train.splice.share=0"
+                "was given none; train it as part of an experiment, or set train.splice.share=0"
             )
         _, reconstructs = wired(config, self.hook_point)
         if reconstructs not in self._splices:
@@ -362,8 +361,8 @@ def _whitening(config: TrainConfig, sample: Batch) -> Whitening | None:
     if len(sample) > 1:
         raise DictionaryError(
             f"train.normalise is whiten, and {config.dictionary.kind} reads {', '.join(sample)}: "
-            "what is whitened is one hook "
-            "point that is read and reconstructed; set train.normalise=scale"
+            "what is whitened is one hook point that is read and reconstructed; set "
+            "train.normalise=scale"
         )
     return whitening_of(next(iter(sample.values())), config.whitening_floor)
 

@@ -72,8 +72,7 @@ def whitening_of(rows: Float[Tensor, "row d"], floor: float) -> Whitening:
     if not variances.mean() > 0:
         raise DictionaryError(
             f"the {len(rows)} activations sampled do not vary, so they cannot be whitened; "
-            "capture other text, or set "
-            "train.normalise=scale"
+            "capture other text, or set train.normalise=scale"
         )
     spread = (variances + floor * variances.mean()).sqrt()
     into, back = (axes / spread) @ axes.T, (axes * spread) @ axes.T

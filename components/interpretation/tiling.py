@@ -107,9 +107,8 @@ class Tiling:
         if not n.sum():
             raise InputError(
                 f"interpret: the {split} split ({len(token)} tokens) has no run of "
-                f"{config.shortest} tokens inside one "
-                "document; lower interpret.contexts.shortest (and width), or read more text into "
-                "that split"
+                f"{config.shortest} tokens inside one document; lower interpret.contexts.shortest "
+                "(and width), or read more text into that split"
             )
         used = np.where(fits, size, n * config.width)
         run = np.repeat(np.arange(len(begin)), n)

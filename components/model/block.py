@@ -104,8 +104,7 @@ def parts(
         else:
             found[inner] = (
                 f"{inner}.{layer} has no place in this {network}: what {projection} gives is not "
-                f"what {part} gives; "
-                f"module:{projection}:input is what that projection reads"
+                f"what {part} gives; module:{projection}:input is what that projection reads"
             )
     return found
 
@@ -147,8 +146,7 @@ def _added(
     return {
         kind: f"{kind}.{layer} has no place in this {network}: no outputs of its attention and its MLP add up with "
         f"resid_pre.{layer} to resid_post.{layer} ({how}, so they are scaled or normed first, or "
-        "more is added); "
-        f"module:{part}:output is what the module itself gives"
+        f"more is added); module:{part}:output is what the module itself gives"
         for kind, part in (("attn_out", attention), ("mlp_out", mlp))
     }
 
@@ -204,6 +202,5 @@ def _nothing_of(kind: str, module: nn.Module, path: str, names: Sequence[str]) -
     has = ", ".join(name for name, _ in module.named_children()) or "no modules"
     return (
         f"cannot tell where {kind} is: {path} ({type(module).__name__}) has none of "
-        f"{', '.join(names)}, but {has}; "
-        "use module:<path>:<input|output>"
+        f"{', '.join(names)}, but {has}; use module:<path>:<input|output>"
     )

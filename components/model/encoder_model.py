@@ -67,8 +67,7 @@ class EncoderModel(LanguageModel):
         if not bool(real.all()) and not self.ignores_padding:
             raise CapabilityError(
                 f"{type(self.network).__name__} has other numbers for a text with padding behind "
-                "it, though it is told "
-                "which tokens are real; give it rows of one length"
+                "it, though it is told which tokens are real; give it rows of one length"
             )
         real = to_device(real, self.device).long()
         position = torch.where(real.bool(), real.cumsum(1) - 1, -1)

@@ -115,8 +115,8 @@ def _refuse_what_does_not_fit(
     if model.context_length is not None and max(lengths) + max_new_tokens > model.context_length:
         raise InputError(
             f"a prompt of {max(lengths)} tokens and {max_new_tokens} new ones do not fit the "
-            "model's "
-            f"{model.context_length} positions; shorten the prompt, or lower max_new_tokens"
+            f"model's {model.context_length} positions; shorten the prompt, or lower "
+            "max_new_tokens"
         )
 
 

@@ -82,9 +82,8 @@ class LanguageModel:
         if not causal:
             raise ModelError(
                 f"{type(self.network).__name__} looks ahead: later tokens change what it computes "
-                "for earlier ones, so "
-                "padding and other documents would enter its activations; read it as an "
-                "EncoderModel"
+                "for earlier ones, so padding and other documents would enter its activations; "
+                "read it as an EncoderModel"
             )
 
     @property
@@ -134,8 +133,8 @@ class LanguageModel:
         if reason := self.obstacle(capability):
             raise CapabilityError(
                 f"this needs a model with the capability {capability}; "
-                f"{type(self.network).__name__} has "
-                f"{', '.join(sorted(self.capabilities))}: {reason}"
+                f"{type(self.network).__name__} has {', '.join(sorted(self.capabilities))}: "
+                f"{reason}"
             )
 
     def hook_point(self, name: str) -> HookPoint:
@@ -371,8 +370,7 @@ class LanguageModel:
             if rows is None or rows.shape[2] != point.width:
                 raise HookPointError(
                     f"{point.name} holds {list(x.shape)} where {b} rows of {t} tokens pass, which "
-                    "is no vector for each "
-                    "token; name another module"
+                    "is no vector for each token; name another module"
                 )
             changed = function(rows)
             return x if changed is rows else point.arrangement.back(changed, x)
@@ -411,8 +409,7 @@ class LanguageModel:
         if new.shape[1:] != x.shape[1:]:
             raise HookPointError(
                 f"the edit at {edit.hook_point} got activations {list(x.shape)} and returned "
-                f"{list(new.shape)}; "
-                "it must keep their shape"
+                f"{list(new.shape)}; it must keep their shape"
             )
         return torch.where(mask, new.to(x.dtype), x)
 

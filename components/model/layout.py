@@ -107,8 +107,7 @@ class Layout:
         if not handing_on:
             raise HookPointError(
                 f"{wanted} that hand the residual stream on from one to the next "
-                f"({', '.join(lists)}: not so), so block "
-                f"names mean nothing in it; {_SAY_MODULE}"
+                f"({', '.join(lists)}: not so), so block names mean nothing in it; {_SAY_MODULE}"
             )
         order = [call.path for call in calls]
         # a decoder runs after its encoder
@@ -151,9 +150,8 @@ class Layout:
         if arrangement is None:
             raise HookPointError(
                 f"{name} holds {list(x.shape)} where {b} rows of {t} tokens pass, which is no "
-                "vector for each token; "
-                f"name a module whose {side} is [b, t, width], [b, t, heads, width] or [b * t, "
-                "width]"
+                f"vector for each token; name a module whose {side} is [b, t, width], [b, t, "
+                "heads, width] or [b * t, width]"
             )
         by_token = arrangement.by_token(x, b, t)
         assert by_token is not None
@@ -173,9 +171,8 @@ class Layout:
             if place.width != self.d_model:
                 raise HookPointError(
                     f"{name} is no single residual stream in this {self._name}: its blocks hand "
-                    f"on {place.width} numbers "
-                    f"for each token, and the model's width is {self.d_model}; "
-                    f"module:{path}:{place.side} has them all"
+                    f"on {place.width} numbers for each token, and the model's width is "
+                    f"{self.d_model}; module:{path}:{place.side} has them all"
                 )
             return place
         if (kind, layer) not in self._parts:

@@ -85,8 +85,7 @@ def sizes(config: Any) -> tuple[int, int, int, int | None]:
     if not (isinstance(n_layers, int) and isinstance(d_model, int) and isinstance(vocab_size, int)):
         raise ModelError(
             f"a {config.model_type} is not a language model of blocks: its configuration does not "
-            "say "
-            "num_hidden_layers, hidden_size and vocab_size; use a causal language model"
+            "say num_hidden_layers, hidden_size and vocab_size; use a causal language model"
         )
     positions = getattr(text, "max_position_embeddings", None)
     # XLNet says -1
@@ -159,8 +158,7 @@ def network(folder: Path, dtype: torch.dtype) -> Any:
     assert lacking
     raise ModelError(
         f"{folder} lacks {len(lacking)} weights that its config.json asks for "
-        f"({', '.join(lacking[:3])} ...); "
-        "use the files of one and the same model"
+        f"({', '.join(lacking[:3])} ...); use the files of one and the same model"
     )
 
 
@@ -184,8 +182,8 @@ def tokenizer(folder: Path) -> Any:
         except Exception as error:  # as above
             raise ModelError(
                 f"the tokenizer in {folder} could not be loaded: {first_line(error)}; wanted the "
-                "tokenizer.json that "
-                "transformers saves (code that comes with a model is never run)"
+                "tokenizer.json that transformers saves (code that comes with a model is never "
+                "run)"
             ) from error
 
 
@@ -230,10 +228,8 @@ def _tell_of_unused(folder: Path, network: Any, unused: Collection[str]) -> None
     if beyond := sorted(name for name in unused if _is_beyond(name, sizes)):
         raise ModelError(
             f"{folder}: {len(beyond)} weights of its files have no place in the model that its "
-            "config.json describes "
-            f"({', '.join(beyond[:3])} ...), which asks for fewer layers than there are; use the "
-            "config.json that came "
-            "with these weights"
+            f"config.json describes ({', '.join(beyond[:3])} ...), which asks for fewer layers "
+            "than there are; use the config.json that came with these weights"
         )
     if unused:
         listed = f"{', '.join(sorted(unused)[:3])}{' ...' if len(unused) > 3 else ''}"
@@ -259,6 +255,6 @@ def _is_beyond(name: str, sizes: Mapping[str, int]) -> bool:
 def _unreadable(folder: Path, error: Exception) -> ModelError:
     return ModelError(
         f"{folder} could not be loaded as a language model: {first_line(error)}; wanted "
-        "config.json of a type that "
-        "transformers knows and model.safetensors (code that comes with a model is never run)"
+        "config.json of a type that transformers knows and model.safetensors (code that comes "
+        "with a model is never run)"
     )

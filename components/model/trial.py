@@ -73,8 +73,7 @@ def is_causal(network: Any) -> bool:
     if network.config.is_encoder_decoder:
         raise ModelError(
             f"{name} has an encoder and a decoder, each with a text of its own; models of one "
-            "stack of blocks are "
-            "examined: causal language models and encoders"
+            "stack of blocks are examined: causal language models and encoders"
         )
     row = tokens(network, 2)
     half = row.shape[1] // 2

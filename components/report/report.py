@@ -114,9 +114,8 @@ def scores_of(artifact: Artifact) -> pl.DataFrame:
     if FACT not in artifact.facts:
         raise InputError(
             f"the scores of {artifact.stage}/{artifact.key} were written by an earlier version of "
-            "Latentflow, which named "
-            "them without columns; run the same command again to make new ones (these stay as "
-            "they are)"
+            "Latentflow, which named them without columns; run the same command again to make new "
+            "ones (these stay as they are)"
         )
     return tables.SCORES.read(artifact)
 
@@ -167,8 +166,7 @@ def _refuse_repeats(frame: pl.DataFrame) -> None:
         )
         raise InputError(
             f"one report wants each score once; {name!r} for the same dictionary and hook point "
-            f"came from {artifacts}; "
-            "make a report for each experiment"
+            f"came from {artifacts}; make a report for each experiment"
         )
 
 

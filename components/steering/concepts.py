@@ -57,6 +57,6 @@ def limit(config: SteerConfig, inventory: pl.DataFrame, concepts: Sequence[Conce
         return None
     return (
         f"{len(concepts)} of {inventory.height} concepts were tried: all of documents that match, "
-        "and of each family "
-        f"at most {config.max_concepts_per_family} others, drawn (steer.max_concepts_per_family)"
+        f"and of each family at most {config.max_concepts_per_family} others, drawn "
+        "(steer.max_concepts_per_family)"
     )

@@ -37,8 +37,7 @@ def read_evidence(
     if shards.n_rows("select") != len(select.document):
         raise InputError(
             f"artifact {codes.stage}/{codes.key} has codes of {shards.n_rows('select'):,} select "
-            "tokens, "
-            f"and {len(select.document):,} were captured; encode these activations"
+            f"tokens, and {len(select.document):,} were captured; encode these activations"
         )
     concepts = [select.concepts[column] for column in columns]
     return Evidence(

@@ -34,8 +34,7 @@ def read_prompts(
     if table.is_empty():
         raise InputError(
             f"steering needs prompts of the split {split!r}, and artifact "
-            f"{corpus.stage}/{corpus.key} has none; "
-            f"set read.prompts_{split} above 0"
+            f"{corpus.stage}/{corpus.key} has none; set read.prompts_{split} above 0"
         )
     n = config.validate_prompts if split == "validate" else config.test_prompts
     return [Prompt.of(model, row["prompt"], row["text"]) for row in table.head(n).to_dicts()]
@@ -75,6 +74,5 @@ def too_short(material: Material) -> str | None:
         return None
     return (
         "no document goes on for half a continuation behind its opening, so there is no real text "
-        "to judge by; "
-        "lower steer.max_new_tokens"
+        "to judge by; lower steer.max_new_tokens"
     )

@@ -82,8 +82,7 @@ class Meter:
         self.total += n_tested * self.tested
         return (
             f"at most {self.total:,} tokens for {n_concepts} concepts: strengths of "
-            f"{directions:,} directions, "
-            f"{self.texts:,} continuations"
+            f"{directions:,} directions, {self.texts:,} continuations"
         )
 
     def progress(self, message: str) -> Progress:

@@ -98,7 +98,6 @@ def contexts(corpus: Artifact, split: str) -> dict[str, Tensor]:
     if name not in corpus.files:
         raise InputError(
             f"steering needs the split {split!r}, and artifact {corpus.stage}/{corpus.key} was "
-            "read without it; "
-            f"set read.splits.{split} above 0"
+            f"read without it; set read.splits.{split} above 0"
         )
     return load_file(corpus.path(name))

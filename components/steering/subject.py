@@ -48,9 +48,8 @@ class SteeredSubject:
             if dictionary.widths[name] != shards.d_in(name):
                 raise DictionaryError(
                     f"dictionary {dictionary.name} writes {dictionary.widths[name]} coordinates "
-                    f"at {name}, and the "
-                    f"activations have {shards.d_in(name)}; use activations of the model it was "
-                    "trained on"
+                    f"at {name}, and the activations have {shards.d_in(name)}; use activations of "
+                    "the model it was trained on"
                 )
         units = {name: shards.mean_norm(name) for name in dictionary.writes}
         return cls(inputs["corpus"], trained, dictionary, shards, dictionary.writes[0], units)

@@ -107,8 +107,8 @@ class Artifact:
         if found != wanted["digest"]:
             raise DamagedArtifactError(
                 f"{path} is damaged: wanted digest {wanted['digest']} and {wanted['bytes']} "
-                f"bytes, found {found}; "
-                f"delete the folder {self.folder} and run again, and it is remade"
+                f"bytes, found {found}; delete the folder {self.folder} and run again, and it is "
+                "remade"
             )
         return path
 
@@ -170,8 +170,7 @@ class Store:
         if manifest.get("format", 0) > FORMAT:
             raise StoreError(
                 f"artifact {stage}/{key} has format {manifest['format']}, this version reads up "
-                f"to {FORMAT}; "
-                "update Latentflow or use another store"
+                f"to {FORMAT}; update Latentflow or use another store"
             )
         for name, wanted in manifest["files"].items():
             path = folder / name
@@ -408,14 +407,14 @@ class Store:
             if number == errno.ENOSPC:
                 raise NoSpaceError(
                     f"the disk holding {self.root} is full while making {stage}; what was written "
-                    "stays and the next "
-                    f"run continues it: free space or set execution.store to another disk"
+                    "stays and the next run continues it: free space or set execution.store to "
+                    "another disk"
                 ) from error
             if number in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR):
                 raise ReadOnlyStoreError(
                     f"the store {self.root} cannot be written while making {stage} "
-                    f"({os.strerror(number)}); make it "
-                    f"writable or set execution.store to another folder"
+                    f"({os.strerror(number)}); make it writable or set execution.store to another "
+                    "folder"
                 ) from error
             raise
 

@@ -57,6 +57,5 @@ class Rows:
         shard = f"{self.split}/{number:05}.safetensors"
         raise DictionaryError(
             f"activations at {hook_point} hold NaN or infinity: row {inside} of shard {shard} "
-            f"(row {row} of the "
-            "split); capture again in a wider dtype or leave that document out"
+            f"(row {row} of the split); capture again in a wider dtype or leave that document out"
         )

@@ -97,10 +97,9 @@ class Table:
         if missing := [column for column in self.columns if column not in there]:
             raise StoreError(
                 f"an earlier version of Latentflow wrote the table {self.name} of "
-                f"{artifact.stage}/{artifact.key}, without "
-                f"{_listed(missing)}; run the same command again to make a new one (this one "
-                "stays as it is), or read it "
-                "with the version that wrote it"
+                f"{artifact.stage}/{artifact.key}, without {_listed(missing)}; run the same "
+                "command again to make a new one (this one stays as it is), or read it with the "
+                "version that wrote it"
             )
         return frame
 

@@ -211,8 +211,7 @@ _EXPLANATION_SCORE: dict[str, tuple[Any, str]] = {
     "role": (
         pl.String,
         "entry; control (an explainer that others are to beat); floor (another latent's "
-        "explanation was read); ceiling "
-        "(a probe read none)",
+        "explanation was read); ceiling (a probe read none)",
     ),
     "explainer": (pl.String, "who wrote the explanation; null for the probe"),
     "scorer": (pl.String, "what is measured"),
@@ -261,11 +260,9 @@ EXPLANATION_STRATA = Table(
         "stratum": (
             pl.String,
             "strongest, weakest (three tenths of the active windows against all silent ones), "
-            "random, same_token (all "
-            "active ones against one kind of silent ones), macro (mean of those two), "
-            "average_precision, natural_density; "
-            "of marks: silent, active (wrong marks in silent windows, or on other tokens of "
-            "active ones)",
+            "random, same_token (all active ones against one kind of silent ones), macro (mean of "
+            "those two), average_precision, natural_density; of marks: silent, active (wrong "
+            "marks in silent windows, or on other tokens of active ones)",
         ),
         "value": (pl.Float64, "the score over these windows; chance where it failed"),
         "chance": (pl.Float64, "what knowing nothing gets"),
@@ -352,8 +349,7 @@ JUDGEMENTS = Table(
         "off_target": (
             pl.List(pl.Float32),
             "the judge's value for every concept that passed the gate, in the order of the fact "
-            "`judged`; null where the "
-            "text belongs to no concept, and has a row for each",
+            "`judged`; null where the text belongs to no concept, and has a row for each",
         ),
         "reason": (pl.String, "why there is no value"),
     },

@@ -42,8 +42,7 @@ def page(shown: Experiment) -> None:
     if len(picked) == 1:
         st.caption(
             "Only one run to show. Another sparsity makes a second point: `latentflow experiment "
-            "train.dictionary.k=16`, "
-            "or start it on the page Runs."
+            "train.dictionary.k=16`, or start it on the page Runs."
         )
     _frontiers(scores, measures)
     _tables(scores, measures)
@@ -90,8 +89,8 @@ def sweeps() -> None:
     st.dataframe(frontiers.headline(comparison, measures), hide_index=True)
     st.caption(
         "Mean over seeds ± half the 95% interval, read off each curve between its sparsities; "
-        "empty where a curve does not "
-        "reach that L0 or nothing was measured. Baselines stand at their own L0."
+        "empty where a curve does not reach that L0 or nothing was measured. Baselines stand at "
+        "their own L0."
     )
     best = frontiers.best(comparison, measures)
     if not best.is_empty():

@@ -100,8 +100,8 @@ def _list(said: pl.DataFrame, scores: pl.DataFrame, scorer: str) -> None:
     )
     st.caption(
         f"{min(frame.height, ROWS):,} of {frame.height:,}; {unexplained:,} without an "
-        "explanation, each with its reason. "
-        "Click the box at the left of a row to open that latent."
+        "explanation, each with its reason. Click the box at the left of a row to open that "
+        "latent."
     )
     if picked.selection.rows:
         selection.choose("latent", int(rows["latent"][picked.selection.rows[0]]))

@@ -158,8 +158,8 @@ def _list(shown: Experiment) -> pl.DataFrame:
     st.caption(
         f"{found.height:,} of {known.frame.height:,} latents, rows {(number - 1) * ROWS + 1:,} to "
         f"{(number - 1) * ROWS + rows.height:,}; {known.explained:,} of all have an "
-        f"explanation{scored}; statistics of "
-        f"{plain(known.split)}. Click the box at the left of a row to open that latent."
+        f"explanation{scored}; statistics of {plain(known.split)}. Click the box at the left of a "
+        "row to open that latent."
     )
     return rows
 
@@ -325,9 +325,8 @@ def _meaning(shown: Experiment, row: dict, interpret: Artifact | None) -> None:
     failed = scores.filter(pl.col("reason").is_not_null())
     st.caption(
         "Windows of the test split, 95% intervals. Detection: AUROC, chance 0.5. Simulation: "
-        "Pearson r, chance 0. Grey "
-        "square, the floor: another latent's explanation (shuffled). Green diamond, the ceiling: "
-        "a probe."
+        "Pearson r, chance 0. Grey square, the floor: another latent's explanation (shuffled). "
+        "Green diamond, the ceiling: a probe."
         + (
             " Orange triangle: the mean over latents of a dictionary that learnt nothing."
             if controls.height
@@ -353,10 +352,9 @@ def _strata(row: dict, interpret: Artifact) -> None:
     st.dataframe(mine, hide_index=True, column_config=figures)
     st.caption(
         "The same over part of the windows: active ones of three tenths by activation, silent "
-        "ones drawn at random or "
-        "holding the word it fires on most, the mean of these two, and each window as often as "
-        "the split has such. "
-        "Latents differ in how many silent windows hold their word: compare them within a row."
+        "ones drawn at random or holding the word it fires on most, the mean of these two, and "
+        "each window as often as the split has such. Latents differ in how many silent windows "
+        "hold their word: compare them within a row."
     )
 
 

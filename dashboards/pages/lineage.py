@@ -24,8 +24,7 @@ def page(shown: Experiment) -> None:
     if (stage, key) not in known:
         st.warning(
             f"No artifact {code(asked[:60])} behind this report; showing the report. If it was "
-            "published, `dvc pull` fetches it; "
-            "`latentflow experiment` makes it again."
+            "published, `dvc pull` fetches it; `latentflow experiment` makes it again."
         )
         selection.forget("artifact")
         stage, key = "report", shown.key
@@ -83,8 +82,7 @@ def _from_a_number(shown: Experiment) -> None:
         row = rows[picked]
         st.markdown(
             f"**{plain(title(picked))}**, 95% interval {row['95% interval']}, n = {row['n']} · "
-            f"{code(row['name'])} measured by "
-            f"{code(row['artifact'])} on {plain(row['split'])}"
+            f"{code(row['name'])} measured by {code(row['artifact'])} on {plain(row['split'])}"
         )
 
 

@@ -171,10 +171,8 @@ def _concepts(report: pl.DataFrame) -> None:
     st.altair_chart(charts.concepts(found), width="stretch")
     st.caption(
         "Of the concepts that a probe decodes: found when the unit that is best on select reaches "
-        "the average precision "
-        "asked for on test. Latents of the dictionary, raw neurons, latents of an untrained "
-        "dictionary of equal size, "
-        "and the full probe. Bars with 95% intervals."
+        "the average precision asked for on test. Latents of the dictionary, raw neurons, latents "
+        "of an untrained dictionary of equal size, and the full probe. Bars with 95% intervals."
     )
 
 
@@ -187,9 +185,8 @@ def _further(shown: Experiment) -> None:
     address = f"?report={shown.key}"
     st.markdown(
         f"[Training: curves, dead latents, densities](training{address}) · "
-        f"[Latents](latents{address}) · "
-        f"[Compare with other runs](compare{address}) · [Lineage: from a number to the "
-        f"bytes](lineage{address})"
+        f"[Latents](latents{address}) · [Compare with other runs](compare{address}) · [Lineage: "
+        f"from a number to the bytes](lineage{address})"
     )
     with st.expander("Configuration: every parameter under its dotted name"):
         configs = {

@@ -81,9 +81,8 @@ def _follow(identity: str) -> None:
         head, stop = st.columns([5, 1], vertical_alignment="center")
         head.markdown(
             f"**{MARKS.get(run.state, '·')} {plain(run.name)}** · {plain(run.flow)} · "
-            f"{plain(run.state_name)} · started "
-            f"{workflow.ago(run.started)} · {views.lineage.readable_seconds(run.seconds)} · [open "
-            f"in Prefect]({run.address})"
+            f"{plain(run.state_name)} · started {workflow.ago(run.started)} · "
+            f"{views.lineage.readable_seconds(run.seconds)} · [open in Prefect]({run.address})"
         )
         if run.finished:
             stop.button("Close", on_click=selection.forget, args=("run",), width="stretch")

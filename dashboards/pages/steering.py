@@ -121,8 +121,7 @@ def _texts(steer: Artifact, frame: pl.DataFrame) -> None:
         latent = f" · latent {row['latent']}" if row["latent"] is not None else ""
         st.caption(
             f"strength {measures.number(row['coefficient'])}{f' {plain(scale)}' if scale else ''} "
-            "· KL "
-            f"{measures.number(row['kl'])} nats a token{latent}"
+            f"· KL {measures.number(row['kl'])} nats a token{latent}"
             + (f" · {plain(row['reason'])}" if row["reason"] else "")
         )
     pairs = views.scores.side_by_side(of, method, budget)

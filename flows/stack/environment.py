@@ -51,10 +51,9 @@ def refuse_state() -> None:
     if odd := sorted(set(UNFIT) & set(str(state()))):
         raise ConfigError(
             f"the state folder {quoted(str(state()))} has {' and '.join(odd)} in its path, which "
-            "the addresses of Prefect's "
-            "and MLflow's databases cannot hold; set LATENTFLOW_STATE to a folder without, for "
-            "example "
-            f"{Path.home() / 'latentflow-state'}, or run with --plain"
+            "the addresses of Prefect's and MLflow's databases cannot hold; set LATENTFLOW_STATE "
+            f"to a folder without, for example {Path.home() / 'latentflow-state'}, or run with "
+            "--plain"
         )
 
 
@@ -97,8 +96,7 @@ def warn_of_another_store(used: Path) -> None:
     if used.resolve() != shown.resolve():
         log.warning(
             "this run keeps its artifacts in %s, and the pages show %s: to see it there, set "
-            "execution.store in params.yaml, "
-            "or LATENTFLOW_STORE, and start `latentflow up` again",
+            "execution.store in params.yaml, or LATENTFLOW_STORE, and start `latentflow up` again",
             used,
             shown,
         )

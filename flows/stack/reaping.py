@@ -156,8 +156,7 @@ def _page(client: SyncPrefectClient, wanted: FlowRunFilter, start: int, most: in
     if faulty:
         log.warning(
             "Prefect cannot list %d of its own flow runs (%s), so its pages fail too; `prefect "
-            "flow-run delete <id>` "
-            "removes one, and its artifacts stay in the store",
+            "flow-run delete <id>` removes one, and its artifacts stay in the store",
             len(faulty),
             ", ".join(faulty[:5]),
         )

@@ -127,8 +127,8 @@ class Server:
             if self.hopeless.is_set():
                 raise ServiceError(
                     f"the Prefect server ended {STARTS_IN_VAIN} times while it "
-                    f"started{last_words()}; its log is "
-                    f"{folder() / 'server.log'}, and --plain runs without it"
+                    f"started{last_words()}; its log is {folder() / 'server.log'}, and --plain "
+                    "runs without it"
                 )
             if time.monotonic() > end:
                 wanted = f"no Prefect server answered at {self.address} within {seconds} s"
@@ -309,8 +309,8 @@ def refuse_newer_state() -> None:
     if wanted:
         raise ServiceError(
             f"the state folder {environment.state()} was written by a newer version "
-            f"({'; '.join(wanted)}); "
-            "update this installation, or set LATENTFLOW_STATE to another folder"
+            f"({'; '.join(wanted)}); update this installation, or set LATENTFLOW_STATE to another "
+            "folder"
         )
     if found != {"format": FORMAT, **here}:
         processes.write_record(path, {"format": FORMAT, **here})

@@ -387,8 +387,8 @@ def _only_stack() -> Iterator[None]:
         who = f"process {found['pid']}" if found else "another process"
         raise ServiceError(
             f"a stack already runs on state folder {environment.state()} ({who}); `latentflow "
-            "status` shows it, "
-            "`latentflow down` stops it, and LATENTFLOW_STATE names another folder for a second one"
+            "status` shows it, `latentflow down` stops it, and LATENTFLOW_STATE names another "
+            "folder for a second one"
         ) from None
     try:
         yield
@@ -406,8 +406,8 @@ def _the_only_server() -> Iterator[None]:
             runs = ", ".join(map(str, server.users())) or "none"
             raise ServiceError(
                 f"a run on state folder {environment.state()} uses a Prefect server of its own "
-                f"(process {found['pid']}, "
-                f"runs: {runs}); wait until the run ends or stop it, then start the stack"
+                f"(process {found['pid']}, runs: {runs}); wait until the run ends or stop it, "
+                "then start the stack"
             )
         shutil.rmtree(server.folder() / "concurrency_leases", ignore_errors=True)
         yield
@@ -424,10 +424,9 @@ def _refuse_host(host: str, public: bool) -> None:
     )
     raise ServiceError(
         f"{host} can be reached from other machines, and whoever reaches these pages can run code "
-        "here. Put "
-        f"authentication in front: {asks}; Streamlit has no password of its own and needs a proxy "
-        "that has (or an ssh "
-        "tunnel to 127.0.0.1, which needs none of this; docs/stack.md). Then say --public"
+        f"here. Put authentication in front: {asks}; Streamlit has no password of its own and "
+        "needs a proxy that has (or an ssh tunnel to 127.0.0.1, which needs none of this; "
+        "docs/stack.md). Then say --public"
     )
 
 

@@ -108,8 +108,7 @@ class Tracker:
         if self._waiting or not self._monitor:
             log.warning(
                 "MLflow has no record of %s; the store has everything. Once MLflow answers again, "
-                "run the same command: "
-                "it finds what is made and records it",
+                "run the same command: it finds what is made and records it",
                 ", ".join(record.label for record in self._waiting) or "this run",
             )
 

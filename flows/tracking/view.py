@@ -26,11 +26,9 @@ COLUMNS = (
 """The headlines that the shared view has as columns."""
 ABOUT = (
     "Each parent run is one experiment, its stages are nested below it. The parent holds the "
-    "headline scores under short "
-    "names (loss_recovered, l0, fvu, concepts_found, explanation_detection, "
-    "steering_add_direction, ...): add them as "
-    "columns and sort. Every score with its dotted name is on the nested runs, and with interval, "
-    "n and baseline in "
+    "headline scores under short names (loss_recovered, l0, fvu, concepts_found, "
+    "explanation_detection, steering_add_direction, ...): add them as columns and sort. Every "
+    "score with its dotted name is on the nested runs, and with interval, n and baseline in "
     "report/ of the parent."
 )
 

@@ -136,8 +136,7 @@ def test_a_latent_is_opened_from_the_list(seen: Windows) -> None:
     seen.page.locator("[data-testid=stDataFrame]").first.click(position={"x": 16, "y": 35 * 3 + 17})
     seen.page.wait_for_function(
         "first => ![first, undefined].includes([...document.querySelectorAll('h2')].map(h => "
-        "h.innerText)"
-        ".find(text => text.startsWith('Latent ')))",
+        "h.innerText).find(text => text.startsWith('Latent ')))",
         arg=first,
     )
     seen.settled()

@@ -70,8 +70,7 @@ def test_every_row_is_there_once_and_blocks_are_contiguous(
     facts = shards.artifact.facts
     assert facts["note"] == (
         "there is no table of provenance, so splits are contiguous blocks of rows, and 128 "
-        "consecutive rows count as one "
-        "document"
+        "consecutive rows count as one document"
     )
     norm = float(everything(shards, "train").norm(dim=1).double().mean())
     assert (

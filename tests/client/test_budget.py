@@ -136,8 +136,8 @@ def test_money_needs_a_price(client: Ask) -> None:
         client(Budget(usd=1), url=AWAY, prices=[]).check()
     assert str(refused.value) == (
         "budget.usd needs the price of the model 'judge-1', and client.prices does not have it: "
-        "add [{model: judge-1, "
-        "input: <USD for a million tokens>, output: ...}], or set budget.calls instead"
+        "add [{model: judge-1, input: <USD for a million tokens>, output: ...}], or set "
+        "budget.calls instead"
     )
 
 

@@ -259,8 +259,7 @@ def test_a_key_that_expires_ends_the_asking_with_a_sentence(
     replies = asking.ask(prompts(9))
     sentence = (
         f"no answer: {server.url} answers HTTP 401 ('expired: <key>'); it does not take the key "
-        "in the environment "
-        "variable LATENTFLOW_CLIENT_KEY"
+        "in the environment variable LATENTFLOW_CLIENT_KEY"
     )
     assert [bool(reply.text) for reply in replies] == [True] * 3 + [False] * 6
     assert replies[3].reason == sentence

@@ -137,8 +137,8 @@ def test_a_prompt_that_is_too_long_for_a_model_in_this_process(local: Any, folde
         asking.check(ask("the " * 140))
     assert str(raised.value) == (
         "a prompt of 143 tokens and an answer of up to 8 do not fit the 128 tokens that "
-        f"client.model ({folder}) takes; "
-        "show fewer or shorter windows, or choose a model with a longer context"
+        f"client.model ({folder}) takes; show fewer or shorter windows, or choose a model with a "
+        "longer context"
     )
     replies = asking.ask([ask("the cat"), ask("the " * 140)])
     assert replies[0].text

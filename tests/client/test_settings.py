@@ -73,8 +73,7 @@ def test_an_endpoint_that_is_not_set(
     monkeypatch.delenv("LATENTFLOW_CLIENT_URL", raising=False)
     assert refused(client(url="")) == (
         "client.url is empty, and so is the environment variable LATENTFLOW_CLIENT_URL; wanted "
-        "the address of a server up "
-        "to /chat/completions, for example http://127.0.0.1:8000/v1"
+        "the address of a server up to /chat/completions, for example http://127.0.0.1:8000/v1"
     )
     monkeypatch.setenv("LATENTFLOW_CLIENT_URL", f"{server.url}/")
     assert client(url="").ask(prompts(1))[0].text
@@ -103,9 +102,8 @@ def test_a_key_that_is_missing_is_named(client: Ask, monkeypatch: pytest.MonkeyP
     asking = client(Budget(calls=1), url="http://192.0.2.1/v1", key_variable="OPENROUTER_API_KEY")
     assert refused(asking) == (
         "no key for http://192.0.2.1/v1: the environment variable OPENROUTER_API_KEY is empty, "
-        "and a key is read nowhere "
-        "else; set it, or name another in client.key_variable (empty for a server that wants no "
-        "key)"
+        "and a key is read nowhere else; set it, or name another in client.key_variable (empty "
+        "for a server that wants no key)"
     )
 
 
@@ -167,8 +165,7 @@ def test_a_model_that_only_the_first_question_finds_missing(server: Server, clie
         client().ask(prompts(9))
     assert str(raised.value) == (
         f"{server.url} does not serve client.model='judge-1' (HTTP 404 ('The model `judge-1` does "
-        "not exist')); ask its "
-        "keeper what it serves"
+        "not exist')); ask its keeper what it serves"
     )
     assert len(server.sent) == 1
 
@@ -180,8 +177,7 @@ def test_an_address_at_which_nothing_lies(server: Server, client: Ask) -> None:
         client().ask(prompts(3))
     assert str(raised.value) == (
         f"{server.url} answers HTTP 404 ('Not Found'); set client.url to its address up to "
-        "/chat/completions, which ends in "
-        "/v1 with most servers"
+        "/chat/completions, which ends in /v1 with most servers"
     )
 
 
@@ -197,8 +193,8 @@ def test_a_prompt_that_is_longer_than_the_model_takes(server: Server, client: As
         client().check(prompt("word " * 8_000))
     assert str(raised.value) == (
         "a prompt of at least 5,000 tokens and an answer of up to 50 do not fit the 4,096 tokens "
-        "that the model judge-1 "
-        "takes; show fewer or shorter windows, or choose a model with a longer context"
+        "that the model judge-1 takes; show fewer or shorter windows, or choose a model with a "
+        "longer context"
     )
     client().check(prompt("word " * 3_000))
 

@@ -308,7 +308,6 @@ def test_the_pages_do_not_import_torch() -> None:
 
     code = (
         "import sys; import dashboards.live, dashboards.questions, dashboards.own_text, "
-        "dashboards.playground; "
-        "sys.exit('torch' in sys.modules or 'flows' in sys.modules)"
+        "dashboards.playground; sys.exit('torch' in sys.modules or 'flows' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False).returncode == 0

@@ -251,8 +251,8 @@ def test_activations_that_know_words_and_no_letters_do_not_spell(store, tmp_path
         assert (score.interval.value, score.interval.n, score.n_failed) == (None, 0, 0)
         assert score.reason == (
             "the model does not spell: at resid_post.1 the probes of 5 letters were read on words "
-            "that they had not seen, "
-            f"and none reaches an F1 of 0.6 (best: {best['letter']}, {best['probe_f1']:.2f})"
+            f"that they had not seen, and none reaches an F1 of 0.6 (best: {best['letter']}, "
+            f"{best['probe_f1']:.2f})"
         )
     assert scores["first_letter.spelt", None].interval.value == 0
     assert scores["first_letter.probe_f1", None].interval.value == pytest.approx(

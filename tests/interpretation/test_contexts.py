@@ -235,13 +235,11 @@ def test_repeated_text_is_shown_once_over_all_splits(store: Store) -> None:
 def test_too_few_windows_are_a_reason_and_not_a_silence(records: dict[int, LatentRecord]) -> None:
     assert records[RARE].reason == (
         "3 active windows in the explain split, wanted at least 10 (interpret.contexts.fewest); "
-        "more text there would give "
-        "more (read.splits.explain)"
+        "more text there would give more (read.splits.explain)"
     )
     assert records[EVERYWHERE].reason == (
         "0 silent windows in the explain split, wanted at least 10 (interpret.contexts.fewest); "
-        "shorter windows would give "
-        "more (interpret.contexts.width and shortest)"
+        "shorter windows would give more (interpret.contexts.width and shortest)"
     )
     assert all(records[latent].reason is None for latent in PHRASES)
 

@@ -53,6 +53,5 @@ def test_a_text_that_is_too_long_is_refused_and_never_cut(n: int, longest: int) 
     assert Explanation.of("sea " * (n // 4) + "x" * (n % 4), longest) == Explanation(
         None,
         f"it has {len('sea ' * (n // 4) + 'x' * (n % 4)) - (n % 4 == 0):,} characters, wanted at "
-        f"most {longest} characters "
-        "(interpret.longest; 512 where it was given)",
+        f"most {longest} characters (interpret.longest; 512 where it was given)",
     )

@@ -218,8 +218,7 @@ def test_skipped_latents_stay_in_the_count_at_chance(interpreted: Artifact) -> N
     assert said["explanation"] is None
     assert said["reason"] == (
         "3 active windows in the explain split, wanted at least 10 (interpret.contexts.fewest); "
-        "more text there would give "
-        "more (read.splits.explain)"
+        "more text there would give more (read.splits.explain)"
     )
 
 

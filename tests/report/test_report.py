@@ -223,8 +223,7 @@ def test_what_has_no_value_is_one_line_for_each_reason_with_the_setting_that_wou
         "interpret.x.detection: the stage interpret gives no reason; its settings: `latentflow "
         "params`, section interpret",
         "all of steer: the corpus labels no concept, so none can be judged; label concepts with "
-        "read.word_lists or "
-        "read.corpus.label_columns",
+        "read.word_lists or read.corpus.label_columns",
     ]
     assert shortened(rows)["name"].to_list() == ["evaluate.fvu", "interpret.x.simulation"]
 
@@ -309,10 +308,9 @@ def test_differences_by_item_are_told_with_their_kinds_together_and_wins_as_well
     sentences = told(*rows, differences=given)
     assert sentences.against_us == [
         "evaluate.concepts_found.latent: worse than raw neurons (paired, Holm over 4): surface "
-        "0.2 against 0.4, difference "
-        "-0.2 (-0.3 to -0.1), p 0.004, 40 concepts in 12 families; document 0.2 against 0.4, "
-        "difference -0.2 (-0.3 to -0.1), "
-        "p 0.004, 40 concepts in 12 families, too few to resample whole"
+        "0.2 against 0.4, difference -0.2 (-0.3 to -0.1), p 0.004, 40 concepts in 12 families; "
+        "document 0.2 against 0.4, difference -0.2 (-0.3 to -0.1), p 0.004, 40 concepts in 12 "
+        "families, too few to resample whole"
     ]
     (won,) = sentences.for_us
     assert won.startswith(
@@ -327,8 +325,7 @@ def test_a_baseline_without_items_is_told_as_unpaired() -> None:
     row = score("fvu", 0.2, low=0.1, high=0.3, baseline=0.05, baseline_name="untrained dictionary")
     assert told(row).against_us == [
         "evaluate.fvu: ours 0.2, untrained dictionary 0.05 (unpaired, the baseline has no "
-        "interval of its own; outside our "
-        "95% interval 0.1 to 0.3, over 10 documents)"
+        "interval of its own; outside our 95% interval 0.1 to 0.3, over 10 documents)"
     ]
     assert told({**row, "baseline": 0.5}).for_us and not told({**row, "baseline": 0.5}).against_us
     assert len(told({**row, "baseline": 0.25}).undecided) == 1
@@ -388,8 +385,7 @@ def test_single_concepts_are_counted_and_named() -> None:
     sentences = told(whole, *rows, differences=tables.DIFFERENCES.frame(given))
     assert sentences.against_us == [
         "steer.add_direction.kl_0.1.composite: worse than the largest of 5 on 1 of 3 single "
-        "concepts (paired by prompt, Holm "
-        "over 3): sea"
+        "concepts (paired by prompt, Holm over 3): sea"
     ]
     assert sentences.for_us[0].endswith(
         "on 1 of 3 single concepts (paired by prompt, Holm over 3): war"

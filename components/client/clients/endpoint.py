@@ -122,8 +122,8 @@ class Endpoint(Responder):
         if not address:
             raise ConfigError(
                 f"{self.where}.url is empty, and so is the environment variable {ADDRESS}; wanted "
-                "the address of a server "
-                "up to /chat/completions, for example http://127.0.0.1:8000/v1"
+                "the address of a server up to /chat/completions, for example "
+                "http://127.0.0.1:8000/v1"
             )
         try:
             parts = urlsplit(address)
@@ -133,8 +133,8 @@ class Endpoint(Responder):
         if "@" in parts.netloc or parts.query or parts.fragment:  # not repeated: it may be a secret
             raise ConfigError(
                 f"{name} holds a user, a query or a fragment; wanted http(s)://host[:port]/path "
-                "alone, and the key in the "
-                f"environment variable {self.settings.key_variable or KEY}"
+                "alone, and the key in the environment variable "
+                f"{self.settings.key_variable or KEY}"
             )
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(f"{name}: wanted http(s)://host[:port]/path, got {quoted(address)}")
@@ -228,9 +228,8 @@ class Endpoint(Responder):
         if variable and not self._key and self.leaves:
             raise ConfigError(
                 f"no key for {self.url}: the environment variable {variable} is empty, and a key "
-                "is read nowhere else; set "
-                f"it, or name another in {self.where}.key_variable (empty for a server that wants "
-                "no key)"
+                f"is read nowhere else; set it, or name another in {self.where}.key_variable "
+                "(empty for a server that wants no key)"
             )
         # such a header is refused with an error that repeats it
         if not re.fullmatch("[!-~]*", self._key):

@@ -110,9 +110,8 @@ class Local(Responder):
             if length is not None and len(tokens[number]) + request.max_tokens > length:
                 outcomes[number] = Unanswered(
                     f"not taken: the prompt has {len(tokens[number]):,} tokens and the answer up "
-                    f"to {request.max_tokens:,}, "
-                    f"longer than the {length:,} that the model takes; show fewer or shorter "
-                    "windows"
+                    f"to {request.max_tokens:,}, longer than the {length:,} that the model takes; "
+                    "show fewer or shorter windows"
                 )
                 continue
             shared.setdefault((request.max_tokens, request.temperature), []).append(number)

@@ -124,8 +124,7 @@ class JumpRelu(Dictionary):
         if self.options.penalty == "l0_target" and self.options.target_l0 > self.d_sae:
             raise DictionaryError(
                 f"target_l0 is {self.options.target_l0:g}, but there are only d_sae = "
-                f"{self.d_sae} latents; lower target_l0 or "
-                "raise d_sae"
+                f"{self.d_sae} latents; lower target_l0 or raise d_sae"
             )
         x = sample[self.hook_point]
         start_tied(self, x, generator)

@@ -69,8 +69,7 @@ class KSparseConfig(Config, title="k_sparse"):
         if max(self.k, self.k_start or 0) > self.d_sae:
             raise ValueError(
                 f"k is {self.k} and k_start {self.k_start}, but there are only d_sae = "
-                f"{self.d_sae} latents; lower them "
-                "or raise d_sae"
+                f"{self.d_sae} latents; lower them or raise d_sae"
             )
         return self
 

@@ -86,9 +86,8 @@ class MatryoshkaConfig(Config, title="matryoshka"):
             )
             raise ValueError(
                 f"d_sae is {self.d_sae}, and prefixes of {self.prefixes} of it are not whole "
-                "numbers of latents; take a "
-                f"multiple of {whole}, as {max(1, round(self.d_sae / whole)) * whole}, or other "
-                "prefixes"
+                f"numbers of latents; take a multiple of {whole}, as "
+                f"{max(1, round(self.d_sae / whole)) * whole}, or other prefixes"
             )
         return self
 

@@ -58,9 +58,8 @@ def bring(
     if x.shape[1] != weights.d_in:
         raise DictionaryError(
             f"the dictionary in {folder} has d_in {weights.d_in}, got activations of width "
-            f"{x.shape[1]} at {hook_point}; "
-            f"use the model it was made for{f' ({weights.model})' if weights.model else ''}, or "
-            "name another hook point"
+            f"{x.shape[1]} at {hook_point}; use the model it was made "
+            f"for{f' ({weights.model})' if weights.model else ''}, or name another hook point"
         )
     dictionary = built(weights, hook_point, folder)
     check(
@@ -146,8 +145,7 @@ def plain(dictionary: Dictionary) -> Weights:
     if dictionary.kind in ("batch_topk", "matryoshka") and not state["threshold"] > 0:
         raise DictionaryError(
             f"dictionary {dictionary.name} has no threshold yet ({state['threshold'].item():g}): "
-            "outside training it would "
-            "encode nothing as it was trained to; train it first"
+            "outside training it would encode nothing as it was trained to; train it first"
         )
     scaled = {
         name: tensor / dictionary.scale if name in IN_UNITS else tensor
@@ -176,8 +174,8 @@ def built(weights: Weights, hook_point: str, folder: Path) -> Dictionary:
         faults = [" ".join((*map(str, fault["loc"]), fault["msg"])) for fault in error.errors()]
         raise DictionaryError(
             f"{folder} holds no {weights.architecture} dictionary of {weights.d_sae} latents that "
-            f"can be: it has {came}; "
-            f"{'; '.join(faults)}; the files are damaged or not of one dictionary"
+            f"can be: it has {came}; {'; '.join(faults)}; the files are damaged or not of one "
+            "dictionary"
         ) from error
     dictionary = architecture(options, (hook_point,), (hook_point,), {hook_point: weights.d_in})
     tensors = {name: tensor.float() for name, tensor in weights.tensors.items()}
@@ -204,8 +202,7 @@ def check(format_: Format, dictionary: Dictionary, folder: Path, x: Tensor, what
         if not difference <= TOLERANCE:
             raise DictionaryError(
                 f"{what} does not compute the same: {name} differ by {difference:.2g} of their "
-                f"norm, at most {TOLERANCE:g} was "
-                "wanted; do not use it"
+                f"norm, at most {TOLERANCE:g} was wanted; do not use it"
             )
 
 

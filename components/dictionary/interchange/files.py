@@ -126,8 +126,7 @@ def checked(
     if missing := sorted(set(shapes) - set(tensors)):
         raise DictionaryError(
             f"{path} lacks {', '.join(missing)}: wanted {', '.join(shapes)}, found "
-            f"{', '.join(sorted(tensors)) or 'none'}; "
-            "the file is of another format or incomplete"
+            f"{', '.join(sorted(tensors)) or 'none'}; the file is of another format or incomplete"
         )
     wanted_tensors = {}
     for name, shape in shapes.items():
@@ -195,12 +194,10 @@ def conversion(pickle: str, wanted: str) -> str:
     saves.
     """
     return (
-        "from torch import load; from safetensors.torch import save_file; "
-        f"f = load('{pickle}', map_location='cpu', weights_only=True); n = 'ae' in f and "
-        "f.get('norm_factor') or 1; "
-        "s = lambda k: n if 'bias' in k or k in ('b_enc', 'b_dec', 'threshold') else 1; "
-        "save_file({k: (v * s(k)).contiguous() for k, v in f.get('ae', f).items()}, "
-        f"'{wanted}')"
+        f"from torch import load; from safetensors.torch import save_file; f = load('{pickle}', "
+        "map_location='cpu', weights_only=True); n = 'ae' in f and f.get('norm_factor') or 1; s = "
+        "lambda k: n if 'bias' in k or k in ('b_enc', 'b_dec', 'threshold') else 1; save_file({k: "
+        f"(v * s(k)).contiguous() for k, v in f.get('ae', f).items()}}, '{wanted}')"
     )
 
 

@@ -91,10 +91,8 @@ def make(folder: Path, config: ImportConfig, inputs: Inputs, settings: Execution
     if hook_point not in shards.hook_points:
         raise DictionaryError(
             f"the dictionary in {source} reads {hook_point}, but these activations were captured "
-            "at "
-            f"{', '.join(shards.hook_points)}; set capture.hook_points=[{hook_point}], or "
-            "train.hook_point to the captured "
-            "place that is the same"
+            f"at {', '.join(shards.hook_points)}; set capture.hook_points=[{hook_point}], or "
+            "train.hook_point to the captured place that is the same"
         )
     sample = Rows(shards, config.split, (hook_point,)).drawn(CHECKED_ROWS, config.seed)[hook_point]
     yield Progress(0, 0, "rows", "comparing with the file's own convention")
@@ -105,8 +103,7 @@ def make(folder: Path, config: ImportConfig, inputs: Inputs, settings: Execution
     if measured["fvu"] > 1:
         log.warning(
             "the imported dictionary reconstructs %s worse than their mean would (fvu %.3g): is "
-            "it of this model, at this "
-            "hook point?",
+            "it of this model, at this hook point?",
             hook_point,
             measured["fvu"],
         )

@@ -83,8 +83,7 @@ MEANS = ("share", "ap", "auroc")
 ROLES = {LATENT: "entry", UNTRAINED: "control", NEURON: "baseline", PROBE: "ceiling"}
 _UNITS = (
     "Concepts whose best unit, chosen on select, reaches most of what a probe reaches above the "
-    "base rate on test, "
-    "scored once."
+    "base rate on test, scored once."
 )
 MEASURES = (
     Measure(

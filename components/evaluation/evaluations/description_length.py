@@ -93,8 +93,7 @@ class DescriptionLength(Evaluation):
         else:
             reason = (
                 f"values in {2**HALVINGS} steps still raise the squared error on {VALIDATE} by "
-                "more than "
-                f"{self.settings.tolerance:g} of itself"
+                f"more than {self.settings.tolerance:g} of itself"
             )
             return [Score("description_length", ABSENT, "document", reason=reason)]
         bits = lengths(known, sent, step)

@@ -275,15 +275,13 @@ class FirstLetter(Evaluation):
         if not reached:
             return (
                 f"no letter begins {self.settings.words} words of each of {', '.join(PARTS)}: "
-                "give more text, or lower "
-                "evaluate.settings.first_letter.words"
+                "give more text, or lower evaluate.settings.first_letter.words"
             )
         best = max(reached, key=lambda letter: reached[letter])
         return (
             f"the model does not spell: at {hook_point} the probes of {len(reached)} letters were "
-            "read on words that they "
-            f"had not seen, and none reaches an F1 of {self.settings.probe_f1:g} (best: {best}, "
-            f"{reached[best]:.2f})"
+            "read on words that they had not seen, and none reaches an F1 of "
+            f"{self.settings.probe_f1:g} (best: {best}, {reached[best]:.2f})"
         )
 
 

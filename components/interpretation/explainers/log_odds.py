@@ -83,8 +83,7 @@ def _explain(windows: Windows, settings: LogOddsConfig, longest: int) -> Explana
         return Explanation(
             None,
             f"no readable word stands out where it is active, with a z of at least {settings.z:g} "
-            f"in {settings.documents} "
-            f"documents ({SECTION}.z, .documents)",
+            f"in {settings.documents} documents ({SECTION}.z, .documents)",
         )
     holds = np.concatenate([candidates.holds for candidates in by_shape])
     present = windows.texts.present.ravel()
@@ -94,8 +93,7 @@ def _explain(windows: Windows, settings: LogOddsConfig, longest: int) -> Explana
         return Explanation(
             None,
             f"no words follow its activation: the best reach a correlation of {reached:.2f}, "
-            f"short of {settings.least} "
-            f"({SECTION}.least)",
+            f"short of {settings.least} ({SECTION}.least)",
         )
     return Explanation(write(chosen))
 

@@ -98,8 +98,7 @@ def _explain(windows: Windows, settings: LogisticConfig, longest: int) -> Explan
         return Explanation(
             None,
             f"no word or left context makes it likely: the best gives a probability of {best}, "
-            "short of "
-            f"{settings.probability} ({SECTION}.probability)",
+            f"short of {settings.probability} ({SECTION}.probability)",
         )
     return Explanation(write(chosen))
 

@@ -64,8 +64,7 @@ class Fuzzing(Scorer):
     measure: ClassVar[Measure] = Measure(
         "fuzzing", "Explained, fuzzing", "AUROC",
         "Chance that rightly marked tokens are given more than wrongly marked ones by a predictor "
-        "that sees only the "
-        "explanation.",
+        "that sees only the explanation.",
         rank=2, kinds=2, least=0, most=1, short="explanation fuzzing",
     )  # fmt: skip
     strata: ClassVar[tuple[str, ...]] = ("silent", "active")

@@ -84,7 +84,6 @@ def _lacking(n_plain: int, n_real: int) -> str | None:
     if n_real == 0:
         return (
             "no document of the judge split goes on for half a continuation behind its opening, "
-            "so no real text sets the "
-            "fluency band; lower steer.max_new_tokens"
+            "so no real text sets the fluency band; lower steer.max_new_tokens"
         )
     return None

@@ -225,9 +225,8 @@ class DictionaryLearning(Format):
         if kind in SHARED and tensors["threshold"] < 0:
             raise DictionaryError(
                 f"{path}: its threshold is {tensors['threshold'].item():g}, so training stopped "
-                "before it was ever set "
-                "(dictionary_learning begins after threshold_start_step); train it further, or "
-                "set it from activations"
+                "before it was ever set (dictionary_learning begins after threshold_start_step); "
+                "train it further, or set it from activations"
             )
         return tensors
 

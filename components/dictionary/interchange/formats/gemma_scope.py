@@ -87,8 +87,7 @@ def _arrays(path: Path) -> dict[str, torch.Tensor]:
     """
     pickled = (
         "loading it could run any code that is in it, so it is not read; fetch the file again "
-        "from the release, whose arrays "
-        "are plain numbers"
+        "from the release, whose arrays are plain numbers"
     )
     with path.open("rb") as file:
         begins = file.read(6)

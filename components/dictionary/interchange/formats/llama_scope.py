@@ -151,8 +151,7 @@ class LlamaScope(Format):
         if not norm or norm <= 0:
             raise DictionaryError(
                 f"{folder}: its activations are scaled by their mean norm, which is not in the "
-                "files "
-                "(dataset_average_activation_norm)"
+                "files (dataset_average_activation_norm)"
             )
         return math.sqrt(config["d_model"]) / norm
 

@@ -194,8 +194,7 @@ class SAELens(Format):
         if "topk_threshold" in stored:
             raise DictionaryError(
                 f"{folder / WEIGHTS} is a training checkpoint (it has topk_threshold); save it "
-                "with SAELens's "
-                "save_inference_model first"
+                "with SAELens's save_inference_model first"
             )
         return checked(
             folder / WEIGHTS,
