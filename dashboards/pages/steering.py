@@ -70,7 +70,8 @@ def _budgets(report: pl.DataFrame, declared: Measures) -> None:
     of = frame.filter(pl.col("concept_kind") == kind)
     drawn = views.training.curves(of, declared)
     for start in range(0, len(drawn), CHARTS):
-        for column, measure in zip(st.columns(CHARTS), drawn[start : start + CHARTS], strict=False):
+        row = drawn[start : start + CHARTS]
+        for column, measure in zip(st.columns(min(CHARTS, len(drawn))), row, strict=False):
             of_measure = of.filter(pl.col("what") == measure.name)
             column.altair_chart(
                 charts.budgets(of_measure, f"{measure.label}, {measure.unit}"), width="stretch"
