@@ -26,7 +26,8 @@ from components.evaluation.compare import COMPARE
 from components.evaluation.contract import evaluations
 from components.evaluation.evaluate import EVALUATE, EvaluateConfig
 from components.evaluation.gate import GATE
-from components.interpretation.interpret import INTERPRET, InterpretConfig
+from components.interpretation.config import InterpretConfig
+from components.interpretation.interpret import INTERPRET
 from components.model.reference import ModelConfig
 from components.model.text_encoder import TextEncoderConfig
 from components.report.replicates import REPLICATE

@@ -26,8 +26,10 @@ ROLE = pl.col("role").replace("entry", "explanation")
 VISIBLE = (
     pl.element()
     .str.replace("^[Ġ▁]", "")
-    .str.replace_all(PART.pattern, "‹$1›")
-    .str.replace_all("›‹", " ", literal=True)
+    .str.replace_all(f"(?:{PART.pattern})+", "‹${0}›")
+    # The first byte of each run, then the others: the text's own ‹ and › are never touched.
+    .str.replace_all(f"‹{PART.pattern}", "‹${1}")
+    .str.replace_all(PART.pattern, " ${1}")
     .str.replace_all("[\nĊ]", "↵")
     .str.strip_chars(" ")
     .replace("", "␣")

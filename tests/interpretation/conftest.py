@@ -10,7 +10,8 @@ import pytest
 from components.config import override
 from components.interpretation.contexts import choose, cut_splits
 from components.interpretation.contract import LatentRecord
-from components.interpretation.interpret import INTERPRET, InterpretConfig
+from components.interpretation.config import InterpretConfig
+from components.interpretation.interpret import INTERPRET
 from components.interpretation.sample import sample_latents
 from components.interpretation.tiling import ContextsConfig
 from components.interpretation.windows import Vocabulary

@@ -21,7 +21,8 @@ from components.interpretation.contract import (
     scorers,
 )
 from components.interpretation.explainers.log_odds import LogOdds
-from components.interpretation.interpret import InterpretConfig, formula
+from components.interpretation.config import InterpretConfig
+from components.interpretation.estimate import formula
 from components.store.estimate import Planned
 
 CODES = Planned(

@@ -11,7 +11,8 @@ import polars as pl
 
 from components.interpretation.contract import LatentRecord
 from components.interpretation.evidence import CorpusLabels, gather
-from components.interpretation.interpret import INTERPRET, InterpretConfig
+from components.interpretation.config import InterpretConfig
+from components.interpretation.interpret import INTERPRET
 from components.interpretation.scorers.detection import Detection
 from components.interpretation.scorers.simulation import Simulation
 from components.store import tables

@@ -13,7 +13,8 @@ from components.config import load, override
 from components.errors import ConfigError, InputError, UnknownNameError
 from components.interpretation.contract import Explanation, LatentRecord, LatentScore, ScorePart
 from components.interpretation.controls import shuffled
-from components.interpretation.interpret import INTERPRET, InterpretConfig
+from components.interpretation.config import InterpretConfig
+from components.interpretation.interpret import INTERPRET
 from components.interpretation.predictors.lexical import Lexical, LexicalConfig
 from components.interpretation.protocol import draw, score
 from components.interpretation.scorers.detection import Detection, DetectionConfig

@@ -10,7 +10,7 @@ import pytest
 from components.errors import ModelError
 from components.experiment import parents
 from components.interpretation.contract import Answer, PredictorServices, Question
-from components.interpretation.interpret import InterpretConfig
+from components.interpretation.config import InterpretConfig
 from components.interpretation.predictors.text_encoder import (
     TextEncoderPredictor,
     TextEncoderPredictorConfig,
