@@ -36,7 +36,7 @@ from components.store import tables
 from components.store.artifact import Artifact
 from components.store.estimate import Estimator
 from components.store.shards import ActivationShards, CodeShards
-from components.store.stage import Facts, Inputs, Parent, Stage, Progress, Work
+from components.store.stage import Facts, Inputs, Parent, Progress, Stage, Work
 
 TABLES = (
     tables.CONTEXTS,

@@ -201,7 +201,12 @@ def test_the_list_needs_nothing_but_statistics() -> None:
 
 @given(
     st.lists(
-        st.one_of(st.sampled_from([" a", "Ġb", "▁", " ", "\n", "Ċ", "", "›‹", "‹<0xE6><0x97>›", "<0xE6><0x97><0x80>"]), st.text(max_size=3)),
+        st.one_of(
+            st.sampled_from(
+                [" a", "Ġb", "▁", " ", "\n", "Ċ", "", "›‹", "‹<0xE6><0x97>›", "<0xE6><0x97><0x80>"]
+            ),
+            st.text(max_size=3),
+        ),
         max_size=4,
     )
 )

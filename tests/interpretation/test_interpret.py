@@ -11,9 +11,9 @@ import pytest
 
 from components.config import load, override
 from components.errors import ConfigError, InputError, UnknownNameError
+from components.interpretation.config import InterpretConfig
 from components.interpretation.contract import Explanation, LatentRecord, LatentScore, ScorePart
 from components.interpretation.controls import shuffled
-from components.interpretation.config import InterpretConfig
 from components.interpretation.interpret import INTERPRET
 from components.interpretation.predictors.lexical import Lexical, LexicalConfig
 from components.interpretation.protocol import draw, score
