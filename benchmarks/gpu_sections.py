@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import capture as capture_benchmark
+from benchmarks import train_step
 from benchmarks.gpu_agreement import agreement
 from benchmarks.gpu_bench import WAITS, Bench, Figure, at_least, at_most
 from benchmarks.gpu_subjects import (
@@ -99,28 +100,11 @@ def product(bench: Bench) -> Iterator[Figure]:
 
 
 def _sparsify(
-    bench: Bench,
-    shape: tuple[int, int, int, int],
-    name: str,
-    x: Tensor,
-    times: int,
+    bench: Bench, shape: tuple[int, int, int, int], name: str, x: Tensor, times: int
 ) -> Iterator[Figure]:
-    """One update: forward under its own autocast to bfloat16, weights in float32, Adam."""
+    """One update, weights in float32, Adam."""
     with contextlib.suppress(ImportError):
-        from sparsify import SparseCoder, SparseCoderConfig  # type: ignore[import-not-found]
-
-        d_in, d_sae, k, _ = shape
-        coder = SparseCoder(d_in, SparseCoderConfig(num_latents=d_sae, k=k), device=bench.device)
-        optimiser = torch.optim.Adam(coder.parameters(), lr=1e-4, fused=True)
-
-        def step() -> None:
-            coder.set_decoder_norm_to_unit_norm()
-            coder(x).fvu.backward()
-            torch.nn.utils.clip_grad_norm_(coder.parameters(), 1.0)
-            coder.remove_gradient_parallel_to_decoder_directions()
-            optimiser.step()
-            optimiser.zero_grad()
-
+        step = train_step.sparsify(*shape[:3], x)
         yield Figure(f"{name}: sparsify's update", 1000 * bench.seconds(step, times), "ms")
 
 

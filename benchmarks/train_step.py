@@ -63,10 +63,11 @@ def product(d_in: int, d_sae: int, k: int, x) -> Callable[[], object]:
 
 
 def sparsify(d_in: int, d_sae: int, k: int, x) -> Callable[[], object]:
+    """On the device of x. A forward pass under its own autocast to bfloat16 where that is a GPU."""
     import torch
     from sparsify import SparseCoder, SparseCoderConfig
 
-    coder = SparseCoder(d_in, SparseCoderConfig(num_latents=d_sae, k=k))
+    coder = SparseCoder(d_in, SparseCoderConfig(num_latents=d_sae, k=k), device=x.device)
     optimiser = torch.optim.Adam(coder.parameters(), lr=1e-4, fused=True)
 
     def step() -> None:
