@@ -27,6 +27,7 @@ VERSIONS = {
     "random_direction": 2,
     "concept": 1,
     "fluency": 1,
+    "relevance": 1,
 }
 PROPOSED = {
     "add_direction": [0.0, 0.0, 1.0],

@@ -1,0 +1,129 @@
+"""Relevance: whether a continuation belongs to the prompt that it was written after.
+
+Under the unsteered model, the loss of the continuation after its own prompt is compared with its
+loss after other prompts (distractors). R is the share of distractors under which the text is less
+likely, ties half; text that has nothing to do with its prompt has 0.5. So the value is
+clip((R - 0.5) / 0.5, 0, 1): 0 at chance, 1 where every other prompt suits the text less.
+
+Distractors are prompts of the validate split, the same for every continuation of one prompt, drawn
+by the seed; a prompt is never its own distractor. What the judge reads is text: it is tokenized
+again behind each prompt, as a reader would meet it.
+
+Source: ours; a likelihood ratio over prompts instead of a rating by a language model (AxBench's
+instruct score, arXiv:2501.17148, asks one). Under the steered model itself, so text that the model
+finds likely after anything (a frequent sentence) is not relevant, and neither is noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from pydantic import Field, PositiveInt
+
+from components.config import Config
+from components.corpus.encoding import Encoder
+from components.report.measure import Measure
+from components.seeds import numpy_generator
+from components.steering.contract import Continuation, Judge, Material, Verdicts, judges
+from components.steering.writer import Prompt, Writer
+
+FEWEST = 3
+"""Other prompts that a comparison needs at least."""
+
+
+class RelevanceConfig(Config):
+    """Settings of the relevance judge."""
+
+    distractors: int = Field(9, ge=FEWEST)
+    """Other prompts that a continuation's own is compared with, at most."""
+    rows: PositiveInt = 64
+    """Texts that the model reads at a time."""
+
+
+@judges
+class Relevance(Judge):
+    """The true prompt among distractors, by the unsteered model's loss."""
+
+    config = RelevanceConfig
+    measure = Measure(
+        "relevance", "Relevance", "0 to 1",
+        "Share of other prompts under which the text is less likely than under its own, from "
+        "chance (0) to all (1).",
+        rank=12, kinds=22, least=0, most=1,
+    )  # fmt: skip
+
+    def fit(self, material: Material) -> None:
+        """Takes the prompts of the unsteered continuations as distractors."""
+        super().fit(material)
+        texts = sorted({each.prompt for each in material.unsteered if each.prompt})
+        self._prompts = [
+            Prompt.of(self.services.model, number, text) for number, text in enumerate(texts)
+        ]
+
+    def judge(self, texts: Sequence[Continuation]) -> Verdicts:
+        """By the loss after the true prompt and after each distractor."""
+        n_concepts = len(self.material.concepts)
+        values = np.full(len(texts), np.nan)
+        reasons: dict[int, str] = {}
+        encoded = Encoder.of(self.services.model).encode(
+            [each.text or "" for each in texts], offsets=False
+        )
+        rows: list[tuple[int, Prompt]] = []
+        for number, (text, tokens) in enumerate(zip(texts, encoded, strict=True)):
+            others = self._others(text.prompt)
+            if len(others) < FEWEST:
+                reasons[number] = self._too_few(len(others))
+            elif not tokens.ids:
+                reasons[number] = "nothing of the text is left without special tokens"
+            else:
+                own = Prompt.of(self.services.model, -1, text.prompt)
+                rows += [(number, prompt) for prompt in (own, *others)]
+        losses = self._losses(rows, [tuple(each.ids) for each in encoded])
+        for number in {number for number, _ in rows}:
+            own, *others = [
+                loss for (of, _), loss in zip(rows, losses, strict=True) if of == number
+            ]
+            worse = [float(own < other) + 0.5 * float(own == other) for other in others]
+            values[number] = max(0.0, (float(np.mean(worse)) - 0.5) / 0.5)
+        return Verdicts(np.repeat(values[:, None], n_concepts, axis=1), reasons)
+
+    def silence(self) -> str | None:
+        """That there are too few prompts to compare with."""
+        n = len(self._prompts)
+        return self._too_few(n - 1) if n <= FEWEST else None
+
+    def _others(self, prompt: str) -> list[Prompt]:
+        others = [each for each in self._prompts if each.text != prompt]
+        generator = numpy_generator(self.material.seed, "relevance", prompt)
+        return [others[i] for i in generator.permutation(len(others))[: self.settings.distractors]]
+
+    def _losses(
+        self, rows: Sequence[tuple[int, Prompt]], tokens: Sequence[tuple[int, ...]]
+    ) -> list[float]:
+        """Nats a token of each row's text after its prompt."""
+        model = self.services.model
+        writer = Writer(model, 1, 1.0, 0, self.settings.rows)
+        order = sorted(
+            range(len(rows)), key=lambda i: len(rows[i][1].tokens) + len(tokens[rows[i][0]])
+        )
+        losses = np.full(len(rows), np.nan)
+        room = model.context_length
+        for start in range(0, len(order), self.settings.rows):
+            part = order[start : start + self.settings.rows]
+            written = [tokens[rows[i][0]] for i in part]
+            prompts = [
+                # as much of the prompt's end as fits beside the text
+                rows[i][1].tokens[-max(1, room - len(text)) :] if room else rows[i][1].tokens
+                for i, text in zip(part, written, strict=True)
+            ]
+            losses[part] = writer.losses(
+                prompts, [text[: room - 1] if room else text for text in written]
+            )
+        return losses.tolist()
+
+    def _too_few(self, n: int) -> str:
+        return (
+            f"{n} other prompts to compare with, wanted at least {FEWEST}; raise "
+            "steer.validate_prompts, or read.splits.validate"
+        )
