@@ -22,9 +22,14 @@ from tests.steering.world import evidence, finish, method
 VERSIONS = {
     "steer": 5,
     "add_direction": 1,
+    "linear_probe": 1,
     "logit_bias": 1,
     "mean_difference": 1,
+    "paired_difference": 1,
+    "prompt": 1,
     "random_direction": 2,
+    "several_latents": 1,
+    "whitened_mean_difference": 1,
     "concept": 1,
     "fluency": 1,
     "relevance": 1,
@@ -33,7 +38,12 @@ PROPOSED = {
     "add_direction": [0.0, 0.0, 1.0],
     "mean_difference": [0.039117, 0.040946, 0.990866],
     "random_direction": [0.335180, 0.133801, 0.751404],
+    "whitened_mean_difference": [0.030544, 0.027605, 0.996292],
+    "several_latents": [0.002344, 0.012076, 0.992267],
+    "paired_difference": [-0.178495, 0.614069, 0.300446],
 }
+PROBED = [-0.017499, 0.032938, 0.99875]
+PASSAGES = [[9, 6, 6, 9], [9, 9, 9, 9]]
 WORDS = [6, 9]
 RANKED = [2, 1, 5]
 JUDGED = {"concept": [0.932772, 0.029683], "fluency": [1.0, 0.0]}
@@ -59,6 +69,11 @@ def test_results_move_only_with_a_version() -> None:
         [WORDS[0]],
         [WORDS[1]],
     ]
+    probe = proposed("linear_probe")[0].steering
+    assert isinstance(probe, AddVector)
+    assert probe.vector[:3].tolist() == pytest.approx(PROBED, abs=1e-2)
+    passages = [c.steering.tensors()[""].tolist()[:4] for c in proposed("prompt") if c.steering]
+    assert passages[:2] == PASSAGES
     assert [
         candidate.latent for candidate in proposed("add_direction") if candidate.concept == "mark"
     ][:3] == RANKED

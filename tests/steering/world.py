@@ -216,6 +216,18 @@ def planted(
 
 
 WIDTH = 6
+PAIRS = [
+    {
+        "concept": concept,
+        "pair": number,
+        "split": "select",
+        "positive": f"the {nouns[0]} {verb} .",
+        "negative": f"the {nouns[1]} {verb} .",
+    }
+    for concept, nouns in (("mark", ("cat", "king")), ("doc", ("dog", "queen")))
+    for number, verb in enumerate(VERBS)
+]
+"""Minimal pairs of the two concepts of `evidence`."""
 
 
 def evidence(seed: int = 0, **changes: object) -> Evidence:
@@ -245,7 +257,7 @@ def evidence(seed: int = 0, **changes: object) -> Evidence:
             (start, torch.from_numpy(x[start : start + 64])) for start in range(0, 200, 64)
         ),
         contexts={"token": torch.zeros(1, 200, dtype=torch.long)},
-        pairs=tables.PAIRS.frame([]),
+        pairs=tables.PAIRS.frame(PAIRS),
         codes=codes,
         dictionary=dictionary,
         d_in=WIDTH,

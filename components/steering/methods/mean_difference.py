@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 
 from components.config import Config
 from components.steering.contract import Candidate, Evidence, SteeringMethod, methods
+from components.steering.moments import Moments
 from components.steering.vector import AddVector
 
 
@@ -38,29 +38,13 @@ class MeanDifference(SteeringMethod):
 
     def candidates(self, evidence: Evidence) -> Iterator[Candidate]:
         """One direction for each concept."""
-        n_rows, n_concepts = evidence.labels.get_shape()
-        labels = evidence.labels.tocsr().astype(np.float64)
-        inside, total = np.zeros((n_concepts, evidence.d_in)), np.zeros(evidence.d_in)
-        for start, x in evidence.batches(evidence.hook_point):
-            block = x.double().cpu().numpy()
-            inside += labels[start : start + len(block)].T @ block
-            total += block.sum(0)
-        n_inside = np.asarray(labels.sum(0)).ravel()
+        moments = Moments.of(evidence)
         for column, concept in enumerate(evidence.concepts):
-            n = n_inside[column]
-            if n in (0, n_rows):
-                which = "no" if n == 0 else "every"
-                yield Candidate(
-                    concept.name,
-                    0,
-                    None,
-                    reason=f"{which} token of the select split has the concept",
-                )
+            if reason := moments.one_sided(column):
+                yield Candidate(concept.name, 0, None, reason=reason)
                 continue
-            difference = inside[column] / n - (total - inside[column]) / (n_rows - n)
-            steering = AddVector.along(
-                evidence.hook_point, torch.from_numpy(difference), evidence.unit
-            )
+            difference = torch.from_numpy(moments.difference(column))
+            steering = AddVector.along(evidence.hook_point, difference, evidence.unit)
             yield Candidate(
                 concept.name, 0, steering, reason=None if steering else "the two means are equal"
             )

@@ -1,0 +1,54 @@
+"""Adds the weights of a linear probe: the direction along which a logistic regression tells the
+concept's tokens from all others.
+
+When to use it: as the counterpart of mean_difference. A probe finds what reads the concept, which
+need not be what writes it.
+
+Source: Li et al. (2023), Inference-Time Intervention, arXiv:2306.03341, with the probe's weights;
+AxBench's Probe, arXiv:2501.17148. The probe is that of the gate (components/concept/probe.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from components.concept.probe import fit_probe
+from components.config import Config
+from components.steering.contract import Candidate, Evidence, SteeringMethod, methods
+from components.steering.vector import AddVector
+
+
+class LinearProbeConfig(Config):
+    """Settings of linear_probe: there are none."""
+
+
+@methods
+class LinearProbe(SteeringMethod):
+    """Weights of a logistic regression on tokens."""
+
+    config = LinearProbeConfig
+    steering = AddVector
+
+    @classmethod
+    def at_most(cls, config: LinearProbeConfig) -> int:
+        """One direction a concept."""
+        return 1
+
+    def candidates(self, evidence: Evidence) -> Iterator[Candidate]:
+        """One direction for each concept."""
+        n_rows, _ = evidence.labels.get_shape()
+        n_inside = evidence.labels.astype(float).sum(0).A1  # type: ignore[union-attr]
+        x = torch.cat([block.float() for _, block in evidence.batches(evidence.hook_point)])
+        probe = fit_probe(x, evidence.labels)
+        for column, concept in enumerate(evidence.concepts):
+            if n_inside[column] in (0, n_rows):
+                which = "no" if n_inside[column] == 0 else "every"
+                reason = f"{which} token of the select split has the concept"
+                yield Candidate(concept.name, 0, None, reason=reason)
+                continue
+            steering = AddVector.along(evidence.hook_point, probe.weight[column], evidence.unit)
+            yield Candidate(
+                concept.name, 0, steering, reason=None if steering else "the probe has no weights"
+            )

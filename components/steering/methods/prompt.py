@@ -1,0 +1,106 @@
+"""Puts a passage that has the concept before the prompt: steering by example, without touching an
+activation.
+
+The baseline that every edit must beat where the model can be told in words what is wanted. Passages
+are pieces of select documents that have the concept (around a labelled token; for document
+concepts, openings); the validate prompts choose among a few. It has no strength: it is applied as
+it is, and its cost is measured.
+
+When to use it: always, beside any other method.
+
+Source: prompting as the baseline of steering in Wu et al., AxBench (2025), arXiv:2501.17148.
+Deviation: examples instead of an instruction written by a language model, since a base model
+follows no instruction.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from components.config import Config
+from components.model.intervention import Intervention
+from components.seeds import numpy_generator
+from components.steering.contract import Candidate, Evidence, Steering, SteeringMethod, methods
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prefix(Steering):
+    """Tokens before each row's own, behind the model's first token.
+
+    Attributes:
+        tokens: their ids.
+    """
+
+    graded = False
+    tokens: Int[Tensor, " token"]
+
+    @classmethod
+    def intervention(cls, rows: Sequence[Prefix], strengths: Float[Tensor, " row"]) -> Intervention:
+        """The prefix of each row; strengths have no meaning."""
+        return Intervention(prefix=tuple(tuple(row.tokens.tolist()) for row in rows))
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The token ids."""
+        return {"": self.tokens}
+
+    @classmethod
+    def restored(cls, tensors: Mapping[str, Tensor], units: Mapping[str, float]) -> Prefix:
+        """From the token ids."""
+        return cls(tensors[""])
+
+
+class PromptConfig(Config):
+    """Settings of prompt."""
+
+    n_candidates: PositiveInt = 4
+    """Passages for each concept, among which the validate prompts choose."""
+    n_tokens: PositiveInt = Field(24, le=512)
+    """Tokens of a passage, at most."""
+
+
+@methods
+class Prompt(SteeringMethod):
+    """A passage with the concept before the prompt."""
+
+    config = PromptConfig
+    steering = Prefix
+
+    @classmethod
+    def at_most(cls, config: PromptConfig) -> int:
+        """Passages a concept."""
+        return config.n_candidates
+
+    def candidates(self, evidence: Evidence) -> Iterator[Candidate]:
+        """The passages of each concept, drawn by the seed; no two alike."""
+        for column, concept in enumerate(evidence.concepts):
+            rows = np.flatnonzero(evidence.labels[:, column].toarray().ravel())
+            if not len(rows):
+                reason = "no token of the select split has the concept"
+                yield Candidate(concept.name, 0, None, reason=reason)
+                continue
+            if concept.unit == "document":
+                _, first = np.unique(evidence.document[rows], return_index=True)
+                rows = rows[first]
+            generator = numpy_generator(self.services.seed, "prompt", concept.name)
+            passages: dict[tuple[int, ...], None] = {}
+            for row in generator.permutation(rows).tolist():
+                if len(passages) == self.settings.n_candidates:
+                    break
+                passages.setdefault(self._passage(evidence, row, concept.unit))
+            for replicate, tokens in enumerate(passages):
+                yield Candidate(concept.name, replicate, Prefix(torch.tensor(tokens)))
+
+    def _passage(self, evidence: Evidence, row: int, unit: str) -> tuple[int, ...]:
+        """The tokens around a labelled one, inside its document; of a document those from there
+        on."""
+        before = 0 if unit == "document" else self.settings.n_tokens // 2
+        first, end = max(0, row - before), row - before + self.settings.n_tokens
+        inside = evidence.document[first:end] == evidence.document[row]
+        return tuple(evidence.token[first:end][inside].tolist())
