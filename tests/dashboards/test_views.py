@@ -201,7 +201,12 @@ def test_the_list_needs_nothing_but_statistics() -> None:
 
 @given(
     st.lists(
-        st.one_of(st.sampled_from([" a", "Ġb", "▁", " ", "\n", "Ċ", "", "›‹", "‹<0xE6><0x97>›", "<0xE6><0x97><0x80>"]), st.text(max_size=3)),
+        st.one_of(
+            st.sampled_from(
+                [" a", "Ġb", "▁", " ", "\n", "Ċ", "", "›‹", "‹<0xE6><0x97>›", "<0xE6><0x97><0x80>"]
+            ),
+            st.text(max_size=3),
+        ),
         max_size=4,
     )
 )
@@ -620,7 +625,7 @@ CHAIN = [
 
 def test_the_graph_has_a_linked_box_for_each_artifact_and_says_what_is_not_here() -> None:
     dot = views.lineage.graph(
-        CHAIN, ("train", "t1"), "lineage?report=x&artifact=", dark=False, untrained={"t1"}
+        CHAIN, ("train", "t1"), "lineage?report=x&artifact=", dark=False, controls={"t1"}
     )
     assert 'URL="lineage?report=x&artifact=capture/c1"' in dot
     assert "train (untrained)\\nt1\\n1 min 15 s, 2.5 MB" in dot
