@@ -22,7 +22,7 @@ from flows.parameters import resolve
 from flows.chain import Chain
 with Chain(resolve([f"execution.store={sys.argv[3]}"], Path(sys.argv[2])), plain=True) as chain:
     stage, _, control = sys.argv[1].partition(" ")
-    made = chain.artifact(stage, untrained=bool(control))
+    made = chain.artifact(stage, control)
 print(json.dumps({
     "seconds": made.manifest["made"]["seconds"],
     "memory": made.manifest["made"]["peak_memory_bytes"],

@@ -28,6 +28,7 @@ from components.evaluation.evaluate import EVALUATE, EvaluateConfig
 from components.evaluation.gate import GATE
 from components.interpretation.config import InterpretConfig
 from components.interpretation.interpret import INTERPRET
+from components.model.randomised import Randomise
 from components.model.reference import ModelConfig
 from components.model.text_encoder import TextEncoderConfig
 from components.report.replicates import REPLICATE
@@ -88,6 +89,13 @@ class ExperimentConfig(Config):
                 "train.splice.share wants the model to take part in training, and with "
                 "capture.arrays.path there is none; set train.splice.share=0"
             )
+        drawn = [name for name in self.interpret.controls if name in RANDOMISED]
+        if drawn and self.model.randomise != "none":
+            raise ConfigError(
+                f"interpret.controls lists {', '.join(drawn)}, and model.randomise="
+                f"{self.model.randomise} makes the model itself one with drawn weights; take them "
+                "out of interpret.controls, or set model.randomise=none"
+            )
         return self
 
 
@@ -107,6 +115,15 @@ BESIDE: dict[str, Stage] = {
 """Stages outside that chain: what several dictionaries share, where they meet, and which come from
 another project."""
 
+RANDOMISED: dict[str, Randomise] = {
+    "randomised": "all",
+    "randomised_blocks": "all_but_embeddings",
+}
+"""Controls that look into a model with drawn weights, and which of its weights are drawn."""
+MADE_ANEW = {"untrained": "train", **dict.fromkeys(RANDOMISED, "capture")}
+"""Control -> the first stage that is made once more for it. What comes before is shared: the same
+text and splits."""
+
 
 def about(stage: str) -> str:
     """What a stage of the chain makes, in a sentence."""
@@ -119,9 +136,9 @@ def stage_of(name: str) -> Stage:
 
 
 def without(config: ExperimentConfig) -> frozenset[str]:
-    """What an experiment does not have: activations from a file take the place of model and
-    text."""
-    return frozenset({"model", READ.name} if config.capture.arrays.path else ())
+    """What an experiment does not have: activations from a file take the place of model and text,
+    and where there is no text none has a vector."""
+    return frozenset({*GIVEN, READ.name} if config.capture.arrays.path else ())
 
 
 def parents(name: str, missing: Collection[str] = ()) -> Mapping[str, Parent]:
@@ -138,7 +155,12 @@ def parents(name: str, missing: Collection[str] = ()) -> Mapping[str, Parent]:
     roles = {**stage.inputs, **scores}
     missing = {*BESIDE, *missing}
     given = {
-        role: not parent.optional or parent.stage not in missing for role, parent in roles.items()
+        role: not parent.optional
+        or (
+            parent.stage not in missing
+            and not (parent.control in RANDOMISED and "model" in missing)
+        )
+        for role, parent in roles.items()
     }
     return {role: parent for role, parent in roles.items() if given[role]}
 

@@ -24,8 +24,13 @@ BLUE, ORANGE, GREY, GREEN, PURPLE, RED = (
     "#d95f02",
 )
 UNIT_COLOURS = dict(zip(UNITS, (BLUE, ORANGE, GREY, GREEN), strict=True))
-ROLE_COLOURS = [BLUE, GREY, GREEN, ORANGE, PURPLE]
-"""Of `ROLES`, in their order."""
+ROLE_COLOURS = [BLUE, GREY, GREEN, ORANGE, PURPLE, RED, "#7a5195", "#5b8c5a", "#b8860b"]
+"""Of `ROLES`, in their order; so are the next two."""
+ROLE_SHAPES = [
+    *("circle", "square", "diamond", "triangle", "cross"),
+    *("triangle-down", "triangle-left", "triangle-right", "stroke"),
+]
+ROLE_DASHES = [[1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [4, 1], [1, 3], [10, 3], [5, 5], [3, 1]]
 CURVE_TITLES = {
     "fvu": "Variance unexplained (FVU)",
     "l0": "Active latents a token (L0)",
@@ -193,9 +198,7 @@ def scores(frame: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
         shape=alt.Shape(
             "role:N",
             legend=None,
-            scale=alt.Scale(
-                domain=list(ROLES), range=["circle", "square", "diamond", "triangle", "cross"]
-            ),
+            scale=alt.Scale(domain=list(ROLES), range=ROLE_SHAPES),
         ),
     )
     return alt.layer(rules, points).properties(height=ROW * frame.height + FRAME)
@@ -255,7 +258,7 @@ def distribution(frame: pl.DataFrame) -> alt.Chart:
     Args:
         frame: role, from, to, latents (counts already made).
     """
-    dashes = dict(zip(ROLES, ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [4, 1]), strict=True))
+    dashes = dict(zip(ROLES, ROLE_DASHES, strict=True))
     colours = dict(zip(ROLES, ROLE_COLOURS, strict=True))
     present = [role for role in ROLES if role in set(frame["role"])]
     return (

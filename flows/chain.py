@@ -16,15 +16,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from components.capture.capture import CaptureConfig
-from components.config import Config
+from components.config import Config, load
 from components.dictionary.interchange.importing import ImportConfig
 from components.dictionary.settings import TrainConfig, wired
-from components.dictionary.train import control
+from components.dictionary.train import control as untrained
+from components.errors import ConfigError
 from components.evaluation.evaluate import EvaluateConfig
 from components.evaluation.gate import GateConfig
-from components.experiment import ExperimentConfig, parents, rests_on, without
+from components.experiment import (
+    MADE_ANEW,
+    RANDOMISED,
+    ExperimentConfig,
+    parents,
+    rests_on,
+    without,
+)
 from components.model.hook_point import translate
-from components.model.reference import ModelConfig, ModelReference
+from components.model.reference import ModelFiles, ModelReference
 from components.store.artifact import Artifact, Store
 from components.store.lineage import inputs, source
 from components.store.stage import GIVEN
@@ -80,36 +88,52 @@ class Chain:
         finally:
             self._open.__exit__(kind, error, trace)
 
-    def artifact(self, stage: str, untrained: bool = False) -> Artifact:
+    def artifact(self, stage: str, control: str = "") -> Artifact:
         """What a stage makes of this experiment.
 
         Args:
             stage: of the chain, or beside it. `train` is the dictionary that `dictionary` names,
                 where it names one.
-            untrained: of a dictionary of equal size and sparsity that saw no activation but those
-                that set its bias and scale, the control of every unit-by-unit score.
+            control: whose artifact; "" for the experiment's own. untrained: of a dictionary of
+                equal size and sparsity that saw no activation but those that set its bias and
+                scale, the control of every unit-by-unit score. randomised, randomised_blocks: of a
+                dictionary that is trained alike, on the model with drawn weights.
         """
-        untrained = untrained and rests_on(stage, "train")
-        label = f"{stage} untrained" if untrained else stage
+        control = control if control and rests_on(stage, MADE_ANEW[control]) else ""
+        label = f"{stage} {control}" if control else stage
         if label in self._made:
             return self._made[label]
-        if stage == "train" and self.config.dictionary and not untrained:
+        if stage == "train" and self.config.dictionary and not control:
             self._made[label] = self._named(self.config.dictionary)
             return self._made[label]
-        config = self.section(stage)
-        if stage == "train" and untrained:
-            config = control(self.training, self.artifact(stage).facts)
-        return self.step(stage, config, label, **self.inputs(stage, config, untrained))
+        config = self._of_control(control) if stage == "train" and control else self.section(stage)
+        return self.step(stage, config, label, **self.inputs(stage, config, control))
 
-    def inputs(self, stage: str, config: Config, untrained: bool = False) -> dict[str, Any]:
+    def inputs(self, stage: str, config: Config, control: str = "") -> dict[str, Any]:
         """What a stage of this section is made from, by role."""
         return {
-            role: self.given(parent.stage)
+            role: self.given(parent.stage, control)
             if parent.stage in GIVEN
-            else self.artifact(parent.stage, untrained or parent.untrained)
+            else self.artifact(parent.stage, control or parent.control)
             for role, parent in parents(stage, self.missing).items()
             if parent.wanted(config)
         }
+
+    def _of_control(self, control: str) -> TrainConfig:
+        """How a control's dictionary is made: as the experiment's own was, but for what makes it
+        the control."""
+        if control not in RANDOMISED:
+            return untrained(self.training, self.artifact("train").facts)
+        if not self.config.dictionary:
+            return self.training
+        named = self.artifact("train")
+        if named.stage != "train" or "dictionary" not in named.config:
+            raise ConfigError(
+                f"interpret.controls lists {control}, which trains once more as the dictionary "
+                f"{self.config.dictionary!r} was trained, and that one was imported: nobody knows "
+                "how; take it out of interpret.controls"
+            )
+        return load(TrainConfig, named.config)
 
     def _named(self, name: str) -> Artifact:
         from flows.tracking.registry import resolve_dictionary
@@ -218,11 +242,14 @@ class Chain:
         """The text encoder, likewise."""
         return self._given(self.config.text_encoder)
 
-    def given(self, kind: str) -> ModelReference:
-        """The input of that name that no stage makes."""
+    def given(self, kind: str, control: str = "") -> ModelReference:
+        """The input of that name that no stage makes; for some controls with drawn weights."""
+        if kind == "model" and control in RANDOMISED:
+            drawn = {"randomise": RANDOMISED[control]}
+            return self._given(self.config.model.model_copy(update=drawn))
         return self.model if kind == "model" else self.text_encoder
 
-    def _given(self, config: ModelConfig) -> ModelReference:
+    def _given(self, config: ModelFiles) -> ModelReference:
         if config.online and not self.plain:
             steps.fetch(config)
         return steps.reference(config)

@@ -25,8 +25,8 @@ from rich.text import Text
 from components.config import Config
 from components.device import Execution
 from components.errors import ModelError
-from components.experiment import ExperimentConfig, stage_of
-from components.model.reference import ModelConfig, ModelReference
+from components.experiment import RANDOMISED, ExperimentConfig, stage_of
+from components.model.reference import ModelConfig, ModelFiles, ModelReference
 from components.model.text_encoder import TextEncoderConfig, TextEncoderReference
 from components.store.artifact import Artifact, Store, key_of
 from components.store.lineage import inputs
@@ -69,7 +69,7 @@ over_a_network = partial(
 
 
 @over_a_network()
-def fetch(config: ModelConfig) -> str:
+def fetch(config: ModelFiles) -> str:
     """The model's files, downloaded where they are not on this machine: the one task that touches a
     network."""
     return str(reference(config).folder)
@@ -166,7 +166,7 @@ def ensure_many(
     return made
 
 
-def reference(config: ModelConfig) -> ModelReference:
+def reference(config: ModelFiles) -> ModelReference:
     """The model, or the text encoder, that a section of the experiment names."""
     return (
         TextEncoderReference(config)
@@ -176,7 +176,15 @@ def reference(config: ModelConfig) -> ModelReference:
 
 
 def _given(experiment: ExperimentConfig, place: Reference) -> ModelReference:
-    model = reference(getattr(experiment, place["stage"]))
+    section = getattr(experiment, place["stage"])
+    model = reference(section)
+    if model.key != place["key"] and isinstance(section, ModelConfig):
+        # a control's stages look into the same files with drawn weights
+        sections = [
+            section.model_copy(update={"randomise": drawn}) for drawn in RANDOMISED.values()
+        ]
+        of_key = [each for each in map(reference, sections) if each.key == place["key"]]
+        model = next(iter(of_key), model)
     if model.key != place["key"]:
         raise ModelError(
             f"the files of {place['stage']} {model.config.path} changed while the experiment ran "

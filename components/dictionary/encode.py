@@ -135,8 +135,10 @@ def make(folder: Path, config: EncodeConfig, inputs: Inputs, settings: Execution
             yield Progress(done, sum(n_rows.values()), "tokens", f"encoding {split}")
 
     latents, pooled = [], []
-    promoted = _promoted(dictionary, inputs.get("model"), settings)
     directions = dictionary.decoder_directions()
+    promoted = promoted_tokens(
+        directions, dictionary.reconstructs[0], inputs.get("model"), settings
+    )
     norms = directions.norm(dim=1).cpu()
     n_active: dict[str, np.ndarray] = {}
     for split in config.splits:
@@ -312,18 +314,23 @@ def _neighbours(directions: Tensor) -> Iterator[tuple[int, pl.DataFrame]]:
         yield start + n, NEIGHBOURS.frame(pl.DataFrame(columns))
 
 
-def _promoted(
-    dictionary: Dictionary, model: Any, settings: Execution
+def promoted_tokens(
+    directions: Tensor, hook_point: str, model: Any, settings: Execution
 ) -> dict[str, list[Any]] | None:
-    """What each decoder direction does to the logits; None where that means nothing: no model, no
-    logits, or a hook point that does not write to the residual stream.
+    """What each direction does to the logits, as columns of LATENTS; None where that means nothing:
+    no model, no logits, or a hook point that does not write to the residual stream.
+
+    Args:
+        directions: [latent, d_model], at the hook point.
+        hook_point: where they are added.
+        model: the reference of the model.
+        settings: where to run it.
     """
-    if model is None or dictionary.reconstructs[0].partition(".")[0] not in RESIDUAL_WRITERS:
+    if model is None or hook_point.partition(".")[0] not in RESIDUAL_WRITERS:
         return None
     loaded = model.load(settings)
     if "causal_loss" not in loaded.capabilities:
         return None
-    directions = dictionary.decoder_directions()
     parts = Bytes(getattr(loaded.tokenizer, "backend_tokenizer", None))
     columns: dict[str, list[Any]] = {
         "promoted": [],

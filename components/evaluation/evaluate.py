@@ -241,7 +241,7 @@ EVALUATE = Stage(
         "activations": Parent("capture"),
         "dictionary": Parent("train"),
         "codes": Parent("encode", optional=True),
-        "untrained": Parent("encode", optional=True, untrained=True),
+        "untrained": Parent("encode", optional=True, control="untrained"),
         "gate": Parent("gate", optional=True),
     },
     scored=True,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
@@ -16,6 +16,7 @@ from components.interpretation.contract import (
     predictors,
     scorers,
 )
+from components.interpretation.controls import CONTROLS, ControlName
 from components.interpretation.tiling import ContextsConfig
 
 if TYPE_CHECKING:
@@ -32,19 +33,33 @@ else:
     )
 
 
+def _once(names: list[ControlName]) -> list[ControlName]:
+    """In reading order, each once."""
+    return [name for name in CONTROLS if name in names]
+
+
 class InterpretConfig(Config):
     """Explanations of latents and their scores."""
 
     latents: PositiveInt = 100
     """Alive latents that are explained, equally many from each tenth by density."""
-    explainers: list[ExplainerName] = Field(default=["log_odds"], min_length=1)
-    """Who writes explanations."""
+    explainers: list[ExplainerName] = Field(default=["log_odds", "token_lookup"], min_length=1)
+    """Who writes explanations; the first is what probe and strata stand beside."""
     scorers: Annotated[list[ScorerName], AfterValidator(sorted)] = Field(
         default=["detection", "simulation"], min_length=1
     )
     """What is measured; their order has no meaning."""
     predictors: list[PredictorName] = Field(default=["lexical"], min_length=1)
     """Who reads explanations."""
+    controls: Annotated[list[ControlName], AfterValidator(_once)] = ["untrained"]
+    """What is explained and scored beside the dictionary: untrained, random (random directions),
+    neurons (coordinates of the hook point), randomised and randomised_blocks (dictionaries of the
+    model with drawn weights: each captures, trains and encodes once more). Their order has no
+    meaning."""
+    control_latents: PositiveInt | None = None
+    """Latents of each control; as many as `latents` when absent."""
+    control_explainers: Literal["all", "first"] = "all"
+    """Which explainers explain controls: all that can, or the first of those."""
     longest: int = Field(default=LONGEST, ge=40, le=LONGEST_OF_ALL)
     """Characters of an explanation, at most; a longer one is refused with the reason, never cut.
     512 where it was given."""
@@ -58,6 +73,11 @@ class InterpretConfig(Config):
     """Which windows stand for a latent."""
     seed: int = 0
     """Draws the latents, the windows, the trials, the shuffled explanations and the resamples."""
+
+    @property
+    def of_control(self) -> int:
+        """Latents of each control."""
+        return self.control_latents or self.latents
 
     @model_validator(mode="after")
     def _fits(self) -> InterpretConfig:
@@ -100,3 +120,8 @@ def embeds(config: InterpretConfig) -> bool:
         predictors[name] for name in config.predictors
     ]
     return any(reader.embeds for reader in readers)
+
+
+def beside(control: ControlName) -> Callable[[InterpretConfig], bool]:
+    """The rule by which a control is an input: it is listed."""
+    return lambda config: control in config.controls

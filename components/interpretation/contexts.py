@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Int
 
 from components.interpretation.contract import LatentRecord
+from components.interpretation.directions import DirectionCodes
 from components.interpretation.drawing import draw_windows
 from components.interpretation.sample import Sample
 from components.interpretation.tiling import ContextsConfig, Tiling
@@ -45,7 +46,7 @@ def cut_splits(
 
 
 def choose(
-    codes: CodeShards, cut: Mapping[str, Tiling], sample: Sample, seed: int
+    codes: CodeShards | DirectionCodes, cut: Mapping[str, Tiling], sample: Sample, seed: int
 ) -> Generator[Progress, None, list[LatentRecord]]:
     """The windows of every sampled latent, from the windows that its splits are cut into."""
     config = cut["test"].config
@@ -71,7 +72,7 @@ def choose(
 
 
 def _active(
-    codes: CodeShards, split: str, latents: Int[np.ndarray, " latent"], limit: int
+    codes: CodeShards | DirectionCodes, split: str, latents: Int[np.ndarray, " latent"], limit: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Rows and activations of each latent, from one pass over the codes."""
     number_of = np.full(codes.d_sae, -1)

@@ -350,6 +350,9 @@ class Explainer(_Reader):
     """Whether it can explain latents of a control dictionary too; not where its explanations are of
     one dictionary."""
 
+    reads_logits: ClassVar[bool] = False
+    """Whether it reads the tokens that a decoder direction promotes or suppresses."""
+
     @property
     def longest(self) -> int:
         """Characters of its explanations, at most; what is longer becomes a null with the

@@ -10,7 +10,8 @@ from components.device import Execution
 from components.interpretation.config import InterpretConfig
 from components.interpretation.contexts import SPLITS
 from components.interpretation.contract import explainers, predictors, scorers
-from components.interpretation.controls import CONTROLS
+from components.interpretation.controls import OF_DIRECTIONS
+from components.interpretation.directions import ENTRIES_HELD
 from components.store.estimate import Estimate
 
 WINDOWS = 300  # of one latent, all roles together
@@ -22,19 +23,26 @@ def formula(config: InterpretConfig, inputs: Mapping[str, Any], settings: Execut
     """Codes of three splits in memory by rows and by latents, and the windows of the sample.
 
     Dictionaries are read one after the other, and the windows of a control are not written.
+    Directions in the place of a dictionary are as often active as its latents.
     """
     if inputs.get("corpus") is None:
         return Estimate(
             {}, {"tables": 30_000}, probe=lambda _: (0.0, f"nothing is interpreted: {NO_TEXT}")
         )
-    read = [inputs[role].facts for role in ("codes", *CONTROLS) if inputs.get(role) is not None]
+    given = [inputs[name].facts for name in config.controls if inputs.get(name) is not None]
+    read = [inputs["codes"].facts, *given]
     rows = sum(min(read[0]["rows"].get(split, 0), config.contexts.rows) for split in SPLITS)
     entries = max(
         round(sum(f["rows"].get(split, 0) * f["l0"].get(split, 0.0) for split in SPLITS))
         for f in read
     )
-    windows, n_latents = WINDOWS * config.latents, len(read) * config.latents
+    projected = [name for name in config.controls if name in OF_DIRECTIONS]
+    windows = WINDOWS * max(config.latents, config.of_control if given or projected else 0)
+    n_latents = config.latents + (len(given) + len(projected)) * config.of_control
     memory = {"codes": 32 * entries, "tokens": 100 * rows, "windows": windows * WINDOW}
+    if projected:
+        held = read[0]["rows"].get("explain", 0) * config.of_control
+        memory["projections"] = 3 * 4 * min(ENTRIES_HELD, held)  # as they are, sorted, and joined
     disk = {"windows": 40 * windows, "tables": 450 * n_latents + 30_000}
     listed = (
         (explainers, config.explainers),

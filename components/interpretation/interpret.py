@@ -22,13 +22,14 @@ from components.capture.arrays import NO_TEXT
 from components.device import Execution
 from components.errors import InputError, MissingArtifactError
 from components.interpretation import interpreted, summary
-from components.interpretation.config import InterpretConfig, able, embeds, entries
+from components.interpretation.config import InterpretConfig, able, beside, embeds, entries
 from components.interpretation.contexts import SPLITS, cut_splits
 from components.interpretation.contract import scorers
-from components.interpretation.controls import CONTROLS
+from components.interpretation.controls import CONTROLS, OF_DIRECTIONS, ControlName
 from components.interpretation.estimate import formula
 from components.interpretation.interpreted import Interpreted
-from components.interpretation.run import Run, interpret_dictionary
+from components.interpretation.run import Run, interpret_latents
+from components.interpretation.subject import Subject
 from components.interpretation.summary import Key
 from components.interpretation.windows import Vocabulary
 from components.report.scores import write
@@ -80,11 +81,18 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
         inputs.get("text_encoder"),
         cut,
     )
-    trained = yield from interpret_dictionary(run, "", encoded, folder)
-    controls: dict[str, Interpreted] = {}
-    for role in CONTROLS:
-        if inputs.get(role) is not None:
-            controls[role] = yield from interpret_dictionary(run, role, inputs[role], None)
+    subject = Subject.of_codes(encoded, config)
+    trained = yield from interpret_latents(run, subject, folder)
+    controls: dict[ControlName, Interpreted] = {}
+    for name in config.controls:
+        if name in OF_DIRECTIONS:
+            projected = (activations, encoded.facts["hook_point"], config, run.model, run.execution)
+            beside_it = Subject.of_directions(name, subject, *projected)
+        elif inputs.get(name) is not None:
+            beside_it = Subject.of_codes(inputs[name], config, name)
+        else:
+            continue
+        controls[name] = yield from interpret_latents(run, beside_it, None)
     explained = {
         name: sum(each.text is not None for each in texts)
         for name, texts in trained.written.items()
@@ -95,7 +103,7 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
     tables.CONTROL_SCORES.write(folder, itertools.chain.from_iterable(by_control))
     tables.EXPLANATION_STRATA.write(folder, interpreted.strata_rows({None: trained} | controls))
 
-    theirs = {role: controls[role].scored if role in controls else None for role in CONTROLS}
+    theirs = {role: controls[role].scored if role in controls else None for role in config.controls}
     sample, n_latents = trained.sample, len(trained.sample.latents)
     counted = {
         "dead": sample.n_dead,
@@ -104,7 +112,7 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
         "n": n_latents,
     }
     rows = [
-        *summary.rows(trained.scored, theirs),
+        *summary.rows(trained.scored, theirs, config.seed),
         *summary.shares(d_sae=encoded.facts["d_sae"], **counted),
     ]
     return _scores(folder, config, encoded, rows) | {
@@ -124,7 +132,7 @@ def _scores(
     named = {"name": encoded.facts["name"], "hook_point": encoded.facts["hook_point"]}
     common = {"dictionary": named["name"], "hook_point": named["hook_point"], "split": "test"}
     common |= {"unit_of_replication": "latent", "n_seeds": encoded.facts.get("n_seeds", 1)}
-    measures = summary.measures(scorers[scorer] for scorer in config.scorers)
+    measures = summary.measures((scorers[name] for name in config.scorers), config.controls)
     write(folder, INTERPRET.name, [common | row for row in rows], measures)
     return named | measures.facts()
 
@@ -162,16 +170,20 @@ def _vocabulary(corpus: Artifact) -> Vocabulary:
 
 INTERPRET = Stage(
     "interpret",
-    version=3,
+    version=4,
     make=make,
     entries=entries,
     inputs={
         "corpus": Parent("read", optional=True),
         "activations": Parent("capture"),
         "codes": Parent("encode"),
-        "untrained": Parent("encode", optional=True, untrained=True),
+        **{
+            name: Parent("encode", optional=True, control=name, wanted=beside(name))
+            for name in CONTROLS
+            if name not in OF_DIRECTIONS
+        },
         "model": Parent("model", optional=True),
-        "text_encoder": Parent("text_encoder", wanted=embeds),
+        "text_encoder": Parent("text_encoder", optional=True, wanted=embeds),
     },
     scored=True,
     estimator=Estimator(formula),

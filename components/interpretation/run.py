@@ -25,12 +25,12 @@ from components.interpretation.contract import (
     predictors,
     scorers,
 )
-from components.interpretation.controls import CONTROLS, shuffled
+from components.interpretation.controls import shuffled
 from components.interpretation.evidence import CorpusLabels, gather
 from components.interpretation.interpreted import Interpreted, windows_of
 from components.interpretation.probe import NgramProbe
 from components.interpretation.protocol import draw, explain, score, score_probe
-from components.interpretation.sample import sample_latents
+from components.interpretation.subject import Subject
 from components.interpretation.summary import Key, Scored
 from components.interpretation.tiling import Tiling
 from components.model.reference import ModelReference
@@ -38,8 +38,6 @@ from components.model.text_encoder import TextEncoderReference
 from components.seeds import numpy_generator
 from components.store import tables
 from components.store.artifact import Artifact
-from components.store.lineage import source
-from components.store.shards import CodeShards
 from components.store.stage import Progress
 
 T = TypeVar("T")
@@ -88,36 +86,33 @@ class Run:
             for name in config.explainers
             if not of_control or summary.beside_controls(explainers[name])
         ]
+        if of_control and config.control_explainers == "first":
+            names = names[:1]
         return {
             name: explainers[name](getattr(config.explainer_settings, name), services)
             for name in names
         }
 
-    def scorers(self, codes: Artifact) -> dict[str, Scorer]:
-        """The listed scorers, for the dictionary that made these codes."""
+    def scorers(self, dictionary: Artifact | None) -> dict[str, Scorer]:
+        """The listed scorers, for latents of this dictionary."""
         config = self.config
-        services = ScorerServices(
-            self.execution, config.seed, self.model, source(codes, "dictionary")
-        )
+        services = ScorerServices(self.execution, config.seed, self.model, dictionary)
         return {n: scorers[n](getattr(config.scorer_settings, n), services) for n in config.scorers}
 
 
-def interpret_dictionary(
-    run: Run, control: str, encoded: Artifact, folder: Path | None
+def interpret_latents(
+    run: Run, subject: Subject, folder: Path | None
 ) -> Generator[Progress, None, Interpreted]:
-    """Explains and scores the latents of one dictionary.
+    """Explains and scores the latents of one dictionary, or of directions in its place.
 
     Args:
-        run: what all dictionaries share.
-        control: which control it is; "" for the dictionary itself, which alone has a probe.
-        encoded: its codes.
+        run: what all of them share.
+        subject: whose latents; of controls none has a probe.
         folder: where its windows are written; None where they are not wanted.
     """
-    config, seed = run.config, run.config.seed
-    mark = f"{CONTROLS[control]}: " if control else ""
-    codes, statistics = CodeShards(encoded), tables.LATENTS.read(encoded)
-    sample = sample_latents(statistics, codes.d_sae, config.latents, seed)
-    records = yield from _marked(mark, choose(codes, run.cut, sample, seed))
+    config, seed, control, mark = run.config, run.config.seed, subject.control, subject.mark
+    statistics, sample = subject.statistics, subject.sample
+    records = yield from _marked(mark, choose(subject.codes, run.cut, sample, seed))
     if folder is not None:
         tables.CONTEXTS.write(folder, interpreted.context_rows(records))
 
@@ -131,12 +126,12 @@ def interpret_dictionary(
     read = {(explainers[name].role, name): each for name, each in written.items()}
     for name, explanations in written.items():
         read["floor", name] = shuffled(
-            records, explanations, numpy_generator(seed, "shuffled", name)
+            records, explanations, numpy_generator(seed, "shuffled", name), subject.relatives
         )
 
     probes = [None if record.reason or control else NgramProbe.fit(record) for record in records]
     scored: dict[Key, list[LatentScore]] = {}
-    for scorer_name, scorer in run.scorers(encoded).items():
+    for scorer_name, scorer in run.scorers(subject.dictionary).items():
         trials = draw(scorer, records, seed)
         for predictor_name in able(config, scorer_name):
             predictor = readers[predictor_name]

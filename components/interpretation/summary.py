@@ -4,7 +4,12 @@ beside.
 Means have Student's interval over latents (it covers better than the bootstrap at every n,
 tests/test_statistics.py), cut to what the score can be. An explanation and its floor are paired by
 latent; a control dictionary has other latents, so the difference from it is that of two independent
-samples, with Welch's interval.
+samples, with Welch's interval. The same difference without its unit is the share of pairs of a
+latent and a control's latent in which ours scores higher.
+
+The normalised score puts floor and probe at 0 and 1: a ratio of means over latents, unclipped, with
+a bootstrap interval (a mean of ratios would be ruled by latents that no probe can read). It is of
+one dictionary: what its own probe reaches is its unit, so two dictionaries' are not compared.
 
 Rows of strata stand behind all others, each beside the same stratum of the first control.
 
@@ -16,15 +21,25 @@ control dictionary.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from components.interpretation.contract import Explainer, LatentScore, Scorer
-from components.interpretation.controls import CONTROLS
+from components.interpretation.contract import Explainer, LatentScore, Scorer, explainers
+from components.interpretation.controls import CONTROLS, ControlName
 from components.report.measure import Measure, Measures
-from components.statistics import Interval, bounded, t_interval, welch, wilson
+from components.seeds import numpy_generator
+from components.statistics import (
+    Interval,
+    auroc,
+    auroc_interval,
+    bounded,
+    cluster_bootstrap,
+    t_interval,
+    welch,
+    wilson,
+)
 
 Row = dict[str, Any]
 
@@ -63,6 +78,8 @@ class Key(NamedTuple):
 
 
 NOBODY = "no latent is active on the split that they are drawn from: the dictionary is dead there (train.tokens, train.lr)"
+LEAST_ROOM = 0.05
+"""Between floor and probe, for the normalised score; below, its unit is noise."""
 OF_A_STRATUM = {
     "strongest": "only the active windows of the upper three tenths by activation stand against all silent ones",
     "weakest": "only the active windows of the lower three tenths by activation stand against all silent ones",
@@ -84,31 +101,63 @@ SHARES = (
 )  # fmt: skip
 
 
-def measures(scorers: Iterable[type[Scorer]]) -> Measures:
+def measures(
+    scorers: Iterable[type[Scorer]], controls: Collection[ControlName] = tuple(CONTROLS)
+) -> Measures:
     """What the scorers declare, and of each its strata, its value at natural density and its
-    differences."""
-    return Measures.declared(
-        "interpret", [*SHARES, *(each for scorer in scorers for each in _measures(scorer))]
-    )
+    differences.
+
+    Args:
+        scorers: those listed.
+        controls: those listed.
+    """
+    of_scorers = (each for scorer in scorers for each in _measures(scorer, controls))
+    return Measures.declared("interpret", [*SHARES, *of_scorers])
 
 
-def _measures(scorer: type[Scorer]) -> Iterator[Measure]:
+def _measures(scorer: type[Scorer], controls: Collection[ControlName]) -> Iterator[Measure]:
     own = scorer.measure
     least, most = _differences(scorer)
     yield own
     apart = {"unit": "difference", "least": least, "most": most, "part_of": own.name}
-    for control, called in CONTROLS.items():
-        about = f"Score minus that of the {called}; other latents, so unpaired."
-        label = f"{own.label}, over the {called}"
+    for control in controls:
+        called = CONTROLS[control]
+        # headlines are few: of the controls the one that every run has
+        short = f"{own.short} over {control}" if own.short and control == "untrained" else ""
         yield _derived(
             own,
             f"over_{control}",
-            label=label,
-            about=about,
+            label=f"{own.label}, over the {called}",
+            about=f"Score minus that of the {called}; other latents, so unpaired.",
             rank=10 + own.rank,
-            short=f"{own.short} over {control}" if own.short else "",
+            short=short,
             **apart,
         )
+        yield _derived(
+            own,
+            f"above_{control}",
+            label=f"{own.label}, share of pairs above the {called}",
+            about=f"How often a latent scores higher than one of the {called}; a tie counts half.",
+            unit="share",
+            least=0,
+            most=1,
+            rank=40 + own.rank,
+            short="",
+            part_of=own.name,
+        )
+    yield _derived(
+        own,
+        "normalised",
+        label=f"{own.label}, normalised",
+        about="0 is the floor, 1 the probe; a ratio of means, never compared between dictionaries.",
+        unit="ratio",
+        least=None,
+        most=None,
+        better="neither",
+        rank=20 + own.rank,
+        short="",
+        part_of=own.name,
+    )
     about = "Score minus that of another latent's explanation."
     yield _derived(
         own,
@@ -164,12 +213,15 @@ def beside_controls(explainer: type[Explainer]) -> bool:
     return explainer.role == "entry" and explainer.any_dictionary
 
 
-def rows(trained: Scored, controls: Mapping[str, Scored | None]) -> Iterator[Row]:
+def rows(
+    trained: Scored, controls: Mapping[ControlName, Scored | None], seed: int
+) -> Iterator[Row]:
     """Every row but the shares.
 
     Args:
         trained: of the dictionary that is interpreted.
-        controls: of each control dictionary by name; None for one that was not given.
+        controls: of each listed control by name; None for one that was not given.
+        seed: of the resamples.
     """
     for key, scores in trained.scores.items():
         scorer = trained.scorers[key.scorer]
@@ -179,6 +231,10 @@ def rows(trained: Scored, controls: Mapping[str, Scored | None]) -> Iterator[Row
         floor = trained.floor(key)
         yield key.row() | mean_row(scores, scorer, mean(floor), "shuffled explanations")
         yield key.row() | difference_row(scores, floor, scorer)
+        probe = trained.scores.get(Key("ceiling", None, key.scorer, None))
+        if key.role != "ceiling" and probe is not None:
+            generator = numpy_generator(seed, "normalised", *map(str, key))
+            yield key.row() | normalised_row(scores, floor, probe, scorer, generator)
         if key.role == "entry":
             for control, theirs in controls.items():
                 yield from _control_rows(control, key, scores, theirs)
@@ -237,23 +293,58 @@ def difference_row(
     }
 
 
+def normalised_row(
+    scores: Sequence[LatentScore],
+    floor: Sequence[LatentScore],
+    probe: Sequence[LatentScore],
+    scorer: type[Scorer],
+    generator: np.random.Generator,
+) -> Row:
+    """Mean above the floor as a share of the probe's, over the same latents, as columns of a row of
+    scores."""
+    row: Row = {
+        "measure": f"{scorer.measure.name}.normalised",
+        "baseline": 0.0,
+        "baseline_name": "shuffled explanations, by definition",
+        "n": len(scores),
+        "n_failed": _n_failed(scores),
+    }
+    if not scores:
+        return row | {"reason": NOBODY}
+    above, room = _values(scores) - _values(floor), _values(probe) - _values(floor)
+    if room.mean() < LEAST_ROOM:
+        little = f"the probe is {room.mean():.3f} above the floor, wanted at least {LEAST_ROOM}"
+        return row | {"reason": f"{little}: there is nothing to normalise by"}
+    return row | _ends(cluster_bootstrap(above, room, np.arange(len(above)), generator))
+
+
 def mean(scores: Sequence[LatentScore]) -> float | None:
     """Mean over latents; None without any."""
     return float(_values(scores).mean()) if scores else None
 
 
 def _control_rows(
-    control: str, key: Key, scores: Sequence[LatentScore], theirs: Scored | None
+    control: ControlName, key: Key, scores: Sequence[LatentScore], theirs: Scored | None
 ) -> Iterator[Row]:
-    """The control dictionary's own mean above its own floor, and how far ours lies above it."""
-    over = key.row() | {"measure": f"{key.scorer}.over_{control}", "baseline": 0.0}
-    over["baseline_name"] = f"no difference from the {CONTROLS[control]}"
+    """The control's own mean above its own floor, how far ours lies above it, and how often."""
+    apart = {
+        "over": (0.0, f"no difference from the {CONTROLS[control]}"),
+        "above": (0.5, f"as often above the {CONTROLS[control]} as below"),
+    }
+    over, above = (
+        key.row()
+        | {
+            "measure": f"{key.scorer}.{name}_{control}",
+            "baseline": baseline,
+            "baseline_name": called,
+        }
+        for name, (baseline, called) in apart.items()
+    )
     if theirs is None or key not in theirs.scores:
-        reason = f"{key.explainer} holds explanations of one dictionary, and none of the {CONTROLS[control]}"
-        if theirs is None:
-            reason = f"no {CONTROLS[control]} was given to interpret; a run of the chain (latentflow interpret) makes one"
-        yield key.row(control) | {"n_failed": 0, "reason": reason}
-        yield over | {"n_failed": 0, "reason": reason}
+        reason = _why_absent(control, key, given=theirs is not None)
+        yield from (
+            row | {"n_failed": 0, "reason": reason} for row in (key.row(control), over, above)
+        )
         return
     scorer, others = theirs.scorers[key.scorer], theirs.scores[key]
     yield key.row(control) | mean_row(
@@ -269,14 +360,32 @@ def _control_rows(
         and difference.low <= 0 <= difference.high
     ):
         reason = f"the interval holds 0: this score does not tell the dictionary from the {CONTROLS[control]}"
-    yield over | {
-        **_ends(difference),
-        "n_failed": _n_failed(scores) + _n_failed(others),
-        "reason": reason,
-    }
+    failed = {"n_failed": _n_failed(scores) + _n_failed(others)}
+    yield over | failed | _ends(difference) | {"reason": reason}
+    both = np.concatenate([_values(scores), _values(others)])
+    share = auroc(both, np.repeat([True, False], [len(scores), len(others)]))
+    pairs = Interval(None, None, None, len(both))
+    if share is not None:
+        pairs = auroc_interval(share, len(scores), len(others))
+    yield above | failed | _ends(pairs) | {"reason": None if share is not None else NOBODY}
 
 
-def _strata_rows(trained: Scored, key: Key, controls: Mapping[str, Scored | None]) -> Iterator[Row]:
+def _why_absent(control: ControlName, key: Key, given: bool) -> str:
+    """Why a control has no scores of an explainer."""
+    called = f"the {CONTROLS[control]}"
+    if not given:
+        return (
+            f"no codes of {called} were given to interpret; a run of the chain (latentflow "
+            "interpret) makes them"
+        )
+    if not explainers[key.explainer or ""].any_dictionary:
+        return f"{key.explainer} holds explanations of one dictionary, and none of {called}"
+    return f"only the first explainer explains {called} (interpret.control_explainers)"
+
+
+def _strata_rows(
+    trained: Scored, key: Key, controls: Mapping[ControlName, Scored | None]
+) -> Iterator[Row]:
     """The strata of one explainer's score beside those of the first control, and everybody's score
     at natural density."""
     scorer = trained.scorers[key.scorer]

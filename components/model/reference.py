@@ -29,6 +29,8 @@ from components.model.encoder_model import model_of
 from components.model.hook_point import translate
 from components.model.hub import snapshot
 from components.model.language_model import LanguageModel
+from components.model.randomised import VERSION as DRAW
+from components.model.randomised import Randomise, randomise
 from components.paths import expanded
 from components.registry import nearest
 
@@ -42,8 +44,8 @@ DOWNLOADED = ("generation_config.json", "adapter_config.json")
 it is an adapter."""
 
 
-class ModelConfig(Config):
-    """Which language model is examined."""
+class ModelFiles(Config):
+    """Where the files of a model lie, and how they are read."""
 
     path: str = "data/demo"
     """A local folder in Hugging Face form, or a Hugging Face hub id such as
@@ -54,6 +56,16 @@ class ModelConfig(Config):
     """Type of weights and activations."""
     online: bool = execution(False)
     """Whether a hub id that is not on this machine may be downloaded."""
+
+
+class ModelConfig(ModelFiles):
+    """Which language model is examined."""
+
+    randomise: Randomise = "none"
+    """Whether its matrices are drawn anew, Gaussian at the mean and deviation of each: a model that
+    learnt nothing."""
+    randomise_seed: int = 0
+    """Of that draw."""
 
 
 class ModelReference:
@@ -68,8 +80,15 @@ class ModelReference:
     content: ClassVar[tuple[str, ...]] = CONTENT
     """Patterns of the files that its key is the digest of."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelFiles) -> None:
         self.config = config
+
+    @property
+    def drawn(self) -> tuple[Randomise, int] | None:
+        """Which weights are drawn anew, and with which seed; None for the weights of the files."""
+        if not isinstance(self.config, ModelConfig) or self.config.randomise == "none":
+            return None
+        return self.config.randomise, self.config.randomise_seed
 
     @functools.cached_property
     def folder(self) -> Path:
@@ -96,8 +115,8 @@ class ModelReference:
 
     @functools.cached_property
     def key(self) -> str:
-        """Digest of config, weights and tokenizer files and of the dtype (24 hexadecimal digits):
-        same bytes, same key.
+        """Digest of config, weights and tokenizer files and of the dtype (24 hexadecimal digits),
+        and of how weights are drawn anew where they are: same bytes, same key.
 
         Read once, so that whatever one reference makes carries one key, though the files change
         meanwhile.
@@ -109,6 +128,8 @@ class ModelReference:
         ]
         if more := loading.end_tokens_beside(self.folder):
             content.append(["end tokens", more])
+        if self.drawn:
+            content.append(["randomised", [DRAW, *self.drawn]])
         text = json.dumps([self.stage, self.config.dtype, content])
         return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
@@ -168,6 +189,8 @@ class ModelReference:
         with _loading:
             network = loading.network(self.folder, getattr(torch, self.config.dtype))
             tokenizer = loading.tokenizer(self.folder)
+        if self.drawn:
+            randomise(network, *self.drawn)
         return model_of(network.to(where), tokenizer)
 
     def pace(
@@ -260,7 +283,7 @@ def _digest(path: Path, size: int, modified: int) -> str:
 _loading = threading.Lock()
 
 
-def _from_hub(config: ModelConfig, content: Sequence[str]) -> Path:
+def _from_hub(config: ModelFiles, content: Sequence[str]) -> Path:
     from huggingface_hub import constants
 
     beside = expanded(config.path).parent

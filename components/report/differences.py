@@ -40,14 +40,21 @@ ITEMS = {
     "concepts_auroc": "auroc",
 }
 """Measures by concept, and their column in the table `concepts_found`."""
-OTHER_LATENTS = ("untrained", "random_decoder", "random_model")
+OTHER_LATENTS = (
+    *("untrained", "random", "neurons", "randomised", "randomised_blocks"),
+    *("random_decoder", "random_model"),
+)
 """Subjects whose latents are not ours."""
 FEWEST_CLUSTERS = 6
 """With five, flipping all signs the same way is 1 in 16, above 5%."""
 LEVEL = 0.05
 WORDS = {
     "neuron": "raw neurons",
+    "neurons": "raw neurons",
     "untrained": "the untrained dictionary",
+    "random": "random directions",
+    "randomised": "the dictionary of the model with random weights",
+    "randomised_blocks": "the dictionary of the model with random blocks",
     "random_decoder": "a random decoder",
     "random_model": "the model with random weights",
     "shuffled": "shuffled explanations",

@@ -429,7 +429,7 @@ STEER = Stage(
         "activations": Parent("capture"),
         "dictionary": Parent("train"),
         "codes": Parent("encode"),
-        "untrained": Parent("encode", optional=True, untrained=True),
+        "untrained": Parent("encode", optional=True, control="untrained"),
     },
     scored=True,
     estimator=Estimator(

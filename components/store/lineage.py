@@ -15,6 +15,8 @@ from components.store.stage import GIVEN
 Place = tuple[str, str]
 UNTRAINED = "untrained"
 """The role of an input that is of the untrained control dictionary."""
+CONTROLS = (UNTRAINED, "randomised")
+"""How the roles of inputs begin that are of a control."""
 
 
 def inputs(manifest: Mapping[str, Any]) -> dict[str, Place]:
@@ -73,7 +75,7 @@ class Behind:
     """What an experiment was made of.
 
     Attributes:
-        artifacts: stage -> the artifact nearest to the report; the untrained control is left out.
+        artifacts: stage -> the artifact nearest to the report; those of controls are left out.
         missing: stages whose artifact is named by a manifest but is not in the store.
     """
 
@@ -89,7 +91,7 @@ def behind(store: Store, report: Artifact) -> Behind:
     reached: set[Place] = set()
     while waiting:
         role, place = waiting.pop(0)
-        if role.startswith(UNTRAINED) or place in reached:
+        if role.startswith(CONTROLS) or place in reached:
             continue
         reached.add(place)
         artifact = store.find(*place)
@@ -103,13 +105,22 @@ def behind(store: Store, report: Artifact) -> Behind:
     )
 
 
-def controls(artifacts: Iterable[Artifact]) -> set[str]:
-    """Keys of the control's artifacts among these: untrained codes and the dictionary that made
-    them."""
+def controls(artifacts: Iterable[Artifact]) -> dict[str, str]:
+    """Keys of the artifacts among these that were made for a control alone, and for which: codes,
+    and the dictionary and activations behind them where nothing else rests on those."""
     manifests = {(artifact.stage, artifact.key): artifact.manifest for artifact in artifacts}
-    keys: set[str] = set()
+    of_control: dict[Place, str] = {}
     for manifest in manifests.values():
         for role, place in inputs(manifest).items():
-            if role.startswith(UNTRAINED) and place in manifests:
-                keys |= {place[1], inputs(manifests[place]).get("dictionary", place)[1]}
-    return keys
+            if role.startswith(CONTROLS) and place in manifests:
+                behind_it = trail(manifests.values(), place)
+                of_control |= {each: of_control.get(each, role) for each in behind_it}
+    ours: set[Place] = set()
+    waiting = [place for place in manifests if place not in of_control]
+    while waiting:
+        place = waiting.pop()
+        if place not in ours:
+            ours.add(place)
+            roles = inputs(manifests[place]) if place in manifests else {}
+            waiting += [each for role, each in roles.items() if not role.startswith(CONTROLS)]
+    return {place[1]: role for place, role in of_control.items() if place not in ours}

@@ -69,14 +69,14 @@ class Parent:
         stage: the name of the stage that makes it, or one of `GIVEN`.
         optional: whether the stage also works without it. An experiment gives it if that stage is
             one of its own.
-        untrained: the artifact of the untrained control instead of the dictionary's.
+        control: the artifact of this control instead of the experiment's own; "" for its own.
         wanted: whether a stage of this section has this input at all; without it the input is no
             part of the key.
     """
 
     stage: str
     optional: bool = False
-    untrained: bool = False
+    control: str = ""
     wanted: Callable[[Any], bool] = lambda config: True
 
 

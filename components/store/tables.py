@@ -233,11 +233,13 @@ EXPLANATION_SCORES = Table(
 CONTROL_SCORES = Table(
     "control_scores",
     "interpret",
-    "The same of latents of control dictionaries, which were drawn, explained and scored alike.",
+    "The same of latents of controls, which were explained and scored alike.",
     {
         "control": (
             pl.String,
-            "which dictionary: untrained (equal size and sparsity, nothing learnt)",
+            "which: untrained (a dictionary of equal size and sparsity, nothing learnt), random "
+            "(directions), neurons (coordinates), randomised, randomised_blocks (dictionaries of "
+            "the model with drawn weights: all, all but embeddings)",
         ),
         "explanation": (pl.String, "what was read; null when none could be written"),
         **_EXPLANATION_SCORE,
@@ -251,7 +253,7 @@ EXPLANATION_STRATA = Table(
     {
         "control": (
             pl.String,
-            "which control dictionary the latent is of; null for the dictionary itself",
+            "which control the latent is of; null for the dictionary itself",
         ),
         **{
             name: _EXPLANATION_SCORE[name]

@@ -34,7 +34,7 @@ def page(shown: Experiment) -> None:
         (stage, key),
         f"lineage?report={shown.key}&artifact=",
         dark=st.context.theme.type == "dark",
-        untrained=controls(shown.closure),
+        controls=controls(shown.closure),
     )
     st.graphviz_chart(dot, width="stretch")
     total = sum(file["bytes"] for manifest in manifests for file in manifest["files"].values())

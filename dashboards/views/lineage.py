@@ -62,7 +62,7 @@ def graph(
     chosen: tuple[str, str],
     address: str,
     dark: bool,
-    untrained: set[str],
+    controls: Mapping[str, str],
 ) -> str:
     """The artifacts behind a report as a graph in the DOT language, what the chosen one rests on
     drawn strongly.
@@ -72,7 +72,7 @@ def graph(
         chosen: (stage, key).
         address: of a node's page; `{stage}/{key}` is put behind it.
         dark: whether the page's theme is dark.
-        untrained: keys of the control's artifacts.
+        controls: keys of artifacts that are of a control, and of which.
     """
     text, faint, fill, edge = (
         ("#fafafa", "#8a8f98", "#17456b", "#c8ccd2")
@@ -91,7 +91,7 @@ def graph(
         made = manifest["made"]
         size = sum(file["bytes"] for file in manifest["files"].values())
         on = (stage, key) in strong
-        what = f"{stage} (untrained)" if key in untrained else stage
+        what = f"{stage} ({controls[key]})" if key in controls else stage
         label = f"{what}\\n{key[:8]}\\n{readable_seconds(made['seconds'])}, {readable_bytes(size)}"
         colour, words = (edge, text) if on else (faint, faint)
         width = 2.4 if (stage, key) == chosen else 1.2 if on else 0.7

@@ -16,9 +16,12 @@ from components.store.judgements import UNSTEERED, others
 from dashboards.measures import NOTHING, estimate, number
 
 UNITS = ("latent", "neuron", "untrained", "probe")
-ROLES = ("explanation", "floor", "ceiling", "untrained", "control")
-"""What a row of the explanation scores is to the reader; latents of a control dictionary have a
-table of their own, and the dictionary's name as their role."""
+ROLES = (
+    *("explanation", "floor", "ceiling", "untrained", "control"),
+    *("random", "neurons", "randomised", "randomised_blocks"),
+)
+"""What a row of the explanation scores is to the reader; latents of controls have a table of
+their own, and the control's name as their role."""
 METHOD = pl.coalesce("subject", "entry").alias("method")
 """Of rows of steering."""
 ROLE = pl.col("role").replace("entry", "explanation")

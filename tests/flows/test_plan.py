@@ -13,12 +13,13 @@ from rich.console import Console
 
 from components import device
 from components.config import override
-from components.errors import NoMemoryError, NoSpaceError
+from components.errors import ConfigError, NoMemoryError, NoSpaceError
 from components.experiment import STAGES, stage_of
 from components.store.artifact import Store
 from flows import plan
 from flows.chain import Chain
 from flows.parameters import resolve
+from tests import toys
 
 TINY = Path("examples/tiny.yaml")
 TO_MAKE = [
@@ -253,3 +254,41 @@ def test_the_command_line_refuses_with_status_2_and_prints_rows(config):
         "measured",
         "extrapolated",
     } <= set(rows[0])
+
+
+def test_controls_of_a_drawn_model_are_planned_and_share_the_text(config):
+    listed = override(
+        config, {"interpret.controls": ["untrained", "randomised", "randomised_blocks"]}
+    )
+    steps = {step.label: step for step in plan.plan(listed, seconds=0)}
+    drawn = [
+        f"{stage} {control}"
+        for control in ("randomised", "randomised_blocks")
+        for stage in ("capture", "train", "encode")
+    ]
+    before = {step.label: step for step in plan.plan(config, seconds=0)}
+    assert [label for label in steps if label not in before] == drawn
+    changed = {label for label, step in before.items() if steps[label].key != step.key}
+    assert changed == {"interpret", "report"}
+    assert (
+        len({steps[f"capture{each}"].key for each in ("", " randomised", " randomised_blocks")})
+        == 3
+    )
+    with Chain(listed, plain=True) as chain:
+        made = chain.artifact("capture", "randomised")
+        assert made.key == steps["capture randomised"].key
+        assert made.manifest["inputs"]["corpus"]["key"] == chain.artifact("read").key
+        assert made.facts["model_config"]["randomise"] == "all"
+        assert chain.artifact("read", "randomised").key == chain.artifact("read").key
+
+
+def test_an_imported_dictionary_cannot_be_trained_once_more_on_a_drawn_model(config, tmp_path):
+    class Named(Chain):
+        def _named(self, name):
+            return toys.artifact(Store(tmp_path), "train", lambda folder: None, {})
+
+    with (
+        Named(override(config, {"dictionary": "theirs"}), plain=True) as chain,
+        pytest.raises(ConfigError, match=r"'theirs' was trained, and that one was imported"),
+    ):
+        chain.artifact("train", "randomised")

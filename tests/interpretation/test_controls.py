@@ -46,7 +46,7 @@ def test_nobody_is_read_with_their_own_explanation(rows: list[tuple[int, bool]],
     for number, explanation in enumerate(given_to):
         others = [n for n, text in enumerate(said) if text and n != number]
         if not others:
-            assert explanation == Explanation(None, "no other latent has an explanation")
+            assert explanation.text is None and explanation.reason
             continue
         donor = int(explanation.text or -1)
         assert donor in others
@@ -57,6 +57,40 @@ def test_nobody_is_read_with_their_own_explanation(rows: list[tuple[int, bool]],
 def test_inside_a_decile_every_explanation_is_used_once() -> None:
     given_to = shuffled(records_of([0] * 9), explanations_of([True] * 9), np.random.default_rng(0))
     assert sorted(int(explanation.text or -1) for explanation in given_to) == list(range(9))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["a", "b", "c", None])), max_size=25),
+    st.sets(st.tuples(st.integers(0, 24), st.integers(0, 24))),
+    st.integers(0, 9),
+)
+def test_no_relative_lends_its_explanation_and_nobody_gets_its_own_words(
+    rows: list[tuple[int, str | None]], pairs: set[tuple[int, int]], seed: int
+) -> None:
+    deciles, texts = [decile for decile, _ in rows], [text for _, text in rows]
+    alike = [
+        frozenset(other for other in range(len(rows)) if {(n, other), (other, n)} & pairs)
+        for n in range(len(rows))
+    ]
+    own = [Explanation(text, None if text else "none") for text in texts]
+    lent = shuffled(records_of(deciles), own, np.random.default_rng(seed), alike)
+    for number, explanation in enumerate(lent):
+        lenders = [
+            n for n, text in enumerate(texts)
+            if text and n != number and n not in alike[number] and text != texts[number]
+        ]  # fmt: skip
+        assert explanation.text in ({texts[n] for n in lenders} or {None})
+        if inside := {texts[n] for n in lenders if deciles[n] == deciles[number]}:
+            assert explanation.text in inside
+
+
+def test_of_two_families_in_a_decile_each_gets_the_others_explanations() -> None:
+    halves = [frozenset(set(range(5 * half, 5 * half + 5)) - {n}) for half in (0, 1) for n in range(5 * half, 5 * half + 5)]  # fmt: skip
+    for seed in range(10):
+        random = np.random.default_rng(seed)
+        lent = shuffled(records_of([0] * 10), explanations_of([True] * 10), random, halves)
+        given_to = [int(explanation.text or -1) for explanation in lent]
+        assert all((n < 5) != (number < 5) for number, n in enumerate(given_to))
 
 
 @pytest.mark.parametrize("latent", [0, BIGRAM, AFTER, SENSE])

@@ -3,6 +3,7 @@ entry beside it."""
 
 from __future__ import annotations
 
+import polars as pl
 import pytest
 
 from components.interpretation.contract import explainers, predictors, scorers
@@ -12,7 +13,7 @@ from components.store import tables
 from components.store.artifact import Artifact
 from tests.interpretation.planted import AFTER, BIGRAM, SENSE
 
-VERSIONS = {"interpret": 3, "log_odds": 1, "lexical": 1, "detection": 2, "simulation": 1}
+VERSIONS = {"interpret": 4, "log_odds": 1, "lexical": 1, "detection": 2, "simulation": 1}
 OFFLINE = {
     **{
         "logistic": 1,
@@ -37,6 +38,7 @@ VALUES = {
     "interpret.shuffled.simulation": -0.015703,
     "interpret.probe.detection": 0.914089,
     "interpret.probe.simulation": 0.806871,
+    "interpret.log_odds.detection.normalised": 1.0,
     "interpret.untrained.detection": 0.506032,
     "interpret.untrained.simulation": 0.002948,
     "interpret.log_odds.detection.strongest": 0.936902,
@@ -92,7 +94,8 @@ def test_results_move_only_with_a_version(interpreted: Artifact) -> None:
     for registry in (explainers, predictors, scorers):
         versions |= {name: registry.version(name) for name in registry.names() if name in VERSIONS}
     assert versions == VERSIONS
-    said = dict(tables.EXPLANATIONS.read(interpreted).select("latent", "explanation").iter_rows())
+    ours = tables.EXPLANATIONS.read(interpreted).filter(pl.col("explainer") == "log_odds")
+    said = dict(ours.select("latent", "explanation").iter_rows())
     assert {latent: said[latent] for latent in SAID} == SAID
     values = dict(SCORES.read(interpreted).select("name", "value").iter_rows())
     assert {name: values[name] for name in VALUES} == pytest.approx(VALUES, abs=1e-3)

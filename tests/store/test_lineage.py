@@ -97,7 +97,26 @@ def test_behind_a_report_the_nearest_artifact_stands_for_its_stage_and_the_contr
     store.delete("read", chain.read.key)
     assert lineage.behind(store, chain.report).missing == ("read",)
     everything = lineage.closure(store, [chain.report]).values()
-    assert lineage.controls(everything) == {chain.control.key, chain.other.key}
+    assert lineage.controls(everything) == {
+        chain.control.key: "untrained",
+        chain.other.key: "untrained",
+    }
+
+
+def test_a_control_of_other_activations_has_those_of_its_own_and_shares_the_text(
+    store: Store,
+) -> None:
+    chain = Chain(store)
+    capture = chain.made("capture", "drawn weights", corpus=chain.read)
+    train = chain.made("train", "drawn weights", activations=capture)
+    codes = chain.made("encode", "drawn weights", dictionary=train, activations=capture)
+    ours = chain.made("interpret", codes=chain.encode, randomised=codes)
+    report = chain.made("report", "both", train=chain.train, interpret=ours)
+    assert lineage.behind(store, report).artifacts["capture"].key == chain.capture.key
+    everything = lineage.closure(store, [report]).values()
+    assert lineage.controls(everything) == dict.fromkeys(
+        (codes.key, train.key, capture.key), "randomised"
+    )
 
 
 def test_an_input_that_is_gone_or_was_never_given_has_no_source(store: Store) -> None:

@@ -33,6 +33,7 @@ class LogitLens(Explainer):
 
     config: ClassVar[type[Config]] = LogitLensConfig
     free: ClassVar[bool] = True
+    reads_logits: ClassVar[bool] = True
 
     def explain(self, evidence: Iterable[LatentEvidence]) -> Iterator[Explanation]:
         """The most promoted words of each latent, the most promoted first; its windows are not
