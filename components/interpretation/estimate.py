@@ -11,6 +11,7 @@ from components.interpretation.config import InterpretConfig
 from components.interpretation.contexts import SPLITS
 from components.interpretation.contract import explainers, predictors, scorers
 from components.interpretation.controls import CONTROLS
+from components.interpretation.latent_contract import latent_scorers
 from components.store.estimate import Estimate
 
 WINDOWS = 300  # of one latent, all roles together
@@ -40,6 +41,7 @@ def formula(config: InterpretConfig, inputs: Mapping[str, Any], settings: Execut
         (explainers, config.explainers),
         (scorers, config.scorers),
         (predictors, config.predictors),
+        (latent_scorers, config.latent_scorers),
     )
     # its own word, never an inherited one: who builds upon a free entry may ask an endpoint on top
     costly = [

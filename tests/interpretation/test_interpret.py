@@ -11,9 +11,9 @@ import pytest
 
 from components.config import load, override
 from components.errors import ConfigError, InputError, UnknownNameError
+from components.interpretation.config import InterpretConfig
 from components.interpretation.contract import Explanation, LatentRecord, LatentScore, ScorePart
 from components.interpretation.controls import shuffled
-from components.interpretation.config import InterpretConfig
 from components.interpretation.interpret import INTERPRET
 from components.interpretation.predictors.lexical import Lexical, LexicalConfig
 from components.interpretation.protocol import draw, score
@@ -526,5 +526,5 @@ def test_versions_of_the_entries_used_are_part_of_the_key() -> None:
     assert INTERPRET.entries(InterpretConfig(scorers=["simulation"])) == {
         "explainer.log_odds": 1,
         "predictor.lexical": 1,
-        "scorer.simulation": 1,
+        "scorer.simulation": 2,
     }
