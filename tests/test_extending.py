@@ -66,6 +66,7 @@ def test_the_page_has_one_example_of_each_kind() -> None:
         "interpretation/explainers",
         "interpretation/predictors",
         "interpretation/scorers",
+        "interpretation/latent_scorers",
         "evaluation/evaluations",
         "steering/methods",
         "steering/judges",

@@ -23,6 +23,7 @@ TABLES = {
     "components/dictionary/interchange/formats",
     "components/interpretation/explainers",
     "components/interpretation/scorers",
+    "components/interpretation/latent_scorers",
     "components/interpretation/predictors",
     "components/steering/methods",
     "components/steering/judges",

@@ -17,19 +17,18 @@ from components.interpretation.contract import (
     scorers,
 )
 from components.interpretation.controls import CONTROLS, ControlName
+from components.interpretation.latent_contract import latent_scorers
 from components.interpretation.tiling import ContextsConfig
 
 if TYPE_CHECKING:
-    ExplainerName = ScorerName = PredictorName = str
-    ExplainerSettings = ScorerSettings = PredictorSettings = Config
+    ExplainerName = ScorerName = PredictorName = LatentScorerName = str
+    ExplainerSettings = ScorerSettings = PredictorSettings = LatentScorerSettings = Config
 else:
-    ExplainerName, ScorerName, PredictorName = (
-        names_of(explainers),
-        names_of(scorers),
-        names_of(predictors),
+    ExplainerName, ScorerName, PredictorName, LatentScorerName = map(
+        names_of, (explainers, scorers, predictors, latent_scorers)
     )
-    ExplainerSettings, ScorerSettings, PredictorSettings = map(
-        settings_of, (explainers, scorers, predictors)
+    ExplainerSettings, ScorerSettings, PredictorSettings, LatentScorerSettings = map(
+        settings_of, (explainers, scorers, predictors, latent_scorers)
     )
 
 
@@ -60,6 +59,8 @@ class InterpretConfig(Config):
     """Latents of each control; as many as `latents` when absent."""
     control_explainers: Literal["all", "first"] = "all"
     """Which explainers explain controls: all that can, or the first of those."""
+    latent_scorers: Annotated[list[LatentScorerName], AfterValidator(sorted)] = []
+    """What is measured of a latent itself, without an explanation; their order has no meaning."""
     longest: int = Field(default=LONGEST, ge=40, le=LONGEST_OF_ALL)
     """Characters of an explanation, at most; a longer one is refused with the reason, never cut.
     512 where it was given."""
@@ -69,6 +70,8 @@ class InterpretConfig(Config):
     """Settings of each scorer, by its name."""
     predictor_settings: PredictorSettings = PredictorSettings()
     """Settings of each predictor, by its name."""
+    latent_scorer_settings: LatentScorerSettings = LatentScorerSettings()
+    """Settings of each latent scorer, by its name."""
     contexts: ContextsConfig = ContextsConfig()
     """Which windows stand for a latent."""
     seed: int = 0
@@ -84,6 +87,7 @@ class InterpretConfig(Config):
         refuse_unused(explainers, self.explainers, self.explainer_settings)
         refuse_unused(scorers, self.scorers, self.scorer_settings)
         refuse_unused(predictors, self.predictors, self.predictor_settings)
+        refuse_unused(latent_scorers, self.latent_scorers, self.latent_scorer_settings)
         for name in self.scorers:
             if not able(self, name):
                 wanted = f"scorer {name!r} needs a predictor that gives {scorers[name].needs}"
@@ -102,6 +106,7 @@ def entries(config: InterpretConfig) -> Mapping[str, int]:
         (explainers, config.explainers),
         (scorers, config.scorers),
         (predictors, config.predictors),
+        (latent_scorers, config.latent_scorers),
     )
     used = {
         f"{registry.noun}.{name}": registry.version(name)
@@ -119,7 +124,11 @@ def embeds(config: InterpretConfig) -> bool:
     readers = [explainers[name] for name in config.explainers] + [
         predictors[name] for name in config.predictors
     ]
-    return any(reader.embeds for reader in readers)
+    of_latents = (
+        latent_scorers[name].embeds(getattr(config.latent_scorer_settings, name))
+        for name in config.latent_scorers
+    )
+    return any(reader.embeds for reader in readers) or any(of_latents)
 
 
 def beside(control: ControlName) -> Callable[[InterpretConfig], bool]:

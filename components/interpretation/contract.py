@@ -18,7 +18,7 @@ import dataclasses
 import functools
 import unicodedata
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -27,12 +27,16 @@ from jaxtyping import Bool, Float, Int
 
 from components.device import resolve
 from components.dictionary.contract import Dictionary
+from components.dictionary.encode import RESIDUAL_WRITERS
+from components.interpretation.tiling import Tiling
 from components.interpretation.windows import Texts, Windows
+from components.model.language_model import LanguageModel
 from components.model.reference import ModelReference
 from components.model.text_encoder import TextEncoder, TextEncoderReference
 from components.registry import Entry, Registry, Services
 from components.report.measure import Measure
 from components.store.artifact import Artifact
+from components.store.stage import Progress
 
 LONGEST = 200
 """Characters of an explanation, at most, unless `interpret.longest` says otherwise."""
@@ -197,6 +201,8 @@ class Trials:
         stands_for: how many windows of the split each stands for, where the score is told at
             natural density too.
         natural_chance: what knowing nothing gets at natural density.
+        chances: what knowing nothing gets in a stratum, where that is not the scorer's chance.
+        reason: why there is nothing to ask about this latent; None where there is.
     """
 
     texts: Texts
@@ -210,6 +216,8 @@ class Trials:
     strata: Mapping[str, Bool[np.ndarray, " window"]] = dataclasses.field(default_factory=dict)
     stands_for: Float[np.ndarray, " window"] | None = None
     natural_chance: float = 0.0
+    chances: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    reason: str | None = None
 
     def __len__(self) -> int:
         """Windows, or groups of windows of which one is chosen."""
@@ -318,10 +326,12 @@ class ScorerServices(Services):
         model: the model that is looked into; None where the activations came without one.
         trained: the artifact of the dictionary whose latents are scored; None where only its codes
             are here.
+        explain: the explain split, for beginnings of documents that a model reads or goes on from.
     """
 
     model: ModelReference | None = None
     trained: Artifact | None = None
+    explain: Tiling | None = None
 
     @functools.cached_property
     def dictionary(self) -> Dictionary | None:
@@ -329,6 +339,30 @@ class ScorerServices(Services):
         return (
             Dictionary.load(self.trained, resolve(self.execution.device)) if self.trained else None
         )
+
+    @functools.cached_property
+    def language_model(self) -> LanguageModel:
+        """The model itself, loaded when it is first asked for."""
+        assert self.model is not None, "ask `obstacle` first"
+        return self.model.load(self.execution)
+
+    def obstacle(self, capability: str) -> str | None:
+        """Why latents cannot be pushed inside the model; None where they can.
+
+        Args:
+            capability: what the model must be able to do (`LanguageModel.obstacle`).
+        """
+        if self.model is None:
+            return "there is no model: the activations came without one"
+        if self.dictionary is None or self.explain is None:
+            return "only codes are here, neither the dictionary nor text that the model could read"
+        hook_point = next(iter(self.dictionary.writes), "")
+        if hook_point.partition(".")[0] not in RESIDUAL_WRITERS:
+            return (
+                f"the dictionary writes to {hook_point or 'no hook point'}, which is not added to "
+                "the residual stream"
+            )
+        return self.language_model.obstacle(capability)
 
 
 class _Reader(Entry):
@@ -405,6 +439,15 @@ class Scorer(_Reader):
     usual ones."""
     natural: ClassVar[str | None] = None
     """What the score at natural density is called; None where it has none."""
+
+    def obstacle(self) -> str | None:
+        """Why it can score no latent of this dictionary at all: its rows have this reason and no
+        value. None where it can."""
+        return None
+
+    def prepare(self, records: Sequence[LatentRecord]) -> Generator[Progress, None, None]:
+        """What is made for all latents together; called once, before the first trials."""
+        yield from ()
 
     @abstractmethod
     def trials(self, record: LatentRecord, generator: np.random.Generator) -> Trials:

@@ -12,6 +12,7 @@ from components.interpretation.contexts import SPLITS
 from components.interpretation.contract import explainers, predictors, scorers
 from components.interpretation.controls import OF_DIRECTIONS
 from components.interpretation.directions import ENTRIES_HELD
+from components.interpretation.latent_contract import latent_scorers
 from components.store.estimate import Estimate
 
 WINDOWS = 300  # of one latent, all roles together
@@ -48,6 +49,7 @@ def formula(config: InterpretConfig, inputs: Mapping[str, Any], settings: Execut
         (explainers, config.explainers),
         (scorers, config.scorers),
         (predictors, config.predictors),
+        (latent_scorers, config.latent_scorers),
     )
     # its own word, never an inherited one: who builds upon a free entry may ask an endpoint on top
     costly = [

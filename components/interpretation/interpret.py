@@ -15,19 +15,20 @@ and the strata (components/interpretation/strata.py).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from components.capture.arrays import NO_TEXT
 from components.device import Execution
 from components.errors import InputError, MissingArtifactError
-from components.interpretation import interpreted, summary
+from components.interpretation import interpreted, latent_summary, summary
 from components.interpretation.config import InterpretConfig, able, beside, embeds, entries
 from components.interpretation.contexts import SPLITS, cut_splits
 from components.interpretation.contract import scorers
 from components.interpretation.controls import CONTROLS, OF_DIRECTIONS, ControlName
 from components.interpretation.estimate import formula
 from components.interpretation.interpreted import Interpreted
+from components.interpretation.latent_contract import latent_scorers
 from components.interpretation.run import Run, interpret_latents
 from components.interpretation.subject import Subject
 from components.interpretation.summary import Key
@@ -45,6 +46,7 @@ TABLES = (
     tables.EXPLANATION_SCORES,
     tables.CONTROL_SCORES,
     tables.EXPLANATION_STRATA,
+    tables.LATENT_SCORES,
 )
 """What is written beside the scores."""
 
@@ -102,6 +104,7 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
     by_control = (interpreted.control_rows(role, control) for role, control in controls.items())
     tables.CONTROL_SCORES.write(folder, itertools.chain.from_iterable(by_control))
     tables.EXPLANATION_STRATA.write(folder, interpreted.strata_rows({None: trained} | controls))
+    tables.LATENT_SCORES.write(folder, interpreted.latent_score_rows({None: trained} | controls))
 
     theirs = {role: controls[role].scored if role in controls else None for role in config.controls}
     sample, n_latents = trained.sample, len(trained.sample.latents)
@@ -111,8 +114,14 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
         "skipped": trained.n_skipped,
         "n": n_latents,
     }
+    of_controls = {
+        role: controls[role].of_latents if role in controls else None
+        for role in config.controls
+    }
     rows = [
         *summary.rows(trained.scored, theirs, config.seed),
+        *_absent(config, trained.absent),
+        *latent_summary.rows(trained.of_latents, of_controls),
         *summary.shares(d_sae=encoded.facts["d_sae"], **counted),
     ]
     return _scores(folder, config, encoded, rows) | {
@@ -132,7 +141,9 @@ def _scores(
     named = {"name": encoded.facts["name"], "hook_point": encoded.facts["hook_point"]}
     common = {"dictionary": named["name"], "hook_point": named["hook_point"], "split": "test"}
     common |= {"unit_of_replication": "latent", "n_seeds": encoded.facts.get("n_seeds", 1)}
-    measures = summary.measures((scorers[name] for name in config.scorers), config.controls)
+    of_latents = latent_summary.measures(latent_scorers[name] for name in config.latent_scorers)
+    of_scorers = (scorers[name] for name in config.scorers)
+    measures = summary.measures(of_scorers, config.controls, of_latents)
     write(folder, INTERPRET.name, [common | row for row in rows], measures)
     return named | measures.facts()
 
@@ -142,11 +153,22 @@ def _nothing(folder: Path, config: InterpretConfig, encoded: Artifact) -> Work:
     yield Progress(0, 0, "latents", f"nothing to interpret: {NO_TEXT}")
     for table in TABLES:
         table.write(folder, [])
-    explainer = config.explainers[0]
-    keys = [Key("entry", explainer, name, able(config, name)[0]) for name in config.scorers]
-    facts = _scores(folder, config, encoded, [key.row() | {"reason": NO_TEXT} for key in keys])
+    listed = [latent_scorers[name] for name in config.latent_scorers]
+    rows = [
+        *_absent(config, dict.fromkeys(config.scorers, NO_TEXT)),
+        *latent_summary.absent(listed, NO_TEXT),
+    ]
+    facts = _scores(folder, config, encoded, rows)
     counts = dict.fromkeys(("latents", "skipped", "dead", "windows"), 0)
     return facts | counts | {"explained": {}, "controls": {}}
+
+
+def _absent(config: InterpretConfig, reasons: Mapping[str, str]) -> Iterator[summary.Row]:
+    """A row without a value for each scorer that could score nothing, of the first explainer and
+    predictor."""
+    for name, reason in reasons.items():
+        key = Key("entry", config.explainers[0], name, able(config, name)[0])
+        yield key.row() | {"n_failed": 0, "reason": reason}
 
 
 def _refuse_missing_splits(what: str, there: Sequence[str], setting: str) -> None:

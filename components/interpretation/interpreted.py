@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from components.interpretation.contexts import SPLITS
 from components.interpretation.contract import Explanation, LatentRecord
+from components.interpretation.latent_summary import LatentScores, latent_rows
 from components.interpretation.sample import Sample
 from components.interpretation.summary import Scored
 from components.interpretation.windows import Windows
@@ -31,6 +32,8 @@ class Interpreted:
         scored: what all of these scored.
         n_skipped: latents with too few windows.
         n_windows: windows chosen, all latents together.
+        of_latents: scores of latents themselves, scorer by scorer.
+        absent: scorers of explanations that could score no latent, and why.
     """
 
     sample: Sample
@@ -39,6 +42,8 @@ class Interpreted:
     scored: Scored
     n_skipped: int
     n_windows: int
+    of_latents: Sequence[LatentScores] = ()
+    absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def windows_of(record: LatentRecord) -> tuple[Windows, Windows, Windows]:
@@ -126,3 +131,10 @@ def strata_rows(by_control: Mapping[str | None, Interpreted]) -> Iterator[dict[s
                         **key._asdict(),
                         "stratum": stratum,
                     } | part._asdict()
+
+
+def latent_score_rows(by_control: Mapping[str | None, Interpreted]) -> Iterator[dict[str, Any]]:
+    """Rows of the table of scores of latents themselves, of the dictionary (None) and of its
+    controls."""
+    for control, each in by_control.items():
+        yield from latent_rows(control, each.sample.latents.tolist(), each.of_latents)

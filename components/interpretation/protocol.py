@@ -72,12 +72,14 @@ def score(
     """One score for each record, in order, of a predictor that reads these explanations."""
     rows = list(zip(records, trials, explanations, strict=True))
     questions = (
-        asked.question(said.text) for record, asked, said in rows if said.text and not record.reason
+        asked.question(said.text)
+        for record, asked, said in rows
+        if said.text and not record.reason and not asked.reason
     )
     answers = _answers(predictor, questions, scorer.needs)
     scores = []
     for record, asked, said in rows:
-        reason = record.reason or said.reason
+        reason = record.reason or asked.reason or said.reason
         answer = Answer(None, reason) if reason else next(answers)
         scores.append(_score(name, record, asked, answer, scorer, seed))
         yield Progress(
@@ -98,7 +100,9 @@ def score_probe(
     scores = []
     for record, asked, probe in zip(records, trials, probes, strict=True):
         answer = (
-            probe.answer(asked.question(""), scorer.needs) if probe else Answer(None, record.reason)
+            probe.answer(asked.question(""), scorer.needs)
+            if probe and not asked.reason
+            else Answer(None, record.reason or asked.reason)
         )
         scores.append(_score("probe", record, asked, answer, scorer, seed))
         yield Progress(len(scores), len(records), "latents", f"probe: {scorer.kind}")

@@ -20,7 +20,6 @@ from components.interpretation.contract import (
     Predictor,
     PredictorServices,
     Scorer,
-    ScorerServices,
     explainers,
     predictors,
     scorers,
@@ -28,6 +27,12 @@ from components.interpretation.contract import (
 from components.interpretation.controls import shuffled
 from components.interpretation.evidence import CorpusLabels, gather
 from components.interpretation.interpreted import Interpreted, windows_of
+from components.interpretation.latent_contract import (
+    LatentScorer,
+    LatentScorerServices,
+    latent_scorers,
+)
+from components.interpretation.latent_summary import LatentScores
 from components.interpretation.probe import NgramProbe
 from components.interpretation.protocol import draw, explain, score, score_probe
 from components.interpretation.subject import Subject
@@ -93,11 +98,29 @@ class Run:
             for name in names
         }
 
-    def scorers(self, dictionary: Artifact | None) -> dict[str, Scorer]:
-        """The listed scorers, for latents of this dictionary."""
+    def services(self, dictionary: Artifact | None) -> LatentScorerServices:
+        """What scorers of either kind may use, for latents of this dictionary."""
+        return LatentScorerServices(
+            self.execution,
+            self.config.seed,
+            text_encoder=self.text_encoder,
+            model=self.model,
+            trained=dictionary,
+            explain=self.cut["explain"],
+        )
+
+    def scorers(self, services: LatentScorerServices) -> dict[str, Scorer]:
+        """The listed scorers of explanations."""
         config = self.config
-        services = ScorerServices(self.execution, config.seed, self.model, dictionary)
         return {n: scorers[n](getattr(config.scorer_settings, n), services) for n in config.scorers}
+
+    def latent_scorers(self, services: LatentScorerServices) -> list[LatentScorer]:
+        """The listed scorers of latents."""
+        config = self.config
+        return [
+            latent_scorers[n](getattr(config.latent_scorer_settings, n), services)
+            for n in config.latent_scorers
+        ]
 
 
 def interpret_latents(
@@ -130,8 +153,17 @@ def interpret_latents(
         )
 
     probes = [None if record.reason or control else NgramProbe.fit(record) for record in records]
+    services = run.services(subject.dictionary)
+    of_latents: list[LatentScores] = []
+    for latent_scorer in run.latent_scorers(services):
+        of_latents.append((yield from _marked(mark, LatentScores.of(latent_scorer, records))))
     scored: dict[Key, list[LatentScore]] = {}
-    for scorer_name, scorer in run.scorers(subject.dictionary).items():
+    absent: dict[str, str] = {}
+    for scorer_name, scorer in run.scorers(services).items():
+        if reason := scorer.obstacle():
+            absent[scorer_name] = reason
+            continue
+        yield from _marked(mark, scorer.prepare(records))
         trials = draw(scorer, records, seed)
         for predictor_name in able(config, scorer_name):
             predictor = readers[predictor_name]
@@ -146,7 +178,9 @@ def interpret_latents(
             scored[Key("ceiling", None, scorer_name, None)] = yield from work
     n_skipped = sum(record.reason is not None for record in records)
     n_windows = sum(len(windows) for record in records for windows in windows_of(record))
-    return Interpreted(sample, written, read, _scored(scored, config), n_skipped, n_windows)
+    return Interpreted(
+        sample, written, read, _scored(scored, config), n_skipped, n_windows, of_latents, absent
+    )
 
 
 def _marked(mark: str, work: Generator[Progress, None, T]) -> Generator[Progress, None, T]:

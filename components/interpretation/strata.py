@@ -90,9 +90,10 @@ def _part(
     if name in score.strata:
         return score.strata[name]
     mask = trials.strata[name]
-    trials, value = trials.part(mask), scorer.chance
+    chance = trials.chances.get(name, scorer.chance)
+    trials, value = trials.part(mask), chance
     if answer.values is not None:
         value = scorer.score(
             dataclasses.replace(answer, values=answer.values[mask]), trials, None
         ).value
-    return ScorePart(value, scorer.chance, len(trials))
+    return ScorePart(value, chance, len(trials))

@@ -89,6 +89,14 @@ OF_A_STRATUM = {
     "silent": "only marks in silent windows stand against the right ones",
     "active": "only marks on other tokens of active windows stand against the right ones",
 }
+OF_ANOTHER_KIND = {
+    "spearman": ("Spearman", "Spearman's r over the same tokens: only the order counts."),
+    "first": (
+        "picked first",
+        "How often the latent's own set of continuations comes first of all.",
+    ),
+}
+"""What a scorer tells beside its score, over the same trials: label and about."""
 SHARES = (
     Measure(
         "dead_share", "Latents dead in interpretation", "share", "Latents that are never active, so none is sampled.",
@@ -102,17 +110,20 @@ SHARES = (
 
 
 def measures(
-    scorers: Iterable[type[Scorer]], controls: Collection[ControlName] = tuple(CONTROLS)
+    scorers: Iterable[type[Scorer]],
+    controls: Collection[ControlName] = tuple(CONTROLS),
+    others: Iterable[Measure] = (),
 ) -> Measures:
     """What the scorers declare, and of each its strata, its value at natural density and its
-    differences.
+    differences; and other measures of the stage.
 
     Args:
         scorers: those listed.
         controls: those listed.
+        others: of scorers of latents.
     """
     of_scorers = (each for scorer in scorers for each in _measures(scorer, controls))
-    return Measures.declared("interpret", [*SHARES, *of_scorers])
+    return Measures.declared("interpret", [*SHARES, *of_scorers, *others])
 
 
 def _measures(scorer: type[Scorer], controls: Collection[ControlName]) -> Iterator[Measure]:
@@ -172,7 +183,9 @@ def _measures(scorer: type[Scorer], controls: Collection[ControlName]) -> Iterat
         about = (
             f"The score where {OF_A_STRATUM.get(stratum, 'only some of what was asked counts')}."
         )
-        label = f"{own.label}, {stratum.replace('_', ' ')} windows"
+        label = f"{stratum.replace('_', ' ')} windows"
+        label, about = OF_ANOTHER_KIND.get(stratum, (label, about))
+        label = f"{own.label}, {label}"
         part = {"label": label, "about": about, "rank": 30, "part_of": own.name, "short": ""}
         yield _derived(own, stratum, **part)
     if scorer.natural:

@@ -272,6 +272,27 @@ EXPLANATION_STRATA = Table(
     },
     ("control", "latent", "role", "explainer", "scorer", "predictor", "stratum"),
 )
+LATENT_SCORES = Table(
+    "latent_scores",
+    "interpret",
+    "Scores of a latent itself, which read no explanation, each beside its null.",
+    {
+        "control": (
+            pl.String,
+            "which control dictionary the latent is of; null for the dictionary itself",
+        ),
+        "latent": (pl.Int32, "latent"),
+        "scorer": (pl.String, "who measures: input_score, output_score, intruder"),
+        "measure": (pl.String, "what is measured"),
+        "reader": (pl.String, "who compares texts; null where nobody does"),
+        "value": (pl.Float64, "the score; null with the reason"),
+        "chance": (pl.Float64, "what the null gets for this latent"),
+        "n": (pl.Int64, "prompts, windows or trials that it is a mean over"),
+        "n_failed": (pl.Int64, "those that failed, counted in n"),
+        "reason": (pl.String, "what failed"),
+    },
+    ("control", "latent", "measure"),
+)
 STRENGTHS = Table(
     "strengths",
     "steer",
@@ -524,7 +545,7 @@ TABLES = {
     table.name: table
     for table in (
         DOCUMENTS, CONCEPTS, LABELS, PAIRS, PROMPTS, VOCABULARY, NAMES, CURVE, LATENTS, NEIGHBOURS,
-        POOLED, CONTEXTS, EXPLANATIONS, EXPLANATION_SCORES, CONTROL_SCORES, EXPLANATION_STRATA, STRENGTHS,
-        GENERATIONS, JUDGEMENTS, STEERED, FURTHER_JUDGES, CONCEPTS_FOUND, ABSORPTION, FIRST_LETTER,
+        POOLED, CONTEXTS, EXPLANATIONS, EXPLANATION_SCORES, CONTROL_SCORES, EXPLANATION_STRATA,
+        LATENT_SCORES, STRENGTHS, GENERATIONS, JUDGEMENTS, STEERED, FURTHER_JUDGES, CONCEPTS_FOUND, ABSORPTION, FIRST_LETTER,
     )
 }  # fmt: skip

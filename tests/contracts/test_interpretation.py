@@ -22,13 +22,16 @@ from components.interpretation.contract import (
     predictors,
     scorers,
 )
+from components.interpretation.latent_contract import latent_scorers
 from components.interpretation.windows import Windows
 from tests.interpretation.windows_of import EXPLAINER, PREDICTOR, SCORER, trials_of, windows_of
 
 SERVICES = {"explainer": EXPLAINER, "predictor": PREDICTOR, "scorer": SCORER}
-EVERY_ENTRY = [
-    (registry, name) for registry in (explainers, predictors, scorers) for name in registry.names()
-]
+REGISTRIES = (explainers, predictors, scorers, latent_scorers)
+EVERY_ENTRY = [(registry, name) for registry in REGISTRIES for name in registry.names()]
+OF_WINDOWS = [name for name in scorers.names() if scorers[name].needs != "choice"]
+"""Scorers whose trials are windows of the test split; those of a choice are texts that a model has
+to write first (tests/interpretation/test_intervention.py)."""
 CASES = [(name, unit) for name in predictors.names() for unit in sorted(predictors[name].gives)]
 
 
@@ -123,7 +126,7 @@ def test_a_predictor_answers_each_question_in_order_in_the_unit_asked_for(
     np.testing.assert_array_equal(alone.values, answers[1].values)
 
 
-@pytest.mark.parametrize("name", scorers.names())
+@pytest.mark.parametrize("name", OF_WINDOWS)
 def test_a_scorer_puts_the_truth_above_chance_and_a_guess_at_chance(name: str) -> None:
     scorer = entry(scorers, name)
     trials = trials_of(scorer, windows())
@@ -139,7 +142,7 @@ def test_a_scorer_puts_the_truth_above_chance_and_a_guess_at_chance(name: str) -
         assert found.low <= found.value <= found.high
 
 
-@pytest.mark.parametrize("name", scorers.names())
+@pytest.mark.parametrize("name", OF_WINDOWS)
 def test_a_scorer_counts_windows_without_an_answer_and_leaves_them_at_chance(name: str) -> None:
     scorer = entry(scorers, name)
     shown = trials_of(scorer, windows())
@@ -162,3 +165,12 @@ def test_a_scorer_counts_windows_without_an_answer_and_leaves_them_at_chance(nam
         len(shown),
         "timed out",
     )
+
+
+@pytest.mark.parametrize("name", latent_scorers.names())
+def test_a_latent_scorer_declares_measures_of_its_own_name_with_a_range(name: str) -> None:
+    kind = latent_scorers[name]
+    assert kind.null and kind.measures
+    for measure in kind.measures:
+        assert measure.name.startswith(f"{name}.")
+        assert measure.least is not None and measure.most is not None

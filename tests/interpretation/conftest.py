@@ -19,6 +19,7 @@ from components.store import tables
 from components.store.artifact import Artifact, Store
 from components.store.shards import ActivationShards, CodeShards
 from tests.interpretation.planted import D_SAE, WORDS, Planted, finished, plant
+from tests.interpretation.pushed import Pushed, push
 
 
 @pytest.fixture(scope="session")
@@ -81,3 +82,10 @@ def records_of(planted: Planted) -> dict[int, LatentRecord]:
         choose(codes, cut_splits(activations, vocabulary, ContextsConfig()), sample, 0)
     )
     return {record.latent: record for record in chosen}
+
+
+@pytest.fixture(scope="session")
+def pushed(tmp_path_factory: pytest.TempPathFactory) -> Pushed:
+    """A model that can be pushed along planted directions, with its dictionary and text."""
+    folder = tmp_path_factory.mktemp("pushed")
+    return push(Store(folder / "store"), folder / "model")

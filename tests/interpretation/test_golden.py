@@ -13,7 +13,7 @@ from components.store import tables
 from components.store.artifact import Artifact
 from tests.interpretation.planted import AFTER, BIGRAM, SENSE
 
-VERSIONS = {"interpret": 4, "log_odds": 1, "lexical": 1, "detection": 2, "simulation": 1}
+VERSIONS = {"interpret": 4, "log_odds": 1, "lexical": 1, "detection": 2, "simulation": 2}
 OFFLINE = {
     **{
         "logistic": 1,
@@ -48,6 +48,7 @@ VALUES = {
     "interpret.log_odds.detection.macro": 0.938318,
     "interpret.log_odds.detection.average_precision": 0.907259,
     "interpret.log_odds.simulation.natural_density": 0.808219,
+    "interpret.log_odds.simulation.spearman": 0.825565,
 }
 OFFLINE_SAID = {
     ("logistic", 0): 'the words "bonlo", "bonma" and "bonnic"',

@@ -529,5 +529,5 @@ def test_versions_of_the_entries_used_are_part_of_the_key() -> None:
         "explainer.log_odds": 1,
         "explainer.token_lookup": 1,
         "predictor.lexical": 1,
-        "scorer.simulation": 1,
+        "scorer.simulation": 2,
     }

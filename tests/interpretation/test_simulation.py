@@ -7,6 +7,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from components.interpretation.contract import Answer, LatentScore
 from components.interpretation.scorers.simulation import Simulation, SimulationConfig
@@ -37,6 +38,18 @@ def test_r_is_over_all_tokens_and_not_a_mean_over_windows() -> None:
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 def test_scale_and_offset_of_the_answer_do_not_matter(scale: float) -> None:
     assert score([[scale + 5, 5], [5, 2 * scale + 5], [5, 5]]).value == pytest.approx(1, abs=1e-6)
+
+
+def test_spearman_stands_beside_it_and_asks_for_the_order_alone() -> None:
+    values = [[1.0, 0], [0, 9], [3, 99]]
+    x, y = [1, 0, 0, 9, 3], [1, 0, 0, 2, 0]
+    found = score(values).strata["spearman"]
+    assert found.value == pytest.approx(scipy.stats.spearmanr(x, y).statistic)
+    assert (found.chance, found.n) == (0.0, 3)
+    assert score([[1, 0], [0, 1.01], [0, 0]]).strata["spearman"].value == pytest.approx(1)
+    assert score([[1, 1]] * 3).strata["spearman"].value == 0.0
+    part = trials_of(SIMULATION, WINDOWS)
+    assert part.strata["spearman"].all() and SIMULATION.strata[-1] == "spearman"
 
 
 def test_a_constant_answer_is_zero_and_says_so() -> None:

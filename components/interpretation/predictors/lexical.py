@@ -50,7 +50,8 @@ class Lexical(Predictor):
             elif unit == "marks":
                 yield Answer(question.marked(holds.astype(np.float64)))
             else:
-                yield Answer(holds.sum(1) / texts.present.sum(1))
+                # a continuation may have ended at once: it has no token, so none that holds
+                yield Answer(holds.sum(1) / np.maximum(texts.present.sum(1), 1))
 
 
 def _holds(term: Term, texts: Texts) -> Bool[np.ndarray, "window token"]:

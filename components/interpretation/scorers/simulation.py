@@ -1,10 +1,11 @@
 """Does the explanation follow the activation token by token? Pearson r over all tokens of the test
-windows.
+windows, and Spearman's beside it.
 
 The tokens of all windows, active and silent, are put end to end, and r is taken once: not the mean
 of r by window. Where either side is constant r is not defined; it is 0, and the reason says so.
-Windows without an answer are taken to be constant at the mean of the answers. The interval
-resamples windows. At natural density each window counts as often as windows of the split are like
+Windows without an answer are taken to be constant at the mean of the answers. Spearman's is r of the
+ranks, ties sharing theirs: it asks for the order alone, and most tokens tie, being silent. The
+interval resamples windows. At natural density each window counts as often as windows of the split are like
 it.
 
 Source: Bills et al. (2023), Language models can explain neurons in language models, correlation
@@ -13,9 +14,11 @@ scoring; delphi's simulation scorer gives NaN where ours gives 0.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import ClassVar
 
 import numpy as np
+import scipy.stats
 from jaxtyping import Bool, Float
 from pydantic import PositiveInt
 
@@ -33,6 +36,8 @@ from components.interpretation.contract import (
 )
 from components.report.measure import Measure
 
+SPEARMAN = "spearman"
+
 
 class SimulationConfig(Config):
     """Pearson r over tokens."""
@@ -45,6 +50,7 @@ class SimulationConfig(Config):
 class Simulation(Scorer):
     """Pearson r between expected and true activation over tokens."""
 
+    version: ClassVar[int] = 2
     config: ClassVar[type[Config]] = SimulationConfig
     free: ClassVar[bool] = True
     needs: ClassVar[Unit] = "tokens"
@@ -55,12 +61,14 @@ class Simulation(Scorer):
         "explanation.",
         rank=1, kinds=1, least=-1, most=1, short="explanation simulation",
     )  # fmt: skip
-    strata: ClassVar[tuple[str, ...]] = strata.USUAL
+    strata: ClassVar[tuple[str, ...]] = (*strata.USUAL, SPEARMAN)
     natural: ClassVar[str | None] = "natural_density"
 
     def trials(self, record: LatentRecord, generator: np.random.Generator) -> Trials:
         """All windows of the test split; true is the activation on every token."""
-        return strata.trials_of(record.test, record.test.activations)
+        trials = strata.trials_of(record.test, record.test.activations)
+        every = np.ones(len(record.test), bool)
+        return dataclasses.replace(trials, strata={**trials.strata, SPEARMAN: every})
 
     def score(
         self, answer: Answer, trials: Trials, generator: np.random.Generator | None
@@ -83,7 +91,7 @@ class Simulation(Scorer):
         if generator is not None:
             times = generator.multinomial(n, np.full(n, 1 / n), self.settings.resamples)
             low, high = (float(end) for end in np.quantile(_pearson(times @ sums), [0.025, 0.975]))
-        values = _over(trials, sums)
+        values = _over(trials, sums, expected)
         over = {
             name: ScorePart(value, self.chance, size)
             for (name, size), value in zip(sizes.items(), values, strict=True)
@@ -125,11 +133,19 @@ def _sums(
     )
 
 
-def _over(trials: Trials, sums: Float[np.ndarray, "window 6"]) -> list[float]:
-    """Pearson r over each stratum, then at natural density where windows stand for others."""
+def _over(
+    trials: Trials, sums: Float[np.ndarray, "window 6"], expected: Float[np.ndarray, "window token"]
+) -> list[float]:
+    """Pearson r over each stratum, Spearman's over all where it is asked for, then Pearson r at
+    natural density where windows stand for others."""
     values: list[float] = []
-    if trials.strata:
-        values += _pearson(np.array(list(trials.strata.values()), dtype=np.float64) @ sums).tolist()
+    for name, mask in trials.strata.items():
+        if name == SPEARMAN:
+            present = trials.texts.present
+            sides = (expected[present], trials.truth[present])
+            values.append(float(scipy.stats.spearmanr(*sides).statistic))
+        else:
+            values.append(float(_pearson((mask.astype(np.float64) @ sums)[None])[0]))
     if trials.stands_for is not None:
         values += _pearson((trials.stands_for @ sums)[None]).tolist()
     return values

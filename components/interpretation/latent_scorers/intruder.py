@@ -1,0 +1,169 @@
+"""Do the windows of a latent look alike? Which of several windows is not this latent's.
+
+A trial shows so many windows less one from one fifth of the latent's activations, and one in which
+it is silent. A window is shown as its most active token with a few tokens around it; the silent one
+as what stands at the place of the most active token of a further window of that fifth, so that
+neither place nor length tells it. The reader takes the window that is least like the others. Where
+several are equally unlike, each counts its share, so a reader that sees no difference is at chance
+exactly.
+
+Readers: `lexical` compares words, each weighed by how rare it is (TF-IDF cosine); `text_encoder`
+meanings.
+
+Source: the intruder score of delphi, there answered by a language model; word intrusion is Chang
+et al. (2009), Reading tea leaves, NeurIPS. Deviations: fifths of activation in place of tenths,
+because a tenth has no more windows than a trial shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field, PositiveInt
+
+from components.config import Config
+from components.interpretation.contract import LatentRecord
+from components.interpretation.latent_contract import LatentScorer, LatentValue, latent_scorers
+from components.interpretation.windows import Texts, Vocabulary
+from components.report.measure import Measure
+from components.seeds import numpy_generator
+from components.spelling import whole
+
+NAME = "intruder.accuracy"
+FIFTHS = 5
+
+
+class IntruderConfig(Config):
+    """Which of several windows is not this latent's."""
+
+    windows: int = Field(default=5, ge=3, le=10)
+    """Windows of a trial, the intruder among them; chance is one over this."""
+    trials: PositiveInt = 20
+    """Trials of a latent."""
+    around: PositiveInt = 4
+    """Tokens that are shown on either side of the most active one."""
+    reader: Literal["lexical", "text_encoder"] = "lexical"
+    """Who says which window is least like the others."""
+
+
+@latent_scorers
+class Intruder(LatentScorer):
+    """Which of several windows is not this latent's."""
+
+    config: ClassVar[type[Config]] = IntruderConfig
+    settings: IntruderConfig
+    free: ClassVar[bool] = True
+    null: ClassVar[str] = "chance"
+    measures: ClassVar[tuple[Measure, ...]] = (
+        Measure(
+            NAME, "Intruder found", "share of trials",
+            "Trials in which the window without the latent is the one least like the others.",
+            rank=11, kinds=11, least=0, most=1, short="intruder",
+        ),
+    )  # fmt: skip
+
+    @classmethod
+    def embeds(cls, config: Config) -> bool:
+        """Where the text encoder reads."""
+        assert isinstance(config, IntruderConfig)
+        return config.reader == "text_encoder"
+
+    @property
+    def reader(self) -> str | None:
+        """Who compares."""
+        return self.settings.reader
+
+    def score(self, records: Sequence[LatentRecord]) -> Iterator[Mapping[str, LatentValue]]:
+        """The share of trials for each record; windows of the test split."""
+        rarity = _rarity([record.test.texts for record in records])
+        for record in records:
+            generator = numpy_generator(self.services.seed, "intruder", record.latent)
+            shown = self._trials(record, generator)
+            if isinstance(shown, str):
+                n = self.settings.trials
+                yield {NAME: LatentValue(None, None, n, n, shown)}
+                continue
+            vocabulary = record.test.texts.vocabulary
+            vectors = self._vectors(shown.reshape(-1, shown.shape[2]), vocabulary, rarity)
+            cosines = np.einsum("twd,tvd->twv", *[vectors.reshape(*shown.shape[:2], -1)] * 2)
+            likeness = np.round(cosines.sum(axis=2) - np.einsum("tww->tw", cosines), 9)
+            least = likeness == likeness.min(axis=1, keepdims=True)
+            # the intruder is the last
+            value = float((least[:, -1] / least.sum(axis=1)).mean())
+            yield {NAME: LatentValue(value, 1 / self.settings.windows, len(shown))}
+
+    def _trials(
+        self, record: LatentRecord, generator: np.random.Generator
+    ) -> Int[np.ndarray, "trial window token"] | str:
+        """What is shown, the intruder last; why there is nothing to show."""
+        if record.reason:
+            return record.reason
+        windows, n = record.test, self.settings.windows
+        active, silent = windows.part(windows.active), windows.part(~windows.active)
+        silent = silent.part(silent.stratum == "random")
+        fifth = active.quantile // 2
+        enough = [part for part in range(FIFTHS) if (fifth == part).sum() >= n]
+        if not enough or not len(silent):
+            few = f"no fifth of its activations has {n} windows"
+            return few if len(silent) else "no silent window was drawn at random"
+        peaks = active.activations.argmax(axis=1)
+        length = silent.texts.present.sum(axis=1)
+        trials = []
+        for _ in range(self.settings.trials):
+            inside = np.flatnonzero(fifth == generator.choice(enough))
+            *shown, left_out = generator.choice(inside, n, replace=False)
+            intruder = generator.integers(len(silent))
+            at = np.append(peaks[shown], min(peaks[left_out], length[intruder] - 1))
+            rows = [*active.texts.tokens[shown], silent.texts.tokens[intruder]]
+            trials.append(
+                [self._around(row, place) for row, place in zip(rows, at.tolist(), strict=True)]
+            )
+        return np.array(trials)
+
+    def _around(self, row: Int[np.ndarray, " token"], place: int) -> Int[np.ndarray, " shown"]:
+        """The tokens around a place; -1 beyond the ends of the window."""
+        reach = self.settings.around
+        padded = np.pad(row, reach, constant_values=-1)
+        return padded[place : place + 2 * reach + 1]
+
+    def _vectors(
+        self,
+        shown: Int[np.ndarray, "window token"],
+        vocabulary: Vocabulary,
+        rarity: Float[np.ndarray, " word"],
+    ) -> Float[np.ndarray, "window d"]:
+        """A vector of length 1 for each window; of zeros where nothing of it counts."""
+        if self.settings.reader == "text_encoder":
+            pieces = [[vocabulary.texts[t] for t in row if t >= 0] for row in shown.tolist()]
+            texts = [whole(row).strip() or "." for row in pieces]
+            distinct = list(dict.fromkeys(texts))
+            embedded = self.services.encoder.embed(distinct)
+            unit = torch.nn.functional.normalize(embedded, dim=1).double().numpy()
+            place = {text: number for number, text in enumerate(distinct)}
+            return unit[[place[text] for text in texts]]
+        words = vocabulary.word_of[shown]
+        known, column = np.unique(words, return_inverse=True)
+        vectors = np.zeros((len(shown), len(known)))
+        vectors[np.arange(len(shown))[:, None], column.reshape(words.shape)] = 1
+        vectors *= np.where(known >= 0, rarity[known], 0)
+        norm = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors / np.where(norm > 0, norm, 1)
+
+
+def _rarity(texts: Sequence[Texts]) -> Float[np.ndarray, " word"]:
+    """The logarithm of how many windows there are to each that holds the word."""
+    if not texts:
+        return np.zeros(0)
+    vocabulary = texts[0].vocabulary
+    holding = np.zeros(len(vocabulary.words))
+    n = 0
+    for each in texts:
+        words = np.sort(vocabulary.word_of[each.tokens], axis=1)
+        first = (np.diff(words, axis=1, prepend=-1) != 0) & (words >= 0)
+        holding += np.bincount(words[first], minlength=len(holding))
+        n += len(words)
+    return np.log((1 + n) / (1 + holding))
