@@ -22,6 +22,7 @@ from components.capture.arrays import NO_TEXT
 from components.device import Execution
 from components.errors import InputError, MissingArtifactError
 from components.interpretation import interpreted, summary
+from components.interpretation.asked import Clients, forecast, refuse_without_leave
 from components.interpretation.config import InterpretConfig, able, embeds, entries
 from components.interpretation.contexts import SPLITS, cut_splits
 from components.interpretation.contract import scorers
@@ -36,7 +37,7 @@ from components.store import tables
 from components.store.artifact import Artifact
 from components.store.estimate import Estimator
 from components.store.shards import ActivationShards, CodeShards
-from components.store.stage import Facts, Inputs, Parent, Stage, Progress, Work
+from components.store.stage import Facts, Inputs, Parent, Progress, Stage, Work
 
 TABLES = (
     tables.CONTEXTS,
@@ -50,7 +51,7 @@ TABLES = (
 
 def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execution | None) -> Work:
     """Writes contexts, explanations, explanation_scores, explanation_strata, control_scores and
-    scores.
+    scores; writers and calls, where a language model is asked.
 
     Args:
         folder: where to.
@@ -64,21 +65,28 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
     Raises:
         InputError: a read artifact without a vocabulary, a split that is not there or too short for
             a window.
+        ConfigError: a client that cannot be asked, or leave that is missing for what it may cost.
     """
     encoded: Artifact = inputs["codes"]
     if inputs.get("corpus") is None:
         return (yield from _nothing(folder, config, encoded))
+    execution, n_controls = (
+        settings or Execution(),
+        sum(inputs.get(r) is not None for r in CONTROLS),
+    )
+    refuse_without_leave(forecast(config, execution, n_controls), execution)
     activations, corpus = ActivationShards(inputs["activations"]), inputs["corpus"]
     _refuse_missing_splits("activations", activations.splits, "capture.splits and encode.splits")
     _refuse_missing_splits("codes", CodeShards(encoded).splits, "encode.splits")
     cut = cut_splits(activations, _vocabulary(corpus), config.contexts)
     run = Run(
         config,
-        settings or Execution(),
+        execution,
         corpus,
         inputs.get("model"),
         inputs.get("text_encoder"),
         cut,
+        Clients.of(config, execution),
     )
     trained = yield from interpret_dictionary(run, "", encoded, folder)
     controls: dict[str, Interpreted] = {}
@@ -95,6 +103,12 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
     tables.CONTROL_SCORES.write(folder, itertools.chain.from_iterable(by_control))
     tables.EXPLANATION_STRATA.write(folder, interpreted.strata_rows({None: trained} | controls))
 
+    asked: Facts = {}
+    if run.clients:
+        tables.WRITERS.write(folder, interpreted.writer_rows(trained))
+        tables.CALLS.write(folder, run.clients.calls())
+        asked = {"asked": run.clients.facts()}
+
     theirs = {role: controls[role].scored if role in controls else None for role in CONTROLS}
     sample, n_latents = trained.sample, len(trained.sample.latents)
     counted = {
@@ -104,7 +118,7 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
         "n": n_latents,
     }
     rows = [
-        *summary.rows(trained.scored, theirs),
+        *summary.rows(trained.scored, theirs, run.clients.is_one_model),
         *summary.shares(d_sae=encoded.facts["d_sae"], **counted),
     ]
     return _scores(folder, config, encoded, rows) | {
@@ -114,6 +128,7 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
         "explained": explained,
         "windows": trained.n_windows,
         "controls": {role: len(control.sample.latents) for role, control in controls.items()},
+        **asked,
     }
 
 

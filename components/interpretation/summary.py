@@ -21,7 +21,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from components.interpretation.contract import Explainer, LatentScore, Scorer
+from components.interpretation.contract import (
+    Explainer,
+    LatentScore,
+    Scorer,
+    explainers,
+    predictors,
+)
 from components.interpretation.controls import CONTROLS
 from components.report.measure import Measure, Measures
 from components.statistics import Interval, bounded, t_interval, welch, wilson
@@ -33,8 +39,9 @@ class Key(NamedTuple):
     """Whose scores.
 
     Attributes:
-        role: entry; control, an explainer that is one; floor, who read another latent's
-            explanation; ceiling, the probe.
+        role: entry; control, an explainer that is one; own_judge, an explainer that tested what it
+            wrote with this predictor; floor, who read another latent's explanation; ceiling, the
+            probe.
         explainer: who wrote the explanations; None for the probe.
         scorer: how they were scored.
         predictor: who read them; None for the probe.
@@ -62,6 +69,13 @@ class Key(NamedTuple):
         }
 
 
+OWN_JUDGE = "own_judge"
+"""The role of what a predictor says of explanations that were tested with it while they were
+written."""
+TESTED = (
+    "its own judge: the explainer tested what it wrote with this predictor, so this is no score"
+)
+ONE_MODEL = "one language model wrote the explanations and read them"
 NOBODY = "no latent is active on the split that they are drawn from: the dictionary is dead there (train.tokens, train.lr)"
 OF_A_STRATUM = {
     "strongest": "only the active windows of the upper three tenths by activation stand against all silent ones",
@@ -164,22 +178,40 @@ def beside_controls(explainer: type[Explainer]) -> bool:
     return explainer.role == "entry" and explainer.any_dictionary
 
 
-def rows(trained: Scored, controls: Mapping[str, Scored | None]) -> Iterator[Row]:
+def rows(
+    trained: Scored, controls: Mapping[str, Scored | None], is_one_model: bool = False
+) -> Iterator[Row]:
     """Every row but the shares.
 
     Args:
         trained: of the dictionary that is interpreted.
         controls: of each control dictionary by name; None for one that was not given.
+        is_one_model: whether one language model wrote explanations and read them, which rows of
+            such explainers and predictors say.
     """
+    for row in _rows(trained, controls):
+        writer, reader = row["explainer"], row["predictor"]
+        ours = is_one_model and row["role"] == "entry" and writer and reader
+        if ours and explainers[writer].asks and predictors[reader].asks:
+            yield row | {"reason": _both(row["reason"], ONE_MODEL)}
+        else:
+            yield row
+
+
+def _rows(trained: Scored, controls: Mapping[str, Scored | None]) -> Iterator[Row]:
     for key, scores in trained.scores.items():
         scorer = trained.scorers[key.scorer]
         if key.role == "floor":
             yield key.row() | mean_row(scores, scorer, scorer.chance, "chance")
             continue
         floor = trained.floor(key)
-        yield key.row() | mean_row(scores, scorer, mean(floor), "shuffled explanations")
-        yield key.row() | difference_row(scores, floor, scorer)
-        if key.role == "entry":
+        for row in (
+            mean_row(scores, scorer, mean(floor), "shuffled explanations"),
+            difference_row(scores, floor, scorer),
+        ):
+            tested = key.role == OWN_JUDGE
+            yield key.row() | row | ({"reason": _both(TESTED, row["reason"])} if tested else {})
+        if key.role == "entry":  # neither a control nor its own judge
             for control, theirs in controls.items():
                 yield from _control_rows(control, key, scores, theirs)
     for key in trained.scores:
@@ -210,16 +242,16 @@ def mean_row(
     scores: Sequence[LatentScore], scorer: type[Scorer], baseline: float | None, baseline_name: str
 ) -> Row:
     """The mean over latents, as columns of a row of scores."""
-    n_failed = _n_failed(scores)
-    caveat = f"{n_failed} of {len(scores)} latents stand at chance" if n_failed else None
-    if n_failed and n_failed == len(scores):
-        caveat = f"all {n_failed} latents stand at chance, the first because: {scores[0].reason}"
+    asked, n_failed = _asked(scores), _n_failed(scores)
+    caveat = f"{n_failed} of {len(asked)} latents stand at chance" if n_failed else None
+    if n_failed and n_failed == len(asked):
+        caveat = f"all {n_failed} latents stand at chance, the first because: {asked[0].reason}"
     return {
         **_ends(bounded(t_interval(_values(scores)), *_range(scorer))),
         "n_failed": n_failed,
         "baseline": baseline,
         "baseline_name": baseline_name,
-        "reason": caveat if scores else NOBODY,
+        "reason": _both(_missing(scores), caveat) if scores else NOBODY,
     }
 
 
@@ -227,19 +259,25 @@ def difference_row(
     scores: Sequence[LatentScore], floor: Sequence[LatentScore], scorer: type[Scorer]
 ) -> Row:
     """The mean paired difference from the floor, as columns of a row of scores."""
+    both = [
+        (ours, theirs)
+        for ours, theirs in zip(scores, floor, strict=True)
+        if not (ours.is_missing or theirs.is_missing)
+    ]
+    ours, theirs = [pair[0] for pair in both], [pair[1] for pair in both]
     return {
         "measure": f"{scorer.measure.name}.over_floor",
-        **_ends(bounded(t_interval(_values(scores) - _values(floor)), *_differences(scorer))),
-        "n_failed": _n_failed(scores),
+        **_ends(bounded(t_interval(_values(ours) - _values(theirs)), *_differences(scorer))),
+        "n_failed": _n_failed(ours),
         "baseline": 0.0,
         "baseline_name": "no difference from shuffled explanations",
-        "reason": None if scores else NOBODY,
+        "reason": _both(_missing(scores), None) if scores else NOBODY,
     }
 
 
 def mean(scores: Sequence[LatentScore]) -> float | None:
     """Mean over latents; None without any."""
-    return float(_values(scores).mean()) if scores else None
+    return float(_values(scores).mean()) if _asked(scores) else None
 
 
 def _control_rows(
@@ -256,12 +294,16 @@ def _control_rows(
         yield over | {"n_failed": 0, "reason": reason}
         return
     scorer, others = theirs.scorers[key.scorer], theirs.scores[key]
+    n_asked, n_failed = len(_asked(scores)) + len(_asked(others)), _n_failed(scores)
+    n_failed += _n_failed(others)
     yield key.row(control) | mean_row(
         others, scorer, mean(theirs.floor(key)), "its shuffled explanations"
     )
     difference = bounded(welch(_values(scores), _values(others))[0], *_differences(scorer))
     reason = None if scores and others else NOBODY
-    if scores and others and _n_failed(scores) + _n_failed(others) == len(scores) + len(others):
+    if missing := _missing([*scores, *others]):
+        reason = missing
+    elif n_asked and n_failed == n_asked:
         reason = f"all latents of both stand at chance, the first because: {scores[0].reason}"
     elif (
         difference.low is not None
@@ -271,7 +313,7 @@ def _control_rows(
         reason = f"the interval holds 0: this score does not tell the dictionary from the {CONTROLS[control]}"
     yield over | {
         **_ends(difference),
-        "n_failed": _n_failed(scores) + _n_failed(others),
+        "n_failed": n_failed,
         "reason": reason,
     }
 
@@ -338,12 +380,30 @@ def _differences(scorer: type[Scorer]) -> tuple[float, float]:
     return least - most, most - least
 
 
+def _asked(scores: Sequence[LatentScore]) -> list[LatentScore]:
+    """Without those about which nobody was asked."""
+    return [score for score in scores if not score.is_missing]
+
+
+def _missing(scores: Sequence[LatentScore]) -> str | None:
+    """How many latents nobody was asked about, and why."""
+    missing = [score for score in scores if score.is_missing]
+    if not missing:
+        return None
+    n = f"{len(missing)} of {len(scores)} latents are missing"
+    return f"{n}, the first because: {missing[0].reason}"
+
+
+def _both(*reasons: str | None) -> str | None:
+    return "; ".join(reason for reason in reasons if reason) or None
+
+
 def _n_failed(scores: Sequence[LatentScore]) -> int:
-    return sum(score.n_failed == score.n for score in scores)
+    return sum(score.n_failed == score.n for score in _asked(scores))
 
 
 def _values(scores: Sequence[LatentScore]) -> np.ndarray:
-    return np.array([score.value for score in scores], dtype=np.float64)
+    return np.array([score.value for score in _asked(scores)], dtype=np.float64)
 
 
 def _mean(values: Sequence[float]) -> float | None:
