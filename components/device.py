@@ -54,6 +54,9 @@ class Execution(Config):
     """CPU threads for torch; 0 takes every core."""
     store: str = execution("data/artifacts")
     """Folder of the artifact store."""
+    confirmed: bool = execution(False)
+    """Go on with a run that may cost more than 5 USD or make more than 10,000 calls; `--yes` on the
+    command line."""
 
     def machine(self) -> str:
         """What computes under these settings, in words: where they are the same, the same work

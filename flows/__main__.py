@@ -57,6 +57,10 @@ Ref = Annotated[
     Path | None,
     typer.Option("--ref", help="write a pointer file (stage, key, parents) for DVC", **AS_PATH),
 ]
+Yes = Annotated[
+    bool,
+    typer.Option("--yes", help="go on though it may cost more than 5 USD or 10,000 calls"),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="machine-readable output")]
 
 
@@ -126,6 +130,11 @@ def _run(
         return Store(config.execution.store).get(**reference)
 
 
+def _agreed(overrides: list[str] | None, yes: bool) -> list[str]:
+    """The same settings, and leave for what the run may cost."""
+    return [*(overrides or []), *(["execution.confirmed=true"] if yes else [])]
+
+
 def _refusal(error: Exception, address: str) -> str:
     """What Prefect's answer means for the run, in a sentence."""
     answer = getattr(error, "response", None)
@@ -149,9 +158,13 @@ def _refusal(error: Exception, address: str) -> str:
 
 def _stage_command(name: str, about: str) -> Callable[..., None]:
     def command(
-        overrides: Overrides = None, params: Params = None, plain: Plain = False, ref: Ref = None
+        overrides: Overrides = None,
+        params: Params = None,
+        plain: Plain = False,
+        ref: Ref = None,
+        yes: Yes = False,
     ) -> None:
-        artifact = _run(name, overrides, params, plain)
+        artifact = _run(name, _agreed(overrides, yes), params, plain)
         if ref:
             from flows.steps import write_reference
 
@@ -168,9 +181,11 @@ for _name, _about in _stages().items():
 
 
 @app.command(rich_help_panel="Runs")
-def experiment(overrides: Overrides = None, params: Params = None, plain: Plain = False) -> None:
+def experiment(
+    overrides: Overrides = None, params: Params = None, plain: Plain = False, yes: Yes = False
+) -> None:
     """The whole chain, from text to the report; what is already made is found, not made again."""
-    artifact = _run("experiment", overrides, params, plain)
+    artifact = _run("experiment", _agreed(overrides, yes), params, plain)
     from flows.report import show
 
     show(artifact, console)
@@ -188,6 +203,7 @@ def replicate(
         bool, typer.Option("--all", help="every row, not only the short table")
     ] = False,
     as_json: AsJson = False,
+    yes: Yes = False,
 ) -> None:
     """The experiment under several training seeds: one table with the mean and interval over seeds;
     what is made is found."""
@@ -197,7 +213,7 @@ def replicate(
         raise ConfigError(
             f"--seeds: wanted whole numbers with commas between, such as 0,1,2, got {seeds!r}"
         ) from None
-    artifact = _run("replicate", overrides, params, plain, seeds=listed)
+    artifact = _run("replicate", _agreed(overrides, yes), params, plain, seeds=listed)
     from components.report.tables import REPLICATES
     from flows.replicate import show
 
@@ -237,10 +253,11 @@ def report(
     plots: Annotated[
         Path | None, typer.Option(help="write the training curves as a DVC plots file", **AS_PATH)
     ] = None,
+    yes: Yes = False,
 ) -> None:
     """The table of an experiment: every score with n, failures, interval, baseline and
     direction."""
-    artifact = _run("report", overrides, params, plain or as_json)
+    artifact = _run("report", _agreed(overrides, yes), params, plain or as_json)
     from components.report.tables import REPORT
     from flows import pipeline
     from flows.report import rows, show

@@ -25,6 +25,7 @@ from components.config import Config, load
 from components.device import Execution
 from components.errors import LatentflowError
 from components.experiment import ExperimentConfig, stage_of
+from components.interpretation.asked import refuse_without_leave
 from components.store.artifact import key_of
 from components.store.estimate import Estimate, Planned, disk_free, fitting, size
 from components.store.lineage import inputs as inputs_of
@@ -225,7 +226,11 @@ def say(config: ExperimentConfig, to: Console) -> None:
     a warning.
 
     A run is not stopped by its estimate: memory may be free again when its turn comes, and capture
-    itself refuses what the disk cannot hold.
+    itself refuses what the disk cannot hold. It is stopped by what it may cost, unless somebody has
+    said yes to that.
+
+    Raises:
+        ConfigError: it may cost much, and `execution.confirmed` is not set.
     """
     try:
         with Plan(config) as chain:
@@ -237,6 +242,9 @@ def say(config: ExperimentConfig, to: Console) -> None:
         if not step.cached and stage_of(step.stage).estimator:
             memory, disk = size(step.estimate.memory_bytes), size(step.estimate.disk_bytes)
             to.print(f"  to make: {step.label:<18} {memory:>10} of memory  {disk:>10} on disk")
+            if step.estimate.forecast:
+                to.print(f"           {step.label} {step.estimate.forecast}")
+                refuse_without_leave(step.estimate.forecast, config.execution)
 
 
 def rows(steps: list[Step]) -> list[dict[str, Any]]:
@@ -258,6 +266,7 @@ def rows(steps: list[Step]) -> list[dict[str, Any]]:
             "scratch_bytes": sum(step.estimate.scratch.values()),
             "measured": step.timing and step.timing[1],
             "extrapolated": step.timing and step.timing[2],
+            "asks": step.estimate.forecast and dataclasses.asdict(step.estimate.forecast),
         }
         for step in steps
     ]
@@ -295,5 +304,8 @@ def show(steps: list[Step], to: Console) -> None:
         "while they work.",
     )
     for step in steps:
+        if step.estimate.forecast:
+            leave = step.estimate.forecast.needs_leave
+            to.print(f"{step.label} {step.estimate.forecast}" + (f"; {leave}" if leave else ""))
         if step.timing:
             to.print(f"{step.label}: {'; '.join(filter(None, step.timing[1:]))}")

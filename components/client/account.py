@@ -15,39 +15,9 @@ import logging
 from collections import Counter
 from typing import Any
 
-import polars as pl
-
 from components.client.contract import Reply, Request, Response, Usage
-from components.store.table import Table
 
 log = logging.getLogger(__name__)
-
-CALLS = Table(
-    "calls",
-    "*",
-    "A sample of what was asked of a client, whole.",
-    {
-        "call": (pl.String, "key of the request in the cache of answers"),
-        "label": (pl.String, "what it was for"),
-        "replicate": (pl.Int64, "which of several answers to one prompt"),
-        "prompt": (pl.String, "every message, each under its role"),
-        "answer": (pl.String, "as it came; null where nothing did"),
-        "reason": (pl.String, "why it is no answer"),
-        "input_tokens": (pl.Int64, "tokens of the prompt, read anew"),
-        "cached_tokens": (pl.Int64, "tokens of the prompt that the server still knew"),
-        "reasoning_tokens": (pl.Int64, "tokens written before the answer"),
-        "output_tokens": (pl.Int64, "tokens of the answer"),
-        "estimated": (
-            pl.Boolean,
-            "whether the server did not count, and these are from the lengths of the texts",
-        ),
-        "usd": (pl.Float64, "what it cost; null where no price is known"),
-        "served_model": (pl.String, "the model that the server says it is"),
-        "fingerprint": (pl.String, "of the server's configuration, where it tells one"),
-        "seconds": (pl.Float64, "from the request to the whole answer, when it was asked"),
-    },
-    ("call",),
-)
 
 
 class Account:

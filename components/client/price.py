@@ -148,7 +148,13 @@ class Quotation:
     def needs_leave(self) -> str | None:
         """Why a person has to say yes to it first; None where nobody has to."""
         if self.usd is not None and self.usd > USD_WITHOUT_LEAVE:
-            return f"this may cost {self.usd:,.2f} USD, more than {USD_WITHOUT_LEAVE:g}; say --yes to go on"
+            return (
+                f"this may cost {self.usd:,.2f} USD, more than {USD_WITHOUT_LEAVE:g}; say --yes "
+                "(execution.confirmed=true) to go on"
+            )
         if self.calls > CALLS_WITHOUT_LEAVE:
-            return f"this makes {self.calls:,} calls, more than {CALLS_WITHOUT_LEAVE:,}; say --yes to go on"
+            return (
+                f"this makes {self.calls:,} calls, more than {CALLS_WITHOUT_LEAVE:,}; say --yes "
+                "(execution.confirmed=true) to go on"
+            )
         return None

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
-from components.config import Config, names_of, refuse_unused, settings_of
+from components.client.client import NOBODY, ClientConfig
+from components.client.price import Budget
+from components.config import Config, execution, names_of, refuse_unused, settings_of
 from components.corpus.contract import content_number
+from components.interpretation import asked
 from components.interpretation.contract import (
     LONGEST,
     LONGEST_OF_ALL,
@@ -74,6 +77,14 @@ class InterpretConfig(Config):
     """Settings of each latent scorer, by its name."""
     contexts: ContextsConfig = ContextsConfig()
     """Which windows stand for a latent."""
+    # No part of the canonical settings: who answers is in the key where an entry asks (`entries`).
+    client: ClientConfig = execution(NOBODY)
+    """The language model that writes explanations, for explainers that ask one."""
+    judge: ClientConfig = execution(NOBODY)
+    """The language model that reads explanations, for predictors that ask one; none: that of
+    `client`."""
+    budget: Budget = execution(Budget())
+    """How much a run may cost. Before it is set, nothing leaves this machine."""
     seed: int = 0
     """Draws the latents, the windows, the trials, the shuffled explanations and the resamples."""
 
@@ -92,6 +103,7 @@ class InterpretConfig(Config):
             if not able(self, name):
                 wanted = f"scorer {name!r} needs a predictor that gives {scorers[name].needs}"
                 raise ValueError(f"{wanted}; predictors listed: {', '.join(self.predictors)}")
+        asked.refuse_nobody(self)
         return self
 
 
@@ -113,10 +125,15 @@ def entries(config: InterpretConfig) -> Mapping[str, int]:
         for registry, names in listed
         for name in names
     }
-    for name in config.explainers:  # other bytes under the same path are other explanations
-        if files := explainers[name].files(getattr(config.explainer_settings, name)):
-            used[f"explainer.{name}.bytes"] = content_number(files)
-    return used
+    reading = (
+        (explainers, config.explainers, config.explainer_settings),
+        (predictors, config.predictors, config.predictor_settings),
+    )
+    for registry, names, settings in reading:
+        for name in names:  # other bytes under the same path make another result
+            if files := registry[name].files(getattr(settings, name)):
+                used[f"{registry.noun}.{name}.bytes"] = content_number(files)
+    return used | asked.numbers(config)
 
 
 def embeds(config: InterpretConfig) -> bool:

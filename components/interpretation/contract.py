@@ -25,10 +25,11 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from components.client.client import Client
 from components.device import resolve
 from components.dictionary.contract import Dictionary
 from components.dictionary.encode import RESIDUAL_WRITERS
-from components.interpretation.tiling import Tiling
+from components.interpretation.tiling import ContextsConfig, Tiling
 from components.interpretation.windows import Texts, Windows
 from components.model.language_model import LanguageModel
 from components.model.reference import ModelReference
@@ -108,10 +109,17 @@ class Explanation:
     Attributes:
         text: None when nothing could be written.
         reason: why not.
+        is_missing: whether nobody was asked (a budget that is spent, an endpoint that went away):
+            such a latent is left out of means, and does not stand at chance.
+        call: key of the request that it answers, in the cache of answers and the table of calls.
+        served: the model that wrote it, with its fingerprint; None where none did.
     """
 
     text: str | None
     reason: str | None = None
+    is_missing: bool = False
+    call: str | None = None
+    served: str | None = None
 
     def __post_init__(self) -> None:
         assert (self.text is None) == (self.reason is not None), (
@@ -180,10 +188,13 @@ class Answer:
         values: for each window, or where tokens are asked for each token of each window; NaN where
             there is no answer; None for none at all.
         reason: what failed.
+        is_missing: whether nobody was asked: the latent is left out of means, and does not stand
+            at chance.
     """
 
     values: Float[np.ndarray, " window"] | Float[np.ndarray, "window token"] | None
     reason: str | None = None
+    is_missing: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -263,6 +274,7 @@ class LatentScore:
         reason: what failed.
         strata: the same over strata of the windows, and at natural density, by name; without those
             that it has no windows of.
+        is_missing: whether nobody was asked; the value then is NaN and counts nowhere.
     """
 
     value: float
@@ -272,6 +284,29 @@ class LatentScore:
     n_failed: int = 0
     reason: str | None = None
     strata: Mapping[str, ScorePart] = dataclasses.field(default_factory=dict)
+    is_missing: bool = False
+
+
+class Most(NamedTuple):
+    """What is asked of a client, at most."""
+
+    calls: int
+    """Requests."""
+    input_tokens: int
+    """Tokens of their prompts, estimated."""
+    output_tokens: int
+    """Tokens of their answers."""
+
+    def times(self, n: int) -> Most:
+        """So many times as much."""
+        return Most(*(n * each for each in self))
+
+    def plus(self, other: Most) -> Most:
+        """Both together."""
+        return Most(*(ours + theirs for ours, theirs in zip(self, other, strict=True)))
+
+
+NOTHING = Most(0, 0, 0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -280,9 +315,12 @@ class ReaderServices(Services):
 
     Attributes:
         text_encoder: gives texts vectors; None where no listed entry asks for it (`embeds`).
+        client: answers prompts: of an explainer `interpret.client`, of a predictor
+            `interpret.judge`; None where no listed entry asks (`asks`).
     """
 
     text_encoder: TextEncoderReference | None = None
+    client: Client | None = None
 
     @functools.cached_property
     def encoder(self) -> TextEncoder:
@@ -309,8 +347,8 @@ class ExplainerServices(ReaderServices):
     """What an explainer may use.
 
     Attributes:
-        predictor: the first of the listed, for an explainer that tests what it wrote; None where
-            there is none.
+        predictor: the first of the listed that is asked about windows, for an explainer that tests
+            what it wrote; None where there is none.
         longest: characters of an explanation, at most.
     """
 
@@ -371,6 +409,15 @@ class _Reader(Entry):
     plan` runs no other."""
     embeds: ClassVar[bool] = False
     """Whether it uses `services.encoder`."""
+    asks: ClassVar[bool] = False
+    """Whether it asks `services.client`. Latents then come in random order, so that what was asked
+    before a budget was spent is a sample."""
+
+    @classmethod
+    def files(cls, settings: Any) -> Sequence[Path]:
+        """The files that it reads with these settings; their bytes become part of the artifact's
+        key."""
+        return ()
 
 
 class Explainer(_Reader):
@@ -380,6 +427,9 @@ class Explainer(_Reader):
     role: ClassVar[Literal["entry", "control"]] = "entry"
     """control: what every explanation is to beat. It is scored like the others and never ranked
     among them."""
+    tests_itself: ClassVar[bool] = False
+    """Whether it tests what it writes with `services.predictor`: what that one says of its
+    explanations is then no score of theirs (the role `own_judge`), and is not ranked."""
     any_dictionary: ClassVar[bool] = True
     """Whether it can explain latents of a control dictionary too; not where its explanations are of
     one dictionary."""
@@ -394,10 +444,20 @@ class Explainer(_Reader):
         return self.services.longest
 
     @classmethod
-    def files(cls, settings: Any) -> Sequence[Path]:
-        """The files that it reads with these settings; their bytes become part of the artifact's
-        key."""
-        return ()
+    def most_asked(cls, settings: Any, contexts: ContextsConfig, longest: int) -> Most:
+        """What it asks its client for one latent, at most.
+
+        Args:
+            settings: its own.
+            contexts: which windows it will see.
+            longest: characters of an explanation, at most.
+        """
+        return NOTHING
+
+    @classmethod
+    def most_tests(cls, settings: Any) -> int:
+        """How often it asks `services.predictor` about a latent, at most."""
+        return 0
 
     @abstractmethod
     def explain(self, evidence: Iterable[LatentEvidence]) -> Iterator[Explanation]:
@@ -415,6 +475,11 @@ class Predictor(_Reader):
     @abstractmethod
     def predict(self, questions: Iterable[Question], unit: Unit) -> Iterator[Answer]:
         """One answer for each question, in order, in that unit."""
+
+    @classmethod
+    def most_asked(cls, settings: Any, contexts: ContextsConfig, unit: Unit) -> Most:
+        """What it asks its client for one question in that unit, at most."""
+        return NOTHING
 
     @classmethod
     def answers(cls, unit: Unit) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 from components.capture.arrays import NO_TEXT
 from components.device import Execution
+from components.interpretation.asked import forecast
 from components.interpretation.config import InterpretConfig
 from components.interpretation.contexts import SPLITS
 from components.interpretation.contract import explainers, predictors, scorers
@@ -66,5 +67,10 @@ def formula(config: InterpretConfig, inputs: Mapping[str, Any], settings: Execut
     )
     work, alike = (n_latents, "latents, those of controls included"), [names for _, names in listed]
     return Estimate(
-        memory, disk, {}, {}, work, (alike,), lambda _: (ONCE + BY_LATENT * n_latents, told)
+        memory,
+        disk,
+        work=work,
+        alike=(alike,),
+        probe=lambda _: (ONCE + BY_LATENT * n_latents, told),
+        forecast=forecast(config, settings, len(read) - 1),
     )

@@ -22,6 +22,7 @@ from components.capture.arrays import NO_TEXT
 from components.device import Execution
 from components.errors import InputError, MissingArtifactError
 from components.interpretation import interpreted, latent_summary, summary
+from components.interpretation.asked import Clients, forecast, refuse_without_leave
 from components.interpretation.config import InterpretConfig, able, beside, embeds, entries
 from components.interpretation.contexts import SPLITS, cut_splits
 from components.interpretation.contract import scorers
@@ -53,7 +54,7 @@ TABLES = (
 
 def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execution | None) -> Work:
     """Writes contexts, explanations, explanation_scores, explanation_strata, control_scores and
-    scores.
+    scores; writers and calls, where a language model is asked.
 
     Args:
         folder: where to.
@@ -67,21 +68,28 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
     Raises:
         InputError: a read artifact without a vocabulary, a split that is not there or too short for
             a window.
+        ConfigError: a client that cannot be asked, or leave that is missing for what it may cost.
     """
     encoded: Artifact = inputs["codes"]
     if inputs.get("corpus") is None:
         return (yield from _nothing(folder, config, encoded))
+    execution, n_controls = (
+        settings or Execution(),
+        sum(inputs.get(r) is not None for r in CONTROLS),
+    )
+    refuse_without_leave(forecast(config, execution, n_controls), execution)
     activations, corpus = ActivationShards(inputs["activations"]), inputs["corpus"]
     _refuse_missing_splits("activations", activations.splits, "capture.splits and encode.splits")
     _refuse_missing_splits("codes", CodeShards(encoded).splits, "encode.splits")
     cut = cut_splits(activations, _vocabulary(corpus), config.contexts)
     run = Run(
         config,
-        settings or Execution(),
+        execution,
         corpus,
         inputs.get("model"),
         inputs.get("text_encoder"),
         cut,
+        Clients.of(config, execution),
     )
     subject = Subject.of_codes(encoded, config)
     trained = yield from interpret_latents(run, subject, folder)
@@ -106,6 +114,12 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
     tables.EXPLANATION_STRATA.write(folder, interpreted.strata_rows({None: trained} | controls))
     tables.LATENT_SCORES.write(folder, interpreted.latent_score_rows({None: trained} | controls))
 
+    asked: Facts = {}
+    if run.clients:
+        tables.WRITERS.write(folder, interpreted.writer_rows(trained))
+        tables.CALLS.write(folder, run.clients.calls())
+        asked = {"asked": run.clients.facts()}
+
     theirs = {role: controls[role].scored if role in controls else None for role in config.controls}
     sample, n_latents = trained.sample, len(trained.sample.latents)
     counted = {
@@ -119,7 +133,7 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
         for role in config.controls
     }
     rows = [
-        *summary.rows(trained.scored, theirs, config.seed),
+        *summary.rows(trained.scored, theirs, config.seed, run.clients.is_one_model),
         *_absent(config, trained.absent),
         *latent_summary.rows(trained.of_latents, of_controls),
         *summary.shares(d_sae=encoded.facts["d_sae"], **counted),
@@ -131,6 +145,7 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
         "explained": explained,
         "windows": trained.n_windows,
         "controls": {role: len(control.sample.latents) for role, control in controls.items()},
+        **asked,
     }
 
 

@@ -15,7 +15,7 @@ from components.interpretation.contexts import SPLITS
 from components.interpretation.contract import Explanation, LatentRecord
 from components.interpretation.latent_summary import LatentScores, latent_rows
 from components.interpretation.sample import Sample
-from components.interpretation.summary import Scored
+from components.interpretation.summary import OWN_JUDGE, Scored
 from components.interpretation.windows import Windows
 from components.store import tables
 
@@ -93,14 +93,24 @@ def explanation_rows(interpreted: Interpreted) -> Iterator[dict[str, Any]]:
             }
 
 
+def writer_rows(interpreted: Interpreted) -> Iterator[dict[str, Any]]:
+    """Rows of the table that says which language model wrote an explanation, and in which call."""
+    for name, explanations in interpreted.written.items():
+        for latent, each in zip(interpreted.sample.latents.tolist(), explanations, strict=True):
+            if each.call is not None:
+                whose = {"latent": latent, "explainer": name}
+                yield whose | {"served": each.served, "call": each.call}
+
+
 def score_rows(interpreted: Interpreted) -> Iterator[dict[str, Any]]:
     """Rows of the table of the scores of each latent."""
     for key, scores in interpreted.scored.scores.items():
         for latent, each in zip(interpreted.sample.latents.tolist(), scores, strict=True):
-            figures = ("value", "low", "high", "n", "n_failed", "reason")
+            figures = ("low", "high", "n", "n_failed", "reason")
             yield {
                 "latent": latent,
                 **key._asdict(),
+                "value": None if each.is_missing else each.value,
                 **{figure: getattr(each, figure) for figure in figures},
             }
 
@@ -113,9 +123,10 @@ def control_rows(control: str, interpreted: Interpreted) -> Iterator[dict[str, A
         for latent, each in zip(interpreted.sample.latents.tolist(), explanations, strict=True)
     }
     for row in score_rows(interpreted):
+        role = "entry" if row["role"] == OWN_JUDGE else row["role"]
         yield {
             "control": control,
-            "explanation": texts[row["role"], row["explainer"], row["latent"]],
+            "explanation": texts[role, row["explainer"], row["latent"]],
         } | row
 
 

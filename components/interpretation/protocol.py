@@ -3,13 +3,18 @@ out.
 
 A latent that was skipped, an explanation that could not be written and an answer that could not be
 read stand at chance, with their reason, and count in n and n_failed. Means and paired differences
-rest on all sampled latents.
+rest on all sampled latents but those about which nobody was asked (a budget that is spent): these
+are missing, and since whoever asks a client is asked about latents in random order, the others are
+a sample.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Generator, Iterable, Iterator, Sequence
+
+import numpy as np
 
 from components.interpretation import strata
 from components.interpretation.contract import (
@@ -52,6 +57,13 @@ def explain(
     return explanations
 
 
+def order_of(records: Sequence[LatentRecord], asks: bool, seed: int) -> list[int]:
+    """The order in which somebody is asked about these latents: one random order for whoever asks a
+    client, their own for everybody else."""
+    order = np.arange(len(records))
+    return (numpy_generator(seed, "asked").permutation(order) if asks else order).tolist()
+
+
 def draw(scorer: Scorer, records: Sequence[LatentRecord], seed: int) -> list[Trials]:
     """The trials of each record, in order: drawn once, for whoever answers."""
     return [
@@ -70,22 +82,24 @@ def score(
     seed: int,
 ) -> Generator[Progress, None, list[LatentScore]]:
     """One score for each record, in order, of a predictor that reads these explanations."""
-    rows = list(zip(records, trials, explanations, strict=True))
+    order = order_of(records, predictor.asks, seed)
+    whole = list(zip(records, trials, explanations, strict=True))
+    rows = [whole[number] for number in order]
     questions = (
         asked.question(said.text)
         for record, asked, said in rows
         if said.text and not record.reason and not asked.reason
     )
     answers = _answers(predictor, questions, scorer.needs)
-    scores = []
-    for record, asked, said in rows:
+    scores: dict[int, LatentScore] = {}
+    for number, (record, asked, said) in zip(order, rows, strict=True):
         reason = record.reason or asked.reason or said.reason
-        answer = Answer(None, reason) if reason else next(answers)
-        scores.append(_score(name, record, asked, answer, scorer, seed))
+        answer = Answer(None, reason, said.is_missing) if reason else next(answers)
+        scores[number] = _score(name, record, asked, answer, scorer, seed)
         yield Progress(
             len(scores), len(records), "latents", f"{name}: {scorer.kind} by {predictor.kind}"
         )
-    return scores
+    return [scores[number] for number in range(len(records))]
 
 
 def score_probe(
@@ -127,6 +141,8 @@ def _answers(predictor: Predictor, questions: Iterator[Question], unit: Unit) ->
 def _score(
     name: str, record: LatentRecord, trials: Trials, answer: Answer, scorer: Scorer, seed: int
 ) -> LatentScore:
+    if answer.is_missing:
+        return LatentScore(math.nan, None, None, 0, 0, answer.reason, is_missing=True)
     if answer.values is None:
         whole = LatentScore(scorer.chance, None, None, len(trials), len(trials), answer.reason)
     else:

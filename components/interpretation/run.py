@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from components.device import Execution
 from components.interpretation import interpreted, summary
+from components.interpretation.asked import Clients, tester
 from components.interpretation.config import InterpretConfig, able
 from components.interpretation.contexts import choose
 from components.interpretation.contract import (
@@ -34,9 +35,9 @@ from components.interpretation.latent_contract import (
 )
 from components.interpretation.latent_summary import LatentScores
 from components.interpretation.probe import NgramProbe
-from components.interpretation.protocol import draw, explain, score, score_probe
+from components.interpretation.protocol import draw, explain, order_of, score, score_probe
 from components.interpretation.subject import Subject
-from components.interpretation.summary import Key, Scored
+from components.interpretation.summary import OWN_JUDGE, Key, Scored
 from components.interpretation.tiling import Tiling
 from components.model.reference import ModelReference
 from components.model.text_encoder import TextEncoderReference
@@ -59,6 +60,7 @@ class Run:
         model: the model that is looked into; None where none was given.
         text_encoder: for entries that embed texts; None where none is listed.
         cut: the splits as windows.
+        clients: who answers prompts.
     """
 
     config: InterpretConfig
@@ -67,24 +69,32 @@ class Run:
     model: ModelReference | None
     text_encoder: TextEncoderReference | None
     cut: Mapping[str, Tiling]
+    clients: Clients
 
     def predictors(self) -> dict[str, Predictor]:
         """The listed predictors, by name."""
         config = self.config
-        services = PredictorServices(self.execution, config.seed, self.text_encoder, self.model)
+        services = PredictorServices(
+            self.execution, config.seed, self.text_encoder, self.clients.judge, self.model
+        )
         return {
             n: predictors[n](getattr(config.predictor_settings, n), services)
             for n in config.predictors
         }
 
-    def explainers(self, predictor: Predictor, of_control: bool) -> dict[str, Explainer]:
+    def explainers(self, predictor: Predictor | None, of_control: bool) -> dict[str, Explainer]:
         """The listed explainers, which may test what they write with this predictor.
 
         Of a control dictionary only those that it is to be compared with.
         """
         config = self.config
         services = ExplainerServices(
-            self.execution, config.seed, self.text_encoder, predictor, config.longest
+            self.execution,
+            config.seed,
+            self.text_encoder,
+            self.clients.client,
+            predictor,
+            config.longest,
         )
         names = [
             name
@@ -142,9 +152,14 @@ def interpret_latents(
     readers = run.predictors()
     labels = CorpusLabels.found(run.corpus, "explain")
     written: dict[str, list[Explanation]] = {}
-    for name, explainer in run.explainers(readers[config.predictors[0]], bool(control)).items():
-        evidence = gather(records, statistics, labels)
-        written[name] = yield from _marked(mark, explain(name, explainer, records, evidence))
+    first = tester(config)
+    tests = readers[first] if first else None
+    for name, explainer in run.explainers(tests, bool(control)).items():
+        order = order_of(records, explainer.asks, seed)
+        asked = [records[number] for number in order]
+        evidence = gather(asked, statistics, labels)
+        said = yield from _marked(mark, explain(name, explainer, asked, evidence))
+        written[name] = [said[order.index(number)] for number in range(len(records))]
     read: dict[tuple[str, str], Sequence[Explanation]]
     read = {(explainers[name].role, name): each for name, each in written.items()}
     for name, explanations in written.items():
@@ -170,9 +185,9 @@ def interpret_latents(
             for (role, name), explanations in read.items():
                 called = _floor(name, config) if role == "floor" else name
                 work = score(called, records, trials, explanations, scorer, predictor, seed)
-                scored[Key(role, name, scorer_name, predictor_name)] = yield from _marked(
-                    mark, work
-                )
+                own = role == "entry" and explainers[name].tests_itself and predictor_name == first
+                key = Key(OWN_JUDGE if own else role, name, scorer_name, predictor_name)
+                scored[key] = yield from _marked(mark, work)
         if not control:
             work = score_probe(records, trials, probes, scorer, seed)
             scored[Key("ceiling", None, scorer_name, None)] = yield from work

@@ -26,7 +26,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from components.interpretation.contract import Explainer, LatentScore, Scorer, explainers
+from components.interpretation.contract import (
+    Explainer,
+    LatentScore,
+    Scorer,
+    explainers,
+    predictors,
+)
 from components.interpretation.controls import CONTROLS, ControlName
 from components.report.measure import Measure, Measures
 from components.seeds import numpy_generator
@@ -48,8 +54,9 @@ class Key(NamedTuple):
     """Whose scores.
 
     Attributes:
-        role: entry; control, an explainer that is one; floor, who read another latent's
-            explanation; ceiling, the probe.
+        role: entry; control, an explainer that is one; own_judge, an explainer that tested what it
+            wrote with this predictor; floor, who read another latent's explanation; ceiling, the
+            probe.
         explainer: who wrote the explanations; None for the probe.
         scorer: how they were scored.
         predictor: who read them; None for the probe.
@@ -77,6 +84,13 @@ class Key(NamedTuple):
         }
 
 
+OWN_JUDGE = "own_judge"
+"""The role of what a predictor says of explanations that were tested with it while they were
+written."""
+TESTED = (
+    "its own judge: the explainer tested what it wrote with this predictor, so this is no score"
+)
+ONE_MODEL = "one language model wrote the explanations and read them"
 NOBODY = "no latent is active on the split that they are drawn from: the dictionary is dead there (train.tokens, train.lr)"
 LEAST_ROOM = 0.05
 """Between floor and probe, for the normalised score; below, its unit is noise."""
@@ -227,7 +241,10 @@ def beside_controls(explainer: type[Explainer]) -> bool:
 
 
 def rows(
-    trained: Scored, controls: Mapping[ControlName, Scored | None], seed: int
+    trained: Scored,
+    controls: Mapping[ControlName, Scored | None],
+    seed: int,
+    is_one_model: bool = False,
 ) -> Iterator[Row]:
     """Every row but the shares.
 
@@ -235,20 +252,40 @@ def rows(
         trained: of the dictionary that is interpreted.
         controls: of each listed control by name; None for one that was not given.
         seed: of the resamples.
+        is_one_model: whether one language model wrote explanations and read them, which rows of
+            such explainers and predictors say.
     """
+    for row in _rows(trained, controls, seed):
+        writer, reader = row["explainer"], row["predictor"]
+        ours = is_one_model and row["role"] == "entry" and writer and reader
+        if ours and explainers[writer].asks and predictors[reader].asks:
+            yield row | {"reason": _both(row["reason"], ONE_MODEL)}
+        else:
+            yield row
+
+
+def _rows(
+    trained: Scored, controls: Mapping[ControlName, Scored | None], seed: int
+) -> Iterator[Row]:
     for key, scores in trained.scores.items():
         scorer = trained.scorers[key.scorer]
         if key.role == "floor":
             yield key.row() | mean_row(scores, scorer, scorer.chance, "chance")
             continue
         floor = trained.floor(key)
-        yield key.row() | mean_row(scores, scorer, mean(floor), "shuffled explanations")
-        yield key.row() | difference_row(scores, floor, scorer)
+        beside = [
+            mean_row(scores, scorer, mean(floor), "shuffled explanations"),
+            difference_row(scores, floor, scorer),
+        ]
         probe = trained.scores.get(Key("ceiling", None, key.scorer, None))
         if key.role != "ceiling" and probe is not None:
             generator = numpy_generator(seed, "normalised", *map(str, key))
-            yield key.row() | normalised_row(scores, floor, probe, scorer, generator)
-        if key.role == "entry":
+            beside.append(normalised_row(scores, floor, probe, scorer, generator))
+        for row in beside:
+            tested = key.role == OWN_JUDGE
+            reason = {"reason": _both(TESTED, row.get("reason"))} if tested else {}
+            yield key.row() | row | reason
+        if key.role == "entry":  # neither a control nor its own judge
             for control, theirs in controls.items():
                 yield from _control_rows(control, key, scores, theirs)
     for key in trained.scores:
@@ -279,16 +316,16 @@ def mean_row(
     scores: Sequence[LatentScore], scorer: type[Scorer], baseline: float | None, baseline_name: str
 ) -> Row:
     """The mean over latents, as columns of a row of scores."""
-    n_failed = _n_failed(scores)
-    caveat = f"{n_failed} of {len(scores)} latents stand at chance" if n_failed else None
-    if n_failed and n_failed == len(scores):
-        caveat = f"all {n_failed} latents stand at chance, the first because: {scores[0].reason}"
+    asked, n_failed = _asked(scores), _n_failed(scores)
+    caveat = f"{n_failed} of {len(asked)} latents stand at chance" if n_failed else None
+    if n_failed and n_failed == len(asked):
+        caveat = f"all {n_failed} latents stand at chance, the first because: {asked[0].reason}"
     return {
         **_ends(bounded(t_interval(_values(scores)), *_range(scorer))),
         "n_failed": n_failed,
         "baseline": baseline,
         "baseline_name": baseline_name,
-        "reason": caveat if scores else NOBODY,
+        "reason": _both(_missing(scores), caveat) if scores else NOBODY,
     }
 
 
@@ -296,13 +333,19 @@ def difference_row(
     scores: Sequence[LatentScore], floor: Sequence[LatentScore], scorer: type[Scorer]
 ) -> Row:
     """The mean paired difference from the floor, as columns of a row of scores."""
+    both = [
+        (ours, theirs)
+        for ours, theirs in zip(scores, floor, strict=True)
+        if not (ours.is_missing or theirs.is_missing)
+    ]
+    ours, theirs = [pair[0] for pair in both], [pair[1] for pair in both]
     return {
         "measure": f"{scorer.measure.name}.over_floor",
-        **_ends(bounded(t_interval(_values(scores) - _values(floor)), *_differences(scorer))),
-        "n_failed": _n_failed(scores),
+        **_ends(bounded(t_interval(_values(ours) - _values(theirs)), *_differences(scorer))),
+        "n_failed": _n_failed(ours),
         "baseline": 0.0,
         "baseline_name": "no difference from shuffled explanations",
-        "reason": None if scores else NOBODY,
+        "reason": _both(_missing(scores), None) if scores else NOBODY,
     }
 
 
@@ -313,8 +356,14 @@ def normalised_row(
     scorer: type[Scorer],
     generator: np.random.Generator,
 ) -> Row:
-    """Mean above the floor as a share of the probe's, over the same latents, as columns of a row of
-    scores."""
+    """Mean above the floor as a share of the probe's, over the latents that have all three, as
+    columns of a row of scores."""
+    whole = [
+        each
+        for each in zip(scores, floor, probe, strict=True)
+        if not any(score.is_missing for score in each)
+    ]
+    scores, floor, probe = ([each[place] for each in whole] for place in range(3))
     row: Row = {
         "measure": f"{scorer.measure.name}.normalised",
         "baseline": 0.0,
@@ -333,7 +382,7 @@ def normalised_row(
 
 def mean(scores: Sequence[LatentScore]) -> float | None:
     """Mean over latents; None without any."""
-    return float(_values(scores).mean()) if scores else None
+    return float(_values(scores).mean()) if _asked(scores) else None
 
 
 def _control_rows(
@@ -360,12 +409,16 @@ def _control_rows(
         )
         return
     scorer, others = theirs.scorers[key.scorer], theirs.scores[key]
+    n_asked, n_failed = len(_asked(scores)) + len(_asked(others)), _n_failed(scores)
+    n_failed += _n_failed(others)
     yield key.row(control) | mean_row(
         others, scorer, mean(theirs.floor(key)), "its shuffled explanations"
     )
     difference = bounded(welch(_values(scores), _values(others))[0], *_differences(scorer))
     reason = None if scores and others else NOBODY
-    if scores and others and _n_failed(scores) + _n_failed(others) == len(scores) + len(others):
+    if missing := _missing([*scores, *others]):
+        reason = missing
+    elif n_asked and n_failed == n_asked:
         reason = f"all latents of both stand at chance, the first because: {scores[0].reason}"
     elif (
         difference.low is not None
@@ -373,13 +426,13 @@ def _control_rows(
         and difference.low <= 0 <= difference.high
     ):
         reason = f"the interval holds 0: this score does not tell the dictionary from the {CONTROLS[control]}"
-    failed = {"n_failed": _n_failed(scores) + _n_failed(others)}
+    failed = {"n_failed": n_failed}
     yield over | failed | _ends(difference) | {"reason": reason}
-    both = np.concatenate([_values(scores), _values(others)])
-    share = auroc(both, np.repeat([True, False], [len(scores), len(others)]))
-    pairs = Interval(None, None, None, len(both))
+    ours, other = _values(scores), _values(others)
+    share = auroc(np.concatenate([ours, other]), np.repeat([True, False], [len(ours), len(other)]))
+    pairs = Interval(None, None, None, len(ours) + len(other))
     if share is not None:
-        pairs = auroc_interval(share, len(scores), len(others))
+        pairs = auroc_interval(share, len(ours), len(other))
     yield above | failed | _ends(pairs) | {"reason": None if share is not None else NOBODY}
 
 
@@ -460,12 +513,30 @@ def _differences(scorer: type[Scorer]) -> tuple[float, float]:
     return least - most, most - least
 
 
+def _asked(scores: Sequence[LatentScore]) -> list[LatentScore]:
+    """Without those about which nobody was asked."""
+    return [score for score in scores if not score.is_missing]
+
+
+def _missing(scores: Sequence[LatentScore]) -> str | None:
+    """How many latents nobody was asked about, and why."""
+    missing = [score for score in scores if score.is_missing]
+    if not missing:
+        return None
+    n = f"{len(missing)} of {len(scores)} latents are missing"
+    return f"{n}, the first because: {missing[0].reason}"
+
+
+def _both(*reasons: str | None) -> str | None:
+    return "; ".join(reason for reason in reasons if reason) or None
+
+
 def _n_failed(scores: Sequence[LatentScore]) -> int:
-    return sum(score.n_failed == score.n for score in scores)
+    return sum(score.n_failed == score.n for score in _asked(scores))
 
 
 def _values(scores: Sequence[LatentScore]) -> np.ndarray:
-    return np.array([score.value for score in scores], dtype=np.float64)
+    return np.array([score.value for score in _asked(scores)], dtype=np.float64)
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -26,7 +26,7 @@ SINGLE = pl.col("concept").is_not_null()
 """Rows of single concepts: in the full table only."""
 RIVALS = ("floor", "control", "baseline")
 """Roles that stand against the entry. A ceiling does not."""
-ROLES = ("entry", "baseline", "control", "floor", "ceiling")
+ROLES = ("entry", "baseline", "control", "floor", "ceiling", "own_judge")
 """In reading order."""
 
 
@@ -162,7 +162,7 @@ def headlines(
         measure = measures.of(row)
         if (
             not measure.short
-            or row["role"] == "ceiling"
+            or row["role"] in ("ceiling", "own_judge")
             or (row["role"] == "floor" and row["subject"])
         ):
             continue  # neither what nobody is expected to reach, nor the entry's own floor

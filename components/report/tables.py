@@ -32,7 +32,8 @@ _PLACE: Columns = {
     ),
     "role": (
         pl.String,
-        "what the row is to the reader: entry, floor, ceiling, control, or baseline (a competitor)",
+        "what the row is to the reader: entry, floor, ceiling, control, baseline (a competitor), or "
+        "own_judge (a reader with which the explanations were tested while they were written)",
     ),
     "explainer": (pl.String, "who wrote the explanations"),
     "scorer": (pl.String, "how explanations were scored"),

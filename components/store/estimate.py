@@ -32,6 +32,40 @@ SPARE = 64 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
+class Forecast:
+    """What a stage asks of somebody who may be paid, at most; said before it does, and nobody is
+    asked for it.
+
+    Attributes:
+        calls: requests.
+        input_tokens: of their prompts, estimated.
+        output_tokens: of their answers.
+        usd: what that costs; None where no price is known.
+        needs_leave: why a person has to say yes to it first; None where nobody has to.
+        budget_usd: money after which nothing more is asked; None for no such limit.
+        budget_calls: requests after which nothing more is asked; None for no such limit.
+    """
+
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    usd: float | None
+    needs_leave: str | None = None
+    budget_usd: float | None = None
+    budget_calls: int | None = None
+
+    def __str__(self) -> str:
+        cost = "price not known" if self.usd is None else f"{self.usd:,.2f} USD"
+        limits = [f"{self.budget_usd:g} USD"] if self.budget_usd is not None else []
+        limits += [f"{self.budget_calls:,} calls"] if self.budget_calls is not None else []
+        return (
+            f"asks a language model at most {self.calls:,} times ({self.input_tokens:,} tokens of "
+            f"prompts, {self.output_tokens:,} of answers; {cost}; budget: "
+            f"{' and '.join(limits) or 'none'})"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class Estimate:
     """Bytes that a stage will take, the work that it will do, and what its manifest will say.
 
@@ -46,6 +80,7 @@ class Estimate:
             long they take.
         probe: seconds that it may take, about -> seconds of the whole, and in words where they come
             from. It asks nobody who may be paid.
+        forecast: what is asked of somebody who may be paid; None where nobody is.
     """
 
     memory: Mapping[str, int]
@@ -55,6 +90,7 @@ class Estimate:
     work: tuple[float, str] = (0.0, "")
     alike: tuple[Any, ...] = ()
     probe: Callable[[float], tuple[float, str]] = lambda seconds: (0.0, "")
+    forecast: Forecast | None = None
 
     @property
     def memory_bytes(self) -> int:

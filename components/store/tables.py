@@ -206,11 +206,24 @@ EXPLANATIONS = Table(
     },
     ("latent", "explainer"),
 )
+WRITERS = Table(
+    "writers",
+    "interpret",
+    "Which language model wrote an explanation, and in which call; only where one was asked.",
+    {
+        "latent": (pl.Int32, "latent"),
+        "explainer": (pl.String, "who asked for it"),
+        "served": (pl.String, "the model that the server says it is, with its fingerprint"),
+        "call": (pl.String, "key of the request, in the table of calls and the cache of answers"),
+    },
+    ("latent", "explainer"),
+)
 _EXPLANATION_SCORE: dict[str, tuple[Any, str]] = {
     "latent": (pl.Int32, "latent"),
     "role": (
         pl.String,
-        "entry; control (an explainer that others are to beat); floor (another latent's "
+        "entry; control (an explainer that others are to beat); own_judge (an explainer that "
+        "tested what it wrote with this predictor); floor (another latent's "
         "explanation was read); ceiling (a probe read none)",
     ),
     "explainer": (pl.String, "who wrote the explanation; null for the probe"),
@@ -541,11 +554,38 @@ FIRST_LETTER = Table(
     },
     ("letter",),
 )
+CALLS = Table(
+    "calls",
+    "*",
+    "A sample of what was asked of a client, whole.",
+    {
+        "call": (pl.String, "key of the request in the cache of answers"),
+        "label": (pl.String, "what it was for"),
+        "replicate": (pl.Int64, "which of several answers to one prompt"),
+        "prompt": (pl.String, "every message, each under its role"),
+        "answer": (pl.String, "as it came; null where nothing did"),
+        "reason": (pl.String, "why it is no answer"),
+        "input_tokens": (pl.Int64, "tokens of the prompt, read anew"),
+        "cached_tokens": (pl.Int64, "tokens of the prompt that the server still knew"),
+        "reasoning_tokens": (pl.Int64, "tokens written before the answer"),
+        "output_tokens": (pl.Int64, "tokens of the answer"),
+        "estimated": (
+            pl.Boolean,
+            "whether the server did not count, and these are from the lengths of the texts",
+        ),
+        "usd": (pl.Float64, "what it cost; null where no price is known"),
+        "served_model": (pl.String, "the model that the server says it is"),
+        "fingerprint": (pl.String, "of the server's configuration, where it tells one"),
+        "seconds": (pl.Float64, "from the request to the whole answer, when it was asked"),
+    },
+    ("call",),
+)
 TABLES = {
     table.name: table
     for table in (
         DOCUMENTS, CONCEPTS, LABELS, PAIRS, PROMPTS, VOCABULARY, NAMES, CURVE, LATENTS, NEIGHBOURS,
         POOLED, CONTEXTS, EXPLANATIONS, EXPLANATION_SCORES, CONTROL_SCORES, EXPLANATION_STRATA,
         LATENT_SCORES, STRENGTHS, GENERATIONS, JUDGEMENTS, STEERED, FURTHER_JUDGES, CONCEPTS_FOUND, ABSORPTION, FIRST_LETTER,
+        WRITERS, CALLS,
     )
 }  # fmt: skip

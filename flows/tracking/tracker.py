@@ -39,7 +39,7 @@ from components.store.lineage import inputs
 from components.store.provenance import git_commit, versions
 from components.store.tables import CURVE, LATENTS
 from flows.stack import environment, relocation
-from flows.tracking import registry
+from flows.tracking import registry, traces
 from flows.tracking.headlines import headlines
 from flows.tracking.names import is_number, metrics_of, parameters_of, safe
 from flows.tracking.service import forgiving, service
@@ -196,10 +196,15 @@ class Tracker:
             (artifact.folder / "manifest.json").read_text(encoding="utf-8"),
             "manifest.json",
         )
+        run, experiment = record.run, self.experiment or "0"
+        forgiving(
+            "record the calls of language models",
+            lambda: traces.log_calls(self.client, experiment, run, artifact),
+        )
         if label == artifact.stage:  # the untrained control is a number in the table, not a picture
             self._chart(artifact)
         if label in ("train", "import"):
-            run = record.run  # a refusal must not keep every later stage waiting
+            # a refusal must not keep every later stage waiting
             forgiving(
                 "register the dictionary", lambda: registry.register(self.client, run, artifact)
             )

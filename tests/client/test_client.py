@@ -107,9 +107,15 @@ def test_what_a_run_would_cost_is_said_before_it(server: Server, client: Ask) ->
 
 def test_leave_is_needed_above_five_dollars_and_ten_thousand_calls() -> None:
     dear = Quotation(1, 0, 1, 1, 5.01)
-    assert dear.needs_leave == "this may cost 5.01 USD, more than 5; say --yes to go on"
+    assert (
+        dear.needs_leave
+        == "this may cost 5.01 USD, more than 5; say --yes (execution.confirmed=true) to go on"
+    )
     many = Quotation(10_001, 0, 1, 1, None)
-    assert many.needs_leave == "this makes 10,001 calls, more than 10,000; say --yes to go on"
+    assert (
+        many.needs_leave
+        == "this makes 10,001 calls, more than 10,000; say --yes (execution.confirmed=true) to go on"
+    )
     assert Quotation(10_000, 99_999, 1, 1, 5.0).needs_leave is None
 
 

@@ -3,10 +3,15 @@ made with."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from components.client.client import Client
+from components.client.contract import Reply, Request, Response, Usage
+from components.client.reading import read
 from components.device import Execution
 from components.interpretation.contract import (
     ExplainerServices,
@@ -16,6 +21,7 @@ from components.interpretation.contract import (
     ScorerServices,
     Trials,
 )
+from components.interpretation.predictors.lexical import Lexical, LexicalConfig
 from components.interpretation.windows import Texts, Vocabulary, Windows
 from components.model.text_encoder import TextEncoderConfig, TextEncoderReference
 
@@ -48,10 +54,37 @@ def windows_of(lines: Sequence[str], activations: Sequence[Sequence[float]]) -> 
     )
 
 
+class Scripted(Client):
+    """A client that answers by a rule, on the spot: the prompt in, the answer out."""
+
+    def __init__(self, rule: Callable[[Request], str]) -> None:
+        self.rule, self.asked = rule, []
+
+    def ask(self, requests: Sequence[Request]) -> list[Reply]:
+        self.asked += requests
+        usage = Usage()
+        return [read(request, Response(self.rule(request), usage, "toy")) for request in requests]
+
+
+def first_marked(request: Request) -> str:
+    """Explains by the first active word of the prompt; reads an explanation by its first quoted
+    word."""
+    prompt = request.messages[-1].text
+    if description := re.match(r"Description: (.*)", prompt):
+        lines = re.findall(r"^\d+\. (.*)$", prompt, re.MULTILINE)
+        quoted = re.search('"(.*?)"', description[1])
+        return json.dumps({"answers": [int(bool(quoted) and quoted[1] in line) for line in lines]})
+    marked = re.search("<<(.*?)>>", prompt) or re.search(r"^(\S+)\t[1-9]", prompt, re.MULTILINE)
+    return f'the word "{marked[1] if marked else "none"}"'
+
+
 CPU = Execution(device="cpu")
 ENCODER = TextEncoderReference(TextEncoderConfig())
 """Looked for when it is first used."""
-EXPLAINER, PREDICTOR = ExplainerServices(CPU, 0, ENCODER), PredictorServices(CPU, 0, ENCODER)
+PREDICTOR = PredictorServices(CPU, 0, ENCODER, Scripted(first_marked))
+EXPLAINER = ExplainerServices(
+    CPU, 0, ENCODER, Scripted(first_marked), Lexical(LexicalConfig(), PREDICTOR)
+)
 SCORER = ScorerServices(CPU, 0)
 
 

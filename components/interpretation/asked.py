@@ -1,0 +1,263 @@
+"""Who answers prompts while latents are interpreted: how that enters the key, what it may cost, and
+the clients themselves.
+
+`interpret.client` writes explanations, for explainers that ask; `interpret.judge` reads them, for
+predictors that ask, and is the same client where it is not set. Both share `interpret.budget`. Which
+model answers is part of the artifact's key where a listed entry asks, and of no other; so is the
+budget, since where it ends decides what is known.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from components.client.client import Client
+from components.client.price import Purse, Quotation
+from components.config import canonical
+from components.device import Execution
+from components.errors import ConfigError
+from components.interpretation.contract import (
+    NOTHING,
+    Most,
+    Predictor,
+    Unit,
+    explainers,
+    predictors,
+    scorers,
+)
+from components.interpretation.sample import TENTHS
+from components.model.reference import ModelConfig, ModelReference
+from components.store.estimate import Forecast
+
+if TYPE_CHECKING:  # it imports this module
+    from components.interpretation.config import InterpretConfig
+
+log = logging.getLogger(__name__)
+CLIENT, JUDGE, BUDGET = "interpret.client", "interpret.judge", "interpret.budget"
+
+
+def writers(config: InterpretConfig) -> list[str]:
+    """The listed explainers that ask."""
+    return [name for name in config.explainers if explainers[name].asks]
+
+
+def readers(config: InterpretConfig) -> list[str]:
+    """The listed predictors that ask."""
+    return [name for name in config.predictors if predictors[name].asks]
+
+
+def tester(config: InterpretConfig) -> str | None:
+    """The predictor with which explainers test what they write: the first of the listed that can be
+    asked about windows."""
+    return next((name for name in config.predictors if predictors[name].answers("windows")), None)
+
+
+def judge_of(config: InterpretConfig) -> tuple[Any, str]:
+    """Who answers predictors, and the section that says so."""
+    alone = config.judge.kind == "none"
+    return (config.client, CLIENT) if alone else (config.judge, JUDGE)
+
+
+def refuse_nobody(config: InterpretConfig) -> None:
+    """Refuses entries that ask where nobody would answer.
+
+    Raises:
+        ConfigError: naming them, and what to set.
+    """
+    kinds = ((writers, "explainer", config.client), (readers, "predictor", judge_of(config)[0]))
+    for listed, noun, section in kinds:
+        if (names := listed(config)) and section.kind == "none":
+            verb = "asks" if len(names) == 1 else "ask"
+            raise ConfigError(
+                f"{noun} {', '.join(names)} {verb} a language model, and {CLIENT}.kind is none: set "
+                f"it to endpoint (a server) or local (a model on this machine), or leave "
+                f"{', '.join(names)} out of interpret.{noun}s"
+            )
+
+
+def numbers(config: InterpretConfig) -> Mapping[str, int]:
+    """What of the clients is part of the key, a number for each: nothing where no entry asks."""
+    parts: dict[str, Any] = {}
+    if writers(config):
+        parts["client"] = _identity(config.client)
+    if readers(config):
+        parts["judge"] = _identity(judge_of(config)[0])
+    if parts and config.budget.is_set:
+        parts["budget"] = canonical(config.budget)
+    return {name: _number(part) for name, part in parts.items()}
+
+
+def _identity(section: Any) -> Mapping[str, Any]:
+    """Which model at which kind of server; of one on this machine, the digest of its files."""
+    model = getattr(section, "model", None)
+    digest = {"model": ModelReference(model).key} if isinstance(model, ModelConfig) else {}
+    return canonical(section) | digest
+
+
+def _number(part: Any) -> int:
+    text = json.dumps(part, sort_keys=True, separators=(",", ":"))
+    return int(hashlib.blake2b(text.encode(), digest_size=7).hexdigest(), 16)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Clients:
+    """Who answers in one run.
+
+    Attributes:
+        client: for explainers; None where none asks.
+        judge: for predictors; the same one where it is not set apart; None where none asks.
+        is_one_model: whether the same model writes explanations and reads them.
+    """
+
+    client: Client | None
+    judge: Client | None
+    is_one_model: bool = False
+
+    @classmethod
+    def of(cls, config: InterpretConfig, execution: Execution) -> Clients:
+        """Makes sure that they can be asked; nothing is paid.
+
+        Raises:
+            ConfigError: no endpoint there, no key, a model that is not served, no budget.
+        """
+        purse = Purse(config.budget)
+        section, where = judge_of(config)
+        writes, reads = bool(writers(config)), bool(readers(config))
+        client = Client(config.client, purse, execution, CLIENT, BUDGET) if writes else None
+        judge = client
+        if reads and not (writes and where == CLIENT):
+            judge = Client(section, purse, execution, where, BUDGET)
+        for each in dict.fromkeys((client, judge)):
+            if each is not None:
+                each.check()
+        is_one = writes and reads and _identity(config.client) == _identity(section)
+        if is_one:
+            log.warning(
+                "%s writes explanations and reads them: a model finds its own words easier to "
+                "follow; set %s to another one",
+                section.model if isinstance(section.model, str) else section.model.path,
+                JUDGE,
+            )
+        return cls(client, judge if reads else None, is_one)
+
+    @property
+    def _each(self) -> Mapping[str, Client]:
+        named = {"client": self.client, "judge": self.judge}
+        if self.judge is self.client:
+            del named["judge"]
+        return {name: each for name, each in named.items() if each is not None}
+
+    def __bool__(self) -> bool:
+        return bool(self._each)
+
+    def facts(self) -> Mapping[str, Any]:
+        """What was asked, got and paid, for the manifest."""
+        accounts = {name: each.account.facts() for name, each in self._each.items()}
+        return accounts | {"is_one_model": self.is_one_model}
+
+    def calls(self) -> Iterator[Mapping[str, Any]]:
+        """The sample of calls, rows of the table `calls`; what both asked alike stands once."""
+        rows = {row["call"]: row for each in self._each.values() for row in each.account.rows()}
+        return (rows[call] for call in sorted(rows))
+
+
+def forecast(config: InterpretConfig, execution: Execution, controls: int) -> Forecast | None:
+    """What a run asks at most, before it does; None where no listed entry asks.
+
+    Args:
+        config: the section.
+        execution: for a model on this machine.
+        controls: dictionaries that are explained and scored beside the one that is interpreted.
+
+    Raises:
+        ConfigError: the settings do not say who is asked.
+    """
+    if not (writers(config) or readers(config)):
+        return None
+    written, read = _most(config, controls)
+    quotes = [
+        Client(section, config.budget, execution, where, BUDGET).quote_of(*most)
+        for most, section, where in (
+            (written, config.client, CLIENT),
+            (read, *judge_of(config)),
+        )
+        if most.calls
+    ]
+    unpriced = any(quote.usd is None for quote in quotes)
+    whole = Quotation(
+        sum(quote.calls for quote in quotes),
+        0,
+        sum(quote.input_tokens for quote in quotes),
+        sum(quote.output_tokens for quote in quotes),
+        None if unpriced else sum(quote.usd or 0.0 for quote in quotes),
+    )
+    limited = _within(whole, config.budget.usd, config.budget.calls)
+    return Forecast(
+        whole.calls,
+        whole.input_tokens,
+        whole.output_tokens,
+        whole.usd,
+        limited.needs_leave,
+        config.budget.usd,
+        config.budget.calls,
+    )
+
+
+def _within(whole: Quotation, usd: float | None, calls: int | None) -> Quotation:
+    """What a budget lets through of it."""
+    return dataclasses.replace(
+        whole,
+        calls=whole.calls if calls is None else min(calls, whole.calls),
+        usd=whole.usd if usd is None or whole.usd is None else min(usd, whole.usd),
+    )
+
+
+def _most(config: InterpretConfig, controls: int) -> tuple[Most, Most]:
+    """What all explainers ask, and what all predictors ask; of the dictionary and its controls."""
+    written, read = NOTHING, NOTHING
+    for name in config.explainers:
+        explainer, settings = explainers[name], getattr(config.explainer_settings, name)
+        beside = explainer.role == "entry" and explainer.any_dictionary
+        n = config.latents * (1 + controls * beside)
+        if explainer.asks:
+            each = explainer.most_asked(settings, config.contexts, config.longest)
+            written = written.plus(each.times(n))
+        first = tester(config)
+        if explainer.tests_itself and first:
+            tests = _of_predictor(config, predictors[first], ["windows"])
+            drawn = TENTHS * config.contexts.per_tenth
+            # of the explain split there are top windows, too
+            larger = -(-(config.contexts.top + drawn) // drawn)
+            read = read.plus(tests.times(n * larger * explainer.most_tests(settings)))
+        for predictor in readers(config):
+            # the explanation, and another latent's in its place
+            units = [scorers[scorer].needs for scorer in config.scorers]
+            read = read.plus(_of_predictor(config, predictors[predictor], units).times(2 * n))
+    return written, read
+
+
+def _of_predictor(
+    config: InterpretConfig, predictor: type[Predictor], units: Sequence[Unit]
+) -> Most:
+    """What a predictor asks about one explanation, once in each of these units."""
+    asked, settings = NOTHING, getattr(config.predictor_settings, predictor.kind)
+    for unit in units:
+        if predictor.answers(unit):
+            given = unit if unit in predictor.gives else "tokens"
+            asked = asked.plus(predictor.most_asked(settings, config.contexts, given))
+    return asked
+
+
+def refuse_without_leave(told: Forecast | None, execution: Execution) -> None:
+    """Refuses a run that may cost much, where nobody has said yes to it.
+
+    Raises:
+        ConfigError: with what it may cost.
+    """
+    if told and told.needs_leave and not execution.confirmed:
+        raise ConfigError(f"interpret: {told.needs_leave}")
