@@ -343,22 +343,44 @@ def import_(
 
 @app.command(rich_help_panel="Share")
 def export(
-    dictionary: Annotated[
-        str, typer.Argument(help="an artifact key of train, or name@alias in the MLflow registry")
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="key of a report; of a dictionary (train), or its name@alias in the MLflow registry"
+        ),
     ],
     to: Annotated[Path, typer.Option(help="the folder to write, new or empty", **AS_PATH)],
     format: Annotated[
-        str, typer.Option(help="whose files: saelens, sparsify, dictionary_learning")
+        str,
+        typer.Option(
+            help="a dictionary's files: saelens, sparsify, dictionary_learning; what is known of "
+            "its latents: neuronpedia, html"
+        ),
     ] = "saelens",
+    latents: Annotated[
+        str, typer.Option(help="which latents, such as 1,2,3 (neuronpedia: all; html)")
+    ] = "",
     overrides: Overrides = None,
     params: Params = None,
 ) -> None:
-    """A dictionary as another project's files, its activation scale folded in; checked in both
-    conventions."""
-    from flows import interchange
-    from flows.parameters import resolve
+    """A dictionary as another project's files, its activation scale folded in and checked in both
+    conventions; or its latents as a folder for Neuronpedia or a page without a server."""
+    from components.export.contract import targets
 
-    interchange.write(dictionary, to, format, resolve(overrides or [], params))
+    if format in targets.names():
+        from flows import exporting
+
+        exporting.write(what, to, format, latents, _store(overrides, params))
+    else:
+        from flows import interchange
+        from flows.parameters import resolve
+
+        if latents:
+            raise ConfigError(
+                f"--latents: {format} files hold a whole dictionary; leave it out, or use "
+                f"--format {' or '.join(targets.names())}"
+            )
+        interchange.write(what, to, format, resolve(overrides or [], params))
     console.print(f"{format}: {to}")
 
 

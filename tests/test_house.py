@@ -28,6 +28,7 @@ TABLES = {
     "components/steering/methods",
     "components/steering/judges",
     "components/evaluation/evaluations",
+    "components/export/targets",
 }
 ONE_DOOR = {
     "transformers": {"components/model/loading.py", "components/world"},

@@ -77,6 +77,13 @@ def translate(name: str) -> str:
     )
 
 
+def lens_name(name: str) -> str:
+    """A canonical name as TransformerLens has it; every other name unchanged."""
+    kind, _, block = name.partition(".")
+    theirs = {canonical: lens for lens, canonical in _TRANSFORMER_LENS.items()}
+    return f"blocks.{block}.{theirs[kind]}" if kind in theirs and block.isdecimal() else name
+
+
 def find(layout: Layout, name: str) -> HookPoint:
     """The hook point of that name in this network.
 
