@@ -27,7 +27,7 @@ from jaxtyping import Bool, Float, Int
 
 from components.device import resolve
 from components.dictionary.contract import Dictionary
-from components.interpretation.windows import Texts, Windows
+from components.interpretation.windows import Pool, Texts, Windows
 from components.model.reference import ModelReference
 from components.model.text_encoder import TextEncoder, TextEncoderReference
 from components.registry import Entry, Registry, Services
@@ -39,6 +39,10 @@ LONGEST = 200
 LONGEST_OF_ALL = 512
 """Characters of any explanation, at most: what `interpret.longest` may be, and what the explainer
 `given` takes."""
+
+UBIQUITOUS = 1 / 3
+"""Share of windows from which a latent is so common that telling windows with it from windows
+without it says nothing."""
 
 Unit = Literal["windows", "tokens", "marks", "choice"]
 """What an answer has one number for: each window; each token; each window, for how well its marked
@@ -58,6 +62,10 @@ class LatentRecord:
         calibrate: for thresholds.
         test: what scores are measured on.
         reason: why it was skipped (too few windows); None when it was not.
+        lacks: active or silent: of which windows there are too few.
+        share: of the windows of the test split, the share in which it is active.
+        pool: unselected windows of the test split, the same for every latent; None where none are
+            asked for.
     """
 
     latent: int
@@ -67,6 +75,14 @@ class LatentRecord:
     calibrate: Windows
     test: Windows
     reason: str | None = None
+    lacks: str | None = None
+    share: float = 0.0
+    pool: Pool | None = None
+
+    @property
+    def ubiquitous(self) -> bool:
+        """Whether it is active in over a third of the windows: no text is without it."""
+        return self.share > UBIQUITOUS
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -197,6 +213,10 @@ class Trials:
         stands_for: how many windows of the split each stands for, where the score is told at
             natural density too.
         natural_chance: what knowing nothing gets at natural density.
+        pool: unselected windows on which the score is told at natural density; None for none.
+        kinds: the kinds of silent windows that every latent has, over which the macro mean is
+            taken; None before all trials are drawn.
+        null: why there is no score of this latent at all; None where there is one.
     """
 
     texts: Texts
@@ -210,6 +230,9 @@ class Trials:
     strata: Mapping[str, Bool[np.ndarray, " window"]] = dataclasses.field(default_factory=dict)
     stands_for: Float[np.ndarray, " window"] | None = None
     natural_chance: float = 0.0
+    pool: Pool | None = None
+    kinds: tuple[str, ...] | None = None
+    null: str | None = None
 
     def __len__(self) -> int:
         """Windows, or groups of windows of which one is chosen."""
@@ -242,12 +265,25 @@ class ScorePart(NamedTuple):
     n: int
 
 
+class Pooled(NamedTuple):
+    """What was answered about some windows of the pool, to be told of all latents together.
+
+    Attributes:
+        values: expected activation; NaN where there is no answer.
+        active: whether the latent is active inside.
+    """
+
+    values: Float[np.ndarray, " window"]
+    active: Bool[np.ndarray, " window"]
+
+
 @dataclasses.dataclass(frozen=True)
 class LatentScore:
     """One latent's score by one scorer.
 
     Attributes:
-        value: the score; chance where it failed.
+        value: the score; chance where it failed; None where there is none of this latent, with the
+            reason, for whoever answers.
         low: 95% interval over windows, lower end; None without one.
         high: upper end.
         n: windows, or groups of which one is chosen.
@@ -255,15 +291,18 @@ class LatentScore:
         reason: what failed.
         strata: the same over strata of the windows, and at natural density, by name; without those
             that it has no windows of.
+        pooled: where answers are too dear to ask about the pool for every latent: those about a
+            few of its windows.
     """
 
-    value: float
+    value: float | None
     low: float | None
     high: float | None
     n: int
     n_failed: int = 0
     reason: str | None = None
     strata: Mapping[str, ScorePart] = dataclasses.field(default_factory=dict)
+    pooled: Pooled | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -371,6 +410,9 @@ class Predictor(_Reader):
     """Reads explanations. A file in `predictors/` holds one, registered with `@predictors`."""
 
     services: PredictorServices
+    reads_pool: ClassVar[bool] = False
+    """Whether each answer is so cheap that it can be asked about thousands of windows for every
+    latent; no language model's is. Who is dearer is asked about a few of them for each latent."""
     gives: ClassVar[frozenset[Unit]]
     """What it can give numbers for. Who gives tokens can be asked for marks too: `Question.marked`
     makes them."""
@@ -401,7 +443,8 @@ class Scorer(_Reader):
     """Names of the strata that its trials may have; components/interpretation/strata.py has the
     usual ones."""
     natural: ClassVar[str | None] = None
-    """What the score at natural density is called; None where it has none."""
+    """What the score at natural density is called; None where it has none. Where trials have a
+    pool, it is the average precision there."""
 
     @abstractmethod
     def trials(self, record: LatentRecord, generator: np.random.Generator) -> Trials:

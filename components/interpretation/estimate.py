@@ -13,7 +13,7 @@ from components.interpretation.contract import explainers, predictors, scorers
 from components.interpretation.controls import CONTROLS
 from components.store.estimate import Estimate
 
-WINDOWS = 300  # of one latent, all roles together
+WINDOWS = 420  # of one latent, all roles together
 WINDOW = 32 * 80  # bytes of one in memory, its rows of the tables included
 ONCE, BY_LATENT = 1.5, 0.03  # seconds, on one core of a server
 

@@ -14,6 +14,7 @@ and the strata (components/interpretation/strata.py).
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,10 +37,11 @@ from components.store import tables
 from components.store.artifact import Artifact
 from components.store.estimate import Estimator
 from components.store.shards import ActivationShards, CodeShards
-from components.store.stage import Facts, Inputs, Parent, Stage, Progress, Work
+from components.store.stage import Facts, Inputs, Parent, Progress, Stage, Work
 
 TABLES = (
     tables.CONTEXTS,
+    tables.COOCCURRING,
     tables.EXPLANATIONS,
     tables.EXPLANATION_SCORES,
     tables.CONTROL_SCORES,
@@ -49,7 +51,7 @@ TABLES = (
 
 
 def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execution | None) -> Work:
-    """Writes contexts, explanations, explanation_scores, explanation_strata, control_scores and
+    """Writes contexts, cooccurring, explanations, explanation_scores, explanation_strata, control_scores and
     scores.
 
     Args:
@@ -71,7 +73,7 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
     activations, corpus = ActivationShards(inputs["activations"]), inputs["corpus"]
     _refuse_missing_splits("activations", activations.splits, "capture.splits and encode.splits")
     _refuse_missing_splits("codes", CodeShards(encoded).splits, "encode.splits")
-    cut = cut_splits(activations, _vocabulary(corpus), config.contexts)
+    cut = cut_splits(activations, _vocabulary(corpus), config.contexts, config.seed)
     run = Run(
         config,
         settings or Execution(),
@@ -96,23 +98,25 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
     tables.EXPLANATION_STRATA.write(folder, interpreted.strata_rows({None: trained} | controls))
 
     theirs = {role: controls[role].scored if role in controls else None for role in CONTROLS}
-    sample, n_latents = trained.sample, len(trained.sample.latents)
-    counted = {
-        "dead": sample.n_dead,
-        "split": sample.split,
-        "skipped": trained.n_skipped,
-        "n": n_latents,
-    }
+    sample, counted = trained.sample, trained.counted
     rows = [
         *summary.rows(trained.scored, theirs),
-        *summary.shares(d_sae=encoded.facts["d_sae"], **counted),
+        *summary.shares(
+            d_sae=encoded.facts["d_sae"],
+            dead=sample.n_dead,
+            split=sample.split,
+            n=len(sample.latents),
+            skipped=counted.skipped,
+            rare=counted.rare,
+            ubiquitous=counted.ubiquitous,
+        ),
     ]
     return _scores(folder, config, encoded, rows) | {
-        "latents": n_latents,
-        "skipped": trained.n_skipped,
+        "latents": len(sample.latents),
         "dead": sample.n_dead,
+        **dataclasses.asdict(counted),
+        "pool": len(cut["test"].pool),
         "explained": explained,
-        "windows": trained.n_windows,
         "controls": {role: len(control.sample.latents) for role, control in controls.items()},
     }
 
@@ -137,8 +141,8 @@ def _nothing(folder: Path, config: InterpretConfig, encoded: Artifact) -> Work:
     explainer = config.explainers[0]
     keys = [Key("entry", explainer, name, able(config, name)[0]) for name in config.scorers]
     facts = _scores(folder, config, encoded, [key.row() | {"reason": NO_TEXT} for key in keys])
-    counts = dict.fromkeys(("latents", "skipped", "dead", "windows"), 0)
-    return facts | counts | {"explained": {}, "controls": {}}
+    names = ("latents", "dead", "windows", "skipped", "rare", "ubiquitous", "pool")
+    return facts | dict.fromkeys(names, 0) | {"unfilled": {}, "explained": {}, "controls": {}}
 
 
 def _refuse_missing_splits(what: str, there: Sequence[str], setting: str) -> None:
@@ -162,7 +166,7 @@ def _vocabulary(corpus: Artifact) -> Vocabulary:
 
 INTERPRET = Stage(
     "interpret",
-    version=3,
+    version=4,
     make=make,
     entries=entries,
     inputs={

@@ -13,10 +13,49 @@ import pyarrow as pa
 
 from components.interpretation.contexts import SPLITS
 from components.interpretation.contract import Explanation, LatentRecord
+from components.interpretation.drawing import SILENT
 from components.interpretation.sample import Sample
 from components.interpretation.summary import Scored
+from components.interpretation.tiling import ContextsConfig
 from components.interpretation.windows import Windows
 from components.store import tables
+
+
+@dataclasses.dataclass(frozen=True)
+class Counted:
+    """How many of the sampled latents are no usual case; none of them is dropped.
+
+    Attributes:
+        windows: windows chosen, all latents together.
+        skipped: latents with too few windows, of either class.
+        rare: of these, latents with too few active windows.
+        ubiquitous: latents that are active in over a third of the windows of the test split.
+        unfilled: by kind of silent windows, latents that have fewer of it on the test split than
+            were asked for.
+    """
+
+    windows: int
+    skipped: int
+    rare: int
+    ubiquitous: int
+    unfilled: Mapping[str, int]
+
+    @classmethod
+    def of(cls, records: Sequence[LatentRecord], config: ContextsConfig) -> Counted:
+        """Counts them."""
+        return cls(
+            sum(len(windows) for record in records for windows in windows_of(record)),
+            sum(record.reason is not None for record in records),
+            sum(record.lacks == "active" for record in records),
+            sum(record.ubiquitous for record in records),
+            {
+                kind: sum(
+                    int((record.test.stratum == kind).sum()) < config.per_stratum
+                    for record in records
+                )
+                for kind in SILENT
+            },
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,16 +68,14 @@ class Interpreted:
         read: by role and explainer: the same, and those of other latents that the floors were read
             with.
         scored: what all of these scored.
-        n_skipped: latents with too few windows.
-        n_windows: windows chosen, all latents together.
+        counted: the latents that are no usual case.
     """
 
     sample: Sample
     written: Mapping[str, Sequence[Explanation]]
     read: Mapping[tuple[str, str], Sequence[Explanation]]
     scored: Scored
-    n_skipped: int
-    n_windows: int
+    counted: Counted
 
 
 def windows_of(record: LatentRecord) -> tuple[Windows, Windows, Windows]:

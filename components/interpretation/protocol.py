@@ -3,7 +3,8 @@ out.
 
 A latent that was skipped, an explanation that could not be written and an answer that could not be
 read stand at chance, with their reason, and count in n and n_failed. Means and paired differences
-rest on all sampled latents.
+rest on all sampled latents, but for those of which a scorer says that there is no score at all,
+whoever answers.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Generator, Iterable, Iterator, Sequence
 
-from components.interpretation import strata
+from components.interpretation import natural_density, strata
 from components.interpretation.contract import (
     Answer,
     Explainer,
@@ -54,10 +55,11 @@ def explain(
 
 def draw(scorer: Scorer, records: Sequence[LatentRecord], seed: int) -> list[Trials]:
     """The trials of each record, in order: drawn once, for whoever answers."""
-    return [
+    drawn = [
         scorer.trials(record, numpy_generator(seed, "trials", scorer.kind, record.latent))
         for record in records
     ]
+    return strata.common(drawn, [record.reason is None for record in records])
 
 
 def score(
@@ -70,16 +72,24 @@ def score(
     seed: int,
 ) -> Generator[Progress, None, list[LatentScore]]:
     """One score for each record, in order, of a predictor that reads these explanations."""
-    rows = list(zip(records, trials, explanations, strict=True))
-    questions = (
-        asked.question(said.text) for record, asked, said in rows if said.text and not record.reason
-    )
+    whole = predictor.reads_pool
+    pools = natural_density.pools(records, trials, whole, seed)
+    rows = list(zip(records, trials, explanations, pools, strict=True))
+    why = [asked.null or record.reason or said.reason for record, asked, said, _ in rows]
+    told = [row for row, reason in zip(rows, why, strict=True) if reason is None]
+    questions = (asked.question(said.text or "") for _, asked, said, _ in told)
     answers = _answers(predictor, questions, scorer.needs)
+    of_pools = predictor.predict(
+        (Question(said.text or "", pool.texts) for _, _, said, pool in told if pool), "windows"
+    )
     scores = []
-    for record, asked, said in rows:
-        reason = record.reason or said.reason
+    for (record, asked, _, pool), reason in zip(rows, why, strict=True):
         answer = Answer(None, reason) if reason else next(answers)
-        scores.append(_score(name, record, asked, answer, scorer, seed))
+        scored = _score(name, record, asked, answer, scorer, seed)
+        if pool and scorer.natural:
+            of_pool = Answer(None, reason) if reason else next(of_pools)
+            scored = natural_density.told(scored, scorer.natural, pool, of_pool, whole)
+        scores.append(scored)
         yield Progress(
             len(scores), len(records), "latents", f"{name}: {scorer.kind} by {predictor.kind}"
         )
@@ -96,11 +106,15 @@ def score_probe(
     """One score for each record, in order, of the probe fitted to it; None where the record was
     skipped."""
     scores = []
-    for record, asked, probe in zip(records, trials, probes, strict=True):
-        answer = (
-            probe.answer(asked.question(""), scorer.needs) if probe else Answer(None, record.reason)
-        )
-        scores.append(_score("probe", record, asked, answer, scorer, seed))
+    pools = natural_density.pools(records, trials, True, seed)
+    for record, asked, probe, pool in zip(records, trials, probes, pools, strict=True):
+        nobody = Answer(None, asked.null or record.reason)
+        answer = probe.answer(asked.question(""), scorer.needs) if probe else nobody
+        scored = _score("probe", record, asked, answer, scorer, seed)
+        if pool and scorer.natural:
+            of_pool = probe.answer(Question("", pool.texts), "windows") if probe else nobody
+            scored = natural_density.told(scored, scorer.natural, pool, of_pool, True)
+        scores.append(scored)
         yield Progress(len(scores), len(records), "latents", f"probe: {scorer.kind}")
     return scores
 
@@ -123,6 +137,8 @@ def _answers(predictor: Predictor, questions: Iterator[Question], unit: Unit) ->
 def _score(
     name: str, record: LatentRecord, trials: Trials, answer: Answer, scorer: Scorer, seed: int
 ) -> LatentScore:
+    if trials.null is not None:
+        return LatentScore(None, None, None, len(trials), 0, trials.null)
     if answer.values is None:
         whole = LatentScore(scorer.chance, None, None, len(trials), len(trials), answer.reason)
     else:

@@ -27,12 +27,12 @@ from components.interpretation.contract import (
 )
 from components.interpretation.controls import CONTROLS, shuffled
 from components.interpretation.evidence import CorpusLabels, gather
-from components.interpretation.interpreted import Interpreted, windows_of
+from components.interpretation.interpreted import Counted, Interpreted
 from components.interpretation.probe import NgramProbe
 from components.interpretation.protocol import draw, explain, score, score_probe
 from components.interpretation.sample import sample_latents
+from components.interpretation.searched import Searched
 from components.interpretation.summary import Key, Scored
-from components.interpretation.tiling import Tiling
 from components.model.reference import ModelReference
 from components.model.text_encoder import TextEncoderReference
 from components.seeds import numpy_generator
@@ -63,7 +63,7 @@ class Run:
     corpus: Artifact
     model: ModelReference | None
     text_encoder: TextEncoderReference | None
-    cut: Mapping[str, Tiling]
+    cut: Mapping[str, Searched]
 
     def predictors(self) -> dict[str, Predictor]:
         """The listed predictors, by name."""
@@ -117,9 +117,11 @@ def interpret_dictionary(
     mark = f"{CONTROLS[control]}: " if control else ""
     codes, statistics = CodeShards(encoded), tables.LATENTS.read(encoded)
     sample = sample_latents(statistics, codes.d_sae, config.latents, seed)
-    records = yield from _marked(mark, choose(codes, run.cut, sample, seed))
+    chosen = yield from _marked(mark, choose(codes, run.cut, sample, seed))
+    records = list(chosen.records())
     if folder is not None:
         tables.CONTEXTS.write(folder, interpreted.context_rows(records))
+        tables.COOCCURRING.write(folder, chosen.neighbours.rows())
 
     readers = run.predictors()
     labels = CorpusLabels.found(run.corpus, "explain")
@@ -149,9 +151,8 @@ def interpret_dictionary(
         if not control:
             work = score_probe(records, trials, probes, scorer, seed)
             scored[Key("ceiling", None, scorer_name, None)] = yield from work
-    n_skipped = sum(record.reason is not None for record in records)
-    n_windows = sum(len(windows) for record in records for windows in windows_of(record))
-    return Interpreted(sample, written, read, _scored(scored, config), n_skipped, n_windows)
+    counted = Counted.of(records, config.contexts)
+    return Interpreted(sample, written, read, _scored(scored, config), counted)
 
 
 def _marked(mark: str, work: Generator[Progress, None, T]) -> Generator[Progress, None, T]:

@@ -8,9 +8,9 @@ import polars as pl
 import pytest
 
 from components.config import override
+from components.interpretation.config import InterpretConfig
 from components.interpretation.contexts import choose, cut_splits
 from components.interpretation.contract import LatentRecord
-from components.interpretation.config import InterpretConfig
 from components.interpretation.interpret import INTERPRET
 from components.interpretation.sample import sample_latents
 from components.interpretation.tiling import ContextsConfig
@@ -80,4 +80,4 @@ def records_of(planted: Planted) -> dict[int, LatentRecord]:
     chosen = finished(
         choose(codes, cut_splits(activations, vocabulary, ContextsConfig()), sample, 0)
     )
-    return {record.latent: record for record in chosen}
+    return {record.latent: record for record in chosen.records()}

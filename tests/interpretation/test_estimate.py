@@ -12,6 +12,7 @@ import pytest
 
 from components.config import Config
 from components.device import Execution
+from components.interpretation.config import InterpretConfig
 from components.interpretation.contract import (
     Explainer,
     Predictor,
@@ -20,9 +21,8 @@ from components.interpretation.contract import (
     predictors,
     scorers,
 )
-from components.interpretation.explainers.log_odds import LogOdds
-from components.interpretation.config import InterpretConfig
 from components.interpretation.estimate import formula
+from components.interpretation.explainers.log_odds import LogOdds
 from components.store.estimate import Planned
 
 CODES = Planned(

@@ -9,8 +9,8 @@ import pytest
 
 from components.errors import ModelError
 from components.experiment import parents
-from components.interpretation.contract import Answer, PredictorServices, Question
 from components.interpretation.config import InterpretConfig
+from components.interpretation.contract import Answer, PredictorServices, Question
 from components.interpretation.predictors.text_encoder import (
     TextEncoderPredictor,
     TextEncoderPredictorConfig,

@@ -13,6 +13,7 @@ scoring; delphi's simulation scorer gives NaN where ours gives 0.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import ClassVar
 
 import numpy as np
@@ -60,7 +61,8 @@ class Simulation(Scorer):
 
     def trials(self, record: LatentRecord, generator: np.random.Generator) -> Trials:
         """All windows of the test split; true is the activation on every token."""
-        return strata.trials_of(record.test, record.test.activations)
+        trials = strata.trials_of(record.test, record.test.activations)
+        return dataclasses.replace(trials, stands_for=record.test.stands_for)
 
     def score(
         self, answer: Answer, trials: Trials, generator: np.random.Generator | None
