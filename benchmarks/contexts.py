@@ -279,7 +279,7 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(results))
     most = max(result["memory_mb"] for result in results)
-    sys.exit(0 if results[0]["times"] <= 1.8 and most < 4096 else 1)
+    sys.exit(0 if results[0].get("times", 0) <= 1.8 and most < 4096 else 1)
 
 
 if __name__ == "__main__":

@@ -20,10 +20,11 @@ from components.interpretation import activity as activities
 from components.interpretation import neighbours as near_latents
 from components.interpretation.activity import Activity
 from components.interpretation.contract import LatentRecord
-from components.interpretation.drawing import ROLES, SILENT, Contrast, Drawn, draw_windows
+from components.interpretation.drawing import ROLES, Drawn, draw_windows
 from components.interpretation.neighbours import Neighbours
 from components.interpretation.sample import Sample
 from components.interpretation.searched import Searched, search
+from components.interpretation.silent import SILENT, Contrast
 from components.interpretation.tiling import ContextsConfig, Tiling
 from components.interpretation.windows import Pool, Vocabulary, Windows
 from components.seeds import derive, numpy_generator

@@ -1,24 +1,16 @@
-"""The windows of one latent out of a split: active ones by their strength, and four kinds of
-silent ones.
+"""The windows of one latent out of a split: active ones by their strength, and silent ones.
 
     top          the strongest of the explain split
     weighted     drawn with chances in proportion to the square of the largest activation
     quantile     drawn from each tenth of activation
 
-    random       silent, drawn at random
-    same_token   silent, and holds the word that the latent fires on most
-    neighbour    silent, and a neighbouring latent is active: half of the neighbours by the tokens
-                 on which both are active, half by the cosine of decoder directions
-    near         silent, and its mean activation vector is among those closest to the mean over the
-                 latent's active windows of the explain split
+    silent       of four kinds (components/interpretation/silent.py)
 
-Silent means that no token inside has any activation. Silent windows have the lengths of the active
-ones. No window is a near-duplicate of another of the latent's, in any split. Nothing that chooses
-them comes from the test split.
+No window is a near-duplicate of another of the latent's, in any split.
 
-Sources: tenths and silent windows of neighbours after delphi (arXiv 2410.13928, section 3), which
-draws explaining and scoring windows from one list and labels random windows silent unchecked; here
-neither can happen. Weighted windows after SAEBench's automatic interpretation.
+Sources: tenths after delphi (arXiv 2410.13928, section 3), which draws explaining and scoring
+windows from one list; here that cannot happen. Weighted windows after SAEBench's automatic
+interpretation.
 """
 
 from __future__ import annotations
@@ -33,14 +25,9 @@ from components.interpretation import near_duplicates
 from components.interpretation.activity import Activity
 from components.interpretation.sample import TENTHS
 from components.interpretation.searched import Searched
+from components.interpretation.silent import AHEAD, SILENT, Contrast, candidates
 
 ROLES = ("top", "weighted", "quantile", "silent")
-SILENT = ("random", "same_token", "neighbour", "near")
-"""Kinds of silent windows."""
-AHEAD = 2
-"""How many times as many windows as wanted are drawn, because near-duplicates go."""
-TRIES = 4
-"""How often a random window is drawn for one that must be silent, before all are looked through."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,22 +47,6 @@ class Drawn:
     stratum: Int[np.ndarray, " window"]
     tenth: Int[np.ndarray, " window"]
     stands_for: Float[np.ndarray, " window"]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Contrast:
-    """What silent windows of a latent are chosen by, from the explain split and the decoder.
-
-    Attributes:
-        word: the word that it fires on most; -1 for none.
-        neighbours: numbers of the neighbouring latents, by kind.
-        distance: of each searched window's mean activation vector, from the mean over the latent's
-            active windows; None where there is none.
-    """
-
-    word: int
-    neighbours: Sequence[Int[np.ndarray, " _"]]
-    distance: Float[np.ndarray, " searched"] | None
 
 
 @dataclasses.dataclass
@@ -119,7 +90,12 @@ def draw_windows(
     """
     active = _active_groups(searched, activity, number, generator)
     lengths = searched.tiling.length[np.concatenate([group.tiles for group in active])]
-    silent = _silent_groups(searched, activity, number, contrast, lengths, generator)
+    silent = [
+        _Group(ROLES.index("silent"), SILENT.index(kind), -1, tiles, wanted, of_all)
+        for kind, tiles, wanted, of_all in candidates(
+            searched, activity, number, contrast, lengths, generator
+        )
+    ]
     chosen = _distinct(searched, active + silent, earlier)
     groups = [(group, tiles) for group, tiles in zip(active + silent, chosen, strict=True)]
     sizes = [len(tiles) for _, tiles in groups]
@@ -179,121 +155,6 @@ def _tenth_of(
     own = np.array([largest[tile] for tile in tiles.tolist()])
     rank = np.searchsorted(np.sort(-value), -own)
     return np.minimum(np.searchsorted(ends, rank, side="right"), TENTHS - 1)
-
-
-def _silent_groups(
-    searched: Searched,
-    activity: Activity,
-    number: int,
-    contrast: Contrast,
-    lengths: Int[np.ndarray, " active"],
-    generator: np.random.Generator,
-) -> list[_Group]:
-    config = searched.tiling.config
-    n = config.calibrate_per_stratum if searched.split == "calibrate" else config.per_stratum
-    silent = np.ones(len(searched.tiles), bool)
-    silent[activity.places(number)] = False
-    like = np.bincount(lengths, minlength=config.width + 1)
-    holding = searched.holding(contrast.word)
-    kinds = [(0, n, _random(searched, silent, lengths, AHEAD * n, generator))]
-    kinds.append((1, n, _like(searched, holding[silent[holding]], like, AHEAD * n, generator)))
-    by_kind = [
-        _of_neighbours(searched, activity, near, silent, like, generator)
-        for near in contrast.neighbours
-    ]
-    for places, wanted in zip(by_kind, (n - n // 2, n // 2), strict=True):
-        kinds.append((2, wanted, places))
-    # what one kind of neighbours could not fill, the other may
-    kinds += [(2, n, places) for places in by_kind]
-    if contrast.distance is not None:
-        kinds.append((3, n, _nearest(searched, silent, like, contrast.distance, n)))
-    return [
-        _Group(3, stratum, -1, searched.tiles[places], wanted, n)
-        for stratum, wanted, places in kinds
-    ]
-
-
-def _random(
-    searched: Searched,
-    silent: Bool[np.ndarray, " searched"],
-    lengths: Int[np.ndarray, " active"],
-    n: int,
-    generator: np.random.Generator,
-) -> Int[np.ndarray, " drawn"]:
-    """Places of silent windows whose lengths are distributed as among the active ones."""
-    if not len(lengths):
-        return np.zeros(0, np.int64)
-    order, bounds = searched.by_length
-    wanted = generator.choice(lengths, TRIES * n)
-    wanted = wanted[bounds[wanted] < bounds[wanted + 1]]
-    places = order[generator.integers(bounds[wanted], bounds[wanted + 1])]
-    places = places[silent[places]]
-    _, first = np.unique(places, return_index=True)
-    places = places[np.sort(first)]
-    if len(places) >= n:
-        return places[:n]
-    like = np.bincount(lengths, minlength=len(bounds) - 1)
-    return _like(searched, np.flatnonzero(silent), like, n, generator)
-
-
-def _like(
-    searched: Searched,
-    places: Int[np.ndarray, " there"],
-    like: Int[np.ndarray, " length"],
-    n: int,
-    generator: np.random.Generator,
-) -> Int[np.ndarray, " drawn"]:
-    """Some of these windows, drawn such that their lengths are distributed as counted."""
-    length = searched.length[places]
-    there = np.bincount(length, minlength=len(like))
-    chance = (like[: len(there)] / np.maximum(there, 1))[length]
-    places, chance = places[chance > 0], chance[chance > 0]
-    # the smallest of exponential numbers over weights are a draw without replacement
-    return places[np.argsort(generator.exponential(size=len(places)) / chance)[:n]]
-
-
-def _of_neighbours(
-    searched: Searched,
-    activity: Activity,
-    neighbours: Int[np.ndarray, " near"],
-    silent: Bool[np.ndarray, " searched"],
-    like: Int[np.ndarray, " length"],
-    generator: np.random.Generator,
-) -> Int[np.ndarray, " drawn"]:
-    """Places of silent windows in which a neighbour is active, of each neighbour one in turn."""
-    config = searched.tiling.config
-    each = []
-    for near in neighbours.tolist():
-        there = activity.places(near)
-        each.append(_like(searched, there[silent[there]], like, config.per_stratum, generator))
-    longest = max((len(places) for places in each), default=0)
-    turns = np.full((longest, len(each)), -1, np.int64)
-    for column, places in enumerate(each):
-        turns[: len(places), column] = places
-    return turns[turns >= 0][: 2 * AHEAD * config.per_stratum]
-
-
-def _nearest(
-    searched: Searched,
-    silent: Bool[np.ndarray, " searched"],
-    like: Int[np.ndarray, " length"],
-    distance: Float[np.ndarray, " searched"],
-    n: int,
-) -> Int[np.ndarray, " drawn"]:
-    """Places of the silent windows with the smallest distance, of each length about as many as
-    among the active ones."""
-    places = np.flatnonzero(silent & (like > 0)[np.minimum(searched.length, len(like) - 1)])
-    if len(places) > (ahead := 16 * n):
-        places = places[np.argpartition(distance[places], ahead)[:ahead]]
-    places = places[np.lexsort((places, distance[places]))]
-    length = searched.length[places]
-    order = np.argsort(length, kind="stable")
-    begins = np.searchsorted(length[order], np.arange(len(like)))
-    nth = np.empty(len(places), np.int64)
-    nth[order] = np.arange(len(places)) - begins[length[order]]
-    quota = np.ceil(n * like / max(1, like.sum()))[length]
-    later = (nth >= quota) & (nth < AHEAD * quota)  # for those that are near-duplicates
-    return np.concatenate([places[nth < quota], places[later]])
 
 
 def _distinct(

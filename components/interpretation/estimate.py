@@ -7,19 +7,37 @@ from typing import Any
 
 from components.capture.arrays import NO_TEXT
 from components.device import Execution
+from components.interpretation.activity import KEPT
 from components.interpretation.config import InterpretConfig
 from components.interpretation.contexts import SPLITS
 from components.interpretation.contract import explainers, predictors, scorers
 from components.interpretation.controls import CONTROLS
+from components.interpretation.neighbours import AT_ONCE, ROWS, USED
+from components.interpretation.searched import SEARCHED
 from components.store.estimate import Estimate
 
 WINDOWS = 420  # of one latent, all roles together
 WINDOW = 32 * 80  # bytes of one in memory, its rows of the tables included
-ONCE, BY_LATENT = 1.5, 0.03  # seconds, on one core of a server
+SHARD_ROWS = 65_536  # of the codes
+ONCE, BY_LATENT = 1.5, 0.05  # seconds, on one core of a server
+
+
+def _codes(facts: Mapping[str, Any], rows: int, config: InterpretConfig) -> int:
+    """What a pass over one split keeps of the sampled latents and of those next to them, and what
+    it works with."""
+    d_sae, l0 = facts["d_sae"], max(facts["l0"].values(), default=0.0)
+    watched = min(d_sae, (1 + 2 * USED) * config.latents)
+    searched = min(rows, SEARCHED * config.contexts.width)
+    kept = 16 * 2 * KEPT * watched
+    activity = 20 * searched * l0 * watched / d_sae
+    means = 4 * searched / config.contexts.width * facts.get("d_in", 0)
+    counted = 12 * min(rows, ROWS) * l0 + 16 * AT_ONCE * d_sae
+    block = 60 * min(rows, SHARD_ROWS) * l0
+    return round(kept + activity + means + counted + block)
 
 
 def formula(config: InterpretConfig, inputs: Mapping[str, Any], settings: Execution) -> Estimate:
-    """Codes of three splits in memory by rows and by latents, and the windows of the sample.
+    """What a pass over the codes keeps, by latents; tokens; and the windows of the sample.
 
     Dictionaries are read one after the other, and the windows of a control are not written.
     """
@@ -28,13 +46,14 @@ def formula(config: InterpretConfig, inputs: Mapping[str, Any], settings: Execut
             {}, {"tables": 30_000}, probe=lambda _: (0.0, f"nothing is interpreted: {NO_TEXT}")
         )
     read = [inputs[role].facts for role in ("codes", *CONTROLS) if inputs.get(role) is not None]
-    rows = sum(min(read[0]["rows"].get(split, 0), config.contexts.rows) for split in SPLITS)
-    entries = max(
-        round(sum(f["rows"].get(split, 0) * f["l0"].get(split, 0.0) for split in SPLITS))
-        for f in read
-    )
+    rows = [min(read[0]["rows"].get(split, 0), config.contexts.rows) for split in SPLITS]
     windows, n_latents = WINDOWS * config.latents, len(read) * config.latents
-    memory = {"codes": 32 * entries, "tokens": 100 * rows, "windows": windows * WINDOW}
+    memory = {
+        "codes": max(_codes(each, max(rows), config) for each in read),
+        # what is known of each token, and what is known of one split while it is cut
+        "tokens": 8 * sum(rows) + 60 * max(rows),
+        "windows": windows * WINDOW,
+    }
     disk = {"windows": 40 * windows, "tables": 450 * n_latents + 30_000}
     listed = (
         (explainers, config.explainers),

@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from components.interpretation.contexts import SPLITS
 from components.interpretation.contract import Explanation, LatentRecord
-from components.interpretation.drawing import SILENT
 from components.interpretation.sample import Sample
+from components.interpretation.silent import SILENT
 from components.interpretation.summary import Scored
 from components.interpretation.tiling import ContextsConfig
 from components.interpretation.windows import Windows

@@ -30,13 +30,14 @@ from jaxtyping import Bool, Float
 
 from components.interpretation.contract import Answer, LatentScore, ScorePart, Scorer, Trials
 from components.interpretation.sample import TENTHS
+from components.interpretation.silent import SILENT
 from components.interpretation.windows import Windows
 
 OUTER = 3
 """Tenths that count as the strongest, and as the weakest."""
 DECILES = tuple(f"decile_{number}" for number in range(1, TENTHS + 1))
 """Tenths of activation, the strongest first."""
-KINDS = ("random", "same_token", "neighbour", "near")
+KINDS = SILENT
 """Kinds of silent windows, which the macro mean weighs alike."""
 MACRO = "macro"
 USUAL = ("strongest", "weakest", *DECILES, *KINDS, MACRO)

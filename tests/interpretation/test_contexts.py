@@ -17,8 +17,8 @@ from components.errors import ConfigError, InputError
 from components.interpretation import neighbours
 from components.interpretation.contexts import SPLITS, choose, cut_splits
 from components.interpretation.contract import LatentRecord
-from components.interpretation.drawing import SILENT
 from components.interpretation.sample import TENTHS, Sample, sample_latents
+from components.interpretation.silent import SILENT
 from components.interpretation.tiling import ContextsConfig, Tiling
 from components.interpretation.windows import Vocabulary, Windows
 from components.store import tables
