@@ -202,10 +202,12 @@ class Beside:
         return forward / n, encoder / n
 
 
-def measured(folder: Path, n_tokens: int, d_sae: int, timed: int) -> dict[str, Any]:
+def measured(
+    folder: Path, n_tokens: int, d_sae: int, timed: int, sampled: int | None = None
+) -> dict[str, Any]:
     """One size: contexts between two halves of the tokens that forward and encoder are timed on."""
     activations, encoded = shards(folder, n_tokens, d_sae)
-    sample = sample_latents(tables.LATENTS.read(encoded), d_sae, d_sae, 0)
+    sample = sample_latents(tables.LATENTS.read(encoded), d_sae, sampled or d_sae, 0)
     beside = Beside(d_sae) if timed else None
     if beside:
         beside.seconds(4096)
@@ -253,6 +255,7 @@ def main() -> None:
     )
     parser.add_argument("--latents", type=int, default=16_384)
     parser.add_argument("--tokens", type=int, nargs="+", default=[1_000_000, 10_000_000])
+    parser.add_argument("--sampled", type=int, help="latents that get contexts (all)")
     parser.add_argument(
         "--timed", type=int, default=65_536, help="tokens that the model is timed on"
     )
@@ -261,12 +264,14 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.one:
         n = arguments.tokens[0]
-        print(json.dumps(measured(Path(arguments.one), n, arguments.latents, arguments.timed)))
+        sizes = (arguments.latents, arguments.timed, arguments.sampled)
+        print(json.dumps(measured(Path(arguments.one), n, *sizes)))
         return
     results = []
     for place, n in enumerate(arguments.tokens):
         folder = tempfile.mkdtemp(prefix="latentflow-contexts-")
         options = ["--latents", str(arguments.latents), "--tokens", str(n), "--one", folder]
+        options += ["--sampled", str(arguments.sampled)] if arguments.sampled else []
         options += ["--timed", str(0 if place else arguments.timed)]
         done = subprocess.run(
             [sys.executable, __file__, *options], stdout=subprocess.PIPE, check=True

@@ -164,16 +164,7 @@ def _distinct(
     before it."""
     candidates = np.unique(np.concatenate([group.tiles for group in groups]))
     rare = [where.rarest[drawn.tiles] for where, drawn in earlier] + [searched.rarest[candidates]]
-    width = max(part.shape[1] for part in rare)
-    none = np.uint32(0xFFFFFFFF)
-    met = near_duplicates.meeting(
-        np.concatenate(
-            [
-                np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=none)
-                for part in rare
-            ]
-        )
-    )
+    met = near_duplicates.meeting(near_duplicates.stacked(rare))
     n_before = len(met) - len(candidates)
     meeting = np.flatnonzero(met)
     tokens, start = [], 0

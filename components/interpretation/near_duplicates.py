@@ -12,6 +12,8 @@ to the exact comparison.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import scipy.sparse
 from jaxtyping import Bool, Int, Int64, UInt32
@@ -22,25 +24,26 @@ DENSE = 1 << 19
 """Windows times sequences up to which a dense product is the faster one."""
 AT_ONCE = 1 << 14
 """Windows that are hashed at a time."""
-_NONE = np.uint32(0xFFFFFFFF)
+NONE = np.uint32(0xFFFFFFFF)
+"""Where there is no sequence."""
 
 
 def sequences(tokens: Int[np.ndarray, "window token"]) -> UInt32[np.ndarray, "window sequence"]:
     """A hash of each three tokens that follow one another; a value that no sequence has where a
     window is shorter."""
     if tokens.shape[1] < 3:
-        return np.full((len(tokens), 1), _NONE)
+        return np.full((len(tokens), 1), NONE)
     ids = tokens.astype(np.uint64)
     mixed = ids[:, :-2] * np.uint64(0x9E3779B97F4A7C15) + ids[:, 1:-1]
     mixed = (mixed ^ (mixed >> np.uint64(31))) * np.uint64(0xBF58476D1CE4E5B9) + ids[:, 2:]
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     hashed = (mixed >> np.uint64(32)).astype(np.uint32)
-    return np.where(tokens[:, 2:] >= 0, np.minimum(hashed, _NONE - np.uint32(1)), _NONE)
+    return np.where(tokens[:, 2:] >= 0, np.minimum(hashed, NONE - np.uint32(1)), NONE)
 
 
 def count(hashed: UInt32[np.ndarray, "window sequence"]) -> Int64[np.ndarray, " bucket"]:
     """How often sequences of each bucket come."""
-    there = hashed[hashed != _NONE] >> np.uint32(32 - BUCKETS)
+    there = hashed[hashed != NONE] >> np.uint32(32 - BUCKETS)
     return np.bincount(there, minlength=1 << BUCKETS)
 
 
@@ -57,20 +60,31 @@ def rarest(
         counts: of `count`, over every window that may be compared.
         threshold: the part that near-duplicates share.
     """
-    often = np.minimum(counts[hashed >> np.uint32(32 - BUCKETS)], _NONE - 1).astype(np.uint64)
-    keys = np.sort(np.where(hashed == _NONE, ~np.uint64(0), often << np.uint64(32) | hashed), 1)
+    often = np.minimum(counts[hashed >> np.uint32(32 - BUCKETS)], NONE - 1).astype(np.uint64)
+    keys = np.sort(np.where(hashed == NONE, ~np.uint64(0), often << np.uint64(32) | hashed), 1)
     keys[:, 1:][keys[:, 1:] == keys[:, :-1]] = ~np.uint64(0)  # one that comes twice counts once
     keys.sort(1)
     n = (keys != ~np.uint64(0)).sum(1)
     needed = n - np.floor(threshold * n).astype(np.int64)
     rare = keys[:, : max(1, int(needed.max(initial=0)))].astype(np.uint32)
-    return np.where(np.arange(rare.shape[1]) < needed[:, None], rare, _NONE)
+    return np.where(np.arange(rare.shape[1]) < needed[:, None], rare, NONE)
+
+
+def stacked(
+    parts: Sequence[UInt32[np.ndarray, "_ _"]],
+) -> UInt32[np.ndarray, "window rare"]:
+    """The rarest sequences of several sets of windows below one another."""
+    width = max(part.shape[1] for part in parts)
+    gaps = [((0, 0), (0, width - part.shape[1])) for part in parts]
+    return np.concatenate(
+        [np.pad(part, gap, constant_values=NONE) for part, gap in zip(parts, gaps, strict=True)]
+    )
 
 
 def meeting(rare: UInt32[np.ndarray, "window rare"]) -> Bool[np.ndarray, " window"]:
     """Which windows share a rare sequence with another: only these can be near-duplicates."""
     ordered = np.sort(rare, axis=None)
-    ordered = ordered[: np.searchsorted(ordered, _NONE)]
+    ordered = ordered[: np.searchsorted(ordered, NONE)]
     shared = ordered[1:][ordered[1:] == ordered[:-1]]
     if not len(shared):
         return np.zeros(len(rare), bool)

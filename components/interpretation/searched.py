@@ -146,13 +146,6 @@ def search(
             )
             for tiles in parts[split]
         ]
-        width = max(part.shape[1] for part in rare)
-        none = np.uint32(0xFFFFFFFF)
-        rarest = np.concatenate(
-            [
-                np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=none)
-                for part in rare
-            ]
-        )
+        rarest = near_duplicates.stacked(rare)
         searched[split] = Searched.of(split, tiling, rarest, activations, generators[split])
     return searched
