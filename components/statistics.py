@@ -388,26 +388,6 @@ def average_precision(
     return _average_precision(*_tied(scores, labels))
 
 
-def average_precision_weighted(
-    scores: Real[np.ndarray, " row"],
-    labels: Shaped[np.ndarray, " row"],
-    weights: Float[np.ndarray, " row"],
-) -> float | None:
-    """`average_precision` where each row stands for so many; None unless a positive stands for
-    something."""
-    kept = weights > 0
-    scores, positive, weights = scores[kept], labels[kept].astype(bool), weights[kept]
-    if not positive.any():
-        return None
-    # highest first; rows of equal score enter together
-    levels, at = np.unique(-scores, return_inverse=True)
-    gained = np.bincount(at, weights=weights * positive, minlength=len(levels))
-    precision = np.cumsum(gained) / np.cumsum(
-        np.bincount(at, weights=weights, minlength=len(levels))
-    )
-    return float((gained * precision).sum() / gained.sum())
-
-
 def average_precision_sparse(
     values: Real[np.ndarray, " entry"],
     labels: Shaped[np.ndarray, " entry"],

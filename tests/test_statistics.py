@@ -16,7 +16,6 @@ from components.statistics import (
     auroc_sparse,
     average_precision,
     average_precision_sparse,
-    average_precision_weighted,
     binomial_tail,
     bootstrap_mean,
     bounded,
@@ -235,17 +234,6 @@ def test_what_is_called_detectable_is_detected_four_times_in_five() -> None:
     one = detectable(interval, n - 1)
     assert one is not None and more is not None and more > one
     assert detectable(Interval(1.0, None, None, 1), 0) is None
-
-
-@given(ranked, st.randoms(use_true_random=False))
-def test_weighted_average_precision_is_that_of_repeated_rows(
-    rows: list[tuple[int, bool]], random
-) -> None:
-    scores, labels = arrays(rows)
-    times = np.array([random.randint(0, 3) for _ in rows])
-    repeated = average_precision(np.repeat(scores, times), np.repeat(labels, times))
-    found = average_precision_weighted(scores, labels, times / 7)
-    assert found == (None if repeated is None else pytest.approx(repeated))
 
 
 def test_an_interval_is_cut_to_what_a_score_can_be() -> None:

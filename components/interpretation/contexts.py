@@ -1,35 +1,94 @@
 """Which latents are looked at, and through which windows of text.
 
-Every split is cut once into windows (components/interpretation/tiling.py), and each latent gets
-some of them (components/interpretation/drawing.py). The codes are read once for each split, keeping
-the entries of sampled latents only. Explain, calibrate and test are disjoint by document
-(asserted).
+Every split is cut once into windows (components/interpretation/tiling.py). The codes of a split are
+read once (components/interpretation/activity.py), then each latent gets some of the windows
+(components/interpretation/drawing.py), and what is chosen is read again. Explain, calibrate and
+test are disjoint by document (asserted). Memory grows with the number of latents, and by 8 bytes
+for each token; codes and activations stay on disk.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Generator, Mapping
+import bisect
+import dataclasses
+from collections.abc import Generator, Iterator, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float32, Int
 
+from components.interpretation import activity as activities
+from components.interpretation import neighbours as near_latents
+from components.interpretation.activity import Activity
 from components.interpretation.contract import LatentRecord
-from components.interpretation.directions import DirectionCodes
-from components.interpretation.drawing import draw_windows
+from components.interpretation.directions import DirectionCodes, hook_point_of
+from components.interpretation.drawing import ROLES, Drawn, draw_windows
+from components.interpretation.neighbours import Neighbours
 from components.interpretation.sample import Sample
+from components.interpretation.searched import Searched, search
+from components.interpretation.silent import SILENT, Contrast
 from components.interpretation.tiling import ContextsConfig, Tiling
-from components.interpretation.windows import Vocabulary, Windows
-from components.seeds import numpy_generator
+from components.interpretation.windows import Pool, Vocabulary, Windows
+from components.seeds import derive, numpy_generator
 from components.store.shards import ActivationShards, CodeShards
 from components.store.stage import Progress
 
 SPLITS = ("explain", "calibrate", "test")
+AT_ONCE = 128
+"""Latents whose distances to the searched windows are held at a time."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Chosen:
+    """The windows of every sampled latent, without their text: a few kilobytes each.
+
+    Attributes:
+        codes: where the activations are.
+        cut: the splits.
+        sample: the latents.
+        neighbours: what lies next to them.
+        drawn: by split, of each latent.
+        share: of each latent, the share of the windows of the test split in which it is active.
+        in_pool: of each latent, the windows of the pool in which it is active, by their place.
+    """
+
+    codes: CodeShards | DirectionCodes
+    cut: Mapping[str, Searched]
+    sample: Sample
+    neighbours: Neighbours
+    drawn: Mapping[str, Sequence[Drawn]]
+    share: Sequence[float]
+    in_pool: Sequence[Int[np.ndarray, " _"]]
+
+    def records(self) -> Iterator[LatentRecord]:
+        """Every latent with text and activations, one at a time."""
+        readers = {split: _Reader(self.codes, self.cut[split].tiling, split) for split in SPLITS}
+        config = self.cut["test"].tiling.config
+        for number, latent in enumerate(self.sample.latents.tolist()):
+            windows = {
+                split: readers[split].windows(self.drawn[split][number], latent) for split in SPLITS
+            }
+            lacks, reason = _too_few(windows, config.fewest)
+            yield LatentRecord(
+                latent,
+                float(self.sample.density[number]),
+                int(self.sample.decile[number]),
+                **windows,
+                reason=reason,
+                lacks=lacks,
+                share=self.share[number],
+                pool=self._pool(number),
+            )
+
+    def _pool(self, number: int) -> Pool | None:
+        test = self.cut["test"]
+        if not len(test.pool):
+            return None
+        return Pool(test.shared, np.isin(np.arange(len(test.pool)), self.in_pool[number]))
 
 
 def cut_splits(
-    activations: ActivationShards, vocabulary: Vocabulary, config: ContextsConfig
-) -> dict[str, Tiling]:
+    activations: ActivationShards, vocabulary: Vocabulary, config: ContextsConfig, seed: int = 0
+) -> dict[str, Searched]:
     """The splits as windows: the same for every dictionary that is read on these activations.
 
     Raises:
@@ -42,65 +101,157 @@ def cut_splits(
     for split, other in (("explain", "calibrate"), ("explain", "test"), ("calibrate", "test")):
         common = np.intersect1d(cut[split].document, cut[other].document)
         assert not len(common), f"documents {common[:5]} are in both {split} and {other}"
-    return cut
+    generators = {split: numpy_generator(seed, "searched", split) for split in SPLITS}
+    return search(cut, activations, generators)
 
 
 def choose(
-    codes: CodeShards | DirectionCodes, cut: Mapping[str, Tiling], sample: Sample, seed: int
-) -> Generator[Progress, None, list[LatentRecord]]:
+    codes: CodeShards | DirectionCodes, cut: Mapping[str, Searched], sample: Sample, seed: int
+) -> Generator[Progress, None, Chosen]:
     """The windows of every sampled latent, from the windows that its splits are cut into."""
-    config = cut["test"].config
-    active = {split: _active(codes, split, sample.latents, config.rows) for split in SPLITS}
-    records = []
-    for number, latent in enumerate(sample.latents.tolist()):
-        chosen: dict[str, Windows] = {}
-        favourite = -1
-        for split in SPLITS:
-            rows, values = active[split][number]
-            if split == "explain" and len(rows):
-                words = cut[split].vocabulary.word_of[cut[split].token[rows]]
-                favourite = int(np.bincount(words, weights=values).argmax())
-            generator = numpy_generator(seed, "windows", split, latent)
-            chosen[split] = draw_windows(
-                cut[split], rows, values, favourite, list(chosen.values()), split, generator
+    config = cut["test"].tiling.config
+    near = near_latents.find(codes, sample.latents, config.rows)
+    watched = near.watched()
+    numbers = np.searchsorted(watched, sample.latents)
+    means_at = hook_point_of(codes)
+    drawn: dict[str, list[Drawn]] = {}
+    words: list[int] = []
+    centres: np.ndarray | None = None
+    for place, split in enumerate(SPLITS):
+        yield Progress(place, len(SPLITS), "splits", f"codes of {split} read")
+        searched = cut[split]
+        active = activities.read(codes, searched, watched, derive(seed, "kept", split))
+        means = searched.means(means_at)
+        if split == "explain":
+            words = [_favourite(searched, active, number) for number in numbers.tolist()]
+            if means is not None:
+                centres = _centres(active, numbers, means)
+        drawn[split] = []
+        distances = _distances(means, centres, len(numbers))
+        for n, (number, distance) in enumerate(zip(numbers.tolist(), distances, strict=True)):
+            kinds = [np.searchsorted(watched, latents) for latents in near.kinds(n)]
+            latent = int(sample.latents[n])
+            windows = draw_windows(
+                searched,
+                active,
+                number,
+                Contrast(words[n], kinds, distance),
+                [(cut[before], drawn[before][n]) for before in SPLITS[:place]],
+                numpy_generator(seed, "windows", split, latent),
             )
-        reason = _too_few(chosen, config.fewest)
-        facts = (latent, float(sample.density[number]), int(sample.decile[number]))
-        records.append(LatentRecord(*facts, **chosen, reason=reason))
-        yield Progress(number + 1, len(sample.latents), "latents", "windows chosen")
-    return records
+            drawn[split].append(windows)
+            yield Progress(n + 1, len(numbers), "latents", f"windows of {split} chosen")
+    n_windows = len(cut["test"].tiling)
+    share = [float(active.n_active[number]) / n_windows for number in numbers.tolist()]
+    pool = cut["test"].pool
+    in_pool = [np.flatnonzero(np.isin(pool, active.places(number))) for number in numbers.tolist()]
+    return Chosen(codes, cut, sample, near, drawn, share, in_pool)
 
 
-def _active(
-    codes: CodeShards | DirectionCodes, split: str, latents: Int[np.ndarray, " latent"], limit: int
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Rows and activations of each latent, from one pass over the codes."""
-    number_of = np.full(codes.d_sae, -1)
-    number_of[latents] = np.arange(len(latents))
-    parts, base = [], 0
-    for shard in codes.iterate(split):
-        part = shard.rows(0, min(shard.n_rows, limit - base))
-        number = number_of[part.indices.numpy()]
-        wanted = number >= 0
-        parts.append(
-            (number[wanted], part.row_index().numpy()[wanted] + base, part.values.numpy()[wanted])
+def _favourite(searched: Searched, active: Activity, number: int) -> int:
+    """The word on which a latent is most active, all its windows together; -1 for none."""
+    row, value = active.sample.of(number)
+    if not len(row):
+        return -1
+    words = searched.tiling.vocabulary.word_of[searched.tiling.token[row]]
+    distinct, at = np.unique(words, return_inverse=True)
+    return int(distinct[np.bincount(at, weights=value).argmax()])
+
+
+def _centres(
+    active: Activity, numbers: Int[np.ndarray, " latent"], means: Float32[np.ndarray, "window d_in"]
+) -> Float32[np.ndarray, "latent d_in"]:
+    """The mean activation vector over the active windows of each latent; NaN where it has none."""
+    inside = active.searched[numbers].astype(np.float32)
+    n = np.diff(inside.indptr)[:, None]
+    with np.errstate(invalid="ignore"):
+        return np.where(n > 0, (inside @ means) / n, np.nan).astype(np.float32)
+
+
+def _distances(
+    means: Float32[np.ndarray, "window d_in"] | None,
+    centres: Float32[np.ndarray, "latent d_in"] | None,
+    n: int,
+) -> Iterator[Float32[np.ndarray, " window"] | None]:
+    """Of each latent the squared distance of every window's mean vector from its centre, less what
+    is the same for all windows; None where it has no centre."""
+    if means is None or centres is None:
+        yield from [None] * n
+        return
+    norms = (means**2).sum(1)
+    for start in range(0, n, AT_ONCE):
+        part = centres[start : start + AT_ONCE]
+        for centre, distance in zip(part, norms - 2 * part @ means.T, strict=True):
+            yield None if np.isnan(centre[0]) else distance
+
+
+class _Reader:
+    """Reads the activations of one latent in some windows from the codes on disk."""
+
+    def __init__(self, codes: CodeShards | DirectionCodes, tiling: Tiling, split: str) -> None:
+        shards = list(codes.iterate(split))
+        self._tiling = tiling
+        self._parts = [
+            (shard.offsets.numpy(), shard.indices.numpy(), shard.values.numpy()) for shard in shards
+        ]
+        self._starts = np.cumsum([0, *(shard.n_rows for shard in shards)]).tolist()
+
+    def windows(self, drawn: Drawn, latent: int) -> Windows:
+        """The windows as text, with the latent's activation on every token.
+
+        Silent windows are not read again: that they are silent was seen in the pass over all codes.
+
+        Raises:
+            AssertionError: an active window is not active.
+        """
+        tiling, tiles = self._tiling, drawn.tiles
+        activations = np.zeros((len(tiles), tiling.config.width), np.float32)
+        active = np.flatnonzero(drawn.stratum < 0)
+        firsts, lengths = tiling.first[tiles[active]], tiling.length[tiles[active]]
+        for number, first, length in zip(
+            active.tolist(), firsts.tolist(), lengths.tolist(), strict=True
+        ):
+            self._read(latent, first, first + length, activations[number])
+        assert (activations[active].max(1, initial=0) > 0).all(), "an active window is active"
+        return Windows(
+            tiling.texts(tiles),
+            activations,
+            tiling.document[tiles],
+            tiling.start[tiles],
+            np.array(ROLES)[drawn.role],
+            drawn.tenth.astype(np.int64),
+            np.array([*SILENT, ""])[drawn.stratum],
+            drawn.stands_for.astype(np.float64),
         )
-        base += part.n_rows
-        if base == limit:
-            break
-    number, row, value = (np.concatenate(column) for column in zip(*parts, strict=True))
-    order = np.argsort(number, kind="stable")
-    bounds = np.searchsorted(number[order], np.arange(len(latents) + 1))
-    return [(row[order[a:b]], value[order[a:b]]) for a, b in itertools.pairwise(bounds)]
+
+    def _read(self, latent: int, first: int, end: int, into: Float32[np.ndarray, " token"]) -> None:
+        number = bisect.bisect_right(self._starts, first) - 1
+        at = 0
+        while first < end:  # a window may end in the next shard
+            offsets, indices, values = self._parts[number]
+            start = first - self._starts[number]
+            stop = min(end - self._starts[number], len(offsets) - 1)
+            low, high = int(offsets[start]), int(offsets[stop])
+            (hits,) = (indices[low:high] == latent).nonzero()
+            if len(hits):
+                row = offsets[start : stop + 1].searchsorted(hits + low, "right") - 1
+                into[at + row] = np.maximum(values[low:high][hits], 0)
+            at += stop - start
+            first, number = first + stop - start, number + 1
 
 
-def _too_few(chosen: Mapping[str, Windows], fewest: int) -> str | None:
+def _too_few(windows: Mapping[str, Windows], fewest: int) -> tuple[str | None, str | None]:
+    """Of which windows there are too few, and what to do."""
     for split in ("explain", "test"):
-        n_active = int(chosen[split].active.sum())
-        for kind, n in (("active", n_active), ("silent", len(chosen[split]) - n_active)):
+        n_active = int(windows[split].active.sum())
+        for kind, n in (("active", n_active), ("silent", len(windows[split]) - n_active)):
             if n < fewest:
-                few = f"{n} {kind} windows in the {split} split, wanted at least {fewest} (interpret.contexts.fewest)"
+                few = (
+                    f"{n} {kind} windows in the {split} split, wanted at least {fewest} "
+                    "(interpret.contexts.fewest)"
+                )
                 if kind == "active":
-                    return f"{few}; more text there would give more (read.splits.{split})"
-                return f"{few}; shorter windows would give more (interpret.contexts.width and shortest)"
-    return None
+                    return kind, f"{few}; more text there would give more (read.splits.{split})"
+                more = "shorter windows would give more (interpret.contexts.width and shortest)"
+                return kind, f"{few}; {more}"
+    return None, None

@@ -30,7 +30,7 @@ from components.device import resolve
 from components.dictionary.contract import Dictionary
 from components.dictionary.encode import RESIDUAL_WRITERS
 from components.interpretation.tiling import ContextsConfig, Tiling
-from components.interpretation.windows import Texts, Windows
+from components.interpretation.windows import Pool, Texts, Windows
 from components.model.language_model import LanguageModel
 from components.model.reference import ModelReference
 from components.model.text_encoder import TextEncoder, TextEncoderReference
@@ -44,6 +44,10 @@ LONGEST = 200
 LONGEST_OF_ALL = 512
 """Characters of any explanation, at most: what `interpret.longest` may be, and what the explainer
 `given` takes."""
+
+UBIQUITOUS = 1 / 3
+"""Share of windows from which a latent is so common that telling windows with it from windows
+without it says nothing."""
 
 Unit = Literal["windows", "tokens", "marks", "choice"]
 """What an answer has one number for: each window; each token; each window, for how well its marked
@@ -63,6 +67,10 @@ class LatentRecord:
         calibrate: for thresholds.
         test: what scores are measured on.
         reason: why it was skipped (too few windows); None when it was not.
+        lacks: active or silent: of which windows there are too few.
+        share: of the windows of the test split, the share in which it is active.
+        pool: unselected windows of the test split, the same for every latent; None where none are
+            asked for.
     """
 
     latent: int
@@ -72,6 +80,14 @@ class LatentRecord:
     calibrate: Windows
     test: Windows
     reason: str | None = None
+    lacks: str | None = None
+    share: float = 0.0
+    pool: Pool | None = None
+
+    @property
+    def ubiquitous(self) -> bool:
+        """Whether it is active in over a third of the windows: no text is without it."""
+        return self.share > UBIQUITOUS
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -214,6 +230,10 @@ class Trials:
         natural_chance: what knowing nothing gets at natural density.
         chances: what knowing nothing gets in a stratum, where that is not the scorer's chance.
         reason: why there is nothing to ask about this latent; None where there is.
+        pool: unselected windows on which the score is told at natural density; None for none.
+        kinds: the kinds of silent windows that every latent has, over which the macro mean is
+            taken; None before all trials are drawn.
+        null: why there is no score of this latent at all; None where there is one.
     """
 
     texts: Texts
@@ -229,6 +249,9 @@ class Trials:
     natural_chance: float = 0.0
     chances: Mapping[str, float] = dataclasses.field(default_factory=dict)
     reason: str | None = None
+    pool: Pool | None = None
+    kinds: tuple[str, ...] | None = None
+    null: str | None = None
 
     def __len__(self) -> int:
         """Windows, or groups of windows of which one is chosen."""
@@ -261,12 +284,25 @@ class ScorePart(NamedTuple):
     n: int
 
 
+class Pooled(NamedTuple):
+    """What was answered about some windows of the pool, to be told of all latents together.
+
+    Attributes:
+        values: expected activation; NaN where there is no answer.
+        active: whether the latent is active inside.
+    """
+
+    values: Float[np.ndarray, " window"]
+    active: Bool[np.ndarray, " window"]
+
+
 @dataclasses.dataclass(frozen=True)
 class LatentScore:
     """One latent's score by one scorer.
 
     Attributes:
-        value: the score; chance where it failed.
+        value: the score; chance where it failed; None where there is none of this latent, with the
+            reason, for whoever answers.
         low: 95% interval over windows, lower end; None without one.
         high: upper end.
         n: windows, or groups of which one is chosen.
@@ -274,16 +310,19 @@ class LatentScore:
         reason: what failed.
         strata: the same over strata of the windows, and at natural density, by name; without those
             that it has no windows of.
+        pooled: where answers are too dear to ask about the pool for every latent: those about a
+            few of its windows.
         is_missing: whether nobody was asked; the value then is NaN and counts nowhere.
     """
 
-    value: float
+    value: float | None
     low: float | None
     high: float | None
     n: int
     n_failed: int = 0
     reason: str | None = None
     strata: Mapping[str, ScorePart] = dataclasses.field(default_factory=dict)
+    pooled: Pooled | None = None
     is_missing: bool = False
 
 
@@ -468,6 +507,9 @@ class Predictor(_Reader):
     """Reads explanations. A file in `predictors/` holds one, registered with `@predictors`."""
 
     services: PredictorServices
+    reads_pool: ClassVar[bool] = False
+    """Whether each answer is so cheap that it can be asked about thousands of windows for every
+    latent; no language model's is. Who is dearer is asked about a few of them for each latent."""
     gives: ClassVar[frozenset[Unit]]
     """What it can give numbers for. Who gives tokens can be asked for marks too: `Question.marked`
     makes them."""
@@ -503,7 +545,8 @@ class Scorer(_Reader):
     """Names of the strata that its trials may have; components/interpretation/strata.py has the
     usual ones."""
     natural: ClassVar[str | None] = None
-    """What the score at natural density is called; None where it has none."""
+    """What the score at natural density is called; None where it has none. Where trials have a
+    pool, it is the average precision there."""
 
     def obstacle(self) -> str | None:
         """Why it can score no latent of this dictionary at all: its rows have this reason and no

@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from components.store.rows import Rows
-from components.store.shards import ActivationShards, Codes
+from components.store.shards import ActivationShards, Codes, CodeShards
 
 ENTRIES_AT_ONCE = 2**24
 """Projections in memory while codes are made."""
@@ -53,6 +53,7 @@ class DirectionCodes:
     Attributes:
         d_sae: number of directions.
         splits: the splits that there are activations of.
+        hook_point: where they are read.
         directions: unit vectors.
         thresholds: above which each is active.
         density: share of the tokens on which each is active, where thresholds were found.
@@ -78,7 +79,7 @@ class DirectionCodes:
             limit: at most so many of its first tokens.
         """
         assert len(directions) == len(density)
-        self._activations, self._hook_point = activations, hook_point
+        self._activations, self.hook_point = activations, hook_point
         self.directions, self.d_sae = directions, len(directions)
         self.splits = activations.splits
         n = min(limit, activations.n_rows(split))
@@ -116,7 +117,14 @@ class DirectionCodes:
     def _projections(
         self, split: str, directions: Tensor, n: int
     ) -> Iterator[Float[Tensor, "row d_sae"]]:
-        rows = Rows(self._activations, split, (self._hook_point,))
+        rows = Rows(self._activations, split, (self.hook_point,))
         at_once = max(1, ENTRIES_AT_ONCE // max(1, len(directions), directions.shape[1]))
         for index in torch.arange(n).split(at_once):
-            yield rows.take(index)[self._hook_point].float() @ directions.T
+            yield rows.take(index)[self.hook_point].float() @ directions.T
+
+
+def hook_point_of(codes: CodeShards | DirectionCodes) -> str:
+    """Where the activations are that these codes were made of; empty where nobody says."""
+    if isinstance(codes, DirectionCodes):
+        return codes.hook_point
+    return codes.artifact.facts.get("hook_point", "")

@@ -1,184 +1,229 @@
-"""The windows of one latent out of a split: top, by tenths of activation, and verified silent ones.
+"""The windows of one latent out of a split: active ones by their strength, and silent ones.
 
-Sources: quantile windows after delphi (arXiv 2410.13928, section 3), which draws explaining and
-scoring windows from one list and labels random windows silent unchecked; here neither can happen.
-Half of the silent windows hold the very word that the latent fires on most, where there are such: a
-harder contrast than random text.
+    top          the strongest of the explain split
+    weighted     drawn with chances in proportion to the square of the largest activation
+    quantile     drawn from each tenth of activation
+
+    silent       of four kinds (components/interpretation/silent.py)
+
+No window is a near-duplicate of another of the latent's, in any split.
+
+Sources: tenths after delphi (arXiv 2410.13928, section 3), which draws explaining and scoring
+windows from one list; here that cannot happen. Weighted windows after SAEBench's automatic
+interpretation.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Iterable, Sequence
 
 import numpy as np
-import scipy.sparse
 from jaxtyping import Bool, Float, Int
 
+from components.interpretation import near_duplicates
+from components.interpretation.activity import Activity
 from components.interpretation.sample import TENTHS
-from components.interpretation.tiling import Tiling
-from components.interpretation.windows import Texts, Windows
+from components.interpretation.searched import Searched
+from components.interpretation.silent import AHEAD, SILENT, Contrast, candidates
+
+ROLES = ("top", "weighted", "quantile", "silent")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Drawn:
+    """The windows of one latent in one split, without their text.
+
+    Attributes:
+        tiles: which windows of the split.
+        role: index in `ROLES`.
+        stratum: index in `SILENT`; -1 for active windows.
+        tenth: interval of activation, 0 the strongest; -1 for silent windows.
+        stands_for: how many windows of the split each stands for.
+    """
+
+    tiles: Int[np.ndarray, " window"]
+    role: Int[np.ndarray, " window"]
+    stratum: Int[np.ndarray, " window"]
+    tenth: Int[np.ndarray, " window"]
+    stands_for: Float[np.ndarray, " window"]
+
+
+@dataclasses.dataclass
+class _Group:
+    """Windows in the order in which they are taken.
+
+    Attributes:
+        role: index in `ROLES`.
+        stratum: index in `SILENT`, or -1.
+        tenth: of activation, or -1.
+        tiles: the windows.
+        wanted: how many.
+        of_all: how many of this stratum at most, those of earlier groups counted in.
+    """
+
+    role: int
+    stratum: int
+    tenth: int
+    tiles: Int[np.ndarray, " window"]
+    wanted: int
+    of_all: int
 
 
 def draw_windows(
-    tiling: Tiling,
-    rows: Int[np.ndarray, " active"],
-    values: Float[np.ndarray, " active"],
-    favourite: int,
-    earlier: list[Windows],
-    split: str,
+    searched: Searched,
+    activity: Activity,
+    number: int,
+    contrast: Contrast,
+    earlier: Sequence[tuple[Searched, Drawn]],
     generator: np.random.Generator,
-) -> Windows:
+) -> Drawn:
     """The windows of one latent.
 
     Args:
-        tiling: the split.
-        rows: where it is active, ascending.
-        values: how much.
-        favourite: the word it fires on most, for the silent windows that hold it; -1 for none.
+        searched: the split.
+        activity: of the watched latents there.
+        number: which of them.
+        contrast: what silent windows are chosen by.
         earlier: windows of other splits, of which none here may be a near-duplicate.
-        split: says how many.
         generator: draws.
     """
-    config = tiling.config
-    inside = tiling.tile_of[rows] >= 0
-    rows, values = rows[inside], values[inside]
-    tiles, at = np.unique(tiling.tile_of[rows], return_index=True)
-    maximum = np.maximum.reduceat(values, at) if len(at) else np.zeros(0)
-    ranked = tiles[np.argsort(-maximum, kind="stable")]
-    tenths = np.array_split(ranked, TENTHS)
-    n_top = config.top if split == "explain" else 0
-    per_tenth = config.calibrate_per_tenth if split == "calibrate" else config.per_tenth
-    # Twice as many as wanted are drawn, because near-duplicates go.
-    groups = [_Draw("top", "", ranked[: 2 * n_top], n_top)]
-    groups += [
-        _Draw("quantile", "", generator.permutation(tenth)[: 2 * per_tenth + n_top], per_tenth)
-        for tenth in tenths
+    active = _active_groups(searched, activity, number, generator)
+    lengths = searched.tiling.length[np.concatenate([group.tiles for group in active])]
+    silent = [
+        _Group(ROLES.index("silent"), SILENT.index(kind), -1, tiles, wanted, of_all)
+        for kind, tiles, wanted, of_all in candidates(
+            searched, activity, number, contrast, lengths, generator
+        )
     ]
-    before = [windows.texts.tokens for windows in earlier]
-    distinct = _distinct(tiling, groups, before)
-    active = np.concatenate([group.tiles for group in distinct])
-    weights = tiling.silence(tiles, tiling.length[active])
-    holds = tiling.holding(favourite)
-    half = len(active) // 2
-    groups = [_Draw("silent", "same_token", _draw(weights * holds, 2 * half, generator), half)]
-    groups += [_Draw("silent", "random", _draw(weights, 2 * len(active), generator), len(active))]
-    distinct += _distinct(
-        tiling, groups, [*before, tiling.rows(active, tiling.token)], in_all=len(active)
+    chosen = _distinct(searched, active + silent, earlier)
+    groups = [(group, tiles) for group, tiles in zip(active + silent, chosen, strict=True)]
+    sizes = [len(tiles) for _, tiles in groups]
+    n_active = int(activity.n_active[number])
+    n_silent = len(searched.tiling) - n_active
+    tiles = np.concatenate(chosen)
+    role, stratum = (
+        np.repeat(np.array([getattr(group, name) for group, _ in groups], np.int8), sizes)
+        for name in ("role", "stratum")
     )
-    tenth_of = np.full(len(tiling.first), -1)
-    tenth_of[ranked] = np.repeat(np.arange(TENTHS), [len(tenth) for tenth in tenths])
-    drawn = np.concatenate([group.tiles for group in distinct[1:]])
-    # a tenth of activation, or one of two silent kinds
-    kind_of = np.where(tenth_of >= 0, tenth_of, TENTHS + holds)
-    top = np.zeros(len(distinct[0].tiles))  # was not drawn and stands for nothing
-    stands_for = np.concatenate([top, _stands_for(kind_of, drawn, tenth_of >= 0)])
-    return _gather(tiling, distinct, tenth_of, stands_for, rows, values)
+    tenth = np.repeat(np.array([group.tenth for group, _ in groups], np.int8), sizes)
+    tenth[role < ROLES.index("quantile")] = _tenth_of(activity, number, searched, tiles[role < 2])
+    stands_for = _stands_for(role, stratum, tenth, n_active, n_silent)
+    return Drawn(tiles.astype(np.int32), role, stratum, tenth, stands_for)
 
 
-class _Draw(NamedTuple):
-    role: str
-    stratum: str
-    tiles: Int[np.ndarray, " window"]
-    wanted: int
+def _active_groups(
+    searched: Searched, activity: Activity, number: int, generator: np.random.Generator
+) -> list[_Group]:
+    config, of = searched.tiling.config, searched.tiling.tile_of
+    explain, calibrate = searched.split == "explain", searched.split == "calibrate"
+    n_top, n_weighted = (config.top, config.weighted) if explain else (0, 0)
+    per_tenth = config.calibrate_per_tenth if calibrate else config.per_tenth
+    strongest = of[activity.strongest.of(number)[0]][: AHEAD * n_top]
+    weighted = of[activity.weighted.of(number)[0]][: AHEAD * n_weighted]
+    groups = [
+        _Group(0, -1, -1, strongest, n_top, n_top),
+        _Group(1, -1, -1, weighted, n_weighted, n_weighted),
+    ]
+    ahead = AHEAD * per_tenth + n_top + n_weighted
+    for tenth, tiles in enumerate(_tenths(activity, number, searched)):
+        drawn = generator.permutation(tiles)[:ahead]
+        groups.append(_Group(2, -1, tenth, drawn, per_tenth, per_tenth))
+    return groups
+
+
+def _tenths(activity: Activity, number: int, searched: Searched) -> list[Int[np.ndarray, " _"]]:
+    """The uniform sample of a latent's active windows in ten equal parts, the strongest first."""
+    row, value = activity.sample.of(number)
+    order = np.lexsort((row, -value))
+    return np.array_split(searched.tiling.tile_of[row[order]], TENTHS)
+
+
+def _tenth_of(
+    activity: Activity, number: int, searched: Searched, tiles: Int[np.ndarray, " chosen"]
+) -> Int[np.ndarray, " chosen"]:
+    """The tenth of activation of windows that were not drawn from one: as their largest activation
+    stands in the sample."""
+    row, value = activity.sample.of(number)
+    if not len(tiles):
+        return np.zeros(0, np.int8)
+    ends = np.cumsum([len(part) for part in np.array_split(row, TENTHS)])
+    largest = dict(zip(searched.tiling.tile_of[row].tolist(), value.tolist(), strict=True))
+    for kept in (activity.strongest, activity.weighted):
+        rows, values = kept.of(number)
+        largest |= zip(searched.tiling.tile_of[rows].tolist(), values.tolist(), strict=True)
+    own = np.array([largest[tile] for tile in tiles.tolist()])
+    rank = np.searchsorted(np.sort(-value), -own)
+    return np.minimum(np.searchsorted(ends, rank, side="right"), TENTHS - 1)
 
 
 def _distinct(
-    tiling: Tiling, groups: list[_Draw], before: list[np.ndarray], in_all: int | None = None
-) -> list[_Draw]:
-    """The first windows of each group, as many as wanted, none a near-duplicate of one kept before
-    it."""
-    candidates = np.concatenate([group.tiles for group in groups])
-    tokens = np.concatenate([*before, tiling.rows(candidates, tiling.token)])
-    similar = _similar(tokens, tiling.config.near_duplicate)
-    accepted = np.zeros(len(tokens), bool)
-    accepted[: len(tokens) - len(candidates)] = True
-    number, n_accepted, distinct = len(tokens) - len(candidates), 0, []
+    searched: Searched, groups: Sequence[_Group], earlier: Sequence[tuple[Searched, Drawn]]
+) -> list[Int[np.ndarray, " _"]]:
+    """The first windows of each group, as many as wanted, none a near-duplicate of one chosen
+    before it."""
+    candidates = np.unique(np.concatenate([group.tiles for group in groups]))
+    rare = [where.rarest[drawn.tiles] for where, drawn in earlier] + [searched.rarest[candidates]]
+    met = near_duplicates.meeting(near_duplicates.stacked(rare))
+    n_before = len(met) - len(candidates)
+    meeting = np.flatnonzero(met)
+    tokens, start = [], 0
+    for where, tiles in [(w, drawn.tiles) for w, drawn in earlier] + [(searched, candidates)]:
+        tokens.append(where.tiling.tokens(tiles[met[start : start + len(tiles)]]))
+        start += len(tiles)
+    similar = near_duplicates.similar(np.concatenate(tokens), searched.tiling.config.near_duplicate)
+    accepted = meeting < n_before
+    row_of = {
+        int(candidates[at - n_before]): row for row, at in enumerate(meeting) if at >= n_before
+    }
+    return _taken(groups, similar, accepted, row_of)
+
+
+def _taken(
+    groups: Iterable[_Group],
+    similar: Bool[np.ndarray, "met met"],
+    accepted: Bool[np.ndarray, " met"],
+    row_of: dict[int, int],
+) -> list[Int[np.ndarray, " _"]]:
+    seen: set[int] = set()
+    n_of: dict[tuple[int, int, int], int] = {}
+    chosen = []
     for group in groups:
+        kind = (group.role, group.stratum, group.tenth)
+        room = min(group.wanted, group.of_all - n_of.get(kind, 0))
         good: list[int] = []
         for tile in group.tiles.tolist():
-            if (
-                len(good) < group.wanted
-                and n_accepted != in_all
-                and not similar[number][accepted].any()
-            ):
-                accepted[number] = True
-                n_accepted += 1
-                good.append(tile)
-            number += 1
-        distinct.append(group._replace(tiles=np.array(good, dtype=np.int64)))
-    return distinct
-
-
-def _gather(
-    tiling: Tiling,
-    distinct: list[_Draw],
-    tenth_of: Int[np.ndarray, " window"],
-    stands_for: Float[np.ndarray, " chosen"],
-    rows: Int[np.ndarray, " active"],
-    values: Float[np.ndarray, " active"],
-) -> Windows:
-    tiles = np.concatenate([group.tiles for group in distinct])
-    sizes = [len(group.tiles) for group in distinct]
-    role = np.repeat([group.role for group in distinct], sizes)
-    stratum = np.repeat([group.stratum for group in distinct], sizes)
-    activations = np.zeros((len(tiles), tiling.config.width), dtype=np.float32)
-    place = np.full(len(tiling.first), -1)
-    place[tiles] = np.arange(len(tiles))
-    window = place[tiling.tile_of[rows]]
-    here = window >= 0
-    activations[window[here], rows[here] - tiling.first[tiles][window[here]]] = values[here]
-    silent = role == "silent"
-    assert not activations[silent].any(), "a silent window is silent"
-    assert (activations[~silent].max(1, initial=0) > 0).all(), "an active window is active"
-    texts = Texts(tiling.rows(tiles, tiling.token), tiling.vocabulary)
-    where = (tiling.document[tiles], tiling.start[tiles])
-    return Windows(texts, activations, *where, role, tenth_of[tiles], stratum, stands_for)
+            if len(good) >= room:
+                break
+            row = row_of.get(tile)
+            if tile in seen or (row is not None and (similar[row] & accepted).any()):
+                continue
+            if row is not None:
+                accepted[row] = True
+            seen.add(tile)
+            good.append(tile)
+        n_of[kind] = n_of.get(kind, 0) + len(good)
+        chosen.append(np.array(good, dtype=np.int64))
+    return chosen
 
 
 def _stands_for(
-    kind_of: Int[np.ndarray, " window"],
-    chosen: Int[np.ndarray, " chosen"],
-    active: Bool[np.ndarray, " window"],
+    role: Int[np.ndarray, " chosen"],
+    stratum: Int[np.ndarray, " chosen"],
+    tenth: Int[np.ndarray, " chosen"],
+    n_active: int,
+    n_silent: int,
 ) -> Float[np.ndarray, " chosen"]:
     """How many windows of the split each chosen one stands for.
 
-    All windows of a kind share the windows of that kind; a kind without a chosen window is stood
-    for by the others of its class (active or silent), so that together they are all windows of the
-    split.
+    Only windows that were drawn without any choice stand for others: those from a tenth for the
+    active ones, each tenth for as many, and random ones for the silent ones. Together they are all
+    windows of the split.
     """
-    there, drawn = (
-        np.bincount(kind_of, minlength=TENTHS + 2),
-        np.bincount(kind_of[chosen], minlength=TENTHS + 2),
-    )
-    weights = (there / np.maximum(drawn, 1))[kind_of[chosen]]
-    for of_class in (active, ~active):
-        mine = of_class[chosen]
-        weights[mine] *= of_class.sum() / max(weights[mine].sum(), 1)
+    weights = np.zeros(len(role), np.float32)
+    drawn = role == ROLES.index("quantile")
+    weights[drawn] = 1 / np.bincount(tenth[drawn], minlength=TENTHS)[tenth[drawn]]
+    weights[stratum == SILENT.index("random")] = 1
+    for mask, n in ((drawn, n_active), (stratum >= 0, n_silent)):
+        weights[mask] *= n / max(float(weights[mask].sum()), 1e-9)
     return weights
-
-
-def _draw(
-    weights: Float[np.ndarray, " window"], n: int, generator: np.random.Generator
-) -> Int[np.ndarray, " drawn"]:
-    n = min(n, int((weights > 0).sum()))
-    return (
-        generator.choice(len(weights), n, replace=False, p=weights / weights.sum())
-        if n
-        else np.zeros(0, np.int64)
-    )
-
-
-def _similar(
-    tokens: Int[np.ndarray, "window token"], threshold: float
-) -> Bool[np.ndarray, "window window"]:
-    """Which windows share more than `threshold` of their three-token sequences (Jaccard)."""
-    base = int(tokens.max(initial=0)) + 2
-    keys = ((tokens[:, :-2] + 1) * base + tokens[:, 1:-1] + 1) * base + tokens[:, 2:] + 1
-    window, at = np.nonzero(tokens[:, 2:] >= 0)
-    _, column = np.unique(keys[window, at], return_inverse=True)
-    shape = (len(tokens), int(column.max(initial=0)) + 1)
-    has = scipy.sparse.csr_matrix((np.ones(len(window), np.float32), (window, column)), shape=shape)
-    has.data[:] = 1  # a sequence that comes twice counts once
-    common = (has @ has.T).toarray()
-    size = common.diagonal()
-    return common > threshold * (size[:, None] + size - common)

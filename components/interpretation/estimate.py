@@ -7,6 +7,7 @@ from typing import Any
 
 from components.capture.arrays import NO_TEXT
 from components.device import Execution
+from components.interpretation.activity import KEPT
 from components.interpretation.asked import forecast
 from components.interpretation.config import InterpretConfig
 from components.interpretation.contexts import SPLITS
@@ -14,15 +15,32 @@ from components.interpretation.contract import explainers, predictors, scorers
 from components.interpretation.controls import OF_DIRECTIONS
 from components.interpretation.directions import ENTRIES_HELD
 from components.interpretation.latent_contract import latent_scorers
+from components.interpretation.neighbours import AT_ONCE, ROWS, USED
+from components.interpretation.searched import SEARCHED
 from components.store.estimate import Estimate
 
-WINDOWS = 300  # of one latent, all roles together
+WINDOWS = 420  # of one latent, all roles together
 WINDOW = 32 * 80  # bytes of one in memory, its rows of the tables included
-ONCE, BY_LATENT = 1.5, 0.03  # seconds, on one core of a server
+SHARD_ROWS = 65_536  # of the codes
+ONCE, BY_LATENT = 1.5, 0.05  # seconds, on one core of a server
+
+
+def _codes(facts: Mapping[str, Any], rows: int, config: InterpretConfig) -> int:
+    """What a pass over one split keeps of the sampled latents and of those next to them, and what
+    it works with."""
+    d_sae, l0 = facts["d_sae"], max(facts["l0"].values(), default=0.0)
+    watched = min(d_sae, (1 + 2 * USED) * config.latents)
+    searched = min(rows, SEARCHED * config.contexts.width)
+    kept = 16 * 2 * KEPT * watched
+    activity = 20 * searched * l0 * watched / d_sae
+    means = 4 * searched / config.contexts.width * facts.get("d_in", 0)
+    counted = 12 * min(rows, ROWS) * l0 + 16 * AT_ONCE * d_sae
+    block = 60 * min(rows, SHARD_ROWS) * l0
+    return round(kept + activity + means + counted + block)
 
 
 def formula(config: InterpretConfig, inputs: Mapping[str, Any], settings: Execution) -> Estimate:
-    """Codes of three splits in memory by rows and by latents, and the windows of the sample.
+    """What a pass over the codes keeps, by latents; tokens; and the windows of the sample.
 
     Dictionaries are read one after the other, and the windows of a control are not written.
     Directions in the place of a dictionary are as often active as its latents.
@@ -33,15 +51,16 @@ def formula(config: InterpretConfig, inputs: Mapping[str, Any], settings: Execut
         )
     given = [inputs[name].facts for name in config.controls if inputs.get(name) is not None]
     read = [inputs["codes"].facts, *given]
-    rows = sum(min(read[0]["rows"].get(split, 0), config.contexts.rows) for split in SPLITS)
-    entries = max(
-        round(sum(f["rows"].get(split, 0) * f["l0"].get(split, 0.0) for split in SPLITS))
-        for f in read
-    )
+    rows = [min(read[0]["rows"].get(split, 0), config.contexts.rows) for split in SPLITS]
     projected = [name for name in config.controls if name in OF_DIRECTIONS]
     windows = WINDOWS * max(config.latents, config.of_control if given or projected else 0)
     n_latents = config.latents + (len(given) + len(projected)) * config.of_control
-    memory = {"codes": 32 * entries, "tokens": 100 * rows, "windows": windows * WINDOW}
+    memory = {
+        "codes": max(_codes(each, max(rows), config) for each in read),
+        # what is known of each token, and what is known of one split while it is cut
+        "tokens": 8 * sum(rows) + 60 * max(rows),
+        "windows": windows * WINDOW,
+    }
     if projected:
         held = read[0]["rows"].get("explain", 0) * config.of_control
         memory["projections"] = 3 * 4 * min(ENTRIES_HELD, held)  # as they are, sorted, and joined

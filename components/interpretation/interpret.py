@@ -14,6 +14,7 @@ and the strata (components/interpretation/strata.py).
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -43,6 +44,7 @@ from components.store.stage import Facts, Inputs, Parent, Progress, Stage, Work
 
 TABLES = (
     tables.CONTEXTS,
+    tables.COOCCURRING,
     tables.EXPLANATIONS,
     tables.EXPLANATION_SCORES,
     tables.CONTROL_SCORES,
@@ -53,8 +55,8 @@ TABLES = (
 
 
 def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execution | None) -> Work:
-    """Writes contexts, explanations, explanation_scores, explanation_strata, control_scores and
-    scores; writers and calls, where a language model is asked.
+    """Writes contexts, cooccurring, explanations, explanation_scores, explanation_strata,
+    control_scores, latent_scores and scores; writers and calls, where a language model is asked.
 
     Args:
         folder: where to.
@@ -81,7 +83,7 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
     activations, corpus = ActivationShards(inputs["activations"]), inputs["corpus"]
     _refuse_missing_splits("activations", activations.splits, "capture.splits and encode.splits")
     _refuse_missing_splits("codes", CodeShards(encoded).splits, "encode.splits")
-    cut = cut_splits(activations, _vocabulary(corpus), config.contexts)
+    cut = cut_splits(activations, _vocabulary(corpus), config.contexts, config.seed)
     run = Run(
         config,
         execution,
@@ -121,29 +123,30 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
         asked = {"asked": run.clients.facts()}
 
     theirs = {role: controls[role].scored if role in controls else None for role in config.controls}
-    sample, n_latents = trained.sample, len(trained.sample.latents)
-    counted = {
-        "dead": sample.n_dead,
-        "split": sample.split,
-        "skipped": trained.n_skipped,
-        "n": n_latents,
-    }
     of_controls = {
-        role: controls[role].of_latents if role in controls else None
-        for role in config.controls
+        role: controls[role].of_latents if role in controls else None for role in config.controls
     }
+    sample, counted = trained.sample, trained.counted
     rows = [
         *summary.rows(trained.scored, theirs, config.seed, run.clients.is_one_model),
         *_absent(config, trained.absent),
         *latent_summary.rows(trained.of_latents, of_controls),
-        *summary.shares(d_sae=encoded.facts["d_sae"], **counted),
+        *summary.shares(
+            d_sae=encoded.facts["d_sae"],
+            dead=sample.n_dead,
+            split=sample.split,
+            n=len(sample.latents),
+            skipped=counted.skipped,
+            rare=counted.rare,
+            ubiquitous=counted.ubiquitous,
+        ),
     ]
     return _scores(folder, config, encoded, rows) | {
-        "latents": n_latents,
-        "skipped": trained.n_skipped,
+        "latents": len(sample.latents),
         "dead": sample.n_dead,
+        **dataclasses.asdict(counted),
+        "pool": len(cut["test"].pool),
         "explained": explained,
-        "windows": trained.n_windows,
         "controls": {role: len(control.sample.latents) for role, control in controls.items()},
         **asked,
     }
@@ -174,8 +177,8 @@ def _nothing(folder: Path, config: InterpretConfig, encoded: Artifact) -> Work:
         *latent_summary.absent(listed, NO_TEXT),
     ]
     facts = _scores(folder, config, encoded, rows)
-    counts = dict.fromkeys(("latents", "skipped", "dead", "windows"), 0)
-    return facts | counts | {"explained": {}, "controls": {}}
+    names = ("latents", "dead", "windows", "skipped", "rare", "ubiquitous", "pool")
+    return facts | dict.fromkeys(names, 0) | {"unfilled": {}, "explained": {}, "controls": {}}
 
 
 def _absent(config: InterpretConfig, reasons: Mapping[str, str]) -> Iterator[summary.Row]:

@@ -15,9 +15,48 @@ from components.interpretation.contexts import SPLITS
 from components.interpretation.contract import Explanation, LatentRecord
 from components.interpretation.latent_summary import LatentScores, latent_rows
 from components.interpretation.sample import Sample
+from components.interpretation.silent import SILENT
 from components.interpretation.summary import OWN_JUDGE, Scored
+from components.interpretation.tiling import ContextsConfig
 from components.interpretation.windows import Windows
 from components.store import tables
+
+
+@dataclasses.dataclass(frozen=True)
+class Counted:
+    """How many of the sampled latents are no usual case; none of them is dropped.
+
+    Attributes:
+        windows: windows chosen, all latents together.
+        skipped: latents with too few windows, of either class.
+        rare: of these, latents with too few active windows.
+        ubiquitous: latents that are active in over a third of the windows of the test split.
+        unfilled: by kind of silent windows, latents that have fewer of it on the test split than
+            were asked for.
+    """
+
+    windows: int
+    skipped: int
+    rare: int
+    ubiquitous: int
+    unfilled: Mapping[str, int]
+
+    @classmethod
+    def of(cls, records: Sequence[LatentRecord], config: ContextsConfig) -> Counted:
+        """Counts them."""
+        return cls(
+            sum(len(windows) for record in records for windows in windows_of(record)),
+            sum(record.reason is not None for record in records),
+            sum(record.lacks == "active" for record in records),
+            sum(record.ubiquitous for record in records),
+            {
+                kind: sum(
+                    int((record.test.stratum == kind).sum()) < config.per_stratum
+                    for record in records
+                )
+                for kind in SILENT
+            },
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,8 +69,7 @@ class Interpreted:
         read: by role and explainer: the same, and those of other latents that the floors were read
             with.
         scored: what all of these scored.
-        n_skipped: latents with too few windows.
-        n_windows: windows chosen, all latents together.
+        counted: the latents that are no usual case.
         of_latents: scores of latents themselves, scorer by scorer.
         absent: scorers of explanations that could score no latent, and why.
     """
@@ -40,8 +78,7 @@ class Interpreted:
     written: Mapping[str, Sequence[Explanation]]
     read: Mapping[tuple[str, str], Sequence[Explanation]]
     scored: Scored
-    n_skipped: int
-    n_windows: int
+    counted: Counted
     of_latents: Sequence[LatentScores] = ()
     absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
 

@@ -8,6 +8,7 @@ windows that the explainer saw and answers the questions that predictors answer.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 
@@ -101,6 +102,8 @@ class NgramProbe:
         return expected
 
 
+# the pool is asked about for every latent; the others are a latent's own
+@functools.lru_cache(maxsize=32)
 def _met(texts: Texts, shape: Shape) -> Incidences:
     """The conditions that hold; of those that go on holding to the end of the window (`near`) only
     where they begin.

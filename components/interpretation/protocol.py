@@ -3,9 +3,9 @@ out.
 
 A latent that was skipped, an explanation that could not be written and an answer that could not be
 read stand at chance, with their reason, and count in n and n_failed. Means and paired differences
-rest on all sampled latents but those about which nobody was asked (a budget that is spent): these
-are missing, and since whoever asks a client is asked about latents in random order, the others are
-a sample.
+rest on all sampled latents but those of which a scorer says that there is no score at all, whoever
+answers, and those about which nobody was asked (a budget that is spent): these are missing, and
+since whoever asks a client is asked about latents in random order, the others are a sample.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from components.interpretation import strata
+from components.interpretation import natural_density, strata
 from components.interpretation.contract import (
     Answer,
     Explainer,
@@ -66,10 +66,11 @@ def order_of(records: Sequence[LatentRecord], asks: bool, seed: int) -> list[int
 
 def draw(scorer: Scorer, records: Sequence[LatentRecord], seed: int) -> list[Trials]:
     """The trials of each record, in order: drawn once, for whoever answers."""
-    return [
+    drawn = [
         scorer.trials(record, numpy_generator(seed, "trials", scorer.kind, record.latent))
         for record in records
     ]
+    return strata.common(drawn, [record.reason is None for record in records])
 
 
 def score(
@@ -83,19 +84,29 @@ def score(
 ) -> Generator[Progress, None, list[LatentScore]]:
     """One score for each record, in order, of a predictor that reads these explanations."""
     order = order_of(records, predictor.asks, seed)
-    whole = list(zip(records, trials, explanations, strict=True))
+    of_all = predictor.reads_pool
+    pools = natural_density.pools(records, trials, of_all, seed)
+    whole = list(zip(records, trials, explanations, pools, strict=True))
     rows = [whole[number] for number in order]
-    questions = (
-        asked.question(said.text)
-        for record, asked, said in rows
-        if said.text and not record.reason and not asked.reason
-    )
+    why = [
+        asked.null or record.reason or asked.reason or said.reason
+        for record, asked, said, _ in rows
+    ]
+    told = [row for row, reason in zip(rows, why, strict=True) if reason is None]
+    questions = (asked.question(said.text or "") for _, asked, said, _ in told)
     answers = _answers(predictor, questions, scorer.needs)
+    of_pools = predictor.predict(
+        (Question(said.text or "", pool.texts) for _, _, said, pool in told if pool), "windows"
+    )
     scores: dict[int, LatentScore] = {}
-    for number, (record, asked, said) in zip(order, rows, strict=True):
-        reason = record.reason or asked.reason or said.reason
+    for number, (record, asked, said, pool), reason in zip(order, rows, why, strict=True):
         answer = Answer(None, reason, said.is_missing) if reason else next(answers)
-        scores[number] = _score(name, record, asked, answer, scorer, seed)
+        scored = _score(name, record, asked, answer, scorer, seed)
+        if pool and scorer.natural:
+            of_pool = Answer(None, reason) if reason else next(of_pools)
+            if not scored.is_missing:
+                scored = natural_density.told(scored, scorer.natural, pool, of_pool, of_all)
+        scores[number] = scored
         yield Progress(
             len(scores), len(records), "latents", f"{name}: {scorer.kind} by {predictor.kind}"
         )
@@ -112,13 +123,17 @@ def score_probe(
     """One score for each record, in order, of the probe fitted to it; None where the record was
     skipped."""
     scores = []
-    for record, asked, probe in zip(records, trials, probes, strict=True):
-        answer = (
-            probe.answer(asked.question(""), scorer.needs)
-            if probe and not asked.reason
-            else Answer(None, record.reason or asked.reason)
-        )
-        scores.append(_score("probe", record, asked, answer, scorer, seed))
+    pools = natural_density.pools(records, trials, True, seed)
+    for record, asked, probe, pool in zip(records, trials, probes, pools, strict=True):
+        nobody = Answer(None, asked.null or record.reason or asked.reason)
+        asks = probe is not None and nobody.reason is None
+        answer = probe.answer(asked.question(""), scorer.needs) if probe and asks else nobody
+        scored = _score("probe", record, asked, answer, scorer, seed)
+        if pool and scorer.natural:
+            shown = Question("", pool.texts)
+            of_pool = probe.answer(shown, "windows") if probe and asks else nobody
+            scored = natural_density.told(scored, scorer.natural, pool, of_pool, True)
+        scores.append(scored)
         yield Progress(len(scores), len(records), "latents", f"probe: {scorer.kind}")
     return scores
 
@@ -143,6 +158,8 @@ def _score(
 ) -> LatentScore:
     if answer.is_missing:
         return LatentScore(math.nan, None, None, 0, 0, answer.reason, is_missing=True)
+    if trials.null is not None:
+        return LatentScore(None, None, None, len(trials), 0, trials.null)
     if answer.values is None:
         whole = LatentScore(scorer.chance, None, None, len(trials), len(trials), answer.reason)
     else:

@@ -27,7 +27,7 @@ from components.interpretation.contract import (
 )
 from components.interpretation.controls import shuffled
 from components.interpretation.evidence import CorpusLabels, gather
-from components.interpretation.interpreted import Interpreted, windows_of
+from components.interpretation.interpreted import Counted, Interpreted
 from components.interpretation.latent_contract import (
     LatentScorer,
     LatentScorerServices,
@@ -36,9 +36,9 @@ from components.interpretation.latent_contract import (
 from components.interpretation.latent_summary import LatentScores
 from components.interpretation.probe import NgramProbe
 from components.interpretation.protocol import draw, explain, order_of, score, score_probe
+from components.interpretation.searched import Searched
 from components.interpretation.subject import Subject
 from components.interpretation.summary import OWN_JUDGE, Key, Scored
-from components.interpretation.tiling import Tiling
 from components.model.reference import ModelReference
 from components.model.text_encoder import TextEncoderReference
 from components.seeds import numpy_generator
@@ -68,7 +68,7 @@ class Run:
     corpus: Artifact
     model: ModelReference | None
     text_encoder: TextEncoderReference | None
-    cut: Mapping[str, Tiling]
+    cut: Mapping[str, Searched]
     clients: Clients
 
     def predictors(self) -> dict[str, Predictor]:
@@ -116,7 +116,7 @@ class Run:
             text_encoder=self.text_encoder,
             model=self.model,
             trained=dictionary,
-            explain=self.cut["explain"],
+            explain=self.cut["explain"].tiling,
         )
 
     def scorers(self, services: LatentScorerServices) -> dict[str, Scorer]:
@@ -145,9 +145,11 @@ def interpret_latents(
     """
     config, seed, control, mark = run.config, run.config.seed, subject.control, subject.mark
     statistics, sample = subject.statistics, subject.sample
-    records = yield from _marked(mark, choose(subject.codes, run.cut, sample, seed))
+    chosen = yield from _marked(mark, choose(subject.codes, run.cut, sample, seed))
+    records = list(chosen.records())
     if folder is not None:
         tables.CONTEXTS.write(folder, interpreted.context_rows(records))
+        tables.COOCCURRING.write(folder, chosen.neighbours.rows())
 
     readers = run.predictors()
     labels = CorpusLabels.found(run.corpus, "explain")
@@ -191,11 +193,8 @@ def interpret_latents(
         if not control:
             work = score_probe(records, trials, probes, scorer, seed)
             scored[Key("ceiling", None, scorer_name, None)] = yield from work
-    n_skipped = sum(record.reason is not None for record in records)
-    n_windows = sum(len(windows) for record in records for windows in windows_of(record))
-    return Interpreted(
-        sample, written, read, _scored(scored, config), n_skipped, n_windows, of_latents, absent
-    )
+    counted = Counted.of(records, config.contexts)
+    return Interpreted(sample, written, read, _scored(scored, config), counted, of_latents, absent)
 
 
 def _marked(mark: str, work: Generator[Progress, None, T]) -> Generator[Progress, None, T]:

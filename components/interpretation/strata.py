@@ -6,12 +6,15 @@ active ones are active, too. So the same score stands beside it over part of the
 
     strongest      the active windows of the upper three tenths by activation, against all silent ones
     weakest        those of the lower three
+    decile_1 ...   those of one tenth, the strongest first
     random         all active windows against the silent ones drawn at random
     same_token     all active windows against the silent ones that hold the word the latent fires on most
-    macro          mean of `random` and `same_token`, of those that the latent has: each counts alike in every latent
+    neighbour      all active windows against the silent ones in which a neighbouring latent is active
+    near           all active windows against the silent ones whose mean activation vector is closest
+    macro          mean over the kinds of silent windows that every latent has
 
-and at natural density, each window counted as often as windows of the split are like it; a scorer
-names that itself.
+and at natural density (components/interpretation/natural_density.py); a scorer names that itself. A latent that was skipped, and one of which there
+is no score, does not say which kinds every latent has.
 
 Source: intervals of activation after delphi (arXiv 2410.13928, section 3.2); strata of silent
 windows are ours.
@@ -20,21 +23,24 @@ windows are ours.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from components.interpretation.contract import Answer, LatentScore, ScorePart, Scorer, Trials
 from components.interpretation.sample import TENTHS
+from components.interpretation.silent import SILENT
 from components.interpretation.windows import Windows
 
 OUTER = 3
 """Tenths that count as the strongest, and as the weakest."""
-KINDS = ("random", "same_token")
+DECILES = tuple(f"decile_{number}" for number in range(1, TENTHS + 1))
+"""Tenths of activation, the strongest first."""
+KINDS = SILENT
 """Kinds of silent windows, which the macro mean weighs alike."""
 MACRO = "macro"
-USUAL = ("strongest", "weakest", *KINDS, MACRO)
+USUAL = ("strongest", "weakest", *DECILES, *KINDS, MACRO)
 """What a scorer declares whose trials are whole windows of the test split."""
 
 
@@ -42,6 +48,7 @@ def masks(windows: Windows) -> Mapping[str, Bool[np.ndarray, " window"]]:
     """Which windows belong to each stratum; only strata with active and with silent windows."""
     active, tenth = windows.active, windows.quantile
     parts = {"strongest": ~active | (tenth < OUTER), "weakest": ~active | (tenth >= TENTHS - OUTER)}
+    parts |= {name: ~active | (tenth == number) for number, name in enumerate(DECILES)}
     parts |= {kind: active | (windows.stratum == kind) for kind in KINDS}
     return {name: mask for name, mask in parts.items() if 0 < active[mask].sum() < mask.sum()}
 
@@ -51,21 +58,30 @@ def trials_of(
     truth: Float[np.ndarray, " window"]
     | Float[np.ndarray, "window token"]
     | Bool[np.ndarray, " window"],
-    natural_chance: float = 0.0,
 ) -> Trials:
-    """Trials that show whole windows, with their strata and with what each window stands for."""
-    return Trials(
-        windows.texts,
-        truth,
-        strata=masks(windows),
-        stands_for=windows.stands_for,
-        natural_chance=natural_chance,
-    )
+    """Trials that show whole windows, with their strata."""
+    return Trials(windows.texts, truth, strata=masks(windows))
+
+
+def common(trials: Sequence[Trials], counted: Sequence[bool]) -> list[Trials]:
+    """The trials of all latents, told which kinds of silent windows every latent has.
+
+    Args:
+        trials: of each latent.
+        counted: whether a latent has a say: not where it was skipped.
+    """
+    have = [
+        set(each.strata)
+        for each, counts in zip(trials, counted, strict=True)
+        if counts and each.null is None
+    ]
+    kinds = tuple(kind for kind in KINDS if have and all(kind in strata for strata in have))
+    return [dataclasses.replace(each, kinds=kinds) for each in trials]
 
 
 def told(score: LatentScore, answer: Answer, trials: Trials, scorer: Scorer) -> LatentScore:
     """The score with all its strata: those that the scorer left out, the macro mean, and natural
-    density last.
+    density last, where the windows of the trials stand for others.
 
     Args:
         score: over all trials.
@@ -74,10 +90,10 @@ def told(score: LatentScore, answer: Answer, trials: Trials, scorer: Scorer) -> 
         scorer: says what is measured.
     """
     parts = {name: _part(name, score, answer, trials, scorer) for name in trials.strata}
-    kinds = [parts[kind] for kind in KINDS if kind in parts]
-    if kinds:
-        mean = float(np.mean([part.value for part in kinds]))
-        parts[MACRO] = ScorePart(mean, scorer.chance, len(trials))
+    kinds = KINDS if trials.kinds is None else trials.kinds
+    values = [parts[kind].value for kind in kinds if kind in parts]
+    if values:
+        parts[MACRO] = ScorePart(float(np.mean(values)), scorer.chance, len(trials))
     if scorer.natural and trials.stands_for is not None:
         at_chance = ScorePart(trials.natural_chance, trials.natural_chance, len(trials))
         parts[scorer.natural] = score.strata.get(scorer.natural, at_chance)

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from components.interpretation import natural_density
 from components.interpretation.contract import (
     Explainer,
     LatentScore,
@@ -97,9 +98,15 @@ LEAST_ROOM = 0.05
 OF_A_STRATUM = {
     "strongest": "only the active windows of the upper three tenths by activation stand against all silent ones",
     "weakest": "only the active windows of the lower three tenths by activation stand against all silent ones",
+    "neighbour": "only the silent windows in which a neighbouring latent is active stand against the active ones",
+    "near": "only the silent windows whose mean activation vector is closest stand against the active ones",
     "random": "only the silent windows drawn at random stand against the active ones",
     "same_token": "only the silent windows with the word that the latent fires on most stand against the active ones",
-    "macro": "each kind of silent windows counts alike in every latent",
+    "macro": "each kind of silent windows that every latent has counts alike",
+    **{
+        f"decile_{n}": f"only the active windows of tenth {n} by activation (1 the strongest) stand against all silent ones"
+        for n in range(1, 11)
+    },
     "silent": "only marks in silent windows stand against the right ones",
     "active": "only marks on other tokens of active windows stand against the right ones",
 }
@@ -118,6 +125,16 @@ SHARES = (
     ),
     Measure(
         "skipped_share", "Latents skipped in interpretation", "share", "Latents that could not be explained.",
+        "lower", rank=39, kinds=39, least=0, most=1,
+    ),
+    Measure(
+        "rare_share", "Latents too rare to be explained", "share",
+        "Sampled latents that are active in too few windows.",
+        "lower", rank=39, kinds=39, least=0, most=1,
+    ),
+    Measure(
+        "ubiquitous_share", "Latents that no text is without", "share",
+        "Sampled latents that are active in over a third of windows; detection says nothing there.",
         "lower", rank=39, kinds=39, least=0, most=1,
     ),
 )  # fmt: skip
@@ -203,7 +220,7 @@ def _measures(scorer: type[Scorer], controls: Collection[ControlName]) -> Iterat
         part = {"label": label, "about": about, "rank": 30, "part_of": own.name, "short": ""}
         yield _derived(own, stratum, **part)
     if scorer.natural:
-        about = "Over windows, each counted as often as the split has such."
+        about = "Over windows as often as the split has such."
         label = f"{own.label}, {scorer.natural.replace('_', ' ')}"
         yield _derived(own, scorer.natural, label=label, about=about, rank=20, short="")
 
@@ -293,19 +310,20 @@ def _rows(
             yield from _strata_rows(trained, key, controls)
 
 
-def shares(*, dead: int, d_sae: int, split: str, skipped: int, n: int) -> Iterator[Row]:
-    """Who is not explained: of the dictionary the dead, of the sample those with too few
-    windows."""
+def shares(
+    *, dead: int, d_sae: int, split: str, skipped: int, rare: int, ubiquitous: int, n: int
+) -> Iterator[Row]:
+    """Who is not explained: of the dictionary the dead; of the sample those with too few windows,
+    of these those that are rare, and those that are active everywhere."""
     few = "too few windows on explain or test; at chance. More text there (read.splits) or a lower"
+    skips = f"{few} interpret.contexts.fewest would keep them" if n else NOBODY
+    rarely = "too few active windows on explain or test; skipped, at chance" if n else NOBODY
+    everywhere = "active in over a third of test windows; detection is null" if n else NOBODY
     for measure, where, n_found, of, reason in (
         (SHARES[0], split, dead, d_sae, "never active on this split; none is sampled"),
-        (
-            SHARES[1],
-            "test",
-            skipped,
-            n,
-            f"{few} interpret.contexts.fewest would keep them" if n else NOBODY,
-        ),
+        (SHARES[1], "test", skipped, n, skips),
+        (SHARES[2], "test", rare, n, rarely),
+        (SHARES[3], "test", ubiquitous, n, everywhere),
     ):
         share = wilson(n_found, of)
         ends = {"value": share.value, "low": share.low, "high": share.high, "n": of, "n_failed": 0}
@@ -316,17 +334,29 @@ def mean_row(
     scores: Sequence[LatentScore], scorer: type[Scorer], baseline: float | None, baseline_name: str
 ) -> Row:
     """The mean over latents, as columns of a row of scores."""
-    asked, n_failed = _asked(scores), _n_failed(scores)
-    caveat = f"{n_failed} of {len(asked)} latents stand at chance" if n_failed else None
-    if n_failed and n_failed == len(asked):
-        caveat = f"all {n_failed} latents stand at chance, the first because: {asked[0].reason}"
+    values, n_failed = _values(scores), _n_failed(scores)
     return {
-        **_ends(bounded(t_interval(_values(scores)), *_range(scorer))),
+        **_ends(bounded(t_interval(values), *_range(scorer))),
         "n_failed": n_failed,
         "baseline": baseline,
         "baseline_name": baseline_name,
-        "reason": _both(_missing(scores), caveat) if scores else NOBODY,
+        "reason": _both(_missing(scores), _caveat(scores, len(values), n_failed)),
     }
+
+
+def _caveat(scores: Sequence[LatentScore], n: int, n_failed: int) -> str | None:
+    """What a reader of a mean over n of these has to know."""
+    if not scores:
+        return NOBODY
+    told = []
+    if nulls := [score.reason for score in scores if score.value is None]:
+        told.append(f"{len(nulls)} of {len(scores)} latents have none: {nulls[0]}")
+    if n_failed and n_failed == n:
+        first = next(score.reason for score in scores if score.value is not None)
+        told.append(f"all {n_failed} latents stand at chance, the first because: {first}")
+    elif n_failed:
+        told.append(f"{n_failed} of {n} latents stand at chance")
+    return "; ".join(told) or None
 
 
 def difference_row(
@@ -336,7 +366,7 @@ def difference_row(
     both = [
         (ours, theirs)
         for ours, theirs in zip(scores, floor, strict=True)
-        if not (ours.is_missing or theirs.is_missing)
+        if _asked([ours]) and _asked([theirs])
     ]
     ours, theirs = [pair[0] for pair in both], [pair[1] for pair in both]
     return {
@@ -359,9 +389,7 @@ def normalised_row(
     """Mean above the floor as a share of the probe's, over the latents that have all three, as
     columns of a row of scores."""
     whole = [
-        each
-        for each in zip(scores, floor, probe, strict=True)
-        if not any(score.is_missing for score in each)
+        each for each in zip(scores, floor, probe, strict=True) if len(_asked(each)) == len(each)
     ]
     scores, floor, probe = ([each[place] for each in whole] for place in range(3))
     row: Row = {
@@ -382,7 +410,7 @@ def normalised_row(
 
 def mean(scores: Sequence[LatentScore]) -> float | None:
     """Mean over latents; None without any."""
-    return float(_values(scores).mean()) if _asked(scores) else None
+    return _mean(_values(scores).tolist())
 
 
 def _control_rows(
@@ -472,9 +500,25 @@ def _strata_rows(
     if scorer.natural is None:
         return
     for whose, scores in {None: trained.scores[key], **there}.items():
-        chance = _mean([score.strata[scorer.natural].chance for score in scores])
-        natural = _stratum_row(scores, scorer, scorer.natural, chance, "chance at natural density")
-        yield key.row(whose) | natural
+        yield key.row(whose) | _natural_row(scores, scorer, scorer.natural)
+
+
+def _natural_row(scores: Sequence[LatentScore], scorer: type[Scorer], name: str) -> Row:
+    """The score at natural density, of each latent or of all together."""
+    if pooled := [score.pooled for score in scores if score.pooled is not None]:
+        interval, chance = natural_density.together(pooled)
+        n = sum(len(part.active) for part in pooled)
+        return {
+            "measure": f"{scorer.measure.name}.{name}",
+            **_ends(interval),
+            "n_failed": _n_failed(scores),
+            "baseline": chance,
+            "baseline_name": "chance at natural density",
+            "reason": f"of all latents together, on {n:,} windows: this predictor is too dear to "
+            "be asked about the pool for each",
+        }
+    parts = [score.strata[name].chance for score in scores if name in score.strata]
+    return _stratum_row(scores, scorer, name, _mean(parts), "chance at natural density")
 
 
 def _stratum_row(
@@ -514,8 +558,8 @@ def _differences(scorer: type[Scorer]) -> tuple[float, float]:
 
 
 def _asked(scores: Sequence[LatentScore]) -> list[LatentScore]:
-    """Without those about which nobody was asked."""
-    return [score for score in scores if not score.is_missing]
+    """Those that have a score: without those about which nobody was asked, and without nulls."""
+    return [score for score in scores if not score.is_missing and score.value is not None]
 
 
 def _missing(scores: Sequence[LatentScore]) -> str | None:
@@ -536,6 +580,7 @@ def _n_failed(scores: Sequence[LatentScore]) -> int:
 
 
 def _values(scores: Sequence[LatentScore]) -> np.ndarray:
+    """Of the latents that have one: who answers does not change which these are."""
     return np.array([score.value for score in _asked(scores)], dtype=np.float64)
 
 

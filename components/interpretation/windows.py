@@ -110,12 +110,12 @@ class Windows:
         activations: in units of the activations; 0 where silent and in padding.
         document: the document of each window.
         start: position in the document of its first token.
-        role: top, quantile, or silent (verified: no activation inside).
+        role: top, weighted, quantile, or silent (verified: no activation inside).
         quantile: interval of activation, 0 the strongest; -1 for silent windows.
-        stratum: random or same_token for silent windows; "" for the others.
+        stratum: random, same_token, neighbour or near for silent windows; "" for the others.
         stands_for: how many windows of the split each stands for, itself included: together all of
-            the split, active and silent, at their natural density. 0 for top windows, which were
-            not drawn.
+            the split, active and silent, at their natural density. 0 for windows that were not
+            drawn without a choice.
     """
 
     texts: Texts
@@ -142,3 +142,18 @@ class Windows:
         return Windows(
             texts, **{name: column[kept] for name, column in columns.items() if name != "texts"}
         )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pool:
+    """Windows that were drawn once, unselected and for every latent, and where one latent is active
+    in them.
+
+    Attributes:
+        texts: the windows: one object for all latents, so that what a reader makes of it once can
+            be remembered.
+        active: whether the latent is active inside.
+    """
+
+    texts: Texts
+    active: Bool[np.ndarray, " window"]

@@ -176,12 +176,17 @@ CONTEXTS = Table(
         "latent": (pl.Int32, "latent"),
         "window": (pl.Int32, "number within the latent"),
         "split": (pl.String, "explain, calibrate or test"),
-        "role": (pl.String, "top, quantile, or silent (verified: never active inside)"),
+        "role": (
+            pl.String,
+            "top, weighted (drawn by the square of the largest activation), quantile, or silent "
+            "(verified: never active inside)",
+        ),
         "quantile": (pl.Int8, "interval of activation, 0 the strongest; null for silent windows"),
         "stratum": (
             pl.String,
-            "of silent windows: random, or same_token (holds the token that the latent fires on "
-            "most); null else",
+            "of silent windows: random, same_token (holds the token that the latent fires on "
+            "most), neighbour (a neighbouring latent is active), or near (its mean activation "
+            "vector is close to that of the active windows); null else",
         ),
         "document": (pl.Int32, "document number"),
         "start": (pl.Int32, "position in the document of the first token"),
@@ -190,6 +195,21 @@ CONTEXTS = Table(
         "maximum": (pl.Float32, "largest of them"),
     },
     ("latent", "window"),
+)
+COOCCURRING = Table(
+    "cooccurring",
+    "interpret",
+    "The latents that are most often active on the same tokens as each sampled one, on explain.",
+    {
+        "latent": (pl.Int32, "latent"),
+        "rank": (pl.Int8, "0 for the one that is with it most"),
+        "neighbour": (pl.Int32, "the other latent"),
+        "jaccard": (
+            pl.Float32,
+            "tokens on which both are active, of those on which either is, 0 to 1",
+        ),
+    },
+    ("latent", "rank"),
 )
 EXPLANATIONS = Table(
     "explanations",
@@ -229,7 +249,11 @@ _EXPLANATION_SCORE: dict[str, tuple[Any, str]] = {
     "explainer": (pl.String, "who wrote the explanation; null for the probe"),
     "scorer": (pl.String, "what is measured"),
     "predictor": (pl.String, "who reads the explanation"),
-    "value": (pl.Float64, "the score; chance where it failed, with the reason"),
+    "value": (
+        pl.Float64,
+        "the score; chance where it failed, with the reason; null where there is none of this "
+        "latent (detection of one that is active in over a third of windows)",
+    ),
     "low": (pl.Float64, "95% interval over windows, lower end"),
     "high": (pl.Float64, "upper end"),
     "n": (pl.Int64, "windows"),
@@ -275,9 +299,11 @@ EXPLANATION_STRATA = Table(
         "stratum": (
             pl.String,
             "strongest, weakest (three tenths of the active windows against all silent ones), "
-            "random, same_token (all active ones against one kind of silent ones), macro (mean of "
-            "those two), average_precision, natural_density; of marks: silent, active (wrong "
-            "marks in silent windows, or on other tokens of active ones)",
+            "decile_1 to decile_10 (one tenth, 1 the strongest), random, same_token, neighbour, "
+            "near (all active ones against one kind of silent ones), macro (mean of those kinds "
+            "that every latent has), average_precision (on the shared pool), natural_density; of "
+            "marks: silent, active (wrong marks in silent windows, or on other tokens of active "
+            "ones)",
         ),
         "value": (pl.Float64, "the score over these windows; chance where it failed"),
         "chance": (pl.Float64, "what knowing nothing gets"),
@@ -584,7 +610,7 @@ TABLES = {
     table.name: table
     for table in (
         DOCUMENTS, CONCEPTS, LABELS, PAIRS, PROMPTS, VOCABULARY, NAMES, CURVE, LATENTS, NEIGHBOURS,
-        POOLED, CONTEXTS, EXPLANATIONS, EXPLANATION_SCORES, CONTROL_SCORES, EXPLANATION_STRATA,
+        POOLED, CONTEXTS, COOCCURRING, EXPLANATIONS, EXPLANATION_SCORES, CONTROL_SCORES, EXPLANATION_STRATA,
         LATENT_SCORES, STRENGTHS, GENERATIONS, JUDGEMENTS, STEERED, FURTHER_JUDGES, CONCEPTS_FOUND, ABSORPTION, FIRST_LETTER,
         WRITERS, CALLS,
     )

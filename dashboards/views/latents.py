@@ -196,6 +196,7 @@ def intervals(contexts: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
         reach = f"largest activation {low}" + (f" to {high}" if high != low else "")
         titles = {
             "top": f"Strongest · {reach}",
+            "weighted": f"Drawn by strength, interval {quantile} · {reach}",
             "quantile": f"Interval {quantile} · {reach}",
             "silent": SILENT.get(stratum),
         }

@@ -41,6 +41,8 @@ VISIBLE = (
 SILENT = {
     "random": "Silent · drawn at random, verified never active inside",
     "same_token": "Silent · holds the token it fires on most, and yet never active inside",
+    "neighbour": "Silent · a neighbouring latent is active, and this one never inside",
+    "near": "Silent · activations like those of active windows, and yet never active inside",
     None: "Silent · verified never active inside",
 }
 SCORE_COLUMNS = (
@@ -276,8 +278,11 @@ def strata_of(strata: pl.DataFrame, latent: int) -> pl.DataFrame:
     order = (
         "strongest",
         "weakest",
+        *(f"decile_{number}" for number in range(1, 11)),
         "random",
         "same_token",
+        "neighbour",
+        "near",
         "macro",
         "silent",
         "active",

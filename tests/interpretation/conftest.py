@@ -81,7 +81,7 @@ def records_of(planted: Planted) -> dict[int, LatentRecord]:
     chosen = finished(
         choose(codes, cut_splits(activations, vocabulary, ContextsConfig()), sample, 0)
     )
-    return {record.latent: record for record in chosen}
+    return {record.latent: record for record in chosen.records()}
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """A corpus of random words and latents that were planted in it, as real artifacts.
 
-Words are drawn at random (Zipf), so nothing but the rule of a latent tells where it is active.
+Words are drawn at random (Zipf), so nothing but the rule of a latent tells where it is active. All
+but one latent are silent in two thirds of the windows.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from components.store.shards import Codes, write_codes
 from tests import toys
 
 T = TypeVar("T")
-N_WORDS = 300
+N_WORDS, D_IN = 300, 16
 SPLITS = {"explain": 300, "calibrate": 120, "test": 300}
 """Documents by split."""
 SETS = 12
@@ -56,7 +57,7 @@ class Planted:
 
 
 def set_words(latent: int) -> list[int]:
-    return [20 + 3 * latent, 21 + 3 * latent, 22 + 3 * latent]
+    return [100 + 3 * latent, 101 + 3 * latent, 102 + 3 * latent]
 
 
 def rules(token: np.ndarray, position: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -67,11 +68,11 @@ def rules(token: np.ndarray, position: np.ndarray, random: np.random.Generator) 
     for latent in range(SETS):
         x[:, latent] = np.isin(token, set_words(latent))
     x[:, BIGRAM] = (token == 5) & (before == 4)
-    x[:, AFTER] = before == 7
+    x[:, AFTER] = before == 30
     for back in range(1, 7):
         x[:, SENSE] += (token == 3) & (np.roll(token, back) == 12) & (position >= back)
     x[:, SENSE] = x[:, SENSE] > 0
-    x[:, NOISE] = random.random(n) < 0.02
+    x[:, NOISE] = random.random(n) < 0.01
     x[np.flatnonzero(token == 200)[:3], RARE] = 1
     x[:, EVERYWHERE] = random.random(n) < 0.5
     return x * random.uniform(1, 2, x.shape).astype(np.float32)
@@ -79,7 +80,7 @@ def rules(token: np.ndarray, position: np.ndarray, random: np.random.Generator) 
 
 PHRASES = {latent: "the words " + " and ".join(f'"{WORDS[w]}"' for w in set_words(latent)) for latent in range(SETS)} | {
     BIGRAM: f'the word "{WORDS[5]}" after "{WORDS[4]}"',
-    AFTER: f'after "{WORDS[7]}"',
+    AFTER: f'after "{WORDS[30]}"',
     SENSE: f'the word "{WORDS[3]}" in text with "{WORDS[12]}"',
 }  # fmt: skip
 
@@ -141,9 +142,25 @@ def plant(store: Store, seed: int = 0) -> Planted:
                 .pipe(tables.LATENTS.frame)
             )
         tables.LATENTS.write(folder, pl.concat(rows))
+        nearest = [
+            {
+                "latent": latent,
+                "rank": rank,
+                "neighbour": (latent + rank + 1) % D_SAE,
+                "cosine": 0.5,
+            }
+            for latent in range(D_SAE)
+            for rank in range(5)
+        ]
+        tables.NEIGHBOURS.write(folder, nearest)
 
     facts = {"name": f"planted-{D_SAE}", "hook_point": "resid_post.0", "d_sae": D_SAE}
-    x = {split: {"resid_post.0": torch.zeros(found.n_rows, 1)} for split, found in codes.items()}
+    # what stands for a token, with what stood before it: other windows are near in it than in codes
+    direction = numpy_generator(seed, "directions").normal(size=(N_WORDS, D_IN))
+    x = {}
+    for split, columns in provenance.items():
+        vectors = torch.from_numpy(direction).float()[columns["token"]]
+        x[split] = {"resid_post.0": vectors + 0.3 * vectors.roll(1, 0)}
     inputs = {
         "corpus": toys.artifact(store, "read", write_read, {}, seed),
         "activations": toys.activations(store, x, provenance, rows_per_shard=5000, seed=seed),
@@ -154,7 +171,7 @@ def plant(store: Store, seed: int = 0) -> Planted:
         found,
         # what nothing was planted in: an untrained dictionary stands for it in a chain
     ) in codes.items():
-        noise = random.random((found.n_rows, D_SAE)) < 0.02
+        noise = random.random((found.n_rows, D_SAE)) < 0.01
         codes[split] = Codes.from_dense(
             torch.from_numpy(noise * random.uniform(1, 2, noise.shape)).float()
         )

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.interpretation.contract import Answer, LatentScore, ScorePart
+from components.interpretation.contract import Answer, LatentRecord, LatentScore
 from components.interpretation.scorers.detection import Detection, DetectionConfig
 from components.interpretation.windows import Windows
 from components.statistics import auroc, auroc_interval
@@ -78,22 +76,8 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     assert 0.91 < np.mean([f.low <= truth <= f.high for f in found]) < 0.98
 
 
-def test_at_natural_density_each_window_counts_as_often_as_it_stands_for() -> None:
-    shown = dataclasses.replace(
-        windows([True, True, False, False]), stands_for=np.array([1.0, 1.0, 8.0, 10.0])
-    )
-    trials = trials_of(DETECTION, shown)
-
-    def natural(*values: float) -> ScorePart:
-        return DETECTION.score(Answer(np.array(values)), trials, None).strata["average_precision"]
-
-    found = natural(3.0, 1.0, 2.0, 0.0)
-    assert found.chance == pytest.approx(2 / 20)
-    # precision 1 at the first, 2 of 10 at the second
-    assert found.value == pytest.approx(0.5 * 1 + 0.5 * 2 / 10)
-    # the balanced score hides the eight
-    assert score([3, 1, 2, 0], [True, True, False, False]).value == 0.75
-    assert natural(NAN, NAN, NAN, NAN).value == found.chance
-    half = natural(3.0, NAN, NAN, 0.0)
-    # what has no answer stands at chance
-    assert half.value == pytest.approx(11 / 20 * 1 + 9 / 20 * 0.1)
+def test_a_latent_that_no_text_is_without_has_no_score() -> None:
+    shown = windows([True, False])
+    for share, null in ((0.33, None), (0.34, "active in over a third of windows")):
+        record = LatentRecord(0, 0.1, 0, shown, shown, shown, share=share)
+        assert DETECTION.trials(record, np.random.default_rng(0)).null == null

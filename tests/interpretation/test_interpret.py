@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -12,7 +15,17 @@ import pytest
 from components.config import load, override
 from components.errors import ConfigError, InputError, UnknownNameError
 from components.interpretation.config import InterpretConfig
-from components.interpretation.contract import Explanation, LatentRecord, LatentScore, ScorePart
+from components.interpretation.contract import (
+    Answer,
+    Explanation,
+    LatentRecord,
+    LatentScore,
+    Predictor,
+    PredictorServices,
+    Question,
+    ScorePart,
+    Unit,
+)
 from components.interpretation.controls import shuffled
 from components.interpretation.interpret import INTERPRET
 from components.interpretation.predictors.lexical import Lexical, LexicalConfig
@@ -20,6 +33,7 @@ from components.interpretation.protocol import draw, score
 from components.interpretation.scorers.detection import Detection, DetectionConfig
 from components.interpretation.scorers.fuzzing import Fuzzing
 from components.interpretation.summary import Key, Scored, measures, rows
+from components.interpretation.windows import Texts
 from components.report.scores import headlines, table
 from components.report.tables import SCORES
 from components.store import tables
@@ -57,6 +71,80 @@ def test_the_right_strings_detect_planted_latents_and_shuffled_strings_do_not(
         assert each.value > (0.9 if latent == SENSE else 0.95)
     floor = finished(score("wrong", chosen, trials, wrong, detection, lexical, 0))
     assert 0.45 < np.mean([each.value for each in floor]) < 0.55
+
+
+class Constant(Predictor):
+    """Says the same of every window."""
+
+    gives = frozenset({"windows"})
+    reads_pool = True
+    says: ClassVar[float]
+
+    def predict(self, questions: Iterable[Question], unit: Unit) -> Iterator[Answer]:
+        for question in questions:
+            yield Answer(np.full(len(question.texts.tokens), self.says))
+
+
+@pytest.mark.parametrize("says", [0.0, 1.0, None])
+def test_always_yes_always_no_and_an_empty_string_are_exactly_at_chance(
+    records: dict[int, LatentRecord], says: float | None
+) -> None:
+    chosen = [records[latent] for latent in PHRASES]
+    detection = Detection(DetectionConfig(), SCORER)
+    trials = draw(detection, chosen, 0)
+    if says is None:  # no word stands in it; an explainer may not even write it
+        reader, text = Lexical(LexicalConfig(), PREDICTOR), "   "
+        assert Explanation.of(text).text is None
+    else:
+        reader, text = Constant(LexicalConfig(), PREDICTOR), "anything"
+        reader.says = says
+    found = finished(
+        score("", chosen, trials, [Explanation(text)] * len(chosen), detection, reader, 0)
+    )
+    for each in found:
+        assert each.value == 0.5
+        natural = each.strata["average_precision"]
+        assert natural.value == pytest.approx(natural.chance, abs=1e-12)
+        others = {name: part.value for name, part in each.strata.items()}
+        del others["average_precision"]
+        assert set(others.values()) == {0.5} and len(others) >= 16
+
+
+def test_nothing_that_predictors_see_holds_an_activation(records: dict[int, LatentRecord]) -> None:
+    seen = {field.name for field in dataclasses.fields(Question)}
+    assert seen == {"explanation", "texts", "marks", "group"}
+    assert {field.name for field in dataclasses.fields(Texts)} == {"tokens", "vocabulary"}
+    services = {field.name for field in dataclasses.fields(PredictorServices)}
+    assert not services & {"codes", "activations", "records", "dictionary", "trained"}
+
+
+def test_detection_of_a_ubiquitous_latent_is_null_for_whoever_answers(
+    interpreted: Artifact,
+) -> None:
+    frame = tables.EXPLANATION_SCORES.read(interpreted).filter(pl.col("latent") == EVERYWHERE)
+    detection = frame.filter(pl.col("scorer") == "detection")
+    assert detection.height == 3 and detection["value"].null_count() == 3
+    assert set(detection["reason"]) == {"active in over a third of windows"}
+    assert frame.filter(pl.col("scorer") == "simulation")["value"].null_count() == 0
+    strata = tables.EXPLANATION_STRATA.read(interpreted)
+    strata = strata.filter(pl.col("latent") == EVERYWHERE, pl.col("control").is_null())
+    assert set(strata["scorer"]) == {"simulation"}
+    facts, found = interpreted.facts, scores_of(interpreted)
+    assert (facts["ubiquitous"], facts["rare"]) == (1, 1)
+    assert found["interpret.ubiquitous_share"]["value"] == pytest.approx(1 / 18)
+    assert found["interpret.rare_share"]["value"] == pytest.approx(1 / 18)
+    assert facts["unfilled"]["random"] == 2 and facts["unfilled"]["same_token"] > 12
+    assert 500 < facts["pool"] < 2000  # all there are
+
+
+def test_the_latents_that_are_active_together_are_kept_in_a_table(interpreted: Artifact) -> None:
+    frame = tables.COOCCURRING.read(interpreted)
+    assert set(frame["latent"].to_list()) <= set(range(D_SAE))
+    assert frame["latent"].n_unique() == 18
+    assert (frame["neighbour"] != frame["latent"]).all()
+    assert frame["jaccard"].is_between(0, 1).all()
+    falling = frame.sort("latent", "rank").group_by("latent", maintain_order=True).agg("jaccard")
+    assert all(values == sorted(values, reverse=True) for values in falling["jaccard"].to_list())
 
 
 def test_the_explainer_detects_every_planted_latent(interpreted: Artifact) -> None:
@@ -123,7 +211,8 @@ def test_the_control_is_drawn_explained_and_scored_alike(interpreted: Artifact) 
         over = found[f"interpret.log_odds.{scorer}.over_untrained"]
         assert over["value"] == pytest.approx(ours["value"] - row["value"])
         assert over["low"] > 0.2
-        assert (over["n"], over["baseline"], over["reason"]) == (37, 0.0, None)
+        n = {"detection": 17, "simulation": 18}[scorer] + 19  # of one of ours there is no detection
+        assert (over["n"], over["baseline"], over["reason"]) == (n, 0.0, None)
         assert (
             found[f"interpret.log_odds.{scorer}.random"]["baseline_name"] == "untrained dictionary"
         )
@@ -176,7 +265,9 @@ def test_strata_stand_for_each_latent_and_their_means_in_the_scores(interpreted:
     found = scores_of(interpreted)
     frame = tables.EXPLANATION_STRATA.read(interpreted).filter(pl.col("control").is_null())
     mine = frame.filter((pl.col("role") == "entry") & (pl.col("scorer") == "detection"))
-    for stratum in ("strongest", "weakest", "random", "same_token", "macro", "average_precision"):
+    deciles = [f"decile_{number}" for number in range(1, 11)]
+    kinds = ("random", "same_token", "neighbour", "near")
+    for stratum in ("strongest", "weakest", *deciles, *kinds, "macro", "average_precision"):
         values, row = (
             mine.filter(pl.col("stratum") == stratum)["value"],
             found[f"interpret.log_odds.detection.{stratum}"],
@@ -187,10 +278,14 @@ def test_strata_stand_for_each_latent_and_their_means_in_the_scores(interpreted:
         .pivot("stratum", index="latent", values="value")
         .row(0, named=True)
     )
-    assert wide["macro"] == pytest.approx((wide["random"] + wide["same_token"]) / 2)
+    # some latents have no silent window with their word: that kind is in nobody's macro mean
+    without = [wide[kind] for kind in kinds if kind != "same_token"]
+    assert wide["macro"] == pytest.approx(np.mean(without))
+    tenths = [wide[decile] for decile in deciles]
+    assert wide["strongest"] == pytest.approx(np.mean(tenths[:3]))
     assert wide["same_token"] > 0.9  # the word alone does not tell: `after` does
     row = found["interpret.log_odds.detection.same_token"]
-    assert row["n"] < 18 and row["reason"] == f"{18 - row['n']} of 18 latents have no such window"
+    assert row["n"] < 17 and row["reason"] == f"{18 - row['n']} of 18 latents have no such window"
     natural = found["interpret.log_odds.detection.average_precision"]
     assert natural["baseline"] == pytest.approx(
         mine.filter(pl.col("stratum") == "average_precision")["chance"].mean()
@@ -203,8 +298,12 @@ def test_skipped_latents_stay_in_the_count_at_chance(interpreted: Artifact) -> N
     assert (
         found["interpret.log_odds.detection"]["n"],
         found["interpret.log_odds.detection"]["n_failed"],
-    ) == (18, 2)
-    assert found["interpret.log_odds.detection"]["reason"] == "2 of 18 latents stand at chance"
+    ) == (17, 1)
+    assert found["interpret.log_odds.detection"]["reason"] == (
+        "1 of 18 latents have none: active in over a third of windows; "
+        "1 of 17 latents stand at chance"
+    )
+    assert found["interpret.log_odds.simulation"]["reason"] == "2 of 18 latents stand at chance"
     assert found["interpret.skipped_share"]["value"] == pytest.approx(2 / 18)
     assert found["interpret.dead_share"]["value"] == pytest.approx(1 / D_SAE)
     frame = tables.EXPLANATION_SCORES.read(interpreted)
@@ -213,9 +312,10 @@ def test_skipped_latents_stay_in_the_count_at_chance(interpreted: Artifact) -> N
     ].mean()
     assert found["interpret.log_odds.detection"]["value"] == pytest.approx(mean)
     failed = frame.filter(pl.col("latent").is_in([RARE, EVERYWHERE]))
-    assert set(failed.filter(pl.col("scorer") == "detection")["value"]) == {0.5}
+    assert set(failed.filter(pl.col("scorer") == "detection")["value"].drop_nulls()) == {0.5}
     assert set(failed.filter(pl.col("scorer") == "simulation")["value"]) == {0.0}
-    assert (failed["n_failed"] == failed["n"]).all()
+    told = failed.filter(pl.col("value").is_not_null())
+    assert (told["n_failed"] == told["n"]).all()
     assert failed["low"].null_count() == failed.height
     said = tables.EXPLANATIONS.read(interpreted).filter(pl.col("latent") == RARE).row(0, named=True)
     assert said["explanation"] is None
@@ -383,7 +483,7 @@ def test_a_control_is_scored_beside_the_others_and_ranked_nowhere(offline: Artif
                 "control",
                 None,
                 name,
-                18,
+                17 if scorer == "detection" else 18,
             )
             assert row["baseline"] == found[f"interpret.shuffled.{name}.{scorer}"]["value"]
             assert f"interpret.{name}.{scorer}.over_floor" in found

@@ -32,6 +32,7 @@ class Lexical(Predictor):
 
     config: ClassVar[type[Config]] = LexicalConfig
     free: ClassVar[bool] = True
+    reads_pool: ClassVar[bool] = True
     gives: ClassVar[frozenset[Unit]] = frozenset({"windows", "tokens", "marks", "choice"})
 
     def predict(self, questions: Iterable[Question], unit: Unit) -> Iterator[Answer]:

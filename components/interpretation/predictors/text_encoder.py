@@ -12,6 +12,7 @@ the encoder's own files name is written before every text).
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar
 
@@ -29,7 +30,11 @@ from components.interpretation.contract import (
     Unit,
     predictors,
 )
+from components.interpretation.windows import Texts
 from components.spelling import whole
+
+POOL = 500
+"""Windows from which a question is taken to be about a pool, whose vectors are kept together."""
 
 
 class TextEncoderPredictorConfig(Config, title="text_encoder"):
@@ -46,12 +51,14 @@ class TextEncoderPredictor(Predictor):
 
     config: ClassVar[type[Config]] = TextEncoderPredictorConfig
     embeds: ClassVar[bool] = True
+    reads_pool: ClassVar[bool] = True
     gives: ClassVar[frozenset[Unit]] = frozenset({"windows", "choice"})
     settings: TextEncoderPredictorConfig
 
     def __init__(self, config: TextEncoderPredictorConfig, services: PredictorServices) -> None:
         super().__init__(config, services)
         self._known: dict[str, Float32[np.ndarray, " width"]] = {}
+        self._shown: weakref.WeakKeyDictionary[Texts, np.ndarray] = weakref.WeakKeyDictionary()
 
     def predict(self, questions: Iterable[Question], unit: Unit) -> Iterator[Answer]:
         """The cosine of the explanation and each window."""
@@ -60,8 +67,18 @@ class TextEncoderPredictor(Predictor):
                 yield Answer(None, "an empty explanation has no meaning")
                 continue
             explanation = self._embedded([question.explanation])[0]
-            windows = [whole(tokens).strip() for tokens in question.texts.strings()]
-            yield Answer(self._vectors(windows).astype(np.float64) @ explanation.astype(np.float64))
+            windows = self._windows(question.texts)
+            yield Answer(windows.astype(np.float64) @ explanation.astype(np.float64))
+
+    def _windows(self, texts: Texts) -> Float32[np.ndarray, "window width"]:
+        """The vector of each window. The pool is one object for all latents: its vectors are put
+        together once."""
+        if texts in self._shown:
+            return self._shown[texts]
+        vectors = self._vectors([whole(tokens).strip() for tokens in texts.strings()])
+        if len(vectors) >= POOL:
+            self._shown[texts] = vectors
+        return vectors
 
     def _vectors(self, texts: Sequence[str]) -> Float32[np.ndarray, "text width"]:
         """Vectors of length 1, those that are new computed together."""

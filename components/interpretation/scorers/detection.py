@@ -4,9 +4,11 @@ Active windows come evenly from every tenth of activation; silent ones are verif
 without an answer counts half against every window of the other class. The interval is Newcombe's,
 which covers near 1 and for ten windows.
 
-At natural density: average precision over windows, each counted as often as windows of the split
-are like it. AUROC on equal numbers of active and silent windows hides false positives, of which a
-rare latent has many.
+At natural density: average precision over the shared pool of unselected windows. AUROC on chosen
+windows hides false positives, of which a rare latent has many. A latent that is active nowhere in
+the pool has none.
+
+A latent that is active in over a third of all windows has no score: there is no text without it.
 
 Sources: detection after delphi (arXiv 2410.13928, section 3.2), there yes-or-no answers pooled over
 latents; AUROC as the Mann-Whitney statistic.
@@ -14,6 +16,7 @@ latents; AUROC as the Mann-Whitney statistic.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import ClassVar
 
 import numpy as np
@@ -24,14 +27,13 @@ from components.interpretation.contract import (
     Answer,
     LatentRecord,
     LatentScore,
-    ScorePart,
     Scorer,
     Trials,
     Unit,
     scorers,
 )
 from components.report.measure import Measure
-from components.statistics import auroc_interval, auroc_of_answers, average_precision_weighted
+from components.statistics import auroc_interval, auroc_of_answers
 
 
 class DetectionConfig(Config):
@@ -42,7 +44,7 @@ class DetectionConfig(Config):
 class Detection(Scorer):
     """AUROC over windows, active against silent."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     config: ClassVar[type[Config]] = DetectionConfig
     free: ClassVar[bool] = True
     needs: ClassVar[Unit] = "windows"
@@ -58,10 +60,9 @@ class Detection(Scorer):
 
     def trials(self, record: LatentRecord, generator: np.random.Generator) -> Trials:
         """All windows of the test split; true is that the latent is active inside."""
-        windows = record.test
-        whole = float(windows.stands_for.sum())
-        share = float(windows.stands_for[windows.active].sum()) / whole if whole else 0.0
-        return strata.trials_of(windows, windows.active, natural_chance=share)
+        trials = strata.trials_of(record.test, record.test.active)
+        null = "active in over a third of windows" if record.ubiquitous else None
+        return dataclasses.replace(trials, pool=record.pool, null=null)
 
     def score(
         self, answer: Answer, trials: Trials, generator: np.random.Generator | None
@@ -75,27 +76,4 @@ class Detection(Scorer):
             interval = auroc_interval(value, n_active, len(trials) - n_active)
             low, high = interval.low, interval.high
         n_failed = int(np.isnan(answer.values).sum())
-        return LatentScore(
-            value,
-            low,
-            high,
-            len(trials),
-            n_failed,
-            answer.reason,
-            self._at_natural_density(answer, trials),
-        )
-
-    def _at_natural_density(self, answer: Answer, trials: Trials) -> dict[str, ScorePart]:
-        """Average precision over windows; those without an answer stand at chance, the share that
-        is active."""
-        stands_for, chance = trials.stands_for, trials.natural_chance
-        assert answer.values is not None and self.natural
-        if stands_for is None or not stands_for.sum():
-            return {}
-        known = ~np.isnan(answer.values)
-        precision = average_precision_weighted(
-            answer.values[known], trials.truth[known], stands_for[known]
-        )
-        share = float(stands_for[known].sum()) / float(stands_for.sum())
-        value = chance if precision is None else share * precision + (1 - share) * chance
-        return {self.natural: ScorePart(value, chance, len(trials))}
+        return LatentScore(value, low, high, len(trials), n_failed, answer.reason)

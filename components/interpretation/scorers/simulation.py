@@ -68,7 +68,8 @@ class Simulation(Scorer):
         """All windows of the test split; true is the activation on every token."""
         trials = strata.trials_of(record.test, record.test.activations)
         every = np.ones(len(record.test), bool)
-        return dataclasses.replace(trials, strata={**trials.strata, SPEARMAN: every})
+        strata_of = {**trials.strata, SPEARMAN: every}
+        return dataclasses.replace(trials, stands_for=record.test.stands_for, strata=strata_of)
 
     def score(
         self, answer: Answer, trials: Trials, generator: np.random.Generator | None
