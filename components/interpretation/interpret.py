@@ -51,8 +51,8 @@ TABLES = (
 
 
 def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execution | None) -> Work:
-    """Writes contexts, cooccurring, explanations, explanation_scores, explanation_strata, control_scores and
-    scores.
+    """Writes contexts, cooccurring, explanations, explanation_scores, explanation_strata,
+    control_scores and scores.
 
     Args:
         folder: where to.
