@@ -1,10 +1,10 @@
-"""Contexts of many latents: how long they take beside the model and the encoder, and what they hold.
+"""Contexts of many latents: how long they take beside model and encoder, and what they hold.
 
     python benchmarks/contexts.py [--latents 16384] [--tokens 1000000 10000000] [--json]
 
 Text, activations and codes are random, in shards as `capture` and `encode` write them; each latent
-has a density of its own (a power law), and a few shards of codes come again and again. `contexts` is
-everything from the shards to records with text and activations of every latent: passes over the
+has a density of its own (a power law), and a few shards of codes come again and again. `contexts`
+is everything from the shards to records with text and activations of every latent: passes over the
 codes, mean vectors, four kinds of silent windows, near-duplicates, the pool. Beside it, in the same
 process and in turns with it, stand a forward pass of a model of the size of stories260k (random
 weights: time does not depend on them) and the encoding of its activations by a top-k dictionary

@@ -4,17 +4,18 @@ A score over all windows depends on which silent windows there were to draw: tho
 latent's own word are harder, and a latent has none to half of them. It depends on how strongly the
 active ones are active, too. So the same score stands beside it over part of the windows.
 
-    strongest      the active windows of the upper three tenths by activation, against all silent ones
+    strongest      active windows of the upper three tenths by activation, against all silent ones
     weakest        those of the lower three
     decile_1 ...   those of one tenth, the strongest first
     random         all active windows against the silent ones drawn at random
-    same_token     all active windows against the silent ones that hold the word the latent fires on most
-    neighbour      all active windows against the silent ones in which a neighbouring latent is active
-    near           all active windows against the silent ones whose mean activation vector is closest
+    same_token     against the silent ones that hold the word that the latent fires on most
+    neighbour      against the silent ones in which a neighbouring latent is active
+    near           against the silent ones whose mean activation vector is closest
     macro          mean over the kinds of silent windows that every latent has
 
-and at natural density (components/interpretation/natural_density.py); a scorer names that itself. A latent that was skipped, and one of which there
-is no score, does not say which kinds every latent has.
+and at natural density (components/interpretation/natural_density.py); a scorer names that itself. A
+latent that was skipped, and one of which there is no score, does not say which kinds every latent
+has.
 
 Source: intervals of activation after delphi (arXiv 2410.13928, section 3.2); strata of silent
 windows are ours.
