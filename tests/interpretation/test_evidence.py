@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from components.interpretation.config import InterpretConfig
 from components.interpretation.contract import LatentRecord
 from components.interpretation.evidence import CorpusLabels, gather
-from components.interpretation.config import InterpretConfig
 from components.interpretation.interpret import INTERPRET
 from components.interpretation.scorers.detection import Detection
 from components.interpretation.scorers.simulation import Simulation
