@@ -109,10 +109,15 @@ class DirectionCodes:
         self, split: str, n: int, directions: Tensor, wanted: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Of each direction the threshold, and how many tokens exceed it."""
-        whole = torch.cat(list(self._projections(split, directions, n)))
-        ranked = whole.sort(dim=0, descending=True).values
-        threshold = ranked[wanted, torch.arange(len(wanted))]
-        return threshold, (whole > threshold).sum(0)
+        whole = torch.cat(list(self._projections(split, directions, n))).T.contiguous()
+        # of n values the (k + 1)-th largest is the (n - k)-th smallest
+        threshold = torch.tensor(
+            [
+                float(row.kthvalue(n - k).values)
+                for row, k in zip(whole, wanted.tolist(), strict=True)
+            ]
+        )
+        return threshold, (whole > threshold[:, None]).sum(1)
 
     def _projections(
         self, split: str, directions: Tensor, n: int

@@ -63,7 +63,7 @@ def formula(config: InterpretConfig, inputs: Mapping[str, Any], settings: Execut
     }
     if projected:
         held = read[0]["rows"].get("explain", 0) * config.of_control
-        memory["projections"] = 3 * 4 * min(ENTRIES_HELD, held)  # as they are, sorted, and joined
+        memory["projections"] = 3 * 4 * min(ENTRIES_HELD, held)  # in parts, joined, turned
     disk = {"windows": 40 * windows, "tables": 450 * n_latents + 30_000}
     listed = (
         (explainers, config.explainers),

@@ -625,7 +625,11 @@ CHAIN = [
 
 def test_the_graph_has_a_linked_box_for_each_artifact_and_says_what_is_not_here() -> None:
     dot = views.lineage.graph(
-        CHAIN, ("train", "t1"), "lineage?report=x&artifact=", dark=False, controls={"t1"}
+        CHAIN,
+        ("train", "t1"),
+        "lineage?report=x&artifact=",
+        dark=False,
+        controls={"t1": "untrained"},
     )
     assert 'URL="lineage?report=x&artifact=capture/c1"' in dot
     assert "train (untrained)\\nt1\\n1 min 15 s, 2.5 MB" in dot

@@ -119,8 +119,9 @@ def test_trials_are_drawn_once_for_each_latent_and_shared(
         monkeypatch.setattr(scorer, "trials", counted(scorer.trials))
     inputs = {role: artifact for role, artifact in planted.inputs.items() if role != "untrained"}
     made, _ = Store(tmp_path).ensure(INTERPRET, InterpretConfig(latents=4), inputs)
-    latents = tables.EXPLANATIONS.read(made)["latent"].to_list()
-    assert set(tables.EXPLANATION_SCORES.read(made)["role"]) == {"entry", "floor", "ceiling"}
+    latents = tables.EXPLANATIONS.read(made)["latent"].unique().to_list()
+    roles = {"entry", "control", "floor", "ceiling"}
+    assert set(tables.EXPLANATION_SCORES.read(made)["role"]) == roles
     assert sorted(drawn) == sorted(
         (kind, latent) for kind in ("detection", "simulation") for latent in latents
     )

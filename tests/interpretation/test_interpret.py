@@ -32,7 +32,7 @@ from components.interpretation.predictors.lexical import Lexical, LexicalConfig
 from components.interpretation.protocol import draw, score
 from components.interpretation.scorers.detection import Detection, DetectionConfig
 from components.interpretation.scorers.fuzzing import Fuzzing
-from components.interpretation.summary import Key, Scored, measures, rows
+from components.interpretation.summary import Key, Scored, measures, normalised_row, rows
 from components.interpretation.windows import Texts
 from components.report.scores import headlines, table
 from components.report.tables import SCORES
@@ -374,8 +374,13 @@ def test_a_dictionary_without_an_alive_latent_gives_nulls_with_a_reason(
     store = Store(tmp_path)
     dead = toys.artifact(store, "encode", write, planted.inputs["codes"].facts)
     found = scores_of(
-        store.ensure(INTERPRET, InterpretConfig(), {**planted.inputs, "codes": dead})[0]
+        store.ensure(
+            INTERPRET,
+            InterpretConfig(controls=["untrained", "random"]),
+            {**planted.inputs, "codes": dead},
+        )[0]
     )
+    assert found["interpret.random.detection"]["n"] == 0
     row = found["interpret.log_odds.detection"]
     assert (row["value"], row["n"]) == (None, 0)
     assert row["reason"] == (
@@ -624,6 +629,28 @@ def test_a_second_explainer_has_its_own_floor_and_its_own_control() -> None:
     assert found["interpret.log_odds.detection.over_untrained"]["value"] == pytest.approx(0.1)
     assert found["interpret.other.detection.over_untrained"]["value"] == pytest.approx(-0.05)
     assert found["interpret.other.detection.over_untrained"]["n"] == 6
+
+
+def test_the_normalised_score_is_a_ratio_of_means_and_null_without_room() -> None:
+    def of(*values: float) -> list[LatentScore]:
+        return [LatentScore(value, None, None, 20) for value in values]
+
+    ours, floor = of(0.9, 0.6, 0.4), of(0.5, 0.4, 0.6)
+    draws = np.random.default_rng(0)
+    row = normalised_row(ours, floor, of(1.0, 0.5, 0.9), Detection, draws)
+    # the mean of the single ratios would be 0.71
+    assert row["value"] == pytest.approx((0.4 + 0.2 - 0.2) / (0.5 + 0.1 + 0.3))
+    assert row["low"] < row["value"] < row["high"] and row["n"] == 3
+    # better than the probe, worse than the floor: neither is clipped
+    half, probe = of(0.5, 0.5), of(0.75, 0.75)
+    assert normalised_row(of(1, 1), half, probe, Detection, draws)["value"] == 2
+    assert normalised_row(of(0, 0), half, probe, Detection, draws)["value"] == -2
+    little = normalised_row(ours, floor, of(0.5, 0.5, 0.64), Detection, draws)
+    assert little.get("value") is None and little["reason"] == (
+        "the probe is 0.047 above the floor, wanted at least 0.05: there is nothing to normalise by"
+    )
+    measure = measures([Detection])["interpret", "detection.normalised"]
+    assert (measure.better, measure.short) == ("neither", "")  # ranked nowhere
 
 
 def test_versions_of_the_entries_used_are_part_of_the_key() -> None:
