@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import polars as pl
 import pytest
 from hypothesis import given
@@ -652,3 +654,62 @@ def test_a_peak_on_a_part_of_a_character_is_found_by_the_character() -> None:
     index = views.latents.peak_tokens(tables.CONTEXTS.frame(rows))
     found = {latent: set(said.strip("\n").split("\n")) for latent, said in index.iter_rows()}
     assert found == {1: {"日", "‹97›"}, 2: {"‹e6 97›"}}
+
+
+def on_map(**columns: Any) -> pl.DataFrame:
+    n = len(next(iter(columns.values())))
+    known = {"latent": list(range(n)), "x": [0.1] * n, "y": [0.2] * n, "explanation": [None] * n}
+    return pl.DataFrame(known | columns, schema_overrides={"explanation": pl.String})
+
+
+def test_a_map_is_coloured_by_the_logarithm_of_density_and_dead_latents_are_grey_below() -> None:
+    densities = [0.0, *(10.0**-power for power in range(5, 0, -1))]
+    points, legend = views.plane.coloured(on_map(density=densities), "density")
+    assert points["n"].to_list()[0] == 0, "drawn first, so that it hides nothing"
+    rows = {row["n"]: (row["r"], row["g"], row["b"]) for row in points.to_dicts()}
+    assert rows[0] == views.plane.ABSENT
+    assert rows[1] == (68, 1, 84) and rows[5] == (253, 231, 37) and rows[3] == (33, 145, 140)
+    assert [name for name, _ in legend][-1] == "never active" and len(legend) == 6
+
+
+def test_a_map_of_scores_without_any_says_so() -> None:
+    frame = on_map(score=[None, None]).with_columns(pl.col("score").cast(pl.Float64))
+    _, legend = views.plane.coloured(frame, "score")
+    assert legend == [("no score", views.plane.ABSENT)]
+
+
+def test_a_map_of_concepts_names_the_commonest_families() -> None:
+    concepts = ["topic.sea, word.x"] * 3 + ["word.a"] * 2 + [f"f{n}.a" for n in range(7)] + [None]
+    points, legend = views.plane.coloured(on_map(concept=concepts), "concept")
+    assert [name for name, _ in legend][:2] == ["topic (3)", "word (2)"]
+    assert [name for name, _ in legend][-2:] == ["other", "best for none"]
+    assert points.height == len(concepts) and points["t"].to_list() == [""] * len(concepts)
+
+
+def test_a_legend_is_escaped() -> None:
+    assert "<b>" not in views.plane.legend([("<b>", (1, 2, 3))])
+
+
+def test_explanations_are_narrowed_and_what_has_no_value_is_outside_of_every_range() -> None:
+    rows = pl.DataFrame(
+        {"latent": [1, 2, 3], "explanation": ["The Sea", "a ship", None], "explainer": ["a", "b", "a"],
+         "score": [0.9, None, 0.2], "density": [0.1, 0.01, 0.001]}
+    )  # fmt: skip
+
+    def latents(**filters: Any) -> list[int]:
+        return views.scores.narrowed(rows, **filters)["latent"].to_list()
+
+    assert latents() == [1, 2, 3]
+    assert latents(text="sea THE") == [1] and latents(text=".") == []
+    assert latents(explainers=["a"]) == [1, 3]
+    assert latents(score=(0.2, 1.0)) == [1, 3] and latents(density=(0.01, 1)) == [1, 2]
+
+
+def test_a_search_of_latents_also_finds_what_somebody_noted() -> None:
+    frame = pl.DataFrame(
+        {"latent": [0, 1], "words": ["sea", "ship"], "density": [0.1, 0.2], "score": [0.9, None]}
+    )
+    noted = pl.DataFrame({"latent": [1], "noted": ["odd one"]}, schema_overrides={"latent": pl.Int64})
+    assert views.latents.narrowed(frame, text="ODD ship", noted=noted)["latent"].to_list() == [1]
+    assert views.latents.narrowed(frame, text="odd sea", noted=noted).is_empty()
+    assert views.latents.narrowed(frame, least=0.5)["latent"].to_list() == [0]
