@@ -5,12 +5,11 @@ interval is drawn where there is one.
 
 from __future__ import annotations
 
+import base64
 import math
-from typing import Any
 
 import altair as alt
 import polars as pl
-import pydeck
 
 from components.report import frontiers
 from components.report.measure import Measures
@@ -505,52 +504,27 @@ def budgets(frame: pl.DataFrame, title: str) -> alt.LayerChart | alt.FacetChart:
     return alt.layer(*layers).properties(height=300, title=title)
 
 
-class Plane(pydeck.Deck):
-    """A map whose points are JSON already: pydeck alone takes seconds for 100,000 of them."""
-
-    __slots__ = ("_points",)  # pydeck writes out whatever is in __dict__
-
-    def __init__(self, points: str, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
-        self._points = points
-
-    def to_json(self) -> str:  # type: ignore[override]
-        """The description of the map, its points put in."""
-        return super().to_json().replace(f'"{POINTS}"', self._points, 1)
-
-
-POINTS = "points of the map"
-
-
-def plane(points: pl.DataFrame) -> Plane:
-    """A map of points that the graphics card draws: 100,000 move without a pause.
+def raster(png: bytes, box: tuple[float, float, float, float]) -> alt.Chart:
+    """A part of a map that was drawn as a picture; a box can be drawn on it (`box`).
 
     Args:
-        points: `views.plane.coloured`.
+        png: `views.plane.raster`.
+        box: x from and to, y from and to.
     """
-    x, y = points["x"], points["y"]
-    middle = [(float(each.min()) + float(each.max())) / 2 for each in (x, y)]  # type: ignore[arg-type]
-    reach = max(float(each.max()) - float(each.min()) for each in (x, y)) or 1.0  # type: ignore[operator]
-    layer = pydeck.Layer(
-        "ScatterplotLayer",
-        POINTS,
-        id="latents",
-        get_position="[x, y]",
-        get_fill_color="[r, g, b]",
-        get_radius=1,
-        radius_units="'pixels'",
-        radius_min_pixels=2 if points.height > 20_000 else 4,
-        radius_max_pixels=10,
-        opacity=0.8,
-        pickable=True,
-        auto_highlight=True,
-    )
-    return Plane(
-        points.write_json(),
-        [layer],
-        views=[pydeck.View("OrthographicView", controller=True)],
-        initial_view_state={"target": [*middle, 0], "zoom": math.log2(560 / reach)},
-        map_provider=None,  # no tiles, so nobody outside is asked
-        map_style=None,
-        tooltip={"text": "latent {n}\n{t}"},  # type: ignore[arg-type]
+    address = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    x0, x1, y0, y1 = box
+    rows = pl.DataFrame({"x": [x0], "x2": [x1], "y": [y0], "y2": [y1], "url": [address]})
+    return (
+        alt.Chart(rows)
+        .mark_image(aspect=False)
+        .encode(
+            x=alt.X("x:Q", title=None, scale=alt.Scale(domain=[x0, x1], nice=False)),
+            x2="x2:Q",
+            y=alt.Y("y:Q", title=None, scale=alt.Scale(domain=[y0, y1], nice=False)),
+            y2="y2:Q",
+            url="url:N",
+            tooltip=alt.value(None),
+        )
+        .add_params(alt.selection_interval(name="box"))
+        .properties(height=640)
     )

@@ -36,7 +36,6 @@ ONE_DOOR = {
     "mlflow": {"flows/tracking", "flows/stack/mlflow_server.py", "dashboards/runs.py"},
     "openai": {"components/client/clients/endpoint.py"},
     "streamlit": {"dashboards"},
-    "pydeck": {"dashboards/charts.py"},
     "dvc": {"flows/pipeline.py"},
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import streamlit as st
@@ -14,6 +15,7 @@ from dashboards.markdown import plain
 from dashboards.runs import Experiment
 
 NAME = "map"
+ROWS = 100
 COLOURS = ("density", "score", "concept")
 
 
@@ -70,13 +72,7 @@ def _draw(shown: Experiment, points: pl.DataFrame) -> None:
         return
     coloured, legend = views.plane.coloured(frame, colour)
     st.html(views.plane.legend(legend))
-    picked = st.pydeck_chart(
-        charts.plane(coloured),
-        height=640,
-        on_select="rerun",
-        selection_mode="single-object",
-        key=f"map {colour} {only} {text} {shown.key}",
-    )
+    _picture(frame, coloured, f"{colour} {only} {text} {shown.key}")
     x, y = (points[name][0] for name in ("share_x", "share_y"))
     st.caption(
         f"{frame.height:,} of {points.height:,} latents. Decoder directions of norm 1 on their two "
@@ -88,22 +84,48 @@ def _draw(shown: Experiment, points: pl.DataFrame) -> None:
             if colour == "score" and known.scorer
             else ""
         )
-        + " Drag to move, scroll to come nearer, click a point to see it."
+        + " Draw a box to see what lies inside."
     )
-    objects = picked.selection.get("objects", {}).get("latents", []) if picked else []
-    if objects:
-        _picked(frame, int(objects[0]["n"]))
 
 
-def _picked(frame: pl.DataFrame, latent: int) -> None:
-    row = frame.row(by_predicate=pl.col("latent") == latent, named=True)
+def _picture(frame: pl.DataFrame, coloured: pl.DataFrame, where: str) -> None:
+    """The points as one picture, since a browser without a graphics card takes seconds to draw
+    many of them, and what lies in the box that is drawn on it."""
+    slot = f"box {where}"
+    box = st.session_state.get(slot) or views.plane.whole(frame)
+    event: Any = st.altair_chart(
+        charts.raster(views.plane.raster(coloured, box), box),
+        width="stretch",
+        on_select="rerun",
+        key=f"picture {where} {box}",
+    )
+    chosen = (event.selection or {}).get("box") or {}
+    if st.session_state.get(slot) and st.button("Whole map"):
+        del st.session_state[slot]
+        st.rerun()
+    if not {"x", "y"} <= set(chosen):
+        return
+    part = (*sorted(chosen["x"]), *sorted(chosen["y"]))
+    found = views.plane.inside(frame, part).sort(
+        "score", "latent", descending=[True, False], nulls_last=True
+    )
     told, button = st.columns([5, 1], vertical_alignment="center")
-    told.markdown(
-        f"**Latent {latent}** · density {row['density']:.3g} · "
-        f"{plain(row['explanation'] or 'not explained')}"
+    told.markdown(f"**{found.height:,} latents in the box**")
+    if button.button("Come nearer", width="stretch"):
+        st.session_state[slot] = part
+        st.rerun()
+    rows = found.head(ROWS)
+    chosen_row = st.dataframe(
+        views.latents.readable(
+            rows.select("latent", "explanation", "concept", "score", "density", "promoted")
+        ),
+        hide_index=True,
+        on_select="rerun",
+        selection_mode="single-row",
+        key=f"inside {where} {part}",
     )
-    if button.button("Open", key=f"open {latent}", width="stretch"):
-        selection.choose("latent", latent)
+    if chosen_row.selection.rows:
+        selection.choose("latent", int(rows["latent"][chosen_row.selection.rows[0]]))
         st.switch_page(Path(__file__).with_name("latents.py"))
 
 

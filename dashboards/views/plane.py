@@ -3,18 +3,22 @@ Streamlit."""
 
 from __future__ import annotations
 
+import io
+import itertools
 import math
 from collections.abc import Sequence
 from html import escape
 
 import numpy as np
 import polars as pl
+from PIL import Image
 
 ABSENT = (128, 128, 128)
 SCALE = np.array(
-    [(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)], dtype=float
+    [(125, 80, 190), (50, 110, 180), (25, 145, 140), (90, 180, 70), (225, 165, 0)], dtype=float
 )
-"""Five steps of viridis: even to the eye, also of the colour-blind and in grey."""
+"""Five steps in the order of viridis, its ends drawn in so that they are seen on white and on
+black."""
 NAMED = (
     (0, 114, 178),
     (230, 159, 0),
@@ -26,14 +30,13 @@ NAMED = (
 )
 """Okabe and Ito's colours, for concepts."""
 OTHER = (150, 150, 150)
-TEXT = 80
-"""Characters of an explanation that a point carries."""
 Legend = Sequence[tuple[str, tuple[int, ...]]]
+Box = tuple[float, float, float, float]
+"""Part of the plane: x from and to, y from and to."""
 
 
 def coloured(frame: pl.DataFrame, by: str) -> tuple[pl.DataFrame, Legend]:
-    """Points with their colours: n (latent), x, y, r, g, b, t (what a tooltip says); and the
-    legend.
+    """Points with their colours: latent, x, y, r, g, b; and the legend.
 
     Args:
         frame: `map` joined with `views.latents.latent_list`.
@@ -48,17 +51,54 @@ def coloured(frame: pl.DataFrame, by: str) -> tuple[pl.DataFrame, Legend]:
         if by == "density":
             values = np.log10(np.where(values > 0, values, math.nan))
         colours, legend = _steps(values, by)
-    text = pl.col("explanation").fill_null("").str.slice(0, TEXT)
     points = frame.select(
-        pl.col("latent").alias("n"),
-        pl.col("x").round(4),
-        pl.col("y").round(4),
+        "latent",
+        "x",
+        "y",
         *(pl.Series(name, colours[:, n], pl.UInt8) for n, name in enumerate("rgb")),
-        text.alias("t"),
     )
     # what has no value is drawn first, so that it hides nothing
     grey = (pl.col("r") == pl.col("g")) & (pl.col("g") == pl.col("b"))
     return points.sort(~grey, maintain_order=True), legend
+
+
+def whole(points: pl.DataFrame) -> Box:
+    """The part of the plane in which all points lie, with a margin."""
+    ends = []
+    for name in ("x", "y"):
+        low, high = float(points[name].min()), float(points[name].max())  # type: ignore[arg-type]
+        margin = 0.03 * (high - low) or 1.0
+        ends += [low - margin, high + margin]
+    return ends[0], ends[1], ends[2], ends[3]
+
+
+def inside(frame: pl.DataFrame, box: Box) -> pl.DataFrame:
+    """The points of a part of the plane."""
+    return frame.filter(pl.col("x").is_between(*box[:2]), pl.col("y").is_between(*box[2:]))
+
+
+def raster(points: pl.DataFrame, box: Box, width: int = 1200, height: int = 640) -> bytes:
+    """A part of the map as a PNG without background: 100,000 points are one small picture.
+
+    Args:
+        points: `coloured`; what stands later hides what stands before.
+        box: which part.
+        width: pixels.
+        height: pixels.
+    """
+    drawn = inside(points, box)
+    dot = 2 if drawn.height > 20_000 else 4 if drawn.height > 2_000 else 6
+    across = (drawn["x"].to_numpy() - box[0]) / (box[1] - box[0]) * (width - dot)
+    down = (box[3] - drawn["y"].to_numpy()) / (box[3] - box[2]) * (height - dot)
+    pixels = np.zeros((height, width, 4), np.uint8)
+    colours = drawn.select("r", "g", "b").to_numpy()
+    for row, column in itertools.product(range(dot), repeat=2):
+        at = (down.astype(int) + row, across.astype(int) + column)
+        pixels[(*at, slice(0, 3))] = colours
+        pixels[(*at, 3)] = 255
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
 
 
 def legend(steps: Legend) -> str:

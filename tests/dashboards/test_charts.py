@@ -3,9 +3,6 @@ validates."""
 
 from __future__ import annotations
 
-import json
-import time
-
 import polars as pl
 import pytest
 
@@ -129,26 +126,13 @@ def test_a_distribution_names_only_the_roles_it_has() -> None:
     assert spec["encoding"]["color"]["scale"]["domain"] == ["explanation", "floor"]
 
 
-def test_a_map_is_drawn_without_tiles_and_its_points_are_all_there() -> None:
-    points = pl.DataFrame(
-        {"n": [0, 7], "x": [0.0, 2.0], "y": [1.0, -1.0], "r": [1, 2], "g": [1, 2], "b": [1, 2],
-         "t": [f'"{charts.POINTS}" <b>', ""]}
-    )  # fmt: skip
-    told = json.loads(charts.plane(points).to_json())
-    (layer,) = told["layers"]
-    assert layer["data"] == points.to_dicts() and layer["id"] == "latents"
-    assert "mapStyle" not in told and "mapProvider" not in told and "_points" not in told
-    assert told["initialViewState"]["target"][:2] == [1.0, 0.0]
-
-
-def test_a_hundred_thousand_points_are_written_in_a_moment() -> None:
-    n = 100_000
-    frame = pl.DataFrame({"latent": range(n)}).with_columns(
-        x=pl.col("latent") / n, y=pl.col("latent") % 997 / n, density=(pl.col("latent") % 1000) / 1e6,
-        explanation=pl.lit("the words 'one' and 'two'"),
-    )  # fmt: skip
-    started = time.perf_counter()
-    points, _ = views.plane.coloured(frame, "density")
-    text = charts.plane(points).to_json()
-    assert time.perf_counter() - started < 3, "pydeck alone takes 7 s and more"
-    assert len(text) < 15_000_000
+def test_a_map_fills_its_box_and_a_box_can_be_drawn_on_it() -> None:
+    told = charts.raster(b"png", (-1.0, 2.0, 0.0, 5.0)).to_dict()
+    assert told["mark"] == {"type": "image", "aspect": False}
+    assert told["encoding"]["x"]["scale"]["domain"] == [-1.0, 2.0]
+    assert told["encoding"]["y"]["scale"]["domain"] == [0.0, 5.0]
+    assert [(each["name"], each["select"]["type"]) for each in told["params"]] == [
+        ("box", "interval")
+    ]
+    (rows,) = told["datasets"].values()
+    assert rows[0]["url"].startswith("data:image/png;base64,")

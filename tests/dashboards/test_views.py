@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import io
+import time
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from components.report.tables import REPORT
 from components.store import tables
@@ -203,7 +207,12 @@ def test_the_list_needs_nothing_but_statistics() -> None:
 
 @given(
     st.lists(
-        st.one_of(st.sampled_from([" a", "Ġb", "▁", " ", "\n", "Ċ", "", "›‹", "‹<0xE6><0x97>›", "<0xE6><0x97><0x80>"]), st.text(max_size=3)),
+        st.one_of(
+            st.sampled_from(
+                [" a", "Ġb", "▁", " ", "\n", "Ċ", "", "›‹", "‹<0xE6><0x97>›", "<0xE6><0x97><0x80>"]
+            ),
+            st.text(max_size=3),
+        ),
         max_size=4,
     )
 )
@@ -665,10 +674,10 @@ def on_map(**columns: Any) -> pl.DataFrame:
 def test_a_map_is_coloured_by_the_logarithm_of_density_and_dead_latents_are_grey_below() -> None:
     densities = [0.0, *(10.0**-power for power in range(5, 0, -1))]
     points, legend = views.plane.coloured(on_map(density=densities), "density")
-    assert points["n"].to_list()[0] == 0, "drawn first, so that it hides nothing"
-    rows = {row["n"]: (row["r"], row["g"], row["b"]) for row in points.to_dicts()}
+    assert points["latent"].to_list()[0] == 0, "drawn first, so that it hides nothing"
+    rows = {row["latent"]: (row["r"], row["g"], row["b"]) for row in points.to_dicts()}
     assert rows[0] == views.plane.ABSENT
-    assert rows[1] == (68, 1, 84) and rows[5] == (253, 231, 37) and rows[3] == (33, 145, 140)
+    assert rows[1] == (125, 80, 190) and rows[5] == (225, 165, 0) and rows[3] == (25, 145, 140)
     assert [name for name, _ in legend][-1] == "never active" and len(legend) == 6
 
 
@@ -683,7 +692,35 @@ def test_a_map_of_concepts_names_the_commonest_families() -> None:
     points, legend = views.plane.coloured(on_map(concept=concepts), "concept")
     assert [name for name, _ in legend][:2] == ["topic (3)", "word (2)"]
     assert [name for name, _ in legend][-2:] == ["other", "best for none"]
-    assert points.height == len(concepts) and points["t"].to_list() == [""] * len(concepts)
+    assert points.height == len(concepts)
+
+
+def test_a_map_is_a_picture_with_each_point_at_its_place() -> None:
+    frame = on_map(density=[0.1, 0.001]).with_columns(
+        x=pl.Series([0.0, 1.0]), y=pl.Series([0.0, 1.0])
+    )
+    points, _ = views.plane.coloured(frame, "density")
+    png = views.plane.raster(points, (0.0, 1.0, 0.0, 1.0), width=60, height=40)
+    pixels = np.asarray(Image.open(io.BytesIO(png)))
+    assert pixels.shape == (40, 60, 4) and (pixels[..., 3] > 0).sum() == 2 * 36
+    assert tuple(pixels[39, 0]) == (225, 165, 0, 255), "the densest, below on the left"
+    assert tuple(pixels[0, 59]) == (125, 80, 190, 255)
+    nearer = views.plane.raster(points, (0.5, 1.0, 0.5, 1.0), width=60, height=40)
+    assert (np.asarray(Image.open(io.BytesIO(nearer)))[..., 3] > 0).sum() == 36
+
+
+def test_a_map_of_one_point_and_of_a_hundred_thousand_are_drawn() -> None:
+    one = on_map(density=[0.1])
+    points, _ = views.plane.coloured(one, "density")
+    assert views.plane.raster(points, views.plane.whole(one))
+    n = 100_000
+    many = on_map(density=[0.1] * n).with_columns(
+        x=pl.int_range(n) % 997 / 997, y=pl.int_range(n) % 499 / 499
+    )
+    started = time.perf_counter()
+    points, _ = views.plane.coloured(many, "density")
+    png = views.plane.raster(points, views.plane.whole(many))
+    assert time.perf_counter() - started < 5 and len(png) < 3_000_000
 
 
 def test_a_legend_is_escaped() -> None:
@@ -709,7 +746,9 @@ def test_a_search_of_latents_also_finds_what_somebody_noted() -> None:
     frame = pl.DataFrame(
         {"latent": [0, 1], "words": ["sea", "ship"], "density": [0.1, 0.2], "score": [0.9, None]}
     )
-    noted = pl.DataFrame({"latent": [1], "noted": ["odd one"]}, schema_overrides={"latent": pl.Int64})
+    noted = pl.DataFrame(
+        {"latent": [1], "noted": ["odd one"]}, schema_overrides={"latent": pl.Int64}
+    )
     assert views.latents.narrowed(frame, text="ODD ship", noted=noted)["latent"].to_list() == [1]
     assert views.latents.narrowed(frame, text="odd sea", noted=noted).is_empty()
     assert views.latents.narrowed(frame, least=0.5)["latent"].to_list() == [0]
