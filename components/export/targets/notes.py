@@ -41,7 +41,7 @@ class OfPeople(Target):
         if said.is_empty() and rated.is_empty():
             raise InputError(
                 "nobody has said anything of these latents yet; the page Latents takes labels, "
-                "tags and votes, the page Explanations blind ratings"
+                "tags and votes, the page Rate blind ratings"
             )
         if (typed := labels(said)).height:
             typed.write_csv(folder / "labels.csv")
