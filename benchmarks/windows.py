@@ -55,6 +55,8 @@ PAGES = (
     "compare",
     "latents",
     "explanations",
+    "map",
+    "rate",
     "steering",
     "training",
     "lineage",

@@ -187,12 +187,70 @@ class SteeredAnswer(Wire):
     """What it took, loading included."""
 
 
+class MeaningQuestion(Wire):
+    """Which explanations mean the same as a text?"""
+
+    experiment: str
+    """Key of a report, or of a trained dictionary (train; then its newest report)."""
+    text: str = Field(min_length=1)
+    """What is looked for, in any words."""
+    top: PositiveInt = Field(default=50, le=1000)
+    """How many are wanted."""
+
+
+class Match(Wire):
+    """An explanation near a text in meaning."""
+
+    latent: int
+    """Whose."""
+    explainer: str
+    """Who wrote it."""
+    explanation: str
+    """What it says."""
+    cosine: float
+    """Of the two texts' vectors."""
+
+
+class Meaning(Wire):
+    """Explanations by their nearness to a text, the nearest first."""
+
+    matches: list[Match]
+    """The nearest."""
+    n: int
+    """Explanations that were compared."""
+    encoder: str
+    """Which text encoder gave the vectors."""
+    seconds: float
+    """What it took, loading included."""
+
+
+class MapQuestion(Wire):
+    """Where do the decoder directions lie, in the two dimensions in which they differ most?"""
+
+    experiment: str
+    """Key of a report, or of a trained dictionary (train)."""
+
+
+class Map(Wire):
+    """The map is there, as a table beside the artifacts (`components/store/maps.py`)."""
+
+    dictionary: str
+    """Key of the dictionary (train)."""
+    n: int
+    """Latents on it."""
+    seconds: float
+    """What it took."""
+
+
+QuestionKind = Literal["read", "steer", "meaning", "map"]
+
+
 class AskedQuestion(Wire):
     """A question where it stands."""
 
     id: str
     """Its id."""
-    kind: Literal["read", "steer"]
+    kind: QuestionKind
     """What was asked."""
     state: Literal["waiting", "running", "done", "failed", "cancelled"]
     """waiting, running, or how it ended."""
@@ -208,6 +266,10 @@ class AskedQuestion(Wire):
     """The answer to /read."""
     steer: SteeredAnswer | None = None
     """The answer to /steer."""
+    meaning: Meaning | None = None
+    """The answer to /meaning."""
+    map: Map | None = None
+    """The answer to /map."""
     problem: Problem | None = None
     """Why there is no answer."""
 
@@ -222,9 +284,9 @@ class AskedQuestion(Wire):
         return self.done / self.total if self.total else None
 
     @property
-    def answer(self) -> Read | SteeredAnswer | None:
+    def answer(self) -> Read | SteeredAnswer | Meaning | Map | None:
         """What came out, once done."""
-        return self.read or self.steer
+        return self.read or self.steer or self.meaning or self.map
 
 
 class Health(Wire):

@@ -23,7 +23,13 @@ from dashboards.markdown import plain, sentence
 # a string.
 PAGES = {
     "What came out": {"overview": "Overview", "compare": "Compare"},
-    "What it means": {"latents": "Latents", "explanations": "Explanations", "steering": "Steering"},
+    "What it means": {
+        "latents": "Latents",
+        "explanations": "Explanations",
+        "map": "Map",
+        "rate": "Rate",
+        "steering": "Steering",
+    },
     "How it was made": {"training": "Training", "lineage": "Lineage", "runs": "Runs"},
 }
 START = "overview"

@@ -5,6 +5,7 @@ interval is drawn where there is one.
 
 from __future__ import annotations
 
+import base64
 import math
 
 import altair as alt
@@ -504,3 +505,29 @@ def budgets(frame: pl.DataFrame, title: str) -> alt.LayerChart | alt.FacetChart:
     if several:
         layers.insert(0, base.mark_line(strokeWidth=1.5).encode(x=x, y=y))
     return alt.layer(*layers).properties(height=300, title=title)
+
+
+def raster(png: bytes, box: tuple[float, float, float, float]) -> alt.Chart:
+    """A part of a map that was drawn as a picture; a box can be drawn on it (`box`).
+
+    Args:
+        png: `views.plane.raster`.
+        box: x from and to, y from and to.
+    """
+    address = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    x0, x1, y0, y1 = box
+    rows = pl.DataFrame({"x": [x0], "x2": [x1], "y": [y0], "y2": [y1], "url": [address]})
+    return (
+        alt.Chart(rows)
+        .mark_image(aspect=False)
+        .encode(
+            x=alt.X("x:Q", title=None, scale=alt.Scale(domain=[x0, x1], nice=False)),
+            x2="x2:Q",
+            y=alt.Y("y:Q", title=None, scale=alt.Scale(domain=[y0, y1], nice=False)),
+            y2="y2:Q",
+            url="url:N",
+            tooltip=alt.value(None),
+        )
+        .add_params(alt.selection_interval(name="box"))
+        .properties(height=640)
+    )

@@ -24,6 +24,9 @@ from components.store.tables import (
 from dashboards import runs, views
 from dashboards.runs import Experiment
 
+DENSITIES = ["0", "1e-6", "1e-5", "1e-4", "1e-3", "1e-2", "1e-1", "1"]
+"""Steps of a filter by density."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Listing:

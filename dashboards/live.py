@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import httpx
 from pydantic import ValidationError
 
 from components.errors import ServiceError
-from components.live import AskedQuestion, Health, Problem, Wire
+from components.live import AskedQuestion, Health, Problem, QuestionKind, Wire
 
-Kind = Literal["read", "steer"]
 AnswerT = TypeVar("AnswerT", bound=Wire)
 
 
@@ -39,7 +38,7 @@ def url() -> str:
     return os.environ.get("LATENTFLOW_LIVE_URL") or "http://127.0.0.1:8600"
 
 
-def ask(kind: Kind, experiment: str, **question: Any) -> AskedQuestion:
+def ask(kind: QuestionKind, experiment: str, **question: Any) -> AskedQuestion:
     """Puts a question into the worker's queue.
 
     Raises:

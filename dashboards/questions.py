@@ -53,7 +53,7 @@ def forget(name: str) -> None:
 
 
 def ask(
-    name: str, kind: live.Kind, experiment: str, about: Mapping[str, Any], **question: Any
+    name: str, kind: live.QuestionKind, experiment: str, about: Mapping[str, Any], **question: Any
 ) -> None:
     """Asks; a question of this part that still runs is cancelled."""
     forget(name)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from components.errors import ConfigError
-from components.export.contract import Subject, export, targets
+from components.export.contract import Findings, export, targets
 from components.store.artifact import Store
 
 
@@ -35,4 +35,4 @@ def write(what: str, to: Path, format: str, latents: str, store: Store) -> None:
         raise ConfigError(
             f"--latents: wanted whole numbers with commas between, such as 1,2,3, got {latents!r}"
         ) from None
-    export(targets[format](), Subject.of(store, what), to, chosen)
+    export(targets[format](), Findings.of(store, what), to, chosen)

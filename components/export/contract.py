@@ -26,7 +26,7 @@ targets: Registry[type[Target]] = Registry("target", "components.export.targets"
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
+class Findings:
     """One dictionary as one experiment sees it.
 
     Attributes:
@@ -40,7 +40,7 @@ class Subject:
     split: str
 
     @classmethod
-    def of(cls, store: Store, key: str) -> Subject:
+    def of(cls, store: Store, key: str) -> Findings:
         """From the key of a report, or of a dictionary (then as its newest report sees it).
 
         Raises:
@@ -99,22 +99,22 @@ class Target(ABC):
     chosen: ClassVar[bool] = False
 
     @abstractmethod
-    def write(self, subject: Subject, folder: Path, latents: Sequence[int] | None) -> None:
+    def write(self, findings: Findings, folder: Path, latents: Sequence[int] | None) -> None:
         """Writes into an empty folder.
 
         Args:
-            subject: what is written down.
+            findings: what is written down.
             folder: where to.
             latents: which, ascending; None for all that there are.
         """
 
 
-def export(target: Target, subject: Subject, folder: Path, latents: Sequence[int]) -> None:
+def export(target: Target, findings: Findings, folder: Path, latents: Sequence[int]) -> None:
     """Writes latents as a target has them, whole or not at all.
 
     Args:
         target: how.
-        subject: what.
+        findings: what.
         folder: where to, a new or an empty one.
         latents: which; none for all.
 
@@ -122,7 +122,7 @@ def export(target: Target, subject: Subject, folder: Path, latents: Sequence[int
         InputError: a folder that is not empty, latents that the dictionary lacks, or none where the
             target wants to be told which.
     """
-    top = subject.d_sae - 1
+    top = findings.d_sae - 1
     if beyond := [latent for latent in latents if not 0 <= latent <= top]:
         raise InputError(f"no latent {beyond[0]} in this dictionary; it has 0 to {top}")
     if target.chosen and not latents:
@@ -134,7 +134,7 @@ def export(target: Target, subject: Subject, folder: Path, latents: Sequence[int
         prefix=f"{folder.name}.", suffix=".partial", dir=folder.parent
     ) as beside:
         partial = Path(beside)
-        target.write(subject, partial, sorted(set(latents)) or None)
+        target.write(findings, partial, sorted(set(latents)) or None)
         folder.mkdir(exist_ok=True)
         for path in partial.iterdir():
             path.rename(folder / path.name)

@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 import streamlit as st
 
+from components.export import calls
 from components.report.tables import REPORT
 from components.store.artifact import Artifact
 from components.store.tables import (
@@ -23,6 +24,7 @@ from dashboards import (
     documents,
     listing,
     measures,
+    notes,
     own_text,
     runs,
     selection,
@@ -42,7 +44,6 @@ SORTS = {
     "largest activation": ("maximum", True),
     "number": ("latent", False),
 }
-DENSITIES = ["0", "1e-6", "1e-5", "1e-4", "1e-3", "1e-2", "1e-1", "1"]
 COLUMNS: dict[str, Any] = {
     "latent": st.column_config.NumberColumn(pinned=True, width="small", format="%d"),
     "explanation": st.column_config.TextColumn(width="large"),
@@ -86,10 +87,10 @@ def page(shown: Experiment) -> None:
 
 def _list(shown: Experiment) -> pl.DataFrame:
     known = listing.read(shown)
-    words, which, sort, density, least, turn = st.columns([2.6, 1.5, 2.1, 2, 1.3, 1.1])
+    words, which, sort, density, least, scored, turn = st.columns([2.4, 1.4, 1.9, 2, 1.2, 1.1, 1])
     text = words.text_input(
         "Search",
-        placeholder="explanation or concept",
+        placeholder="explanation, concept or note",
         key="words",
         bind="query-params",
         help="Every word must be there.",
@@ -106,7 +107,7 @@ def _list(shown: Experiment) -> pl.DataFrame:
     ]
     low, high = density.select_slider(
         "Density, share of tokens",
-        DENSITIES,
+        listing.DENSITIES,
         value=("0", "1"),
         key="density",
         bind="query-params",
@@ -115,13 +116,19 @@ def _list(shown: Experiment) -> pl.DataFrame:
     minimum = least.number_input(
         "Activation ≥", 0.0, value=0.0, help="The latent's largest activation."
     )
+    lowest = scored.number_input(
+        "Score ≥", value=None, step=0.05, key="least score", placeholder="any",
+        help="Score of the explanation; latents without one are then left out.",
+    )  # fmt: skip
     found = views.latents.narrowed(
         known.frame,
         text=text,
+        noted=notes.searched(shown) if text.strip() else None,
         token=token,
         index=listing.tokens(shown) if token.strip() else None,
         density=(float(low), float(high)),
         minimum=minimum,
+        least=lowest,
         sort=order,
         descending=descending,
     )
@@ -131,7 +138,7 @@ def _list(shown: Experiment) -> pl.DataFrame:
     pages = -(-found.height // ROWS)
     number = int(turn.number_input(f"Page, of {pages:,}", 1, pages, 1))
     rows = views.latents.page_of(found, number, ROWS)
-    key = f"rows {text} {token} {order} {descending} {low} {high} {minimum} {number} {shown.key}"
+    key = f"rows {text} {token} {order} {descending} {low} {high} {minimum} {lowest} {number} {shown.key}"
     st.dataframe(
         views.latents.readable(
             rows.select(
@@ -154,11 +161,11 @@ def _list(shown: Experiment) -> pl.DataFrame:
         selection_mode="single-row",
         column_config=COLUMNS,
     )
-    scored = f", score: {plain(known.scorer)} of {plain(known.explainer)}" if known.scorer else ""
+    of_score = f", score: {plain(known.scorer)} of {plain(known.explainer)}" if known.scorer else ""
     st.caption(
         f"{found.height:,} of {known.frame.height:,} latents, rows {(number - 1) * ROWS + 1:,} to "
         f"{(number - 1) * ROWS + rows.height:,}; {known.explained:,} of all have an "
-        f"explanation{scored}; statistics of {plain(known.split)}. Click the box at the left of a "
+        f"explanation{of_score}; statistics of {plain(known.split)}. Click the box at the left of a "
         "row to open that latent."
     )
     return rows
@@ -190,6 +197,7 @@ def _latent(shown: Experiment, asked: str) -> None:
             own_text.section(shown, row)
             _contexts(row, interpret)
     with right:
+        notes.section(shown, row["latent"])
         _meaning(shown, row, interpret)
         _concepts(row, evaluate)
         _shape(row)
@@ -224,6 +232,7 @@ def _head(row: dict, interpret: Artifact | None, top: int) -> None:
                 f'<div style="font-size:1.15rem">{tokens.escape(text)} '
                 f'<span style="opacity:.6;font-size:.8rem">explainer: {tokens.escape(said["explainer"])}</span></div>'
             )
+        _calls(interpret, number)
     every = f"1 in {1 / row['density']:,.0f}" if row["density"] else "none"
     figures = (
         (
@@ -246,6 +255,35 @@ def _head(row: dict, interpret: Artifact | None, top: int) -> None:
     )
     for column, (label, value, about) in zip(st.columns(4), figures, strict=True):
         column.metric(label, value, help=about)
+
+
+def _calls(interpret: Artifact, latent: int) -> None:
+    """What a language model was asked for an explanation, and what it answered, where it was one
+    and the sample of calls holds it."""
+    if calls.FILE not in interpret.files:
+        return
+    mine = calls.of_explanations(interpret).filter(pl.col("latent") == latent).collect()
+    if mine.is_empty():
+        st.caption(
+            "The prompt behind this latent's explanations is not in the sample of calls that was "
+            "kept."
+        )
+    for row in mine.iter_rows(named=True):
+        said = f"What {row['served_model'] or 'the model'} was asked as {row['explainer']}"
+        with st.expander(plain(said)):
+            st.caption("Prompt")
+            st.code(row["prompt"], language=None, wrap_lines=True)
+            st.caption("Answer")
+            if row["answer"] is None:
+                st.text(f"none: {row['reason'] or 'no reason was given'}")
+            else:
+                st.code(row["answer"], language=None, wrap_lines=True)
+            cost = "" if row["usd"] is None else f", {row['usd']:.2g} USD"
+            st.caption(
+                f"{row['input_tokens'] or 0:,} tokens in, {row['output_tokens'] or 0:,} out{cost}"
+                + (f"; {plain(row['reason'])}" if row["reason"] else "")
+                + "."
+            )
 
 
 def _contexts(row: dict, interpret: Artifact | None) -> None:
@@ -321,6 +359,14 @@ def _meaning(shown: Experiment, row: dict, interpret: Artifact | None) -> None:
     if scores.is_empty():
         st.caption("This latent was not scored.")
         return
+    names = scores["scorer"].unique(maintain_order=True).to_list()
+    shown_scorer = names[0]
+    if len(names) > 1:
+        shown_scorer = (
+            st.segmented_control("Scorer", names, default=names[0], format_func=plain, key="scorer")
+            or names[0]
+        )
+    scores = scores.filter(pl.col("scorer") == shown_scorer).with_columns(row="explainer")
     st.altair_chart(charts.scores(scores), width="stretch")
     failed = scores.filter(pl.col("reason").is_not_null())
     st.caption(
@@ -333,7 +379,7 @@ def _meaning(shown: Experiment, row: dict, interpret: Artifact | None) -> None:
             else ""
         )
         + "".join(
-            f" {plain(r['row'])}: {r['n_failed']} of {r['n']} failed ({plain(r['reason'])})."
+            f" {plain(r['explainer'])}: {r['n_failed']} of {r['n']} failed ({plain(r['reason'])})."
             for r in failed.iter_rows(named=True)
         )
     )

@@ -120,10 +120,12 @@ def narrowed(
     frame: pl.DataFrame,
     *,
     text: str = "",
+    noted: pl.DataFrame | None = None,
     token: str = "",
     index: pl.DataFrame | None = None,
     density: tuple[float, float] | None = None,
     minimum: float = 0.0,
+    least: float | None = None,
     sort: str = "density",
     descending: bool = True,
 ) -> pl.DataFrame:
@@ -132,17 +134,23 @@ def narrowed(
 
     Args:
         frame: `latent_list`.
-        text: words of the explanation or of a concept.
+        text: words of the explanation, of a concept or of somebody's note.
+        noted: the words of notes: latent, noted (`dashboards.notes.searched`).
         token: a whole token of the index.
         index: `promoted_tokens`, `peak_tokens`, or both; wanted where a token is.
         density: lowest and highest share of tokens, both included.
         minimum: of the largest activation.
+        least: of the score; None also for latents without one.
         sort: a column of the list; absent values come last in either direction.
         descending: the largest first.
     """
     found = frame.lazy()
     for word in text.lower().split():
-        found = found.filter(pl.col("words").str.contains(word, literal=True))
+        holds = pl.col("words").str.contains(word, literal=True)
+        if noted is not None and noted.height:
+            of_note = noted.filter(pl.col("noted").str.contains(word, literal=True))["latent"]
+            holds = holds | pl.col("latent").is_in(of_note.implode())
+        found = found.filter(holds)
     if wanted := token.strip().lower():
         assert index is not None
         holds = index.filter(pl.col("tokens").str.contains(f"\n{wanted}\n", literal=True))
@@ -151,6 +159,8 @@ def narrowed(
         found = found.filter(pl.col("density").is_between(*density))
     if minimum > 0:
         found = found.filter(pl.col("maximum") >= minimum)
+    if least is not None:
+        found = found.filter(pl.col("score") >= least)
     return found.sort(sort, "latent", descending=[descending, False], nulls_last=True).collect()
 
 

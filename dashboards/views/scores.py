@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
@@ -253,6 +254,7 @@ def differences_from_controls(
         for control in controls
         for scorer in report["scorer"].drop_nulls().unique()
     ]
+    n_readers = report["predictor"].drop_nulls().n_unique()
     for row in report.filter(
         pl.col("stage") == "interpret", pl.col("measure").is_in(over)
     ).iter_rows(named=True):
@@ -261,7 +263,10 @@ def differences_from_controls(
         told_of_it = (
             f"{value} ({interval})" if row["value"] is not None else row["reason"] or NOTHING
         )
-        told.append((label(measures.of(row), row), told_of_it, apart))
+        title = label(measures.of(row), row)
+        if n_readers > 1 and row["predictor"]:
+            title = f"{title}, read by {row['predictor']}"
+        told.append((title, told_of_it, apart))
     return told
 
 
@@ -362,8 +367,8 @@ def distribution(
 def explained(
     explanations: pl.DataFrame, explanation_scores: pl.DataFrame, scorer: str
 ) -> pl.DataFrame:
-    """Every explanation with its score, interval, floor and ceiling under one scorer (means over
-    predictors)."""
+    """Every explanation with its score, interval, floor (of the same explainer) and ceiling under
+    one scorer (means over predictors)."""
     of = explanation_scores.filter(pl.col("scorer") == scorer)
     means = of.group_by("latent", "role", "explainer").agg(pl.col("value", "low", "high").mean())
     frame = explanations.join(
@@ -373,16 +378,51 @@ def explained(
         on=["latent", "explainer"],
         how="left",
     )
-    for name in ("floor", "ceiling"):
-        control = (
-            means.filter(pl.col("role") == name)
-            .group_by("latent")
-            .agg(pl.col("value").mean().alias(name))
-        )
-        frame = frame.join(control, on="latent", how="left")
+    floor = means.filter(pl.col("role") == "floor")
+    frame = frame.join(
+        floor.select("latent", "explainer", pl.col("value").alias("floor")),
+        on=["latent", "explainer"],
+        how="left",
+    )
+    ceiling = means.filter(pl.col("role") == "ceiling").group_by("latent")
+    frame = frame.join(
+        ceiling.agg(pl.col("value").mean().alias("ceiling")), on="latent", how="left"
+    )
     return frame.select(
         "latent", "explanation", "score", "low", "high", "floor", "ceiling", "explainer", "reason"
     )
+
+
+def narrowed(
+    explained: pl.DataFrame,
+    *,
+    text: str = "",
+    explainers: Sequence[str] = (),
+    score: tuple[float, float] | None = None,
+    density: tuple[float, float] | None = None,
+) -> pl.DataFrame:
+    """Explanations that hold every word of `text`, by these explainers (all without any), inside
+    these ranges; whatever has no value is outside of every range.
+
+    Args:
+        explained: `explained`, with a column density where one is asked for.
+        text: words, in either case.
+        explainers: names.
+        score: lowest and highest, both included; None for all, also those without a score.
+        density: likewise.
+    """
+    found = explained.lazy()
+    for word in text.lower().split():
+        found = found.filter(
+            pl.col("explanation").str.to_lowercase().str.contains(word, literal=True)
+        )
+    if explainers:
+        found = found.filter(pl.col("explainer").is_in(list(explainers)))
+    if score:
+        found = found.filter(pl.col("score").is_between(*score))
+    if density:
+        found = found.filter(pl.col("density").is_between(*density))
+    return found.collect()
 
 
 def budgets(report: pl.DataFrame) -> pl.DataFrame:

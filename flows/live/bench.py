@@ -9,10 +9,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from components.errors import MissingArtifactError
-from components.live import Read, SteeredAnswer
+from components.export.contract import Findings
+from components.live import Map, Meaning, Read, SteeredAnswer
 from components.store.artifact import Artifact, Store
 from components.store.lineage import inputs
-from flows.live import answers
+from flows.live import answers, mapping
+from flows.live.meaning import Meanings
 from flows.live.queue import Queue, Ticket
 from flows.stack import environment
 
@@ -106,14 +108,30 @@ class Worker:
     def __init__(self, store: Store, **limits: Any) -> None:
         self.store = store
         self.bench: Bench | None = None
+        self.meanings = Meanings()
         self.queue = Queue(self._answer, **limits)
 
     def sources(self, key: str) -> Sources:
         """The artifacts of an experiment."""
         return Sources.of(self.store, key)
 
-    def _answer(self, ticket: Ticket) -> Read | SteeredAnswer:
+    def trained(self, key: str) -> Artifact:
+        """The dictionary of a report, or of its own key.
+
+        Raises:
+            MissingArtifactError: neither is there.
+        """
+        train = self.store.find("train", key) if key.isalnum() else None
+        return train or Findings.of(self.store, key).artifacts["train"]
+
+    def _answer(self, ticket: Ticket) -> Read | SteeredAnswer | Meaning | Map:
         started = time.monotonic()
+        if ticket.kind == "meaning":
+            findings = Findings.of(self.store, ticket.asked.experiment)
+            return self.meanings.answer(findings.artifacts["interpret"], ticket, started)
+        if ticket.kind == "map":
+            train = self.trained(ticket.asked.experiment)
+            return mapping.answer(self.store, train, ticket, started)
         bench = self._load(ticket, self.sources(ticket.asked.experiment))
         with bench.model.watched(ticket.step):
             answer = answers.read if ticket.kind == "read" else answers.steer

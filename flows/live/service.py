@@ -3,7 +3,7 @@ questions.
 
     python -m flows.live            answers on 127.0.0.1:8600 (LATENTFLOW_LIVE_PORT)
 
-A question is posted to `/read` or `/steer` and gets an id at once; `/questions/<id>` tells how far
+A question is posted to `/read`, `/steer`, `/meaning` or `/map` and gets an id at once; `/questions/<id>` tells how far
 it is and what came out, and DELETE there cancels it, also while it runs. Questions are answered one
 after the other (`flows/live/queue.py`). Model and dictionary are loaded when first asked for, torch
 with them, and stay until another experiment is asked for. Every refusal is JSON: a sentence
@@ -22,7 +22,17 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from components.errors import LatentflowError
-from components.live import AskedQuestion, Health, Problem, ReadQuestion, SteerQuestion, Wire
+from components.export.contract import Findings
+from components.live import (
+    AskedQuestion,
+    Health,
+    MapQuestion,
+    MeaningQuestion,
+    Problem,
+    ReadQuestion,
+    SteerQuestion,
+    Wire,
+)
 from components.store.artifact import Store
 from flows.live.bench import Sources, Worker
 from flows.live.queue import Queue, QueueFull, Ticket
@@ -112,6 +122,21 @@ def application(store: Store, **limits: Any) -> FastAPI:
             said = "this experiment has no steer artifact, so no method's vectors; `latentflow steer` makes it"
             raise Refusal(404, "unknown_artifact", said)
         return _question(worker.queue, _queued(worker.queue, "steer", question))
+
+    @app.post("/meaning", status_code=202)
+    def meaning(question: MeaningQuestion) -> AskedQuestion:
+        """Asks which explanations mean the same as a text."""
+        bounded(question.text)
+        if "interpret" not in Findings.of(store, question.experiment).artifacts:
+            said = "this experiment has no interpret artifact, so no explanations; `latentflow interpret` makes it"
+            raise Refusal(404, "unknown_artifact", said)
+        return _question(worker.queue, _queued(worker.queue, "meaning", question))
+
+    @app.post("/map", status_code=202)
+    def map_(question: MapQuestion) -> AskedQuestion:
+        """Asks for the map of a dictionary."""
+        worker.trained(question.experiment)
+        return _question(worker.queue, _queued(worker.queue, "map", question))
 
     @app.get("/questions/{number}")
     def look(number: str, wait: Annotated[float, Query(ge=0, le=10)] = 0.0) -> AskedQuestion:

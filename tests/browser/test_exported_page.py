@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import windows
-from components.export.contract import Subject, export
+from components.export.contract import Findings, export
 from components.export.targets import html
 from components.store.artifact import Store
 from tests.dashboards.conftest import written
@@ -23,7 +23,7 @@ def test_it_opens_without_a_server(tmp_path: Path, scheme: str, width: int) -> N
     from playwright.sync_api import sync_playwright
 
     store = Store(tmp_path / "artifacts")
-    export(html.Html(), Subject.of(store, written(store).report.key), tmp_path / "page", [0, 7, 9])
+    export(html.Html(), Findings.of(store, written(store).report.key), tmp_path / "page", [0, 7, 9])
     address = (tmp_path / "page" / html.FILE).as_uri()
     asked, complaints = [], []
     with sync_playwright() as driver:

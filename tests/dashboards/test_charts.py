@@ -124,3 +124,15 @@ def test_a_distribution_names_only_the_roles_it_has() -> None:
     )
     spec = charts.distribution(frame).to_dict()
     assert spec["encoding"]["color"]["scale"]["domain"] == ["explanation", "floor"]
+
+
+def test_a_map_fills_its_box_and_a_box_can_be_drawn_on_it() -> None:
+    told = charts.raster(b"png", (-1.0, 2.0, 0.0, 5.0)).to_dict()
+    assert told["mark"] == {"type": "image", "aspect": False}
+    assert told["encoding"]["x"]["scale"]["domain"] == [-1.0, 2.0]
+    assert told["encoding"]["y"]["scale"]["domain"] == [0.0, 5.0]
+    assert [(each["name"], each["select"]["type"]) for each in told["params"]] == [
+        ("box", "interval")
+    ]
+    (rows,) = told["datasets"].values()
+    assert rows[0]["url"].startswith("data:image/png;base64,")

@@ -15,8 +15,11 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
+from components.client.account import CALLS
 from components.report.tables import COMPARISON
+from components.store import maps
 from components.store.artifact import Store, digest
+from components.store.notes import Notes
 from dashboards import listing, runs
 from dashboards.__main__ import read_ahead
 from dashboards.markdown import code
@@ -24,7 +27,17 @@ from tests.dashboards.conftest import make
 from tests.report.rows import MEASURES
 
 APP = Path(__file__).resolve().parents[2] / "dashboards" / "app.py"
-PAGES = ("overview", "compare", "training", "latents", "explanations", "steering", "lineage")
+PAGES = (
+    "overview",
+    "compare",
+    "training",
+    "latents",
+    "explanations",
+    "map",
+    "rate",
+    "steering",
+    "lineage",
+)
 Open = Callable[..., AppTest]
 
 
@@ -227,7 +240,8 @@ def test_no_page_of_the_list_holds_more_than_a_hundred_rows(
     write_experiment(store, d_sae=130, seed=130)
     app = open_page("latents", store)
     assert len(app.dataframe[0].value) == 100
-    app.number_input[1].set_value(2).run()
+    (turn,) = [field for field in app.number_input if field.label.startswith("Page")]
+    turn.set_value(2).run()
     assert len(app.dataframe[0].value) == 30
 
 
@@ -446,13 +460,14 @@ def test_the_page_of_latents_lets_the_browser_draw_its_list_first_once_a_session
 def test_the_page_of_explanations_says_whether_the_scores_are_apart_from_the_control(
     open_page: Open, experiment: Any
 ) -> None:
-    said = [text.value for text in open_page("explanations", experiment).text]
+    app = open_page("explanations", experiment)
+    said = [text.value for text in app.text]
+    app.segmented_control[0].set_value("simulation").run()
+    said += [text.value for text in app.text]
     over = "over the untrained dictionary: log odds"
     assert f"Explained, detection, {over}: 0.100 (0.070 to 0.130), apart from the control" in said
     assert f"Explained, simulation, {over}: 0.01 (−0.02 to 0.13), not told from the control" in said
-    assert "Untrained: latents of a dictionary that learnt nothing" in words(
-        open_page("explanations", experiment)
-    )
+    assert "Untrained: latents of a dictionary that learnt nothing" in words(app)
 
 
 @pytest.mark.parametrize("page", ["explanations", "latents"])
@@ -467,3 +482,165 @@ def test_what_was_interpreted_without_a_control_is_still_shown(
     app = open_page(page, own_experiment)
     assert not app.exception
     assert "Untrained: latents" not in words(app)
+
+
+def kept(experiment: Any) -> Notes:
+    store = Store(experiment.report.folder.parent.parent)
+    return Notes(store, experiment.artifacts["train"].key)
+
+
+def test_a_note_is_kept_found_by_the_search_and_shown_to_others(
+    open_page: Open, own_experiment: Any
+) -> None:
+    app = open_page("latents", own_experiment, latent=3)
+    app.text_input(key="who").set_value("Ann").run()
+    (label,) = [field for field in app.text_input if field.label == "Label"]
+    (tags,) = [field for field in app.text_input if field.label == "Tags"]
+    label.set_value("places *to shop*")
+    tags.set_value("odd, later")
+    (keep,) = [button for button in app.button if button.label == "Keep"]
+    keep.click().run()
+    assert not app.exception and not app.error
+    row = kept(own_experiment).notes().row(0, named=True)
+    assert (row["latent"], row["author"], row["label"]) == (3, "Ann", "places *to shop*")
+    assert row["tags"] == ["later", "odd"]
+    found = open_page("latents", own_experiment, words="shop later", latent=3)
+    assert found.dataframe[0].value["latent"].tolist() == [3]
+    assert "Ann: places \\*to shop\\* · later · odd" in words(found), (
+        "another browser, no name given"
+    )
+    assert "None of the 64 latents" in words(open_page("latents", own_experiment, words="shop x"))
+
+
+def unmarked(source: str) -> str:
+    """What a reader of this markdown sees."""
+    return source.replace("\\", "")
+
+
+def test_explanations_are_rated_without_their_authors_and_agreement_stands_below(
+    open_page: Open, own_experiment: Any
+) -> None:
+    app = open_page("rate", own_experiment)
+    assert "log_odds" not in words(app)
+    assert "0 of 60 latents rated by you" in words(app)
+    assert "Agreement" not in words(app)
+    shown = app.markdown[0].value
+    app.segmented_control[0].set_value("fits")
+    (keep,) = [button for button in app.button if button.label == "Keep and go on"]
+    keep.click().run()
+    assert not app.exception and not app.error
+    row = kept(own_experiment).ratings().row(0, named=True)
+    assert (row["explanation"], row["fits"], row["explainer"]) == (
+        unmarked(shown),
+        True,
+        "log_odds",
+    )
+    assert row["interpret"] == own_experiment.artifacts["interpret"].key
+    assert "1 of 60 latents rated by you" in words(app)
+    table = app.dataframe[0].value
+    assert table["scorer"].tolist() == ["detection", "simulation"]
+    assert table["ratings"].tolist() == [1, 1] and table["kappa"].isna().all()
+    again = open_page("rate", own_experiment)
+    assert again.markdown[0].value == app.markdown[0].value, (
+        "the order is the same in another browser"
+    )
+
+
+def test_a_latent_may_be_skipped_and_no_answer_is_kept_for_it(
+    open_page: Open, own_experiment: Any
+) -> None:
+    app = open_page("rate", own_experiment)
+    first = app.markdown[0].value
+    (keep,) = [button for button in app.button if button.label == "Keep and go on"]
+    keep.click().run()
+    assert "Say of at least one explanation" in words(app)
+    (skip,) = [button for button in app.button if button.label == "Skip this latent"]
+    skip.click().run()
+    assert not app.exception and app.markdown[0].value != first
+    assert kept(own_experiment).ratings().is_empty()
+
+
+def with_map(experiment: Any) -> None:
+    d_sae = experiment.artifacts["train"].facts["d_sae"]
+    frame = pl.DataFrame({"latent": range(d_sae), "x": [n / d_sae for n in range(d_sae)]})
+    frame = frame.with_columns(y=pl.col("x") ** 2, share_x=pl.lit(0.04), share_y=pl.lit(0.031))
+    store = Store(experiment.report.folder.parent.parent)
+    maps.write(store, experiment.artifacts["train"].key, frame)
+
+
+def test_a_map_that_nobody_made_says_who_makes_it(
+    open_page: Open, own_experiment: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LATENTFLOW_LIVE_URL", "http://127.0.0.1:9")
+    app = open_page("map", own_experiment)
+    assert "Nobody has looked at the map" in words(app)
+    app.button[0].click().run()
+    assert not app.exception and "No live worker answers" in words(app)
+
+
+def test_the_map_says_what_is_drawn_and_what_is_not(open_page: Open, own_experiment: Any) -> None:
+    with_map(own_experiment)
+    app = open_page("map", own_experiment)
+    assert not app.exception and not app.warning
+    assert "64 of 64 latents" in words(app) and "hold 4.0% and 3.1% of the variance" in words(app)
+    assert "never active" in words(app)
+    app.segmented_control(key="colour").set_value("score").run()
+    assert not app.exception and "Score: detection of log\\_odds" in words(app)
+    app.segmented_control(key="colour").set_value("concept").run()
+    assert "topic (6)" in words(app) and "best for none" in words(app)
+    app.text_input(key="map words").set_value("harbour").run()
+    assert "11 of 64 latents" in words(app)
+    app.text_input(key="map words").set_value("nonsense").run()
+    assert "No latent passes these filters" in words(app)
+
+
+def test_explanations_are_filtered_by_words_score_and_density(
+    open_page: Open, experiment: Any
+) -> None:
+    app = open_page("explanations", experiment)
+    every = app.dataframe[1].value
+    assert every["floor"].notna().sum() == every["score"].notna().sum() == 60
+    app.text_input(key="said").set_value("HARBOUR word").run()
+    assert not app.exception
+    assert set(app.dataframe[1].value["latent"]) == {n for n in range(0, 64, 6) if n % 16 != 5}
+    app.text_input(key="said").set_value("").run()
+    app.slider[0].set_value((0.8, app.slider[0].max)).run()
+    shown = app.dataframe[1].value
+    assert shown["score"].min() >= 0.8 and len(shown) == (every["score"] >= 0.8).sum()
+    app.select_slider(key="explained density").set_value(("1e-2", "1")).run()
+    assert app.dataframe[1].value["density"].min() >= 0.01
+    app.text_input(key="said").set_value("nonsense").run()
+    assert "None of the 64 rows passes these filters" in words(app)
+
+
+def test_latents_are_filtered_by_score(open_page: Open, experiment: Any) -> None:
+    app = open_page("latents", experiment)
+    assert len(app.dataframe[0].value) == 64
+    app.number_input(key="least score").set_value(0.8).run()
+    shown = app.dataframe[0].value
+    assert 0 < len(shown) < 64 and shown["score"].min() >= 0.8
+
+
+def test_the_prompt_and_the_answer_behind_an_explanation_are_shown(
+    open_page: Open, own_experiment: Any
+) -> None:
+    interpret = own_experiment.artifacts["interpret"]
+    row = {"replicate": 0, "prompt": "system: say what <b>this</b> is", "answer": "the *harbour*",
+           "input_tokens": 900, "output_tokens": 12, "usd": 0.0012, "served_model": "a-model"}  # fmt: skip
+    asked = [
+        row | {"call": "1", "label": "explain max_activating, latent 2"},
+        row | {"call": "2", "label": "explain contrastive, latent 20", "answer": "another"},
+        row | {"call": "3", "label": "detection, latent 2", "answer": "yes"},
+    ]
+    CALLS.write(interpret.folder, asked)
+    file = interpret.folder / CALLS.file
+    manifest = json.loads((interpret.folder / "manifest.json").read_text())
+    manifest["files"][CALLS.file] = {"bytes": file.stat().st_size, "digest": digest(file)}
+    (interpret.folder / "manifest.json").write_text(json.dumps(manifest))
+    app = open_page("latents", own_experiment, latent=2)
+    assert not app.exception
+    assert [part.label for part in app.expander] == ["What a-model was asked as max\\_activating"]
+    assert [part.value for part in app.code] == ["system: say what <b>this</b> is", "the *harbour*"]
+    assert "900 tokens in, 12 out, 0.0012 USD." in words(app)
+    other = open_page("latents", own_experiment, latent=3)
+    assert not other.code and "not in the sample of calls" in words(other)

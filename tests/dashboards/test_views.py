@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+import io
+import time
+from typing import Any
+
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from components.report.tables import REPORT
 from components.store import tables
@@ -661,3 +667,92 @@ def test_a_peak_on_a_part_of_a_character_is_found_by_the_character() -> None:
     index = views.latents.peak_tokens(tables.CONTEXTS.frame(rows))
     found = {latent: set(said.strip("\n").split("\n")) for latent, said in index.iter_rows()}
     assert found == {1: {"日", "‹97›"}, 2: {"‹e6 97›"}}
+
+
+def on_map(**columns: Any) -> pl.DataFrame:
+    n = len(next(iter(columns.values())))
+    known = {"latent": list(range(n)), "x": [0.1] * n, "y": [0.2] * n, "explanation": [None] * n}
+    return pl.DataFrame(known | columns, schema_overrides={"explanation": pl.String})
+
+
+def test_a_map_is_coloured_by_the_logarithm_of_density_and_dead_latents_are_grey_below() -> None:
+    densities = [0.0, *(10.0**-power for power in range(5, 0, -1))]
+    points, legend = views.plane.coloured(on_map(density=densities), "density")
+    assert points["latent"].to_list()[0] == 0, "drawn first, so that it hides nothing"
+    rows = {row["latent"]: (row["r"], row["g"], row["b"]) for row in points.to_dicts()}
+    assert rows[0] == views.plane.ABSENT
+    assert rows[1] == (125, 80, 190) and rows[5] == (225, 165, 0) and rows[3] == (25, 145, 140)
+    assert [name for name, _ in legend][-1] == "never active" and len(legend) == 6
+
+
+def test_a_map_of_scores_without_any_says_so() -> None:
+    frame = on_map(score=[None, None]).with_columns(pl.col("score").cast(pl.Float64))
+    _, legend = views.plane.coloured(frame, "score")
+    assert legend == [("no score", views.plane.ABSENT)]
+
+
+def test_a_map_of_concepts_names_the_commonest_families() -> None:
+    concepts = ["topic.sea, word.x"] * 3 + ["word.a"] * 2 + [f"f{n}.a" for n in range(7)] + [None]
+    points, legend = views.plane.coloured(on_map(concept=concepts), "concept")
+    assert [name for name, _ in legend][:2] == ["topic (3)", "word (2)"]
+    assert [name for name, _ in legend][-2:] == ["other", "best for none"]
+    assert points.height == len(concepts)
+
+
+def test_a_map_is_a_picture_with_each_point_at_its_place() -> None:
+    frame = on_map(density=[0.1, 0.001]).with_columns(
+        x=pl.Series([0.0, 1.0]), y=pl.Series([0.0, 1.0])
+    )
+    points, _ = views.plane.coloured(frame, "density")
+    png = views.plane.raster(points, (0.0, 1.0, 0.0, 1.0), width=60, height=40)
+    pixels = np.asarray(Image.open(io.BytesIO(png)))
+    assert pixels.shape == (40, 60, 4) and (pixels[..., 3] > 0).sum() == 2 * 36
+    assert tuple(pixels[39, 0]) == (225, 165, 0, 255), "the densest, below on the left"
+    assert tuple(pixels[0, 59]) == (125, 80, 190, 255)
+    nearer = views.plane.raster(points, (0.5, 1.0, 0.5, 1.0), width=60, height=40)
+    assert (np.asarray(Image.open(io.BytesIO(nearer)))[..., 3] > 0).sum() == 36
+
+
+def test_a_map_of_one_point_and_of_a_hundred_thousand_are_drawn() -> None:
+    one = on_map(density=[0.1])
+    points, _ = views.plane.coloured(one, "density")
+    assert views.plane.raster(points, views.plane.whole(one))
+    n = 100_000
+    many = on_map(density=[0.1] * n).with_columns(
+        x=pl.int_range(n) % 997 / 997, y=pl.int_range(n) % 499 / 499
+    )
+    started = time.perf_counter()
+    points, _ = views.plane.coloured(many, "density")
+    png = views.plane.raster(points, views.plane.whole(many))
+    assert time.perf_counter() - started < 5 and len(png) < 3_000_000
+
+
+def test_a_legend_is_escaped() -> None:
+    assert "<b>" not in views.plane.legend([("<b>", (1, 2, 3))])
+
+
+def test_explanations_are_narrowed_and_what_has_no_value_is_outside_of_every_range() -> None:
+    rows = pl.DataFrame(
+        {"latent": [1, 2, 3], "explanation": ["The Sea", "a ship", None], "explainer": ["a", "b", "a"],
+         "score": [0.9, None, 0.2], "density": [0.1, 0.01, 0.001]}
+    )  # fmt: skip
+
+    def latents(**filters: Any) -> list[int]:
+        return views.scores.narrowed(rows, **filters)["latent"].to_list()
+
+    assert latents() == [1, 2, 3]
+    assert latents(text="sea THE") == [1] and latents(text=".") == []
+    assert latents(explainers=["a"]) == [1, 3]
+    assert latents(score=(0.2, 1.0)) == [1, 3] and latents(density=(0.01, 1)) == [1, 2]
+
+
+def test_a_search_of_latents_also_finds_what_somebody_noted() -> None:
+    frame = pl.DataFrame(
+        {"latent": [0, 1], "words": ["sea", "ship"], "density": [0.1, 0.2], "score": [0.9, None]}
+    )
+    noted = pl.DataFrame(
+        {"latent": [1], "noted": ["odd one"]}, schema_overrides={"latent": pl.Int64}
+    )
+    assert views.latents.narrowed(frame, text="ODD ship", noted=noted)["latent"].to_list() == [1]
+    assert views.latents.narrowed(frame, text="odd sea", noted=noted).is_empty()
+    assert views.latents.narrowed(frame, least=0.5)["latent"].to_list() == [0]

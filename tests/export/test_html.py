@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from components.errors import InputError
-from components.export.contract import Subject, export
+from components.export.contract import Findings, export
 from components.export.targets import html
 from components.store.artifact import Artifact, Store
 from components.store.tables import EXPLANATION_SCORES
@@ -49,7 +49,7 @@ def invented(tmp_path_factory: pytest.TempPathFactory) -> Invented:
 
 def page(report: Artifact, to: Path, latents: list[int]) -> str:
     store = Store(report.folder.parent.parent)
-    export(html.Html(), Subject.of(store, report.key), to, latents)
+    export(html.Html(), Findings.of(store, report.key), to, latents)
     assert [path.name for path in to.iterdir()] == [html.FILE]
     return (to / html.FILE).read_text(encoding="utf-8")
 

@@ -34,7 +34,17 @@ from tests.flows.conftest import REPOSITORY, commands
 
 pytestmark = pytest.mark.timeout(300)
 N, WIDTH, DIRECTIONS, ROWS = 4000, 16, 48, 40
-PAGES = ("overview", "compare", "training", "latents", "explanations", "steering", "lineage")
+PAGES = (
+    "overview",
+    "compare",
+    "training",
+    "latents",
+    "explanations",
+    "map",
+    "rate",
+    "steering",
+    "lineage",
+)
 COMMANDS = {  # those of the page: without a table of provenance and with one
     "provenance" if any("provenance" in argument for argument in command) else "alone": command
     for command in commands("other-models.md")

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from components.dictionary.contract import Dictionary
 from components.errors import InputError
 from components.experiment import ExperimentConfig
-from components.export.contract import Subject
+from components.export.contract import Findings
 from components.interpretation.explainers.given import GivenConfig, _texts
 from components.store.artifact import Store
 from components.store.notes import Notes
@@ -49,8 +49,8 @@ OF_A_LATENT = {"modelId", "layer", "index"}
 
 
 @pytest.fixture(scope="module")
-def subject(config: ExperimentConfig, first: dict[str, str]) -> Subject:
-    return Subject.of(Store(config.execution.store), first["key"])
+def findings(config: ExperimentConfig, first: dict[str, str]) -> Findings:
+    return Findings.of(Store(config.execution.store), first["key"])
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +115,8 @@ def test_every_row_has_every_field_of_the_format(folder: Path) -> None:
         assert layers == {(folder.parent.name, folder.name)}
 
 
-def test_features_say_what_encode_found_out(folder: Path, subject: Subject) -> None:
-    encode, train = subject.artifacts["encode"], subject.artifacts["train"]
+def test_features_say_what_encode_found_out(folder: Path, findings: Findings) -> None:
+    encode, train = findings.artifacts["encode"], findings.artifacts["train"]
     latents = LATENTS.read(encode).filter(pl.col("split") == "test").sort("latent")
     features = batches(folder, "features")
     assert [row["index"] for row in features] == [str(n) for n in latents["latent"]]
@@ -134,9 +134,9 @@ def test_features_say_what_encode_found_out(folder: Path, subject: Subject) -> N
         assert row["pos_str"] == latent["promoted"] and len(row["neg_values"]) <= 20
 
 
-def test_activations_are_the_active_windows(folder: Path, subject: Subject) -> None:
+def test_activations_are_the_active_windows(folder: Path, findings: Findings) -> None:
     written = batches(folder, "activations")
-    active = CONTEXTS.read(subject.artifacts["interpret"]).filter(pl.col("role") != "silent")
+    active = CONTEXTS.read(findings.artifacts["interpret"]).filter(pl.col("role") != "silent")
     assert len(written) == active.height == len({row["id"] for row in written})
     for row in written:
         assert 1 <= len(row["tokens"]) == len(row["values"]) <= 1024
@@ -147,8 +147,10 @@ def test_activations_are_the_active_windows(folder: Path, subject: Subject) -> N
     assert any(row["binContains"] == -1 for row in written)
 
 
-def test_explanations_are_read_back_by_the_explainer_given(folder: Path, subject: Subject) -> None:
-    ours = EXPLANATIONS.read(subject.artifacts["interpret"])
+def test_explanations_are_read_back_by_the_explainer_given(
+    folder: Path, findings: Findings
+) -> None:
+    ours = EXPLANATIONS.read(findings.artifacts["interpret"])
     ours = ours.filter(pl.col("explanation").is_not_null(), pl.col("explainer") == "log_odds")
     files = sorted((folder / "explanations").iterdir())
     settings = GivenConfig(path=str(folder / "explanations"), author="log_odds")
@@ -156,17 +158,17 @@ def test_explanations_are_read_back_by_the_explainer_given(folder: Path, subject
     assert all(1 <= len(row["description"]) <= 512 for row in batches(folder, "explanations"))
 
 
-def test_scores_stand_beside_as_the_table_has_them(folder: Path, subject: Subject) -> None:
-    scores = EXPLANATION_SCORES.read(subject.artifacts["interpret"])
+def test_scores_stand_beside_as_the_table_has_them(folder: Path, findings: Findings) -> None:
+    scores = EXPLANATION_SCORES.read(findings.artifacts["interpret"])
     assert rows(folder / "scores.jsonl.gz") == scores.sort(EXPLANATION_SCORES.key).to_dicts()
 
 
 def test_a_dictionary_is_exported_as_its_newest_report_sees_it_and_only_what_was_asked_for(
-    config: ExperimentConfig, subject: Subject, tmp_path: Path
+    config: ExperimentConfig, findings: Findings, tmp_path: Path
 ) -> None:
     store = Store(config.execution.store)
     exporting.write(
-        subject.artifacts["train"].key, tmp_path / "some", "neuronpedia", "3, 1,3", store
+        findings.artifacts["train"].key, tmp_path / "some", "neuronpedia", "3, 1,3", store
     )
     (inside,) = (tmp_path / "some").glob("*/*")
     assert [row["index"] for row in batches(inside, "features")] == ["1", "3"]
@@ -207,12 +209,12 @@ def test_a_folder_that_is_not_empty_is_left_as_it_was(
 
 
 def test_what_people_said_goes_along_and_can_be_had_alone(
-    config: ExperimentConfig, subject: Subject, first: dict[str, str], tmp_path: Path
+    config: ExperimentConfig, findings: Findings, first: dict[str, str], tmp_path: Path
 ) -> None:
-    store, key = Store(config.execution.store), subject.artifacts["train"].key
+    store, key = Store(config.execution.store), findings.artifacts["train"].key
     with pytest.raises(InputError, match="nobody has said anything of these latents yet"):
         exporting.write(first["key"], tmp_path / "early", "notes", "", store)
-    notes, interpret = Notes(store, key), subject.artifacts["interpret"]
+    notes, interpret = Notes(store, key), findings.artifacts["interpret"]
     written = EXPLANATIONS.read(interpret).filter(pl.col("explanation").is_not_null())
     latent = written["latent"][0]
     notes.say(latent, label="my own label", tags=["a"], vote=1, author="Ann")

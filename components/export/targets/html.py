@@ -17,7 +17,7 @@ import polars as pl
 
 from components.errors import InputError
 from components.export import heat
-from components.export.contract import Subject, Target, targets
+from components.export.contract import Findings, Target, targets
 from components.store.artifact import Artifact
 from components.store.notes import Notes
 from components.store.tables import CONTEXTS, EXPLANATION_SCORES, EXPLANATIONS, NEIGHBOURS
@@ -46,7 +46,7 @@ class Html(Target):
     about: ClassVar[str] = "a page of chosen latents that opens without a server"
     chosen: ClassVar[bool] = True
 
-    def write(self, subject: Subject, folder: Path, latents: Sequence[int] | None) -> None:
+    def write(self, findings: Findings, folder: Path, latents: Sequence[int] | None) -> None:
         """Writes `latents.html`.
 
         Raises:
@@ -55,7 +55,7 @@ class Html(Target):
         assert latents is not None, "a target that is told which"
         size = 0
         with (folder / FILE).open("w", encoding="utf-8") as file:
-            for part in _page(subject, latents):
+            for part in _page(findings, latents):
                 size += len(part.encode("utf-8", "replace"))
                 if size > MOST_BYTES:
                     raise InputError(
@@ -65,26 +65,26 @@ class Html(Target):
                 file.write(part.encode("utf-8", "replace").decode())
 
 
-def _page(subject: Subject, latents: Sequence[int]) -> Iterator[str]:
-    facts = subject.artifacts["train"].facts
+def _page(findings: Findings, latents: Sequence[int]) -> Iterator[str]:
+    facts = findings.artifacts["train"].facts
     title = f"{facts['name']} at {facts['hook_point']}"
-    encode, interpret = subject.artifacts["encode"], subject.artifacts.get("interpret")
+    encode, interpret = findings.artifacts["encode"], findings.artifacts.get("interpret")
     yield (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; style-src '
         "'unsafe-inline'\">"
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><h1>{escape(title)}</h1>"
-        f'<p class="soft">{len(latents)} of {subject.d_sae:,} latents; model '
-        f"{escape(subject.model)}; statistics of the split {escape(subject.split)}; codes "
+        f'<p class="soft">{len(latents)} of {findings.d_sae:,} latents; model '
+        f"{escape(findings.model)}; statistics of the split {escape(findings.split)}; codes "
         f"{escape(encode.key)}"
         + (f", explanations {escape(interpret.key)}" if interpret else "")
         + ".</p><nav>"
         + "".join(f'<a href="#latent-{latent}">{latent}</a>' for latent in latents)
         + "</nav>"
     )
-    said = Notes(subject.store, subject.artifacts["train"].key).notes()
-    rows = subject.latents().filter(pl.col("latent").is_in(latents)).sort("latent").collect()
+    said = Notes(findings.store, findings.artifacts["train"].key).notes()
+    rows = findings.latents().filter(pl.col("latent").is_in(latents)).sort("latent").collect()
     for row in rows.iter_rows(named=True):
         mine = said.filter(pl.col("latent") == row["latent"])
         yield from _latent(row, encode, interpret, set(latents), _notes(mine))

@@ -27,7 +27,7 @@ import numpy as np
 import polars as pl
 
 from components.export import calls
-from components.export.contract import Subject, Target, targets
+from components.export.contract import Findings, Target, targets
 from components.model.hook_point import lens_name
 from components.store.notes import Notes
 from components.store.tables import (
@@ -70,24 +70,24 @@ class Neuronpedia(Target):
 
     about: ClassVar[str] = "Neuronpedia's bulk folder"
 
-    def write(self, subject: Subject, folder: Path, latents: Sequence[int] | None) -> None:
+    def write(self, findings: Findings, folder: Path, latents: Sequence[int] | None) -> None:
         """Writes `<model>/<layer>-<set>/` below the folder, a batch of latents at a time."""
-        place = _Place(subject)
+        place = _Place(findings)
         inside = folder / place.model / place.layer
         inside.mkdir(parents=True)
         for name, row in place.rows().items():
             (inside / f"{name}.jsonl").write_text(_line(row) + "\n", encoding="utf-8")
-        numbers = np.arange(subject.d_sae) if latents is None else np.array(latents)
-        directions = _directions(subject)
+        numbers = np.arange(findings.d_sae) if latents is None else np.array(latents)
+        directions = _directions(findings)
         for number, start in enumerate(range(0, len(numbers), BATCH)):
             some = numbers[start : start + BATCH].tolist()
             for name, rows in (
-                ("features", _features(subject, place, some, directions)),
-                ("activations", _activations(subject, place, some)),
-                ("explanations", _explanations(subject, place, some)),
+                ("features", _features(findings, place, some, directions)),
+                ("activations", _activations(findings, place, some)),
+                ("explanations", _explanations(findings, place, some)),
             ):
                 _write(inside / name / f"batch-{number}.jsonl.gz", rows)
-        interpret = subject.artifacts.get("interpret")
+        interpret = findings.artifacts.get("interpret")
         if interpret is not None:
             wanted = pl.col("latent").is_in(numbers.tolist())
             scores = EXPLANATION_SCORES.scan(interpret).filter(wanted).sort(EXPLANATION_SCORES.key)
@@ -106,18 +106,18 @@ class _Place:
         made: when the codes were made.
     """
 
-    def __init__(self, subject: Subject) -> None:
-        facts, encode = subject.artifacts["train"].facts, subject.artifacts["encode"]
+    def __init__(self, findings: Findings) -> None:
+        facts, encode = findings.artifacts["train"].facts, findings.artifacts["encode"]
         point = encode.facts["hook_point"]
         kind, _, block = point.partition(".")
         self.number = int(block) if block.isdecimal() else 0
         self.set = _name(f"{kind if block.isdecimal() else point}-{facts['name']}")
-        self.model, self.layer = _name(subject.model), f"{self.number}-{self.set}"
+        self.model, self.layer = _name(findings.model), f"{self.number}-{self.set}"
         self.made, self.hook = encode.manifest["made"]["at"], lens_name(point)
-        self.split, self.dictionary = subject.split, subject.artifacts["train"].key
+        self.split, self.dictionary = findings.split, findings.artifacts["train"].key
         self.about = f"Dictionary {facts['name']} at {point}, {facts['d_sae']} latents"
-        self.notes = Notes(subject.store, self.dictionary)
-        corpus = subject.artifacts.get("read")
+        self.notes = Notes(findings.store, self.dictionary)
+        corpus = findings.artifacts.get("read")
         self.dataset = (corpus.config.get("corpus") or {}).get("kind") if corpus else None
 
     def shared(self, latent: int) -> dict[str, Any]:
@@ -144,13 +144,13 @@ class _Place:
 
 
 def _features(
-    subject: Subject, place: _Place, latents: Sequence[int], directions: np.ndarray
+    findings: Findings, place: _Place, latents: Sequence[int], directions: np.ndarray
 ) -> Iterator[dict[str, Any]]:
     wanted = pl.col("latent").is_in(latents)
-    near = NEIGHBOURS.scan(subject.artifacts["encode"]).filter(wanted).sort("latent", "rank")
+    near = NEIGHBOURS.scan(findings.artifacts["encode"]).filter(wanted).sort("latent", "rank")
     nearest = dict(near.collect().partition_by("latent", as_dict=True).items())
     empty: list[Any] = []
-    for row in subject.latents().filter(wanted).sort("latent").collect().iter_rows(named=True):
+    for row in findings.latents().filter(wanted).sort("latent").collect().iter_rows(named=True):
         latent, top = row["latent"], row["maximum"] or 0.0
         direction = directions[latent]
         largest = np.argsort(-np.abs(direction), kind="stable")[:ALIGNED]
@@ -189,9 +189,9 @@ def _features(
 
 
 def _activations(
-    subject: Subject, place: _Place, latents: Sequence[int]
+    findings: Findings, place: _Place, latents: Sequence[int]
 ) -> Iterator[dict[str, Any]]:
-    interpret = subject.artifacts.get("interpret")
+    interpret = findings.artifacts.get("interpret")
     if interpret is None or CONTEXTS.file not in interpret.files:
         return
     active = (pl.col("role") != "silent") & (pl.col("maximum") > 0)
@@ -222,7 +222,7 @@ def _activations(
 
 
 def _explanations(
-    subject: Subject, place: _Place, latents: Sequence[int]
+    findings: Findings, place: _Place, latents: Sequence[int]
 ) -> Iterator[dict[str, Any]]:
     typed = place.notes.notes().filter(
         pl.col("latent").is_in(latents), pl.col("label").is_not_null()
@@ -237,7 +237,7 @@ def _explanations(
             "notes": f"typed by {row['author'] or 'a person'}",
             "createdAt": row["at"],
         }
-    interpret = subject.artifacts.get("interpret")
+    interpret = findings.artifacts.get("interpret")
     if interpret is None:
         return
     of = EXPLANATIONS.scan(interpret).filter(
@@ -257,11 +257,11 @@ def _explanations(
         }
 
 
-def _directions(subject: Subject) -> np.ndarray:
+def _directions(findings: Findings) -> np.ndarray:
     """Decoder directions, in activation units."""
     from components.dictionary.contract import Dictionary
 
-    return Dictionary.load(subject.artifacts["train"]).decoder_directions().float().cpu().numpy()
+    return Dictionary.load(findings.artifacts["train"]).decoder_directions().float().cpu().numpy()
 
 
 def _short(value: SupportsFloat) -> float:

@@ -17,7 +17,7 @@ from typing import ClassVar
 import polars as pl
 
 from components.errors import InputError
-from components.export.contract import Subject, Target, targets
+from components.export.contract import Findings, Target, targets
 from components.report.agreement import agreement
 from components.store.notes import Notes, labels
 from components.store.tables import EXPLANATION_SCORES
@@ -29,23 +29,23 @@ class OfPeople(Target):
 
     about: ClassVar[str] = "what people said of latents"
 
-    def write(self, subject: Subject, folder: Path, latents: Sequence[int] | None) -> None:
+    def write(self, findings: Findings, folder: Path, latents: Sequence[int] | None) -> None:
         """Writes the four files, each only where it has rows.
 
         Raises:
             InputError: nobody said anything.
         """
-        notes = Notes(subject.store, subject.artifacts["train"].key)
+        notes = Notes(findings.store, findings.artifacts["train"].key)
         wanted = pl.lit(True) if latents is None else pl.col("latent").is_in(latents)
         said, rated = notes.notes().filter(wanted), notes.ratings().filter(wanted)
         if said.is_empty() and rated.is_empty():
             raise InputError(
                 "nobody has said anything of these latents yet; the page Latents takes labels, "
-                "tags and votes, the page Explanations blind ratings"
+                "tags and votes, the page Rate blind ratings"
             )
         if (typed := labels(said)).height:
             typed.write_csv(folder / "labels.csv")
-        interpret = subject.artifacts.get("interpret")
+        interpret = findings.artifacts.get("interpret")
         agreed = pl.DataFrame()
         if interpret is not None and rated.height:
             agreed = agreement(rated, EXPLANATION_SCORES.read(interpret), interpret.key)
