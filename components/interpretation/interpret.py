@@ -21,11 +21,12 @@ from pathlib import Path
 from components.capture.arrays import NO_TEXT
 from components.device import Execution
 from components.errors import InputError, MissingArtifactError
-from components.interpretation import interpreted, latent_summary, summary
+from components.interpretation import dictionary_contract, interpreted, latent_summary, summary
 from components.interpretation.config import InterpretConfig, able, embeds, entries
 from components.interpretation.contexts import SPLITS, cut_splits
-from components.interpretation.contract import scorers
+from components.interpretation.contract import explainers, scorers
 from components.interpretation.controls import CONTROLS
+from components.interpretation.dictionary_contract import dictionary_scorers
 from components.interpretation.estimate import formula
 from components.interpretation.interpreted import Interpreted
 from components.interpretation.latent_contract import latent_scorers
@@ -81,6 +82,7 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
         inputs.get("model"),
         inputs.get("text_encoder"),
         cut,
+        activations,
     )
     trained = yield from interpret_dictionary(run, "", encoded, folder)
     controls: dict[str, Interpreted] = {}
@@ -113,6 +115,7 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
         *summary.rows(trained.scored, theirs),
         *_absent(config, trained.absent),
         *latent_summary.rows(trained.of_latents, of_controls),
+        *_of_dictionary(config, trained, controls),
         *summary.shares(d_sae=encoded.facts["d_sae"], **counted),
     ]
     return _scores(folder, config, encoded, rows) | {
@@ -133,7 +136,10 @@ def _scores(
     common = {"dictionary": named["name"], "hook_point": named["hook_point"], "split": "test"}
     common |= {"unit_of_replication": "latent", "n_seeds": encoded.facts.get("n_seeds", 1)}
     of_latents = latent_summary.measures(latent_scorers[name] for name in config.latent_scorers)
-    measures = summary.measures((scorers[scorer] for scorer in config.scorers), of_latents)
+    others = [*of_latents]
+    for name in config.dictionary_scorers:
+        others += dictionary_contract.measures(dictionary_scorers[name])
+    measures = summary.measures((scorers[scorer] for scorer in config.scorers), others)
     write(folder, INTERPRET.name, [common | row for row in rows], measures)
     return named | measures.facts()
 
@@ -147,6 +153,7 @@ def _nothing(folder: Path, config: InterpretConfig, encoded: Artifact) -> Work:
     rows = [
         *_absent(config, dict.fromkeys(config.scorers, NO_TEXT)),
         *latent_summary.absent(listed, NO_TEXT),
+        *({"measure": n, "scorer": n, "reason": NO_TEXT} for n in config.dictionary_scorers),
     ]
     facts = _scores(folder, config, encoded, rows)
     counts = dict.fromkeys(("latents", "skipped", "dead", "windows"), 0)
@@ -159,6 +166,14 @@ def _absent(config: InterpretConfig, reasons: Mapping[str, str]) -> Iterator[sum
     for name, reason in reasons.items():
         key = Key("entry", config.explainers[0], name, able(config, name)[0])
         yield key.row() | {"n_failed": 0, "reason": reason}
+
+
+def _of_dictionary(
+    config: InterpretConfig, trained: Interpreted, controls: Mapping[str, Interpreted]
+) -> Iterator[summary.Row]:
+    theirs = {role: controls[role].of_dictionary if role in controls else None for role in CONTROLS}
+    roles = {name: explainers[name].role for name in config.explainers}
+    return dictionary_contract.rows(trained.of_dictionary, theirs, roles)
 
 
 def _refuse_missing_splits(what: str, there: Sequence[str], setting: str) -> None:

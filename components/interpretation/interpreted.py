@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from components.interpretation.contexts import SPLITS
 from components.interpretation.contract import Explanation, LatentRecord
+from components.interpretation.dictionary_contract import DictionaryScores
 from components.interpretation.latent_summary import LatentScores, latent_rows
 from components.interpretation.sample import Sample
 from components.interpretation.summary import Scored
@@ -33,6 +34,7 @@ class Interpreted:
         n_skipped: latents with too few windows.
         n_windows: windows chosen, all latents together.
         of_latents: scores of latents themselves, scorer by scorer.
+        of_dictionary: scores of the whole dictionary, scorer by scorer.
         absent: scorers of explanations that could score no latent, and why.
     """
 
@@ -43,6 +45,7 @@ class Interpreted:
     n_skipped: int
     n_windows: int
     of_latents: Sequence[LatentScores] = ()
+    of_dictionary: Sequence[DictionaryScores] = ()
     absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 

@@ -25,13 +25,15 @@ from components.interpretation.contract import (
     scorers,
 )
 from components.interpretation.controls import CONTROLS, shuffled
+from components.interpretation.dictionary_contract import (
+    DictionaryScorer,
+    DictionaryScorerServices,
+    DictionaryScores,
+    dictionary_scorers,
+)
 from components.interpretation.evidence import CorpusLabels, gather
 from components.interpretation.interpreted import Interpreted, windows_of
-from components.interpretation.latent_contract import (
-    LatentScorer,
-    LatentScorerServices,
-    latent_scorers,
-)
+from components.interpretation.latent_contract import LatentScorer, latent_scorers
 from components.interpretation.latent_summary import LatentScores
 from components.interpretation.probe import NgramProbe
 from components.interpretation.protocol import draw, explain, score, score_probe
@@ -44,7 +46,7 @@ from components.seeds import numpy_generator
 from components.store import tables
 from components.store.artifact import Artifact
 from components.store.lineage import source
-from components.store.shards import CodeShards
+from components.store.shards import ActivationShards, CodeShards
 from components.store.stage import Progress
 
 T = TypeVar("T")
@@ -61,6 +63,7 @@ class Run:
         model: the model that is looked into; None where none was given.
         text_encoder: for entries that embed texts; None where none is listed.
         cut: the splits as windows.
+        activations: that the codes of every dictionary are of.
     """
 
     config: InterpretConfig
@@ -69,6 +72,7 @@ class Run:
     model: ModelReference | None
     text_encoder: TextEncoderReference | None
     cut: Mapping[str, Tiling]
+    activations: ActivationShards
 
     def predictors(self) -> dict[str, Predictor]:
         """The listed predictors, by name."""
@@ -98,28 +102,38 @@ class Run:
             for name in names
         }
 
-    def services(self, codes: Artifact) -> LatentScorerServices:
+    def services(self, codes: Artifact) -> DictionaryScorerServices:
         """What scorers of either kind may use, for the dictionary that made these codes."""
-        return LatentScorerServices(
+        return DictionaryScorerServices(
             self.execution,
             self.config.seed,
             text_encoder=self.text_encoder,
             model=self.model,
             trained=source(codes, "dictionary"),
             explain=self.cut["explain"],
+            activations=self.activations,
+            codes=CodeShards(codes),
         )
 
-    def scorers(self, services: LatentScorerServices) -> dict[str, Scorer]:
+    def scorers(self, services: DictionaryScorerServices) -> dict[str, Scorer]:
         """The listed scorers of explanations."""
         config = self.config
         return {n: scorers[n](getattr(config.scorer_settings, n), services) for n in config.scorers}
 
-    def latent_scorers(self, services: LatentScorerServices) -> list[LatentScorer]:
+    def latent_scorers(self, services: DictionaryScorerServices) -> list[LatentScorer]:
         """The listed scorers of latents."""
         config = self.config
         return [
             latent_scorers[n](getattr(config.latent_scorer_settings, n), services)
             for n in config.latent_scorers
+        ]
+
+    def dictionary_scorers(self, services: DictionaryScorerServices) -> list[DictionaryScorer]:
+        """The listed scorers of dictionaries."""
+        config = self.config
+        return [
+            dictionary_scorers[n](getattr(config.dictionary_scorer_settings, n), services)
+            for n in config.dictionary_scorers
         ]
 
 
@@ -160,6 +174,11 @@ def interpret_dictionary(
     of_latents: list[LatentScores] = []
     for latent_scorer in run.latent_scorers(services):
         of_latents.append((yield from _marked(mark, LatentScores.of(latent_scorer, records))))
+    of_dictionary: list[DictionaryScores] = []
+    for of_all in run.dictionary_scorers(services):
+        of_dictionary.append(
+            (yield from _marked(mark, DictionaryScores.of(of_all, records, written)))
+        )
     scored: dict[Key, list[LatentScore]] = {}
     absent: dict[str, str] = {}
     for scorer_name, scorer in run.scorers(services).items():
@@ -181,9 +200,9 @@ def interpret_dictionary(
             scored[Key("ceiling", None, scorer_name, None)] = yield from work
     n_skipped = sum(record.reason is not None for record in records)
     n_windows = sum(len(windows) for record in records for windows in windows_of(record))
-    return Interpreted(
-        sample, written, read, _scored(scored, config), n_skipped, n_windows, of_latents, absent
-    )
+    means = _scored(scored, config)
+    beside = (of_latents, of_dictionary, absent)
+    return Interpreted(sample, written, read, means, n_skipped, n_windows, *beside)
 
 
 def _marked(mark: str, work: Generator[Progress, None, T]) -> Generator[Progress, None, T]:
