@@ -38,7 +38,7 @@ VALUES = {
     "interpret.output_score.rank": 0.851200,
     "interpret.output_score.mass": 0.352813,
     "interpret.log_odds.intervention": 0.544444,
-    "interpret.log_odds.round_trip": 0.0,
+    "interpret.log_odds.round_trip": 0.104645,
 }
 NAMES = ("input_score.share", "intruder.accuracy", "output_score.rank", "output_score.mass")
 
