@@ -24,6 +24,7 @@ TABLES = {
     "components/interpretation/explainers",
     "components/interpretation/scorers",
     "components/interpretation/latent_scorers",
+    "components/interpretation/dictionary_scorers",
     "components/interpretation/predictors",
     "components/steering/methods",
     "components/steering/judges",

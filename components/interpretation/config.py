@@ -20,12 +20,14 @@ from components.interpretation.contract import (
     scorers,
 )
 from components.interpretation.controls import CONTROLS, ControlName
+from components.interpretation.dictionary_contract import dictionary_scorers
 from components.interpretation.latent_contract import latent_scorers
 from components.interpretation.tiling import ContextsConfig
 
 if TYPE_CHECKING:
-    ExplainerName = ScorerName = PredictorName = LatentScorerName = str
+    ExplainerName = ScorerName = PredictorName = LatentScorerName = DictionaryScorerName = str
     ExplainerSettings = ScorerSettings = PredictorSettings = LatentScorerSettings = Config
+    DictionaryScorerSettings = Config
 else:
     ExplainerName, ScorerName, PredictorName, LatentScorerName = map(
         names_of, (explainers, scorers, predictors, latent_scorers)
@@ -33,6 +35,8 @@ else:
     ExplainerSettings, ScorerSettings, PredictorSettings, LatentScorerSettings = map(
         settings_of, (explainers, scorers, predictors, latent_scorers)
     )
+    DictionaryScorerName = names_of(dictionary_scorers)
+    DictionaryScorerSettings = settings_of(dictionary_scorers)
 
 
 def _once(names: list[ControlName]) -> list[ControlName]:
@@ -64,6 +68,8 @@ class InterpretConfig(Config):
     """Which explainers explain controls: all that can, or the first of those."""
     latent_scorers: Annotated[list[LatentScorerName], AfterValidator(sorted)] = []
     """What is measured of a latent itself, without an explanation; their order has no meaning."""
+    dictionary_scorers: Annotated[list[DictionaryScorerName], AfterValidator(sorted)] = []
+    """What is measured of the whole dictionary by its explanations; their order has no meaning."""
     longest: int = Field(default=LONGEST, ge=40, le=LONGEST_OF_ALL)
     """Characters of an explanation, at most; a longer one is refused with the reason, never cut.
     512 where it was given."""
@@ -75,6 +81,8 @@ class InterpretConfig(Config):
     """Settings of each predictor, by its name."""
     latent_scorer_settings: LatentScorerSettings = LatentScorerSettings()
     """Settings of each latent scorer, by its name."""
+    dictionary_scorer_settings: DictionaryScorerSettings = DictionaryScorerSettings()
+    """Settings of each dictionary scorer, by its name."""
     contexts: ContextsConfig = ContextsConfig()
     """Which windows stand for a latent."""
     # No part of the canonical settings: who answers is in the key where an entry asks (`entries`).
@@ -99,6 +107,7 @@ class InterpretConfig(Config):
         refuse_unused(scorers, self.scorers, self.scorer_settings)
         refuse_unused(predictors, self.predictors, self.predictor_settings)
         refuse_unused(latent_scorers, self.latent_scorers, self.latent_scorer_settings)
+        refuse_unused(dictionary_scorers, self.dictionary_scorers, self.dictionary_scorer_settings)
         for name in self.scorers:
             if not able(self, name):
                 wanted = f"scorer {name!r} needs a predictor that gives {scorers[name].needs}"
@@ -119,6 +128,7 @@ def entries(config: InterpretConfig) -> Mapping[str, int]:
         (scorers, config.scorers),
         (predictors, config.predictors),
         (latent_scorers, config.latent_scorers),
+        (dictionary_scorers, config.dictionary_scorers),
     )
     used = {
         f"{registry.noun}.{name}": registry.version(name)
@@ -141,11 +151,14 @@ def embeds(config: InterpretConfig) -> bool:
     readers = [explainers[name] for name in config.explainers] + [
         predictors[name] for name in config.predictors
     ]
-    of_latents = (
+    by_settings = [
         latent_scorers[name].embeds(getattr(config.latent_scorer_settings, name))
         for name in config.latent_scorers
-    )
-    return any(reader.embeds for reader in readers) or any(of_latents)
+    ] + [
+        dictionary_scorers[name].embeds(getattr(config.dictionary_scorer_settings, name))
+        for name in config.dictionary_scorers
+    ]
+    return any(reader.embeds for reader in readers) or any(by_settings)
 
 
 def beside(control: ControlName) -> Callable[[InterpretConfig], bool]:

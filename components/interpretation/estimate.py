@@ -13,6 +13,7 @@ from components.interpretation.config import InterpretConfig
 from components.interpretation.contexts import SPLITS
 from components.interpretation.contract import explainers, predictors, scorers
 from components.interpretation.controls import OF_DIRECTIONS
+from components.interpretation.dictionary_contract import dictionary_scorers
 from components.interpretation.directions import ENTRIES_HELD
 from components.interpretation.latent_contract import latent_scorers
 from components.interpretation.neighbours import AT_ONCE, ROWS, USED
@@ -70,6 +71,7 @@ def formula(config: InterpretConfig, inputs: Mapping[str, Any], settings: Execut
         (scorers, config.scorers),
         (predictors, config.predictors),
         (latent_scorers, config.latent_scorers),
+        (dictionary_scorers, config.dictionary_scorers),
     )
     # its own word, never an inherited one: who builds upon a free entry may ask an endpoint on top
     costly = [

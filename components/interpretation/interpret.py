@@ -22,12 +22,13 @@ from pathlib import Path
 from components.capture.arrays import NO_TEXT
 from components.device import Execution
 from components.errors import InputError, MissingArtifactError
-from components.interpretation import interpreted, latent_summary, summary
+from components.interpretation import dictionary_contract, interpreted, latent_summary, summary
 from components.interpretation.asked import Clients, forecast, refuse_without_leave
 from components.interpretation.config import InterpretConfig, able, beside, embeds, entries
 from components.interpretation.contexts import SPLITS, cut_splits
-from components.interpretation.contract import scorers
+from components.interpretation.contract import explainers, scorers
 from components.interpretation.controls import CONTROLS, OF_DIRECTIONS, ControlName
+from components.interpretation.dictionary_contract import dictionary_scorers
 from components.interpretation.estimate import formula
 from components.interpretation.interpreted import Interpreted
 from components.interpretation.latent_contract import latent_scorers
@@ -92,6 +93,7 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
         inputs.get("text_encoder"),
         cut,
         Clients.of(config, execution),
+        activations,
     )
     subject = Subject.of_codes(encoded, config)
     trained = yield from interpret_latents(run, subject, folder)
@@ -131,6 +133,7 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
         *summary.rows(trained.scored, theirs, config.seed, run.clients.is_one_model),
         *_absent(config, trained.absent),
         *latent_summary.rows(trained.of_latents, of_controls),
+        *_of_dictionary(config, trained, controls),
         *summary.shares(
             d_sae=encoded.facts["d_sae"],
             dead=sample.n_dead,
@@ -160,8 +163,11 @@ def _scores(
     common = {"dictionary": named["name"], "hook_point": named["hook_point"], "split": "test"}
     common |= {"unit_of_replication": "latent", "n_seeds": encoded.facts.get("n_seeds", 1)}
     of_latents = latent_summary.measures(latent_scorers[name] for name in config.latent_scorers)
+    others = [*of_latents]
+    for name in config.dictionary_scorers:
+        others += dictionary_contract.measures(dictionary_scorers[name])
     of_scorers = (scorers[name] for name in config.scorers)
-    measures = summary.measures(of_scorers, config.controls, of_latents)
+    measures = summary.measures(of_scorers, config.controls, others)
     write(folder, INTERPRET.name, [common | row for row in rows], measures)
     return named | measures.facts()
 
@@ -175,6 +181,7 @@ def _nothing(folder: Path, config: InterpretConfig, encoded: Artifact) -> Work:
     rows = [
         *_absent(config, dict.fromkeys(config.scorers, NO_TEXT)),
         *latent_summary.absent(listed, NO_TEXT),
+        *({"measure": n, "scorer": n, "reason": NO_TEXT} for n in config.dictionary_scorers),
     ]
     facts = _scores(folder, config, encoded, rows)
     names = ("latents", "dead", "windows", "skipped", "rare", "ubiquitous", "pool")
@@ -187,6 +194,16 @@ def _absent(config: InterpretConfig, reasons: Mapping[str, str]) -> Iterator[sum
     for name, reason in reasons.items():
         key = Key("entry", config.explainers[0], name, able(config, name)[0])
         yield key.row() | {"n_failed": 0, "reason": reason}
+
+
+def _of_dictionary(
+    config: InterpretConfig, trained: Interpreted, controls: Mapping[str, Interpreted]
+) -> Iterator[summary.Row]:
+    theirs = {
+        role: controls[role].of_dictionary if role in controls else None for role in config.controls
+    }
+    roles = {name: explainers[name].role for name in config.explainers}
+    return dictionary_contract.rows(trained.of_dictionary, theirs, roles)
 
 
 def _refuse_missing_splits(what: str, there: Sequence[str], setting: str) -> None:

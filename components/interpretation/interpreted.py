@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from components.interpretation.contexts import SPLITS
 from components.interpretation.contract import Explanation, LatentRecord
+from components.interpretation.dictionary_contract import DictionaryScores
 from components.interpretation.latent_summary import LatentScores, latent_rows
 from components.interpretation.sample import Sample
 from components.interpretation.silent import SILENT
@@ -71,6 +72,7 @@ class Interpreted:
         scored: what all of these scored.
         counted: the latents that are no usual case.
         of_latents: scores of latents themselves, scorer by scorer.
+        of_dictionary: scores of the whole dictionary, scorer by scorer.
         absent: scorers of explanations that could score no latent, and why.
     """
 
@@ -80,6 +82,7 @@ class Interpreted:
     scored: Scored
     counted: Counted
     of_latents: Sequence[LatentScores] = ()
+    of_dictionary: Sequence[DictionaryScores] = ()
     absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 

@@ -26,13 +26,15 @@ from components.interpretation.contract import (
     scorers,
 )
 from components.interpretation.controls import shuffled
+from components.interpretation.dictionary_contract import (
+    DictionaryScorer,
+    DictionaryScorerServices,
+    DictionaryScores,
+    dictionary_scorers,
+)
 from components.interpretation.evidence import CorpusLabels, gather
 from components.interpretation.interpreted import Counted, Interpreted
-from components.interpretation.latent_contract import (
-    LatentScorer,
-    LatentScorerServices,
-    latent_scorers,
-)
+from components.interpretation.latent_contract import LatentScorer, latent_scorers
 from components.interpretation.latent_summary import LatentScores
 from components.interpretation.probe import NgramProbe
 from components.interpretation.protocol import draw, explain, order_of, score, score_probe
@@ -44,6 +46,7 @@ from components.model.text_encoder import TextEncoderReference
 from components.seeds import numpy_generator
 from components.store import tables
 from components.store.artifact import Artifact
+from components.store.shards import ActivationShards
 from components.store.stage import Progress
 
 T = TypeVar("T")
@@ -61,6 +64,7 @@ class Run:
         text_encoder: for entries that embed texts; None where none is listed.
         cut: the splits as windows.
         clients: who answers prompts.
+        activations: that the codes of every dictionary are of.
     """
 
     config: InterpretConfig
@@ -70,6 +74,7 @@ class Run:
     text_encoder: TextEncoderReference | None
     cut: Mapping[str, Searched]
     clients: Clients
+    activations: ActivationShards
 
     def predictors(self) -> dict[str, Predictor]:
         """The listed predictors, by name."""
@@ -108,28 +113,38 @@ class Run:
             for name in names
         }
 
-    def services(self, dictionary: Artifact | None) -> LatentScorerServices:
-        """What scorers of either kind may use, for latents of this dictionary."""
-        return LatentScorerServices(
+    def services(self, subject: Subject) -> DictionaryScorerServices:
+        """What scorers of any kind may use, for these latents."""
+        return DictionaryScorerServices(
             self.execution,
             self.config.seed,
             text_encoder=self.text_encoder,
             model=self.model,
-            trained=dictionary,
+            trained=subject.dictionary,
             explain=self.cut["explain"].tiling,
+            activations=self.activations,
+            codes=subject.codes,
         )
 
-    def scorers(self, services: LatentScorerServices) -> dict[str, Scorer]:
+    def scorers(self, services: DictionaryScorerServices) -> dict[str, Scorer]:
         """The listed scorers of explanations."""
         config = self.config
         return {n: scorers[n](getattr(config.scorer_settings, n), services) for n in config.scorers}
 
-    def latent_scorers(self, services: LatentScorerServices) -> list[LatentScorer]:
+    def latent_scorers(self, services: DictionaryScorerServices) -> list[LatentScorer]:
         """The listed scorers of latents."""
         config = self.config
         return [
             latent_scorers[n](getattr(config.latent_scorer_settings, n), services)
             for n in config.latent_scorers
+        ]
+
+    def dictionary_scorers(self, services: DictionaryScorerServices) -> list[DictionaryScorer]:
+        """The listed scorers of dictionaries."""
+        config = self.config
+        return [
+            dictionary_scorers[n](getattr(config.dictionary_scorer_settings, n), services)
+            for n in config.dictionary_scorers
         ]
 
 
@@ -170,10 +185,15 @@ def interpret_latents(
         )
 
     probes = [None if record.reason or control else NgramProbe.fit(record) for record in records]
-    services = run.services(subject.dictionary)
+    services = run.services(subject)
     of_latents: list[LatentScores] = []
     for latent_scorer in run.latent_scorers(services):
         of_latents.append((yield from _marked(mark, LatentScores.of(latent_scorer, records))))
+    of_dictionary: list[DictionaryScores] = []
+    for of_all in run.dictionary_scorers(services):
+        of_dictionary.append(
+            (yield from _marked(mark, DictionaryScores.of(of_all, records, written)))
+        )
     scored: dict[Key, list[LatentScore]] = {}
     absent: dict[str, str] = {}
     for scorer_name, scorer in run.scorers(services).items():
@@ -194,7 +214,8 @@ def interpret_latents(
             work = score_probe(records, trials, probes, scorer, seed)
             scored[Key("ceiling", None, scorer_name, None)] = yield from work
     counted = Counted.of(records, config.contexts)
-    return Interpreted(sample, written, read, _scored(scored, config), counted, of_latents, absent)
+    beside = (of_latents, of_dictionary, absent)
+    return Interpreted(sample, written, read, _scored(scored, config), counted, *beside)
 
 
 def _marked(mark: str, work: Generator[Progress, None, T]) -> Generator[Progress, None, T]:

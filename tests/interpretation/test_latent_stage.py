@@ -12,6 +12,7 @@ from components.config import load
 from components.errors import ConfigError
 from components.interpretation.config import InterpretConfig, embeds
 from components.interpretation.contract import scorers
+from components.interpretation.dictionary_contract import dictionary_scorers
 from components.interpretation.interpret import INTERPRET
 from components.interpretation.latent_contract import latent_scorers
 from components.report.tables import SCORES
@@ -25,16 +26,19 @@ CONFIG = {
     "scorers": ["detection", "intervention"],
     "explainers": ["log_odds"],
     "latent_scorers": ["input_score", "intruder", "output_score"],
+    "dictionary_scorers": ["round_trip"],
+    "dictionary_scorer_settings": {"round_trip": {"dimensions": 8}},
     "contexts": {"fewest": 5},
     "scorer_settings": {"intervention": {"continuations": 4, "tokens": 8, "neutral_tokens": 256}},
 }
-VERSIONS = {"input_score": 1, "intruder": 1, "output_score": 1, "intervention": 1}
+VERSIONS = {"input_score": 1, "intruder": 1, "output_score": 1, "intervention": 1, "round_trip": 1}
 VALUES = {
     "interpret.input_score.share": 0.029167,
     "interpret.intruder.accuracy": 0.220000,
     "interpret.output_score.rank": 0.851200,
     "interpret.output_score.mass": 0.352813,
     "interpret.log_odds.intervention": 0.544444,
+    "interpret.log_odds.round_trip": 0.104645,
 }
 NAMES = ("input_score.share", "intruder.accuracy", "output_score.rank", "output_score.mass")
 
@@ -92,8 +96,21 @@ def test_intervention_is_scored_by_who_can_choose(made: Artifact) -> None:
     assert "interpret.probe.intervention" in found
 
 
+def test_the_round_trip_stands_beside_shuffled_strings_and_the_strengths(made: Artifact) -> None:
+    found = scores_of(made)
+    row, over = (
+        found["interpret.log_odds.round_trip"],
+        found["interpret.log_odds.round_trip.over_floor"],
+    )
+    assert row["unit_of_replication"] == "document" and row["predictor"] == "lexical"
+    assert over["value"] == pytest.approx(row["value"] - row["baseline"])
+    ceiling = found["interpret.strengths.round_trip"]
+    assert ceiling["role"] == "ceiling" and ceiling["value"] > row["value"]
+    assert found["interpret.untrained.round_trip"]["value"] is not None
+
+
 def test_results_move_only_with_a_version(made: Artifact) -> None:
-    named = (latent_scorers, scorers)
+    named = (latent_scorers, dictionary_scorers, scorers)
     versions = {n: each.version(n) for each in named for n in each.names() if n in VERSIONS}
     assert versions == VERSIONS
     values = dict(SCORES.read(made).select("name", "value").iter_rows())

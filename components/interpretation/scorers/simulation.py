@@ -143,8 +143,8 @@ def _over(
     for name, mask in trials.strata.items():
         if name == SPEARMAN:
             present = trials.texts.present
-            sides = (expected[present], trials.truth[present])
-            values.append(float(scipy.stats.spearmanr(*sides).statistic))
+            ranks = [scipy.stats.rankdata(side[present]) for side in (expected, trials.truth)]
+            values.append(float(np.corrcoef(*ranks)[0, 1]))
         else:
             values.append(float(_pearson((mask.astype(np.float64) @ sums)[None])[0]))
     if trials.stands_for is not None:
