@@ -51,7 +51,7 @@ def readers(config: InterpretConfig) -> list[str]:
     return [name for name in config.predictors if predictors[name].asks]
 
 
-def tester(config: InterpretConfig) -> str | None:
+def first_reader(config: InterpretConfig) -> str | None:
     """The predictor with which explainers test what they write: the first of the listed that can be
     asked about windows."""
     return next((name for name in config.predictors if predictors[name].answers("windows")), None)
@@ -227,7 +227,7 @@ def _most(config: InterpretConfig, controls: int) -> tuple[Most, Most]:
         if explainer.asks:
             each = explainer.most_asked(settings, config.contexts, config.longest)
             written = written.plus(each.times(n))
-        first = tester(config)
+        first = first_reader(config)
         if explainer.tests_itself and first:
             tests = _of_predictor(config, predictors[first], ["windows"])
             drawn = TENTHS * config.contexts.per_tenth

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from components.device import Execution
 from components.interpretation import interpreted, summary
-from components.interpretation.asked import Clients, tester
+from components.interpretation.asked import Clients, first_reader
 from components.interpretation.config import InterpretConfig, able
 from components.interpretation.contexts import choose
 from components.interpretation.contract import (
@@ -134,7 +134,7 @@ def interpret_dictionary(
     readers = run.predictors()
     labels = CorpusLabels.found(run.corpus, "explain")
     written: dict[str, list[Explanation]] = {}
-    first = tester(config)
+    first = first_reader(config)
     tests = readers[first] if first else None
     for name, explainer in run.explainers(tests, bool(control)).items():
         order = order_of(records, explainer.asks, seed)

@@ -339,7 +339,7 @@ def _strata_rows(trained: Scored, key: Key, controls: Mapping[str, Scored | None
     if scorer.natural is None:
         return
     for whose, scores in {None: trained.scores[key], **there}.items():
-        chance = _mean([score.strata[scorer.natural].chance for score in scores])
+        chance = _mean([score.strata[scorer.natural].chance for score in _asked(scores)])
         natural = _stratum_row(scores, scorer, scorer.natural, chance, "chance at natural density")
         yield key.row(whose) | natural
 
@@ -351,12 +351,10 @@ def _stratum_row(
     baseline: float | None,
     is_what: str | None,
 ) -> Row:
-    having = [score for score in scores if stratum in score.strata]
-    absent = (
-        f"{len(scores) - len(having)} of {len(scores)} latents have no such window"
-        if scores
-        else NOBODY
-    )
+    asked = _asked(scores)
+    having = [score for score in asked if stratum in score.strata]
+    without = len(asked) - len(having)
+    absent = f"{without} of {len(asked)} latents have no such window" if without else None
     values = np.array([score.strata[stratum].value for score in having], dtype=np.float64)
     return {
         "measure": f"{scorer.measure.name}.{stratum}",
@@ -364,7 +362,7 @@ def _stratum_row(
         "n_failed": _n_failed(having),
         "baseline": baseline,
         "baseline_name": is_what,
-        "reason": None if having and len(having) == len(scores) else absent,
+        "reason": _both(_missing(scores), absent) if scores else NOBODY,
     }
 
 
