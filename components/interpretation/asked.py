@@ -229,14 +229,14 @@ def _most(config: InterpretConfig, controls: int) -> tuple[Most, Most]:
             written = written.plus(each.times(n))
         first = first_reader(config)
         if explainer.tests_itself and first:
-            tests = _of_predictor(config, predictors[first], ["windows"])
+            tests = _of_predictor(config, predictors[first], ("windows",))
             drawn = TENTHS * config.contexts.per_tenth
             # of the explain split there are top windows, too
             larger = -(-(config.contexts.top + drawn) // drawn)
             read = read.plus(tests.times(n * larger * explainer.most_tests(settings)))
         for predictor in readers(config):
             # the explanation, and another latent's in its place
-            units = [scorers[scorer].needs for scorer in config.scorers]
+            units: list[Unit] = [scorers[scorer].needs for scorer in config.scorers]
             read = read.plus(_of_predictor(config, predictors[predictor], units).times(2 * n))
     return written, read
 

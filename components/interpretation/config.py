@@ -108,7 +108,7 @@ def entries(config: InterpretConfig) -> Mapping[str, int]:
         for name in names:  # other bytes under the same path make another result
             if files := registry[name].files(getattr(settings, name)):
                 used[f"{registry.noun}.{name}.bytes"] = content_number(files)
-    return used | asked.numbers(config)
+    return {**used, **asked.numbers(config)}
 
 
 def embeds(config: InterpretConfig) -> bool:
