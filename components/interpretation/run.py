@@ -8,6 +8,8 @@ from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 from components.device import Execution
 from components.interpretation import interpreted, summary
 from components.interpretation.asked import Clients, first_reader
@@ -34,9 +36,11 @@ from components.interpretation.protocol import draw, explain, order_of, score, s
 from components.interpretation.sample import sample_latents
 from components.interpretation.summary import OWN_JUDGE, Key, Scored
 from components.interpretation.tiling import Tiling
+from components.interpretation.windows import Texts
 from components.model.reference import ModelReference
 from components.model.text_encoder import TextEncoderReference
 from components.seeds import numpy_generator
+from components.spelling import whole
 from components.store import tables
 from components.store.artifact import Artifact
 from components.store.lineage import source
@@ -72,7 +76,12 @@ class Run:
         """The listed predictors, by name."""
         config = self.config
         services = PredictorServices(
-            self.execution, config.seed, self.text_encoder, self.clients.judge, self.model
+            self.execution,
+            config.seed,
+            self.text_encoder,
+            self.clients.judge,
+            self._explain_texts,
+            self.model,
         )
         return {
             n: predictors[n](getattr(config.predictor_settings, n), services)
@@ -90,6 +99,7 @@ class Run:
             config.seed,
             self.text_encoder,
             self.clients.client,
+            self._explain_texts,
             predictor,
             config.longest,
         )
@@ -102,6 +112,12 @@ class Run:
             name: explainers[name](getattr(config.explainer_settings, name), services)
             for name in names
         }
+
+    def _explain_texts(self) -> list[str]:
+        """Every window of the explain split as text, for an encoder that is fitted on the corpus."""
+        cut = self.cut["explain"]
+        tokens = cut.rows(np.arange(len(cut.first)), cut.token)
+        return [whole(each).strip() for each in Texts(tokens, cut.vocabulary).strings()]
 
     def scorers(self, codes: Artifact) -> dict[str, Scorer]:
         """The listed scorers, for the dictionary that made these codes."""
