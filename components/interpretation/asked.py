@@ -51,7 +51,7 @@ def readers(config: InterpretConfig) -> list[str]:
     return [name for name in config.predictors if predictors[name].asks]
 
 
-def tester(config: InterpretConfig) -> str | None:
+def first_reader(config: InterpretConfig) -> str | None:
     """The predictor with which explainers test what they write: the first of the listed that can be
     asked about windows."""
     return next((name for name in config.predictors if predictors[name].answers("windows")), None)
@@ -227,16 +227,16 @@ def _most(config: InterpretConfig, controls: int) -> tuple[Most, Most]:
         if explainer.asks:
             each = explainer.most_asked(settings, config.contexts, config.longest)
             written = written.plus(each.times(n))
-        first = tester(config)
+        first = first_reader(config)
         if explainer.tests_itself and first:
-            tests = _of_predictor(config, predictors[first], ["windows"])
+            tests = _of_predictor(config, predictors[first], ("windows",))
             drawn = TENTHS * config.contexts.per_tenth
             # of the explain split there are top windows, too
             larger = -(-(config.contexts.top + drawn) // drawn)
             read = read.plus(tests.times(n * larger * explainer.most_tests(settings)))
         for predictor in readers(config):
             # the explanation, and another latent's in its place
-            units = [scorers[scorer].needs for scorer in config.scorers]
+            units: list[Unit] = [scorers[scorer].needs for scorer in config.scorers]
             read = read.plus(_of_predictor(config, predictors[predictor], units).times(2 * n))
     return written, read
 

@@ -32,6 +32,7 @@ from components.dictionary.encode import RESIDUAL_WRITERS
 from components.interpretation.tiling import ContextsConfig, Tiling
 from components.interpretation.windows import Pool, Texts, Windows
 from components.model.language_model import LanguageModel
+from components.model.latent_semantics import LatentSemantics
 from components.model.reference import ModelReference
 from components.model.text_encoder import TextEncoder, TextEncoderReference
 from components.registry import Entry, Registry, Services
@@ -356,17 +357,21 @@ class ReaderServices(Services):
         text_encoder: gives texts vectors; None where no listed entry asks for it (`embeds`).
         client: answers prompts: of an explainer `interpret.client`, of a predictor
             `interpret.judge`; None where no listed entry asks (`asks`).
+        texts: gives texts of the explain split, for an encoder that is fitted on them.
     """
 
     text_encoder: TextEncoderReference | None = None
     client: Client | None = None
+    texts: Callable[[], Sequence[str]] = tuple
 
     @functools.cached_property
-    def encoder(self) -> TextEncoder:
+    def encoder(self) -> TextEncoder | LatentSemantics:
         """The text encoder itself, loaded when it is first asked for."""
         assert self.text_encoder is not None, (
             "an entry that uses the text encoder says so: embeds = True"
         )
+        if self.text_encoder.is_fitted_here:
+            return LatentSemantics(self.texts(), self.seed)
         return self.text_encoder.load_encoder(self.execution)
 
 

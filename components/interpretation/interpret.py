@@ -118,11 +118,12 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
     tables.EXPLANATION_STRATA.write(folder, interpreted.strata_rows({None: trained} | controls))
     tables.LATENT_SCORES.write(folder, interpreted.latent_score_rows({None: trained} | controls))
 
-    asked: Facts = {}
+    encoder = inputs.get("text_encoder")
+    asked: Facts = {"text_encoder": encoder.name} if encoder is not None else {}
     if run.clients:
         tables.WRITERS.write(folder, interpreted.writer_rows(trained))
         tables.CALLS.write(folder, run.clients.calls())
-        asked = {"asked": run.clients.facts()}
+        asked["asked"] = run.clients.facts()
 
     theirs = {role: controls[role].scored if role in controls else None for role in config.controls}
     of_controls = {

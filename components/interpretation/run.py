@@ -8,9 +8,11 @@ from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 from components.device import Execution
 from components.interpretation import interpreted, summary
-from components.interpretation.asked import Clients, tester
+from components.interpretation.asked import Clients, first_reader
 from components.interpretation.config import InterpretConfig, able
 from components.interpretation.contexts import choose
 from components.interpretation.contract import (
@@ -44,6 +46,7 @@ from components.interpretation.summary import OWN_JUDGE, Key, Scored
 from components.model.reference import ModelReference
 from components.model.text_encoder import TextEncoderReference
 from components.seeds import numpy_generator
+from components.spelling import whole
 from components.store import tables
 from components.store.artifact import Artifact
 from components.store.shards import ActivationShards
@@ -80,7 +83,12 @@ class Run:
         """The listed predictors, by name."""
         config = self.config
         services = PredictorServices(
-            self.execution, config.seed, self.text_encoder, self.clients.judge, self.model
+            self.execution,
+            config.seed,
+            self.text_encoder,
+            self.clients.judge,
+            self._explain_texts,
+            self.model,
         )
         return {
             n: predictors[n](getattr(config.predictor_settings, n), services)
@@ -98,6 +106,7 @@ class Run:
             config.seed,
             self.text_encoder,
             self.clients.client,
+            self._explain_texts,
             predictor,
             config.longest,
         )
@@ -113,12 +122,20 @@ class Run:
             for name in names
         }
 
+    def _explain_texts(self) -> list[str]:
+        """Every window of the explain split as text, for an encoder that is fitted on the corpus."""
+        tiling = self.cut["explain"].tiling
+        windows = tiling.texts(np.arange(len(tiling)))
+        return [whole(each).strip() for each in windows.strings()]
+
     def services(self, subject: Subject) -> DictionaryScorerServices:
         """What scorers of any kind may use, for these latents."""
         return DictionaryScorerServices(
             self.execution,
             self.config.seed,
             text_encoder=self.text_encoder,
+            client=self.clients.judge,
+            texts=self._explain_texts,
             model=self.model,
             trained=subject.dictionary,
             explain=self.cut["explain"].tiling,
@@ -169,7 +186,7 @@ def interpret_latents(
     readers = run.predictors()
     labels = CorpusLabels.found(run.corpus, "explain")
     written: dict[str, list[Explanation]] = {}
-    first = tester(config)
+    first = first_reader(config)
     tests = readers[first] if first else None
     for name, explainer in run.explainers(tests, bool(control)).items():
         order = order_of(records, explainer.asks, seed)

@@ -53,9 +53,9 @@ def marks_of(
     return (activations > 0) & (activations > share * activations.max(1, keepdims=True))
 
 
-def lines_of(windows: Windows) -> list[str]:
+def lines_of(windows: Windows, share: float = MARKED) -> list[str]:
     """Windows with their active tokens marked; silent ones have no marks."""
-    marks = marks_of(windows.activations).tolist()
+    marks = marks_of(windows.activations, share).tolist()
     return [line(*row) for row in zip(windows.texts.strings(), marks, strict=True)]
 
 

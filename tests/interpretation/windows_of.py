@@ -83,7 +83,7 @@ ENCODER = TextEncoderReference(TextEncoderConfig())
 """Looked for when it is first used."""
 PREDICTOR = PredictorServices(CPU, 0, ENCODER, Scripted(first_marked))
 EXPLAINER = ExplainerServices(
-    CPU, 0, ENCODER, Scripted(first_marked), Lexical(LexicalConfig(), PREDICTOR)
+    CPU, 0, ENCODER, Scripted(first_marked), tuple, Lexical(LexicalConfig(), PREDICTOR)
 )
 SCORER = ScorerServices(CPU, 0)
 

@@ -14,11 +14,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pydantic import NonNegativeInt
+from pydantic import Field, NonNegativeInt
 
 from components.config import Config
 from components.interpretation.contract import LatentEvidence, explainers
-from components.interpretation.showing import chosen, lines_of, numbered
+from components.interpretation.showing import MARKED, chosen, lines_of, numbered
 from components.interpretation.tiling import ContextsConfig
 from components.interpretation.writing import AskingExplainer, WriterConfig, tokens_of_windows
 
@@ -30,6 +30,8 @@ class MaxActivatingConfig(WriterConfig):
     """Windows with the highest activation."""
     by_decile: NonNegativeInt = 20
     """Windows from all tenths of the active ones, equally many from each."""
+    marked: float = Field(default=MARKED, ge=0, lt=1)
+    """Share of its window's largest activation above which a token is marked."""
 
 
 @explainers
@@ -47,4 +49,4 @@ class MaxActivating(AskingExplainer):
         """Windows with marks."""
         windows = evidence.windows
         picked = windows.part(chosen(windows, self.settings.top, self.settings.by_decile))
-        return {"windows": numbered(lines_of(picked))}
+        return {"windows": numbered(lines_of(picked, self.settings.marked))}

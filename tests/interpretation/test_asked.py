@@ -1,0 +1,93 @@
+"""Who is asked is part of the key where an entry asks, and of no other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from components.config import load
+from components.errors import ConfigError, InputError
+from components.interpretation.asked import first_reader
+from components.interpretation.config import InterpretConfig
+from components.interpretation.interpret import INTERPRET
+from components.interpretation.prompt import FOLDER, Prompt
+from components.store.artifact import key_of
+
+CLIENT = {"kind": "endpoint", "url": "http://127.0.0.1:9/v1", "model": "one"}
+
+
+def key(**settings: Any) -> str:
+    return key_of(INTERPRET, load(InterpretConfig, settings), {})
+
+
+def asking(**changes: Any) -> dict[str, Any]:
+    return {"explainers": ["max_activating"], "client": CLIENT | changes}
+
+
+def test_a_client_that_nobody_asks_changes_no_key() -> None:
+    assert key(client=CLIENT) == key(client=CLIENT, judge=CLIENT, budget={"usd": 2}) == key()
+
+
+def test_the_model_changes_the_key_and_the_way_to_it_does_not() -> None:
+    mine = key(**asking())
+    assert key(**asking(model="another")) != mine
+    assert key(**asking(extra={"reasoning_effort": "low"})) != mine
+    same = {"url": "http://localhost:7/v1", "replay": True, "concurrency": 2, "seconds": 9.0}
+    assert key(**asking(**same, replies="elsewhere", key_variable="MINE")) == mine
+    assert key(**asking(), judge=CLIENT | {"model": "another"}) == mine
+    assert key(**asking(), budget={"usd": 2}) != mine
+
+
+def test_a_judge_changes_the_key_where_a_predictor_asks() -> None:
+    both = asking() | {"predictors": ["client"]}
+    # none: the same client as that of explainers
+    assert key(**both) == key(**both, judge=CLIENT)
+    assert key(**both) != key(**both, judge=CLIENT | {"model": "another"})
+    alone = {"predictors": ["client"], "judge": CLIENT}
+    assert key(**alone) == key(**alone, client=CLIENT | {"model": "another"})
+
+
+def test_other_bytes_of_a_prompt_are_another_artifact(tmp_path: Any) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_text((FOLDER / "max_activating.txt").read_text(encoding="utf-8"), encoding="utf-8")
+    mine = asking() | {"explainer_settings": {"max_activating": {"prompt": str(path)}}}
+    assert key(**mine) == key(**asking())
+    path.write_text("[user]\n$windows\nSo?\n", encoding="utf-8")
+    assert key(**mine) != key(**asking())
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("$windows", "has no part [user]; wanted [system] and [user]"),
+        ("[user]\nwhat?", "lacks $windows; wanted $windows"),
+        ("[user]\n$windows $wndows", "has $wndows; known: $longest, $windows (and $$)"),
+        ("[user]\n$windows costs 5$", "has a $ that names no value; write $$ for a dollar"),
+    ],
+)
+def test_a_prompt_that_cannot_be_filled_is_refused(tmp_path: Any, text: str, why: str) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        Prompt.read(path, ("windows", "longest"), ("windows",))
+    assert why in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("lists", "named"),
+    [
+        ({"explainers": ["log_odds", "agent"]}, "explainer agent asks a language model"),
+        ({"explainers": ["contrastive", "agent"]}, "explainer contrastive, agent ask a"),
+        ({"predictors": ["client"]}, "predictor client asks a language model"),
+    ],
+)
+def test_an_entry_that_asks_nobody_is_refused(lists: dict[str, list[str]], named: str) -> None:
+    with pytest.raises(ConfigError, match=named) as caught:
+        load(InterpretConfig, lists)
+    assert "interpret.client.kind is none: set it to endpoint" in str(caught.value)
+
+
+def test_proposals_are_tested_with_the_first_that_reads_windows() -> None:
+    config = load(InterpretConfig, {"predictors": ["lexical", "client"], "client": CLIENT})
+    assert first_reader(config) == "lexical"
