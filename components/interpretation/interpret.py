@@ -21,11 +21,9 @@ from pathlib import Path
 
 from components.capture.arrays import NO_TEXT
 from components.device import Execution
-from components.errors import InputError, MissingArtifactError
 from components.interpretation import dictionary_contract, interpreted, latent_summary, summary
-from components.interpretation.asked import Clients, forecast, refuse_without_leave
+from components.interpretation.asked import forecast, refuse_without_leave
 from components.interpretation.config import InterpretConfig, able, beside, embeds, entries
-from components.interpretation.contexts import SPLITS, cut_splits
 from components.interpretation.contract import explainers, scorers
 from components.interpretation.controls import CONTROLS, OF_DIRECTIONS, ControlName
 from components.interpretation.dictionary_contract import dictionary_scorers
@@ -35,12 +33,10 @@ from components.interpretation.latent_contract import latent_scorers
 from components.interpretation.run import Run, interpret_latents
 from components.interpretation.subject import Subject
 from components.interpretation.summary import Key
-from components.interpretation.windows import Vocabulary
 from components.report.scores import write
 from components.store import tables
 from components.store.artifact import Artifact
 from components.store.estimate import Estimator
-from components.store.shards import ActivationShards, CodeShards
 from components.store.stage import Facts, Inputs, Parent, Progress, Stage, Work
 
 TABLES = (
@@ -76,36 +72,21 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
     encoded: Artifact = inputs["codes"]
     if inputs.get("corpus") is None:
         return (yield from _nothing(folder, config, encoded))
-    execution, n_controls = (
-        settings or Execution(),
-        sum(inputs.get(r) is not None for r in CONTROLS),
-    )
-    refuse_without_leave(forecast(config, execution, n_controls), execution)
-    activations, corpus = ActivationShards(inputs["activations"]), inputs["corpus"]
-    _refuse_missing_splits("activations", activations.splits, "capture.splits and encode.splits")
-    _refuse_missing_splits("codes", CodeShards(encoded).splits, "encode.splits")
-    cut = cut_splits(activations, _vocabulary(corpus), config.contexts, config.seed)
-    run = Run(
-        config,
-        execution,
-        corpus,
-        inputs.get("model"),
-        inputs.get("text_encoder"),
-        cut,
-        Clients.of(config, execution),
-        activations,
-    )
+    execution = settings or Execution()
+    there = [
+        name for name in config.controls if name in OF_DIRECTIONS or inputs.get(name) is not None
+    ]
+    refuse_without_leave(forecast(config, execution, len(there)), execution)
+    run = Run.of(config, inputs, execution)
     subject = Subject.of_codes(encoded, config)
     trained = yield from interpret_latents(run, subject, folder)
     controls: dict[ControlName, Interpreted] = {}
-    for name in config.controls:
+    for name in there:
         if name in OF_DIRECTIONS:
-            projected = (activations, encoded.facts["hook_point"], config, run.model, run.execution)
-            beside_it = Subject.of_directions(name, subject, *projected)
-        elif inputs.get(name) is not None:
-            beside_it = Subject.of_codes(inputs[name], config, name)
+            place = (run.activations, encoded.facts["hook_point"])
+            beside_it = Subject.of_directions(name, subject, *place, config, run.model, execution)
         else:
-            continue
+            beside_it = Subject.of_codes(inputs[name], config, name)
         controls[name] = yield from interpret_latents(run, beside_it, None)
     explained = {
         name: sum(each.text is not None for each in texts)
@@ -149,7 +130,7 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
         "latents": len(sample.latents),
         "dead": sample.n_dead,
         **dataclasses.asdict(counted),
-        "pool": len(cut["test"].pool),
+        "pool": len(run.cut["test"].pool),
         "explained": explained,
         "controls": {role: len(control.sample.latents) for role, control in controls.items()},
         **asked,
@@ -205,25 +186,6 @@ def _of_dictionary(
     }
     roles = {name: explainers[name].role for name in config.explainers}
     return dictionary_contract.rows(trained.of_dictionary, theirs, roles)
-
-
-def _refuse_missing_splits(what: str, there: Sequence[str], setting: str) -> None:
-    missing = [split for split in SPLITS if split not in there]
-    if missing:
-        raise InputError(
-            f"interpret reads the splits {', '.join(SPLITS)}, and the {what} hold no "
-            f"{', '.join(missing)}; add to {setting}"
-        )
-
-
-def _vocabulary(corpus: Artifact) -> Vocabulary:
-    try:
-        texts = dict(tables.VOCABULARY.read(corpus).iter_rows())
-    except MissingArtifactError as error:
-        raise InputError(
-            f"interpret shows tokens as text and needs the vocabulary of the corpus; {error}"
-        ) from error
-    return Vocabulary([texts.get(token, "") for token in range(max(texts, default=-1) + 1)])
 
 
 INTERPRET = Stage(

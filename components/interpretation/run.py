@@ -11,10 +11,11 @@ from typing import TypeVar
 import numpy as np
 
 from components.device import Execution
+from components.errors import InputError, MissingArtifactError
 from components.interpretation import interpreted, summary
 from components.interpretation.asked import Clients, first_reader
 from components.interpretation.config import InterpretConfig, able
-from components.interpretation.contexts import choose
+from components.interpretation.contexts import SPLITS, choose, cut_splits
 from components.interpretation.contract import (
     Explainer,
     ExplainerServices,
@@ -43,14 +44,15 @@ from components.interpretation.protocol import draw, explain, order_of, score, s
 from components.interpretation.searched import Searched
 from components.interpretation.subject import Subject
 from components.interpretation.summary import OWN_JUDGE, Key, Scored
+from components.interpretation.windows import Vocabulary
 from components.model.reference import ModelReference
 from components.model.text_encoder import TextEncoderReference
 from components.seeds import numpy_generator
 from components.spelling import whole
 from components.store import tables
 from components.store.artifact import Artifact
-from components.store.shards import ActivationShards
-from components.store.stage import Progress
+from components.store.shards import ActivationShards, CodeShards
+from components.store.stage import Inputs, Progress
 
 T = TypeVar("T")
 
@@ -78,6 +80,31 @@ class Run:
     cut: Mapping[str, Searched]
     clients: Clients
     activations: ActivationShards
+
+    @classmethod
+    def of(cls, config: InterpretConfig, inputs: Inputs, execution: Execution) -> Run:
+        """From the inputs of the stage.
+
+        Raises:
+            InputError: a read artifact without a vocabulary, a split that is not there or too short
+                for a window.
+        """
+        activations, corpus = ActivationShards(inputs["activations"]), inputs["corpus"]
+        _refuse_missing_splits(
+            "activations", activations.splits, "capture.splits and encode.splits"
+        )
+        _refuse_missing_splits("codes", CodeShards(inputs["codes"]).splits, "encode.splits")
+        cut = cut_splits(activations, _vocabulary(corpus), config.contexts, config.seed)
+        return cls(
+            config,
+            execution,
+            corpus,
+            inputs.get("model"),
+            inputs.get("text_encoder"),
+            cut,
+            Clients.of(config, execution),
+            activations,
+        )
 
     def predictors(self) -> dict[str, Predictor]:
         """The listed predictors, by name."""
@@ -256,3 +283,22 @@ def _scored(scores: Mapping[Key, Sequence[LatentScore]], config: InterpretConfig
 def _floor(explainer: str, config: InterpretConfig) -> str:
     """What the floor of an explainer is called in messages and in the names of draws."""
     return "shuffled" if explainer == config.explainers[0] else f"shuffled.{explainer}"
+
+
+def _refuse_missing_splits(what: str, there: Sequence[str], setting: str) -> None:
+    missing = [split for split in SPLITS if split not in there]
+    if missing:
+        raise InputError(
+            f"interpret reads the splits {', '.join(SPLITS)}, and the {what} hold no "
+            f"{', '.join(missing)}; add to {setting}"
+        )
+
+
+def _vocabulary(corpus: Artifact) -> Vocabulary:
+    try:
+        texts = dict(tables.VOCABULARY.read(corpus).iter_rows())
+    except MissingArtifactError as error:
+        raise InputError(
+            f"interpret shows tokens as text and needs the vocabulary of the corpus; {error}"
+        ) from error
+    return Vocabulary([texts.get(token, "") for token in range(max(texts, default=-1) + 1)])
