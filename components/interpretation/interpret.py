@@ -21,7 +21,13 @@ from pathlib import Path
 
 from components.capture.arrays import NO_TEXT
 from components.device import Execution
-from components.interpretation import dictionary_contract, interpreted, latent_summary, summary
+from components.interpretation import (
+    declared,
+    dictionary_contract,
+    interpreted,
+    latent_summary,
+    summary,
+)
 from components.interpretation.asked import forecast, refuse_without_leave
 from components.interpretation.config import InterpretConfig, able, beside, embeds, entries
 from components.interpretation.contract import explainers, scorers
@@ -29,10 +35,10 @@ from components.interpretation.controls import CONTROLS, OF_DIRECTIONS, ControlN
 from components.interpretation.dictionary_contract import dictionary_scorers
 from components.interpretation.estimate import formula
 from components.interpretation.interpreted import Interpreted
+from components.interpretation.key import Key, Row
 from components.interpretation.latent_contract import latent_scorers
 from components.interpretation.run import Run, interpret_latents
 from components.interpretation.subject import Subject
-from components.interpretation.summary import Key
 from components.report.scores import write
 from components.store import tables
 from components.store.artifact import Artifact
@@ -137,9 +143,7 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
     }
 
 
-def _scores(
-    folder: Path, config: InterpretConfig, encoded: Artifact, rows: Sequence[summary.Row]
-) -> Facts:
+def _scores(folder: Path, config: InterpretConfig, encoded: Artifact, rows: Sequence[Row]) -> Facts:
     """Writes the table of scores; returns the facts that say whose they are."""
     named = {"name": encoded.facts["name"], "hook_point": encoded.facts["hook_point"]}
     common = {"dictionary": named["name"], "hook_point": named["hook_point"], "split": "test"}
@@ -149,7 +153,7 @@ def _scores(
     for name in config.dictionary_scorers:
         others += dictionary_contract.measures(dictionary_scorers[name])
     of_scorers = (scorers[name] for name in config.scorers)
-    measures = summary.measures(of_scorers, config.controls, others)
+    measures = declared.measures(of_scorers, config.controls, others)
     write(folder, INTERPRET.name, [common | row for row in rows], measures)
     return named | measures.facts()
 
@@ -170,7 +174,7 @@ def _nothing(folder: Path, config: InterpretConfig, encoded: Artifact) -> Work:
     return facts | dict.fromkeys(names, 0) | {"unfilled": {}, "explained": {}, "controls": {}}
 
 
-def _absent(config: InterpretConfig, reasons: Mapping[str, str]) -> Iterator[summary.Row]:
+def _absent(config: InterpretConfig, reasons: Mapping[str, str]) -> Iterator[Row]:
     """A row without a value for each scorer that could score nothing, of the first explainer and
     predictor."""
     for name, reason in reasons.items():
@@ -180,7 +184,7 @@ def _absent(config: InterpretConfig, reasons: Mapping[str, str]) -> Iterator[sum
 
 def _of_dictionary(
     config: InterpretConfig, trained: Interpreted, controls: Mapping[str, Interpreted]
-) -> Iterator[summary.Row]:
+) -> Iterator[Row]:
     theirs = {
         role: controls[role].of_dictionary if role in controls else None for role in config.controls
     }

@@ -14,10 +14,11 @@ import pyarrow as pa
 from components.interpretation.contexts import SPLITS
 from components.interpretation.contract import Explanation, LatentRecord
 from components.interpretation.dictionary_contract import DictionaryScores
+from components.interpretation.key import OWN_JUDGE
 from components.interpretation.latent_summary import LatentScores, latent_rows
 from components.interpretation.sample import Sample
 from components.interpretation.silent import SILENT
-from components.interpretation.summary import OWN_JUDGE, Scored
+from components.interpretation.summary import Scored
 from components.interpretation.tiling import ContextsConfig
 from components.interpretation.windows import Windows
 from components.store import tables

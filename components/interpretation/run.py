@@ -37,13 +37,14 @@ from components.interpretation.dictionary_contract import (
 )
 from components.interpretation.evidence import CorpusLabels, gather
 from components.interpretation.interpreted import Counted, Interpreted
+from components.interpretation.key import OWN_JUDGE, Key
 from components.interpretation.latent_contract import LatentScorer, latent_scorers
 from components.interpretation.latent_summary import LatentScores
 from components.interpretation.probe import NgramProbe
 from components.interpretation.protocol import draw, explain, order_of, score, score_probe
 from components.interpretation.searched import Searched
 from components.interpretation.subject import Subject
-from components.interpretation.summary import OWN_JUDGE, Key, Scored
+from components.interpretation.summary import Scored
 from components.interpretation.windows import Vocabulary
 from components.model.reference import ModelReference
 from components.model.text_encoder import TextEncoderReference

@@ -14,6 +14,7 @@ import pytest
 
 from components.config import load, override
 from components.errors import ConfigError, InputError, UnknownNameError
+from components.interpretation.averages import normalised_row
 from components.interpretation.config import InterpretConfig
 from components.interpretation.contract import (
     Answer,
@@ -27,12 +28,14 @@ from components.interpretation.contract import (
     Unit,
 )
 from components.interpretation.controls import shuffled
+from components.interpretation.declared import measures
 from components.interpretation.interpret import INTERPRET
+from components.interpretation.key import Key
 from components.interpretation.predictors.lexical import Lexical, LexicalConfig
 from components.interpretation.protocol import draw, score
 from components.interpretation.scorers.detection import Detection, DetectionConfig
 from components.interpretation.scorers.fuzzing import Fuzzing
-from components.interpretation.summary import Key, Scored, measures, normalised_row, rows
+from components.interpretation.summary import Scored, rows
 from components.interpretation.windows import Texts
 from components.report.scores import headlines, table
 from components.report.tables import SCORES

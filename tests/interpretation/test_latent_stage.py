@@ -34,7 +34,7 @@ CONFIG = {
 VERSIONS = {"input_score": 1, "intruder": 1, "output_score": 1, "intervention": 1, "round_trip": 1}
 VALUES = {
     "interpret.input_score.share": 0.029167,
-    "interpret.intruder.accuracy": 0.220000,
+    "interpret.intruder.accuracy": 0.211667,
     "interpret.output_score.rank": 0.851200,
     "interpret.output_score.mass": 0.352813,
     "interpret.log_odds.intervention": 0.544444,

@@ -13,8 +13,8 @@ from components.evaluation.compare import STABILITY
 from components.evaluation.contract import evaluations
 from components.evaluation.evaluate import measures_of
 from components.evaluation.evaluations.concepts_found import ROLES
-from components.interpretation import summary
 from components.interpretation.contract import scorers
+from components.interpretation.declared import measures as of_interpretation
 from components.report import tables
 from components.report.measure import Measures
 from components.report.scores import write
@@ -27,7 +27,7 @@ PLACE = {"dictionary": "topk-8-k2", "hook_point": "resid_post.1", "split": "test
 
 def declared() -> Measures:
     """What every registered entry declares."""
-    of_scorers = summary.measures(entry for _, entry in scorers.items())
+    of_scorers = of_interpretation(entry for _, entry in scorers.items())
     of_sweeps = Measures.declared("compare", [STABILITY])
     return Measures(
         {
