@@ -22,16 +22,10 @@ from components.config import load, override
 from components.device import Execution
 from components.interpretation.config import InterpretConfig
 from components.interpretation.contexts import choose, cut_splits
-from components.interpretation.contract import (
-    ExplainerServices,
-    PredictorServices,
-    ScorerServices,
-    explainers,
-    predictors,
-    scorers,
-)
+from components.interpretation.contract import explainers, predictors, scorers
 from components.interpretation.evidence import gather
 from components.interpretation.protocol import draw, explain, score
+from components.interpretation.services import ExplainerServices, PredictorServices, ScorerServices
 from components.interpretation.subject import Subject
 from components.interpretation.windows import Vocabulary
 from components.statistics import t_interval

@@ -21,16 +21,10 @@ from components.client.price import Purse, Quotation
 from components.config import canonical
 from components.device import Execution
 from components.errors import ConfigError
-from components.interpretation.contract import (
-    NOTHING,
-    Most,
-    Predictor,
-    Unit,
-    explainers,
-    predictors,
-    scorers,
-)
+from components.interpretation.contract import Predictor, explainers, predictors, scorers
 from components.interpretation.sample import TENTHS
+from components.interpretation.services import NOTHING, Most
+from components.interpretation.trials import Unit
 from components.model.reference import ModelConfig, ModelReference
 from components.store.estimate import Forecast
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from components.interpretation.contract import LatentScore, Scorer
+from components.interpretation.contract import Scorer
 from components.interpretation.declared import differences_of, range_of
 from components.interpretation.key import Row
+from components.interpretation.trials import LatentScore
 from components.statistics import Interval, bounded, cluster_bootstrap, t_interval
 
 NOBODY = "no latent is active on the split that they are drawn from: the dictionary is dead there (train.tokens, train.lr)"

@@ -12,15 +12,10 @@ from components.client.price import Budget
 from components.config import Config, execution, names_of, refuse_unused, settings_of
 from components.corpus.contract import content_number
 from components.interpretation import asked
-from components.interpretation.contract import (
-    LONGEST,
-    LONGEST_OF_ALL,
-    explainers,
-    predictors,
-    scorers,
-)
+from components.interpretation.contract import explainers, predictors, scorers
 from components.interpretation.controls import CONTROLS, ControlName
 from components.interpretation.dictionary_contract import dictionary_scorers
+from components.interpretation.explanation import LONGEST, LONGEST_OF_ALL
 from components.interpretation.latent_contract import latent_scorers
 from components.interpretation.tiling import ContextsConfig
 

@@ -19,7 +19,8 @@ from typing import Literal
 
 import numpy as np
 
-from components.interpretation.contract import Explanation, LatentRecord
+from components.interpretation.contract import LatentRecord
+from components.interpretation.explanation import Explanation
 from components.interpretation.relatives import Relatives
 
 ControlName = Literal["untrained", "random", "neurons", "randomised", "randomised_blocks"]

@@ -10,9 +10,10 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from components.config import Config
-from components.interpretation.contract import Explanation, LatentRecord
+from components.interpretation.contract import LatentRecord
 from components.interpretation.controls import CONTROLS
 from components.interpretation.directions import DirectionCodes
+from components.interpretation.explanation import Explanation
 from components.interpretation.latent_contract import LatentScorerServices
 from components.registry import Entry, Registry
 from components.report.measure import Measure

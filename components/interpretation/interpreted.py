@@ -12,8 +12,9 @@ import polars as pl
 import pyarrow as pa
 
 from components.interpretation.contexts import SPLITS
-from components.interpretation.contract import Explanation, LatentRecord
+from components.interpretation.contract import LatentRecord
 from components.interpretation.dictionary_contract import DictionaryScores
+from components.interpretation.explanation import Explanation
 from components.interpretation.key import OWN_JUDGE
 from components.interpretation.latent_summary import LatentScores, latent_rows
 from components.interpretation.sample import Sample

@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from components.config import Config
-from components.interpretation.contract import LatentRecord, ReaderServices, ScorerServices
+from components.interpretation.contract import LatentRecord
+from components.interpretation.services import ReaderServices, ScorerServices
 from components.registry import Entry, Registry
 from components.report.measure import Measure
 

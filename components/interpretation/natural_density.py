@@ -14,14 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
-from components.interpretation.contract import (
-    Answer,
-    LatentRecord,
-    LatentScore,
-    Pooled,
-    ScorePart,
-    Trials,
-)
+from components.interpretation.contract import LatentRecord
+from components.interpretation.trials import Answer, LatentScore, Pooled, ScorePart, Trials
 from components.interpretation.windows import Pool, Texts
 from components.seeds import numpy_generator
 from components.statistics import ABSENT, Interval, average_precision

@@ -16,7 +16,7 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Float, Int
 
-from components.interpretation.contract import Answer, LatentRecord, Question, Unit
+from components.interpretation.contract import LatentRecord
 from components.interpretation.ngrams import (
     Incidences,
     Shape,
@@ -24,6 +24,7 @@ from components.interpretation.ngrams import (
     incidences,
     numbered,
 )
+from components.interpretation.trials import Answer, Question, Unit
 from components.interpretation.windows import Texts, Windows
 
 DESIGNS: tuple[tuple[Shape, ...], ...] = (

@@ -18,20 +18,15 @@ import numpy as np
 
 from components.interpretation import natural_density, strata
 from components.interpretation.contract import (
-    Answer,
     Explainer,
-    Explanation,
     LatentEvidence,
     LatentRecord,
-    LatentScore,
     Predictor,
-    Question,
     Scorer,
-    Trials,
-    Unit,
-    too_long,
 )
+from components.interpretation.explanation import Explanation, too_long
 from components.interpretation.probe import NgramProbe
+from components.interpretation.trials import Answer, LatentScore, Question, Trials, Unit
 from components.seeds import numpy_generator
 from components.store.stage import Progress
 

@@ -18,11 +18,7 @@ from components.interpretation.config import InterpretConfig, able
 from components.interpretation.contexts import SPLITS, choose, cut_splits
 from components.interpretation.contract import (
     Explainer,
-    ExplainerServices,
-    Explanation,
-    LatentScore,
     Predictor,
-    PredictorServices,
     Scorer,
     explainers,
     predictors,
@@ -36,6 +32,7 @@ from components.interpretation.dictionary_contract import (
     dictionary_scorers,
 )
 from components.interpretation.evidence import CorpusLabels, gather
+from components.interpretation.explanation import Explanation
 from components.interpretation.interpreted import Counted, Interpreted
 from components.interpretation.key import OWN_JUDGE, Key
 from components.interpretation.latent_contract import LatentScorer, latent_scorers
@@ -43,8 +40,10 @@ from components.interpretation.latent_summary import LatentScores
 from components.interpretation.probe import NgramProbe
 from components.interpretation.protocol import draw, explain, order_of, score, score_probe
 from components.interpretation.searched import Searched
+from components.interpretation.services import ExplainerServices, PredictorServices
 from components.interpretation.subject import Subject
 from components.interpretation.summary import Scored
+from components.interpretation.trials import LatentScore
 from components.interpretation.windows import Vocabulary
 from components.model.reference import ModelReference
 from components.model.text_encoder import TextEncoderReference

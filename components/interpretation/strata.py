@@ -29,9 +29,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
-from components.interpretation.contract import Answer, LatentScore, ScorePart, Scorer, Trials
+from components.interpretation.contract import Scorer
 from components.interpretation.sample import TENTHS
 from components.interpretation.silent import SILENT
+from components.interpretation.trials import Answer, LatentScore, ScorePart, Trials
 from components.interpretation.windows import Windows
 
 OUTER = 3

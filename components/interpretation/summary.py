@@ -40,16 +40,11 @@ from components.interpretation.averages import (
     normalised_row,
     values_of,
 )
-from components.interpretation.contract import (
-    Explainer,
-    LatentScore,
-    Scorer,
-    explainers,
-    predictors,
-)
+from components.interpretation.contract import Explainer, Scorer, explainers, predictors
 from components.interpretation.controls import CONTROLS, ControlName
 from components.interpretation.declared import SHARES, differences_of, range_of
 from components.interpretation.key import OWN_JUDGE, Key, Row
+from components.interpretation.trials import LatentScore
 from components.seeds import numpy_generator
 from components.statistics import (
     Interval,

@@ -30,7 +30,7 @@ import numpy as np
 import polars as pl
 
 from components.interpretation import phrase
-from components.interpretation.contract import LONGEST
+from components.interpretation.explanation import LONGEST
 from components.interpretation.phrase import Term
 
 KINDS = ("right", "broader", "narrower", "sibling", "shuffled")

@@ -14,13 +14,9 @@ import scipy.stats
 from jaxtyping import Float
 
 from components.interpretation import protocol, truth
-from components.interpretation.contract import (
-    Explanation,
-    LatentRecord,
-    LatentScore,
-    Predictor,
-    Scorer,
-)
+from components.interpretation.contract import LatentRecord, Predictor, Scorer
+from components.interpretation.explanation import Explanation
+from components.interpretation.trials import LatentScore
 from components.statistics import ABSENT, Interval, clustered_t_interval
 from components.store.stage import Progress
 

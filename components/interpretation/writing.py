@@ -21,8 +21,10 @@ from pydantic import Field
 
 from components.client.contract import CHARACTERS_PER_TOKEN, Message, Reply, Request
 from components.config import Config, execution
-from components.interpretation.contract import Explainer, Explanation, LatentEvidence, Most
+from components.interpretation.contract import Explainer, LatentEvidence
+from components.interpretation.explanation import Explanation
 from components.interpretation.prompt import Prompt, path_of
+from components.interpretation.services import Most
 from components.interpretation.showing import TOKENS_OF_A_TOKEN
 from components.interpretation.tiling import ContextsConfig
 

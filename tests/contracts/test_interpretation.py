@@ -13,16 +13,14 @@ import pytest
 
 from components.config import Config
 from components.interpretation.contract import (
-    Answer,
     Explainer,
     LatentEvidence,
-    Question,
-    Unit,
     explainers,
     predictors,
     scorers,
 )
 from components.interpretation.latent_contract import latent_scorers
+from components.interpretation.trials import Answer, Question, Unit
 from components.interpretation.windows import Windows
 from tests.interpretation.windows_of import EXPLAINER, PREDICTOR, SCORER, trials_of, windows_of
 

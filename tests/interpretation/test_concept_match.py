@@ -7,9 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from components.interpretation.contract import Explanation, LatentEvidence, Question
+from components.interpretation.contract import LatentEvidence
 from components.interpretation.explainers.concept_match import ConceptMatch, ConceptMatchConfig
+from components.interpretation.explanation import Explanation
 from components.interpretation.predictors.lexical import Lexical, LexicalConfig
+from components.interpretation.trials import Question
 from tests.interpretation.windows_of import EXPLAINER, PREDICTOR, windows_of
 
 WINDOWS = windows_of(["the old sea", "a sea here", "the sky there"], [[0, 0, 2], [0, 1, 0], []])

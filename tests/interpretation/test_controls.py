@@ -11,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
-from components.interpretation.contract import Explanation, LatentRecord, Question
+from components.interpretation.contract import LatentRecord
 from components.interpretation.controls import shuffled
+from components.interpretation.explanation import Explanation
 from components.interpretation.ngrams import incidences
 from components.interpretation.probe import DESIGNS, Block, NgramProbe, ridge
 from components.interpretation.scorers.detection import Detection, DetectionConfig
 from components.interpretation.scorers.simulation import Simulation, SimulationConfig
+from components.interpretation.trials import Question
 from tests.interpretation.planted import AFTER, BIGRAM, NOISE, PHRASES, SENSE
 from tests.interpretation.windows_of import SCORER, windows_of
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.interpretation.contract import Answer, LatentRecord, LatentScore
+from components.interpretation.contract import LatentRecord
 from components.interpretation.scorers.detection import Detection, DetectionConfig
+from components.interpretation.trials import Answer, LatentScore
 from components.interpretation.windows import Windows
 from components.statistics import auroc, auroc_interval
 from tests.interpretation.windows_of import SCORER, trials_of, windows_of

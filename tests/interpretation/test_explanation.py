@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.interpretation.contract import LONGEST, Explanation
+from components.interpretation.explanation import LONGEST, Explanation
 
 ANYTHING = st.text(st.characters(codec=None, exclude_categories=()))
 

@@ -8,19 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 import pytest
 
-from components.interpretation.contract import (
-    Answer,
-    Explanation,
-    LatentRecord,
-    LatentScore,
-    Predictor,
-    Question,
-    Trials,
-    Unit,
-)
+from components.interpretation.contract import LatentRecord, Predictor
+from components.interpretation.explanation import Explanation
 from components.interpretation.predictors.lexical import Lexical, LexicalConfig
 from components.interpretation.protocol import draw, score
 from components.interpretation.scorers.fuzzing import Fuzzing, FuzzingConfig
+from components.interpretation.trials import Answer, LatentScore, Question, Trials, Unit
 from components.interpretation.windows import Texts, Windows
 from tests.interpretation.planted import NOISE, PHRASES, finished
 from tests.interpretation.windows_of import PREDICTOR, SCORER, texts_of, windows_of

@@ -12,8 +12,9 @@ import polars as pl
 import pytest
 
 from components.errors import InputError
-from components.interpretation.contract import Explanation, LatentEvidence, too_long
+from components.interpretation.contract import LatentEvidence
 from components.interpretation.explainers.given import Given, GivenConfig
+from components.interpretation.explanation import Explanation, too_long
 from components.store import tables
 from tests.interpretation.windows_of import EXPLAINER, windows_of
 

@@ -16,26 +16,19 @@ from components.config import load, override
 from components.errors import ConfigError, InputError, UnknownNameError
 from components.interpretation.averages import normalised_row
 from components.interpretation.config import InterpretConfig
-from components.interpretation.contract import (
-    Answer,
-    Explanation,
-    LatentRecord,
-    LatentScore,
-    Predictor,
-    PredictorServices,
-    Question,
-    ScorePart,
-    Unit,
-)
+from components.interpretation.contract import LatentRecord, Predictor
 from components.interpretation.controls import shuffled
 from components.interpretation.declared import measures
+from components.interpretation.explanation import Explanation
 from components.interpretation.interpret import INTERPRET
 from components.interpretation.key import Key
 from components.interpretation.predictors.lexical import Lexical, LexicalConfig
 from components.interpretation.protocol import draw, score
 from components.interpretation.scorers.detection import Detection, DetectionConfig
 from components.interpretation.scorers.fuzzing import Fuzzing
+from components.interpretation.services import PredictorServices
 from components.interpretation.summary import Scored, rows
+from components.interpretation.trials import Answer, LatentScore, Question, ScorePart, Unit
 from components.interpretation.windows import Texts
 from components.report.scores import headlines, table
 from components.report.tables import SCORES

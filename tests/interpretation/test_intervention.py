@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from components.interpretation.contract import Answer, Explanation, LatentRecord, Trials
+from components.interpretation.contract import LatentRecord
+from components.interpretation.explanation import Explanation
 from components.interpretation.openings import neutral
 from components.interpretation.predictors.lexical import Lexical, LexicalConfig
 from components.interpretation.protocol import draw, score
 from components.interpretation.scorers.intervention import InterventionConfig, InterventionScorer
+from components.interpretation.trials import Answer, Trials
 from components.interpretation.windows import Texts, Windows
 from components.model.divergence import ruler_of_vectors
 from tests.interpretation.planted import finished

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from components.interpretation.contract import Answer, Question
 from components.interpretation.predictors.language_model import (
     TEMPLATE,
     UNINFORMATIVE,
     LanguageModelConfig,
     LanguageModelPredictor,
 )
+from components.interpretation.trials import Answer, Question
 from components.model.reference import ModelConfig, ModelReference
 from tests.interpretation.windows_of import PREDICTOR, texts_of
 

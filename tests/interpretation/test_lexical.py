@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from components.interpretation.contract import Answer, Question, Unit
 from components.interpretation.predictors.lexical import Lexical, LexicalConfig
+from components.interpretation.trials import Answer, Question, Unit
 from tests.interpretation.windows_of import PREDICTOR, texts_of
 
 LINES = ["the old sea rose", "a sea the river bank", "bank the sky"]

@@ -6,16 +6,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from components.interpretation.contract import (
-    LONGEST,
-    Explanation,
-    LatentEvidence,
-    LatentRecord,
-    Question,
-)
+from components.interpretation.contract import LatentEvidence, LatentRecord
 from components.interpretation.explainers.log_odds import LogOdds, LogOddsConfig, _z
+from components.interpretation.explanation import LONGEST, Explanation
 from components.interpretation.phrase import read
 from components.interpretation.predictors.lexical import Lexical, LexicalConfig
+from components.interpretation.trials import Question
 from tests.interpretation.planted import NOISE, PHRASES
 from tests.interpretation.windows_of import EXPLAINER, PREDICTOR, texts_of, windows_of
 

@@ -6,8 +6,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from components.interpretation.contract import Explanation, LatentEvidence, LatentRecord
+from components.interpretation.contract import LatentEvidence, LatentRecord
 from components.interpretation.explainers.logistic import Logistic, LogisticConfig
+from components.interpretation.explanation import Explanation
 from components.interpretation.phrase import read
 from tests.interpretation.planted import NOISE, PHRASES, SENSE
 from tests.interpretation.windows_of import EXPLAINER, windows_of

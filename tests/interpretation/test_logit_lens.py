@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from components.interpretation.contract import Explanation, LatentEvidence
+from components.interpretation.contract import LatentEvidence
 from components.interpretation.explainers.logit_lens import LogitLens, LogitLensConfig
+from components.interpretation.explanation import Explanation
 from components.interpretation.phrase import Term, read
 from tests.interpretation.windows_of import EXPLAINER, windows_of
 

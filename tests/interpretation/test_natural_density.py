@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from components.interpretation.contract import Answer, LatentRecord, LatentScore, Trials
+from components.interpretation.contract import LatentRecord
 from components.interpretation.natural_density import over_pool, pools, together, told
+from components.interpretation.trials import Answer, LatentScore, Trials
 from components.interpretation.windows import Pool
 from components.statistics import average_precision
 from tests.interpretation.windows_of import texts_of, windows_of

@@ -8,14 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.interpretation.contract import (
-    Explanation,
-    LatentEvidence,
-    LatentRecord,
-    explainers,
-    scorers,
-)
+from components.interpretation.contract import LatentEvidence, LatentRecord, explainers, scorers
 from components.interpretation.controls import shuffled
+from components.interpretation.explanation import Explanation
 from components.interpretation.predictors.lexical import Lexical, LexicalConfig
 from components.interpretation.protocol import draw, explain, score
 from components.store.artifact import Store

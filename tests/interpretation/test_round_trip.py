@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from components.interpretation.contract import Explanation, LatentRecord
+from components.interpretation.contract import LatentRecord
 from components.interpretation.dictionary_contract import DictionaryScorerServices, DictionaryValue
 from components.interpretation.dictionary_scorers.round_trip import RoundTrip, RoundTripConfig
+from components.interpretation.explanation import Explanation
 from components.store.artifact import Store
 from components.store.shards import ActivationShards, Codes, CodeShards, write_codes
 from tests import toys

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from components.interpretation.contract import Answer, LatentScore
 from components.interpretation.scorers.simulation import Simulation, SimulationConfig
+from components.interpretation.trials import Answer, LatentScore
 from components.interpretation.windows import Windows
 from tests.interpretation.windows_of import SCORER, trials_of, windows_of
 

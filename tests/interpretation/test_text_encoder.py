@@ -10,11 +10,12 @@ import pytest
 from components.errors import ModelError
 from components.experiment import parents
 from components.interpretation.config import InterpretConfig
-from components.interpretation.contract import Answer, PredictorServices, Question
 from components.interpretation.predictors.text_encoder import (
     TextEncoderPredictor,
     TextEncoderPredictorConfig,
 )
+from components.interpretation.services import PredictorServices
+from components.interpretation.trials import Answer, Question
 from components.model.text_encoder import PACKAGE, TextEncoderConfig, TextEncoderReference
 from tests.interpretation.windows_of import CPU, texts_of
 

@@ -7,8 +7,9 @@ import dataclasses
 
 import pytest
 
-from components.interpretation.contract import Explanation, LatentEvidence, LatentRecord
+from components.interpretation.contract import LatentEvidence, LatentRecord
 from components.interpretation.explainers.token_lookup import TokenLookup, TokenLookupConfig
+from components.interpretation.explanation import Explanation
 from components.interpretation.phrase import read
 from tests.interpretation.planted import PHRASES, SETS
 from tests.interpretation.windows_of import EXPLAINER, windows_of

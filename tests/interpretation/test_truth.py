@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from components.interpretation import truth
-from components.interpretation.contract import LONGEST
+from components.interpretation.explanation import LONGEST
 from components.interpretation.phrase import read
 from components.interpretation.truth import KINDS, Known
 

@@ -7,13 +7,8 @@ import pytest
 
 from components.device import Execution
 from components.interpretation import truth, worth
-from components.interpretation.contract import (
-    LatentRecord,
-    PredictorServices,
-    ScorerServices,
-    predictors,
-    scorers,
-)
+from components.interpretation.contract import LatentRecord, predictors, scorers
+from components.interpretation.services import PredictorServices, ScorerServices
 from tests.interpretation.planted import SETS, WORDS, finished, set_words
 
 

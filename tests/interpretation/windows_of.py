@@ -13,15 +13,10 @@ from components.client.client import Client
 from components.client.contract import Reply, Request, Response, Usage
 from components.client.reading import read
 from components.device import Execution
-from components.interpretation.contract import (
-    ExplainerServices,
-    LatentRecord,
-    PredictorServices,
-    Scorer,
-    ScorerServices,
-    Trials,
-)
+from components.interpretation.contract import LatentRecord, Scorer
 from components.interpretation.predictors.lexical import Lexical, LexicalConfig
+from components.interpretation.services import ExplainerServices, PredictorServices, ScorerServices
+from components.interpretation.trials import Trials
 from components.interpretation.windows import Texts, Vocabulary, Windows
 from components.model.text_encoder import TextEncoderConfig, TextEncoderReference
 

@@ -32,12 +32,13 @@ from pydantic import Field, PositiveInt
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from components.config import Config
-from components.interpretation.contract import Explanation, LatentRecord
+from components.interpretation.contract import LatentRecord
 from components.interpretation.dictionary_contract import (
     DictionaryScorer,
     DictionaryValue,
     dictionary_scorers,
 )
+from components.interpretation.explanation import Explanation
 from components.report.measure import Measure
 from components.seeds import numpy_generator
 from components.statistics import cluster_bootstrap

@@ -26,17 +26,13 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from components.client.contract import Message
 from components.config import Config, execution
-from components.interpretation.contract import (
-    Explanation,
-    LatentEvidence,
-    Most,
-    Predictor,
-    Question,
-    explainers,
-)
+from components.interpretation.contract import LatentEvidence, Predictor, explainers
+from components.interpretation.explanation import Explanation
 from components.interpretation.prompt import Prompt, path_of
+from components.interpretation.services import Most
 from components.interpretation.showing import chosen, line, lines_of, numbered
 from components.interpretation.tiling import ContextsConfig
+from components.interpretation.trials import Question
 from components.interpretation.windows import Windows
 from components.interpretation.writing import (
     TOGETHER,

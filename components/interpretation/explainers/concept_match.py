@@ -24,7 +24,8 @@ import numpy as np
 from pydantic import Field
 
 from components.config import Config
-from components.interpretation.contract import Explainer, Explanation, LatentEvidence, explainers
+from components.interpretation.contract import Explainer, LatentEvidence, explainers
+from components.interpretation.explanation import Explanation
 
 SECTION = "interpret.explainer_settings.concept_match"
 

@@ -12,7 +12,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from components.config import Config
-from components.interpretation.contract import Explainer, Explanation, LatentEvidence, explainers
+from components.interpretation.contract import Explainer, LatentEvidence, explainers
+from components.interpretation.explanation import Explanation
 
 
 class ConstantConfig(Config):

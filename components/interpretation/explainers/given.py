@@ -28,13 +28,8 @@ import polars as pl
 
 from components.config import Config
 from components.errors import LONGEST_QUOTATION, InputError
-from components.interpretation.contract import (
-    LONGEST_OF_ALL,
-    Explainer,
-    Explanation,
-    LatentEvidence,
-    explainers,
-)
+from components.interpretation.contract import Explainer, LatentEvidence, explainers
+from components.interpretation.explanation import LONGEST_OF_ALL, Explanation
 from components.paths import expanded
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,8 @@ from jaxtyping import Bool, Float
 from pydantic import Field, PositiveInt
 
 from components.config import Config
-from components.interpretation.contract import Explainer, Explanation, LatentEvidence, explainers
+from components.interpretation.contract import Explainer, LatentEvidence, explainers
+from components.interpretation.explanation import Explanation
 from components.interpretation.ngrams import SHAPES, Shape, incidences, numbered, term
 from components.interpretation.phrase import Term, write
 from components.interpretation.windows import Windows

@@ -16,7 +16,8 @@ from typing import ClassVar
 from pydantic import PositiveInt
 
 from components.config import Config
-from components.interpretation.contract import Explainer, Explanation, LatentEvidence, explainers
+from components.interpretation.contract import Explainer, LatentEvidence, explainers
+from components.interpretation.explanation import Explanation
 from components.interpretation.phrase import Term, write
 
 

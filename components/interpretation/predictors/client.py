@@ -29,18 +29,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from components.client.contract import MOST_LOGPROBS, Reply, Request
 from components.config import Config, execution
-from components.interpretation.contract import (
-    Answer,
-    Most,
-    Predictor,
-    Question,
-    Unit,
-    predictors,
-)
+from components.interpretation.contract import Predictor, predictors
 from components.interpretation.prompt import Prompt, path_of
 from components.interpretation.sample import TENTHS
+from components.interpretation.services import Most
 from components.interpretation.showing import line, numbered
 from components.interpretation.tiling import ContextsConfig
+from components.interpretation.trials import Answer, Question, Unit
 from components.interpretation.writing import tokens_of_windows, was_not_asked
 
 UNITS: tuple[Unit, ...] = ("windows", "marks", "choice", "tokens")

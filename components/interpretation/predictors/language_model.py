@@ -24,15 +24,10 @@ import numpy as np
 import torch
 
 from components.config import Config, execution
-from components.interpretation.contract import (
-    Answer,
-    Predictor,
-    PredictorServices,
-    Question,
-    Unit,
-    predictors,
-)
+from components.interpretation.contract import Predictor, predictors
+from components.interpretation.services import PredictorServices
 from components.interpretation.showing import line
+from components.interpretation.trials import Answer, Question, Unit
 from components.model.language_model import LanguageModel
 from components.model.reference import ModelConfig, ModelReference
 

@@ -17,8 +17,9 @@ import numpy as np
 from jaxtyping import Bool
 
 from components.config import Config
-from components.interpretation.contract import Answer, Predictor, Question, Unit, predictors
+from components.interpretation.contract import Predictor, predictors
 from components.interpretation.phrase import Term, read
+from components.interpretation.trials import Answer, Question, Unit
 from components.interpretation.windows import Texts
 
 

@@ -22,14 +22,9 @@ from jaxtyping import Float32
 from pydantic import NonNegativeInt
 
 from components.config import Config, execution
-from components.interpretation.contract import (
-    Answer,
-    Predictor,
-    PredictorServices,
-    Question,
-    Unit,
-    predictors,
-)
+from components.interpretation.contract import Predictor, predictors
+from components.interpretation.services import PredictorServices
+from components.interpretation.trials import Answer, Question, Unit
 from components.interpretation.windows import Texts
 from components.spelling import whole
 

@@ -23,15 +23,8 @@ import numpy as np
 
 from components.config import Config
 from components.interpretation import strata
-from components.interpretation.contract import (
-    Answer,
-    LatentRecord,
-    LatentScore,
-    Scorer,
-    Trials,
-    Unit,
-    scorers,
-)
+from components.interpretation.contract import LatentRecord, Scorer, scorers
+from components.interpretation.trials import Answer, LatentScore, Trials, Unit
 from components.report.measure import Measure
 from components.statistics import auroc_interval, auroc_of_answers
 

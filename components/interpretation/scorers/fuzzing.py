@@ -31,16 +31,8 @@ from jaxtyping import Bool, Int
 from pydantic import Field
 
 from components.config import Config
-from components.interpretation.contract import (
-    Answer,
-    LatentRecord,
-    LatentScore,
-    ScorePart,
-    Scorer,
-    Trials,
-    Unit,
-    scorers,
-)
+from components.interpretation.contract import LatentRecord, Scorer, scorers
+from components.interpretation.trials import Answer, LatentScore, ScorePart, Trials, Unit
 from components.interpretation.windows import Texts
 from components.report.measure import Measure
 from components.statistics import auroc_interval, auroc_of_answers

@@ -31,18 +31,10 @@ from jaxtyping import Float, Int
 from pydantic import Field, PositiveInt
 
 from components.config import Config, execution
-from components.interpretation.contract import (
-    Answer,
-    LatentRecord,
-    LatentScore,
-    ScorePart,
-    Scorer,
-    ScorerServices,
-    Trials,
-    Unit,
-    scorers,
-)
+from components.interpretation.contract import LatentRecord, Scorer, scorers
 from components.interpretation.openings import neutral, openings
+from components.interpretation.services import ScorerServices
+from components.interpretation.trials import Answer, LatentScore, ScorePart, Trials, Unit
 from components.interpretation.windows import Texts
 from components.model.divergence import ruler_of_vectors, strengths_for_budgets
 from components.model.generation import generate

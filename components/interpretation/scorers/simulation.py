@@ -24,16 +24,8 @@ from pydantic import PositiveInt
 
 from components.config import Config
 from components.interpretation import strata
-from components.interpretation.contract import (
-    Answer,
-    LatentRecord,
-    LatentScore,
-    ScorePart,
-    Scorer,
-    Trials,
-    Unit,
-    scorers,
-)
+from components.interpretation.contract import LatentRecord, Scorer, scorers
+from components.interpretation.trials import Answer, LatentScore, ScorePart, Trials, Unit
 from components.report.measure import Measure
 
 SPEARMAN = "spearman"
