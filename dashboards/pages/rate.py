@@ -6,11 +6,12 @@ import polars as pl
 import streamlit as st
 
 from components.report.agreement import agreement
+from components.report.tables import REPORT
 from components.seeds import numpy_generator
 from components.store.artifact import Artifact
 from components.store.notes import Notes
 from components.store.tables import CONTEXTS, EXPLANATION_SCORES, EXPLANATIONS
-from dashboards import notes, runs, tokens
+from dashboards import notes, panels, runs, tokens
 from dashboards.app import show
 from dashboards.markdown import plain
 from dashboards.runs import Experiment
@@ -30,6 +31,11 @@ def page(shown: Experiment) -> None:
             "interpret` makes it."
         )
         return
+    written = runs.table(EXPLANATIONS, interpret).filter(pl.col("explanation").is_not_null())
+    if written.is_empty():
+        measured = runs.table(REPORT, shown.report).filter(pl.col("stage") == "interpret")
+        panels.absent(measured, "No explanation was written in this experiment")
+        return
     left, right = st.columns([1, 3], vertical_alignment="bottom")
     with left:
         notes.ask_author()
@@ -37,7 +43,6 @@ def page(shown: Experiment) -> None:
     mine = kept.ratings().filter(
         pl.col("interpret") == interpret.key, pl.col("author") == notes.author()
     )
-    written = runs.table(EXPLANATIONS, interpret).filter(pl.col("explanation").is_not_null())
     order = written["latent"].unique().sort().to_list()
     numpy_generator(0, "blind", interpret.key, notes.author()).shuffle(order)
     skipped = st.session_state.setdefault(f"skipped {interpret.key}", set())
@@ -51,7 +56,7 @@ def page(shown: Experiment) -> None:
     if waiting:
         _latent(kept, interpret, written, waiting[0], skipped)
     else:
-        st.info("Nothing is left to rate." if order else "No explanation was written.")
+        st.info("Nothing is left to rate.")
     _agreement(kept.ratings(), interpret)
 
 

@@ -197,7 +197,7 @@ def test_every_page_shows_it(made: Made, page: str, monkeypatch: pytest.MonkeyPa
     assert all("training had not converged" in warning.value.lower() for warning in app.warning)
     told = [element.value for element in app.info]
     assert all("the activations come from a file" in sentence for sentence in told)
-    assert bool(told) == (page in ("overview", "explanations", "steering"))
+    assert bool(told) == (page in ("overview", "explanations", "rate", "steering"))
 
 
 def test_the_page_of_latents_names_the_documents_that_a_latent_is_strongest_on(
