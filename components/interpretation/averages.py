@@ -63,7 +63,7 @@ def difference_row(
         "n_failed": n_failed_of(ours),
         "baseline": 0.0,
         "baseline_name": "no difference from shuffled explanations",
-        "reason": both(missing_of(scores), None) if scores else NOBODY,
+        "reason": both(missing_of(scores), nothing_of(scores, floor)),
     }
 
 
@@ -76,6 +76,7 @@ def normalised_row(
 ) -> Row:
     """Mean above the floor as a share of the probe's, over the latents that have all three, as
     columns of a row of scores."""
+    lacking = nothing_of(scores, floor, probe)
     whole = [
         each for each in zip(scores, floor, probe, strict=True) if len(asked_of(each)) == len(each)
     ]
@@ -87,8 +88,8 @@ def normalised_row(
         "n": len(scores),
         "n_failed": n_failed_of(scores),
     }
-    if not scores:
-        return row | {"reason": NOBODY}
+    if not whole:
+        return row | {"reason": lacking or NOBODY}
     above, room = values_of(scores) - values_of(floor), values_of(probe) - values_of(floor)
     if room.mean() < LEAST_ROOM:
         little = f"the probe is {room.mean():.3f} above the floor, wanted at least {LEAST_ROOM}"
@@ -113,6 +114,18 @@ def missing_of(scores: Sequence[LatentScore]) -> str | None:
         return None
     n = f"{len(missing)} of {len(scores)} latents are missing"
     return f"{n}, the first because: {missing[0].reason}"
+
+
+def nothing_of(*sides: Sequence[LatentScore]) -> str | None:
+    """Why one of these has no score of any latent; None where each has."""
+    for scores in sides:
+        if not scores:
+            return NOBODY
+        if not asked_of(scores):
+            return (
+                f"none of {len(scores)} latents has a score, the first because: {scores[0].reason}"
+            )
+    return None
 
 
 def both(*reasons: str | None) -> str | None:

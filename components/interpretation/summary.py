@@ -38,6 +38,7 @@ from components.interpretation.averages import (
     missing_of,
     n_failed_of,
     normalised_row,
+    nothing_of,
     values_of,
 )
 from components.interpretation.contract import Explainer, Scorer, explainers, predictors
@@ -198,7 +199,7 @@ def _control_rows(
         others, scorer, mean(theirs.floor(key)), "its shuffled explanations"
     )
     difference = bounded(welch(values_of(scores), values_of(others))[0], *differences_of(scorer))
-    reason = None if scores and others else NOBODY
+    reason = lacking = nothing_of(scores, others)
     if missing := missing_of([*scores, *others]):
         reason = missing
     elif n_asked and n_failed == n_asked:
@@ -216,7 +217,7 @@ def _control_rows(
     pairs = Interval(None, None, None, len(ours) + len(other))
     if share is not None:
         pairs = auroc_interval(share, len(ours), len(other))
-    yield above | failed | ends(pairs) | {"reason": None if share is not None else NOBODY}
+    yield above | failed | ends(pairs) | {"reason": lacking}
 
 
 def _why_absent(control: ControlName, key: Key, given: bool) -> str:
@@ -294,5 +295,5 @@ def _stratum_row(
         "n_failed": n_failed_of(having),
         "baseline": baseline,
         "baseline_name": is_what,
-        "reason": both(missing_of(scores), absent) if scores else NOBODY,
+        "reason": both(missing_of(scores), absent or nothing_of(scores)),
     }
