@@ -124,12 +124,11 @@ def test_every_stage_runs_and_what_does_not_apply_says_why(chain: Chain) -> None
         "the model predicts no next token (capability causal_loss)"
     ]
     told = frame.filter(~pl.col("name").is_in(absent["name"].to_list()), pl.col("stage") != "steer")
-    assert (
-        told.filter(pl.col("measure").is_in(["fvu", "concepts_found", "detection"]))[
-            "value"
-        ].null_count()
-        == 0
-    )
+    measured = told.filter(pl.col("measure").is_in(["fvu", "concepts_found", "detection"]))
+    nulls = measured.filter(pl.col("value").is_null())
+    # of this tiny model every latent of the control may be active nearly everywhere
+    assert set(nulls["subject"]) <= {"untrained"}
+    assert nulls["reason"].str.contains("active in over a third").all()
 
 
 def test_a_document_has_the_activations_that_it_has_alone(chain: Chain) -> None:
