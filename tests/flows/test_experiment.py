@@ -151,7 +151,9 @@ def test_a_named_dictionary_brings_a_control_of_its_own_size(
     other = override(config, {"dictionary": trained.key, "train.dictionary.d_sae": "96"})
     with Chain(other, plain=True) as chain:
         assert (
-            chain.artifact("train", untrained=True).facts["d_sae"] == trained.facts["d_sae"] == 128
+            chain.artifact("train", control="untrained").facts["d_sae"]
+            == trained.facts["d_sae"]
+            == 128
         )
 
 
