@@ -51,7 +51,9 @@ def test_text_without_labels_ends_with_a_report(
         rows["evaluate.fvu"]["value"] is not None
         and rows["evaluate.loss_recovered.mean_ablation"]["value"] > 0
     )
-    assert rows["interpret.log_odds.detection"]["n"] == 3
+    assert rows["interpret.log_odds.simulation"]["n"] == 3
+    if not rows["interpret.log_odds.detection"]["n"]:  # a small dictionary is active everywhere
+        assert "active in over a third" in rows["interpret.log_odds.detection"]["reason"]
     reason = "the corpus labels no concept, so none can be judged"
     assert (rows["steer.gate.passed"]["value"], rows["steer.gate.passed"]["reason"]) == (
         None,

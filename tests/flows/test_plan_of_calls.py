@@ -85,6 +85,7 @@ def test_without_an_entry_that_asks_there_is_no_forecast(server: Server, tmp_pat
     offline = config(server, tmp_path, "interpret.explainers=[log_odds]")
     [step] = [step for step in plan.plan(offline, seconds=0) if step.stage == "interpret"]
     assert step.estimate.forecast is None
-    unset = resolve([f"execution.store={tmp_path / 'store'}", "execution.device=cpu"], TINY)
+    same_store = [f"execution.store={tmp_path / 'store'}", "execution.device=cpu"]
+    unset = resolve([*same_store, "interpret.explainers=[log_odds]"], TINY)
     [same] = [each for each in plan.plan(unset, seconds=0) if each.stage == "interpret"]
     assert same.key == step.key
