@@ -109,7 +109,7 @@ def rows(
         writer, reader = row["explainer"], row["predictor"]
         ours = is_one_model and row["role"] == "entry" and writer and reader
         if ours and explainers[writer].asks and predictors[reader].asks:
-            yield row | {"reason": both(row["reason"], ONE_MODEL)}
+            yield row | {"reason": both(row.get("reason"), ONE_MODEL)}
         else:
             yield row
 
