@@ -82,7 +82,7 @@ def find(
     """
     active = _active(codes, split, limit)
     counts = np.asarray(active.sum(0)).ravel()
-    columns, nearest = active.tocsc(), min(NEAREST, codes.d_sae - 1)
+    columns, nearest = active.tocsc(), max(0, min(NEAREST, codes.d_sae - 1))
     near = np.full((len(latents), nearest), -1, np.int64)
     jaccard = np.zeros((len(latents), nearest))
     for start in range(0, len(latents) if nearest else 0, AT_ONCE):
