@@ -100,7 +100,9 @@ def test_it_runs_through_every_later_stage_beside_an_untrained_one(
     with Chain(override(config, {"dictionary": imported.key}), plain=True) as chain:
         frame = REPORT.read(chain.artifact("report"))
         assert chain.artifact("train").key == imported.key
-        assert chain.artifact("train", control="untrained").facts["d_sae"] == imported.facts["d_sae"]
+        assert (
+            chain.artifact("train", control="untrained").facts["d_sae"] == imported.facts["d_sae"]
+        )
     assert set(frame["stage"]) == {"evaluate", "interpret", "steer"}
     assert (
         frame.filter(frame["name"] == "evaluate.loss_recovered.mean_ablation")["value"].null_count()
