@@ -21,18 +21,16 @@ import numpy as np
 from components.config import load, override
 from components.device import Execution
 from components.interpretation.config import InterpretConfig
-from components.interpretation.contexts import choose, cut_splits
+from components.interpretation.contexts import choose
 from components.interpretation.contract import explainers, predictors, scorers
 from components.interpretation.evidence import gather
 from components.interpretation.protocol import draw, explain, score
+from components.interpretation.run import Run
 from components.interpretation.services import ExplainerServices, PredictorServices, ScorerServices
 from components.interpretation.subject import Subject
-from components.interpretation.windows import Vocabulary
 from components.statistics import t_interval
-from components.store import tables
 from components.store.artifact import Store
 from components.store.lineage import source
-from components.store.shards import ActivationShards
 
 
 def finished(work: Generator[Any, None, Any]) -> Any:
@@ -51,17 +49,17 @@ def main(store: str, key: str, explainer: str, setting: str, *values: str) -> No
     corpus = source(made, "corpus")
     assert encoded and activations and corpus, "its inputs lie in the same store"
     subject = Subject.of_codes(encoded, config)
-    texts = dict(tables.VOCABULARY.read(corpus).iter_rows())
-    vocabulary = Vocabulary([texts.get(token, "") for token in range(max(texts) + 1)])
-    cut = cut_splits(ActivationShards(activations), vocabulary, config.contexts)
-    records = finished(choose(subject.codes, cut, subject.sample, config.seed))
-    asked = [dataclasses.replace(record, test=record.calibrate) for record in records]
     execution = Execution(device="cpu")
+    inputs = {"corpus": corpus, "activations": activations, "codes": encoded}
+    run = Run.of(config, inputs, execution)
+    records = list(finished(choose(subject.codes, run.cut, subject.sample, config.seed)).records())
+    # neither the test windows nor the pool, which is of the test split
+    asked = [dataclasses.replace(each, test=each.calibrate, pool=None) for each in records]
     reader = predictors["lexical"](
-        config.predictor_settings.lexical, PredictorServices(execution, config.seed, None, None)
+        config.predictor_settings.lexical, PredictorServices(execution, config.seed)
     )
     names = ("detection", "fuzzing", "simulation")
-    services = ScorerServices(execution, config.seed, None, None)
+    services = ScorerServices(execution, config.seed)
     measuring = {n: scorers[n](getattr(config.scorer_settings, n), services) for n in names}
     trials = {name: draw(scorer, asked, config.seed) for name, scorer in measuring.items()}
     print(f"| `{setting}` | explained | {' | '.join(names)} |")
@@ -69,14 +67,16 @@ def main(store: str, key: str, explainer: str, setting: str, *values: str) -> No
     for value in values:
         settings = override(getattr(config.explainer_settings, explainer), {setting: float(value)})
         writer = explainers[explainer](
-            settings, ExplainerServices(execution, config.seed, None, reader, config.longest)
+            settings,
+            ExplainerServices(execution, config.seed, predictor=reader, longest=config.longest),
         )
         evidence = gather(records, subject.statistics, None)
         written = finished(explain(explainer, writer, records, evidence))
         cells = [value, f"{sum(each.text is not None for each in written)} of {len(written)}"]
         for name, scorer in measuring.items():
             work = score(explainer, asked, trials[name], written, scorer, reader, config.seed)
-            mean = t_interval(np.array([each.value for each in finished(work)]))
+            values_there = [each.value for each in finished(work) if each.value is not None]
+            mean = t_interval(np.array(values_there))
             cells.append(f"{mean.value:.3f} ({mean.low:.3f} to {mean.high:.3f})")
         print(f"| {' | '.join(cells)} |", flush=True)
 

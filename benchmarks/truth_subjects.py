@@ -8,7 +8,7 @@ far as the latent follows the concept.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ import polars as pl
 import scipy.sparse
 import torch
 
+from benchmarks.explainer_setting import finished
 from components.concept.labels import concept_names, document_labels, token_labels
 from components.config import Config
 from components.interpretation.contexts import SPLITS, choose
@@ -199,12 +200,3 @@ def _subjects(
         for record in chosen.records()
         if record.reason is None
     ]
-
-
-def finished(work: Generator[Any, None, Any]) -> Any:
-    """What a generator returns, once it has run to its end."""
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return end.value

@@ -220,7 +220,8 @@ def interpret_latents(
         asked = [records[number] for number in order]
         evidence = gather(asked, statistics, labels)
         said = yield from _marked(mark, explain(name, explainer, asked, evidence))
-        written[name] = [said[order.index(number)] for number in range(len(records))]
+        by_number = dict(zip(order, said, strict=True))
+        written[name] = [by_number[number] for number in range(len(records))]
     read: dict[tuple[str, str], Sequence[Explanation]]
     read = {(explainers[name].role, name): each for name, each in written.items()}
     for name, explanations in written.items():

@@ -161,6 +161,14 @@ class Evidence:
         """Mean activation norm where to steer."""
         return self.units[self.hook_point]
 
+    def one_sided(self, column: int) -> str | None:
+        """Why there is no contrast of tokens with and without a concept; None where there is."""
+        n_rows, n_inside = self.labels.get_shape()[0], int(self.labels[:, column].sum())
+        if 0 < n_inside < n_rows:
+            return None
+        which = "no" if n_inside == 0 else "every"
+        return f"{which} token of the select split has the concept"
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MethodServices(Services):

@@ -43,14 +43,6 @@ class Moments:
                 second += block.T @ block
         return cls(n_rows, np.asarray(labels.sum(0)).ravel(), inside, total, second)
 
-    def one_sided(self, column: int) -> str | None:
-        """Why there is no difference of means for a concept; None where there is one."""
-        n = self.n_inside[column]
-        if n in (0, self.n_rows):
-            which = "no" if n == 0 else "every"
-            return f"{which} token of the select split has the concept"
-        return None
-
     def difference(self, column: int) -> Float[np.ndarray, " d_in"]:
         """Mean of the concept's tokens minus mean of all others."""
         n, inside = self.n_inside[column], self.inside[column]

@@ -14,18 +14,8 @@ from streamlit.testing.v1 import AppTest
 from components.store.artifact import Store
 from dashboards.markdown import code, plain, sentence
 from tests.dashboards import conftest
+from tests.dashboards.pages import PAGES
 
-PAGES = (
-    "overview",
-    "compare",
-    "training",
-    "latents",
-    "explanations",
-    "map",
-    "rate",
-    "steering",
-    "lineage",
-)
 HOSTILE = "[/b] _g_ $x$ <b>q</b> **s** `c` ~~d~~ :smile: :red[h] | [l](http://e.com) &amp; \\"
 TEXTS = [
     HOSTILE, "**bold", "_a", "__init__", "`", "``x`` `", "\\", "a\\_b", "1. one", "12) x", "# h", "- l", "+ l", "> q", "===",

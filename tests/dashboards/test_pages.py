@@ -24,20 +24,10 @@ from dashboards import listing, runs
 from dashboards.__main__ import read_ahead
 from dashboards.markdown import code
 from tests.dashboards.conftest import make
+from tests.dashboards.pages import PAGES
 from tests.report.rows import MEASURES
 
 APP = Path(__file__).resolve().parents[2] / "dashboards" / "app.py"
-PAGES = (
-    "overview",
-    "compare",
-    "training",
-    "latents",
-    "explanations",
-    "map",
-    "rate",
-    "steering",
-    "lineage",
-)
 Open = Callable[..., AppTest]
 
 

@@ -30,21 +30,11 @@ from flows import plan
 from flows.chain import Chain
 from flows.live.bench import Sources
 from flows.sweep import compare
+from tests.dashboards.pages import PAGES
 from tests.flows.conftest import REPOSITORY, commands
 
 pytestmark = pytest.mark.timeout(300)
 N, WIDTH, DIRECTIONS, ROWS = 4000, 16, 48, 40
-PAGES = (
-    "overview",
-    "compare",
-    "training",
-    "latents",
-    "explanations",
-    "map",
-    "rate",
-    "steering",
-    "lineage",
-)
 COMMANDS = {  # those of the page: without a table of provenance and with one
     "provenance" if any("provenance" in argument for argument in command) else "alone": command
     for command in commands("other-models.md")

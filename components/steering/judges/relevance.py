@@ -80,10 +80,10 @@ class Relevance(Judge):
                 own = Prompt.of(self.services.model, -1, text.prompt)
                 rows += [(number, prompt) for prompt in (own, *others)]
         losses = self._losses(rows, [tuple(each.ids) for each in encoded])
-        for number in {number for number, _ in rows}:
-            own, *others = [
-                loss for (of, _), loss in zip(rows, losses, strict=True) if of == number
-            ]
+        by_text: dict[int, list[float]] = {}
+        for (number, _), loss in zip(rows, losses, strict=True):
+            by_text.setdefault(number, []).append(loss)
+        for number, (own, *others) in by_text.items():
             worse = [float(own < other) + 0.5 * float(own == other) for other in others]
             values[number] = max(0.0, (float(np.mean(worse)) - 0.5) / 0.5)
         return Verdicts(np.repeat(values[:, None], n_concepts, axis=1), reasons)

@@ -38,14 +38,10 @@ class LinearProbe(SteeringMethod):
 
     def candidates(self, evidence: Evidence) -> Iterator[Candidate]:
         """One direction for each concept."""
-        n_rows, _ = evidence.labels.get_shape()
-        n_inside = evidence.labels.astype(float).sum(0).A1  # type: ignore[union-attr]
         x = torch.cat([block.float() for _, block in evidence.batches(evidence.hook_point)])
         probe = fit_probe(x, evidence.labels)
         for column, concept in enumerate(evidence.concepts):
-            if n_inside[column] in (0, n_rows):
-                which = "no" if n_inside[column] == 0 else "every"
-                reason = f"{which} token of the select split has the concept"
+            if reason := evidence.one_sided(column):
                 yield Candidate(concept.name, 0, None, reason=reason)
                 continue
             steering = AddVector.along(evidence.hook_point, probe.weight[column], evidence.unit)

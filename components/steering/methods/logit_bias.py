@@ -87,16 +87,10 @@ class LogitBias(SteeringMethod):
     def candidates(self, evidence: Evidence) -> Iterator[Candidate]:
         """The words of each concept."""
         for column, concept in enumerate(evidence.concepts):
-            inside = evidence.labels[:, column].toarray().ravel().astype(bool)
-            if inside.all() or not inside.any():
-                which = "every" if inside.all() else "no"
-                yield Candidate(
-                    concept.name,
-                    0,
-                    None,
-                    reason=f"{which} token of the select split has the concept",
-                )
+            if reason := evidence.one_sided(column):
+                yield Candidate(concept.name, 0, None, reason=reason)
                 continue
+            inside = evidence.labels[:, column].toarray().ravel().astype(bool)
             z = log_odds(evidence.token, inside)
             words = np.argsort(-z, kind="stable")[: self.settings.n_words]
             words = words[z[words] > 0]

@@ -40,7 +40,7 @@ class MeanDifference(SteeringMethod):
         """One direction for each concept."""
         moments = Moments.of(evidence)
         for column, concept in enumerate(evidence.concepts):
-            if reason := moments.one_sided(column):
+            if reason := evidence.one_sided(column):
                 yield Candidate(concept.name, 0, None, reason=reason)
                 continue
             difference = torch.from_numpy(moments.difference(column))

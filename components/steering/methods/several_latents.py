@@ -56,12 +56,10 @@ class SeveralLatents(SteeringMethod):
         n_inside = np.asarray(labels.sum(0)).ravel()
         inside = np.asarray((labels.T @ codes).todense())
         for column, concept in enumerate(evidence.concepts):
-            n = n_inside[column]
-            if n in (0, n_rows):
-                which = "no" if n == 0 else "every"
-                reason = f"{which} token of the select split has the concept"
+            if reason := evidence.one_sided(column):
                 yield Candidate(concept.name, 0, None, reason=reason)
                 continue
+            n = n_inside[column]
             difference = inside[column] / n - (total - inside[column]) / (n_rows - n)
             strongest = np.argsort(-np.abs(difference), kind="stable")[: self.settings.n_latents]
             weights = torch.from_numpy(difference[strongest]).to(decoder)

@@ -49,7 +49,7 @@ class WhitenedMeanDifference(SteeringMethod):
         """One direction for each concept."""
         moments = Moments.of(evidence, products=True)
         for column, concept in enumerate(evidence.concepts):
-            if reason := moments.one_sided(column):
+            if reason := evidence.one_sided(column):
                 yield Candidate(concept.name, 0, None, reason=reason)
                 continue
             covariance = moments.covariance_within(column)
