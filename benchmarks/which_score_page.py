@@ -107,7 +107,7 @@ def verdict(shares: Iterable[Any], reliable: Iterable[Any]) -> str:
     lacks = []
     asked = [row["told"].share for row in shares if row and row["told"].share.value is not None]
     if any(share.low is None or share.low <= 0.5 for share in asked):
-        lacks.append("does not tell right from wrong")
+        lacks.append("not shown to tell right from wrong")
     drawn = [row["agreement"] for row in reliable if row]
     if any(each.value is None or each.value < worth.LEAST_RELIABILITY for each in drawn):
         lacks.append("changes with the draw")

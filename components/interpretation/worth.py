@@ -17,7 +17,7 @@ from components.interpretation import protocol, truth
 from components.interpretation.contract import LatentRecord, Predictor, Scorer
 from components.interpretation.explanation import Explanation
 from components.interpretation.trials import LatentScore
-from components.statistics import ABSENT, Interval, clustered_t_interval
+from components.statistics import ABSENT, Interval, bounded, clustered_t_interval
 from components.store.stage import Progress
 
 LEAST_RELIABILITY = 0.5
@@ -152,7 +152,7 @@ def _explanation(text: str | None) -> Explanation:
 def _share(shares: Sequence[float], families: Sequence[str]) -> Interval:
     if not shares:
         return ABSENT
-    return clustered_t_interval(np.array(shares), np.array(families))
+    return bounded(clustered_t_interval(np.array(shares), np.array(families)), 0, 1)
 
 
 def _spearman(both: Float[np.ndarray, "latent 2"]) -> float | None:
