@@ -15,11 +15,11 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from components.client.account import CALLS
 from components.report.tables import COMPARISON
 from components.store import maps
 from components.store.artifact import Store, digest
 from components.store.notes import Notes
+from components.store.tables import CALLS
 from dashboards import listing, runs
 from dashboards.__main__ import read_ahead
 from dashboards.markdown import code
