@@ -79,13 +79,17 @@ class Concept:
 
     Attributes:
         name: as in the concepts table.
-        kind: surface, contextual or document.
+        kind: surface, contextual or document; what is no labelled concept has a kind of its own.
         unit: token, or document.
+        latent: the latent that is the target itself; None where it is none.
+        text: the target in words (an explanation, a sentence); None where nobody gave any.
     """
 
     name: str
     kind: str
     unit: str
+    latent: int | None = None
+    text: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,7 +265,7 @@ class Material:
     """What judges are fitted on.
 
     Attributes:
-        concepts: names, in the order of the label columns.
+        targets: what is steered towards, in the order of the label columns.
         judge: real passages to learn from.
         calibrate: real passages to calibrate on.
         validate: real passages to test the judge itself on.
@@ -269,12 +273,17 @@ class Material:
         seed: for judges that draw.
     """
 
-    concepts: Sequence[str]
+    targets: Sequence[Concept]
     judge: Passages
     calibrate: Passages
     validate: Passages
     unsteered: Sequence[Continuation]
     seed: int
+
+    @property
+    def concepts(self) -> list[str]:
+        """Names of the targets."""
+        return [target.name for target in self.targets]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

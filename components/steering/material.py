@@ -65,7 +65,7 @@ def read_material(
             tokenizer.batch_decode(pieces.tokens, skip_special_tokens=True) if pieces.tokens else []
         )
         passages[split] = Passages(texts, pieces.labels, nll)
-    return Material([c.name for c in concepts], **passages, unsteered=unsteered, seed=config.seed)
+    return Material(concepts, **passages, unsteered=unsteered, seed=config.seed)
 
 
 def too_short(material: Material) -> str | None:

@@ -17,6 +17,7 @@ from components.model.intervention import logits_under
 from components.model.language_model import LanguageModel
 from components.steering.contract import (
     Candidate,
+    Concept,
     Continuation,
     Evidence,
     Judge,
@@ -163,7 +164,17 @@ def judge(name: str) -> Judge:
         Continuation(text, 4, nll)
         for text, nll in zip(texts, np.linspace(1, 2, len(texts)), strict=True)
     ]
-    return fitted(name, Material(["one", "none"], passages, passages, passages, plain, 0))
+    return fitted(
+        name,
+        Material(
+            [Concept("one", "surface", "token"), Concept("none", "surface", "token")],
+            passages,
+            passages,
+            passages,
+            plain,
+            0,
+        ),
+    )
 
 
 TEXTS = [

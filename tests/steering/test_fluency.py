@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from components.steering.contract import Continuation, Material, Passages
+from components.steering.contract import Concept, Continuation, Material, Passages
 from components.steering.judges.fluency import Fluency
 from tests.steering.world import fitted
 
@@ -28,7 +28,14 @@ def material(real: np.ndarray, labels: np.ndarray) -> Material:
     none = Passages([], np.zeros((0, labels.shape[1]), bool), np.zeros(0))
     judge = Passages(["a"] * len(real), labels, real)
     plain = [text(nll) for nll in np.linspace(1, 2, 101)]
-    return Material(["one", "few"], judge, none, none, plain, 0)
+    return Material(
+        [Concept("one", "surface", "token"), Concept("few", "surface", "token")],
+        judge,
+        none,
+        none,
+        plain,
+        0,
+    )
 
 
 @pytest.fixture

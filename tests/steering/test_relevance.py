@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from components.steering.contract import Continuation, JudgeServices, Material, Passages
+from components.steering.contract import Concept, Continuation, JudgeServices, Material, Passages
 from components.steering.judges.relevance import Relevance, RelevanceConfig
 from tests.steering.conftest import Bench
 from tests.steering.world import CPU, evidence
@@ -13,7 +13,14 @@ from tests.steering.world import CPU, evidence
 def material(prompts: list[str]) -> Material:
     none = Passages([], np.zeros((0, 2), bool), np.zeros(0))
     plain = [Continuation("the cat", 2, 1.0, prompt=prompt) for prompt in prompts]
-    return Material(["one", "two"], none, none, none, plain, 0)
+    return Material(
+        [Concept("one", "surface", "token"), Concept("two", "surface", "token")],
+        none,
+        none,
+        none,
+        plain,
+        0,
+    )
 
 
 def judge(bench: Bench, prompts: list[str]) -> Relevance:
