@@ -10,11 +10,13 @@ from typing import Any
 import polars as pl
 
 from components.steering.contract import Concept
-from components.store.judgements import COMPOSITE
+from components.store.judgements import AGAIN, COMPOSITE
 
-KINDS = ("document", "contextual", "surface")
+KINDS = ("document", "contextual", "surface", "latent", "set")
 UNTRAINED = "untrained"
 """What tables call a method that the untrained dictionary goes through."""
+CONTROLS = "controls"
+"""What tables call the mean of the controls that went through a method's choice."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Comparison:
         limit: that not all concepts of the corpus are candidates, where that is so.
         ungraded: names whose steerings have no strength: they stand at no budget.
         judges: whose own scores stand beside composite and uplift (`SteerConfig.beside`).
+        headline_budget: the budget at which methods are tested together.
+        again: whether plain text from other seeds stands beside the methods (`AGAIN`).
     """
 
     concepts: Sequence[Concept]
@@ -60,6 +64,8 @@ class Comparison:
     limit: str | None = None
     ungraded: frozenset[str] = frozenset()
     judges: Sequence[str] = ("fluency",)
+    headline_budget: float = 0.2
+    again: bool = False
 
     @property
     def measures(self) -> list[str]:
@@ -79,11 +85,12 @@ class Comparison:
         names = [*self.methods, *self.controls]
         graded = [name for name in names if name not in self.ungraded]
         rest = [name for name in names if name in self.ungraded]
+        rest += [AGAIN] if self.again else []
         return [*((budget, graded) for budget in self.budgets), *([(None, rest)] if rest else [])]
 
     def who(self, method: str) -> dict[str, str | None]:
         """Of which entry the rows of a method are, and what they are to it."""
-        if method in self.controls:
+        if method in (*self.controls, AGAIN):
             return {"entry": method, "subject": None, "role": "floor"}
         bare = next((entry for entry, name in self.untrained.items() if name == method), None)
         if bare:

@@ -7,26 +7,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from components.concept.gate import ProbeGate
-from components.config import Config, execution, names_of, refuse_unused, settings_of
+from components.config import Config, execution, names_of, refuse_unused, settings_of, union_of
 from components.errors import ConfigError
 from components.registry import Registry
 from components.steering.comparison import UNTRAINED
 from components.steering.composite import FLUENCY
 from components.steering.contract import SteeringMethod, judges, methods
 from components.steering.measures import MEASURES
+from components.steering.targeting import Targets, targets
+from components.steering.targets.labels import LabelsConfig
 from components.store.judgements import TAKEN, UNSTEERED
 
 if TYPE_CHECKING:
     MethodName = JudgeName = str
-    MethodSettings = JudgeSettings = Any
+    MethodSettings = JudgeSettings = TargetsChoice = Any
 else:
     MethodName, JudgeName = names_of(methods), names_of(judges)
     MethodSettings, JudgeSettings = settings_of(methods), settings_of(judges)
+    TargetsChoice = union_of(targets)
 
 
 class SteerConfig(Config):
     """Steering methods, their strengths, and who judges."""
 
+    targets: TargetsChoice = LabelsConfig()
+    """What is steered towards: labelled concepts, latents of the dictionary, sets of texts, or
+    latents that a sentence names."""
     methods: list[MethodName] = Field(
         default=["add_direction", "mean_difference", "random_direction"], min_length=1
     )
@@ -41,9 +47,12 @@ class SteerConfig(Config):
     judge_settings: JudgeSettings = Field(default_factory=JudgeSettings)
     """Settings of each judge, by its name."""
     kl_budgets: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
-        default=[0.1], min_length=1
+        default=[0.2], min_length=1
     )
-    """What steering may cost on neutral text, nats a token; methods are compared at equal cost."""
+    """What steering may cost: KL(steered, plain) of the predictions of the tokens that it writes
+    after validate prompts, nats a token; methods are compared at equal cost."""
+    headline_budget: float = Field(0.2, gt=0, allow_inf_nan=False)
+    """The budget at which methods are tested together; where kl_budgets lacks it, none is."""
     concepts: list[str] = Field(default=["*"], min_length=1)
     """Patterns of the names of concepts to steer towards, such as topic.*."""
     max_concepts_per_family: NonNegativeInt = 4
@@ -62,8 +71,8 @@ class SteerConfig(Config):
     temperature: float = Field(1.0, ge=0)
     """Of sampling; 0 takes the likeliest token."""
     neutral_tokens: PositiveInt = 2048
-    """Tokens of neutral text on which strengths are set; what they cost is then measured on other
-    neutral text."""
+    """Tokens of neutral text on which the search for strengths begins; side effects are then
+    measured on other neutral text."""
     neutral_length: PositiveInt = 64
     """Tokens taken from the beginning of each neutral context."""
     band_texts: PositiveInt = 256
@@ -76,9 +85,7 @@ class SteerConfig(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> SteerConfig:
-        if taken := [
-            name for name in self.methods if name == UNSTEERED or name.startswith(UNTRAINED)
-        ]:
+        if taken := [name for name in self.methods if name.startswith((UNSTEERED, UNTRAINED))]:
             raise ConfigError(
                 f"a steering method may not be called {taken[0]!r}: tables call a control so; "
                 "rename its file"
@@ -104,6 +111,11 @@ class SteerConfig(Config):
         """Judges beside the one that measures; fluency also where it is not listed: its score is
         then absent."""
         return [name for name in dict.fromkeys([FLUENCY, *self.judges]) if name != self.measure]
+
+    @property
+    def targeted(self) -> Targets:
+        """The kind of target with its settings."""
+        return targets[self.targets.kind](self.targets)
 
     def tables(self) -> list[tuple[Registry[Any], list[str], Any]]:
         """Methods and judges: the registry, the names that are listed, and the settings of each

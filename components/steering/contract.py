@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 import scipy.sparse
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -142,6 +143,10 @@ class Evidence:
         stand_ins: how many more steerings a control proposes, of which chance chooses as a method
             chooses: the most candidates that a method proposes for one concept; 0 where none has a
             choice.
+        without: tokens that are known to be without each concept, where not every token without a
+            label is; None where every one is. Methods then get the evidence of one concept at a
+            time (`alone`), and controls this one.
+        select_rows: which captured tokens of the select split these rows are; None for all of them.
     """
 
     concepts: Sequence[Concept]
@@ -159,6 +164,45 @@ class Evidence:
     dictionary: Dictionary | None
     d_in: int
     stand_ins: int = 0
+    without: scipy.sparse.csc_matrix | None = None
+    select_rows: Int[np.ndarray, " token"] | None = None
+
+    def alone(self, column: int) -> Evidence:
+        """The evidence of one concept: tokens with it and tokens known to be without it; all others
+        are left out.
+
+        What hangs together (neighbours in a document, all with the concept or all without) is a
+        document of its own.
+        """
+        if self.without is None:
+            raise ValueError("every token without a label is without the concept")
+        inside = self.labels[:, [column]].toarray().ravel().astype(bool)
+        rows = np.flatnonzero(inside | self.without[:, [column]].toarray().ravel().astype(bool))
+        inside, document = inside[rows], self.document[rows]
+        begins = np.ones(len(rows), dtype=bool)
+        begins[1:] = (np.diff(rows) > 1) | (np.diff(document) != 0) | (inside[1:] != inside[:-1])
+        taken = torch.from_numpy(rows)
+
+        def batches(hook_point: str) -> Iterator[tuple[int, Tensor]]:
+            done = 0
+            for start, x in self.batches(hook_point):
+                here = taken[(taken >= start) & (taken < start + len(x))] - start
+                yield done, x[here]
+                done += len(here)
+
+        return dataclasses.replace(
+            self,
+            concepts=[self.concepts[column]],
+            labels=scipy.sparse.csc_matrix(inside[:, None]),
+            without=None,
+            token=self.token[rows],
+            document=np.cumsum(begins) - 1,
+            document_labels=scipy.sparse.csc_matrix(inside[begins][:, None]),
+            batches=batches,
+            pairs=self.pairs.filter(pl.col("concept") == self.concepts[column].name),
+            codes=None if self.codes is None else self.codes[rows],
+            select_rows=rows if self.select_rows is None else self.select_rows[rows],
+        )
 
     @property
     def unit(self) -> float:

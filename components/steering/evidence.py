@@ -72,11 +72,17 @@ def of_untrained(evidence: Evidence, codes: Artifact | None) -> tuple[Evidence |
     if artifact is None:
         return None, f"the untrained dictionary {key} is not in the store of its codes {codes.key}"
     dictionary, shards = Dictionary.load(artifact), CodeShards(codes)
-    same_place = evidence.hook_point in dictionary.writes
-    if not same_place or shards.n_rows("select") != len(evidence.document):
+    rows, n_rows = evidence.select_rows, shards.n_rows("select")
+    same_rows = n_rows == len(evidence.document) if rows is None else rows.max(initial=-1) < n_rows
+    if evidence.hook_point not in dictionary.writes or not same_rows:
         return None, f"the untrained dictionary {key} is of other activations"
+    matrix = shards.codes("select").matrix()
     return dataclasses.replace(
-        evidence, codes=shards.codes("select").matrix(), dictionary=dictionary
+        evidence,
+        # a latent of the trained dictionary has no counterpart here: one is looked for
+        concepts=[dataclasses.replace(each, latent=None) for each in evidence.concepts],
+        codes=matrix if rows is None else matrix[rows],
+        dictionary=dictionary,
     ), None
 
 

@@ -21,7 +21,7 @@ from components.steering.contract import Continuation, Verdicts
 from components.steering.panel import Panel
 from components.steering.writer import Job
 from components.store import tables
-from components.store.judgements import COMPOSITE, UNPAIRED, UNSTEERED, judged
+from components.store.judgements import AGAIN, COMPOSITE, UNPAIRED, UNSTEERED, judged
 
 Place = tuple[str, str | None, int, float | None]
 """Method, concept, replicate and budget of a text."""
@@ -67,6 +67,12 @@ class Ledger:
         for job, values in zip(jobs, verdicts[self.panel.measure].values, strict=True):
             self._plain[job.prompt.number, job.sample] = values
         self._enter(split, [(UNSTEERED, None, 0, None)] * len(jobs), jobs, texts, verdicts)
+
+    def add_again(self, split: str, jobs: Sequence[Job], texts: Sequence[Continuation]) -> None:
+        """Enters plain text from other seeds as if something had steered it: `jobs` are those of
+        the plain text that it stands beside."""
+        places: list[Place] = [(AGAIN, None, 0, None)] * len(jobs)
+        self._enter(split, places, jobs, texts, self.panel.verdicts(texts))
 
     def add_steered(
         self, split: str, jobs: Sequence[tuple[Steered, Job]], texts: Sequence[Continuation]

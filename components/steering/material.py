@@ -12,8 +12,8 @@ import polars as pl
 from components.corpus.encoding import Encoder
 from components.errors import InputError
 from components.model.language_model import LanguageModel
-from components.steering.contract import Concept, Continuation, Material, Passages
-from components.steering.passages import cut
+from components.steering.contract import Continuation, Material, Passages
+from components.steering.targeting import Targeted
 from components.steering.writer import Prompt, Writer
 from components.store import tables
 from components.store.artifact import Artifact
@@ -41,8 +41,7 @@ def read_prompts(
 
 
 def read_material(
-    corpus: Artifact,
-    concepts: Sequence[Concept],
+    targeted: Targeted,
     writer: Writer,
     prompts: Sequence[Prompt],
     unsteered: Sequence[Continuation],
@@ -54,7 +53,7 @@ def read_material(
     opening = int(np.median([len(prompt.tokens) for prompt in prompts])) - len(head)
     passages = {}
     for split in ("judge", "calibrate", "validate"):
-        pieces = cut(corpus, split, concepts, opening, config.max_new_tokens)
+        pieces = targeted.cut(split, opening, config.max_new_tokens)
         nll = np.full(len(pieces.tokens), np.nan)
         measured = list(pieces.openings)[: config.band_texts] if split == "judge" else []
         if measured:
@@ -65,7 +64,7 @@ def read_material(
             tokenizer.batch_decode(pieces.tokens, skip_special_tokens=True) if pieces.tokens else []
         )
         passages[split] = Passages(texts, pieces.labels, nll)
-    return Material(concepts, **passages, unsteered=unsteered, seed=config.seed)
+    return Material(targeted.concepts, **passages, unsteered=unsteered, seed=config.seed)
 
 
 def too_short(material: Material) -> str | None:

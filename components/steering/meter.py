@@ -7,6 +7,7 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from components.steering.strength import EXPECTED_ROUNDS
 from components.store.stage import Progress
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Meter:
         tested: tokens for one of a test prompt, read once more to measure what the steering costs
             on it.
         calibration: tokens for one steering: about four measurements on neutral text for each
-            budget.
+            budget, and a few rounds of text after validate prompts.
     """
 
     def __init__(
@@ -44,7 +45,10 @@ class Meter:
         self._n = {split: len(of_split) * config.n_samples for split, of_split in prompts.items()}
         longest = max(len(prompt.tokens) for of_split in prompts.values() for prompt in of_split)
         self.continuation, self.tested = (n * (longest + config.max_new_tokens) for n in (2, 3))
-        self.calibration = 4 * config.neutral_tokens * len(config.kl_budgets)
+        n_budgets = len(config.kl_budgets)
+        self.bracket = 4 * config.neutral_tokens * n_budgets
+        rounds = round(EXPECTED_ROUNDS * n_budgets * self._n["validate"])
+        self.calibration = self.bracket + rounds * self.tested
         most = max((n for kind, n in self._entries if not kind.control), default=0)
         self.stand_ins = most if most > 1 else 0
 
@@ -74,11 +78,10 @@ class Meter:
                 n_validated += steerings * n_budgets * validate * (at_most > 1)
                 n_tested += concepts * n_budgets * test
             directions += steerings
-        self.texts, self.directions = n_plain + test + n_validated + n_tested, directions
+        self.texts, self.directions = n_plain + 2 * test + n_validated + n_tested, directions
         self.rows = n_read + n_validated + n_tested
-        self.total = (
-            directions * self.calibration + (n_plain + test + n_validated) * self.continuation
-        )
+        # text after validate prompts is written while strengths are set, and kept
+        self.total = directions * self.calibration + (n_plain + 2 * test) * self.continuation
         self.total += n_tested * self.tested
         return (
             f"at most {self.total:,} tokens for {n_concepts} concepts: strengths of "

@@ -10,7 +10,7 @@ its document has it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import scipy.sparse
@@ -40,9 +40,21 @@ class Cut:
 
 
 def cut(
-    corpus: Artifact, split: str, concepts: Sequence[Concept], opening: int, length: int
+    corpus: Artifact,
+    split: str,
+    labelled: Callable[[Mapping[str, Tensor]], scipy.sparse.spmatrix],
+    opening: int,
+    length: int,
 ) -> Cut:
-    """Cuts every document of a split; what is shorter than half a continuation is left out."""
+    """Cuts every document of a split; what is shorter than half a continuation is left out.
+
+    Args:
+        corpus: the corpus.
+        split: of it.
+        labelled: (document and position of rows) -> which rows have which target.
+        opening: tokens before the first passage of a document.
+        length: tokens of a passage.
+    """
     parts = contexts(corpus, split)
     kept = (parts["document"] >= 0).flatten()
     document, position, token = (
@@ -61,7 +73,7 @@ def cut(
             if start == begin + opening:
                 openings[len(spans)] = token[begin:start].tolist()
             spans.append((start, stop))
-    rows = row_labels(corpus, {"document": document, "position": position}, split, concepts)
+    rows = scipy.sparse.csr_matrix(labelled({"document": document, "position": position}))
     inside = [np.arange(*span) for span in spans]
     indices = np.concatenate(inside) if inside else np.zeros(0, np.int64)
     offsets = np.cumsum([0, *map(len, inside)])

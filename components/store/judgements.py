@@ -13,6 +13,8 @@ from components.store.tables import GENERATIONS, STEERED
 
 UNSTEERED = "unsteered"
 """The method of text that nothing steered."""
+AGAIN = "unsteered_again"
+"""The same from other seeds, measured as if something had steered it: what luck alone gains."""
 COMPOSITE = "composite"
 """The judge whose value is made of others': the harmonic mean of the gain in the measured judge's
 value and of fluency."""

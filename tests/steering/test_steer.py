@@ -243,7 +243,9 @@ def test_a_corpus_without_concepts_leaves_one_absent_score_with_the_reason(
     inputs = bench.inputs | {"corpus": unlabelled}
     work = STEER.make(tmp_path, CONFIG, inputs, CPU)
     said = [progress.message for progress in work]
-    assert said == ["nothing to steer: the corpus labels no concept, so none can be judged"]
+    (told,) = said
+    assert told.startswith("nothing to steer: the corpus labels no concept, so none can be judged")
+    assert "steer.targets.kind=latents" in told
     (row,) = pl.read_parquet(tmp_path / "scores.parquet").to_dicts()
     assert (row["name"], row["value"], row["n"]) == ("steer.gate.passed", None, 0)
     assert row["reason"] == "the corpus labels no concept, so none can be judged"
@@ -514,7 +516,10 @@ def test_settings_enter_the_key_as_in_older_files_and_a_default_that_is_spelled_
     }
     assert key_of(STEER, load(SteerConfig, spelled), bench.inputs) == bare
     changed = load(SteerConfig, {"method_settings": {"add_direction": {"n_candidates": 2}}})
-    assert canonical(changed) == {"method_settings": {"add_direction": {"n_candidates": 2}}}
+    assert canonical(changed) == {
+        "targets": {"kind": "labels"},
+        "method_settings": {"add_direction": {"n_candidates": 2}},
+    }
     assert key_of(STEER, changed, bench.inputs) != bare
 
 
@@ -543,6 +548,7 @@ def test_the_key_knows_the_versions_of_methods_and_judges() -> None:
     assert dict(STEER.entries(SteerConfig(methods=["mean_difference"], judges=["concept"]))) == {
         "steering method.mean_difference": 1,
         "judge.concept": 1,
+        "targets.labels": 1,
         "probe": 1,
         "classifier": 1,
     }

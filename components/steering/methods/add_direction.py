@@ -5,7 +5,8 @@ The latent's rank is its average precision over all tokens at natural density (o
 mean code, for document concepts), rows of equal code tied; its direction is taken with sign +,
 since codes are positive. The few best become candidates, and the validate prompts choose among
 them: the latent that reads a concept best is not always the one that writes it (Arad et al. 2025,
-arXiv:2505.20063, input and output scores).
+arXiv:2505.20063, input and output scores). Where a latent is the target itself, that latent is the
+only candidate.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Float
 from pydantic import PositiveInt
+from torch import Tensor
 
 from components.concept.pooling import pooling
 from components.concept.ranking import precision_of_codes
 from components.config import Config
-from components.steering.contract import Candidate, Evidence, SteeringMethod, methods
+from components.steering.contract import Candidate, Concept, Evidence, SteeringMethod, methods
 from components.steering.vector import AddVector
 
 
@@ -53,6 +55,9 @@ class AddDirection(SteeringMethod):
             )
             return
         decoder = evidence.dictionary.decoder_directions(evidence.hook_point).detach().cpu()
+        if all(concept.latent is not None for concept in evidence.concepts):
+            yield from (_itself(evidence, decoder, concept) for concept in evidence.concepts)
+            return
         by_token = _precisions(evidence.codes, evidence.labels)
         pool, _ = pooling(evidence.document)
         by_document = _precisions(pool @ evidence.codes, evidence.document_labels)
@@ -83,6 +88,16 @@ class AddDirection(SteeringMethod):
                 )
                 score = float(precision[latent])
                 yield Candidate(concept.name, replicate, steering, latent, 1, score, reason)
+
+
+def _itself(
+    evidence: Evidence, decoder: Float[Tensor, "d_sae d_in"], concept: Concept
+) -> Candidate:
+    """The latent that is the target."""
+    assert concept.latent is not None
+    steering = AddVector.along(evidence.hook_point, decoder[concept.latent], evidence.unit)
+    reason = None if steering else f"the decoder direction of latent {concept.latent} has no length"
+    return Candidate(concept.name, 0, steering, concept.latent, 1, reason=reason)
 
 
 def _precisions(
