@@ -22,9 +22,8 @@ class Meter:
 
     Attributes:
         done: tokens so far.
-        written: continuations so far.
         texts, directions: continuations and steerings in all, at most, once `plan` has counted
-            them.
+            them; text that only sets strengths is not counted.
         rows: pairs of a text and a concept that it is judged for, likewise.
         stand_ins: control directions that stand in for candidates, where a method has a choice.
         continuation: tokens for one continuation, read once more to measure its loss.
@@ -37,7 +36,7 @@ class Meter:
     def __init__(
         self, config: SteerConfig, prompts: Mapping[str, Sequence[Prompt]], untrained: bool = False
     ) -> None:
-        self.done, self.written, self._started = 0, 0, time.monotonic()
+        self.done, self._started = 0, time.monotonic()
         self._config, self._untrained = config, untrained
         self._entries = [
             (kind, kind.at_most(settings)) for kind, settings in config.method_kinds().values()
@@ -84,8 +83,8 @@ class Meter:
         self.total = directions * self.calibration + (n_plain + 2 * test) * self.continuation
         self.total += n_tested * self.tested
         return (
-            f"at most {self.total:,} tokens for {n_concepts} concepts: strengths of "
-            f"{directions:,} directions, {self.texts:,} continuations"
+            f"about {self.total:,} tokens for {n_concepts} concepts: strengths of "
+            f"{directions:,} directions, at most {self.texts:,} continuations"
         )
 
     def progress(self, message: str) -> Progress:
@@ -98,12 +97,11 @@ class Meter:
     def run(
         self, work: Generator[int, None, Result], message: str, each: int
     ) -> Generator[Progress, None, Result]:
-        """Runs work that yields how many units it did, of `each` tokens."""
+        """Runs work that yields how many units it did, of `each` tokens on the way."""
         while True:
             try:
                 n = next(work)
             except StopIteration as end:
                 return end.value
             self.done += n * each
-            self.written += n * (each in (self.continuation, self.tested))
             yield self.progress(message)

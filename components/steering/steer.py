@@ -281,7 +281,7 @@ def _facts(
             "directions": sum(
                 candidate.steering is not None for _, candidate in proposals.candidates
             ),
-            "generations": texts.meter.written,
+            "generations": texts.ledger.generations().height,
             "tokens": texts.meter.done,
         }
     )
@@ -431,7 +431,7 @@ def formula(config: SteerConfig, inputs: Mapping[str, Any], settings: Execution)
         },
         work=(
             meter.total,
-            f"tokens, at most: {meter.texts:,} texts, strengths of {meter.directions:,} directions",
+            f"tokens, about: {meter.texts:,} texts, strengths of {meter.directions:,} directions",
         ),
         alike=(model.key, config.methods, config.judges),
         probe=probe,
