@@ -61,10 +61,11 @@ def read_material(
             openings = [[*head, *pieces.openings[i]] for i in measured]
             nll[measured] = writer.losses(openings, [pieces.tokens[i] for i in measured])
         # of no passages it would make one empty text
-        texts = (
-            tokenizer.batch_decode(pieces.tokens, skip_special_tokens=True) if pieces.tokens else []
+        texts, before = (
+            tokenizer.batch_decode(tokens, skip_special_tokens=True) if tokens else []
+            for tokens in (pieces.tokens, pieces.before)
         )
-        passages[split] = Passages(texts, pieces.labels, nll)
+        passages[split] = Passages(texts, pieces.labels, nll, before)
     return Material(concepts, **passages, unsteered=unsteered, seed=config.seed)
 
 

@@ -36,7 +36,7 @@ from components.steering.chance import Chance, simulate
 from components.steering.comparison import Comparison, at
 from components.steering.contract import Concept
 from components.steering.measures import COSTS
-from components.store.judgements import column
+from components.store.judgements import PANEL, column
 
 LEVEL = 0.05
 FEWEST_PAIRS = 6
@@ -130,6 +130,9 @@ class _Scores:
         self.floor = (
             {} if "composite" in comparison.silent else _floor(means.filter(controls, at(budget)))
         )
+        self.floor_of_panel: dict[str, float] = {}
+        if PANEL in comparison.judges and PANEL not in comparison.silent:
+            self.floor_of_panel = _floor(means.filter(controls, at(budget)), PANEL)
         if self.rivals.max(initial=1) > 1 and "composite" not in comparison.silent:
             of_budget = "" if budget is None else f".kl_{number(budget)}"
             draw = numpy_generator(comparison.seed, "chance", f"steer.{method}{of_budget}")
@@ -162,6 +165,8 @@ class _Scores:
         above = self._mean(concepts, largest), f"largest of {self.n_others} Gaussian directions"
         beside = [
             (judge, (self._unsteered(column(judge), concepts), "unsteered text"))
+            if judge != PANEL
+            else (PANEL, (self._mean(concepts, self.floor_of_panel), "Gaussian directions, mean"))
             for judge in self.comparison.judges
         ]
         for measure, baseline in (("composite", floor), ("uplift", above), *beside):
@@ -297,7 +302,8 @@ class _Scores:
             if there and not silent:
                 interval = self._estimate(measure, kind, concepts)
             given = about | ({"reason": silent, "n_failed": 0} if silent else {})
-            baseline = None if measure in self.comparison.judges else (0.0, "unsteered")
+            of_judge = measure in self.comparison.judges and measure != PANEL
+            baseline = None if of_judge else (0.0, "unsteered")
             yield self._row(measure, interval, **given, baseline=baseline)
 
     def of_concept(self, results: pl.DataFrame, concept: Concept) -> dict[str, Any]:
@@ -376,9 +382,9 @@ def _rivals(validated: pl.DataFrame, concepts: Sequence[Concept]) -> Int[np.ndar
     return np.array([counted.get(c.name, 1) for c in concepts], dtype=np.int64)
 
 
-def _floor(controls: pl.DataFrame) -> dict[str, float]:
+def _floor(controls: pl.DataFrame, measure: str = "composite") -> dict[str, float]:
     """What a Gaussian direction that nobody chose reaches on each concept, in the mean."""
-    return dict(controls.group_by("concept").agg(pl.col("composite").mean()).iter_rows())
+    return dict(controls.group_by("concept").agg(pl.col(measure).mean()).iter_rows())
 
 
 def _over(values: Mapping[str, float], kind: str, concepts: Sequence[Concept]) -> Interval:

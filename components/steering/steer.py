@@ -35,7 +35,7 @@ from components.steering.choice import Steered, choose, contested
 from components.steering.comparison import Comparison
 from components.steering.composite import FLUENCY
 from components.steering.concepts import limit, pick_concepts
-from components.steering.config import SteerConfig
+from components.steering.config import SteerConfig, embeds
 from components.steering.contract import Concept, JudgeServices, MethodServices
 from components.steering.evidence import read_evidence
 from components.steering.gate import Split, probe_refusals
@@ -113,7 +113,9 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     plain = yield from meter.run(writer.write(band), "unsteered text", meter.continuation)
     material = read_material(corpus, concepts, writer, prompts["validate"], plain, config)
     panel = Panel.fitted(
-        config, material, JudgeServices(settings, config.seed, model, subject.dictionary)
+        config,
+        material,
+        JudgeServices(settings, config.seed, model, subject.dictionary, inputs.get("text_encoder")),
     )
     select, validate = (
         Split(corpus, subject.activations, split, hook_point, concepts)
@@ -430,6 +432,7 @@ STEER = Stage(
         "dictionary": Parent("train"),
         "codes": Parent("encode"),
         "untrained": Parent("encode", optional=True, control="untrained"),
+        "text_encoder": Parent("text_encoder", optional=True, wanted=embeds),
     },
     scored=True,
     estimator=Estimator(
