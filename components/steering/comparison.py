@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from components.steering.contract import Concept
-from components.store.judgements import AGAIN, COMPOSITE
+from components.store.judgements import AGAIN, COMPOSITE, PANEL
 
 KINDS = ("document", "contextual", "surface", "latent", "set")
 UNTRAINED = "untrained"
@@ -72,6 +72,12 @@ class Comparison:
         """What is averaged over texts: the composite, the uplift, and what each of these judges
         says."""
         return [COMPOSITE, "uplift", *self.judges]
+
+    @property
+    def headline(self) -> str:
+        """The composite that methods are compared by: of three parts where relevance is judged,
+        else of two."""
+        return PANEL if PANEL in self.told else COMPOSITE
 
     @property
     def told(self) -> list[str]:

@@ -48,7 +48,7 @@ def pick_concepts(inventory: pl.DataFrame, config: SteerConfig) -> list[Concept]
         if row["unit"] == "document" or taken[row["family"]] <= config.max_concepts_per_family:
             picked.add(row["concept"])
     return [
-        Concept(row["concept"], row["concept_kind"], row["unit"])
+        Concept(row["concept"], row["concept_kind"], row["unit"], text=row.get("description"))
         for row in matching
         if row["concept"] in picked
     ]

@@ -11,12 +11,12 @@ from components.config import Config, execution, names_of, refuse_unused, settin
 from components.errors import ConfigError
 from components.registry import Registry
 from components.steering.comparison import UNTRAINED
-from components.steering.composite import FLUENCY
+from components.steering.composite import FLUENCY, RELEVANCE
 from components.steering.contract import SteeringMethod, judges, methods
-from components.steering.measures import MEASURES
+from components.steering.measures import MEASURES, PANEL_MEASURE
 from components.steering.targeting import Targets, targets
 from components.steering.targets.labels import LabelsConfig
-from components.store.judgements import TAKEN, UNSTEERED
+from components.store.judgements import PANEL, TAKEN, UNSTEERED
 
 if TYPE_CHECKING:
     MethodName = JudgeName = str
@@ -25,6 +25,11 @@ else:
     MethodName, JudgeName = names_of(methods), names_of(judges)
     MethodSettings, JudgeSettings = settings_of(methods), settings_of(judges)
     TargetsChoice = union_of(targets)
+
+
+def embeds(config: SteerConfig) -> bool:
+    """Whether a judge that is listed gives texts vectors."""
+    return any(judges[name].embeds for name in config.judges)
 
 
 class SteerConfig(Config):
@@ -42,6 +47,9 @@ class SteerConfig(Config):
     measure: JudgeName = "concept"
     """The judge that measures: what steered text has more of its value than unsteered text is the
     uplift."""
+    panel: list[JudgeName] = []
+    """Judges of the target, all of which the composite `panel` asks for beside relevance and
+    fluency; empty: the one that measures."""
     method_settings: MethodSettings = Field(default_factory=MethodSettings)
     """Settings of each method, by its name."""
     judge_settings: JudgeSettings = Field(default_factory=JudgeSettings)
@@ -90,7 +98,9 @@ class SteerConfig(Config):
                 f"a steering method may not be called {taken[0]!r}: tables call a control so; "
                 "rename its file"
             )
-        if taken := sorted(set(self.judges) & (TAKEN | {measure.name for measure in MEASURES})):
+        if taken := sorted(
+            set(self.judges) & (TAKEN | {measure.name for measure in (*MEASURES, PANEL_MEASURE)})
+        ):
             raise ConfigError(
                 f"a judge may not be called {taken[0]!r}: tables call another thing so; rename "
                 "its file"
@@ -104,13 +114,40 @@ class SteerConfig(Config):
                 f"uplift is what the judge {self.measure!r} says; judges listed: "
                 f"{', '.join(self.judges)}"
             )
+        self._refuse_panel()
         return self
+
+    def _refuse_panel(self) -> None:
+        if not self.panel:
+            return
+        if parts := sorted({FLUENCY, RELEVANCE} & set(self.panel)):
+            raise ConfigError(
+                f"steer.panel lists {', '.join(parts)}, which the composite has in any case; list "
+                "judges of the target alone"
+            )
+        wanted = {FLUENCY, RELEVANCE, *self.panel}
+        if absent := sorted(wanted - set(self.judges)):
+            raise ConfigError(
+                f"steer.panel needs the judges {', '.join(sorted(wanted))}, and steer.judges does "
+                f"not list {', '.join(absent)}; add them"
+            )
+
+    @property
+    def has_panel(self) -> bool:
+        """Whether the composite of three is made: relevance and fluency are both listed."""
+        return {FLUENCY, RELEVANCE} <= set(self.judges)
+
+    @property
+    def of_target(self) -> list[str]:
+        """The judges of the target in the composite of three."""
+        return self.panel or [self.measure]
 
     @property
     def beside(self) -> list[str]:
         """Judges beside the one that measures; fluency also where it is not listed: its score is
-        then absent."""
-        return [name for name in dict.fromkeys([FLUENCY, *self.judges]) if name != self.measure]
+        then absent. The composite of three stands among them as one more."""
+        names = dict.fromkeys([FLUENCY, *self.judges, *([PANEL] if self.has_panel else [])])
+        return [name for name in names if name != self.measure]
 
     @property
     def targeted(self) -> Targets:

@@ -23,6 +23,8 @@ from torch import Tensor
 from components.dictionary.contract import Dictionary
 from components.model.intervention import Intervention
 from components.model.language_model import LanguageModel
+from components.model.latent_semantics import LatentSemantics
+from components.model.text_encoder import TextEncoder, TextEncoderReference
 from components.registry import Entry, Registry, Services
 from components.report.measure import Measure
 
@@ -297,11 +299,13 @@ class Passages:
         texts: the pieces.
         labels: whether a piece has the concept: a labelled token in it, or a document that has it.
         nll: nats a token under the unsteered model; NaN where it was not measured.
+        openings: what stands before each, as long as a prompt; empty where nobody kept it.
     """
 
     texts: list[str]
     labels: Bool[np.ndarray, "passage concept"]
     nll: Float[np.ndarray, " passage"]
+    openings: list[str] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -337,10 +341,25 @@ class JudgeServices(Services):
     Attributes:
         model: the model, unsteered.
         dictionary: of whose latents a judge may read how active they are in a text.
+        text_encoder: gives texts vectors; None where no listed judge asks for it (`embeds`).
     """
 
     model: LanguageModel
     dictionary: Dictionary
+    text_encoder: TextEncoderReference | None = None
+
+    def encoder(self, texts: Sequence[str]) -> TextEncoder | LatentSemantics:
+        """The text encoder itself.
+
+        Args:
+            texts: for an encoder that is fitted here; none that is judged.
+
+        Raises:
+            InputError: such texts without two different words.
+        """
+        if self.text_encoder is None or self.text_encoder.is_fitted_here:
+            return LatentSemantics(texts, self.seed)
+        return self.text_encoder.load_encoder(self.execution)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -363,9 +382,14 @@ class Judge(Entry):
     Attributes:
         measure: its score as a reader meets it, the mean of what it says of texts; the name is the
             judge's. Rows of the judge that `steer.measure` names stand under `uplift` instead.
+        from_plain: its value is what a text has more than plain text already, so the composite of
+            three takes it as it is.
+        embeds: it gives texts vectors by the text encoder (`JudgeServices.encoder`).
     """
 
     measure: ClassVar[Measure]
+    from_plain: ClassVar[bool] = False
+    embeds: ClassVar[bool] = False
 
     def __init__(self, config: Any, services: JudgeServices) -> None:
         """`config` is of the entry's own class."""

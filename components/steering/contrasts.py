@@ -44,7 +44,7 @@ def contrasts(
         by_concept: what each method reaches on each target (`components.steering.by_concept`).
         comparison: what the scores are about.
     """
-    if "composite" in comparison.silent or not comparison.passed():
+    if comparison.headline in comparison.silent or not comparison.passed():
         return tables.CONTRASTS.frame([])
     return tables.CONTRASTS.frame(_Contrasts(results, by_concept, comparison).rows())
 
@@ -55,7 +55,7 @@ class _Contrasts:
     def __init__(
         self, results: pl.DataFrame, by_concept: pl.DataFrame, comparison: Comparison
     ) -> None:
-        self.comparison = comparison
+        self.comparison, self.measure = comparison, comparison.headline
         self.names = [concept.name for concept in comparison.passed()]
         self.means, self.validated = concept_means(results), concept_means(results, "validate")
         self._reached: dict[tuple[str, float | None], dict[str, dict[str, Any]]] = {}
@@ -79,7 +79,8 @@ class _Contrasts:
             if method in self.comparison.ungraded:
                 floors = {
                     budget: Floor.under(
-                        self.comparison, method, None, self.means, self.validated, budget
+                        *(self.comparison, method, None, self.means, self.validated, budget),
+                        measure=self.measure,
                     )
                     for budget in self.comparison.budgets
                 }
@@ -115,7 +116,7 @@ class _Contrasts:
     def _values(self, method: str, budget: float | None) -> dict[str, float]:
         """What a method reaches on each target; without text nothing."""
         rows = self._reached.get((method, budget), {})
-        return {name: rows.get(name, {}).get("composite") or 0.0 for name in self.names}
+        return {name: rows.get(name, {}).get(self.measure) or 0.0 for name in self.names}
 
     def _at_own_cost(self, method: str, found: Mapping[float, Values]) -> dict[str, float]:
         """The values of something graded, where it costs on each target what a method without
@@ -154,7 +155,7 @@ class _Contrasts:
             "method": method,
             "other": other,
             "kl_budget": budget,
-            "measure": "composite",
+            "measure": self.measure,
             **dataclasses.asdict(interval),
             "n_failed": sum(not rows.get(name, {}).get("n") for name in left),
             "n_left_out": len(self.names) - len(left),
@@ -192,8 +193,8 @@ class _Contrasts:
         found = (
             self.means.filter(controls, pl.col("concept").is_in(self.names))
             .group_by("method", "replicate")
-            .agg(pl.col("composite").sum() / len(self.names))
-        )["composite"].to_numpy()
+            .agg(pl.col(self.measure).sum() / len(self.names))
+        )[self.measure].to_numpy()
         if not len(found):
             return {}
         own = float(np.mean(list(self._values(method, budget).values())))

@@ -20,6 +20,7 @@ from components.steering.by_concept import n_compared
 from components.steering.chance import Chance, simulate
 from components.steering.comparison import Comparison, at
 from components.steering.contract import Concept
+from components.store.judgements import COMPOSITE
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,6 +51,7 @@ class Floor:
         means: pl.DataFrame,
         validated: pl.DataFrame,
         controls_at: float | None = None,
+        measure: str = COMPOSITE,
     ) -> Floor:
         """Under a method.
 
@@ -61,6 +63,7 @@ class Floor:
             validated: over validate prompts.
             controls_at: the budget of the controls, where that is another: under a method without
                 strength.
+            measure: what is reached; validate prompts choose by the composite of two in any case.
         """
         concepts = comparison.passed()
         place = budget if controls_at is None else controls_at
@@ -70,15 +73,16 @@ class Floor:
         controls = pl.col("method").is_in(list(comparison.controls)) & at(place)
         tested = means.filter(controls)
         n = tested.select("method", "replicate").n_unique() if tested.height else 0
-        if "composite" in comparison.silent:
+        if measure in comparison.silent:
             return cls(rivals, None, {}, n_others, n)
         if rivals.max(initial=1) == 1:
-            mean = tested.group_by("concept").agg(pl.col("composite").mean())
+            mean = tested.group_by("concept").agg(pl.col(measure).mean())
             return cls(rivals, None, dict(mean.iter_rows()), n_others, n)
         of_budget = "" if place is None else f".kl_{number(place)}"
         draw = numpy_generator(comparison.seed, "chance", f"steer.{method}{of_budget}")
         names = [concept.name for concept in concepts]
-        chance = simulate(tested, validated.filter(controls), names, rivals, n_others, draw)
+        reaching = tested.with_columns(pl.col(measure).alias(COMPOSITE))
+        chance = simulate(reaching, validated.filter(controls), names, rivals, n_others, draw)
         reached = [] if chance is None else chance.composite.mean(axis=0).tolist()
         return cls(rivals, chance, dict(zip(names, reached, strict=False)), n_others, n)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from components.report.measure import Measure, Measures
 from components.steering.contract import judges
+from components.store.judgements import PANEL
 
 MEASURES = (
     Measure(
@@ -63,6 +64,12 @@ MEASURES = (
         "neither", rank=24, kinds=34, least=0,
     ),
 )  # fmt: skip
+PANEL_MEASURE = Measure(
+    PANEL, "Steered, of three", "0 to 1",
+    "Composite of three: harmonic mean of the target's gain, of relevance to the prompt and of fluency.",
+    rank=3, kinds=3, least=0, most=1,
+)  # fmt: skip
+"""The composite of three; an experiment whose judges include relevance has it."""
 COSTS = {
     "cost": (
         "kl_elsewhere",
@@ -82,4 +89,5 @@ COSTS = {
 
 def declared(names: Sequence[str]) -> Measures:
     """All measures of an experiment in which these judges stand beside the one that measures."""
-    return Measures.declared("steer", (*MEASURES, *(judges[name].measure for name in names)))
+    beside = (PANEL_MEASURE if name == PANEL else judges[name].measure for name in names)
+    return Measures.declared("steer", (*MEASURES, *beside))

@@ -32,11 +32,13 @@ class Cut:
         tokens: token ids of each.
         labels: which concept each has.
         openings: passage -> the tokens before it, for the first passage of each document.
+        before: as many tokens as an opening has, which stand before each passage.
     """
 
     tokens: list[list[int]]
     labels: Bool[np.ndarray, "passage concept"]
     openings: dict[int, list[int]]
+    before: list[list[int]]
 
 
 def cut(
@@ -81,7 +83,8 @@ def cut(
         (np.ones(len(indices)), indices, offsets), shape=(len(spans), len(document))
     )
     labels = scipy.sparse.csr_matrix(member @ rows.astype(np.float64)).toarray() > 0
-    return Cut([token[a:b].tolist() for a, b in spans], labels, openings)
+    before = [token[start - opening : start].tolist() for start, _ in spans]
+    return Cut([token[a:b].tolist() for a, b in spans], labels, openings, before)
 
 
 def row_labels(

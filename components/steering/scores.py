@@ -35,7 +35,7 @@ from components.steering.contract import Concept
 from components.steering.contrasts import contrasts
 from components.steering.floor import Floor
 from components.steering.measures import COSTS
-from components.store.judgements import AGAIN, column
+from components.store.judgements import AGAIN, PANEL, column
 
 LEVEL = 0.05
 FEWEST_PAIRS = 6
@@ -129,6 +129,10 @@ class _Scores:
         floor = Floor.under(comparison, method, budget, means, validated)
         self.n_others, self.rivals, self.chance = floor.n_others, floor.rivals, floor.chance
         self.floor = floor.reached
+        self.floor_of_panel: dict[str, float] = {}
+        if PANEL in comparison.told:
+            of_panel = Floor.under(comparison, method, budget, means, validated, measure=PANEL)
+            self.floor_of_panel = dict(of_panel.reached)
 
     def absent(self, kind: str) -> dict[str, Any]:
         """The one row of a method with which nothing was steered."""
@@ -148,6 +152,8 @@ class _Scores:
         above = self._mean(concepts, largest), f"largest of {self.n_others} Gaussian directions"
         beside = [
             (judge, (self._unsteered(column(judge), concepts), "unsteered text"))
+            if judge != PANEL
+            else (PANEL, (self._mean(concepts, self.floor_of_panel), floor[1]))
             for judge in self.comparison.judges
         ]
         for measure, baseline in (("composite", floor), ("uplift", above), *beside):
@@ -184,16 +190,17 @@ class _Scores:
             against: the CONTRASTS table.
             whole: the kind that holds all concepts; its row tells the tests.
         """
-        silent = self.comparison.silent.get("composite")
-        if self.method in self.comparison.ungraded or silent:
+        measure = self.comparison.headline
+        if self.method in self.comparison.ungraded or measure in self.comparison.silent:
             return  # it stands at no budget where controls stand: see CONTRASTS
         concepts = self.comparison.passed(kind)
         about, interval = self._about(kind, concepts), ABSENT
+        floor = self.floor_of_panel if measure == PANEL else self.floor
         names = [c.name for c in concepts]
         choice = ", chosen likewise" if self.rivals.max(initial=1) > 1 else ""
         baseline = 0.0, f"mean of {self.n_others} controls{choice}"
-        if names and all(name in self.floor for name in names):
-            values = {n: (self.found[n]["composite"] or 0.0) - self.floor[n] for n in names}
+        if names and all(name in floor for name in names):
+            values = {n: (self.found[n][measure] or 0.0) - floor[n] for n in names}
             interval = _over(values, kind, concepts)
         elif names:
             absent = (
@@ -318,7 +325,8 @@ class _Scores:
             if there and not silent:
                 interval = self._estimate(measure, kind, concepts)
             given = about | ({"reason": silent, "n_failed": 0} if silent else {})
-            baseline = None if measure in self.comparison.judges else (0.0, "unsteered")
+            of_judge = measure in self.comparison.judges and measure != PANEL
+            baseline = None if of_judge else (0.0, "unsteered")
             yield self._row(measure, interval, **given, baseline=baseline)
 
     def of_concept(self, results: pl.DataFrame, concept: Concept) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from components.steering.by_concept import by_concept, by_judge
 from components.steering.choice import Steered, choose, contested
 from components.steering.comparison import Comparison
 from components.steering.composite import FLUENCY
-from components.steering.config import SteerConfig
+from components.steering.config import SteerConfig, embeds
 from components.steering.contract import Concept, JudgeServices, MethodServices
 from components.steering.contrasts import contrasts
 from components.steering.ledger import Ledger
@@ -115,7 +115,9 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     plain = yield from meter.run(writer.write(band), "unsteered text", meter.continuation)
     material = read_material(targeted, writer, prompts["validate"], plain, config)
     panel = Panel.fitted(
-        config, material, JudgeServices(settings, config.seed, model, subject.dictionary)
+        config,
+        material,
+        JudgeServices(settings, config.seed, model, subject.dictionary, inputs.get("text_encoder")),
     )
     refused = panel.refusals() | targeted.refusals(config.gate)
     passed = [column for column, concept in enumerate(concepts) if concept.name not in refused]
@@ -474,7 +476,9 @@ STEER = Stage(
             "interpret", optional=True, wanted=lambda config: config.targeted.explained
         ),
         "text_encoder": Parent(
-            "text_encoder", optional=True, wanted=lambda config: config.targeted.embeds
+            "text_encoder",
+            optional=True,
+            wanted=lambda config: embeds(config) or config.targeted.embeds,
         ),
     },
     scored=True,

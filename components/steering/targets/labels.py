@@ -14,7 +14,7 @@ import polars as pl
 from components.concept.gate import ProbeGate
 from components.config import Config
 from components.steering.concepts import limit, pick_concepts
-from components.steering.contract import Evidence
+from components.steering.contract import Concept, Evidence
 from components.steering.evidence import read_evidence
 from components.steering.gate import Split, probe_refusals
 from components.steering.passages import Cut, cut, row_labels
@@ -60,10 +60,15 @@ class Labels(Targets):
 class Labelled(Targeted):
     """Labelled concepts, and where the corpus has them."""
 
-    def __init__(self, ground: Ground) -> None:
+    def __init__(self, ground: Ground, concepts: Sequence[Concept] | None = None) -> None:
+        """
+        Args:
+            ground: where they are.
+            concepts: which; those that the section picks, where absent.
+        """
         self._ground, subject = ground, ground.subject
         inventory = tables.CONCEPTS.read(subject.corpus)
-        self.concepts = pick_concepts(inventory, ground.config)
+        self.concepts = pick_concepts(inventory, ground.config) if concepts is None else concepts
         self.limit = limit(ground.config, inventory, self.concepts)
         self._select, self._validate = (
             Split(subject.corpus, subject.activations, split, subject.hook_point, self.concepts)

@@ -1,0 +1,111 @@
+"""Meaning: does the text mean what the target says in words, more than what other targets say?
+
+A sentence encoder gives vectors to the continuation and to the words of every target
+(`Concept.text`: an explanation, a sentence). R is the share of the other targets (distractors)
+whose words are less similar to the continuation (cosine) than the target's own, ties half; text
+that has nothing to do with any of them has 0.5. So the value is clip((R - 0.5) / 0.5, 0, 1): 0 at
+chance, 1 where the target's words fit best.
+
+Distractors are those targets whose words differ. Text alone is read, without its prompt. The
+encoder is that of the section `text_encoder`; where it is fitted on text (lsa), on the passages of
+the judge split.
+
+Source: ours, after the embedding score of delphi (arXiv:2410.13928, section 3.2), which asks the
+same of contexts and explanations. A rank, because the cosines of two encoders, or of two targets,
+cannot be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from components.config import Config
+from components.report.measure import Measure
+from components.steering.contract import Continuation, Judge, Material, Verdicts, judges
+
+FEWEST = 3
+"""Other targets that a comparison needs at least."""
+
+
+class MeaningConfig(Config):
+    """Settings of the meaning judge."""
+
+    min_distractors: int = Field(FEWEST, ge=1)
+    """Other targets with words of their own that a target is compared with, at least."""
+
+
+@judges
+class Meaning(Judge):
+    """The target's words among those of other targets, by a sentence encoder."""
+
+    config = MeaningConfig
+    embeds = True
+    measure = Measure(
+        "meaning", "Meaning", "0 to 1",
+        "Share of other targets whose words fit the text less than the target's own, from chance "
+        "(0) to all (1).",
+        rank=12, kinds=22, least=0, most=1,
+    )  # fmt: skip
+
+    def fit(self, material: Material) -> None:
+        """Gives the targets' words their vectors."""
+        super().fit(material)
+        words = [(target.text or "").strip() for target in material.targets]
+        self._given = [column for column, text in enumerate(words) if text]
+        self._words = [words[column] for column in self._given]
+        self._refused = {
+            material.targets[column].name: (
+                "the target has no words to compare with; give it a text, or take meaning out of "
+                "steer.judges and steer.panel"
+            )
+            for column, text in enumerate(words)
+            if not text
+        }
+        wanted = self.settings.min_distractors
+        for column, text in zip(self._given, self._words, strict=True):
+            n = sum(other != text for other in self._words)
+            if n < wanted:
+                self._refused[material.targets[column].name] = (
+                    f"{n} other targets have words of their own, wanted at least {wanted}; steer "
+                    "towards more targets, or lower "
+                    "steer.judge_settings.meaning.min_distractors"
+                )
+        if self.silence():
+            return
+        self._encoder = self.services.encoder([*material.judge.texts, *self._words])
+        self._targets = self._embedded(self._words)
+
+    def judge(self, texts: Sequence[Continuation]) -> Verdicts:
+        """By the rank of each target's words."""
+        values = np.full((len(texts), len(self.material.targets)), np.nan)
+        if self.silence() or not texts:
+            return Verdicts(values)
+        # white space alone has no token in some encoders
+        similar = self._embedded([(each.text or "").strip() or "." for each in texts])
+        cosine = (similar @ self._targets.T).numpy().astype(np.float64)
+        words = np.array(self._words)
+        for place, column in enumerate(self._given):
+            if self.material.targets[column].name in self._refused:
+                continue
+            others = cosine[:, words != words[place]]
+            own = cosine[:, place : place + 1]
+            above = (others < own).mean(axis=1) + 0.5 * (others == own).mean(axis=1)
+            values[:, column] = np.maximum(0.0, (above - 0.5) / 0.5)
+        return Verdicts(values)
+
+    def refusals(self) -> Mapping[str, str]:
+        """Targets without words, or with too few others to compare with."""
+        return self._refused
+
+    def silence(self) -> str | None:
+        """That no target can be judged."""
+        if len(self._refused) < len(self.material.targets):
+            return None
+        return next(iter(self._refused.values()), "there is no target")
+
+    def _embedded(self, texts: Sequence[str]) -> torch.Tensor:
+        return torch.nn.functional.normalize(self._encoder.embed(texts).float(), dim=1)
