@@ -61,7 +61,8 @@ def read_evidence(
 
 def of_untrained(evidence: Evidence, codes: Artifact | None) -> tuple[Evidence | None, str | None]:
     """The evidence with the untrained dictionary in the place of the trained one, or why there is
-    none.
+    none. A target that is a latent of the trained one is none of its latents, and nobody explained
+    those: it goes by the labels.
 
     Codes name the dictionary that made them; it lies in the same store, unless only they were
     copied.
@@ -76,7 +77,11 @@ def of_untrained(evidence: Evidence, codes: Artifact | None) -> tuple[Evidence |
     if not same_place or shards.n_rows("select") != len(evidence.document):
         return None, f"the untrained dictionary {key} is of other activations"
     return dataclasses.replace(
-        evidence, codes=shards.codes("select").matrix(), dictionary=dictionary
+        evidence,
+        concepts=[dataclasses.replace(concept, latent=None) for concept in evidence.concepts],
+        codes=shards.codes("select").matrix(),
+        dictionary=dictionary,
+        meanings=None,
     ), None
 
 

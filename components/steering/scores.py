@@ -86,7 +86,7 @@ def score_rows(
             for kind in kinds:
                 yield from of[control].of_control(kind)
         for method in methods:
-            if method not in comparison.untrained.values():
+            if method not in comparison.untrained.values() and method not in comparison.spoilt:
                 yield from (
                     of[method].of_concept(results, concept) for concept in comparison.passed()
                 )
@@ -122,7 +122,7 @@ class _Scores:
         self.who = comparison.who(method) | {"budget": budget}
         self.concepts = comparison.passed()
         self.n_others = n_compared(means, comparison, budget)
-        controls = pl.col("method").is_in(list(comparison.controls))
+        controls = pl.col("method").is_in(comparison.floor)
         self.rivals = _rivals(
             validated.filter(pl.col("method") == method, at(budget)), self.concepts
         )

@@ -356,6 +356,16 @@ STRENGTHS = Table(
             pl.Float64,
             "nats a token over whole contexts of other neutral text; likewise",
         ),
+        "dose": (
+            pl.Float64,
+            "length of the edit over that of the activation, mean over edited tokens of neutral "
+            "text; null for what was not chosen, or edits no activation there",
+        ),
+        "kl_95": (
+            pl.Float64,
+            "95% quantile over tokens of KL(plain || steered) on that text; null for what was not "
+            "chosen",
+        ),
         "select_score": (
             pl.Float64,
             "what the unit scored on the select split; null where none was selected",
@@ -454,6 +464,15 @@ STEERED = Table(
             "nats a token on other neutral text than strengths were set on",
         ),
         "kl_whole": (pl.Float64, "nats a token over whole contexts of that"),
+        "dose": (
+            pl.Float64,
+            "length of the edit over that of the activation, mean over edited tokens of neutral "
+            "text; null where no activation is edited there",
+        ),
+        "kl_95": (
+            pl.Float64,
+            "95% quantile over tokens of KL(plain || steered) on that text",
+        ),
         "kl_written": (pl.Float64, "KL(plain || steered) on the steered text, nats a token"),
         "kl_written_reverse": (
             pl.Float64,
