@@ -27,7 +27,8 @@ class Comparison:
         concepts: every candidate concept.
         refused: those that the gate kept out, with the reason.
         methods: names of the methods that have directions of their own for each concept.
-        controls: names of those whose directions belong to no concept.
+        controls: names of those whose directions belong to no concept; the first is what the others
+            are compared with.
         budgets: KL budgets, nats a token.
         silent: why a measure (fluency, and with it the composite) is judged for no text, where that
             is so.
@@ -36,6 +37,7 @@ class Comparison:
         columns: what every row says (dictionary, hook_point, n_seeds).
         untrained: method -> the name, among `methods`, under which the untrained dictionary goes
             through it.
+        spoilt: name, among `methods`, of a method under a control -> (method, control).
         absent: name among `methods` -> why nothing was steered by it at all.
         stand_ins: (control, replicate) of directions that stand in for candidates and are compared
             with nobody.
@@ -58,6 +60,7 @@ class Comparison:
     seed: int
     columns: Mapping[str, Any]
     untrained: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    spoilt: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
     absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
     stand_ins: frozenset[tuple[str, int]] = frozenset()
     competitors: frozenset[str] = frozenset()
@@ -94,8 +97,16 @@ class Comparison:
         rest += [AGAIN] if self.again else []
         return [*((budget, graded) for budget in self.budgets), *([(None, rest)] if rest else [])]
 
+    @property
+    def floor(self) -> list[str]:
+        """The control that methods are compared with: the first one; others stand beside it."""
+        return list(self.controls[:1])
+
     def who(self, method: str) -> dict[str, str | None]:
         """Of which entry the rows of a method are, and what they are to it."""
+        if method in self.spoilt:
+            entry, control = self.spoilt[method]
+            return {"entry": entry, "subject": control, "role": "control"}
         if method in (*self.controls, AGAIN):
             return {"entry": method, "subject": None, "role": "floor"}
         bare = next((entry for entry, name in self.untrained.items() if name == method), None)

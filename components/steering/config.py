@@ -12,18 +12,19 @@ from components.errors import ConfigError
 from components.registry import Registry
 from components.steering.comparison import UNTRAINED
 from components.steering.composite import FLUENCY, RELEVANCE
-from components.steering.contract import SteeringMethod, judges, methods
+from components.steering.contract import SteeringControl, SteeringMethod, controls, judges, methods
 from components.steering.measures import MEASURES, PANEL_MEASURE
 from components.steering.targeting import Targets, targets
 from components.steering.targets.labels import LabelsConfig
 from components.store.judgements import PANEL, TAKEN, UNSTEERED
 
 if TYPE_CHECKING:
-    MethodName = JudgeName = str
-    MethodSettings = JudgeSettings = TargetsChoice = Any
+    MethodName = ControlName = JudgeName = str
+    MethodSettings = ControlSettings = JudgeSettings = TargetsChoice = Any
 else:
-    MethodName, JudgeName = names_of(methods), names_of(judges)
+    MethodName, ControlName, JudgeName = names_of(methods), names_of(controls), names_of(judges)
     MethodSettings, JudgeSettings = settings_of(methods), settings_of(judges)
+    ControlSettings = settings_of(controls)
     TargetsChoice = union_of(targets)
 
 
@@ -42,6 +43,9 @@ class SteerConfig(Config):
         default=["add_direction", "mean_difference", "random_direction"], min_length=1
     )
     """What is steered with; random_direction is the control that the others are compared with."""
+    controls: list[ControlName] = []
+    """What methods know is spoilt in these ways, and each goes through the whole protocol once
+    more: what it still reaches is chance."""
     judges: list[JudgeName] = Field(default=["concept", "fluency"], min_length=1)
     """Who judges the text; the composite needs fluency beside the judge that measures."""
     measure: JudgeName = "concept"
@@ -52,6 +56,8 @@ class SteerConfig(Config):
     fluency; empty: the one that measures."""
     method_settings: MethodSettings = Field(default_factory=MethodSettings)
     """Settings of each method, by its name."""
+    control_settings: ControlSettings = Field(default_factory=ControlSettings)
+    """Settings of each control, by its name."""
     judge_settings: JudgeSettings = Field(default_factory=JudgeSettings)
     """Settings of each judge, by its name."""
     kl_budgets: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
@@ -155,12 +161,35 @@ class SteerConfig(Config):
         return targets[self.targets.kind](self.targets)
 
     def tables(self) -> list[tuple[Registry[Any], list[str], Any]]:
-        """Methods and judges: the registry, the names that are listed, and the settings of each
-        entry."""
+        """Methods, controls and judges: the registry, the names that are listed, and the settings
+        of each entry."""
         return [
             (methods, self.methods, self.method_settings),
+            (controls, self.controls, self.control_settings),
             (judges, self.judges, self.judge_settings),
         ]
+
+    def control_kinds(self) -> dict[str, tuple[type[SteeringControl], Any]]:
+        """The controls of methods that are listed: class and settings of each, by its name."""
+        settings = self.control_settings
+        return {name: (controls[name], getattr(settings, name)) for name in self.controls}
+
+    def spoilt(self) -> dict[str, tuple[str, str]]:
+        """What goes through controls, by its name in tables: (method, control)."""
+        listed = {name: kind for name, (kind, _) in self.method_kinds().items()}
+        return {
+            called: (method, control)
+            for control, (kind, settings) in self.control_kinds().items()
+            for method, called in kind.over(settings, listed).items()
+        }
+
+    @property
+    def reads_explanations(self) -> bool:
+        """Whether a method ranks latents by what was said of them."""
+        return any(
+            getattr(settings, "reads_explanations", False)
+            for _, settings in self.method_kinds().values()
+        )
 
     def method_kinds(self) -> dict[str, tuple[type[SteeringMethod], Any]]:
         """The methods that are listed: class and settings of each, by its name."""

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from components.config import Config
 from components.dictionary.contract import Dictionary
 from components.model.intervention import Intervention
 from components.model.language_model import LanguageModel
@@ -27,6 +28,7 @@ from components.model.latent_semantics import LatentSemantics
 from components.model.text_encoder import TextEncoder, TextEncoderReference
 from components.registry import Entry, Registry, Services
 from components.report.measure import Measure
+from components.steering.meanings import Meanings
 
 
 class Steering(ABC):
@@ -74,6 +76,11 @@ class Steering(ABC):
             tensors: as `tensors()` gave them.
             units: mean activation norm by hook point, the dictionary's first one first.
         """
+
+    def joined(self, dictionary: Callable[[], Dictionary]) -> Steering:
+        """A restored steering with the dictionary that it steers through; itself, and the dictionary
+        isn't loaded, where it needs none."""
+        return self
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +137,8 @@ class Evidence:
         concepts: the concepts to steer towards, in the order of the label columns.
         model: the model that is steered.
         hook_point: where to steer: the first that the dictionary writes.
-        units: mean activation norm of each hook point that it writes, that one first.
+        units: mean activation norm of each hook point that it writes, that one first, and of
+            the others that were captured.
         labels: tokens with the concept; for document concepts, tokens of documents that have it.
         token: token id of each row.
         document: for each row, the row of its document in `document_labels`.
@@ -142,6 +150,8 @@ class Evidence:
         codes: sparse codes; absent without a dictionary.
         dictionary: the dictionary; absent without one.
         d_in: width of the activations where to steer.
+        meanings: explanations of the trained dictionary's latents; absent without the stage
+            `interpret`, and where nothing asks for them.
         stand_ins: how many more steerings a control proposes, of which chance chooses as a method
             chooses: the most candidates that a method proposes for one concept; 0 where none has a
             choice.
@@ -166,6 +176,7 @@ class Evidence:
     dictionary: Dictionary | None
     d_in: int
     stand_ins: int = 0
+    meanings: Meanings | None = None
     without: scipy.sparse.csc_matrix | None = None
     select_rows: Int[np.ndarray, " token"] | None = None
 
@@ -210,6 +221,12 @@ class Evidence:
     def unit(self) -> float:
         """Mean activation norm where to steer."""
         return self.units[self.hook_point]
+
+    def width(self, hook_point: str) -> int:
+        """Width of the activations at a hook point."""
+        if hook_point == self.hook_point:
+            return self.d_in
+        return next(iter(self.batches(hook_point)))[1].shape[1]
 
     def one_sided(self, column: int) -> str | None:
         """Why there is no contrast of tokens with and without a concept; None where there is."""
@@ -264,6 +281,46 @@ class SteeringMethod(Entry):
         Where a concept has several, the validate prompts choose. A control gives candidates without
         a concept.
         """
+
+
+class ControlConfig(Config):
+    """What every control of methods has."""
+
+    methods: list[str] = []
+    """Methods that go through it, of those in steer.methods; none named: all that it is for."""
+
+
+class SteeringControl(Entry):
+    """Spoils what methods know, so that what one still reaches is chance, by as many candidates and
+    the same choice as the method itself. A file in `controls/` holds one, registered with
+    `@controls`; tables call what a method reaches so `<control>_<method>`.
+
+    Attributes:
+        needs_dictionary: it is for methods that read a dictionary alone.
+    """
+
+    needs_dictionary: ClassVar[bool] = False
+
+    def __init__(self, config: Any, services: MethodServices) -> None:
+        """`config` is of the entry's own class, which is a ControlConfig."""
+        super().__init__(config, services)
+
+    @classmethod
+    def over(
+        cls, config: ControlConfig, listed: Mapping[str, type[SteeringMethod]]
+    ) -> dict[str, str]:
+        """Of the methods that are listed those that go through it, each with its name in tables."""
+        return {
+            name: f"{cls.kind}_{name}"
+            for name, method in listed.items()
+            if name in (config.methods or listed)
+            and not method.control
+            and (method.reads_dictionary or not cls.needs_dictionary)
+        }
+
+    @abstractmethod
+    def spoilt(self, evidence: Evidence) -> Evidence | str:
+        """The evidence that methods get instead of theirs, or why there is none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -415,4 +472,7 @@ class Judge(Entry):
 
 
 methods: Registry[type[SteeringMethod]] = Registry("steering method", "components.steering.methods")
+controls: Registry[type[SteeringControl]] = Registry(
+    "steering control", "components.steering.controls"
+)
 judges: Registry[type[Judge]] = Registry("judge", "components.steering.judges")

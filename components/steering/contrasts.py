@@ -74,7 +74,6 @@ class _Contrasts:
         return rows
 
     def _against_controls(self) -> Iterator[dict[str, Any]]:
-        untrained = self.comparison.untrained.values()
         for method in self.methods:
             if method in self.comparison.ungraded:
                 floors = {
@@ -91,13 +90,13 @@ class _Contrasts:
             for budget in self.comparison.budgets:
                 floor = Floor.under(self.comparison, method, budget, self.means, self.validated)
                 row = self._told(method, CONTROLS, budget, floor.reached, floor.n)
-                if budget == self.comparison.headline_budget and method not in untrained:
+                if budget == self.comparison.headline_budget and self._enters(method):
                     row["family"] = PRIMARY
                 yield row | self._empirical(method, budget)
 
     def _pairs(self) -> Iterator[dict[str, Any]]:
-        untrained, ungraded = self.comparison.untrained.values(), self.comparison.ungraded
-        methods = [name for name in self.methods if name not in untrained]
+        ungraded = self.comparison.ungraded
+        methods = [name for name in self.methods if self._enters(name)]
         for one, other in itertools.combinations(methods, 2):
             if one in ungraded and other in ungraded:
                 yield self._told(one, other, None, self._values(other, None))
@@ -112,6 +111,10 @@ class _Contrasts:
                     if budget == self.comparison.headline_budget:
                         row["family"] = PAIRS
                     yield row
+
+    def _enters(self, method: str) -> bool:
+        """Whether it is a method of its own, no control of one."""
+        return method not in {*self.comparison.untrained.values(), *self.comparison.spoilt}
 
     def _values(self, method: str, budget: float | None) -> dict[str, float]:
         """What a method reaches on each target; without text nothing."""
@@ -189,7 +192,7 @@ class _Contrasts:
 
     def _empirical(self, method: str, budget: float | None) -> dict[str, Any]:
         """The method's mean over targets among those of single control steerings."""
-        controls = pl.col("method").is_in(list(self.comparison.controls)) & at(budget)
+        controls = pl.col("method").is_in(self.comparison.floor) & at(budget)
         found = (
             self.means.filter(controls, pl.col("concept").is_in(self.names))
             .group_by("method", "replicate")

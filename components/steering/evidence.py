@@ -61,7 +61,8 @@ def read_evidence(
 
 def of_untrained(evidence: Evidence, codes: Artifact | None) -> tuple[Evidence | None, str | None]:
     """The evidence with the untrained dictionary in the place of the trained one, or why there is
-    none.
+    none. A target that is a latent of the trained one is none of its latents, and nobody explained
+    those: it goes by the labels.
 
     Codes name the dictionary that made them; it lies in the same store, unless only they were
     copied.
@@ -83,6 +84,7 @@ def of_untrained(evidence: Evidence, codes: Artifact | None) -> tuple[Evidence |
         concepts=[dataclasses.replace(each, latent=None) for each in evidence.concepts],
         codes=matrix if rows is None else matrix[rows],
         dictionary=dictionary,
+        meanings=None,
     ), None
 
 

@@ -70,7 +70,7 @@ class Floor:
         of_method = validated.filter(pl.col("method") == method, at(budget))
         rivals = _rivals(of_method, concepts)
         n_others = n_compared(means, comparison, place)
-        controls = pl.col("method").is_in(list(comparison.controls)) & at(place)
+        controls = pl.col("method").is_in(comparison.floor) & at(place)
         tested = means.filter(controls)
         n = tested.select("method", "replicate").n_unique() if tested.height else 0
         if measure in comparison.silent:

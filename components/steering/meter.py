@@ -4,6 +4,7 @@ writes."""
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -38,8 +39,10 @@ class Meter:
     ) -> None:
         self.done, self._started = 0, time.monotonic()
         self._config, self._untrained = config, untrained
+        spoilt = Counter(method for method, _ in config.spoilt().values())
         self._entries = [
-            (kind, kind.at_most(settings)) for kind, settings in config.method_kinds().values()
+            (kind, kind.at_most(settings), spoilt[name])
+            for name, (kind, settings) in config.method_kinds().items()
         ]
         self._n = {split: len(of_split) * config.n_samples for split, of_split in prompts.items()}
         longest = max(len(prompt.tokens) for of_split in prompts.values() for prompt in of_split)
@@ -48,7 +51,7 @@ class Meter:
         self.bracket = 4 * config.neutral_tokens * n_budgets
         rounds = round(EXPECTED_ROUNDS * n_budgets * self._n["validate"])
         self.calibration = self.bracket + rounds * self.tested
-        most = max((n for kind, n in self._entries if not kind.control), default=0)
+        most = max((n for kind, n, _ in self._entries if not kind.control), default=0)
         self.stand_ins = most if most > 1 else 0
 
     def plan(self, n_concepts: int) -> str:
@@ -60,7 +63,7 @@ class Meter:
         )
         n_plain, n_read = max(self._config.band_texts, validate), (validate + test) * n_concepts
         directions = n_validated = n_tested = 0
-        for kind, at_most in self._entries:
+        for kind, at_most, n_spoilt in self._entries:
             if kind.control:
                 steerings = (at_most + self.stand_ins) * bool(n_concepts)
                 n_read += (
@@ -72,7 +75,8 @@ class Meter:
                 n_validated += steerings * n_budgets * validate * bool(self.stand_ins)
                 n_tested += steerings * n_budgets * test
             else:
-                concepts = n_concepts * (1 + (self._untrained and kind.reads_dictionary))
+                again = n_spoilt + (self._untrained and kind.reads_dictionary)
+                concepts = n_concepts * (1 + again)
                 steerings = concepts * at_most
                 n_validated += steerings * n_budgets * validate * (at_most > 1)
                 n_tested += concepts * n_budgets * test

@@ -32,6 +32,7 @@ class Proposals:
             concept.
         controls: names of those whose steerings belong to no concept.
         untrained: method -> the name under which the untrained dictionary goes through it.
+        spoilt: name of a method under a control -> (method, control).
         absent: such a name -> why nothing is proposed under it.
     """
 
@@ -40,13 +41,18 @@ class Proposals:
     controls: Sequence[str]
     untrained: Mapping[str, str]
     absent: Mapping[str, str]
+    spoilt: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def entry_of(self) -> dict[str, str]:
+        """Name under which a method is steered with once more -> the method."""
+        again = {called: method for called, (method, _) in self.spoilt.items()}
+        return again | {called: method for method, called in self.untrained.items()}
 
     @property
     def ungraded(self) -> frozenset[str]:
         """Names whose steerings have no strength."""
-        names = {name: name for name in (*self.methods, *self.controls)} | {
-            u: m for m, u in self.untrained.items()
-        }
+        names = {name: name for name in (*self.methods, *self.controls)} | self.entry_of
         return frozenset(
             name for name, method in names.items() if not methods[method].steering.graded
         )
@@ -110,12 +116,26 @@ def propose(
                 (name, c) for own, name in names.items() for c in _asked(entries[own], control)
             ]
     controls = [name for name, method in entries.items() if method.control]
+    absent = {name: why_absent for name in names.values() if why_absent}
+    spoilt = config.spoilt()
+    for control_name, (kind, settings) in config.control_kinds().items():
+        if not evidence.concepts:
+            break
+        changed = kind(settings, services).spoilt(evidence)
+        for called, (method, of) in spoilt.items():
+            if of != control_name:
+                continue
+            if isinstance(changed, str):
+                absent[called] = changed
+            else:
+                candidates += [(called, c) for c in _asked(entries[method], changed)]
     return Proposals(
         candidates=candidates,
         methods=[name for name in entries if name not in controls],
         controls=controls,
         untrained=names,
-        absent={name: why_absent for name in names.values() if why_absent},
+        absent=absent,
+        spoilt=spoilt,
     )
 
 

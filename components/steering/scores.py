@@ -91,7 +91,7 @@ def score_rows(
             for kind in kinds:
                 yield from of[control].of_control(kind)
         for method in methods:
-            if method not in comparison.untrained.values():
+            if method not in comparison.untrained.values() and method not in comparison.spoilt:
                 yield from (
                     of[method].of_concept(results, concept) for concept in comparison.passed()
                 )

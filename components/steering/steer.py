@@ -37,8 +37,10 @@ from components.steering.composite import FLUENCY
 from components.steering.config import SteerConfig, embeds
 from components.steering.contract import Concept, JudgeServices, MethodServices
 from components.steering.contrasts import contrasts
+from components.steering.dose import with_doses
 from components.steering.ledger import Ledger
 from components.steering.material import read_material, read_prompts, too_short
+from components.steering.meanings import Meanings
 from components.steering.measures import declared
 from components.steering.meter import Meter
 from components.steering.neutral import Neutral
@@ -127,6 +129,7 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
 
     # What each method proposes, and how strong it may be.
     evidence = targeted.evidence(passed, meter.stand_ins)
+    evidence = dataclasses.replace(evidence, meanings=Meanings.read(inputs, settings, config))
     services = MethodServices(settings, config.seed, model)
     proposals = propose(config, evidence, services, inputs.get("untrained"))
     neutral, elsewhere = Neutral.read(corpus, config.neutral_tokens, config.neutral_length)
@@ -146,6 +149,7 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     final = yield from texts.choose(steered, proposals.controls)
     for column, text in (("kl_elsewhere", elsewhere), ("kl_whole", whole)):
         steered, final = yield from _with_cost(column, text, steered, final, model, meter)
+    steered, final = with_doses(model, steered, final, elsewhere)
     yield from texts.test(final)
 
     save(folder, proposals.candidates)
@@ -238,11 +242,12 @@ def _comparison(
     return Comparison(
         concepts=concepts,
         refused=refused,
-        methods=[*proposals.methods, *proposals.untrained.values()],
+        methods=[*proposals.methods, *proposals.entry_of],
         controls=proposals.controls,
         budgets=config.kl_budgets,
         silent=panel.silence(),
         untrained=proposals.untrained,
+        spoilt=proposals.spoilt,
         absent=proposals.absent,
         stand_ins=frozenset((name, c.replicate) for name, c in proposals.candidates if c.stand_in),
         unsteered={
@@ -274,9 +279,10 @@ def _facts(
         | {
             "units": dict(subject.units),
             "measure": config.measure,
-            "scales": scales | {name: scales[entry] for entry, name in proposals.untrained.items()},
+            "scales": scales | {name: scales[entry] for name, entry in proposals.entry_of.items()},
             "judged": list(texts.ledger.judged),
             "untrained": dict(proposals.untrained),
+            "spoilt": {name: list(of) for name, of in proposals.spoilt.items()},
             "concepts": len(comparison.concepts),
             "passed": len(comparison.passed()),
             "prompts": {split: len(of_split) for split, of_split in texts.prompts.items()},
@@ -348,6 +354,7 @@ def _nothing(
     write(folder, STEER.name, [absent_row(named | {"n_seeds": n_seeds}, reason)], measures)
     empty = {
         "untrained": {},
+        "spoilt": {},
         "concepts": 0,
         "passed": 0,
         "prompts": {},
@@ -462,7 +469,7 @@ def _work(config: SteerConfig, inputs: Mapping[str, Any]) -> tuple[Meter, int]:
 
 STEER = Stage(
     "steer",
-    version=6,
+    version=7,
     make=make,
     entries=_entries,
     inputs={
@@ -473,12 +480,16 @@ STEER = Stage(
         "codes": Parent("encode"),
         "untrained": Parent("encode", optional=True, control="untrained"),
         "interpreted": Parent(
-            "interpret", optional=True, wanted=lambda config: config.targeted.explained
+            "interpret",
+            optional=True,
+            wanted=lambda config: config.reads_explanations or config.targeted.explained,
         ),
         "text_encoder": Parent(
             "text_encoder",
             optional=True,
-            wanted=lambda config: embeds(config) or config.targeted.embeds,
+            wanted=lambda config: (
+                config.reads_explanations or embeds(config) or config.targeted.embeds
+            ),
         ),
     },
     scored=True,

@@ -383,6 +383,16 @@ STRENGTHS = Table(
             "chosen",
         ),
         "kl_whole": (pl.Float64, "the same over whole contexts; likewise"),
+        "dose": (
+            pl.Float64,
+            "length of the edit over that of the activation, mean over edited tokens of neutral "
+            "text; null for what was not chosen, or edits no activation there",
+        ),
+        "kl_95": (
+            pl.Float64,
+            "95% quantile over tokens of KL(plain || steered) on that text; null for what was not "
+            "chosen",
+        ),
         "select_score": (
             pl.Float64,
             "what the unit scored on the select split; null where none was selected",
@@ -483,6 +493,15 @@ STEERED = Table(
         ),
         "kl_elsewhere": (pl.Float64, "side effect: KL(plain || steered) a token of neutral text"),
         "kl_whole": (pl.Float64, "the same over whole contexts"),
+        "dose": (
+            pl.Float64,
+            "length of the edit over that of the activation, mean over edited tokens of neutral "
+            "text; null where no activation is edited there",
+        ),
+        "kl_95": (
+            pl.Float64,
+            "95% quantile over tokens of KL(plain || steered) on that text",
+        ),
         "kl_written": (pl.Float64, "KL(plain || steered) on the steered text, nats a token"),
         "kl_written_reverse": (
             pl.Float64,

@@ -20,10 +20,10 @@ from tests.contracts.test_steering import TEXTS, judge
 from tests.steering.world import evidence, finish, method
 
 VERSIONS = {
-    "steer": 6,
+    "steer": 7,
     "add_direction": 1,
     "linear_probe": 1,
-    "logit_bias": 1,
+    "logit_bias": 2,
     "mean_difference": 1,
     "paired_difference": 1,
     "prompt": 1,
@@ -66,8 +66,8 @@ def test_results_move_only_with_a_version() -> None:
         assert isinstance(steering, AddVector)
         assert steering.vector[:3].tolist() == pytest.approx(vector, abs=1e-4)
     assert [c.steering.tensors()[""].tolist() for c in proposed("logit_bias") if c.steering] == [
-        [WORDS[0]],
-        [WORDS[1]],
+        [[WORDS[0]]],
+        [[WORDS[1]]],
     ]
     probe = proposed("linear_probe")[0].steering
     assert isinstance(probe, AddVector)
