@@ -46,10 +46,21 @@ def contrasts(
     """
     if comparison.headline in comparison.silent or not comparison.passed():
         return tables.CONTRASTS.frame([])
-    return tables.CONTRASTS.frame(_Contrasts(results, by_concept, comparison).rows())
+    found = Contrasts(results, by_concept, comparison)
+    rows = [*found.against_controls(), *found.pairs()]
+    return tables.CONTRASTS.frame(corrected(rows))
 
 
-class _Contrasts:
+def corrected(rows: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    """The rows with p-values corrected within each family."""
+    for family in (PRIMARY, PAIRS):
+        tested = [row for row in rows if row["family"] == family and row["p"] is not None]
+        for row, p in zip(tested, holm(np.array([r["p"] for r in tested])), strict=True):
+            row["p_holm"] = float(p)
+    return rows
+
+
+class Contrasts:
     """Values of all methods and controls, and what is made of two."""
 
     def __init__(
@@ -64,16 +75,8 @@ class _Contrasts:
             place[row["concept"]] = row
         self.methods = [name for name in comparison.methods if name not in comparison.absent]
 
-    def rows(self) -> list[dict[str, Any]]:
-        """All of them, the families corrected."""
-        rows = [*self._against_controls(), *self._pairs()]
-        for family in (PRIMARY, PAIRS):
-            tested = [row for row in rows if row["family"] == family and row["p"] is not None]
-            for row, p in zip(tested, holm(np.array([r["p"] for r in tested])), strict=True):
-                row["p_holm"] = float(p)
-        return rows
-
-    def _against_controls(self) -> Iterator[dict[str, Any]]:
+    def against_controls(self) -> Iterator[dict[str, Any]]:
+        """Each method against the mean of controls that went through its choice."""
         for method in self.methods:
             if method in self.comparison.ungraded:
                 floors = {
@@ -94,7 +97,8 @@ class _Contrasts:
                     row["family"] = PRIMARY
                 yield row | self._empirical(method, budget)
 
-    def _pairs(self) -> Iterator[dict[str, Any]]:
+    def pairs(self) -> Iterator[dict[str, Any]]:
+        """Each method against each other; of two, one without strength stands second."""
         ungraded = self.comparison.ungraded
         methods = [name for name in self.methods if self._enters(name)]
         for one, other in itertools.combinations(methods, 2):

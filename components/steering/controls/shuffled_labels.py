@@ -71,9 +71,7 @@ def _windows(
     return (inside | outside) & np.isin(evidence.document, taken)
 
 
-def _rest(
-    evidence: Evidence, labels: Bool[np.ndarray, "row concept"]
-) -> scipy.sparse.csc_matrix:
+def _rest(evidence: Evidence, labels: Bool[np.ndarray, "row concept"]) -> scipy.sparse.csc_matrix:
     """What was with or without each concept, and now is not with it."""
     assert evidence.without is not None
     known = (evidence.labels + evidence.without).toarray().astype(bool)
