@@ -159,6 +159,7 @@ class Evidence:
             label is; None where every one is. Methods then get the evidence of one concept at a
             time (`alone`), and controls this one.
         select_rows: which captured tokens of the select split these rows are; None for all of them.
+        is_foreign: whether the rows are of other text, which the model read for this.
     """
 
     concepts: Sequence[Concept]
@@ -179,6 +180,7 @@ class Evidence:
     meanings: Meanings | None = None
     without: scipy.sparse.csc_matrix | None = None
     select_rows: Int[np.ndarray, " token"] | None = None
+    is_foreign: bool = False
 
     def alone(self, column: int) -> Evidence:
         """The evidence of one concept: tokens with it and tokens known to be without it; all others

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import polars as pl
+import torch
 
 from components.dictionary.contract import Dictionary
 from components.errors import InputError
@@ -75,9 +76,16 @@ def of_untrained(evidence: Evidence, codes: Artifact | None) -> tuple[Evidence |
     dictionary, shards = Dictionary.load(artifact), CodeShards(codes)
     rows, n_rows = evidence.select_rows, shards.n_rows("select")
     same_rows = n_rows == len(evidence.document) if rows is None else rows.max(initial=-1) < n_rows
-    if evidence.hook_point not in dictionary.writes or not same_rows:
+    if evidence.hook_point not in dictionary.writes or not (same_rows or evidence.is_foreign):
         return None, f"the untrained dictionary {key} is of other activations"
-    matrix = shards.codes("select").matrix()
+    if evidence.is_foreign:
+        x = {
+            name: torch.cat([block.float() for _, block in evidence.batches(name)])
+            for name in dictionary.reads
+        }
+        matrix = dictionary.encode(x).matrix()
+    else:
+        matrix = shards.codes("select").matrix()
     return dataclasses.replace(
         evidence,
         # a latent of the trained dictionary has no counterpart here: one is looked for

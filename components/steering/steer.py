@@ -27,6 +27,7 @@ import torch
 
 from components.capture.arrays import NO_TEXT
 from components.concept import classifier, probe
+from components.corpus.contract import content_number
 from components.device import Execution
 from components.model.language_model import LanguageModel
 from components.report.scores import write
@@ -398,6 +399,8 @@ def _entries(config: SteerConfig) -> Mapping[str, int]:
     if config.beside != [FLUENCY]:
         entries["scores of judges"] = 1  # those of other judges were not written once
     entries[f"targets.{config.targets.kind}"] = targets.version(config.targets.kind)
+    if files := config.targeted.files():
+        entries["targets.files"] = content_number(files)
     return entries | {"probe": probe.VERSION, "classifier": classifier.VERSION}
 
 

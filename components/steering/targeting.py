@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from components.concept.gate import ProbeGate
@@ -117,6 +118,10 @@ class Targets(ABC):
     def embeds(self) -> bool:
         """Whether it asks the text encoder."""
         return False
+
+    def files(self) -> Sequence[Path]:
+        """Files beside the corpus whose bytes the targets depend on; they enter the key."""
+        return ()
 
     def obstacle(self, corpus: Artifact, config: SteerConfig) -> str | None:
         """Why this corpus has no such target, and what to do; None where it may have."""

@@ -216,3 +216,71 @@ def test_a_sentence_names_the_latents_whose_explanations_mean_it(bench: Bench) -
     ]
     with pytest.raises(InputError, match="explanations of latents"):
         bench.targeted(given, text_encoder=encoder)
+
+
+def sets(folder: Path, n: int = 60) -> Path:
+    """Texts about cats and about kings, as two files."""
+    rng = np.random.default_rng(0)
+    for name, noun, other in (("cats", "cat", "king"), ("kings", "king", "tree")):
+        rows = [
+            {
+                "text": _tale(rng, noun if inside else other),
+                "side": "positive" if inside else "negative",
+            }
+            for inside in (True, False)
+            for _ in range(n)
+        ]
+        pl.DataFrame(rows).write_ndjson(folder / f"{name}.jsonl")
+    return folder
+
+
+def _tale(rng: np.random.Generator, noun: str) -> str:
+    words = [f"the {noun} {rng.choice(world.VERBS)} ." for _ in range(6)]
+    return f"{rng.choice(world.OPENINGS)} {rng.choice(['big', 'small'])} " + " ".join(words)
+
+
+def test_sets_of_texts_are_targets_of_their_own_with_splits_of_their_own(
+    bench: Bench, tmp_path: Path
+) -> None:
+    given = {"kind": "sets", "path": str(sets(tmp_path)), "fewest": 4}
+    found = bench.targeted(config(given))
+    assert [(c.name, c.kind) for c in found.concepts] == [("cats", "set"), ("kings", "set")]
+    assert not found.refusals(SteerConfig().gate)
+    whole = found.evidence([0, 1], 0)
+    x = torch.cat([block for _, block in whole.batches(whole.hook_point)])
+    assert len(x) == len(whole.token) == whole.labels.get_shape()[0]
+    alone = whole.alone(0)
+    cat, king = (toys.WORDS.index(word) for word in ("cat", "king"))
+    inside = alone.labels.toarray().ravel()
+    assert cat in alone.token[inside] and cat not in alone.token[~inside]
+    assert king in alone.token[~inside]
+    seen = {
+        split: {tuple(ids) for ids in found.cut(split, 3, 12).tokens}
+        for split in ("judge", "validate")
+    }
+    assert all(seen.values())
+    assert found.cut("judge", 3, 12).labels.any(0).all()
+    with pytest.raises(InputError, match="names no file"):
+        bench.targeted(config({"kind": "sets"}))
+    with pytest.raises(InputError, match="no column 'body'"):
+        bench.targeted(config(given | {"text_column": "body"}))
+    with pytest.raises(InputError, match="with_values"):
+        bench.targeted(config(given | {"with_values": ["yes"]}))
+
+
+def test_steering_towards_sets_goes_through_the_same_protocol(bench: Bench, tmp_path: Path) -> None:
+    given = config(
+        {"kind": "sets", "path": str(sets(tmp_path)), "fewest": 4},
+        judges=["concept", "fluency"],
+        measure="concept",
+        judge_settings={"concept": {"min_auroc": 0.5}},
+        methods=["mean_difference", "random_direction"],
+        method_settings={"random_direction": {"n_directions": 3}},
+        test_prompts=4,
+        validate_prompts=6,
+    )
+    made, _ = bench.store.ensure(STEER, given, bench.inputs, world.CPU)
+    told = tables.TARGETS.read(made)
+    assert told["passed"].to_list() == [True, True], told["reason"].to_list()
+    reached = tables.STEERED.read(made).filter(method="mean_difference")
+    assert reached["composite"].null_count() == 0
