@@ -56,8 +56,8 @@ class Grammar(Judge):
         names = self.material.concepts
         values = np.full((len(texts), len(names)), np.nan)
         reasons: dict[int, str] = {}
-        if self.silence():
-            return Verdicts(values)
+        if why := self.silence():
+            return Verdicts.nothing(len(texts), len(names), why)
         unknown = [names.index(name) for name in self._unknown]
         for row, text in enumerate(texts):
             reading = self._reader.read(text.prompt, text.text or "")

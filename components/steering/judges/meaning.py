@@ -96,7 +96,9 @@ class Meaning(Judge):
     def judge(self, texts: Sequence[Continuation]) -> Verdicts:
         """By the rank of each target's words."""
         values = np.full((len(texts), len(self.material.targets)), np.nan)
-        if self.silence() or not texts:
+        if why := self.silence():
+            return Verdicts.nothing(len(texts), len(self.material.targets), why)
+        if not texts:
             return Verdicts(values)
         # white space alone has no token in some encoders
         similar = self._embedded([(each.text or "").strip() or "." for each in texts])
