@@ -64,8 +64,11 @@ BARS = {"relevance": 0.5, "fluency": 0.8}
 """What plain text under its true prompt must reach in the mean."""
 DENSITY = (2e-4, 4e-3)
 """How often a latent is active that may be a target: what is active in most text tells nothing."""
-OF_LABELS = ["concept", "meaning"]
-OF_LATENTS = ["readback", "meaning"]
+PANELS = {
+    "world": (("concept",), ("readback",), ("readback", "meaning")),
+    "real": (("readback",), ("readback", "meaning")),
+}
+"""Judges of the target: of labelled concepts, and of latents."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +78,8 @@ class Measured:
     Attributes:
         name: of the experiment and of its targets.
         plain: judge -> mean over plain text, with its interval over prompts.
-        n_targets: targets, and those that passed the gate of the judges that decide.
+        n_targets: targets, and those that passed the gate of the judges of the target.
+        judges: the judges of the target.
         outcomes: the battery.
         seconds: of everything.
     """
@@ -83,6 +87,7 @@ class Measured:
     name: str
     plain: Mapping[str, Interval]
     n_targets: tuple[int, int]
+    judges: Sequence[str]
     outcomes: Sequence[Outcome]
     seconds: float
 
@@ -100,12 +105,9 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()
     written = []
-    for which, path, kinds in (
-        ("world", arguments.world, ("labels", "latents")),
-        ("real", arguments.real, ("latents",)),
-    ):
+    for which, path in (("world", arguments.world), ("real", arguments.real)):
         if arguments.only in (None, which):
-            for measured in measure(path, kinds, arguments):
+            for measured in measure(path, PANELS[which], arguments):
                 written += lines(measured)
                 sys.stdout.write("\n".join(lines(measured)) + "\n")
                 sys.stdout.flush()
@@ -113,24 +115,26 @@ def main() -> None:
         arguments.to.write_text("\n".join(written) + "\n", encoding="utf-8")
 
 
-def measure(path: Path, kinds: Sequence[str], arguments: argparse.Namespace) -> list[Measured]:
-    """Everything that is asked of one experiment, for each kind of target."""
+def measure(
+    path: Path, panels: Sequence[Sequence[str]], arguments: argparse.Namespace
+) -> list[Measured]:
+    """Everything that is asked of one experiment, for each list of judges of the target."""
     config = resolve(list(arguments.overrides), path)
     with Chain(config, plain=True) as chain:
-        return [_measure(chain, kind, arguments) for kind in kinds]
+        return [_measure(chain, of_target, arguments) for of_target in panels]
 
 
-def _measure(chain: Chain, kind: str, arguments: argparse.Namespace) -> Measured:
+def _measure(chain: Chain, of_target: Sequence[str], arguments: argparse.Namespace) -> Measured:
     started = time.monotonic()
     config, corpus = chain.config, chain.artifact("read")
     model = chain.model.load(config.execution)
     dictionary = Dictionary.load(chain.artifact("train"))
-    of_target = OF_LABELS if kind == "labels" else OF_LATENTS
+    kind = "latents" if "readback" in of_target else "labels"
     steer = SteerConfig.model_validate(
         {
             "judges": [*of_target, "relevance", "fluency"],
             "measure": of_target[0],
-            "panel": of_target,
+            "panel": list(of_target),
             "max_new_tokens": arguments.tokens,
         }
     )
@@ -168,7 +172,7 @@ def _measure(chain: Chain, kind: str, arguments: argparse.Namespace) -> Measured
     outcomes = run_battery(panel, material, cells, writer, top)
     seconds = time.monotonic() - started
     n_targets = (len(material.targets), len(columns))
-    return Measured(f"{config.name}, {kind}", told, n_targets, outcomes, seconds)
+    return Measured(f"{config.name}, {kind}", told, n_targets, of_target, outcomes, seconds)
 
 
 def _concepts(chain: Chain, steer: SteerConfig, n: int) -> list[Concept]:
@@ -227,7 +231,8 @@ def lines(measured: Measured) -> list[str]:
     written = [
         f"## {measured.name}",
         "",
-        f"{passed} of {n} targets pass the gate; {measured.seconds:.0f} s.",
+        f"{passed} of {n} targets pass the gate of {' and '.join(measured.judges)}; "
+        f"{measured.seconds:.0f} s.",
         "",
         "| plain text | mean | interval | n | bar |",
         "|---|---|---|---|---|",

@@ -5,9 +5,10 @@ The second opinion beside `components.concept.classifier`, of another family: a 
 instead of a discriminative one, over pieces of words instead of words. It is fitted and calibrated
 on the same passages and says NaN where that one does.
 
-Source: multinomial naive Bayes with the complement's weights (Rennie et al. 2003, ICML), over
-hashed character n-grams inside word boundaries; its scores are divided by the length of the text,
-then calibrated by Platt scaling, because naive Bayes counts what goes together as if it did not.
+Source: naive Bayes over which pieces a text has (the pieces that it lacks are left out, as in a
+multinomial model with clipped counts; Rennie et al. 2003, ICML), hashed character n-grams inside
+word boundaries. Scores are divided by their spread and calibrated by Platt scaling, because naive
+Bayes counts what goes together as if it did not.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ VERSION = 1
 PIECES = (2, 4)
 BUCKETS = 2**16
 SMOOTHING = 0.5
+FEWEST = 3
+"""Texts that have a piece, at least."""
 
 
 class CharacterClassifier:
@@ -64,9 +67,14 @@ class CharacterClassifier:
             )
         }
         counted = self._counted(texts)
-        inside = np.asarray((counted.T @ labels.astype(np.float64))) + SMOOTHING
-        outside = np.asarray((counted.T @ (~labels).astype(np.float64))) + SMOOTHING
-        self._weight = np.log(inside / inside.sum(0)) - np.log(outside / outside.sum(0))
+        n_inside, n_outside = labels.sum(0), (~labels).sum(0)
+        inside = (counted.T @ labels.astype(np.float64) + SMOOTHING) / (n_inside + 2 * SMOOTHING)
+        outside = (counted.T @ (~labels).astype(np.float64) + SMOOTHING) / (
+            n_outside + 2 * SMOOTHING
+        )
+        # pieces that hardly any text has say nothing but how many texts there are
+        known = np.asarray(counted.sum(axis=0)).ravel() >= FEWEST
+        self._weight = np.where(known[:, None], np.log(inside) - np.log(outside), 0.0)
         judged = np.array([concept not in self.unfit for concept in concepts], bool)
         self._slope = np.full(len(concepts), np.nan)
         self._offset = self._slope.copy()
@@ -107,13 +115,13 @@ class CharacterClassifier:
 
     @staticmethod
     def _counted(texts: Sequence[str]) -> scipy.sparse.csr_matrix:
-        """Pieces of each text as shares of all its pieces."""
+        """Which pieces each text has."""
         from sklearn.feature_extraction.text import (
             HashingVectorizer,  # here: describing the flows need not wait for it
         )
 
         pieces = HashingVectorizer(
-            analyzer="char_wb", ngram_range=PIECES, n_features=BUCKETS, norm="l1",
-            alternate_sign=False,
+            analyzer="char_wb", ngram_range=PIECES, n_features=BUCKETS, norm=None,
+            alternate_sign=False, binary=True,
         )  # fmt: skip
         return scipy.sparse.csr_matrix(pieces.transform(texts), dtype=np.float64)

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from components.concept.distinctive import WORD, distinctive_words
 from components.corpus.encoding import Encoder
 from components.seeds import numpy_generator
 from components.statistics import Interval, t_interval
@@ -32,7 +33,6 @@ from components.steering.panel import Panel
 from components.steering.writer import Job, Prompt, Writer, continuation
 from components.store.judgements import PANEL
 
-WORD = re.compile(r"\w+")
 SENTENCE = re.compile(r"[^.!?]*[.!?]+[”\"']?|[^.!?]+$")
 KEYWORDS = 8
 """Words of a target that a list of keywords is made of."""
@@ -234,7 +234,7 @@ def bait(material: Material, column: int, top_context: str | None = None) -> Bai
     passages, has = material.judge.texts, material.judge.labels[:, column]
     inside = [text for text, there in zip(passages, has, strict=True) if there]
     outside = [text for text, there in zip(passages, has, strict=True) if not there]
-    keywords = _keywords(inside, outside) or ["nothing"]
+    keywords = distinctive_words(inside, outside, KEYWORDS) or ["nothing"]
     rng = numpy_generator(material.seed, "bait", material.targets[column].name)
     words = sorted({word for text in passages for word in _words(text)}) or ["nothing"]
     passage = inside[int(rng.integers(len(inside)))] if inside else ""
@@ -245,22 +245,6 @@ def bait(material: Material, column: int, top_context: str | None = None) -> Bai
         sentences, key=lambda part: len(known & {word.lower() for word in _words(part)}), default=""
     )
     return Bait(keywords, sentence, passage, top_context, words)
-
-
-def _keywords(inside: Sequence[str], outside: Sequence[str]) -> list[str]:
-    """Words by their smoothed log-odds between two sets of texts, each weighed by how often it
-    is."""
-    ours, theirs = (
-        Counter(word.lower() for text in texts for word in set(_words(text)))
-        for texts in (inside, outside)
-    )
-    n_ours, n_theirs = len(inside) + 1, len(outside) + 1
-
-    def score(word: str) -> float:
-        with_it, without = (ours[word] + 0.5) / n_ours, (theirs[word] + 0.5) / n_theirs
-        return with_it * float(np.log(with_it / without))
-
-    return sorted(ours, key=score, reverse=True)[:KEYWORDS]
 
 
 def _words(text: str) -> list[str]:

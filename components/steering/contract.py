@@ -433,6 +433,11 @@ class Verdicts:
     values: Float[np.ndarray, "text concept"]
     reasons: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
+    @classmethod
+    def nothing(cls, n_texts: int, n_concepts: int, why: str) -> Verdicts:
+        """No value for any text, all for the same reason."""
+        return cls(np.full((n_texts, n_concepts), np.nan), dict.fromkeys(range(n_texts), why))
+
 
 class Judge(Entry):
     """Judges texts. A file in `judges/` holds one, registered with `@judges`; its name is the

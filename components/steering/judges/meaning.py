@@ -6,6 +6,11 @@ whose words are less similar to the continuation (cosine) than the target's own,
 that has nothing to do with any of them has 0.5. So the value is clip((R - 0.5) / 0.5, 0, 1): 0 at
 chance, 1 where the target's words fit best.
 
+The gate: on validate passages, those that have the target are told from the others by this value
+with an AUROC of `min_auroc`. A passage has the target where it is labelled with it; of a target that
+is a latent, where fewer than `min_passages` are, where the latent is active. A target that no
+passage is known to have passes untried.
+
 Distractors are those targets whose words differ. Text alone is read, without its prompt. The
 encoder is that of the section `text_encoder`; where it is fitted on text (lsa), on the passages of
 the judge split.
@@ -21,11 +26,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from components.config import Config
 from components.report.measure import Measure
+from components.statistics import auroc
 from components.steering.contract import Continuation, Judge, Material, Verdicts, judges
+from components.steering.latent_reading import read_latents
 
 FEWEST = 3
 """Other targets that a comparison needs at least."""
@@ -36,6 +43,12 @@ class MeaningConfig(Config):
 
     min_distractors: int = Field(FEWEST, ge=1)
     """Other targets with words of their own that a target is compared with, at least."""
+    min_auroc: float = Field(0.7, ge=0, le=1)
+    """The gate: what it must reach on validate passages to judge a target."""
+    min_passages: PositiveInt = 5
+    """Validate passages with the target, and without, that the gate needs to try it."""
+    passages: PositiveInt = 512
+    """Validate passages that the gate reads, at most."""
 
 
 @judges
@@ -78,11 +91,14 @@ class Meaning(Judge):
             return
         self._encoder = self.services.encoder([*material.judge.texts, *self._words])
         self._targets = self._embedded(self._words)
+        self._refused |= self._untold(material)
 
     def judge(self, texts: Sequence[Continuation]) -> Verdicts:
         """By the rank of each target's words."""
         values = np.full((len(texts), len(self.material.targets)), np.nan)
-        if self.silence() or not texts:
+        if why := self.silence():
+            return Verdicts.nothing(len(texts), len(self.material.targets), why)
+        if not texts:
             return Verdicts(values)
         # white space alone has no token in some encoders
         similar = self._embedded([(each.text or "").strip() or "." for each in texts])
@@ -96,6 +112,40 @@ class Meaning(Judge):
             above = (others < own).mean(axis=1) + 0.5 * (others == own).mean(axis=1)
             values[:, column] = np.maximum(0.0, (above - 0.5) / 0.5)
         return Verdicts(values)
+
+    def _untold(self, material: Material) -> dict[str, str]:
+        """Targets that it does not tell on validate passages."""
+        real, n = material.validate, self.settings.passages
+        texts, labels = real.texts[:n], real.labels[:n].copy()
+        openings = real.openings[:n] or [""] * len(texts)
+        few = labels.sum(0) < self.settings.min_passages
+        read = {
+            column: target.latent
+            for column, target in enumerate(material.targets)
+            if few[column] and target.latent is not None
+        }
+        if read and texts:
+            model, dictionary = self.services.model, self.services.dictionary
+            latents = sorted(set(read.values()))
+            pairs = list(zip(openings, texts, strict=True))
+            active = np.array(
+                [each.any(axis=0) for each in read_latents(model, dictionary, latents, pairs)]
+            )
+            for column, latent in read.items():
+                labels[:, column] = active[:, latents.index(latent)]
+        said = self.judge([Continuation(text, 0, None) for text in texts]).values
+        untold = {}
+        for column in self._given:
+            name, has = material.targets[column].name, labels[:, column]
+            if name in self._refused or min(has.sum(), (~has).sum()) < self.settings.min_passages:
+                continue
+            reached = auroc(said[:, column], has)
+            if reached is not None and reached < self.settings.min_auroc:
+                untold[name] = (
+                    f"AUROC {reached:.2f} on {len(texts)} validate passages, wanted "
+                    f"{self.settings.min_auroc:g}: its words do not tell text that has it"
+                )
+        return untold
 
     def refusals(self) -> Mapping[str, str]:
         """Targets without words, or with too few others to compare with."""

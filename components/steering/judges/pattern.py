@@ -68,6 +68,8 @@ class Pattern(Judge):
 
     def judge(self, texts: Sequence[Continuation]) -> Verdicts:
         """1 where the expression of the target is found."""
+        if why := self.silence():
+            return Verdicts.nothing(len(texts), len(self._compiled), why)
         values = np.full((len(texts), len(self._compiled)), np.nan)
         for column, expression in enumerate(self._compiled):
             if expression is not None:

@@ -100,8 +100,8 @@ class Readback(Judge):
         targets = self.material.targets
         values = np.full((len(texts), len(targets)), np.nan)
         reasons: dict[int, str] = {}
-        if not self._latents:
-            return Verdicts(values)
+        if why := self.silence():
+            return Verdicts.nothing(len(texts), len(self.material.targets), why)
         read = self._read([(each.prompt, each.text or "") for each in texts])
         for row, activations in enumerate(read):
             if not len(activations):
@@ -122,10 +122,10 @@ class Readback(Judge):
         return self._refused
 
     def silence(self) -> str | None:
-        """That no target names a latent."""
-        if self._latents:
+        """That no target can be read back."""
+        if len(self._refused) < len(self.material.targets):
             return None
-        return "no target names a latent of the dictionary that could be read"
+        return next(iter(self._refused.values()), "there is no target")
 
     def top_passage(self, column: int) -> str | None:
         """The real passage in which the target's latent is most active; None where it is active in
