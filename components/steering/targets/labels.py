@@ -6,13 +6,16 @@ When to use it: where labels say what is meant. Which of them, say `steer.concep
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
+from pydantic import NonNegativeInt
 
 from components.concept.gate import ProbeGate
 from components.config import Config
+from components.seeds import derive
 from components.steering.concepts import limit, pick_concepts
 from components.steering.contract import Concept, Evidence
 from components.steering.evidence import read_evidence
@@ -31,6 +34,8 @@ class LabelsConfig(Config):
 
     kind: Literal["labels"] = "labels"
     """Labelled concepts; `steer.concepts` says which."""
+    n: NonNegativeInt = 0
+    """Of them so many at most, drawn by the seed, each kind in turn; 0 takes all."""
 
 
 @targets
@@ -50,26 +55,47 @@ class Labels(Targets):
 
     def at_most(self, inventory: Sequence[Mapping[str, Any]], config: SteerConfig) -> int:
         """Exactly those that are picked."""
-        return len(pick_concepts(pl.DataFrame(inventory), config)) if inventory else 0
+        if not inventory:
+            return 0
+        picked = pick_concepts(pl.DataFrame(inventory), config)
+        return len(some_of(picked, self.settings.n, config.seed))
 
     def find(self, ground: Ground) -> Labelled:
         """Those that match."""
-        return Labelled(ground)
+        return Labelled(ground, n=self.settings.n)
+
+
+def some_of(concepts: Sequence[Concept], n: int, seed: int) -> list[Concept]:
+    """So many of these, drawn by a hash of seed and name, each kind in turn, in their order; all
+    where `n` is 0."""
+    drawn: dict[str, list[Concept]] = {}
+    for concept in sorted(concepts, key=lambda concept: derive(seed, "target", concept.name)):
+        drawn.setdefault(concept.kind, []).append(concept)
+    turns = itertools.zip_longest(*drawn.values())
+    taken = {c.name for c in [c for turn in turns for c in turn if c][: n or None]}
+    return [concept for concept in concepts if concept.name in taken]
 
 
 class Labelled(Targeted):
     """Labelled concepts, and where the corpus has them."""
 
-    def __init__(self, ground: Ground, concepts: Sequence[Concept] | None = None) -> None:
+    def __init__(
+        self, ground: Ground, concepts: Sequence[Concept] | None = None, n: int = 0
+    ) -> None:
         """
         Args:
             ground: where they are.
             concepts: which; those that the section picks, where absent.
+            n: of those that it picks so many at most; 0 for all.
         """
         self._ground, subject = ground, ground.subject
         inventory = tables.CONCEPTS.read(subject.corpus)
-        self.concepts = pick_concepts(inventory, ground.config) if concepts is None else concepts
-        self.limit = limit(ground.config, inventory, self.concepts)
+        picked = pick_concepts(inventory, ground.config) if concepts is None else concepts
+        self.concepts = some_of(picked, n, ground.config.seed)
+        self.limit = limit(ground.config, inventory, picked)
+        if len(self.concepts) < len(picked):
+            drawn = f"{len(self.concepts)} of {len(picked)} that match were drawn (steer.targets.n)"
+            self.limit = "; ".join(filter(None, (self.limit, drawn)))
         self._select, self._validate = (
             Split(subject.corpus, subject.activations, split, subject.hook_point, self.concepts)
             for split in ("select", "validate")
