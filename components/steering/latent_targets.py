@@ -51,7 +51,7 @@ class WindowsConfig(Config):
     """Top contexts of a latent, and as many windows in which it is silent."""
     fewest: int = Field(12, ge=2)
     """A latent with fewer windows on either side is no target."""
-    max_density: float = Field(0.005, gt=0, le=1)
+    max_density: float = Field(0.003, gt=0, le=1)
     """A latent that is active on a larger share of tokens is no target: plain text has it
     already."""
 

@@ -183,6 +183,8 @@ class _Search:
         points = sorted(
             (math.log(s), math.log(max(kl, 1e-9) / self.budget)) for s, kl in self.measured.items()
         )
+        if self._saturated(points):
+            return None
         high = next((point for point in points if point[1] > 0), None)
         below = [point for point in points if point[1] <= 0 and (high is None or point < high)]
         if high is not None and below:
@@ -199,6 +201,14 @@ class _Search:
                 slope = min(max((y - other[1]) / (x - other[0]), 0.5), 4.0)
         step = -y / slope if math.isfinite(y) else -FARTHEST
         return math.exp(x + min(max(step, -FARTHEST), FARTHEST))
+
+    @staticmethod
+    def _saturated(points: Sequence[tuple[float, float]]) -> bool:
+        """Whether a strength more than twice as large costs no more, and that is too little."""
+        if len(points) < 2 or points[-1][1] > 0:
+            return False
+        (x, y), (further, there) = points[-2:]
+        return further - x > math.log(2) and there - y < math.log1p(TOLERANCE) / 2
 
     def found(self) -> Found:
         """What the search came to."""
