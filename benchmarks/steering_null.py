@@ -36,7 +36,7 @@ CONTROL, N_CONTROLS, LEVEL = "random_direction", 20, 0.05
 
 def main() -> None:
     """Prints the two shares, each with its interval."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="Random vectors given out as methods.")
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--params", type=Path, default=Path("examples/stories-latents.yaml"))
     parser.add_argument("--vectors", type=int, default=200)
