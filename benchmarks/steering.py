@@ -9,9 +9,10 @@
                 transformers' generate), each in an environment of its own (`make steering-peers`);
                 one that is not there is left out, with the reason
 
-Whatever else the machine does falls on both sides of a ratio; a ratio is the median over the turns.
+Seconds are processor seconds of one thread, so that whatever else the machine does changes little; a
+ratio is the median over the turns.
 
-    python -m benchmarks.steering [--json] [--turns 5] [--model FOLDER] [--tokens 64] [--threads 1]
+    python -m benchmarks.steering [--json] [--turns 5] [--model FOLDER] [--tokens 64]
 
 Without --model it is a random Llama of the size of the world's model.
 """
@@ -45,6 +46,7 @@ from components.steering.methods.logit_bias import RaiseWords
 from components.steering.methods.scale_latent import ScaleLatent
 from components.steering.vector import OPERATORS, AddVector, Vectors
 from components.steering.writer import Job, Prompt, Writer
+from tests import toys
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BATCH, PROMPT, LATENTS, ACTIVE = 64, 8, 1024, 16
@@ -60,11 +62,12 @@ def random_model(folder: Path) -> Path:
     transformers.utils.logging.disable_progress_bar()
     torch.manual_seed(0)
     transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    toys.tokenizer().save_pretrained(folder)
     return folder
 
 
 def alternating(sides: Mapping[str, Callable[[], float]], turns: int) -> dict[str, list[float]]:
-    """What each side took in every turn, in seconds; the first turn warms up and is left out."""
+    """What each side took in every turn, in processor seconds; the first turn warms up and is left out."""
     took: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(turns + 1):
         # each goes first as often as last
@@ -123,7 +126,7 @@ class Bench:
 
     def seconds(self, intervention: Intervention = NOTHING) -> float:
         """Of writing the batch; no row ends early."""
-        begun = time.perf_counter()
+        begun = time.process_time()
         generate(
             self.model,
             self.prompts,
@@ -133,7 +136,7 @@ class Bench:
             intervention=intervention,
             stop=[],
         )
-        return time.perf_counter() - begun
+        return time.process_time() - begun
 
     def operators(self, turns: int, mixed: bool) -> dict[str, dict[str, float]]:
         """Ratio of steered to plain tokens a second, by operator."""
@@ -160,17 +163,17 @@ class Bench:
 
         def seconds(batch: int, part: Sequence[Job]) -> float:
             writer = Writer(self.model, self.tokens, 1.0, 0, batch)
-            begun = time.perf_counter()
+            begun = time.process_time()
             for _ in writer.write(part, side_effects=True):
                 pass
-            return (time.perf_counter() - begun) / len(part)
+            return (time.process_time() - begun) / len(part)
 
         sides = {"alone": lambda: seconds(1, jobs[::8]), "protocol": lambda: seconds(256, jobs)}
         took = alternating(sides, turns)
         found = ratio(took["alone"], took["protocol"])
         return found | {"texts_per_second": 1 / statistics.median(took["protocol"])}
 
-    def peer(self, name: str, turns: int, threads: int) -> dict[str, object]:
+    def peer(self, name: str, turns: int) -> dict[str, object]:
         """Ratio of tokens a second: here over the peer, both with one added vector."""
         python = REPOSITORY / ".venv-peers" / name / "bin" / "python"
         if not python.exists():
@@ -178,20 +181,18 @@ class Bench:
         rows = self.steerings("add")[:1] * BATCH
         intervention = AddVector.intervention(rows, torch.full((BATCH,), 0.1))  # type: ignore[arg-type]
         layer = self.model.n_layers // 2
-        with _peer(python, name, self, layer, threads) as theirs:
+        with _peer(python, name, self, layer) as theirs:
             took = alternating({"peer": theirs, "here": lambda: self.seconds(intervention)}, turns)
         found = ratio(took["peer"], took["here"])
         return found | {"tokens_per_second": BATCH * self.tokens / statistics.median(took["peer"])}
 
 
 @contextlib.contextmanager
-def _peer(
-    python: Path, name: str, bench: Bench, layer: int, threads: int
-) -> Iterator[Callable[[], float]]:
+def _peer(python: Path, name: str, bench: Bench, layer: int) -> Iterator[Callable[[], float]]:
     """Seconds of one batch in a process of its own that answers line by line."""
     given = {
         "peer": name, "model": str(bench.folder), "layer": layer, "prompts": bench.prompts,
-        "tokens": bench.tokens, "threads": threads,
+        "tokens": bench.tokens,
         "vector": (0.1 * bench.unit * bench.vectors[0]).tolist(),
     }  # fmt: skip
     command = [str(python), str(REPOSITORY / "benchmarks" / "steering_peer.py")]
@@ -218,20 +219,23 @@ def main() -> None:
     parser.add_argument("--model", help="a folder; a random model without it")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=64, help="new tokens of each row")
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(
             Path(given.model) if given.model else random_model(Path(folder)), given.tokens
         )
-        found = {
-            "steered": bench.operators(given.turns, mixed=False),
-            "mixed": bench.operators(given.turns, mixed=True),
-            "protocol": {"writer": bench.protocol(given.turns)},
-            "peers": {name: bench.peer(name, given.turns, given.threads) for name in PEERS},
+        parts: dict[str, Callable[[], dict]] = {
+            "protocol": lambda: {"writer": bench.protocol(given.turns)},
+            "peers": lambda: {n: bench.peer(n, given.turns) for n in PEERS},
+            "steered": lambda: bench.operators(given.turns, mixed=False),
+            "mixed": lambda: bench.operators(given.turns, mixed=True),
         }
+        found = {}
+        for part, measured in parts.items():
+            found[part] = measured()
+            print(f"{part}: {found[part]}", file=sys.stderr, flush=True)
     missed = [
         f"{part} {name}: {each['ratio']:.2f}, wanted {TO_REACH[part]:g}"
         for part in TO_REACH

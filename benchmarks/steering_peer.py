@@ -1,7 +1,7 @@
 """Steered generation by another project, in that project's environment: what benchmarks/steering.py
 compares with. Imports nothing of Latentflow.
 
-Reads one line of JSON (what is to be done), then writes the seconds of a batch for every line.
+Reads one line of JSON (what is to be done), then writes the processor seconds of a batch for every line.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import transformers
 
 def main() -> None:
     given = json.loads(sys.stdin.readline())
-    torch.set_num_threads(given["threads"])
+    torch.set_num_threads(1)
     transformers.utils.logging.set_verbosity_error()
     model = transformers.AutoModelForCausalLM.from_pretrained(given["model"]).eval()
     vector, layer = torch.tensor(given["vector"]), given["layer"]
@@ -39,7 +39,7 @@ def main() -> None:
     n = given["tokens"]
 
     def seconds() -> float:
-        begun = time.perf_counter()
+        begun = time.process_time()
         with torch.no_grad(), applied():
             written = model.generate(
                 input_ids=tokens,
@@ -51,7 +51,7 @@ def main() -> None:
                 pad_token_id=0,
             )
         assert written.shape[1] == tokens.shape[1] + n
-        return time.perf_counter() - begun
+        return time.process_time() - begun
 
     print(seconds(), flush=True)
     for _ in sys.stdin:
