@@ -81,6 +81,7 @@ def by_concept(
                         "method": method,
                         "kl_budget": budget,
                         **{name: own.get(name) for name in _OF_MEANS},
+                        "kl_validate": measured.get("kl"),
                         **{
                             name: measured.get(name)
                             for name in ("latent", "kl_elsewhere", "kl_whole", "dose", "kl_95")

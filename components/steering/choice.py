@@ -26,7 +26,7 @@ class Steered:
         candidate: what is steered.
         budget: nats a token; None where no strength can be set.
         strength: of the steering, in its own units; None where there is none, with the reason.
-        kl: measured at that strength, on the text it was set on.
+        kl: what the text costs that it writes after validate prompts at that strength.
         kl_elsewhere: measured on other neutral text, once it was chosen.
         kl_whole: measured over whole contexts of neutral text, likewise.
         dose: length of the edit over that of the activation, mean over edited tokens of neutral

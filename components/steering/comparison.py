@@ -10,11 +10,13 @@ from typing import Any
 import polars as pl
 
 from components.steering.contract import Concept
-from components.store.judgements import COMPOSITE
+from components.store.judgements import AGAIN, COMPOSITE, PANEL
 
-KINDS = ("document", "contextual", "surface")
+KINDS = ("document", "contextual", "surface", "latent", "set")
 UNTRAINED = "untrained"
 """What tables call a method that the untrained dictionary goes through."""
+CONTROLS = "controls"
+"""What tables call the mean of the controls that went through a method's choice."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Comparison:
         limit: that not all concepts of the corpus are candidates, where that is so.
         ungraded: names whose steerings have no strength: they stand at no budget.
         judges: whose own scores stand beside composite and uplift (`SteerConfig.beside`).
+        headline_budget: the budget at which methods are tested together.
+        again: whether plain text from other seeds stands beside the methods (`AGAIN`).
     """
 
     concepts: Sequence[Concept]
@@ -63,12 +67,20 @@ class Comparison:
     limit: str | None = None
     ungraded: frozenset[str] = frozenset()
     judges: Sequence[str] = ("fluency",)
+    headline_budget: float = 0.2
+    again: bool = False
 
     @property
     def measures(self) -> list[str]:
         """What is averaged over texts: the composite, the uplift, and what each of these judges
         says."""
         return [COMPOSITE, "uplift", *self.judges]
+
+    @property
+    def headline(self) -> str:
+        """The composite that methods are compared by: of three parts where relevance is judged,
+        else of two."""
+        return PANEL if PANEL in self.told else COMPOSITE
 
     @property
     def told(self) -> list[str]:
@@ -82,6 +94,7 @@ class Comparison:
         names = [*self.methods, *self.controls]
         graded = [name for name in names if name not in self.ungraded]
         rest = [name for name in names if name in self.ungraded]
+        rest += [AGAIN] if self.again else []
         return [*((budget, graded) for budget in self.budgets), *([(None, rest)] if rest else [])]
 
     @property
@@ -94,7 +107,7 @@ class Comparison:
         if method in self.spoilt:
             entry, control = self.spoilt[method]
             return {"entry": entry, "subject": control, "role": "control"}
-        if method in self.controls:
+        if method in (*self.controls, AGAIN):
             return {"entry": method, "subject": None, "role": "floor"}
         bare = next((entry for entry, name in self.untrained.items() if name == method), None)
         if bare:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 import scipy.sparse
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -23,6 +24,8 @@ from components.config import Config
 from components.dictionary.contract import Dictionary
 from components.model.intervention import Intervention
 from components.model.language_model import LanguageModel
+from components.model.latent_semantics import LatentSemantics
+from components.model.text_encoder import TextEncoder, TextEncoderReference
 from components.registry import Entry, Registry, Services
 from components.report.measure import Measure
 from components.steering.meanings import Meanings
@@ -152,6 +155,11 @@ class Evidence:
         stand_ins: how many more steerings a control proposes, of which chance chooses as a method
             chooses: the most candidates that a method proposes for one concept; 0 where none has a
             choice.
+        without: tokens that are known to be without each concept, where not every token without a
+            label is; None where every one is. Methods then get the evidence of one concept at a
+            time (`alone`), and controls this one.
+        select_rows: which captured tokens of the select split these rows are; None for all of them.
+        is_foreign: whether the rows are of other text, which the model read for this.
     """
 
     concepts: Sequence[Concept]
@@ -170,6 +178,46 @@ class Evidence:
     d_in: int
     stand_ins: int = 0
     meanings: Meanings | None = None
+    without: scipy.sparse.csc_matrix | None = None
+    select_rows: Int[np.ndarray, " token"] | None = None
+    is_foreign: bool = False
+
+    def alone(self, column: int) -> Evidence:
+        """The evidence of one concept: tokens with it and tokens known to be without it; all others
+        are left out.
+
+        What hangs together (neighbours in a document, all with the concept or all without) is a
+        document of its own.
+        """
+        if self.without is None:
+            raise ValueError("every token without a label is without the concept")
+        inside = self.labels[:, [column]].toarray().ravel().astype(bool)
+        rows = np.flatnonzero(inside | self.without[:, [column]].toarray().ravel().astype(bool))
+        inside, document = inside[rows], self.document[rows]
+        begins = np.ones(len(rows), dtype=bool)
+        begins[1:] = (np.diff(rows) > 1) | (np.diff(document) != 0) | (inside[1:] != inside[:-1])
+        taken = torch.from_numpy(rows)
+
+        def batches(hook_point: str) -> Iterator[tuple[int, Tensor]]:
+            done = 0
+            for start, x in self.batches(hook_point):
+                here = taken[(taken >= start) & (taken < start + len(x))] - start
+                yield done, x[here]
+                done += len(here)
+
+        return dataclasses.replace(
+            self,
+            concepts=[self.concepts[column]],
+            labels=scipy.sparse.csc_matrix(inside[:, None]),
+            without=None,
+            token=self.token[rows],
+            document=np.cumsum(begins) - 1,
+            document_labels=scipy.sparse.csc_matrix(inside[begins][:, None]),
+            batches=batches,
+            pairs=self.pairs.filter(pl.col("concept") == self.concepts[column].name),
+            codes=None if self.codes is None else self.codes[rows],
+            select_rows=rows if self.select_rows is None else self.select_rows[rows],
+        )
 
     @property
     def unit(self) -> float:
@@ -311,11 +359,13 @@ class Passages:
         texts: the pieces.
         labels: whether a piece has the concept: a labelled token in it, or a document that has it.
         nll: nats a token under the unsteered model; NaN where it was not measured.
+        openings: what stands before each, as long as a prompt; empty where nobody kept it.
     """
 
     texts: list[str]
     labels: Bool[np.ndarray, "passage concept"]
     nll: Float[np.ndarray, " passage"]
+    openings: list[str] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -351,10 +401,25 @@ class JudgeServices(Services):
     Attributes:
         model: the model, unsteered.
         dictionary: of whose latents a judge may read how active they are in a text.
+        text_encoder: gives texts vectors; None where no listed judge asks for it (`embeds`).
     """
 
     model: LanguageModel
     dictionary: Dictionary
+    text_encoder: TextEncoderReference | None = None
+
+    def encoder(self, texts: Sequence[str]) -> TextEncoder | LatentSemantics:
+        """The text encoder itself.
+
+        Args:
+            texts: for an encoder that is fitted here; none that is judged.
+
+        Raises:
+            InputError: such texts without two different words.
+        """
+        if self.text_encoder is None or self.text_encoder.is_fitted_here:
+            return LatentSemantics(texts, self.seed)
+        return self.text_encoder.load_encoder(self.execution)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -369,6 +434,11 @@ class Verdicts:
     values: Float[np.ndarray, "text concept"]
     reasons: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
+    @classmethod
+    def nothing(cls, n_texts: int, n_concepts: int, why: str) -> Verdicts:
+        """No value for any text, all for the same reason."""
+        return cls(np.full((n_texts, n_concepts), np.nan), dict.fromkeys(range(n_texts), why))
+
 
 class Judge(Entry):
     """Judges texts. A file in `judges/` holds one, registered with `@judges`; its name is the
@@ -377,9 +447,14 @@ class Judge(Entry):
     Attributes:
         measure: its score as a reader meets it, the mean of what it says of texts; the name is the
             judge's. Rows of the judge that `steer.measure` names stand under `uplift` instead.
+        from_plain: its value is what a text has more than plain text already, so the composite of
+            three takes it as it is.
+        embeds: it gives texts vectors by the text encoder (`JudgeServices.encoder`).
     """
 
     measure: ClassVar[Measure]
+    from_plain: ClassVar[bool] = False
+    embeds: ClassVar[bool] = False
 
     def __init__(self, config: Any, services: JudgeServices) -> None:
         """`config` is of the entry's own class."""

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import polars as pl
+import torch
 
 from components.dictionary.contract import Dictionary
 from components.errors import InputError
@@ -73,13 +74,23 @@ def of_untrained(evidence: Evidence, codes: Artifact | None) -> tuple[Evidence |
     if artifact is None:
         return None, f"the untrained dictionary {key} is not in the store of its codes {codes.key}"
     dictionary, shards = Dictionary.load(artifact), CodeShards(codes)
-    same_place = evidence.hook_point in dictionary.writes
-    if not same_place or shards.n_rows("select") != len(evidence.document):
+    rows, n_rows = evidence.select_rows, shards.n_rows("select")
+    same_rows = n_rows == len(evidence.document) if rows is None else rows.max(initial=-1) < n_rows
+    if evidence.hook_point not in dictionary.writes or not (same_rows or evidence.is_foreign):
         return None, f"the untrained dictionary {key} is of other activations"
+    if evidence.is_foreign:
+        x = {
+            name: torch.cat([block.float() for _, block in evidence.batches(name)])
+            for name in dictionary.reads
+        }
+        matrix = dictionary.encode(x).matrix()
+    else:
+        matrix = shards.codes("select").matrix()
     return dataclasses.replace(
         evidence,
-        concepts=[dataclasses.replace(concept, latent=None) for concept in evidence.concepts],
-        codes=shards.codes("select").matrix(),
+        # a latent of the trained dictionary has no counterpart here: one is looked for
+        concepts=[dataclasses.replace(each, latent=None) for each in evidence.concepts],
+        codes=matrix if rows is None else matrix[rows],
         dictionary=dictionary,
         meanings=None,
     ), None

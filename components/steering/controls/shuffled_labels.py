@@ -40,7 +40,9 @@ class ShuffledLabels(SteeringControl):
         documents = np.zeros(evidence.document_labels.get_shape(), bool)
         for column, concept in enumerate(evidence.concepts):
             generator = numpy_generator(self.services.seed, "shuffled_labels", concept.name)
-            if concept.unit == "document":
+            if evidence.without is not None:
+                labels[:, column] = _windows(evidence, column, generator)
+            elif concept.unit == "document":
                 own = _dense(evidence.document_labels, column)
                 documents[:, column] = generator.permutation(own)
                 labels[:, column] = documents[evidence.document, column]
@@ -51,9 +53,29 @@ class ShuffledLabels(SteeringControl):
             # a latent that is the target itself would tell what the labels no longer do
             concepts=[dataclasses.replace(c, latent=None, text=None) for c in evidence.concepts],
             labels=scipy.sparse.csc_matrix(labels),
+            without=None if evidence.without is None else _rest(evidence, labels),
             document_labels=scipy.sparse.csc_matrix(documents),
             pairs=evidence.pairs.clear(),
         )
+
+
+def _windows(
+    evidence: Evidence, column: int, generator: np.random.Generator
+) -> Bool[np.ndarray, " row"]:
+    """Rows of as many pieces of text as have the concept, drawn from those with and without it."""
+    assert evidence.without is not None
+    inside, outside = _dense(evidence.labels, column), _dense(evidence.without, column)
+    pieces = np.unique(evidence.document[inside | outside])
+    n_with = len(np.unique(evidence.document[inside]))
+    taken = generator.permutation(pieces)[:n_with]
+    return (inside | outside) & np.isin(evidence.document, taken)
+
+
+def _rest(evidence: Evidence, labels: Bool[np.ndarray, "row concept"]) -> scipy.sparse.csc_matrix:
+    """What was with or without each concept, and now is not with it."""
+    assert evidence.without is not None
+    known = (evidence.labels + evidence.without).toarray().astype(bool)
+    return scipy.sparse.csc_matrix(known & ~labels)
 
 
 def _dense(labels: scipy.sparse.csc_matrix, column: int) -> Bool[np.ndarray, " row"]:

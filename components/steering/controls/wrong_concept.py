@@ -49,6 +49,7 @@ class WrongConcept(SteeringControl):
                 for taker, other in enumerate(giver)
             ],
             labels=evidence.labels[:, giver],
+            without=None if evidence.without is None else evidence.without[:, giver],
             document_labels=evidence.document_labels[:, giver],
             pairs=evidence.pairs.with_columns(pl.col("concept").replace(name_of)),
         )
