@@ -264,6 +264,7 @@ class SteeringMethod(Entry):
     steering: ClassVar[type[Steering]]
     control: ClassVar[bool] = False
     reads_dictionary: ClassVar[bool] = False
+    services: MethodServices
 
     def __init__(self, config: Any, services: MethodServices) -> None:
         """`config` is of the entry's own class."""
