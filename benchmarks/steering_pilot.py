@@ -138,9 +138,7 @@ def _measure(chain: Chain, of_target: Sequence[str], arguments: argparse.Namespa
     writer = Writer(model, steer.max_new_tokens, 1.0, steer.seed, steer.batch_size)
     prompts = {split: read_prompts(corpus, model, split, steer) for split in ("validate", "test")}
     n = -(-steer.band_texts // len(prompts["validate"]))
-    plain = _finished(
-        writer.write([Job(p, s) for s in range(n) for p in prompts["validate"]])
-    )
+    plain = _finished(writer.write([Job(p, s) for s in range(n) for p in prompts["validate"]]))
     concepts = _concepts(chain, steer, arguments.targets)
     material = read_material(corpus, concepts, writer, prompts["validate"], plain, steer)
     test = read_passages(corpus, "test", concepts, writer, prompts["validate"], steer)
@@ -256,7 +254,9 @@ def lines(measured: Measured) -> list[str]:
         )
         holds = "NO" if law.falls else "yes"
         told = f"{_shown(law.difference.value)} {_span(law.difference)}"
-        written.append(f"| {trick} | {_shown(law.fake)} | {told} | {holds} | {law.n_cells} | {cells} |")
+        written.append(
+            f"| {trick} | {_shown(law.fake)} | {told} | {holds} | {law.n_cells} | {cells} |"
+        )
     return [*written, "", "(!): this judge alone falls for it.", ""]
 
 

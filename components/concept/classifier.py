@@ -154,8 +154,7 @@ def fit_classifier(
         concept: reason
         for i, concept in enumerate(concepts)
         if (
-            reason := lacking(labels[:, i], "judge")
-            or lacking(calibrate_labels[:, i], "calibrate")
+            reason := lacking(labels[:, i], "judge") or lacking(calibrate_labels[:, i], "calibrate")
         )
     }
     vectorizer = _vectorizer(None)

@@ -91,7 +91,9 @@ class SteerConfig(Config):
                 f"a steering method may not be called {taken[0]!r}: tables call a control so; "
                 "rename its file"
             )
-        if taken := sorted(set(self.judges) & (TAKEN | {measure.name for measure in (*MEASURES, PANEL_MEASURE)})):
+        if taken := sorted(
+            set(self.judges) & (TAKEN | {measure.name for measure in (*MEASURES, PANEL_MEASURE)})
+        ):
             raise ConfigError(
                 f"a judge may not be called {taken[0]!r}: tables call another thing so; rename "
                 "its file"

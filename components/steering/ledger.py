@@ -106,8 +106,7 @@ class Ledger:
         column = np.array([self.column[name] for name in names])
         plain = [self._plain[job.prompt.number, job.sample] for job in jobs]
         before = {
-            name: np.array([of[name] for of in plain])[text, column]
-            for name in self.panel.deciding
+            name: np.array([of[name] for of in plain])[text, column] for name in self.panel.deciding
         }
         values = {name: verdict.values[text, column] for name, verdict in verdicts.items()}
         others = [self.column[name] for name in self.judged]
@@ -129,7 +128,9 @@ class Ledger:
             before[self.panel.measure],
             values.get(FLUENCY, np.full(len(text), np.nan)),
         )
-        missing = [UNPAIRED if gone else None for gone in np.isnan(before[self.panel.measure]).tolist()]
+        missing = [
+            UNPAIRED if gone else None for gone in np.isnan(before[self.panel.measure]).tolist()
+        ]
         reasons = [texts[i].reason or why for i, why in zip(text.tolist(), missing, strict=True)]
         self._judge(COMPOSITE, shared, whole, reasons, [None] * len(text))
         if self.panel.has_panel:
