@@ -133,23 +133,29 @@ class Places:
     Attributes:
         position: number of each token in its row, -1 for padding.
         prompt: number of given tokens in each row.
+        whole: that no token is padding, where that is known without a look.
     """
 
     position: Int64[Tensor, "b t"]
     prompt: Int64[Tensor, " b"]
+    whole: bool = False
+
+    def all_of(self, positions: Positions) -> bool:
+        """Whether an edit with these positions is known to change every token of this pass."""
+        return self.whole and isinstance(positions, str) and positions == "all"
 
     def chosen(self, positions: Positions) -> Bool[Tensor, "b t 1"]:
         """The tokens of this pass that an edit with these positions changes."""
         at, prompt = self.position, self.prompt[:, None]
         real = at >= 0
+        if isinstance(positions, str) and positions == "all":
+            return real[:, :, None]
         if isinstance(positions, Tensor):
             assert len(positions) == len(at), (
                 f"a mask of {len(positions)} rows for {len(at)} rows of tokens"
             )
             inside = at.clamp(0, positions.shape[1] - 1)
             mask = positions.to(at.device).gather(1, inside) & (at < positions.shape[1])
-        elif positions == "all":
-            mask = real
         elif positions == "prompt":
             mask = at < prompt
         elif positions == "generated":

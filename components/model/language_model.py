@@ -411,6 +411,8 @@ class LanguageModel:
                 f"the edit at {edit.hook_point} got activations {list(x.shape)} and returned "
                 f"{list(new.shape)}; it must keep their shape"
             )
+        if self._places.all_of(edit.positions):
+            return new.to(x.dtype)
         return torch.where(mask, new.to(x.dtype), x)
 
     def _pass(self, tokens: Tensor, mask: Tensor | None) -> Any:
@@ -427,7 +429,8 @@ class LanguageModel:
             if not _is_right(mask):
                 self._refuse_padding(mask)
                 kwargs |= self._behind_padding(position)
-        return self.forward(tokens, Places(position, position.max(dim=1).values + 1), **kwargs)
+        places = Places(position, position.max(dim=1).values + 1, whole=mask is None)
+        return self.forward(tokens, places, **kwargs)
 
     def _behind_padding(self, position: Tensor) -> dict[str, Tensor]:
         positions = {"position_ids": position.clamp(min=0)} if self.takes("position_ids") else {}
