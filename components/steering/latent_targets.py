@@ -260,8 +260,8 @@ class Windows:
             (np.ones(len(self.window)), (self.window, np.arange(len(self.window)))),
             shape=(self.n, len(self.window)),
         )
-        there = (member @ (self.codes > 0)).tocsr()[self._whole]
-        return np.diff(there.tocsc().indptr)
+        there = scipy.sparse.csr_matrix(member @ (self.codes > 0))[self._whole]
+        return np.diff(scipy.sparse.csc_matrix(there).indptr)
 
     def eligible(self) -> Int[np.ndarray, " _"]:
         """Latents that are not too dense and have windows enough."""

@@ -122,7 +122,7 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
         material,
         JudgeServices(settings, config.seed, model, subject.dictionary, inputs.get("text_encoder")),
     )
-    refused = panel.refusals() | targeted.refusals(config.gate)
+    refused = {**panel.refusals(), **targeted.refusals(config.gate)}
     passed = [column for column, concept in enumerate(concepts) if concept.name not in refused]
     yield meter.progress(
         f"{len(passed)} of {len(concepts)} targets pass the gate; {meter.plan(len(passed))}"

@@ -58,7 +58,7 @@ def noise(generator: np.random.Generator) -> np.ndarray:
     return np.clip(generator.normal(0.05, 0.15, N), 0, 1) * np.linspace(0.4, 1, N)
 
 
-def told(texts: list[dict], about: Comparison, costs: Mapping[str, float] = {}) -> pl.DataFrame:  # noqa: B006
+def told(texts: list[dict], about: Comparison, costs: Mapping[str, float] = {}) -> pl.DataFrame:
     """The table, of methods whose steerings cost this on each target."""
     judged = results(texts)
     strengths = [

@@ -30,9 +30,15 @@ VERSIONS = {
     "random_direction": 2,
     "several_latents": 1,
     "whitened_mean_difference": 1,
-    "concept": 1,
-    "fluency": 1,
-    "relevance": 1,
+    "concept": 2,
+    "fluency": 2,
+    "relevance": 2,
+    "classifier": 1,
+    "concept_masked": 1,
+    "grammar": 1,
+    "meaning": 1,
+    "pattern": 1,
+    "readback": 1,
 }
 PROPOSED = {
     "add_direction": [0.0, 0.0, 1.0],
@@ -46,7 +52,7 @@ PROBED = [-0.017499, 0.032938, 0.99875]
 PASSAGES = [[9, 6, 6, 9], [9, 9, 9, 9]]
 WORDS = [6, 9]
 RANKED = [2, 1, 5]
-JUDGED = {"concept": [0.932772, 0.029683], "fluency": [1.0, 0.0]}
+JUDGED = {"concept": [0.910322, 0.029683], "fluency": [1.0, 0.0]}
 STRENGTH = 0.620610
 WRITTEN = ["small ? small two small", "big bird red queen saw"]
 PICKED = ["word.1", "word.3", "word.7", "word.10"]

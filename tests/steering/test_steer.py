@@ -149,7 +149,7 @@ def test_what_each_method_reaches_on_each_concept_is_a_table_to_pair_methods_by(
             )
         )
     )
-    both = reached.join(means, on=["concept", "method", "kl_budget"])
+    both = reached.join(means, on=["concept", "method", "kl_budget"], nulls_equal=True)
     assert both.height == reached.height
     for name in ("composite", "uplift", "fluency"):
         np.testing.assert_allclose(both[name], both[f"wanted_{name}"], atol=1e-9)
@@ -545,7 +545,7 @@ def test_the_form_draws_a_field_for_every_setting_of_every_entry() -> None:
 def test_the_key_knows_the_versions_of_methods_and_judges() -> None:
     assert dict(STEER.entries(SteerConfig(methods=["mean_difference"], judges=["concept"]))) == {
         "steering method.mean_difference": 1,
-        "judge.concept": 1,
+        "judge.concept": 2,
         "targets.labels": 1,
         "probe": 1,
         "classifier": 1,

@@ -1,7 +1,9 @@
 """Meaning: does the text mean what the target says in words, more than what other targets say?
 
-A sentence encoder gives vectors to the continuation and to the words of every target
-(`Concept.text`: an explanation, a sentence). R is the share of the other targets (distractors)
+A sentence encoder gives vectors to the words of every target (`Concept.text`: an explanation, a
+sentence) and to windows of the continuation (`window` words, each beginning half a window behind the
+one before), because a target may stand in one sentence of a text. A text is as similar to a target
+as its most similar window is. R is the share of the other targets (distractors)
 whose words are less similar to the continuation (cosine) than the target's own, ties half; text
 that has nothing to do with any of them has 0.5. So the value is clip((R - 0.5) / 0.5, 0, 1): 0 at
 chance, 1 where the target's words fit best.
@@ -43,7 +45,9 @@ class MeaningConfig(Config):
 
     min_distractors: int = Field(FEWEST, ge=1)
     """Other targets with words of their own that a target is compared with, at least."""
-    min_auroc: float = Field(0.7, ge=0, le=1)
+    window: PositiveInt = 8
+    """Words of a text that get a vector together."""
+    min_auroc: float = Field(0.6, ge=0, le=1)
     """The gate: what it must reach on validate passages to judge a target."""
     min_passages: PositiveInt = 5
     """Validate passages with the target, and without, that the gate needs to try it."""
@@ -100,9 +104,11 @@ class Meaning(Judge):
             return Verdicts.nothing(len(texts), len(self.material.targets), why)
         if not texts:
             return Verdicts(values)
-        # white space alone has no token in some encoders
-        similar = self._embedded([(each.text or "").strip() or "." for each in texts])
-        cosine = (similar @ self._targets.T).numpy().astype(np.float64)
+        windows = [self._windows(each.text or "") for each in texts]
+        vectors = self._embedded([window for of_text in windows for window in of_text])
+        similar = (vectors @ self._targets.T).numpy().astype(np.float64)
+        begins = np.cumsum([0, *map(len, windows)])[:-1]
+        cosine = np.maximum.reduceat(similar, begins, axis=0)
         words = np.array(self._words)
         for place, column in enumerate(self._given):
             if self.material.targets[column].name in self._refused:
@@ -156,6 +162,13 @@ class Meaning(Judge):
         if len(self._refused) < len(self.material.targets):
             return None
         return next(iter(self._refused.values()), "there is no target")
+
+    def _windows(self, text: str) -> list[str]:
+        words, size = text.split(), self.settings.window
+        step = max(1, size // 2)
+        last = max(1, len(words) - step)
+        # white space alone has no token in some encoders
+        return [" ".join(words[start : start + size]) or "." for start in range(0, last, step)]
 
     def _embedded(self, texts: Sequence[str]) -> torch.Tensor:
         return torch.nn.functional.normalize(self._encoder.embed(texts).float(), dim=1)
