@@ -95,10 +95,20 @@ NOTHING = Intervention()
 
 
 def logits_under(
-    model: LanguageModel, tokens: Int[Tensor, "b t"], intervention: Intervention
+    model: LanguageModel,
+    tokens: Int[Tensor, "b t"],
+    intervention: Intervention,
+    n_given: Int[Tensor, " b"] | None = None,
 ) -> Float[Tensor, "b t V"]:
     """The predictions made after each of these tokens, float32, under an intervention; padding, if
     any, on the right.
+
+    Args:
+        model: the model.
+        tokens: text.
+        intervention: its edits each at their own positions.
+        n_given: how many tokens of each row were given, where the others were generated: a text that
+            was written is then read as it was written. None: all were given.
 
     Raises:
         CapabilityError: the model has no head.
@@ -110,8 +120,10 @@ def logits_under(
         rows = intervention.prefixed(model, tokens.tolist())
         width = longest + tokens.shape[1]
         given = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+        if n_given is not None:
+            n_given = n_given + torch.tensor(lengths)
     with intervention.applied(model):
-        logits = model.logits(given)
+        logits = model.logits(given, n_given=n_given)
     # what follows token i is predicted as many places later as the row's prefix is long
     if longest:
         places = torch.arange(tokens.shape[1])[None] + torch.tensor(lengths)[:, None]
