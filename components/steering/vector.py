@@ -301,7 +301,8 @@ def _projected(
 
     def function(x: Tensor, mask: Tensor) -> Tensor:
         vector, share, wanted = held.like(x)
-        projection = x @ vector[:, :, None]  # [b, t, 1]
-        return x + share * (wanted - projection) * vector[:, None, :]
+        along = vector[:, None, :]
+        projection = (x * along).sum(dim=2, keepdim=True)
+        return torch.addcmul(x, share * (wanted - projection), along)
 
     return function

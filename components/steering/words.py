@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -41,7 +42,7 @@ class Words:
         cls, model: Any, token: Int[np.ndarray, " row"], document: Int[np.ndarray, " row"]
     ) -> Words:
         """Rows in the order of the text."""
-        read = [row["text"] for row in Encoder.of(model).vocabulary()]
+        read = vocabulary(model)
         begins = begins_word(read, token)
         begins[1:] |= document[1:] != document[:-1]
         begins[:1] = True
@@ -65,6 +66,16 @@ class Words:
     def sums(self, values: Float[np.ndarray, " row"]) -> Float[np.ndarray, " word"]:
         """The sum over the rows of each word."""
         return np.bincount(self.word_of, weights=values, minlength=len(self.spelt))
+
+
+_read: WeakKeyDictionary[Any, list[str]] = WeakKeyDictionary()
+
+
+def vocabulary(model: Any) -> list[str]:
+    """How each token of the model reads, made once."""
+    if model not in _read:
+        _read[model] = [row["text"] for row in Encoder.of(model).vocabulary()]
+    return _read[model]
 
 
 def begins_word(read: list[str], token: Int[np.ndarray, " row"]) -> Bool[np.ndarray, " row"]:

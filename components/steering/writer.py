@@ -165,9 +165,8 @@ class Writer:
             if jobs is None:
                 continue
             intervention = _intervention([jobs[i] for i in part])
-            steered = logits_under(self.model, tokens, intervention)[:, first:-1].log_softmax(
-                dim=-1
-            )
+            steered = logits_under(self.model, tokens, intervention, begins[:, 0])
+            steered = steered[:, first:-1].log_softmax(dim=-1)
             measured[part, 1] = mean((plain.exp() * (plain - steered)).sum(dim=-1))
             measured[part, 2] = mean((steered.exp() * (steered - plain)).sum(dim=-1))
         return measured

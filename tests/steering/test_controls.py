@@ -70,6 +70,25 @@ def test_shuffled_labels_are_as_many_and_fall_elsewhere() -> None:
     assert (by_document[:, 0] == found.document_labels[:, 1].toarray().ravel()).all()
 
 
+def test_where_only_some_tokens_are_known_to_be_without_labels_stay_among_the_known() -> None:
+    given = evidence()
+    marked = given.labels.toarray()
+    rest = ~marked & (np.arange(200) % 3 == 0)[:, None]
+    rest[:, 1] = np.repeat(np.arange(20) % 4 == 1, 10)
+    some = evidence(without=scipy.sparse.csc_matrix(rest))
+    found = control("shuffled_labels").spoilt(some)
+    assert isinstance(found, Evidence) and found.without is not None
+    inside, outside = found.labels.toarray(), found.without.toarray()
+    assert ((inside | outside) == (marked | rest)).all() and not (inside & outside).any()
+    assert (inside != marked).any(0).all() and (outside != rest).any(0).all()
+    both = [given.concepts[0], Concept("other", "surface", "token")]
+    wrong = control("wrong_concept").spoilt(
+        evidence(concepts=both, without=scipy.sparse.csc_matrix(rest))
+    )
+    assert isinstance(wrong, Evidence) and wrong.without is not None
+    assert (wrong.without.toarray() == rest[:, ::-1]).all()
+
+
 def test_the_direction_under_shuffled_labels_is_another() -> None:
     for name in ("mean_difference", "linear_probe"):
         (own, *_), (other, *_) = (

@@ -130,6 +130,30 @@ def test_the_cache_gives_what_whole_rows_give(
     torch.testing.assert_close(*found, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("positions", ["prompt", "generated", [-1]], ids=str)
+def test_a_text_is_read_as_it_was_written(model: LanguageModel, positions: object) -> None:
+    """What costs are measured by: given and generated tokens are told apart in a text too."""
+    rows = several(model, "add", 4, positions)
+    intervention, met = of(rows, 0.7), []
+
+    def remember(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        met.append(logits[:, -1].clone())
+        return logits
+
+    prefix = ((7, 9), (), (13,), (7,))
+    whole = Intervention(intervention.edits, prefix, remember)
+    settings = {"max_new_tokens": 4, "temperature": 0, "seeds": [0] * 4, "stop": []}
+    new = generate(model, ROWS, intervention=whole, **settings)
+    longest = max(map(len, ROWS)) + 4
+    texts = [[*row, *own] for row, own in zip(ROWS, new, strict=True)]
+    tokens = torch.tensor([text + [0] * (longest - len(text)) for text in texts])
+    lengths = torch.tensor([len(row) for row in ROWS])
+    read = logits_under(model, tokens, Intervention(intervention.edits, prefix), lengths)
+    for i, row in enumerate(ROWS):
+        alone = read[i, len(row) - 1 : len(row) + 3]
+        torch.testing.assert_close(alone, torch.stack(met)[:, i], atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", EDITS)
 def test_an_edit_at_a_position_changes_no_logit_before_it(model: LanguageModel, name: str) -> None:
     plain = model.logits(TOKENS)

@@ -24,7 +24,8 @@ logit lens (components/model/lens.py); token lookup tables after Bills et al. (2
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -34,7 +35,6 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from components.config import Config
-from components.corpus.encoding import Encoder
 from components.model.intervention import Intervention
 from components.model.lens import token_sets
 from components.steering.contract import (
@@ -46,7 +46,7 @@ from components.steering.contract import (
     methods,
 )
 from components.steering.moments import Moments
-from components.steering.words import Words
+from components.steering.words import Words, vocabulary
 
 FEWEST = 2
 """Occurrences of a word of the table, at least: what stands once is there by luck."""
@@ -161,7 +161,7 @@ class LogitBias(SteeringMethod):
         """The lists of words of each concept; no two alike."""
         words = Words.of(self.services.model, evidence.token, evidence.document)
         lens = "logit_lens" in self.settings.sources and self._can_see(evidence)
-        moments = Moments.of(evidence) if lens else None
+        moments = functools.cache(lambda: Moments.of(evidence))
         for column, concept in enumerate(evidence.concepts):
             if reason := evidence.one_sided(column):
                 yield Candidate(concept.name, 0, None, reason=reason)
@@ -174,7 +174,7 @@ class LogitBias(SteeringMethod):
                 elif source == "token_lookup":
                     found = self._by_lookup(evidence, words, concept, inside)
                 else:
-                    found = self._by_lens(evidence, moments, concept, column)
+                    found = self._by_lens(evidence, moments, concept, column) if lens else []
                 if found:
                     lists.setdefault(frozenset(found), found)
             for replicate, found in enumerate(lists.values()):
@@ -203,18 +203,16 @@ class LogitBias(SteeringMethod):
         return [words.spelt[word] for word in best[value[best] > usual]]
 
     def _by_lens(
-        self, evidence: Evidence, moments: Moments | None, concept: Concept, column: int
+        self, evidence: Evidence, moments: Callable[[], Moments], concept: Concept, column: int
     ) -> list[tuple[int, ...]]:
-        if moments is None:
-            return []
         model, dictionary = self.services.model, evidence.dictionary
         if concept.latent is not None and dictionary is not None:
             direction = dictionary.decoder_directions(evidence.hook_point)[concept.latent].cpu()
         else:
-            direction = torch.from_numpy(moments.difference(column))
+            direction = torch.from_numpy(moments().difference(column))
         size = min(4 * self.settings.n_words, model.vocab_size)
         tokens = token_sets(model, direction.float()[None], size)[0].tolist()
-        read = [row["text"] for row in Encoder.of(model).vocabulary()]
+        read = vocabulary(model)
         special = {*model.tokenizer.all_special_ids}
         said = [
             (token,)
