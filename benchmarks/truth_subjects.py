@@ -2,8 +2,10 @@
 
 *Planted*: a concept's labels stand in the place of a latent's activations, so the right string is
 right by construction. *Matched*: latents of a trained dictionary that `evaluate` chose for a
-concept on select, with an average precision of at least `LEAST_AP` there; the string is right as
-far as the latent follows the concept.
+concept on select; the string is right as far as the latent follows the concept. They are taken at
+equal distances over the range of average precisions from `LEAST_AP` on, so that there is something
+for a score to agree with between latents; whether a string is right is asked only of those that
+`FOLLOWS` on select.
 """
 
 from __future__ import annotations
@@ -32,7 +34,10 @@ from components.store.lineage import source
 from components.store.shards import ActivationShards, Codes, CodeShards, write_codes
 from components.store.stage import Inputs, Parent, Progress, Stage, Work
 
-LEAST_AP = 0.5
+LEAST_AP = 0.1
+"""On select, from which on a latent has something to do with a concept."""
+FOLLOWS = 0.5
+"""On select, from which on the concept's string is the right one for the latent."""
 
 
 class Followed(NamedTuple):
@@ -44,12 +49,14 @@ class Followed(NamedTuple):
         texts: kind of string -> string.
         quality: how well the latent follows the concept: average precision on test; 1 for the
             concept itself.
+        follows: whether it follows the concept so well, on select, that its string is right.
     """
 
     record: LatentRecord
     concept: Known
     texts: Mapping[str, str]
     quality: float | None = 1.0
+    follows: bool = True
 
 
 class PlantedConfig(Config):
@@ -103,8 +110,8 @@ def planted(store: Store, run: Run, activations: Artifact, n: int, seed: int) ->
 
 
 def matched(run: Run, codes: Artifact, evaluated: Artifact, n: int, seed: int) -> list[Followed]:
-    """At most n latents that follow a concept of tokens, the best first; each latent and each
-    concept once."""
+    """At most n latents with the concept of tokens that each ranks best, at equal distances over
+    the range of their average precisions on select; each latent once."""
     activations = _activations_of(codes)
     told = _told(run, activations, seed)
     rows = tables.CONCEPTS_FOUND.read(evaluated).filter(
@@ -120,10 +127,17 @@ def matched(run: Run, codes: Artifact, evaluated: Artifact, n: int, seed: int) -
         row
         for row in best.iter_rows(named=True)
         if len(told.get(row["concept"], (None, ""))[1]) > 1
-    ][:n]
-    subjects = _subjects(run, CodeShards(codes), {r["unit"]: told[r["concept"]] for r in usable})
-    quality = {row["unit"]: row["ap"] for row in usable}
-    return [each._replace(quality=quality[each.record.latent]) for each in subjects]
+    ]
+    spread = np.unique(np.linspace(0, len(usable) - 1, min(n, len(usable))).round().astype(int))
+    taken = {usable[i]["unit"]: usable[i] for i in spread.tolist()}
+    subjects = _subjects(
+        run, CodeShards(codes), {unit: told[row["concept"]] for unit, row in taken.items()}
+    )
+    return [
+        each._replace(quality=row["ap"], follows=row["select_ap"] >= FOLLOWS)
+        for each in subjects
+        for row in [taken[each.record.latent]]
+    ]
 
 
 def _activations_of(codes: Artifact) -> Artifact:

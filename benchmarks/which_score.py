@@ -1,11 +1,12 @@
 """docs/which-score.md: which score of an explanation may be trusted, and what it says of latents.
 
     python benchmarks/which_score.py [--world params.yaml] [--real examples/stories.yaml]
-    [--latents 300] [--planted 120] [--matched 60] [section.field=value ...]
+    [--latents 300] [--planted 120] [--matched 120] [section.field=value ...]
 
 Makes both experiments where they are not made yet (every offline explainer, score and predictor;
 controls with one explainer), asks every score the questions of components/interpretation/worth.py,
-and writes the page. No number in it is typed by hand. Long: minutes for what is cached, most of an
+and writes the page, and `components/report/worth.json`, by which pages show grey what is not worth
+ranking with. No number in either is typed by hand. Long: minutes for what is cached, most of an
 hour for what is not.
 """
 
@@ -26,19 +27,21 @@ sys.path.insert(0, str(REPOSITORY))
 import polars as pl  # noqa: E402
 
 from benchmarks.truth_subjects import Followed, finished, matched, planted  # noqa: E402
-from benchmarks.which_score_page import Measured, Rows, document  # noqa: E402
+from benchmarks.which_score_page import Measured, Rows, document, lacking  # noqa: E402
 from components.interpretation import protocol, worth  # noqa: E402
 from components.interpretation.config import able  # noqa: E402
 from components.interpretation.contexts import choose  # noqa: E402
 from components.interpretation.contract import Explanation  # noqa: E402
 from components.interpretation.run import Run  # noqa: E402
 from components.interpretation.subject import Subject  # noqa: E402
+from components.report import worth as worth_of_scores  # noqa: E402
 from components.store import tables  # noqa: E402
 from components.store.artifact import Artifact  # noqa: E402
 from flows.chain import Chain  # noqa: E402
 from flows.parameters import resolve  # noqa: E402
 
 TO = REPOSITORY / "docs" / "which-score.md"
+DOUBTS = REPOSITORY / "components" / "report" / worth_of_scores.FILE
 OFFLINE = {
     "interpret.explainers": ["log_odds", "logistic", "logit_lens", "concept_match", "token_lookup", "constant"],
     "interpret.scorers": ["detection", "fuzzing", "simulation", "intervention"],
@@ -57,8 +60,9 @@ def main() -> None:
     parser.add_argument("--real", type=Path, default=REPOSITORY / "examples" / "stories.yaml")
     parser.add_argument("--latents", type=int, default=300)
     parser.add_argument("--planted", type=int, default=120)
-    parser.add_argument("--matched", type=int, default=60)
+    parser.add_argument("--matched", type=int, default=120)
     parser.add_argument("--to", type=Path, default=TO)
+    parser.add_argument("--doubts", type=Path, default=DOUBTS)
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()
     measured = [
@@ -66,7 +70,9 @@ def main() -> None:
         for path, has_truth in ((arguments.world, True), (arguments.real, False))
     ]
     arguments.to.write_text("\n".join(document(*measured)) + "\n", encoding="utf-8")
-    sys.stdout.write(f"written to {arguments.to}\n")
+    doubts = json.dumps(lacking(*measured), indent=1, sort_keys=True)
+    arguments.doubts.write_text(doubts + "\n", encoding="utf-8")
+    sys.stdout.write(f"written to {arguments.to} and {arguments.doubts}\n")
 
 
 def measure(path: Path, arguments: argparse.Namespace, has_truth: bool) -> Measured:
@@ -129,7 +135,7 @@ def _truth(
                     part = [
                         (of, s.concept.family)
                         for of, s in zip(scores, several, strict=True)
-                        if kind in ("all", s.concept.concept_kind)
+                        if s.follows and kind in ("all", s.concept.concept_kind)
                     ]
                     told = worth.discrimination([of for of, _ in part], [f for _, f in part])
                     discrimination.append(key | {"concept_kind": kind, "told": told})

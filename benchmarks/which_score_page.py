@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from benchmarks.truth_subjects import FOLLOWS, LEAST_AP
 from components.interpretation import truth, worth
 from components.interpretation.controls import CONTROLS
 from components.report.tables import SCORES
@@ -70,7 +71,7 @@ def _head(world: Measured, real: Measured) -> Iterator[str]:
         "A score is worth something if it tells a right explanation of a latent from a wrong one, and if it says the same when "
         "windows are drawn again. Both are asked here. On the embedded world the right string is known: "
         f"{planted_there} labelled concepts take the place of latents (*planted*), and {matched_there} latents of the trained "
-        f"dictionary follow a concept (*matched*: chosen on select, average precision of at least 0.5 there). Of each there are up to "
+        f"dictionary follow a concept (*matched*: average precision of at least {FOLLOWS:g} on select). Of each there are up to "
         "five strings: right, broader (a relative beside it), narrower (a part), a sibling's, and a stranger's "
         "(`components/interpretation/truth.py`). Share of pairs in order: chance 0.5; intervals over families of concepts."
     )
@@ -86,14 +87,11 @@ def _verdicts(world: Measured, real: Measured) -> Iterator[str]:
     )
     yield "|---|---|---|---|---|---|---|"
     for scorer, predictor in _cells(world.reliability):
-        shares = {
-            name: _one(world.discrimination, scorer, predictor, subjects=name, concept_kind="all")
-            for name in ("planted", "matched")
-        }
-        reliable = [_one(each.reliability, scorer, predictor) for each in (world, real)]
-        cells = [ends(row["told"].share) if row else "–" for row in shares.values()]
+        shares, reliable = _asked(world, real, scorer, predictor)
+        cells = [ends(row["told"].share) if row else "–" for row in shares]
         cells += [ends(row["agreement"]) if row else "–" for row in reliable]
-        yield f"| {scorer} | {predictor} | {' | '.join(cells)} | {verdict(shares.values(), reliable)} |"
+        worthy = f"no: {lacks}" if (lacks := verdict(shares, reliable)) else "yes"
+        yield f"| {scorer} | {predictor} | {' | '.join(cells)} | {worthy} |"
     yield ""
     yield (
         f"Worth ranking with: the interval of pairs in order lies above 0.5 wherever it was asked, and two draws of windows agree "
@@ -102,8 +100,18 @@ def _verdicts(world: Measured, real: Measured) -> Iterator[str]:
     yield ""
 
 
+def lacking(world: Measured, real: Measured) -> dict[str, dict[str, str]]:
+    """Scorer -> predictor -> what the score lacks, for those that lack something."""
+    found: dict[str, dict[str, str]] = {}
+    for scorer, predictor in _cells(world.reliability):
+        if lacks := verdict(*_asked(world, real, scorer, predictor)):
+            found.setdefault(scorer, {})[predictor] = lacks
+    return found
+
+
 def verdict(shares: Iterable[Any], reliable: Iterable[Any]) -> str:
-    """Whether a score tells right from wrong and says the same again; what it lacks."""
+    """What keeps a score from being worth ranking with; empty where it tells right from wrong and
+    says the same again."""
     lacks = []
     asked = [row["told"].share for row in shares if row and row["told"].share.value is not None]
     if any(share.low is None or share.low <= 0.5 for share in asked):
@@ -113,7 +121,18 @@ def verdict(shares: Iterable[Any], reliable: Iterable[Any]) -> str:
         lacks.append("changes with the draw")
     if not asked:
         lacks.append("was not asked about strings")
-    return "no: " + ", ".join(lacks) if lacks else "yes"
+    return ", ".join(lacks)
+
+
+def _asked(
+    world: Measured, real: Measured, scorer: str, predictor: str
+) -> tuple[list[dict[str, Any] | None], list[dict[str, Any] | None]]:
+    """What planted and matched strings said of a score, and the two draws of each experiment."""
+    shares = [
+        _one(world.discrimination, scorer, predictor, subjects=name, concept_kind="all")
+        for name in ("planted", "matched")
+    ]
+    return shares, [_one(each.reliability, scorer, predictor) for each in (world, real)]
 
 
 def _pairs(world: Measured) -> Iterator[str]:
@@ -161,8 +180,9 @@ def _between(world: Measured) -> Iterator[str]:
     yield "## Between latents"
     yield ""
     yield (
-        "Spearman, over matched latents, of the score of the right string and of how well the latent follows its concept "
-        "(average precision on test); then the same with density's rank regressed out."
+        "Spearman, over latents taken at equal distances of how well they rank the concept that suits them best (average "
+        f"precision from {LEAST_AP:g} on select), of the score of that concept's string and of the average precision on test; "
+        "then the same with density's rank regressed out."
     )
     yield ""
     yield "| score | read by | agreement | without density | n |"

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from components.experiment import ExperimentConfig
+from components.report import worth
 from components.report.measure import Measures
 from components.report.order import ordered, shortened
 from components.report.reasons import absent, caveats
@@ -67,7 +68,7 @@ def show(artifact: Artifact, console: Console, everything: bool = False) -> None
         if row["stage"] != stage and stage is not None:
             table.add_section()
         stage = row["stage"]
-        table.add_row(*map(Text, _cells(row)))
+        table.add_row(*map(Text, _cells(row)), style="dim" if worth.doubt(row) else None)
     if shown.height:
         console.print(table)
         left_out = every.height - shown.height
@@ -93,6 +94,7 @@ def show(artifact: Artifact, console: Console, everything: bool = False) -> None
         )
     lines += [("not measured: ", sentence, "bold") for sentence in absent(frame, measures)]
     lines += [("note: ", sentence, "bold") for sentence in caveats(frame, measures)]
+    lines += [("grey: ", sentence, "bold") for sentence in worth.sentences(shown)]
     for begin, sentence, style in lines:
         if sentence:
             console.print(Text.assemble((begin, style), sentence))

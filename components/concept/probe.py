@@ -28,6 +28,11 @@ VERSION = 1
 """Of the fit; part of the key of every stage that gates by a probe."""
 
 
+LEAST = -50.0
+"""Log-odds below which probabilities are not told apart (2e-22): those below -80 are denormal
+numbers, with which a product of matrices takes a hundred times as long."""
+
+
 class Probe:
     """Log-odds of concepts, linear in activations.
 
@@ -113,7 +118,8 @@ def fit_probe(
         index, order = order[:batch], order[batch:]
         z = (x[index.to(device)].float() - mean) @ whiten
         y = torch.from_numpy(rows[index.numpy()].toarray()).to(device, torch.float32)
-        error = torch.addmm(bias, z, weight).sigmoid_().sub_(y).div_(len(index))
+        logits = torch.addmm(bias, z, weight).clamp_(min=LEAST)
+        error = logits.sigmoid_().sub_(y).div_(len(index))
         gradients = (torch.addmm(weight, z.T, error, beta=decay), error.sum(0))
         rate = learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
         for p, gradient, m, v in zip((weight, bias), gradients, first, second, strict=True):

@@ -9,7 +9,6 @@ for each token; codes and activations stay on disk.
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 from collections.abc import Generator, Iterator, Mapping, Sequence
 
@@ -26,7 +25,7 @@ from components.interpretation.neighbours import Neighbours
 from components.interpretation.sample import Sample
 from components.interpretation.searched import Searched, search
 from components.interpretation.silent import SILENT, Contrast
-from components.interpretation.tiling import ContextsConfig, Tiling
+from components.interpretation.tiling import ContextsConfig, Tiling, distinct, inside
 from components.interpretation.windows import Pool, Vocabulary, Windows
 from components.seeds import derive, numpy_generator
 from components.store.shards import ActivationShards, CodeShards
@@ -194,7 +193,7 @@ class _Reader:
         self._parts = [
             (shard.offsets.numpy(), shard.indices.numpy(), shard.values.numpy()) for shard in shards
         ]
-        self._starts = np.cumsum([0, *(shard.n_rows for shard in shards)]).tolist()
+        self._starts = np.cumsum([0, *(shard.n_rows for shard in shards)])
 
     def windows(self, drawn: Drawn, latent: int) -> Windows:
         """The windows as text, with the latent's activation on every token.
@@ -208,10 +207,7 @@ class _Reader:
         activations = np.zeros((len(tiles), tiling.config.width), np.float32)
         active = np.flatnonzero(drawn.stratum < 0)
         firsts, lengths = tiling.first[tiles[active]], tiling.length[tiles[active]]
-        for number, first, length in zip(
-            active.tolist(), firsts.tolist(), lengths.tolist(), strict=True
-        ):
-            self._read(latent, first, first + length, activations[number])
+        self._read(latent, firsts, lengths, active, activations)
         assert (activations[active].max(1, initial=0) > 0).all(), "an active window is active"
         return Windows(
             tiling.texts(tiles),
@@ -224,20 +220,37 @@ class _Reader:
             drawn.stands_for.astype(np.float64),
         )
 
-    def _read(self, latent: int, first: int, end: int, into: Float32[np.ndarray, " token"]) -> None:
-        number = bisect.bisect_right(self._starts, first) - 1
-        at = 0
-        while first < end:  # a window may end in the next shard
-            offsets, indices, values = self._parts[number]
-            start = first - self._starts[number]
-            stop = min(end - self._starts[number], len(offsets) - 1)
-            low, high = int(offsets[start]), int(offsets[stop])
-            (hits,) = (indices[low:high] == latent).nonzero()
-            if len(hits):
-                row = offsets[start : stop + 1].searchsorted(hits + low, "right") - 1
-                into[at + row] = np.maximum(values[low:high][hits], 0)
-            at += stop - start
-            first, number = first + stop - start, number + 1
+    def _read(
+        self,
+        latent: int,
+        firsts: Int[np.ndarray, " active"],
+        lengths: Int[np.ndarray, " active"],
+        places: Int[np.ndarray, " active"],
+        into: Float32[np.ndarray, "window token"],
+    ) -> None:
+        """Writes the latent's activation on every token of these windows into their places."""
+        at = np.zeros(len(firsts), np.int64)  # tokens of each window that are read already
+        while (open_ := np.flatnonzero(lengths > 0)).size:  # a window may end in the next shard
+            shard_of = np.searchsorted(self._starts, firsts[open_], side="right") - 1
+            for number in distinct(shard_of).tolist():
+                offsets, indices, values = self._parts[number]
+                mine = open_[shard_of == number]
+                start = firsts[mine] - self._starts[number]
+                stop = np.minimum(start + lengths[mine], len(offsets) - 1)
+                low, n = offsets[start], offsets[stop] - offsets[start]
+                entry = inside(low, n)
+                found = np.flatnonzero(indices[entry] == latent)
+                hits, window = entry[found], mine[np.searchsorted(np.cumsum(n), found, "right")]
+                row = offsets.searchsorted(hits, "right") - 1 + self._starts[number]
+                into[places[window], at[window] + row - firsts[window]] = np.maximum(
+                    values[hits], 0
+                )
+                read = stop - start
+                at[mine], firsts[mine], lengths[mine] = (
+                    at[mine] + read,
+                    firsts[mine] + read,
+                    lengths[mine] - read,
+                )
 
 
 def _too_few(windows: Mapping[str, Windows], fewest: int) -> tuple[str | None, str | None]:

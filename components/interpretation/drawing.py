@@ -26,6 +26,7 @@ from components.interpretation.activity import Activity
 from components.interpretation.sample import TENTHS
 from components.interpretation.searched import Searched
 from components.interpretation.silent import AHEAD, SILENT, Contrast, candidates
+from components.interpretation.tiling import distinct
 
 ROLES = ("top", "weighted", "quantile", "silent")
 
@@ -136,7 +137,15 @@ def _tenths(activity: Activity, number: int, searched: Searched) -> list[Int[np.
     """The uniform sample of a latent's active windows in ten equal parts, the strongest first."""
     row, value = activity.sample.of(number)
     order = np.lexsort((row, -value))
-    return np.array_split(searched.tiling.tile_of[row[order]], TENTHS)
+    tiles = searched.tiling.tile_of[row[order]]
+    ends = _ends_of_tenths(len(tiles))
+    return [tiles[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def _ends_of_tenths(n: int) -> list[int]:
+    """Where ten parts of n end; the first ones have one more where n cannot be divided."""
+    each, more = divmod(n, TENTHS)
+    return [each * number + min(number, more) for number in range(1, TENTHS + 1)]
 
 
 def _tenth_of(
@@ -147,7 +156,7 @@ def _tenth_of(
     row, value = activity.sample.of(number)
     if not len(tiles):
         return np.zeros(0, np.int8)
-    ends = np.cumsum([len(part) for part in np.array_split(row, TENTHS)])
+    ends = _ends_of_tenths(len(row))
     largest = dict(zip(searched.tiling.tile_of[row].tolist(), value.tolist(), strict=True))
     for kept in (activity.strongest, activity.weighted):
         rows, values = kept.of(number)
@@ -162,7 +171,7 @@ def _distinct(
 ) -> list[Int[np.ndarray, " _"]]:
     """The first windows of each group, as many as wanted, none a near-duplicate of one chosen
     before it."""
-    candidates = np.unique(np.concatenate([group.tiles for group in groups]))
+    candidates = distinct(np.concatenate([group.tiles for group in groups]))
     rare = [where.rarest[drawn.tiles] for where, drawn in earlier] + [searched.rarest[candidates]]
     met = near_duplicates.meeting(near_duplicates.stacked(rare))
     n_before = len(met) - len(candidates)
@@ -173,9 +182,11 @@ def _distinct(
         start += len(tiles)
     similar = near_duplicates.similar(np.concatenate(tokens), searched.tiling.config.near_duplicate)
     accepted = meeting < n_before
-    row_of = {
-        int(candidates[at - n_before]): row for row, at in enumerate(meeting) if at >= n_before
-    }
+    # of most windows that meet, none is a near-duplicate after all (each is similar to itself)
+    with_others = np.flatnonzero((meeting >= n_before) & (similar.sum(1) > 1))
+    row_of = dict(
+        zip(candidates[meeting[with_others] - n_before].tolist(), with_others.tolist(), strict=True)
+    )
     return _taken(groups, similar, accepted, row_of)
 
 
@@ -190,21 +201,37 @@ def _taken(
     chosen = []
     for group in groups:
         kind = (group.role, group.stratum, group.tenth)
-        room = min(group.wanted, group.of_all - n_of.get(kind, 0))
-        good: list[int] = []
-        for tile in group.tiles.tolist():
-            if len(good) >= room:
-                break
-            row = row_of.get(tile)
-            if tile in seen or (row is not None and (similar[row] & accepted).any()):
-                continue
-            if row is not None:
-                accepted[row] = True
-            seen.add(tile)
-            good.append(tile)
+        room = max(0, min(group.wanted, group.of_all - n_of.get(kind, 0)))
+        tiles = [tile for tile in dict.fromkeys(group.tiles.tolist()) if tile not in seen]
+        if row_of.keys().isdisjoint(tiles):
+            good = tiles[:room]
+        else:
+            good = _apart(tiles, room, similar, accepted, row_of)
+        seen.update(good)
         n_of[kind] = n_of.get(kind, 0) + len(good)
         chosen.append(np.array(good, dtype=np.int64))
     return chosen
+
+
+def _apart(
+    tiles: Iterable[int],
+    room: int,
+    similar: Bool[np.ndarray, "met met"],
+    accepted: Bool[np.ndarray, " met"],
+    row_of: dict[int, int],
+) -> list[int]:
+    """The first of these windows, each none of those accepted so far; it is accepted itself."""
+    good: list[int] = []
+    for tile in tiles:
+        if len(good) >= room:
+            break
+        row = row_of.get(tile)
+        if row is not None:
+            if (similar[row] & accepted).any():
+                continue
+            accepted[row] = True
+        good.append(tile)
+    return good
 
 
 def _stands_for(

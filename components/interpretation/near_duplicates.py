@@ -75,10 +75,12 @@ def stacked(
 ) -> UInt32[np.ndarray, "window rare"]:
     """The rarest sequences of several sets of windows below one another."""
     width = max(part.shape[1] for part in parts)
-    gaps = [((0, 0), (0, width - part.shape[1])) for part in parts]
-    return np.concatenate(
-        [np.pad(part, gap, constant_values=NONE) for part, gap in zip(parts, gaps, strict=True)]
-    )
+    below = np.full((sum(map(len, parts)), width), NONE)
+    start = 0
+    for part in parts:
+        below[start : start + len(part), : part.shape[1]] = part
+        start += len(part)
+    return below
 
 
 def meeting(rare: UInt32[np.ndarray, "window rare"]) -> Bool[np.ndarray, " window"]:

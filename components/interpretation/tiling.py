@@ -127,7 +127,7 @@ class Tiling:
         length = begin[run] + (number + 1) * used[run] // n[run] - first
         tile_of = np.full(len(token), -1, np.int32)
         tile = np.repeat(np.arange(len(first), dtype=np.int32), length)
-        tile_of[_inside(first, length)] = tile
+        tile_of[inside(first, length)] = tile
         return cls(
             config, vocabulary, token, first, length, tile_of, document[first], position[first]
         )
@@ -148,11 +148,18 @@ class Tiling:
 
     def rows(self, tiles: Int[np.ndarray, " chosen"]) -> Int[np.ndarray, " row"]:
         """The rows of some windows, one window after the other."""
-        return _inside(self.first[tiles], self.length[tiles])
+        return inside(self.first[tiles], self.length[tiles])
 
 
-def _inside(
+def inside(
     first: Int[np.ndarray, " window"], length: Int[np.ndarray, " window"]
 ) -> Int[np.ndarray, " row"]:
     """The numbers from each first one on, as many as each length says."""
     return np.arange(length.sum()) + np.repeat(first - (np.cumsum(length) - length), length)
+
+
+def distinct(numbers: Int[np.ndarray, " any"]) -> Int[np.ndarray, " distinct"]:
+    """The distinct ones in rising order; of some hundred numbers this is several times as fast as
+    numpy's own function, which hashes."""
+    ordered = np.sort(numbers)
+    return ordered[np.append(True, ordered[1:] != ordered[:-1])] if len(ordered) else ordered

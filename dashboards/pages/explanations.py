@@ -11,6 +11,7 @@ import polars as pl
 import streamlit as st
 
 from components.live import Meaning
+from components.report import worth
 from components.report.tables import REPORT
 from components.store.tables import CONTROL_SCORES, EXPLANATION_SCORES, EXPLANATIONS
 from dashboards import charts, listing, panels, questions, runs, selection, views
@@ -86,7 +87,9 @@ def page(shown: Experiment) -> None:
             readers = measured.select("name", pl.col("predictor").fill_null("").alias("read by"))
             report = report.join(readers, on="name", how="left", maintain_order="left")
             columns.insert(1, "read by")
-        st.dataframe(report.select(columns), hide_index=True)
+        st.dataframe(views.scores.greyed(report, columns), hide_index=True)
+        if grey := worth.sentences(measured):
+            st.caption(f"Grey: {plain('; '.join(grey))}")
     _list(shown, said, scores, scorer)
     _meaning(shown, said, scores, scorer)
 

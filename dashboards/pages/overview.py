@@ -144,7 +144,7 @@ def _table(report: pl.DataFrame, measures: Measures) -> None:
     everything = switch.toggle("all rows", help="Also the rows that the short table leaves out.")
     frame = views.scores.scores(report, measures, everything)
     st.dataframe(
-        frame,
+        views.scores.greyed(frame),
         hide_index=True,
         height=min(560, 38 + 35 * frame.height),
         column_config={

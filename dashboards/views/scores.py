@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
+from pandas.io.formats.style import Styler
 
+from components.report import worth
 from components.report.measure import Measures, label
 from components.report.order import shortened
 from components.report.scores import SINGLE
@@ -96,7 +98,7 @@ def scores(report: pl.DataFrame, measures: Measures, everything: bool = False) -
                 "failed": row["n_failed"],
                 "seeds": row["n_seeds"],
                 "split": row["split"] or NOTHING,
-                "note": row["reason"] or "",
+                "note": "; ".join(filter(None, (worth.doubt(row), row["reason"]))),
                 "dictionary": row["dictionary"] or NOTHING,
                 "hook point": row["hook_point"] or NOTHING,
                 "name": row["name"],
@@ -104,6 +106,18 @@ def scores(report: pl.DataFrame, measures: Measures, everything: bool = False) -
             }
         )
     return pl.DataFrame(rows, schema=SCORE_COLUMNS)
+
+
+def greyed(table: pl.DataFrame, columns: Sequence[str] = tuple(SCORE_COLUMNS)) -> Styler:
+    """Columns of a table of `scores`, the rows grey that nobody should rank with."""
+    doubted = table["note"].str.starts_with(worth.DOUBT)
+    return (
+        table.select(columns)
+        .to_pandas()
+        .style.apply(
+            lambda row: [f"color: {worth.GREY}" if doubted[row.name] else ""] * len(row), axis=1
+        )
+    )
 
 
 def headlines(report: pl.DataFrame, measures: Measures) -> list[dict[str, Any]]:

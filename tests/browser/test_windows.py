@@ -176,6 +176,35 @@ def test_steering_is_written_live_beside_plain_text(seen: Windows) -> None:
     assert re.search(r"\d nats a token", cost)
 
 
+def test_a_map_is_drawn_and_coloured(seen: Windows) -> None:
+    seen.turn_to("map")
+    seen.page.get_by_role("button", name="Draw the map").click()
+    told = seen.page.get_by_text(re.compile(r"^[\d,]+ of [\d,]+ latents\. Decoder directions"))
+    told.wait_for(timeout=90_000)
+    seen.settled()
+    drawn, there = re.findall(r"[\d,]+", told.inner_text())[:2]
+    assert drawn == there and int(there.replace(",", "")) > 0
+    canvas = seen.page.locator("[data-testid=stVegaLiteChart] canvas").first
+    before = canvas.screenshot()
+    seen.page.get_by_role("radio", name="concept").or_(
+        seen.page.get_by_role("button", name="concept", exact=True)
+    ).first.click()
+    seen.settled()
+    assert seen.page.locator("[data-testid=stVegaLiteChart] canvas").first.screenshot() != before
+
+
+def test_an_explanation_is_rated_blind(seen: Windows) -> None:
+    seen.turn_to("rate")
+    counted = seen.page.get_by_text(re.compile(r"latents rated by you"))
+    assert counted.inner_text().startswith("0 of ")
+    seen.page.get_by_role("button", name="does not fit", exact=True).or_(
+        seen.page.get_by_role("radio", name="does not fit", exact=True)
+    ).first.click()
+    seen.page.get_by_role("button", name="Keep and go on").click()
+    seen.page.get_by_text(re.compile(r"^1 of [\d,]+ latents rated by you")).wait_for()
+    seen.settled()
+
+
 def test_a_hundred_thousand_latents_are_searched(seen: Windows, room: Room) -> None:
     seen.turn_to("latents")
     choice = seen.page.get_by_test_id("stSidebar").get_by_role("combobox")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from components.dictionary.architectures.topk import TopK
 from components.interpretation.contract import LatentRecord
 from components.interpretation.explanation import Explanation
 from components.interpretation.openings import neutral
@@ -92,6 +93,21 @@ def test_trials_are_groups_of_one_text_from_each_set(written) -> None:
 def test_the_other_sets_are_those_of_the_nearest_density(written) -> None:
     others = written._others(records(range(10, 11))[0], np.random.default_rng(0))
     assert len(others) == 9 and set(others) <= set(range(5, 19)) and 10 not in others
+
+
+def test_a_latent_that_points_nearly_the_same_way_lends_no_set(pushed: Pushed) -> None:
+    services = dataclasses.replace(pushed.services)
+    changed = services.dictionary  # loaded anew, for this test alone
+    assert isinstance(changed, TopK) and changed is not pushed.services.dictionary
+    with torch.no_grad():
+        changed.W_dec[11] = changed.W_dec[10] + 0.1 * changed.W_dec[11]
+    scorer = InterventionScorer(InterventionConfig(**SETTINGS), services)
+    chosen = records(range(2 * len(SAID)))
+    for _ in scorer.prepare(chosen):
+        pass
+    assert scorer._others(chosen[10], np.random.default_rng(0))[0] == 9
+    for one, other in ((10, 11), (11, 10)):
+        assert other not in scorer._others(chosen[one], np.random.default_rng(0))
 
 
 def test_every_set_costs_the_budget(written, pushed: Pushed) -> None:

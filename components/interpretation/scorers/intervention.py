@@ -5,7 +5,9 @@ The decoder direction is added to the residual stream at every token, at the str
 `budget` nats a token on text of the explain split, and the model goes on from openings of other
 documents. The other sets are written in the same way with other sampled latents, those whose
 density lies nearest, at the same cost, from the same openings and with the same random numbers. So
-neither the opening, nor luck, nor how broken the text is tells which set is meant.
+neither the opening, nor luck, nor how broken the text is tells which set is meant. A latent whose
+direction points nearly the same way (components/interpretation/relatives.py) lends no set: a right
+explanation is right of it too.
 
 A predictor sees the explanation and bare texts, one for each set and opening. A set has the mean of
 what its texts were given. The score is the share of the other sets that the latent's own set beats,
@@ -17,7 +19,7 @@ for the strengths, n `continuations` (`prompt_tokens` + `tokens`) for the texts.
 
 Sources: the intervention score of Paulo et al. (2024), arXiv 2410.13928, and the output-based
 evaluation of Gur-Arieh et al. (2025), arXiv 2501.08319, where a judge picks one of three sets.
-Deviations: controls at equal cost and near in density; ten sets; ranks.
+Deviations: controls at equal cost, near in density and no relatives; ten sets; ranks.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from pydantic import Field, PositiveInt
 from components.config import Config, execution
 from components.interpretation.contract import LatentRecord, Scorer, scorers
 from components.interpretation.openings import neutral, openings
+from components.interpretation.relatives import close
 from components.interpretation.services import ScorerServices
 from components.interpretation.trials import Answer, LatentScore, ScorePart, Trials, Unit
 from components.interpretation.windows import Texts
@@ -75,6 +78,7 @@ class InterventionConfig(Config):
 class InterventionScorer(Scorer):
     """Which of several sets of continuations is this latent's."""
 
+    version: ClassVar[int] = 2
     config: ClassVar[type[Config]] = InterventionConfig
     settings: InterventionConfig
     needs: ClassVar[Unit] = "choice"
@@ -91,6 +95,7 @@ class InterventionScorer(Scorer):
         super().__init__(config, services)
         self._written: dict[int, Int[np.ndarray, "opening token"]] = {}
         self._density: dict[int, float] = {}
+        self._alike: dict[int, set[int]] = {}
 
     def obstacle(self) -> str | None:
         """No model, one that cannot generate, a direction that cannot be added, too little text."""
@@ -118,6 +123,9 @@ class InterventionScorer(Scorer):
         unit = torch.nn.functional.normalize(
             dictionary.decoder_directions(hook_point).float().cpu()[latents], dim=1
         )
+        for one, other in close(unit.numpy()).select("latent", "neighbour").iter_rows():
+            for latent, relative in ((one, other), (other, one)):
+                self._alike.setdefault(int(latents[latent]), set()).add(int(latents[relative]))
         strengths = []
         for number, part in enumerate(unit.split(STEERED_AT_ONCE)):
             strengths.append(self._strengths(hook_point, part))
@@ -185,7 +193,8 @@ class InterventionScorer(Scorer):
 
     def _others(self, record: LatentRecord, generator: np.random.Generator) -> list[int]:
         """The latents that wrote a set whose density lies nearest; equal ones in random order."""
-        others = [each for each in sorted(self._written) if each != record.latent]
+        alike = self._alike.get(record.latent, set()) | {record.latent}
+        others = [each for each in sorted(self._written) if each not in alike]
         if not others:
             return []
         apart = [abs(np.log(self._density[each] / record.density)) for each in others]
