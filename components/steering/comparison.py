@@ -41,6 +41,7 @@ class Comparison:
             stand against.
         limit: that not all concepts of the corpus are candidates, where that is so.
         ungraded: names whose steerings have no strength: they stand at no budget.
+        measure: the judge that measures.
         judges: whose own scores stand beside composite and uplift (`SteerConfig.beside`).
     """
 
@@ -60,6 +61,7 @@ class Comparison:
     limit: str | None = None
     ungraded: frozenset[str] = frozenset()
     judges: Sequence[str] = ("fluency",)
+    measure: str = "concept"
 
     @property
     def measures(self) -> list[str]:

@@ -242,6 +242,7 @@ def _comparison(
         columns=subject.facts | {"n_seeds": subject.n_seeds},
         ungraded=proposals.ungraded,
         judges=config.beside,
+        measure=config.measure,
     )
 
 
