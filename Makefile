@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_EXTRA ?=
 
-.PHONY: setup demo up test test-faults test-browser test-kill check peers oracle lock clean clean-data
+.PHONY: setup demo up test test-faults test-browser test-kill check peers steering-peers oracle lock clean clean-data
 
 $(VENV)/.ok: pyproject.toml constraints.txt
 	$(PY) -c 'import sys; assert (3,11) <= sys.version_info[:2] <= (3,13), "Latentflow needs Python 3.11 to 3.13"'
@@ -39,9 +39,10 @@ test-browser: setup
 test-kill: setup
 	$(BIN)/python benchmarks/kill.py
 
-# The peers' own classes, each in an environment of its own (about 5 GB in all), for what is compared with them.
+# The peers' own classes, each in an environment of its own (about 7 GB in all), for what is compared with them.
 PEERS := .venv-peers
-peers: $(PEERS)/sae-lens/.ok $(PEERS)/eai-sparsify/.ok $(PEERS)/dictionary-learning/.ok
+peers: $(PEERS)/sae-lens/.ok $(PEERS)/eai-sparsify/.ok $(PEERS)/dictionary-learning/.ok steering-peers
+steering-peers: $(PEERS)/repeng/.ok $(PEERS)/steering-vectors/.ok
 
 $(PEERS)/%/.ok:
 	$(PY) -m venv $(PEERS)/$*

@@ -154,8 +154,7 @@ def fit_classifier(
         concept: reason
         for i, concept in enumerate(concepts)
         if (
-            reason := _lacking(labels[:, i], "judge")
-            or _lacking(calibrate_labels[:, i], "calibrate")
+            reason := lacking(labels[:, i], "judge") or lacking(calibrate_labels[:, i], "calibrate")
         )
     }
     vectorizer = _vectorizer(None)
@@ -176,7 +175,7 @@ def fit_classifier(
     arrays["slope"] = np.full(len(concepts), np.nan, np.float32)
     arrays["offset"] = arrays["slope"].copy()
     raw = ConceptClassifier(words, arrays, concepts, unfit).scores(calibrate_texts)
-    arrays["slope"][judged], arrays["offset"][judged] = _platt(
+    arrays["slope"][judged], arrays["offset"][judged] = platt(
         raw[:, judged], calibrate_labels[:, judged]
     )
     return ConceptClassifier(words, arrays, concepts, unfit)
@@ -188,14 +187,15 @@ def _vectorizer(words: Sequence[str] | None) -> TfidfVectorizer:
     return TfidfVectorizer(token_pattern=TOKENS, vocabulary=words, sublinear_tf=True)
 
 
-def _lacking(present: Bool[np.ndarray, " text"], split: str) -> str | None:
+def lacking(present: Bool[np.ndarray, " text"], split: str) -> str | None:
+    """Why a concept has too few passages on one side to learn it from; None where it has not."""
     n, n_positive = len(present), int(present.sum())
     if min(n_positive, n - n_positive) < MINIMUM:
         return f"{n_positive} of {n} {split} passages have the concept; at least {MINIMUM} with and without it are needed"
     return None
 
 
-def _platt(
+def platt(
     scores: Float[np.ndarray, "text concept"], labels: Bool[np.ndarray, "text concept"]
 ) -> tuple[Float[np.ndarray, " concept"], Float[np.ndarray, " concept"]]:
     """Slope and offset of each concept's log-odds: 30 damped Newton steps on the cross-entropy with

@@ -77,9 +77,10 @@ class ContinuedRows:
             kwargs["position_ids"] = position.clamp(min=0)
         if self._model.takes("logits_to_keep"):
             kwargs["logits_to_keep"] = 1
-        output = self._model.forward(
-            self._tokens[:, self._n_cached :], Places(position, self._n_prompt), **kwargs
-        )
+        # padding stands before the given tokens alone
+        whole = self._n_cached > 0 or not self._most_padding
+        places = Places(position, self._n_prompt, whole)
+        output = self._model.forward(self._tokens[:, self._n_cached :], places, **kwargs)
         name = next(name for name in _CACHES if output.get(name) is not None)
         self._n_cached, self._cache = n_tokens, {name: output[name]}
         return output.logits[:, -1]

@@ -95,10 +95,20 @@ NOTHING = Intervention()
 
 
 def logits_under(
-    model: LanguageModel, tokens: Int[Tensor, "b t"], intervention: Intervention
+    model: LanguageModel,
+    tokens: Int[Tensor, "b t"],
+    intervention: Intervention,
+    n_given: Int[Tensor, " b"] | None = None,
 ) -> Float[Tensor, "b t V"]:
     """The predictions made after each of these tokens, float32, under an intervention; padding, if
     any, on the right.
+
+    Args:
+        model: the model.
+        tokens: text.
+        intervention: its edits each at their own positions.
+        n_given: how many tokens of each row were given, where the others were generated: a text that
+            was written is then read as it was written. None: all were given.
 
     Raises:
         CapabilityError: the model has no head.
@@ -110,8 +120,10 @@ def logits_under(
         rows = intervention.prefixed(model, tokens.tolist())
         width = longest + tokens.shape[1]
         given = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+        if n_given is not None:
+            n_given = n_given + torch.tensor(lengths)
     with intervention.applied(model):
-        logits = model.logits(given)
+        logits = model.logits(given, n_given=n_given)
     # what follows token i is predicted as many places later as the row's prefix is long
     if longest:
         places = torch.arange(tokens.shape[1])[None] + torch.tensor(lengths)[:, None]
@@ -133,23 +145,29 @@ class Places:
     Attributes:
         position: number of each token in its row, -1 for padding.
         prompt: number of given tokens in each row.
+        whole: that no token is padding, where that is known without a look.
     """
 
     position: Int64[Tensor, "b t"]
     prompt: Int64[Tensor, " b"]
+    whole: bool = False
+
+    def all_of(self, positions: Positions) -> bool:
+        """Whether an edit with these positions is known to change every token of this pass."""
+        return self.whole and isinstance(positions, str) and positions == "all"
 
     def chosen(self, positions: Positions) -> Bool[Tensor, "b t 1"]:
         """The tokens of this pass that an edit with these positions changes."""
         at, prompt = self.position, self.prompt[:, None]
         real = at >= 0
+        if isinstance(positions, str) and positions == "all":
+            return real[:, :, None]
         if isinstance(positions, Tensor):
             assert len(positions) == len(at), (
                 f"a mask of {len(positions)} rows for {len(at)} rows of tokens"
             )
             inside = at.clamp(0, positions.shape[1] - 1)
             mask = positions.to(at.device).gather(1, inside) & (at < positions.shape[1])
-        elif positions == "all":
-            mask = real
         elif positions == "prompt":
             mask = at < prompt
         elif positions == "generated":

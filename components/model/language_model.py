@@ -231,15 +231,23 @@ class LanguageModel:
         tokens: Int[Tensor, "b t"],
         attention_mask: Tensor | None = None,
         edits: Sequence[Edit] = (),
+        n_given: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b t V"]:
         """Next-token logits at every position, float32.
+
+        Args:
+            tokens: token ids.
+            attention_mask: [b, t], 1 for real tokens; see `read`.
+            edits: applied in the same pass.
+            n_given: how many tokens of each row were given, where the others were generated: edits
+                tell the two apart. None: all were given.
 
         Raises:
             CapabilityError: the model has no head.
         """
         self.require("causal_loss")
         with torch.no_grad(), self.edited(*edits):
-            return self._pass(tokens, attention_mask).logits.float()
+            return self._pass(tokens, attention_mask, n_given).logits.float()
 
     def losses(
         self,
@@ -411,9 +419,11 @@ class LanguageModel:
                 f"the edit at {edit.hook_point} got activations {list(x.shape)} and returned "
                 f"{list(new.shape)}; it must keep their shape"
             )
+        if self._places.all_of(edit.positions):
+            return new.to(x.dtype)
         return torch.where(mask, new.to(x.dtype), x)
 
-    def _pass(self, tokens: Tensor, mask: Tensor | None) -> Any:
+    def _pass(self, tokens: Tensor, mask: Tensor | None, n_given: Tensor | None = None) -> Any:
         """One forward pass over given text."""
         # without a cache transformers looks into the positions, and on a GPU that look would wait
         # for all queued work
@@ -427,7 +437,10 @@ class LanguageModel:
             if not _is_right(mask):
                 self._refuse_padding(mask)
                 kwargs |= self._behind_padding(position)
-        return self.forward(tokens, Places(position, position.max(dim=1).values + 1), **kwargs)
+        all_of_it = position.max(dim=1).values + 1
+        n_prompt = all_of_it if n_given is None else n_given.to(all_of_it)
+        places = Places(position, n_prompt, whole=mask is None)
+        return self.forward(tokens, places, **kwargs)
 
     def _behind_padding(self, position: Tensor) -> dict[str, Tensor]:
         positions = {"position_ids": position.clamp(min=0)} if self.takes("position_ids") else {}

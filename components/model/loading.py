@@ -162,6 +162,34 @@ def network(folder: Path, dtype: torch.dtype) -> Any:
     )
 
 
+def sequence_classifier(folder: Path) -> Any:
+    """A network that gives a text one number for each of its labels, in float32, on the CPU.
+
+    Raises:
+        ModelError: files that transformers cannot read, or without the weights of a classifier.
+    """
+    import transformers
+
+    with quiet():
+        try:
+            network, info = transformers.AutoModelForSequenceClassification.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+        except Exception as error:  # as above
+            raise _unreadable(folder, error) from error
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(
+            f"{folder} is no sequence classifier: it lacks {len(missing)} weights of one "
+            f"({', '.join(missing[:3])}); name a model that was trained to classify"
+        )
+    return network
+
+
 def tokenizer(folder: Path) -> Any:
     """The tokenizer in a folder; None where there is none.
 

@@ -17,7 +17,7 @@ from components.report.measure import Measure, Measures
 from components.report.names import BY_ENTRY, number
 from components.report.tables import PLACE, SCORES
 
-KINDS = ("all", "token", "surface", "contextual", "document")
+KINDS = ("all", "token", "surface", "contextual", "document", "latent", "set")
 """Kinds of concepts in reading order; `all` and `token` (all but document) hold others."""
 HOLDING = ("all", "token")
 STAGES = ("evaluate", "interpret", "steer")

@@ -81,9 +81,10 @@ def by_concept(
                         "method": method,
                         "kl_budget": budget,
                         **{name: own.get(name) for name in _OF_MEANS},
+                        "kl_validate": measured.get("kl"),
                         **{
                             name: measured.get(name)
-                            for name in ("latent", "kl_elsewhere", "kl_whole")
+                            for name in ("latent", "kl_elsewhere", "kl_whole", "dose", "kl_95")
                         },
                         **{column(name): own.get(column(name)) for name in comparison.told},
                         **largest.get(concept.name, {}),
@@ -142,7 +143,7 @@ def _own(means: pl.DataFrame, comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def _compared(means: pl.DataFrame, comparison: Comparison, budget: float | None) -> pl.DataFrame:
-    of_controls = means.filter(pl.col("method").is_in(list(comparison.controls)), at(budget))
+    of_controls = means.filter(pl.col("method").is_in(comparison.floor), at(budget))
     steerings = of_controls.select("method", "replicate").unique()
     compared = [s not in comparison.stand_ins for s in steerings.iter_rows()]
     return of_controls.join(

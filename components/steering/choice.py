@@ -26,9 +26,12 @@ class Steered:
         candidate: what is steered.
         budget: nats a token; None where no strength can be set.
         strength: of the steering, in its own units; None where there is none, with the reason.
-        kl: measured at that strength, on the text it was set on.
+        kl: what the text costs that it writes after validate prompts at that strength.
         kl_elsewhere: measured on other neutral text, once it was chosen.
         kl_whole: measured over whole contexts of neutral text, likewise.
+        dose: length of the edit over that of the activation, mean over edited tokens of neutral
+            text, likewise; None where no activation is edited there.
+        kl_95: the 95% quantile of the KL of single tokens, on the same text.
         reason: why there is no strength.
     """
 
@@ -39,6 +42,8 @@ class Steered:
     kl: float | None = None
     kl_elsewhere: float | None = None
     kl_whole: float | None = None
+    dose: float | None = None
+    kl_95: float | None = None
     reason: str | None = None
 
     def jobs(self, prompts: Sequence[Prompt], n_samples: int) -> list[Job]:
@@ -65,6 +70,8 @@ class Steered:
             "kl": self.kl,
             "kl_elsewhere": self.kl_elsewhere,
             "kl_whole": self.kl_whole,
+            "dose": self.dose,
+            "kl_95": self.kl_95,
             "select_score": self.candidate.select_score,
             "reason": self.reason,
         }

@@ -10,11 +10,13 @@ from typing import Any
 import polars as pl
 
 from components.steering.contract import Concept
-from components.store.judgements import COMPOSITE
+from components.store.judgements import AGAIN, COMPOSITE, PANEL
 
-KINDS = ("document", "contextual", "surface")
+KINDS = ("document", "contextual", "surface", "latent", "set")
 UNTRAINED = "untrained"
 """What tables call a method that the untrained dictionary goes through."""
+CONTROLS = "controls"
+"""What tables call the mean of the controls that went through a method's choice."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Comparison:
         concepts: every candidate concept.
         refused: those that the gate kept out, with the reason.
         methods: names of the methods that have directions of their own for each concept.
-        controls: names of those whose directions belong to no concept.
+        controls: names of those whose directions belong to no concept; the first is what the others
+            are compared with.
         budgets: KL budgets, nats a token.
         silent: why a measure (fluency, and with it the composite) is judged for no text, where that
             is so.
@@ -34,6 +37,7 @@ class Comparison:
         columns: what every row says (dictionary, hook_point, n_seeds).
         untrained: method -> the name, among `methods`, under which the untrained dictionary goes
             through it.
+        spoilt: name, among `methods`, of a method under a control -> (method, control).
         absent: name among `methods` -> why nothing was steered by it at all.
         stand_ins: (control, replicate) of directions that stand in for candidates and are compared
             with nobody.
@@ -41,7 +45,10 @@ class Comparison:
             stand against.
         limit: that not all concepts of the corpus are candidates, where that is so.
         ungraded: names whose steerings have no strength: they stand at no budget.
+        measure: the judge that measures.
         judges: whose own scores stand beside composite and uplift (`SteerConfig.beside`).
+        headline_budget: the budget at which methods are tested together.
+        again: whether plain text from other seeds stands beside the methods (`AGAIN`).
     """
 
     concepts: Sequence[Concept]
@@ -54,18 +61,28 @@ class Comparison:
     seed: int
     columns: Mapping[str, Any]
     untrained: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    spoilt: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
     absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
     stand_ins: frozenset[tuple[str, int]] = frozenset()
     competitors: frozenset[str] = frozenset()
     limit: str | None = None
     ungraded: frozenset[str] = frozenset()
     judges: Sequence[str] = ("fluency",)
+    headline_budget: float = 0.2
+    again: bool = False
+    measure: str = "concept"
 
     @property
     def measures(self) -> list[str]:
         """What is averaged over texts: the composite, the uplift, and what each of these judges
         says."""
         return [COMPOSITE, "uplift", *self.judges]
+
+    @property
+    def headline(self) -> str:
+        """The composite that methods are compared by: of three parts where relevance is judged,
+        else of two."""
+        return PANEL if PANEL in self.told else COMPOSITE
 
     @property
     def told(self) -> list[str]:
@@ -79,11 +96,20 @@ class Comparison:
         names = [*self.methods, *self.controls]
         graded = [name for name in names if name not in self.ungraded]
         rest = [name for name in names if name in self.ungraded]
+        rest += [AGAIN] if self.again else []
         return [*((budget, graded) for budget in self.budgets), *([(None, rest)] if rest else [])]
+
+    @property
+    def floor(self) -> list[str]:
+        """The control that methods are compared with: the first one; others stand beside it."""
+        return list(self.controls[:1])
 
     def who(self, method: str) -> dict[str, str | None]:
         """Of which entry the rows of a method are, and what they are to it."""
-        if method in self.controls:
+        if method in self.spoilt:
+            entry, control = self.spoilt[method]
+            return {"entry": entry, "subject": control, "role": "control"}
+        if method in (*self.controls, AGAIN):
             return {"entry": method, "subject": None, "role": "floor"}
         bare = next((entry for entry, name in self.untrained.items() if name == method), None)
         if bare:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import fnmatch
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from components.errors import InputError
 from components.registry import nearest
 from components.seeds import derive
-from components.steering.config import SteerConfig
 from components.steering.contract import Concept
+
+if TYPE_CHECKING:  # the section names the kinds of target, which read this
+    from components.steering.config import SteerConfig
 
 
 def pick_concepts(inventory: pl.DataFrame, config: SteerConfig) -> list[Concept]:
@@ -45,7 +48,7 @@ def pick_concepts(inventory: pl.DataFrame, config: SteerConfig) -> list[Concept]
         if row["unit"] == "document" or taken[row["family"]] <= config.max_concepts_per_family:
             picked.add(row["concept"])
     return [
-        Concept(row["concept"], row["concept_kind"], row["unit"])
+        Concept(row["concept"], row["concept_kind"], row["unit"], text=row.get("description"))
         for row in matching
         if row["concept"] in picked
     ]

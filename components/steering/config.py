@@ -7,43 +7,66 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from components.concept.gate import ProbeGate
-from components.config import Config, execution, names_of, refuse_unused, settings_of
+from components.config import Config, execution, names_of, refuse_unused, settings_of, union_of
 from components.errors import ConfigError
 from components.registry import Registry
 from components.steering.comparison import UNTRAINED
-from components.steering.composite import FLUENCY
-from components.steering.contract import SteeringMethod, judges, methods
-from components.steering.measures import MEASURES
-from components.store.judgements import TAKEN, UNSTEERED
+from components.steering.composite import FLUENCY, RELEVANCE
+from components.steering.contract import SteeringControl, SteeringMethod, controls, judges, methods
+from components.steering.measures import MEASURES, PANEL_MEASURE
+from components.steering.targeting import Targets, targets
+from components.steering.targets.labels import LabelsConfig
+from components.store.judgements import PANEL, TAKEN, UNSTEERED
 
 if TYPE_CHECKING:
-    MethodName = JudgeName = str
-    MethodSettings = JudgeSettings = Any
+    MethodName = ControlName = JudgeName = str
+    MethodSettings = ControlSettings = JudgeSettings = TargetsChoice = Any
 else:
-    MethodName, JudgeName = names_of(methods), names_of(judges)
+    MethodName, ControlName, JudgeName = names_of(methods), names_of(controls), names_of(judges)
     MethodSettings, JudgeSettings = settings_of(methods), settings_of(judges)
+    ControlSettings = settings_of(controls)
+    TargetsChoice = union_of(targets)
+
+
+def embeds(config: SteerConfig) -> bool:
+    """Whether a judge that is listed gives texts vectors."""
+    return any(judges[name].embeds for name in config.judges)
 
 
 class SteerConfig(Config):
     """Steering methods, their strengths, and who judges."""
 
+    targets: TargetsChoice = LabelsConfig()
+    """What is steered towards: labelled concepts, latents of the dictionary, sets of texts, or
+    latents that a sentence names."""
     methods: list[MethodName] = Field(
         default=["add_direction", "mean_difference", "random_direction"], min_length=1
     )
     """What is steered with; random_direction is the control that the others are compared with."""
+    controls: list[ControlName] = []
+    """What methods know is spoilt in these ways, and each goes through the whole protocol once
+    more: what it still reaches is chance."""
     judges: list[JudgeName] = Field(default=["concept", "fluency"], min_length=1)
     """Who judges the text; the composite needs fluency beside the judge that measures."""
     measure: JudgeName = "concept"
     """The judge that measures: what steered text has more of its value than unsteered text is the
     uplift."""
+    panel: list[JudgeName] = []
+    """Judges of the target, all of which the composite `panel` asks for beside relevance and
+    fluency; empty: the one that measures."""
     method_settings: MethodSettings = Field(default_factory=MethodSettings)
     """Settings of each method, by its name."""
+    control_settings: ControlSettings = Field(default_factory=ControlSettings)
+    """Settings of each control, by its name."""
     judge_settings: JudgeSettings = Field(default_factory=JudgeSettings)
     """Settings of each judge, by its name."""
     kl_budgets: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
-        default=[0.1], min_length=1
+        default=[0.2], min_length=1
     )
-    """What steering may cost on neutral text, nats a token; methods are compared at equal cost."""
+    """What steering may cost: KL(steered, plain) of the predictions of the tokens that it writes
+    after validate prompts, nats a token; methods are compared at equal cost."""
+    headline_budget: float = Field(0.2, gt=0, allow_inf_nan=False)
+    """The budget at which methods are tested together; where kl_budgets lacks it, none is."""
     concepts: list[str] = Field(default=["*"], min_length=1)
     """Patterns of the names of concepts to steer towards, such as topic.*."""
     max_concepts_per_family: NonNegativeInt = 4
@@ -62,8 +85,8 @@ class SteerConfig(Config):
     temperature: float = Field(1.0, ge=0)
     """Of sampling; 0 takes the likeliest token."""
     neutral_tokens: PositiveInt = 2048
-    """Tokens of neutral text on which strengths are set; what they cost is then measured on other
-    neutral text."""
+    """Tokens of neutral text on which the search for strengths begins; side effects are then
+    measured on other neutral text."""
     neutral_length: PositiveInt = 64
     """Tokens taken from the beginning of each neutral context."""
     band_texts: PositiveInt = 256
@@ -76,14 +99,14 @@ class SteerConfig(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> SteerConfig:
-        if taken := [
-            name for name in self.methods if name == UNSTEERED or name.startswith(UNTRAINED)
-        ]:
+        if taken := [name for name in self.methods if name.startswith((UNSTEERED, UNTRAINED))]:
             raise ConfigError(
                 f"a steering method may not be called {taken[0]!r}: tables call a control so; "
                 "rename its file"
             )
-        if taken := sorted(set(self.judges) & (TAKEN | {measure.name for measure in MEASURES})):
+        if taken := sorted(
+            set(self.judges) & (TAKEN | {measure.name for measure in (*MEASURES, PANEL_MEASURE)})
+        ):
             raise ConfigError(
                 f"a judge may not be called {taken[0]!r}: tables call another thing so; rename "
                 "its file"
@@ -97,21 +120,77 @@ class SteerConfig(Config):
                 f"uplift is what the judge {self.measure!r} says; judges listed: "
                 f"{', '.join(self.judges)}"
             )
+        self._refuse_panel()
         return self
+
+    def _refuse_panel(self) -> None:
+        if not self.panel:
+            return
+        if parts := sorted({FLUENCY, RELEVANCE} & set(self.panel)):
+            raise ConfigError(
+                f"steer.panel lists {', '.join(parts)}, which the composite has in any case; list "
+                "judges of the target alone"
+            )
+        wanted = {FLUENCY, RELEVANCE, *self.panel}
+        if absent := sorted(wanted - set(self.judges)):
+            raise ConfigError(
+                f"steer.panel needs the judges {', '.join(sorted(wanted))}, and steer.judges does "
+                f"not list {', '.join(absent)}; add them"
+            )
+
+    @property
+    def has_panel(self) -> bool:
+        """Whether the composite of three is made: relevance and fluency are both listed."""
+        return {FLUENCY, RELEVANCE} <= set(self.judges)
+
+    @property
+    def of_target(self) -> list[str]:
+        """The judges of the target in the composite of three."""
+        return self.panel or [self.measure]
 
     @property
     def beside(self) -> list[str]:
         """Judges beside the one that measures; fluency also where it is not listed: its score is
-        then absent."""
-        return [name for name in dict.fromkeys([FLUENCY, *self.judges]) if name != self.measure]
+        then absent. The composite of three stands among them as one more."""
+        listed: list[str] = [FLUENCY, *self.judges, *([PANEL] if self.has_panel else [])]
+        names = dict.fromkeys(listed)
+        return [name for name in names if name != self.measure]
+
+    @property
+    def targeted(self) -> Targets:
+        """The kind of target with its settings."""
+        return targets[self.targets.kind](self.targets)
 
     def tables(self) -> list[tuple[Registry[Any], list[str], Any]]:
-        """Methods and judges: the registry, the names that are listed, and the settings of each
-        entry."""
+        """Methods, controls and judges: the registry, the names that are listed, and the settings
+        of each entry."""
         return [
             (methods, self.methods, self.method_settings),
+            (controls, self.controls, self.control_settings),
             (judges, self.judges, self.judge_settings),
         ]
+
+    def control_kinds(self) -> dict[str, tuple[type[SteeringControl], Any]]:
+        """The controls of methods that are listed: class and settings of each, by its name."""
+        settings = self.control_settings
+        return {name: (controls[name], getattr(settings, name)) for name in self.controls}
+
+    def spoilt(self) -> dict[str, tuple[str, str]]:
+        """What goes through controls, by its name in tables: (method, control)."""
+        listed = {name: kind for name, (kind, _) in self.method_kinds().items()}
+        return {
+            called: (method, control)
+            for control, (kind, settings) in self.control_kinds().items()
+            for method, called in kind.over(settings, listed).items()
+        }
+
+    @property
+    def reads_explanations(self) -> bool:
+        """Whether a method ranks latents by what was said of them."""
+        return any(
+            getattr(settings, "reads_explanations", False)
+            for _, settings in self.method_kinds().values()
+        )
 
     def method_kinds(self) -> dict[str, tuple[type[SteeringMethod], Any]]:
         """The methods that are listed: class and settings of each, by its name."""

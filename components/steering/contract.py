@@ -16,14 +16,19 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 import scipy.sparse
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from components.config import Config
 from components.dictionary.contract import Dictionary
 from components.model.intervention import Intervention
 from components.model.language_model import LanguageModel
+from components.model.latent_semantics import LatentSemantics
+from components.model.text_encoder import TextEncoder, TextEncoderReference
 from components.registry import Entry, Registry, Services
 from components.report.measure import Measure
+from components.steering.meanings import Meanings
 
 
 class Steering(ABC):
@@ -71,6 +76,11 @@ class Steering(ABC):
             tensors: as `tensors()` gave them.
             units: mean activation norm by hook point, the dictionary's first one first.
         """
+
+    def joined(self, dictionary: Callable[[], Dictionary]) -> Steering:
+        """A restored steering with the dictionary that it steers through; itself, and the dictionary
+        isn't loaded, where it needs none."""
+        return self
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +137,8 @@ class Evidence:
         concepts: the concepts to steer towards, in the order of the label columns.
         model: the model that is steered.
         hook_point: where to steer: the first that the dictionary writes.
-        units: mean activation norm of each hook point that it writes, that one first.
+        units: mean activation norm of each hook point that it writes, that one first, and of
+            the others that were captured.
         labels: tokens with the concept; for document concepts, tokens of documents that have it.
         token: token id of each row.
         document: for each row, the row of its document in `document_labels`.
@@ -139,9 +150,16 @@ class Evidence:
         codes: sparse codes; absent without a dictionary.
         dictionary: the dictionary; absent without one.
         d_in: width of the activations where to steer.
+        meanings: explanations of the trained dictionary's latents; absent without the stage
+            `interpret`, and where nothing asks for them.
         stand_ins: how many more steerings a control proposes, of which chance chooses as a method
             chooses: the most candidates that a method proposes for one concept; 0 where none has a
             choice.
+        without: tokens that are known to be without each concept, where not every token without a
+            label is; None where every one is. Methods then get the evidence of one concept at a
+            time (`alone`), and controls this one.
+        select_rows: which captured tokens of the select split these rows are; None for all of them.
+        is_foreign: whether the rows are of other text, which the model read for this.
     """
 
     concepts: Sequence[Concept]
@@ -159,11 +177,58 @@ class Evidence:
     dictionary: Dictionary | None
     d_in: int
     stand_ins: int = 0
+    meanings: Meanings | None = None
+    without: scipy.sparse.csc_matrix | None = None
+    select_rows: Int[np.ndarray, " token"] | None = None
+    is_foreign: bool = False
+
+    def alone(self, column: int) -> Evidence:
+        """The evidence of one concept: tokens with it and tokens known to be without it; all others
+        are left out.
+
+        What hangs together (neighbours in a document, all with the concept or all without) is a
+        document of its own.
+        """
+        if self.without is None:
+            raise ValueError("every token without a label is without the concept")
+        inside = self.labels[:, [column]].toarray().ravel().astype(bool)
+        rows = np.flatnonzero(inside | self.without[:, [column]].toarray().ravel().astype(bool))
+        inside, document = inside[rows], self.document[rows]
+        begins = np.ones(len(rows), dtype=bool)
+        begins[1:] = (np.diff(rows) > 1) | (np.diff(document) != 0) | (inside[1:] != inside[:-1])
+        taken = torch.from_numpy(rows)
+
+        def batches(hook_point: str) -> Iterator[tuple[int, Tensor]]:
+            done = 0
+            for start, x in self.batches(hook_point):
+                here = taken[(taken >= start) & (taken < start + len(x))] - start
+                yield done, x[here]
+                done += len(here)
+
+        return dataclasses.replace(
+            self,
+            concepts=[self.concepts[column]],
+            labels=scipy.sparse.csc_matrix(inside[:, None]),
+            without=None,
+            token=self.token[rows],
+            document=np.cumsum(begins) - 1,
+            document_labels=scipy.sparse.csc_matrix(inside[begins][:, None]),
+            batches=batches,
+            pairs=self.pairs.filter(pl.col("concept") == self.concepts[column].name),
+            codes=None if self.codes is None else self.codes[rows],
+            select_rows=rows if self.select_rows is None else self.select_rows[rows],
+        )
 
     @property
     def unit(self) -> float:
         """Mean activation norm where to steer."""
         return self.units[self.hook_point]
+
+    def width(self, hook_point: str) -> int:
+        """Width of the activations at a hook point."""
+        if hook_point == self.hook_point:
+            return self.d_in
+        return next(iter(self.batches(hook_point)))[1].shape[1]
 
     def one_sided(self, column: int) -> str | None:
         """Why there is no contrast of tokens with and without a concept; None where there is."""
@@ -199,6 +264,7 @@ class SteeringMethod(Entry):
     steering: ClassVar[type[Steering]]
     control: ClassVar[bool] = False
     reads_dictionary: ClassVar[bool] = False
+    services: MethodServices
 
     def __init__(self, config: Any, services: MethodServices) -> None:
         """`config` is of the entry's own class."""
@@ -218,6 +284,46 @@ class SteeringMethod(Entry):
         Where a concept has several, the validate prompts choose. A control gives candidates without
         a concept.
         """
+
+
+class ControlConfig(Config):
+    """What every control of methods has."""
+
+    methods: list[str] = []
+    """Methods that go through it, of those in steer.methods; none named: all that it is for."""
+
+
+class SteeringControl(Entry):
+    """Spoils what methods know, so that what one still reaches is chance, by as many candidates and
+    the same choice as the method itself. A file in `controls/` holds one, registered with
+    `@controls`; tables call what a method reaches so `<control>_<method>`.
+
+    Attributes:
+        needs_dictionary: it is for methods that read a dictionary alone.
+    """
+
+    needs_dictionary: ClassVar[bool] = False
+
+    def __init__(self, config: Any, services: MethodServices) -> None:
+        """`config` is of the entry's own class, which is a ControlConfig."""
+        super().__init__(config, services)
+
+    @classmethod
+    def over(
+        cls, config: ControlConfig, listed: Mapping[str, type[SteeringMethod]]
+    ) -> dict[str, str]:
+        """Of the methods that are listed those that go through it, each with its name in tables."""
+        return {
+            name: f"{cls.kind}_{name}"
+            for name, method in listed.items()
+            if name in (config.methods or listed)
+            and not method.control
+            and (method.reads_dictionary or not cls.needs_dictionary)
+        }
+
+    @abstractmethod
+    def spoilt(self, evidence: Evidence) -> Evidence | str:
+        """The evidence that methods get instead of theirs, or why there is none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,11 +359,13 @@ class Passages:
         texts: the pieces.
         labels: whether a piece has the concept: a labelled token in it, or a document that has it.
         nll: nats a token under the unsteered model; NaN where it was not measured.
+        openings: what stands before each, as long as a prompt; empty where nobody kept it.
     """
 
     texts: list[str]
     labels: Bool[np.ndarray, "passage concept"]
     nll: Float[np.ndarray, " passage"]
+    openings: list[str] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -293,10 +401,25 @@ class JudgeServices(Services):
     Attributes:
         model: the model, unsteered.
         dictionary: of whose latents a judge may read how active they are in a text.
+        text_encoder: gives texts vectors; None where no listed judge asks for it (`embeds`).
     """
 
     model: LanguageModel
     dictionary: Dictionary
+    text_encoder: TextEncoderReference | None = None
+
+    def encoder(self, texts: Sequence[str]) -> TextEncoder | LatentSemantics:
+        """The text encoder itself.
+
+        Args:
+            texts: for an encoder that is fitted here; none that is judged.
+
+        Raises:
+            InputError: such texts without two different words.
+        """
+        if self.text_encoder is None or self.text_encoder.is_fitted_here:
+            return LatentSemantics(texts, self.seed)
+        return self.text_encoder.load_encoder(self.execution)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -311,6 +434,11 @@ class Verdicts:
     values: Float[np.ndarray, "text concept"]
     reasons: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
+    @classmethod
+    def nothing(cls, n_texts: int, n_concepts: int, why: str) -> Verdicts:
+        """No value for any text, all for the same reason."""
+        return cls(np.full((n_texts, n_concepts), np.nan), dict.fromkeys(range(n_texts), why))
+
 
 class Judge(Entry):
     """Judges texts. A file in `judges/` holds one, registered with `@judges`; its name is the
@@ -319,9 +447,14 @@ class Judge(Entry):
     Attributes:
         measure: its score as a reader meets it, the mean of what it says of texts; the name is the
             judge's. Rows of the judge that `steer.measure` names stand under `uplift` instead.
+        from_plain: its value is what a text has more than plain text already, so the composite of
+            three takes it as it is.
+        embeds: it gives texts vectors by the text encoder (`JudgeServices.encoder`).
     """
 
     measure: ClassVar[Measure]
+    from_plain: ClassVar[bool] = False
+    embeds: ClassVar[bool] = False
 
     def __init__(self, config: Any, services: JudgeServices) -> None:
         """`config` is of the entry's own class."""
@@ -347,4 +480,7 @@ class Judge(Entry):
 
 
 methods: Registry[type[SteeringMethod]] = Registry("steering method", "components.steering.methods")
+controls: Registry[type[SteeringControl]] = Registry(
+    "steering control", "components.steering.controls"
+)
 judges: Registry[type[Judge]] = Registry("judge", "components.steering.judges")

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import polars as pl
+import torch
 
 from components.dictionary.contract import Dictionary
 from components.errors import InputError
@@ -61,7 +62,8 @@ def read_evidence(
 
 def of_untrained(evidence: Evidence, codes: Artifact | None) -> tuple[Evidence | None, str | None]:
     """The evidence with the untrained dictionary in the place of the trained one, or why there is
-    none.
+    none. A target that is a latent of the trained one is none of its latents, and nobody explained
+    those: it goes by the labels.
 
     Codes name the dictionary that made them; it lies in the same store, unless only they were
     copied.
@@ -72,11 +74,25 @@ def of_untrained(evidence: Evidence, codes: Artifact | None) -> tuple[Evidence |
     if artifact is None:
         return None, f"the untrained dictionary {key} is not in the store of its codes {codes.key}"
     dictionary, shards = Dictionary.load(artifact), CodeShards(codes)
-    same_place = evidence.hook_point in dictionary.writes
-    if not same_place or shards.n_rows("select") != len(evidence.document):
+    rows, n_rows = evidence.select_rows, shards.n_rows("select")
+    same_rows = n_rows == len(evidence.document) if rows is None else rows.max(initial=-1) < n_rows
+    if evidence.hook_point not in dictionary.writes or not (same_rows or evidence.is_foreign):
         return None, f"the untrained dictionary {key} is of other activations"
+    if evidence.is_foreign:
+        x = {
+            name: torch.cat([block.float() for _, block in evidence.batches(name)])
+            for name in dictionary.reads
+        }
+        matrix = dictionary.encode(x).matrix()
+    else:
+        matrix = shards.codes("select").matrix()
     return dataclasses.replace(
-        evidence, codes=shards.codes("select").matrix(), dictionary=dictionary
+        evidence,
+        # a latent of the trained dictionary has no counterpart here: one is looked for
+        concepts=[dataclasses.replace(each, latent=None) for each in evidence.concepts],
+        codes=matrix if rows is None else matrix[rows],
+        dictionary=dictionary,
+        meanings=None,
     ), None
 
 

@@ -3,7 +3,7 @@ the judgements table.
 
 A text that is steered towards a concept is judged for it (and its values for the other concepts
 stand in one list); plain text, and the text of a control, is judged for every concept. The
-composite is entered as one more judge.
+composites are entered as further judges.
 """
 
 from __future__ import annotations
@@ -16,12 +16,19 @@ import polars as pl
 from jaxtyping import Float, Int
 
 from components.steering.choice import Steered
-from components.steering.composite import FLUENCY, composite
+from components.steering.composite import FLUENCY, RELEVANCE, composite
 from components.steering.contract import Continuation, Verdicts
 from components.steering.panel import Panel
 from components.steering.writer import Job
 from components.store import tables
-from components.store.judgements import COMPOSITE, UNPAIRED, UNSTEERED, judged
+from components.store.judgements import (
+    AGAIN,
+    COMPOSITE,
+    PANEL,
+    UNPAIRED,
+    UNSTEERED,
+    judged,
+)
 
 Place = tuple[str, str | None, int, float | None]
 """Method, concept, replicate and budget of a text."""
@@ -45,9 +52,10 @@ class Ledger:
     def __post_init__(self) -> None:
         self._texts: list[pl.DataFrame] = []
         self._judgements: list[pl.DataFrame] = []
-        self._plain: dict[tuple[int, int], Float[np.ndarray, " concept"]] = {}
-        """(prompt, sample) -> what the measured judge says of the plain text; NaN where there is
-        none."""
+        self._plain: dict[tuple[int, int], dict[str, Float[np.ndarray, " concept"]]] = {}
+        """(prompt, sample) -> what each judge of the target says of the plain text; NaN where there
+        is none."""
+        self._unfit = {name: judge.refusals() for name, judge in self.panel.judges.items()}
 
     def generations(self) -> pl.DataFrame:
         """The texts as a table."""
@@ -64,9 +72,17 @@ class Ledger:
     def add_plain(self, split: str, jobs: Sequence[Job], texts: Sequence[Continuation]) -> None:
         """Enters plain text, judged for every concept."""
         verdicts = self.panel.verdicts(texts)
-        for job, values in zip(jobs, verdicts[self.panel.measure].values, strict=True):
-            self._plain[job.prompt.number, job.sample] = values
+        for i, job in enumerate(jobs):
+            self._plain[job.prompt.number, job.sample] = {
+                name: verdicts[name].values[i] for name in self.panel.deciding
+            }
         self._enter(split, [(UNSTEERED, None, 0, None)] * len(jobs), jobs, texts, verdicts)
+
+    def add_again(self, split: str, jobs: Sequence[Job], texts: Sequence[Continuation]) -> None:
+        """Enters plain text from other seeds as if something had steered it: `jobs` are those of
+        the plain text that it stands beside."""
+        places: list[Place] = [(AGAIN, None, 0, None)] * len(jobs)
+        self._enter(split, places, jobs, texts, self.panel.verdicts(texts))
 
     def add_steered(
         self, split: str, jobs: Sequence[tuple[Steered, Job]], texts: Sequence[Continuation]
@@ -101,9 +117,10 @@ class Ledger:
             np.arange(len(texts)), [len(own) for own in concepts]
         )
         column = np.array([self.column[name] for name in names])
-        before = np.array([self._plain[job.prompt.number, job.sample] for job in jobs])[
-            text, column
-        ]
+        plain = [self._plain[job.prompt.number, job.sample] for job in jobs]
+        before = {
+            name: np.array([of[name] for of in plain])[text, column] for name in self.panel.deciding
+        }
         values = {name: verdict.values[text, column] for name, verdict in verdicts.items()}
         others = [self.column[name] for name in self.judged]
         shared = {"generation": number[text], "concept": names}
@@ -112,14 +129,31 @@ class Ledger:
                 row.tolist() if own else None
                 for row, own in zip(verdict.values[:, others], owned, strict=True)
             ]
-            reasons = [verdict.reasons.get(i) for i in text.tolist()]
+            reasons = [
+                verdict.reasons.get(i) or (self._unfit[name].get(concept) if gone else None)
+                for i, concept, gone in zip(
+                    text.tolist(), names, np.isnan(values[name]).tolist(), strict=True
+                )
+            ]
             self._judge(name, shared, values[name], reasons, [lists[i] for i in text.tolist()])
         whole = composite(
-            values[self.panel.measure], before, values.get(FLUENCY, np.full(len(text), np.nan))
+            values[self.panel.measure],
+            before[self.panel.measure],
+            values.get(FLUENCY, np.full(len(text), np.nan)),
         )
-        missing = [UNPAIRED if gone else None for gone in np.isnan(before).tolist()]
+        missing = [
+            UNPAIRED if gone else None for gone in np.isnan(before[self.panel.measure]).tolist()
+        ]
         reasons = [texts[i].reason or why for i, why in zip(text.tolist(), missing, strict=True)]
         self._judge(COMPOSITE, shared, whole, reasons, [None] * len(text))
+        if self.panel.has_panel:
+            three = self.panel.of_three(values, before)
+            parts = [*self.panel.of_target, RELEVANCE, FLUENCY]
+            told = [
+                why or _absent(parts, {name: values[name][row] for name in parts})
+                for row, why in enumerate(reasons)
+            ]
+            self._judge(PANEL, shared, three, told, [None] * len(text))
 
     def _judge(
         self,
@@ -137,6 +171,12 @@ class Ledger:
             pl.lit(name).alias("judge"), pl.col("value").fill_nan(None), nothing
         )
         self._judgements.append(tables.JUDGEMENTS.frame(frame))
+
+
+def _absent(parts: Sequence[str], values: Mapping[str, float]) -> str | None:
+    """Which part of the composite of three a text has no value of, where it lacks one."""
+    lacking = [name for name in parts if np.isnan(values[name])]
+    return f"no value of the judge {', '.join(lacking)}" if lacking else None
 
 
 def _texts(

@@ -4,7 +4,7 @@ the model."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -12,8 +12,8 @@ import polars as pl
 from components.corpus.encoding import Encoder
 from components.errors import InputError
 from components.model.language_model import LanguageModel
-from components.steering.contract import Concept, Continuation, Material, Passages
-from components.steering.passages import cut
+from components.steering.contract import Continuation, Material, Passages
+from components.steering.targeting import Targeted
 from components.steering.writer import Prompt, Writer
 from components.store import tables
 from components.store.artifact import Artifact
@@ -41,8 +41,7 @@ def read_prompts(
 
 
 def read_material(
-    corpus: Artifact,
-    concepts: Sequence[Concept],
+    targeted: Targeted,
     writer: Writer,
     prompts: Sequence[Prompt],
     unsteered: Sequence[Continuation],
@@ -54,18 +53,43 @@ def read_material(
     opening = int(np.median([len(prompt.tokens) for prompt in prompts])) - len(head)
     passages = {}
     for split in ("judge", "calibrate", "validate"):
-        pieces = cut(corpus, split, concepts, opening, config.max_new_tokens)
+        pieces = targeted.cut(split, opening, config.max_new_tokens)
         nll = np.full(len(pieces.tokens), np.nan)
         measured = list(pieces.openings)[: config.band_texts] if split == "judge" else []
         if measured:
             openings = [[*head, *pieces.openings[i]] for i in measured]
             nll[measured] = writer.losses(openings, [pieces.tokens[i] for i in measured])
-        # of no passages it would make one empty text
-        texts = (
-            tokenizer.batch_decode(pieces.tokens, skip_special_tokens=True) if pieces.tokens else []
+        passages[split] = Passages(
+            decoded(tokenizer, pieces.tokens), pieces.labels, nll, decoded(tokenizer, pieces.before)
         )
-        passages[split] = Passages(texts, pieces.labels, nll)
-    return Material(concepts, **passages, unsteered=unsteered, seed=config.seed)
+    return Material(targeted.concepts, **passages, unsteered=unsteered, seed=config.seed)
+
+
+def read_passages(
+    targeted: Targeted,
+    split: str,
+    writer: Writer,
+    prompts: Sequence[Prompt],
+    config: SteerConfig,
+) -> Passages:
+    """Real passages of a split that begin where a continuation of a document's opening begins, with
+    that opening: one of each document."""
+    head = 0 if Encoder.of(writer.model).bos is None else 1
+    opening = int(np.median([len(prompt.tokens) for prompt in prompts])) - head
+    pieces = targeted.cut(split, opening, config.max_new_tokens)
+    first, tokenizer = list(pieces.openings), writer.model.tokenizer
+    return Passages(
+        decoded(tokenizer, [pieces.tokens[i] for i in first]),
+        pieces.labels[first],
+        np.full(len(first), np.nan),
+        decoded(tokenizer, [pieces.openings[i] for i in first]),
+    )
+
+
+def decoded(tokenizer: Any, tokens: Sequence[Sequence[int]]) -> list[str]:
+    """Each of several pieces as text."""
+    # of no pieces it would make one empty text
+    return tokenizer.batch_decode(tokens, skip_special_tokens=True) if tokens else []
 
 
 def too_short(material: Material) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from components.report.measure import Measure, Measures
 from components.steering.contract import judges
+from components.store.judgements import PANEL
 
 MEASURES = (
     Measure(
@@ -20,10 +21,16 @@ MEASURES = (
         rank=1, kinds=1, least=0, most=1, short="steering",
     ),
     Measure(
+        "over_controls", "Over the controls", "difference",
+        "Composite minus the mean of controls that went through the same choice, concept for "
+        "concept.",
+        rank=2, kinds=2, least=-1, most=1, part_of="composite",
+    ),
+    Measure(
         "over_untrained", "Over the untrained dictionary", "difference",
         "Composite minus that of the untrained dictionary, which goes through the same choice, "
         "concept for concept.",
-        rank=2, kinds=2, least=-1, most=1, part_of="composite",
+        rank=3, kinds=3, least=-1, most=1, part_of="composite",
     ),
     Measure(
         "uplift", "Uplift", "rise of probability",
@@ -36,15 +43,13 @@ MEASURES = (
         rank=20, kinds=30, least=0, most=1,
     ),
     Measure(
-        "cost", "Cost on other text", "nats a token",
-        "KL of steered from plain predictions on neutral text that set no strength; the budget "
-        "stands beside it.",
+        "cost", "Side effect on neutral text", "nats a token",
+        "KL(plain, steered) of predictions on neutral text; the budget stands beside it.",
         "neither", rank=21, kinds=31, least=0,
     ),
     Measure(
-        "cost_whole", "Cost over whole contexts", "nats a token",
-        "The same over whole contexts: strengths are set at their beginning, where an edit costs "
-        "less.",
+        "cost_whole", "Side effect over whole contexts", "nats a token",
+        "The same over whole contexts: at their beginning an edit costs less.",
         "neither", rank=22, kinds=32, least=0,
     ),
     Measure(
@@ -54,11 +59,17 @@ MEASURES = (
     ),
     Measure(
         "cost_written_reverse", "Reverse cost on steered text", "nats a token",
-        "KL(steered, plain) on the text that was written under steering: what the steering costs "
-        "where it acts.",
+        "KL(steered, plain) on the text that was written after test prompts: what the budget is "
+        "of, where it was not set.",
         "neither", rank=24, kinds=34, least=0,
     ),
 )  # fmt: skip
+PANEL_MEASURE = Measure(
+    PANEL, "Steered, of three", "0 to 1",
+    "Composite of three: harmonic mean of the target's gain, of relevance to the prompt and of fluency.",
+    rank=3, kinds=3, least=0, most=1,
+)  # fmt: skip
+"""The composite of three; an experiment whose judges include relevance has it."""
 COSTS = {
     "cost": (
         "kl_elsewhere",
@@ -78,4 +89,5 @@ COSTS = {
 
 def declared(names: Sequence[str]) -> Measures:
     """All measures of an experiment in which these judges stand beside the one that measures."""
-    return Measures.declared("steer", (*MEASURES, *(judges[name].measure for name in names)))
+    beside = (PANEL_MEASURE if name == PANEL else judges[name].measure for name in names)
+    return Measures.declared("steer", (*MEASURES, *beside))

@@ -4,9 +4,11 @@ writes."""
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from components.steering.strength import EXPECTED_ROUNDS
 from components.store.stage import Progress
 
 if TYPE_CHECKING:
@@ -21,31 +23,35 @@ class Meter:
 
     Attributes:
         done: tokens so far.
-        written: continuations so far.
         texts, directions: continuations and steerings in all, at most, once `plan` has counted
-            them.
+            them; text that only sets strengths is not counted.
         rows: pairs of a text and a concept that it is judged for, likewise.
         stand_ins: control directions that stand in for candidates, where a method has a choice.
         continuation: tokens for one continuation, read once more to measure its loss.
         tested: tokens for one of a test prompt, read once more to measure what the steering costs
             on it.
         calibration: tokens for one steering: about four measurements on neutral text for each
-            budget.
+            budget, and a few rounds of text after validate prompts.
     """
 
     def __init__(
         self, config: SteerConfig, prompts: Mapping[str, Sequence[Prompt]], untrained: bool = False
     ) -> None:
-        self.done, self.written, self._started = 0, 0, time.monotonic()
+        self.done, self._started = 0, time.monotonic()
         self._config, self._untrained = config, untrained
+        spoilt = Counter(method for method, _ in config.spoilt().values())
         self._entries = [
-            (kind, kind.at_most(settings)) for kind, settings in config.method_kinds().values()
+            (kind, kind.at_most(settings), spoilt[name])
+            for name, (kind, settings) in config.method_kinds().items()
         ]
         self._n = {split: len(of_split) * config.n_samples for split, of_split in prompts.items()}
         longest = max(len(prompt.tokens) for of_split in prompts.values() for prompt in of_split)
         self.continuation, self.tested = (n * (longest + config.max_new_tokens) for n in (2, 3))
-        self.calibration = 4 * config.neutral_tokens * len(config.kl_budgets)
-        most = max((n for kind, n in self._entries if not kind.control), default=0)
+        n_budgets = len(config.kl_budgets)
+        self.bracket = 4 * config.neutral_tokens * n_budgets
+        rounds = round(EXPECTED_ROUNDS * n_budgets * self._n["validate"])
+        self.calibration = self.bracket + rounds * self.tested
+        most = max((n for kind, n, _ in self._entries if not kind.control), default=0)
         self.stand_ins = most if most > 1 else 0
 
     def plan(self, n_concepts: int) -> str:
@@ -57,7 +63,7 @@ class Meter:
         )
         n_plain, n_read = max(self._config.band_texts, validate), (validate + test) * n_concepts
         directions = n_validated = n_tested = 0
-        for kind, at_most in self._entries:
+        for kind, at_most, n_spoilt in self._entries:
             if kind.control:
                 steerings = (at_most + self.stand_ins) * bool(n_concepts)
                 n_read += (
@@ -69,20 +75,20 @@ class Meter:
                 n_validated += steerings * n_budgets * validate * bool(self.stand_ins)
                 n_tested += steerings * n_budgets * test
             else:
-                concepts = n_concepts * (1 + (self._untrained and kind.reads_dictionary))
+                again = n_spoilt + (self._untrained and kind.reads_dictionary)
+                concepts = n_concepts * (1 + again)
                 steerings = concepts * at_most
                 n_validated += steerings * n_budgets * validate * (at_most > 1)
                 n_tested += concepts * n_budgets * test
             directions += steerings
-        self.texts, self.directions = n_plain + test + n_validated + n_tested, directions
+        self.texts, self.directions = n_plain + 2 * test + n_validated + n_tested, directions
         self.rows = n_read + n_validated + n_tested
-        self.total = (
-            directions * self.calibration + (n_plain + test + n_validated) * self.continuation
-        )
+        # text after validate prompts is written while strengths are set, and kept
+        self.total = directions * self.calibration + (n_plain + 2 * test) * self.continuation
         self.total += n_tested * self.tested
         return (
-            f"at most {self.total:,} tokens for {n_concepts} concepts: strengths of "
-            f"{directions:,} directions, {self.texts:,} continuations"
+            f"about {self.total:,} tokens for {n_concepts} concepts: strengths of "
+            f"{directions:,} directions, at most {self.texts:,} continuations"
         )
 
     def progress(self, message: str) -> Progress:
@@ -95,12 +101,11 @@ class Meter:
     def run(
         self, work: Generator[int, None, Result], message: str, each: int
     ) -> Generator[Progress, None, Result]:
-        """Runs work that yields how many units it did, of `each` tokens."""
+        """Runs work that yields how many units it did, of `each` tokens on the way."""
         while True:
             try:
                 n = next(work)
             except StopIteration as end:
                 return end.value
             self.done += n * each
-            self.written += n * (each in (self.continuation, self.tested))
             yield self.progress(message)

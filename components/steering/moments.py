@@ -29,13 +29,17 @@ class Moments:
     products: Float[np.ndarray, "d_in d_in"] | None = None
 
     @classmethod
-    def of(cls, evidence: Evidence, products: bool = False) -> Moments:
-        """One pass over the activations where to steer."""
+    def of(
+        cls, evidence: Evidence, products: bool = False, hook_point: str | None = None
+    ) -> Moments:
+        """One pass over the activations where to steer, or at another hook point."""
+        place = hook_point or evidence.hook_point
         n_rows, n_concepts = evidence.labels.get_shape()
         labels = evidence.labels.tocsr().astype(np.float64)
-        inside, total = np.zeros((n_concepts, evidence.d_in)), np.zeros(evidence.d_in)
-        second = np.zeros((evidence.d_in, evidence.d_in)) if products else None
-        for start, x in evidence.batches(evidence.hook_point):
+        width = evidence.width(place)
+        inside, total = np.zeros((n_concepts, width)), np.zeros(width)
+        second = np.zeros((width, width)) if products else None
+        for start, x in evidence.batches(place):
             block = x.double().cpu().numpy()
             inside += labels[start : start + len(block)].T @ block
             total += block.sum(0)

@@ -7,8 +7,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Float
 
-from components.steering.composite import FLUENCY
+from components.steering.composite import FLUENCY, RELEVANCE, gain
+from components.steering.composite import panel as composite_of_three
 from components.steering.config import SteerConfig
 from components.steering.contract import (
     Continuation,
@@ -18,7 +20,7 @@ from components.steering.contract import (
     Verdicts,
     judges,
 )
-from components.store.judgements import COMPOSITE
+from components.store.judgements import COMPOSITE, PANEL
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,11 +31,15 @@ class Panel:
         judges: by name.
         measure: the one whose difference to unsteered text is the uplift.
         n_concepts: columns of what they say.
+        of_target: those that the composite of three asks about the target.
+        has_panel: whether there is a composite of three.
     """
 
     judges: Mapping[str, Judge]
     measure: str
     n_concepts: int
+    of_target: Sequence[str] = ()
+    has_panel: bool = False
 
     @classmethod
     def fitted(cls, config: SteerConfig, material: Material, services: JudgeServices) -> Panel:
@@ -44,14 +50,42 @@ class Panel:
         }
         for judge in panel.values():
             judge.fit(material)
-        return cls(panel, config.measure, len(material.concepts))
+        n_concepts = len(material.concepts)
+        return cls(panel, config.measure, n_concepts, config.of_target, config.has_panel)
+
+    @property
+    def deciding(self) -> list[str]:
+        """The judges whose refusals keep a concept out: the one that measures, and those of the
+        target in the composite of three."""
+        of_target = self.of_target if self.has_panel else ()
+        return list(dict.fromkeys([self.measure, *of_target]))
+
+    def of_three(
+        self,
+        values: Mapping[str, Float[np.ndarray, " row"]],
+        before: Mapping[str, Float[np.ndarray, " row"]],
+    ) -> Float[np.ndarray, " row"]:
+        """The composite of three.
+
+        Args:
+            values: by judge, what it says of each row.
+            before: by judge of the target, the same of the plain text of the row's prompt and
+                sample.
+        """
+        gains = [
+            # what is measured from plain text already is a gain
+            values[name] if self.judges[name].from_plain else gain(values[name], before[name])
+            for name in self.of_target
+        ]
+        return composite_of_three(gains, values[RELEVANCE], values[FLUENCY])
 
     def refusals(self) -> dict[str, str]:
-        """Concept -> why a judge cannot judge it; the first judge's reason where several cannot."""
+        """Concept -> why a judge that decides (`deciding`) cannot judge it; the first judge's
+        reason where several cannot. What others cannot judge has no value by them."""
         return {
             concept: f"{name} judge: {why}"
-            for name, judge in reversed(self.judges.items())
-            for concept, why in judge.refusals().items()
+            for name in reversed(self.deciding)
+            for concept, why in self.judges[name].refusals().items()
         }
 
     def silence(self) -> dict[str, str]:
@@ -62,6 +96,10 @@ class Panel:
             silent[FLUENCY] = f"steer.judges does not list {FLUENCY}"
         if why := silent.get(FLUENCY) or silent.get(self.measure):
             silent[COMPOSITE] = why
+        if self.has_panel:
+            parts = [*self.of_target, RELEVANCE, FLUENCY]
+            if why := next((silent[name] for name in parts if name in silent), None):
+                silent[PANEL] = why
         return silent
 
     def verdicts(self, texts: Sequence[Continuation]) -> dict[str, Verdicts]:

@@ -10,7 +10,7 @@ its document has it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import scipy.sparse
@@ -32,17 +32,31 @@ class Cut:
         tokens: token ids of each.
         labels: which concept each has.
         openings: passage -> the tokens before it, for the first passage of each document.
+        before: as many tokens as an opening has, which stand before each passage.
     """
 
     tokens: list[list[int]]
     labels: Bool[np.ndarray, "passage concept"]
     openings: dict[int, list[int]]
+    before: list[list[int]]
 
 
 def cut(
-    corpus: Artifact, split: str, concepts: Sequence[Concept], opening: int, length: int
+    corpus: Artifact,
+    split: str,
+    labelled: Callable[[Mapping[str, Tensor]], scipy.sparse.spmatrix],
+    opening: int,
+    length: int,
 ) -> Cut:
-    """Cuts every document of a split; what is shorter than half a continuation is left out."""
+    """Cuts every document of a split; what is shorter than half a continuation is left out.
+
+    Args:
+        corpus: the corpus.
+        split: of it.
+        labelled: (document and position of rows) -> which rows have which target.
+        opening: tokens before the first passage of a document.
+        length: tokens of a passage.
+    """
     parts = contexts(corpus, split)
     kept = (parts["document"] >= 0).flatten()
     document, position, token = (
@@ -61,7 +75,7 @@ def cut(
             if start == begin + opening:
                 openings[len(spans)] = token[begin:start].tolist()
             spans.append((start, stop))
-    rows = row_labels(corpus, {"document": document, "position": position}, split, concepts)
+    rows = scipy.sparse.csr_matrix(labelled({"document": document, "position": position}))
     inside = [np.arange(*span) for span in spans]
     indices = np.concatenate(inside) if inside else np.zeros(0, np.int64)
     offsets = np.cumsum([0, *map(len, inside)])
@@ -69,7 +83,8 @@ def cut(
         (np.ones(len(indices)), indices, offsets), shape=(len(spans), len(document))
     )
     labels = scipy.sparse.csr_matrix(member @ rows.astype(np.float64)).toarray() > 0
-    return Cut([token[a:b].tolist() for a, b in spans], labels, openings)
+    before = [token[start - opening : start].tolist() for start, _ in spans]
+    return Cut([token[a:b].tolist() for a, b in spans], labels, openings, before)
 
 
 def row_labels(

@@ -4,18 +4,22 @@ is tried."""
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from components.steering.choice import Steered
 from components.steering.comparison import UNTRAINED
 from components.steering.config import SteerConfig
-from components.steering.contract import Candidate, Evidence, MethodServices, Steering, methods
+from components.steering.contract import (
+    Candidate,
+    Evidence,
+    MethodServices,
+    Steering,
+    SteeringMethod,
+    methods,
+)
 from components.steering.evidence import of_untrained
-from components.steering.neutral import Neutral
+from components.steering.strength import Found
 from components.store.artifact import Artifact
-
-NO_NEUTRAL = "the neutral split has no token to measure a KL on; raise read.splits.neutral"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,6 +32,7 @@ class Proposals:
             concept.
         controls: names of those whose steerings belong to no concept.
         untrained: method -> the name under which the untrained dictionary goes through it.
+        spoilt: name of a method under a control -> (method, control).
         absent: such a name -> why nothing is proposed under it.
     """
 
@@ -36,13 +41,18 @@ class Proposals:
     controls: Sequence[str]
     untrained: Mapping[str, str]
     absent: Mapping[str, str]
+    spoilt: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def entry_of(self) -> dict[str, str]:
+        """Name under which a method is steered with once more -> the method."""
+        again = {called: method for called, (method, _) in self.spoilt.items()}
+        return again | {called: method for method, called in self.untrained.items()}
 
     @property
     def ungraded(self) -> frozenset[str]:
         """Names whose steerings have no strength."""
-        names = {name: name for name in (*self.methods, *self.controls)} | {
-            u: m for m, u in self.untrained.items()
-        }
+        names = {name: name for name in (*self.methods, *self.controls)} | self.entry_of
         return frozenset(
             name for name, method in names.items() if not methods[method].steering.graded
         )
@@ -53,41 +63,30 @@ class Proposals:
         return list({id(c.steering): c.steering for _, c in self.candidates if c.steering}.values())
 
     def at_strengths(
-        self,
-        measured: Mapping[int, Sequence[Sequence[float]]],
-        budgets: Sequence[float],
-        neutral: Neutral,
+        self, found: Mapping[int, Sequence[Found]], budgets: Sequence[float]
     ) -> list[Steered]:
         """Every candidate at every budget, one that is not graded once.
 
         Args:
-            measured: identity of a steering -> its strength and KL at each budget.
+            found: identity of a steering -> its strength at each budget.
             budgets: nats a token.
-            neutral: the text on which that was measured.
         """
-        no_text = None if neutral.mask.any() else NO_NEUTRAL
         steered = []
         for method, candidate in self.candidates:
+            row = found.get(id(candidate.steering), [Found(None, None)] * len(budgets))
             if method in self.ungraded:
-                (strength, kl), *_ = measured.get(id(candidate.steering), [[math.nan, math.nan]])
-                there = None if candidate.steering is None else 1.0
-                cost = kl if math.isfinite(kl) else None
-                steered.append(
-                    Steered(method, candidate, None, there, cost, reason=candidate.reason)
-                )
-                continue
-            row = measured.get(id(candidate.steering), [[math.nan, math.nan]] * len(budgets))
-            for budget, (strength, kl) in zip(budgets, row, strict=True):
-                if math.isfinite(strength):
-                    steered.append(Steered(method, candidate, budget, strength, kl))
-                else:
-                    reason = (
-                        candidate.reason
-                        or no_text
-                        or f"no strength that was tried costs {budget:g} nats a token"
-                    )
-                    steered.append(Steered(method, candidate, budget, reason=reason))
+                steered.append(_at(method, candidate, None, row[0]))
+            else:
+                steered += [
+                    _at(method, candidate, budget, of)
+                    for budget, of in zip(budgets, row, strict=True)
+                ]
         return steered
+
+
+def _at(method: str, candidate: Candidate, budget: float | None, found: Found) -> Steered:
+    reason = candidate.reason or found.reason
+    return Steered(method, candidate, budget, found.strength, found.kl, reason=reason)
 
 
 def propose(
@@ -110,20 +109,43 @@ def propose(
     candidates = []
     if evidence.concepts:
         candidates = [
-            (name, c) for name, method in entries.items() for c in method.candidates(evidence)
+            (name, c) for name, method in entries.items() for c in _asked(method, evidence)
         ]
         if control is not None:
             candidates += [
-                (name, c) for own, name in names.items() for c in entries[own].candidates(control)
+                (name, c) for own, name in names.items() for c in _asked(entries[own], control)
             ]
     controls = [name for name, method in entries.items() if method.control]
+    absent = {name: why_absent for name in names.values() if why_absent}
+    spoilt = config.spoilt()
+    for control_name, (kind, settings) in config.control_kinds().items():
+        if not evidence.concepts:
+            break
+        changed = kind(settings, services).spoilt(evidence)
+        for called, (method, of) in spoilt.items():
+            if of != control_name:
+                continue
+            if isinstance(changed, str):
+                absent[called] = changed
+            else:
+                candidates += [(called, c) for c in _asked(entries[method], changed)]
     return Proposals(
         candidates=candidates,
         methods=[name for name in entries if name not in controls],
         controls=controls,
         untrained=names,
-        absent={name: why_absent for name in names.values() if why_absent},
+        absent=absent,
+        spoilt=spoilt,
     )
+
+
+def _asked(method: SteeringMethod, evidence: Evidence) -> Iterator[Candidate]:
+    """What it proposes; target by target, where not every token without a label is without it."""
+    if evidence.without is None or method.control:
+        yield from method.candidates(evidence)
+        return
+    for column in range(len(evidence.concepts)):
+        yield from method.candidates(evidence.alone(column))
 
 
 def untrained_names(config: SteerConfig) -> dict[str, str]:

@@ -9,11 +9,13 @@ import polars as pl
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from components.errors import UnknownNameError
+from components.dictionary.contract import Dictionary
+from components.errors import MissingArtifactError, UnknownNameError
 from components.registry import nearest
 from components.steering.contract import Candidate, Steering, methods
 from components.store import tables
 from components.store.artifact import Artifact
+from components.store.lineage import source
 
 FILE = "directions.safetensors"
 
@@ -62,7 +64,10 @@ def restored(
         facts = steer.facts
         units = facts.get("units") or {facts["hook_point"]: facts["unit"]}
         entry_of = {name: entry for entry, name in facts.get("untrained", {}).items()}
-        return methods[entry_of.get(method, method)].steering.restored(tensors, units)
+        entry_of |= {name: entry for name, (entry, _) in facts.get("spoilt", {}).items()}
+        steering = methods[entry_of.get(method, method)].steering.restored(tensors, units)
+        bare = method in facts.get("untrained", {}).values()
+        return steering.joined(lambda: _dictionary(steer, bare))
     listed = sorted({key.partition("/")[0] for key in names})
     if method not in listed:
         raise UnknownNameError(
@@ -78,6 +83,22 @@ def restored(
         f"artifact steer/{steer.key} holds no direction of {method} for {what}; "
         f"{nearest(concept or '', concepts)}"
     )
+
+
+def _dictionary(steer: Artifact, untrained: bool) -> Dictionary:
+    """The dictionary that the stage steered through, or the untrained one beside it.
+
+    Raises:
+        MissingArtifactError: it is not in the store of the artifact.
+    """
+    codes = source(steer, "untrained") if untrained else steer
+    found = source(codes, "dictionary") if codes else None
+    if found is None:
+        raise MissingArtifactError(
+            f"artifact steer/{steer.key} steers through a dictionary that is not in its store; make "
+            "the stage train again, or copy its artifact there"
+        )
+    return Dictionary.load(found)
 
 
 def _name(method: str, concept: str | None, replicate: int) -> str:

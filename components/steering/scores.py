@@ -18,10 +18,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 
-from components.report.names import number
-from components.seeds import numpy_generator
 from components.statistics import (
     ABSENT,
     Interval,
@@ -31,23 +29,29 @@ from components.statistics import (
     t_interval_of_groups,
     wilson,
 )
-from components.steering.by_concept import concept_means, n_compared
-from components.steering.chance import Chance, simulate
-from components.steering.comparison import Comparison, at
+from components.steering.by_concept import concept_means
+from components.steering.comparison import CONTROLS, Comparison, at
 from components.steering.contract import Concept
+from components.steering.contrasts import contrasts
+from components.steering.floor import Floor
 from components.steering.measures import COSTS
-from components.store.judgements import column
+from components.store.judgements import AGAIN, PANEL, column
 
 LEVEL = 0.05
 FEWEST_PAIRS = 6
 """Below so many pairs not even differences of one sign are significant at 0.05 (2 of 2^5 flips are
 as extreme)."""
+MASKED = "concept_masked"
+"""The judge that reads text without the concept's own words."""
 Rows = Mapping[str, Mapping[str, Any]]
 """Concept -> its row of what `by_concept` returns."""
 
 
 def score_rows(
-    results: pl.DataFrame, by_concept: pl.DataFrame, comparison: Comparison
+    results: pl.DataFrame,
+    by_concept: pl.DataFrame,
+    comparison: Comparison,
+    against: pl.DataFrame | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Rows of the scores table; a kind of concept that is not in the inventory has none.
 
@@ -56,7 +60,9 @@ def score_rows(
         by_concept: what each method reaches on each concept, made of it
             (`components.steering.by_concept`).
         comparison: what the scores are about.
+        against: the CONTRASTS table made of it; made here where it is absent.
     """
+    against = contrasts(results, by_concept, comparison) if against is None else against
     means, validated = concept_means(results), concept_means(results, "validate")
     kinds = [*(["all"] if len(comparison.kinds) > 1 else []), *comparison.kinds]
     yield from (_gate(comparison, kind) for kind in dict.fromkeys(["all", *kinds]))
@@ -78,15 +84,16 @@ def score_rows(
                 continue
             for kind in kinds:
                 yield from scores.over_concepts(kind)
+                yield from scores.over_controls(kind, against, kinds[0])
                 yield from scores.over_untrained(kind, found)
             for kind in comparison.kinds:
                 yield scores.share_above_random(kind)
                 yield from scores.costs(kind)
-        for control in (name for name in comparison.controls if name in here):
+        for control in (name for name in (*comparison.controls, AGAIN) if name in here):
             for kind in kinds:
                 yield from of[control].of_control(kind)
         for method in methods:
-            if method not in comparison.untrained.values():
+            if method not in comparison.untrained.values() and method not in comparison.spoilt:
                 yield from (
                     of[method].of_concept(results, concept) for concept in comparison.passed()
                 )
@@ -121,28 +128,13 @@ class _Scores:
         self.comparison, self.method, self.budget, self.found = comparison, method, budget, found
         self.who = comparison.who(method) | {"budget": budget}
         self.concepts = comparison.passed()
-        self.n_others = n_compared(means, comparison, budget)
-        controls = pl.col("method").is_in(list(comparison.controls))
-        self.rivals = _rivals(
-            validated.filter(pl.col("method") == method, at(budget)), self.concepts
-        )
-        self.chance: Chance | None = None
-        self.floor = (
-            {} if "composite" in comparison.silent else _floor(means.filter(controls, at(budget)))
-        )
-        if self.rivals.max(initial=1) > 1 and "composite" not in comparison.silent:
-            of_budget = "" if budget is None else f".kl_{number(budget)}"
-            draw = numpy_generator(comparison.seed, "chance", f"steer.{method}{of_budget}")
-            given = means.filter(controls, at(budget)), validated.filter(controls, at(budget))
-            self.chance = simulate(
-                *given, [c.name for c in self.concepts], self.rivals, self.n_others, draw
-            )
-            reached = {} if self.chance is None else self.chance.composite.mean(axis=0)
-            self.floor = (
-                {c.name: float(reached[i]) for i, c in enumerate(self.concepts)}
-                if len(reached)
-                else {}
-            )
+        floor = Floor.under(comparison, method, budget, means, validated)
+        self.n_others, self.rivals, self.chance = floor.n_others, floor.rivals, floor.chance
+        self.floor = floor.reached
+        self.floor_of_panel: dict[str, float] = {}
+        if PANEL in comparison.told:
+            of_panel = Floor.under(comparison, method, budget, means, validated, measure=PANEL)
+            self.floor_of_panel = dict(of_panel.reached)
 
     def absent(self, kind: str) -> dict[str, Any]:
         """The one row of a method with which nothing was steered."""
@@ -162,6 +154,8 @@ class _Scores:
         above = self._mean(concepts, largest), f"largest of {self.n_others} Gaussian directions"
         beside = [
             (judge, (self._unsteered(column(judge), concepts), "unsteered text"))
+            if judge != PANEL
+            else (PANEL, (self._mean(concepts, self.floor_of_panel), floor[1]))
             for judge in self.comparison.judges
         ]
         for measure, baseline in (("composite", floor), ("uplift", above), *beside):
@@ -169,6 +163,8 @@ class _Scores:
                 self._about(kind, concepts, measure),
                 baseline if baseline[0] is not None else None,
             )
+            if measure == MASKED and (lexical := self._lexical(concepts)):
+                about["reason"] = "; ".join(filter(None, (lexical, about["reason"])))
             if measure in self.comparison.silent:
                 silent = {"n_failed": 0, "reason": self.comparison.silent[measure]}
                 yield self._row(measure, ABSENT, **{**about, **silent})
@@ -176,6 +172,19 @@ class _Scores:
                 yield self._row(
                     measure, self._estimate(measure, kind, concepts), **about, baseline=given
                 )
+
+    def _lexical(self, concepts: Sequence[Concept]) -> str | None:
+        """On how many concepts less than half of the uplift is left without the concept's own
+        words."""
+        if self.comparison.measure != "concept":
+            return None
+        rows = [self.found[c.name] for c in concepts if c.name in self.found]
+        judged = [row for row in rows if row["uplift"] and row[f"{MASKED}_unsteered"] is not None]
+        gained = [row for row in judged if row["uplift"] > 0]
+        lexical = sum(
+            (row[MASKED] or 0.0) - row[f"{MASKED}_unsteered"] < row["uplift"] / 2 for row in gained
+        )
+        return f"lexical on {lexical} of {len(gained)} concepts that gained" if gained else None
 
     def _unsteered(self, judge: str, concepts: Sequence[Concept]) -> float | None:
         """What the judge of this column says of plain text, over the concepts for which it says
@@ -186,6 +195,42 @@ class _Scores:
             if row[f"{judge}_unsteered"] is not None
         }
         return self._mean([c for c in concepts if c.name in plain], plain)
+
+    def over_controls(
+        self, kind: str, against: pl.DataFrame, whole: str
+    ) -> Iterator[dict[str, Any]]:
+        """The headline: how much more the method reaches than the mean of controls that went
+        through the same choice, by concept.
+
+        Args:
+            kind: of concepts.
+            against: the CONTRASTS table.
+            whole: the kind that holds all concepts; its row tells the tests.
+        """
+        measure = self.comparison.headline
+        if self.method in self.comparison.ungraded or measure in self.comparison.silent:
+            return  # it stands at no budget where controls stand: see CONTRASTS
+        concepts = self.comparison.passed(kind)
+        about, interval = self._about(kind, concepts), ABSENT
+        floor = self.floor_of_panel if measure == PANEL else self.floor
+        names = [c.name for c in concepts]
+        choice = ", chosen likewise" if self.rivals.max(initial=1) > 1 else ""
+        baseline = 0.0, f"mean of {self.n_others} controls{choice}"
+        if names and all(name in floor for name in names):
+            values = {n: (self.found[n][measure] or 0.0) - floor[n] for n in names}
+            interval = _over(values, kind, concepts)
+        elif names:
+            absent = (
+                f"no mean of controls is known: {self.n_others} are too few for the same choice"
+            )
+            about["reason"] = "; ".join(filter(None, (absent, about["reason"])))
+        if kind == whole and interval.value is not None:
+            tested = against.filter(
+                pl.col("method") == self.method, pl.col("other") == CONTROLS, at(self.budget)
+            )
+            told = [_tested(row) for row in tested.iter_rows(named=True)]
+            about["reason"] = "; ".join(filter(None, (*told, about["reason"])))
+        yield self._row("over_controls", interval, **about, baseline=baseline)
 
     def over_untrained(self, kind: str, found: Mapping[str, Rows]) -> Iterator[dict[str, Any]]:
         """How much more a trained dictionary reaches than an untrained one that goes through the
@@ -297,7 +342,8 @@ class _Scores:
             if there and not silent:
                 interval = self._estimate(measure, kind, concepts)
             given = about | ({"reason": silent, "n_failed": 0} if silent else {})
-            baseline = None if measure in self.comparison.judges else (0.0, "unsteered")
+            of_judge = measure in self.comparison.judges and measure != PANEL
+            baseline = None if of_judge else (0.0, "unsteered")
             yield self._row(measure, interval, **given, baseline=baseline)
 
     def of_concept(self, results: pl.DataFrame, concept: Concept) -> dict[str, Any]:
@@ -369,16 +415,16 @@ class _Scores:
         return _row(self.comparison, measure, interval, **self.who, **about)
 
 
-def _rivals(validated: pl.DataFrame, concepts: Sequence[Concept]) -> Int[np.ndarray, " concept"]:
-    """Among how many candidates validate prompts chose, for each concept; 1 where there was no
-    choice."""
-    counted = dict(validated.group_by("concept").agg(pl.col("replicate").n_unique()).iter_rows())
-    return np.array([counted.get(c.name, 1) for c in concepts], dtype=np.int64)
-
-
-def _floor(controls: pl.DataFrame) -> dict[str, float]:
-    """What a Gaussian direction that nobody chose reaches on each concept, in the mean."""
-    return dict(controls.group_by("concept").agg(pl.col("composite").mean()).iter_rows())
+def _tested(row: Mapping[str, Any]) -> str | None:
+    """What the tests of a row of CONTRASTS say, in words."""
+    told = []
+    if row["p"] is not None:
+        told.append(f"p {row['p']:.2g} by flips of sign")
+    if row["p_holm"] is not None:
+        told.append(f"{row['p_holm']:.2g} after Holm over the methods at this budget")
+    if row["visible"] is not None:
+        told.append(f"a difference of {row['visible']:.2g} could have been seen")
+    return "; ".join(filter(None, [", ".join(told), row["reason"]])) or None
 
 
 def _over(values: Mapping[str, float], kind: str, concepts: Sequence[Concept]) -> Interval:

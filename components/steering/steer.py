@@ -1,9 +1,10 @@
-"""The stage `steer`: text written under steering at equal KL cost, judged beside the largest of
-Gaussian controls.
+"""The stage `steer`: text written under steering at equal KL cost, judged beside Gaussian controls
+that went through the same choice.
 
-In order, and nothing later reaches back: the select split gives steerings; the gate (probe on
-validate, judges on validate passages) keeps concepts; neutral text sets strengths; validate prompts
-choose among a method's candidates; then, once, test prompts are written and scored.
+In order, and nothing later reaches back: targets are found; the select split gives steerings; the
+gate (probe on validate, judges on validate passages) keeps targets; text after validate prompts sets
+strengths and chooses among a method's candidates; then, once, test prompts are written and scored.
+Plain text under another seed goes beside, as what steering with nothing reaches.
 
 The untrained dictionary, where it is given, goes through every method that reads a dictionary, by
 the same choice: what it reaches is what the dictionary's training did not bring.
@@ -22,11 +23,11 @@ from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import torch
 
 from components.capture.arrays import NO_TEXT
 from components.concept import classifier, probe
+from components.corpus.contract import content_number
 from components.device import Execution
 from components.model.language_model import LanguageModel
 from components.report.scores import write
@@ -34,13 +35,13 @@ from components.steering.by_concept import by_concept, by_judge
 from components.steering.choice import Steered, choose, contested
 from components.steering.comparison import Comparison
 from components.steering.composite import FLUENCY
-from components.steering.concepts import limit, pick_concepts
-from components.steering.config import SteerConfig
+from components.steering.config import SteerConfig, embeds
 from components.steering.contract import Concept, JudgeServices, MethodServices
-from components.steering.evidence import read_evidence
-from components.steering.gate import Split, probe_refusals
+from components.steering.contrasts import contrasts
+from components.steering.dose import with_doses
 from components.steering.ledger import Ledger
 from components.steering.material import read_material, read_prompts, too_short
+from components.steering.meanings import Meanings
 from components.steering.measures import declared
 from components.steering.meter import Meter
 from components.steering.neutral import Neutral
@@ -48,8 +49,9 @@ from components.steering.panel import Panel
 from components.steering.proposals import Proposals, propose
 from components.steering.saved import save
 from components.steering.scores import absent_row, score_rows
-from components.steering.strength import calibrate, costs
+from components.steering.strength import at_costs, calibrate, costs
 from components.steering.subject import SteeredSubject
+from components.steering.targeting import Ground, Targeted, targets
 from components.steering.writer import LOGITS_AT_ONCE, Job, Prompt, Writer
 from components.store import tables
 from components.store.artifact import Artifact
@@ -92,14 +94,17 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
         )
     subject = SteeredSubject.read(inputs)
     nothing = functools.partial(_nothing, folder, config, subject.facts, subject.n_seeds)
-    corpus, hook_point = subject.corpus, subject.hook_point
-    inventory = tables.CONCEPTS.read(corpus)
-    if inventory.is_empty():
-        return (yield from nothing("the corpus labels no concept, so none can be judged"))
-    concepts = pick_concepts(inventory, config)
+    corpus = subject.corpus
+    if why := config.targeted.obstacle(corpus, config):
+        return (yield from nothing(why))
     model: LanguageModel = inputs["model"].load(settings)
     if "generation" not in model.capabilities:
         return (yield from nothing("the model does not generate text"))
+    given = inputs.get("interpreted"), inputs.get("text_encoder")
+    targeted = config.targeted.find(
+        Ground(subject, model, inputs["codes"], config, settings, *given)
+    )
+    concepts = targeted.concepts
     prompts = {split: read_prompts(corpus, model, split, config) for split in ("validate", "test")}
     writer = Writer(
         model, config.max_new_tokens, config.temperature, config.seed, config.batch_size
@@ -111,27 +116,28 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     n_plain = max(config.n_samples, -(-config.band_texts // len(prompts["validate"])))
     band = [Job(prompt, sample) for sample in range(n_plain) for prompt in prompts["validate"]]
     plain = yield from meter.run(writer.write(band), "unsteered text", meter.continuation)
-    material = read_material(corpus, concepts, writer, prompts["validate"], plain, config)
+    material = read_material(targeted, writer, prompts["validate"], plain, config)
     panel = Panel.fitted(
-        config, material, JudgeServices(settings, config.seed, model, subject.dictionary)
+        config,
+        material,
+        JudgeServices(settings, config.seed, model, subject.dictionary, inputs.get("text_encoder")),
     )
-    select, validate = (
-        Split(corpus, subject.activations, split, hook_point, concepts)
-        for split in ("select", "validate")
-    )
-    refused = panel.refusals() | probe_refusals(select, validate, config.gate)
+    refused = {**panel.refusals(), **targeted.refusals(config.gate)}
     passed = [column for column, concept in enumerate(concepts) if concept.name not in refused]
     yield meter.progress(
-        f"{len(passed)} of {len(concepts)} concepts pass the gate; {meter.plan(len(passed))}"
+        f"{len(passed)} of {len(concepts)} targets pass the gate; {meter.plan(len(passed))}"
     )
 
     # What each method proposes, and how strong it may be.
-    evidence = read_evidence(subject, model, select, passed, inputs["codes"], meter.stand_ins)
+    evidence = targeted.evidence(passed, meter.stand_ins)
+    evidence = dataclasses.replace(evidence, meanings=Meanings.read(inputs, settings, config))
     services = MethodServices(settings, config.seed, model)
     proposals = propose(config, evidence, services, inputs.get("untrained"))
     neutral, elsewhere = Neutral.read(corpus, config.neutral_tokens, config.neutral_length)
     whole = Neutral.whole(corpus, config.neutral_tokens, config.neutral_length)
-    steered = yield from _at_strengths(proposals, neutral, model, meter, config)
+    steered = yield from _at_strengths(
+        proposals, neutral, writer, prompts["validate"], meter, config
+    )
 
     # Validate prompts choose; after that test prompts are written, once.
     column_of = {concept.name: column for column, concept in enumerate(concepts)}
@@ -144,15 +150,15 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     final = yield from texts.choose(steered, proposals.controls)
     for column, text in (("kl_elsewhere", elsewhere), ("kl_whole", whole)):
         steered, final = yield from _with_cost(column, text, steered, final, model, meter)
+    steered, final = with_doses(model, steered, final, elsewhere)
     yield from texts.test(final)
 
     save(folder, proposals.candidates)
-    limits = (
-        "; ".join(filter(None, (too_short(material), limit(config, inventory, concepts)))) or None
-    )
+    limits = "; ".join(filter(None, (too_short(material), targeted.limit))) or None
     comparison = _comparison(config, subject, concepts, refused, panel, proposals, steered, limits)
     refusals = _refused_rows(comparison, proposals.methods)
     _write(folder, ledger, [*(s.row() for s in steered), *refusals], comparison)
+    tables.TARGETS.write(folder, _target_rows(targeted, refused))
     return _facts(config, subject, comparison, proposals, texts)
 
 
@@ -193,6 +199,12 @@ class _Texts:
         work = self.writer.write(unsteered)
         texts = yield from self.meter.run(work, "unsteered text", self.meter.continuation)
         self.ledger.add_plain("test", unsteered, texts)
+        # what plain text gains on plain text by luck alone: other samples of the same prompts
+        again = [dataclasses.replace(job, sample=job.sample + self.n_samples) for job in unsteered]
+        texts = yield from self.meter.run(
+            self.writer.write(again), "unsteered text", self.meter.continuation
+        )
+        self.ledger.add_again("test", unsteered, texts)
         jobs = [(s, job) for s in final for job in s.jobs(self.prompts["test"], self.n_samples)]
         work = self.writer.write([job for _, job in jobs], side_effects=True)
         texts = yield from self.meter.run(work, "test prompts", self.meter.tested)
@@ -200,14 +212,21 @@ class _Texts:
 
 
 def _at_strengths(
-    proposals: Proposals, neutral: Neutral, model: LanguageModel, meter: Meter, config: SteerConfig
+    proposals: Proposals,
+    neutral: Neutral,
+    writer: Writer,
+    prompts: Sequence[Prompt],
+    meter: Meter,
+    config: SteerConfig,
 ) -> Generator[Progress, None, list[Steered]]:
-    """Every candidate at the strength of each budget, set on neutral text."""
-    steerings = proposals.steerings
-    work = calibrate(model, steerings, neutral, config.kl_budgets)
-    strengths = yield from meter.run(work, "strengths", meter.calibration)
-    measured = dict(zip(map(id, steerings), strengths.tolist(), strict=True))
-    return proposals.at_strengths(measured, config.kl_budgets, neutral)
+    """Every candidate at the strength of each budget: neutral text says where to look, text after
+    validate prompts what it costs."""
+    steerings, budgets = proposals.steerings, config.kl_budgets
+    work = calibrate(writer.model, steerings, neutral, budgets)
+    bracket = yield from meter.run(work, "where strengths lie", meter.bracket)
+    search = at_costs(writer, prompts, config.n_samples, steerings, budgets, bracket[..., 0])
+    found = yield from meter.run(search, "strengths", meter.tested)
+    return proposals.at_strengths(dict(zip(map(id, steerings), found, strict=True)), budgets)
 
 
 def _comparison(
@@ -224,11 +243,12 @@ def _comparison(
     return Comparison(
         concepts=concepts,
         refused=refused,
-        methods=[*proposals.methods, *proposals.untrained.values()],
+        methods=[*proposals.methods, *proposals.entry_of],
         controls=proposals.controls,
         budgets=config.kl_budgets,
         silent=panel.silence(),
         untrained=proposals.untrained,
+        spoilt=proposals.spoilt,
         absent=proposals.absent,
         stand_ins=frozenset((name, c.replicate) for name, c in proposals.candidates if c.stand_in),
         unsteered={
@@ -240,6 +260,9 @@ def _comparison(
         columns=subject.facts | {"n_seeds": subject.n_seeds},
         ungraded=proposals.ungraded,
         judges=config.beside,
+        headline_budget=config.headline_budget,
+        again=True,
+        measure=config.measure,
     )
 
 
@@ -258,16 +281,17 @@ def _facts(
         | {
             "units": dict(subject.units),
             "measure": config.measure,
-            "scales": scales | {name: scales[entry] for entry, name in proposals.untrained.items()},
+            "scales": scales | {name: scales[entry] for name, entry in proposals.entry_of.items()},
             "judged": list(texts.ledger.judged),
             "untrained": dict(proposals.untrained),
+            "spoilt": {name: list(of) for name, of in proposals.spoilt.items()},
             "concepts": len(comparison.concepts),
             "passed": len(comparison.passed()),
             "prompts": {split: len(of_split) for split, of_split in texts.prompts.items()},
             "directions": sum(
                 candidate.steering is not None for _, candidate in proposals.candidates
             ),
-            "generations": texts.meter.written,
+            "generations": texts.ledger.generations().height,
             "tokens": texts.meter.done,
         }
     )
@@ -304,10 +328,17 @@ def _write(
     results = ledger.results()
     reached = by_concept(results, table, comparison)
     tables.STEERED.write(folder, reached.select(list(tables.STEERED.columns)))
+    against = contrasts(results, reached, comparison)
+    tables.CONTRASTS.write(folder, against)
     further = by_judge(reached, comparison)
     if further.height:
         tables.FURTHER_JUDGES.write(folder, further)
-    write(folder, STEER.name, score_rows(results, reached, comparison), declared(comparison.judges))
+    write(
+        folder,
+        STEER.name,
+        score_rows(results, reached, comparison, against),
+        declared(comparison.judges),
+    )
 
 
 def _nothing(
@@ -315,13 +346,17 @@ def _nothing(
 ) -> Work:
     """Empty tables, and one score that is absent for this reason."""
     yield Progress(0, 0, "tokens", f"nothing to steer: {reason}")
-    for table in (tables.GENERATIONS, tables.JUDGEMENTS, tables.STRENGTHS, tables.STEERED):
+    for table in (
+        *(tables.TARGETS, tables.GENERATIONS, tables.JUDGEMENTS, tables.STRENGTHS),
+        *(tables.STEERED, tables.CONTRASTS),
+    ):
         table.write(folder, [])
     save(folder, [])
     measures = declared(config.beside)
     write(folder, STEER.name, [absent_row(named | {"n_seeds": n_seeds}, reason)], measures)
     empty = {
         "untrained": {},
+        "spoilt": {},
         "concepts": 0,
         "passed": 0,
         "prompts": {},
@@ -330,6 +365,21 @@ def _nothing(
         "tokens": 0,
     }
     return named | measures.facts() | empty
+
+
+def _target_rows(targeted: Targeted, refused: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """Every target with what is known of it, and whether it passed the gate."""
+    for column, concept in enumerate(targeted.concepts):
+        yield {
+            "concept": concept.name,
+            "concept_kind": concept.kind,
+            "unit": concept.unit,
+            "latent": concept.latent,
+            "text": concept.text,
+            **targeted.told(column),
+            "passed": concept.name not in refused,
+            "reason": refused.get(concept.name),
+        }
 
 
 def _refused_rows(comparison: Comparison, names: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -349,6 +399,9 @@ def _entries(config: SteerConfig) -> Mapping[str, int]:
     }
     if config.beside != [FLUENCY]:
         entries["scores of judges"] = 1  # those of other judges were not written once
+    entries[f"targets.{config.targets.kind}"] = targets.version(config.targets.kind)
+    if files := config.targeted.files():
+        entries["targets.files"] = content_number(files)
     return entries | {"probe": probe.VERSION, "classifier": classifier.VERSION}
 
 
@@ -375,7 +428,7 @@ def formula(config: SteerConfig, inputs: Mapping[str, Any], settings: Execution)
     def probe(seconds: float) -> tuple[float, str]:
         loading, by_token, told = model.pace(settings, config.neutral_length, seconds)
         # strengths are measured from the hook point on: half of a pass, about
-        n_tokens = meter.total - meter.directions * meter.calibration / 2
+        n_tokens = meter.total - meter.directions * meter.bracket / 2
         return loading + n_tokens * by_token, f"{told}; judges and probes are not counted"
 
     return Estimate(
@@ -391,7 +444,7 @@ def formula(config: SteerConfig, inputs: Mapping[str, Any], settings: Execution)
         },
         work=(
             meter.total,
-            f"tokens, at most: {meter.texts:,} texts, strengths of {meter.directions:,} directions",
+            f"tokens, about: {meter.texts:,} texts, strengths of {meter.directions:,} directions",
         ),
         alike=(model.key, config.methods, config.judges),
         probe=probe,
@@ -403,8 +456,8 @@ def _work(config: SteerConfig, inputs: Mapping[str, Any]) -> tuple[Meter, int]:
     corpus = inputs["corpus"]
     is_read = isinstance(corpus, Artifact)
     read = corpus.config if is_read else corpus.facts
-    inventory = tables.CONCEPTS.read(corpus) if is_read else pl.DataFrame(corpus.facts["inventory"])
-    n_concepts = len(pick_concepts(inventory, config)) if inventory.height else 0
+    inventory = tables.CONCEPTS.read(corpus).to_dicts() if is_read else corpus.facts["inventory"]
+    n_concepts = config.targeted.at_most(inventory, config)
     n_prompts = {
         split: min(getattr(config, f"{split}_prompts"), read[f"prompts_{split}"])
         for split in ("validate", "test")
@@ -420,7 +473,7 @@ def _work(config: SteerConfig, inputs: Mapping[str, Any]) -> tuple[Meter, int]:
 
 STEER = Stage(
     "steer",
-    version=5,
+    version=7,
     make=make,
     entries=_entries,
     inputs={
@@ -430,6 +483,18 @@ STEER = Stage(
         "dictionary": Parent("train"),
         "codes": Parent("encode"),
         "untrained": Parent("encode", optional=True, control="untrained"),
+        "interpreted": Parent(
+            "interpret",
+            optional=True,
+            wanted=lambda config: config.reads_explanations or config.targeted.explained,
+        ),
+        "text_encoder": Parent(
+            "text_encoder",
+            optional=True,
+            wanted=lambda config: (
+                config.reads_explanations or embeds(config) or config.targeted.embeds
+            ),
+        ),
     },
     scored=True,
     estimator=Estimator(

@@ -1,9 +1,19 @@
-"""Strengths at equal cost: the strength at which a steering, applied to every token of neutral
-text, costs a KL budget."""
+"""Strengths at equal cost: the strength at which the text that a steering writes costs a KL budget.
+
+The cost is KL(steered || plain) of the predictions of the tokens written after validate prompts,
+summed over all of them and divided once. On neutral text an edit that acts only in some places, on
+some tokens or on the prompt would cost nothing. Neutral text is read much faster, so it says where
+to begin (`calibrate`); a few rounds of text, written for all steerings at once, say the rest
+(`at_costs`). Text differs from strength to strength by luck, however close they lie, although the
+random numbers are the same: hence a tolerance of a tenth.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+import dataclasses
+import math
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +23,18 @@ from torch import Tensor
 from components.model.divergence import Ruler, ruler, ruler_of_vectors, strengths_for_budgets
 from components.model.intervention import Intervention
 from components.model.language_model import LanguageModel
-from components.steering.contract import Steering
+from components.steering.contract import Continuation, Steering
 from components.steering.neutral import Neutral
+from components.steering.writer import Job, Prompt, Writer
 
+TOLERANCE = 0.1
+"""Relative distance from the budget that is near enough."""
+ROUNDS = 9
+"""Of text, at most, for a steering and a budget."""
+EXPECTED_ROUNDS = 2.5
+"""Of text, in the mean, for estimates."""
+FARTHEST = math.log(4.0)
+"""Longest step of the logarithm of a strength."""
 WIDEST = {"maximum": 2.0**14, "rounds": 24}
 """Of the search where a strength is in units of its own: it may lie far from 1, and KL need not
 grow as its square."""
@@ -28,7 +47,8 @@ def calibrate(
     budgets: Sequence[float],
     batch: int = 32,
 ) -> Generator[int, None, Float[np.ndarray, "steering budget 2"]]:
-    """Strength and measured KL of each steering at each budget; NaN where no strength costs it.
+    """Strength and KL on neutral text of each steering at each budget; NaN where no strength costs
+    it.
 
     Of one that is not graded no strength is searched: it is measured at 1, and that is its row at
     every budget. Yields the number of steerings done.
@@ -49,6 +69,181 @@ def calibrate(
             measured[part] = torch.stack([torch.ones_like(cost), cost], dim=-1)[:, None].numpy()
         yield len(part)
     return measured
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """The strength at one budget.
+
+    Attributes:
+        strength: None where none was found, with the reason.
+        kl: what the text written at it costs, nats a token.
+        reason: why there is none.
+    """
+
+    strength: float | None
+    kl: float | None
+    reason: str | None = None
+
+
+def at_costs(
+    writer: Writer,
+    prompts: Sequence[Prompt],
+    n_samples: int,
+    steerings: Sequence[Steering],
+    budgets: Sequence[float],
+    first: Float[np.ndarray, "steering budget"],
+) -> Generator[int, None, list[list[Found]]]:
+    """The strength of each steering at each budget; of one that is not graded what it costs as it
+    is, at every budget. The writer keeps the text of each strength that was found. Yields the
+    number of texts written.
+
+    Args:
+        writer: writes text.
+        prompts: the validate prompts.
+        n_samples: continuations of each.
+        steerings: what is steered with.
+        budgets: nats a token.
+        first: strengths to begin with; NaN where none is known.
+    """
+    searches = {
+        (i, j): _Search(budget, float(first[i, j]) if np.isfinite(first[i, j]) else 1.0)
+        for i, steering in enumerate(steerings)
+        for j, budget in enumerate(budgets)
+        if steering.graded
+    }
+    kept: dict[tuple[int, float], Sequence[tuple[Job, Any]]] = {}
+    for number in range(ROUNDS):
+        wanted: dict[tuple[int, float], None] = dict.fromkeys(
+            (i, strength)
+            for (i, j), search in searches.items()
+            if j >= 0 and (strength := search.proposed(number)) is not None
+        )
+        if number == 0:
+            wanted |= dict.fromkeys((i, 1.0) for i, s in enumerate(steerings) if not s.graded)
+        if not wanted:
+            break
+        jobs = [
+            Job(prompt, sample, steerings[i], strength)
+            for i, strength in wanted
+            for prompt in prompts
+            for sample in range(n_samples)
+        ]
+        texts = yield from writer.write(jobs, side_effects=True)
+        n = len(prompts) * n_samples
+        for place, start in zip(wanted, range(0, len(jobs), n), strict=True):
+            written = texts[start : start + n]
+            kl = _mean_cost(written)
+            kept[place] = list(zip(jobs[start : start + n], written, strict=True))
+            for (i, _), search in searches.items():
+                if i == place[0]:
+                    search.measured[place[1]] = kl
+            if not steerings[place[0]].graded:
+                searches[place[0], -1] = _Search(kl, 1.0, {1.0: kl})
+        _forget(kept, searches)
+    found = []
+    for i, steering in enumerate(steerings):
+        if steering.graded:
+            found.append([searches[i, j].found() for j in range(len(budgets))])
+        else:
+            kl = searches[i, -1].budget
+            found.append([Found(1.0, kl if math.isfinite(kl) else None)] * len(budgets))
+    for texts in kept.values():
+        writer.keep(texts)
+    return found
+
+
+@dataclasses.dataclass
+class _Search:
+    """For the smallest strength that costs a budget: a bracket in logs of strength and cost, closed
+    by secants.
+
+    Attributes:
+        budget: nats a token.
+        first: the strength to begin with.
+        measured: strength -> what it cost; inf where no text came, or its cost is no number.
+    """
+
+    budget: float
+    first: float
+    measured: dict[float, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def nearest(self) -> float | None:
+        """The smallest of the strengths that cost about the budget."""
+        near = [s for s, kl in self.measured.items() if abs(kl / self.budget - 1) <= TOLERANCE]
+        return min(near, default=None)
+
+    def proposed(self, number: int) -> float | None:
+        """The strength to try in this round; None where one is near enough."""
+        if not self.measured:
+            return self.first
+        if self.nearest is not None:
+            return None
+        points = sorted(
+            (math.log(s), math.log(max(kl, 1e-9) / self.budget)) for s, kl in self.measured.items()
+        )
+        if self._saturated(points):
+            return None
+        high = next((point for point in points if point[1] > 0), None)
+        below = [point for point in points if point[1] <= 0 and (high is None or point < high)]
+        if high is not None and below:
+            low = below[-1]
+            share = -low[1] / (high[1] - low[1]) if math.isfinite(high[1]) else 0.5
+            # every third time by halving, lest one end stay
+            share = 0.5 if number % 3 == 2 else min(max(share, 0.1), 0.9)
+            return math.exp(low[0] + (high[0] - low[0]) * share)
+        x, y = high if high is not None else below[-1]
+        slope = 2.0  # KL grows as the square of a small strength
+        if len(points) > 1:
+            other = points[1] if high is not None else points[-2]
+            if math.isfinite(y) and math.isfinite(other[1]) and other[0] != x:
+                slope = min(max((y - other[1]) / (x - other[0]), 0.5), 4.0)
+        step = -y / slope if math.isfinite(y) else -FARTHEST
+        return math.exp(x + min(max(step, -FARTHEST), FARTHEST))
+
+    @staticmethod
+    def _saturated(points: Sequence[tuple[float, float]]) -> bool:
+        """Whether a strength more than twice as large costs no more, and that is too little."""
+        if len(points) < 2 or points[-1][1] > 0:
+            return False
+        (x, y), (further, there) = points[-2:]
+        return further - x > math.log(2) and there - y < math.log1p(TOLERANCE) / 2
+
+    def found(self) -> Found:
+        """What the search came to."""
+        if self.nearest is not None:
+            return Found(self.nearest, self.measured[self.nearest])
+        finite = {s: kl for s, kl in self.measured.items() if math.isfinite(kl)}
+        tried = (
+            ", ".join(f"{s:.3g} costs {kl:.3g}" for s, kl in sorted(finite.items()))
+            or "none left any text"
+        )
+        return Found(
+            None,
+            None,
+            f"no strength that was tried costs {self.budget:g} nats a token within "
+            f"{TOLERANCE:.0%} on the text that it writes ({tried})",
+        )
+
+
+def _mean_cost(texts: Sequence[Continuation]) -> float:
+    """KL(steered || plain) over all tokens that were written; inf where there is none, or where it is
+    no number."""
+    if any(text.text is not None and text.kl_reverse is None for text in texts):
+        return math.inf
+    measured = [(text.kl_reverse, text.n_tokens) for text in texts if text.kl_reverse is not None]
+    n = sum(n_tokens for _, n_tokens in measured)
+    return sum(kl * n_tokens for kl, n_tokens in measured) / n if n else math.inf
+
+
+def _forget(
+    kept: dict[tuple[int, float], Any], searches: Mapping[tuple[int, int], _Search]
+) -> None:
+    """Drops the texts of strengths that no search will come to."""
+    there = {(i, search.nearest) for (i, _), search in searches.items()}
+    for place in [place for place in kept if place not in there]:
+        del kept[place]
 
 
 def costs(

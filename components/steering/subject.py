@@ -24,7 +24,8 @@ class SteeredSubject:
         activations: captured rows.
         hook_point: the first that the dictionary writes: there methods steer, unless they say
             otherwise.
-        units: mean activation norm of each hook point that it writes, that one first.
+        units: mean activation norm of each hook point that it writes, that one first, and of the
+            others that were captured.
     """
 
     corpus: Artifact
@@ -51,7 +52,9 @@ class SteeredSubject:
                     f"at {name}, and the activations have {shards.d_in(name)}; use activations of "
                     "the model it was trained on"
                 )
-        units = {name: shards.mean_norm(name) for name in dictionary.writes}
+        captured = (n for n in shards.hook_points if not n.startswith(("gradient:", "error:")))
+        names = dict.fromkeys((*dictionary.writes, *captured))
+        units = {name: shards.mean_norm(name) for name in names}
         return cls(inputs["corpus"], trained, dictionary, shards, dictionary.writes[0], units)
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Hashable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -79,6 +79,7 @@ class Writer:
         temperature: of sampling.
         seed: of sampling.
         batch_size: rows at a time.
+        known: what was written and is not to be written again (`keep`).
     """
 
     model: LanguageModel
@@ -86,6 +87,11 @@ class Writer:
     temperature: float
     seed: int
     batch_size: int
+    known: dict[Hashable, Continuation] = dataclasses.field(default_factory=dict)
+
+    def keep(self, written: Sequence[tuple[Job, Continuation]]) -> None:
+        """Keeps text: whoever asks for it again has it at once."""
+        self.known.update({_same(job): text for job, text in written})
 
     def write(
         self, jobs: Sequence[Job], side_effects: bool = False
@@ -97,13 +103,15 @@ class Writer:
             side_effects: measure too how far the steering moves predictions on the text that it
                 wrote.
         """
-        first: dict[tuple, int] = {}  # a steering that serves several concepts writes its text once
-        same = [
-            first.setdefault((job.prompt, job.sample, id(job.steering), job.strength), i)
-            for i, job in enumerate(jobs)
-        ]
-        done: dict[int, Continuation] = {}
-        for batch in _batches(jobs, sorted(first.values()), self.batch_size):
+        first: dict[Hashable, int] = {}  # what serves several concepts writes its text once
+        same = [first.setdefault(_same(job), i) for i, job in enumerate(jobs)]
+        done = {
+            i: self.known[key]
+            for key, i in first.items()
+            if key in self.known and (self.known[key].kl_reverse is not None or not side_effects)
+        }
+        left = [i for i in sorted(first.values()) if i not in done]
+        for batch in _batches(jobs, left, self.batch_size):
             done.update(
                 zip(batch, self._write([jobs[i] for i in batch], side_effects), strict=True)
             )
@@ -157,9 +165,8 @@ class Writer:
             if jobs is None:
                 continue
             intervention = _intervention([jobs[i] for i in part])
-            steered = logits_under(self.model, tokens, intervention)[:, first:-1].log_softmax(
-                dim=-1
-            )
+            steered = logits_under(self.model, tokens, intervention, begins[:, 0])
+            steered = steered[:, first:-1].log_softmax(dim=-1)
             measured[part, 1] = mean((plain.exp() * (plain - steered)).sum(dim=-1))
             measured[part, 2] = mean((steered.exp() * (steered - plain)).sum(dim=-1))
         return measured
@@ -181,6 +188,11 @@ class Writer:
             continuation(text, len(new), *each, prompt=job.prompt.text)
             for job, text, new, each in results
         ]
+
+
+def _same(job: Job) -> Hashable:
+    """What two jobs share that write the same text."""
+    return job.prompt, job.sample, id(job.steering), job.strength
 
 
 def continuation(

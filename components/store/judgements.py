@@ -13,9 +13,14 @@ from components.store.tables import GENERATIONS, STEERED
 
 UNSTEERED = "unsteered"
 """The method of text that nothing steered."""
+AGAIN = "unsteered_again"
+"""The same from other seeds, measured as if something had steered it: what luck alone gains."""
 COMPOSITE = "composite"
 """The judge whose value is made of others': the harmonic mean of the gain in the measured judge's
 value and of fluency."""
+PANEL = "panel"
+"""The judge whose value is the composite of three: the harmonic mean of the gain in the target, of
+relevance and of fluency (`components.steering.composite`)."""
 TARGET = "target"
 """What the measured judge says, whichever that is, as a column."""
 UNPAIRED = "the unsteered text of this prompt and sample failed"

@@ -332,10 +332,35 @@ LATENT_SCORES = Table(
     },
     ("control", "latent", "measure"),
 )
+TARGETS = Table(
+    "targets",
+    "steer",
+    "What is steered towards, and whether it passed the gate.",
+    {
+        "concept": (pl.String, "the target's name, as in every table of this stage"),
+        "concept_kind": (
+            pl.String,
+            "surface, contextual or document (labelled concepts), latent, or set (sets of texts)",
+        ),
+        "unit": (pl.String, "token or document: what has it as a whole"),
+        "latent": (pl.Int32, "the latent that is the target; null where none is"),
+        "text": (pl.String, "the target in words (an explanation, a sentence); null without any"),
+        "stratum": (pl.String, "why it was taken: its part by each measure, or its nearness"),
+        "density": (pl.Float64, "of a latent: share of tokens of select on which it is active"),
+        "output_score": (pl.Float64, "of a latent, by interpret; null where it was not measured"),
+        "explanation_score": (pl.Float64, "of its explanation, mean over scorers; likewise"),
+        "n_with": (pl.Int64, "pieces of select text that have it"),
+        "n_without": (pl.Int64, "pieces known to be without it"),
+        "counted": (pl.String, "what those pieces are: tokens, windows or texts"),
+        "passed": (pl.Boolean, "whether it is steered towards"),
+        "reason": (pl.String, "who kept it out, and why"),
+    },
+    ("concept",),
+)
 STRENGTHS = Table(
     "strengths",
     "steer",
-    "The strength at which a steering costs a KL budget on neutral text.",
+    "The strength at which the text that a steering writes costs a KL budget.",
     {
         "concept": (pl.String, "concept; null for steerings that belong to none"),
         "method": (pl.String, "steering method"),
@@ -347,14 +372,26 @@ STRENGTHS = Table(
             pl.Float64,
             "of an added vector in units of the mean activation norm at the hook point",
         ),
-        "kl": (pl.Float64, "nats a token measured at that strength, on the text it was set on"),
+        "kl": (
+            pl.Float64,
+            "KL(steered || plain) a token along the text written after validate prompts at that "
+            "strength",
+        ),
         "kl_elsewhere": (
             pl.Float64,
-            "nats a token on other neutral text; null for what was not chosen",
+            "side effect: KL(plain || steered) a token of neutral text; null for what was not "
+            "chosen",
         ),
-        "kl_whole": (
+        "kl_whole": (pl.Float64, "the same over whole contexts; likewise"),
+        "dose": (
             pl.Float64,
-            "nats a token over whole contexts of other neutral text; likewise",
+            "length of the edit over that of the activation, mean over edited tokens of neutral "
+            "text; null for what was not chosen, or edits no activation there",
+        ),
+        "kl_95": (
+            pl.Float64,
+            "95% quantile over tokens of KL(plain || steered) on that text; null for what was not "
+            "chosen",
         ),
         "select_score": (
             pl.Float64,
@@ -449,11 +486,22 @@ STEERED = Table(
             "largest mean uplift of a control direction on this concept",
         ),
         "fluency_unsteered": (pl.Float64, "mean fluency of plain text"),
-        "kl_elsewhere": (
+        "kl_validate": (
             pl.Float64,
-            "nats a token on other neutral text than strengths were set on",
+            "KL(steered || plain) a token of the text after validate prompts: what the budget is "
+            "of; null for a control",
         ),
-        "kl_whole": (pl.Float64, "nats a token over whole contexts of that"),
+        "kl_elsewhere": (pl.Float64, "side effect: KL(plain || steered) a token of neutral text"),
+        "kl_whole": (pl.Float64, "the same over whole contexts"),
+        "dose": (
+            pl.Float64,
+            "length of the edit over that of the activation, mean over edited tokens of neutral "
+            "text; null where no activation is edited there",
+        ),
+        "kl_95": (
+            pl.Float64,
+            "95% quantile over tokens of KL(plain || steered) on that text",
+        ),
         "kl_written": (pl.Float64, "KL(plain || steered) on the steered text, nats a token"),
         "kl_written_reverse": (
             pl.Float64,
@@ -465,6 +513,50 @@ STEERED = Table(
         ),
     },
     ("concept", "method", "kl_budget"),
+)
+CONTRASTS = Table(
+    "contrasts",
+    "steer",
+    "Each method against controls and against each other method, paired by target over test "
+    "prompts.",
+    {
+        "method": (pl.String, "steering method"),
+        "other": (pl.String, "what it stands against: controls, or another method"),
+        "kl_budget": (
+            pl.Float64,
+            "nats a token; null where one of the two has no strength: both then at that one's own "
+            "cost, target by target",
+        ),
+        "measure": (pl.String, "the composite that is compared"),
+        "value": (pl.Float64, "mean over targets of the method's value minus the other's"),
+        "low": (pl.Float64, "Student's 95% interval over targets, lower end"),
+        "high": (pl.Float64, "upper end"),
+        "n": (pl.Int64, "targets"),
+        "n_failed": (pl.Int64, "of them, targets on which the method has no text; they count as 0"),
+        "n_left_out": (
+            pl.Int64,
+            "targets at whose cost the graded one of the two was not tried (outside the budgets)",
+        ),
+        "p": (pl.Float64, "two-sided sign-flip test over targets"),
+        "family": (
+            pl.String,
+            "primary (methods against controls at the headline budget), or pairs (method against "
+            "method there); null outside both",
+        ),
+        "p_holm": (pl.Float64, "p within its family after Holm; null outside both"),
+        "p_controls": (
+            pl.Float64,
+            "share of single control steerings that reach as much in the mean over targets, this "
+            "method counted in: described, not corrected, and for a method that chooses too small",
+        ),
+        "n_controls": (pl.Int64, "control steerings that the mean is over"),
+        "visible": (
+            pl.Float64,
+            "smallest mean difference that a test of that many targets sees with power 0.8",
+        ),
+        "reason": (pl.String, "why there is no value, or what to know of it"),
+    },
+    ("method", "other", "kl_budget"),
 )
 FURTHER_JUDGES = Table(
     "further_judges",
@@ -611,7 +703,7 @@ TABLES = {
     for table in (
         DOCUMENTS, CONCEPTS, LABELS, PAIRS, PROMPTS, VOCABULARY, NAMES, CURVE, LATENTS, NEIGHBOURS,
         POOLED, CONTEXTS, COOCCURRING, EXPLANATIONS, EXPLANATION_SCORES, CONTROL_SCORES, EXPLANATION_STRATA,
-        LATENT_SCORES, STRENGTHS, GENERATIONS, JUDGEMENTS, STEERED, FURTHER_JUDGES, CONCEPTS_FOUND, ABSORPTION, FIRST_LETTER,
+        LATENT_SCORES, TARGETS, STRENGTHS, GENERATIONS, JUDGEMENTS, STEERED, CONTRASTS, FURTHER_JUDGES, CONCEPTS_FOUND, ABSORPTION, FIRST_LETTER,
         WRITERS, CALLS,
     )
 }  # fmt: skip

@@ -61,11 +61,15 @@ def test_an_entry_has_its_files_name_a_version_and_a_config_that_says_its_kind(t
 def evidence_of(model: LanguageModel) -> Evidence:
     """The evidence with activations and a dictionary as wide as the model's."""
     given = evidence()
-    wide = TopK(TopKConfig(d_sae=WIDTH, k=2), (HOOK,), (HOOK,), {HOOK: model.d_model})
+    wide = TopK(TopKConfig(d_sae=WIDTH, k=WIDTH), (HOOK,), (HOOK,), {HOOK: model.d_model})
     with torch.no_grad():
         wide.W_dec.copy_(
             torch.randn(WIDTH, model.d_model, generator=torch.Generator().manual_seed(1))
         )
+        wide.W_enc.copy_(wide.W_dec)
+        wide.b_dec.copy_(
+            -torch.linalg.pinv(wide.W_dec) @ torch.full((WIDTH,), 30.0)
+        )  # all are active
 
     def batches(hook_point: str) -> Iterator[tuple[int, torch.Tensor]]:
         for start, x in given.batches(hook_point):
@@ -145,9 +149,12 @@ def test_strength_zero_leaves_logits_and_text_as_they_are_and_rows_are_independe
 @pytest.mark.parametrize("name", methods.names())
 def test_a_steering_is_restored_from_what_it_saved(name: str) -> None:
     model, units = toys.tiny_model(), evidence_of(toys.tiny_model()).units
+    dictionary = evidence_of(model).dictionary
+    assert dictionary is not None
     for steering in steerings(name)[:2]:
         tensors = {part: tensor.clone() for part, tensor in steering.tensors().items()}
-        again, strength = methods[name].steering.restored(tensors, units), torch.tensor([1.5, 0.5])
+        again = methods[name].steering.restored(tensors, units).joined(lambda: dictionary)
+        strength = torch.tensor([1.5, 0.5])
         ours = logits_under(model, TOKENS, type(steering).intervention([steering] * 2, strength))
         assert torch.equal(
             logits_under(model, TOKENS, type(again).intervention([again] * 2, strength)), ours

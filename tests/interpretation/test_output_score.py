@@ -14,7 +14,7 @@ from components.interpretation.contract import LatentRecord
 from components.interpretation.latent_contract import LatentScorerServices, LatentValue
 from components.interpretation.latent_scorers.input_score import InputScore, InputScoreConfig
 from components.interpretation.latent_scorers.output_score import OutputScore, OutputScoreConfig
-from components.interpretation.lens import random_like, set_size, token_sets
+from components.model.lens import random_like, set_size, token_sets
 from components.store.artifact import Store
 from tests import toys
 from tests.interpretation.pushed import D_SAE, SAID, Pushed, push

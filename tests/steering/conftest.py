@@ -5,14 +5,18 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from components.model.language_model import LanguageModel
 from components.model.reference import ModelReference
+from components.steering.config import SteerConfig
 from components.steering.contract import Concept
 from components.steering.gate import Split
+from components.steering.subject import SteeredSubject
+from components.steering.targeting import Ground, Targeted
 from components.store.artifact import Artifact, Store
 from components.store.shards import ActivationShards
 from tests.steering import world
@@ -38,6 +42,13 @@ class Bench:
     def inputs(self) -> dict[str, object]:
         names = ("corpus", "activations", "dictionary", "codes")
         return {"model": self.reference} | {name: getattr(self, name) for name in names}
+
+    def targeted(self, config: SteerConfig, **given: Any) -> Targeted:
+        """The targets that the section names, found here."""
+        subject = SteeredSubject.read(self.inputs)
+        return config.targeted.find(
+            Ground(subject, self.model, self.codes, config, world.CPU, **given)
+        )
 
     def split(self, name: str = "select") -> Split:
         return Split(

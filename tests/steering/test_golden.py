@@ -20,19 +20,25 @@ from tests.contracts.test_steering import TEXTS, judge
 from tests.steering.world import evidence, finish, method
 
 VERSIONS = {
-    "steer": 5,
+    "steer": 7,
     "add_direction": 1,
     "linear_probe": 1,
-    "logit_bias": 1,
+    "logit_bias": 2,
     "mean_difference": 1,
     "paired_difference": 1,
     "prompt": 1,
     "random_direction": 2,
     "several_latents": 1,
     "whitened_mean_difference": 1,
-    "concept": 1,
-    "fluency": 1,
-    "relevance": 1,
+    "concept": 2,
+    "fluency": 2,
+    "relevance": 2,
+    "classifier": 1,
+    "concept_masked": 1,
+    "grammar": 1,
+    "meaning": 1,
+    "pattern": 1,
+    "readback": 1,
 }
 PROPOSED = {
     "add_direction": [0.0, 0.0, 1.0],
@@ -46,7 +52,7 @@ PROBED = [-0.017499, 0.032938, 0.99875]
 PASSAGES = [[9, 6, 6, 9], [9, 9, 9, 9]]
 WORDS = [6, 9]
 RANKED = [2, 1, 5]
-JUDGED = {"concept": [0.932772, 0.029683], "fluency": [1.0, 0.0]}
+JUDGED = {"concept": [0.910322, 0.029683], "fluency": [1.0, 0.0]}
 STRENGTH = 0.620610
 WRITTEN = ["small ? small two small", "big bird red queen saw"]
 PICKED = ["word.1", "word.3", "word.7", "word.10"]
@@ -66,8 +72,8 @@ def test_results_move_only_with_a_version() -> None:
         assert isinstance(steering, AddVector)
         assert steering.vector[:3].tolist() == pytest.approx(vector, abs=1e-4)
     assert [c.steering.tensors()[""].tolist() for c in proposed("logit_bias") if c.steering] == [
-        [WORDS[0]],
-        [WORDS[1]],
+        [[WORDS[0]]],
+        [[WORDS[1]]],
     ]
     probe = proposed("linear_probe")[0].steering
     assert isinstance(probe, AddVector)

@@ -16,7 +16,7 @@ from torch import Tensor
 from components.model.divergence import kl_per_token
 from components.model.intervention import Intervention, add
 from components.steering.contract import Steering
-from components.steering.methods.logit_bias import RaiseTokens
+from components.steering.methods.logit_bias import RaiseWords
 from components.steering.neutral import Neutral
 from components.steering.strength import calibrate, costs
 from components.steering.vector import AddVector
@@ -114,7 +114,7 @@ def test_steerings_of_several_hook_points_meet_their_budgets_by_either_ruler(
 
 
 def test_a_bias_on_logits_is_set_to_its_budget(bench: Bench, neutral: Neutral) -> None:
-    steerings = [RaiseTokens(torch.tensor(tokens)) for tokens in ([6, 7], [9], [12, 13, 14])]
+    steerings = [RaiseWords.of(words) for words in ([[6], [7]], [[9]], [[12], [13, 14]])]
     found, _ = finish(calibrate(bench.model, steerings, neutral, [0.1, 0.5]))
     np.testing.assert_allclose(found[:, :, 1], [[0.1, 0.5]] * 3, rtol=0.1)
     assert (found[:, 1, 0] > found[:, 0, 0]).all()
@@ -143,7 +143,7 @@ def test_texts_under_steerings_of_every_kind_are_written_in_one_go_each_as_alone
     vector = AddVector(
         "resid_post.0", torch.nn.functional.normalize(torch.ones(bench.model.d_model), dim=0), 5.0
     )
-    kinds = [None, vector, everywhere(bench, 0), Opening((6, 9)), RaiseTokens(torch.tensor([6, 7]))]
+    kinds = [None, vector, everywhere(bench, 0), Opening((6, 9)), RaiseWords.of([[6], [7]])]
     prompts = [Prompt(0, (1, 4), text="the"), Prompt(1, (1, 4, 11), text="the small")]
     jobs = [
         Job(prompt, sample, kind, 1.0)

@@ -34,7 +34,7 @@ def panel(bench: Bench, writer: Writer, plain: list[Continuation]) -> Panel:
     prompts = [Prompt(0, (1, 4, 21))]
     config, dictionary = SteerConfig(max_new_tokens=16), evidence().dictionary
     assert dictionary is not None
-    material = read_material(bench.corpus, bench.concepts, writer, prompts, plain, config)
+    material = read_material(bench.targeted(config), writer, prompts, plain, config)
     return Panel.fitted(config, material, JudgeServices(CPU, 0, bench.model, dictionary))
 
 

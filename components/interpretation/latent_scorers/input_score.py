@@ -1,7 +1,7 @@
 """Does the latent read the tokens that it writes?
 
 Of the windows in which it is most active, the share whose most active token is among the tokens
-that its decoder direction writes (components/interpretation/lens.py). A latent with a high input
+that its decoder direction writes (components/model/lens.py). A latent with a high input
 score and a low output score is about what stands there, not about what comes.
 
 The null are the token sets of the other sampled latents, against the same windows: a set of
@@ -27,7 +27,7 @@ from pydantic import Field, PositiveInt
 from components.config import Config
 from components.interpretation.contract import LatentRecord
 from components.interpretation.latent_contract import LatentScorer, LatentValue, latent_scorers
-from components.interpretation.lens import set_size, token_sets
+from components.model.lens import set_size, token_sets
 from components.report.measure import Measure
 
 NAME = "input_score.share"

@@ -2,7 +2,7 @@
 
 At the last token of each opening the decoder direction is added to the residual stream, at
 `strength` times the largest activation that any latent has there (what the dictionary does not
-explain stays). Of the tokens that the direction writes (components/interpretation/lens.py) two
+explain stays). Of the tokens that the direction writes (components/model/lens.py) two
 things are read off the next-token distribution, apart:
 
     rank   one over the best place that one of them has: 1 where the likeliest token is one of them
@@ -30,9 +30,8 @@ from torch import Tensor
 from components.config import Config, execution
 from components.interpretation.contract import LatentRecord
 from components.interpretation.latent_contract import LatentScorer, LatentValue, latent_scorers
-from components.interpretation.lens import ENTRIES_AT_ONCE, random_like, set_size, token_sets
 from components.interpretation.openings import openings
-from components.model.intervention import Intervention, add, logits_under
+from components.model.lens import random_like, set_size, written_when_pushed
 from components.report.measure import Measure
 from components.seeds import torch_generator
 
@@ -107,7 +106,9 @@ class OutputScore(LatentScorer):
             generator = torch_generator(self.services.seed, "output_score", record.latent)
             random = random_like(own, self.settings.random_directions, generator)
             pushed = torch.cat([own[None], random])
-            rank, mass = self._measured(tokens, pushed, unit, hook_point, size).mean(2)
+            rank, mass = written_when_pushed(
+                model, tokens, pushed, unit, hook_point, size, self.settings.batch
+            ).mean(2)
             yield {
                 name: LatentValue(float(each[0]), float(each[1:].mean()), len(tokens))
                 for name, each in (("output_score.rank", rank), ("output_score.mass", mass))
@@ -131,30 +132,3 @@ class OutputScore(LatentScorer):
         largest.scatter_reduce_(0, codes.row_index(), codes.values.float(), "amax")
         some = largest[largest > 0]
         return torch.where(largest > 0, largest, some.mean() if len(some) else 1.0)
-
-    def _measured(
-        self,
-        tokens: Int[Tensor, "opening token"],
-        directions: Float[Tensor, "direction d"],
-        unit: Float[Tensor, " opening"],
-        hook_point: str,
-        size: int,
-    ) -> Float[Tensor, "2 direction opening"]:
-        """Reciprocal rank and mass of each direction's own tokens behind each opening."""
-        model = self.services.language_model
-        written = token_sets(model, directions, size)
-        n, width = len(tokens), tokens.shape[1]
-        rows = min(self.settings.batch, max(1, ENTRIES_AT_ONCE // (width * model.vocab_size)))
-        pairs = torch.cartesian_prod(torch.arange(len(directions)), torch.arange(n))
-        parts = []
-        for part in pairs.split(rows):
-            of, opening = part.T
-            added = directions[of] * unit[opening][:, None]
-            edit = add(hook_point, added, positions=(-1,))
-            logits = logits_under(model, tokens[opening], Intervention((edit,)))[:, -1]
-            own = written[of].to(logits.device)
-            best = logits.gather(1, own).max(dim=1, keepdim=True).values
-            rank = 1 / (1 + (logits > best).sum(dim=1))
-            mass = logits.softmax(dim=1).gather(1, own).sum(dim=1)
-            parts.append(torch.stack([rank, mass]).cpu())
-        return torch.cat(parts, dim=1).unflatten(1, (len(directions), n))

@@ -1,9 +1,15 @@
 """Relevance: whether a continuation belongs to the prompt that it was written after.
 
-Under the unsteered model, the loss of the continuation after its own prompt is compared with its
-loss after other prompts (distractors). R is the share of distractors under which the text is less
-likely, ties half; text that has nothing to do with its prompt has 0.5. So the value is
-clip((R - 0.5) / 0.5, 0, 1): 0 at chance, 1 where every other prompt suits the text less.
+Under the unsteered model, the probability of the continuation after its own prompt is compared with
+its probability after other prompts (distractors). P is the posterior of the own prompt where all n
+of them (own and distractors) are equally likely beforehand: its likelihood over the sum of all. Text
+that has nothing to do with its prompt has 1/n in the mean. So the value is
+clip((P - 1/n) / (1 - 1/n), 0, 1): 0 at chance, 1 where no other prompt could be meant.
+
+The share of distractors under which the text is less likely, which stood here before, is 0.25 in
+the mean for text that has nothing to do with its prompt (half of the draws are above chance, by
+half), and so let every trick have a quarter of it: on stories real text had 0.58 and text of other
+stories 0.27; by the posterior they have 0.38 and 0.06 (60 texts each, 9 distractors).
 
 Distractors are prompts of the validate split, the same for every continuation of one prompt, drawn
 by the seed; a prompt is never its own distractor. What the judge reads is text: it is tokenized
@@ -19,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import scipy.special
 from pydantic import Field, PositiveInt
 
 from components.config import Config
@@ -45,11 +52,11 @@ class RelevanceConfig(Config):
 class Relevance(Judge):
     """The true prompt among distractors, by the unsteered model's loss."""
 
+    version = 2
     config = RelevanceConfig
     measure = Measure(
         "relevance", "Relevance", "0 to 1",
-        "Share of other prompts under which the text is less likely than under its own, from "
-        "chance (0) to all (1).",
+        "How surely the text tells its own prompt among others, from chance (0) to certainty (1).",
         rank=12, kinds=22, least=0, most=1,
     )  # fmt: skip
 
@@ -79,13 +86,16 @@ class Relevance(Judge):
             else:
                 own = Prompt.of(self.services.model, -1, text.prompt)
                 rows += [(number, prompt) for prompt in (own, *others)]
-        losses = self._losses(rows, [tuple(each.ids) for each in encoded])
+        tokens = [tuple(each.ids) for each in encoded]
+        losses = self._losses(rows, tokens)
         by_text: dict[int, list[float]] = {}
         for (number, _), loss in zip(rows, losses, strict=True):
             by_text.setdefault(number, []).append(loss)
-        for number, (own, *others) in by_text.items():
-            worse = [float(own < other) + 0.5 * float(own == other) for other in others]
-            values[number] = max(0.0, (float(np.mean(worse)) - 0.5) / 0.5)
+        for number, of_text in by_text.items():
+            log_likelihood = -np.array(of_text) * len(tokens[number])
+            posterior = scipy.special.softmax(log_likelihood)[0]
+            chance = 1 / len(of_text)
+            values[number] = max(0.0, float((posterior - chance) / (1 - chance)))
         return Verdicts(np.repeat(values[:, None], n_concepts, axis=1), reasons)
 
     def silence(self) -> str | None:

@@ -1,34 +1,25 @@
 """Adds the decoder direction of the latent that ranks the concept's tokens best on the select
 split.
 
-The latent's rank is its average precision over all tokens at natural density (over documents, by
-mean code, for document concepts), rows of equal code tied; its direction is taken with sign +,
-since codes are positive. The few best become candidates, and the validate prompts choose among
-them: the latent that reads a concept best is not always the one that writes it (Arad et al. 2025,
-arXiv:2505.20063, input and output scores).
+By default the rank is average precision (`rank_by`: components/steering/latents.py); the direction
+is taken with sign +, since codes are positive. The few best become candidates, and the validate
+prompts choose among them: the latent that reads a concept best is not always the one that writes it
+(Arad et al. 2025, arXiv:2505.20063, input and output scores).
+
+When to use it: to ask what one latent writes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-import scipy.sparse
-from jaxtyping import Float
-from pydantic import PositiveInt
-
-from components.concept.pooling import pooling
-from components.concept.ranking import precision_of_codes
-from components.config import Config
-from components.steering.contract import Candidate, Evidence, SteeringMethod, methods
-from components.steering.vector import AddVector
+from components.steering.contract import Candidate, Evidence, Steering, SteeringMethod, methods
+from components.steering.latents import CandidatesConfig, of_each_latent
+from components.steering.vector import AddVector, VectorConfig
 
 
-class AddDirectionConfig(Config):
+class AddDirectionConfig(VectorConfig, CandidatesConfig):
     """Settings of add_direction."""
-
-    n_candidates: PositiveInt = 8
-    """Latents for each concept, best on select first, among which the validate prompts choose."""
 
 
 @methods
@@ -46,48 +37,12 @@ class AddDirection(SteeringMethod):
 
     def candidates(self, evidence: Evidence) -> Iterator[Candidate]:
         """The best few latents of each concept."""
-        if evidence.codes is None or evidence.dictionary is None:
-            yield from (
-                Candidate(c.name, 0, None, reason="no dictionary at this hook point")
-                for c in evidence.concepts
-            )
-            return
-        decoder = evidence.dictionary.decoder_directions(evidence.hook_point).detach().cpu()
-        by_token = _precisions(evidence.codes, evidence.labels)
-        pool, _ = pooling(evidence.document)
-        by_document = _precisions(pool @ evidence.codes, evidence.document_labels)
-        steerings: dict[
-            int, AddVector | None
-        ] = {}  # one for each latent: what serves several concepts is written once
-        for column, concept in enumerate(evidence.concepts):
-            precision = (by_document if concept.unit == "document" else by_token)[:, column]
-            ranked = np.argsort(-np.nan_to_num(precision, nan=-1.0), kind="stable")[
-                : self.settings.n_candidates
-            ]
-            if np.isnan(precision).all():
-                yield Candidate(
-                    concept.name,
-                    0,
-                    None,
-                    reason=f"no {concept.unit} of the select split has the concept",
-                )
-                continue
-            for replicate, latent in enumerate(ranked.tolist()):
-                if latent not in steerings:
-                    steerings[latent] = AddVector.along(
-                        evidence.hook_point, decoder[latent], evidence.unit
-                    )
-                steering = steerings[latent]
-                reason = (
-                    None if steering else f"the decoder direction of latent {latent} has no length"
-                )
-                score = float(precision[latent])
-                yield Candidate(concept.name, replicate, steering, latent, 1, score, reason)
+        decoders = self.settings.decoders(evidence)
 
+        def steer(latent: int) -> Steering | str:
+            steering = self.settings.along(evidence, lambda name: decoders[name][latent])
+            return steering or f"the decoder direction of latent {latent} has no length"
 
-def _precisions(
-    codes: scipy.sparse.spmatrix, labels: scipy.sparse.spmatrix
-) -> Float[np.ndarray, "d_sae concept"]:
-    return np.stack(
-        list(precision_of_codes(scipy.sparse.csc_matrix(codes), scipy.sparse.csr_matrix(labels)))
-    )
+        return of_each_latent(
+            self.settings, evidence, self.services.model, steer, self.settings.sign
+        )

@@ -15,13 +15,12 @@ from collections.abc import Iterator
 import torch
 
 from components.concept.probe import fit_probe
-from components.config import Config
 from components.steering.contract import Candidate, Evidence, SteeringMethod, methods
-from components.steering.vector import AddVector
+from components.steering.vector import AddVector, VectorConfig
 
 
-class LinearProbeConfig(Config):
-    """Settings of linear_probe: there are none."""
+class LinearProbeConfig(VectorConfig):
+    """Settings of linear_probe."""
 
 
 @methods
@@ -38,13 +37,16 @@ class LinearProbe(SteeringMethod):
 
     def candidates(self, evidence: Evidence) -> Iterator[Candidate]:
         """One direction for each concept."""
-        x = torch.cat([block.float() for _, block in evidence.batches(evidence.hook_point)])
-        probe = fit_probe(x, evidence.labels)
+        probes = {}
+        for name in self.settings.places(evidence):
+            x = torch.cat([block.float() for _, block in evidence.batches(name)])
+            probes[name] = fit_probe(x, evidence.labels)
         for column, concept in enumerate(evidence.concepts):
             if reason := evidence.one_sided(column):
                 yield Candidate(concept.name, 0, None, reason=reason)
                 continue
-            steering = AddVector.along(evidence.hook_point, probe.weight[column], evidence.unit)
-            yield Candidate(
-                concept.name, 0, steering, reason=None if steering else "the probe has no weights"
+            steering = self.settings.along(
+                evidence, lambda name, column=column: probes[name].weight[column]
             )
+            reason = None if steering else "the probe has no weights"
+            yield Candidate(concept.name, 0, steering, sign=self.settings.sign, reason=reason)

@@ -14,14 +14,13 @@ from collections.abc import Iterator
 
 import torch
 
-from components.config import Config
 from components.steering.contract import Candidate, Evidence, SteeringMethod, methods
 from components.steering.moments import Moments
-from components.steering.vector import AddVector
+from components.steering.vector import AddVector, VectorConfig
 
 
-class MeanDifferenceConfig(Config):
-    """Settings of mean_difference: there are none."""
+class MeanDifferenceConfig(VectorConfig):
+    """Settings of mean_difference."""
 
 
 @methods
@@ -38,13 +37,16 @@ class MeanDifference(SteeringMethod):
 
     def candidates(self, evidence: Evidence) -> Iterator[Candidate]:
         """One direction for each concept."""
-        moments = Moments.of(evidence)
+        moments = {
+            name: Moments.of(evidence, hook_point=name) for name in self.settings.places(evidence)
+        }
         for column, concept in enumerate(evidence.concepts):
             if reason := evidence.one_sided(column):
                 yield Candidate(concept.name, 0, None, reason=reason)
                 continue
-            difference = torch.from_numpy(moments.difference(column))
-            steering = AddVector.along(evidence.hook_point, difference, evidence.unit)
-            yield Candidate(
-                concept.name, 0, steering, reason=None if steering else "the two means are equal"
+            steering = self.settings.along(
+                evidence,
+                lambda name, column=column: torch.from_numpy(moments[name].difference(column)),
             )
+            reason = None if steering else "the two means are equal"
+            yield Candidate(concept.name, 0, steering, sign=self.settings.sign, reason=reason)

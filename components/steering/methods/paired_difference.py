@@ -21,15 +21,14 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from components.config import Config
 from components.corpus.encoding import Encoder
 from components.steering.contract import Candidate, Evidence, SteeringMethod, methods
-from components.steering.vector import AddVector
+from components.steering.vector import AddVector, VectorConfig
 
 AT_ONCE = 64
 
 
-class PairedDifferenceConfig(Config):
+class PairedDifferenceConfig(VectorConfig):
     """Settings of paired_difference."""
 
     position: Literal["last", "mean"] = "mean"
@@ -62,24 +61,28 @@ class PairedDifference(SteeringMethod):
                 )
                 yield Candidate(concept.name, 0, None, reason=reason)
                 continue
-            positive, negative = (
-                self._read(evidence, pairs[side].to_list()) for side in ("positive", "negative")
-            )
-            there = np.isfinite(positive).all(1) & np.isfinite(negative).all(1)
+            read = {
+                name: [self._read(name, pairs[side].to_list()) for side in ("positive", "negative")]
+                for name in self.settings.places(evidence)
+            }
+            there = np.isfinite(next(iter(read.values()))).all((0, 2))
             if not there.any():
                 yield Candidate(concept.name, 0, None, reason="no pair has two texts with tokens")
                 continue
-            difference = torch.from_numpy((positive - negative)[there].mean(0))
-            steering = AddVector.along(evidence.hook_point, difference, evidence.unit)
+            means = {
+                name: torch.from_numpy((positive - negative)[there].mean(0))
+                for name, (positive, negative) in read.items()
+            }
+            steering = self.settings.along(evidence, means.get)
             reason = None if steering else "the two sides of its pairs are read alike"
-            yield Candidate(concept.name, 0, steering, reason=reason)
+            yield Candidate(concept.name, 0, steering, sign=self.settings.sign, reason=reason)
 
-    def _read(self, evidence: Evidence, texts: Sequence[str]) -> np.ndarray:
+    def _read(self, hook_point: str, texts: Sequence[str]) -> np.ndarray:
         """One activation for each text, float64 [text, d_in]; NaN for a text without tokens."""
         model, encoder = self.services.model, Encoder.of(self.services.model)
         head = () if encoder.bos is None else (encoder.bos,)
         rows = [[*head, *each.ids] for each in encoder.encode(texts, offsets=False)]
-        read = np.full((len(rows), model.width(evidence.hook_point)), np.nan)
+        read = np.full((len(rows), model.width(hook_point)), np.nan)
         whole = [i for i, row in enumerate(rows) if len(row) > len(head)]
         room = model.context_length
         for start in range(0, len(whole), AT_ONCE):
@@ -88,7 +91,7 @@ class PairedDifference(SteeringMethod):
             lengths = torch.tensor([len(row) for row in cut])
             width = int(lengths.max())
             tokens = torch.tensor([row + [0] * (width - len(row)) for row in cut])
-            x = model.read(tokens, [evidence.hook_point])[evidence.hook_point].cpu().double()
+            x = model.read(tokens, [hook_point])[hook_point].cpu().double()
             read[part] = self._placed(x, lengths, len(head)).numpy()
         return read
 

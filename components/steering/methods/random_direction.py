@@ -14,13 +14,12 @@ from collections.abc import Iterator
 import torch
 from pydantic import PositiveInt
 
-from components.config import Config
 from components.seeds import torch_generator
 from components.steering.contract import Candidate, Evidence, SteeringMethod, methods
-from components.steering.vector import AddVector
+from components.steering.vector import AddVector, VectorConfig
 
 
-class RandomDirectionConfig(Config):
+class RandomDirectionConfig(VectorConfig):
     """Settings of random_direction."""
 
     n_directions: PositiveInt = 20
@@ -47,6 +46,8 @@ class RandomDirection(SteeringMethod):
         n = self.settings.n_directions
         for replicate in range(n + evidence.stand_ins):
             generator = torch_generator(self.services.seed, "random_direction", replicate)
-            vector = torch.randn(evidence.d_in, generator=generator)
-            steering = AddVector.along(evidence.hook_point, vector, evidence.unit)
+            steering = self.settings.along(
+                evidence,
+                lambda name, g=generator: torch.randn(evidence.width(name), generator=g),
+            )
             yield Candidate(None, replicate, steering, stand_in=replicate >= n)

@@ -1,5 +1,6 @@
 """Adds several decoder directions at once: the latents whose mean code differs most between the
-concept's tokens and all others, each weighed by that difference.
+concept's tokens and all others, each weighed by that difference. By another `rank_by`, the latents
+that it ranks best, weighed alike.
 
 When to use it: where no single latent is the concept, as after splitting and absorption.
 
@@ -17,16 +18,24 @@ import scipy.sparse
 import torch
 from pydantic import PositiveInt
 
-from components.config import Config
 from components.steering.contract import Candidate, Evidence, SteeringMethod, methods
-from components.steering.vector import AddVector
+from components.steering.latents import (
+    NO_DICTIONARY,
+    Latents,
+    LatentsConfig,
+    RankBy,
+    mean_difference,
+)
+from components.steering.vector import AddVector, VectorConfig
 
 
-class SeveralLatentsConfig(Config):
+class SeveralLatentsConfig(VectorConfig, LatentsConfig):
     """Settings of several_latents."""
 
     n_latents: PositiveInt = 8
     """Latents whose directions are added together, at most."""
+    rank_by: RankBy = "mean_difference"
+    """What ranks them; mean_difference: its size, whatever its sign."""
 
 
 @methods
@@ -46,24 +55,33 @@ class SeveralLatents(SteeringMethod):
         """One direction for each concept."""
         if evidence.codes is None or evidence.dictionary is None:
             for concept in evidence.concepts:
-                yield Candidate(concept.name, 0, None, reason="no dictionary at this hook point")
+                yield Candidate(concept.name, 0, None, reason=NO_DICTIONARY)
             return
-        decoder = evidence.dictionary.decoder_directions(evidence.hook_point).detach().cpu()
-        codes = scipy.sparse.csr_matrix(evidence.codes).astype(np.float64)
-        n_rows = codes.get_shape()[0]
-        total = np.asarray(codes.sum(0)).ravel()
-        labels = evidence.labels.astype(np.float64)
-        n_inside = np.asarray(labels.sum(0)).ravel()
-        inside = np.asarray((labels.T @ codes).todense())
+        decoders = self.settings.decoders(evidence)
+        latents = Latents(self.settings, evidence, self.services.model)
+        codes = scipy.sparse.csc_matrix(evidence.codes)
+        differences = mean_difference(codes, scipy.sparse.csr_matrix(evidence.labels))
         for column, concept in enumerate(evidence.concepts):
             if reason := evidence.one_sided(column):
                 yield Candidate(concept.name, 0, None, reason=reason)
                 continue
-            n = n_inside[column]
-            difference = inside[column] / n - (total - inside[column]) / (n_rows - n)
-            strongest = np.argsort(-np.abs(difference), kind="stable")[: self.settings.n_latents]
-            weights = torch.from_numpy(difference[strongest]).to(decoder)
-            direction = weights @ decoder[torch.from_numpy(strongest)]
-            steering = AddVector.along(evidence.hook_point, direction, evidence.unit)
+            difference = differences[:, column]
+            chosen = self._chosen(latents, column, difference)
+            if isinstance(chosen, str):
+                yield Candidate(concept.name, 0, None, reason=chosen)
+                continue
+            weights = torch.from_numpy(difference[chosen])
+            rows = torch.tensor(chosen)
+            steering = self.settings.along(
+                evidence,
+                lambda name, w=weights, rows=rows: w.to(decoders[name]) @ decoders[name][rows],
+            )
             reason = None if steering else "no latent's mean code differs"
-            yield Candidate(concept.name, 0, steering, reason=reason)
+            yield Candidate(concept.name, 0, steering, sign=self.settings.sign, reason=reason)
+
+    def _chosen(self, latents: Latents, column: int, difference: np.ndarray) -> list[int] | str:
+        n = self.settings.n_latents
+        if self.settings.rank_by == "mean_difference" and not self.settings.least_output_score:
+            return np.argsort(-np.abs(difference), kind="stable")[:n].tolist()
+        best = latents.several(column, n)
+        return best if isinstance(best, str) else [latent for latent, _ in best]

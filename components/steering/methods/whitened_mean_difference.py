@@ -19,14 +19,14 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 
-from components.config import Config
 from components.steering.contract import Candidate, Evidence, SteeringMethod, methods
 from components.steering.moments import Moments
-from components.steering.vector import AddVector
+from components.steering.vector import AddVector, VectorConfig
 
 
-class WhitenedMeanDifferenceConfig(Config):
+class WhitenedMeanDifferenceConfig(VectorConfig):
     """Settings of whitened_mean_difference."""
 
     shrinkage: float = Field(0.1, gt=0, le=1)
@@ -47,19 +47,23 @@ class WhitenedMeanDifference(SteeringMethod):
 
     def candidates(self, evidence: Evidence) -> Iterator[Candidate]:
         """One direction for each concept."""
-        moments = Moments.of(evidence, products=True)
+        moments = {
+            name: Moments.of(evidence, products=True, hook_point=name)
+            for name in self.settings.places(evidence)
+        }
         for column, concept in enumerate(evidence.concepts):
             if reason := evidence.one_sided(column):
                 yield Candidate(concept.name, 0, None, reason=reason)
                 continue
-            covariance = moments.covariance_within(column)
-            variance = max(float(np.trace(covariance)) / evidence.d_in, 1e-12)
-            weight = self.settings.shrinkage
-            shrunk = (1 - weight) * covariance + weight * variance * np.eye(evidence.d_in)
-            direction = np.linalg.solve(shrunk, moments.difference(column))
-            steering = AddVector.along(
-                evidence.hook_point, torch.from_numpy(direction), evidence.unit
+            steering = self.settings.along(
+                evidence, lambda name, column=column: self._direction(moments[name], column)
             )
-            yield Candidate(
-                concept.name, 0, steering, reason=None if steering else "the two means are equal"
-            )
+            reason = None if steering else "the two means are equal"
+            yield Candidate(concept.name, 0, steering, sign=self.settings.sign, reason=reason)
+
+    def _direction(self, moments: Moments, column: int) -> Tensor:
+        covariance = moments.covariance_within(column)
+        width, weight = len(covariance), self.settings.shrinkage
+        variance = max(float(np.trace(covariance)) / width, 1e-12)
+        shrunk = (1 - weight) * covariance + weight * variance * np.eye(width)
+        return torch.from_numpy(np.linalg.solve(shrunk, moments.difference(column)))

@@ -1,0 +1,280 @@
+"""Sets of texts as targets: for each concept texts that have it, and texts that have it not.
+
+A file has one text a row, with a column that says on which side it is, and perhaps one that names
+the concept (else the file's name does). Texts of the other side without a concept of their own, or
+with one that has no text on this side, are shared by all concepts. Each text is a document of its
+own, and is dealt by its digest to select, judge, calibrate or validate: no text serves two of them.
+The model that is steered reads them itself. A text that says the same twice is taken once.
+
+When to use it: where you have examples of what you want and of what you do not want, and no labels
+in the corpus: traits, answers, emotions, a language model's texts about a concept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import polars as pl
+import scipy.sparse
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from components.concept.gate import ProbeGate
+from components.config import Config
+from components.corpus.contract import sound, text_digest
+from components.corpus.encoding import Encoder
+from components.errors import InputError
+from components.paths import expanded
+from components.steering.contract import Concept, Evidence
+from components.steering.passages import Cut, contexts
+from components.steering.targeting import Ground, Targeted, Targets, targets
+from components.store import tables
+
+if TYPE_CHECKING:
+    from components.steering.config import SteerConfig
+
+DEALT = ("select", "select", "select", "judge", "judge", "judge", "calibrate", "validate")
+"""Split of a text, by its digest modulo their number."""
+AT_ONCE = 32
+
+
+class SetsConfig(Config):
+    """Sets of texts."""
+
+    kind: Literal["sets"] = "sets"
+    """Texts with a concept, and texts without."""
+    path: str = ""
+    """A file (JSONL or parquet), or a folder of them."""
+    pattern: str = "**/*"
+    """Which files of a folder are read."""
+    text_column: str = "text"
+    """The column that holds the text."""
+    side_column: str = "side"
+    """The column that says on which side a text is."""
+    with_values: list[str] = Field(default=["positive", "true", "1"], min_length=1)
+    """Values of that column, as text in lower case, that say that the text has the concept."""
+    concept_column: str = ""
+    """The column that names the concept; empty: the file's name does."""
+    longest: PositiveInt = 128
+    """Tokens of a text that are read, at most."""
+    fewest: PositiveInt = 8
+    """A concept with fewer texts of the select split on either side is no target."""
+
+
+@targets
+class Sets(Targets):
+    """Two lists of texts for each concept."""
+
+    config = SetsConfig
+
+    def at_most(self, inventory: Sequence[Mapping[str, Any]], config: SteerConfig) -> int:
+        """One for each concept of the files."""
+        return len({name for name, of in self._read().group_by("concept") if of["inside"].any()})
+
+    def find(self, ground: Ground) -> Listed:
+        """The concepts of the files.
+
+        Raises:
+            InputError: no file, a column that is missing, or no text on one of the sides.
+        """
+        return Listed(ground, self.settings, self._read())
+
+    def files(self) -> list[Path]:
+        """The files whose texts are read; none where the path names nothing."""
+        root = expanded(self.settings.path)
+        found = [root] if root.is_file() else sorted(root.glob(self.settings.pattern))
+        there = self.settings.path and root.exists()
+        return [path for path in found if path.suffix in (".jsonl", ".parquet")] if there else []
+
+    def _read(self) -> pl.DataFrame:
+        """concept, text, inside (the side); every text once for each concept."""
+        settings = self.settings
+        if not settings.path:
+            raise InputError(
+                "steer.targets.kind=sets wants texts, and steer.targets.path names no file; set it "
+                "to a JSONL or parquet file, or to a folder of them"
+            )
+        parts = []
+        for path in self.files():
+            frame = (
+                pl.read_parquet(path)
+                if path.suffix == ".parquet"
+                else pl.read_ndjson(path, infer_schema_length=None)
+            )
+            wanted = [settings.text_column, settings.side_column]
+            wanted += [settings.concept_column] if settings.concept_column else []
+            if missing := [name for name in wanted if name not in frame.columns]:
+                raise InputError(
+                    f"{path} has no column {missing[0]!r} (it has {', '.join(frame.columns)}); set "
+                    "steer.targets.text_column, side_column or concept_column"
+                )
+            side = pl.col(settings.side_column).cast(pl.String).str.to_lowercase()
+            name = pl.col(settings.concept_column) if settings.concept_column else pl.lit(path.stem)
+            parts.append(
+                frame.select(
+                    name.cast(pl.String).alias("concept"),
+                    pl.col(settings.text_column).cast(pl.String).alias("text"),
+                    side.is_in(settings.with_values).alias("inside"),
+                )
+            )
+        if not parts:
+            raise InputError(
+                f"no JSONL or parquet file at {settings.path} ({settings.pattern}); set "
+                "steer.targets.path to one, or to a folder of them"
+            )
+        return pl.concat(parts).drop_nulls("text").unique(maintain_order=True)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Texts:
+    """Texts of one split, as token ids: which concepts each has, and which it is known to be
+    without."""
+
+    tokens: list[list[int]]
+    inside: np.ndarray
+    outside: np.ndarray
+
+
+class Listed(Targeted):
+    """Concepts with their texts on both sides."""
+
+    def __init__(self, ground: Ground, settings: SetsConfig, rows: pl.DataFrame) -> None:
+        self._ground, self._settings = ground, settings
+        names = rows.filter("inside")["concept"].unique(maintain_order=True).drop_nulls().to_list()
+        if not names:
+            raise InputError(
+                f"no text of {settings.path} is on the side of a concept: of the column "
+                f"{settings.side_column!r} no value is one of {', '.join(settings.with_values)}; "
+                "set steer.targets.with_values"
+            )
+        self.concepts = [Concept(name, "set", "document", text=name) for name in names]
+        column = {name: i for i, name in enumerate(names)}
+        found: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {s: {} for s in set(DEALT)}
+        for row in rows.iter_rows(named=True):
+            text = sound(row["text"])
+            split = DEALT[text_digest(text) % len(DEALT)]
+            inside, outside = found[split].setdefault(
+                text, (np.zeros(len(names), bool), np.zeros(len(names), bool))
+            )
+            if row["inside"]:
+                inside[column[row["concept"]]] = True
+            elif row["concept"] in column:
+                outside[column[row["concept"]]] = True
+            else:
+                outside[:] = True
+        encoder = Encoder.of(ground.model)
+        self._splits = {}
+        for split, texts in found.items():
+            encoded = encoder.encode(list(texts), offsets=False) if texts else []
+            kept = [
+                (list(e.ids)[: settings.longest], *texts[t])
+                for t, e in zip(texts, encoded, strict=True)
+                if e.ids
+            ]
+            sides = [
+                np.array([row[i] for row in kept], bool).reshape(-1, len(names)) for i in (1, 2)
+            ]
+            self._splits[split] = _Texts([row[0] for row in kept], sides[0], sides[1] & ~sides[0])
+
+    def refusals(self, gate: ProbeGate) -> Mapping[str, str]:
+        """Those with too few texts on one side."""
+        select, refused = self._splits["select"], {}
+        for column, concept in enumerate(self.concepts):
+            for side, n in (
+                ("with", int(select.inside[:, column].sum())),
+                ("without", int(select.outside[:, column].sum())),
+            ):
+                if n < self._settings.fewest:
+                    refused.setdefault(
+                        concept.name,
+                        f"text: {n} texts {side} the concept in the select split, wanted at least "
+                        f"{self._settings.fewest} (steer.targets.fewest)",
+                    )
+        return refused
+
+    def cut(self, split: str, opening: int, length: int) -> Cut:
+        """Pieces of the texts; each has the concepts of its text."""
+        tokens, labels, openings, before = [], [], {}, []
+        there = self._splits.get(split)
+        for ids, inside in zip(there.tokens, there.inside, strict=True) if there else ():
+            for start in range(opening, len(ids), length):
+                piece = ids[start : start + length]
+                if len(piece) < length / 2:
+                    continue
+                if start == opening:
+                    openings[len(tokens)] = ids[:start]
+                tokens.append(piece)
+                before.append(ids[start - opening : start])
+                labels.append(inside)
+        shape = (-1, len(self.concepts))
+        return Cut(tokens, np.array(labels, bool).reshape(shape), openings, before)
+
+    def evidence(self, columns: Sequence[int], stand_ins: int) -> Evidence:
+        """The texts of the select split, read by the model that is steered."""
+        subject, select = self._ground.subject, self._splits["select"]
+        lengths = [len(ids) for ids in select.tokens]
+        document = np.repeat(np.arange(len(lengths)), lengths)
+        inside, outside = select.inside[:, list(columns)], select.outside[:, list(columns)]
+        dictionary = subject.dictionary
+        names = list(dict.fromkeys([*subject.units, *dictionary.reads]))
+
+        @functools.cache
+        def read(name: str) -> Tensor:
+            return self._activations([name])[name]
+
+        def batches(hook_point: str) -> Iterator[tuple[int, Tensor]]:
+            x = own[hook_point] if hook_point in own else read(hook_point)
+            for start in range(0, len(x), 8192):
+                yield start, x[start : start + 8192]
+
+        own = self._activations(names)
+        codes = dictionary.encode({name: own[name].float() for name in dictionary.reads})
+        return Evidence(
+            concepts=[self.concepts[column] for column in columns],
+            model=self._ground.model,
+            hook_point=subject.hook_point,
+            units=subject.units,
+            labels=scipy.sparse.csc_matrix(inside[document]),
+            token=np.array([token for ids in select.tokens for token in ids], np.int64),
+            document=document,
+            document_labels=scipy.sparse.csc_matrix(inside),
+            batches=batches,
+            contexts=contexts(subject.corpus, "select"),
+            pairs=tables.PAIRS.frame([]),
+            codes=codes.matrix(),
+            dictionary=dictionary,
+            d_in=dictionary.widths[subject.hook_point],
+            stand_ins=stand_ins,
+            without=scipy.sparse.csc_matrix(outside[document]),
+            is_foreign=True,
+        )
+
+    def told(self, column: int) -> Mapping[str, Any]:
+        """Texts of select on both sides."""
+        select = self._splits["select"]
+        sides = select.inside[:, column].sum(), select.outside[:, column].sum()
+        return {"n_with": int(sides[0]), "n_without": int(sides[1]), "counted": "texts"}
+
+    def _activations(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """Activations of all tokens of the select texts, text by text, behind the model's first
+        token."""
+        model, texts = self._ground.model, self._splits["select"].tokens
+        first = Encoder.of(model).bos
+        head = [] if first is None else [first]
+        room = (model.context_length or 2**30) - len(head)
+        found: dict[str, list[Tensor]] = {name: [] for name in names}
+        for start in range(0, len(texts), AT_ONCE):
+            part = [[*head, *ids[:room]] for ids in texts[start : start + AT_ONCE]]
+            width = max(map(len, part))
+            # what is padded on the right changes nothing before it
+            tokens = torch.tensor([row + [0] * (width - len(row)) for row in part])
+            read = model.read(tokens, list(names))
+            for name, x in read.items():
+                found[name] += [x[i, len(head) : len(row)].cpu() for i, row in enumerate(part)]
+        return {name: torch.cat(rows) for name, rows in found.items()}

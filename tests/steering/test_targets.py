@@ -1,0 +1,286 @@
+"""Kinds of target: latents of the dictionary without any label, sets of texts, and sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from components.errors import InputError
+from components.model.text_encoder import TextEncoderConfig, TextEncoderReference
+from components.report.tables import SCORES
+from components.steering.config import SteerConfig
+from components.steering.contract import Evidence
+from components.steering.latent_targets import Latents
+from components.steering.steer import STEER
+from components.steering.targets.latents import stratified
+from components.store import tables
+from components.store.artifact import Artifact
+from components.store.shards import CodeShards
+from tests import toys
+from tests.steering import world
+from tests.steering.conftest import Bench
+
+WINDOWS = {"width": 12, "windows": 16, "fewest": 4, "max_density": 0.9}
+SETTINGS = {
+    "judges": ["readback", "fluency"],
+    "measure": "readback",
+    "judge_settings": {"readback": {"silent": 0.0}},
+    "max_new_tokens": 12,
+    "kl_budgets": [0.5],
+    "headline_budget": 0.5,
+    "neutral_tokens": 300,
+    "neutral_length": 25,
+    "band_texts": 48,
+}
+
+
+def config(targets: Mapping[str, Any], **changes: Any) -> SteerConfig:
+    return SteerConfig.model_validate({**SETTINGS, "targets": targets, **changes})
+
+
+def latents(bench: Bench, **changes: Any) -> Latents:
+    targets = {"kind": "latents", "n": 6, "explained": False, "windows": WINDOWS} | changes
+    found = bench.targeted(config(targets))
+    assert isinstance(found, Latents)
+    return found
+
+
+def evidence(found: Latents) -> Evidence:
+    return found.evidence(range(len(found.concepts)), 0)
+
+
+def test_a_latents_two_sides_are_its_top_windows_and_windows_in_which_it_is_silent(
+    bench: Bench,
+) -> None:
+    found = latents(bench)
+    codes = CodeShards(bench.codes).codes("select").matrix().toarray()
+    whole = evidence(found)
+    assert whole.select_rows is not None
+    for column, concept in enumerate(found.concepts):
+        alone = whole.alone(column)
+        assert [each.name for each in alone.concepts] == [concept.name]
+        assert alone.select_rows is not None and concept.latent is not None
+        own = codes[alone.select_rows, concept.latent]
+        inside = alone.labels.toarray().ravel()
+        assert (own[~inside] == 0).all(), "what counts as without it is silent"
+        per_window = [own[alone.document == d].max() for d in np.unique(alone.document[inside])]
+        assert min(per_window) > 0
+        assert 0 < inside.sum() < len(inside)
+        x = torch.cat([block for _, block in alone.batches(alone.hook_point)])
+        assert len(x) == len(inside) == len(alone.token) == alone.codes.shape[0]  # type: ignore[union-attr]
+        assert alone.one_sided(0) is None
+
+
+def test_rows_that_are_on_neither_side_are_left_out(bench: Bench) -> None:
+    whole = evidence(latents(bench))
+    assert whole.without is not None
+    assert whole.labels.multiply(whole.without).nnz == 0
+    neither = len(whole.token) - np.asarray((whole.labels + whole.without).sum(0)).ravel()
+    assert (neither > 0).any()
+    for column in range(len(whole.concepts)):
+        assert len(whole.alone(column).token) == len(whole.token) - neither[column]
+
+
+def test_a_passage_has_a_latent_where_the_unsteered_model_says_so(bench: Bench) -> None:
+    found = latents(bench)
+    cut = found.cut("judge", 3, 12)
+    assert 0 < cut.labels.mean() < 1
+    dictionary, latent = evidence(found).dictionary, found.concepts[0].latent
+    assert dictionary is not None and latent is not None
+    # the toy model is read over whole contexts, so only the first passage of a context is read alike
+    tokens = torch.tensor([[1, *cut.openings[0], *cut.tokens[0]]])
+    read = bench.model.read(tokens, list(dictionary.reads))
+    codes = dictionary.encode({name: x[0] for name, x in read.items()}).dense()
+    inside = codes[1 + len(cut.openings[0]) :, latent]
+    assert bool((inside > 0).any()) == bool(cut.labels[0, 0])
+
+
+def test_latents_come_from_every_stratum_and_the_same_again(bench: Bench) -> None:
+    first, again = latents(bench), latents(bench)
+    assert [c.name for c in first.concepts] == [c.name for c in again.concepts]
+    strata = {first.told(column)["stratum"] for column in range(len(first.concepts))}
+    assert len(strata) == len(first.concepts) == 6
+    parts = stratified([np.arange(8.0), np.array([3.0, 9, np.nan, 8, 2, 7, 1, 6])], 4)
+    assert parts.max() == 1 and len(np.unique(parts, axis=0)) == 4
+
+
+def test_without_a_label_methods_are_compared_on_latents(bench: Bench, tmp_path: Path) -> None:
+    bare = toys.artifact(
+        bench.store,
+        "read",
+        lambda folder: _unlabelled(bench.corpus, folder),
+        bench.corpus.facts,
+        77,
+    )
+    methods = ["add_direction", "mean_difference", "logit_bias", "prompt", "random_direction"]
+    given = config(
+        {"kind": "latents", "n": 4, "explained": False, "windows": WINDOWS},
+        methods=methods,
+        method_settings={"random_direction": {"n_directions": 4}, "prompt": {"n_candidates": 1}},
+        test_prompts=6,
+        validate_prompts=6,
+    )
+    made, _ = bench.store.ensure(STEER, given, bench.inputs | {"corpus": bare}, world.CPU)
+    targets = tables.TARGETS.read(made)
+    assert targets.height == 4 and targets["passed"].sum() == made.facts["passed"] > 1
+    own = tables.STEERED.read(made).filter(method="add_direction")
+    assert own["concept"].to_list() == [f"latent.{latent}" for latent in own["latent"]]
+    scores = SCORES.read(made)
+    for method in methods[:-1]:
+        rows = scores.filter(pl.col("measure") == "composite", pl.col("entry") == method)
+        assert rows["value"].drop_nulls().len() > 0, method
+    against = tables.CONTRASTS.read(made)
+    primary = against.filter(family="primary")
+    assert primary["method"].to_list() == ["add_direction", "mean_difference", "logit_bias"]
+    assert primary["p_holm"].null_count() == 0
+    assert (primary["p_holm"] >= primary["p"]).all()
+    again = scores.filter(pl.col("entry") == "unsteered_again", pl.col("measure") == "composite")
+    assert again["value"].null_count() == 0
+
+
+def _unlabelled(corpus: Artifact, folder: Path) -> None:
+    for name in corpus.files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(corpus.path(name).read_bytes())
+    for table in (tables.CONCEPTS, tables.LABELS):
+        table.write(folder, [])
+
+
+def interpreted(bench: Bench, said: Mapping[int, str], number: int = 0) -> Artifact:
+    """Explanations of some latents, with scores."""
+
+    def write(folder: Path) -> None:
+        rows = [
+            {"latent": i, "explainer": "given", "explanation": text} for i, text in said.items()
+        ]
+        tables.EXPLANATIONS.write(folder, rows)
+        scored = {
+            "role": "entry",
+            "explainer": "given",
+            "scorer": "detection",
+            "predictor": "lexical",
+        }
+        tables.EXPLANATION_SCORES.write(
+            folder, [{"latent": i, "value": i / 10, "n": 8, "n_failed": 0} | scored for i in said]
+        )
+        shared = {"scorer": "output_score", "measure": "output_score.mass", "n": 8, "n_failed": 0}
+        tables.LATENT_SCORES.write(
+            folder, [{"latent": i, "value": 1 - i / 10} | shared for i in said]
+        )
+
+    return toys.artifact(bench.store, "interpret", write, {}, number)
+
+
+WORDS = ("cats and dogs", "a king and a queen", "a tree by the river", "a house", "noise")
+
+
+def said(bench: Bench) -> dict[int, str]:
+    """An explanation of some latents that have text enough."""
+    there = [c.latent for c in latents(bench, n=24).concepts if c.latent is not None]
+    return dict(zip(there, WORDS, strict=False))
+
+
+def test_a_latents_words_are_its_explanation_and_its_scores_are_strata(bench: Bench) -> None:
+    targets = {"kind": "latents", "n": 8, "windows": WINDOWS}
+    found = bench.targeted(config(targets), interpreted=interpreted(bench, said(bench)))
+    assert {c.latent: c.text for c in found.concepts} == said(bench)
+    told = found.told(0)
+    assert told["output_score"] is not None and told["explanation_score"] is not None
+    assert told["stratum"].count(",") == 2
+    with pytest.raises(InputError, match="explained=false"):
+        bench.targeted(config(targets), interpreted=interpreted(bench, {}, 1))
+
+
+def test_a_sentence_names_the_latents_whose_explanations_mean_it(bench: Bench) -> None:
+    encoder = TextEncoderReference(TextEncoderConfig())
+    if encoder.is_fitted_here:
+        pytest.skip("all-MiniLM-L6-v2 is not installed")
+    targets = {
+        "kind": "sentence",
+        "sentences": ["talk about pets", "write of royalty"],
+        "latents": 1,
+    }
+    given = config(targets | {"windows": WINDOWS})
+    explained = interpreted(bench, said(bench))
+    found = bench.targeted(given, interpreted=explained, text_encoder=encoder)
+    first, second, *_ = said(bench)
+    assert [(c.latent, c.text) for c in found.concepts] == [
+        (first, "talk about pets"),
+        (second, "write of royalty"),
+    ]
+    with pytest.raises(InputError, match="explanations of latents"):
+        bench.targeted(given, text_encoder=encoder)
+
+
+def sets(folder: Path, n: int = 60) -> Path:
+    """Texts about cats and about kings, as two files."""
+    rng = np.random.default_rng(0)
+    for name, noun, other in (("cats", "cat", "king"), ("kings", "king", "tree")):
+        rows = [
+            {
+                "text": _tale(rng, noun if inside else other),
+                "side": "positive" if inside else "negative",
+            }
+            for inside in (True, False)
+            for _ in range(n)
+        ]
+        pl.DataFrame(rows).write_ndjson(folder / f"{name}.jsonl")
+    return folder
+
+
+def _tale(rng: np.random.Generator, noun: str) -> str:
+    words = [f"the {noun} {rng.choice(world.VERBS)} ." for _ in range(6)]
+    return f"{rng.choice(world.OPENINGS)} {rng.choice(['big', 'small'])} " + " ".join(words)
+
+
+def test_sets_of_texts_are_targets_of_their_own_with_splits_of_their_own(
+    bench: Bench, tmp_path: Path
+) -> None:
+    given = {"kind": "sets", "path": str(sets(tmp_path)), "fewest": 4}
+    found = bench.targeted(config(given))
+    assert [(c.name, c.kind) for c in found.concepts] == [("cats", "set"), ("kings", "set")]
+    assert not found.refusals(SteerConfig().gate)
+    whole = found.evidence([0, 1], 0)
+    x = torch.cat([block for _, block in whole.batches(whole.hook_point)])
+    assert len(x) == len(whole.token) == whole.labels.get_shape()[0]
+    alone = whole.alone(0)
+    cat, king = (toys.WORDS.index(word) for word in ("cat", "king"))
+    inside = alone.labels.toarray().ravel()
+    assert cat in alone.token[inside] and cat not in alone.token[~inside]
+    assert king in alone.token[~inside]
+    seen = {
+        split: {tuple(ids) for ids in found.cut(split, 3, 12).tokens}
+        for split in ("judge", "validate")
+    }
+    assert all(seen.values())
+    assert found.cut("judge", 3, 12).labels.any(0).all()
+    with pytest.raises(InputError, match="names no file"):
+        bench.targeted(config({"kind": "sets"}))
+    with pytest.raises(InputError, match="no column 'body'"):
+        bench.targeted(config(given | {"text_column": "body"}))
+    with pytest.raises(InputError, match="with_values"):
+        bench.targeted(config(given | {"with_values": ["yes"]}))
+
+
+def test_steering_towards_sets_goes_through_the_same_protocol(bench: Bench, tmp_path: Path) -> None:
+    given = config(
+        {"kind": "sets", "path": str(sets(tmp_path)), "fewest": 4},
+        judges=["concept", "fluency"],
+        measure="concept",
+        judge_settings={"concept": {"min_auroc": 0.5}},
+        methods=["mean_difference", "random_direction"],
+        method_settings={"random_direction": {"n_directions": 3}},
+        test_prompts=4,
+        validate_prompts=6,
+    )
+    made, _ = bench.store.ensure(STEER, given, bench.inputs, world.CPU)
+    told = tables.TARGETS.read(made)
+    assert told["passed"].to_list() == [True, True], told["reason"].to_list()
+    reached = tables.STEERED.read(made).filter(method="mean_difference")
+    assert reached["composite"].null_count() == 0
