@@ -53,7 +53,7 @@ ENCODED = EncodeConfig().splits
 PASSES = 5  # clean, ablated twice, spliced, the untrained dictionary spliced
 STEPS, BATCH, EPOCHS = 300, 4096, 8  # of the probe
 SHARE = 0.02  # of tokens that carry a concept, as in the embedded world
-BY_LABEL, BY_READING = 5e-8, 5e-7
+BY_LABEL, BY_READING = 1e-8, 5e-7
 """Seconds for a concept of a row in a step of the probe, and for a row of a unit in the choice, on
 one core of a server."""
 
