@@ -17,7 +17,7 @@ import argparse
 import dataclasses
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -275,7 +275,7 @@ def _span(told: Interval) -> str:
     return "" if told.low is None else f"[{told.low:.2f}, {told.high:.2f}]"
 
 
-def _finished(work) -> list[Continuation]:  # noqa: ANN001
+def _finished(work: Generator[int, None, list[Continuation]]) -> list[Continuation]:
     while True:
         try:
             next(work)

@@ -116,6 +116,8 @@ class CharacterClassifier:
     @staticmethod
     def _counted(texts: Sequence[str]) -> scipy.sparse.csr_matrix:
         """Which pieces each text has."""
+        if not texts:
+            return scipy.sparse.csr_matrix((0, BUCKETS), dtype=np.float64)
         from sklearn.feature_extraction.text import (
             HashingVectorizer,  # here: describing the flows need not wait for it
         )

@@ -188,6 +188,7 @@ def _vectorizer(words: Sequence[str] | None) -> TfidfVectorizer:
 
 
 def lacking(present: Bool[np.ndarray, " text"], split: str) -> str | None:
+    """Why a concept has too few passages on one side to learn it from; None where it has not."""
     n, n_positive = len(present), int(present.sum())
     if min(n_positive, n - n_positive) < MINIMUM:
         return f"{n_positive} of {n} {split} passages have the concept; at least {MINIMUM} with and without it are needed"

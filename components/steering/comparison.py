@@ -45,6 +45,7 @@ class Comparison:
             stand against.
         limit: that not all concepts of the corpus are candidates, where that is so.
         ungraded: names whose steerings have no strength: they stand at no budget.
+        measure: the judge that measures.
         judges: whose own scores stand beside composite and uplift (`SteerConfig.beside`).
         headline_budget: the budget at which methods are tested together.
         again: whether plain text from other seeds stands beside the methods (`AGAIN`).
@@ -69,6 +70,7 @@ class Comparison:
     judges: Sequence[str] = ("fluency",)
     headline_budget: float = 0.2
     again: bool = False
+    measure: str = "concept"
 
     @property
     def measures(self) -> list[str]:

@@ -41,6 +41,8 @@ LEVEL = 0.05
 FEWEST_PAIRS = 6
 """Below so many pairs not even differences of one sign are significant at 0.05 (2 of 2^5 flips are
 as extreme)."""
+MASKED = "concept_masked"
+"""The judge that reads text without the concept's own words."""
 Rows = Mapping[str, Mapping[str, Any]]
 """Concept -> its row of what `by_concept` returns."""
 
@@ -161,6 +163,8 @@ class _Scores:
                 self._about(kind, concepts, measure),
                 baseline if baseline[0] is not None else None,
             )
+            if measure == MASKED and (lexical := self._lexical(concepts)):
+                about["reason"] = "; ".join(filter(None, (lexical, about["reason"])))
             if measure in self.comparison.silent:
                 silent = {"n_failed": 0, "reason": self.comparison.silent[measure]}
                 yield self._row(measure, ABSENT, **{**about, **silent})
@@ -168,6 +172,19 @@ class _Scores:
                 yield self._row(
                     measure, self._estimate(measure, kind, concepts), **about, baseline=given
                 )
+
+    def _lexical(self, concepts: Sequence[Concept]) -> str | None:
+        """On how many concepts less than half of the uplift is left without the concept's own
+        words."""
+        if self.comparison.measure != "concept":
+            return None
+        rows = [self.found[c.name] for c in concepts if c.name in self.found]
+        judged = [row for row in rows if row["uplift"] and row[f"{MASKED}_unsteered"] is not None]
+        gained = [row for row in judged if row["uplift"] > 0]
+        lexical = sum(
+            (row[MASKED] or 0.0) - row[f"{MASKED}_unsteered"] < row["uplift"] / 2 for row in gained
+        )
+        return f"lexical on {lexical} of {len(gained)} concepts that gained" if gained else None
 
     def _unsteered(self, judge: str, concepts: Sequence[Concept]) -> float | None:
         """What the judge of this column says of plain text, over the concepts for which it says

@@ -262,6 +262,7 @@ def _comparison(
         judges=config.beside,
         headline_budget=config.headline_budget,
         again=True,
+        measure=config.measure,
     )
 
 

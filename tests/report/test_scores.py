@@ -296,7 +296,7 @@ def test_a_measure_that_nobody_has_heard_of_is_labelled_sorted_bounded_and_a_hea
         ),
         (
             steered(0.3, "cost", subject="untrained"),
-            "Cost on other text, KL 0.1: untrained (add direction)",
+            "Side effect on neutral text, KL 0.1: untrained (add direction)",
         ),
     ],
 )

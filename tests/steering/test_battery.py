@@ -38,7 +38,7 @@ def material(bench: Bench, writer: Writer) -> Material:
     prompts = [Prompt.of(bench.model, i, text) for i, text in enumerate(PROMPTS["validate"])]
     plain = finish(writer.write([Job(p, sample) for sample in range(5) for p in prompts]))[0]
     config = SteerConfig(max_new_tokens=16)
-    return read_material(bench.corpus, bench.concepts, writer, prompts, plain, config)
+    return read_material(bench.targeted(config), writer, prompts, plain, config)
 
 
 @pytest.fixture(scope="module")

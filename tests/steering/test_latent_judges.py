@@ -39,9 +39,8 @@ def material(bench: Bench) -> Material:
     writer = Writer(bench.model, 16, 1.0, 0, 64)
     prompts = [Prompt.of(bench.model, 0, PROMPT)]
     plain = finish(writer.write([Job(prompts[0], sample) for sample in range(60)]))[0]
-    given = read_material(
-        bench.corpus, bench.concepts, writer, prompts, plain, SteerConfig(max_new_tokens=16)
-    )
+    config = SteerConfig(max_new_tokens=16)
+    given = read_material(bench.targeted(config), writer, prompts, plain, config)
     labels = {
         split: dataclasses.replace(
             getattr(given, split), labels=getattr(given, split).labels[:, list(TARGETS)]

@@ -191,3 +191,39 @@ def test_a_ledger_without_a_row_has_empty_tables_of_the_right_columns() -> None:
     assert empty.results().is_empty() and {"uplift", "composite", "target"} <= set(
         empty.results().columns
     )
+
+
+def of_three(
+    values: dict[str, Sequence[float]], relevance: float, target: Sequence[str] = ("said",)
+) -> Ledger:
+    """Plain text and steered text of one prompt, judged by a panel with a composite of three."""
+    judges = {
+        "said": Said(values),
+        "fluency": Said(FLUENT),
+        "relevance": Said({name: [relevance] * 3 for name in TARGET}),
+    }
+    panel = Panel(judges, "said", 3, target, has_panel=True)
+    ledger = Ledger(panel, {name: i for i, name in enumerate(CONCEPTS)}, CONCEPTS[1:])
+    job = Job(Prompt(0, (1,)))
+    ledger.add_plain("test", [job], [text("plain")])
+    steered = Steered("m", Candidate("sea", 0, AddVector("resid_post.0", torch.ones(1), 1.0)), 0.1)
+    ledger.add_steered("test", [(steered, job)], [text("waves")])
+    return ledger
+
+
+def test_the_composite_of_three_stands_beside_that_of_two_under_its_own_name() -> None:
+    (row,) = rows(of_three(TARGET, 0.25).results(), method="m")
+    gained = (0.6 - 0.2) / (1 - 0.2)
+    assert row["composite"] == pytest.approx(2 / (1 / gained + 1 / 0.8))
+    assert row["panel"] == pytest.approx(3 / (1 / gained + 1 / 0.8 + 1 / 0.25))
+    assert row["relevance"] == 0.25
+    (plain,) = rows(of_three(TARGET, 0.25).results(), method="unsteered", concept="sea")
+    assert plain["panel"] == 0.0, "it gains nothing over itself"
+
+
+def test_without_one_of_its_parts_there_is_no_composite_of_three_and_the_row_says_which() -> None:
+    said = of_three(TARGET, np.nan).judgements()
+    (row,) = rows(said, generation=1, judge="panel")
+    assert row["value"] is None and row["reason"] == "no value of the judge relevance"
+    (other,) = rows(said, generation=1, judge="composite")
+    assert other["value"] is not None, "that of two does not need it"

@@ -574,3 +574,38 @@ def test_a_method_without_strength_stands_at_no_budget_and_is_compared_with_no_c
     assert (whole["value"], whole["baseline"]) == (pytest.approx(0.3), None)
     (share,) = [row for row in said if row["measure"] == "share_above_random"]
     assert (share["value"], share["reason"]) == (None, "no control direction to compare with")
+
+
+def test_the_composite_of_three_stands_beside_gaussian_directions_and_counts_its_failures() -> None:
+    found = rows("m", "topic.0", 0, [0.5, 0.7]) + rows("r", "topic.0", 0, [0.1, 0.1])
+    found += rows("unsteered", "topic.0", 0, [0.0, 0.0])
+    for row, value in zip(found, (0.4, None, 0.1, 0.2, 0.0, 0.0), strict=True):
+        row["panel"] = value
+    texts = results(found)
+    about = comparison(concepts=CONCEPTS[:1], refused={}, judges=["fluency", "panel"])
+    reached = by_concept(texts, strengths({"topic.0": 0.1}), about)
+    of_panel = by_judge(reached, about).filter(pl.col("method") == "m").to_dicts()
+    assert [(row["judge"], row["value"], row["n_failed"]) for row in of_panel] == [
+        ("panel", 0.2, 1)
+    ]
+    told = [row for row in score_rows(texts, reached, about) if row["measure"] == "panel"]
+    (own,) = [row for row in told if row["entry"] == "m"]
+    assert own["value"] == pytest.approx(0.2) and own["n"] == 1
+    assert own["baseline"] == pytest.approx(0.15) and "Gaussian" in own["baseline_name"]
+    (control,) = [row for row in told if row["entry"] == "r"]
+    assert (control["value"], control["baseline"]) == (pytest.approx(0.15), 0.0)
+
+
+def test_a_gain_that_is_gone_without_the_concepts_words_is_called_lexical() -> None:
+    found = []
+    for concept, masked in (("topic.0", 0.1), ("topic.1", 0.6)):
+        found += rows("m", concept, 0, [0.5, 0.5]) + rows("unsteered", concept, 0, [0.0, 0.0])
+        for row in found[-4:]:
+            row["concept_masked"] = masked if row["method"] == "m" else 0.0
+    texts = results(found)
+    about = comparison(
+        concepts=CONCEPTS[:2], refused={}, controls=[], judges=["fluency", "concept_masked"]
+    )
+    reached = by_concept(texts, strengths({"topic.0": 0.1, "topic.1": 0.1}), about)
+    told = [row for row in score_rows(texts, reached, about) if row["measure"] == "concept_masked"]
+    assert "lexical on 1 of 2 concepts that gained" in told[0]["reason"]
