@@ -166,8 +166,10 @@ def _measure(chain: Chain, of_target: Sequence[str], arguments: argparse.Namespa
     judged = {name: verdicts[name].values[:, columns] for name in panel.judges}
     told = {name: t_interval(values.mean(axis=1)) for name, values in judged.items() if columns}
     top = {}
-    if isinstance(readback := panel.judges.get("readback"), Readback):
-        top = {i: text for i in columns if (text := readback.top_passage(i))}
+    readback = panel.judges.get("readback")
+    if isinstance(readback, Readback):
+        found = ((column, readback.top_passage(column)) for column in columns)
+        top = {column: text for column, text in found if text}
     cells = find_cells(test, columns, writer, arguments.per_target)
     outcomes = run_battery(panel, material, cells, writer, top)
     seconds = time.monotonic() - started

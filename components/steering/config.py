@@ -152,9 +152,8 @@ class SteerConfig(Config):
     def beside(self) -> list[str]:
         """Judges beside the one that measures; fluency also where it is not listed: its score is
         then absent. The composite of three stands among them as one more."""
-        listed: list[str] = [FLUENCY, *self.judges, *([PANEL] if self.has_panel else [])]
-        names = dict.fromkeys(listed)
-        return [name for name in names if name != self.measure]
+        names: list[str] = [FLUENCY, *self.judges, *([PANEL] if self.has_panel else [])]
+        return [name for name in dict.fromkeys(names) if name != self.measure]
 
     @property
     def targeted(self) -> Targets:
