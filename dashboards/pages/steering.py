@@ -10,7 +10,7 @@ from components.report.scores import KINDS
 from components.report.tables import REPORT
 from components.store.artifact import Artifact
 from components.store.judgements import UNSTEERED, judged
-from components.store.tables import GENERATIONS, JUDGEMENTS, STRENGTHS
+from components.store.tables import CONTRASTS, GENERATIONS, JUDGEMENTS, STRENGTHS, TARGETS
 from dashboards import charts, measures, panels, playground, runs, selection, tokens, views
 from dashboards.app import show
 from dashboards.markdown import plain
@@ -52,6 +52,8 @@ def page(shown: Experiment) -> None:
         ]
         means = views.scores.scores(report.filter(pl.col("stage") == "steer"), shown.measures)
         st.dataframe(means.select(columns), hide_index=True)
+    _contrasts(steer)
+    _targets(steer)
     if not frame.is_empty():
         _texts(steer, frame)
     playground.section(shown)
@@ -86,6 +88,50 @@ def _budgets(report: pl.DataFrame, declared: Measures) -> None:
             else ""
         )
     )
+
+
+def _contrasts(steer: Artifact) -> None:
+    """Every method against the controls and against each other method, paired by target."""
+    if CONTRASTS.file not in steer.files:
+        return
+    frame = views.scores.contrasts(runs.table(CONTRASTS, steer))
+    if frame.is_empty():
+        return
+    st.subheader("Against controls, and one against another", anchor="contrasts")
+    st.dataframe(frame, hide_index=True)
+    st.caption(
+        "Differences are paired by target, over test prompts. p is of flips of sign; after Holm it "
+        "is corrected over the methods against controls, or over all pairs, at the headline "
+        "budget. Could be seen: the smallest difference that so many targets show with power 0.8; "
+        "a smaller one is not told from none."
+    )
+
+
+def _targets(steer: Artifact) -> None:
+    """What is steered towards, and what the gate kept out, with the reason."""
+    if TARGETS.file not in steer.files:
+        return
+    every = runs.table(TARGETS, steer)
+    if every.is_empty():
+        return
+    n_passed = int(every["passed"].sum())
+    st.subheader("Targets", anchor="targets")
+    st.caption(f"{n_passed:,} of {every.height:,} passed the gate; the others stand first.")
+    told = every.sort("passed", "concept").select(
+        pl.col("concept").alias("target"),
+        pl.col("concept_kind").alias("kind"),
+        "passed",
+        pl.col("reason").fill_null("").alias("why not"),
+        *(
+            c
+            for c in ("latent", "text", "stratum", "density")
+            if every[c].null_count() < every.height
+        ),
+        pl.col("n_with").alias("with it"),
+        pl.col("n_without").alias("without"),
+        pl.col("counted").alias("counted in"),
+    )
+    st.dataframe(told, hide_index=True, height=min(360, 38 + 35 * told.height))
 
 
 def _texts(steer: Artifact, frame: pl.DataFrame) -> None:

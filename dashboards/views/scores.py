@@ -66,6 +66,12 @@ SCORE_COLUMNS = (
     | dict.fromkeys(("split", "note", "dictionary", "hook point", "name", "artifact"), pl.String)
 )
 
+CONTRAST_COLUMNS = (
+    dict.fromkeys(("method", "against", "budget", "difference", "95% interval"), pl.String)
+    | {"targets": pl.Int64, "failed": pl.Int64}
+    | dict.fromkeys(("p", "p after Holm", "could be seen", "of", "note"), pl.String)
+)
+
 
 def scores(report: pl.DataFrame, measures: Measures, everything: bool = False) -> pl.DataFrame:
     """The report as a reader's table, in the terminal's order; numbers as text with the decimals
@@ -139,6 +145,33 @@ def concepts_by_kind(report: pl.DataFrame) -> pl.DataFrame:
         .with_columns(pl.col("concept_kind").fill_null("all"))
         .select("concept_kind", pl.col("subject").alias("unit_kind"), "value", "low", "high", "n")
     )
+
+
+def contrasts(against: pl.DataFrame) -> pl.DataFrame:
+    """The CONTRASTS table as a reader's: tested families first, largest difference first."""
+    order = pl.col("family").replace_strict({"primary": 0, "pairs": 1}, default=2)
+    rows = []
+    for row in against.sort(
+        order, "value", "method", "other", descending=[False, True, False, False], nulls_last=True
+    ).iter_rows(named=True):
+        value, interval = estimate(row["value"], row["low"], row["high"])
+        rows.append(
+            {
+                "method": row["method"],
+                "against": row["other"],
+                "budget": number(row["kl_budget"]) if row["kl_budget"] else "own cost",
+                "difference": value,
+                "95% interval": interval,
+                "targets": row["n"],
+                "failed": row["n_failed"],
+                "p": number(row["p"]),
+                "p after Holm": number(row["p_holm"]),
+                "could be seen": number(row["visible"]),
+                "of": row["measure"] or NOTHING,
+                "note": row["reason"] or "",
+            }
+        )
+    return pl.DataFrame(rows, schema=CONTRAST_COLUMNS)
 
 
 def steering(report: pl.DataFrame) -> pl.DataFrame:

@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from components.report import worth
 from components.report.tables import REPORT
 from components.store import tables
+from components.store.tables import CONTRASTS
 from dashboards import tokens, views
 from tests.report.rows import MEASURES, explained, found, score, steered
 
@@ -756,3 +758,37 @@ def test_a_search_of_latents_also_finds_what_somebody_noted() -> None:
     assert views.latents.narrowed(frame, text="ODD ship", noted=noted)["latent"].to_list() == [1]
     assert views.latents.narrowed(frame, text="odd sea", noted=noted).is_empty()
     assert views.latents.narrowed(frame, least=0.5)["latent"].to_list() == [0]
+
+
+def test_contrasts_of_tested_families_come_first_and_one_without_a_value_says_why():
+    rows = [
+        {"method": "a", "other": "b", "kl_budget": 0.2, "measure": "composite", "value": 0.3, "low": 0.1, "high": 0.5,
+         "n": 8, "n_failed": 0, "p": 0.03, "family": "pairs", "p_holm": 0.06},
+        {"method": "prompt", "other": "controls", "measure": "composite", "n": 8, "reason": "outside the budgets"},
+        {"method": "a", "other": "controls", "kl_budget": 0.2, "measure": "composite", "value": 0.1, "low": -0.1,
+         "high": 0.3, "n": 8, "n_failed": 1, "p": 0.4, "family": "primary", "p_holm": 0.8, "visible": 0.25},
+    ]  # fmt: skip
+    shown = views.scores.contrasts(CONTRASTS.frame(rows))
+    assert shown["method"].to_list() == ["a", "a", "prompt"]
+    assert shown["against"].to_list() == ["controls", "b", "controls"]
+    assert shown.row(0, named=True)["could be seen"] == "0.25"
+    last = shown.row(2, named=True)
+    assert (last["difference"], last["budget"], last["note"]) == (
+        "–",
+        "own cost",
+        "outside the budgets",
+    )
+
+
+def test_a_row_that_is_not_worth_ranking_with_is_grey_and_says_why(monkeypatch):
+    found = {"detection": {"lexical": "changes with the draw"}}
+    monkeypatch.setattr(worth, "lacking", lambda: found)
+    of = {"stage": "interpret", "entry": "log_odds", "explainer": "log_odds", "scorer": "detection"}
+    readers = ("lexical", "text_encoder")
+    rows = [score("detection", 0.7, **of, predictor=name, artifact="k") for name in readers]
+    frame = REPORT.frame(rows)
+    table = views.scores.scores(frame, MEASURES, everything=True)
+    grey = [worth.DOUBT in note for note in table["note"]]
+    assert sorted(grey) == [False, True]
+    html = views.scores.greyed(table, ["measure", "value"]).to_html()
+    assert html.count(f"color: {worth.GREY}") == 1 and "note" not in html
