@@ -142,7 +142,7 @@ class Bench:
 
     def operators(self, turns: int, mixed: bool) -> dict[str, dict[str, float]]:
         """Ratio of steered to plain tokens a second, by operator."""
-        kinds = [*OPERATORS, "logit_bias", *OF_LATENTS]
+        kinds = [*OPERATORS, "logit_bias", "clamp_latent", "scale_latent"]
         sides: dict[str, Callable[[], float]] = {"plain": self.seconds}
         for kind in kinds:
             rows = self.steerings(kind)
