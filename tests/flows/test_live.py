@@ -140,12 +140,18 @@ def test_steered_and_plain_text_are_those_of_the_stage(
             assert answer["steered"][0]["nll"] == pytest.approx(row["nll"], abs=1e-5)
             plain = rows.filter(pl.col("method") == "unsteered", pl.col("prompt") == row["prompt"])
             assert answer["plain"][0]["text"] == plain["text"][0]
-            assert answer["kl"] == pytest.approx(found["kl"][0], rel=1e-3)
+            # the playground's cost is on neutral text, the stage's on the text that was written
             by_budget = live_worker.answered(
                 "/steer", **{**question, "coefficient": None, "kl_budget": 0.5}
             )
-            assert by_budget["coefficient"] == pytest.approx(found["coefficient"][0], rel=1e-4)
-            assert by_budget["kl"] == pytest.approx(found["kl"][0], rel=1e-4)
+            assert by_budget["kl"] == pytest.approx(0.5, rel=0.02)
+            again = live_worker.answered(
+                "/steer", **{**question, "coefficient": by_budget["coefficient"]}
+            )
+            assert again["kl"] == pytest.approx(by_budget["kl"], rel=1e-4)
+            assert (answer["kl"] < again["kl"]) == (
+                question["coefficient"] < by_budget["coefficient"]
+            )
             compared += 1
     assert compared >= 3
 
