@@ -16,7 +16,8 @@ import polars as pl
 import streamlit as st
 
 from components.live import SteeredAnswer
-from components.store.tables import EXPLANATIONS, PROMPTS, STRENGTHS
+from components.store.artifact import Artifact
+from components.store.tables import EXPLANATIONS, GENERATIONS, PROMPTS, STRENGTHS
 from dashboards import measures, questions, runs, selection, tokens
 from dashboards.markdown import code, plain
 from dashboards.runs import Experiment
@@ -26,7 +27,7 @@ OFFERED = 2000
 NATS, TOKENS = 20.0, 512
 """The largest budget, and the longest text, that the live worker takes."""
 LATENTS, VECTOR = "latents", "a method's vector"
-BUDGET, COEFFICIENT = "KL budget", "coefficient"
+BUDGET, COEFFICIENT, STAGE = "KL budget", "coefficient", "as in the stage"
 
 
 def section(shown: Experiment) -> None:
@@ -48,7 +49,8 @@ def section(shown: Experiment) -> None:
     kinds = [LATENTS] if kept.is_empty() else [LATENTS, VECTOR]
     kind = left.segmented_control("Steer with", kinds, default=LATENTS, key="steer with") or LATENTS
     direction, problem = _latents(shown, right) if kind == LATENTS else (_vector(kept, right), None)
-    strength = _strength(kept)
+    of_stage = _of_stage(steer, kept, direction["vector"]) if "vector" in direction else None
+    strength = _strength(kept, of_stage)
     prompt, number = _prompt(shown)
     sampling, fault = _sampling(steer.config if steer else {})
     write, _ = st.columns([1, 4])
@@ -139,15 +141,49 @@ def _vector(kept: pl.DataFrame, where: Any) -> dict[str, Any]:
     return {"vector": {"method": method, "concept": concept}}
 
 
-def _strength(kept: pl.DataFrame) -> dict[str, float]:
+def _of_stage(
+    steer: Artifact | None, kept: pl.DataFrame, vector: dict[str, Any]
+) -> dict[str, Any] | None:
+    """The row of STRENGTHS with which the stage wrote test text along this vector, at its smallest
+    budget."""
+    if steer is None:
+        return None
+    of = pl.col("method") == vector["method"], pl.col("concept").eq_missing(vector.get("concept"))
+    if "replicate" in vector:
+        kept = kept.filter(pl.col("replicate") == vector["replicate"])
+    else:
+        tested = runs.table(GENERATIONS, steer).filter(*of, pl.col("split") == "test")
+        kept = kept.join(
+            tested,
+            on=["replicate", "kl_budget"],
+            how="semi",
+            nulls_equal=True,
+            maintain_order="left",
+        )
+    rows = kept.filter(*of).sort("kl_budget", "replicate").head(1).to_dicts()
+    return rows[0] if rows else None
+
+
+def _strength(kept: pl.DataFrame, of_stage: dict[str, Any] | None) -> dict[str, float]:
+    """How strongly; along a vector of the stage, as strongly as there, unless another is asked."""
     left, right = st.columns([1, 2.4], gap="large")
     right, _ = right.columns(2)
+    kinds = [BUDGET, COEFFICIENT] if of_stage is None else [STAGE, BUDGET, COEFFICIENT]
     kind = (
         left.segmented_control(
-            "Strength as", [BUDGET, COEFFICIENT], default=BUDGET, key="strength as"
+            "Strength as",
+            kinds,
+            default=kinds[0],
+            key="strength as" if of_stage is None else "strength of the vector as",
         )
-        or BUDGET
+        or kinds[0]
     )
+    if kind == STAGE and of_stage is not None:
+        right.caption(
+            f"Coefficient {measures.number(of_stage['coefficient'])}: its text after validate "
+            f"prompts costs {measures.number(of_stage['kl'])} nats a token."
+        )
+        return {"coefficient": of_stage["coefficient"]}
     if kind == COEFFICIENT:
         about = "In units of the mean activation norm at the hook point; negative steers away."
         return {

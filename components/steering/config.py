@@ -69,7 +69,7 @@ class SteerConfig(Config):
     """The budget at which methods are tested together; where kl_budgets lacks it, none is."""
     concepts: list[str] = Field(default=["*"], min_length=1)
     """Patterns of the names of concepts to steer towards, such as topic.*."""
-    max_concepts_per_family: NonNegativeInt = 4
+    max_concepts_per_family: NonNegativeInt = 2
     """Concepts of tokens taken from each family, drawn by the seed; concepts of documents are all
     taken."""
     gate: ProbeGate = ProbeGate()

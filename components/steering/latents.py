@@ -72,7 +72,7 @@ class LatentsConfig(Config):
 class CandidatesConfig(LatentsConfig):
     """Which latents are steered with, one at a time."""
 
-    n_candidates: PositiveInt = 8
+    n_candidates: PositiveInt = 4
     """Latents for each concept, best first, among which the validate prompts choose."""
 
 
