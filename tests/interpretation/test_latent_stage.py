@@ -31,7 +31,7 @@ CONFIG = {
     "contexts": {"fewest": 5},
     "scorer_settings": {"intervention": {"continuations": 4, "tokens": 8, "neutral_tokens": 256}},
 }
-VERSIONS = {"input_score": 1, "intruder": 1, "output_score": 1, "intervention": 1, "round_trip": 1}
+VERSIONS = {"input_score": 1, "intruder": 1, "output_score": 1, "intervention": 2, "round_trip": 1}
 VALUES = {
     "interpret.input_score.share": 0.029167,
     "interpret.intruder.accuracy": 0.211667,
