@@ -136,6 +136,7 @@ def test_a_judge_has_a_value_for_every_text_and_a_score_beside_unsteered_text(
         "add_direction",
         "mean_difference",
         "random_direction",
+        "unsteered_again",
     }
     assert set(scored.filter(pl.col("role") == "entry")["baseline_name"]) == {"unsteered text"}
 
@@ -144,7 +145,7 @@ def test_the_score_of_a_judge_is_named_declared_tracked_and_compared(
     report: pl.DataFrame, reported: Artifact
 ) -> None:
     tracked = [
-        name for name in flat(report) if name.startswith("steer.add_direction.kl_0.1.variety")
+        name for name in flat(report) if name.startswith("steer.add_direction.kl_0.2.variety")
     ]
     assert tracked, "MLflow and DVC are told it"
     measure = Measures.read(reported)["steer", "variety"]

@@ -139,3 +139,12 @@ def test_a_gpu_gives_what_the_cpu_gives(case, precision):
             product.affine(*(tensor.cuda() for tensor in case)).cpu(),
         )
     torch.testing.assert_close(here, there, rtol=1e-4, atol=1e-4)
+
+
+def test_what_was_multiplied_in_inference_mode_is_multiplied_outside_of_it_too() -> None:
+    x, W_enc, b_enc = torch.randn(9, 5), torch.randn(70, 5), torch.randn(70)
+    product._scratch.__dict__.clear()
+    with torch.inference_mode():
+        inside = product.by_rows(x, W_enc, b_enc, torch.clone)
+    outside = product.by_rows(x, W_enc, b_enc, torch.clone)
+    assert all(torch.equal(one, other) for one, other in zip(inside, outside, strict=True))

@@ -108,7 +108,8 @@ def _product(rows: Tensor, W_enc: Tensor, b_enc: Tensor) -> Tensor:
     shape = len(rows), len(W_enc)
     held = getattr(_scratch, "pre", None)
     if held is None or held.dtype != rows.dtype or held.numel() < shape[0] * shape[1]:
-        held = _scratch.pre = rows.new_empty(shape[0] * shape[1])
+        with torch.inference_mode(False):  # or it could not be written to outside that mode again
+            held = _scratch.pre = rows.new_empty(shape[0] * shape[1])
     pre = held[: shape[0] * shape[1]].view(shape)
     # numpy has no bfloat16, and a slow float16
     if _intel() or rows.dtype not in (torch.float32, torch.float64):
