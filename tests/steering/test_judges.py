@@ -32,7 +32,10 @@ def plain(writer: Writer) -> list[Continuation]:
 @pytest.fixture(scope="module")
 def panel(bench: Bench, writer: Writer, plain: list[Continuation]) -> Panel:
     prompts = [Prompt(0, (1, 4, 21))]
-    config, dictionary = SteerConfig(max_new_tokens=16), evidence().dictionary
+    config, dictionary = (
+        SteerConfig(max_new_tokens=16, max_concepts_per_family=4),
+        evidence().dictionary,
+    )
     assert dictionary is not None
     material = read_material(bench.targeted(config), writer, prompts, plain, config)
     return Panel.fitted(config, material, JudgeServices(CPU, 0, bench.model, dictionary))

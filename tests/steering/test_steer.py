@@ -31,6 +31,7 @@ from tests.steering import world
 from tests.steering.conftest import PLANTED, Bench
 
 CONFIG = SteerConfig(
+    max_concepts_per_family=4,
     max_new_tokens=12,
     kl_budgets=[0.5],
     neutral_tokens=300,
@@ -509,7 +510,7 @@ def test_settings_enter_the_key_as_in_older_files_and_a_default_that_is_spelled_
 ) -> None:
     bare = key_of(STEER, SteerConfig(), bench.inputs)
     spelled = {
-        "method_settings": {"add_direction": {"n_candidates": 8}},
+        "method_settings": {"add_direction": {"n_candidates": 4}},
         "judge_settings": {"concept": {}},
     }
     assert key_of(STEER, load(SteerConfig, spelled), bench.inputs) == bare
