@@ -83,7 +83,7 @@ def faulty(sent: Mapping[str, Any], times: int) -> Act:
         2: error(429, "slow down", Retry_After="0.01") if times < 5 else right,
         3: error(500, "out of memory") if times < 1 else right,
         4: error(503, "gone"),
-        5: dataclasses.replace(right, silence=12.0, paid=False),
+        5: dataclasses.replace(right, silence=5.0, paid=False),
         6: dataclasses.replace(right, drip=0.0002),
         7: answer(None, message={"refusal": "I will not."}),
         8: answer("I'm sorry, but I can't help with that."),
@@ -103,7 +103,7 @@ def test_whatever_an_endpoint_does_the_result_is_complete(
     server: Server, planted: Planted, tmp_path: Path
 ) -> None:
     server.script = faulty
-    config = config_of(server, tmp_path, client={"seconds": 10.0, "attempts": 2, "sample": 10_000})
+    config = config_of(server, tmp_path, client={"seconds": 4.0, "attempts": 2, "sample": 10_000})
     artifact = made(config, planted, tmp_path)
     asked = artifact.facts["asked"]["client"]
     said = tables.EXPLANATIONS.read(artifact)
