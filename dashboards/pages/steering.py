@@ -164,6 +164,9 @@ def _texts(steer: Artifact, frame: pl.DataFrame) -> None:
         pl.col("method") == method,
         (pl.col("kl_budget") == budget) | pl.col("kl_budget").is_null(),
     )
+    # of several candidates, the one whose texts follow
+    tested = of.filter(pl.col("method") == method, pl.col("split") == "test")
+    used = used.filter(pl.col("replicate").is_in(tested["replicate"].unique().to_list()))
     for row in used.head(1).iter_rows(named=True):
         latent = f" · latent {row['latent']}" if row["latent"] is not None else ""
         st.caption(
