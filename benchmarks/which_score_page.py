@@ -269,14 +269,22 @@ def _controls(measured: Measured) -> Iterator[str]:
         "unpaired)."
     )
     yield ""
-    yield "| explainer | score | read by | control's score | trained minus control |"
-    yield "|---|---|---|---|---|"
-    for row in scores.iter_rows(named=True):
+    yield "| explainer | score | read by | trained | control | control's score | trained minus control |"
+    yield "|---|---|---|---|---|---|---|"
+    of = {
+        (row["explainer"], row["scorer"], row["predictor"], row["measure"], row["subject"]): row
+        for row in scores.iter_rows(named=True)
+    }
+    for (explainer, scorer, predictor, measure, subject), row in of.items():
         for control, called in CONTROLS.items():
-            if row["measure"] == f"{row['scorer']}.over_{control}":
-                baseline = "–" if row["baseline"] is None else f"{row['baseline']:.3f}"
-                who = f"{row['explainer']} | {row['scorer']} | {row['predictor']}"
-                yield f"| {who} | {called}: {baseline} | {_row_ends(row)} |"
+            if subject is not None or measure != f"{scorer}.over_{control}":
+                continue
+            place = (explainer, scorer, predictor)
+            theirs = of.get((*place, scorer, control))
+            if theirs is None or theirs["value"] is None:
+                continue  # controls are explained by one explainer, and not all can be steered along
+            cells = [_row_ends(of.get((*place, scorer, None))), called, _row_ends(theirs)]
+            yield f"| {' | '.join(map(str, place))} | {' | '.join(cells)} | {_row_ends(row)} |"
     yield ""
 
 
