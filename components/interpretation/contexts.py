@@ -32,6 +32,7 @@ from components.store.shards import ActivationShards, CodeShards
 from components.store.stage import Progress
 
 SPLITS = ("explain", "calibrate", "test")
+NAMES_OF_ROLES, NAMES_OF_STRATA = np.array(ROLES), np.array([*SILENT, ""])
 AT_ONCE = 128
 """Latents whose distances to the searched windows are held at a time."""
 
@@ -82,7 +83,9 @@ class Chosen:
         test = self.cut["test"]
         if not len(test.pool):
             return None
-        return Pool(test.shared, np.isin(np.arange(len(test.pool)), self.in_pool[number]))
+        active = np.zeros(len(test.pool), bool)
+        active[self.in_pool[number]] = True
+        return Pool(test.shared, active)
 
 
 def cut_splits(
@@ -214,9 +217,9 @@ class _Reader:
             activations,
             tiling.document[tiles],
             tiling.start[tiles],
-            np.array(ROLES)[drawn.role],
+            NAMES_OF_ROLES[drawn.role],
             drawn.tenth.astype(np.int64),
-            np.array([*SILENT, ""])[drawn.stratum],
+            NAMES_OF_STRATA[drawn.stratum],
             drawn.stands_for.astype(np.float64),
         )
 
