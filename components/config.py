@@ -149,13 +149,19 @@ def _is_execution(field: FieldInfo) -> bool:
     return isinstance(extra, Mapping) and bool(extra.get("execution"))
 
 
-def union_of(registry: Registry[Any]) -> Any:
+def union_of(registry: Registry[Any], first: str | None = None) -> Any:
     """The type 'the config of any entry of this registry', discriminated by `kind`.
 
     Each entry carries its config class as `entry.config`, with a field `kind: Literal["<file
     name>"]`.
+
+    Args:
+        registry: the entries.
+        first: the one that stands first, where the default is not the first by name: Prefect's form
+            fills in the fields of the first, whatever the default is.
     """
-    configs = [entry.config for _, entry in registry.items()]
+    entries = sorted(registry.items(), key=lambda item: item[0] != first)
+    configs = [entry.config for _, entry in entries]
     if len(configs) == 1:
         return configs[0]
     return Annotated[functools.reduce(operator.or_, configs), Field(discriminator="kind")]
