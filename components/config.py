@@ -47,12 +47,15 @@ LARGEST = {"int": LARGEST_INTEGER, "float": LARGEST_NUMBER}
 
 
 def _any_of(schema: Any) -> None:
-    """Rewrites `oneOf` with a discriminator to plain `anyOf`, through the whole schema, in
-    place."""
+    """Rewrites `oneOf` with a discriminator to plain `anyOf`, the default's option first, through
+    the whole schema, in place: Prefect's form fills in the fields of the first option, whatever the
+    default is."""
     if isinstance(schema, dict):
         if "oneOf" in schema:
-            schema["anyOf"] = schema.pop("oneOf")
-            schema.pop("discriminator", None)
+            told, default = schema.pop("discriminator", {}), schema.get("default") or {}
+            first = told.get("mapping", {}).get(default.get(told.get("propertyName")))
+            options = schema.pop("oneOf")
+            schema["anyOf"] = sorted(options, key=lambda option: option.get("$ref") != first)
         for value in schema.values():
             _any_of(value)
     elif isinstance(schema, list):
@@ -149,19 +152,13 @@ def _is_execution(field: FieldInfo) -> bool:
     return isinstance(extra, Mapping) and bool(extra.get("execution"))
 
 
-def union_of(registry: Registry[Any], first: str | None = None) -> Any:
+def union_of(registry: Registry[Any]) -> Any:
     """The type 'the config of any entry of this registry', discriminated by `kind`.
 
     Each entry carries its config class as `entry.config`, with a field `kind: Literal["<file
     name>"]`.
-
-    Args:
-        registry: the entries.
-        first: the one that stands first, where the default is not the first by name: Prefect's form
-            fills in the fields of the first, whatever the default is.
     """
-    entries = sorted(registry.items(), key=lambda item: item[0] != first)
-    configs = [entry.config for _, entry in entries]
+    configs = [entry.config for _, entry in registry.items()]
     if len(configs) == 1:
         return configs[0]
     return Annotated[functools.reduce(operator.or_, configs), Field(discriminator="kind")]

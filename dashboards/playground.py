@@ -18,7 +18,7 @@ import streamlit as st
 from components.live import SteeredAnswer
 from components.store.artifact import Artifact
 from components.store.tables import EXPLANATIONS, GENERATIONS, PROMPTS, STRENGTHS
-from dashboards import measures, questions, runs, selection, tokens
+from dashboards import measures, questions, runs, selection, tokens, views
 from dashboards.markdown import code, plain
 from dashboards.runs import Experiment
 
@@ -148,19 +148,12 @@ def _of_stage(
     budget."""
     if steer is None:
         return None
-    of = pl.col("method") == vector["method"], pl.col("concept").eq_missing(vector.get("concept"))
+    used = views.scores.written_with(
+        kept, runs.table(GENERATIONS, steer), vector["method"], vector.get("concept")
+    )
     if "replicate" in vector:
-        kept = kept.filter(pl.col("replicate") == vector["replicate"])
-    else:
-        tested = runs.table(GENERATIONS, steer).filter(*of, pl.col("split") == "test")
-        kept = kept.join(
-            tested,
-            on=["replicate", "kl_budget"],
-            how="semi",
-            nulls_equal=True,
-            maintain_order="left",
-        )
-    rows = kept.filter(*of).sort("kl_budget", "replicate").head(1).to_dicts()
+        used = used.filter(pl.col("replicate") == vector["replicate"])
+    rows = used.head(1).to_dicts()
     return rows[0] if rows else None
 
 

@@ -283,6 +283,15 @@ def test_unions_are_any_of_everywhere_so_that_forms_draw_them() -> None:
     assert "anyOf" in schema and "oneOf" not in schema and "discriminator" not in schema
 
 
+def test_a_union_begins_with_its_default_which_forms_fill_in() -> None:
+    class AnotherConfig(Config):
+        shape: Annotated[CircleConfig | SquareConfig, Field(discriminator="kind")] = SquareConfig()
+
+    for holder, wanted in ((DrawingConfig, "CircleConfig"), (AnotherConfig, "SquareConfig")):
+        options = holder.model_json_schema()["properties"]["shape"]["anyOf"]
+        assert options[0]["$ref"].rpartition("/")[2] == wanted and len(options) == 2
+
+
 def test_every_field_has_its_sentence_in_the_schema() -> None:
     definitions = DrawingConfig.model_json_schema()["$defs"] | {
         "": DrawingConfig.model_json_schema()

@@ -34,7 +34,7 @@ from components.store.stage import Progress
 if TYPE_CHECKING:
     ClientConfig = Any
 else:
-    ClientConfig = union_of(clients, first="none")
+    ClientConfig = union_of(clients)
 NOBODY = NoneConfig()
 """The default of a section of type `ClientConfig`: the settings of any client, by `kind`."""
 Asking = Generator[Progress, None, list[Reply]]

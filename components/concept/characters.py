@@ -20,8 +20,7 @@ import scipy.sparse
 import scipy.special
 from jaxtyping import Bool, Float
 
-from components.concept.classifier import Assessment, lacking, platt
-from components.statistics import auroc, expected_calibration_error
+from components.concept.classifier import Assessment, assessed, lacking, platt
 
 VERSION = 1
 """Of the fit."""
@@ -94,19 +93,7 @@ class CharacterClassifier:
         self, texts: Sequence[str], labels: Bool[np.ndarray, "text concept"]
     ) -> list[Assessment]:
         """What it reaches on other texts, concept by concept."""
-        stated = self.probabilities(texts)
-        return [
-            Assessment(
-                concept,
-                None if concept in self.unfit else auroc(stated[:, i], labels[:, i]),
-                None
-                if concept in self.unfit
-                else expected_calibration_error(stated[:, i], labels[:, i]),
-                int(labels[:, i].sum()),
-                len(texts),
-            )
-            for i, concept in enumerate(self.concepts)
-        ]
+        return assessed(self.probabilities(texts), labels, self.concepts, self.unfit)
 
     def _scores(self, texts: Sequence[str]) -> Float[np.ndarray, "text concept"]:
         if not texts:

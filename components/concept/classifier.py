@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,6 +50,32 @@ class Assessment:
     calibration_error: float | None
     n_positive: int
     n: int
+
+
+def assessed(
+    stated: Float[np.ndarray, "text concept"],
+    labels: Bool[np.ndarray, "text concept"],
+    concepts: Sequence[str],
+    unfit: Collection[str],
+) -> list[Assessment]:
+    """How good stated probabilities are, concept by concept.
+
+    Args:
+        stated: of each text.
+        labels: which text has which concept.
+        concepts: names of the columns.
+        unfit: those that cannot be judged.
+    """
+    return [
+        Assessment(
+            concept,
+            None if concept in unfit else auroc(stated[:, i], labels[:, i]),
+            None if concept in unfit else expected_calibration_error(stated[:, i], labels[:, i]),
+            int(labels[:, i].sum()),
+            len(stated),
+        )
+        for i, concept in enumerate(concepts)
+    ]
 
 
 class ConceptClassifier:
@@ -96,19 +122,7 @@ class ConceptClassifier:
         self, texts: Sequence[str], labels: Bool[np.ndarray, "text concept"]
     ) -> list[Assessment]:
         """What it reaches on other texts, concept by concept."""
-        stated = self.probabilities(texts)
-        return [
-            Assessment(
-                concept,
-                None if concept in self.unfit else auroc(stated[:, i], labels[:, i]),
-                None
-                if concept in self.unfit
-                else expected_calibration_error(stated[:, i], labels[:, i]),
-                int(labels[:, i].sum()),
-                len(texts),
-            )
-            for i, concept in enumerate(self.concepts)
-        ]
+        return assessed(self.probabilities(texts), labels, self.concepts, self.unfit)
 
     def save(self, folder: Path) -> None:
         """Writes classifier.safetensors and classifier.json."""

@@ -67,9 +67,7 @@ class ReaderServices(Services):
         assert self.text_encoder is not None, (
             "an entry that uses the text encoder says so: embeds = True"
         )
-        if self.text_encoder.is_fitted_here:
-            return LatentSemantics(self.texts(), self.seed)
-        return self.text_encoder.load_encoder(self.execution)
+        return self.text_encoder.ready(self.execution, self.texts, self.seed)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

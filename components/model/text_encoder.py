@@ -25,6 +25,7 @@ from components import device
 from components.errors import InputError, ModelError
 from components.model.encoder_model import EncoderModel
 from components.model.language_model import LanguageModel
+from components.model.latent_semantics import LatentSemantics
 from components.model.reference import CONTENT, ModelFiles, ModelReference
 from components.registry import nearest
 
@@ -108,6 +109,24 @@ class TextEncoderReference(ModelReference):
         """
         self.tokenizer()  # refuses a folder without one
         return TextEncoder(self.load(settings), **_described(self.folder))
+
+    def ready(
+        self, settings: device.Execution, texts: Callable[[], Sequence[str]], seed: int
+    ) -> TextEncoder | LatentSemantics:
+        """The encoder, whether it has files or is fitted here.
+
+        Args:
+            settings: where it runs.
+            texts: what one without files is fitted on.
+            seed: of that fit.
+
+        Raises:
+            ModelError: as `load_encoder`.
+            InputError: such texts without two different words.
+        """
+        if self.is_fitted_here:
+            return LatentSemantics(texts(), seed)
+        return self.load_encoder(settings)
 
 
 class TextEncoder:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import polars as pl
 
@@ -75,6 +76,20 @@ class Steered:
             "select_score": self.candidate.select_score,
             "reason": self.reason,
         }
+
+
+def entered(
+    steered: Sequence[Steered], final: Sequence[Steered], found: Mapping[int, Mapping[str, Any]]
+) -> tuple[list[Steered], list[Steered]]:
+    """All, and the chosen among them, with what was found of some.
+
+    Args:
+        steered: all.
+        final: the chosen, themselves among all.
+        found: identity of a chosen one -> attribute -> value.
+    """
+    changed = {id(s): dataclasses.replace(s, **found.get(id(s), {})) for s in steered}
+    return [changed[id(s)] for s in steered], [changed[id(s)] for s in final]
 
 
 def contested(steered: Sequence[Steered], controls: Collection[str]) -> list[Steered]:

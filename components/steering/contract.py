@@ -417,9 +417,9 @@ class JudgeServices(Services):
         Raises:
             InputError: such texts without two different words.
         """
-        if self.text_encoder is None or self.text_encoder.is_fitted_here:
+        if self.text_encoder is None:
             return LatentSemantics(texts, self.seed)
-        return self.text_encoder.load_encoder(self.execution)
+        return self.text_encoder.ready(self.execution, lambda: texts, self.seed)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -477,6 +477,14 @@ class Judge(Entry):
         """Why it gives no value at all (NaN for every text), where that is so; concepts are steered
         without it."""
         return None
+
+    def all_refused(self) -> str | None:
+        """Why no target can be judged, where every one is refused; for a judge that is silent
+        then."""
+        refused = self.refusals()
+        if len(refused) < len(self.material.targets):
+            return None
+        return next(iter(refused.values()), "there is no target")
 
 
 methods: Registry[type[SteeringMethod]] = Registry("steering method", "components.steering.methods")

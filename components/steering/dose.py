@@ -19,7 +19,7 @@ from torch import Tensor
 
 from components.model.intervention import Edit, logits_under
 from components.model.language_model import LanguageModel
-from components.steering.choice import Steered
+from components.steering.choice import Steered, entered
 from components.steering.contract import Steering
 from components.steering.neutral import Neutral
 
@@ -36,17 +36,17 @@ def with_doses(
     text = Neutral(text.tokens[:few], text.mask[:few])
     plain = model.logits(text.tokens).log_softmax(dim=-1) if text.mask.any() else None
     found = {
-        id(s): measured(model, s.candidate.steering, s.strength, text, plain)
+        id(s): dict(
+            zip(
+                ("dose", "kl_95"),
+                measured(model, s.candidate.steering, s.strength, text, plain),
+                strict=True,
+            )
+        )
         for s in final
         if s.candidate.steering and s.strength is not None and plain is not None
     }
-
-    def told(s: Steered) -> Steered:
-        dose, quantile = found.get(id(s), (None, None))
-        return dataclasses.replace(s, dose=dose, kl_95=quantile)
-
-    changed = {id(s): told(s) for s in steered}
-    return [changed[id(s)] for s in steered], [changed[id(s)] for s in final]
+    return entered(steered, final, found)
 
 
 def measured(

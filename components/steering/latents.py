@@ -155,8 +155,8 @@ class Latents:
             return f"{NO_EXPLANATIONS} (none by {whose})"
         latents = list(told)
         words = concept.text or concept.name.replace(".", " ").replace("_", " ")
-        vectors = meanings.embed([words, *told.values()])
-        likeness = torch.nn.functional.cosine_similarity(vectors[:1], vectors[1:]).numpy()
+        said = meanings.vectors(self._settings.explainer)
+        likeness = torch.nn.functional.cosine_similarity(meanings.embed([words]), said).numpy()
         scores = np.full(self._codes.get_shape()[1], np.nan)
         scores[latents] = likeness
         return scores

@@ -12,7 +12,6 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from components.device import Execution
-from components.model.latent_semantics import LatentSemantics
 from components.store import tables
 from components.store.stage import Inputs
 
@@ -31,6 +30,7 @@ class Meanings:
 
     explanations: pl.DataFrame
     embed: Callable[[Sequence[str]], Float32[Tensor, "text width"]]
+    _vectors: dict[str, Tensor] = dataclasses.field(default_factory=dict, repr=False)
 
     @classmethod
     def read(cls, inputs: Inputs, settings: Execution, config: SteerConfig) -> Meanings | None:
@@ -45,12 +45,12 @@ class Meanings:
             return None
         columns = ["latent", "explainer", "explanation"]
         told = tables.EXPLANATIONS.read(inputs["interpreted"]).select(columns).drop_nulls()
-        encoder = inputs["text_encoder"]
-        if not encoder.is_fitted_here:
-            return cls(told, lambda texts: encoder.load_encoder(settings).embed(texts))
-        documents = tables.DOCUMENTS.read(inputs["corpus"]).filter(pl.col("split") == "select")
-        texts = [*told["explanation"].to_list(), *documents["text"].to_list()]
-        return cls(told, LatentSemantics(texts, config.seed).embed)
+
+        def texts() -> list[str]:
+            documents = tables.DOCUMENTS.read(inputs["corpus"]).filter(pl.col("split") == "select")
+            return [*told["explanation"].to_list(), *documents["text"].to_list()]
+
+        return cls(told, inputs["text_encoder"].ready(settings, texts, config.seed).embed)
 
     def of(self, explainer: str = "") -> dict[int, str]:
         """Latent -> what this explainer says of it; by default the first in the table."""
@@ -59,3 +59,9 @@ class Meanings:
         name = explainer or self.explanations["explainer"][0]
         own = self.explanations.filter(pl.col("explainer") == name)
         return dict(own.select("latent", "explanation").iter_rows())
+
+    def vectors(self, explainer: str) -> Float32[Tensor, "latent width"]:
+        """Of what this explainer says, in the order of `of`; given once, whoever asks."""
+        if explainer not in self._vectors:
+            self._vectors[explainer] = self.embed(list(self.of(explainer).values()))
+        return self._vectors[explainer]

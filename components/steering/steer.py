@@ -32,7 +32,7 @@ from components.device import Execution
 from components.model.language_model import LanguageModel
 from components.report.scores import write
 from components.steering.by_concept import by_concept, by_judge
-from components.steering.choice import Steered, choose, contested
+from components.steering.choice import Steered, choose, contested, entered
 from components.steering.comparison import Comparison
 from components.steering.composite import FLUENCY
 from components.steering.config import SteerConfig, embeds
@@ -314,9 +314,12 @@ def _with_cost(
     measured = yield from meter.run(
         costs(model, chosen, text), "costs on other text", text.tokens.numel()
     )
-    cost = {id(s): float(kl) for s, kl in zip(final, measured, strict=True) if math.isfinite(kl)}
-    changed = {id(s): dataclasses.replace(s, **{column: cost.get(id(s))}) for s in steered}
-    return [changed[id(s)] for s in steered], [changed[id(s)] for s in final]
+    cost = {
+        id(s): {column: float(kl)}
+        for s, kl in zip(final, measured, strict=True)
+        if math.isfinite(kl)
+    }
+    return entered(steered, final, cost)
 
 
 def _write(

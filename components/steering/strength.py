@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -106,18 +106,22 @@ def at_costs(
         budgets: nats a token.
         first: strengths to begin with; NaN where none is known.
     """
-    searches = {
-        (i, j): _Search(budget, float(first[i, j]) if np.isfinite(first[i, j]) else 1.0)
-        for i, steering in enumerate(steerings)
-        for j, budget in enumerate(budgets)
-        if steering.graded
-    }
+    searches = [
+        [
+            _Search(budget, float(start) if np.isfinite(start) else 1.0)
+            for budget, start in zip(budgets, starts, strict=True)
+            if steering.graded
+        ]
+        for steering, starts in zip(steerings, first, strict=True)
+    ]
+    ungraded: dict[int, float] = {}
     kept: dict[tuple[int, float], Sequence[tuple[Job, Any]]] = {}
     for number in range(ROUNDS):
         wanted: dict[tuple[int, float], None] = dict.fromkeys(
             (i, strength)
-            for (i, j), search in searches.items()
-            if j >= 0 and (strength := search.proposed(number)) is not None
+            for i, of_steering in enumerate(searches)
+            for search in of_steering
+            if (strength := search.proposed(number)) is not None
         )
         if number == 0:
             wanted |= dict.fromkeys((i, 1.0) for i, s in enumerate(steerings) if not s.graded)
@@ -131,26 +135,26 @@ def at_costs(
         ]
         texts = yield from writer.write(jobs, side_effects=True)
         n = len(prompts) * n_samples
-        for place, start in zip(wanted, range(0, len(jobs), n), strict=True):
+        for (i, strength), start in zip(wanted, range(0, len(jobs), n), strict=True):
             written = texts[start : start + n]
             kl = _mean_cost(written)
-            kept[place] = list(zip(jobs[start : start + n], written, strict=True))
-            for (i, _), search in searches.items():
-                if i == place[0]:
-                    search.measured[place[1]] = kl
-            if not steerings[place[0]].graded:
-                searches[place[0], -1] = _Search(kl, 1.0, {1.0: kl})
-        _forget(kept, searches)
-    found = []
-    for i, steering in enumerate(steerings):
-        if steering.graded:
-            found.append([searches[i, j].found() for j in range(len(budgets))])
-        else:
-            kl = searches[i, -1].budget
-            found.append([Found(1.0, kl if math.isfinite(kl) else None)] * len(budgets))
+            kept[i, strength] = list(zip(jobs[start : start + n], written, strict=True))
+            for search in searches[i]:
+                search.measured[strength] = kl
+            if not steerings[i].graded:
+                ungraded[i] = kl
+        ended = {(i, search.nearest) for i, of in enumerate(searches) for search in of}
+        ended |= {(i, 1.0) for i, kl in ungraded.items() if math.isfinite(kl)}
+        for place in kept.keys() - ended:  # no search will come to its text
+            del kept[place]
     for texts in kept.values():
         writer.keep(texts)
-    return found
+    return [
+        [search.found() for search in searches[i]]
+        if steering.graded
+        else [Found(1.0, ungraded[i] if math.isfinite(ungraded[i]) else None)] * len(budgets)
+        for i, steering in enumerate(steerings)
+    ]
 
 
 @dataclasses.dataclass
@@ -235,15 +239,6 @@ def _mean_cost(texts: Sequence[Continuation]) -> float:
     measured = [(text.kl_reverse, text.n_tokens) for text in texts if text.kl_reverse is not None]
     n = sum(n_tokens for _, n_tokens in measured)
     return sum(kl * n_tokens for kl, n_tokens in measured) / n if n else math.inf
-
-
-def _forget(
-    kept: dict[tuple[int, float], Any], searches: Mapping[tuple[int, int], _Search]
-) -> None:
-    """Drops the texts of strengths that no search will come to."""
-    there = {(i, search.nearest) for (i, _), search in searches.items()}
-    for place in [place for place in kept if place not in there]:
-        del kept[place]
 
 
 def costs(

@@ -159,14 +159,11 @@ def _texts(steer: Artifact, frame: pl.DataFrame) -> None:
     method = str(right.selectbox("Method", methods))
     # none but added vectors before
     scale = steer.facts.get("scales", {}).get(method, "mean activation norms")
-    used = runs.table(STRENGTHS, steer).filter(
-        pl.col("concept").eq_missing(concept) | pl.col("concept").is_null(),
-        pl.col("method") == method,
-        (pl.col("kl_budget") == budget) | pl.col("kl_budget").is_null(),
-    )
     # of several candidates, the one whose texts follow
-    tested = of.filter(pl.col("method") == method, pl.col("split") == "test")
-    used = used.filter(pl.col("replicate").is_in(tested["replicate"].unique().to_list()))
+    used = views.scores.written_with(
+        runs.table(STRENGTHS, steer), runs.table(GENERATIONS, steer), method, concept
+    )
+    used = used.filter((pl.col("kl_budget") == budget) | pl.col("kl_budget").is_null())
     for row in used.head(1).iter_rows(named=True):
         latent = f" · latent {row['latent']}" if row["latent"] is not None else ""
         st.caption(

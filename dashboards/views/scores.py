@@ -147,6 +147,29 @@ def concepts_by_kind(report: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def written_with(
+    strengths: pl.DataFrame, generations: pl.DataFrame, method: str, concept: str | None
+) -> pl.DataFrame:
+    """Rows of STRENGTHS with which a method wrote test text for a concept (a steering that belongs
+    to none serves all), the smallest budget first.
+
+    Args:
+        strengths: the STRENGTHS table.
+        generations: the GENERATIONS table.
+        method: its name.
+        concept: None for a steering that belongs to none.
+    """
+    of = (
+        pl.col("method") == method,
+        pl.col("concept").is_null() | pl.col("concept").eq_missing(concept),
+    )
+    tested = generations.filter(*of, pl.col("split") == "test")
+    used = strengths.filter(*of, pl.col("coefficient").is_not_null())
+    places = ["replicate", "kl_budget"]
+    used = used.join(tested, on=places, how="semi", nulls_equal=True, maintain_order="left")
+    return used.sort("kl_budget", "replicate")
+
+
 def contrasts(against: pl.DataFrame) -> pl.DataFrame:
     """The CONTRASTS table as a reader's: tested families first, largest difference first."""
     order = pl.col("family").replace_strict({"primary": 0, "pairs": 1}, default=2)

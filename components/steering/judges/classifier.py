@@ -104,9 +104,7 @@ class Classifier(Judge):
 
     def silence(self) -> str | None:
         """That no target can be judged."""
-        if len(self._refused) < len(self.material.targets):
-            return None
-        return next(iter(self._refused.values()), "there is no target")
+        return self.all_refused()
 
     def _try(self, material: Material) -> None:
         """Refuses targets that it does not tell on labelled passages."""

@@ -86,9 +86,7 @@ class ConceptMasked(Judge):
 
     def silence(self) -> str | None:
         """That no concept can be judged."""
-        if self._masked:
-            return None
-        return next(iter(self._refused.values()), "there is no target")
+        return self.all_refused()
 
     def _unfit(
         self, fitted: ConceptClassifier, words: frozenset[str], material: Material, column: int

@@ -159,9 +159,7 @@ class Meaning(Judge):
 
     def silence(self) -> str | None:
         """That no target can be judged."""
-        if len(self._refused) < len(self.material.targets):
-            return None
-        return next(iter(self._refused.values()), "there is no target")
+        return self.all_refused()
 
     def _windows(self, text: str) -> list[str]:
         words, size = text.split(), self.settings.window

@@ -123,9 +123,7 @@ class Readback(Judge):
 
     def silence(self) -> str | None:
         """That no target can be read back."""
-        if len(self._refused) < len(self.material.targets):
-            return None
-        return next(iter(self._refused.values()), "there is no target")
+        return self.all_refused()
 
     def top_passage(self, column: int) -> str | None:
         """The real passage in which the target's latent is most active; None where it is active in

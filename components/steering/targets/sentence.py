@@ -17,7 +17,6 @@ from pydantic import Field, PositiveInt
 
 from components.config import Config
 from components.errors import InputError
-from components.model.latent_semantics import LatentSemantics
 from components.steering.latent_targets import Latents, Windows, WindowsConfig, explained
 from components.steering.targeting import Ground, Targets, targets
 from components.store import tables
@@ -75,12 +74,13 @@ class Sentence(Targets):
                 "run the stage interpret on this dictionary, raise interpret.latents, or steer "
                 "towards latents (steer.targets.kind=latents)"
             )
-        if ground.text_encoder.is_fitted_here:
+
+        def texts() -> list[str]:
             documents = tables.DOCUMENTS.scan(ground.subject.corpus)
-            texts = documents.filter(pl.col("split") == "explain").select("text").collect()
-            encoder = LatentSemantics(texts["text"].to_list(), ground.config.seed)
-        else:
-            encoder = ground.text_encoder.load_encoder(ground.execution)
+            explain = documents.filter(pl.col("split") == "explain").select("text").collect()
+            return explain["text"].to_list()
+
+        encoder = ground.text_encoder.ready(ground.execution, texts, ground.config.seed)
         wanted, there = (
             torch.nn.functional.normalize(encoder.embed(texts).float().cpu(), dim=1)
             for texts in (self.settings.sentences, said["explanation"].to_list())
