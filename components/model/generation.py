@@ -10,7 +10,7 @@ logit in float32), which moves a token only when the number falls that near a bo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from jaxtyping import Float, Float64, Int64
@@ -31,6 +31,7 @@ def generate(
     seeds: Sequence[int],
     intervention: Intervention = NOTHING,
     stop: Collection[int] | None = None,
+    watch: Callable[[Float[Tensor, "row V"]], object] | None = None,
 ) -> list[list[int]]:
     """Continues every prompt.
 
@@ -44,6 +45,8 @@ def generate(
         intervention: applied to the prompt and at every step, its edits each at their own
             positions; what it has for each row goes by prompt.
         stop: token ids that end a row; those of the model when absent.
+        watch: is given the logits of each step that tokens are drawn from, before the temperature;
+            not where the intervention has a decoding of its own, which writes several times.
 
     Returns:
         The new token ids of each row, without the one that ended it.
@@ -61,7 +64,8 @@ def generate(
     )
 
     def write(rows: Sequence[Sequence[int]], seeds: Sequence[int]) -> list[list[int]]:
-        return _sampled(model, rows, max_new_tokens, temperature, seeds, intervention, ends)
+        seen = None if intervention.decoding else watch
+        return _sampled(model, rows, max_new_tokens, temperature, seeds, intervention, ends, seen)
 
     return (
         intervention.decoding(write, prompts, seeds)
@@ -78,6 +82,7 @@ def _sampled(
     seeds: Sequence[int],
     intervention: Intervention,
     ends: Int64[Tensor, " end"],
+    watch: Callable[[Tensor], object] | None,
 ) -> list[list[int]]:
     """Token after token for all rows, until each has ended."""
     rows = intervention.prefixed(model, prompts)
@@ -92,6 +97,8 @@ def _sampled(
             logits = continuation.next_logits()
             if intervention.logits:
                 logits = intervention.logits(logits[:, None], continuation.tokens)[:, 0]
+            if watch:
+                watch(logits)
             chosen = _choose(logits, temperature, streams, step)
             made.append(torch.where(done, -1, chosen))
             done |= torch.isin(chosen, ends)

@@ -39,6 +39,7 @@ from components.steering.config import SteerConfig, embeds
 from components.steering.contract import Concept, JudgeServices, MethodServices
 from components.steering.contrasts import contrasts
 from components.steering.dose import with_doses
+from components.steering.journal import Journal
 from components.steering.ledger import Ledger
 from components.steering.material import read_material, read_prompts, too_short
 from components.steering.meanings import Meanings
@@ -107,7 +108,12 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     concepts = targeted.concepts
     prompts = {split: read_prompts(corpus, model, split, config) for split in ("validate", "test")}
     writer = Writer(
-        model, config.max_new_tokens, config.temperature, config.seed, config.batch_size
+        model,
+        config.max_new_tokens,
+        config.temperature,
+        config.seed,
+        config.batch_size,
+        journal=Journal.within(folder),
     )
     meter = Meter(config, prompts, inputs.get("untrained") is not None)
     yield meter.progress(meter.plan(len(concepts)))
@@ -149,7 +155,7 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     texts = _Texts(prompts, config.n_samples, writer, meter, ledger)
     final = yield from texts.choose(steered, proposals.controls)
     for column, text in (("kl_elsewhere", elsewhere), ("kl_whole", whole)):
-        steered, final = yield from _with_cost(column, text, steered, final, model, meter)
+        steered, final = yield from _with_cost(column, text, steered, final, writer, meter)
     steered, final = with_doses(model, steered, final, elsewhere)
     yield from texts.test(final)
 
@@ -222,7 +228,7 @@ def _at_strengths(
     """Every candidate at the strength of each budget: neutral text says where to look, text after
     validate prompts what it costs."""
     steerings, budgets = proposals.steerings, config.kl_budgets
-    work = calibrate(writer.model, steerings, neutral, budgets)
+    work = calibrate(writer.model, steerings, neutral, budgets, journal=writer.journal)
     bracket = yield from meter.run(work, "where strengths lie", meter.bracket)
     search = at_costs(writer, prompts, config.n_samples, steerings, budgets, bracket[..., 0])
     found = yield from meter.run(search, "strengths", meter.tested)
@@ -302,7 +308,7 @@ def _with_cost(
     text: Neutral,
     steered: Sequence[Steered],
     final: Sequence[Steered],
-    model: LanguageModel,
+    writer: Writer,
     meter: Meter,
 ) -> Iterator[Progress]:
     """All, and the chosen among them, with what the chosen cost on this text."""
@@ -312,7 +318,8 @@ def _with_cost(
         if s.candidate.steering and s.strength is not None
     ]
     measured = yield from meter.run(
-        costs(model, chosen, text), "costs on other text", text.tokens.numel()
+        costs(writer.model, chosen, text, journal=writer.journal),
+        "costs on other text", text.tokens.numel()
     )
     cost = {
         id(s): {column: float(kl)}

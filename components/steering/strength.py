@@ -24,6 +24,7 @@ from components.model.divergence import Ruler, ruler, ruler_of_vectors, strength
 from components.model.intervention import Intervention
 from components.model.language_model import LanguageModel
 from components.steering.contract import Continuation, Steering
+from components.steering.journal import Journal
 from components.steering.neutral import Neutral
 from components.steering.writer import Job, Prompt, Writer
 
@@ -46,6 +47,7 @@ def calibrate(
     neutral: Neutral,
     budgets: Sequence[float],
     batch: int = 32,
+    journal: Journal | None = None,
 ) -> Generator[int, None, Float[np.ndarray, "steering budget 2"]]:
     """Strength and KL on neutral text of each steering at each budget; NaN where no strength costs
     it.
@@ -56,17 +58,20 @@ def calibrate(
     measured = np.full((len(steerings), len(budgets), 2), np.nan)
     if not neutral.mask.any():
         return measured
+    journal = journal or Journal()
     for part in _parts(steerings, batch):
         rows = [steerings[i] for i in part]
-        measure = _ruler(model, rows, neutral, [1.0] * len(rows))
-        if rows[0].graded:
-            search = {} if rows[0].added() else WIDEST
-            measured[part] = torch.stack(
-                strengths_for_budgets(measure, len(rows), budgets, **search), dim=-1
-            ).numpy()
-        else:
+
+        def searched(rows: Sequence[Steering] = rows) -> list[Any]:
+            measure = _ruler(model, rows, neutral, [1.0] * len(rows))
+            if rows[0].graded:
+                search = {} if rows[0].added() else WIDEST
+                found = strengths_for_budgets(measure, len(rows), budgets, **search)
+                return torch.stack(found, dim=-1).tolist()
             cost = measure(torch.arange(len(rows)), torch.ones(len(rows)))
-            measured[part] = torch.stack([torch.ones_like(cost), cost], dim=-1)[:, None].numpy()
+            return torch.stack([torch.ones_like(cost), cost], dim=-1)[:, None].tolist()
+
+        measured[part] = journal.remember(["where strengths lie", list(budgets), rows], searched)
         yield len(part)
     return measured
 
@@ -246,6 +251,7 @@ def costs(
     steerings: Sequence[tuple[Steering, float]],
     neutral: Neutral,
     batch: int = 32,
+    journal: Journal | None = None,
 ) -> Generator[int, None, Float[np.ndarray, " steering"]]:
     """Mean KL in nats a token of each (steering, strength) on this text; NaN where it has no token.
 
@@ -254,10 +260,15 @@ def costs(
     measured = np.full(len(steerings), np.nan)
     if not neutral.mask.any():
         return measured
+    journal = journal or Journal()
     for part in _parts([steering for steering, _ in steerings], batch):
         rows, strengths = [steerings[i][0] for i in part], [steerings[i][1] for i in part]
-        measure = _ruler(model, rows, neutral, strengths)
-        measured[part] = measure(torch.arange(len(part)), torch.ones(len(part))).numpy()
+
+        def ruled(rows: Sequence[Steering] = rows, strengths: list[float] = strengths) -> list[Any]:
+            measure = _ruler(model, rows, neutral, strengths)
+            return measure(torch.arange(len(rows)), torch.ones(len(rows))).tolist()
+
+        measured[part] = journal.remember(["cost", neutral.tokens, rows, strengths], ruled)
         yield len(part)
     return measured
 

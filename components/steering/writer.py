@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Generator, Hashable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from components.model.intervention import NOTHING, Intervention, logits_under
 from components.model.language_model import LanguageModel
 from components.seeds import derive
 from components.steering.contract import Continuation, Steering
+from components.steering.journal import Journal
 
 LOGITS_AT_ONCE = 2**26
 """Entries of one tensor of logits, at most (256 MiB)."""
@@ -80,6 +82,7 @@ class Writer:
         seed: of sampling.
         batch_size: rows at a time.
         known: what was written and is not to be written again (`keep`).
+        journal: what an interrupted run wrote.
     """
 
     model: LanguageModel
@@ -88,6 +91,7 @@ class Writer:
     seed: int
     batch_size: int
     known: dict[Hashable, Continuation] = dataclasses.field(default_factory=dict)
+    journal: Journal = dataclasses.field(default_factory=Journal)
 
     def keep(self, written: Sequence[tuple[Job, Continuation]]) -> None:
         """Keeps text: whoever asks for it again has it at once."""
@@ -112,9 +116,8 @@ class Writer:
         }
         left = [i for i in sorted(first.values()) if i not in done]
         for batch in _batches(jobs, left, self.batch_size):
-            done.update(
-                zip(batch, self._write([jobs[i] for i in batch], side_effects), strict=True)
-            )
+            texts = self._remembered([jobs[i] for i in batch], side_effects)
+            done.update(zip(batch, texts, strict=True))
             yield len(batch)
         return [done[i] for i in same]
 
@@ -130,10 +133,18 @@ class Writer:
         prompts: Sequence[Sequence[int]],
         written: Sequence[Sequence[int]],
         jobs: Sequence[Job] | None = None,
+        drawn_from: Float[Tensor, "row step V"] | None = None,
     ) -> Float[np.ndarray, "row 3"]:
         """Means over what was written, nats a token: loss under the unsteered model, and where jobs
         are given what their steerings do to the predictions of these tokens, KL(plain || steered)
         and KL(steered || plain); NaN for nothing.
+
+        Args:
+            prompts: token ids.
+            written: what came after each.
+            jobs: with their steerings.
+            drawn_from: logits that each token was drawn from; None: the text is read once more
+                under its steering.
         """
         measured = np.full((len(prompts), 3), np.nan)
         rows = [i for i, new in enumerate(written) if len(new)]
@@ -146,48 +157,84 @@ class Writer:
         for part in (rows[start : start + at_once] for start in range(0, len(rows), at_once)):
             texts = [[*prompts[i], *written[i]] for i in part]
             tokens = torch.tensor([text + [0] * (width - len(text)) for text in texts])
-            # the first position that predicts a token that was written
-            first = min(len(prompts[i]) for i in part) - 1
-            position = torch.arange(first, width - 1)
-            begins, ends = (
-                torch.tensor(list(map(len, of)))[:, None]
-                for of in ([prompts[i] for i in part], texts)
-            )
-            weight = ((position >= begins - 1) & (position < ends - 1)).double()
-            weight /= weight.sum(dim=1, keepdim=True)
+            begins = torch.tensor([len(prompts[i]) for i in part])[:, None]
+            lengths = torch.tensor([len(written[i]) for i in part])[:, None]
+            step = torch.arange(int(lengths.max()))[None]
+            # of each row the positions at which its tokens were predicted, in order
+            at = (begins - 1 + step).clamp(max=width - 2)
+            weight = (step < lengths).double() / lengths
+
+            def predictions(logits: Tensor, at: Tensor = at) -> Tensor:
+                return logits.take_along_dim(at[..., None].to(logits.device), 1).log_softmax(-1)
 
             def mean(values: Tensor, weight: Tensor = weight) -> np.ndarray:
                 return (values.double().cpu() * weight).sum(dim=1).numpy()
 
-            plain = self.model.logits(tokens)[:, first:-1].log_softmax(dim=-1)
-            targets = tokens[:, first + 1 :, None].to(plain.device)
+            plain = predictions(self.model.logits(tokens))
+            targets = tokens.take_along_dim(at + 1, 1)[..., None].to(plain.device)
             measured[part, 0] = mean(-plain.gather(-1, targets)[..., 0])
             if jobs is None:
                 continue
-            intervention = _intervention([jobs[i] for i in part])
-            steered = logits_under(self.model, tokens, intervention, begins[:, 0])
-            steered = steered[:, first:-1].log_softmax(dim=-1)
-            measured[part, 1] = mean((plain.exp() * (plain - steered)).sum(dim=-1))
-            measured[part, 2] = mean((steered.exp() * (steered - plain)).sum(dim=-1))
+            if drawn_from is None:
+                intervention = _intervention([jobs[i] for i in part])
+                steered = predictions(
+                    logits_under(self.model, tokens, intervention, begins[:, 0])
+                )
+            else:
+                steered = drawn_from[part, : step.shape[1]].log_softmax(dim=-1)
+            measured[part, 1] = mean(_divergence(plain, steered))
+            measured[part, 2] = mean(_divergence(steered, plain))
         return measured
+
+    def _remembered(self, jobs: Sequence[Job], side_effects: bool) -> list[Continuation]:
+        """A batch, from the journal where it stands there."""
+
+        def written() -> list[list[Any]]:
+            return [list(vars(text).values()) for text in self._write(jobs, side_effects)]
+
+        asked = [
+            [job.prompt.tokens, job.prompt.number, job.sample, job.steering, job.strength]
+            for job in jobs
+        ]
+        return [
+            Continuation(*fields)
+            for fields in self.journal.remember(["text", side_effects, asked], written)
+        ]
 
     def _write(self, jobs: Sequence[Job], side_effects: bool) -> list[Continuation]:
         prompts = [job.prompt.tokens for job in jobs]
+        intervention = _intervention(jobs)
+        logits: list[Tensor] = []
+        fits = len(jobs) * self.max_new_tokens * self.model.vocab_size <= LOGITS_AT_ONCE
+        watched = side_effects and fits and not intervention.decoding
         written = generate(
             self.model,
             prompts,
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
             seeds=[derive(self.seed, "generate", job.prompt.number, job.sample) for job in jobs],
-            intervention=_intervention(jobs),
+            intervention=intervention,
+            watch=logits.append if watched else None,
         )
         texts = self.model.tokenizer.batch_decode(written, skip_special_tokens=True)
-        measured = self._measured(prompts, written, jobs if side_effects else None).tolist()
+        measured = self._measured(
+            prompts,
+            written,
+            jobs if side_effects else None,
+            torch.stack(logits, dim=1) if logits else None,
+        ).tolist()
         results = zip(jobs, texts, written, measured, strict=True)
         return [
             continuation(text, len(new), *each, prompt=job.prompt.text)
             for job, text, new, each in results
         ]
+
+
+def _divergence(
+    p: Float[Tensor, "row step V"], q: Float[Tensor, "row step V"]
+) -> Float[Tensor, "row step"]:
+    """KL(p || q) of log-probabilities."""
+    return (p.exp() * (p - q)).sum(dim=-1)
 
 
 def _same(job: Job) -> Hashable:
