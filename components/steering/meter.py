@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from components.steering.writer import Prompt
 
 Result = TypeVar("Result")
+BRACKET_SHARE = 4
+"""The search for strengths begins on one part in so many of the neutral text."""
 
 
 class Meter:
@@ -30,7 +32,7 @@ class Meter:
         continuation: tokens for one continuation, read once more to measure its loss.
         tested: tokens for one of a test prompt, read once more to measure what the steering costs
             on it.
-        calibration: tokens for one steering: about four measurements on neutral text for each
+        calibration: tokens for one steering: about four measurements on some neutral text for each
             budget, and a few rounds of text after validate prompts.
     """
 
@@ -48,7 +50,7 @@ class Meter:
         longest = max(len(prompt.tokens) for of_split in prompts.values() for prompt in of_split)
         self.continuation, self.tested = (n * (longest + config.max_new_tokens) for n in (2, 3))
         n_budgets = len(config.kl_budgets)
-        self.bracket = 4 * config.neutral_tokens * n_budgets
+        self.bracket = 4 * config.neutral_tokens // BRACKET_SHARE * n_budgets
         rounds = round(EXPECTED_ROUNDS * n_budgets * self._n["validate"])
         self.calibration = self.bracket + rounds * self.tested
         most = max((n for kind, n, _ in self._entries if not kind.control), default=0)

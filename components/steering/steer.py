@@ -44,7 +44,7 @@ from components.steering.ledger import Ledger
 from components.steering.material import read_material, read_prompts, too_short
 from components.steering.meanings import Meanings
 from components.steering.measures import declared
-from components.steering.meter import Meter
+from components.steering.meter import BRACKET_SHARE, Meter
 from components.steering.neutral import Neutral
 from components.steering.panel import Panel
 from components.steering.proposals import Proposals, propose
@@ -228,7 +228,9 @@ def _at_strengths(
     """Every candidate at the strength of each budget: neutral text says where to look, text after
     validate prompts what it costs."""
     steerings, budgets = proposals.steerings, config.kl_budgets
-    work = calibrate(writer.model, steerings, neutral, budgets, journal=writer.journal)
+    few = -(-len(neutral.tokens) // BRACKET_SHARE)  # it only says where to begin
+    begin = Neutral(neutral.tokens[:few], neutral.mask[:few])
+    work = calibrate(writer.model, steerings, begin, budgets, journal=writer.journal)
     bracket = yield from meter.run(work, "where strengths lie", meter.bracket)
     search = at_costs(writer, prompts, config.n_samples, steerings, budgets, bracket[..., 0])
     found = yield from meter.run(search, "strengths", meter.tested)

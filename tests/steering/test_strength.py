@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from components.steering.strength import ROUNDS, TOLERANCE, _Search
@@ -13,8 +14,8 @@ from components.steering.strength import ROUNDS, TOLERANCE, _Search
 def searched(cost: Callable[[float], float], first: float = 1.0, budget: float = 0.2) -> _Search:
     """After as many rounds as it wants."""
     search = _Search(budget, first)
-    for number in range(ROUNDS):
-        strength = search.proposed(number)
+    for _ in range(ROUNDS):
+        strength = search.proposed()
         if strength is None:
             break
         search.measured[strength] = cost(strength)
@@ -27,6 +28,20 @@ def test_it_finds_a_strength_within_a_tenth_wherever_it_begins(scale: float, pow
     found = searched(lambda s: 0.2 * (s / scale) ** power).found()
     assert found.strength is not None and found.kl is not None
     assert abs(found.kl / 0.2 - 1) <= TOLERANCE
+
+
+def test_where_luck_is_new_at_each_strength_few_rounds_are_enough() -> None:
+    random = np.random.default_rng(0)
+    rounds = []
+    for _ in range(200):
+        scale, power = math.exp(random.normal(0, 0.1)), random.uniform(3.5, 6)
+        search = searched(
+            lambda s, scale=scale, power=power: (
+                0.2 * (s / scale) ** power * math.exp(random.normal(0, 0.18))
+            )
+        )
+        rounds.append(len(search.measured))
+    assert np.mean(rounds) < 3.5
 
 
 def test_costs_that_are_no_numbers_count_as_too_much() -> None:
