@@ -89,5 +89,9 @@ COSTS = {
 
 def declared(names: Sequence[str]) -> Measures:
     """All measures of an experiment in which these judges stand beside the one that measures."""
-    beside = (PANEL_MEASURE if name == PANEL else judges[name].measure for name in names)
-    return Measures.declared("steer", (*MEASURES, *beside))
+    of_judges = {
+        measure.name: measure
+        for _, judge in judges.items()
+        for measure in (judge.measure, *judge.parts)
+    } | {PANEL: PANEL_MEASURE}
+    return Measures.declared("steer", (*MEASURES, *(of_judges[name] for name in names)))

@@ -26,11 +26,13 @@ from typing import Any
 import torch
 
 from components.capture.arrays import NO_TEXT
+from components.client.forecast import refuse_without_leave
 from components.concept import classifier, probe
 from components.corpus.contract import content_number
 from components.device import Execution
 from components.model.language_model import LanguageModel
 from components.report.scores import write
+from components.steering import asked
 from components.steering.by_concept import by_concept, by_judge
 from components.steering.choice import Steered, choose, contested, entered
 from components.steering.comparison import Comparison
@@ -97,6 +99,7 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     corpus = subject.corpus
     if why := config.targeted.obstacle(corpus, config):
         return (yield from nothing(why))
+    client = asked.client_of(config, settings)
     model: LanguageModel = inputs["model"].load(settings)
     if "generation" not in model.capabilities:
         return (yield from nothing("the model does not generate text"))
@@ -110,7 +113,9 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
         model, config.max_new_tokens, config.temperature, config.seed, config.batch_size
     )
     meter = Meter(config, prompts, inputs.get("untrained") is not None)
-    yield meter.progress(meter.plan(len(concepts)))
+    plan = meter.plan(len(concepts))
+    refuse_without_leave(STEER.name, asked.forecast(config, meter, settings), settings)
+    yield meter.progress(plan)
 
     # Who judges, and which concepts can be judged and decoded.
     n_plain = max(config.n_samples, -(-config.band_texts // len(prompts["validate"])))
@@ -120,7 +125,9 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     panel = Panel.fitted(
         config,
         material,
-        JudgeServices(settings, config.seed, model, subject.dictionary, inputs.get("text_encoder")),
+        JudgeServices(
+            settings, config.seed, model, subject.dictionary, inputs.get("text_encoder"), client
+        ),
     )
     refused = {**panel.refusals(), **targeted.refusals(config.gate)}
     passed = [column for column, concept in enumerate(concepts) if concept.name not in refused]
@@ -152,6 +159,7 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
         steered, final = yield from _with_cost(column, text, steered, final, model, meter)
     steered, final = with_doses(model, steered, final, elsewhere)
     yield from texts.test(final)
+    yield from texts.ask(config.seed)
 
     save(folder, proposals.candidates)
     limits = "; ".join(filter(None, (too_short(material), targeted.limit))) or None
@@ -159,7 +167,11 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     refusals = _refused_rows(comparison, proposals.methods)
     _write(folder, ledger, [*(s.row() for s in steered), *refusals], comparison)
     tables.TARGETS.write(folder, _target_rows(targeted, refused))
-    return _facts(config, subject, comparison, proposals, texts)
+    facts = _facts(config, subject, comparison, proposals, texts)
+    if client is None:
+        return facts
+    tables.CALLS.write(folder, client.account.rows())
+    return facts | {"asked": {"client": client.account.facts()}}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -209,6 +221,12 @@ class _Texts:
         work = self.writer.write([job for _, job in jobs], side_effects=True)
         texts = yield from self.meter.run(work, "test prompts", self.meter.tested)
         self.ledger.add_steered("test", jobs, texts)
+
+    def ask(self, seed: int) -> Iterator[Progress]:
+        """What judges that ask a language model say of the text after test prompts."""
+        for step in self.ledger.add_asked(seed):
+            told = f"asking: {step.done:,} of {step.total:,} {step.unit}"
+            yield dataclasses.replace(self.meter.progress(told), metrics=step.metrics)
 
 
 def _at_strengths(
@@ -405,6 +423,9 @@ def _entries(config: SteerConfig) -> Mapping[str, int]:
     entries[f"targets.{config.targets.kind}"] = targets.version(config.targets.kind)
     if files := config.targeted.files():
         entries["targets.files"] = content_number(files)
+    for name, files in asked.prompts(config).items():
+        entries[f"judge.{name}.bytes"] = content_number(files)
+    entries |= asked.numbers(config)
     return entries | {"probe": probe.VERSION, "classifier": classifier.VERSION}
 
 
@@ -451,6 +472,7 @@ def formula(config: SteerConfig, inputs: Mapping[str, Any], settings: Execution)
         ),
         alike=(model.key, config.methods, config.judges),
         probe=probe,
+        forecast=asked.forecast(config, meter, settings),
     )
 
 

@@ -448,7 +448,8 @@ JUDGEMENTS = Table(
         "off_target": (
             pl.List(pl.Float32),
             "the judge's value for every concept that passed the gate, in the order of the fact "
-            "`judged`; null where the text belongs to no concept, and has a row for each",
+            "`judged`; null where the text belongs to no concept, and has a row for each, and of "
+            "judges that ask a language model",
         ),
         "reason": (pl.String, "why there is no value"),
     },
@@ -570,7 +571,7 @@ FURTHER_JUDGES = Table(
         "judge": (pl.String, "who judges"),
         "value": (pl.Float64, "mean over generations, failures as 0"),
         "unsteered": (pl.Float64, "mean over plain text, failures left out"),
-        "n": (pl.Int64, "generations"),
+        "n": (pl.Int64, "generations, but for those that the judge was not asked about"),
         "n_failed": (
             pl.Int64,
             "generations that failed or that the judge gave no value, counted in n",
