@@ -12,6 +12,7 @@ from components.concept.gate import ProbeGate
 from components.config import Config, execution, names_of, refuse_unused, settings_of, union_of
 from components.errors import ConfigError
 from components.registry import Registry
+from components.steering.answers import AnswersConfig
 from components.steering.comparison import UNTRAINED
 from components.steering.composite import FLUENCY, RELEVANCE
 from components.steering.contract import SteeringControl, SteeringMethod, controls, judges, methods
@@ -103,6 +104,8 @@ class SteerConfig(Config):
     band_texts: PositiveInt = 256
     """Unsteered continuations of validate prompts, and real passages, whose loss sets the fluency
     band."""
+    answers: AnswersConfig = AnswersConfig()
+    """Multiple-choice items on which chosen steerings are tried, too."""
     seed: int = 0
     """Draws the concepts, the text, the control directions and the resamples."""
     batch_size: PositiveInt = execution(256)

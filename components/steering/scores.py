@@ -219,7 +219,7 @@ class _Scores:
         baseline = 0.0, f"mean of {self.n_others} controls{choice}"
         if names and all(name in floor for name in names):
             values = {n: (self.found[n][measure] or 0.0) - floor[n] for n in names}
-            interval = _over(values, kind, concepts)
+            interval = over(values, kind, concepts)
         elif names:
             absent = (
                 f"no mean of controls is known: {self.n_others} are too few for the same choice"
@@ -248,7 +248,7 @@ class _Scores:
             (self.found[c.name]["composite"] or 0.0) - (other[c.name]["composite"] or 0.0)
             for c in concepts
         ]
-        interval = _over(
+        interval = over(
             dict(zip([c.name for c in concepts], difference, strict=True)), kind, concepts
         )
         about = self._about(kind, concepts)
@@ -378,7 +378,7 @@ class _Scores:
 
     def _estimate(self, measure: str, kind: str, concepts: Sequence[Concept]) -> Interval:
         values = {name: row[column(measure)] or 0.0 for name, row in self.found.items()}
-        return _over(values, kind, concepts)
+        return over(values, kind, concepts)
 
     def _mean(self, concepts: Sequence[Concept], values: Mapping[str, float]) -> float | None:
         """The mean over these concepts, kinds weighing the same; None where a concept has no
@@ -440,7 +440,7 @@ class _Scores:
         return row.get(f"{column(measure)}_missing") or 0 if of_judge else 0
 
     def _row(self, measure: str, interval: Interval, **about: Any) -> dict[str, Any]:
-        return _row(self.comparison, measure, interval, **self.who, **about)
+        return score_row(self.comparison, measure, interval, **self.who, **about)
 
 
 def _tested(row: Mapping[str, Any]) -> str | None:
@@ -455,7 +455,9 @@ def _tested(row: Mapping[str, Any]) -> str | None:
     return "; ".join(filter(None, [", ".join(told), row["reason"]])) or None
 
 
-def _over(values: Mapping[str, float], kind: str, concepts: Sequence[Concept]) -> Interval:
+def over(values: Mapping[str, float], kind: str, concepts: Sequence[Concept]) -> Interval:
+    """Mean over these concepts with Student's interval, 0 where one has no value; of `all`, kinds
+    weigh the same."""
     kinds = dict.fromkeys(c.kind for c in concepts)
     groups = [
         np.array([values.get(c.name, 0.0) for c in concepts if c.kind == of], np.float64)
@@ -481,10 +483,12 @@ def _gate(comparison: Comparison, kind: str) -> dict[str, Any]:
         "; ".join(told for told in (_refusals(comparison, concepts), comparison.limit) if told)
         or None
     )
-    return _row(comparison, "gate.passed", wilson(passed, len(concepts)), reason=reason, **about)
+    return score_row(
+        comparison, "gate.passed", wilson(passed, len(concepts)), reason=reason, **about
+    )
 
 
-def _row(
+def score_row(
     comparison: Comparison,
     measure: str,
     interval: Interval,
@@ -492,6 +496,7 @@ def _row(
     baseline: tuple[float, str] | None = None,
     **about: Any,
 ) -> dict[str, Any]:
+    """A row of the scores table; an interval without width is left out, with the reason."""
     # without width it would claim to be sure
     if interval.low is not None and interval.low == interval.high:
         interval = dataclasses.replace(interval, low=None, high=None)

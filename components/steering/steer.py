@@ -23,6 +23,7 @@ from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import torch
 
 from components.capture.arrays import NO_TEXT
@@ -31,8 +32,10 @@ from components.concept import classifier, probe
 from components.corpus.contract import content_number
 from components.device import Execution
 from components.model.language_model import LanguageModel
+from components.report.measure import Measures
 from components.report.scores import write
-from components.steering import asked
+from components.steering import answers, asked
+from components.steering.answers import Answers
 from components.steering.by_concept import by_concept, by_judge
 from components.steering.choice import Steered, choose, contested, entered
 from components.steering.comparison import Comparison
@@ -116,6 +119,7 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     plan = meter.plan(len(concepts))
     refuse_without_leave(STEER.name, asked.forecast(config, meter, settings), settings)
     yield meter.progress(plan)
+    items = Answers.read(config.answers, concepts, targeted.texts(), model, config.seed)
 
     # Who judges, and which concepts can be judged and decoded.
     n_plain = max(config.n_samples, -(-config.band_texts // len(prompts["validate"])))
@@ -158,6 +162,7 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     for column, text in (("kl_elsewhere", elsewhere), ("kl_whole", whole)):
         steered, final = yield from _with_cost(column, text, steered, final, model, meter)
     steered, final = with_doses(model, steered, final, elsewhere)
+    answered = yield from _answers(items, final, model, meter, config)
     yield from texts.test(final)
     yield from texts.ask(config.seed)
 
@@ -165,7 +170,8 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     limits = "; ".join(filter(None, (too_short(material), targeted.limit))) or None
     comparison = _comparison(config, subject, concepts, refused, panel, proposals, steered, limits)
     refusals = _refused_rows(comparison, proposals.methods)
-    _write(folder, ledger, [*(s.row() for s in steered), *refusals], comparison)
+    strengths = [*(s.row() for s in steered), *refusals]
+    _write(folder, ledger, strengths, comparison, answered)
     tables.TARGETS.write(folder, _target_rows(targeted, refused))
     facts = _facts(config, subject, comparison, proposals, texts)
     if client is None:
@@ -295,7 +301,7 @@ def _facts(
     scales = {name: entry.steering.scale for name, (entry, _) in config.method_kinds().items()}
     return (
         subject.facts
-        | declared(config.beside).facts()
+        | _declared(config).facts()
         | {
             "units": dict(subject.units),
             "measure": config.measure,
@@ -340,8 +346,26 @@ def _with_cost(
     return entered(steered, final, cost)
 
 
+def _answers(
+    items: Answers | None,
+    final: Sequence[Steered],
+    model: LanguageModel,
+    meter: Meter,
+    config: SteerConfig,
+) -> Generator[Progress, None, pl.DataFrame | None]:
+    """The ANSWERS table; None where no items are given."""
+    if items is None:
+        return None
+    work = items.rows(final, model, config.batch_size)
+    return tables.ANSWERS.frame((yield from meter.run(work, "answers", items.tokens)))
+
+
 def _write(
-    folder: Path, ledger: Ledger, strengths: list[dict[str, Any]], comparison: Comparison
+    folder: Path,
+    ledger: Ledger,
+    strengths: list[dict[str, Any]],
+    comparison: Comparison,
+    answered: pl.DataFrame | None,
 ) -> None:
     tables.GENERATIONS.write(folder, ledger.generations())
     tables.JUDGEMENTS.write(folder, ledger.judgements())
@@ -354,12 +378,11 @@ def _write(
     further = by_judge(reached, comparison)
     if further.height:
         tables.FURTHER_JUDGES.write(folder, further)
-    write(
-        folder,
-        STEER.name,
-        score_rows(results, reached, comparison, against),
-        declared(comparison.judges),
-    )
+    rows, measures = [*score_rows(results, reached, comparison, against)], ()
+    if answered is not None:
+        tables.ANSWERS.write(folder, answered)
+        rows, measures = [*rows, *answers.score_rows(answered, comparison)], answers.MEASURES
+    write(folder, STEER.name, rows, declared(comparison.judges, measures))
 
 
 def _nothing(
@@ -373,7 +396,7 @@ def _nothing(
     ):
         table.write(folder, [])
     save(folder, [])
-    measures = declared(config.beside)
+    measures = _declared(config)
     write(folder, STEER.name, [absent_row(named | {"n_seeds": n_seeds}, reason)], measures)
     empty = {
         "untrained": {},
@@ -412,6 +435,10 @@ def _refused_rows(comparison: Comparison, names: Sequence[str]) -> Iterator[dict
                 yield row | {"reason": f"gate, {reason}"}
 
 
+def _declared(config: SteerConfig) -> Measures:
+    return declared(config.beside, answers.MEASURES if config.answers.path else ())
+
+
 def _entries(config: SteerConfig) -> Mapping[str, int]:
     entries = {
         f"{table.noun}.{name}": table.version(name)
@@ -426,6 +453,9 @@ def _entries(config: SteerConfig) -> Mapping[str, int]:
     for name, files in asked.prompts(config).items():
         entries[f"judge.{name}.bytes"] = content_number(files)
     entries |= asked.numbers(config)
+    if config.answers.path:
+        entries["answers"] = answers.VERSION
+        entries["answers.files"] = content_number(config.answers.files())
     return entries | {"probe": probe.VERSION, "classifier": classifier.VERSION}
 
 

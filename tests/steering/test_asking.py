@@ -8,7 +8,7 @@ import dataclasses
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from components.client.contract import Reply, TokenLogprob
 from components.config import load, override
 from components.errors import ConfigError, InputError
 from components.report.tables import SCORES
+from components.steering.asked import forecast
 from components.steering.asking import FOLDER, NOBODY, AskingJudge
 from components.steering.composite import harmonic
 from components.steering.config import SteerConfig
@@ -34,7 +35,9 @@ from components.steering.contract import (
     judges,
 )
 from components.steering.judges.ratings import Rating
+from components.steering.meter import Meter
 from components.steering.steer import STEER
+from components.steering.writer import Prompt
 from components.store import tables
 from components.store.artifact import Artifact, Store, key_of
 from components.store.judgements import NOT_ASKED, UNPAIRED, judged
@@ -117,12 +120,13 @@ def test_preference_is_asked_in_both_orders_and_contradiction_is_a_tie(
     verdicts = preference.judge(texts)
     # more of the target; none on either side: the first is called better both times
     assert verdicts.values[:3, 0].tolist() == [1.0, 0.5, 0.5]
-    assert verdicts.values[3, 0] == 0.5 and not any("\nthe king ran .\n</text>\n\nB:\n<text>\nthe king ran ." in p for p in server.prompts)  # fmt: skip
+    twice = "A:\n<text>\nthe king ran .\n</text>\n\nB:\n<text>\nthe king ran .\n</text>"
+    assert verdicts.values[3, 0] == 0.5 and not any(twice in p for p in server.prompts)
     assert np.isnan(verdicts.values[4]).all() and verdicts.reasons[4] == UNPAIRED
     worse = preference.judge([text("the king ran .", plain="the cat saw the dog .")])
     assert worse.values[0, 0] == 0.0
     orders = [p for p in server.prompts if "the cat saw the dog" in p and "topic.animal" in p]
-    assert len(orders) == 4 and len(set(orders)) == 4
+    assert len(orders) == len(set(orders)) == 2, "the same questions from the other side"
 
 
 def test_yes_or_no_is_graded_and_nothing_else_is_an_answer(server: Server, tmp_path: Path) -> None:
@@ -257,7 +261,12 @@ def test_nothing_is_asked_twice_and_what_was_asked_stands_in_a_table(
     assert facts["asked"] == len(server.sent) and facts["usd"] == pytest.approx(server.usd)
     calls = tables.CALLS.read(artifact)
     assert calls.height == 100 and set(calls["label"].str.split(" ").list.first()) == {"judge"}
-    told = STEER.estimator.formula(config_of(server, folder), bench.inputs, CPU).forecast  # type: ignore[union-attr]
+    prompts = {
+        split: [Prompt(i, (0,) * 4) for i in range(len(of))] for split, of in PROMPTS.items()
+    }
+    meter = Meter(config_of(server, folder), prompts)
+    meter.plan(4)
+    told = forecast(config_of(server, folder), meter, CPU)
     assert told is not None and len(server.sent) <= told.calls < 10 * len(server.sent)
     again = made(config_of(server, folder), bench, folder / "again")
     assert len(server.sent) == facts["asked"] and again.key == artifact.key
