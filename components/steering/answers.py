@@ -63,6 +63,8 @@ MEASURES = (
 )  # fmt: skip
 ENDING = "\n\nAnswer: ("
 LETTERS = "AB"
+WORDS_OF_A_TEXT = 4
+"""A text that was learnt from and is shorter may stand in any question."""
 _CHOICES = re.compile(
     r"(.*?)\s*(?:\n\s*Choices:)?\s*\n\s*\(A\)\s*(.+?)\s*\n\s*\(B\)\s*(.+?)\s*(?:\n\s*Answer:.*)?",
     re.DOTALL,
@@ -417,13 +419,14 @@ def _read(config: AnswersConfig) -> Iterator[Item]:
 
 
 def _refuse_learnt(items: Sequence[Item], learnt: Sequence[str]) -> None:
-    """Refuses items whose question stands in a text that was learnt from."""
+    """Refuses items whose question stands in a text that was learnt from, or holds one."""
     texts = [_plain(text) for text in learnt]
+    long = [text for text in texts if len(text.split()) >= WORDS_OF_A_TEXT]
     for item in items:
         question = _plain(item.question)
-        if question and any(question in text for text in texts):
+        if any(question in text for text in texts) or any(text in question for text in long):
             raise InputError(
-                f"an item of steer.answers stands in a text of steer.targets, which is learnt from "
+                f"an item of steer.answers shares its text with steer.targets, which is learnt from "
                 f"({item.question[:80]!r}): what was learnt is no test; take such rows out of "
                 "one of the two files"
             )

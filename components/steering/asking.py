@@ -30,7 +30,14 @@ from components.client.reading import was_not_asked
 from components.config import Config, execution
 from components.errors import ConfigError
 from components.seeds import numpy_generator
-from components.steering.contract import Concept, Continuation, Judge, Material, Verdicts
+from components.steering.contract import (
+    Concept,
+    Continuation,
+    Judge,
+    JudgeServices,
+    Material,
+    Verdicts,
+)
 from components.store.judgements import NOT_ASKED
 from components.store.stage import Progress
 
@@ -78,6 +85,7 @@ class AskingJudge(Judge):
     asks: ClassVar[bool] = True
     names: ClassVar[tuple[str, ...]]
     shows: ClassVar[Mapping[str, tuple[str, ...]]]
+    services: JudgeServices
 
     @classmethod
     def files(cls, settings: Any) -> Sequence[Path]:

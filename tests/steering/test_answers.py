@@ -220,6 +220,11 @@ def test_items_that_were_learnt_from_are_refused(tmp_path: Path) -> None:
     read(path, model, learnt=["the cat sat one"])
     with pytest.raises(InputError, match="what was learnt is no test"):
         read(path, model, learnt=["Well, the cat ran one"])
+    said = [row('Would you say this?\n"I like the big sea"', "Yes", "No")]
+    path = file_of(tmp_path, said)
+    read(path, model, learnt=["you", "like the big cat"])
+    with pytest.raises(InputError, match="shares its text with steer.targets"):
+        read(path, model, learnt=["I like the  big sea"])
 
 
 def config_of(path: Path, **changes: Any) -> SteerConfig:

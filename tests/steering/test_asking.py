@@ -354,6 +354,22 @@ def test_an_endpoint_that_disappears_leaves_a_sample_and_a_finished_stage(
     assert "are missing: nobody was asked about them" in row["reason"]
 
 
+def test_a_key_that_runs_out_before_the_first_answer_ends_no_stage(
+    server: Server, bench: Bench, tmp_path: Path
+) -> None:
+    server.script = lambda sent, times: error(401, "the key has expired")
+    given = {"judges": ["concept", "fluency", "yes_no"]}
+    artifact = made(config_of(server, tmp_path, given=given), bench, tmp_path)
+    found = tables.JUDGEMENTS.read(artifact).filter(judge="yes_no")
+    assert found["value"].null_count() == found.height
+    assert found["reason"].str.starts_with(NOT_ASKED).all()
+    assert found["reason"].str.contains("401").any()
+    row = score(artifact, "yes_no")
+    assert (row["value"], row["n"], row["n_failed"]) == (None, 0, 0)
+    assert "nobody was asked about them" in row["reason"]
+    assert score(artifact, "fluency")["value"] > 0.5
+
+
 def test_a_budget_that_is_spent_leaves_a_random_sample_and_no_mean_of_what_is_missing(
     server: Server, bench: Bench, tmp_path: Path
 ) -> None:
