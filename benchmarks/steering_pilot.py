@@ -163,7 +163,7 @@ def _measure(chain: Chain, of_target: Sequence[str], arguments: argparse.Namespa
     columns = [i for i, name in enumerate(material.concepts) if name not in refused]
     written = _finished(writer.write([Job(prompt, 0) for prompt in prompts["test"]]))
     verdicts = panel.verdicts(written)
-    judged = {name: verdicts[name].values[:, columns] for name in panel.judges}
+    judged = {name: verdicts[name].values[:, columns] for name in verdicts}
     told = {name: t_interval(values.mean(axis=1)) for name, values in judged.items() if columns}
     top = {}
     readback = panel.judges.get("readback")

@@ -21,11 +21,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from components.client.forecast import refuse_without_leave
 from components.config import Config, load
 from components.device import Execution
 from components.errors import LatentflowError
 from components.experiment import ExperimentConfig, stage_of
-from components.interpretation.asked import refuse_without_leave
 from components.store.artifact import key_of
 from components.store.estimate import Estimate, Planned, disk_free, fitting, size
 from components.store.lineage import inputs as inputs_of
@@ -244,7 +244,7 @@ def say(config: ExperimentConfig, to: Console) -> None:
             to.print(f"  to make: {step.label:<18} {memory:>10} of memory  {disk:>10} on disk")
             if step.estimate.forecast:
                 to.print(f"           {step.label} {step.estimate.forecast}")
-                refuse_without_leave(step.estimate.forecast, config.execution)
+                refuse_without_leave(step.stage, step.estimate.forecast, config.execution)
 
 
 def rows(steps: list[Step]) -> list[dict[str, Any]]:

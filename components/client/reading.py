@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -87,6 +87,44 @@ def graded(reply: Reply, yes: Collection[str] = YES, no: Collection[str] = NO) -
     first = re.match(r"\W*(\w+)", reply.text or "")
     word = first[1].lower() if first else ""
     return 1.0 if word in yes else 0.0 if word in no else None
+
+
+def expected(reply: Reply, numbers: Sequence[int], most: int) -> list[float] | None:
+    """What an answer of whole numbers means by its log-probabilities: at the place of each number
+    the mean of 0 to `most`, each by its probability there; of 0 and 1, P(1) / (P(0) + P(1)).
+
+    None where the tokens of the answer do not show which is which, or were not given.
+
+    Args:
+        reply: an answer with nothing but these numbers of one digit in it.
+        numbers: as they were read.
+        most: the largest that may be answered, 9 at most.
+    """
+    places = [token for token in reply.logprobs or () if _digit(token.token, most) is not None]
+    if not places or [_digit(token.token, most) for token in places] != list(numbers):
+        return None
+    means = []
+    for token in places:
+        likely = dict.fromkeys(range(most + 1), 0.0)
+        for text, logprob in {**token.likeliest, token.token: token.logprob}.items():
+            if (digit := _digit(text, most)) is not None:
+                likely[digit] += math.exp(logprob)
+        if not (whole := sum(likely.values())):
+            return None
+        means.append(sum(n * p for n, p in likely.items()) / whole)
+    return means
+
+
+def was_not_asked(reply: Reply) -> bool:
+    """Whether nobody was asked: the budget is spent, the server is left alone, or a replay."""
+    return (reply.reason or "").startswith("not asked")
+
+
+def _digit(token: str, most: int) -> int | None:
+    """The number of one digit that a token is, whatever signs of JSON stand beside it."""
+    bare = token.strip(" \t\r\n[]{},:\"'▁Ġ")
+    is_digit = len(bare) == 1 and bare in "0123456789" and int(bare) <= most
+    return int(bare) if is_digit else None
 
 
 def _word(token: str) -> str:

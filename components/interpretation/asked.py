@@ -10,22 +10,20 @@ budget, since where it ends decides what is known.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from components.client import identity
 from components.client.client import Client
-from components.client.price import Purse, Quotation
-from components.config import canonical
+from components.client.forecast import NOTHING, Most
+from components.client.forecast import forecast as of_clients
+from components.client.price import Purse
 from components.device import Execution
 from components.errors import ConfigError
 from components.interpretation.contract import Predictor, explainers, predictors, scorers
 from components.interpretation.sample import TENTHS
-from components.interpretation.services import NOTHING, Most
 from components.interpretation.trials import Unit
-from components.model.reference import ModelConfig, ModelReference
 from components.store.estimate import Forecast
 
 if TYPE_CHECKING:  # it imports this module
@@ -76,26 +74,9 @@ def refuse_nobody(config: InterpretConfig) -> None:
 
 def numbers(config: InterpretConfig) -> Mapping[str, int]:
     """What of the clients is part of the key, a number for each: nothing where no entry asks."""
-    parts: dict[str, Any] = {}
-    if writers(config):
-        parts["client"] = _identity(config.client)
-    if readers(config):
-        parts["judge"] = _identity(judge_of(config)[0])
-    if parts and config.budget.is_set:
-        parts["budget"] = canonical(config.budget)
-    return {name: _number(part) for name, part in parts.items()}
-
-
-def _identity(section: Any) -> Mapping[str, Any]:
-    """Which model at which kind of server; of one on this machine, the digest of its files."""
-    model = getattr(section, "model", None)
-    digest = {"model": ModelReference(model).key} if isinstance(model, ModelConfig) else {}
-    return canonical(section) | digest
-
-
-def _number(part: Any) -> int:
-    text = json.dumps(part, sort_keys=True, separators=(",", ":"))
-    return int(hashlib.blake2b(text.encode(), digest_size=7).hexdigest(), 16)
+    asked = {"client": config.client} if writers(config) else {}
+    asked |= {"judge": judge_of(config)[0]} if readers(config) else {}
+    return identity.numbers(asked, config.budget)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -129,7 +110,7 @@ class Clients:
         for each in dict.fromkeys((client, judge)):
             if each is not None:
                 each.check()
-        is_one = writes and reads and _identity(config.client) == _identity(section)
+        is_one = writes and reads and identity.identity(config.client) == identity.identity(section)
         if is_one:
             log.warning(
                 "%s writes explanations and reads them: a model finds its own words easier to "
@@ -174,41 +155,8 @@ def forecast(config: InterpretConfig, execution: Execution, controls: int) -> Fo
     if not (writers(config) or readers(config)):
         return None
     written, read = _most(config, controls)
-    quotes = [
-        Client(section, config.budget, execution, where, BUDGET).quote_of(*most)
-        for most, section, where in (
-            (written, config.client, CLIENT),
-            (read, *judge_of(config)),
-        )
-        if most.calls
-    ]
-    unpriced = any(quote.usd is None for quote in quotes)
-    whole = Quotation(
-        sum(quote.calls for quote in quotes),
-        0,
-        sum(quote.input_tokens for quote in quotes),
-        sum(quote.output_tokens for quote in quotes),
-        None if unpriced else sum(quote.usd or 0.0 for quote in quotes),
-    )
-    limited = _within(whole, config.budget.usd, config.budget.calls)
-    return Forecast(
-        whole.calls,
-        whole.input_tokens,
-        whole.output_tokens,
-        whole.usd,
-        limited.needs_leave,
-        config.budget.usd,
-        config.budget.calls,
-    )
-
-
-def _within(whole: Quotation, usd: float | None, calls: int | None) -> Quotation:
-    """What a budget lets through of it."""
-    return dataclasses.replace(
-        whole,
-        calls=whole.calls if calls is None else min(calls, whole.calls),
-        usd=whole.usd if usd is None or whole.usd is None else min(usd, whole.usd),
-    )
+    asked = [(written, config.client, CLIENT), (read, *judge_of(config))]
+    return of_clients(asked, config.budget, BUDGET, execution)
 
 
 def _most(config: InterpretConfig, controls: int) -> tuple[Most, Most]:
@@ -245,13 +193,3 @@ def _of_predictor(
             given = unit if unit in predictor.gives else "tokens"
             asked = asked.plus(predictor.most_asked(settings, config.contexts, given))
     return asked
-
-
-def refuse_without_leave(told: Forecast | None, execution: Execution) -> None:
-    """Refuses a run that may cost much, where nobody has said yes to it.
-
-    Raises:
-        ConfigError: with what it may cost.
-    """
-    if told and told.needs_leave and not execution.confirmed:
-        raise ConfigError(f"interpret: {told.needs_leave}")

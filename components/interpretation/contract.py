@@ -24,11 +24,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from jaxtyping import Bool
 
+from components.client.forecast import NOTHING, Most
 from components.interpretation.explanation import Explanation
 from components.interpretation.services import (
-    NOTHING,
     ExplainerServices,
-    Most,
     PredictorServices,
     ScorerServices,
 )

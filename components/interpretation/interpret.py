@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from components.capture.arrays import NO_TEXT
+from components.client.forecast import refuse_without_leave
 from components.device import Execution
 from components.interpretation import (
     declared,
@@ -28,7 +29,7 @@ from components.interpretation import (
     latent_summary,
     summary,
 )
-from components.interpretation.asked import forecast, refuse_without_leave
+from components.interpretation.asked import forecast
 from components.interpretation.config import InterpretConfig, able, beside, embeds, entries
 from components.interpretation.contract import explainers, scorers
 from components.interpretation.controls import CONTROLS, OF_DIRECTIONS, ControlName
@@ -82,7 +83,7 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
     there = [
         name for name in config.controls if name in OF_DIRECTIONS or inputs.get(name) is not None
     ]
-    refuse_without_leave(forecast(config, execution, len(there)), execution)
+    refuse_without_leave(INTERPRET.name, forecast(config, execution, len(there)), execution)
     run = Run.of(config, inputs, execution)
     subject = Subject.of_codes(encoded, config)
     trained = yield from interpret_latents(run, subject, folder)

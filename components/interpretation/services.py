@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from components.client.client import Client
 from components.device import resolve
@@ -22,28 +22,6 @@ from components.store.artifact import Artifact
 
 if TYPE_CHECKING:
     from components.interpretation.contract import Predictor
-
-
-class Most(NamedTuple):
-    """What is asked of a client, at most."""
-
-    calls: int
-    """Requests."""
-    input_tokens: int
-    """Tokens of their prompts, estimated."""
-    output_tokens: int
-    """Tokens of their answers."""
-
-    def times(self, n: int) -> Most:
-        """So many times as much."""
-        return Most(*(n * each for each in self))
-
-    def plus(self, other: Most) -> Most:
-        """Both together."""
-        return Most(*(ours + theirs for ours, theirs in zip(self, other, strict=True)))
-
-
-NOTHING = Most(0, 0, 0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -20,11 +20,13 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from components.client.contract import CHARACTERS_PER_TOKEN, Message, Reply, Request
+from components.client.forecast import Most
+from components.client.prompt import Prompt
+from components.client.reading import was_not_asked
 from components.config import Config, execution
 from components.interpretation.contract import Explainer, LatentEvidence
 from components.interpretation.explanation import Explanation
-from components.interpretation.prompt import Prompt, path_of
-from components.interpretation.services import Most
+from components.interpretation.prompt import path_of
 from components.interpretation.showing import TOKENS_OF_A_TOKEN
 from components.interpretation.tiling import ContextsConfig
 
@@ -140,11 +142,6 @@ def explanation_of(reply: Reply, longest: int) -> Explanation:
     model = reply.served_model
     served = f"{model} ({reply.fingerprint})" if model and reply.fingerprint else model
     return dataclasses.replace(said, call=reply.key or None, served=served)
-
-
-def was_not_asked(reply: Reply) -> bool:
-    """Whether nobody was asked: the budget is spent, the server is left alone, or a replay."""
-    return (reply.reason or "").startswith("not asked")
 
 
 def tokens_of_windows(n: int, contexts: ContextsConfig, by_token: int = TOKENS_OF_A_TOKEN) -> int:

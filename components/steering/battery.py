@@ -221,7 +221,8 @@ def run_battery(
     values = _judged(panel, cells, texts)
     tricks = [*TRICKS, UNSTEERED]
     outcomes = []
-    for judge in (PANEL, *panel.judges):
+    read = [name for name in panel.judges if name not in panel.asking]
+    for judge in (PANEL, *read):
         for trick in tricks:
             there = [i for i, text in enumerate(texts[trick]) if text is not None]
             if there:

@@ -15,7 +15,7 @@ from components.steering.comparison import Comparison, at
 from components.store import tables
 from components.store.judgements import COMPOSITE, UNSTEERED, column, others
 
-COUNTS = r"^(n|.*_failed)$"
+COUNTS = r"^(n|.*_failed|.*_missing)$"
 """Columns of `concept_means` that are counts."""
 
 
@@ -24,19 +24,25 @@ def concept_means(results: pl.DataFrame, split: str = "test") -> pl.DataFrame:
 
     Composite, uplift and every judge's column with failures as 0; the KL on the steered text of
     what was measured. `n_failed` counts texts without an uplift; `<column>_failed` those, and texts
-    without a value of this judge.
+    without a value of this judge; `<column>_missing` texts that it was not asked about, which are
+    no part of its mean.
     """
     failed, judges = pl.col("uplift").is_null(), others(results)
+    unasked = {name: pl.col(name).is_nan().fill_null(False) for name in judges}
     return (
         results.filter(pl.col("split") == split, pl.col("method") != UNSTEERED)
         .group_by("concept", "method", "replicate", "kl_budget")
         .agg(
-            pl.col(COMPOSITE, "uplift", *judges).fill_null(0.0).mean(),
+            pl.col(COMPOSITE, "uplift", *judges).fill_null(0.0).drop_nans().mean(),
             pl.col("kl").mean().alias("kl_written"),
             pl.col("kl_reverse").mean().alias("kl_written_reverse"),
             pl.len().alias("n"),
             failed.sum().alias("n_failed"),
-            *((failed | pl.col(name).is_null()).sum().alias(f"{name}_failed") for name in judges),
+            *(
+                ((failed | pl.col(name).is_null()) & ~unasked[name]).sum().alias(f"{name}_failed")
+                for name in judges
+            ),
+            *(unasked[name].sum().alias(f"{name}_missing") for name in judges),
         )
         .sort("concept", "method", "replicate", "kl_budget")
     )
@@ -54,13 +60,13 @@ def by_concept(
         comparison: what the scores are about.
 
     Returns:
-        The columns of STEERED, and three for each judge that has none there: `<column>`,
-        `<column>_unsteered` and `<column>_failed`.
+        The columns of STEERED, and four for each judge that has none there: `<column>`,
+        `<column>_unsteered`, `<column>_failed` and `<column>_missing`.
     """
     means = concept_means(results)
     plain = results.filter(pl.col("method") == UNSTEERED, pl.col("split") == "test")
     # what failed must not lower it
-    plain = plain.group_by("concept").agg(pl.col(others(results)).mean())
+    plain = plain.group_by("concept").agg(pl.col(others(results)).drop_nans().mean())
     unsteered = {row["concept"]: row for row in plain.iter_rows(named=True)}
     judges = [column(name) for name in comparison.judges]
     of_place = {
@@ -96,12 +102,13 @@ def by_concept(
                             f"{name}_failed": own.get(f"{name}_failed", own.get("n_failed"))
                             for name in judges
                         },
+                        **{f"{name}_missing": own.get(f"{name}_missing", 0) for name in judges},
                         "reason": None
                         if own
                         else comparison.unsteered.get((concept.name, method, budget)),
                     }
                 )
-    kinds = {"": pl.Float64, "_unsteered": pl.Float64, "_failed": pl.Int64}
+    kinds = {"": pl.Float64, "_unsteered": pl.Float64, "_failed": pl.Int64, "_missing": pl.Int64}
     of_judges = {f"{name}{end}": kind for name in judges for end, kind in kinds.items()}
     return pl.DataFrame(rows, schema=of_judges | dict(tables.STEERED.schema))
 
@@ -110,7 +117,8 @@ def by_judge(reached: pl.DataFrame, comparison: Comparison) -> pl.DataFrame:
     """The FURTHER_JUDGES table: of what `by_concept` returns, what STEERED has no columns for."""
     parts = [
         reached.select(
-            *("concept", "concept_kind", "method", "kl_budget", "n", "reason"),
+            *("concept", "concept_kind", "method", "kl_budget", "reason"),
+            pl.col("n") - pl.col(f"{column(judge)}_missing"),
             pl.lit(judge).alias("judge"),
             pl.col(column(judge)).alias("value"),
             pl.col(f"{column(judge)}_unsteered").alias("unsteered"),
@@ -134,10 +142,21 @@ def _own(means: pl.DataFrame, comparison: Comparison) -> list[dict[str, Any]]:
     """Rows of methods as they are; of controls the mean over their directions, stand-ins among
     them."""
     controls = pl.col("method").is_in(list(comparison.controls))
+    # a direction that a judge was asked about more often weighs more
+    asked = [name for name in means.columns if f"{name}_missing" in means.columns]
+    partly = [name for name in asked if means[f"{name}_missing"].sum()]
+    weights = {name: pl.col("n") - pl.col(f"{name}_missing") for name in partly}
     averaged = (
         means.filter(controls)
         .group_by("concept", "method", "kl_budget")
-        .agg(pl.exclude("replicate", COUNTS).mean(), pl.col(COUNTS).sum())
+        .agg(
+            pl.exclude("replicate", COUNTS, *partly).mean(),
+            pl.col(COUNTS).sum(),
+            *(
+                ((pl.col(name) * n).sum() / pl.when(n.sum() > 0).then(n.sum())).alias(name)
+                for name, n in weights.items()
+            ),
+        )
     )
     return [*means.filter(~controls).to_dicts(), *averaged.to_dicts()]
 

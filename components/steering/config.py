@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
+from components.client.client import NOBODY, ClientConfig
+from components.client.price import Budget
 from components.concept.gate import ProbeGate
 from components.config import Config, execution, names_of, refuse_unused, settings_of, union_of
 from components.errors import ConfigError
 from components.registry import Registry
+from components.steering.answers import AnswersConfig
 from components.steering.comparison import UNTRAINED
 from components.steering.composite import FLUENCY, RELEVANCE
 from components.steering.contract import SteeringControl, SteeringMethod, controls, judges, methods
@@ -31,6 +34,10 @@ else:
 def embeds(config: SteerConfig) -> bool:
     """Whether a judge that is listed gives texts vectors."""
     return any(judges[name].embeds for name in config.judges)
+
+
+def _parts(judge: str) -> list[str]:
+    return [measure.name for measure in judges[judge].parts]
 
 
 class SteerConfig(Config):
@@ -60,6 +67,11 @@ class SteerConfig(Config):
     """Settings of each control, by its name."""
     judge_settings: JudgeSettings = Field(default_factory=JudgeSettings)
     """Settings of each judge, by its name."""
+    # No part of the canonical settings: who answers is in the key where a judge asks (`asked`).
+    client: ClientConfig = execution(NOBODY)
+    """The language model that judges ask, those that ask one."""
+    budget: Budget = execution(Budget())
+    """How much a run may cost. Before it is set, nothing leaves this machine."""
     kl_budgets: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
         default=[0.2], min_length=1
     )
@@ -92,6 +104,8 @@ class SteerConfig(Config):
     band_texts: PositiveInt = 256
     """Unsteered continuations of validate prompts, and real passages, whose loss sets the fluency
     band."""
+    answers: AnswersConfig = AnswersConfig()
+    """Multiple-choice items on which chosen steerings are tried, too."""
     seed: int = 0
     """Draws the concepts, the text, the control directions and the resamples."""
     batch_size: PositiveInt = execution(256)
@@ -120,8 +134,19 @@ class SteerConfig(Config):
                 f"uplift is what the judge {self.measure!r} says; judges listed: "
                 f"{', '.join(self.judges)}"
             )
+        self._refuse_asking()
         self._refuse_panel()
         return self
+
+    def _refuse_asking(self) -> None:
+        for name in dict.fromkeys([self.measure, *self.panel]):
+            if judges[name].asks:
+                where = "steer.measure" if name == self.measure else "steer.panel"
+                raise ConfigError(
+                    f"{where} names {name}, which asks a language model: such a judge reads test "
+                    "text alone and stands beside the others; list it in steer.judges, and another "
+                    f"one in {where}"
+                )
 
     def _refuse_panel(self) -> None:
         if not self.panel:
@@ -152,7 +177,8 @@ class SteerConfig(Config):
     def beside(self) -> list[str]:
         """Judges beside the one that measures; fluency also where it is not listed: its score is
         then absent. The composite of three stands among them as one more."""
-        names: list[str] = [FLUENCY, *self.judges, *([PANEL] if self.has_panel else [])]
+        listed = [part for name in self.judges for part in (name, *_parts(name))]
+        names: list[str] = [FLUENCY, *listed, *([PANEL] if self.has_panel else [])]
         return [name for name in dict.fromkeys(names) if name != self.measure]
 
     @property

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from components.client.client import Client
 from components.config import Config
 from components.dictionary.contract import Dictionary
 from components.model.intervention import Intervention
@@ -340,6 +341,8 @@ class Continuation:
         kl_reverse: KL(steered || plain) of the same: what the steering costs on the text that it
             wrote.
         prompt: the text that it goes on from.
+        plain: what the unsteered model wrote after the same prompt with the same luck; None where
+            that is not known.
     """
 
     text: str | None
@@ -349,6 +352,7 @@ class Continuation:
     kl: float | None = None
     kl_reverse: float | None = None
     prompt: str = ""
+    plain: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -402,11 +406,13 @@ class JudgeServices(Services):
         model: the model, unsteered.
         dictionary: of whose latents a judge may read how active they are in a text.
         text_encoder: gives texts vectors; None where no listed judge asks for it (`embeds`).
+        client: answers prompts; None where no listed judge asks (`asks`), or nobody is there.
     """
 
     model: LanguageModel
     dictionary: Dictionary
     text_encoder: TextEncoderReference | None = None
+    client: Client | None = None
 
     def encoder(self, texts: Sequence[str]) -> TextEncoder | LatentSemantics:
         """The text encoder itself.
@@ -450,9 +456,13 @@ class Judge(Entry):
         from_plain: its value is what a text has more than plain text already, so the composite of
             three takes it as it is.
         embeds: it gives texts vectors by the text encoder (`JudgeServices.encoder`).
+        asks: it asks a language model (`components.steering.asking.AskingJudge`).
+        parts: what its value is made of, where each stands in tables and scores, too.
     """
 
     measure: ClassVar[Measure]
+    parts: ClassVar[Sequence[Measure]] = ()
+    asks: ClassVar[bool] = False
     from_plain: ClassVar[bool] = False
     embeds: ClassVar[bool] = False
 

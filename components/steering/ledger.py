@@ -1,6 +1,10 @@
 """Every continuation as a row of the generations table, and what the judges said of it as rows of
 the judgements table.
 
+What judges say that ask a language model is entered at the end, of test text alone
+(`components.steering.asking`). Of a text that belongs to no concept they are asked for every
+concept, but of the directions of a control for one direction a prompt, drawn.
+
 A text that is steered towards a concept is judged for it (and its values for the other concepts
 stand in one list); plain text, and the text of a control, is judged for every concept. The
 composites are entered as further judges.
@@ -9,12 +13,14 @@ composites are entered as further judges.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
 
+from components.seeds import numpy_generator
+from components.steering.asking import Opinion, Pair, answered
 from components.steering.choice import Steered
 from components.steering.composite import FLUENCY, RELEVANCE, composite
 from components.steering.contract import Continuation, Verdicts
@@ -24,12 +30,15 @@ from components.store import tables
 from components.store.judgements import (
     AGAIN,
     COMPOSITE,
+    NOT_ASKED,
     PANEL,
     UNPAIRED,
     UNSTEERED,
     judged,
 )
+from components.store.stage import Progress
 
+ONE_DIRECTION = f"{NOT_ASKED}: of the directions of a control one a prompt is asked about"
 Place = tuple[str, str | None, int, float | None]
 """Method, concept, replicate and budget of a text."""
 
@@ -55,6 +64,8 @@ class Ledger:
         self._plain: dict[tuple[int, int], dict[str, Float[np.ndarray, " concept"]]] = {}
         """(prompt, sample) -> what each judge of the target says of the plain text; NaN where there
         is none."""
+        self._tested: list[tuple[int, Place, Job, Continuation]] = []
+        """Test texts with their numbers, where a judge asks about them."""
         self._unfit = {name: judge.refusals() for name, judge in self.panel.judges.items()}
 
     def generations(self) -> pl.DataFrame:
@@ -92,6 +103,54 @@ class Ledger:
         places = [(s.method, s.candidate.concept, s.candidate.replicate, s.budget) for s, _ in jobs]
         self._enter(split, places, [job for _, job in jobs], texts, self.panel.verdicts(texts))
 
+    def add_asked(self, seed: int) -> Generator[Progress, None, None]:
+        """Asks the judges that ask, and enters what they say of test text."""
+        asking = self.panel.asking
+        if not (asking and self._tested):
+            return
+        every = list(self._rows(seed))
+        rows = [row for row in every if row[2] is not None]
+        left = [row for row in every if row[2] is None]
+        pairs = [pair for _, _, pair in rows if pair is not None]
+        opinions = yield from answered(asking, pairs, seed)
+        shared = {
+            "generation": np.array([number for number, _, _ in (*rows, *left)]),
+            "concept": [concept for _, concept, _ in (*rows, *left)],
+        }
+        none = Opinion({}, ONE_DIRECTION)
+        for name, judge in asking.items():
+            said = [*opinions[name], *[none] * len(left)]
+            for part in (judge.measure.name, *(measure.name for measure in judge.parts)):
+                values = np.array([each.values.get(part, np.nan) for each in said])
+                reasons = [None if part in each.values else each.reason for each in said]
+                self._judge(part, shared, values, reasons, [None] * len(said))
+
+    def _rows(self, seed: int) -> Iterator[tuple[int, str, Pair | None]]:
+        """Number of a test text, concept, and what is asked about; None where nothing is."""
+        plain = {
+            (job.prompt.number, job.sample): text.text
+            for _, (method, *_), job, text in self._tested
+            if method == UNSTEERED
+        }
+        alike: dict[tuple, list[int]] = {}
+        for number, (method, concept, _, budget), job, _ in self._tested:
+            if concept is None:
+                at = (method, budget, job.prompt.number, job.sample)
+                alike.setdefault(at, []).append(number)
+        drawn = {
+            at: numpy_generator(seed, "asked", *map(str, at))
+            .choice(numbers, len(self.judged))
+            .tolist()
+            for at, numbers in alike.items()
+        }
+        for number, (method, own, _, budget), job, text in self._tested:
+            at = (job.prompt.number, job.sample)
+            beside = dataclasses.replace(text, plain=plain.get(at))
+            for i, concept in enumerate(self.judged if own is None else [own]):
+                is_asked = own is not None or drawn[method, budget, *at][i] == number
+                pair = Pair(beside, self.column[concept]) if is_asked else None
+                yield number, concept, pair
+
     def _enter(
         self,
         split: str,
@@ -105,6 +164,8 @@ class Ledger:
         if not texts:
             return
         number = sum(part.height for part in self._texts) + np.arange(len(texts))
+        if split == "test" and self.panel.asking:
+            self._tested += zip(number.tolist(), places, jobs, texts, strict=True)
         self._texts.append(_texts(split, number, places, jobs, texts))
         owned = [concept is not None for _, concept, _, _ in places]
         concepts = [

@@ -87,7 +87,12 @@ COSTS = {
 """Measure of a cost -> its column of STEERED, the split of its text, and why it may be absent."""
 
 
-def declared(names: Sequence[str]) -> Measures:
-    """All measures of an experiment in which these judges stand beside the one that measures."""
-    beside = (PANEL_MEASURE if name == PANEL else judges[name].measure for name in names)
-    return Measures.declared("steer", (*MEASURES, *beside))
+def declared(names: Sequence[str], further: Sequence[Measure] = ()) -> Measures:
+    """All measures of an experiment in which these judges stand beside the one that measures, and
+    further ones."""
+    of_judges = {
+        measure.name: measure
+        for _, judge in judges.items()
+        for measure in (judge.measure, *judge.parts)
+    } | {PANEL: PANEL_MEASURE}
+    return Measures.declared("steer", (*MEASURES, *(of_judges[name] for name in names), *further))

@@ -27,6 +27,9 @@ class Meter:
         done: tokens so far.
         texts, directions: continuations and steerings in all, at most, once `plan` has counted
             them; text that only sets strengths is not counted.
+        asked: pairs of a test text and a concept that judges which ask a language model are asked
+            about, at most, likewise.
+        longest: tokens of the longest prompt.
         rows: pairs of a text and a concept that it is judged for, likewise.
         stand_ins: control directions that stand in for candidates, where a method has a choice.
         continuation: tokens for one continuation, read once more to measure its loss.
@@ -48,6 +51,7 @@ class Meter:
         ]
         self._n = {split: len(of_split) * config.n_samples for split, of_split in prompts.items()}
         longest = max(len(prompt.tokens) for of_split in prompts.values() for prompt in of_split)
+        self.longest = longest
         self.continuation, self.tested = (n * (longest + config.max_new_tokens) for n in (2, 3))
         n_budgets = len(config.kl_budgets)
         self.bracket = 4 * config.neutral_tokens // BRACKET_SHARE * n_budgets
@@ -65,6 +69,7 @@ class Meter:
         )
         n_plain, n_read = max(self._config.band_texts, validate), (validate + test) * n_concepts
         directions = n_validated = n_tested = 0
+        self.asked = 2 * test * n_concepts  # plain text, and again with another luck
         for kind, at_most, n_spoilt in self._entries:
             if kind.control:
                 steerings = (at_most + self.stand_ins) * bool(n_concepts)
@@ -76,12 +81,14 @@ class Meter:
                 )
                 n_validated += steerings * n_budgets * validate * bool(self.stand_ins)
                 n_tested += steerings * n_budgets * test
+                self.asked += n_budgets * test * n_concepts
             else:
                 again = n_spoilt + (self._untrained and kind.reads_dictionary)
                 concepts = n_concepts * (1 + again)
                 steerings = concepts * at_most
                 n_validated += steerings * n_budgets * validate * (at_most > 1)
                 n_tested += concepts * n_budgets * test
+                self.asked += concepts * n_budgets * test
             directions += steerings
         self.texts, self.directions = n_plain + 2 * test + n_validated + n_tested, directions
         self.rows = n_read + n_validated + n_tested

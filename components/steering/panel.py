@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
+from components.steering.asking import AskingJudge
 from components.steering.composite import FLUENCY, RELEVANCE, gain
 from components.steering.composite import panel as composite_of_three
 from components.steering.config import SteerConfig
@@ -44,7 +45,7 @@ class Panel:
     @classmethod
     def fitted(cls, config: SteerConfig, material: Material, services: JudgeServices) -> Panel:
         """The judges that are listed, fitted on the material."""
-        panel = {
+        panel: dict[str, Judge] = {
             name: judges[name](getattr(config.judge_settings, name), services)
             for name in config.judges
         }
@@ -59,6 +60,11 @@ class Panel:
         target in the composite of three."""
         of_target = self.of_target if self.has_panel else ()
         return list(dict.fromkeys([self.measure, *of_target]))
+
+    @property
+    def asking(self) -> dict[str, AskingJudge]:
+        """The judges that ask a language model, which read texts later than the others."""
+        return {n: judge for n, judge in self.judges.items() if isinstance(judge, AskingJudge)}
 
     def of_three(
         self,
@@ -91,7 +97,12 @@ class Panel:
     def silence(self) -> dict[str, str]:
         """Measures that no text has, with the reason: a judge's own, and the composite without its
         parts."""
-        silent = {name: why for name, judge in self.judges.items() if (why := judge.silence())}
+        silent = {
+            measure.name: why
+            for judge in self.judges.values()
+            if (why := judge.silence())
+            for measure in (judge.measure, *judge.parts)
+        }
         if FLUENCY not in self.judges:
             silent[FLUENCY] = f"steer.judges does not list {FLUENCY}"
         if why := silent.get(FLUENCY) or silent.get(self.measure):
@@ -103,11 +114,14 @@ class Panel:
         return silent
 
     def verdicts(self, texts: Sequence[Continuation]) -> dict[str, Verdicts]:
-        """What each judge says; of what is no text nothing, with the reason."""
+        """What each judge says, but for those that ask; of what is no text nothing, with the
+        reason."""
         there = [i for i, continuation in enumerate(texts) if continuation.text is not None]
         absent = {i: c.reason or "no text" for i, c in enumerate(texts) if c.text is None}
         verdicts = {}
         for name, judge in self.judges.items():
+            if judge.asks:
+                continue
             values = np.full((len(texts), self.n_concepts), np.nan)
             said = judge.judge([texts[i] for i in there])
             values[there] = said.values

@@ -163,6 +163,7 @@ class _Scores:
                 self._about(kind, concepts, measure),
                 baseline if baseline[0] is not None else None,
             )
+            left = self._asked(concepts, measure)
             if measure == MASKED and (lexical := self._lexical(concepts)):
                 about["reason"] = "; ".join(filter(None, (lexical, about["reason"])))
             if measure in self.comparison.silent:
@@ -170,7 +171,7 @@ class _Scores:
                 yield self._row(measure, ABSENT, **{**about, **silent})
             else:
                 yield self._row(
-                    measure, self._estimate(measure, kind, concepts), **about, baseline=given
+                    measure, self._estimate(measure, kind, left), **about, baseline=given
                 )
 
     def _lexical(self, concepts: Sequence[Concept]) -> str | None:
@@ -218,7 +219,7 @@ class _Scores:
         baseline = 0.0, f"mean of {self.n_others} controls{choice}"
         if names and all(name in floor for name in names):
             values = {n: (self.found[n][measure] or 0.0) - floor[n] for n in names}
-            interval = _over(values, kind, concepts)
+            interval = over(values, kind, concepts)
         elif names:
             absent = (
                 f"no mean of controls is known: {self.n_others} are too few for the same choice"
@@ -247,7 +248,7 @@ class _Scores:
             (self.found[c.name]["composite"] or 0.0) - (other[c.name]["composite"] or 0.0)
             for c in concepts
         ]
-        interval = _over(
+        interval = over(
             dict(zip([c.name for c in concepts], difference, strict=True)), kind, concepts
         )
         about = self._about(kind, concepts)
@@ -340,7 +341,7 @@ class _Scores:
             interval = ABSENT
             # without any strength there is no value; a concept left out counts as 0
             if there and not silent:
-                interval = self._estimate(measure, kind, concepts)
+                interval = self._estimate(measure, kind, self._asked(concepts, measure))
             given = about | ({"reason": silent, "n_failed": 0} if silent else {})
             of_judge = measure in self.comparison.judges and measure != PANEL
             baseline = None if of_judge else (0.0, "unsteered")
@@ -377,7 +378,7 @@ class _Scores:
 
     def _estimate(self, measure: str, kind: str, concepts: Sequence[Concept]) -> Interval:
         values = {name: row[column(measure)] or 0.0 for name, row in self.found.items()}
-        return _over(values, kind, concepts)
+        return over(values, kind, concepts)
 
     def _mean(self, concepts: Sequence[Concept], values: Mapping[str, float]) -> float | None:
         """The mean over these concepts, kinds weighing the same; None where a concept has no
@@ -395,8 +396,21 @@ class _Scores:
         self, kind: str, concepts: Sequence[Concept], measure: str = "composite"
     ) -> dict[str, Any]:
         failed = f"{column(measure)}_failed" if measure in self.comparison.judges else "n_failed"
-        rows = {name: {**row, "n_failed": row[failed]} for name, row in self.found.items()}
-        told = _caveat([rows[c.name] for c in concepts if c.name in rows], concepts)
+        missing = {name: self._missing(row, measure) for name, row in self.found.items()}
+        rows = {
+            name: {**row, "n": row["n"] and row["n"] - missing[name], "n_failed": row[failed]}
+            for name, row in self.found.items()
+        }
+        left = self._asked(concepts, measure)
+        told = None
+        if left or not concepts:
+            told = _caveat([rows[c.name] for c in left if c.name in rows], left)
+        if n_missing := sum(missing.get(c.name, 0) for c in concepts):
+            n = sum(self.found[c.name]["n"] or 0 for c in concepts if c.name in self.found)
+            unasked = f"{n_missing:g} of {n:g} generations are missing: nobody was asked about them"
+            if len(left) < len(concepts):
+                unasked += f", and so are {len(concepts) - len(left)} of {len(concepts)} concepts"
+            told = "; ".join(filter(None, (unasked, told)))
         if kind == "all" and concepts:
             counted = Counter(c.kind for c in concepts)
             kinds = ", ".join(f"{n} {of}" for of, n in counted.items())
@@ -407,12 +421,26 @@ class _Scores:
             )
         return {
             "concept_kind": kind,
-            "n_failed": int((~_worked(rows, concepts)).sum()),
+            "n_failed": int((~_worked(rows, left)).sum()),
             "reason": told,
         }
 
+    def _asked(self, concepts: Sequence[Concept], measure: str) -> list[Concept]:
+        """Concepts of which a judge that asks was asked about some text; of others all."""
+        rows = {c.name: self.found.get(c.name, {}) for c in concepts}
+        return [
+            c
+            for c in concepts
+            if not (n := rows[c.name].get("n")) or self._missing(rows[c.name], measure) < n
+        ]
+
+    def _missing(self, row: Mapping[str, Any], measure: str) -> int:
+        """Texts that were not asked about."""
+        of_judge = measure in self.comparison.judges and measure != PANEL
+        return row.get(f"{column(measure)}_missing") or 0 if of_judge else 0
+
     def _row(self, measure: str, interval: Interval, **about: Any) -> dict[str, Any]:
-        return _row(self.comparison, measure, interval, **self.who, **about)
+        return score_row(self.comparison, measure, interval, **self.who, **about)
 
 
 def _tested(row: Mapping[str, Any]) -> str | None:
@@ -427,7 +455,9 @@ def _tested(row: Mapping[str, Any]) -> str | None:
     return "; ".join(filter(None, [", ".join(told), row["reason"]])) or None
 
 
-def _over(values: Mapping[str, float], kind: str, concepts: Sequence[Concept]) -> Interval:
+def over(values: Mapping[str, float], kind: str, concepts: Sequence[Concept]) -> Interval:
+    """Mean over these concepts with Student's interval, 0 where one has no value; of `all`, kinds
+    weigh the same."""
     kinds = dict.fromkeys(c.kind for c in concepts)
     groups = [
         np.array([values.get(c.name, 0.0) for c in concepts if c.kind == of], np.float64)
@@ -453,10 +483,12 @@ def _gate(comparison: Comparison, kind: str) -> dict[str, Any]:
         "; ".join(told for told in (_refusals(comparison, concepts), comparison.limit) if told)
         or None
     )
-    return _row(comparison, "gate.passed", wilson(passed, len(concepts)), reason=reason, **about)
+    return score_row(
+        comparison, "gate.passed", wilson(passed, len(concepts)), reason=reason, **about
+    )
 
 
-def _row(
+def score_row(
     comparison: Comparison,
     measure: str,
     interval: Interval,
@@ -464,6 +496,7 @@ def _row(
     baseline: tuple[float, str] | None = None,
     **about: Any,
 ) -> dict[str, Any]:
+    """A row of the scores table; an interval without width is left out, with the reason."""
     # without width it would claim to be sure
     if interval.low is not None and interval.low == interval.high:
         interval = dataclasses.replace(interval, low=None, high=None)

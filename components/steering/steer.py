@@ -23,14 +23,19 @@ from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import torch
 
 from components.capture.arrays import NO_TEXT
+from components.client.forecast import refuse_without_leave
 from components.concept import classifier, probe
 from components.corpus.contract import content_number
 from components.device import Execution
 from components.model.language_model import LanguageModel
+from components.report.measure import Measures
 from components.report.scores import write
+from components.steering import answers, asked
+from components.steering.answers import Answers
 from components.steering.by_concept import by_concept, by_judge
 from components.steering.choice import Steered, choose, contested, entered
 from components.steering.comparison import Comparison
@@ -98,6 +103,7 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     corpus = subject.corpus
     if why := config.targeted.obstacle(corpus, config):
         return (yield from nothing(why))
+    client = asked.client_of(config, settings)
     model: LanguageModel = inputs["model"].load(settings)
     if "generation" not in model.capabilities:
         return (yield from nothing("the model does not generate text"))
@@ -116,7 +122,10 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
         journal=Journal.within(folder),
     )
     meter = Meter(config, prompts, inputs.get("untrained") is not None)
-    yield meter.progress(meter.plan(len(concepts)))
+    plan = meter.plan(len(concepts))
+    refuse_without_leave(STEER.name, asked.forecast(config, meter, settings), settings)
+    yield meter.progress(plan)
+    items = Answers.read(config.answers, concepts, targeted.texts(), model, config.seed)
 
     # Who judges, and which concepts can be judged and decoded.
     n_plain = max(config.n_samples, -(-config.band_texts // len(prompts["validate"])))
@@ -126,7 +135,9 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     panel = Panel.fitted(
         config,
         material,
-        JudgeServices(settings, config.seed, model, subject.dictionary, inputs.get("text_encoder")),
+        JudgeServices(
+            settings, config.seed, model, subject.dictionary, inputs.get("text_encoder"), client
+        ),
     )
     refused = {**panel.refusals(), **targeted.refusals(config.gate)}
     passed = [column for column, concept in enumerate(concepts) if concept.name not in refused]
@@ -157,15 +168,22 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     for column, text in (("kl_elsewhere", elsewhere), ("kl_whole", whole)):
         steered, final = yield from _with_cost(column, text, steered, final, writer, meter)
     steered, final = with_doses(model, steered, final, elsewhere)
+    answered = yield from _answers(items, final, model, meter, config)
     yield from texts.test(final)
+    yield from texts.ask(config.seed)
 
     save(folder, proposals.candidates)
     limits = "; ".join(filter(None, (too_short(material), targeted.limit))) or None
     comparison = _comparison(config, subject, concepts, refused, panel, proposals, steered, limits)
     refusals = _refused_rows(comparison, proposals.methods)
-    _write(folder, ledger, [*(s.row() for s in steered), *refusals], comparison)
+    strengths = [*(s.row() for s in steered), *refusals]
+    _write(folder, ledger, strengths, comparison, answered)
     tables.TARGETS.write(folder, _target_rows(targeted, refused))
-    return _facts(config, subject, comparison, proposals, texts)
+    facts = _facts(config, subject, comparison, proposals, texts)
+    if client is None:
+        return facts
+    tables.CALLS.write(folder, client.account.rows())
+    return facts | {"asked": {"client": client.account.facts()}}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -215,6 +233,12 @@ class _Texts:
         work = self.writer.write([job for _, job in jobs], side_effects=True)
         texts = yield from self.meter.run(work, "test prompts", self.meter.tested)
         self.ledger.add_steered("test", jobs, texts)
+
+    def ask(self, seed: int) -> Iterator[Progress]:
+        """What judges that ask a language model say of the text after test prompts."""
+        for step in self.ledger.add_asked(seed):
+            told = f"asking: {step.done:,} of {step.total:,} {step.unit}"
+            yield dataclasses.replace(self.meter.progress(told), metrics=step.metrics)
 
 
 def _at_strengths(
@@ -285,7 +309,7 @@ def _facts(
     scales = {name: entry.steering.scale for name, (entry, _) in config.method_kinds().items()}
     return (
         subject.facts
-        | declared(config.beside).facts()
+        | _declared(config).facts()
         | {
             "units": dict(subject.units),
             "measure": config.measure,
@@ -331,8 +355,26 @@ def _with_cost(
     return entered(steered, final, cost)
 
 
+def _answers(
+    items: Answers | None,
+    final: Sequence[Steered],
+    model: LanguageModel,
+    meter: Meter,
+    config: SteerConfig,
+) -> Generator[Progress, None, pl.DataFrame | None]:
+    """The ANSWERS table; None where no items are given."""
+    if items is None:
+        return None
+    work = items.rows(final, model, config.batch_size)
+    return tables.ANSWERS.frame((yield from meter.run(work, "answers", items.tokens)))
+
+
 def _write(
-    folder: Path, ledger: Ledger, strengths: list[dict[str, Any]], comparison: Comparison
+    folder: Path,
+    ledger: Ledger,
+    strengths: list[dict[str, Any]],
+    comparison: Comparison,
+    answered: pl.DataFrame | None,
 ) -> None:
     tables.GENERATIONS.write(folder, ledger.generations())
     tables.JUDGEMENTS.write(folder, ledger.judgements())
@@ -345,12 +387,11 @@ def _write(
     further = by_judge(reached, comparison)
     if further.height:
         tables.FURTHER_JUDGES.write(folder, further)
-    write(
-        folder,
-        STEER.name,
-        score_rows(results, reached, comparison, against),
-        declared(comparison.judges),
-    )
+    rows, measures = [*score_rows(results, reached, comparison, against)], ()
+    if answered is not None:
+        tables.ANSWERS.write(folder, answered)
+        rows, measures = [*rows, *answers.score_rows(answered, comparison)], answers.MEASURES
+    write(folder, STEER.name, rows, declared(comparison.judges, measures))
 
 
 def _nothing(
@@ -364,7 +405,7 @@ def _nothing(
     ):
         table.write(folder, [])
     save(folder, [])
-    measures = declared(config.beside)
+    measures = _declared(config)
     write(folder, STEER.name, [absent_row(named | {"n_seeds": n_seeds}, reason)], measures)
     empty = {
         "untrained": {},
@@ -403,6 +444,10 @@ def _refused_rows(comparison: Comparison, names: Sequence[str]) -> Iterator[dict
                 yield row | {"reason": f"gate, {reason}"}
 
 
+def _declared(config: SteerConfig) -> Measures:
+    return declared(config.beside, answers.MEASURES if config.answers.path else ())
+
+
 def _entries(config: SteerConfig) -> Mapping[str, int]:
     entries = {
         f"{table.noun}.{name}": table.version(name)
@@ -414,6 +459,12 @@ def _entries(config: SteerConfig) -> Mapping[str, int]:
     entries[f"targets.{config.targets.kind}"] = targets.version(config.targets.kind)
     if files := config.targeted.files():
         entries["targets.files"] = content_number(files)
+    for name, files in asked.prompts(config).items():
+        entries[f"judge.{name}.bytes"] = content_number(files)
+    entries |= asked.numbers(config)
+    if config.answers.path:
+        entries["answers"] = answers.VERSION
+        entries["answers.files"] = content_number(config.answers.files())
     return entries | {"probe": probe.VERSION, "classifier": classifier.VERSION}
 
 
@@ -460,6 +511,7 @@ def formula(config: SteerConfig, inputs: Mapping[str, Any], settings: Execution)
         ),
         alike=(model.key, config.methods, config.judges),
         probe=probe,
+        forecast=asked.forecast(config, meter, settings),
     )
 
 

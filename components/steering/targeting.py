@@ -86,6 +86,10 @@ class Targeted(ABC):
             InputError: codes of other activations.
         """
 
+    def texts(self) -> Sequence[str]:
+        """Texts of the user's own that are learnt or judged from; none where all is the corpus's."""
+        return ()
+
     def told(self, column: int) -> Mapping[str, Any]:
         """Further columns of the TARGETS table for one target: stratum, density, scores, and how
         much text there is."""

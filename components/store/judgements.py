@@ -7,6 +7,8 @@ prompt and sample.
 
 from __future__ import annotations
 
+import math
+
 import polars as pl
 
 from components.store.tables import GENERATIONS, STEERED
@@ -23,6 +25,9 @@ PANEL = "panel"
 relevance and of fluency (`components.steering.composite`)."""
 TARGET = "target"
 """What the measured judge says, whichever that is, as a column."""
+NOT_ASKED = "not asked"
+"""How the reason begins where a judge that asks a language model was not asked about a text: it is
+missing, and no part of any mean."""
 UNPAIRED = "the unsteered text of this prompt and sample failed"
 CONCEPT_JUDGE = "concept_judge"
 """The column of the judge `concept` beside others, because `concept` is the column of concepts."""
@@ -58,17 +63,17 @@ def judged(generations: pl.DataFrame, judgements: pl.DataFrame, measure: str) ->
 
     Returns:
         The columns of GENERATIONS (`concept` is the one that is judged for), `target`, `uplift`,
-            `composite` and one column
-        for each other judge (`column`).
+            `composite` and one column for each other judge (`column`): null where it failed, NaN
+            where nobody was asked (NOT_ASKED).
     """
     place = ["generation", "concept"]
     of = judgements.filter(pl.col("judge") == measure)
     rows = of.select(*place, pl.col("value").alias(TARGET), pl.col("reason").alias("_reason"))
     names = judgements["judge"].unique(maintain_order=True).to_list()
     for name in dict.fromkeys([COMPOSITE, *(name for name in names if name != measure)]):
-        other = judgements.filter(pl.col("judge") == name).select(
-            *place, pl.col("value").alias(column(name))
-        )
+        unasked = pl.col("value").is_null() & pl.col("reason").str.starts_with(NOT_ASKED)
+        value = pl.when(unasked).then(pl.lit(math.nan)).otherwise(pl.col("value"))
+        other = judgements.filter(pl.col("judge") == name).select(*place, value.alias(column(name)))
         rows = rows.join(other, on=place, how="left", maintain_order="left")
     rows = rows.join(
         generations.drop("concept"), on="generation", how="inner", maintain_order="left"

@@ -448,7 +448,8 @@ JUDGEMENTS = Table(
         "off_target": (
             pl.List(pl.Float32),
             "the judge's value for every concept that passed the gate, in the order of the fact "
-            "`judged`; null where the text belongs to no concept, and has a row for each",
+            "`judged`; null where the text belongs to no concept, and has a row for each, and of "
+            "judges that ask a language model",
         ),
         "reason": (pl.String, "why there is no value"),
     },
@@ -514,6 +515,25 @@ STEERED = Table(
     },
     ("concept", "method", "kl_budget"),
 )
+ANSWERS = Table(
+    "answers",
+    "steer",
+    "How probable the target's answer to multiple-choice items is under what was chosen for it; only "
+    "where items are given.",
+    {
+        "concept": (pl.String, "the target"),
+        "method": (pl.String, "as in `steered`; unsteered is the model as it is"),
+        "kl_budget": (pl.Float64, "nats a token; null for unsteered"),
+        "item": (pl.Int64, "number of the row among those of all files"),
+        "probability": (
+            pl.Float64,
+            "P(matching letter) / (P(A) + P(B)), mean of both orders of the choices",
+        ),
+        "mass": (pl.Float64, "P(A) + P(B), mean of both orders"),
+        "reason": (pl.String, "why there is no probability"),
+    },
+    ("concept", "method", "kl_budget", "item"),
+)
 CONTRASTS = Table(
     "contrasts",
     "steer",
@@ -570,7 +590,7 @@ FURTHER_JUDGES = Table(
         "judge": (pl.String, "who judges"),
         "value": (pl.Float64, "mean over generations, failures as 0"),
         "unsteered": (pl.Float64, "mean over plain text, failures left out"),
-        "n": (pl.Int64, "generations"),
+        "n": (pl.Int64, "generations, but for those that the judge was not asked about"),
         "n_failed": (
             pl.Int64,
             "generations that failed or that the judge gave no value, counted in n",
@@ -703,7 +723,7 @@ TABLES = {
     for table in (
         DOCUMENTS, CONCEPTS, LABELS, PAIRS, PROMPTS, VOCABULARY, NAMES, CURVE, LATENTS, NEIGHBOURS,
         POOLED, CONTEXTS, COOCCURRING, EXPLANATIONS, EXPLANATION_SCORES, CONTROL_SCORES, EXPLANATION_STRATA,
-        LATENT_SCORES, TARGETS, STRENGTHS, GENERATIONS, JUDGEMENTS, STEERED, CONTRASTS, FURTHER_JUDGES, CONCEPTS_FOUND, ABSORPTION, FIRST_LETTER,
+        LATENT_SCORES, TARGETS, STRENGTHS, GENERATIONS, JUDGEMENTS, STEERED, ANSWERS, CONTRASTS, FURTHER_JUDGES, CONCEPTS_FOUND, ABSORPTION, FIRST_LETTER,
         WRITERS, CALLS,
     )
 }  # fmt: skip

@@ -1,7 +1,8 @@
 """Calls of a language model as MLflow traces: what was asked, what it answered, what that scored and
 what it cost.
 
-Made of the artifact's own sample of calls (`interpret.client.sample`), once for each artifact.
+Made of the artifact's own sample of calls (`interpret.client.sample`, `steer.client.sample`), once
+for each artifact.
 """
 
 from __future__ import annotations

@@ -89,3 +89,25 @@ def test_without_an_entry_that_asks_there_is_no_forecast(server: Server, tmp_pat
     unset = resolve([*same_store, "interpret.explainers=[log_odds]"], TINY)
     [same] = [each for each in plan.plan(unset, seconds=0) if each.stage == "interpret"]
     assert same.key == step.key
+
+
+def test_what_judges_of_steering_ask_is_said_too(server: Server, tmp_path: Path) -> None:
+    asked = config(
+        server,
+        tmp_path,
+        "interpret.explainers=[log_odds]",
+        "steer.judges=[concept, fluency, yes_no]",
+        "steer.client.kind=endpoint",
+        f"steer.client.url={server.url}",
+        "steer.client.model=judge-1",
+        f"steer.client.prices=[{PRICE}]",
+    )
+    [step] = [step for step in plan.plan(asked, seconds=0) if step.stage == "steer"]
+    found = step.estimate.forecast
+    assert found is not None and found.calls > 0
+    assert found.usd == pytest.approx((2.0 * found.input_tokens + 8.0 * found.output_tokens) / 1e6)
+    assert f"steer asks a language model at most {found.calls:,} times" in told(asked)
+    nobody = resolve(["steer.judges=[concept, fluency, yes_no]"], TINY)
+    [same] = [step for step in plan.plan(nobody, seconds=0) if step.stage == "steer"]
+    assert same.estimate.forecast is None and same.key != step.key
+    assert not server.sent and not server.lists

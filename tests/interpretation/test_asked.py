@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
+from components.client.prompt import Prompt
 from components.config import load
 from components.errors import ConfigError, InputError
 from components.interpretation.asked import first_reader
 from components.interpretation.config import InterpretConfig
 from components.interpretation.interpret import INTERPRET
-from components.interpretation.prompt import FOLDER, Prompt
+from components.interpretation.prompt import FOLDER
 from components.store.artifact import key_of
 
 CLIENT = {"kind": "endpoint", "url": "http://127.0.0.1:9/v1", "model": "one"}

@@ -25,11 +25,12 @@ import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from components.client.contract import Message
+from components.client.forecast import Most
+from components.client.prompt import Prompt
 from components.config import Config, execution
 from components.interpretation.contract import LatentEvidence, Predictor, explainers
 from components.interpretation.explanation import Explanation
-from components.interpretation.prompt import Prompt, path_of
-from components.interpretation.services import Most
+from components.interpretation.prompt import path_of
 from components.interpretation.showing import chosen, line, lines_of, numbered
 from components.interpretation.tiling import ContextsConfig
 from components.interpretation.trials import Question

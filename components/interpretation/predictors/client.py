@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -28,15 +27,17 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from components.client.contract import MOST_LOGPROBS, Reply, Request
+from components.client.forecast import Most
+from components.client.prompt import Prompt
+from components.client.reading import expected, was_not_asked
 from components.config import Config, execution
 from components.interpretation.contract import Predictor, predictors
-from components.interpretation.prompt import Prompt, path_of
+from components.interpretation.prompt import path_of
 from components.interpretation.sample import TENTHS
-from components.interpretation.services import Most
 from components.interpretation.showing import line, numbered
 from components.interpretation.tiling import ContextsConfig
 from components.interpretation.trials import Answer, Question, Unit
-from components.interpretation.writing import tokens_of_windows, was_not_asked
+from components.interpretation.writing import tokens_of_windows
 
 UNITS: tuple[Unit, ...] = ("windows", "marks", "choice", "tokens")
 VALUES = ("explanation", "windows", "n", "tokens")
@@ -205,27 +206,5 @@ def _numbers(reply: Reply, n: int, most: int) -> tuple[Sequence[float] | None, s
         return None, f"not as asked: wanted {n} numbers, got {len(numbers)}"
     if any(not 0 <= number <= most for number in numbers):
         return None, f"not as asked: wanted numbers from 0 to {most}"
-    graded = _graded(reply, numbers) if most == 1 else None
+    graded = expected(reply, numbers, most) if most == 1 else None
     return graded or numbers, None
-
-
-def _graded(reply: Reply, numbers: Sequence[int]) -> Sequence[float] | None:
-    """P(1) / (P(0) + P(1)) at the place of each number; None where the tokens of the answer do not
-    show which is which."""
-    places = [token for token in reply.logprobs or () if _digit(token.token) is not None]
-    if [_digit(token.token) for token in places] != list(numbers):
-        return None
-    graded = []
-    for token in places:
-        likely = {0: 0.0, 1: 0.0}
-        for text, logprob in {**token.likeliest, token.token: token.logprob}.items():
-            if (digit := _digit(text)) is not None:
-                likely[digit] += math.exp(logprob)
-        graded.append(likely[1] / (likely[0] + likely[1]))
-    return graded
-
-
-def _digit(text: str) -> int | None:
-    """The 0 or 1 that a token of a list is, whatever signs stand beside it."""
-    bare = text.strip(" \t\r\n[]{},:\"'▁Ġ")
-    return int(bare) if bare in ("0", "1") else None

@@ -30,8 +30,8 @@ from components.config import Config
 from components.corpus.contract import sound, text_digest
 from components.corpus.encoding import Encoder
 from components.errors import InputError
-from components.paths import expanded
 from components.steering.contract import Concept, Evidence
+from components.steering.given import files_of, rows_of
 from components.steering.passages import Cut, contexts
 from components.steering.targeting import Ground, Targeted, Targets, targets
 from components.store import tables
@@ -87,10 +87,7 @@ class Sets(Targets):
 
     def files(self) -> list[Path]:
         """The files whose texts are read; none where the path names nothing."""
-        root = expanded(self.settings.path)
-        found = [root] if root.is_file() else sorted(root.glob(self.settings.pattern))
-        there = self.settings.path and root.exists()
-        return [path for path in found if path.suffix in (".jsonl", ".parquet")] if there else []
+        return files_of(self.settings.path, self.settings.pattern)
 
     def _read(self) -> pl.DataFrame:
         """concept, text, inside (the side); every text once for each concept."""
@@ -102,18 +99,10 @@ class Sets(Targets):
             )
         parts = []
         for path in self.files():
-            frame = (
-                pl.read_parquet(path)
-                if path.suffix == ".parquet"
-                else pl.read_ndjson(path, infer_schema_length=None)
-            )
             wanted = [settings.text_column, settings.side_column]
             wanted += [settings.concept_column] if settings.concept_column else []
-            if missing := [name for name in wanted if name not in frame.columns]:
-                raise InputError(
-                    f"{path} has no column {missing[0]!r} (it has {', '.join(frame.columns)}); set "
-                    "steer.targets.text_column, side_column or concept_column"
-                )
+            where = "steer.targets.text_column, side_column or concept_column"
+            frame = rows_of(path, wanted, where)
             side = pl.col(settings.side_column).cast(pl.String).str.to_lowercase()
             name = pl.col(settings.concept_column) if settings.concept_column else pl.lit(path.stem)
             parts.append(
@@ -154,6 +143,7 @@ class Listed(Targeted):
                 "set steer.targets.with_values"
             )
         self.concepts = [Concept(name, "set", "document", text=name) for name in names]
+        self._given = rows["text"].unique(maintain_order=True).to_list()
         column = {name: i for i, name in enumerate(names)}
         found: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {s: {} for s in set(DEALT)}
         for row in rows.iter_rows(named=True):
@@ -254,6 +244,10 @@ class Listed(Targeted):
             without=scipy.sparse.csc_matrix(outside[document]),
             is_foreign=True,
         )
+
+    def texts(self) -> Sequence[str]:
+        """All texts of the files."""
+        return self._given
 
     def told(self, column: int) -> Mapping[str, Any]:
         """Texts of select on both sides."""

@@ -1,0 +1,87 @@
+"""Who answers the judges of steering that ask a language model: how that enters the key, and what it
+may cost.
+
+`steer.client` answers, within `steer.budget`. Which model that is, the bytes of the prompts and the
+budget are part of the artifact's key where such a judge is listed, and of no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.client import identity
+from components.client.client import Client
+from components.client.forecast import NOTHING
+from components.client.forecast import forecast as of_clients
+from components.device import Execution
+from components.steering.asking import AskingJudge
+from components.steering.contract import judges
+from components.store.estimate import Forecast
+
+if TYPE_CHECKING:
+    from components.steering.config import SteerConfig
+    from components.steering.meter import Meter
+
+CLIENT, BUDGET = "steer.client", "steer.budget"
+
+
+def asking(config: SteerConfig) -> dict[str, type[AskingJudge]]:
+    """The listed judges that ask."""
+    listed = {name: judges[name] for name in config.judges}
+    return {name: judge for name, judge in listed.items() if issubclass(judge, AskingJudge)}
+
+
+def is_asked(config: SteerConfig) -> bool:
+    """Whether somebody is asked at all."""
+    return bool(asking(config)) and config.client.kind != "none"
+
+
+def prompts(config: SteerConfig) -> Mapping[str, list[Path]]:
+    """The prompts of each listed judge that asks."""
+    return {
+        name: list(judge.files(getattr(config.judge_settings, name)))
+        for name, judge in asking(config).items()
+    }
+
+
+def numbers(config: SteerConfig) -> Mapping[str, int]:
+    """What of the client is part of the key, a number for each part: nothing where nobody is
+    asked."""
+    return identity.numbers({"client": config.client} if is_asked(config) else {}, config.budget)
+
+
+def client_of(config: SteerConfig, execution: Execution) -> Client | None:
+    """Who answers, made sure to be there; nothing is paid. None where nobody is asked.
+
+    Raises:
+        ConfigError: no endpoint there, no key, a model that is not served, no budget.
+    """
+    if not is_asked(config):
+        return None
+    client = Client(config.client, config.budget, execution, CLIENT, BUDGET)
+    client.check()
+    return client
+
+
+def forecast(config: SteerConfig, meter: Meter, execution: Execution) -> Forecast | None:
+    """What a run asks at most, before it does; None where nobody is asked.
+
+    Args:
+        config: the section.
+        meter: has planned the run.
+        execution: for a model on this machine.
+
+    Raises:
+        ConfigError: the settings do not say who is asked.
+    """
+    if not is_asked(config):
+        return None
+    # a token of a small model is mostly less than one of a large one; a few are more
+    text, prompt = 2 * config.max_new_tokens, 2 * meter.longest
+    each = NOTHING
+    for name, judge in asking(config).items():
+        each = each.plus(judge.most_asked(getattr(config.judge_settings, name), text, prompt))
+    whole = [(each.times(meter.asked), config.client, CLIENT)]
+    return of_clients(whole, config.budget, BUDGET, execution)

@@ -1,0 +1,43 @@
+"""Files of the user's own, with a text a row: JSONL or parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from components.errors import InputError
+from components.paths import expanded
+
+
+def files_of(path: str, pattern: str) -> list[Path]:
+    """The files of a path, itself or a folder; none where it names nothing."""
+    root = expanded(path)
+    found = [root] if root.is_file() else sorted(root.glob(pattern))
+    there = path and root.exists()
+    return [file for file in found if file.suffix in (".jsonl", ".parquet")] if there else []
+
+
+def rows_of(path: Path, columns: Sequence[str], settings: str) -> pl.DataFrame:
+    """The rows of a file.
+
+    Args:
+        path: the file.
+        columns: that it must have.
+        settings: what an error tells to set.
+
+    Raises:
+        InputError: a column that is missing.
+    """
+    frame = (
+        pl.read_parquet(path)
+        if path.suffix == ".parquet"
+        else pl.read_ndjson(path, infer_schema_length=None)
+    )
+    if missing := [name for name in columns if name not in frame.columns]:
+        raise InputError(
+            f"{path} has no column {missing[0]!r} (it has {', '.join(frame.columns)}); set "
+            f"{settings}"
+        )
+    return frame
