@@ -31,12 +31,15 @@ from components.corpus.contract import content_number
 from components.device import Execution
 from components.model.language_model import LanguageModel
 from components.report.scores import write
+from components.steering.battery import Outcome, drawn_cells, not_run, obstacle, run_battery
+from components.steering.battery import rows as battery_rows
+from components.steering.battery import score as battery_score
 from components.steering.by_concept import by_concept, by_judge
 from components.steering.choice import Steered, choose, contested, entered
 from components.steering.comparison import Comparison
 from components.steering.composite import FLUENCY
 from components.steering.config import SteerConfig, embeds
-from components.steering.contract import Concept, JudgeServices, MethodServices
+from components.steering.contract import Concept, JudgeServices, Material, MethodServices
 from components.steering.contrasts import contrasts
 from components.steering.dose import with_doses
 from components.steering.ledger import Ledger
@@ -66,7 +69,8 @@ ROW = 400  # and in memory, while it is put together and written
 
 
 def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution) -> Work:
-    """Writes strengths, generations, judgements, steered, scores and directions.safetensors.
+    """Writes strengths, generations, judgements, steered, contrasts, battery, scores and
+    directions.safetensors.
 
     A corpus without any concept, a model that does not generate, and activations without model and
     corpus leave empty tables and a score that is absent with the reason: the rest of an experiment
@@ -152,12 +156,15 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
         steered, final = yield from _with_cost(column, text, steered, final, model, meter)
     steered, final = with_doses(model, steered, final, elsewhere)
     yield from texts.test(final)
+    tried = None  # after all else, so that it changes nothing else
+    if config.battery:
+        tried = yield from _battery(panel, material, passed, writer, meter)
 
     save(folder, proposals.candidates)
     limits = "; ".join(filter(None, (too_short(material), targeted.limit))) or None
     comparison = _comparison(config, subject, concepts, refused, panel, proposals, steered, limits)
     refusals = _refused_rows(comparison, proposals.methods)
-    _write(folder, ledger, [*(s.row() for s in steered), *refusals], comparison)
+    _write(folder, ledger, [*(s.row() for s in steered), *refusals], comparison, tried)
     tables.TARGETS.write(folder, _target_rows(targeted, refused))
     return _facts(config, subject, comparison, proposals, texts)
 
@@ -209,6 +216,18 @@ class _Texts:
         work = self.writer.write([job for _, job in jobs], side_effects=True)
         texts = yield from self.meter.run(work, "test prompts", self.meter.tested)
         self.ledger.add_steered("test", jobs, texts)
+
+
+def _battery(
+    panel: Panel, material: Material, passed: Sequence[int], writer: Writer, meter: Meter
+) -> Generator[Progress, None, list[Outcome]]:
+    """The gaming battery on the targets that passed the gate."""
+    cells = drawn_cells(material, passed, writer)
+    if why := obstacle(panel, cells, len(passed)):
+        return not_run(panel.has_panel, why)
+    work = writer.write([Job(cell.prompt) for cell in cells])
+    unsteered = yield from meter.run(work, "gaming battery", meter.cell)
+    return run_battery(panel, material, cells, unsteered, writer)
 
 
 def _at_strengths(
@@ -323,7 +342,11 @@ def _with_cost(
 
 
 def _write(
-    folder: Path, ledger: Ledger, strengths: list[dict[str, Any]], comparison: Comparison
+    folder: Path,
+    ledger: Ledger,
+    strengths: list[dict[str, Any]],
+    comparison: Comparison,
+    tried: Sequence[Outcome] | None,
 ) -> None:
     tables.GENERATIONS.write(folder, ledger.generations())
     tables.JUDGEMENTS.write(folder, ledger.judgements())
@@ -336,12 +359,11 @@ def _write(
     further = by_judge(reached, comparison)
     if further.height:
         tables.FURTHER_JUDGES.write(folder, further)
-    write(
-        folder,
-        STEER.name,
-        score_rows(results, reached, comparison, against),
-        declared(comparison.judges),
-    )
+    scores = list(score_rows(results, reached, comparison, against))
+    if tried is not None:
+        tables.BATTERY.write(folder, battery_rows(tried))
+        scores.append({**comparison.columns, **battery_score(tried)})
+    write(folder, STEER.name, scores, declared(comparison.judges))
 
 
 def _nothing(
@@ -354,6 +376,8 @@ def _nothing(
         *(tables.STEERED, tables.CONTRASTS),
     ):
         table.write(folder, [])
+    if config.battery:
+        tables.BATTERY.write(folder, battery_rows(not_run(config.has_panel, reason)))
     save(folder, [])
     measures = declared(config.beside)
     write(folder, STEER.name, [absent_row(named | {"n_seeds": n_seeds}, reason)], measures)
