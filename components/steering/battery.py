@@ -4,8 +4,7 @@ A cell is a target and a real opening that goes on with text that has the target
 real continuation is judged, and beside it what each trick makes of the same target and opening. The
 law: on the composite (`components.steering.composite`: `panel`, of three, where relevance is
 judged) real text is above every trick, paired cell by cell, with the lower bound of the interval
-above 0. What a single judge falls for is told beside it: no judge alone keeps the law, and the
-composite of two does not either.
+above 0. What a single judge falls for is told beside it: no judge alone keeps the law.
 
 The replicate is the target: cells of one target are averaged first, and the interval is Student's
 over targets. Text that cannot be judged (nothing is written) counts as 0. A target that a judge
@@ -452,7 +451,8 @@ def score(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     held = sum(bool(each.holds) for each in known)
     told = (
         f"the law holds against {held} of {len(known)} tricks, smallest lower bound "
-        f"{nearest.difference.low:.2g} ({nearest.trick}); {nearest.judge}, {nearest.n_cells} cells"
+        f"{nearest.difference.low:.2g} ({nearest.trick}); {nearest.judge}, {nearest.n_cells} cells "
+        f"of {nearest.difference.n} targets"
     )
     if lacking := [each.trick for each in of_law if each.difference.low is None]:
         told += f"; not tried: {', '.join(lacking)}"

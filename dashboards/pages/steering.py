@@ -209,8 +209,8 @@ def _battery(report: pl.DataFrame, steer: Artifact) -> None:
     st.caption(
         "Texts that have the target and are no steered text, judged beside real text that has it, "
         f"cell by cell. The law: on `{law}` real text is above every trick, with its whole "
-        "interval over targets. (!): this judge alone falls for it. A text without a value counts "
-        "as 0."
+        "interval over targets; not shown: the interval holds 0. (!): to this judge alone real "
+        "text is not above it. A text without a value counts as 0."
     )
 
 

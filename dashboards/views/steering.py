@@ -11,7 +11,7 @@ import polars as pl
 
 from components.report.scores import KINDS, SINGLE
 from components.statistics import ABSENT, Interval, t_interval, t_interval_of_groups
-from components.store.judgements import COMPOSITE, PANEL
+from components.store.judgements import COMPOSITE, PANEL, method_of
 from dashboards.measures import NOTHING, estimate, number
 
 FLUENCY = "fluency"
@@ -26,7 +26,6 @@ POINT_COLUMNS = {
     "n": pl.Int64,
     "n_failed": pl.Int64,
 }
-HELD = {True: "holds", False: "BROKEN", None: NOTHING}
 
 
 def headline(report: pl.DataFrame) -> str:
@@ -70,7 +69,7 @@ def tradeoff(
     fluent = {_place(row): row for row in of_kind.filter(measure=FLUENCY).iter_rows(named=True)}
     rows = []
     for row in of_kind.filter(measure=headline(report)).iter_rows(named=True):
-        name = called(row, facts)
+        name = method_of(row, facts)
         cost = ABSENT if reached is None else _cost(reached, name, row["budget"], kind)
         fluency = fluent.get(_place(row), {})
         rows.append(
@@ -97,16 +96,6 @@ def tradeoff(
         _best(points, -points["cost"]).alias("best_cost"),
         _best(points, points["fluency"]).alias("best_fluency"),
     )
-
-
-def called(row: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
-    """What the tables of `steer` call the method of a row of the report."""
-    entry, subject = row["entry"], row["subject"]
-    if subject is None:
-        return entry
-    names = {tuple(of): name for name, of in facts.get("spoilt", {}).items()}
-    untrained = facts.get("untrained", {}).get(entry) if subject == "untrained" else None
-    return untrained or names.get((entry, subject)) or f"{subject}_{entry}"
 
 
 def cloud(
@@ -218,7 +207,7 @@ def battery(tried: pl.DataFrame) -> pl.DataFrame:
                 law: number(row["fake"]),
                 "real minus it": value,
                 "95% interval": interval,
-                "law": HELD[row["holds"]],
+                "law": _law(row),
                 "targets": row["n"],
                 "cells": row["n_cells"],
                 "failed": row["n_failed"],
@@ -232,6 +221,13 @@ def battery(tried: pl.DataFrame) -> pl.DataFrame:
 def law_of(tried: pl.DataFrame) -> str:
     """The composite that the battery's law is on."""
     return PANEL if PANEL in set(tried["judge"]) else COMPOSITE
+
+
+def _law(row: Mapping[str, Any]) -> str:
+    """Whether the law holds, is broken (the whole interval is below 0), or neither is shown."""
+    if row["holds"] is None:
+        return NOTHING
+    return "holds" if row["holds"] else "BROKEN" if row["high"] < 0 else "not shown"
 
 
 def _alone(row: Mapping[str, Any] | None) -> str:

@@ -322,12 +322,13 @@ def steering(folder: Path, random: np.random.Generator, budget: float = 0.1) -> 
 
 
 def tricks() -> list[dict[str, Any]]:
-    """A battery in which the composite holds against all but one trick, and one was not tried."""
+    """A battery whose law holds against two tricks, is broken by one and not shown of one; one more
+    was not tried."""
     about = {"n": 6, "n_cells": 24, "n_failed": 0, "n_unjudged": 0, "real": 0.7}
     rows = []
     for judge, fakes in (
-        ("composite", {"keyword_list": 0.1, "training_text": 0.69, "empty": 0.0}),
-        ("concept", {"keyword_list": 0.8, "training_text": 0.7, "empty": 0.0}),
+        ("composite", {"keyword_list": 0.1, "training_text": 0.69, "one_word": 0.9, "empty": 0.0}),
+        ("concept", {"keyword_list": 0.8, "training_text": 0.7, "one_word": 0.0, "empty": 0.0}),
     ):
         for trick, fake in fakes.items():
             value = about["real"] - fake
@@ -434,7 +435,7 @@ def report_rows(keys: Mapping[str, str], name: str, budget: float = 0.1) -> list
     floor = {"low": 0.05, "high": 0.11, "role": "floor"}
     rows.append(steered(0.08, "composite", "random_direction", budget, **steer, **floor))
     tried = {"low": -0.09, "high": 0.11, "role": "control", "entry": None, "budget": None}
-    told = "the law holds against 2 of 3 tricks, smallest lower bound -0.09 (training_text)"
+    told = "the law holds against 2 of 4 tricks, smallest lower bound -0.09 (training_text)"
     rows.append(steered(0.01, "battery", **(steer | tried | {"concept_kind": "all"}), reason=told))
     return rows
 

@@ -735,13 +735,14 @@ def test_the_battery_marks_what_a_judge_alone_falls_for_and_what_breaks_the_law(
         "real text",
         "keyword list",
         "training text",
+        "one word",
         "empty",
         "top context",
     ]
     assert (shown[0]["composite"], shown[0]["concept"]) == ("0.7", "0.7")
-    assert [row["law"] for row in shown] == ["–", "holds", "BROKEN", "holds", "–"]
+    assert [row["law"] for row in shown] == ["–", "holds", "not shown", "BROKEN", "holds", "–"]
     assert (shown[1]["concept"], shown[3]["concept"]) == ("0.8 (!)", "0")
-    assert shown[4]["note"] == "no latent" and shown[4]["composite"] == "–"
+    assert shown[5]["note"] == "no latent" and shown[5]["composite"] == "–"
     assert (shown[1]["real minus it"], shown[1]["95% interval"]) == ("0.60", "0.50 to 0.70")
 
 

@@ -33,7 +33,7 @@ from components.steering.panel import Panel
 from components.steering.writer import Job, Prompt, Writer
 from components.store import tables
 from components.store.judgements import COMPOSITE, PANEL, UNSTEERED
-from tests.steering.conftest import Bench
+from tests.steering.conftest import PLANTED, Bench
 from tests.steering.world import CPU, PROMPTS, finish
 
 
@@ -50,9 +50,15 @@ def material(bench: Bench, writer: Writer) -> Material:
     return read_material(bench.targeted(config), writer, prompts, plain, config)
 
 
-def fitted(bench: Bench, material: Material, *judges: str) -> tuple[Panel, list[int]]:
+def fitted(
+    bench: Bench, material: Material, *judges: str, **settings: object
+) -> tuple[Panel, list[int]]:
     """Judges, and the columns of the targets that they can judge."""
-    config = SteerConfig(judges=["concept", "fluency", *judges], max_new_tokens=16)
+    config = SteerConfig(
+        judges=["concept", "fluency", *judges],
+        judge_settings=settings,  # type: ignore[arg-type]
+        max_new_tokens=16,
+    )
     services = JudgeServices(CPU, 0, bench.model, Dictionary.load(bench.dictionary))
     panel = Panel.fitted(config, material, services)
     refused = panel.refusals()
@@ -124,22 +130,27 @@ def test_bait_is_made_of_text_that_judges_learnt_from(material: Material) -> Non
     assert bait(none, column).passage == ""
 
 
-def test_without_relevance_the_law_is_on_the_composite_of_two_and_verbatim_text_breaks_it(
+def test_without_relevance_the_law_is_on_the_composite_of_two(
     bench: Bench, writer: Writer, material: Material
 ) -> None:
     panel, columns = fitted(bench, material)
     found = tried(panel, material, drawn_cells(material, columns, writer), writer)
     assert {each.judge for each in found} == {COMPOSITE, "concept", "fluency"}
     law = of(found, COMPOSITE)
-    assert law["training_text"].holds is False, "nobody asks whether it belongs to its prompt"
     assert law[EMPTY].holds and law["keyword_list"].holds
     assert law["top_context"].holds is None
     assert law["top_context"].reason == "no target has a latent that is active in a real passage"
     told = score(found)
     held = sum(bool(each.holds) for each in law.values())
-    assert told["value"] == law["training_text"].difference.value and told["low"] < 0
-    assert told["reason"].startswith(f"the law holds against {held} of 8 tricks, smallest lower")
-    assert "not tried: top_context; with relevance in steer.judges" in told["reason"]
+    lows = {trick: each.difference.low for trick, each in law.items() if each.holds is not None}
+    nearest = min(lows, key=lambda trick: lows[trick] or 0.0)
+    assert (told["value"], told["low"]) == (law[nearest].difference.value, lows[nearest])
+    assert told["reason"].startswith(
+        f"the law holds against {held} of 8 tricks, smallest lower bound {lows[nearest]:.2g} "
+        f"({nearest}); composite, "
+    )
+    assert "not tried: top_context" in told["reason"]
+    assert ("with relevance in steer.judges" in told["reason"]) == (held < 8)
 
 
 def test_cells_are_bounded_and_few_targets_have_more_each(
@@ -157,14 +168,17 @@ def test_cells_are_bounded_and_few_targets_have_more_each(
 def test_a_target_that_a_judge_refuses_is_left_out_of_its_rows_alone(
     bench: Bench, writer: Writer, material: Material
 ) -> None:
-    panel, columns = fitted(bench, material, "relevance", "concept_masked")
-    refused = panel.judges["concept_masked"].refusals()
-    assert 0 < len(refused) < len(material.concepts), "a word without its own word cannot be told"
-    found = tried(panel, material, drawn_cells(material, columns, writer), writer)
-    asked = of(found, PANEL)[EMPTY].n_cells
-    own = of(found, "concept_masked")[EMPTY].n_cells
-    names = [material.concepts[column] for column in columns]
-    assert own < asked and set(names) & set(refused)
+    latent = dataclasses.replace(material.targets[0], latent=PLANTED.index(material.concepts[0]))
+    given = dataclasses.replace(material, targets=[latent, *material.targets[1:]])
+    panel, columns = fitted(bench, given, "relevance", "readback", readback={"silent": 0})
+    assert set(panel.judges["readback"].refusals()) == set(material.concepts[1:])
+    assert 0 in columns and len(columns) > 1
+    found = tried(panel, given, drawn_cells(given, columns, writer), writer)
+    whole, own = of(found, PANEL), of(found, "readback")
+    assert whole[EMPTY].difference.n == len(columns) and own[EMPTY].difference.n == 1
+    assert own[EMPTY].holds is None and own[EMPTY].reason == "one target gives no interval"
+    # the judge that knows the latent knows its top passage
+    assert whole["top_context"].n_cells == own["top_context"].n_cells == own[EMPTY].n_cells > 0
 
 
 def test_a_battery_that_cannot_be_run_says_why(bench: Bench, material: Material) -> None:
@@ -196,5 +210,5 @@ def test_the_score_is_the_trick_with_the_smallest_lower_bound() -> None:
     assert (told["value"], told["low"], told["n"], told["baseline"]) == (0.6, -0.01, 9, 0.0)
     assert told["reason"] == (
         "the law holds against 1 of 2 tricks, smallest lower bound -0.01 (training_text); panel, "
-        "18 cells; not tried: top_context"
+        "18 cells of 9 targets; not tried: top_context"
     )

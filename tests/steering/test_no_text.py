@@ -91,7 +91,8 @@ def test_documents_shorter_than_a_continuation_leave_absent_scores_that_say_what
     assert (row["value"], row["n"]) == (None, 0)
     assert row["reason"]
     assert tables.STEERED.read(made).is_empty()
-    assert tables.BATTERY.read(made)["reason"].unique().to_list() == ["no target passed the gate"]
+    (why,) = tables.BATTERY.read(made)["reason"].unique().to_list()
+    assert "lower steer.max_new_tokens" in why
 
 
 def test_both_at_once(bench: Bench, mute: ModelReference) -> None:
