@@ -161,11 +161,13 @@ def steering(frame: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
             title="composite of concept gained and fluency",
             axis=alt.Axis(tickCount=5, orient="top"),
         ),
-        color=colours.legend(orient="top"),
+        color=colours.legend(orient="top", columns=3, labelLimit=180, symbolLimit=0),
         shape=alt.Shape("method:N", title=None, scale=shape_scale),
     )
     rules = base.mark_rule(strokeWidth=1.5).encode(x="low:Q", x2="high:Q", color=colours)
-    return alt.layer(floor, rules, points).properties(height=(ROW + 4) * len(order) + FRAME)
+    row = max(ROW + 4, 8 * len(methods) + 6)
+    legend = ROW * math.ceil(len(methods) / 3)
+    return alt.layer(floor, rules, points).properties(height=row * len(order) + FRAME + legend)
 
 
 def scores(frame: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
@@ -483,7 +485,7 @@ def budgets(frame: pl.DataFrame, title: str) -> alt.LayerChart | alt.FacetChart:
         "method:N",
         title=None,
         scale=colour_scale,
-        legend=alt.Legend(orient="bottom", labelLimit=160, columns=2),
+        legend=alt.Legend(orient="bottom", labelLimit=240, columns=1, symbolLimit=0),
     )
     base = alt.Chart(frame).encode(
         color=colour,
@@ -512,7 +514,7 @@ def budgets(frame: pl.DataFrame, title: str) -> alt.LayerChart | alt.FacetChart:
     layers = [rules, points]
     if several:
         layers.insert(0, base.mark_line(strokeWidth=1.5).encode(x=x, y=y))
-    return alt.layer(*layers).properties(height=300, title=title)
+    return alt.layer(*layers).properties(height=280 + ROW * len(methods), title=title)
 
 
 def tradeoff(
@@ -531,9 +533,12 @@ def tradeoff(
     drawn = points.filter(pl.col(axis).is_not_null())
     names = _methods_first(drawn, pl.col("standing") == METHOD)
     colour_scale, shape_scale = _method_scales(*names)
-    values = pl.concat([drawn[axis], drawn[f"{axis}_low"], cloud[axis]]).drop_nulls()
-    low, high = values.min(), values.max()
-    wide = axis == "cost" and isinstance(low, float) and 0 < low < float(high) / 5  # type: ignore[arg-type]
+    values = pl.concat([drawn[axis], cloud[axis]]).drop_nulls().to_list()
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    wide = axis == "cost" and 0 < low < high / 4
+    # an interval that reaches 0 has no place on a logarithmic axis
+    edge = pl.col(f"{axis}_low").clip(lower_bound=low / 2 if wide else None)
+    drawn = drawn.with_columns(edge.alias("from"))
     scale = (
         alt.Scale(type="log", nice=False, padding=14)
         if wide
@@ -541,7 +546,8 @@ def tradeoff(
     )
     x = alt.X(f"{axis}:Q", title=titles[0], scale=scale, axis=alt.Axis(tickCount=5, format="~g"))
     y = alt.Y("success:Q", title=titles[1], axis=alt.Axis(tickCount=5))
-    legend = alt.Legend(orient="bottom", labelLimit=180, columns=2, symbolLimit=0)
+    n_names = sum(map(len, names))
+    legend = alt.Legend(orient="bottom", labelLimit=240, columns=2, symbolLimit=0)
     colour = alt.Color("method:N", title=None, scale=colour_scale, legend=legend)
     about = [alt.Tooltip("budget:Q", title="KL budget", format="~g")]
     singles = (
@@ -560,19 +566,20 @@ def tradeoff(
     )
     over_budgets = (
         alt.Chart(drawn.filter(pl.col("budget").is_not_null()))
-        .mark_line(strokeWidth=1.5, opacity=0.7)
+        .mark_line(strokeWidth=1)
         .encode(x=x, y=y, color=colour, order=alt.Order("budget:Q"))
     )
     up = base.mark_rule(strokeWidth=1.5).encode(
         x=x, y=alt.Y("success_low:Q"), y2="success_high:Q"
     )
     across = base.mark_rule(strokeWidth=1.5).encode(
-        y=y, x=alt.X(f"{axis}_low:Q"), x2=f"{axis}_high:Q"
+        y=y, x=alt.X("from:Q"), x2=f"{axis}_high:Q"
     )
     marks = base.mark_point(filled=True, size=90, opacity=1).encode(
         x=x, y=y, shape=alt.Shape("method:N", title=None, scale=shape_scale)
     )
-    return alt.layer(singles, frontier, over_budgets, across, up, marks).properties(height=340)
+    layers = alt.layer(singles, frontier, over_budgets, across, up, marks)
+    return layers.properties(height=380 + ROW * math.ceil(n_names / 2))
 
 
 def _methods_first(frame: pl.DataFrame, is_method: pl.Expr) -> tuple[list[str], list[str]]:

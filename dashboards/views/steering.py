@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from components.report.scores import KINDS, SINGLE
-from components.statistics import ABSENT, Interval, t_interval, t_interval_of_groups
+from components.statistics import ABSENT, Interval, bounded, t_interval, t_interval_of_groups
 from components.store.judgements import COMPOSITE, PANEL, method_of
 from dashboards.measures import NOTHING, estimate, number
 
@@ -172,7 +172,7 @@ def told(points: pl.DataFrame, success: str) -> pl.DataFrame:
             ("fluency", "fluency"),
         ):
             value, interval = estimate(*(row[f"{axis}{end}"] for end in ("", "_low", "_high")))
-            told |= {title: value, f"95% interval of {title}": interval}
+            told |= {title: value, f"95% of {title}": interval}
         told |= {"targets": row["n"], "failed": row["n_failed"]}
         best = [axis for axis in ("cost", "fluency") if row[f"best_{axis}"]]
         rows.append(told | {"none better for its": " and ".join(best) or NOTHING})
@@ -194,7 +194,7 @@ def battery(tried: pl.DataFrame) -> pl.DataFrame:
     if tested:
         first = of[tested[0], law]
         alone = {name: number(of[tested[0], name]["real"]) for name in judges}
-        counts = {"targets": first["n"], "cells": first["n_cells"], "failed": None}
+        counts = {"targets": first["n"], "cells": first["n_cells"], "failed": NOTHING}
         real = {"text": "real text", law: number(first["real"]), "real minus it": NOTHING}
         real |= {"95% interval": NOTHING, "law": NOTHING}
         rows.append(real | counts | alone | {"note": ""})
@@ -210,7 +210,7 @@ def battery(tried: pl.DataFrame) -> pl.DataFrame:
                 "law": _law(row),
                 "targets": row["n"],
                 "cells": row["n_cells"],
-                "failed": row["n_failed"],
+                "failed": str(row["n_failed"]),
                 **{name: _alone(of.get((trick, name))) for name in judges},
                 "note": row["reason"] or "",
             }
@@ -259,9 +259,11 @@ def _cost(reached: pl.DataFrame, method: str, budget: float | None, kind: str) -
         pl.col("kl_written_reverse").is_not_null(),
     )
     if kind != "all":
-        return t_interval(of.filter(concept_kind=kind)["kl_written_reverse"].to_numpy())
-    groups = of.partition_by("concept_kind", maintain_order=True)
-    return t_interval_of_groups([part["kl_written_reverse"].to_numpy() for part in groups])
+        interval = t_interval(of.filter(concept_kind=kind)["kl_written_reverse"].to_numpy())
+    else:
+        groups = of.partition_by("concept_kind", maintain_order=True)
+        interval = t_interval_of_groups([part["kl_written_reverse"].to_numpy() for part in groups])
+    return bounded(interval, 0.0, np.inf)
 
 
 def _best(points: pl.DataFrame, other: pl.Series) -> pl.Series:

@@ -89,7 +89,7 @@ def points(*rows: tuple[str, str, float | None, float, float | None]) -> pl.Data
         [
             {"method": method, "standing": standing, "budget": budget, "success": success,
              "success_low": success - 0.1, "success_high": success + 0.1, "cost": cost,
-             "cost_low": None, "cost_high": None, "fluency": 0.9, "fluency_low": 0.8,
+             "cost_low": 0.0, "cost_high": 2 * (cost or 0), "fluency": 0.9, "fluency_low": 0.8,
              "fluency_high": 0.95, "n": 9, "n_failed": 0, "best_cost": standing == "method",
              "best_fluency": False}
             for method, standing, budget, success, cost in rows
@@ -125,9 +125,10 @@ def test_success_against_cost_has_intervals_a_frontier_and_controls_in_grey() ->
         "success_high",
     )
     assert (across["encoding"]["x"]["field"], across["encoding"]["x2"]["field"]) == (
-        "cost_low",
+        "from",
         "cost_high",
     )
+    assert rows(across)[0]["from"] == 0.05, "no interval leaves a logarithmic axis"
     scale = marks["encoding"]["color"]["scale"]
     assert scale["domain"] == ["a", "b", "random"] and scale["range"][2] == charts.GREY
     assert marks["encoding"]["x"]["scale"]["type"] == "log"

@@ -614,6 +614,18 @@ def test_steering_over_budgets_holds_every_measure_at_every_budget() -> None:
     ]
 
 
+def test_a_control_of_several_methods_has_a_line_for_each() -> None:
+    spoilt = {"subject": "shuffled_labels", "role": "control", "concept_kind": "all"}
+    bare = {"subject": "untrained", "role": "control", "concept_kind": "all"}
+    rows = [steered(0.1, "composite", name, **spoilt) for name in ("add_direction", "probe")]
+    frame = report(*rows, steered(0.1, "composite", **bare))
+    assert views.scores.budgets(frame)["method"].to_list() == [
+        "shuffled_labels_add_direction",
+        "shuffled_labels_probe",
+        "untrained",
+    ]
+
+
 SPOILT = {
     "untrained": {"add_direction": "untrained"},
     "spoilt": {"shuffled_labels_add_direction": ["add_direction", "shuffled_labels"]},
@@ -664,7 +676,7 @@ def test_success_stands_beside_the_cost_and_fluency_of_the_same_method_and_budge
     ]  # fmt: skip
     cheap = of["add_direction", 0.1]
     assert (cheap["success"], cheap["success_low"], cheap["n"], cheap["n_failed"]) == (0.4, 0.3, 4, 1)
-    assert cheap["cost"] == pytest.approx(0.1) and cheap["cost_low"] < 0.08 < 0.12 < cheap["cost_high"]
+    assert cheap["cost"] == pytest.approx(0.1) and cheap["cost_high"] > 0.12
     assert (cheap["fluency"], cheap["fluency_low"]) == (0.9, 0.8)
     assert of["add_direction", 0.3]["cost_low"] is None, "one concept gives no interval"
     best = {place for place, row in of.items() if row["best_cost"]}
@@ -679,6 +691,7 @@ def test_success_stands_beside_the_cost_and_fluency_of_the_same_method_and_budge
     assert written[2]["budget"] == "own cost" and written[2]["none better for its"] == "–"
     assert written[0]["none better for its"] == "cost and fluency"
     without = views.steering.tradeoff(frame, None, SPOILT, "document")
+    assert cheap["cost_low"] == 0.0, "a KL is never below 0"
     assert without["cost"].null_count() == without.height and not without["best_cost"].any()
 
 
