@@ -48,6 +48,8 @@ METHOD_SHAPES = (
 """Of steering methods in alphabetical order, again from the first: of 56, no two are alike."""
 ROW, FRAME = 22, 110
 """Pixels for one row of a chart, and for its axis, legend and margins."""
+LEGEND_ROW = 30
+"""Pixels for one row of a legend below a chart, which takes them from the chart."""
 
 
 def curve(panel: pl.DataFrame, name: str) -> alt.Chart:
@@ -514,7 +516,7 @@ def budgets(frame: pl.DataFrame, title: str) -> alt.LayerChart | alt.FacetChart:
     layers = [rules, points]
     if several:
         layers.insert(0, base.mark_line(strokeWidth=1.5).encode(x=x, y=y))
-    return alt.layer(*layers).properties(height=280 + ROW * len(methods), title=title)
+    return alt.layer(*layers).properties(height=260 + LEGEND_ROW * len(methods), title=title)
 
 
 def tradeoff(
@@ -545,7 +547,17 @@ def tradeoff(
         else alt.Scale(zero=axis == "cost", padding=14)
     )
     x = alt.X(f"{axis}:Q", title=titles[0], scale=scale, axis=alt.Axis(tickCount=5, format="~g"))
-    y = alt.Y("success:Q", title=titles[1], axis=alt.Axis(tickCount=5))
+    # intervals of controls may leave the chart: they would press all else to its floor
+    of_methods = drawn.filter(pl.col("standing") == METHOD)["success_high"]
+    reaching = pl.concat([drawn["success"], of_methods, cloud["success"]]).drop_nulls().to_list()
+    top = min(1.0, 1.05 * max(reaching, default=1.0)) or 1.0
+    y = alt.Y(
+        "success:Q",
+        title=titles[1],
+        scale=alt.Scale(domain=[0, top], nice=False),
+        axis=alt.Axis(tickCount=5),
+    )
+    strength = alt.condition(f"datum.standing === '{METHOD}'", alt.value(0.9), alt.value(0.35))
     n_names = sum(map(len, names))
     legend = alt.Legend(orient="bottom", labelLimit=240, columns=2, symbolLimit=0)
     colour = alt.Color("method:N", title=None, scale=colour_scale, legend=legend)
@@ -569,17 +581,17 @@ def tradeoff(
         .mark_line(strokeWidth=1)
         .encode(x=x, y=y, color=colour, order=alt.Order("budget:Q"))
     )
-    up = base.mark_rule(strokeWidth=1.5).encode(
-        x=x, y=alt.Y("success_low:Q"), y2="success_high:Q"
+    up = base.mark_rule(strokeWidth=1.5, clip=True).encode(
+        x=x, y=alt.Y("success_low:Q"), y2="success_high:Q", opacity=strength
     )
-    across = base.mark_rule(strokeWidth=1.5).encode(
-        y=y, x=alt.X("from:Q"), x2=f"{axis}_high:Q"
+    across = base.mark_rule(strokeWidth=1, clip=True).encode(
+        y=y, x=alt.X("from:Q"), x2=f"{axis}_high:Q", opacity=strength
     )
     marks = base.mark_point(filled=True, size=90, opacity=1).encode(
         x=x, y=y, shape=alt.Shape("method:N", title=None, scale=shape_scale)
     )
     layers = alt.layer(singles, frontier, over_budgets, across, up, marks)
-    return layers.properties(height=380 + ROW * math.ceil(n_names / 2))
+    return layers.properties(height=380 + LEGEND_ROW * math.ceil(n_names / 2))
 
 
 def _methods_first(frame: pl.DataFrame, is_method: pl.Expr) -> tuple[list[str], list[str]]:

@@ -32,7 +32,7 @@ from components.statistics import ABSENT, Interval, t_interval
 from components.steering.composite import FLUENCY, composite
 from components.steering.contract import Continuation, Material, Passages
 from components.steering.panel import Panel
-from components.steering.writer import Job, Prompt, Writer, continuation
+from components.steering.writer import Prompt, Writer, continuation
 from components.store.judgements import COMPOSITE, PANEL, UNSTEERED
 
 SENTENCE = re.compile(r"[^.!?]*[.!?]+[”\"']?|[^.!?]+$")
@@ -287,9 +287,7 @@ def run_battery(
     silent, outcomes = panel.silence(), []
     for judge in (law, *panel.judges):
         refused = panel.judges[judge].refusals() if judge in panel.judges else {}
-        asked = [
-            i for i, cell in enumerate(cells) if material.concepts[cell.column] not in refused
-        ]
+        asked = [i for i, cell in enumerate(cells) if material.concepts[cell.column] not in refused]
         for trick in NAMES:
             there = [i for i in asked if texts[trick][i] is not None]
             if why := silent.get(judge) or _no_cell(asked, there, refused):
@@ -299,9 +297,7 @@ def run_battery(
     return outcomes
 
 
-def _no_cell(
-    asked: Sequence[int], there: Sequence[int], refused: Mapping[str, str]
-) -> str | None:
+def _no_cell(asked: Sequence[int], there: Sequence[int], refused: Mapping[str, str]) -> str | None:
     """Why a trick has no cell under a judge; None where it has one."""
     if not asked:
         return next(iter(refused.values()), "no target")
@@ -391,8 +387,8 @@ def _outcome(
 ) -> Outcome:
     fake, real = (values[kind, judge][list(there)] for kind in (trick, REAL))
     n_failed = int(np.isnan(fake).sum())
-    unjudged = {cells[i].column for i in there}
-    unjudged -= {cells[i].column for i, value in zip(there, real, strict=True) if value == value}
+    judged = {cells[i].column for i, gone in zip(there, np.isnan(real), strict=True) if not gone}
+    unjudged = {cells[i].column for i in there} - judged
     fake, real = np.nan_to_num(fake), np.nan_to_num(real)
     of_target: dict[int, list[float]] = {}
     for i, difference in zip(there, real - fake, strict=True):

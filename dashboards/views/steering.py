@@ -193,9 +193,9 @@ def battery(tried: pl.DataFrame) -> pl.DataFrame:
     rows = []
     if tested:
         first = of[tested[0], law]
-        alone = {name: number(of[tested[0], name]["real"]) for name in judges}
+        alone = {name: number(of[tested[0], name]["real"], 2) for name in judges}
         counts = {"targets": first["n"], "cells": first["n_cells"], "failed": NOTHING}
-        real = {"text": "real text", law: number(first["real"]), "real minus it": NOTHING}
+        real = {"text": "real text", law: number(first["real"], 2), "real minus it": NOTHING}
         real |= {"95% interval": NOTHING, "law": NOTHING}
         rows.append(real | counts | alone | {"note": ""})
     for trick in tricks:
@@ -204,7 +204,7 @@ def battery(tried: pl.DataFrame) -> pl.DataFrame:
         rows.append(
             {
                 "text": trick.replace("_", " "),
-                law: number(row["fake"]),
+                law: number(row["fake"], 2),
                 "real minus it": value,
                 "95% interval": interval,
                 "law": _law(row),
@@ -233,7 +233,7 @@ def _law(row: Mapping[str, Any]) -> str:
 def _alone(row: Mapping[str, Any] | None) -> str:
     if row is None or row["fake"] is None:
         return NOTHING
-    return number(row["fake"]) + ("" if row["holds"] is not False else " (!)")
+    return number(row["fake"], 2) + ("" if row["holds"] is not False else " (!)")
 
 
 def _of_steer(report: pl.DataFrame) -> pl.DataFrame:

@@ -40,9 +40,7 @@ STEERED_WITH = (
 )
 """What the trace of a steered text says of it, beside prompt and texts."""
 VERDICTS = pl.List(
-    pl.Struct(
-        {"judge": pl.String, "value": pl.Float64, "reason": pl.String, "before": pl.Float64}
-    )
+    pl.Struct({"judge": pl.String, "value": pl.Float64, "reason": pl.String, "before": pl.Float64})
 )
 
 
@@ -118,9 +116,7 @@ def _trace(row: Mapping[str, Any], experiment: str, run: str, artifact: Artifact
     ) as span:
         mlflow.update_current_trace(tags={TAG: artifact.key, "stage": artifact.stage})
         span.set_inputs({"prompt": row["opening"], "target": row["target"]})
-        span.set_outputs(
-            {"steered": row["text"], "plain": row["plain"], "reason": row["reason"]}
-        )
+        span.set_outputs({"steered": row["text"], "plain": row["plain"], "reason": row["reason"]})
         span.set_status("ERROR" if row["reason"] else "OK")
         for said in row["verdicts"]:
             _assess(span.trace_id, said)
@@ -183,7 +179,9 @@ def _drawn(artifact: Artifact, most: int) -> pl.DataFrame:
     return drawn.with_columns(
         pl.Series("target", targets, pl.String),
         pl.Series("verdicts", found, VERDICTS),
-        pl.col("method").replace_strict(scales, default=None, return_dtype=pl.String).alias("scale"),
+        pl.col("method")
+        .replace_strict(scales, default=None, return_dtype=pl.String)
+        .alias("scale"),
     )
 
 

@@ -98,7 +98,16 @@ def points(*rows: tuple[str, str, float | None, float, float | None]) -> pl.Data
 
 
 DOTS = pl.DataFrame(
-    [{"method": "random", "replicate": 0, "budget": 0.1, "success": 0.02, "cost": 0.1, "fluency": 0.9}]
+    [
+        {
+            "method": "random",
+            "replicate": 0,
+            "budget": 0.1,
+            "success": 0.02,
+            "cost": 0.1,
+            "fluency": 0.9,
+        }
+    ]
 )
 
 
@@ -146,7 +155,9 @@ def test_no_two_of_many_methods_look_alike() -> None:
     rows = [(f"method {number:02}", "method", 0.1, 0.4, 0.1) for number in range(20)]
     spec = charts.tradeoff(points(*rows), DOTS.clear(), "cost", ("cost", "success")).to_dict()
     encoding = spec["layer"][5]["encoding"]
-    looks = list(zip(encoding["color"]["scale"]["range"], encoding["shape"]["scale"]["range"], strict=True))
+    looks = list(
+        zip(encoding["color"]["scale"]["range"], encoding["shape"]["scale"]["range"], strict=True)
+    )
     assert len(set(looks)) == len(looks) == 20 and charts.GREY not in dict(looks)
 
 

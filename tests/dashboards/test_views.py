@@ -675,7 +675,12 @@ def test_success_stands_beside_the_cost_and_fluency_of_the_same_method_and_budge
         ("unsteered_again", None),
     ]  # fmt: skip
     cheap = of["add_direction", 0.1]
-    assert (cheap["success"], cheap["success_low"], cheap["n"], cheap["n_failed"]) == (0.4, 0.3, 4, 1)
+    assert (cheap["success"], cheap["success_low"], cheap["n"], cheap["n_failed"]) == (
+        0.4,
+        0.3,
+        4,
+        1,
+    )
     assert cheap["cost"] == pytest.approx(0.1) and cheap["cost_high"] > 0.12
     assert (cheap["fluency"], cheap["fluency_low"]) == (0.9, 0.8)
     assert of["add_direction", 0.3]["cost_low"] is None, "one concept gives no interval"
@@ -708,7 +713,10 @@ def test_the_composite_in_use_is_of_three_where_some_text_has_it() -> None:
 
 def test_costs_over_all_kinds_weigh_each_kind_the_same() -> None:
     frame = report(steered(0.4, "composite", budget=0.1, concept_kind="all"))
-    costs = [*reached("add_direction", 0.1, 0.1, 0.2, 0.3), *reached("add_direction", 0.1, 1.0, 1.0, kind="surface")]
+    costs = [
+        *reached("add_direction", 0.1, 0.1, 0.2, 0.3),
+        *reached("add_direction", 0.1, 1.0, 1.0, kind="surface"),
+    ]
     points = views.steering.tradeoff(frame, tables.STEERED.frame(costs), {}, "all")
     assert points["cost"][0] == pytest.approx((0.2 + 1.0) / 2)
 
@@ -752,9 +760,9 @@ def test_the_battery_marks_what_a_judge_alone_falls_for_and_what_breaks_the_law(
         "empty",
         "top context",
     ]
-    assert (shown[0]["composite"], shown[0]["concept"]) == ("0.7", "0.7")
+    assert (shown[0]["composite"], shown[0]["concept"]) == ("0.70", "0.70")
     assert [row["law"] for row in shown] == ["–", "holds", "not shown", "BROKEN", "holds", "–"]
-    assert (shown[1]["concept"], shown[3]["concept"]) == ("0.8 (!)", "0")
+    assert (shown[1]["concept"], shown[3]["concept"]) == ("0.80 (!)", "0.00")
     assert shown[5]["note"] == "no latent" and shown[5]["composite"] == "–"
     assert (shown[1]["real minus it"], shown[1]["95% interval"]) == ("0.60", "0.50 to 0.70")
 

@@ -99,7 +99,9 @@ def test_every_trick_is_tried_on_every_judge_and_counted(outcomes: list[Outcome]
     assert law["top_context"].n_cells < law[EMPTY].n_cells, "of the target that has one alone"
     written = tables.BATTERY.frame(rows(outcomes))
     assert written["judge"][0] == PANEL and written.height == 4 * len(NAMES)
-    told = written.row(by_predicate=(pl.col("trick") == EMPTY) & (pl.col("judge") == PANEL), named=True)
+    told = written.row(
+        by_predicate=(pl.col("trick") == EMPTY) & (pl.col("judge") == PANEL), named=True
+    )
     assert told["holds"] and told["low"] > 0 and told["n_failed"] == told["n_cells"]
     assert told["value"] == pytest.approx(law[EMPTY].difference.value)
 
