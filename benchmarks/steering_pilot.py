@@ -31,7 +31,6 @@ from components.seeds import numpy_generator  # noqa: E402
 from components.statistics import Interval, t_interval  # noqa: E402
 from components.steering.battery import (  # noqa: E402
     REAL,
-    UNSTEERED,
     Outcome,
     bait,
     find_cells,
@@ -46,7 +45,6 @@ from components.steering.contract import (  # noqa: E402
     Material,
     Passages,
 )
-from components.steering.judges.readback import Readback  # noqa: E402
 from components.steering.latent_reading import read_latents  # noqa: E402
 from components.steering.material import read_material, read_passages, read_prompts  # noqa: E402
 from components.steering.panel import Panel  # noqa: E402
@@ -55,7 +53,7 @@ from components.steering.targeting import Ground  # noqa: E402
 from components.steering.targets.labels import Labelled  # noqa: E402
 from components.steering.writer import Job, Writer  # noqa: E402
 from components.store import tables  # noqa: E402
-from components.store.judgements import PANEL  # noqa: E402
+from components.store.judgements import PANEL, UNSTEERED  # noqa: E402
 from components.store.shards import CodeShards  # noqa: E402
 from flows.chain import Chain  # noqa: E402
 from flows.parameters import resolve  # noqa: E402
@@ -165,13 +163,9 @@ def _measure(chain: Chain, of_target: Sequence[str], arguments: argparse.Namespa
     verdicts = panel.verdicts(written)
     judged = {name: verdicts[name].values[:, columns] for name in verdicts}
     told = {name: t_interval(values.mean(axis=1)) for name, values in judged.items() if columns}
-    top = {}
-    readback = panel.judges.get("readback")
-    if isinstance(readback, Readback):
-        found = ((column, readback.top_passage(column)) for column in columns)
-        top = {column: text for column, text in found if text}
     cells = find_cells(test, columns, writer, arguments.per_target)
-    outcomes = run_battery(panel, material, cells, writer, top)
+    unsteered = _finished(writer.write([Job(cell.prompt) for cell in cells]))
+    outcomes = run_battery(panel, material, cells, unsteered, writer)
     seconds = time.monotonic() - started
     n_targets = (len(material.targets), len(columns))
     return Measured(f"{config.name}, {kind}", told, n_targets, of_target, outcomes, seconds)
@@ -258,10 +252,10 @@ def lines(measured: Measured) -> list[str]:
     for trick in sorted(tricks, key=lambda name: name == UNSTEERED):
         law = of[trick, PANEL]
         cells = " | ".join(
-            _shown(of[trick, judge].fake) + (" (!)" if of[trick, judge].falls else "")
-            for judge in head
+            _shown(each.fake) + (" (!)" if each.n_cells and each.falls else "")
+            for each in (of[trick, judge] for judge in head)
         )
-        holds = "NO" if law.falls else "yes"
+        holds = "none" if law.holds is None else "yes" if law.holds else "NO"
         told = f"{_shown(law.difference.value)} {_span(law.difference)}"
         written.append(
             f"| {trick} | {_shown(law.fake)} | {told} | {holds} | {law.n_cells} | {cells} |"

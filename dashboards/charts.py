@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import math
+from collections.abc import Sequence
 
 import altair as alt
 import polars as pl
@@ -15,6 +16,7 @@ from components.report import frontiers
 from components.report.measure import Measures
 from components.report.scores import KINDS
 from dashboards.views.scores import ROLES, UNITS
+from dashboards.views.steering import AXES, METHOD
 
 BLUE, ORANGE, GREY, GREEN, PURPLE, RED = (
     "#2b83ba",
@@ -39,8 +41,15 @@ CURVE_TITLES = {
     "loss": "Loss",
     "learning_rate": "Learning rate",
 }
+METHOD_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, RED, "#7a5195", "#5b8c5a", "#b8860b")
+METHOD_SHAPES = (
+    *("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right"),
+)
+"""Of steering methods in alphabetical order, again from the first: of 56, no two are alike."""
 ROW, FRAME = 22, 110
 """Pixels for one row of a chart, and for its axis, legend and margins."""
+LEGEND_ROW = 30
+"""Pixels for one row of a legend below a chart, which takes them from the chart."""
 
 
 def curve(panel: pl.DataFrame, name: str) -> alt.Chart:
@@ -146,20 +155,21 @@ def steering(frame: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
             tooltip=["concept:N", _figure("largest_random"), "control:N"],
         )
     )
-    colours = alt.Color(
-        "method:N", title=None, scale=alt.Scale(domain=methods, range=[BLUE, ORANGE, GREEN, PURPLE])
-    )
+    colour_scale, shape_scale = _method_scales(methods)
+    colours = alt.Color("method:N", title=None, scale=colour_scale)
     points = base.mark_point(filled=True, size=70, opacity=1).encode(
         x=alt.X(
             "mean:Q",
             title="composite of concept gained and fluency",
             axis=alt.Axis(tickCount=5, orient="top"),
         ),
-        color=colours.legend(orient="top"),
-        shape=alt.Shape("method:N", title=None),
+        color=colours.legend(orient="top", columns=3, labelLimit=180, symbolLimit=0),
+        shape=alt.Shape("method:N", title=None, scale=shape_scale),
     )
     rules = base.mark_rule(strokeWidth=1.5).encode(x="low:Q", x2="high:Q", color=colours)
-    return alt.layer(floor, rules, points).properties(height=(ROW + 4) * len(order) + FRAME)
+    row = max(ROW + 4, 8 * len(methods) + 6)
+    legend = ROW * math.ceil(len(methods) / 3)
+    return alt.layer(floor, rules, points).properties(height=row * len(order) + FRAME + legend)
 
 
 def scores(frame: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
@@ -469,13 +479,15 @@ def budgets(frame: pl.DataFrame, title: str) -> alt.LayerChart | alt.FacetChart:
         frame: `views.scores.budgets`, of one measure and one kind of concept.
         title: of the measure, with its unit.
     """
-    methods = sorted(frame["method"].unique())
+    methods = _methods_first(frame, pl.col("role").is_in(["entry", "baseline"]))
     several = frame["budget"].n_unique() > 1
+    colour_scale, shape_scale = _method_scales(*methods)
+    methods = [name for part in methods for name in part]
     colour = alt.Color(
         "method:N",
         title=None,
-        scale=alt.Scale(domain=methods, range=list(SERIES)),
-        legend=alt.Legend(orient="bottom", labelLimit=160, columns=2),
+        scale=colour_scale,
+        legend=alt.Legend(orient="bottom", labelLimit=240, columns=1, symbolLimit=0),
     )
     base = alt.Chart(frame).encode(
         color=colour,
@@ -499,12 +511,107 @@ def budgets(frame: pl.DataFrame, title: str) -> alt.LayerChart | alt.FacetChart:
     offset = {} if several else {"xOffset": alt.XOffset("method:N", sort=methods)}
     rules = base.mark_rule(strokeWidth=1.5).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", **offset)
     points = base.mark_point(filled=True, size=70, opacity=1).encode(
-        x=x, y=y, shape=alt.Shape("method:N", title=None, scale=alt.Scale(domain=methods)), **offset
+        x=x, y=y, shape=alt.Shape("method:N", title=None, scale=shape_scale), **offset
     )
     layers = [rules, points]
     if several:
         layers.insert(0, base.mark_line(strokeWidth=1.5).encode(x=x, y=y))
-    return alt.layer(*layers).properties(height=300, title=title)
+    return alt.layer(*layers).properties(height=260 + LEGEND_ROW * len(methods), title=title)
+
+
+def tradeoff(
+    points: pl.DataFrame, cloud: pl.DataFrame, axis: str, titles: tuple[str, str]
+) -> alt.LayerChart | alt.FacetChart:
+    """Success of steering against its cost, or against fluency: a point with both intervals for
+    each method at each budget, joined over budgets; single control directions as a grey cloud; what
+    no method exceeds joined by a dashed line.
+
+    Args:
+        points: `views.steering.tradeoff`.
+        cloud: `views.steering.cloud`.
+        axis: cost or fluency, a column of both.
+        titles: of the axis, and of success.
+    """
+    drawn = points.filter(pl.col(axis).is_not_null())
+    names = _methods_first(drawn, pl.col("standing") == METHOD)
+    colour_scale, shape_scale = _method_scales(*names)
+    values = pl.concat([drawn[axis], cloud[axis]]).drop_nulls().to_list()
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    wide = axis == "cost" and 0 < low < high / 4
+    # an interval that reaches 0 has no place on a logarithmic axis
+    edge = pl.col(f"{axis}_low").clip(lower_bound=low / 2 if wide else None)
+    drawn = drawn.with_columns(edge.alias("from"))
+    scale = (
+        alt.Scale(type="log", nice=False, padding=14)
+        if wide
+        else alt.Scale(zero=axis == "cost", padding=14)
+    )
+    x = alt.X(f"{axis}:Q", title=titles[0], scale=scale, axis=alt.Axis(tickCount=5, format="~g"))
+    # intervals of controls may leave the chart: they would press all else to its floor
+    of_methods = drawn.filter(pl.col("standing") == METHOD)["success_high"]
+    reaching = pl.concat([drawn["success"], of_methods, cloud["success"]]).drop_nulls().to_list()
+    top = min(1.0, 1.05 * max(reaching, default=1.0)) or 1.0
+    y = alt.Y(
+        "success:Q",
+        title=titles[1],
+        scale=alt.Scale(domain=[0, top], nice=False),
+        axis=alt.Axis(tickCount=5),
+    )
+    strength = alt.condition(f"datum.standing === '{METHOD}'", alt.value(0.9), alt.value(0.35))
+    n_names = sum(map(len, names))
+    legend = alt.Legend(orient="bottom", labelLimit=240, columns=2, symbolLimit=0)
+    colour = alt.Color("method:N", title=None, scale=colour_scale, legend=legend)
+    about = [alt.Tooltip("budget:Q", title="KL budget", format="~g")]
+    singles = (
+        alt.Chart(cloud.filter(pl.col(axis).is_not_null()))
+        .mark_circle(size=18, color=GREY, opacity=0.4)
+        .encode(x=x, y=y, tooltip=["method:N", "replicate:Q", *about, *map(_figure, AXES)])
+    )
+    ends = [f"{name}{end}" for name in ("success", axis) for end in ("", "_low", "_high")]
+    base = alt.Chart(drawn).encode(
+        color=colour, tooltip=["method:N", *about, *map(_figure, ends), "n:Q", "n_failed:Q"]
+    )
+    frontier = (
+        alt.Chart(drawn.filter(f"best_{axis}").sort(axis))
+        .mark_line(strokeDash=[5, 4], strokeWidth=1.5, color=GREY)
+        .encode(x=x, y=y, order=alt.Order(f"{axis}:Q"))
+    )
+    over_budgets = (
+        alt.Chart(drawn.filter(pl.col("budget").is_not_null()))
+        .mark_line(strokeWidth=1)
+        .encode(x=x, y=y, color=colour, order=alt.Order("budget:Q"))
+    )
+    up = base.mark_rule(strokeWidth=1.5, clip=True).encode(
+        x=x, y=alt.Y("success_low:Q"), y2="success_high:Q", opacity=strength
+    )
+    across = base.mark_rule(strokeWidth=1, clip=True).encode(
+        y=y, x=alt.X("from:Q"), x2=f"{axis}_high:Q", opacity=strength
+    )
+    marks = base.mark_point(filled=True, size=90, opacity=1).encode(
+        x=x, y=y, shape=alt.Shape("method:N", title=None, scale=shape_scale)
+    )
+    layers = alt.layer(singles, frontier, over_budgets, across, up, marks)
+    return layers.properties(height=380 + LEGEND_ROW * math.ceil(n_names / 2))
+
+
+def _methods_first(frame: pl.DataFrame, is_method: pl.Expr) -> tuple[list[str], list[str]]:
+    """Names of methods, then of controls, each in alphabetical order."""
+    of = frame.select("method", is_method.fill_null(False).alias("is_method")).unique()
+    methods = sorted(of.filter("is_method")["method"].unique())
+    return methods, sorted(set(of["method"].drop_nulls()) - set(methods))
+
+
+def _method_scales(
+    methods: Sequence[str], controls: Sequence[str] = ()
+) -> tuple[alt.Scale, alt.Scale]:
+    """Colours and shapes of steering methods; controls are grey."""
+    names = [*methods, *controls]
+    colours = [METHOD_COLOURS[i % len(METHOD_COLOURS)] for i in range(len(methods))]
+    shapes = [METHOD_SHAPES[i % len(METHOD_SHAPES)] for i in range(len(names))]
+    return (
+        alt.Scale(domain=names, range=[*colours, *(GREY for _ in controls)]),
+        alt.Scale(domain=names, range=shapes),
+    )
 
 
 def raster(png: bytes, box: tuple[float, float, float, float]) -> alt.Chart:

@@ -30,7 +30,7 @@ from components.seeds import numpy_generator
 from components.statistics import clustered_t_interval, detectable, holm, sign_flip_test, welch
 from components.store import tables
 from components.store.artifact import Artifact
-from components.store.judgements import judged
+from components.store.judgements import judged, method_of
 
 ITEMS = {
     "concepts_found": "found",
@@ -250,11 +250,10 @@ def _reached(steer: Artifact) -> dict[str, pl.DataFrame]:
 
 
 def _of_method(table: pl.DataFrame, steer: Artifact, row: Row) -> pl.DataFrame:
-    """The rows of one method at one budget; the untrained dictionary has a name of its own in
-    each."""
-    method = steer.facts["untrained"][row["entry"]] if row["subject"] else row["entry"]
+    """The rows of one method at one budget; the untrained dictionary, and a method under a control,
+    have names of their own."""
     return table.filter(
-        pl.col("method") == method,
+        pl.col("method") == method_of(row, steer.facts),
         pl.col("kl_budget").eq_missing(pl.lit(row["budget"], pl.Float64)),
     )
 

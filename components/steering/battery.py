@@ -2,12 +2,13 @@
 
 A cell is a target and a real opening that goes on with text that has the target. Of each cell the
 real continuation is judged, and beside it what each trick makes of the same target and opening. The
-law: on the composite of three (`components.steering.composite.panel`) real text is above every
-trick, paired cell by cell, with the lower bound of the interval above 0. What a single judge falls
-for is told beside it: no judge alone keeps the law.
+law: on the composite (`components.steering.composite`: `panel`, of three, where relevance is
+judged) real text is above every trick, paired cell by cell, with the lower bound of the interval
+above 0. What a single judge falls for is told beside it: no judge alone keeps the law.
 
 The replicate is the target: cells of one target are averaged first, and the interval is Student's
-over targets. Text that cannot be judged (nothing is written) counts as 0.
+over targets. Text that cannot be judged (nothing is written) counts as 0. A target that a judge
+refuses is left out of that judge's own rows.
 
 Source: ours, after the ways in which steering's scores were gamed in practice
 (docs/steering.md tells them).
@@ -27,18 +28,22 @@ from jaxtyping import Float
 from components.concept.distinctive import WORD, distinctive_words
 from components.corpus.encoding import Encoder
 from components.seeds import numpy_generator
-from components.statistics import Interval, t_interval
+from components.statistics import ABSENT, Interval, t_interval
+from components.steering.composite import FLUENCY, composite
 from components.steering.contract import Continuation, Material, Passages
 from components.steering.panel import Panel
-from components.steering.writer import Job, Prompt, Writer, continuation
-from components.store.judgements import PANEL
+from components.steering.writer import Prompt, Writer, continuation
+from components.store.judgements import COMPOSITE, PANEL, UNSTEERED
 
 SENTENCE = re.compile(r"[^.!?]*[.!?]+[”\"']?|[^.!?]+$")
 KEYWORDS = 8
 """Words of a target that a list of keywords is made of."""
 REAL = "real"
-UNSTEERED = "unsteered"
 EMPTY = "empty"
+PER_TARGET = 2
+"""Cells of each target, where there are many targets."""
+FEWEST_CELLS, MOST_CELLS = 24, 60
+"""Few targets have more cells each, until there are so many; of many targets some are drawn."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,34 +134,67 @@ TRICKS: Mapping[str, Trick] = {
 the training text, verbatim; a sentence that has the target, then random words; the prompt again,
 then a sentence that has the target; the passage in which the target's latent is most active; the
 words of the real continuation, shuffled; nothing. Unsteered text is one more."""
+NAMES = (*TRICKS, UNSTEERED)
+"""Every trick, in the order of the table."""
+N_READ = len(TRICKS) + 1
+"""Texts of a cell that are read and not written: what tricks make, and the real one."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """One trick under one judge (or the composite of three).
+    """One trick under one judge (or a composite).
 
     Attributes:
         trick: its name.
-        judge: who judges; `panel` is the composite of three.
-        real: mean of the real continuations, 0 to 1.
-        fake: mean of the trick's texts.
+        judge: who judges; `panel` and `composite` are the composites.
+        real: mean of the real continuations, 0 to 1; None without a cell.
+        fake: mean of the trick's texts, likewise.
         difference: real minus trick, paired by cell, with the interval over targets.
         n_cells: cells.
         n_failed: texts of the trick without a value; they count as 0.
+        n_unjudged: targets of which no real text has a value; they count as 0.
+        reason: why there is no difference, or no interval; None where there are both.
     """
 
     trick: str
     judge: str
-    real: float
-    fake: float
+    real: float | None
+    fake: float | None
     difference: Interval
     n_cells: int
     n_failed: int
+    n_unjudged: int = 0
+    reason: str | None = None
 
     @property
     def falls(self) -> bool:
         """Whether the judge falls for it: real text is not above it."""
         return self.difference.low is None or self.difference.low <= 0
+
+    @property
+    def holds(self) -> bool | None:
+        """Whether the law holds: the interval is above 0; None without an interval."""
+        return None if self.difference.low is None else self.difference.low > 0
+
+
+def per_target(n_targets: int) -> int:
+    """Cells of each target, where so many targets are tried."""
+    return max(PER_TARGET, -(-FEWEST_CELLS // max(1, n_targets)))
+
+
+def most_cells(n_targets: int) -> int:
+    """Cells of a battery on so many targets, at most."""
+    tried = min(n_targets, MOST_CELLS // PER_TARGET)
+    return tried * per_target(tried)
+
+
+def drawn_cells(material: Material, columns: Sequence[int], writer: Writer) -> list[Cell]:
+    """Cells on the validate passages of these targets, `MOST_CELLS` at most; where there are too
+    many targets, the seed draws among them."""
+    n = min(len(columns), MOST_CELLS // PER_TARGET)
+    drawn = numpy_generator(material.seed, "battery", "targets").permutation(len(columns))[:n]
+    tried = [columns[i] for i in sorted(drawn.tolist())]
+    return find_cells(material.validate, tried, writer, per_target(n))
 
 
 def find_cells(
@@ -182,33 +220,60 @@ def find_cells(
     return cells
 
 
+def law_of(has_panel: bool) -> str:
+    """The composite that the law is on: of three parts where there is one."""
+    return PANEL if has_panel else COMPOSITE
+
+
+def obstacle(panel: Panel, cells: Sequence[Cell], n_targets: int) -> str | None:
+    """Why the battery cannot be run; None where it can.
+
+    Args:
+        panel: fitted judges.
+        cells: that were found.
+        n_targets: targets that passed the gate.
+    """
+    if why := panel.silence().get(law_of(panel.has_panel)):
+        return why
+    if not n_targets:
+        return "no target passed the gate"
+    if not cells:
+        return (
+            "no passage of the validate split has a target that passed the gate; raise "
+            "read.splits.validate"
+        )
+    return None
+
+
 def run_battery(
     panel: Panel,
     material: Material,
     cells: Sequence[Cell],
+    unsteered: Sequence[Continuation],
     writer: Writer,
     top_contexts: Mapping[int, str] | None = None,
 ) -> list[Outcome]:
     """Judges the real text and every trick of each cell.
 
     Args:
-        panel: fitted judges, with a composite of three.
+        panel: fitted judges, with a composite.
         material: what they were fitted on: tricks are made of its judge split.
         cells: targets and openings.
-        writer: measures texts, and writes the unsteered ones.
+        unsteered: plain continuation of each cell's opening.
+        writer: measures texts.
         top_contexts: column of a target that is a latent -> the real passage in which that is most
-            active.
+            active; absent, the judges are asked (`Judge.top_passage`).
 
     Returns:
-        One outcome for each trick and judge, the composite of three first.
+        One outcome for each trick and judge, the composite first.
     """
-    assert panel.has_panel, "the battery is a law on the composite of three"
-    baits = {
-        column: bait(material, column, (top_contexts or {}).get(column))
-        for column in sorted({cell.column for cell in cells})
-    }
+    law = law_of(panel.has_panel)
+    assert law not in panel.silence(), "the battery is a law on a composite"
+    columns = sorted({cell.column for cell in cells})
+    contexts = _top_contexts(panel, columns) if top_contexts is None else top_contexts
+    baits = {column: bait(material, column, contexts.get(column)) for column in columns}
     texts: dict[str, list[Continuation | None]] = {
-        UNSTEERED: list(_written(writer, cells)),
+        UNSTEERED: list(unsteered),
         REAL: list(_read(writer, cells, [cell.text for cell in cells])),
     }
     for name, trick in TRICKS.items():
@@ -219,15 +284,33 @@ def run_battery(
             text if there is not None else None for text, there in zip(read, made, strict=True)
         ]
     values = _judged(panel, cells, texts)
-    tricks = [*TRICKS, UNSTEERED]
-    outcomes = []
-    read = [name for name in panel.judges if name not in panel.asking]
-    for judge in (PANEL, *read):
-        for trick in tricks:
-            there = [i for i, text in enumerate(texts[trick]) if text is not None]
-            if there:
+    silent, outcomes = panel.silence(), []
+    for judge in (law, *(name for name in panel.judges if name not in panel.asking)):
+        refused = panel.judges[judge].refusals() if judge in panel.judges else {}
+        asked = [i for i, cell in enumerate(cells) if material.concepts[cell.column] not in refused]
+        for trick in NAMES:
+            there = [i for i in asked if texts[trick][i] is not None]
+            if why := silent.get(judge) or _no_cell(asked, there, refused):
+                outcomes.append(_absent(trick, judge, why))
+            else:
                 outcomes.append(_outcome(trick, judge, values, cells, there))
     return outcomes
+
+
+def _no_cell(asked: Sequence[int], there: Sequence[int], refused: Mapping[str, str]) -> str | None:
+    """Why a trick has no cell under a judge; None where it has one."""
+    if not asked:
+        return next(iter(refused.values()), "no target")
+    return None if there else "no target has a latent that is active in a real passage"
+
+
+def _absent(trick: str, judge: str, why: str) -> Outcome:
+    return Outcome(trick, judge, None, None, ABSENT, 0, 0, reason=why)
+
+
+def not_run(has_panel: bool, why: str) -> list[Outcome]:
+    """Every trick on the composite without a value, for this reason."""
+    return [_absent(trick, law_of(has_panel), why) for trick in NAMES]
 
 
 def bait(material: Material, column: int, top_context: str | None = None) -> Bait:
@@ -252,14 +335,14 @@ def _words(text: str) -> list[str]:
     return WORD.findall(text)
 
 
-def _written(writer: Writer, cells: Sequence[Cell]) -> list[Continuation]:
-    """Plain continuations of the openings."""
-    work = writer.write([Job(cell.prompt) for cell in cells])
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return end.value
+def _top_contexts(panel: Panel, columns: Sequence[int]) -> dict[int, str]:
+    """Column -> the real passage that a judge knows as the one which pleases it most."""
+    found: dict[int, str] = {}
+    for column in columns:
+        told = (judge.top_passage(column) for judge in panel.judges.values())
+        if text := next(filter(None, told), None):
+            found[column] = text
+    return found
 
 
 def _read(writer: Writer, cells: Sequence[Cell], texts: Sequence[str]) -> list[Continuation]:
@@ -287,7 +370,11 @@ def _judged(
         if kind == UNSTEERED:
             plain = {name: own[name] for name in panel.deciding}
         values |= {(kind, name): of_judge for name, of_judge in own.items()}
-        values[kind, PANEL] = panel.of_three(own, plain)
+        if panel.has_panel:
+            values[kind, PANEL] = panel.of_three(own, plain)
+        else:
+            measure = panel.measure
+            values[kind, COMPOSITE] = composite(own[measure], plain[measure], own[FLUENCY])
     return values
 
 
@@ -300,32 +387,76 @@ def _outcome(
 ) -> Outcome:
     fake, real = (values[kind, judge][list(there)] for kind in (trick, REAL))
     n_failed = int(np.isnan(fake).sum())
+    judged = {cells[i].column for i, gone in zip(there, np.isnan(real), strict=True) if not gone}
+    unjudged = {cells[i].column for i in there} - judged
     fake, real = np.nan_to_num(fake), np.nan_to_num(real)
     of_target: dict[int, list[float]] = {}
     for i, difference in zip(there, real - fake, strict=True):
         of_target.setdefault(cells[i].column, []).append(float(difference))
     interval = t_interval(np.array([np.mean(each) for each in of_target.values()]))
-    return Outcome(
-        trick, judge, float(real.mean()), float(fake.mean()), interval, len(there), n_failed
-    )
+    few = "one target gives no interval" if interval.low is None else None
+    means = float(real.mean()), float(fake.mean())
+    return Outcome(trick, judge, *means, interval, len(there), n_failed, len(unjudged), few)
 
 
-def table(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """The outcomes as rows: trick, judge, real, fake, difference with interval, and whether the
-    judge falls for it."""
+def rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """The outcomes as rows of the BATTERY table."""
     return [
         {
             "trick": each.trick,
             "judge": each.judge,
             "real": each.real,
             "fake": each.fake,
-            "difference": each.difference.value,
+            "value": each.difference.value,
             "low": each.difference.low,
             "high": each.difference.high,
-            "n_targets": each.difference.n,
+            "n": each.difference.n,
             "n_cells": each.n_cells,
             "n_failed": each.n_failed,
-            "falls": each.falls,
+            "n_unjudged": each.n_unjudged,
+            "holds": each.holds,
+            "reason": each.reason,
         }
         for each in outcomes
     ]
+
+
+def score(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """The battery as one row of scores: the trick that comes nearest to real text on the composite,
+    and in words how many the law holds against.
+
+    Args:
+        outcomes: as `run_battery` and `not_run` return them.
+    """
+    law = outcomes[0].judge
+    of_law = [each for each in outcomes if each.judge == law]
+    known = [each for each in of_law if each.difference.low is not None]
+    about = {
+        "measure": "battery",
+        "role": "control",
+        "concept_kind": "all",
+        "split": "validate",
+        "unit_of_replication": "concept",
+        "baseline": 0.0,
+        "baseline_name": "as good as real text",
+    }
+    if not known:
+        why = next((each.reason for each in of_law if each.reason), "no trick was tried")
+        return {**about, **dataclasses.asdict(ABSENT), "n_failed": 0, "reason": why}
+    nearest = min(known, key=lambda each: each.difference.low or 0.0)
+    held = sum(bool(each.holds) for each in known)
+    told = (
+        f"the law holds against {held} of {len(known)} tricks, smallest lower bound "
+        f"{nearest.difference.low:.2g} ({nearest.trick}); {nearest.judge}, {nearest.n_cells} cells "
+        f"of {nearest.difference.n} targets"
+    )
+    if lacking := [each.trick for each in of_law if each.difference.low is None]:
+        told += f"; not tried: {', '.join(lacking)}"
+    if held < len(known) and law == COMPOSITE:
+        told += "; with relevance in steer.judges the composite is of three, and harder to game"
+    return {
+        **about,
+        **dataclasses.asdict(nearest.difference),
+        "n_failed": nearest.n_unjudged,
+        "reason": told,
+    }

@@ -101,6 +101,9 @@ class SteerConfig(Config):
     measured on other neutral text."""
     neutral_length: PositiveInt = 64
     """Tokens taken from the beginning of each neutral context."""
+    battery: bool = True
+    """Whether the judges are tried on texts that are made to please them (the gaming battery); it
+    changes no other table."""
     band_texts: PositiveInt = 256
     """Unsteered continuations of validate prompts, and real passages, whose loss sets the fluency
     band."""
@@ -110,6 +113,9 @@ class SteerConfig(Config):
     """Draws the concepts, the text, the control directions and the resamples."""
     batch_size: PositiveInt = execution(256)
     """Continuations written at a time."""
+    traces: NonNegativeInt = execution(100)
+    """Steered continuations of a run, at most, that are shown in MLflow as traces with what each
+    judge said of them."""
 
     @model_validator(mode="after")
     def _fits(self) -> SteerConfig:

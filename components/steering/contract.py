@@ -488,6 +488,11 @@ class Judge(Entry):
         without it."""
         return None
 
+    def top_passage(self, column: int) -> str | None:
+        """The real passage that has most of the target in this column, where the judge knows one:
+        the gaming battery's bait."""
+        return None
+
     def all_refused(self) -> str | None:
         """Why no target can be judged, where every one is refused; for a judge that is silent
         then."""

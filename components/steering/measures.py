@@ -33,6 +33,12 @@ MEASURES = (
         rank=3, kinds=3, least=-1, most=1, part_of="composite",
     ),
     Measure(
+        "battery", "Gaming battery", "difference",
+        "Composite of real text minus that of the trick that comes nearest to it; judges can be "
+        "trusted where the whole interval is above 0.",
+        rank=4, kinds=4, least=-1, most=1,
+    ),
+    Measure(
         "uplift", "Uplift", "rise of probability",
         "Judged concept probability over unsteered text's; largest where text breaks, so read it "
         "beside fluency.",

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from components.steering.battery import N_READ, most_cells
 from components.steering.strength import EXPECTED_ROUNDS
 from components.store.stage import Progress
 
@@ -35,6 +36,8 @@ class Meter:
         continuation: tokens for one continuation, read once more to measure its loss.
         tested: tokens for one of a test prompt, read once more to measure what the steering costs
             on it.
+        cell: tokens for one cell of the gaming battery: one continuation, and every trick's text
+            read.
         calibration: tokens for one steering: about four measurements on some neutral text for each
             budget, and a few rounds of text after validate prompts.
     """
@@ -53,6 +56,7 @@ class Meter:
         longest = max(len(prompt.tokens) for of_split in prompts.values() for prompt in of_split)
         self.longest = longest
         self.continuation, self.tested = (n * (longest + config.max_new_tokens) for n in (2, 3))
+        self.cell = self.continuation + N_READ * (longest + config.max_new_tokens)
         n_budgets = len(config.kl_budgets)
         self.bracket = 4 * config.neutral_tokens // BRACKET_SHARE * n_budgets
         rounds = round(EXPECTED_ROUNDS * n_budgets * self._n["validate"])
@@ -90,11 +94,12 @@ class Meter:
                 n_tested += concepts * n_budgets * test
                 self.asked += concepts * n_budgets * test
             directions += steerings
+        n_cells = most_cells(n_concepts) if self._config.battery else 0
         self.texts, self.directions = n_plain + 2 * test + n_validated + n_tested, directions
         self.rows = n_read + n_validated + n_tested
         # text after validate prompts is written while strengths are set, and kept
         self.total = directions * self.calibration + (n_plain + 2 * test) * self.continuation
-        self.total += n_tested * self.tested
+        self.total += n_tested * self.tested + n_cells * self.cell
         return (
             f"about {self.total:,} tokens for {n_concepts} concepts: strengths of "
             f"{directions:,} directions, at most {self.texts:,} continuations"

@@ -36,12 +36,15 @@ from components.report.measure import Measures
 from components.report.scores import write
 from components.steering import answers, asked
 from components.steering.answers import Answers
+from components.steering.battery import Outcome, drawn_cells, not_run, obstacle, run_battery
+from components.steering.battery import rows as battery_rows
+from components.steering.battery import score as battery_score
 from components.steering.by_concept import by_concept, by_judge
 from components.steering.choice import Steered, choose, contested, entered
 from components.steering.comparison import Comparison
 from components.steering.composite import FLUENCY
 from components.steering.config import SteerConfig, embeds
-from components.steering.contract import Concept, JudgeServices, MethodServices
+from components.steering.contract import Concept, JudgeServices, Material, MethodServices
 from components.steering.contrasts import contrasts
 from components.steering.dose import with_doses
 from components.steering.journal import Journal
@@ -72,7 +75,8 @@ ROW = 400  # and in memory, while it is put together and written
 
 
 def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution) -> Work:
-    """Writes strengths, generations, judgements, steered, scores and directions.safetensors.
+    """Writes strengths, generations, judgements, steered, contrasts, battery, scores and
+    directions.safetensors.
 
     A corpus without any concept, a model that does not generate, and activations without model and
     corpus leave empty tables and a score that is absent with the reason: the rest of an experiment
@@ -171,13 +175,16 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     answered = yield from _answers(items, final, model, meter, config)
     yield from texts.test(final)
     yield from texts.ask(config.seed)
+    tried = None  # after all else, so that it changes nothing else
+    if config.battery:
+        tried = yield from _battery(panel, material, passed, writer, meter)
 
     save(folder, proposals.candidates)
     limits = "; ".join(filter(None, (too_short(material), targeted.limit))) or None
     comparison = _comparison(config, subject, concepts, refused, panel, proposals, steered, limits)
     refusals = _refused_rows(comparison, proposals.methods)
     strengths = [*(s.row() for s in steered), *refusals]
-    _write(folder, ledger, strengths, comparison, answered)
+    _write(folder, ledger, strengths, comparison, answered, tried)
     tables.TARGETS.write(folder, _target_rows(targeted, refused))
     facts = _facts(config, subject, comparison, proposals, texts)
     if client is None:
@@ -239,6 +246,18 @@ class _Texts:
         for step in self.ledger.add_asked(seed):
             told = f"asking: {step.done:,} of {step.total:,} {step.unit}"
             yield dataclasses.replace(self.meter.progress(told), metrics=step.metrics)
+
+
+def _battery(
+    panel: Panel, material: Material, passed: Sequence[int], writer: Writer, meter: Meter
+) -> Generator[Progress, None, list[Outcome]]:
+    """The gaming battery on the targets that passed the gate."""
+    cells = drawn_cells(material, passed, writer)
+    if why := obstacle(panel, cells, len(passed)):
+        return not_run(panel.has_panel, why)
+    work = writer.write([Job(cell.prompt) for cell in cells])
+    unsteered = yield from meter.run(work, "gaming battery", meter.cell)
+    return run_battery(panel, material, cells, unsteered, writer)
 
 
 def _at_strengths(
@@ -345,7 +364,8 @@ def _with_cost(
     ]
     measured = yield from meter.run(
         costs(writer.model, chosen, text, journal=writer.journal),
-        "costs on other text", text.tokens.numel()
+        "costs on other text",
+        text.tokens.numel(),
     )
     cost = {
         id(s): {column: float(kl)}
@@ -375,6 +395,7 @@ def _write(
     strengths: list[dict[str, Any]],
     comparison: Comparison,
     answered: pl.DataFrame | None,
+    tried: Sequence[Outcome] | None,
 ) -> None:
     tables.GENERATIONS.write(folder, ledger.generations())
     tables.JUDGEMENTS.write(folder, ledger.judgements())
@@ -387,11 +408,15 @@ def _write(
     further = by_judge(reached, comparison)
     if further.height:
         tables.FURTHER_JUDGES.write(folder, further)
-    rows, measures = [*score_rows(results, reached, comparison, against)], ()
+    scores, measures = [*score_rows(results, reached, comparison, against)], ()
     if answered is not None:
         tables.ANSWERS.write(folder, answered)
-        rows, measures = [*rows, *answers.score_rows(answered, comparison)], answers.MEASURES
-    write(folder, STEER.name, rows, declared(comparison.judges, measures))
+        scores += answers.score_rows(answered, comparison)
+        measures = answers.MEASURES
+    if tried is not None:
+        tables.BATTERY.write(folder, battery_rows(tried))
+        scores.append({**comparison.columns, **battery_score(tried)})
+    write(folder, STEER.name, scores, declared(comparison.judges, measures))
 
 
 def _nothing(
@@ -404,6 +429,8 @@ def _nothing(
         *(tables.STEERED, tables.CONTRASTS),
     ):
         table.write(folder, [])
+    if config.battery:
+        tables.BATTERY.write(folder, battery_rows(not_run(config.has_panel, reason)))
     save(folder, [])
     measures = _declared(config)
     write(folder, STEER.name, [absent_row(named | {"n_seeds": n_seeds}, reason)], measures)
@@ -537,7 +564,7 @@ def _work(config: SteerConfig, inputs: Mapping[str, Any]) -> tuple[Meter, int]:
 
 STEER = Stage(
     "steer",
-    version=7,
+    version=8,
     make=make,
     entries=_entries,
     inputs={

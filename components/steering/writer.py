@@ -177,9 +177,7 @@ class Writer:
                 continue
             if drawn_from is None:
                 intervention = _intervention([jobs[i] for i in part])
-                steered = predictions(
-                    logits_under(self.model, tokens, intervention, begins[:, 0])
-                )
+                steered = predictions(logits_under(self.model, tokens, intervention, begins[:, 0]))
             else:
                 steered = drawn_from[part, : step.shape[1]].log_softmax(dim=-1)
             measured[part, 1] = mean(_divergence(plain, steered))

@@ -8,6 +8,8 @@ prompt and sample.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import polars as pl
 
@@ -41,6 +43,22 @@ TAKEN = frozenset(
 def column(judge: str) -> str:
     """The column of a judge beside others: its name, but for CONCEPT_JUDGE."""
     return CONCEPT_JUDGE if judge == "concept" else judge
+
+
+def method_of(row: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """What the tables of `steer` call the method of a row of its scores.
+
+    Args:
+        row: with `entry` and `subject`: the untrained dictionary, or a control that the method went
+            through.
+        facts: of the artifact: `untrained` (method -> name) and `spoilt` (name -> method, control).
+    """
+    entry, subject = row["entry"], row["subject"]
+    if subject is None:
+        return entry
+    spoilt = {tuple(of): name for name, of in facts.get("spoilt", {}).items()}
+    name = spoilt.get((entry, subject)) or facts.get("untrained", {}).get(entry)
+    return name or f"{subject}_{entry}"
 
 
 def others(results: pl.DataFrame) -> list[str]:

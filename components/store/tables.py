@@ -599,6 +599,37 @@ FURTHER_JUDGES = Table(
     },
     ("concept", "method", "kl_budget", "judge"),
 )
+BATTERY = Table(
+    "battery",
+    "steer",
+    "Whether the judges can be gamed: texts that are no steered text, beside real text.",
+    {
+        "trick": (pl.String, "what makes the text; unsteered is plain text"),
+        "judge": (
+            pl.String,
+            "who judges: the composite that methods are compared by (panel or composite), or one "
+            "judge alone",
+        ),
+        "real": (pl.Float64, "mean of real text over cells, failures as 0"),
+        "fake": (pl.Float64, "mean of the trick's text, likewise"),
+        "value": (pl.Float64, "mean over targets of real minus trick, paired by cell"),
+        "low": (pl.Float64, "Student's 95% interval over targets, lower end"),
+        "high": (pl.Float64, "upper end"),
+        "n": (pl.Int64, "targets"),
+        "n_cells": (pl.Int64, "cells: a target and a real opening"),
+        "n_failed": (pl.Int64, "texts of the trick without a value; they count as 0"),
+        "n_unjudged": (
+            pl.Int64,
+            "of the targets, those of which no real text has a value; they count as 0",
+        ),
+        "holds": (
+            pl.Boolean,
+            "whether real text is above the trick: the interval above 0; null without an interval",
+        ),
+        "reason": (pl.String, "why there is no value, or no interval"),
+    },
+    ("trick", "judge"),
+)
 CONCEPTS_FOUND = Table(
     "concepts_found",
     "evaluate",
@@ -723,7 +754,7 @@ TABLES = {
     for table in (
         DOCUMENTS, CONCEPTS, LABELS, PAIRS, PROMPTS, VOCABULARY, NAMES, CURVE, LATENTS, NEIGHBOURS,
         POOLED, CONTEXTS, COOCCURRING, EXPLANATIONS, EXPLANATION_SCORES, CONTROL_SCORES, EXPLANATION_STRATA,
-        LATENT_SCORES, TARGETS, STRENGTHS, GENERATIONS, JUDGEMENTS, STEERED, ANSWERS, CONTRASTS, FURTHER_JUDGES, CONCEPTS_FOUND, ABSORPTION, FIRST_LETTER,
+        LATENT_SCORES, TARGETS, STRENGTHS, GENERATIONS, JUDGEMENTS, STEERED, ANSWERS, CONTRASTS, FURTHER_JUDGES, BATTERY, CONCEPTS_FOUND, ABSORPTION, FIRST_LETTER,
         WRITERS, CALLS,
     )
 }  # fmt: skip

@@ -5,12 +5,21 @@ from __future__ import annotations
 import polars as pl
 import streamlit as st
 
+from components.errors import StoreError
 from components.report.measure import Measures
 from components.report.scores import KINDS
 from components.report.tables import REPORT
 from components.store.artifact import Artifact
 from components.store.judgements import UNSTEERED, judged
-from components.store.tables import CONTRASTS, GENERATIONS, JUDGEMENTS, STRENGTHS, TARGETS
+from components.store.tables import (
+    BATTERY,
+    CONTRASTS,
+    GENERATIONS,
+    JUDGEMENTS,
+    STEERED,
+    STRENGTHS,
+    TARGETS,
+)
 from dashboards import charts, measures, panels, playground, runs, selection, tokens, views
 from dashboards.app import show
 from dashboards.markdown import plain
@@ -33,7 +42,10 @@ def page(shown: Experiment) -> None:
         playground.section(shown)
         return
     report = runs.table(REPORT, shown.report)
-    _budgets(report, shown.measures)
+    kind = _kind(report)
+    if kind is not None:
+        _tradeoff(report, shown.measures, steer, kind)
+        _budgets(report, shown.measures, kind)
     left, right = st.columns([1.3, 1], gap="large")
     with left:
         st.subheader("By concept", anchor="concepts")
@@ -53,23 +65,92 @@ def page(shown: Experiment) -> None:
         means = views.scores.scores(report.filter(pl.col("stage") == "steer"), shown.measures)
         st.dataframe(means.select(columns), hide_index=True)
     _contrasts(steer)
+    _battery(report, steer)
     _targets(steer)
     if not frame.is_empty():
         _texts(steer, frame)
     playground.section(shown)
 
 
-def _budgets(report: pl.DataFrame, declared: Measures) -> None:
-    frame = views.scores.budgets(report)
-    if frame.is_empty():
-        return
-    st.subheader("Over KL budgets", anchor="budgets")
-    kinds = [kind for kind in KINDS if kind in set(frame["concept_kind"])]
-    kind = (
+def _kind(report: pl.DataFrame) -> str | None:
+    """The kind of concept that the charts are about; None where no method has a value."""
+    there = {*views.scores.budgets(report)["concept_kind"], *views.steering.kinds(report)}
+    kinds = [kind for kind in KINDS if kind in there]
+    if not kinds:
+        return None
+    return (
         st.segmented_control("Concepts of the kind", kinds, default=kinds[0], key="kind")
         or kinds[0]
     )
-    of = frame.filter(pl.col("concept_kind") == kind)
+
+
+def _tradeoff(report: pl.DataFrame, declared: Measures, steer: Artifact, kind: str) -> None:
+    """Success against cost, and against fluency, as charts and as a table."""
+    reached, why = _reached(steer)
+    points = views.steering.tradeoff(report, reached, steer.facts, kind)
+    if points.is_empty():
+        return
+    st.subheader("What steering reaches, and what it costs", anchor="tradeoff")
+    measure = views.steering.headline(report)
+    label = declared["steer", measure].label if ("steer", measure) in declared else measure
+    controls = views.steering.floors(report)
+    cloud = _cloud(steer, steer.key, tuple(controls), measure, kind)
+    titles = {
+        "cost": "cost: KL(steered, plain) on steered text, nats a token",
+        "fluency": "fluency, 0 to 1",
+    }
+    there = [axis for axis in titles if points[axis].null_count() < points.height]
+    for column, axis in zip(st.columns(2, gap="large"), there, strict=False):
+        named = titles[axis], f"{label} ({measure}), 0 to 1"
+        column.altair_chart(charts.tradeoff(points, cloud, axis, named), width="stretch")
+    st.caption(
+        "Means over concepts on test prompts with 95% intervals, a point for each KL budget; what "
+        "has no strength has one point, at its own cost. Dashed: what no other method exceeds. "
+        "Grey: controls (their intervals may leave the chart)"
+        + (f", and as dots {cloud.height} single control steerings." if cloud.height else ".")
+        + (f" No cost is known: {plain(why)}." if why else "")
+    )
+    with st.expander("The same as a table"):
+        st.dataframe(views.steering.told(points, label), hide_index=True)
+
+
+def _reached(steer: Artifact) -> tuple[pl.DataFrame | None, str | None]:
+    """What each method reaches on each concept; or why that cannot be read."""
+    if STEERED.file not in steer.files:
+        return None, "the artifact has no table of methods by concept"
+    try:
+        return runs.table(STEERED, steer), None
+    except StoreError as error:  # an earlier version, without the columns of costs
+        return None, str(error)
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _cloud(
+    _steer: Artifact, key: str, controls: tuple[str, ...], measure: str, kind: str
+) -> pl.DataFrame:
+    """Every single control steering; none where its texts cannot be read.
+
+    Args:
+        key: of the artifact: the cache's.
+    """
+    empty = {"method": pl.String, "replicate": pl.Int32, "budget": pl.Float64}
+    nothing = pl.DataFrame(schema=empty | dict.fromkeys(charts.AXES, pl.Float64))
+    if not {GENERATIONS.file, JUDGEMENTS.file, TARGETS.file} <= set(_steer.files):
+        return nothing
+    passed = runs.rows(TARGETS, _steer, passed=True)
+    kind_of = dict(passed.select("concept", "concept_kind").iter_rows())
+    try:
+        texts, said = runs.scan(GENERATIONS, _steer), runs.scan(JUDGEMENTS, _steer)
+    except StoreError:  # an earlier version
+        return nothing
+    return views.steering.cloud(texts, said, controls, kind_of, measure, kind)
+
+
+def _budgets(report: pl.DataFrame, declared: Measures, kind: str) -> None:
+    of = views.scores.budgets(report).filter(pl.col("concept_kind") == kind)
+    if of.is_empty():
+        return
+    st.subheader("Over KL budgets", anchor="budgets")
     drawn = views.training.curves(of, declared)
     for start in range(0, len(drawn), CHARTS):
         row = drawn[start : start + CHARTS]
@@ -104,6 +185,32 @@ def _contrasts(steer: Artifact) -> None:
         "is corrected over the methods against controls, or over all pairs, at the headline "
         "budget. Could be seen: the smallest difference that so many targets show with power 0.8; "
         "a smaller one is not told from none."
+    )
+
+
+def _battery(report: pl.DataFrame, steer: Artifact) -> None:
+    """Whether the judges fall for text that is made to please them."""
+    st.subheader("Can the judges be gamed?", anchor="battery")
+    if BATTERY.file not in steer.files:
+        st.caption(
+            "This run has no gaming battery: `steer.battery` is off, or an earlier version made it."
+        )
+        return
+    tried = runs.table(BATTERY, steer)
+    if tried["value"].null_count() == tried.height:
+        why = next(iter(tried["reason"].drop_nulls()), "no trick was tried")
+        st.caption(f"The gaming battery was not run: {plain(why)}.")
+        return
+    row = report.filter(pl.col("stage") == "steer", pl.col("measure") == "battery")
+    for sentence in row["reason"].drop_nulls():
+        st.markdown(f"Battery: {plain(sentence)}.")
+    st.dataframe(views.steering.battery(tried), hide_index=True)
+    law = views.steering.law_of(tried)
+    st.caption(
+        "Texts that have the target and are no steered text, judged beside real text that has it, "
+        f"cell by cell. The law: on `{law}` real text is above every trick, with its whole "
+        "interval over targets; not shown: the interval holds 0. (!): to this judge alone real "
+        "text is not above it. A text without a value counts as 0."
     )
 
 

@@ -497,14 +497,19 @@ def narrowed(
 
 def budgets(report: pl.DataFrame) -> pl.DataFrame:
     """Steering over KL budgets, means over concepts: method, budget, concept_kind, what (the
-    measure), value, low, high, n, n_failed, each with its baseline."""
+    measure), role, value, low, high, n, n_failed, each with its baseline."""
     means = report.filter(~SINGLE, pl.col("budget").is_not_null(), pl.col("value").is_not_null())
+    # a control that several methods went through has a line for each
+    several = pl.col("entry").n_unique().over("subject") > 1
+    method = pl.when(pl.col("subject").is_not_null() & several).then(
+        pl.format("{}_{}", "subject", "entry")
+    )
     return means.select(
-        METHOD,
+        method.otherwise(pl.coalesce("subject", "entry")).alias("method"),
         "budget",
         pl.col("concept_kind").fill_null("all"),
         pl.col("measure").alias("what"),
-        *("value", "low", "high", "n", "n_failed", "baseline", "baseline_name"),
+        *("role", "value", "low", "high", "n", "n_failed", "baseline", "baseline_name"),
     ).sort("what", "method", "budget")
 
 

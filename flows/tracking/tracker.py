@@ -201,6 +201,13 @@ class Tracker:
             "record the calls of language models",
             lambda: traces.log_calls(self.client, experiment, run, artifact),
         )
+        if artifact.stage == "steer":
+            forgiving(
+                "record steered texts as traces",
+                lambda: traces.log_generations(
+                    self.client, experiment, run, artifact, self.config.steer.traces
+                ),
+            )
         if label == artifact.stage:  # the untrained control is a number in the table, not a picture
             self._chart(artifact)
         if label in ("train", "import"):

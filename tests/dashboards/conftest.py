@@ -310,6 +310,36 @@ def steering(folder: Path, random: np.random.Generator, budget: float = 0.1) -> 
     tables.STRENGTHS.write(folder, strengths)
     tables.GENERATIONS.write(folder, generations)
     tables.JUDGEMENTS.write(folder, judgements)
+    reached = [
+        {"concept": concept, "concept_kind": "document", "method": method, "kl_budget": budget,
+         "kl_written_reverse": budget * random.uniform(0.9, 1.1)}
+        for concept in everything for method in methods
+    ]  # fmt: skip
+    tables.STEERED.write(folder, reached)
+    targets = [{"concept": c, "concept_kind": "document", "passed": True} for c in everything]
+    tables.TARGETS.write(folder, targets)
+    tables.BATTERY.write(folder, tricks())
+
+
+def tricks() -> list[dict[str, Any]]:
+    """A battery whose law holds against two tricks, is broken by one and not shown of one; one more
+    was not tried."""
+    about = {"n": 6, "n_cells": 24, "n_failed": 0, "n_unjudged": 0, "real": 0.7}
+    rows = []
+    for judge, fakes in (
+        ("composite", {"keyword_list": 0.1, "training_text": 0.69, "one_word": 0.9, "empty": 0.0}),
+        ("concept", {"keyword_list": 0.8, "training_text": 0.7, "one_word": 0.0, "empty": 0.0}),
+    ):
+        for trick, fake in fakes.items():
+            value = about["real"] - fake
+            rows.append(
+                about
+                | {"trick": trick, "judge": judge, "fake": fake, "value": value}
+                | {"low": value - 0.1, "high": value + 0.1, "holds": value > 0.1}
+            )
+        none = {"n": 0, "n_cells": 0, "n_failed": 0, "n_unjudged": 0}
+        rows.append(none | {"trick": "top_context", "judge": judge, "reason": "no latent"})
+    return rows
 
 
 def found(folder: Path, random: np.random.Generator) -> None:
@@ -391,6 +421,8 @@ def report_rows(keys: Mapping[str, str], name: str, budget: float = 0.1) -> list
             "role": role,
         }
         rows.append(steered(value, "composite", method, budget, **steer, **beside))
+        fluent = {"low": 0.9, "high": 0.99, "role": role}
+        rows.append(steered(0.95, "fluency", method, budget, **steer, **fluent))
         for number, concept in enumerate(TOPICS):
             mean = value - 0.05 * number
             about = {
@@ -400,6 +432,11 @@ def report_rows(keys: Mapping[str, str], name: str, budget: float = 0.1) -> list
             }
             about |= {"concept": f"topic.{concept}", "n_failed": int(number == 0), "role": role}
             rows.append(steered(mean, "composite", method, budget, **(steer | about)))
+    floor = {"low": 0.05, "high": 0.11, "role": "floor"}
+    rows.append(steered(0.08, "composite", "random_direction", budget, **steer, **floor))
+    tried = {"low": -0.09, "high": 0.11, "role": "control", "entry": None, "budget": None}
+    told = "the law holds against 2 of 4 tricks, smallest lower bound -0.09 (training_text)"
+    rows.append(steered(0.01, "battery", **(steer | tried | {"concept_kind": "all"}), reason=told))
     return rows
 
 

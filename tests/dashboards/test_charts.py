@@ -83,6 +83,84 @@ def test_steering_shows_the_largest_random_direction_once_for_each_concept() -> 
     assert points["encoding"]["shape"]["field"] == "method"  # colour never speaks alone
 
 
+def points(*rows: tuple[str, str, float | None, float, float | None]) -> pl.DataFrame:
+    """Of (method, standing, budget, success, cost)."""
+    return pl.DataFrame(
+        [
+            {"method": method, "standing": standing, "budget": budget, "success": success,
+             "success_low": success - 0.1, "success_high": success + 0.1, "cost": cost,
+             "cost_low": 0.0, "cost_high": 2 * (cost or 0), "fluency": 0.9, "fluency_low": 0.8,
+             "fluency_high": 0.95, "n": 9, "n_failed": 0, "best_cost": standing == "method",
+             "best_fluency": False}
+            for method, standing, budget, success, cost in rows
+        ]
+    )  # fmt: skip
+
+
+DOTS = pl.DataFrame(
+    [
+        {
+            "method": "random",
+            "replicate": 0,
+            "budget": 0.1,
+            "success": 0.02,
+            "cost": 0.1,
+            "fluency": 0.9,
+        }
+    ]
+)
+
+
+def test_success_against_cost_has_intervals_a_frontier_and_controls_in_grey() -> None:
+    frame = points(
+        ("b", "method", 0.1, 0.4, 0.1),
+        ("b", "method", 1.0, 0.6, 1.0),
+        ("a", "method", None, 0.5, 0.4),
+        ("random", "control", 0.1, 0.1, 0.1),
+        ("again", "control", None, 0.1, None),
+    )
+    spec = charts.tradeoff(frame, DOTS, "cost", ("cost", "success")).to_dict()
+    cloud, frontier, over_budgets, across, up, marks = spec["layer"]
+
+    def rows(layer: dict) -> list[dict]:
+        return spec["datasets"][layer["data"]["name"]]
+
+    assert len(rows(cloud)) == 1 and cloud["mark"]["color"] == charts.GREY
+    assert [row["cost"] for row in rows(frontier)] == [0.1, 0.4, 1.0]
+    assert {row["method"] for row in rows(over_budgets)} == {"b", "random"}
+    assert {row["method"] for row in rows(marks)} == {"a", "b", "random"}, "without a cost no mark"
+    assert (up["encoding"]["y"]["field"], up["encoding"]["y2"]["field"]) == (
+        "success_low",
+        "success_high",
+    )
+    assert (across["encoding"]["x"]["field"], across["encoding"]["x2"]["field"]) == (
+        "from",
+        "cost_high",
+    )
+    assert rows(across)[0]["from"] == 0.05, "no interval leaves a logarithmic axis"
+    scale = marks["encoding"]["color"]["scale"]
+    assert scale["domain"] == ["a", "b", "random"] and scale["range"][2] == charts.GREY
+    assert marks["encoding"]["x"]["scale"]["type"] == "log"
+    beside = charts.tradeoff(frame, DOTS, "fluency", ("fluency", "success")).to_dict()
+    assert "type" not in beside["layer"][5]["encoding"]["x"]["scale"]
+    assert {row["method"] for row in beside["datasets"][beside["layer"][5]["data"]["name"]]} == {
+        "a",
+        "b",
+        "random",
+        "again",
+    }
+
+
+def test_no_two_of_many_methods_look_alike() -> None:
+    rows = [(f"method {number:02}", "method", 0.1, 0.4, 0.1) for number in range(20)]
+    spec = charts.tradeoff(points(*rows), DOTS.clear(), "cost", ("cost", "success")).to_dict()
+    encoding = spec["layer"][5]["encoding"]
+    looks = list(
+        zip(encoding["color"]["scale"]["range"], encoding["shape"]["scale"]["range"], strict=True)
+    )
+    assert len(set(looks)) == len(looks) == 20 and charts.GREY not in dict(looks)
+
+
 def test_scores_of_a_latent_differ_by_colour_and_shape() -> None:
     rows = [
         {

@@ -23,6 +23,7 @@ from components.store.tables import CALLS
 from dashboards import listing, runs
 from dashboards.__main__ import read_ahead
 from dashboards.markdown import code
+from tests.dashboards import conftest
 from tests.dashboards.conftest import make
 from tests.dashboards.pages import PAGES
 from tests.report.rows import MEASURES
@@ -286,6 +287,39 @@ def test_steering_at_any_budget_and_length_is_shown_and_can_be_tried(
     )
     assert app.number_input(key="nats").value == min(20.0, budget)
     assert app.number_input(key="length").value == min(512, length)
+
+
+def test_success_stands_against_cost_and_fluency_and_the_battery_beside(
+    open_page: Open, own_experiment: Any
+) -> None:
+    app = open_page("steering", own_experiment)
+    assert not app.exception and not app.error
+    said = words(app)
+    assert "What steering reaches, and what it costs" in said
+    assert "as dots 5 single control steerings" in said
+    assert "Battery: the law holds against 2 of 4 tricks, smallest lower bound" in said
+    (points,) = (each.value for each in app.dataframe if "none better for its" in each.value)
+    assert list(points["method"]) == ["add_direction", "mean_difference", "random_direction"]
+    (tried,) = (each.value for each in app.dataframe if "real minus it" in each.value)
+    assert list(tried["law"]) == ["–", "holds", "not shown", "BROKEN", "holds", "–"]
+
+
+def test_an_earlier_run_has_no_battery_and_no_costs_and_the_page_says_so(
+    open_page: Open, store: Store, write_experiment: Callable[..., Any], monkeypatch: Any
+) -> None:
+    earlier = conftest.steering
+
+    def without(folder: Path, random: Any, budget: float = 0.1) -> None:
+        earlier(folder, random, budget)
+        for name in ("battery", "steered"):
+            (folder / f"{name}.parquet").unlink()
+
+    monkeypatch.setattr(conftest, "steering", without)
+    app = open_page("steering", write_experiment(store))
+    assert not app.exception and not app.error
+    said = words(app)
+    assert "This run has no gaming battery: `steer.battery` is off, or an earlier version" in said
+    assert "No cost is known: the artifact has no table of methods by concept" in said
 
 
 def test_damaged_bytes_are_a_sentence_not_a_traceback(open_page: Open, own_experiment: Any) -> None:

@@ -16,6 +16,7 @@ from components.report.tables import REPORT
 from components.store import tables
 from components.store.tables import CONTRASTS
 from dashboards import tokens, views
+from tests.dashboards.conftest import tricks
 from tests.report.rows import MEASURES, explained, found, score, steered
 
 
@@ -611,6 +612,159 @@ def test_steering_over_budgets_holds_every_measure_at_every_budget() -> None:
         ("fluency", "add_direction", 0.1, 0.9),
         ("uplift", "add_direction", 0.1, 0.3),
     ]
+
+
+def test_a_control_of_several_methods_has_a_line_for_each() -> None:
+    spoilt = {"subject": "shuffled_labels", "role": "control", "concept_kind": "all"}
+    bare = {"subject": "untrained", "role": "control", "concept_kind": "all"}
+    rows = [steered(0.1, "composite", name, **spoilt) for name in ("add_direction", "probe")]
+    frame = report(*rows, steered(0.1, "composite", **bare))
+    assert views.scores.budgets(frame)["method"].to_list() == [
+        "shuffled_labels_add_direction",
+        "shuffled_labels_probe",
+        "untrained",
+    ]
+
+
+SPOILT = {
+    "untrained": {"add_direction": "untrained"},
+    "spoilt": {"shuffled_labels_add_direction": ["add_direction", "shuffled_labels"]},
+}
+
+
+def reached(method: str, budget: float | None, *costs: float, kind: str = "document") -> list[dict]:
+    place = {"method": method, "kl_budget": budget, "concept_kind": kind}
+    return [
+        place | {"concept": f"{kind}.{number}", "kl_written_reverse": cost}
+        for number, cost in enumerate(costs)
+    ]
+
+
+def test_success_stands_beside_the_cost_and_fluency_of_the_same_method_and_budget() -> None:
+    kind = {"concept_kind": "document"}
+    spoilt = {"subject": "shuffled_labels", "role": "control"}
+    frame = report(
+        steered(0.4, "composite", budget=0.1, low=0.3, high=0.5, n=4, n_failed=1, **kind),
+        steered(0.6, "composite", budget=0.3, **kind),
+        steered(0.9, "fluency", budget=0.1, low=0.8, high=0.95, **kind),
+        steered(0.7, "fluency", budget=0.3, **kind),
+        steered(0.5, "composite", "worse", budget=0.3, role="baseline", **kind),
+        steered(0.55, "composite", "prompt", None, role="baseline", **kind),
+        steered(0.99, "composite", budget=0.1, **spoilt, **kind),
+        steered(0.05, "composite", "random_direction", budget=0.1, role="floor", **kind),
+        steered(0.1, "composite", "unsteered_again", None, role="floor", **kind),
+        steered(0.2, "composite", budget=0.1, concept_kind="surface"),
+        steered(0.7, "composite", budget=0.1, concept="topic.sea", **kind),
+        score("gate.passed", 1.0, "steer"),
+    )
+    costs = tables.STEERED.frame(
+        [
+            *reached("add_direction", 0.1, 0.08, 0.12),
+            *reached("add_direction", 0.1, 9.0, kind="surface"),
+            *reached("add_direction", 0.3, 0.2),
+            *reached("worse", 0.3, 0.25),
+            *reached("prompt", None, 0.5, 0.7),
+            *reached("shuffled_labels_add_direction", 0.1, 0.01),
+        ]
+    )
+    points = views.steering.tradeoff(frame, costs, SPOILT, "document")
+    of = {(row["method"], row["budget"]): row for row in points.to_dicts()}
+    assert list(of) == [
+        ("add_direction", 0.1), ("add_direction", 0.3), ("prompt", None), ("worse", 0.3),
+        ("random_direction", 0.1), ("shuffled_labels_add_direction", 0.1),
+        ("unsteered_again", None),
+    ]  # fmt: skip
+    cheap = of["add_direction", 0.1]
+    assert (cheap["success"], cheap["success_low"], cheap["n"], cheap["n_failed"]) == (
+        0.4,
+        0.3,
+        4,
+        1,
+    )
+    assert cheap["cost"] == pytest.approx(0.1) and cheap["cost_high"] > 0.12
+    assert (cheap["fluency"], cheap["fluency_low"]) == (0.9, 0.8)
+    assert of["add_direction", 0.3]["cost_low"] is None, "one concept gives no interval"
+    best = {place for place, row in of.items() if row["best_cost"]}
+    assert best == {("add_direction", 0.1), ("add_direction", 0.3)}, (
+        "worse and prompt reach less for more, and a control is no method"
+    )
+    assert {place for place, row in of.items() if row["best_fluency"]} == {
+        ("add_direction", 0.1),
+        ("add_direction", 0.3),
+    }
+    written = views.steering.told(points, "Steered").to_dicts()
+    assert written[2]["budget"] == "own cost" and written[2]["none better for its"] == "–"
+    assert written[0]["none better for its"] == "cost and fluency"
+    without = views.steering.tradeoff(frame, None, SPOILT, "document")
+    assert cheap["cost_low"] == 0.0, "a KL is never below 0"
+    assert without["cost"].null_count() == without.height and not without["best_cost"].any()
+
+
+def test_the_composite_in_use_is_of_three_where_some_text_has_it() -> None:
+    of_two = steered(0.4, "composite", concept_kind="all")
+    of_three = steered(0.2, "panel", concept_kind="all")
+    assert views.steering.headline(report(of_two)) == "composite"
+    assert views.steering.headline(report(of_two, of_three)) == "panel"
+    absent = of_three | {"value": None, "reason": "no text"}
+    assert views.steering.headline(report(of_two, absent)) == "composite"
+    points = views.steering.tradeoff(report(of_two, of_three), None, {}, "all")
+    assert points["success"].to_list() == [0.2]
+
+
+def test_costs_over_all_kinds_weigh_each_kind_the_same() -> None:
+    frame = report(steered(0.4, "composite", budget=0.1, concept_kind="all"))
+    costs = [
+        *reached("add_direction", 0.1, 0.1, 0.2, 0.3),
+        *reached("add_direction", 0.1, 1.0, 1.0, kind="surface"),
+    ]
+    points = views.steering.tradeoff(frame, tables.STEERED.frame(costs), {}, "all")
+    assert points["cost"][0] == pytest.approx((0.2 + 1.0) / 2)
+
+
+def test_every_control_direction_is_a_dot_of_its_mean_with_failures_as_nothing() -> None:
+    generations, judgements = [], []
+    for number, (replicate, split, value) in enumerate(
+        [(0, "test", 0.4), (0, "test", None), (1, "test", 0.1), (1, "validate", 0.9)]
+    ):
+        generations.append(
+            {"generation": number, "method": "random_direction", "replicate": replicate,
+             "kl_budget": 0.1, "split": split, "kl_reverse": 0.1 * (1 + replicate)}
+        )  # fmt: skip
+        judgements += [
+            {"generation": number, "concept": concept, "judge": judge, "value": value}
+            for concept in ("sea", "one", "two")
+            for judge in ("composite", "fluency", "concept")
+        ]
+    judgements[0]["value"] = 0.8  # of sea, the first text
+    dots = views.steering.cloud(
+        tables.GENERATIONS.frame(generations).lazy(),
+        tables.JUDGEMENTS.frame(judgements).lazy(),
+        ["random_direction"],
+        {"sea": "document", "one": "surface", "two": "surface"},
+        "composite",
+        "all",
+    )
+    assert dots["replicate"].to_list() == [0, 1] and dots["budget"].to_list() == [0.1, 0.1]
+    assert dots["success"].to_list() == pytest.approx([(0.4 + 0.2) / 2, 0.1])
+    assert dots["fluency"].to_list() == pytest.approx([0.2, 0.1])
+    assert dots["cost"].to_list() == pytest.approx([0.1, 0.2])
+
+
+def test_the_battery_marks_what_a_judge_alone_falls_for_and_what_breaks_the_law() -> None:
+    shown = views.steering.battery(tables.BATTERY.frame(tricks())).to_dicts()
+    assert [row["text"] for row in shown] == [
+        "real text",
+        "keyword list",
+        "training text",
+        "one word",
+        "empty",
+        "top context",
+    ]
+    assert (shown[0]["composite"], shown[0]["concept"]) == ("0.70", "0.70")
+    assert [row["law"] for row in shown] == ["–", "holds", "not shown", "BROKEN", "holds", "–"]
+    assert (shown[1]["concept"], shown[3]["concept"]) == ("0.80 (!)", "0.00")
+    assert shown[5]["note"] == "no latent" and shown[5]["composite"] == "–"
+    assert (shown[1]["real minus it"], shown[1]["95% interval"]) == ("0.60", "0.50 to 0.70")
 
 
 def manifest(stage: str, key: str, *inputs: tuple[str, str]) -> dict:

@@ -21,7 +21,8 @@ from components.experiment import ExperimentConfig
 from components.report.scores import SINGLE
 from components.report.tables import REPORT, SCORES
 from components.store.artifact import Store
-from components.store.tables import CURVE, LATENTS
+from components.store.judgements import AGAIN, UNSTEERED
+from components.store.tables import CURVE, GENERATIONS, LATENTS
 from flows.stack.processes import free_port
 from flows.tracking import figures
 from flows.tracking.headlines import headlines
@@ -106,6 +107,28 @@ def test_every_score_is_on_the_nested_report_run(first: dict[str, str], parent: 
     (report,) = [run for run in nested if run.data.tags["stage"] == "report"]
     assert "evaluate.loss_recovered.mean_ablation" in report.data.metrics
     assert all(run.info.status == "FINISHED" for run in nested)
+
+
+def test_steered_texts_are_traces_of_the_steer_run_with_a_verdict_of_each_judge(
+    config: ExperimentConfig, parent: Run
+) -> None:
+    (steer,) = [
+        run
+        for run in runs_of(MlflowClient())
+        if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
+        and run.data.tags["stage"] == "steer"
+    ]
+    store = Store(Path(config.execution.store))
+    texts = GENERATIONS.read(store.get("steer", steer.data.tags["artifact"]))
+    plain = pl.col("method").is_in([UNSTEERED, AGAIN])
+    n_steered = texts.filter(pl.col("split") == "test", ~plain).height
+    place = {"locations": [steer.info.experiment_id], "run_id": steer.info.run_id}
+    found = MlflowClient().search_traces(**place, max_results=500)
+    assert len(found) == min(config.steer.traces, n_steered)
+    for trace in found:
+        said = {each.name for each in trace.info.assessments}
+        assert set(config.steer.judges) <= said
+        assert trace.data.spans[0].inputs["prompt"]
 
 
 def test_charts_report_and_environment_are_artifacts_that_open_without_a_network(

@@ -347,6 +347,28 @@ def test_steering_is_paired_by_concept_with_every_method_and_the_largest_control
     assert single["difference"].to_list() == pytest.approx([0.2] * 10)
 
 
+def test_a_method_is_paired_by_concept_with_itself_under_a_control(store: Store) -> None:
+    concepts = {f"list{number}": [0.1 * number, 0.2] for number in range(10)}
+    uplift = {"add_direction": concepts, "mean_difference": concepts, "random_direction": concepts}
+    frame, artifact = steered(store, uplift)
+    own = STEERED.read(artifact).filter(method="add_direction").to_dicts()
+    name = "shuffled_labels_add_direction"
+    spoilt = [row | {"method": name, "uplift": row["uplift"] - 0.25} for row in own]
+    value = float(np.mean([row["uplift"] for row in spoilt]))
+    control = {"subject": "shuffled_labels", "role": "control", "concept_kind": "document"}
+    whole = report_frame(*frame.drop("artifact", "name").to_dicts(), made.steered(value, **control))
+    table = STEERED.frame([*STEERED.read(artifact).to_dicts(), *spoilt])
+    facts = {"untrained": {}, "spoilt": {name: ["add_direction", "shuffled_labels"]}}
+    with_control = stage_of(
+        Store(store.root / "other"), "steer", facts, steered=table.to_dicts(), scores=[]
+    )
+    found = compared(whole, {"steer": with_control}, {}).filter(pl.col("concept").is_null())
+    rows = {row["rival"]: row for row in found.to_dicts()}
+    (rival,) = (each for each in rows if "shuffled" in each)
+    assert rows[rival]["paired"] and rows[rival]["n"] == 10
+    assert rows[rival]["difference"] == pytest.approx(0.25)
+
+
 def test_a_concept_without_steering_counts_as_no_uplift_as_in_the_score(store: Store) -> None:
     concepts = {f"list{number}": [0.1 * number, 0.2] for number in range(6)}
     uplift = {"add_direction": concepts, "mean_difference": concepts, "random_direction": concepts}

@@ -71,6 +71,9 @@ def test_a_model_that_ends_at_once_has_no_fluency_and_no_composite_and_the_reaso
     assert (uplift["value"], uplift["n_failed"]) == (0.0, 4), (
         "without plain text to compare with there is no uplift"
     )
+    tried = tables.BATTERY.read(made)
+    assert tried["reason"].unique().to_list() == [why] and tried["holds"].null_count() == 9
+    assert score(made, "steer.battery", "all")["reason"] == why
     frame = SCORES.read(made)
     assert frame.filter(pl.col("value").is_null() & pl.col("reason").is_null()).is_empty()
 
@@ -88,6 +91,8 @@ def test_documents_shorter_than_a_continuation_leave_absent_scores_that_say_what
     assert (row["value"], row["n"]) == (None, 0)
     assert row["reason"]
     assert tables.STEERED.read(made).is_empty()
+    (why,) = tables.BATTERY.read(made)["reason"].unique().to_list()
+    assert "lower steer.max_new_tokens" in why
 
 
 def test_both_at_once(bench: Bench, mute: ModelReference) -> None:

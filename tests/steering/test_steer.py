@@ -249,6 +249,9 @@ def test_a_corpus_without_concepts_leaves_one_absent_score_with_the_reason(
     assert (row["name"], row["value"], row["n"]) == ("steer.gate.passed", None, 0)
     assert row["reason"].startswith("the corpus labels no concept, so none can be judged")
     assert pl.read_parquet(tmp_path / "generations.parquet").is_empty()
+    tried = pl.read_parquet(tmp_path / "battery.parquet")
+    assert tried["holds"].null_count() == tried.height == 9
+    assert tried["reason"].unique().to_list() == [row["reason"]]
 
 
 def test_every_strength_costs_its_budget(ran: tuple[Artifact, list[Progress]]) -> None:
@@ -351,6 +354,32 @@ def test_the_forecast_comes_before_any_work_and_progress_runs_to_the_end(
     assert done == sorted(done)
     assert 0 < last.done <= last.total
     assert {progress.unit for progress in ran[1]} == {"tokens"}
+
+
+def test_the_battery_is_tried_on_targets_that_passed_and_changes_no_other_table(
+    bench: Bench, ran: Any
+) -> None:
+    with_battery = ran[0]
+    tried = tables.BATTERY.read(with_battery)
+    assert set(tried["judge"]) == {"composite", "concept", "fluency"}
+    law = tried.filter(judge="composite", trick="empty").to_dicts()[0]
+    assert 1 < law["n"] <= with_battery.facts["passed"] and 24 <= law["n_cells"] <= 60
+    assert law["holds"] and law["n_failed"] == law["n_cells"]
+    row = score(with_battery, "steer.battery", "all")
+    nearest = tried.filter(judge="composite").sort("low", nulls_last=True).to_dicts()[0]
+    assert (row["value"], row["low"], row["n"]) == (nearest["value"], nearest["low"], nearest["n"])
+    assert (row["role"], row["baseline"], row["better"]) == ("control", 0.0, "higher")
+    assert row["reason"].startswith("the law holds against ")
+    off = CONFIG.model_copy(update={"battery": False})
+    without = bench.store.ensure(STEER, off, bench.inputs, CPU)[0]
+    assert tables.BATTERY.file not in without.files
+    for name in set(without.files) - {"scores.parquet"}:
+        assert without.path(name).read_bytes() == with_battery.path(name).read_bytes(), name
+    scores = SCORES.read(with_battery).filter(pl.col("measure") != "battery")
+    assert SCORES.read(without).equals(scores)
+    facts = {name: with_battery.facts[name] for name in without.facts if name != "tokens"}
+    assert facts == {name: value for name, value in without.facts.items() if name != "tokens"}
+    assert without.facts["tokens"] < with_battery.facts["tokens"]
 
 
 def test_the_same_inputs_give_the_same_text_whatever_the_batch(

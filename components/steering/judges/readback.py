@@ -127,9 +127,9 @@ class Readback(Judge):
 
     def top_passage(self, column: int) -> str | None:
         """The real passage in which the target's latent is most active; None where it is active in
-        none."""
+        none, or the target is no latent."""
         latent = self.material.targets[column].latent
-        if latent is None:
+        if latent is None or not self._real:
             return None
         at = self._column[latent]
         highest = [float(each[:, at].max(initial=0.0)) for each in self._real]
