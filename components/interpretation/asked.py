@@ -1,8 +1,8 @@
 """Who answers prompts while latents are interpreted: how that enters the key, what it may cost, and
 the clients themselves.
 
-`interpret.client` writes explanations, for explainers that ask; `interpret.judge` reads them, for
-predictors that ask, and is the same client where it is not set. Both share `interpret.budget`. Which
+`interpret.client` writes explanations, for explainers that ask; `interpret.judge` reads, for
+predictors and scorers of latents that ask, and is the same client where it is not set. Both share `interpret.budget`. Which
 model answers is part of the artifact's key where a listed entry asks, and of no other; so is the
 budget, since where it ends decides what is known.
 """
@@ -22,6 +22,7 @@ from components.config import canonical
 from components.device import Execution
 from components.errors import ConfigError
 from components.interpretation.contract import Predictor, explainers, predictors, scorers
+from components.interpretation.latent_contract import latent_scorers
 from components.interpretation.sample import TENTHS
 from components.interpretation.services import NOTHING, Most
 from components.interpretation.trials import Unit
@@ -45,6 +46,12 @@ def readers(config: InterpretConfig) -> list[str]:
     return [name for name in config.predictors if predictors[name].asks]
 
 
+def readers_of_latents(config: InterpretConfig) -> list[str]:
+    """The listed scorers of latents that ask, with these settings."""
+    settings = config.latent_scorer_settings
+    return [n for n in config.latent_scorers if latent_scorers[n].asks(getattr(settings, n))]
+
+
 def first_reader(config: InterpretConfig) -> str | None:
     """The predictor with which explainers test what they write: the first of the listed that can be
     asked about windows."""
@@ -52,7 +59,7 @@ def first_reader(config: InterpretConfig) -> str | None:
 
 
 def judge_of(config: InterpretConfig) -> tuple[Any, str]:
-    """Who answers predictors, and the section that says so."""
+    """Who answers predictors and scorers of latents, and the section that says so."""
     alone = config.judge.kind == "none"
     return (config.client, CLIENT) if alone else (config.judge, JUDGE)
 
@@ -63,14 +70,19 @@ def refuse_nobody(config: InterpretConfig) -> None:
     Raises:
         ConfigError: naming them, and what to set.
     """
-    kinds = ((writers, "explainer", config.client), (readers, "predictor", judge_of(config)[0]))
+    judge = judge_of(config)[0]
+    kinds = (
+        (writers, "explainer", config.client),
+        (readers, "predictor", judge),
+        (readers_of_latents, "latent scorer", judge),
+    )
     for listed, noun, section in kinds:
         if (names := listed(config)) and section.kind == "none":
             verb = "asks" if len(names) == 1 else "ask"
             raise ConfigError(
                 f"{noun} {', '.join(names)} {verb} a language model, and {CLIENT}.kind is none: set "
                 f"it to endpoint (a server) or local (a model on this machine), or leave "
-                f"{', '.join(names)} out of interpret.{noun}s"
+                f"{', '.join(names)} out of interpret.{noun.replace(' ', '_')}s"
             )
 
 
@@ -79,7 +91,7 @@ def numbers(config: InterpretConfig) -> Mapping[str, int]:
     parts: dict[str, Any] = {}
     if writers(config):
         parts["client"] = _identity(config.client)
-    if readers(config):
+    if readers(config) or readers_of_latents(config):
         parts["judge"] = _identity(judge_of(config)[0])
     if parts and config.budget.is_set:
         parts["budget"] = canonical(config.budget)
@@ -104,7 +116,8 @@ class Clients:
 
     Attributes:
         client: for explainers; None where none asks.
-        judge: for predictors; the same one where it is not set apart; None where none asks.
+        judge: for predictors and scorers of latents; the same one where it is not set apart; None
+            where none asks.
         is_one_model: whether the same model writes explanations and reads them.
     """
 
@@ -123,8 +136,8 @@ class Clients:
         section, where = judge_of(config)
         writes, reads = bool(writers(config)), bool(readers(config))
         client = Client(config.client, purse, execution, CLIENT, BUDGET) if writes else None
-        judge = client
-        if reads and not (writes and where == CLIENT):
+        judge, asks_judge = client, reads or bool(readers_of_latents(config))
+        if asks_judge and not (writes and where == CLIENT):
             judge = Client(section, purse, execution, where, BUDGET)
         for each in dict.fromkeys((client, judge)):
             if each is not None:
@@ -137,7 +150,7 @@ class Clients:
                 section.model if isinstance(section.model, str) else section.model.path,
                 JUDGE,
             )
-        return cls(client, judge if reads else None, is_one)
+        return cls(client, judge if asks_judge else None, is_one)
 
     @property
     def _each(self) -> Mapping[str, Client]:
@@ -171,7 +184,7 @@ def forecast(config: InterpretConfig, execution: Execution, controls: int) -> Fo
     Raises:
         ConfigError: the settings do not say who is asked.
     """
-    if not (writers(config) or readers(config)):
+    if not (writers(config) or readers(config) or readers_of_latents(config)):
         return None
     written, read = _most(config, controls)
     quotes = [
@@ -212,8 +225,12 @@ def _within(whole: Quotation, usd: float | None, calls: int | None) -> Quotation
 
 
 def _most(config: InterpretConfig, controls: int) -> tuple[Most, Most]:
-    """What all explainers ask, and what all predictors ask; of the dictionary and its controls."""
+    """What all explainers ask, and what all that read ask; of the dictionary and its controls."""
     written, read = NOTHING, NOTHING
+    for name in readers_of_latents(config):
+        settings = getattr(config.latent_scorer_settings, name)
+        n = config.latents + controls * config.of_control
+        read = read.plus(latent_scorers[name].most_asked(settings).times(n))
     for name in config.explainers:
         explainer, settings = explainers[name], getattr(config.explainer_settings, name)
         beside = explainer.role == "entry" and explainer.any_dictionary
