@@ -213,9 +213,9 @@ def _missing(reason: str) -> Row:
 
 def _absence(scores: LatentScores, measure: str) -> str | None:
     """Why there is no value of any latent; None where there is one."""
-    if scores.reason or any(not each.is_missing for each in scores.values[measure]):
-        return scores.reason
-    return _caveat(scores, measure)
+    values = scores.values.get(measure, ())
+    nobody = any(each.is_missing for each in values) and all(each.value is None for each in values)
+    return scores.reason or (_caveat(scores, measure) if nobody else None)
 
 
 def _caveat(scores: LatentScores, measure: str) -> str | None:

@@ -242,7 +242,7 @@ def test_whatever_an_endpoint_does_the_tables_are_complete_and_nothing_is_paid_t
     assert set(asked["failures"]) == fault.kinds
     told = [*said["reason"].drop_nulls(), *scores["reason"].drop_nulls()]
     detail = fault.detail.replace("{url}", server.url)
-    assert any(detail in reason for reason in told)
+    assert not detail or any(detail in reason for reason in told)
     if not fault.kinds - LASTING:
         assert sum(asked["failures"].values()) == calls["reason"].drop_nulls().len()
     _mean_is_of_those_that_were_asked(artifact)
