@@ -11,6 +11,7 @@ import pytest
 
 from components.config import load
 from components.experiment import ExperimentConfig
+from components.interpretation.phrase import read
 from components.report.tables import REPORT, SCORES
 from components.store import tables
 from components.store.artifact import Artifact
@@ -82,7 +83,8 @@ def test_latents_of_characters_are_explained_and_scored(interpreted: Artifact) -
     assert (said["explanation"].is_null() == said["reason"].is_not_null()).all()
     by_words = said.filter(pl.col("explainer") == "log_odds")["explanation"].drop_nulls()
     assert len(by_words) >= LATENTS // 2
-    assert by_words.str.extract_all('"([^"]+)"').explode().str.len_chars().max() == len('"x"')
+    words = {word for text in by_words for term in read(text) for word in term if word}
+    assert words and all(len(word) == 1 for word in words - {"<unk>"})
     found = {row["name"]: row for row in SCORES.read(interpreted).iter_rows(named=True)}
     for scorer in ("detection", "fuzzing", "simulation"):
         over = found[f"interpret.log_odds.{scorer}.over_floor"]
