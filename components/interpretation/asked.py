@@ -1,8 +1,8 @@
 """Who answers prompts while latents are interpreted: how that enters the key, what it may cost, and
 the clients themselves.
 
-`interpret.client` writes explanations, for explainers that ask; `interpret.judge` reads them, for
-predictors that ask, and is the same client where it is not set. Both share `interpret.budget`. Which
+`interpret.client` writes explanations, for explainers that ask; `interpret.judge` reads, for
+predictors and scorers of latents that ask, and is the same client where it is not set. Both share `interpret.budget`. Which
 model answers is part of the artifact's key where a listed entry asks, and of no other; so is the
 budget, since where it ends decides what is known.
 """
@@ -22,6 +22,7 @@ from components.client.price import Purse
 from components.device import Execution
 from components.errors import ConfigError
 from components.interpretation.contract import Predictor, explainers, predictors, scorers
+from components.interpretation.latent_contract import latent_scorers
 from components.interpretation.sample import TENTHS
 from components.interpretation.trials import Unit
 from components.store.estimate import Forecast
@@ -43,6 +44,12 @@ def readers(config: InterpretConfig) -> list[str]:
     return [name for name in config.predictors if predictors[name].asks]
 
 
+def readers_of_latents(config: InterpretConfig) -> list[str]:
+    """The listed scorers of latents that ask, with these settings."""
+    settings = config.latent_scorer_settings
+    return [n for n in config.latent_scorers if latent_scorers[n].asks(getattr(settings, n))]
+
+
 def first_reader(config: InterpretConfig) -> str | None:
     """The predictor with which explainers test what they write: the first of the listed that can be
     asked about windows."""
@@ -50,7 +57,7 @@ def first_reader(config: InterpretConfig) -> str | None:
 
 
 def judge_of(config: InterpretConfig) -> tuple[Any, str]:
-    """Who answers predictors, and the section that says so."""
+    """Who answers predictors and scorers of latents, and the section that says so."""
     alone = config.judge.kind == "none"
     return (config.client, CLIENT) if alone else (config.judge, JUDGE)
 
@@ -61,21 +68,26 @@ def refuse_nobody(config: InterpretConfig) -> None:
     Raises:
         ConfigError: naming them, and what to set.
     """
-    kinds = ((writers, "explainer", config.client), (readers, "predictor", judge_of(config)[0]))
+    judge = judge_of(config)[0]
+    kinds = (
+        (writers, "explainer", config.client),
+        (readers, "predictor", judge),
+        (readers_of_latents, "latent scorer", judge),
+    )
     for listed, noun, section in kinds:
         if (names := listed(config)) and section.kind == "none":
             verb = "asks" if len(names) == 1 else "ask"
             raise ConfigError(
                 f"{noun} {', '.join(names)} {verb} a language model, and {CLIENT}.kind is none: set "
                 f"it to endpoint (a server) or local (a model on this machine), or leave "
-                f"{', '.join(names)} out of interpret.{noun}s"
+                f"{', '.join(names)} out of interpret.{noun.replace(' ', '_')}s"
             )
 
 
 def numbers(config: InterpretConfig) -> Mapping[str, int]:
     """What of the clients is part of the key, a number for each: nothing where no entry asks."""
     asked = {"client": config.client} if writers(config) else {}
-    asked |= {"judge": judge_of(config)[0]} if readers(config) else {}
+    asked |= {"judge": judge_of(config)[0]} if readers(config) or readers_of_latents(config) else {}
     return identity.numbers(asked, config.budget)
 
 
@@ -85,7 +97,8 @@ class Clients:
 
     Attributes:
         client: for explainers; None where none asks.
-        judge: for predictors; the same one where it is not set apart; None where none asks.
+        judge: for predictors and scorers of latents; the same one where it is not set apart; None
+            where none asks.
         is_one_model: whether the same model writes explanations and reads them.
     """
 
@@ -104,8 +117,8 @@ class Clients:
         section, where = judge_of(config)
         writes, reads = bool(writers(config)), bool(readers(config))
         client = Client(config.client, purse, execution, CLIENT, BUDGET) if writes else None
-        judge = client
-        if reads and not (writes and where == CLIENT):
+        judge, asks_judge = client, reads or bool(readers_of_latents(config))
+        if asks_judge and not (writes and where == CLIENT):
             judge = Client(section, purse, execution, where, BUDGET)
         for each in dict.fromkeys((client, judge)):
             if each is not None:
@@ -118,7 +131,7 @@ class Clients:
                 section.model if isinstance(section.model, str) else section.model.path,
                 JUDGE,
             )
-        return cls(client, judge if reads else None, is_one)
+        return cls(client, judge if asks_judge else None, is_one)
 
     @property
     def _each(self) -> Mapping[str, Client]:
@@ -152,7 +165,7 @@ def forecast(config: InterpretConfig, execution: Execution, controls: int) -> Fo
     Raises:
         ConfigError: the settings do not say who is asked.
     """
-    if not (writers(config) or readers(config)):
+    if not (writers(config) or readers(config) or readers_of_latents(config)):
         return None
     written, read = _most(config, controls)
     asked = [(written, config.client, CLIENT), (read, *judge_of(config))]
@@ -160,8 +173,12 @@ def forecast(config: InterpretConfig, execution: Execution, controls: int) -> Fo
 
 
 def _most(config: InterpretConfig, controls: int) -> tuple[Most, Most]:
-    """What all explainers ask, and what all predictors ask; of the dictionary and its controls."""
+    """What all explainers ask, and what all that read ask; of the dictionary and its controls."""
     written, read = NOTHING, NOTHING
+    for name in readers_of_latents(config):
+        settings = getattr(config.latent_scorer_settings, name)
+        n = config.latents + controls * config.of_control
+        read = read.plus(latent_scorers[name].most_asked(settings).times(n))
     for name in config.explainers:
         explainer, settings = explainers[name], getattr(config.explainer_settings, name)
         beside = explainer.role == "entry" and explainer.any_dictionary

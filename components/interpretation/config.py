@@ -84,8 +84,8 @@ class InterpretConfig(Config):
     client: ClientConfig = execution(NOBODY)
     """The language model that writes explanations, for explainers that ask one."""
     judge: ClientConfig = execution(NOBODY)
-    """The language model that reads explanations, for predictors that ask one; none: that of
-    `client`."""
+    """The language model that reads explanations, and windows for scorers of latents, where they ask
+    one; none: that of `client`."""
     budget: Budget = execution(Budget())
     """How much a run may cost. Before it is set, nothing leaves this machine."""
     seed: int = 0
@@ -133,6 +133,7 @@ def entries(config: InterpretConfig) -> Mapping[str, int]:
     reading = (
         (explainers, config.explainers, config.explainer_settings),
         (predictors, config.predictors, config.predictor_settings),
+        (latent_scorers, config.latent_scorers, config.latent_scorer_settings),
     )
     for registry, names, settings in reading:
         for name in names:  # other bytes under the same path make another result

@@ -145,8 +145,10 @@ def choose(
             yield Progress(n + 1, len(numbers), "latents", f"windows of {split} chosen")
     n_windows = len(cut["test"].tiling)
     share = [float(active.n_active[number]) / n_windows for number in numbers.tolist()]
-    pool = cut["test"].pool
-    in_pool = [np.flatnonzero(np.isin(pool, active.places(number))) for number in numbers.tolist()]
+    test = cut["test"]
+    of_pool = np.full(len(test.tiles), -1)
+    of_pool[test.pool] = np.arange(len(test.pool))
+    in_pool = [found[found >= 0] for found in (of_pool[active.places(n)] for n in numbers.tolist())]
     return Chosen(codes, cut, sample, near, drawn, share, in_pool)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from components.capture.arrays import NO_TEXT
 from components.device import Execution
 from components.interpretation.activity import KEPT
-from components.interpretation.asked import forecast
+from components.interpretation.asked import forecast, readers_of_latents
 from components.interpretation.config import InterpretConfig
 from components.interpretation.contexts import SPLITS
 from components.interpretation.contract import explainers, predictors, scorers
@@ -79,6 +79,7 @@ def formula(config: InterpretConfig, inputs: Mapping[str, Any], settings: Execut
         for of, names in listed
         for name in names
         if not vars(of[name]).get("free", False)
+        or (of is latent_scorers and name in readers_of_latents(config))
     ]
     told = "as long as on a core elsewhere"
     told += (

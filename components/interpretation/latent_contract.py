@@ -11,11 +11,12 @@ from __future__ import annotations
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from components.config import Config
 from components.interpretation.contract import LatentRecord
-from components.interpretation.services import ReaderServices, ScorerServices
+from components.interpretation.services import NOTHING, Most, ReaderServices, ScorerServices
 from components.registry import Entry, Registry
 from components.report.measure import Measure
 
@@ -30,6 +31,7 @@ class LatentValue:
         n: what the value is a mean over: prompts, windows, trials.
         n_failed: those that failed, counted in n.
         reason: what failed.
+        is_missing: whether somebody was to be asked and was not: no part of any mean.
     """
 
     value: float | None
@@ -37,6 +39,7 @@ class LatentValue:
     n: int
     n_failed: int = 0
     reason: str | None = None
+    is_missing: bool = False
 
     def __post_init__(self) -> None:
         assert (self.value is None) == (self.chance is None), "a value stands beside its null"
@@ -45,8 +48,8 @@ class LatentValue:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LatentScorerServices(ScorerServices, ReaderServices):
-    """What a score of latents may use: the model, the dictionary, text of the explain split, and a
-    text encoder where the settings ask for one."""
+    """What a score of latents may use: the model, the dictionary, text of the explain split, and
+    where the settings ask for them a text encoder and a client."""
 
 
 class LatentScorer(Entry):
@@ -55,7 +58,8 @@ class LatentScorer(Entry):
 
     services: LatentScorerServices
     free: ClassVar[bool] = False
-    """Whether running it costs nothing but time on this machine and needs no model."""
+    """Whether running it costs nothing but time on this machine and needs no model, where its
+    settings ask no client."""
     measures: ClassVar[tuple[Measure, ...]]
     """What is measured; names begin with the scorer's, and each has a least and a greatest
     value."""
@@ -66,6 +70,23 @@ class LatentScorer(Entry):
     def embeds(cls, config: Config) -> bool:
         """Whether these settings make it use `services.encoder`."""
         return False
+
+    @classmethod
+    def asks(cls, config: Config) -> bool:
+        """Whether these settings make it ask `services.client`. Latents then come in random order,
+        so that what was asked before a budget was spent is a sample."""
+        return False
+
+    @classmethod
+    def files(cls, config: Config) -> Sequence[Path]:
+        """The files that it reads with these settings; their bytes become part of the artifact's
+        key."""
+        return ()
+
+    @classmethod
+    def most_asked(cls, config: Config) -> Most:
+        """What it asks its client for one latent, at most."""
+        return NOTHING
 
     @property
     def reader(self) -> str | None:

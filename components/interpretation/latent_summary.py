@@ -2,8 +2,8 @@
 scores table.
 
 Means have Student's interval over latents, and the difference from the null is paired by latent. A
-latent that failed stands at the null: at its mean over the others, so its difference is 0. Of a
-control dictionary the mean stands beside its own null, and the difference from ours is that of two
+latent that failed stands at the null: at its mean over the others, so its difference is 0. One about
+which nobody was asked is missing, and no part of any mean. Of a control dictionary the mean stands beside its own null, and the difference from ours is that of two
 independent samples, with Welch's interval.
 """
 
@@ -19,11 +19,13 @@ from jaxtyping import Float
 from components.interpretation.contract import LatentRecord
 from components.interpretation.controls import CONTROLS
 from components.interpretation.latent_contract import LatentScorer, LatentValue
+from components.interpretation.protocol import order_of
 from components.report.measure import Measure
 from components.statistics import Interval, bounded, t_interval, welch
 from components.store.stage import Progress
 
 Row = dict[str, Any]
+FIGURES = ("value", "chance", "n", "n_failed", "reason")
 NOBODY = "no latent is active on the split that they are drawn from: none was scored"
 
 
@@ -53,19 +55,22 @@ class LatentScores:
             return cls(kind, reader, {}, reason)
         if not records:
             return cls(kind, reader, {}, NOBODY)
-        values: dict[str, list[LatentValue]] = {each.name: [] for each in kind.measures}
-        for number, found in enumerate(scorer.score(records), 1):
-            assert found.keys() == values.keys(), f"{kind.kind} measured {', '.join(found)}"
-            for name, value in found.items():
-                values[name].append(value)
-            yield Progress(number, len(records), "latents", f"latents: {kind.kind}")
-        assert all(len(of) == len(records) for of in values.values()), "one value for each latent"
-        return cls(kind, reader, values)
+        names = dict.fromkeys(each.name for each in kind.measures).keys()
+        order = order_of(records, kind.asks(scorer.settings), scorer.services.seed)
+        found: list[Mapping[str, LatentValue]] = []
+        for each in scorer.score([records[number] for number in order]):
+            assert each.keys() == names, f"{kind.kind} measured {', '.join(each)}"
+            found.append(each)
+            yield Progress(len(found), len(records), "latents", f"latents: {kind.kind}")
+        assert len(found) == len(records), "one value for each latent"
+        by_number = dict(zip(order, found, strict=True))
+        in_order = [by_number[number] for number in range(len(records))]
+        return cls(kind, reader, {name: [each[name] for each in in_order] for name in names})
 
     def imputed(self, measure: str) -> tuple[Float[np.ndarray, " latent"], np.ndarray, int]:
         """Values, their nulls, and how many failed: those stand at the mean null of the others in
-        both, or at 0 where all failed."""
-        values = self.values[measure]
+        both, or at 0 where all failed. Latents that are missing are left out."""
+        values = [each for each in self.values[measure] if not each.is_missing]
         chances = [each.chance for each in values if each.chance is not None]
         at_chance = float(np.mean(chances)) if chances else 0.0
         value, chance = (
@@ -136,15 +141,15 @@ def latent_rows(
                     "scorer": each.scorer.kind,
                     "measure": measure,
                     "reader": each.reader,
-                } | dataclasses.asdict(value)
+                } | {name: getattr(value, name) for name in FIGURES}
 
 
 def _own(ours: LatentScores, measure: Measure) -> Iterator[Row]:
     row = _row(ours.scorer, ours.reader, measure.name)
     over = row | {"measure": f"{measure.name}.over_null"}
-    if ours.reason:
-        yield row | _missing(ours.reason)
-        yield over | _missing(ours.reason)
+    if reason := _absence(ours, measure.name):
+        yield row | _missing(reason)
+        yield over | _missing(reason)
         return
     value, chance, n_failed = ours.imputed(measure.name)
     yield row | {
@@ -170,7 +175,8 @@ def _beside(
     row = _row(ours.scorer, ours.reader, measure.name)
     mine = row | {"subject": control, "role": "control"}
     over = row | {"measure": f"{measure.name}.over_{control}"}
-    reason = (theirs.reason if theirs else f"no {CONTROLS[control]} was given") or ours.reason
+    absence = _absence(theirs, measure.name) if theirs else f"no {CONTROLS[control]} was given"
+    reason = absence or _absence(ours, measure.name)
     if theirs is None or reason:
         yield from (each | _missing(reason or "") for each in (mine, over))
         return
@@ -205,12 +211,26 @@ def _missing(reason: str) -> Row:
     return {"n_failed": 0, "reason": reason}
 
 
+def _absence(scores: LatentScores, measure: str) -> str | None:
+    """Why there is no value of any latent; None where there is one."""
+    values = scores.values.get(measure, ())
+    nobody = any(each.is_missing for each in values) and all(each.value is None for each in values)
+    return scores.reason or (_caveat(scores, measure) if nobody else None)
+
+
 def _caveat(scores: LatentScores, measure: str) -> str | None:
-    failed = [each for each in scores.values[measure] if each.value is None]
-    if not failed:
-        return None
-    n = len(scores.values[measure])
-    return f"{len(failed)} of {n} latents stand at the null, the first because: {failed[0].reason}"
+    values = scores.values[measure]
+    missing = [each for each in values if each.is_missing]
+    failed = [each for each in values if each.value is None and not each.is_missing]
+    told = (("are missing", missing), ("stand at the null", failed))
+    return (
+        "; ".join(
+            f"{len(those)} of {len(values)} latents {what}, the first because: {those[0].reason}"
+            for what, those in told
+            if those
+        )
+        or None
+    )
 
 
 def _range(measure: Measure) -> tuple[float, float]:

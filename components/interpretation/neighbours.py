@@ -8,7 +8,7 @@ explain split: the test split chooses nothing. Cosines are those of the table th
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 
 from components.interpretation.directions import DirectionCodes
 from components.store import tables
-from components.store.shards import CodeShards
+from components.store.shards import Codes, CodeShards
 
 NEAREST = 10
 """Co-occurring latents that are told of each."""
@@ -98,17 +98,32 @@ def find(
     return Neighbours(latents, near, jaccard, _by_cosine(codes, latents))
 
 
+def patterns(
+    codes: Iterable[Codes], limit: int, step: int = 1
+) -> Iterator[scipy.sparse.csr_matrix]:
+    """Which latents are active on which tokens, as [token, latent] with ones, part by part.
+
+    Args:
+        codes: of a split, in order.
+        limit: tokens that are looked at, from its beginning.
+        step: every so many of these tokens one is taken.
+    """
+    base = 0
+    for shard in codes:
+        matrix = shard.rows(0, min(shard.n_rows, limit - base)).matrix()
+        if step > 1:
+            matrix = matrix[(-base) % step :: step]
+        yield (matrix > 0).astype(np.float32)
+        base += shard.n_rows
+        if base >= limit:
+            return
+
+
 def _active(codes: CodeShards | DirectionCodes, split: str, limit: int) -> scipy.sparse.csr_matrix:
     """Which latents are active on tokens of the split, as [token, latent]."""
     n_rows = min(limit, codes.n_rows(split))
-    step, base, parts = max(1, -(-n_rows // ROWS)), 0, []
-    for shard in codes.iterate(split):
-        matrix = shard.rows(0, min(shard.n_rows, n_rows - base)).matrix()
-        matrix = matrix[(-base) % step :: step]
-        parts.append((matrix > 0).astype(np.float32))
-        base += shard.n_rows
-        if base >= n_rows:
-            break
+    step = max(1, -(-n_rows // ROWS))
+    parts = list(patterns(codes.iterate(split), n_rows, step))
     return scipy.sparse.csr_matrix(scipy.sparse.vstack(parts))
 
 

@@ -16,6 +16,7 @@ import polars as pl
 import scipy.sparse
 from jaxtyping import Float, Int
 
+from components.interpretation.neighbours import patterns
 from components.store.shards import Codes
 
 COSINE = 0.5
@@ -42,7 +43,7 @@ def relatives(
         limit: tokens that are read, at most.
         neighbours: pairs of latents with their cosine (tables.NEIGHBOURS); None where nobody knows.
     """
-    pairs = [*_together(latents, codes, d_sae, limit)]
+    pairs = [*_together(latents, codes, limit)]
     if neighbours is not None:
         near = neighbours.filter(pl.col("cosine") > COSINE)
         number = np.full(d_sae, -1)
@@ -65,24 +66,15 @@ def close(directions: Float[np.ndarray, "latent d"]) -> pl.DataFrame:
 
 
 def _together(
-    latents: Int[np.ndarray, " latent"], codes: Iterable[Codes], d_sae: int, limit: int
+    latents: Int[np.ndarray, " latent"], codes: Iterable[Codes], limit: int
 ) -> Iterator[tuple[int, int]]:
     """Pairs whose patterns correlate."""
-    number = np.full(d_sae, -1)
-    number[latents] = np.arange(len(latents))
     common = scipy.sparse.csr_matrix((len(latents), len(latents)))
     n_rows = 0
-    for shard in codes:
-        part = shard.rows(0, min(shard.n_rows, limit - n_rows))
-        column = number[part.indices.numpy()]
-        wanted = column >= 0
-        row = part.row_index().numpy()[wanted]
-        shape = (part.n_rows, len(latents))
-        active = scipy.sparse.csr_matrix((np.ones(len(row)), (row, column[wanted])), shape=shape)
+    for pattern in patterns(codes, limit):
+        active = pattern[:, latents].astype(np.float64)
         common = common + active.T @ active
-        n_rows += part.n_rows
-        if n_rows == limit:
-            break
+        n_rows += active.shape[0]
     share = common.diagonal() / max(1, n_rows)
     spread = np.sqrt(share * (1 - share))
     met = scipy.sparse.triu(common, k=1).tocoo()

@@ -141,12 +141,17 @@ def _like(
     length = searched.length[places]
     there = np.bincount(length, minlength=len(like))
     chance = (like[: len(there)] / np.maximum(there, 1))[length]
-    places, chance = places[chance > 0], chance[chance > 0]
+    possible = chance > 0
+    if not possible.all():
+        places, chance = places[possible], chance[possible]
     # the smallest of exponential numbers over weights are a draw without replacement
     drawn = generator.exponential(size=len(places)) / chance
     if len(drawn) > 4 * n:  # few of many: they are parted off before they are put in order
-        fewest = np.argpartition(drawn, n)[:n]
-        return places[fewest[np.argsort(drawn[fewest])]]
+        # below this bound lie about three times as many as are wanted, seldom fewer than that
+        smallest = np.flatnonzero(drawn < 3 * n / chance.sum())
+        if len(smallest) < n:
+            smallest = np.argpartition(drawn, n)[:n]
+        return places[smallest[np.argsort(drawn[smallest])[:n]]]
     return places[np.argsort(drawn)[:n]]
 
 

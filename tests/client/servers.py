@@ -33,6 +33,8 @@ class Act:
     tokens: tuple[int, int, int, int] = (0, 0, 0, 0)
     """Billed: input, cached, reasoning, output."""
     paid: bool = False
+    dropped: bool = False
+    """The connection is closed without a word."""
 
 
 def answer(
@@ -79,6 +81,7 @@ class Server:
     """A running server.
 
     Attributes:
+        port: where it listens.
         url: its address.
         script: what it does with a request; the request and how often this prompt came before.
         models: what it lists; None for no list.
@@ -88,7 +91,7 @@ class Server:
     """
 
     def __init__(self, port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}/v1"
+        self.port, self.url = port, f"http://127.0.0.1:{port}/v1"
         self.script: Callable[[Mapping[str, Any], int], Act] = lambda sent, times: echo(sent)
         self.models: Any = [{"id": "judge-1", "max_model_len": 4096}]
         self.key: str | None = None
@@ -101,6 +104,10 @@ class Server:
         self.most_at_once = self._at_once = 0
         self._came: Counter[str] = Counter()
         self.lock = threading.Lock()
+        self.leave: Callable[[], None] = lambda: None
+        """Stops listening: whoever comes from now on finds nobody."""
+        self.come_back: Callable[[], object] = lambda: None
+        """Listens again, at the same address."""
 
     @property
     def prompts(self) -> list[str]:
@@ -169,7 +176,10 @@ def serving() -> Iterator[Server]:
                 # question
                 if act.paid:
                     server.bill(sent, act)
-                self._write(act)
+                if act.dropped:
+                    self.close_connection = True
+                else:
+                    self._write(act)
 
         def _write(self, act: Act) -> None:
             with contextlib.suppress(ConnectionError):
@@ -192,15 +202,29 @@ def serving() -> Iterator[Server]:
         daemon_threads = True
         block_on_close = False  # one that hangs is left behind
 
-    http = Http(("127.0.0.1", 0), Handler)
-    server = Server(http.server_address[1])
-    thread = threading.Thread(
-        target=http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
-    )
-    thread.start()
+    running: list[tuple[Http, threading.Thread]] = []
+    of_running = threading.Lock()
+
+    def listen(port: int) -> int:
+        http = Http(("127.0.0.1", port), Handler)
+        thread = threading.Thread(
+            target=http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+        )
+        thread.start()
+        running.append((http, thread))
+        return http.server_address[1]
+
+    def leave() -> None:
+        with of_running:  # several requests may want it at once
+            while running:
+                http, thread = running.pop()
+                http.shutdown()
+                http.server_close()
+                thread.join()
+
+    server = Server(listen(0))
+    server.leave, server.come_back = leave, lambda: listen(server.port)
     try:
         yield server
     finally:
-        http.shutdown()
-        http.server_close()
-        thread.join()
+        leave()

@@ -20,7 +20,8 @@ from components.dictionary.interchange.files import conversion
 from components.errors import DictionaryError, MissingArtifactError
 from components.experiment import ExperimentConfig
 from components.model.reference import ModelConfig
-from components.report.tables import REPORT
+from components.report.tables import REPORT, SCORES
+from components.store import tables
 from components.store.artifact import Artifact, Store
 from flows import interchange
 from flows.chain import Chain
@@ -108,6 +109,25 @@ def test_it_runs_through_every_later_stage_beside_an_untrained_one(
         frame.filter(frame["name"] == "evaluate.loss_recovered.mean_ablation")["value"].null_count()
         == 0
     )
+
+
+def test_it_is_explained_as_what_it_was_exported_from(
+    config: ExperimentConfig, first: dict[str, str], imported: Artifact
+) -> None:
+    """The weights are the same, so latents, explanations and scores are."""
+    store = Store(config.execution.store)
+    ours = store.get(**store.get(**first).manifest["inputs"]["interpret"])
+    with Chain(override(config, {"dictionary": imported.key}), plain=True) as chain:
+        theirs = chain.artifact("interpret")
+    assert theirs.key != ours.key and theirs.facts["name"] == imported.facts["name"]
+    assert tables.EXPLANATIONS.read(theirs).equals(tables.EXPLANATIONS.read(ours))
+    assert tables.EXPLANATIONS.read(theirs)["explanation"].drop_nulls().len() > 0
+    scores, originals = (
+        dict(SCORES.read(each).select("name", "value").drop_nulls().iter_rows())
+        for each in (theirs, ours)
+    )
+    assert "interpret.log_odds.simulation" in scores
+    assert scores == pytest.approx(originals, rel=1e-4)
 
 
 def test_it_loads_in_two_lines_of_python(imported: Artifact) -> None:

@@ -1,7 +1,8 @@
 """A server on loopback that knows what was planted, and answers by rule.
 
-It explains by the planted phrase that fits the marked tokens of the prompt best, and it reads an
-explanation as the lexical predictor does: where its quoted words stand. So whatever a score lacks
+It explains by the planted phrase that fits the marked tokens of the prompt best, it reads an
+explanation as the lexical predictor does: where its quoted words stand, and it takes the piece that
+lacks what all others have for the one that does not belong. So whatever a score lacks
 is lost on the road, and not by the model behind it.
 """
 
@@ -15,10 +16,12 @@ from typing import Any
 
 from components.interpretation.phrase import Term, read
 from tests.client.servers import PRICE, Act, Server, answer
-from tests.interpretation.planted import PHRASES
+from tests.interpretation.planted import PHRASES, PHRASES_OF_MORE
 
 SURE = 0.9
 """What it gives an answer of 0 or 1, where log-probabilities are asked for."""
+KNOWN = list((PHRASES | PHRASES_OF_MORE).values())
+"""All that was planted anywhere."""
 Window = tuple[list[str], list[bool]]
 
 
@@ -41,6 +44,8 @@ def knows(sent: Mapping[str, Any], times: int = 0) -> Act:
     prompt = sent["messages"][-1]["content"]
     if prompt.startswith("Description: "):
         return judged(sent, prompt)
+    if "does not belong" in prompt:
+        return answer(json.dumps({"answer": odd_one(prompt)}))
     first = next(m["content"] for m in sent["messages"] if m["role"] == "user")
     return answer(explained(first))
 
@@ -50,8 +55,18 @@ def explained(prompt: str) -> str:
     active, _, silent = prompt.partition("Silent:")
     windows = _pairs(active) if "\t" in active else [_marked(line) for line in _lines(active)]
     windows += [_marked(line) for line in _lines(silent)]
-    found = max(PHRASES.values(), key=lambda phrase: _fit(phrase, windows))
+    found = max(KNOWN, key=lambda phrase: _fit(phrase, windows))
     return found if _fit(found, windows) > 0.5 else "nothing in common"
+
+
+def odd_one(prompt: str) -> int:
+    """The number of the piece that alone lacks what a planted phrase says; 1 where none does."""
+    pieces = [line.split() for line in _lines(prompt)]
+    for phrase in KNOWN:
+        lacks = [not any(_hits(read(phrase), words)) for words in pieces]
+        if sum(lacks) == 1:
+            return lacks.index(True) + 1
+    return 1
 
 
 def judged(sent: Mapping[str, Any], prompt: str) -> Act:

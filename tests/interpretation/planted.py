@@ -7,7 +7,7 @@ but one latent are silent in two thirds of the windows.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +29,8 @@ SETS = 12
 """Latents 0 to 11 fire on three words each, of their own."""
 BIGRAM, AFTER, SENSE, RARE, DEAD, EVERYWHERE, NOISE = range(SETS, SETS + 7)
 D_SAE = SETS + 7
+MORE = 6
+"""Further latents of three words each, from D_SAE on, for who asks for them."""
 WORDS = [
     f"{a}{b}{c}"
     for a in "bdfgklmnpr"
@@ -57,15 +59,18 @@ class Planted:
 
 
 def set_words(latent: int) -> list[int]:
-    return [100 + 3 * latent, 101 + 3 * latent, 102 + 3 * latent]
+    first = 100 + 3 * (latent if latent < SETS else latent - D_SAE + SETS)
+    return [first, first + 1, first + 2]
 
 
-def rules(token: np.ndarray, position: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def rules(
+    token: np.ndarray, position: np.ndarray, random: np.random.Generator, more: int = 0
+) -> np.ndarray:
     """Activations [row, latent] by the planted rules."""
     n = len(token)
     before = np.where(position > 0, np.roll(token, 1), -1)
-    x = np.zeros((n, D_SAE), np.float32)
-    for latent in range(SETS):
+    x = np.zeros((n, D_SAE + more), np.float32)
+    for latent in (*range(SETS), *range(D_SAE, D_SAE + more)):
         x[:, latent] = np.isin(token, set_words(latent))
     x[:, BIGRAM] = (token == 5) & (before == 4)
     x[:, AFTER] = before == 30
@@ -78,21 +83,30 @@ def rules(token: np.ndarray, position: np.ndarray, random: np.random.Generator) 
     return x * random.uniform(1, 2, x.shape).astype(np.float32)
 
 
-PHRASES = {latent: "the words " + " and ".join(f'"{WORDS[w]}"' for w in set_words(latent)) for latent in range(SETS)} | {
+def _of_set(latent: int) -> str:
+    return "the words " + " and ".join(f'"{WORDS[word]}"' for word in set_words(latent))
+
+
+PHRASES = {latent: _of_set(latent) for latent in range(SETS)} | {
     BIGRAM: f'the word "{WORDS[5]}" after "{WORDS[4]}"',
     AFTER: f'after "{WORDS[30]}"',
     SENSE: f'the word "{WORDS[3]}" in text with "{WORDS[12]}"',
 }  # fmt: skip
+PHRASES_OF_MORE = {latent: _of_set(latent) for latent in range(D_SAE, D_SAE + MORE)}
 
 
-def plant(store: Store, seed: int = 0) -> Planted:
-    """Three splits of random text with planted latents."""
+def plant(
+    store: Store, seed: int = 0, n_documents: Mapping[str, int] = SPLITS, more: int = 0
+) -> Planted:
+    """Three splits of random text with planted latents; `n_documents` is by split, `more` further
+    latents are of those in `PHRASES_OF_MORE`."""
+    d_sae = D_SAE + more
     random = numpy_generator(seed, "planted")
     chances = 1 / (np.arange(N_WORDS) + 8)
     chances /= chances.sum()
     provenance, codes, document = {}, {}, 0
-    for split, n_documents in SPLITS.items():
-        lengths = random.integers(30, 90, n_documents)
+    for split, n_of_split in n_documents.items():
+        lengths = random.integers(30, 90, n_of_split)
         ends = np.cumsum(lengths)
         n = int(ends[-1])
         starts = np.repeat(ends - lengths, lengths)
@@ -103,8 +117,8 @@ def plant(store: Store, seed: int = 0) -> Planted:
         for row in np.flatnonzero(random.random(n - 4) < 0.01):
             token[row : row + 4 : 3] = 12, 3
         position = np.arange(n) - starts
-        number = np.repeat(np.arange(document, document + n_documents), lengths)
-        document += n_documents
+        number = np.repeat(np.arange(document, document + n_of_split), lengths)
+        document += n_of_split
         context = (number - number[0]) // 2
         offset = np.arange(n) - np.repeat(
             np.flatnonzero(np.diff(context, prepend=-1)), np.bincount(context)
@@ -117,7 +131,7 @@ def plant(store: Store, seed: int = 0) -> Planted:
             "offset": offset,
         }
         provenance[split] = {name: torch.from_numpy(column) for name, column in columns.items()}
-        codes[split] = Codes.from_dense(torch.from_numpy(rules(token, position, random)))
+        codes[split] = Codes.from_dense(torch.from_numpy(rules(token, position, random, more)))
 
     def write_read(folder: Path) -> None:
         rows = [{"token": i, "text": f" {word}"} for i, word in enumerate(WORDS[:N_WORDS])]
@@ -129,11 +143,11 @@ def plant(store: Store, seed: int = 0) -> Planted:
             half = found.n_rows // 2
             write_codes(folder, split, 0, found.rows(0, half))
             write_codes(folder, split, 1, found.rows(half, found.n_rows))
-            n_active = np.bincount(found.indices.numpy(), minlength=D_SAE)
+            n_active = np.bincount(found.indices.numpy(), minlength=d_sae)
             rows.append(
                 pl.DataFrame(
                     {
-                        "latent": np.arange(D_SAE),
+                        "latent": np.arange(d_sae),
                         "n_active": n_active,
                         "density": n_active / found.n_rows,
                     }
@@ -146,15 +160,15 @@ def plant(store: Store, seed: int = 0) -> Planted:
             {
                 "latent": latent,
                 "rank": rank,
-                "neighbour": (latent + rank + 1) % D_SAE,
+                "neighbour": (latent + rank + 1) % d_sae,
                 "cosine": 0.5,
             }
-            for latent in range(D_SAE)
+            for latent in range(d_sae)
             for rank in range(5)
         ]
         tables.NEIGHBOURS.write(folder, nearest)
 
-    facts = {"name": f"planted-{D_SAE}", "hook_point": "resid_post.0", "d_sae": D_SAE}
+    facts = {"name": f"planted-{d_sae}", "hook_point": "resid_post.0", "d_sae": d_sae}
     # what stands for a token, with what stood before it: other windows are near in it than in codes
     direction = numpy_generator(seed, "directions").normal(size=(N_WORDS, D_IN))
     x = {}
@@ -171,11 +185,12 @@ def plant(store: Store, seed: int = 0) -> Planted:
         found,
         # what nothing was planted in: an untrained dictionary stands for it in a chain
     ) in codes.items():
-        noise = random.random((found.n_rows, D_SAE)) < 0.01
+        noise = random.random((found.n_rows, d_sae)) < 0.01
         codes[split] = Codes.from_dense(
             torch.from_numpy(noise * random.uniform(1, 2, noise.shape)).float()
         )
     inputs["untrained"] = toys.artifact(store, "encode", write_encode, facts, seed + 1)
     tokens = {split: columns["token"].numpy() for split, columns in provenance.items()}
     documents = {split: columns["document"].numpy() for split, columns in provenance.items()}
-    return Planted(inputs, PHRASES, tokens, documents)
+    phrases = PHRASES | {n: PHRASES_OF_MORE[n] for n in range(D_SAE, d_sae)}
+    return Planted(inputs, phrases, tokens, documents)

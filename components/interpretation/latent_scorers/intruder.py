@@ -8,33 +8,57 @@ several are equally unlike, each counts its share, so a reader that sees no diff
 exactly.
 
 Readers: `lexical` compares words, each weighed by how rare it is (TF-IDF cosine); `text_encoder`
-meanings.
+meanings; `client` is a language model (`interpret.judge`), which is shown the windows of a trial in
+one prompt, the intruder at a place that is drawn, and says the number of the one that does not
+belong. An answer that is none counts as a guess, at chance, with its reason. Where nobody was asked
+about some trial, the latent is missing.
 
 Source: the intruder score of delphi, there answered by a language model; word intrusion is Chang
 et al. (2009), Reading tea leaves, NeurIPS. Deviations: fifths of activation in place of tenths,
-because a tenth has no more windows than a trial shows.
+because a tenth has no more windows than a trial shows; no token is marked; the wording of the
+prompt is ours (prompts/intruder.txt).
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-from components.config import Config
+from components.client.contract import CHARACTERS_PER_TOKEN, Reply, Request
+from components.config import Config, execution
 from components.interpretation.contract import LatentRecord
 from components.interpretation.latent_contract import LatentScorer, LatentValue, latent_scorers
+from components.interpretation.prompt import Prompt, path_of
+from components.interpretation.services import NOTHING, Most
+from components.interpretation.showing import TOKENS_OF_A_TOKEN, line, numbered
 from components.interpretation.windows import Texts, Vocabulary
+from components.interpretation.writing import was_not_asked
 from components.report.measure import Measure
 from components.seeds import numpy_generator
 from components.spelling import whole
 
 NAME = "intruder.accuracy"
 FIFTHS = 5
+VALUES = ("windows", "n")
+TOGETHER = 16
+"""Latents that are asked about together."""
+LONGEST_ANSWER = 24
+"""Tokens of an answer, without thoughts before it."""
+
+
+class Choice(BaseModel):
+    """The number of the piece that does not belong."""
+
+    model_config = ConfigDict(extra="forbid")
+    answer: int
 
 
 class IntruderConfig(Config):
@@ -46,8 +70,14 @@ class IntruderConfig(Config):
     """Trials of a latent."""
     around: PositiveInt = 4
     """Tokens that are shown on either side of the most active one."""
-    reader: Literal["lexical", "text_encoder"] = "lexical"
-    """Who says which window is least like the others."""
+    reader: Literal["lexical", "text_encoder", "client"] = "lexical"
+    """Who says which window is least like the others; client: the language model of
+    interpret.judge."""
+    reasoning: int = Field(default=0, ge=0, le=32_768)
+    """Tokens that a language model which thinks before it answers may take for that."""
+    prompt: str = execution("")
+    """Another prompt for it, a text file with the parts [system] and [user]; its bytes are in the
+    key."""
 
 
 @latent_scorers
@@ -72,6 +102,36 @@ class Intruder(LatentScorer):
         assert isinstance(config, IntruderConfig)
         return config.reader == "text_encoder"
 
+    @classmethod
+    def asks(cls, config: Config) -> bool:
+        """Where a language model reads."""
+        assert isinstance(config, IntruderConfig)
+        return config.reader == "client"
+
+    @classmethod
+    def files(cls, config: Config) -> Sequence[Path]:
+        """The prompt, where a language model reads."""
+        assert isinstance(config, IntruderConfig)
+        return [path_of(cls.kind, config.prompt)] if cls.asks(config) else []
+
+    @classmethod
+    def most_asked(cls, config: Config) -> Most:
+        """One call for each trial."""
+        assert isinstance(config, IntruderConfig)
+        if not cls.asks(config):
+            return NOTHING
+        n, shown = config.trials, TOKENS_OF_A_TOKEN * (2 * config.around + 1)
+        prompt = cls._prompt_of(config).tokens + config.windows * (CHARACTERS_PER_TOKEN + shown)
+        return Most(n, n * prompt, n * (LONGEST_ANSWER + config.reasoning))
+
+    @classmethod
+    def _prompt_of(cls, config: IntruderConfig) -> Prompt:
+        return Prompt.read(*cls.files(config), VALUES, ("windows",))
+
+    @functools.cached_property
+    def _prompt(self) -> Prompt:
+        return self._prompt_of(self.settings)
+
     @property
     def reader(self) -> str | None:
         """Who compares."""
@@ -79,13 +139,15 @@ class Intruder(LatentScorer):
 
     def score(self, records: Sequence[LatentRecord]) -> Iterator[Mapping[str, LatentValue]]:
         """The share of trials for each record; windows of the test split."""
+        if self.asks(self.settings):
+            yield from self._by_client(records)
+            return
         rarity = _rarity([record.test.texts for record in records])
         for record in records:
             generator = numpy_generator(self.services.seed, "intruder", record.latent)
             shown = self._trials(record, generator)
             if isinstance(shown, str):
-                n = self.settings.trials
-                yield {NAME: LatentValue(None, None, n, n, shown)}
+                yield {NAME: self._failed(shown)}
                 continue
             vocabulary = record.test.texts.vocabulary
             vectors = self._vectors(shown.reshape(-1, shown.shape[2]), vocabulary, rarity)
@@ -95,6 +157,65 @@ class Intruder(LatentScorer):
             # the intruder is the last
             value = float((least[:, -1] / least.sum(axis=1)).mean())
             yield {NAME: LatentValue(value, 1 / self.settings.windows, len(shown))}
+
+    def _failed(self, reason: str) -> LatentValue:
+        n = self.settings.trials
+        return LatentValue(None, None, n, n, reason)
+
+    def _by_client(self, records: Sequence[LatentRecord]) -> Iterator[Mapping[str, LatentValue]]:
+        """The same by a language model, which is asked about several latents together."""
+        assert self.services.client is not None, "an entry that asks says so"
+        stream = iter(records)
+        while part := list(itertools.islice(stream, TOGETHER)):
+            asked = [self._asked(record) for record in part]
+            wanted = [each for each in asked if not isinstance(each, str)]
+            replies = iter(
+                self.services.client.ask([r for requests, _ in wanted for r in requests])
+            )
+            for each in asked:
+                if isinstance(each, str):
+                    yield {NAME: self._failed(each)}
+                else:
+                    own = [next(replies) for _ in each[0]]
+                    yield {NAME: self._value(own, each[1])}
+
+    def _asked(
+        self, record: LatentRecord
+    ) -> tuple[Sequence[Request], Int[np.ndarray, " trial"]] | str:
+        """A request for each trial, and the number of the intruder in it; why there is none."""
+        seed, n = self.services.seed, self.settings.windows
+        shown = self._trials(record, numpy_generator(seed, "intruder", record.latent))
+        if isinstance(shown, str):
+            return shown
+        places = numpy_generator(seed, "intruder places", record.latent).integers(
+            n, size=len(shown)
+        )
+        texts, requests = record.test.texts.vocabulary.texts, []
+        for trial, place in zip(shown, places.tolist(), strict=True):
+            *others, intruder = [line([texts[t] for t in row if t >= 0]) for row in trial.tolist()]
+            lines = [*others[:place], intruder, *others[place:]]
+            messages = self._prompt.messages(windows=numbered(lines), n=str(n))
+            room = LONGEST_ANSWER + self.settings.reasoning
+            label = f"intruder, latent {record.latent}"
+            requests.append(Request(messages, room, schema=Choice, label=label))
+        return requests, places + 1
+
+    def _value(self, replies: Sequence[Reply], places: Int[np.ndarray, " trial"]) -> LatentValue:
+        """The share of trials in which the intruder was named; an answer that is none is a
+        guess."""
+        n, chance = len(replies), 1 / self.settings.windows
+        for reply in replies:
+            if was_not_asked(reply):
+                return LatentValue(None, None, 0, 0, reply.reason, is_missing=True)
+        read = [_number(reply, self.settings.windows) for reply in replies]
+        failed = [number for number in read if isinstance(number, str)]
+        if len(failed) == n:
+            return self._failed(failed[0])
+        points = [
+            chance if isinstance(number, str) else float(number == place)
+            for number, place in zip(read, places.tolist(), strict=True)
+        ]
+        return LatentValue(float(np.mean(points)), chance, n, len(failed), next(iter(failed), None))
 
     def _trials(
         self, record: LatentRecord, generator: np.random.Generator
@@ -167,3 +288,13 @@ def _rarity(texts: Sequence[Texts]) -> Float[np.ndarray, " word"]:
         holding += np.bincount(words[first], minlength=len(holding))
         n += len(words)
     return np.log((1 + n) / (1 + holding))
+
+
+def _number(reply: Reply, most: int) -> int | str:
+    """The number that a reply says; why it is none."""
+    if reply.value is None:
+        return reply.reason or "not as asked: no number"
+    number = reply.value.answer
+    if not 1 <= number <= most:
+        return f"not as asked: wanted a number from 1 to {most}, got {number}"
+    return number

@@ -1,6 +1,5 @@
-"""Every fault of an endpoint through the whole stage: the result is complete, failures are counted
-with their reasons, nothing is paid twice, and the cost is the server's own count; also when the run
-is killed three times."""
+"""A run that cannot ask to its end: no key, a budget that is spent, answers that are too long, and a
+run that is killed three times. Faults of the endpoint itself are in test_endpoint_faults.py."""
 
 from __future__ import annotations
 
@@ -29,13 +28,12 @@ from components.interpretation.interpret import INTERPRET
 from components.report.tables import SCORES
 from components.store import tables
 from components.store.artifact import Artifact, Store
-from tests.client.servers import Act, Server, answer, error, serving
+from tests.client.servers import Act, Server, answer, serving
 from tests.interpretation.knowing import knows, settings_of
 from tests.interpretation.planted import Planted
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CPU = Execution(device="cpu")
-NOT_ASKED = "not asked"
 
 
 @pytest.fixture
@@ -71,97 +69,6 @@ def number_of(sent: Mapping[str, Any]) -> int:
     """A number for each prompt, the same in every run."""
     text = json.dumps(sent["messages"])
     return int(hashlib.blake2b(text.encode(), digest_size=4).hexdigest(), 16)
-
-
-def faulty(sent: Mapping[str, Any], times: int) -> Act:
-    """One request of two is answered; the others meet a fault each, some of which go by."""
-    right = knows(sent)
-    kind = number_of(sent) % 22
-    faults = {
-        0: Act(b"\xff\x00 garbage", paid=True),
-        1: dataclasses.replace(answer("half", (0, 0, 0, 0)), cut=True),
-        2: error(429, "slow down", Retry_After="0.01") if times < 5 else right,
-        3: error(500, "out of memory") if times < 1 else right,
-        4: error(503, "gone"),
-        5: dataclasses.replace(right, silence=5.0, paid=False),
-        6: dataclasses.replace(right, drip=0.0002),
-        7: answer(None, message={"refusal": "I will not."}),
-        8: answer("I'm sorry, but I can't help with that."),
-        9: answer('{"answers": [1, 0'),
-        10: answer(json.dumps({"answers": [1] * 3})),
-    }
-    return faults.get(kind, right)
-
-
-def failures(frame: pl.DataFrame) -> Counter[str]:
-    """Kinds of reasons of explanations that are null."""
-    reasons = frame.filter(pl.col("explanation").is_null())["reason"].to_list()
-    return Counter(reason.partition(":")[0] for reason in reasons)
-
-
-def test_whatever_an_endpoint_does_the_result_is_complete(
-    server: Server, planted: Planted, tmp_path: Path
-) -> None:
-    server.script = faulty
-    config = config_of(server, tmp_path, client={"seconds": 4.0, "attempts": 2, "sample": 10_000})
-    artifact = made(config, planted, tmp_path)
-    asked = artifact.facts["asked"]["client"]
-    said = tables.EXPLANATIONS.read(artifact)
-    assert (
-        said.height == 12 and (said["explanation"].is_null() == said["reason"].is_not_null()).all()
-    )
-    calls = tables.CALLS.read(artifact)
-    assert asked["usd"] == pytest.approx(calls["usd"].sum())
-    # what broke off has no count of the server's: it is estimated, and said to be
-    assert 0 < calls["estimated"].sum() == asked["estimated"] < calls.height
-    counted = calls.filter(~pl.col("estimated"))["usd"].sum()
-    assert counted == pytest.approx(server.usd)
-    # whatever was paid for was paid once
-    prompts = Counter(json.dumps(sent["messages"]) for sent in server.sent)
-    assert asked["asked"] <= len(prompts)
-    assert set(asked["failures"]) >= {"unreadable", "refused", "not as asked", "no answer"}
-    scores = tables.EXPLANATION_SCORES.read(artifact).filter(pl.col("role") == "entry")
-    # one latent is active everywhere, and has no detection whoever answers
-    nulls = scores.filter(pl.col("value").is_null())
-    assert scores.height == 12 and nulls.height == 1
-    assert nulls["reason"].to_list() == ["active in over a third of windows"]
-    failed = scores.filter(pl.col("n_failed") > 0)
-    assert failed.height > 0 and failed["reason"].null_count() == 0
-    [row] = (
-        SCORES.read(artifact)
-        .filter(pl.col("name") == "interpret.max_activating.detection")
-        .to_dicts()
-    )
-    assert row["n"] == 11 and row["value"] > 0.5
-    # the same again, from the cache: what may come to an answer another time is asked, no more
-    billed = sum(server.paid.values())
-    again = made(config, planted, tmp_path / "again")
-    assert again.facts["asked"]["client"]["asked"] == sum(server.paid.values()) - billed
-
-
-def test_a_key_that_expires_leaves_a_sample_and_the_rest_missing(
-    server: Server, planted: Planted, tmp_path: Path
-) -> None:
-    server.script = lambda sent, times: (
-        knows(sent) if len(server.sent) <= 40 else error(401, "the key has expired")
-    )
-    artifact = made(config_of(server, tmp_path), planted, tmp_path)
-    scores = tables.EXPLANATION_SCORES.read(artifact).filter(pl.col("role") == "entry")
-    nulls = scores.filter(pl.col("value").is_null())
-    # one latent is active everywhere, and has no detection whoever answers
-    missing = nulls.filter(pl.col("n") == 0)
-    assert 0 < missing.height < 11 and nulls.height == missing.height + 1
-    assert missing["reason"].str.starts_with(NOT_ASKED).all()
-    assert missing["reason"].str.contains("401").all()
-    [row] = (
-        SCORES.read(artifact)
-        .filter(pl.col("name") == "interpret.max_activating.detection")
-        .to_dicts()
-    )
-    assert row["n"] == 12 - nulls.height
-    assert row["value"] == pytest.approx(scores["value"].drop_nulls().mean())
-    assert f"{missing.height} of 12 latents are missing" in row["reason"]
-    assert row["value"] > 0.7
 
 
 def test_a_budget_that_is_spent_leaves_a_random_sample(
@@ -210,34 +117,6 @@ def test_too_long_is_asked_again_once_and_never_cut(
     assert 0 < len(reasons) < 11
     assert reasons.str.starts_with("it has 201 characters, wanted at most 200").all()
     assert not said["explanation"].drop_nulls().str.contains("on and").any()
-
-
-BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "nobody there": (
-        {"url": "http://127.0.0.1:9/v1", "attempts": 1},
-        "http://127.0.0.1:9/v1 does not answer (",
-    ),
-    "another model": (
-        {"model": "judge-2"},
-        "does not serve interpret.client.model='judge-2'; it serves judge-1",
-    ),
-    "no budget": (
-        {"url": "https://models.example/v1", "key_variable": ""},
-        "interpret.budget is not set, and before it is, nothing leaves this machine: set "
-        "interpret.budget.usd or interpret.budget.calls",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_what_cannot_be_asked_is_said_before_anything_is_paid(
-    server: Server, planted: Planted, tmp_path: Path, name: str
-) -> None:
-    settings, sentence = BAD[name]
-    with pytest.raises(ConfigError) as caught:
-        made(config_of(server, tmp_path, client=settings), planted, tmp_path)
-    assert sentence in str(caught.value)
-    assert not server.sent
 
 
 def test_a_missing_key_is_named(
