@@ -14,9 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from components.client.forecast import NOTHING, Most
 from components.config import Config
 from components.interpretation.contract import LatentRecord
-from components.interpretation.services import NOTHING, Most, ReaderServices, ScorerServices
+from components.interpretation.services import ReaderServices, ScorerServices
 from components.registry import Entry, Registry
 from components.report.measure import Measure
 

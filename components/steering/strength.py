@@ -32,7 +32,7 @@ TOLERANCE = 0.1
 """Relative distance from the budget that is near enough."""
 ROUNDS = 9
 """Of text, at most, for a steering and a budget."""
-EXPECTED_ROUNDS = 3.7
+EXPECTED_ROUNDS = 3.5
 """Of text, in the mean, for estimates."""
 FARTHEST = math.log(4.0)
 """Longest step of the logarithm of a strength."""
@@ -178,7 +178,7 @@ class _Search:
     """For the smallest strength that costs a budget. In logs of strength and cost: steps until the
     budget lies between two costs, then the line through all of them, near ones weighing most. Cost
     is smooth but for luck, which is new at each strength; a search that halved the bracket would run
-    after the luck of its ends (measured on the embedded world: 5.2 rounds instead of 3.7).
+    after the luck of its ends (measured on the embedded world: 5.2 rounds, these 3.5).
 
     Attributes:
         budget: nats a token.

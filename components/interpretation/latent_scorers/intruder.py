@@ -33,11 +33,12 @@ from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from components.client.contract import CHARACTERS_PER_TOKEN, Reply, Request
+from components.client.forecast import NOTHING, Most
+from components.client.prompt import Prompt
 from components.config import Config, execution
 from components.interpretation.contract import LatentRecord
 from components.interpretation.latent_contract import LatentScorer, LatentValue, latent_scorers
-from components.interpretation.prompt import Prompt, path_of
-from components.interpretation.services import NOTHING, Most
+from components.interpretation.prompt import path_of
 from components.interpretation.showing import TOKENS_OF_A_TOKEN, line, numbered
 from components.interpretation.windows import Texts, Vocabulary
 from components.interpretation.writing import was_not_asked
