@@ -397,9 +397,11 @@ def test_the_same_inputs_give_the_same_text_whatever_the_batch(
     assert again["text"].equals(tables.GENERATIONS.read(ran[0])["text"])
 
 
-def test_a_corpus_without_a_split_or_without_prompts_says_what_to_set(bench: Bench) -> None:
+def test_a_corpus_without_a_split_or_without_prompts_says_what_to_set(
+    bench: Bench, tmp_path: Path
+) -> None:
     def run(corpus: Artifact) -> None:
-        for _ in STEER.make(Path("."), CONFIG, bench.inputs | {"corpus": corpus}, CPU):
+        for _ in STEER.make(tmp_path, CONFIG, bench.inputs | {"corpus": corpus}, CPU):
             pass
 
     bare = world.corpus(bench.store, world.PROMPTS, number=2, drop="judge")
@@ -415,9 +417,11 @@ def test_a_corpus_without_a_split_or_without_prompts_says_what_to_set(bench: Ben
         run(mute)
 
 
-def test_a_dictionary_or_codes_of_other_activations_are_refused(bench: Bench) -> None:
+def test_a_dictionary_or_codes_of_other_activations_are_refused(
+    bench: Bench, tmp_path: Path
+) -> None:
     def run(**changes: Artifact) -> None:
-        for _ in STEER.make(Path("."), CONFIG, bench.inputs | changes, CPU):
+        for _ in STEER.make(tmp_path, CONFIG, bench.inputs | changes, CPU):
             pass
 
     narrow = TopK(TopKConfig(d_sae=4, k=1), (world.HOOK,), (world.HOOK,), {world.HOOK: 8})
