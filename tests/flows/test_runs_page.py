@@ -45,9 +45,8 @@ def test_a_deployment_is_read_with_its_schema_and_its_values(prefect: str) -> No
     assert deployment.id == prefect
     assert not deployment.served  # nobody serves it in this test
     known = parameters.fields(deployment.schema, deployment.parameters["config"])
-    assert known["train.dictionary.kind"].choices == tuple(
-        sorted(known["train.dictionary.kind"].choices)
-    )
+    default, *others = known["train.dictionary.kind"].choices
+    assert default == "topk" and others == sorted(others)
     assert known["train.dictionary.k"].form == "integer"
 
 
