@@ -1,6 +1,7 @@
 """How far each judge of steering agrees with the grammar of the embedded world, and what fools it.
 
-    python benchmarks/steering_judges.py [--params params.yaml] [--to FILE] [section.field=value ...]
+    python benchmarks/steering_judges.py [--params params.yaml] [--prompts 8] [--to FILE]
+    [section.field=value ...]
 
 The stage `steer` of that experiment wrote the texts (made first, where it is not there). Here every
 judge that needs no labels at hand, and the judges of labels, read the same texts after test prompts;
@@ -73,18 +74,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--params", type=Path, default=REPOSITORY / "params.yaml")
     parser.add_argument("--to", type=Path, default=None)
+    parser.add_argument("--prompts", type=int, default=8, help="test prompts whose texts are read")
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()
     config = resolve(list(arguments.overrides), arguments.params)
     with Chain(config, plain=True) as chain:
-        values, outcomes, n_texts = _measured(chain)
+        values, outcomes, n_texts = _measured(chain, arguments.prompts)
     said = lines(values, outcomes, n_texts)
     sys.stdout.write("\n".join(said) + "\n")
     if arguments.to:
         arguments.to.write_text("\n".join(said) + "\n", encoding="utf-8")
 
 
-def _measured(chain: Chain) -> tuple[pl.DataFrame, Sequence[Outcome], int]:
+def _measured(chain: Chain, n_prompts: int) -> tuple[pl.DataFrame, Sequence[Outcome], int]:
     """Rows with what every judge says in the mean, the battery, and the number of texts."""
     artifact, config = chain.artifact("steer"), chain.config
     inputs = chain.inputs("steer", config.steer)
@@ -124,7 +126,8 @@ def _measured(chain: Chain) -> tuple[pl.DataFrame, Sequence[Outcome], int]:
         pl.col("split") == "test",
         pl.col("kl_budget").is_not_null() | (pl.col("method") == "prompt"),
     )
-    opening = {prompt.number: prompt.text for prompt in prompts["test"]}
+    opening = {prompt.number: prompt.text for prompt in prompts["test"][:n_prompts]}
+    texts = texts.filter(pl.col("prompt").is_in(list(opening)))
     read = [
         continuation(
             row["text"] or "", row["n_tokens"], row["nll"] or 0.0, prompt=opening[row["prompt"]]

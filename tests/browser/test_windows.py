@@ -184,13 +184,13 @@ def test_a_map_is_drawn_and_coloured(seen: Windows) -> None:
     seen.settled()
     drawn, there = re.findall(r"[\d,]+", told.inner_text())[:2]
     assert drawn == there and int(there.replace(",", "")) > 0
-    canvas = seen.page.locator("[data-testid=stVegaLiteChart] canvas").first
-    before = canvas.screenshot()
+    drawing = seen.page.locator("[data-testid=stVegaLiteChart]").locator("canvas, svg").first
+    before = drawing.screenshot()
     seen.page.get_by_role("radio", name="concept").or_(
         seen.page.get_by_role("button", name="concept", exact=True)
     ).first.click()
     seen.settled()
-    assert seen.page.locator("[data-testid=stVegaLiteChart] canvas").first.screenshot() != before
+    assert drawing.screenshot() != before
 
 
 def test_an_explanation_is_rated_blind(seen: Windows) -> None:
@@ -220,7 +220,7 @@ def test_a_hundred_thousand_latents_are_searched(seen: Windows, room: Room) -> N
     said = EXPLANATIONS.read(interpret)["explanation"].str
     wanted = int((said.contains("harbour") & said.contains("gardet")).sum())
     assert 0 < wanted < LATENTS
-    search = seen.page.get_by_placeholder("explanation or concept")
+    search = seen.page.get_by_placeholder("explanation, concept or note")
     search.fill("harbour gardet")
     search.press("Enter")
     seen.page.get_by_text(
