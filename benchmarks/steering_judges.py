@@ -50,7 +50,7 @@ from flows.parameters import resolve  # noqa: E402
 TRUTH = "grammar"
 JUDGES = ["concept", "concept_masked", "readback", "meaning", "relevance", "fluency", TRUTH]
 RESAMPLES = 2000
-ROW = ("concept", "method", "kl_budget")
+ROW = ("target", "method", "kl_budget")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,16 +137,18 @@ def _measured(chain: Chain, n_prompts: int) -> tuple[pl.DataFrame, Sequence[Outc
     verdicts = panel.verdicts(read)
     column_of = {name: i for i, name in enumerate(material.concepts)}
     judged = []
-    for number, row in enumerate(texts.select(ROW).iter_rows(named=True)):
+    for number, row in enumerate(
+        texts.select(pl.col("concept").alias("target"), *ROW[1:]).iter_rows(named=True)
+    ):
         # text of a control belongs to no target, and is read for each
-        for name in [row["concept"]] if row["concept"] else [material.concepts[i] for i in columns]:
+        for name in [row["target"]] if row["target"] else [material.concepts[i] for i in columns]:
             if name not in column_of:
                 continue
             said = {judge: verdicts[judge].values[number, column_of[name]] for judge in JUDGES}
-            judged.append({**row, "concept": name, **said})
+            judged.append({**row, "target": name, **said})
     refused = {judge: panel.judges[judge].refusals() for judge in JUDGES}
     frame = pl.DataFrame(judged, infer_schema_length=None).with_columns(
-        pl.when(pl.col("concept").is_in(list(refused[judge])))
+        pl.when(pl.col("target").is_in(list(refused[judge])))
         .then(None)
         .otherwise(pl.col(judge).fill_nan(0.0))
         .alias(judge)
@@ -181,7 +183,7 @@ def agreement(rows: pl.DataFrame, judge: str) -> Agreement | None:
     there = rows.filter(pl.col(judge).is_not_null() & pl.col(TRUTH).is_not_null())
     parts = [
         part.select(judge, TRUTH).to_numpy()
-        for _, part in there.group_by("concept", maintain_order=True)
+        for _, part in there.group_by("target", maintain_order=True)
     ]
     if len(parts) < 3:
         return None
