@@ -13,10 +13,11 @@ from components.paths import expanded
 
 def files_of(path: str, pattern: str) -> list[Path]:
     """The files of a path, itself or a folder; none where it names nothing."""
+    if not path:  # a folder of that name would be all that stands where the command runs
+        return []
     root = expanded(path)
     found = [root] if root.is_file() else sorted(root.glob(pattern))
-    there = path and root.exists()
-    return [file for file in found if file.suffix in (".jsonl", ".parquet")] if there else []
+    return [file for file in found if file.suffix in (".jsonl", ".parquet")]
 
 
 def rows_of(path: Path, columns: Sequence[str], settings: str) -> pl.DataFrame:
