@@ -221,15 +221,19 @@ class Answers:
             items[name] = [
                 of[i] for i in sorted(draw.permutation(len(of))[: config.items].tolist())
             ]
-        _refuse_learnt([item for of in items.values() for item in of], learnt)
-        every = (item for of in items.values() for item in of)
+        every = [item for of in items.values() for item in of]
+        _refuse_learnt(every, learnt)
         return cls(items, {item.number: _asked(model, item) for item in every})
+
+    @property
+    def pairs(self) -> dict[int, tuple[Asked, Asked]]:
+        """By number of an item, both orders, of those that can be asked."""
+        return {n: each for n, each in self.asked.items() if not isinstance(each, str)}
 
     @property
     def tokens(self) -> int:
         """Tokens of a prompt, in the mean."""
-        both = [each for each in self.asked.values() if not isinstance(each, str)]
-        lengths = [len(prompt.tokens) for pair in both for prompt in pair]
+        lengths = [len(prompt.tokens) for pair in self.pairs.values() for prompt in pair]
         return round(sum(lengths) / max(1, len(lengths)))
 
     def rows(
@@ -244,14 +248,12 @@ class Answers:
             name = s.candidate.concept
             if name and self.items.get(name) and s.strength is not None:
                 plans.append((name, s.method, s.budget, s.candidate.steering, s.strength))
-        rows = []
+        rows, pairs = [], self.pairs
         for name, method, budget, steering, strength in plans:
-            there = [
-                item for item in self.items[name] if not isinstance(self.asked[item.number], str)
-            ]
-            prompts = [each for item in there for each in self.asked[item.number]]
-            found = yield from probabilities(model, prompts, steering, strength, batch)  # type: ignore[arg-type]
-            told = dict(zip([item.number for item in there], found.reshape(-1, 2, 2), strict=True))
+            there = [item.number for item in self.items[name] if item.number in pairs]
+            prompts = [prompt for number in there for prompt in pairs[number]]
+            found = yield from probabilities(model, prompts, steering, strength, batch)
+            told = dict(zip(there, found.reshape(-1, 2, 2), strict=True))
             for item in self.items[name]:
                 place = {"concept": name, "method": method, "kl_budget": budget}
                 rows.append(place | _row(item, self.asked[item.number], told.get(item.number)))

@@ -33,7 +33,7 @@ def with_doses(
 ) -> tuple[list[Steered], list[Steered]]:
     """All, and the chosen among them, with dose and 95% quantile of the chosen on this text."""
     few = max(1, N_TOKENS // text.tokens.shape[1])
-    text = Neutral(text.tokens[:few], text.mask[:few])
+    text = text.first(few)
     plain = model.logits(text.tokens).log_softmax(dim=-1) if text.mask.any() else None
     found = {
         id(s): dict(

@@ -25,6 +25,10 @@ class Neutral:
     tokens: Int[Tensor, "context position"]
     mask: Bool[Tensor, "context position"]
 
+    def first(self, n: int) -> Neutral:
+        """The first contexts of it."""
+        return Neutral(self.tokens[:n], self.mask[:n])
+
     @classmethod
     def read(cls, corpus: Artifact, n_tokens: int, length: int) -> tuple[Neutral, Neutral]:
         """The first `length` tokens of each context of the neutral split: about `n_tokens` to set

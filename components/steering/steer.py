@@ -271,8 +271,7 @@ def _at_strengths(
     """Every candidate at the strength of each budget: neutral text says where to look, text after
     validate prompts what it costs."""
     steerings, budgets = proposals.steerings, config.kl_budgets
-    few = -(-len(neutral.tokens) // BRACKET_SHARE)  # it only says where to begin
-    begin = Neutral(neutral.tokens[:few], neutral.mask[:few])
+    begin = neutral.first(-(-len(neutral.tokens) // BRACKET_SHARE))  # it only says where to begin
     work = calibrate(writer.model, steerings, begin, budgets, journal=writer.journal)
     bracket = yield from meter.run(work, "where strengths lie", meter.bracket)
     search = at_costs(writer, prompts, config.n_samples, steerings, budgets, bracket[..., 0])
