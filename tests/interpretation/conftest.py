@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
@@ -18,6 +19,8 @@ from components.interpretation.windows import Vocabulary
 from components.store import tables
 from components.store.artifact import Artifact, Store
 from components.store.shards import ActivationShards, CodeShards
+from tests.client.servers import Server, serving
+from tests.interpretation.knowing import knows
 from tests.interpretation.planted import D_SAE, WORDS, Planted, finished, plant
 from tests.interpretation.pushed import Pushed, push
 
@@ -89,3 +92,11 @@ def pushed(tmp_path_factory: pytest.TempPathFactory) -> Pushed:
     """A model that can be pushed along planted directions, with its dictionary and text."""
     folder = tmp_path_factory.mktemp("pushed")
     return push(Store(folder / "store"), folder / "model")
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """An endpoint played by rules that know what is planted."""
+    with serving() as running:
+        running.script = knows
+        yield running

@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from components.interpretation.interpret import INTERPRET
 from components.report.tables import SCORES
 from components.store import tables
 from components.store.artifact import Artifact, Store
-from tests.client.servers import Act, Server, answer, error, serving
+from tests.client.servers import Act, Server, answer, error
 from tests.interpretation.knowing import knows, settings_of
 from tests.interpretation.planted import Planted, plant
 
@@ -39,13 +39,6 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Planted:
     """The artifacts before the stage, as small as may be; one chain for all."""
     n_documents = {"explain": 120, "calibrate": 60, "test": 120}
     return plant(Store(tmp_path_factory.mktemp("chain")), n_documents=n_documents)
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with serving() as running:
-        running.script = knows
-        yield running
 
 
 def made(server: Server, chain: Planted, folder: Path, store: str, **client: Any) -> Artifact:

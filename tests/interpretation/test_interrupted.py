@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +28,12 @@ from components.interpretation.interpret import INTERPRET
 from components.report.tables import SCORES
 from components.store import tables
 from components.store.artifact import Artifact, Store
-from tests.client.servers import Act, Server, answer, serving
+from tests.client.servers import Act, Server, answer
 from tests.interpretation.knowing import knows, settings_of
 from tests.interpretation.planted import Planted
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CPU = Execution(device="cpu")
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with serving() as running:
-        running.script = knows
-        yield running
 
 
 def config_of(server: Server, folder: Path, **changes: Any) -> InterpretConfig:

@@ -3,7 +3,7 @@ is at chance, and failures, costs and the key are those of every entry that asks
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,13 @@ from components.interpretation.interpret import INTERPRET
 from components.report.tables import SCORES
 from components.store import tables
 from components.store.artifact import Artifact, Store, key_of
-from tests.client.servers import Act, Server, answer, error, serving
+from tests.client.servers import Act, Server, answer, error
 from tests.interpretation.knowing import knows, settings_of
 from tests.interpretation.planted import NOISE, SETS, Planted
 
 CPU = Execution(device="cpu")
 NAME = "intruder.accuracy"
 TRIALS = 8
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with serving() as running:
-        running.script = knows
-        yield running
 
 
 def config_of(server: Server, folder: Path, **changes: Any) -> InterpretConfig:
