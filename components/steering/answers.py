@@ -35,7 +35,7 @@ from pydantic import PositiveInt
 from components.config import Config
 from components.corpus.encoding import Encoder
 from components.errors import InputError
-from components.model.intervention import NOTHING, Intervention, logits_under
+from components.model.intervention import logits_under
 from components.model.language_model import LanguageModel
 from components.report.measure import Measure
 from components.seeds import numpy_generator
@@ -45,7 +45,7 @@ from components.steering.comparison import Comparison, at
 from components.steering.contract import Concept, Steering
 from components.steering.given import files_of, rows_of
 from components.steering.scores import over, score_row
-from components.steering.writer import LOGITS_AT_ONCE
+from components.steering.writer import LOGITS_AT_ONCE, intervention_of
 from components.store.judgements import UNSTEERED
 
 VERSION = 1
@@ -284,7 +284,9 @@ def probabilities(
         tokens = torch.tensor(
             [prompts[i].tokens + [0] * (width - len(prompts[i].tokens)) for i in part]
         )
-        logits = logits_under(model, tokens, _applied(steering, strength, len(part)), lengths)
+        logits = logits_under(
+            model, tokens, intervention_of([steering] * len(part), [strength] * len(part)), lengths
+        )
         last = logits[torch.arange(len(part)), (lengths - 1).to(logits.device)]
         letters = torch.tensor([prompts[i].letters for i in part]).to(last.device)
         found[part] = last.double().softmax(dim=-1).gather(1, letters).cpu().numpy()
@@ -292,15 +294,9 @@ def probabilities(
     return found
 
 
-def _applied(steering: Steering | None, strength: float, n: int) -> Intervention:
-    if steering is None:
-        return NOTHING
-    return type(steering).intervention([steering] * n, torch.full((n,), float(strength)))
-
-
 def _before(steering: Steering | None, strength: float) -> int:
     """Tokens that a steering puts before a text."""
-    return max(map(len, _applied(steering, strength, 1).prefix), default=0)
+    return max(map(len, intervention_of([steering], [strength]).prefix), default=0)
 
 
 def score_rows(rows: pl.DataFrame, comparison: Comparison) -> Iterator[dict[str, Any]]:

@@ -133,7 +133,7 @@ class Writer:
         prompts: Sequence[Sequence[int]],
         written: Sequence[Sequence[int]],
         jobs: Sequence[Job] | None = None,
-        drawn_from: Float[Tensor, "row step V"] | None = None,
+        drawn_from: Sequence[Float[Tensor, "row V"]] = (),
     ) -> Float[np.ndarray, "row 3"]:
         """Means over what was written, nats a token: loss under the unsteered model, and where jobs
         are given what their steerings do to the predictions of these tokens, KL(plain || steered)
@@ -143,8 +143,8 @@ class Writer:
             prompts: token ids.
             written: what came after each.
             jobs: with their steerings.
-            drawn_from: logits that each token was drawn from; None: the text is read once more
-                under its steering.
+            drawn_from: logits that each token was drawn from, step by step; none: the text is read
+                once more under its steering.
         """
         measured = np.full((len(prompts), 3), np.nan)
         rows = [i for i, new in enumerate(written) if len(new)]
@@ -175,11 +175,12 @@ class Writer:
             measured[part, 0] = mean(-plain.gather(-1, targets)[..., 0])
             if jobs is None:
                 continue
-            if drawn_from is None:
+            if drawn_from:
+                steps = drawn_from[: step.shape[1]]
+                steered = torch.stack([each[part] for each in steps], dim=1).log_softmax(dim=-1)
+            else:
                 intervention = _intervention([jobs[i] for i in part])
                 steered = predictions(logits_under(self.model, tokens, intervention, begins[:, 0]))
-            else:
-                steered = drawn_from[part, : step.shape[1]].log_softmax(dim=-1)
             measured[part, 1] = mean(_divergence(plain, steered))
             measured[part, 2] = mean(_divergence(steered, plain))
         return measured
@@ -215,12 +216,7 @@ class Writer:
             watch=logits.append if watched else None,
         )
         texts = self.model.tokenizer.batch_decode(written, skip_special_tokens=True)
-        measured = self._measured(
-            prompts,
-            written,
-            jobs if side_effects else None,
-            torch.stack(logits, dim=1) if logits else None,
-        ).tolist()
+        measured = self._measured(prompts, written, jobs if side_effects else None, logits).tolist()
         results = zip(jobs, texts, written, measured, strict=True)
         return [
             continuation(text, len(new), *each, prompt=job.prompt.text)
@@ -260,14 +256,17 @@ def continuation(
     return Continuation(text, n_tokens, nll, None, *costs, prompt=prompt)
 
 
+def intervention_of(
+    steerings: Sequence[Steering | None], strengths: Sequence[float]
+) -> Intervention:
+    """That of a batch whose steerings can share one; nothing where all are None, as of plain
+    text."""
+    rows = [steering for steering in steerings if steering]
+    return type(rows[0]).intervention(rows, torch.tensor(strengths)) if rows else NOTHING
+
+
 def _intervention(jobs: Sequence[Job]) -> Intervention:
-    """That of a batch whose steerings can share one; nothing for plain text."""
-    rows = [job.steering for job in jobs if job.steering]
-    return (
-        type(rows[0]).intervention(rows, torch.tensor([job.strength for job in jobs]))
-        if rows
-        else NOTHING
-    )
+    return intervention_of([job.steering for job in jobs], [job.strength for job in jobs])
 
 
 def _batches(jobs: Sequence[Job], numbers: Sequence[int], size: int) -> Iterator[list[int]]:
