@@ -2,9 +2,9 @@
 the clients themselves.
 
 `interpret.client` writes explanations, for explainers that ask; `interpret.judge` reads, for
-predictors and scorers of latents that ask, and is the same client where it is not set. Both share `interpret.budget`. Which
-model answers is part of the artifact's key where a listed entry asks, and of no other; so is the
-budget, since where it ends decides what is known.
+predictors and scorers of latents that ask, and is the same client where it is not set. Both share
+`interpret.budget`. Which model answers is part of the artifact's key where a listed entry asks, and
+of no other; so is the budget, since where it ends decides what is known.
 """
 
 from __future__ import annotations

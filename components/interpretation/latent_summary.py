@@ -3,8 +3,9 @@ scores table.
 
 Means have Student's interval over latents, and the difference from the null is paired by latent. A
 latent that failed stands at the null: at its mean over the others, so its difference is 0. One about
-which nobody was asked is missing, and no part of any mean. Of a control dictionary the mean stands beside its own null, and the difference from ours is that of two
-independent samples, with Welch's interval.
+which nobody was asked is missing, and no part of any mean. Of a control dictionary the mean stands
+beside its own null, and the difference from ours is that of two independent samples, with Welch's
+interval.
 """
 
 from __future__ import annotations

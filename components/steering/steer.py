@@ -507,7 +507,8 @@ def formula(config: SteerConfig, inputs: Mapping[str, Any], settings: Execution)
     length, texts = PROMPT + config.max_new_tokens, max(config.band_texts, config.batch_size)
     cache = 4 * shape.n_layers * shape.d_model * length * config.batch_size * itemsize
     logits = max(
-        3 * 4 * min(LOGITS_AT_ONCE, texts * length * shape.vocab_size),
+        # those that text is drawn from, and three as large while it is measured
+        4 * 4 * min(LOGITS_AT_ONCE, texts * length * shape.vocab_size),
         3 * 8 * config.batch_size * shape.vocab_size + cache,
         4 * 4 * config.neutral_tokens * shape.vocab_size + 3 * 2**25,
     )
