@@ -36,7 +36,8 @@ from components.registry import nearest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONTENT = ("config.json", "model*.safetensors", "model.safetensors.index.json", "tokenizer*", "special_tokens_map.json",
-           "added_tokens.json", "vocab.*", "merges.txt", "spiece.model", "pretrain_documents.safetensors")  # fmt: skip
+           "added_tokens.json", "chat_template.*", "vocab.*", "merges.txt", "spiece.model",
+           "pretrain_documents.safetensors")  # fmt: skip
 """What a model's key is the digest of: also the list of what it was trained on, by which reading
 leaves documents out."""
 DOWNLOADED = ("generation_config.json", "adapter_config.json")

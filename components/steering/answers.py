@@ -43,6 +43,7 @@ from components.statistics import Interval
 from components.steering.choice import Steered
 from components.steering.comparison import Comparison, at
 from components.steering.contract import Concept, Steering
+from components.steering.conversation import Conversation, opened
 from components.steering.given import files_of, rows_of
 from components.steering.scores import over, score_row
 from components.steering.writer import LOGITS_AT_ONCE, intervention_of
@@ -152,15 +153,23 @@ class Asked:
     letters: tuple[int, int]
 
     @classmethod
-    def of(cls, model: LanguageModel, prompt: str) -> Asked | str:
+    def of(
+        cls, model: LanguageModel, prompt: str, conversation: Conversation | None = None
+    ) -> Asked | str:
         """A prompt of this model; or why it cannot answer it with one token."""
         encoder = Encoder.of(model)
+        question = prompt
+        if conversation is not None:  # the question is the user's, and the answer has begun
+            question, prompt = prompt.removesuffix(ENDING), ENDING.lstrip()
         ids = [each.ids for each in encoder.encode([prompt + x for x in LETTERS], offsets=False)]
         (*before, a), (*also, b) = (each or [-1] for each in ids)
         unknown = getattr(model.tokenizer, "unk_token_id", None)
         if before != also or a == b or unknown in (a, b) or -1 in (a, b):
             return "the model's vocabulary does not write the letters A and B as one token each"
-        tokens = before if encoder.bos is None else [encoder.bos, *before]
+        if conversation is not None:
+            tokens = [*opened(model, [question], conversation)[0], *before]
+        else:
+            tokens = before if encoder.bos is None else [encoder.bos, *before]
         room = model.context_length
         if room and len(tokens) > room:
             return f"it has {len(tokens)} tokens, and the model reads {room}"
@@ -189,6 +198,7 @@ class Answers:
         learnt: Sequence[str],
         model: LanguageModel,
         seed: int,
+        conversation: Conversation | None = None,
     ) -> Answers | None:
         """The items of these targets; None where no file is named.
 
@@ -198,6 +208,7 @@ class Answers:
             learnt: texts of the user's own that steerings are learnt or judged from.
             model: the model that is steered.
             seed: draws the items.
+            conversation: what prompts are put into.
 
         Raises:
             InputError: no file, a column that is missing, no item of any target, or items that
@@ -223,7 +234,7 @@ class Answers:
             ]
         every = [item for of in items.values() for item in of]
         _refuse_learnt(every, learnt)
-        return cls(items, {item.number: _asked(model, item) for item in every})
+        return cls(items, {item.number: _asked(model, item, conversation) for item in every})
 
     @property
     def pairs(self) -> dict[int, tuple[Asked, Asked]]:
@@ -383,10 +394,12 @@ def _row(
     return row | {"probability": float((matching / mass).mean()), "mass": float(mass.mean())}
 
 
-def _asked(model: LanguageModel, item: Item) -> tuple[Asked, Asked] | str:
+def _asked(
+    model: LanguageModel, item: Item, conversation: Conversation | None
+) -> tuple[Asked, Asked] | str:
     if item.reason:
         return item.reason
-    first, second = (Asked.of(model, prompt) for prompt in item.prompts())
+    first, second = (Asked.of(model, prompt, conversation) for prompt in item.prompts())
     if isinstance(first, str):
         return first
     return second if isinstance(second, str) else (first, second)

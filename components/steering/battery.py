@@ -215,7 +215,7 @@ def find_cells(
         having.sort(key=lambda row: used[row])
         for row in having[:per_target]:
             used[row] += 1
-            prompt = Prompt.of(writer.model, row, real.openings[row])
+            prompt = Prompt.of(writer.model, row, real.openings[row], writer.conversation)
             cells.append(Cell(column, prompt, real.texts[row]))
     return cells
 

@@ -16,6 +16,7 @@ from components.steering.answers import AnswersConfig
 from components.steering.comparison import UNTRAINED
 from components.steering.composite import FLUENCY, RELEVANCE
 from components.steering.contract import SteeringControl, SteeringMethod, controls, judges, methods
+from components.steering.conversation import ChatConfig
 from components.steering.measures import MEASURES, PANEL_MEASURE
 from components.steering.targeting import Targets, targets
 from components.steering.targets.labels import LabelsConfig
@@ -107,6 +108,8 @@ class SteerConfig(Config):
     band_texts: PositiveInt = 256
     """Unsteered continuations of validate prompts, and real passages, whose loss sets the fluency
     band."""
+    chat: ChatConfig = ChatConfig()
+    """Prompts as messages of a conversation, for models that were made for it."""
     answers: AnswersConfig = AnswersConfig()
     """Multiple-choice items on which chosen steerings are tried, too."""
     seed: int = 0
@@ -142,6 +145,7 @@ class SteerConfig(Config):
             )
         self._refuse_asking()
         self._refuse_panel()
+        self.targeted.check(self)
         return self
 
     def _refuse_asking(self) -> None:
@@ -195,10 +199,11 @@ class SteerConfig(Config):
     def tables(self) -> list[tuple[Registry[Any], list[str], Any]]:
         """Methods, controls and judges: the registry, the names that are listed, and the settings
         of each entry."""
+        choosing = [name for name in self.targeted.judges if name not in self.judges]
         return [
             (methods, self.methods, self.method_settings),
             (controls, self.controls, self.control_settings),
-            (judges, self.judges, self.judge_settings),
+            (judges, [*self.judges, *choosing], self.judge_settings),
         ]
 
     def control_kinds(self) -> dict[str, tuple[type[SteeringControl], Any]]:

@@ -29,6 +29,7 @@ from components.model.latent_semantics import LatentSemantics
 from components.model.text_encoder import TextEncoder, TextEncoderReference
 from components.registry import Entry, Registry, Services
 from components.report.measure import Measure
+from components.steering.conversation import Conversation
 from components.steering.meanings import Meanings
 
 
@@ -407,12 +408,14 @@ class JudgeServices(Services):
         dictionary: of whose latents a judge may read how active they are in a text.
         text_encoder: gives texts vectors; None where no listed judge asks for it (`embeds`).
         client: answers prompts; None where no listed judge asks (`asks`), or nobody is there.
+        conversation: what prompts are put into; None where they stand by themselves.
     """
 
     model: LanguageModel
     dictionary: Dictionary
     text_encoder: TextEncoderReference | None = None
     client: Client | None = None
+    conversation: Conversation | None = None
 
     def encoder(self, texts: Sequence[str]) -> TextEncoder | LatentSemantics:
         """The text encoder itself.

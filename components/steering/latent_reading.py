@@ -11,6 +11,7 @@ from jaxtyping import Float
 from components.corpus.encoding import Encoder
 from components.dictionary.contract import Dictionary
 from components.model.language_model import LanguageModel
+from components.steering.conversation import Conversation, opened
 
 
 def read_latents(
@@ -19,6 +20,7 @@ def read_latents(
     latents: Sequence[int],
     texts: Sequence[tuple[str, str]],
     rows: int = 64,
+    conversation: Conversation | None = None,
 ) -> list[Float[np.ndarray, "token latent"]]:
     """Activations over the tokens of each text; no rows for a text without a token.
 
@@ -31,11 +33,11 @@ def read_latents(
         latents: numbers of latents, the columns of the result.
         texts: (prompt, text); a prompt may be empty.
         rows: texts that the model reads at a time.
+        conversation: what prompts are put into.
     """
-    encoder = Encoder.of(model)
-    head = [] if encoder.bos is None else [encoder.bos]
-    prompts = [[*head, *each.ids] for each in encoder.encode([p for p, _ in texts], offsets=False)]
-    bodies = [list(each.ids) for each in encoder.encode([t for _, t in texts], offsets=False)]
+    prompts = opened(model, [prompt for prompt, _ in texts], conversation)
+    encoded = Encoder.of(model).encode([text for _, text in texts], offsets=False)
+    bodies = [list(each.ids) for each in encoded]
     if room := model.context_length:
         bodies = [body[: room - 1] for body in bodies]
         prompts = [

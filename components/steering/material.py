@@ -13,6 +13,7 @@ from components.corpus.encoding import Encoder
 from components.errors import InputError
 from components.model.language_model import LanguageModel
 from components.steering.contract import Continuation, Material, Passages
+from components.steering.conversation import opened
 from components.steering.targeting import Targeted
 from components.steering.writer import Prompt, Writer
 from components.store import tables
@@ -37,7 +38,11 @@ def read_prompts(
             f"{corpus.stage}/{corpus.key} has none; set read.prompts_{split} above 0"
         )
     n = config.validate_prompts if split == "validate" else config.test_prompts
-    return [Prompt.of(model, row["prompt"], row["text"]) for row in table.head(n).to_dicts()]
+    conversation = config.chat.conversation(model)
+    return [
+        Prompt.of(model, row["prompt"], row["text"], conversation)
+        for row in table.head(n).to_dicts()
+    ]
 
 
 def read_material(
@@ -48,16 +53,14 @@ def read_material(
     config: SteerConfig,
 ) -> Material:
     """Real passages of three splits, and the loss of as many of them as set the fluency band."""
-    tokenizer, first = writer.model.tokenizer, Encoder.of(writer.model).bos
-    head = [] if first is None else [first]
-    opening = int(np.median([len(prompt.tokens) for prompt in prompts])) - len(head)
+    tokenizer, opening = writer.model.tokenizer, _opening(writer, prompts)
     passages = {}
     for split in ("judge", "calibrate", "validate"):
         pieces = targeted.cut(split, opening, config.max_new_tokens)
         nll = np.full(len(pieces.tokens), np.nan)
         measured = list(pieces.openings)[: config.band_texts] if split == "judge" else []
         if measured:
-            openings = [[*head, *pieces.openings[i]] for i in measured]
+            openings = _opened(writer, [pieces.openings[i] for i in measured])
             nll[measured] = writer.losses(openings, [pieces.tokens[i] for i in measured])
         passages[split] = Passages(
             decoded(tokenizer, pieces.tokens), pieces.labels, nll, decoded(tokenizer, pieces.before)
@@ -74,9 +77,7 @@ def read_passages(
 ) -> Passages:
     """Real passages of a split that begin where a continuation of a document's opening begins, with
     that opening: one of each document."""
-    head = 0 if Encoder.of(writer.model).bos is None else 1
-    opening = int(np.median([len(prompt.tokens) for prompt in prompts])) - head
-    pieces = targeted.cut(split, opening, config.max_new_tokens)
+    pieces = targeted.cut(split, _opening(writer, prompts), config.max_new_tokens)
     first, tokenizer = list(pieces.openings), writer.model.tokenizer
     return Passages(
         decoded(tokenizer, [pieces.tokens[i] for i in first]),
@@ -84,6 +85,21 @@ def read_passages(
         np.full(len(first), np.nan),
         decoded(tokenizer, [pieces.openings[i] for i in first]),
     )
+
+
+def _opening(writer: Writer, prompts: Sequence[Prompt]) -> int:
+    """Tokens that a prompt has of its own, in the middle."""
+    encoded = Encoder.of(writer.model).encode([prompt.text for prompt in prompts], offsets=False)
+    return int(np.median([len(each.ids) for each in encoded]))
+
+
+def _opened(writer: Writer, openings: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Openings of documents where prompts stand."""
+    if writer.conversation is None:
+        first = Encoder.of(writer.model).bos
+        return [[*([] if first is None else [first]), *opening] for opening in openings]
+    texts = decoded(writer.model.tokenizer, openings)
+    return opened(writer.model, texts, writer.conversation)
 
 
 def decoded(tokenizer: Any, tokens: Sequence[Sequence[int]]) -> list[str]:

@@ -124,12 +124,15 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
         config.seed,
         config.batch_size,
         journal=Journal.within(folder),
+        conversation=config.chat.conversation(model),
     )
     meter = Meter(config, prompts, inputs.get("untrained") is not None)
     plan = meter.plan(len(concepts))
     refuse_without_leave(STEER.name, asked.forecast(config, meter, settings), settings)
     yield meter.progress(plan)
-    items = Answers.read(config.answers, concepts, targeted.texts(), model, config.seed)
+    items = Answers.read(
+        config.answers, concepts, targeted.texts(), model, config.seed, writer.conversation
+    )
 
     # Who judges, and which concepts can be judged and decoded.
     n_plain = max(config.n_samples, -(-config.band_texts // len(prompts["validate"])))
@@ -140,7 +143,13 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
         config,
         material,
         JudgeServices(
-            settings, config.seed, model, subject.dictionary, inputs.get("text_encoder"), client
+            settings,
+            config.seed,
+            model,
+            subject.dictionary,
+            inputs.get("text_encoder"),
+            client,
+            writer.conversation,
         ),
     )
     refused = {**panel.refusals(), **targeted.refusals(config.gate)}
@@ -559,6 +568,7 @@ def _work(config: SteerConfig, inputs: Mapping[str, Any]) -> tuple[Meter, int]:
     }
     meter = Meter(config, prompts, inputs.get("untrained") is not None)
     meter.plan(n_concepts)
+    meter.total += config.targeted.n_tokens(config)
     return meter, n_concepts
 
 

@@ -123,6 +123,11 @@ class Targets(ABC):
         """Whether it asks the text encoder."""
         return False
 
+    @property
+    def judges(self) -> Sequence[str]:
+        """Names of judges that choose the texts of the targets."""
+        return ()
+
     def files(self) -> Sequence[Path]:
         """Files beside the corpus whose bytes the targets depend on; they enter the key."""
         return ()
@@ -130,6 +135,18 @@ class Targets(ABC):
     def obstacle(self, corpus: Artifact, config: SteerConfig) -> str | None:
         """Why this corpus has no such target, and what to do; None where it may have."""
         return None
+
+    def check(self, config: SteerConfig) -> None:
+        """Looks whether the targets fit the rest of the section.
+
+        Raises:
+            ConfigError: they do not, with what to change.
+        """
+        return
+
+    def n_tokens(self, config: SteerConfig) -> int:
+        """Tokens that the model reads or writes to find them, for the estimate."""
+        return 0
 
     @abstractmethod
     def at_most(self, inventory: Sequence[Mapping[str, Any]], config: SteerConfig) -> int:

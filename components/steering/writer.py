@@ -22,6 +22,7 @@ from components.model.intervention import NOTHING, Intervention, logits_under
 from components.model.language_model import LanguageModel
 from components.seeds import derive
 from components.steering.contract import Continuation, Steering
+from components.steering.conversation import Conversation, opened
 from components.steering.journal import Journal
 
 LOGITS_AT_ONCE = 2**26
@@ -45,12 +46,17 @@ class Prompt:
     text: str = ""
 
     @classmethod
-    def of(cls, model: LanguageModel, number: int, text: str) -> Prompt:
-        """The text behind the model's first token, where it has one."""
-        encoder = Encoder.of(model)
-        encoded = encoder.encode([text], offsets=False)[0]
-        head = () if encoder.bos is None else (encoder.bos,)
-        return cls(number, (*head, *encoded.ids), encoded.n_special, text)
+    def of(
+        cls,
+        model: LanguageModel,
+        number: int,
+        text: str,
+        conversation: Conversation | None = None,
+    ) -> Prompt:
+        """The text behind the model's first token, where it has one, or as the user's message."""
+        n_special = Encoder.of(model).encode([text], offsets=False)[0].n_special
+        tokens = opened(model, [text], conversation)[0]
+        return cls(number, tuple(tokens), n_special, text)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,6 +89,7 @@ class Writer:
         batch_size: rows at a time.
         known: what was written and is not to be written again (`keep`).
         journal: what an interrupted run wrote.
+        conversation: what prompts are put into; None where they stand by themselves.
     """
 
     model: LanguageModel
@@ -92,6 +99,7 @@ class Writer:
     batch_size: int
     known: dict[Hashable, Continuation] = dataclasses.field(default_factory=dict)
     journal: Journal = dataclasses.field(default_factory=Journal)
+    conversation: Conversation | None = None
 
     def keep(self, written: Sequence[tuple[Job, Continuation]]) -> None:
         """Keeps text: whoever asks for it again has it at once."""

@@ -135,7 +135,12 @@ class Meaning(Judge):
             latents = sorted(set(read.values()))
             pairs = list(zip(openings, texts, strict=True))
             active = np.array(
-                [each.any(axis=0) for each in read_latents(model, dictionary, latents, pairs)]
+                [
+                    each.any(axis=0)
+                    for each in read_latents(
+                        model, dictionary, latents, pairs, conversation=self.services.conversation
+                    )
+                ]
             )
             for column, latent in read.items():
                 labels[:, column] = active[:, latents.index(latent)]

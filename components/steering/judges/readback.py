@@ -185,7 +185,14 @@ class Readback(Judge):
     def _read(self, texts: Sequence[tuple[str, str]]) -> list[Float[np.ndarray, "token latent"]]:
         """Activations of the targets' latents over each text, read after its prompt."""
         model, dictionary = self.services.model, self.services.dictionary
-        return read_latents(model, dictionary, self._latents, texts, self.settings.rows)
+        return read_latents(
+            model,
+            dictionary,
+            self._latents,
+            texts,
+            self.settings.rows,
+            self.services.conversation,
+        )
 
 
 def _top(activations: Float[np.ndarray, " token"]) -> float:

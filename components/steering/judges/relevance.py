@@ -65,7 +65,8 @@ class Relevance(Judge):
         super().fit(material)
         texts = sorted({each.prompt for each in material.unsteered if each.prompt})
         self._prompts = [
-            Prompt.of(self.services.model, number, text) for number, text in enumerate(texts)
+            Prompt.of(self.services.model, number, text, self.services.conversation)
+            for number, text in enumerate(texts)
         ]
 
     def judge(self, texts: Sequence[Continuation]) -> Verdicts:
@@ -84,7 +85,7 @@ class Relevance(Judge):
             elif not tokens.ids:
                 reasons[number] = "nothing of the text is left without special tokens"
             else:
-                own = Prompt.of(self.services.model, -1, text.prompt)
+                own = Prompt.of(self.services.model, -1, text.prompt, self.services.conversation)
                 rows += [(number, prompt) for prompt in (own, *others)]
         tokens = [tuple(each.ids) for each in encoded]
         losses = self._losses(rows, tokens)

@@ -44,7 +44,16 @@ DEALT = ("select", "select", "select", "judge", "judge", "judge", "calibrate", "
 AT_ONCE = 32
 
 
-class SetsConfig(Config):
+class TextsConfig(Config):
+    """Sets of texts, wherever they come from."""
+
+    longest: PositiveInt = 128
+    """Tokens of a text that are read, at most."""
+    fewest: PositiveInt = 8
+    """A concept with fewer texts of the select split on either side is no target."""
+
+
+class SetsConfig(TextsConfig):
     """Sets of texts."""
 
     kind: Literal["sets"] = "sets"
@@ -61,10 +70,6 @@ class SetsConfig(Config):
     """Values of that column, as text in lower case, that say that the text has the concept."""
     concept_column: str = ""
     """The column that names the concept; empty: the file's name does."""
-    longest: PositiveInt = 128
-    """Tokens of a text that are read, at most."""
-    fewest: PositiveInt = 8
-    """A concept with fewer texts of the select split on either side is no target."""
 
 
 @targets
@@ -83,7 +88,15 @@ class Sets(Targets):
         Raises:
             InputError: no file, a column that is missing, or no text on one of the sides.
         """
-        return Listed(ground, self.settings, self._read())
+        settings, rows = self.settings, self._read()
+        names = rows.filter("inside")["concept"].unique(maintain_order=True).drop_nulls().to_list()
+        if not names:
+            raise InputError(
+                f"no text of {settings.path} is on the side of a concept: of the column "
+                f"{settings.side_column!r} no value is one of {', '.join(settings.with_values)}; "
+                "set steer.targets.with_values"
+            )
+        return Listed(ground, settings, rows, names)
 
     def files(self) -> list[Path]:
         """The files whose texts are read; none where the path names nothing."""
@@ -131,24 +144,27 @@ class _Texts:
 
 
 class Listed(Targeted):
-    """Concepts with their texts on both sides."""
+    """Concepts with their texts on both sides.
 
-    def __init__(self, ground: Ground, settings: SetsConfig, rows: pl.DataFrame) -> None:
+    Args:
+        ground: where they are read.
+        settings: tokens of a text that are read at most, and how few texts make no target.
+        rows: concept, text, inside (the side); where there is a column `origin`, texts of the same
+            origin fall into the same split.
+        names: the concepts.
+    """
+
+    def __init__(
+        self, ground: Ground, settings: TextsConfig, rows: pl.DataFrame, names: Sequence[str]
+    ) -> None:
         self._ground, self._settings = ground, settings
-        names = rows.filter("inside")["concept"].unique(maintain_order=True).drop_nulls().to_list()
-        if not names:
-            raise InputError(
-                f"no text of {settings.path} is on the side of a concept: of the column "
-                f"{settings.side_column!r} no value is one of {', '.join(settings.with_values)}; "
-                "set steer.targets.with_values"
-            )
         self.concepts = [Concept(name, "set", "document", text=name) for name in names]
         self._given = rows["text"].unique(maintain_order=True).to_list()
         column = {name: i for i, name in enumerate(names)}
         found: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {s: {} for s in set(DEALT)}
         for row in rows.iter_rows(named=True):
             text = sound(row["text"])
-            split = DEALT[text_digest(text) % len(DEALT)]
+            split = DEALT[text_digest(sound(row.get("origin") or text)) % len(DEALT)]
             inside, outside = found[split].setdefault(
                 text, (np.zeros(len(names), bool), np.zeros(len(names), bool))
             )

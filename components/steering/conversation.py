@@ -1,0 +1,91 @@
+"""Prompts as the model meets them: behind its first token, or as the user's message of a
+conversation.
+
+In a conversation the tokenizer's own chat template makes one text of the system message, the user's
+message and the beginning of the assistant's answer; what is written is the answer. Tokens that were
+given are then the system's and the user's, and tokens that the model makes are the assistant's:
+`positions` of methods says which of them are steered (`prompt`, `generated`, `all`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from components.config import Config
+from components.corpus.encoding import Encoded, Encoder
+from components.errors import InputError
+from components.model.language_model import LanguageModel
+
+
+class ChatConfig(Config):
+    """Whether prompts are messages."""
+
+    messages: bool = False
+    """Whether a prompt is the user's message, put by the tokenizer's chat template, and what is
+    written the assistant's answer."""
+    system: str = ""
+    """The system message; empty: none."""
+
+    def conversation(self, model: LanguageModel) -> Conversation | None:
+        """What prompts are put into; None where they stand by themselves.
+
+        Raises:
+            InputError: the model's tokenizer has no chat template.
+        """
+        if not self.messages:
+            return None
+        if not has_template(model):
+            raise InputError(
+                "steer.chat.messages wants a tokenizer with a chat template, and the model's has "
+                "none: it was not made for conversations; set steer.chat.messages=false, or choose "
+                "a model that was"
+            )
+        return Conversation(self.system)
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversation:
+    """What a prompt is put into.
+
+    Attributes:
+        system: the system message; empty for none.
+    """
+
+    system: str = ""
+
+    def tokens(self, model: LanguageModel, encoded: Encoded, text: str) -> list[int]:
+        """Token ids up to where the assistant's answer begins.
+
+        Args:
+            model: its tokenizer has a chat template.
+            encoded: the user's message as tokens.
+            text: the user's message.
+        """
+        tokenizer = model.tokenizer
+        # marks of the template that stand in the text as words would end the user's turn
+        said = tokenizer.decode(encoded.ids) if encoded.n_special else text
+        messages = [{"role": "system", "content": self.system}] if self.system else []
+        messages.append({"role": "user", "content": said})
+        whole = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return list(tokenizer(whole, add_special_tokens=False)["input_ids"])
+
+
+def has_template(model: LanguageModel) -> bool:
+    """Whether the model's tokenizer can put messages into one text."""
+    return bool(getattr(model.tokenizer, "chat_template", None))
+
+
+def opened(
+    model: LanguageModel, texts: Sequence[str], conversation: Conversation | None = None
+) -> list[list[int]]:
+    """Token ids of each prompt, as the model meets it."""
+    encoder = Encoder.of(model)
+    encoded = encoder.encode(list(texts), offsets=False)
+    if conversation is not None:
+        return [
+            conversation.tokens(model, each, text)
+            for each, text in zip(encoded, texts, strict=True)
+        ]
+    head = [] if encoder.bos is None else [encoder.bos]
+    return [[*head, *each.ids] for each in encoded]
