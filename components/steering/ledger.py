@@ -99,9 +99,12 @@ class Ledger:
         self, split: str, jobs: Sequence[tuple[Steered, Job]], texts: Sequence[Continuation]
     ) -> None:
         """Enters steered text, judged for its concept, or for every concept where it belongs to
-        none."""
+        none. Text after validate prompts only chooses, so nobody reads it but the judges that
+        do."""
         places = [(s.method, s.candidate.concept, s.candidate.replicate, s.budget) for s, _ in jobs]
-        self._enter(split, places, [job for _, job in jobs], texts, self.panel.verdicts(texts))
+        judges = self.panel.choosing if split == "validate" else None
+        verdicts = self.panel.verdicts(texts, judges)
+        self._enter(split, places, [job for _, job in jobs], texts, verdicts)
 
     def add_asked(self, seed: int) -> Generator[Progress, None, None]:
         """Asks the judges that ask, and enters what they say of test text."""
@@ -207,7 +210,7 @@ class Ledger:
         ]
         reasons = [texts[i].reason or why for i, why in zip(text.tolist(), missing, strict=True)]
         self._judge(COMPOSITE, shared, whole, reasons, [None] * len(text))
-        if self.panel.has_panel:
+        if self.panel.has_panel and RELEVANCE in verdicts:
             three = self.panel.of_three(values, before)
             parts = [*self.panel.of_target, RELEVANCE, FLUENCY]
             told = [

@@ -4,7 +4,7 @@ judge."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -62,6 +62,12 @@ class Panel:
         return list(dict.fromkeys([self.measure, *of_target]))
 
     @property
+    def choosing(self) -> list[str]:
+        """The judges whose values choose among candidates on validate prompts: those of the
+        composite of two."""
+        return [name for name in self.judges if name in (self.measure, FLUENCY)]
+
+    @property
     def asking(self) -> dict[str, AskingJudge]:
         """The judges that ask a language model, which read texts later than the others."""
         return {n: judge for n, judge in self.judges.items() if isinstance(judge, AskingJudge)}
@@ -113,14 +119,21 @@ class Panel:
                 silent[PANEL] = why
         return silent
 
-    def verdicts(self, texts: Sequence[Continuation]) -> dict[str, Verdicts]:
+    def verdicts(
+        self, texts: Sequence[Continuation], names: Collection[str] | None = None
+    ) -> dict[str, Verdicts]:
         """What each judge says, but for those that ask; of what is no text nothing, with the
-        reason."""
+        reason.
+
+        Args:
+            texts: what is judged.
+            names: the judges that read it; None for all.
+        """
         there = [i for i, continuation in enumerate(texts) if continuation.text is not None]
         absent = {i: c.reason or "no text" for i, c in enumerate(texts) if c.text is None}
         verdicts = {}
         for name, judge in self.judges.items():
-            if judge.asks:
+            if judge.asks or (names is not None and name not in names):
                 continue
             values = np.full((len(texts), self.n_concepts), np.nan)
             said = judge.judge([texts[i] for i in there])

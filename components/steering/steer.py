@@ -490,7 +490,7 @@ def _entries(config: SteerConfig) -> Mapping[str, int]:
         for name in names
     }
     if config.beside != [FLUENCY]:
-        entries["scores of judges"] = 1  # those of other judges were not written once
+        entries["scores of judges"] = 2  # judges that choose nothing read no validate text
     entries[f"targets.{config.targets.kind}"] = targets.version(config.targets.kind)
     if files := config.targeted.files():
         entries["targets.files"] = content_number(files)

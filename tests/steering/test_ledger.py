@@ -227,3 +227,35 @@ def test_without_one_of_its_parts_there_is_no_composite_of_three_and_the_row_say
     assert row["value"] is None and row["reason"] == "no value of the judge relevance"
     (other,) = rows(said, generation=1, judge="composite")
     assert other["value"] is not None, "that of two does not need it"
+
+
+def test_text_after_validate_prompts_is_read_by_those_who_choose_alone() -> None:
+    class Relevant(Said):
+        """Counts the texts that it reads."""
+
+        n_read = 0
+
+        def judge(self, texts: Sequence[Continuation]) -> Verdicts:
+            self.n_read += len(texts)
+            return super().judge(texts)
+
+    relevance = Relevant(FLUENT)
+    judges = {"said": Said(TARGET), "fluency": Said(FLUENT), "relevance": relevance}
+    panel = Panel(judges, "said", 3, ["said"], has_panel=True)
+    ledger = Ledger(panel, {name: i for i, name in enumerate(CONCEPTS)}, CONCEPTS[1:])
+    steered = Steered(
+        "m", Candidate("sea", 0, AddVector("resid_post.0", torch.ones(1), 1.0)), 0.1, 1.0
+    )
+    job = Job(Prompt(0, (1,)))
+    for split, n_read in (("validate", 1), ("test", 3)):
+        ledger.add_plain(split, [job], [text("plain")])
+        ledger.add_steered(split, [(steered, job)], [text("waves")])
+        assert relevance.n_read == n_read, "plain text is read by all, steered text on test alone"
+    said = ledger.judgements().join(ledger.generations(), on="generation", suffix="_of")
+    of_steered = said.filter(pl.col("method") == "m").group_by("split").agg(pl.col("judge").sort())
+    assert dict(of_steered.iter_rows()) == {
+        "validate": ["composite", "fluency", "said"],
+        "test": ["composite", "fluency", "panel", "relevance", "said"],
+    }
+    composites = said.filter(pl.col("method") == "m", pl.col("judge") == "composite")["value"]
+    assert composites[0] == composites[1], "what chooses is the same as if all had read it"

@@ -565,7 +565,7 @@ def test_a_judge_whose_scores_were_not_written_once_changes_the_key() -> None:
         SteerConfig(judges=["fluency", "concept"]),
     ]
     assert all("scores of judges" not in STEER.entries(config) for config in unscored)
-    assert STEER.entries(SteerConfig(measure="fluency"))["scores of judges"] == 1
+    assert STEER.entries(SteerConfig(measure="fluency"))["scores of judges"] == 2
 
 
 def test_the_form_draws_a_field_for_every_setting_of_every_entry() -> None:
