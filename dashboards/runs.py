@@ -112,6 +112,19 @@ def sweeps() -> list[Artifact]:
     return sorted(store().artifacts("compare"), key=lambda sweep: sweep.age, reverse=True)
 
 
+def steered() -> list[Artifact]:
+    """Every steer artifact, newest first."""
+    return sorted(store().artifacts("steer"), key=lambda steer: steer.age, reverse=True)
+
+
+def titled(steer: Artifact) -> str:
+    """Which dictionary a steer artifact steered with, when, where in the model, which key."""
+    made = steer.manifest["made"]["at"].replace("T", " ")[:16] + " UTC"
+    facts = steer.facts
+    parts = (facts.get("dictionary"), made, facts.get("hook_point"), steer.key[:6])
+    return " · ".join(str(part) for part in parts if part)
+
+
 def table(wanted: Table, artifact: Artifact) -> pl.DataFrame:
     """One table of one artifact; treat it as read-only.
 

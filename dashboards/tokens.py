@@ -22,6 +22,7 @@ from components.export.heat import (
 from components.live import Written
 
 __all__ = [
+    "continued",
     "escape",
     "in_text",
     "legend",
@@ -55,6 +56,13 @@ def pairs(frame: pl.DataFrame) -> str:
         cells = (*judged, escape(row["unsteered"] or "–"), steered)
         body += "<tr>" + "".join(f'<td style="{cell}">{text}</td>' for text in cells) + "</tr>"
     return f'<table style="width:100%;border-collapse:collapse;line-height:1.5"><tr>{head}</tr>{body}</table>'
+
+
+def continued(prompt: str, text: str) -> str:
+    """A text below the beginning that it goes on from, which is paler."""
+    style = "white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.6;max-width:52rem"
+    opening = f'<div style="opacity:.6">{escape(prompt) or "<i>no prompt</i>"}</div>'
+    return f'<div style="{style}">{opening}<div>{escape(text)}</div></div>'
 
 
 def written(prompt: str, columns: Sequence[tuple[str, Sequence[Written]]]) -> str:

@@ -3,9 +3,8 @@
 A person says yes or no. A judge (a scorer with the predictor that reads) gives a number, which is
 yes where it is above what 95 of 100 explanations of *other* latents reach with the same judge (the
 floor): a threshold that no rating had a part in. The interval is from resampling latents, since
-explanations of one latent are rated side by side.
-
-Source: Cohen (1960), Educational and Psychological Measurement 20, 37-46.
+explanations of one latent are rated side by side (`components.report.raters`). People and judges of
+steered text: `components.report.text_agreement`.
 """
 
 from __future__ import annotations
@@ -14,14 +13,12 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int
 
+from components.report.raters import FEWEST_CLUSTERS, clustered_kappa
 from components.seeds import numpy_generator
 
 OF_FLOOR = 0.95
 FEWEST_FLOOR = 20
 """Floor values below which their 95th percentile means nothing."""
-FEWEST = 10
-"""Latents below which resampling gives no interval."""
-RESAMPLES = 2000
 JUDGE = ["scorer", "predictor"]
 SCHEMA = {
     "scorer": pl.String,
@@ -82,40 +79,23 @@ def agreement(
     return pl.DataFrame(rows, schema=SCHEMA)
 
 
-def kappa(one: Bool[np.ndarray, " row"], other: Bool[np.ndarray, " row"]) -> float | None:
-    """Agreement beyond chance, -1 to 1; None where chance alone agrees always."""
-    if not len(one):
-        return None
-    yes, also = one.mean(), other.mean()
-    by_chance = yes * also + (1 - yes) * (1 - also)
-    if by_chance == 1:
-        return None
-    return float(((one == other).mean() - by_chance) / (1 - by_chance))
-
-
 def _agreement(
     fits: Bool[np.ndarray, " row"],
     judged: Bool[np.ndarray, " row"],
     latent: Int[np.ndarray, " row"],
     generator: np.random.Generator,
 ) -> dict[str, float | str | None]:
-    value = kappa(fits, judged)
+    found = clustered_kappa(fits, judged, latent, generator)
     told: dict[str, float | str | None] = {
         "agree": float((fits == judged).mean()),
-        "kappa": value,
+        "kappa": found.value,
+        "low": found.low,
+        "high": found.high,
     }
-    if value is None:
+    if found.value is None:
         return told | {"reason": "everything was rated alike, and the judge says the same of all"}
-    clusters = [np.flatnonzero(latent == each) for each in np.unique(latent)]
-    if len(clusters) < FEWEST:
+    if found.low is None:
         return told | {
-            "reason": f"no interval: {len(clusters)} latents rated, wanted at least {FEWEST}"
+            "reason": f"no interval: {found.n} latents rated, wanted at least {FEWEST_CLUSTERS}"
         }
-    drawn = []
-    for _ in range(RESAMPLES):
-        picked = generator.integers(len(clusters), size=len(clusters))
-        rows = np.concatenate([clusters[number] for number in picked])
-        if (again := kappa(fits[rows], judged[rows])) is not None:
-            drawn.append(again)
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return told | {"low": float(low), "high": float(high)}
+    return told

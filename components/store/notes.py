@@ -1,9 +1,11 @@
-"""What people say of latents: labels, tags and votes, and blind ratings of explanations.
+"""What people say: labels, tags and votes of latents, and blind ratings of explanations and of
+steered text.
 
 One SQLite database for each dictionary, `notes/<key of train>.sqlite` beside the folder of the
 artifacts: an artifact is content and never changes, a person's opinion does. Writers wait for one
 another, so that two pages (and two people) lose nothing; each author has notes of their own. The
-tables are `NOTES` and `RATINGS`; the newest note of an author replaces the one before.
+tables are `NOTES`, `RATINGS` and `TEXT_RATINGS`; the newest note of an author replaces the one
+before.
 """
 
 from __future__ import annotations
@@ -52,11 +54,32 @@ RATINGS = Table(
     },
     ("interpret", "latent", "explainer", "author"),
 )
+TEXT_RATINGS = Table(
+    "text_ratings",
+    "train",
+    "Blind ratings of text that a model wrote after test prompts, steered and not, by people who did "
+    "not see what steered it.",
+    {
+        "steer": (pl.String, "key of the artifact that holds the text"),
+        "generation": (pl.Int32, "number of the text in the table generations"),
+        "concept": (pl.String, "the target that it was rated for"),
+        "author": (pl.String, "who rated, as they call themselves; may be empty"),
+        "text": (pl.String, "the text that was shown"),
+        "has_target": (pl.Boolean, "whether the target is in it; null where nobody could say"),
+        "fluent": (pl.Boolean, "whether it is fluent"),
+        "goes_on": (pl.Boolean, "whether it goes on from its prompt"),
+        "at": (pl.String, "when, UTC"),
+    },
+    ("steer", "generation", "concept", "author"),
+)
 _MADE = """
 create table if not exists notes(latent integer, author text, label text, tags text, vote integer,
   at text, primary key(latent, author));
 create table if not exists ratings(interpret text, latent integer, explainer text, author text,
   explanation text, fits integer, at text, primary key(interpret, latent, explainer, author));
+create table if not exists text_ratings(steer text, generation integer, concept text, author text,
+  text text, has_target integer, fluent integer, goes_on integer, at text,
+  primary key(steer, generation, concept, author));
 """
 
 
@@ -115,9 +138,40 @@ class Notes:
         with self._writing() as database:
             database.executemany("insert or replace into ratings values(?,?,?,?,?,?,?)", rows)
 
+    def rate_text(
+        self,
+        steer: str,
+        generation: int,
+        concept: str,
+        *,
+        text: str,
+        has_target: bool | None,
+        fluent: bool,
+        goes_on: bool,
+        author: str = "",
+    ) -> None:
+        """Keeps what one author says of one text, in place of what they said before.
+
+        Args:
+            steer: key of the artifact that holds the text.
+            generation: its number.
+            concept: the target that it was rated for.
+            text: as it was shown.
+            has_target: whether the target is in it; None where the author cannot say.
+            fluent: whether it is fluent.
+            goes_on: whether it goes on from its prompt.
+            author: who rated.
+
+        Raises:
+            StoreError: the database cannot be written.
+        """
+        row = (steer, generation, concept, author, text, has_target, fluent, goes_on, _now())
+        with self._writing() as database:
+            database.execute("insert or replace into text_ratings values(?,?,?,?,?,?,?,?,?)", row)
+
     def notes(self) -> pl.DataFrame:
         """The table `NOTES`, by latent and author."""
-        rows = self._read("select latent, author, label, tags, vote, at from notes")
+        rows = self._read(NOTES)
         frame = pl.DataFrame(
             [(*row[:3], json.loads(row[3]), *row[4:]) for row in rows],
             schema=NOTES.schema,
@@ -127,19 +181,31 @@ class Notes:
 
     def ratings(self) -> pl.DataFrame:
         """The table `RATINGS`, by its key."""
-        columns = ", ".join(RATINGS.columns)
-        rows = self._read(f"select {columns} from ratings")
+        rows = self._read(RATINGS)
         frame = pl.DataFrame(
             [(*row[:5], bool(row[5]), row[6]) for row in rows], schema=RATINGS.schema, orient="row"
         )
         return RATINGS.frame(frame).sort(RATINGS.key)
 
-    def _read(self, query: str) -> list[tuple]:
+    def text_ratings(self) -> pl.DataFrame:
+        """The table `TEXT_RATINGS`, by its key."""
+        rows = [
+            (*row[:5], *(None if each is None else bool(each) for each in row[5:8]), row[8])
+            for row in self._read(TEXT_RATINGS)
+        ]
+        frame = pl.DataFrame(rows, schema=TEXT_RATINGS.schema, orient="row")
+        return TEXT_RATINGS.frame(frame).sort(TEXT_RATINGS.key)
+
+    def _read(self, table: Table) -> list[tuple]:
+        """Its rows; none where the database is of a version that did not have it yet."""
         if not self.path.exists():
             return []
+        query = f"select {', '.join(table.columns)} from {table.name}"
+        is_there = "select 1 from sqlite_master where type = 'table' and name = ?"
         try:
             with contextlib.closing(sqlite3.connect(self.path, SECONDS_TO_WAIT)) as database:
-                return database.execute(query).fetchall()
+                there = database.execute(is_there, (table.name,)).fetchone()
+                return database.execute(query).fetchall() if there else []
         except sqlite3.Error as error:
             raise StoreError(f"the notes in {self.path} cannot be read: {error}") from None
 

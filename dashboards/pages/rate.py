@@ -1,4 +1,5 @@
-"""Does this explanation fit? Explanations without the names of who wrote them, in random order."""
+"""Does this explanation fit, is the target in this text? Explanations without the names of who wrote
+them, texts without what steered them, in random order."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from components.seeds import numpy_generator
 from components.store.artifact import Artifact
 from components.store.notes import Notes
 from components.store.tables import CONTEXTS, EXPLANATION_SCORES, EXPLANATIONS
-from dashboards import notes, panels, runs, tokens
+from dashboards import notes, panels, runs, selection, text_ratings, tokens
 from dashboards.app import show
 from dashboards.markdown import plain
 from dashboards.runs import Experiment
@@ -19,11 +20,31 @@ from dashboards.runs import Experiment
 ACTIVE, SILENT = 8, 3
 ANSWERS = {"fits": True, "does not fit": False}
 SPLIT = "test"
+WHAT = {"explanations": "Explanations of latents", "texts": "Steered text"}
 
 
 def page(shown: Experiment) -> None:
+    """Explanations or texts to be judged, as the address says."""
+    st.title("Rate blind")
+    asked = selection.chosen("what")
+    st.session_state["rated"] = asked if asked in WHAT else "explanations"
+    st.radio(
+        "What is rated",
+        list(WHAT),
+        format_func=WHAT.__getitem__,
+        key="rated",
+        horizontal=True,
+        label_visibility="collapsed",
+        on_change=lambda: selection.choose("what", st.session_state["rated"]),
+    )
+    if st.session_state["rated"] == "texts":
+        text_ratings.section(shown)
+    else:
+        _explanations(shown)
+
+
+def _explanations(shown: Experiment) -> None:
     """One latent after the other: its windows, and every explanation of it to be judged."""
-    st.title("Rate explanations blind")
     interpret = shown.artifacts.get("interpret")
     if interpret is None or "train" not in shown.artifacts:
         st.info(

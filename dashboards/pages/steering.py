@@ -20,7 +20,17 @@ from components.store.tables import (
     STRENGTHS,
     TARGETS,
 )
-from dashboards import charts, measures, panels, playground, runs, selection, tokens, views
+from dashboards import (
+    charts,
+    measures,
+    panels,
+    playground,
+    runs,
+    selection,
+    text_ratings,
+    tokens,
+    views,
+)
 from dashboards.app import show
 from dashboards.markdown import plain
 from dashboards.runs import Experiment
@@ -66,6 +76,7 @@ def page(shown: Experiment) -> None:
         st.dataframe(means.select(columns), hide_index=True)
     _contrasts(steer)
     _battery(report, steer)
+    text_ratings.beside_judges(steer)
     _targets(steer)
     if not frame.is_empty():
         _texts(steer, frame)

@@ -15,6 +15,8 @@ from components.store.judgements import COMPOSITE, PANEL, method_of
 from dashboards.measures import NOTHING, estimate, number
 
 FLUENCY = "fluency"
+ASKED = {"has_target": "target", "fluent": "fluent", "goes_on": "goes on"}
+"""Question that a person answers about a text -> what a column calls it."""
 METHOD, CONTROL = "method", "control"
 """What a point is to the reader: only methods can be the best."""
 AXES = ("success", "cost", "fluency")
@@ -215,6 +217,28 @@ def battery(tried: pl.DataFrame) -> pl.DataFrame:
                 "note": row["reason"] or "",
             }
         )
+    return pl.DataFrame(rows)
+
+
+def people(agreed: pl.DataFrame) -> pl.DataFrame:
+    """How far people and judges agree (`components.report.text_agreement`) as a reader's table."""
+    rows = []
+    for row in agreed.iter_rows(named=True):
+        told: dict[str, Any] = {
+            "judge": row["judge"],
+            "beside": " and ".join(ASKED[name] for name in row["questions"]),
+            "person": row["author"] or "no name",
+            "texts": row["n"],
+            "targets": row["n_targets"],
+            "person says yes": number(row["yes"], 2),
+            "judge says yes": f"above {number(row['threshold'])}",
+            "agree": number(row["agree"], 2),
+        }
+        for name, title in (("kappa", "kappa"), ("auroc", "AUROC")):
+            value, interval = estimate(*(row[f"{name}{end}"] for end in ("", "_low", "_high")))
+            told |= {title: value, f"95% of {title}": interval}
+        told |= {"note": row["reason"] or ""}
+        rows.append(told | {"no value": row["n_failed"], "left out": row["n_left_out"]})
     return pl.DataFrame(rows)
 
 

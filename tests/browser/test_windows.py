@@ -205,6 +205,16 @@ def test_an_explanation_is_rated_blind(seen: Windows) -> None:
     seen.settled()
 
 
+def test_a_text_is_rated_blind(seen: Windows) -> None:
+    seen.page.get_by_text("Steered text", exact=True).click()
+    seen.page.get_by_text(re.compile(r"^0 of [\d,]+ texts rated by you")).wait_for()
+    for control in seen.page.get_by_test_id("stButtonGroup").all():
+        control.get_by_text("no", exact=True).click()
+    seen.page.get_by_role("button", name="Keep and go on").click()
+    seen.page.get_by_text(re.compile(r"^1 of [\d,]+ texts rated by you")).wait_for()
+    seen.settled()
+
+
 def test_a_hundred_thousand_latents_are_searched(seen: Windows, room: Room) -> None:
     seen.turn_to("latents")
     choice = seen.page.get_by_test_id("stSidebar").get_by_role("combobox")

@@ -249,6 +249,11 @@ def interpretation(d_sae: int) -> Write:
     return write
 
 
+def openings(folder: Path, random: np.random.Generator) -> None:
+    rows = [{"prompt": n, "split": "test", "text": f"On day {n} <b>they</b>"} for n in range(6)]
+    tables.PROMPTS.write(folder, rows)
+
+
 def steering(folder: Path, random: np.random.Generator, budget: float = 0.1) -> None:
     strengths, generations, judgements = [], [], []
     methods = {"add_direction": 0.42, "mean_difference": 0.5, "random_direction": 0.02}
@@ -455,7 +460,7 @@ def written(
         return None
 
     made: dict[str, Artifact] = {}
-    made["read"] = make(store, "read", {}, {"n_concepts": len(KINDS)}, nothing, seed=seed)
+    made["read"] = make(store, "read", {}, {"n_concepts": len(KINDS)}, openings, seed=seed)
     made["capture"] = make(
         store, "capture", {"corpus": made["read"]}, {"dtype": "float32"}, nothing, seed=seed
     )

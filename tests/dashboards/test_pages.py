@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,11 +16,12 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
+from components.report.blind_texts import blind_texts
 from components.report.tables import COMPARISON
 from components.store import maps
 from components.store.artifact import Store, digest
 from components.store.notes import Notes
-from components.store.tables import CALLS
+from components.store.tables import CALLS, GENERATIONS
 from dashboards import listing, runs
 from dashboards.__main__ import read_ahead
 from dashboards.markdown import code
@@ -582,6 +584,166 @@ def test_a_latent_may_be_skipped_and_no_answer_is_kept_for_it(
     skip.click().run()
     assert not app.exception and app.markdown[0].value != first
     assert kept(own_experiment).ratings().is_empty()
+
+
+def answer(app: AppTest, target: str = "yes", fluent: str = "yes", goes_on: str = "no") -> AppTest:
+    """Answers the three questions about the text that is shown, and goes on."""
+    for control, said in zip(app.segmented_control, (target, fluent, goes_on), strict=True):
+        control.set_value(said)
+    (keep,) = [button for button in app.button if button.label == "Keep and go on"]
+    return keep.click().run()
+
+
+def rated_texts(experiment: Any) -> pl.DataFrame:
+    return kept(experiment).text_ratings()
+
+
+def test_texts_are_rated_one_after_the_other_and_a_reload_goes_on_with_the_next(
+    open_page: Open, own_experiment: Any
+) -> None:
+    steer = own_experiment.artifacts["steer"]
+    app = open_page("rate", own_experiment, what="texts")
+    assert not app.exception and not app.error and not app.info
+    assert (
+        app.query_params["steer"] == steer.key and app.selectbox(key="texts of").value == steer.key
+    )
+    said = words(app)
+    assert "0 of 108 texts rated by you" in said and "Is the target" not in said
+    assert [control.label for control in app.segmented_control] == [
+        "Is the target in the text?", "Is it fluent?", "Does it go on from its beginning?",
+    ]  # fmt: skip
+    assert app.segmented_control[0].options == ["yes", "no", "cannot say"]
+    answer(app, "cannot say")
+    row = rated_texts(own_experiment).row(0, named=True)
+    assert (row["steer"], row["author"]) == (steer.key, "")
+    assert (row["has_target"], row["fluent"], row["goes_on"]) == (None, True, False)
+    assert escape(row["text"]) in said and f"Target: **{row['concept']}**" in said
+    assert "1 of 108 texts rated by you" in words(app)
+    again = open_page("rate", own_experiment, what="texts", steer=steer.key)
+    assert [unmarked(each.value) for each in again.markdown] == [
+        unmarked(each.value) for each in app.markdown
+    ], "another browser goes on with the same text"
+    assert "1 of 108 texts rated by you" in words(again)
+
+
+def test_nothing_on_the_page_says_what_wrote_a_text_or_what_a_judge_says(
+    open_page: Open, own_experiment: Any
+) -> None:
+    generations = GENERATIONS.read(own_experiment.artifacts["steer"])
+    app = open_page("rate", own_experiment, what="texts")
+    for _ in range(12):
+        shown = words(app) + str([control.key for control in app.segmented_control])
+        for told in (*generations["method"].unique(), "composite", "0.95", "KL", "budget"):
+            assert told not in shown, told
+        answer(app)
+    methods = generations.join(rated_texts(own_experiment), on="generation")["method"]
+    assert set(methods) == set(generations["method"])
+    assert methods.to_list().count("unsteered") == 4
+
+
+def test_a_text_is_skipped_or_all_three_questions_are_answered(
+    open_page: Open, own_experiment: Any
+) -> None:
+    app = open_page("rate", own_experiment, what="texts")
+    first = app.markdown[0].value + words(app)
+    app.segmented_control[0].set_value("yes")
+    (keep,) = [button for button in app.button if button.label == "Keep and go on"]
+    keep.click().run()
+    assert "Answer all three questions" in words(app) and rated_texts(own_experiment).is_empty()
+    (skip,) = [button for button in app.button if button.label == "Skip this text"]
+    skip.click().run()
+    assert not app.exception and app.markdown[0].value + words(app) != first
+    assert rated_texts(own_experiment).is_empty() and "0 of 108" in words(app)
+
+
+def test_a_second_person_rates_the_same_texts_by_another_name(
+    open_page: Open, own_experiment: Any
+) -> None:
+    for name, target in (("Ann", "yes"), ("Bob", "no")):
+        app = open_page("rate", own_experiment, what="texts")
+        app.text_input(key="who").set_value(name).run()
+        assert "0 of 108" in words(app)
+        answer(app, target)
+    told = rated_texts(own_experiment)
+    assert told.select("author", "has_target").rows() == [("Ann", True), ("Bob", False)]
+    assert told.select("generation", "concept").n_unique() == 1
+
+
+def rate_all(experiment: Any, most: int) -> None:
+    """A person who says what the texts are made of: whether the topic's name is in them."""
+    steer = experiment.artifacts["steer"]
+    for row in blind_texts(steer).head(most).iter_rows(named=True):
+        kept(experiment).rate_text(
+            steer.key, row["generation"], row["concept"], text=row["text"], goes_on=True, fluent=True,
+            has_target=row["concept"].removeprefix("topic.") in row["text"],
+        )  # fmt: skip
+
+
+def test_agreement_with_each_judge_stands_below_after_enough_ratings_and_on_the_steering_page(
+    open_page: Open, own_experiment: Any
+) -> None:
+    steering = words(open_page("steering", own_experiment))
+    assert "No person has rated texts of this run yet" in steering
+    assert f"(rate?what=texts&steer={own_experiment.artifacts['steer'].key})" in steering
+    rate_all(own_experiment, 19)
+    app = open_page("rate", own_experiment, what="texts")
+    assert "once one person has rated 20 texts; so far it is 19" in words(app)
+    assert not app.dataframe
+    rate_all(own_experiment, 60)
+    kept(own_experiment).rate_text(
+        own_experiment.artifacts["steer"].key, 0, "topic.harbour", text="t", author="Bob",
+        has_target=True, fluent=True, goes_on=True,
+    )  # fmt: skip
+    for page, query in (("rate", {"what": "texts"}), ("steering", {})):
+        app = open_page(page, own_experiment, **query)
+        assert not app.exception and not app.error
+        assert "Agreement with each judge stands here once" not in words(app)
+        (table,) = [each.value for each in app.dataframe if "95% of AUROC" in each.value]
+        assert table["judge"].tolist() == ["concept", "fluency", "composite"]
+        assert table["beside"].tolist() == ["target", "fluent", "target and fluent"]
+        assert set(table["person"]) == {"no name"}, "Bob has rated one text"
+        assert table["texts"].tolist() == [60, 60, 60] and float(table["AUROC"][0]) > 0.8
+        assert "no interval: 6 targets rated" in table["note"][0]
+        assert table["note"][1] == "the person said yes of every text"
+
+
+def test_a_link_names_a_steer_artifact_and_another_experiment_its_own(
+    open_page: Open, own_experiment: Any, write_experiment: Callable[..., Any]
+) -> None:
+    store = Store(own_experiment.report.folder.parent.parent)
+    other = write_experiment(store, seed=2, name="other")
+    steer = other.artifacts["steer"].key
+    app = open_page("rate", store, report=own_experiment.report.key, what="texts", steer=steer)
+    assert not app.exception and app.selectbox(key="texts of").value == steer
+    answer(app)
+    assert kept(other).text_ratings()["steer"].to_list() == [steer]
+    assert kept(own_experiment).text_ratings().is_empty()
+    app.selectbox(key="experiment").set_value(other.report.key).run()
+    app.selectbox(key="experiment").set_value(own_experiment.report.key).run()
+    own = own_experiment.artifacts["steer"].key
+    assert app.selectbox(key="texts of").value == own and app.query_params["steer"] == own
+    app.selectbox(key="texts of").set_value(steer).run()
+    assert app.query_params["steer"] == steer and "1 of 108" in words(app)
+    lost = open_page("rate", store, what="texts", steer="<b>no")
+    assert "No steer artifact `<b>no` in this store" in lost.warning[0].value
+
+
+def test_texts_that_cannot_be_rated_are_a_sentence(open_page: Open, own_experiment: Any) -> None:
+    shutil.rmtree(own_experiment.artifacts["read"].folder)
+    st.cache_data.clear()  # another test may have drawn the texts of this artifact
+    app = open_page("rate", own_experiment, what="texts")
+    assert not app.exception and "`latentflow read` makes it again" in app.info[0].value
+    shutil.rmtree(own_experiment.artifacts["steer"].folder)
+    app = open_page("rate", own_experiment, what="texts")
+    assert not app.exception and "`latentflow steer` makes one" in app.info[0].value
+
+
+def test_what_is_rated_is_chosen_on_the_page(open_page: Open, own_experiment: Any) -> None:
+    app = open_page("rate", own_experiment)
+    app.radio(key="rated").set_value("texts").run()
+    assert app.query_params["what"] == "texts" and "0 of 108 texts" in words(app)
+    app.radio(key="rated").set_value("explanations").run()
+    assert "0 of 60 latents rated by you" in words(app)
 
 
 def with_map(experiment: Any) -> None:

@@ -17,6 +17,7 @@ from components.errors import InputError
 from components.experiment import ExperimentConfig
 from components.export.contract import Findings
 from components.interpretation.explainers.given import GivenConfig, _texts
+from components.report.blind_texts import blind_texts
 from components.store.artifact import Store
 from components.store.notes import Notes
 from components.store.tables import (
@@ -219,9 +220,28 @@ def test_what_people_said_goes_along_and_can_be_had_alone(
     latent = written["latent"][0]
     notes.say(latent, label="my own label", tags=["a"], vote=1, author="Ann")
     notes.rate(interpret.key, latent, [("log_odds", "text", True)], "Ann")
+    steer = findings.artifacts["steer"]
+    rated = blind_texts(steer).head(3).to_dicts()
+    for row in rated:
+        notes.rate_text(
+            steer.key, row["generation"], row["concept"], text=row["text"], has_target=None,
+            fluent=True, goes_on=False, author="Ann",
+        )  # fmt: skip
     exporting.write(first["key"], tmp_path / "notes", "notes", "", store)
     there = {path.name for path in (tmp_path / "notes").iterdir()}
-    assert there == {"labels.csv", "notes.jsonl", "ratings.jsonl", "agreement.jsonl"}
+    lists = ("notes", "ratings", "agreement", "text_ratings", "text_agreement")
+    assert there == {"labels.csv", *(f"{name}.jsonl" for name in lists)}
+    told = rows(tmp_path / "notes" / "text_ratings.jsonl")
+    assert {row["text"] for row in told} == {row["text"] for row in rated}
+    assert {(row["has_target"], row["fluent"], row["goes_on"]) for row in told} == {
+        (None, True, False)
+    }
+    agreed = {row["judge"]: row for row in rows(tmp_path / "notes" / "text_agreement.jsonl")}
+    assert {"concept", "fluency", "composite"} <= set(agreed)
+    assert (agreed["concept"]["n"], agreed["concept"]["n_left_out"]) == (0, 3)
+    assert agreed["fluency"]["n"] == 3 and "wanted at least 20" in agreed["fluency"]["reason"]
+    exporting.write(first["key"], tmp_path / "one", "notes", str(latent), store)
+    assert not list((tmp_path / "one").glob("text_*")), "no latent wrote these texts"
     settings = GivenConfig(path=str(tmp_path / "notes" / "labels.csv"))
     assert _texts([tmp_path / "notes" / "labels.csv"], settings) == {latent: "my own label"}
     exporting.write(first["key"], tmp_path / "np", "neuronpedia", str(latent), store)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
-from sklearn.metrics import cohen_kappa_score
 
-from components.report.agreement import agreement, kappa
+from components.report.agreement import agreement
 from components.store.notes import RATINGS
 from components.store.tables import EXPLANATION_SCORES
 
@@ -31,14 +30,6 @@ def ratings(fits: list[bool], author: str = "Ann") -> pl.DataFrame:
         [{"interpret": "i", "latent": n, "explainer": "log_odds", "author": author, "explanation": "t",
           "fits": each, "at": "now"} for n, each in enumerate(fits)]
     )  # fmt: skip
-
-
-def test_kappa_is_that_of_scikit_learn() -> None:
-    generator = np.random.default_rng(0)
-    for _ in range(20):
-        one, other = generator.random((2, 30)) < generator.random((2, 1))
-        if len({*one.tolist(), *other.tolist()}) == 2:
-            assert kappa(one, other) == pytest.approx(cohen_kappa_score(one, other))
 
 
 def test_the_threshold_is_what_others_explanations_rarely_reach() -> None:

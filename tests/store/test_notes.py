@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from components.errors import InputError, StoreError
 from components.interpretation.explainers.given import GivenConfig, _texts
 from components.store.artifact import Store
-from components.store.notes import NOTES, RATINGS, Notes, labels
+from components.store.notes import NOTES, RATINGS, TEXT_RATINGS, Notes, labels
 
 KEY = "0123456789abcdef01234567"
 WRITER = """
@@ -23,6 +25,8 @@ notes = Notes(Store(sys.argv[1]), sys.argv[2])
 for latent in range(25):
     notes.say(latent, label=f"{sys.argv[3]} {latent}", tags=[], vote=1, author=sys.argv[3])
     notes.rate("i", latent, [("log_odds", "text", latent % 2 == 0)], sys.argv[3])
+    notes.rate_text("s", latent, "sea", text="t", has_target=None, fluent=latent % 2 == 0,
+                    goes_on=True, author=sys.argv[3])
 """
 
 
@@ -35,6 +39,7 @@ def test_reading_before_anything_was_said_gives_empty_tables_and_makes_nothing(
     notes: Notes,
 ) -> None:
     assert notes.notes().schema == NOTES.schema and notes.ratings().schema == RATINGS.schema
+    assert notes.text_ratings().schema == TEXT_RATINGS.schema
     assert notes.notes().is_empty() and not notes.path.parent.exists()
 
 
@@ -65,12 +70,43 @@ def test_a_label_too_long_to_publish_is_refused(notes: Notes) -> None:
     assert notes.notes()["latent"].to_list() == [1]
 
 
+def rate_text(notes: Notes, author: str = "Ann", **answers: bool | None) -> None:
+    said = {"has_target": True, "fluent": True, "goes_on": True} | answers
+    notes.rate_text("s", 3, "topic.sea", text=" at sea", author=author, **said)
+
+
+def test_each_author_rates_a_text_and_the_newest_answers_count(notes: Notes) -> None:
+    rate_text(notes, fluent=False)
+    rate_text(notes, has_target=None)
+    rate_text(notes, "Bob", has_target=False)
+    told = notes.text_ratings()
+    assert told.schema == TEXT_RATINGS.schema
+    assert told.select("author", "has_target", "fluent", "goes_on").rows() == [
+        ("Ann", None, True, True),
+        ("Bob", False, True, True),
+    ]
+    assert told.select("steer", "generation", "concept", "text").unique().rows() == [
+        ("s", 3, "topic.sea", " at sea")
+    ]
+
+
+def test_notes_of_a_version_without_ratings_of_text_are_read_and_go_on(notes: Notes) -> None:
+    rate_text(notes)
+    notes.say(1, label="kept", tags=[], vote=0)
+    with contextlib.closing(sqlite3.connect(notes.path)) as database:
+        database.execute("drop table text_ratings")
+    assert notes.text_ratings().is_empty() and notes.notes()["label"].to_list() == ["kept"]
+    rate_text(notes)
+    assert notes.text_ratings().height == 1
+
+
 def test_processes_that_write_at_once_lose_nothing(notes: Notes, tmp_path: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-c", WRITER, str(tmp_path / "artifacts"), KEY]
     writers = [subprocess.Popen([*command, name]) for name in ("a", "b", "c")]
     assert [writer.wait(60) for writer in writers] == [0, 0, 0]
     assert notes.notes().height == 75 and notes.ratings().height == 75
     assert notes.ratings()["fits"].sum() == 39
+    assert notes.text_ratings().height == 75 and notes.text_ratings()["fluent"].sum() == 39
 
 
 def test_what_cannot_be_written_or_read_is_a_sentence(notes: Notes) -> None:
@@ -78,8 +114,12 @@ def test_what_cannot_be_written_or_read_is_a_sentence(notes: Notes) -> None:
     notes.path.write_bytes(b"no database" * 100)
     with pytest.raises(StoreError, match="cannot be read"):
         notes.notes()
+    with pytest.raises(StoreError, match="cannot be read"):
+        notes.text_ratings()
     with pytest.raises(StoreError, match="the note was not kept"):
         notes.say(1, label="a", tags=[], vote=0)
+    with pytest.raises(StoreError, match="the note was not kept"):
+        rate_text(notes)
 
 
 def test_typed_labels_are_a_file_that_given_reads(notes: Notes, tmp_path: Path) -> None:

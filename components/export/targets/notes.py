@@ -1,10 +1,12 @@
-"""What people said of latents, as files: labels, tags, votes, ratings, and how far these agree with
-the scores.
+"""What people said of latents and of steered text, as files: labels, tags, votes, ratings, and how far
+these agree with the scores.
 
-    labels.csv        typed labels, as the explainer `given` reads them: latent, text, author
-    notes.jsonl       labels, tags and votes: a row for each latent and author
-    ratings.jsonl     blind ratings of explanations
-    agreement.jsonl   kappa of each person with each judge
+    labels.csv             typed labels, as the explainer `given` reads them: latent, text, author
+    notes.jsonl            labels, tags and votes: a row for each latent and author
+    ratings.jsonl          blind ratings of explanations
+    agreement.jsonl        kappa of each person with each judge of explanations
+    text_ratings.jsonl     blind ratings of steered text; not where latents are chosen
+    text_agreement.jsonl   kappa and AUROC of each person with each judge of steered text
 """
 
 from __future__ import annotations
@@ -19,18 +21,20 @@ import polars as pl
 from components.errors import InputError
 from components.export.contract import Findings, Target, targets
 from components.report.agreement import agreement
+from components.report.text_agreement import text_agreement
+from components.store.artifact import Artifact
 from components.store.notes import Notes, labels
-from components.store.tables import EXPLANATION_SCORES
+from components.store.tables import EXPLANATION_SCORES, JUDGEMENTS
 
 
 @targets
 class OfPeople(Target):
     """Labels, tags, votes and blind ratings."""
 
-    about: ClassVar[str] = "what people said of latents"
+    about: ClassVar[str] = "what people said of latents and of steered text"
 
     def write(self, findings: Findings, folder: Path, latents: Sequence[int] | None) -> None:
-        """Writes the four files, each only where it has rows.
+        """Writes the six files, each only where it has rows.
 
         Raises:
             InputError: nobody said anything.
@@ -38,18 +42,34 @@ class OfPeople(Target):
         notes = Notes(findings.store, findings.artifacts["train"].key)
         wanted = pl.lit(True) if latents is None else pl.col("latent").is_in(latents)
         said, rated = notes.notes().filter(wanted), notes.ratings().filter(wanted)
-        if said.is_empty() and rated.is_empty():
+        of_text = notes.text_ratings().filter(pl.lit(latents is None))
+        if said.is_empty() and rated.is_empty() and of_text.is_empty():
             raise InputError(
                 "nobody has said anything of these latents yet; the page Latents takes labels, "
                 "tags and votes, the page Rate blind ratings"
             )
         if (typed := labels(said)).height:
             typed.write_csv(folder / "labels.csv")
-        interpret = findings.artifacts.get("interpret")
-        agreed = pl.DataFrame()
-        if interpret is not None and rated.height:
-            agreed = agreement(rated, EXPLANATION_SCORES.read(interpret), interpret.key)
-        for name, frame in (("notes", said), ("ratings", rated), ("agreement", agreed)):
+        agreed = {
+            "agreement": _agreed(rated, findings.artifacts.get("interpret")),
+            "text_agreement": _text_agreed(of_text, findings.artifacts.get("steer")),
+        }
+        told = {"notes": said, "ratings": rated, "text_ratings": of_text, **agreed}
+        for name, frame in told.items():
             if frame.height:
                 lines = [json.dumps(row, ensure_ascii=False) for row in frame.to_dicts()]
                 (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _agreed(rated: pl.DataFrame, interpret: Artifact | None) -> pl.DataFrame:
+    if interpret is None or rated.is_empty():
+        return pl.DataFrame()
+    return agreement(rated, EXPLANATION_SCORES.read(interpret), interpret.key)
+
+
+def _text_agreed(rated: pl.DataFrame, steer: Artifact | None) -> pl.DataFrame:
+    if steer is None or rated.is_empty() or JUDGEMENTS.file not in steer.files:
+        return pl.DataFrame()
+    of_rated = pl.col("generation").is_in(rated["generation"].unique().implode())
+    judgements = JUDGEMENTS.scan(steer).filter(of_rated).drop("off_target").collect()
+    return text_agreement(rated, judgements, steer.key)
