@@ -556,7 +556,7 @@ def hook_points(swept: pl.DataFrame, measure: str, title: str) -> alt.LayerChart
         .mark_point(shape="circle", filled=False, size=320, strokeWidth=2)
         .encode(y=y)
     )
-    height = 280 + LEGEND_ROW * math.ceil(len(both) / 2)
+    height = 360 + LEGEND_ROW * math.ceil(len(both) / 2)
     return alt.layer(lines, rules, points, rings).properties(height=height, title=title)
 
 

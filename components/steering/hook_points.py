@@ -336,7 +336,7 @@ class Decision:
             else next(f"{name} was chosen" for name, n in counts.items() if n)
         )
         of = f"mean {self.measure} on validate text over {self.n_targets} targets"
-        return f"{begin} of {len(told)} hook points by the {of}: {', '.join(told)}"
+        return f"{begin} among {len(told)} hook points by the {of}: {', '.join(told)}"
 
     def _counts(self, method: str) -> dict[str, int]:
         """How often each hook point was chosen: once by a method, once by each direction of a

@@ -199,12 +199,13 @@ def hook_points(tried: pl.DataFrame, controls: Collection[str] = ()) -> pl.DataF
 
     Returns:
         SWEEP_COLUMNS. Of a control `value` is the mean over its directions with Student's interval
-            over these, `n` their number, and `n_chosen` by how many the hook point was chosen.
+            over these, `n` their number, `n_chosen` by how many the hook point was chosen; failures
+            are those of the direction that has most.
     """
     rows = []
     place = ["method", "hook_point", "kl_budget"]
     for (method, name, budget), part in tried.group_by(place, maintain_order=True):
-        row = part.row(0, named=True)
+        row = part.sort("n_failed", descending=True, maintain_order=True).row(0, named=True)
         is_control = row["direction"] is not None
         over = t_interval(part["value"].to_numpy()) if is_control else None
         ends = (
@@ -218,7 +219,7 @@ def hook_points(tried: pl.DataFrame, controls: Collection[str] = ()) -> pl.DataF
                 "budget": budget,
                 **ends,
                 "unit": "directions" if is_control else "targets",
-                "n_failed": int(part["n_failed"].max()),  # type: ignore[arg-type]
+                "n_failed": row["n_failed"],
                 "n_chosen": int(part["chosen"].sum()),
                 "chosen": bool(row["chosen"]) and not is_control,
                 "reason": row["reason"],

@@ -58,7 +58,7 @@ def test_an_experiment_sweeps_and_its_report_tells_the_curve(report: Artifact) -
         "steer.random_direction.hook_point_sweep",
     }
     assert set(frame["split"]) == {"validate"}
-    curve = f"{chosen['mean_difference']} was chosen of 2 hook points by the mean composite on "
+    curve = f"{chosen['mean_difference']} was chosen among 2 hook points by the mean composite on "
     for text in (report.path("report.md").read_text("utf-8"), _shown(report)):
         assert curve in " ".join(text.split())
 

@@ -233,11 +233,11 @@ def test_the_score_tells_the_curve_in_a_line() -> None:
     assert own["baseline"] == pytest.approx(0.05)
     assert own["baseline_name"] == "mean of 2 directions of r, likewise"
     assert own["reason"] == (
-        "late was chosen of 2 hook points by the mean composite on validate text over 2 targets: "
+        "late was chosen among 2 hook points by the mean composite on validate text over 2 targets: "
         "early 0.2 (0 to 1, controls 0.05), late 0.5 (0 to 1, controls 0.05)"
     )
     assert control["role"] == "floor" and control["reason"].endswith(
-        "each of 2 directions chose one of 2 hook points by the mean composite on validate text over "
+        "each of 2 directions chose one among 2 hook points by the mean composite on validate text over "
         "2 targets: early 0.05 (chosen by 2), late 0.05 (chosen by 0)"
     )
     empty = Sweep(TRIED, ["m"]).decide(texts({}), [], [])
@@ -320,7 +320,7 @@ def test_the_hook_point_at_which_a_direction_exists_wins(ran: Any) -> None:
     told = score(ran[0], "steer.mean_difference.hook_point_sweep", "all")
     assert told["value"] == pytest.approx(of[world.HOOK]["over_budgets"])
     assert told["reason"].startswith(
-        f"{world.HOOK} was chosen of 2 hook points by the mean composite"
+        f"{world.HOOK} was chosen among 2 hook points by the mean composite"
     )
 
 
