@@ -28,6 +28,7 @@ from components.evaluation.evaluate import EVALUATE, EvaluateConfig
 from components.evaluation.gate import GATE
 from components.interpretation.config import InterpretConfig
 from components.interpretation.interpret import INTERPRET
+from components.model.hook_point import translate
 from components.model.randomised import Randomise
 from components.model.reference import ModelConfig
 from components.model.text_encoder import TextEncoderConfig
@@ -88,6 +89,13 @@ class ExperimentConfig(Config):
             raise ConfigError(
                 "train.splice.share wants the model to take part in training, and with "
                 "capture.arrays.path there is none; set train.splice.share=0"
+            )
+        captured = [translate(name) for name in self.capture.hook_points]
+        absent = [name for name in self.steer.hook_point_sweep if name not in captured]
+        if absent and not self.capture.arrays.path:  # there nothing is steered
+            raise ConfigError(
+                f"steer.hook_point_sweep wants {', '.join(absent)}, and capture.hook_points captures "
+                f"{', '.join(captured)} alone; add it there, or take it out of the sweep"
             )
         drawn = [name for name in self.interpret.controls if name in RANDOMISED]
         if drawn and self.model.randomise != "none":

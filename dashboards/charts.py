@@ -519,6 +519,47 @@ def budgets(frame: pl.DataFrame, title: str) -> alt.LayerChart | alt.FacetChart:
     return alt.layer(*layers).properties(height=260 + LEGEND_ROW * len(methods), title=title)
 
 
+def hook_points(swept: pl.DataFrame, measure: str, title: str) -> alt.LayerChart | alt.FacetChart:
+    """The hook point sweep at one budget: what each method reaches on validate text at each hook
+    point, with intervals; a ring around what was chosen.
+
+    Args:
+        swept: `views.steering.hook_points`, of one budget.
+        measure: what chose: composite or uplift.
+        title: of the chart.
+    """
+    names = _methods_first(swept, pl.col("standing") == METHOD)
+    colour_scale, shape_scale = _method_scales(*names)
+    both = [name for part in names for name in part]
+    legend = alt.Legend(orient="bottom", labelLimit=240, columns=2, symbolLimit=0)
+    colour = alt.Color("method:N", title=None, scale=colour_scale, legend=legend)
+    x = alt.X(
+        "hook_point:N",
+        title="hook point",
+        sort=swept["hook_point"].unique(maintain_order=True).to_list(),
+        axis=alt.Axis(labelAngle=0, labelLimit=160),
+    )
+    offset = alt.XOffset("method:N", sort=both)
+    y = alt.Y("value:Q", title=f"{measure} on validate text", axis=alt.Axis(tickCount=5))
+    tooltip = [
+        *("method:N", "hook_point:N", "budget:Q", _figure("value"), _figure("low")),
+        *(_figure("high"), "n:Q", "unit:N", "n_failed:Q", "n_chosen:Q"),
+    ]
+    base = alt.Chart(swept).encode(x=x, xOffset=offset, color=colour, tooltip=tooltip)
+    lines = base.mark_line(strokeWidth=1, opacity=0.6).encode(y=y)
+    rules = base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q"), y2="high:Q")
+    points = base.mark_point(filled=True, size=70, opacity=1).encode(
+        y=y, shape=alt.Shape("method:N", title=None, scale=shape_scale)
+    )
+    rings = (
+        base.transform_filter("datum.chosen")
+        .mark_point(shape="circle", filled=False, size=320, strokeWidth=2)
+        .encode(y=y)
+    )
+    height = 360 + LEGEND_ROW * math.ceil(len(both) / 2)
+    return alt.layer(lines, rules, points, rings).properties(height=height, title=title)
+
+
 def tradeoff(
     points: pl.DataFrame, cloud: pl.DataFrame, axis: str, titles: tuple[str, str]
 ) -> alt.LayerChart | alt.FacetChart:

@@ -109,19 +109,35 @@ def choose(
         steered: all that have, or lack, a strength.
         controls: methods whose steerings are all kept.
     """
-    assert (validated["split"] == "validate").all(), "only validate prompts choose"
-    keys = ("concept", "method", "replicate", "kl_budget")
-    means = {
-        tuple(row[key] for key in keys): row
-        for row in concept_means(validated, "validate").to_dicts()
-    }
-
-    def merit(s: Steered) -> tuple[float, float, int]:
-        reached = means.get((s.candidate.concept, s.method, s.candidate.replicate, s.budget), {})
-        return reached.get("composite", 0.0), reached.get("uplift", 0.0), -s.candidate.replicate
-
     of_controls = [s for s in steered if s.method in controls and s.strength is not None]
-    return of_controls + [max(group, key=merit) for group in _rivals(steered, controls).values()]
+    return of_controls + Merits(validated).best(steered, controls)
+
+
+class Merits:
+    """What the texts that steerings wrote after validate prompts say of them."""
+
+    def __init__(self, validated: pl.DataFrame) -> None:
+        """`validated` is that of `choose`."""
+        assert (validated["split"] == "validate").all(), "only validate prompts choose"
+        keys = ("concept", "method", "replicate", "kl_budget")
+        self._means = {
+            tuple(row[key] for key in keys): row
+            for row in concept_means(validated, "validate").to_dicts()
+        }
+
+    def reached(self, s: Steered, concept: str | None) -> Mapping[str, Any]:
+        """Its row of `concept_means` for a concept; empty where no text was judged for that."""
+        return self._means.get((concept, s.method, s.candidate.replicate, s.budget), {})
+
+    def best(self, steered: Sequence[Steered], controls: Collection[str] = ()) -> list[Steered]:
+        """The best for each concept, method and budget, of those that have a strength and are no
+        control's."""
+
+        def merit(s: Steered) -> tuple[float, float, int]:
+            of = self.reached(s, s.candidate.concept)
+            return of.get("composite", 0.0), of.get("uplift", 0.0), -s.candidate.replicate
+
+        return [max(group, key=merit) for group in _rivals(steered, controls).values()]
 
 
 def _rivals(steered: Sequence[Steered], controls: Collection[str]) -> Mapping[tuple, list[Steered]]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from components.client.client import NOBODY, ClientConfig
 from components.client.price import Budget
 from components.concept.gate import ProbeGate
 from components.config import Config, execution, names_of, refuse_unused, settings_of, union_of
 from components.errors import ConfigError
+from components.model.hook_point import translate
 from components.registry import Registry
 from components.steering.answers import AnswersConfig
 from components.steering.comparison import UNTRAINED
@@ -64,6 +65,9 @@ class SteerConfig(Config):
     fluency; empty: the one that measures."""
     method_settings: MethodSettings = Field(default_factory=MethodSettings)
     """Settings of each method, by its name."""
+    hook_point_sweep: list[str] = []
+    """Hook points at which methods are tried whose steerings come from activations alone, and every
+    control of them; text after validate prompts chooses one for each. Empty: no sweep."""
     control_settings: ControlSettings = Field(default_factory=ControlSettings)
     """Settings of each control, by its name."""
     judge_settings: JudgeSettings = Field(default_factory=JudgeSettings)
@@ -120,6 +124,12 @@ class SteerConfig(Config):
     """Steered continuations of a run, at most, that are shown in MLflow as traces with what each
     judge said of them."""
 
+    @field_validator("hook_point_sweep")
+    @classmethod
+    def _canonical(cls, names: list[str]) -> list[str]:
+        """Canonical names, so that one place has one key whatever it was called."""
+        return [translate(name) for name in names]
+
     @model_validator(mode="after")
     def _fits(self) -> SteerConfig:
         if taken := [name for name in self.methods if name.startswith((UNSTEERED, UNTRAINED))]:
@@ -146,6 +156,7 @@ class SteerConfig(Config):
         self._refuse_asking()
         self._refuse_panel()
         self.targeted.check(self)
+        self._refuse_sweep()
         return self
 
     def _refuse_asking(self) -> None:
@@ -171,6 +182,29 @@ class SteerConfig(Config):
             raise ConfigError(
                 f"steer.panel needs the judges {', '.join(sorted(wanted))}, and steer.judges does "
                 f"not list {', '.join(absent)}; add them"
+            )
+
+    def _refuse_sweep(self) -> None:
+        if not self.hook_point_sweep:
+            return
+        if len(set(self.hook_point_sweep)) < len(self.hook_point_sweep):
+            raise ConfigError(
+                f"steer.hook_point_sweep lists something twice: {', '.join(self.hook_point_sweep)}; "
+                "name each once"
+            )
+        movable = {n: of for n, of in self.method_kinds().items() if of[0].any_hook_point}
+        if all(kind.control for kind, _ in movable.values()):
+            able = [n for n, kind in methods.items() if kind.any_hook_point and not kind.control]
+            raise ConfigError(
+                "steer.hook_point_sweep has no method to choose a hook point for: of steer.methods "
+                f"({', '.join(self.methods)}) none steers from activations alone; list one that "
+                f"does ({', '.join(able)}), or leave the sweep empty"
+            )
+        if settled := [n for n, (_, settings) in movable.items() if settings.hook_points]:
+            raise ConfigError(
+                f"steer.hook_point_sweep chooses where {settled[0]} steers, and "
+                f"steer.method_settings.{settled[0]}.hook_points says where already; leave one of "
+                "them empty"
             )
 
     @property

@@ -261,11 +261,15 @@ class SteeringMethod(Entry):
             chosen.
         reads_dictionary: it takes codes or dictionary from the evidence, so the untrained
             dictionary goes through it too, as a control.
+        any_hook_point: its steerings come from activations alone, so the hook point sweep tries it
+            wherever some were captured; its setting `hook_points` says where. None that reads a
+            dictionary is such a method.
     """
 
     steering: ClassVar[type[Steering]]
     control: ClassVar[bool] = False
     reads_dictionary: ClassVar[bool] = False
+    any_hook_point: ClassVar[bool] = False
     services: MethodServices
 
     def __init__(self, config: Any, services: MethodServices) -> None:

@@ -48,10 +48,17 @@ class Meter:
         self.done, self._started = 0, time.monotonic()
         self._config, self._untrained = config, untrained
         spoilt = Counter(method for method, _ in config.spoilt().values())
+        n_places = len(config.hook_point_sweep)
         self._entries = [
-            (kind, kind.at_most(settings), spoilt[name])
+            (
+                kind,
+                kind.at_most(settings),
+                spoilt[name],
+                n_places if kind.any_hook_point and n_places else 1,
+            )
             for name, (kind, settings) in config.method_kinds().items()
         ]
+        self._sweeps = n_places > 0
         self._n = {split: len(of_split) * config.n_samples for split, of_split in prompts.items()}
         longest = max(len(prompt.tokens) for of_split in prompts.values() for prompt in of_split)
         self.longest = longest
@@ -61,7 +68,7 @@ class Meter:
         self.bracket = 4 * config.neutral_tokens // BRACKET_SHARE * n_budgets
         rounds = round(EXPECTED_ROUNDS * n_budgets * self._n["validate"])
         self.calibration = self.bracket + rounds * self.tested
-        most = max((n for kind, n, _ in self._entries if not kind.control), default=0)
+        most = max((n for kind, n, *_ in self._entries if not kind.control), default=0)
         self.stand_ins = most if most > 1 else 0
 
     def plan(self, n_concepts: int) -> str:
@@ -74,23 +81,21 @@ class Meter:
         n_plain, n_read = max(self._config.band_texts, validate), (validate + test) * n_concepts
         directions = n_validated = n_tested = 0
         self.asked = 2 * test * n_concepts  # plain text, and again with another luck
-        for kind, at_most, n_spoilt in self._entries:
+        for kind, at_most, n_spoilt, n_places in self._entries:
             if kind.control:
-                steerings = (at_most + self.stand_ins) * bool(n_concepts)
-                n_read += (
-                    steerings
-                    * n_budgets
-                    * (test + (validate if self.stand_ins else 0))
-                    * n_concepts
-                )
-                n_validated += steerings * n_budgets * validate * bool(self.stand_ins)
-                n_tested += steerings * n_budgets * test
+                tested = (at_most + self.stand_ins) * bool(n_concepts)
+                steerings = tested * n_places
+                validated = steerings * validate * bool(self.stand_ins or self._sweeps)
+                n_read += n_budgets * (tested * test + validated) * n_concepts
+                n_validated += n_budgets * validated
+                n_tested += tested * n_budgets * test
                 self.asked += n_budgets * test * n_concepts
             else:
                 again = n_spoilt + (self._untrained and kind.reads_dictionary)
                 concepts = n_concepts * (1 + again)
-                steerings = concepts * at_most
-                n_validated += steerings * n_budgets * validate * (at_most > 1)
+                steerings = concepts * at_most * n_places
+                is_chosen = at_most > 1 or (self._sweeps and kind.any_hook_point)
+                n_validated += steerings * n_budgets * validate * is_chosen
                 n_tested += concepts * n_budgets * test
                 self.asked += concepts * n_budgets * test
             directions += steerings

@@ -18,6 +18,7 @@ from components.steering.contract import (
     methods,
 )
 from components.steering.evidence import of_untrained
+from components.steering.hook_points import numbered, settings_at_each
 from components.steering.strength import Found
 from components.store.artifact import Artifact
 
@@ -93,7 +94,7 @@ def propose(
     config: SteerConfig, evidence: Evidence, services: MethodServices, untrained: Artifact | None
 ) -> Proposals:
     """Asks every listed method; those that read a dictionary also with the untrained one in its
-    place.
+    place, and in a hook point sweep those that can be tried anywhere at each hook point.
 
     Args:
         config: the section `steer`.
@@ -101,21 +102,23 @@ def propose(
         services: what methods may use.
         untrained: codes of the untrained dictionary.
     """
+    kinds = config.method_kinds()
     entries = {
-        name: kind(settings, services) for name, (kind, settings) in config.method_kinds().items()
+        name: [kind(each, services) for each in settings_at_each(config, kind, settings)]
+        for name, (kind, settings) in kinds.items()
     }
     names = untrained_names(config)
     control, why_absent = of_untrained(evidence, untrained)
     candidates = []
     if evidence.concepts:
         candidates = [
-            (name, c) for name, method in entries.items() for c in _asked(method, evidence)
+            (name, c) for name, places in entries.items() for c in _asked(places, evidence)
         ]
         if control is not None:
             candidates += [
                 (name, c) for own, name in names.items() for c in _asked(entries[own], control)
             ]
-    controls = [name for name, method in entries.items() if method.control]
+    controls = [name for name, (kind, _) in kinds.items() if kind.control]
     absent = {name: why_absent for name in names.values() if why_absent}
     spoilt = config.spoilt()
     for control_name, (kind, settings) in config.control_kinds().items():
@@ -139,7 +142,15 @@ def propose(
     )
 
 
-def _asked(method: SteeringMethod, evidence: Evidence) -> Iterator[Candidate]:
+def _asked(places: Sequence[SteeringMethod], evidence: Evidence) -> Iterator[Candidate]:
+    """What a method proposes at each of its places, numbered through (`hook_points.numbered`)."""
+    for place, method in enumerate(places):
+        for candidate in _proposed(method, evidence):
+            number = numbered(candidate.replicate, place, len(places))
+            yield dataclasses.replace(candidate, replicate=number)
+
+
+def _proposed(method: SteeringMethod, evidence: Evidence) -> Iterator[Candidate]:
     """What it proposes; target by target, where not every token without a label is without it."""
     if evidence.without is None or method.control:
         yield from method.candidates(evidence)

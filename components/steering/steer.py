@@ -3,7 +3,8 @@ that went through the same choice.
 
 In order, and nothing later reaches back: targets are found; the select split gives steerings; the
 gate (probe on validate, judges on validate passages) keeps targets; text after validate prompts sets
-strengths and chooses among a method's candidates; then, once, test prompts are written and scored.
+strengths and chooses among a method's candidates, in a sweep its hook point first
+(`components.steering.hook_points`); then, once, test prompts are written and scored.
 Plain text under another seed goes beside, as what steering with nothing reaches.
 
 The untrained dictionary, where it is given, goes through every method that reads a dictionary, by
@@ -19,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from components.device import Execution
 from components.model.language_model import LanguageModel
 from components.report.measure import Measures
 from components.report.scores import write
-from components.steering import answers, asked
+from components.steering import answers, asked, hook_points
 from components.steering.answers import Answers
 from components.steering.battery import Outcome, drawn_cells, not_run, obstacle, run_battery
 from components.steering.battery import rows as battery_rows
@@ -47,6 +48,7 @@ from components.steering.config import SteerConfig, embeds
 from components.steering.contract import Concept, JudgeServices, Material, MethodServices
 from components.steering.contrasts import contrasts
 from components.steering.dose import with_doses
+from components.steering.hook_points import Decision, Sweep
 from components.steering.journal import Journal
 from components.steering.ledger import Ledger
 from components.steering.material import read_material, read_prompts, too_short
@@ -92,8 +94,8 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
 
     Raises:
         InputError: a corpus without prompts, without a split or without the concepts that are
-            needed, or activations that were not captured where the dictionary writes, or codes of
-            other activations.
+            needed, or activations that were not captured where the dictionary writes or the sweep
+            steers, or codes of other activations.
         DictionaryError: activations of another width.
     """
     if not (inputs.get("model") and inputs.get("corpus")):
@@ -103,6 +105,8 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
             yield from _nothing(folder, config, named, trained.facts.get("n_seeds", 1), NO_TEXT)
         )
     subject = SteeredSubject.read(inputs)
+    sweep = Sweep.of(config)
+    sweep.refuse_absent(subject.units)
     nothing = functools.partial(_nothing, folder, config, subject.facts, subject.n_seeds)
     corpus = subject.corpus
     if why := config.targeted.obstacle(corpus, config):
@@ -177,7 +181,7 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     ]
     ledger.add_plain("validate", [job for job, _ in recorded], [text for _, text in recorded])
     texts = _Texts(prompts, config.n_samples, writer, meter, ledger)
-    final = yield from texts.choose(steered, proposals.controls)
+    places, final = yield from texts.choose(steered, proposals.controls, sweep)
     for column, text in (("kl_elsewhere", elsewhere), ("kl_whole", whole)):
         steered, final = yield from _with_cost(column, text, steered, final, writer, meter)
     steered, final = with_doses(model, steered, final, elsewhere)
@@ -190,12 +194,13 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
 
     save(folder, proposals.candidates)
     limits = "; ".join(filter(None, (too_short(material), targeted.limit))) or None
-    comparison = _comparison(config, subject, concepts, refused, panel, proposals, steered, limits)
+    kept = places.kept(steered)
+    comparison = _comparison(config, subject, concepts, refused, panel, proposals, kept, limits)
     refusals = _refused_rows(comparison, proposals.methods)
     strengths = [*(s.row() for s in steered), *refusals]
-    _write(folder, ledger, strengths, comparison, answered, tried)
+    _write(folder, ledger, strengths, comparison, places, answered, tried)
     tables.TARGETS.write(folder, _target_rows(targeted, refused))
-    facts = _facts(config, subject, comparison, proposals, texts)
+    facts = _facts(config, subject, comparison, proposals, texts) | places.facts()
     if client is None:
         return facts
     tables.CALLS.write(folder, client.account.rows())
@@ -213,21 +218,23 @@ class _Texts:
     ledger: Ledger
 
     def choose(
-        self, steered: Sequence[Steered], controls: Collection[str]
-    ) -> Generator[Progress, None, list[Steered]]:
-        """Those that validate prompts choose, and every control."""
+        self, steered: Sequence[Steered], controls: Sequence[str], sweep: Sweep
+    ) -> Generator[Progress, None, tuple[Decision, list[Steered]]]:
+        """Where methods and controls steer, and there those that validate prompts choose, and every
+        control."""
         rivals = contested(steered, controls)
         # chance chooses among the controls' steerings as methods choose among theirs
         dealt = [s for s in steered if s.method in controls] if rivals else []
+        judged = {id(s): s for s in (*rivals, *dealt, *sweep.entrants(steered))}.values()
         jobs = [
-            (s, job)
-            for s in (*rivals, *dealt)
-            for job in s.jobs(self.prompts["validate"], self.n_samples)
+            (s, job) for s in judged for job in s.jobs(self.prompts["validate"], self.n_samples)
         ]
         work = self.writer.write([job for _, job in jobs])
         texts = yield from self.meter.run(work, "validate prompts", self.meter.continuation)
         self.ledger.add_steered("validate", jobs, texts)
-        return choose(self.ledger.results(), steered, controls)
+        validated, floor = self.ledger.results(), next(iter(controls), None)
+        places = sweep.decide(validated, steered, self.ledger.judged, floor)
+        return places, choose(validated, places.kept(steered), controls)
 
     def test(self, final: Sequence[Steered]) -> Iterator[Progress]:
         """Plain and steered text after test prompts."""
@@ -402,13 +409,14 @@ def _write(
     ledger: Ledger,
     strengths: list[dict[str, Any]],
     comparison: Comparison,
+    places: Decision,
     answered: pl.DataFrame | None,
     tried: Sequence[Outcome] | None,
 ) -> None:
     tables.GENERATIONS.write(folder, ledger.generations())
     tables.JUDGEMENTS.write(folder, ledger.judgements())
     table = tables.STRENGTHS.write(folder, strengths)
-    results = ledger.results()
+    results = places.frozen(ledger.results())
     reached = by_concept(results, table, comparison)
     tables.STEERED.write(folder, reached.select(list(tables.STEERED.columns)))
     against = contrasts(results, reached, comparison)
@@ -424,6 +432,10 @@ def _write(
     if tried is not None:
         tables.BATTERY.write(folder, battery_rows(tried))
         scores.append({**comparison.columns, **battery_score(tried)})
+    if places.sweep.hook_points:
+        tables.HOOK_POINTS.write(folder, places.rows())
+        scores += places.score_rows(comparison)
+        measures = (*measures, *hook_points.MEASURES)
     write(folder, STEER.name, scores, declared(comparison.judges, measures))
 
 
@@ -439,6 +451,8 @@ def _nothing(
         table.write(folder, [])
     if config.battery:
         tables.BATTERY.write(folder, battery_rows(not_run(config.has_panel, reason)))
+    if config.hook_point_sweep:
+        tables.HOOK_POINTS.write(folder, [])
     save(folder, [])
     measures = _declared(config)
     write(folder, STEER.name, [absent_row(named | {"n_seeds": n_seeds}, reason)], measures)
@@ -480,7 +494,9 @@ def _refused_rows(comparison: Comparison, names: Sequence[str]) -> Iterator[dict
 
 
 def _declared(config: SteerConfig) -> Measures:
-    return declared(config.beside, answers.MEASURES if config.answers.path else ())
+    of_answers = answers.MEASURES if config.answers.path else ()
+    of_sweep = hook_points.MEASURES if config.hook_point_sweep else ()
+    return declared(config.beside, (*of_answers, *of_sweep))
 
 
 def _entries(config: SteerConfig) -> Mapping[str, int]:
@@ -497,6 +513,8 @@ def _entries(config: SteerConfig) -> Mapping[str, int]:
     for name, files in asked.prompts(config).items():
         entries[f"judge.{name}.bytes"] = content_number(files)
     entries |= asked.numbers(config)
+    if config.hook_point_sweep:
+        entries["hook points"] = hook_points.VERSION
     if config.answers.path:
         entries["answers"] = answers.VERSION
         entries["answers.files"] = content_number(config.answers.files())

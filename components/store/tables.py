@@ -599,6 +599,42 @@ FURTHER_JUDGES = Table(
     },
     ("concept", "method", "kl_budget", "judge"),
 )
+HOOK_POINTS = Table(
+    "hook_points",
+    "steer",
+    "The hook point sweep: what each method reaches at each hook point on validate text, and which "
+    "was chosen; only where a sweep was asked for.",
+    {
+        "method": (pl.String, "as in `steered`"),
+        "direction": (
+            pl.Int32,
+            "number of a control's direction, each of which chooses for itself; null for methods",
+        ),
+        "hook_point": (pl.String, "canonical hook point"),
+        "kl_budget": (pl.Float64, "nats a token; null where no strength can be set"),
+        "measure": (
+            pl.String,
+            "what chooses: composite; uplift where no composite is judged",
+        ),
+        "value": (pl.Float64, "mean over targets on validate text; a target without text is 0"),
+        "low": (pl.Float64, "Student's 95% interval over targets, lower end"),
+        "high": (pl.Float64, "upper end"),
+        "n": (pl.Int64, "targets, failures included"),
+        "n_failed": (pl.Int64, "targets without text that worked, counted in n"),
+        "uplift": (pl.Float64, "mean over targets, which decides between equals"),
+        "over_budgets": (pl.Float64, "mean of value over the budgets, which the choice is made by"),
+        "baseline": (pl.Float64, "the same of the control's directions at this hook point, mean"),
+        "baseline_name": (pl.String, "that control"),
+        "better": (pl.String, "higher"),
+        "chosen": (pl.Boolean, "whether this hook point was chosen, for all targets and budgets"),
+        "replicates": (
+            pl.List(pl.Int32),
+            "numbers of the steerings that are tried here, in `strengths` and `generations`",
+        ),
+        "reason": (pl.String, "why targets failed"),
+    },
+    ("method", "direction", "hook_point", "kl_budget"),
+)
 BATTERY = Table(
     "battery",
     "steer",
@@ -754,7 +790,7 @@ TABLES = {
     for table in (
         DOCUMENTS, CONCEPTS, LABELS, PAIRS, PROMPTS, VOCABULARY, NAMES, CURVE, LATENTS, NEIGHBOURS,
         POOLED, CONTEXTS, COOCCURRING, EXPLANATIONS, EXPLANATION_SCORES, CONTROL_SCORES, EXPLANATION_STRATA,
-        LATENT_SCORES, TARGETS, STRENGTHS, GENERATIONS, JUDGEMENTS, STEERED, ANSWERS, CONTRASTS, FURTHER_JUDGES, BATTERY, CONCEPTS_FOUND, ABSORPTION, FIRST_LETTER,
+        LATENT_SCORES, TARGETS, STRENGTHS, GENERATIONS, JUDGEMENTS, STEERED, ANSWERS, CONTRASTS, FURTHER_JUDGES, HOOK_POINTS, BATTERY, CONCEPTS_FOUND, ABSORPTION, FIRST_LETTER,
         WRITERS, CALLS,
     )
 }  # fmt: skip

@@ -15,6 +15,7 @@ from components.store.tables import (
     BATTERY,
     CONTRASTS,
     GENERATIONS,
+    HOOK_POINTS,
     JUDGEMENTS,
     STEERED,
     STRENGTHS,
@@ -32,7 +33,7 @@ from dashboards import (
     views,
 )
 from dashboards.app import show
-from dashboards.markdown import plain
+from dashboards.markdown import code, plain
 from dashboards.runs import Experiment
 
 PAIRS = 20
@@ -56,6 +57,7 @@ def page(shown: Experiment) -> None:
     if kind is not None:
         _tradeoff(report, shown.measures, steer, kind)
         _budgets(report, shown.measures, kind)
+    _hook_points(steer)
     left, right = st.columns([1.3, 1], gap="large")
     with left:
         st.subheader("By concept", anchor="concepts")
@@ -180,6 +182,36 @@ def _budgets(report: pl.DataFrame, declared: Measures, kind: str) -> None:
             else ""
         )
     )
+
+
+def _hook_points(steer: Artifact) -> None:
+    """What each method reached at each hook point of the sweep, where one was asked for."""
+    if HOOK_POINTS.file not in steer.files:
+        return
+    tried = runs.table(HOOK_POINTS, steer)
+    if tried.is_empty():
+        return
+    st.subheader("Which hook point", anchor="hook-points")
+    swept = views.steering.hook_points(tried, steer.facts.get("spoilt", {}))
+    parts = swept.partition_by("budget", maintain_order=True)
+    for start in range(0, len(parts), 2):
+        row = parts[start : start + 2]
+        for column, part in zip(st.columns(min(2, len(parts))), row, strict=False):
+            budget = part["budget"][0]
+            title = "own cost" if budget is None else f"KL budget {measures.number(budget)}"
+            chart = charts.hook_points(part, tried["measure"][0], title)
+            column.altair_chart(chart, width="stretch")
+    chosen = steer.facts["hook_point_sweep"]["chosen"]
+    told = [f"{code(method)} at {code(of)}" for method, of in chosen.items() if isinstance(of, str)]
+    st.caption(
+        f"Mean {tried['measure'][0]} over targets on text after validate prompts, 95% intervals; a "
+        "ring: chosen, once for all targets and budgets, before any test prompt was written. "
+        f"Steered: {', '.join(told)}. Of a control each direction chose for itself: the mean over "
+        "directions, and the interval over these. Methods that read a dictionary stay where it "
+        "writes."
+    )
+    with st.expander("The same as a table"):
+        st.dataframe(views.steering.told_of_sweep(swept), hide_index=True)
 
 
 def _contrasts(steer: Artifact) -> None:

@@ -1,9 +1,10 @@
-"""What steering reaches beside what it costs, and whether its judges can be gamed, as tables that a
-page shows. Pure functions of tables, without Streamlit."""
+"""What steering reaches beside what it costs, where in the model it was tried, and whether its judges
+can be gamed, as tables that a page shows. Pure functions of tables, without Streamlit."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,15 @@ POINT_COLUMNS = {
     **{f"{axis}{end}": pl.Float64 for axis in AXES for end in ("", "_low", "_high")},
     "n": pl.Int64,
     "n_failed": pl.Int64,
+}
+SWEEP_COLUMNS = {
+    **dict.fromkeys(("method", "standing", "hook_point"), pl.String),
+    **dict.fromkeys(("budget", "value", "low", "high"), pl.Float64),
+    "n": pl.Int64,
+    "unit": pl.String,
+    **dict.fromkeys(("n_failed", "n_chosen"), pl.Int64),
+    "chosen": pl.Boolean,
+    "reason": pl.String,
 }
 
 
@@ -178,6 +188,71 @@ def told(points: pl.DataFrame, success: str) -> pl.DataFrame:
         told |= {"targets": row["n"], "failed": row["n_failed"]}
         best = [axis for axis in ("cost", "fluency") if row[f"best_{axis}"]]
         rows.append(told | {"none better for its": " and ".join(best) or NOTHING})
+    return pl.DataFrame(rows)
+
+
+def hook_points(tried: pl.DataFrame, controls: Collection[str] = ()) -> pl.DataFrame:
+    """The HOOK_POINTS table with a control's directions taken together: a row for each method at
+    each hook point and budget.
+
+    Args:
+        tried: the HOOK_POINTS table.
+        controls: names of methods under controls.
+
+    Returns:
+        SWEEP_COLUMNS. Of a control `value` is the mean over its directions with Student's interval
+            over these, `n` their number, `n_chosen` by how many the hook point was chosen; failures
+            are those of the direction that has most.
+    """
+    rows = []
+    place = ["method", "hook_point", "kl_budget"]
+    for (method, name, budget), part in tried.group_by(place, maintain_order=True):
+        row = part.sort("n_failed", descending=True, maintain_order=True).row(0, named=True)
+        is_control = row["direction"] is not None
+        over = t_interval(part["value"].to_numpy()) if is_control else None
+        ends = (
+            dataclasses.asdict(over) if over else {k: row[k] for k in ("value", "low", "high", "n")}
+        )
+        rows.append(
+            {
+                "method": method,
+                "standing": CONTROL if is_control or method in controls else METHOD,
+                "hook_point": name,
+                "budget": budget,
+                **ends,
+                "unit": "directions" if is_control else "targets",
+                "n_failed": row["n_failed"],
+                "n_chosen": int(part["chosen"].sum()),
+                "chosen": bool(row["chosen"]) and not is_control,
+                "reason": row["reason"],
+            }
+        )
+    return pl.DataFrame(rows, schema=SWEEP_COLUMNS)
+
+
+def told_of_sweep(swept: pl.DataFrame) -> pl.DataFrame:
+    """`hook_points` as a reader's table."""
+    rows = []
+    for row in swept.iter_rows(named=True):
+        value, interval = estimate(row["value"], row["low"], row["high"])
+        of_directions = f"by {row['n_chosen']} of {row['n']}"
+        rows.append(
+            {
+                "method": row["method"],
+                "is a": row["standing"],
+                "hook point": row["hook_point"],
+                "budget": "own cost" if row["budget"] is None else number(row["budget"]),
+                "on validate": value,
+                "95% interval": interval,
+                "n": row["n"],
+                "of": row["unit"],
+                "targets without text": row["n_failed"],
+                "chosen": of_directions
+                if row["unit"] == "directions"
+                else "chosen" * row["chosen"] or NOTHING,
+                "note": row["reason"] or "",
+            }
+        )
     return pl.DataFrame(rows)
 
 

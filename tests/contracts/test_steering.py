@@ -100,6 +100,24 @@ def test_a_candidate_is_a_steering_or_a_reason(name: str) -> None:
             assert candidate.sign in (-1, 1)
 
 
+@pytest.mark.parametrize("name", [name for name, kind in methods.items() if kind.any_hook_point])
+def test_a_method_of_any_hook_point_steers_where_it_is_told_and_needs_no_dictionary(
+    name: str,
+) -> None:
+    assert not methods[name].reads_dictionary
+    given = evidence_of(toys.tiny_model())
+    given = dataclasses.replace(
+        given, units={**given.units, "mlp_out.1": 3.0}, codes=None, dictionary=None
+    )
+    for place in ("mlp_out.1", HOOK):
+        found = list(method(name, hook_points=[place]).candidates(given))
+        assert found and all(c.steering is not None for c in found)
+        for candidate in found:
+            kind = type(candidate.steering)
+            done = kind.intervention([candidate.steering], torch.ones(1))
+            assert [edit.hook_point for edit in done.edits] == [place]
+
+
 @pytest.mark.parametrize("name", methods.names())
 def test_a_method_proposes_the_same_again(name: str) -> None:
     for first, again in zip(proposed(name), proposed(name), strict=True):

@@ -326,6 +326,29 @@ def steering(folder: Path, random: np.random.Generator, budget: float = 0.1) -> 
     tables.BATTERY.write(folder, tricks())
 
 
+def swept_rows() -> list[dict[str, Any]]:
+    """A hook point sweep: a method, the same under a control, and a control of three directions."""
+    about = {"kl_budget": 0.1, "measure": "composite", "n": 5, "n_failed": 0, "better": "higher"}
+    rows = []
+    for method, values in {"m": (0.2, 0.4), "spoilt_m": (0.05, 0.1)}.items():
+        for place, (name, value) in enumerate(zip(("early", "late"), values, strict=True)):
+            lost = place and method == "m"
+            why = "1 of 5 targets have no text here and count as 0" if lost else None
+            rows.append(
+                about
+                | {"method": method, "hook_point": name, "value": value, "low": value - 0.1}
+                | {"high": value + 0.1, "chosen": bool(place), "replicates": [place]}
+                | {"n_failed": int(bool(lost)), "reason": why}
+            )
+    for direction, (early, late) in enumerate(((0.05, 0.01), (0.1, 0.04), (0.15, 0.2))):
+        for place, (name, value) in enumerate((("early", early), ("late", late))):
+            is_chosen = value == max(early, late)
+            number = {"direction": direction, "replicates": [2 * direction + place]}
+            at = {"method": "r", "hook_point": name, "value": value, "chosen": is_chosen}
+            rows.append(about | at | number)
+    return rows
+
+
 def tricks() -> list[dict[str, Any]]:
     """A battery whose law holds against two tricks, is broken by one and not shown of one; one more
     was not tried."""

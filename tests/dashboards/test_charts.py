@@ -8,6 +8,7 @@ import pytest
 
 from components.store import tables
 from dashboards import charts, views
+from tests.dashboards.conftest import swept_rows
 
 
 def curve(name: str, values: list[float]) -> pl.DataFrame:
@@ -81,6 +82,21 @@ def test_steering_shows_the_largest_random_direction_once_for_each_concept() -> 
     assert rules["encoding"]["x"]["field"] == "low"
     assert points["encoding"]["y"]["sort"] == ["sea", "garden"]
     assert points["encoding"]["shape"]["field"] == "method"  # colour never speaks alone
+
+
+def test_the_sweep_has_a_point_with_interval_for_each_method_and_a_ring_around_what_was_chosen() -> (
+    None
+):
+    swept = views.steering.hook_points(tables.HOOK_POINTS.frame(swept_rows()), ["spoilt_m"])
+    spec = charts.hook_points(swept, "composite", "KL budget 0.1").to_dict()
+    lines, rules, drawn, rings = spec["layer"]
+    assert (rules["encoding"]["y"]["field"], rules["encoding"]["y2"]["field"]) == ("low", "high")
+    assert drawn["encoding"]["x"]["sort"] == ["early", "late"], "the order of the sweep"
+    assert drawn["encoding"]["y"]["title"] == "composite on validate text"
+    assert rings["transform"] == [{"filter": "datum.chosen"}] and lines["mark"]["type"] == "line"
+    scale = drawn["encoding"]["color"]["scale"]
+    assert scale["domain"] == ["m", "r", "spoilt_m"]
+    assert scale["range"][0] != charts.GREY and scale["range"][1:] == [charts.GREY] * 2
 
 
 def points(*rows: tuple[str, str, float | None, float, float | None]) -> pl.DataFrame:

@@ -21,7 +21,7 @@ from components.report.tables import COMPARISON
 from components.store import maps
 from components.store.artifact import Store, digest
 from components.store.notes import Notes
-from components.store.tables import CALLS, GENERATIONS
+from components.store.tables import CALLS, GENERATIONS, HOOK_POINTS
 from dashboards import listing, runs
 from dashboards.__main__ import read_ahead
 from dashboards.markdown import code
@@ -322,6 +322,38 @@ def test_an_earlier_run_has_no_battery_and_no_costs_and_the_page_says_so(
     said = words(app)
     assert "This run has no gaming battery: `steer.battery` is off, or an earlier version" in said
     assert "No cost is known: the artifact has no table of methods by concept" in said
+
+
+def test_the_hook_point_sweep_stands_on_the_page_where_there_was_one(
+    open_page: Open, store: Store, write_experiment: Callable[..., Any], monkeypatch: Any
+) -> None:
+    earlier, invented = conftest.steering, conftest.make
+
+    def swept(folder: Path, random: Any, budget: float = 0.1) -> None:
+        earlier(folder, random, budget)
+        HOOK_POINTS.write(folder, conftest.swept_rows())
+
+    def with_facts(store: Store, stage: str, inputs: Any, facts: Any, write: Any, **config: Any):
+        chosen = {"m": "late", "spoilt_m": "late", "r": {"early": 2, "late": 1}}
+        told = {"hook_point_sweep": {"tried": ["early", "late"], "chosen": chosen}}
+        spoilt = {"spoilt": {"spoilt_m": ["m", "spoilt"]}}
+        more = told | spoilt if stage == "steer" else {}
+        return invented(store, stage, inputs, {**facts, **more}, write, **config)
+
+    monkeypatch.setattr(conftest, "steering", swept)
+    monkeypatch.setattr(conftest, "make", with_facts)
+    app = open_page("steering", write_experiment(store))
+    assert not app.exception and not app.error
+    said = words(app)
+    assert "Which hook point" in said and "Steered: `m` at `late`, `spoilt_m` at `late`." in said
+    (told,) = (each.value for each in app.dataframe if "targets without text" in each.value)
+    assert list(told["chosen"]) == ["–", "chosen", "–", "chosen", "by 2 of 3", "by 1 of 3"]
+
+
+def test_without_a_hook_point_sweep_the_page_says_nothing_of_one(
+    open_page: Open, experiment: Any
+) -> None:
+    assert "Which hook point" not in words(open_page("steering", experiment))
 
 
 def test_damaged_bytes_are_a_sentence_not_a_traceback(open_page: Open, own_experiment: Any) -> None:

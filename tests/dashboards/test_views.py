@@ -16,7 +16,7 @@ from components.report.tables import REPORT
 from components.store import tables
 from components.store.tables import CONTRASTS
 from dashboards import tokens, views
-from tests.dashboards.conftest import tricks
+from tests.dashboards.conftest import swept_rows, tricks
 from tests.report.rows import MEASURES, explained, found, score, steered
 
 
@@ -748,6 +748,25 @@ def test_every_control_direction_is_a_dot_of_its_mean_with_failures_as_nothing()
     assert dots["success"].to_list() == pytest.approx([(0.4 + 0.2) / 2, 0.1])
     assert dots["fluency"].to_list() == pytest.approx([0.2, 0.1])
     assert dots["cost"].to_list() == pytest.approx([0.1, 0.2])
+
+
+def test_the_sweep_is_told_with_the_directions_of_a_control_together() -> None:
+    swept = views.steering.hook_points(tables.HOOK_POINTS.frame(swept_rows()), ["spoilt_m"])
+    of = {(row["method"], row["hook_point"]): row for row in swept.to_dicts()}
+    assert list(of) == [(m, h) for m in ("m", "spoilt_m", "r") for h in ("early", "late")]
+    own = of["m", "late"]
+    assert [own[name] for name in ("value", "low", "high")] == pytest.approx([0.4, 0.3, 0.5])
+    assert (own["n"], own["unit"], own["chosen"], own["n_failed"]) == (5, "targets", True, 1)
+    assert (own["standing"], of["spoilt_m", "late"]["standing"]) == ("method", "control")
+    control = of["r", "early"]
+    assert (control["value"], control["n"]) == (pytest.approx(0.1), 3)
+    assert control["low"] < 0.1 < control["high"], "over directions"
+    assert (control["n_chosen"], of["r", "late"]["n_chosen"], control["chosen"]) == (2, 1, False)
+    told = {(row["method"], row["hook point"]): row for row in views.steering.told_of_sweep(swept).to_dicts()}  # fmt: skip
+    assert told["m", "late"]["chosen"] == "chosen" and told["m", "early"]["chosen"] == "–"
+    assert told["r", "early"]["chosen"] == "by 2 of 3"
+    assert told["m", "late"]["note"] == "1 of 5 targets have no text here and count as 0"
+    assert told["m", "late"]["95% interval"] == "0.30 to 0.50"
 
 
 def test_the_battery_marks_what_a_judge_alone_falls_for_and_what_breaks_the_law() -> None:

@@ -37,6 +37,7 @@ class CovarianceMatched(SteeringMethod):
     config = CovarianceMatchedConfig
     steering = AddVector
     control = True
+    any_hook_point = True
 
     @classmethod
     def at_most(cls, config: CovarianceMatchedConfig) -> int:

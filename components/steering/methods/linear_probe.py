@@ -29,6 +29,7 @@ class LinearProbe(SteeringMethod):
 
     config = LinearProbeConfig
     steering = AddVector
+    any_hook_point = True
 
     @classmethod
     def at_most(cls, config: LinearProbeConfig) -> int:

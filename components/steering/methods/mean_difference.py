@@ -29,6 +29,7 @@ class MeanDifference(SteeringMethod):
 
     config = MeanDifferenceConfig
     steering = AddVector
+    any_hook_point = True
 
     @classmethod
     def at_most(cls, config: MeanDifferenceConfig) -> int:

@@ -43,6 +43,7 @@ class PairedDifference(SteeringMethod):
 
     config = PairedDifferenceConfig
     steering = AddVector
+    any_hook_point = True
 
     @classmethod
     def at_most(cls, config: PairedDifferenceConfig) -> int:

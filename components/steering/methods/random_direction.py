@@ -35,6 +35,7 @@ class RandomDirection(SteeringMethod):
     version = 2
     steering = AddVector
     control = True
+    any_hook_point = True
 
     @classmethod
     def at_most(cls, config: RandomDirectionConfig) -> int:

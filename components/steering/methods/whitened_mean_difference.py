@@ -39,6 +39,7 @@ class WhitenedMeanDifference(SteeringMethod):
 
     config = WhitenedMeanDifferenceConfig
     steering = AddVector
+    any_hook_point = True
 
     @classmethod
     def at_most(cls, config: WhitenedMeanDifferenceConfig) -> int:
