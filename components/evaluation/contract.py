@@ -29,7 +29,7 @@ from components.report.measure import Measure
 from components.statistics import Interval
 from components.store.artifact import Artifact
 from components.store.rows import Rows
-from components.store.shards import ActivationShards, CodeShards
+from components.store.shards import ActivationShards
 from components.store.stage import Progress
 
 TEST = "test"
@@ -45,7 +45,7 @@ class Control:
         dictionary: itself; None when only its codes are at hand.
     """
 
-    codes: CodeShards
+    codes: Encoded
     dictionary: Dictionary | None
 
 
@@ -191,6 +191,10 @@ class Evaluation(Entry):
     asked."""
     reads_text: ClassVar[bool] = True
     """Whether it reads the corpus; without one, its first measure is absent with the reason."""
+    reads_shards: ClassVar[bool] = True
+    """Whether it reads activations or codes by the row; where none are stored, its first measure is
+    absent with the reason. What only goes through activations in order has them from the running
+    model too."""
 
     @abstractmethod
     def measure(self, subject: Subject) -> Measuring:

@@ -86,6 +86,7 @@ class LossRecovered(Evaluation):
 
     config = LossRecoveredConfig
     measures = MEASURES
+    reads_shards = False
 
     def measure(self, subject: Subject) -> Measuring:
         """For each hook point the pass goes on from it five times: clean, ablated twice, spliced,
