@@ -47,8 +47,12 @@ class RunningActivations(ActivationShards):
         tokens_run: tokens that passed the model so far, those that are not kept among them.
     """
 
-    def __init__(self, artifact: Artifact, corpus: Artifact, model: LanguageModel) -> None:
-        self.artifact, self.corpus, self.model = artifact, corpus, model
+    def __init__(
+        self, artifact: Artifact, corpus: Artifact, reference: ModelReference, settings: Execution
+    ) -> None:
+        self.artifact, self.corpus = artifact, corpus
+        self._reference, self._settings = reference, settings
+        self._model: LanguageModel | None = None
         self.config = load(CaptureConfig, artifact.config)
         self.splits = sorted(self.config.splits)
         self.hook_points = list(artifact.facts["hook_points"])
@@ -57,6 +61,19 @@ class RunningActivations(ActivationShards):
         self._contexts: dict[str, SplitContexts] = {}
         self._batches: dict[str, tuple[list[slice], Tensor]] = {}
         self._held: OrderedDict[tuple[str, int], dict[str, Tensor]] = OrderedDict()
+
+    @property
+    def model(self) -> LanguageModel:
+        """The model, loaded when it is first asked for."""
+        if self._model is None:
+            self._model = self._reference.load(self._settings)
+        return self._model
+
+    def release(self) -> None:
+        """Lets go of the model and of the rows that are held; both come again when they are asked
+        for."""
+        self._model = None
+        self._held.clear()
 
     def n_rows(self, split: str) -> int:
         """Rows (tokens) of one split."""
@@ -161,7 +178,7 @@ def opened(
         place = model.config.model_dump(include={"path", "revision", "online"})
         places.append(recorded.model_copy(update=place))
     reference = locate(artifact.facts["model"], places)
-    return RunningActivations(artifact, corpus, reference.load(settings))
+    return RunningActivations(artifact, corpus, reference, settings)
 
 
 def _length(batch: dict[str, Tensor]) -> int:

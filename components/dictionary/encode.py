@@ -256,6 +256,9 @@ def formula(config: EncodeConfig, inputs: Mapping[str, Any], settings: Execution
     # the cosines of a latent take as long as the codes of a row, and all logits as long as those of
     # the vocabulary's rows
     work = n_rows + d_sae + vocabulary
+    told_of_work = "rows, latents and tokens"
+    if not stored:
+        told_of_work += f", of which the {n_rows:,} tokens of {read[0]} pass the model once"
     alike = (trained["architecture"], d_sae, d_in, bool(model), stored)
 
     def probe(seconds: float) -> tuple[float, str]:
@@ -278,10 +281,10 @@ def formula(config: EncodeConfig, inputs: Mapping[str, Any], settings: Execution
             length = max(1, passed["rows"] // max(1, passed["contexts"]))
             loading, by_token, paced = model.pace(settings, length, seconds, trained["reads"])
             seconds_taken += loading + by_token * n_rows
-            told += f"; {n_rows:,} tokens of {read[0]} pass the model once: {paced}"
+            told += f"; {paced}"
         return seconds_taken, told
 
-    return Estimate(memory, disk, {}, facts, (work, "rows, latents and tokens"), alike, probe)
+    return Estimate(memory, disk, {}, facts, (work, told_of_work), alike, probe)
 
 
 def _read(folder: Path, split: str, d_sae: int) -> Iterator[Codes]:

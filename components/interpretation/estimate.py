@@ -68,17 +68,17 @@ def _from_model(
 def _passes(
     rows: Sequence[int], inputs: Mapping[str, Any], settings: Execution, seconds: float
 ) -> tuple[float, str]:
-    """How long the splits take to pass the model once each, and that in words."""
+    """How long the splits take to pass the model once each, for all dictionaries of one model
+    together, and that in words."""
     n, model = sum(rows), inputs.get("model")
-    told = f"{n:,} tokens pass the model once, those of {', '.join(SPLITS)}"
     if model is None:
-        return 0.0, told
+        return 0.0, "passes of a model that is not given are not counted"
     length, places = (
         inputs["corpus"].facts["context_length"],
         tuple(inputs["activations"].facts["hook_points"]),
     )
     loading, by_token, paced = model.pace(settings, length, seconds, places)
-    return loading + by_token * n, f"{told}, for all dictionaries of one model together: {paced}"
+    return loading + by_token * n, paced
 
 
 def formula(config: InterpretConfig, inputs: Mapping[str, Any], settings: Execution) -> Estimate:
@@ -132,6 +132,10 @@ def formula(config: InterpretConfig, inputs: Mapping[str, Any], settings: Execut
         else ""
     )
     work, alike = (n_latents, "latents, those of controls included"), [names for _, names in listed]
+
+    if not stored:
+        splits = f"{', '.join(SPLITS[:-1])} and {SPLITS[-1]}"
+        work = (sum(rows), f"tokens of {splits}, each of which passes the model once")
 
     def probe(seconds: float) -> tuple[float, str]:
         taken = ONCE + BY_LATENT * n_latents

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from components.capture.running import opened
+from components.capture.running import RunningActivations, opened
 from components.device import Execution, resolve
 from components.dictionary.contract import Dictionary
 from components.errors import InputError, MissingArtifactError
@@ -138,6 +138,8 @@ class Run:
                 self.read.append(read)
             gathered = yield from gather_codes(wanted, read, self.cut, self._limit)
             found |= zip(names, gathered, strict=True)
+            if isinstance(read, RunningActivations):
+                read.release()  # entries load a model of their own, and two may not fit
         return {name: found[name] for name in encoded}
 
     def _wanted(self, encoded: Artifact, control: ControlName | None) -> Wanted:
