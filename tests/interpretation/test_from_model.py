@@ -4,6 +4,7 @@ nothing written but them."""
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from components.device import Execution
 from components.dictionary.architectures.topk import TopK, TopKConfig
 from components.dictionary.encode import EncodeConfig
 from components.experiment import ENCODE
+from components.interpretation import neighbours, searched
 from components.interpretation.config import InterpretConfig
 from components.interpretation.interpret import INTERPRET
 from components.interpretation.run import Run
@@ -194,8 +196,6 @@ def test_what_is_kept_of_the_codes_is_bounded_where_text_is_long(
     running: Road, stored: Road, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beyond the searched windows only the sampled latents stay, and those exactly."""
-    from components.interpretation import neighbours, searched
-
     monkeypatch.setattr(searched, "SEARCHED", 20)
     monkeypatch.setattr(neighbours, "ROWS", 300)
     run = Run.of(CONFIG, running.inputs, CPU)
@@ -224,6 +224,20 @@ def test_what_is_kept_of_the_codes_is_bounded_where_text_is_long(
             beyond[:: -(-all_.n_rows // 300)] = False
         assert not kept.matrix()[np.flatnonzero(beyond)][:, others].nnz
         assert kept.nnz < all_.nnz
+
+
+def test_the_tables_are_the_same_where_most_codes_are_let_go(
+    stored: Road, running: Road, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searched, "SEARCHED", 70)
+    monkeypatch.setattr(neighbours, "ROWS", 300)
+    config = override(CONFIG, {"seed": 1})
+    ours, theirs = (
+        each.store.ensure(INTERPRET, config, each.inputs, CPU)[0] for each in (running, stored)
+    )
+    assert tables.EXPLANATIONS.read(theirs)["explanation"].drop_nulls().len() > 12
+    for table in TABLES:
+        assert table.read(ours).equals(table.read(theirs)), table.name
 
 
 def test_means_of_windows_are_those_from_disk(stored: Road, running: Road) -> None:
@@ -264,8 +278,6 @@ def test_controls_of_directions_say_why_they_are_absent(running: Road) -> None:
 def test_activations_are_opened_from_where_the_model_lies_now(
     running: Road, model: ModelReference, tmp_path: Path
 ) -> None:
-    import shutil
-
     moved = tmp_path / "moved"
     shutil.copytree(model.config.path, moved)
     place = ModelReference(model.config.model_copy(update={"path": str(moved)}))
