@@ -49,16 +49,18 @@ def _from_model(
 ) -> dict[str, int]:
     """What is held beside where codes come from the running model: what is kept of them, and model
     and dictionaries."""
+    windows = [min(n // config.contexts.width, SEARCHED) for n in rows]
     kept, weights = 0, 0
     for facts in read:
         d_sae, l0 = facts["d_sae"], max(facts["l0"].values(), default=0.0)
         sampled = min(1.0, config.latents / d_sae) * l0
-        everywhere = sum(min(n, SEARCHED * config.contexts.width) for n in rows) + ROWS
+        everywhere = config.contexts.width * sum(windows) + ROWS
         kept += round(8 * sum(rows) * (1 + sampled) + 8 * everywhere * l0)
         weights += 4 * 2 * d_sae * facts["d_in"]
     model = inputs.get("model")
     return {
         "gathered codes": kept,
+        "mean vectors": 4 * sum(windows) * read[0]["d_in"],
         "dictionaries": weights,
         "model": model.n_bytes if model else 0,
         "forward pass": inputs["activations"].facts["pass_bytes"],

@@ -10,8 +10,8 @@ latents are sampled was found before, in the pass of `encode` over the explain s
 and it cannot be had for less either, since a latent is drawn by its density there.
 
 Memory: for each token 8 bytes and the sampled latents that are active on it (8 bytes each, of n
-latents on average L0 n / d_sae), and for each searched or counted token its L0, of which there are
-at most a number that does not grow with the text.
+latents on average L0 n / d_sae), and for each searched or counted token its L0 (likewise), of which
+there are at most a number that does not grow with the text.
 """
 
 from __future__ import annotations
