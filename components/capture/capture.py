@@ -215,7 +215,11 @@ def _to_be_read(
 
 
 def _entries(config: CaptureConfig) -> Mapping[str, int]:
-    """For activations from a file a number for its bytes, so that a changed file is read again."""
+    """For activations from a file a number for its bytes, so that a changed file is read again;
+    where the model runs again, the size of its batches, which whoever reads takes from here: another
+    one would find the artifact of the old one, and change nothing."""
+    if config.from_model:
+        return {"batch_size": config.batch_size}
     files = arrays.files(config.arrays)
     return {"arrays": arrays.VERSION, "arrays.bytes": content_number(files)} if files else {}
 

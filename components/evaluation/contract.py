@@ -33,6 +33,8 @@ from components.store.shards import ActivationShards
 from components.store.stage import Progress
 
 TEST = "test"
+MEAN_FROM = "select"
+"""The split whose mean activation stands in the place of activations that are ablated."""
 ABSENT = Interval(None, None, None, 0)
 
 

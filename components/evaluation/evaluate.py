@@ -19,6 +19,7 @@ from components.dictionary.encode import EncodeConfig, Encoded, Encoding
 from components.evaluation import gate
 from components.evaluation.contract import (
     ABSENT,
+    MEAN_FROM,
     TEST,
     Control,
     EvaluationServices,
@@ -237,6 +238,9 @@ def formula(config: EvaluateConfig, inputs: Mapping[str, Any], settings: Executi
             loading, by_token, measured = model.pace(settings, corpus["context_length"], seconds)
             total += loading + PASSES * n * by_token
             told.append(measured)
+            if not is_stored(inputs["activations"]):
+                total += by_token * rows.get(MEAN_FROM, 0)
+                told.append(f"{MEAN_FROM} passes the model once for its mean activation")
         if unknown := sorted(set(listed) - {FOUND, RECOVERED, "reconstruction"}):
             told.append(f"without {', '.join(unknown)}, which was not made here yet")
         return total, "; ".join(told)

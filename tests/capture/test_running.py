@@ -16,7 +16,7 @@ from components.capture.running import RunningActivations, opened
 from components.device import Execution
 from components.errors import DictionaryError, InputError
 from components.model.reference import ModelReference
-from components.store.artifact import Artifact, Store
+from components.store.artifact import Artifact, Store, key_of
 from components.store.rows import Rows
 from components.store.shards import ActivationShards
 from tests import toys
@@ -119,6 +119,16 @@ def test_a_capture_that_is_to_be_run_writes_nothing(store: Store, model: ModelRe
         InputError, match=r"has no shards: neither activations nor codes are stored"
     ):
         ActivationShards(found.artifact)
+
+
+def test_another_batch_size_is_another_capture_where_the_model_runs_again() -> None:
+    """Whoever reads takes it from the artifact, so a smaller one has to be found there."""
+
+    def key(**changes: object) -> str:
+        return key_of(CAPTURE, config(**changes), {})
+
+    assert key(batch_size=1) == key(batch_size=2)
+    assert key(batch_size=1, from_model=True) != key(batch_size=2, from_model=True)
 
 
 def test_what_is_not_there_is_named(store: Store, model: ModelReference) -> None:
