@@ -31,6 +31,7 @@ from components.interpretation.subject import Subject
 from components.statistics import t_interval
 from components.store.artifact import Store
 from components.store.lineage import source
+from components.store.shards import CodeShards
 
 
 def finished(work: Generator[Any, None, Any]) -> Any:
@@ -48,7 +49,7 @@ def main(store: str, key: str, explainer: str, setting: str, *values: str) -> No
     encoded, activations = source(made, "codes"), source(made, "activations")
     corpus = source(made, "corpus")
     assert encoded and activations and corpus, "its inputs lie in the same store"
-    subject = Subject.of_codes(encoded, config)
+    subject = Subject.of_codes(CodeShards(encoded), config)
     execution = Execution(device="cpu")
     inputs = {"corpus": corpus, "activations": activations, "codes": encoded}
     run = Run.of(config, inputs, execution)

@@ -37,6 +37,7 @@ from components.interpretation.subject import Subject  # noqa: E402
 from components.report import worth as worth_of_scores  # noqa: E402
 from components.store import tables  # noqa: E402
 from components.store.artifact import Artifact  # noqa: E402
+from components.store.shards import CodeShards  # noqa: E402
 from flows.chain import Chain  # noqa: E402
 from flows.parameters import resolve  # noqa: E402
 
@@ -101,7 +102,7 @@ def measure(path: Path, arguments: argparse.Namespace, has_truth: bool) -> Measu
                     section.seed,
                 ),
             }
-        trained = Subject.of_codes(inputs["codes"], section)
+        trained = Subject.of_codes(CodeShards(inputs["codes"]), section)
         discrimination, between = _truth(run, trained, subjects)
         reliability = _reliability(run, trained, interpret)
     return Measured(

@@ -13,12 +13,14 @@ from typing import Annotated
 from pydantic import model_validator
 
 from components.capture.capture import CAPTURE, CaptureConfig
+from components.capture.running import opened as activations_opened
 from components.capture.splice import opened, passes
 from components.config import Config, execution, refuse_unused
 from components.corpus.read import READ, ReadConfig
 from components.device import Execution
-from components.dictionary.encode import ENCODE, EncodeConfig
-from components.dictionary.interchange.importing import IMPORT
+from components.dictionary.encode import EncodeConfig
+from components.dictionary.encode import stage as encoding
+from components.dictionary.interchange.importing import stage as importing
 from components.dictionary.settings import TrainConfig
 from components.dictionary.train import stage as training
 from components.errors import ConfigError
@@ -38,8 +40,10 @@ from components.steering.steer import STEER, SteerConfig
 from components.store.stage import GIVEN, Parent, Stage
 from components.sweep import SweepConfig
 
-TRAIN = training(opened, passes)
+TRAIN = training(opened, passes, activations_opened)
 """The stage that trains; a model can take part in it here, where both are known."""
+ENCODE, IMPORT = encoding(activations_opened), importing(activations_opened)
+"""Here these can read activations that are not stored, from the running model."""
 
 
 class ExperimentConfig(Config):

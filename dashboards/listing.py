@@ -58,7 +58,8 @@ def read(shown: Experiment) -> Listing:
 
 def split_of(encode: Artifact) -> str:
     """The split whose statistics are shown: test where it was read, else the last one."""
-    splits = sorted(encode.facts.get("rows") or ()) or runs.distinct(LATENTS, encode, "split")
+    measured = encode.facts.get("l0") or encode.facts.get("rows") or ()
+    splits = sorted(measured) or runs.distinct(LATENTS, encode, "split")
     return "test" if "test" in splits or not splits else splits[-1]
 
 

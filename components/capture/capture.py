@@ -11,33 +11,38 @@ before anything is written.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
-from safetensors.torch import load_file
 from torch import Tensor
 
 from components.capture import arrays, written
 from components.capture.arrays import ArraysConfig
+from components.capture.contexts import (
+    Queued,
+    SplitContexts,
+    arrived,
+    contexts_of,
+    in_batches,
+    queued,
+)
 from components.capture.matrix import Matrix
 from components.config import Config, execution
 from components.corpus.contract import content_number
-from components.device import Execution, to_host
-from components.errors import ConfigError, CorpusError, InputError
+from components.device import Execution
+from components.errors import ConfigError, CorpusError
 from components.model.language_model import LanguageModel
+from components.model.reference import ModelReference
 from components.paths import expanded
 from components.registry import nearest
-from components.store.artifact import Artifact
 from components.store.estimate import Estimate, Estimator, lower
-from components.store.shards import shard_rows, write_activations
+from components.store.shards import FROM_MODEL, shard_rows, write_activations
 from components.store.stage import Parent, Progress, Stage, Work
 
 MEDIAN_CONTEXTS = 64  # contexts whose median norm says what an outlier is
@@ -69,6 +74,9 @@ class CaptureConfig(Config):
     the first 64 contexts of the first split); absent keeps all."""
     arrays: ArraysConfig = ArraysConfig()
     """Activations of your own in place of a model's."""
+    from_model: bool = False
+    """Writes no activations and no codes: `encode` and `interpret` run the model again over the
+    contexts that they read. For a dictionary that exists already (`dictionary`)."""
     contexts_per_shard: PositiveInt = 512
     """Contexts in one shard: the step in which an interrupted capture resumes."""
     batch_size: PositiveInt = execution(32)
@@ -86,29 +94,25 @@ class CaptureConfig(Config):
                 "capture.drop_outlier_norms looks at the model's first contexts, and "
                 "capture.arrays has none; take the rows out of the file yourself"
             )
+        if self.from_model and self.arrays.path:
+            raise ConfigError(
+                "capture.from_model runs a model wherever activations are read, and with "
+                "capture.arrays.path there is none; set one of the two"
+            )
+        if self.from_model and self.drop_outlier_norms:
+            raise ConfigError(
+                "capture.drop_outlier_norms leaves out rows by their activations, and with "
+                "capture.from_model nothing is captured that could say which; set "
+                "capture.drop_outlier_norms=null, or capture.from_model=false"
+            )
         return self
-
-
-@dataclasses.dataclass(frozen=True)
-class _Split:
-    """The contexts of one split that are captured, [context, column], and which of their tokens are
-    kept."""
-
-    name: str
-    token: Tensor
-    document: Tensor
-    position: Tensor
-    kept: Bool[Tensor, "context column"]
-    mask: Tensor | None = None
-    """1 for every token that is no padding; None for packed contexts, whose padding no causal model
-    looks at."""
 
 
 def make(
     folder: Path, config: CaptureConfig, inputs: Mapping[str, Any], settings: Execution | None
 ) -> Work:
     """Writes the shards of every split; yields the bytes first, then tokens done and tokens a
-    second.
+    second. With `from_model` it writes nothing, and its facts say what there is to read.
 
     Raises:
         HookPointError: an unknown hook point.
@@ -121,7 +125,16 @@ def make(
     model: LanguageModel = inputs["model"].load(settings)
     points = list(dict.fromkeys(model.hook_point(name).name for name in config.hook_points))
     dtype = model.dtype if config.dtype == "model" else getattr(torch, config.dtype)
-    splits = [_split(inputs["corpus"], name, config, model) for name in config.splits]
+    splits = [contexts_of(inputs["corpus"], name, config, model) for name in config.splits]
+    of_model = {
+        "model": inputs["model"].key,
+        "model_config": inputs["model"].config.model_dump(mode="json"),
+    }
+    if config.from_model:
+        in_batch = config.batch_size * max(split.token.shape[1] for split in splits)
+        held = pass_bytes(inputs["model"], in_batch)
+        there = _to_be_read(splits, {name: model.width(name) for name in points}, dtype)
+        return there | of_model | {"pass_bytes": held}
     work = [
         (
             split,
@@ -152,8 +165,8 @@ def make(
         writing: Future[None] | None = None
         for split, number, part in missing:
             batches = []
-            for rows in _batches(part, len(split.token), config.batch_size):
-                batches.append(_queue(model, split, rows, points, dtype))
+            for rows in in_batches(part, len(split.token), config.batch_size):
+                batches.append(queued(model, split, rows, points, dtype))
                 done += int(split.kept[rows].sum())
                 if time.perf_counter() - shown_at > 1:
                     shown_at = time.perf_counter()
@@ -180,16 +193,33 @@ def make(
             "contexts": len(split.token),
             "dropped": int(split.kept.sum()) - n_rows,
         }
-    model_config = inputs["model"].config.model_dump(mode="json")
-    return facts | {
-        "model": inputs["model"].key,
-        "model_config": model_config,
-        "tokens_per_second": speed,
+    return facts | of_model | {"tokens_per_second": speed}
+
+
+def _to_be_read(
+    splits: Sequence[SplitContexts], widths: Mapping[str, int], dtype: torch.dtype
+) -> dict[str, Any]:
+    """The facts of a capture that wrote nothing. Mean norms are those of activations that nobody
+    has seen yet."""
+    counts = {split.name: (int(split.kept.sum()), len(split.token)) for split in splits}
+    return {
+        FROM_MODEL: True,
+        "hook_points": {name: {"d_in": width, "mean_norm": None} for name, width in widths.items()},
+        "splits": {
+            name: {"rows": n_rows, "contexts": n_contexts, "dropped": 0}
+            for name, (n_rows, n_contexts) in counts.items()
+        },
+        "dtype": str(dtype).removeprefix("torch."),
+        "tokens_per_second": None,
     }
 
 
 def _entries(config: CaptureConfig) -> Mapping[str, int]:
-    """For activations from a file a number for its bytes, so that a changed file is read again."""
+    """For activations from a file a number for its bytes, so that a changed file is read again;
+    where the model runs again, the size of its batches, which whoever reads takes from here: another
+    one would find the artifact of the old one, and change nothing."""
+    if config.from_model:
+        return {"batch_size": config.batch_size}
     files = arrays.files(config.arrays)
     return {"arrays": arrays.VERSION, "arrays.bytes": content_number(files)} if files else {}
 
@@ -229,7 +259,7 @@ def formula(config: CaptureConfig, inputs: Mapping[str, Any], settings: Executio
             "model": model.n_bytes,
             # one that is being read, one that is being picked, one that is being written
             "shards": 3 * in_shard * sum(widths.values()) * dtype.itemsize,
-            "forward pass": in_batch * PASS * model.shape.d_model * dtype.itemsize,
+            "forward pass": pass_bytes(model, in_batch),
         }
         alike = (model.key, tuple(widths), length)
 
@@ -243,9 +273,20 @@ def formula(config: CaptureConfig, inputs: Mapping[str, Any], settings: Executio
         "splits": counts,
         "dtype": str(dtype).removeprefix("torch."),
     }
+    if config.from_model:
+        facts |= {FROM_MODEL: True, "pass_bytes": memory["forward pass"]}
+        held = {"model": memory["model"]}
+        told = "nothing is captured: the model runs where activations are read"
+        return Estimate(held, {"activations": 0}, {}, facts, probe=lambda _: (0.0, told))
     n = sum(count["rows"] for count in counts.values())
     disk = {"activations": n * written.row_bytes(list(widths.values()), dtype)}
     return Estimate(memory, disk, {}, facts, (n, "tokens"), alike, probe)
+
+
+def pass_bytes(model: ModelReference, n_tokens: int) -> int:
+    """Bytes that the model's forward pass holds while so many tokens pass it."""
+    itemsize = getattr(torch, model.config.dtype).itemsize
+    return n_tokens * PASS * model.shape.d_model * itemsize
 
 
 def _counts(config: CaptureConfig, corpus: Mapping[str, Any]) -> dict[str, dict[str, int]]:
@@ -294,62 +335,9 @@ CAPTURE = Stage(
 )
 
 
-def _split(corpus: Artifact, name: str, config: CaptureConfig, model: LanguageModel) -> _Split:
-    file = f"contexts/{name}.safetensors"
-    if file not in corpus.files:
-        there = [
-            name.split("/")[1].removesuffix(".safetensors")
-            for name in corpus.files
-            if "contexts/" in name
-        ]
-        raise CorpusError(
-            f"the corpus {corpus.stage}/{corpus.key} has no split {name!r}; {nearest(name, there)}"
-        )
-    tensors = load_file(corpus.path(file))
-    token, document, position = (tensors[column] for column in ("token", "document", "position"))
-    if model.context_length is not None and token.shape[1] > model.context_length:
-        raise InputError(
-            f"contexts of {token.shape[1]} tokens do not fit the model's {model.context_length} "
-            "positions; set read.context_length to at most that"
-        )
-    if token.numel() and int(token.max()) >= model.vocab_size:
-        raise InputError(
-            f"split {name!r} holds token {int(token.max())}, and the model knows ids below "
-            f"{model.vocab_size}; read the corpus with this model's tokenizer"
-        )
-    mask = tensors.get("mask")
-    if mask is None and not model.causal:
-        raise InputError(
-            f"{type(model.network).__name__} looks both ways, and documents that share a context "
-            "would change one another's activations there; the contexts of the corpus "
-            f"{corpus.key} are packed: set read.contexts=padded"
-        )
-    kept = document >= 0
-    if not config.drop_special:
-        kept = _real(token, document, model.eos) if mask is None else mask.bool()
-    limit = config.tokens.get(name, 0)
-    if limit and len(kept):
-        enough = kept.sum(1).cumsum(0) >= limit
-        n = int(enough.int().argmax()) + 1 if enough.any() else len(kept)
-        token, document, position, kept = token[:n], document[:n], position[:n], kept[:n]
-        mask = None if mask is None else mask[:n]
-    if not kept.any():
-        raise CorpusError(
-            f"split {name!r} of the corpus {corpus.stage}/{corpus.key} has no token to capture"
-        )
-    return _Split(name, token, document, position, kept, mask)
-
-
-def _real(token: Tensor, document: Tensor, eos: frozenset[int]) -> Tensor:
-    """Everything up to the last document's token and the end token behind it: what is not
-    padding."""
-    columns = torch.arange(token.shape[1])
-    last = torch.where(document >= 0, columns, -1).max(dim=1, keepdim=True).values
-    ended = torch.isin(token, torch.tensor(sorted(eos), dtype=token.dtype)) & (columns == last + 1)
-    return ((columns <= last) | ended) & (last >= 0)
-
-
-def _is_there(folder: Path, split: _Split, number: int, part: slice, config: CaptureConfig) -> bool:
+def _is_there(
+    folder: Path, split: SplitContexts, number: int, part: slice, config: CaptureConfig
+) -> bool:
     rows = shard_rows(folder, split.name, number)
     wanted = int(split.kept[part].sum())
     return rows == wanted or (
@@ -359,7 +347,7 @@ def _is_there(folder: Path, split: _Split, number: int, part: slice, config: Cap
 
 def _limits(
     model: LanguageModel,
-    split: _Split,
+    split: SplitContexts,
     points: Sequence[str],
     config: CaptureConfig,
     dtype: torch.dtype,
@@ -368,8 +356,8 @@ def _limits(
     if config.drop_outlier_norms is None:
         return {}
     norms: dict[str, list[Tensor]] = {name: [] for name in points}
-    for rows in _batches(slice(0, MEDIAN_CONTEXTS), len(split.token), config.batch_size):
-        for name, x in _ready(_queue(model, split, rows, points, dtype)).items():
+    for rows in in_batches(slice(0, MEDIAN_CONTEXTS), len(split.token), config.batch_size):
+        for name, x in arrived(queued(model, split, rows, points, dtype)).items():
             norms[name].append(x[split.kept[rows, : x.shape[1]]].float().norm(dim=1))
     return {
         name: config.drop_outlier_norms * float(torch.cat(parts).median())
@@ -377,44 +365,12 @@ def _limits(
     }
 
 
-def _batches(part: slice, n: int, batch_size: int) -> list[slice]:
-    stop = min(part.stop, n)
-    return [
-        slice(first, min(first + batch_size, stop)) for first in range(part.start, stop, batch_size)
-    ]
-
-
-_Queued: TypeAlias = Mapping[str, Callable[[], Tensor]]
-"""By hook point what waits until a batch's activations have arrived, and gives them."""
-
-
-def _queue(
-    model: LanguageModel, split: _Split, rows: slice, points: Sequence[str], dtype: torch.dtype
-) -> _Queued:
-    """Starts one forward pass and the way of its activations to the host; nothing here waits for a
-    GPU.
-
-    Columns that are padding in every row are left out. A causal model gets no mask: padding is on
-    the right, where its attention never looks.
-    """
-    token, mask = split.token[rows], None
-    if split.mask is not None:
-        longest = int(split.mask[rows].sum(1).max())
-        token = token[:, :longest]
-        mask = None if model.causal else split.mask[rows, :longest]
-    return {name: to_host(x.to(dtype)) for name, x in model.read(token, points, mask).items()}
-
-
-def _ready(queued: _Queued) -> dict[str, Tensor]:
-    return {name: received() for name, received in queued.items()}
-
-
 def _write(
     folder: Path,
-    split: _Split,
+    split: SplitContexts,
     number: int,
     part: slice,
-    batches: Sequence[_Queued],
+    batches: Sequence[Queued],
     limits: Mapping[str, float],
 ) -> None:
     """Picks the kept rows of one shard and writes them."""
@@ -422,18 +378,13 @@ def _write(
     n_rows, context_at, row = int(kept.sum()), 0, 0
     activations: dict[str, Tensor] = {}
     for batch in batches:
-        for name, x in _ready(batch).items():
+        for name, x in arrived(batch).items():
             into = activations.setdefault(name, x.new_empty(n_rows, x.shape[2]))
             assert x.shape[2] == into.shape[1], "`out` would be resized, and its rows misplaced"
             inside = kept[context_at : context_at + len(x), : x.shape[1]].flatten().nonzero()[:, 0]
             torch.index_select(x.flatten(0, 1), 0, inside, out=into[row : row + len(inside)])
         context_at, row = context_at + len(x), row + len(inside)
-    context, offset = kept.nonzero(as_tuple=True)
-    context = context + part.start
-    provenance = {
-        name: getattr(split, name)[context, offset] for name in ("token", "document", "position")
-    }
-    provenance |= {"context": context, "offset": offset}
+    provenance = split.provenance(part)
     if limits:
         small = torch.stack(
             [x.float().norm(dim=1) <= limits[name] for name, x in activations.items()]

@@ -6,11 +6,16 @@ Statistics come from the sparse shards: one pass for counts, sums and maxima, on
 histograms, whose bins need the maximum. Row i of the codes of a split is row i of its activations.
 Neighbours by decoder cosine are found a block of rows at a time, so that no table of d_sae x d_sae
 ever exists. A killed run continues at the shard.
+
+Where the capture wrote no activations (`capture.from_model`), no codes are written either: whoever
+stands above this package says how activations are read then (`Opening`), and each token of one
+split, that from which latents are drawn, passes the model once for the statistics. Histograms,
+which would take a second pass, and codes pooled by document are left out.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -32,7 +37,17 @@ from components.seeds import torch_generator
 from components.spelling import Bytes
 from components.store.estimate import Estimate, Estimator, lower
 from components.store.rows import Rows
-from components.store.shards import ActivationShards, Codes, CodeShards, shard_rows, write_codes
+from components.store.shards import (
+    FROM_MODEL,
+    ActivationShards,
+    Codes,
+    CodeShards,
+    Opening,
+    activations_of,
+    is_stored,
+    shard_rows,
+    write_codes,
+)
 from components.store.stage import Inputs, Parent, Progress, Stage, Work
 from components.store.tables import LATENTS, NEIGHBOURS, POOLED
 
@@ -46,6 +61,8 @@ NEAREST = 10
 COSINES = 1 << 24
 """Cosines held at a time while neighbours are looked for: 64 MiB."""
 RESIDUAL_WRITERS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
+SAMPLED_FROM = "explain"
+"""The split whose densities say which latents are drawn."""
 
 
 class EncodeConfig(Config):
@@ -57,14 +74,21 @@ class EncodeConfig(Config):
     """Tokens encoded at a time."""
 
 
-@dataclasses.dataclass
 class _Statistics:
     """Sums over the codes of one split, latent by latent."""
 
-    n_active: np.ndarray
-    total: np.ndarray
-    maximum: np.ndarray
-    histogram: np.ndarray
+    def __init__(self, d_sae: int) -> None:
+        self.n_active, self.total = np.zeros(d_sae, np.int64), np.zeros(d_sae)
+        self.maximum = torch.zeros(d_sae)
+        self.histogram: np.ndarray | None = None
+        """Needs the maxima, so a pass of its own."""
+
+    def add(self, codes: Codes) -> None:
+        """The codes of one shard."""
+        latents, d_sae = codes.indices.long(), len(self.total)
+        self.n_active += np.bincount(latents, minlength=d_sae)
+        self.total += np.bincount(latents, codes.values, minlength=d_sae)
+        self.maximum.scatter_reduce_(0, latents, codes.values, "amax")
 
 
 class Encoding:
@@ -102,15 +126,22 @@ Encoded = CodeShards | Encoding
 """Codes of every split, on disk or in memory."""
 
 
-def make(folder: Path, config: EncodeConfig, inputs: Inputs, settings: Execution | None) -> Work:
+def make(
+    folder: Path,
+    config: EncodeConfig,
+    inputs: Inputs,
+    settings: Execution | None,
+    opening: Opening | None = None,
+) -> Work:
     """Writes `<split>/<NNNNN>.safetensors`, `latents.parquet`, `neighbours.parquet` and
     `pooled.parquet`.
 
     Raises:
         DictionaryError: the dictionary's hook point was not captured, or with another width.
+        InputError: activations that are not stored, and no `opening`.
     """
-    settings = settings or Execution()
-    shards = ActivationShards(inputs["activations"])
+    settings, stored = settings or Execution(), is_stored(inputs["activations"])
+    shards = activations_of(inputs, settings, opening)
     trained = inputs["dictionary"]
     dictionary = Dictionary.load(trained, resolve(settings.device))
     name = trained.facts["name"]
@@ -122,17 +153,21 @@ def make(folder: Path, config: EncodeConfig, inputs: Inputs, settings: Execution
             )
     rows = {split: Rows(shards, split, dictionary.reads) for split in config.splits}
     n_rows = {split: each.n_rows for split, each in rows.items()}
-    done = 0
-    for split, each in rows.items():
+    read = measured_splits(config, stored)
+    running = {split: _Statistics(dictionary.d_sae) for split in (() if stored else read)}
+    done, total = 0, sum(n_rows[split] for split in read)
+    for split in read:
+        each = rows[split]
         for number, shard in enumerate(torch.arange(each.n_rows).split(SHARD_ROWS)):
-            if shard_rows(folder, split, number) != len(shard):
+            if not stored or shard_rows(folder, split, number) != len(shard):
                 parts = [
                     dictionary.encode(each.take(index)).to("cpu")
                     for index in shard.split(config.batch)
                 ]
-                write_codes(folder, split, number, Codes.cat(parts))
+                codes = Codes.cat(parts)
+                running[split].add(codes) if running else write_codes(folder, split, number, codes)
             done += len(shard)
-            yield Progress(done, sum(n_rows.values()), "tokens", f"encoding {split}")
+            yield Progress(done, total, "tokens", f"encoding {split}")
 
     latents, pooled = [], []
     directions = dictionary.decoder_directions()
@@ -141,13 +176,14 @@ def make(folder: Path, config: EncodeConfig, inputs: Inputs, settings: Execution
     )
     norms = directions.norm(dim=1).cpu()
     n_active: dict[str, np.ndarray] = {}
-    for split in config.splits:
-        statistics = _statistics(folder, split, dictionary.d_sae)
+    for split in read:
+        statistics = running.get(split) or _statistics(folder, split, dictionary.d_sae)
         n_active[split] = statistics.n_active
         latents.append(_latents(split, n_rows[split], statistics, norms, promoted))
-        pooled.append(
-            _pooled(folder, split, shards.provenance(split)["document"], dictionary.d_sae)
-        )
+        if stored:
+            pooled.append(
+                _pooled(folder, split, shards.provenance(split)["document"], dictionary.d_sae)
+            )
         yield Progress(done, done, "tokens", f"statistics of {split}")
     LATENTS.write(folder, pl.concat(latents))
     near = []
@@ -155,8 +191,9 @@ def make(folder: Path, config: EncodeConfig, inputs: Inputs, settings: Execution
         near.append(part)
         yield Progress(start, dictionary.d_sae, "latents", "neighbours")
     NEIGHBOURS.write(folder, pl.concat(near))
-    POOLED.write(folder, pl.concat(pooled))
-    return {
+    POOLED.write(folder, pl.concat(pooled) if stored else [])
+    from_model = {} if stored else {FROM_MODEL: True}
+    return from_model | {
         "name": name,
         "architecture": dictionary.kind,
         "hook_point": dictionary.hook_point,
@@ -170,9 +207,17 @@ def make(folder: Path, config: EncodeConfig, inputs: Inputs, settings: Execution
     }
 
 
+def measured_splits(config: EncodeConfig, stored: bool) -> tuple[str, ...]:
+    """The splits that are read: all, or where each token has to pass the model the one that latents
+    are drawn from."""
+    if stored:
+        return config.splits
+    return (SAMPLED_FROM if SAMPLED_FROM in config.splits else config.splits[0],)
+
+
 def formula(config: EncodeConfig, inputs: Mapping[str, Any], settings: Execution) -> Estimate:
     """Sparse shards by the dictionary's L0, which of a dictionary that is not trained yet is its k,
-    or else d_in."""
+    or else d_in. Where activations are not stored, no shards, and one pass of the model."""
     captured, trained, model = (
         inputs["activations"].facts,
         inputs["dictionary"].facts,
@@ -180,17 +225,20 @@ def formula(config: EncodeConfig, inputs: Mapping[str, Any], settings: Execution
     )
     rows = {split: rows_of(captured, split) for split in config.splits}
     d_sae, d_in, l0 = trained["d_sae"], trained["d_in"], trained["l0"]
-    n_rows, of_latents = sum(rows.values()), d_sae * len(rows)
+    stored = is_stored(inputs["activations"])
+    read = measured_splits(config, stored)
+    n_rows, of_latents = sum(rows[split] for split in read), d_sae * len(read)
     vocabulary, n_bytes = (model.shape.vocab_size, model.n_bytes) if model else (0, 0)
     documents = sum(
-        captured["splits"][split].get("documents", -(-rows[split] // 120)) for split in rows
+        captured["splits"][split].get("documents", -(-rows[split] // 120)) for split in read
     )
     # documents share few latents among their tokens: about a sixth of their entries are new, and
     # never all latents
-    pooled = round(documents * min(d_sae, n_rows / max(1, documents) * l0 / 6))
+    pooled = round(documents * min(d_sae, n_rows / max(1, documents) * l0 / 6)) * stored
     memory = {
         "weights": 2 * 4 * 2 * d_sae * d_in,
         "model": n_bytes,
+        "forward pass": captured.get("pass_bytes", 0),
         "pre-activations": 2
         * 4
         * max(min(ENCODED, config.batch * d_sae), min(COSINES, d_sae * d_sae)),
@@ -200,14 +248,18 @@ def formula(config: EncodeConfig, inputs: Mapping[str, Any], settings: Execution
         "latents": of_latents * (160 + 800 * bool(model)),
     }
     disk = {
-        "codes": 8 * (n_rows + len(rows) + round(n_rows * l0)),
+        "codes": 8 * (n_rows + len(rows) + round(n_rows * l0)) * stored,
         "latents": of_latents * (30 + 40 * bool(model)) + 60 * d_sae + 10 * pooled,
     }
-    facts = {"d_sae": d_sae, "d_in": d_in, "rows": rows, "l0": dict.fromkeys(rows, float(l0))}
+    facts = {"d_sae": d_sae, "d_in": d_in, "rows": rows, "l0": dict.fromkeys(read, float(l0))}
+    facts |= {} if stored else {FROM_MODEL: True}
     # the cosines of a latent take as long as the codes of a row, and all logits as long as those of
     # the vocabulary's rows
     work = n_rows + d_sae + vocabulary
-    alike = (trained["architecture"], d_sae, d_in, bool(model))
+    told_of_work = "rows, latents and tokens"
+    if not stored:
+        told_of_work += f", of which the {n_rows:,} tokens of {read[0]} pass the model once"
+    alike = (trained["architecture"], d_sae, d_in, bool(model), stored)
 
     def probe(seconds: float) -> tuple[float, str]:
         # what encoding costs depends on little but size and sparsity
@@ -222,9 +274,17 @@ def formula(config: EncodeConfig, inputs: Mapping[str, Any], settings: Execution
             config.batch,
             seconds,
         )
-        return (by_row + BY_ENTRY * l0) * work, f"encoded {n:,} rows in {by_row * n:.2g} s"
+        seconds_taken = (by_row + BY_ENTRY * l0) * work
+        told = f"encoded {n:,} rows in {by_row * n:.2g} s"
+        if not stored and model:
+            passed = captured["splits"][read[0]]
+            length = max(1, passed["rows"] // max(1, passed["contexts"]))
+            loading, by_token, paced = model.pace(settings, length, seconds, trained["reads"])
+            seconds_taken += loading + by_token * n_rows
+            told += f"; {paced}"
+        return seconds_taken, told
 
-    return Estimate(memory, disk, {}, facts, (work, "rows, latents and tokens"), alike, probe)
+    return Estimate(memory, disk, {}, facts, (work, told_of_work), alike, probe)
 
 
 def _read(folder: Path, split: str, d_sae: int) -> Iterator[Codes]:
@@ -233,20 +293,17 @@ def _read(folder: Path, split: str, d_sae: int) -> Iterator[Codes]:
 
 
 def _statistics(folder: Path, split: str, d_sae: int) -> _Statistics:
-    n_active, total = np.zeros(d_sae, np.int64), np.zeros(d_sae)
-    maximum = torch.zeros(d_sae)
+    statistics = _Statistics(d_sae)
     for codes in _read(folder, split, d_sae):
-        latents = codes.indices.long()
-        n_active += np.bincount(latents, minlength=d_sae)
-        total += np.bincount(latents, codes.values, minlength=d_sae)
-        maximum.scatter_reduce_(0, latents, codes.values, "amax")
+        statistics.add(codes)
     histogram = np.zeros(d_sae * BINS, np.int64)
-    width = maximum.clamp_min(torch.finfo(torch.float32).tiny) / BINS
+    width = statistics.maximum.clamp_min(torch.finfo(torch.float32).tiny) / BINS
     for codes in _read(folder, split, d_sae):
         latents = codes.indices.long()
         bins = (codes.values / width[latents]).long().clamp(0, BINS - 1)
         histogram += np.bincount(latents * BINS + bins, minlength=d_sae * BINS)
-    return _Statistics(n_active, total, maximum.numpy(), histogram.reshape(d_sae, BINS))
+    statistics.histogram = histogram.reshape(d_sae, BINS)
+    return statistics
 
 
 def _latents(
@@ -261,13 +318,14 @@ def _latents(
         "latent": np.arange(len(active)),
         "n_active": statistics.n_active,
         "density": statistics.n_active / n_rows,
-        "maximum": pl.Series(statistics.maximum).set(pl.Series(~active), None),
+        "maximum": pl.Series(statistics.maximum.numpy()).set(pl.Series(~active), None),
         "mean_active": pl.Series(statistics.total / np.maximum(1, statistics.n_active)).set(
             pl.Series(~active), None
         ),
-        "histogram": statistics.histogram.tolist(),
         "decoder_norm": norms.numpy(),
     }
+    if statistics.histogram is not None:
+        columns["histogram"] = statistics.histogram.tolist()
     frame = pl.DataFrame(columns | dict(promoted or {})).with_columns(pl.lit(split).alias("split"))
     return LATENTS.frame(frame)
 
@@ -360,14 +418,19 @@ def _text_of(token: int, tokenizer: Any, parts: Bytes) -> str:
     return f"[{token}]" if written is None else parts.text(written) or text
 
 
-ENCODE = Stage(
-    "encode",
-    version=2,
-    make=make,
-    inputs={
-        "activations": Parent("capture"),
-        "dictionary": Parent("train"),
-        "model": Parent("model", optional=True),
-    },
-    estimator=Estimator(formula, for_memory=lower("batch"), on_device=True),
-)
+def stage(opening: Opening | None = None) -> Stage:
+    """The stage; with `opening` it encodes activations that are not stored."""
+    return Stage(
+        "encode",
+        version=2,
+        make=functools.partial(make, opening=opening),
+        inputs={
+            "activations": Parent("capture"),
+            "dictionary": Parent("train"),
+            "model": Parent("model", optional=True),
+        },
+        estimator=Estimator(formula, for_memory=lower("batch"), on_device=True),
+    )
+
+
+ENCODE = stage()

@@ -30,6 +30,7 @@ from components.errors import DictionaryError
 from components.registry import nearest
 from components.seeds import torch_generator
 from components.store.estimate import Estimate
+from components.store.shards import is_stored
 
 FLOAT = 4
 ENCODED = 1 << 24  # entries of one encoder product outside training
@@ -208,6 +209,9 @@ def formula(
             )
             spliced = (updates - config.spliced_from) * config.batch * config.relative_cost
             total, told = total + loading + by_token * n_passes * spliced, f"{told}; {of_model}"
+        if not is_stored(activations):
+            told += f"; {config.split} passes the model once, as far as it is sampled, and "
+            told += f"{config.held_out} twice, which is not counted"
         return total, told
 
     return Estimate(

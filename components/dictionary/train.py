@@ -52,7 +52,7 @@ from components.errors import DictionaryError, DivergedError
 from components.seeds import torch_generator
 from components.store.estimate import Estimator, below, lower
 from components.store.rows import Rows
-from components.store.shards import ActivationShards
+from components.store.shards import Opening, activations_of, is_stored
 from components.store.stage import Facts, Inputs, Parent, Progress, Stage, Work
 from components.store.tables import CURVE
 
@@ -100,10 +100,11 @@ def make(
     inputs: Inputs,
     settings: Execution | None,
     splicing: Splicing | None = None,
+    opening: Opening | None = None,
 ) -> Work:
     """Writes `dictionary.safetensors`, `dictionary.json` and `curve.parquet`; the facts hold the
     held-out measures."""
-    made = yield from make_many({"": (folder, config, inputs)}, settings, splicing)
+    made = yield from make_many({"": (folder, config, inputs)}, settings, splicing, opening)
     return made[""]
 
 
@@ -117,7 +118,10 @@ def stream_of(config: TrainConfig) -> tuple[Any, ...]:
 
 
 def make_many(
-    wanted: Wanted, settings: Execution | None, splicing: Splicing | None = None
+    wanted: Wanted,
+    settings: Execution | None,
+    splicing: Splicing | None = None,
+    opening: Opening | None = None,
 ) -> Generator[Progress, None, dict[str, Facts]]:
     """`make` for several dictionaries: those that share a stream learn side by side, and each batch
     is read once.
@@ -129,14 +133,19 @@ def make_many(
         wanted: what to train.
         settings: where to run.
         splicing: how a model takes part, where a section wants that.
+        opening: how activations are read that are not stored.
+
+    Raises:
+        DictionaryError: activations that are not stored, and something to learn from them.
     """
     groups: dict[Any, list[str]] = {}
     for label, (_, config, inputs) in wanted.items():
+        _refuse_to_learn_from_what_is_not_stored(config, inputs)
         groups.setdefault((inputs["activations"].key, stream_of(config)), []).append(label)
     facts: dict[str, Facts] = {}
     for labels in groups.values():
         group = _Group(
-            {label: wanted[label] for label in labels}, settings or Execution(), splicing
+            {label: wanted[label] for label in labels}, settings or Execution(), splicing, opening
         )
         facts |= yield from group.make()
     return facts
@@ -154,11 +163,17 @@ class _Group:
         learnt: tokens learnt in it, by label.
     """
 
-    def __init__(self, wanted: Wanted, settings: Execution, splicing: Splicing | None) -> None:
+    def __init__(
+        self,
+        wanted: Wanted,
+        settings: Execution,
+        splicing: Splicing | None,
+        opening: Opening | None,
+    ) -> None:
         _, config, self.inputs = next(iter(wanted.values()))
         self.wanted, self.settings, self.splicing = wanted, settings, splicing
         device = resolve(settings.device)
-        shards = ActivationShards(self.inputs["activations"])
+        shards = activations_of(self.inputs, settings, opening)
         self.hook_point = config.hook_point or shards.hook_points[0]
         config = config.model_copy(update={"hook_point": self.hook_point})
         names, split, held_out_split, order, self.batch_size, *_ = stream_of(config)
@@ -367,6 +382,17 @@ def _whitening(config: TrainConfig, sample: Batch) -> Whitening | None:
     return whitening_of(next(iter(sample.values())), config.whitening_floor)
 
 
+def _refuse_to_learn_from_what_is_not_stored(config: TrainConfig, inputs: Inputs) -> None:
+    """A control that learns nothing reads a sample and what it is measured on; whoever learns reads
+    every token again and again, in random order."""
+    if config.updates and not is_stored(inputs["activations"]):
+        raise DictionaryError(
+            "training reads activations many times and in random order, and capture.from_model "
+            "stores none; set capture.from_model=false, or name a dictionary that exists "
+            "(dictionary=<key>; latentflow import brings one of another project)"
+        )
+
+
 def _with_rate(config: TrainConfig) -> TrainConfig:
     """The config; where there is nothing to learn by gradients no rate is searched."""
     learns = architectures[config.dictionary.kind].learns == "gradients" and config.updates > 0
@@ -457,20 +483,25 @@ def _is_spliced(config: TrainConfig) -> bool:
     return config.splice.share > 0
 
 
-def stage(splicing: Splicing | None = None, passes: Passes | None = None) -> Stage:
+def stage(
+    splicing: Splicing | None = None,
+    passes: Passes | None = None,
+    opening: Opening | None = None,
+) -> Stage:
     """The stage; with `splicing` a model can take part in training, and `passes` says what that
-    costs."""
+    costs. With `opening` a control that learns nothing is made of activations that are not
+    stored."""
     return Stage(
         "train",
         version=2,
-        make=functools.partial(make, splicing=splicing),
+        make=functools.partial(make, splicing=splicing, opening=opening),
         entries=_entries,
         inputs={
             "activations": Parent("capture"),
             "model": Parent("model", wanted=_is_spliced),
             "corpus": Parent("read", wanted=_is_spliced),
         },
-        make_many=functools.partial(make_many, splicing=splicing),
+        make_many=functools.partial(make_many, splicing=splicing, opening=opening),
         estimator=Estimator(
             functools.partial(formula, passes=passes),
             for_memory={

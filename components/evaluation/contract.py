@@ -29,10 +29,12 @@ from components.report.measure import Measure
 from components.statistics import Interval
 from components.store.artifact import Artifact
 from components.store.rows import Rows
-from components.store.shards import ActivationShards, CodeShards
+from components.store.shards import ActivationShards
 from components.store.stage import Progress
 
 TEST = "test"
+MEAN_FROM = "select"
+"""The split whose mean activation stands in the place of activations that are ablated."""
 ABSENT = Interval(None, None, None, 0)
 
 
@@ -45,7 +47,7 @@ class Control:
         dictionary: itself; None when only its codes are at hand.
     """
 
-    codes: CodeShards
+    codes: Encoded
     dictionary: Dictionary | None
 
 
@@ -191,6 +193,10 @@ class Evaluation(Entry):
     asked."""
     reads_text: ClassVar[bool] = True
     """Whether it reads the corpus; without one, its first measure is absent with the reason."""
+    reads_shards: ClassVar[bool] = True
+    """Whether it reads activations or codes by the row; where none are stored, its first measure is
+    absent with the reason. What only goes through activations in order has them from the running
+    model too."""
 
     @abstractmethod
     def measure(self, subject: Subject) -> Measuring:

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator, Field
 
 from components.capture.arrays import NO_TEXT
+from components.capture.running import opened
 from components.concept import probe
 from components.config import Config, names_of, settings_of
 from components.device import Execution, resolve
 from components.dictionary.contract import Dictionary
-from components.dictionary.encode import EncodeConfig, Encoding
+from components.dictionary.encode import EncodeConfig, Encoded, Encoding
 from components.evaluation import gate
 from components.evaluation.contract import (
     ABSENT,
+    MEAN_FROM,
     TEST,
     Control,
     EvaluationServices,
@@ -30,7 +32,7 @@ from components.report.scores import write
 from components.store.artifact import Artifact
 from components.store.estimate import Estimate, Estimator, lower
 from components.store.lineage import source
-from components.store.shards import ActivationShards, CodeShards
+from components.store.shards import NOT_STORED, ActivationShards, CodeShards, is_stored
 from components.store.stage import Facts, Inputs, Parent, Stage, Work
 
 if TYPE_CHECKING:
@@ -93,7 +95,8 @@ def make(folder: Path, config: EvaluateConfig, inputs: Inputs, settings: Executi
     able = possible(config, inputs)
     for name in config.evaluations:
         evaluation = evaluations[name](getattr(config.settings, name), services)
-        scores = [Score(evaluation.measures[0].name, ABSENT, "document", reason=NO_TEXT)]
+        reason = NO_TEXT if inputs.get("corpus") is None else NOT_STORED
+        scores = [Score(evaluation.measures[0].name, ABSENT, "document", reason=reason)]
         if name in able:
             scores = yield from evaluation.measure(subject)
         rows += [score.row(name, subject) for score in scores]
@@ -110,9 +113,15 @@ def make(folder: Path, config: EvaluateConfig, inputs: Inputs, settings: Executi
 
 
 def possible(config: EvaluateConfig, inputs: Inputs) -> list[str]:
-    """The listed evaluations that these inputs allow: without a corpus, those that read no text."""
-    has_text = inputs.get("corpus") is not None
-    return [name for name in config.evaluations if has_text or not evaluations[name].reads_text]
+    """The listed evaluations that these inputs allow: without a corpus, those that read no text;
+    where activations are not stored, those that do not read them by the row."""
+    has_text, stored = inputs.get("corpus") is not None, is_stored(inputs["activations"])
+    return [
+        name
+        for name in config.evaluations
+        if (has_text or not evaluations[name].reads_text)
+        and (stored or not evaluations[name].reads_shards)
+    ]
 
 
 def measures_of(names: Iterable[str]) -> Measures:
@@ -126,18 +135,16 @@ def _subject(folder: Path, inputs: Inputs, execution: Execution) -> Subject:
     trained, untrained, gated = inputs["dictionary"], inputs.get("untrained"), inputs.get("gate")
     dictionary, activations = (
         Dictionary.load(trained, resolve(execution.device)),
-        ActivationShards(inputs["activations"]),
+        opened(inputs["activations"], execution, inputs.get("model")),
     )
     return Subject(
         name=trained.facts["name"],
         n_seeds=trained.facts.get("n_seeds", 1),
         dictionary=dictionary,
-        codes=CodeShards(codes)
-        if (codes := inputs.get("codes"))
-        else Encoding(dictionary, activations),
+        codes=_encoded(inputs.get("codes"), dictionary, activations),
         activations=activations,
         read=inputs.get("corpus"),
-        untrained=None if untrained is None else _control(untrained, execution),
+        untrained=None if untrained is None else _control(untrained, activations, execution),
         folder=folder,
         gate=gate.load(gated)
         if gated and gated.facts["hook_point"] == dictionary.hook_point
@@ -145,11 +152,24 @@ def _subject(folder: Path, inputs: Inputs, execution: Execution) -> Subject:
     )
 
 
-def _control(codes: Artifact, execution: Execution) -> Control:
+def _encoded(
+    codes: Artifact | None, dictionary: Dictionary, activations: ActivationShards
+) -> Encoded:
+    """Codes from disk; where none are stored, made when they are asked for."""
+    if codes is not None and is_stored(codes):
+        return CodeShards(codes)
+    return Encoding(dictionary, activations)
+
+
+def _control(
+    codes: Artifact, activations: ActivationShards, execution: Execution
+) -> Control | None:
+    """The control; None where neither its codes nor its dictionary are there."""
     trained = source(codes, "dictionary")
-    return Control(
-        CodeShards(codes), Dictionary.load(trained, resolve(execution.device)) if trained else None
-    )
+    dictionary = Dictionary.load(trained, resolve(execution.device)) if trained else None
+    if is_stored(codes):
+        return Control(CodeShards(codes), dictionary)
+    return Control(Encoding(dictionary, activations), dictionary) if dictionary else None
 
 
 def _entries(config: EvaluateConfig) -> dict[str, int]:
@@ -218,6 +238,9 @@ def formula(config: EvaluateConfig, inputs: Mapping[str, Any], settings: Executi
             loading, by_token, measured = model.pace(settings, corpus["context_length"], seconds)
             total += loading + PASSES * n * by_token
             told.append(measured)
+            if not is_stored(inputs["activations"]):
+                total += by_token * rows.get(MEAN_FROM, 0)
+                told.append(f"{MEAN_FROM} passes the model once for its mean activation")
         if unknown := sorted(set(listed) - {FOUND, RECOVERED, "reconstruction"}):
             told.append(f"without {', '.join(unknown)}, which was not made here yet")
         return total, "; ".join(told)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from components.capture.arrays import NO_TEXT
@@ -19,6 +19,7 @@ from components.interpretation.latent_contract import latent_scorers
 from components.interpretation.neighbours import AT_ONCE, ROWS, USED
 from components.interpretation.searched import SEARCHED
 from components.store.estimate import Estimate
+from components.store.shards import is_stored
 
 WINDOWS = 420  # of one latent, all roles together
 WINDOW = 32 * 80  # bytes of one in memory, its rows of the tables included
@@ -40,6 +41,48 @@ def _codes(facts: Mapping[str, Any], rows: int, config: InterpretConfig) -> int:
     return round(kept + activity + means + counted + block)
 
 
+def _from_model(
+    read: Sequence[Mapping[str, Any]],
+    rows: Sequence[int],
+    config: InterpretConfig,
+    inputs: Mapping[str, Any],
+) -> dict[str, int]:
+    """What is held beside where codes come from the running model: what is kept of them, and model
+    and dictionaries."""
+    windows = [min(n // config.contexts.width, SEARCHED) for n in rows]
+    kept, weights = 0, 0
+    for facts in read:
+        d_sae, l0 = facts["d_sae"], max(facts["l0"].values(), default=0.0)
+        sampled = min(1.0, config.latents / d_sae) * l0
+        everywhere = config.contexts.width * sum(windows) + ROWS
+        kept += round(8 * sum(rows) * (1 + sampled) + 8 * everywhere * l0)
+        weights += 4 * 2 * d_sae * facts["d_in"]
+    model = inputs.get("model")
+    return {
+        "gathered codes": kept,
+        "mean vectors": 4 * sum(windows) * read[0]["d_in"],
+        "dictionaries": weights,
+        "model": model.n_bytes if model else 0,
+        "forward pass": inputs["activations"].facts["pass_bytes"],
+    }
+
+
+def _passes(
+    rows: Sequence[int], inputs: Mapping[str, Any], settings: Execution, seconds: float
+) -> tuple[float, str]:
+    """How long the splits take to pass the model once each, for all dictionaries of one model
+    together, and that in words."""
+    n, model = sum(rows), inputs.get("model")
+    if model is None:
+        return 0.0, "passes of a model that is not given are not counted"
+    length, places = (
+        inputs["corpus"].facts["context_length"],
+        tuple(inputs["activations"].facts["hook_points"]),
+    )
+    loading, by_token, paced = model.pace(settings, length, seconds, places)
+    return loading + by_token * n, paced
+
+
 def formula(config: InterpretConfig, inputs: Mapping[str, Any], settings: Execution) -> Estimate:
     """What a pass over the codes keeps, by latents; tokens; and the windows of the sample.
 
@@ -50,10 +93,11 @@ def formula(config: InterpretConfig, inputs: Mapping[str, Any], settings: Execut
         return Estimate(
             {}, {"tables": 30_000}, probe=lambda _: (0.0, f"nothing is interpreted: {NO_TEXT}")
         )
+    stored = is_stored(inputs["codes"])
     given = [inputs[name].facts for name in config.controls if inputs.get(name) is not None]
     read = [inputs["codes"].facts, *given]
     rows = [min(read[0]["rows"].get(split, 0), config.contexts.rows) for split in SPLITS]
-    projected = [name for name in config.controls if name in OF_DIRECTIONS]
+    projected = [name for name in config.controls if name in OF_DIRECTIONS and stored]
     windows = WINDOWS * max(config.latents, config.of_control if given or projected else 0)
     n_latents = config.latents + (len(given) + len(projected)) * config.of_control
     memory = {
@@ -65,6 +109,8 @@ def formula(config: InterpretConfig, inputs: Mapping[str, Any], settings: Execut
     if projected:
         held = read[0]["rows"].get("explain", 0) * config.of_control
         memory["projections"] = 3 * 4 * min(ENTRIES_HELD, held)  # in parts, joined, turned
+    if not stored:
+        memory |= _from_model(read, rows, config, inputs)
     disk = {"windows": 40 * windows, "tables": 450 * n_latents + 30_000}
     listed = (
         (explainers, config.explainers),
@@ -88,11 +134,23 @@ def formula(config: InterpretConfig, inputs: Mapping[str, Any], settings: Execut
         else ""
     )
     work, alike = (n_latents, "latents, those of controls included"), [names for _, names in listed]
+
+    if not stored:
+        splits = f"{', '.join(SPLITS[:-1])} and {SPLITS[-1]}"
+        work = (sum(rows), f"tokens of {splits}, each of which passes the model once")
+
+    def probe(seconds: float) -> tuple[float, str]:
+        taken = ONCE + BY_LATENT * n_latents
+        if stored:
+            return taken, told
+        passing, paced = _passes(rows, inputs, settings, seconds)
+        return taken + passing, f"{told}; {paced}"
+
     return Estimate(
         memory,
         disk,
         work=work,
-        alike=(alike,),
-        probe=lambda _: (ONCE + BY_LATENT * n_latents, told),
+        alike=(alike, stored),
+        probe=probe,
         forecast=forecast(config, settings, len(read) - 1),
     )

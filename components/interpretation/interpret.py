@@ -35,6 +35,7 @@ from components.interpretation.contract import explainers, scorers
 from components.interpretation.controls import CONTROLS, OF_DIRECTIONS, ControlName
 from components.interpretation.dictionary_contract import dictionary_scorers
 from components.interpretation.estimate import formula
+from components.interpretation.gathered import passes
 from components.interpretation.interpreted import Interpreted
 from components.interpretation.key import Key, Row
 from components.interpretation.latent_contract import latent_scorers
@@ -44,6 +45,7 @@ from components.report.scores import write
 from components.store import tables
 from components.store.artifact import Artifact
 from components.store.estimate import Estimator
+from components.store.shards import NOT_STORED, is_stored
 from components.store.stage import Facts, Inputs, Parent, Progress, Stage, Work
 
 TABLES = (
@@ -80,12 +82,17 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
     if inputs.get("corpus") is None:
         return (yield from _nothing(folder, config, encoded))
     execution = settings or Execution()
+    stored = is_stored(encoded)
     there = [
-        name for name in config.controls if name in OF_DIRECTIONS or inputs.get(name) is not None
+        name
+        for name in config.controls
+        if (stored if name in OF_DIRECTIONS else inputs.get(name) is not None)
     ]
     refuse_without_leave(INTERPRET.name, forecast(config, execution, len(there)), execution)
     run = Run.of(config, inputs, execution)
-    subject = Subject.of_codes(encoded, config)
+    coded = {name: inputs[name] for name in there if name not in OF_DIRECTIONS}
+    codes = yield from run.codes({None: encoded, **coded})
+    subject = Subject.of_codes(codes[None], config)
     trained = yield from interpret_latents(run, subject, folder)
     controls: dict[ControlName, Interpreted] = {}
     for name in there:
@@ -93,7 +100,7 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
             place = (run.activations, encoded.facts["hook_point"])
             beside_it = Subject.of_directions(name, subject, *place, config, run.model, execution)
         else:
-            beside_it = Subject.of_codes(inputs[name], config, name)
+            beside_it = Subject.of_codes(codes[name], config, name)
         controls[name] = yield from interpret_latents(run, beside_it, None)
     explained = {
         name: sum(each.text is not None for each in texts)
@@ -113,15 +120,17 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
         tables.CALLS.write(folder, run.clients.calls())
         asked["asked"] = run.clients.facts()
 
+    # thresholds of directions are read off all their projections, which takes many passes
+    unread = {} if stored else dict.fromkeys(OF_DIRECTIONS, NOT_STORED)
     theirs = {role: controls[role].scored if role in controls else None for role in config.controls}
     of_controls = {
         role: controls[role].of_latents if role in controls else None for role in config.controls
     }
     sample, counted = trained.sample, trained.counted
     rows = [
-        *summary.rows(trained.scored, theirs, config.seed, run.clients.is_one_model),
+        *summary.rows(trained.scored, theirs, config.seed, run.clients.is_one_model, unread),
         *_absent(config, trained.absent),
-        *latent_summary.rows(trained.of_latents, of_controls),
+        *latent_summary.rows(trained.of_latents, of_controls, unread),
         *_of_dictionary(config, trained, controls),
         *summary.shares(
             d_sae=encoded.facts["d_sae"],
@@ -141,6 +150,7 @@ def make(folder: Path, config: InterpretConfig, inputs: Inputs, settings: Execut
         "explained": explained,
         "controls": {role: len(control.sample.latents) for role, control in controls.items()},
         **asked,
+        **passes(run.read),
     }
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -106,19 +107,23 @@ def measures(scorers: Iterable[type[LatentScorer]]) -> Iterator[Measure]:
 
 
 def rows(
-    trained: Sequence[LatentScores], controls: Mapping[str, Sequence[LatentScores] | None]
+    trained: Sequence[LatentScores],
+    controls: Mapping[str, Sequence[LatentScores] | None],
+    unread: Mapping[Any, str] = MappingProxyType({}),
 ) -> Iterator[Row]:
     """Rows of the scores table.
 
     Args:
         trained: of the dictionary that is interpreted, scorer by scorer.
         controls: of each control dictionary by name, alike; None for one that was not given.
+        unread: why controls were not read that could not be.
     """
     for number, ours in enumerate(trained):
         for measure in ours.scorer.measures:
             yield from _own(ours, measure)
             for control, theirs in controls.items():
-                yield from _beside(control, ours, theirs and theirs[number], measure)
+                why = unread.get(control)
+                yield from _beside(control, ours, theirs and theirs[number], measure, why)
 
 
 def absent(scorers: Iterable[type[LatentScorer]], reason: str) -> Iterator[Row]:
@@ -170,13 +175,18 @@ def _own(ours: LatentScores, measure: Measure) -> Iterator[Row]:
 
 
 def _beside(
-    control: str, ours: LatentScores, theirs: LatentScores | None, measure: Measure
+    control: str,
+    ours: LatentScores,
+    theirs: LatentScores | None,
+    measure: Measure,
+    unread: str | None,
 ) -> Iterator[Row]:
     """The control dictionary's own mean beside its own null, and how far ours lies above it."""
     row = _row(ours.scorer, ours.reader, measure.name)
     mine = row | {"subject": control, "role": "control"}
     over = row | {"measure": f"{measure.name}.over_{control}"}
-    absence = _absence(theirs, measure.name) if theirs else f"no {CONTROLS[control]} was given"
+    not_given = unread or f"no {CONTROLS[control]} was given"
+    absence = _absence(theirs, measure.name) if theirs else not_given
     reason = absence or _absence(ours, measure.name)
     if theirs is None or reason:
         yield from (each | _missing(reason or "") for each in (mine, over))

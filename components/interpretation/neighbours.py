@@ -28,6 +28,8 @@ USED = 5
 ROWS = 1 << 18
 """Tokens on which co-occurrence is counted, at most, spread evenly over the split."""
 AT_ONCE = 512
+COUNTED_ON = "explain"
+"""The split on which co-occurrence is counted."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,7 +72,7 @@ def find(
     codes: CodeShards | DirectionCodes,
     latents: Int[np.ndarray, " latent"],
     limit: int,
-    split: str = "explain",
+    split: str = COUNTED_ON,
 ) -> Neighbours:
     """The neighbours of some latents.
 
@@ -98,6 +100,11 @@ def find(
     return Neighbours(latents, near, jaccard, _by_cosine(codes, latents))
 
 
+def step_of(n_rows: int) -> int:
+    """Of so many tokens every so many is counted, from the first on."""
+    return max(1, -(-n_rows // ROWS))
+
+
 def patterns(
     codes: Iterable[Codes], limit: int, step: int = 1
 ) -> Iterator[scipy.sparse.csr_matrix]:
@@ -122,8 +129,7 @@ def patterns(
 def _active(codes: CodeShards | DirectionCodes, split: str, limit: int) -> scipy.sparse.csr_matrix:
     """Which latents are active on tokens of the split, as [token, latent]."""
     n_rows = min(limit, codes.n_rows(split))
-    step = max(1, -(-n_rows // ROWS))
-    parts = list(patterns(codes.iterate(split), n_rows, step))
+    parts = list(patterns(codes.iterate(split), n_rows, step_of(n_rows)))
     return scipy.sparse.csr_matrix(scipy.sparse.vstack(parts))
 
 

@@ -10,7 +10,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from components.device import Execution
+from components.capture.running import RunningActivations, opened
+from components.device import Execution, resolve
+from components.dictionary.contract import Dictionary
 from components.errors import InputError, MissingArtifactError
 from components.interpretation import interpreted, summary
 from components.interpretation.asked import Clients, first_reader
@@ -24,7 +26,7 @@ from components.interpretation.contract import (
     predictors,
     scorers,
 )
-from components.interpretation.controls import shuffled
+from components.interpretation.controls import ControlName, shuffled
 from components.interpretation.dictionary_contract import (
     DictionaryScorer,
     DictionaryScorerServices,
@@ -33,6 +35,7 @@ from components.interpretation.dictionary_contract import (
 )
 from components.interpretation.evidence import CorpusLabels, gather
 from components.interpretation.explanation import Explanation
+from components.interpretation.gathered import Wanted, gather_codes
 from components.interpretation.interpreted import Counted, Interpreted
 from components.interpretation.key import OWN_JUDGE, Key
 from components.interpretation.latent_contract import LatentScorer, latent_scorers
@@ -41,7 +44,7 @@ from components.interpretation.probe import NgramProbe
 from components.interpretation.protocol import draw, explain, order_of, score, score_probe
 from components.interpretation.searched import Searched
 from components.interpretation.services import ExplainerServices, PredictorServices
-from components.interpretation.subject import Subject
+from components.interpretation.subject import Subject, sample_of
 from components.interpretation.summary import Scored
 from components.interpretation.trials import LatentScore
 from components.interpretation.windows import Vocabulary
@@ -51,7 +54,9 @@ from components.seeds import numpy_generator
 from components.spelling import whole
 from components.store import tables
 from components.store.artifact import Artifact
-from components.store.shards import ActivationShards, CodeShards
+from components.store.lineage import inputs as inputs_of
+from components.store.lineage import source
+from components.store.shards import ActivationShards, CodeShards, is_stored
 from components.store.stage import Inputs, Progress
 
 T = TypeVar("T")
@@ -70,6 +75,7 @@ class Run:
         cut: the splits as windows.
         clients: who answers prompts.
         activations: that the codes of every dictionary are of.
+        read: these and those of controls that look into another model, as far as they were opened.
     """
 
     config: InterpretConfig
@@ -80,6 +86,7 @@ class Run:
     cut: Mapping[str, Searched]
     clients: Clients
     activations: ActivationShards
+    read: list[ActivationShards]
 
     @classmethod
     def of(cls, config: InterpretConfig, inputs: Inputs, execution: Execution) -> Run:
@@ -89,11 +96,13 @@ class Run:
             InputError: a read artifact without a vocabulary, a split that is not there or too short
                 for a window.
         """
-        activations, corpus = ActivationShards(inputs["activations"]), inputs["corpus"]
+        activations = opened(inputs["activations"], execution, inputs.get("model"))
+        corpus, codes = inputs["corpus"], inputs["codes"]
         _refuse_missing_splits(
             "activations", activations.splits, "capture.splits and encode.splits"
         )
-        _refuse_missing_splits("codes", CodeShards(inputs["codes"]).splits, "encode.splits")
+        there = CodeShards(codes).splits if is_stored(codes) else [*codes.facts["rows"]]
+        _refuse_missing_splits("codes", there, "encode.splits")
         cut = cut_splits(activations, _vocabulary(corpus), config.contexts, config.seed)
         return cls(
             config,
@@ -104,7 +113,55 @@ class Run:
             cut,
             Clients.of(config, execution),
             activations,
+            [activations],
         )
+
+    def codes(
+        self, encoded: Mapping[ControlName | None, Artifact]
+    ) -> Generator[Progress, None, dict[ControlName | None, CodeShards]]:
+        """The codes of the dictionary and of its controls, by the control's name: from disk, or from
+        the running model, over which those of the same activations go together."""
+        if all(is_stored(each) for each in encoded.values()):
+            return {name: CodeShards(each) for name, each in encoded.items()}
+        together: dict[tuple[str, int], list[ControlName | None]] = {}
+        for name, each in encoded.items():
+            key = inputs_of(each.manifest)["activations"][1]
+            together.setdefault((key, each.config["batch"]), []).append(name)
+        found: dict[ControlName | None, CodeShards] = {}
+        for (key, _), names in together.items():
+            wanted = [self._wanted(encoded[name], name) for name in names]
+            read = self.activations
+            if key != read.artifact.key:
+                captured = source(encoded[names[0]], "activations")
+                assert captured is not None, "codes outlive the activations that they are of"
+                read = opened(captured, self.execution, self.model)
+                self.read.append(read)
+            gathered = yield from gather_codes(wanted, read, self.cut, self._limit)
+            found |= zip(names, gathered, strict=True)
+            if isinstance(read, RunningActivations):
+                read.release()  # entries load a model of their own, and two may not fit
+        return {name: found[name] for name in encoded}
+
+    def _wanted(self, encoded: Artifact, control: ControlName | None) -> Wanted:
+        trained = source(encoded, "dictionary")
+        if trained is None:
+            raise InputError(
+                f"the dictionary that encode/{encoded.key} is of is not in the store, and without "
+                "stored codes it has to encode once more; bring it back (dvc pull), or set "
+                "capture.from_model=false where codes are"
+            )
+        dictionary = Dictionary.load(trained, resolve(self.execution.device))
+        return Wanted(encoded, dictionary, sample_of(encoded, self.config, control).latents)
+
+    @property
+    def _limit(self) -> int:
+        """Tokens of each split whose codes are asked for."""
+        config = self.config
+        scorers_read = (
+            getattr(getattr(config.dictionary_scorer_settings, name), "tokens", 0)
+            for name in config.dictionary_scorers
+        )
+        return max(config.contexts.rows, *scorers_read, 0)
 
     def predictors(self) -> dict[str, Predictor]:
         """The listed predictors, by name."""

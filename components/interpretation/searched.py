@@ -37,6 +37,7 @@ class Searched:
         tiles: the windows that are searched, ascending.
         pool: of these, by their place in `tiles`, those of the pool, ascending.
         activations: where the activations of the split are.
+        remembered: mean activation vectors that a pass over the running model left, by hook point.
     """
 
     split: str
@@ -45,6 +46,9 @@ class Searched:
     tiles: Int[np.ndarray, " searched"]
     pool: Int[np.ndarray, " pool"]
     activations: ActivationShards
+    remembered: dict[str, Float[np.ndarray, "searched d_in"]] = dataclasses.field(
+        default_factory=dict
+    )
 
     @classmethod
     def of(
@@ -96,6 +100,8 @@ class Searched:
     def means(self, hook_point: str) -> Float[np.ndarray, "searched d_in"] | None:
         """The mean activation vector of each window; None where that hook point was not
         captured."""
+        if hook_point in self.remembered:
+            return self.remembered[hook_point]
         if hook_point not in self.activations.hook_points:
             return None
         parts = []

@@ -55,12 +55,11 @@ class Subject:
 
     @classmethod
     def of_codes(
-        cls, encoded: Artifact, config: InterpretConfig, control: ControlName | None = None
+        cls, codes: CodeShards, config: InterpretConfig, control: ControlName | None = None
     ) -> Subject:
         """A dictionary by its codes; of a control as many latents as a control has."""
-        codes, statistics = CodeShards(encoded), tables.LATENTS.read(encoded)
-        n = config.latents if control is None else config.of_control
-        sample = sample_latents(statistics, codes.d_sae, n, config.seed)
+        encoded = codes.artifact
+        statistics, sample = tables.LATENTS.read(encoded), sample_of(encoded, config, control)
         there = tables.NEIGHBOURS.file in encoded.files
         near = tables.NEIGHBOURS.read(encoded) if there else None
         alike = _relatives(codes, sample, config, near)
@@ -117,6 +116,14 @@ class Subject:
         statistics = tables.LATENTS.frame(pl.DataFrame(columns))
         alike = _relatives(codes, sample, config, close(directions.numpy()))
         return cls(control, codes, statistics, sample, alike, None)
+
+
+def sample_of(
+    encoded: Artifact, config: InterpretConfig, control: ControlName | None = None
+) -> Sample:
+    """The latents of a dictionary that are looked at; of a control as many as a control has."""
+    n = config.latents if control is None else config.of_control
+    return sample_latents(tables.LATENTS.read(encoded), encoded.facts["d_sae"], n, config.seed)
 
 
 def _relatives(

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
@@ -95,6 +96,7 @@ def rows(
     controls: Mapping[ControlName, Scored | None],
     seed: int,
     is_one_model: bool = False,
+    unread: Mapping[ControlName, str] = MappingProxyType({}),
 ) -> Iterator[Row]:
     """Every row but the shares.
 
@@ -104,8 +106,9 @@ def rows(
         seed: of the resamples.
         is_one_model: whether one language model wrote explanations and read them, which rows of
             such explainers and predictors say.
+        unread: why controls were not read that could not be.
     """
-    for row in _rows(trained, controls, seed):
+    for row in _rows(trained, controls, seed, unread):
         writer, reader = row["explainer"], row["predictor"]
         ours = is_one_model and row["role"] == "entry" and writer and reader
         if ours and explainers[writer].asks and predictors[reader].asks:
@@ -115,7 +118,10 @@ def rows(
 
 
 def _rows(
-    trained: Scored, controls: Mapping[ControlName, Scored | None], seed: int
+    trained: Scored,
+    controls: Mapping[ControlName, Scored | None],
+    seed: int,
+    unread: Mapping[ControlName, str],
 ) -> Iterator[Row]:
     for key, scores in trained.scores.items():
         scorer = trained.scorers[key.scorer]
@@ -137,7 +143,7 @@ def _rows(
             yield key.row() | row | reason
         if key.role == "entry":  # neither a control nor its own judge
             for control, theirs in controls.items():
-                yield from _control_rows(control, key, scores, theirs)
+                yield from _control_rows(control, key, scores, theirs, unread.get(control))
     for key in trained.scores:
         if key.role == "entry":
             yield from _strata_rows(trained, key, controls)
@@ -170,7 +176,11 @@ def shares(
 
 
 def _control_rows(
-    control: ControlName, key: Key, scores: Sequence[LatentScore], theirs: Scored | None
+    control: ControlName,
+    key: Key,
+    scores: Sequence[LatentScore],
+    theirs: Scored | None,
+    unread: str | None,
 ) -> Iterator[Row]:
     """The control's own mean above its own floor, how far ours lies above it, and how often."""
     apart = {
@@ -187,7 +197,7 @@ def _control_rows(
         for name, (baseline, called) in apart.items()
     )
     if theirs is None or key not in theirs.scores:
-        reason = _why_absent(control, key, given=theirs is not None)
+        reason = unread or _why_absent(control, key, given=theirs is not None)
         yield from (
             row | {"n_failed": 0, "reason": reason} for row in (key.row(control), over, above)
         )

@@ -67,6 +67,7 @@ from components.steering.writer import LOGITS_AT_ONCE, Job, Prompt, Writer
 from components.store import tables
 from components.store.artifact import Artifact
 from components.store.estimate import Estimate, Estimator, lower
+from components.store.shards import NOT_STORED, is_stored
 from components.store.stage import Inputs, Parent, Progress, Stage, Work
 
 PROMPT = 8  # tokens of an opening, where the corpus is not read yet
@@ -80,9 +81,9 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     """Writes strengths, generations, judgements, steered, contrasts, battery, scores and
     directions.safetensors.
 
-    A corpus without any concept, a model that does not generate, and activations without model and
-    corpus leave empty tables and a score that is absent with the reason: the rest of an experiment
-    has its report.
+    A corpus without any concept, a model that does not generate, activations without model and
+    corpus, and activations that are not stored leave empty tables and a score that is absent with
+    the reason: the rest of an experiment has its report.
 
     Args:
         folder: where to.
@@ -98,12 +99,12 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
             steers, or codes of other activations.
         DictionaryError: activations of another width.
     """
-    if not (inputs.get("model") and inputs.get("corpus")):
+    has_text = inputs.get("model") and inputs.get("corpus")
+    if not (has_text and is_stored(inputs["activations"])):
         trained: Artifact = inputs["dictionary"]
         named = {"dictionary": trained.facts["name"], "hook_point": trained.facts["hook_point"]}
-        return (
-            yield from _nothing(folder, config, named, trained.facts.get("n_seeds", 1), NO_TEXT)
-        )
+        n_seeds, reason = trained.facts.get("n_seeds", 1), NOT_STORED if has_text else NO_TEXT
+        return (yield from _nothing(folder, config, named, n_seeds, reason))
     subject = SteeredSubject.read(inputs)
     sweep = Sweep.of(config)
     sweep.refuse_absent(subject.units)
@@ -524,10 +525,10 @@ def _entries(config: SteerConfig) -> Mapping[str, int]:
 def formula(config: SteerConfig, inputs: Mapping[str, Any], settings: Execution) -> Estimate:
     """The largest of logits of what was written, a batch that is being written, and the evidence of
     the select split."""
-    if inputs.get("corpus") is None:
-        return Estimate(
-            {}, {"tables": TABLES}, probe=lambda _: (0.0, f"nothing is steered: {NO_TEXT}")
-        )
+    has_text = inputs.get("corpus") is not None
+    if not (has_text and is_stored(inputs["activations"])):
+        why = f"nothing is steered: {NOT_STORED if has_text else NO_TEXT}"
+        return Estimate({}, {"tables": TABLES}, probe=lambda _: (0.0, why))
     model, codes = inputs["model"], inputs["codes"].facts
     meter, n_concepts = _work(config, inputs)
     shape, itemsize = model.shape, getattr(torch, model.config.dtype).itemsize

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from components.errors import DictionaryError
 from components.seeds import torch_generator
-from components.store.shards import ActivationShards, shard_rows
+from components.store.shards import ActivationShards, is_stored, shard_rows
 
 
 class Rows:
@@ -50,6 +50,12 @@ class Rows:
         return self.take(order[:n].sort().values)
 
     def _refuse(self, hook_point: str, row: int) -> None:
+        if not is_stored(self.shards.artifact):
+            raise DictionaryError(
+                f"activations at {hook_point} hold NaN or infinity: row {row} of the split "
+                f"{self.split}; run the model in a wider dtype (model.dtype=float32) or leave "
+                "that document out"
+            )
         number, inside = 0, row
         folder = self.shards.artifact.folder
         while (length := shard_rows(folder, self.split, number)) is not None and inside >= length:

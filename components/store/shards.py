@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy.sparse
 import torch
-from jaxtyping import Float, Float32, Int, Int32, Int64
+from jaxtyping import Bool, Float, Float32, Int, Int32, Int64
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -28,6 +28,14 @@ from components.registry import nearest
 from components.store.artifact import Artifact
 
 PROVENANCE = ("token", "document", "position", "context", "offset")
+FROM_MODEL = "from_model"
+"""The fact of an artifact of `capture` or `encode` that holds no shards, because the model runs
+again wherever they would be read."""
+NOT_STORED = (
+    "neither activations nor codes are stored (capture.from_model=true), and this reads them from "
+    "disk; set capture.from_model=false to have it"
+)
+"""Why whatever reads shards has nothing to do there."""
 _SHARD = re.compile(r"([^/]+)/(\d{5})\.safetensors")
 
 
@@ -112,6 +120,11 @@ class Codes:
         entry = entry + torch.repeat_interleave(self.offsets[:-1][index] - offsets[:-1], counts)
         return Codes(offsets, self.indices[entry], self.values[entry], self.d_sae)
 
+    def entries(self, kept: Bool[Tensor, " entry"]) -> Codes:
+        """The same rows with these entries alone."""
+        counts = torch.bincount(self.row_index()[kept], minlength=self.n_rows)
+        return Codes(_offsets(counts), self.indices[kept], self.values[kept], self.d_sae)
+
     def matrix(self) -> scipy.sparse.csr_matrix:
         """The same numbers as a scipy matrix [row, d_sae], sharing memory where types allow."""
         parts = (self.values.cpu().numpy(), self.indices.cpu().numpy(), self.offsets.cpu().numpy())
@@ -158,9 +171,15 @@ class Columns:
 
 
 class _Shards:
-    """The shards of every split of one artifact, verified and memory-mapped when first touched."""
+    """The shards of every split of one artifact, verified and memory-mapped when first touched.
+
+    Raises:
+        InputError: an artifact without shards, to be read from the running model.
+    """
 
     def __init__(self, artifact: Artifact) -> None:
+        if not is_stored(artifact):
+            raise InputError(f"{artifact.stage}/{artifact.key} has no shards: {NOT_STORED}")
         self.artifact = artifact
         self.splits: list[str] = sorted(
             {match[1] for name in artifact.files if (match := _SHARD.fullmatch(name))}
@@ -251,6 +270,29 @@ class ActivationShards(_Shards):
         return facts[hook_point][name]
 
 
+Opening = Callable[[Artifact, Any, Any], ActivationShards]
+"""(artifact of `capture`, where to run, reference of the model or None) -> its activations, from
+disk or from the running model."""
+
+
+def activations_of(
+    inputs: Mapping[str, Any], settings: Any, opening: Opening | None
+) -> ActivationShards:
+    """The activations that a stage is given as `activations`.
+
+    Args:
+        inputs: of the stage; `model` says where the model lies now, if it runs.
+        settings: where it runs.
+        opening: how activations are read that are not stored; None where nobody knows.
+
+    Raises:
+        InputError: they are not stored, and no `opening`.
+    """
+    if opening is None:
+        return ActivationShards(inputs["activations"])
+    return opening(inputs["activations"], settings, inputs.get("model"))
+
+
 class CodeShards(_Shards):
     """Reads the artifact of `encode`.
 
@@ -276,6 +318,11 @@ class CodeShards(_Shards):
     def codes(self, split: str) -> Codes:
         """All codes of a split in memory."""
         return Codes.cat(list(self.iterate(split)))
+
+
+def is_stored(artifact: Any) -> bool:
+    """Whether an artifact of `capture` or `encode`, made or planned, holds shards."""
+    return not artifact.facts.get(FROM_MODEL, False)
 
 
 def write_activations(

@@ -129,7 +129,10 @@ LATENTS = Table(
         "density": (pl.Float64, "n_active over tokens"),
         "maximum": (pl.Float32, "largest activation, in units of the activations"),
         "mean_active": (pl.Float32, "mean activation where active"),
-        "histogram": (pl.List(pl.Int64), "20 equal bins from 0 to the maximum, active tokens only"),
+        "histogram": (
+            pl.List(pl.Int64),
+            "20 equal bins from 0 to the maximum, active tokens only; null where codes are not stored",
+        ),
         "decoder_norm": (pl.Float32, "norm of the decoder direction"),
         "promoted": (
             pl.List(pl.String),

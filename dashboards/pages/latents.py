@@ -443,7 +443,9 @@ def _concepts(row: dict, evaluate: Artifact | None) -> None:
 def _shape(row: dict) -> None:
     st.subheader("How strongly", anchor="histogram")
     bins = views.latents.histogram(row)
-    if bins.is_empty():
+    if bins.is_empty() and row["n_active"]:
+        st.caption("No histogram: codes were not stored (capture.from_model).")
+    elif bins.is_empty():
         st.caption("Never active, so there is no histogram.")
     else:
         st.altair_chart(charts.histogram(bins, row["maximum"]), width="stretch")

@@ -45,3 +45,10 @@ def test_what_a_pass_keeps_grows_with_the_latents_and_not_with_the_text(
     few, more = (bytes_held(tmp_path / str(n), n) for n in (40_000, 120_000))
     assert few > 50_000
     assert more < 1.1 * few
+
+
+def test_the_benchmark_gathers_them_from_the_running_model(tmp_path: Path) -> None:
+    found = benchmark.measured(tmp_path, 12_000, D_SAE, timed=0, sampled=12, from_model=True)
+    assert found["latents"] == 12 and found["windows"] > 100 * (12 - found["skipped"])
+    assert found["seconds_passes"] > 0 and found["seconds_statistics"] > 0
+    assert not list(tmp_path.rglob("[0-9]*.safetensors"))

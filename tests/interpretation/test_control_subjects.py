@@ -114,7 +114,7 @@ def test_directions_are_as_often_active_as_the_latents_they_stand_for(
     planted: Planted, activations: Artifact
 ) -> None:
     config = InterpretConfig(control_latents=5)
-    trained = Subject.of_codes(planted.inputs["codes"], config)
+    trained = Subject.of_codes(CodeShards(planted.inputs["codes"]), config)
     directions = [
         Subject.of_directions(
             "random", trained, ActivationShards(activations), "resid_post.0", config, None, CPU

@@ -9,6 +9,7 @@ aloud, for it mostly means another hook point or model.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 from pathlib import Path
@@ -24,7 +25,7 @@ from components.dictionary.train import facts_of
 from components.errors import DictionaryError
 from components.store.artifact import digest
 from components.store.rows import Rows
-from components.store.shards import ActivationShards
+from components.store.shards import Opening, activations_of
 from components.store.stage import Inputs, Parent, Progress, Stage, Work
 from components.store.tables import CURVE
 
@@ -67,7 +68,13 @@ def content_of(format_: str, folder: Path) -> str:
     return hashlib.blake2b(" ".join(parts).encode(), digest_size=12).hexdigest()
 
 
-def make(folder: Path, config: ImportConfig, inputs: Inputs, settings: Execution | None) -> Work:
+def make(
+    folder: Path,
+    config: ImportConfig,
+    inputs: Inputs,
+    settings: Execution | None,
+    opening: Opening | None = None,
+) -> Work:
     """Writes `dictionary.safetensors`, `dictionary.json` and an empty `curve.parquet`; the facts
     hold the measures.
 
@@ -80,7 +87,7 @@ def make(folder: Path, config: ImportConfig, inputs: Inputs, settings: Execution
             f"the files in {source} changed meanwhile (digest {config.content} then, {content} now)"
         )
     format_ = formats[config.format]()
-    shards = ActivationShards(inputs["activations"])
+    shards = activations_of(inputs, settings or Execution(), opening)
     weights = format_.read(source)
     hook_point = config.hook_point or weights.hook_point
     if not hook_point:
@@ -119,6 +126,15 @@ def _entries(config: ImportConfig) -> dict[str, int]:
     return {f"format.{config.format}": formats.version(config.format)}
 
 
-IMPORT = Stage(
-    "train", version=1, make=make, entries=_entries, inputs={"activations": Parent("capture")}
-)
+def stage(opening: Opening | None = None) -> Stage:
+    """The stage; with `opening` it is measured on activations that are not stored."""
+    return Stage(
+        "train",
+        version=1,
+        make=functools.partial(make, opening=opening),
+        entries=_entries,
+        inputs={"activations": Parent("capture")},
+    )
+
+
+IMPORT = stage()

@@ -32,6 +32,7 @@ from components.config import Config, execution
 from components.dictionary.contract import Dictionary
 from components.evaluation.contract import (
     ABSENT,
+    MEAN_FROM,
     TEST,
     Evaluation,
     Measuring,
@@ -46,7 +47,6 @@ from components.seeds import numpy_generator
 from components.statistics import Interval, cluster_bootstrap
 from components.store.stage import Progress
 
-MEAN_FROM = "select"
 ABLATIONS = ("zero_ablation", "mean_ablation")
 MEASURES = (
     Measure(
@@ -86,6 +86,7 @@ class LossRecovered(Evaluation):
 
     config = LossRecoveredConfig
     measures = MEASURES
+    reads_shards = False
 
     def measure(self, subject: Subject) -> Measuring:
         """For each hook point the pass goes on from it five times: clean, ablated twice, spliced,

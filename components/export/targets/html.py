@@ -170,7 +170,10 @@ def _scores(scores: pl.DataFrame) -> str:
 def _histogram(row: dict[str, Any]) -> str:
     counts = row["histogram"] or []
     if not any(counts):
-        return '<h3>How strongly</h3><p class="soft">Never active, so there is no histogram.</p>'
+        why = "Never active, so there is no histogram."
+        if row["n_active"]:
+            why = "No histogram: codes were not stored (capture.from_model)."
+        return f'<h3>How strongly</h3><p class="soft">{why}</p>'
     top, width = math.log1p(max(counts)), 300 / len(counts)
     bars = "".join(
         f'<rect x="{40 + n * width:.1f}" y="{110 - 100 * math.log1p(count) / top:.1f}" '
