@@ -183,7 +183,8 @@ class Response:
         """From what the cache keeps."""
         kept = json.loads(text)
         tokens = kept["logprobs"]
-        kept["logprobs"] = tokens and tuple(TokenLogprob(*token) for token in tokens)
+        if tokens is not None:  # a model that ended at once has none of none
+            kept["logprobs"] = tuple(TokenLogprob(*token) for token in tokens)
         return cls(**kept | {"usage": Usage(**kept["usage"]), "left_out": tuple(kept["left_out"])})
 
 

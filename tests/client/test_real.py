@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from components.client.client import Client
 from components.client.clients.endpoint import EndpointConfig
 from components.client.clients.local import LocalConfig
-from components.client.contract import Message, Request
+from components.client.contract import Message, Request, Response, Usage
 from components.client.price import Budget
 from components.client.reading import graded
 from components.errors import ConfigError, ModelError
@@ -124,6 +124,11 @@ def test_a_model_in_this_process_is_asked_once_for_each_prompt(local: Any) -> No
     assert first.account.facts()["asked"] == 15 and first.account.usd == 0
     assert replies[0].fingerprint == first.ask(requests)[0].fingerprint
     assert first.quote(requests).calls == 0
+
+
+def test_an_answer_that_ended_at_once_comes_back_from_the_cache() -> None:
+    empty = Response("", Usage(input=8), "toy", logprobs=())
+    assert Response.from_json(empty.to_json()) == empty
 
 
 def test_a_budget_of_calls_holds_for_a_model_in_this_process_too(local: Any) -> None:
