@@ -171,8 +171,13 @@ def headlines(
         for column in ("explainer", "predictor", "budget", "hook_point", "dictionary"):
             value = row[column]
             if first.setdefault((base, column), value) != value:
-                parts.append(f"kl {number(value)}" if column == "budget" else str(value))
+                parts.append(_budget(value) if column == "budget" else str(value))
         yield " ".join(parts).lower().replace(" ", "_"), measure, row
+
+
+def _budget(value: float | None) -> str:
+    """A budget, or that a method without strength stands at its own cost."""
+    return "own cost" if value is None else f"kl {number(value)}"
 
 
 def _who(row: Mapping[str, Any]) -> list[str]:

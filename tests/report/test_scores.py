@@ -406,3 +406,10 @@ def test_a_reason_leads_to_a_setting(row: dict, expected: str) -> None:
 
 def test_a_reason_that_names_a_setting_needs_no_other() -> None:
     assert setting(steered(None, "fluency", reason="steer.judges does not list fluency")) is None
+
+
+def test_a_method_without_strength_has_a_short_name_beside_those_at_a_budget() -> None:
+    rows = [steered(0.5, "composite", method="prompt"), steered(0.4, "composite", method="prompt")]
+    rows[1]["budget"] = None
+    assert set(short(*rows)) == {"steering_prompt", "steering_prompt_own_cost"}
+    assert set(short(*rows[::-1])) == {"steering_prompt", "steering_prompt_kl_0.1"}
