@@ -50,6 +50,8 @@ ROW, FRAME = 22, 110
 """Pixels for one row of a chart, and for its axis, legend and margins."""
 LEGEND_ROW = 30
 """Pixels for one row of a legend below a chart, which takes them from the chart."""
+NAMED = 10
+"""Methods that each of several small charts names in a legend of its own, at most."""
 
 
 def curve(panel: pl.DataFrame, name: str) -> alt.Chart:
@@ -473,7 +475,8 @@ def densities(frame: pl.DataFrame) -> alt.Chart:
 
 
 def budgets(frame: pl.DataFrame, title: str) -> alt.LayerChart | alt.FacetChart:
-    """One measure of steering over KL budgets, a line with intervals for each method.
+    """One measure of steering over KL budgets, a line with intervals for each method; beyond NAMED of
+    them without a legend, which would be longer than the chart.
 
     Args:
         frame: `views.scores.budgets`, of one measure and one kind of concept.
@@ -483,12 +486,11 @@ def budgets(frame: pl.DataFrame, title: str) -> alt.LayerChart | alt.FacetChart:
     several = frame["budget"].n_unique() > 1
     colour_scale, shape_scale = _method_scales(*methods)
     methods = [name for part in methods for name in part]
-    colour = alt.Color(
-        "method:N",
-        title=None,
-        scale=colour_scale,
-        legend=alt.Legend(orient="bottom", labelLimit=240, columns=1, symbolLimit=0),
+    named = len(methods) <= NAMED
+    legend = (
+        alt.Legend(orient="bottom", labelLimit=240, columns=1, symbolLimit=0) if named else None
     )
+    colour = alt.Color("method:N", title=None, scale=colour_scale, legend=legend)
     base = alt.Chart(frame).encode(
         color=colour,
         tooltip=[
@@ -511,12 +513,16 @@ def budgets(frame: pl.DataFrame, title: str) -> alt.LayerChart | alt.FacetChart:
     offset = {} if several else {"xOffset": alt.XOffset("method:N", sort=methods)}
     rules = base.mark_rule(strokeWidth=1.5).encode(x=x, y=alt.Y("low:Q"), y2="high:Q", **offset)
     points = base.mark_point(filled=True, size=70, opacity=1).encode(
-        x=x, y=y, shape=alt.Shape("method:N", title=None, scale=shape_scale), **offset
+        x=x,
+        y=y,
+        shape=alt.Shape("method:N", title=None, scale=shape_scale, legend=legend),
+        **offset,
     )
     layers = [rules, points]
     if several:
         layers.insert(0, base.mark_line(strokeWidth=1.5).encode(x=x, y=y))
-    return alt.layer(*layers).properties(height=260 + LEGEND_ROW * len(methods), title=title)
+    height = 260 + (LEGEND_ROW * len(methods) if named else 0)
+    return alt.layer(*layers).properties(height=height, title=title)
 
 
 def hook_points(swept: pl.DataFrame, measure: str, title: str) -> alt.LayerChart | alt.FacetChart:

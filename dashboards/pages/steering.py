@@ -174,7 +174,8 @@ def _budgets(report: pl.DataFrame, declared: Measures, kind: str) -> None:
             )
     single = of["budget"].n_unique() == 1
     st.caption(
-        "Means over concepts on test prompts, 95% intervals."
+        "Means over concepts on test prompts, 95% intervals. Colours and shapes are those of the charts "
+        "above; a mark under the pointer says its method."
         + (
             " One budget was steered at; more make curves: `latentflow steer "
             "steer.kl_budgets='[0.03, 0.1, 0.3]'`."

@@ -3,6 +3,8 @@ validates."""
 
 from __future__ import annotations
 
+import json
+
 import polars as pl
 import pytest
 
@@ -230,3 +232,17 @@ def test_a_map_fills_its_box_and_a_box_can_be_drawn_on_it() -> None:
     ]
     (rows,) = told["datasets"].values()
     assert rows[0]["url"].startswith("data:image/png;base64,")
+
+
+@pytest.mark.parametrize("n", [charts.NAMED, charts.NAMED + 1])
+def test_a_legend_is_not_longer_than_its_chart(n: int) -> None:
+    frame = pl.DataFrame(
+        [
+            {"method": f"m{i:02}", "role": "entry", "budget": budget, "value": 0.5, "low": 0.4}
+            | {"high": 0.6, "n": 12, "n_failed": 0, "baseline": 0.1, "baseline_name": "plain"}
+            for i in range(n)
+            for budget in (0.1, 0.2)
+        ]
+    )
+    drawn = json.dumps(charts.budgets(frame, "Steered").to_dict())
+    assert ('"legend": null' in drawn) == (n > charts.NAMED)
