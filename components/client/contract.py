@@ -183,7 +183,7 @@ class Response:
         """From what the cache keeps."""
         kept = json.loads(text)
         tokens = kept["logprobs"]
-        if tokens is not None:  # a model that ended at once has none of none
+        if tokens is not None:  # empty where the model ended at once
             kept["logprobs"] = tuple(TokenLogprob(*token) for token in tokens)
         return cls(**kept | {"usage": Usage(**kept["usage"]), "left_out": tuple(kept["left_out"])})
 

@@ -80,12 +80,17 @@ def opened(
     model: LanguageModel, texts: Sequence[str], conversation: Conversation | None = None
 ) -> list[list[int]]:
     """Token ids of each prompt, as the model meets it."""
-    encoder = Encoder.of(model)
-    encoded = encoder.encode(list(texts), offsets=False)
+    encoded = Encoder.of(model).encode(list(texts), offsets=False)
+    return [
+        placed(model, each, text, conversation) for each, text in zip(encoded, texts, strict=True)
+    ]
+
+
+def placed(
+    model: LanguageModel, encoded: Encoded, text: str, conversation: Conversation | None
+) -> list[int]:
+    """The same of one prompt that is tokens already."""
     if conversation is not None:
-        return [
-            conversation.tokens(model, each, text)
-            for each, text in zip(encoded, texts, strict=True)
-        ]
-    head = [] if encoder.bos is None else [encoder.bos]
-    return [[*head, *each.ids] for each in encoded]
+        return conversation.tokens(model, encoded, text)
+    first = Encoder.of(model).bos
+    return [*([] if first is None else [first]), *encoded.ids]

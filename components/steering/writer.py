@@ -22,7 +22,7 @@ from components.model.intervention import NOTHING, Intervention, logits_under
 from components.model.language_model import LanguageModel
 from components.seeds import derive
 from components.steering.contract import Continuation, Steering
-from components.steering.conversation import Conversation, opened
+from components.steering.conversation import Conversation, placed
 from components.steering.journal import Journal
 
 LOGITS_AT_ONCE = 2**26
@@ -54,9 +54,9 @@ class Prompt:
         conversation: Conversation | None = None,
     ) -> Prompt:
         """The text behind the model's first token, where it has one, or as the user's message."""
-        n_special = Encoder.of(model).encode([text], offsets=False)[0].n_special
-        tokens = opened(model, [text], conversation)[0]
-        return cls(number, tuple(tokens), n_special, text)
+        encoded = Encoder.of(model).encode([text], offsets=False)[0]
+        tokens = placed(model, encoded, text, conversation)
+        return cls(number, tuple(tokens), encoded.n_special, text)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
