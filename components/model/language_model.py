@@ -479,3 +479,13 @@ def _is_right(mask: Tensor) -> bool:
 
 class _Stop(Exception):
     """The last hook point that was wanted has been read."""
+
+
+def __getattr__(name: str) -> Any:
+    """`ModelConfig` and `ModelReference` stood here once; who imports them from here still finds
+    them. At run time, since `components.model.reference` imports this module."""
+    if name not in ("ModelConfig", "ModelReference"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from components.model import reference
+
+    return getattr(reference, name)

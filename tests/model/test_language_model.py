@@ -290,3 +290,12 @@ def test_a_model_is_located_by_its_bytes(tmp_path: Path) -> None:
         ModelError, match=rf"gone \(float32\): no model; .*other \(float32\): model {other.key}"
     ):
         locate(reference.key, places[:2])
+
+
+def test_names_that_have_moved_are_still_found_where_they_stood() -> None:
+    from components.model import language_model
+
+    assert language_model.ModelConfig is ModelConfig
+    assert language_model.ModelReference is ModelReference
+    with pytest.raises(ImportError, match="ModelPath"):
+        from components.model.language_model import ModelPath  # noqa: F401
