@@ -80,7 +80,7 @@ def ruler_of_vectors(
         tokens: text; padding, if any, on the right.
         mask: tokens whose predictions count.
     """
-    layer, places = _entry(model, list(vectors))
+    layer, places = entry(model, list(vectors))
     residual = model.read(tokens, [f"resid_pre.{layer}"])[f"resid_pre.{layer}"]
     plain = model.resume(tokens, layer, residual).log_softmax(dim=-1)
     steps = [(places[name], step.to(model.device, model.dtype)) for name, step in vectors.items()]
@@ -193,7 +193,7 @@ def _propose(
     return proposed.exp().masked_fill(near | exhausted, torch.nan)
 
 
-def _entry(model: LanguageModel, hook_points: Sequence[str]) -> tuple[int, dict[str, str]]:
+def entry(model: LanguageModel, hook_points: Sequence[str]) -> tuple[int, dict[str, str]]:
     """The block from which a pass must run for these hook points to be met, and what each of them
     is called there."""
     layers, places = [], {}

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from components.corpus.encoding import Encoder
+from components.model.approach import Approach
 from components.model.generation import generate
 from components.model.intervention import NOTHING, Intervention, logits_under
 from components.model.language_model import LanguageModel
@@ -142,6 +143,7 @@ class Writer:
         written: Sequence[Sequence[int]],
         jobs: Sequence[Job] | None = None,
         drawn_from: Sequence[Float[Tensor, "row V"]] = (),
+        approach: Approach | None = None,
     ) -> Float[np.ndarray, "row 3"]:
         """Means over what was written, nats a token: loss under the unsteered model, and where jobs
         are given what their steerings do to the predictions of these tokens, KL(plain || steered)
@@ -153,6 +155,8 @@ class Writer:
             jobs: with their steerings.
             drawn_from: logits that each token was drawn from, step by step; none: the text is read
                 once more under its steering.
+            approach: what came to the first edit while the text was written; None: the whole model
+                reads it.
         """
         measured = np.full((len(prompts), 3), np.nan)
         rows = [i for i, new in enumerate(written) if len(new)]
@@ -178,7 +182,8 @@ class Writer:
             def mean(values: Tensor, weight: Tensor = weight) -> np.ndarray:
                 return (values.double().cpu() * weight).sum(dim=1).numpy()
 
-            plain = predictions(self.model.logits(tokens))
+            unsteered = approach.logits(part, tokens) if approach else self.model.logits(tokens)
+            plain = predictions(unsteered)
             targets = tokens.take_along_dim(at + 1, 1)[..., None].to(plain.device)
             measured[part, 0] = mean(-plain.gather(-1, targets)[..., 0])
             if jobs is None:
@@ -214,18 +219,25 @@ class Writer:
         logits: list[Tensor] = []
         fits = len(jobs) * self.max_new_tokens * self.model.vocab_size <= LOGITS_AT_ONCE
         watched = side_effects and fits and not intervention.decoding
+        approach = Approach(self.model, intervention, prompts)
         written = generate(
             self.model,
             prompts,
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
             seeds=[derive(self.seed, "generate", job.prompt.number, job.sample) for job in jobs],
-            intervention=intervention,
+            intervention=approach.kept() if approach.known else intervention,
             watch=logits.append if watched else None,
         )
         texts = self.model.tokenizer.batch_decode(written, skip_special_tokens=True)
-        measured = self._measured(prompts, written, jobs if side_effects else None, logits).tolist()
-        results = zip(jobs, texts, written, measured, strict=True)
+        measured = self._measured(
+            prompts,
+            written,
+            jobs if side_effects else None,
+            logits,
+            approach if approach.known else None,
+        )
+        results = zip(jobs, texts, written, measured.tolist(), strict=True)
         return [
             continuation(text, len(new), *each, prompt=job.prompt.text)
             for job, text, new, each in results
