@@ -522,8 +522,10 @@ def t_interval_of_groups(
     parts = np.array([np.var(group, ddof=1) / len(group) for group in groups]) / len(groups) ** 2
     if parts.sum() == 0:
         return Interval(value, value, value, n)
-    freedom = parts.sum() ** 2 / sum(
-        part**2 / (len(group) - 1) for part, group in zip(parts, groups, strict=True)
+    # the squares of very small parts would all be 0, and their quotient not a number
+    scaled = parts if parts.max() > 1e-100 else parts / parts.max()
+    freedom = scaled.sum() ** 2 / sum(
+        part**2 / (len(group) - 1) for part, group in zip(scaled, groups, strict=True)
     )
     reach = float(scipy.special.stdtrit(freedom, (1 + confidence) / 2) * np.sqrt(parts.sum()))
     return Interval(value, value - reach, value + reach, n)

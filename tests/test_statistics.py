@@ -320,6 +320,16 @@ def test_a_group_of_one_gives_no_interval_and_nothing_gives_nothing() -> None:
     assert (same.low, same.high) == (0.5, 0.5)
 
 
+def test_an_interval_of_groups_scales_with_its_values_however_small() -> None:
+    groups = [np.array([0.1, 0.3, 0.2]), np.array([0.5, 0.9])]
+    plain = t_interval_of_groups(groups)
+    for scale in (2.0**-300, 2.0**-500):
+        small = t_interval_of_groups([group * scale for group in groups])
+        assert plain.low is not None and plain.high is not None
+        wanted = plain.low * scale, plain.high * scale
+        assert (small.low, small.high) == pytest.approx(wanted, rel=1e-12, abs=0)
+
+
 def test_groups_of_unequal_spread_are_covered() -> None:
     rng, hits = np.random.default_rng(0), 0
     for _ in range(1000):

@@ -2,8 +2,13 @@
 
 A concept that the model does not represent, or that no judge recognises, would count against every
 method alike. The probe is fitted on select (activations of tokens, or their means over documents)
-and read on validate, by the same gate as in evaluation (components/concept/gate.py). What fails is
-left out and counted.
+and read on validate, with the thresholds that evaluation has too (components/concept/gate.py). What
+fails is left out and counted.
+
+Evaluation fits probes of its own (components/evaluation/gate.py), because it asks something else:
+every concept of the corpus, on a limited number of tokens, where the dictionary reads first. Here
+it is the targets alone, on all captured tokens, where the dictionary writes. That is the smaller
+part of the work, and no setting of evaluation makes steering write its text again.
 """
 
 from __future__ import annotations
