@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -266,6 +267,54 @@ def test_sets_of_texts_are_targets_of_their_own_with_splits_of_their_own(
         bench.targeted(config(given | {"text_column": "body"}))
     with pytest.raises(InputError, match="with_values"):
         bench.targeted(config(given | {"with_values": ["yes"]}))
+
+
+def pairs(folder: Path, n: int = 80) -> Path:
+    """Questions with an answer about cats and one about kings; the last row has one answer only."""
+    rng = np.random.default_rng(0)
+    rows: list[dict[str, Any]] = [
+        {
+            "question": f"{_tale(rng, 'tree')} {i}",
+            "yes": f" {_tale(rng, 'cat')}",
+            "no": _tale(rng, "king"),
+            "about": "cats",
+        }
+        for i in range(n)
+    ]
+    path = folder / "pairs.parquet"
+    pl.DataFrame([*rows, rows[0] | {"question": "big tree", "no": None}]).write_parquet(path)
+    return path
+
+
+def test_a_row_may_be_a_pair_and_both_texts_of_it_stand_in_one_split(
+    bench: Bench, tmp_path: Path
+) -> None:
+    given = {
+        "kind": "sets",
+        "path": str(pairs(tmp_path)),
+        "fewest": 4,
+        "text_column": "yes",
+        "other_column": "no",
+        "before_column": "question",
+        "concept_column": "about",
+        "longest": 1000,
+    }
+    found = bench.targeted(config(given))
+    assert [c.name for c in found.concepts] == ["cats"]
+    assert len(found.texts()) == 160, "a pair that lacks a text is left out"
+    whole = found.evidence([0], 0)
+    assert whole.pairs.height == found.told(0)["n_with"] == found.told(0)["n_without"] > 10
+    for row in whole.pairs.iter_rows(named=True):
+        assert " cat " in row["positive"] and " king " in row["negative"]
+        with_it, without = (re.search(r" \. \d+ ", row[s]) for s in ("positive", "negative"))
+        assert with_it and without and with_it.group() == without.group(), "of one question"
+        assert "  " not in row["positive"] + row["negative"], "one space behind a question"
+    steering = next(iter(world.method("paired_difference").candidates(whole)))
+    assert steering.steering is not None, steering.reason
+    with pytest.raises(InputError, match=r"no column 'body'.*other_column"):
+        bench.targeted(config(given | {"other_column": "body"}))
+    with pytest.raises(ValueError, match="rows are no pairs"):
+        config(given | {"other_column": ""})
 
 
 def test_steering_towards_sets_goes_through_the_same_protocol(bench: Bench, tmp_path: Path) -> None:

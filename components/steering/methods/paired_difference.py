@@ -58,7 +58,8 @@ class PairedDifference(SteeringMethod):
             if not pairs.height:
                 reason = (
                     "the select split has no minimal pair of it; a corpus that brings pairs has "
-                    "them (the table `pairs`)"
+                    "them (the table `pairs`), and so have sets whose rows are pairs "
+                    "(steer.targets.other_column)"
                 )
                 yield Candidate(concept.name, 0, None, reason=reason)
                 continue

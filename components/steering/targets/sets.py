@@ -1,7 +1,10 @@
 """Sets of texts as targets: for each concept texts that have it, and texts that have it not.
 
 A file has one text a row, with a column that says on which side it is, and perhaps one that names
-the concept (else the file's name does). Texts of the other side without a concept of their own, or
+the concept (else the file's name does). Or it has one contrast pair a row: a text that has the
+concept, one that has it not, and perhaps what stands before both (a question). Both texts of a pair
+fall into the same split, with all others that stand behind the same question, and methods that
+learn from pairs have them. Texts of the other side without a concept of their own, or
 with one that has no text on this side, are shared by all concepts. Each text is a document of its
 own, and is dealt by its digest to select, judge, calibrate or validate: no text serves two of them.
 The model that is steered reads them itself. A text that says the same twice is taken once.
@@ -22,7 +25,7 @@ import numpy as np
 import polars as pl
 import scipy.sparse
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from components.concept.gate import ProbeGate
@@ -70,6 +73,21 @@ class SetsConfig(TextsConfig):
     """Values of that column, as text in lower case, that say that the text has the concept."""
     concept_column: str = ""
     """The column that names the concept; empty: the file's name does."""
+    other_column: str = ""
+    """Where a row is a pair: the column that holds the text without the concept, text_column that
+    with it, and side_column is not read. Empty: a row is one text."""
+    before_column: str = ""
+    """The column that holds what stands before both texts of a pair, such as a question."""
+
+    @model_validator(mode="after")
+    def _before_a_pair(self) -> SetsConfig:
+        if self.before_column and not self.other_column:
+            raise ValueError(
+                "before_column names what stands before both texts of a pair, and rows are no "
+                "pairs; name the column of the second text in other_column, or leave before_column "
+                "empty"
+            )
+        return self
 
 
 @targets
@@ -112,25 +130,69 @@ class Sets(Targets):
             )
         parts = []
         for path in self.files():
-            wanted = [settings.text_column, settings.side_column]
-            wanted += [settings.concept_column] if settings.concept_column else []
-            where = "steer.targets.text_column, side_column or concept_column"
+            columns = [settings.text_column]
+            if settings.other_column:
+                columns += [settings.other_column, settings.before_column]
+            else:
+                columns.append(settings.side_column)
+            wanted = [name for name in (*columns, settings.concept_column) if name]
+            where = " or ".join(f"steer.targets.{setting}" for setting in self._columns())
             frame = rows_of(path, wanted, where)
-            side = pl.col(settings.side_column).cast(pl.String).str.to_lowercase()
             name = pl.col(settings.concept_column) if settings.concept_column else pl.lit(path.stem)
-            parts.append(
-                frame.select(
-                    name.cast(pl.String).alias("concept"),
-                    pl.col(settings.text_column).cast(pl.String).alias("text"),
-                    side.is_in(settings.with_values).alias("inside"),
-                )
-            )
+            frame = frame.with_columns(name.cast(pl.String).alias("concept"))
+            parts.append(self._pairs(frame) if settings.other_column else self._sides(frame))
         if not parts:
             raise InputError(
                 f"no JSONL or parquet file at {settings.path} ({settings.pattern}); set "
                 "steer.targets.path to one, or to a folder of them"
             )
         return pl.concat(parts).drop_nulls("text").unique(maintain_order=True)
+
+    def _columns(self) -> tuple[str, ...]:
+        """The settings that name columns."""
+        if self.settings.other_column:
+            return "text_column", "other_column", "before_column", "concept_column"
+        return "text_column", "side_column", "concept_column"
+
+    def _sides(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """One text a row."""
+        side = pl.col(self.settings.side_column).cast(pl.String).str.to_lowercase()
+        return frame.select(
+            "concept",
+            pl.col(self.settings.text_column).cast(pl.String).alias("text"),
+            side.is_in(self.settings.with_values).alias("inside"),
+        )
+
+    def _pairs(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Both texts of each pair, with what stands before them; a pair that lacks one is left
+        out."""
+        settings = self.settings
+        both = [pl.col(c).cast(pl.String) for c in (settings.text_column, settings.other_column)]
+        before = pl.lit("")
+        if settings.before_column:
+            before = pl.col(settings.before_column).cast(pl.String)
+        # most files have the space that parts question and answer, some have not
+        gap = (
+            pl.when((before == "") | before.str.contains(r"\s$"))
+            .then(pl.lit(""))
+            .otherwise(pl.lit(" "))
+        )
+        whole = [
+            before + pl.when(t.str.contains(r"^\s")).then(pl.lit("")).otherwise(gap) + t
+            for t in both
+        ]
+        origin = before if settings.before_column else both[0]
+        pairs = frame.select(
+            "concept", origin.alias("origin"), whole[0].alias("with"), whole[1].alias("without")
+        ).drop_nulls()
+        return pl.concat(
+            [
+                pairs.select(
+                    "concept", pl.col(side).alias("text"), pl.lit(inside).alias("inside"), "origin"
+                )
+                for side, inside in (("with", True), ("without", False))
+            ]
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -150,7 +212,7 @@ class Listed(Targeted):
         ground: where they are read.
         settings: tokens of a text that are read at most, and how few texts make no target.
         rows: concept, text, inside (the side); where there is a column `origin`, texts of the same
-            origin fall into the same split.
+            origin fall into the same split, and those on its two sides are minimal pairs.
         names: the concepts.
     """
 
@@ -162,18 +224,34 @@ class Listed(Targeted):
         self._given = rows["text"].unique(maintain_order=True).to_list()
         column = {name: i for i, name in enumerate(names)}
         found: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {s: {} for s in set(DEALT)}
+        sides: dict[tuple[str, str], tuple[list[str], list[str]]] = {}
         for row in rows.iter_rows(named=True):
             text = sound(row["text"])
             split = DEALT[text_digest(sound(row.get("origin") or text)) % len(DEALT)]
             inside, outside = found[split].setdefault(
                 text, (np.zeros(len(names), bool), np.zeros(len(names), bool))
             )
+            if split == "select" and row.get("origin"):
+                of_both = sides.setdefault((row["concept"], row["origin"]), ([], []))
+                of_both[0 if row["inside"] else 1].append(text)
             if row["inside"]:
                 inside[column[row["concept"]]] = True
             elif row["concept"] in column:
                 outside[column[row["concept"]]] = True
             else:
                 outside[:] = True
+        self._pairs = tables.PAIRS.frame(
+            [
+                {"concept": concept, "pair": pair, "split": "select", "positive": p, "negative": n}
+                for name in names
+                for pair, (concept, p, n) in enumerate(
+                    (concept, p, n)
+                    for (concept, _), of_both in sides.items()
+                    if concept == name
+                    for p, n in zip(*of_both, strict=False)
+                )
+            ]
+        )
         encoder = Encoder.of(ground.model)
         self._splits = {}
         for split, texts in found.items():
@@ -183,10 +261,10 @@ class Listed(Targeted):
                 for t, e in zip(texts, encoded, strict=True)
                 if e.ids
             ]
-            sides = [
+            with_it, without = (
                 np.array([row[i] for row in kept], bool).reshape(-1, len(names)) for i in (1, 2)
-            ]
-            self._splits[split] = _Texts([row[0] for row in kept], sides[0], sides[1] & ~sides[0])
+            )
+            self._splits[split] = _Texts([row[0] for row in kept], with_it, without & ~with_it)
 
     def refusals(self, gate: ProbeGate) -> Mapping[str, str]:
         """Those with too few texts on one side."""
@@ -252,7 +330,9 @@ class Listed(Targeted):
             document_labels=scipy.sparse.csc_matrix(inside),
             batches=batches,
             contexts=contexts(subject.corpus, "select"),
-            pairs=tables.PAIRS.frame([]),
+            pairs=self._pairs.filter(
+                pl.col("concept").is_in([self.concepts[c].name for c in columns])
+            ),
             codes=codes.matrix(),
             dictionary=dictionary,
             d_in=dictionary.widths[subject.hook_point],

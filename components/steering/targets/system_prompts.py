@@ -120,6 +120,7 @@ class _Pair:
 class SystemPrompts(Targets):
     """What a model writes under two instructions."""
 
+    version = 2  # 2: both answers to a question are minimal pairs
     config = SystemPromptsConfig
 
     @property
