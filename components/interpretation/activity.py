@@ -161,7 +161,8 @@ def read(
         sample.add(number, random, row, value)
         weighted.add(number, race(random, value), row, value)
         place = searched.place_of[tile]
-        parts.append((number[place >= 0], place[place >= 0]))
+        there = place >= 0
+        parts.append((number[there].astype(np.int32), place[there]))  # many: in four bytes
     number, place = (np.concatenate(column) for column in zip(*parts, strict=True))
     ones = np.ones(len(number), np.int8)
     matrix = scipy.sparse.csr_matrix((ones, (number, place)), shape=(n, len(searched.tiles)))
