@@ -71,7 +71,9 @@ class Approach:
             tokens: prompt and what was written, padding on the right; of the last token that was
                 written, and of padding, the predictions mean nothing.
         """
-        stream = torch.cat(self._passed, dim=1)
+        if len(self._passed) > 1:  # several parts of a batch may be asked for
+            self._passed = [torch.cat(self._passed, dim=1)]
+        (stream,) = self._passed
         at = self._n_pad[list(rows)][:, None] + torch.arange(tokens.shape[1], device=stream.device)
         of = torch.tensor(list(rows), device=stream.device)[:, None]
         return self._model.resume(

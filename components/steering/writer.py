@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Generator, Hashable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from components.corpus.encoding import Encoder
@@ -28,6 +28,10 @@ from components.steering.journal import Journal
 
 LOGITS_AT_ONCE = 2**26
 """Entries of one tensor of logits, at most (256 MiB)."""
+TOKENS_AT_ONCE = 2**11
+"""Tokens that a pass over written text reads on a CPU, at most: what a block hands on then stays in
+the cache. A row comes out bit for bit the same whatever rows share its pass."""
+Tokens: TypeAlias = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +141,29 @@ class Writer:
         nothing."""
         return self._measured(prompts, written)[:, 0]
 
+    def losses_of_many(
+        self, prompts: Sequence[Tokens], written: Sequence[Tokens]
+    ) -> Float[np.ndarray, " row"]:
+        """The same, `batch_size` rows at a time in their order; a row that comes again is read
+        once."""
+        losses = np.full(len(written), np.nan)
+        # within a frame, since the length of a sum can change its last bit
+        alike: dict[tuple[int, int], dict[tuple[Tokens, Tokens], list[int]]] = {}
+        for start in range(0, len(written), self.batch_size):
+            batch = slice(start, start + self.batch_size)
+            for rows, frame in self._parts(prompts[batch], written[batch]):
+                of_frame = alike.setdefault(frame, {})
+                for i in (start + row for row in rows):
+                    of_frame.setdefault((prompts[i], written[i]), []).append(i)
+        for frame, of_frame in alike.items():
+            size = min(self.batch_size, self._at_once(frame[0]))
+            texts = list(of_frame)
+            for part in (texts[start : start + size] for start in range(0, len(texts), size)):
+                found = self._part([p for p, _ in part], [w for _, w in part], frame)[:, 0]
+                for text, loss in zip(part, found.tolist(), strict=True):
+                    losses[of_frame[text]] = loss
+        return losses
+
     def _measured(
         self,
         prompts: Sequence[Sequence[int]],
@@ -159,44 +186,97 @@ class Writer:
                 reads it.
         """
         measured = np.full((len(prompts), 3), np.nan)
+        for rows, frame in self._parts(prompts, written, 1 if jobs is None else 2):
+
+            def read(part: slice, tokens: Tensor, rows: Sequence[int] = rows) -> Tensor:
+                return approach.logits(rows[part], tokens) if approach else self._read(part, tokens)
+
+            drawn = drawn_from[: frame[1]]
+            if len(rows) < len(prompts):
+                drawn = [each[rows] for each in drawn]
+            measured[rows] = self._part(
+                [prompts[i] for i in rows],
+                [written[i] for i in rows],
+                frame,
+                None if jobs is None else [jobs[i] for i in rows],
+                drawn,
+                read,
+            )
+        return measured
+
+    def _parts(
+        self, prompts: Sequence[Sequence[int]], written: Sequence[Sequence[int]], n_logits: int = 1
+    ) -> Iterator[tuple[list[int], tuple[int, int]]]:
+        """Rows with text that are measured together, and their frame: tokens of a row with its
+        padding, and how many are written at most."""
         rows = [i for i, new in enumerate(written) if len(new)]
-        if not rows:
-            return measured
-        width = max(len(prompts[i]) + len(written[i]) for i in rows)
-        at_once = max(
-            1, LOGITS_AT_ONCE // (width * self.model.vocab_size) // (1 if jobs is None else 2)
-        )
-        for part in (rows[start : start + at_once] for start in range(0, len(rows), at_once)):
-            texts = [[*prompts[i], *written[i]] for i in part]
-            tokens = torch.tensor([text + [0] * (width - len(text)) for text in texts])
-            begins = torch.tensor([len(prompts[i]) for i in part])[:, None]
-            lengths = torch.tensor([len(written[i]) for i in part])[:, None]
-            step = torch.arange(int(lengths.max()))[None]
-            # of each row the positions at which its tokens were predicted, in order
-            at = (begins - 1 + step).clamp(max=width - 2)
-            weight = (step < lengths).double() / lengths
+        width = max((len(prompts[i]) + len(written[i]) for i in rows), default=1)
+        size = self._at_once(width, n_logits)
+        for part in (rows[start : start + size] for start in range(0, len(rows), size)):
+            yield part, (width, max(len(written[i]) for i in part))
 
-            def predictions(logits: Tensor, at: Tensor = at) -> Tensor:
-                return logits.take_along_dim(at[..., None].to(logits.device), 1).log_softmax(-1)
+    def _at_once(self, width: int, n_logits: int = 1) -> int:
+        return max(1, LOGITS_AT_ONCE // (width * self.model.vocab_size) // n_logits)
 
-            def mean(values: Tensor, weight: Tensor = weight) -> np.ndarray:
-                return (values.double().cpu() * weight).sum(dim=1).numpy()
+    def _part(
+        self,
+        prompts: Sequence[Sequence[int]],
+        written: Sequence[Sequence[int]],
+        frame: tuple[int, int],
+        jobs: Sequence[Job] | None = None,
+        drawn_from: Sequence[Float[Tensor, "row V"]] = (),
+        read: Callable[[slice, Tensor], Tensor] | None = None,
+    ) -> Float[np.ndarray, "row 3"]:
+        """`_measured` of rows that fit together, none of them empty.
 
-            unsteered = approach.logits(part, tokens) if approach else self.model.logits(tokens)
-            plain = predictions(unsteered)
-            targets = tokens.take_along_dim(at + 1, 1)[..., None].to(plain.device)
+        Args:
+            prompts: token ids.
+            written: what came after each.
+            frame: tokens of a row with its padding, and steps of a mean.
+            jobs: with their steerings.
+            drawn_from: logits that each token was drawn from.
+            read: (which of the rows, their tokens) -> plain logits; None: the model's.
+        """
+        width, n_steps = frame
+        texts = [[*prompt, *new] for prompt, new in zip(prompts, written, strict=True)]
+        tokens = torch.tensor([text + [0] * (width - len(text)) for text in texts])
+        begins = torch.tensor([len(prompt) for prompt in prompts])[:, None]
+        lengths = torch.tensor([len(new) for new in written])[:, None]
+        step = torch.arange(n_steps)[None]
+        # of each row the positions at which its tokens were predicted, in order
+        at = (begins - 1 + step).clamp(max=width - 2)
+        weight = (step < lengths).double() / lengths
+
+        under = None
+        if jobs is not None and not drawn_from:
+            under = logits_under(self.model, tokens, _intervention(jobs), begins[:, 0])
+            under = _predictions(under, at)
+        measured = np.full((len(texts), 3), np.nan)
+        size = len(texts)
+        if self.model.device.type == "cpu":
+            size = -(-size // -(-tokens.numel() // TOKENS_AT_ONCE))
+        for part in (slice(start, start + size) for start in range(0, len(texts), size)):
+            share = weight[part]
+
+            def mean(values: Tensor, share: Tensor = share) -> np.ndarray:
+                return (values.double().cpu() * share).sum(dim=1).numpy()
+
+            plain = _predictions((read or self._read)(part, tokens[part]), at[part])
+            targets = tokens[part].take_along_dim(at[part] + 1, 1)[..., None].to(plain.device)
             measured[part, 0] = mean(-plain.gather(-1, targets)[..., 0])
             if jobs is None:
                 continue
-            if drawn_from:
-                steps = drawn_from[: step.shape[1]]
-                steered = torch.stack([each[part] for each in steps], dim=1).log_softmax(dim=-1)
+            if under is None:
+                steps = [each[part] for each in drawn_from]
+                steered = torch.stack(steps, dim=1).log_softmax(dim=-1)
             else:
-                intervention = _intervention([jobs[i] for i in part])
-                steered = predictions(logits_under(self.model, tokens, intervention, begins[:, 0]))
+                steered = under[part]
             measured[part, 1] = mean(_divergence(plain, steered))
             measured[part, 2] = mean(_divergence(steered, plain))
         return measured
+
+    def _read(self, part: slice, tokens: Int64[Tensor, "row t"]) -> Float[Tensor, "row t V"]:
+        return self.model.logits(tokens)
 
     def _remembered(self, jobs: Sequence[Job], side_effects: bool) -> list[Continuation]:
         """A batch, from the journal where it stands there."""
@@ -242,6 +322,16 @@ class Writer:
             continuation(text, len(new), *each, prompt=job.prompt.text)
             for job, text, new, each in results
         ]
+
+
+def _predictions(
+    logits: Float[Tensor, "row t V"], at: Int64[Tensor, "row step"]
+) -> Float[Tensor, "row step V"]:
+    """Log-probabilities at these positions of each row."""
+    places = at + logits.shape[1] * torch.arange(len(at))[:, None]
+    # whole vectors are copied: entry by entry it takes five times as long
+    found = logits.flatten(0, 1).index_select(0, places.flatten().to(logits.device))
+    return found.unflatten(0, places.shape).log_softmax(dim=-1)
 
 
 def _divergence(

@@ -17,7 +17,7 @@ from components.steering.neutral import Neutral
 from components.steering.passages import contexts
 from components.steering.strength import calibrate, costs
 from components.steering.vector import AddVector
-from components.steering.writer import Job, Prompt, Writer, continuation
+from components.steering.writer import TOKENS_AT_ONCE, Job, Prompt, Writer, continuation
 from tests.steering.conftest import Bench
 from tests.steering.world import HOOK, finish
 
@@ -131,6 +131,36 @@ def test_another_seed_writes_other_text(bench: Bench, writer: Writer) -> None:
     )
     assert [text.text for text in one] != [text.text for text in other]
     assert one[0].text != one[1].text, "samples of one prompt differ"
+
+
+def test_a_row_has_the_same_loss_to_the_last_bit_whatever_rows_share_its_pass(
+    bench: Bench, writer: Writer
+) -> None:
+    rng = np.random.default_rng(0)
+    prompts, new = rng.integers(4, 28, (300, 5)).tolist(), rng.integers(4, 28, (300, 11)).tolist()
+    assert 2 * TOKENS_AT_ONCE < 300 * 16
+    together = writer.losses(prompts, new)
+    apart = [writer.losses(prompts[i : i + 1], new[i : i + 1]) for i in range(300)]
+    assert together.tolist() == np.concatenate(apart).tolist()
+
+
+def test_losses_of_many_rows_are_those_of_batches_though_a_row_is_read_once(
+    bench: Bench, writer: Writer
+) -> None:
+    rng = np.random.default_rng(0)
+    kinds = [
+        (tuple(rng.integers(4, 28, 3).tolist()), tuple(rng.integers(4, 28, n).tolist()))
+        for n in (0, 1, 5, 6, 9)
+    ]
+    rows = [kinds[i] for i in rng.integers(0, len(kinds), 70)]
+    prompts, new = [prompt for prompt, _ in rows], [text for _, text in rows]
+    in_batches = [writer.losses(prompts[i : i + 7], new[i : i + 7]) for i in range(0, 70, 7)]
+    together = writer.losses_of_many(prompts, new)
+    np.testing.assert_array_equal(together, np.concatenate(in_batches))
+    passes = []
+    with bench.model.watched(lambda: passes.append(1)):
+        alike = writer.losses_of_many([prompts[0]] * 70, [kinds[4][1]] * 70)
+    assert len(passes) == 1 and len(set(alike.tolist())) == 1
 
 
 def test_the_loss_is_that_of_the_continuation_alone_under_the_unsteered_model(

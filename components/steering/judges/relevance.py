@@ -77,16 +77,16 @@ class Relevance(Judge):
         encoded = Encoder.of(self.services.model).encode(
             [each.text or "" for each in texts], offsets=False
         )
+        compared = {prompt: self._compared(prompt) for prompt in {text.prompt for text in texts}}
         rows: list[tuple[int, Prompt]] = []
         for number, (text, tokens) in enumerate(zip(texts, encoded, strict=True)):
-            others = self._others(text.prompt)
-            if len(others) < FEWEST:
-                reasons[number] = self._too_few(len(others))
+            prompts = compared[text.prompt]
+            if len(prompts) <= FEWEST:
+                reasons[number] = self._too_few(len(prompts) - 1)
             elif not tokens.ids:
                 reasons[number] = "nothing of the text is left without special tokens"
             else:
-                own = Prompt.of(self.services.model, -1, text.prompt, self.services.conversation)
-                rows += [(number, prompt) for prompt in (own, *others)]
+                rows += [(number, prompt) for prompt in prompts]
         tokens = [tuple(each.ids) for each in encoded]
         losses = self._losses(rows, tokens)
         by_text: dict[int, list[float]] = {}
@@ -104,10 +104,13 @@ class Relevance(Judge):
         n = len(self._prompts)
         return self._too_few(n - 1) if n <= FEWEST else None
 
-    def _others(self, prompt: str) -> list[Prompt]:
+    def _compared(self, prompt: str) -> list[Prompt]:
+        """A prompt, and the distractors that are drawn for it."""
+        own = Prompt.of(self.services.model, -1, prompt, self.services.conversation)
         others = [each for each in self._prompts if each.text != prompt]
         generator = numpy_generator(self.material.seed, "relevance", prompt)
-        return [others[i] for i in generator.permutation(len(others))[: self.settings.distractors]]
+        drawn = generator.permutation(len(others))[: self.settings.distractors]
+        return [own, *(others[i] for i in drawn)]
 
     def _losses(
         self, rows: Sequence[tuple[int, Prompt]], tokens: Sequence[tuple[int, ...]]
@@ -118,19 +121,15 @@ class Relevance(Judge):
         order = sorted(
             range(len(rows)), key=lambda i: len(rows[i][1].tokens) + len(tokens[rows[i][0]])
         )
-        losses = np.full(len(rows), np.nan)
         room = model.context_length
-        for start in range(0, len(order), self.settings.rows):
-            part = order[start : start + self.settings.rows]
-            written = [tokens[rows[i][0]] for i in part]
-            prompts = [
-                # as much of the prompt's end as fits beside the text
-                rows[i][1].tokens[-max(1, room - len(text)) :] if room else rows[i][1].tokens
-                for i, text in zip(part, written, strict=True)
-            ]
-            losses[part] = writer.losses(
-                prompts, [text[: room - 1] if room else text for text in written]
-            )
+        prompts, written = [], []
+        for number, prompt in (rows[i] for i in order):
+            text = tokens[number]
+            # as much of the prompt's end as fits beside the text
+            prompts.append(prompt.tokens[-max(1, room - len(text)) :] if room else prompt.tokens)
+            written.append(text[: room - 1] if room else text)
+        losses = np.full(len(rows), np.nan)
+        losses[order] = writer.losses_of_many(prompts, written)
         return losses.tolist()
 
     def _too_few(self, n: int) -> str:
