@@ -30,7 +30,7 @@ LOGITS_AT_ONCE = 2**26
 """Entries of one tensor of logits, at most (256 MiB)."""
 TOKENS_AT_ONCE = 2**11
 """Tokens that a pass over written text reads on a CPU, at most: what a block hands on then stays in
-the cache. A row comes out bit for bit the same whatever rows share its pass."""
+the cache. A row comes out the same whatever rows share its pass, but for rounding."""
 Tokens: TypeAlias = tuple[int, ...]
 
 
