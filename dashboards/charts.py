@@ -50,7 +50,7 @@ ROW, FRAME = 22, 110
 """Pixels for one row of a chart, and for its axis, legend and margins."""
 LEGEND_ROW = 30
 """Pixels for one row of a legend below a chart, which takes them from the chart."""
-NAMED = 10
+METHODS_NAMED = 10
 """Methods that each of several small charts names in a legend of its own, at most."""
 
 
@@ -165,12 +165,13 @@ def steering(frame: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
             title="composite of concept gained and fluency",
             axis=alt.Axis(tickCount=5, orient="top"),
         ),
-        color=colours.legend(orient="top", columns=3, labelLimit=180, symbolLimit=0),
+        # above a narrow chart a third column is cut off
+        color=colours.legend(orient="bottom", columns=2, labelLimit=240, symbolLimit=0),
         shape=alt.Shape("method:N", title=None, scale=shape_scale),
     )
     rules = base.mark_rule(strokeWidth=1.5).encode(x="low:Q", x2="high:Q", color=colours)
     row = max(ROW + 4, 8 * len(methods) + 6)
-    legend = ROW * math.ceil(len(methods) / 3)
+    legend = LEGEND_ROW * math.ceil(len(methods) / 2)
     return alt.layer(floor, rules, points).properties(height=row * len(order) + FRAME + legend)
 
 
@@ -475,8 +476,8 @@ def densities(frame: pl.DataFrame) -> alt.Chart:
 
 
 def budgets(frame: pl.DataFrame, title: str) -> alt.LayerChart | alt.FacetChart:
-    """One measure of steering over KL budgets, a line with intervals for each method; beyond NAMED of
-    them without a legend, which would be longer than the chart.
+    """One measure of steering over KL budgets, a line with intervals for each method; beyond
+    METHODS_NAMED of them without a legend, which would be longer than the chart.
 
     Args:
         frame: `views.scores.budgets`, of one measure and one kind of concept.
@@ -486,7 +487,7 @@ def budgets(frame: pl.DataFrame, title: str) -> alt.LayerChart | alt.FacetChart:
     several = frame["budget"].n_unique() > 1
     colour_scale, shape_scale = _method_scales(*methods)
     methods = [name for part in methods for name in part]
-    named = len(methods) <= NAMED
+    named = len(methods) <= METHODS_NAMED
     legend = (
         alt.Legend(orient="bottom", labelLimit=240, columns=1, symbolLimit=0) if named else None
     )
