@@ -43,6 +43,11 @@ def section(shown: Experiment) -> None:
         "token and without. The KL is what that costs on neutral text."
     )
     steer = shown.artifacts.get("steer")
+    if steer is not None and steer.config.get("chat", {}).get("messages"):
+        st.caption(
+            "As in the stage, a prompt is the user's message in a conversation"
+            + (", behind the stage's system message." if steer.config["chat"]["system"] else ".")
+        )
     kept = pl.DataFrame(schema=STRENGTHS.schema) if steer is None else runs.table(STRENGTHS, steer)
     kept = kept.filter(pl.col("coefficient").is_not_null())
     left, right = st.columns([1, 2.4], gap="large")

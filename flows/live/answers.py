@@ -59,7 +59,7 @@ def steer(bench: Bench, ticket: Ticket, asked: SteerQuestion, started: float) ->
         strength = trial.at_budget(bench.model, steering, asked.kl_budget, bench.neutral)
     ticket.begin("writing", 2 * asked.max_new_tokens + 2)
     writer = Writer(bench.model, asked.max_new_tokens, asked.temperature, asked.seed, batch_size=8)
-    prompt = Prompt.of(bench.model, asked.prompt_number, asked.prompt)
+    prompt = Prompt.of(bench.model, asked.prompt_number, asked.prompt, bench.conversation)
     made = trial.write(writer, prompt, steering, strength.coefficient, asked.samples)
     return SteeredAnswer(
         steered=[_written(continuation) for continuation in made.steered],

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from components.dictionary.contract import Dictionary
     from components.model.language_model import LanguageModel
     from components.model.reference import ModelConfig
+    from components.steering.conversation import Conversation
     from components.steering.neutral import Neutral
 
 
@@ -93,6 +94,7 @@ class Bench:
     dictionary: Dictionary
     vocabulary: list[str]
     neutral: Neutral | None
+    conversation: Conversation | None
 
     @property
     def unit(self) -> float:
@@ -169,7 +171,8 @@ class Worker:
         if "contexts/neutral.safetensors" in sources.corpus.files:
             neutral, _ = Neutral.read(sources.corpus, *_neutral_size(sources.steer))
         vocabulary = VOCABULARY.read(sources.corpus)["text"].to_list()
-        self.bench = Bench(sources, model, key, dictionary, vocabulary, neutral)
+        conversation = conversation_of(sources.steer, model)
+        self.bench = Bench(sources, model, key, dictionary, vocabulary, neutral, conversation)
         return self.bench
 
 
@@ -194,6 +197,17 @@ def _neutral_size(steer: Artifact | None) -> tuple[int, int]:
 
     usual = load(SteerConfig, {})
     return usual.neutral_tokens, usual.neutral_length
+
+
+def conversation_of(steer: Artifact | None, model: LanguageModel) -> Conversation | None:
+    """What the stage put its prompts into; None where they stood by themselves, or it did not
+    run."""
+    if steer is None:
+        return None
+    from components.config import load
+    from components.steering.conversation import ChatConfig
+
+    return load(ChatConfig, steer.config.get("chat", {})).conversation(model)
 
 
 def _plain(text: str) -> str:

@@ -18,6 +18,7 @@ from components.steering.conversation import ChatConfig, Conversation, opened
 from components.steering.steer import STEER
 from components.steering.writer import Job, Prompt, Writer
 from components.store import tables
+from flows.live.bench import conversation_of
 from tests import toys
 from tests.steering import world
 from tests.steering.conftest import Bench
@@ -115,9 +116,11 @@ def test_steering_in_a_conversation_goes_through_the_whole_protocol(
     made, _ = bench.store.ensure(STEER, config(), inputs, world.CPU)
     reached = tables.STEERED.read(made)
     assert reached.filter(method="add_direction")["composite"].null_count() == 0
+    assert conversation_of(made, chat.load()) == Conversation("the big king"), "the playground's"
     relevance = tables.JUDGEMENTS.read(made)
     assert relevance.height
     without, _ = bench.store.ensure(STEER, config(chat={"messages": False}), inputs, world.CPU)
+    assert conversation_of(without, chat.load()) is conversation_of(None, chat.load()) is None
     system, _ = bench.store.ensure(STEER, config(chat={"messages": True}), inputs, world.CPU)
     assert len({made.key, without.key, system.key}) == 3, "messages and system text are in the key"
     texts = [
