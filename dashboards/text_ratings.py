@@ -15,7 +15,7 @@ import streamlit as st
 
 from components.errors import InputError, MissingArtifactError
 from components.report.blind_texts import blind_texts
-from components.report.text_agreement import FEWEST_RATINGS, text_agreement
+from components.report.text_agreement import FEWEST_RATINGS, between_people, text_agreement
 from components.store import lineage
 from components.store.artifact import Artifact
 from components.store.notes import Notes
@@ -103,6 +103,12 @@ def _agreement(steer: Artifact, ratings: pl.DataFrame) -> None:
         "needs no threshold. 95% intervals from resampling targets. Of the rated texts alone, in "
         f"which half are steered, and of people who rated {FEWEST_RATINGS} or more."
     )
+    if enough.len() > 1:
+        st.markdown("**People among themselves**")
+        st.dataframe(
+            views.steering.pairs_of_people(between_people(ratings, steer.key)), hide_index=True
+        )
+        st.caption("On texts that both have rated: more than this no judge can be asked to agree.")
 
 
 def _pick(shown: Experiment) -> Artifact | None:

@@ -14,6 +14,7 @@ kappa depends on how many of them have the target, so it is no figure of all tex
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -115,6 +116,75 @@ def text_agreement(
             generator = seed, "text agreement", judge, str(author)
             rows.append(about | _row(rated, standard.above, numpy_generator(*generator)))
     return pl.DataFrame(rows, schema=SCHEMA)
+
+
+OF_PEOPLE = {
+    "question": pl.String,
+    "author": pl.String,
+    "other": pl.String,
+    "n": pl.Int64,
+    "n_left_out": pl.Int64,
+    "n_targets": pl.Int64,
+    "agree": pl.Float64,
+    "kappa": pl.Float64,
+    "kappa_low": pl.Float64,
+    "kappa_high": pl.Float64,
+    "reason": pl.String,
+}
+
+
+def between_people(ratings: pl.DataFrame, steer: str, seed: int = 0) -> pl.DataFrame:
+    """How far each two people agree on the texts that both have rated: what a judge's agreement with
+    a person is to be held against. A row for each question and pair; null where there is no kappa,
+    with the reason.
+
+    Args:
+        ratings: the table TEXT_RATINGS.
+        steer: key of the artifact; ratings of others are left out.
+        seed: of the resampling.
+
+    Returns:
+        question, author and other (in alphabetical order), n (texts that both answered), n_left_out
+            (further texts of both of which one could not say), n_targets, agree (share of equal
+            answers), kappa with its 95% interval (from resampling targets), reason.
+    """
+    mine = ratings.filter(pl.col("steer") == steer)
+    rows = []
+    for author, other in itertools.combinations(sorted(mine["author"].unique()), 2):
+        of_both = mine.filter(author=author).join(
+            mine.filter(author=other), on=["generation", "concept"], suffix="_of_other"
+        )
+        of_both = of_both.sort("generation", "concept")
+        for question in QUESTIONS:
+            answered = of_both.drop_nulls([question, f"{question}_of_other"])
+            one, two = (answered[name].to_numpy() for name in (question, f"{question}_of_other"))
+            row = {
+                "question": question,
+                "author": author,
+                "other": other,
+                "n": answered.height,
+                "n_left_out": of_both.height - answered.height,
+                "n_targets": answered["concept"].n_unique(),
+                "agree": float((one == two).mean()) if len(one) else None,
+            }
+            generator = numpy_generator(seed, "people", question, author, other)
+            rows.append(row | _of_pair(one, two, answered["concept"].to_numpy(), generator))
+    return pl.DataFrame(rows, schema=OF_PEOPLE)
+
+
+def _of_pair(one: Any, two: Any, concept: Any, generator: Any) -> dict[str, Any]:
+    if len(one) < FEWEST_RATINGS:
+        return {"reason": f"{len(one)} texts answered by both, wanted at least {FEWEST_RATINGS}"}
+    found = clustered_kappa(one.astype(bool), two.astype(bool), concept, generator)
+    if found.value is None:
+        return {"reason": f"no kappa: both say {_word(one.all())} of every text"}
+    lack = f"no interval: {found.n} targets rated, wanted at least {FEWEST_CLUSTERS}"
+    return {
+        "kappa": found.value,
+        "kappa_low": found.low,
+        "kappa_high": found.high,
+        "reason": lack if found.low is None else None,
+    }
 
 
 def _rank(judge: str) -> tuple[int, ...]:

@@ -317,6 +317,29 @@ def people(agreed: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
+def pairs_of_people(agreed: pl.DataFrame) -> pl.DataFrame:
+    """How far two people agree (`components.report.text_agreement.between_people`) as a reader's
+    table."""
+    rows = []
+    for row in agreed.iter_rows(named=True):
+        value, interval = estimate(*(row[f"kappa{end}"] for end in ("", "_low", "_high")))
+        rows.append(
+            {
+                "question": ASKED[row["question"]],
+                "person": row["author"] or "no name",
+                "and": row["other"] or "no name",
+                "texts": row["n"],
+                "targets": row["n_targets"],
+                "agree": number(row["agree"], 2),
+                "kappa": value,
+                "95% of kappa": interval,
+                "note": row["reason"] or "",
+                "left out": row["n_left_out"],
+            }
+        )
+    return pl.DataFrame(rows)
+
+
 def law_of(tried: pl.DataFrame) -> str:
     """The composite that the battery's law is on."""
     return PANEL if PANEL in set(tried["judge"]) else COMPOSITE

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from components.report.text_agreement import OF_TARGET, STANDARDS, text_agreement
+from components.report.text_agreement import OF_TARGET, STANDARDS, between_people, text_agreement
 from components.steering.contract import judges
 from components.store.judgements import COMPOSITE, NOT_ASKED, PANEL
 from components.store.notes import TEXT_RATINGS
@@ -157,3 +157,24 @@ def test_standards_are_of_judges_that_there_are() -> None:
     }  # fmt: skip
     assert set(STANDARDS) <= names | {COMPOSITE, PANEL}
     assert OF_TARGET.questions == ("has_target",)
+
+
+def test_two_people_are_compared_on_the_texts_that_both_rated() -> None:
+    ann = ratings(targets(*PERSON, True))
+    bob = ratings(targets(*[value > 0.5 for value in JUDGE], None, True), "Bob")
+    rows = between_people(pl.concat([bob, ann, bob.with_columns(steer=pl.lit("another"))]), "s")
+    of = {row["question"]: row for row in rows.to_dicts()}
+    row = of["has_target"]
+    assert (row["author"], row["other"], row["n"], row["n_left_out"]) == ("Ann", "Bob", 50, 1)
+    assert row["agree"] == pytest.approx(0.7) and row["kappa"] == pytest.approx(0.4)
+    assert row["kappa_low"] < 0.4 < row["kappa_high"] and row["reason"] is None
+    assert of["fluent"]["kappa"] is None and "both say yes of every text" in of["fluent"]["reason"]
+    assert between_people(ann, "s").is_empty(), "one person agrees with nobody"
+
+
+def test_people_who_share_few_texts_or_targets_have_a_reason() -> None:
+    few = [ratings(targets(*PERSON[:19]), name) for name in ("Ann", "Bob")]
+    assert "19 texts answered by both" in between_people(pl.concat(few), "s")["reason"][0]
+    narrow = [ratings(targets(*PERSON), name, n_targets=9) for name in ("Ann", "Bob")]
+    (row, *_) = between_people(pl.concat(narrow), "s").to_dicts()
+    assert row["kappa"] == 1 and row["kappa_low"] is None and "9 targets rated" in row["reason"]

@@ -7,6 +7,7 @@ these agree with the scores.
     agreement.jsonl        kappa of each person with each judge of explanations
     text_ratings.jsonl     blind ratings of steered text; not where latents are chosen
     text_agreement.jsonl   kappa and AUROC of each person with each judge of steered text
+    people.jsonl           kappa of each two people who rated the same steered texts
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import polars as pl
 from components.errors import InputError
 from components.export.contract import Findings, Target, targets
 from components.report.agreement import agreement
-from components.report.text_agreement import text_agreement
+from components.report.text_agreement import between_people, text_agreement
 from components.store.artifact import Artifact
 from components.store.notes import Notes, labels
 from components.store.tables import EXPLANATION_SCORES, JUDGEMENTS
@@ -34,7 +35,7 @@ class OfPeople(Target):
     about: ClassVar[str] = "what people said of latents and of steered text"
 
     def write(self, findings: Findings, folder: Path, latents: Sequence[int] | None) -> None:
-        """Writes the six files, each only where it has rows.
+        """Writes the seven files, each only where it has rows.
 
         Raises:
             InputError: nobody said anything.
@@ -54,6 +55,8 @@ class OfPeople(Target):
             "agreement": _agreed(rated, findings.artifacts.get("interpret")),
             "text_agreement": _text_agreed(of_text, findings.artifacts.get("steer")),
         }
+        if steer := findings.artifacts.get("steer"):
+            agreed["people"] = between_people(of_text, steer.key)
         told = {"notes": said, "ratings": rated, "text_ratings": of_text, **agreed}
         for name, frame in told.items():
             if frame.height:
