@@ -701,13 +701,13 @@ def test_a_second_person_rates_the_same_texts_by_another_name(
     assert told.select("generation", "concept").n_unique() == 1
 
 
-def rate_all(experiment: Any, most: int) -> None:
+def rate_all(experiment: Any, most: int, author: str = "") -> None:
     """A person who says what the texts are made of: whether the topic's name is in them."""
     steer = experiment.artifacts["steer"]
     for row in blind_texts(steer).head(most).iter_rows(named=True):
         kept(experiment).rate_text(
             steer.key, row["generation"], row["concept"], text=row["text"], goes_on=True, fluent=True,
-            has_target=row["concept"].removeprefix("topic.") in row["text"],
+            has_target=row["concept"].removeprefix("topic.") in row["text"], author=author,
         )  # fmt: skip
 
 
@@ -737,6 +737,12 @@ def test_agreement_with_each_judge_stands_below_after_enough_ratings_and_on_the_
         assert table["texts"].tolist() == [60, 60, 60] and float(table["AUROC"][0]) > 0.8
         assert "no interval: 6 targets rated" in table["note"][0]
         assert table["note"][1] == "the person said yes of every text"
+        assert not [each for each in app.dataframe if "and" in each.value], "one person alone"
+    rate_all(own_experiment, 40, "Cy")
+    app = open_page("rate", own_experiment, what="texts")
+    (pairs,) = [each.value for each in app.dataframe if "and" in each.value]
+    assert set(zip(pairs["person"], pairs["and"], strict=True)) == {("no name", "Cy")}
+    assert pairs["texts"].tolist() == [40] * 3 and pairs["kappa"].tolist()[0] == "1"
 
 
 def test_a_link_names_a_steer_artifact_and_another_experiment_its_own(
