@@ -91,7 +91,10 @@ class Contrasts:
                 yield self._told(method, CONTROLS, None, self._at_own_cost(method, found), n)
                 continue
             for budget in self.comparison.budgets:
-                floor = Floor.under(self.comparison, method, budget, self.means, self.validated)
+                floor = Floor.under(
+                    *(self.comparison, method, budget, self.means, self.validated),
+                    measure=self.measure,
+                )
                 row = self._told(method, CONTROLS, budget, floor.reached, floor.n)
                 if budget == self.comparison.headline_budget and self._enters(method):
                     row["family"] = PRIMARY

@@ -508,6 +508,9 @@ def _entries(config: SteerConfig) -> Mapping[str, int]:
     }
     if config.beside != [FLUENCY]:
         entries["scores of judges"] = 2  # judges that choose nothing read no validate text
+    if config.has_panel:
+        # 2: a composite of three is held against that of controls, and no more against that of two
+        entries["contrasts"] = 2
     entries[f"targets.{config.targets.kind}"] = targets.version(config.targets.kind)
     if files := config.targeted.files():
         entries["targets.files"] = content_number(files)

@@ -17,6 +17,7 @@ from components.steering.comparison import CONTROLS, Comparison
 from components.steering.contract import Concept
 from components.steering.contrasts import PRIMARY, Contrasts, contrasts, corrected
 from components.store import tables
+from components.store.judgements import PANEL
 from tests.steering.world import results
 
 N = 12
@@ -89,6 +90,21 @@ def test_the_headline_is_paired_by_target_with_students_interval_and_holm() -> N
     pair = table.filter(method="strong", other="weak").to_dicts()[0]
     assert pair["value"] == pytest.approx(np.mean(strong - weak)) and pair["family"] == "pairs"
     assert pair["visible"] > 0
+
+
+def test_where_the_headline_is_of_three_parts_so_is_what_controls_reach() -> None:
+    generator = np.random.default_rng(5)
+    texts = [
+        row | {"panel": row["composite"] / 4, "relevance": 0.5}
+        for row in (*rows("m", noise(generator) + 0.2), *controls(generator))
+    ]
+    about = comparison(["m"], judges=["fluency", "relevance", PANEL])
+    of_panel = told(texts, about).filter(method="m", other=CONTROLS)
+    of_two = told(texts, comparison(["m"])).filter(method="m", other=CONTROLS)
+    assert of_panel["measure"].to_list() == [PANEL]
+    for column in ("value", "low", "high"):
+        assert of_panel[column][0] == pytest.approx(of_two[column][0] / 4)
+    assert of_panel["p"][0] == pytest.approx(of_two["p"][0])
 
 
 def test_only_the_headline_budget_is_corrected_and_few_controls_are_told() -> None:
