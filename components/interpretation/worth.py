@@ -10,7 +10,6 @@ import dataclasses
 from collections.abc import Generator, Mapping, Sequence
 
 import numpy as np
-import scipy.stats
 from jaxtyping import Float
 
 from components.interpretation import protocol, truth
@@ -138,6 +137,8 @@ def partial_agreement(
     ).reshape(-1, 3)
     if len(rows) < LEAST_LATENTS:
         return None
+    import scipy.stats  # here, since it takes a third of a second to import
+
     ranks = scipy.stats.rankdata(rows, axis=0)
     left_over = [_without(ranks[:, column], ranks[:, 2]) for column in (0, 1)]
     if min(part.std() for part in left_over) < 1e-9 * len(rows):
@@ -158,6 +159,8 @@ def _share(shares: Sequence[float], families: Sequence[str]) -> Interval:
 def _spearman(both: Float[np.ndarray, "latent 2"]) -> float | None:
     if min(np.ptp(both[:, 0]), np.ptp(both[:, 1])) == 0:
         return None
+    import scipy.stats  # here, since it takes a third of a second to import
+
     return float(scipy.stats.spearmanr(both[:, 0], both[:, 1]).statistic)
 
 

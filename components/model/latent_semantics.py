@@ -14,8 +14,6 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float32
-from sklearn.decomposition import TruncatedSVD
-from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor
 
 from components.errors import InputError
@@ -42,6 +40,10 @@ class LatentSemantics:
         Raises:
             InputError: texts without two different words.
         """
+        # here, since scikit-learn takes two seconds that few experiments need
+        from sklearn.decomposition import TruncatedSVD
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
         self._words = TfidfVectorizer(token_pattern=WORD, sublinear_tf=True)
         try:
             counted = self._words.fit_transform(texts)

@@ -29,7 +29,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from pydantic import Field, PositiveInt
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from components.config import Config
 from components.interpretation.contract import LatentRecord
@@ -122,6 +121,9 @@ class RoundTrip(DictionaryScorer):
         if self.settings.reader == "text_encoder":
             vectors = self.services.encoder.embed(list(texts))
             return torch.nn.functional.normalize(vectors, dim=1).double().numpy()
+        # here, since scikit-learn takes a second to import
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
         words = TfidfVectorizer(token_pattern=r"\S+")
         return np.asarray(words.fit_transform(texts).todense(), dtype=np.float64)
 
