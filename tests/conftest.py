@@ -25,7 +25,11 @@ os.environ.update(
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from components.store.artifact import Store
+from tests import checked
+
+checked.install()  # before anything of components/ is imported
+
+from components.store.artifact import Store  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
