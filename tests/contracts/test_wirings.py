@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import polars as pl
 import pytest
@@ -72,9 +73,9 @@ def checkout(tmp_path_factory):
     return folder
 
 
-def python(folder: Path, *arguments: str) -> str:
+def started(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,
         env=environment,
@@ -83,6 +84,10 @@ def python(folder: Path, *arguments: str) -> str:
         timeout=800,
         check=False,
     )
+
+
+def python(folder: Path, *arguments: str) -> str:
+    done = started(folder, *arguments)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
     return done.stdout
 
@@ -107,11 +112,27 @@ def reports(checkout):
     }
 
 
+@pytest.fixture(scope="module")
+def laws(checkout):
+    """For each double, what became of each law; one process for all, since starting it costs more
+    than the laws."""
+    told = checkout / "laws.xml"
+    arguments = ("-p", "no:cacheprovider", "--junitxml", str(told), "-k", " or ".join(DOUBLES))
+    done = started(checkout, "-m", "pytest", "tests/contracts/test_architectures.py", *arguments)
+    assert told.exists(), done.stdout[-3000:] + done.stderr[-5000:]
+    cases = list(ElementTree.parse(told).getroot().iter("testcase"))
+    return {
+        double: {case.get("name"): [each.tag for each in case] for case in cases
+                 if f"[{double}" in str(case.get("name"))}
+        for double in DOUBLES
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("double", DOUBLES)
-def test_it_keeps_the_laws(checkout, double):
-    laws = "tests/contracts/test_architectures.py"
-    told = python(checkout, "-m", "pytest", "-x", "-p", "no:cacheprovider", laws, "-k", double)
-    assert "passed" in told and "failed" not in told
+def test_it_keeps_the_laws(laws, double):
+    outcomes = [tag for tags in laws[double].values() for tag in tags]
+    assert len(laws[double]) > 10 and set(outcomes) <= {"skipped"}, laws[double]
+    assert len(outcomes) < len(laws[double])
 
 
 def behind(report, stage):
