@@ -3,8 +3,9 @@ store."""
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +35,44 @@ from components.store.artifact import Store  # noqa: E402
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-class ByFile(LoadScopeScheduling):
-    """Several processes share the tests by file; flows share one Prefect server and one experiment,
-    so a process.
+ONE_EXPERIMENT = tuple(
+    f"tests/flows/test_{name}.py"
+    for name in (
+        "arrays",
+        "experiment",
+        "exporting",
+        "from_model",
+        "hook_points",
+        "interchange",
+        "own_text",
+        "reaping",
+        "replicate",
+        "runs_page",
+        "tracking",
+        "up",
+    )
+)
+"""Tests that look at one experiment (the fixture `first`), go on in its store or use its server."""
+LONGEST = (
+    *ONE_EXPERIMENT,
+    "tests/flows/test_sweep.py",
+    "tests/test_extending.py",
+    "tests/contracts/test_wirings.py",
+    "tests/flows/test_terminal.py",
+    "tests/flows/test_encoders.py",
+    "tests/flows/",
+    "tests/contracts/test_architectures.py",
+)
+"""What begins first, longest first: a long file that began last would keep one process alone."""
 
-    The sweep trains dictionaries of its own, and the terminal's tests run commands without Prefect,
-    both long: neither looks at another experiment, so they are as good beside them.
-    """
+
+class ByFile(LoadScopeScheduling):
+    """Several processes share the tests by file; what looks at one experiment stays in one process,
+    so that it is made once."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        alone = ("tests/flows/test_sweep.py", "tests/flows/test_terminal.py")
-        shares = file.startswith("tests/flows/") and file not in alone
-        return "tests/flows" if shares else file
+        return "one experiment" if file in ONE_EXPERIMENT else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
@@ -57,8 +83,25 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest comes first, or one process would end long after the others."""
-    items.sort(key=lambda item: not item.nodeid.startswith("tests/flows/"))
+    """The longest first."""
+    items.sort(
+        key=lambda item: next(
+            (place for place, path in enumerate(LONGEST) if item.nodeid.startswith(path)),
+            len(LONGEST),
+        )
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    """Imports leave millions of objects that stay: looking through them for rubbish again and again
+    was a third of collection. They are set aside; then rubbish is collected as ever."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

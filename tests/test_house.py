@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from tests.conftest import LONGEST, ONE_EXPERIMENT
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGES = ("components", "flows", "dashboards")
 SOURCES = sorted(path for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py"))
@@ -250,3 +252,13 @@ def test_every_folder_has_its_phrase_in_the_readme() -> None:
         "data",
     }
     assert {folder for folder in folders if f"{folder}/" not in readme} == set()
+
+
+def test_tests_that_look_at_one_experiment_run_in_one_process() -> None:
+    asking = {
+        path.relative_to(REPOSITORY).as_posix()
+        for path in (REPOSITORY / "tests" / "flows").glob("test_*.py")
+        if re.search(r"\bfirst: dict\[str, str\]", path.read_text("utf-8"))
+    }
+    assert asking - {"tests/flows/test_faults.py"} <= set(ONE_EXPERIMENT)  # that one is run alone
+    assert all((REPOSITORY / path).exists() for path in LONGEST)
