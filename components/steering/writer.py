@@ -300,13 +300,15 @@ class Writer:
         fits = len(jobs) * self.max_new_tokens * self.model.vocab_size <= LOGITS_AT_ONCE
         watched = side_effects and fits and not intervention.decoding
         approach = Approach(self.model, intervention, prompts)
+        # at strength 0 text is plain, and to the last bit is said of it what is said of plain text
+        spared = approach.known and any(job.strength for job in jobs)
         written = generate(
             self.model,
             prompts,
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
             seeds=[derive(self.seed, "generate", job.prompt.number, job.sample) for job in jobs],
-            intervention=approach.kept() if approach.known else intervention,
+            intervention=approach.kept() if spared else intervention,
             watch=logits.append if watched else None,
         )
         texts = self.model.tokenizer.batch_decode(written, skip_special_tokens=True)
@@ -315,7 +317,7 @@ class Writer:
             written,
             jobs if side_effects else None,
             logits,
-            approach if approach.known else None,
+            approach if spared else None,
         )
         results = zip(jobs, texts, written, measured.tolist(), strict=True)
         return [
