@@ -234,7 +234,7 @@ def test_a_map_fills_its_box_and_a_box_can_be_drawn_on_it() -> None:
     assert rows[0]["url"].startswith("data:image/png;base64,")
 
 
-@pytest.mark.parametrize("n", [charts.NAMED, charts.NAMED + 1])
+@pytest.mark.parametrize("n", [charts.METHODS_NAMED, charts.METHODS_NAMED + 1])
 def test_a_legend_is_not_longer_than_its_chart(n: int) -> None:
     frame = pl.DataFrame(
         [
@@ -245,4 +245,4 @@ def test_a_legend_is_not_longer_than_its_chart(n: int) -> None:
         ]
     )
     drawn = json.dumps(charts.budgets(frame, "Steered").to_dict())
-    assert ('"legend": null' in drawn) == (n > charts.NAMED)
+    assert ('"legend": null' in drawn) == (n > charts.METHODS_NAMED)
