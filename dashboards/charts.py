@@ -572,7 +572,7 @@ def tradeoff(
 ) -> alt.LayerChart | alt.FacetChart:
     """Success of steering against its cost, or against fluency: a point with both intervals for
     each method at each budget, joined over budgets; single control directions as a grey cloud; what
-    no method exceeds joined by a dashed line.
+    no method exceeds joined by a dashed line. The legend names the methods.
 
     Args:
         points: `views.steering.tradeoff`.
@@ -606,8 +606,9 @@ def tradeoff(
         axis=alt.Axis(tickCount=5),
     )
     strength = alt.condition(f"datum.standing === '{METHOD}'", alt.value(0.9), alt.value(0.35))
-    n_names = sum(map(len, names))
-    legend = alt.Legend(orient="bottom", labelLimit=240, columns=2, symbolLimit=0)
+    # controls are many, and all grey: what each is, a mark says that is pointed at
+    named = names[0] or names[1]
+    legend = alt.Legend(orient="bottom", labelLimit=180, columns=2, symbolLimit=0, values=named)
     colour = alt.Color("method:N", title=None, scale=colour_scale, legend=legend)
     about = [alt.Tooltip("budget:Q", title="KL budget", format="~g")]
     singles = (
@@ -639,7 +640,7 @@ def tradeoff(
         x=x, y=y, shape=alt.Shape("method:N", title=None, scale=shape_scale)
     )
     layers = alt.layer(singles, frontier, over_budgets, across, up, marks)
-    return layers.properties(height=380 + LEGEND_ROW * math.ceil(n_names / 2))
+    return layers.properties(height=380 + LEGEND_ROW * math.ceil(len(named) / 2))
 
 
 def _methods_first(frame: pl.DataFrame, is_method: pl.Expr) -> tuple[list[str], list[str]]:

@@ -119,7 +119,7 @@ def _tradeoff(report: pl.DataFrame, declared: Measures, steer: Artifact, kind: s
     st.caption(
         "Means over concepts on test prompts with 95% intervals, a point for each KL budget; what "
         "has no strength has one point, at its own cost. Dashed: what no other method exceeds. "
-        "Grey: controls (their intervals may leave the chart)"
+        "Grey: controls, named where a mark is pointed at (their intervals may leave the chart)"
         + (f", and as dots {cloud.height} single control steerings." if cloud.height else ".")
         + (f" No cost is known: {plain(why)}." if why else "")
     )
