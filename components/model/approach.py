@@ -1,7 +1,7 @@
 """The residual stream as it comes to the first edit, kept while text is generated.
 
-An edit changes nothing before it, so what the unedited model predicts on text that was written under
-edits needs only the blocks behind the first of them.
+An edit changes nothing before it, so what the unedited model predicts on text that was written
+under edits needs only the blocks behind the first of them.
 """
 
 from __future__ import annotations

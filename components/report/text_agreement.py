@@ -134,8 +134,8 @@ OF_PEOPLE = {
 
 
 def between_people(ratings: pl.DataFrame, steer: str, seed: int = 0) -> pl.DataFrame:
-    """How far each two people agree on the texts that both have rated: what a judge's agreement with
-    a person is to be held against. A row for each question and pair; null where there is no kappa,
+    """How far each two people agree on the texts that both have rated: what a judge's agreement
+    with a person is to be held against. A row for each question and pair; null where there is no kappa,
     with the reason.
 
     Args:

@@ -20,6 +20,7 @@ from components.steering.contract import Evidence
 from components.steering.latent_targets import Latents
 from components.steering.steer import STEER
 from components.steering.targets.latents import stratified
+from components.steering.targets.sets import DEALT
 from components.store import tables
 from components.store.artifact import Artifact
 from components.store.shards import CodeShards
@@ -315,6 +316,17 @@ def test_a_row_may_be_a_pair_and_both_texts_of_it_stand_in_one_split(
         bench.targeted(config(given | {"other_column": "body"}))
     with pytest.raises(ValueError, match="rows are no pairs"):
         config(given | {"other_column": ""})
+
+
+def test_a_text_that_stands_in_many_pairs_serves_one_split(bench: Bench, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    shared = [_tale(rng, "king") for _ in range(6)]
+    rows = [{"yes": f"{_tale(rng, 'cat')} {i}", "no": shared[i % 6]} for i in range(80)]
+    pl.DataFrame(rows).write_parquet(tmp_path / "cats.parquet")
+    given = {"kind": "sets", "path": str(tmp_path), "text_column": "yes", "other_column": "no"}
+    found = bench.targeted(config(given | {"longest": 1000}))
+    of = {s: {tuple(ids) for ids in found.cut(s, 0, 40).tokens} for s in set(DEALT)}
+    assert sum(map(len, of.values())) == len(set.union(*of.values())) > 80
 
 
 def test_steering_towards_sets_goes_through_the_same_protocol(bench: Bench, tmp_path: Path) -> None:

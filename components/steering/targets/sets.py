@@ -130,12 +130,7 @@ class Sets(Targets):
             )
         parts = []
         for path in self.files():
-            columns = [settings.text_column]
-            if settings.other_column:
-                columns += [settings.other_column, settings.before_column]
-            else:
-                columns.append(settings.side_column)
-            wanted = [name for name in (*columns, settings.concept_column) if name]
+            wanted = [name for each in self._columns() if (name := getattr(settings, each))]
             where = " or ".join(f"steer.targets.{setting}" for setting in self._columns())
             frame = rows_of(path, wanted, where)
             name = pl.col(settings.concept_column) if settings.concept_column else pl.lit(path.stem)
@@ -225,9 +220,11 @@ class Listed(Targeted):
         column = {name: i for i, name in enumerate(names)}
         found: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {s: {} for s in set(DEALT)}
         sides: dict[tuple[str, str], tuple[list[str], list[str]]] = {}
+        dealt: dict[str, str] = {}  # a text that stands in pairs of two splits stays in the first
         for row in rows.iter_rows(named=True):
             text = sound(row["text"])
-            split = DEALT[text_digest(sound(row.get("origin") or text)) % len(DEALT)]
+            drawn = DEALT[text_digest(sound(row.get("origin") or text)) % len(DEALT)]
+            split = dealt.setdefault(text, drawn)
             inside, outside = found[split].setdefault(
                 text, (np.zeros(len(names), bool), np.zeros(len(names), bool))
             )
@@ -240,16 +237,15 @@ class Listed(Targeted):
                 outside[column[row["concept"]]] = True
             else:
                 outside[:] = True
+        pairs: dict[str, list[tuple[str, str]]] = {name: [] for name in names}
+        for (name, _), of_both in sides.items():
+            if name in pairs:
+                pairs[name] += zip(*of_both, strict=False)
         self._pairs = tables.PAIRS.frame(
             [
-                {"concept": concept, "pair": pair, "split": "select", "positive": p, "negative": n}
-                for name in names
-                for pair, (concept, p, n) in enumerate(
-                    (concept, p, n)
-                    for (concept, _), of_both in sides.items()
-                    if concept == name
-                    for p, n in zip(*of_both, strict=False)
-                )
+                {"concept": name, "pair": pair, "split": "select", "positive": p, "negative": n}
+                for name, of_name in pairs.items()
+                for pair, (p, n) in enumerate(of_name)
             ]
         )
         encoder = Encoder.of(ground.model)
