@@ -567,6 +567,38 @@ def hook_points(swept: pl.DataFrame, measure: str, title: str) -> alt.LayerChart
     return alt.layer(lines, rules, points, rings).properties(height=height, title=title)
 
 
+def off_target(matrix: pl.DataFrame) -> alt.Chart:
+    """What text gains of every concept, as a map: a row for each concept that is steered towards, a
+    column for each that is judged for. Blue is a gain, orange a loss.
+
+    Args:
+        matrix: `components.store.judgements.off_target` of one method at one budget.
+    """
+    names = matrix["other"].unique().sort().to_list()
+    largest = max(
+        (abs(value) for value in matrix["uplift"].drop_nulls() if math.isfinite(value)),
+        default=1.0,
+    )
+    colour = alt.Color(
+        "uplift:Q",
+        title="uplift",
+        scale=alt.Scale(domain=[-largest, 0, largest], range=[ORANGE, "#f4f4f4", BLUE]),
+    )
+    axis = alt.Axis(labelLimit=160)
+    turned = alt.Axis(labelLimit=160, labelAngle=-60)
+    return (
+        alt.Chart(matrix)
+        .mark_rect()
+        .encode(
+            x=alt.X("other:N", sort=names, title="judged for", axis=turned),
+            y=alt.Y("concept:N", sort=names, title="steered towards", axis=axis),
+            color=colour,
+            tooltip=["concept:N", "other:N", _figure("uplift")],
+        )
+        .properties(height=FRAME + 16 * matrix["concept"].n_unique())
+    )
+
+
 def tradeoff(
     points: pl.DataFrame, cloud: pl.DataFrame, axis: str, titles: tuple[str, str]
 ) -> alt.LayerChart | alt.FacetChart:

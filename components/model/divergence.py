@@ -24,7 +24,7 @@ from components.model.language_model import LanguageModel
 
 Ruler: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """(numbers [n] of what is measured, strengths [n]) -> what each costs [n]: mean nats a token,
-float64."""
+float64. With `loss` [n, 2]: the rise of the loss beside it."""
 
 
 def kl_per_token(
@@ -44,6 +44,7 @@ def ruler(
     tokens: Int[Tensor, "b t"],
     mask: Bool[Tensor, "b t"],
     intervention: Callable[[Int[Tensor, " row"], Float[Tensor, " row"]], Intervention],
+    loss: bool = False,
 ) -> Ruler:
     """Measures any interventions, as many in one pass as fit, on text whose plain predictions are
     made once, here.
@@ -54,6 +55,7 @@ def ruler(
         mask: tokens whose predictions count.
         intervention: (the number and the strength of what is applied to each row) -> the
             intervention of that batch.
+        loss: whether the rise of the loss on this text is measured beside the KL.
     """
     plain = model.logits(tokens).log_softmax(dim=-1)
     b = len(tokens)
@@ -62,7 +64,7 @@ def ruler(
         rows = intervention(numbers.repeat_interleave(b), strengths.repeat_interleave(b))
         return logits_under(model, tokens.repeat(len(numbers), 1), rows)
 
-    return _ruler(plain, mask, logits)
+    return _ruler(plain, mask, logits, tokens if loss else None)
 
 
 def ruler_of_vectors(
@@ -70,6 +72,7 @@ def ruler_of_vectors(
     vectors: Mapping[str, Float[Tensor, "n d"]],
     tokens: Int[Tensor, "b t"],
     mask: Bool[Tensor, "b t"],
+    loss: bool = False,
 ) -> Ruler:
     """The same of vectors added at every token; the blocks before the first hook point are run
     once, here.
@@ -79,6 +82,7 @@ def ruler_of_vectors(
         vectors: by hook point, what each of n steerings adds there at strength 1.
         tokens: text; padding, if any, on the right.
         mask: tokens whose predictions count.
+        loss: whether the rise of the loss on this text is measured beside the KL.
     """
     layer, places = entry(model, list(vectors))
     residual = model.read(tokens, [f"resid_pre.{layer}"])[f"resid_pre.{layer}"]
@@ -93,7 +97,7 @@ def ruler_of_vectors(
         ]
         return model.resume(tokens.repeat(n, 1), layer, residual.repeat(n, 1, 1), edits=edits)
 
-    return _ruler(plain, mask, logits)
+    return _ruler(plain, mask, logits, tokens if loss else None)
 
 
 def strengths_for_budgets(
@@ -147,18 +151,33 @@ def strengths_for_budgets(
 
 
 def _ruler(
-    plain: Float[Tensor, "b t V"], mask: Tensor, logits: Callable[[Tensor, Tensor], Tensor]
+    plain: Float[Tensor, "b t V"],
+    mask: Tensor,
+    logits: Callable[[Tensor, Tensor], Tensor],
+    tokens: Int[Tensor, "b t"] | None = None,
 ) -> Ruler:
     """Measures in parts whose logits fit beside the plain ones; `logits` gives those of all texts,
-    steering by steering."""
+    steering by steering; with `tokens` the rise of the loss beside the KL."""
     weight = mask.to(plain.device) / mask.sum()
+    # a prediction has a loss where the text goes on with a token that counts too
+    goes_on = (mask[:, :-1] & mask[:, 1:]).to(plain.device)
+    of_next = goes_on / goes_on.sum()
+    following = None if tokens is None else tokens[:, 1:, None].to(plain.device)
     together = max(1, (2**25 if plain.device.type == "cpu" else 2**30) // (plain.numel() * 4))
 
     def measure(numbers: Tensor, strengths: Tensor) -> Tensor:
         measured = []
         for part, strength in zip(numbers.split(together), strengths.split(together), strict=True):
             steered = logits(part, strength).unflatten(0, (len(part), len(plain)))
-            measured.append((_divergence(plain, steered) * weight).sum(dim=(1, 2)))
+            kl = (_divergence(plain, steered) * weight).sum(dim=(1, 2))
+            if following is None:
+                measured.append(kl)
+                continue
+            n = len(part)
+            after = steered[:, :, :-1].log_softmax(dim=-1)
+            after = after.gather(3, following.expand(n, *following.shape))[..., 0]
+            rise = (plain[:, :-1].gather(2, following)[..., 0] - after) * of_next
+            measured.append(torch.stack([kl, rise.sum(dim=(1, 2))], dim=1))
         return torch.cat(measured).double().cpu()
 
     return measure

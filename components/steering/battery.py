@@ -450,6 +450,8 @@ def score(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         f"{nearest.difference.low:.2g} ({nearest.trick}); {nearest.judge}, {nearest.n_cells} cells "
         f"of {nearest.difference.n} targets"
     )
+    if nearest.n_cells < FEWEST_CELLS:
+        told += f", wanted at least {FEWEST_CELLS} (raise read.splits.validate)"
     if lacking := [each.trick for each in of_law if each.difference.low is None]:
         told += f"; not tried: {', '.join(lacking)}"
     if held < len(known) and law == COMPOSITE:

@@ -88,10 +88,7 @@ def by_concept(
                         "kl_budget": budget,
                         **{name: own.get(name) for name in _OF_MEANS},
                         "kl_validate": measured.get("kl"),
-                        **{
-                            name: measured.get(name)
-                            for name in ("latent", "kl_elsewhere", "kl_whole", "dose", "kl_95")
-                        },
+                        **{name: measured.get(name) for name in _OF_STRENGTHS},
                         **{column(name): own.get(column(name)) for name in comparison.told},
                         **largest.get(concept.name, {}),
                         **{
@@ -135,6 +132,7 @@ def n_compared(means: pl.DataFrame, comparison: Comparison, budget: float | None
     return _compared(means, comparison, budget).select("method", "replicate").unique().height
 
 
+_OF_STRENGTHS = ("latent", "kl_elsewhere", "kl_whole", "loss_whole", "dose", "kl_95")
 _OF_MEANS = ("replicate", "n", "n_failed", "kl_written", "kl_written_reverse")
 
 

@@ -30,6 +30,7 @@ class Steered:
         kl: what the text costs that it writes after validate prompts at that strength.
         kl_elsewhere: measured on other neutral text, once it was chosen.
         kl_whole: measured over whole contexts of neutral text, likewise.
+        loss_whole: how much the loss rises there.
         dose: length of the edit over that of the activation, mean over edited tokens of neutral
             text, likewise; None where no activation is edited there.
         kl_95: the 95% quantile of the KL of single tokens, on the same text.
@@ -43,6 +44,7 @@ class Steered:
     kl: float | None = None
     kl_elsewhere: float | None = None
     kl_whole: float | None = None
+    loss_whole: float | None = None
     dose: float | None = None
     kl_95: float | None = None
     reason: str | None = None
@@ -71,6 +73,7 @@ class Steered:
             "kl": self.kl,
             "kl_elsewhere": self.kl_elsewhere,
             "kl_whole": self.kl_whole,
+            "loss_whole": self.loss_whole,
             "dose": self.dose,
             "kl_95": self.kl_95,
             "select_score": self.candidate.select_score,

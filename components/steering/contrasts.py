@@ -21,7 +21,7 @@ import numpy as np
 import polars as pl
 
 from components.seeds import numpy_generator
-from components.statistics import detectable, holm, sign_flip_test, t_interval
+from components.statistics import Interval, detectable, holm, sign_flip_test, t_interval
 from components.steering.by_concept import concept_means
 from components.steering.comparison import CONTROLS, Comparison, at
 from components.steering.floor import Floor
@@ -52,11 +52,16 @@ def contrasts(
 
 
 def corrected(rows: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
-    """The rows with p-values corrected within each family."""
+    """The rows with p-values corrected within each family, and what a test of a family sees.
+
+    The smallest difference that is seen is Bonferroni's, the first and hardest step of Holm's.
+    """
     for family in (PRIMARY, PAIRS):
         tested = [row for row in rows if row["family"] == family and row["p"] is not None]
         for row, p in zip(tested, holm(np.array([r["p"] for r in tested])), strict=True):
             row["p_holm"] = float(p)
+            interval = Interval(row["value"], row["low"], row["high"], row["n"])
+            row["visible"] = detectable(interval, row["n"] - 1, len(tested))
     return rows
 
 

@@ -45,7 +45,14 @@ MEASURES = (
         rank=10, kinds=20, least=-1, most=1,
     ),
     Measure(
-        "share_above_random", "Above every random", "share", "Concepts that beat all controls.",
+        "specificity", "Over the other targets", "difference of rises",
+        "Uplift of the concept steered towards minus the mean uplift of the other concepts on the "
+        "same texts.",
+        rank=11, kinds=21, least=-2, most=2,
+    ),
+    Measure(
+        "share_above_random", "Above every random", "share",
+        "Concepts on which the composite of two exceeds that of every control.",
         rank=20, kinds=30, least=0, most=1,
     ),
     Measure(
@@ -57,6 +64,11 @@ MEASURES = (
         "cost_whole", "Side effect over whole contexts", "nats a token",
         "The same over whole contexts: at their beginning an edit costs less.",
         "neither", rank=22, kinds=32, least=0,
+    ),
+    Measure(
+        "loss_whole", "Rise of loss over whole contexts", "nats a token",
+        "How much the model's loss on neutral text rises under the steering, over whole contexts.",
+        "lower", rank=22, kinds=32,
     ),
     Measure(
         "cost_written", "Cost on steered text", "nats a token",
@@ -84,6 +96,11 @@ COSTS = {
     ),
     "cost_whole": (
         "kl_whole",
+        "neutral",
+        "no neutral text is left to measure it on; raise read.splits.neutral",
+    ),
+    "loss_whole": (
+        "loss_whole",
         "neutral",
         "no neutral text is left to measure it on; raise read.splits.neutral",
     ),

@@ -35,7 +35,7 @@ from components.steering.contract import Concept
 from components.steering.contrasts import contrasts
 from components.steering.floor import Floor
 from components.steering.measures import COSTS
-from components.store.judgements import AGAIN, PANEL, column
+from components.store.judgements import AGAIN, COMPOSITE, PANEL, column
 
 LEVEL = 0.05
 FEWEST_PAIRS = 6
@@ -43,6 +43,10 @@ FEWEST_PAIRS = 6
 as extreme)."""
 MASKED = "concept_masked"
 """The judge that reads text without the concept's own words."""
+COMPOSITES = {COMPOSITE: "composite of two", PANEL: "composite of three"}
+"""What a row says of the composite that its difference is of."""
+BESIDE = ("logit_bias", "prompt")
+"""Methods that read no activation: no other method's headline ought to stand without them."""
 Rows = Mapping[str, Mapping[str, Any]]
 """Concept -> its row of what `by_concept` returns."""
 
@@ -52,6 +56,7 @@ def score_rows(
     by_concept: pl.DataFrame,
     comparison: Comparison,
     against: pl.DataFrame | None = None,
+    of_others: pl.DataFrame | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Rows of the scores table; a kind of concept that is not in the inventory has none.
 
@@ -61,6 +66,8 @@ def score_rows(
             (`components.steering.by_concept`).
         comparison: what the scores are about.
         against: the CONTRASTS table made of it; made here where it is absent.
+        of_others: what text gains of every concept (`components.store.judgements.off_target`);
+            absent, nothing is told of it.
     """
     against = contrasts(results, by_concept, comparison) if against is None else against
     means, validated = concept_means(results), concept_means(results, "validate")
@@ -86,6 +93,8 @@ def score_rows(
                 yield from scores.over_concepts(kind)
                 yield from scores.over_controls(kind, against, kinds[0])
                 yield from scores.over_untrained(kind, found)
+                if of_others is not None:
+                    yield scores.specificity(kind, of_others)
             for kind in comparison.kinds:
                 yield scores.share_above_random(kind)
                 yield from scores.costs(kind)
@@ -216,7 +225,7 @@ class _Scores:
         floor = self.floor_of_panel if measure == PANEL else self.floor
         names = [c.name for c in concepts]
         choice = ", chosen likewise" if self.rivals.max(initial=1) > 1 else ""
-        baseline = 0.0, f"mean of {self.n_others} controls{choice}"
+        baseline = 0.0, f"mean of {self.n_others} controls{choice}, {COMPOSITES[measure]}"
         if names and all(name in floor for name in names):
             values = {n: (self.found[n][measure] or 0.0) - floor[n] for n in names}
             interval = over(values, kind, concepts)
@@ -229,24 +238,40 @@ class _Scores:
             tested = against.filter(
                 pl.col("method") == self.method, pl.col("other") == CONTROLS, at(self.budget)
             )
-            told = [_tested(row) for row in tested.iter_rows(named=True)]
+            told = [_tested(row, kind) for row in tested.iter_rows(named=True)]
+            told += [self._chosen(), self._alone()]
             about["reason"] = "; ".join(filter(None, (*told, about["reason"])))
         yield self._row("over_controls", interval, **about, baseline=baseline)
+
+    def _chosen(self) -> str | None:
+        """That the judge that chose among steerings is the one that scores, where one chose."""
+        most = int(self.rivals.max(initial=1))
+        if most == 1:
+            return None
+        return f"chosen among up to {most} on validate prompts by the judges that score here"
+
+    def _alone(self) -> str | None:
+        """Which of the two baselines that read no activation do not stand beside it."""
+        lacking = [name for name in BESIDE if name not in self.comparison.methods]
+        is_control = self.comparison.who(self.method)["role"] == "control"
+        if self.method in BESIDE or is_control or not lacking:
+            return None
+        return f"without {' and '.join(lacking)} beside it (steer.methods)"
 
     def over_untrained(self, kind: str, found: Mapping[str, Rows]) -> Iterator[dict[str, Any]]:
         """How much more a trained dictionary reaches than an untrained one that goes through the
         same, by concept."""
         other = found.get(self.comparison.untrained.get(self.method, ""))
+        measure = self.comparison.headline
         if (
             other is None
             or self.method in self.comparison.untrained.values()
-            or "composite" in self.comparison.silent
+            or measure in self.comparison.silent
         ):
             return
         concepts = self.comparison.passed(kind)
         difference = [
-            (self.found[c.name]["composite"] or 0.0) - (other[c.name]["composite"] or 0.0)
-            for c in concepts
+            (self.found[c.name][measure] or 0.0) - (other[c.name][measure] or 0.0) for c in concepts
         ]
         interval = over(
             dict(zip([c.name for c in concepts], difference, strict=True)), kind, concepts
@@ -256,7 +281,48 @@ class _Scores:
             interval = Interval(interval.value, None, None, interval.n)
             few = f"n too small: not even {len(concepts)} differences of one sign would be significant at {LEVEL:g}"
             about["reason"] = "; ".join(filter(None, (few, about["reason"])))
-        yield self._row("over_untrained", interval, **about, baseline=(0.0, "untrained dictionary"))
+        baseline = 0.0, f"untrained dictionary, {COMPOSITES[measure]}"
+        yield self._row("over_untrained", interval, **about, baseline=baseline)
+
+    def specificity(self, kind: str, of_others: pl.DataFrame) -> dict[str, Any]:
+        """How much more the concept that is steered towards gains than the other concepts do on the
+        same texts, by concept.
+
+        Args:
+            kind: of concepts.
+            of_others: what text gains of every concept (`components.store.judgements.off_target`).
+        """
+        concepts = self.comparison.passed(kind)
+        own = pl.col("concept") == pl.col("other")
+        gained = (
+            of_others.filter(pl.col("method") == self.method, at(self.budget))
+            .group_by("concept")
+            .agg(
+                pl.col("uplift").filter(own).mean().alias("own"),
+                pl.col("uplift").filter(~own).mean().alias("others"),
+            )
+            .drop_nulls()
+            .filter(pl.col("concept").is_in([c.name for c in concepts]))
+            .sort("concept")
+        )
+        absent = None
+        if not gained.height:
+            absent = "no concept passed the gate"
+            if concepts:
+                absent = "one concept passed the gate, so there is no other to compare it with"
+            if len(self.comparison.passed()) > 1 and concepts:
+                absent = self.comparison.silent.get(self.comparison.measure) or (
+                    f"no text that the judge {self.comparison.measure} reads for several concepts"
+                )
+        about = {"concept_kind": kind, "reason": absent}
+        about["n_failed"] = 0 if absent else len(concepts) - gained.height
+        difference = (gained["own"] - gained["others"]).to_numpy()
+        values = dict(zip(gained["concept"], difference.tolist(), strict=True))
+        there = [c for c in concepts if c.name in values]
+        interval = over(values, kind, there) if there else ABSENT
+        return self._row(
+            "specificity", interval, **about, baseline=(0.0, "as much for every concept")
+        )
 
     def share_above_random(self, kind: str) -> dict[str, Any]:
         """On which share of concepts the composite exceeds that of every Gaussian direction, beside
@@ -323,11 +389,16 @@ class _Scores:
         for measure, (cost, split, why) in COSTS.items():
             own = {c.name: self.found[c.name][cost] for c in concepts if c.name in self.found}
             measured = {name: kl for name, kl in own.items() if kl is not None}
-            absent = None if measured else why if concepts else "no concept passed the gate"
+            absent = None
+            if not measured:
+                steered = any(self.found.get(c.name, {}).get("n") for c in concepts)
+                absent = why if steered else "no usable direction, so nothing was steered"
+                absent = absent if concepts else "no concept passed the gate"
             interval = t_interval(np.array(list(measured.values())))
             about = {"concept_kind": kind, "split": split, "reason": absent}
             about["n_failed"] = len(concepts) - len(measured)
-            yield self._row(measure, interval, **about, baseline=budget)
+            of_budget = (0.0, "unsteered") if measure == "loss_whole" else budget
+            yield self._row(measure, interval, **about, baseline=of_budget)
 
     def of_control(self, kind: str) -> Iterator[dict[str, Any]]:
         """Means of a control's directions, over concepts."""
@@ -443,11 +514,13 @@ class _Scores:
         return score_row(self.comparison, measure, interval, **self.who, **about)
 
 
-def _tested(row: Mapping[str, Any]) -> str | None:
+def _tested(row: Mapping[str, Any], kind: str) -> str | None:
     """What the tests of a row of CONTRASTS say, in words."""
     told = []
     if row["p"] is not None:
-        told.append(f"p {row['p']:.2g} by flips of sign")
+        # they are of the plain mean, where the row `all` weighs kinds alike
+        of = f" of the plain mean over targets, {row['value']:.2g}," if kind == "all" else ""
+        told.append(f"p{of} {row['p']:.2g} by flips of sign")
     if row["p_holm"] is not None:
         told.append(f"{row['p_holm']:.2g} after Holm over the methods at this budget")
     if row["visible"] is not None:

@@ -67,6 +67,7 @@ from components.steering.writer import LOGITS_AT_ONCE, Job, Prompt, Writer
 from components.store import tables
 from components.store.artifact import Artifact
 from components.store.estimate import Estimate, Estimator, lower
+from components.store.judgements import off_target
 from components.store.shards import NOT_STORED, is_stored
 from components.store.stage import Inputs, Parent, Progress, Stage, Work
 
@@ -183,8 +184,8 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     ledger.add_plain("validate", [job for job, _ in recorded], [text for _, text in recorded])
     texts = _Texts(prompts, config.n_samples, writer, meter, ledger)
     places, final = yield from texts.choose(steered, proposals.controls, sweep)
-    for column, text in (("kl_elsewhere", elsewhere), ("kl_whole", whole)):
-        steered, final = yield from _with_cost(column, text, steered, final, writer, meter)
+    for columns, text in ((("kl_elsewhere", None), elsewhere), (("kl_whole", "loss_whole"), whole)):
+        steered, final = yield from _with_cost(columns, text, steered, final, writer, meter)
     steered, final = with_doses(model, steered, final, elsewhere)
     answered = yield from _answers(items, final, model, meter, config)
     yield from texts.test(final)
@@ -365,14 +366,15 @@ def _facts(
 
 
 def _with_cost(
-    column: str,
+    columns: tuple[str, str | None],
     text: Neutral,
     steered: Sequence[Steered],
     final: Sequence[Steered],
     writer: Writer,
     meter: Meter,
 ) -> Iterator[Progress]:
-    """All, and the chosen among them, with what the chosen cost on this text."""
+    """All, and the chosen among them, with what the chosen cost on this text: in which column the
+    KL stands, and in which the rise of the loss, if in any."""
     chosen = [
         (s.candidate.steering, s.strength)
         for s in final
@@ -384,9 +386,12 @@ def _with_cost(
         text.tokens.numel(),
     )
     cost = {
-        id(s): {column: float(kl)}
-        for s, kl in zip(final, measured, strict=True)
-        if math.isfinite(kl)
+        id(s): {
+            column: float(value)
+            for column, value in zip(columns, values, strict=True)
+            if column and math.isfinite(value)
+        }
+        for s, values in zip(final, measured, strict=True)
     }
     return entered(steered, final, cost)
 
@@ -425,7 +430,10 @@ def _write(
     further = by_judge(reached, comparison)
     if further.height:
         tables.FURTHER_JUDGES.write(folder, further)
-    scores, measures = [*score_rows(results, reached, comparison, against)], ()
+    of_others = off_target(
+        ledger.generations(), ledger.judgements(), comparison.measure, list(ledger.judged)
+    )
+    scores, measures = [*score_rows(results, reached, comparison, against, of_others)], ()
     if answered is not None:
         tables.ANSWERS.write(folder, answered)
         scores += answers.score_rows(answered, comparison)
@@ -508,9 +516,6 @@ def _entries(config: SteerConfig) -> Mapping[str, int]:
     }
     if config.beside != [FLUENCY]:
         entries["scores of judges"] = 2  # judges that choose nothing read no validate text
-    if config.has_panel:
-        # 2: a composite of three is held against that of controls, and no more against that of two
-        entries["contrasts"] = 2
     entries[f"targets.{config.targets.kind}"] = targets.version(config.targets.kind)
     if files := config.targeted.files():
         entries["targets.files"] = content_number(files)
@@ -596,7 +601,7 @@ def _work(config: SteerConfig, inputs: Mapping[str, Any]) -> tuple[Meter, int]:
 
 STEER = Stage(
     "steer",
-    version=8,
+    version=9,
     make=make,
     entries=_entries,
     inputs={

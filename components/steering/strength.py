@@ -283,12 +283,13 @@ def costs(
     neutral: Neutral,
     batch: int = 32,
     journal: Journal | None = None,
-) -> Generator[int, None, Float[np.ndarray, " steering"]]:
-    """Mean KL in nats a token of each (steering, strength) on this text; NaN where it has no token.
+) -> Generator[int, None, Float[np.ndarray, "steering 2"]]:
+    """What each (steering, strength) costs on this text, in nats a token: mean KL(plain || steered),
+    and how much the mean loss rises; NaN where the text has no token.
 
     Yields the number of steerings done.
     """
-    measured = np.full(len(steerings), np.nan)
+    measured = np.full((len(steerings), 2), np.nan)
     if not neutral.mask.any():
         return measured
     journal = journal or Journal()
@@ -296,10 +297,10 @@ def costs(
         rows, strengths = [steerings[i][0] for i in part], [steerings[i][1] for i in part]
 
         def ruled(rows: Sequence[Steering] = rows, strengths: list[float] = strengths) -> list[Any]:
-            measure = _ruler(model, rows, neutral, strengths)
+            measure = _ruler(model, rows, neutral, strengths, loss=True)
             return measure(torch.arange(len(rows)), torch.ones(len(rows))).tolist()
 
-        measured[part] = journal.remember(["cost", neutral.tokens, rows, strengths], ruled)
+        measured[part] = journal.remember(["cost and loss", neutral.tokens, rows, strengths], ruled)
         yield len(part)
     return measured
 
@@ -316,17 +317,21 @@ def _parts(steerings: Sequence[Steering], size: int) -> Iterator[list[int]]:
 
 
 def _ruler(
-    model: LanguageModel, rows: Sequence[Steering], neutral: Neutral, unit: Sequence[float]
+    model: LanguageModel,
+    rows: Sequence[Steering],
+    neutral: Neutral,
+    unit: Sequence[float],
+    loss: bool = False,
 ) -> Ruler:
     """Measures these steerings; strength 1 stands for the `unit` of each."""
     vectors = [row.added(strength) for row, strength in zip(rows, unit, strict=True)]
     if vectors[0]:
         stacked = {name: torch.stack([vector[name] for vector in vectors]) for name in vectors[0]}
-        return ruler_of_vectors(model, stacked, neutral.tokens, neutral.mask)
+        return ruler_of_vectors(model, stacked, neutral.tokens, neutral.mask, loss)
     units = torch.tensor(unit)
 
     def intervention(numbers: Tensor, strengths: Tensor) -> Intervention:
         of = [rows[i] for i in numbers.tolist()]
         return type(rows[0]).intervention(of, strengths.float() * units[numbers])
 
-    return ruler(model, neutral.tokens, neutral.mask, intervention)
+    return ruler(model, neutral.tokens, neutral.mask, intervention, loss)

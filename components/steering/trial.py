@@ -91,7 +91,7 @@ def at_coefficient(
     if neutral is None or not neutral.mask.any():
         return Strength(coefficient, None)
     measured = _end_of(costs(model, [(steering, coefficient)], neutral))
-    return Strength(coefficient, float(measured[0]))
+    return Strength(coefficient, float(measured[0, 0]))
 
 
 def at_budget(

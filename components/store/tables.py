@@ -386,6 +386,7 @@ STRENGTHS = Table(
             "chosen",
         ),
         "kl_whole": (pl.Float64, "the same over whole contexts; likewise"),
+        "loss_whole": (pl.Float64, "how much the loss rises there, nats a token; likewise"),
         "dose": (
             pl.Float64,
             "length of the edit over that of the activation, mean over edited tokens of neutral "
@@ -497,6 +498,7 @@ STEERED = Table(
         ),
         "kl_elsewhere": (pl.Float64, "side effect: KL(plain || steered) a token of neutral text"),
         "kl_whole": (pl.Float64, "the same over whole contexts"),
+        "loss_whole": (pl.Float64, "how much the loss rises there, nats a token"),
         "dose": (
             pl.Float64,
             "length of the edit over that of the activation, mean over edited tokens of neutral "
@@ -575,7 +577,8 @@ CONTRASTS = Table(
         "n_controls": (pl.Int64, "control steerings that the mean is over"),
         "visible": (
             pl.Float64,
-            "smallest mean difference that a test of that many targets sees with power 0.8",
+            "smallest mean difference that a test of that many targets sees with power 0.8, after "
+            "correction in a family",
         ),
         "reason": (pl.String, "why there is no value, or what to know of it"),
     },

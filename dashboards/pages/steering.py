@@ -10,7 +10,7 @@ from components.report.measure import Measures
 from components.report.scores import KINDS
 from components.report.tables import REPORT
 from components.store.artifact import Artifact
-from components.store.judgements import UNSTEERED, judged
+from components.store.judgements import UNSTEERED, judged, off_target
 from components.store.tables import (
     BATTERY,
     CONTRASTS,
@@ -77,6 +77,7 @@ def page(shown: Experiment) -> None:
         means = views.scores.scores(report.filter(pl.col("stage") == "steer"), shown.measures)
         st.dataframe(means.select(columns), hide_index=True)
     _contrasts(steer)
+    _off_target(steer)
     _battery(report, steer)
     text_ratings.beside_judges(steer)
     _targets(steer)
@@ -230,6 +231,54 @@ def _contrasts(steer: Artifact) -> None:
         "budget. Could be seen: the smallest difference that so many targets show with power 0.8; "
         "a smaller one is not told from none."
     )
+
+
+def _off_target(steer: Artifact) -> None:
+    """What text that is steered towards one concept gains of every other."""
+    if not {GENERATIONS.file, JUDGEMENTS.file} <= set(steer.files):
+        return
+    matrix = _matrix(steer, steer.key)
+    if matrix["concept"].n_unique() < 2:
+        return
+    st.subheader("What else steering brings", anchor="off-target")
+    places = [*matrix.select("method", "kl_budget").unique(maintain_order=True).iter_rows()]
+    method, budget = st.selectbox(
+        "Method and budget",
+        places,
+        format_func=lambda place: (
+            f"{place[0]}, "
+            + ("own cost" if place[1] is None else f"KL budget {measures.number(place[1])}")
+        ),
+        key="off-target-place",
+    )
+    shown = matrix.filter(pl.col("method") == method, pl.col("kl_budget").eq_missing(budget))
+    st.altair_chart(charts.off_target(shown), width="stretch")
+    own = pl.col("concept") == pl.col("other")
+    told = [measures.number(shown.filter(rows)["uplift"].mean()) for rows in (own, ~own)]
+    st.caption(
+        f"Mean uplift by the judge {code(steer.facts['measure'])} on test prompts: rows are "
+        "concepts steered towards, columns are concepts judged for; texts that failed are left "
+        f"out. On the diagonal {told[0]} in the mean, beside it {told[1]}; the score "
+        "`specificity` is their difference, with an interval over concepts."
+    )
+
+
+@st.cache_data(max_entries=16, show_spinner=False)
+def _matrix(_steer: Artifact, key: str) -> pl.DataFrame:
+    """Mean uplifts of every concept under every method; empty where they cannot be read.
+
+    Args:
+        key: of the artifact: the cache's.
+    """
+    measure, judged_for = _steer.facts["measure"], _steer.facts.get("judged")
+    empty = off_target(GENERATIONS.frame([]), JUDGEMENTS.frame([]), measure, [])
+    if not judged_for:
+        return empty
+    try:
+        said = runs.rows(JUDGEMENTS, _steer, judge=measure)
+        return off_target(runs.table(GENERATIONS, _steer), said, measure, judged_for)
+    except StoreError:  # an earlier version
+        return empty
 
 
 def _battery(report: pl.DataFrame, steer: Artifact) -> None:

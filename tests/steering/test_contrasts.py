@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 import scipy.stats
 
-from components.statistics import t_interval
+from components.statistics import detectable, t_interval
 from components.steering.by_concept import by_concept
 from components.steering.comparison import CONTROLS, Comparison
 from components.steering.contract import Concept
@@ -86,6 +86,8 @@ def test_the_headline_is_paired_by_target_with_students_interval_and_holm() -> N
     assert family["method"].to_list() == ["strong", "weak"]
     assert family["p_holm"][0] == pytest.approx(2 * family["p"][0])
     assert own["p_holm"] < 0.01 < table.filter(method="weak", other=CONTROLS)["p"][0]
+    sees_alone = detectable(wanted, N - 1)
+    assert own["visible"] == pytest.approx(detectable(wanted, N - 1, tests=2)) != sees_alone
     assert own["p_controls"] == pytest.approx(1 / 21) and own["n_controls"] == 20
     pair = table.filter(method="strong", other="weak").to_dicts()[0]
     assert pair["value"] == pytest.approx(np.mean(strong - weak)) and pair["family"] == "pairs"

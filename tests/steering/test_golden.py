@@ -20,7 +20,7 @@ from tests.contracts.test_steering import TEXTS, judge
 from tests.steering.world import evidence, finish, method
 
 VERSIONS = {
-    "steer": 8,
+    "steer": 9,
     "add_direction": 1,
     "linear_probe": 1,
     "logit_bias": 2,

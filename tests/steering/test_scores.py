@@ -8,11 +8,11 @@ import pytest
 
 from components.report.scores import table as score_table
 from components.statistics import binomial_tail, t_interval, t_interval_of_groups, wilson
-from components.steering.by_concept import by_concept, by_judge
+from components.steering.by_concept import by_concept, by_judge, concept_means
 from components.steering.comparison import Comparison
 from components.steering.contract import Concept
 from components.steering.measures import declared
-from components.steering.scores import score_rows
+from components.steering.scores import _Scores, score_rows
 from components.store import tables
 from tests.steering.world import results
 
@@ -75,7 +75,10 @@ def strengths(costs: dict[str, float | None]) -> pl.DataFrame:
     shared = {"method": "m", "replicate": 0, "kl_budget": 0.1, "coefficient": 0.5, "kl": 0.1}
     return tables.STRENGTHS.frame(
         [
-            {"concept": c, "kl_elsewhere": kl, "kl_whole": kl and 2 * kl, **shared}
+            {
+                **{"concept": c, "kl_elsewhere": kl, "kl_whole": kl and 2 * kl, **shared},
+                "loss_whole": kl and kl / 2,
+            }
             for c, kl in costs.items()
         ]
     )
@@ -357,9 +360,80 @@ def test_the_cost_is_measured_where_no_strength_was_set_and_stands_beside_the_bu
     assert (row["value"], row["n"], row["n_failed"]) == (pytest.approx(0.08), 1, 1)
     assert (row["baseline"], row["baseline_name"], row["split"]) == (0.1, "KL budget", "neutral")
     assert found["steer.m.kl_0.1.cost_whole", "document"]["value"] == pytest.approx(0.16)
+    loss = found["steer.m.kl_0.1.loss_whole", "document"]
+    assert (loss["value"], loss["better"]) == (pytest.approx(0.04), "lower")
+    assert (loss["baseline"], loss["baseline_name"]) == (0.0, "unsteered")
     none = found["steer.m.kl_0.1.cost", "surface"]
     assert none["value"] is None and none["reason"].startswith(
         "no neutral text is left to measure it on"
+    )
+
+
+def test_what_steered_nothing_costs_nothing_for_that_reason_alone(
+    generations: pl.DataFrame,
+) -> None:
+    without = generations.filter(pl.col("method") != "m")
+    why = {(c, "m", 0.1): "its texts are no pairs" for c in UPLIFT}
+    for name in ("cost", "cost_whole", "loss_whole", "cost_written"):
+        row = scores(without, comparison(unsteered=why))[f"steer.m.kl_0.1.{name}", "document"]
+        assert (row["value"], row["reason"]) == (
+            None,
+            "no usable direction, so nothing was steered",
+        )
+
+
+def test_specificity_is_the_own_rise_over_that_of_the_other_concepts(
+    generations: pl.DataFrame,
+) -> None:
+    rises = {"topic.0": [0.6, 0.2, 0.0], "topic.1": [0.1, 0.2, 0.3], "word.a": [0.3, 0.1, 0.1]}
+    matrix = pl.DataFrame(
+        [
+            {"method": "m", "kl_budget": 0.1, "concept": c, "other": other, "uplift": rise}
+            for c, row in rises.items()
+            for other, rise in zip(rises, row, strict=True)
+        ]
+    )
+    about, table = comparison(), by_concept(generations, strengths({}), comparison())
+    rows = [*score_rows(generations, table, about, None, matrix)]
+    found = {row["concept_kind"]: row for row in rows if row["measure"] == "specificity"}
+    assert found["document"]["value"] == pytest.approx(((0.6 - 0.1) + (0.2 - 0.2)) / 2)
+    assert found["surface"]["value"] == pytest.approx(0.1 - 0.2)
+    assert found["all"]["value"] == pytest.approx((0.25 - 0.1) / 2)
+    assert (found["document"]["n"], found["document"]["n_failed"]) == (2, 0)
+    # of one concept alone nothing can be said
+    alone = comparison(refused=dict.fromkeys(["topic.1", "topic.2", "word.a"], "probe: no"))
+    table = by_concept(generations, strengths({}), alone)
+    rows = [*score_rows(generations, table, alone, None, matrix.filter(pl.col("concept") == ""))]
+    (row,) = [r for r in rows if (r["measure"], r["concept_kind"]) == ("specificity", "document")]
+    assert (row["value"], row["n_failed"]) == (None, 0) and "one concept" in row["reason"]
+
+
+def test_the_headline_says_whose_p_it_is_who_chose_and_what_does_not_stand_beside(
+    generations: pl.DataFrame,
+) -> None:
+    def told(methods: list[str], candidates: int) -> dict[str, Any]:
+        others = [row for name in methods[1:] for c in UPLIFT for row in rows(name, c, 0, [0.1])]
+        tried = [
+            results(rows("m", c, i, [0.1])).with_columns(split=pl.lit("validate"))
+            for c in UPLIFT
+            for i in range(candidates)
+        ]
+        about = comparison(methods=methods, headline_budget=0.1)
+        texts = pl.concat([generations, results(others), *tried])
+        return scores(texts, about)["steer.m.kl_0.1.over_controls", "all"]
+
+    row = told(["m", "prompt"], candidates=1)
+    assert "of the plain mean over targets" in row["reason"]
+    assert "without logit_bias beside it" in row["reason"]
+    assert "chosen among" not in row["reason"]
+    assert row["baseline_name"].endswith("composite of two")
+    assert "beside it" not in told(["m", "prompt", "logit_bias"], candidates=1)["reason"]
+    of_several = _Scores(
+        *(comparison(), "m", 0.1, {}, concept_means(generations)),
+        pl.concat(concept_means(results(rows("m", "topic.0", i, [0.1]))) for i in range(2)),
+    )
+    assert of_several._chosen() == (
+        "chosen among up to 2 on validate prompts by the judges that score here"
     )
 
 
@@ -505,7 +579,8 @@ def test_no_interval_leaves_the_range_of_its_score(generations: pl.DataFrame) ->
     )
     for (name, _), row in scores(near_one, comparison(), {"topic.0": 0.3, "topic.1": 0.01}).items():
         lowest = -1.0 if name.endswith(("kl_0.1", "over_untrained", "over_controls")) else 0.0
-        highest = np.inf if "cost" in name else 1.0
+        lowest = -np.inf if name.endswith("loss_whole") else lowest
+        highest = np.inf if "cost" in name or name.endswith("loss_whole") else 1.0
         if row["low"] is not None:
             assert lowest <= row["low"] <= row["value"] <= row["high"] <= highest, name
 

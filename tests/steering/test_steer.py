@@ -127,6 +127,14 @@ def test_the_cost_is_told_over_whole_contexts_and_on_the_steered_text_itself(
         row = score(ran[0], f"steer.mean_difference.kl_0.5.{name}")
         assert (row["baseline"], row["n"], row["n_failed"]) == (0.5, 4, 0)
         assert 0.05 < row["value"] < 5
+    loss = score(ran[0], "steer.mean_difference.kl_0.5.loss_whole")
+    assert (loss["baseline"], loss["n"], loss["n_failed"]) == (0.0, 4, 0)
+    chosen = tables.STEERED.read(ran[0]).filter(method="mean_difference", kl_budget=0.5)
+    assert loss["value"] == pytest.approx(
+        chosen.filter(concept_kind="document")["loss_whole"].mean()
+    )
+    specific = score(ran[0], "steer.mean_difference.kl_0.5.specificity")
+    assert specific["value"] is not None and specific["n"] == 4
     reverse = score(ran[0], "steer.mean_difference.kl_0.5.cost_written_reverse")["value"]
     own = steered.filter(method="mean_difference", kl_budget=0.5)
     means = own.group_by("concept").agg(pl.col("kl_reverse").mean())

@@ -238,6 +238,21 @@ def whole(bench: Bench, neutral: Neutral, steering: Steering, strength: float) -
     return float(kl.sum() / neutral.mask.sum())
 
 
+def rise_of_loss(bench: Bench, neutral: Neutral, steering: Steering, strength: float) -> float:
+    """How much the cross-entropy of the text's own next tokens rises, by whole passes, alone."""
+    rows = torch.full((len(neutral.tokens),), strength)
+    intervention = type(steering).intervention([steering] * len(rows), rows)
+    counts = neutral.mask[:, :-1] & neutral.mask[:, 1:]
+    plain, steered = (
+        torch.nn.functional.cross_entropy(logits[:, :-1][counts], neutral.tokens[:, 1:][counts])
+        for logits in (
+            bench.model.logits(neutral.tokens),
+            logits_under(bench.model, neutral.tokens, intervention),
+        )
+    )
+    return float(steered - plain)
+
+
 def test_strengths_meet_every_budget_within_five_percent(bench: Bench) -> None:
     neutral, _ = Neutral.read(bench.corpus, 300, 24)
     steerings = [random(bench, seed) for seed in range(5)]
@@ -277,7 +292,8 @@ def test_costs_are_those_of_a_full_pass_for_vectors_and_for_any_other_steering(
     for (steering, strength), cost in zip(
         [(vector, 0.5), (clamp, 0.3), (vector, 1.0)], found, strict=True
     ):
-        assert cost == pytest.approx(whole(bench, neutral, steering, strength), rel=1e-3)
+        assert cost[0] == pytest.approx(whole(bench, neutral, steering, strength), rel=1e-3)
+        assert cost[1] == pytest.approx(rise_of_loss(bench, neutral, steering, strength), abs=1e-5)
     nothing = Neutral(neutral.tokens[:0], neutral.mask[:0])
     assert np.isnan(finish(costs(bench.model, [(vector, 0.5)], nothing))[0]).all()
 
