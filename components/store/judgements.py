@@ -131,7 +131,7 @@ def off_target(
     )
     values = (
         of.drop_nulls("off_target")
-        .with_columns(pl.lit(concepts).alias("other"))
+        .with_columns(pl.lit(concepts, dtype=pl.List(pl.String)).alias("other"))
         .explode("off_target", "other")
     )
     key = ["method", "kl_budget", "concept", "other"]

@@ -267,8 +267,22 @@ def steering(folder: Path, random: np.random.Generator, budget: float = 0.1) -> 
         for concept in concepts:
             said = {"generation": number, "concept": concept, "reason": columns.get("reason")}
             judgements.extend(
-                said | {"judge": judge, "value": value} for judge, value in values.items()
+                said
+                | {
+                    "judge": judge,
+                    "value": value,
+                    "off_target": off_target(columns, concept, judge, value),
+                }
+                for judge, value in values.items()
             )
+
+    def off_target(
+        columns: Mapping[str, Any], concept: str, judge: str, value: float | None
+    ) -> list[float | None] | None:
+        """What the judge says for every concept: a tenth, but for the one steered towards."""
+        if judge != "concept" or columns["method"] not in ("add_direction", "mean_difference"):
+            return None
+        return [value if other == concept else value and 0.1 for other in everything]
 
     everything = [f"topic.{concept}" for concept in TOPICS]
     for prompt in range(6):
@@ -520,7 +534,7 @@ def written(
         store,
         "steer",
         given,
-        {"measure": "concept"},
+        {"measure": "concept", "judged": [f"topic.{concept}" for concept in TOPICS]},
         write,
         seed=seed,
         max_new_tokens=max_new_tokens,

@@ -101,6 +101,23 @@ def test_the_sweep_has_a_point_with_interval_for_each_method_and_a_ring_around_w
     assert scale["range"][0] != charts.GREY and scale["range"][1:] == [charts.GREY] * 2
 
 
+def test_the_map_of_other_concepts_says_gain_and_loss_in_two_colours_around_nothing() -> None:
+    matrix = pl.DataFrame(
+        [
+            {"method": "m", "kl_budget": 0.1, "concept": a, "other": b, "uplift": uplift}
+            for a, b, uplift in [
+                ("a", "a", 0.4),
+                ("a", "b", -0.1),
+                ("b", "a", 0.0),
+                ("b", "b", 0.2),
+            ]
+        ]
+    )
+    drawn = charts.off_target(matrix).to_dict()["encoding"]
+    assert drawn["color"]["scale"]["domain"] == [-0.4, 0, 0.4]
+    assert drawn["x"]["sort"] == drawn["y"]["sort"] == ["a", "b"]
+
+
 def points(*rows: tuple[str, str, float | None, float, float | None]) -> pl.DataFrame:
     """Of (method, standing, budget, success, cost)."""
     return pl.DataFrame(

@@ -4,6 +4,7 @@ every fault."""
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from html import escape
@@ -304,6 +305,20 @@ def test_success_stands_against_cost_and_fluency_and_the_battery_beside(
     assert list(points["method"]) == ["add_direction", "mean_difference", "random_direction"]
     (tried,) = (each.value for each in app.dataframe if "real minus it" in each.value)
     assert list(tried["law"]) == ["–", "holds", "not shown", "BROKEN", "holds", "–"]
+
+
+def test_what_steering_brings_of_other_concepts_is_a_map(
+    open_page: Open, own_experiment: Any
+) -> None:
+    app = open_page("steering", own_experiment)
+    assert not app.exception and not app.error
+    said = words(app)
+    assert "What else steering brings" in said
+    own, others = re.search(r"On the diagonal (\S+) in the mean, beside it (\S+);", said).groups()  # type: ignore[union-attr]
+    assert float(own) == pytest.approx(0.46, abs=0.1)
+    assert abs(float(others.replace("−", "-"))) < 1e-6
+    places = app.selectbox(key="off-target-place")
+    assert places.options == ["add_direction, KL budget 0.1", "mean_difference, KL budget 0.1"]
 
 
 def test_an_earlier_run_has_no_battery_and_no_costs_and_the_page_says_so(
