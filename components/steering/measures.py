@@ -51,6 +51,12 @@ MEASURES = (
         rank=11, kinds=21, least=-2, most=2,
     ),
     Measure(
+        "win_rate", "Rated above prompting", "share",
+        "Prompts after which a language model rates the method's text above that of the method "
+        "prompt (judge ratings); a tie counts one half.",
+        rank=12, kinds=22, least=0, most=1,
+    ),
+    Measure(
         "share_above_random", "Above every random", "share",
         "Concepts on which the composite of two exceeds that of every control.",
         rank=20, kinds=30, least=0, most=1,

@@ -29,6 +29,7 @@ from components.statistics import (
     t_interval_of_groups,
     wilson,
 )
+from components.steering import win_rate
 from components.steering.by_concept import concept_means
 from components.steering.comparison import CONTROLS, Comparison, at
 from components.steering.contract import Concept
@@ -93,6 +94,8 @@ def score_rows(
                 yield from scores.over_concepts(kind)
                 yield from scores.over_controls(kind, against, kinds[0])
                 yield from scores.over_untrained(kind, found)
+                if win_rate.applies(comparison, method):
+                    yield scores.win_rate(kind, results)
                 if of_others is not None:
                     yield scores.specificity(kind, of_others)
             for kind in comparison.kinds:
@@ -283,6 +286,21 @@ class _Scores:
             about["reason"] = "; ".join(filter(None, (few, about["reason"])))
         baseline = 0.0, f"untrained dictionary, {COMPOSITES[measure]}"
         yield self._row("over_untrained", interval, **about, baseline=baseline)
+
+    def win_rate(self, kind: str, results: pl.DataFrame) -> dict[str, Any]:
+        """How often its text is rated above that of prompting, by concept."""
+        concepts = self.comparison.passed(kind)
+        found = win_rate.by_target(results, self.method, self.budget, concepts)
+        about: dict[str, Any] = {"concept_kind": kind, "n_failed": 0}
+        baseline = 0.5, "as often below prompting as above it"
+        if not found.height:
+            why = "no prompt has rated text of both" if concepts else "no concept passed the gate"
+            return self._row("win_rate", ABSENT, **about, reason=why)
+        told = win_rate.told(found)
+        there = [c for c in concepts if c.name in told["rates"]]
+        about |= {"n_failed": len(concepts) - len(there), "reason": told["reason"]}
+        interval = over(told["rates"], kind, there)
+        return self._row("win_rate", interval, **about, baseline=baseline)
 
     def specificity(self, kind: str, of_others: pl.DataFrame) -> dict[str, Any]:
         """How much more the concept that is steered towards gains than the other concepts do on the

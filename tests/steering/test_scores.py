@@ -382,6 +382,40 @@ def test_what_steered_nothing_costs_nothing_for_that_reason_alone(
         )
 
 
+def test_the_win_rate_is_over_prompts_rated_under_both_with_ties_told() -> None:
+    def rated(method: str, concept: str, ratings: list[float | None]) -> list[dict[str, Any]]:
+        place = None if method == "prompt" else 0.1
+        return [
+            row | {"ratings": rating, "kl_budget": place}
+            for row, rating in zip(
+                rows(method, concept, 0, [0.1] * len(ratings)), ratings, strict=True
+            )
+        ]
+
+    nobody = float("nan")  # nobody was asked about this text
+    texts = [
+        *rated("m", "topic.0", [1.0, 0.5, 0.2, 1.0]),
+        *rated("prompt", "topic.0", [0.5, 0.5, 0.9, nobody]),
+        *rated("m", "topic.1", [1.0, None]),
+        *rated("prompt", "topic.1", [0.2, 0.1]),
+        *[row for c in UPLIFT for row in rows("unsteered", c, 0, [0.0] * 4)],
+    ]
+    about = comparison(
+        methods=["m", "prompt"],
+        ungraded=frozenset({"prompt"}),
+        judges=["fluency", "ratings"],
+        concepts=CONCEPTS[:2],
+        refused={},
+        controls=[],
+    )
+    found = scores(results(texts), about)
+    row = found["steer.m.kl_0.1.win_rate", "document"]
+    assert row["value"] == pytest.approx(((1 + 0.5) / 3 + 1 / 2) / 2)
+    assert (row["n"], row["baseline"]) == (2, 0.5)
+    assert row["reason"].endswith("of 5 prompts above prompting on 2, alike on 1, below on 2")
+    assert not any("prompt.win_rate" in name for name, _ in found)
+
+
 def test_specificity_is_the_own_rise_over_that_of_the_other_concepts(
     generations: pl.DataFrame,
 ) -> None:
