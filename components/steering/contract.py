@@ -162,6 +162,8 @@ class Evidence:
             time (`alone`), and controls this one.
         select_rows: which captured tokens of the select split these rows are; None for all of them.
         is_foreign: whether the rows are of other text, which the model read for this.
+        longest_text: tokens of the longest prompt and its continuation: what has to fit the model
+            beside whatever a steering puts before it.
     """
 
     concepts: Sequence[Concept]
@@ -183,6 +185,7 @@ class Evidence:
     without: scipy.sparse.csc_matrix | None = None
     select_rows: Int[np.ndarray, " token"] | None = None
     is_foreign: bool = False
+    longest_text: int = 0
 
     def alone(self, column: int) -> Evidence:
         """The evidence of one concept: tokens with it and tokens known to be without it; all others

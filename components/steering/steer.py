@@ -63,7 +63,7 @@ from components.steering.scores import absent_row, score_rows
 from components.steering.strength import at_costs, calibrate, costs
 from components.steering.subject import SteeredSubject
 from components.steering.targeting import Ground, Targeted, targets
-from components.steering.writer import LOGITS_AT_ONCE, Job, Prompt, Writer
+from components.steering.writer import LOGITS_AT_ONCE, Job, Prompt, Writer, tokens_before
 from components.store import tables
 from components.store.artifact import Artifact
 from components.store.estimate import Estimate, Estimator, lower
@@ -165,11 +165,18 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
 
     # What each method proposes, and how strong it may be.
     evidence = targeted.evidence(passed, meter.stand_ins)
-    evidence = dataclasses.replace(evidence, meanings=Meanings.read(inputs, settings, config))
+    evidence = dataclasses.replace(
+        evidence,
+        meanings=Meanings.read(inputs, settings, config),
+        longest_text=meter.longest + config.max_new_tokens,
+    )
     services = MethodServices(settings, config.seed, model)
     proposals = propose(config, evidence, services, inputs.get("untrained"))
-    neutral, elsewhere = Neutral.read(corpus, config.neutral_tokens, config.neutral_length)
-    whole = Neutral.whole(corpus, config.neutral_tokens, config.neutral_length)
+    # all methods are measured on the same text, so it leaves room for the longest prefix
+    room = model.context_length and model.context_length - tokens_before(proposals.steerings)
+    size = config.neutral_tokens, config.neutral_length
+    neutral, elsewhere = (text.cut(room) for text in Neutral.read(corpus, *size))
+    whole = Neutral.whole(corpus, *size).cut(room)
     steered = yield from _at_strengths(
         proposals, neutral, writer, prompts["validate"], meter, config
     )
