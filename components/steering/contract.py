@@ -103,6 +103,11 @@ class Concept:
     latent: int | None = None
     text: str | None = None
 
+    @property
+    def words(self) -> str:
+        """Its text, or its name as words, where nobody gave any."""
+        return self.text or self.name.replace(".", " ").replace("_", " ")
+
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
@@ -154,6 +159,7 @@ class Evidence:
         d_in: width of the activations where to steer.
         meanings: explanations of the trained dictionary's latents; absent without the stage
             `interpret`, and where nothing asks for them.
+        unexplained: why there are none, where they were taken away on purpose.
         stand_ins: how many more steerings a control proposes, of which chance chooses as a method
             chooses: the most candidates that a method proposes for one concept; 0 where none has a
             choice.
@@ -182,6 +188,7 @@ class Evidence:
     d_in: int
     stand_ins: int = 0
     meanings: Meanings | None = None
+    unexplained: str | None = None
     without: scipy.sparse.csc_matrix | None = None
     select_rows: Int[np.ndarray, " token"] | None = None
     is_foreign: bool = False

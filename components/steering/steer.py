@@ -518,6 +518,9 @@ def _entries(config: SteerConfig) -> Mapping[str, int]:
     if config.has_panel:
         # 2: a composite of three is held against that of controls, and no more against that of two
         entries["contrasts"] = 2
+    if config.reads_explanations:
+        # 2: latents that nobody explained are none, and controls know no more by explanations
+        entries["latents by explanation"] = 2
     entries[f"targets.{config.targets.kind}"] = targets.version(config.targets.kind)
     if files := config.targeted.files():
         entries["targets.files"] = content_number(files)
