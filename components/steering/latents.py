@@ -106,7 +106,9 @@ class Latents:
         ranked = self._scores("average_precision" if by == "output_score" else by, column, concept)
         if isinstance(ranked, str):
             return ranked
-        order = np.argsort(-np.nan_to_num(ranked, nan=-np.inf), kind="stable").tolist()
+        order = np.argsort(-np.nan_to_num(ranked, nan=-np.inf), kind="stable")
+        # nothing ranks a latent that nobody explained
+        order = order[np.isfinite(ranked[order])].tolist()
         least = self._settings.least_output_score
         if by != "output_score" and not least:
             return [(latent, float(ranked[latent])) for latent in order[:n]]
