@@ -34,8 +34,9 @@ else:
 
 
 def embeds(config: SteerConfig) -> bool:
-    """Whether a judge that is listed gives texts vectors."""
-    return any(judges[name].embeds for name in config.judges)
+    """Whether a judge gives texts vectors, one that is listed or one that chooses the texts of the
+    targets."""
+    return any(judges[name].embeds for name in (*config.judges, *config.targeted.judges))
 
 
 def _parts(judge: str) -> list[str]:

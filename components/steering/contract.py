@@ -420,7 +420,7 @@ class JudgeServices(Services):
     Attributes:
         model: the model, unsteered.
         dictionary: of whose latents a judge may read how active they are in a text.
-        text_encoder: gives texts vectors; None where no listed judge asks for it (`embeds`).
+        text_encoder: gives texts vectors; None where no judge asks for it (`embeds`).
         client: answers prompts; None where no listed judge asks (`asks`), or nobody is there.
         conversation: what prompts are put into; None where they stand by themselves.
     """
