@@ -263,6 +263,14 @@ class SteerConfig(Config):
             for _, settings in self.method_kinds().values()
         )
 
+    @property
+    def lowers(self) -> bool:
+        """Whether a method is meant to lower its targets."""
+        return any(
+            not kind.control and getattr(settings, "sign", 1) < 0
+            for kind, settings in self.method_kinds().values()
+        )
+
     def method_kinds(self) -> dict[str, tuple[type[SteeringMethod], Any]]:
         """The methods that are listed: class and settings of each, by its name."""
         return {name: (methods[name], getattr(self.method_settings, name)) for name in self.methods}

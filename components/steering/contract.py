@@ -134,6 +134,12 @@ class Candidate:
     reason: str | None = None
     stand_in: bool = False
 
+    @property
+    def lowers(self) -> bool:
+        """Whether it is meant to give less of its concept; one of no concept is meant for
+        nothing."""
+        return self.concept is not None and self.sign < 0
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evidence:

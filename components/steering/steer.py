@@ -183,7 +183,8 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
 
     # Validate prompts choose; after that test prompts are written, once.
     column_of = {concept.name: column for column, concept in enumerate(concepts)}
-    ledger = Ledger(panel, column_of, [concepts[column].name for column in passed])
+    judged_for = [concepts[column].name for column in passed]
+    ledger = Ledger(panel, column_of, judged_for, config.lowers)
     recorded = [
         (job, text) for job, text in zip(band, plain, strict=True) if job.sample < config.n_samples
     ]
@@ -337,6 +338,7 @@ def _comparison(
         headline_budget=config.headline_budget,
         again=True,
         measure=config.measure,
+        lowering=frozenset(name for name, c in proposals.candidates if c.lowers),
     )
 
 
@@ -368,6 +370,7 @@ def _facts(
             "generations": texts.ledger.generations().height,
             "tokens": texts.meter.done,
         }
+        | ({"lowering": sorted(comparison.lowering)} if comparison.lowering else {})
     )
 
 
@@ -518,6 +521,8 @@ def _entries(config: SteerConfig) -> Mapping[str, int]:
     if config.has_panel:
         # 2: a composite of three is held against that of controls, and no more against that of two
         entries["contrasts"] = 2
+    if config.lowers:
+        entries["lowered targets"] = 2  # 2: chosen and scored by the fall
     if config.reads_explanations:
         # 2: latents that nobody explained are none, and controls know no more by explanations
         entries["latents by explanation"] = 2
