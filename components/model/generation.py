@@ -86,7 +86,7 @@ def _sampled(
 ) -> list[list[int]]:
     """Token after token for all rows, until each has ended."""
     rows = intervention.prefixed(model, prompts)
-    _refuse_what_does_not_fit(model, rows, max_new_tokens)
+    _refuse_what_does_not_fit(model, rows, max_new_tokens, intervention)
     streams = torch.tensor(seeds, dtype=torch.long, device=model.device)
     done = torch.zeros_like(streams, dtype=torch.bool)
     made: list[Tensor] = []
@@ -112,7 +112,10 @@ def _sampled(
 
 
 def _refuse_what_does_not_fit(
-    model: LanguageModel, rows: Sequence[Sequence[int]], max_new_tokens: int
+    model: LanguageModel,
+    rows: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    intervention: Intervention,
 ) -> None:
     lengths = [len(row) for row in rows]
     if min(lengths) == 0:
@@ -120,8 +123,10 @@ def _refuse_what_does_not_fit(
             f"prompt {lengths.index(0)} has no tokens; begin it with the model's first token (bos)"
         )
     if model.context_length is not None and max(lengths) + max_new_tokens > model.context_length:
+        before = max(map(len, intervention.prefix), default=0)
+        told = f" (up to {before} of them put before it by the intervention)" if before else ""
         raise InputError(
-            f"a prompt of {max(lengths)} tokens and {max_new_tokens} new ones do not fit the "
+            f"a prompt of {max(lengths)} tokens{told} and {max_new_tokens} new ones do not fit the "
             f"model's {model.context_length} positions; shorten the prompt, or lower "
             "max_new_tokens"
         )

@@ -18,6 +18,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
+from components.errors import InputError
+
 if TYPE_CHECKING:  # it imports this module
     from components.model.language_model import LanguageModel
 
@@ -112,6 +114,7 @@ def logits_under(
 
     Raises:
         CapabilityError: the model has no head.
+        InputError: text and prefix do not fit the model's positions.
     """
     lengths = [len(row) for row in intervention.prefix] or [0] * len(tokens)
     longest = max(lengths, default=0)
@@ -119,6 +122,12 @@ def logits_under(
     if longest:
         rows = intervention.prefixed(model, tokens.tolist())
         width = longest + tokens.shape[1]
+        if model.context_length is not None and width > model.context_length:
+            raise InputError(
+                f"a text of {tokens.shape[1]} tokens and {longest} that stand before it do not fit "
+                f"the model's {model.context_length} positions; give a shorter text, or put less "
+                "before it"
+            )
         given = torch.tensor([row + [0] * (width - len(row)) for row in rows])
         if n_given is not None:
             n_given = n_given + torch.tensor(lengths)

@@ -30,7 +30,7 @@ from components.seeds import numpy_generator
 from components.statistics import clustered_t_interval, detectable, holm, sign_flip_test, welch
 from components.store import tables
 from components.store.artifact import Artifact
-from components.store.judgements import judged, method_of
+from components.store.judgements import judged, method_of, with_falls
 
 ITEMS = {
     "concepts_found": "found",
@@ -263,7 +263,7 @@ def _largest(baseline_name: str) -> str:
     thing of them."""
     return (
         baseline_name
-        if baseline_name.startswith("largest")
+        if baseline_name.startswith(("largest", "lowest"))
         else "largest of the Gaussian directions"
     )
 
@@ -294,6 +294,8 @@ def single(steer: Artifact, scores: pl.DataFrame, seed: int) -> Iterator[Row]:
         here = generations.filter(
             pl.col("kl_budget") == row["budget"], pl.col("concept") == row["concept"]
         )
+        if row["entry"] in steer.facts.get("lowering", ()):
+            here = with_falls(here)  # as the largest that stands beside it was found
         prompts = here.group_by([*by, "prompt"]).agg(value.alias("value"))
         random = prompts.filter(pl.col("method").is_in(floors))
         # Directions that only stand in for a method's candidates are no rivals: the largest is the

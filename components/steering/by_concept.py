@@ -13,7 +13,7 @@ import polars as pl
 
 from components.steering.comparison import Comparison, at
 from components.store import tables
-from components.store.judgements import COMPOSITE, UNSTEERED, column, others
+from components.store.judgements import COMPOSITE, UNSTEERED, column, others, with_falls
 
 COUNTS = r"^(n|.*_failed|.*_missing)$"
 """Columns of `concept_means` that are counts."""
@@ -48,6 +48,17 @@ def concept_means(results: pl.DataFrame, split: str = "test") -> pl.DataFrame:
     )
 
 
+def means_beside(
+    results: pl.DataFrame, comparison: Comparison, split: str = "test"
+) -> dict[bool, pl.DataFrame]:
+    """`concept_means`, as it stands beside a method that raises its targets (False) and one that
+    lowers them (True): there composites of controls are of the fall, and uplift is counted down."""
+    means = {False: concept_means(results, split)}
+    if comparison.lowering:
+        means[True] = concept_means(with_falls(results), split).with_columns(-pl.col("uplift"))
+    return means
+
+
 def by_concept(
     results: pl.DataFrame, strengths: pl.DataFrame, comparison: Comparison
 ) -> pl.DataFrame:
@@ -63,7 +74,8 @@ def by_concept(
         The columns of STEERED, and four for each judge that has none there: `<column>`,
         `<column>_unsteered`, `<column>_failed` and `<column>_missing`.
     """
-    means = concept_means(results)
+    beside = means_beside(results, comparison)
+    means = beside[False]
     plain = results.filter(pl.col("method") == UNSTEERED, pl.col("split") == "test")
     # what failed must not lower it
     plain = plain.group_by("concept").agg(pl.col(others(results)).drop_nans().mean())
@@ -75,8 +87,9 @@ def by_concept(
     cost = {tuple(row[name] for name in tables.STRENGTHS.key): row for row in strengths.to_dicts()}
     rows = []
     for budget, methods in comparison.places:
-        largest = _largest(means, comparison, budget)
+        largest_of = {less: _largest(of, comparison, budget) for less, of in beside.items()}
         for method in (m for m in methods if m not in comparison.absent):
+            largest = largest_of[method in comparison.lowering]
             for concept in comparison.passed():
                 own = of_place.get((concept.name, method, budget), {})
                 measured = cost.get((concept.name, method, own.get("replicate"), budget), {})
@@ -90,7 +103,7 @@ def by_concept(
                         "kl_validate": measured.get("kl"),
                         **{name: measured.get(name) for name in _OF_STRENGTHS},
                         **{column(name): own.get(column(name)) for name in comparison.told},
-                        **largest.get(concept.name, {}),
+                        **_with_sign(largest.get(concept.name, {}), method in comparison.lowering),
                         **{
                             f"{name}_unsteered": unsteered.get(concept.name, {}).get(name)
                             for name in judges
@@ -166,6 +179,13 @@ def _compared(means: pl.DataFrame, comparison: Comparison, budget: float | None)
     return of_controls.join(
         steerings.filter(compared), on=["method", "replicate"], how="semi", maintain_order="left"
     )
+
+
+def _with_sign(largest: dict[str, float], lowers: bool) -> dict[str, float]:
+    """Of what is meant to lower its targets the largest fall as the uplift that it is."""
+    if not lowers or "uplift_largest" not in largest:
+        return largest
+    return largest | {"uplift_largest": -largest["uplift_largest"]}
 
 
 def _largest(

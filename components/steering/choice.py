@@ -2,7 +2,9 @@
 
 A method may propose several steerings for a concept; the one with the largest mean composite on
 validate prompts is used (failures count as none; on a tie, and where no composite was judged, the
-larger uplift, then the better on select). Controls are not chosen among: each is reported.
+larger uplift, then the better on select). Where a steering is meant to lower its target, the composite
+is of the fall, and the smaller uplift is the better one. Controls are not chosen among: each is
+reported.
 """
 
 from __future__ import annotations
@@ -138,7 +140,8 @@ class Merits:
 
         def merit(s: Steered) -> tuple[float, float, int]:
             of = self.reached(s, s.candidate.concept)
-            return of.get("composite", 0.0), of.get("uplift", 0.0), -s.candidate.replicate
+            sign = -1 if s.candidate.lowers else 1
+            return of.get("composite", 0.0), sign * of.get("uplift", 0.0), -s.candidate.replicate
 
         return [max(group, key=merit) for group in _rivals(steered, controls).values()]
 

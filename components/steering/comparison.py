@@ -49,6 +49,8 @@ class Comparison:
         judges: whose own scores stand beside composite and uplift (`SteerConfig.beside`).
         headline_budget: the budget at which methods are tested together.
         again: whether plain text from other seeds stands beside the methods (`AGAIN`).
+        lowering: names, among `methods`, of what is meant to lower its targets: its composites are
+            of the fall, and controls stand beside it with theirs.
     """
 
     concepts: Sequence[Concept]
@@ -71,6 +73,7 @@ class Comparison:
     headline_budget: float = 0.2
     again: bool = False
     measure: str = "concept"
+    lowering: frozenset[str] = frozenset()
 
     @property
     def measures(self) -> list[str]:

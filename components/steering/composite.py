@@ -9,6 +9,10 @@ is normalised and clipped, C = clip((p - p0) / (1 - p0), 0, 1), and joined with 
 harmonic mean, which is 0 where either is. The clip makes chance positive: read the composite beside
 that of Gaussian directions.
 
+A steering that is meant to lower its target (`Candidate.sign` -1) is scored by the fall instead,
+C = clip((p0 - p) / p0, 0, 1): the share that is gone of what was there. What it is compared with is
+scored by the fall likewise.
+
 Two parts can still be gamed by a fluent text of the target that has nothing to do with its prompt.
 `panel` asks for relevance too, and may have several judges of the target (`steer.panel`), each
 with a gain of its own: all of them must be pleased.
@@ -24,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 FLUENCY = "fluency"
 """The judge that the gain in the target is joined with."""
@@ -33,20 +37,23 @@ RELEVANCE = "relevance"
 
 
 def gain(
-    probability: Float[np.ndarray, " text"], before: Float[np.ndarray, " text"]
+    probability: Float[np.ndarray, " text"],
+    before: Float[np.ndarray, " text"],
+    lowers: Bool[np.ndarray, " text"] | bool = False,
 ) -> Float[np.ndarray, " text"]:
-    """The share of what was left to gain that a text gained, clip((p - p0) / (1 - p0), 0, 1); NaN
+    """The share of what was left to gain that a text gained, clip((p - p0) / (1 - p0), 0, 1); where
+    it was to be lowered, the share of what was there that is gone, clip((p0 - p) / p0, 0, 1). NaN
     where either is NaN, and 0 where nothing was left.
 
     Args:
         probability: what a judge of the target says of each text.
         before: the same of the plain text of the same prompt and sample.
+        lowers: whether less of the target is wanted.
     """
-    left = 1.0 - before
+    left = np.where(lowers, before, 1.0 - before)
+    moved = np.where(lowers, before - probability, probability - before)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(
-            left > 0, np.clip((probability - before) / left, 0.0, 1.0), 0.0 * (probability + before)
-        )
+        return np.where(left > 0, np.clip(moved / left, 0.0, 1.0), 0.0 * (probability + before))
 
 
 def harmonic(parts: Sequence[Float[np.ndarray, " text"]]) -> Float[np.ndarray, " text"]:
@@ -81,6 +88,7 @@ def composite(
     probability: Float[np.ndarray, " text"],
     before: Float[np.ndarray, " text"],
     fluency: Float[np.ndarray, " text"],
+    lowers: Bool[np.ndarray, " text"] | bool = False,
 ) -> Float[np.ndarray, " text"]:
     """Harmonic mean of normalised gain and fluency, 0 to 1; NaN where one of the three is.
 
@@ -89,8 +97,9 @@ def composite(
         before: the same of the plain text of the same prompt and sample; where that is 1, nothing
             was left to gain.
         fluency: 0 to 1.
+        lowers: whether less of the target is wanted: the fall then stands for the gain.
     """
-    gained = gain(probability, before)
+    gained = gain(probability, before, lowers)
     with np.errstate(invalid="ignore", divide="ignore"):
         total = gained + fluency
         return np.where(total > 0, 2 * gained * fluency / total, 0.0 * total)

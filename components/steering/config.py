@@ -34,8 +34,9 @@ else:
 
 
 def embeds(config: SteerConfig) -> bool:
-    """Whether a judge that is listed gives texts vectors."""
-    return any(judges[name].embeds for name in config.judges)
+    """Whether a judge gives texts vectors, one that is listed or one that chooses the texts of the
+    targets."""
+    return any(judges[name].embeds for name in (*config.judges, *config.targeted.judges))
 
 
 def _parts(judge: str) -> list[str]:
@@ -260,6 +261,14 @@ class SteerConfig(Config):
         return any(
             getattr(settings, "reads_explanations", False)
             for _, settings in self.method_kinds().values()
+        )
+
+    @property
+    def lowers(self) -> bool:
+        """Whether a method is meant to lower its targets."""
+        return any(
+            not kind.control and getattr(settings, "sign", 1) < 0
+            for kind, settings in self.method_kinds().values()
         )
 
     def method_kinds(self) -> dict[str, tuple[type[SteeringMethod], Any]]:

@@ -103,6 +103,11 @@ class Concept:
     latent: int | None = None
     text: str | None = None
 
+    @property
+    def words(self) -> str:
+        """Its text, or its name as words, where nobody gave any."""
+        return self.text or self.name.replace(".", " ").replace("_", " ")
+
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
@@ -129,6 +134,12 @@ class Candidate:
     reason: str | None = None
     stand_in: bool = False
 
+    @property
+    def lowers(self) -> bool:
+        """Whether it is meant to give less of its concept; one of no concept is meant for
+        nothing."""
+        return self.concept is not None and self.sign < 0
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evidence:
@@ -154,6 +165,7 @@ class Evidence:
         d_in: width of the activations where to steer.
         meanings: explanations of the trained dictionary's latents; absent without the stage
             `interpret`, and where nothing asks for them.
+        unexplained: why there are none, where they were taken away on purpose.
         stand_ins: how many more steerings a control proposes, of which chance chooses as a method
             chooses: the most candidates that a method proposes for one concept; 0 where none has a
             choice.
@@ -162,6 +174,8 @@ class Evidence:
             time (`alone`), and controls this one.
         select_rows: which captured tokens of the select split these rows are; None for all of them.
         is_foreign: whether the rows are of other text, which the model read for this.
+        longest_text: tokens of the longest prompt and its continuation: what has to fit the model
+            beside whatever a steering puts before it.
     """
 
     concepts: Sequence[Concept]
@@ -180,9 +194,11 @@ class Evidence:
     d_in: int
     stand_ins: int = 0
     meanings: Meanings | None = None
+    unexplained: str | None = None
     without: scipy.sparse.csc_matrix | None = None
     select_rows: Int[np.ndarray, " token"] | None = None
     is_foreign: bool = False
+    longest_text: int = 0
 
     def alone(self, column: int) -> Evidence:
         """The evidence of one concept: tokens with it and tokens known to be without it; all others
@@ -410,7 +426,7 @@ class JudgeServices(Services):
     Attributes:
         model: the model, unsteered.
         dictionary: of whose latents a judge may read how active they are in a text.
-        text_encoder: gives texts vectors; None where no listed judge asks for it (`embeds`).
+        text_encoder: gives texts vectors; None where no judge asks for it (`embeds`).
         client: answers prompts; None where no listed judge asks (`asks`), or nobody is there.
         conversation: what prompts are put into; None where they stand by themselves.
     """

@@ -8,6 +8,9 @@ corrected after Holm; pairs of methods there form a second one. Everything else 
 A method without strength stands at no budget. It is compared at its own cost, target by target: the
 other's value is interpolated between budgets, linearly in the logarithm of the cost. Targets at
 whose cost the other was not tried are left out, and counted.
+
+A method that is meant to lower its targets is measured by the fall, and so are its controls. It is
+not compared with a method that raises them.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import polars as pl
 
 from components.seeds import numpy_generator
 from components.statistics import Interval, detectable, holm, sign_flip_test, t_interval
-from components.steering.by_concept import concept_means
+from components.steering.by_concept import means_beside
 from components.steering.comparison import CONTROLS, Comparison, at
 from components.steering.floor import Floor
 from components.store import tables
@@ -73,7 +76,9 @@ class Contrasts:
     ) -> None:
         self.comparison, self.measure = comparison, comparison.headline
         self.names = [concept.name for concept in comparison.passed()]
-        self.means, self.validated = concept_means(results), concept_means(results, "validate")
+        self.means, self.validated = (
+            means_beside(results, comparison, split) for split in ("test", "validate")
+        )
         self._reached: dict[tuple[str, float | None], dict[str, dict[str, Any]]] = {}
         for row in by_concept.iter_rows(named=True):
             place = self._reached.setdefault((row["method"], row["kl_budget"]), {})
@@ -86,7 +91,7 @@ class Contrasts:
             if method in self.comparison.ungraded:
                 floors = {
                     budget: Floor.under(
-                        *(self.comparison, method, None, self.means, self.validated, budget),
+                        *(self.comparison, method, None, *self._beside(method), budget),
                         measure=self.measure,
                     )
                     for budget in self.comparison.budgets
@@ -97,7 +102,7 @@ class Contrasts:
                 continue
             for budget in self.comparison.budgets:
                 floor = Floor.under(
-                    *(self.comparison, method, budget, self.means, self.validated),
+                    *(self.comparison, method, budget, *self._beside(method)),
                     measure=self.measure,
                 )
                 row = self._told(method, CONTROLS, budget, floor.reached, floor.n)
@@ -109,7 +114,10 @@ class Contrasts:
         """Each method against each other; of two, one without strength stands second."""
         ungraded = self.comparison.ungraded
         methods = [name for name in self.methods if self._enters(name)]
+        lowering = self.comparison.lowering
         for one, other in itertools.combinations(methods, 2):
+            if (one in lowering) != (other in lowering):
+                continue
             if one in ungraded and other in ungraded:
                 yield self._told(one, other, None, self._values(other, None))
             elif one in ungraded or other in ungraded:
@@ -123,6 +131,11 @@ class Contrasts:
                     if budget == self.comparison.headline_budget:
                         row["family"] = PAIRS
                     yield row
+
+    def _beside(self, method: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Means over test and over validate prompts, as they stand beside a method."""
+        lowers = method in self.comparison.lowering
+        return self.means[lowers], self.validated[lowers]
 
     def _enters(self, method: str) -> bool:
         """Whether it is a method of its own, no control of one."""
@@ -206,7 +219,8 @@ class Contrasts:
         """The method's mean over targets among those of single control steerings."""
         controls = pl.col("method").is_in(self.comparison.floor) & at(budget)
         found = (
-            self.means.filter(controls, pl.col("concept").is_in(self.names))
+            self._beside(method)[0]
+            .filter(controls, pl.col("concept").is_in(self.names))
             .group_by("method", "replicate")
             .agg(pl.col(self.measure).sum() / len(self.names))
         )[self.measure].to_numpy()

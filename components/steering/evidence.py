@@ -93,6 +93,8 @@ def of_untrained(evidence: Evidence, codes: Artifact | None) -> tuple[Evidence |
         codes=matrix if rows is None else matrix[rows],
         dictionary=dictionary,
         meanings=None,
+        unexplained="nobody explained the latents of the untrained dictionary, so none is ranked by "
+        "explanations",
     ), None
 
 

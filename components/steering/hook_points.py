@@ -149,11 +149,13 @@ class _Tried:
 
     Attributes:
         reached: by KL budget (None where no strength can be set) what each target reaches on
-            validate: composite and uplift; 0 where it has no text.
+            validate: composite and uplift (of what is meant to lower its targets the fall); 0 where
+            it has no text.
         measure: the column of `reached` that chooses.
         n_failed: by KL budget the targets without text that worked.
         reasons: by KL budget why.
         numbers: of its steerings, in the tables.
+        lowers: whether it is meant to lower its targets.
     """
 
     reached: Mapping[float | None, Float[np.ndarray, "target 2"]]
@@ -161,6 +163,7 @@ class _Tried:
     n_failed: Mapping[float | None, int]
     reasons: Mapping[float | None, str | None]
     numbers: Sequence[int]
+    lowers: bool = False
 
     @classmethod
     def of(
@@ -169,6 +172,8 @@ class _Tried:
         """From its steerings: where a target has several, validate prompts choose among them as
         they always do."""
         reached, n_failed, reasons = {}, {}, {}
+        lowers = any(s.candidate.lowers for s in group)
+        sign = -1 if lowers else 1
         for budget in dict.fromkeys(s.budget for s in group):
             here = [s for s in group if s.budget == budget]
             values, working = np.zeros((len(targets), 2)), np.zeros(len(targets), bool)
@@ -176,7 +181,7 @@ class _Tried:
                 for i, target in enumerate(targets):
                     row = merits.reached(s, target)
                     if s.candidate.concept in (None, target) and row:
-                        values[i] = row["composite"] or 0.0, row["uplift"] or 0.0
+                        values[i] = row["composite"] or 0.0, sign * (row["uplift"] or 0.0)
                         working[i] = row["n_failed"] < row["n"]
             reached[budget], n_failed[budget] = values, int((~working).sum())
             why = Counter(s.reason for s in here if s.reason).most_common(1)
@@ -187,7 +192,7 @@ class _Tried:
                 else None
             )
         numbers = sorted({s.candidate.replicate for s in group})
-        return cls(reached, list(RANGE).index(measure), n_failed, reasons, numbers)
+        return cls(reached, list(RANGE).index(measure), n_failed, reasons, numbers, lowers)
 
     @property
     def merit(self) -> tuple[bool, float, float]:
@@ -263,7 +268,7 @@ class Decision:
                         "measure": self.measure,
                         **dataclasses.asdict(self._interval(reached[:, at.measure])),
                         "n_failed": at.n_failed[budget],
-                        "uplift": float(reached[:, 1].mean()),
+                        "uplift": (-1 if at.lowers else 1) * float(reached[:, 1].mean()),
                         "over_budgets": at.score,
                         "baseline": beside,
                         "baseline_name": None if beside is None else self._floor_name,
@@ -355,7 +360,7 @@ class Decision:
     def _beside(self, method: str, place: int, budget: float | None = None) -> float | None:
         """What the control's directions reach at that hook point; at one budget, or over all."""
         at = [self.tried[who][place] for who in self._of_floor]
-        if not at or method == self.floor:
+        if not at or method == self.floor or self._lowers(method):
             return None
         if budget is None:
             return float(np.mean([each.score for each in at]))
@@ -364,9 +369,14 @@ class Decision:
 
     def _beside_chosen(self, method: str) -> float | None:
         """What they reach, each at the hook point that it chose."""
-        if not self._of_floor or method == self.floor:
+        if not self._of_floor or method == self.floor or self._lowers(method):
             return None
         return float(np.mean([self.tried[who][self.chosen[who]].score for who in self._of_floor]))
+
+    def _lowers(self, method: str) -> bool:
+        """Whether it is meant to lower its targets: the control's directions, which chose their hook
+        point by what they gained, are then nothing to compare with."""
+        return any(each.lowers for each in self.tried.get((method, None), ()))
 
     def _interval(self, values: Float[np.ndarray, " target"]) -> Interval:
         """Student's over targets; an interval without width, which would claim to be sure, is left

@@ -106,7 +106,9 @@ class Latents:
         ranked = self._scores("average_precision" if by == "output_score" else by, column, concept)
         if isinstance(ranked, str):
             return ranked
-        order = np.argsort(-np.nan_to_num(ranked, nan=-np.inf), kind="stable").tolist()
+        order = np.argsort(-np.nan_to_num(ranked, nan=-np.inf), kind="stable")
+        # nothing ranks a latent that nobody explained
+        order = order[np.isfinite(ranked[order])].tolist()
         least = self._settings.least_output_score
         if by != "output_score" and not least:
             return [(latent, float(ranked[latent])) for latent in order[:n]]
@@ -148,15 +150,16 @@ class Latents:
     def _meanings(self, concept: Concept) -> Float[np.ndarray, " d_sae"] | str:
         meanings = self._evidence.meanings
         if meanings is None:
-            return NO_EXPLANATIONS
+            return self._evidence.unexplained or NO_EXPLANATIONS
         told = meanings.of(self._settings.explainer)
         if not told:
             whose = self._settings.explainer or "any explainer"
             return f"{NO_EXPLANATIONS} (none by {whose})"
         latents = list(told)
-        words = concept.text or concept.name.replace(".", " ").replace("_", " ")
         said = meanings.vectors(self._settings.explainer)
-        likeness = torch.nn.functional.cosine_similarity(meanings.embed([words]), said).numpy()
+        likeness = torch.nn.functional.cosine_similarity(
+            meanings.embed([concept.words]), said
+        ).numpy()
         scores = np.full(self._codes.get_shape()[1], np.nan)
         scores[latents] = likeness
         return scores

@@ -13,11 +13,11 @@ composites are entered as further judges.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from components.seeds import numpy_generator
 from components.steering.asking import Opinion, Pair, answered
@@ -31,6 +31,7 @@ from components.store.judgements import (
     AGAIN,
     COMPOSITE,
     NOT_ASKED,
+    OF_FALL,
     PANEL,
     UNPAIRED,
     UNSTEERED,
@@ -52,11 +53,14 @@ class Ledger:
         column: concept -> its column in what judges say.
         judged: the concepts that plain and control text are judged for, in the order of
             `off_target`.
+        has_falls: whether a method lowers its target, so that text which belongs to no concept has
+            composites of the fall, too.
     """
 
     panel: Panel
     column: Mapping[str, int]
     judged: Sequence[str]
+    has_falls: bool = False
 
     def __post_init__(self) -> None:
         self._texts: list[pl.DataFrame] = []
@@ -104,7 +108,8 @@ class Ledger:
         places = [(s.method, s.candidate.concept, s.candidate.replicate, s.budget) for s, _ in jobs]
         judges = self.panel.choosing if split == "validate" else None
         verdicts = self.panel.verdicts(texts, judges)
-        self._enter(split, places, [job for _, job in jobs], texts, verdicts)
+        lowers = [s.candidate.lowers for s, _ in jobs]
+        self._enter(split, places, [job for _, job in jobs], texts, verdicts, lowers)
 
     def add_asked(self, seed: int) -> Generator[Progress, None, None]:
         """Asks the judges that ask, and enters what they say of test text."""
@@ -161,9 +166,10 @@ class Ledger:
         jobs: Sequence[Job],
         texts: Sequence[Continuation],
         verdicts: Mapping[str, Verdicts],
+        lowers: Sequence[bool] | None = None,
     ) -> None:
         """One row for each text; for each judge one for each text and concept that it is judged
-        for."""
+        for. `lowers`: of which texts less of their own target is wanted; None: of none."""
         if not texts:
             return
         number = sum(part.height for part in self._texts) + np.arange(len(texts))
@@ -200,24 +206,42 @@ class Ledger:
                 )
             ]
             self._judge(name, shared, values[name], reasons, [lists[i] for i in text.tolist()])
-        whole = composite(
-            values[self.panel.measure],
-            before[self.panel.measure],
-            values.get(FLUENCY, np.full(len(text), np.nan)),
-        )
+        less = np.zeros(len(text), bool) if lowers is None else np.array(lowers)[text]
         missing = [
             UNPAIRED if gone else None for gone in np.isnan(before[self.panel.measure]).tolist()
         ]
         reasons = [texts[i].reason or why for i, why in zip(text.tolist(), missing, strict=True)]
-        self._judge(COMPOSITE, shared, whole, reasons, [None] * len(text))
+        told = {COMPOSITE: reasons}
         if self.panel.has_panel and RELEVANCE in verdicts:
-            three = self.panel.of_three(values, before)
             parts = [*self.panel.of_target, RELEVANCE, FLUENCY]
-            told = [
+            told[PANEL] = [
                 why or _absent(parts, {name: values[name][row] for name in parts})
                 for row, why in enumerate(reasons)
             ]
-            self._judge(PANEL, shared, three, told, [None] * len(text))
+        for name, value in self._composites(values, before, less, told).items():
+            self._judge(name, shared, value, told[name], [None] * len(text))
+        free = np.flatnonzero(~np.array(owned)[text])
+        if self.has_falls and len(free):
+            rows = {name: np.array(of)[free].tolist() for name, of in shared.items()}
+            falls = self._composites(values, before, np.ones(len(text), bool), told)
+            for name, value in falls.items():
+                why = [told[name][row] for row in free.tolist()]
+                self._judge(OF_FALL[name], rows, value[free], why, [None] * len(free))
+
+    def _composites(
+        self,
+        values: Mapping[str, Float[np.ndarray, " row"]],
+        before: Mapping[str, Float[np.ndarray, " row"]],
+        lowers: Bool[np.ndarray, " row"],
+        names: Collection[str],
+    ) -> dict[str, Float[np.ndarray, " row"]]:
+        """The composites of these names."""
+        measure = self.panel.measure
+        fluency = values.get(FLUENCY, np.full(len(lowers), np.nan))
+        found = {COMPOSITE: composite(values[measure], before[measure], fluency, lowers)}
+        if PANEL in names:
+            found[PANEL] = self.panel.of_three(values, before, lowers)
+        return found
 
     def _judge(
         self,

@@ -29,6 +29,12 @@ class Neutral:
         """The first contexts of it."""
         return Neutral(self.tokens[:n], self.mask[:n])
 
+    def cut(self, n: int | None) -> Neutral:
+        """The first n tokens of each context, where they are longer; None for all."""
+        if n is None or self.tokens.shape[1] <= n:
+            return self
+        return Neutral(self.tokens[:, : max(0, n)], self.mask[:, : max(0, n)])
+
     @classmethod
     def read(cls, corpus: Artifact, n_tokens: int, length: int) -> tuple[Neutral, Neutral]:
         """The first `length` tokens of each context of the neutral split: about `n_tokens` to set

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from components.steering.asking import AskingJudge
 from components.steering.composite import FLUENCY, RELEVANCE, gain
@@ -76,6 +76,7 @@ class Panel:
         self,
         values: Mapping[str, Float[np.ndarray, " row"]],
         before: Mapping[str, Float[np.ndarray, " row"]],
+        lowers: Bool[np.ndarray, " row"] | bool = False,
     ) -> Float[np.ndarray, " row"]:
         """The composite of three.
 
@@ -83,10 +84,13 @@ class Panel:
             values: by judge, what it says of each row.
             before: by judge of the target, the same of the plain text of the row's prompt and
                 sample.
+            lowers: whether less of the target is wanted.
         """
         gains = [
-            # what is measured from plain text already is a gain
-            values[name] if self.judges[name].from_plain else gain(values[name], before[name])
+            # what is measured from plain text already is a gain, but no fall
+            np.where(lowers, gain(values[name], before[name], True), values[name])
+            if self.judges[name].from_plain
+            else gain(values[name], before[name], lowers)
             for name in self.of_target
         ]
         return composite_of_three(gains, values[RELEVANCE], values[FLUENCY])

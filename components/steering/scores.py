@@ -6,7 +6,9 @@ Student's over concept means, cut to the range of the score. A concept's own int
 prompts. Kinds of concept are told apart; where there are several, `all` is the mean of their means,
 each kind weighing the same. The baseline of the composite is what Gaussian directions reach when
 they are chosen as the method chooses (the clip makes that positive); the share of concepts on which
-a method exceeds every Gaussian direction stands beside what chance gives the same choice.
+a method exceeds every Gaussian direction stands beside what chance gives the same choice. Of a method
+that is meant to lower its targets all this is of the fall, its own and that of the directions, and
+a lower uplift is better.
 """
 
 from __future__ import annotations
@@ -30,8 +32,9 @@ from components.statistics import (
     wilson,
 )
 from components.steering import win_rate
-from components.steering.by_concept import concept_means
+from components.steering.by_concept import means_beside
 from components.steering.comparison import CONTROLS, Comparison, at
+from components.steering.composite import FLUENCY, RELEVANCE
 from components.steering.contract import Concept
 from components.steering.contrasts import contrasts
 from components.steering.floor import Floor
@@ -71,7 +74,7 @@ def score_rows(
             absent, nothing is told of it.
     """
     against = contrasts(results, by_concept, comparison) if against is None else against
-    means, validated = concept_means(results), concept_means(results, "validate")
+    means, validated = (means_beside(results, comparison, of) for of in ("test", "validate"))
     kinds = [*(["all"] if len(comparison.kinds) > 1 else []), *comparison.kinds]
     yield from (_gate(comparison, kind) for kind in dict.fromkeys(["all", *kinds]))
     for budget, here in comparison.places:
@@ -81,7 +84,10 @@ def score_rows(
         ):
             found[str(method)] = {row["concept"]: row for row in part.iter_rows(named=True)}
         of = {
-            method: _Scores(comparison, method, budget, found.get(method, {}), means, validated)
+            method: _Scores(
+                *(comparison, method, budget, found.get(method, {})),
+                *(of[method in comparison.lowering] for of in (means, validated)),
+            )
             for method in here
         }
         methods = [method for method in comparison.methods if method in here]
@@ -138,6 +144,7 @@ class _Scores:
         validated: pl.DataFrame,
     ) -> None:
         self.comparison, self.method, self.budget, self.found = comparison, method, budget, found
+        self.lowers = method in comparison.lowering
         self.who = comparison.who(method) | {"budget": budget}
         self.concepts = comparison.passed()
         floor = Floor.under(comparison, method, budget, means, validated)
@@ -163,7 +170,8 @@ class _Scores:
             for n, row in self.found.items()
             if row["uplift_largest"] is not None
         }
-        above = self._mean(concepts, largest), f"largest of {self.n_others} Gaussian directions"
+        most = "lowest" if self.lowers else "largest"
+        above = self._mean(concepts, largest), f"{most} of {self.n_others} Gaussian directions"
         beside = [
             (judge, (self._unsteered(column(judge), concepts), "unsteered text"))
             if judge != PANEL
@@ -176,6 +184,9 @@ class _Scores:
                 baseline if baseline[0] is not None else None,
             )
             left = self._asked(concepts, measure)
+            if self.lowers and measure not in ("composite", PANEL, FLUENCY, RELEVANCE):
+                # what judges say of a target that is to go
+                about["better"] = "lower" if measure == "uplift" else "neither"
             if measure == MASKED and (lexical := self._lexical(concepts)):
                 about["reason"] = "; ".join(filter(None, (lexical, about["reason"])))
             if measure in self.comparison.silent:
@@ -304,7 +315,7 @@ class _Scores:
 
     def specificity(self, kind: str, of_others: pl.DataFrame) -> dict[str, Any]:
         """How much more the concept that is steered towards gains than the other concepts do on the
-        same texts, by concept.
+        same texts, by concept; of what is meant to lower its targets how much more it falls.
 
         Args:
             kind: of concepts.
@@ -335,6 +346,8 @@ class _Scores:
         about = {"concept_kind": kind, "reason": absent}
         about["n_failed"] = 0 if absent else len(concepts) - gained.height
         difference = (gained["own"] - gained["others"]).to_numpy()
+        if self.method in self.comparison.lowering:
+            difference = -difference
         values = dict(zip(gained["concept"], difference.tolist(), strict=True))
         there = [c for c in concepts if c.name in values]
         interval = over(values, kind, there) if there else ABSENT

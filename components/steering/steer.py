@@ -43,7 +43,6 @@ from components.steering.battery import score as battery_score
 from components.steering.by_concept import by_concept, by_judge
 from components.steering.choice import Steered, choose, contested, entered
 from components.steering.comparison import Comparison
-from components.steering.composite import FLUENCY
 from components.steering.config import SteerConfig, embeds
 from components.steering.contract import Concept, JudgeServices, Material, MethodServices
 from components.steering.contrasts import contrasts
@@ -63,7 +62,7 @@ from components.steering.scores import absent_row, score_rows
 from components.steering.strength import at_costs, calibrate, costs
 from components.steering.subject import SteeredSubject
 from components.steering.targeting import Ground, Targeted, targets
-from components.steering.writer import LOGITS_AT_ONCE, Job, Prompt, Writer
+from components.steering.writer import LOGITS_AT_ONCE, Job, Prompt, Writer, tokens_before
 from components.store import tables
 from components.store.artifact import Artifact
 from components.store.estimate import Estimate, Estimator, lower
@@ -166,18 +165,26 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
 
     # What each method proposes, and how strong it may be.
     evidence = targeted.evidence(passed, meter.stand_ins)
-    evidence = dataclasses.replace(evidence, meanings=Meanings.read(inputs, settings, config))
+    evidence = dataclasses.replace(
+        evidence,
+        meanings=Meanings.read(inputs, settings, config),
+        longest_text=meter.longest + config.max_new_tokens,
+    )
     services = MethodServices(settings, config.seed, model)
     proposals = propose(config, evidence, services, inputs.get("untrained"))
-    neutral, elsewhere = Neutral.read(corpus, config.neutral_tokens, config.neutral_length)
-    whole = Neutral.whole(corpus, config.neutral_tokens, config.neutral_length)
+    # all methods are measured on the same text, so it leaves room for the longest prefix
+    room = model.context_length and model.context_length - tokens_before(proposals.steerings)
+    size = config.neutral_tokens, config.neutral_length
+    neutral, elsewhere = (text.cut(room) for text in Neutral.read(corpus, *size))
+    whole = Neutral.whole(corpus, *size).cut(room)
     steered = yield from _at_strengths(
         proposals, neutral, writer, prompts["validate"], meter, config
     )
 
     # Validate prompts choose; after that test prompts are written, once.
     column_of = {concept.name: column for column, concept in enumerate(concepts)}
-    ledger = Ledger(panel, column_of, [concepts[column].name for column in passed])
+    judged_for = [concepts[column].name for column in passed]
+    ledger = Ledger(panel, column_of, judged_for, config.lowers)
     recorded = [
         (job, text) for job, text in zip(band, plain, strict=True) if job.sample < config.n_samples
     ]
@@ -331,6 +338,7 @@ def _comparison(
         headline_budget=config.headline_budget,
         again=True,
         measure=config.measure,
+        lowering=frozenset(name for name, c in proposals.candidates if c.lowers),
     )
 
 
@@ -362,6 +370,7 @@ def _facts(
             "generations": texts.ledger.generations().height,
             "tokens": texts.meter.done,
         }
+        | ({"lowering": sorted(comparison.lowering)} if comparison.lowering else {})
     )
 
 
@@ -514,8 +523,6 @@ def _entries(config: SteerConfig) -> Mapping[str, int]:
         for table, names, _ in config.tables()
         for name in names
     }
-    if config.beside != [FLUENCY]:
-        entries["scores of judges"] = 2  # judges that choose nothing read no validate text
     entries[f"targets.{config.targets.kind}"] = targets.version(config.targets.kind)
     if files := config.targeted.files():
         entries["targets.files"] = content_number(files)

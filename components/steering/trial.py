@@ -1,9 +1,10 @@
 """One steering tried by hand on a prompt: text with it, text without it from the same seed, and
 what it costs.
 
-A trial goes through the parts of the stage (`Writer`, `calibrate`, `Neutral`), so that its numbers
-are the stage's: the same prompt number, sample and seed meet the same luck, the same text measures
-the cost. What is tried is a mixture of latents, or a steering that the stage saved.
+Text comes from the stage's own `Writer`: the same prompt number, sample and seed meet the same luck.
+The cost is not the stage's: here it is measured on neutral text, which is fast enough to wait for,
+there on the text that the steering writes, which costs more (`components.steering.strength`). What
+is tried is a mixture of latents, or a steering that the stage saved.
 """
 
 from __future__ import annotations
@@ -97,7 +98,9 @@ def at_coefficient(
 def at_budget(
     model: LanguageModel, steering: Steering, budget: float, neutral: Neutral | None
 ) -> Strength:
-    """The strength that costs so many nats a token, as the stage finds it.
+    """The strength that costs so many nats a token on neutral text. The stage's strength for the
+    same budget is smaller, mostly: its budget is of the text that the steering writes, which costs
+    more.
 
     Raises:
         InputError: no neutral text to measure on, or no strength that was tried costs as much.

@@ -29,6 +29,7 @@ def applies(comparison: Comparison, method: str) -> bool:
         and RIVAL in comparison.methods
         and RIVAL not in comparison.absent
         and method != RIVAL
+        and method not in comparison.lowering  # prompting asks for the target
     )
 
 

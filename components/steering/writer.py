@@ -377,6 +377,15 @@ def intervention_of(
     return type(rows[0]).intervention(rows, torch.tensor(strengths)) if rows else NOTHING
 
 
+def tokens_before(steerings: Sequence[Steering]) -> int:
+    """Tokens that one of these steerings puts before a text, at most."""
+    groups: dict[tuple[type[Steering], Hashable], list[Steering]] = {}
+    for steering in steerings:
+        groups.setdefault((type(steering), steering.together), []).append(steering)
+    prefixes = [intervention_of(rows, [1.0] * len(rows)).prefix for rows in groups.values()]
+    return max((len(prefix) for of_group in prefixes for prefix in of_group), default=0)
+
+
 def _intervention(jobs: Sequence[Job]) -> Intervention:
     return intervention_of([job.steering for job in jobs], [job.strength for job in jobs])
 

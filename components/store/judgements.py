@@ -25,6 +25,9 @@ value and of fluency."""
 PANEL = "panel"
 """The judge whose value is the composite of three: the harmonic mean of the gain in the target, of
 relevance and of fluency (`components.steering.composite`)."""
+OF_FALL = {COMPOSITE: "composite_of_fall", PANEL: "panel_of_fall"}
+"""Composite -> the judge that holds the same of the fall of the target, of text that belongs to no
+concept: what a steering that lowers its target is compared with."""
 TARGET = "target"
 """What the measured judge says, whichever that is, as a column."""
 NOT_ASKED = "not asked"
@@ -34,7 +37,7 @@ UNPAIRED = "the unsteered text of this prompt and sample failed"
 CONCEPT_JUDGE = "concept_judge"
 """The column of the judge `concept` beside others, because `concept` is the column of concepts."""
 TAKEN = frozenset(
-    {TARGET, CONCEPT_JUDGE, "judge", *GENERATIONS.columns, *STEERED.columns}
+    {TARGET, CONCEPT_JUDGE, "judge", *OF_FALL.values(), *GENERATIONS.columns, *STEERED.columns}
     - {"concept", "fluency"}
 )
 """Names that no judge may have, because columns have them."""
@@ -104,6 +107,13 @@ def judged(generations: pl.DataFrame, judgements: pl.DataFrame, measure: str) ->
         (pl.col(TARGET) - pl.col("_before")).alias("uplift"),
         pl.coalesce("reason", "_reason", unpaired).alias("reason"),
     ).drop("_before", "_reason")
+
+
+def with_falls(results: pl.DataFrame) -> pl.DataFrame:
+    """What `judged` returns, as a steering that lowers its target is compared with it: composites of
+    text that belongs to no concept are those of the fall (`OF_FALL`)."""
+    there = {name: fall for name, fall in OF_FALL.items() if fall in results.columns}
+    return results.with_columns(pl.coalesce(fall, name).alias(name) for name, fall in there.items())
 
 
 def off_target(

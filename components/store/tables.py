@@ -446,7 +446,9 @@ JUDGEMENTS = Table(
         "concept": (pl.String, "the concept it is judged for"),
         "judge": (
             pl.String,
-            "who judges; composite is the harmonic mean of gain in the target and fluency",
+            "who judges; composite is the harmonic mean of gain in the target and fluency (of what "
+            "is to lower its target, of the fall); composite_of_fall is that of text without a "
+            "target of its own",
         ),
         "value": (pl.Float64, "0 to 1"),
         "off_target": (
@@ -484,11 +486,13 @@ STEERED = Table(
         "n_failed": (pl.Int64, "generations that failed, counted in n"),
         "composite_largest": (
             pl.Float64,
-            "largest mean composite of a control direction on this concept",
+            "largest mean composite of a control direction on this concept; of its fall, beside a "
+            "method that lowers its targets",
         ),
         "uplift_largest": (
             pl.Float64,
-            "largest mean uplift of a control direction on this concept",
+            "largest mean uplift of a control direction on this concept; the lowest, beside a "
+            "method that lowers its targets",
         ),
         "fluency_unsteered": (pl.Float64, "mean fluency of plain text"),
         "kl_validate": (

@@ -8,6 +8,7 @@ import contextlib
 import pytest
 import torch
 
+from components.errors import InputError
 from components.model.divergence import kl_per_token, ruler, ruler_of_vectors
 from components.model.generation import generate
 from components.model.intervention import NOTHING, Edit, Intervention, add, logits_under
@@ -75,6 +76,19 @@ def test_a_prefix_stands_first_where_a_row_does_not_begin_with_the_models_first_
     torch.testing.assert_close(
         logits[0], model.logits(torch.tensor([[7, 9, 4, 6, 12]]))[0, 2:], atol=1e-5, rtol=1e-5
     )
+
+
+def test_a_prefix_that_does_not_fit_beside_the_text_is_refused(model):
+    whole = torch.full((2, 126), 5)
+    logits_under(model, whole, Intervention(prefix=((7, 9), (7,))))
+    told = "a text of 126 tokens and 3 that stand before it do not fit the model's 128 positions"
+    with pytest.raises(InputError, match=told):
+        logits_under(model, whole, Intervention(prefix=((7, 9, 11), (7,))))
+    with pytest.raises(InputError, match=r"124 tokens \(up to 3 of them put before it"):
+        long = [[1] + [5] * 120]
+        generate(
+            model, long, intervention=Intervention(prefix=((7, 9, 11),)), **SAMPLED | {"seeds": [5]}
+        )
 
 
 def seen_tokens(texts):

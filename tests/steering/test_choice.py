@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import polars as pl
 import pytest
 import torch
@@ -45,6 +47,17 @@ def test_where_no_composite_was_judged_the_larger_uplift_wins() -> None:
     rivals = [steered("m", "c", 0), steered("m", "c", 1)]
     seen = generations([("c", "m", 0, 0, 0.1), ("c", "m", 1, 0, 0.3)], measure="uplift")
     assert choose(seen, rivals, []) == [rivals[1]]
+
+
+def test_of_what_lowers_its_target_the_lowest_wins() -> None:
+    rivals = [
+        dataclasses.replace(s, candidate=dataclasses.replace(s.candidate, sign=-1))
+        for s in (steered("m", "c", 0), steered("m", "c", 1))
+    ]
+    seen = generations([("c", "m", 0, 0, -0.1), ("c", "m", 1, 0, -0.4)], measure="uplift")
+    for composite in (None, 0.0):
+        judged = seen.with_columns(pl.lit(composite, pl.Float64).alias("composite"))
+        assert choose(judged, rivals, []) == [rivals[1]]
 
 
 def test_the_largest_mean_on_validate_prompts_wins() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from components.config import load
 from components.errors import ConfigError
-from components.steering.composite import gain, harmonic, panel
+from components.steering.composite import composite, gain, harmonic, panel
 from components.steering.config import SteerConfig
 from components.steering.measures import declared
 from components.store.judgements import PANEL
@@ -25,6 +25,15 @@ def test_the_harmonic_mean_is_nothing_where_a_part_is_nothing_and_unknown_where_
 
 def test_the_gain_is_the_share_of_what_was_left() -> None:
     assert gain(of(0.6, 0.1, 1.0), of(0.2, 0.2, 1.0)).tolist() == pytest.approx([0.5, 0.0, 0.0])
+
+
+def test_the_fall_is_the_share_that_is_gone_of_what_was_there() -> None:
+    assert gain(of(0.2, 0.9, 0.0), of(0.8, 0.2, 0.0), True).tolist() == pytest.approx(
+        [0.75, 0.0, 0.0]
+    )
+    mixed = gain(of(0.2, 0.6), of(0.8, 0.2), np.array([True, False]))
+    assert mixed.tolist() == pytest.approx([0.75, 0.5])
+    assert composite(of(0.2), of(0.8), of(0.5), True)[0] == pytest.approx(2 / (1 / 0.75 + 1 / 0.5))
 
 
 def test_the_target_is_a_third_however_many_judges_it_has() -> None:

@@ -3,6 +3,7 @@ concept."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from components.steering.vector import AddVector, Vectors
 from components.store import tables
 from tests import toys
 from tests.steering.conftest import Bench
+from tests.steering.test_latents import meant
 from tests.steering.test_steer import CONFIG, score
 from tests.steering.world import HOOK, evidence, method
 
@@ -107,6 +109,37 @@ def test_concepts_of_a_kind_take_each_others_labels() -> None:
     assert [c.name for c in found.concepts] == ["mark", "other"]
     alone = control("wrong_concept").spoilt(given)
     assert isinstance(alone, str) and "two or more" in alone
+
+
+TOPICS = [
+    Concept("topic.sea", "document", "document"),
+    Concept("topic.king", "document", "document"),
+]
+TOLD = {0: "a king", 3: "the sea", 5: "a tree"}
+
+
+def by_explanation(given: Evidence) -> dict[str | None, Candidate]:
+    """The best latent of each concept, by what was said of it."""
+    found: dict[str | None, Candidate] = {}
+    for candidate in method("add_direction", rank_by="explanation").candidates(given):
+        found.setdefault(candidate.concept, candidate)
+    return found
+
+
+@pytest.mark.parametrize("name", ["shuffled_labels", "density_matched"])
+def test_under_a_control_no_explanation_tells_the_concept(name: str) -> None:
+    given = evidence(concepts=TOPICS, meanings=meant(TOLD))
+    assert by_explanation(given)["topic.sea"].latent == 3
+    for candidate in by_explanation(spoilt(name, concepts=TOPICS, meanings=meant(TOLD))).values():
+        assert candidate.steering is None and name in (candidate.reason or "")
+        assert "interpret" not in (candidate.reason or ""), "that stage would not help"
+
+
+def test_the_wrong_concepts_words_rank_too() -> None:
+    worded = [TOPICS[0], dataclasses.replace(TOPICS[1], text="the tree")]
+    for concepts, others in ((TOPICS, 0), (worded, 5)):
+        found = by_explanation(spoilt("wrong_concept", concepts=concepts, meanings=meant(TOLD)))
+        assert (found["topic.sea"].latent, found["topic.king"].latent) == (others, 3)
 
 
 def test_each_latent_is_told_the_codes_of_another_of_its_density() -> None:

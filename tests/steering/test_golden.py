@@ -26,7 +26,7 @@ VERSIONS = {
     "logit_bias": 2,
     "mean_difference": 1,
     "paired_difference": 1,
-    "prompt": 1,
+    "prompt": 2,
     "random_direction": 2,
     "several_latents": 1,
     "whitened_mean_difference": 1,

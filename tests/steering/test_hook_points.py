@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -533,3 +534,19 @@ def test_which_methods_can_be_tried_anywhere() -> None:
         "mean_difference", "whitened_mean_difference", "paired_difference", "linear_probe",
         "random_direction", "covariance_matched",
     }  # fmt: skip
+
+
+def test_what_lowers_its_targets_takes_the_hook_point_of_the_largest_fall() -> None:
+    given = {("m", c, n): [-0.1 - 0.2 * n] for c in "ab" for n in (0, 1)}
+    every = [
+        dataclasses.replace(s, candidate=dataclasses.replace(s.candidate, sign=-1))
+        for s in (steered(*place) for place in given)
+    ]
+    control = {("r", None, n): [0.1] for n in (0, 1)}
+    seen = texts({**given, **control}, composite=None)
+    free = [steered(*place) for place in control]
+    decision = Sweep(TRIED, ["m", "r"]).decide(seen, [*every, *free], ["a", "b"], "r")
+    assert chosen_of(decision)["m", None] == "late"
+    late = next(row for row in rows_of(decision) if row["chosen"] and row["method"] == "m")
+    assert (late["value"], late["uplift"]) == (pytest.approx(0.3), pytest.approx(-0.3))
+    assert late["baseline"] is None, "directions that chose by their gain are no rival"

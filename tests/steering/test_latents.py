@@ -85,6 +85,18 @@ def test_explanations_rank_by_meaning_and_their_absence_is_a_reason() -> None:
         assert "none by other" in (nobody["mark"].reason or "")
 
 
+def test_a_latent_that_nobody_explained_is_no_candidate() -> None:
+    told = evidence(meanings=meant({1: "a king", 3: "the sea"}))
+    settings: dict[str, object] = {"rank_by": "explanation", "n_candidates": 4}
+    for name in METHODS:
+        found = [c for c in method(name, **settings).candidates(told) if c.concept == "mark"]
+        assert sorted(c.latent for c in found) == [1, 3]
+        assert all(c.select_score is not None and np.isfinite(c.select_score) for c in found)
+    difference = first("several_latents", told, rank_by="explanation")["mark"].steering
+    moved = difference.vector.abs() > 1e-6  # type: ignore[union-attr]
+    assert set(moved.nonzero().ravel().tolist()) <= {1, 3}
+
+
 def test_the_output_score_filters_and_ranks() -> None:
     """Three latents write hardly anything, and what they are pushed by moves no prediction."""
     model = toys.tiny_model()

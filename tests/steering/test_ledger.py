@@ -20,7 +20,7 @@ from components.steering.ledger import Ledger
 from components.steering.panel import Panel
 from components.steering.vector import AddVector
 from components.steering.writer import Job, Prompt
-from components.store.judgements import UNPAIRED, judged, off_target
+from components.store.judgements import UNPAIRED, judged, off_target, with_falls
 from tests import toys
 from tests.steering.world import CPU, evidence
 
@@ -259,3 +259,43 @@ def test_text_after_validate_prompts_is_read_by_those_who_choose_alone() -> None
     }
     composites = said.filter(pl.col("method") == "m", pl.col("judge") == "composite")["value"]
     assert composites[0] == composites[1], "what chooses is the same as if all had read it"
+
+
+@pytest.mark.parametrize("from_plain", [False, True])
+def test_what_lowers_its_target_is_judged_by_the_fall_and_so_are_controls_beside_it(
+    from_plain: bool,
+) -> None:
+    class Measured(Said):
+        """May say what a text has more than plain text."""
+
+    Measured.from_plain = from_plain
+    said = {"plain": [0, 0.8, 0.5], "waves": [0, 0.2, 0.5], "noise": [0, 0.4, 1.0]}
+    judges = {
+        "said": Measured(said),
+        "fluency": Said({name: [0.5] * 3 for name in said}),
+        "relevance": Said({name: [0.25] * 3 for name in said}),
+    }
+    panel = Panel(judges, "said", 3, ["said"], has_panel=True)
+    number = {name: i for i, name in enumerate(CONCEPTS)}
+    ledger = Ledger(panel, number, CONCEPTS[1:], has_falls=True)
+    job = Job(Prompt(0, (1,)))
+    vector = AddVector("resid_post.0", torch.ones(1), 1.0)
+    less = Steered("m", Candidate("sea", 0, vector, sign=-1), 0.1, 1.0)
+    free = Steered("r", Candidate(None, 0, vector, sign=-1), 0.1, 1.0)
+    ledger.add_plain("test", [job], [text("plain")])
+    ledger.add_steered("test", [(less, job), (free, job)], [text("waves"), text("noise")])
+    seen = with_falls(ledger.results())
+    (own,), (floor,), (other,) = (
+        rows(seen, method=method, concept=concept)
+        for method, concept in (("m", "sea"), ("r", "sea"), ("r", "cat"))
+    )
+    for row, fall in ((own, 0.75), (floor, 0.5)):
+        assert row["composite"] == pytest.approx(2 / (1 / fall + 1 / 0.5))
+        assert row["panel"] == pytest.approx(3 / (1 / fall + 1 / 0.5 + 1 / 0.25))
+    assert (other["composite"], other["panel"]) == (0.0, 0.0), "it rose"
+    assert own["uplift"] == pytest.approx(-0.6), "an uplift keeps its sign"
+    (plain_view,) = rows(ledger.results(), method="r", concept="cat")
+    assert plain_view["composite"] == pytest.approx(2 / (1 + 1 / 0.5)), "it gained all of it"
+    without = Ledger(panel, number, CONCEPTS[1:])
+    without.add_plain("test", [job], [text("plain")])
+    assert set(without.judgements()["judge"]) == {*judges, "composite", "panel"}

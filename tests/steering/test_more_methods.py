@@ -138,3 +138,19 @@ def test_a_concept_without_tokens_has_no_passage() -> None:
     labels = scipy.sparse.csc_matrix((200, 2), dtype=bool)
     found = by_concept("prompt", evidence(labels=labels))
     assert {c.reason for c in found.values()} == {"no token of the select split has the concept"}
+
+
+def test_a_passage_that_does_not_fit_beside_a_prompt_is_none_and_the_reason_names_the_settings() -> (
+    None
+):
+    crowded = evidence(longest_text=120)  # the model reads 128
+    found = by_concept("prompt", crowded)
+    for candidate in found.values():
+        assert candidate.steering is None
+        assert "steer.method_settings.prompt.n_tokens" in (candidate.reason or "")
+        assert "steer.max_new_tokens" in (candidate.reason or "")
+    short, free = (
+        [c.steering for c in method("prompt", n_tokens=8).candidates(given)]
+        for given in (crowded, evidence())
+    )
+    assert [s.tokens.tolist() for s in short] == [s.tokens.tolist() for s in free]  # type: ignore[union-attr]

@@ -9,8 +9,9 @@ import pytest
 from components.report.scores import table as score_table
 from components.statistics import binomial_tail, t_interval, t_interval_of_groups, wilson
 from components.steering.by_concept import by_concept, by_judge, concept_means
-from components.steering.comparison import Comparison
+from components.steering.comparison import CONTROLS, Comparison
 from components.steering.contract import Concept
+from components.steering.contrasts import contrasts
 from components.steering.measures import declared
 from components.steering.scores import _Scores, score_rows
 from components.store import tables
@@ -718,3 +719,49 @@ def test_a_gain_that_is_gone_without_the_concepts_words_is_called_lexical() -> N
     reached = by_concept(texts, strengths({"topic.0": 0.1, "topic.1": 0.1}), about)
     told = [row for row in score_rows(texts, reached, about) if row["measure"] == "concept_masked"]
     assert "lexical on 1 of 2 concepts that gained" in told[0]["reason"]
+
+
+def test_what_lowers_its_targets_stands_beside_the_fall_of_controls() -> None:
+    found = []
+    for concept, less in (("topic.0", 0.6), ("topic.1", 0.4)):
+        own = rows("less", concept, 0, [-less, -less])
+        free = [*rows("r", concept, 0, [-0.1, -0.1]), *rows("r", concept, 1, [0.3, 0.3])]
+        for row in own:
+            row["composite"] = less
+        for row in free:
+            row["composite_of_fall"] = max(0.0, -row["uplift"])
+        found += [*own, *rows("more", concept, 0, [0.5, 0.5]), *free]
+        found += rows("unsteered", concept, 0, [0.0, 0.0])
+    texts = results([{"composite_of_fall": None} | row for row in found])
+    about = comparison(
+        concepts=CONCEPTS[:2],
+        refused={},
+        methods=["less", "more"],
+        lowering=frozenset(["less"]),
+        headline_budget=0.1,
+    )
+    reached = by_concept(texts, strengths({}), about)
+    largest = {
+        (row["method"], row["concept"]): (row["composite_largest"], row["uplift_largest"])
+        for row in reached.to_dicts()
+    }
+    assert largest["less", "topic.0"] == pytest.approx((0.1, -0.1))
+    assert largest["more", "topic.0"] == pytest.approx((0.3, 0.3))
+    told = scores(texts, about)
+    over, uplift, whole, share = (
+        told[f"steer.less.kl_0.1{measure}", "document"]
+        for measure in (".over_controls", "", ".composite", ".share_above_random")
+    )
+    assert over["value"] == pytest.approx(0.5 - 0.05)
+    assert (uplift["value"], uplift["better"]) == (pytest.approx(-0.5), "lower")
+    assert uplift["baseline"] == pytest.approx(-0.1)
+    assert uplift["baseline_name"] == "lowest of 2 Gaussian directions"
+    assert (whole["better"], whole["baseline"]) == ("higher", pytest.approx(0.05))
+    assert share["value"] == 1.0
+    raised = told["steer.more.kl_0.1", "document"]
+    assert (raised["better"], raised["baseline"]) == ("higher", pytest.approx(0.3))
+    against = contrasts(texts, reached, about)
+    assert set(against["other"]) == {CONTROLS}, "what lowers is not compared with what raises"
+    of_less = against.filter(method="less")
+    assert of_less["value"].to_list() == pytest.approx([0.45])
+    assert of_less["p_controls"].to_list() == pytest.approx([1 / 3])

@@ -566,16 +566,6 @@ def test_settings_enter_the_key_as_in_older_files_and_a_default_that_is_spelled_
     assert key_of(STEER, changed, bench.inputs) != bare
 
 
-def test_a_judge_whose_scores_were_not_written_once_changes_the_key() -> None:
-    unscored = [
-        SteerConfig(),
-        SteerConfig(judges=["concept"]),
-        SteerConfig(judges=["fluency", "concept"]),
-    ]
-    assert all("scores of judges" not in STEER.entries(config) for config in unscored)
-    assert STEER.entries(SteerConfig(measure="fluency"))["scores of judges"] == 2
-
-
 def test_the_form_draws_a_field_for_every_setting_of_every_entry() -> None:
     schema = SteerConfig.model_json_schema()
     for section, registry in (("SteeringMethodSettings", methods), ("JudgeSettings", judges)):

@@ -13,6 +13,7 @@ import pytest
 
 from components.corpus.contract import text_digest
 from components.errors import InputError
+from components.experiment import parents
 from components.steering.config import SteerConfig
 from components.steering.steer import STEER
 from components.steering.targets.sets import DEALT
@@ -191,6 +192,12 @@ def test_a_judge_that_chose_the_texts_does_not_score(tmp_path: Path) -> None:
         config(given | {"filters": ["concept"]})
     with pytest.raises(ValueError, match="asks a language model"):
         config(given | {"filters": ["yes_no"]})
+
+
+def test_a_filter_that_compares_meanings_gets_the_text_encoder(tmp_path: Path) -> None:
+    parent, given = parents("steer")["text_encoder"], {"path": str(pairs(tmp_path))}
+    assert not parent.wanted(config(given | {"filters": ["pattern"]}))
+    assert parent.wanted(config(given | {"filters": ["meaning"]}))
 
 
 def test_the_answers_are_foretold(bench: Bench, tmp_path: Path) -> None:

@@ -20,6 +20,10 @@ from components.seeds import numpy_generator
 from components.steering.contract import ControlConfig, Evidence, SteeringControl, controls
 
 TENTHS = 10
+NO_MEANINGS = (
+    "under density_matched each latent stands for another one, whose explanation says nothing of "
+    "what it writes, so none is ranked by explanations"
+)
 
 
 class DensityMatchedConfig(ControlConfig):
@@ -55,6 +59,7 @@ class DensityMatched(SteeringControl):
             concepts=concepts,
             codes=scipy.sparse.csr_matrix(codes[:, given]),
             meanings=None,
+            unexplained=NO_MEANINGS,
         )
 
 

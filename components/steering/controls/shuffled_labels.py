@@ -20,6 +20,11 @@ from jaxtyping import Bool
 from components.seeds import numpy_generator
 from components.steering.contract import ControlConfig, Evidence, SteeringControl, controls
 
+NO_MEANINGS = (
+    "explanations tell what the shuffled labels no longer do, so under shuffled_labels no latent is "
+    "ranked by them"
+)
+
 
 class ShuffledLabelsConfig(ControlConfig):
     """Settings of shuffled_labels."""
@@ -56,6 +61,9 @@ class ShuffledLabels(SteeringControl):
             without=None if evidence.without is None else _rest(evidence, labels),
             document_labels=scipy.sparse.csc_matrix(documents),
             pairs=evidence.pairs.clear(),
+            # explanations would find the concept by its name, whatever the labels say
+            meanings=None,
+            unexplained=NO_MEANINGS,
         )
 
 

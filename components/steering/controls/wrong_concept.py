@@ -45,7 +45,10 @@ class WrongConcept(SteeringControl):
         return dataclasses.replace(
             evidence,
             concepts=[
-                dataclasses.replace(concepts[other], name=concepts[taker].name)
+                # its words too: what ranks by explanations would else ask for the taker
+                dataclasses.replace(
+                    concepts[other], name=concepts[taker].name, text=concepts[other].words
+                )
                 for taker, other in enumerate(giver)
             ],
             labels=evidence.labels[:, giver],

@@ -69,6 +69,7 @@ class PromptConfig(Config):
 class Prompt(SteeringMethod):
     """A passage with the concept before the prompt."""
 
+    version = 2  # 2: neutral text leaves room for the passage
     config = PromptConfig
     steering = Prefix
 
@@ -78,7 +79,10 @@ class Prompt(SteeringMethod):
         return config.n_candidates
 
     def candidates(self, evidence: Evidence) -> Iterator[Candidate]:
-        """The passages of each concept, drawn by the seed; no two alike."""
+        """The passages of each concept, drawn by the seed; no two alike, and all of them fit the
+        model beside a prompt and its continuation."""
+        most = self.services.model.context_length
+        room = self.settings.n_tokens if most is None else most - evidence.longest_text
         for column, concept in enumerate(evidence.concepts):
             rows = np.flatnonzero(evidence.labels[:, column].toarray().ravel())
             if not len(rows):
@@ -93,7 +97,16 @@ class Prompt(SteeringMethod):
             for row in generator.permutation(rows).tolist():
                 if len(passages) == self.settings.n_candidates:
                     break
-                passages.setdefault(self._passage(evidence, row, concept.unit))
+                passage = self._passage(evidence, row, concept.unit)
+                if len(passage) <= room:
+                    passages.setdefault(passage)
+            if not passages:
+                reason = (
+                    f"no passage fits: the model reads {most} tokens, and the longest prompt with "
+                    f"its continuation has {evidence.longest_text}; lower "
+                    "steer.method_settings.prompt.n_tokens or steer.max_new_tokens"
+                )
+                yield Candidate(concept.name, 0, None, reason=reason)
             for replicate, tokens in enumerate(passages):
                 yield Candidate(concept.name, replicate, Prefix(torch.tensor(tokens)))
 

@@ -71,6 +71,11 @@ class ScaleLatentConfig(PlacedConfig, CandidatesConfig):
     suppress: bool = False
     """Whether it makes the latent less active; off, more."""
 
+    @property
+    def sign(self) -> int:
+        """+1 when more of the steering is meant to give more of the concept."""
+        return -1 if self.suppress else 1
+
 
 @methods
 class ScaleLatentMethod(SteeringMethod):
@@ -93,5 +98,5 @@ class ScaleLatentMethod(SteeringMethod):
             evidence,
             self.services.model,
             lambda latent: ScaleLatent.of(evidence, [latent], places, suppresses=suppress),
-            sign=-1 if suppress else 1,
+            sign=self.settings.sign,
         )

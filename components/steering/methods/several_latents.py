@@ -1,6 +1,6 @@
 """Adds several decoder directions at once: the latents whose mean code differs most between the
 concept's tokens and all others, each weighed by that difference. By another `rank_by`, the latents
-that it ranks best, weighed alike.
+that it ranks best, weighed by the difference of means too.
 
 When to use it: where no single latent is the concept, as after splitting and absorption.
 
