@@ -57,7 +57,8 @@ class Targeted(ABC):
 
     Attributes:
         concepts: the targets.
-        limit: that not all there are were taken, and which setting says so; None where all were.
+        limit: that not all there are were taken, and which setting says so, or how many rows of the
+            user's own were left out and why; None where all were.
     """
 
     concepts: Sequence[Concept]

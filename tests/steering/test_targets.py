@@ -329,6 +329,78 @@ def test_a_text_that_stands_in_many_pairs_serves_one_split(bench: Bench, tmp_pat
     assert sum(map(len, of.values())) == len(set.union(*of.values())) > 80
 
 
+def written(path: Path, rows: list[dict[str, Any]]) -> str:
+    pl.DataFrame(rows, infer_schema_length=None).write_ndjson(path)
+    return str(path)
+
+
+def test_a_text_whose_side_or_concept_is_not_said_is_refused_by_its_row(
+    bench: Bench, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    whole = [
+        {"text": _tale(rng, noun), "side": side, "about": about}
+        for noun, side, about in (("cat", "positive", "cats"), ("king", "negative", None))
+        for _ in range(30)
+    ]
+    given = {"kind": "sets", "fewest": 2, "concept_column": "about"}
+
+    def found(*further: dict[str, Any]) -> Any:
+        path = written(tmp_path / "texts.jsonl", [*whole, *further])
+        return bench.targeted(config(given | {"path": path}))
+
+    # on the other side a text needs no concept of its own
+    assert found().limit is None and found().told(0)["n_without"] == 5
+    hole = {"text": "the cat ran", "side": "positive", "about": None}
+    with pytest.raises(InputError) as refused:
+        found(hole)
+    told = str(refused.value)
+    assert "texts.jsonl, row 61" in told and "'about' is null" in told
+    assert "name the concept there" in told and "concept_column" in told
+    with pytest.raises(InputError) as refused:
+        found(hole | {"side": None}, hole | {"side": None})
+    told = str(refused.value)
+    assert "texts.jsonl, row 61" in told and "'side' is null (in 2 rows of this file)" in told
+    assert "positive, true, 1" in told
+    without_text = found({"text": None, "side": None, "about": None})
+    assert without_text.limit == ("1 of 61 rows of texts were left out: 1 with nothing in 'text'")
+
+
+def test_pairs_that_are_not_whole_are_counted_and_none_that_is_has_a_message_of_its_own(
+    bench: Bench, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        {"q": f"tree {i}", "yes": _tale(rng, "cat"), "no": _tale(rng, "king"), "about": "cats"}
+        for i in range(40)
+    ]
+    holes: list[dict[str, Any]] = [
+        rows[0] | {"yes": None, "no": None},
+        rows[1] | {"no": None},
+        rows[2] | {"no": None},
+        rows[3] | {"q": None},
+    ]
+    columns = {"text_column": "yes", "other_column": "no", "before_column": "q"}
+    given = {"kind": "sets", "fewest": 2, "concept_column": "about"} | columns
+
+    def found(rows: list[dict[str, Any]]) -> Any:
+        path = written(tmp_path / "pairs.jsonl", rows)
+        return bench.targeted(config(given | {"path": path}))
+
+    assert found([*rows, *holes]).limit == (
+        "4 of 44 rows of texts were left out: 1 with nothing in 'yes', 2 with nothing in 'no', "
+        "1 with nothing in 'q'"
+    )
+    assert found(rows).limit is None
+    with pytest.raises(InputError) as refused:
+        found(holes)
+    told = str(refused.value)
+    assert "is a whole pair: 4 of 4 rows" in told and "'yes', 'no', 'q'" in told
+    assert "other_column" in told and "side_column" not in told and "with_values" not in told
+    with pytest.raises(InputError, match=r"pairs.jsonl, row 41: .*'about' is null"):
+        found([*rows, rows[0] | {"about": None}])
+
+
 def test_steering_towards_sets_goes_through_the_same_protocol(bench: Bench, tmp_path: Path) -> None:
     given = config(
         {"kind": "sets", "path": str(sets(tmp_path)), "fewest": 4},
