@@ -166,7 +166,7 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     # What each method proposes, and how strong it may be.
     evidence = targeted.evidence(passed, meter.stand_ins)
     evidence = dataclasses.replace(evidence, meanings=Meanings.read(inputs, settings, config))
-    services = MethodServices(settings, config.seed, model)
+    services = MethodServices(settings, config.seed, model, writer.conversation)
     proposals = propose(config, evidence, services, inputs.get("untrained"))
     neutral, elsewhere = Neutral.read(corpus, config.neutral_tokens, config.neutral_length)
     whole = Neutral.whole(corpus, config.neutral_tokens, config.neutral_length)
@@ -517,6 +517,9 @@ def _entries(config: SteerConfig) -> Mapping[str, int]:
     for name, files in asked.prompts(config).items():
         entries[f"judge.{name}.bytes"] = content_number(files)
     entries |= asked.numbers(config)
+    if config.chat.messages and "prompt" in config.methods:
+        # 2: the passage begins the user's message; before, it stood before the whole template
+        entries["prompt in a conversation"] = 2
     if config.hook_point_sweep:
         entries["hook points"] = hook_points.VERSION
     if config.answers.path:
