@@ -116,12 +116,16 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     model: LanguageModel = inputs["model"].load(settings)
     if "generation" not in model.capabilities:
         return (yield from nothing("the model does not generate text"))
-    given = inputs.get("interpreted"), inputs.get("text_encoder")
+    prompts = {split: read_prompts(corpus, model, split, config) for split in ("validate", "test")}
+    if config.targeted.asks:  # before anybody is asked which targets there are
+        most = Meter(config, prompts, inputs.get("untrained") is not None)
+        most.plan(config.targeted.at_most(tables.CONCEPTS.read(corpus).to_dicts(), config))
+        refuse_without_leave(STEER.name, asked.forecast(config, most, settings), settings)
+    given = inputs.get("interpreted"), inputs.get("text_encoder"), client
     targeted = config.targeted.find(
         Ground(subject, model, inputs["codes"], config, settings, *given)
     )
     concepts = targeted.concepts
-    prompts = {split: read_prompts(corpus, model, split, config) for split in ("validate", "test")}
     writer = Writer(
         model,
         config.max_new_tokens,
