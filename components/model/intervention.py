@@ -64,6 +64,8 @@ class Intervention:
         decoding: `decoding(write, prompts, seeds)` returns the new tokens of each row, by calls of
             `write` (which samples under the rest of this intervention). What a pass over given text
             predicts does not depend on it.
+        behind: tokens behind which each prefix stands instead, in rows that begin with them: what a
+            chat template puts before the user's message.
     """
 
     edits: tuple[Edit, ...] = ()
@@ -71,6 +73,7 @@ class Intervention:
     logits: Callable[[Tensor, Tensor], Tensor] | None = None
     weights: Callable[[LanguageModel], contextlib.AbstractContextManager[Any]] | None = None
     decoding: Callable[[Write, Sequence[Row], Sequence[int]], list[list[int]]] | None = None
+    behind: tuple[int, ...] = ()
 
     @contextlib.contextmanager
     def applied(self, model: LanguageModel) -> Iterator[None]:
@@ -87,10 +90,17 @@ class Intervention:
         if not self.prefix:
             return [list(row) for row in rows]
         assert len(self.prefix) == len(rows), f"{len(self.prefix)} prefixes for {len(rows)} rows"
-        first = getattr(model.tokenizer, "bos_token_id", None)
-        heads = [int(len(row) > 0 and row[0] == first) for row in rows]
-        both = zip(rows, heads, self.prefix, strict=True)
+        both = zip(rows, self.heads(model, rows), self.prefix, strict=True)
         return [[*row[:head], *prefix, *row[head:]] for row, head, prefix in both]
+
+    def heads(self, model: LanguageModel, rows: Sequence[Row]) -> list[int]:
+        """How many of its own tokens stand before the prefix of each row."""
+        first = getattr(model.tokenizer, "bos_token_id", None)
+        n = len(self.behind)
+        return [
+            n if n and tuple(row[:n]) == self.behind else int(len(row) > 0 and row[0] == first)
+            for row in rows
+        ]
 
 
 NOTHING = Intervention()
@@ -120,6 +130,7 @@ def logits_under(
     longest = max(lengths, default=0)
     given = tokens
     if longest:
+        heads = torch.tensor(intervention.heads(model, tokens.tolist()))[:, None]
         rows = intervention.prefixed(model, tokens.tolist())
         width = longest + tokens.shape[1]
         if model.context_length is not None and width > model.context_length:
@@ -133,9 +144,11 @@ def logits_under(
             n_given = n_given + torch.tensor(lengths)
     with intervention.applied(model):
         logits = model.logits(given, n_given=n_given)
-    # what follows token i is predicted as many places later as the row's prefix is long
+    # what follows token i is predicted as many places later as the row's prefix is long; not so
+    # before the prefix, but for the last token there: the prefix is between it and what follows
     if longest:
-        places = torch.arange(tokens.shape[1])[None] + torch.tensor(lengths)[:, None]
+        own = torch.arange(tokens.shape[1])[None]
+        places = own + torch.where(own >= heads - 1, torch.tensor(lengths)[:, None], 0)
         logits = logits.gather(
             1, places.to(logits.device)[:, :, None].expand(-1, -1, logits.shape[2])
         )

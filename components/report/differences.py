@@ -30,7 +30,7 @@ from components.seeds import numpy_generator
 from components.statistics import clustered_t_interval, detectable, holm, sign_flip_test, welch
 from components.store import tables
 from components.store.artifact import Artifact
-from components.store.judgements import judged, method_of, with_falls
+from components.store.judgements import COMPOSITE, PANEL, judged, method_of, with_falls
 
 ITEMS = {
     "concepts_found": "found",
@@ -45,6 +45,10 @@ OTHER_LATENTS = (
     *("random_decoder", "random_model"),
 )
 """Subjects whose latents are not ours."""
+OVER_PLAIN = (COMPOSITE, "uplift", PANEL)
+"""Measures of what a text has more than plain text: plain text's own is 0 by construction, and a
+direction that belongs to no target has little of it. Neither plain text nor the plain mean of a
+control is a rival there."""
 FEWEST_CLUSTERS = 6
 """With five, flipping all signs the same way is 1 in 16, above 5%."""
 LEVEL = 0.05
@@ -205,17 +209,17 @@ def steered(steer: Artifact, rows: Sequence[Row]) -> Iterator[Items]:
     """Each score of a steering method with its concepts; what has no steering counts as the score
     counts it, as 0.
 
-    Beside each, on the same concepts: the largest control direction; for what a judge says, plain
-    text.
+    Beside each, on the same concepts: the largest control direction, for composite and uplift; for
+    what a judge says, plain text. The composite of three has neither: its rivals are other methods
+    here, and controls in the table `contrasts` (`components.report.headline`).
     """
     if tables.STEERED.file not in steer.files:
         return
     reached = _reached(steer)
     for row in rows:
         measure = row["measure"]
-        of_judge = measure not in ("composite", "uplift")
+        of_judge = measure not in OVER_PLAIN
         if measure not in reached or (row["role"] == "floor" and not of_judge):
-            # the largest of the control's directions stands against us, concept by concept
             continue
         own = _of_kind(_of_method(reached[measure], steer, row), row["concept_kind"])
         yield row, _items(own, pl.col("value").fill_null(0.0))
@@ -226,7 +230,7 @@ def steered(steer: Artifact, rows: Sequence[Row]) -> Iterator[Items]:
                 row | {"rival": "unsteered text", "drawn": "unsteered"},
                 _items(own, pl.col("rival")),
             )
-        elif row["baseline_name"] is not None:
+        elif measure != PANEL and row["baseline_name"] is not None:
             yield row | {"rival": _largest(row["baseline_name"])}, _items(own, pl.col("rival"))
 
 

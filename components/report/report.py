@@ -31,7 +31,7 @@ from components.report.sentences import Told, interval, number, rank, replicates
 from components.store.artifact import Artifact
 from components.store.stage import Facts, Inputs, Parent, Progress, Stage, Work
 from components.store.table import Table
-from components.store.tables import CONCEPTS
+from components.store.tables import CONCEPTS, CONTRASTS
 
 
 class ReportConfig(Config):
@@ -73,11 +73,13 @@ def make(folder: Path, config: ReportConfig, inputs: Inputs, settings: Any) -> W
         if inventory is None
         else dict(inventory.select("concept", "family").drop_nulls().iter_rows())
     )
-    differences = compared(
-        frame, measures, {artifact.stage: artifact for artifact in scored.values()}, families
-    )
+    of_stage = {artifact.stage: artifact for artifact in scored.values()}
+    differences = compared(frame, measures, of_stage, families)
     tables.DIFFERENCES.write(folder, differences)
-    told = tell(frame, measures, differences, getattr(inputs.get("train"), "facts", {}))
+    steer = of_stage.get("steer")
+    contrasts = CONTRASTS.read(steer) if steer is not None and _holds(steer, CONTRASTS) else None
+    trained = getattr(inputs.get("train"), "facts", {})
+    told = tell(frame, measures, differences, trained, contrasts)
     _write(folder / "report.json", json.dumps(frame.to_dicts(), indent=1, allow_nan=False) + "\n")
     _write(folder / "report.md", markdown(frame, measures, told))
     named = frame["dictionary"].drop_nulls().unique(maintain_order=True).to_list()
@@ -92,7 +94,7 @@ def make(folder: Path, config: ReportConfig, inputs: Inputs, settings: Any) -> W
 
 REPORT = Stage(
     "report",
-    version=3,
+    version=4,
     make=make,
     inputs={
         "corpus": Parent("read", optional=True),

@@ -1,6 +1,6 @@
 """What came out for us, against us, or undecided, in plain sentences: made of the differences by
-item, and where there are no items of two intervals, or of a value and its baseline. Polars only, no
-torch.
+item, of steering's own table of contrasts, and where there are no items of two intervals, or of a
+value and its baseline. Polars only, no torch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any
 
 import polars as pl
 
-from components.report.differences import LEVEL, called, is_rival, place
+from components.report.differences import LEVEL, OVER_PLAIN, called, is_rival, place
+from components.report.headline import OVER_CONTROLS, against_controls, compared_measures
 from components.report.measure import Measures
 from components.report.names import name_of
 from components.report.order import placed
@@ -20,6 +21,7 @@ from components.report.reasons import title
 from components.report.scores import HOLDING, KINDS, SINGLE
 from components.report.tables import PLACE
 from components.store.artifact import Artifact
+from components.store.tables import CONTRASTS
 
 CONSTANTS = ("chance", "no difference", "unsteered")
 """How the names of baselines begin that are numbers by definition, not measurements."""
@@ -54,10 +56,14 @@ class Told:
 
 
 def tell(
-    frame: pl.DataFrame, measures: Measures, differences: pl.DataFrame, trained: Mapping[str, Any]
+    frame: pl.DataFrame,
+    measures: Measures,
+    differences: pl.DataFrame,
+    trained: Mapping[str, Any],
+    contrasts: pl.DataFrame | None = None,
 ) -> Told:
-    """Sentences of every difference by item, and of what has no items: there two intervals, or a
-    baseline, are compared.
+    """Sentences of every difference by item, of steering's headline, and of what has no items:
+    there two intervals, or a baseline, are compared.
 
     Only rows of the role `entry` are scores of ours. Single concepts are counted and named, not
     told one by one.
@@ -67,15 +73,20 @@ def tell(
         measures: what its stages declare.
         differences: the DIFFERENCES table.
         trained: the facts of the train artifact; `converged` and `convergence` where it says so.
+        contrasts: the CONTRASTS table; None where nothing was steered.
     """
+    contrasts = CONTRASTS.frame([]) if contrasts is None else contrasts
     told: dict[str, list[str]] = {"for us": [], "against us": [], "undecided": []}
     training = _training(trained)
     if training and trained.get("converged") is False:
         told["against us"].append(training)
     whole = differences.filter(~SINGLE).to_dicts()
+    of_steer = [row["stage"] == "steer" for row in whole]
     sentences = [
-        *_by_item(whole),
-        *_by_interval(frame, measures, whole),
+        *_by_item([row for row, here in zip(whole, of_steer, strict=True) if not here]),
+        *against_controls(contrasts, frame),
+        *_by_item([row for row, here in zip(whole, of_steer, strict=True) if here]),
+        *_by_interval(frame, measures, whole, compared_measures(contrasts)),
         *_single_concepts(differences.filter(SINGLE)),
     ]
     for outcome, sentence in sentences:
@@ -138,9 +149,13 @@ def _difference(row: Mapping[str, Any]) -> str:
 
 
 def _by_interval(
-    frame: pl.DataFrame, measures: Measures, paired: Sequence[Mapping[str, Any]]
+    frame: pl.DataFrame,
+    measures: Measures,
+    paired: Sequence[Mapping[str, Any]],
+    over_controls: set[str],
 ) -> Iterator[tuple[str, str]]:
-    """(outcome, sentence) for rivals and baselines of which there are no items to pair."""
+    """(outcome, sentence) for rivals and baselines of which there are no items to pair, and which
+    no contrast of these measures with controls tells already."""
     rows = placed(frame, measures).filter(pl.col("value").is_not_null(), ~SINGLE).to_dicts()
     by_place: dict[tuple, list[dict[str, Any]]] = {}
     for row in rows:
@@ -154,15 +169,15 @@ def _by_interval(
         part_of = measures.of(row).part_of
         if part_of and _of_any_kind(row | {"measure": part_of}) in compared_measures:
             continue
+        if row["measure"] == OVER_CONTROLS and over_controls:
+            continue
         holding = row["concept_kind"] in HOLDING
         if holding and _of_any_kind(row) in compared_measures and _key(row) not in compared_scores:
             continue  # a mean that weighs kinds in its own way; its kinds were compared
         rivals = [rival for rival in by_place[place(row)] if is_rival(rival, row)]
-        largest = any(key == _key(row) and who.startswith("largest") for key, who in known)
         for rival in rivals:
-            # the largest of them stands against us already
-            of_largest = largest and rival["role"] == "floor"
-            if (_key(row), called(rival)) not in known and not of_largest:
+            by_construction = rival["role"] == "floor" and row["measure"] in OVER_PLAIN
+            if (_key(row), called(rival)) not in known and not by_construction:
                 yield _two_intervals(row, called(rival), rival)
         baseline = row["baseline"]
         beside = (
@@ -172,6 +187,7 @@ def _by_interval(
         )
         ceiling = any(word in (row["baseline_name"] or "") for word in CEILINGS)
         told = _key(row) in compared_scores and _is_rival(row["baseline_name"], paired)
+        told = told or (row["stage"] == "steer" and row["measure"] in over_controls)
         if not beside and not ceiling and row["value"] != baseline and not told:
             yield _baseline_outcome(row)
 

@@ -1,8 +1,8 @@
-"""Who answers the judges of steering that ask a language model: how that enters the key, and what it
-may cost.
+"""Who answers the judges of steering that ask a language model, and kinds of targets that do: how
+that enters the key, and what it may cost.
 
 `steer.client` answers, within `steer.budget`. Which model that is, the bytes of the prompts and the
-budget are part of the artifact's key where such a judge is listed, and of no other.
+budget are part of the artifact's key where somebody asks, and of no other.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def asking(config: SteerConfig) -> dict[str, type[AskingJudge]]:
 
 def is_asked(config: SteerConfig) -> bool:
     """Whether somebody is asked at all."""
-    return bool(asking(config)) and config.client.kind != "none"
+    asks = bool(asking(config)) or config.targeted.asks
+    return asks and config.client.kind != "none"
 
 
 def prompts(config: SteerConfig) -> Mapping[str, list[Path]]:
@@ -83,5 +84,6 @@ def forecast(config: SteerConfig, meter: Meter, execution: Execution) -> Forecas
     each = NOTHING
     for name, judge in asking(config).items():
         each = each.plus(judge.most_asked(getattr(config.judge_settings, name), text, prompt))
-    whole = [(each.times(meter.asked), config.client, CLIENT)]
+    most = each.times(meter.asked).plus(config.targeted.most_asked())
+    whole = [(most, config.client, CLIENT)]
     return of_clients(whole, config.budget, BUDGET, execution)

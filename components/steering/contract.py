@@ -263,9 +263,11 @@ class MethodServices(Services):
 
     Attributes:
         model: the model that is steered.
+        conversation: what prompts are put into; None where they stand by themselves.
     """
 
     model: LanguageModel
+    conversation: Conversation | None = None
 
 
 class SteeringMethod(Entry):

@@ -10,12 +10,16 @@ given are then the system's and the user's, and tokens that the model makes are 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 from components.config import Config
 from components.corpus.encoding import Encoded, Encoder
 from components.errors import InputError
 from components.model.language_model import LanguageModel
+
+MARK = "messagestandshere"
+"""A user's message that no template holds itself: it tells what stands before one."""
 
 
 class ChatConfig(Config):
@@ -62,13 +66,36 @@ class Conversation:
             encoded: the user's message as tokens.
             text: the user's message.
         """
-        tokenizer = model.tokenizer
         # marks of the template that stand in the text as words would end the user's turn
-        said = tokenizer.decode(encoded.ids) if encoded.n_special else text
+        said = model.tokenizer.decode(encoded.ids) if encoded.n_special else text
+        return _ids(model, self._whole(model, said))
+
+    def head(self, model: LanguageModel) -> tuple[int, ...]:
+        """Token ids that stand before the user's message, whatever it says; none where the template
+        does not put the message as it is.
+
+        Args:
+            model: its tokenizer has a chat template.
+        """
+        before, mark, _ = self._whole(model, MARK).partition(MARK)
+        if not mark:
+            return ()
+        # a space at the end of the head may be one token with the message's first word
+        alone, followed = _ids(model, before), _ids(model, before + MARK)
+        both = zip(alone, followed, strict=False)
+        return tuple(own for own, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], both))
+
+    def _whole(self, model: LanguageModel, said: str) -> str:
+        """The conversation as one text, up to where the assistant's answer begins."""
         messages = [{"role": "system", "content": self.system}] if self.system else []
         messages.append({"role": "user", "content": said})
-        whole = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return list(tokenizer(whole, add_special_tokens=False)["input_ids"])
+        return model.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
+
+
+def _ids(model: LanguageModel, text: str) -> list[int]:
+    return list(model.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def has_template(model: LanguageModel) -> bool:

@@ -116,12 +116,16 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     model: LanguageModel = inputs["model"].load(settings)
     if "generation" not in model.capabilities:
         return (yield from nothing("the model does not generate text"))
-    given = inputs.get("interpreted"), inputs.get("text_encoder")
+    prompts = {split: read_prompts(corpus, model, split, config) for split in ("validate", "test")}
+    if config.targeted.asks:  # before anybody is asked which targets there are
+        most = Meter(config, prompts, inputs.get("untrained") is not None)
+        most.plan(config.targeted.at_most(tables.CONCEPTS.read(corpus).to_dicts(), config))
+        refuse_without_leave(STEER.name, asked.forecast(config, most, settings), settings)
+    given = inputs.get("interpreted"), inputs.get("text_encoder"), client
     targeted = config.targeted.find(
         Ground(subject, model, inputs["codes"], config, settings, *given)
     )
     concepts = targeted.concepts
-    prompts = {split: read_prompts(corpus, model, split, config) for split in ("validate", "test")}
     writer = Writer(
         model,
         config.max_new_tokens,
@@ -170,7 +174,7 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
         meanings=Meanings.read(inputs, settings, config),
         longest_text=meter.longest + config.max_new_tokens,
     )
-    services = MethodServices(settings, config.seed, model)
+    services = MethodServices(settings, config.seed, model, writer.conversation)
     proposals = propose(config, evidence, services, inputs.get("untrained"))
     # all methods are measured on the same text, so it leaves room for the longest prefix
     room = model.context_length and model.context_length - tokens_before(proposals.steerings)
@@ -529,6 +533,9 @@ def _entries(config: SteerConfig) -> Mapping[str, int]:
     for name, files in asked.prompts(config).items():
         entries[f"judge.{name}.bytes"] = content_number(files)
     entries |= asked.numbers(config)
+    if config.chat.messages and "prompt" in config.methods:
+        # 2: the passage begins the user's message; before, it stood before the whole template
+        entries["prompt in a conversation"] = 2
     if config.hook_point_sweep:
         entries["hook points"] = hook_points.VERSION
     if config.answers.path:

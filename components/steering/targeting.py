@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from components.client.client import Client
+from components.client.forecast import NOTHING, Most
 from components.concept.gate import ProbeGate
 from components.config import Config
 from components.device import Execution
@@ -41,6 +43,7 @@ class Ground:
         interpreted: artifact of `interpret`; None where the kind does not ask for it, or where
             there is none.
         text_encoder: gives texts vectors, likewise.
+        client: answers prompts; None where the kind asks nobody.
     """
 
     subject: SteeredSubject
@@ -50,6 +53,7 @@ class Ground:
     execution: Execution
     interpreted: Artifact | None = None
     text_encoder: TextEncoderReference | None = None
+    client: Client | None = None
 
 
 class Targeted(ABC):
@@ -57,7 +61,8 @@ class Targeted(ABC):
 
     Attributes:
         concepts: the targets.
-        limit: that not all there are were taken, and which setting says so; None where all were.
+        limit: that not all there are were taken, and which setting says so, or how many rows of the
+            user's own were left out and why; None where all were.
     """
 
     concepts: Sequence[Concept]
@@ -122,6 +127,19 @@ class Targets(ABC):
     def embeds(self) -> bool:
         """Whether it asks the text encoder."""
         return False
+
+    @property
+    def asks(self) -> bool:
+        """Whether it asks a language model (`steer.client`) which targets there are."""
+        return False
+
+    def most_asked(self) -> Most:
+        """What it asks, at most.
+
+        Raises:
+            InputError: a prompt that cannot be read or filled.
+        """
+        return NOTHING
 
     @property
     def judges(self) -> Sequence[str]:

@@ -71,6 +71,22 @@ def test_a_prefix_stands_behind_the_first_token_and_before_the_rows_own(model):
         )
 
 
+def test_a_prefix_stands_behind_what_a_template_puts_before_a_message(model):
+    head, prefix = (8, 3), ((7, 9, 11), (13,))
+    rows = torch.tensor([[*head, 4, 6, 12], [1, 4, 6, 12, 5]])  # the second is no message
+    intervention = Intervention(prefix=prefix, behind=head)
+    wanted = [[*head, 7, 9, 11, 4, 6, 12], [1, 13, 4, 6, 12, 5]]
+    assert intervention.prefixed(model, rows.tolist()) == wanted
+    logits = logits_under(model, rows, intervention)
+    first, second = (model.logits(torch.tensor([row]))[0] for row in wanted)
+    # before the prefix nothing has changed; its own predictions are nobody's
+    torch.testing.assert_close(logits[0], first[[0, 4, 5, 6, 7]], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits[1], second[1:], atol=1e-5, rtol=1e-5)
+    written = generate(model, rows[:1].tolist(), intervention=Intervention(
+        prefix=prefix[:1], behind=head), **{**SAMPLED, "seeds": SAMPLED["seeds"][:1]})  # fmt: skip
+    assert written == generate(model, wanted[:1], **{**SAMPLED, "seeds": SAMPLED["seeds"][:1]})
+
+
 def test_a_prefix_stands_first_where_a_row_does_not_begin_with_the_models_first_token(model):
     logits = logits_under(model, torch.tensor([[4, 6, 12]]), Intervention(prefix=((7, 9),)))
     torch.testing.assert_close(

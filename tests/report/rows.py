@@ -33,7 +33,7 @@ def declared() -> Measures:
         {
             **measures_of(evaluations.names()),
             **of_scorers,
-            **of_steering.declared(["fluency"]),
+            **of_steering.declared(["fluency", "panel"]),
             **of_sweeps,
         }
     )

@@ -397,6 +397,71 @@ def test_a_concept_without_steering_counts_as_no_uplift_as_in_the_score(store: S
     )
 
 
+def of_three(
+    store: Store, reached: dict[str, list[float]], **tables_of: list[dict]
+) -> tuple[pl.DataFrame, Artifact]:
+    """method -> its composite of three on each target. Plain text's own is 0, as the stage writes
+    it."""
+    roles = {"add_direction": "entry", "mean_difference": "baseline", "random_direction": "floor"}
+    about = {"concept_kind": "document", "kl_budget": 0.1, "n_failed": 0}
+    further = [
+        {"concept": f"list{number}", "method": method, "judge": "panel", "value": value,
+         "unsteered": 0.0, "n": 8} | about
+        for method, values in reached.items()
+        for number, value in enumerate(values)
+    ]  # fmt: skip
+    by_concept = [
+        {"concept": row["concept"], "method": row["method"], "n": 8} | about for row in further
+    ]
+    rows = []
+    for method, values in reached.items():
+        place = {"method": method, "role": roles[method], "concept_kind": "document"}
+        interval = {"low": min(values), "high": max(values) + 1e-3}
+        floor = {"baseline": 0.02, "baseline_name": "Gaussian directions, chosen likewise"}
+        given = floor if method != "random_direction" else {"better": "neither"}
+        rows.append(made.steered(float(np.mean(values)), "panel", **place, **interval, **given))
+    tables_of = {"steered": by_concept, "further_judges": further, **tables_of}
+    scores = [*rows, *tables_of.pop("scores", [])]
+    artifact = stage_of(store, "steer", {"measure": "concept"}, scores=scores, **tables_of)
+    return report_frame(*scores), artifact
+
+
+def test_the_composite_of_three_has_no_rival_that_it_beats_by_construction(store: Store) -> None:
+    """Plain text gains nothing over itself, and a direction of no target little: neither is a
+    rival."""
+    random = numpy_generator(4, "test")
+    ours = random.uniform(0.001, 0.05, 12).tolist()
+    reached = {
+        "add_direction": ours,
+        "mean_difference": [value + 0.1 for value in ours],
+        "random_direction": [value / 10 for value in ours],
+    }
+    frame, artifact = of_three(store, reached)
+    found = compared(frame, {"steer": artifact}, {})
+    assert [(row["measure"], row["rival"]) for row in found.to_dicts()] == [
+        ("panel", "mean difference")
+    ]
+    contrast = {
+        "method": "add_direction", "other": "controls", "kl_budget": 0.1, "measure": "panel",
+        "value": 0.01, "low": -0.01, "high": 0.03, "n": 12, "n_failed": 0, "n_left_out": 0, "p": 0.3,
+        "family": "primary", "p_holm": 0.3, "n_controls": 20, "visible": 0.03,
+    }  # fmt: skip
+    headline = made.steered(0.01, "over_controls", concept_kind="document", baseline=0.0)
+    _, steer = of_three(
+        Store(store.root / "other"), reached, contrasts=[contrast], scores=[headline]
+    )
+    told = Told.of(store.ensure(REPORT, ReportConfig(), {"steer": steer})[0])
+    assert told.for_us == []
+    assert [sentence.partition(":")[0] for sentence in told.against_us] == [
+        "steer.add_direction.kl_0.1.panel"
+    ]
+    assert told.undecided == [
+        "steer.add_direction.kl_0.1.over_controls: not told apart from the mean of 20 controls "
+        "that went through the same choice (composite of target, relevance and fluency, paired by "
+        "target): difference +0.01 (-0.01 to 0.03), p 0.3, 12 targets, 0.03 would be seen"
+    ]
+
+
 def test_the_report_writes_the_table_and_reads_families_from_the_corpus(store: Store) -> None:
     names = [f"word.{number}" for number in range(12)]
     ap = {"latent": np.linspace(0.6, 0.9, 12), "neuron": np.linspace(0.1, 0.3, 12)}

@@ -16,6 +16,7 @@ from components.report.report import REPORT, ReportConfig, markdown
 from components.report.sentences import Told, tell
 from components.store.artifact import Store
 from components.store.stage import Progress, Stage
+from components.store.tables import CONTRASTS
 from tests.report.rows import MEASURES, Made, explained, found, score, scored, steered
 from tests.report.rows import report_frame as frame
 
@@ -32,12 +33,18 @@ def absent(rows: pl.DataFrame) -> list[str]:
     return reasons.absent(rows, MEASURES)
 
 
-def told(*rows: dict, differences: pl.DataFrame | None = None, trained: dict | None = None) -> Told:
+def told(
+    *rows: dict,
+    differences: pl.DataFrame | None = None,
+    trained: dict | None = None,
+    contrasts: list[dict] | None = None,
+) -> Told:
     return tell(
         frame(*rows),
         MEASURES,
         tables.DIFFERENCES.frame([]) if differences is None else differences,
         trained or {},
+        None if contrasts is None else CONTRASTS.frame(contrasts),
     )
 
 
@@ -391,6 +398,72 @@ def test_single_concepts_are_counted_and_named() -> None:
         "on 1 of 3 single concepts (paired by prompt, Holm over 3): war"
     )
     assert shortened(frame(whole, *rows))["concept"].to_list() == [None]
+
+
+def contrast(method: str, value: float | None, **others) -> dict:
+    """A row of a method against the controls, of the tested family where it has a corrected p."""
+    about = {
+        "other": "controls",
+        "kl_budget": 0.2,
+        "measure": "composite",
+        "n": 14,
+        "n_failed": 0,
+        "n_controls": 24,
+        "visible": 0.05,
+    }
+    family = "primary" if others.get("p_holm") is not None else None
+    return {"method": method, "value": value, "family": family, **about, **others}
+
+
+def test_steerings_headline_is_told_from_the_table_of_contrasts() -> None:
+    methods = {"add_direction": "entry", "clamp": "entry", "ablate": "entry"}
+    methods |= {"mean_difference": "baseline"}
+    rows = [
+        steered(0.1, measure, method, budget, role=role, concept_kind="all",
+                low=0.05, high=0.15, baseline=0.02, baseline_name="controls, chosen likewise")
+        for measure in ("composite", "over_controls")
+        for method, role in methods.items()
+        for budget in (0.1, 0.2)
+        if measure == "over_controls" or role == "entry"
+    ]  # fmt: skip
+    few = "the mean of 10 controls, wanted at least 20"
+    given = [
+        contrast("add_direction", 0.04, low=0.02, high=0.06, p=0.001, p_holm=0.004),
+        contrast("add_direction", 0.01, low=-0.01, high=0.03, p=0.4, kl_budget=0.1),
+        contrast("clamp", -0.04, low=-0.06, high=-0.02, p=0.01, p_holm=0.03, n_failed=2),
+        contrast("ablate", 0.01, low=-0.02, high=0.04, p=0.5, p_holm=0.5, reason=few),
+        contrast("mean_difference", 0.3, low=0.2, high=0.4, p=0.001, p_holm=0.004),
+        contrast("ablate", 0.2, other="clamp", p=0.001, p_holm=0.001, family="pairs"),
+    ]
+    sentences = told(*rows, contrasts=given)
+    choice = "controls that went through the same choice (composite of target and fluency, paired"
+    each = "14 targets, each weighing the same"
+    assert sentences.for_us == [
+        f"steer.add_direction.kl_0.2.over_controls: better than the mean of 24 {choice} by target, "
+        f"Holm over 4 methods): difference +0.04 (0.02 to 0.06), p 0.004, {each}; at other "
+        "budgets, not tested: KL 0.1 +0.01 (-0.01 to 0.03)"
+    ]
+    assert sentences.against_us == [
+        f"steer.clamp.kl_0.2.over_controls: worse than the mean of 24 {choice} by target, Holm "
+        f"over 4 methods): difference -0.04 (-0.06 to -0.02), p 0.03, {each}, 2 of them without "
+        "text (counted as 0)"
+    ]
+    assert sentences.undecided == [
+        f"steer.ablate.kl_0.2.over_controls: not told apart from the mean of 24 {choice} by "
+        f"target, Holm over 4 methods): difference +0.01 (-0.02 to 0.04), p 0.5, {each}, 0.05 "
+        f"would be seen; {few}"
+    ]
+    # composite and over_controls are told once: unpaired and uncorrected they are told only where
+    # the stage wrote no such table
+    assert not any("unpaired" in each for each in (*sentences.for_us, *sentences.undecided))
+    assert any("over_controls" in each and "outside" in each for each in told(*rows).for_us)
+
+
+def test_too_few_targets_for_any_test_are_said_to_be_too_few() -> None:
+    row = steered(0.1, "over_controls", budget=0.2, concept_kind="document")
+    given = [contrast("add_direction", 0.2, low=0.1, high=0.3, p=0.25, p_holm=0.25, n=3)]
+    (sentence,) = told(row, contrasts=given).undecided
+    assert sentence.endswith("p 0.25, 3 targets, n too small to see any")
 
 
 @pytest.mark.parametrize(

@@ -6,17 +6,21 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from components.errors import InputError
 from components.model.language_model import LanguageModel
 from components.model.reference import ModelConfig, ModelReference
 from components.steering.answers import ENDING, Asked
 from components.steering.config import SteerConfig
+from components.steering.contract import MethodServices, methods
 from components.steering.conversation import ChatConfig, Conversation, opened
+from components.steering.methods.prompt import Prefix
 from components.steering.steer import STEER
-from components.steering.writer import Job, Prompt, Writer
+from components.steering.writer import Job, Prompt, Writer, intervention_of
 from components.store import tables
 from flows.live.bench import conversation_of
 from tests import toys
@@ -84,6 +88,47 @@ def test_marks_in_a_text_do_not_end_the_users_turn(model: LanguageModel) -> None
     spoken = Prompt.of(model, 0, "it was <eos> big", Conversation())
     assert read(model, spoken.tokens) == "two it was big <eos> three"
     assert spoken.n_special == 1
+
+
+def test_the_method_prompt_begins_the_users_message(model: LanguageModel) -> None:
+    conversation = Conversation("the king")
+    services = MethodServices(world.CPU, 0, model, conversation)
+    kind = methods["prompt"]
+    of = world.evidence(token=np.arange(200) % 20)
+    found = list(kind(kind.config(n_tokens=3), services).candidates(of))
+    assert found and all(candidate.steering for candidate in found)
+    for steering in (candidate.steering for candidate in found):
+        assert isinstance(steering, Prefix)
+        saved = Prefix.restored(steering.tensors(), {})
+        for each in (steering, saved):
+            spoken = Prompt.of(model, 0, "it was big", conversation).tokens
+            (row,) = intervention_of([each], [1.0]).prefixed(model, [spoken])
+            passage = read(model, steering.tokens)
+            assert read(model, row) == (f"one the king <eos> two {passage} it was big <eos> three")
+            # text that stands by itself, such as neutral text, is no message
+            alone = Prompt.of(model, 0, "it was big").tokens
+            (row,) = intervention_of([each], [1.0]).prefixed(model, [alone])
+            assert read(model, row) == f"<bos> {passage} it was big"
+    assert list(Prefix(torch.tensor([5])).tensors()) == [""], "without a conversation as before"
+
+
+def test_what_stands_before_a_message_is_found_whatever_the_template(model: LanguageModel) -> None:
+    head = Conversation("the king").head(model)
+    assert read(model, head) == "one the king <eos> two"
+    tokenizer = model.tokenizer
+    before = tokenizer.chat_template
+    try:
+        tokenizer.chat_template = "{{ messages[0]['content'] | length }} is all that is said"
+        assert Conversation().head(model) == ()
+    finally:
+        tokenizer.chat_template = before
+
+
+def test_a_conversation_has_a_part_of_the_key_where_the_method_prompt_is_listed() -> None:
+    for listed, messages in ((True, True), (True, False), (False, True)):
+        names = ["add_direction", "random_direction", *(["prompt"] if listed else [])]
+        settings = config(methods=names, chat={"messages": messages}, method_settings={})
+        assert ("prompt in a conversation" in STEER.entries(settings)) == (listed and messages)
 
 
 def test_an_item_is_asked_by_the_user_and_the_answer_has_begun(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,11 +13,14 @@ import polars as pl
 import pytest
 import torch
 
-from components.errors import InputError
+from components.client.contract import Reply
+from components.errors import ConfigError, InputError
 from components.model.text_encoder import TextEncoderConfig, TextEncoderReference
 from components.report.tables import SCORES
+from components.steering.asked import client_of, is_asked
 from components.steering.config import SteerConfig
 from components.steering.contract import Evidence
+from components.steering.fitting import Fitting, places_of
 from components.steering.latent_targets import Latents
 from components.steering.steer import STEER
 from components.steering.targets.latents import stratified
@@ -25,6 +29,8 @@ from components.store import tables
 from components.store.artifact import Artifact
 from components.store.shards import CodeShards
 from tests import toys
+from tests.client.servers import Act, answer, serving
+from tests.interpretation.knowing import settings_of
 from tests.steering import world
 from tests.steering.conftest import Bench
 
@@ -220,6 +226,122 @@ def test_a_sentence_names_the_latents_whose_explanations_mean_it(bench: Bench) -
         bench.targeted(given, text_encoder=encoder)
 
 
+def fits(sent: Mapping[str, Any], times: int = 0) -> Act:
+    """A language model that says by rule which descriptions fit: those that have a word of what is
+    wanted."""
+    prompt = sent["messages"][-1]["content"]
+    wanted = re.search(r"^Wanted: (.*)$", prompt, re.MULTILINE)
+    assert wanted
+    of = [re.fullmatch(r"(\d+)\. (.*)", line) for line in prompt.splitlines()]
+    words = set(wanted[1].split())
+    return answer(
+        json.dumps({"fitting": [int(m[1]) for m in of if m and words & set(m[2].split())]})
+    )
+
+
+def test_a_language_model_says_which_of_the_nearest_explanations_fit(
+    bench: Bench, tmp_path: Path
+) -> None:
+    sentences = ["write cats or tree", "house", "cats", "lions"]
+    targets = {"kind": "sentence", "sentences": sentences, "latents": 2, "windows": WINDOWS}
+    explained, encoder = interpreted(bench, said(bench)), TextEncoderReference(TextEncoderConfig())
+    cats, _, tree, house, _ = said(bench)
+
+    def found(script: Any, **changes: Any) -> tuple[Any, Any]:
+        with serving() as server:
+            server.script = script
+            section = settings_of(server, tmp_path / f"replies{len(changes)}")
+            given = config(targets | {"asks": True} | changes, client=section)
+            client = client_of(given, world.CPU)
+            shared = {"interpreted": explained, "text_encoder": encoder, "client": client}
+            most = given.targeted.most_asked()
+            made = bench.targeted(given, **shared)
+            assert most.calls == len(server.sent) and client is not None
+            return made, server
+
+    made, server = found(fits)
+    assert {c.latent: c.text for c in made.concepts} == {
+        cats: "write cats or tree", tree: "write cats or tree", house: "house",
+    }  # fmt: skip
+    assert made.limit == (
+        "no latent for 'lions': none of the 5 nearest explanations was said to fit"
+    )
+    assert ", said to fit: " in made.told(0)["stratum"]
+    assert all(words in prompt for prompt in server.prompts for words in WORDS)
+
+    def faulty(sent: Mapping[str, Any], times: int) -> Act:
+        told = {"write": '{"fitting": [1, 9]}', "house": "[1]", "lions": "I fear that none does."}
+        prompt = sent["messages"][-1]["content"].partition("Descriptions:")[0]
+        return next((answer(of) for word, of in told.items() if word in prompt), fits(sent))
+
+    made, _ = found(faulty, shown=6)
+    assert [c.latent for c in made.concepts] == [cats], "a sentence without an answer has no latent"
+    assert made.limit.count("not as asked") == 3
+    assert "wanted numbers from 1 to 5, got 9" in made.limit and "'house'" in made.limit
+    with pytest.raises(InputError, match=r"no target: no latent for .*steer\.targets\.shown"):
+        found(lambda sent, times: answer('{"fitting": []}'), shown=7, latents=1)
+
+
+def test_what_asks_has_a_client_and_a_key_of_its_own(tmp_path: Path) -> None:
+    targets: dict[str, Any] = {"kind": "sentence", "sentences": ["cats"]}
+    plain = config(targets)
+    with pytest.raises(ValueError, match=r"steer\.targets\.asks wants a language model"):
+        config(targets | {"asks": True})
+    someone = {"kind": "endpoint", "url": "http://127.0.0.1:9", "model": "judge-1"}
+    with pytest.raises(ValueError, match="show at least as many"):
+        config(targets | {"asks": True, "shown": 2}, client=someone)
+    asks = config(targets | {"asks": True}, client=someone)
+    assert not plain.targeted.files() and len(asks.targeted.files()) == 1
+    assert "targets.files" not in STEER.entries(plain)
+    own = tmp_path / "fitting.txt"
+    own.write_text("[user]\n$wanted: $descriptions")
+    other = config(targets | {"asks": True, "prompts": str(tmp_path)}, client=someone)
+    numbers = [STEER.entries(each)["targets.files"] for each in (asks, other)]
+    assert numbers[0] != numbers[1]
+    assert is_asked(asks) and not is_asked(plain)
+    assert is_asked(config(targets, client=someone)) is False, "nobody asks"
+
+
+def test_the_stage_asks_once_within_its_budget_and_after_leave(
+    bench: Bench, tmp_path: Path
+) -> None:
+    targets = {"kind": "sentence", "sentences": ["cats or tree"], "asks": True, "latents": 2}
+    encoder = TextEncoderReference(TextEncoderConfig())
+    inputs = bench.inputs | {
+        "interpreted": interpreted(bench, said(bench)),
+        "text_encoder": encoder,
+    }
+    small = {"methods": ["add_direction", "random_direction"], "test_prompts": 2}
+    small |= {"validate_prompts": 4, "method_settings": {"random_direction": {"n_directions": 2}}}
+    small["battery"] = False
+    with serving() as server:
+        server.script = fits
+
+        def given(price: float) -> SteerConfig:
+            prices = [{"model": "judge-1", "input": price, "output": price}]
+            section = settings_of(server, tmp_path / "replies", prices=prices)
+            return config(targets | {"windows": WINDOWS}, client=section, **small)
+
+        with pytest.raises(ConfigError, match=r"steer: this may cost .*--yes"):
+            bench.store.ensure(STEER, given(1e6), inputs, world.CPU)
+        assert not server.sent
+        made, _ = bench.store.ensure(STEER, given(1.0), inputs, world.CPU)
+        assert len(server.sent) == 1
+    assert tables.TARGETS.read(made)["latent"].to_list() == list(said(bench))[0:3:2]
+    assert tables.CALLS.read(made)["label"].to_list() == ["targets fitting"]
+    assert made.facts["asked"]["client"]["asked"] == 1
+
+
+def test_an_answer_names_numbers_of_the_list_each_once() -> None:
+    def said_by(*numbers: int) -> list[int] | str:
+        return places_of(Reply("x", value=Fitting(fitting=list(numbers))), 3)
+
+    assert said_by(3, 1) == [0, 2] and said_by() == []
+    assert "wanted numbers from 1 to 3, got 0" in said_by(0)
+    assert "each number once" in said_by(2, 2)
+    assert places_of(Reply(None, "refused: no"), 3) == "refused: no"
+
+
 def sets(folder: Path, n: int = 60) -> Path:
     """Texts about cats and about kings, as two files."""
     rng = np.random.default_rng(0)
@@ -327,6 +449,78 @@ def test_a_text_that_stands_in_many_pairs_serves_one_split(bench: Bench, tmp_pat
     found = bench.targeted(config(given | {"longest": 1000}))
     of = {s: {tuple(ids) for ids in found.cut(s, 0, 40).tokens} for s in set(DEALT)}
     assert sum(map(len, of.values())) == len(set.union(*of.values())) > 80
+
+
+def written(path: Path, rows: list[dict[str, Any]]) -> str:
+    pl.DataFrame(rows, infer_schema_length=None).write_ndjson(path)
+    return str(path)
+
+
+def test_a_text_whose_side_or_concept_is_not_said_is_refused_by_its_row(
+    bench: Bench, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    whole = [
+        {"text": _tale(rng, noun), "side": side, "about": about}
+        for noun, side, about in (("cat", "positive", "cats"), ("king", "negative", None))
+        for _ in range(30)
+    ]
+    given = {"kind": "sets", "fewest": 2, "concept_column": "about"}
+
+    def found(*further: dict[str, Any]) -> Any:
+        path = written(tmp_path / "texts.jsonl", [*whole, *further])
+        return bench.targeted(config(given | {"path": path}))
+
+    # on the other side a text needs no concept of its own
+    assert found().limit is None and found().told(0)["n_without"] == 5
+    hole = {"text": "the cat ran", "side": "positive", "about": None}
+    with pytest.raises(InputError) as refused:
+        found(hole)
+    told = str(refused.value)
+    assert "texts.jsonl, row 61" in told and "'about' is null" in told
+    assert "name the concept there" in told and "concept_column" in told
+    with pytest.raises(InputError) as refused:
+        found(hole | {"side": None}, hole | {"side": None})
+    told = str(refused.value)
+    assert "texts.jsonl, row 61" in told and "'side' is null (in 2 rows of this file)" in told
+    assert "positive, true, 1" in told
+    without_text = found({"text": None, "side": None, "about": None})
+    assert without_text.limit == ("1 of 61 rows of texts were left out: 1 with nothing in 'text'")
+
+
+def test_pairs_that_are_not_whole_are_counted_and_none_that_is_has_a_message_of_its_own(
+    bench: Bench, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        {"q": f"tree {i}", "yes": _tale(rng, "cat"), "no": _tale(rng, "king"), "about": "cats"}
+        for i in range(40)
+    ]
+    holes: list[dict[str, Any]] = [
+        rows[0] | {"yes": None, "no": None},
+        rows[1] | {"no": None},
+        rows[2] | {"no": None},
+        rows[3] | {"q": None},
+    ]
+    columns = {"text_column": "yes", "other_column": "no", "before_column": "q"}
+    given = {"kind": "sets", "fewest": 2, "concept_column": "about"} | columns
+
+    def found(rows: list[dict[str, Any]]) -> Any:
+        path = written(tmp_path / "pairs.jsonl", rows)
+        return bench.targeted(config(given | {"path": path}))
+
+    assert found([*rows, *holes]).limit == (
+        "4 of 44 rows of texts were left out: 1 with nothing in 'yes', 2 with nothing in 'no', "
+        "1 with nothing in 'q'"
+    )
+    assert found(rows).limit is None
+    with pytest.raises(InputError) as refused:
+        found(holes)
+    told = str(refused.value)
+    assert "is a whole pair: 4 of 4 rows" in told and "'yes', 'no', 'q'" in told
+    assert "other_column" in told and "side_column" not in told and "with_values" not in told
+    with pytest.raises(InputError, match=r"pairs.jsonl, row 41: .*'about' is null"):
+        found([*rows, rows[0] | {"about": None}])
 
 
 def test_steering_towards_sets_goes_through_the_same_protocol(bench: Bench, tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-"""Puts a passage that has the concept before the prompt: steering by example, without touching an
-activation.
+"""Puts a passage that has the concept before the prompt, in a conversation at the beginning of the
+user's message: steering by example, without touching an activation.
 
 The baseline that every edit must beat where the model can be told in words what is wanted. Passages
 are pieces of select documents that have the concept (around a labelled token; for document
@@ -16,7 +16,7 @@ follows no instruction.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -32,28 +32,39 @@ from components.steering.contract import Candidate, Evidence, Steering, Steering
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prefix(Steering):
-    """Tokens before each row's own, behind the model's first token.
+    """Tokens before each row's own, behind the model's first token, or behind what stands before
+    the user's message of a conversation.
 
     Attributes:
         tokens: their ids.
+        behind: ids of what stands before the user's message, in rows that begin with it; empty
+            where prompts stand by themselves.
     """
 
     graded = False
     tokens: Int[Tensor, " token"]
+    behind: tuple[int, ...] = ()
+
+    @property
+    def together(self) -> Hashable:
+        """A batch has one place for its prefixes."""
+        return self.behind
 
     @classmethod
     def intervention(cls, rows: Sequence[Prefix], strengths: Float[Tensor, " row"]) -> Intervention:
         """The prefix of each row; strengths have no meaning."""
-        return Intervention(prefix=tuple(tuple(row.tokens.tolist()) for row in rows))
+        prefix = tuple(tuple(row.tokens.tolist()) for row in rows)
+        return Intervention(prefix=prefix, behind=rows[0].behind)
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """The token ids."""
-        return {"": self.tokens}
+        """The token ids, and in a conversation those that they stand behind."""
+        behind = {"behind": torch.tensor(self.behind)} if self.behind else {}
+        return {"": self.tokens, **behind}
 
     @classmethod
     def restored(cls, tensors: Mapping[str, Tensor], units: Mapping[str, float]) -> Prefix:
         """From the token ids."""
-        return cls(tensors[""])
+        return cls(tensors[""], tuple(tensors["behind"].tolist()) if "behind" in tensors else ())
 
 
 class PromptConfig(Config):
@@ -83,6 +94,8 @@ class Prompt(SteeringMethod):
         model beside a prompt and its continuation."""
         most = self.services.model.context_length
         room = self.settings.n_tokens if most is None else most - evidence.longest_text
+        conversation = self.services.conversation
+        behind = () if conversation is None else conversation.head(self.services.model)
         for column, concept in enumerate(evidence.concepts):
             rows = np.flatnonzero(evidence.labels[:, column].toarray().ravel())
             if not len(rows):
@@ -108,7 +121,7 @@ class Prompt(SteeringMethod):
                 )
                 yield Candidate(concept.name, 0, None, reason=reason)
             for replicate, tokens in enumerate(passages):
-                yield Candidate(concept.name, replicate, Prefix(torch.tensor(tokens)))
+                yield Candidate(concept.name, replicate, Prefix(torch.tensor(tokens), behind))
 
     def _passage(self, evidence: Evidence, row: int, unit: str) -> tuple[int, ...]:
         """The tokens around a labelled one, inside its document; of a document those from there

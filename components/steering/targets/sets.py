@@ -5,7 +5,9 @@ the concept (else the file's name does). Or it has one contrast pair a row: a te
 concept, one that has it not, and perhaps what stands before both (a question). Both texts of a pair
 fall into the same split, with all others that stand behind the same question, and methods that
 learn from pairs have them. Texts of the other side without a concept of their own, or
-with one that has no text on this side, are shared by all concepts. Each text is a document of its
+with one that has no text on this side, are shared by all concepts. A row without a text, and a pair
+that is not whole, are left out and counted in the remark of the score `gate.passed`; a row whose
+side is not said, or which has a concept that is not named, is an error. Each text is a document of its
 own, and is dealt by its digest to select, judge, calibrate or validate: no text serves two of them.
 The model that is steered reads them itself. A text that says the same twice is taken once.
 
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -98,50 +101,68 @@ class Sets(Targets):
 
     def at_most(self, inventory: Sequence[Mapping[str, Any]], config: SteerConfig) -> int:
         """One for each concept of the files."""
-        return len({name for name, of in self._read().group_by("concept") if of["inside"].any()})
+        rows, _ = self._read()
+        return len({name for name, of in rows.group_by("concept") if of["inside"].any()})
 
     def find(self, ground: Ground) -> Listed:
         """The concepts of the files.
 
         Raises:
-            InputError: no file, a column that is missing, or no text on one of the sides.
+            InputError: no file, a column that is missing, no text on one of the sides, no whole
+                pair, or a row that does not say its side or its concept.
         """
-        settings, rows = self.settings, self._read()
-        names = rows.filter("inside")["concept"].unique(maintain_order=True).drop_nulls().to_list()
+        settings, (rows, left_out) = self.settings, self._read()
+        names = rows.filter("inside")["concept"].unique(maintain_order=True).to_list()
+        if not names and settings.other_column:
+            columns = [settings.text_column, settings.other_column, settings.before_column]
+            named = ", ".join(repr(column) for column in columns if column)
+            raise InputError(
+                f"no row of {settings.path} is a whole pair: {left_out or 'there are no rows'}; a "
+                f"pair wants text in each of the columns {named}; fill them, or name others in "
+                "steer.targets.text_column, other_column and before_column"
+            )
         if not names:
             raise InputError(
                 f"no text of {settings.path} is on the side of a concept: of the column "
                 f"{settings.side_column!r} no value is one of {', '.join(settings.with_values)}; "
-                "set steer.targets.with_values"
+                "set steer.targets.with_values" + (f" ({left_out})" if left_out else "")
             )
-        return Listed(ground, settings, rows, names)
+        return Listed(ground, settings, rows, names, left_out)
 
     def files(self) -> list[Path]:
         """The files whose texts are read; none where the path names nothing."""
         return files_of(self.settings.path, self.settings.pattern)
 
-    def _read(self) -> pl.DataFrame:
-        """concept, text, inside (the side); every text once for each concept."""
+    def _read(self) -> tuple[pl.DataFrame, str | None]:
+        """concept, text, inside (the side), every text once for each concept; and which rows were
+        left out, where some were."""
         settings = self.settings
         if not settings.path:
             raise InputError(
                 "steer.targets.kind=sets wants texts, and steer.targets.path names no file; set it "
                 "to a JSONL or parquet file, or to a folder of them"
             )
-        parts = []
+        parts, n_rows, lacking = [], 0, Counter[str]()
         for path in self.files():
             wanted = [name for each in self._columns() if (name := getattr(settings, each))]
             where = " or ".join(f"steer.targets.{setting}" for setting in self._columns())
             frame = rows_of(path, wanted, where)
             name = pl.col(settings.concept_column) if settings.concept_column else pl.lit(path.stem)
             frame = frame.with_columns(name.cast(pl.String).alias("concept"))
+            n_rows += frame.height
+            frame = self._whole(frame, lacking)
+            self._refuse_unnamed(frame, path)
             parts.append(self._pairs(frame) if settings.other_column else self._sides(frame))
         if not parts:
             raise InputError(
                 f"no JSONL or parquet file at {settings.path} ({settings.pattern}); set "
                 "steer.targets.path to one, or to a folder of them"
             )
-        return pl.concat(parts).drop_nulls("text").unique(maintain_order=True)
+        left_out = None
+        if lacking:
+            holes = ", ".join(f"{n} with nothing in {name!r}" for name, n in lacking.items())
+            left_out = f"{lacking.total()} of {n_rows} rows of texts were left out: {holes}"
+        return pl.concat(parts).unique(maintain_order=True), left_out
 
     def _columns(self) -> tuple[str, ...]:
         """The settings that name columns."""
@@ -149,18 +170,58 @@ class Sets(Targets):
             return "text_column", "other_column", "before_column", "concept_column"
         return "text_column", "side_column", "concept_column"
 
+    def _whole(self, frame: pl.DataFrame, lacking: Counter[str]) -> pl.DataFrame:
+        """The rows that have all their texts, with their number in the file as `_row`, from 1. Those
+        that lack one are counted in `lacking`, by the first column in which they have nothing."""
+        frame = frame.with_row_index("_row", offset=1)
+        for setting in ("text_column", "other_column", "before_column"):
+            if column := getattr(self.settings, setting):
+                there = frame.drop_nulls(column)
+                if there.height < frame.height:
+                    lacking[column] += frame.height - there.height
+                frame = there
+        return frame
+
+    def _refuse_unnamed(self, frame: pl.DataFrame, path: Path) -> None:
+        """Refuses a row that does not say its side, or that has a concept and does not say
+        which."""
+        settings = self.settings
+        inside = pl.lit(True)
+        if not settings.other_column:
+            unsaid = frame.filter(pl.col(settings.side_column).is_null())
+            if unsaid.height:
+                raise InputError(
+                    f"{path}, row {unsaid['_row'][0]}: the column {settings.side_column!r} is null "
+                    f"(in {unsaid.height} rows of this file), so nothing says whether the text has "
+                    f"the concept; write there one of {', '.join(settings.with_values)} "
+                    "(steer.targets.with_values) or another value, or leave the row out"
+                )
+            inside = self._inside
+        unnamed = frame.filter(inside & pl.col("concept").is_null())
+        if unnamed.height:
+            raise InputError(
+                f"{path}, row {unnamed['_row'][0]}: the text has a concept, and the column "
+                f"{settings.concept_column!r} is null (in {unnamed.height} such rows of this file); "
+                "name the concept there, leave the row out, or set steer.targets.concept_column to "
+                '"" to take the name of the file'
+            )
+
+    @property
+    def _inside(self) -> pl.Expr:
+        """Whether the text of a row has the concept."""
+        side = pl.col(self.settings.side_column).cast(pl.String).str.to_lowercase()
+        return side.is_in(self.settings.with_values)
+
     def _sides(self, frame: pl.DataFrame) -> pl.DataFrame:
         """One text a row."""
-        side = pl.col(self.settings.side_column).cast(pl.String).str.to_lowercase()
         return frame.select(
             "concept",
             pl.col(self.settings.text_column).cast(pl.String).alias("text"),
-            side.is_in(self.settings.with_values).alias("inside"),
+            self._inside.alias("inside"),
         )
 
     def _pairs(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """Both texts of each pair, with what stands before them; a pair that lacks one is left
-        out."""
+        """Both texts of each pair, with what stands before them."""
         settings = self.settings
         both = [pl.col(c).cast(pl.String) for c in (settings.text_column, settings.other_column)]
         before = pl.lit("")
@@ -179,7 +240,7 @@ class Sets(Targets):
         origin = before if settings.before_column else both[0]
         pairs = frame.select(
             "concept", origin.alias("origin"), whole[0].alias("with"), whole[1].alias("without")
-        ).drop_nulls()
+        )
         return pl.concat(
             [
                 pairs.select(
@@ -209,12 +270,18 @@ class Listed(Targeted):
         rows: concept, text, inside (the side); where there is a column `origin`, texts of the same
             origin fall into the same split, and those on its two sides are minimal pairs.
         names: the concepts.
+        limit: which rows were left out, where some were.
     """
 
     def __init__(
-        self, ground: Ground, settings: TextsConfig, rows: pl.DataFrame, names: Sequence[str]
+        self,
+        ground: Ground,
+        settings: TextsConfig,
+        rows: pl.DataFrame,
+        names: Sequence[str],
+        limit: str | None = None,
     ) -> None:
-        self._ground, self._settings = ground, settings
+        self._ground, self._settings, self.limit = ground, settings, limit
         self.concepts = [Concept(name, "set", "document", text=name) for name in names]
         self._given = rows["text"].unique(maintain_order=True).to_list()
         column = {name: i for i, name in enumerate(names)}
