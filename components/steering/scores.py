@@ -100,7 +100,8 @@ def score_rows(
                 yield from scores.over_concepts(kind)
                 yield from scores.over_controls(kind, against, kinds[0])
                 yield from scores.over_untrained(kind, found)
-                if win_rate.applies(comparison, method):
+                # prompting raises the targets, so it is no rival of what lowers them
+                if win_rate.applies(comparison, method) and not scores.lowers:
                     yield scores.win_rate(kind, results)
                 if of_others is not None:
                     yield scores.specificity(kind, of_others)
@@ -268,7 +269,7 @@ class _Scores:
         """Which of the two baselines that read no activation do not stand beside it."""
         lacking = [name for name in BESIDE if name not in self.comparison.methods]
         is_control = self.comparison.who(self.method)["role"] == "control"
-        if self.method in BESIDE or is_control or not lacking:
+        if self.method in BESIDE or is_control or self.lowers or not lacking:
             return None
         return f"without {' and '.join(lacking)} beside it (steer.methods)"
 

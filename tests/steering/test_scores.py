@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -415,6 +416,9 @@ def test_the_win_rate_is_over_prompts_rated_under_both_with_ties_told() -> None:
     assert (row["n"], row["baseline"]) == (2, 0.5)
     assert row["reason"].endswith("of 5 prompts above prompting on 2, alike on 1, below on 2")
     assert not any("prompt.win_rate" in name for name, _ in found)
+    lowering = dataclasses.replace(about, lowering=frozenset({"m"}))
+    found = scores(results(texts), lowering)
+    assert not any("win_rate" in name for name, _ in found), "prompting is no rival of a fall"
 
 
 def test_specificity_is_the_own_rise_over_that_of_the_other_concepts(
@@ -753,6 +757,7 @@ def test_what_lowers_its_targets_stands_beside_the_fall_of_controls() -> None:
         for measure in (".over_controls", "", ".composite", ".share_above_random")
     )
     assert over["value"] == pytest.approx(0.5 - 0.05)
+    assert "beside it" not in over["reason"], "prompting and logit_bias raise their targets"
     assert (uplift["value"], uplift["better"]) == (pytest.approx(-0.5), "lower")
     assert uplift["baseline"] == pytest.approx(-0.1)
     assert uplift["baseline_name"] == "lowest of 2 Gaussian directions"
