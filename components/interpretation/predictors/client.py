@@ -6,6 +6,9 @@ ranks windows better than 0 and 1 do. The other units alike: are the marked toke
 this the right text of its group; for tokens the model writes a level from 0 to 10 for each token of
 one window.
 
+Windows are shown in an order that is drawn for each question, so that neither the company of a
+window in its prompt nor its place there tells what is true of it.
+
 A list that is not as asked, a refusal and no answer at all leave their windows without an answer,
 with the reason. Where nobody was asked about some window, the whole question is missing.
 
@@ -19,6 +22,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -38,6 +42,7 @@ from components.interpretation.showing import line, numbered
 from components.interpretation.tiling import ContextsConfig
 from components.interpretation.trials import Answer, Question, Unit
 from components.interpretation.writing import tokens_of_windows
+from components.seeds import numpy_generator
 
 UNITS: tuple[Unit, ...] = ("windows", "marks", "choice", "tokens")
 VALUES = ("explanation", "windows", "n", "tokens")
@@ -81,6 +86,7 @@ class _Ask(NamedTuple):
 class ClientPredictor(Predictor):
     """Asks a language model."""
 
+    version: ClassVar[int] = 2
     config: ClassVar[type[Config]] = ClientPredictorConfig
     asks: ClassVar[bool] = True
     gives: ClassVar[frozenset[Unit]] = frozenset(UNITS)
@@ -163,16 +169,24 @@ class ClientPredictor(Predictor):
             )
 
     def _batches(self, question: Question, unit: Unit) -> Iterator[Sequence[int]]:
-        """Windows that share a prompt: each alone for tokens, whole groups for a choice."""
-        n = len(question.texts.tokens)
+        """Windows that share a prompt, in the order in which they are shown: each alone for
+        tokens, whole groups for a choice."""
+        tokens = question.texts.tokens
+        if unit == "tokens":
+            yield from ([window] for window in range(len(tokens)))
+            return
+        # A scorer hands over windows in the order in which they were drawn, active ones first; in a
+        # choice the right text may stand at one place in all groups. The draw depends on the
+        # windows: with one order for all latents a model's bias for a place would not average out.
+        checksum = zlib.crc32(tokens.astype("<i8").tobytes())
+        generator = numpy_generator(self.services.seed, "client", "order", checksum)
         if unit == "choice":
             assert question.group is not None, "a question of the unit choice has groups"
             for group in dict.fromkeys(question.group.tolist()):
-                yield np.flatnonzero(question.group == group).tolist()
+                yield generator.permutation(np.flatnonzero(question.group == group)).tolist()
             return
-        size = 1 if unit == "tokens" else self.settings.batch
-        for first in range(0, n, size):
-            yield list(range(first, min(n, first + size)))
+        order, size = generator.permutation(len(tokens)).tolist(), self.settings.batch
+        yield from (order[first : first + size] for first in range(0, len(order), size))
 
 
 def _answer(question: Question, replies: Sequence[tuple[_Ask, Reply]], unit: Unit) -> Answer:
