@@ -17,6 +17,21 @@ tokens are those where the latent is active; each window, to be compared with th
 group, of which one is right."""
 
 
+class Shown(NamedTuple):
+    """Windows that a predictor is shown about one latent, at most; for the forecast of calls.
+
+    Attributes:
+        windows: of the trials.
+        groups: for the unit choice, the groups that these make; else 0.
+        pool: unselected windows, at natural density: for each latent, or in parts for all of them
+            together (components/interpretation/natural_density.py); 0 for none.
+    """
+
+    windows: int
+    groups: int = 0
+    pool: int = 0
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Question:
     """What a predictor is asked: where is a latent so explained active?

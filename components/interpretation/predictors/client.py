@@ -37,10 +37,9 @@ from components.client.reading import expected, was_not_asked
 from components.config import Config, execution
 from components.interpretation.contract import Predictor, predictors
 from components.interpretation.prompt import path_of
-from components.interpretation.sample import TENTHS
 from components.interpretation.showing import line, numbered
 from components.interpretation.tiling import ContextsConfig
-from components.interpretation.trials import Answer, Question, Unit
+from components.interpretation.trials import Answer, Question, Shown, Unit
 from components.interpretation.writing import tokens_of_windows
 from components.seeds import numpy_generator
 
@@ -100,17 +99,17 @@ class ClientPredictor(Predictor):
         return [path_of(name, f"{own}/{name}.txt" if own else "") for name in names]
 
     @classmethod
-    def most_asked(cls, settings: Any, contexts: ContextsConfig, unit: Unit) -> Most:
-        """Two and a half windows for each active one: that many silent ones are drawn."""
-        n = TENTHS * contexts.per_tenth * 5 // 2
+    def most_asked(cls, settings: Any, contexts: ContextsConfig, unit: Unit, shown: Shown) -> Most:
+        """A call for each batch of windows, each group of a choice, or each window for tokens."""
+        n = shown.windows
         prompt = cls._prompt_of(settings, unit).tokens + 64  # the explanation
         if unit == "tokens":
-            shown = contexts.width * TOKENS_OF_A_TOKEN
+            window = contexts.width * TOKENS_OF_A_TOKEN
             written = contexts.width * TOKENS_OF_A_NUMBER + 16 + settings.reasoning
-            return Most(n, n * (prompt + shown), n * written)
-        calls = -(-n // settings.batch)
-        written = settings.batch * TOKENS_OF_A_NUMBER + 16 + settings.reasoning
-        return Most(calls, calls * prompt + tokens_of_windows(n, contexts), calls * written)
+            return Most(n, n * (prompt + window), n * written)
+        calls = shown.groups if unit == "choice" else -(-n // settings.batch)
+        written = n * TOKENS_OF_A_NUMBER + calls * (16 + settings.reasoning)
+        return Most(calls, calls * prompt + tokens_of_windows(n, contexts), written)
 
     @classmethod
     def _prompt_of(cls, settings: Any, unit: Unit) -> Prompt:
