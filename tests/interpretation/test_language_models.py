@@ -242,6 +242,7 @@ def test_what_it_cost_is_what_the_server_counted(whole: Whole) -> None:
     calls = tables.CALLS.read(whole.artifact)
     assert calls.height == 100
     assert calls["usd"].null_count() == 0
+    assert calls["label"].str.starts_with("explain ").sum() == 50  # of over a thousand readings
     writers = tables.WRITERS.read(whole.artifact)
     said = tables.EXPLANATIONS.read(whole.artifact).join(writers, on=["latent", "explainer"])
     assert said.height > 60 and set(said["served"]) == {"judge-1 (fp_a)"}
