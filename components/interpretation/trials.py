@@ -175,7 +175,7 @@ class LatentScore:
         strata: the same over strata of the windows, and at natural density, by name; without those
             that it has no windows of.
         pooled: where answers are too dear to ask about the pool for every latent: those about a
-            few of its windows.
+            few of its windows; about none where nobody was asked.
         is_missing: whether nobody was asked; the value then is NaN and counts nowhere.
     """
 
