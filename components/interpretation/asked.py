@@ -84,6 +84,23 @@ def refuse_nobody(config: InterpretConfig) -> None:
             )
 
 
+def warn_of_unasked(config: InterpretConfig) -> None:
+    """Says so where a client is set that no listed entry asks: what it was set for does not
+    happen."""
+    writes, reads = writers(config), readers(config) or readers_of_latents(config)
+    judge = judge_of(config)[1]
+    if config.client.kind != "none" and not writes and not (reads and judge == CLIENT):
+        log.warning(
+            "%s is set and no listed entry asks it: list max_activating in interpret.explainers "
+            "(it writes explanations), or client in interpret.predictors (it reads them)",
+            CLIENT,
+        )
+    if config.judge.kind != "none" and not reads:
+        log.warning(
+            "%s is set and no listed entry asks it: list client in interpret.predictors", JUDGE
+        )
+
+
 def numbers(config: InterpretConfig) -> Mapping[str, int]:
     """What of the clients is part of the key, a number for each: nothing where no entry asks."""
     asked = {"client": config.client} if writers(config) else {}

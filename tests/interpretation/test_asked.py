@@ -15,6 +15,7 @@ from components.interpretation.asked import first_reader, forecast
 from components.interpretation.config import InterpretConfig
 from components.interpretation.interpret import INTERPRET
 from components.interpretation.prompt import FOLDER
+from components.steering.config import SteerConfig
 from components.store.artifact import Store, key_of
 from tests.client.servers import Server
 from tests.interpretation.knowing import settings_of
@@ -33,6 +34,49 @@ def asking(**changes: Any) -> dict[str, Any]:
 
 def test_a_client_that_nobody_asks_changes_no_key() -> None:
     assert key(client=CLIENT) == key(client=CLIENT, judge=CLIENT, budget={"usd": 2}) == key()
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"client": CLIENT}, ["interpret.client is set and no listed entry asks it: list max_act"]),
+        ({"judge": CLIENT}, ["interpret.judge is set and no listed entry asks it: list client in"]),
+        # the judge reads, and nobody writes
+        (
+            {"client": CLIENT, "judge": CLIENT, "predictors": ["client"]},
+            ["interpret.client is set and no listed entry asks it"],
+        ),
+        ({}, []),
+        ({"client": CLIENT, "explainers": ["max_activating"]}, []),
+        ({"client": CLIENT, "predictors": ["client"]}, []),
+        (
+            {
+                "client": CLIENT,
+                "latent_scorers": ["intruder"],
+                "latent_scorer_settings": {"intruder": {"reader": "client"}},
+            },
+            [],
+        ),
+    ],
+)
+def test_a_client_that_nobody_asks_is_said(
+    caplog: pytest.LogCaptureFixture, settings: dict[str, Any], told: list[str]
+) -> None:
+    load(InterpretConfig, settings)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == len(told)
+    assert all(line.startswith(start) for line, start in zip(said, told, strict=True))
+
+
+def test_a_client_of_steering_that_nobody_asks_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    load(SteerConfig, {"judges": ["concept", "fluency", "yes_no"], "client": CLIENT})
+    assert not caplog.records
+    load(SteerConfig, {"client": CLIENT})
+    [record] = caplog.records
+    assert record.getMessage() == (
+        "steer.client is set and no listed judge asks it: list preference or ratings or yes_no in "
+        "steer.judges"
+    )
 
 
 def test_the_model_changes_the_key_and_the_way_to_it_does_not() -> None:
