@@ -4,7 +4,9 @@ whole.
 Everything here is over the replies that the run has got, whoever has paid for them, so a run that
 was killed and goes on tells the same; only `asked` and `paid` are of this process. The sample is
 the calls with the smallest keys: keys are hashes, so it is a random sample, and the same one
-whatever the order and however often the run was interrupted.
+whatever the order and however often the run was interrupted. Half of it is kept for calls that say
+so (`Request.is_sampled_first`): explanations, which people want to see the prompt of, would be lost
+among a hundred times as many readings.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ class Account:
         self.served: Counter[str] = Counter()
         self.left_out: set[str] = set()
         self._sample = sample
-        self._kept: list[tuple[int, dict[str, Any]]] = []
+        # by whether the sample takes them first
+        self._kept: dict[bool, list[tuple[int, dict[str, Any]]]] = {True: [], False: []}
         self._in_sample: set[str] = set()
 
     def add(self, request: Request, reply: Reply, response: Response | None) -> None:
@@ -82,10 +85,10 @@ class Account:
             self.left_out |= new
 
     def _keep(self, request: Request, reply: Reply, response: Response) -> None:
-        order = -int(reply.key, 16)
+        order, kept = -int(reply.key, 16), self._kept[request.is_sampled_first]
         if not self._sample or reply.key in self._in_sample:
             return
-        if len(self._kept) == self._sample and order < self._kept[0][0]:
+        if len(kept) == self._sample and order < kept[0][0]:
             return
         row = {
             "call": reply.key,
@@ -105,14 +108,20 @@ class Account:
             "seconds": response.seconds,
         }
         self._in_sample.add(reply.key)
-        if len(self._kept) < self._sample:
-            heapq.heappush(self._kept, (order, row))
+        if len(kept) < self._sample:
+            heapq.heappush(kept, (order, row))
         else:
-            self._in_sample.discard(heapq.heappushpop(self._kept, (order, row))[1]["call"])
+            self._in_sample.discard(heapq.heappushpop(kept, (order, row))[1]["call"])
 
     def rows(self) -> list[dict[str, Any]]:
         """The sample, rows of `CALLS`, by key."""
-        return [row for _, row in sorted(self._kept, key=lambda kept: -kept[0])]
+        first, others = (
+            sorted(self._kept[which], reverse=True, key=_order) for which in (True, False)
+        )
+        # more than half where there are not enough others
+        chosen = first[: max(self._sample // 2, self._sample - len(others))]
+        chosen += others[: self._sample - len(chosen)]
+        return [row for _, row in sorted(chosen, reverse=True, key=_order)]
 
     def facts(self) -> dict[str, Any]:
         """For a manifest: numbers and names only."""
@@ -129,3 +138,7 @@ class Account:
             "served": dict(sorted(self.served.items())),
             "left_out": sorted(self.left_out),
         }
+
+
+def _order(kept: tuple[int, dict[str, Any]]) -> int:
+    return kept[0]

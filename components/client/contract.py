@@ -55,6 +55,8 @@ class Request:
             no is.
         label: what it is for ("explain max_activating, latent 7"); stands in the table of calls,
             changes no answer.
+        is_sampled_first: whether the sample of calls takes it before others, for up to half of the
+            sample; changes no answer.
     """
 
     messages: Sequence[Message]
@@ -65,6 +67,7 @@ class Request:
     logprobs: int | None = None
     may_be_cut: bool = False
     label: str = ""
+    is_sampled_first: bool = False
 
     def __post_init__(self) -> None:
         assert self.messages, "a request needs a message"
@@ -245,7 +248,8 @@ class ClientSettings(Config):
     replay: bool = execution(False)
     """Take answers from the cache only, and ask nobody."""
     sample: int = Field(100, ge=0, le=10_000)
-    """Calls of a run that are kept whole: prompt, answer, tokens and cost."""
+    """Calls of a run that are kept whole: prompt, answer, tokens and cost; of those that wrote
+    explanations at least half as many, as far as there are."""
 
 
 class Responder(Entry):

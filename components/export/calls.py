@@ -7,8 +7,6 @@ It is a sample, so not every explanation has its call there. A label is `explain
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import polars as pl
 
 from components.store.artifact import Artifact
@@ -27,11 +25,3 @@ def of_explanations(interpret: Artifact) -> pl.LazyFrame:
     explainer, latent = (parts.struct.field(name) for name in ("explainer", "latent"))
     calls = calls.select(explainer, latent.cast(pl.Int32), pl.all())
     return calls.filter(pl.col("latent").is_not_null()).sort("latent", "explainer", "replicate")
-
-
-def models(interpret: Artifact) -> Mapping[str, str]:
-    """Explainer -> the model that served it, as far as the sample of calls tells."""
-    if FILE not in interpret.files:
-        return {}
-    served = of_explanations(interpret).filter(pl.col("served_model").is_not_null())
-    return dict(served.select("explainer", "served_model").unique("explainer", keep="first", maintain_order=True).collect().iter_rows())  # fmt: skip

@@ -10,6 +10,7 @@ of no other; so is the budget, since where it ends decides what is known.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -23,8 +24,7 @@ from components.device import Execution
 from components.errors import ConfigError
 from components.interpretation.contract import Predictor, explainers, predictors, scorers
 from components.interpretation.latent_contract import latent_scorers
-from components.interpretation.sample import TENTHS
-from components.interpretation.trials import Unit
+from components.interpretation.trials import Shown, Unit
 from components.store.estimate import Forecast
 
 if TYPE_CHECKING:  # it imports this module
@@ -82,6 +82,23 @@ def refuse_nobody(config: InterpretConfig) -> None:
                 f"it to endpoint (a server) or local (a model on this machine), or leave "
                 f"{', '.join(names)} out of interpret.{noun.replace(' ', '_')}s"
             )
+
+
+def warn_of_unasked(config: InterpretConfig) -> None:
+    """Says so where a client is set that no listed entry asks: what it was set for does not
+    happen."""
+    writes, reads = writers(config), readers(config) or readers_of_latents(config)
+    judge = judge_of(config)[1]
+    if config.client.kind != "none" and not writes and not (reads and judge == CLIENT):
+        log.warning(
+            "%s is set and no listed entry asks it: list max_activating in interpret.explainers "
+            "(it writes explanations), or client in interpret.predictors (it reads them)",
+            CLIENT,
+        )
+    if config.judge.kind != "none" and not reads:
+        log.warning(
+            "%s is set and no listed entry asks it: list client in interpret.predictors", JUDGE
+        )
 
 
 def numbers(config: InterpretConfig) -> Mapping[str, int]:
@@ -182,31 +199,51 @@ def _most(config: InterpretConfig, controls: int) -> tuple[Most, Most]:
     for name in config.explainers:
         explainer, settings = explainers[name], getattr(config.explainer_settings, name)
         beside = explainer.role == "entry" and explainer.any_dictionary
-        n = config.latents * (1 + controls * beside)
+        # latents of each dictionary whose latents it explains
+        latents = [config.latents, *[config.of_control] * (controls * beside)]
+        n = sum(latents)
         if explainer.asks:
             each = explainer.most_asked(settings, config.contexts, config.longest)
             written = written.plus(each.times(n))
         first = first_reader(config)
         if explainer.tests_itself and first:
-            tests = _of_predictor(config, predictors[first], ("windows",))
-            drawn = TENTHS * config.contexts.per_tenth
-            # of the explain split there are top windows, too
-            larger = -(-(config.contexts.top + drawn) // drawn)
-            read = read.plus(tests.times(n * larger * explainer.most_tests(settings)))
-        for predictor in readers(config):
+            shown = Shown(config.contexts.explain_windows)
+            tests = _of_predictor(config, predictors[first], "windows", shown)
+            read = read.plus(tests.times(n * explainer.most_tests(settings)))
+        for predictor, scorer in itertools.product(readers(config), config.scorers):
             # the explanation, and another latent's in its place
-            units: list[Unit] = [scorers[scorer].needs for scorer in config.scorers]
-            read = read.plus(_of_predictor(config, predictors[predictor], units).times(2 * n))
+            read = read.plus(_of_scorer(config, predictor, scorer, latents).times(2))
     return written, read
 
 
-def _of_predictor(
-    config: InterpretConfig, predictor: type[Predictor], units: Sequence[Unit]
+def _of_scorer(
+    config: InterpretConfig, predictor: str, scorer: str, latents: Sequence[int]
 ) -> Most:
-    """What a predictor asks about one explanation, once in each of these units."""
-    asked, settings = NOTHING, getattr(config.predictor_settings, predictor.kind)
-    for unit in units:
-        if predictor.answers(unit):
-            given = unit if unit in predictor.gives else "tokens"
-            asked = asked.plus(predictor.most_asked(settings, config.contexts, given))
+    """What a predictor asks for a scorer about one explanation of each latent, the latents of
+    several dictionaries."""
+    reader, of = predictors[predictor], scorers[scorer]
+    shown = of.most_shown(getattr(config.scorer_settings, scorer), config.contexts)
+    asked = _of_predictor(config, reader, of.needs, shown).times(sum(latents))
+    for n in latents if shown.pool else ():
+        if reader.reads_pool:
+            asked = asked.plus(_of_predictor(config, reader, "windows", Shown(shown.pool)).times(n))
+            continue
+        # Latents that are skipped leave larger parts of the pool to the others, and with these the
+        # last prompt of a part may be fuller or emptier: whichever number asks most.
+        parts = (
+            _of_predictor(config, reader, "windows", Shown(-(-shown.pool // left))).times(left)
+            for left in range(1, n + 1)
+        )
+        asked = asked.plus(Most(*map(max, zip(*parts, strict=True))))
     return asked
+
+
+def _of_predictor(
+    config: InterpretConfig, predictor: type[Predictor], unit: Unit, shown: Shown
+) -> Most:
+    """What a predictor asks about one explanation in this unit."""
+    if not predictor.answers(unit):
+        return NOTHING
+    given = unit if unit in predictor.gives else "tokens"
+    settings = getattr(config.predictor_settings, predictor.kind)
+    return predictor.most_asked(settings, config.contexts, given, shown)

@@ -108,6 +108,7 @@ class InterpretConfig(Config):
                 wanted = f"scorer {name!r} needs a predictor that gives {scorers[name].needs}"
                 raise ValueError(f"{wanted}; predictors listed: {', '.join(self.predictors)}")
         asked.refuse_nobody(self)
+        asked.warn_of_unasked(self)
         return self
 
 

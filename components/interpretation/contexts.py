@@ -24,9 +24,9 @@ from components.interpretation.drawing import ROLES, Drawn, draw_windows
 from components.interpretation.neighbours import Neighbours
 from components.interpretation.sample import Sample
 from components.interpretation.searched import Searched, search
-from components.interpretation.silent import SILENT, Contrast
+from components.interpretation.silent import Contrast
 from components.interpretation.tiling import ContextsConfig, Tiling, distinct, inside
-from components.interpretation.windows import Pool, Vocabulary, Windows
+from components.interpretation.windows import SILENT, Pool, Vocabulary, Windows
 from components.seeds import derive, numpy_generator
 from components.store.shards import ActivationShards, CodeShards
 from components.store.stage import Progress

@@ -32,7 +32,7 @@ from components.interpretation.services import (
     ScorerServices,
 )
 from components.interpretation.tiling import ContextsConfig
-from components.interpretation.trials import Answer, LatentScore, Question, Trials, Unit
+from components.interpretation.trials import Answer, LatentScore, Question, Shown, Trials, Unit
 from components.interpretation.windows import Pool, Windows
 from components.registry import Entry, Registry
 from components.report.measure import Measure
@@ -183,8 +183,15 @@ class Predictor(_Reader):
         """One answer for each question, in order, in that unit."""
 
     @classmethod
-    def most_asked(cls, settings: Any, contexts: ContextsConfig, unit: Unit) -> Most:
-        """What it asks its client for one question in that unit, at most."""
+    def most_asked(cls, settings: Any, contexts: ContextsConfig, unit: Unit, shown: Shown) -> Most:
+        """What it asks its client for one question in that unit, at most.
+
+        Args:
+            settings: its own.
+            contexts: how long windows are.
+            unit: of the question.
+            shown: the windows of the question; its pool is asked about apart.
+        """
         return NOTHING
 
     @classmethod
@@ -211,6 +218,17 @@ class Scorer(_Reader):
     natural: ClassVar[str | None] = None
     """What the score at natural density is called; None where it has none. Where trials have a
     pool, it is the average precision there."""
+
+    @classmethod
+    def most_shown(cls, settings: Any, contexts: ContextsConfig) -> Shown:
+        """The windows that its trials show of one latent, at most: all of the test split unless it
+        says otherwise.
+
+        Args:
+            settings: its own.
+            contexts: which windows are drawn.
+        """
+        return Shown(contexts.windows)
 
     def obstacle(self) -> str | None:
         """Why it can score no latent of this dictionary at all: its rows have this reason and no

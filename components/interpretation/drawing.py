@@ -25,8 +25,9 @@ from components.interpretation import near_duplicates
 from components.interpretation.activity import Activity
 from components.interpretation.sample import TENTHS
 from components.interpretation.searched import Searched
-from components.interpretation.silent import AHEAD, SILENT, Contrast, candidates
+from components.interpretation.silent import AHEAD, Contrast, candidates
 from components.interpretation.tiling import distinct
+from components.interpretation.windows import SILENT
 
 ROLES = ("top", "weighted", "quantile", "silent")
 

@@ -18,10 +18,9 @@ from components.interpretation.explanation import Explanation
 from components.interpretation.key import OWN_JUDGE
 from components.interpretation.latent_summary import LatentScores, latent_rows
 from components.interpretation.sample import Sample
-from components.interpretation.silent import SILENT
 from components.interpretation.summary import Scored
 from components.interpretation.tiling import ContextsConfig
-from components.interpretation.windows import Windows
+from components.interpretation.windows import SILENT, Windows
 from components.store import tables
 
 

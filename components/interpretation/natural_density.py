@@ -51,7 +51,10 @@ def pools(
 
 def told(score: LatentScore, name: str, pool: Pool, answer: Answer, whole: bool) -> LatentScore:
     """The score with what was answered about the pool: a value of its own under this name, or its
-    part of one that is told of all latents together."""
+    part of one that is told of all latents together; an empty part where nobody was asked."""
+    if answer.is_missing:  # such windows are missing, and do not stand at chance
+        none = np.zeros(0)
+        return score if whole else dataclasses.replace(score, pooled=Pooled(none, none > 0))
     if whole:
         part = over_pool(answer.values, pool.active)
         strata = dict(score.strata) if part is None else {**score.strata, name: part}

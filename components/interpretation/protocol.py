@@ -5,14 +5,16 @@ A latent that was skipped, an explanation that could not be written and an answe
 read stand at chance, with their reason, and count in n and n_failed. Means and paired differences
 rest on all sampled latents but those of which a scorer says that there is no score at all, whoever
 answers, and those about which nobody was asked (a budget that is spent): these are missing, and
-since whoever asks a client is asked about latents in random order, the others are a sample.
+since whoever asks a client is asked about latents in random order, the others are a sample
+(`score_in_blocks`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -27,8 +29,13 @@ from components.interpretation.contract import (
 from components.interpretation.explanation import Explanation, too_long
 from components.interpretation.probe import NgramProbe
 from components.interpretation.trials import Answer, LatentScore, Question, Trials, Unit
+from components.interpretation.windows import Pool
 from components.seeds import numpy_generator
 from components.store.stage import Progress
+
+BLOCK = 8
+"""Latents about which a client is asked everything before the next ones. With the floor that is 16
+questions together, some hundred requests, which keep an endpoint busy."""
 
 
 def explain(
@@ -68,6 +75,33 @@ def draw(scorer: Scorer, records: Sequence[LatentRecord], seed: int) -> list[Tri
     return strata.common(drawn, [record.reason is None for record in records])
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reading:
+    """What one predictor is asked for one scorer.
+
+    Attributes:
+        scorer: says what is asked, and what an answer scores.
+        predictor: answers.
+        trials: of each record.
+        read: an explanation of each record; several lists of them, each by what it is called in
+            messages and in the names of draws.
+    """
+
+    scorer: Scorer
+    predictor: Predictor
+    trials: Sequence[Trials]
+    read: Mapping[str, Sequence[Explanation]]
+
+    def pools(self, records: Sequence[LatentRecord], seed: int) -> list[Pool | None]:
+        """The windows of the pool that are asked about, of each record."""
+        return natural_density.pools(records, self.trials, self.predictor.reads_pool, seed)
+
+    def progress(self, name: str, done: int, of: int, unit: str) -> Progress:
+        """How far it is."""
+        message = f"{name}: {self.scorer.kind} by {self.predictor.kind}"
+        return Progress(done, of, unit, message)
+
+
 def score(
     name: str,
     records: Sequence[LatentRecord],
@@ -78,34 +112,78 @@ def score(
     seed: int,
 ) -> Generator[Progress, None, list[LatentScore]]:
     """One score for each record, in order, of a predictor that reads these explanations."""
-    order = order_of(records, predictor.asks, seed)
-    of_all = predictor.reads_pool
-    pools = natural_density.pools(records, trials, of_all, seed)
-    whole = list(zip(records, trials, explanations, pools, strict=True))
-    rows = [whole[number] for number in order]
+    reading = Reading(scorer, predictor, trials, {name: explanations})
+    order, pools = order_of(records, predictor.asks, seed), reading.pools(records, seed)
+    scores: dict[int, LatentScore] = {}
+    for number, _, scored in _scores(reading, records, pools, order, seed):
+        scores[number] = scored
+        yield reading.progress(name, len(scores), len(records), "latents")
+    return [scores[number] for number in range(len(records))]
+
+
+def score_in_blocks(
+    readings: Sequence[Reading], records: Sequence[LatentRecord], seed: int
+) -> Generator[Progress, None, list[dict[str, list[LatentScore]]]]:
+    """The scores of predictors that ask a client: of each reading, by what was read, one for each
+    record, in order.
+
+    Latents go in blocks of `BLOCK`, in random order. Everything is asked about a block before the
+    next, and within a reading about a latent before the next. So a budget that ends leaves a sample
+    of latents of which everything is known: at most one latent has a score without its floor, and
+    at most a block has the scores of some scorers and not of others.
+    """
+    order = order_of(records, True, seed)
+    pools = [reading.pools(records, seed) for reading in readings]
+    found: list[dict[str, dict[int, LatentScore]]]
+    found = [{name: {} for name in reading.read} for reading in readings]
+    done, of = 0, len(records) * sum(len(reading.read) for reading in readings)
+    for first in range(0, len(order), BLOCK):
+        block = order[first : first + BLOCK]
+        for reading, shown, scores in zip(readings, pools, found, strict=True):
+            for number, name, scored in _scores(reading, records, shown, block, seed):
+                scores[name][number] = scored
+                done += 1
+                yield reading.progress(name, done, of, "scores")
+    return [
+        {name: [by[number] for number in range(len(records))] for name, by in scores.items()}
+        for scores in found
+    ]
+
+
+def _scores(
+    reading: Reading,
+    records: Sequence[LatentRecord],
+    pools: Sequence[Pool | None],
+    numbers: Sequence[int],
+    seed: int,
+) -> Iterator[tuple[int, str, LatentScore]]:
+    """The scores of some of the records: the number of the record and what was read, latent by
+    latent, in this order."""
+    scorer, predictor = reading.scorer, reading.predictor
+    rows = [
+        (number, name, records[number], reading.trials[number], read[number], pools[number])
+        for number in numbers
+        for name, read in reading.read.items()
+    ]
     why = [
         asked.null or record.reason or asked.reason or said.reason
-        for record, asked, said, _ in rows
+        for _, _, record, asked, said, _ in rows
     ]
     told = [row for row, reason in zip(rows, why, strict=True) if reason is None]
-    questions = (asked.question(said.text or "") for _, asked, said, _ in told)
+    questions = (asked.question(said.text or "") for _, _, _, asked, said, _ in told)
     answers = _answers(predictor, questions, scorer.needs)
     of_pools = predictor.predict(
-        (Question(said.text or "", pool.texts) for _, _, said, pool in told if pool), "windows"
+        (Question(said.text or "", pool.texts) for *_, said, pool in told if pool), "windows"
     )
-    scores: dict[int, LatentScore] = {}
-    for number, (record, asked, said, pool), reason in zip(order, rows, why, strict=True):
+    for (number, name, record, asked, said, pool), reason in zip(rows, why, strict=True):
         answer = Answer(None, reason, said.is_missing) if reason else next(answers)
         scored = _score(name, record, asked, answer, scorer, seed)
         if pool and scorer.natural:
             of_pool = Answer(None, reason) if reason else next(of_pools)
             if not scored.is_missing:
-                scored = natural_density.told(scored, scorer.natural, pool, of_pool, of_all)
-        scores[number] = scored
-        yield Progress(
-            len(scores), len(records), "latents", f"{name}: {scorer.kind} by {predictor.kind}"
-        )
-    return [scores[number] for number in range(len(records))]
+                whole = predictor.reads_pool
+                scored = natural_density.told(scored, scorer.natural, pool, of_pool, whole)
+        yield number, name, scored
 
 
 def score_probe(

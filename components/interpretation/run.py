@@ -41,7 +41,15 @@ from components.interpretation.key import OWN_JUDGE, Key
 from components.interpretation.latent_contract import LatentScorer, latent_scorers
 from components.interpretation.latent_summary import LatentScores
 from components.interpretation.probe import NgramProbe
-from components.interpretation.protocol import draw, explain, order_of, score, score_probe
+from components.interpretation.protocol import (
+    Reading,
+    draw,
+    explain,
+    order_of,
+    score,
+    score_in_blocks,
+    score_probe,
+)
 from components.interpretation.searched import Searched
 from components.interpretation.services import ExplainerServices, PredictorServices
 from components.interpretation.subject import Subject, sample_of
@@ -298,6 +306,7 @@ def interpret_latents(
         )
     scored: dict[Key, list[LatentScore]] = {}
     absent: dict[str, str] = {}
+    asking: list[tuple[Mapping[str, Key], Reading]] = []
     for scorer_name, scorer in run.scorers(services).items():
         if reason := scorer.obstacle():
             absent[scorer_name] = reason
@@ -305,16 +314,34 @@ def interpret_latents(
         yield from _marked(mark, scorer.prepare(records))
         trials = draw(scorer, records, seed)
         for predictor_name in able(config, scorer_name):
-            predictor = readers[predictor_name]
-            for (role, name), explanations in read.items():
-                called = _floor(name, config) if role == "floor" else name
-                work = score(called, records, trials, explanations, scorer, predictor, seed)
+            predictor, keys = readers[predictor_name], dict[str, Key]()
+            for role, name in read:
                 own = role == "entry" and explainers[name].tests_itself and predictor_name == first
                 key = Key(OWN_JUDGE if own else role, name, scorer_name, predictor_name)
+                keys[_floor(name, config) if role == "floor" else name] = key
+            if predictor.asks:
+                scored |= {key: [] for key in keys.values()}  # their place among the rows
+                # each floor directly behind its entry
+                texts = {
+                    called: read[role, name]
+                    for name in written
+                    for called, role in (
+                        (name, explainers[name].role),
+                        (_floor(name, config), "floor"),
+                    )
+                }
+                asking.append((keys, Reading(scorer, predictor, trials, texts)))
+                continue
+            for (called, key), explanations in zip(keys.items(), read.values(), strict=True):
+                work = score(called, records, trials, explanations, scorer, predictor, seed)
                 scored[key] = yield from _marked(mark, work)
         if not control:
             work = score_probe(records, trials, probes, scorer, seed)
             scored[Key("ceiling", None, scorer_name, None)] = yield from work
+    work = score_in_blocks([reading for _, reading in asking], records, seed)
+    answered = yield from _marked(mark, work)
+    for (keys, _), scores in zip(asking, answered, strict=True):
+        scored |= {key: scores[called] for called, key in keys.items()}
     counted = Counted.of(records, config.contexts)
     beside = (of_latents, of_dictionary, absent)
     return Interpreted(sample, written, read, _scored(scored, config), counted, *beside)

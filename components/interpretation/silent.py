@@ -26,8 +26,6 @@ from jaxtyping import Bool, Float, Int
 from components.interpretation.activity import Activity
 from components.interpretation.searched import Searched
 
-SILENT = ("random", "same_token", "neighbour", "near")
-"""Kinds of silent windows."""
 AHEAD = 2
 """How many times as many windows as wanted are drawn, because near-duplicates go."""
 TRIES = 4
@@ -54,7 +52,7 @@ class Candidates(NamedTuple):
     """Silent windows of one kind, in the order in which they are to be taken.
 
     Attributes:
-        kind: one of `SILENT`.
+        kind: one of `SILENT` (components/interpretation/windows.py).
         tiles: which windows of the split.
         wanted: how many of these.
         of_all: how many of this kind at most, those before counted in.

@@ -31,9 +31,8 @@ from jaxtyping import Bool, Float
 
 from components.interpretation.contract import Scorer
 from components.interpretation.sample import TENTHS
-from components.interpretation.silent import SILENT
 from components.interpretation.trials import Answer, LatentScore, ScorePart, Trials
-from components.interpretation.windows import Windows
+from components.interpretation.windows import SILENT, Windows
 
 OUTER = 3
 """Tenths that count as the strongest, and as the weakest."""

@@ -272,8 +272,10 @@ def _strata_rows(
 def _natural_row(scores: Sequence[LatentScore], scorer: type[Scorer], name: str) -> Row:
     """The score at natural density, of each latent or of all together."""
     if pooled := [score.pooled for score in scores if score.pooled is not None]:
-        interval, chance = natural_density.together(pooled)
-        n = sum(len(part.active) for part in pooled)
+        asked = [part for part in pooled if len(part.active)]
+        interval, chance = natural_density.together(asked)
+        n, n_missing = sum(len(part.active) for part in asked), len(pooled) - len(asked)
+        missing = f"; nobody was asked about those of {n_missing} latents" if n_missing else ""
         return {
             "measure": f"{scorer.measure.name}.{name}",
             **ends(interval),
@@ -281,7 +283,7 @@ def _natural_row(scores: Sequence[LatentScore], scorer: type[Scorer], name: str)
             "baseline": chance,
             "baseline_name": "chance at natural density",
             "reason": f"of all latents together, on {n:,} windows: this predictor is too dear to "
-            "be asked about the pool for each",
+            f"be asked about the pool for each{missing}",
         }
     parts = [score.strata[name].chance for score in scores if name in score.strata]
     return _stratum_row(scores, scorer, name, mean_of(parts), "chance at natural density")

@@ -16,7 +16,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from components.config import Config
 from components.errors import InputError
 from components.interpretation.sample import TENTHS
-from components.interpretation.windows import Texts, Vocabulary
+from components.interpretation.windows import SILENT, Texts, Vocabulary
 
 
 class ContextsConfig(Config):
@@ -52,6 +52,17 @@ class ContextsConfig(Config):
     dropped."""
     rows: PositiveInt = 10_000_000
     """Tokens of each split that are read, at most; each holds 8 bytes of memory."""
+
+    @property
+    def windows(self) -> int:
+        """Windows of one latent in the test split, at most: active ones, and silent ones of each
+        kind."""
+        return TENTHS * self.per_tenth + len(SILENT) * self.per_stratum
+
+    @property
+    def explain_windows(self) -> int:
+        """The same in the explain split."""
+        return self.top + self.weighted + self.windows
 
     @model_validator(mode="after")
     def _fits(self) -> ContextsConfig:

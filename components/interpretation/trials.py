@@ -17,6 +17,21 @@ tokens are those where the latent is active; each window, to be compared with th
 group, of which one is right."""
 
 
+class Shown(NamedTuple):
+    """Windows that a predictor is shown about one latent, at most; for the forecast of calls.
+
+    Attributes:
+        windows: of the trials.
+        groups: for the unit choice, the groups that these make; else 0.
+        pool: unselected windows, at natural density: for each latent, or in parts for all of them
+            together (components/interpretation/natural_density.py); 0 for none.
+    """
+
+    windows: int
+    groups: int = 0
+    pool: int = 0
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Question:
     """What a predictor is asked: where is a latent so explained active?
@@ -160,7 +175,7 @@ class LatentScore:
         strata: the same over strata of the windows, and at natural density, by name; without those
             that it has no windows of.
         pooled: where answers are too dear to ask about the pool for every latent: those about a
-            few of its windows.
+            few of its windows; about none where nobody was asked.
         is_missing: whether nobody was asked; the value then is NaN and counts nowhere.
     """
 

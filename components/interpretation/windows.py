@@ -11,6 +11,9 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from components.spelling import PART, groups, whole
 
+SILENT = ("random", "same_token", "neighbour", "near")
+"""Kinds of silent windows (components/interpretation/silent.py)."""
+
 
 class Vocabulary:
     """Token ids as text. A *word* is a token's text without surrounding space, so that ' sea' and

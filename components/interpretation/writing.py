@@ -112,7 +112,12 @@ class AskingExplainer(Explainer):
         settings = self.settings
         label = f"explain {self.kind}, latent {latent}"
         return Request(
-            messages, settings.max_tokens, settings.temperature, replicate=replicate, label=label
+            messages,
+            settings.max_tokens,
+            settings.temperature,
+            replicate=replicate,
+            label=label,
+            is_sampled_first=True,
         )
 
     def written(self, requests: Sequence[Request]) -> list[Explanation]:

@@ -7,6 +7,7 @@ budget are part of the artifact's key where somebody asks, and of no other.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from components.steering.config import SteerConfig
     from components.steering.meter import Meter
 
+log = logging.getLogger(__name__)
 CLIENT, BUDGET = "steer.client", "steer.budget"
 
 
@@ -37,6 +39,16 @@ def is_asked(config: SteerConfig) -> bool:
     """Whether somebody is asked at all."""
     asks = bool(asking(config)) or config.targeted.asks
     return asks and config.client.kind != "none"
+
+
+def warn_of_unasked(config: SteerConfig) -> None:
+    """Says so where a client is set that no listed judge asks."""
+    if config.client.kind != "none" and not asking(config):
+        log.warning(
+            "%s is set and no listed judge asks it: list %s in steer.judges",
+            CLIENT,
+            " or ".join(name for name in judges.names() if issubclass(judges[name], AskingJudge)),
+        )
 
 
 def prompts(config: SteerConfig) -> Mapping[str, list[Path]]:

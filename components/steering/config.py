@@ -13,6 +13,7 @@ from components.config import Config, execution, names_of, refuse_unused, settin
 from components.errors import ConfigError
 from components.model.hook_point import translate
 from components.registry import Registry
+from components.steering import asked
 from components.steering.answers import AnswersConfig
 from components.steering.comparison import UNTRAINED
 from components.steering.composite import FLUENCY, RELEVANCE
@@ -158,6 +159,7 @@ class SteerConfig(Config):
         self._refuse_panel()
         self.targeted.check(self)
         self._refuse_sweep()
+        asked.warn_of_unasked(self)
         return self
 
     def _refuse_asking(self) -> None:

@@ -18,6 +18,7 @@ from components.store.tables import (
     EXPLANATIONS,
     LATENTS,
     NEIGHBOURS,
+    WRITERS,
 )
 from dashboards import (
     charts,
@@ -260,13 +261,15 @@ def _head(row: dict, interpret: Artifact | None, top: int) -> None:
 def _calls(interpret: Artifact, latent: int) -> None:
     """What a language model was asked for an explanation, and what it answered, where it was one
     and the sample of calls holds it."""
-    if calls.FILE not in interpret.files:
+    if WRITERS.file not in interpret.files:
         return
     mine = calls.of_explanations(interpret).filter(pl.col("latent") == latent).collect()
-    if mine.is_empty():
+    written = runs.rows(WRITERS, interpret, latent=latent).filter(pl.col("served").is_not_null())
+    lost = written.join(mine, on="explainer", how="anti")["explainer"].sort().to_list()
+    if lost:
         st.caption(
-            "The prompt behind this latent's explanations is not in the sample of calls that was "
-            "kept."
+            f"The prompt of {plain(', '.join(lost))} for this latent is not in the sample of calls "
+            "that was kept (interpret.client.sample)."
         )
     for row in mine.iter_rows(named=True):
         said = f"What {row['served_model'] or 'the model'} was asked as {row['explainer']}"

@@ -8,12 +8,13 @@ import dataclasses
 import logging
 import sqlite3
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from components.client.client import Client
-from components.client.contract import Usage
+from components.client.contract import Request, Usage
 from components.client.price import Price, Quotation
 from components.errors import ConfigError
 from components.store.stage import Progress
@@ -257,6 +258,24 @@ def test_a_sample_of_calls_is_kept_whole_the_same_one_after_an_interruption(
     ) == (10, 5, 3, 7)
     assert row["usd"] == pytest.approx(server.usd / 30)
     assert client(sample=0).account.rows() == []
+
+
+def test_half_of_the_sample_is_for_what_is_sampled_first(server: Server, client: Ask) -> None:
+    asked = prompts(60)
+    asked[::20] = [dataclasses.replace(each, is_sampled_first=True) for each in asked[::20]]
+    first = {each.text for each in asked[::20]}
+
+    def kept(sample: int, requests: Sequence[Request]) -> list[str]:
+        asking = client(sample=sample)
+        asking.ask(requests)
+        return [row["prompt"] for row in asking.account.rows()]
+
+    # three of sixty: all of them where they are no more than half
+    assert first < {*kept(6, asked)} and len(kept(6, asked)) == 6
+    assert len(first & {*kept(4, asked)}) == 2 and len(kept(4, asked)) == 4
+    # and more where there are not enough others
+    assert first < {*kept(5, asked[:3] + asked[20::20])}
+    assert kept(6, asked) == kept(6, asked[::-1])
 
 
 def test_the_key_is_in_no_file_no_log_and_no_answer(

@@ -22,7 +22,7 @@ from components.report.tables import COMPARISON
 from components.store import maps
 from components.store.artifact import Store, digest
 from components.store.notes import Notes
-from components.store.tables import CALLS, GENERATIONS, HOOK_POINTS
+from components.store.tables import CALLS, GENERATIONS, HOOK_POINTS, WRITERS
 from dashboards import listing, runs
 from dashboards.__main__ import read_ahead
 from dashboards.markdown import code
@@ -872,9 +872,16 @@ def test_the_prompt_and_the_answer_behind_an_explanation_are_shown(
         row | {"call": "3", "label": "detection, latent 2", "answer": "yes"},
     ]
     CALLS.write(interpret.folder, asked)
-    file = interpret.folder / CALLS.file
+    writers = [(2, "max_activating", "1"), (3, "contrastive", "4"), (3, "max_activating", "5")]
+    served = {"served": "a-model (fp)"}
+    WRITERS.write(
+        interpret.folder,
+        [{"latent": n, "explainer": by, "call": call} | served for n, by, call in writers],
+    )
     manifest = json.loads((interpret.folder / "manifest.json").read_text())
-    manifest["files"][CALLS.file] = {"bytes": file.stat().st_size, "digest": digest(file)}
+    for table in (CALLS, WRITERS):
+        file = interpret.folder / table.file
+        manifest["files"][table.file] = {"bytes": file.stat().st_size, "digest": digest(file)}
     (interpret.folder / "manifest.json").write_text(json.dumps(manifest))
     app = open_page("latents", own_experiment, latent=2)
     assert not app.exception
@@ -882,4 +889,11 @@ def test_the_prompt_and_the_answer_behind_an_explanation_are_shown(
     assert [part.value for part in app.code] == ["system: say what <b>this</b> is", "the *harbour*"]
     assert "900 tokens in, 12 out, 0.0012 USD." in words(app)
     other = open_page("latents", own_experiment, latent=3)
-    assert not other.code and "not in the sample of calls" in words(other)
+    assert not other.code
+    lost = (
+        "The prompt of contrastive, max\\_activating for this latent is not in the sample of calls"
+    )
+    assert lost in words(other)
+    # no language model was asked about it: log-odds have no prompt
+    nobody = open_page("latents", own_experiment, latent=4)
+    assert not nobody.code and "sample of calls" not in words(nobody)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from components.client.prompt import Prompt
 from components.config import load
+from components.device import Execution
 from components.errors import ConfigError, InputError
-from components.interpretation.asked import first_reader
+from components.interpretation.asked import first_reader, forecast
 from components.interpretation.config import InterpretConfig
 from components.interpretation.interpret import INTERPRET
 from components.interpretation.prompt import FOLDER
-from components.store.artifact import key_of
+from components.steering.config import SteerConfig
+from components.store.artifact import Store, key_of
+from tests.client.servers import Server
+from tests.interpretation.knowing import settings_of
+from tests.interpretation.planted import Planted
 
 CLIENT = {"kind": "endpoint", "url": "http://127.0.0.1:9/v1", "model": "one"}
 
@@ -28,6 +34,49 @@ def asking(**changes: Any) -> dict[str, Any]:
 
 def test_a_client_that_nobody_asks_changes_no_key() -> None:
     assert key(client=CLIENT) == key(client=CLIENT, judge=CLIENT, budget={"usd": 2}) == key()
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"client": CLIENT}, ["interpret.client is set and no listed entry asks it: list max_act"]),
+        ({"judge": CLIENT}, ["interpret.judge is set and no listed entry asks it: list client in"]),
+        # the judge reads, and nobody writes
+        (
+            {"client": CLIENT, "judge": CLIENT, "predictors": ["client"]},
+            ["interpret.client is set and no listed entry asks it"],
+        ),
+        ({}, []),
+        ({"client": CLIENT, "explainers": ["max_activating"]}, []),
+        ({"client": CLIENT, "predictors": ["client"]}, []),
+        (
+            {
+                "client": CLIENT,
+                "latent_scorers": ["intruder"],
+                "latent_scorer_settings": {"intruder": {"reader": "client"}},
+            },
+            [],
+        ),
+    ],
+)
+def test_a_client_that_nobody_asks_is_said(
+    caplog: pytest.LogCaptureFixture, settings: dict[str, Any], told: list[str]
+) -> None:
+    load(InterpretConfig, settings)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == len(told)
+    assert all(line.startswith(start) for line, start in zip(said, told, strict=True))
+
+
+def test_a_client_of_steering_that_nobody_asks_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    load(SteerConfig, {"judges": ["concept", "fluency", "yes_no"], "client": CLIENT})
+    assert not caplog.records
+    load(SteerConfig, {"client": CLIENT})
+    [record] = caplog.records
+    assert record.getMessage() == (
+        "steer.client is set and no listed judge asks it: list preference or ratings or yes_no in "
+        "steer.judges"
+    )
 
 
 def test_the_model_changes_the_key_and_the_way_to_it_does_not() -> None:
@@ -87,6 +136,55 @@ def test_an_entry_that_asks_nobody_is_refused(lists: dict[str, list[str]], named
     with pytest.raises(ConfigError, match=named) as caught:
         load(InterpretConfig, lists)
     assert "interpret.client.kind is none: set it to endpoint" in str(caught.value)
+
+
+SMALL = {"per_tenth": 2, "calibrate_per_tenth": 1, "per_stratum": 8, "top": 5, "pool": 150}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"scorers": ["detection"]},
+        {"scorers": ["detection"], "latents": 7, "contexts": SMALL | {"pool": 601}},
+        {"scorers": ["fuzzing"]},
+        {"scorers": ["simulation"], "latents": 3},
+        {"scorers": ["detection"], "controls": ["untrained"], "latents": 3, "control_latents": 6},
+        {
+            "explainers": ["agent"],
+            "predictors": ["client", "lexical"],
+            "scorers": ["fuzzing"],
+            "contexts": SMALL | {"top": 40, "weighted": 20},
+        },
+    ],
+    ids=[
+        "detection",
+        "seven latents",
+        "fuzzing",
+        "simulation",
+        "more latents of a control",
+        "agent",
+    ],
+)
+def test_no_more_is_asked_than_was_foretold(
+    server: Server, planted: Planted, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    settings = {
+        "latents": 5,
+        "explainers": ["max_activating"],
+        "predictors": ["client"],
+        "predictor_settings": {"client": {"batch": 4}},
+        "controls": [],
+        "contexts": SMALL,
+        "client": settings_of(server, tmp_path / "replies"),
+    }
+    config, execution = load(InterpretConfig, settings | changes), Execution(device="cpu")
+    told = forecast(config, execution, len(config.controls))
+    assert told is not None
+    store = Store(tmp_path / "store")
+    artifact = store.ensure(INTERPRET, config, planted.inputs, execution)[0]
+    facts = artifact.facts["asked"]["client"]
+    assert facts["failures"] == {} and facts["asked"] == len(server.sent)
+    assert facts["asked"] <= told.calls <= 3 * facts["asked"]
 
 
 def test_proposals_are_tested_with_the_first_that_reads_windows() -> None:

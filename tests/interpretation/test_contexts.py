@@ -18,9 +18,8 @@ from components.interpretation import neighbours
 from components.interpretation.contexts import SPLITS, choose, cut_splits
 from components.interpretation.contract import LatentRecord
 from components.interpretation.sample import TENTHS, Sample, sample_latents
-from components.interpretation.silent import SILENT
 from components.interpretation.tiling import ContextsConfig, Tiling
-from components.interpretation.windows import Vocabulary, Windows
+from components.interpretation.windows import SILENT, Vocabulary, Windows
 from components.store import tables
 from components.store.artifact import Store
 from components.store.shards import ActivationShards, Codes, CodeShards, write_codes

@@ -25,12 +25,13 @@ from components.device import Execution
 from components.errors import ConfigError
 from components.interpretation.config import InterpretConfig
 from components.interpretation.interpret import INTERPRET
+from components.interpretation.protocol import BLOCK
 from components.report.tables import SCORES
 from components.store import tables
 from components.store.artifact import Artifact, Store
 from tests.client.servers import Act, Server, answer
 from tests.interpretation.knowing import knows, settings_of
-from tests.interpretation.planted import Planted
+from tests.interpretation.planted import D_SAE, Planted
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CPU = Execution(device="cpu")
@@ -89,6 +90,53 @@ def test_a_budget_that_is_spent_leaves_a_random_sample(
     assert tables.EXPLANATIONS.read(more)["explanation"].null_count() == 1
     sent = Counter(json.dumps(each["messages"]) for each in server.sent)
     assert set(sent.values()) == {1}
+
+
+def test_a_budget_that_ends_while_scores_are_asked_for_leaves_latents_and_not_scorers(
+    server: Server, planted: Planted, tmp_path: Path
+) -> None:
+    scorers = ("detection", "fuzzing")
+    settings = {
+        "latents": D_SAE,
+        "scorers": list(scorers),
+        "contexts": {
+            "per_tenth": 2, "calibrate_per_tenth": 1, "per_stratum": 5, "top": 10, "pool": 100,
+        },
+    }  # fmt: skip
+    whole = made(config_of(server, tmp_path / "whole", **settings), planted, tmp_path)
+    n = round(0.6 * len(server.sent))
+    artifact = made(
+        config_of(server, tmp_path / "part", budget={"calls": n}, **settings), planted, tmp_path
+    )
+    assert tables.EXPLANATIONS.read(artifact).equals(tables.EXPLANATIONS.read(whole))
+    columns = ["latent", "role", "scorer", "value", "n"]
+    known = tables.EXPLANATION_SCORES.read(artifact).filter(
+        pl.col("value").is_not_null(), pl.col("predictor") == "client"
+    )
+    # what is known is what a whole run knows
+    of_whole = tables.EXPLANATION_SCORES.read(whole)
+    assert known.select(columns).join(of_whole, on=columns, how="anti").is_empty()
+    latents = {
+        (role, scorer): set(
+            known.filter(pl.col("role") == role, pl.col("scorer") == scorer)["latent"]
+        )
+        for role in ("entry", "floor")
+        for scorer in scorers
+    }
+    for scorer in scorers:
+        assert len(latents["entry", scorer] ^ latents["floor", scorer]) <= 1
+    fewest, most = min(map(len, latents.values())), max(map(len, latents.values()))
+    assert BLOCK <= fewest <= most < D_SAE and most - fewest <= BLOCK
+    # what nobody was asked about the pool stands nowhere, and not at chance
+    precision = "interpret.max_activating.detection.average_precision"
+    rows, of_whole = (
+        {row["name"]: row for row in SCORES.read(each).iter_rows(named=True)}
+        for each in (artifact, whole)
+    )
+    asked = known.filter(pl.col("role") == "entry", pl.col("scorer") == "detection")
+    assert "nobody was asked about those of" in rows[precision]["reason"]
+    assert 0 < rows[precision]["n"] < asked.height
+    assert "nobody was asked" not in of_whole[precision]["reason"]
 
 
 def test_too_long_is_asked_again_once_and_never_cut(

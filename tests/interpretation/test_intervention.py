@@ -4,15 +4,19 @@ string does not, and every set costs the same."""
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 
 import numpy as np
 import pytest
 import torch
 
+from components.client.contract import Request
 from components.dictionary.architectures.topk import TopK
 from components.interpretation.contract import LatentRecord
 from components.interpretation.explanation import Explanation
 from components.interpretation.openings import neutral
+from components.interpretation.predictors.client import ClientPredictor, ClientPredictorConfig
 from components.interpretation.predictors.lexical import Lexical, LexicalConfig
 from components.interpretation.protocol import draw, score
 from components.interpretation.scorers.intervention import InterventionConfig, InterventionScorer
@@ -21,7 +25,7 @@ from components.interpretation.windows import Texts, Windows
 from components.model.divergence import ruler_of_vectors
 from tests.interpretation.planted import finished
 from tests.interpretation.pushed import HOOK, SAID, VOCABULARY, Pushed
-from tests.interpretation.windows_of import PREDICTOR, windows_of
+from tests.interpretation.windows_of import PREDICTOR, Scripted, windows_of
 
 LEXICAL = Lexical(LexicalConfig(), PREDICTOR)
 SETTINGS = {"continuations": 6, "tokens": 12, "budget": 2.0}
@@ -88,6 +92,20 @@ def test_trials_are_groups_of_one_text_from_each_set(written) -> None:
     truth = trials.truth.reshape(6, 10)
     assert (truth.sum(axis=1) == 1).all() and (truth == truth[0]).all()
     assert trials.chances == {"first": 0.1} and trials.texts.tokens.shape == (60, 12)
+
+
+def test_a_model_that_takes_the_first_place_takes_another_set_in_each_opening(written) -> None:
+    def first(request: Request) -> str:
+        n = len(re.findall(r"^\d+\. ", request.messages[-1].text, re.MULTILINE))
+        return json.dumps({"answers": [1] + [0] * (n - 1)})
+
+    services = dataclasses.replace(PREDICTOR, client=Scripted(first))
+    reader = ClientPredictor(ClientPredictorConfig(logprobs=0), services)
+    trials = written.trials(records(range(1))[0], np.random.default_rng(0))
+    (answer,) = reader.predict([trials.question("a word")], "choice")
+    assert answer.values is not None
+    taken = answer.values.reshape(6, 10)
+    assert (taken.sum(1) == 1).all() and len(set(taken.argmax(1).tolist())) > 2
 
 
 def test_the_other_sets_are_those_of_the_nearest_density(written) -> None:

@@ -6,8 +6,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from components.report.tables import SCORES
 from components.store import tables
 from components.store.artifact import Artifact, Store
 from tests import toys
-from tests.client.servers import Server, serving
+from tests.client.servers import Act, Server, answer, serving
 from tests.interpretation.knowing import knows, settings_of
 from tests.interpretation.planted import (
     D_SAE,
@@ -168,6 +169,53 @@ def test_the_planted_ceiling_is_reached_by_every_explainer_that_asks(
     assert 0.4 < frame.filter(pl.col("role") == "floor")["value"].mean() < 0.6
 
 
+def _by_what_all_share(held: Sequence[bool]) -> list[int]:
+    """Yes to all where each piece holds a word of the description, else no to all."""
+    return [int(all(held))] * len(held)
+
+
+def _by_contrast(held: Sequence[bool]) -> list[int]:
+    """Right where some pieces hold such a word and some do not; without both it sees no
+    difference."""
+    return [int(each and not all(held)) for each in held]
+
+
+@pytest.mark.parametrize(
+    ("rule", "least", "most"), [(_by_what_all_share, 0.45, 0.55), (_by_contrast, 0.9, 1.0)]
+)
+def test_the_company_of_a_window_in_its_prompt_does_not_tell_the_truth(
+    server: Server,
+    planted: Planted,
+    tmp_path: Path,
+    rule: Callable[[Sequence[bool]], list[int]],
+    least: float,
+    most: float,
+) -> None:
+    def script(sent: Mapping[str, Any], times: int = 0) -> Act:
+        prompt = sent["messages"][-1]["content"]
+        if not prompt.startswith("Description: "):
+            return knows(sent)
+        description, _, texts = prompt.partition("\n")
+        words = set(re.findall('"(.*?)"', description))
+        pieces = re.findall(r"^\d+\. (.*)$", texts, re.MULTILINE)
+        return answer(json.dumps({"answers": rule([bool(words & {*p.split()}) for p in pieces])}))
+
+    server.script = script
+    try:
+        config = config_of(
+            server, tmp_path, latents=D_SAE, predictor_settings={"client": {"logprobs": 0}}
+        )
+        artifact = made(config, planted.inputs | {"untrained": None}, tmp_path)
+    finally:
+        server.script = knows
+    # of latents of words alone: windows that hold one of them are all active
+    scores = tables.EXPLANATION_SCORES.read(artifact).filter(
+        pl.col("role") == "entry", pl.col("latent") < SETS
+    )
+    assert scores.height >= 8 and scores["n_failed"].sum() == 0
+    assert least < scores["value"].mean() <= most
+
+
 def test_simulation_by_prompts_reaches_what_lexical_does(
     server: Server, planted: Planted, tmp_path: Path
 ) -> None:
@@ -194,6 +242,7 @@ def test_what_it_cost_is_what_the_server_counted(whole: Whole) -> None:
     calls = tables.CALLS.read(whole.artifact)
     assert calls.height == 100
     assert calls["usd"].null_count() == 0
+    assert calls["label"].str.starts_with("explain ").sum() == 50  # of over a thousand readings
     writers = tables.WRITERS.read(whole.artifact)
     said = tables.EXPLANATIONS.read(whole.artifact).join(writers, on=["latent", "explainer"])
     assert said.height > 60 and set(said["served"]) == {"judge-1 (fp_a)"}

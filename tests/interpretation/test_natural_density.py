@@ -93,3 +93,8 @@ def test_one_value_is_told_of_all_latents_together() -> None:
     unread = told(LatentScore(0.5, None, None, 4), "", pool_of([True, False]), Answer(None), False)
     assert unread.pooled is not None and np.isnan(unread.pooled.values).all()
     assert together([unread.pooled])[0].value == 0.5  # nobody drops out
+    missing = Answer(None, "not asked: the budget is spent", is_missing=True)
+    left = told(LatentScore(0.9, None, None, 4), "", pool_of([True, False]), missing, False)
+    assert left.pooled is not None and len(left.pooled.values) == len(left.pooled.active) == 0
+    assert left.value == 0.9
+    assert told(LatentScore(0.9, None, None, 4), "x", pool_of([True]), missing, True).strata == {}

@@ -26,15 +26,16 @@ from typing import Any, ClassVar, SupportsFloat
 import numpy as np
 import polars as pl
 
-from components.export import calls
 from components.export.contract import Findings, Target, targets
 from components.model.hook_point import lens_name
+from components.store.artifact import Artifact
 from components.store.notes import Notes
 from components.store.tables import (
     CONTEXTS,
     EXPLANATION_SCORES,
     EXPLANATIONS,
     NEIGHBOURS,
+    WRITERS,
 )
 
 LONGEST = 512
@@ -243,7 +244,7 @@ def _explanations(
     of = EXPLANATIONS.scan(interpret).filter(
         pl.col("latent").is_in(latents), pl.col("explanation").is_not_null()
     )
-    models = calls.models(interpret)
+    models = _models(interpret)
     for row in of.sort("latent", "explainer").collect().iter_rows(named=True):
         assert len(row["explanation"]) <= LONGEST, "interpret.longest allows no more"
         yield {
@@ -251,10 +252,23 @@ def _explanations(
             **place.shared(row["latent"]),
             "description": row["explanation"],
             "typeName": row["explainer"],
-            "explanationModelName": models.get(row["explainer"]),
+            "explanationModelName": models.get((row["latent"], row["explainer"])),
             "notes": f"latentflow interpret/{interpret.key}",
             "createdAt": interpret.manifest["made"]["at"],
         }
+
+
+def _models(interpret: Artifact) -> dict[tuple[int, str], str]:
+    """Latent and explainer -> the model that wrote that explanation, without the fingerprint of its
+    server."""
+    if WRITERS.file not in interpret.files:
+        return {}
+    written = WRITERS.read(interpret).drop_nulls("served")
+    return {
+        # `served` is "model (fingerprint)", or the model alone where the server tells none
+        (row["latent"], row["explainer"]): re.sub(r" \([^()]*\)$", "", row["served"])
+        for row in written.iter_rows(named=True)
+    }
 
 
 def _directions(findings: Findings) -> np.ndarray:

@@ -6,6 +6,9 @@ ranks windows better than 0 and 1 do. The other units alike: are the marked toke
 this the right text of its group; for tokens the model writes a level from 0 to 10 for each token of
 one window.
 
+Windows are shown in an order that is drawn for each question, so that neither the company of a
+window in its prompt nor its place there tells what is true of it.
+
 A list that is not as asked, a refusal and no answer at all leave their windows without an answer,
 with the reason. Where nobody was asked about some window, the whole question is missing.
 
@@ -19,6 +22,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -33,11 +37,11 @@ from components.client.reading import expected, was_not_asked
 from components.config import Config, execution
 from components.interpretation.contract import Predictor, predictors
 from components.interpretation.prompt import path_of
-from components.interpretation.sample import TENTHS
 from components.interpretation.showing import line, numbered
 from components.interpretation.tiling import ContextsConfig
-from components.interpretation.trials import Answer, Question, Unit
+from components.interpretation.trials import Answer, Question, Shown, Unit
 from components.interpretation.writing import tokens_of_windows
+from components.seeds import numpy_generator
 
 UNITS: tuple[Unit, ...] = ("windows", "marks", "choice", "tokens")
 VALUES = ("explanation", "windows", "n", "tokens")
@@ -81,6 +85,7 @@ class _Ask(NamedTuple):
 class ClientPredictor(Predictor):
     """Asks a language model."""
 
+    version: ClassVar[int] = 2
     config: ClassVar[type[Config]] = ClientPredictorConfig
     asks: ClassVar[bool] = True
     gives: ClassVar[frozenset[Unit]] = frozenset(UNITS)
@@ -94,17 +99,17 @@ class ClientPredictor(Predictor):
         return [path_of(name, f"{own}/{name}.txt" if own else "") for name in names]
 
     @classmethod
-    def most_asked(cls, settings: Any, contexts: ContextsConfig, unit: Unit) -> Most:
-        """Two and a half windows for each active one: that many silent ones are drawn."""
-        n = TENTHS * contexts.per_tenth * 5 // 2
+    def most_asked(cls, settings: Any, contexts: ContextsConfig, unit: Unit, shown: Shown) -> Most:
+        """A call for each batch of windows, each group of a choice, or each window for tokens."""
+        n = shown.windows
         prompt = cls._prompt_of(settings, unit).tokens + 64  # the explanation
         if unit == "tokens":
-            shown = contexts.width * TOKENS_OF_A_TOKEN
+            window = contexts.width * TOKENS_OF_A_TOKEN
             written = contexts.width * TOKENS_OF_A_NUMBER + 16 + settings.reasoning
-            return Most(n, n * (prompt + shown), n * written)
-        calls = -(-n // settings.batch)
-        written = settings.batch * TOKENS_OF_A_NUMBER + 16 + settings.reasoning
-        return Most(calls, calls * prompt + tokens_of_windows(n, contexts), calls * written)
+            return Most(n, n * (prompt + window), n * written)
+        calls = shown.groups if unit == "choice" else -(-n // settings.batch)
+        written = n * TOKENS_OF_A_NUMBER + calls * (16 + settings.reasoning)
+        return Most(calls, calls * prompt + tokens_of_windows(n, contexts), written)
 
     @classmethod
     def _prompt_of(cls, settings: Any, unit: Unit) -> Prompt:
@@ -163,16 +168,24 @@ class ClientPredictor(Predictor):
             )
 
     def _batches(self, question: Question, unit: Unit) -> Iterator[Sequence[int]]:
-        """Windows that share a prompt: each alone for tokens, whole groups for a choice."""
-        n = len(question.texts.tokens)
+        """Windows that share a prompt, in the order in which they are shown: each alone for
+        tokens, whole groups for a choice."""
+        tokens = question.texts.tokens
+        if unit == "tokens":
+            yield from ([window] for window in range(len(tokens)))
+            return
+        # A scorer hands over windows in the order in which they were drawn, active ones first; in a
+        # choice the right text may stand at one place in all groups. The draw depends on the
+        # windows: with one order for all latents a model's bias for a place would not average out.
+        checksum = zlib.crc32(tokens.astype("<i8").tobytes())
+        generator = numpy_generator(self.services.seed, "client", "order", checksum)
         if unit == "choice":
             assert question.group is not None, "a question of the unit choice has groups"
             for group in dict.fromkeys(question.group.tolist()):
-                yield np.flatnonzero(question.group == group).tolist()
+                yield generator.permutation(np.flatnonzero(question.group == group)).tolist()
             return
-        size = 1 if unit == "tokens" else self.settings.batch
-        for first in range(0, n, size):
-            yield list(range(first, min(n, first + size)))
+        order, size = generator.permutation(len(tokens)).tolist(), self.settings.batch
+        yield from (order[first : first + size] for first in range(0, len(order), size))
 
 
 def _answer(question: Question, replies: Sequence[tuple[_Ask, Reply]], unit: Unit) -> Answer:

@@ -17,14 +17,15 @@ latents; AUROC as the Mann-Whitney statistic.
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from components.config import Config
 from components.interpretation import strata
 from components.interpretation.contract import LatentRecord, Scorer, scorers
-from components.interpretation.trials import Answer, LatentScore, Trials, Unit
+from components.interpretation.tiling import ContextsConfig
+from components.interpretation.trials import Answer, LatentScore, Shown, Trials, Unit
 from components.report.measure import Measure
 from components.statistics import auroc_interval, auroc_of_answers
 
@@ -50,6 +51,11 @@ class Detection(Scorer):
     )  # fmt: skip
     strata: ClassVar[tuple[str, ...]] = strata.USUAL
     natural: ClassVar[str | None] = "average_precision"
+
+    @classmethod
+    def most_shown(cls, settings: Any, contexts: ContextsConfig) -> Shown:
+        """All windows of the test split, and the pool."""
+        return Shown(contexts.windows, pool=contexts.pool)
 
     def trials(self, record: LatentRecord, generator: np.random.Generator) -> Trials:
         """All windows of the test split; true is that the latent is active inside."""

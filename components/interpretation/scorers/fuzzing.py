@@ -23,7 +23,7 @@ scipy solves it.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy.optimize
@@ -32,7 +32,9 @@ from pydantic import Field
 
 from components.config import Config
 from components.interpretation.contract import LatentRecord, Scorer, scorers
-from components.interpretation.trials import Answer, LatentScore, ScorePart, Trials, Unit
+from components.interpretation.sample import TENTHS
+from components.interpretation.tiling import ContextsConfig
+from components.interpretation.trials import Answer, LatentScore, ScorePart, Shown, Trials, Unit
 from components.interpretation.windows import Texts
 from components.report.measure import Measure
 from components.statistics import auroc_interval, auroc_of_answers
@@ -60,6 +62,12 @@ class Fuzzing(Scorer):
         rank=2, kinds=2, least=0, most=1, short="explanation fuzzing",
     )  # fmt: skip
     strata: ClassVar[tuple[str, ...]] = ("silent", "active")
+
+    @classmethod
+    def most_shown(cls, settings: Any, contexts: ContextsConfig) -> Shown:
+        """Every active window with its own marks; these once in a silent window, and once on other
+        tokens of an active one."""
+        return Shown(3 * TENTHS * contexts.per_tenth)
 
     def trials(self, record: LatentRecord, generator: np.random.Generator) -> Trials:
         """Active windows marked rightly, silent and active ones marked wrongly, in random order."""

@@ -25,7 +25,7 @@ Deviations: controls at equal cost, near in density and no relatives; ten sets; 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -37,7 +37,8 @@ from components.interpretation.contract import LatentRecord, Scorer, scorers
 from components.interpretation.openings import neutral, openings
 from components.interpretation.relatives import close
 from components.interpretation.services import ScorerServices
-from components.interpretation.trials import Answer, LatentScore, ScorePart, Trials, Unit
+from components.interpretation.tiling import ContextsConfig
+from components.interpretation.trials import Answer, LatentScore, ScorePart, Shown, Trials, Unit
 from components.interpretation.windows import Texts
 from components.model.divergence import ruler_of_vectors, strengths_for_budgets
 from components.model.generation import generate
@@ -96,6 +97,11 @@ class InterventionScorer(Scorer):
         self._written: dict[int, Int[np.ndarray, "opening token"]] = {}
         self._density: dict[int, float] = {}
         self._alike: dict[int, set[int]] = {}
+
+    @classmethod
+    def most_shown(cls, settings: Any, contexts: ContextsConfig) -> Shown:
+        """One text of each set behind each opening."""
+        return Shown(settings.sets * settings.continuations, settings.continuations)
 
     def obstacle(self) -> str | None:
         """No model, one that cannot generate, a direction that cannot be added, too little text."""
