@@ -23,7 +23,9 @@ _NO_MODEL = re.compile(
     r"model_not_found|model\W.{0,200}(not found|does not exist|not exist|unknown|not served)|not a valid model|pinned to",
     re.I | re.DOTALL,
 )
-_FLAGGED = re.compile(r"moderation|flagged|content[_ ]policy|safety", re.IGNORECASE)
+_FLAGGED = re.compile(
+    r"moderation|flagged|content[_ ](policy|filter|management)|safety", re.IGNORECASE
+)
 _NO_CREDIT = re.compile(
     r"insufficient_quota|insufficient (credits|balance)|exceeded[ _](your[ _])?current[ _]quota|"
     r"credit balance|billing_(hard_limit|not_active)|billing hard limit|check your billing",

@@ -217,6 +217,48 @@ def test_a_server_that_only_fails_is_left_alone_after_a_while(server: Server, cl
     assert set(server.paid.values()) == {1}
 
 
+FILTERED = json.dumps(
+    {
+        "error": {
+            "message": "The response was filtered due to the prompt triggering Azure OpenAI's content "
+            "management policy. Please modify your prompt and retry.",
+            "code": "content_filter",
+            "innererror": {"code": "ResponsibleAIPolicyViolation"},
+        }
+    }
+)
+
+
+@pytest.mark.parametrize("status", [400, 403])
+def test_prompts_that_are_refused_in_a_row_are_reasons_for_themselves_alone(
+    server: Server, client: Ask, status: int
+) -> None:
+    refused = {f"question {number}" for number in range(3, 33)}
+    server.script = lambda sent, times: (
+        Act(FILTERED.encode(), status) if prompt_of(sent) in refused else echo(sent)
+    )
+    replies = client(concurrency=2).ask(prompts(40))
+    assert [number for number, reply in enumerate(replies) if reply.text is None] == list(
+        range(3, 33)
+    )
+    assert all(
+        (reply.reason or "").startswith(
+            f'not taken: {server.url} answers HTTP {status} ("The response was filtered'
+        )
+        for reply in replies[3:33]
+    )
+    assert len(server.sent) == 40
+
+
+def test_a_server_that_takes_no_prompt_at_all_is_left_alone(server: Server, client: Ask) -> None:
+    server.script = lambda sent, times: error(400, "no prompt is good enough")
+    replies = client().ask(prompts(12))
+    assert (replies[11].reason or "").startswith(
+        "not asked: asking has stopped (8 requests in a row): not taken: "
+    )
+    assert len(server.sent) == 8
+
+
 def test_a_server_that_hangs_or_drips_is_given_up_in_time(server: Server, client: Ask) -> None:
     def script(sent: Any, times: int) -> Act:
         slow = {"question 1": {"silence": 99.0}, "question 2": {"drip": 0.3}}.get(
