@@ -204,7 +204,7 @@ class Round:
             await self._stack.enter_async_context(self._responder.opened())
             self._is_open = True
         if not self._standing.is_checked:
-            await self._responder.check(None)
+            await self._responder.check()
             self._standing.is_checked = True
         at_once = self._responder.concurrency if self._standing.has_answered else 1
         while len(self._on_their_way) >= at_once:
