@@ -7,10 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from components.config import load
+from components.config import Config, load
 from components.interpretation.contract import LatentEvidence, explainers
 from components.interpretation.showing import chosen, line, lines_of
-from components.interpretation.writing import AskingExplainer, WriterConfig
+from components.interpretation.writing import AskingExplainer
 from tests.interpretation.windows_of import EXPLAINER, windows_of
 
 
@@ -42,7 +42,7 @@ def test_windows_are_the_top_ones_and_equally_many_of_every_tenth() -> None:
     assert chosen(windows, 0, 100).sum() == 30
 
 
-def _weighted(settings: WriterConfig, explainer: str) -> list[bool]:
+def _weighted(settings: Config, explainer: str) -> list[bool]:
     """Which of four windows drawn by strength stand in the prompt, behind two top ones."""
     lines = [f"w{number} b" for number in range(8)]
     windows = windows_of(lines, [[4, 0]] * 6 + [[]] * 2)
