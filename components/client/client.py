@@ -3,6 +3,7 @@ never with an exception from what a server does.
 
     client = Client(config.client, config.budget)     # asks nothing yet
     client.check()                                    # refuses what cannot work, in a sentence
+    client.refuse_too_long(requests, "explain")       # and what the model cannot read
     client.quote(requests).needs_leave                # what it may cost, before it does
     replies = client.ask(requests)                    # or: replies = yield from client.asking(requests)
 
@@ -69,6 +70,7 @@ class Client:
         purse = budget if isinstance(budget, Purse) else Purse(budget or Budget())
         self._responder = clients[config.kind](config, Services(execution or Execution(), 0))
         self._responder.where = where
+        self._askers: set[str] = set()
         self._lock = threading.Lock()  # one round after another: purse and pace are of all
         self.is_set = config.kind != "none"
         self.account = Account(config.sample)
@@ -92,26 +94,42 @@ class Client:
         """
         return self._responder.leaves
 
-    def check(self, longest: Request | None = None) -> None:
+    def check(self) -> None:
         """Makes sure that it can be asked. It asks the server what it serves, and pays nothing; a
         replay asks nobody.
 
-        Args:
-            longest: a request as long as any that will come.
-
         Raises:
-            ConfigError: no endpoint there, no key, a model that is not served, a prompt too long
-                for it, no budget.
+            ConfigError: no endpoint there, no key, a model that is not served, no budget.
         """
 
         async def checked() -> None:
             async with self._responder.opened():
-                await self._responder.check(longest)
+                await self._responder.check()
             self._standing.is_checked = True
 
         if not self._config.replay:
             self._standing.permit()
             Beside(checked(), self._lock).result()
+
+    def refuse_too_long(self, requests: Sequence[Request], asker: str) -> None:
+        """Refuses requests of which one is longer than the model takes, as far as `check` found out
+        how long that is. Asks nobody.
+
+        Each asker's first requests alone are looked at: what it asks later, when others have been
+        answered and paid, comes back as `not taken` where it is too long, each request for itself.
+
+        Args:
+            requests: all that are to be asked now.
+            asker: who asks them, one name for all that are alike.
+
+        Raises:
+            ConfigError: one does not fit.
+        """
+        is_first = asker not in self._askers
+        self._askers.add(asker)
+        if is_first and self._standing.is_checked:
+            with self._lock:
+                self._responder.refuse_too_long(requests)
 
     def quote(self, requests: Sequence[Request]) -> Quotation:
         """What these requests would cost; nothing is asked.

@@ -291,15 +291,21 @@ class Responder(Entry):
         return FREE
 
     @abstractmethod
-    async def check(self, longest: Request | None) -> None:
+    async def check(self) -> None:
         """Asks whether it can answer at all; nothing is paid.
-
-        Args:
-            longest: a request as long as any.
 
         Raises:
             ConfigError: it cannot, in one sentence.
         """
+
+    def refuse_too_long(self, requests: Sequence[Request]) -> None:
+        """Refuses requests of which one is longer than the model takes, as far as `check` has found
+        out how long that is; asks nobody.
+
+        Raises:
+            ConfigError: one does not fit.
+        """
+        return
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:

@@ -23,10 +23,20 @@ _NO_MODEL = re.compile(
     r"model_not_found|model\W.{0,200}(not found|does not exist|not exist|unknown|not served)|not a valid model|pinned to",
     re.I | re.DOTALL,
 )
-_FLAGGED = re.compile(r"moderation|flagged|content[_ ]policy|safety", re.IGNORECASE)
-_NO_CREDIT = re.compile(
-    r"insufficient_quota|insufficient credits|exceeded your current quota|billing", re.IGNORECASE
+_FLAGGED = re.compile(
+    r"moderation|flagged|content[_ ](policy|filter|management)|safety", re.IGNORECASE
 )
+_NO_CREDIT = re.compile(
+    r"insufficient_quota|insufficient (credits|balance)|exceeded[ _](your[ _])?current[ _]quota|"
+    r"credit balance|billing_(hard_limit|not_active)|billing hard limit|check your billing",
+    re.IGNORECASE,
+)
+# OpenAI and Groq name the page where one pays in a limit of so many a minute, too
+_RATE_LIMIT = re.compile(r"rate_limit_exceeded|rate limit reached", re.IGNORECASE)
+# Gemini says "exceeded your current quota" of every limit, and which one it is further on
+_SHORT_QUOTA = re.compile(r"per_?minute|retryDelay|please retry in", re.IGNORECASE)
+_LONG_QUOTA = re.compile(r"per_?day|limit: 0\b(?!\.)", re.IGNORECASE)
+_PAUSE = re.compile(r"(?:retryDelay\W+|please retry in )(\d+(?:\.\d+)?)s", re.IGNORECASE)
 SETTINGS: Mapping[str, re.Pattern[str]] = {
     "response_format": re.compile(
         r"response_format|json_schema|structured output|guided|grammar", re.IGNORECASE
@@ -49,7 +59,7 @@ class Fault:
         kind: away (nobody there, or not in time), broken (an answer that was taking too long), busy
             (later, perhaps), key, credit, model, long (the prompt), moved (another address), other.
         status: HTTP's number; None where nothing came back.
-        wait: seconds that the server asks to wait.
+        wait: seconds that the server asks to wait, in a header or, as Gemini does, in the body.
     """
 
     text: str
@@ -71,7 +81,10 @@ class Fault:
 def fault_of(status: int, body: str, headers: Mapping[str, str]) -> Fault:
     """The fault that an error of HTTP is."""
     text = f"HTTP {status}" + (f" ({quoted(message)})" if (message := _message(body)) else "")
-    return Fault(text, _kind(status, body), status, asked_for(headers))
+    wait, pause = asked_for(headers), _PAUSE.search(body)
+    if wait is None and pause:
+        wait = float(pause[1])
+    return Fault(text, _kind(status, body), status, wait)
 
 
 def refused_setting(fault: Fault, body: str, sent: Mapping[str, Any]) -> str | None:
@@ -87,6 +100,8 @@ def refused_setting(fault: Fault, body: str, sent: Mapping[str, Any]) -> str | N
 def _kind(status: int, body: str) -> Kind:
     if 300 <= status < 400:
         return "moved"
+    if status == 429 and _is_short(body):
+        return "busy"
     if status == 402 or _NO_CREDIT.search(body):
         return "credit"
     if status == 401 or (status == 403 and not _FLAGGED.search(body)):
@@ -98,6 +113,12 @@ def _kind(status: int, body: str) -> Kind:
     if status in (400, 404, 422) and _NO_MODEL.search(body):
         return "model"
     return "moved" if status == 404 else "other"
+
+
+def _is_short(body: str) -> bool:
+    """Whether a limit that is reached is one that ends within minutes."""
+    of_minute = _SHORT_QUOTA.search(body) and not _LONG_QUOTA.search(body)
+    return bool(_RATE_LIMIT.search(body) or of_minute)
 
 
 def _message(body: str) -> str:

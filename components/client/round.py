@@ -24,8 +24,9 @@ from components.store.stage import Progress
 
 log = logging.getLogger(__name__)
 FAILURES_IN_A_ROW = 8
-"""So many requests that came to nothing, with no answer between them: the server is gone, and is
-left alone."""
+"""So many requests without an answer, and none with one between them: the server is gone, and is
+left alone. A prompt that it did not take counts only before it has ever answered: a server that
+refuses some prompts is there for the others."""
 FAILURES_AT_FIRST = 2
 """The same before it has ever answered, where requests go one by one and each may have waited for
 long."""
@@ -44,7 +45,7 @@ class Standing:
         counted: keys whose cost is in purse and account already.
         is_checked: whether the responder said that it can be asked.
         has_answered: whether it has answered anything.
-        failed_in_a_row: requests that came to nothing since the last answer.
+        failed_in_a_row: requests that speak for a server that is gone, since the last answer.
         stopped: why nothing more is sent.
     """
 
@@ -203,7 +204,7 @@ class Round:
             await self._stack.enter_async_context(self._responder.opened())
             self._is_open = True
         if not self._standing.is_checked:
-            await self._responder.check(None)
+            await self._responder.check()
             self._standing.is_checked = True
         at_once = self._responder.concurrency if self._standing.has_answered else 1
         while len(self._on_their_way) >= at_once:
@@ -270,7 +271,9 @@ class Round:
         if refusal.stops and not standing.has_answered:
             raise ConfigError(reason.partition(": ")[2])
         is_silent = reason.startswith("no answer") and not standing.has_answered
-        standing.failed_in_a_row += not reason.startswith("not asked")
+        standing.failed_in_a_row += reason.startswith("no answer") or (
+            reason.startswith("not taken") and not standing.has_answered
+        )
         is_gone = standing.failed_in_a_row >= (
             FAILURES_AT_FIRST if is_silent else FAILURES_IN_A_ROW
         )

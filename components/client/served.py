@@ -59,24 +59,28 @@ def context_length(model: str, listed: Mapping[str, Mapping[str, Any]]) -> int |
     return next((value for value in values if isinstance(value, int) and value > 0), None)
 
 
-def refuse_too_long(longest: Request, length: int, what: str, exact: int | None = None) -> None:
-    """Refuses a request that cannot fit.
+def fewest_tokens(request: Request) -> int:
+    """Tokens that a prompt has at least, whatever the tokenizer."""
+    return int(sum(len(message.text) for message in request.messages) * FEWEST_PER_CHARACTER)
+
+
+def refuse_too_long(tokens: Mapping[Request, int], length: int, what: str, about: str = "") -> None:
+    """Refuses requests of which the longest cannot fit.
 
     Args:
-        longest: the request.
+        tokens: of the prompt of each request.
         length: tokens of prompt and answer together that fit.
         what: whose length that is, as in "the model m takes".
-        exact: tokens of the prompt, where they are known.
+        about: what stands before the number of tokens, as in "at least ".
 
     Raises:
-        ConfigError: it does not fit; without `exact`, only where no tokenizer could make it fit.
+        ConfigError: it does not fit.
     """
-    characters = sum(len(message.text) for message in longest.messages)
-    fewest = int(characters * FEWEST_PER_CHARACTER) if exact is None else exact
-    if fewest + longest.max_tokens > length:
-        about = f"at least {fewest:,}" if exact is None else f"{exact:,}"
+    longest = max(tokens, key=lambda request: tokens[request] + request.max_tokens, default=None)
+    if longest is not None and tokens[longest] + longest.max_tokens > length:
+        asker = f"{longest.label}: " if longest.label else ""
         raise ConfigError(
-            f"a prompt of {about} tokens and an answer of up to {longest.max_tokens:,} do not fit "
-            f"the {length:,} tokens that {what}; show fewer or shorter windows, or choose a model "
-            "with a longer context"
+            f"{asker}a prompt of {about}{tokens[longest]:,} tokens and an answer of up to "
+            f"{longest.max_tokens:,} do not fit the {length:,} tokens that {what}; show fewer or "
+            "shorter windows or texts, or choose a model with a longer context"
         )

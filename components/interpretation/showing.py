@@ -59,11 +59,14 @@ def lines_of(windows: Windows, share: float = MARKED) -> list[str]:
     return [line(*row) for row in zip(windows.texts.strings(), marks, strict=True)]
 
 
-def chosen(windows: Windows, top: int, by_decile: int) -> Bool[np.ndarray, " window"]:
-    """Which active windows are shown: the first top ones, and as many of those drawn from each
-    decile of activation as make `by_decile` together."""
+def chosen(
+    windows: Windows, top: int, by_decile: int, weighted: int = 0
+) -> Bool[np.ndarray, " window"]:
+    """Which active windows are shown: the first top ones, the first of those drawn by strength, and
+    as many of those drawn from each decile of activation as make `by_decile` together."""
     picked = np.zeros(len(windows), bool)
     picked[np.flatnonzero(windows.role == "top")[:top]] = True
+    picked[np.flatnonzero(windows.role == "weighted")[:weighted]] = True
     drawn = np.flatnonzero(windows.role == "quantile")
     deciles = windows.quantile[drawn]
     # place of each within its decile: the first of every decile, then the second of every one

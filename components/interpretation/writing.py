@@ -121,8 +121,13 @@ class AskingExplainer(Explainer):
         )
 
     def written(self, requests: Sequence[Request]) -> list[Explanation]:
-        """The explanations that are answered; those that are too long are asked again once."""
+        """The explanations that are answered; those that are too long are asked again once.
+
+        Raises:
+            ConfigError: the first requests of the run do not fit the model's context.
+        """
         assert self.services.client is not None, "an entry that asks says so: asks = True"
+        self.services.client.refuse_too_long(requests, f"explain {self.kind}")
         replies = self.services.client.ask(requests)
         again = {
             number: _shorter(request, reply.text, self.longest)

@@ -51,10 +51,10 @@ def agreement(
             score), n_latents, agree (share of equal answers), kappa, low, high, reason.
     """
     mine = ratings.filter(pl.col("interpret") == interpret)
-    written = scores.filter(
-        pl.col("role").is_in(["entry", "control"]), pl.col("value").is_not_null(), pl.col("reason").is_null()
-    )  # fmt: skip
-    floors = scores.filter(pl.col("role") == "floor", pl.col("value").is_not_null())
+    # where every window failed the judge has said nothing, and its value is chance
+    judged = scores.filter(pl.col("value").is_not_null(), pl.col("n_failed") < pl.col("n"))
+    written = judged.filter(pl.col("role").is_in(["entry", "control"]))
+    floors = judged.filter(pl.col("role") == "floor")
     rows = []
     for judge in written.select(JUDGE).unique().sort(JUDGE).iter_rows(named=True):
         of = [pl.col(name) == value for name, value in judge.items()]

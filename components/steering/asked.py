@@ -66,15 +66,20 @@ def numbers(config: SteerConfig) -> Mapping[str, int]:
 
 
 def client_of(config: SteerConfig, execution: Execution) -> Client | None:
-    """Who answers, made sure to be there; nothing is paid. None where nobody is asked.
+    """Who answers, made sure to be there and to have room for the prompts; nothing is paid. None
+    where nobody is asked.
 
     Raises:
-        ConfigError: no endpoint there, no key, a model that is not served, no budget.
+        ConfigError: no endpoint there, no key, a model that is not served, no budget, a model whose
+            context a prompt fills alone, before any text stands in it.
     """
     if not is_asked(config):
         return None
     client = Client(config.client, config.budget, execution, CLIENT, BUDGET)
     client.check()
+    for name, judge in asking(config).items():
+        shortest = judge.shortest(getattr(config.judge_settings, name))
+        client.refuse_too_long(shortest, f"the prompts of {name}")
     return client
 
 

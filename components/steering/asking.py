@@ -106,6 +106,22 @@ class AskingJudge(Judge):
         }
 
     @classmethod
+    def shortest(cls, settings: Any) -> list[Request]:
+        """Requests that none of its own is shorter than: its prompts with nothing filled in.
+
+        Raises:
+            InputError: a prompt that cannot be read.
+        """
+        return [
+            Request(
+                prompt.messages(**dict.fromkeys(cls.shows[name], "")),
+                1 + settings.reasoning,
+                label=f"judge {cls.kind}",
+            )
+            for name, prompt in cls.read(settings).items()
+        ]
+
+    @classmethod
     @abstractmethod
     def most_asked(cls, settings: Any, text: int, prompt: int) -> Most:
         """What it asks about one text and one target, at most.
@@ -234,6 +250,7 @@ def _replies(
     client: Client, requests: Sequence[Request]
 ) -> Generator[Progress, None, Sequence[Reply]]:
     try:
+        client.refuse_too_long(requests, "judge")
         return (yield from client.asking(requests))
     except ConfigError as error:
         log.warning("steer.client: %s; no judge that asks has a value", error)

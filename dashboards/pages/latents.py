@@ -371,7 +371,6 @@ def _meaning(shown: Experiment, row: dict, interpret: Artifact | None) -> None:
         )
     scores = scores.filter(pl.col("scorer") == shown_scorer).with_columns(row="explainer")
     st.altair_chart(charts.scores(scores), width="stretch")
-    failed = scores.filter(pl.col("reason").is_not_null())
     st.caption(
         "Windows of the test split, 95% intervals. Detection: AUROC, chance 0.5. Simulation: "
         "Pearson r, chance 0. Grey square, the floor: another latent's explanation (shuffled). "
@@ -382,8 +381,7 @@ def _meaning(shown: Experiment, row: dict, interpret: Artifact | None) -> None:
             else ""
         )
         + "".join(
-            f" {plain(r['explainer'])}: {r['n_failed']} of {r['n']} failed ({plain(r['reason'])})."
-            for r in failed.iter_rows(named=True)
+            f" {plain(writer)}: {plain(what)}." for writer, what in views.scores.failures_of(scores)
         )
     )
     _strata(row, interpret)
@@ -400,10 +398,15 @@ def _strata(row: dict, interpret: Artifact) -> None:
     figures = {name: st.column_config.NumberColumn(format="%.3f") for name in mine.columns[2:]}
     st.dataframe(mine, hide_index=True, column_config=figures)
     st.caption(
-        "The same over part of the windows: active ones of three tenths by activation, silent "
-        "ones drawn at random or holding the word it fires on most, the mean of these two, and "
-        "each window as often as the split has such. Latents differ in how many silent windows "
-        "hold their word: compare them within a row."
+        "The same over part of the windows. `strongest`, `weakest`: active ones of the upper or "
+        "lower three tenths by activation, and `decile_1` (the strongest) to `decile_10` those of "
+        "one tenth, against all silent ones. `random`, `same_token`, `neighbour`, `near`: all "
+        "active ones against one kind of silent ones: drawn at random, holding the word that it "
+        "fires on most, with a neighbouring latent active, with activations like those of its "
+        "active windows. `macro`: the mean over the kinds that every latent has. "
+        "`average_precision` and `natural_density`: windows as often as the split has such. Latents "
+        "differ in how many silent windows of a kind they have: compare them within a row, or by "
+        "`macro`."
     )
 
 

@@ -394,6 +394,25 @@ def scores_of(
     )
 
 
+def failures_of(scores: pl.DataFrame) -> list[tuple[str, str]]:
+    """What went wrong with the scores of one latent: who wrote the explanation, and a sentence. A
+    score that is there says how many windows failed; one that is not says why there is none.
+
+    Args:
+        scores: rows of `scores_of`.
+    """
+    failed = scores.filter(pl.col("reason").is_not_null())
+    return [
+        (
+            row["explainer"],
+            f"no score: {row['reason']}"
+            if row["value"] is None
+            else f"{row['n_failed']} of {row['n']} failed ({row['reason']})",
+        )
+        for row in failed.iter_rows(named=True)
+    ]
+
+
 def distribution(
     explanation_scores: pl.DataFrame,
     scorer: str,

@@ -217,6 +217,48 @@ def test_a_server_that_only_fails_is_left_alone_after_a_while(server: Server, cl
     assert set(server.paid.values()) == {1}
 
 
+FILTERED = json.dumps(
+    {
+        "error": {
+            "message": "The response was filtered due to the prompt triggering Azure OpenAI's content "
+            "management policy. Please modify your prompt and retry.",
+            "code": "content_filter",
+            "innererror": {"code": "ResponsibleAIPolicyViolation"},
+        }
+    }
+)
+
+
+@pytest.mark.parametrize("status", [400, 403])
+def test_prompts_that_are_refused_in_a_row_are_reasons_for_themselves_alone(
+    server: Server, client: Ask, status: int
+) -> None:
+    refused = {f"question {number}" for number in range(3, 33)}
+    server.script = lambda sent, times: (
+        Act(FILTERED.encode(), status) if prompt_of(sent) in refused else echo(sent)
+    )
+    replies = client(concurrency=2).ask(prompts(40))
+    assert [number for number, reply in enumerate(replies) if reply.text is None] == list(
+        range(3, 33)
+    )
+    assert all(
+        (reply.reason or "").startswith(
+            f'not taken: {server.url} answers HTTP {status} ("The response was filtered'
+        )
+        for reply in replies[3:33]
+    )
+    assert len(server.sent) == 40
+
+
+def test_a_server_that_takes_no_prompt_at_all_is_left_alone(server: Server, client: Ask) -> None:
+    server.script = lambda sent, times: error(400, "no prompt is good enough")
+    replies = client().ask(prompts(12))
+    assert (replies[11].reason or "").startswith(
+        "not asked: asking has stopped (8 requests in a row): not taken: "
+    )
+    assert len(server.sent) == 8
+
+
 def test_a_server_that_hangs_or_drips_is_given_up_in_time(server: Server, client: Ask) -> None:
     def script(sent: Any, times: int) -> Act:
         slow = {"question 1": {"silence": 99.0}, "question 2": {"drip": 0.3}}.get(
@@ -279,6 +321,101 @@ def test_credit_that_ends_stops_the_asking(server: Server, client: Ask) -> None:
     replies = client(concurrency=1).ask(prompts(3))
     assert (replies[1].reason or "").endswith("there is no credit left with it")
     assert len(server.sent) == 2
+
+
+OPENAI_LIMIT = json.dumps(
+    {
+        "error": {
+            "message": "Rate limit reached for judge-1 in organization org-x on tokens per min (TPM): "
+            "Limit 10000, Used 9990, Requested 54. Please try again in 264ms. You can increase your "
+            "rate limit by adding a payment method to your account at "
+            "https://platform.openai.com/account/billing.",
+            "type": "tokens",
+            "code": "rate_limit_exceeded",
+        }
+    }
+)
+GEMINI_QUOTA = (
+    "You exceeded your current quota, please check your plan and billing details. For more "
+    "information on this error, head to: https://ai.google.dev/gemini-api/docs/rate-limits."
+)
+
+
+def gemini(*per: str, delay: str | None = "0.2s") -> bytes:
+    """The body with which Gemini says which of its quotas are used up: a list of one error."""
+    violations = [{"quotaId": f"GenerateRequests{p}PerProjectPerModel-FreeTier"} for p in per]
+    details: list[dict[str, Any]] = [{"violations": violations}] if per else []
+    details += [{"retryDelay": delay}] if delay else []
+    told = {"code": 429, "message": GEMINI_QUOTA, "details": details}
+    return json.dumps([{"error": told}]).encode()
+
+
+LIMITS = {
+    "OpenAI": Act(OPENAI_LIMIT.encode(), 429),
+    "OpenAI's message alone": error(429, json.loads(OPENAI_LIMIT)["error"]["message"]),
+    "Groq": error(
+        429,
+        "Rate limit reached for model `judge-1`. Need more tokens? Upgrade to Dev Tier today at "
+        "https://console.groq.com/settings/billing",
+    ),
+    "Gemini": Act(gemini("PerMinute"), 429),
+    "Gemini without details": Act(
+        json.dumps({"error": {"message": f"{GEMINI_QUOTA}\nPlease retry in 0.2s."}}).encode(), 429
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_a_limit_of_so_many_a_minute_is_waited_for_whatever_it_says_of_billing(
+    server: Server, client: Ask, name: str
+) -> None:
+    server.script = lambda sent, times: LIMITS[name] if times == 0 else echo(sent)
+    asking = client(concurrency=1)
+    assert [reply.reason for reply in asking.ask(prompts(3))] == [None] * 3
+    assert len(server.sent) == 6
+    if name.startswith("Gemini"):  # it says in the body for how long, and nowhere else
+        pairs = [server.times[n + 1] - server.times[n] for n in (0, 2, 4)]
+        assert min(pairs) > 0.19
+
+
+NO_CREDIT = {
+    "OpenAI": (
+        429,
+        '{"error": {"message": "You exceeded your current quota, please check your plan and '
+        'billing details.", "code": "insufficient_quota"}}',
+    ),
+    "OpenAI, hard limit": (400, '{"error": {"code": "billing_hard_limit_reached"}}'),
+    "OpenAI, not active": (
+        429,
+        '{"error": {"message": "Your account is not active, please check your billing details on '
+        'our website.", "code": "billing_not_active"}}',
+    ),
+    "Anthropic": (
+        400,
+        '{"error": {"message": "Your credit balance is too low to access the Anthropic API. '
+        'Please go to Plans & Billing to upgrade or purchase credits."}}',
+    ),
+    "Moonshot": (429, '{"error": {"type": "exceeded_current_quota_error", "message": "no"}}'),
+    "Gemini, a day's": (429, gemini("PerMinute", "PerDay").decode()),
+    "Gemini, no free use": (
+        429,
+        json.dumps(
+            {"error": {"message": f"{GEMINI_QUOTA} limit: 0, model: judge-1\nPlease retry in 1s."}}
+        ),
+    ),
+    "any": (402, '{"error": {"message": "Insufficient Balance"}}'),
+}
+
+
+@pytest.mark.parametrize("name", NO_CREDIT)
+def test_credit_that_is_not_there_is_said_at_the_first_request(
+    server: Server, client: Ask, name: str
+) -> None:
+    status, body = NO_CREDIT[name]
+    server.script = lambda sent, times: Act(body.encode(), status)
+    with pytest.raises(ConfigError, match="there is no credit left with it"):
+        client(longest_wait=1).ask(prompts(3))
+    assert len(server.sent) == 1
 
 
 def test_a_prompt_that_is_too_long_is_a_reason_for_that_prompt_alone(

@@ -108,7 +108,7 @@ def test_a_real_server_that_knows_no_schemas_and_has_a_short_context(
     )
     assert "longer than the model takes" in (long.reason or "")
     with pytest.raises(ConfigError, match="do not fit the 128 tokens that the model toy takes"):
-        endpoint.check(ask("the cat " * 300))
+        endpoint.refuse_too_long([ask("the cat " * 300)], "test")
 
 
 def test_a_model_in_this_process_is_asked_once_for_each_prompt(local: Any) -> None:
@@ -138,12 +138,13 @@ def test_a_budget_of_calls_holds_for_a_model_in_this_process_too(local: Any) -> 
 
 def test_a_prompt_that_is_too_long_for_a_model_in_this_process(local: Any, folder: Path) -> None:
     asking = local()
+    asking.check()
     with pytest.raises(ConfigError) as raised:
-        asking.check(ask("the " * 140))
+        asking.refuse_too_long([ask("the cat"), ask("the " * 140)], "test")
     assert str(raised.value) == (
         "a prompt of 143 tokens and an answer of up to 8 do not fit the 128 tokens that "
-        f"client.model ({folder}) takes; show fewer or shorter windows, or choose a model with a "
-        "longer context"
+        f"client.model ({folder}) takes; show fewer or shorter windows or texts, or choose a model "
+        "with a longer context"
     )
     replies = asking.ask([ask("the cat"), ask("the " * 140)])
     assert replies[0].text

@@ -30,14 +30,13 @@ def free_port() -> int:
         return listening.getsockname()[1]
 
 
-def refused(client: Client, *requests: Any) -> str:
+def refused(client: Client) -> str:
     """The sentence with which both a check and the first question end."""
     with pytest.raises(ConfigError) as at_once:
-        client.check(*requests)
+        client.check()
     with pytest.raises(ConfigError) as asked:
-        client.ask(list(requests) or prompts(3))
-    if not requests:
-        assert str(at_once.value) == str(asked.value)
+        client.ask(prompts(3))
+    assert str(at_once.value) == str(asked.value)
     return str(at_once.value)
 
 
@@ -189,14 +188,20 @@ def test_a_model_without_a_name(client: Ask, server: Server) -> None:
 
 
 def test_a_prompt_that_is_longer_than_the_model_takes(server: Server, client: Ask) -> None:
+    fits, long = prompt("word " * 3_000), prompt("word " * 8_000, label="explain a latent")
+    asking = client()
+    asking.check()
     with pytest.raises(ConfigError) as raised:
-        client().check(prompt("word " * 8_000))
+        asking.refuse_too_long([fits, long, prompt("word")], "explain")
     assert str(raised.value) == (
-        "a prompt of at least 5,000 tokens and an answer of up to 50 do not fit the 4,096 tokens "
-        "that the model judge-1 takes; show fewer or shorter windows, or choose a model with a "
-        "longer context"
+        "explain a latent: a prompt of at least 5,000 tokens and an answer of up to 50 do not fit "
+        "the 4,096 tokens that the model judge-1 takes; show fewer or shorter windows or texts, or "
+        "choose a model with a longer context"
     )
-    client().check(prompt("word " * 3_000))
+    asking.refuse_too_long([fits], "predict")
+    # later on it is one request among many that are paid
+    asking.refuse_too_long([long], "predict")
+    assert (server.lists, server.sent) == (1, [])
 
 
 def test_two_prices_for_one_model(client: Ask) -> None:

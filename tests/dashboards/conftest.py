@@ -160,6 +160,10 @@ def latents(d_sae: int) -> Write:
     return write
 
 
+DRAWN_BY_STRENGTH = 13
+"""The latent that has a window of this kind."""
+
+
 def interpretation(d_sae: int) -> Write:
     def write(folder: Path, random: np.random.Generator) -> None:
         windows, said, scores = [], [], []
@@ -185,6 +189,8 @@ def interpretation(d_sae: int) -> Write:
             for window in range(14):
                 role = "top" if window < 4 else "quantile" if window < 12 else "silent"
                 interval = None if role == "silent" else 0 if role == "top" else (window - 4) // 2
+                if (latent, window) == (DRAWN_BY_STRENGTH, 3):
+                    role = "weighted"
                 level = 0.0 if interval is None else 8.0 * 0.6**interval
                 values = [0.0] * len(text)
                 if level:

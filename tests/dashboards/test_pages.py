@@ -161,6 +161,8 @@ def test_a_latent_opens_from_a_link_with_its_tokens_escaped(
         strata["detection · log_odds"] > 0.3
     ).all()  # not those of the control's latent of that number
     assert "Orange triangle: the mean over latents of a dictionary that learnt nothing" in said
+    assert "`random`, `same_token`, `neighbour`, `near`: all active ones against one kind" in said
+    assert "`macro`: the mean over the kinds that every latent has." in said
     assert near["latent"].tolist() == [3, 4, 5, 6, 7]
     assert near["explanation"].tolist()[0] == "the word 'market' after 'the'"
     assert concepts["concept"].tolist() == ["topic.garden"]

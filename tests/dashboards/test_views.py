@@ -388,6 +388,21 @@ def test_scores_of_a_latent_show_explanation_then_floor_then_ceiling() -> None:
     ]
 
 
+def test_a_score_that_is_missing_says_why_and_one_that_is_there_how_many_windows_failed() -> None:
+    ubiquitous = of_latent(1, "entry", None) | {"n": 150, "n_failed": 0}
+    some = of_latent(1, "control", 0.5) | {"explainer": "lookup", "n": 150, "n_failed": 5}
+    rows = [
+        ubiquitous | {"reason": "active in over a third of windows"},
+        some | {"reason": "cut: the answer was not at its end"},
+        of_latent(1, "ceiling", 0.5),
+    ]
+    shown = views.scores.scores_of(tables.EXPLANATION_SCORES.frame(rows), 1)
+    assert sorted(views.scores.failures_of(shown)) == [
+        ("lookup", "5 of 150 failed (cut: the answer was not at its end)"),
+        ("tokens", "no score: active in over a third of windows"),
+    ]
+
+
 def test_several_explainers_and_readers_are_told_apart() -> None:
     rows = [
         of_latent(1, role, 0.5) | {"explainer": name, "predictor": reader}

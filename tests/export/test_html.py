@@ -14,7 +14,7 @@ from components.export.contract import Findings, export
 from components.export.targets import html
 from components.store.artifact import Artifact, Store
 from components.store.tables import EXPLANATION_SCORES
-from tests.dashboards.conftest import Invented, written
+from tests.dashboards.conftest import DRAWN_BY_STRENGTH, Invented, written
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
@@ -83,6 +83,22 @@ def test_it_shows_each_latent_with_all_that_is_known(text: str, invented: Invent
     for role in ("entry", "floor", "ceiling"):
         value = mine.filter(pl.col("role") == role)["value"][0]
         assert f">{value:.3f}</td>" in row[0]
+
+
+def test_windows_drawn_by_strength_stand_among_the_active_ones(
+    invented: Invented, tmp_path: Path
+) -> None:
+    text = page(invented.report, tmp_path / "page", [DRAWN_BY_STRENGTH])
+    words = " ".join(read(text).text)
+    reach = "largest activation 8 to 8 · 1 of 1 windows"
+    titles = (
+        "Strongest ·",
+        f"Drawn by strength, interval 0 · {reach}",
+        f"Interval 0 · {reach.replace('1', '2')}",
+        "Silent ·",
+    )
+    places = [words.index(title) for title in titles]
+    assert places == sorted(places) and words.count("Silent") == 1
 
 
 def test_text_of_the_corpus_is_escaped(text: str) -> None:

@@ -5,17 +5,61 @@ an instruction."""
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import polars as pl
+import pytest
 
 from components.config import load
 from components.device import Execution
+from components.errors import ConfigError
 from components.interpretation.config import InterpretConfig
 from components.interpretation.interpret import INTERPRET
 from components.report.tables import SCORES
 from components.store import tables
 from components.store.artifact import Store
+from tests import toys
+from tests.client.real import tokenizer
 from tests.interpretation.planted import Planted
+
+CPU = Execution(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A language model that reads 128 tokens, prompt and answer together."""
+    folder = tmp_path_factory.mktemp("short")
+    toys.tiny_network().save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("listed", "who"),
+    [
+        ({"explainers": ["max_activating"]}, "explain max_activating, latent "),
+        ({"explainers": ["log_odds"], "predictors": ["client"]}, "predict windows"),
+        (
+            {
+                "latent_scorers": ["intruder"],
+                "latent_scorer_settings": {"intruder": {"reader": "client"}},
+            },
+            "intruder, latent ",
+        ),
+    ],
+)
+def test_prompts_longer_than_the_model_takes_are_refused_in_a_sentence(
+    folder: Path, planted: Planted, tmp_path: Path, listed: dict[str, Any], who: str
+) -> None:
+    client = {"kind": "local", "model": {"path": str(folder)}, "replies": str(tmp_path / "replies")}
+    config = load(InterpretConfig, {"latents": 12, "client": client} | listed)
+    with pytest.raises(ConfigError) as raised:
+        Store(tmp_path / "store").ensure(
+            INTERPRET, config, planted.inputs | {"untrained": None}, CPU
+        )
+    said = str(raised.value)
+    assert said.startswith(who)
+    assert f"do not fit the 128 tokens that interpret.client.model ({folder}) takes; show" in said
 
 
 def test_the_road_runs_with_stories260k_and_says_how_bad_its_answers_are(
@@ -47,8 +91,7 @@ def test_the_road_runs_with_stories260k_and_says_how_bad_its_answers_are(
         },
     )  # fmt: skip
     inputs = planted.inputs | {"untrained": None}
-    execution = Execution(device="cpu")
-    artifact = Store(tmp_path / "store").ensure(INTERPRET, config, inputs, execution)[0]
+    artifact = Store(tmp_path / "store").ensure(INTERPRET, config, inputs, CPU)[0]
     asked = artifact.facts["asked"]["client"]
     assert asked["asked"] > 0 and asked["usd"] == 0.0
     said = tables.EXPLANATIONS.read(artifact)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pytest
 
+from components.config import Config, load
+from components.interpretation.contract import LatentEvidence, explainers
 from components.interpretation.showing import chosen, line, lines_of
-from tests.interpretation.windows_of import windows_of
+from components.interpretation.writing import AskingExplainer
+from tests.interpretation.windows_of import EXPLAINER, windows_of
 
 
 def test_marks_enclose_runs_without_the_space_before_them() -> None:
@@ -36,3 +40,26 @@ def test_windows_are_the_top_ones_and_equally_many_of_every_tenth() -> None:
     assert picked[:4].tolist() == [True, True, False, False]
     assert np.bincount(quantile[4:][picked[4:]]).tolist() == [2] * 10
     assert chosen(windows, 0, 100).sum() == 30
+
+
+def _weighted(settings: Config, explainer: str) -> list[bool]:
+    """Which of four windows drawn by strength stand in the prompt, behind two top ones."""
+    lines = [f"w{number} b" for number in range(8)]
+    windows = windows_of(lines, [[4, 0]] * 6 + [[]] * 2)
+    role = np.array(["top"] * 2 + ["weighted"] * 4 + ["silent"] * 2)
+    windows = dataclasses.replace(windows, role=role)
+    made = explainers[explainer](settings, EXPLAINER)
+    assert isinstance(made, AskingExplainer)
+    shown = made.shown(LatentEvidence(latent=0, windows=windows, promoted=(" x",)))
+    assert not isinstance(shown, str)
+    assert "<<w1>>" in shown["windows"] and "w7" not in shown["windows"]
+    return [f"<<w{number}>>" in shown["windows"] for number in range(2, 6)]
+
+
+@pytest.mark.parametrize(
+    "explainer", ["max_activating", "max_activating_logits", "contrastive", "agent"]
+)
+def test_windows_drawn_by_strength_are_shown_where_that_is_asked_for(explainer: str) -> None:
+    config = explainers[explainer].config
+    assert _weighted(load(config, {"weighted": 3}), explainer) == [True] * 3 + [False]
+    assert _weighted(load(config, {}), explainer) == [False] * 4

@@ -55,6 +55,9 @@ class Scripted(Client):
     def __init__(self, rule: Callable[[Request], str]) -> None:
         self.rule, self.asked = rule, []
 
+    def refuse_too_long(self, requests: Sequence[Request], asker: str) -> None:
+        """It reads prompts of any length."""
+
     def ask(self, requests: Sequence[Request]) -> list[Reply]:
         self.asked += requests
         usage = Usage()

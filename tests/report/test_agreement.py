@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import polars as pl
 import pytest
@@ -59,6 +61,24 @@ def test_every_person_and_judge_has_a_row_and_other_artifacts_have_none() -> Non
     told = agreement(pl.concat([two, other]), scores([0.9] * 12, [0.5] * 20), "i")
     assert told["author"].to_list() == ["Ann", "Bob"] and told["n"].to_list() == [12, 12]
     assert told["agree"].to_list() == [1.0, 0.0]
+
+
+def test_a_score_of_which_some_windows_failed_counts_and_one_of_which_all_did_does_not() -> None:
+    def failed(row: dict[str, Any]) -> dict[str, Any]:
+        n_failed = {"entry": {0: 1, 1: 9, 2: 10}, "floor": {0: 10, 1: 1}}[row["role"]].get(
+            row["latent"], 0
+        )
+        return row | {"n_failed": n_failed, "reason": "cut: ..." if n_failed else None}
+
+    told = scores([0.9] * 12, [0.5] * 21)
+    told = EXPLANATION_SCORES.frame([failed(row) for row in told.iter_rows(named=True)])
+    row = agreement(ratings([True] * 12), told, "i").row(0, named=True)
+    assert row["n"] == row["n_latents"] == 11
+    # the floor of latent 0 is no answer of the judge either: 20 of 21 are left
+    one_less = told.filter((pl.col("role") == "entry") | (pl.col("latent") < 20))
+    assert agreement(ratings([True] * 12), one_less, "i")["reason"][0] == (
+        "the floor has 19 values, wanted at least 20"
+    )
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import pytest
 
 from components.client.client import Client
 from components.client.clients.endpoint import EndpointConfig
+from components.client.clients.local import LocalConfig
 from components.client.contract import Reply, TokenLogprob
 from components.config import load, override
 from components.errors import ConfigError, InputError
@@ -42,6 +43,7 @@ from components.store import tables
 from components.store.artifact import Artifact, Store, key_of
 from components.store.judgements import NOT_ASKED, UNPAIRED, judged
 from tests import toys
+from tests.client.real import tokenizer
 from tests.client.servers import Act, Server, answer, error, serving
 from tests.interpretation.knowing import settings_of
 from tests.steering import test_steer
@@ -454,6 +456,44 @@ def test_a_client_that_cannot_be_asked_is_refused_before_anything_is_steered(
     with pytest.raises(ConfigError, match=r"does not serve steer\.client\.model='judge-2'"):
         made(other, bench, tmp_path)
     assert not server.sent
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A language model that reads 128 tokens, prompt and answer together."""
+    folder = tmp_path_factory.mktemp("short")
+    toys.tiny_network().save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_a_model_that_the_prompts_alone_fill_is_refused_before_anything_is_steered(
+    short: Path, bench: Bench, tmp_path: Path
+) -> None:
+    local = {"kind": "local", "model": {"path": str(short)}, "replies": str(tmp_path / "replies")}
+    settings = {"judge_settings": {"ratings": {"reasoning": 100}}, "client": local}
+    with pytest.raises(ConfigError) as caught:
+        made(config_of(None, tmp_path, given=settings), bench, tmp_path)
+    said = str(caught.value)
+    assert said.startswith("judge ratings: a prompt of ")
+    assert "an answer of up to 101 do not fit the 128 tokens that steer.client.model (" in said
+
+
+def test_texts_longer_than_the_model_takes_leave_a_sentence_and_nobody_is_asked(
+    short: Path, tmp_path: Path
+) -> None:
+    replies = str(tmp_path / "replies")
+    client = Client(load(LocalConfig, {"model": {"path": str(short)}, "replies": replies}))
+    client.check()
+    yes_no = judge("yes_no", None, tmp_path)
+    yes_no.services = dataclasses.replace(yes_no.services, client=client)
+    long = text("the cat saw the dog . " * 20)
+    verdicts = yes_no.judge([TEXTS[0], long])
+    assert np.isnan(verdicts.values).all() and client.account.facts()["asked"] == 0
+    for row in (0, 1):
+        assert (verdicts.reasons[row] or "").startswith(
+            f"{NOT_ASKED}: judge yes_no: a prompt of "
+        ) and f"the 128 tokens that client.model ({short}) takes" in verdicts.reasons[row]
 
 
 def test_a_dear_run_waits_for_a_yes(server: Server, bench: Bench, tmp_path: Path) -> None:

@@ -218,7 +218,7 @@ class Endpoint(Responder):
             finally:
                 self._openai = None
 
-    async def check(self, longest: Request | None) -> None:
+    async def check(self) -> None:
         """Asks what it serves.
 
         Raises:
@@ -245,9 +245,17 @@ class Endpoint(Responder):
         self._listed = await self._list()
         if self._listed and not served.is_among(model, self._listed) and not Path(model).is_dir():
             raise ConfigError(self._sentence(Fault("", "model")))
-        length = served.context_length(model, self._listed)
-        if longest is not None and length is not None:
-            served.refuse_too_long(longest, length, f"the model {model} takes")
+
+    def refuse_too_long(self, requests: Sequence[Request]) -> None:
+        """Refuses what no tokenizer could make fit the length that the server tells.
+
+        Raises:
+            ConfigError: one of them does not fit.
+        """
+        length = served.context_length(self.model, self._listed)
+        if length is not None:
+            counted = {request: served.fewest_tokens(request) for request in requests}
+            served.refuse_too_long(counted, length, f"the model {self.model} takes", "at least ")
 
     async def _list(self) -> Mapping[str, Mapping[str, Any]]:
         """The models that the server lists, by name; none where it has no list, or cannot give it

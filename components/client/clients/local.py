@@ -86,17 +86,24 @@ class Local(Responder):
             )
         return model
 
-    async def check(self, longest: Request | None) -> None:
+    async def check(self) -> None:
         """Loads the model.
 
         Raises:
-            ConfigError: it cannot answer prompts, or not one that long.
+            ConfigError: it cannot answer prompts.
             ModelError: there is no such model.
         """
-        length = self._loaded.context_length
-        if longest is not None and length is not None:
-            whose = f"{self.where}.model ({self.model}) takes"
-            refuse_too_long(longest, length, whose, exact=len(self._tokens(longest)))
+        _ = self._loaded
+
+    def refuse_too_long(self, requests: Sequence[Request]) -> None:
+        """Counts the tokens of all of them.
+
+        Raises:
+            ConfigError: one does not fit the model's context.
+        """
+        if (length := self._loaded.context_length) is not None:
+            counted = {request: len(self._tokens(request)) for request in requests}
+            refuse_too_long(counted, length, f"{self.where}.model ({self.model}) takes")
 
     async def respond(
         self, requests: Sequence[Request], keys: Sequence[str]

@@ -27,7 +27,7 @@ class Nobody(Responder):
         """Nobody is asked."""
         return {"kind": "none"}
 
-    async def check(self, longest: Request | None) -> None:
+    async def check(self) -> None:
         """Nobody can always be asked."""
 
     async def respond(

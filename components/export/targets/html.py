@@ -223,17 +223,18 @@ def _contexts(contexts: pl.DataFrame, largest: float) -> str:
     if contexts.is_empty():
         return '<h3>Where it fires</h3><p class="soft">No windows of text were chosen for this latent.</p>'
     largest = max([largest, *contexts["maximum"]])
-    rank = {"top": 0, "quantile": 1, "silent": 2}
+    rank = {"top": 0, "weighted": 1, "quantile": 2, "silent": 3}
     parts = [f"<h3>Where it fires</h3>{heat.legend(largest)}"]
     groups = contexts.partition_by("role", "quantile", "stratum", as_dict=True)
     for role, quantile, stratum in sorted(
-        groups, key=lambda kind: (rank.get(str(kind[0]), 3), kind[1] or 0, str(kind[2]))
+        groups, key=lambda kind: (rank.get(str(kind[0]), 4), kind[1] or 0, str(kind[2]))
     ):
         rows = groups[role, quantile, stratum].sort("maximum", "window", descending=[True, False])
         reach = f"largest activation {rows['maximum'][-1]:.3g} to {rows['maximum'][0]:.3g}"
         kind = str(stratum).replace("_", " ")
         title = {
             "top": f"Strongest · {reach}",
+            "weighted": f"Drawn by strength, interval {quantile} · {reach}",
             "quantile": f"Interval {quantile} · {reach}",
         }.get(str(role), f"Silent · {kind}" if stratum else "Silent")
         parts.append(

@@ -51,6 +51,9 @@ class AgentConfig(WriterConfig):
     """Windows with the highest activation that are shown first."""
     by_decile: NonNegativeInt = 10
     """Windows shown from all tenths of the active ones, equally many from each."""
+    weighted: NonNegativeInt = 0
+    """Windows shown that are drawn with chances in proportion to the square of their largest
+    activation, as SAEBench has them; interpret.contexts.weighted draws them."""
     rounds: PositiveInt = 3
     """Proposals, at most."""
     errors: PositiveInt = 5
@@ -93,7 +96,7 @@ class Agent(AskingExplainer):
     @classmethod
     def most_shown(cls, settings: Any, contexts: ContextsConfig) -> int:
         """The windows shown at first."""
-        return tokens_of_windows(settings.top + settings.by_decile, contexts)
+        return tokens_of_windows(settings.top + settings.by_decile + settings.weighted, contexts)
 
     @classmethod
     def most_asked(cls, settings: Any, contexts: ContextsConfig, longest: int) -> Most:
@@ -118,7 +121,8 @@ class Agent(AskingExplainer):
         return {"windows": numbered(lines_of(evidence.windows.part(self._first(evidence.windows))))}
 
     def _first(self, windows: Windows) -> np.ndarray:
-        return chosen(windows, self.settings.top, self.settings.by_decile)
+        of = self.settings
+        return chosen(windows, of.top, of.by_decile, of.weighted)
 
     def explain(self, evidence: Iterable[LatentEvidence]) -> Iterator[Explanation]:
         """The best proposal for each latent."""

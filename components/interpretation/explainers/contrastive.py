@@ -30,6 +30,9 @@ class ContrastiveConfig(WriterConfig):
     """Windows with the highest activation."""
     by_decile: NonNegativeInt = 10
     """Windows from all tenths of the active ones, equally many from each."""
+    weighted: NonNegativeInt = 0
+    """Windows drawn with chances in proportion to the square of their largest activation, as
+    SAEBench has them; interpret.contexts.weighted draws them."""
     silent: PositiveInt = 20
     """Verified silent windows."""
 
@@ -45,13 +48,13 @@ class Contrastive(AskingExplainer):
     @classmethod
     def most_shown(cls, settings: Any, contexts: ContextsConfig) -> int:
         """Windows of both kinds."""
-        n = settings.top + settings.by_decile + settings.silent
+        n = settings.top + settings.by_decile + settings.weighted + settings.silent
         return tokens_of_windows(n, contexts)
 
     def shown(self, evidence: LatentEvidence) -> Mapping[str, str] | str:
         """Active windows with marks, and silent ones, of both kinds in turn."""
-        windows, n = evidence.windows, self.settings.silent
-        active = windows.part(chosen(windows, self.settings.top, self.settings.by_decile))
+        windows, of, n = evidence.windows, self.settings, self.settings.silent
+        active = windows.part(chosen(windows, of.top, of.by_decile, of.weighted))
         kinds = [np.flatnonzero(windows.stratum == kind) for kind in ("same_token", "random")]
         hard = kinds[0][: n // 2]
         silent = np.zeros(len(windows), bool)

@@ -30,6 +30,9 @@ class MaxActivatingConfig(WriterConfig):
     """Windows with the highest activation."""
     by_decile: NonNegativeInt = 20
     """Windows from all tenths of the active ones, equally many from each."""
+    weighted: NonNegativeInt = 0
+    """Windows drawn with chances in proportion to the square of their largest activation, as
+    SAEBench has them; interpret.contexts.weighted draws them."""
     marked: float = Field(default=MARKED, ge=0, lt=1)
     """Share of its window's largest activation above which a token is marked."""
 
@@ -43,10 +46,10 @@ class MaxActivating(AskingExplainer):
     @classmethod
     def most_shown(cls, settings: Any, contexts: ContextsConfig) -> int:
         """That many windows."""
-        return tokens_of_windows(settings.top + settings.by_decile, contexts)
+        return tokens_of_windows(settings.top + settings.by_decile + settings.weighted, contexts)
 
     def shown(self, evidence: LatentEvidence) -> Mapping[str, str] | str:
         """Windows with marks."""
-        windows = evidence.windows
-        picked = windows.part(chosen(windows, self.settings.top, self.settings.by_decile))
+        windows, of = evidence.windows, self.settings
+        picked = windows.part(chosen(windows, of.top, of.by_decile, of.weighted))
         return {"windows": numbered(lines_of(picked, self.settings.marked))}

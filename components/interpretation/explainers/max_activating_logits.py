@@ -32,6 +32,9 @@ class MaxActivatingLogitsConfig(WriterConfig):
     """Windows with the highest activation."""
     by_decile: NonNegativeInt = 20
     """Windows from all tenths of the active ones, equally many from each."""
+    weighted: NonNegativeInt = 0
+    """Windows drawn with chances in proportion to the square of their largest activation, as
+    SAEBench has them; interpret.contexts.weighted draws them."""
     tokens: PositiveInt = 10
     """Promoted tokens, at most."""
 
@@ -47,7 +50,7 @@ class MaxActivatingLogits(AskingExplainer):
     @classmethod
     def most_shown(cls, settings: Any, contexts: ContextsConfig) -> int:
         """Windows and tokens."""
-        n = settings.top + settings.by_decile
+        n = settings.top + settings.by_decile + settings.weighted
         return tokens_of_windows(n, contexts) + TOKENS_OF_A_PROMOTED * settings.tokens
 
     def shown(self, evidence: LatentEvidence) -> Mapping[str, str] | str:
@@ -57,7 +60,7 @@ class MaxActivatingLogits(AskingExplainer):
                 "no promoted tokens: no model with logits, or a direction that is not added to its "
                 "residual stream; max_activating asks without them"
             )
-        windows = evidence.windows
-        picked = windows.part(chosen(windows, self.settings.top, self.settings.by_decile))
-        tokens = [repr(marked(token)) for token in evidence.promoted[: self.settings.tokens]]
+        windows, of = evidence.windows, self.settings
+        picked = windows.part(chosen(windows, of.top, of.by_decile, of.weighted))
+        tokens = [repr(marked(token)) for token in evidence.promoted[: of.tokens]]
         return {"windows": numbered(lines_of(picked)), "promoted": ", ".join(tokens)}

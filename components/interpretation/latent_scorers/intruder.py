@@ -170,9 +170,9 @@ class Intruder(LatentScorer):
         while part := list(itertools.islice(stream, TOGETHER)):
             asked = [self._asked(record) for record in part]
             wanted = [each for each in asked if not isinstance(each, str)]
-            replies = iter(
-                self.services.client.ask([r for requests, _ in wanted for r in requests])
-            )
+            every = [request for requests, _ in wanted for request in requests]
+            self.services.client.refuse_too_long(every, "intruder")
+            replies = iter(self.services.client.ask(every))
             for each in asked:
                 if isinstance(each, str):
                     yield {NAME: self._failed(each)}

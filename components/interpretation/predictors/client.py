@@ -122,14 +122,20 @@ class ClientPredictor(Predictor):
         return {unit: self._prompt_of(self.settings, unit) for unit in UNITS}
 
     def predict(self, questions: Iterable[Question], unit: Unit) -> Iterator[Answer]:
-        """What the model answers to each question."""
+        """What the model answers to each question.
+
+        Raises:
+            ConfigError: the first requests of the run do not fit the model's context.
+        """
         assert self.services.client is not None, "an entry that asks says so: asks = True"
         stream = iter(questions)
         while part := list(itertools.islice(stream, TOGETHER)):
             asked = [
                 ask for number, each in enumerate(part) for ask in self._asks(number, each, unit)
             ]
-            replies = self.services.client.ask([ask.request for ask in asked])
+            requests = [ask.request for ask in asked]
+            self.services.client.refuse_too_long(requests, f"predict {unit}")
+            replies = self.services.client.ask(requests)
             of: dict[int, list[tuple[_Ask, Reply]]] = {}
             for ask, reply in zip(asked, replies, strict=True):
                 of.setdefault(ask.question, []).append((ask, reply))
