@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -236,14 +236,15 @@ class _Scores:
         if self.method in self.comparison.ungraded or measure in self.comparison.silent:
             return  # it stands at no budget where controls stand: see CONTRASTS
         concepts = self.comparison.passed(kind)
-        about, interval = self._about(kind, concepts), ABSENT
+        about, interval = self._about(kind, concepts, weighs="target"), ABSENT
         floor = self.floor_of_panel if measure == PANEL else self.floor
         names = [c.name for c in concepts]
         choice = ", chosen likewise" if self.rivals.max(initial=1) > 1 else ""
         baseline = 0.0, f"mean of {self.n_others} controls{choice}, {COMPOSITES[measure]}"
         if names and all(name in floor for name in names):
             values = {n: (self.found[n][measure] or 0.0) - floor[n] for n in names}
-            interval = over(values, kind, concepts)
+            # the tests are of targets that weigh alike, so the value and its interval are too
+            interval = t_interval(np.array([values[name] for name in names]))
         elif names:
             absent = (
                 f"no mean of controls is known: {self.n_others} are too few for the same choice"
@@ -253,7 +254,7 @@ class _Scores:
             tested = against.filter(
                 pl.col("method") == self.method, pl.col("other") == CONTROLS, at(self.budget)
             )
-            told = [_tested(row, kind) for row in tested.iter_rows(named=True)]
+            told = [_tested(row) for row in tested.iter_rows(named=True)]
             told += [self._chosen(), self._alone()]
             about["reason"] = "; ".join(filter(None, (*told, about["reason"])))
         yield self._row("over_controls", interval, **about, baseline=baseline)
@@ -496,7 +497,11 @@ class _Scores:
         )
 
     def _about(
-        self, kind: str, concepts: Sequence[Concept], measure: str = "composite"
+        self,
+        kind: str,
+        concepts: Sequence[Concept],
+        measure: str = "composite",
+        weighs: Literal["kind", "target"] = "kind",
     ) -> dict[str, Any]:
         failed = f"{column(measure)}_failed" if measure in self.comparison.judges else "n_failed"
         missing = {name: self._missing(row, measure) for name, row in self.found.items()}
@@ -517,11 +522,8 @@ class _Scores:
         if kind == "all" and concepts:
             counted = Counter(c.kind for c in concepts)
             kinds = ", ".join(f"{n} {of}" for of, n in counted.items())
-            told = "; ".join(
-                filter(
-                    None, (f"the mean over kinds, each weighing the same: {kinds} concepts", told)
-                )
-            )
+            over = f"the mean over {weighs}s, each weighing the same: {kinds} concepts"
+            told = "; ".join(filter(None, (over, told)))
         return {
             "concept_kind": kind,
             "n_failed": int((~_worked(rows, left)).sum()),
@@ -546,13 +548,11 @@ class _Scores:
         return score_row(self.comparison, measure, interval, **self.who, **about)
 
 
-def _tested(row: Mapping[str, Any], kind: str) -> str | None:
+def _tested(row: Mapping[str, Any]) -> str | None:
     """What the tests of a row of CONTRASTS say, in words."""
     told = []
     if row["p"] is not None:
-        # they are of the plain mean, where the row `all` weighs kinds alike
-        of = f" of the plain mean over targets, {row['value']:.2g}," if kind == "all" else ""
-        told.append(f"p{of} {row['p']:.2g} by flips of sign")
+        told.append(f"p {row['p']:.2g} by flips of sign")
     if row["p_holm"] is not None:
         told.append(f"{row['p_holm']:.2g} after Holm over the methods at this budget")
     if row["visible"] is not None:

@@ -459,10 +459,15 @@ def test_the_headline_says_whose_p_it_is_who_chose_and_what_does_not_stand_besid
         ]
         about = comparison(methods=methods, headline_budget=0.1)
         texts = pl.concat([generations, results(others), *tried])
-        return scores(texts, about)["steer.m.kl_0.1.over_controls", "all"]
+        found = scores(texts, about)
+        document, surface, whole = (
+            found["steer.m.kl_0.1.over_controls", kind] for kind in ("document", "surface", "all")
+        )
+        assert whole["value"] == pytest.approx((2 * document["value"] + surface["value"]) / 3)
+        return whole
 
     row = told(["m", "prompt"], candidates=1)
-    assert "of the plain mean over targets" in row["reason"]
+    assert "the mean over targets, each weighing the same" in row["reason"]
     assert "without logit_bias beside it" in row["reason"]
     assert "chosen among" not in row["reason"]
     assert row["baseline_name"].endswith("composite of two")
