@@ -270,7 +270,8 @@ def _matrix(_steer: Artifact, key: str) -> pl.DataFrame:
     Args:
         key: of the artifact: the cache's.
     """
-    measure, judged_for = _steer.facts["measure"], _steer.facts.get("judged")
+    # nothing is judged where nothing was steered
+    measure, judged_for = _steer.facts.get("measure", ""), _steer.facts.get("judged")
     empty = off_target(GENERATIONS.frame([]), JUDGEMENTS.frame([]), measure, [])
     if not judged_for:
         return empty
