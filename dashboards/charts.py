@@ -584,8 +584,9 @@ def off_target(matrix: pl.DataFrame) -> alt.Chart:
         title="uplift",
         scale=alt.Scale(domain=[-largest, 0, largest], range=[ORANGE, "#f4f4f4", BLUE]),
     )
-    axis = alt.Axis(labelLimit=160)
-    turned = alt.Axis(labelLimit=160, labelAngle=-60)
+    # every concept is named, also where there are many
+    axis = alt.Axis(labelLimit=160, labelOverlap=False)
+    turned = alt.Axis(labelLimit=160, labelOverlap=False, labelAngle=-90)
     return (
         alt.Chart(matrix)
         .mark_rect()

@@ -45,7 +45,7 @@ MEASURES = (
         rank=10, kinds=20, least=-1, most=1,
     ),
     Measure(
-        "specificity", "Over the other targets", "difference of rises",
+        "specificity", "Specificity", "difference",
         "Uplift of the concept steered towards minus the mean uplift of the other concepts on the "
         "same texts.",
         rank=11, kinds=21, least=-2, most=2,
