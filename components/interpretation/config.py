@@ -107,6 +107,14 @@ class InterpretConfig(Config):
             if not able(self, name):
                 wanted = f"scorer {name!r} needs a predictor that gives {scorers[name].needs}"
                 raise ValueError(f"{wanted}; predictors listed: {', '.join(self.predictors)}")
+        for name in self.explainers:
+            shown = getattr(getattr(self.explainer_settings, name), "weighted", 0)
+            if shown > self.contexts.weighted:
+                raise ValueError(
+                    f"interpret.explainer_settings.{name}.weighted is {shown}, and only "
+                    f"{self.contexts.weighted} such windows are drawn; raise "
+                    f"interpret.contexts.weighted to {shown}"
+                )
         asked.refuse_nobody(self)
         asked.warn_of_unasked(self)
         return self

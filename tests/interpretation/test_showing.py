@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from components.config import Config, load
+from components.errors import ConfigError
+from components.interpretation.config import InterpretConfig
 from components.interpretation.contract import LatentEvidence, explainers
 from components.interpretation.showing import chosen, line, lines_of
 from components.interpretation.writing import AskingExplainer
@@ -63,3 +65,14 @@ def test_windows_drawn_by_strength_are_shown_where_that_is_asked_for(explainer: 
     config = explainers[explainer].config
     assert _weighted(load(config, {"weighted": 3}), explainer) == [True] * 3 + [False]
     assert _weighted(load(config, {}), explainer) == [False] * 4
+
+
+def test_more_windows_by_strength_than_are_drawn_are_refused() -> None:
+    asked = {
+        "explainers": ["contrastive"],
+        "client": {"kind": "endpoint", "url": "http://127.0.0.1:9/v1", "model": "one"},
+    }
+    wanted = {**asked, "explainer_settings": {"contrastive": {"weighted": 5}}}
+    with pytest.raises(ConfigError, match="raise interpret.contexts.weighted to 5"):
+        load(InterpretConfig, {**wanted, "contexts": {"weighted": 4}})
+    load(InterpretConfig, {**wanted, "contexts": {"weighted": 5}})
