@@ -212,5 +212,6 @@ def test_the_score_is_the_trick_with_the_smallest_lower_bound() -> None:
     assert (told["value"], told["low"], told["n"], told["baseline"]) == (0.6, -0.01, 9, 0.0)
     assert told["reason"] == (
         "the law holds against 1 of 2 tricks, smallest lower bound -0.01 (training_text); panel, "
-        "18 cells of 9 targets; not tried: top_context"
+        "18 cells of 9 targets, wanted at least 24 (raise read.splits.validate); not tried: "
+        "top_context"
     )
