@@ -74,7 +74,7 @@ MEASURES = (
     Measure(
         "loss_whole", "Rise of loss over whole contexts", "nats a token",
         "How much the model's loss on neutral text rises under the steering, over whole contexts.",
-        "lower", rank=22, kinds=32,
+        "neither", rank=22, kinds=32,
     ),
     Measure(
         "cost_written", "Cost on steered text", "nats a token",
