@@ -42,8 +42,8 @@ def is_asked(config: SteerConfig) -> bool:
 
 
 def warn_of_unasked(config: SteerConfig) -> None:
-    """Says so where a client is set that no listed judge asks."""
-    if config.client.kind != "none" and not asking(config):
+    """Says so where a client is set that nobody asks: no listed judge, and no target."""
+    if config.client.kind != "none" and not is_asked(config):
         log.warning(
             "%s is set and no listed judge asks it: list %s in steer.judges",
             CLIENT,

@@ -70,6 +70,8 @@ def test_a_client_that_nobody_asks_is_said(
 
 def test_a_client_of_steering_that_nobody_asks_is_said(caplog: pytest.LogCaptureFixture) -> None:
     load(SteerConfig, {"judges": ["concept", "fluency", "yes_no"], "client": CLIENT})
+    asks = {"kind": "sentence", "sentences": ["the sea"], "asks": True}
+    load(SteerConfig, {"targets": asks, "judges": ["concept", "fluency"], "client": CLIENT})
     assert not caplog.records
     load(SteerConfig, {"client": CLIENT})
     [record] = caplog.records
