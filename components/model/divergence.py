@@ -36,7 +36,8 @@ def kl_per_token(
     """KL(plain || steered) of the prediction made after each token, in nats; 0 where the mask is
     false."""
     plain = model.logits(tokens).log_softmax(dim=-1)
-    return _divergence(plain, logits_under(model, tokens, intervention)) * mask.to(model.device)
+    steered = logits_under(model, tokens, intervention).log_softmax(dim=-1)
+    return _divergence(plain, steered) * mask.to(model.device)
 
 
 def ruler(
@@ -159,25 +160,17 @@ def _ruler(
     """Measures in parts whose logits fit beside the plain ones; `logits` gives those of all texts,
     steering by steering; with `tokens` the rise of the loss beside the KL."""
     weight = mask.to(plain.device) / mask.sum()
-    # a prediction has a loss where the text goes on with a token that counts too
-    goes_on = (mask[:, :-1] & mask[:, 1:]).to(plain.device)
-    of_next = goes_on / goes_on.sum()
-    following = None if tokens is None else tokens[:, 1:, None].to(plain.device)
     together = max(1, (2**25 if plain.device.type == "cpu" else 2**30) // (plain.numel() * 4))
 
     def measure(numbers: Tensor, strengths: Tensor) -> Tensor:
         measured = []
         for part, strength in zip(numbers.split(together), strengths.split(together), strict=True):
             steered = logits(part, strength).unflatten(0, (len(part), len(plain)))
-            kl = (_divergence(plain, steered) * weight).sum(dim=(1, 2))
-            if following is None:
-                measured.append(kl)
-                continue
-            n = len(part)
-            after = steered[:, :, :-1].log_softmax(dim=-1)
-            after = after.gather(3, following.expand(n, *following.shape))[..., 0]
-            rise = (plain[:, :-1].gather(2, following)[..., 0] - after) * of_next
-            measured.append(torch.stack([kl, rise.sum(dim=(1, 2))], dim=1))
+            steered = steered.log_softmax(dim=-1)
+            cost = (_divergence(plain, steered) * weight).sum(dim=(1, 2))
+            if tokens is not None:
+                cost = torch.stack([cost, _rise(plain, steered, tokens, mask)], dim=1)
+            measured.append(cost)
         return torch.cat(measured).double().cpu()
 
     return measure
@@ -230,6 +223,22 @@ def entry(model: LanguageModel, hook_points: Sequence[str]) -> tuple[int, dict[s
 
 
 def _divergence(
-    plain: Float[Tensor, "b t V"], logits: Float[Tensor, "*n b t V"]
+    plain: Float[Tensor, "b t V"], steered: Float[Tensor, "*n b t V"]
 ) -> Float[Tensor, "*n b t"]:
-    return (plain.exp() * (plain - logits.log_softmax(dim=-1))).sum(dim=-1)
+    """KL(plain || steered), given both as log-probabilities."""
+    return (plain.exp() * (plain - steered)).sum(dim=-1)
+
+
+def _rise(
+    plain: Float[Tensor, "b t V"],
+    steered: Float[Tensor, "n b t V"],
+    tokens: Int[Tensor, "b t"],
+    mask: Bool[Tensor, "b t"],
+) -> Float[Tensor, " n"]:
+    """How much the mean loss on the text's own next tokens rises, given log-probabilities."""
+    following = tokens[:, 1:, None].to(plain.device)
+    # a prediction has a loss where the text goes on with a token that counts too
+    counts = (mask[:, :-1] & mask[:, 1:]).to(plain.device)
+    before = plain[:, :-1].gather(2, following)
+    after = steered[:, :, :-1].gather(3, following.expand(len(steered), *following.shape))
+    return ((before - after)[..., 0] * (counts / counts.sum())).sum(dim=(1, 2))

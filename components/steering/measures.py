@@ -94,22 +94,11 @@ PANEL_MEASURE = Measure(
     rank=3, kinds=3, least=0, most=1,
 )  # fmt: skip
 """The composite of three; an experiment whose judges include relevance has it."""
+NO_NEUTRAL = "no neutral text is left to measure it on; raise read.splits.neutral"
 COSTS = {
-    "cost": (
-        "kl_elsewhere",
-        "neutral",
-        "no neutral text is left to measure it on; raise read.splits.neutral",
-    ),
-    "cost_whole": (
-        "kl_whole",
-        "neutral",
-        "no neutral text is left to measure it on; raise read.splits.neutral",
-    ),
-    "loss_whole": (
-        "loss_whole",
-        "neutral",
-        "no neutral text is left to measure it on; raise read.splits.neutral",
-    ),
+    "cost": ("kl_elsewhere", "neutral", NO_NEUTRAL),
+    "cost_whole": ("kl_whole", "neutral", NO_NEUTRAL),
+    "loss_whole": ("loss_whole", "neutral", NO_NEUTRAL),
     "cost_written": ("kl_written", "test", "no steered text to measure it on"),
     "cost_written_reverse": ("kl_written_reverse", "test", "no steered text to measure it on"),
 }

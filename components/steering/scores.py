@@ -336,15 +336,15 @@ class _Scores:
             .filter(pl.col("concept").is_in([c.name for c in concepts]))
             .sort("concept")
         )
-        absent = None
-        if not gained.height:
+        absent, measure = None, self.comparison.measure
+        if not gained.height and not concepts:
             absent = "no concept passed the gate"
-            if concepts:
-                absent = "one concept passed the gate, so there is no other to compare it with"
-            if len(self.comparison.passed()) > 1 and concepts:
-                absent = self.comparison.silent.get(self.comparison.measure) or (
-                    f"no text that the judge {self.comparison.measure} reads for several concepts"
-                )
+        elif not gained.height and len(self.comparison.passed()) == 1:
+            absent = "one concept passed the gate, so there is no other to compare it with"
+        elif not gained.height:
+            absent = self.comparison.silent.get(measure) or (
+                f"no text that the judge {measure} reads for several concepts"
+            )
         about = {"concept_kind": kind, "reason": absent}
         about["n_failed"] = 0 if absent else len(concepts) - gained.height
         difference = (gained["own"] - gained["others"]).to_numpy()

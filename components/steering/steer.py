@@ -432,8 +432,8 @@ def _write(
     answered: pl.DataFrame | None,
     tried: Sequence[Outcome] | None,
 ) -> None:
-    tables.GENERATIONS.write(folder, ledger.generations())
-    tables.JUDGEMENTS.write(folder, ledger.judgements())
+    generations = tables.GENERATIONS.write(folder, ledger.generations())
+    judgements = tables.JUDGEMENTS.write(folder, ledger.judgements())
     table = tables.STRENGTHS.write(folder, strengths)
     results = places.frozen(ledger.results())
     reached = by_concept(results, table, comparison)
@@ -443,9 +443,7 @@ def _write(
     further = by_judge(reached, comparison)
     if further.height:
         tables.FURTHER_JUDGES.write(folder, further)
-    of_others = off_target(
-        ledger.generations(), ledger.judgements(), comparison.measure, list(ledger.judged)
-    )
+    of_others = off_target(generations, judgements, comparison.measure, list(ledger.judged))
     scores, measures = [*score_rows(results, reached, comparison, against, of_others)], ()
     if answered is not None:
         tables.ANSWERS.write(folder, answered)

@@ -7,6 +7,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -84,6 +85,13 @@ def application(network: Any, tokenizer: Any, name: str) -> FastAPI:
         }
 
     return app
+
+
+def saved(folder: Path) -> Path:
+    """The folder, with a language model in it that reads 128 tokens, prompt and answer together."""
+    toys.tiny_network().save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
 
 
 def tokenizer() -> Any:

@@ -25,7 +25,7 @@ from components.client.reading import graded
 from components.errors import ConfigError, ModelError
 from components.model.reference import ModelConfig
 from tests import toys
-from tests.client.real import serving, tokenizer
+from tests.client.real import saved, serving
 from tests.workers import free_port
 
 TEXTS = ["the cat sat on", "a big red dog ran", "he saw the queen .", "she", "one two three"]
@@ -38,10 +38,7 @@ def ask(text: str, **changes: Any) -> Request:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("toy")
-    toys.tiny_network().save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
-    return folder
+    return saved(tmp_path_factory.mktemp("toy"))
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,7 @@ from components.interpretation.interpret import INTERPRET
 from components.report.tables import SCORES
 from components.store import tables
 from components.store.artifact import Store
-from tests import toys
-from tests.client.real import tokenizer
+from tests.client.real import saved
 from tests.interpretation.planted import Planted
 
 CPU = Execution(device="cpu")
@@ -28,10 +27,7 @@ CPU = Execution(device="cpu")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A language model that reads 128 tokens, prompt and answer together."""
-    folder = tmp_path_factory.mktemp("short")
-    toys.tiny_network().save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
-    return folder
+    return saved(tmp_path_factory.mktemp("short"))
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ from components.store import tables
 from components.store.artifact import Artifact, Store, key_of
 from components.store.judgements import NOT_ASKED, UNPAIRED, judged
 from tests import toys
-from tests.client.real import tokenizer
+from tests.client.real import saved
 from tests.client.servers import Act, Server, answer, error, serving
 from tests.interpretation.knowing import settings_of
 from tests.steering import test_steer
@@ -461,10 +461,7 @@ def test_a_client_that_cannot_be_asked_is_refused_before_anything_is_steered(
 @pytest.fixture(scope="module")
 def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A language model that reads 128 tokens, prompt and answer together."""
-    folder = tmp_path_factory.mktemp("short")
-    toys.tiny_network().save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
-    return folder
+    return saved(tmp_path_factory.mktemp("short"))
 
 
 def test_a_model_that_the_prompts_alone_fill_is_refused_before_anything_is_steered(
