@@ -34,13 +34,13 @@ from components.capture.contexts import (
 )
 from components.capture.matrix import Matrix
 from components.config import Config, execution
-from components.corpus.contract import content_number
 from components.device import Execution
 from components.errors import ConfigError, CorpusError
 from components.model.language_model import LanguageModel
 from components.model.reference import ModelReference
 from components.paths import expanded
 from components.registry import nearest
+from components.store.artifact import content_number
 from components.store.estimate import Estimate, Estimator, lower
 from components.store.shards import FROM_MODEL, shard_rows, write_activations
 from components.store.stage import Parent, Progress, Stage, Work

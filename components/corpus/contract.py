@@ -16,7 +16,6 @@ from typing import Any, ClassVar, NamedTuple
 
 from components.config import Config
 from components.registry import Registry
-from components.store.artifact import digest
 
 
 class Label(NamedTuple):
@@ -135,9 +134,3 @@ def text_digest(text: str) -> int:
     """blake2b-64 of the text, as a signed integer: what makes two documents the same."""
     hashed = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(hashed, "little", signed=True)
-
-
-def content_number(paths: Sequence[Path]) -> int:
-    """One number for the bytes of several files in their order."""
-    together = "\n".join(digest(path) for path in paths)
-    return int(hashlib.blake2b(together.encode(), digest_size=7).hexdigest(), 16)

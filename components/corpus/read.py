@@ -24,7 +24,7 @@ from safetensors.numpy import load_file
 
 from components.config import Config, union_of
 from components.corpus.annotations import WordLists
-from components.corpus.contract import ConceptEntry, Corpus, content_number, corpora
+from components.corpus.contract import ConceptEntry, Corpus, corpora
 from components.corpus.corpora.world import WorldCorpusConfig
 from components.corpus.division import Division, Extent, SplitsConfig, refuse_what_is_too_short
 from components.corpus.encoding import Encoder
@@ -34,6 +34,7 @@ from components.device import Execution
 from components.errors import CorpusError
 from components.seeds import derive
 from components.store import tables
+from components.store.artifact import content_number
 from components.store.estimate import Estimate, Estimator, lower
 from components.store.stage import Inputs, Parent, Progress, Stage, Work
 

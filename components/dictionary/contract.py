@@ -33,7 +33,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, final
 
@@ -281,6 +281,15 @@ class Dictionary(nn.Module, ABC):
         """Number of latents: `d_sae` of the options, unless it follows from the width (then the
         options have none)."""
         return options.d_sae
+
+    @classmethod
+    def files(cls, options: Any) -> Sequence[Path]:
+        """Files that the first values are read from; their bytes go into the key.
+
+        Raises:
+            DictionaryError: one of them is not there, or cannot be one.
+        """
+        return ()
 
     @classmethod
     def gathers(cls, options: Any, d_in: int) -> int:

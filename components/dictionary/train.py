@@ -50,6 +50,7 @@ from components.dictionary.stream import Stream
 from components.dictionary.whitening import Whitening, whitening_of
 from components.errors import DictionaryError, DivergedError
 from components.seeds import torch_generator
+from components.store.artifact import content_number
 from components.store.estimate import Estimator, below, lower
 from components.store.rows import Rows
 from components.store.shards import Opening, activations_of, is_stored
@@ -476,7 +477,9 @@ def facts_of(
 def _entries(config: TrainConfig) -> dict[str, int]:
     kind = config.dictionary.kind
     searched = {"rates": rates.VERSION} if config.lr == "search" else {}
-    return {f"architecture.{kind}": architectures.version(kind)} | searched
+    files = architectures[kind].files(config.dictionary)
+    read = {"dictionary.bytes": content_number(files)} if files else {}
+    return {f"architecture.{kind}": architectures.version(kind)} | searched | read
 
 
 def _is_spliced(config: TrainConfig) -> bool:

@@ -10,7 +10,6 @@ from pydantic import AfterValidator, Field, PositiveInt, model_validator
 from components.client.client import NOBODY, ClientConfig
 from components.client.price import Budget
 from components.config import Config, execution, names_of, refuse_unused, settings_of
-from components.corpus.contract import content_number
 from components.interpretation import asked
 from components.interpretation.contract import explainers, predictors, scorers
 from components.interpretation.controls import CONTROLS, ControlName
@@ -18,6 +17,7 @@ from components.interpretation.dictionary_contract import dictionary_scorers
 from components.interpretation.explanation import LONGEST, LONGEST_OF_ALL
 from components.interpretation.latent_contract import latent_scorers
 from components.interpretation.tiling import ContextsConfig
+from components.store.artifact import content_number
 
 if TYPE_CHECKING:
     ExplainerName = ScorerName = PredictorName = LatentScorerName = DictionaryScorerName = str

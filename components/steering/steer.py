@@ -30,7 +30,6 @@ import torch
 from components.capture.arrays import NO_TEXT
 from components.client.forecast import refuse_without_leave
 from components.concept import classifier, probe
-from components.corpus.contract import content_number
 from components.device import Execution
 from components.model.language_model import LanguageModel
 from components.report.measure import Measures
@@ -64,7 +63,7 @@ from components.steering.subject import SteeredSubject
 from components.steering.targeting import Ground, Targeted, targets
 from components.steering.writer import LOGITS_AT_ONCE, Job, Prompt, Writer, tokens_before
 from components.store import tables
-from components.store.artifact import Artifact
+from components.store.artifact import Artifact, content_number
 from components.store.estimate import Estimate, Estimator, lower
 from components.store.judgements import off_target
 from components.store.shards import NOT_STORED, is_stored
