@@ -154,3 +154,46 @@ def test_a_passage_that_does_not_fit_beside_a_prompt_is_none_and_the_reason_name
         for given in (crowded, evidence())
     )
     assert [s.tokens.tolist() for s in short] == [s.tokens.tolist() for s in free]  # type: ignore[union-attr]
+
+
+def about_cats() -> Evidence:
+    given = evidence()
+    concepts = [dataclasses.replace(each, text="cat") for each in given.concepts]
+    return dataclasses.replace(given, concepts=concepts)
+
+
+def test_an_instruction_says_the_targets_words_and_is_tried_beside_the_passages() -> None:
+    said = ("the {target} ran ", "a {target} ")
+    given = about_cats()
+    tokenizer = method("prompt").services.model.tokenizer
+    both = list(method("prompt", n_candidates=2, instructions=said).candidates(given))
+    alone = list(method("prompt", n_candidates=0, instructions=said).candidates(given))
+    for concept in given.concepts:
+        tried = [c.steering.tokens.tolist() for c in both if c.concept == concept.name]  # type: ignore[union-attr]
+        written = [c.steering.tokens.tolist() for c in alone if c.concept == concept.name]  # type: ignore[union-attr]
+        assert written == [
+            tokenizer("the cat ran ", add_special_tokens=False)["input_ids"],
+            tokenizer("a cat ", add_special_tokens=False)["input_ids"],
+        ]
+        assert len(tried) == 4 and tried[2:] == written
+
+
+def test_an_instruction_in_unknown_words_or_too_long_is_none_with_the_reason() -> None:
+    strange = by_concept("prompt", about_cats(), n_candidates=0, instructions=("zyx {target}",))
+    crowded = dataclasses.replace(about_cats(), longest_text=127)
+    long = by_concept("prompt", crowded, n_candidates=0, instructions=("the cat ran {target}",))
+    for found, reason in ((strange, "vocabulary lacks words"), (long, "no instruction fits")):
+        for candidate in found.values():
+            assert candidate.steering is None and reason in (candidate.reason or "")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_candidates": 0}, "nothing to try"),
+        ({"instructions": ("Write about the sea.",)}, "would be the same for every target"),
+    ],
+)
+def test_instructions_that_say_nothing_are_refused(settings, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        method("prompt", **settings)

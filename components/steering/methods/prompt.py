@@ -1,33 +1,46 @@
-"""Puts a passage that has the concept before the prompt, in a conversation at the beginning of the
-user's message: steering by example, without touching an activation.
+"""Puts a passage that has the concept, or an instruction, before the prompt, in a conversation at
+the beginning of the user's message: steering by example or by words, without touching an
+activation.
 
 The baseline that every edit must beat where the model can be told in words what is wanted. Passages
 are pieces of select documents that have the concept (around a labelled token; for document
-concepts, openings); the validate prompts choose among a few. It has no strength: it is applied as
-it is, and its cost is measured.
+concepts, openings). Instructions are the user's own sentences, with the target's words put in. The validate
+prompts choose among all of them. It has no strength: it is applied as it is, and its cost is
+measured.
 
 When to use it: always, beside any other method.
 
 Source: prompting as the baseline of steering in Wu et al., AxBench (2025), arXiv:2501.17148.
-Deviation: examples instead of an instruction written by a language model, since a base model
-follows no instruction.
+Deviation: by default examples instead of an instruction, since a base model follows no instruction;
+an instruction is the same sentence for all targets and not written by a language model for each.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
 from components.config import Config
 from components.model.intervention import Intervention
 from components.seeds import numpy_generator
-from components.steering.contract import Candidate, Evidence, Steering, SteeringMethod, methods
+from components.steering.contract import (
+    Candidate,
+    Concept,
+    Evidence,
+    Steering,
+    SteeringMethod,
+    methods,
+)
+
+TARGET = "{target}"
+"""What an instruction has in the place of the target's words."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,15 +83,33 @@ class Prefix(Steering):
 class PromptConfig(Config):
     """Settings of prompt."""
 
-    n_candidates: PositiveInt = 4
-    """Passages for each concept, among which the validate prompts choose."""
+    n_candidates: NonNegativeInt = 4
+    """Passages for each concept, among which the validate prompts choose; 0 for instructions
+    alone."""
     n_tokens: PositiveInt = Field(24, le=512)
     """Tokens of a passage, at most."""
+    instructions: tuple[str, ...] = ()
+    """Instructions that are tried beside the passages, such as "Write about {target}. "; {target}
+    stands for the target's words. For models that follow instructions."""
+
+    @model_validator(mode="after")
+    def _something_is_tried(self) -> PromptConfig:
+        if not self.n_candidates and not self.instructions:
+            raise ValueError(
+                "n_candidates is 0 and instructions is empty, so prompt has nothing to try; give "
+                "one of them"
+            )
+        if bare := [each for each in self.instructions if TARGET not in each]:
+            raise ValueError(
+                f"the instruction {bare[0]!r:.80} would be the same for every target; write "
+                f"{TARGET} where the target's words belong"
+            )
+        return self
 
 
 @methods
 class Prompt(SteeringMethod):
-    """A passage with the concept before the prompt."""
+    """A passage with the concept, or an instruction, before the prompt."""
 
     version = 2  # 2: neutral text leaves room for the passage
     config = PromptConfig
@@ -86,42 +117,76 @@ class Prompt(SteeringMethod):
 
     @classmethod
     def at_most(cls, config: PromptConfig) -> int:
-        """Passages a concept."""
-        return config.n_candidates
+        """Passages and instructions a concept."""
+        return config.n_candidates + len(config.instructions)
 
     def candidates(self, evidence: Evidence) -> Iterator[Candidate]:
-        """The passages of each concept, drawn by the seed; no two alike, and all of them fit the
-        model beside a prompt and its continuation."""
-        most = self.services.model.context_length
-        room = self.settings.n_tokens if most is None else most - evidence.longest_text
+        """The passages of each concept, drawn by the seed, then its instructions; no two alike, and
+        all of them fit the model beside a prompt and its continuation."""
         conversation = self.services.conversation
         behind = () if conversation is None else conversation.head(self.services.model)
         for column, concept in enumerate(evidence.concepts):
-            rows = np.flatnonzero(evidence.labels[:, column].toarray().ravel())
-            if not len(rows):
-                reason = "no token of the select split has the concept"
-                yield Candidate(concept.name, 0, None, reason=reason)
-                continue
-            if concept.unit == "document":
-                _, first = np.unique(evidence.document[rows], return_index=True)
-                rows = rows[first]
-            generator = numpy_generator(self.services.seed, "prompt", concept.name)
-            passages: dict[tuple[int, ...], None] = {}
-            for row in generator.permutation(rows).tolist():
-                if len(passages) == self.settings.n_candidates:
-                    break
-                passage = self._passage(evidence, row, concept.unit)
-                if len(passage) <= room:
-                    passages.setdefault(passage)
-            if not passages:
-                reason = (
-                    f"no passage fits: the model reads {most} tokens, and the longest prompt with "
-                    f"its continuation has {evidence.longest_text}; lower "
-                    "steer.method_settings.prompt.n_tokens or steer.max_new_tokens"
-                )
-                yield Candidate(concept.name, 0, None, reason=reason)
-            for replicate, tokens in enumerate(passages):
+            passages, reason = self._passages(evidence, column)
+            instructions, why_not = self._instructions(evidence, concept)
+            prefixes = list(dict.fromkeys((*passages, *instructions)))
+            if not prefixes:
+                yield Candidate(concept.name, 0, None, reason=reason or why_not)
+            for replicate, tokens in enumerate(prefixes):
                 yield Candidate(concept.name, replicate, Prefix(torch.tensor(tokens), behind))
+
+    def _passages(
+        self, evidence: Evidence, column: int
+    ) -> tuple[Sequence[tuple[int, ...]], str | None]:
+        """Those of one concept, and where there is none, why."""
+        if not self.settings.n_candidates:
+            return (), None
+        concept, room = evidence.concepts[column], self._room(evidence)
+        rows = np.flatnonzero(evidence.labels[:, column].toarray().ravel())
+        if not len(rows):
+            return (), "no token of the select split has the concept"
+        if concept.unit == "document":
+            _, first = np.unique(evidence.document[rows], return_index=True)
+            rows = rows[first]
+        generator = numpy_generator(self.services.seed, "prompt", concept.name)
+        passages: dict[tuple[int, ...], None] = {}
+        for row in generator.permutation(rows).tolist():
+            if len(passages) == self.settings.n_candidates:
+                break
+            passage = self._passage(evidence, row, concept.unit)
+            if len(passage) <= room:
+                passages.setdefault(passage)
+        reason = (
+            f"no passage fits: the model reads {self.services.model.context_length} tokens, and the "
+            f"longest prompt with its continuation has {evidence.longest_text}; lower "
+            "steer.method_settings.prompt.n_tokens or steer.max_new_tokens"
+        )
+        return list(passages), None if passages else reason
+
+    def _instructions(
+        self, evidence: Evidence, concept: Concept
+    ) -> tuple[Sequence[tuple[int, ...]], str | None]:
+        """Those for one concept that fit, and where there is none, why."""
+        if not self.settings.instructions:
+            return (), None
+        tokenizer, room = self.services.model.tokenizer, self._room(evidence)
+        said = [each.replace(TARGET, concept.words) for each in self.settings.instructions]
+        written = [tuple(tokenizer(each, add_special_tokens=False)["input_ids"]) for each in said]
+        # an unknown token would stand in the place of the very words that the model is told
+        readable = [tokens for tokens in written if tokenizer.unk_token_id not in tokens]
+        fitting = [tokens for tokens in readable if 0 < len(tokens) <= room]
+        reason = (
+            "no instruction fits beside the longest prompt and its continuation of "
+            f"{evidence.longest_text} tokens; shorten steer.method_settings.prompt.instructions"
+            if readable
+            else "the model's vocabulary lacks words of every instruction; write "
+            "steer.method_settings.prompt.instructions in words that it knows, or leave them out"
+        )
+        return fitting, None if fitting else reason
+
+    def _room(self, evidence: Evidence) -> float:
+        """Tokens that fit the model beside the longest prompt and its continuation."""
+        most = self.services.model.context_length
+        return math.inf if most is None else most - evidence.longest_text
 
     def _passage(self, evidence: Evidence, row: int, unit: str) -> tuple[int, ...]:
         """The tokens around a labelled one, inside its document; of a document those from there
