@@ -146,26 +146,34 @@ class Asked:
 
     Attributes:
         tokens: what stands before the letter.
-        letters: the tokens of A and B.
+        letters: the tokens of A, B and so on.
     """
 
     tokens: list[int]
-    letters: tuple[int, int]
+    letters: tuple[int, ...]
 
     @classmethod
     def of(
-        cls, model: LanguageModel, prompt: str, conversation: Conversation | None = None
+        cls,
+        model: LanguageModel,
+        prompt: str,
+        conversation: Conversation | None = None,
+        letters: Sequence[str] | None = None,
     ) -> Asked | str:
-        """A prompt of this model; or why it cannot answer it with one token."""
+        """A prompt of this model, answered by one of these letters (by default A and B); or why it
+        cannot answer it with one token."""
         encoder = Encoder.of(model)
+        letters = letters or LETTERS
         question = prompt
         if conversation is not None:  # the question is the user's, and the answer has begun
             question, prompt = prompt.removesuffix(ENDING), ENDING.lstrip()
-        ids = [each.ids for each in encoder.encode([prompt + x for x in LETTERS], offsets=False)]
-        (*before, a), (*also, b) = (each or [-1] for each in ids)
+        ids = [each.ids for each in encoder.encode([prompt + x for x in letters], offsets=False)]
+        before, written = ids[0][:-1], tuple(each[-1] for each in ids if each)
         unknown = getattr(model.tokenizer, "unk_token_id", None)
-        if before != also or a == b or unknown in (a, b) or -1 in (a, b):
-            return "the model's vocabulary does not write the letters A and B as one token each"
+        alike = all(each[:-1] == before for each in ids)
+        if not alike or unknown in written or len(set(written)) < len(letters):
+            told = f"{', '.join(letters[:-1])} and {letters[-1]}"
+            return f"the model's vocabulary does not write the letters {told} as one token each"
         if conversation is not None:
             tokens = [*opened(model, [question], conversation)[0], *before]
         else:
@@ -175,7 +183,7 @@ class Asked:
             return f"it has {len(tokens)} tokens, and the model reads {room}"
         if not tokens:
             return "nothing stands before the letter"
-        return cls(tokens, (a, b))
+        return cls(tokens, written)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -233,7 +241,7 @@ class Answers:
                 of[i] for i in sorted(draw.permutation(len(of))[: config.items].tolist())
             ]
         every = [item for of in items.values() for item in of]
-        _refuse_learnt(every, learnt)
+        refuse_learnt([item.question for item in every], learnt, "steer.answers")
         return cls(items, {item.number: _asked(model, item, conversation) for item in every})
 
     @property
@@ -277,10 +285,12 @@ def probabilities(
     steering: Steering | None,
     strength: float,
     batch: int,
-) -> Generator[int, None, Float[np.ndarray, "prompt 2"]]:
-    """P(A) and P(B) as the next token of each prompt, under a steering; NaN where the prompt and what
-    the steering puts before it are longer than the model reads. Yields prompts done."""
-    found = np.full((len(prompts), 2), np.nan)
+) -> Generator[int, None, Float[np.ndarray, "prompt letter"]]:
+    """P(A), P(B) and so on as the next token of each prompt, under a steering; NaN where the prompt
+    and what the steering puts before it are longer than the model reads, and for letters that a
+    prompt does not have. Yields prompts done."""
+    n_letters = [len(prompt.letters) for prompt in prompts]
+    found = np.full((len(prompts), max(n_letters, default=0)), np.nan)
     room = (model.context_length or 2**31) - _before(steering, strength)
     there = [i for i, prompt in enumerate(prompts) if len(prompt.tokens) <= room]
     order = sorted(there, key=lambda i: len(prompts[i].tokens))
@@ -299,8 +309,10 @@ def probabilities(
             model, tokens, intervention_of([steering] * len(part), [strength] * len(part)), lengths
         )
         last = logits[torch.arange(len(part)), (lengths - 1).to(logits.device)]
-        letters = torch.tensor([prompts[i].letters for i in part]).to(last.device)
-        found[part] = last.double().softmax(dim=-1).gather(1, letters).cpu().numpy()
+        probability = last.double().softmax(dim=-1)
+        for i, row in zip(part, probability, strict=True):
+            letters = torch.tensor(prompts[i].letters, device=row.device)
+            found[i, : n_letters[i]] = row[letters].cpu().numpy()
         yield len(part)
     return found
 
@@ -319,33 +331,59 @@ def score_rows(rows: pl.DataFrame, comparison: Comparison) -> Iterator[dict[str,
         comparison: what the scores are about.
     """
     plain = _means(rows.filter(method=UNSTEERED))
-    kinds = [*(["all"] if len(comparison.kinds) > 1 else []), *comparison.kinds]
+    for method, budget in tried(comparison):
+        own = _means(rows.filter(pl.col("method") == method, at(budget)))
+        for kind in kinds_of(comparison):
+            there = [c.name for c in comparison.passed(kind)]
+            reasons = rows.filter(pl.col("concept").is_in(there))["reason"]
+            why = next(iter(reasons.drop_nulls()), "no item is of them")
+            yield from paired_rows(comparison, method, budget, kind, own, plain, MEASURES, why)
+
+
+def tried(comparison: Comparison) -> Iterator[tuple[str, float | None]]:
+    """Every method that steered, at each budget at which it did."""
     for budget, methods in comparison.places:
-        for method in (m for m in comparison.methods if m in methods):
-            if method in comparison.absent:
-                continue
-            own = _means(rows.filter(pl.col("method") == method, at(budget)))
-            for kind in kinds:
-                yield from _of_kind(comparison, method, budget, kind, own, plain, rows)
+        for method in comparison.methods:
+            if method in methods and method not in comparison.absent:
+                yield method, budget
 
 
-def _of_kind(
+def kinds_of(comparison: Comparison) -> list[str]:
+    """The kinds of targets that scores are of: all together first, where there are several."""
+    return [*(["all"] if len(comparison.kinds) > 1 else []), *comparison.kinds]
+
+
+def paired_rows(
     comparison: Comparison,
     method: str,
     budget: float | None,
     kind: str,
     own: Mapping[str, float],
     plain: Mapping[str, float],
-    rows: pl.DataFrame,
+    measures: tuple[Measure, Measure],
+    why: str,
+    caution: str | None = None,
 ) -> Iterator[dict[str, Any]]:
+    """Two rows of the scores table: the mean over targets beside the same without steering, and the
+    difference, paired by target.
+
+    Args:
+        comparison: what the scores are about.
+        method: which steers.
+        budget: at which.
+        kind: of targets.
+        own: value of each target under the method.
+        plain: value of each target without steering; targets without one have no value.
+        measures: of the value and of the difference.
+        why: the reason why targets have none.
+        caution: what else a reader has to know.
+    """
     passed = comparison.passed(kind)
     there = [c for c in passed if c.name in plain]
     names = [c.name for c in there]
     failed = [name for name in names if name not in own]
     told = []
     if len(there) < len(passed):
-        reasons = rows.filter(pl.col("concept").is_in([c.name for c in passed]))["reason"]
-        why = next(iter(reasons.drop_nulls()), "no item is of them")
         told.append(f"{len(passed) - len(there)} of {len(passed)} targets have no answers: {why}")
     if not passed:
         told.append("no target passed the gate")
@@ -353,6 +391,8 @@ def _of_kind(
         told.append(
             f"{len(failed)} of {len(names)} targets had no usable steering and count as unsteered"
         )
+    if caution:
+        told.append(caution)
     about = {
         **comparison.who(method),
         "budget": budget,
@@ -364,12 +404,13 @@ def _of_kind(
     gains = {name: values[name] - plain[name] for name in names}
     level = over(plain, kind, there).value
     baseline = None if level is None else (level, "unsteered")
+    of_value, of_difference = measures
     for measure, of, beside in (
-        ("answer", values, baseline),
-        ("answer_gain", gains, (0.0, "unsteered")),
+        (of_value, values, baseline),
+        (of_difference, gains, (0.0, "unsteered")),
     ):
         interval: Interval = over(of, kind, there)
-        yield score_row(comparison, measure, interval, **about, baseline=beside)
+        yield score_row(comparison, measure.name, interval, **about, baseline=beside)
 
 
 def _means(rows: pl.DataFrame) -> dict[str, float]:
@@ -429,17 +470,21 @@ def _read(config: AnswersConfig) -> Iterator[Item]:
             number += 1
 
 
-def _refuse_learnt(items: Sequence[Item], learnt: Sequence[str]) -> None:
-    """Refuses items whose question stands in a text that was learnt from, or holds one."""
+def refuse_learnt(questions: Sequence[str], learnt: Sequence[str], section: str) -> None:
+    """Refuses questions that stand in a text that was learnt from, or hold one.
+
+    Raises:
+        InputError: one does; names the section whose file it is from.
+    """
     texts = [_plain(text) for text in learnt]
     long = [text for text in texts if len(text.split()) >= WORDS_OF_A_TEXT]
-    for item in items:
-        question = _plain(item.question)
+    for each in questions:
+        question = _plain(each)
         if any(question in text for text in texts) or any(text in question for text in long):
             raise InputError(
-                f"an item of steer.answers shares its text with steer.targets, which is learnt from "
-                f"({item.question[:80]!r}): what was learnt is no test; take such rows out of "
-                "one of the two files"
+                f"an item of {section} shares its text with steer.targets, which is learnt from "
+                f"({each[:80]!r}): what was learnt is no test; take such rows out of one of the two "
+                "files"
             )
 
 

@@ -13,13 +13,14 @@ from components.config import Config, execution, names_of, refuse_unused, settin
 from components.errors import ConfigError
 from components.model.hook_point import translate
 from components.registry import Registry
-from components.steering import asked
+from components.steering import answers, asked, questions
 from components.steering.answers import AnswersConfig
 from components.steering.comparison import UNTRAINED
 from components.steering.composite import FLUENCY, RELEVANCE
 from components.steering.contract import SteeringControl, SteeringMethod, controls, judges, methods
 from components.steering.conversation import ChatConfig
 from components.steering.measures import MEASURES, PANEL_MEASURE
+from components.steering.questions import QuestionsConfig
 from components.steering.targeting import Targets, targets
 from components.steering.targets.labels import LabelsConfig
 from components.store.judgements import PANEL, TAKEN, UNSTEERED
@@ -118,6 +119,8 @@ class SteerConfig(Config):
     """Prompts as messages of a conversation, for models that were made for it."""
     answers: AnswersConfig = AnswersConfig()
     """Multiple-choice items on which chosen steerings are tried, too."""
+    questions: QuestionsConfig = QuestionsConfig()
+    """Multiple-choice questions about other things: what chosen steerings cost in accuracy."""
     seed: int = 0
     """Draws the concepts, the text, the control directions and the resamples."""
     batch_size: PositiveInt = execution(256)
@@ -139,9 +142,8 @@ class SteerConfig(Config):
                 f"a steering method may not be called {taken[0]!r}: tables call a control so; "
                 "rename its file"
             )
-        if taken := sorted(
-            set(self.judges) & (TAKEN | {measure.name for measure in (*MEASURES, PANEL_MEASURE)})
-        ):
+        measured = (*MEASURES, PANEL_MEASURE, *answers.MEASURES, *questions.MEASURES)
+        if taken := sorted(set(self.judges) & (TAKEN | {measure.name for measure in measured})):
             raise ConfigError(
                 f"a judge may not be called {taken[0]!r}: tables call another thing so; rename "
                 "its file"

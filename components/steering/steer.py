@@ -34,7 +34,7 @@ from components.device import Execution
 from components.model.language_model import LanguageModel
 from components.report.measure import Measures
 from components.report.scores import write
-from components.steering import answers, asked, hook_points
+from components.steering import answers, asked, hook_points, questions
 from components.steering.answers import Answers
 from components.steering.battery import Outcome, drawn_cells, not_run, obstacle, run_battery
 from components.steering.battery import rows as battery_rows
@@ -56,6 +56,7 @@ from components.steering.meter import BRACKET_SHARE, Meter
 from components.steering.neutral import Neutral
 from components.steering.panel import Panel
 from components.steering.proposals import Proposals, propose
+from components.steering.questions import Questions
 from components.steering.saved import save
 from components.steering.scores import absent_row, score_rows
 from components.steering.strength import at_costs, calibrate, costs
@@ -138,9 +139,9 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     plan = meter.plan(len(concepts))
     refuse_without_leave(STEER.name, asked.forecast(config, meter, settings), settings)
     yield meter.progress(plan)
-    items = Answers.read(
-        config.answers, concepts, targeted.texts(), model, config.seed, writer.conversation
-    )
+    learnt, conversation = targeted.texts(), writer.conversation
+    items = Answers.read(config.answers, concepts, learnt, model, config.seed, conversation)
+    asked_too = Questions.read(config.questions, learnt, model, config.seed, conversation)
 
     # Who judges, and which concepts can be judged and decoded.
     n_plain = max(config.n_samples, -(-config.band_texts // len(prompts["validate"])))
@@ -197,7 +198,7 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
     for columns, text in ((("kl_elsewhere", None), elsewhere), (("kl_whole", "loss_whole"), whole)):
         steered, final = yield from _with_cost(columns, text, steered, final, writer, meter)
     steered, final = with_doses(model, steered, final, elsewhere)
-    answered = yield from _answers(items, final, model, meter, config)
+    answered = yield from _answers(items, asked_too, final, model, meter, config)
     yield from texts.test(final)
     yield from texts.ask(config.seed)
     tried = None  # after all else, so that it changes nothing else
@@ -410,16 +411,20 @@ def _with_cost(
 
 def _answers(
     items: Answers | None,
+    asked_too: Questions | None,
     final: Sequence[Steered],
     model: LanguageModel,
     meter: Meter,
     config: SteerConfig,
-) -> Generator[Progress, None, pl.DataFrame | None]:
-    """The ANSWERS table; None where no items are given."""
-    if items is None:
-        return None
-    work = items.rows(final, model, config.batch_size)
-    return tables.ANSWERS.frame((yield from meter.run(work, "answers", items.tokens)))
+) -> Generator[Progress, None, dict[str, pl.DataFrame]]:
+    """The tables ANSWERS and QUESTIONS by name; none where nothing is asked."""
+    answered: dict[str, pl.DataFrame] = {}
+    for table, each in ((tables.ANSWERS, items), (tables.QUESTIONS, asked_too)):
+        if each is not None:
+            work = each.rows(final, model, config.batch_size)
+            rows = yield from meter.run(work, table.name, each.tokens)
+            answered[table.name] = table.frame(rows)
+    return answered
 
 
 def _write(
@@ -428,7 +433,7 @@ def _write(
     strengths: list[dict[str, Any]],
     comparison: Comparison,
     places: Decision,
-    answered: pl.DataFrame | None,
+    answered: Mapping[str, pl.DataFrame],
     tried: Sequence[Outcome] | None,
 ) -> None:
     generations = tables.GENERATIONS.write(folder, ledger.generations())
@@ -444,10 +449,11 @@ def _write(
         tables.FURTHER_JUDGES.write(folder, further)
     of_others = off_target(generations, judgements, comparison.measure, list(ledger.judged))
     scores, measures = [*score_rows(results, reached, comparison, against, of_others)], ()
-    if answered is not None:
-        tables.ANSWERS.write(folder, answered)
-        scores += answers.score_rows(answered, comparison)
-        measures = answers.MEASURES
+    for table, of in ((tables.ANSWERS, answers), (tables.QUESTIONS, questions)):
+        if table.name in answered:
+            table.write(folder, answered[table.name])
+            scores += of.score_rows(answered[table.name], comparison)
+            measures = (*measures, *of.MEASURES)
     if tried is not None:
         tables.BATTERY.write(folder, battery_rows(tried))
         scores.append({**comparison.columns, **battery_score(tried)})
@@ -514,8 +520,9 @@ def _refused_rows(comparison: Comparison, names: Sequence[str]) -> Iterator[dict
 
 def _declared(config: SteerConfig) -> Measures:
     of_answers = answers.MEASURES if config.answers.path else ()
+    of_questions = questions.MEASURES if config.questions.path else ()
     of_sweep = hook_points.MEASURES if config.hook_point_sweep else ()
-    return declared(config.beside, (*of_answers, *of_sweep))
+    return declared(config.beside, (*of_answers, *of_questions, *of_sweep))
 
 
 def _entries(config: SteerConfig) -> Mapping[str, int]:
@@ -538,6 +545,9 @@ def _entries(config: SteerConfig) -> Mapping[str, int]:
     if config.answers.path:
         entries["answers"] = answers.VERSION
         entries["answers.files"] = content_number(config.answers.files())
+    if config.questions.path:
+        entries["questions"] = questions.VERSION
+        entries["questions.files"] = content_number(config.questions.files())
     return entries | {"probe": probe.VERSION, "classifier": classifier.VERSION}
 
 

@@ -524,6 +524,24 @@ STEERED = Table(
     },
     ("concept", "method", "kl_budget"),
 )
+QUESTIONS = Table(
+    "questions",
+    "steer",
+    "Which letter is the most probable for multiple-choice questions about other things, under what "
+    "was chosen for each target; only where questions are given.",
+    {
+        "concept": (pl.String, "the target; null for unsteered"),
+        "method": (pl.String, "as in `steered`; unsteered is the model as it is"),
+        "kl_budget": (pl.Float64, "nats a token; null for unsteered"),
+        "item": (pl.Int64, "number of the row among those of all files"),
+        "choices": (pl.Int64, "how many choices it has"),
+        "right": (pl.Boolean, "whether the most probable letter is that of the right choice"),
+        "probability": (pl.Float64, "P(right letter) over that of all its letters"),
+        "mass": (pl.Float64, "probability of all its letters together"),
+        "reason": (pl.String, "why there is no answer"),
+    },
+    ("concept", "method", "kl_budget", "item"),
+)
 ANSWERS = Table(
     "answers",
     "steer",
@@ -800,7 +818,7 @@ TABLES = {
     for table in (
         DOCUMENTS, CONCEPTS, LABELS, PAIRS, PROMPTS, VOCABULARY, NAMES, CURVE, LATENTS, NEIGHBOURS,
         POOLED, CONTEXTS, COOCCURRING, EXPLANATIONS, EXPLANATION_SCORES, CONTROL_SCORES, EXPLANATION_STRATA,
-        LATENT_SCORES, TARGETS, STRENGTHS, GENERATIONS, JUDGEMENTS, STEERED, ANSWERS, CONTRASTS, FURTHER_JUDGES, HOOK_POINTS, BATTERY, CONCEPTS_FOUND, ABSORPTION, FIRST_LETTER,
+        LATENT_SCORES, TARGETS, STRENGTHS, GENERATIONS, JUDGEMENTS, STEERED, ANSWERS, QUESTIONS, CONTRASTS, FURTHER_JUDGES, HOOK_POINTS, BATTERY, CONCEPTS_FOUND, ABSORPTION, FIRST_LETTER,
         WRITERS, CALLS,
     )
 }  # fmt: skip

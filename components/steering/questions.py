@@ -1,0 +1,296 @@
+"""Accuracy on multiple-choice questions that have nothing to do with the targets: what steering
+costs the model in what it knew.
+
+    accuracy    share of the questions whose right choice has the most probable letter
+
+A question and its choices are given, and the letter is read off the predictions behind
+`Answer: (`, steered as methods steer text that is given. The choices of each question are turned so
+that the right one stands under every letter equally often: a model that always says one letter is
+right as often as chance. All targets are asked the same questions, and nothing is chosen by them.
+
+Source: the check of general abilities in Rimsky et al. (2023), Steering Llama 2 via contrastive
+activation addition (CAA), arXiv:2312.06681, section 7 (accuracy on MMLU under steering). Deviations:
+the strength is set by what steering costs; letters are balanced; no chat template unless
+`steer.chat.messages`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float
+from pydantic import PositiveInt
+
+from components.config import Config
+from components.errors import InputError
+from components.model.language_model import LanguageModel
+from components.report.measure import Measure
+from components.seeds import numpy_generator
+from components.statistics import wilson
+from components.steering.answers import (
+    ENDING,
+    Asked,
+    kinds_of,
+    paired_rows,
+    probabilities,
+    refuse_learnt,
+    tried,
+)
+from components.steering.choice import Steered
+from components.steering.comparison import Comparison, at
+from components.steering.contract import Steering
+from components.steering.conversation import Conversation
+from components.steering.given import files_of, rows_of
+from components.store.judgements import UNSTEERED
+
+VERSION = 1
+MEASURES = (
+    Measure(
+        "accuracy", "Accuracy", "share",
+        "Share of questions about other things that are answered rightly under steering.",
+        rank=14, kinds=24, least=0, most=1,
+    ),
+    Measure(
+        "accuracy_change", "Accuracy over unsteered", "difference",
+        "Accuracy under steering minus the same without steering: a side effect.",
+        rank=14, kinds=24, least=-1, most=1, part_of="accuracy",
+    ),
+)  # fmt: skip
+LETTERS: Sequence[str] = "ABCDEFGHIJ"
+
+
+class QuestionsConfig(Config):
+    """Multiple-choice questions about other things than the targets, on which the accuracy under
+    steering is measured."""
+
+    path: str = ""
+    """A file (JSONL or parquet), or a folder of them; empty: nothing is measured."""
+    pattern: str = "**/*"
+    """Which files of a folder are read."""
+    question_column: str = "question"
+    """The column that holds the question."""
+    choices_column: str = "choices"
+    """The column that holds the list of its choices."""
+    answer_column: str = "answer"
+    """The column that says which is right: its number from 0, its letter, or its text."""
+    items: PositiveInt = 100
+    """Questions, at most, drawn by the seed."""
+
+    def files(self) -> list[Path]:
+        """The files that are read; their bytes are in the key."""
+        return files_of(self.path, self.pattern)
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """A question with its choices.
+
+    Attributes:
+        number: among the rows of all files.
+        question: without the choices.
+        choices: as the file lists them.
+        right: which of them.
+    """
+
+    number: int
+    question: str
+    choices: Sequence[str]
+    right: int
+
+    def prompt(self, place: int) -> str:
+        """As it is asked: the choices turned until the right one stands at this place."""
+        shift = self.right - place
+        turned = [self.choices[(i + shift) % len(self.choices)] for i in range(len(self.choices))]
+        listed = "".join(
+            f"\n ({letter.strip()}) {choice}"
+            for letter, choice in zip(LETTERS, turned, strict=False)
+        )
+        return f"{self.question}\n\nChoices:{listed}{ENDING}"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Questions:
+    """Questions as the model reads them.
+
+    Attributes:
+        items: those that were drawn, in the order of the files.
+        places: under which letter the right choice of each stands.
+        asked: the prompt of each; or why it cannot be asked.
+    """
+
+    items: Sequence[Item]
+    places: Sequence[int]
+    asked: Sequence[Asked | str]
+
+    @classmethod
+    def read(
+        cls,
+        config: QuestionsConfig,
+        learnt: Sequence[str],
+        model: LanguageModel,
+        seed: int,
+        conversation: Conversation | None = None,
+    ) -> Questions | None:
+        """The questions; None where no file is named.
+
+        Args:
+            config: the section.
+            learnt: texts of the user's own that steerings are learnt or judged from.
+            model: the model that is steered.
+            seed: draws the questions, and the letters of their right choices.
+            conversation: what prompts are put into.
+
+        Raises:
+            InputError: no file, a column that is missing, no row that is a question with choices,
+                or questions that stand in texts that were learnt from.
+        """
+        if not config.path:
+            return None
+        every = list(_read(config))
+        if not every:
+            raise InputError(
+                f"no row of {config.path} has a question, 2 to {len(LETTERS)} choices and the right "
+                "one of them (its number from 0, its letter, or its text); set "
+                "steer.questions.question_column, choices_column or answer_column to the columns "
+                "that have them"
+            )
+        draw = numpy_generator(seed, "questions")
+        drawn = draw.permutation(len(every))[: config.items].tolist()
+        # within a drawn order, so that the letters are balanced among questions of any one size
+        of_size: dict[int, int] = {}
+        placed = []
+        for i in drawn:
+            n = len(every[i].choices)
+            placed.append((i, of_size.get(n, 0) % n))
+            of_size[n] = of_size.get(n, 0) + 1
+        placed.sort()
+        items, places = [every[i] for i, _ in placed], [place for _, place in placed]
+        refuse_learnt([item.question for item in items], learnt, "steer.questions")
+        asked = [
+            Asked.of(model, item.prompt(place), conversation, LETTERS[: len(item.choices)])
+            for item, place in zip(items, places, strict=True)
+        ]
+        return cls(items, places, asked)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a prompt, in the mean."""
+        lengths = [len(each.tokens) for each in self.asked if isinstance(each, Asked)]
+        return round(sum(lengths) / max(1, len(lengths)))
+
+    def rows(
+        self, final: Sequence[Steered], model: LanguageModel, batch: int
+    ) -> Generator[int, None, list[dict[str, Any]]]:
+        """Rows of the QUESTIONS table: every question without steering, and under each steering that
+        was chosen for a target. Yields prompts done."""
+        plans: list[tuple[str | None, str, float | None, Steering | None, float]] = [
+            (None, UNSTEERED, None, None, 0.0)
+        ]
+        for s in final:
+            if s.candidate.concept and s.strength is not None:
+                place = s.candidate.concept, s.method, s.budget
+                plans.append((*place, s.candidate.steering, s.strength))
+        there = [i for i, each in enumerate(self.asked) if isinstance(each, Asked)]
+        prompts = [each for each in self.asked if isinstance(each, Asked)]
+        rows = []
+        for concept, method, budget, steering, strength in plans:
+            found = yield from probabilities(model, prompts, steering, strength, batch)
+            told = dict(zip(there, found, strict=True))
+            place = {"concept": concept, "method": method, "kl_budget": budget}
+            rows += [place | self._row(i, told.get(i)) for i in range(len(self.items))]
+        return rows
+
+    def _row(self, i: int, found: Float[np.ndarray, " letter"] | None) -> dict[str, Any]:
+        """What is known of one question."""
+        item, asked = self.items[i], self.asked[i]
+        row = {"item": item.number, "choices": len(item.choices)}
+        nothing = {"right": None, "probability": None, "mass": None}
+        if isinstance(asked, str) or found is None:
+            return row | nothing | {"reason": asked if isinstance(asked, str) else None}
+        own = found[: len(item.choices)]
+        mass = float(own.sum())
+        if not (np.isfinite(own).all() and mass > 0):
+            why = "the predictions are not finite, or the question is too long behind what steers"
+            return row | nothing | {"reason": why}
+        right = bool(own.argmax() == self.places[i])
+        share = float(own[self.places[i]] / mass)
+        return row | {"right": right, "probability": share, "mass": mass, "reason": None}
+
+
+def score_rows(rows: pl.DataFrame, comparison: Comparison) -> Iterator[dict[str, Any]]:
+    """Rows of the scores table: of each method at each budget the mean over targets, beside the same
+    without steering, and the difference, paired by target.
+
+    Args:
+        rows: the QUESTIONS table.
+        comparison: what the scores are about.
+    """
+    plain_rows = rows.filter(pl.col("method") == UNSTEERED)
+    answered = plain_rows.drop_nulls("right")
+    names = [c.name for c in comparison.passed("all")]
+    level = answered["right"].mean() if answered.height else None
+    plain = {} if level is None else dict.fromkeys(names, float(level))  # type: ignore[arg-type]
+    no_answer = next(iter(plain_rows["reason"].drop_nulls()), "no question can be asked")
+    caution = _caution(answered)
+    for method, budget in tried(comparison):
+        of_method = rows.filter(pl.col("method") == method, at(budget)).drop_nulls("right")
+        means = of_method.group_by("concept").agg(pl.col("right").mean())
+        own = dict(means.select("concept", "right").iter_rows())
+        for kind in kinds_of(comparison):
+            yield from paired_rows(
+                comparison, method, budget, kind, own, plain, MEASURES, no_answer, caution
+            )
+
+
+def _caution(answered: pl.DataFrame) -> str | None:
+    """Why a change of the accuracy may not be seen: the plain model does not know the answers."""
+    if not answered.height:
+        return None
+    n, n_right = answered.height, int(answered["right"].sum())
+    chance = float((1 / answered["choices"]).mean())  # type: ignore[arg-type]
+    if wilson(n_right, n).low > chance:
+        return None
+    return (
+        f"without steering {n_right} of {n} questions are answered rightly, not surely more than by "
+        f"chance ({chance:.2f}): what the model does not know, steering cannot take away"
+    )
+
+
+def _read(config: QuestionsConfig) -> Iterator[Item]:
+    """Rows that are questions; others (no choices, no right one) are passed over."""
+    paths = config.files()
+    if not paths:
+        raise InputError(
+            f"no JSONL or parquet file at {config.path} ({config.pattern}); set steer.questions.path "
+            "to one, or to a folder of them"
+        )
+    columns = [config.question_column, config.choices_column, config.answer_column]
+    where = "steer.questions.question_column, choices_column or answer_column to the columns that it has"
+    number = 0
+    for path in paths:
+        for row in rows_of(path, columns, where).iter_rows(named=True):
+            question, choices, answer = (row[column] for column in columns)
+            listed = [str(each) for each in choices] if isinstance(choices, list) else []
+            right = _right(listed, answer)
+            if question and 2 <= len(listed) <= len(LETTERS) and right is not None:
+                yield Item(number, str(question).strip(), listed, right)
+            number += 1
+
+
+def _right(choices: Sequence[str], answer: Any) -> int | None:
+    """Which choice an answer names, by number, by text or by letter; None for none of them."""
+    if isinstance(answer, int) and not isinstance(answer, bool):
+        return answer if 0 <= answer < len(choices) else None
+    said = str(answer or "").strip()
+    if said in (texts := [choice.strip() for choice in choices]):
+        return texts.index(said)
+    letter = said.strip("().").upper()
+    place = LETTERS.index(letter) if letter and letter in LETTERS and len(letter) == 1 else None
+    if said.isdigit():
+        place = int(said)
+    return place if place is not None and place < len(choices) else None
