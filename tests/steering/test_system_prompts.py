@@ -204,3 +204,15 @@ def test_the_answers_are_foretold(bench: Bench, tmp_path: Path) -> None:
     few, many = (config({"path": str(pairs(tmp_path)), "n_questions": n}) for n in (10, 1000))
     more = many.targeted.n_tokens(many) - few.targeted.n_tokens(few)
     assert more == 2 * 990 * (4 + 10)
+
+
+def test_rows_that_lack_an_instruction_are_counted(
+    bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = pairs(tmp_path)
+    rows = [pl.read_ndjson(path).row(0), ("animals", ANIMALS, None), (None, ANIMALS, ROYALTY)]
+    columns = ["concept", "positive", "negative"]
+    pl.DataFrame(rows, schema=columns, orient="row").write_ndjson(path)
+    answered = found(bench, {"path": str(path), "n_questions": 8})
+    assert [concept.name for concept in answered.concepts] == ["animals"]
+    assert f"2 rows of {path} lack the target or an instruction and are left out" in caplog.text

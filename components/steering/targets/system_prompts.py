@@ -168,6 +168,16 @@ class SystemPrompts(Targets):
                 answers to these targets, or an instruction that does not fit the model.
         """
         pairs = self._pairs()
+        if self._n_incomplete:
+            log.warning(
+                "%d rows of %s lack the target or an instruction and are left out; fill in %s, %s and "
+                "%s",
+                self._n_incomplete,
+                self.settings.path,
+                self.settings.concept_column,
+                self.settings.with_column,
+                self.settings.without_column,
+            )
         questions = self._questions(ground)
         names = list(dict.fromkeys(pair.concept for pair in pairs))
         rows = pl.DataFrame(
@@ -198,11 +208,13 @@ class SystemPrompts(Targets):
             rows_of(path, wanted, where).select(pl.col(wanted).cast(pl.String))
             for path in files_of(settings.path, settings.pattern)
         ]
+        every = pl.concat(frames) if frames else pl.DataFrame()
         rows = [
             row
             for frame in frames
             for row in frame.drop_nulls().unique(maintain_order=True).iter_rows()
         ]
+        self._n_incomplete = every.height - every.drop_nulls().height
         if not rows:
             raise InputError(
                 f"no pair of instructions at {settings.path} ({settings.pattern}); set "
