@@ -26,7 +26,22 @@ if TYPE_CHECKING:  # it imports this module
 Row: TypeAlias = Sequence[int]
 Write: TypeAlias = Callable[[Sequence[Row], Sequence[int]], list[list[int]]]
 """(prompts, one seed for each) -> the new tokens of each."""
-Positions = Literal["all", "prompt", "generated"] | Sequence[int] | Bool[Tensor, "row position"]
+
+
+@dataclasses.dataclass(frozen=True)
+class GivenFrom:
+    """The tokens that were given, from one of them on.
+
+    Attributes:
+        first: position of the first of them.
+    """
+
+    first: int
+
+
+Positions = (
+    Literal["all", "prompt", "generated"] | GivenFrom | Sequence[int] | Bool[Tensor, "row position"]
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,9 +52,9 @@ class Edit:
         hook_point: canonical or TransformerLens name.
         function: `function(x[b, t, d], mask[b, t, 1])` returns the new activations; what it returns
             outside the mask (true at the tokens to be edited) is not used.
-        positions: all; prompt (tokens that were given); generated (tokens that the model made); a
-            list of positions, the negative ones counted back from the end of the prompt; or a mask
-            [row, position], false beyond its end.
+        positions: all; prompt (tokens that were given); generated (tokens that the model made);
+            `GivenFrom`; a list of positions, the negative ones counted back from the end of the
+            prompt; or a mask [row, position], false beyond its end.
     """
 
     hook_point: str
@@ -190,6 +205,8 @@ class Places:
             )
             inside = at.clamp(0, positions.shape[1] - 1)
             mask = positions.to(at.device).gather(1, inside) & (at < positions.shape[1])
+        elif isinstance(positions, GivenFrom):
+            mask = (at >= positions.first) & (at < prompt)
         elif positions == "prompt":
             mask = at < prompt
         elif positions == "generated":

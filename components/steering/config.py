@@ -23,6 +23,7 @@ from components.steering.measures import MEASURES, PANEL_MEASURE
 from components.steering.questions import QuestionsConfig
 from components.steering.targeting import Targets, targets
 from components.steering.targets.labels import LabelsConfig
+from components.steering.vector import ROLES
 from components.store.judgements import PANEL, TAKEN, UNSTEERED
 
 if TYPE_CHECKING:
@@ -150,6 +151,14 @@ class SteerConfig(Config):
             )
         for registry, names, settings in self.tables():
             refuse_unused(registry, names, settings)
+            for name in names:
+                place = getattr(getattr(settings, name), "positions", None)
+                if place in ROLES and not self.chat.messages:
+                    raise ConfigError(
+                        f"{registry.noun} {name}: positions={place} says a role, and prompts are no "
+                        "messages; set steer.chat.messages=true, or positions to all, prompt, "
+                        "generated or a list"
+                    )
         if len(set(self.kl_budgets)) < len(self.kl_budgets):
             raise ConfigError(f"a KL budget is listed twice: {self.kl_budgets}")
         if self.measure not in self.judges:

@@ -176,6 +176,8 @@ class Evidence:
         is_foreign: whether the rows are of other text, which the model read for this.
         longest_text: tokens of the longest prompt and its continuation: what has to fit the model
             beside whatever a steering puts before it.
+        head: tokens that the chat template puts before the user's message; 0 without a
+            conversation, or where the template does not put the message as it is.
     """
 
     concepts: Sequence[Concept]
@@ -199,6 +201,7 @@ class Evidence:
     select_rows: Int[np.ndarray, " token"] | None = None
     is_foreign: bool = False
     longest_text: int = 0
+    head: int = 0
 
     def alone(self, column: int) -> Evidence:
         """The evidence of one concept: tokens with it and tokens known to be without it; all others

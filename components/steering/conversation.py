@@ -4,7 +4,8 @@ conversation.
 In a conversation the tokenizer's own chat template makes one text of the system message, the user's
 message and the beginning of the assistant's answer; what is written is the answer. Tokens that were
 given are then the system's and the user's, and tokens that the model makes are the assistant's:
-`positions` of methods says which of them are steered (`prompt`, `generated`, `all`).
+`positions` of methods says which of them are steered (`system`, `user`, `prompt`, `generated`,
+`all`).
 """
 
 from __future__ import annotations

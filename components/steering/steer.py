@@ -173,6 +173,7 @@ def make(folder: Path, config: SteerConfig, inputs: Inputs, settings: Execution)
         evidence,
         meanings=Meanings.read(inputs, settings, config),
         longest_text=meter.longest + config.max_new_tokens,
+        head=0 if conversation is None else len(conversation.head(model)),
     )
     services = MethodServices(settings, config.seed, model, writer.conversation)
     proposals = propose(config, evidence, services, inputs.get("untrained"))

@@ -27,22 +27,45 @@ from torch import Tensor
 
 from components.config import Config
 from components.errors import InputError
-from components.model.intervention import Edit, Intervention, add
+from components.model.intervention import Edit, GivenFrom, Intervention, add
 from components.registry import nearest
 from components.steering.contract import Evidence, Steering
 
 Operator: TypeAlias = Literal["add", "clamp", "project_out"]
-Where: TypeAlias = Literal["all", "prompt", "generated"] | list[int]
+Named: TypeAlias = Literal["all", "prompt", "generated", "system", "user"]
+Where: TypeAlias = Literal["all", "prompt", "generated"] | GivenFrom | list[int]
 OPERATORS: tuple[Operator, ...] = ("add", "clamp", "project_out")
 PLACES = ("all", "prompt", "generated")
+ROLES = ("system", "user")
+"""Places that only a conversation has."""
 
 
 class PlacedConfig(Config):
     """Where an activation is changed."""
 
-    positions: Where = "all"
+    positions: Named | list[int] = "all"
     """Tokens that are changed: all; prompt, those that were given; generated, those that the model
-    wrote; or a list of positions, negative ones counted back from the end of the prompt."""
+    wrote; in a conversation also system, those before the user's message, and user, those from its
+    first word to where the answer begins; or a list of positions, negative ones counted back from
+    the end of the prompt."""
+
+    def where(self, evidence: Evidence) -> Where:
+        """The positions as numbers, where they are those of a role.
+
+        Raises:
+            InputError: a role, and nobody can say where its tokens stand.
+        """
+        match self.positions:
+            case "system" | "user" as role:
+                if not evidence.head:
+                    raise InputError(
+                        f"positions={role} wants a chat template that puts the user's message as it "
+                        "is, behind tokens of its own, and the model's does not; use prompt, "
+                        "generated or a list of positions"
+                    )
+                return list(range(evidence.head)) if role == "system" else GivenFrom(evidence.head)
+            case positions:
+                return positions
 
 
 class VectorConfig(PlacedConfig):
@@ -112,13 +135,14 @@ class VectorConfig(PlacedConfig):
                 return None
             vectors[name] = steering
         first = next(iter(vectors.values()))
-        if (self.operator, self.positions, list(vectors)) == ("add", "all", [evidence.hook_point]):
+        where = self.where(evidence)
+        if (self.operator, where, list(vectors)) == ("add", "all", [evidence.hook_point]):
             return first
         return Vectors(
             {name: each.vector for name, each in vectors.items()},
             {name: each.unit for name, each in vectors.items()},
             self.operator,
-            self.positions,
+            where,
         )
 
 
@@ -255,7 +279,10 @@ class Vectors(Steering):
 
 
 def saved_positions(positions: Where) -> dict[str, Tensor]:
-    """Positions as a tensor: a number of `PLACES`, or a list."""
+    """Positions as a tensor: a number of `PLACES`, the first of those that were given, or a
+    list."""
+    if isinstance(positions, GivenFrom):
+        return {"given_from": torch.tensor(positions.first)}
     if isinstance(positions, str):
         return {"places": torch.tensor(PLACES.index(positions))}
     return {"positions": torch.tensor(positions, dtype=torch.long)}
@@ -263,6 +290,8 @@ def saved_positions(positions: Where) -> dict[str, Tensor]:
 
 def restored_positions(tensors: Mapping[str, Tensor]) -> Where:
     """Positions from the tensors of `saved_positions`."""
+    if "given_from" in tensors:
+        return GivenFrom(int(tensors["given_from"]))
     if "positions" in tensors:
         return tensors["positions"].tolist()
     return PLACES[int(tensors["places"])]
@@ -270,7 +299,7 @@ def restored_positions(tensors: Mapping[str, Tensor]) -> Where:
 
 def hashable(positions: Where) -> Hashable:
     """Positions as something that can be compared."""
-    return positions if isinstance(positions, str) else tuple(positions)
+    return tuple(positions) if isinstance(positions, list) else positions
 
 
 class Held:

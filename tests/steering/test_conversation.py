@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from components.errors import InputError
+from components.model.intervention import Places
 from components.model.language_model import LanguageModel
 from components.model.reference import ModelConfig, ModelReference
 from components.steering.answers import ENDING, Asked
@@ -110,6 +111,52 @@ def test_the_method_prompt_begins_the_users_message(model: LanguageModel) -> Non
             (row,) = intervention_of([each], [1.0]).prefixed(model, [alone])
             assert read(model, row) == f"<bos> {passage} it was big"
     assert list(Prefix(torch.tensor([5])).tensors()) == [""], "without a conversation as before"
+
+
+@pytest.mark.parametrize("name", ["mean_difference", "clamp_latent", "reconstruction_only"])
+@pytest.mark.parametrize(
+    ("positions", "wanted"),
+    [
+        ("system", "one the king <eos> two"),
+        ("user", "it was big <eos> three"),
+        ("prompt", "one the king <eos> two it was big <eos> three"),
+        ("generated", ""),
+    ],
+)
+def test_positions_say_whose_tokens_are_steered(
+    model: LanguageModel, name: str, positions: str, wanted: str
+) -> None:
+    conversation = Conversation("the king")
+    kind = methods[name]
+    services = MethodServices(world.CPU, 0, model, conversation)
+    of = world.evidence(head=len(conversation.head(model)))
+    steering = next(
+        c.steering
+        for c in kind(kind.config(positions=positions), services).candidates(of)
+        if c.steering is not None
+    )
+    saved = type(steering).restored(steering.tensors(), of.units)
+    if getattr(saved, "dictionary", None) is None and hasattr(saved, "joined"):
+        saved = saved.joined(lambda: of.dictionary)  # type: ignore[arg-type,return-value]
+    spoken = Prompt.of(model, 0, "it was big", conversation).tokens
+    n = len(spoken)
+    # two tokens more are written
+    places = Places(torch.arange(n + 2)[None], torch.tensor([n]))
+    for each in (steering, saved):
+        (edit,) = type(each).intervention([each], torch.ones(1)).edits
+        chosen = places.chosen(edit.positions)[0, :, 0]
+        assert read(model, torch.tensor(spoken)[chosen[:n]]) == wanted
+        assert chosen[n:].tolist() == [positions == "generated"] * 2
+
+
+def test_a_role_wants_a_conversation_and_a_template_that_has_places_for_it() -> None:
+    steered = {"mean_difference": {"positions": "user"}}
+    names = ["mean_difference", "random_direction"]
+    assert config(methods=names, method_settings=steered)
+    with pytest.raises(ValueError, match=r"positions=user says a role.*steer.chat.messages=true"):
+        config(methods=names, method_settings=steered, chat={"messages": False})
+    with pytest.raises(InputError, match="positions=user wants a chat template"):
+        next(world.method("mean_difference", positions="user").candidates(world.evidence()))
 
 
 def test_what_stands_before_a_message_is_found_whatever_the_template(model: LanguageModel) -> None:

@@ -60,5 +60,5 @@ class ClampLatentMethod(SteeringMethod):
             self.settings,
             evidence,
             self.services.model,
-            lambda latent: ClampLatent.of(evidence, [latent], self.settings.positions),
+            lambda latent: ClampLatent.of(evidence, [latent], self.settings.where(evidence)),
         )

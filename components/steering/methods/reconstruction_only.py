@@ -104,5 +104,5 @@ class ReconstructionOnly(SteeringMethod):
         """The one reconstruction, for all concepts."""
         dictionary = evidence.dictionary
         why = NO_DICTIONARY if dictionary is None else elsewhere(dictionary, evidence.hook_point)
-        steering = Reconstruction(evidence.hook_point, self.settings.positions, dictionary)
+        steering = Reconstruction(evidence.hook_point, self.settings.where(evidence), dictionary)
         yield Candidate(None, 0, None if why else steering, reason=why)

@@ -92,7 +92,7 @@ class ScaleLatentMethod(SteeringMethod):
 
     def candidates(self, evidence: Evidence) -> Iterator[Candidate]:
         """The best few latents of each concept."""
-        places, suppress = self.settings.positions, self.settings.suppress
+        places, suppress = self.settings.where(evidence), self.settings.suppress
         return of_each_latent(
             self.settings,
             evidence,
