@@ -10,6 +10,7 @@ declared with `execution(...)` and never enters an artifact key. A union of entr
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import operator
 import re
@@ -249,6 +250,12 @@ def canonical(config: BaseModel) -> dict[str, Any]:
         elif name == "kind" or value != default:
             kept[name] = config.model_dump(mode="json")[name]
     return kept
+
+
+@functools.cache
+def warn_once(logger: logging.Logger, sentence: str) -> None:
+    """Says a sentence once in a process: one run validates the same settings several times."""
+    logger.warning("%s", sentence)
 
 
 def parse(text: str) -> Any:

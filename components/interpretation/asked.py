@@ -20,6 +20,7 @@ from components.client.client import Client
 from components.client.forecast import NOTHING, Most
 from components.client.forecast import forecast as of_clients
 from components.client.price import Purse
+from components.config import warn_once
 from components.device import Execution
 from components.errors import ConfigError
 from components.interpretation.contract import Predictor, explainers, predictors, scorers
@@ -90,14 +91,15 @@ def warn_of_unasked(config: InterpretConfig) -> None:
     writes, reads = writers(config), readers(config) or readers_of_latents(config)
     judge = judge_of(config)[1]
     if config.client.kind != "none" and not writes and not (reads and judge == CLIENT):
-        log.warning(
-            "%s is set and no listed entry asks it: list max_activating in interpret.explainers "
-            "(it writes explanations), or client in interpret.predictors (it reads them)",
-            CLIENT,
+        warn_once(
+            log,
+            f"{CLIENT} is set and no listed entry asks it: list max_activating in "
+            "interpret.explainers (it writes explanations), or client in interpret.predictors (it "
+            "reads them)",
         )
     if config.judge.kind != "none" and not reads:
-        log.warning(
-            "%s is set and no listed entry asks it: list client in interpret.predictors", JUDGE
+        warn_once(
+            log, f"{JUDGE} is set and no listed entry asks it: list client in interpret.predictors"
         )
 
 

@@ -16,6 +16,7 @@ from components.client import identity
 from components.client.client import Client
 from components.client.forecast import NOTHING
 from components.client.forecast import forecast as of_clients
+from components.config import warn_once
 from components.device import Execution
 from components.steering.asking import AskingJudge
 from components.steering.contract import judges
@@ -44,11 +45,9 @@ def is_asked(config: SteerConfig) -> bool:
 def warn_of_unasked(config: SteerConfig) -> None:
     """Says so where a client is set that nobody asks: no listed judge, and no target."""
     if config.client.kind != "none" and not is_asked(config):
-        log.warning(
-            "%s is set and no listed judge asks it: list %s in steer.judges",
-            CLIENT,
-            " or ".join(name for name in judges.names() if issubclass(judges[name], AskingJudge)),
-        )
+        able = [name for name in judges.names() if issubclass(judges[name], AskingJudge)]
+        sentence = f"no listed judge asks it: list {' or '.join(able)} in steer.judges"
+        warn_once(log, f"{CLIENT} is set and {sentence}")
 
 
 def prompts(config: SteerConfig) -> Mapping[str, list[Path]]:
