@@ -253,7 +253,8 @@ def _caution(answered: pl.DataFrame) -> str | None:
         return None
     n, n_right = answered.height, int(answered["right"].sum())
     chance = float((1 / answered["choices"]).mean())  # type: ignore[arg-type]
-    if wilson(n_right, n).low > chance:
+    low = wilson(n_right, n).low
+    if low is not None and low > chance:
         return None
     return (
         f"without steering {n_right} of {n} questions are answered rightly, not surely more than by "
