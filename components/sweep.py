@@ -96,7 +96,9 @@ class Cell:
     @property
     def name(self) -> str:
         """Label, size, sparsity and seed in a word, as `topk-1536-k=32-seed0`."""
-        size = getattr(self.config.dictionary, "d_sae", None)
+        options = self.config.dictionary
+        entry = architectures[options.kind]
+        size = entry.size(options, 0) if entry.from_file else getattr(options, "d_sae", None)
         sparsity = (
             f"{self.sparsity_name}={self.sparsity!r}".removesuffix(".0")
             if self.sparsity_name
@@ -117,7 +119,7 @@ def cells(train: TrainConfig, sweep: SweepConfig) -> list[Cell]:
         ConfigError: a sparsity that an architecture refuses, or one for an architecture that has
             none.
     """
-    chosen = sweep.dictionaries or {name: entry.config() for name, entry in architectures.items()}
+    chosen = sweep.dictionaries or _every()
     for what, named in (("sparsities", sweep.sparsities), ("rates", sweep.rates)):
         for label in named:
             if label not in chosen:
@@ -152,6 +154,11 @@ def cells(train: TrainConfig, sweep: SweepConfig) -> list[Cell]:
     return list(found.values())
 
 
+def _every() -> dict[str, Any]:
+    """Every architecture with its defaults, but those that read a file of the user's."""
+    return {name: entry.config() for name, entry in architectures.items() if not entry.from_file}
+
+
 def _settings(label: str, options: Any, sweep: SweepConfig) -> Iterator[tuple[Any, float | None]]:
     """The options at every width and sparsity, and the sparsity."""
     entry = architectures[options.kind]
@@ -166,7 +173,7 @@ def _settings(label: str, options: Any, sweep: SweepConfig) -> Iterator[tuple[An
     values = given or (
         [own] if entry.baseline or own is None else [own * factor for factor in LADDER]
     )
-    sized = "d_sae" in type(options).model_fields
+    sized = "d_sae" in type(options).model_fields and not entry.from_file
     widths = sweep.widths if sized else []
     for width in (widths[:1] if entry.baseline else widths) or [None]:
         for value in values:
@@ -300,7 +307,7 @@ def formula(config: SweepConfig, inputs: Mapping[str, Any], settings: Execution)
 def _narrower(config: SweepConfig, estimate: Estimate) -> list[list[int]]:
     """No width above a smaller and smaller one; without widths, that one for all."""
     own = [getattr(options, "d_sae", 0) for options in config.dictionaries.values()]
-    own = own or [getattr(entry.config(), "d_sae", 0) for _, entry in architectures.items()]
+    own = own or [getattr(options, "d_sae", 0) for options in _every().values()]
     tops = below(max(config.widths or own))
     return [sorted({min(width, top) for width in config.widths}) or [top] for top in tops]
 

@@ -102,8 +102,9 @@ def test_sparsities_that_are_close_have_names_of_their_own():
 
 def test_without_a_word_every_architecture_takes_part_at_half_once_and_twice_its_own_sparsity():
     found = cells(SECTION, SweepConfig(seeds=[0]))
-    assert {cell.label for cell in found} == set(architectures.names())
-    for name, entry in architectures.items():
+    every = {name: entry for name, entry in architectures.items() if not entry.from_file}
+    assert {cell.label for cell in found} == set(every)
+    for name, entry in every.items():
         own, values = entry.config(), [cell.sparsity for cell in found if cell.label == name]
         sparsity = getattr(own, entry.sparsity_of(own), None)
         assert sparsity is not None, (

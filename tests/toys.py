@@ -3,12 +3,17 @@ numbers."""
 
 from __future__ import annotations
 
+import atexit
+import functools
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -21,6 +26,7 @@ from components.model.reference import ModelConfig, ModelReference
 from components.store.artifact import Artifact, Store
 from components.store.shards import PROVENANCE, write_activations
 from components.store.stage import Progress, Stage
+from tests.planted import directions
 
 transformers.utils.logging.disable_progress_bar()
 
@@ -46,6 +52,16 @@ def artifact(
         return dict(facts)
 
     return store.ensure(Stage(stage, 1, make), Toy(seed=seed), inputs)[0]  # type: ignore[arg-type]
+
+
+@functools.cache
+def vectors(n: int, d: int) -> str:
+    """A file with so many random vectors of this width, for the kind `vectors`; gone with the
+    process."""
+    folder = Path(tempfile.mkdtemp(prefix="vectors-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    save_file({"mine": directions(n, d, seed=5)}, folder / "mine.safetensors")
+    return str(folder / "mine.safetensors")
 
 
 def activations(

@@ -181,6 +181,8 @@ class Dictionary(nn.Module, ABC):
         folds: whether a linear map of its input can be folded into its weights: it has W_enc, W_dec
             and b_dec of its own, reads only (x - b_dec) W_enc.T, and does not rest on the norms of
             W_dec's rows once it is trained.
+        from_file: whether its directions come from a file: it is in a sweep only where it is
+            listed, and its size is the file's.
         options: this dictionary's options.
         reads: names of what `encode` needs.
         reconstructs: names of what `decode` gives; codes are in the units of the first.
@@ -209,6 +211,7 @@ class Dictionary(nn.Module, ABC):
     dense: ClassVar[int] = 5
     in_blocks: ClassVar[bool] = False
     folds: ClassVar[bool] = False
+    from_file: ClassVar[bool] = False
 
     def __init__(
         self,

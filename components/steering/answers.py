@@ -44,7 +44,7 @@ from components.steering.choice import Steered
 from components.steering.comparison import Comparison, at
 from components.steering.contract import Concept, Steering
 from components.steering.conversation import Conversation, opened
-from components.steering.given import files_of, rows_of
+from components.steering.given import files_named, rows_of
 from components.steering.scores import over, score_row
 from components.steering.writer import LOGITS_AT_ONCE, intervention_of
 from components.store.judgements import UNSTEERED
@@ -93,8 +93,12 @@ class AnswersConfig(Config):
     """Items of each target, at most, drawn by the seed."""
 
     def files(self) -> list[Path]:
-        """The files that are read; their bytes are in the key."""
-        return files_of(self.path, self.pattern)
+        """The files that are read; their bytes are in the key.
+
+        Raises:
+            InputError: the path names none.
+        """
+        return files_named(self.path, self.pattern, "steer.answers.path")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -449,11 +453,6 @@ def _asked(
 def _read(config: AnswersConfig) -> Iterator[Item]:
     number = 0
     paths = config.files()
-    if not paths:
-        raise InputError(
-            f"no JSONL or parquet file at {config.path} ({config.pattern}); set steer.answers.path "
-            "to one, or to a folder of them"
-        )
     columns = [config.question_column, config.matching_column, config.other_column]
     named = [config.concept_column] if config.concept_column else []
     where = (
@@ -478,9 +477,12 @@ def refuse_learnt(questions: Sequence[str], learnt: Sequence[str], section: str)
     """
     texts = [_plain(text) for text in learnt]
     long = [text for text in texts if len(text.split()) >= WORDS_OF_A_TEXT]
+    padded = [f" {text} " for text in texts]
     for each in questions:
         question = _plain(each)
-        if any(question in text for text in texts) or any(text in question for text in long):
+        # one word stands in many texts
+        stands = len(question.split()) > 1 and any(f" {question} " in text for text in padded)
+        if stands or question in texts or any(text in question for text in long):
             raise InputError(
                 f"an item of {section} shares its text with steer.targets, which is learnt from "
                 f"({each[:80]!r}): what was learnt is no test; take such rows out of one of the two "

@@ -20,6 +20,21 @@ def files_of(path: str, pattern: str) -> list[Path]:
     return [file for file in found if file.suffix in (".jsonl", ".parquet")]
 
 
+def files_named(path: str, pattern: str, setting: str) -> list[Path]:
+    """The files of a path; none where it is empty.
+
+    Raises:
+        InputError: it names none.
+    """
+    found = files_of(path, pattern)
+    if path and not found:
+        raise InputError(
+            f"no JSONL or parquet file at {path} ({pattern}); set {setting} to one, or to a folder "
+            "of them"
+        )
+    return found
+
+
 def rows_of(path: Path, columns: Sequence[str], settings: str) -> pl.DataFrame:
     """The rows of a file.
 
@@ -29,13 +44,18 @@ def rows_of(path: Path, columns: Sequence[str], settings: str) -> pl.DataFrame:
         settings: what an error tells to set.
 
     Raises:
-        InputError: a column that is missing.
+        InputError: a file that cannot be read, or a column that is missing.
     """
-    frame = (
-        pl.read_parquet(path)
-        if path.suffix == ".parquet"
-        else pl.read_ndjson(path, infer_schema_length=None)
-    )
+    try:
+        frame = (
+            pl.read_parquet(path)
+            if path.suffix == ".parquet"
+            else pl.read_ndjson(path, infer_schema_length=None)
+        )
+    except pl.exceptions.PolarsError as error:
+        wanted = "a parquet table" if path.suffix == ".parquet" else "one JSON object a line"
+        told = " ".join(str(error).split())
+        raise InputError(f"{path}: wanted {wanted}, got something else ({told:.120})") from error
     if missing := [name for name in columns if name not in frame.columns]:
         raise InputError(
             f"{path} has no column {missing[0]!r} (it has {', '.join(frame.columns)}); set "

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 BRACKET_SHARE = 4
 """The search for strengths begins on one part in so many of the neutral text."""
+QUESTION = 100
+"""Tokens of a multiple-choice question, before any is read."""
 
 
 class Meter:
@@ -79,7 +81,7 @@ class Meter:
             self._n["test"],
         )
         n_plain, n_read = max(self._config.band_texts, validate), (validate + test) * n_concepts
-        directions = n_validated = n_tested = 0
+        directions = n_validated = n_tested = n_chosen = 0
         self.asked = 2 * test * n_concepts  # plain text, and again with another luck
         for kind, at_most, n_spoilt, n_places in self._entries:
             if kind.control:
@@ -97,6 +99,7 @@ class Meter:
                 is_chosen = at_most > 1 or (self._sweeps and kind.any_hook_point)
                 n_validated += steerings * n_budgets * validate * is_chosen
                 n_tested += concepts * n_budgets * test
+                n_chosen += concepts * n_budgets
                 self.asked += concepts * n_budgets * test
             directions += steerings
         n_cells = most_cells(n_concepts) if self._config.battery else 0
@@ -105,6 +108,10 @@ class Meter:
         # text after validate prompts is written while strengths are set, and kept
         self.total = directions * self.calibration + (n_plain + 2 * test) * self.continuation
         self.total += n_tested * self.tested + n_cells * self.cell
+        if self._config.questions.path:
+            self.total += self._config.questions.items * (1 + n_chosen) * QUESTION
+        if self._config.answers.path:
+            self.total += 2 * self._config.answers.items * (n_concepts + n_chosen) * QUESTION
         return (
             f"about {self.total:,} tokens for {n_concepts} concepts: strengths of "
             f"{directions:,} directions, at most {self.texts:,} continuations"

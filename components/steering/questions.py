@@ -17,9 +17,11 @@ the strength is set by what steering costs; letters are balanced; no chat templa
 from __future__ import annotations
 
 import dataclasses
+import logging
+import unicodedata
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -45,8 +47,10 @@ from components.steering.choice import Steered
 from components.steering.comparison import Comparison, at
 from components.steering.contract import Steering
 from components.steering.conversation import Conversation
-from components.steering.given import files_of, rows_of
+from components.steering.given import files_named, rows_of
 from components.store.judgements import UNSTEERED
+
+log = logging.getLogger(__name__)
 
 VERSION = 1
 MEASURES = (
@@ -77,13 +81,20 @@ class QuestionsConfig(Config):
     choices_column: str = "choices"
     """The column that holds the list of its choices."""
     answer_column: str = "answer"
-    """The column that says which is right: its number from 0, its letter, or its text."""
+    """The column that says which is right."""
+    answers_are: Literal["auto", "number", "letter", "text"] = "auto"
+    """How that column says it: the number of the choice from 0, its letter, or its text; auto: as
+    all rows of a file can be read."""
     items: PositiveInt = 100
     """Questions, at most, drawn by the seed."""
 
     def files(self) -> list[Path]:
-        """The files that are read; their bytes are in the key."""
-        return files_of(self.path, self.pattern)
+        """The files that are read; their bytes are in the key.
+
+        Raises:
+            InputError: the path names none.
+        """
+        return files_named(self.path, self.pattern, "steer.questions.path")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,10 +165,10 @@ class Questions:
         every = list(_read(config))
         if not every:
             raise InputError(
-                f"no row of {config.path} has a question, 2 to {len(LETTERS)} choices and the right "
-                "one of them (its number from 0, its letter, or its text); set "
+                f"no row of {config.path} has a question, 2 to {len(LETTERS)} different choices and "
+                "the right one of them (its number from 0, its letter, or its text); set "
                 "steer.questions.question_column, choices_column or answer_column to the columns "
-                "that have them"
+                "that have them, and answers_are to how the last one says it"
             )
         draw = numpy_generator(seed, "questions")
         drawn = draw.permutation(len(every))[: config.items].tolist()
@@ -224,23 +235,36 @@ class Questions:
 
 def score_rows(rows: pl.DataFrame, comparison: Comparison) -> Iterator[dict[str, Any]]:
     """Rows of the scores table: of each method at each budget the mean over targets, beside the same
-    without steering, and the difference, paired by target.
+    without steering, and the difference, paired by target and question.
 
     Args:
         rows: the QUESTIONS table.
         comparison: what the scores are about.
     """
-    plain_rows = rows.filter(pl.col("method") == UNSTEERED)
-    answered = plain_rows.drop_nulls("right")
+    unsteered = rows.filter(pl.col("method") == UNSTEERED)
+    answered = unsteered.drop_nulls("right").select("item", "choices", plain="right")
     names = [c.name for c in comparison.passed("all")]
-    level = answered["right"].mean() if answered.height else None
-    plain = {} if level is None else dict.fromkeys(names, float(level))  # type: ignore[arg-type]
-    no_answer = next(iter(plain_rows["reason"].drop_nulls()), "no question can be asked")
-    caution = _caution(answered)
+    level = answered["plain"].cast(pl.Float64).mean()
+    no_answer = next(iter(unsteered["reason"].drop_nulls()), "no question can be asked")
     for method, budget in tried(comparison):
-        of_method = rows.filter(pl.col("method") == method, at(budget)).drop_nulls("right")
-        means = of_method.group_by("concept").agg(pl.col("right").mean())
-        own = dict(means.select("concept", "right").iter_rows())
+        # what steers may leave no room for a long question: both sides are of those that have it
+        both = (
+            rows.filter(pl.col("method") == method, at(budget))
+            .drop_nulls("right")
+            .join(answered.select("item", "plain"), on="item")
+            .group_by("concept")
+            .agg(pl.col("right").mean(), pl.col("plain").mean(), n=pl.len())
+        )
+        own = dict(both.select("concept", "right").iter_rows())
+        plain = {} if level is None else dict.fromkeys(names, level)
+        plain |= dict(both.select("concept", "plain").iter_rows())
+        told = [_caution(answered)]
+        if lost := answered.height - int(both["n"].min() or answered.height):  # type: ignore[arg-type]
+            told.append(
+                f"up to {lost} of {answered.height} questions of a target have no answer under it "
+                "and are left out, without steering too"
+            )
+        caution = "; ".join(filter(None, told)) or None
         for kind in kinds_of(comparison):
             yield from paired_rows(
                 comparison, method, budget, kind, own, plain, MEASURES, no_answer, caution
@@ -251,7 +275,7 @@ def _caution(answered: pl.DataFrame) -> str | None:
     """Why a change of the accuracy may not be seen: the plain model does not know the answers."""
     if not answered.height:
         return None
-    n, n_right = answered.height, int(answered["right"].sum())
+    n, n_right = answered.height, int(answered["plain"].sum())
     chance = float((1 / answered["choices"]).mean())  # type: ignore[arg-type]
     low = wilson(n_right, n).low
     if low is not None and low > chance:
@@ -263,35 +287,104 @@ def _caution(answered: pl.DataFrame) -> str | None:
 
 
 def _read(config: QuestionsConfig) -> Iterator[Item]:
-    """Rows that are questions; others (no choices, no right one) are passed over."""
-    paths = config.files()
-    if not paths:
-        raise InputError(
-            f"no JSONL or parquet file at {config.path} ({config.pattern}); set steer.questions.path "
-            "to one, or to a folder of them"
-        )
+    """Rows that are questions. Others (no right choice, choices that are alike, too many) are
+    counted and left out."""
     columns = [config.question_column, config.choices_column, config.answer_column]
     where = "steer.questions.question_column, choices_column or answer_column to the columns that it has"
     number = 0
-    for path in paths:
-        for row in rows_of(path, columns, where).iter_rows(named=True):
-            question, choices, answer = (row[column] for column in columns)
-            listed = [str(each) for each in choices] if isinstance(choices, list) else []
-            right = _right(listed, answer)
-            if question and 2 <= len(listed) <= len(LETTERS) and right is not None:
-                yield Item(number, str(question).strip(), listed, right)
+    for path in config.files():
+        listed = [
+            _Row.of(*row) for row in rows_of(path, columns, where).select(columns).iter_rows()
+        ]
+        right = _right(listed, config.answers_are, path)
+        left_out = 0
+        for row, place in zip(listed, right, strict=True):
+            if row.is_question and place is not None:
+                yield Item(number, row.question, row.choices, place)
+            else:
+                left_out += 1
             number += 1
+        if left_out:
+            log.warning(
+                "%d of %d rows of %s are left out: no question, not 2 to %d different choices, or "
+                "none of them that %s names",
+                left_out,
+                len(listed),
+                path,
+                len(LETTERS),
+                config.answer_column,
+            )
 
 
-def _right(choices: Sequence[str], answer: Any) -> int | None:
-    """Which choice an answer names, by number, by text or by letter; None for none of them."""
-    if isinstance(answer, int) and not isinstance(answer, bool):
-        return answer if 0 <= answer < len(choices) else None
-    said = str(answer or "").strip()
-    if said in (texts := [choice.strip() for choice in choices]):
-        return texts.index(said)
-    letter = said.strip("().").upper()
-    place = LETTERS.index(letter) if letter and letter in LETTERS and len(letter) == 1 else None
-    if said.isdigit():
-        place = int(said)
-    return place if place is not None and place < len(choices) else None
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    """A row of a file.
+
+    Attributes:
+        question: what is asked.
+        choices: as they are listed.
+        letters: what each is called.
+        answer: what the file says is right, as text.
+    """
+
+    question: str
+    choices: Sequence[str]
+    letters: Sequence[str]
+    answer: str
+
+    @classmethod
+    def of(cls, question: Any, choices: Any, answer: Any) -> _Row:
+        """From the three columns; choices are a list, or lists `text` and `label` (ARC's
+        layout)."""
+        labels: Sequence[str] = LETTERS
+        if isinstance(choices, dict):
+            labels = [_text(each) for each in choices.get("label") or LETTERS]
+            choices = choices.get("text")
+        # some tables fill short lists up with nulls
+        there = [each for each in choices if each is not None] if isinstance(choices, list) else []
+        return cls(_text(question), [_text(each) for each in there], labels, _text(answer))
+
+    @property
+    def is_question(self) -> bool:
+        """Whether it can be asked."""
+        n, different = len(self.choices), set(self.choices) - {""}
+        return bool(self.question) and 2 <= n <= len(LETTERS) and len(different) == n
+
+    def place(self, reading: str) -> int | None:
+        """The choice that the answer names, read so; None for none of them."""
+        if reading == "number":
+            named = int(self.answer) if self.answer.isdecimal() else len(self.choices)
+        else:
+            names = self.choices if reading == "text" else self.letters
+            said = self.answer if reading == "text" else self.answer.strip("().").upper()
+            named = names.index(said) if said in names else len(self.choices)
+        return named if named < len(self.choices) else None
+
+
+def _right(rows: Sequence[_Row], reading: str, path: Path) -> list[int | None]:
+    """The right choice of each row, all read in one way.
+
+    Raises:
+        InputError: two ways read as many rows and mean different choices.
+    """
+    if reading != "auto":
+        return [row.place(reading) for row in rows]
+    ways = {way: [row.place(way) for row in rows] for way in ("number", "letter", "text")}
+    n_read = {way: len(read) - read.count(None) for way, read in ways.items()}
+    most = max(n_read.values())
+    best = [way for way in ways if n_read[way] == most]
+    if most and any(ways[way] != ways[best[0]] for way in best):
+        raise InputError(
+            f"the right choices in {path} can be read as {' or as '.join(best)}, and these mean "
+            f"different choices; say which in steer.questions.answers_are"
+        )
+    return ways[best[0]]
+
+
+def _text(value: Any) -> str:
+    """As text in composed characters; a whole number as such, nothing as nothing."""
+    if value is None:
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return unicodedata.normalize("NFC", str(value)).strip()

@@ -7,15 +7,10 @@ takes its defaults. `FORMS` are further forms of an entry, held to the same laws
 
 from __future__ import annotations
 
-import atexit
 import functools
-import shutil
-import tempfile
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from components.device import Execution
 from components.dictionary.contract import Dictionary, Moment, architectures, untrained
@@ -31,11 +26,8 @@ from tests.planted import HOOK, directions, recovered, rows
 
 D_IN, D_SAE = 24, 64
 SPARSE = {"k": 3}
-VECTORS = Path(tempfile.mkdtemp(prefix="vectors-")) / "vectors.safetensors"
-save_file({"mine": directions(D_SAE, D_IN, seed=5)}, VECTORS)
-atexit.register(shutil.rmtree, VECTORS.parent, ignore_errors=True)
 OPTIONS = {
-    "vectors": {"path": str(VECTORS)},
+    "vectors": {"path": toys.vectors(D_SAE, D_IN)},
     "relu": {"l1": 2.0},
     "gated": {"l1": 3.0},
     "jumprelu": {"target_l0": 3.0},

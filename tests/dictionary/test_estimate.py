@@ -91,7 +91,10 @@ def begun(config):
 
 def of(kind):
     config = architectures[kind].config
-    options = config(**{"d_sae": D_SAE} if "d_sae" in config.model_fields else {})
+    chosen: dict[str, Any] = {"d_sae": D_SAE} if "d_sae" in config.model_fields else {}
+    if architectures[kind].from_file:
+        chosen |= {"path": toys.vectors(D_SAE, D_IN)}
+    options = config(**chosen)
     return CONFIG.model_copy(update={"dictionary": options})
 
 

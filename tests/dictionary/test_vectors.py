@@ -15,6 +15,7 @@ from components.dictionary.settings import TrainConfig
 from components.dictionary.train import TRAIN
 from components.errors import DictionaryError
 from components.store.artifact import key_of
+from components.sweep import SweepConfig, cells
 from tests import toys
 from tests.planted import HOOK, directions, rows
 
@@ -71,13 +72,40 @@ def test_vectors_stand_in_the_order_of_their_names(tmp_path):
     torch.testing.assert_close(read(str(tmp_path / "matrix.npy")), PLANTED)
 
 
+def test_numbers_in_names_count_as_numbers(tmp_path):
+    path = written(tmp_path, {f"latent_{i}": PLANTED[i] for i in range(12)})
+    torch.testing.assert_close(read(str(path)), PLANTED[:12])
+
+
+def test_a_direction_is_one_whatever_its_length_and_type(tmp_path):
+    for factor in (1e-300, 1e300):
+        np.save(tmp_path / "wide.npy", PLANTED.double().numpy() * factor)
+        torch.testing.assert_close(read(str(tmp_path / "wide.npy")), PLANTED)
+    path = written(tmp_path, {"v": PLANTED.bfloat16()})
+    torch.testing.assert_close(read(str(path)), PLANTED, atol=0.01, rtol=0)
+
+
+def test_vectors_that_are_off_their_share_are_told_of(tmp_path, caplog):
+    x = X.clone()
+    x[::50] = x.mean(0) + 9 * PLANTED[0]  # two tokens in a hundred lie equally far along it
+    begun(written(tmp_path, {"v": PLANTED[:1]}), x, density=0.01)
+    assert "1 of 1 vectors are not active on a share of 0.01 of the tokens" in caplog.text
+
+
+def test_a_sweep_takes_it_only_where_it_is_listed_and_at_its_own_size(tmp_path):
+    options = {"kind": "vectors", "path": str(written(tmp_path, {"v": PLANTED}))}
+    assert "vectors" not in {cell.label for cell in cells(TrainConfig(), SweepConfig())}
+    listed = load(SweepConfig, {"dictionaries": {"mine": options}, "widths": [64, 128]})
+    assert [cell.name for cell in cells(TrainConfig(), listed)] == ["mine-40-density=0.01-seed0"]
+
+
 def test_a_saved_one_loads_without_the_file(tmp_path):
     path = written(tmp_path, {"v": PLANTED})
     dictionary = begun(path)
     dictionary.save(tmp_path / "saved")
     path.unlink()
     loaded = Dictionary.load(tmp_path / "saved")
-    assert isinstance(loaded, Vectors) and (loaded.d_sae, loaded.name) == (40, "vectors-40")
+    assert isinstance(loaded, Vectors) and (loaded.d_sae, loaded.name) == (40, "vectors-40-d0.01")
     assert torch.equal(loaded.encode(X).values, dictionary.encode(X).values)
 
 
@@ -94,7 +122,10 @@ def test_other_bytes_under_the_same_name_are_another_dictionary(tmp_path, store)
 def test_what_cannot_be_used_is_refused(tmp_path):
     (tmp_path / "broken.safetensors").write_bytes(b"no tensors")
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    np.savez(tmp_path / "several.npz", PLANTED.numpy())
+    (tmp_path / "several.npz").rename(tmp_path / "several.npy")
     named = {
+        "several.npy": "is no matrix of numbers",
         "": "set train.dictionary.path to it",
         "absent.npy": "no file .*absent.npy; set train.dictionary.path",
         "mine.pt": "wanted a file of the kinds .safetensors, .npy",
@@ -110,6 +141,9 @@ def test_what_cannot_be_used_is_refused(tmp_path):
         ({"a": PLANTED, "b": torch.ones(3)}, r"of one width, found a \[40, 24\], b \[3\]"),
         ({"a": torch.ones(2, 2, 2)}, r"found a \[2, 2, 2\]"),
         ({"a": torch.tensor(1.0)}, r"found a \[\]"),
+        ({"a": torch.zeros(0, 24)}, r"found a \[0, 24\]"),
+        ({"a": torch.zeros(3, 0)}, r"found a \[3, 0\]"),
+        ({"a": torch.ones(3, 24, dtype=torch.complex64)}, r"found a \[3, 24\] complex"),
     ]
     for tensors, message in held:
         with pytest.raises(DictionaryError, match=message):

@@ -178,6 +178,18 @@ def test_an_instruction_says_the_targets_words_and_is_tried_beside_the_passages(
         assert len(tried) == 4 and tried[2:] == written
 
 
+def test_marks_in_a_targets_words_do_not_end_the_users_turn() -> None:
+    given = about_cats()
+    concepts = [dataclasses.replace(each, text="cat <eos> dog") for each in given.concepts]
+    marked = dataclasses.replace(given, concepts=concepts)
+    tokenizer = method("prompt").services.model.tokenizer
+    for candidate in method("prompt", n_candidates=0, instructions=("a {target} ",)).candidates(
+        marked
+    ):
+        assert isinstance(candidate.steering, Prefix)
+        assert tokenizer.decode(candidate.steering.tokens) == "a cat dog"
+
+
 def test_an_instruction_in_unknown_words_or_too_long_is_none_with_the_reason() -> None:
     strange = by_concept("prompt", about_cats(), n_candidates=0, instructions=("zyx {target}",))
     crowded = dataclasses.replace(about_cats(), longest_text=127)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -84,6 +85,53 @@ def test_rows_that_are_no_question_are_passed_over(tmp_path: Path) -> None:
         read(file_of(tmp_path, odd[:5]), toys.tiny_model())
 
 
+@pytest.mark.parametrize(
+    ("rows", "places"),
+    [
+        # one text among them does not turn the numbers into texts
+        ([(["3", "4", "1", "2"], 1), (["a", "b"], "B"), (["x", "y"], 0)], [1, 0]),
+        ([(["B", "A", "C"], "A"), (["x", "y"], "B")], [0, 1]),
+        ([([True, False], True), ([True, False], False)], [0, 1]),
+        ([(["a", "b"], 1.0), (["a", "b"], None), (["a", "b"], 0.0)], [1, 0]),
+        ([(["caf\u00e9", "tea"], "cafe\u0301")], [0]),
+        ([(["a", None, "b"], 1)], [1]),
+        ([(["a", "b"], "²"), (["a", "b"], "b")], [1]),
+        ([({"text": ["a", "b"], "label": ["1", "2"]}, "2")], [1]),
+    ],
+)
+def test_one_reading_holds_for_a_file(
+    rows: Sequence[tuple[Any, Any]], places: Sequence[int], tmp_path: Path
+) -> None:
+    listed = [
+        {"question": f"Question {i}?", "choices": choices, "answer": answer}
+        for i, (choices, answer) in enumerate(rows)
+    ]
+    found = read(file_of(tmp_path, listed), toys.tiny_model())
+    assert [item.right for item in found.items] == places
+
+
+def test_two_readings_that_differ_are_refused_until_one_is_said(tmp_path: Path) -> None:
+    rows = [{"question": "How many?", "choices": ["1", "2", "3"], "answer": 2}]
+    path, model = file_of(tmp_path, rows), toys.tiny_model()
+    with pytest.raises(InputError, match=r"as number or as text.*steer.questions.answers_are"):
+        read(path, model)
+    assert read(path, model, answers_are="number").items[0].right == 2
+    assert read(path, model, answers_are="text").items[0].right == 1
+
+
+def test_what_is_left_out_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [
+        SKY,
+        SKY | {"choices": ["a", "a"], "answer": 0},
+        SKY | {"choices": ["a", " "], "answer": 0},
+        SKY | {"question": "  "},
+        SKY | {"choices": [str(i) for i in range(11)]},
+    ]
+    path = file_of(tmp_path, rows)
+    assert len(read(path, toys.tiny_model()).items) == 1
+    assert f"4 of 5 rows of {path} are left out" in caplog.text
+
+
 def test_every_letter_is_right_equally_often(tmp_path: Path) -> None:
     rows = [SKY | {"question": f"Question {i}?"} for i in range(40)]
     rows += [SKY | {"question": f"Other {i}?", "choices": ["red", "blue"]} for i in range(21)]
@@ -100,7 +148,7 @@ def test_every_letter_is_right_equally_often(tmp_path: Path) -> None:
 def test_an_answer_is_right_where_its_letter_is_the_most_probable_checked_by_hand(
     stories: LanguageModel, tmp_path: Path
 ) -> None:
-    rows = [SKY, {"question": "Is the dog big?", "choices": ["No", "Yes"], "answer": "Yes"}]
+    rows = [SKY, {"question": "Is the dog big?", "choices": ["No", "Yes"], "answer": 1}]
     found = read(file_of(tmp_path, rows), stories)
     vector = torch.nn.functional.normalize(torch.arange(64.0) - 20, dim=0)
     steering = AddVector("resid_post.2", vector, 5.0)
@@ -156,6 +204,13 @@ def test_what_cannot_be_used_is_said(tmp_path: Path) -> None:
         read(path, model, question_column="ask")
     with pytest.raises(InputError, match="no JSONL or parquet file at .*steer.questions.path"):
         read(tmp_path / "none.jsonl", model)
+    (tmp_path / "list.jsonl").write_text("[1, 2", encoding="utf-8")
+    with pytest.raises(InputError, match=r"list.jsonl: wanted one JSON object a line"):
+        read(tmp_path / "list.jsonl", model)
+    with pytest.raises(InputError, match="no JSONL or parquet file at"):
+        STEER.entries(SteerConfig(questions=QuestionsConfig(path=str(tmp_path / "none.jsonl"))))
+    why = file_of(tmp_path, [SKY | {"question": "Why"}], "why")
+    assert read(why, model, learnt=["That is why the sky is blue."]).items
     with pytest.raises(InputError, match="an item of steer.questions shares its text"):
         read(path, model, learnt=["Tell me, what colour is the sky? It is blue."])
 
@@ -208,6 +263,34 @@ def test_the_stage_asks_under_what_was_chosen_and_nothing_else_changes(
     key = key_of(STEER, config, bench.inputs)
     file_of(tmp_path, rows[:-1])
     assert key_of(STEER, config, bench.inputs) != key
+
+
+def test_a_question_that_has_no_answer_under_a_steering_counts_on_neither_side(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(questions, "LETTERS", (" cat", " king", " tree"))
+    asked = questions.probabilities
+
+    def without_the_last(model: Any, prompts: Any, steering: Any, *more: Any) -> Any:
+        found = yield from asked(model, prompts, steering, *more)
+        # as where what steers leaves no room for it; without steering the others are wrong
+        found[:] = [[0.1, 0.2, 0.1]] * 3 + [[0.3, 0.1, 0.1]]
+        if steering is not None:
+            found[-1] = np.nan
+        return found
+
+    monkeypatch.setattr(questions, "probabilities", without_the_last)
+    rows = [{"question": f"the {w} bird saw", "choices": ["dog", "queen", "river"], "answer": 0}
+            for w in ("big", "small", "red", "blue")]  # fmt: skip
+    artifact = made(config_of(file_of(tmp_path, rows)), bench, tmp_path)
+    plain = tables.QUESTIONS.read(artifact).filter(method="unsteered")["right"].to_list()
+    scores = SCORES.read(artifact)
+    (score,) = scores.filter(name="steer.mean_difference.kl_0.5.accuracy").to_dicts()
+    assert score["value"] == score["baseline"] == pytest.approx(sum(plain[:3]) / 3)
+    assert sum(plain) / 4 != pytest.approx(score["baseline"])
+    assert "up to 1 of 4 questions of a target have no answer under it" in score["reason"]
+    (change,) = scores.filter(name="steer.mean_difference.kl_0.5.accuracy_change").to_dicts()
+    assert change["value"] == 0
 
 
 def test_without_letters_the_score_is_absent_with_the_reason(bench: Bench, tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ for the vectors are not meant to add up to an activation.
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, final
@@ -32,9 +34,13 @@ from components.errors import DictionaryError
 from components.paths import expanded
 from components.store.shards import Codes
 
+log = logging.getLogger(__name__)
+
 FORMATS = (".safetensors", ".npy")
 AT_ONCE = 64
 """Vectors whose thresholds are read off the sample together."""
+OFF = 0.2
+"""A vector whose share of active tokens is further off, of what was wanted, is told of."""
 
 
 class VectorsConfig(Config, title="vectors"):
@@ -44,9 +50,10 @@ class VectorsConfig(Config, title="vectors"):
     """Latents are directions of your own, read from a file; nothing is learnt."""
     path: str = ""
     """A .safetensors file, whose tensors are vectors [d_in] or matrices [n, d_in], taken in the
-    order of their names; or a .npy file with one matrix [n, d_in]."""
+    order of their names (v2 before v10); or a .npy file with one matrix [n, d_in]."""
     density: float = Field(default=0.01, gt=0, lt=1)
-    """Share of the tokens on which each vector is active."""
+    """Share of the tokens on which each vector is active; less where many tokens lie equally far
+    along it, and at most the share that lies further along it than the mean."""
     d_sae: NonNegativeInt = 0
     """Number of vectors; 0 counts those in the file."""
 
@@ -59,6 +66,8 @@ class Vectors(Dictionary):
     config: ClassVar[type[Config]] = VectorsConfig
     learns = "nothing"
     baseline = True
+    sparsity = "density"
+    from_file: ClassVar[bool] = True
     options: VectorsConfig
 
     def __init__(self, options, reads, reconstructs, widths) -> None:
@@ -92,16 +101,30 @@ class Vectors(Dictionary):
             raise DictionaryError(
                 f"{self.options.path} holds {len(vectors)} vectors of width {vectors.shape[1]}, "
                 f"wanted {self.d_sae} of width {self.d_in}, the width at {self.hook_point}; take "
-                "vectors of this model and hook point (train.hook_point), and leave "
-                "train.dictionary.d_sae at 0, which counts them"
+                "vectors of this model and hook point (train.hook_point), and leave d_sae at 0, "
+                "which counts them"
             )
         x = sample[self.hook_point]
-        self.W_dec.copy_(vectors / vectors.norm(dim=1, keepdim=True))
+        self.W_dec.copy_(vectors)
         self.b_dec.copy_(x.double().mean(0))
         n_silent = min(len(x), max(1, round((1 - self.options.density) * len(x))))
+        shares = []
         for latents in torch.arange(self.d_sae).split(AT_ONCE):
-            projections = (x - self.b_dec) @ self.W_dec[latents].T
-            self.threshold[latents] = projections.kthvalue(n_silent, dim=0).values.clamp_min(0)
+            along = (x - self.b_dec) @ self.W_dec[latents].T
+            self.threshold[latents] = along.kthvalue(n_silent, dim=0).values.clamp_min(0)
+            shares.append((along > self.threshold[latents]).double().mean(0))
+        off = (torch.cat(shares) - self.options.density).abs() > OFF * self.options.density
+        if off.any():
+            first = int(off.nonzero()[0])
+            log.warning(
+                "%d of %d vectors are not active on a share of %g of the tokens, the first is vector "
+                "%d (%.3g): many tokens lie equally far along it, or few further than the mean",
+                int(off.sum()),
+                self.d_sae,
+                self.options.density,
+                first,
+                torch.cat(shares)[first].item(),
+            )
 
     def outcome(self, batch: Batch, moment: Moment) -> Outcome:
         """Nothing to descend on."""
@@ -115,35 +138,42 @@ class Vectors(Dictionary):
 
 
 def read(path: str) -> Float[Tensor, "d_sae d_in"]:
-    """The vectors in a file, in float32.
+    """The directions of the vectors in a file: rows of norm 1, in float32.
 
     Raises:
         DictionaryError: no file, a kind of file that is not read (a pickle, say), a damaged one, or
-            vectors of several widths, with numbers that are not finite, or of length 0.
+            vectors of several widths, of complex numbers, with numbers that are not finite, or of
+            length 0.
     """
     file = _file(path)
-    parts = _arrays(file) if file.suffix == ".npy" else _tensors(file)
-    shapes = {name: list(tensor.shape) for name, tensor in parts.items()}
+    parts = _arrays(file) if file.suffix.lower() == ".npy" else _tensors(file)
     rows = {
-        name: tensor.float().reshape(-1, tensor.shape[-1])
+        name: tensor.double().reshape(-1, tensor.shape[-1])
         for name, tensor in parts.items()
-        if tensor.ndim in (1, 2)
+        if tensor.ndim in (1, 2) and tensor.numel() and not tensor.is_complex()
     }
     if len(rows) < len(parts) or len({part.shape[1] for part in rows.values()}) != 1:
+        listed = [
+            f"{name} {list(each.shape)}{' complex' * each.is_complex()}"
+            for name, each in list(parts.items())[:8]
+        ]
         raise DictionaryError(
-            f"{file}: wanted vectors [d_in] or matrices [n, d_in] of one width, found "
-            f"{', '.join(f'{name} {shape}' for name, shape in list(shapes.items())[:8]) or 'nothing'}"
+            f"{file}: wanted vectors [d_in] or matrices [n, d_in] of real numbers and of one width, "
+            f"found {', '.join(listed) or 'nothing'}"
         )
     vectors = torch.cat(list(rows.values()))
     names = [name for name, part in rows.items() for _ in part]
-    lengths = vectors.norm(dim=1)
-    if unusable := (~(lengths.isfinite() & (lengths > 0))).nonzero().flatten().tolist():
+    # by the largest entry first: the square of a very long or short one is no number
+    largest = vectors.abs().amax(1, keepdim=True)
+    if unusable := (~(largest.isfinite() & (largest > 0))).nonzero()[:, 0].tolist():
         first = unusable[0]
         raise DictionaryError(
             f"{file}: {len(unusable)} of {len(vectors)} vectors have no direction, the first is "
-            f"vector {first} (of {names[first]!r}, its length is {lengths[first]:g}); take them out"
+            f"vector {first} (of {names[first]!r}, its largest entry is {largest[first].item():g}); "
+            "take them out"
         )
-    return vectors
+    vectors = vectors / largest
+    return (vectors / vectors.norm(dim=1, keepdim=True)).float()
 
 
 def _file(path: str) -> Path:
@@ -153,7 +183,7 @@ def _file(path: str) -> Path:
             f"({' or '.join(FORMATS)})"
         )
     file = expanded(path)
-    if file.suffix not in FORMATS:
+    if file.suffix.lower() not in FORMATS:
         raise DictionaryError(
             f"train.dictionary.path={path}: wanted a file of the kinds {', '.join(FORMATS)}; write "
             "the vectors with safetensors.torch.save_file or numpy.save"
@@ -165,7 +195,7 @@ def _file(path: str) -> Path:
 
 def _tensors(file: Path) -> dict[str, Tensor]:
     try:
-        return dict(sorted(load_file(file).items()))
+        return dict(sorted(load_file(file).items(), key=lambda part: _natural(part[0])))
     except SafetensorError as error:
         raise DictionaryError(
             f"{file} is no safetensors file ({error}); write it again with "
@@ -173,9 +203,18 @@ def _tensors(file: Path) -> dict[str, Tensor]:
         ) from error
 
 
+def _natural(name: str) -> list[tuple[int, str]]:
+    """latent_2 before latent_10."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]
+
+
 def _arrays(file: Path) -> dict[str, Tensor]:
     try:
-        return {file.name: torch.from_numpy(np.load(file, allow_pickle=False).astype(np.float32))}
+        array = np.load(file, allow_pickle=False)
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiubc":
+            raise ValueError("it holds something else")
+        wide = np.complex128 if array.dtype.kind == "c" else np.float64
+        return {file.name: torch.from_numpy(array.astype(wide))}
     except (ValueError, OSError, EOFError) as error:
         raise DictionaryError(
             f"{file} is no matrix of numbers ({error}); write it again with numpy.save"

@@ -28,6 +28,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
 from components.config import Config
+from components.corpus.encoding import Encoder
 from components.model.intervention import Intervention
 from components.seeds import numpy_generator
 from components.steering.contract import (
@@ -89,7 +90,7 @@ class PromptConfig(Config):
     n_tokens: PositiveInt = Field(24, le=512)
     """Tokens of a passage, at most."""
     instructions: tuple[str, ...] = ()
-    """Instructions that are tried beside the passages, such as "Write about {target}. "; {target}
+    """Instructions that are tried beside the passages, such as "Write about {target}."; {target}
     stands for the target's words. For models that follow instructions."""
 
     @model_validator(mode="after")
@@ -168,11 +169,14 @@ class Prompt(SteeringMethod):
         """Those for one concept that fit, and where there is none, why."""
         if not self.settings.instructions:
             return (), None
-        tokenizer, room = self.services.model.tokenizer, self._room(evidence)
+        model, room = self.services.model, self._room(evidence)
         said = [each.replace(TARGET, concept.words) for each in self.settings.instructions]
-        written = [tuple(tokenizer(each, add_special_tokens=False)["input_ids"]) for each in said]
+        # it leaves out marks that stand in a target's words: they would end the user's turn
+        encoded = Encoder.of(model).encode(said, offsets=False)
+        written = [tuple(each.ids) for each in encoded]
         # an unknown token would stand in the place of the very words that the model is told
-        readable = [tokens for tokens in written if tokenizer.unk_token_id not in tokens]
+        unknown = model.tokenizer.unk_token_id
+        readable = [tokens for tokens in written if unknown is None or unknown not in tokens]
         fitting = [tokens for tokens in readable if 0 < len(tokens) <= room]
         reason = (
             "no instruction fits beside the longest prompt and its continuation of "
