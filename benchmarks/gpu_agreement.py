@@ -58,8 +58,9 @@ def agreement(bench: Bench) -> Iterator[Figure]:
     )
     yield from _encodes_alike(bench, here[x])
     yield from _writes_alike(bench, reference, point, here[x])
-    for kind in architectures:
-        yield from _learns_alike(bench, kind)
+    for kind, entry in architectures.items():
+        if not entry.from_file:
+            yield from _learns_alike(bench, kind)
 
 
 def _encodes_alike(bench: Bench, x: Tensor) -> Iterator[Figure]:
