@@ -101,7 +101,7 @@ DIFFERENCES = Table(
         "high": (pl.Float64, "upper end"),
         "paired": (pl.Boolean, "whether both have the same items"),
         "n": (pl.Int64, "items: pairs, or those of both sides"),
-        "unit_of_replication": (pl.String, "what one item is: concept, latent, prompt"),
+        "unit_of_replication": (pl.String, "what one item is: concept, latent, prompt, question"),
         "n_clusters": (
             pl.Int64,
             "groups of items that were resampled whole; n where each stands alone",

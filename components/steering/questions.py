@@ -33,7 +33,7 @@ from components.errors import InputError
 from components.model.language_model import LanguageModel
 from components.report.measure import Measure
 from components.seeds import numpy_generator
-from components.statistics import wilson
+from components.statistics import Interval, bounded, t_interval, wilson
 from components.steering.answers import (
     ENDING,
     Asked,
@@ -248,12 +248,13 @@ def score_rows(rows: pl.DataFrame, comparison: Comparison) -> Iterator[dict[str,
     no_answer = next(iter(unsteered["reason"].drop_nulls()), "no question can be asked")
     for method, budget in tried(comparison):
         # what steers may leave no room for a long question: both sides are of those that have it
-        both = (
+        asked = (
             rows.filter(pl.col("method") == method, at(budget))
             .drop_nulls("right")
             .join(answered.select("item", "plain"), on="item")
-            .group_by("concept")
-            .agg(pl.col("right").mean(), pl.col("plain").mean(), n=pl.len())
+        )
+        both = asked.group_by("concept").agg(
+            pl.col("right").mean(), pl.col("plain").mean(), n=pl.len()
         )
         own = dict(both.select("concept", "right").iter_rows())
         plain = {} if level is None else dict.fromkeys(names, level)
@@ -266,9 +267,47 @@ def score_rows(rows: pl.DataFrame, comparison: Comparison) -> Iterator[dict[str,
             )
         caution = "; ".join(filter(None, told)) or None
         for kind in kinds_of(comparison):
-            yield from paired_rows(
+            scored = paired_rows(
                 comparison, method, budget, kind, own, plain, MEASURES, no_answer, caution
             )
+            there = [c.name for c in comparison.passed(kind)]
+            for row, by_item in zip(scored, _by_item(asked, there), strict=True):
+                yield _wider(row, by_item)
+
+
+def _by_item(
+    asked: pl.DataFrame, concepts: Sequence[str]
+) -> tuple[Float[np.ndarray, " item"], Float[np.ndarray, " item"]]:
+    """Of each question the share of these targets under which it is answered rightly, and that
+    share less 1 where the plain model answers it rightly."""
+    of = (
+        asked.filter(pl.col("concept").is_in(concepts))
+        .group_by("item")
+        .agg(pl.col("right").mean(), pl.col("plain").first().cast(pl.Float64))
+    )
+    shares = of.sort("item")
+    return shares["right"].to_numpy(), (shares["right"] - shares["plain"]).to_numpy()
+
+
+def _wider(row: dict[str, Any], by_item: Float[np.ndarray, " item"]) -> dict[str, Any]:
+    """The same with Student's interval over questions, where that is the wider one.
+
+    All targets are asked the same questions. A plain model that is lucky with them seems to lose by
+    every steering, and an interval over targets alone would be sure of it.
+    """
+    over_items = t_interval(by_item)
+    if row["value"] is None or over_items.low is None or over_items.high is None:
+        return row
+    half = (over_items.high - over_items.low) / 2
+    if not half:  # all alike, which tells no interval
+        return row
+    if row["low"] is not None and row["high"] - row["low"] >= 2 * half:
+        return row
+    least = -1.0 if row["measure"] == "accuracy_change" else 0.0
+    interval = Interval(row["value"], row["value"] - half, row["value"] + half, len(by_item))
+    wide = bounded(interval, least, 1.0)
+    told = {"low": wide.low, "high": wide.high, "n": len(by_item)}
+    return row | told | {"unit_of_replication": "question"}
 
 
 def _caution(answered: pl.DataFrame) -> str | None:
