@@ -23,7 +23,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,6 @@ import torch
 from jaxtyping import Float
 from pydantic import PositiveInt
 
-from components.config import Config
 from components.corpus.encoding import Encoder
 from components.errors import InputError
 from components.model.intervention import logits_under
@@ -44,7 +42,7 @@ from components.steering.choice import Steered
 from components.steering.comparison import Comparison, at
 from components.steering.contract import Concept, Steering
 from components.steering.conversation import Conversation, opened
-from components.steering.given import files_named, rows_of
+from components.steering.given import FilesConfig, rows_of
 from components.steering.scores import over, score_row
 from components.steering.writer import LOGITS_AT_ONCE, intervention_of
 from components.store.judgements import UNSTEERED
@@ -74,13 +72,10 @@ _LETTER = re.compile(r"\(?([A-Z])\)?")
 _THIRD = re.compile(r"^\s*\(C\)", re.MULTILINE)
 
 
-class AnswersConfig(Config):
+class AnswersConfig(FilesConfig):
     """Multiple-choice items on which the probability of the matching answer is measured."""
 
-    path: str = ""
-    """A file (JSONL or parquet), or a folder of them; empty: nothing is measured."""
-    pattern: str = "**/*"
-    """Which files of a folder are read."""
+    section = "steer.answers"
     question_column: str = "question"
     """The column that holds the question."""
     matching_column: str = "answer_matching_behavior"
@@ -91,14 +86,6 @@ class AnswersConfig(Config):
     """The column that names the target of an item; empty: the file's name does."""
     items: PositiveInt = 50
     """Items of each target, at most, drawn by the seed."""
-
-    def files(self) -> list[Path]:
-        """The files that are read; their bytes are in the key.
-
-        Raises:
-            InputError: the path names none.
-        """
-        return files_named(self.path, self.pattern, "steer.answers.path")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import polars as pl
 
+from components.config import Config
 from components.errors import InputError
 from components.paths import expanded
 
@@ -20,19 +22,32 @@ def files_of(path: str, pattern: str) -> list[Path]:
     return [file for file in found if file.suffix in (".jsonl", ".parquet")]
 
 
-def files_named(path: str, pattern: str, setting: str) -> list[Path]:
-    """The files of a path; none where it is empty.
+class FilesConfig(Config):
+    """Files of the user's own, none by default.
 
-    Raises:
-        InputError: it names none.
+    Attributes:
+        section: where these settings stand, for errors.
     """
-    found = files_of(path, pattern)
-    if path and not found:
-        raise InputError(
-            f"no JSONL or parquet file at {path} ({pattern}); set {setting} to one, or to a folder "
-            "of them"
-        )
-    return found
+
+    section: ClassVar[str]
+    path: str = ""
+    """A file (JSONL or parquet), or a folder of them; empty: nothing is measured."""
+    pattern: str = "**/*"
+    """Which files of a folder are read."""
+
+    def files(self) -> list[Path]:
+        """The files that are read, none where the path is empty; their bytes are in the key.
+
+        Raises:
+            InputError: the path names none.
+        """
+        found = files_of(self.path, self.pattern)
+        if self.path and not found:
+            raise InputError(
+                f"no JSONL or parquet file at {self.path} ({self.pattern}); set {self.section}.path "
+                "to one, or to a folder of them"
+            )
+        return found
 
 
 def rows_of(path: Path, columns: Sequence[str], settings: str) -> pl.DataFrame:

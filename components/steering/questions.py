@@ -28,7 +28,6 @@ import polars as pl
 from jaxtyping import Float
 from pydantic import PositiveInt
 
-from components.config import Config
 from components.errors import InputError
 from components.model.language_model import LanguageModel
 from components.report.measure import Measure
@@ -47,7 +46,7 @@ from components.steering.choice import Steered
 from components.steering.comparison import Comparison, at
 from components.steering.contract import Steering
 from components.steering.conversation import Conversation
-from components.steering.given import files_named, rows_of
+from components.steering.given import FilesConfig, rows_of
 from components.store.judgements import UNSTEERED
 
 log = logging.getLogger(__name__)
@@ -68,14 +67,11 @@ MEASURES = (
 LETTERS: Sequence[str] = "ABCDEFGHIJ"
 
 
-class QuestionsConfig(Config):
+class QuestionsConfig(FilesConfig):
     """Multiple-choice questions about other things than the targets, on which the accuracy under
     steering is measured."""
 
-    path: str = ""
-    """A file (JSONL or parquet), or a folder of them; empty: nothing is measured."""
-    pattern: str = "**/*"
-    """Which files of a folder are read."""
+    section = "steer.questions"
     question_column: str = "question"
     """The column that holds the question."""
     choices_column: str = "choices"
@@ -87,14 +83,6 @@ class QuestionsConfig(Config):
     all rows of a file can be read."""
     items: PositiveInt = 100
     """Questions, at most, drawn by the seed."""
-
-    def files(self) -> list[Path]:
-        """The files that are read; their bytes are in the key.
-
-        Raises:
-            InputError: the path names none.
-        """
-        return files_named(self.path, self.pattern, "steer.questions.path")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,8 +209,9 @@ class Questions:
         item, asked = self.items[i], self.asked[i]
         row = {"item": item.number, "choices": len(item.choices)}
         nothing = {"right": None, "probability": None, "mass": None}
-        if isinstance(asked, str) or found is None:
-            return row | nothing | {"reason": asked if isinstance(asked, str) else None}
+        if isinstance(asked, str):
+            return row | nothing | {"reason": asked}
+        assert found is not None, "what can be asked has been asked"
         own = found[: len(item.choices)]
         mass = float(own.sum())
         if not (np.isfinite(own).all() and mass > 0):

@@ -23,12 +23,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from pydantic import Field, NonNegativeInt
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from components.config import Config
 from components.dictionary.contract import Batch, Dictionary, Moment, Outcome, architectures
+from components.dictionary.interchange.files import read_tensors
 from components.dictionary.kernels.sparse import counted
 from components.errors import DictionaryError
 from components.paths import expanded
@@ -146,7 +145,10 @@ def read(path: str) -> Float[Tensor, "d_sae d_in"]:
             length 0.
     """
     file = _file(path)
-    parts = _arrays(file) if file.suffix.lower() == ".npy" else _tensors(file)
+    if file.suffix.lower() == ".npy":
+        parts = _arrays(file)
+    else:
+        parts = dict(sorted(read_tensors(file).items(), key=lambda part: _natural(part[0])))
     rows = {
         name: tensor.double().reshape(-1, tensor.shape[-1])
         for name, tensor in parts.items()
@@ -191,16 +193,6 @@ def _file(path: str) -> Path:
     if not file.is_file():
         raise DictionaryError(f"no file {file}; set train.dictionary.path to where it lies")
     return file
-
-
-def _tensors(file: Path) -> dict[str, Tensor]:
-    try:
-        return dict(sorted(load_file(file).items(), key=lambda part: _natural(part[0])))
-    except SafetensorError as error:
-        raise DictionaryError(
-            f"{file} is no safetensors file ({error}); write it again with "
-            "safetensors.torch.save_file"
-        ) from error
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

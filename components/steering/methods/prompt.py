@@ -4,9 +4,9 @@ activation.
 
 The baseline that every edit must beat where the model can be told in words what is wanted. Passages
 are pieces of select documents that have the concept (around a labelled token; for document
-concepts, openings). Instructions are the user's own sentences, with the target's words put in. The validate
-prompts choose among all of them. It has no strength: it is applied as it is, and its cost is
-measured.
+concepts, openings). Instructions are the user's own sentences, with the target's words put in. The
+validate prompts choose among all of them. It has no strength: it is applied as it is, and its cost
+is measured.
 
 When to use it: always, beside any other method.
 

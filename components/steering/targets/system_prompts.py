@@ -168,11 +168,12 @@ class SystemPrompts(Targets):
                 answers to these targets, or an instruction that does not fit the model.
         """
         pairs = self._pairs()
-        if self._n_incomplete:
+        n_incomplete = sum(each.height - each.drop_nulls().height for each in self._frames())
+        if n_incomplete:
             log.warning(
                 "%d rows of %s lack the target or an instruction and are left out; fill in %s, %s and "
                 "%s",
-                self._n_incomplete,
+                n_incomplete,
                 self.settings.path,
                 self.settings.concept_column,
                 self.settings.with_column,
@@ -202,25 +203,27 @@ class SystemPrompts(Targets):
                 f"columns {settings.concept_column}, {settings.with_column} and "
                 f"{settings.without_column}"
             )
-        wanted = [settings.concept_column, settings.with_column, settings.without_column]
-        where = "steer.targets.concept_column, with_column or without_column"
-        frames = [
-            rows_of(path, wanted, where).select(pl.col(wanted).cast(pl.String))
-            for path in files_of(settings.path, settings.pattern)
-        ]
-        every = pl.concat(frames) if frames else pl.DataFrame()
         rows = [
             row
-            for frame in frames
+            for frame in self._frames()
             for row in frame.drop_nulls().unique(maintain_order=True).iter_rows()
         ]
-        self._n_incomplete = every.height - every.drop_nulls().height
         if not rows:
             raise InputError(
                 f"no pair of instructions at {settings.path} ({settings.pattern}); set "
                 "steer.targets.path to a JSONL or parquet file of them, or to a folder of such files"
             )
         return [_Pair(*row) for row in rows]
+
+    def _frames(self) -> list[pl.DataFrame]:
+        """The three columns of each file, rows that lack one among them."""
+        settings = self.settings
+        wanted = [settings.concept_column, settings.with_column, settings.without_column]
+        where = "steer.targets.concept_column, with_column or without_column"
+        return [
+            rows_of(path, wanted, where).select(pl.col(wanted).cast(pl.String))
+            for path in files_of(settings.path, settings.pattern)
+        ]
 
     def _questions(self, ground: Ground) -> list[str]:
         """What is asked, each once."""
