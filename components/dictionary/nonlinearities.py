@@ -3,6 +3,7 @@ gathered afterwards."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
@@ -13,21 +14,31 @@ GROUP = 8
 def largest(pre: Float[Tensor, "token d_sae"], k: int) -> Int64[Tensor, "token k"]:
     """The k largest pre-activations of each token, in no order; signs are not looked at.
 
-    Wide rows are searched from coarse to fine: the k largest lie in the k groups with the largest
-    maxima, so only those groups are searched, and the groups are found in the same way. Exact up to
-    ties; on a CPU core a third of `torch.topk`'s time at 16,384 latents.
+    On the CPU they are searched from coarse to fine. Exact up to ties; two fifths of `torch.topk`'s
+    time at 1,024 latents and k 16, a third at 16,384 and k 32.
     """
-    d_sae = pre.shape[1]
-    if not pre.is_cpu or d_sae % GROUP or d_sae < max(2048, 4 * GROUP * k):
-        return pre.topk(k, dim=1, sorted=False).indices
-    return _within(pre, coarse_to_fine(maxima(pre), k), k)
+    if pre.is_cpu:
+        return coarse_to_fine(pre, k)
+    return pre.topk(k, dim=1, sorted=False).indices
 
 
 def coarse_to_fine(pre: Float[Tensor, "token d"], k: int) -> Int64[Tensor, "token k"]:
-    """The search of `largest`, as far as the rows are wide enough for it."""
-    if pre.shape[1] % GROUP or pre.shape[1] < 4 * GROUP * k:
+    """The k largest lie in the k groups with the largest maxima, so only those groups are searched,
+    and the groups are found in the same way, as far as the rows are wide enough for it."""
+    if not k or pre.shape[1] % GROUP or pre.shape[1] < 4 * GROUP * k:
+        return _partitioned(pre, k)
+    members = torch.arange(0, pre.shape[1], pre.shape[1] // GROUP, device=pre.device)
+    groups = coarse_to_fine(maxima(pre), k)
+    candidates = (groups[:, None, :] + members[None, :, None]).flatten(1)
+    return candidates.gather(1, _partitioned(pre.gather(1, candidates), k))
+
+
+def _partitioned(pre: Tensor, k: int) -> Tensor:
+    """The k largest of each row of a narrow matrix; numpy's partition takes half of torch's time."""
+    d = pre.shape[1]
+    if not pre.is_cpu or pre.dtype not in (torch.float32, torch.float64) or not 0 < k <= d:
         return pre.topk(k, dim=1, sorted=False).indices
-    return _within(pre, coarse_to_fine(maxima(pre), k), k)
+    return torch.from_numpy(np.argpartition(pre.detach().numpy(), d - k, axis=1)[:, d - k :])
 
 
 def maxima(pre: Float[Tensor, "token d"]) -> Float[Tensor, "token d_over_group"]:
@@ -35,12 +46,6 @@ def maxima(pre: Float[Tensor, "token d"]) -> Float[Tensor, "token d_over_group"]
     order."""
     n_groups = pre.shape[1] // GROUP
     return pre.view(-1, GROUP, n_groups).amax(1)
-
-
-def _within(pre: Tensor, groups: Tensor, k: int) -> Tensor:
-    members = torch.arange(0, pre.shape[1], pre.shape[1] // GROUP, device=pre.device)
-    candidates = (groups[:, None, :] + members[None, :, None]).flatten(1)
-    return candidates.gather(1, pre.gather(1, candidates).topk(k, dim=1, sorted=False).indices)
 
 
 def largest_of_batch(

@@ -12,11 +12,13 @@ def values(pre, indices):
     return pre.gather(1, indices).sort(dim=1).values
 
 
-@pytest.mark.parametrize(
-    "d_sae, k", [(40, 3), (2048, 32), (2056, 8), (4096, 1), (2050, 8), (16384, 32), (16384, 3)]
-)
-def test_the_largest_are_those_of_a_full_sort_at_any_width(d_sae, k):
-    pre = torch.randn(64, d_sae, generator=torch.Generator().manual_seed(k))
+WIDTHS = [(7, 7), (40, 3), (40, 40), (1024, 16), (2048, 32), (2056, 8), (4096, 1), (2050, 8)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("d_sae, k", [*WIDTHS, (16384, 32), (16384, 3)])
+def test_the_largest_are_those_of_a_full_sort_at_any_width(d_sae, k, dtype):
+    pre = torch.randn(64, d_sae, generator=torch.Generator().manual_seed(k)).to(dtype)
     found = largest(pre, k)
     assert all(len(set(row)) == k for row in found.tolist())
     torch.testing.assert_close(values(pre, found), pre.sort(dim=1).values[:, -k:])

@@ -57,6 +57,16 @@ def test_the_three_products_equal_dense_ones_with_repeated_latents(shape):
     )
 
 
+@pytest.mark.parametrize("d_sae", [65_535, 65_536, 70_000])
+def test_latents_beyond_sixteen_bits_are_not_taken_for_others(d_sae):
+    indices = torch.tensor([[0, d_sae - 1], [d_sae - 1, 5], [0, 70]])
+    values, tokens = drawn(0, 3, 2), drawn(1, 3, 4)
+    to_latents = Pattern(indices, d_sae).to_latents(values, tokens)
+    expected = torch.zeros(d_sae, 4, dtype=tokens.dtype)
+    expected.index_put_((indices,), values[..., None] * tokens[:, None], accumulate=True)
+    torch.testing.assert_close(to_latents, expected)
+
+
 @pytest.fixture
 def case():
     n, d_sae, d = 6, 9, 4

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
@@ -77,7 +78,13 @@ class Pattern:
     def _transposed(self) -> tuple[Tensor, Tensor, Tensor]:
         """Order of the entries by latent (tokens ascending inside), their tokens, and where each
         latent begins."""
-        latents, order = self.indices.reshape(-1).int().sort(stable=True)
+        latents = self.indices.reshape(-1)
+        if latents.is_cpu and self.d_sae <= np.iinfo(np.uint16).max:
+            # numpy sorts 16 bits by radix, in an eighth of the time
+            order = torch.from_numpy(latents.numpy().astype(np.uint16).argsort(kind="stable"))
+            latents = latents[order].int()
+        else:
+            latents, order = latents.int().sort(stable=True)
         bounds = torch.arange(self.d_sae + 1, dtype=torch.int32, device=latents.device)
         return order, self.tokens[order].int(), torch.searchsorted(latents, bounds, out_int32=True)
 
