@@ -18,6 +18,7 @@ from torch import Tensor
 
 from components.model import trial
 from components.model.intervention import Places
+from components.model.roomy_cache import give_room
 
 if TYPE_CHECKING:
     from components.model.language_model import LanguageModel
@@ -83,6 +84,7 @@ class ContinuedRows:
         output = self._model.forward(self._tokens[:, self._n_cached :], places, **kwargs)
         name = next(name for name in _CACHES if output.get(name) is not None)
         self._n_cached, self._cache = n_tokens, {name: output[name]}
+        give_room(output[name])
         return output.logits[:, -1]
 
     def _from_whole_rows(self) -> Tensor:

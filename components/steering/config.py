@@ -124,7 +124,7 @@ class SteerConfig(Config):
     """Multiple-choice questions about other things: what chosen steerings cost in accuracy."""
     seed: int = 0
     """Draws the concepts, the text, the control directions and the resamples."""
-    batch_size: PositiveInt = execution(256)
+    batch_size: PositiveInt = execution(512)
     """Continuations written at a time."""
     traces: NonNegativeInt = execution(100)
     """Steered continuations of a run, at most, that are shown in MLflow as traces with what each
