@@ -56,15 +56,17 @@ class Stream(Rows):
             held += _length(window)
             if held < batch_size:
                 continue
-            merged = {
-                name: torch.cat([part[name] for part in waiting]) for name in self.hook_points
-            }
+            merged = waiting[0]
+            if len(waiting) > 1:
+                merged = {
+                    name: torch.cat([part[name] for part in waiting]) for name in self.hook_points
+                }
             whole = held - held % batch_size
             moved = {name: self.moved(rows[:whole]) for name, rows in merged.items()}
             for start in range(0, whole, batch_size):
                 yield {name: rows[start : start + batch_size] for name, rows in moved.items()}
-            waiting = [{name: rows[whole:] for name, rows in merged.items()}]
             held -= whole
+            waiting = [{name: rows[whole:] for name, rows in merged.items()}] if held else []
 
     def _windows(self, position: int) -> Iterator[Batch]:
         first, skip = divmod(position, self.n_rows)

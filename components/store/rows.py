@@ -34,6 +34,9 @@ class Rows:
         """
         taken = {name: self.shards.rows(self.split, name, index) for name in self.hook_points}
         for name, rows in taken.items():
+            # a sum that is finite says so of all that is in it, at a tenth of the time
+            if rows.sum(dtype=torch.float32).isfinite():
+                continue
             finite = rows.isfinite().all(dim=1)
             if not finite.all():
                 self._refuse(name, int(index[~finite].min()))

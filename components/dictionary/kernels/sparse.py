@@ -92,6 +92,8 @@ class Pattern:
         self, values: Float[Tensor, "..."], table: Float[Tensor, "d_sae d"]
     ) -> Float[Tensor, "token d"]:
         """For each token, the sum of its latents' rows of the table, weighted: values @ table."""
+        # torch makes tables for a gradient that is not asked for here, where a weight has one
+        table, values = table.detach(), values.detach()
         if self.offsets is None:
             return embedding_bag(self.indices, table, mode="sum", per_sample_weights=values)
         last = {"per_sample_weights": values, "include_last_offset": True}
