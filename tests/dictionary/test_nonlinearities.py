@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from components.dictionary import nonlinearities
 from components.dictionary.nonlinearities import largest, largest_of, largest_of_batch
 
 
@@ -22,6 +23,13 @@ def test_the_largest_are_those_of_a_full_sort_at_any_width(d_sae, k, dtype):
     found = largest(pre, k)
     assert all(len(set(row)) == k for row in found.tolist())
     torch.testing.assert_close(values(pre, found), pre.sort(dim=1).values[:, -k:])
+
+
+def test_many_rows_are_searched_some_at_a_time(monkeypatch):
+    pre = torch.randn(50, 1024, generator=torch.Generator().manual_seed(0))
+    whole = largest(pre, 16)
+    monkeypatch.setattr(nonlinearities, "NUMBERED", 7 * 128)
+    assert torch.equal(values(pre, largest(pre, 16)), values(pre, whole))
 
 
 def test_ties_still_give_k_different_latents():
