@@ -183,6 +183,8 @@ class Dictionary(nn.Module, ABC):
             W_dec's rows once it is trained.
         from_file: whether its directions come from a file: it is in a sweep only where it is
             listed, and its size is the file's.
+        rebuilds: whether what it decodes is meant to be the activation; else nothing is said of how
+            near it comes.
         options: this dictionary's options.
         reads: names of what `encode` needs.
         reconstructs: names of what `decode` gives; codes are in the units of the first.
@@ -212,6 +214,7 @@ class Dictionary(nn.Module, ABC):
     in_blocks: ClassVar[bool] = False
     folds: ClassVar[bool] = False
     from_file: ClassVar[bool] = False
+    rebuilds: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -36,6 +36,8 @@ TEST = "test"
 MEAN_FROM = "select"
 """The split whose mean activation stands in the place of activations that are ablated."""
 ABSENT = Interval(None, None, None, 0)
+NOT_REBUILT = "its latents are not meant to add up to an activation"
+"""Why nothing is said of a reconstruction that nobody meant to be one (`Dictionary.rebuilds`)."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

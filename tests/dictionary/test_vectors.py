@@ -14,9 +14,11 @@ from components.dictionary.contract import Dictionary, untrained
 from components.dictionary.settings import TrainConfig
 from components.dictionary.train import TRAIN
 from components.errors import DictionaryError
+from components.evaluation.contract import evaluations
 from components.store.artifact import key_of
 from components.sweep import SweepConfig, cells
 from tests import toys
+from tests.evaluation import bench
 from tests.planted import HOOK, directions, rows
 
 PLANTED = directions()
@@ -162,3 +164,20 @@ def test_vectors_of_another_width_or_number_are_refused(tmp_path):
 def test_it_is_configured_by_name():
     options = {"dictionary": {"kind": "vectors", "path": "mine.npy", "density": 0.05}}
     assert load(TrainConfig, options).dictionary == VectorsConfig(path="mine.npy", density=0.05)
+
+
+@pytest.mark.parametrize("evaluation", ["reconstruction", "loss_recovered", "description_length"])
+def test_no_score_says_how_near_vectors_come_to_an_activation(tmp_path, store, evaluation):
+    path = written(tmp_path, {"v": torch.eye(bench.D_IN)[:5]})
+    options = VectorsConfig(path=str(path))
+    sample = torch.randn(500, bench.D_IN, generator=torch.Generator().manual_seed(0))
+    at = bench.HOOK_POINT
+    vectors = untrained(options, at, {at: bench.D_IN}, {at: sample}, torch.Generator())
+    kind = evaluations[evaluation]
+    scores, _ = bench.measure(
+        kind(kind.config(), bench.services()), bench.of_model(store, tmp_path, vectors)
+    )
+    found = {name: score for (name, _), score in scores.items()}
+    told = {name for name, score in found.items() if score.interval.value is not None}
+    assert told == ({"l0", "dead_share"} if evaluation == "reconstruction" else set())
+    assert all("add up to" in found[name].reason for name in found.keys() - told)

@@ -67,6 +67,7 @@ class Vectors(Dictionary):
     baseline = True
     sparsity = "density"
     from_file: ClassVar[bool] = True
+    rebuilds: ClassVar[bool] = False
     options: VectorsConfig
 
     def __init__(self, options, reads, reconstructs, widths) -> None:

@@ -30,6 +30,7 @@ from pydantic import PositiveFloat, PositiveInt
 from components.config import Config
 from components.evaluation.contract import (
     ABSENT,
+    NOT_REBUILT,
     TEST,
     Evaluation,
     Measuring,
@@ -74,6 +75,8 @@ class DescriptionLength(Evaluation):
 
     def measure(self, subject: Subject) -> Measuring:
         """Validate sets the step and the code, test is measured."""
+        if not subject.dictionary.rebuilds:
+            return [Score("description_length", ABSENT, "document", reason=NOT_REBUILT)]
         if missing := [split for split in (VALIDATE, TEST) if not subject.n_rows(split)]:
             reason = f"the capture has no {missing[0]} split"
             return [Score("description_length", ABSENT, "document", reason=reason)]

@@ -33,6 +33,7 @@ from components.dictionary.contract import Dictionary
 from components.evaluation.contract import (
     ABSENT,
     MEAN_FROM,
+    NOT_REBUILT,
     TEST,
     Evaluation,
     Measuring,
@@ -253,6 +254,8 @@ def _contexts(subject: Subject, tokens: int, seed: int) -> dict[str, Tensor]:
 
 def _obstacle(subject: Subject, model: LanguageModel, contexts: Mapping[str, Tensor]) -> str | None:
     """Why nothing can be measured, or None."""
+    if not subject.dictionary.rebuilds:
+        return NOT_REBUILT
     document = contexts["document"]
     if not ((document[:, :-1] >= 0) & (document[:, 1:] == document[:, :-1])).any():
         return f"the corpus holds no next token of a document in the {TEST} split"

@@ -24,6 +24,7 @@ from components.dictionary.contract import Dictionary
 from components.dictionary.encode import Encoded
 from components.evaluation.contract import (
     ABSENT,
+    NOT_REBUILT,
     TEST,
     Evaluation,
     Measuring,
@@ -76,8 +77,11 @@ class Reconstruction(Evaluation):
         )
         control, scores = subject.untrained, []
         for hook_point in subject.dictionary.reconstructs:
-            if empty:
-                scores.append(Score("fvu", ABSENT, "document", hook_point=hook_point, reason=EMPTY))
+            if empty or not subject.dictionary.rebuilds:
+                reason = EMPTY if empty else NOT_REBUILT
+                scores.append(
+                    Score("fvu", ABSENT, "document", hook_point=hook_point, reason=reason)
+                )
                 continue
             mean = subject.mean(TEST, hook_point)
             error, spread = yield from _squares(
