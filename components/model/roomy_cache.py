@@ -10,58 +10,52 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from jaxtyping import Float
 from torch import Tensor
 
 SPARE = 32
 """Tokens of room ahead, at least."""
+CACHE, LAYER = (f"transformers.cache_utils.{name}" for name in ("DynamicCache", "DynamicLayer"))
 
 
 def give_room(cache: Any) -> None:
     """Lets the layers of a dynamic cache grow in place; every other cache stays as it is, and so do
     layers that hold a window or quantised values."""
-    from transformers.cache_utils import DynamicCache, DynamicLayer  # it takes seconds to import
+    for layer in cache.layers if _is(cache, CACHE) else ():
+        if _is(layer, LAYER):
+            layer.__class__ = _roomy(type(layer))
 
-    if type(cache) is not DynamicCache:
-        return
-    for layer in cache.layers:
-        if type(layer) is DynamicLayer:
-            layer.__class__ = _roomy()
+
+def _is(thing: object, called: str) -> bool:
+    """By name: only a model that has such a cache has the library loaded."""
+    return f"{type(thing).__module__}.{type(thing).__qualname__}" == called
 
 
 @functools.cache
-def _roomy() -> type:
-    from transformers.cache_utils import DynamicLayer
+def _roomy(layer: type) -> type:
+    """The class of layers whose keys and values are the beginning of a larger tensor."""
 
-    class RoomyLayer(DynamicLayer):
-        """Keys and values are the beginning of a larger tensor."""
+    def update(self: Any, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any):
+        """The new keys and values [row, head, token, width] behind those that are held."""
+        if not self.is_initialized:
+            self.room = None
+            return layer.update(self, key_states, value_states, *args, **kwargs)  # type: ignore[attr-defined]
+        held = self.keys, self.values
+        begin = self.keys.shape[-2]
+        end = begin + key_states.shape[-2]
+        if self.room is None or not _lies_in(held, self.room, end):
+            n = max(2 * end, end + SPARE)
+            self.room = [x.new_empty((*x.shape[:-2], n, x.shape[-1])) for x in held]
+            for wide, old in zip(self.room, held, strict=True):
+                wide[..., :begin, :] = old
+        for wide, new in zip(self.room, (key_states, value_states), strict=True):
+            wide[..., begin:end, :] = new
+        self.keys, self.values = (wide[..., :end, :] for wide in self.room)
+        return self.keys, self.values
 
-        _room: tuple[Tensor, Tensor] | None = None
-
-        def update(
-            self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-        ) -> tuple[Float[Tensor, "row head t d"], Float[Tensor, "row head t d"]]:
-            if not self.is_initialized or self.keys is None or self.values is None:
-                self._room = None
-                return super().update(key_states, value_states, *args, **kwargs)
-            begin = self.keys.shape[-2]
-            end = begin + key_states.shape[-2]
-            held = self.keys, self.values
-            if self._room is None or not _lies_in(held, self._room, end):
-                n = max(2 * end, end + SPARE)
-                room = tuple(x.new_empty((*x.shape[:-2], n, x.shape[-1])) for x in held)
-                for wide, old in zip(room, held, strict=True):
-                    wide[..., :begin, :] = old
-                self._room = room[0], room[1]
-            for wide, new in zip(self._room, (key_states, value_states), strict=True):
-                wide[..., begin:end, :] = new
-            self.keys, self.values = (wide[..., :end, :] for wide in self._room)
-            return self.keys, self.values
-
-    return RoomyLayer
+    return type("RoomyLayer", (layer,), {"room": None, "update": update})
 
 
-def _lies_in(held: tuple[Tensor, Tensor], room: tuple[Tensor, Tensor], end: int) -> bool:
+def _lies_in(held: tuple[Tensor, Tensor], room: list[Tensor], end: int) -> bool:
     """Whether what is held is the beginning of the room (somebody may have reordered it), and
     `end` tokens fit."""
     return all(

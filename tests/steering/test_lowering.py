@@ -56,10 +56,19 @@ def test_the_candidate_that_lowers_most_is_chosen(ran: Artifact) -> None:
     assert ran.facts["lowering"] == [METHOD]
     reached = tables.STEERED.read(ran).filter(method=METHOD)
     seen, tested = (falls(ran, METHOD, split) for split in ("validate", "test"))
+    strong = tables.STRENGTHS.read(ran).filter(
+        pl.col("method") == METHOD, pl.col("coefficient").is_not_null()
+    )
     contested = 0
     for row in reached.to_dicts():
         rivals = seen.filter(concept=row["concept"]).sort("fall", descending=True)
         contested += rivals.height > 1
+        if (
+            rivals.is_empty()
+        ):  # nobody to choose among: no other has a strength that costs the budget
+            own = strong.filter(concept=row["concept"])
+            assert own["replicate"].to_list() == [row["replicate"]]
+            continue
         best = rivals.filter(pl.col("fall") >= rivals["fall"][0] - 1e-9)
         assert row["replicate"] in best["replicate"], rivals
         own = tested.filter(concept=row["concept"], replicate=row["replicate"])
