@@ -45,8 +45,8 @@ def _partitioned(pre: Tensor, k: int) -> Tensor:
     if not vectorised or not 0 < k <= d <= NARROW or not len(pre):
         return pre.topk(k, dim=1, sorted=False).indices
     parts = pre.detach().split(max(1, NUMBERED // d))
-    found = [np.argpartition(part.numpy(), d - k, axis=1)[:, d - k :] for part in parts]
-    return torch.from_numpy(found[0] if len(found) == 1 else np.concatenate(found))
+    columns = [np.argpartition(part.numpy(), d - k, axis=1)[:, d - k :] for part in parts]
+    return torch.from_numpy(columns[0] if len(columns) == 1 else np.concatenate(columns))
 
 
 def maxima(pre: Float[Tensor, "token d"]) -> Float[Tensor, "token d_over_group"]:

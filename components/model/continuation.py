@@ -83,8 +83,9 @@ class ContinuedRows:
         places = Places(position, self._n_prompt, whole)
         output = self._model.forward(self._tokens[:, self._n_cached :], places, **kwargs)
         name = next(name for name in _CACHES if output.get(name) is not None)
+        if not self._cache:
+            give_room(output[name])
         self._n_cached, self._cache = n_tokens, {name: output[name]}
-        give_room(output[name])
         return output.logits[:, -1]
 
     def _from_whole_rows(self) -> Tensor:

@@ -31,14 +31,13 @@ def _is(thing: object, called: str) -> bool:
 
 
 @functools.cache
-def _roomy(layer: type) -> type:
+def _roomy(layer: Any) -> type:
     """The class of layers whose keys and values are the beginning of a larger tensor."""
 
     def update(self: Any, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any):
         """The new keys and values [row, head, token, width] behind those that are held."""
         if not self.is_initialized:
-            self.room = None
-            return layer.update(self, key_states, value_states, *args, **kwargs)  # type: ignore[attr-defined]
+            return layer.update(self, key_states, value_states, *args, **kwargs)
         held = self.keys, self.values
         begin = self.keys.shape[-2]
         end = begin + key_states.shape[-2]

@@ -11,10 +11,8 @@ from components.model.roomy_cache import SPARE, give_room
 
 
 def drawn(n, seed):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(2, 3, n, 4, generator=generator), torch.randn(
-        2, 3, n, 4, generator=generator
-    )
+    keys_and_values = torch.randn(2, 2, 3, n, 4, generator=torch.Generator().manual_seed(seed))
+    return keys_and_values[0], keys_and_values[1]
 
 
 def grown(steps, between=lambda cache: None):

@@ -63,14 +63,12 @@ def test_the_candidate_that_lowers_most_is_chosen(ran: Artifact) -> None:
     for row in reached.to_dicts():
         rivals = seen.filter(concept=row["concept"]).sort("fall", descending=True)
         contested += rivals.height > 1
-        if (
-            rivals.is_empty()
-        ):  # nobody to choose among: no other has a strength that costs the budget
-            own = strong.filter(concept=row["concept"])
-            assert own["replicate"].to_list() == [row["replicate"]]
-            continue
-        best = rivals.filter(pl.col("fall") >= rivals["fall"][0] - 1e-9)
-        assert row["replicate"] in best["replicate"], rivals
+        if rivals.is_empty():  # nobody to choose among: no other reaches the budget
+            alone = strong.filter(concept=row["concept"])
+            assert alone["replicate"].to_list() == [row["replicate"]]
+        else:
+            best = rivals.filter(pl.col("fall") >= rivals["fall"][0] - 1e-9)
+            assert row["replicate"] in best["replicate"], rivals
         own = tested.filter(concept=row["concept"], replicate=row["replicate"])
         assert row["composite"] == pytest.approx(own["fall"][0], abs=1e-9)
         assert row["uplift"] == pytest.approx(own["uplift"][0], abs=1e-9)
