@@ -9,6 +9,7 @@ declared with `execution(...)` and never enters an artifact key. A union of entr
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import math
@@ -307,21 +308,24 @@ def override(config: ConfigT, overrides: Mapping[str, Any]) -> ConfigT:
         ConfigError: a value of the wrong type or out of range, with its dotted name.
     """
     kinds = {dotted: value for dotted, value in overrides.items() if dotted.endswith(".kind")}
-    # kinds first: the rest is then read against the new kinds' fields
-    if kinds and len(kinds) < len(overrides):
-        rest = {dotted: value for dotted, value in overrides.items() if dotted not in kinds}
-        return override(override(config, kinds), rest)
     nested = config.model_dump(mode="json")
-    for dotted, given in overrides.items():
+    new_kind: set[str] = set()
+    # kinds first: they reset their sections. All is validated at once, since a kind may be right
+    # only with another value that is given beside it
+    for dotted, given in sorted(overrides.items(), key=lambda item: item[0] not in kinds):
         value = parse(given) if isinstance(given, Typed) else given
         *sections, last = dotted.split(".")
         section: dict[str, Any] = nested
         for depth, part in enumerate(sections):
+            at = ".".join(sections[: depth + 1])
+            if any(at.startswith(f"{reset}.") for reset in new_kind):
+                section.setdefault(part, {})
             if not isinstance(section.get(part), dict):
-                raise _unknown(config, dotted, ".".join(sections[: depth + 1]))
+                raise _unknown(config, dotted, at)
             section = section[part]
         if last == "kind" and section.get("kind") != value:
             section.clear()
+            new_kind.add(".".join(sections))
         section[last] = value
     try:
         return type(config).model_validate(nested)
@@ -329,6 +333,10 @@ def override(config: ConfigT, overrides: Mapping[str, Any]) -> ConfigT:
         texts = {name: str(overrides[name]) for name in _wanted_as_text(config, error, overrides)}
         if texts:
             return override(config, {**overrides, **texts})
+        if kinds and len(kinds) < len(overrides):
+            with contextlib.suppress(ConfigError):
+                # it knows the names of the new kinds, and no other value can be in their way
+                config = override(type(config)(), kinds)
         raise explain(config, error) from None
 
 

@@ -9,6 +9,7 @@ by row (`runs.rows`).
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import polars as pl
 import streamlit as st
@@ -24,6 +25,7 @@ from components.store.tables import (
 from dashboards import runs, views
 from dashboards.runs import Experiment
 
+DICTIONARY = "dictionary.json"
 DENSITIES = ["0", "1e-6", "1e-5", "1e-4", "1e-3", "1e-2", "1e-1", "1"]
 """Steps of a filter by density."""
 
@@ -71,8 +73,8 @@ def tokens(shown: Experiment) -> pl.DataFrame:
 
 @st.cache_resource(max_entries=8, show_spinner="Reading the latents …")
 def _read(key: str, _shown: Experiment) -> Listing:
-    encode, interpret, evaluate = (
-        _shown.artifacts.get(stage) for stage in ("encode", "interpret", "evaluate")
+    train, encode, interpret, evaluate = (
+        _shown.artifacts.get(stage) for stage in ("train", "encode", "interpret", "evaluate")
     )
     assert encode is not None
     split = split_of(encode)
@@ -89,8 +91,16 @@ def _read(key: str, _shown: Experiment) -> Listing:
         split=split,
         explainer=explainer,
         scorer=scorer,
+        names=_names(train) if train else (),
     )
     return Listing(frame, split, explainer, scorer, frame["explanation"].count())
+
+
+def _names(train: Artifact) -> list[str]:
+    """What the dictionary's file calls each latent; the module that reads it whole needs torch."""
+    if DICTIONARY not in train.files:
+        return []
+    return json.loads(train.path(DICTIONARY).read_text(encoding="utf-8")).get("latent_names", [])
 
 
 @st.cache_resource(max_entries=4, show_spinner="Reading what the latents fire on and promote …")

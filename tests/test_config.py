@@ -9,12 +9,13 @@ import json
 import pkgutil
 import sqlite3
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from components.config import (
     Config,
@@ -29,9 +30,11 @@ from components.config import (
     union_of,
 )
 from components.corpus.contract import corpora
+from components.dictionary.contract import architectures
 from components.errors import ConfigError, StoreError, UnknownNameError, quoted
 from components.experiment import ExperimentConfig
 from components.seeds import numpy_generator, torch_generator
+from flows.parameters import resolve
 
 
 class CircleConfig(Config):
@@ -217,6 +220,34 @@ def test_what_was_typed_is_parsed_by_override() -> None:
         ConfigError, match=r"^paper.width: Input should be less than or equal to 99, got 100.0$"
     ):
         typed("paper.width=1e2")
+
+
+def test_a_kind_may_need_another_value_that_is_given_with_it() -> None:
+    class FoldedConfig(DrawingConfig):
+        """A drawing whose squares need thick paper."""
+
+        @model_validator(mode="after")
+        def thick(self) -> Self:
+            """Refuses a square on thin paper."""
+            if self.shape.kind == "square" and self.paper.width < 20:
+                raise ValueError("squares need thick paper")
+            return self
+
+    told = {"shape.side": 7, "shape.kind": "square", "paper.width": 30}
+    for names in (list(told), list(reversed(told))):
+        drawn = override(FoldedConfig(), {name: told[name] for name in names})
+        assert drawn.shape == SquareConfig(side=7) and drawn.paper.width == 30
+    with pytest.raises(ConfigError, match="squares need thick paper"):
+        override(FoldedConfig(), {"shape.kind": "square", "shape.side": 7})
+    with pytest.raises(UnknownNameError, match=r"no parameter 'shape.sid'; .*'shape.side'"):
+        override(DRAWING, {"shape.kind": "square", "shape.sid": 7})
+
+
+def test_the_reference_takes_each_kind_of_dictionary_from_a_command_line() -> None:
+    for kind in architectures:
+        given = [f"train.dictionary.kind={kind}", "train.normalise=scale"]
+        config = resolve(given, Path(__file__).resolve().parents[1] / "params.yaml")
+        assert config.train.dictionary.kind == kind
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,8 @@ class Dictionary(nn.Module, ABC):
             listed, and its size is the file's.
         rebuilds: whether what it decodes is meant to be the activation; else nothing is said of how
             near it comes.
+        latent_names: what each latent is called by whoever made it, in order; empty where nobody
+            named them.
         options: this dictionary's options.
         reads: names of what `encode` needs.
         reconstructs: names of what `decode` gives; codes are in the units of the first.
@@ -215,6 +217,7 @@ class Dictionary(nn.Module, ABC):
     folds: ClassVar[bool] = False
     from_file: ClassVar[bool] = False
     rebuilds: ClassVar[bool] = True
+    latent_names: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -506,6 +509,8 @@ class Dictionary(nn.Module, ABC):
             "d_sae": self.d_sae,
             "dtype": str(self.like.dtype).removeprefix("torch."),
         }
+        if self.latent_names:
+            description["latent_names"] = self.latent_names
         saved.write(folder, description, self.state_dict())
 
     @staticmethod
@@ -526,6 +531,7 @@ class Dictionary(nn.Module, ABC):
             description["widths"],
         )
         dictionary.scales = description["scales"]
+        dictionary.latent_names = tuple(description.get("latent_names", ()))
         wanted = {name: tuple(tensor.shape) for name, tensor in dictionary.state_dict().items()}
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         if wanted != shapes:

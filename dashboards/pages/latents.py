@@ -47,6 +47,7 @@ SORTS = {
 }
 COLUMNS: dict[str, Any] = {
     "latent": st.column_config.NumberColumn(pinned=True, width="small", format="%d"),
+    "name": st.column_config.TextColumn(help="what the file of the vectors calls it"),
     "explanation": st.column_config.TextColumn(width="large"),
     "score": st.column_config.NumberColumn(
         format="%.3f", help="score of the explanation, mean over predictors"
@@ -91,7 +92,7 @@ def _list(shown: Experiment) -> pl.DataFrame:
     words, which, sort, density, least, scored, turn = st.columns([2.4, 1.4, 1.9, 2, 1.2, 1.1, 1])
     text = words.text_input(
         "Search",
-        placeholder="explanation, concept or note",
+        placeholder="name, explanation, concept or note",
         key="words",
         bind="query-params",
         help="Every word must be there.",
@@ -139,16 +140,25 @@ def _list(shown: Experiment) -> pl.DataFrame:
     pages = -(-found.height // ROWS)
     number = int(turn.number_input(f"Page, of {pages:,}", 1, pages, 1))
     rows = views.latents.page_of(found, number, ROWS)
+    named = ["name"] if known.frame["name"].count() else []
     key = f"rows {text} {token} {order} {descending} {low} {high} {minimum} {lowest} {number} {shown.key}"
     st.dataframe(
         views.latents.readable(
             rows.select(
-                "latent", "explanation", "concept", "score", "density", "maximum", "promoted"
+                "latent",
+                *named,
+                "explanation",
+                "concept",
+                "score",
+                "density",
+                "maximum",
+                "promoted",
             )
         ),
         hide_index=True,
         column_order=[
             "latent",
+            *named,
             "explanation",
             "score",
             "density",
@@ -180,7 +190,8 @@ def _pick(key: str, rows: pl.DataFrame) -> None:
 
 def _latent(shown: Experiment, asked: str) -> None:
     encode = shown.artifacts["encode"]
-    top = listing.read(shown).frame.height - 1
+    known = listing.read(shown).frame
+    top = known.height - 1
     number = int(asked) if asked.isdecimal() and len(asked) < 10 else -1
     mine = runs.rows(LATENTS, encode, latent=number, split=listing.split_of(encode))
     if mine.is_empty():
@@ -189,7 +200,8 @@ def _latent(shown: Experiment, asked: str) -> None:
     row = mine.row(0, named=True)
     interpret, evaluate = shown.artifacts.get("interpret"), shown.artifacts.get("evaluate")
     st.divider()
-    _head(row, interpret, top)
+    name = known.filter(pl.col("latent") == number)["name"].item()
+    _head(row, name, interpret, top)
     left, right = st.columns([1.45, 1], gap="large")
     with left:
         if shown.file:
@@ -205,10 +217,10 @@ def _latent(shown: Experiment, asked: str) -> None:
         _neighbours(shown, row)
 
 
-def _head(row: dict, interpret: Artifact | None, top: int) -> None:
+def _head(row: dict, name: str | None, interpret: Artifact | None, top: int) -> None:
     number = row["latent"]
     title, before, after = st.columns([8, 1, 1], vertical_alignment="bottom")
-    title.header(f"Latent {number}", anchor="latent")
+    title.header(f"Latent {number}" + (f": {plain(name)}" if name else ""), anchor="latent")
     let_draw()
     before.button(
         "← prev",

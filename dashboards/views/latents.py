@@ -3,7 +3,7 @@ tables, without Streamlit."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -23,9 +23,10 @@ def latent_list(
     split: str,
     explainer: str | None = None,
     scorer: str | None = None,
+    names: Sequence[str] = (),
 ) -> pl.DataFrame:
-    """One row for each latent: statistics, what is said of it, how well, and the concepts it is the
-    best latent for.
+    """One row for each latent: statistics, what is said of it, how well, the concepts it is the best
+    latent for, and its name where the dictionary has names.
 
     Frames may be lazy scans: only what the list shows is read. Promoted tokens stay as the
     tokenizer has them; the rows that are drawn get them from `readable`.
@@ -62,7 +63,10 @@ def latent_list(
         frame = frame.join(concepts, on="latent", how="left")
     else:
         frame = frame.with_columns(pl.lit(None, dtype=pl.String).alias("concept"))
-    words = pl.concat_str(["explanation", "concept"], separator="\n", ignore_nulls=True)
+    called = pl.LazyFrame({"name": names}, schema={"name": pl.String}).with_row_index("latent")
+    number = pl.col("latent").cast(frame.collect_schema()["latent"])
+    frame = frame.join(called.with_columns(number), on="latent", how="left")
+    words = pl.concat_str(["name", "explanation", "concept"], separator="\n", ignore_nulls=True)
     return frame.with_columns(words.str.to_lowercase().alias("words")).collect()
 
 
@@ -134,7 +138,7 @@ def narrowed(
 
     Args:
         frame: `latent_list`.
-        text: words of the explanation, of a concept or of somebody's note.
+        text: words of the name, the explanation, a concept or somebody's note.
         noted: the words of notes: latent, noted (`dashboards.notes.searched`).
         token: a whole token of the index.
         index: `promoted_tokens`, `peak_tokens`, or both; wanted where a token is.

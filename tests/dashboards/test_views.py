@@ -204,6 +204,12 @@ def test_the_list_has_one_row_for_each_latent_and_nulls_where_nothing_is_known()
     assert frame["concept"].to_list() == [None, None, None, "harbour, sea"]
 
 
+def test_a_latent_is_found_by_the_name_that_its_dictionary_gives_it() -> None:
+    frame = views.latents.latent_list(latents(), split="test", names=["sea", "Anger", "joy", "x"])
+    assert frame.sort("latent")["name"].to_list() == ["sea", "Anger", "joy", "x"]
+    assert views.latents.narrowed(frame, text="anger")["latent"].to_list() == [1]
+
+
 def test_the_list_needs_nothing_but_statistics() -> None:
     assert views.latents.latent_list(latents(), split="test").height == 4
 

@@ -69,22 +69,33 @@ def test_the_latent_of_a_planted_direction_follows_it(tmp_path):
 
 def test_vectors_stand_in_the_order_of_their_names(tmp_path):
     path = written(tmp_path, {"sea": PLANTED[0], "anger": PLANTED[1], "many": PLANTED[2:5]})
-    torch.testing.assert_close(read(str(path)), PLANTED[[1, 2, 3, 4, 0]])
+    torch.testing.assert_close(read(str(path))[0], PLANTED[[1, 2, 3, 4, 0]])
     np.save(tmp_path / "matrix.npy", PLANTED.double().numpy())
-    torch.testing.assert_close(read(str(tmp_path / "matrix.npy")), PLANTED)
+    torch.testing.assert_close(read(str(tmp_path / "matrix.npy"))[0], PLANTED)
+
+
+def test_latents_keep_the_names_of_their_vectors(tmp_path):
+    path = written(tmp_path, {"sea": PLANTED[0], "anger": PLANTED[1], "many": PLANTED[2:4]})
+    begun(path).save(tmp_path / "saved")
+    path.unlink()
+    named = ("anger", "many[0]", "many[1]", "sea")
+    assert Dictionary.load(tmp_path / "saved").latent_names == named
+    np.save(tmp_path / "matrix.npy", PLANTED.double().numpy())
+    begun(tmp_path / "matrix.npy").save(tmp_path / "unnamed")
+    assert Dictionary.load(tmp_path / "unnamed").latent_names == ()
 
 
 def test_numbers_in_names_count_as_numbers(tmp_path):
     path = written(tmp_path, {f"latent_{i}": PLANTED[i] for i in range(12)})
-    torch.testing.assert_close(read(str(path)), PLANTED[:12])
+    torch.testing.assert_close(read(str(path))[0], PLANTED[:12])
 
 
 def test_a_direction_is_one_whatever_its_length_and_type(tmp_path):
     for factor in (1e-300, 1e300):
         np.save(tmp_path / "wide.npy", PLANTED.double().numpy() * factor)
-        torch.testing.assert_close(read(str(tmp_path / "wide.npy")), PLANTED)
+        torch.testing.assert_close(read(str(tmp_path / "wide.npy"))[0], PLANTED)
     path = written(tmp_path, {"v": PLANTED.bfloat16()})
-    torch.testing.assert_close(read(str(path)), PLANTED, atol=0.01, rtol=0)
+    torch.testing.assert_close(read(str(path))[0], PLANTED, atol=0.01, rtol=0)
 
 
 def test_vectors_that_are_off_their_share_are_told_of(tmp_path, caplog):
@@ -138,7 +149,7 @@ def test_what_cannot_be_used_is_refused(tmp_path):
         with pytest.raises(DictionaryError, match=message):
             read(str(tmp_path / name) if name else "")
     held = [
-        ({"a": torch.zeros(2, 24), "b": PLANTED}, "2 of 42 vectors have no direction, .* 'a'"),
+        ({"a": torch.zeros(2, 24), "b": PLANTED}, "2 of 42 vectors have no direction, .*'a.0.'"),
         ({"a": torch.full((24,), torch.nan)}, "1 of 1 vectors have no direction"),
         ({"a": PLANTED, "b": torch.ones(3)}, r"of one width, found a \[40, 24\], b \[3\]"),
         ({"a": torch.ones(2, 2, 2)}, r"found a \[2, 2, 2\]"),

@@ -7,8 +7,8 @@ b_dec is the mean of a sample of activations, so u says how far a token lies alo
 where tokens usually lie. theta_i is read off the same sample so that vector i is active on a share
 `density` of its tokens, and is at least 0. Every later stage takes the latents like those of a
 dictionary: contexts, explanations, scores, steering. The length of a vector is not kept: what is
-compared is directions, and steering sets strengths by their cost. The reconstruction means nothing,
-for the vectors are not meant to add up to an activation.
+compared is directions, and steering sets strengths by their cost. Names in the file become names of
+latents. The reconstruction means nothing, for the vectors are not meant to add up to an activation.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ class Vectors(Dictionary):
     learns = "nothing"
     baseline = True
     sparsity = "density"
+    version: ClassVar[int] = 2  # keeps the vectors' names
     from_file: ClassVar[bool] = True
     rebuilds: ClassVar[bool] = False
     options: VectorsConfig
@@ -81,7 +82,7 @@ class Vectors(Dictionary):
     @classmethod
     def size(cls, options: VectorsConfig, d_in: int) -> int:
         """As many as the file has, unless the options say it."""
-        return options.d_sae or len(read(options.path))
+        return options.d_sae or len(read(options.path)[0])
 
     @classmethod
     def files(cls, options: VectorsConfig) -> Sequence[Path]:
@@ -96,7 +97,7 @@ class Vectors(Dictionary):
             DictionaryError: a file that cannot be used, see `read`; vectors of another width or
                 number.
         """
-        vectors = read(self.options.path)
+        vectors, self.latent_names = read(self.options.path)
         if vectors.shape != self.W_dec.shape:
             raise DictionaryError(
                 f"{self.options.path} holds {len(vectors)} vectors of width {vectors.shape[1]}, "
@@ -137,8 +138,9 @@ class Vectors(Dictionary):
         return Codes.from_dense(torch.where(pre > self.threshold, pre, 0))
 
 
-def read(path: str) -> Float[Tensor, "d_sae d_in"]:
-    """The directions of the vectors in a file: rows of norm 1, in float32.
+def read(path: str) -> tuple[Float[Tensor, "d_sae d_in"], tuple[str, ...]]:
+    """The directions of the vectors in a file (rows of norm 1, in float32), and what each is called
+    there: a row of a matrix by its name and number, the rows of a .npy file not at all.
 
     Raises:
         DictionaryError: no file, a kind of file that is not read (a pickle, say), a damaged one, or
@@ -165,18 +167,23 @@ def read(path: str) -> Float[Tensor, "d_sae d_in"]:
             f"found {', '.join(listed) or 'nothing'}"
         )
     vectors = torch.cat(list(rows.values()))
-    names = [name for name, part in rows.items() for _ in part]
+    names = [
+        f"{name}[{row}]" if parts[name].ndim == 2 else name
+        for name, part in rows.items()
+        for row in range(len(part))
+    ]
     # by the largest entry first: the square of a very long or short one is no number
     largest = vectors.abs().amax(1, keepdim=True)
     if unusable := (~(largest.isfinite() & (largest > 0))).nonzero()[:, 0].tolist():
         first = unusable[0]
         raise DictionaryError(
             f"{file}: {len(unusable)} of {len(vectors)} vectors have no direction, the first is "
-            f"vector {first} (of {names[first]!r}, its largest entry is {largest[first].item():g}); "
+            f"vector {first} ({names[first]!r}, its largest entry is {largest[first].item():g}); "
             "take them out"
         )
     vectors = vectors / largest
-    return (vectors / vectors.norm(dim=1, keepdim=True)).float()
+    named = tuple(names) if file.suffix.lower() == ".safetensors" else ()
+    return (vectors / vectors.norm(dim=1, keepdim=True)).float(), named
 
 
 def _file(path: str) -> Path:
