@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import sparse
 from sklearn.linear_model import Ridge
 
 from components.interpretation.contract import LatentRecord
@@ -152,11 +153,16 @@ def test_the_probe_is_the_ridge_regression_of_scikit_learn(
         for shape in shapes:
             # every token on which a condition holds, also of `near`
             token, key = incidences(windows.texts, shape)
-            holds = key[:, None] == Block.of(windows, shape).keys
-            columns.append(np.zeros((windows.texts.tokens.size, holds.shape[1])))
-            np.add.at(columns[-1], token, holds)
-        design = np.concatenate(columns, axis=1)[there]
-        exact = Ridge(alpha=1.0, solver="cholesky").fit(design, windows.activations.ravel()[there])
+            keys = Block.of(windows, shape).keys
+            ordered = np.argsort(keys)
+            place = np.searchsorted(keys, key, sorter=ordered).clip(max=len(keys) - 1)
+            holds = keys[ordered[place]] == key
+            entries = np.ones(holds.sum()), (token[holds], ordered[place[holds]])
+            columns.append(sparse.csr_array(entries, (windows.texts.tokens.size, len(keys))))
+        design = sparse.csr_matrix(sparse.hstack(columns))[there]
+        exact = Ridge(alpha=1.0, solver="sparse_cg", tol=1e-10).fit(
+            design, windows.activations.ravel()[there]
+        )
         found = design @ np.concatenate([weights[shape] for shape in shapes])
         assert np.corrcoef(found, design @ exact.coef_)[0, 1] > 0.9999
         assert (

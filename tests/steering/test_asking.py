@@ -303,7 +303,10 @@ def test_whatever_an_endpoint_does_the_stage_is_finished_and_failures_are_counte
         right, number = knows(sent), sum(map(ord, sent["messages"][-1]["content"])) % 12
         faults = {
             0: Act(b"\xff\x00 garbage", paid=True),
-            1: error(429, "slow down", Retry_After="0.01") if times < 2 else right,
+            # of the first requests only: each pause makes the stage ask more slowly from then on
+            1: error(429, "slow down", Retry_After="0.01")
+            if times < 2 and len(server.sent) < 60
+            else right,
             2: answer("I'm sorry, but I can't help with that."),
             3: answer('{"rating": 3}'),
             4: answer(None, message={"refusal": "I will not."}),
