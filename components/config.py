@@ -307,12 +307,14 @@ def override(config: ConfigT, overrides: Mapping[str, Any]) -> ConfigT:
         UnknownNameError: a dotted name that is not in the config (the nearest names are listed).
         ConfigError: a value of the wrong type or out of range, with its dotted name.
     """
-    kinds = {dotted: value for dotted, value in overrides.items() if dotted.endswith(".kind")}
+    kinds = {dotted: given for dotted, given in overrides.items() if dotted.endswith(".kind")}
     nested = config.model_dump(mode="json")
     new_kind: set[str] = set()
-    # kinds first: they reset their sections. All is validated at once, since a kind may be right
-    # only with another value that is given beside it
-    for dotted, given in sorted(overrides.items(), key=lambda item: item[0] not in kinds):
+    # kinds first, outer before inner: they reset their sections. All is validated at once, since a
+    # kind may be right only with another value that is given beside it
+    ordered = sorted(kinds, key=lambda dotted: dotted.count("."))
+    for dotted in [*ordered, *(name for name in overrides if name not in kinds)]:
+        given = overrides[dotted]
         value = parse(given) if isinstance(given, Typed) else given
         *sections, last = dotted.split(".")
         section: dict[str, Any] = nested
