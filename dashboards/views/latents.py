@@ -25,8 +25,8 @@ def latent_list(
     scorer: str | None = None,
     names: Sequence[str] = (),
 ) -> pl.DataFrame:
-    """One row for each latent: statistics, what is said of it, how well, the concepts it is the best
-    latent for, and its name where the dictionary has names.
+    """One row for each latent: statistics, what is said of it, how well, the concepts it is the
+    best latent for, and its name where the dictionary has names.
 
     Frames may be lazy scans: only what the list shows is read. Promoted tokens stay as the
     tokenizer has them; the rows that are drawn get them from `readable`.
