@@ -14,6 +14,7 @@ arXiv:2501.17148), where a language model writes them; here they are real text.
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -34,12 +35,15 @@ from components.steering.contract import Concept, Evidence
 from components.steering.passages import Cut, contexts, cut
 from components.steering.subject import SteeredSubject
 from components.steering.targeting import Ground, Targeted
+from components.steering.words import Words
 from components.store import tables
 from components.store.rows import Rows
 from components.store.shards import CodeShards
 
 ROWS = 8192
 KIND = "latent"
+WORDS = 8
+"""Words that are told of a latent."""
 
 
 class WindowsConfig(Config):
@@ -247,11 +251,16 @@ class Windows:
         # a window of two tokens tells little
         self._whole = np.diff(self._first) >= settings.width / 2
         self._columns = self.codes.tocsc()
+        self._model = ground.model
 
     @property
     def density(self) -> Float[np.ndarray, " latent"]:
         """Share of tokens on which each latent is active."""
         return np.diff(self._columns.indptr) / max(1, self.codes.shape[0])
+
+    @functools.cached_property
+    def _words(self) -> Words:
+        return Words.of(self._model, self.token, self._document)
 
     @functools.cached_property
     def active(self) -> Int[np.ndarray, " latent"]:
@@ -283,6 +292,18 @@ class Windows:
         silent = np.flatnonzero((maximum == 0) & self._whole)
         drawn = numpy_generator(seed, "silent", latent).permutation(silent)
         return top, drawn[: self.settings.windows]
+
+    def active_words(self, latent: int) -> str | None:
+        """The whole words on which a latent is most active, by the sum of its activations over
+        their tokens, in lower case; None where it is active on no word."""
+        low, high = self._columns.indptr[latent : latent + 2]
+        values = np.zeros(len(self.token))
+        values[self._columns.indices[low:high]] = self._columns.data[low:high]
+        by_word, sums = self._words.sums(values), Counter[str]()
+        for number in np.flatnonzero(self._words.sayable & (by_word > 0)):
+            sums[self._words.texts[number].lower()] += by_word[number]
+        most = sorted(sums, key=lambda word: (-sums[word], word))[:WORDS]
+        return ", ".join(most) or None
 
     def rows(self, windows: Int[np.ndarray, " _"]) -> Int[np.ndarray, " row"]:
         """The rows of these windows, ascending."""

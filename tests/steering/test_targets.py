@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from components.client.contract import Reply
+from components.corpus.encoding import Encoder
 from components.errors import ConfigError, InputError
 from components.model.text_encoder import TextEncoderConfig, TextEncoderReference
 from components.report.tables import SCORES
@@ -27,7 +29,7 @@ from components.steering.targets.latents import stratified
 from components.steering.targets.sets import DEALT
 from components.store import tables
 from components.store.artifact import Artifact
-from components.store.shards import CodeShards
+from components.store.shards import ActivationShards, CodeShards
 from tests import toys
 from tests.client.servers import Act, answer, serving
 from tests.interpretation.knowing import settings_of
@@ -203,6 +205,24 @@ def test_a_latents_words_are_its_explanation_and_its_scores_are_strata(bench: Be
     assert told["stratum"].count(",") == 2
     with pytest.raises(InputError, match="explained=false"):
         bench.targeted(config(targets), interpreted=interpreted(bench, {}, 1))
+
+
+def test_a_latents_words_may_be_the_whole_words_on_which_it_is_most_active(bench: Bench) -> None:
+    found = latents(bench, words="active_words")
+    codes = CodeShards(bench.codes).codes("select").matrix().toarray()
+    provenance = ActivationShards(bench.activations).provenance("select")
+    read = [row["text"] for row in Encoder.of(bench.model).vocabulary()]
+    for concept in found.concepts:
+        sums = Counter[str]()  # a word of the toy corpus is one token
+        for token, value in zip(
+            provenance["token"].tolist(), codes[:, concept.latent], strict=True
+        ):
+            sums[read[token].strip().lower()] += value
+        words = [word for word in sums if sums[word] > 0 and any(c.isalnum() for c in word)]
+        told = (concept.text or "").split(", ")
+        assert len(told) == min(8, len(words))
+        assert sums[told[0]] == pytest.approx(max(sums[word] for word in words))
+        assert sorted((sums[word] for word in told), reverse=True) == [sums[w] for w in told]
 
 
 def test_a_sentence_names_the_latents_whose_explanations_mean_it(bench: Bench) -> None:

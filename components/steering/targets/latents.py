@@ -39,8 +39,12 @@ class LatentsConfig(Config):
     n: PositiveInt = 16
     """Latents, at most."""
     explained: bool = True
-    """Whether only latents that `interpret` explained are drawn, with their explanation as the
-    target in words. Otherwise all are drawn from, and none has words."""
+    """Whether only latents that `interpret` explained are drawn. Otherwise all are drawn from, and
+    none has an explanation."""
+    words: Literal["explanation", "active_words"] = "explanation"
+    """What says a target in words, which the judge `meaning` compares text with: its explanation, or
+    the eight whole words of the select split on which it is most active. A sentence encoder does not
+    know what pieces of words mean ('the word "ar" after "e"'), but it knows "ears, earth, year"."""
     windows: WindowsConfig = WindowsConfig()
     """Which text has a latent, and which has not."""
 
@@ -94,9 +98,10 @@ class SampledLatents(Targets):
             }
             for i, row in zip(chosen.tolist(), rows.to_dicts(), strict=True)
         ]
-        found = Latents(
-            ground, windows, rows["latent"].to_list(), rows["explanation"].to_list(), columns
-        )
+        latents, texts = rows["latent"].to_list(), rows["explanation"].to_list()
+        if self.settings.words == "active_words":
+            texts = [windows.active_words(latent) for latent in latents]
+        found = Latents(ground, windows, latents, texts, columns)
         found.limit = (
             f"{rows.height} of {told.height} latents with text enough were tried, drawn from "
             f"{len(np.unique(strata, axis=0))} strata of {', '.join(names)} (steer.targets.n)"
