@@ -63,19 +63,20 @@ class Activity:
         strongest: its windows with the largest activations, the largest first.
         sample: a uniform sample of its windows.
         weighted: a sample with chances in proportion to the square of the largest activation.
-        searched: the places of the searched windows in which it is active, as rows of a matrix.
+        offsets: latent number n has the entries offsets[n] to offsets[n + 1] of `place`.
+        place: of the searched windows in which it is active, ascending.
     """
 
     n_active: Int64[np.ndarray, " latent"]
     strongest: Kept
     sample: Kept
     weighted: Kept
-    searched: scipy.sparse.csr_matrix
+    offsets: Int64[np.ndarray, " latents_and_one"]
+    place: Int32[np.ndarray, " entry"]
 
     def places(self, number: int) -> Int32[np.ndarray, " active"]:
         """The searched windows in which a latent is active."""
-        bounds = self.searched.indptr
-        return self.searched.indices[bounds[number] : bounds[number + 1]]
+        return self.place[self.offsets[number] : self.offsets[number + 1]]
 
 
 class Smallest:
@@ -149,9 +150,9 @@ def read(
     tiling, n = searched.tiling, len(latents)
     number_of = np.full(codes.d_sae, -1, np.int32)
     number_of[latents] = np.arange(n)
-    n_active = np.zeros(n, np.int64)
+    n_active, short = np.zeros(n, np.int64), np.min_scalar_type(len(searched.tiles))
     strongest, sample, weighted = (Smallest(n, size) for size in _sizes(tiling.config, searched))
-    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    parts: list[tuple[np.ndarray, np.ndarray]] = []  # of each block: entries of a latent, places
     for block, base in _blocks(codes, searched.split, tiling):
         number, row, value = _largest(block, base, tiling, number_of, n)
         n_active += np.bincount(number, minlength=n)
@@ -162,11 +163,27 @@ def read(
         weighted.add(number, race(random, value), row, value)
         place = searched.place_of[tile]
         there = place >= 0
-        parts.append((number[there].astype(np.int32), place[there]))  # many: in four bytes
-    number, place = (np.concatenate(column) for column in zip(*parts, strict=True))
-    ones = np.ones(len(number), np.int8)
-    matrix = scipy.sparse.csr_matrix((ones, (number, place)), shape=(n, len(searched.tiles)))
-    return Activity(n_active, strongest.kept(), sample.kept(), weighted.kept(), matrix)
+        counts = np.bincount(number[there], minlength=n).astype(np.int32)
+        parts.append((counts, place[there].astype(short)))
+    kept = strongest.kept(), sample.kept(), weighted.kept()
+    return Activity(n_active, *kept, *_by_latent(parts, n))
+
+
+def _by_latent(
+    parts: list[tuple[np.ndarray, np.ndarray]], n: int
+) -> tuple[Int64[np.ndarray, " latents_and_one"], Int32[np.ndarray, " entry"]]:
+    """Where the places of each latent begin, and the places. Takes the parts away one by one: they
+    are as large as the result."""
+    offsets = np.zeros(n + 1, np.int64)
+    for counts, _ in parts:
+        offsets[1:] += counts
+    np.cumsum(offsets, out=offsets)
+    next_of, places = offsets[:-1].copy(), np.empty(offsets[-1], np.int32)
+    for counts, place in iter(lambda: parts.pop(0) if parts else None, None):
+        first = np.cumsum(counts) - counts
+        places[np.repeat(next_of - first, counts) + np.arange(len(place))] = place
+        next_of += counts
+    return offsets, places
 
 
 def race(

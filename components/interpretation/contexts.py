@@ -122,6 +122,7 @@ def choose(
     for place, split in enumerate(SPLITS):
         yield Progress(place, len(SPLITS), "splits", f"codes of {split} read")
         searched = cut[split]
+        active = None  # that of the split before is let go first
         active = activities.read(codes, searched, watched, derive(seed, "kept", split))
         means = searched.means(means_at)
         if split == "explain":
@@ -166,10 +167,12 @@ def _centres(
     active: Activity, numbers: Int[np.ndarray, " latent"], means: Float32[np.ndarray, "window d_in"]
 ) -> Float32[np.ndarray, "latent d_in"]:
     """The mean activation vector over the active windows of each latent; NaN where it has none."""
-    inside = active.searched[numbers].astype(np.float32)
-    n = np.diff(inside.indptr)[:, None]
-    with np.errstate(invalid="ignore"):
-        return np.where(n > 0, (inside @ means) / n, np.nan).astype(np.float32)
+    centres = np.full((len(numbers), means.shape[1]), np.nan, np.float32)
+    for row, number in enumerate(numbers.tolist()):
+        places = active.places(number)
+        if len(places):
+            centres[row] = means[places].mean(0)
+    return centres
 
 
 def _distances(

@@ -34,7 +34,7 @@ def _codes(facts: Mapping[str, Any], rows: int, config: InterpretConfig) -> int:
     watched = min(d_sae, (1 + 2 * USED) * config.latents)
     searched = min(rows, SEARCHED * config.contexts.width)
     kept = 16 * 2 * KEPT * watched
-    activity = 20 * searched * l0 * watched / d_sae
+    activity = 8 * searched * l0 * watched / d_sae
     means = 4 * searched / config.contexts.width * facts.get("d_in", 0)
     counted = 12 * min(rows, ROWS) * l0 + 16 * AT_ONCE * d_sae
     block = 60 * min(rows, SHARD_ROWS) * l0

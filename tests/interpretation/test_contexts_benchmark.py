@@ -33,9 +33,8 @@ def bytes_held(folder: Path, n_tokens: int) -> int:
     cut = cut_splits(ActivationShards(activations), vocabulary, ContextsConfig())
     found = activity.read(CodeShards(encoded), cut["explain"], np.arange(D_SAE), 0)
     kept = (found.strongest, found.sample, found.weighted)
-    matrix = found.searched
     arrays = [column for each in kept for column in (each.offsets, each.row, each.value)]
-    return sum(array.nbytes for array in (*arrays, matrix.data, matrix.indices, matrix.indptr))
+    return sum(array.nbytes for array in (*arrays, found.offsets, found.place))
 
 
 def test_what_a_pass_keeps_grows_with_the_latents_and_not_with_the_text(

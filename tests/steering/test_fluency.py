@@ -86,3 +86,25 @@ def test_without_text_that_sets_the_band_there_is_no_score_and_the_reason_says_w
 def test_the_further_outside_the_less_fluent(judge: Fluency) -> None:
     scores = judge.judge([text(nll) for nll in (3.0, 3.5, 4.0, 8.0)]).values[:, 0]
     assert (np.diff(scores) < 0).all()
+
+
+def test_text_longer_than_all_that_sets_the_bands_is_judged_by_its_beginning() -> None:
+    rng = np.random.default_rng(0)
+    words = ["the", "a", "cat", "dog", "bird", "king", "queen", "ran", "sat", "saw"]
+    varied = [" ".join(rng.choice(words, 24)) for _ in range(60)]
+    plain = [
+        Continuation(each, 24, nll) for each, nll in zip(varied, np.linspace(1, 2, 60), strict=True)
+    ]
+    labels = np.ones((60, 2), bool)
+    given = dataclasses.replace(
+        material(np.ones(60), labels),
+        judge=Passages(varied, labels, np.linspace(1, 2, 60)),
+        unsteered=plain,
+    )
+    judge = fluency(given)
+    longer = [" ".join(rng.choice(words, 200)), " ".join(["a"] * 200), " ".join(["a"] * 24)]
+    said = judge.judge([Continuation(each, 200, 1.5) for each in [*varied, *longer]]).values[:, 0]
+    assert said[:60].min() > 0.5
+    random, repeated, short = said[60:]
+    assert random > 0.5
+    assert repeated == pytest.approx(short) and repeated < 0.01

@@ -11,7 +11,8 @@ expected after a neutral prompt.
 there before, and how well the text compresses (bytes after zlib over bytes before). Each has a band
 too, again with two sides: from the 1% quantile to the 99% quantile of unsteered continuations and
 of real passages, whichever reaches further. These depend on length, so the texts that set the band
-are cut to the length of the one that is judged.
+are cut to the length of the one that is judged, and of a text that is longer than they are only the
+beginning is looked at: with no band, one word of many tokens, again and again, would be varied.
 
 *A second model*: under the steered model alone, loss and KL from plain predictions are one axis: a
 steering at a fixed KL cannot be far off in loss, whatever it writes. `second` names a model of
@@ -61,7 +62,8 @@ class FluencyConfig(Config):
     upper_quantile: float = Field(0.95, ge=0, le=1)
     """Quantile of real passages at which the band of loss ends."""
     min_passages: PositiveInt = 20
-    """A concept with fewer measured passages takes the quantile of all passages."""
+    """A concept with fewer measured passages takes the quantile of all passages. Bands of variety
+    are for at most as many tokens as so many texts have."""
     second: str = ""
     """A second language model, of another family, whose loss is looked at too: a local folder or a
     hub id; none where empty. Its files are not part of the key: change the name when they
@@ -82,7 +84,7 @@ class Fluency(Judge):
         scale: interquartile range of unsteered continuations.
     """
 
-    version = 2
+    version = 3
     config = FluencyConfig
     measure = Measure(
         "fluency", "Fluency", "0 to 1", "1 inside the bands of unsteered loss and of variety, both sides.",
@@ -116,6 +118,8 @@ class Fluency(Judge):
         texts = [text for text, has in zip(material.judge.texts, measured, strict=True) if has]
         self._plain = self._tokens([c.text or "" for c in there])
         self._real = self._tokens(texts)
+        lengths = sorted((len(each) for each in [*self._plain, *self._real]), reverse=True)
+        self._longest = lengths[min(self.settings.min_passages, len(lengths)) - 1]
         self._variety: dict[tuple[str, int], tuple[float, float, float]] = {}
         if self._second:
             openings = material.judge.openings or [""] * len(material.judge.texts)
@@ -174,6 +178,7 @@ class Fluency(Judge):
     def _varied(self, tokens: Sequence[int]) -> float:
         """The least of what the bands of variety say of a text; 1 where it is too short to say
         anything."""
+        tokens = tokens[: self._longest]
         if len(tokens) < FEWEST_TOKENS:
             return 1.0
         least = 1.0
@@ -193,13 +198,10 @@ class Fluency(Judge):
                 for texts in (self._plain, self._real)
             ]
             of = [values for values in of if len(values)]
-            if not of:  # longer than all that sets a band
-                self._variety[name, length] = (-np.inf, np.inf, 1.0)
-            else:
-                lower = min(float(np.quantile(values, low)) for values in of)
-                upper = max(float(np.quantile(values, 1 - low)) for values in of)
-                spread = float(np.subtract(*np.quantile(of[0], [0.75, 0.25])))
-                self._variety[name, length] = (lower, upper, max(spread, LEAST_SPREAD))
+            lower = min(float(np.quantile(values, low)) for values in of)
+            upper = max(float(np.quantile(values, 1 - low)) for values in of)
+            spread = float(np.subtract(*np.quantile(of[0], [0.75, 0.25])))
+            self._variety[name, length] = (lower, upper, max(spread, LEAST_SPREAD))
         return self._variety[name, length]
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
