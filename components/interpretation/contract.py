@@ -182,6 +182,12 @@ class Predictor(_Reader):
     def predict(self, questions: Iterable[Question], unit: Unit) -> Iterator[Answer]:
         """One answer for each question, in order, in that unit."""
 
+    @property
+    def at_most(self) -> int | None:
+        """Latents whose explanations it reads, at most: drawn at random, the others are missing.
+        None for all."""
+        return None
+
     @classmethod
     def most_asked(cls, settings: Any, contexts: ContextsConfig, unit: Unit, shown: Shown) -> Most:
         """What it asks its client for one question in that unit, at most.

@@ -66,6 +66,21 @@ def order_of(records: Sequence[LatentRecord], asks: bool, seed: int) -> list[int
     return (numpy_generator(seed, "asked").permutation(order) if asks else order).tolist()
 
 
+def shown_to(
+    predictor: Predictor, records: Sequence[LatentRecord], said: Sequence[Explanation], seed: int
+) -> Sequence[Explanation]:
+    """What a predictor reads of these explanations: all, or where it reads some latents only, those
+    of a random sample, the same for every explainer and scorer; the others are missing."""
+    n = predictor.at_most
+    if n is None or n >= len(records):
+        return said
+    nobody = Explanation(
+        None, f"{predictor.kind} reads {n} of {len(records)} latents, drawn at random", True
+    )
+    drawn = set(order_of(records, True, seed)[:n])
+    return [each if number in drawn else nobody for number, each in enumerate(said)]
+
+
 def draw(scorer: Scorer, records: Sequence[LatentRecord], seed: int) -> list[Trials]:
     """The trials of each record, in order: drawn once, for whoever answers."""
     drawn = [

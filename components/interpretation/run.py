@@ -49,6 +49,7 @@ from components.interpretation.protocol import (
     score,
     score_in_blocks,
     score_probe,
+    shown_to,
 )
 from components.interpretation.searched import Searched
 from components.interpretation.services import ExplainerServices, PredictorServices
@@ -315,6 +316,7 @@ def interpret_latents(
         trials = draw(scorer, records, seed)
         for predictor_name in able(config, scorer_name):
             predictor, keys = readers[predictor_name], dict[str, Key]()
+            shown = {key: shown_to(predictor, records, each, seed) for key, each in read.items()}
             for role, name in read:
                 own = role == "entry" and explainers[name].tests_itself and predictor_name == first
                 key = Key(OWN_JUDGE if own else role, name, scorer_name, predictor_name)
@@ -323,7 +325,7 @@ def interpret_latents(
                 scored |= {key: [] for key in keys.values()}  # their place among the rows
                 # each floor directly behind its entry
                 texts = {
-                    called: read[role, name]
+                    called: shown[role, name]
                     for name in written
                     for called, role in (
                         (name, explainers[name].role),
@@ -332,7 +334,7 @@ def interpret_latents(
                 }
                 asking.append((keys, Reading(scorer, predictor, trials, texts)))
                 continue
-            for (called, key), explanations in zip(keys.items(), read.values(), strict=True):
+            for (called, key), explanations in zip(keys.items(), shown.values(), strict=True):
                 work = score(called, records, trials, explanations, scorer, predictor, seed)
                 scored[key] = yield from _marked(mark, work)
         if not control:

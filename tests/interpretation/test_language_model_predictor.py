@@ -6,9 +6,11 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
+from components.interpretation.interpret import INTERPRET, InterpretConfig
 from components.interpretation.predictors.language_model import (
     TEMPLATE,
     UNINFORMATIVE,
@@ -17,6 +19,10 @@ from components.interpretation.predictors.language_model import (
 )
 from components.interpretation.trials import Answer, Question
 from components.model.reference import ModelConfig, ModelReference
+from components.report import tables as report_tables
+from components.store import tables
+from components.store.artifact import Store
+from tests.interpretation.planted import Planted
 from tests.interpretation.windows_of import PREDICTOR, texts_of
 
 LINES = ["Tom had a red ball", "the dog ran to the park", "Lily ate a big cake and more cake"]
@@ -74,3 +80,38 @@ def test_without_a_model_it_is_missing() -> None:
     reader = LanguageModelPredictor(LanguageModelConfig(), PREDICTOR)
     (found,) = reader.predict([Question("the sea", texts_of(LINES))], "windows")
     assert found.is_missing and "the activations came without a model" in (found.reason or "")
+
+
+def test_it_may_read_fewer_latents_than_are_explained(
+    planted_store: Store, planted: Planted, folder: str
+) -> None:
+    settings = {"language_model": {"path": folder, "latents": 3}}
+    config = InterpretConfig.model_validate(
+        {
+            "latents": 12,
+            "scorers": ["detection"],
+            "predictors": ["lexical", "language_model"],
+            "predictor_settings": settings,
+            "controls": [],
+        }
+    )
+    made = planted_store.ensure(INTERPRET, config, planted.inputs)[0]
+    scores = tables.EXPLANATION_SCORES.read(made).filter(pl.col("role").is_in(["entry", "floor"]))
+    by = scores.group_by("explainer", "role", "predictor").agg(
+        there=pl.col("latent").filter(pl.col("value").is_not_null()).sort(),
+        reasons=pl.col("reason").filter(pl.col("value").is_null()).unique(),
+    )
+    read = {tuple(row[:3]): row[3:] for row in by.iter_rows()}
+    (sample,) = {
+        tuple(there) for (_, _, who), (there, _) in read.items() if who == "language_model"
+    }
+    assert len(sample) == 3, "the same latents of each explainer, and of its floor"
+    assert len(read["log_odds", "entry", "lexical"][0]) == 11, (
+        "one latent is active nearly everywhere"
+    )
+    why = "language_model reads 3 of 12 latents, drawn at random"
+    assert why in read["log_odds", "entry", "language_model"][1]
+    rows = report_tables.SCORES.read(made).filter(
+        pl.col("name") == "interpret.log_odds.detection.language_model"
+    )
+    assert rows["n"].item() == 3 and why in rows["reason"].item()

@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from pydantic import PositiveInt
 
 from components.config import Config, execution
 from components.interpretation.contract import Predictor, predictors
@@ -44,6 +45,9 @@ class LanguageModelConfig(Config, title="language_model"):
     path: str = ""
     """Another causal model than the one that is looked into: a folder or a hub id that is on this
     machine."""
+    latents: PositiveInt | None = None
+    """Latents whose explanations it reads, at most, of the dictionary and of each control: drawn at
+    random, the others are missing. All when absent."""
     batch: int = execution(16, ge=1, le=4096)
     """Windows of one pass."""
 
@@ -59,6 +63,11 @@ class LanguageModelPredictor(Predictor):
     def __init__(self, config: LanguageModelConfig, services: PredictorServices) -> None:
         super().__init__(config, services)
         self._alone: dict[str, float] = {}
+
+    @property
+    def at_most(self) -> int | None:
+        """As many as are asked for."""
+        return self.settings.latents
 
     @classmethod
     def files(cls, settings: Any) -> Sequence[Path]:
