@@ -45,7 +45,8 @@ METHOD_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, RED, "#7a5195", "#5b8c5a", "#b886
 METHOD_SHAPES = (
     *("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right"),
 )
-"""Of steering methods in alphabetical order, again from the first: of 56, no two are alike."""
+"""Of the steering methods of a page in alphabetical order, again from the first: of 56, no two are
+alike."""
 ROW, FRAME = 22, 110
 """Pixels for one row of a chart, and for its axis, legend and margins."""
 LEGEND_ROW = 30
@@ -131,9 +132,14 @@ def concepts(found: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
     return alt.layer(bars, _interval(base, "y")).properties(height=340)
 
 
-def steering(frame: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
+def steering(frame: pl.DataFrame, everyone: Sequence[str] = ()) -> alt.LayerChart | alt.FacetChart:
     """Steering by concept: a point with interval for each method, a bar from zero for the largest
-    random direction."""
+    random direction.
+
+    Args:
+        frame: `views.scores.steering`.
+        everyone: all methods of the page (`views.scores.methods`).
+    """
     order = frame["concept"].unique(maintain_order=True).to_list()
     methods = sorted(frame["method"].unique())
     y = alt.Y(
@@ -157,7 +163,7 @@ def steering(frame: pl.DataFrame) -> alt.LayerChart | alt.FacetChart:
             tooltip=["concept:N", _figure("largest_random"), "control:N"],
         )
     )
-    colour_scale, shape_scale = _method_scales(methods)
+    colour_scale, shape_scale = _method_scales(everyone, methods)
     colours = alt.Color("method:N", title=None, scale=colour_scale)
     points = base.mark_point(filled=True, size=70, opacity=1).encode(
         x=alt.X(
@@ -475,17 +481,20 @@ def densities(frame: pl.DataFrame) -> alt.Chart:
     )
 
 
-def budgets(frame: pl.DataFrame, title: str) -> alt.LayerChart | alt.FacetChart:
+def budgets(
+    frame: pl.DataFrame, title: str, everyone: Sequence[str] = ()
+) -> alt.LayerChart | alt.FacetChart:
     """One measure of steering over KL budgets, a line with intervals for each method; beyond
     METHODS_NAMED of them without a legend, which would be longer than the chart.
 
     Args:
         frame: `views.scores.budgets`, of one measure and one kind of concept.
         title: of the measure, with its unit.
+        everyone: all methods of the page (`views.scores.methods`).
     """
     methods = _methods_first(frame, pl.col("role").is_in(["entry", "baseline"]))
     several = frame["budget"].n_unique() > 1
-    colour_scale, shape_scale = _method_scales(*methods)
+    colour_scale, shape_scale = _method_scales(everyone, *methods)
     methods = [name for part in methods for name in part]
     named = len(methods) <= METHODS_NAMED
     legend = (
@@ -526,7 +535,9 @@ def budgets(frame: pl.DataFrame, title: str) -> alt.LayerChart | alt.FacetChart:
     return alt.layer(*layers).properties(height=height, title=title)
 
 
-def hook_points(swept: pl.DataFrame, measure: str, title: str) -> alt.LayerChart | alt.FacetChart:
+def hook_points(
+    swept: pl.DataFrame, measure: str, title: str, everyone: Sequence[str] = ()
+) -> alt.LayerChart | alt.FacetChart:
     """The hook point sweep at one budget: what each method reaches on validate text at each hook
     point, with intervals; a ring around what was chosen.
 
@@ -534,9 +545,10 @@ def hook_points(swept: pl.DataFrame, measure: str, title: str) -> alt.LayerChart
         swept: `views.steering.hook_points`, of one budget.
         measure: what chose: composite or uplift.
         title: of the chart.
+        everyone: all methods of the page (`views.scores.methods`).
     """
     names = _methods_first(swept, pl.col("standing") == METHOD)
-    colour_scale, shape_scale = _method_scales(*names)
+    colour_scale, shape_scale = _method_scales(everyone, *names)
     both = [name for part in names for name in part]
     legend = alt.Legend(orient="bottom", labelLimit=240, columns=2, symbolLimit=0)
     colour = alt.Color("method:N", title=None, scale=colour_scale, legend=legend)
@@ -601,7 +613,11 @@ def off_target(matrix: pl.DataFrame) -> alt.Chart:
 
 
 def tradeoff(
-    points: pl.DataFrame, cloud: pl.DataFrame, axis: str, titles: tuple[str, str]
+    points: pl.DataFrame,
+    cloud: pl.DataFrame,
+    axis: str,
+    titles: tuple[str, str],
+    everyone: Sequence[str] = (),
 ) -> alt.LayerChart | alt.FacetChart:
     """Success of steering against its cost, or against fluency: a point with both intervals for
     each method at each budget, joined over budgets; single control directions as a grey cloud; what
@@ -612,10 +628,11 @@ def tradeoff(
         cloud: `views.steering.cloud`.
         axis: cost or fluency, a column of both.
         titles: of the axis, and of success.
+        everyone: all methods of the page (`views.scores.methods`).
     """
     drawn = points.filter(pl.col(axis).is_not_null())
     names = _methods_first(drawn, pl.col("standing") == METHOD)
-    colour_scale, shape_scale = _method_scales(*names)
+    colour_scale, shape_scale = _method_scales(everyone, *names)
     values = pl.concat([drawn[axis], cloud[axis]]).drop_nulls().to_list()
     low, high = min(values, default=0.0), max(values, default=0.0)
     wide = axis == "cost" and 0 < low < high / 4
@@ -684,12 +701,14 @@ def _methods_first(frame: pl.DataFrame, is_method: pl.Expr) -> tuple[list[str], 
 
 
 def _method_scales(
-    methods: Sequence[str], controls: Sequence[str] = ()
+    everyone: Sequence[str], methods: Sequence[str], controls: Sequence[str] = ()
 ) -> tuple[alt.Scale, alt.Scale]:
-    """Colours and shapes of steering methods; controls are grey."""
+    """Colours and shapes of the steering methods of a chart, by their place among all methods of the
+    page; controls are grey."""
     names = [*methods, *controls]
-    colours = [METHOD_COLOURS[i % len(METHOD_COLOURS)] for i in range(len(methods))]
-    shapes = [METHOD_SHAPES[i % len(METHOD_SHAPES)] for i in range(len(names))]
+    place = {name: number for number, name in enumerate(dict.fromkeys([*everyone, *names]))}
+    colours = [METHOD_COLOURS[place[name] % len(METHOD_COLOURS)] for name in methods]
+    shapes = [METHOD_SHAPES[place[name] % len(METHOD_SHAPES)] for name in names]
     return (
         alt.Scale(domain=names, range=[*colours, *(GREY for _ in controls)]),
         alt.Scale(domain=names, range=shapes),

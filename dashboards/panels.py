@@ -68,7 +68,7 @@ def steering_by_concept(report: pl.DataFrame) -> pl.DataFrame:
     shown = frame.filter(at, pl.col("concept_kind").is_in(picked))
     n = shown["concept"].n_unique()
     with st.container(height=360 if n > TALL else "content", border=False):
-        st.altair_chart(charts.steering(shown), width="stretch")
+        st.altair_chart(charts.steering(shown, views.scores.methods(report)), width="stretch")
     control = next(iter(shown["control"].drop_nulls()), None)
     failed = shown["n_failed"].sum()
     st.caption(

@@ -57,7 +57,7 @@ def page(shown: Experiment) -> None:
     if kind is not None:
         _tradeoff(report, shown.measures, steer, kind)
         _budgets(report, shown.measures, kind)
-    _hook_points(steer)
+    _hook_points(steer, views.scores.methods(report))
     left, right = st.columns([1.3, 1], gap="large")
     with left:
         st.subheader("By concept", anchor="concepts")
@@ -109,6 +109,7 @@ def _tradeoff(report: pl.DataFrame, declared: Measures, steer: Artifact, kind: s
     label = declared["steer", measure].label if ("steer", measure) in declared else measure
     controls = views.steering.floors(report)
     cloud = _cloud(steer, steer.key, tuple(controls), measure, kind)
+    everyone = views.scores.methods(report)
     titles = {
         "cost": "cost: KL(steered, plain) on steered text, nats a token",
         "fluency": "fluency, 0 to 1",
@@ -116,7 +117,7 @@ def _tradeoff(report: pl.DataFrame, declared: Measures, steer: Artifact, kind: s
     there = [axis for axis in titles if points[axis].null_count() < points.height]
     for column, axis in zip(st.columns(2, gap="large"), there, strict=False):
         named = titles[axis], f"{label} ({measure}), 0 to 1"
-        column.altair_chart(charts.tradeoff(points, cloud, axis, named), width="stretch")
+        column.altair_chart(charts.tradeoff(points, cloud, axis, named, everyone), width="stretch")
     st.caption(
         "Means over concepts on test prompts with 95% intervals, a point for each KL budget; what "
         "has no strength has one point, at its own cost. Dashed: what no other method exceeds. "
@@ -165,14 +166,13 @@ def _budgets(report: pl.DataFrame, declared: Measures, kind: str) -> None:
     if of.is_empty():
         return
     st.subheader("Over KL budgets", anchor="budgets")
-    drawn = views.training.curves(of, declared)
+    drawn, everyone = views.training.curves(of, declared), views.scores.methods(report)
     for start in range(0, len(drawn), CHARTS):
         row = drawn[start : start + CHARTS]
         for column, measure in zip(st.columns(min(CHARTS, len(drawn))), row, strict=False):
             of_measure = of.filter(pl.col("what") == measure.name)
-            column.altair_chart(
-                charts.budgets(of_measure, f"{measure.label}, {measure.unit}"), width="stretch"
-            )
+            title = f"{measure.label}, {measure.unit}"
+            column.altair_chart(charts.budgets(of_measure, title, everyone), width="stretch")
     single = of["budget"].n_unique() == 1
     st.caption(
         "Means over concepts on test prompts, 95% intervals. Colours and shapes are those of the charts "
@@ -186,7 +186,7 @@ def _budgets(report: pl.DataFrame, declared: Measures, kind: str) -> None:
     )
 
 
-def _hook_points(steer: Artifact) -> None:
+def _hook_points(steer: Artifact, everyone: list[str]) -> None:
     """What each method reached at each hook point of the sweep, where one was asked for."""
     if HOOK_POINTS.file not in steer.files:
         return
@@ -201,7 +201,7 @@ def _hook_points(steer: Artifact) -> None:
         for column, part in zip(st.columns(min(2, len(parts))), row, strict=False):
             budget = part["budget"][0]
             title = "own cost" if budget is None else f"KL budget {measures.number(budget)}"
-            chart = charts.hook_points(part, tried["measure"][0], title)
+            chart = charts.hook_points(part, tried["measure"][0], title, everyone)
             column.altair_chart(chart, width="stretch")
     chosen = steer.facts["hook_point_sweep"]["chosen"]
     told = [f"{code(method)} at {code(of)}" for method, of in chosen.items() if isinstance(of, str)]

@@ -514,6 +514,15 @@ def narrowed(
     return found.collect()
 
 
+def methods(report: pl.DataFrame) -> list[str]:
+    """All methods of steering that a report has rows of, in alphabetical order: by their place here
+    they have one colour and one shape on every chart."""
+    of_methods = report.filter(
+        pl.col("stage") == "steer", pl.col("role").is_in(["entry", "baseline"])
+    )
+    return sorted(of_methods["entry"].drop_nulls().unique())
+
+
 def budgets(report: pl.DataFrame) -> pl.DataFrame:
     """Steering over KL budgets, means over concepts: method, budget, concept_kind, what (the
     measure), role, value, low, high, n, n_failed, each with its baseline."""

@@ -196,6 +196,24 @@ def test_no_two_of_many_methods_look_alike() -> None:
     assert len(set(looks)) == len(looks) == 20 and charts.GREY not in dict(looks)
 
 
+def test_a_method_looks_alike_on_a_chart_that_lacks_another() -> None:
+    everyone = ["a", "b", "c"]
+    frame = points(("a", "method", 0.1, 0.4, None), ("c", "method", 0.1, 0.4, 0.1))
+
+    def look(spec: dict, layer: int) -> tuple[str, str]:
+        scales = [spec["layer"][layer]["encoding"][name]["scale"] for name in ("color", "shape")]
+        return tuple(dict(zip(each["domain"], each["range"], strict=True))["c"] for each in scales)
+
+    titles = ("cost", "success")
+    by_cost = charts.tradeoff(frame, DOTS.clear(), "cost", titles, everyone).to_dict()
+    by_fluency = charts.tradeoff(frame, DOTS.clear(), "fluency", titles, everyone).to_dict()
+    row = {"method": "c", "role": "entry", "budget": 0.1, "value": 0.5, "low": 0.4, "high": 0.6}
+    row |= {"n": 12, "n_failed": 0, "baseline": 0.1, "baseline_name": "plain"}
+    over_budgets = charts.budgets(pl.DataFrame([row]), "Steered", everyone).to_dict()
+    third = (charts.METHOD_COLOURS[2], charts.METHOD_SHAPES[2])
+    assert look(by_cost, 5) == look(by_fluency, 5) == look(over_budgets, 1) == third
+
+
 def test_scores_of_a_latent_differ_by_colour_and_shape() -> None:
     rows = [
         {
