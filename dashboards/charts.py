@@ -703,8 +703,8 @@ def _methods_first(frame: pl.DataFrame, is_method: pl.Expr) -> tuple[list[str], 
 def _method_scales(
     everyone: Sequence[str], methods: Sequence[str], controls: Sequence[str] = ()
 ) -> tuple[alt.Scale, alt.Scale]:
-    """Colours and shapes of the steering methods of a chart, by their place among all methods of the
-    page; controls are grey."""
+    """Colours and shapes of a chart's steering methods, by their place among all of the page;
+    controls are grey."""
     names = [*methods, *controls]
     place = {name: number for number, name in enumerate(dict.fromkeys([*everyone, *names]))}
     colours = [METHOD_COLOURS[place[name] % len(METHOD_COLOURS)] for name in methods]

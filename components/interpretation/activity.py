@@ -150,7 +150,7 @@ def read(
     tiling, n = searched.tiling, len(latents)
     number_of = np.full(codes.d_sae, -1, np.int32)
     number_of[latents] = np.arange(n)
-    n_active, short = np.zeros(n, np.int64), np.min_scalar_type(len(searched.tiles))
+    n_active, two_bytes = np.zeros(n, np.int64), np.min_scalar_type(len(searched.tiles))
     strongest, sample, weighted = (Smallest(n, size) for size in _sizes(tiling.config, searched))
     parts: list[tuple[np.ndarray, np.ndarray]] = []  # of each block: entries of a latent, places
     for block, base in _blocks(codes, searched.split, tiling):
@@ -164,7 +164,7 @@ def read(
         place = searched.place_of[tile]
         there = place >= 0
         counts = np.bincount(number[there], minlength=n).astype(np.int32)
-        parts.append((counts, place[there].astype(short)))
+        parts.append((counts, place[there].astype(two_bytes)))
     kept = strongest.kept(), sample.kept(), weighted.kept()
     return Activity(n_active, *kept, *_by_latent(parts, n))
 
@@ -172,14 +172,15 @@ def read(
 def _by_latent(
     parts: list[tuple[np.ndarray, np.ndarray]], n: int
 ) -> tuple[Int64[np.ndarray, " latents_and_one"], Int32[np.ndarray, " entry"]]:
-    """Where the places of each latent begin, and the places. Takes the parts away one by one: they
-    are as large as the result."""
+    """Where the places of each of n latents begin, and the places. The parts are taken away one by
+    one, so that both are never there as a whole."""
     offsets = np.zeros(n + 1, np.int64)
     for counts, _ in parts:
         offsets[1:] += counts
     np.cumsum(offsets, out=offsets)
     next_of, places = offsets[:-1].copy(), np.empty(offsets[-1], np.int32)
-    for counts, place in iter(lambda: parts.pop(0) if parts else None, None):
+    while parts:
+        counts, place = parts.pop(0)
         first = np.cumsum(counts) - counts
         places[np.repeat(next_of - first, counts) + np.arange(len(place))] = place
         next_of += counts

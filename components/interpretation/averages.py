@@ -40,7 +40,7 @@ def _caveat(scores: Sequence[LatentScore], n: int, n_failed: int) -> str | None:
     if nulls := [score.reason for score in scores if score.value is None]:
         told.append(f"{len(nulls)} of {len(scores)} latents have none: {nulls[0]}")
     if n_failed and n_failed == n:
-        first = next(score.reason for score in scores if score.value is not None)
+        first = asked_of(scores)[0].reason
         told.append(f"all {n_failed} latents stand at chance, the first because: {first}")
     elif n_failed:
         told.append(f"{n_failed} of {n} latents stand at chance")

@@ -2,8 +2,8 @@
 
 The pool is one unselected draw of windows of the test split, the same for every latent
 (components/interpretation/searched.py). Who answers cheaply is asked about all of it for every
-latent. Who does not is asked about a few of its windows for each, so many that all latents together
-make up the pool, and one value is told of all.
+latent. Who does not is asked about a few of its windows for each, so many that all latents that it
+reads together make up the pool, and one value is told of all.
 """
 
 from __future__ import annotations
@@ -25,10 +25,15 @@ RESAMPLES = 200
 
 
 def pools(
-    records: Sequence[LatentRecord], trials: Sequence[Trials], whole: bool, seed: int
+    records: Sequence[LatentRecord],
+    trials: Sequence[Trials],
+    whole: bool,
+    seed: int,
+    at_most: int | None = None,
 ) -> list[Pool | None]:
-    """What each latent is asked about: all of the pool, or its part of it; None where it has no
-    score, or the scorer asks about no pool."""
+    """What each latent is asked about: all of the pool, or its part of it where not the whole is
+    wanted; None where it has no score, or the scorer asks about no pool. `at_most` latents are
+    asked about in the end; all when None."""
     asked = [each.pool if each.null is None else None for each in trials]
     if whole:
         return asked
@@ -42,7 +47,7 @@ def pools(
             parts.append(None)
             continue
         generator = numpy_generator(seed, "pooled", record.latent)
-        size = min(len(pool.active), -(-len(pool.active) // max(1, n)))
+        size = min(len(pool.active), -(-len(pool.active) // max(1, min(n, at_most or n))))
         places = np.sort(generator.choice(len(pool.active), size, replace=False))
         texts = Texts(pool.texts.tokens[places], pool.texts.vocabulary)
         parts.append(Pool(texts, pool.active[places]))

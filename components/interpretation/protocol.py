@@ -109,7 +109,8 @@ class Reading:
 
     def pools(self, records: Sequence[LatentRecord], seed: int) -> list[Pool | None]:
         """The windows of the pool that are asked about, of each record."""
-        return natural_density.pools(records, self.trials, self.predictor.reads_pool, seed)
+        whole, at_most = self.predictor.reads_pool, self.predictor.at_most
+        return natural_density.pools(records, self.trials, whole, seed, at_most)
 
     def progress(self, name: str, done: int, of: int, unit: str) -> Progress:
         """How far it is."""
@@ -181,7 +182,11 @@ def _scores(
         for name, read in reading.read.items()
     ]
     why = [
-        asked.null or record.reason or asked.reason or said.reason
+        (said.is_missing and said.reason)
+        or asked.null
+        or record.reason
+        or asked.reason
+        or said.reason
         for _, _, record, asked, said, _ in rows
     ]
     told = [row for row, reason in zip(rows, why, strict=True) if reason is None]

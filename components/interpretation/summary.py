@@ -276,14 +276,19 @@ def _natural_row(scores: Sequence[LatentScore], scorer: type[Scorer], name: str)
         interval, chance = natural_density.together(asked)
         n, n_missing = sum(len(part.active) for part in asked), len(pooled) - len(asked)
         missing = f"; nobody was asked about those of {n_missing} latents" if n_missing else ""
+        told = (
+            f"of all latents together, on {n:,} windows: this predictor is too dear to be asked about "
+            f"the pool for each{missing}"
+        )
+        if interval.value is None:
+            told += "; no latent is active in its windows (interpret.contexts.pool)"
         return {
             "measure": f"{scorer.measure.name}.{name}",
             **ends(interval),
             "n_failed": n_failed_of(scores),
             "baseline": chance,
             "baseline_name": "chance at natural density",
-            "reason": f"of all latents together, on {n:,} windows: this predictor is too dear to "
-            f"be asked about the pool for each{missing}",
+            "reason": both(missing_of(scores), told),
         }
     parts = [score.strata[name].chance for score in scores if name in score.strata]
     return _stratum_row(scores, scorer, name, mean_of(parts), "chance at natural density")

@@ -22,21 +22,24 @@ import numpy as np
 import polars as pl
 import scipy.sparse
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from components.concept.gate import ProbeGate
 from components.config import Config
+from components.corpus.encoding import Encoder
 from components.errors import InputError
 from components.model.language_model import LanguageModel
 from components.seeds import numpy_generator
+from components.spelling import PART
 from components.steering.contract import Concept, Evidence
 from components.steering.passages import Cut, contexts, cut
 from components.steering.subject import SteeredSubject
 from components.steering.targeting import Ground, Targeted
-from components.steering.words import Words
+from components.steering.words import LONGEST, Words
 from components.store import tables
+from components.store.readers import read_by_all
 from components.store.rows import Rows
 from components.store.shards import CodeShards
 
@@ -244,6 +247,7 @@ class Windows:
         goes_on = np.zeros(len(document), bool)
         goes_on[1:] = (document[1:] == document[:-1]) & (np.diff(position) == 1)
         run = np.flatnonzero(~goes_on)
+        self._run = np.cumsum(~goes_on)
         inside = np.arange(len(document)) - np.repeat(run, np.diff([*run, len(document)]))
         self.window = np.cumsum(~goes_on | (inside % settings.width == 0)) - 1
         self.n = int(self.window.max(initial=-1)) + 1
@@ -260,7 +264,20 @@ class Windows:
 
     @functools.cached_property
     def _words(self) -> Words:
-        return Words.of(self._model, self.token, self._document)
+        # rows on both sides of a gap are two words, as rows of two documents are
+        return Words.of(self._model, self.token, self._run)
+
+    @functools.cached_property
+    def _whole_words(self) -> Bool[np.ndarray, " word"]:
+        """Which words have a letter or a digit, and are not cut off, do not end within a character
+        and hold no special token."""
+        added = Encoder.of(self._model).backend.get_added_tokens_decoder()
+        special = {token for token, about in added.items() if about.special}
+        whole = [
+            len(spelt) < LONGEST and special.isdisjoint(spelt) and not PART.search(text)
+            for spelt, text in zip(self._words.spelt, self._words.texts, strict=True)
+        ]
+        return self._words.sayable & np.array(whole, bool)
 
     @functools.cached_property
     def active(self) -> Int[np.ndarray, " latent"]:
@@ -299,8 +316,8 @@ class Windows:
         low, high = self._columns.indptr[latent : latent + 2]
         values = np.zeros(len(self.token))
         values[self._columns.indices[low:high]] = self._columns.data[low:high]
-        by_word, sums = self._words.sums(values), Counter[str]()
-        for number in np.flatnonzero(self._words.sayable & (by_word > 0)):
+        by_word, sums = self._words.sums(np.maximum(values, 0)), Counter[str]()
+        for number in np.flatnonzero(self._whole_words & (by_word > 0)):
             sums[self._words.texts[number].lower()] += by_word[number]
         most = sorted(sums, key=lambda word: (-sums[word], word))[:WORDS]
         return ", ".join(most) or None
@@ -324,7 +341,7 @@ def explained(ground: Ground) -> pl.DataFrame:
         return pl.DataFrame(schema=schema)
     said = tables.EXPLANATIONS.read(ground.interpreted).drop_nulls("explanation")
     scores = (
-        tables.EXPLANATION_SCORES.read(ground.interpreted)
+        read_by_all(tables.EXPLANATION_SCORES.read(ground.interpreted))
         .filter(pl.col("role").is_in(["entry", "control", "own_judge"]))
         .group_by("latent", "explainer")
         .agg(pl.col("value").mean().alias("explanation_score"))

@@ -347,7 +347,10 @@ TARGETS = Table(
         ),
         "unit": (pl.String, "token or document: what has it as a whole"),
         "latent": (pl.Int32, "the latent that is the target; null where none is"),
-        "text": (pl.String, "the target in words (an explanation, a sentence); null without any"),
+        "text": (
+            pl.String,
+            "the target in words (an explanation, active words, a sentence); null without any",
+        ),
         "stratum": (pl.String, "why it was taken: its part by each measure, or its nearness"),
         "density": (pl.Float64, "of a latent: share of tokens of select on which it is active"),
         "output_score": (pl.Float64, "of a latent, by interpret; null where it was not measured"),

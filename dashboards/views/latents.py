@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from components.spelling import PART
+from components.store.readers import read_by_all
 from dashboards.measures import NOTHING, number
 from dashboards.tokens import visible, whole_at
 from dashboards.views.scores import SILENT, UNITS, VISIBLE, _role_rank
@@ -44,7 +45,7 @@ def latent_list(
         frame = frame.with_columns(pl.lit(None, dtype=pl.String).alias("explanation"))
     if explanation_scores is not None:
         written = pl.col("role").is_in(["entry", "control"])
-        of = explanation_scores.lazy().filter(
+        of = read_by_all(explanation_scores.lazy()).filter(
             written, pl.col("explainer") == explainer, pl.col("scorer") == scorer
         )
         frame = frame.join(

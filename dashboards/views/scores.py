@@ -16,6 +16,7 @@ from components.report.scores import headlines as every_headline
 from components.report.tables import REPORT
 from components.spelling import PART
 from components.store.judgements import UNSTEERED, others
+from components.store.readers import read_by_all
 from dashboards.measures import NOTHING, estimate, number
 
 UNITS = ("latent", "neuron", "untrained", "probe")
@@ -457,8 +458,8 @@ def explained(
     explanations: pl.DataFrame, explanation_scores: pl.DataFrame, scorer: str
 ) -> pl.DataFrame:
     """Every explanation with its score, interval, floor (of the same explainer) and ceiling under
-    one scorer (means over predictors)."""
-    of = explanation_scores.filter(pl.col("scorer") == scorer)
+    one scorer (means over the predictors that read all latents)."""
+    of = read_by_all(explanation_scores.filter(pl.col("scorer") == scorer))
     means = of.group_by("latent", "role", "explainer").agg(pl.col("value", "low", "high").mean())
     frame = explanations.join(
         means.filter(pl.col("role").is_in(["entry", "control"]))

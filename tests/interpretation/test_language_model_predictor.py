@@ -111,6 +111,12 @@ def test_it_may_read_fewer_latents_than_are_explained(
     )
     why = "language_model reads 3 of 12 latents, drawn at random"
     assert why in read["log_odds", "entry", "language_model"][1]
+    skipped = scores.filter(pl.col("predictor") == "lexical", pl.col("value").is_null())
+    not_drawn = set(skipped["latent"]) - set(sample)
+    missing = scores.filter(
+        pl.col("predictor") == "language_model", pl.col("latent").is_in(list(not_drawn))
+    )
+    assert missing.height and set(missing["reason"]) == {why}
     rows = report_tables.SCORES.read(made).filter(
         pl.col("name") == "interpret.log_odds.detection.language_model"
     )

@@ -63,6 +63,8 @@ def test_who_is_dear_is_asked_about_a_part_and_all_parts_make_up_the_pool() -> N
     assert parts[4] is None
     sizes = [len(part.active) for part in parts if part]
     assert sizes == [25] * 5 and sum(sizes) >= 100  # four of them are asked
+    of_two = pools(records, trials, False, 0, at_most=2)
+    assert [len(part.active) for part in of_two if part] == [50] * 5
     for part in parts:
         if part:
             shown = zip(pool.texts.tokens.tolist(), pool.active.tolist(), strict=True)

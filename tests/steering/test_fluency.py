@@ -88,6 +88,23 @@ def test_the_further_outside_the_less_fluent(judge: Fluency) -> None:
     assert (np.diff(scores) < 0).all()
 
 
+def test_of_few_texts_the_shortest_does_not_say_how_much_of_a_text_is_looked_at() -> None:
+    rng = np.random.default_rng(0)
+    words = ["the", "a", "cat", "dog", "bird", "king", "queen", "ran", "sat", "saw"]
+    varied = [" ".join(rng.choice(words, 24)) for _ in range(12)]
+    plain = [
+        Continuation(each, 24, nll) for each, nll in zip(varied, np.linspace(1, 2, 12), strict=True)
+    ]
+    labels = np.ones((1, 2), bool)
+    given = dataclasses.replace(
+        material(np.ones(1), labels),
+        judge=Passages(["the cat"], labels, np.ones(1)),
+        unsteered=plain,
+    )
+    repeated = Continuation(" ".join(["a"] * 24), 24, 1.5)
+    assert fluency(given).judge([repeated]).values[0, 0] < 0.01
+
+
 def test_text_longer_than_all_that_sets_the_bands_is_judged_by_its_beginning() -> None:
     rng = np.random.default_rng(0)
     words = ["the", "a", "cat", "dog", "bird", "king", "queen", "ran", "sat", "saw"]

@@ -11,8 +11,9 @@ expected after a neutral prompt.
 there before, and how well the text compresses (bytes after zlib over bytes before). Each has a band
 too, again with two sides: from the 1% quantile to the 99% quantile of unsteered continuations and
 of real passages, whichever reaches further. These depend on length, so the texts that set the band
-are cut to the length of the one that is judged, and of a text that is longer than they are only the
-beginning is looked at: with no band, one word of many tokens, again and again, would be varied.
+are cut to the length of the one that is judged. Of a text that is longer than nearly all of them
+only the beginning is looked at: without a band, one word of many tokens, again and again, would be
+varied.
 
 *A second model*: under the steered model alone, loss and KL from plain predictions are one axis: a
 steering at a fixed KL cannot be far off in loss, whatever it writes. `second` names a model of
@@ -62,8 +63,8 @@ class FluencyConfig(Config):
     upper_quantile: float = Field(0.95, ge=0, le=1)
     """Quantile of real passages at which the band of loss ends."""
     min_passages: PositiveInt = 20
-    """A concept with fewer measured passages takes the quantile of all passages. Bands of variety
-    are for at most as many tokens as so many texts have."""
+    """A concept with fewer measured passages takes the quantile of all passages. As many texts, or
+    half of all where there are few, have to be as long as a text for a band of variety."""
     second: str = ""
     """A second language model, of another family, whose loss is looked at too: a local folder or a
     hub id; none where empty. Its files are not part of the key: change the name when they
@@ -119,7 +120,8 @@ class Fluency(Judge):
         self._plain = self._tokens([c.text or "" for c in there])
         self._real = self._tokens(texts)
         lengths = sorted((len(each) for each in [*self._plain, *self._real]), reverse=True)
-        self._longest = lengths[min(self.settings.min_passages, len(lengths)) - 1]
+        # half of few texts: the shortest one of all would be too short to say anything
+        self._longest = lengths[min(self.settings.min_passages, (len(lengths) + 1) // 2) - 1]
         self._variety: dict[tuple[str, int], tuple[float, float, float]] = {}
         if self._second:
             openings = material.judge.openings or [""] * len(material.judge.texts)

@@ -42,9 +42,10 @@ class LatentsConfig(Config):
     """Whether only latents that `interpret` explained are drawn. Otherwise all are drawn from, and
     none has an explanation."""
     words: Literal["explanation", "active_words"] = "explanation"
-    """What says a target in words, which the judge `meaning` compares text with: its explanation, or
-    the eight whole words of the select split on which it is most active. A sentence encoder does not
-    know what pieces of words mean ('the word "ar" after "e"'), but it knows "ears, earth, year"."""
+    """What says a target in words, which the judge `meaning` compares text with: its explanation,
+    or the eight whole words of the select split on which it is most active, with which a latent
+    that nobody explained has words too. A sentence encoder does not know what pieces of words mean
+    ('the word "ar" after "e"'), but it knows "ears, earth, year"."""
     windows: WindowsConfig = WindowsConfig()
     """Which text has a latent, and which has not."""
 
