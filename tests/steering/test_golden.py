@@ -31,7 +31,7 @@ VERSIONS = {
     "several_latents": 1,
     "whitened_mean_difference": 1,
     "concept": 2,
-    "fluency": 2,
+    "fluency": 3,
     "relevance": 2,
     "classifier": 1,
     "concept_masked": 1,
