@@ -277,8 +277,8 @@ def _natural_row(scores: Sequence[LatentScore], scorer: type[Scorer], name: str)
         n, n_missing = sum(len(part.active) for part in asked), len(pooled) - len(asked)
         missing = f"; nobody was asked about those of {n_missing} latents" if n_missing else ""
         told = (
-            f"of all latents together, on {n:,} windows: this predictor is too dear to be asked about "
-            f"the pool for each{missing}"
+            f"of all latents together, on {n:,} windows: this predictor is too dear to be asked "
+            f"about the pool for each{missing}"
         )
         if interval.value is None:
             told += "; no latent is active in its windows (interpret.contexts.pool)"

@@ -94,7 +94,8 @@ class Concept:
         kind: surface, contextual or document; what is no labelled concept has a kind of its own.
         unit: token, or document.
         latent: the latent that is the target itself; None where it is none.
-        text: the target in words (an explanation, active words, a sentence); None where nobody gave any.
+        text: the target in words (an explanation, active words, a sentence); None where nobody gave
+            any.
     """
 
     name: str

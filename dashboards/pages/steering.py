@@ -53,11 +53,11 @@ def page(shown: Experiment) -> None:
         playground.section(shown)
         return
     report = runs.table(REPORT, shown.report)
-    kind = _kind(report)
+    kind, everyone = _kind(report), views.scores.methods(report)
     if kind is not None:
-        _tradeoff(report, shown.measures, steer, kind)
-        _budgets(report, shown.measures, kind)
-    _hook_points(steer, views.scores.methods(report))
+        _tradeoff(report, shown.measures, steer, kind, everyone)
+        _budgets(report, shown.measures, kind, everyone)
+    _hook_points(steer, everyone)
     left, right = st.columns([1.3, 1], gap="large")
     with left:
         st.subheader("By concept", anchor="concepts")
@@ -98,7 +98,9 @@ def _kind(report: pl.DataFrame) -> str | None:
     )
 
 
-def _tradeoff(report: pl.DataFrame, declared: Measures, steer: Artifact, kind: str) -> None:
+def _tradeoff(
+    report: pl.DataFrame, declared: Measures, steer: Artifact, kind: str, everyone: list[str]
+) -> None:
     """Success against cost, and against fluency, as charts and as a table."""
     reached, why = _reached(steer)
     points = views.steering.tradeoff(report, reached, steer.facts, kind)
@@ -109,7 +111,6 @@ def _tradeoff(report: pl.DataFrame, declared: Measures, steer: Artifact, kind: s
     label = declared["steer", measure].label if ("steer", measure) in declared else measure
     controls = views.steering.floors(report)
     cloud = _cloud(steer, steer.key, tuple(controls), measure, kind)
-    everyone = views.scores.methods(report)
     titles = {
         "cost": "cost: KL(steered, plain) on steered text, nats a token",
         "fluency": "fluency, 0 to 1",
@@ -161,12 +162,12 @@ def _cloud(
     return views.steering.cloud(texts, said, controls, kind_of, measure, kind)
 
 
-def _budgets(report: pl.DataFrame, declared: Measures, kind: str) -> None:
+def _budgets(report: pl.DataFrame, declared: Measures, kind: str, everyone: list[str]) -> None:
     of = views.scores.budgets(report).filter(pl.col("concept_kind") == kind)
     if of.is_empty():
         return
     st.subheader("Over KL budgets", anchor="budgets")
-    drawn, everyone = views.training.curves(of, declared), views.scores.methods(report)
+    drawn = views.training.curves(of, declared)
     for start in range(0, len(drawn), CHARTS):
         row = drawn[start : start + CHARTS]
         for column, measure in zip(st.columns(min(CHARTS, len(drawn))), row, strict=False):

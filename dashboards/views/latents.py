@@ -45,9 +45,10 @@ def latent_list(
         frame = frame.with_columns(pl.lit(None, dtype=pl.String).alias("explanation"))
     if explanation_scores is not None:
         written = pl.col("role").is_in(["entry", "control"])
-        of = read_by_all(explanation_scores.lazy()).filter(
+        of = explanation_scores.lazy().filter(
             written, pl.col("explainer") == explainer, pl.col("scorer") == scorer
         )
+        of = read_by_all(of)
         frame = frame.join(
             of.group_by("latent").agg(pl.col("value").mean().alias("score")),
             on="latent",

@@ -88,13 +88,19 @@ def test_the_further_outside_the_less_fluent(judge: Fluency) -> None:
     assert (np.diff(scores) < 0).all()
 
 
-def test_of_few_texts_the_shortest_does_not_say_how_much_of_a_text_is_looked_at() -> None:
-    rng = np.random.default_rng(0)
+def random_words(n: int, rng: np.random.Generator) -> str:
     words = ["the", "a", "cat", "dog", "bird", "king", "queen", "ran", "sat", "saw"]
-    varied = [" ".join(rng.choice(words, 24)) for _ in range(12)]
-    plain = [
-        Continuation(each, 24, nll) for each, nll in zip(varied, np.linspace(1, 2, 12), strict=True)
-    ]
+    return " ".join(rng.choice(words, n))
+
+
+def written(n: int) -> list[Continuation]:
+    """Plain texts of 24 random words."""
+    rng = np.random.default_rng(0)
+    return [Continuation(random_words(24, rng), 24, nll) for nll in np.linspace(1, 2, n)]
+
+
+def test_of_few_texts_the_shortest_does_not_say_how_much_of_a_text_is_looked_at() -> None:
+    plain = written(12)
     labels = np.ones((1, 2), bool)
     given = dataclasses.replace(
         material(np.ones(1), labels),
@@ -106,12 +112,8 @@ def test_of_few_texts_the_shortest_does_not_say_how_much_of_a_text_is_looked_at(
 
 
 def test_text_longer_than_all_that_sets_the_bands_is_judged_by_its_beginning() -> None:
-    rng = np.random.default_rng(0)
-    words = ["the", "a", "cat", "dog", "bird", "king", "queen", "ran", "sat", "saw"]
-    varied = [" ".join(rng.choice(words, 24)) for _ in range(60)]
-    plain = [
-        Continuation(each, 24, nll) for each, nll in zip(varied, np.linspace(1, 2, 60), strict=True)
-    ]
+    plain = written(60)
+    varied = [each.text or "" for each in plain]
     labels = np.ones((60, 2), bool)
     given = dataclasses.replace(
         material(np.ones(60), labels),
@@ -119,7 +121,11 @@ def test_text_longer_than_all_that_sets_the_bands_is_judged_by_its_beginning() -
         unsteered=plain,
     )
     judge = fluency(given)
-    longer = [" ".join(rng.choice(words, 200)), " ".join(["a"] * 200), " ".join(["a"] * 24)]
+    longer = [
+        random_words(200, np.random.default_rng(1)),
+        " ".join(["a"] * 200),
+        " ".join(["a"] * 24),
+    ]
     said = judge.judge([Continuation(each, 200, 1.5) for each in [*varied, *longer]]).values[:, 0]
     assert said[:60].min() > 0.5
     random, repeated, short = said[60:]

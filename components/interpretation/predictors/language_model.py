@@ -46,9 +46,9 @@ class LanguageModelConfig(Config, title="language_model"):
     """Another causal model than the one that is looked into: a folder or a hub id that is on this
     machine."""
     latents: PositiveInt | None = None
-    """Latents whose explanations it scores, at most, of the dictionary and of each control: drawn at
-    random, the others are missing. All when absent. What the explainer agent tests with it is not
-    limited."""
+    """Latents whose explanations it scores, at most, of the dictionary and of each control: drawn
+    at random, the others are missing. All when absent. What the explainer agent tests with it is
+    not limited."""
     batch: int = execution(16, ge=1, le=4096)
     """Windows of one pass."""
 
